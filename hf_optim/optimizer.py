@@ -1,0 +1,448 @@
+"""The one torch.optim.Optimizer behind every rule.
+
+It owns what no optimizer file should write twice: parameter groups and their validation, lazy state, step counts,
+missing gradients, the loss, the way a step is executed, precision, shards and checkpoints. See `hf_optim.rule` for
+what a rule writes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Callable
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from hf_optim import checkpoint, execute, reduce, validate
+from hf_optim.errors import BadLoss, MissingLoss, UserError
+from hf_optim.groups import as_groups
+from hf_optim.rule import Rule, Transform
+
+log = logging.getLogger("hf_optim")
+
+_SHELL_OPTIONS = ("compile", "grad_transform", "state_dtype", "on_bad_loss")
+_STATE_DTYPES = {None: None, "fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@cache
+def _arguments(f: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(f).parameters)
+
+
+@cache
+def _bound(f: Callable[..., Any], apply: Callable[..., Any] | None, all_moments: bool) -> Callable[..., Any]:
+    """f with its gradient arguments filled in: `g` transformed by `apply`, `raw` as the moments ask."""
+    wants = _arguments(f)
+    if apply is None and "raw" not in wants:
+        return f
+
+    def call(g: Any, c: SimpleNamespace, **rest: Any) -> Any:
+        new = g if apply is None else apply(g, c)
+        if "raw" in wants:
+            rest["raw"] = new if all_moments else g
+        if "g" in wants:
+            rest["g"] = new
+        return f(c=c, **rest)
+
+    return call
+
+
+class _Cell:
+    """One parameter in one step: flat local views of it, its gradient and its slots, and its scalars."""
+
+    __slots__ = ("p", "group", "t", "tensors", "c", "dtype", "transform")
+
+    def __init__(self, p: torch.Tensor, group: dict[str, Any], t: int, tensors: dict[str, torch.Tensor],
+                 dtype: torch.dtype, transform: Transform | None) -> None:
+        self.p, self.group, self.t, self.tensors, self.dtype, self.transform = p, group, t, tensors, dtype, transform
+        self.c = SimpleNamespace()
+
+
+class Optimizer(torch.optim.Optimizer, Rule):
+    """Base of every rule of this library; see the subclasses.
+
+    Args:
+        params: tensors, (name, tensor) pairs or parameter groups, as torch takes them.
+        arguments: the constructor's `locals()`: every hyper-parameter by its name.
+    """
+
+    def __init__(self, params: Any, arguments: dict[str, Any]) -> None:
+        hyper = {k: v for k, v in arguments.items() if k not in ("self", "params", "__class__", *_SHELL_OPTIONS)}
+        self.needs = frozenset(type(self).needs)
+        self.compile = bool(arguments.get("compile", False))
+        self.on_bad_loss = arguments.get("on_bad_loss", "raise")
+        if self.on_bad_loss not in ("raise", "skip"):
+            raise UserError(f"{self.rule}: on_bad_loss must be 'raise' or 'skip', got {self.on_bad_loss!r}")
+        state_dtype = arguments.get("state_dtype")
+        if state_dtype not in _STATE_DTYPES:
+            raise UserError(f"{self.rule}: state_dtype must be None, 'fp32' or 'bf16', got {state_dtype!r}")
+        self.state_dtype = _STATE_DTYPES[state_dtype]
+        self.transform = self._make_transform(arguments.get("grad_transform"), hyper)
+        self.execution = "compiled" if self.compile else "blocks"
+        self._transform_found = False
+        self._fed: tuple[Any, Any] | None = None
+        self._names = tuple(hyper)  # torch adds keys of its own to self.defaults
+        self._shared = SimpleNamespace()
+        self._generator: torch.Generator | None = None
+        super().__init__(as_groups(params), hyper)
+
+    # --- construction and groups -----------------------------------------------------------------------------------
+
+    @property
+    def rule(self) -> str:
+        """The rule's name in errors and checkpoints: the stem of its file, or the class of a foreign one."""
+        module = type(self).__module__
+        return module.rsplit(".", 1)[1] if module.startswith("hf_optim.optimizers.") else f"{type(self).__name__}"
+
+    def _make_transform(self, given: Any, hyper: dict[str, Any]) -> Transform | None:
+        """The transform a configuration asks for; rules with a built-in one override this."""
+        if given is None:
+            return None
+        if self.no_transform:
+            raise UserError(f"{self.rule} takes no grad_transform: {self.no_transform}")
+        from hf_optim.transforms import make
+
+        return make(given)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as in torch; keys that nothing reads raise instead of being ignored."""
+        names = [*self._names, *self.memory]
+        extra = {"agr"} if self.transform is not None else set()
+        keys = [k for k in param_group if k not in validate.FOREIGN_KEYS and k not in extra and k != "rule"]
+        if "agr" in param_group and self.transform is None:
+            raise UserError(f"{self.rule} has no gradient transform, so a group's 'agr' would be ignored: leave it out")
+        validate.unknown(f"{self.rule}: a parameter group", keys, names)
+        first = self.param_groups[0] if getattr(self, "param_groups", None) else None
+        for name in (*self.choices, *self.structural):
+            if name in param_group and param_group[name] != self.defaults[name]:
+                raise UserError(f"{self.rule}: {name} may not differ between groups; set it in the constructor")
+        for name in self.shared:
+            if first is not None and param_group.get(name, self.defaults[name]) != first[name]:
+                raise UserError(f"{self.rule}: {name} must be equal in all groups ({first[name]!r} in the first)")
+        group = dict(param_group)
+        for name, value in self.memory.items():
+            group.setdefault(name, first[name] if first is not None else value)
+        group["rule"] = self.rule
+        own = {k: self.defaults[k] for k in self._names}
+        validate.values(self.rule, {**own, **group}, own, self.choices, self.bounds)
+        super().add_param_group(group)
+        for p in self.param_groups[-1]["params"]:
+            if not p.is_floating_point():
+                raise UserError(f"{self.rule}: a parameter of dtype {p.dtype} cannot be optimised here; "
+                                "give real floating-point tensors")
+
+    def _hyper(self, group: dict[str, Any]) -> SimpleNamespace:
+        h = SimpleNamespace(**{k: group[k] for k in self._names})
+        if isinstance(getattr(h, "lr", None), torch.Tensor):
+            h.lr = float(h.lr)
+        return h
+
+    @property
+    def _memory(self) -> dict[str, float]:
+        return {k: self.param_groups[0][k] for k in self.memory}
+
+    def _remember(self, memory: dict[str, float]) -> None:
+        for group in self.param_groups:
+            group.update(memory)
+
+    # --- the loss --------------------------------------------------------------------------------------------------
+
+    def feed(self, loss: Any = None, evaluate: Callable[[], Any] | None = None) -> None:
+        """Publish the arguments of the next `step()` for callers that step without any; `feed()` withdraws them."""
+        self._fed = None if loss is None and evaluate is None else (loss, evaluate)
+
+    def _checked_loss(self, loss: Any) -> float | None:
+        """The loss as a number, or None when it is bad and bad losses are skipped."""
+        f = float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss)
+        floor = max((self.loss_floor(self._hyper(g)) for g in self.param_groups), default=-math.inf)
+        if math.isfinite(f) and f >= floor:
+            return f
+        if self.on_bad_loss == "skip":
+            for group in self.param_groups:
+                group["skipped_steps"] = group.get("skipped_steps", 0) + 1
+            return None
+        why = f"below {floor:g}, the smallest its theory allows" if math.isfinite(f) else "not finite"
+        raise BadLoss(f"{self.rule}: the loss {f:g} is {why}; nothing was moved (on_bad_loss='skip' skips such steps)")
+
+    def _missing_loss(self, cells: list[_Cell]) -> None:
+        """torch's distributed checkpointing steps once with zero rates and gradients to make state: allow only that."""
+        idle = all(float(g["lr"]) == 0 for g in self.param_groups) and all(not c.tensors["g"].any() for c in cells)
+        if not idle:
+            raise MissingLoss(f"{self.rule} needs the loss of the batch: call step(loss=loss) or step(closure); "
+                              "in transformers.Trainer use hf_optim.attach(trainer, ...), "
+                              "in an Accelerate loop hf_optim.Session")
+
+    # --- a step ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None,  # type: ignore[override]
+             evaluate: Callable[[], Any] | None = None) -> Any:
+        """One update.
+
+        Args:
+            closure: torch's: zeroes the gradients, runs forward and backward, returns the loss.
+            loss: the loss (float or 0-d tensor) at the current parameters when the gradients are already there.
+            evaluate: forward only, returns the loss at the current parameters on the same batch (line searches).
+
+        Returns:
+            The loss, if it is known.
+
+        Raises:
+            MissingLoss, BadLoss: before anything moves.
+            UserError: no gradients, or gradients this rule cannot use.
+        """
+        if closure is None and loss is None and self._fed is not None:
+            loss, evaluate = self._fed
+        self._fed = None
+        if closure is not None:
+            loss, evaluate = self._run_closure(closure, evaluate)
+        cells = self._cells()
+        f: float | None = None
+        if "loss" in self.needs or "evaluate" in self.needs:
+            if loss is None:
+                self._missing_loss(cells)
+                return None
+            f = self._checked_loss(loss)
+            if f is None:
+                return loss
+        self._advance(cells, f, evaluate)
+        for cell in cells:
+            self.state[cell.p]["step"].fill_(cell.t)
+        return loss
+
+    def _run_closure(self, closure: Callable[[], Any], evaluate: Callable[[], Any] | None) -> tuple[Any, Any]:
+        with torch.enable_grad():
+            return closure(), evaluate
+
+    def _advance(self, cells: list[_Cell], f: float | None, evaluate: Callable[[], Any] | None) -> None:
+        """Measure, control, update."""
+        self._control(cells, f)
+        self._apply(cells, self.update)
+
+    def _control(self, cells: list[_Cell], f: float | None) -> None:
+        """Fill every cell's `c`: sums over tensors and shards, shared numbers, the group's scalars."""
+        h0, memory = self._hyper(self.param_groups[0]), self._memory
+        self._transform_sums(cells)
+        controlled = type(self).control is not Rule.control
+        names, everywhere, floats = self.measures(h0), self.scope(h0) == "global", {}
+        if names:
+            for cell in cells:
+                vars(cell.c).update(self.prepare(self._hyper(cell.group), cell.t, memory))
+            total = reduce.combine(self._partials(cells, self.measure, True), [cell.p for cell in cells])
+            if everywhere:
+                total = total.sum(0)
+            if everywhere and controlled:
+                floats = dict(zip(names, total.tolist(), strict=True))
+            else:
+                derived = self.derive(h0, dict(zip(names, total.unbind(-1), strict=True)))
+                for i, cell in enumerate(cells):
+                    vars(cell.c).update({k: v if everywhere else v[i] for k, v in derived.items()})
+        shared = self.control(h0, max(cell.t for cell in cells), floats, f, memory) if controlled else {}
+        self._remember(memory)
+        self._shared = SimpleNamespace(**shared)
+        for cell, values in zip(cells, self._scalars(cells, self._shared), strict=True):
+            vars(cell.c).update(values)
+
+    def _scalars(self, cells: list[_Cell], shared: SimpleNamespace) -> list[dict[str, Any]]:
+        made: dict[tuple[int, int], dict[str, Any]] = {}
+        for cell in cells:
+            key = (id(cell.group), cell.t)
+            if key not in made:
+                made[key] = self.scalars(self._hyper(cell.group), cell.t, shared)
+        return [made[id(cell.group), cell.t] for cell in cells]
+
+    def _transform_sums(self, cells: list[_Cell]) -> None:
+        chosen = [cell for cell in cells if cell.transform is not None and cell.transform.sums]
+        if chosen:
+            transform = chosen[0].transform
+            assert transform is not None
+            table = transform.derive(reduce.combine(self._partials(chosen, transform.measure, False),
+                                                    [cell.p for cell in chosen]))
+            for cell, row in zip(chosen, table, strict=True):
+                vars(cell.c).update(zip(transform.sums, row.unbind(), strict=True))
+
+    def _partials(self, cells: list[_Cell], f: Callable[..., Any], apply: bool) -> list[torch.Tensor]:
+        """Local sums of each cell, a row a cell."""
+        rows: list[torch.Tensor] = [torch.empty(0)] * len(cells)
+        for members in self._batches(cells):
+            results = self._run([cells[i] for i in members], f, apply)
+            for i, result in zip(members, results, strict=True):
+                rows[i] = torch.stack([torch.stack(list(part)) for part in result]).sum(0)
+        return rows
+
+    def _apply(self, cells: list[_Cell], f: Callable[..., Any]) -> None:
+        for members in self._batches(cells):
+            self._run([cells[i] for i in members], f, True)
+
+    # --- execution -------------------------------------------------------------------------------------------------
+
+    def _batches(self, cells: list[_Cell]) -> list[list[int]]:
+        """Indices of cells that run together: on accelerators, and for small tensors, one foreach call serves many."""
+        batches: dict[Any, list[int]] = {}
+        for i, cell in enumerate(cells):
+            x = cell.tensors["x"]
+            plain = all(t.dtype is cell.dtype for t in cell.tensors.values())
+            together = plain and (x.device.type != "cpu" or x.numel() <= execute.SMALL) and not self._compiles(cell)
+            key = (id(cell.group), cell.t, cell.transform is None, cell.dtype, x.device) if together else i
+            batches.setdefault(key, []).append(i)
+        return list(batches.values())
+
+    def _compiles(self, cell: _Cell) -> bool:
+        return self.compile and cell.tensors["x"].numel() > 1 and self._generator is None
+
+    def _run(self, cells: list[_Cell], f: Callable[..., Any], apply: bool) -> list[list[Any]]:
+        """Run f over one batch of cells; a list of its returned pieces for each cell."""
+        first = cells[0]
+        transform = first.transform if apply and first.transform is not None and first.transform.blockwise else None
+        call = _bound(f, transform.apply if transform else None, getattr(first.transform, "moments", "all") == "all")
+        wants = _arguments(f) | {"g"} if call is not f else _arguments(f)
+        names = [k for k in first.tensors if k in wants]
+        if len(cells) > 1:
+            if not self.compile and first.p.device.type != "cpu":
+                self.execution = "foreach"
+            c = SimpleNamespace(**vars(first.c))
+            for k, v in vars(c).items():
+                if isinstance(v, torch.Tensor):
+                    setattr(c, k, execute.Lists([getattr(cell.c, k) for cell in cells]))
+            out = call(**{k: execute.Lists([cell.tensors[k] for cell in cells]) for k in names}, c=c)
+            return [[part] for part in zip(*(o.value for o in out), strict=True)] if out is not None else []
+        tensors = {k: first.tensors[k] for k in names}
+        written = tuple(k for k in names if k not in ("g", "raw"))
+        if f is self.update and self._compiles(first) and not getattr(first.c, "first", False):
+            self._run_compiled(call, tensors, written, first)
+            return []
+        return [execute.over_blocks(lambda **blocks: call(**blocks, c=first.c), tensors, written, first.dtype,
+                                    self._generator)]
+
+    def _run_compiled(self, call: Callable[..., Any], tensors: dict[str, torch.Tensor], written: tuple[str, ...],
+                      cell: _Cell) -> None:
+        values = vars(cell.c)
+        numbers = {k: v for k, v in values.items() if isinstance(v, float)}
+        sums = {k: v for k, v in values.items() if isinstance(v, torch.Tensor)}
+        statics = tuple((k, v) for k, v in values.items() if k not in numbers and k not in sums)
+        x = tensors["x"]
+        kernel = execute.compiled(call, tuple(tensors), written, tuple(numbers), statics, tuple(sums), cell.dtype)
+        table = torch.tensor(list(numbers.values()), dtype=cell.dtype, device=x.device)
+        n = x.numel()
+        kernel(table.unsqueeze(1).expand(-1, n), *(v.expand(n) for v in sums.values()), *tensors.values())
+
+    # --- cells: parameters with gradients, their state and their views ---------------------------------------------
+
+    def _cells(self) -> list[_Cell]:
+        cells = [self._cell(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not cells:
+            raise UserError(f"{self.rule}: no parameter has a gradient; call loss.backward() before step()")
+        if self.transform is not None and not self._transform_found:
+            self._find_transformed()
+        if self.state_dtype is torch.bfloat16:
+            self._generator = torch.Generator(cells[0].tensors["x"].device)
+            self._generator.manual_seed(cells[0].t)  # rounding noise repeats after a resume
+        return cells
+
+    def _find_transformed(self) -> None:
+        """A transform that reaches no tensor at all is a mistake, not a silence."""
+        assert self.transform is not None
+        self._transform_found = any(group.get("agr", True) and self.transform.covers(p)
+                                    for group in self.param_groups for p in group["params"])
+        if not self._transform_found:
+            raise UserError(f"{self.rule}: {self.transform.name} finds no tensor to transform: all are vectors, or "
+                            "their groups say agr=False (agr_scope='all' takes vectors too)")
+
+    def _cell(self, p: torch.Tensor, group: dict[str, Any]) -> _Cell:
+        grad = p.grad
+        assert grad is not None
+        if grad.is_sparse or grad.layout is not torch.strided:
+            raise UserError(f"{self.rule} cannot use sparse gradients: build the embedding with sparse=False")
+        state = self.state[p]
+        if not state:
+            self._make_state(p, state, group)
+        self._restart(p, state, group)
+        t = int(state["step"]) + 1
+        transform = self.transform
+        if transform is not None and not (group.get("agr", True) and transform.selects(p, t)):
+            transform = None
+        tensors = {"x": p, "g": grad}
+        tensors |= {k: state[k] for k in self._slots(group)}
+        local = {k: v.to_local() if hasattr(v, "to_local") else v.detach() for k, v in tensors.items()}
+        if transform is not None and not transform.blockwise:
+            local["g"] = transform.apply(local["g"], SimpleNamespace())
+            if transform.moments != "all":
+                raise UserError(f"{transform.name} works on whole tensors: only moments='all' is defined")
+        x = local["x"]
+        views = {k: execute.flat(v, x) for k, v in local.items()}
+        if views["g"] is None and views["x"] is not None:  # another layout than the parameter's
+            views["g"] = execute.flat(torch.empty_like(x, dtype=local["g"].dtype).copy_(local["g"]))
+        if any(v is None for v in views.values()):
+            raise UserError(f"{self.rule}: a parameter of shape {tuple(p.shape)} has gaps or overlaps in memory; "
+                            "replace it by p.contiguous()")
+        return _Cell(p, group, t, views, self._compute_dtype(p), transform)  # type: ignore[arg-type]
+
+    @staticmethod
+    def _compute_dtype(p: torch.Tensor) -> torch.dtype:
+        return torch.promote_types(p.dtype, torch.float32)
+
+    def _slots(self, group: dict[str, Any]) -> list[str]:
+        absent = {k for k, (name, value) in self.optional_slots.items() if group[name] != value}
+        return [k for k in self.slots if k not in absent]
+
+    def _first_value(self, name: str, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        dtype = self.state_dtype or self._compute_dtype(p)
+        value = self.slots[name]
+        if value == "param":
+            return p.detach().to(dtype, copy=True)
+        return torch.full_like(p, float(group[value] if isinstance(value, str) else value), dtype=dtype)
+
+    def _make_state(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        state["step"] = torch.zeros((), dtype=torch.float32)
+        for name in self._slots(group):
+            state[name] = self._first_value(name, p, group)
+
+    def _restart(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        period = group.get("restart_every")
+        if period and int(state["step"]) == period:
+            state.clear()
+            self._make_state(p, state, group)
+
+    # --- what it is doing ------------------------------------------------------------------------------------------
+
+    def effective_lr(self) -> list[float]:
+        """The rate in force, one number a group."""
+        return [float(self.rate(self._hyper(g), self._memory)) for g in self.param_groups]
+
+    def figures(self) -> dict[str, float]:
+        """The rule's own numbers after the last step, for logs."""
+        own = {**self._memory, **vars(self._shared)}
+        skipped = self.param_groups[0].get("skipped_steps")
+        return {k: float(v) for k, v in own.items()} | ({"skipped_steps": float(skipped)} if skipped else {})
+
+    # --- checkpoints -----------------------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch, but a foreign rule or another structure is refused, and fp32 state of bf16 parameters survives.
+
+        Raises:
+            BadCheckpoint: nothing was changed.
+        """
+        checkpoint.check(self, state_dict)
+        super().load_state_dict(state_dict)
+        saved = state_dict["state"]
+        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for i, p in zip(ids, params, strict=True):
+            for name, value in saved.get(i, {}).items():
+                if isinstance(value, torch.Tensor):  # torch casts to the parameter's dtype and may alias
+                    device = value.device if name == "step" else p.device
+                    self.state[p][name] = value.detach().to(device, copy=True)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("_shared", SimpleNamespace())
+        self.__dict__.setdefault("_fed", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        keep = {k: v for k, v in self.__dict__.items() if not k.startswith("_optimizer_")}
+        return {**keep, "_fed": None, "_generator": None}

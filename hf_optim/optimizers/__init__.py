@@ -1,0 +1,1 @@
+"""One file an optimizer; the file's stem is its name."""

@@ -1,0 +1,50 @@
+"""The only cross-element and cross-parameter reductions, aware of shards.
+
+`dot`, `l1` reduce one block; `combine` adds the blocks of each tensor over all shards in one collective a mesh
+dimension. A DTensor's own `.item()` would return the local part, so nothing here relies on DTensor arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def dot(a: Any, b: Any) -> Any:
+    """<a, b> of two blocks, as a 0-d tensor (a list of them for lists)."""
+    if not isinstance(a, torch.Tensor):
+        return a.reduce(dot, b)
+    if a.dim() == 1 and a.is_contiguous() and b.is_contiguous() and not torch.compiler.is_compiling():
+        return torch.dot(a, b)
+    return (a * b).sum()
+
+
+def l1(a: Any) -> Any:
+    """Sum of absolute values of one block. (abs().sum() is four times faster than a 1-norm on a CPU.)"""
+    if not isinstance(a, torch.Tensor):
+        return a.reduce(l1)
+    return a.abs().sum()
+
+
+def shards(p: torch.Tensor) -> list[tuple[Any, int]]:
+    """(mesh, dimension) pairs over which the DTensor p is split; [] for plain and replicated tensors."""
+    placements = getattr(p, "placements", None)
+    if placements is None:
+        return []
+    return [(p.device_mesh, i) for i, place in enumerate(placements) if not place.is_replicate()]  # type: ignore[attr-defined]
+
+
+def combine(partials: Sequence[torch.Tensor], params: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Row i of `partials` holds the local sums of params[i]; returns the (rows, sums) matrix over all shards."""
+    table = torch.stack(list(partials))
+    axes: dict[Any, list[int]] = {}
+    for i, p in enumerate(params):
+        for axis in shards(p):
+            axes.setdefault(axis, []).append(i)
+    for (mesh, dim), rows in axes.items():
+        part = table[rows].contiguous()
+        torch.distributed.all_reduce(part, group=mesh.get_group(dim))
+        table[rows] = part
+    return table

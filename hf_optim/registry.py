@@ -1,0 +1,325 @@
+"""Names: what there is, what it takes, and how to make it. The folder is the registry.
+
+Every file in `optimizers/` and `wrappers/` is one optimizer, its stem is the name, its class the one that derives from
+`Optimizer` or `Wrapper`; `PRESETS` in a file adds names. Everything but `create` reads the files without running them,
+so that listing and checking import neither torch nor the rule.
+"""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from hf_optim import validate
+from hf_optim.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+_HERE = Path(__file__).parent
+_BASES = {"optimizers": "Optimizer", "wrappers": "Wrapper"}
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of a name without importing it.
+
+    `cls` is its public path, `needs` what step() must be given, `state_bytes` the fp32 state of one parameter,
+    `search_space` name -> ("log" | "linear", low, high) or ("choice", values); `options` are further keyword-only
+    arguments that choose a way of running; `of` is a preset's (module:class, fixed arguments).
+    """
+
+    name: str
+    cls: str
+    family: str
+    paper: str
+    needs: frozenset[str]
+    defaults: MappingProxyType[str, Any]
+    required: tuple[str, ...]
+    options: tuple[str, ...]
+    state_bytes: int
+    search_space: MappingProxyType[str, tuple]
+    doc: str = field(repr=False)
+    base: MappingProxyType[str, Any] | None = None
+
+
+# --- reading files -------------------------------------------------------------------------------------------------
+
+
+def _literals(body: list[ast.stmt]) -> dict[str, Any]:
+    found = {}
+    for node in body:
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)):
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if isinstance(target, ast.Name) and node.value is not None:
+            try:
+                found[target.id] = _value(node.value)
+            except ValueError:
+                continue
+    return found
+
+
+def _value(node: ast.expr) -> Any:
+    """A literal, or float("inf"), math.inf, set() and the like as their values."""
+    text = ast.unparse(node)
+    if text in ("float('inf')", "math.inf", "inf"):
+        return float("inf")
+    if text == "set()":
+        return set()
+    return ast.literal_eval(node)
+
+
+def _signature(cls: ast.ClassDef) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+    init = next(n for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+    args = init.args.args[2:]  # without self and params or base
+    values = [_value(d) for d in init.args.defaults]
+    required = tuple(a.arg for a in args[: len(args) - len(values)])
+    defaults = dict(zip([a.arg for a in args[len(required):]], values, strict=True))
+    return defaults, required, tuple(a.arg for a in init.args.kwonlyargs)
+
+
+def _has_init(cls: ast.ClassDef) -> bool:
+    return any(isinstance(n, ast.FunctionDef) and n.name == "__init__" for n in cls.body)
+
+
+def _read(path: Path, kind: str) -> dict[str, Info]:
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    top = _literals(tree.body)
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.bases]
+    found: dict[str, Info] = {}
+    if path.stem == "torch_native":
+        for name, preset in top["PRESETS"].items():
+            cls = next(c for c in classes if c.name == preset["of"])
+            found[name] = Info(name, f"hf_optim.{cls.name}", "torch", preset["paper"], frozenset(),
+                               MappingProxyType(preset["defaults"]), (), tuple(top["EXECUTION_OPTIONS"]),
+                               4 * preset["slots"], MappingProxyType(preset["search_space"]),
+                               f"{ast.get_docstring(cls)}" + (f" With {preset['fixed']}." if preset["fixed"] else ""))
+        return found
+    made = [c for c in classes if _has_init(c)]
+    if not made:
+        return found
+    cls = made[0]
+    own = _literals(cls.body)
+    defaults, required, options = _signature(cls)
+    family = "wrapper" if kind == "wrappers" else own.get("family", "plain")
+    slots = own.get("slots", {})
+    info = Info(path.stem, f"hf_optim.{cls.name}", family, own.get("paper", ""), frozenset(own.get("needs", ())),
+                MappingProxyType(defaults), required, options, own.get("state_bytes", 4 * len(slots)),
+                MappingProxyType(own.get("search_space", {})), ast.get_docstring(cls) or "")
+    found[path.stem] = info
+    for name, base in top.get("PRESETS", {}).items():
+        found[name] = Info(name, info.cls, family, info.paper, info.needs, info.defaults, info.required, info.options,
+                           info.state_bytes, info.search_space, f"{info.doc}\n\nThe base is {base['name']}.",
+                           MappingProxyType(base))
+    return found
+
+
+@cache
+def _all() -> dict[str, Info]:
+    found: dict[str, Info] = {}
+    for kind in _BASES:
+        for path in sorted((_HERE / kind).glob("*.py")):
+            if not path.stem.startswith("_"):
+                found.update(_read(path, kind))
+    return found
+
+
+def classes() -> dict[str, tuple[str, str]]:
+    """Public class name -> (module, class)."""
+    found = {}
+    for name, info in _all().items():
+        short = info.cls.rsplit(".", 1)[1]
+        for kind in _BASES:
+            if (_HERE / kind / f"{name}.py").exists():
+                found[short] = (f"hf_optim.{kind}.{name}", short)
+        if info.family == "torch":
+            found[short] = ("hf_optim.optimizers.torch_native", short)
+    return found
+
+
+# --- the public functions ------------------------------------------------------------------------------------------
+
+
+def list_optimizers(pattern: str = "*") -> list[str]:
+    """Registered names that match a wildcard pattern, sorted."""
+    return sorted(n for n in _all() if fnmatch.fnmatchcase(n, pattern))
+
+
+def info(name: str) -> Info:
+    """What is known of a registered name.
+
+    Raises:
+        UserError: no such name; it says which are near.
+    """
+    try:
+        return _all()[name]
+    except KeyError:
+        near = validate.closest(str(name), _all())
+        raise UserError(f"there is no optimizer {name!r}{near}; hf_optim.list_optimizers() lists them, and "
+                        "'package.module:Class' or 'file.py:Class' names any other") from None
+
+
+def as_spec(spec: Any) -> dict[str, Any]:
+    """A name or a mapping with `name`, as a mapping."""
+    if isinstance(spec, str):
+        return {"name": spec}
+    if isinstance(spec, dict) and isinstance(spec.get("name"), str):
+        return dict(spec)
+    raise UserError(f"an optimizer is a name or a mapping with a 'name', got {spec!r}")
+
+
+def check(spec: Any) -> None:
+    """Check names and hyper-parameter names of a specification, nested ones too, without importing torch.
+
+    Raises:
+        UserError: an unknown name or hyper-parameter, with the nearest or valid ones.
+    """
+    given = as_spec(spec)
+    name = given.pop("name")
+    if ":" in name:
+        return
+    known = info(name)
+    if known.family == "wrapper":
+        base = given.pop("base", None)
+        if known.base is not None:
+            base = {**known.base, **({} if base is None else _preset_base(name, base))}
+        if base is None:
+            raise UserError(f"{name} wraps another optimizer: give base, e.g. base: {{name: sgd, lr: 0.1}}")
+        check(base)
+    validate.unknown(name, given, [*known.required, *known.defaults, *known.options])
+    for r in known.required:
+        if r not in given:
+            raise UserError(f"{name} has no default for {r}: give it")
+
+
+def _preset_base(name: str, base: Any) -> dict[str, Any]:
+    if not isinstance(base, dict) or "name" in base:
+        raise UserError(f"{name} fixes its base: give only the base's hyper-parameters, e.g. base={{'lr': 0.1}}")
+    return base
+
+
+def import_path(path: str) -> Any:
+    """The object a user names by `package.module:Name` or `file.py:Name`."""
+    module_name, _, attribute = path.rpartition(":")
+    try:
+        if module_name.endswith(".py"):
+            file = Path(module_name).expanduser().resolve()
+            if not file.is_file():
+                raise UserError(f"{path}: there is no file {module_name}")
+            key = f"hf_optim_user_{abs(hash(str(file)))}_{file.stem}"
+            if key not in sys.modules:
+                spec = importlib.util.spec_from_file_location(key, file)
+                assert spec is not None and spec.loader is not None
+                module = importlib.util.module_from_spec(spec)
+                sys.modules[key] = module
+                try:
+                    spec.loader.exec_module(module)
+                except BaseException:
+                    del sys.modules[key]
+                    raise
+            module = sys.modules[key]
+        else:
+            module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"{path}: cannot import {module_name} ({error})") from None
+    if not hasattr(module, attribute):
+        near = validate.closest(attribute, dir(module))
+        raise UserError(f"{path}: {module_name} has no {attribute}{near}")
+    return getattr(module, attribute)
+
+
+def resolve(name: str) -> Any:
+    """The class behind a name (for a preset, the class it configures) or an import path."""
+    if ":" in name:
+        cls = import_path(name)
+        import torch
+
+        if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+            raise UserError(f"{name} is not a torch.optim.Optimizer class")
+        return cls
+    short = info(name).cls.rsplit(".", 1)[1]
+    module, attribute = classes()[short]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimizer:
+    """Make an optimizer by name.
+
+    Args:
+        name: a registered name (`list_optimizers()`), or `package.module:Class`, `file.py:Class`.
+        params_or_model: what torch's optimizers take, or an nn.Module, whose parameters are then split into decayed
+            and undecayed groups by module type (`hf_optim.groups.split`).
+        hyper: the rule's hyper-parameters and options (`info(name).defaults`). Wrappers take `base`: a name, a
+            mapping with `name`, or an optimizer instance; then `params_or_model` is the base's (None for an instance).
+
+    Raises:
+        UserError: an unknown name or hyper-parameter, or a value out of range.
+    """
+    from torch import nn
+
+    spec = {"name": name, **hyper}
+    base = hyper.get("base")
+    import torch
+
+    if isinstance(base, torch.optim.Optimizer):
+        return _wrap(name, base, {k: v for k, v in hyper.items() if k != "base"})
+    check(spec)
+    if ":" in name:
+        cls = resolve(name)
+        params = list(_foreign_params(params_or_model))
+        try:
+            return cls(params, **hyper)
+        except TypeError as error:
+            raise UserError(f"{name}: {error}") from None
+    known = info(name)
+    if known.family == "wrapper":
+        made = dict(known.base or {})
+        made.update(as_spec(base) if base is not None and known.base is None else dict(base or {}))
+        return _wrap(name, build(made, params_or_model), {k: v for k, v in hyper.items() if k != "base"})
+    params = params_or_model
+    if isinstance(params, nn.Module):
+        from hf_optim.groups import split
+
+        decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
+        agr = "agr_scope" in known.defaults or hyper.get("grad_transform") is not None
+        params = split(params, decay, agr=agr)
+    if known.family == "torch":
+        from hf_optim.groups import as_groups
+        from hf_optim.optimizers import torch_native
+
+        try:
+            return torch_native.build(name, as_groups(params), hyper)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
+    return resolve(name)(params, **hyper)
+
+
+def _foreign_params(params_or_model: Any) -> Any:
+    from torch import nn
+
+    if isinstance(params_or_model, nn.Module):
+        return [p for p in params_or_model.parameters() if p.requires_grad]
+    return params_or_model
+
+
+def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.optim.Optimizer:
+    known = info(name)
+    if known.family != "wrapper":
+        raise UserError(f"{name} takes no base")
+    validate.unknown(name, own, [*known.required, *known.defaults, *known.options])
+    return resolve(name)(base, **own)
+
+
+def build(spec: Any, params_or_model: Any) -> torch.optim.Optimizer:
+    """`create` from a name or a mapping with `name`, as in a YAML file."""
+    given = as_spec(spec)
+    return create(given.pop("name"), params_or_model, **given)

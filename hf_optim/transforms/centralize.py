@@ -1,0 +1,37 @@
+"""Gradient centralization (Yong et al. 2020): the gradient of each output unit is shifted to mean zero."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from hf_optim.errors import UserError
+from hf_optim.rule import Transform
+
+
+class Centralize(Transform):
+    """g - mean(g) over all dimensions but the first, for tensors of two dimensions and more.
+
+    Args:
+        conv_only: only tensors of more than two dimensions (the variant for convolutional layers).
+    """
+
+    name = "centralize"
+    blockwise = False
+
+    def __init__(self, conv_only: bool = False) -> None:
+        if not isinstance(conv_only, bool):
+            raise UserError(f"centralize: conv_only must be True or False, got {conv_only!r}")
+        self.conv_only = conv_only
+
+    def covers(self, p: torch.Tensor) -> bool:
+        return p.dim() > (2 if self.conv_only else 1)
+
+    @staticmethod
+    def apply(g: Any, c: SimpleNamespace) -> Any:
+        return g - g.mean(dim=tuple(range(1, g.dim())), keepdim=True)
+
+
+TRANSFORM = Centralize

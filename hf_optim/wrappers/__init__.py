@@ -1,0 +1,1 @@
+"""Optimizers around any torch.optim.Optimizer: one file each."""
