@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from hf_optim import checkpoint, execute, reduce, validate
+from hf_optim.cell import Cell, Way, partials, run_all
 from hf_optim.errors import BadLoss, MissingLoss, UserError
 from hf_optim.groups import as_groups
 from hf_optim.rule import Rule, Transform
@@ -29,37 +30,11 @@ _STATE_DTYPES = {None: None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @cache
-def _arguments(f: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(f).parameters)
-
-
-@cache
-def _bound(f: Callable[..., Any], apply: Callable[..., Any] | None, all_moments: bool) -> Callable[..., Any]:
-    """f with its gradient arguments filled in: `g` transformed by `apply`, `raw` as the moments ask."""
-    wants = _arguments(f)
-    if apply is None and "raw" not in wants:
-        return f
-
-    def call(g: Any, c: SimpleNamespace, **rest: Any) -> Any:
-        new = g if apply is None else apply(g, c)
-        if "raw" in wants:
-            rest["raw"] = new if all_moments else g
-        if "g" in wants:
-            rest["g"] = new
-        return f(c=c, **rest)
-
-    return call
-
-
-class _Cell:
-    """One parameter in one step: flat local views of it, its gradient and its slots, and its scalars."""
-
-    __slots__ = ("p", "group", "t", "tensors", "c", "dtype", "transform")
-
-    def __init__(self, p: torch.Tensor, group: dict[str, Any], t: int, tensors: dict[str, torch.Tensor],
-                 dtype: torch.dtype, transform: Transform | None) -> None:
-        self.p, self.group, self.t, self.tensors, self.dtype, self.transform = p, group, t, tensors, dtype, transform
-        self.c = SimpleNamespace()
+def _signature_defaults(cls: Any) -> dict[str, Any]:
+    """Constructor arguments and their defaults, which tell each one's kind; what has none is a number."""
+    parameters = list(inspect.signature(cls).parameters.values())[1:]
+    known = {p.name: 0.0 if p.default is p.empty else p.default for p in parameters if p.name not in _SHELL_OPTIONS}
+    return known | ({"lr": 1.0} if cls.fixed_lr else {})  # type: ignore[attr-defined]
 
 
 class Optimizer(torch.optim.Optimizer, Rule):
@@ -81,8 +56,13 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if state_dtype not in _STATE_DTYPES:
             raise UserError(f"{self.rule}: state_dtype must be None, 'fp32' or 'bf16', got {state_dtype!r}")
         self.state_dtype = _STATE_DTYPES[state_dtype]
+        if self.fixed_lr:
+            hyper["lr"] = 1.0
+        defaults = _signature_defaults(type(self))
+        validate.values(self.rule, hyper, defaults, self.choices, self.bounds)
+        #: hyper-parameters that somebody chose, here or in a group
+        self.given = {k for k, v in hyper.items() if v != defaults[k]}
         self.transform = self._make_transform(arguments.get("grad_transform"), hyper)
-        self.execution = "compiled" if self.compile else "blocks"
         self._transform_found = False
         self._fed: tuple[Any, Any] | None = None
         self._names = tuple(hyper)  # torch adds keys of its own to self.defaults
@@ -110,7 +90,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in torch; keys that nothing reads raise instead of being ignored."""
-        names = [*self._names, *self.memory]
+        names = [*self._names, *self.memory, *self.kept]
         extra = {"agr"} if self.transform is not None else set()
         keys = [k for k in param_group if k not in validate.FOREIGN_KEYS and k not in extra and k != "rule"]
         if "agr" in param_group and self.transform is None:
@@ -125,10 +105,14 @@ class Optimizer(torch.optim.Optimizer, Rule):
                 raise UserError(f"{self.rule}: {name} must be equal in all groups ({first[name]!r} in the first)")
         group = dict(param_group)
         for name, value in self.memory.items():
-            group.setdefault(name, first[name] if first is not None else value)
+            start = group.get(value, self.defaults[value]) if isinstance(value, str) else value
+            group.setdefault(name, first[name] if first is not None else start)
+        for name, value in self.kept.items():
+            group.setdefault(name, float(group.get(value, self.defaults[value])))
         group["rule"] = self.rule
-        own = {k: self.defaults[k] for k in self._names}
-        validate.values(self.rule, {**own, **group}, own, self.choices, self.bounds)
+        self.given |= {k for k in self._names if k in group}
+        given = {k: group.get(k, self.defaults[k]) for k in self._names}
+        validate.values(self.rule, given, _signature_defaults(type(self)), self.choices, self.bounds)
         super().add_param_group(group)
         for p in self.param_groups[-1]["params"]:
             if not p.is_floating_point():
@@ -136,7 +120,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
                                 "give real floating-point tensors")
 
     def _hyper(self, group: dict[str, Any]) -> SimpleNamespace:
-        h = SimpleNamespace(**{k: group[k] for k in self._names})
+        h = SimpleNamespace(**{k: group[k] for k in (*self._names, *self.kept)})
         if isinstance(getattr(h, "lr", None), torch.Tensor):
             h.lr = float(h.lr)
         return h
@@ -148,6 +132,12 @@ class Optimizer(torch.optim.Optimizer, Rule):
     def _remember(self, memory: dict[str, float]) -> None:
         for group in self.param_groups:
             group.update(memory)
+
+    def set_steps_per_epoch(self, n: int) -> None:
+        """Tell a rule that counts epochs how many steps one has, unless the caller chose `steps_per_epoch`."""
+        if "steps_per_epoch" in self._names and "steps_per_epoch" not in self.given:
+            for group in (self.defaults, *self.param_groups):
+                group["steps_per_epoch"] = n
 
     # --- the loss --------------------------------------------------------------------------------------------------
 
@@ -161,14 +151,18 @@ class Optimizer(torch.optim.Optimizer, Rule):
         floor = max((self.loss_floor(self._hyper(g)) for g in self.param_groups), default=-math.inf)
         if math.isfinite(f) and f >= floor:
             return f
-        if self.on_bad_loss == "skip":
-            for group in self.param_groups:
-                group["skipped_steps"] = group.get("skipped_steps", 0) + 1
-            return None
         why = f"below {floor:g}, the smallest its theory allows" if math.isfinite(f) else "not finite"
-        raise BadLoss(f"{self.rule}: the loss {f:g} is {why}; nothing was moved (on_bad_loss='skip' skips such steps)")
+        self._bad(f"the loss {f:g} is {why}")
+        return None
 
-    def _missing_loss(self, cells: list[_Cell]) -> None:
+    def _bad(self, why: str) -> None:
+        """Count a step that cannot be taken, or raise."""
+        if self.on_bad_loss != "skip":
+            raise BadLoss(f"{self.rule}: {why}; nothing was moved (on_bad_loss='skip' skips such steps)")
+        for group in self.param_groups:
+            group["skipped_steps"] = group.get("skipped_steps", 0) + 1
+
+    def _missing_loss(self, cells: list[Cell]) -> None:
         """torch's distributed checkpointing steps once with zero rates and gradients to make state: allow only that."""
         idle = all(float(g["lr"]) == 0 for g in self.param_groups) and all(not c.tensors["g"].any() for c in cells)
         if not idle:
@@ -218,12 +212,12 @@ class Optimizer(torch.optim.Optimizer, Rule):
         with torch.enable_grad():
             return closure(), evaluate
 
-    def _advance(self, cells: list[_Cell], f: float | None, evaluate: Callable[[], Any] | None) -> None:
+    def _advance(self, cells: list[Cell], f: float | None, evaluate: Callable[[], Any] | None) -> None:
         """Measure, control, update."""
         self._control(cells, f)
-        self._apply(cells, self.update)
+        run_all(cells, self.update, self._way(compile=self.compile))
 
-    def _control(self, cells: list[_Cell], f: float | None) -> None:
+    def _control(self, cells: list[Cell], f: float | None) -> None:
         """Fill every cell's `c`: sums over tensors and shards, shared numbers, the group's scalars."""
         h0, memory = self._hyper(self.param_groups[0]), self._memory
         self._transform_sums(cells)
@@ -232,7 +226,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if names:
             for cell in cells:
                 vars(cell.c).update(self.prepare(self._hyper(cell.group), cell.t, memory))
-            total = reduce.combine(self._partials(cells, self.measure, True), [cell.p for cell in cells])
+            total = reduce.combine(partials(cells, self.measure, self._way()), [cell.p for cell in cells])
             if everywhere:
                 total = total.sum(0)
             if everywhere and controlled:
@@ -247,7 +241,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         for cell, values in zip(cells, self._scalars(cells, self._shared), strict=True):
             vars(cell.c).update(values)
 
-    def _scalars(self, cells: list[_Cell], shared: SimpleNamespace) -> list[dict[str, Any]]:
+    def _scalars(self, cells: list[Cell], shared: SimpleNamespace) -> list[dict[str, Any]]:
         made: dict[tuple[int, int], dict[str, Any]] = {}
         for cell in cells:
             key = (id(cell.group), cell.t)
@@ -255,84 +249,22 @@ class Optimizer(torch.optim.Optimizer, Rule):
                 made[key] = self.scalars(self._hyper(cell.group), cell.t, shared)
         return [made[id(cell.group), cell.t] for cell in cells]
 
-    def _transform_sums(self, cells: list[_Cell]) -> None:
+    def _transform_sums(self, cells: list[Cell]) -> None:
         chosen = [cell for cell in cells if cell.transform is not None and cell.transform.sums]
         if chosen:
             transform = chosen[0].transform
             assert transform is not None
-            table = transform.derive(reduce.combine(self._partials(chosen, transform.measure, False),
+            table = transform.derive(reduce.combine(partials(chosen, transform.measure, self._way(), raw=True),
                                                     [cell.p for cell in chosen]))
             for cell, row in zip(chosen, table, strict=True):
                 vars(cell.c).update(zip(transform.sums, row.unbind(), strict=True))
 
-    def _partials(self, cells: list[_Cell], f: Callable[..., Any], apply: bool) -> list[torch.Tensor]:
-        """Local sums of each cell, a row a cell."""
-        rows: list[torch.Tensor] = [torch.empty(0)] * len(cells)
-        for members in self._batches(cells):
-            results = self._run([cells[i] for i in members], f, apply)
-            for i, result in zip(members, results, strict=True):
-                rows[i] = torch.stack([torch.stack(list(part)) for part in result]).sum(0)
-        return rows
-
-    def _apply(self, cells: list[_Cell], f: Callable[..., Any]) -> None:
-        for members in self._batches(cells):
-            self._run([cells[i] for i in members], f, True)
-
-    # --- execution -------------------------------------------------------------------------------------------------
-
-    def _batches(self, cells: list[_Cell]) -> list[list[int]]:
-        """Indices of cells that run together: on accelerators, and for small tensors, one foreach call serves many."""
-        batches: dict[Any, list[int]] = {}
-        for i, cell in enumerate(cells):
-            x = cell.tensors["x"]
-            plain = all(t.dtype is cell.dtype for t in cell.tensors.values())
-            together = plain and (x.device.type != "cpu" or x.numel() <= execute.SMALL) and not self._compiles(cell)
-            key = (id(cell.group), cell.t, cell.transform is None, cell.dtype, x.device) if together else i
-            batches.setdefault(key, []).append(i)
-        return list(batches.values())
-
-    def _compiles(self, cell: _Cell) -> bool:
-        return self.compile and cell.tensors["x"].numel() > 1 and self._generator is None
-
-    def _run(self, cells: list[_Cell], f: Callable[..., Any], apply: bool) -> list[list[Any]]:
-        """Run f over one batch of cells; a list of its returned pieces for each cell."""
-        first = cells[0]
-        transform = first.transform if apply and first.transform is not None and first.transform.blockwise else None
-        call = _bound(f, transform.apply if transform else None, getattr(first.transform, "moments", "all") == "all")
-        wants = _arguments(f) | {"g"} if call is not f else _arguments(f)
-        names = [k for k in first.tensors if k in wants]
-        if len(cells) > 1:
-            if not self.compile and first.p.device.type != "cpu":
-                self.execution = "foreach"
-            c = SimpleNamespace(**vars(first.c))
-            for k, v in vars(c).items():
-                if isinstance(v, torch.Tensor):
-                    setattr(c, k, execute.Lists([getattr(cell.c, k) for cell in cells]))
-            out = call(**{k: execute.Lists([cell.tensors[k] for cell in cells]) for k in names}, c=c)
-            return [[part] for part in zip(*(o.value for o in out), strict=True)] if out is not None else []
-        tensors = {k: first.tensors[k] for k in names}
-        written = tuple(k for k in names if k not in ("g", "raw"))
-        if f is self.update and self._compiles(first) and not getattr(first.c, "first", False):
-            self._run_compiled(call, tensors, written, first)
-            return []
-        return [execute.over_blocks(lambda **blocks: call(**blocks, c=first.c), tensors, written, first.dtype,
-                                    self._generator)]
-
-    def _run_compiled(self, call: Callable[..., Any], tensors: dict[str, torch.Tensor], written: tuple[str, ...],
-                      cell: _Cell) -> None:
-        values = vars(cell.c)
-        numbers = {k: v for k, v in values.items() if isinstance(v, float)}
-        sums = {k: v for k, v in values.items() if isinstance(v, torch.Tensor)}
-        statics = tuple((k, v) for k, v in values.items() if k not in numbers and k not in sums)
-        x = tensors["x"]
-        kernel = execute.compiled(call, tuple(tensors), written, tuple(numbers), statics, tuple(sums), cell.dtype)
-        table = torch.tensor(list(numbers.values()), dtype=cell.dtype, device=x.device)
-        n = x.numel()
-        kernel(table.unsqueeze(1).expand(-1, n), *(v.expand(n) for v in sums.values()), *tensors.values())
+    def _way(self, compile: bool = False) -> Way:
+        return Way(compile, self._generator)
 
     # --- cells: parameters with gradients, their state and their views ---------------------------------------------
 
-    def _cells(self) -> list[_Cell]:
+    def _cells(self) -> list[Cell]:
         cells = [self._cell(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not cells:
             raise UserError(f"{self.rule}: no parameter has a gradient; call loss.backward() before step()")
@@ -352,7 +284,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
             raise UserError(f"{self.rule}: {self.transform.name} finds no tensor to transform: all are vectors, or "
                             "their groups say agr=False (agr_scope='all' takes vectors too)")
 
-    def _cell(self, p: torch.Tensor, group: dict[str, Any]) -> _Cell:
+    def _cell(self, p: torch.Tensor, group: dict[str, Any]) -> Cell:
         grad = p.grad
         assert grad is not None
         if grad.is_sparse or grad.layout is not torch.strided:
@@ -379,7 +311,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if any(v is None for v in views.values()):
             raise UserError(f"{self.rule}: a parameter of shape {tuple(p.shape)} has gaps or overlaps in memory; "
                             "replace it by p.contiguous()")
-        return _Cell(p, group, t, views, self._compute_dtype(p), transform)  # type: ignore[arg-type]
+        return Cell(p, group, t, views, self._compute_dtype(p), transform)  # type: ignore[arg-type]
 
     @staticmethod
     def _compute_dtype(p: torch.Tensor) -> torch.dtype:
@@ -406,6 +338,12 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if period and int(state["step"]) == period:
             state.clear()
             self._make_state(p, state, group)
+
+    @property
+    def execution(self) -> str:
+        """How the step runs: compiled, blocks (CPU) or foreach (accelerators)."""
+        on_cpu = all(p.device.type == "cpu" for group in self.param_groups for p in group["params"])
+        return "compiled" if self.compile else "blocks" if on_cpu else "foreach"
 
     # --- what it is doing ------------------------------------------------------------------------------------------
 

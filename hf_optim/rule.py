@@ -39,12 +39,17 @@ class Rule:
     slots: ClassVar[dict[str, float | str]] = {}
     #: slots that a configuration leaves out: name -> (hyper-parameter, the value with which the slot is needed)
     optional_slots: ClassVar[dict[str, tuple[str, Any]]] = {}
-    #: numbers the whole run remembers, stored in every parameter group
-    memory: ClassVar[dict[str, float]] = {}
+    #: numbers the whole run remembers, stored in every parameter group: name -> first value (a number, or a
+    #: hyper-parameter's name)
+    memory: ClassVar[dict[str, float | str]] = {}
+    #: numbers each group keeps from its beginning, read in `h`: name -> hyper-parameter
+    kept: ClassVar[dict[str, str]] = {}
+    #: the rule has no rate of its own: groups carry lr = 1.0, a multiplier through which schedulers act
+    fixed_lr: ClassVar[bool] = False
     #: where to look for good hyper-parameters: name -> ("log" | "linear", low, high) or ("choice", values)
     search_space: ClassVar[dict[str, tuple]] = {}
-    #: string options and their values; like `structural`, the constructor's alone
-    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    #: options and their values; like `structural`, the constructor's alone
+    choices: ClassVar[dict[str, tuple[Any, ...]]] = {}
     #: further hyper-parameters that no parameter group may change
     structural: ClassVar[tuple[str, ...]] = ()
     #: hyper-parameters that must be equal in all groups

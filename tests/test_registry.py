@@ -1,0 +1,125 @@
+"""Names, specifications and what is known of them without importing torch."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from contract import NAMES, Problem
+
+import hf_optim
+from hf_optim import registry
+from hf_optim.errors import UserError
+
+
+def test_wildcards():
+    assert {"adamw_agr", "adan_agr", "sgd_agr"} <= set(hf_optim.list_optimizers("*agr*"))
+    assert hf_optim.list_optimizers("nothing*") == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_files_say_is_what_the_classes_are(name):
+    info, cls = hf_optim.info(name), registry.resolve(name)
+    assert getattr(hf_optim, info.cls.rsplit(".", 1)[1]) is cls
+    assert issubclass(cls, torch.optim.Optimizer)
+    signature = inspect.signature(cls).parameters
+    if info.family == "torch":
+        fixed = __import__("hf_optim.optimizers.torch_native", fromlist=["PRESETS"]).PRESETS[name]["fixed"]
+        for key, value in info.defaults.items():
+            assert value == fixed.get(key, signature[key].default)
+        return
+    assert info.defaults == {k: p.default for k, p in signature.items() if k in info.defaults}
+    known = {*info.defaults, *info.options, *info.required, "params", "base"}
+    assert set(signature) <= known
+    if info.family != "wrapper":
+        assert info.needs == frozenset(cls.needs) and info.family == cls.family
+        assert set(info.search_space) <= {*info.defaults, *info.required}
+    assert info.paper and info.doc
+
+
+def test_info_is_frozen():
+    info = hf_optim.info("smaran")
+    with pytest.raises(AttributeError):
+        info.name = "other"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        info.defaults["lr"] = 1.0  # type: ignore[index]
+
+
+@pytest.mark.parametrize("spec, message", [
+    ("smarn", "did you mean smaran"),
+    ({"name": "smaran", "gama": 0.9}, "did you mean gamma"),
+    ({"name": "tlr"}, "give base"),
+    ({"name": "tlr", "base": {"name": "sgd", "learning_rate": 1}}, "sgd has no hyper-parameter 'learning_rate'"),
+    ({"name": "tlr_sgd", "base": {"name": "adam"}}, "fixes its base"),
+    ({"name": "tlr_sgd", "lr": 0.1}, "no hyper-parameter 'lr'"),
+    ({"name": "sgd_agr"}, "no default for lr"),
+    ({"lr": 1}, "mapping with a 'name'"),
+    (3, "mapping with a 'name'"),
+])
+def test_bad_specifications_are_one_clear_line(spec, message):
+    with pytest.raises(UserError, match=message) as error:
+        registry.check(spec)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=message):
+        registry.build(spec, Problem().params)
+
+
+def test_nested_specifications():
+    opt = registry.build({"name": "tlr", "base": {"name": "sgd", "momentum": 0.9, "lr": 0.1}, "gamma": 0.33,
+                          "interval": 3}, Problem().params)
+    assert isinstance(opt, hf_optim.TLR) and isinstance(opt.base, torch.optim.SGD)
+    assert opt.param_groups[0]["momentum"] == 0.9
+
+
+def test_any_class_by_import_path(tmp_path):
+    opt = hf_optim.create("torch.optim:NAdam", Problem().params, lr=0.01)
+    assert type(opt) is torch.optim.NAdam
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\nclass Mine(torch.optim.SGD):\n    pass\nother = 3\n")
+    mine = hf_optim.create(f"{file}:Mine", torch.nn.Linear(2, 2), lr=0.5)
+    assert type(mine).__name__ == "Mine" and mine.param_groups[0]["lr"] == 0.5
+    wrapped = hf_optim.create("tlr", Problem().params, base={"name": f"{file}:Mine", "lr": 0.1}, interval=2)
+    assert type(wrapped.base).__name__ == "Mine"
+    for path, message in ((f"{file}:Mime", "did you mean Mine"), (f"{file}:other", "not a torch.optim.Optimizer"),
+                          (f"{tmp_path}/none.py:Mine", "there is no file"), ("no_such_package:X", "cannot import"),
+                          ("torch.optim:AdamWW", "has no AdamWW")):
+        with pytest.raises(UserError, match=message):
+            hf_optim.create(path, Problem().params)
+    with pytest.raises(UserError, match="Mine"):
+        hf_optim.create(f"{file}:Mine", Problem().params, learning_rate=3)
+
+
+def test_a_wrapper_takes_an_instance():
+    base = torch.optim.Adam(Problem().params)
+    assert hf_optim.create("tlr", None, base=base, interval=2).base is base
+    with pytest.raises(UserError, match="takes no base"):
+        hf_optim.create("smaran", None, base=base)
+
+
+def test_torchs_own_run_fused():
+    opt = hf_optim.create("adamw", Problem().params)
+    assert isinstance(opt, torch.optim.AdamW) and opt.execution == "fused"
+    assert hf_optim.create("adamw", Problem().params, foreach=True).execution == "foreach"
+
+
+@pytest.mark.parametrize("params, message", [([], "empty"), (torch.zeros(3), "one tensor")])
+@pytest.mark.parametrize("name", ["smaran", "adamw"])
+def test_bad_parameters(name, params, message):
+    with pytest.raises(UserError, match=message):
+        hf_optim.create(name, params)
+
+
+def test_rules_refuse_what_they_cannot_train():
+    with pytest.raises(UserError, match="complex"):
+        hf_optim.create("amvt", [torch.zeros(3, dtype=torch.complex64, requires_grad=True)])
+    with pytest.raises(UserError, match="finds no tensor to transform"):
+        p = torch.nn.Parameter(torch.ones(3))
+        p.grad = torch.ones(3)
+        hf_optim.create("adamw_agr", [p]).step()
+
+
+def test_unknown_attribute():
+    with pytest.raises(AttributeError):
+        hf_optim.NoSuchOptimizer  # noqa: B018
+    assert "SMARAN" in dir(hf_optim)
