@@ -38,11 +38,20 @@ def _signature_defaults(cls: Any) -> dict[str, Any]:
 
 
 class Optimizer(torch.optim.Optimizer, Rule):
-    """Base of every rule of this library; see the subclasses.
+    """Base of every rule of this library. A rule hands over its constructor's `locals()`.
 
-    Args:
-        params: tensors, (name, tensor) pairs or parameter groups, as torch takes them.
-        arguments: the constructor's `locals()`: every hyper-parameter by its name.
+    Keyword-only options that rules share:
+        compile: run the update as one compiled graph (torch.compile), made once for a rule and dtype whatever the
+            model; no change of a rate recompiles. False: blocks on a CPU, foreach on an accelerator.
+        grad_transform: a gradient transform by name ("agr", "centralize", ...), as a mapping with `name` and its
+            arguments, or an instance; None for none.
+        state_dtype: None keeps the state in the parameters' precision, at least float32; "bf16" halves it, rounded
+            stochastically so that slow averages do not stall (such steps run eagerly).
+        on_bad_loss: for rules that read the loss: "raise" on a NaN, infinite or too small loss, or "skip" the step
+            and count it in `figures()["skipped_steps"]`.
+
+    bfloat16 and float16 parameters are computed in float32, a block at a time. A NaN in a gradient is not looked for:
+    that would make every step wait for the device; clipping or GradScaler see it.
     """
 
     def __init__(self, params: Any, arguments: dict[str, Any]) -> None:
@@ -92,7 +101,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         """Add a group, as in torch; keys that nothing reads raise instead of being ignored."""
         names = [*self._names, *self.memory, *self.kept]
         extra = {"agr"} if self.transform is not None else set()
-        keys = [k for k in param_group if k not in validate.FOREIGN_KEYS and k not in extra and k != "rule"]
+        keys = [k for k in param_group if k not in validate.FOREIGN_KEYS and k not in extra and k != "made_by"]
         if "agr" in param_group and self.transform is None:
             raise UserError(f"{self.rule} has no gradient transform, so a group's 'agr' would be ignored: leave it out")
         validate.unknown(f"{self.rule}: a parameter group", keys, names)
@@ -109,7 +118,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
             group.setdefault(name, first[name] if first is not None else start)
         for name, value in self.kept.items():
             group.setdefault(name, float(group.get(value, self.defaults[value])))
-        group["rule"] = self.rule
+        group["made_by"] = self.rule
         self.given |= {k for k in self._names if k in group}
         given = {k: group.get(k, self.defaults[k]) for k in self._names}
         validate.values(self.rule, given, _signature_defaults(type(self)), self.choices, self.bounds)

@@ -337,6 +337,32 @@ def test_a_checkpoint_with_another_structure_is_refused():
         make("smaran", problem.params, norm_scope="tensor").load_state_dict(opt.state_dict())
 
 
+@pytest.mark.parametrize("name", ["amvt", "adamw_agr", "smaran"])
+def test_bf16_state_is_rounded_without_bias_and_resumes(name):
+    shapes = ((40, 30), (30,))
+    exact, _ = run(name, 30, Problem(shapes=shapes))
+    rounded, opt = run(name, 30, Problem(shapes=shapes), state_dtype="bf16")
+    assert all(t.dtype is torch.bfloat16 for p in rounded.params for k, t in opt.state[p].items() if k != "step")
+    moved = sum(float((a - b).detach().norm()) for a, b in zip(exact.params, Problem(shapes=shapes).params, strict=True))
+    apart = sum(float((a - b).detach().norm()) for a, b in zip(exact.params, rounded.params, strict=True))
+    assert 0 < apart < 0.05 * moved
+    half, opt = run(name, 4, Problem(shapes=shapes), state_dtype="bf16")
+    again = make(name, half.params, state_dtype="bf16")
+    again.load_state_dict(reload(opt.state_dict()))
+    run(name, 30, half, again, start=4)
+    assert equal(rounded, half)
+
+
+def test_a_slow_second_moment_does_not_stall_in_bf16():
+    """Rounded to nearest, v of beta2 = .999 stops growing at a few per cent of its limit; stochastically it does not."""
+    p = torch.nn.Parameter(torch.zeros(4096))
+    opt = hf_optim.create("adamw_agr", [p], agr_scope="all", agr_steps=0, state_dtype="bf16", lr=0.0)
+    for _ in range(1500):
+        p.grad = torch.ones_like(p)
+        opt.step()
+    assert float(opt.state[p]["v"].float().mean()) == pytest.approx(1 - 0.999**1500, rel=0.03)
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_compiled_equals_eager_and_a_new_rate_compiles_nothing(name):
     shapes = ((40, 30), (30,), (1,))
