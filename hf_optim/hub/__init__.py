@@ -1,0 +1,27 @@
+"""Doors two and three: any optimizer in an unmodified Hugging Face Trainer, or in an Accelerate loop.
+
+`attach(trainer, "smaran", gamma=0.9)` is the one line for a Trainer, `Session(accelerator, optimizer)` the same for a
+loop of one's own, and `factory("adamw_agr")` what `Trainer(optimizer_cls_and_kwargs=...)` takes. Importing this
+package imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_optim.hub.attachment import Attachment, attach
+    from hf_optim.hub.factories import factory
+    from hf_optim.hub.session import Session
+
+__all__ = ["Attachment", "Session", "attach", "factory"]
+
+_HOME = {"attach": "attachment", "Attachment": "attachment", "factory": "factories", "Session": "session"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

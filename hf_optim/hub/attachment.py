@@ -1,0 +1,253 @@
+"""`attach(trainer, "smaran", gamma=0.9)`: any rule in an unmodified transformers Trainer.
+
+Nothing is subclassed. The trainer is told how to build the optimizer; a callback watches the accelerator's `backward`
+during training, feeds the loss where a rule needs it, and adds the rate in force and the optimizer's own figures to
+the trainer's log.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from hf_optim import registry
+from hf_optim.errors import UserError
+from hf_optim.hub import backends
+from hf_optim.hub.arguments import meaningless, settle, to_spec, trial_parameters
+from hf_optim.hub.feed import LossFeed, needs, unwrapped
+from hf_optim.hub.probe import LossProbe
+from hf_optim.hub.rates import LoggedRates
+from hf_optim.hub.replay import RandomState, Replay, counters_kept
+
+logger = logging.getLogger(__name__)
+
+_REPLAY_ADVICE = (
+    "this trainer draws data or randomness outside of _prepare_inputs, so a line search cannot be trusted with it"
+)
+
+
+class Attachment(TrainerCallback):
+    """What `attach` leaves on a trainer.
+
+    Attributes:
+        spec: the specification as given.
+        optimizer: the optimizer now in use, not wrapped; None before the trainer has built it.
+        feed: the loss feed while training; None for rules that need no loss.
+    """
+
+    def __init__(self, trainer: Any, spec: Mapping[str, Any]) -> None:
+        self.trainer = trainer
+        self.spec = dict(spec)
+        self.optimizer: Any = None
+        self.feed: LossFeed | None = None
+        self._replay: Replay | None = None
+        self._probe: LossProbe | None = None
+        self._rates = LoggedRates()
+        self._said: set[str] = set()
+        self._patched: dict[str, tuple[Any, bool]] = {}
+        self._call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
+        self._given: Any = None
+        self._inner_log = trainer.log
+        trainer.optimizer_cls_and_kwargs = (self._factory, {})
+        trainer.log = self._log
+        trainer.add_callback(self)
+
+    # --- building ---------------------------------------------------------------------------------------------------
+
+    def _factory(self) -> Callable[..., Any]:
+        """Trainer takes what is not a class for a factory of factories: called bare, then with the model."""
+        return self._build
+
+    def _build(self, model: torch.nn.Module, *_: Any) -> Any:
+        trainer = self.trainer
+        spec, lines = settle(self.spec, trainer.args, trial_parameters(trainer))
+        for line in lines:
+            self._say(logging.WARNING if "no effect" in line else logging.INFO, f"{spec['name']}: {line}")
+        ignored = meaningless(trainer.args)
+        if ignored:
+            self._say(
+                logging.WARNING,
+                f"{', '.join(ignored)} of TrainingArguments have no effect: {spec['name']} takes its own "
+                "hyper-parameters through attach",
+            )
+        optimizer = registry.build(spec, model)
+        backends.refuse(trainer.accelerator, optimizer, spec["name"])
+        self.optimizer = optimizer
+        return optimizer
+
+    def _say(self, level: int, line: str) -> None:
+        if line not in self._said and self.trainer.args.process_index == 0:
+            logger.log(level, line)
+        self._said.add(line)
+
+    # --- the course of a training -----------------------------------------------------------------------------------
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        self._release()  # what a training that raised has left
+        self._assert_ours()
+        name = self.spec["name"]
+        backends.refuse(trainer.accelerator, self.optimizer, name)
+        self._tell_epoch(kwargs.get("train_dataloader"))
+        warning = backends.clipping(self.optimizer, name, args.max_grad_norm)
+        if warning:
+            self._say(logging.WARNING, warning)
+        wanted = needs(self.optimizer)
+        if "evaluate" in wanted:
+            self._replay = Replay(trainer.accelerator, lambda: [trainer.model])
+            self._replay.around = partial(counters_kept, trainer)
+            self._patch("training_step", self._training_step)
+            self._patch("_prepare_inputs", self._prepare_inputs)
+        if wanted:
+            self.feed = LossFeed(trainer.accelerator, self.optimizer, self._replay)
+            self.feed.install()
+            if self._replay is not None:
+                self._replay.feed = self.feed
+        if LossProbe.applies(trainer):
+            self._probe = LossProbe(trainer)
+            self._probe.install()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._assert_ours()
+        self._rates.remember(self.optimizer)
+        if self._replay is not None:
+            self._replay.check_once(_REPLAY_ADVICE)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.feed is not None:
+            self.feed.reset()
+        if self._replay is not None:
+            self._replay.reset()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._release()
+
+    def _assert_ours(self) -> None:
+        used = self.trainer.optimizer
+        while used is not None and used is not self.optimizer:  # through Accelerate's wrapper and an engine's own
+            used = getattr(used, "optimizer", None)
+        if self.optimizer is None or used is None:
+            other = type(unwrapped(self.trainer.optimizer)).__name__
+            raise UserError(
+                f"this {type(self.trainer).__name__} trains with its own {other} instead of the attached "
+                f"{self.spec['name']}: it overrides create_optimizer, or trainer.optimizer was set after attach"
+            )
+
+    def _tell_epoch(self, dataloader: Any) -> None:
+        """Optimizer steps in an epoch, for rules whose interval is a share of one and that were not given it."""
+        tell = getattr(self.optimizer, "set_steps_per_epoch", None)
+        try:
+            batches = len(dataloader)
+        except TypeError:  # a stream has no length; a rule that cannot do without says so at its first step
+            return
+        if tell is not None:
+            tell(max(1, math.ceil(batches / self.trainer.args.gradient_accumulation_steps)))
+
+    def _release(self) -> None:
+        if self.feed is not None:
+            self.feed.remove()
+        if self._probe is not None:
+            self._probe.remove()
+        for name, (before, own) in self._patched.items():
+            if own:
+                setattr(self.trainer, name, before)
+            else:
+                vars(self.trainer).pop(name, None)
+        self._patched.clear()
+        self.feed = self._replay = self._probe = self._call = self._given = None
+
+    def _patch(self, name: str, method: Callable[..., Any]) -> None:
+        self._patched[name] = (getattr(self.trainer, name), name in vars(self.trainer))
+        setattr(self.trainer, name, method)
+
+    # --- the log ----------------------------------------------------------------------------------------------------
+
+    def _log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and self.optimizer is not None:
+            logs.update(self._rates.figures(self.optimizer, taken=logs))
+        self._inner_log(logs, *args, **kwargs)
+
+    # --- keeping the window's batches, for rules that evaluate them again --------------------------------------------
+
+    def _training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        self._call = (model, args, kwargs)
+        try:
+            return self._patched["training_step"][0](model, inputs, *args, **kwargs)
+        finally:
+            self._call = None
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        if self._given is not None:
+            return self._given
+        prepared = self._patched["_prepare_inputs"][0](inputs)
+        if self._call is not None and self._replay is not None:
+            # From here on the step is deterministic given inputs and random state; generation and the like lie before.
+            model, args, kwargs = self._call
+            again = partial(self._again, model, copy.copy(prepared), args, kwargs)
+            self._replay.record(again, RandomState(self.trainer.accelerator.device))
+            self._call = None
+        return prepared
+
+    def _again(self, model: Any, prepared: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._given = copy.copy(prepared)  # label smoothing takes the labels out of what it is given
+        try:
+            self._patched["training_step"][0](model, self._given, *args, **kwargs)
+        finally:
+            self._given = None
+
+
+def attach(trainer: Any, name: str | Mapping[str, Any], **hyper: Any) -> Attachment:
+    """Train `trainer` with the named optimizer; call it before `trainer.train()`.
+
+    Args:
+        trainer: a `transformers.Trainer` or a subclass (`Seq2SeqTrainer`, ...), as it is.
+        name: a registered name, an import path, or a specification `{"name": ..., ...}`; wrappers nest with `base`.
+        **hyper: its hyper-parameters. `lr` and `weight_decay` come from here, else from `TrainingArguments` where
+            they were set (differ from the default, or a hyper-parameter search sets them), else from the rule.
+
+    Returns:
+        The attachment; its `optimizer` is the optimizer once training has begun.
+
+    Parameters are split into decayed and not decayed ones by module type. The mean loss of the whole effective batch is
+    fed to rules that need it, and the same batches are evaluated again for line searches. A loss that the model forgets
+    to normalise under accumulation is repaired and reported. The log gains `effective_lr`, the rate that was used, and
+    the optimizer's own figures.
+
+    Raises:
+        UserError: unknown rule or hyper-parameter; not a Trainer; attached twice; training has begun; the trainer has
+            an optimizer or a schedule of its own; a backend (FSDP1, DeepSpeed, fp16 scaling) that cannot do what the
+            rule needs. Each at once or when training begins, before anything moves.
+    """
+    missing = [a for a in ("accelerator", "add_callback", "create_optimizer", "log") if not hasattr(trainer, a)]
+    if missing:
+        raise UserError(
+            f"attach needs a transformers Trainer, and {type(trainer).__name__} has no {missing[0]}: use "
+            "hf_optim.Session for a loop of your own"
+        )
+    spec = to_spec(name, hyper)
+    present = [c for c in trainer.callback_handler.callbacks if isinstance(c, Attachment)]
+    if present:
+        raise UserError(
+            f"{present[0].spec['name']} is already attached to this trainer: build a new trainer for {spec['name']}"
+        )
+    if getattr(trainer, "is_in_train", False):
+        raise UserError("attach was called during train(): call it before")
+    if trainer.optimizer is not None:
+        raise UserError(
+            f"the trainer already has an optimizer ({type(unwrapped(trainer.optimizer)).__name__}), from "
+            "optimizers=(...) or from an earlier train(): build the trainer without one, and attach before train()"
+        )
+    if trainer.lr_scheduler is not None:
+        raise UserError(
+            "the trainer was given a schedule for another optimizer: use TrainingArguments.lr_scheduler_type instead"
+        )
+    if getattr(trainer, "optimizer_cls_and_kwargs", None) is not None:
+        raise UserError("the trainer already has optimizer_cls_and_kwargs: leave that out, attach builds the optimizer")
+    return Attachment(trainer, spec)

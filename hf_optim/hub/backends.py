@@ -1,0 +1,61 @@
+"""What a backend or an argument would make silently wrong, refused or warned about in one line."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+from hf_optim.errors import UserError
+from hf_optim.hub.feed import needs
+
+
+def refuse(accelerator: Any, optimizer: Any, name: str) -> None:
+    """Raise where this run cannot give the rule what it needs.
+
+    Raises:
+        UserError: DeepSpeed or FSDP1 with a rule that needs the loss or looks at whole tensors; fp16 loss scaling with
+            a rule that evaluates the loss again; a rule that steps only with a closure.
+    """
+    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type)).upper()
+    wanted = needs(optimizer)
+    if kind == "DEEPSPEED" and (wanted or _looks_across(optimizer)):
+        reason = f"needs the {' and the '.join(sorted(wanted))}" if wanted else "reads whole tensors"
+        raise UserError(f"{name} {reason}, and DeepSpeed steps inside its own engine on flat shards: use DDP or FSDP2")
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if kind == "FSDP" and getattr(plugin, "fsdp_version", 1) == 1 and (wanted or _looks_across(optimizer)):
+        reason = "needs the loss and whole tensors" if wanted else "reads whole tensors"
+        raise UserError(f"{name} {reason}, and FSDP1 hands out flat pieces of them: use fsdp_version 2 or DDP")
+    if "evaluate" in wanted and getattr(accelerator, "scaler", None) is not None:
+        raise UserError(f"{name} re-evaluates the loss, which fp16 loss scaling makes wrong: use bf16")
+    if _closure_only(optimizer):
+        raise UserError(
+            f"{name} steps only with a closure that recomputes gradients, which neither Trainer nor Accelerate passes: "
+            "use it in a plain PyTorch loop"
+        )
+
+
+def _looks_across(optimizer: Any) -> bool:
+    """Whether the rule reads more than one element at a time, so that a piece of a tensor is not enough."""
+    if getattr(optimizer, "base", None) is not None or getattr(optimizer, "transform", None) is not None:
+        return True
+    measures = getattr(optimizer, "measures", None)
+    return measures is not None and bool(measures(SimpleNamespace(**optimizer.param_groups[0])))
+
+
+def _closure_only(optimizer: Any) -> bool:
+    """LBFGS and its kind: `closure` is a required argument of `step`."""
+    step = inspect.unwrap(type(optimizer).step)
+    closure = inspect.signature(step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def clipping(optimizer: Any, name: str, max_grad_norm: float | None) -> str | None:
+    """One line if gradient clipping breaks the rule: its step size divides the loss by the gradient's own norm."""
+    reason = getattr(optimizer, "no_transform", "")
+    if not max_grad_norm or not (reason or getattr(optimizer, "no_clipping", "")):
+        return None
+    return (
+        f"max_grad_norm={max_grad_norm} (TrainingArguments' default is 1.0) shortens the gradient that {name} divides "
+        "the loss by, and makes its steps too long: set max_grad_norm=0"
+    )

@@ -1,0 +1,123 @@
+"""The loss of the effective batch, seen where it is exact: at `accelerator.backward`.
+
+The value handed to `accelerator.backward` is the objective whose gradient lands in `p.grad`, whatever made it (label
+smoothing, token counts, a trainer's own loss). So
+
+    f = mean over ranks of the sum over micro-batches of the value handed to backward
+
+belongs to the gradient of the step. It is published before the backward pass of the window's last micro-batch, outside
+of `optimizer.step`, which a gradient scaler may skip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from hf_optim.errors import UserError
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """The optimizer inside Accelerate's wrapper (and any wrapper of the same make)."""
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    while isinstance(optimizer, AcceleratedOptimizer):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def needs(optimizer: Any) -> frozenset[str]:
+    """What `step` must be given; nothing for optimizers that are not of this library."""
+    return frozenset(getattr(optimizer, "needs", ()))
+
+
+def mean_over_ranks(accelerator: Any, value: torch.Tensor) -> torch.Tensor:
+    """One collective for one number; no collective in a single process."""
+    return accelerator.reduce(value, reduction="mean") if accelerator.num_processes > 1 else value
+
+
+class LossFeed:
+    """Sums the objective of a window of micro-batches and feeds it to a loss-aware optimizer.
+
+    Args:
+        accelerator: the `accelerate.Accelerator` whose `backward` is watched.
+        optimizer: an optimizer with `feed`, not wrapped.
+        evaluate: forward-only re-evaluation of the window (see `hf_optim.hub.replay`), for rules that need it.
+    """
+
+    def __init__(self, accelerator: Any, optimizer: Any, evaluate: Callable[[], torch.Tensor] | None = None) -> None:
+        self.accelerator = accelerator
+        self.optimizer = optimizer
+        self.evaluate = evaluate
+        #: the loss last fed, a 0-d tensor on the accelerator's device; None between a step and the next window's end
+        self.fed: torch.Tensor | None = None
+        #: whether the loss now handed to backward belongs to this optimizer; None for always. May raise.
+        self.mine: Callable[[], bool] | None = None
+        self._sum: torch.Tensor | None = None
+        self._dry: list[torch.Tensor] | None = None
+        self._open = False
+        self._original: Callable[..., Any] = accelerator.backward
+
+    # --- installing -------------------------------------------------------------------------------------------------
+
+    def install(self) -> None:
+        """Put this feed in place of `accelerator.backward`, on this instance only."""
+        self._original = self.accelerator.backward
+        self.accelerator.backward = self.backward
+        self._open = True
+
+    def remove(self) -> None:
+        """Take the feed out again; under a wrapper that somebody else laid over it, it becomes a plain pass-through."""
+        self._open = False
+        if getattr(self.accelerator.__dict__.get("backward"), "__self__", None) is self:
+            del self.accelerator.backward
+            if self._original != self.accelerator.backward:  # another instance-level wrapper was there before
+                self.accelerator.backward = self._original
+        self.reset()
+
+    # --- counting ---------------------------------------------------------------------------------------------------
+
+    def backward(self, loss: torch.Tensor, **kwargs: Any) -> Any:
+        """Stands in for `Accelerator.backward(loss, **kwargs)`."""
+        if not self._open or (self.mine is not None and not self.mine()):
+            return self._original(loss, **kwargs)
+        part = self._part(loss)
+        if self._dry is not None:
+            self._dry.append(part)
+            return None
+        self._sum = part if self._sum is None else self._sum + part
+        if self.accelerator.sync_gradients:
+            self._publish(self._sum)
+        return self._original(loss, **kwargs)
+
+    def _part(self, loss: torch.Tensor) -> torch.Tensor:
+        """This micro-batch's share of the objective: what Accelerate will differentiate, in at least fp32."""
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            shape = tuple(getattr(loss, "shape", ()))
+            raise UserError(f"accelerator.backward got a loss of shape {shape}: reduce it to one number first")
+        part = loss.detach().reshape(()).to(torch.promote_types(loss.dtype, torch.float32))
+        steps = self.accelerator.gradient_accumulation_steps
+        return part / steps if steps != 1 else part
+
+    def _publish(self, total: torch.Tensor) -> None:
+        self.fed = mean_over_ranks(self.accelerator, total)
+        self.optimizer.feed(loss=self.fed, evaluate=self.evaluate)
+
+    def reset(self) -> None:
+        """Forget the window and what was fed: after every step, taken or skipped, so that no loss outlives it."""
+        self._sum = None
+        self.fed = None
+        self.optimizer.feed()
+
+    def dry(self, forward: Callable[[], Any]) -> list[torch.Tensor]:
+        """What `forward` hands to `accelerator.backward`, call by call, with no backward pass."""
+        self._dry = []
+        try:
+            forward()
+            if not self._dry:
+                raise UserError("the training step did not call accelerator.backward when it was evaluated again")
+            return self._dry
+        finally:
+            self._dry = None

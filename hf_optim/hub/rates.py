@@ -1,0 +1,56 @@
+"""The rate that a step used, and an optimizer's own figures, as a trainer logs them."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+
+def _number(value: Any) -> float:
+    return float(value.item() if hasattr(value, "item") else value)
+
+
+class LoggedRates:
+    """Remembers what each group's rate was going into a step.
+
+    By the time it is logged, the scheduler has moved `lr` and a rule may have moved `lr_scale` for the steps to come.
+    """
+
+    def __init__(self) -> None:
+        self._used: list[dict[str, Any]] = []
+
+    def remember(self, optimizer: Any) -> None:
+        """Before `optimizer.step`; costs no synchronisation."""
+        self._used = [
+            {k: v.clone() if hasattr(v, "clone") else v for k, v in group.items() if k in ("lr", "lr_scale")}
+            for group in optimizer.param_groups
+        ]
+
+    def effective(self, optimizer: Any) -> list[float]:
+        """The effective rate of each group in the last step: schedule times the rule's own factor."""
+        groups = optimizer.param_groups
+        used = self._used if len(self._used) == len(groups) else [{} for _ in groups]
+        now = [{k: group[k] for k in rates} for group, rates in zip(groups, used, strict=True)]
+        own = getattr(optimizer, "effective_lr", None)
+        try:
+            for group, rates in zip(groups, used, strict=True):
+                group.update(rates)
+            return [_number(v) for v in (own() if own is not None else [group["lr"] for group in groups])]
+        finally:
+            for group, rates in zip(groups, now, strict=True):
+                group.update(rates)
+
+    def figures(self, optimizer: Any, taken: Container[str] = ()) -> dict[str, float]:
+        """`effective_lr` (and `effective_lr_1`, ... where groups differ) and `optimizer.figures()`.
+
+        A figure whose name is in `taken` is logged as `optimizer_NAME`.
+        """
+        rates = self.effective(optimizer)
+        found = {"effective_lr": rates[0]}
+        if any(rate != rates[0] for rate in rates):
+            found.update({f"effective_lr_{i}": rate for i, rate in enumerate(rates) if i})
+        own = getattr(optimizer, "figures", None)
+        for key, value in (own() if own is not None else {}).items():
+            if key not in found:
+                found[f"optimizer_{key}" if key in taken else key] = _number(value)
+        return found

@@ -1,0 +1,190 @@
+"""The loss of the same batch again, at other parameters, leaving no trace.
+
+A line search asks for f at trial points. What must be the same as in the training step is kept at its beginning (the
+prepared inputs, the token count, the random state); what a forward pass disturbs is put back afterwards (random state,
+buffers such as BatchNorm's averages, a trainer's own counters). Evaluated at the unmoved parameters, the replay equals
+the loss that was fed bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_optim.errors import UserError
+from hf_optim.hub.feed import LossFeed, mean_over_ranks
+
+#: relative difference up to which a re-evaluated loss counts as the same: kernels with atomics are not bitwise
+SAME = 1e-3
+
+
+class RandomState:
+    """The state of every generator that a forward pass may use: Python, NumPy, torch on the CPU and `device`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._python = random.getstate()
+        numpy = sys.modules.get("numpy")
+        self._numpy = numpy.random.get_state() if numpy is not None else None
+        self._cpu = torch.get_rng_state()
+        self._device = device
+        module = None if device.type == "cpu" else getattr(torch, device.type, None)
+        self._module = module if hasattr(module, "get_rng_state") else None
+        self._accelerator = self._module.get_rng_state(device) if self._module is not None else None
+
+    def restore(self) -> None:
+        random.setstate(self._python)
+        if self._numpy is not None:
+            sys.modules["numpy"].random.set_state(self._numpy)
+        torch.set_rng_state(self._cpu)
+        if self._module is not None:
+            self._module.set_rng_state(self._accelerator, self._device)
+
+
+@contextmanager
+def untouched(models: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
+    """Forward passes inside leave buffers, training mode and random state as they were, and build no graph."""
+    models = list(models)
+    state = RandomState(device)
+    buffers = [(b, b.detach().clone()) for model in models for b in model.buffers()]
+    modes = [(m, m.training) for model in models for m in model.modules()]
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        for module, training in modes:
+            module.training = training
+        _reshard(models)
+        state.restore()
+
+
+def _reshard(models: Iterable[nn.Module]) -> None:
+    """Under FSDP2 a forward pass without a graph leaves the root and the last modules gathered, hence stale."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kind = getattr(fsdp, "FSDPModule", None)
+    if kind is not None:
+        for model in models:
+            for module in model.modules():
+                if isinstance(module, kind):
+                    module.reshard()
+
+
+_COUNTERS = (bool, int, float, str, type(None))
+
+
+def _copied(value: Any) -> Any:
+    """Containers copied, and those inside dicts, elements shared: undoes counts and appends, even beside a data set
+    that is a long list, at the price of a few pointers."""
+    if isinstance(value, dict):
+        twin = copy.copy(value)
+        for key in twin:
+            twin[key] = _copied(twin[key])
+        return twin
+    return copy.copy(value) if type(value) in (list, deque, set) else value
+
+
+def _refill(live: Any, kept: Any) -> Any:
+    """The kept contents in the object that others may hold a reference to."""
+    if isinstance(live, dict):
+        live.clear()
+        live.update(kept)
+    else:
+        live.clear()
+        (live.update if isinstance(live, set) else live.extend)(kept)
+    return live
+
+
+@contextmanager
+def counters_kept(trainer: Any) -> Iterator[None]:
+    """Trainers count tokens and collect metrics inside `compute_loss`; a replay must not count twice."""
+    numbers = {k: v for k, v in vars(trainer).items() if type(v) in _COUNTERS}
+    containers = {
+        k: (v, _copied(v)) for k, v in vars(trainer).items() if isinstance(v, dict) or type(v) in (list, deque, set)
+    }
+    state = {k: v for k, v in vars(trainer.state).items() if type(v) in _COUNTERS}
+    try:
+        yield
+    finally:
+        vars(trainer).update(numbers)
+        for key, (live, kept) in containers.items():
+            vars(trainer)[key] = _refill(live, kept)
+        vars(trainer.state).update(state)
+
+
+@dataclass
+class _Step:
+    """One micro-batch: how to compute its loss again, and the random state it started from."""
+
+    forward: Callable[[], Any]
+    random: RandomState
+
+
+class Replay:
+    """Evaluates the objective of the current window of micro-batches again.
+
+    Args:
+        accelerator: the accelerator of the run.
+        models: what may hold buffers; called at every evaluation, since models are wrapped late.
+    """
+
+    def __init__(self, accelerator: Any, models: Callable[[], Iterable[nn.Module]]) -> None:
+        self.accelerator = accelerator
+        self._models = models
+        self._window: list[_Step] = []
+        self._checked = False
+        self.feed: LossFeed | None = None
+        #: laid around every evaluation; a trainer puts its counters back here
+        self.around: Callable[[], Any] | None = None
+
+    def record(self, forward: Callable[[], Any], state: RandomState) -> None:
+        """Keep one micro-batch; `forward` must end in `accelerator.backward`."""
+        self._window.append(_Step(forward, state))
+
+    def reset(self) -> None:
+        self._window.clear()
+
+    def __call__(self) -> torch.Tensor:
+        """f at the parameters as they are now: a 0-d tensor, the same on every rank."""
+        feed = self.feed
+        assert feed is not None
+        if not self._window:
+            raise UserError("there is no batch to evaluate again: the window's batches are kept only until its step")
+        device = self.accelerator.device
+        with untouched(self._models(), device):
+            if self.around is None:
+                total = self._forward_all(feed)
+            else:
+                with self.around():
+                    total = self._forward_all(feed)
+        return mean_over_ranks(self.accelerator, total)
+
+    def _forward_all(self, feed: LossFeed) -> torch.Tensor:
+        parts: list[torch.Tensor] = []
+        for step in self._window:
+            step.random.restore()
+            parts += feed.dry(step.forward)
+        return sum(parts[1:], start=parts[0])  # in the order of the feed: equal bit for bit
+
+    def check_once(self, advice: str) -> None:
+        """At the first step: a replay that does not give the fed loss back would mislead every line search.
+
+        Raises:
+            UserError: the two differ, on any rank (the numbers are already means over ranks).
+        """
+        if self._checked or self.feed is None or self.feed.fed is None:
+            return
+        self._checked = True
+        fed, again = float(self.feed.fed), float(self())
+        if fed == fed and abs(again - fed) > SAME * max(abs(fed), 1e-6):
+            raise UserError(f"the same batch gave a loss of {fed:.6g} and then, evaluated again, {again:.6g}: {advice}")

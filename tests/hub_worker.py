@@ -1,0 +1,84 @@
+"""Trains the cases of test_hub_distributed.py; started alone or by torchrun, and writes what it found to a folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from hub_parts import LINE_SEARCH, Careless, Honest, Tiny, data, make, rows, weights
+from transformers import TrainerCallback
+
+import hf_optim
+
+#: name -> (model, optimizer, hyper-parameters)
+CASES = {
+    "smaran": (Honest, "smaran", {"lr": 0.05}),
+    "repaired": (Careless, "smaran", {"lr": 0.05}),
+    "tlr": (Tiny, "tlr", {"base": {"name": "sgd", "lr": 0.1}, "interval": 2}),
+    "search": (Tiny, LINE_SEARCH, {}),
+}
+
+
+def run(folder: Path, world: int) -> dict[str, dict[str, list[float]]]:
+    """Every case with batches of 4 x 2 accumulated x 1 or 2 processes, always 16 samples a step (the last 12 or so)."""
+    found = {}
+    for case, (model, name, hyper) in CASES.items():
+        trainer = make(folder / case, model, n=56, num_train_epochs=2, gradient_accumulation_steps=4 // world)
+        assert trainer.accelerator.num_processes == trainer.args.world_size == world
+        attachment = hf_optim.attach(trainer, name, **hyper)
+        fed: list[float] = []
+
+        class Watch(TrainerCallback):
+            def on_pre_optimizer_step(self, *args, fed=fed, attachment=attachment, **kwargs):
+                if attachment.feed is not None:
+                    fed.append(float(attachment.feed.fed))
+
+        trainer.add_callback(Watch())
+        trainer.train()
+        search = getattr(attachment.optimizer, "pairs", [])
+        found[case] = {
+            "fed": fed,
+            "weights": weights(trainer).tolist(),
+            "rates": [row["effective_lr"] for row in rows(trainer)],
+            "norms": [row["grad_norm"] for row in rows(trainer)],
+            "replay": [abs(a - b) for a, b in search],
+        }
+    found["session"] = session(world)
+    return found
+
+
+def session(world: int) -> dict[str, list[float]]:
+    """A plain loop, 16 samples a step."""
+    from accelerate import Accelerator
+    from accelerate.state import GradientState
+    from hub_parts import TinyConfig
+
+    GradientState._reset_state()
+    torch.manual_seed(0)
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4 // world)
+    assert accelerator.num_processes == world
+    model = Tiny(TinyConfig())
+    optimizer = hf_optim.create("smaran", model)
+    loader = torch.utils.data.DataLoader(data(48), batch_size=4)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    own = hf_optim.Session(accelerator, optimizer)
+    model.train()
+    figures = []
+    for batch in loader:
+        with accelerator.accumulate(model):
+            own.loss(lambda batch=batch: model(**batch)["loss"])
+            if own.step():
+                figures.append(own.figures()["effective_lr"])
+    return {"rates": figures, "weights": weights(accelerator.unwrap_model(model)).tolist()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    target = Path(sys.argv[1])
+    results = run(target, int(sys.argv[2]))
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    (target / f"rank{rank}.json").write_text(json.dumps(results))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,56 @@
+"""Two processes that share a step's samples do what one process does with all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_worker import CASES
+
+WORKER = Path(__file__).with_name("hub_worker.py")
+
+
+def _launch(folder: Path, world: int) -> list[dict]:
+    folder.mkdir()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if world == 2 else []
+    root = str(WORKER.parent.parent)
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")},
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+    done = subprocess.run(
+        [sys.executable, *launcher, str(WORKER), str(folder), str(world)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed")
+    return _launch(folder / "one", 1)[0], _launch(folder / "two", 2)
+
+
+@pytest.mark.parametrize("case", [*CASES, "session"])
+def test_two_processes_equal_one(runs, case):
+    one, (first, second) = runs
+    assert first[case]["weights"] == second[case]["weights"]  # replicas never drift apart
+    for key in one[case]:
+        assert first[case][key] == pytest.approx(one[case][key], rel=1e-3, abs=1e-5), key
+    assert len(one[case]["rates"]) == (8 if case != "session" else 3)
+
+
+def test_every_rank_is_fed_the_same_loss(runs):
+    _, (first, second) = runs
+    for case in ("smaran", "repaired", "search"):
+        assert first[case]["fed"] == second[case]["fed"] and len(first[case]["fed"]) == 8
+    assert set(first["search"]["replay"]) == {0.0}
