@@ -12,20 +12,38 @@ from typing import Any
 import torch
 
 from hf_optim import execute
+from hf_optim.reduce import local
 from hf_optim.rule import Transform
 
 
 @dataclass(slots=True, eq=False)
 class Cell:
-    """A parameter, its group, its step count t, flat local views of x, g and its slots, and its scalars c."""
+    """A parameter and its group: flat local views of x and its slots, kept from step to step as long as they fit,
+    and what is a step's own: the view of g, the step count t, the transform in force, and the scalars c."""
 
     p: torch.Tensor
     group: dict[str, Any]
-    t: int
+    slots: dict[str, torch.Tensor]
     tensors: dict[str, torch.Tensor]
     dtype: torch.dtype
-    transform: Transform | None
+    t: int = 0
+    transform: Transform | None = None
     c: SimpleNamespace = field(default_factory=SimpleNamespace)
+    #: on a CPU, and small enough to share a call
+    cpu: bool = field(init=False)
+    small: bool = field(init=False)
+    pointer: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        x = self.tensors["x"]
+        self.pointer, self.cpu = x.data_ptr(), x.device.type == "cpu"
+        self.small = x.numel() <= execute.SMALL
+
+    def fits(self, group: dict[str, Any], state: dict[str, Any]) -> bool:
+        """Whether the views still show the parameter's and the state's memory."""
+        return (self.group is group and local(self.p).data_ptr() == self.pointer
+                and self.dtype is torch.promote_types(self.p.dtype, torch.float32)
+                and all(state.get(k) is t for k, t in self.slots.items()))
 
 
 @dataclass(frozen=True)
@@ -36,8 +54,8 @@ class Way:
     generator: torch.Generator | None = None
 
     def compiles(self, cell: Cell) -> bool:
-        first = getattr(cell.c, "first", False)
-        return self.compile and self.generator is None and cell.tensors["x"].numel() > 1 and not first
+        """Small tensors share a foreach call, which costs less than a call of the graph for each."""
+        return self.compile and not cell.small and self.generator is None and not getattr(cell.c, "first", False)
 
 
 @cache
@@ -65,13 +83,20 @@ def bound(f: Callable[..., Any], apply: Callable[..., Any] | None, all_moments: 
 
 
 def _batches(cells: list[Cell], way: Way) -> list[list[int]]:
-    """Indices of cells that run together: on accelerators, and for small tensors, one foreach call serves many."""
+    """Indices of cells that run together: on accelerators, and for small tensors, one foreach call serves many.
+
+    On a CPU together they are no larger than a block, so that temporaries stay in the cache there too.
+    """
     batches: dict[Any, list[int]] = {}
+    room: dict[Any, int] = {}
     for i, cell in enumerate(cells):
-        x = cell.tensors["x"]
-        plain = all(t.dtype is cell.dtype for t in cell.tensors.values())
-        together = plain and (x.device.type != "cpu" or x.numel() <= execute.SMALL) and not way.compiles(cell)
-        key = (id(cell.group), cell.t, cell.transform is None, cell.dtype, x.device) if together else i
+        key: Any = i
+        if (cell.small or not cell.cpu) and not way.compiles(cell):
+            if all(t.dtype is cell.dtype for t in cell.tensors.values()):
+                x = cell.tensors["x"]
+                kind = (id(cell.group), cell.t, cell.transform is None, cell.dtype, x.device)
+                room[kind] = room.get(kind, 0) + (x.numel() if cell.cpu else 0)
+                key = (*kind, room[kind] // execute.BLOCK)
         batches.setdefault(key, []).append(i)
     return list(batches.values())
 
@@ -106,6 +131,9 @@ def _run_compiled(call: Callable[..., Any], tensors: dict[str, torch.Tensor], wr
     sums = {k: v for k, v in values.items() if isinstance(v, torch.Tensor)}
     statics = tuple((k, v) for k, v in values.items() if k not in numbers and k not in sums)
     x = tensors["x"]
+    # The graph writes its arguments back in their order: x last, so that a slot that copies x gets the old x.
+    tensors = {k: v for k, v in tensors.items() if k != "x"} | {"x": x}
+    written = tuple(k for k in tensors if k in written)
     kernel = execute.compiled(call, tuple(tensors), written, tuple(numbers), statics, tuple(sums), cell.dtype)
     table = torch.tensor(list(numbers.values()), dtype=cell.dtype, device=x.device)
     n = x.numel()

@@ -11,7 +11,6 @@ import inspect
 import logging
 import math
 from collections.abc import Callable
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +20,7 @@ from hf_optim import checkpoint, execute, reduce, validate
 from hf_optim.cell import Cell, Way, partials, run_all
 from hf_optim.errors import BadLoss, MissingLoss, UserError
 from hf_optim.groups import as_groups
+from hf_optim.reduce import local
 from hf_optim.rule import Rule, Transform
 
 log = logging.getLogger("hf_optim")
@@ -29,7 +29,6 @@ _SHELL_OPTIONS = ("compile", "grad_transform", "state_dtype", "on_bad_loss")
 _STATE_DTYPES = {None: None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-@cache
 def _signature_defaults(cls: Any) -> dict[str, Any]:
     """Constructor arguments and their defaults, which tell each one's kind; what has none is a number."""
     parameters = list(inspect.signature(cls).parameters.values())[1:]
@@ -74,6 +73,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self.transform = self._make_transform(arguments.get("grad_transform"), hyper)
         self._transform_found = False
         self._fed: tuple[Any, Any] | None = None
+        self._known: dict[torch.Tensor, Cell] = {}
         self._names = tuple(hyper)  # torch adds keys of its own to self.defaults
         self._shared = SimpleNamespace()
         self._generator: torch.Generator | None = None
@@ -213,8 +213,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
             if f is None:
                 return loss
         self._advance(cells, f, evaluate)
-        for cell in cells:
-            self.state[cell.p]["step"].fill_(cell.t)
+        torch._foreach_add_([self.state[cell.p]["step"] for cell in cells], 1)
         return loss
 
     def _run_closure(self, closure: Callable[[], Any], evaluate: Callable[[], Any] | None) -> tuple[Any, Any]:
@@ -296,31 +295,36 @@ class Optimizer(torch.optim.Optimizer, Rule):
     def _cell(self, p: torch.Tensor, group: dict[str, Any]) -> Cell:
         grad = p.grad
         assert grad is not None
-        if grad.is_sparse or grad.layout is not torch.strided:
+        if grad.layout is not torch.strided:
             raise UserError(f"{self.rule} cannot use sparse gradients: build the embedding with sparse=False")
         state = self.state[p]
         if not state:
             self._make_state(p, state, group)
         self._restart(p, state, group)
-        t = int(state["step"]) + 1
-        transform = self.transform
-        if transform is not None and not (group.get("agr", True) and transform.selects(p, t)):
-            transform = None
-        tensors = {"x": p, "g": grad}
-        tensors |= {k: state[k] for k in self._slots(group)}
-        local = {k: v.to_local() if hasattr(v, "to_local") else v.detach() for k, v in tensors.items()}
-        if transform is not None and not transform.blockwise:
-            local["g"] = transform.apply(local["g"], SimpleNamespace())
-            if transform.moments != "all":
-                raise UserError(f"{transform.name} works on whole tensors: only moments='all' is defined")
-        x = local["x"]
-        views = {k: execute.flat(v, x) for k, v in local.items()}
-        if views["g"] is None and views["x"] is not None:  # another layout than the parameter's
-            views["g"] = execute.flat(torch.empty_like(x, dtype=local["g"].dtype).copy_(local["g"]))
+        cell = self._known.get(p)
+        if cell is None or not cell.fits(group, state):
+            cell = self._known[p] = self._view(p, group, state)
+        cell.t, cell.c, cell.transform = int(state["step"]) + 1, SimpleNamespace(), self.transform
+        if cell.transform is not None and not (group.get("agr", True) and cell.transform.selects(p, cell.t)):
+            cell.transform = None
+        grad = local(grad)
+        if cell.transform is not None and not cell.transform.blockwise:
+            grad = cell.transform.apply(grad, SimpleNamespace())
+        g = execute.flat(grad, local(p))
+        if g is None:  # another layout than the parameter's
+            g = execute.flat(torch.empty_like(local(p), dtype=grad.dtype).copy_(grad))
+            assert g is not None
+        cell.tensors["g"] = g
+        return cell
+
+    def _view(self, p: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> Cell:
+        x = local(p).detach()
+        slots = {k: state[k] for k in self._slots(group)}
+        views = {k: execute.flat(local(v), x) for k, v in {"x": x, **slots}.items()}
         if any(v is None for v in views.values()):
             raise UserError(f"{self.rule}: a parameter of shape {tuple(p.shape)} has gaps or overlaps in memory; "
                             "replace it by p.contiguous()")
-        return Cell(p, group, t, views, self._compute_dtype(p), transform)  # type: ignore[arg-type]
+        return Cell(p, group, slots, views, self._compute_dtype(p))  # type: ignore[arg-type]
 
     @staticmethod
     def _compute_dtype(p: torch.Tensor) -> torch.dtype:
@@ -391,5 +395,6 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self.__dict__.setdefault("_fed", None)
 
     def __getstate__(self) -> dict[str, Any]:
-        keep = {k: v for k, v in self.__dict__.items() if not k.startswith("_optimizer_")}
-        return {**keep, "_fed": None, "_generator": None}
+        # a scheduler has put a `step` here that is bound to this instance: a copy must not move our parameters
+        keep = {k: v for k, v in self.__dict__.items() if k != "step" and not k.startswith("_optimizer_")}
+        return {**keep, "_fed": None, "_generator": None, "_known": {}}

@@ -21,6 +21,11 @@ def dot(a: Any, b: Any) -> Any:
     return (a * b).sum()
 
 
+def local(t: torch.Tensor) -> torch.Tensor:
+    """This process's part of a DTensor, sharing its memory; any other tensor as it is."""
+    return t.to_local() if hasattr(t, "to_local") else t
+
+
 def l1(a: Any) -> Any:
     """Sum of absolute values of one block. (abs().sum() is four times faster than a 1-norm on a CPU.)"""
     if not isinstance(a, torch.Tensor):
