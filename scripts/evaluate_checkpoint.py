@@ -1,0 +1,39 @@
+"""The metrics of a checkpoint on every split: the numbers of its run's record, computed anew."""
+
+import json
+import sys
+from pathlib import Path
+
+from hf_optim.errors import UserError
+from hf_optim.task import SIZES, names
+from hf_optim.task_cli import Parser
+
+
+def main() -> int:
+    """Print the metrics as JSON, or write them to --output; gives the exit code."""
+    parser = Parser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--task", required=True, metavar="NAME", help=f"{', '.join(names())} or file.py:NAME")
+    parser.add_argument("--model", metavar="NAME", help="the model of the checkpoint (default: the task's first)")
+    parser.add_argument("--size", choices=SIZES, default="small", help="the size it was trained at (default small)")
+    parser.add_argument("--data", metavar="NAME|PATH", help="the data it was trained on, if not the preset's")
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR", help="RUN/checkpoint-STEP")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON there instead of printing it")
+    try:
+        given = parser.parse_args()
+        from hf_optim.training import evaluate_checkpoint
+
+        metrics = evaluate_checkpoint(given.task, given.model, given.size, given.checkpoint, given.data)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if given.output is None:
+        print(json.dumps(metrics, indent=1))
+    else:
+        from hf_optim.records import write_json
+
+        write_json(given.output, metrics)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Reading data, and the small sets that come with the package: origin and licence are in each folder's README.md."""

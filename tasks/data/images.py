@@ -1,0 +1,330 @@
+"""Labelled images as tensors: from parquet, CSV, image folders or the Hub, decoded once, without torchvision.
+
+A source of your own is one of
+- a folder with `train`, and if there are any `validation` and `test`, as `.parquet` or `.csv` files;
+- a folder with such sub-folders, each holding one folder of image files a class (or these class folders alone);
+- one `.parquet` or `.csv` file.
+Tables have the columns `image` (a path relative to the CSV file; in parquet the encoded bytes, or datasets' image
+type) and
+`label` (integers from 0, or names). Missing splits are taken out of `train`: 10% of the samples each, the same ones
+every time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from hf_optim.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+ALIASES = {
+    "validation": ("validation", "val", "valid", "dev"),
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+HELD_OUT = 0.1
+
+Row = tuple[str, "bytes | Path", Any]
+"""Where the row stands (for messages), its encoded image or its file, and its label."""
+
+
+class Images(Dataset[dict[str, torch.Tensor]]):
+    """Images in memory as bytes, normalised a batch at a time.
+
+    Args:
+        pixels: uint8 [N, channels, height, width].
+        labels: int64 [N].
+        mean, std: of a channel, in [0, 1].
+    """
+
+    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> None:
+        self.pixels, self.labels, self.mean, self.std = pixels, labels, mean, std
+        self.scale = (1 / (255 * std)).view(1, -1, 1, 1)
+        self.shift = (mean / std).view(1, -1, 1, 1)
+
+    def head(self, count: int) -> Images:
+        """The first `count` images, under the same normalisation."""
+        return Images(self.pixels[:count], self.labels[:count], self.mean, self.std)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """A whole batch: `pixel_values` float32 [n, channels, height, width] and `labels` [n]."""
+        chosen = torch.as_tensor(indices)
+        return {"pixel_values": self.pixels[chosen].float() * self.scale - self.shift, "labels": self.labels[chosen]}
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: value[0] for name, value in self.__getitems__([index]).items()}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits, the classes' names, the images' shape, and a SHA-256 of all pixels and labels."""
+
+    train: Images
+    validation: Images
+    test: Images
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    fingerprint: str
+    note: str
+
+
+def read(path: Path, label: str = "label") -> Splits:
+    """The images of `path`, see the module.
+
+    Raises:
+        UserError: no such path, no images, a missing column, a file that is no image, images of different sizes,
+            labels that are not 0 to C-1, one class only, an empty split; each says where and what to do.
+    """
+    if not path.exists():
+        raise UserError(f"data: no such file or folder: {path}")
+    found: dict[str, list[Row]] = {}
+    names: list[str] = []
+    for split, source in _sources(path).items():
+        if source.is_dir():
+            rows = list(_folder_rows(source))
+        elif source.suffix == ".csv":
+            rows = list(_csv_rows(source, label))
+        else:
+            rows, names = _parquet_rows(source, label, names)
+        if not rows:
+            raise UserError(f"data: the {split} split is empty: {source} holds no images")
+        found[split] = rows
+    if "train" not in found:
+        raise UserError(f"data: no train split in {path}: expected train.parquet, train.csv or a folder train/")
+    return assemble(found, names)
+
+
+def assemble(found: dict[str, list[Row]], names: Sequence[str] = (), held_out: int | None = None) -> Splits:
+    """Decode, check, split and normalise rows. `held_out` is the size of a missing split (default: 10% of train)."""
+    arrays: dict[str, np.ndarray] = {}
+    where: dict[str, list[str]] = {}
+    for split, rows in found.items():
+        arrays[split] = _decode(rows)
+        where[split] = [row[0] for row in rows]
+    _same_shape(arrays, where)
+    if len({array.shape[3] for array in arrays.values()}) > 1:
+        arrays = {split: np.repeat(a, 3, axis=3) if a.shape[3] == 1 else a for split, a in arrays.items()}
+    labels, classes = _labels({split: [row[2] for row in rows] for split, rows in found.items()}, where, names)
+    note = _hold_out(arrays, labels, held_out)
+    return _tensors(arrays, labels, classes, note)
+
+
+def _tensors(
+    arrays: dict[str, np.ndarray], labels: dict[str, np.ndarray], classes: tuple[str, ...], note: str
+) -> Splits:
+    """The datasets, with the mean and deviation of the train split, and the fingerprint of everything."""
+    digest = hashlib.sha256(repr(classes).encode())
+    pixels = {}
+    for split in SPLITS:
+        pixels[split] = torch.from_numpy(np.ascontiguousarray(arrays[split].transpose(0, 3, 1, 2)))
+        digest.update(f"{split}{tuple(pixels[split].shape)}".encode())
+        digest.update(pixels[split].numpy().tobytes())
+        digest.update(labels[split].tobytes())
+    train = arrays["train"].reshape(-1, arrays["train"].shape[3])
+    mean = torch.from_numpy(train.mean(axis=0, dtype=np.float64) / 255).float()
+    std = torch.from_numpy(train.std(axis=0, dtype=np.float64) / 255).float()
+    if (std == 0).any():
+        raise UserError(
+            "data: all pixels of the train split are equal in a channel: these images carry nothing to learn"
+        )
+    made = {split: Images(pixels[split], torch.from_numpy(labels[split]), mean, std) for split in SPLITS}
+    channels, height, width = pixels["train"].shape[1:]
+    return Splits(**made, classes=classes, shape=(channels, height, width), fingerprint=digest.hexdigest(), note=note)
+
+
+def _sources(path: Path) -> dict[str, Path]:
+    """The file or folder of each split."""
+    if path.is_file():
+        if path.suffix not in (".parquet", ".csv"):
+            raise UserError(f"data: {path} is neither .parquet nor .csv nor a folder")
+        return {"train": path}
+    found = {}
+    for split in SPLITS:
+        for alias in ALIASES[split]:
+            candidates = [path / f"{alias}.parquet", path / f"{alias}.csv", path / alias]
+            existing = [candidate for candidate in candidates if candidate.exists()]
+            if existing and split not in found:
+                found[split] = existing[0]
+    if found:
+        return found
+    if any(entry.is_dir() and any(_image_files(entry)) for entry in path.iterdir()):
+        return {"train": path}
+    raise UserError(
+        f"data: no images in {path}: expected train.parquet, train.csv, train/CLASS/IMAGE or CLASS/IMAGE files in it"
+    )
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    return (file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _folder_rows(folder: Path) -> Iterator[Row]:
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and not entry.name.startswith("."):
+            for file in _image_files(entry):
+                yield str(file), file, entry.name
+
+
+def _csv_rows(file: Path, label: str) -> Iterator[Row]:
+    import csv
+
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        _need_columns(file, reader.fieldnames or [], label)
+        for row in reader:
+            image, value = row["image"], row[label]
+            place = f"{file}, line {reader.line_num}"
+            if not image or value in (None, ""):
+                raise UserError(f"data: {place}: image or {label} is empty")
+            yield place, file.parent / image, int(value) if value.lstrip("-").isdigit() else value
+
+
+def _parquet_rows(file: Path, label: str, names: list[str]) -> tuple[list[Row], list[str]]:
+    import json
+
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"data: {file} cannot be read as parquet: {str(error).splitlines()[0]}") from error
+    _need_columns(file, table.column_names, label)
+    features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    names = names or list(features.get(label, {}).get("names", []))
+    rows: list[Row] = []
+    for number, (image, value) in enumerate(zip(table["image"].to_pylist(), table[label].to_pylist(), strict=True)):
+        place = f"{file}, row {number}"
+        if isinstance(image, dict):
+            image = image.get("bytes") or image.get("path")
+        if isinstance(image, str):
+            image = file.parent / image
+        if image is None or value is None:
+            raise UserError(f"data: {place}: image or {label} is empty")
+        if not isinstance(image, (bytes, Path)):
+            raise UserError(f"data: {place}: column image must hold encoded images (PNG, JPEG) or paths, not numbers")
+        rows.append((place, image, value))
+    return rows, names
+
+
+def _need_columns(file: Path, columns: Sequence[str], label: str) -> None:
+    for column in ("image", label):
+        if column not in columns:
+            raise UserError(
+                f"data: {file} has no column {column!r}; it has {', '.join(columns) or 'none'}: rename yours"
+            )
+
+
+def _decode(rows: Sequence[Row]) -> np.ndarray:
+    """uint8 [N, height, width, channels]: one channel if every image is grey, else three; transparency on white."""
+    pictures = [_picture(place, image) for place, image, _ in rows]
+    first = pictures[0].shape[:2]
+    for (place, _, _), picture in zip(rows, pictures, strict=True):
+        if picture.shape[:2] != first:
+            raise UserError(_sizes(rows[0][0], first, place, picture.shape[:2]))
+    if any(picture.shape[2] == 3 for picture in pictures):
+        pictures = [np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture for picture in pictures]
+    return np.stack(pictures)
+
+
+def _picture(place: str, image: bytes | Path) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(image, Path) and not image.is_file():
+        raise UserError(f"data: {place}: no such image file: {image}")
+    try:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise UserError(
+                    f"data: {place}: a {picture.mode} image of more than 8 bits a channel: convert it to 8 bits first"
+                )
+            if picture.mode in ("1", "L"):
+                return np.asarray(picture.convert("L"))[:, :, None]
+            if picture.mode != "RGB":
+                layered = picture.convert("RGBA")
+                return np.asarray(
+                    Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+                )
+            return np.asarray(picture)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"data: {place}: not a readable image (corrupt or cut short): replace or remove it") from error
+
+
+def _sizes(place: str, size: tuple[int, ...], other_place: str, other: tuple[int, ...]) -> str:
+    return (
+        f"data: images differ in size: {size[1]}x{size[0]} ({place}) and {other[1]}x{other[0]} ({other_place}): "
+        "resize them all to one size first, for instance with Pillow's Image.resize"
+    )
+
+
+def _same_shape(arrays: dict[str, np.ndarray], where: dict[str, list[str]]) -> None:
+    train = arrays["train"].shape[1:3]
+    for split, array in arrays.items():
+        if array.shape[1:3] != train:
+            raise UserError(_sizes(where["train"][0], train, where[split][0], array.shape[1:3]))
+
+
+def _labels(
+    values: dict[str, list[Any]], where: dict[str, list[str]], names: Sequence[str]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Labels as indices and the classes' names. Names are numbered in their sorted order in the train split."""
+    texts = {isinstance(value, str) for split in values.values() for value in split}
+    if texts == {True, False}:
+        raise UserError("data: some labels are numbers and some are names: use one kind")
+    if texts == {True}:
+        classes = tuple(sorted(set(values["train"])))
+        index = {name: number for number, name in enumerate(classes)}
+        for split, entries in values.items():
+            for place, value in zip(where[split], entries, strict=True):
+                if value not in index:
+                    raise UserError(f"data: {place}: label {value!r} does not occur in the train split")
+        numbers = {split: np.asarray([index[value] for value in entries]) for split, entries in values.items()}
+    else:
+        count = len(names) or len(set(values["train"]))
+        for split, entries in values.items():
+            for place, value in zip(where[split], entries, strict=True):
+                if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
+                    raise UserError(
+                        f"data: {place}: label {value!r} is not one of 0 to {count - 1} "
+                        f"(the train split has {count} classes): number the classes from 0 without gaps"
+                    )
+        classes = tuple(names) or tuple(str(number) for number in range(count))
+        numbers = {split: np.asarray(entries) for split, entries in values.items()}
+    if len(set(numbers["train"].tolist())) < 2:
+        raise UserError("data: the train split has one class only: there is nothing to tell apart")
+    return {split: entries.astype(np.int64) for split, entries in numbers.items()}, classes
+
+
+def _hold_out(arrays: dict[str, np.ndarray], labels: dict[str, np.ndarray], held_out: int | None) -> str:
+    """Take missing splits out of train, in place: always the same samples, whatever the seed of a run."""
+    notes = []
+    for split in ("test", "validation"):
+        if split in arrays:
+            continue
+        total = len(labels["train"])
+        count = held_out or max(1, round(HELD_OUT * total))
+        if count >= total - 1:
+            raise UserError(f"data: {total} train samples are too few to take a {split} split of {count} out of them")
+        order = np.random.default_rng(0).permutation(total)
+        taken, kept = np.sort(order[:count]), np.sort(order[count:])
+        arrays[split], labels[split] = arrays["train"][taken], labels["train"][taken]
+        arrays["train"], labels["train"] = arrays["train"][kept], labels["train"][kept]
+        notes.append(f"{split}: {count} samples taken out of train")
+    if len(set(labels["train"].tolist())) < 2:
+        raise UserError("data: after taking the missing splits out, train has one class only: bring more samples")
+    return "; ".join(notes)

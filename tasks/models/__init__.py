@@ -1,0 +1,1 @@
+"""Model classes that the tasks add to those of transformers."""

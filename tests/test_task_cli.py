@@ -1,0 +1,179 @@
+"""The command line of one run."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_optim import task_cli
+from hf_optim.errors import UserError
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+VISION = ["--task", "vision"]
+
+
+def parse(*argv: str):
+    return task_cli.parse([*VISION, *argv])
+
+
+def test_nested_values_are_yaml() -> None:
+    spec, _ = parse(
+        "--optimizer", "tlr", "--optimizer.base", "adamw", "--optimizer.base.lr", "1e-3",
+        "--optimizer.base.betas=[0.9, 1e-1]", "--optimizer.gamma", ".5",
+        "--schedule", "cosine", "--schedule.warmup", "5",
+    )  # fmt: skip
+    assert spec.optimizer == {"name": "tlr", "base": {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.1]}, "gamma": 0.5}
+    assert type(spec.optimizer["base"]["lr"]) is float
+    assert spec.schedule == {"name": "cosine", "warmup": 5} and type(spec.schedule["warmup"]) is int
+    assert (spec.size, spec.seed, spec.model) == ("small", 0, None)
+
+
+def test_options_override_the_preset_and_the_config(tmp_path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "task: vision\nmodel: resnet\nseed: 3\noutput: there\n"
+        "optimizer: {name: tlr, gamma: 0.3, base: {name: adamw, lr: 1e-3, weight_decay: 0.1}}\n"
+        "overrides: {epochs: 3, batch_size: 32}\n"
+    )
+    spec, run = task_cli.parse(
+        ["--config", str(config), "--optimizer.base.lr", "2e-3", "--steps", "7", "--model", "mlp"]
+    )
+    assert spec.optimizer == {"name": "tlr", "gamma": 0.3, "base": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.1}}
+    assert spec.overrides == {"steps": 7, "batch_size": 32}  # steps replace the file's epochs
+    assert (spec.model, spec.seed, run["output"]) == ("mlp", 3, "there")
+    # Another optimizer does not inherit the file's values.
+    spec, _ = task_cli.parse(["--config", str(config), "--optimizer", "adamw"])
+    assert spec.optimizer == {"name": "adamw"}
+    spec, _ = task_cli.parse(["--config", str(config), "--optimizer.base", "sgd"])
+    assert spec.optimizer == {"name": "tlr", "gamma": 0.3, "base": {"name": "sgd"}}
+
+
+def test_the_preset_brings_an_optimizer() -> None:
+    assert parse("--size", "paper")[0].optimizer == {"name": "sgd", "lr": 0.1}
+    assert parse("--optimizer.lr", "0.01")[0].optimizer == {"name": "adamw", "lr": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--optimzer", "adamw"], "unrecognized arguments: --optimzer"),
+        (["--optimizer", "smarn"], "smaran"),
+        (["--optimizer", "smaran", "--optimizer.gama", "1"], "gamma"),
+        (["--optimizer.lr"], "--optimizer.lr needs a value"),
+        (["--optimizer.lr", "--seed"], "--optimizer.lr needs a value"),
+        (["--optimizer..lr", "1"], "between or after the dots"),
+        (["--optimizer.betas", "[0.9"], "not a YAML value"),
+        (["--schedule.warmup", "3"], "needs a --schedule NAME"),
+        (["--seed", "x"], "invalid int value"),
+        (["--steps", "3", "--epochs", "1"], "give one of them"),
+        (["--model", "vit"], "choose from mlp, resnet"),
+        (["--data", "/nowhere"], "no such file or folder: /nowhere"),
+        (["--config", "/nowhere.yaml"], "cannot read /nowhere.yaml"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(argv, message, capsys, tmp_path) -> None:
+    folder = tmp_path / "run"
+    assert task_cli.main([*VISION, "--size", "smoke", "--output", str(folder), *argv]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.startswith("error: ") and printed.count("\n") == 1
+    assert not folder.exists()
+
+
+def test_a_bad_config_is_named_with_its_line(tmp_path) -> None:
+    file = tmp_path / "run.yaml"
+    for text, message in (
+        ("task: vision\nseeds: 3\n", "line 2: unknown key 'seeds'; valid: task, model"),
+        ("task: vision\nseed: [3\n", "line 3 is not YAML"),
+        ("- task\n", "must hold a mapping"),
+        ("seed: 1\ntask: vision\nseed: 2\n", "line 3: 'seed' is given twice"),
+        ("task: vision\noverrides: 3\n", "overrides: expected a mapping"),
+        ("task: [vision]\n", "task: expected"),
+        ("task: vision\nsize: [small]\n", "no size ['small']"),
+        ("task: vision\noutput: 3\n", "output: expected str, got 3"),
+        ("size: small\n", "--task is missing"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=message.replace("[", r"\[")):
+            task_cli.parse(["--config", str(file)])
+
+
+def test_a_run_from_the_command_line(tmp_path, capsys) -> None:
+    folder = tmp_path / "run"
+    argv = [*VISION, "--size", "smoke", "--optimizer", "adan_agr", "--steps", "3", "--output", str(folder)]
+    assert task_cli.main(argv) == 0
+    shown = capsys.readouterr()
+    record = json.loads((folder / "record.json").read_text())
+    assert f"test_accuracy    {record['metrics']['test_accuracy']:.4f}" in shown.out
+    assert "step 3/3" in shown.err and record["spec"]["overrides"] == {"steps": 3}
+    assert task_cli.main(argv) == 2 and "holds a finished run" in capsys.readouterr().err
+    assert task_cli.main([*argv, "--overwrite", "--quiet", "--optimizer", "sgd", "--optimizer.lr", "1e30"]) == 1
+    shown = capsys.readouterr()
+    assert "failed: " in shown.out and shown.err == ""
+
+
+def test_help_and_errors_load_no_framework() -> None:
+    code = (
+        "import sys; sys.argv[0] = 'train.py'; from hf_optim import task_cli\n"
+        "assert task_cli.main(['--task', 'vision', '--optimizer', 'smarn']) == 2\n"
+        "try: task_cli.main(['--help'])\nexcept SystemExit as leave: assert leave.code == 0\n"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--optimizer.base.lr 1e-3" in done.stdout and "--checkpoint-every" in done.stdout
+
+
+def test_two_processes_train_as_one(tmp_path) -> None:
+    argv = [*VISION, "--size", "smoke", "--optimizer", "smaran", "--steps", "6"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            str(SCRIPTS / "train.py"),
+        ]
+        + [*argv, "--output", str(tmp_path / "two")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert task_cli.main([*argv, "--output", str(tmp_path / "one"), "--quiet"]) == 0
+    two, one = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("two", "one"))
+    assert (two["environment"]["processes"], one["environment"]["processes"]) == (2, 1)
+    assert done.stdout.count("record: ") == 1  # one process writes and speaks
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-3)
+    first, second = (
+        [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        for name in ("two", "one")
+    )
+    assert [row["step"] for row in first] == [row["step"] for row in second]
+    for mine, other in zip(first, second, strict=True):
+        assert mine == pytest.approx(other, rel=2e-4)
+
+
+def test_the_checkpoint_script_prints_the_numbers_of_the_record(tmp_path, capsys, monkeypatch) -> None:
+    argv = [*VISION, "--size", "smoke", "--steps", "2", "--checkpoint-every", "2", "--output", str(tmp_path), "--quiet"]
+    assert task_cli.main(argv) == 0
+    capsys.readouterr()
+    script = [str(SCRIPTS / "evaluate_checkpoint.py"), *VISION, "--size", "smoke"]
+
+    def call(*more: str) -> int:
+        monkeypatch.setattr(sys, "argv", [*script, *more])
+        with pytest.raises(SystemExit) as leave:
+            runpy.run_path(script[0], run_name="__main__")
+        return leave.value.code
+
+    assert call("--checkpoint", str(tmp_path / "checkpoint-2")) == 0
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert json.loads(capsys.readouterr().out)["test_loss"] == record["metrics"]["test_loss"]
+    assert call("--checkpoint", str(tmp_path)) == 2 and call() == 2
+    assert [line[:7] for line in capsys.readouterr().err.splitlines()] == ["error: "] * 2
