@@ -68,13 +68,15 @@ def arguments(f: Callable[..., Any]) -> frozenset[str]:
 def bound(f: Callable[..., Any], apply: Callable[..., Any] | None, all_moments: bool) -> Callable[..., Any]:
     """f with its gradient arguments filled in: `g` transformed by `apply`, `raw` as the moments ask."""
     wants = arguments(f)
-    if apply is None and "raw" not in wants:
+    if apply is None and not {"raw", "given"} & wants:
         return f
 
     def call(g: Any, c: Any, **rest: Any) -> Any:
         new = g if apply is None else apply(g, c)
         if "raw" in wants:
             rest["raw"] = new if all_moments else g
+        if "given" in wants:
+            rest["given"] = g
         if "g" in wants:
             rest["g"] = new
         return f(c=c, **rest)

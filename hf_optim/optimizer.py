@@ -100,10 +100,10 @@ class Optimizer(torch.optim.Optimizer, Rule):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in torch; keys that nothing reads raise instead of being ignored."""
         names = [*self._names, *self.memory, *self.kept]
-        extra = {"agr"} if self.transform is not None else set()
+        extra = {"agr"} if self.transform is not None and self.transform.weights_only else set()
         keys = [k for k in param_group if k not in validate.FOREIGN_KEYS and k not in extra and k != "made_by"]
-        if "agr" in param_group and self.transform is None:
-            raise UserError(f"{self.rule} has no gradient transform, so a group's 'agr' would be ignored: leave it out")
+        if "agr" in param_group and not extra:
+            raise UserError(f"{self.rule} has no AGR or centralization: a group's 'agr' would be ignored, leave it out")
         validate.unknown(f"{self.rule}: a parameter group", keys, names)
         first = self.param_groups[0] if getattr(self, "param_groups", None) else None
         for name in (*self.choices, *self.structural):
@@ -283,10 +283,14 @@ class Optimizer(torch.optim.Optimizer, Rule):
             self._generator.manual_seed(cells[0].t)  # rounding noise repeats after a resume
         return cells
 
+    @staticmethod
+    def _takes(transform: Transform, group: dict[str, Any]) -> bool:
+        return not transform.weights_only or group.get("agr", True)
+
     def _find_transformed(self) -> None:
         """A transform that reaches no tensor at all is a mistake, not a silence."""
         assert self.transform is not None
-        self._transform_found = any(group.get("agr", True) and self.transform.covers(p)
+        self._transform_found = any(self._takes(self.transform, group) and self.transform.covers(p)
                                     for group in self.param_groups for p in group["params"])
         if not self._transform_found:
             raise UserError(f"{self.rule}: {self.transform.name} finds no tensor to transform: all are vectors, or "
@@ -305,7 +309,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if cell is None or not cell.fits(group, state):
             cell = self._known[p] = self._view(p, group, state)
         cell.t, cell.c, cell.transform = int(state["step"]) + 1, SimpleNamespace(), self.transform
-        if cell.transform is not None and not (group.get("agr", True) and cell.transform.selects(p, cell.t)):
+        taken = cell.transform is not None and self._takes(cell.transform, group) and cell.transform.selects(p, cell.t)
+        if not taken:
             cell.transform = None
         grad = local(grad)
         if cell.transform is not None and not cell.transform.blockwise:

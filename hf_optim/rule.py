@@ -8,7 +8,8 @@ everything else. The hooks are static, so that the same text runs on cache-sized
 
     x           the parameter, written in place
     g           the gradient after the transform (never written)
-    raw         the gradient as it came; the same as g without a transform, or when the transform is for all moments
+    raw         what second moments see: the gradient as it came, or g when the transform is for all moments
+    given       the gradient as it came, whatever the transform (for clipping)
     m, v, ...   the slots, by their declared names, written in place
     c           the scalars of this step: `c.lr`, `c.beta1`, ...
 
@@ -125,6 +126,8 @@ class Transform:
     moments: str = "all"
     #: False when apply() needs whole tensors in their own shape instead of blocks
     blockwise: ClassVar[bool] = True
+    #: made for weight matrices: parameter groups may opt out with `agr=False` (embeddings, when made from a model)
+    weights_only: ClassVar[bool] = False
     #: names of the per-tensor sums that apply() reads
     sums: ClassVar[tuple[str, ...]] = ()
 

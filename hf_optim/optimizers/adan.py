@@ -51,8 +51,8 @@ class Adan(Optimizer):
         return ("gg",) if h.max_grad_norm else ()
 
     @staticmethod
-    def measure(raw, c):
-        return (dot(raw, raw),)
+    def measure(given, c):
+        return (dot(given, given),)
 
     @staticmethod
     def derive(h, sums):

@@ -29,12 +29,12 @@ class AMVT(Optimizer):
         clip: threshold on the global norm, equal in all groups; None for no clipping.
         momentum: "corrected" uses mhat in line i (Section 3.2, step 7, and proofs); "raw" m (Algorithm 1).
         eps_mode: "inside" the root as printed; "outside": lr / (sqrt(vhat + shat) + eps).
-        decay: "paper" is line j; "adamw" multiplies x by 1 - lr weight_decay first.
+        decay: "paper" is line j, but at lr = 0 nothing moves; "adamw" multiplies x by 1 - lr weight_decay first.
         compile, grad_transform, state_dtype: see the documentation of the shell.
 
     Source: AMVT, Section 3.2 and Algorithm 1, which disagree on line i. With m uncorrected inside line f, shat/vhat is
-    beta1^2 in the first step, so the first step is 0.743 lr in each coordinate. The modules that the paper lists without
-    a formula are not part of this rule.
+    beta1^2 in the first step, so the first step is 0.743 lr in each coordinate. The modules that the paper lists
+    without a formula are `amvt_modules`.
     """
 
     paper = "Deep Learning Optimization Using Adaptive Gradient Methods (AMVT)"
@@ -54,8 +54,8 @@ class AMVT(Optimizer):
         return ("gg",) if h.clip else ()
 
     @staticmethod
-    def measure(raw, c):
-        return (dot(raw, raw),)
+    def measure(given, c):
+        return (dot(given, given),)
 
     @staticmethod
     def derive(h, sums):
@@ -69,7 +69,7 @@ class AMVT(Optimizer):
         return {
             "clipped": bool(h.clip), "w1": 1 - beta1, "beta2": beta2, "w2": 1 - beta2, "beta3": beta3,
             "w3": 1 - beta3, "bias2": 1 - beta2**t, "ratio": (1 - beta2**t) / (1 - beta3**t), "eps": h.eps,
-            "inside": h.eps_mode == "inside", "step": h.lr / bias1, "decays": h.weight_decay != 0,
+            "inside": h.eps_mode == "inside", "step": h.lr / bias1, "decays": h.weight_decay != 0 and h.lr != 0,
             "shrink": 1 - h.weight_decay * (1.0 if h.decay == "paper" else h.lr),
         }
 

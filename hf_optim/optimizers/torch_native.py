@@ -94,6 +94,27 @@ class Native(torch.optim.Optimizer):
 class SGD(Native, torch.optim.SGD):
     """torch.optim.SGD."""
 
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None,  # type: ignore[override]
+             evaluate: Callable[[], Any] | None = None) -> Any:
+        """As torch's; returns the closure's loss, or the one given."""
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        mixed = [group for group in self.param_groups if group["fused"] and self._begins_in_parts(group)]
+        for group in mixed:
+            group["fused"] = False
+        try:
+            super().step(loss=loss)
+        finally:
+            for group in mixed:
+                group["fused"] = True
+        return loss
+
+    def _begins_in_parts(self, group: dict[str, Any]) -> bool:
+        """Some parameters get their first gradient after others: torch's fused kernel wants all momenta or none."""
+        begun = {self.state[p].get("momentum_buffer") is not None for p in group["params"] if p.grad is not None}
+        return group["momentum"] != 0 and len(begun) == 2
+
 
 class Adagrad(Native, torch.optim.Adagrad):
     """torch.optim.Adagrad."""

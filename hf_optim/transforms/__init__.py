@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -25,5 +26,6 @@ def make(given: Any) -> Transform:
     if name not in names():
         raise UserError(f"grad_transform {name or given!r} is unknown{validate.closest(str(name), names())}; "
                         f"there are: {', '.join(names())}")
-    module = importlib.import_module(f"{__name__}.{name}")
-    return module.TRANSFORM(**spec)
+    made = importlib.import_module(f"{__name__}.{name}").TRANSFORM
+    validate.unknown(f"grad_transform {name}", spec, inspect.signature(made).parameters)
+    return made(**spec)

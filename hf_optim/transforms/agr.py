@@ -27,6 +27,7 @@ class AGR(Transform):
     """
 
     name = "agr"
+    weights_only = True
     sums = ("S",)
 
     def __init__(self, scope: str = "matrix", steps: int | None = None, moments: str = "first") -> None:

@@ -19,6 +19,7 @@ class Centralize(Transform):
     """
 
     name = "centralize"
+    weights_only = True
     blockwise = False
 
     def __init__(self, conv_only: bool = False) -> None:

@@ -1,0 +1,172 @@
+"""Prodigy: Adam that estimates its own rate."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from hf_optim.cell import Cell
+from hf_optim.errors import UserError
+from hf_optim.optimizer import Optimizer
+from hf_optim.reduce import dot, l1
+
+
+class Prodigy(Optimizer):
+    """Prodigy: Adam with an estimate d of the distance to the solution as its rate (Mishchenko and Defazio 2024).
+
+        1   dlr = d lr b                                         b = sqrt(1 - beta2^k) / (1 - beta1^k), or 1
+        2   num = beta3 num + (d / d0) dlr <g, x0 - x>           over all tensors; g + weight_decay x if not decouple
+        3   m = beta1 m + (1 - beta1) d g
+        4   v = beta2 v + (1 - beta2) d^2 g^2
+        5   s = beta3 s + (d / d0) dlr g                         safeguard_warmup: d in the place of dlr
+        6   dhat = d_coef num / ||s||_1                          over all tensors
+        7   d = max(d, dhat) if d = d0;  d_max = max(d_max, dhat);  d = min(d_max, d growth_rate)
+        8   x = x (1 - dlr weight_decay) - dlr m / (sqrt(v) + d eps)      the old dlr, the new d
+
+    While ||s||_1 is 0 nothing is updated and k does not count; a group with lr = 0 takes no part.
+
+    Args:
+        params: tensors or groups; their rates must be equal or 0.
+        lr: 1.0, a multiplier: leave it, and schedule it.
+        betas: (0.9, 0.999).
+        beta3: decay of num and s; None for sqrt(beta2).
+        eps: 1e-8, multiplied by d.
+        weight_decay: 0.0.
+        decouple: decay as AdamW does (True) or by an L2 term.
+        use_bias_correction: line 1's b.
+        safeguard_warmup: keep lr out of s, for schedules with a warm-up.
+        d0: first d, 1e-6.
+        d_coef: 1.0, the knob to turn if the rate comes out too small or too large.
+        growth_rate: largest factor by which d may grow in a step; inf.
+        slice_p: only every slice_p-th element of each flattened tensor enters num and s, whose state shrinks as much.
+        compile, grad_transform, state_dtype: see the documentation of the shell. x0 is never stored in bf16: rounding
+            it would be larger than x0 - x.
+
+    Raises:
+        UserError: at a step with groups of different rates, or for slice_p > 1 on sharded parameters.
+
+    Source: Prodigy, Algorithm 4, with line 7's order and the options of its published code.
+    """
+
+    paper = "Prodigy: An Expeditiously Adaptive Parameter-Free Learner"
+    slots = {"m": 0.0, "v": 0.0, "s": 0.0, "x0": "param"}
+    optional_slots = {"s": ("slice_p", 1), "x0": ("slice_p", 1)}
+    memory = {"d": 0.0, "d_max": 0.0, "num": 0.0, "k": 0.0}  # d = 0: not begun
+    structural = ("decouple", "use_bias_correction", "safeguard_warmup", "slice_p")
+    shared = ("betas", "beta3", "d0", "d_coef", "growth_rate")
+    bounds = {"beta3": (0.0, 1.0, True, False), "d0": (0.0, float("inf"), False, False),
+              "d_coef": (0.0, float("inf"), False, False), "growth_rate": (1.0, float("inf"), True, True),
+              "slice_p": (1, float("inf"), True, False)}
+    search_space = {"d_coef": ("log", 0.25, 4.0), "weight_decay": ("log", 1e-4, 0.1)}
+
+    def __init__(self, params: Any, lr: float = 1.0, betas: tuple[float, float] = (0.9, 0.999),
+                 beta3: float | None = None, eps: float = 1e-8, weight_decay: float = 0.0, decouple: bool = True,
+                 use_bias_correction: bool = False, safeguard_warmup: bool = False, d0: float = 1e-6,
+                 d_coef: float = 1.0, growth_rate: float = float("inf"), slice_p: int = 1, *, compile: bool = False,
+                 grad_transform: Any = None, state_dtype: str | None = None) -> None:
+        super().__init__(params, locals())
+
+    # --- state and its slices --------------------------------------------------------------------------------------
+
+    def _first_value(self, name: str, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        if name == "x0":
+            return p.detach().to(self._compute_dtype(p), copy=True)
+        return super()._first_value(name, p, group)
+
+    def _make_state(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        if group["slice_p"] > 1 and hasattr(p, "to_local"):
+            raise UserError("prodigy: slice_p > 1 needs whole tensors, and a parameter is a shard: use slice_p=1")
+        super()._make_state(p, state, group)
+        if group["slice_p"] > 1:
+            state["x0_slice"] = self._first_value("x0", p.detach().flatten()[:: group["slice_p"]], group)
+            state["s_slice"] = torch.zeros_like(state["x0_slice"], dtype=self.state_dtype)
+
+    def _slice(self, cell: Cell) -> Cell:
+        """The cell's elements 0, slice_p, 2 slice_p, ... in the order of the flattened parameter."""
+        state, p, step = self.state[cell.p], cell.p, cell.group["slice_p"]
+        tensors = {k: cell.tensors[k].as_strided(p.shape, p.stride()).flatten()[::step] for k in ("x", "g")}
+        transform: Any = copy.copy(cell.transform)
+        if transform is not None:
+            transform.sums = ()  # those of the whole tensor are in c
+        return replace(cell, tensors=tensors | {"s": state["s_slice"], "x0": state["x0_slice"]}, transform=transform)
+
+    def _control(self, cells: list[Cell], f: float | None) -> None:
+        rates = sorted({float(group["lr"]) for group in self.param_groups} - {0.0})
+        if len(rates) > 1:
+            raise UserError(f"prodigy has one rate, but its groups have lr = {', '.join(f'{r:g}' for r in rates)}: "
+                            "give all groups the same lr (or 0)")
+        if self.defaults["slice_p"] > 1:
+            self._transform_sums(cells)
+            cells = [self._slice(cell) for cell in cells]
+        super()._control(cells, f)
+
+    # --- the rule --------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def measures(h):
+        return ("num", "den")
+
+    @staticmethod
+    def prepare(h, t, memory):
+        (beta1, beta2), k = h.betas, memory["k"] + 1
+        d = memory["d"] or h.d0
+        bias = (1 - beta2**k) ** 0.5 / (1 - beta1**k) if h.use_bias_correction else 1.0
+        dlr = d * h.lr * bias
+        return {
+            "idle": h.lr == 0, "l2": h.weight_decay != 0 and not h.decouple, "weight_decay": h.weight_decay,
+            "beta1": beta1, "m_weight": (1 - beta1) * d, "beta2": beta2, "v_weight": (1 - beta2) * d * d,
+            "beta3": math.sqrt(beta2) if h.beta3 is None else h.beta3, "num_weight": d / h.d0 * dlr,
+            "s_weight": d / h.d0 * (d if h.safeguard_warmup else dlr), "dlr": dlr,
+            "decay": h.weight_decay != 0 and h.decouple, "decay_step": dlr * h.weight_decay,
+        }
+
+    @staticmethod
+    def measure(x, g, s, x0, c):  # lines 2, 5
+        if c.idle:
+            zero = l1(s) * 0.0
+            return zero, zero
+        if c.l2:
+            g = g.add(x, alpha=c.weight_decay)
+        s.mul_(c.beta3).add_(g, alpha=c.s_weight)
+        return dot(g, x0 - x) * c.num_weight, l1(s)
+
+    @staticmethod
+    def control(h, t, sums, loss, memory):  # lines 6, 7
+        d, d_max = memory["d"] or h.d0, memory["d_max"] or h.d0
+        if sums["den"] == 0:
+            return {"d": d, "moved": False}
+        beta3 = math.sqrt(h.betas[1]) if h.beta3 is None else h.beta3
+        memory["num"] = beta3 * memory["num"] + sums["num"]
+        estimate = h.d_coef * memory["num"] / sums["den"]
+        if d == h.d0:
+            d = max(d, estimate)
+        d_max = max(d_max, estimate)
+        d = min(d_max, d * h.growth_rate)
+        memory.update(d=d, d_max=d_max, k=memory["k"] + 1)
+        return {"d": d, "moved": True}
+
+    @staticmethod
+    def scalars(h, t, s):
+        return {"eps": h.eps * s.d, "moved": s.moved}
+
+    @staticmethod
+    def update(x, g, raw, m, v, c):
+        if c.idle:
+            return
+        if c.l2:
+            decay = x * c.weight_decay
+            g, raw = g + decay, raw + decay
+        m.mul_(c.beta1).add_(g, alpha=c.m_weight)
+        v.mul_(c.beta2).addcmul_(raw, raw, value=c.v_weight)
+        if c.moved:
+            if c.decay:
+                x.add_(x, alpha=-c.decay_step)  # 1 - decay_step would lose it while d is small
+            x.addcdiv_(m, v.sqrt().add_(c.eps), value=-c.dlr)
+
+    @staticmethod
+    def rate(h, memory):
+        return (memory["d"] or h.d0) * h.lr
