@@ -1,0 +1,144 @@
+"""Reads YAML safely and remembers on which line each value stood, so that an error can name its place.
+
+Only plain data is built: no tags, no classes. Numbers follow YAML 1.2, so `1e-3` is a float (YAML 1.1 reads a string).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_optim.errors import UserError
+
+Where = tuple[str | int, ...]  # the way from the document's root to a value: ("optimizers", 2, "lr")
+_MOST_VALUES = 20_000  # aliases can make a small file expand without bound
+_MOST_DEPTH = 20
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2 numbers and booleans."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    key: [(tag, rule) for tag, rule in rules if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")]
+    for key, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.Inf)$|^\.nan$"),
+    list("-+.0123456789"),
+)
+
+
+@dataclass
+class Source:
+    """A document's plain value, and the line (1-based) of every value in it."""
+
+    file: str
+    value: Any
+    text: str
+    lines: dict[Where, int] = field(default_factory=dict)
+
+    def error(self, where: Where, message: str) -> UserError:
+        """A UserError that starts with the file and the line of `where` (or of the nearest parent with a line)."""
+        while where and where not in self.lines:
+            where = where[:-1]
+        return UserError(f"{self.file}, line {self.lines.get(where, 1)}: {message}")
+
+    def check_keys(
+        self, where: Where, value: Any, valid: Iterable[str], required: Iterable[str] = ()
+    ) -> Mapping[str, Any]:
+        """`value` as a mapping whose keys are all among `valid` and include `required`."""
+        valid = list(valid)
+        if not isinstance(value, dict):
+            raise self.error(where, f"expected a mapping with the keys {', '.join(valid)}, got {describe(value)}")
+        for key in value:
+            if key not in valid:
+                raise self.error((*where, key), f"unknown key {key!r}; valid keys: {', '.join(valid)}")
+        for key in required:
+            if key not in value:
+                raise self.error(where, f"the key {key!r} is missing")
+        return value
+
+    def check_type(self, where: Where, value: Any, kind: type | tuple[type, ...], expected: str) -> Any:
+        """`value`, if it is an instance of `kind` (a bool is not an int here)."""
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise self.error(where, f"{where[-1] if where else 'the file'} must be {expected}, got {describe(value)}")
+        return value
+
+
+def describe(value: Any) -> str:
+    """A value in an error message: short, and with its type where the text alone misleads."""
+    if value is None:
+        return "nothing"
+    text = repr(value)
+    kind = {dict: "a mapping", list: "a list", str: "the text", bool: "the boolean"}.get(type(value), "")
+    return f"{kind} {text if len(text) <= 60 else text[:57] + '...'}".strip()
+
+
+def read(path: Path, name: str | None = None) -> Source:
+    """Reads the YAML file at `path`; `name` is what errors call it (default: the path as given)."""
+    name = name or str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not a UTF-8 text file (byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
+    return parse(text, name)
+
+
+def parse(text: str, name: str) -> Source:
+    """Parses YAML text; errors carry `name` and the line."""
+    source = Source(name, None, text)
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            source.value = None if node is None else _plain(loader, node, (), source)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise UserError(f"{name}, line {line}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{name}: not valid YAML: {error}") from None
+    return source
+
+
+def _plain(loader: yaml.SafeLoader, node: yaml.Node, where: Where, source: Source) -> Any:
+    source.lines[where] = node.start_mark.line + 1
+    if len(source.lines) > _MOST_VALUES or len(where) > _MOST_DEPTH:
+        raise source.error(where, f"more than {_MOST_VALUES} values or {_MOST_DEPTH} levels: aliases that repeat?")
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(loader, child, (*where, i), source) for i, child in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UserError(f"{source.file}, line {line}: a key must be a word")
+            key = str(key_node.value)
+            if key in mapping:
+                raise UserError(f"{source.file}, line {line}: the key {key!r} is given twice")
+            mapping[key] = _plain(loader, value_node, (*where, key), source)
+            source.lines[(*where, key)] = line
+        return mapping
+    assert isinstance(node, yaml.ScalarNode)
+    if node.tag.startswith("!") or not node.tag.startswith("tag:yaml.org,2002:"):
+        raise source.error(where, f"tags such as {node.tag} are not allowed")
+    try:
+        return loader.construct_object(node)
+    except yaml.constructor.ConstructorError:
+        raise source.error(where, f"tags such as {node.tag} are not allowed") from None

@@ -1,0 +1,93 @@
+"""Study folders made of records alone, for tests of what reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+PRIMARY = {"name": "test_accuracy", "greater_is_better": True}
+
+
+def accuracy(label: str, seed: int) -> float:
+    """A repeatable accuracy around 0.95."""
+    return 0.95 + 0.01 * random.Random(f"{label} {seed}").gauss(0, 1)
+
+
+def make_study(
+    folder: Path,
+    labels: Sequence[str] = ("adamw", "smaran", "adan"),
+    tasks: Sequence[str] = ("MLP",),
+    seeds: int = 3,
+    *,
+    value: Callable[[str, int], float] = accuracy,
+    failed: Collection[tuple[str, int]] = (),
+    missing: Collection[tuple[str, int]] = (),
+    steps: int = 40,
+    milliseconds: float = 5.0,
+) -> Path:
+    """Writes plan.json and the records of a study; `value` gives the test accuracy of a label and a seed."""
+    runs = []
+    for seed in range(seeds):
+        for task in tasks:
+            for label in labels:
+                run_id = hashlib.sha256(f"{task} {label} {seed}".encode()).hexdigest()[:12]
+                spec = {"task": "vision", "optimizer": {"name": label, "lr": 0.1}, "seed": seed}
+                runs.append({"id": run_id, "task": task, "optimizer": label, "seed": seed, "spec": spec})
+                if (label, seed) not in missing:
+                    home = folder / "runs" / run_id
+                    home.mkdir(parents=True, exist_ok=True)
+                    _write_run(home, runs[-1], value(label, seed), (label, seed) in failed, steps, milliseconds)
+    plan = {
+        "format": 1,
+        "name": "fake",
+        "title": "A fake study",
+        "origin": "fake",
+        "baseline": labels[0],
+        "seeds": list(range(seeds)),
+        "tasks": [
+            {"task": "vision", "label": task, "model": "mlp", "size": "small", "data": None, "hyper": {},
+             "only": list(labels), "title": "Images", "primary": PRIMARY}
+            for task in tasks
+        ],
+        "optimizers": [
+            {"label": label, "spec": {"name": label, "lr": 0.1}, "defaults": {"lr": 0.001, "betas": [0.9, i / 100]}}
+            for i, label in enumerate(labels)
+        ],
+        "runs": runs,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(json.dumps(plan))
+    (folder / "study.yaml").write_text("name: fake\n")
+    return folder
+
+
+def _write_run(home: Path, run: dict, value: float, failed: bool, steps: int, milliseconds: float) -> None:
+    rows = []
+    for step in range(1, (steps // 3 if failed else steps) + 1):
+        loss = 2.3 * math.exp(-step / 10) + 0.01
+        rows.append({"step": step, "train_loss": loss, "lr": 0.1, "effective_lr": 0.1 / step})
+        if step % 10 == 0:
+            rows.append({"step": step, "validation_loss": loss, "validation_accuracy": value * step / steps})
+    (home / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = {"test_accuracy": value, "test_loss": 1 - value, "train_loss": 0.01}
+    metrics |= {"loss_gap": 0.02, "accuracy_gap": 0.03}
+    record = {
+        "id": run["id"],
+        "spec": run["spec"],
+        "status": "failed" if failed else "ok",
+        "error": "the loss became NaN at step 13" if failed else None,
+        "metrics": {} if failed else metrics,
+        "primary": PRIMARY,
+        "history": "history.jsonl",
+        "time": {"train_seconds": 2.0, "step_ms_median": milliseconds, "optimizer_ms_median": 1.0, "steps": steps},
+        "memory": {"optimizer_state_bytes": 8000, "parameters": 1000, "peak_rss_bytes": 10**9},
+        "environment": {"python": "3.11", "torch": "2.13"},
+        "data": {"name": "digits", "fingerprint": "ab" * 32, "note": "real digits"},
+        "started": "2026-01-01T10:00:00+00:00",
+        "finished": "2026-01-01T10:00:02+00:00",
+    }
+    (home / "record.json").write_text(json.dumps(record))

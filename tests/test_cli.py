@@ -1,0 +1,113 @@
+"""The command line: exit codes, one line for every error, and nothing imported that is not needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_optim.cli import main
+from hf_optim.registry import list_optimizers
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "numpy", "transformers", "rich", "yaml", "scipy", "accelerate", "datasets")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        code = main(arguments)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("study", "--help"),
+        ("list",),
+        ("list", "--tasks"),
+        ("list", "--studies"),
+        ("info", "smaran"),
+        ("--version",),
+    ],
+)
+def test_overviews_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    script = (
+        "import sys\nfrom hf_optim.cli import main\n"
+        "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as end:\n    code = end.code or 0\n"
+        f"print('HEAVY', code, [m for m in {HEAVY} if m in sys.modules])"
+    )
+    got = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert got.stdout.splitlines()[-1] == "HEAVY 0 []", got.stdout
+
+
+BAD = {
+    ("study", "no_such_study"): "quickstart",
+    ("study", "smoke", "--jobs", "0"): "--jobs must be at least 1",
+    ("study", "smoke", "--seeds", "0", "--dry-run"): "--seeds must be at least 1",
+    ("study", "smoke", "--job", "2"): "unrecognized arguments",
+    ("report", "/no/such/folder"): "no folder",
+    ("info", "smarann"): "smaran",
+    ("list", "zzz*"): "no optimizer matches",
+    ("list", "zzz*", "--tasks"): "no task matches",
+    ("stdy",): "invalid choice: 'stdy'",
+    (): "required",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_errors_are_one_line_and_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and BAD[arguments] in err
+
+
+def test_a_bad_yaml_leaves_nothing_behind(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    study = tmp_path / "s.yaml"
+    study.write_text("name: x\nseeds: 1\ntasks: [{task: vision, size: smoke}]\noptimizers: [{name: smaran, gama: 1}]\n")
+    code, _, err = run(capsys, "study", str(study), "--output", str(tmp_path / "out"))
+    assert code == 2 and "s.yaml, line 4" in err and "gamma" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["s.yaml"]
+
+
+def test_dry_run_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = run(capsys, "study", "smoke", "--dry-run", "--seeds", "4", "--output", str(tmp_path / "out"))
+    assert code == 0 and "12 runs, seeds 0, 1, 2, 3" in out and "tlr(sgd)" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_fits_the_terminal_and_filters(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(capsys, "list")
+    assert code == 0 and max(map(len, out.splitlines())) <= 80
+    assert len(out.splitlines()) == len(list_optimizers()) + 1
+    _, some, _ = run(capsys, "list", "*_agr")
+    assert {line.split()[0] for line in some.splitlines()[1:]} == set(list_optimizers("*_agr"))
+
+
+def test_info_tells_algorithm_defaults_and_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "info", "smaran")
+    assert code == 0
+    for part in ("hf_optim.SMARAN", "needs:        loss", "gamma=0.9", "ghat = g / (||g|| + eps)", "search space"):
+        assert part in out
+
+
+def test_every_optimizer_has_an_info_page(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in list_optimizers():
+        code, out, _ = run(capsys, "info", name)
+        assert code == 0 and out.startswith(name + "\n") and len(out.splitlines()) > 8, name
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    script = f"{sys.executable} -m hf_optim.cli list | head -1; exit ${{PIPESTATUS[0]}}"
+    got = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert got.returncode == 0 and got.stderr == ""

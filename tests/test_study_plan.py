@@ -1,0 +1,193 @@
+"""A study's YAML: what it expands to, and one clear line for everything that is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_optim.errors import UserError
+from hf_optim.study import plan, run, shipped, source
+
+GOOD = """\
+name: good
+seeds: 2
+baseline: adamw
+tasks:
+  - {task: vision, model: mlp, size: smoke}
+  - task: vision
+    model: resnet
+    size: smoke
+    label: small net
+    overrides: {epochs: 1}
+    hyper:
+      tlr(sgd): {base: {lr: 0.3}}
+optimizers:
+  - adamw
+  - {name: smaran, lr: 1e-1, label: SMARAN}
+  - {name: tlr, base: {name: sgd, lr: 0.1}}
+"""
+
+
+def expand(text: str, **options: object) -> plan.Plan:
+    return plan.expand(source.parse(text, "s.yaml"), **options)  # type: ignore[arg-type]
+
+
+def test_expansion() -> None:
+    made = expand(GOOD)
+    assert len(made.runs) == 2 * 2 * 3 and made.seeds == (0, 1)
+    assert [o["label"] for o in made.optimizers] == ["adamw", "SMARAN", "tlr(sgd)"]
+    assert [t["label"] for t in made.tasks] == ["vision/mlp/smoke", "small net"]
+    # Seed by seed, so that what an interrupted study has is balanced.
+    assert [r.seed for r in made.runs] == [0] * 6 + [1] * 6
+    rates = {(r.task, r.optimizer): r.spec["optimizer"].get("base", {}).get("lr") for r in made.runs}
+    assert (rates["vision/mlp/smoke", "tlr(sgd)"], rates["small net", "tlr(sgd)"]) == (0.1, 0.3)
+    assert made.runs[1].spec["optimizer"] == {"name": "smaran", "lr": 0.1}
+    assert len({r.id for r in made.runs}) == 12
+
+
+def test_labels_and_order_do_not_change_the_identity_of_runs() -> None:
+    a = expand(GOOD)
+    other = GOOD.replace("label: SMARAN", "label: other").replace("model: mlp, size: smoke", "size: smoke, model: mlp")
+    b = expand(other)
+    assert [r.id for r in a.runs] == [r.id for r in b.runs]
+    c = expand(GOOD.replace("1e-1", "0.2"))
+    assert {r.id for r in a.runs} - {r.id for r in c.runs} == {r.id for r in a.runs if r.optimizer == "SMARAN"}
+
+
+def test_only_restricts_a_task() -> None:
+    made = expand(GOOD.replace("label: small net", "label: small net\n    only: [adamw, tlr(sgd)]"))
+    assert sum(r.task == "small net" for r in made.runs) == 4
+
+
+def test_seeds_from_the_command_line_and_lists() -> None:
+    assert expand(GOOD, seeds=5).seeds == (0, 1, 2, 3, 4)
+    assert expand(GOOD.replace("seeds: 2", "seeds: [7, 42]")).seeds == (7, 42)
+
+
+def test_plan_json_round_trip() -> None:
+    made = expand(GOOD, origin="good")
+    assert plan.Plan.from_dict(json.loads(json.dumps(made.to_dict())), "plan.json") == made
+
+
+BAD = {
+    "unknown key": (("seeds: 2", "seeds: 2\nsteps: 3"), 3, "unknown key 'steps'; valid keys: name, title"),
+    "unknown task key": (("label: small net", "lable: small net"), 9, "unknown key 'lable'; valid keys: task, label"),
+    "missing key": (("seeds: 2\n", ""), 1, "'seeds' is missing"),
+    "wrong type": (("seeds: 2", "seeds: many"), 2, "seeds must be a number of seeds or a list"),
+    "boolean seeds": (("seeds: 2", "seeds: true"), 2, "seeds must be"),
+    "no seeds": (("seeds: 2", "seeds: []"), 2, "seeds is empty"),
+    "zero seeds": (("seeds: 2", "seeds: 0"), 2, "at least 1"),
+    "same seed twice": (("seeds: 2", "seeds: [1, 1]"), 2, "seed 1 is given twice"),
+    "negative seed": (("seeds: 2", "seeds: [-1]"), 2, "lies between 0"),
+    "key twice": (("seeds: 2", "seeds: 2\nseeds: 3"), 3, "'seeds' is given twice"),
+    "unknown baseline": (("baseline: adamw", "baseline: adam"), 3, "no optimizer's label; labels: adamw, SMARAN"),
+    "unknown optimizer": (("  - adamw", "  - adamww"), 14, "mean adamw"),
+    "unknown hyper-parameter": (("lr: 1e-1", "gama: 0.9"), 15, "gamma"),
+    "unknown base": (("name: sgd,", "name: sdg,"), 16, "sgd"),
+    "duplicate label": (("label: SMARAN", "label: adamw"), 15, "'adamw' is used twice"),
+    "no optimizers": ((GOOD[GOOD.index("  - adamw") :], "  []\n"), 13, "optimizers is empty"),
+    "nameless optimizer": (("name: smaran, ", ""), 15, "needs a name"),
+    "unknown task": (("- {task: vision,", "- {task: visoin,"), 5, "vision"),
+    "unknown model": (("model: mlp", "model: mpl"), 5, "mlp, resnet"),
+    "unknown size": (("model: mlp, size: smoke", "model: mlp, size: tiny"), 5, "smoke, small, paper"),
+    "unknown override": (("{epochs: 1}", "{epocs: 1}"), 10, "epochs"),
+    "unknown label in hyper": (("tlr(sgd): {base", "tlr: {base"), 12, "no optimizer has the label 'tlr'"),
+    "bad hyper for one task": (("{base: {lr: 0.3}}", "{gama: 0.3}"), 12, "gamma"),
+    "missing data": (("model: mlp", "model: mlp, data: nowhere"), 5, "no data set and no file or folder 'nowhere'"),
+    "the same run twice": (("  - adamw", "  - adamw\n  - {name: adamw, label: again}"), 1, "is the same run as"),
+    "bad name": (("name: good", "name: ../up"), 1, "letters, digits"),
+    "not YAML": (("tasks:", "tasks: ["), 5, "not valid YAML"),
+    "a tag": (("seeds: 2", "seeds: !!python/object:os.system 2"), 2, "not allowed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_studies_say_file_line_and_remedy(case: str) -> None:
+    (old, new), line, message = BAD[case]
+    assert old in GOOD
+    with pytest.raises(UserError) as error:
+        expand(GOOD.replace(old, new))
+    text = str(error.value)
+    # The parser notices an unclosed bracket a little later than where it stands.
+    place = text.split(":")[0]
+    assert place == f"s.yaml, line {line}" or (case == "not YAML" and place.startswith("s.yaml, line"))
+    assert message in text and "\n" not in text
+
+
+@pytest.mark.parametrize("text", ["", "just words", "- a\n- b", "a: &x [*x]", "a: &a [1]\n? [b]\n: 2", "name: \x00"])
+def test_what_is_no_study_at_all(text: str) -> None:
+    with pytest.raises(UserError, match="s.yaml"):
+        expand(text)
+
+
+def test_an_alias_bomb_is_refused_quickly() -> None:
+    text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+    )
+    with pytest.raises(UserError, match="more than"):
+        expand(text)
+
+
+def test_numbers_follow_yaml_1_2() -> None:
+    got = source.parse("[1e-3, 1.5e+3, 0.1, 3, '1e-3', 2026-01-01, .5, v1, 1., -2E4]", "n").value
+    assert got == [0.001, 1500.0, 0.1, 3, "1e-3", "2026-01-01", 0.5, "v1", 1.0, -20000.0]
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not a UTF-8 text file"):
+        shipped.find(str(tmp_path / "binary.yaml"))
+    with pytest.raises(UserError, match="quickstart"):
+        shipped.find("no_such_study")
+
+
+def test_every_shipped_study_expands() -> None:
+    studies = shipped.shipped_studies()
+    assert {"quickstart", "smoke"} <= set(studies)
+    for name in studies:
+        made = plan.expand(shipped.find(name)[0])
+        assert made.name == name
+
+
+def test_quickstart_compares_the_papers_methods() -> None:
+    made = plan.expand(shipped.find("quickstart")[0])
+    names = {o["spec"]["name"] for o in made.optimizers}
+    assert len(made.optimizers) >= 8 and len(made.seeds) == 3
+    assert {"smaran", "adamw_agr", "adan_agr", "amvt", "tlr"} <= names
+    assert {o["spec"]["base"]["name"] for o in made.optimizers if o["spec"]["name"] == "tlr"} >= {"sgd", "adamw"}
+
+
+def test_a_folder_takes_additions_and_refuses_changes(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    assert len(run.prepare(expand(GOOD), GOOD, folder)) == 12
+    more = GOOD.replace("  - adamw", "  - adamw\n  - adan")
+    assert len(run.prepare(expand(more, seeds=3), more, folder)) == 24
+    with pytest.raises(UserError, match="larger study: adan"):
+        run.prepare(expand(GOOD), GOOD, folder)
+    changed = more.replace("1e-1", "0.2")
+    with pytest.raises(UserError, match=r"SMARAN on vision/mlp/smoke differs \(optimizer.lr: 0.1 there, 0.2 here\)"):
+        run.prepare(expand(changed, seeds=3), changed, folder)
+    assert (folder / "study.yaml").read_text() == more
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="not empty and holds no study"):
+        run.prepare(expand(GOOD), GOOD, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(UserError, match="is a file"):
+        run.prepare(expand(GOOD), GOOD, tmp_path / "thesis.txt")
+
+
+def test_only_failed_runs_are_retried(tmp_path: Path) -> None:
+    made = expand(GOOD)
+    run.prepare(made, GOOD, tmp_path / "s")
+    for one, status in zip(made.runs, ("ok", "failed"), strict=False):
+        home = tmp_path / "s" / "runs" / one.id
+        home.mkdir(parents=True)
+        (home / "record.json").write_text(json.dumps({"id": one.id, "status": status}))
+    assert len(run.prepare(made, GOOD, tmp_path / "s")) == 10
+    todo = run.prepare(made, GOOD, tmp_path / "s", retry_failed=True)
+    assert len(todo) == 11 and made.runs[1].id in {r.id for r in todo}

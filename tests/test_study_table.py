@@ -1,0 +1,180 @@
+"""Tables and report from records alone: right, complete, and the same bytes every time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from scipy import stats
+from study_fakes import accuracy, make_study
+
+from hf_optim.cli import main
+from hf_optim.errors import UserError
+from hf_optim.study import charts, output, records, report, table
+from hf_optim.study.curves import POINTS, Histories
+
+
+def load(folder: Path) -> tuple[records.Results, list[table.TaskTable]]:
+    results = records.load(folder)
+    return results, table.build(results)
+
+
+def test_numbers_are_those_of_the_records(tmp_path: Path) -> None:
+    _, (one,) = load(make_study(tmp_path, seeds=5))
+    assert [r.optimizer for r in one.rows] == sorted(
+        ("adamw", "smaran", "adan"), key=lambda x: -sum(accuracy(x, s) for s in range(5))
+    )
+    row = next(r for r in one.rows if r.optimizer == "adan")
+    mine, base = [accuracy("adan", s) for s in range(5)], [accuracy("adamw", s) for s in range(5)]
+    assert row.mean.mean == pytest.approx(sum(mine) / 5)
+    assert row.comparison is not None
+    assert row.comparison.difference.mean == pytest.approx((sum(mine) - sum(base)) / 5)
+    assert row.comparison.p == pytest.approx(stats.ttest_rel(mine, base).pvalue)
+    assert next(r for r in one.rows if r.optimizer == "adamw").comparison is None
+
+
+def test_lower_is_better_sorts_and_judges_the_other_way(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, ("a", "b"), value=lambda x, s: 2 + 0.01 * s if x == "a" else 1 + s * s / 500)
+    plan = (folder / "plan.json").read_text().replace('"greater_is_better": true', '"greater_is_better": false')
+    (folder / "plan.json").write_text(plan)
+    _, (one,) = load(folder)
+    assert [r.optimizer for r in one.rows] == ["b", "a"]
+    assert one.rows[0].verdict == "better"
+
+
+def test_a_failed_run_takes_the_mean_away_and_is_shown(tmp_path: Path) -> None:
+    results, (one,) = load(make_study(tmp_path, failed={("smaran", 1)}))
+    row = one.rows[-1]
+    assert (row.optimizer, row.state, row.verdict) == ("smaran", "1/3 runs failed", "no verdict")
+    assert row.mean.n == 0
+    assert "1/3 runs failed" in output.markdown([one], "x")
+    line = next(csv.DictReader(io.StringIO(output.result_csv([one]))), None)
+    assert line is not None
+    html = report.render(results, [one])
+    assert "1/3 runs failed" in html and "the loss became NaN at step 13" in html and 'class="cross"' in html
+
+
+def test_a_failed_baseline_leaves_no_comparison(tmp_path: Path) -> None:
+    _, (one,) = load(make_study(tmp_path, failed={("adamw", 0)}))
+    assert all(r.verdict == "no verdict" for r in one.rows)
+
+
+def test_only_shared_seeds_are_paired(tmp_path: Path) -> None:
+    results, (one,) = load(make_study(tmp_path, missing={("adan", 2)}))
+    row = next(r for r in one.rows if r.optimizer == "adan")
+    assert row.comparison is not None and row.comparison.pairs == 2 and row.missing == 1
+    assert "the study is not finished" in report.render(results, [one])
+
+
+def test_one_seed_says_so(tmp_path: Path) -> None:
+    results, tables = load(make_study(tmp_path, seeds=1))
+    assert tables[0].rows[0].verdict in ("", "one seed: no verdict")
+    assert "<b>one seed</b>" in report.render(results, tables)
+
+
+def test_holm_counts_every_task(tmp_path: Path) -> None:
+    _, one = load(make_study(tmp_path / "1", tasks=("A",)))
+    _, two = load(make_study(tmp_path / "2", tasks=("A", "B")))
+    assert (table.tests_made(one), table.tests_made(two)) == (2, 4)
+
+
+def test_times_do_not_touch_the_result_files(tmp_path: Path) -> None:
+    a, fast = load(make_study(tmp_path / "a", milliseconds=1.0))
+    b, slow = load(make_study(tmp_path / "b", milliseconds=99.0))
+    assert output.result_csv(fast) == output.result_csv(slow)
+    assert output.markdown(fast, "x") == output.markdown(slow, "x")
+    assert output.runs_csv(a) == output.runs_csv(b)
+    assert output.costs_csv(fast) != output.costs_csv(slow)
+
+
+def test_csv_reads_back(tmp_path: Path) -> None:
+    _, tables = load(make_study(tmp_path, ('a,"b"', "c"), failed={("c", 0)}))
+    lines = {line["optimizer"]: line for line in csv.DictReader(io.StringIO(output.result_csv(tables)))}
+    assert float(lines['a,"b"']["mean"]) == pytest.approx(tables[0].rows[0].mean.mean)
+    assert (lines["c"]["mean"], lines["c"]["failed"], lines["c"]["finished"]) == ("", "1", "2")
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_terminal_table_fits(tmp_path: Path, width: int) -> None:
+    _, tables = load(make_study(tmp_path, ("tlr(adamw)", "adamw_agr", "smaran"), failed={("smaran", 0)}))
+    console = Console(width=width, file=io.StringIO())
+    output.show(tables, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    assert "verdict" in text and "tlr(adamw)" in text
+
+
+def test_the_report_is_the_same_twice_and_alone(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, failed={("adan", 0)})
+    assert main(["report", str(folder)]) == 0
+    first = (folder / "report.html").read_bytes()
+    assert main(["report", str(folder)]) == 0
+    assert (folder / "report.html").read_bytes() == first
+    text = first.decode().replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?://|src=|@import|url\(|<link", text)
+    assert str(tmp_path) not in text
+    assert "nan" not in re.sub(r"<(script|style)>.*?</\1>", "", text, flags=re.S).lower().replace("became nan", "")
+
+
+def test_labels_and_reasons_cannot_inject(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, ("<script>alert(1)</script>", "b|c"), tasks=("<img src=x>",))
+    results, tables = load(folder)
+    html = report.render(results, tables)
+    assert "<script>alert" not in html and "<img" not in html
+    assert "b\\|c" in output.markdown(tables, "x")
+
+
+def test_five_hundred_runs_stay_small(tmp_path: Path) -> None:
+    labels = [f"optimizer_{i:02d}" for i in range(20)]
+    results, tables = load(make_study(tmp_path, labels, tasks=[f"T{i}" for i in range(5)], seeds=5, steps=70))
+    assert len(results.records) == 500
+    assert len(report.render(results, tables).encode()) < 2_000_000
+
+
+def test_curves_hold_the_mean_and_the_range_over_seeds(tmp_path: Path) -> None:
+    results, _ = load(make_study(tmp_path, ("a", "b"), failed={("b", 2)}, steps=200))
+    histories = Histories(results, results.plan.tasks[0])
+    a, b, broken = histories.curves("validation_accuracy")[:3]
+    last = [accuracy("a", s) for s in range(3)]
+    assert (a.mean[-1], a.low[-1], a.high[-1]) == pytest.approx((sum(last) / 3, min(last), max(last)))
+    assert (b.runs, b.failed, broken.failed) == (2, False, True)
+    assert len(histories.curves("train_loss")[0].steps) == POINTS
+    assert histories.curves("no_such_value") == []
+
+
+def test_scales_and_labels() -> None:
+    share = charts.choose([0.5, 0.98, 1.0], 0, 300, share=True)
+    assert share.kind == "accuracy" and 0.9 in share.ticks()
+    assert share(0.98) - share(0.9) > 0.5 * (share(0.9) - share(0.5))
+    assert charts.choose([0.001, 1.0], 0, 300).kind == "log"
+    assert charts.choose([-1.0, 1.0], 0, 300).kind == "linear"
+    for values in ([0.5], [0.0], [1.0, 1.0], [1e-7, 1e3]):
+        for options in ({}, {"share": True}, {"log": True}):
+            scale = charts.choose(values, 0, 300, **options)
+            assert all(math.isfinite(scale(v)) for v in values) and scale.low < scale.high
+    placed = charts._dodge([(0.0, 100.0 + i, 0.0, f"x{i}") for i in range(20)])
+    at = sorted(y for _, _, y, _ in placed)
+    assert all(b - a >= charts.LABEL_HEIGHT - 1e-9 for a, b in zip(at, at[1:], strict=False))
+    assert at[0] >= charts.TOP - 1 and at[-1] <= charts.HEIGHT - charts.BOTTOM + 8
+
+
+def test_damaged_records_count_as_missing(tmp_path: Path) -> None:
+    folder = make_study(tmp_path)
+    victim = next((folder / "runs").iterdir())
+    (victim / "record.json").write_text('{"id": "something else", "status": "ok"}')
+    assert len(records.load(folder).records) == 8
+    (victim / "record.json").write_text("{half")
+    assert len(records.load(folder).records) == 8
+
+
+def test_a_folder_without_a_study_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no study"):
+        records.load(tmp_path)
+    (tmp_path / "plan.json").write_text('{"format": 99}')
+    with pytest.raises(UserError, match="format 99"):
+        records.load(tmp_path)
