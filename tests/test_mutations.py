@@ -1,0 +1,224 @@
+"""The reference tests turn red when a rule is made wrong: shown for every rule, change by change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import problems
+import pytest
+from twins import DEFAULTS, TWINS, variants
+from twins.compare import Ours, Trajectory, names, registered, trajectory
+from twins.mutants import Mutant, in_force, modules_of, mutants
+
+STEPS = 13
+TORCHS = {"sgd", "sgdm", "nesterov", "adagrad", "rmsprop", "adam", "amsgrad", "adamw", "radam"}
+# A preset runs the code of the wrapper that is tested under its own name.
+OURS = sorted(set(TWINS) - TORCHS - {n for n in TWINS if n.startswith(("tlr_", "lookahead_"))} | {"tlr_legacy"})
+# All mutants take minutes: the suite runs every STRIDE-th. HF_OPTIM_MUTANTS=all runs them all.
+STRIDE = 1 if os.environ.get("HF_OPTIM_MUTANTS") == "all" else 12
+
+# Changes that nothing here can show: file, function, the beginning of the statement, the change ("" for any), and why.
+NONE, GUARD, RATIO = "a factor of 1 or a decay of 0 is none", "a guard that test_limits watches", "the length cancels"
+EQUIVALENT = [
+    ("*", "*", "if c.decay", "always True", NONE),
+    ("*", "*", "if c.l2", "always True", NONE),
+    ("*", "*", "return r.add_(x, alpha=c.weight_decay) if c.decay", "always r.add_", NONE),
+    ("*", "*", "return {", "0 -> 1", "h.weight_decay != 0 switches off a decay of 0"),
+    ("*", "_local", "", "always t", "sharded tensors have tests of their own"),
+    ("*", "*", "self._settle()", "dropped", "checkpoints have tests of their own"),
+    ("acprop", "scalars", "if not first", "always True", "the first step reads no variance"),
+    ("acprop", "scalars", "return {", "1 -> 1.5", "t > 1 is t > 1.5"),
+    ("adabound", "scalars", "final =", "", GUARD),
+    ("decgd", "_first_value", "return first", "", "in float64 the dtype is always the parameter's"),
+    ("hd_adam", "prepare", "return {", "", "before the second step there is no u"),
+    ("hd_adam", "measure", "u =", "always m.div", "before the second step m is 0"),
+    ("hdk", "_rescaled", "", "", GUARD),
+    ("lamb", "derive", "return {'ratio'", "1.0 -> 1.5", GUARD),
+    ("lookahead", "step", "if group['la_count'] == 0", "always True", "what is begun is not begun again"),
+    ("lookahead", "step", "if float(group", "", GUARD),
+    ("lookahead", "step", "group['la_count'] =", "group['la_count'] + 1 ->", "counting down has the same period"),
+    ("lookahead", "_begin", "if p.requires_grad", "", GUARD),
+    ("lookahead", "_synchronise", "if slow is None", "always False", GUARD),
+    ("lookahead", "_pull_back", "state =", "always self.state[p]", GUARD),
+    ("padam", "scalars", "return {", "0.25 -> 0.375", "another way to the same power"),
+    ("padam", "scalars", "return {", "0.125 -> 0.1875", "another way to the same power"),
+    ("prodigy", "_make_state", "if group['slice_p'] > 1", "", "the whole tensor is its own slice"),
+    ("prodigy", "_first_value", "if name == 'x0'", "always False", "the same value another way"),
+    ("prodigy", "_slice", "if transform is not None", "always False", "transforms have tests of their own"),
+    ("prodigy", "_control", "self._transform_sums", "dropped", "transforms have tests of their own"),
+    ("prodigy", "_control", "rates =", "0.0 -> 1.0", GUARD),
+    ("prodigy", "_control", "if len(rates) > 1", "1 -> 1.5", "more than 1 is more than 1.5"),
+    ("prodigy", "_control", "if self.defaults['slice_p'] > 1", "1 -> 1.5", "more than 1 is more than 1.5"),
+    ("prodigy", "measure", "s.mul_", "add_ -> sub_", "only |s| is read"),
+    ("prodigy", "measure", "zero =", "", GUARD),
+    ("prodigy", "control", "if sums['den'] == 0", "", GUARD),
+    ("prodigy", "update", "if c.idle", "always False", "its rate is 0"),
+    ("prodigy", "update", "if c.moved", "always True", GUARD),
+    ("sls", "finish", "if found", "always True", GUARD),
+    ("sps", "control", "eta = 0.0", "", GUARD),
+    ("sps", "control", "if math.sqrt(sums['gg']) >= 1e-08", "", GUARD),
+    ("sps", "control", "if eta > 0", "always True", GUARD),
+    ("tlr", "_scaled_step", "if group['lr_scale'] != 1.0", "", NONE),
+    ("tlr", "_scaled_step", "before =", "always {p: p.detach", "a copy that is not read"),
+    ("tlr", "_adapt", "rate = group['tlr_rate_sum'] / K", "group['tlr_rate_sum'] / K ->", RATIO),
+    ("tlr", "_look", "rate = ", "", RATIO),
+    ("tlr", "_look", "u, start, end = ", "(old[p] - p) / rate ->", RATIO),
+    ("tlr", "_look", "before.restore()", "dropped", "randomness has tests of its own"),
+    ("tlr", "_look", "after.restore()", "dropped", "randomness has tests of its own"),
+    ("tlr", "_look", "if ", "", GUARD),
+    ("tlr_legacy", "_window", "if K == 0", "", "it only warns"),
+    ("tlr_legacy", "_window", "logging.", "dropped", "it only warns"),
+    ("tlr_legacy", "_window", "return K or -1", "", "no interval, either way"),
+    ("tlr_legacy", "_due", "return K > 0", "1 -> 1.5", "more than 1 is more than 1.5"),
+    ("tlr_legacy", "_rescaled", "return scale if a < 0", "always scale * min", "a is a square"),
+    ("tlr_legacy", "_rescaled", "return scale if a < 0", "0 -> 1", "a is above 1 on these problems"),
+]
+
+
+def equivalent(stem: str, mutant: Mutant) -> bool:
+    return any(file in ("*", stem) and function in ("*", mutant.function) and mutant.line.startswith(line)
+               and mutant.change.startswith(change) for file, function, line, change, _ in EQUIVALENT)
+
+
+@cache
+def problem(kind: str) -> problems.Problem:
+    return {"lsq": problems.lsq, "tanh": problems.tanh}[kind]()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One variant of a name on one problem."""
+
+    name: str
+    number: int
+    kind: str
+
+    @cached_property
+    def setting(self) -> tuple[list[dict[str, Any]] | None, dict[str, Any]]:
+        variant = variants.VARIANTS[self.name][self.number]
+        split = variants.groups(self.name, variant, len(problem(self.kind).start), DEFAULTS[self.name])
+        return split, variants.hyper(variant)
+
+    @cached_property
+    def expected(self) -> Trajectory:
+        split, hyper = self.setting
+        return trajectory(self.name, problem(self.kind), STEPS, split, hyper)
+
+    def ours(self) -> Ours:
+        split, hyper = self.setting
+        return Ours(self.name, problem(self.kind), split, **hyper)
+
+    def fails(self, change: Callable[[Any], None] | None = None) -> bool:
+        """Whether ours, after ``change`` has been at it, is told from its twin."""
+        try:
+            ours = self.ours()
+            if change is not None:
+                change(ours.opt)
+            for k in range(1, STEPS + 1):
+                ours.step(k)
+                if self.expected.wrong(k, ours.arrays()):
+                    return True
+                rates = None if hasattr(ours.opt, "base") else self.expected.rates(k)
+                if rates is not None and not np.allclose(ours.opt.effective_lr(), rates, rtol=1e-8, atol=0):
+                    return True
+        except Exception:  # noqa: BLE001 - an error is seen, too
+            return True
+        return False
+
+
+@cache
+def comparisons(name: str) -> list[Comparison]:
+    """Those that the rule passes as it is: only these can show that a change is seen."""
+    all_of = [Comparison(name, n, "tanh") for n in range(len(variants.VARIANTS[name]))]
+    out = [c for c in [*all_of, Comparison(name, 0, "lsq")] if not c.fails()]
+    assert out, f"{name} follows its twin nowhere: nothing can be said of its mutants"
+    return out
+
+
+def seen(among: list[Comparison], change: Callable[[Any], None] | None = None) -> bool:
+    """Whether any comparison fails; the one that did is tried first the next time."""
+    for i, one in enumerate(among):
+        if one.fails(change):
+            among.insert(0, among.pop(i))
+            return True
+    return False
+
+
+def need(name: str) -> None:
+    registered(name, {"base": {"name": "sgd"}} if name in ("tlr", "lookahead", "hdk", "tlr_legacy") else {})
+
+
+@cache
+def users() -> dict[str, list[str]]:
+    """Module -> the names that run its functions."""
+    out: dict[str, list[str]] = {}
+    for name in OURS:
+        if name in names():
+            for module in modules_of(comparisons(name)[0].ours().opt):
+                out.setdefault(module.__name__, []).append(name)
+    return out
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_mutants_are_seen(name: str) -> None:
+    """By the comparisons of the name, or of another that runs the same file; each file under one name only."""
+    need(name)
+    alive = []
+    for module in modules_of(comparisons(name)[0].ours().opt):
+        if users()[module.__name__][0] != name:
+            continue
+        among = [c for user in users()[module.__name__] for c in comparisons(user)]
+        for mutant in mutants(module)[::STRIDE]:
+            if equivalent(module.__name__.rsplit(".", 1)[1], mutant):
+                continue
+            with in_force(mutant, module):
+                if not seen(among):
+                    alive.append(f"{module.__name__}.{mutant}")
+    assert not alive, f"{len(alive)} changes go unnoticed:\n" + "\n".join(alive)
+
+
+PERTURBATIONS = {"negated": lambda v: -v, "zeroed": lambda v: 0.0, "dropped to one": lambda v: 1.0 if v != 1 else 2.0,
+                 "a tenth larger": lambda v: v * 1.1}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_scalar_matters(name: str) -> None:
+    """Each number that a rule computes for a step, made wrong, is seen."""
+    need(name)
+    if not hasattr(type(comparisons(name)[0].ours().opt), "scalars"):
+        pytest.skip("a wrapper has no scalars of its own")
+    places: dict[str, list[Comparison]] = {}
+    for one in comparisons(name):
+
+        def note(values: dict[str, Any], one: Comparison = one) -> dict[str, Any]:
+            for key, value in values.items():
+                if type(value) is float and value != 0 and one not in places.setdefault(key, []):
+                    places[key].append(one)
+            return values
+
+        one.fails(lambda opt, note=note: through(opt, note))
+    unseen = []
+    for key, among in places.items():
+        for word, perturb in PERTURBATIONS.items():
+
+            def change(values: dict[str, Any], key: str = key, perturb: Any = perturb) -> dict[str, Any]:
+                return {**values, key: perturb(values[key])} if type(values.get(key)) is float else values
+
+            if not seen(among, lambda opt, change=change: through(opt, change)):
+                unseen.append(f"{key} {word}")
+    assert not unseen, f"unnoticed: {', '.join(unseen)}"
+
+
+def through(opt: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Let one instance's scalars pass through ``change``; its class keeps its name and its module."""
+    cls = type(opt)
+
+    def scalars(h: Any, t: int, s: Any) -> dict[str, Any]:
+        return change(dict(cls.scalars(h, t, s)))
+
+    opt.__class__ = type(cls.__name__, (cls,), {"scalars": staticmethod(scalars), "__module__": cls.__module__})
