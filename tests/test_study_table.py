@@ -178,3 +178,13 @@ def test_a_folder_without_a_study_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"format": 99}')
     with pytest.raises(UserError, match="format 99"):
         records.load(tmp_path)
+
+
+def test_definitions_of_our_own_are_printed_where_a_result_used_them():
+    from hf_optim.study import output
+    from hf_optim.study.table import TaskTable
+
+    plain = TaskTable("t", "t", "accuracy", True, "amvt", ())
+    assert "our own" not in output.markdown([plain], "study")
+    own = TaskTable("t", "t", "accuracy", True, "amvt", (), ("mine: what it does",))
+    assert "our own" in output.markdown([own], "study") and "- mine: what it does" in output.markdown([own], "study")

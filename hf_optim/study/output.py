@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 from hf_optim.study.records import Results, number
 from hf_optim.study.table import COSTS, NOTE, OTHERS, TaskTable, cost_text, result_cells, spread, tests_made
 
+#: over pieces that a paper names without a formula
+OURS = "Definitions of our own, where the paper names a piece without a formula:"
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -34,6 +37,9 @@ def markdown(tables: Sequence[TaskTable], title: str) -> str:
                 ]
             )
     lines += [NOTE.format(tests=tests_made(tables)), ""]
+    ours = tables[0].ours if tables else ()
+    if ours:
+        lines += [OURS, "", *(f"- {line}" for line in ours), ""]
     return "\n".join(lines)
 
 
@@ -192,6 +198,8 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
         for row in rows:
             made.add_row(*(Text(row[n], style=colours.get(row[n], "") if n == "verdict" else "") for n in names))
         console.print(made)
+    for line in tables[0].ours if tables else ():
+        console.print(f"our definition, not the paper's: {line}", markup=False, style="dim", highlight=False)
     console.print(
         f"Paired by seed; p after Holm over {tests_made(tables)} comparisons; seeds: how many would decide.",
         style="dim",

@@ -15,7 +15,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from hf_optim.study import charts, table
+from hf_optim.definitions import own_definitions
+from hf_optim.study import charts, output, table
 from hf_optim.study.curves import Histories
 from hf_optim.study.plan import flatten
 from hf_optim.study.records import Results
@@ -257,7 +258,11 @@ def _configurations(results: Results) -> str:
         for task in plan.tasks
         for label, hyper in (task.get("hyper") or {}).items()
     ]
-    return text + (f"<p>On single tasks:</p><ul>{''.join(special)}</ul>" if special else "")
+    text += f"<p>On single tasks:</p><ul>{''.join(special)}</ul>" if special else ""
+    ours = "".join(
+        f"<li>{escape(o['label'])}: {escape(line)}</li>" for o in plan.optimizers for line in own_definitions(o["spec"])
+    )
+    return text + (f"<p>{output.OURS}</p><ul>{ours}</ul>" if ours else "")
 
 
 def _hyper(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hf_optim.definitions import own_definitions
 from hf_optim.study.records import Results, number
 from hf_optim.study.statistics import MOST_SEEDS, Comparison, Summary, compare, summarise
 
@@ -68,6 +69,8 @@ class TaskTable:
     greater: bool
     baseline: str
     rows: tuple[Row, ...]
+    #: "label: definition" for every piece that a paper names without a formula and an optimizer here uses
+    ours: tuple[str, ...] = ()
 
     @property
     def decimals(self) -> int:
@@ -84,6 +87,7 @@ def build(results: Results) -> list[TaskTable]:
         rows = [_row(results, task, o["label"]) for o in plan.optimizers if o["label"] in task["only"]]
         made.append((task, rows))
     asked: list[tuple[dict[str, Any], list[tuple[float, float]], bool]] = []
+    ours = tuple(f"{o['label']}: {text}" for o in plan.optimizers for text in own_definitions(o["spec"]))
     for task, rows in made:
         base = next((r for r in rows if r["optimizer"] == plan.baseline), None)
         for row in rows:
@@ -100,7 +104,7 @@ def build(results: Results) -> list[TaskTable]:
         greater = bool(task["primary"]["greater_is_better"])
         final = sorted((Row(**row) for row in rows), key=lambda r: _rank(r, greater))
         tables.append(
-            TaskTable(task["label"], task["title"], task["primary"]["name"], greater, plan.baseline, tuple(final))
+            TaskTable(task["label"], task["title"], task["primary"]["name"], greater, plan.baseline, tuple(final), ours)
         )
     return tables
 
