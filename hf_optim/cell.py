@@ -120,26 +120,24 @@ def _run(cells: list[Cell], f: Callable[..., Any], way: Way, raw: bool) -> list[
     tensors = {k: first.tensors[k] for k in names}
     written = tuple(k for k in names if k != "g")
     if way.compiles(first):
-        _run_compiled(call, tensors, written, first)
-        return []
+        return [[_run_compiled(call, tensors, written, first)]]
     c = first.c
     return [execute.over_blocks(lambda **blocks: call(**blocks, c=c), tensors, written, first.dtype, way.generator)]
 
 
 def _run_compiled(call: Callable[..., Any], tensors: dict[str, torch.Tensor], written: tuple[str, ...],
-                  cell: Cell) -> None:
+                  cell: Cell) -> tuple[torch.Tensor, ...]:
     values = vars(cell.c)
     numbers = {k: v for k, v in values.items() if isinstance(v, float)}
     sums = {k: v for k, v in values.items() if isinstance(v, torch.Tensor)}
     statics = tuple((k, v) for k, v in values.items() if k not in numbers and k not in sums)
-    x = tensors["x"]
     # The graph writes its arguments back in their order: x last, so that a slot that copies x gets the old x.
-    tensors = {k: v for k, v in tensors.items() if k != "x"} | {"x": x}
+    tensors = dict(sorted(tensors.items(), key=lambda item: item[0] == "x"))
     written = tuple(k for k in tensors if k in written)
     kernel = execute.compiled(call, tuple(tensors), written, tuple(numbers), statics, tuple(sums), cell.dtype)
-    table = torch.tensor(list(numbers.values()), dtype=cell.dtype, device=x.device)
-    n = x.numel()
-    kernel(table.unsqueeze(1).expand(-1, n), *(v.expand(n) for v in sums.values()), *tensors.values())
+    n, device = cell.tensors["x"].numel(), cell.tensors["x"].device
+    table = torch.tensor(list(numbers.values()), dtype=cell.dtype, device=device)
+    return kernel(table.unsqueeze(1).expand(-1, n), *(v.expand(n) for v in sums.values()), *tensors.values())
 
 
 def run_all(cells: list[Cell], f: Callable[..., Any], way: Way) -> None:

@@ -163,6 +163,7 @@ class Traced(_Operators):
 
     def __init__(self, value: torch.Tensor) -> None:
         self.value = value
+        self.changed = False
 
     def reduce(self, f: Callable[..., torch.Tensor], *others: Traced) -> Traced:
         return Traced(f(self.value, *(o.value for o in others)))
@@ -201,6 +202,7 @@ def _traced(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     def in_place(self: Traced, *args: Any, **kw: Any) -> Traced:
         self.value = f(self.value, *map(_unwrap, args), **{k: _unwrap(v) for k, v in kw.items()})
+        self.changed = True
         return self
 
     return out_of_place, in_place
@@ -262,18 +264,24 @@ class _Scalars:
 
 @cache
 def compiled(f: Callable[..., Any], names: tuple[str, ...], written: tuple[str, ...], numbers: tuple[str, ...],
-             statics: tuple[tuple[str, Any], ...], sums: tuple[str, ...], dtype: torch.dtype) -> Callable[..., None]:
-    """The update f as one graph: kernel(numbers, *sums, *tensors). Compiled once for all models and all rates."""
+             statics: tuple[tuple[str, Any], ...], sums: tuple[str, ...], dtype: torch.dtype) -> Callable[..., Any]:
+    """f as one graph: kernel(numbers, *sums, *tensors). Compiled once for all models and all rates.
 
-    def kernel(table: torch.Tensor, *args: torch.Tensor) -> None:
+    It writes what f changed back into the `written` tensors and returns f's own sums, if it returns any.
+    """
+
+    def kernel(table: torch.Tensor, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
         values = {k: Traced(t) for k, t in zip(sums, args[: len(sums)], strict=True)}
         values |= {k: Traced(table[i]) for i, k in enumerate(numbers)}
         stored = dict(zip(names, args[len(sums):], strict=True))
         c = _Scalars(dict(statics) | values)
         traced = {k: Traced(t.to(dtype)) for k, t in stored.items()}
-        f(**traced, c=c)
+        out = f(**traced, c=c)
         for k in written:
-            stored[k].copy_(traced[k].value)
+            if traced[k].changed:
+                stored[k].copy_(traced[k].value)
+        # numbers are rows in here, so a sum times a number is a row of equal entries
+        return () if out is None else tuple(v if v.dim() == 0 else v[0] for v in map(_unwrap, out))
 
     # Graphs are cached, counted and limited by code object: every rule gets one of its own.
     kernel.__code__ = kernel.__code__.replace(co_name=f"kernel_{compiled.cache_info().misses}")

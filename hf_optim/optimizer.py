@@ -223,7 +223,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
     def _advance(self, cells: list[Cell], f: float | None, evaluate: Callable[[], Any] | None) -> None:
         """Measure, control, update."""
         self._control(cells, f)
-        run_all(cells, self.update, self._way(compile=self.compile))
+        run_all(cells, self.update, self._way)
 
     def _control(self, cells: list[Cell], f: float | None) -> None:
         """Fill every cell's `c`: sums over tensors and shards, shared numbers, the group's scalars."""
@@ -234,7 +234,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if names:
             for cell in cells:
                 vars(cell.c).update(self.prepare(self._hyper(cell.group), cell.t, memory))
-            total = reduce.combine(partials(cells, self.measure, self._way()), [cell.p for cell in cells])
+            total = reduce.combine(partials(cells, self.measure, self._way), [cell.p for cell in cells])
             if everywhere:
                 total = total.sum(0)
             if everywhere and controlled:
@@ -262,13 +262,14 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if chosen:
             transform = chosen[0].transform
             assert transform is not None
-            table = transform.derive(reduce.combine(partials(chosen, transform.measure, self._way(), raw=True),
+            table = transform.derive(reduce.combine(partials(chosen, transform.measure, self._way, raw=True),
                                                     [cell.p for cell in chosen]))
             for cell, row in zip(chosen, table, strict=True):
                 vars(cell.c).update(zip(transform.sums, row.unbind(), strict=True))
 
-    def _way(self, compile: bool = False) -> Way:
-        return Way(compile, self._generator)
+    @property
+    def _way(self) -> Way:
+        return Way(self.compile, self._generator)
 
     # --- cells: parameters with gradients, their state and their views ---------------------------------------------
 

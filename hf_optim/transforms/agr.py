@@ -56,7 +56,7 @@ class AGR(Transform):
     @staticmethod
     def apply(g: Any, c: SimpleNamespace) -> Any:
         # (S - |g|) / S rather than 1 - |g| / S: exactly 0 for one element, where rounding noise would be an update
-        return g.abs().sub_(c.S).div_(c.S).mul_(g).neg_()
+        return g.abs().sub_(c.S).div_(-c.S).mul_(g)
 
 
 TRANSFORM = AGR
