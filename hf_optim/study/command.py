@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_optim import registry
 from hf_optim.errors import UserError
 from hf_optim.study import output as texts
 from hf_optim.study import plan as planning
@@ -49,6 +51,7 @@ def study(
     if dry_run:
         _show_plan(plan, folder, console)
         return 0
+    _check_values(plan)
     todo = run.prepare(plan, source.text, folder, retry_failed=retry_failed)
     done = len(plan.runs) - len(todo)
     console.print(
@@ -72,6 +75,12 @@ def study(
     if todo:
         console.print(f"{len(todo)} runs in {duration(time.monotonic() - start)}", highlight=False)
     return finish(folder)
+
+
+def _check_values(plan: planning.Plan) -> None:
+    """A value out of range ends the study here, with one line, and not each of its runs."""
+    for text in sorted({json.dumps(r.spec["optimizer"], sort_keys=True) for r in plan.runs}):
+        registry.check_values(json.loads(text))
 
 
 def finish(folder: Path) -> int:
