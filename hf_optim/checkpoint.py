@@ -22,7 +22,7 @@ def check(opt: Optimizer, state_dict: dict[str, Any]) -> None:
         raise BadCheckpoint(f"{opt.rule}: not an optimizer state dict (it needs 'state' and 'param_groups')")
     groups = state_dict["param_groups"]
     for mine, saved in zip(opt.param_groups, groups, strict=False):
-        rule = saved.get("rule")
+        rule = saved.get("made_by")
         if rule != opt.rule:
             keys = ", ".join(sorted(set(saved) - {"params"}))
             other = f"rule {rule!r}" if rule else f"another optimizer (its groups have {keys})"

@@ -8,6 +8,7 @@ norms) with which the step's own loss was computed, and gradients, buffers and r
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -35,12 +36,16 @@ class _World:
 
     def __init__(self, models: Iterable[nn.Module], devices: Iterable[torch.device]) -> None:
         self._random = RandomState(*devices)
-        owned = [(module, name, b) for model in models for module in model.modules()
-                 for name, b in module._buffers.items() if b is not None]
+        modules = [module for model in models for module in model.modules()]
+        owned = [(module, name, b) for module in modules for name, b in module._buffers.items() if b is not None]
+        sharded = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
+        self._sharded: list[Any] = [module for module in modules if isinstance(module, sharded)]
         self._buffers = [(module, name, b, b.detach().clone()) for module, name, b in owned]
 
     def restore(self) -> None:
         self._random.restore()
+        for module in self._sharded:  # what a pass without a graph gathered last stays, and would be computed with
+            module.reshard()
         for module, name, buffer, before in self._buffers:
             module._buffers[name] = buffer
             buffer.copy_(before)
@@ -95,7 +100,8 @@ class LineSearch(Optimizer):
     # --- evaluations -----------------------------------------------------------------------------------------------
 
     def watch(self, *models: nn.Module) -> None:
-        """Keep these models' buffers unchanged by trial evaluations (`hf_optim.create("sls", model)` does it)."""
+        """Keep these models' buffers unchanged by trial evaluations, and under FSDP2 their weights fresh
+        (`hf_optim.create("sls", model)` does it)."""
         self._models = models
 
     def _world(self) -> _World:

@@ -348,8 +348,10 @@ class Optimizer(torch.optim.Optimizer, Rule):
         return torch.full_like(p, float(group[value] if isinstance(value, str) else value), dtype=dtype)
 
     def _make_state(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        state["step"] = torch.zeros((), dtype=torch.float32)
-        for name in self._slots(group):
+        slots = self._slots(group)
+        # torch's full distributed state dicts find the device by a tensor with a dimension: one must have it
+        state["step"] = torch.zeros(() if slots else (1,), dtype=torch.float32)
+        for name in slots:
             state[name] = self._first_value(name, p, group)
 
     def _restart(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:

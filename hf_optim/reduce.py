@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from hf_optim.errors import UserError
+
 
 def dot(a: Any, b: Any) -> Any:
     """<a, b> of two blocks, as a 0-d tensor (a list of them for lists)."""
@@ -42,10 +44,17 @@ def shards(p: torch.Tensor) -> list[tuple[Any, int]]:
 
 
 def combine(partials: Sequence[torch.Tensor], params: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Row i of `partials` holds the local sums of params[i]; returns the (rows, sums) matrix over all shards."""
+    """Row i of `partials` holds the local sums of params[i]; returns the (rows, sums) matrix over all shards.
+
+    Raises:
+        UserError: pieces of FSDP1, which do not say what they are pieces of.
+    """
     table = torch.stack(list(partials))
     axes: dict[Any, list[int]] = {}
     for i, p in enumerate(params):
+        if getattr(p, "_fsdp_flattened", False):
+            raise UserError("this rule sums over whole tensors, and FullyShardedDataParallel (FSDP1) hands out flat "
+                            "pieces of them: shard with fully_shard (FSDP2), or use DDP")
         for axis in shards(p):
             axes.setdefault(axis, []).append(i)
     for (mesh, dim), rows in axes.items():

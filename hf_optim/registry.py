@@ -133,6 +133,7 @@ def _all() -> dict[str, Info]:
     return found
 
 
+@cache
 def classes() -> dict[str, tuple[str, str]]:
     """Public class name -> (module, class)."""
     found = {}
@@ -278,7 +279,7 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         params = list(_foreign_params(params_or_model))
         try:
             return cls(params, **hyper)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise UserError(f"{name}: {error}") from None
     known = info(name)
     if known.family == "wrapper":
@@ -300,7 +301,11 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
             return torch_native.build(name, as_groups(params), hyper)
         except ValueError as error:
             raise UserError(f"{name}: {error}") from None
-    return resolve(name)(params, **hyper)
+    optimizer = resolve(name)(params, **hyper)
+    optimizer.given |= set(hyper) & set(known.defaults)  # a default that was written down is a choice too
+    if isinstance(params_or_model, nn.Module) and hasattr(optimizer, "watch"):
+        optimizer.watch(params_or_model)
+    return optimizer
 
 
 def _foreign_params(params_or_model: Any) -> Any:
@@ -317,6 +322,17 @@ def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.
         raise UserError(f"{name} takes no base")
     validate.unknown(name, own, [*known.required, *known.defaults, *known.options])
     return resolve(name)(base, **own)
+
+
+def check_values(spec: Any) -> None:
+    """Check a specification's values too, by making the optimizer on one small tensor. Imports torch.
+
+    Raises:
+        UserError: what `create` would raise in a run.
+    """
+    import torch
+
+    build(spec, [torch.nn.Parameter(torch.zeros(2, 2))])
 
 
 def build(spec: Any, params_or_model: Any) -> torch.optim.Optimizer:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from hf_optim import validate
 from hf_optim.errors import BadCheckpoint, UserError
 
 
@@ -29,6 +30,9 @@ class Wrapper(torch.optim.Optimizer):
     memory: ClassVar[dict[str, Any]] = {}
     #: tensors kept in state[p]
     tensors: ClassVar[tuple[str, ...]] = ()
+    #: bytes of them for each parameter in fp32
+    state_bytes: ClassVar[int] = 0
+    base: torch.optim.Optimizer
     #: GradScaler must not hand its scale through: the base may accept it, the wrapper's own arithmetic would not
     _step_supports_amp_scaling = False
 
@@ -36,6 +40,11 @@ class Wrapper(torch.optim.Optimizer):
         if not isinstance(base, torch.optim.Optimizer):
             what = "a class: give an instance" if isinstance(base, type) else f"{type(base).__name__}"
             raise UserError(f"{type(self).__name__} wraps a torch.optim.Optimizer, got {what}")
+        inner = base
+        while isinstance(inner, Wrapper):
+            if set(inner.memory) & set(self.memory) or set(inner.tensors) & set(self.tensors):
+                raise UserError(f"{self.rule} cannot wrap {inner.rule}: both would keep state under the same names")
+            inner = inner.base
         self.base = base
         self._pending: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
         self._ready = False  # torch's constructor assigns groups and state: not to the base
@@ -98,10 +107,9 @@ class Wrapper(torch.optim.Optimizer):
         return loss if closure is None else result
 
     def effective_lr(self) -> list[float]:
-        """The rate in force, one number a group: the base's, times this wrapper's factor where it has one."""
+        """The rate in force, one number a group: the base's."""
         own = getattr(self.base, "effective_lr", None)
-        rates = own() if own is not None else [float(g["lr"]) for g in self.param_groups]
-        return [r * g.get("lr_scale", 1.0) for r, g in zip(rates, self.param_groups, strict=True)]
+        return own() if own is not None else [float(g["lr"]) for g in self.param_groups]
 
     def figures(self) -> dict[str, float]:
         """The base's figures."""
@@ -165,8 +173,8 @@ class Wrapper(torch.optim.Optimizer):
                 return " around ".join(reversed([type(self._innermost()).__name__, *names])) if names else "no wrapper"
             raise BadCheckpoint(f"this checkpoint was written by {chain(list(saved))}, not by {chain(list(mine))}")
         known = set(self.param_groups[0]) | set(self.memory)
-        if not known - {"param_names", "initial_lr"} <= set(groups[0]):
-            missing = sorted(known - {"param_names", "initial_lr"} - set(groups[0]))
+        missing = sorted(known - {"skipped_steps"} - (validate.FOREIGN_KEYS - set(self.memory)) - set(groups[0]))
+        if missing:
             raise BadCheckpoint(f"{self.rule}: the checkpoint lacks {', '.join(missing)}: another base wrote it")
         self.base.load_state_dict(state_dict)
         self._pending.clear()
@@ -180,7 +188,7 @@ class Wrapper(torch.optim.Optimizer):
         return self.base._innermost() if isinstance(self.base, Wrapper) else self.base
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if not k.startswith("_optimizer_")}
+        return {k: v for k, v in self.__dict__.items() if k != "step" and not k.startswith("_optimizer_")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.setdefault("_ready", False)

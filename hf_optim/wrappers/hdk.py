@@ -1,0 +1,64 @@
+"""HDK: the hypergradient baseline in TLR's frame of K steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from hf_optim import validate
+from hf_optim.windows import RateWindows
+
+
+class HDK(RateWindows):
+    """HDK: first-order hypergradient descent on the rate, once in K steps (TLR, Section 3 and Table 1).
+
+        every K steps of the base, with w the parameters now and lr the rate of those K steps:
+        u_new = (w_previous - w) / (K lr)                          average "mean"; "sum" leaves K out
+        lr = lr + eta <u_old, u_new>                               rule "additive"
+        lr = lr (1 + eta cos(u_old, u_new))                        rule "multiplicative"
+        u_old = u_new;  w_previous = w
+
+    The snapshot is taken before the first step and the rate first moves at step 2 K; the products run over all groups.
+    Decay and momentum of the base are part of u. The base steps with `group["lr"]` times `group["lr_scale"]`, and
+    `group["lr"]` stays the scheduler's: a schedule multiplies the learned rate. Nothing keeps an additive rate above 0.
+
+    Args:
+        base: any torch.optim.Optimizer instance.
+        eta: the meta-learning rate; required. Table 1 uses 1e-1 and 1e-2 (additive), 1e-4 and 1e-5 (multiplicative).
+        interval: K; required.
+        rule: "additive" or "multiplicative".
+        average: "mean" or "sum" over the K updates; the same for "multiplicative".
+
+    Source: TLR, Section 3, "State-of-the-art Comparisons": "we update the learning rate every K iterations by averaging
+    the weights' gradients". Whether Table 1 averaged or summed is not said; the text's averaging is the default.
+    """
+
+    paper = "Newton-based Trainable Learning Rate (TLR), Table 1: hypergradient baseline"
+    state_bytes = 8
+    choices = {"rule": ("additive", "multiplicative"), "average": ("mean", "sum")}
+    search_space = {"eta": ("log", 1e-5, 1e-1), "rule": ("choice", ("additive", "multiplicative"))}
+    bounds = {"eta": (0.0, math.inf, True, False), "interval": (1, math.inf, True, False)}
+
+    def __init__(self, base: torch.optim.Optimizer, eta: float, interval: int, rule: str = "additive",
+                 average: str = "mean") -> None:
+        own = {"eta": eta, "interval": interval, "rule": rule, "average": average}
+        kinds = {"eta": 0.0, "interval": 1, "rule": "additive", "average": "mean"}
+        validate.values("hdk", own, kinds, self.choices, self.bounds)
+        self.eta, self.adaptation, self.average = eta, rule, average
+        super().__init__(base)
+        self._set_interval(interval)
+
+    def _start_group(self, group: dict[str, Any]) -> None:
+        group.setdefault("hdk_lr_0", float(group.get("initial_lr", group["lr"])))
+        super()._start_group(group)
+
+    def _rescaled(self, scale: float, products: tuple[float, float, float], group: dict[str, Any]) -> float:
+        a, b, c = products
+        if self.adaptation == "multiplicative":
+            norms = math.sqrt(a) * math.sqrt(c)
+            return scale * (1 + self.eta * (b / norms if norms > 0 else 0.0))
+        lr_0 = group["hdk_lr_0"] or float(group["lr"])
+        K = group["tlr_interval"] if self.average == "mean" else 1
+        return scale + self.eta * b / K**2 / lr_0 if lr_0 else scale

@@ -1,0 +1,119 @@
+"""Lookahead: slow weights that follow the fast ones of any optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from hf_optim import validate
+from hf_optim.errors import UserError
+from hf_optim.reduce import local
+from hf_optim.wrapper import Wrapper
+
+#: name -> what the base is
+PRESETS = {"lookahead_sgd": {"name": "sgd"}, "lookahead_adam": {"name": "adam"}, "lookahead_amvt": {"name": "amvt"}}
+
+#: how optimizers call the first moment in their state: torch's SGD, RMSprop and Muon; its Adams; those of this library
+MOMENTA = ("momentum_buffer", "exp_avg", "m", "b")
+
+
+class Lookahead(Wrapper):
+    """Lookahead: after k steps of the base, go back towards the weights before them (Zhang et al. 2019, Algorithm 1).
+
+        every k steps of the base, with x the parameters now:
+        slow = slow + alpha (x - slow);  x = slow
+        m = 0                                                      pullback_momentum "reset"
+        m_slow = m_slow + alpha (m - m_slow);  m = m_slow          pullback_momentum "pullback", m_slow from 0
+
+    slow begins as the parameters before the first step. Between these moments a step costs what the base's costs. Steps
+    at `group["lr"]` = 0 do not count, so that they move nothing.
+
+    Args:
+        base: any torch.optim.Optimizer instance.
+        k: 5.
+        alpha: 0.5, in (0, 1]; the published code's default is 0.8.
+        pullback_momentum: what becomes of the base's first moment (its state named momentum_buffer, exp_avg, m or b):
+            "none" leaves it, "reset" and "pullback" as above. A base without one raises.
+
+    Source: Lookahead Optimizer: k steps forward, 1 step back, Algorithm 1 and Appendix, and its published code. slow is
+    kept in float32 for parameters of lower precision.
+    """
+
+    paper = "Lookahead Optimizer: k steps forward, 1 step back (Zhang et al. 2019)"
+    memory = {"la_count": 0}
+    tensors = ("la_slow", "la_momentum_buffer", "la_exp_avg", "la_m", "la_b")
+    state_bytes = 4
+    choices = {"pullback_momentum": ("none", "reset", "pullback")}
+    search_space = {"k": ("choice", (5, 10)), "alpha": ("choice", (0.2, 0.5, 0.8))}
+    defaults_own = {"k": 5, "alpha": 0.5, "pullback_momentum": "none"}
+    bounds = {"k": (1, float("inf"), True, False), "alpha": (0.0, 1.0, False, True)}
+
+    def __init__(self, base: torch.optim.Optimizer, k: int = 5, alpha: float = 0.5,
+                 pullback_momentum: str = "none") -> None:
+        own = {"k": k, "alpha": alpha, "pullback_momentum": pullback_momentum}
+        validate.values("lookahead", own, self.defaults_own, self.choices, self.bounds)
+        self.k, self.alpha, self.pullback_momentum = k, alpha, pullback_momentum
+        super().__init__(base)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None,  # type: ignore[override]
+             evaluate: Callable[[], Any] | None = None) -> Any:
+        """One step of the base, and every k-th time one of the slow weights. Arguments are the base's."""
+        for group in self.param_groups:
+            if group["la_count"] == 0:
+                self._begin(group)
+        loss = self._step_base(closure, loss, evaluate)
+        self._settle()
+        for group in self.param_groups:
+            if self.pullback_momentum == "pullback" and group["la_count"] == 0:
+                self._begin_moments(group)
+            if float(group.get("lr", 1.0)) != 0:
+                group["la_count"] = (group["la_count"] + 1) % self.k
+                if group["la_count"] == 0:
+                    self._synchronise(group)
+        return loss
+
+    def _begin(self, group: dict[str, Any]) -> None:
+        """Slow weights of parameters that have none yet."""
+        for p in group["params"]:
+            if p.requires_grad and self._get(p, "la_slow") is None:
+                self._put(p, "la_slow", p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True))
+
+    def _begin_moments(self, group: dict[str, Any]) -> None:
+        for p in group["params"]:
+            for name, m in self._moments(p).items():
+                if self._get(p, f"la_{name}") is None:
+                    self._put(p, f"la_{name}", torch.zeros_like(m))
+
+    def _moments(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The base's first moments of p."""
+        state = self.state[p] if p in self.state else {}
+        return {k: state[k] for k in MOMENTA if isinstance(state.get(k), torch.Tensor)}
+
+    def _synchronise(self, group: dict[str, Any]) -> None:
+        found = self.pullback_momentum == "none"
+        for p in group["params"]:
+            slow = self._get(p, "la_slow")
+            if slow is None:
+                continue
+            if self.pullback_momentum != "none":
+                found |= self._pull_back(p)
+            fast = local(p)
+            local(slow).lerp_(fast.to(slow.dtype), self.alpha)
+            fast.copy_(local(slow))
+        if not found:
+            raise UserError(f"lookahead: {type(self._innermost()).__name__} keeps no first moment under "
+                            f"{', '.join(MOMENTA)}: pullback_momentum must be 'none'")
+
+    def _pull_back(self, p: torch.Tensor) -> bool:
+        """Reset or pull back the base's first moment of p; False if there is none."""
+        moments = self._moments(p)
+        for name, m in moments.items():
+            kept = self._get(p, f"la_{name}")
+            if self.pullback_momentum == "reset":
+                m.zero_()
+            elif kept is not None:
+                local(m).copy_(local(kept).lerp_(local(m), self.alpha))
+        return bool(moments)
