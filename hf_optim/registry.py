@@ -289,9 +289,11 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     params = params_or_model
     if isinstance(params, nn.Module):
         from hf_optim.groups import split
+        from hf_optim.transforms import make
 
         decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
-        agr = "agr_scope" in known.defaults or hyper.get("grad_transform") is not None
+        transform = hyper.get("grad_transform")
+        agr = "agr_scope" in known.defaults or (transform is not None and make(transform).weights_only)
         params = split(params, decay, agr=agr)
     if known.family == "torch":
         from hf_optim.groups import as_groups

@@ -126,14 +126,29 @@ def test_the_filter_leaves_ordinary_and_sparse_gradients_alone():
                  follow("lion", lambda _: [few[0], sparse], shapes=shapes))
 
 
-def test_groups_may_stay_out():
+@pytest.mark.parametrize("transform", ["agr", "centralize"])
+def test_groups_may_stay_out_of_what_is_made_for_weights(transform):
     p, q = (torch.ones(4, 4, requires_grad=True) for _ in range(2))
     opt = hf_optim.create("amvt", [{"params": [p]}, {"params": [q], "agr": False}], lr=1.0, eps=1.0,
-                          grad_transform="normalize")
-    for x in (p, q):
-        x.grad = torch.full((4, 4), 1e-3)
+                          grad_transform=transform)
+    plain = hf_optim.create("amvt", [r := torch.ones(4, 4, requires_grad=True)], lr=1.0, eps=1.0)
+    for x in (p, q, r):
+        x.grad = torch.arange(16.0).reshape(4, 4)
     opt.step()
-    assert (1 - p).min() > 100 * (1 - q).max()
+    plain.step()
+    assert torch.equal(q, r) and not torch.equal(p, r)
+
+
+def test_a_group_cannot_stay_out_of_what_is_not():
+    with pytest.raises(UserError, match="would be ignored"):
+        hf_optim.create("amvt", [{"params": [torch.ones(2, 2, requires_grad=True)], "agr": False}],
+                        grad_transform="normalize")
+
+
+def test_embeddings_are_normalised_but_not_regularised():
+    embedding = torch.nn.Embedding(3, 2)
+    assert [g.get("agr") for g in hf_optim.create("amvt", embedding, grad_transform="agr").param_groups] == [False]
+    assert [g.get("agr") for g in hf_optim.create("amvt", embedding, grad_transform="normalize").param_groups] == [None]
 
 
 # --- AGR where the papers do not put it ----------------------------------------------------------------------------

@@ -23,7 +23,7 @@ class Normalize(Transform):
     """g / (rms(g) + eps), rms(g) = sqrt(sum g^2 / n): a rescaled loss gives the same gradient.
 
     The root mean square, not the norm, so that the elements do not shrink as a model grows. Every moment sees the
-    normalised gradient. Groups with `agr=False` are left out, as from every transform.
+    normalised gradient.
 
     Args:
         scope: "global" takes the rms over all transformed tensors and keeps their relative sizes; "tensor" each

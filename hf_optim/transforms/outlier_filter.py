@@ -41,7 +41,7 @@ class OutlierFilter(Transform):
     An element beyond L is an outlier: it keeps its sign and gets the magnitude L. Zeros do not count, so that the few
     rows of an embedding that a batch touches, or the active units of a sparse layer, are no outliers. None of n
     non-zero elements exceeds sqrt(n) times their rms: a tensor with n <= threshold^2 stays as it is. Every moment sees
-    the filtered gradient. Groups with `agr=False` are left out, as from every transform.
+    the filtered gradient.
 
     Args:
         threshold: 5.0, at least 1.
