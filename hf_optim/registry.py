@@ -10,8 +10,6 @@ from __future__ import annotations
 import ast
 import fnmatch
 import importlib
-import importlib.util
-import sys
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_optim import validate
 from hf_optim.errors import UserError
+from hf_optim.importing import import_path
 
 if TYPE_CHECKING:
     import torch
@@ -206,36 +205,6 @@ def _preset_base(name: str, base: Any) -> dict[str, Any]:
     if not isinstance(base, dict) or "name" in base:
         raise UserError(f"{name} fixes its base: give only the base's hyper-parameters, e.g. base={{'lr': 0.1}}")
     return base
-
-
-def import_path(path: str) -> Any:
-    """The object a user names by `package.module:Name` or `file.py:Name`."""
-    module_name, _, attribute = path.rpartition(":")
-    try:
-        if module_name.endswith(".py"):
-            file = Path(module_name).expanduser().resolve()
-            if not file.is_file():
-                raise UserError(f"{path}: there is no file {module_name}")
-            key = f"hf_optim_user_{abs(hash(str(file)))}_{file.stem}"
-            if key not in sys.modules:
-                spec = importlib.util.spec_from_file_location(key, file)
-                assert spec is not None and spec.loader is not None
-                module = importlib.util.module_from_spec(spec)
-                sys.modules[key] = module
-                try:
-                    spec.loader.exec_module(module)
-                except BaseException:
-                    del sys.modules[key]
-                    raise
-            module = sys.modules[key]
-        else:
-            module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"{path}: cannot import {module_name} ({error})") from None
-    if not hasattr(module, attribute):
-        near = validate.closest(attribute, dir(module))
-        raise UserError(f"{path}: {module_name} has no {attribute}{near}")
-    return getattr(module, attribute)
 
 
 def resolve(name: str) -> Any:

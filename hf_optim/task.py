@@ -12,7 +12,6 @@ import importlib
 import importlib.util
 import json
 import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from hf_optim import schedules
 from hf_optim.errors import UserError
+from hf_optim.importing import import_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -273,7 +273,7 @@ def load(name: str) -> Task:
     if not isinstance(name, str):
         raise UserError(f"task: expected a task's name, got {name!r}")
     if ".py" in name:
-        task = _from_file(name)
+        task = import_path(f"{name}:TASK" if name.endswith(".py") else name)
     else:
         if name not in names():
             raise UserError(f"unknown task {name!r}: choose from {', '.join(names())}, or give file.py:NAME")
@@ -281,28 +281,6 @@ def load(name: str) -> Task:
     if not isinstance(task, Task):
         raise UserError(f"task {name!r} is not an instance of hf_optim.task.Task")
     return task
-
-
-def _from_file(name: str) -> Any:
-    path_text, _, attribute = name.rpartition(":") if not name.endswith(".py") else (name, "", "TASK")
-    path = Path(path_text).resolve()
-    if not path.is_file():
-        raise UserError(f"task {name!r}: no file {path_text}")
-    module_name = f"_task_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        if spec is None or spec.loader is None:
-            raise UserError(f"task {name!r}: {path_text} is not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[module_name]
-            raise UserError(f"task {name!r}: {path_text} does not import: {type(error).__name__}: {error}") from error
-    if not hasattr(sys.modules[module_name], attribute):
-        raise UserError(f"task {name!r}: {path_text} has no name {attribute!r}")
-    return getattr(sys.modules[module_name], attribute)
 
 
 def describe(name: str) -> dict[str, Any]:

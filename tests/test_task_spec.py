@@ -65,7 +65,7 @@ def test_a_task_of_ones_own_file(tmp_path) -> None:
     file.write_text("from tasks.vision import Vision\nMINE = Vision()\nOTHER = 3\n")
     assert task.load(f"{file}:MINE").name == "vision"
     for name, message in (
-        (f"{file}:NO", "has no name 'NO'"),
+        (f"{file}:NO", "has no NO"),
         (f"{file}:OTHER", "not an instance"),
         (f"{tmp_path}/no.py:A", "no file"),
     ):

@@ -223,3 +223,13 @@ def test_bad_transforms_are_one_clear_line(given, message):
     with pytest.raises(UserError, match=message) as caught:
         hf_optim.create("lion", [torch.zeros(2, 2, requires_grad=True)], grad_transform=given)
     assert "\n" not in str(caught.value)
+
+
+def test_a_transform_of_ones_own_by_import_path(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from hf_optim import Transform\n\n\nclass Half(Transform):\n    name = 'half'\n\n"
+                    "    @staticmethod\n    def apply(g, c):\n        return g * 0.5\n")
+    by_hand = follow("lion", lambda gs: [g * 0.5 for g in gs])
+    assert_equal(follow("lion", grad_transform=f"{file}:Half"), by_hand)
+    with pytest.raises(UserError, match="not a hf_optim.Transform class"):
+        make("torch.nn:Linear")

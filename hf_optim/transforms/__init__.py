@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_optim import validate
 from hf_optim.errors import UserError
+from hf_optim.importing import import_path
 from hf_optim.rule import Transform
 
 
@@ -18,14 +19,19 @@ def names() -> list[str]:
 
 
 def make(given: Any) -> Transform:
-    """A transform from an instance, a name, or a mapping such as `{"name": "agr", "steps": 1000}`."""
+    """A transform from an instance, a name or import path, or a mapping such as `{"name": "agr", "steps": 1000}`."""
     if isinstance(given, Transform):
         return given
     spec = {"name": given} if isinstance(given, str) else dict(given) if isinstance(given, dict) else {}
     name = spec.pop("name", None)
-    if name not in names():
+    if isinstance(name, str) and ":" in name:
+        made = import_path(name)
+        if not (isinstance(made, type) and issubclass(made, Transform)):
+            raise UserError(f"grad_transform {name} is not a hf_optim.Transform class")
+    elif name in names():
+        made = importlib.import_module(f"{__name__}.{name}").TRANSFORM
+    else:
         raise UserError(f"grad_transform {name or given!r} is unknown{validate.closest(str(name), names())}; "
                         f"there are: {', '.join(names())}")
-    made = importlib.import_module(f"{__name__}.{name}").TRANSFORM
     validate.unknown(f"grad_transform {name}", spec, inspect.signature(made).parameters)
     return made(**spec)

@@ -28,7 +28,12 @@ class Centralize(Transform):
         self.conv_only = conv_only
 
     def covers(self, p: torch.Tensor) -> bool:
-        return p.dim() > (2 if self.conv_only else 1)
+        if p.dim() <= (2 if self.conv_only else 1):
+            return False
+        if any(place.is_shard() and not place.is_shard(0) for place in getattr(p, "placements", ())):
+            raise UserError("centralize takes means over an output unit's whole gradient, and a parameter of shape "
+                            f"{tuple(p.shape)} is split across it: shard dimension 0, as fully_shard does by itself")
+        return True
 
     @staticmethod
     def apply(g: Any, c: SimpleNamespace) -> Any:
