@@ -33,13 +33,7 @@ def find(name_or_file: str) -> tuple[Source, str]:
 
 def shipped_studies() -> dict[str, Path]:
     """The studies that come with the package, by name."""
-    from importlib.resources import files
-
-    try:
-        folder = Path(str(files("hf_optim.configs"))) / "studies"
-    except (ModuleNotFoundError, TypeError):
-        folder = Path()
-    if not (folder / "quickstart.yaml").is_file():
-        # A checkout that is not installed keeps its configurations beside the package.
-        folder = Path(__file__).resolve().parents[2] / "configs" / "studies"
+    package = Path(__file__).resolve().parents[1]
+    installed, checkout = package / "configs" / "studies", package.parent / "configs" / "studies"
+    folder = installed if installed.is_dir() else checkout
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
