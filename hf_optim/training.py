@@ -111,6 +111,11 @@ def run(spec: RunSpec, folder: Path, *, progress: bool, checkpoint_every: int | 
                 seconds = time.perf_counter() - begun - trainer.evaluation_seconds
             metrics = _final_metrics(task, trainer, data)
         except Exception as problem:
+            if processes > 1 and _lost(problem):  # says nothing about this run: no record, so that it is run again
+                raise UserError(
+                    f"another process of this run has died or hangs ({records.one_line(problem)}): no record was "
+                    "written; start it again with --resume"
+                ) from problem
             error, metrics = records.one_line(problem), {}
     history = _history(trainer.state.log_history) if trainer is not None else []
     record = {
@@ -141,6 +146,12 @@ def run(spec: RunSpec, folder: Path, *, progress: bool, checkpoint_every: int | 
         records.write_rows(folder / records.HISTORY, history)
         records.write_json(folder / records.RECORD, record)
     return record
+
+
+def _lost(problem: Exception) -> bool:
+    """Whether a collective failed. NCCL has an error class; gloo raises what only its text tells from others."""
+    text = str(problem)
+    return isinstance(problem, torch.distributed.DistError) or any(word in text for word in ("gloo", "Gloo", "NCCL"))
 
 
 def evaluate_checkpoint(

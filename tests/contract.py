@@ -13,7 +13,8 @@ import hf_optim
 REQUIRED: dict[str, dict[str, Any]] = {
     "sgd_agr": {"lr": 0.05}, "hd_sgd": {"lr": 0.05}, "hd_adam": {"lr": 1e-3},
     "tlr": {"base": {"name": "adamw"}, "interval": 2}, "tlr_legacy": {"base": {"name": "sgd"}, "interval": 2},
-    "tlr_sgd": {"base": {"lr": 0.1}, "interval": 2}, "tlr_sgdm": {"base": {"lr": 0.01}, "interval": 2}, "tlr_adam": {"interval": 2}, "tlr_adamw": {"interval": 2},
+    "tlr_sgd": {"base": {"lr": 0.1}, "interval": 2}, "tlr_sgdm": {"base": {"lr": 0.01}, "interval": 2},
+    "tlr_adam": {"interval": 2}, "tlr_adamw": {"interval": 2},
     "lookahead": {"base": {"name": "adamw"}, "k": 2}, "hdk": {"base": {"name": "sgd"}, "eta": 1e-3, "interval": 2},
 }
 NAMES = hf_optim.list_optimizers()

@@ -9,7 +9,7 @@ import pickle
 import contract
 import pytest
 import torch
-from contract import FAMILY, LOSS_AWARE, NAMES, OURS, PLAIN, Problem, make, run, step
+from contract import FAMILY, LOSS_AWARE, NAMES, OURS, Problem, make, run, step
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hf_optim
@@ -32,7 +32,8 @@ def reload(state: dict) -> dict:
 def test_descends_on_a_convex_problem(name):
     problem = Problem()
     before = float(problem.loss().detach())
-    often = {"interval": 10} if "interval" in hf_optim.info(name).defaults else {}  # a rate fitted to 2 steps overshoots
+    # a rate fitted to two steps overshoots
+    often = {"interval": 10} if "interval" in hf_optim.info(name).defaults else {}
     run(name, 40, problem, **often)
     assert float(problem.loss().detach()) < before
 
@@ -53,8 +54,8 @@ def test_a_loaded_state_is_not_shared(name):
     other = Problem()
     second = make(name, other.params)
     second.load_state_dict(opt.state_dict())
-    mine = {t.data_ptr() for s in opt.state.values() for t in s.values() if isinstance(t, torch.Tensor) and t.dim()}
-    theirs = {t.data_ptr() for s in second.state.values() for t in s.values() if isinstance(t, torch.Tensor) and t.dim()}
+    mine, theirs = ({t.data_ptr() for s in o.state.values() for t in s.values() if isinstance(t, torch.Tensor)}
+                    for o in (opt, second))
     assert not mine & theirs
 
 
@@ -85,7 +86,8 @@ def test_a_rate_of_zero_moves_nothing(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_step_returns_the_loss(name):
     problem = Problem()
-    assert float(step(make(name, problem.params), problem.loss).detach()) == pytest.approx(float(Problem().loss().detach()))
+    given = step(make(name, problem.params), problem.loss)
+    assert float(given.detach()) == pytest.approx(float(Problem().loss().detach()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -319,7 +321,8 @@ def test_foreign_checkpoints_are_refused_and_change_nothing(name):
     assert before["param_groups"] == after["param_groups"]
     for key, state in before["state"].items():
         for k, v in state.items():
-            assert torch.equal(v, after["state"][key][k]) if isinstance(v, torch.Tensor) else v == after["state"][key][k]
+            now = after["state"][key][k]
+            assert torch.equal(v, now) if isinstance(v, torch.Tensor) else v == now
 
 
 def test_a_checkpoint_of_another_model_is_refused():
@@ -343,8 +346,8 @@ def test_bf16_state_is_rounded_without_bias_and_resumes(name):
     exact, _ = run(name, 30, Problem(shapes=shapes))
     rounded, opt = run(name, 30, Problem(shapes=shapes), state_dtype="bf16")
     assert all(t.dtype is torch.bfloat16 for p in rounded.params for k, t in opt.state[p].items() if k != "step")
-    moved = sum(float((a - b).detach().norm()) for a, b in zip(exact.params, Problem(shapes=shapes).params, strict=True))
-    apart = sum(float((a - b).detach().norm()) for a, b in zip(exact.params, rounded.params, strict=True))
+    moved, apart = (sum(float((a - b).detach().norm()) for a, b in zip(exact.params, other.params, strict=True))
+                    for other in (Problem(shapes=shapes), rounded))
     assert 0 < apart < 0.05 * moved
     half, opt = run(name, 4, Problem(shapes=shapes), state_dtype="bf16")
     again = make(name, half.params, state_dtype="bf16")
@@ -354,7 +357,7 @@ def test_bf16_state_is_rounded_without_bias_and_resumes(name):
 
 
 def test_a_slow_second_moment_does_not_stall_in_bf16():
-    """Rounded to nearest, v of beta2 = .999 stops growing at a few per cent of its limit; stochastically it does not."""
+    """Rounded to nearest, v of beta2 = .999 stops growing far below its limit; stochastically it does not."""
     p = torch.nn.Parameter(torch.zeros(4096))
     opt = hf_optim.create("adamw_agr", [p], agr_scope="all", agr_steps=0, state_dtype="bf16", lr=0.0)
     for _ in range(1500):

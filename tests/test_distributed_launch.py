@@ -1,0 +1,177 @@
+"""The documented way to start several processes, and what happens when one of them is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+
+from hf_optim.task_cli import parse
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
+DOCS = ROOT / "docs" / "distributed.md"
+STEPS, EVERY = 120, 20
+#: seconds in which nothing is left of a run after one process was killed
+BOUND = 60
+RUN = ["--task", "vision", "--size", "smoke", "--model", "mlp", "--optimizer", "lookahead", "--optimizer.k", "7",
+       "--optimizer.base", "smaran", "--steps", str(STEPS), "--eval-every", str(STEPS),
+       "--checkpoint-every", str(EVERY)]
+
+
+ACCELERATE = ["accelerate.commands.accelerate_cli", "launch", "--config_file", "configs/accelerate/ddp.yaml",
+              "--main_process_port", "0"]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def start(launcher: list[str], folder: Path, *more: str) -> subprocess.Popen:
+    """`accelerate launch --config_file ... scripts/train.py ...` or `torchrun ... scripts/train.py ...`."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", *launcher, "scripts/train.py", *RUN, "--output", str(folder), *more]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True)
+
+
+def finished(process: subprocess.Popen) -> str:
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, out[-4000:]
+    return out
+
+
+def rank(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("RANK") if "train.py" in " ".join(process.cmdline()) else None
+    except psutil.Error:
+        return None
+
+
+def workers(process: subprocess.Popen) -> dict[str, psutil.Process]:
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return {}
+    return {number: child for child in children if (number := rank(child)) is not None}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("launched") / "whole"
+    return folder, finished(start(ACCELERATE, folder))
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run whose second process is killed behind the second checkpoint: the launcher's words, and how long it took."""
+    folder = tmp_path_factory.mktemp("launched") / "killed"
+    process = start(TORCHRUN, folder)
+    mark, deadline = folder / f"checkpoint-{2 * EVERY}" / "trainer_state.json", time.monotonic() + 200
+    while not mark.is_file():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-4000:]
+        time.sleep(0.005)
+    both = workers(process)
+    assert sorted(both) == ["0", "1"]
+    both["1"].kill()
+    begun = time.monotonic()
+    out, _ = process.communicate(timeout=BOUND)
+    return folder, process.returncode, out, time.monotonic() - begun, both
+
+
+def test_the_documented_command_trains_in_two_processes(whole):
+    folder, out = whole
+    record = json.loads((folder / "record.json").read_text())
+    assert record["status"] == "ok" and record["environment"]["processes"] == 2
+    assert "on 2 processes" in out and record["metrics"]["test_accuracy"] > 0.7
+
+
+def test_killing_one_process_ends_the_other_and_says_so(killed):
+    folder, code, out, seconds, both = killed
+    assert code != 0 and seconds < BOUND
+    assert re.search(r"SIGKILL|exitcode: -9", out), out[-4000:]
+    assert not (folder / "record.json").exists()  # so that a study runs it again
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in both.values())
+
+
+def test_the_killed_run_resumes_bit_for_bit(whole, killed):
+    folder, interrupted = whole[0], killed[0]
+    finished(start(TORCHRUN, interrupted, "--resume"))
+    one, other = (json.loads((f / "record.json").read_text()) for f in (folder, interrupted))
+    assert other["metrics"] == one["metrics"] and other["time"]["steps"] == STEPS
+    last = f"checkpoint-{STEPS}"
+    assert (folder / "history.jsonl").read_text() == (interrupted / "history.jsonl").read_text()
+    assert (folder / last / "model.safetensors").read_bytes() == (interrupted / last / "model.safetensors").read_bytes()
+    states = [torch.load(f / last / "optimizer.pt", weights_only=True) for f in (folder, interrupted)]
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+    for p, slots in states[0]["state"].items():
+        assert all(torch.equal(value, states[1]["state"][p][name]) for name, value in slots.items())
+
+
+# --- the files and the page -------------------------------------------------------------------------------------------
+
+
+def commands() -> list[str]:
+    """Every command of the page that starts a training, with its continuation lines."""
+    text = DOCS.read_text(encoding="utf-8").replace("\\\n", " ")
+    return [" ".join(line.split()) for line in text.splitlines() if "scripts/train.py" in line and
+            line.strip().startswith(("accelerate launch", "torchrun", "srun"))]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_accelerate_takes_every_key_of_the_configurations(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    kind = {"single": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}[path.stem]
+    config = load_config_from_file(str(path))  # an unknown key raises
+    assert str(getattr(config.distributed_type, "value", config.distributed_type)) == kind
+    assert config.fsdp_config.get("fsdp_version") == (2 if path.stem == "fsdp2" else None)
+
+
+def test_the_fsdp2_keys_are_the_ones_accelerate_reads():
+    from accelerate.commands.launch import launch_command_parser
+
+    known = vars(launch_command_parser().parse_args(["train.py"]))
+    given = yaml.safe_load((ROOT / "configs" / "accelerate" / "fsdp2.yaml").read_text())["fsdp_config"]
+    assert not [key for key in given if key not in known]
+
+
+def test_the_page_and_the_configurations_name_each_other():
+    text = DOCS.read_text(encoding="utf-8")
+    assert {path.stem for path in CONFIGS} == {"single", "ddp", "fsdp2"}
+    for path in CONFIGS:
+        relative = f"configs/accelerate/{path.name}"
+        assert relative in text and relative in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_page_can_be_typed(command):
+    """The launcher's own parser takes its part, the script's its part, and the files named exist."""
+    from accelerate.commands.launch import launch_command_parser
+    from torch.distributed.run import get_args_parser
+
+    words = shlex.split(command)
+    if words[0] == "srun":
+        words = words[next(i for i, word in enumerate(words) if word in ("accelerate", "torchrun")) :]
+    numbers = {"$SLURM_NNODES": "2", "$SLURM_NODEID": "0", "$SLURM_PROCID": "0", "$HEAD": "n1", "$GPUS": "8"}
+    words = [re.sub(r"\$\{?\w+\}?", lambda m: numbers.get(m[0].replace("{", "").replace("}", ""), "1"), word)
+             for word in words]
+    arguments = words[2:] if words[0] == "accelerate" else words[1:]
+    taken = (launch_command_parser() if words[0] == "accelerate" else get_args_parser()).parse_args(arguments)
+    assert taken.training_script == "scripts/train.py" and (ROOT / taken.training_script).is_file()
+    if getattr(taken, "config_file", None):
+        assert (ROOT / taken.config_file).is_file()
+    parse([str(word) for word in taken.training_script_args])
+
+
+def test_the_page_has_commands():
+    assert len(commands()) >= 5
