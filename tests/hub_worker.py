@@ -18,6 +18,7 @@ CASES = {
     "repaired": (Careless, "smaran", {"lr": 0.05}),
     "tlr": (Tiny, "tlr", {"base": {"name": "sgd", "lr": 0.1}, "interval": 2}),
     "search": (Tiny, LINE_SEARCH, {}),
+    "closure": (Honest, "torch.optim:LBFGS", {"lr": 0.3, "max_iter": 2}),
 }
 
 

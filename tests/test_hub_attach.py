@@ -99,6 +99,17 @@ def test_arguments_are_read_when_training_begins(tmp_path):
     assert seen == [0.03, 5e-5]  # a searched value counts even where it equals the default
 
 
+def test_a_rule_without_a_default_rate_takes_the_arguments(tmp_path):
+    trainer = make(tmp_path, n=4, learning_rate=0.02)
+    hf_optim.attach(trainer, "hd_adam")
+    trainer.train()
+    assert _groups(trainer)[0]["initial_lr"] == 0.02
+    trainer = make(tmp_path, n=4)
+    hf_optim.attach(trainer, "hd_adam")
+    with pytest.raises(hf_optim.UserError, match="give it, or set TrainingArguments.learning_rate"):
+        trainer.train()
+
+
 def test_decay_follows_the_module_type(tmp_path):
     trainer = make(tmp_path, n=4)
     hf_optim.attach(trainer, "adamw", weight_decay=0.5)
@@ -273,13 +284,6 @@ def test_a_trainer_that_builds_its_own_optimizer_is_found_out(tmp_path):
     with pytest.raises(hf_optim.UserError, match="its own SGD instead of the attached adamw_agr"):
         trainer.train()
     assert torch.equal(before, weights(trainer))
-
-
-def test_closure_only_optimizers_are_refused(tmp_path):
-    trainer = make(tmp_path, n=4)
-    hf_optim.attach(trainer, "torch.optim:LBFGS")
-    with pytest.raises(hf_optim.UserError, match="closure"):
-        trainer.train()
 
 
 class _Backend:

@@ -51,6 +51,6 @@ def test_two_processes_equal_one(runs, case):
 
 def test_every_rank_is_fed_the_same_loss(runs):
     _, (first, second) = runs
-    for case in ("smaran", "repaired", "search"):
+    for case in ("smaran", "repaired", "search", "closure"):
         assert first[case]["fed"] == second[case]["fed"] and len(first[case]["fed"]) == 8
     assert set(first["search"]["replay"]) == {0.0}

@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_optim.hub.attachment import Attachment, attach
     from hf_optim.hub.factories import factory
+    from hf_optim.hub.monitor import Monitor
     from hf_optim.hub.session import Session
 
-__all__ = ["Attachment", "Session", "attach", "factory"]
+__all__ = ["Attachment", "Monitor", "Session", "attach", "factory"]
 
-_HOME = {"attach": "attachment", "Attachment": "attachment", "factory": "factories", "Session": "session"}
+_HOME = {
+    "attach": "attachment",
+    "Attachment": "attachment",
+    "factory": "factories",
+    "Monitor": "monitor",
+    "Session": "session",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,8 +19,11 @@ _TAKEN = {"learning_rate": "lr", "weight_decay": "weight_decay"}
 _REPLACED = ("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 
-def to_spec(name: str | Mapping[str, Any], hyper: Mapping[str, Any]) -> dict[str, Any]:
+def to_spec(name: str | Mapping[str, Any], hyper: Mapping[str, Any], settled: bool = True) -> dict[str, Any]:
     """`("tlr", {"gamma": .3})` or `({"name": "tlr"}, {"gamma": .3})` -> one checked specification.
+
+    Args:
+        settled: False where `settle` follows, which may find a rate for a rule that has none by default.
 
     Raises:
         UserError: unknown rule or hyper-parameter; the message names the closest or the valid ones.
@@ -35,8 +38,13 @@ def to_spec(name: str | Mapping[str, Any], hyper: Mapping[str, Any]) -> dict[str
         raise UserError(f"an optimizer is given by name or as {{'name': ...}}, not as {type(name).__name__}")
     base = spec.get("base")
     made = base is not None and not isinstance(base, (str, Mapping))  # an instance has been checked when it was made
-    registry.check({**spec, "base": "sgd"} if made else spec)
+    late = {} if settled else dict.fromkeys(set(_required(spec["name"])) & set(_TAKEN.values()), 0.0)
+    registry.check({**late, **spec, **({"base": "sgd"} if made else {})})
     return spec
+
+
+def _required(name: Any) -> tuple[str, ...]:
+    return () if not isinstance(name, str) or ":" in name else registry.info(name).required
 
 
 def _chosen(args: Any, field: str, searched: Mapping[str, Any]) -> bool:
@@ -70,7 +78,7 @@ def _defaults(name: str) -> Mapping[str, Any]:
     if not name:
         return {}
     if ":" not in name:
-        return registry.info(name).defaults
+        return {**dict.fromkeys(registry.info(name).required), **registry.info(name).defaults}
     parameters = inspect.signature(registry.resolve(name)).parameters.values()
     return {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
@@ -85,6 +93,9 @@ def settle(spec: Mapping[str, Any], args: Any, searched: Mapping[str, Any]) -> t
 
     Returns:
         The full specification, and one line each for the log: what was taken over, and what has no effect.
+
+    Raises:
+        UserError: a rule without a default for one of them, and nobody gave it.
     """
     full: dict[str, Any] = dict(spec)
     inner, name = _innermost(full)
@@ -101,6 +112,8 @@ def settle(spec: Mapping[str, Any], args: Any, searched: Mapping[str, Any]) -> t
             else:
                 owner = f"{name} has no {hyper}" if name else "the base is an instance with hyper-parameters of its own"
                 lines.append(f"TrainingArguments.{field}={value} has no effect: {owner}")
+        elif hyper in _required(name):
+            raise UserError(f"{name} has no default for {hyper}: give it, or set TrainingArguments.{field}")
         elif hyper in defaults:
             lines.append(f"{hyper}={defaults[hyper]}, the rule's default (TrainingArguments.{field} is not set)")
     return full, lines

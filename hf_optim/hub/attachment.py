@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from hf_optim import registry
+from hf_optim import registry, schedules
 from hf_optim.errors import UserError
-from hf_optim.hub import backends
+from hf_optim.hub import backends, closures
 from hf_optim.hub.arguments import meaningless, settle, to_spec, trial_parameters
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
+from hf_optim.hub.monitor import Monitor
 from hf_optim.hub.probe import LossProbe
 from hf_optim.hub.rates import LoggedRates
 from hf_optim.hub.replay import RandomState, Replay, counters_kept
@@ -40,23 +41,35 @@ class Attachment(TrainerCallback):
         spec: the specification as given.
         optimizer: the optimizer now in use, not wrapped; None before the trainer has built it.
         feed: the loss feed while training; None for rules that need no loss.
+        closure: what every step is given while training; None for optimizers that need none.
     """
 
-    def __init__(self, trainer: Any, spec: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        spec: Mapping[str, Any],
+        closure: bool | None = None,
+        schedule: Mapping[str, Any] | None = None,
+    ) -> None:
         self.trainer = trainer
         self.spec = dict(spec)
+        self._closure_asked = closure
+        self.schedule = schedule
+        self.closure: closures.Closure | None = None
         self.optimizer: Any = None
         self.feed: LossFeed | None = None
         self._replay: Replay | None = None
         self._probe: LossProbe | None = None
         self._rates = LoggedRates()
         self._said: set[str] = set()
-        self._patched: dict[str, tuple[Any, bool]] = {}
+        self._patched: dict[str, tuple[Any, Any, bool]] = {}
         self._call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
         self._given: Any = None
         self._inner_log = trainer.log
         trainer.optimizer_cls_and_kwargs = (self._factory, {})
         trainer.log = self._log
+        if schedule is not None:
+            trainer.create_scheduler = self._create_scheduler
         trainer.add_callback(self)
 
     # --- building ---------------------------------------------------------------------------------------------------
@@ -78,9 +91,19 @@ class Attachment(TrainerCallback):
                 "hyper-parameters through attach",
             )
         optimizer = registry.build(spec, model)
-        backends.refuse(trainer.accelerator, optimizer, spec["name"])
+        closing = closures.choice(optimizer, self._closure_asked, spec["name"])
+        backends.refuse(trainer.accelerator, optimizer, spec["name"], closing)
         self.optimizer = optimizer
         return optimizer
+
+    def _create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        trainer = self.trainer
+        if trainer.lr_scheduler is None:
+            factor = schedules.factor(self.schedule or {}, num_training_steps)
+            used = trainer.optimizer if optimizer is None else optimizer
+            trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(used, factor)
+            trainer._created_lr_scheduler = True
+        return trainer.lr_scheduler
 
     def _say(self, level: int, line: str) -> None:
         if line not in self._said and self.trainer.args.process_index == 0:
@@ -94,22 +117,30 @@ class Attachment(TrainerCallback):
         self._release()  # what a training that raised has left
         self._assert_ours()
         name = self.spec["name"]
-        backends.refuse(trainer.accelerator, self.optimizer, name)
+        closing = closures.choice(self.optimizer, self._closure_asked, name)
+        backends.refuse(trainer.accelerator, self.optimizer, name, closing)
         self._tell_epoch(kwargs.get("train_dataloader"))
-        warning = backends.clipping(self.optimizer, name, args.max_grad_norm)
+        warning = backends.clipping(self.optimizer, name, args.max_grad_norm, closing)
         if warning:
             self._say(logging.WARNING, warning)
         wanted = needs(self.optimizer)
-        if "evaluate" in wanted:
+        if "evaluate" in wanted or closing:
             self._replay = Replay(trainer.accelerator, lambda: [trainer.model])
             self._replay.around = partial(counters_kept, trainer)
-            self._patch("training_step", self._training_step)
-            self._patch("_prepare_inputs", self._prepare_inputs)
-        if wanted:
+            self._patch(trainer, "training_step", self._training_step)
+            self._patch(trainer, "_prepare_inputs", self._prepare_inputs)
+        if closing:
+            assert self._replay is not None
+            self.closure = closures.Closure(self._replay, self.optimizer, args.max_grad_norm)
+        self._hand_over_closures()
+        if wanted or closing:
             self.feed = LossFeed(trainer.accelerator, self.optimizer, self._replay)
             self.feed.install()
             if self._replay is not None:
                 self._replay.feed = self.feed
+        for monitor in trainer.callback_handler.callbacks:
+            if isinstance(monitor, Monitor):
+                monitor.join(self)
         if LossProbe.applies(trainer):
             self._probe = LossProbe(trainer)
             self._probe.install()
@@ -155,23 +186,41 @@ class Attachment(TrainerCallback):
             self.feed.remove()
         if self._probe is not None:
             self._probe.remove()
-        for name, (before, own) in self._patched.items():
+        for name, (owner, before, own) in self._patched.items():
             if own:
-                setattr(self.trainer, name, before)
+                setattr(owner, name, before)
             else:
-                vars(self.trainer).pop(name, None)
+                vars(owner).pop(name, None)
         self._patched.clear()
-        self.feed = self._replay = self._probe = self._call = self._given = None
+        self.feed = self.closure = self._replay = self._probe = self._call = self._given = None
 
-    def _patch(self, name: str, method: Callable[..., Any]) -> None:
-        self._patched[name] = (getattr(self.trainer, name), name in vars(self.trainer))
-        setattr(self.trainer, name, method)
+    def _patch(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
+        self._patched[name] = (owner, getattr(owner, name), name in vars(owner))
+        setattr(owner, name, method)
+
+    def _hand_over_closures(self) -> None:
+        """Stand in for the step of Accelerate's wrapper, which Trainer calls with nothing."""
+        original = self.trainer.optimizer.step
+
+        def step(closure: Any = None) -> Any:
+            if self.closure is not None:
+                return self.closure.step(original)
+            with closures.explained(self.spec["name"]):
+                return original(closure)
+
+        step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]  # the original counts for the scheduler
+        self._patch(self.trainer.optimizer, "step", step)
 
     # --- the log ----------------------------------------------------------------------------------------------------
 
     def _log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.optimizer is not None:
             logs.update(self._rates.figures(self.optimizer, taken=logs))
+            if self.closure is not None:
+                logs["closure_calls"] = float(self.closure.last_calls)
+            for monitor in self.trainer.callback_handler.callbacks:
+                if isinstance(monitor, Monitor):
+                    logs.update(monitor.figures())
         self._inner_log(logs, *args, **kwargs)
 
     # --- keeping the window's batches, for rules that evaluate them again --------------------------------------------
@@ -179,14 +228,14 @@ class Attachment(TrainerCallback):
     def _training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         self._call = (model, args, kwargs)
         try:
-            return self._patched["training_step"][0](model, inputs, *args, **kwargs)
+            return self._patched["training_step"][1](model, inputs, *args, **kwargs)
         finally:
             self._call = None
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         if self._given is not None:
             return self._given
-        prepared = self._patched["_prepare_inputs"][0](inputs)
+        prepared = self._patched["_prepare_inputs"][1](inputs)
         if self._call is not None and self._replay is not None:
             # From here on the step is deterministic given inputs and random state; generation and the like lie before.
             model, args, kwargs = self._call
@@ -198,17 +247,28 @@ class Attachment(TrainerCallback):
     def _again(self, model: Any, prepared: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._given = copy.copy(prepared)  # label smoothing takes the labels out of what it is given
         try:
-            self._patched["training_step"][0](model, self._given, *args, **kwargs)
+            self._patched["training_step"][1](model, self._given, *args, **kwargs)
         finally:
             self._given = None
 
 
-def attach(trainer: Any, name: str | Mapping[str, Any], **hyper: Any) -> Attachment:
+def attach(
+    trainer: Any,
+    name: str | Mapping[str, Any],
+    *,
+    closure: bool | None = None,
+    schedule: str | Mapping[str, Any] | None = None,
+    **hyper: Any,
+) -> Attachment:
     """Train `trainer` with the named optimizer; call it before `trainer.train()`.
 
     Args:
         trainer: a `transformers.Trainer` or a subclass (`Seq2SeqTrainer`, ...), as it is.
         name: a registered name, an import path, or a specification `{"name": ..., ...}`; wrappers nest with `base`.
+        closure: give every step a closure that repeats the window's batches with gradients. None: where the optimizer
+            asks for one (LBFGS; `needs_closure = True`). SAM and its kind, which take one but do not say so: True.
+        schedule: a schedule of `hf_optim.schedules` instead of `TrainingArguments.lr_scheduler_type`, by name or as
+            `{"name": "multistep", "at": [0.5, 0.75], "gamma": 0.1}`; `{"name": "cosine", "cycles": 3}` restarts warm.
         **hyper: its hyper-parameters. `lr` and `weight_decay` come from here, else from `TrainingArguments` where
             they were set (differ from the default, or a hyper-parameter search sets them), else from the rule.
 
@@ -231,7 +291,19 @@ def attach(trainer: Any, name: str | Mapping[str, Any], **hyper: Any) -> Attachm
             f"attach needs a transformers Trainer, and {type(trainer).__name__} has no {missing[0]}: use "
             "hf_optim.Session for a loop of your own"
         )
-    spec = to_spec(name, hyper)
+    spec = to_spec(name, hyper, settled=False)
+    if closure is not None and not isinstance(closure, bool):
+        raise UserError(f"closure must be True, False or None (where the optimizer asks for one), got {closure!r}")
+    if schedule is not None:
+        schedule = schedules.check({"name": schedule} if isinstance(schedule, str) else schedule)
+        declared = type(trainer.args).__dataclass_fields__["lr_scheduler_type"].default
+        if trainer.args.lr_scheduler_type != declared:
+            raise UserError(
+                f"there are two schedules: schedule={schedule['name']!r} and TrainingArguments.lr_scheduler_type="
+                f"{getattr(trainer.args.lr_scheduler_type, 'value', trainer.args.lr_scheduler_type)!r}; leave one out"
+            )
+        if getattr(trainer.args, "warmup_steps", 0):
+            raise UserError("a schedule given to attach has a warmup of its own: leave TrainingArguments' out")
     present = [c for c in trainer.callback_handler.callbacks if isinstance(c, Attachment)]
     if present:
         raise UserError(
@@ -250,4 +322,4 @@ def attach(trainer: Any, name: str | Mapping[str, Any], **hyper: Any) -> Attachm
         )
     if getattr(trainer, "optimizer_cls_and_kwargs", None) is not None:
         raise UserError("the trainer already has optimizer_cls_and_kwargs: leave that out, attach builds the optimizer")
-    return Attachment(trainer, spec)
+    return Attachment(trainer, spec, closure, schedule)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,15 +9,18 @@ from hf_optim.errors import UserError
 from hf_optim.hub.feed import needs
 
 
-def refuse(accelerator: Any, optimizer: Any, name: str) -> None:
+def refuse(accelerator: Any, optimizer: Any, name: str, closure: bool = False) -> None:
     """Raise where this run cannot give the rule what it needs.
+
+    Args:
+        closure: whether every step is given one.
 
     Raises:
         UserError: DeepSpeed or FSDP1 with a rule that needs the loss or looks at whole tensors; fp16 loss scaling with
-            a rule that evaluates the loss again; a rule that steps only with a closure.
+            a rule that evaluates the loss, or its gradient, again.
     """
     kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type)).upper()
-    wanted = needs(optimizer)
+    wanted = needs(optimizer) | ({"closure"} if closure else set())
     if kind == "DEEPSPEED" and (wanted or _looks_across(optimizer)):
         reason = f"needs the {' and the '.join(sorted(wanted))}" if wanted else "reads whole tensors"
         raise UserError(f"{name} {reason}, and DeepSpeed steps inside its own engine on flat shards: use DDP or FSDP2")
@@ -28,11 +30,8 @@ def refuse(accelerator: Any, optimizer: Any, name: str) -> None:
         raise UserError(f"{name} {reason}, and FSDP1 hands out flat pieces of them: use fsdp_version 2 or DDP")
     if "evaluate" in wanted and getattr(accelerator, "scaler", None) is not None:
         raise UserError(f"{name} re-evaluates the loss, which fp16 loss scaling makes wrong: use bf16")
-    if _closure_only(optimizer):
-        raise UserError(
-            f"{name} steps only with a closure that recomputes gradients, which neither Trainer nor Accelerate passes: "
-            "use it in a plain PyTorch loop"
-        )
+    if closure and getattr(accelerator, "scaler", None) is not None:
+        raise UserError(f"{name} steps with a closure, whose gradients fp16 loss scaling would leave scaled: use bf16")
 
 
 def _looks_across(optimizer: Any) -> bool:
@@ -43,16 +42,14 @@ def _looks_across(optimizer: Any) -> bool:
     return measures is not None and bool(measures(SimpleNamespace(**optimizer.param_groups[0])))
 
 
-def _closure_only(optimizer: Any) -> bool:
-    """LBFGS and its kind: `closure` is a required argument of `step`."""
-    step = inspect.unwrap(type(optimizer).step)
-    closure = inspect.signature(step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty
-
-
-def clipping(optimizer: Any, name: str, max_grad_norm: float | None) -> str | None:
+def clipping(optimizer: Any, name: str, max_grad_norm: float | None, closure: bool = False) -> str | None:
     """One line if gradient clipping breaks the rule: its step size divides the loss by the gradient's own norm."""
     reason = getattr(optimizer, "no_transform", "")
+    if max_grad_norm and closure:
+        return (
+            f"max_grad_norm={max_grad_norm} (TrainingArguments' default is 1.0) shortens the gradients of {name}'s "
+            "closure, which are then not those of the loss that it returns: set max_grad_norm=0 for a line search"
+        )
     if not max_grad_norm or not (reason or getattr(optimizer, "no_clipping", "")):
         return None
     return (

@@ -43,7 +43,7 @@ class LossFeed:
 
     Args:
         accelerator: the `accelerate.Accelerator` whose `backward` is watched.
-        optimizer: an optimizer with `feed`, not wrapped.
+        optimizer: not wrapped; one without `feed` is told nothing, and the loss is only counted.
         evaluate: forward-only re-evaluation of the window (see `hf_optim.hub.replay`), for rules that need it.
     """
 
@@ -56,7 +56,9 @@ class LossFeed:
         #: whether the loss now handed to backward belongs to this optimizer; None for always. May raise.
         self.mine: Callable[[], bool] | None = None
         self._sum: torch.Tensor | None = None
-        self._dry: list[torch.Tensor] | None = None
+        self._tell: Callable[..., None] = getattr(optimizer, "feed", lambda loss=None, evaluate=None: None)
+        self._again: list[torch.Tensor] | None = None
+        self._dry = True
         self._open = False
         self._original: Callable[..., Any] = accelerator.backward
 
@@ -84,9 +86,9 @@ class LossFeed:
         if not self._open or (self.mine is not None and not self.mine()):
             return self._original(loss, **kwargs)
         part = self._part(loss)
-        if self._dry is not None:
-            self._dry.append(part)
-            return None
+        if self._again is not None:
+            self._again.append(part)
+            return None if self._dry else self._original(loss, **kwargs)
         self._sum = part if self._sum is None else self._sum + part
         if self.accelerator.sync_gradients:
             self._publish(self._sum)
@@ -103,21 +105,21 @@ class LossFeed:
 
     def _publish(self, total: torch.Tensor) -> None:
         self.fed = mean_over_ranks(self.accelerator, total)
-        self.optimizer.feed(loss=self.fed, evaluate=self.evaluate)
+        self._tell(loss=self.fed, evaluate=self.evaluate)
 
     def reset(self) -> None:
         """Forget the window and what was fed: after every step, taken or skipped, so that no loss outlives it."""
         self._sum = None
         self.fed = None
-        self.optimizer.feed()
+        self._tell()
 
-    def dry(self, forward: Callable[[], Any]) -> list[torch.Tensor]:
-        """What `forward` hands to `accelerator.backward`, call by call, with no backward pass."""
-        self._dry = []
+    def again(self, forward: Callable[[], Any], backward: bool = False) -> list[torch.Tensor]:
+        """What `forward` hands to `accelerator.backward`, call by call; the backward pass itself only if asked."""
+        self._again, self._dry = [], not backward
         try:
             forward()
-            if not self._dry:
+            if not self._again:
                 raise UserError("the training step did not call accelerator.backward when it was evaluated again")
-            return self._dry
+            return self._again
         finally:
-            self._dry = None
+            self._again = None

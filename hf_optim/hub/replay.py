@@ -1,9 +1,9 @@
 """The loss of the same batch again, at other parameters, leaving no trace.
 
-A line search asks for f at trial points. What must be the same as in the training step is kept at its beginning (the
-prepared inputs, the token count, the random state); what a forward pass disturbs is put back afterwards (random state,
-buffers such as BatchNorm's averages, a trainer's own counters). Evaluated at the unmoved parameters, the replay equals
-the loss that was fed bit for bit.
+A line search asks for f at trial points, a closure for its gradient too. What must be the same as in the training
+step is kept at its beginning (the prepared inputs, the token count, the random state, the buffers); what a forward
+pass disturbs is put back afterwards (random state, buffers such as BatchNorm's averages, a trainer's own counters).
+Evaluated at the unmoved parameters, the replay equals the loss that was fed bit for bit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +50,14 @@ class RandomState:
 
 
 @contextmanager
-def untouched(models: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
-    """Forward passes inside leave buffers, training mode and random state as they were, and build no graph."""
+def untouched(models: Iterable[nn.Module], device: torch.device, grad: bool = False) -> Iterator[None]:
+    """Forward passes inside leave buffers, training mode and random state as they were; a graph only with `grad`."""
     models = list(models)
     state = RandomState(device)
     buffers = [(b, b.detach().clone()) for model in models for b in model.buffers()]
     modes = [(m, m.training) for model in models for m in model.modules()]
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(grad):
             yield
     finally:
         with torch.no_grad():
@@ -142,6 +142,7 @@ class Replay:
         self.accelerator = accelerator
         self._models = models
         self._window: list[_Step] = []
+        self._start: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._checked = False
         self.feed: LossFeed | None = None
         #: laid around every evaluation; a trainer puts its counters back here
@@ -149,32 +150,46 @@ class Replay:
 
     def record(self, forward: Callable[[], Any], state: RandomState) -> None:
         """Keep one micro-batch; `forward` must end in `accelerator.backward`."""
+        if not self._window:  # spectral norms and the like: a forward pass reads the buffers that the last one wrote
+            self._start = [(b, b.detach().clone()) for model in self._models() for b in model.buffers()]
         self._window.append(_Step(forward, state))
 
     def reset(self) -> None:
         self._window.clear()
+        self._start = []
 
-    def __call__(self) -> torch.Tensor:
-        """f at the parameters as they are now: a 0-d tensor, the same on every rank."""
+    def __call__(self, backward: bool = False) -> torch.Tensor:
+        """f at the parameters as they are now: a 0-d tensor, the same on every rank.
+
+        Args:
+            backward: run the backward passes too, which add to `p.grad` as those of the window did.
+        """
         feed = self.feed
         assert feed is not None
         if not self._window:
             raise UserError("there is no batch to evaluate again: the window's batches are kept only until its step")
-        device = self.accelerator.device
-        with untouched(self._models(), device):
-            if self.around is None:
-                total = self._forward_all(feed)
-            else:
-                with self.around():
-                    total = self._forward_all(feed)
+        parts: list[torch.Tensor] = []
+        with ExitStack() as inside:
+            inside.enter_context(untouched(self._models(), self.accelerator.device, grad=backward))
+            if self.around is not None:
+                inside.enter_context(self.around())
+            with torch.no_grad():
+                for buffer, before in self._start:
+                    buffer.copy_(before)
+            for i, step in enumerate(self._window):
+                step.random.restore()
+                with self._unreduced(backward and i < len(self._window) - 1):
+                    parts += feed.again(step.forward, backward)
+        total = sum(parts[1:], start=parts[0])  # in the order of the feed: equal bit for bit
         return mean_over_ranks(self.accelerator, total)
 
-    def _forward_all(self, feed: LossFeed) -> torch.Tensor:
-        parts: list[torch.Tensor] = []
-        for step in self._window:
-            step.random.restore()
-            parts += feed.dry(step.forward)
-        return sum(parts[1:], start=parts[0])  # in the order of the feed: equal bit for bit
+    @contextmanager
+    def _unreduced(self, wanted: bool) -> Iterator[None]:
+        """Gradients are averaged over ranks once a window, by its last backward pass."""
+        with ExitStack() as inside:
+            for model in self.accelerator._models if wanted else ():
+                inside.enter_context(self.accelerator.no_sync(model))
+            yield
 
     def check_once(self, advice: str) -> None:
         """At the first step: a replay that does not give the fed loss back would mislead every line search.

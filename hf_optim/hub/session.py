@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from hf_optim.errors import UserError
-from hf_optim.hub import backends
+from hf_optim.hub import backends, closures
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
 from hf_optim.hub.rates import LoggedRates
 from hf_optim.hub.replay import RandomState, Replay
@@ -54,6 +54,8 @@ class Session:
         optimizer: what `accelerator.prepare` returned for the optimizer; any optimizer, of this library or not.
         steps_per_epoch: optimizer steps in an epoch, batches / accumulation, for rules whose interval is a share of
             an epoch (TLR, SPS, SLS) and were not given it.
+        closure: give every step a closure that repeats the window's losses with gradients. None: where the optimizer
+            asks for one (LBFGS; `needs_closure = True`). SAM and its kind, which take one but do not say so: True.
 
     The session keeps nothing between steps, so `accelerator.save_state` and `load_state` after a step resume bit for
     bit. Several sessions may share an accelerator, one for each optimizer (as in a GAN).
@@ -65,14 +67,17 @@ class Session:
         UserError: an optimizer that was not prepared; a backend that cannot do what the rule needs.
     """
 
-    def __init__(self, accelerator: Any, optimizer: Any, steps_per_epoch: int | None = None) -> None:
+    def __init__(
+        self, accelerator: Any, optimizer: Any, steps_per_epoch: int | None = None, *, closure: bool | None = None
+    ) -> None:
         if not any(optimizer is known for known in accelerator._optimizers):
             raise UserError("Session needs the optimizer that accelerator.prepare returned: prepare it first")
         self.accelerator = accelerator
         self.optimizer = optimizer
         self._inner = unwrapped(optimizer)
         name = type(self._inner).__name__
-        backends.refuse(accelerator, self._inner, name)
+        closing = closures.choice(self._inner, closure, name)
+        backends.refuse(accelerator, self._inner, name, closing)
         if steps_per_epoch is not None:
             if isinstance(steps_per_epoch, bool) or not isinstance(steps_per_epoch, int) or steps_per_epoch < 1:
                 raise UserError(f"steps_per_epoch must be a whole number from 1, got {steps_per_epoch!r}")
@@ -83,11 +88,13 @@ class Session:
         self._name = name
         self._rates = LoggedRates()
         self._inside = False
-        self._replay = Replay(accelerator, lambda: accelerator._models) if "evaluate" in wanted else None
+        replayed = "evaluate" in wanted or closing
+        self._replay = Replay(accelerator, lambda: accelerator._models) if replayed else None
+        self._closure = closures.Closure(self._replay, self._inner) if self._replay is not None and closing else None
         self._feed: LossFeed | None = None
         self._beside: list[Session] = vars(accelerator).setdefault("_hf_optim_sessions", [])
         self._beside.append(self)
-        if wanted:
+        if wanted or closing:
             self._feed = LossFeed(accelerator, self._inner, self._replay)
             self._feed.mine = self._is_mine
             self._feed.install()
@@ -134,15 +141,22 @@ class Session:
         if self._replay is not None:
             self._replay.check_once(_REPLAY_ADVICE)
         try:
-            self.optimizer.step()
+            if self._closure is not None:
+                self._closure.step(self.optimizer.step)
+            else:
+                with closures.explained(self._name):
+                    self.optimizer.step()
             self.optimizer.zero_grad()
         finally:
             self.reset()
         return not self.optimizer.step_was_skipped
 
     def figures(self) -> dict[str, float]:
-        """`effective_lr`, the rate that the last step used, and the optimizer's own figures, for a log."""
-        return self._rates.figures(self._inner)
+        """`effective_lr`, the rate that the last step used, the optimizer's own figures, `closure_calls`; for a log."""
+        found = self._rates.figures(self._inner)
+        if self._closure is not None:
+            found["closure_calls"] = float(self._closure.last_calls)
+        return found
 
     def reset(self) -> None:
         """Forget a window that was begun, when its batches are given up; `load_state` does so too."""

@@ -75,6 +75,11 @@ class TLR(RateWindows):
     def _window(self, steps_per_epoch: int) -> int:
         return max(1, int(self.p * steps_per_epoch))
 
+    @property
+    def needs_closure(self) -> bool:
+        """Whether step() re-evaluates gradients."""
+        return self.lookahead
+
     def set_steps_per_epoch(self, n: int) -> None:
         """Fix K from the optimizer steps of an epoch, unless it was given or a checkpoint has brought it."""
         super().set_steps_per_epoch(n)

@@ -1,0 +1,43 @@
+"""A run that was killed inside a step and started again is, bit for bit, the run that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_killed import CASES
+
+import hf_optim
+
+WORKER = Path(__file__).with_name("hub_killed.py")
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(WORKER.parent.parent), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, str(WORKER), str(folder)], env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads((folder / "report.json").read_text()), done.stderr
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_in_mid_step_and_resumed(report, case):
+    cases, said = report
+    assert cases[case]["signal"] == signal.SIGKILL
+    assert cases[case]["found"] == dict.fromkeys(("weights", "state", "groups", "log", "moved"), True), said[-3000:]
+
+
+def test_a_case_of_every_family():
+    families = {hf_optim.info(name).family for name, _ in CASES.values() if ":" not in name}
+    assert families == {hf_optim.info(name).family for name in hf_optim.list_optimizers()}

@@ -1,0 +1,132 @@
+"""Forty misspelt, mistyped or ignored arguments: forty errors, in words, before a weight has moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from hub_parts import make, weights
+
+import hf_optim
+from hf_optim.hub import Monitor
+
+
+def attach(*args: Any, **hyper: Any) -> Callable[[Any], Any]:
+    return lambda trainer: hf_optim.attach(trainer, *args, **hyper)
+
+
+def factory(*args: Any, **hyper: Any) -> Callable[[Any], Any]:
+    return lambda trainer: hf_optim.factory(*args, **hyper)
+
+
+def session(name: str = "sgd", **arguments: Any) -> Callable[[Any], Any]:
+    def call(trainer: Any) -> Any:
+        accelerator = Accelerator(cpu=True)
+        optimizer = accelerator.prepare(hf_optim.create(name, trainer.model, **{"lr": 0.1} if name == "sgd" else {}))
+        return hf_optim.Session(accelerator, optimizer, **arguments)
+
+    return call
+
+
+def monitor(**arguments: Any) -> Callable[[Any], Any]:
+    return lambda trainer: Monitor(**arguments)
+
+
+#: what is done with a fresh trainer, and a word that the error must have; training follows where nothing was raised
+MISTAKES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    # misspelt
+    "name": (attach("smarann"), "smaran"),
+    "case of a name": (attach("SMARAN"), "list_optimizers"),
+    "hyper-parameter": (attach("smaran", gama=0.9), "gamma"),
+    "learning rate": (attach("adamw", learning_rate=0.1), "lr"),
+    "decay": (attach("adamw", weight_decy=0.1), "weight_decay"),
+    "betas": (attach("adamw", beta=(0.9, 0.99)), "betas"),
+    "key of a specification": (attach({"nmae": "smaran"}), "name"),
+    "hyper-parameter in a specification": (attach({"name": "smaran", "gama": 0.9}), "gamma"),
+    "base": (attach("tlr", base="adamww"), "adamw"),
+    "hyper-parameter of a base": (attach("tlr", base={"name": "sgd", "momentun": 0.9}), "momentum"),
+    "hyper-parameter of a wrapper": (attach("tlr", base="sgd", gama=0.3), "gamma"),
+    "transform": (attach("adan", grad_transform="agrr"), "agr"),
+    "module": (attach("torch.optimm:LBFGS"), "torch.optimm"),
+    "class": (attach("torch.optim:LBFGSS"), "LBFGS"),
+    "argument of a class": (attach("torch.optim:LBFGS", max_iters=3), "max_iters"),
+    "file": (attach("nowhere.py:Mine"), "nowhere.py"),
+    "schedule": (attach("smaran", schedule="multi_step"), "multistep"),
+    "parameter of a schedule": (attach("smaran", schedule={"name": "multistep", "gama": 0.1}), "gamma"),
+    "closure": (attach("torch.optim:LBFGS", closur=True), "closur"),
+    "factory name": (factory("adamw_arg"), "adamw_agr"),
+    "factory argument": (factory("adamw", momentum=0.9), "momentum"),
+    # mistyped
+    "number as a name": (attach(3), "int"),
+    "class as a name": (attach(torch.optim.SGD), "type"),
+    "text as a rate": (attach("smaran", lr="0.1"), "lr"),
+    "text as betas": (attach("adamw_agr", betas="(0.9,0.99)"), "betas"),
+    "negative rate": (attach("smaran", lr=-0.1), "lr"),
+    "rate not finite": (attach("smaran", lr=float("nan")), "lr"),
+    "gamma out of range": (attach("smaran", gamma=1.5), "gamma"),
+    "flag as a number": (attach("sps", c=True), "c"),
+    "number as a closure": (attach("torch.optim:LBFGS", closure=1), "closure"),
+    "number as a base": (attach("tlr", base=3), "name"),
+    "negative gamma of a schedule": (attach("smaran", schedule={"name": "step", "gamma": -1}), "gamma"),
+    "list as a schedule": (attach("smaran", schedule=["cosine"]), "name"),
+    "interval of zero": (monitor(every=0), "every"),
+    "text as a flag": (monitor(per_layer="yes"), "per_layer"),
+    "epoch of no steps": (session(steps_per_epoch=0), "steps_per_epoch"),
+    "number as a session's closure": (session(closure=1), "closure"),
+    # would be ignored
+    "base without a wrapper": (attach("smaran", base="sgd"), "base"),
+    "base missing": (attach("tlr"), "base"),
+    "name of a fixed base": (attach("tlr_adamw", base={"name": "sgd"}), "base"),
+    "closure declined": (attach("torch.optim:LBFGS", closure=False), "closure"),
+    "steps and interval": (attach("tlr", base="sgd", interval=2, steps_per_epoch=4), "not both"),
+    "transform of a line search": (attach("sls", grad_transform="agr"), "grad_transform"),
+    "rate of a line search": (attach("sls", lr=0.1), "lr"),
+    "optim_args of TrainingArguments": (attach("smaran", optim_args="gamma=0.9"), "optim_args"),
+    "two transforms": (attach("adamw_agr", grad_transform="centralize"), "grad_transform"),
+    "two schedules": (lambda t: (_set(t, "cosine"), hf_optim.attach(t, "smaran", schedule="step")), "two schedules"),
+}
+
+
+def _set(trainer: Any, schedule: str) -> None:
+    trainer.args.lr_scheduler_type = schedule
+
+
+def test_there_are_forty():
+    assert len(MISTAKES) >= 40
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake(tmp_path, mistake):
+    do, word = MISTAKES[mistake]
+    trainer = make(tmp_path, n=4, lr_scheduler_type="linear")
+    before = weights(trainer)
+    with pytest.raises(hf_optim.UserError) as error:
+        do(trainer)
+        trainer.train()
+    message = str(error.value)
+    assert word in message and "\n" not in message and len(message) < 400, message
+    assert torch.equal(before, weights(trainer))
+
+
+def test_a_rule_without_the_tensors_it_is_made_for_says_so(tmp_path):
+    """Normalised gradients are for matrices; of a model that trains its biases only there are none."""
+    trainer = make(tmp_path, n=4)
+    for name, p in trainer.model.named_parameters():
+        p.requires_grad_("bias" in name)
+    hf_optim.attach(trainer, "adamw_agr")
+    with pytest.raises(hf_optim.UserError, match="agr finds no tensor to transform"):
+        trainer.train()
+
+
+def test_every_trained_parameter_is_claimed_once(tmp_path):
+    """Frozen ones by none; shared ones once."""
+    trainer = make(tmp_path, n=4)
+    trainer.model.tied = trainer.model.first
+    trainer.model.last.bias.requires_grad_(False)
+    attachment = hf_optim.attach(trainer, "smaran")
+    trainer.train()
+    claimed = [id(p) for g in attachment.optimizer.param_groups for p in g["params"]]
+    assert sorted(claimed) == sorted({id(p) for p in trainer.model.parameters() if p.requires_grad})
