@@ -1,0 +1,202 @@
+"""Checks of what training loops do: closures, accumulation, groups, schedules, parameters that come and go."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from hf_optim.check.outcome import DoesNotApply, Fails, check, one_line
+from hf_optim.check.problem import Walk, exact, moved, same
+from hf_optim.check.subject import Subject
+
+
+@check("closure", "step() and step(closure) agree",
+       "A rule that reads the loss trains with a wrong one where nobody gives a closure, as most trainers do not.")
+def closure(s: Subject) -> str:
+    if s.style == "primed":
+        raise Fails("step(closure) takes the gradients that were there before it called the closure")
+    if s.style == "value":
+        raise Fails("a closure that runs a backward pass, as torch's do, is called with gradients switched off")
+    one = Walk(s)
+    one.style = "closure"
+    value = one.step(0)
+    if value is None:
+        raise Fails("step(closure) does not return the closure's loss")
+    one.go(1, 6 + s.idle)
+    if s.style == "bare":
+        same(one.params(), Walk(s).go(0, 6 + s.idle).params(), "step() against step(closure)")
+        return "the same"
+    two = Walk(s)
+    two.closure(0)()
+    before = two.params()
+    try:
+        two.opt.step()
+    except Exception as error:  # noqa: BLE001
+        if moved(before, two.params()):
+            raise Fails(f"a bare step() raises after it moved parameters: {one_line(error)}") from None
+    else:
+        raise Fails("a bare step() without the loss it needs is not noticed")
+    if s.style == "loss":
+        same(one.params(), Walk(s).go(0, 6).params(), "step(loss=...) against step(closure)")
+    return "a bare step() raises"
+
+
+@check("accumulation", "accumulated gradients equal a big batch",
+       "The batch size that fits the memory changes the algorithm.")
+def accumulation(s: Subject) -> str:
+    big, parts = Walk(s, torch.float64).go(), Walk(s, torch.float64).go(parts=2)
+    return exact(big, parts, 1e-6, "2 micro-batches against one batch, float64")
+
+
+# --- parameter groups ------------------------------------------------------------------------------------------------
+
+
+def _halves(params: list[Any]) -> list[list[Any]]:
+    return [params[:1], params[1:]]
+
+
+@check("groups", "groups keep their own numbers",
+       "Layer-wise rates and weights without decay are ignored without a word.")
+def groups(s: Subject) -> str:
+    for still in (0, 1):
+        def split(params: list[Any]) -> list[dict[str, Any]]:
+            return [{"params": part} for part in _halves(params)]
+
+        walk = Walk(s, groups=split)
+        if "lr" not in walk.opt.param_groups[still]:
+            raise Fails("its parameter groups have no 'lr'")
+        walk.opt.param_groups[still]["lr"] = 0.0
+        walk.go(0, 5 + s.idle)
+        parts = list(zip(_halves(walk.start), _halves(walk.params()), strict=True))
+        if moved(*parts[still]):
+            raise Fails(f"group {still} has lr = 0 and moves")
+        if not moved(*parts[1 - still]):
+            raise Fails(f"group {1 - still} does not move because group {still} has lr = 0")
+    return "lr" + _decay(s)
+
+
+def _decay(s: Subject) -> str:
+    if "weight_decay" not in Walk(s).opt.param_groups[0]:
+        return ""
+    runs = []
+    for value in (0.0, 0.5):
+        def split(params: list[Any], value: float = value) -> list[dict[str, Any]]:
+            first, second = _halves(params)
+            return [{"params": first, "weight_decay": 0.0}, {"params": second, "weight_decay": value}]
+
+        runs.append(_halves(Walk(s, torch.float64, groups=split).go(0, 3 + s.idle).params()))
+    if not moved(runs[0][1], runs[1][1]):
+        raise Fails("a group's own weight_decay is ignored")
+    return ", weight_decay"
+
+
+@check("late_group", "a group that joins later",
+       "Unfreezing layers during training has no effect, or crashes.")
+def late_group(s: Subject) -> None:
+    walk = Walk(s, groups=lambda params: params[:1])
+    walk.go(0, 3 + s.idle)
+    middle = walk.params()
+    if moved(walk.start[1:], middle[1:]):
+        raise Fails("parameters move that the optimizer was not given")
+    walk.opt.add_param_group({"params": walk.problem.params[1:]})
+    walk.go(3, 6 + s.idle)
+    if not moved(middle[1:], walk.params()[1:]):
+        raise Fails("parameters of a group added later do not move")
+    if not moved(middle[:1], walk.params()[:1]):
+        raise Fails("the first group stops when another joins")
+
+
+@check("missing", "parameters without gradients, and frozen ones",
+       "Layers that a batch does not use, or that are frozen, are changed; or the step crashes.")
+def missing(s: Subject) -> None:
+    walk = Walk(s)
+    frozen, unused = walk.problem.params[0], walk.problem.params[1]
+    frozen.requires_grad_(False)
+
+    def leave(params: list[Any]) -> None:
+        unused.grad = None
+
+    walk.go(0, 3, spoil=leave)
+    now = walk.params()
+    if moved(walk.start[:2], now[:2]):
+        raise Fails("a parameter without a gradient moves")
+    walk.go(3, 6 + s.idle)
+    if moved(walk.start[:1], walk.params()[:1]):
+        raise Fails("a frozen parameter moves")
+    if not moved(now[1:2], walk.params()[1:2]):
+        raise Fails("a parameter whose gradients come later does not move")
+    walk.go(6, 7, spoil=leave)
+    before = walk.params()
+    walk.go(7, 9, spoil=leave)
+    if moved(before[1:2], walk.params()[1:2]):
+        raise Fails("a parameter whose gradients went away goes on moving")
+
+
+# --- schedules -------------------------------------------------------------------------------------------------------
+
+
+def _scheduled(s: Subject, name: str, make: Callable[[Any], Any], steps: int) -> None:
+    """A run under a scheduler against one whose rates are written by hand, those the scheduler gives to plain SGD."""
+    walk = Walk(s)
+    base = float(walk.opt.param_groups[0].get("lr", 0.0))
+    if not base:
+        raise Fails("its parameter groups have no 'lr' for a scheduler to write")
+    by_hand = Walk(s, problem=copy.deepcopy(walk.problem))
+    dummy = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
+    ours, plain = make(walk.opt), make(dummy)
+    for t in range(steps):
+        wanted = dummy.param_groups[0]["lr"]
+        for i, group in enumerate(walk.opt.param_groups):
+            if abs(float(group["lr"]) - wanted) > 1e-9 * base:
+                raise Fails(f"{name}: group {i} has lr = {float(group['lr']):.6g} in step {t} instead of {wanted:.6g}: "
+                            "the optimizer writes the scheduler's number")
+        for group in by_hand.opt.param_groups:
+            group["lr"] = wanted
+        before = walk.params()
+        walk.step(t)
+        by_hand.step(t)
+        if wanted == 0 and moved(before, walk.params()):
+            raise Fails(f"{name}: a rate of zero moves parameters")
+        dummy.step()
+        ours.step()
+        plain.step()
+    same(walk.params(), by_hand.params(), f"{name} against the same rates written by hand")
+    if not moved(before, walk.params()):
+        raise Fails(f"{name}: nothing moves although the rate is {wanted:.3g}")
+
+
+@check("schedulers", "torch's learning rate schedulers",
+       "The schedule that is logged is not the one that is trained with.")
+def schedulers(s: Subject) -> str:
+    from torch.optim import lr_scheduler as lr
+
+    made: dict[str, Callable[[Any], Any]] = {
+        "StepLR": lambda opt: lr.StepLR(opt, 2, 0.5),
+        "ExponentialLR": lambda opt: lr.ExponentialLR(opt, 0.8),
+        "CosineAnnealingLR": lambda opt: lr.CosineAnnealingLR(opt, 8 + 2 * s.idle),
+    }
+    for name, make in made.items():
+        _scheduled(s, name, make, 5 + s.idle)
+    return ", ".join(made)
+
+
+@check("hf_schedulers", "transformers' schedulers, with warm-up from zero",
+       "A warm-up from 0 moves weights at rate 0, or leaves the rate at 0 for good.")
+def hf_schedulers(s: Subject) -> str:
+    if find_spec("transformers") is None:
+        raise DoesNotApply("transformers is not installed")
+    from transformers.optimization import get_scheduler
+
+    names = ("linear", "cosine", "inverse_sqrt")
+    for name in names:
+        def make(opt: Any, name: str = name) -> Any:
+            return get_scheduler(name, opt, num_warmup_steps=2, num_training_steps=8 + 2 * s.idle)
+
+        _scheduled(s, name, make, 6 + s.idle)
+    return ", ".join(names)
+
+

@@ -1,0 +1,133 @@
+"""A report on the terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from hf_optim.check.outcome import FAIL, NOT, PASS, Check, Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SIGNS = {PASS: "✓", FAIL: "✗", NOT: "·"}
+STYLES = {PASS: "green", FAIL: "bold red", NOT: "dim"}
+
+
+def short(name: str) -> str:
+    """A name as a row shows it: the class of an import path."""
+    return name.rpartition(":")[2]
+
+
+def reasons(report: Report, status: str) -> dict[tuple[str, str], list[str]]:
+    """(check, why) -> the names it is said of, check by check; not those that only point to another cell."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for c in sorted(report.ordered(), key=lambda c: report.checks.index(c.check)):
+        if c.status == status and not c.why.startswith("see "):
+            found.setdefault((c.check, c.why), []).append(short(c.name))
+    return found
+
+
+# --- terminal --------------------------------------------------------------------------------------------------------
+
+
+def terminal(report: Report, checks: Mapping[str, Check], console: Console) -> None:
+    """Print the matrix, its legend and a reason for every cell that is not a pass; wide tables are split."""
+    from rich.text import Text
+
+    numbers = {id: i for i, id in enumerate(report.checks, 1)}
+    first = min(30, max([4, *(len(short(n)) for n in report.names)]))
+    room = max(1, (console.width - first - 1) // 3)
+    for begin in range(0, len(report.checks), room):
+        columns = report.checks[begin:begin + room]
+        console.print(Text(" " * first + "".join(f"{numbers[id]:3d}" for id in columns), style="bold"))
+        for name in report.names:
+            line = Text(short(name)[:first].ljust(first))
+            for id in columns:
+                status = report.cells[name, id].status
+                line.append(f"  {SIGNS[status]}", style=STYLES[status])
+            console.print(line, no_wrap=True)
+        console.print()
+    for id, number in numbers.items():
+        console.print(f"{number:3d} {id:14s} {checks[id].title}", markup=False, highlight=False)
+    for status, title in ((FAIL, "Failed"), (NOT, "Does not apply")):
+        groups = reasons(report, status)
+        if groups:
+            console.print(f"\n{title}", style=STYLES[status] if status == FAIL else "bold")
+        for (id, why), names in groups.items():
+            console.print(f"  {id}: {', '.join(names)}: {why}", markup=False, highlight=False)
+            if status == FAIL:
+                console.print(f"      {checks[id].breaking}", style="dim", markup=False, highlight=False)
+    console.print(f"\n{summary(report)}", highlight=False)
+
+
+def summary(report: Report) -> str:
+    """Counts, in a line."""
+    count = {s: sum(c.status == s for c in report.ordered()) for s in SIGNS}
+    return (f"{len(report.names)} optimizers, {len(report.checks)} checks: {count[PASS]} passed, {count[FAIL]} failed, "
+            f"{count[NOT]} do not apply")
+
+
+# --- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def matrix(report: Report) -> str:
+    """The table of a report in Markdown, with the reason of every cell that is not a pass below it."""
+    numbers = {id: i for i, id in enumerate(report.checks, 1)}
+    lines = ["| | " + " | ".join(map(str, numbers.values())) + " |", "|---|" + ":-:|" * len(numbers)]
+    for name in report.names:
+        signs = [SIGNS[report.cells[name, id].status] for id in report.checks]
+        lines.append(f"| `{short(name)}` | " + " | ".join(signs) + " |")
+    for status, title in ((FAIL, "Failed"), (NOT, "Does not apply")):
+        groups = reasons(report, status)
+        if groups:
+            lines += ["", f"**{title}**", ""]
+            lines += [f"- {numbers[id]} `{id}`: {', '.join(names)}: {_escape(why)}"
+                      for (id, why), names in groups.items()]
+    if report.hyper:
+        lines += ["", "Given what they cannot do without, or what makes them act within a dozen steps: "
+                  + "; ".join(f"{short(n)} {_escape(given)}" for n, given in report.hyper.items()) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def legend(checks: Mapping[str, Check], ids: Iterable[str]) -> str:
+    """What each column asks and what breaking it means, in Markdown."""
+    lines = ["| | check | a run relies on | when it is broken |", "|--:|---|---|---|"]
+    lines += [f"| {i} | `{id}` | {checks[id].title} | {checks[id].breaking} |" for i, id in enumerate(ids, 1)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(report: Report, checks: Mapping[str, Check]) -> str:
+    """One report as a document."""
+    return f"# Conformance\n\n{_made(report)}\n\n{legend(checks, report.checks)}\n{matrix(report)}"
+
+
+INTRODUCTION = """\
+# Conformance
+
+What a training run does to an optimizer, tried on each. ✓ holds, ✗ is broken, · does not apply; the reason of every
+cell that is not ✓ stands below its table. An optimizer of any package is taken to have `step(closure)`, parameter
+groups and state, as `torch.optim.Optimizer` says; what a class does not promise beyond that is reported under "does not
+apply", with what was measured. The tables say what these versions did on the small convex problem of
+`hf_optim/check/problem.py` with default hyper-parameters; they say nothing about how well a method trains.
+
+One row: `hf-optim check NAME`, for instance `hf-optim check torch.optim:Adam` or `hf-optim check my_file.py:MyOwn`.
+All of them: `python scripts/build_conformance.py --all`, which writes this page and `conformance.json` beside it.
+"""
+
+
+def page(reports: Mapping[str, Report], checks: Mapping[str, Check]) -> str:
+    """docs/conformance.md: several reports under one legend."""
+    some = next(iter(reports.values()))
+    parts = [INTRODUCTION, legend(checks, some.checks)]
+    parts += [f"## {title}\n\n{_made(report)}\n\n{matrix(report)}" for title, report in reports.items()]
+    return "\n".join(parts)
+
+
+def _made(report: Report) -> str:
+    versions: dict[str, Any] = report.environment
+    return f"{summary(report)}. Made with " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")

@@ -1,0 +1,211 @@
+"""The optimizer under test: how to make it, what it declares, and how it wants to be stepped."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import inspect
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from hf_optim import registry
+from hf_optim.check.outcome import one_line
+from hf_optim.check.problem import KINDS, STEPS, Problem, Walk, moved
+from hf_optim.errors import UserError
+from hf_optim.optimizer import Optimizer
+from hf_optim.wrapper import Wrapper
+
+#: arguments that make something happen within a dozen steps
+ACTING: dict[str, Any] = {"interval": 2, "k": 2}
+#: what a wrapper of this library is put around unless its name says; it has state that could be forgotten
+BASE = {"name": "sgdm", "lr": 0.01}
+#: arguments without a default that foreign classes ask for
+REQUIRED: dict[str, Any] = {"lr": 0.01, "base_optimizer": torch.optim.SGD}
+#: names of a first argument that takes an optimizer instead of parameters
+WRAPS = ("optimizer", "base_optimizer", "base")
+#: how the styles of stepping are called
+CALLS = {"bare": "step()", "loss": "step(loss=...)", "closure": "step(closure)",
+         "value": "step(closure without backward)"}
+#: arguments that choose a way of running and belong to the base of a wrapper
+RUNNING = ("compile", "foreach", "fused")
+
+
+def expand(names: Iterable[str]) -> list[str]:
+    """Names with wildcards written out: "*agr*" among the registered ones, "package.module:*" in a module."""
+    found: list[str] = []
+    for name in names:
+        module, colon, pattern = name.rpartition(":")
+        if not colon:
+            matches = registry.list_optimizers(name) if any(c in name for c in "*?[") else [name]
+        elif not module.endswith(".py") and any(c in pattern for c in "*?["):
+            try:
+                there = vars(importlib.import_module(module))
+            except ImportError as error:
+                raise UserError(f"{name}: cannot import {module} ({error})") from None
+            matches = sorted(f"{module}:{k}" for k, v in there.items()
+                             if fnmatch.fnmatchcase(k, pattern) and isinstance(v, type)
+                             and issubclass(v, torch.optim.Optimizer) and v is not torch.optim.Optimizer)
+        else:
+            matches = [name]
+        if not matches:
+            raise UserError(f"no optimizer matches {name!r}")
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+class Subject:
+    """One optimizer under test.
+
+    Args:
+        name: a registered name, "package.module:Class" or "file.py:Class".
+        hyper: hyper-parameters other than its defaults.
+        reference: a specification of an optimizer that must compute the same, or None.
+
+    Attributes:
+        family: what it declares ("plain", "loss-aware", "wrapper", "torch", ...); None for undeclared foreign classes.
+        needs: what step() must be given.
+        state_bytes: declared fp32 bytes of state a parameter, or None.
+        kind: the tensors it takes: "mixed", "matrices" or "sparse" (gradients).
+        style: how it is stepped: "bare" step(), "loss" step(loss=...), "closure" step(closure), "primed" the same with
+            the gradients already there, "value" with a closure that only returns the loss.
+        idle: first steps, beyond two, in which it moves nothing (a variance that is not yet trusted).
+        trouble: why it cannot be stepped at all; empty when it can.
+    """
+
+    def __init__(self, name: str, hyper: dict[str, Any] | None = None, reference: Any = None) -> None:
+        self.name, self.reference = name, reference
+        self.hyper = dict(hyper or {})
+        self.cls = registry.resolve(name)
+        self.info = None if ":" in name else registry.info(name)
+        family = self.info.family if self.info is not None else getattr(self.cls, "family", None)
+        self.family: str | None = family if isinstance(family, str) else None
+        self.state_bytes = self._declared_bytes()
+        self._wraps = self._first_argument() in WRAPS and self.info is None
+        self._fill()
+        self.kind, self.style, self.trouble, self.idle = "mixed", "bare", "", 0
+        self._probe()
+
+    @property
+    def declared(self) -> bool:
+        """Whether it says of itself what family it is, and so is held to more than step, groups and state."""
+        return self.family is not None
+
+    @property
+    def ours(self) -> bool:
+        """Whether the arithmetic runs in this library's shell."""
+        return issubclass(self.cls, (Optimizer, Wrapper))
+
+    def spec(self) -> dict[str, Any]:
+        """What makes this subject again, as plain data."""
+        return {"name": self.name, "hyper": {k: v for k, v in self.hyper.items() if k not in self._filled},
+                "reference": self.reference}
+
+    # --- making ------------------------------------------------------------------------------------------------------
+
+    def make(self, params: Any, **extra: Any) -> torch.optim.Optimizer:
+        """A fresh optimizer over tensors or parameter groups; `extra` goes over the subject's hyper-parameters."""
+        if self._wraps:
+            base = torch.optim.SGD(params, lr=0.05, momentum=0.9)
+            made = self.cls(base, **{**self.hyper, **extra})
+        elif self.family == "wrapper" and self.info is not None:
+            running = {k: v for k, v in extra.items() if k in RUNNING}
+            own = {**self.hyper, **{k: v for k, v in extra.items() if k not in RUNNING}}
+            if running:
+                own["base"] = {**own.get("base", {}), **running}
+            made = registry.create(self.name, params, **own)
+        elif self.info is not None:
+            made = registry.create(self.name, params, **{**self.hyper, **extra})
+        else:
+            made = self.cls(params, **{**self.hyper, **extra})
+        train = getattr(made, "train", None)  # schedule-free rules want to be told that training begins
+        if callable(train):
+            train()
+        return made
+
+    def accepts(self, option: str) -> bool:
+        """Whether the optimizer, or the base that a registered wrapper gets, takes this way of running."""
+        if self.family == "wrapper" and self.info is not None:
+            base = {**(self.info.base or {}), **self.hyper.get("base", {})}["name"]
+            return ":" not in base and option in registry.info(base).options
+        if self.info is not None:
+            return option in self.info.options and option in inspect.signature(self.cls).parameters
+        return option in inspect.signature(self.cls).parameters
+
+    def _first_argument(self) -> str:
+        return next(iter(inspect.signature(self.cls).parameters), "")
+
+    def _fill(self) -> None:
+        before = set(self.hyper)
+        if self.info is not None:
+            known = (*self.info.required, *self.info.defaults)
+            wrapper = self.info.family == "wrapper"
+            if wrapper and self.info.base is None:
+                self.hyper.setdefault("base", dict(BASE))
+            for name in known if wrapper else self.info.required:
+                if name in ACTING:
+                    self.hyper.setdefault(name, ACTING[name])
+                elif name in self.info.required:
+                    kind, *ends = self.info.search_space.get(name, ("log", 1e-3, 1e-1))
+                    self.hyper.setdefault(name, math.sqrt(ends[0] * ends[1]) if kind == "log" else ends[0])
+        else:
+            for name, parameter in list(inspect.signature(self.cls).parameters.items())[1:]:
+                if name in REQUIRED and parameter.default is parameter.empty:
+                    self.hyper.setdefault(name, REQUIRED[name])
+        self._filled = set(self.hyper) - before
+
+    def _declared_bytes(self) -> int | None:
+        if self.info is not None:
+            return self.info.state_bytes
+        declared = getattr(self.cls, "state_bytes", None)
+        if isinstance(declared, int):
+            return declared
+        return 4 * len(self.cls.slots) if issubclass(self.cls, Optimizer) else None
+
+    # --- how it is stepped -------------------------------------------------------------------------------------------
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What step() must be given besides gradients."""
+        return self._needs
+
+    def _probe(self) -> None:
+        """Find the tensors and the call it takes; the complaints about a mixed model are kept when none works."""
+        self._needs: frozenset[str] = frozenset()
+        complaints: list[str] = []
+        for kind in KINDS:
+            try:
+                needs = frozenset(getattr(self.make(Problem(kind).params), "needs", ()))
+            except Exception as error:  # noqa: BLE001
+                complaints = complaints or [f"cannot be made: {one_line(error)}"]
+                continue
+            styles = ("closure",) if "evaluate" in needs else ("loss",) if "loss" in needs else \
+                ("bare", "closure", "value")
+            found = []
+            for style in styles:
+                self.kind, self.style = kind, style
+                try:
+                    self._try()
+                except Exception as error:  # noqa: BLE001
+                    found.append(f"{CALLS[style]}: {one_line(error)}")
+                    continue
+                self._needs = needs
+                return
+            complaints = complaints or ["cannot be stepped: " + "; ".join(found)]
+        self.trouble = complaints[0]
+
+    def _try(self) -> None:
+        """A few steps; notes how many of the first move nothing, and whether a closure finds the gradients ready."""
+        walk = Walk(self)
+        for t in range(2):
+            walk.step(t)
+        while self.idle < STEPS and not moved(walk.start, walk.params()):
+            self.idle += 1
+            walk.step(1 + self.idle)
+        if self.style == "closure" and not self.declared:
+            primed = Walk(self)
+            primed.style = "primed"
+            if moved(Walk(self).go(0, 3).params(), primed.go(0, 3).params()):
+                self.style = "primed"

@@ -1,0 +1,138 @@
+"""Running checks over optimizers."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from hf_optim import __version__
+from hf_optim.check import launch
+from hf_optim.check.outcome import CHECKS, FAIL, NOT, Cell, Check, Report, judge
+from hf_optim.check.subject import Subject, expand
+from hf_optim.errors import UserError
+
+Progress = Callable[[int, int, str], None]
+#: the order of the columns
+ORDER = ("convex", "reference", "closure", "resume", "accelerate", "deepcopy", "pickle", "execution", "compile",
+         "accumulation", "groups", "late_group", "missing", "bf16", "scaler", "schedulers", "hf_schedulers", "ddp",
+         "fsdp", "zero_grad", "zero_loss", "nonfinite", "state_bytes", "host_sync")
+
+
+def registered() -> dict[str, Check]:
+    """Every check by its id, in the order of the columns."""
+    from hf_optim.check import loop, mathematics, state, ways, world  # noqa: F401 - importing registers
+
+    return {id: CHECKS[id] for id in (*ORDER, *(c for c in CHECKS if c not in ORDER))}
+
+
+def run(names: Iterable[str] | str, *, checks: Iterable[str] | None = None, fast: bool = False,
+        hyper: Mapping[str, Mapping[str, Any]] | None = None, references: Mapping[str, Any] | None = None,
+        progress: Progress | None = None) -> Report:
+    """Check optimizers.
+
+    Args:
+        names: registered names, "package.module:Class", "file.py:Class"; wildcards as in "*agr*", "torch.optim:*".
+        checks: ids of the checks to make; all by default.
+        fast: leave out the slow ones (compiling, and two processes).
+        hyper: name -> hyper-parameters other than the defaults.
+        references: name -> specification of an optimizer that must compute the same ("torch.optim:SGD", or a mapping
+            with `name`).
+        progress: called with (cells done, cells in all, what comes next).
+
+    Returns:
+        The report; `.failed` lists what is red.
+
+    Raises:
+        UserError: a name or a check that does not exist.
+    """
+    known = registered()
+    chosen = list(known) if checks is None else list(checks)
+    for id in chosen:
+        if id not in known:
+            raise UserError(f"there is no check {id!r}; there are {', '.join(known)}")
+    if fast:
+        chosen = [id for id in chosen if not known[id].slow]
+    expanded = expand([names] if isinstance(names, str) else names)
+    started = time.perf_counter()
+    threads = torch.get_num_threads()
+    random = torch.get_rng_state()
+    torch.set_num_threads(1)  # the tensors are tiny, and results must not depend on the machine
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            report = _run(expanded, [known[id] for id in chosen], hyper or {}, references or {}, progress)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(random)
+    report.seconds = round(time.perf_counter() - started, 1)
+    return report
+
+
+def _run(names: list[str], checks: list[Check], hyper: Mapping[str, Any], references: Mapping[str, Any],
+         progress: Progress | None) -> Report:
+    report = Report(names, [c.id for c in checks], environment=_environment())
+    subjects = [Subject(n, hyper.get(n), references.get(n)) for n in names]
+    report.hyper = {s.name: _written(s.hyper) for s in subjects if s.hyper}
+    lock = threading.Lock()
+
+    def add(subject: Subject, one: Check, verdict: tuple[str, str], seconds: float) -> None:
+        with lock:
+            report.cells[subject.name, one.id] = Cell(subject.name, one.id, *verdict, round(seconds, 3))
+            if progress is not None:
+                progress(len(report.cells), len(names) * len(checks), f"{subject.name}: {one.title}")
+
+    able = []
+    for subject in subjects:
+        if not subject.trouble:
+            able.append(subject)
+            continue
+        for i, one in enumerate(checks):
+            add(subject, one, (NOT, f"see {checks[0].id}") if i else (FAIL, subject.trouble), 0.0)
+    pairs = [(s, c) for c in checks if c.world for s in able]
+    thread = threading.Thread(target=_world, args=(pairs, add), daemon=True)
+    thread.start()
+    for subject in able:
+        for one in checks:
+            if not one.world:
+                began = time.perf_counter()
+                add(subject, one, judge(one, subject), time.perf_counter() - began)
+    thread.join()
+    return report
+
+
+def _written(hyper: Mapping[str, Any]) -> str:
+    """Hyper-parameters as a line."""
+    return ", ".join(f"{k}={v.__name__ if isinstance(v, type) else f'({_written(v)})' if isinstance(v, dict) else v}"
+                     for k, v in hyper.items())
+
+
+def _world(pairs: list[tuple[Subject, Check]], add: Callable[..., None]) -> None:
+    """The checks in two processes, beside the others."""
+    last = time.perf_counter()
+
+    def done(number: int, verdict: tuple[str, str]) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        add(*pairs[number], verdict, now - last)
+        last = now
+
+    if pairs:
+        launch.run([{"subject": s.spec(), "check": c.id} for s, c in pairs], done)
+
+
+def _environment() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"hf_optim": __version__, "python": platform.python_version()}
+    for package in ("torch", "accelerate", "transformers", "pytorch-optimizer"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

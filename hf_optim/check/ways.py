@@ -1,0 +1,152 @@
+"""Checks of the ways to run one rule: block by block, foreach, fused, compiled; and of what a step waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hf_optim import execute
+from hf_optim.check.outcome import DoesNotApply, Fails, check
+from hf_optim.check.problem import Walk, close, exact
+from hf_optim.check.subject import Subject
+from hf_optim.optimizer import Optimizer
+from hf_optim.rule import Rule
+
+
+@contextmanager
+def _cut(block: int, small: int) -> Iterator[None]:
+    """This library's shell with blocks of another size, and foreach calls up to another size."""
+    before = execute.BLOCK, execute.SMALL
+    execute.BLOCK, execute.SMALL = block, small
+    try:
+        yield
+    finally:
+        execute.BLOCK, execute.SMALL = before
+
+
+def _innermost(opt: Any) -> Any:
+    while hasattr(opt, "base"):
+        opt = opt.base
+    return opt
+
+
+@check("execution", "blocks, foreach and fused equal one tensor at a time",
+       "The fast way of running a rule is another rule than the plain one.")
+def execution(s: Subject) -> str:
+    plain = Walk(s, torch.float64)
+    runs: dict[str, Walk] = {}
+    if isinstance(_innermost(plain.opt), Optimizer):
+        with _cut(1 << 16, 0):
+            plain.go()
+        for name, (block, small) in {"blocks of 7": (7, 0), "foreach": (1 << 16, 1 << 20)}.items():
+            with _cut(block, small):
+                runs[name] = Walk(s, torch.float64).go()
+    else:
+        options = [o for o in ("foreach", "fused") if s.accepts(o)]
+        if not options:
+            raise DoesNotApply("has one way of running")
+        if s.kind == "sparse":
+            raise DoesNotApply("sparse gradients run one way")
+        off: dict[str, Any] = dict.fromkeys(options, False)
+        plain = Walk(s, torch.float64, **off).go()
+        for name in options:
+            runs[name] = Walk(s, torch.float64, **{**off, name: True}).go()
+    for name, walk in runs.items():
+        exact(plain, walk, 1e-7, f"{name} against one tensor at a time, float64")
+    return ", ".join(runs)
+
+
+@check("compile", "compiled equals eager, and nothing is compiled again", slow=True,
+       breaking="compile=True changes the result, or costs seconds whenever a schedule moves the rate.")
+def compiled(s: Subject) -> str:
+    if not s.accepts("compile"):
+        raise DoesNotApply("offers no compiled mode")
+    from torch._dynamo.utils import counters
+
+    start, kernels = counters["stats"]["unique_graphs"], _kernels()
+    with _cut(1 << 16, 1):  # tensors that small would share a foreach call instead
+        eager, fast = Walk(s), Walk(s, compile=True)
+        for walk in (eager, fast):
+            walk.go(0, 8)
+        before = counters["stats"]["unique_graphs"]
+        for walk in (eager, fast):
+            for t in range(8, 12):
+                walk.rate(0.8)
+                walk.step(t)
+    again = counters["stats"]["unique_graphs"] - before
+    if again:
+        raise Fails(f"{again} graphs compiled again when lr and t changed")
+    if before == start and _kernels() == kernels:  # graphs of an earlier optimizer of this process serve again
+        raise Fails("compile=True compiles nothing")
+    return close(eager.params(), fast.params(), eager.start, 1e-4, "compiled against eager, float32")
+
+
+def _kernels() -> int:
+    """How often this library's shell asked for a compiled graph."""
+    info = execute.compiled.cache_info()
+    return info.hits + info.misses
+
+
+# --- host synchronisation --------------------------------------------------------------------------------------------
+
+#: operators whose result the host must wait for
+_READS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal", "aten::nonzero", "aten::masked_select"}
+#: methods that read a CPU tensor without an operator
+_METHODS = {getattr(torch.Tensor, k): k for k in ("tolist", "numpy")}
+
+
+class _Operators(TorchDispatchMode):
+    """Counts what reads a tensor on the host, but the counters of the state, which live there."""
+
+    def __init__(self, counters: set[int]) -> None:
+        super().__init__()
+        self.counters, self.found = counters, []  # type: ignore[var-annotated]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name in _READS and not (args and id(args[0]) in self.counters):
+            self.found.append(func._schema.name.removeprefix("aten::").replace("_local_scalar_dense", "item"))
+        return func(*args, **(kwargs or {}))
+
+
+class _Methods(TorchFunctionMode):
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _METHODS:
+            self.found.append(_METHODS[func])
+        return func(*args, **(kwargs or {}))
+
+
+@check("host_sync", "a plain rule never waits for the device", promised=False,
+       breaking="Each step stops until the GPU has caught up, which can cost more than the step.")
+def host_sync(s: Subject) -> str:
+    if s.needs:
+        raise DoesNotApply("it reads the loss once a step, as its rule says")
+    if s.style != "bare":
+        raise DoesNotApply("it steps with a closure, whose loss it may read")
+    if "lr_scale" in getattr(s.cls, "memory", ()):
+        raise DoesNotApply("adapts a rate at the end of a window, where it reads it once")
+    if issubclass(s.cls, Optimizer) and s.cls.control is not Rule.control:
+        raise DoesNotApply("adapts one global number and reads it once a step, as its file declares")
+    walk = Walk(s).go(0, 2)
+    counters = {id(v) for state in walk.opt.state.values() if isinstance(state, dict) for v in state.values()
+                if isinstance(v, torch.Tensor) and v.dim() == 0}
+    operators = _Operators(counters)
+    most: list[str] = []
+    for t in (2, 3):
+        walk.closure(t)()
+        operators.found.clear()
+        with operators, _Methods(operators.found):
+            walk.opt.step()
+        most = max(most, list(operators.found), key=len)
+    if most:
+        kinds = ", ".join(sorted(set(most)))
+        raise Fails(f"{len(most)} reads on the host in a step of {len(walk.start)} tensors ({kinds})")
+    return "none"

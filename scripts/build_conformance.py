@@ -1,0 +1,173 @@
+"""Builds docs/conformance.md and docs/conformance.json, and the reference trajectories of the conformance suite.
+
+    python scripts/build_conformance.py               runs what is out of date, then writes the two files
+    python scripts/build_conformance.py --all         runs everything (about ten minutes on two cores)
+    python scripts/build_conformance.py --references  writes hf_optim/check/references.json from the NumPy twins
+
+The foreign part needs `pip install pytorch-optimizer`; without it, or with --ours, its rows are kept as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, DATA = ROOT / "docs" / "conformance.md", ROOT / "docs" / "conformance.json"
+REFERENCES = ROOT / "hf_optim" / "check" / "references.json"
+#: of pytorch_optimizer: the widely used, and some of every kind
+FOREIGN = ("ADOPT", "AdEMAMix", "AdaBelief", "AdaBound", "AdaFactor", "Adai", "AdamP", "Adan", "AliG", "CAME",
+           "DAdaptAdam", "DiffGrad", "Lamb", "Lion", "Lookahead", "MADGRAD", "NovoGrad", "PAdam", "Prodigy", "RAdam",
+           "Ranger21", "SAM", "SGDP", "SOAP", "ScheduleFreeAdamW", "Shampoo", "StableAdamW", "Tiger", "Yogi")
+#: what they cannot do without
+HYPER = {"pytorch_optimizer:Ranger21": {"num_iterations": 100}}
+#: parts of the suite that only show what was found
+SHOWING = ("cli.py", "show.py", "__init__.py")
+
+
+def code(file: Path) -> ast.Module:
+    """A file's syntax tree without docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and \
+                isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+            del body[0]
+    return tree
+
+
+def fingerprint(*files: Path, extra: str = "") -> str:
+    """The code of files without comments and docstrings, as 12 hex digits."""
+    digest = hashlib.sha256(extra.encode())
+    for file in sorted(files):
+        digest.update(ast.dump(code(file)).encode())
+    return digest.hexdigest()[:12]
+
+
+def imported(file: Path) -> set[Path]:
+    """A file of the package and all files of the package that it imports, directly or not, without those that only
+    know names."""
+    names = {ROOT / "hf_optim" / "__init__.py", ROOT / "hf_optim" / "registry.py"}
+    found: set[Path] = set()
+    todo = [file]
+    while todo:
+        here = todo.pop()
+        if here in found | names:
+            continue
+        found.add(here)
+        for node in ast.walk(code(here)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hf_optim"):
+                for name in (node.module or "", *(f"{node.module}.{a.name}" for a in node.names)):
+                    at = ROOT / name.replace(".", "/")
+                    todo += [f for f in (at.with_suffix(".py"), at / "__init__.py") if f.is_file()]
+    return found
+
+
+def fingerprints() -> dict[str, str]:
+    """What a row was made with: the checks ("checks"), and each registered name's code and reference trajectory."""
+    sys.path.insert(0, str(ROOT))
+    from hf_optim import registry
+
+    suite = [f for f in (ROOT / "hf_optim" / "check").glob("*.py") if f.name not in SHOWING]
+    found, modules = {"checks": fingerprint(*suite)}, registry.classes()
+    rows = json.loads(REFERENCES.read_text(encoding="utf-8"))["trajectories"]
+    for name in registry.list_optimizers():
+        known = [registry.info(name)]
+        known += [registry.info(known[0].base["name"])] if known[0].base else []
+        paths = [modules[one.cls.rsplit(".", 1)[1]][0].replace(".", "/") + ".py" for one in known]
+        files = set().union(*(imported(ROOT / path) for path in paths))
+        found[name] = fingerprint(*files, extra=json.dumps(rows.get(name)))
+    return found
+
+
+def sections() -> dict[str, list[str]]:
+    """Title -> names, of the three tables."""
+    from hf_optim.check.subject import expand
+
+    found = {"This library": expand(["*"]), "torch.optim": expand(["torch.optim:*"])}
+    return {**found, "pytorch_optimizer": [f"pytorch_optimizer:{n}" for n in FOREIGN]}
+
+
+def build_references() -> None:
+    """Run every twin over the reference problem and write down where it comes by."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import numpy as np
+    from twins import DEFAULTS, TWINS, run
+
+    from hf_optim import registry
+    from hf_optim.check.mathematics import MARKS, SHAPES, slope, start
+    from hf_optim.check.subject import Subject
+
+    def f(x: list[Any], t: int) -> tuple[float, list[Any]]:
+        loss, grads = slope([a.ravel().tolist() for a in x], t)
+        return loss, [np.array(g).reshape(shape) for g, shape in zip(grads, SHAPES, strict=True)]
+
+    found = {}
+    for name in registry.list_optimizers():
+        if name not in TWINS:
+            print(f"{name}: no twin")
+            continue
+        begin = [np.array(v).reshape(shape) for v, shape in zip(start(), SHAPES, strict=True)]
+        own = {k: v for k, v in registry.info(name).defaults.items() if k in DEFAULTS[name]}
+        steps = run(name, begin, f, max(MARKS), None, **{**own, **Subject(name).hyper})
+        found[name] = {str(t): [a.ravel().tolist() for a in steps[t - 1][0]] for t in MARKS}
+    lines = ",\n".join(f'  "{name}": {json.dumps(rows)}' for name, rows in found.items())
+    REFERENCES.write_text('{"problem": "hf_optim.check.mathematics: start, slope", "source": "tests/twins, NumPy '
+                          f'float64",\n "trajectories": {{\n{lines}\n}}}}\n', encoding="utf-8")
+    print(f"{len(found)} trajectories in {REFERENCES.relative_to(ROOT)}")
+
+
+def main() -> int:
+    """Build what the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="run every row again")
+    parser.add_argument("--ours", action="store_true", help="keep the rows of other packages as they are")
+    parser.add_argument("--references", action="store_true", help="write the reference trajectories instead")
+    options = parser.parse_args()
+    if options.references:
+        sys.path.insert(0, str(ROOT))
+        build_references()
+        return 0
+    marks, tables = fingerprints(), sections()
+    from hf_optim.check.cli import Bar
+    from hf_optim.check.outcome import Report
+    from hf_optim.check.show import page
+    from hf_optim.check.suite import registered, run
+
+    old = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() and not options.all else {}
+    before, reports = old.get("fingerprints", {}), {}
+    whole = before.get("checks") != marks["checks"]
+    for title, names in tables.items():
+        kept = Report.from_dict(old["tables"][title]) if title in old.get("tables", {}) else None
+        foreign = title != "This library"
+        if kept is not None and foreign and (options.ours or find_spec(title.split(".")[0]) is None):
+            reports[title] = kept
+            continue
+        have = set(kept.names) if kept is not None else set()
+        stale = [n for n in names if n not in have or whole or (not foreign and before.get(n) != marks[n])]
+        with Bar(title) as bar:
+            new = run(stale, hyper=HYPER, progress=bar.advance) if stale else None
+        report = Report(names, list(registered()), environment=(new or kept).environment)  # type: ignore[union-attr]
+        for part in (kept, new):
+            if part is not None:
+                report.hyper.update({k: v for k, v in part.hyper.items() if k in names})
+                report.cells.update({k: c for k, c in part.cells.items() if k[0] in names and k[1] in report.checks})
+        report.seconds = round(sum(c.seconds for c in report.cells.values()), 1)
+        reports[title] = report
+    DATA.parent.mkdir(exist_ok=True)
+    DATA.write_text(json.dumps({"fingerprints": marks, "tables": {t: r.to_dict() for t, r in reports.items()}},
+                               ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    PAGE.write_text(page(reports, registered()), encoding="utf-8")
+    for title, report in reports.items():
+        print(f"{title}: {len(report.names)} optimizers, {len(report.failed)} failed cells")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

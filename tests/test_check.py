@@ -1,0 +1,236 @@
+"""The conformance suite: each check turns red for the optimizer that breaks its rule, and for nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from broken_optimizers import BROKEN
+
+import hf_optim
+import hf_optim.check
+from hf_optim.check import cli, show
+from hf_optim.check.outcome import FAIL, NOT, PASS, Cell, Report
+from hf_optim.check.subject import Subject, expand
+from hf_optim.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+CHECKS = hf_optim.check.registered()
+HONEST, FORGETFUL, DROPS = (f"broken_optimizers:{n}" for n in ("Honest", "ForgetfulLookahead", "DropsItsMomentum"))
+#: one of each family, under every check
+OURS = ("adamw_agr", "smaran", "sls", "tlr_sgdm")
+MOMENTUM = {"name": "torch.optim:SGD", "lr": 0.05, "momentum": 0.9}
+
+
+def path(check: str) -> str:
+    return f"broken_optimizers:{BROKEN[check].__name__}"
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    """Every broken optimizer under every check, in one run with one pair of processes."""
+    names = [HONEST, FORGETFUL, DROPS, *map(path, BROKEN), *OURS]
+    return hf_optim.check.run(names, references={path("reference"): MOMENTUM, HONEST: MOMENTUM})
+
+
+def red(report: Report, name: str) -> dict[str, str]:
+    return {c.check: c.why for c in report.failed if c.name == name}
+
+
+def test_every_check_has_its_broken_optimizer():
+    assert set(BROKEN) == set(CHECKS)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_check_turns_red_for_what_breaks_it_alone(report, check):
+    found = red(report, path(check))
+    assert set(found) == {check}, found
+    assert len(found[check]) > 15  # it says what it saw
+
+
+def test_an_honest_optimizer_passes(report):
+    assert red(report, HONEST) == {}
+    assert {c.check for c in report.ordered() if c.name == HONEST and c.status == NOT} == {"execution", "compile"}
+
+
+def test_a_wrapper_that_forgets_what_it_wraps_is_caught_and_explained(report):
+    found = red(report, FORGETFUL)
+    assert "parameters differ" in found["resume"] and "accelerate" in found
+
+
+def test_a_rule_that_drops_its_momentum_is_caught_and_explained(report):
+    found = red(report, DROPS)
+    assert "one step after resuming: parameters differ" in found["resume"]
+    assert "after load_state" in found["accelerate"]
+
+
+def test_every_cell_that_is_no_pass_says_why(report):
+    assert len(report.cells) == len(report.names) * len(report.checks)
+    assert all(c.why for c in report.ordered() if c.status != PASS)
+
+
+# --- ours ------------------------------------------------------------------------------------------------------------
+
+#: cells that are red, and why nothing is done about it
+KNOWN = {
+    ("lion", "nonfinite"): "the sign of NaN is 0 in torch: as in the published code, the weight stays and m is lost",
+    ("prodigy", "bf16"): "its first steps are of the size d0 = 1e-6, and d only grows when weights move",
+}
+
+
+def test_ours_pass_the_fast_checks():
+    one_of_each_class = {hf_optim.info(name).cls: name for name in hf_optim.list_optimizers()}
+    found = hf_optim.check.run(sorted(set(one_of_each_class.values()) - set(OURS)), fast=True)
+    wrong = {(c.name, c.check): c.why for c in found.failed}
+    assert set(wrong) == set(KNOWN), wrong
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_one_of_each_family_passes_everything(report, name):
+    assert red(report, name) == {}
+    assert {report.cells[name, c].status for c in ("reference", "resume", "ddp", "fsdp")} == {PASS}
+    assert report.cells[name, "compile"].status == (PASS if name in ("smaran", "adamw_agr") else NOT)
+
+
+# --- foreign classes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "kind", "style"), [
+    ("torch.optim:Adam", "mixed", "bare"), ("torch.optim:LBFGS", "mixed", "closure"),
+    ("torch.optim:Muon", "matrices", "bare"), ("torch.optim:SparseAdam", "sparse", "bare"),
+    ("smaran", "mixed", "loss"), ("sls", "mixed", "closure"), (FORGETFUL, "mixed", "bare"),
+])
+def test_how_an_optimizer_wants_to_be_stepped_is_found_out(name, kind, style):
+    subject = Subject(name)
+    assert (subject.kind, subject.style, subject.trouble) == (kind, style, "")
+
+
+def test_what_cannot_be_stepped_is_one_failure_and_not_two_dozen(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\n\n\nclass Mine(torch.optim.SGD):\n    def step(self, closure=None):\n"
+                    "        raise RuntimeError('not today')\n")
+    found = hf_optim.check.run(f"{file}:Mine", fast=True)
+    assert [c.check for c in found.failed] == ["convex"]
+    assert "not today" in found.failed[0].why and "cannot be stepped" in found.failed[0].why
+    assert {c.status for c in found.ordered()} == {FAIL, NOT}
+
+
+def test_undeclared_classes_are_not_held_to_what_they_never_promised():
+    found = hf_optim.check.run("torch.optim:Adam", checks=["bf16", "state_bytes", "compile", "host_sync"])
+    assert found.failed == []
+    assert "exp_avg" in found.cells["torch.optim:Adam", "bf16"].why
+    assert "8 bytes" in found.cells["torch.optim:Adam", "state_bytes"].why
+
+
+def test_a_reference_may_be_named():
+    torchs = {"name": "torch.optim:AdamW", "lr": 0.001}
+    found = hf_optim.check.run(["adamw", "adan"], checks=["reference"], references={"adamw": torchs, "adan": torchs})
+    assert [c.name for c in found.failed] == ["adan"]
+
+
+# --- names, errors, output -------------------------------------------------------------------------------------------
+
+
+def test_wildcards():
+    assert expand(["*_agr"]) == ["adamw_agr", "adan_agr", "sgd_agr"]
+    assert {"torch.optim:SGD", "torch.optim:LBFGS"} < set(expand(["torch.optim:*"]))
+    assert "torch.optim:Optimizer" not in expand(["torch.optim:*"])
+    with pytest.raises(UserError, match="no optimizer matches"):
+        expand(["torch.optim:No*"])
+
+
+@pytest.mark.parametrize(("arguments", "text"), [
+    ([], "--all"), (["smaran", "--all"], "not both"), (["smarann"], "smaran"),
+    (["smaran", "--checks", "conv"], "convex"), (["smaran", "--hyper", "{lr: 1}"], "not JSON"),
+    (["smaran", "--json", "/no/such/folder/x.json"], "no folder"),
+    (["nowhere.py:Mine"], "no file"), (["torch.optim:NoSuch"], "NoSuch"),
+])
+def test_wrong_arguments_are_one_clear_line(arguments, text):
+    with pytest.raises(UserError, match=text):
+        cli.main(arguments)
+
+
+def test_the_command(tmp_path, capsys):
+    code = cli.main(["smaran", "broken_optimizers:Climbs", "--checks", "convex,state_bytes", "--json",
+                     str(tmp_path / "r.json"), "--markdown", str(tmp_path / "r.md")])
+    out = capsys.readouterr().out
+    assert code == 1
+    assert "the loss went from" in out and CHECKS["convex"].breaking in out
+    assert all(len(line) <= 100 for line in out.splitlines())
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert Report.from_dict(data).to_dict() == data
+    assert {(c["name"], c["check"]): c["status"] for c in data["cells"]} == {
+        ("smaran", "convex"): PASS, ("smaran", "state_bytes"): PASS,
+        ("broken_optimizers:Climbs", "convex"): FAIL, ("broken_optimizers:Climbs", "state_bytes"): PASS}
+    assert "| `Climbs` | ✗ | ✓ |" in (tmp_path / "r.md").read_text()
+    assert cli.main(["smaran", "--checks", "convex"]) == 0
+
+
+def test_the_list_of_checks(capsys):
+    assert cli.main(["--list"]) == 0
+    out = capsys.readouterr().out
+    assert all(id in out for id in CHECKS)
+
+
+def test_wide_tables_are_split_at_the_terminals_width(capsys):
+    from rich.console import Console
+
+    ids = list(CHECKS)
+    cells = {("smaran", id): Cell("smaran", id, PASS) for id in ids}
+    for width, blocks in ((100, 1), (50, 2)):
+        show.terminal(Report(["smaran"], ids, cells), CHECKS, Console(width=width))
+        lines = capsys.readouterr().out.splitlines()
+        assert sum(line.startswith("smaran") for line in lines) == blocks
+        assert sum(line.count("✓") for line in lines) == len(ids)
+        assert max(map(len, lines[:4])) <= width
+
+
+# --- the published page ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def builder():
+    spec = importlib.util.spec_from_file_location("build_conformance", ROOT / "scripts" / "build_conformance.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+AGAIN = "run `python scripts/build_conformance.py`"
+
+
+def test_the_page_is_up_to_date(builder):
+    data = json.loads(builder.DATA.read_text())
+    now = builder.fingerprints()
+    stale = sorted(k for k in now if data["fingerprints"].get(k) != now[k])
+    assert not stale, f"docs/conformance.md is out of date for {', '.join(stale)}: {AGAIN}"
+    assert data["tables"]["This library"]["names"] == hf_optim.list_optimizers()
+    reports = {title: Report.from_dict(table) for title, table in data["tables"].items()}
+    assert all(r.checks == list(CHECKS) for r in reports.values()), AGAIN
+    assert builder.PAGE.read_text() == show.page(reports, CHECKS), f"the page is not what the data say: {AGAIN}"
+    assert len(reports["pytorch_optimizer"].names) >= 20 and len(reports["torch.optim"].names) >= 14
+
+
+def test_a_changed_rule_is_noticed_and_a_changed_comment_is_not(builder, tmp_path):
+    file = tmp_path / "rule.py"
+    file.write_text('"""One."""\nx = 1  # a\n')
+    first = builder.fingerprint(file)
+    file.write_text('"""Two."""\n# b\nx = 1\n')
+    assert builder.fingerprint(file) == first
+    file.write_text("x = 2\n")
+    assert builder.fingerprint(file) != first
+
+
+def test_reference_trajectories_are_those_of_the_twins(builder, tmp_path, monkeypatch):
+    before = json.loads(builder.REFERENCES.read_text())["trajectories"]
+    monkeypatch.setattr(builder, "REFERENCES", tmp_path / "references.json")
+    monkeypatch.setattr(builder, "ROOT", tmp_path)
+    builder.build_references()
+    now = json.loads((tmp_path / "references.json").read_text())["trajectories"]
+    assert set(now) == set(before), "run `python scripts/build_conformance.py --references`"
+    for name, rows in now.items():
+        for t, row in rows.items():
+            for a, b in zip(row, before[name][t], strict=True):
+                assert a == pytest.approx(b, rel=1e-9, abs=1e-12), name
