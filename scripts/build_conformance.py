@@ -14,6 +14,7 @@ import ast
 import hashlib
 import json
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ HYPER = {"pytorch_optimizer:Ranger21": {"num_iterations": 100}}
 SHOWING = ("cli.py", "show.py", "__init__.py")
 
 
-def code(file: Path) -> ast.Module:
-    """A file's syntax tree without docstrings."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+@cache
+def code(text: str) -> ast.Module:
+    """The syntax tree of a source text without docstrings."""
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and \
@@ -42,11 +44,17 @@ def code(file: Path) -> ast.Module:
     return tree
 
 
+@cache
+def dumped(text: str) -> bytes:
+    """What of a source text counts."""
+    return ast.dump(code(text)).encode()
+
+
 def fingerprint(*files: Path, extra: str = "") -> str:
     """The code of files without comments and docstrings, as 12 hex digits."""
     digest = hashlib.sha256(extra.encode())
     for file in sorted(files):
-        digest.update(ast.dump(code(file)).encode())
+        digest.update(dumped(file.read_text(encoding="utf-8")))
     return digest.hexdigest()[:12]
 
 
@@ -61,7 +69,7 @@ def imported(file: Path) -> set[Path]:
         if here in found | names:
             continue
         found.add(here)
-        for node in ast.walk(code(here)):
+        for node in ast.walk(code(here.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hf_optim"):
                 for name in (node.module or "", *(f"{node.module}.{a.name}" for a in node.names)):
                     at = ROOT / name.replace(".", "/")

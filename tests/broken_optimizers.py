@@ -149,8 +149,8 @@ class OtherForeach(Honest):
         return group["lr"] * (group["momentum"] if getattr(self, "foreach", False) else 1.0)
 
 
-class CompilesEveryStep(hf_optim.Optimizer):
-    """A static value of the graph that changes with the step count."""
+class CompilesAgain(hf_optim.Optimizer):
+    """A static value of the graph that changes with the step count, as late as the check looks."""
 
     slots = {"m": 0.0}
 
@@ -159,7 +159,7 @@ class CompilesEveryStep(hf_optim.Optimizer):
 
     @staticmethod
     def scalars(h, t, s):
-        return {"lr": h.lr, "parity": f"{t}"}
+        return {"lr": h.lr, "late": t > 10}
 
     @staticmethod
     def update(x, g, m, c):
@@ -317,7 +317,7 @@ class WaitsForTheDevice(Honest):
 BROKEN: dict[str, type[torch.optim.Optimizer]] = {
     "convex": Climbs, "reference": AnotherRule, "closure": ForgetsTheLoss, "resume": ExoticNumber,
     "accelerate": BelievesTheLoad, "deepcopy": ShallowCopy, "pickle": Unpicklable, "execution": OtherForeach,
-    "compile": CompilesEveryStep, "accumulation": CountsBackwards, "groups": FirstGroupsRate,
+    "compile": CompilesAgain, "accumulation": CountsBackwards, "groups": FirstGroupsRate,
     "late_group": NoLateGroups, "missing": DecaysTheUnused, "bf16": LowState, "scaler": ClaimsToUnscale,
     "schedulers": WritesTheRate, "hf_schedulers": StuckWarmUp, "ddp": RankOfItsOwn, "fsdp": LocalNorm,
     "zero_grad": Normalises, "zero_loss": DividesByTheLoss, "nonfinite": HidesNan, "state_bytes": HoldsMore,

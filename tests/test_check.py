@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from broken_optimizers import BROKEN
 
 import hf_optim
 import hf_optim.check
-from hf_optim.check import cli, show
+from hf_optim.check import cli, launch, show
 from hf_optim.check.outcome import FAIL, NOT, PASS, Cell, Report
 from hf_optim.check.subject import Subject, expand
 from hf_optim.errors import UserError
@@ -128,6 +129,16 @@ def test_a_reference_may_be_named():
     torchs = {"name": "torch.optim:AdamW", "lr": 0.001}
     found = hf_optim.check.run(["adamw", "adan"], checks=["reference"], references={"adamw": torchs, "adan": torchs})
     assert [c.name for c in found.failed] == ["adan"]
+
+
+def test_what_two_processes_say_is_the_worse_verdict_or_the_crash():
+    said = StringIO("noise\nSegmentation fault\n")
+    complaint = (FAIL, "Connection closed by peer")
+    assert launch._merged([(PASS, ""), (NOT, "no")]) == (NOT, "no")
+    assert launch._broken([complaint], [None, -11], [StringIO(), said]) == (
+        FAIL, "a process ended with code -11: Segmentation fault")
+    assert launch._broken([complaint], [3, None], [StringIO(), StringIO()]) == complaint
+    assert "wait for different collectives" in launch._broken([], [None, None], [StringIO(), StringIO()])[1]
 
 
 # --- names, errors, output -------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,16 +22,17 @@ PATIENCE = 90.0
 Verdict = tuple[str, str]
 
 
-def run(jobs: list[dict[str, Any]], done: Callable[[int, Verdict], None]) -> None:
-    """Run jobs {"subject": Subject.spec(), "check": id} in two processes; `done(number, (status, why))` for each."""
+def run(jobs: list[dict[str, Any]], done: Callable[[int, Verdict], None], stop: threading.Event) -> None:
+    """Run jobs {"subject": Subject.spec(), "check": id} in two processes; `done(number, (status, why))` for each.
+    Setting `stop` ends the processes and leaves the rest undone."""
     with tempfile.TemporaryDirectory(prefix="hf-optim-check-") as name:
         folder, first = Path(name), 0
         (folder / "jobs.json").write_text(json.dumps(jobs))
-        while first < len(jobs):
-            first = _pair(folder, first, len(jobs), done)
+        while first < len(jobs) and not stop.is_set():
+            first = _pair(folder, first, len(jobs), done, stop)
 
 
-def _pair(folder: Path, first: int, total: int, done: Callable[[int, Verdict], None]) -> int:
+def _pair(folder: Path, first: int, total: int, done: Callable[[int, Verdict], None], stop: threading.Event) -> int:
     """One pair of processes, from job `first` on; returns the number of the first job that was not done."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1",
                    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])}
@@ -39,7 +41,7 @@ def _pair(folder: Path, first: int, total: int, done: Callable[[int, Verdict], N
                                   env=environment, stdout=subprocess.DEVNULL, stderr=errors[r]) for r in RANKS]
     last, number = time.monotonic(), first
     try:
-        while number < total:
+        while number < total and not stop.is_set():
             verdicts = [_read(folder / f"rank{r}.jsonl").get(number) for r in RANKS]
             if all(verdicts):
                 done(number, _merged([v for v in verdicts if v]))
@@ -78,11 +80,11 @@ def _merged(verdicts: list[Verdict]) -> Verdict:
 
 def _broken(known: list[Verdict], codes: list[int | None], errors: list[Any]) -> Verdict:
     """Why there is no pair of verdicts: one rank failed and the other waits for it, or a process died."""
-    if known and _merged(known)[0] == FAIL:
-        return _merged(known)
     for code, file in zip(codes, errors, strict=True):
         if code not in (None, 0, 3):
             file.seek(0)
             lines = [line.strip() for line in file.read().splitlines() if line.strip()]
             return FAIL, f"a process ended with code {code}: {lines[-1][:160] if lines else 'it said nothing'}"
+    if known and _merged(known)[0] == FAIL:
+        return _merged(known)
     return FAIL, "the two processes wait for different collectives"

@@ -13,7 +13,7 @@ import torch
 
 from hf_optim import __version__
 from hf_optim.check import launch
-from hf_optim.check.outcome import CHECKS, FAIL, NOT, Cell, Check, Report, judge
+from hf_optim.check.outcome import CHECKS, FAIL, NOT, Cell, Check, Report, judge, one_line
 from hf_optim.check.subject import Subject, expand
 from hf_optim.errors import UserError
 
@@ -95,14 +95,21 @@ def _run(names: list[str], checks: list[Check], hyper: Mapping[str, Any], refere
         for i, one in enumerate(checks):
             add(subject, one, (NOT, f"see {checks[0].id}") if i else (FAIL, subject.trouble), 0.0)
     pairs = [(s, c) for c in checks if c.world for s in able]
-    thread = threading.Thread(target=_world, args=(pairs, add), daemon=True)
+    stop = threading.Event()
+    thread = threading.Thread(target=_world, args=(pairs, add, stop))
     thread.start()
-    for subject in able:
-        for one in checks:
-            if not one.world:
-                began = time.perf_counter()
-                add(subject, one, judge(one, subject), time.perf_counter() - began)
-    thread.join()
+    try:
+        for subject in able:
+            for one in checks:
+                if not one.world:
+                    began = time.perf_counter()
+                    verdict = judge(one, subject)
+                    add(subject, one, verdict, time.perf_counter() - began)
+    except BaseException:  # an interrupt: the two processes end with this one
+        stop.set()
+        raise
+    finally:
+        thread.join()
     return report
 
 
@@ -112,18 +119,24 @@ def _written(hyper: Mapping[str, Any]) -> str:
                      for k, v in hyper.items())
 
 
-def _world(pairs: list[tuple[Subject, Check]], add: Callable[..., None]) -> None:
+def _world(pairs: list[tuple[Subject, Check]], add: Callable[..., None], stop: threading.Event) -> None:
     """The checks in two processes, beside the others."""
-    last = time.perf_counter()
+    last, left = time.perf_counter(), set(range(len(pairs)))
 
     def done(number: int, verdict: tuple[str, str]) -> None:
         nonlocal last
         now = time.perf_counter()
+        left.discard(number)
         add(*pairs[number], verdict, now - last)
         last = now
 
-    if pairs:
-        launch.run([{"subject": s.spec(), "check": c.id} for s, c in pairs], done)
+    if not pairs:
+        return
+    try:
+        launch.run([{"subject": s.spec(), "check": c.id} for s, c in pairs], done, stop)
+    except Exception as error:  # noqa: BLE001 - no processes, no folder: a reason, not a crash
+        for number in sorted(left):
+            add(*pairs[number], (FAIL, f"two processes could not be run: {one_line(error)}"), 0.0)
 
 
 def _environment() -> dict[str, str]:
