@@ -232,8 +232,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         controlled = type(self).control is not Rule.control
         names, everywhere, floats = self.measures(h0), self.scope(h0) == "global", {}
         if names:
-            for cell in cells:
-                vars(cell.c).update(self.prepare(self._hyper(cell.group), cell.t, memory))
+            self._fill(cells, lambda h, t: self.prepare(h, t, memory))
             total = reduce.combine(partials(cells, self.measure, self._way), [cell.p for cell in cells])
             if everywhere:
                 total = total.sum(0)
@@ -246,16 +245,16 @@ class Optimizer(torch.optim.Optimizer, Rule):
         shared = self.control(h0, max(cell.t for cell in cells), floats, f, memory) if controlled else {}
         self._remember(memory)
         self._shared = SimpleNamespace(**shared)
-        for cell, values in zip(cells, self._scalars(cells, self._shared), strict=True):
-            vars(cell.c).update(values)
+        self._fill(cells, lambda h, t: self.scalars(h, t, self._shared))
 
-    def _scalars(self, cells: list[Cell], shared: SimpleNamespace) -> list[dict[str, Any]]:
+    def _fill(self, cells: list[Cell], numbers: Callable[[SimpleNamespace, int], dict[str, Any]]) -> None:
+        """Add numbers(h, t) to every cell's `c`, made once for a group's cells with the same step count."""
         made: dict[tuple[int, int], dict[str, Any]] = {}
         for cell in cells:
             key = (id(cell.group), cell.t)
             if key not in made:
-                made[key] = self.scalars(self._hyper(cell.group), cell.t, shared)
-        return [made[id(cell.group), cell.t] for cell in cells]
+                made[key] = numbers(self._hyper(cell.group), cell.t)
+            vars(cell.c).update(made[key])
 
     def _transform_sums(self, cells: list[Cell]) -> None:
         chosen = [cell for cell in cells if cell.transform is not None and cell.transform.sums]

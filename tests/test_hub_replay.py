@@ -17,7 +17,8 @@ from transformers import (
 )
 
 import hf_optim
-from hf_optim.hub.replay import RandomState, untouched
+from hf_optim.hub.replay import untouched
+from hf_optim.randomness import RandomState
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ from hf_optim.hub.feed import LossFeed, needs, unwrapped
 from hf_optim.hub.monitor import Monitor
 from hf_optim.hub.probe import LossProbe
 from hf_optim.hub.rates import LoggedRates
-from hf_optim.hub.replay import RandomState, Replay, counters_kept
+from hf_optim.hub.replay import Replay, counters_kept
+from hf_optim.randomness import RandomState
 
 logger = logging.getLogger(__name__)
 

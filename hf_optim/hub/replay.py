@@ -9,7 +9,6 @@ Evaluated at the unmoved parameters, the replay equals the loss that was fed bit
 from __future__ import annotations
 
 import copy
-import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,31 +21,10 @@ from torch import nn
 
 from hf_optim.errors import UserError
 from hf_optim.hub.feed import LossFeed, mean_over_ranks
+from hf_optim.randomness import RandomState
 
 #: relative difference up to which a re-evaluated loss counts as the same: kernels with atomics are not bitwise
 SAME = 1e-3
-
-
-class RandomState:
-    """The state of every generator that a forward pass may use: Python, NumPy, torch on the CPU and `device`."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._python = random.getstate()
-        numpy = sys.modules.get("numpy")
-        self._numpy = numpy.random.get_state() if numpy is not None else None
-        self._cpu = torch.get_rng_state()
-        self._device = device
-        module = None if device.type == "cpu" else getattr(torch, device.type, None)
-        self._module = module if hasattr(module, "get_rng_state") else None
-        self._accelerator = self._module.get_rng_state(device) if self._module is not None else None
-
-    def restore(self) -> None:
-        random.setstate(self._python)
-        if self._numpy is not None:
-            sys.modules["numpy"].random.set_state(self._numpy)
-        torch.set_rng_state(self._cpu)
-        if self._module is not None:
-            self._module.set_rng_state(self._accelerator, self._device)
 
 
 @contextmanager
