@@ -7,30 +7,30 @@ module imports nothing heavy, so that commands can list and check tasks in no ti
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
-import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from hf_optim import schedules
 from hf_optim.errors import UserError
 from hf_optim.importing import import_path
+from hf_optim.run_spec import OVERRIDES, SIZES, RunSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
     from torch.utils.data import Dataset
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerCallback
 
 T = TypeVar("T")
-SIZES = ("smoke", "small", "paper")
+__all__ = [
+    "OVERRIDES", "SIZES", "Data", "Moment", "Preset", "Primary", "RunSpec", "Size", "Task", "Value", "load", "train",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class Preset:
 
     `batch_size` counts the samples of one optimizer step over all processes and accumulation. `validation` is the
     number of samples held out of a data set that comes without a validation split. `drop_last` leaves out an epoch's
-    last, smaller batch (another one every epoch), which makes one process and several take the same steps.
+    last, smaller batch (another one every epoch), which makes one process and several take the same steps. `steps`
+    bounds the run in place of `epochs`; `evaluations` spreads so many over the run (None: one an epoch); at the end
+    only the first `train_evaluation` samples of the train split are evaluated (None: all of them).
     """
 
     epochs: Value[int]
@@ -63,6 +65,10 @@ class Preset:
     validation: Value[int] = field(default_factory=lambda: Value(0))
     drop_last: Value[bool] = field(default_factory=lambda: Value(True))
     samples: Value[int | None] = field(default_factory=lambda: Value(None))
+    steps: Value[int | None] = field(default_factory=lambda: Value(None))
+    evaluations: Value[int | None] = field(default_factory=lambda: Value(None))
+    train_evaluation: Value[int | None] = field(default_factory=lambda: Value(None))
+    evaluation_batch: Value[int] = field(default_factory=lambda: Value(256))
 
     def sources(self) -> dict[str, Value[Any]]:
         """Every value by its name, for tables and documents."""
@@ -91,8 +97,25 @@ class Primary:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """Where a run stands when `Task.sample` is called: the split it samples for, the optimizer steps made, whether this
+    is the run's end, the folder for files (None: write none), and this process among how many.
+    """
+
+    split: Literal["validation", "test"]
+    step: int
+    final: bool
+    folder: Path | None
+    rank: int
+    processes: int
+
+
+@dataclass(frozen=True)
 class Data:
-    """The three splits as torch datasets, what they are, and the facts that a model is built from (as classes)."""
+    """The three splits as torch datasets, what they are, and the facts that a model is built from (as classes).
+
+    `train_evaluated` is the train split as evaluations see it, where that differs (no augmentation, fixed masks).
+    """
 
     train: Dataset[Any]
     validation: Dataset[Any]
@@ -101,6 +124,7 @@ class Data:
     fingerprint: str
     note: str
     facts: Mapping[str, Any]
+    train_evaluated: Dataset[Any] | None = None
 
 
 class Task(ABC):
@@ -113,6 +137,10 @@ class Task(ABC):
     sizes: Mapping[str, Size]
     embedded: Mapping[str, str] = {}
     """Data sets that come with the package: name -> one line about it."""
+    options: Mapping[str, str] = {}
+    """What `RunSpec.options` takes beside the values of the preset's `model`: name -> one line about it."""
+    label_names: tuple[str, ...] = ("labels",)
+    """The keys of a batch that are labels."""
 
     def preset(self, model: str, size: str) -> Preset:
         """The preset of `model` at `size`; a `UserError` names the valid ones."""
@@ -138,119 +166,43 @@ class Task(ABC):
     def measure(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         """The metrics of one split from all its gathered predictions; `loss` and the primary's stem among them."""
 
-    def collate(self) -> Callable[[Any], dict[str, Any]] | None:
-        """The function that makes a batch; None if the dataset's `__getitems__` already gives one."""
+    def collate(self, data: Data) -> Callable[[Any], dict[str, Any]] | None:
+        """The function that makes a batch of `data`; None takes transformers' default."""
         return None
 
+    def reduce(self, logits: Any, labels: Any) -> Any:
+        """What is kept of a batch's output for `measure`: [batch, ...], per sample, before anything is gathered.
 
-OVERRIDES: dict[str, type] = {
-    "steps": int,
-    "epochs": int,
-    "batch_size": int,
-    "eval_every": int,
-    "max_grad_norm": float,
-    "gradient_accumulation_steps": int,
-}
+        Sums over a sample (of losses, of tokens) rather than means make the gathered figures exact for every batch
+        size and number of processes. `logits` and `labels` are tensors, or tuples where there are several.
+        """
+        return logits
 
+    def sample(self, model: PreTrainedModel, data: Data, moment: Moment) -> dict[str, float]:
+        """Metrics that need generation, and files of what was generated, below `moment.folder` on rank 0.
 
-@dataclass(frozen=True)
-class RunSpec:
-    """One run: everything that decides its result.
+        Called on every process in evaluation mode; gives the same figures on each, whatever their number. The random
+        state is put back afterwards.
+        """
+        return {}
 
-    Args:
-        task: a task's name (`"vision"`) or `"file.py:NAME"`.
-        model: one of the task's models; None takes the first.
-        size: `"smoke"` (seconds), `"small"` (embedded data) or `"paper"`.
-        optimizer: `{"name": "smaran", "gamma": 0.9}`, nested for wrappers; a bare name is taken too.
-        seed: of the initial weights and of the order of batches; the same for every optimizer of a comparison.
-        data: an embedded data set's name or a path to your own files; None takes the preset's.
-        schedule: see `hf_optim.schedules`; None takes the preset's.
-        overrides: of the preset: steps or epochs, batch_size (samples a step, over all processes), eval_every (steps;
-        default
-            once an epoch), max_grad_norm (0: no clipping), gradient_accumulation_steps.
+    def callbacks(self, model: PreTrainedModel, preset: Preset, steps: int) -> Sequence[TrainerCallback]:
+        """Callbacks of the run, such as an average of the weights."""
+        return ()
 
-    Raises:
-        UserError: a value of the wrong type, an unknown override or schedule. Names are looked up by `check()`.
-    """
+    def suits(self, model: PreTrainedModel, data: Data) -> None:  # noqa: B027 - nothing to object to by default
+        """Raise a `UserError` if a checkpoint's `model` was not made for `data`."""
 
-    task: str
-    model: str | None = None
-    size: str = "small"
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    data: str | None = None
-    schedule: dict[str, Any] | None = None
-    overrides: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.optimizer, str):
-            object.__setattr__(self, "optimizer", {"name": self.optimizer})
-        if not isinstance(self.optimizer, dict) or not isinstance(self.optimizer.get("name"), str):
-            raise UserError(
-                f"optimizer: expected a mapping with a name, as {{name: adamw, lr: 0.001}}, got {self.optimizer!r}"
-            )
-        if not isinstance(self.task, str) or not self.task:
-            raise UserError(f"task: expected a task's name, got {self.task!r}")
-        if self.size not in SIZES:
-            raise UserError(f"size: expected one of {', '.join(SIZES)}, got {self.size!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise UserError(f"seed: expected an integer from 0 to 2**32-1, got {self.seed!r}")
-        for name in ("model", "data"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise UserError(f"{name}: expected a text, got {value!r}")
-        if isinstance(self.schedule, str):
-            object.__setattr__(self, "schedule", {"name": self.schedule})
-        if self.schedule is not None:
-            schedules.check(self.schedule)
-        self._check_overrides()
-
-    def _check_overrides(self) -> None:
-        if not isinstance(self.overrides, dict):
-            raise UserError(f"overrides: expected a mapping, got {self.overrides!r}")
-        for key, value in self.overrides.items():
-            if key not in OVERRIDES:
-                raise UserError(f"overrides: unknown key {key!r}; valid: {', '.join(OVERRIDES)}")
-            if isinstance(value, bool) or not isinstance(value, (int, float) if OVERRIDES[key] is float else int):
-                raise UserError(f"overrides: {key} must be a number ({OVERRIDES[key].__name__}), got {value!r}")
-            if not (value >= 0 if key == "max_grad_norm" else value >= 1):
+    def with_options(self, model: str, preset: Preset, options: Mapping[str, Any]) -> Preset:
+        """The preset with `options` in place of its model values; an unknown one is a `UserError`."""
+        valid = [*preset.model.value, *self.options]
+        for key in options:
+            if key not in valid:
                 raise UserError(
-                    f"overrides: {key} must be {'0 or more' if key == 'max_grad_norm' else '1 or more'}, got {value!r}"
+                    f"task {self.name!r}, model {model!r}: unknown option {key!r}; valid: {', '.join(valid) or 'none'}"
                 )
-        if "steps" in self.overrides and "epochs" in self.overrides:
-            raise UserError("overrides: steps and epochs both bound the run; give one of them")
-
-    def to_dict(self) -> dict[str, Any]:
-        """A plain dictionary; `RunSpec.from_dict` is its inverse."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
-        """The spec of a dictionary; an unknown or missing key raises a `UserError` that names the valid ones."""
-        valid = [f.name for f in fields(cls)]
-        unknown = [key for key in values if key not in valid]
-        if unknown:
-            raise UserError(f"run: unknown key {unknown[0]!r}; valid: {', '.join(valid)}")
-        for key in ("task", "optimizer"):
-            if key not in values:
-                raise UserError(f"run: missing key {key!r}")
-        return cls(**values)
-
-    @property
-    def id(self) -> str:
-        """12 hexadecimal characters of the SHA-256 of the canonical JSON."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def check(self) -> tuple[Task, str, Preset]:
-        """Look every name up, without importing torch; gives the task, the model's name and the preset."""
-        from hf_optim import registry
-
-        task = load(self.task)
-        model = self.model or task.models[0]
-        preset = task.preset(model, self.size)
-        registry.check(self.optimizer)
-        return task, model, preset
+        merged = {**preset.model.value, **options}
+        return replace(preset, model=replace(preset.model, value=merged)) if options else preset
 
 
 def names() -> list[str]:
@@ -315,6 +267,7 @@ def train(
     progress: bool = True,
     checkpoint_every: int | None = None,
     resume: bool = False,
+    report_to: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run `spec` and leave `history.jsonl` and, last of all, `record.json` in `folder`; gives the record.
 
@@ -325,13 +278,21 @@ def train(
     Args:
         spec: the run.
         folder: made if missing; an older record in it is removed first.
-        progress: one line on stderr an evaluation.
+        progress: one line on stderr an evaluation, and a bar on a terminal.
         checkpoint_every: write a checkpoint every so many steps and at the end (`folder/checkpoint-STEP`).
         resume: go on from the folder's last whole checkpoint, bit-identically; without one, start again.
+        report_to: trackers that transformers knows, as "tensorboard", "trackio" or "wandb", fed beside history.jsonl.
 
     Raises:
         UserError: what can be known to be wrong before anything is written: names, values, data files.
     """
     from hf_optim import training
 
-    return training.run(spec, Path(folder), progress=progress, checkpoint_every=checkpoint_every, resume=resume)
+    return training.run(
+        spec,
+        Path(folder),
+        progress=progress,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        report_to=tuple(report_to),
+    )

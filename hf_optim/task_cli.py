@@ -15,17 +15,26 @@ from hf_optim.errors import UserError
 from hf_optim.task import OVERRIDES, SIZES, RunSpec, load, names, train
 
 NESTED = ("optimizer", "schedule")
+DOTTED = (*NESTED, "model")
 # YAML 1.1 reads 1e-3 as a text; every number that Python's float takes is meant as one.
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-RUN_KEYS = {"output": str, "checkpoint_every": int, "resume": bool, "overwrite": bool, "quiet": bool}
+RUN_KEYS = {
+    "output": str,
+    "checkpoint_every": int,
+    "resume": bool,
+    "overwrite": bool,
+    "quiet": bool,
+    "report_to": str,
+}
 
 EPILOG = f"""
-An optimizer's and a schedule's own values are given with a dot, as YAML values, to any depth:
+An optimizer's, a schedule's and a model's own values are given with a dot, as YAML values, to any depth:
 
   --optimizer smaran --optimizer.lr 0.1 --optimizer.gamma 0.9
   --optimizer adamw --optimizer.betas "[0.9, 0.99]"
   --optimizer tlr --optimizer.gamma 0.33 --optimizer.base adamw --optimizer.base.lr 1e-3
   --schedule cosine --schedule.warmup 0.05
+  --model mlp --model.hidden_size 256
 
 `hf-optim list` shows the optimizers, `hf-optim info NAME` what each takes. Schedules: {", ".join(schedules.SCHEDULES)}.
 
@@ -37,6 +46,7 @@ A --config file holds the same as YAML (options given beside it win):
   optimizer: {{name: tlr, gamma: 0.33, base: {{name: adamw, lr: 1e-3}}}}
   schedule: {{name: cosine, warmup: 0.05}}
   overrides: {{epochs: 3, batch_size: 128}}
+  options: {{hidden_size: 256}}
   seed: 0
   output: runs/first
 
@@ -94,6 +104,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     run.add_argument(
         "--resume", action="store_true", default=None, help="go on from the folder's last whole checkpoint"
     )
+    run.add_argument("--report-to", metavar="NAMES", help="trackers beside history.jsonl, as tensorboard,trackio,wandb")
     run.add_argument("--quiet", action="store_true", default=None, help="no lines on the way")
     return made
 
@@ -122,6 +133,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
             progress=not run["quiet"],
             checkpoint_every=run["checkpoint_every"],
             resume=bool(run["resume"]),
+            report_to=tuple(name for name in (run["report_to"] or "").split(",") if name),
         )
     except UserError as error:
         if loud:
@@ -138,7 +150,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
 
 def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[str, Any]]:
     """The spec of a command line, and what concerns the run's folder (`RUN_KEYS`)."""
-    plain, nested = _take_nested(argv)
+    plain, nested = take_nested(argv)
     options = {key: value for key, value in vars(parser(prog).parse_args(plain)).items() if value is not None}
     config = _read_config(options.pop("config")) if "config" in options else {}
     run = {key: options.pop(key, config.pop(key, None)) for key in RUN_KEYS}
@@ -160,7 +172,8 @@ def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[
             # Another optimizer does not inherit the values of the file's.
             base = {**base, "name": name} if base.get("name") == name else {"name": name}
         values[key] = _merge(base, nested[key]) or None
-    values.update(options)
+    options_of_model = {**_mapping(config, "options"), **nested["model"]}
+    values.update(options, options=options_of_model)
     if not values.get("task"):
         raise UserError(f"--task is missing: choose from {', '.join(names())}")
     default = _preset_optimizer(values)
@@ -204,15 +217,15 @@ def numbers(entry: Any) -> Any:
     return float(entry) if isinstance(entry, str) and NUMBER.fullmatch(entry) else entry
 
 
-def _take_nested(argv: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+def take_nested(argv: Sequence[str], keys: Sequence[str] = DOTTED) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """Split `--optimizer.base.lr 1e-3` and the like off; a `base` given as a name becomes `{"name": ...}`."""
     plain: list[str] = []
-    nested: dict[str, dict[str, Any]] = {key: {} for key in NESTED}
+    nested: dict[str, dict[str, Any]] = {key: {} for key in keys}
     rest = iter(argv)
     for token in rest:
         key, equals, text = token.partition("=")
         path = key[2:].split(".")
-        if not key.startswith("--") or len(path) < 2 or path[0] not in NESTED:
+        if not key.startswith("--") or len(path) < 2 or path[0] not in keys:
             plain.append(token)
             continue
         if not all(path):
@@ -259,7 +272,7 @@ def _read_config(file: str) -> dict[str, Any]:
     """The YAML file as plain values; an unknown key is named with its line."""
     import yaml
 
-    valid = ("task", "model", "size", "optimizer", "seed", "data", "schedule", "overrides", *RUN_KEYS)
+    valid = ("task", "model", "size", "optimizer", "seed", "data", "schedule", "overrides", "options", *RUN_KEYS)
     try:
         text = Path(file).read_text(encoding="utf-8")
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -281,7 +294,7 @@ def _read_config(file: str) -> dict[str, Any]:
         if key.value in seen:
             raise UserError(f"{file}, line {key.start_mark.line + 1}: {key.value!r} is given twice")
         seen.add(key.value)
-    return {key: numbers(entry) if key in (*NESTED, "overrides") else entry for key, entry in values.items()}
+    return {key: numbers(entry) if key in (*NESTED, "overrides", "options") else entry for key, entry in values.items()}
 
 
 def _leave_group() -> None:

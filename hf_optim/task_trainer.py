@@ -6,12 +6,16 @@ import functools
 import math
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
 from hf_optim import schedules
+
+if TYPE_CHECKING:
+    from hf_optim.evaluation import Judge
 
 # What Trainer adds to its evaluation logs. The loss among them is an average of batch averages; ours is exact over
 # ragged batches and processes, and goes by `measured_loss` until it is recorded.
@@ -23,11 +27,17 @@ class Diverged(RuntimeError):
 
 
 class TaskTrainer(Trainer):
-    """Trainer with our schedules, evaluated through `Task.measure`, its evaluation time kept apart."""
+    """Trainer with our schedules, evaluated as `judge` says, its evaluation time kept apart."""
 
-    def __init__(self, *, schedule: dict[str, Any], drop_last: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.schedule, self.drop_last = schedule, drop_last
+    def __init__(self, *, schedule: dict[str, Any], judge: Judge, drop_last: bool = False, **kwargs: Any) -> None:
+        super().__init__(
+            data_collator=judge.collate(),
+            compute_metrics=judge.measure,
+            preprocess_logits_for_metrics=judge.reduce,
+            **kwargs,
+        )
+        self.schedule, self.judge, self.drop_last = schedule, judge, drop_last
+        self.finished = False
         self.evaluation_seconds = 0.0
         self.grad_norm: float | None = None
 
@@ -51,14 +61,24 @@ class TaskTrainer(Trainer):
         finally:
             self.args.dataloader_drop_last = False
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, timed, with the buffers (batch norm) of the first process on every process."""
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Trainer's and what the task samples, timed, with the first process's buffers (batch norm) on every one.
+
+        Before the first step nothing is sampled: it would say nothing and may cost as much as the training.
+        """
         started = time.perf_counter()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             assert self.model is not None
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
-        output = super().evaluation_loop(*args, **kwargs)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
+        step = self.state.global_step
+        if step or self.finished:
+            assert self.model is not None and output.metrics is not None
+            split = "validation" if metric_key_prefix == "eval" else metric_key_prefix
+            final = self.finished or step == self.state.max_steps
+            sampled = self.judge.sample(self.model, split, step, final)  # type: ignore[arg-type]
+            output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in sampled.items()})
         self.evaluation_seconds += time.perf_counter() - started
         return output
 
@@ -78,6 +98,7 @@ class Watch(TrainerCallback):
         self.step_seconds: list[float] = []
         self.optimizer_seconds: list[float] = []
         self._begun = 0.0
+        self._bar: Any = None
         self._last_loss: float | None = None
 
     @staticmethod
@@ -87,6 +108,10 @@ class Watch(TrainerCallback):
         return time.perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        if self.progress and state.is_world_process_zero and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=state.max_steps, initial=state.global_step, leave=False, unit="step", desc=self.label
+            )
         step = optimizer.step
 
         @functools.wraps(step)
@@ -110,6 +135,8 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.step_seconds.append(self._now() - self._begun)
+        if self._bar is not None:
+            self._bar.update()
         # The window of the logged loss is not in a checkpoint: close it there, and a resumed run logs the same rows.
         control.should_log = control.should_log or control.should_save
 
@@ -126,9 +153,14 @@ class Watch(TrainerCallback):
                 for key, value in logs.items()
                 if key.startswith("eval_") and key.removeprefix("eval_") not in UNWANTED and key != "eval_measured_loss"
             )
-            print(
+            tqdm.write(
                 f"{self.label}  step {state.global_step}/{state.max_steps}{train}"
                 f"  validation loss {logs['eval_measured_loss']:.4f}{rest}",
                 file=sys.stderr,
-                flush=True,
             )
+
+    def close(self) -> None:
+        """Take the bar away, also from a run that failed."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

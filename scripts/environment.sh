@@ -1,11 +1,13 @@
 # Sourced by quickstart.sh and test.sh: one virtual environment with everything, made once.
 #   PYTHON  the interpreter to build it from (3.11 or newer; default python3)
 #   VENV    where it goes (default .venv)
-#   TORCH   the torch to install; the default is the release that the tests and the published figures were run with.
-#           Any torch >= 2.6 works; a free choice would fetch several gigabytes of GPU libraries on many machines.
+#   TORCH   what to install of torch; the default is the pair that the tests and the published figures were run with.
+#           Any torch >= 2.6 works, but torchvision must be the one built for it.
+#   EXTRAS  the extras of the package (test.sh: dev; quickstart.sh: study)
 PYTHON="${PYTHON:-python3}"
 VENV="${VENV:-.venv}"
-TORCH="${TORCH:-torch==2.13.0}"
+TORCH="${TORCH:-torch==2.14.1 torchvision==0.29.1}"
+EXTRAS="${EXTRAS:-dev}"
 
 if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     echo "error: Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3.11 bash $0" >&2
@@ -16,9 +18,11 @@ if [ ! -x "$VENV/bin/python" ]; then
     "$PYTHON" -m venv "$VENV"
 fi
 wanted="$(printf '%s\n' "$TORCH"; cat pyproject.toml)"
-if [ "$wanted" != "$(cat "$VENV/installed" 2>/dev/null)" ]; then
+# One file an extra: an environment may hold both.
+if [ "$wanted" != "$(cat "$VENV/installed-$EXTRAS" 2>/dev/null)" ]; then
     echo "installing (a few minutes the first time)"
-    "$VENV/bin/python" -m pip install --quiet "$TORCH"
-    "$VENV/bin/python" -m pip install --quiet --editable ".[dev]"
-    printf '%s\n' "$wanted" > "$VENV/installed"
+    # shellcheck disable=SC2086 # torch and torchvision are two words
+    "$VENV/bin/python" -m pip install --quiet $TORCH
+    "$VENV/bin/python" -m pip install --quiet --editable ".[$EXTRAS]"
+    printf '%s\n' "$wanted" > "$VENV/installed-$EXTRAS"
 fi

@@ -6,23 +6,30 @@ from pathlib import Path
 
 from hf_optim.errors import UserError
 from hf_optim.task import SIZES, names
-from hf_optim.task_cli import Parser
+from hf_optim.task_cli import Parser, take_nested
 
 
 def main() -> int:
     """Print the metrics as JSON, or write them to --output; gives the exit code."""
     parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--task", required=True, metavar="NAME", help=f"{', '.join(names())} or file.py:NAME")
-    parser.add_argument("--model", metavar="NAME", help="the model of the checkpoint (default: the task's first)")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the model of the checkpoint (default: the task's first); its options as --model.KEY VALUE",
+    )
     parser.add_argument("--size", choices=SIZES, default="small", help="the size it was trained at (default small)")
     parser.add_argument("--data", metavar="NAME|PATH", help="the data it was trained on, if not the preset's")
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR", help="RUN/checkpoint-STEP")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON there instead of printing it")
     try:
-        given = parser.parse_args()
-        from hf_optim.training import evaluate_checkpoint
+        plain, nested = take_nested(sys.argv[1:], ("model",))
+        given = parser.parse_args(plain)
+        from hf_optim.evaluation import evaluate_checkpoint
 
-        metrics = evaluate_checkpoint(given.task, given.model, given.size, given.checkpoint, given.data)
+        metrics = evaluate_checkpoint(
+            given.task, given.model, given.size, given.checkpoint, given.data, nested["model"]
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

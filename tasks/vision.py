@@ -168,7 +168,7 @@ class Vision(Task):
             "map": precision.compute(predictions=predictions, references=references)["mean_average_precision"],
         }
 
-    def collate(self) -> Callable[[Any], dict[str, Any]]:
+    def collate(self, data: Data) -> Callable[[Any], dict[str, Any]]:
         """The dataset's `__getitems__` gives whole batches."""
         return _as_is
 

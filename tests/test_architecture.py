@@ -23,6 +23,7 @@ FLOORS = [
 FLOOR = {part: i for i, floor in enumerate(FLOORS) for part in floor}
 #: parts that belong to a floor under another name
 ALIAS = {"training": "task", "task_cli": "task", "task_trainer": "task", "records": "task", "schedules": "task",
+         "run_spec": "task", "evaluation": "task",
          "listing": "cli"}
 
 

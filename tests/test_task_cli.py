@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_optim import task as tasks
 from hf_optim import task_cli
 from hf_optim.errors import UserError
 
@@ -30,6 +31,16 @@ def test_nested_values_are_yaml() -> None:
     assert type(spec.optimizer["base"]["lr"]) is float
     assert spec.schedule == {"name": "cosine", "warmup": 5} and type(spec.schedule["warmup"]) is int
     assert (spec.size, spec.seed, spec.model) == ("small", 0, None)
+
+
+def test_a_models_values_are_given_with_a_dot(tmp_path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("task: vision\nmodel: mlp\noptions: {hidden_size: 32}\n")
+    assert task_cli.parse(["--config", str(config)])[0].options == {"hidden_size": 32}
+    assert task_cli.parse(["--config", str(config), "--model.hidden_size", "48"])[0].options == {"hidden_size": 48}
+    assert parse("--model", "mlp")[0].options == {}
+    record = tasks.train(parse("--size", "smoke", "--steps", "1", "--model.hidden_size", "8")[0], tmp_path / "run")
+    assert record["memory"]["parameters"] == 784 * 8 + 8 + 8 * 10 + 10
 
 
 def test_options_override_the_preset_and_the_config(tmp_path) -> None:
@@ -73,6 +84,8 @@ def test_the_preset_brings_an_optimizer() -> None:
         (["--model", "vit"], "choose from mlp, resnet"),
         (["--data", "/nowhere"], "no such file or folder: /nowhere"),
         (["--config", "/nowhere.yaml"], "cannot read /nowhere.yaml"),
+        (["--model.hiden_size", "8"], "unknown option 'hiden_size'; valid: hidden_size"),
+        (["--report-to", "tensorbord"], "'tensorbord' is no tracker; known: "),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(argv, message, capsys, tmp_path) -> None:
@@ -81,6 +94,19 @@ def test_bad_arguments_are_one_line_and_exit_code_2(argv, message, capsys, tmp_p
     printed = capsys.readouterr().err
     assert message in printed and printed.startswith("error: ") and printed.count("\n") == 1
     assert not folder.exists()
+
+
+def test_a_tracker_gets_the_figures(tmp_path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    argv = [*VISION, "--size", "smoke", "--steps", "2", "--quiet", "--output", str(tmp_path / "run")]
+    assert task_cli.main([*argv, "--report-to", "tensorboard"]) == 0
+    (events,) = (tmp_path / "run").rglob("events.out.tfevents*")
+    seen = EventAccumulator(str(events.parent))
+    seen.Reload()
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    shown = seen.Scalars("eval/measured_loss")[-1]
+    assert shown.step == 2 and shown.value == pytest.approx(record["metrics"]["validation_loss"], rel=1e-6)
 
 
 def test_a_bad_config_is_named_with_its_line(tmp_path) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from hf_optim import task as tasks
 from hf_optim.errors import UserError
+from hf_optim.evaluation import evaluate_checkpoint
 from hf_optim.task import RunSpec, train
-from hf_optim.training import budget, evaluate_checkpoint
+from hf_optim.training import budget
 from tasks.data.images import Images
 
 

@@ -1,0 +1,136 @@
+"""Tokenizers trained on a task's own train split, and kept so that every run of a comparison has the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from hf_optim.errors import UserError
+
+Kind = Literal["unigram", "bpe", "wordpiece", "word"]
+FORMAT = 1  # changes when the same texts would give another tokenizer
+
+
+def train(
+    kind: Kind,
+    texts: Sequence[str],
+    vocabulary: int,
+    special: Sequence[str],
+    *,
+    roles: dict[str, str],
+    template: tuple[str, str | None] | None = None,
+    lowercase: bool = False,
+) -> Any:
+    """A `PreTrainedTokenizerFast` trained on `texts`, from the cache if the same one was made before.
+
+    Args:
+        kind: "unigram" (SentencePiece's, as ALBERT and Marian), "bpe" (of bytes, as GPT-2), "wordpiece" (as BERT), or
+            "word" (whole words and punctuation).
+        vocabulary: the most entries, `special` included.
+        special: the special tokens, with ids 0, 1, 2 and so on.
+        roles: transformers' names of them, as {"pad_token": "<pad>", "eos_token": "</s>"}.
+        template: how one text and a pair of texts are framed, as ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1").
+        lowercase: fold case before anything else.
+
+    The tokenizer's `fingerprint` attribute is 16 hexadecimal characters of its content; it is cached below
+    `$XDG_CACHE_HOME/hf_optim` (default ~/.cache) under the hash of its texts and settings, written whole or not at all.
+
+    Raises:
+        UserError: no texts, or a vocabulary that does not hold the special tokens.
+    """
+    if not any(text.strip() for text in texts):
+        raise UserError("tokenizer: there are no words to train it on: the train split is empty")
+    if vocabulary <= len(special) + 1:
+        raise UserError(f"tokenizer: a vocabulary of {vocabulary} is too small: {len(special)} tokens are special")
+    key = hashlib.sha256(repr((FORMAT, kind, vocabulary, tuple(special), template, lowercase)).encode())
+    for text in texts:
+        key.update(text.encode())
+        key.update(b"\0")
+    serialised = _serialised(key.hexdigest(), kind, tuple(texts), vocabulary, tuple(special), template, lowercase)
+
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(serialised), clean_up_tokenization_spaces=False, **roles
+    )
+    made.fingerprint = hashlib.sha256(serialised.encode()).hexdigest()[:16]
+    return made
+
+
+@lru_cache(maxsize=4)
+def _serialised(
+    key: str,
+    kind: Kind,
+    texts: tuple[str, ...],
+    vocabulary: int,
+    special: tuple[str, ...],
+    template: tuple[str, str | None] | None,
+    lowercase: bool,
+) -> str:
+    file = _cache() / f"tokenizer-{key[:32]}.json"
+    with suppress(OSError, ValueError):
+        from tokenizers import Tokenizer
+
+        text = file.read_text(encoding="utf-8")
+        Tokenizer.from_str(text)  # a damaged file is made anew
+        return text
+    text = _build(kind, texts, vocabulary, special, template, lowercase).to_str()
+    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(stream.name, file)
+    return text
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf_optim"
+
+
+def _build(
+    kind: Kind,
+    texts: Sequence[str],
+    vocabulary: int,
+    special: Sequence[str],
+    template: tuple[str, str | None] | None,
+    lowercase: bool,
+) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    unknown = next((token for token in special if "unk" in token.lower()), None)
+    common: dict[str, Any] = {"vocab_size": vocabulary, "special_tokens": list(special), "show_progress": False}
+    if kind == "unigram":
+        made = Tokenizer(models.Unigram())
+        made.pre_tokenizer = pre_tokenizers.Metaspace()  # type: ignore[assignment]
+        made.decoder = decoders.Metaspace()  # type: ignore[assignment]
+        trainer: Any = trainers.UnigramTrainer(unk_token=unknown, **common)
+    elif kind == "bpe":
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+        made.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+        trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **common)
+    elif kind == "wordpiece":
+        made = Tokenizer(models.WordPiece(unk_token=unknown or "[UNK]"))  # type: ignore[call-arg]
+        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+        made.decoder = decoders.WordPiece()  # type: ignore[assignment]
+        trainer = trainers.WordPieceTrainer(**common)
+    else:
+        made = Tokenizer(models.WordLevel(unk_token=unknown or "<unk>"))  # type: ignore[call-arg]
+        made.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+        trainer = trainers.WordLevelTrainer(**common)
+    steps: list[Any] = [normalizers.NFKC()] if kind in ("unigram", "word") else []
+    made.normalizer = normalizers.Sequence([*steps, *([normalizers.Lowercase()] if lowercase else [])])  # type: ignore[assignment]
+    made.train_from_iterator(texts, trainer=trainer, length=len(texts))
+    if template is not None:
+        ids = [(token, made.token_to_id(token)) for token in special]
+        made.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+            single=template[0], pair=template[1] or template[0], special_tokens=ids
+        )
+    return made
