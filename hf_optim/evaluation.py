@@ -121,10 +121,7 @@ def arguments(folder: Path, task: Task, preset: Preset, **more: Any) -> Training
 def final_metrics(trainer: TaskTrainer, data: Data, preset: Preset) -> dict[str, float]:
     """Every split in evaluation mode, the gaps, and the best validation value on the way."""
     metrics: dict[str, float] = {}
-    train: Any = data.train if data.train_evaluated is None else data.train_evaluated
-    limit = preset.train_evaluation.value
-    if limit is not None and limit < len(train):
-        train = Subset(train, range(limit))
+    train = train_part(data, preset.train_evaluation.value)
     trainer.finished = True
     for split, dataset in (("validation", data.validation), ("test", data.test), ("train", train)):
         output = trainer.predict(dataset, metric_key_prefix=split)
@@ -133,6 +130,9 @@ def final_metrics(trainer: TaskTrainer, data: Data, preset: Preset) -> dict[str,
         metrics.update(named(output.metrics or {}, split, split))
     for key in [key for key, value in metrics.items() if not math.isfinite(value)]:
         raise Diverged(f"{key} is not finite at the end of the run")
+    model = trainer.model
+    assert model is not None
+    metrics["parameter_norm"] = float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
     metrics["loss_gap"] = metrics["test_loss"] - metrics["train_loss"]
     if "test_accuracy" in metrics:
         metrics["accuracy_gap"] = metrics["train_accuracy"] - metrics["test_accuracy"]
@@ -141,6 +141,12 @@ def final_metrics(trainer: TaskTrainer, data: Data, preset: Preset) -> dict[str,
     values.append(metrics[f"validation_{primary.stem}"])
     metrics[f"best_validation_{primary.stem}"] = max(values) if primary.greater_is_better else min(values)
     return metrics
+
+
+def train_part(data: Data, limit: int | None) -> Any:
+    """The train split as evaluations see it, or its first `limit` samples."""
+    train: Any = data.train if data.train_evaluated is None else data.train_evaluated
+    return Subset(train, range(limit)) if limit is not None and limit < len(train) else train
 
 
 def named(logged: dict[str, Any], prefix: str, split: str) -> dict[str, float]:

@@ -116,6 +116,11 @@ HELP = {
     "eval_every": "steps between evaluations on the validation split (default: once an epoch)",
     "max_grad_norm": "clip the gradient's norm; 0 does not",
     "gradient_accumulation_steps": "parts that a step's batch is computed in",
+    "sharpness": "record the Hessian's largest eigenvalue at the end, on so many train samples",
+    "train_curve": "evaluate so many train samples whenever validation is evaluated",
+    "init_seed": "of the initial weights alone (default: --seed)",
+    "order_seed": "of the order of batches alone (default: --seed)",
+    "split_seed": "train on a bootstrap sample of the train split, drawn with this seed",
 }
 
 

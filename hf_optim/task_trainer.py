@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # What Trainer adds to its evaluation logs. The loss among them is an average of batch averages; ours is exact over
 # ragged batches and processes, and goes by `measured_loss` until it is recorded.
 UNWANTED = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+# The prefix of the figures of the train split that a run follows (`overrides: {train_curve: N}`).
+FOLLOWED = "train_part"
 
 
 class Diverged(RuntimeError):
@@ -38,6 +40,7 @@ class TaskTrainer(Trainer):
         )
         self.schedule, self.judge, self.drop_last = schedule, judge, drop_last
         self.finished = False
+        self.followed: Any = None
         self.evaluation_seconds = 0.0
         self.grad_norm: float | None = None
 
@@ -81,6 +84,16 @@ class TaskTrainer(Trainer):
             output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in sampled.items()})
         self.evaluation_seconds += time.perf_counter() - started
         return output
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Trainer's, and after it the part of the train split that the run follows."""
+        metrics = super().evaluate(*args, **kwargs)
+        if self.followed is not None:
+            output = self.evaluation_loop(
+                self.get_eval_dataloader(self.followed), "followed", metric_key_prefix=FOLLOWED
+            )
+            self.log(output.metrics or {})
+        return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's; without clipping it knows no gradient norm, so the measured one is added."""

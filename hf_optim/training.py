@@ -9,25 +9,59 @@ import shutil
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel, set_seed
+from torch.utils.data import Subset
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 import hf_optim
 from hf_optim import records, registry
 from hf_optim.errors import UserError
-from hf_optim.evaluation import Judge, arguments, final_metrics, named, quiet
-from hf_optim.task import Data, Preset, RunSpec, Task
-from hf_optim.task_trainer import TaskTrainer, Watch
+from hf_optim.evaluation import Judge, arguments, final_metrics, named, quiet, train_part
+from hf_optim.task import Data, Preset, Primary, RunSpec, Task
+from hf_optim.task_trainer import FOLLOWED, TaskTrainer, Watch
 
 LOGS_PER_RUN = 60
 SPEC = "spec.json"
 SAMPLES = "samples"
+
+
+class Pruned(RuntimeError):
+    """The run was stopped early, as its specification asks."""
+
+
+class Pruner(TrainerCallback):
+    """Stops a run whose best validation value so far is worse than `limits` ([step, value]) ask at that evaluation."""
+
+    def __init__(self, primary: Primary, limits: list[list[float]]) -> None:
+        self.primary, self.limits = primary, {int(step): value for step, value in limits}
+        self.best: float | None = None
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+        value = metrics.get(f"eval_{self.primary.stem}")
+        if value is None or not state.global_step:
+            return
+        better = max if self.primary.greater_is_better else min
+        self.best = value if self.best is None else better(self.best, value)
+        limit = self.limits.get(state.global_step)
+        if limit is not None and limit != self.best and better(limit, self.best) == limit:
+            raise Pruned(
+                f"stopped at step {state.global_step}: the best validation {self.primary.stem} so far, {self.best:.6g}, "
+                f"is worse than {limit:.6g}"
+            )
+
+
+def resampled(data: Data, seed: int) -> Data:
+    """`data` with a bootstrap sample of its train split: as many samples, drawn with replacement."""
+    size = len(data.train)  # type: ignore[arg-type]
+    drawn = torch.randint(size, (size,), generator=torch.Generator().manual_seed(seed)).tolist()
+    note = f"{data.note}; a bootstrap sample of the train split, seed {seed}"
+    return replace(data, train=Subset(data.train, drawn), note=note)
 
 
 @dataclass(frozen=True)
@@ -91,8 +125,10 @@ def run(
         raise UserError(f"checkpoint_every: expected 1 or more, got {checkpoint_every}")
     _check_trackers(report_to)
     data = task.data(preset, spec.data)
+    if "split_seed" in spec.overrides:
+        data = resampled(data, spec.overrides["split_seed"])
     numbers = budget(spec, preset, len(data.train), processes)  # type: ignore[arg-type]
-    set_seed(spec.seed)
+    set_seed(spec.overrides.get("init_seed", spec.seed))
     model = task.model(model_name, preset, data)
     registry.build(spec.optimizer, model)  # values out of range are the user's error, not a failed run
     checkpoint = _last_checkpoint(folder) if resume else None
@@ -106,6 +142,7 @@ def run(
         print(f"{label}: {numbers.steps} steps of {data.name}{where}", file=sys.stderr, flush=True)
     watch = Watch(label, progress)
     error: str | None = None
+    pruned = False
     metrics: dict[str, float] = {}
     seconds = 0.0
     trainer: TaskTrainer | None = None
@@ -122,19 +159,22 @@ def run(
                 seconds = time.perf_counter() - begun - trainer.evaluation_seconds
                 watch.close()
             metrics = final_metrics(trainer, data, preset)
+            if "sharpness" in spec.overrides:
+                metrics["sharpness"] = _sharpness(trainer, data, spec.overrides["sharpness"])
         except Exception as problem:
             if processes > 1 and _lost(problem):  # says nothing about this run: no record, so that it is run again
                 raise UserError(
                     f"another process of this run has died or hangs ({records.one_line(problem)}): no record was "
                     "written; start it again with --resume"
                 ) from problem
-            error, metrics = records.one_line(problem), {}
+            error, metrics, pruned = records.one_line(problem), {}, isinstance(problem, Pruned)
     history = _history(trainer.state.log_history) if trainer is not None else []
     record = {
         "id": spec.id,
         "spec": spec.to_dict(),
         "status": "ok" if error is None else "failed",
         "error": error,
+        **({"pruned": pruned} if spec.pruning else {}),
         "metrics": metrics,
         "primary": {"name": task.primary.name, "greater_is_better": task.primary.greater_is_better},
         "history": records.HISTORY,
@@ -191,7 +231,7 @@ def _trainer(
             preset,
             report_to=list(report_to) or "none",
             seed=spec.seed,
-            data_seed=spec.seed,
+            data_seed=spec.overrides.get("order_seed", spec.seed),
             max_steps=numbers.steps,
             per_device_train_batch_size=numbers.per_device,
             gradient_accumulation_steps=numbers.accumulation,
@@ -210,9 +250,20 @@ def _trainer(
         eval_dataset=data.validation,
         callbacks=[watch, *task.callbacks(model, preset, numbers.steps)],
     )
+    if "train_curve" in spec.overrides:
+        trainer.followed = train_part(data, spec.overrides["train_curve"])
+    if spec.pruning:
+        trainer.add_callback(Pruner(task.primary, spec.pruning))
     trainer.remove_callback(transformers.PrinterCallback)
     watch.trainer = trainer
     return trainer
+
+
+def _sharpness(trainer: TaskTrainer, data: Data, samples: int) -> float:
+    from hf_optim.inspection import hessian, subject
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return hessian.sharpness(subject.gather(model, train_part(data, None), trainer.judge.collate(), samples))
 
 
 def _check_trackers(names: tuple[str, ...]) -> None:
@@ -235,6 +286,8 @@ def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
         where = {"step": entry["step"], "epoch": round(entry.get("epoch") or 0.0, 4)}
         if any(key.startswith("eval_") for key in entry):
             rows.append({**where, **named(entry, "eval", "validation")})
+        elif any(key.startswith(f"{FOLLOWED}_") for key in entry):
+            rows.append({**where, **named(entry, FOLLOWED, FOLLOWED)})
         elif "loss" in entry:
             rest = {names.get(key, key): value for key, value in sorted(entry.items()) if key not in ("step", "epoch")}
             rows.append({**where, **rest})

@@ -18,12 +18,12 @@ FLOORS = [
     {"errors", "definitions", "randomness"}, {"rule", "reduce", "validate"}, {"importing"},
     {"groups", "execute", "checkpoint", "transforms"}, {"cell"}, {"optimizer"},
     {"optimizers", "wrappers", "wrapper", "linesearch", "windows", "hypergradient"}, {"registry"},
-    {"hub", "task", "metrics"}, {"study", "check"}, {"cli"},
+    {"hub", "task", "metrics"}, {"study", "check"}, {"claims"}, {"cli"},
 ]
 FLOOR = {part: i for i, floor in enumerate(FLOORS) for part in floor}
 #: parts that belong to a floor under another name
 ALIAS = {"training": "task", "task_cli": "task", "task_trainer": "task", "records": "task", "schedules": "task",
-         "run_spec": "task", "evaluation": "task",
+         "run_spec": "task", "evaluation": "task", "inspection": "task",
          "listing": "cli"}
 
 

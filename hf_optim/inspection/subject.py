@@ -1,0 +1,125 @@
+"""A trained model and the batches that its loss is looked at on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
+
+from hf_optim.errors import UserError
+from hf_optim.evaluation import quiet, train_part
+from hf_optim.task import RunSpec, load
+
+SPEC = "spec.json"  # written beside a run's checkpoints
+BATCH = 128
+
+
+@dataclass
+class Subject:
+    """A model in evaluation mode and the batches of a split; its loss is their mean, weighted by samples."""
+
+    model: nn.Module
+    batches: list[tuple[dict[str, Any], int]]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What was trained."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def samples(self) -> int:
+        """How many samples the loss is the mean of."""
+        return sum(count for _, count in self.batches)
+
+    def losses(self) -> Iterator[tuple[Tensor, float]]:
+        """Each batch's loss with its weight; differentiable twice."""
+        with twice_differentiable():
+            for batch, count in self.batches:
+                yield self.model(**batch).loss, count / self.samples
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """The mean loss, a float64 sum of batches."""
+        return sum(float(loss) * weight for loss, weight in self.losses())
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """With the only attention kernel that has a second derivative on every device."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def gather(model: nn.Module, dataset: Any, collate: Any, samples: int | None, *, batch: int = BATCH) -> Subject:
+    """The first `samples` of `dataset` (None: all) with a model, which is put in evaluation mode."""
+    device = next(model.parameters()).device
+    model.eval()
+    found: list[tuple[dict[str, Any], int]] = []
+    left = len(dataset) if samples is None else min(samples, len(dataset))
+    loader = DataLoader(torch.utils.data.Subset(dataset, range(left)), batch_size=batch, collate_fn=collate)
+    for made in loader:
+        on_device = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in made.items()}
+        found.append((on_device, min(batch, left)))
+        left -= batch
+    return Subject(model, found)
+
+
+def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
+    """The run that a checkpoint belongs to: the one that `spec.json` beside it names, or `given`."""
+    if not (checkpoint / "config.json").is_file():
+        raise UserError(f"checkpoint: {checkpoint} holds no config.json: give a folder such as RUN/checkpoint-432")
+    file = checkpoint.parent / SPEC
+    if given is not None:
+        return given
+    try:
+        return RunSpec.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"checkpoint: there is no {file}, so say which run it was: --task, --model, --size") from error
+    except ValueError as error:
+        raise UserError(f"checkpoint: {file} does not name a run: {error}") from error
+
+
+def read(checkpoint: Path, spec: RunSpec, split: str, samples: int | None, *, double: bool = False) -> Subject:
+    """The model of a checkpoint with the first `samples` of a split of its task's data.
+
+    Raises:
+        UserError: a checkpoint of another model, or of other data.
+    """
+    task, name, preset = spec.check()
+    data = load(spec.task).data(preset, spec.data)
+    with quiet():
+        cls = task.model_class(name)
+        stored = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("architectures")
+        if stored and cls.__name__ not in stored:
+            raise UserError(f"checkpoint: {checkpoint} holds {stored[0]}, but model {name!r} is {cls.__name__}")
+        model = cls.from_pretrained(checkpoint)
+    task.suits(model, data)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if double:
+        model.double()
+    dataset: Any = {"train": train_part(data, None), "validation": data.validation, "test": data.test}[split]
+    subject = gather(model, dataset, task.collate(data), samples)
+    if double:
+        subject.batches = [({k: _double(v) for k, v in batch.items()}, n) for batch, n in subject.batches]
+    return subject
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def norms(parameters: Sequence[Tensor]) -> dict[str, float]:
+    """The Euclidean and the largest norm of all parameters together."""
+    flat = [p.detach().float() for p in parameters]
+    return {
+        "parameter_norm": float(torch.nn.utils.get_total_norm(flat)),
+        "largest_parameter": max(float(p.abs().max()) for p in flat),
+    }

@@ -1,0 +1,187 @@
+"""Curvature against the explicit Hessian and against another library; landscapes; the command."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hf_optim import cli
+from hf_optim.errors import UserError
+from hf_optim.inspection import hessian, landscape
+from hf_optim.inspection.subject import Subject, gather
+from hf_optim.task import RunSpec, train
+
+
+class Small(nn.Module):
+    """A little network with a loss, in float64, and a parameter that takes no part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+        self.idle = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+        self.frozen = nn.Parameter(torch.ones(3, dtype=torch.float64), requires_grad=False)
+
+    def forward(self, x, labels):
+        logits = self.body(x) * self.frozen
+        return type("Output", (), {"loss": nn.functional.cross_entropy(logits, labels)})()
+
+
+@pytest.fixture
+def subject() -> Subject:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(22, 4, generator=generator, dtype=torch.float64)
+    rows = [{"x": x[i], "labels": torch.tensor(i % 3)} for i in range(22)]
+    return gather(Small(), rows, torch.utils.data.default_collate, 20, batch=8)  # batches of 8, 8 and 4
+
+
+def whole(subject: Subject) -> dict[str, torch.Tensor]:
+    return {key: torch.cat([batch[key] for batch, _ in subject.batches]) for key in ("x", "labels")}
+
+
+def explicit(subject: Subject) -> torch.Tensor:
+    """The Hessian of the mean loss over all samples, row by row."""
+    parameters = subject.parameters
+    loss = subject.model(**whole(subject)).loss
+    first = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+    flat = torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in zip(first, parameters)])
+    rows = []
+    for value in flat:
+        if value.requires_grad:
+            row = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+            rows.append(torch.cat([(torch.zeros_like(p) if r is None else r).reshape(-1) for r, p in zip(row, parameters)]))
+        else:
+            rows.append(torch.zeros(len(flat), dtype=torch.float64))
+    return torch.stack(rows)
+
+
+def test_the_loss_is_the_mean_over_samples(subject) -> None:
+    assert subject.samples == 20 and [n for _, n in subject.batches] == [8, 8, 4]
+    assert subject.loss() == pytest.approx(subject.model(**whole(subject)).loss.item(), rel=1e-12)
+
+
+def test_curvature_is_that_of_the_explicit_hessian(subject) -> None:
+    matrix = explicit(subject)
+    true = torch.linalg.eigvalsh(matrix).flip(0)
+    vector = torch.randn(len(matrix), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    torch.testing.assert_close(hessian.product(subject, vector), matrix @ vector, rtol=1e-9, atol=1e-12)
+    assert hessian.eigenvalues(subject, 3, tolerance=1e-8) == pytest.approx(true[:3].tolist(), rel=1e-6)
+    assert hessian.sharpness(subject) == pytest.approx(float(true[0]), rel=1e-3)
+    estimate = hessian.trace(subject, probes=200)
+    assert abs(estimate.mean - float(matrix.trace())) < 4 * estimate.error
+    assert 0 < estimate.error < abs(float(matrix.trace()))
+
+
+def test_eigenvalues_agree_with_curvlinops(subject) -> None:
+    curvlinops = pytest.importorskip("curvlinops")
+    from scipy.sparse.linalg import eigsh
+
+    model = subject.model.body
+    data = [(batch["x"], batch["labels"]) for batch, _ in subject.batches]
+    parameters = list(model.parameters())
+    operator = curvlinops.HessianLinearOperator(model, nn.CrossEntropyLoss(), parameters, data)
+    theirs = eigsh(operator.to_scipy(), k=1, which="LA", return_eigenvectors=False, tol=1e-8)[0]
+    assert hessian.eigenvalues(subject, 1, tolerance=1e-8)[0] == pytest.approx(float(theirs), rel=1e-5)
+
+
+def test_attention_has_a_second_derivative() -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    rows = [{"input_ids": torch.arange(6) + i, "labels": torch.arange(6) + i} for i in range(3)]
+    subject = gather(BertForMaskedLM(config), rows, torch.utils.data.default_collate, None)
+    assert hessian.sharpness(subject) > 0
+
+
+def test_directions_are_normalised_filter_by_filter() -> None:
+    weight, bias = torch.randn(3, 4, 2), torch.randn(3)
+    direction, still = landscape.filter_normalised([weight, bias], seed=3)
+    torch.testing.assert_close(direction.flatten(1).norm(dim=1), weight.flatten(1).norm(dim=1))
+    assert not still.any()
+    assert torch.equal(direction, landscape.filter_normalised([weight], seed=3)[0])
+    assert not torch.equal(direction, landscape.filter_normalised([weight], seed=4)[0])
+
+
+def test_a_surface_holds_the_solution_in_its_middle_and_leaves_it_alone(subject) -> None:
+    before = [p.detach().clone() for p in subject.parameters]
+    found = landscape.surface(subject, points=5, distance=0.5)
+    assert found.first == found.second == (-0.5, -0.25, 0.0, 0.25, 0.5)
+    assert found.loss[2][2] == pytest.approx(subject.loss(), rel=1e-12)
+    assert all(torch.equal(p, b) for p, b in zip(subject.parameters, before, strict=True))
+    line = landscape.surface(subject, points=5, distance=0.5, dimensions=1)
+    assert [row[0] for row in line.loss] == pytest.approx([row[2] for row in found.loss], rel=1e-12)
+    with pytest.raises(UserError, match="odd"):
+        landscape.surface(subject, points=4)
+
+
+def test_interpolation_ends_at_both_solutions(subject) -> None:
+    other = gather(Small(), [{"x": batch["x"][0], "labels": batch["labels"][0]} for batch, _ in subject.batches],
+                   torch.utils.data.default_collate, None)  # fmt: skip
+    with torch.no_grad():
+        for p in other.parameters:
+            p += 0.3
+        other.model.body[2].running_mean += 1.0
+    path = dict(landscape.between(subject, other, points=9, beyond=0.5))
+    there = Subject(other.model, subject.batches)
+    assert path[0.0] == pytest.approx(subject.loss(), rel=1e-12)
+    assert path[1.0] == pytest.approx(there.loss(), rel=1e-12)  # with its running averages
+    with pytest.raises(UserError, match="not of the same model"):
+        landscape.between(subject, Subject(nn.Linear(2, 2), []))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("adamw", "sgd"):
+        spec = RunSpec(task="vision", model="mlp", size="smoke", optimizer={"name": name}, options={"hidden_size": 8},
+                       overrides={"steps": 4, "sharpness": 64})  # fmt: skip
+        train(spec, folder / name, progress=False, checkpoint_every=4)
+    return folder
+
+
+def test_the_command_looks_at_a_runs_checkpoint(runs, capsys) -> None:
+    first, second = (str(runs / name / "checkpoint-4") for name in ("adamw", "sgd"))
+    assert cli.main(["inspect", first, second, "--samples", "64", "--points", "3", "--trace", "3"]) == 0
+    assert "largest eigenvalues" in capsys.readouterr().out
+    folder = runs / "adamw" / "checkpoint-4" / "inspection"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "inspection.json", "interpolation.csv", "interpolation.png", "landscape.csv", "landscape.png",
+    ]  # fmt: skip
+    figures = json.loads((folder / "inspection.json").read_text())
+    record = json.loads((runs / "adamw" / "record.json").read_text())
+    assert figures["eigenvalues"][0] == pytest.approx(record["metrics"]["sharpness"], rel=1e-4)
+    assert figures["parameter_norm"] == pytest.approx(record["metrics"]["parameter_norm"], rel=1e-6)
+    rows = list(csv.DictReader((folder / "landscape.csv").open()))
+    middle = next(float(row["loss"]) for row in rows if float(row["first"]) == float(row["second"]) == 0)
+    assert middle == pytest.approx(figures["loss"], rel=1e-6) and len(rows) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "holds no config.json"),
+        (["CHECKPOINT", "--points", "4"], "odd number"),
+        (["CHECKPOINT", "--samples", "0"], "--samples must be"),
+        (["CHECKPOINT", "--task", "vision", "--model", "resnet", "--size", "smoke"], "but model 'resnet' is"),
+        (["CHECKPOINT", "--eigenvalues", "9999999"], "ask for 1 to"),
+    ],
+)
+def test_what_is_wrong_is_one_line(runs, arguments, message, capsys) -> None:
+    arguments = [str(runs / "adamw" / "checkpoint-4") if a == "CHECKPOINT" else a for a in arguments]
+    assert cli.main(["inspect", *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.startswith("error: ") and printed.count("\n") == 1
+
+
+def test_a_flat_loss_is_refused_when_it_is_not_finite(subject) -> None:
+    with torch.no_grad():
+        subject.model.body[3].weight.fill_(np.inf)
+    with pytest.raises(UserError, match="not finite"):
+        hessian.sharpness(subject)
