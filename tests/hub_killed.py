@@ -13,22 +13,16 @@ import traceback
 from pathlib import Path
 
 import torch
+from contract import REQUIRED
 from hub_parts import LINE_SEARCH, Honest, make, rows, weights
 from transformers import TrainerCallback
 
 import hf_optim
 
-#: a rule of every family, and those that keep numbers or tensors in places of their own
+#: every registered name, and optimizers of others
 CASES = {
-    **{
-        name: (name, {})
-        for name in ("smaran", "adamw", "adamw_agr", "adan_agr", "amvt", "l4_mom", "decgd", "padam", "sps")
-        + ("sls", "ponos", "prodigy", "adabound")
-    },
-    "tlr": ("tlr", {"base": "adamw", "interval": 2}),
-    "lookahead": ("lookahead", {"base": "smaran"}),
-    "hd_adam": ("hd_adam", {"lr": 0.01}),
-    "hdk": ("hdk", {"base": "sgd", "eta": 1e-3, "interval": 1}),
+    **{name: (name, REQUIRED.get(name, {})) for name in hf_optim.list_optimizers()},
+    "lookahead(smaran)": ("lookahead", {"base": "smaran"}),
     "foreign search": (LINE_SEARCH, {}),
     "lbfgs": ("torch.optim:LBFGS", {"lr": 0.2, "max_iter": 2}),
 }

@@ -25,7 +25,7 @@ def report(tmp_path_factory):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(WORKER.parent.parent), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, str(WORKER), str(folder)], env=environment, capture_output=True, text=True, timeout=400
+        [sys.executable, str(WORKER), str(folder)], env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads((folder / "report.json").read_text()), done.stderr
@@ -38,6 +38,5 @@ def test_killed_in_mid_step_and_resumed(report, case):
     assert cases[case]["found"] == dict.fromkeys(("weights", "state", "groups", "log", "moved"), True), said[-3000:]
 
 
-def test_a_case_of_every_family():
-    families = {hf_optim.info(name).family for name, _ in CASES.values() if ":" not in name}
-    assert families == {hf_optim.info(name).family for name in hf_optim.list_optimizers()}
+def test_every_name_is_a_case():
+    assert set(hf_optim.list_optimizers()) <= set(CASES)

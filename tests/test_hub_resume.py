@@ -62,3 +62,26 @@ def test_resuming_with_another_rule_is_refused(tmp_path):
     with pytest.raises(hf_optim.BadCheckpoint, match="smaran"):
         _CASES["other"] = ("amvt", {})
         _run(tmp_path, "other", resume=str(tmp_path / "checkpoint-7"))
+
+
+def test_a_run_of_another_shape_is_told_in_words(tmp_path, caplog):
+    """Another world size, batch or hyper-parameter goes on, and the log says what became of it."""
+    import json
+
+    _run(tmp_path, "smaran")
+    file = tmp_path / "checkpoint-7" / "hf_optim.json"
+    written = json.loads(file.read_text())
+    assert written["processes"] == 1 and written["step_samples"] == 12
+    assert written["optimizer"] == {"name": "smaran"}
+    caplog.clear()
+    _run(tmp_path, "smaran", resume=str(tmp_path / "checkpoint-7"))
+    assert "checkpoint" not in caplog.text
+    file.write_text(json.dumps({**written, "processes": 2, "step_samples": 24}))
+    _run(tmp_path, "smaran", resume=str(tmp_path / "checkpoint-7"))
+    assert "written by 2 process(es) and goes on with 1" in caplog.text
+    assert "a step took 24 samples and takes 12 now" in caplog.text
+    _CASES["changed"] = ("smaran", {"gamma": 0.5})
+    file.write_text(json.dumps(written))
+    trainer, attachment = _run(tmp_path, "changed", resume=str(tmp_path / "checkpoint-7"))
+    assert "the hyper-parameters of the checkpoint are in force" in caplog.text
+    assert attachment.optimizer.param_groups[0]["gamma"] == 0.9

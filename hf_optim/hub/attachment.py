@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from hf_optim import registry, schedules
 from hf_optim.errors import UserError
-from hf_optim.hub import backends, closures
+from hf_optim.hub import backends, closures, companion
 from hf_optim.hub.arguments import meaningless, settle, to_spec, trial_parameters
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
 from hf_optim.hub.monitor import Monitor
@@ -69,6 +69,9 @@ class Attachment(TrainerCallback):
         self._inner_log = trainer.log
         trainer.optimizer_cls_and_kwargs = (self._factory, {})
         trainer.log = self._log
+        self._inner_load = getattr(trainer, "_load_optimizer_and_scheduler", None)
+        if self._inner_load is not None:
+            trainer._load_optimizer_and_scheduler = self._load_state
         if schedule is not None:
             trainer.create_scheduler = self._create_scheduler
         trainer.add_callback(self)
@@ -158,8 +161,16 @@ class Attachment(TrainerCallback):
         if self._replay is not None:
             self._replay.reset()
 
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        companion.write(args, self.spec, state.global_step)
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._release()
+
+    def _load_state(self, checkpoint: Any, *args: Any, **kwargs: Any) -> Any:
+        for line in companion.differences(self.trainer.args, self.spec, checkpoint):
+            self._say(logging.WARNING, f"{self.spec['name']}: {line}")
+        return self._inner_load(checkpoint, *args, **kwargs)
 
     def _assert_ours(self) -> None:
         used = self.trainer.optimizer

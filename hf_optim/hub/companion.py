@@ -1,0 +1,59 @@
+"""What a checkpoint of a run with an attached optimizer says of the run that wrote it, beside the optimizer's state."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+FILE = "hf_optim.json"
+
+
+def describe(args: Any, spec: dict[str, Any]) -> dict[str, Any]:
+    """The shape of a run: processes, samples of an optimizer step, and the optimizer as it was asked for."""
+    return {
+        "processes": args.world_size,
+        "step_samples": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "optimizer": json.loads(json.dumps(spec, default=str)),
+    }
+
+
+def write(args: Any, spec: dict[str, Any], step: int) -> None:
+    """Beside the checkpoint of `step`, by the first process."""
+    folder = Path(args.output_dir) / f"checkpoint-{step}"
+    if args.process_index == 0 and folder.is_dir():
+        (folder / FILE).write_text(json.dumps(describe(args, spec), indent=1) + "\n", encoding="utf-8")
+
+
+def differences(args: Any, spec: dict[str, Any], checkpoint: str | None) -> list[str]:
+    """A sentence for everything about the run that wrote `checkpoint` that is not so now; none without its file."""
+    if not isinstance(checkpoint, str):
+        return []
+    try:
+        then = json.loads((Path(checkpoint) / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    now, found = describe(args, spec), []
+    if then.get("processes") != now["processes"]:
+        same = then.get("step_samples") == now["step_samples"]
+        effect = (
+            "a step still takes as many samples, in another order"
+            if same
+            else f"a step took {then.get('step_samples')} samples and takes {now['step_samples']} now, at the same rate"
+        )
+        found.append(
+            f"the checkpoint was written by {then.get('processes')} process(es) and goes on with {now['processes']}: "
+            f"the optimizer's state is the same on all and is taken over; {effect}"
+        )
+    elif then.get("step_samples") != now["step_samples"]:
+        found.append(
+            f"a step of the run that wrote the checkpoint took {then.get('step_samples')} samples and takes "
+            f"{now['step_samples']} now, at the same rate"
+        )
+    if then.get("optimizer") != now["optimizer"]:
+        found.append(
+            f"the checkpoint's run was asked for {then.get('optimizer')}, this one for {now['optimizer']}: "
+            "the hyper-parameters of the checkpoint are in force"
+        )
+    return found
