@@ -97,6 +97,25 @@ def test_it_reaches_tensorboard_and_every_reporter(tmp_path):
     assert {"train/update_ratio", "train/effective_lr", "train/gradient_norm"} <= set(tags)
 
 
+def test_it_reaches_trackio(tmp_path, monkeypatch):
+    """A local project: trackio keeps it in a database, without a network or an account."""
+    import json
+    import sqlite3
+
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    pytest.importorskip("trackio")
+    from transformers.integrations import TrackioCallback
+
+    trainer = make(tmp_path, Honest, n=8, project="monitor", callbacks=[TrackioCallback])
+    trainer.add_callback(Monitor(every=1))
+    hf_optim.attach(trainer, "smaran")
+    trainer.train()
+    with sqlite3.connect(tmp_path / "trackio" / "monitor.db") as database:
+        logged = [json.loads(row[0]) for row in database.execute("select metrics from metrics")]
+    assert any({"train/update_ratio", "train/effective_lr", "train/V", "train/loss_fed"} <= set(row) for row in logged)
+
+
 def test_it_needs_attach(tmp_path):
     trainer = make(tmp_path, n=4, callbacks=[Monitor()])
     with pytest.raises(hf_optim.UserError, match="attach an optimizer"):
