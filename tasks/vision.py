@@ -1,19 +1,21 @@
-"""Image classification: an MLP and small ResNets on handwritten digits, emoji or images of your own."""
+"""Image classification: networks from an MLP to ViT-B/16 on digits, emoji, the papers' sets or images of your own."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_optim.errors import UserError
-from hf_optim.task import Data, Preset, Primary, Size, Task, Value
+from hf_optim.task import Data, Preset, Primary, Task
+from tasks.vision_models import ARCHITECTURES
+from tasks.vision_presets import SIZES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy as np
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerCallback
 
     from tasks.data.images import Splits
 
@@ -23,101 +25,80 @@ EMBEDDED = {
     "emoji": "3,812 emoji drawings, 32x32 colour, 9 coarse classes (3,048/296/468)",
     "emoji-fine": "the same emoji with their 98 fine classes",
 }
-# Hub data sets of the paper size: repository, image column, label column.
-HUB = {"mnist": ("ylecun/mnist", "image", "label"), "cifar10": ("uoft-cs/cifar10", "img", "label")}
 
-ADAMW = {"name": "adamw", "lr": 1e-3}
-RESNET18 = {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}
-NARROW = {"embedding_size": 16, "hidden_sizes": [16, 32, 64], "depths": [1, 1, 1], "layer_type": "basic"}
-NARROW["downsample_in_first_stage"] = True
 
-SIZE_TABLE = {
-    "smoke": Size(
-        "seconds: 512 of the embedded digits, for tests",
-        {
-            "mlp": Preset(
-                epochs=Value(2),
-                batch_size=Value(64),
-                optimizer=Value(ADAMW),
-                data=Value("digits"),
-                model=Value({"hidden_size": 64}),
-                samples=Value(512),
-            ),
-            "resnet": Preset(
-                epochs=Value(1),
-                batch_size=Value(64),
-                optimizer=Value(ADAMW),
-                data=Value("digits"),
-                model=Value({**NARROW, "embedding_size": 4, "hidden_sizes": [4, 8, 8]}),
-                samples=Value(256),
-            ),
-        },
+class HubSet(NamedTuple):
+    """A data set of the Hub: its columns, the split that serves as test, and the normalisation that papers print."""
+
+    repository: str
+    image: str
+    label: str
+    test: str = "test"
+    moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+
+HUB = {
+    "mnist": HubSet("ylecun/mnist", "image", "label"),
+    "cifar10": HubSet("uoft-cs/cifar10", "img", "label"),
+    "cifar100": HubSet("uoft-cs/cifar100", "img", "fine_label"),
+    # The test labels of these two are not public: their validation split is the test, as in the papers.
+    "tiny-imagenet": HubSet(
+        "zh-plus/tiny-imagenet", "image", "label", "valid", ((0.480, 0.448, 0.398), (0.277, 0.269, 0.282))
     ),
-    "small": Size(
-        "seconds to a minute on one core: all embedded digits; optimizers visibly differ",
-        {
-            "mlp": Preset(
-                epochs=Value(6),
-                batch_size=Value(64),
-                optimizer=Value(ADAMW),
-                data=Value("digits"),
-                model=Value({"hidden_size": 1000}, "paper", "TLR: one hidden layer of 1000"),
-            ),
-            "resnet": Preset(
-                epochs=Value(4),
-                batch_size=Value(64),
-                optimizer=Value(ADAMW),
-                data=Value("digits"),
-                model=Value(NARROW, "ours", "77 thousand parameters"),
-            ),
-        },
-    ),
-    "paper": Size(
-        "the papers' settings, data from the Hub; for a GPU",
-        {
-            "mlp": Preset(
-                epochs=Value(20, "paper", "TLR, MNIST"),
-                batch_size=Value(128, "paper", "TLR, one of 64 to 512"),
-                optimizer=Value({"name": "sgd", "lr": 0.1}, "paper", "TLR, one of 1e-1 to 1e-9"),
-                data=Value("mnist", "paper"),
-                model=Value({"hidden_size": 1000}, "paper", "TLR: one hidden layer of 1000"),
-                validation=Value(5000, "ours", "held out of train; the paper has none"),
-                drop_last=Value(False, "ours", "torch's default; the paper is silent"),
-            ),
-            "resnet": Preset(
-                epochs=Value(100, "paper", "SMARAN, CIFAR-10"),
-                batch_size=Value(128, "paper", "SMARAN"),
-                optimizer=Value({"name": "smaran", "lr": 0.1}, "paper", "SMARAN, one of .1, .01, .001"),
-                data=Value("cifar10", "paper", "normalisation only, no augmentation"),
-                model=Value(RESNET18, "ours", "ResNet-18 as in SMARAN's sensitivity study; the 3x3 stem is ours"),
-                schedule=Value({"name": "constant"}, "paper", "SMARAN: no schedule"),
-                validation=Value(5000, "ours", "held out of train; the paper has none"),
-                drop_last=Value(False, "ours", "torch's default; the paper is silent"),
-            ),
-        },
-    ),
+    "imagenet": HubSet("ILSVRC/imagenet-1k", "image", "label", "validation"),  # gated: accept its terms and log in
+}
+OPTIONS = {
+    "augment": "random changes of the training images, as {crop: 4, flip: true}: see tasks/data/augment.py",
+    "image_size": "pixels a side: images of any size are resized to it, and decoded when they are asked for",
+    "dropout": "share of the hidden units that training leaves out",
+    "label_smoothing": "share of a label that training spreads over all classes",
 }
 
 
 class Vision(Task):
-    """See the module; `embedded` are the data sets that come with the package."""
+    """See the module; `embedded` are the data sets that come with the package.
+
+    A model is an architecture, or one in a setting: `resnet50@agr-cifar100` is ResNet-50 as AGR trains it on CIFAR-100.
+    The bare name takes the first setting of its size.
+    """
 
     name = "vision"
     title = "Image classification"
     primary = Primary("test_accuracy", greater_is_better=True)
-    models = ("mlp", "resnet")
-    sizes = SIZE_TABLE
+    models = tuple(ARCHITECTURES)
+    sizes = SIZES
     embedded = EMBEDDED
+    options = OPTIONS
+
+    def preset(self, model: str, size: str) -> Preset:
+        """The preset of `MODEL` or `MODEL@SETTING` at `size`; a `UserError` names the valid ones."""
+        presets = self.sizes[size].presets if size in self.sizes else {}
+        if model in presets:
+            return presets[model]
+        name = model.partition("@")[0] if isinstance(model, str) else model
+        if not presets or name not in self.models:
+            return super().preset(name, size)  # which says what is wrong
+        if name not in presets:
+            there = [each for each in presets if "@" not in each]
+            raise UserError(f"model {name!r} has no size {size!r}: choose from {', '.join(there)}, or another size")
+        settings = [each for each in presets if each.startswith(f"{name}@")]
+        raise UserError(f"there is no {model!r} at size {size!r}: choose from {', '.join([name, *settings])}")
 
     def data(self, preset: Preset, source: str | None) -> Data:
         """The preset's set, the embedded one of a name (`./NAME` is a folder of yours), or files of your own."""
-        name = source or preset.data.value
+        from tasks.data.augment import Augment
+
+        name, values = source or preset.data.value, preset.model.value
+        augment = Augment.of(values["augment"]) if values.get("augment") else None
+        size = _image_size(values.get("image_size"))
+        if augment is not None and augment.resized_crop is not None and size is None:
+            raise UserError("augment: resized_crop needs option image_size")
         if name in EMBEDDED:
-            splits, note = _embedded(name), f"{EMBEDDED[name]}; a subset, not comparable with published figures"
+            splits, note = _embedded(name, size), f"{EMBEDDED[name]}; a subset, not comparable with published figures"
         elif source is None:
-            splits, note = _hub(name, preset.validation.value), f"{HUB[name][0]} from the Hub"
+            splits, note = _hub(name, preset.validation.value, size), f"{HUB[name].repository} from the Hub"
         else:
-            splits, note = _own(str(Path(source).resolve()), _newest(Path(source))), "files of your own"
+            splits, note = _own(str(Path(source).resolve()), _newest(Path(source)), size), "files of your own"
             name = Path(source).resolve().name
         limit = preset.samples.value if source is None else None
         facts = {"classes": splits.classes, "shape": splits.shape}
@@ -127,34 +108,45 @@ class Vision(Task):
             note += f"; the first {limit} samples of a split only"
         if splits.note:
             note += f"; {splits.note}"
-        return Data(train, validation, test, name, splits.fingerprint, note, facts)
+        if augment is None:
+            return Data(train, validation, test, name, splits.fingerprint, note, facts)
+        changed = train.augmented(augment)
+        return Data(changed, validation, test, name, splits.fingerprint, note, facts, train_evaluated=train)
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
-        """The MLP or the ResNet for the data's shape and classes."""
-        channels, height, width = data.facts["shape"]
-        classes = len(data.facts["classes"])
-        if name == "mlp":
-            from tasks.models.mlp import MLPConfig, MLPForImageClassification
+        """The network for the data's shape and classes."""
+        from tasks.models.images import build
 
-            shape = {"inputs": channels * height * width, "num_labels": classes}
-            return MLPForImageClassification(MLPConfig(**shape, **preset.model.value))
-        from transformers import ResNetConfig
-
-        from tasks.models.resnet import SmallStemResNetForImageClassification
-
-        return SmallStemResNetForImageClassification(
-            ResNetConfig(num_channels=channels, **{"num_labels": classes, **preset.model.value})
-        )
+        name = name.partition("@")[0]
+        values = {key: value for key, value in preset.model.value.items() if key not in ("augment", "image_size")}
+        return build(name, ARCHITECTURES[name].family, values, data.facts["shape"], data.facts["classes"])
 
     def model_class(self, name: str) -> type[PreTrainedModel]:
         """The class that reads a checkpoint of `name`."""
-        if name == "mlp":
-            from tasks.models.mlp import MLPForImageClassification
+        from tasks.models.images import model_class
 
-            return MLPForImageClassification
-        from tasks.models.resnet import SmallStemResNetForImageClassification
+        return model_class(ARCHITECTURES[name.partition("@")[0]].family)
 
-        return SmallStemResNetForImageClassification
+    def suits(self, model: PreTrainedModel, data: Data) -> None:
+        """A checkpoint belongs to images of one shape and to classes of certain names."""
+        shape, classes = list(data.facts["shape"]), list(data.facts["classes"])
+        made: Any = model.config
+        if list(getattr(made, "image_shape", shape)) != shape:
+            raise UserError(f"checkpoint: made for images of {_size(made.image_shape)}, {data.name} has {_size(shape)}")
+        known = [made.id2label[number] for number in sorted(made.id2label)]
+        if known != classes:
+            raise UserError(
+                f"checkpoint: made for {len(known)} classes ({_few(known)}), {data.name} has {len(classes)} "
+                f"({_few(classes)})"
+            )
+
+    def callbacks(self, model: PreTrainedModel, preset: Preset, steps: int) -> Sequence[TrainerCallback]:
+        """What tells an augmented data set the epoch."""
+        if not preset.model.value.get("augment"):
+            return ()
+        from tasks.data.epochs import Epochs
+
+        return (Epochs(),)
 
     def measure(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         """Accuracy, top-5, cross-entropy (nats) and macro average precision of logits [N, classes] and labels [N]."""
@@ -177,6 +169,22 @@ def _as_is(batch: Any) -> dict[str, Any]:
     return dict(batch)
 
 
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[0]} channel(s) of {shape[2]}x{shape[1]}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _image_size(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"image_size must be a whole number of pixels, 1 or more, got {value!r}")
+    return value
+
+
 @lru_cache(maxsize=8)
 def _metric(name: str) -> Any:
     from hf_optim import metrics
@@ -185,19 +193,19 @@ def _metric(name: str) -> Any:
 
 
 @lru_cache(maxsize=3)
-def _embedded(name: str) -> Splits:
+def _embedded(name: str, size: int | None) -> Splits:
     from tasks.data.images import read
 
     folder, _, fine = name.partition("-")
-    return read(HERE / folder, label="fine_label" if fine else "label")
+    return read(HERE / folder, label="fine_label" if fine else "label", size=size)
 
 
 @lru_cache(maxsize=1)
-def _own(path: str, changed: int) -> Splits:
+def _own(path: str, changed: int, size: int | None) -> Splits:
     """Your own files, read once for the runs of a process; `changed` makes files that were changed be read anew."""
     from tasks.data.images import read
 
-    return read(Path(path))
+    return read(Path(path), size=size)
 
 
 def _newest(path: Path) -> int:
@@ -208,28 +216,20 @@ def _newest(path: Path) -> int:
 
 
 @lru_cache(maxsize=1)
-def _hub(name: str, held_out: int) -> Splits:
-    """A data set of the Hub, decoded in memory."""
-    import datasets
-
+def _hub(name: str, held_out: int, size: int | None) -> Splits:
+    """A data set of the Hub: decoded in memory, or left encoded if its images are to be resized."""
+    from tasks.data import hub
+    from tasks.data.image_sets import HubRows
     from tasks.data.images import assemble
 
-    repository, image, label = HUB[name]
-    try:
-        parts = datasets.load_dataset(repository)
-    except (OSError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(
-            f"data: {repository} cannot be loaded from the Hub ({type(error).__name__}): "
-            "connect, or give your own files with data=PATH, or take size small"
-        ) from error
-    found: dict[str, list[Any]] = {}
-    for split in ("train", "validation", "test"):
-        if split in parts:
-            part = parts[split].cast_column(image, datasets.Image(decode=False))
-            found[split] = [
-                (f"{repository}, {split} row {i}", row[image]["bytes"], row[label]) for i, row in enumerate(part)
-            ]
-    return assemble(found, parts["train"].features[label].names, held_out=held_out)
+    known = HUB[name]
+    parts = hub.load(known.repository)
+    found = {
+        split: HubRows(parts[there], f"{known.repository}, {there}", known.image, known.label)
+        for split, there in (("train", "train"), ("test", known.test))
+    }
+    names = parts["train"].features[known.label].names
+    return assemble(found, names, held_out=held_out, size=size, moments=known.moments)
 
 
 TASK = Vision()

@@ -42,17 +42,23 @@ def whole(subject: Subject) -> dict[str, torch.Tensor]:
     return {key: torch.cat([batch[key] for batch, _ in subject.batches]) for key in ("x", "labels")}
 
 
+def _flat(pieces, parameters) -> torch.Tensor:
+    """One vector; zeros for a parameter that takes no part."""
+    pairs = zip(pieces, parameters, strict=True)
+    return torch.cat([(torch.zeros_like(p) if piece is None else piece).reshape(-1) for piece, p in pairs])
+
+
 def explicit(subject: Subject) -> torch.Tensor:
     """The Hessian of the mean loss over all samples, row by row."""
     parameters = subject.parameters
     loss = subject.model(**whole(subject)).loss
     first = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
-    flat = torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in zip(first, parameters)])
+    flat = _flat(first, parameters)
     rows = []
     for value in flat:
         if value.requires_grad:
             row = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-            rows.append(torch.cat([(torch.zeros_like(p) if r is None else r).reshape(-1) for r, p in zip(row, parameters)]))
+            rows.append(_flat(row, parameters))
         else:
             rows.append(torch.zeros(len(flat), dtype=torch.float64))
     return torch.stack(rows)

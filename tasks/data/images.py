@@ -1,29 +1,27 @@
-"""Labelled images as tensors: from parquet, CSV, image folders or the Hub, decoded once, without torchvision.
+"""Labelled images as tensors: from parquet, CSV, image folders or the Hub, without torchvision.
 
 A source of your own is one of
 - a folder with `train`, and if there are any `validation` and `test`, as `.parquet` or `.csv` files;
 - a folder with such sub-folders, each holding one folder of image files a class (or these class folders alone);
 - one `.parquet` or `.csv` file.
 Tables have the columns `image` (a path relative to the CSV file; in parquet the encoded bytes, or datasets' image
-type) and
-`label` (integers from 0, or names). Missing splits are taken out of `train`: 10% of the samples each, the same ones
-every time.
+type) and `label` (integers from 0, or names). Missing splits are taken out of `train`: 10% of the samples each, the
+same ones every time.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from hf_optim.errors import UserError
+from tasks.data.image_sets import IMAGENET_MOMENTS, EncodedImages, Images, Moments, Places, Row, identity, picture
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -34,55 +32,22 @@ ALIASES = {
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 HELD_OUT = 0.1
 
-Row = tuple[str, "bytes | Path", Any]
-"""Where the row stands (for messages), its encoded image or its file, and its label."""
-
-
-class Images(Dataset[dict[str, torch.Tensor]]):
-    """Images in memory as bytes, normalised a batch at a time.
-
-    Args:
-        pixels: uint8 [N, channels, height, width].
-        labels: int64 [N].
-        mean, std: of a channel, in [0, 1].
-    """
-
-    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> None:
-        self.pixels, self.labels, self.mean, self.std = pixels, labels, mean, std
-        self.scale = (1 / (255 * std)).view(1, -1, 1, 1)
-        self.shift = (mean / std).view(1, -1, 1, 1)
-
-    def head(self, count: int) -> Images:
-        """The first `count` images, under the same normalisation."""
-        return Images(self.pixels[:count], self.labels[:count], self.mean, self.std)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """A whole batch: `pixel_values` float32 [n, channels, height, width] and `labels` [n]."""
-        chosen = torch.as_tensor(indices)
-        return {"pixel_values": self.pixels[chosen].float() * self.scale - self.shift, "labels": self.labels[chosen]}
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {name: value[0] for name, value in self.__getitems__([index]).items()}
-
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits, the classes' names, the images' shape, and a SHA-256 of all pixels and labels."""
+    """The three splits, the classes' names, the images' shape, and a SHA-256 of all images and labels."""
 
-    train: Images
-    validation: Images
-    test: Images
+    train: Images | EncodedImages
+    validation: Images | EncodedImages
+    test: Images | EncodedImages
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     fingerprint: str
     note: str
 
 
-def read(path: Path, label: str = "label") -> Splits:
-    """The images of `path`, see the module.
+def read(path: Path, label: str = "label", size: int | None = None) -> Splits:
+    """The images of `path`, see the module; `size` as in `assemble`.
 
     Raises:
         UserError: no such path, no images, a missing column, a file that is no image, images of different sizes,
@@ -104,26 +69,48 @@ def read(path: Path, label: str = "label") -> Splits:
         found[split] = rows
     if "train" not in found:
         raise UserError(f"data: no train split in {path}: expected train.parquet, train.csv or a folder train/")
-    return assemble(found, names)
+    return assemble(found, names, size=size)
 
 
-def assemble(found: dict[str, list[Row]], names: Sequence[str] = (), held_out: int | None = None) -> Splits:
-    """Decode, check, split and normalise rows. `held_out` is the size of a missing split (default: 10% of train)."""
-    arrays: dict[str, np.ndarray] = {}
-    where: dict[str, list[str]] = {}
-    for split, rows in found.items():
-        arrays[split] = _decode(rows)
-        where[split] = [row[0] for row in rows]
-    _same_shape(arrays, where)
+def assemble(
+    found: Mapping[str, Sequence[Row]],
+    names: Sequence[str] = (),
+    held_out: int | None = None,
+    *,
+    size: int | None = None,
+    moments: Moments | None = None,
+) -> Splits:
+    """Decode, check, split and normalise rows.
+
+    Args:
+        found: the rows of each split; `train` is among them.
+        names: of the classes, if the labels are numbers that have names.
+        held_out: samples of a missing split (default: 10% of train).
+        size: leave the images encoded and read them when they are asked for, as colour pictures of this many pixels a
+            side; without it they are decoded now and must be of one size.
+        moments: mean and deviation of each channel in [0, 1]; default: of the train split, or ImageNet's with `size`.
+    """
+    where = {split: Places(rows) for split, rows in found.items()}
+    arrays = {} if size is not None else {split: _decode(rows) for split, rows in found.items()}
+    if size is None:
+        _same_shape(arrays, where)
+    labels, classes = _labels({split: _values(rows) for split, rows in found.items()}, where, names)
+    parts, note = _hold_out(labels, held_out)
+    if size is not None:
+        return _lazily(found, labels, classes, parts, note, size, moments or IMAGENET_MOMENTS)
     if len({array.shape[3] for array in arrays.values()}) > 1:
         arrays = {split: np.repeat(a, 3, axis=3) if a.shape[3] == 1 else a for split, a in arrays.items()}
-    labels, classes = _labels({split: [row[2] for row in rows] for split, rows in found.items()}, where, names)
-    note = _hold_out(arrays, labels, held_out)
-    return _tensors(arrays, labels, classes, note)
+    pixels = {split: arrays[source][at] for split, (source, at) in parts.items()}
+    targets = {split: labels[source][at] for split, (source, at) in parts.items()}
+    return _tensors(pixels, targets, classes, note, moments)
 
 
 def _tensors(
-    arrays: dict[str, np.ndarray], labels: dict[str, np.ndarray], classes: tuple[str, ...], note: str
+    arrays: dict[str, np.ndarray],
+    labels: dict[str, np.ndarray],
+    classes: tuple[str, ...],
+    note: str,
+    moments: Moments | None,
 ) -> Splits:
     """The datasets, with the mean and deviation of the train split, and the fingerprint of everything."""
     digest = hashlib.sha256(repr(classes).encode())
@@ -140,9 +127,39 @@ def _tensors(
         raise UserError(
             "data: all pixels of the train split are equal in a channel: these images carry nothing to learn"
         )
+    if moments is not None:
+        mean, std = torch.tensor(moments[0]), torch.tensor(moments[1])
     made = {split: Images(pixels[split], torch.from_numpy(labels[split]), mean, std) for split in SPLITS}
     channels, height, width = pixels["train"].shape[1:]
     return Splits(**made, classes=classes, shape=(channels, height, width), fingerprint=digest.hexdigest(), note=note)
+
+
+def _lazily(
+    found: Mapping[str, Sequence[Row]],
+    labels: dict[str, np.ndarray],
+    classes: tuple[str, ...],
+    parts: dict[str, tuple[str, Any]],
+    note: str,
+    size: int,
+    moments: Moments,
+) -> Splits:
+    digest = hashlib.sha256(repr(classes).encode())
+    for split in sorted(found):
+        digest.update(f"{split} {identity(found[split])}".encode())
+        digest.update(labels[split].tobytes())
+    mean, std = torch.tensor(moments[0]), torch.tensor(moments[1])
+    made = {}
+    for split, (source, at) in parts.items():
+        positions = torch.arange(len(found[source]))[torch.as_tensor(at) if isinstance(at, np.ndarray) else at]
+        targets = torch.from_numpy(labels[source][at])
+        made[split] = EncodedImages(found[source], positions, targets, mean, std, size)
+    return Splits(**made, classes=classes, shape=(3, size, size), fingerprint=digest.hexdigest(), note=note)
+
+
+def _values(rows: Sequence[Row]) -> Sequence[Any]:
+    """The labels; rows that know them all at once need not read their images for it."""
+    known = getattr(rows, "labels", None)
+    return [row[2] for row in rows] if known is None else known
 
 
 def _sources(path: Path) -> dict[str, Path]:
@@ -230,49 +247,24 @@ def _need_columns(file: Path, columns: Sequence[str], label: str) -> None:
 
 def _decode(rows: Sequence[Row]) -> np.ndarray:
     """uint8 [N, height, width, channels]: one channel if every image is grey, else three; transparency on white."""
-    pictures = [_picture(place, image) for place, image, _ in rows]
+    pictures = [picture(place, image) for place, image, _ in rows]
     first = pictures[0].shape[:2]
-    for (place, _, _), picture in zip(rows, pictures, strict=True):
-        if picture.shape[:2] != first:
-            raise UserError(_sizes(rows[0][0], first, place, picture.shape[:2]))
-    if any(picture.shape[2] == 3 for picture in pictures):
-        pictures = [np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture for picture in pictures]
+    for number, each in enumerate(pictures):
+        if each.shape[:2] != first:
+            raise UserError(_sizes(rows[0][0], first, rows[number][0], each.shape[:2]))
+    if any(each.shape[2] == 3 for each in pictures):
+        pictures = [np.repeat(each, 3, axis=2) if each.shape[2] == 1 else each for each in pictures]
     return np.stack(pictures)
-
-
-def _picture(place: str, image: bytes | Path) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
-
-    if isinstance(image, Path) and not image.is_file():
-        raise UserError(f"data: {place}: no such image file: {image}")
-    try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise UserError(
-                    f"data: {place}: a {picture.mode} image of more than 8 bits a channel: convert it to 8 bits first"
-                )
-            if picture.mode in ("1", "L"):
-                return np.asarray(picture.convert("L"))[:, :, None]
-            if picture.mode != "RGB":
-                layered = picture.convert("RGBA")
-                return np.asarray(
-                    Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
-                )
-            return np.asarray(picture)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"data: {place}: not a readable image (corrupt or cut short): replace or remove it") from error
 
 
 def _sizes(place: str, size: tuple[int, ...], other_place: str, other: tuple[int, ...]) -> str:
     return (
         f"data: images differ in size: {size[1]}x{size[0]} ({place}) and {other[1]}x{other[0]} ({other_place}): "
-        "resize them all to one size first, for instance with Pillow's Image.resize"
+        "resize them all to one size first, or let option image_size do it"
     )
 
 
-def _same_shape(arrays: dict[str, np.ndarray], where: dict[str, list[str]]) -> None:
+def _same_shape(arrays: dict[str, np.ndarray], where: Mapping[str, Sequence[str]]) -> None:
     train = arrays["train"].shape[1:3]
     for split, array in arrays.items():
         if array.shape[1:3] != train:
@@ -280,7 +272,7 @@ def _same_shape(arrays: dict[str, np.ndarray], where: dict[str, list[str]]) -> N
 
 
 def _labels(
-    values: dict[str, list[Any]], where: dict[str, list[str]], names: Sequence[str]
+    values: Mapping[str, Sequence[Any]], where: Mapping[str, Sequence[str]], names: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Labels as indices and the classes' names. Names are numbered in their sorted order in the train split."""
     texts = {isinstance(value, str) for split in values.values() for value in split}
@@ -310,21 +302,28 @@ def _labels(
     return {split: entries.astype(np.int64) for split, entries in numbers.items()}, classes
 
 
-def _hold_out(arrays: dict[str, np.ndarray], labels: dict[str, np.ndarray], held_out: int | None) -> str:
-    """Take missing splits out of train, in place: always the same samples, whatever the seed of a run."""
+def _hold_out(labels: dict[str, np.ndarray], held_out: int | None) -> tuple[dict[str, tuple[str, Any]], str]:
+    """Where each split's samples stand: missing ones are taken out of train, the same ones whatever a run's seed.
+
+    Gives split -> (the split that holds its samples, their positions in it), and a note of what was taken.
+    """
     notes = []
+    left = np.arange(len(labels["train"]))
+    found: dict[str, tuple[str, Any]] = {}
     for split in ("test", "validation"):
-        if split in arrays:
+        if split in labels:
+            found[split] = split, slice(None)
             continue
-        total = len(labels["train"])
-        count = held_out or max(1, round(HELD_OUT * total))
-        if count >= total - 1:
-            raise UserError(f"data: {total} train samples are too few to take a {split} split of {count} out of them")
-        order = np.random.default_rng(0).permutation(total)
-        taken, kept = np.sort(order[:count]), np.sort(order[count:])
-        arrays[split], labels[split] = arrays["train"][taken], labels["train"][taken]
-        arrays["train"], labels["train"] = arrays["train"][kept], labels["train"][kept]
+        count = held_out or max(1, round(HELD_OUT * len(left)))
+        if count >= len(left) - 1:
+            raise UserError(
+                f"data: {len(left)} train samples are too few to take a {split} split of {count} out of them"
+            )
+        order = np.random.default_rng(0).permutation(len(left))
+        found[split] = "train", left[np.sort(order[:count])]
+        left = left[np.sort(order[count:])]
         notes.append(f"{split}: {count} samples taken out of train")
-    if len(set(labels["train"].tolist())) < 2:
+    found["train"] = "train", left if notes else slice(None)
+    if len(set(labels["train"][found["train"][1]].tolist())) < 2:
         raise UserError("data: after taking the missing splits out, train has one class only: bring more samples")
-    return "; ".join(notes)
+    return found, "; ".join(notes)

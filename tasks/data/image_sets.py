@@ -1,0 +1,246 @@
+"""Data sets of images that give whole batches: decoded in memory, or decoded when they are asked for."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import io
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from hf_optim.errors import UserError
+from tasks.data.augment import Augment, box, draws
+
+Row = tuple[str, "bytes | Path", Any]
+"""Where the row stands (for messages), its encoded image or its file, and its label."""
+Moments = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and deviation of each channel, of pixels in [0, 1]."""
+IMAGENET_MOMENTS: Moments = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CENTRE = 224 / 256
+"""The share of a picture's shorter side that evaluations of ImageNet's models see."""
+
+S = TypeVar("S", bound="ImageSet")
+
+
+class ImageSet(Dataset[dict[str, torch.Tensor]]):
+    """Images normalised a batch at a time.
+
+    Args:
+        labels: int64 [N].
+        mean, std: of a channel, in [0, 1].
+    """
+
+    def __init__(self, labels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> None:
+        self.labels, self.mean, self.std = labels, mean, std
+        self.scale = (1 / (255 * std)).view(1, -1, 1, 1)
+        self.shift = (mean / std).view(1, -1, 1, 1)
+        self.augment: Augment | None = None
+        self.epoch = 0
+        self._drawn: tuple[tuple[int, int], torch.Tensor] | None = None
+
+    def augmented(self: S, augment: Augment) -> S:
+        """The same images, changed at random, in another way in every `epoch`."""
+        made = copy.copy(self)
+        made.augment = augment
+        return made
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """A whole batch: `pixel_values` float32 [n, channels, height, width] and `labels` [n]."""
+        chosen = torch.as_tensor(indices)
+        numbers = None if self.augment is None else self._draws()[chosen]
+        pixels = self.pictures(chosen, numbers)
+        if self.augment is not None and numbers is not None:
+            pixels = self.augment(pixels, numbers)
+        return {"pixel_values": pixels.float() * self.scale - self.shift, "labels": self.labels[chosen]}
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: value[0] for name, value in self.__getitems__([index]).items()}
+
+    @abstractmethod
+    def pictures(self, chosen: torch.Tensor, numbers: torch.Tensor | None) -> torch.Tensor:
+        """uint8 [n, channels, height, width]; `numbers` [n, DRAWS] place what is cut out while decoding."""
+
+    def _draws(self) -> torch.Tensor:
+        now = (torch.initial_seed(), self.epoch)
+        if self._drawn is None or self._drawn[0] != now:
+            self._drawn = now, draws(len(self), self.epoch)
+        return self._drawn[1]
+
+
+class Images(ImageSet):
+    """Images in memory as bytes: `pixels` uint8 [N, channels, height, width]; the rest as in `ImageSet`."""
+
+    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> None:
+        super().__init__(labels, mean, std)
+        self.pixels = pixels
+
+    def head(self, count: int) -> Images:
+        """The first `count` images, under the same normalisation."""
+        return Images(self.pixels[:count], self.labels[:count], self.mean, self.std)
+
+    def pictures(self, chosen: torch.Tensor, numbers: torch.Tensor | None) -> torch.Tensor:
+        """See `ImageSet`."""
+        return self.pixels[chosen]
+
+
+class EncodedImages(ImageSet):
+    """Colour images of any size, decoded and resized to `size` x `size` when they are asked for.
+
+    Args:
+        rows: where the images are; read one at a time.
+        positions: int64 [N], of this set's images in `rows`.
+        size: pixels a side. An evaluation sees the middle 224/256 of the shorter side, as is usual with ImageNet;
+            training what `resized_crop` cuts out, if there is one.
+        labels, mean, std: as in `ImageSet`.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        positions: torch.Tensor,
+        labels: torch.Tensor,
+        mean: torch.Tensor,
+        std: torch.Tensor,
+        size: int,
+    ) -> None:
+        super().__init__(labels, mean, std)
+        self.rows, self.positions, self.size = rows, positions, size
+
+    def head(self, count: int) -> EncodedImages:
+        """The first `count` images."""
+        positions, labels = self.positions[:count], self.labels[:count]
+        return EncodedImages(self.rows, positions, labels, self.mean, self.std, self.size)
+
+    def pictures(self, chosen: torch.Tensor, numbers: torch.Tensor | None) -> torch.Tensor:
+        """See `ImageSet`; decoded by as many threads as there are processors, since Pillow lets go of the GIL."""
+        places = self.positions[chosen].tolist()
+        each = [None] * len(places) if numbers is None else list(numbers)
+        arrays = list(_pool().map(self._one, [self.rows[place] for place in places], each))
+        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+    def _one(self, row: Row, numbers: torch.Tensor | None) -> np.ndarray:
+        from PIL import Image
+
+        pixels = picture(row[0], row[1])
+        image = Image.fromarray(pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2))
+        area = self.augment.resized_crop if self.augment is not None else None
+        if area is not None and numbers is not None:
+            cut: tuple[float, ...] = box(area, numbers, image.width, image.height)
+        else:
+            side = min(image.width, image.height) * CENTRE
+            left, top = (image.width - side) / 2, (image.height - side) / 2
+            cut = (left, top, left + side, top + side)
+        small = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=cut)  # type: ignore[arg-type]
+        return np.asarray(small)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1)
+
+
+def picture(place: str, image: bytes | Path) -> np.ndarray:
+    """uint8 [height, width, 1 or 3] of an encoded image, transparency on white; a `UserError` names its `place`."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(image, Path) and not image.is_file():
+        raise UserError(f"data: {place}: no such image file: {image}")
+    try:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            if opened.mode.startswith(("I", "F")):
+                raise UserError(
+                    f"data: {place}: a {opened.mode} image of more than 8 bits a channel: convert it to 8 bits first"
+                )
+            if opened.mode in ("1", "L"):
+                return np.asarray(opened.convert("L"))[:, :, None]
+            if opened.mode != "RGB":
+                layered = opened.convert("RGBA")
+                return np.asarray(
+                    Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+                )
+            return np.asarray(opened)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"data: {place}: not a readable image (corrupt or cut short): replace or remove it") from error
+
+
+class Places(Sequence[str]):
+    """Where rows stand, asked for only in messages: the rows of a large set are not read for it."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        place = getattr(self.rows, "place", None)
+        return self.rows[index][0] if place is None else place(index)
+
+
+class HubRows(Sequence[Row]):
+    """A split of a data set of the Hub whose image column is not decoded, read one row at a time.
+
+    Args:
+        part: a `datasets.Dataset`.
+        name: of the data set and split, for messages.
+        image, label: its columns.
+    """
+
+    def __init__(self, part: Any, name: str, image: str, label: str) -> None:
+        import datasets
+
+        self.part, self.name, self.image = part.cast_column(image, datasets.Image(decode=False)), name, image
+        self.labels: list[Any] = list(part[label])
+        self.fingerprint = str(part._fingerprint)
+
+    def place(self, index: int) -> str:
+        """Where a row stands."""
+        return f"{self.name} row {index}"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        held = self.part[int(index)][self.image]
+        return self.place(index), held["bytes"] if held["bytes"] is not None else Path(held["path"]), self.labels[index]
+
+
+def identity(rows: Sequence[Row]) -> str:
+    """What tells these encoded images from others: a fingerprint of the Hub, or names, lengths and bytes of files."""
+    if isinstance(rows, HubRows):
+        return rows.fingerprint
+    digest = hashlib.sha256()
+    for place, image, _ in rows:
+        if isinstance(image, bytes):
+            digest.update(image)
+        elif image.is_file():
+            digest.update(f"{image.parent.name}/{image.name} {image.stat().st_size}".encode())
+        else:
+            raise UserError(f"data: {place}: no such image file: {image}")
+    return digest.hexdigest()
