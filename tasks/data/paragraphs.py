@@ -1,0 +1,141 @@
+"""Running text as paragraphs, in order, and paragraphs as sentences.
+
+A source of your own is one of
+- a folder with `train`, and if there are any `validation` and `test`, as `.parquet`, `.csv`, `.jsonl` or `.txt` files;
+- one such file.
+Tables have a column `text` with one paragraph a row; in a `.txt` file an empty line ends a paragraph. Missing splits
+are cut off the end of `train`: 10% of the paragraphs each, so that they come from other articles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_optim.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+ALIASES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+SUFFIXES = (".parquet", ".csv", ".jsonl", ".txt")
+HELD_OUT = 0.1
+
+# A full stop after one of these words, or after a single letter, ends no sentence.
+ABBREVIATIONS = frozenset(
+    "mr mrs ms dr st prof rev hon gen sen rep gov capt cpt lt col sgt maj adm jr sr no nos vol vols vs cf fig figs al "
+    "op ed eds pp approx est inc ltd co corp bros mt ft jan feb mar apr jun jul aug sep sept oct nov dec "
+    "e.g i.e u.s u.k u.n d.c a.m p.m b.c a.d ph.d".split()
+)
+_END = re.compile(r"(\S*?)([.!?…]+)([\"'”’»)\]]*)\s+")
+
+
+def sentences(paragraph: str) -> list[str]:
+    """The sentences of a paragraph, in order, without the white space around them.
+
+    A sentence ends at `.`, `!`, `?` or `…` (and closing quotes or brackets) before white space, unless a lower-case
+    letter follows or the full stop belongs to an abbreviation or an initial.
+    """
+    found, begin = [], 0
+    for match in _END.finditer(paragraph):
+        follows = next((character for character in paragraph[match.end() :] if character.isalnum()), "")
+        word = match[1].lstrip("\"'“‘«([").lower()
+        dotted = match[2] == "." and not match[3] and (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha()))
+        if follows and not follows.islower() and not dotted:
+            found.append(paragraph[begin : match.end()].strip())
+            begin = match.end()
+    rest = paragraph[begin:].strip()
+    return [*found, rest] if rest else found
+
+
+def read(path: Path) -> tuple[dict[str, list[str]], str]:
+    """The paragraphs of each split of `path` (see the module), and a note about splits that were cut off.
+
+    Raises:
+        UserError: no such path, an unknown kind of file, no column `text`, values that are no texts, a file that
+            cannot be read, an empty split; each in one line with what to do.
+    """
+    if not path.exists():
+        raise UserError(f"data: no such file or folder: {path}")
+    found: dict[str, list[str]] = {}
+    for split, file in _sources(path).items():
+        found[split] = [text for text in _paragraphs(file) if text and not text.isspace()]
+        if not found[split]:
+            raise UserError(f"data: the {split} split is empty: {file} holds no text")
+    return found, hold_out(found)
+
+
+def hold_out(found: dict[str, list[str]]) -> str:
+    """Cut missing splits off the end of train, in place; gives a note that says so."""
+    notes = []
+    for split in ("test", "validation"):
+        if split not in found:
+            total = len(found["train"])
+            count = max(1, round(HELD_OUT * total))
+            if total < 3:
+                raise UserError(f"data: {total} paragraph(s) are too few to take a {split} split out of them")
+            found["train"], found[split] = found["train"][:-count], found["train"][-count:]
+            notes.append(f"{split}: the last {count} paragraphs of train")
+    return "; ".join(notes)
+
+
+def _sources(path: Path) -> dict[str, Path]:
+    """The file of each split."""
+    if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise UserError(f"data: {path} is none of {', '.join(SUFFIXES)} and no folder of such files")
+        return {"train": path}
+    names = {split: [alias + suffix for alias in ALIASES[split] for suffix in SUFFIXES] for split in SPLITS}
+    present = {split: [path / name for name in names[split] if (path / name).is_file()] for split in SPLITS}
+    for split, files in present.items():
+        if len(files) > 1:
+            raise UserError(f"data: {path} holds {files[0].name} and {files[1].name}: keep one file for {split}")
+    if not present["train"]:
+        raise UserError(f"data: no train split in {path}: expected train{', train'.join(SUFFIXES)}")
+    return {split: files[0] for split, files in present.items() if files}
+
+
+def _paragraphs(file: Path) -> Sequence[str]:
+    if file.suffix == ".txt":
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"data: {file} cannot be read as UTF-8 text ({error}): convert it first") from error
+        return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text)]
+    table = _table(file)
+    if "text" not in table.column_names:
+        columns = ", ".join(table.column_names) or "none"
+        raise UserError(f"data: {file} has no column 'text'; it has {columns}: rename yours")
+    values = table["text"].to_pylist()
+    for number, value in enumerate(values):
+        if not isinstance(value, str | None):
+            raise UserError(f"data: {file}, row {number}: column 'text' must hold texts, not {type(value).__name__}")
+    return [" ".join(value.split()) for value in values if value is not None]
+
+
+def _table(file: Path) -> Any:
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet
+
+    readers: Mapping[str, Any] = {
+        ".parquet": pyarrow.parquet.read_table,
+        ".csv": lambda path: pyarrow.csv.read_csv(
+            path,
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(column_types={"text": pyarrow.string()}),
+        ),
+        ".jsonl": pyarrow.json.read_json,
+    }
+    try:
+        return readers[file.suffix](file)
+    except (pyarrow.ArrowException, OSError) as error:
+        if not file.stat().st_size or "Empty" in str(error):
+            raise UserError(f"data: {file} is empty") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"data: {file} cannot be read as {file.suffix[1:]}: {reason}") from error
