@@ -1,0 +1,458 @@
+"""Translation: aligned text in every form, the Transformer and its loss, exact figures, BLEU and chrF."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
+
+import hf_optim
+from hf_optim import metrics
+from hf_optim.errors import UserError
+from hf_optim.evaluation import evaluate_checkpoint
+from hf_optim.task import Moment, RunSpec, load, train
+from tasks.data.parallel import read
+from tasks.data.sentences import spread
+
+TASK = load("translation")
+SMOKE = TASK.preset("transformer", "smoke")
+GERMAN = [f"Der Hund {i} läuft über die Straße." for i in range(40)]
+ENGLISH = [f"The dog {i} runs across the street." for i in range(40)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Tokenizers are made anew, and not left in the home folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def data():
+    return TASK.data(SMOKE, None)
+
+
+def fresh(data, seed: int = 0, **options):
+    set_seed(seed)
+    return TASK.model("transformer", TASK.with_options("transformer", SMOKE, options), data)
+
+
+def plain(folder: Path, german=GERMAN, english=ENGLISH, split: str = "train") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{split}.de").write_text("".join(f"{line}\n" for line in german), encoding="utf-8")
+    (folder / f"{split}.en").write_text("".join(f"{line}\n" for line in english), encoding="utf-8")
+    return folder
+
+
+def message(call, *arguments) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- aligned text -----------------------------------------------------------------------------------------------------
+
+
+def test_every_form_of_the_same_pairs_is_the_same_corpus(tmp_path) -> None:
+    files = read(plain(tmp_path / "plain"))
+    rows = "\n".join(f"{i}\t{en}\t{de}" for i, (de, en) in enumerate(zip(GERMAN, ENGLISH, strict=True)))
+    (tmp_path / "one.tsv").write_text(f"id\ten\tde\r\n{rows}\n", encoding="utf-8")
+    pq.write_table(pa.table({"de": GERMAN, "page": list(range(40)), "en": ENGLISH}), tmp_path / "one.parquet")
+    found = [files, read(tmp_path / "plain" / "train"), read(tmp_path / "one.tsv"), read(tmp_path / "one.parquet")]
+    assert len({corpus.fingerprint for corpus in found}) == 1
+    assert (len(files.train), len(files.validation), len(files.test)) == (32, 4, 4)
+    assert "test: 4 pairs taken out of train; validation: 4" in files.note
+    everything = [*files.train.source, *files.validation.source, *files.test.source]
+    assert sorted(everything) == sorted(GERMAN)
+    numbers = {de: en for de, en in zip(GERMAN, ENGLISH, strict=True)}
+    assert all(numbers[de] == en for de, en in zip(files.train.source, files.train.target, strict=True))
+    assert read(tmp_path / "one.tsv", "en", "de").train.source == files.train.target
+
+
+def test_splits_that_are_there_are_taken(tmp_path) -> None:
+    plain(tmp_path / "own", split="train")
+    plain(tmp_path / "own", GERMAN[:5], ENGLISH[:5], "dev")
+    pq.write_table(pa.table({"de": GERMAN[5:7], "en": ENGLISH[5:7]}), tmp_path / "own" / "test.parquet")
+    corpus = read(tmp_path / "own")
+    assert (len(corpus.train), len(corpus.validation), len(corpus.test), corpus.note) == (40, 5, 2, "")
+    assert corpus.validation.source == tuple(GERMAN[:5])
+
+
+BROKEN = [
+    (GERMAN, ENGLISH[:39], r"train.de has 40 lines and train.en has 39: line N of one must be the translation"),
+    ([*GERMAN[:7], " ", *GERMAN[8:]], ENGLISH, "line 8: the 'de' sentence is empty"),
+    ([], [], "the train split is empty"),
+    (GERMAN[:2], ENGLISH[:2], "2 train pairs are too few"),
+]
+
+
+@pytest.mark.parametrize(("german", "english", "expected"), BROKEN, ids=["lengths", "empty line", "empty", "few"])
+def test_broken_files_say_where(tmp_path, german, english, expected) -> None:
+    assert expected in message(read, plain(tmp_path / "own", german, english))
+
+
+def test_other_mistakes_say_what_to_do(tmp_path) -> None:
+    assert "no such file or folder" in message(read, tmp_path / "nowhere")
+    assert "no sentence pairs in" in message(read, tmp_path)
+    (tmp_path / "lonely.de").write_text("Hallo\n")
+    assert "lonely.de has no lonely.en beside it" in message(read, tmp_path / "lonely")
+    assert "neither .parquet nor .tsv" in message(read, tmp_path / "lonely.de")
+    pq.write_table(pa.table({"german": GERMAN, "en": ENGLISH}), tmp_path / "x.parquet")
+    wrong = message(read, tmp_path / "x.parquet")
+    assert "no column 'de'; it has 'german', 'en': name the column with --model.source_column" in wrong
+    assert len(read(tmp_path / "x.parquet", "german", "en").train) == 32
+    numbers, hole = _table(tmp_path, de=list(range(40)), en=ENGLISH), [*ENGLISH[:3], None, *ENGLISH[4:]]
+    assert "column 'de' holds int, not text" in message(read, numbers)
+    assert "row 3: the 'en' sentence is empty" in message(read, _table(tmp_path, de=GERMAN, en=hole))
+    assert "both 'de'" in message(read, tmp_path / "x.parquet", "de", "de")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 not")
+    assert "cannot be read as parquet" in message(read, tmp_path / "x.parquet")
+    (tmp_path / "x.tsv").write_text("de\ten\nHallo\n")
+    assert "line 2: 1 columns where the first line names 2" in message(read, tmp_path / "x.tsv")
+    (tmp_path / "x.tsv").write_bytes("de\ten\nGrüße\tgreetings\n".encode("latin-1"))
+    assert "is not UTF-8 (byte 8)" in message(read, tmp_path / "x.tsv")
+    plain(tmp_path / "own", split="test")
+    assert "no train split" in message(read, tmp_path / "own")
+
+
+def _table(folder: Path, **columns) -> Path:
+    pq.write_table(pa.table(columns), folder / "y.parquet")
+    return folder / "y.parquet"
+
+
+def test_the_hub_that_cannot_be_reached_is_one_line() -> None:
+    said = message(TASK.data, TASK.preset("transformer", "paper"), None)
+    assert "bentrevett/multi30k cannot be loaded from the Hub" in said and "size small" in said
+
+
+# --- the data of a run ------------------------------------------------------------------------------------------------
+
+
+def test_embedded_pairs_of_the_smoke_size(data) -> None:
+    assert data.name == "de_en_help" and "256 pairs of a split only" in data.note
+    assert "pairs of more than" in data.note and 200 < len(data.train) <= 256
+    assert max(len(row[key]) for row in data.train for key in row) <= SMOKE.model.value["longest"]
+    source, target = data.facts["source"], data.facts["target"]
+    row = data.validation[3]
+    assert row["input_ids"][-1] == source.eos_token_id and row["labels"][-1] == target.eos_token_id
+    assert source.decode(row["input_ids"], skip_special_tokens=True) == data.validation.pairs.source[3]
+    assert target.decode(row["labels"], skip_special_tokens=True) == data.validation.pairs.target[3]
+    assert source.fingerprint != target.fingerprint and [len(source), len(target)] == [600, 600]
+
+
+def test_batches_are_padded_with_what_the_loss_ignores(data) -> None:
+    rows = [data.train[i] for i in range(4)]
+    batch = TASK.collate(data)(rows)
+    longest = max(len(row["labels"]) for row in rows)
+    assert batch["labels"].shape == (4, longest) and batch["attention_mask"].sum() == sum(
+        len(row["input_ids"]) for row in rows
+    )
+    assert batch["labels"].ne(-100).sum() == sum(len(row["labels"]) for row in rows)
+
+
+def test_the_first_train_pairs_are_a_fair_sample(tmp_path) -> None:
+    made = TASK.data(SMOKE, str(plain(tmp_path / "own")))
+    order = [int(text.split()[2]) for text in made.train.pairs.source]
+    assert order != sorted(order) and len(set(order)) == 32
+    assert order == [int(text.split()[2]) for text in TASK.data(SMOKE, str(tmp_path / "own")).train.pairs.source]
+    assert spread(10, 4) == [0, 2, 5, 7] and spread(3, 4) == [0, 1, 2]
+
+
+def test_columns_turn_the_direction(data) -> None:
+    turned = TASK.with_options("transformer", SMOKE, {"source_column": "en", "target_column": "de"})
+    other = TASK.data(turned, None)
+    assert other.facts["tokenizers"] != data.facts["tokenizers"]
+    assert set(other.test.pairs.source) & set(data.test.pairs.target)
+    assert "--model.source_column" in message(
+        TASK.data, TASK.with_options("transformer", SMOKE, {"source_column": "fr"}), None
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"width": 33}, "must divide by twice the 4 heads"),
+        ({"layers": 0}, "layers must be a whole number"),
+        ({"dropout": 1}, "dropout must be from 0"),
+        ({"initialisation": "zero"}, "initialisation must be normal or glorot"),
+        ({"longest": 1}, "every pair of the train split has more than 1 tokens"),
+        ({"vocabulary": 3}, "too small"),
+    ],
+)
+def test_values_out_of_range(options, expected) -> None:
+    assert expected in message(TASK.data, TASK.with_options("transformer", SMOKE, options), None)
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def test_weights_depend_on_torchs_random_state_only(data) -> None:
+    one, same, other = fresh(data), fresh(data), fresh(data, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
+    assert one.lm_head.weight is not one.model.decoder.embed_tokens.weight
+    for model in (one, fresh(data, initialisation="glorot")):
+        positions = model.model.encoder.embed_positions.weight
+        assert positions[0, 0] == 0 and positions[0, -1] == 1 and not positions.requires_grad
+
+
+def test_initialisations_reach_every_matrix(data) -> None:
+    for name in ("normal", "glorot"):
+        model = fresh(data, initialisation=name)
+        matrices = [parameter for parameter in model.parameters() if parameter.dim() == 2 and parameter.requires_grad]
+        assert len(matrices) == 3 + 6 + 10
+        for matrix in matrices:
+            glorot = (2 / sum(matrix.shape)) ** 0.5
+            assert matrix.std().item() == pytest.approx(0.02 if name == "normal" else glorot, rel=0.1)
+
+
+def test_the_loss_counts_tokens(data) -> None:
+    model = fresh(data).eval()
+    batch = TASK.collate(data)([data.train[i] for i in range(6)])
+    out = model(**batch)
+    chances = torch.log_softmax(out.logits, dim=-1)
+    kept = batch["labels"].ne(-100)
+    expected = -chances[kept].gather(1, batch["labels"][kept][:, None]).sum()
+    assert out.loss.item() == pytest.approx(expected.item() / int(kept.sum()), rel=1e-5)
+    assert model(**batch, num_items_in_batch=10).loss.item() == pytest.approx(expected.item() / 10, rel=1e-5)
+    smooth = fresh(data, label_smoothing=0.1)
+    assert smooth.eval()(**batch).loss == out.loss
+    spread_out = 0.9 * out.loss - 0.1 * chances[kept].mean()
+    assert smooth.train()(**batch).loss.item() == pytest.approx(spread_out.item(), rel=1e-5)
+
+
+def test_a_token_sees_the_source_and_earlier_tokens_only(data) -> None:
+    model = fresh(data).eval()
+    batch = TASK.collate(data)([data.train[0]])
+    logits = model(**batch).logits
+    moved = {**batch, "labels": batch["labels"].clone()}
+    moved["labels"][0, 4] = 7
+    after = model(**moved).logits
+    assert torch.equal(logits[:, :5], after[:, :5]) and not torch.allclose(logits[:, 5:], after[:, 5:])
+    other = {**batch, "input_ids": batch["input_ids"].flip(1)}
+    assert not torch.allclose(logits[:, 0], model(**other).logits[:, 0])
+
+
+def test_figures_are_exact_over_ragged_batches(data) -> None:
+    model = fresh(data).eval()
+    parts, losses = [], []
+    with torch.no_grad():
+        for first, last in ((0, 5), (5, 6), (6, 17)):
+            batch = TASK.collate(data)([data.test[i] for i in range(first, last)])
+            out = model(**batch)
+            parts.append(TASK.reduce(out.logits, batch["labels"]))
+            losses.append(out.loss.item() * int(batch["labels"].ne(-100).sum()))
+        whole = TASK.collate(data)([data.test[i] for i in range(17)])
+        logits = model(**whole).logits
+    measured = TASK.measure(torch.cat(parts).numpy(), whole["labels"].numpy())
+    tokens = whole["labels"].ne(-100)
+    assert torch.cat(parts).shape == (17, 3)
+    assert measured["loss"] == pytest.approx(sum(losses) / int(tokens.sum()), rel=1e-6)
+    assert measured["perplexity"] == pytest.approx(torch.tensor(measured["loss"]).exp().item(), rel=1e-5)
+    right = (logits.argmax(-1).eq(whole["labels"]) & tokens).sum()
+    assert measured["token_accuracy"] == pytest.approx(int(right) / int(tokens.sum()))
+
+
+def test_greedy_search_takes_the_likeliest_token(data) -> None:
+    model = fresh(data).eval()
+    split, batch = data.test, [1, 4, 9]
+    features = data.facts["source"].pad({"input_ids": [split[i]["input_ids"] for i in batch]}, return_tensors="pt")
+    made = model.generate(**features)
+    for row, index in zip(made, batch, strict=True):
+        ids = [data.facts["target"].bos_token_id]
+        for _ in range(SMOKE.model.value["longest"]):
+            alone = torch.tensor([split[index]["input_ids"]])
+            with torch.no_grad():
+                ids.append(int(model(alone, decoder_input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == data.facts["target"].eos_token_id:
+                break
+        assert row.tolist()[: len(ids)] == ids
+    assert fresh(data, beams=3).generation_config.num_beams == 3
+
+
+@pytest.mark.parametrize("sentences", [16, 150])
+def test_translations_are_the_same_for_any_number_of_processes(data, sentences, tmp_path, monkeypatch) -> None:
+    model = fresh(data).eval()
+    told = TASK.data(TASK.with_options("transformer", SMOKE, {"sentences": sentences}), None)
+    alone = TASK.sample(model, told, Moment("test", 7, False, tmp_path, 0, 1))
+    shares: list[list] = []
+
+    class Gathering(Exception):
+        """Where a process of several waits for the others."""
+
+    def gather(mine):
+        shares.append(mine)
+        raise Gathering
+
+    monkeypatch.setattr("accelerate.utils.gather_object", gather)
+    for rank in (0, 1, 2):
+        with pytest.raises(Gathering):
+            TASK.sample(model, told, Moment("test", 7, False, None, rank, 3))
+    assert all(shares)  # nobody waits alone for a sharded model's weights
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda mine: sum(shares, []))
+    assert TASK.sample(model, told, Moment("test", 7, False, None, 1, 3)) == alone
+    blocks = (tmp_path / "samples" / "test-000007.txt").read_text(encoding="utf-8").split("\n\n")
+    assert len(blocks) == min(20, sentences) and blocks[0].startswith(f"source:     {told.test.pairs.source[0]}\nref")
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    spec = RunSpec(task="translation", size="smoke", optimizer=SMOKE.optimizer.value)
+    return folder, train(spec, folder, progress=False, checkpoint_every=1000)
+
+
+def test_a_run_learns_and_records(run) -> None:
+    folder, record = run
+    assert record["status"] == "ok", record["error"]
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    told = [row for row in rows if "validation_loss" in row]
+    assert told[-1]["validation_loss"] < 0.9 * told[0]["validation_loss"]
+    assert [("validation_bleu" in row) for row in told] == [False, True, True]
+    figures = record["metrics"]
+    for split in ("validation", "test"):
+        assert 0 <= figures[f"{split}_bleu"] <= 100 and 0 < figures[f"{split}_chrf"] <= 100
+        assert figures[f"{split}_loss"] > 0 and 0 <= figures[f"{split}_token_accuracy"] <= 1
+    assert "train_bleu" not in figures and figures["loss_gap"] == figures["test_loss"] - figures["train_loss"]
+    steps = record["time"]["steps"]
+    assert record["samples"] == [f"samples/test-{steps:06d}.txt", f"samples/validation-{steps // 2:06d}.txt",
+                                 f"samples/validation-{steps:06d}.txt"]  # fmt: skip
+    assert "hypothesis: " in (folder / record["samples"][0]).read_text(encoding="utf-8")
+
+
+def test_its_checkpoint_gives_its_numbers(run) -> None:
+    folder, record = run
+    checkpoint = folder / f"checkpoint-{record['time']['steps']}"
+    again = evaluate_checkpoint("translation", None, "smoke", checkpoint)
+    best = "best_validation_bleu"  # a checkpoint knows only its own moment
+    assert {k: v for k, v in again.items() if k != best} == {k: v for k, v in record["metrics"].items() if k != best}
+    said = message(evaluate_checkpoint, "translation", None, "smoke", checkpoint, None, {"vocabulary": 500})
+    assert "its tokenizers" in said and "--model.vocabulary" in said
+
+
+def test_accumulation_changes_neither_loss_nor_gradient(tmp_path) -> None:
+    rows = []
+    for accumulation in (1, 4):
+        spec = RunSpec(task="translation", size="smoke", optimizer={"name": "sgd", "lr": 0.1},
+                       overrides={"gradient_accumulation_steps": accumulation, "steps": 2},
+                       options={"sentences": 1})  # fmt: skip
+        assert train(spec, tmp_path, progress=False)["status"] == "ok"
+        lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+        rows.append([row for row in lines if "train_loss" in row])
+    for one, four in zip(*rows, strict=True):
+        assert four["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
+        assert four["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+def test_ones_own_files_train(tmp_path) -> None:
+    spec = RunSpec(task="translation", size="smoke", optimizer={"name": "smaran"}, data=str(plain(tmp_path / "own")),
+                   overrides={"batch_size": 8, "steps": 4})  # fmt: skip
+    record = train(spec, tmp_path / "run", progress=False)
+    assert record["status"] == "ok" and record["data"]["name"] == "own"
+    assert "taken out of train" in record["data"]["note"]
+
+
+def test_the_paper_size_steps(tmp_path) -> None:
+    paper = TASK.preset("transformer", "paper")
+    data = TASK.data(paper, str(plain(tmp_path / "own")))
+    set_seed(0)
+    model = TASK.model("transformer", paper, data)
+    assert [len(part.layers) for part in (model.model.encoder, model.model.decoder)] == [3, 3]
+    assert model.config.d_model == 512 and model.config.encoder_attention_heads == 8
+    values = dict(paper.optimizer.value)
+    optimizer = hf_optim.create(values.pop("name"), model, **values, steps_per_epoch=10)
+    assert optimizer.param_groups[0]["betas"] in ((0.9, 0.98), [0.9, 0.98])
+    batch = TASK.collate(data)([data.train[i] for i in range(2)])
+    model.eval()
+    before = model(**batch).loss
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    assert model(**batch).loss < before
+
+
+def test_attach_goes_with_seq2seq_trainer(data, tmp_path) -> None:
+    target = data.facts["target"]
+
+    def judge(predicted):
+        texts = [target.batch_decode(ids.clip(min=0), skip_special_tokens=True)
+                 for ids in (predicted.predictions, predicted.label_ids)]  # fmt: skip
+        return metrics.load("bleu").compute(predictions=texts[0], references=texts[1])
+
+    args = Seq2SeqTrainingArguments(
+        output_dir=str(tmp_path), max_steps=6, per_device_train_batch_size=8, predict_with_generate=True,
+        gradient_accumulation_steps=2, use_cpu=True, report_to=[], logging_steps=1, generation_max_length=12,
+        disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Seq2SeqTrainer(
+        model=fresh(data), args=args, train_dataset=data.train, data_collator=TASK.collate(data),
+        eval_dataset=torch.utils.data.Subset(data.validation, range(12)), compute_metrics=judge,
+    )  # fmt: skip
+    hf_optim.attach(trainer, "smaran")
+    trainer.train()
+    told = trainer.evaluate()
+    assert 0 <= told["eval_bleu"] <= 100 and told["eval_loss"] < 6.4
+    steps = [row for row in trainer.state.log_history if "loss" in row]
+    assert len(steps) == 6 and steps[-1]["loss"] < steps[0]["loss"]
+    assert all(0 < row["effective_lr"] < 0.1 for row in steps)  # the true loss was fed
+
+
+# --- the metrics ------------------------------------------------------------------------------------------------------
+
+
+def test_bleu_by_hand() -> None:
+    # "the cat sat on the mat" against "the cat sat on a mat": 5/6 unigrams, 3/5 bigrams, 2/4, 1/3; same length.
+    said = metrics.load("bleu").compute(predictions=["the cat sat on the mat"], references=["the cat sat on a mat"])
+    assert said["bleu"] == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
+    short = metrics.load("bleu").compute(predictions=["the cat sat on"], references=["the cat sat on a mat"])
+    assert short["bleu"] == pytest.approx(100 * 2.718281828459045 ** (1 - 6 / 4))
+    # Over a corpus counts are summed, not scores averaged.
+    both = metrics.load("bleu").compute(
+        predictions=["the cat sat on the mat", "the cat sat on"], references=["the cat sat on a mat"] * 2
+    )
+    assert both["bleu"] == pytest.approx(100 * (9 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25 * 2.718281828459045 ** -0.2)
+    assert metrics.load("bleu").compute(predictions=["", ""], references=["a b", "c"])["bleu"] == 0
+
+
+def test_chrf_knows_characters() -> None:
+    chrf = metrics.load("chrf")
+    assert chrf.compute(predictions=["the street"], references=["the street"])["chrf"] == pytest.approx(100)
+    near = chrf.compute(predictions=["the streets"], references=["the street"])["chrf"]
+    far = chrf.compute(predictions=["a road"], references=["the street"])["chrf"]
+    assert 100 > near > 80 > 20 > far
+    # One character: precision 1/2, recall 1, recall counting twice: 5 * .5 / (4 * .5 + 1).
+    assert chrf.compute(predictions=["ab"], references=["a"])["chrf"] == pytest.approx(100 * 2.5 / 3)
+
+
+def test_evaluate_loads_the_modules_by_path(tmp_path, monkeypatch) -> None:
+    import evaluate
+
+    def forget() -> None:
+        """The package of modules belongs to one cache folder; another test has another."""
+        for key in [key for key in sys.modules if key.split(".")[0] == "evaluate_modules"]:
+            del sys.modules[key]
+
+    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    text = ["to be or not to be"]
+    forget()
+    try:
+        for name in ("bleu", "chrf"):
+            loaded = evaluate.load(metrics.path(name), keep_in_memory=True)
+            assert loaded.compute(predictions=text, references=text)[name] == pytest.approx(100)
+    finally:
+        forget()
