@@ -1,0 +1,212 @@
+"""Texts as blocks of tokens for causal language models.
+
+The texts of a split are joined, each followed by the end mark, and cut into blocks of equal length. Consecutive blocks
+share one token and the first one begins with an end mark, so that every token of the split is predicted exactly once.
+Every byte of a text belongs to exactly one of its tokens, whatever the tokenizer, which makes bits per byte exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from hf_optim.errors import UserError
+from tasks.data import paragraphs
+
+IGNORED = -100
+END, UNKNOWN = "<eos>", "<unk>"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The tokens of a split, the first being an end mark that is never predicted.
+
+    ids: int64 [N]; covered: int64 [N], the bytes of UTF-8 text that each token stands for (an end mark: what follows
+    the last token of its text, mostly none); unknown: bool [N], whether it says that but not which.
+    """
+
+    ids: np.ndarray
+    covered: np.ndarray
+    unknown: np.ndarray
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all texts of the split."""
+        return int(self.covered.sum())
+
+
+class Blocks(Dataset[dict[str, torch.Tensor]]):
+    """Blocks of `length` tokens of a stream.
+
+    Args:
+        whole: keep the last, shorter block, filled up with tokens that are not predicted; False leaves it out.
+    """
+
+    def __init__(self, stream: Stream, length: int, *, whole: bool) -> None:
+        self.length = length
+        predicted = len(stream.ids) - 1
+        step = length - 1
+        self.count = math.ceil(predicted / step) if whole else predicted // step
+        filled = max(self.count * step + 1 - len(stream.ids), 0)
+        end = int(stream.ids[0])
+        self.ids = torch.from_numpy(np.pad(stream.ids, (0, filled), constant_values=end))
+        self.targets = torch.from_numpy(np.pad(stream.ids, (0, filled), constant_values=IGNORED))
+        counted = np.stack([stream.covered, stream.unknown.astype(np.int64)], axis=1)
+        counted = np.pad(counted, ((0, filled), (0, 0)))[1 : self.count * step + 1]
+        #: bytes covered and unknown tokens among the predicted tokens of each block, int64 [count, 2]
+        self.covered = torch.from_numpy(counted.reshape(self.count, step, 2).sum(axis=1))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """A whole batch: `input_ids` and `labels` int64 [n, length] (the model shifts the labels), `covered` [n, 2].
+
+        The first label of a block is ignored: no model predicts it, but Trainer counts it for those (GPT-2) whose loss
+        it does not know to be shifted, which would make loss and gradient (length - 1) / length of what they are.
+        """
+        chosen = torch.as_tensor(indices)
+        places = chosen[:, None] * (self.length - 1) + torch.arange(self.length)
+        labels = self.targets[places]
+        labels[:, 0] = IGNORED
+        return {"input_ids": self.ids[places], "labels": labels, "covered": self.covered[chosen]}
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: value[0] for name, value in self.__getitems__([index]).items()}
+
+
+def read(path: Path) -> tuple[dict[str, list[str]], str]:
+    """The texts of each split of your own files, and a note about splits that were cut off the end of train.
+
+    Parquet, CSV and JSONL as `tasks.data.paragraphs` reads them; in a `.txt` file every line is a text, as in the Penn
+    Treebank's.
+
+    Raises:
+        UserError: no such path, no train split, a missing column, an empty split; each in one line.
+    """
+    files = _text_files(path)
+    if not files:
+        return paragraphs.read(path)
+    found: dict[str, list[str]] = {}
+    for split, file in files.items():
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"data: {file} cannot be read as UTF-8 text ({error}): convert it first") from error
+        found[split] = [line.strip() for line in lines if line.strip()]
+        if not found[split]:
+            raise UserError(f"data: the {split} split is empty: {file} holds no text")
+    if "train" not in found:
+        raise UserError(f"data: no train split in {path}: expected train.txt beside {', '.join(map(str, files))}")
+    return found, paragraphs.hold_out(found)
+
+
+def _text_files(path: Path) -> dict[str, Path]:
+    """The `.txt` file of each split; none if there are tables, or neither."""
+    if path.suffix == ".txt" and path.is_file():
+        return {"train": path}
+    if not path.is_dir():
+        return {}
+    names = {split: [f"{alias}.txt" for alias in paragraphs.ALIASES[split]] for split in paragraphs.SPLITS}
+    tables = [file for file in path.iterdir() if file.suffix in paragraphs.SUFFIXES and file.suffix != ".txt"]
+    found = {split: [path / name for name in names[split] if (path / name).is_file()] for split in names}
+    return {} if tables else {split: files[0] for split, files in found.items() if files}
+
+
+def words(texts: Sequence[str], vocabulary: int) -> Any:
+    """A tokenizer of the most frequent words, split at white space as the Penn Treebank is.
+
+    Args:
+        texts: of the train split.
+        vocabulary: the most entries, the end and unknown marks included; ties go to the word that comes first.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    counted = Counter(word for text in texts for word in text.split() if word not in (END, UNKNOWN))
+    known = [END, UNKNOWN, *(word for word, _ in counted.most_common(vocabulary - 2))]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token=UNKNOWN))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END, unk_token=UNKNOWN)
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """16 hexadecimal characters of its vocabulary with the ids: the same after the tokenizer was saved and read."""
+    entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: (entry[1], entry[0]))
+    return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+
+
+def end_of(tokenizer: Any) -> int:
+    """The id of the end mark: the tokenizer's end, or else its beginning.
+
+    Raises:
+        UserError: it has neither.
+    """
+    for mark in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+        if mark is not None:
+            return int(mark)
+    raise UserError("tokenizer: it has neither an end nor a beginning mark: set its eos_token")
+
+
+def encode(tokenizer: Any, texts: Sequence[str]) -> Stream:
+    """The texts as one stream, an end mark before the first and after each.
+
+    Raises:
+        UserError: a text that is no valid Unicode.
+    """
+    end, unknown = end_of(tokenizer), tokenizer.unk_token_id
+    ids, covered, blind = [np.array([end])], [np.array([0])], [np.array([False])]
+    for start in range(0, len(texts), 1000):
+        part = list(texts[start : start + 1000])
+        try:
+            coded = tokenizer(
+                part,
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+            borders = [_borders(text) for text in part]
+        except UnicodeEncodeError as error:
+            raise UserError(f"data: a text holds a lone surrogate ({error.reason}): repair its encoding") from error
+        for text, border, tokens, offsets in zip(
+            part, borders, coded["input_ids"], coded["offset_mapping"], strict=True
+        ):
+            spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+            # Tokens of one character share its end: the first of them takes its bytes, so that the sum is exact.
+            ends = np.maximum.accumulate(np.append(border[spans[:, 1]], border[-1]))
+            ids.append(np.append(np.asarray(tokens, dtype=np.int64), end))
+            covered.append(np.diff(ends, prepend=0))
+            missing = [
+                token == unknown and text[a:b].strip() != tokenizer.unk_token
+                for token, (a, b) in zip(tokens, offsets, strict=True)
+            ]
+            blind.append(np.array([*missing, False]))
+    return Stream(np.concatenate(ids), np.concatenate(covered), np.concatenate(blind))
+
+
+def _borders(text: str) -> np.ndarray:
+    """The place in bytes of UTF-8 before each character and after the last, int64 [characters + 1]."""
+    if text.isascii():
+        return np.arange(len(text) + 1)
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    sizes = 1 + (codes > 0x7F).astype(np.int64) + (codes > 0x7FF) + (codes > 0xFFFF)
+    return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def frequency_loss(train: Stream, test: Stream, vocabulary: int) -> float:
+    """Nats a token of predicting each test token by its frequency in train (every count plus one): what a model has to
+    beat to have learnt anything of order.
+    """
+    counts = np.bincount(train.ids[1:], minlength=vocabulary) + 1.0
+    return float(-np.log(counts / counts.sum())[test.ids[1:]].mean())

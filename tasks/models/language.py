@@ -1,0 +1,89 @@
+"""Language models of a folder with their own tokenizer, and the tokenizer kept with every checkpoint."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+
+from hf_optim.errors import UserError
+from tasks.models.lstm import LSTMConfig, LSTMForCausalLM
+
+# Without any of these transformers makes an empty tokenizer and says nothing.
+TOKENIZER_FILES = ("tokenizer.", "vocab", "spiece", "sentencepiece", "tiktoken")
+
+# So that transformers finds our LSTM by its model_type.
+AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
+AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM, exist_ok=True)
+
+
+class KeepTokenizer(TrainerCallback):
+    """Writes `tokenizer` into every checkpoint of a run."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Beside the weights, on the process that writes them."""
+        if state.is_world_process_zero:
+            self.tokenizer.save_pretrained(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def tokenizer_of(checkpoint: str | None) -> Any:
+    """The tokenizer in a checkpoint's folder."""
+    if not checkpoint:
+        raise UserError("model 'pretrained' needs --model.checkpoint DIR: a folder of save_pretrained, with tokenizer")
+    folder = Path(str(checkpoint))
+    if not (folder / "config.json").is_file():
+        raise UserError(f"checkpoint: {folder} holds no model (no config.json): give a folder of save_pretrained")
+    if not any(file.name.startswith(TOKENIZER_FILES) for file in folder.iterdir()):
+        raise UserError(f"checkpoint: {folder} holds no tokenizer: save it into the folder with save_pretrained")
+    try:
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"checkpoint: {folder} holds a tokenizer that cannot be read: save it again") from error
+    if not found.is_fast:
+        raise UserError(f"checkpoint: the tokenizer of {folder} is not a fast one: convert it to tokenizer.json")
+    return found
+
+
+def pretrained(checkpoint: str, facts: Mapping[str, Any]) -> PreTrainedModel:
+    """The model of a folder, in float32."""
+    try:
+        made = AutoModelForCausalLM.from_pretrained(checkpoint, local_files_only=True, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"checkpoint: {checkpoint} holds no causal language model: {reason}") from error
+    if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(made.forward).parameters.values()):
+        raise UserError(f"checkpoint: {type(made).__name__} takes no further arguments in forward: it is not supported")
+    fits(made, facts)
+    mark = getattr(made.config, "tokenizer_fingerprint", None)
+    if mark not in (None, facts["fingerprint"]):
+        raise UserError(f"checkpoint: the tokenizer in {checkpoint} is not the one that its model was trained with")
+    return made
+
+
+def fits(model: PreTrainedModel, facts: Mapping[str, Any]) -> None:
+    """Raise a `UserError` if the model has too few embeddings or positions for the data."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows < facts["vocabulary"]:
+        raise UserError(
+            f"checkpoint: its model knows {rows} tokens, but the tokenizer has {facts['vocabulary']}: "
+            "they do not belong together"
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and positions < facts["block"]:
+        raise UserError(
+            f"checkpoint: its model takes {positions} tokens, a block has {facts['block']}: set --model.block"
+        )
