@@ -22,7 +22,13 @@ OVERRIDES: dict[str, type] = {
     "eval_every": int,
     "max_grad_norm": float,
     "gradient_accumulation_steps": int,
+    "train_curve": int,
+    "sharpness": int,
+    "init_seed": int,
+    "order_seed": int,
+    "split_seed": int,
 }
+FROM_ZERO = ("max_grad_norm", "init_seed", "order_seed", "split_seed")
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,18 @@ class RunSpec:
         model: one of the task's models; None takes the first.
         size: `"smoke"` (seconds), `"small"` (embedded data) or `"paper"`.
         optimizer: `{"name": "smaran", "gamma": 0.9}`, nested for wrappers; a bare name is taken too.
-        seed: of the initial weights and of the order of batches; the same for every optimizer of a comparison.
+        seed: of the initial weights, of the order of batches and of what else is drawn (dropout); the same for every
+            optimizer of a comparison.
         data: an embedded data set's name or a path to your own files; None takes the preset's.
         schedule: see `hf_optim.schedules`; None takes the preset's.
         overrides: of the preset: steps or epochs, batch_size (samples a step, over all processes), eval_every (steps;
-            default: the preset's), max_grad_norm (0: no clipping), gradient_accumulation_steps.
+            default: the preset's), max_grad_norm (0: no clipping), gradient_accumulation_steps, train_curve (so
+            many train samples are evaluated whenever validation is), init_seed and order_seed (of the initial weights
+            and of the order of batches, in place of `seed`), split_seed (train on a bootstrap sample of the train
+            split, drawn with it).
         options: in place of values of the preset's model (`hidden_size`), or one of the task's own (`checkpoint`).
+        pruning: [step, value] pairs: the run is stopped by its evaluation after so many steps if the best validation
+            value of the primary metric so far is worse than this. A stopped run is recorded as failed and `pruned`.
 
     Raises:
         UserError: a value of the wrong type, an unknown override or schedule. Names are looked up by `check()`.
@@ -54,6 +66,7 @@ class RunSpec:
     schedule: dict[str, Any] | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    pruning: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if isinstance(self.optimizer, str):
@@ -78,6 +91,9 @@ class RunSpec:
             schedules.check(self.schedule)
         if not isinstance(self.options, dict) or not all(isinstance(key, str) for key in self.options):
             raise UserError(f"options: expected a mapping, as {{hidden_size: 128}}, got {self.options!r}")
+        pairs = self.pruning if isinstance(self.pruning, list) else [None]
+        if not all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int) for pair in pairs):
+            raise UserError(f"pruning: expected a list of [step, value], got {self.pruning!r}")
         self._check_overrides()
 
     def _check_overrides(self) -> None:
@@ -88,18 +104,19 @@ class RunSpec:
                 raise UserError(f"overrides: unknown key {key!r}; valid: {', '.join(OVERRIDES)}")
             if isinstance(value, bool) or not isinstance(value, (int, float) if OVERRIDES[key] is float else int):
                 raise UserError(f"overrides: {key} must be a number ({OVERRIDES[key].__name__}), got {value!r}")
-            if not (value >= 0 if key == "max_grad_norm" else value >= 1):
-                raise UserError(
-                    f"overrides: {key} must be {'0 or more' if key == 'max_grad_norm' else '1 or more'}, got {value!r}"
-                )
+            if value < (least := 0 if key in FROM_ZERO else 1):
+                raise UserError(f"overrides: {key} must be {least} or more, got {value!r}")
+            if key.endswith("_seed") and value >= 2**32:
+                raise UserError(f"overrides: {key} must be below 2**32, got {value!r}")
         if "steps" in self.overrides and "epochs" in self.overrides:
             raise UserError("overrides: steps and epochs both bound the run; give one of them")
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary; `RunSpec.from_dict` is its inverse."""
         values = asdict(self)
-        if not self.options:  # so that a run without any keeps the name that it had before there were options
-            del values["options"]
+        for later in ("options", "pruning"):  # so that a run without any keeps the name that it had before these
+            if not values[later]:
+                del values[later]
         return values
 
     @classmethod

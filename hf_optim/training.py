@@ -42,8 +42,10 @@ class Pruner(TrainerCallback):
         self.primary, self.limits = primary, {int(step): value for step, value in limits}
         self.best: float | None = None
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
-        value = metrics.get(f"eval_{self.primary.stem}")
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        value = (metrics or {}).get(f"eval_{self.primary.stem}")
         if value is None or not state.global_step:
             return
         better = max if self.primary.greater_is_better else min
@@ -51,8 +53,8 @@ class Pruner(TrainerCallback):
         limit = self.limits.get(state.global_step)
         if limit is not None and limit != self.best and better(limit, self.best) == limit:
             raise Pruned(
-                f"stopped at step {state.global_step}: the best validation {self.primary.stem} so far, {self.best:.6g}, "
-                f"is worse than {limit:.6g}"
+                f"stopped at step {state.global_step}: the best validation {self.primary.stem} so far, "
+                f"{self.best:.6g}, is worse than {limit:.6g}"
             )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_optim.errors import UserError
-from hf_optim.study import plan, run, shipped, source
+from hf_optim.study import plan, run, shipped, source, stages, todo
 
 GOOD = """\
 name: good
@@ -159,15 +159,21 @@ def test_quickstart_compares_the_papers_methods() -> None:
     assert {o["spec"]["base"]["name"] for o in made.optimizers if o["spec"]["name"] == "tlr"} >= {"sgd", "adamw"}
 
 
+def known(made: plan.Plan, folder: Path) -> set[str]:
+    return {run.id for run in todo.pending(made, stages.Reader(folder))}
+
+
 def test_a_folder_takes_additions_and_refuses_changes(tmp_path: Path) -> None:
     folder = tmp_path / "s"
-    assert len(run.prepare(expand(GOOD), GOOD, folder)) == 12
+    run.prepare(expand(GOOD), GOOD, folder)
+    assert len(known(expand(GOOD), folder)) == 12
     more = GOOD.replace("  - adamw", "  - adamw\n  - adan")
-    assert len(run.prepare(expand(more, seeds=3), more, folder)) == 24
-    with pytest.raises(UserError, match="larger study: adan"):
+    run.prepare(expand(more, seeds=3), more, folder)
+    assert len(known(expand(more, seeds=3), folder)) == 24
+    with pytest.raises(UserError, match="12 are no longer in the plan.*--accept-change"):
         run.prepare(expand(GOOD), GOOD, folder)
     changed = more.replace("1e-1", "0.2")
-    with pytest.raises(UserError, match=r"SMARAN on vision/mlp/smoke differs \(optimizer.lr: 0.1 there, 0.2 here\)"):
+    with pytest.raises(UserError, match=r"SMARAN on vision/mlp/smoke, seed 0: optimizer.lr: 0.1 there, 0.2 here"):
         run.prepare(expand(changed, seeds=3), changed, folder)
     assert (folder / "study.yaml").read_text() == more
 
@@ -187,7 +193,20 @@ def test_only_failed_runs_are_retried(tmp_path: Path) -> None:
     for one, status in zip(made.runs, ("ok", "failed"), strict=False):
         home = tmp_path / "s" / "runs" / one.id
         home.mkdir(parents=True)
-        (home / "record.json").write_text(json.dumps({"id": one.id, "status": status}))
-    assert len(run.prepare(made, GOOD, tmp_path / "s")) == 10
-    todo = run.prepare(made, GOOD, tmp_path / "s", retry_failed=True)
-    assert len(todo) == 11 and made.runs[1].id in {r.id for r in todo}
+        (home / "record.json").write_text(json.dumps({"id": one.id, "status": status, "metrics": {}}))
+    run.prepare(made, GOOD, tmp_path / "s")
+    assert len(known(made, tmp_path / "s")) == 10
+    run.prepare(made, GOOD, tmp_path / "s", retry_failed=True)
+    assert len(known(made, tmp_path / "s")) == 11 and made.runs[1].id in known(made, tmp_path / "s")
+
+
+def test_options_of_a_task_reach_its_runs() -> None:
+    made = expand(GOOD.replace("label: small net", "label: small net\n    options: {embedding_size: 8}"))
+    assert {r.spec.get("options", {}).get("embedding_size") for r in made.runs if r.task == "small net"} == {8}
+    with pytest.raises(UserError, match="line 10: .*unknown option 'depth'"):
+        expand(GOOD.replace("label: small net", "label: small net\n    options: {depth: 8}"))
+
+
+def test_a_class_of_another_package_may_be_compared() -> None:
+    made = expand(GOOD.replace("  - adamw\n", "  - adamw\n  - {name: 'torch.optim:NAdam', lr: 1e-3}\n"))
+    assert made.optimizers[1]["label"] == "torch.optim:NAdam" and made.optimizers[1]["defaults"] == {}

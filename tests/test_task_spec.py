@@ -17,7 +17,7 @@ def test_the_id_depends_on_every_field_and_nothing_else() -> None:
     changes = {
         "task": "other", "model": "resnet", "size": "smoke", "optimizer": {"name": "adamw", "lr": 0.2}, "seed": 1,
         "data": "emoji", "schedule": {"name": "cosine"}, "overrides": {"epochs": 2},
-            "options": {"hidden_size": 8},
+        "options": {"hidden_size": 8}, "pruning": [[2, 0.5]],
     }  # fmt: skip
     assert set(changes) == {field.name for field in dataclasses.fields(RunSpec)}
     ids = {dataclasses.replace(base, **{key: value}).id for key, value in changes.items()}

@@ -1,0 +1,226 @@
+"""Expected best of k, sensitivity, sources of variance, special cases: against independent computations."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tuning_fakes import BEFORE, YAML, expand, good_rate, rate, whole, write
+
+from hf_optim.study import (
+    expected_best,
+    records,
+    sensitivity_curves,
+    special_cases,
+    stages,
+    tuning_report,
+    variance,
+    variance_shares,
+)
+from hf_optim.study.plan import Plan, Run
+
+PLAIN = YAML[: YAML.index("tuning:")]
+
+
+def state(made: Plan, folder: Path) -> tuple[stages.State, stages.Reader]:
+    reader = stages.Reader(folder)
+    return stages.state(made, reader), reader
+
+
+# --- expected best ---
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=6), st.data())
+def test_both_estimators_are_what_drawing_every_sample_gives(values: list[float], data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(values)))
+    ranked = sorted(values)
+    for weights, draws in (
+        (expected_best.unbiased_weights(len(values), k), itertools.combinations(values, k)),
+        (expected_best.biased_weights(len(values), k), itertools.product(values, repeat=k)),
+    ):
+        estimate = math.fsum(w * v for w, v in zip(weights, ranked, strict=True))
+        assert estimate == pytest.approx(statistics.fmean(map(max, draws)), abs=1e-9)
+        assert math.fsum(weights) == pytest.approx(1)
+
+
+def test_curves_count_failures_as_the_untrained_model_and_end_at_the_chosen_trial(tmp_path: Path) -> None:
+    made = expand()
+    whole(made, tmp_path, lambda run: None if run.optimizer == "adamw" and rate(run) > 0.01 else good_rate(run))
+    now, reader = state(made, tmp_path)
+    plan = records.load(tmp_path).plan
+    curves = {c.optimizer: c for c in expected_best.curves(plan, now.searches, reader)}
+    for search in now.searches:
+        curve, best = curves[search.optimizer], search.choice.trial  # type: ignore[union-attr]
+        assert best is not None and curve.unbiased[-1] == pytest.approx(best.value)
+        assert curve.biased[-1] < best.value and all(a <= b + 1e-12 for a, b in itertools.pairwise(curve.unbiased))
+        record = reader.record(best.run.id)
+        assert record is not None and curve.test[-1] == pytest.approx(record["metrics"]["test_accuracy"])
+        judged = [r for r in plan.runs if r.optimizer == search.optimizer]
+        assert curve.judged == pytest.approx(statistics.fmean(good_rate(r)["test_accuracy"] for r in judged))
+    failed = curves["adamw"]
+    values = [t.value if t.status == "ok" else BEFORE["validation_accuracy"] for t in now.searches[0].trials]
+    assert failed.failed > 0 and failed.unbiased[0] == pytest.approx(statistics.fmean(values))
+
+
+# --- sensitivity ---
+
+
+def test_wortsmans_number_by_hand() -> None:
+    number = sensitivity_curves.wortsman([0.5, 0.3, 4.0, math.nan], 2.3)
+    assert number == pytest.approx((0.5 + 0.3 + 2.3 + 2.3) / 4 - 0.3)
+    assert sensitivity_curves.wortsman([0.4, 0.4], 2.3) == 0
+
+
+def test_the_grid_is_run_at_the_chosen_setting_and_gives_the_number(tmp_path: Path) -> None:
+    made = expand(YAML + "sensitivity: {values: [0.1, 0.001, 0.01], seeds: 2}\n")
+    assert stages.planned(made) == (18, 9, 18)
+
+    def outcome(run: Run) -> dict[str, Any] | None:
+        if run.optimizer == "SMARAN" and rate(run) == 0.1 and run.seed != 1000:
+            return None
+        return {**good_rate(run), "validation_loss": abs(math.log10(rate(run) / 0.01)) + 0.25 + 0.001 * run.seed}
+
+    whole(made, tmp_path, outcome)
+    now, reader = state(made, tmp_path)
+    chosen = {s.optimizer: s.choice.spec for s in now.searches if s.choice}
+    for one in now.grid:
+        assert rate(one.run) == one.value
+        if one.run.optimizer == "adamw":
+            assert one.run.spec["optimizer"]["weight_decay"] == chosen["adamw"]["weight_decay"]
+    curves = {c.optimizer: c for c in sensitivity_curves.curves(made, now.grid, reader)}
+    assert curves["tlr(sgd)"].key == "base.lr" and curves["adamw"].values == (0.001, 0.01, 0.1)
+    assert curves["adamw"].losses == pytest.approx((1.2505, 0.2505, 1.2505))
+    assert curves["adamw"].number == pytest.approx((1.25 + 0.25 + 1.25) / 3 - 0.25)
+    assert curves["SMARAN"].failed == (0, 0, 2)
+    assert curves["SMARAN"].number == pytest.approx((1.2505 + 0.2505 + 2.3) / 3 - 0.2505)
+    protocol = tuning_report.build(records.load(tmp_path).plan, tmp_path)
+    assert "sensitivity to lr" in tuning_report.markdown(protocol, made)
+
+
+def test_optimizers_without_the_hyper_parameter_are_left_out(tmp_path: Path) -> None:
+    made = expand(PLAIN.replace("- {name: smaran, label: SMARAN}", "- sls") + "sensitivity: {key: weight_decay}\n")
+    assert {one.run.optimizer for one in state(made, tmp_path)[0].grid} == {"adamw", "tlr(sgd)"}
+    assert len(made.runs) == 9  # without tuning the judged runs are known at once
+    unfinished = sensitivity_curves.curves(made, state(made, tmp_path)[0].grid, stages.Reader(tmp_path))
+    assert all(math.isnan(c.number) for c in unfinished)
+
+
+# --- variance ---
+
+
+def test_one_source_is_varied_at_a_time() -> None:
+    made = expand(YAML + "variance: {seeds: 3, optimizers: [adamw, SMARAN]}\n")
+    assert made.variance is not None and made.tuning is not None
+    found = list(variance.settings(made.variance))
+    assert [one.source for one in found] == ["", *(s for s in variance.SOURCES for _ in range(2))]
+    common = found[0]
+    assert dict(common.overrides) == {"split_seed": 0} and (common.seed, common.tuning_seed) == (0, 1000)
+    for one in found[1:]:
+        base = {"init_seed": 0, "order_seed": 0, "split_seed": 0, "tuning": 1000}
+        mine = {**base, **one.overrides, "tuning": one.tuning_seed}
+        varied = one.source if one.source == "tuning" else f"{one.source}_seed"
+        assert [key for key in base if mine[key] != base[key]] == [varied]
+        assert one.seed == common.seed
+    assert {(c["optimizer"], c["seed"]) for c in made.tuning["cells"]} == {
+        ("adamw", 1000), ("adamw", 1001), ("adamw", 1002), ("SMARAN", 1000), ("SMARAN", 1001), ("SMARAN", 1002),
+        ("tlr(sgd)", 1000),
+    }  # fmt: skip
+
+
+def test_shares_are_those_of_the_variances(tmp_path: Path) -> None:
+    made = expand(YAML + "variance: {seeds: 4, optimizers: [adamw]}\n")
+    effect = {"init_seed": 0.01, "order_seed": 0.02, "split_seed": 0.03}
+
+    def outcome(run: Run) -> dict[str, Any]:
+        over = run.spec["overrides"]
+        test = 0.8 + sum(over.get(key, 0) * size for key, size in effect.items())
+        return {**good_rate(run), "test_accuracy": test}
+
+    whole(made, tmp_path, outcome)
+    now, reader = state(made, tmp_path)
+    shares = {s.source: s for s in variance_shares.shares(made, now.variations, reader)}
+    unit = statistics.stdev([0, 1, 2, 3])
+    assert shares["split"].sd == pytest.approx(0.03 * unit) and shares["tuning"].sd == pytest.approx(0, abs=1e-12)
+    assert [shares[s].share for s in variance.SOURCES] == pytest.approx([9 / 14, 1 / 14, 4 / 14, 0], abs=1e-9)
+    assert all(s.n == 4 and (s.low <= s.sd <= s.high) for s in shares.values())
+    # chi-squared with 3 degrees of freedom: 0.2158 and 9.3484 are its 2.5 % and 97.5 % points
+    assert shares["split"].low == pytest.approx(shares["split"].sd * math.sqrt(3 / 9.3484), rel=1e-4)
+    assert shares["split"].high == pytest.approx(shares["split"].sd * math.sqrt(3 / 0.2158), rel=1e-3)
+    # The judged runs are those of any other study.
+    assert all(not {*effect} & {*run.spec["overrides"]} for run in now.runs)
+
+
+# --- special cases ---
+
+
+@pytest.mark.parametrize("pair", special_cases.PAIRS, ids=lambda p: f"{p[0]}-{p[2]}")
+def test_declared_pairs_are_true(pair: tuple[str, dict[str, float], str]) -> None:
+    general, values, special = pair
+    # hd_adam adds its eps to the uncorrected root, which shows in the eighth digit.
+    assert _descend({"name": general, "lr": 0.05, **values}) == pytest.approx(
+        _descend({"name": special, "lr": 0.05}), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("pair", special_cases.WRAPPERS, ids=lambda p: p[0])
+def test_declared_wrappers_contain_their_base(pair: tuple[str, dict[str, float]]) -> None:
+    from hf_optim import registry
+
+    name, values = pair
+    required = dict.fromkeys([*registry.info(name).required, *(["interval"] if name == "tlr" else [])], 2)
+    made = _descend({"name": name, **required, **values, "base": {"name": "sgd", "lr": 0.05}})
+    assert made == pytest.approx(_descend({"name": "sgd", "lr": 0.05}), abs=1e-6)
+
+
+def _descend(spec: dict[str, Any]) -> list[float]:
+    import torch
+
+    from hf_optim import registry
+
+    x = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64))
+    given = dict(spec)
+    base = given.get("base", given)
+    base.setdefault("weight_decay", 0.0)
+    if "hd_" in spec["name"]:
+        given.pop("weight_decay")
+    optimizer = registry.build(given, [x])
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = (torch.tensor([1.0, 5.0, 0.5], dtype=torch.float64) * x**2).sum()
+        loss.backward()
+        optimizer.step()
+    return [float(v) for v in x.tolist()]
+
+
+CASES = PLAIN.replace("  - {name: smaran, label: SMARAN}", "  - adam\n  - sgd").replace("seeds: 3", "seeds: 5")
+
+
+@pytest.mark.parametrize(("loss", "flagged"), [(0.05, True), (0.0, False), (-0.05, False)])
+def test_a_general_rule_that_loses_to_its_special_case_is_flagged(tmp_path: Path, loss: float, flagged: bool) -> None:
+    made = expand(CASES)
+    assert set(special_cases.related(made)) == {("adamw", "adam"), ("tlr(sgd)", "sgd")}
+    noise = {0: 0.01, 1: -0.012, 2: 0.004, 3: -0.003, 4: 0.002}
+    for run in made.runs:
+        worse = loss + noise[run.seed] if run.optimizer == "adamw" else 0.0
+        write(run, tmp_path, {"validation_accuracy": 0.5, "validation_loss": 1.0, "test_accuracy": 0.8 - worse})
+    found = special_cases.findings(made, stages.Reader(tmp_path))
+    assert [(f.general, f.special) for f in found] == ([("adamw", "adam")] if flagged else [])
+    if flagged:
+        from scipy import stats
+
+        half = stats.t.ppf(0.975, 4) * statistics.stdev(noise.values()) / math.sqrt(5)
+        assert found[0].high - found[0].low == pytest.approx(2 * half)
+
+
+def test_presets_of_wrappers_contain_their_base_and_what_that_contains() -> None:
+    made = expand(PLAIN.replace("- {name: smaran, label: SMARAN}", "- lookahead_adam\n  - adam\n  - {name: tlr_adamw}"))
+    assert set(special_cases.related(made)) == {
+        ("adamw", "adam"), ("lookahead_adam", "adam"), ("tlr_adamw", "adamw"), ("tlr_adamw", "adam"),
+    }  # fmt: skip
