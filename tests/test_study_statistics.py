@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
-import random
 
+import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.stats.anova import AnovaRM
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.weightstats import ttost_paired
 
+from hf_optim.errors import UserError
+from hf_optim.study import intervals, omnibus, plan, profiles, ranks, stated, ties
 from hf_optim.study import statistics as s
+from hf_optim.study.source import parse
 
 A = [0.912, 0.905, 0.921, 0.899, 0.917]
 B = [0.901, 0.903, 0.908, 0.895, 0.911]
@@ -88,12 +97,222 @@ def test_undecided_says_how_many_seeds_would_decide() -> None:
     assert s.compare([pairs] * 10, [True] * 10)[0].seeds_needed > one.seeds_needed
 
 
-def test_when_nothing_differs_a_study_rarely_has_a_verdict() -> None:
-    """Nine comparisons of identical optimizers, three seeds: at most about 5 % of studies may name a winner."""
-    draw = random.Random(0)
-    studies = 300
-    alarms = 0
-    for _ in range(studies):
-        p = [s.paired_p([draw.gauss(0, 1) for _ in range(3)]) for _ in range(9)]
-        alarms += min(s.holm(p)) < s.ALPHA
-    assert alarms / studies < 0.09
+# --- against the libraries ---
+
+
+def draw(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 50])
+def test_own_formulas_are_the_libraries_to_ten_digits(n: int) -> None:
+    a, b = draw(n, n), draw(n + 100, n) + 0.3
+    d = (a - b).tolist()
+    assert s.paired_p(d) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-10)
+    assert s.paired_p_values(np.array([d, [-x for x in d]])) == pytest.approx([s.paired_p(d)] * 2, rel=1e-10)
+    _, lower, upper = ttost_paired(a, b, -0.5, 0.5)
+    assert s.equivalence_p(d, 0.5) == pytest.approx(min(1.0, 2 * max(lower[1], upper[1])), rel=1e-10)
+    for effect in (0.3, 1.0, 2.5):
+        theirs = TTestPower().power(effect, n, 0.05)
+        assert s.power(effect, n) == pytest.approx(theirs, abs=1e-8)
+
+
+def test_holm_is_statsmodels_to_ten_digits() -> None:
+    for seed in range(20):
+        p = np.random.default_rng(seed).random(1 + seed) ** 2
+        assert s.holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1], rel=1e-10)
+
+
+def test_equivalence_asks_for_the_whole_interval_within_the_margin() -> None:
+    d = (0.1 * draw(1, 8) + 0.02).tolist()
+    interval = s.summarise(d)
+    edge = max(abs(interval.low), abs(interval.high))
+    assert s.equivalence_p(d, edge * 1.001) < 0.05 < s.equivalence_p(d, edge * 0.999)
+    assert math.isnan(s.equivalence_p([0.0, 0.0, 0.0], 0.1)) and math.isnan(s.equivalence_p([0.1], 1.0))
+
+
+def test_shaffers_form_by_hand() -> None:
+    # Two comparisons with a margin each: at most two of the four hypotheses can be true, then one, once a pair is done.
+    differences, equivalences = s.adjust([0.01, 0.60], [0.02, 0.03])
+    # .01 x2; .02 x2 (the other half of the pair of .01 may still be true); .03 x1, raised to .04; .60 x1.
+    assert differences == pytest.approx([0.02, 0.60]) and equivalences == pytest.approx([0.04, 0.04])
+
+
+def test_words_of_a_margin() -> None:
+    base = [0.9, 0.8, 0.7, 0.85, 0.75]
+    near = [(b + 0.001 * e, b) for b, e in zip(base, (1, -1, 2, -2, 1), strict=True)]
+    small = [(b + 0.01 + 0.001 * e, b) for b, e in zip(base, (1, -1, 2, -2, 1), strict=True)]
+    words = [c.verdict for c in s.compare([near, small, small], [True] * 3, [0.05, 0.05, math.nan])]
+    assert words == ["equivalent", "equivalent", "better"]
+    one = s.compare([near], [True], [0.0005])[0]
+    assert one.verdict == "undecided" and one.margin == 0.0005
+
+
+def test_a_margin_can_lower_the_seeds_that_decide() -> None:
+    d = [0.011, -0.010, 0.004, -0.003]
+    pairs = [(0.5 + x, 0.5) for x in d]
+    alone, stated = s.compare([pairs], [True])[0], s.compare([pairs], [True], [0.012])[0]
+    assert stated.verdict == "undecided" and stated.seeds_needed < (alone.seeds_needed or 1001)
+    effect, spread = stated.difference.mean / stated.difference.sd, stated.difference.sd
+    assert s.equivalence_power(effect, 0.012 / spread, stated.seeds_needed) >= 0.8
+
+
+def test_equivalence_power_is_that_of_simulation() -> None:
+    d = draw(3, 4000, 12) + 0.2
+    found = np.mean([s.equivalence_p(row, 1.2) < 0.05 for row in d.tolist()])
+    assert s.equivalence_power(0.2, 1.2, 12) == pytest.approx(found, abs=0.03)
+    assert s.equivalence_power(1.3, 1.2, 500) == 0.0
+
+
+# --- describing ---
+
+
+def test_bootstrap_is_scipys_bca_and_seeded() -> None:
+    cell = [0.91, 0.95, 0.93, 0.97, 0.90, 0.92]
+    one, again = intervals.describe([cell, [1.0, 1.0, 1.0], [0.5], []]), intervals.describe([cell])
+    theirs = stats.bootstrap(
+        (np.array(cell),), np.mean, n_resamples=10_000, method="BCa", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert one[0] == again[0]
+    assert (one[0].mean.low, one[0].mean.high) == pytest.approx((theirs.low, theirs.high), abs=0.001)
+    assert one[0].median.value == pytest.approx(0.925)
+    assert one[0].iqm.value == pytest.approx(np.mean([0.91, 0.92, 0.93, 0.95]))
+    assert math.isnan(one[1].mean.low) and one[2].mean.value == 0.5 and one[3].n == 0
+
+
+def test_effects_by_hand() -> None:
+    got = intervals.effect([(3.0, 1.0), (4.0, 3.0), (5.0, 2.0)], True)
+    assert got.d_z == pytest.approx(2.0) and got.d_av == pytest.approx(2.0)
+    assert got.wins.value == 1.0
+    assert got.improvement.value == pytest.approx(stats.mannwhitneyu([3, 4, 5], [1, 3, 2]).statistic / 9)
+    turned = intervals.effect([(3.0, 1.0), (4.0, 3.0), (5.0, 2.0)], False)
+    assert turned.d_z == pytest.approx(-2.0) and turned.wins.value == 0.0
+    assert math.isnan(intervals.effect([], True).d_z)
+
+
+def test_anova_is_statsmodels() -> None:
+    table = draw(4, 6, 4) + np.array([0, 0, 0.5, 1])
+    rows = [(i, j, table[i, j]) for i in range(6) for j in range(4)]
+    theirs = AnovaRM(pd.DataFrame(rows, columns=["seed", "name", "v"]), "v", "seed", ["name"]).fit().anova_table
+    ours = omnibus.anova(table)
+    assert ours is not None
+    assert (ours.f, ours.p) == (pytest.approx(theirs["F Value"].iloc[0]), pytest.approx(theirs["Pr > F"].iloc[0]))
+    assert 1 / 3 <= ours.epsilon <= 1 and ours.p_corrected >= ours.p
+    assert omnibus.anova(np.ones((3, 3))) is None
+
+
+def test_friedman_nemenyi_and_pairs_are_the_libraries() -> None:
+    table = draw(5, 8, 4) + np.array([0, 0, 0, 2])
+    values = {f"o{j}": {s_: float(table[s_, j]) for s_ in range(8)} for j in range(4)}
+    got = omnibus.compare_all(values, True)
+    assert got.friedman is not None and got.friedman.p == pytest.approx(stats.friedmanchisquare(*table.T).pvalue)
+    assert got.friedman.mean_ranks["o3"] == min(got.friedman.mean_ranks.values())
+    # Demsar (2006), Table 5a: q = 2.569 for four classifiers, 3.164 for ten.
+    assert omnibus.critical_difference(4, 8) == pytest.approx(2.569 * math.sqrt(4 * 5 / 48), abs=0.001)
+    assert omnibus.critical_difference(10, 30) == pytest.approx(3.164 * math.sqrt(110 / 180), abs=0.001)
+    p = [stats.ttest_rel(table[:, i], table[:, j]).pvalue for i in range(4) for j in range(i + 1, 4)]
+    w = [stats.wilcoxon(table[:, i] - table[:, j]).pvalue for i in range(4) for j in range(i + 1, 4)]
+    assert [x.t for x in got.pairs] == pytest.approx(p) and [x.wilcoxon for x in got.pairs] == pytest.approx(w)
+    assert [x.t_bonferroni for x in got.pairs] == pytest.approx(multipletests(p, method="bonferroni")[1])
+    assert [x.wilcoxon_holm for x in got.pairs] == pytest.approx(multipletests(w, method="holm")[1])
+    # Lower is better turns the ranks round.
+    turned = omnibus.compare_all(values, False).friedman
+    assert turned is not None and turned.mean_ranks["o3"] == max(turned.mean_ranks.values())
+
+
+def test_wilcoxon_is_scipys_with_ties_and_zeros_too() -> None:
+    d = np.round(draw(6, 4, 6), 1)
+    d[0, 0], d[1, :2], d[2] = 0.0, 0.3, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    theirs = [stats.wilcoxon(row).pvalue for row in d]
+    assert omnibus.wilcoxon(d + 1e-15) == pytest.approx(theirs, abs=1e-12)
+    assert math.isnan(omnibus.wilcoxon(np.zeros((1, 4)))[0])
+
+
+def test_ties_with_the_best_are_all_marked() -> None:
+    clear = {"a": {i: 0.9 + 0.001 * i for i in range(6)}, "b": {i: 0.5 + 0.0011 * (i % 3) for i in range(6)}}
+    clear["c"] = {i: 0.9 + 0.001 * (5 - i) for i in range(6)}
+    assert ties.tied_with_best([(clear, True)]) == [{"a", "c"}]
+    assert ties.tied_with_best([(clear, False)]) == [{"b"}]
+    # One seed fewer for one of them: its pairs are made over what is shared.
+    del clear["b"][5]
+    assert ties.tied_with_best([(clear, True)]) == [{"a", "c"}]
+    assert ties.tied_with_best([({"a": {0: 1.0}, "b": {0: 2.0}}, True), ({}, True)]) == [{"a", "b"}, set()]
+
+
+def test_rank_probabilities() -> None:
+    values = {"a": {i: 0.9 + 0.01 * i for i in range(5)}, "b": {i: 0.5 + 0.01 * i for i in range(5)}}
+    values["c"] = dict(values["a"])
+    one = ranks.ranking([(values, True)])
+    assert one is not None and one.places["b"] == (0.0, 0.0, 1.0)
+    # Exactly equal optimizers share their places evenly.
+    assert one.places["a"][0] == pytest.approx(0.5, abs=0.02) and one.order == pytest.approx(0.5, abs=0.02)
+    assert all(sum(p) == pytest.approx(1.0) for p in one.places.values())
+    assert ranks.ranking([(values, False)]).optimizers[0] == "b"  # type: ignore[union-attr]
+    both = ranks.ranking([(values, True), (values, False)])
+    assert both is not None and sum(both.places["b"]) == pytest.approx(1.0)
+    assert ranks.ranking([({"a": {0: 1.0}}, True)]) is None
+
+
+# --- time to target ---
+
+
+def test_time_to_target_is_the_first_evaluation_that_reaches_it() -> None:
+    rows = [{"step": 10, "v": 0.5}, {"step": 20, "train_loss": 1.0}, {"step": 30, "v": 0.8}, {"step": 40, "v": 0.7}]
+    assert profiles.time_to_target(rows, "v", 0.8, "higher") == 30
+    assert profiles.time_to_target(rows, "v", 0.6, "lower") == 10
+    assert profiles.time_to_target(rows, "v", 0.9, "higher") == math.inf
+
+
+def test_profile_and_score_by_hand() -> None:
+    inf = math.inf
+    times = np.array([[10.0, 10.0, inf], [20.0, inf, inf], [10.0, 45.0, math.nan]])
+    assert profiles.shares(times, np.array([1.0, 2.0, 4.5])).tolist() == pytest.approx(
+        np.array([[2, 2, 2], [0, 1, 1], [1, 1, 2]]) / 3
+    )
+    # Exact integrals: two tasks at once; one at twice the time; one at once and one beyond tau.
+    assert profiles.score(times) == pytest.approx([2 / 3, (4 - 2) / 3 / 3, 1 / 3], abs=0.006)
+    taus = np.linspace(1, 4, 100)
+    assert profiles.score(times) == pytest.approx(np.trapezoid(profiles.shares(times, taus), taus, axis=-1) / 3)
+
+
+def test_the_yaml_states_margin_and_targets() -> None:
+    tasks = [
+        {"label": "A", "primary": {"name": "test_accuracy", "greater_is_better": True}},
+        {"label": "B", "primary": {"name": "test_perplexity", "greater_is_better": False}},
+    ]
+    source = parse("margin: 0.01\ntargets:\n  B: {metric: validation_perplexity, value: 30}\n", "x.yaml")
+    assert stated.margins(source, 0.01, tasks) == {"A": 0.01, "B": 0.01}
+    assert stated.margins(source, {"B": 2}, tasks) == {"B": 2.0}
+    assert stated.targets(source, source.value["targets"], tasks) == {
+        "B": {"metric": "validation_perplexity", "value": 30.0, "better": "lower"}
+    }
+    loss = {"A": {"metric": "validation_loss", "value": 0.1}}
+    assert stated.targets(source, loss, tasks)["A"]["better"] == "lower"
+    for bad, why in (
+        (-1, "positive number"),
+        (True, "must be a positive number"),
+        ({"C": 1}, "no task has the label 'C'; labels: A, B"),
+        ({"A": "x"}, "must be a positive number"),
+    ):
+        with pytest.raises(UserError, match=why):
+            stated.margins(source, bad, tasks)
+    for worse, why in (
+        ({"A": {"metric": "score", "value": 1}}, "cannot be told from the name 'score'"),
+        ({"A": {"metric": "score", "value": 1, "better": "up"}}, "better: higher or lower"),
+        ({"A": {"metric": "score"}}, "key 'value' is missing"),
+        ({"C": {}}, "no task has the label"),
+        ([], "must be a mapping"),
+    ):
+        with pytest.raises(UserError, match=f"x.yaml, line .*{why}"):
+            stated.targets(source, worse, tasks)
+
+
+def test_margin_and_targets_reach_the_plan_and_leave_the_runs_alone() -> None:
+    text = "name: x\nseeds: 2\ntasks:\n  - {task: vision, label: A, size: smoke}\noptimizers: [adamw, sgd]\n"
+    more = "margin: 0.005\ntargets:\n  A: {metric: validation_accuracy, value: 0.9}\n"
+    bare, full = plan.expand(parse(text, "x.yaml")), plan.expand(parse(text + more, "x.yaml"))
+    assert [r.id for r in bare.runs] == [r.id for r in full.runs] and bare.margin is None
+    again = plan.Plan.from_dict(json.loads(json.dumps(full.to_dict())), "plan.json")
+    assert again.margin == {"A": 0.005} and again.targets is not None and again.targets["A"]["better"] == "higher"
+    with pytest.raises(UserError, match="x.yaml, line 6: .*margin"):
+        plan.expand(parse(text + "margin: none\n", "x.yaml"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from study_fakes import accuracy, make_study
 
 from hf_optim.cli import main
 from hf_optim.errors import UserError
-from hf_optim.study import charts, output, records, report, table
+from hf_optim.study import analysis, charts, output, records, report, table, verdicts
 from hf_optim.study.curves import POINTS, Histories
 
 
@@ -188,3 +189,78 @@ def test_definitions_of_our_own_are_printed_where_a_result_used_them():
     assert "our own" not in output.markdown([plain], "study")
     own = TaskTable("t", "t", "accuracy", True, "amvt", (), ("mine: what it does",))
     assert "our own" in output.markdown([own], "study") and "- mine: what it does" in output.markdown([own], "study")
+
+
+# --- statistics.md, ties, margins and targets ---
+
+
+def stated_study(folder: Path, **keys: object) -> tuple[records.Results, list[table.TaskTable]]:
+    make_study(folder, seeds=5, tasks=("A", "B"))
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps({**plan, **keys}))
+    return load(folder)
+
+
+def test_a_stated_margin_gives_equivalent_in_table_and_words(tmp_path: Path) -> None:
+    _, tables = stated_study(tmp_path, margin={"A": 0.05})
+    first, second = ({r.optimizer: r for r in one.rows} for one in tables)
+    assert first["smaran"].verdict == "equivalent" and second["smaran"].verdict == "undecided"
+    line = list(csv.DictReader(io.StringIO(output.result_csv(tables))))
+    by = {(row["task"], row["optimizer"]): row for row in line}
+    assert by["A", "smaran"]["margin"] == "0.05" and float(by["A", "smaran"]["p_equivalent_holm"]) < 0.05
+    assert by["B", "smaran"]["margin"] == "" and by["A", "adamw"]["tied_with_best"] == "1"
+    said = verdicts.sentences(tables)
+    assert said[0].partition(":")[0].endswith("on A at size small")
+    assert any(s.startswith("smaran against adamw on A at size small: equivalent within the stated") for s in said)
+    assert all("n = 5 pairs, achieved power" in s and "P(" in s and "Holm over 4" in s for s in said)
+    undecided = [s for s in said if "undecided" in s]
+    assert undecided and all("seeds would decide" in s or "no number of seeds" in s for s in undecided)
+    assert "size small only" in verdicts.scope(tables) and "nothing about size paper" in verdicts.scope(tables)
+
+
+def test_ties_are_marked_where_there_are_seeds(tmp_path: Path) -> None:
+    def value(label: str, seed: int) -> float:
+        return 0.9 * (label != "b") + 0.01 * seed**2 + 0.001 * seed * (label == "a")
+
+    _, (one,) = load(make_study(tmp_path / "5", ("a", "b", "c"), seeds=5, value=value))
+    cells = {row.optimizer: table.result_cells(one, row) for row in one.rows}
+    assert (cells["a"]["top"], cells["b"]["top"]) == ("●", "")
+    _, (alone,) = load(make_study(tmp_path / "1", seeds=1))
+    assert "top" not in table.result_cells(alone, alone.rows[0])
+
+
+def test_statistics_files_hold_everything_and_are_the_same_twice(tmp_path: Path) -> None:
+    targets = {"A": {"metric": "validation_accuracy", "value": 0.5, "better": "higher"}}
+    stated_study(tmp_path, targets=targets, margin={"A": 0.05})
+    assert main(["report", str(tmp_path)]) == 0
+    text, data = (tmp_path / "statistics.md").read_text(), (tmp_path / "statistics.json").read_text()
+    assert main(["report", str(tmp_path)]) == 0
+    assert (tmp_path / "statistics.md").read_text() == text and (tmp_path / "statistics.json").read_text() == data
+    whole = json.loads(data)
+    task = whole["tasks"][0]
+    assert set(task["descriptions"]["adamw"]) == {"n", "mean", "median", "iqm"}
+    assert len(task["omnibus"]["pairs"]) == 3 and task["omnibus"]["anova"]["p"] > 0
+    assert sum(task["ranking"]["places"]["adan"]) == pytest.approx(1.0)
+    assert whole["targets"][0]["rows"][0]["time"] == 30.0 and whole["profile"]["scores"]["adan"]["value"] == 1.0
+    assert whole["over_tasks"]["friedman"] is not None and whole["ranking"] is not None
+    for word in ("Verdicts", "ANOVA: F(2, 8)", "Friedman over 5 seeds", "Probability of each place", "Time to target"):
+        assert word in text, word
+
+
+@pytest.mark.parametrize("labels, seeds", [(("a",), 3), (("a", "b"), 1), (("a", "b"), 2), (("a", "b", "c"), 2)])
+def test_small_and_broken_studies_have_statistics_too(tmp_path: Path, labels: tuple[str, ...], seeds: int) -> None:
+    for name, lost in (("fine", []), ("lost", [(label, 0) for label in labels])):
+        results, tables = load(make_study(tmp_path / name, labels, seeds=seeds, failed=lost))
+        one = analysis.analyse(results, tables)
+        json.loads(analysis.to_json(one))
+        assert len(one.verdicts) == len(labels) - 1
+        assert "nan" not in analysis.markdown(one, "x", {}).lower()
+
+
+def test_a_run_that_never_reaches_its_target_takes_forever(tmp_path: Path) -> None:
+    targets = {"A": {"metric": "validation_accuracy", "value": 2.0, "better": "higher"}}
+    results, tables = stated_study(tmp_path, targets=targets)
+    one = analysis.analyse(results, tables)
+    assert all(row.time == math.inf and row.count == 0 for row in one.targets[0].rows)
+    assert one.profile is not None and {e.value for e in one.profile.scores.values()} == {0.0}
+    assert '"never"' in analysis.to_json(one) and "| never |" in analysis.markdown(one, "x", {})

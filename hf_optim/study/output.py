@@ -27,10 +27,10 @@ def markdown(tables: Sequence[TaskTable], title: str) -> str:
     lines = [f"# {title}", ""]
     for table in tables:
         lines += [f"## {table.task}", "", f"{table.metric}, {'higher' if table.greater else 'lower'} is better.", ""]
-        lines += _markdown_table([result_cells(table, row) for row in table.rows])
+        lines += markdown_table([result_cells(table, row) for row in table.rows])
         shown = [name for name in OTHERS if any(row.others[name].n for row in table.rows)]
         if shown:
-            lines += _markdown_table(
+            lines += markdown_table(
                 [
                     {"optimizer": r.optimizer, **{n: spread(r.others[n], table.decimals) for n in shown}}
                     for r in table.rows
@@ -43,7 +43,8 @@ def markdown(tables: Sequence[TaskTable], title: str) -> str:
     return "\n".join(lines)
 
 
-def _markdown_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The lines of a Markdown table, an empty one last; the first column is set to the left."""
     if not rows:
         return []
     names = list(rows[0])
@@ -61,7 +62,8 @@ def _csv_cell(value: Any) -> Any:
     return "" if math.isnan(value) else f"{value:.12g}"
 
 
-def _write_csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """CSV text; floats with twelve digits, NaN as an empty cell."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
@@ -97,6 +99,11 @@ def result_csv(tables: Sequence[TaskTable]) -> str:
         "detectable",
         "seeds_needed",
         "verdict",
+        "tied_with_best",
+        "margin",
+        "p_equivalent",
+        "p_equivalent_holm",
+        "power",
     ]
     header += [f"{name}_{part}" for name in OTHERS for part in ("mean", "sd")]
     rows = []
@@ -133,12 +140,17 @@ def result_csv(tables: Sequence[TaskTable]) -> str:
                     c.detectable,
                     c.seeds_needed or "",
                     r.verdict,
+                    int(r.tied),
+                    c.margin,
+                    c.p_equivalent,
+                    c.adjusted_equivalent,
+                    c.power,
                 ]
             else:
-                line += [0, *[nan] * 9, "", r.verdict]
+                line += [0, *[nan] * 9, "", r.verdict, int(r.tied), *[nan] * 4]
             line += [x for name in OTHERS for x in (r.others[name].mean, r.others[name].sd)]
             rows.append(line)
-    return _write_csv(header, rows)
+    return csv_text(header, rows)
 
 
 def runs_csv(results: Results) -> str:
@@ -152,13 +164,13 @@ def runs_csv(results: Results) -> str:
         rows.append(
             [run.task, run.optimizer, run.seed, run.id, status, error, *(number(metrics.get(n)) for n in names)]
         )
-    return _write_csv(["task", "optimizer", "seed", "id", "status", "error", *names], rows)
+    return csv_text(["task", "optimizer", "seed", "id", "status", "error", *names], rows)
 
 
 def costs_csv(tables: Sequence[TaskTable]) -> str:
     """Medians over seeds of time (ms, s) and memory (bytes)."""
     rows = [[t.task, r.optimizer, *(r.costs[key] for key in COSTS)] for t in tables for r in t.rows]
-    return _write_csv(["task", "optimizer", *COSTS], rows)
+    return csv_text(["task", "optimizer", *COSTS], rows)
 
 
 def costs_markdown(tables: Sequence[TaskTable], title: str) -> str:
@@ -166,7 +178,7 @@ def costs_markdown(tables: Sequence[TaskTable], title: str) -> str:
     lines = [f"# {title}: time and memory", ""]
     for t in tables:
         cells = [{"optimizer": r.optimizer, **{COSTS[k][2]: cost_text(k, r.costs[k]) for k in COSTS}} for r in t.rows]
-        lines += [f"## {t.task}", "", *_markdown_table(cells)]
+        lines += [f"## {t.task}", "", *markdown_table(cells)]
     lines += ["Medians over seeds. Runs shared the machine, so compare times within this table only.", ""]
     return "\n".join(lines)
 
@@ -177,7 +189,7 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    colours = {"better": "green", "worse": "red"}
+    colours = {"better": "green", "worse": "red", "equivalent": "cyan"}
     for table in tables:
         rows = [result_cells(table, row) for row in table.rows]
         names = list(rows[0]) if rows else []
@@ -201,7 +213,8 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
     for line in tables[0].ours if tables else ():
         console.print(f"our definition, not the paper's: {line}", markup=False, style="dim", highlight=False)
     console.print(
-        f"Paired by seed; p after Holm over {tests_made(tables)} comparisons; seeds: how many would decide.",
+        f"Paired by seed; p after Holm over {tests_made(tables)} comparisons; ● best or tied with it; seeds: how many "
+        "would decide.",
         style="dim",
         highlight=False,
     )

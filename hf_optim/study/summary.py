@@ -7,6 +7,7 @@ from html import escape
 
 from hf_optim.study.records import Results
 from hf_optim.study.table import Row, TaskTable, needed_text, plain_number, signed, spread
+from hf_optim.study.verdicts import scope
 
 
 def headline(results: Results) -> str:
@@ -36,6 +37,8 @@ def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
             "“Undecided” does not mean equal: this many seeds cannot tell the difference from chance. The tables say "
             "how many could, if the true difference is the one observed."
         )
+    if any(row.verdict in ("better", "worse", "equivalent") for one in tables for row in one.rows):
+        found.append(escape(scope(tables)))
     return found
 
 
@@ -56,12 +59,16 @@ def _task(one: TaskTable) -> list[str]:
     if best is not base:
         text += f" ({escape(one.baseline)}, the baseline: {plain_number(base.mean.mean, one.decimals)})"
     text += "."
-    groups = {v: [r for r in one.rows if r.verdict == v] for v in ("better", "worse", "undecided")}
+    groups = {v: [r for r in one.rows if r.verdict == v] for v in ("better", "worse", "equivalent", "undecided")}
     told = []
     for verdict in ("better", "worse"):
         if groups[verdict]:
             listed = ", ".join(f"{escape(r.optimizer)} ({_difference(r, one)})" for r in groups[verdict])
             told.append(f'<span class="{verdict}">{verdict.capitalize()}</span> than {escape(one.baseline)}: {listed}')
+    if groups["equivalent"]:
+        listed = ", ".join(f"{escape(r.optimizer)} ({_difference(r, one)})" for r in groups["equivalent"])
+        margin = next(r.comparison.margin for r in groups["equivalent"] if r.comparison)
+        told.append(f"Equivalent to {escape(one.baseline)} within the stated margin of {margin:g}: {listed}")
     if groups["undecided"]:
         listed = ", ".join(f"{escape(r.optimizer)}{_needed(r)}" for r in groups["undecided"])
         told.append(f"Undecided (in brackets, how many seeds would decide): {listed}")

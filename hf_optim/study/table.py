@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_optim.definitions import own_definitions
 from hf_optim.study.records import Results, number
-from hf_optim.study.statistics import MOST_SEEDS, Comparison, Summary, compare, summarise
+from hf_optim.study.statistics import MOST_SEEDS, NAN, Comparison, Summary, compare, summarise
 
 # Shown beside the primary metric where the records have them.
 OTHERS = ("test_loss", "train_loss", "loss_gap", "accuracy_gap")
@@ -23,10 +23,13 @@ COSTS = {
 NOTE = (
     "± is the standard deviation over seeds; CI the 95 % t-interval of the mean; the difference is paired by seed, "
     "with its own 95 % t-interval; p is from the paired t-test after Holm's correction over all {tests} comparisons of "
-    "the study; a verdict needs p < 0.05. “seeds” is how many would decide a difference as large as the one observed "
-    "(80 % power, at the corrected level). An optimizer with a failed run has no mean: without its failures it would "
-    "look better than it is. P(better) is the share of seeds on which it beats the baseline, ties counting half, with "
-    "its 95 % interval; it gives no verdict."
+    "the study; a verdict needs p < 0.05. “Equivalent” needs a margin stated in the study's YAML: the whole interval "
+    "lies within it, after the same correction. A verdict speaks of the tasks and sizes that were run and of no "
+    "others: one at size small says nothing about size paper. ● marks the best mean and every optimizer that no paired "
+    "t-test tells from it, after Holm's correction over all pairs of the study. “seeds” is how many would decide a "
+    "difference as large as the one observed (80 % power, at the corrected level) or, with a margin, show equivalence. "
+    "An optimizer with a failed run has no mean: without its failures it would look too good. P(better) is the "
+    "share of seeds on which it beats the baseline, ties counting half, with its 95 % interval; it gives no verdict."
 )
 
 
@@ -43,6 +46,8 @@ class Row:
     comparison: Comparison | None
     others: Mapping[str, Summary]
     costs: Mapping[str, float]
+    #: has the best mean of its task, or cannot be told from the one that has
+    tied: bool = False
 
     @property
     def state(self) -> str:
@@ -71,6 +76,7 @@ class TaskTable:
     rows: tuple[Row, ...]
     #: "label: definition" for every piece that a paper names without a formula and an optimizer here uses
     ours: tuple[str, ...] = ()
+    size: str = ""
 
     @property
     def decimals(self) -> int:
@@ -87,6 +93,7 @@ def build(results: Results) -> list[TaskTable]:
         rows = [_row(results, task, o["label"]) for o in plan.optimizers if o["label"] in task["only"]]
         made.append((task, rows))
     asked: list[tuple[dict[str, Any], list[tuple[float, float]], bool]] = []
+    margins: list[float] = []
     ours = tuple(f"{o['label']}: {text}" for o in plan.optimizers for text in own_definitions(o["spec"]))
     for task, rows in made:
         base = next((r for r in rows if r["optimizer"] == plan.baseline), None)
@@ -97,16 +104,30 @@ def build(results: Results) -> list[TaskTable]:
             shared = [s for s in row["values"] if s in base["values"]] if usable else []
             pairs = [(row["values"][s], base["values"][s]) for s in shared]
             asked.append((row, pairs, bool(task["primary"]["greater_is_better"])))
-    for (row, _, _), one in zip(asked, compare([p for _, p, _ in asked], [g for _, _, g in asked]), strict=True):
+            margins.append((plan.margin or {}).get(task["label"], NAN))
+    compared = compare([p for _, p, _ in asked], [g for _, _, g in asked], margins)
+    for (row, _, _), one in zip(asked, compared, strict=True):
         row["comparison"] = one
+    _mark_ties(made)
     tables = []
     for task, rows in made:
         greater = bool(task["primary"]["greater_is_better"])
         final = sorted((Row(**row) for row in rows), key=lambda r: _rank(r, greater))
+        name, rows_ = task["primary"]["name"], tuple(final)
         tables.append(
-            TaskTable(task["label"], task["title"], task["primary"]["name"], greater, plan.baseline, tuple(final), ours)
+            TaskTable(task["label"], task["title"], name, greater, plan.baseline, rows_, ours, task.get("size", ""))
         )
     return tables
+
+
+def _mark_ties(made: Sequence[tuple[Mapping[str, Any], Sequence[dict[str, Any]]]]) -> None:
+    from hf_optim.study.ties import tied_with_best  # numpy, which listing studies does not need
+
+    whole = [{r["optimizer"]: r["values"] for r in rows if r["values"] and not r["failed"]} for _, rows in made]
+    directions = [bool(task["primary"]["greater_is_better"]) for task, _ in made]
+    for (_, rows), tied in zip(made, tied_with_best(list(zip(whole, directions, strict=True))), strict=True):
+        for row in rows:
+            row["tied"] = row["optimizer"] in tied
 
 
 def _rank(row: Row, greater: bool) -> tuple[int, float]:
@@ -219,10 +240,13 @@ def result_cells(table: TaskTable, row: Row) -> dict[str, str]:
     d, c = table.decimals, row.comparison
     difference = c.difference if c and c.pairs else summarise([])
     versus = "baseline" if row.optimizer == table.baseline else signed(difference.mean, d)
+    # With one seed everything is tied, which is no news.
+    top = {"top": "●" if row.tied else ""} if any(r.mean.n > 1 for r in table.rows) else {}
     return {
         "optimizer": row.optimizer,
         "n": str(len(row.values)) if len(row.values) == row.planned else f"{len(row.values)}/{row.planned}",
         table.metric: row.state or spread(row.mean, d),
+        **top,
         "95 % CI": interval(row.mean, d),
         f"− {table.baseline}": versus,
         "95 % CI ": interval(difference, d, sign=True),
