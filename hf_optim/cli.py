@@ -9,11 +9,18 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hf_optim.study.spread import Launch
 
 # Commands that parse their own arguments: where their main(argv) is, and what the overview says of them.
 ELSEWHERE = {
     "train": ("hf_optim.task_cli", "train one model with one optimizer"),
     "check": ("hf_optim.check.cli", "test an optimizer, ours or yours, for correctness"),
+    "reproduce": ("hf_optim.claims.reproduce", "reproduce a table or a figure of one of the papers"),
+    "inspect": ("hf_optim.inspection.command", "curvature and loss landscape of a checkpoint"),
+    "convergence": ("tasks.convergence", "measure rates of convergence against the papers' bounds"),
     "landscape": ("tasks.landscape", "follow optimizers over a two-dimensional surface"),
 }
 OVERVIEW = "Any paper's optimizer in your Hugging Face run, and an honest testbed that tells whether it is better."
@@ -63,6 +70,7 @@ def _extra(module: str) -> str:
         "study": ("rich", "yaml", "scipy"),
         "tasks": ("datasets", "evaluate", "sklearn", "pyarrow", "PIL", "numpy"),
         "hf": ("transformers", "accelerate"),
+        "slurm": ("submitit",),
     }.items():
         if package in packages:
             return extra
@@ -126,7 +134,50 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--seeds", type=int, metavar="N", help="use seeds 0 to N-1 instead of the file's")
     study.add_argument("--dry-run", action="store_true", help="show the plan and write nothing")
     study.add_argument("--retry-failed", action="store_true", help="run those again that failed before")
+    study.add_argument(
+        "--accept-change", action="store_true", help="go on although runs of the folder are no longer in the plan"
+    )
+    study.add_argument(
+        "--gpus-per-run", type=int, metavar="N", help="GPUs that train one model together (default: one, if any)"
+    )
+    study.add_argument(
+        "--checkpoint-every", type=int, metavar="STEPS", help="an interrupted run goes on from its last checkpoint"
+    )
+    spreading = study.add_argument_group("spread over jobs (docs/running.md)")
+    spreading.add_argument(
+        "--launch", choices=("slurm", "local", "debug"), help="submit jobs that take runs until none is left"
+    )
+    spreading.add_argument("--array", type=int, metavar="N", help="most jobs at a time (default: 1)")
+    spreading.add_argument("--time", type=int, metavar="MINUTES", help="a job's limit, then requeued (default: 240)")
+    spreading.add_argument("--cpus-per-run", type=int, metavar="N", help="cores for each run (default: 1)")
+    spreading.add_argument("--partition", metavar="NAME", help="SLURM's partition")
+    spreading.add_argument(
+        "--sbatch", action="append", metavar="KEY=VALUE", help="any option of sbatch, as account=x; may be repeated"
+    )
+    spreading.add_argument("--no-wait", action="store_true", help="leave once the jobs are submitted")
     study.set_defaults(command=_study)
+
+    results = commands.add_parser(
+        "results",
+        help="filter, group, compare, export and merge what studies found",
+        allow_abbrev=False,
+        description="Shows the runs of study folders, a line a run, straight from their records.",
+    )
+    results.add_argument("folders", nargs="+", metavar="DIR", help="folders of studies")
+    results.add_argument(
+        "--where", action="append", default=[], metavar="COND", help="e.g. 'optimizer=adam*,lr<=0.01,status!=ok'"
+    )
+    results.add_argument("--columns", metavar="NAMES", help="columns, with wildcards, e.g. 'optimizer,seed,test_*'")
+    results.add_argument("--by", metavar="NAMES", help="group by these columns: counts, means and deviations")
+    results.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="two optimizers (or conditions), paired by seed, a line a task"
+    )
+    results.add_argument("--export", metavar="FILE", help="write it to a .csv, .md, .tex (booktabs) or .parquet file")
+    results.add_argument("--merge", metavar="INTO", help="make one study of all, in this folder, with its report")
+    results.add_argument(
+        "--keep-first", action="store_true", help="where two records of a run differ, take the first folder's"
+    )
+    results.set_defaults(command=_results)
 
     report = commands.add_parser(
         "report", help="make a study's tables and report again from its records", allow_abbrev=False
@@ -157,6 +208,46 @@ def _study(options: argparse.Namespace) -> int:
         seeds=options.seeds,
         dry_run=options.dry_run,
         retry_failed=options.retry_failed,
+        accept_change=options.accept_change,
+        gpus_per_run=options.gpus_per_run,
+        checkpoint_every=options.checkpoint_every,
+        launch=_launch(options),
+    )
+
+
+def _launch(options: argparse.Namespace) -> Launch | None:
+    """What the options say about jobs; a UserError for one of them without --launch."""
+    from hf_optim.errors import UserError
+    from hf_optim.study.spread import Launch
+
+    given = {name: getattr(options, name) for name in ("array", "cpus_per_run", "partition", "sbatch", "time")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.launch is None:
+        if given or options.no_wait:
+            name = next(iter(given), "no_wait").replace("_", "-")
+            raise UserError(f"--{name} belongs to jobs: add --launch slurm")
+        return None
+    pairs = [text.partition("=") for text in given.pop("sbatch", [])]
+    for key, _, value in pairs:
+        if not key or not value:
+            raise UserError(f"--sbatch: write KEY=VALUE, as account=x, got {key!r}")
+    minutes = given.pop("time", 240)
+    sbatch = {key.lstrip("-"): value for key, _, value in pairs}
+    return Launch(options.launch, minutes=minutes, sbatch=sbatch, wait=not options.no_wait, **given)
+
+
+def _results(options: argparse.Namespace) -> int:
+    from hf_optim.study.results_command import results
+
+    return results(
+        options.folders,
+        where=options.where,
+        columns=options.columns,
+        by=options.by,
+        compare=tuple(options.compare) if options.compare else None,
+        export=options.export,
+        into=options.merge,
+        keep_first=options.keep_first,
     )
 
 

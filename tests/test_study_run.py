@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from hf_optim.errors import UserError
 from hf_optim.study import run
+from hf_optim.study.locks import Lock
 from hf_optim.study.plan import Run
-from hf_optim.study.worker import Lock, read_status, write_atomically
+from hf_optim.study.worker import read_status, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ("table.md", "table.csv", "runs.csv")
@@ -57,6 +59,11 @@ def records(folder: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/*/record.json")}
 
 
+def begun(folder: Path) -> list[str]:
+    """The runs that somebody is at."""
+    return [home.name for home in folder.glob("runs/*") if any(home.iterdir()) and read_status(home) is None]
+
+
 def descendants(process: int) -> Iterator[int]:
     # A child belongs to the thread that started it.
     for thread in Path(f"/proc/{process}/task").iterdir():
@@ -75,7 +82,8 @@ def run_whole(folder: Path) -> Path:
 def check_what_a_study_leaves(whole: Path) -> None:
     """A record for every planned run, tables and report, and nothing else."""
     assert sorted(p.name for p in whole.iterdir()) == sorted(
-        ["study.yaml", "plan.json", "runs", "report.html", "costs.md", "costs.csv", *RESULTS]
+        [".lock", "study.yaml", "plan.json", "runs", "runs.parquet", "report.html", "costs.md", "costs.csv",
+         "statistics.md", "statistics.json", *RESULTS]
     )
     planned = json.loads((whole / "plan.json").read_text())["runs"]
     assert {r["id"] for r in planned} == {p.name for p in (whole / "runs").iterdir()}
@@ -126,7 +134,7 @@ def test_a_study_is_whole_and_one_killed_three_times_gives_the_same_table(tmp_pa
 
     # A worker is killed: the same launcher tries the run once more.
     launcher = start(*arguments)
-    wait_for(lambda: list(descendants(launcher.pid)) and list((folder / "locks").glob("*")))
+    wait_for(lambda: list(descendants(launcher.pid)) and begun(folder))
     os.kill(next(descendants(launcher.pid)), signal.SIGKILL)
     text, _ = launcher.communicate(timeout=200)
     assert launcher.returncode == 0, text
@@ -166,20 +174,28 @@ def test_failed_and_killed_runs_are_records_and_the_study_goes_on(tmp_path: Path
 
 
 def test_a_lock_is_exclusive_and_never_stale(tmp_path: Path) -> None:
-    path = tmp_path / "locks" / "x"
     script = (
-        "import sys, time; from pathlib import Path; from hf_optim.study.worker import Lock\n"
-        "print(Lock(Path(sys.argv[1])).acquire(), flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from hf_optim.study.locks import Lock\n"
+        "print(Lock(Path(sys.argv[1]), 'one').acquire(), flush=True); time.sleep(60)"
     )
-    other = subprocess.Popen([sys.executable, "-c", script, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    other = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None and other.stdout.readline() == "True\n"
-    mine = Lock(path)
+    mine, another = Lock(tmp_path, "one"), Lock(tmp_path, "two")
     assert not mine.acquire()
+    assert another.acquire()
+    # Letting go of one run must not let go of another that this process holds.
+    third = Lock(tmp_path, "three")
+    assert third.acquire()
+    third.release()
     other.kill()
     other.communicate()
     assert mine.acquire()
+    got = subprocess.run([*command[:2], script.replace("'one'", "'two'").replace("60", "0"), str(tmp_path)],
+                         cwd=ROOT, capture_output=True, text=True, check=True)  # fmt: skip
+    assert got.stdout == "False\n"
     mine.release()
-    assert not path.exists()
+    another.release()
 
 
 def test_the_board_postpones_what_another_launcher_holds() -> None:
@@ -200,7 +216,19 @@ def test_the_board_postpones_what_another_launcher_holds() -> None:
 def test_a_worker_may_die_once_on_a_run() -> None:
     board = run.Board([], 0)
     one = Run("a", "t", "o", 0, {})
-    assert [board.died(one), board.died(one)] == [False, True]
+    assert [board.died(one, -signal.SIGKILL), board.died(one, -signal.SIGKILL)] == [False, True]
+    # A cluster that takes a node back asks politely, and says nothing about the run.
+    two = Run("b", "t", "o", 0, {})
+    deaths = [board.died(two, -signal.SIGTERM) for _ in range(run.ATTEMPTS_ASKED)]
+    assert deaths == [False] * (run.ATTEMPTS_ASKED - 1) + [True]
+
+
+def test_a_run_that_is_held_elsewhere_is_asked_for_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    board, waits = run.Board([], 0), []
+    monkeypatch.setattr(board, "postpone", lambda _, seconds: waits.append(seconds))
+    for _ in range(6):
+        board.held_elsewhere(Run("a", "t", "o", 0, {}))
+    assert waits == [1, 2, 4, 8, 10, 10]
 
 
 def test_workers_have_one_thread_each_or_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +236,10 @@ def test_workers_have_one_thread_each_or_a_gpu_each(monkeypatch: pytest.MonkeyPa
     assert [e["OMP_NUM_THREADS"] for e in run.environments(2)] == ["1", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
     assert [e["CUDA_VISIBLE_DEVICES"] for e in run.environments(3)] == ["0", "3", "0"]
-    assert run.default_jobs() == 2
+    assert run.default_jobs() == 2 and run.default_jobs(2) == 1
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in run.environments(2, 2)] == ["0,3", "0,3"]
+    with pytest.raises(UserError, match="--gpus-per-run: 3 asked for, and 2 can be seen"):
+        run.environments(1, 3)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:

@@ -86,21 +86,31 @@ def style_of(order: Sequence[str]) -> dict[str, str]:
 
 
 def lines(
-    name: str, curves: Sequence[Curve], styles: Mapping[str, str], *, share: bool = False, log: bool = False
+    name: str,
+    curves: Sequence[Curve],
+    styles: Mapping[str, str],
+    *,
+    share: bool = False,
+    log: bool = False,
+    x_name: str = "step",
+    start: float = 0.0,
 ) -> str:
-    """Curves over steps: mean lines, bands from the lowest to the highest seed, failed runs thin with a cross."""
+    """Curves over steps (or `x_name`, from `start`): mean lines, bands from the lowest to the highest seed, failed runs
+    thin with a cross.
+    """
     whole = [c for c in curves if not c.failed] or list(curves)
     if not whole:
         return ""
-    x = Scale("linear", 0.0, max(max(c.steps[-1] for c in curves), 1.0), LEFT, WIDTH - RIGHT)
+    end = max(c.steps[-1] for c in curves)
+    x = Scale("linear", start, end if end > start else start + 1.0, LEFT, WIDTH - RIGHT)
     y = choose([v for c in whole for v in (*c.low, *c.high)], HEIGHT - BOTTOM, TOP, share=share, log=log)
     keys = {label: i for i, label in enumerate(styles)}
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}" '
-        f'data-kind="{y.kind}" '
+        f'data-kind="{y.kind}" data-name="{escape(x_name)}" '
         f'data-y="{y.low:.8g} {y.high:.8g} {y.start} {y.end}" data-x="{x.low:g} {x.high:g} {x.start} {x.end}">'
     ]
-    parts += _axes(x, y)
+    parts += _axes(x, y, x_name)
     labels: list[tuple[float, float, float, str]] = []
     for curve in curves:
         points = [f"{x(s):.1f} {y(v):.2f}" for s, v in zip(curve.steps, curve.mean, strict=True)]
@@ -130,7 +140,7 @@ def lines(
     return "".join(parts)
 
 
-def _axes(x: Scale, y: Scale) -> list[str]:
+def _axes(x: Scale, y: Scale, name: str) -> list[str]:
     parts = []
     for tick in y.ticks():
         at = y(tick)
@@ -141,7 +151,7 @@ def _axes(x: Scale, y: Scale) -> list[str]:
     for tick in x.ticks():
         parts.append(f'<text class="tick mid" x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 17}">{tick_text(tick)}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
-    parts.append(f'<text class="tick mid" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 6}">step</text>')
+    parts.append(f'<text class="tick mid" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 6}">{escape(name)}</text>')
     return parts
 
 

@@ -68,9 +68,11 @@ def _history(results: Results, run: Run) -> list[dict[str, Any]]:
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
     found: Series = {}
     for row in rows:
-        step, value = number(row.get("step")), row.get(key)
+        value = row.get(key)
+        if value is None:  # most rows hold other values
+            continue
         # A rate may be logged one a group: the first group is the one with decay, that is, nearly all weights.
-        value = number(value[0] if isinstance(value, list) and value else value)
+        step, value = number(row.get("step")), number(value[0] if isinstance(value, list) and value else value)
         if not math.isnan(step) and not math.isnan(value):
             found[step] = value
     return found

@@ -71,7 +71,8 @@ for (const svg of all("svg.chart")) {
     hair.setAttribute("x1", nearest); hair.setAttribute("x2", nearest); hair.setAttribute("visibility", "visible");
     tip.replaceChildren();
     const head = document.createElement("b");
-    head.textContent = "step " + Math.round(chart.step(nearest));
+    const at = chart.step(nearest);
+    head.textContent = svg.dataset.name + " " + (svg.dataset.name === "step" ? Math.round(at) : short(at));
     const table = document.createElement("table");
     for (const [s, p] of shown) {
       const row = table.insertRow();

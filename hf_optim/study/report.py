@@ -17,18 +17,23 @@ from typing import Any
 
 from hf_optim.definitions import own_definitions
 from hf_optim.study import charts, output, table
+from hf_optim.study import report_sections as sections
+from hf_optim.study.analysis import Analysis
 from hf_optim.study.curves import Histories
 from hf_optim.study.plan import flatten
 from hf_optim.study.records import Results
 from hf_optim.study.summary import headline, sentences, words
 from hf_optim.study.table import COSTS, Row, TaskTable
+from hf_optim.study.tuning_report import Protocol
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 LONG = 12  # a hyper-parameter table with more columns than this shows what was given only
 
 
-def render(results: Results, tables: Sequence[TaskTable]) -> str:
-    """The report of a study as HTML text."""
+def render(
+    results: Results, tables: Sequence[TaskTable], analysis: Analysis | None = None, protocol: Protocol | None = None
+) -> str:
+    """The report of a study as HTML text; `analysis` and `protocol` add their sections."""
     plan = results.plan
     styles = charts.style_of([o["label"] for o in plan.optimizers])
     body = [
@@ -41,7 +46,11 @@ def render(results: Results, tables: Sequence[TaskTable]) -> str:
     ]
     for task, one in zip(plan.tasks, tables, strict=True):
         body += _task(results, task, one, styles)
+    if analysis is not None:
+        body.append(sections.statistics(analysis, {one.task: one.decimals for one in tables}))
+        body.append(sections.profiles(analysis, styles))
     body += [
+        sections.protocol(protocol, styles),
         _configurations(results),
         _failures(results),
         _environment(results),
@@ -121,6 +130,7 @@ def _task(results: Results, task: Mapping[str, Any], one: TaskTable, styles: Map
             )
     parts.append(f'<div class="grid2">{"".join(figures)}</div>')
     parts.append(f'<div class="grid2"><div>{_others(one, styles)}</div><div>{_costs(one, styles)}</div></div>')
+    parts += [sections.extra(results, task, one), sections.samples(results, task)]
     return parts
 
 

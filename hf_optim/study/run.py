@@ -11,23 +11,31 @@ from __future__ import annotations
 import glob
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from hf_optim.errors import UserError
-from hf_optim.study.plan import Plan, Run, merge_check
-from hf_optim.study.worker import Lock, read_status, write_atomically, write_failure
+from hf_optim.study import changes, stages
+from hf_optim.study.disk import check_disk, unwritable
+from hf_optim.study.locks import LOCK_FILE, Lock
+from hf_optim.study.plan import Plan, Run
+from hf_optim.study.todo import known
+from hf_optim.study.worker import write_atomically, write_failure
 
 ATTEMPTS = 2  # a worker may die this often on one run before that is the run's result
-_RETRY_SECONDS = 1.0  # how long to leave a run alone that another launcher holds
+#: so often if it was asked to end, which says more about the machine (a cluster that wants a node back) than the run
+ATTEMPTS_ASKED = 10
+_ASKED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGUSR1, -signal.SIGUSR2)
+# How long to leave a run alone that another launcher holds: doubled each time, as it may be a long one.
+_RETRY_SECONDS, _LONGEST_RETRY = 1.0, 10.0
 
 
 def gpus() -> list[str]:
@@ -38,45 +46,40 @@ def gpus() -> list[str]:
     return [str(i) for i in range(len(glob.glob("/dev/nvidia[0-9]*")))]
 
 
-def default_jobs() -> int:
-    """One run at a time on each GPU, or on each CPU core that this process may use."""
+def default_jobs(gpus_per_run: int = 1) -> int:
+    """One run at a time on each GPU (or so many GPUs), or on each CPU core that this process may use."""
     devices = gpus()
-    if devices:
-        return len(devices)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not devices:
+        devices = [str(i) for i in range(len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else "1"))]
+    return max(1, len(devices) // gpus_per_run)
 
 
-def prepare(plan: Plan, source_text: str, folder: Path, *, retry_failed: bool = False) -> list[Run]:
-    """Writes study.yaml and plan.json, and gives the runs still to do, in the plan's order.
+def prepare(
+    plan: Plan, source_text: str, folder: Path, *, retry_failed: bool = False, accept_change: bool = False
+) -> None:
+    """Writes study.yaml and plan.json; `retry_failed` removes the records of runs that failed.
 
-    Raises UserError if the folder already holds a plan that this one does not merely add to.
+    Raises UserError if the folder holds a plan with runs that are not in this one, unless `accept_change`; and if it
+    holds anything else, or cannot be written.
     """
-    file = folder / "plan.json"
-    if file.exists():
-        try:
-            old = Plan.from_dict(json.loads(file.read_text(encoding="utf-8")), str(file))
-        except (OSError, ValueError) as error:
-            raise error if isinstance(error, UserError) else UserError(f"{file}: not readable: {error}") from None
-        merge_check(old, plan, str(folder))
-    elif folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: choose another --output")
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty and holds no study: choose another --output")
     try:
+        change = changes.since(folder, plan)
+        if change is not None and change.gone and not accept_change:
+            raise UserError(f"{change.sentence()}; --accept-change goes on, another --output starts anew")
+        if change is None and folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file: choose another --output")
+        if change is None and folder.exists() and any(p.name != LOCK_FILE for p in folder.iterdir()):
+            raise UserError(f"{folder} is not empty and holds no study: choose another --output")
         write_atomically(folder / "study.yaml", source_text)
-        write_atomically(file, json.dumps(plan.to_dict(), indent=1) + "\n")
+        write_atomically(folder / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
+        reader = stages.Reader(folder)
+        for run in known(plan, reader) if retry_failed else ():
+            record = reader.record(run.id)
+            # A trial that was stopped early was not unlucky.
+            if record is not None and record.get("status") != "ok" and not record.get("pruned"):
+                (folder / "runs" / run.id / "record.json").unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); choose another --output") from None
-    todo = []
-    for run in plan.runs:
-        home = folder / "runs" / run.id
-        status = read_status(home)
-        if status == "failed" and retry_failed:
-            (home / "record.json").unlink(missing_ok=True)
-            status = None
-        if status is None:
-            todo.append(run)
-    return todo
+        raise unwritable(folder, error) from None
 
 
 @dataclass
@@ -94,6 +97,8 @@ class Board:
     def __post_init__(self) -> None:
         self._waiting: deque[tuple[Run, float]] = deque((run, 0.0) for run in self.todo)
         self._deaths: Counter[str] = Counter()
+        self._asked: Counter[str] = Counter()
+        self._busy: Counter[str] = Counter()
         self._seconds: dict[str, list[float]] = {}
         self._lock = threading.Condition()
 
@@ -134,11 +139,17 @@ class Board:
             self._waiting.append((run, time.monotonic() + seconds))
             self._lock.notify_all()
 
-    def died(self, run: Run) -> bool:
-        """Counts a death of `run`'s worker; True if that was one too many."""
+    def held_elsewhere(self, run: Run) -> None:
+        """Another launcher is at `run`: it is postponed, each time for longer."""
+        self._busy[run.id] += 1
+        self.postpone(run, min(_LONGEST_RETRY, _RETRY_SECONDS * 2.0 ** (self._busy[run.id] - 1)))
+
+    def died(self, run: Run, code: int) -> bool:
+        """Counts a death of `run`'s worker with exit code `code`; True if that was one too many."""
         with self._lock:
-            self._deaths[run.id] += 1
-            return self._deaths[run.id] >= ATTEMPTS
+            deaths = self._asked if code in _ASKED else self._deaths
+            deaths[run.id] += 1
+            return deaths[run.id] >= (ATTEMPTS_ASKED if code in _ASKED else ATTEMPTS)
 
     def stop(self, problem: str | None = None) -> None:
         """No further run is taken."""
@@ -163,9 +174,9 @@ class Board:
 class Slot(threading.Thread):
     """One worker process and the thread that feeds it; a process serves many runs, so imports are paid once."""
 
-    def __init__(self, board: Board, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, board: Board, folder: Path, environment: dict[str, str], how: dict[str, int | None]) -> None:
         super().__init__(daemon=True)
-        self.board, self.folder, self.environment = board, folder, environment
+        self.board, self.folder, self.environment, self.how = board, folder, environment, how
         self.process: subprocess.Popen[str] | None = None
 
     def run(self) -> None:
@@ -173,6 +184,10 @@ class Slot(threading.Thread):
         try:
             while (run := self.board.take()) is not None:
                 self._serve(run)
+        except UserError as error:
+            self.board.stop(str(error))
+        except OSError as error:
+            self.board.stop(str(unwritable(self.folder, error)))
         except Exception as error:  # a thread's error would otherwise vanish and leave the launcher waiting
             self.board.stop(f"the launcher failed: {type(error).__name__}: {error}")
         finally:
@@ -185,22 +200,22 @@ class Slot(threading.Thread):
             self.process.wait()
 
     def _serve(self, run: Run) -> None:
-        answer = self._ask({"folder": str(self.folder), "id": run.id, "spec": run.spec})
+        answer = self._ask({"folder": str(self.folder), "id": run.id, "spec": run.spec, **self.how})
         if self.board.stopped and answer is None:
             return
         if answer is None:
             assert self.process is not None
             code = self.process.wait()
-            if not self.board.died(run):
+            if not self.board.died(run, code):
                 self.board.postpone(run, 0.0)
             elif self._record_death(run, code):
                 self.board.finish(run, "failed")
             else:
-                self.board.postpone(run, _RETRY_SECONDS)
+                self.board.held_elsewhere(run)
         elif answer["status"] == "busy":
-            self.board.postpone(run, _RETRY_SECONDS)
+            self.board.held_elsewhere(run)
         elif answer["status"] == "broken":
-            self.board.stop(f"{self.folder}: {answer['reason']}")
+            self.board.stop(answer["reason"])
         else:
             self.board.finish(run, answer["status"])
 
@@ -229,13 +244,15 @@ class Slot(threading.Thread):
         return json.loads(line) if line.endswith("\n") else None
 
     def _record_death(self, run: Run, code: int) -> bool:
-        lock = Lock(self.folder / "locks" / run.id)
+        lock = Lock(self.folder, run.id)
         if not lock.acquire():
             return False
         try:
+            check_disk(self.folder)
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             hint = " (out of memory?)" if code == -9 else ""
-            why = f"the worker process {how} {ATTEMPTS} times{hint}"
+            often = ATTEMPTS_ASKED if code in _ASKED else ATTEMPTS
+            why = f"the worker process {how} {often} times{hint}"
             write_failure(self.folder / "runs" / run.id, run.id, dict(run.spec), why, time.time())
         finally:
             lock.release()
@@ -247,14 +264,18 @@ def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
     return process.stdin, process.stdout
 
 
-def environments(jobs: int) -> list[dict[str, str]]:
-    """The environment of each worker: one thread each on CPU, GPUs dealt out in turn."""
+def environments(jobs: int, gpus_per_run: int = 1) -> list[dict[str, str]]:
+    """The environment of each worker: one thread each on CPU, GPUs dealt out in turn, `gpus_per_run` to each."""
     package_home = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(p for p in (package_home, os.environ.get("PYTHONPATH", "")) if p)
     common = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
     devices = gpus()
     if devices:
-        return [{**common, "CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} for i in range(jobs)]
+        shares = len(devices) // gpus_per_run
+        if shares < 1:
+            raise UserError(f"--gpus-per-run: {gpus_per_run} asked for, and {len(devices)} can be seen here")
+        dealt = [",".join(devices[i * gpus_per_run : (i + 1) * gpus_per_run]) for i in range(shares)]
+        return [{**common, "CUDA_VISIBLE_DEVICES": dealt[i % shares]} for i in range(jobs)]
     # Two threads in each of two workers on two cores run nearly ten times slower than one each.
     return [{**common, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} for _ in range(jobs)]
 
@@ -264,19 +285,22 @@ def execute(
     folder: Path,
     *,
     jobs: int,
+    gpus_per_run: int = 1,
+    checkpoint_every: int | None = None,
     on_finish: Callable[[Run, str, float], None] | None = None,
     watch: Callable[[Board], None] | None = None,
 ) -> dict[str, str]:
     """Executes `todo` in `jobs` worker processes and gives each run's status ("ok" or "failed") by id.
 
-    `on_finish` is called (from a worker's thread) with run, status and seconds; `watch` five times a second with the
-    board. On KeyboardInterrupt the workers are ended, nothing is recorded for what they were at, and the interrupt
-    goes on.
+    A run on more than one GPU has a process for each (without GPUs, so many processes). With `checkpoint_every`
+    steps, a run that was interrupted goes on from its last checkpoint. `on_finish` is called (from a worker's thread)
+    with run, status and seconds; `watch` five times a second with the board. On KeyboardInterrupt the workers are
+    ended, nothing is recorded for what they were at, and the interrupt goes on. Raises UserError when the folder
+    takes no more files: finished runs are kept.
     """
     board = Board(todo, len(todo), on_finish)
-    slots = (
-        [Slot(board, folder, environment) for environment in environments(max(1, min(jobs, len(todo))))] if todo else []
-    )
+    how = {"checkpoint_every": checkpoint_every, "processes": gpus_per_run}
+    slots = [Slot(board, folder, e, how) for e in environments(min(jobs, len(todo)), gpus_per_run)] if todo else []
     for slot in slots:
         slot.start()
     try:
@@ -291,8 +315,6 @@ def execute(
         raise
     if watch:
         watch(board)
-    with suppress(OSError):  # another launcher may still hold locks in there
-        (folder / "locks").rmdir()
     if board.problem:
         raise UserError(board.problem)
     return dict(board.finished)

@@ -2,7 +2,8 @@
 
 A worker ends at once when its launcher is gone (its standard input closes), so that nothing goes on behind the user's
 back. A run belongs to the worker that holds its lock: a POSIX lock, which the kernel drops when the process ends in
-any way, so that no lock is ever stale. Several launchers may share a folder.
+any way, so that no lock is ever stale, and which network file systems pass on to other machines. Several launchers may
+share a folder.
 """
 
 from __future__ import annotations
@@ -11,48 +12,20 @@ import json
 import os
 import queue
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
-
-
-class Lock:
-    """An exclusive lock on `path` for this process. `acquire` never waits."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: int | None = None
-
-    def acquire(self) -> bool:
-        """True if this process now holds the lock."""
-        import fcntl
-
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The holder before may have removed the file between our open and our lock: then ours is nobody's.
-            held = os.stat(self.path).st_ino == os.fstat(file).st_ino
-        except OSError:
-            held = False
-        if not held:
-            os.close(file)
-            return False
-        self._file = file
-        return True
-
-    def release(self) -> None:
-        """Removes the file, then lets go."""
-        if self._file is not None:
-            self.path.unlink(missing_ok=True)
-            os.close(self._file)
-            self._file = None
+from hf_optim.study.disk import check_disk, check_space, unwritable
+from hf_optim.study.locks import Lock
 
 
 @contextmanager
@@ -75,12 +48,18 @@ def output_to(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def execute(folder: Path, run_id: str, spec: dict[str, Any]) -> str:
+def execute(
+    folder: Path, run_id: str, spec: dict[str, Any], *, checkpoint_every: int | None = None, processes: int = 1
+) -> str:
     """Executes one run unless it has a record; gives "ok", "failed", or "busy" if another process is at it.
 
-    What the run prints goes to `log.txt` in its folder.
+    What the run prints goes to `log.txt` in its folder. With `checkpoint_every`, an interrupted run goes on from its
+    last whole checkpoint (checkpoints are removed once there is a record); without it, it starts again. `processes`
+    above 1 train one model together.
+
+    Raises UserError, and leaves no record, where the disk is the problem: that says nothing about the run.
     """
-    lock = Lock(folder / "locks" / run_id)
+    lock = Lock(folder, run_id)
     if not lock.acquire():
         return "busy"
     try:
@@ -88,21 +67,60 @@ def execute(folder: Path, run_id: str, spec: dict[str, Any]) -> str:
         status = read_status(home)
         if status is not None:
             return status
-        # What an interrupted run left is thrown away: a run is whole or it is not there.
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
+        if not (checkpoint_every and any(home.glob("checkpoint-*"))):
+            # What an interrupted run left is thrown away: a run is whole or it is not there.
+            shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True, exist_ok=True)
+        check_space(folder)
         started = time.time()
         try:
             with output_to(home / "log.txt"):
-                from hf_optim.task import RunSpec, train
-
-                train(RunSpec.from_dict(spec), home, progress=False)
+                _train(home, spec, checkpoint_every, processes)
         except Exception as error:
+            check_disk(folder, error)
             if read_status(home) is None:
                 write_failure(home, run_id, spec, reason(error), started)
-        return read_status(home) or "failed"
+        status = read_status(home) or "failed"
+        if status != "ok":
+            try:
+                check_disk(folder)
+            except UserError:
+                (home / "record.json").unlink(missing_ok=True)
+                raise
+        for left in home.glob("checkpoint-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        return status
     finally:
         lock.release()
+
+
+def _train(home: Path, spec: dict[str, Any], checkpoint_every: int | None, processes: int) -> None:
+    if processes == 1:
+        from hf_optim.task import RunSpec, train
+
+        train(
+            RunSpec.from_dict(spec),
+            home,
+            progress=False,
+            checkpoint_every=checkpoint_every,
+            resume=checkpoint_every is not None,
+        )
+        return
+    how = {"spec": spec, "home": str(home), "checkpoint_every": checkpoint_every}
+    launch = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    ended = subprocess.run(
+        [*launch, "-m", "hf_optim.study.member", json.dumps(how)], check=False, preexec_fn=end_with_parent
+    )
+    if read_status(home) is None:
+        raise RuntimeError(f"the run's {processes} processes ended with exit code {ended.returncode}: see log.txt")
+
+
+def end_with_parent() -> None:
+    """From now on this process is killed when its parent ends in any way (Linux only)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def read_status(home: Path) -> str | None:
@@ -143,7 +161,8 @@ def write_failure(home: Path, run_id: str, spec: dict[str, Any], why: str, start
 def write_atomically(path: Path, text: str) -> None:
     """Writes `text` so that `path` holds either the old or the new content, whenever the process is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A process's number would not do: two machines may share the folder.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -151,7 +170,8 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _iso(seconds: float) -> str:
@@ -172,7 +192,7 @@ def _requests() -> queue.Queue[str]:
 
 
 def main() -> None:
-    """Serves requests {"folder", "id", "spec"} until standard input closes."""
+    """Serves requests {"folder", "id", "spec", "checkpoint_every", "processes"} until standard input closes."""
     # Answers get a channel of their own: whatever a library prints must not be read as an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -180,9 +200,18 @@ def main() -> None:
     while True:
         request = json.loads(lines.get())
         try:
-            status = execute(Path(request["folder"]), request["id"], request["spec"])
+            status = execute(
+                Path(request["folder"]),
+                request["id"],
+                request["spec"],
+                checkpoint_every=request["checkpoint_every"],
+                processes=request["processes"],
+            )
             answer = {"id": request["id"], "status": status}
-        except Exception as error:  # the folder itself cannot be written, for instance
+        except OSError as error:
+            why = str(unwritable(Path(request["folder"]), error))
+            answer = {"id": request["id"], "status": "broken", "reason": why}
+        except Exception as error:
             answer = {"id": request["id"], "status": "broken", "reason": reason(error)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

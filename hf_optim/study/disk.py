@@ -1,0 +1,53 @@
+"""A study's folder on a disk that is full or read-only: told from a run's own failure, in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from hf_optim.errors import UserError
+
+#: what a run must find free before it starts: its record, history and log need less
+SPACE = 4 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def unwritable(folder: Path, error: OSError) -> UserError:
+    """One line for a folder that takes no more files."""
+    why = error.strerror or str(error)
+    if error.errno in _FULL:
+        return UserError(
+            f"{folder}: the disk is full ({why}): make space, and the same command goes on; finished runs are kept"
+        )
+    return UserError(f"{folder}: cannot be written ({why}): make it writable or choose another --output")
+
+
+def check_space(folder: Path) -> None:
+    """Raises UserError if a run that starts now might not be able to leave its record."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    if free < SPACE:
+        raise unwritable(folder, OSError(errno.ENOSPC, f"{free / 1e6:.1f} MB are free, a run needs {SPACE / 1e6:.0f}"))
+
+
+def check_disk(folder: Path, error: BaseException | None = None) -> None:
+    """Raises UserError if `error` is the disk's, or if `folder` does not take a small file now."""
+    if isinstance(error, OSError) and error.errno in (*_FULL, errno.EROFS, errno.ESTALE):
+        raise unwritable(folder, error) from None
+    probe = folder / f".probe.{uuid.uuid4().hex}"
+    try:
+        with open(probe, "wb") as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as problem:
+        raise unwritable(folder, problem) from None
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)

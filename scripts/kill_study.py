@@ -1,0 +1,107 @@
+"""Kills the launcher of a study at random moments, and compares the tables with those of a study that was left alone.
+
+    python scripts/kill_study.py [--kills 10] [--study smoke] [--jobs 1] [--seed 0]
+
+Each time the launcher gets SIGKILL, alone: its workers have to notice. Every third time at a random moment while it
+starts, else from the beginning of its first run to a while after its end. Prints what was found in place at
+each kill, and ends with exit code 1 if a finished run was run again, or a table differs by a byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLES = ("table.md", "table.csv", "runs.csv")
+
+
+def start(study: str, folder: Path, jobs: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hf_optim.cli", "study", study, "--output", str(folder), "--jobs", str(jobs)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
+    )
+
+
+def records(folder: Path) -> dict[str, int]:
+    """Each record and when it was written: a run that was made twice would have a newer one."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/*/record.json")}
+
+
+def begun(folder: Path) -> int:
+    """How many runs somebody is at, or was when it was killed."""
+    return sum(not (home / "record.json").exists() and any(home.iterdir()) for home in folder.glob("runs/*"))
+
+
+def wait_for_a_run(launcher: subprocess.Popen[str], folder: Path, before: float) -> float:
+    """Waits until a run has begun after the moment `before` (or the launcher has ended); gives the seconds it took."""
+    started = time.monotonic()
+    while launcher.poll() is None:
+        try:
+            if any(log.stat().st_mtime > before for log in folder.glob("runs/*/log.txt")):
+                break
+        except FileNotFoundError:  # a new worker clears what an old one left
+            pass
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--kills", type=int, default=10, help="how often (default: 10)")
+    parser.add_argument("--study", default="smoke", help="a shipped study or a YAML file (default: smoke)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments (default: 0)")
+    options = parser.parse_args()
+    moments = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        whole, folder = Path(temporary) / "whole", Path(temporary) / "killed"
+        launcher = start(options.study, whole, options.jobs)
+        starting, begin = wait_for_a_run(launcher, whole, 0.0), time.time()
+        text, _ = launcher.communicate()
+        if not (whole / "table.md").exists():
+            print(text)
+            return 1
+        ends = sorted(when / 1e9 for when in records(whole).values())
+        # The first run pays for the imports.
+        first, length = ends[0] - begin, (ends[-1] - ends[0]) / max(1, len(ends) - 1)
+        print(f"left alone: {len(ends)} runs, {starting:.1f} s to start, {first:.1f} s for the first, {length:.1f} s each")
+        again = 0
+        for kill in range(options.kills):
+            before, moment = records(folder), time.time()
+            launcher = start(options.study, folder, options.jobs)
+            if kill % 3 == 2:
+                wait, what = moments.uniform(0, starting), "after its start"
+            else:
+                wait_for_a_run(launcher, folder, moment)
+                wait, what = moments.uniform(0, first + 1.5 * length), "into its first run"
+            try:
+                launcher.communicate(timeout=wait)
+                ended = "it had ended"
+            except subprocess.TimeoutExpired:
+                launcher.kill()
+                launcher.communicate()
+                ended = "killed"
+            after = records(folder)
+            again += sum(after.get(name) != when for name, when in before.items())
+            print(f"{kill + 1}: {ended} {wait:.1f} s {what}: {len(after)} finished, {begun(folder)} half", flush=True)
+        before = records(folder)
+        text, _ = start(options.study, folder, options.jobs).communicate()
+        after = records(folder)
+        again += sum(after.get(name) != when for name, when in before.items())
+        print(f"left alone at last: from {len(before)} to {len(after)} finished")
+        same = [name for name in TABLES if (whole / name).read_bytes() == (folder / name).read_bytes()]
+        for name in TABLES:
+            print(f"{name}: {'the same bytes' if name in same else 'DIFFERS'}")
+        print(f"finished runs that were run again: {again}")
+        return 0 if len(same) == len(TABLES) and not again else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

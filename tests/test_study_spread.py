@@ -1,0 +1,158 @@
+"""Spreading a study over jobs: several launchers share a folder, and a job that is requeued takes up what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from hf_optim.cli import main
+from hf_optim.errors import UserError
+from hf_optim.study import plan as planning
+from hf_optim.study import run, spread
+from hf_optim.study.plan import Plan, Run
+from hf_optim.study.source import parse
+from hf_optim.study.spread import Launch, Share
+from hf_optim.study.worker import read_status, write_atomically
+
+submitit = pytest.importorskip("submitit")
+YAML = """name: s
+seeds: {seeds}
+tasks: [{{task: vision, model: mlp, size: smoke}}]
+optimizers: [{{name: adamw, lr: 1e-3}}]
+"""
+
+
+def prepared(folder: Path, seeds: int) -> Plan:
+    text = YAML.format(seeds=seeds)
+    plan = planning.expand(parse(text, "s.yaml"))
+    run.prepare(plan, text, folder)
+    return plan
+
+
+def finish(folder: Path, one: Run) -> None:
+    record = {"id": one.id, "spec": dict(one.spec), "status": "ok", "metrics": {"test_accuracy": 0.5}}
+    write_atomically(folder / "runs" / one.id / "record.json", json.dumps(record))
+
+
+def test_debug_jobs_run_here_and_the_rest_of_the_array_finds_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = prepared(tmp_path / "s", 3)
+    calls = []
+
+    def execute(todo: list[Run], folder: Path, *, jobs: int, gpus_per_run: int, **_: object) -> None:
+        calls.append((len(todo), jobs, gpus_per_run))
+        for one in todo:
+            finish(folder, one)
+
+    monkeypatch.setattr(run, "execute", execute)
+    how = Launch("debug", array=2)
+    given = {"jobs": 1, "gpus_per_run": None, "checkpoint_every": None}
+    assert spread.launch(tmp_path / "s", plan, how, Console(width=200), **given)
+    assert calls == [(3, 1, 1), (0, 1, 1)]
+    out = capsys.readouterr().out
+    assert "3 runs for 2 debug jobs" in out and "[3/3] ok" in out
+    # Nothing is submitted for a study that is finished.
+    assert spread.launch(tmp_path / "s", plan, how, Console(), **given) and len(calls) == 2
+
+
+def test_a_problem_of_the_folder_reaches_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = prepared(tmp_path / "s", 2)
+
+    def execute(*_: object, **__: object) -> None:
+        raise UserError("the disk is full: make space")
+
+    monkeypatch.setattr(run, "execute", execute)
+    # submitit's debug jobs write no result file, so the job is asked itself.
+    monkeypatch.setattr(spread, "_problem", lambda job: job.results()[0]["problem"])
+    with pytest.raises(UserError, match="the disk is full"):
+        spread.launch(
+            tmp_path / "s", plan, Launch("debug"), Console(), jobs=1, gpus_per_run=None, checkpoint_every=None
+        )
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the job's task through /proc")
+def test_two_jobs_share_a_folder_and_an_interrupted_one_is_requeued(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    plan = prepared(folder, 4)
+    share = Share(str(folder), 1, None, 5)
+    how = Launch("local", array=2, minutes=10)
+    jobs = spread._submit(folder, how, share, 2)
+    homes = [folder / "runs" / one.id for one in plan.runs]
+    try:
+        deadline = time.monotonic() + 200
+        # In the middle of a run: it has a checkpoint and no record.
+        while not any(any(home.glob("checkpoint-*")) and read_status(home) is None for home in homes):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        done = {home: (home / "record.json").stat().st_mtime_ns for home in homes if read_status(home)}
+        # The signal that SLURM sends before it takes the node back goes to the task, a child of submitit's controller.
+        for job in jobs:
+            controller = Path(f"/proc/{job.job_id}/task/{job.job_id}/children")
+            os.kill(int(controller.read_text().split()[0]), signal.SIGUSR2)
+        while not all(job.done() for job in jobs):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        for job in jobs:
+            job.cancel()
+    assert [spread._problem(job) for job in jobs] == ["", ""]
+    assert [read_status(home) for home in homes] == ["ok"] * 4
+    assert all((home / "record.json").stat().st_mtime_ns == when for home, when in done.items())
+    assert not list(folder.glob("runs/*/checkpoint-*"))
+    told = [line for job in jobs for line in job.stdout().splitlines() if line.startswith("ok ")]
+    assert len({line.split("(")[0] for line in told}) == 4
+    for job in jobs:
+        assert job.stdout().count("Starting with") == 2 and "Requeued job" in job.stdout()
+
+
+def test_slurm_is_asked_for_what_a_run_needs() -> None:
+    how = Launch("slurm", array=50, minutes=60, cpus_per_run=4, partition="gpu", sbatch={"account": "me"})
+    given = spread.parameters(how, Share("/s", 2, 1, None))
+    assert given["gpus_per_node"] == 2 and given["cpus_per_task"] == 8 and given["timeout_min"] == 60
+    assert given["slurm_partition"] == "gpu" and given["slurm_array_parallelism"] == 50
+    assert given["slurm_additional_parameters"] == {"requeue": True, "account": "me"}
+    assert not any("CUDA" in line for line in given["slurm_setup"])
+    # A job that asked for no GPU must not take one that it sees.
+    none = spread.parameters(how, Share("/s", 2, None, None))
+    assert "gpus_per_node" not in none and "export CUDA_VISIBLE_DEVICES=" in none["slurm_setup"]
+    executor = submitit.AutoExecutor("/nowhere", cluster="debug")
+    executor.update_parameters(**given)  # its names, checked by submitit
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--array", "4"), "--array belongs to jobs"),
+        (("--no-wait",), "--no-wait belongs to jobs"),
+        (("--launch", "local", "--array", "0"), "--array must be at least 1"),
+        (("--launch", "local", "--time", "-1"), "--time must be at least 1"),
+        (("--launch", "slurm", "--sbatch", "account"), "write KEY=VALUE"),
+        (("--launch", "pbs"), "invalid choice"),
+        (("--gpus-per-run", "0"), "--gpus-per-run must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    try:
+        code = main(("study", "smoke", "--output", str(tmp_path / "s"), *arguments))
+    except SystemExit as end:
+        code = int(end.code or 0)
+    err = capsys.readouterr().err
+    assert code == 2 and err.count("\n") == 1 and message in err and not (tmp_path / "s").exists()
+
+
+def test_without_slurm_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = prepared(tmp_path / "s", 1)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(UserError, match="there is no sbatch here"):
+        spread.launch(
+            tmp_path / "s", plan, Launch("slurm"), Console(), jobs=1, gpus_per_run=None, checkpoint_every=None
+        )

@@ -1,0 +1,391 @@
+"""What a study keeps: on a full or read-only disk, when its YAML changes, when folders are compared and merged."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from study_fakes import accuracy, make_study
+
+import hf_optim.task
+from hf_optim.cli import main
+from hf_optim.errors import UserError
+from hf_optim.study import changes, merge, records, rows, run, worker
+from hf_optim.study.disk import check_disk
+from hf_optim.study.locks import Lock, check_shared
+from hf_optim.study.plan import Plan
+from hf_optim.study.worker import read_status
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEC = {"task": "vision", "optimizer": {"name": "adamw"}, "seed": 0}
+YAML = """name: s
+seeds: 2
+tasks: [{task: vision, model: mlp, size: smoke}]
+optimizers: [{name: adamw, lr: 1e-3}]
+"""
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+# --- disks ---
+
+
+@contextmanager
+def mounted(folder: Path, size: str) -> Iterator[Path]:
+    """A small disk of its own; skips where this process may not mount one."""
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {made.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Writes until the disk is full."""
+    ballast = disk / "ballast"
+    with pytest.raises(OSError), open(ballast, "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
+    return ballast
+
+
+def finished(spec: object, home: Path, **_: object) -> None:
+    """Stands for a training run: leaves its record."""
+    (Path(home) / "record.json").write_text(json.dumps({"id": "one", "status": "ok", "metrics": {}}))
+
+
+def test_a_disk_that_fills_in_a_run_leaves_no_record_and_the_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mounted(tmp_path / "disk", "8m") as disk:
+        folder = disk / "study"
+
+        def trains_until_the_disk_is_full(spec: object, home: Path, **_: object) -> None:
+            fill(disk)
+            raise RuntimeError("unexpected pos 64 vs 0")  # how a library tells of it, and not as an OSError
+
+        def catches_it(spec: object, home: Path, **_: object) -> None:
+            finished(spec, home)
+            record = {"id": "one", "status": "failed", "error": "OSError: [Errno 28]", "metrics": {}}
+            (Path(home) / "record.json").write_text(json.dumps(record))
+            fill(disk)
+
+        for bad in (trains_until_the_disk_is_full, catches_it):
+            monkeypatch.setattr(hf_optim.task, "train", bad)
+            with pytest.raises(UserError, match="the disk is full.*the same command goes on"):
+                worker.execute(folder, "one", SPEC)
+            assert read_status(folder / "runs" / "one") is None
+            # Nothing is begun on a disk that is nearly full.
+            with pytest.raises(UserError, match="the disk is full.*are free"):
+                worker.execute(folder, "one", SPEC)
+            (disk / "ballast").unlink()
+        monkeypatch.setattr(hf_optim.task, "train", finished)
+        assert worker.execute(folder, "one", SPEC) == "ok"
+        assert worker.execute(folder, "one", SPEC) == "ok"
+
+
+def test_a_failure_of_the_run_itself_is_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(hf_optim.task, "train", fails)
+    assert worker.execute(tmp_path, "one", SPEC) == "failed"
+    assert read_status(tmp_path / "runs" / "one") == "failed"
+
+
+def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:
+    script = (
+        "import resource, sys; from pathlib import Path; from hf_optim.study.disk import check_disk\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: check_disk(Path(sys.argv[1]))\nexcept ValueError as error: print(error)"
+    )
+    got = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "the disk is full" in got.stdout and list(tmp_path.iterdir()) == []
+    check_disk(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hf_optim.cli", *arguments],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_on_a_full_disk_says_one_line(tmp_path: Path) -> None:
+    study = tmp_path / "s.yaml"
+    study.write_text(YAML)
+    with mounted(tmp_path / "disk", "6m") as disk:
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(5 << 20))
+        got = launch("study", str(study), "--output", str(disk / "out"), "--jobs", "1")
+        assert got.returncode == 2 and got.stderr.count("\n") == 1, got
+        assert got.stderr.startswith("error: ") and "the disk is full" in got.stderr
+        assert not list((disk / "out").glob("runs/*/record.json"))
+        ballast.unlink()
+        make_study(disk / "fake", seeds=1, steps=10)
+        fill(disk)
+        got = launch("report", str(disk / "fake"))
+        assert got.returncode == 2 and got.stderr.count("\n") == 1 and "the disk is full" in got.stderr, got
+
+
+def test_a_read_only_folder_says_one_line_and_can_still_be_read(tmp_path: Path) -> None:
+    study = tmp_path / "s.yaml"
+    study.write_text(YAML)
+    with mounted(tmp_path / "disk", "8m") as disk:
+        make_study(disk / "fake", steps=10)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for arguments in (("study", str(study), "--output", str(disk / "out")), ("report", str(disk / "fake"))):
+            got = launch(*arguments)
+            assert got.returncode == 2 and got.stderr.count("\n") == 1, got
+            assert got.stderr.startswith("error: ") and "cannot be written" in got.stderr
+        got = launch("results", str(disk / "fake"))
+        assert got.returncode == 0 and len(got.stdout.splitlines()) == 10
+
+
+def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with pytest.raises(UserError, match="gives no locks"):
+        Lock(tmp_path, "one").acquire()
+
+
+@pytest.mark.parametrize(
+    ("line", "bad"),
+    [
+        ("nfs4 server:/x rw,vers=4.2,local_lock=none", ""),
+        ("nfs server:/x rw,vers=3,nolock,local_lock=all", "local_lock=all"),
+        ("nfs server:/x rw,local_lock=posix", "local_lock=posix"),
+        ("lustre x rw,flock", ""),
+        ("lustre x rw,seclabel", "noflock"),
+        ("lustre x rw,localflock", "localflock"),
+        ("ext4 /dev/vda rw", ""),
+    ],
+)
+def test_a_network_file_system_that_keeps_locks_to_itself_is_refused(tmp_path: Path, line: str, bad: str) -> None:
+    home = str(tmp_path.resolve())
+    mounts = f"21 1 254:0 / / rw - ext4 /dev/root rw\n30 21 0:9 / {home} rw shared:1 - {line}\n"
+    if not bad:
+        check_shared(tmp_path, mounts)
+        return
+    with pytest.raises(UserError, match=bad):
+        check_shared(tmp_path, mounts)
+    check_shared(tmp_path.parent, mounts)
+
+
+# --- a study that changed ---
+
+
+def plan_of(folder: Path) -> Plan:
+    return changes.read_plan(folder)
+
+
+def test_a_changed_study_says_which_runs_still_count(tmp_path: Path) -> None:
+    old = plan_of(make_study(tmp_path / "a", missing=[("adan", 2)]))
+    new = plan_of(make_study(tmp_path / "b", labels=("adamw", "smaran", "lion"), seeds=3))
+    change = changes.since(tmp_path / "a", new)
+    assert change is not None
+    assert (len(change.still), len(change.new), len(change.gone)) == (6, 3, 3)
+    text = change.sentence()
+    assert "6 of 9 runs still count (6 finished), 3 are new, 3 are no longer in the plan (2 finished" in text
+    assert "first: adan on MLP, seed 0 is left out" in text and "\n" not in text
+    assert "  new: lion on MLP, seeds 0, 1, 2" in change.lines()
+
+    before = (tmp_path / "a" / "plan.json").read_bytes()
+    with pytest.raises(UserError, match="--accept-change goes on"):
+        run.prepare(new, "name: b\n", tmp_path / "a")
+    assert (tmp_path / "a" / "plan.json").read_bytes() == before
+    run.prepare(new, "name: b\n", tmp_path / "a", accept_change=True)
+    results = records.load(tmp_path / "a")
+    assert [r.optimizer for r in results.plan.runs[:3]] == ["adamw", "smaran", "lion"]
+    assert len(results.records) == 6
+    # The records of runs that are not planned any more are kept, out of the table.
+    kept = [row for row in rows.of(results) if row["stage"] == "none"]
+    assert sorted(row["id"] for row in kept) == sorted(r.id for r in old.runs if r.optimizer == "adan" and r.seed < 2)
+
+
+def test_a_study_that_only_grows_needs_no_word(tmp_path: Path) -> None:
+    make_study(tmp_path / "a", seeds=2)
+    grown = plan_of(make_study(tmp_path / "b", seeds=3))
+    run.prepare(grown, "name: b\n", tmp_path / "a")
+    assert len(records.load(tmp_path / "a").records) == 6
+
+
+def test_the_command_tells_the_first_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from hf_optim.study import plan as planning
+    from hf_optim.study.source import parse
+
+    folder = tmp_path / "out"
+    run.prepare(planning.expand(parse(YAML, "s.yaml")), YAML, folder)
+    study = tmp_path / "s.yaml"
+    study.write_text(YAML.replace("1e-3", "3e-3"))
+    code, out, err = command(capsys, "study", str(study), "--output", str(folder))
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert "0 of 2 runs still count, 2 are new" in err
+    assert "adamw on vision/mlp/smoke, seed 0: optimizer.lr: 0.001 there, 0.003 here" in err
+    code, out, _ = command(capsys, "study", str(study), "--output", str(folder), "--dry-run")
+    assert code == 0 and "no longer in the plan: adamw on vision/mlp/smoke, seeds 0, 1" in out
+
+
+# --- results ---
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[str]:
+    """Two studies of the same plan on other tasks, one run of the first failed."""
+    one = make_study(tmp_path / "one", tasks=("MLP",), failed=[("adan", 1)])
+    return [str(one), str(make_study(tmp_path / "two", tasks=("CNN",), seeds=2))]
+
+
+def test_results_filters_and_exports(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = command(capsys, "results", *two, "--where", "optimizer=sma*,seed<=1", "--columns", "task,seed,value")
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == ["task", "seed", "value"] and [x[:2] for x in lines[1:]] == [
+        ["MLP", "0"], ["MLP", "1"], ["CNN", "0"], ["CNN", "1"]
+    ]  # fmt: skip
+    assert float(lines[1][2]) == pytest.approx(accuracy("smaran", 0), rel=1e-5)
+    file = tmp_path / "x.csv"
+    assert command(capsys, "results", *two, "--where", "status!=ok", "--export", str(file))[0] == 0
+    (row,) = list(csv.DictReader(file.open()))
+    assert row["error"] == "the loss became NaN at step 13" and row["spec.optimizer.lr"] == "0.1"
+    assert float(row["train_seconds"]) == 2.0 and row["value"] == ""
+
+
+def test_parquet_keeps_types_and_every_run(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pyarrow import parquet
+
+    file = tmp_path / "x.parquet"
+    assert command(capsys, "results", *two, "--export", str(file))[0] == 0
+    table = parquet.read_table(file)
+    assert table.num_rows == 15
+    kinds = {name: str(table.schema.field(name).type) for name in ("seed", "value", "task", "error", "steps")}
+    assert kinds == {"seed": "int64", "value": "double", "task": "string", "error": "string", "steps": "int64"}
+    whole = table.column("value").to_pylist()
+    assert whole[0] == accuracy("adamw", 0) and whole.count(None) == 1
+
+
+def test_latex_and_markdown_are_tables(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tex, md = tmp_path / "x.tex", tmp_path / "x.md"
+    for file in (tex, md):
+        asked = ("--by", "task,optimizer", "--columns", "test_accuracy", "--export", str(file))
+        assert command(capsys, "results", *two, *asked)[0] == 0
+    lines = tex.read_text().splitlines()
+    assert lines[0] == r"\begin{tabular}{llrrrrrr}" and lines[-1] == r"\end{tabular}"
+    assert lines[2].startswith(r"task & optimizer & runs & ok & failed & missing & test\_accuracy mean")
+    assert len([x for x in lines if x.endswith(r"\\")]) == 1 + 6
+    assert md.read_text().splitlines()[1].startswith("|---|---:|")
+    assert "| MLP | adan | 3 | 2 | 1 | 0 |" in md.read_text()
+
+
+def test_compare_pairs_by_seed(two: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = command(capsys, "results", *two, "--compare", "smaran", "adamw")
+    assert code == 0
+    head, first, second = (line.split() for line in out.splitlines())
+    assert first[:2] == ["MLP", "test_accuracy"] and second[0] == "CNN"
+    expected = sum(accuracy("smaran", s) - accuracy("adamw", s) for s in range(3)) / 3
+    assert any(float(x) == pytest.approx(expected, rel=1e-4) for x in first[5:8])
+    # A failed run has no value, and leaving it out would flatter.
+    code, _, err = command(capsys, "results", *two, "--compare", "adan", "adamw")
+    assert code == 2 and "failed" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--where", "optimizr=a"), "no column 'optimizr'"),
+        (("--where", "optimizer"), "is no condition"),
+        (("--where", "seed<few"), "needs a number"),
+        (("--where", "optimizer=nobody"), "no run meets"),
+        (("--columns", "nope"), "no column 'nope'"),
+        (("--export", "x.xls"), "must end in"),
+        (("--compare", "adamw", "nobody"), "no run matches 'nobody'"),
+        (("--compare", "adamw", "status=ok"), "matches two runs"),
+        (("--keep-first",), "belongs to --merge"),
+        (("--by", "task", "--compare", "a", "b"), "ask for one of them"),
+        (("--merge", "x", "--where", "seed=1"), "use it alone"),
+    ],
+)
+def test_mistakes_are_one_line(
+    two: list[str], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    code, out, err = command(capsys, "results", *two, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1) and message in err
+
+
+def test_no_study_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = command(capsys, "results", str(tmp_path))
+    assert code == 2 and "no study in" in err
+
+
+# --- merging ---
+
+
+def test_merging_is_the_union_and_can_be_repeated(two: list[str], tmp_path: Path) -> None:
+    into = tmp_path / "all"
+    for _ in range(2):
+        plan = merge.merge([Path(x) for x in two], into)
+        assert [t["label"] for t in plan.tasks] == ["MLP", "CNN"] and plan.seeds == (0, 1, 2)
+    results = records.load(into)
+    assert len(results.plan.runs) == len(results.records) == 15
+    for source in two:
+        for run_id, record in records.load(Path(source)).records.items():
+            assert results.records[run_id] == record
+            assert (into / "runs" / run_id / "history.jsonl").exists()
+    assert not [p for p in (into / "runs").iterdir() if p.name.startswith(".")]
+
+
+def test_halves_of_one_study_become_whole(tmp_path: Path) -> None:
+    whole = make_study(tmp_path / "whole")
+    a = make_study(tmp_path / "a", missing=[("adan", 0), ("adan", 1)])
+    b = make_study(tmp_path / "b", missing=[("adamw", 2)])
+    merge.merge([a, b], tmp_path / "ab")
+    assert records.load(tmp_path / "ab").records == records.load(whole).records
+    assert (tmp_path / "ab" / "study.yaml").read_text() == "name: fake\n"
+
+
+def test_contradictions_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    a = make_study(tmp_path / "a")
+    b = make_study(tmp_path / "b", value=lambda label, seed: accuracy(label, seed) + (label == "adan"))
+    into = tmp_path / "ab"
+    with pytest.raises(UserError, match=r"adan on MLP, seed 0 .* two results, in a and in b: test_accuracy") as found:
+        merge.merge([a, b], into)
+    assert "\n" not in str(found.value) and not into.exists()
+    merge.merge([a, b], into, keep_first=True)
+    assert records.load(into).records == records.load(a).records
+    noted = json.loads((into / merge.ORIGIN).read_text())["set_aside"]
+    assert len(noted) == 3 and {x["kept"] for x in noted} == {"a"}
+
+
+def test_a_label_with_two_meanings_is_refused(tmp_path: Path) -> None:
+    a, b = make_study(tmp_path / "a"), make_study(tmp_path / "b")
+    plan = json.loads((b / "plan.json").read_text())
+    plan["optimizers"][1]["spec"]["lr"] = 0.2
+    (b / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UserError, match="the optimizer 'smaran' differs .*lr: 0.1 in a, 0.2 in b.* another label"):
+        merge.merge([a, b], tmp_path / "ab")
+
+
+def test_merging_makes_the_report(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = command(capsys, "results", *two, "--merge", str(tmp_path / "all"))
+    assert code == 0 and "Report:" in out
+    assert {"table.md", "report.html", "runs.parquet", "plan.json"} <= {p.name for p in (tmp_path / "all").iterdir()}
