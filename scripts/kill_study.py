@@ -1,10 +1,10 @@
 """Kills the launcher of a study at random moments, and compares the tables with those of a study that was left alone.
 
-    python scripts/kill_study.py [--kills 10] [--study smoke] [--jobs 1] [--seed 0]
+    python scripts/kill_study.py [--kills 10] [--study smoke] [--jobs 1] [--seeds 8] [--seed 0]
 
-Each time the launcher gets SIGKILL, alone: its workers have to notice. Every third time at a random moment while it
-starts, else from the beginning of its first run to a while after its end. Prints what was found in place at
-each kill, and ends with exit code 1 if a finished run was run again, or a table differs by a byte.
+Each time the launcher gets SIGKILL, alone: its workers have to notice. It comes at a random moment: in turn while the
+launcher starts, in its first run, and after it has finished one. Prints what was found in place at each kill, and ends
+with exit code 1 if a finished run was run again, or a table differs by a byte.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLES = ("table.md", "table.csv", "runs.csv")
 
 
-def start(study: str, folder: Path, jobs: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "hf_optim.cli", "study", study, "--output", str(folder), "--jobs", str(jobs)]
+def start(study: str, folder: Path, jobs: int, seeds: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hf_optim.cli", "study", study, "--output", str(folder)]
+    command += ["--jobs", str(jobs), "--seeds", str(seeds)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
     )
@@ -57,12 +58,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10, help="how often (default: 10)")
     parser.add_argument("--study", default="smoke", help="a shipped study or a YAML file (default: smoke)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--seeds", type=int, default=8, help="the study's seeds (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments (default: 0)")
     options = parser.parse_args()
     moments = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as temporary:
         whole, folder = Path(temporary) / "whole", Path(temporary) / "killed"
-        launcher = start(options.study, whole, options.jobs)
+        launcher = start(options.study, whole, options.jobs, options.seeds)
         starting, begin = wait_for_a_run(launcher, whole, 0.0), time.time()
         text, _ = launcher.communicate()
         if not (whole / "table.md").exists():
@@ -71,16 +73,21 @@ def main() -> int:
         ends = sorted(when / 1e9 for when in records(whole).values())
         # The first run pays for the imports.
         first, length = ends[0] - begin, (ends[-1] - ends[0]) / max(1, len(ends) - 1)
-        print(f"left alone: {len(ends)} runs, {starting:.1f} s to start, {first:.1f} s for the first, {length:.1f} s each")
+        took = f"{starting:.1f} s to start, {first:.1f} s the first, {length:.1f} s the others"
+        print(f"left alone: {len(ends)} runs, {took}", flush=True)
         again = 0
         for kill in range(options.kills):
             before, moment = records(folder), time.time()
-            launcher = start(options.study, folder, options.jobs)
-            if kill % 3 == 2:
+            launcher = start(options.study, folder, options.jobs, options.seeds)
+            if kill % 3 == 0:
                 wait, what = moments.uniform(0, starting), "after its start"
-            else:
+            elif kill % 3 == 1:
                 wait_for_a_run(launcher, folder, moment)
-                wait, what = moments.uniform(0, first + 1.5 * length), "into its first run"
+                wait, what = moments.uniform(0, first), "into its first run"
+            else:
+                while launcher.poll() is None and len(records(folder)) == len(before):
+                    time.sleep(0.02)
+                wait, what = moments.uniform(0, 2 * length), "after it finished a run"
             try:
                 launcher.communicate(timeout=wait)
                 ended = "it had ended"
@@ -92,7 +99,7 @@ def main() -> int:
             again += sum(after.get(name) != when for name, when in before.items())
             print(f"{kill + 1}: {ended} {wait:.1f} s {what}: {len(after)} finished, {begun(folder)} half", flush=True)
         before = records(folder)
-        text, _ = start(options.study, folder, options.jobs).communicate()
+        text, _ = start(options.study, folder, options.jobs, options.seeds).communicate()
         after = records(folder)
         again += sum(after.get(name) != when for name, when in before.items())
         print(f"left alone at last: from {len(before)} to {len(after)} finished")

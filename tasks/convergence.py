@@ -282,7 +282,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 def table(runs: Sequence[Run]) -> str:
     """Means over seeds at each T; the slack is the least of any seed."""
     heads = ("T", "R(T)", "R(T)/T", "bound", "bound/R(T)", "mean f - f*", "f(mean) - f*", "f - f*", "min |grad f|²")
-    lines = [heads]
+    lines: list[tuple[str, ...]] = [heads]
     for rows in zip(*(run.rows for run in runs), strict=False):
         mean = {name: sum(row[name] for row in rows) / len(rows) for name in COLUMNS[5:]}
         mean["slack"] = min(row["slack"] for row in rows)

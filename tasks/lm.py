@@ -161,7 +161,8 @@ class CausalLM(Task):
         """The tokenizer goes into every checkpoint, so that it can be used and trained further."""
         from tasks.models.language import KeepTokenizer
 
-        return [KeepTokenizer(model.tokenizer)]
+        tokenizer: Any = model.tokenizer
+        return [KeepTokenizer(tokenizer)]
 
     def suits(self, model: PreTrainedModel, data: Data) -> None:
         """Raise a `UserError` if the model was trained with another tokenizer."""

@@ -1,7 +1,6 @@
-"""The diffusion task: its model and average, its samples and figures, its data, and the Accelerate loop beside it."""
+"""The diffusion task: its model and average, its samples and their figures, its data and options."""
 
 import functools
-import importlib.util
 import json
 import math
 import shutil
@@ -16,15 +15,12 @@ import torch
 pytest.importorskip("diffusers")
 pytest.importorskip("torchmetrics")
 
-from accelerate.state import GradientState  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from hf_optim import metrics  # noqa: E402
 from hf_optim.errors import UserError  # noqa: E402
 from hf_optim.evaluation import evaluate_checkpoint  # noqa: E402
-from hf_optim.metrics import frechet, inception_score, kid  # noqa: E402
 from hf_optim.task import Moment, RunSpec, load, train  # noqa: E402
-from tasks.data import generated, images, pictures  # noqa: E402
+from tasks.data import pictures  # noqa: E402
 from tasks.models import extractors  # noqa: E402
 from tasks.models.ddpm import DDPMConfig, DDPMModel, batches_of_noise, unet  # noqa: E402
 
@@ -298,80 +294,6 @@ def test_missing_or_wrong_inception_weights_are_one_line_before_anything_is_writ
             extractors.inception(str(tmp_path / name))
 
 
-# --- metrics ---------------------------------------------------------------------------------------------------------
-
-
-def sets() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return rng.normal(size=(60, 5)).astype(np.float32), (1.5 * rng.normal(size=(80, 5)) + 0.5).astype(np.float32)
-
-
-def test_the_frechet_distance_by_its_formula() -> None:
-    from scipy.linalg import sqrtm
-
-    made, real = sets()
-    a, b = np.cov(made.astype(np.float64).T), np.cov(real.astype(np.float64).T)
-    apart = ((made.astype(np.float64).mean(0) - real.astype(np.float64).mean(0)) ** 2).sum()
-    expected = apart + np.trace(a + b - 2 * sqrtm(a @ b).real)
-    assert frechet.distance(made, real) == pytest.approx(expected, rel=1e-8)
-    assert frechet.distance(real, real) == pytest.approx(0, abs=1e-6)
-
-
-def test_the_kernel_distance_by_its_formula(monkeypatch) -> None:
-    made, real = (values.astype(np.float64) for values in sets())
-    real = real[:60]
-
-    def kernel(a, b):
-        return (a @ b.T / 5 + 1) ** 3
-
-    within = [(kernel(x, x).sum() - np.trace(kernel(x, x))) / (60 * 59) for x in (made, real)]
-    expected = sum(within) - 2 * kernel(made, real).mean()
-    assert kid.distance(made, real) == pytest.approx(expected, rel=1e-8)
-    monkeypatch.setattr(kid, "SUBSET", 40)
-    monkeypatch.setattr(kid, "SUBSETS", 20)
-    state = torch.get_rng_state()
-    several = kid.distance(made, real)
-    assert several == kid.distance(made, real) != expected  # the same subsets every time
-    assert several == pytest.approx(expected, rel=0.5) and torch.equal(torch.get_rng_state(), state)
-
-
-def test_the_inception_score_of_the_clear_cases() -> None:
-    sure = np.tile(100 * np.eye(4), (50, 1))
-    mean, deviation = inception_score.score(sure)
-    assert 3.5 < mean <= 4 and 0 <= deviation < 0.5
-    assert inception_score.score(np.zeros((40, 4))) == pytest.approx((1, 0))  # knows nothing
-    assert inception_score.score(np.tile([100.0, 0, 0, 0], (40, 1))) == pytest.approx((1, 0))  # one class only
-
-
-def test_figures_are_not_gathered_a_second_time(monkeypatch) -> None:
-    # torchmetrics gathers by itself when there are several processes, and would count everything once for each.
-    import torchmetrics
-
-    made, real = sets()
-    alone = frechet.distance(made, real), kid.distance(made, real), inception_score.score(made)
-    monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
-    monkeypatch.setattr(torchmetrics.Metric, "_sync_dist", lambda *_, **__: pytest.fail("gathered"))
-    assert (frechet.distance(made, real), kid.distance(made, real), inception_score.score(made)) == alone
-
-
-def test_the_metric_modules_load_by_path_and_take_sets_of_two_sizes(tmp_path, monkeypatch) -> None:
-    import evaluate
-
-    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
-    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    made, real = sets()
-    for name, expected in (("frechet", frechet.distance(made, real)), ("kid", kid.distance(made, real))):
-        loaded = evaluate.load(metrics.path(name), keep_in_memory=True)
-        assert loaded.compute(predictions=[made], references=[real])[name] == pytest.approx(expected, rel=1e-9)
-        loaded.add(prediction=made[:20], reference=real[:50])
-        loaded.add(prediction=made[20:], reference=real[50:])
-        assert loaded.compute()[name] == pytest.approx(expected, rel=1e-9)
-    score = evaluate.load(metrics.path("inception_score"), keep_in_memory=True).compute(predictions=made)
-    assert (score["inception_score"], score["inception_score_std"]) == pytest.approx(inception_score.score(made))
-
-
 # --- data and options ------------------------------------------------------------------------------------------------
 
 
@@ -436,48 +358,3 @@ def test_options_that_cannot_be_are_one_line(options, message, tmp_path) -> None
 def test_the_task_is_described_without_torch() -> None:
     code = "import sys; from hf_optim import task; task.describe('ddpm'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "False\n"
-
-
-# --- the Accelerate loop ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def loop():
-    """scripts/ddpm_loop.py, on digits that are read once."""
-    found = importlib.util.spec_from_file_location("ddpm_loop", ROOT / "scripts" / "ddpm_loop.py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    with pytest.MonkeyPatch.context() as patch:
-        digits = images.read(module.DIGITS)
-        patch.setattr(images, "read", lambda path: digits)
-        GradientState._reset_state()
-        yield module
-        GradientState._reset_state()
-
-
-@pytest.mark.parametrize("name", ["adamw", "smaran", "sls"])
-def test_the_loop_trains_and_goes_on_bit_identically(loop, name, tmp_path, capsys) -> None:
-    common = ["--optimizer", name, "--channels", "4", "--batch", "8", "--warmup", "2", "--save-every", "2"]
-    common += ["--clip", "0"] if name == "sls" else ["--accumulation", "2"]
-
-    def run(folder: str, steps: int, *more: str) -> tuple[dict, torch.Tensor]:
-        assert loop.main([*common, "--steps", str(steps), "--output", str(tmp_path / folder), *more]) == 0
-        said = json.loads(capsys.readouterr().out.splitlines()[-1])
-        state = DDPMModel.from_pretrained(tmp_path / folder / "model").state_dict()
-        return said, torch.cat([value.flatten() for value in state.values()])
-
-    said, whole = run("whole", 4)
-    run("cut", 3)
-    again, gone_on = run("cut", 4, "--resume")
-    assert torch.equal(gone_on, whole) and again == said
-    assert (tmp_path / "whole" / "samples.png").is_file()
-    weights, average = whole.split(len(whole) // 2)
-    assert not torch.equal(weights, average)
-
-
-def test_the_loop_says_what_is_wrong(loop, tmp_path, capsys) -> None:
-    assert loop.main(["--output", str(tmp_path), "--resume"]) == 2
-    assert "holds no state" in capsys.readouterr().err
-    assert loop.main(["--output", str(tmp_path), "--optimizer", "adamv"]) == 2
-    assert "adamv" in capsys.readouterr().err
-    assert generated.SEEDS["validation"] != generated.SEEDS["test"]

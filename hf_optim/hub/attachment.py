@@ -170,6 +170,7 @@ class Attachment(TrainerCallback):
     def _load_state(self, checkpoint: Any, *args: Any, **kwargs: Any) -> Any:
         for line in companion.differences(self.trainer.args, self.spec, checkpoint):
             self._say(logging.WARNING, f"{self.spec['name']}: {line}")
+        assert self._inner_load is not None
         return self._inner_load(checkpoint, *args, **kwargs)
 
     def _assert_ours(self) -> None:

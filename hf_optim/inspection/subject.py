@@ -100,7 +100,7 @@ def read(checkpoint: Path, spec: RunSpec, split: str, samples: int | None, *, do
         stored = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("architectures")
         if stored and cls.__name__ not in stored:
             raise UserError(f"checkpoint: {checkpoint} holds {stored[0]}, but model {name!r} is {cls.__name__}")
-        model = cls.from_pretrained(checkpoint)
+        model: Any = cls.from_pretrained(checkpoint)
     task.suits(model, data)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if double:

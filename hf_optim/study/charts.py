@@ -116,8 +116,8 @@ def lines(
         points = [f"{x(s):.1f} {y(v):.2f}" for s, v in zip(curve.steps, curve.mean, strict=True)]
         classes = f'class="s {styles[curve.optimizer]}" data-k="{keys[curve.optimizer]}"'
         if curve.failed:
-            end = f"{x(curve.steps[-1]):.1f} {y(curve.mean[-1]):.1f}"
-            cross = f'<path class="cross" d="M{end}m-4-4l8 8m0-8l-8 8"/>'
+            last = f"{x(curve.steps[-1]):.1f} {y(curve.mean[-1]):.1f}"
+            cross = f'<path class="cross" d="M{last}m-4-4l8 8m0-8l-8 8"/>'
             parts.append(f'<g {classes}><path class="failed" d="M{"L".join(points)}"/>{cross}</g>')
             continue
         band = ""

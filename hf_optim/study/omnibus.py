@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_optim.study.statistics import ALPHA, paired_p_values
+from hf_optim.study.statistics import ALPHA, holm, paired_p_values
 from hf_optim.study.ties import block
 
 NAN = math.nan
@@ -169,8 +169,6 @@ def wilcoxon(differences: Array) -> Array:
 
 
 def _pairs(labels: Sequence[str], table: Array, ranked: Friedman | None) -> list[Pair]:
-    from statsmodels.stats.multitest import multipletests
-
     n, k = table.shape
     places = [(i, j) for i in range(k) for j in range(i + 1, k)]
     if not places or n < 2:
@@ -180,13 +178,8 @@ def _pairs(labels: Sequence[str], table: Array, ranked: Friedman | None) -> list
     t = paired_p_values(differences)
     signed = wilcoxon(differences)
 
-    def corrected(p: Array, method: str) -> Array:
-        found, there = np.full(len(p), NAN), ~np.isnan(p)
-        if there.any():
-            found[there] = multipletests(p[there], method=method)[1]
-        return found
-
-    columns = (t, corrected(t, "holm"), corrected(t, "bonferroni"), signed, corrected(signed, "holm"))
+    bonferroni = np.minimum(1.0, t * (~np.isnan(t)).sum())
+    columns = (t, np.array(holm(t.tolist())), bonferroni, signed, np.array(holm(signed.tolist())))
     made = []
     for row, (i, j) in enumerate(places):
         a, b = labels[i], labels[j]

@@ -76,7 +76,8 @@ def pretrained(checkpoint: str, facts: Mapping[str, Any]) -> PreTrainedModel:
 
 def fits(model: PreTrainedModel, facts: Mapping[str, Any]) -> None:
     """Raise a `UserError` if the model has too few embeddings or positions for the data."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    embeddings: Any = model.get_input_embeddings()
+    rows = embeddings.weight.shape[0]
     if rows < facts["vocabulary"]:
         raise UserError(
             f"checkpoint: its model knows {rows} tokens, but the tokenizer has {facts['vocabulary']}: "
