@@ -67,7 +67,9 @@ def _extra(module: str) -> str:
     """The extra that brings `module`; empty if none does."""
     package = module.partition(".")[0]
     for extra, packages in {
-        "study": ("rich", "yaml", "scipy"),
+        "study": ("rich", "yaml", "scipy", "optuna", "matplotlib"),
+        "vision": ("timm", "torchvision"),
+        "diffusion": ("diffusers", "torchmetrics", "torch_fidelity"),
         "tasks": ("datasets", "evaluate", "sklearn", "pyarrow", "PIL", "numpy"),
         "hf": ("transformers", "accelerate"),
         "slurm": ("submitit",),

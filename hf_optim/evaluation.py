@@ -79,18 +79,13 @@ def evaluate_checkpoint(
     Raises:
         UserError: no such checkpoint, or one of another model or of other data.
     """
-    if not (checkpoint / "config.json").is_file():
-        raise UserError(f"checkpoint: {checkpoint} holds no config.json: give a folder such as RUN/checkpoint-432")
     chosen = load(task)
     name = model or chosen.models[0]
     preset = chosen.with_options(name, chosen.preset(name, size), options or {})
+    check_checkpoint(checkpoint)
     splits = chosen.data(preset, data)
     with quiet():
-        cls = chosen.model_class(name)
-        stored = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("architectures")
-        if stored and cls.__name__ not in stored:
-            raise UserError(f"checkpoint: {checkpoint} holds {stored[0]}, but model {name!r} is {cls.__name__}")
-        loaded = cls.from_pretrained(checkpoint)
+        loaded = read_model(chosen, name, checkpoint)
         chosen.suits(loaded, splits)
         trainer = TaskTrainer(
             schedule={"name": "constant"},
@@ -99,6 +94,24 @@ def evaluate_checkpoint(
             args=arguments(checkpoint.parent, chosen, preset),
         )
         return final_metrics(trainer, splits, preset)
+
+
+def check_checkpoint(checkpoint: Path) -> None:
+    """Raise a `UserError` unless `checkpoint` is the folder of a saved model."""
+    if not (checkpoint / "config.json").is_file():
+        raise UserError(f"checkpoint: {checkpoint} holds no config.json: give a folder such as RUN/checkpoint-432")
+
+
+def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
+    """The model of a checkpoint; a `UserError` if it is of another class than the task's model `name`.
+
+    A class that picks the model's own by its configuration (transformers' `Auto...`) takes any.
+    """
+    cls: Any = task.model_class(name)
+    stored = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("architectures")
+    if stored and cls.__name__ not in stored and not cls.__name__.startswith("Auto"):
+        raise UserError(f"checkpoint: {checkpoint} holds {stored[0]}, but model {name!r} is {cls.__name__}")
+    return cast(PreTrainedModel, cls.from_pretrained(checkpoint))
 
 
 def arguments(folder: Path, task: Task, preset: Preset, **more: Any) -> TrainingArguments:
@@ -137,7 +150,9 @@ def final_metrics(trainer: TaskTrainer, data: Data, preset: Preset) -> dict[str,
     if "test_accuracy" in metrics:
         metrics["accuracy_gap"] = metrics["train_accuracy"] - metrics["test_accuracy"]
     primary = trainer.judge.task.primary
-    values = [row[f"eval_{primary.stem}"] for row in trainer.state.log_history if f"eval_{primary.stem}" in row]
+    # Of the two losses in a row, Trainer's own is an average of batch averages.
+    logged = f"eval_{'measured_loss' if primary.stem == 'loss' else primary.stem}"
+    values = [row[logged] for row in trainer.state.log_history if logged in row]
     values.append(metrics[f"validation_{primary.stem}"])
     metrics[f"best_validation_{primary.stem}"] = max(values) if primary.greater_is_better else min(values)
     return metrics

@@ -1,6 +1,7 @@
 """The metrics of a checkpoint on every split: the numbers of its run's record, computed anew."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if os.environ.get("RANK", "0") != "0":
+        return 0
     if given.output is None:
         print(json.dumps(metrics, indent=1))
     else:

@@ -123,6 +123,10 @@ def test_the_record_has_every_figure_of_every_split(gpt2_run) -> None:
     first = next(row for row in history(folder) if "validation_loss" in row)
     assert first["validation_loss"] == pytest.approx(math.log(384), abs=0.05)  # knows nothing: uniform over the 384
     assert metrics["validation_loss"] < first["validation_loss"] - 0.8
+    # The exact loss, not Trainer's average of batch averages, is what is best.
+    assert metrics["best_validation_loss"] == min(
+        row["validation_loss"] for row in history(folder) if "validation_loss" in row
+    )
     assert "frequency" in record["data"]["note"] and "not comparable" in record["data"]["note"]
 
 
@@ -165,8 +169,10 @@ def test_fine_tuning_begins_where_the_checkpoint_ended(gpt2_run, tmp_path) -> No
     options = {"checkpoint": str(folder / "checkpoint-40")}
     overrides = {"steps": 25, "eval_every": 25}
     run = spec("pretrained", {"name": "adamw", "lr": 1e-3}, options=options, overrides=overrides)
-    tuned = train(run, tmp_path, progress=False)
+    tuned = train(run, tmp_path, progress=False, checkpoint_every=25)
     assert tuned["status"] == "ok", tuned["error"]
+    again = evaluate_checkpoint("lm", "pretrained", "smoke", tmp_path / "checkpoint-25", options=options)
+    assert again["test_loss"] == tuned["metrics"]["test_loss"]
     losses = [row["validation_loss"] for row in history(tmp_path) if "validation_loss" in row]
     assert losses[0] == pytest.approx(record["metrics"]["validation_loss"], rel=1e-6)
     assert losses[1] < losses[0]

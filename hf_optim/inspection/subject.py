@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from hf_optim.errors import UserError
-from hf_optim.evaluation import quiet, train_part
+from hf_optim.evaluation import check_checkpoint, quiet, read_model, train_part
 from hf_optim.task import RunSpec, load
 
 SPEC = "spec.json"  # written beside a run's checkpoints
@@ -74,8 +74,7 @@ def gather(model: nn.Module, dataset: Any, collate: Any, samples: int | None, *,
 
 def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
     """The run that a checkpoint belongs to: the one that `spec.json` beside it names, or `given`."""
-    if not (checkpoint / "config.json").is_file():
-        raise UserError(f"checkpoint: {checkpoint} holds no config.json: give a folder such as RUN/checkpoint-432")
+    check_checkpoint(checkpoint)
     file = checkpoint.parent / SPEC
     if given is not None:
         return given
@@ -96,11 +95,7 @@ def read(checkpoint: Path, spec: RunSpec, split: str, samples: int | None, *, do
     task, name, preset = spec.check()
     data = load(spec.task).data(preset, spec.data)
     with quiet():
-        cls = task.model_class(name)
-        stored = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("architectures")
-        if stored and cls.__name__ not in stored:
-            raise UserError(f"checkpoint: {checkpoint} holds {stored[0]}, but model {name!r} is {cls.__name__}")
-        model: Any = cls.from_pretrained(checkpoint)
+        model: Any = read_model(task, name, checkpoint)
     task.suits(model, data)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if double:

@@ -185,7 +185,7 @@ def _result_table(one: TaskTable, styles: Mapping[str, str]) -> str:
     lines = []
     for row, texts in zip(one.rows, cells, strict=True):
         line = _name_cell(row.optimizer, styles)
-        kinds = {"better": "better", "worse": "worse", row.state or None: "bad"}
+        kinds = {"better": "better", "worse": "worse", "equivalent": "equivalent", row.state or None: "bad"}
         for name in names:
             kind = kinds.get(texts[name])
             line += f'<td class="{kind}">{escape(texts[name])}</td>' if kind else f"<td>{escape(texts[name])}</td>"

@@ -130,7 +130,6 @@ def _build(
     made.train_from_iterator(texts, trainer=trainer, length=len(texts))
     if template is not None:
         ids = [(token, made.token_to_id(token)) for token in special]
-        made.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
-            single=template[0], pair=template[1] or template[0], special_tokens=ids
-        )
+        pair = {} if template[1] is None else {"pair": template[1]}
+        made.post_processor = processors.TemplateProcessing(single=template[0], special_tokens=ids, **pair)  # type: ignore[assignment, arg-type]
     return made

@@ -1,0 +1,69 @@
+"""A run that several processes train together: one record, and nobody goes on when the worker is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hf_optim.run_spec import RunSpec
+from hf_optim.study import worker
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEC = RunSpec(task="vision", model="mlp", size="smoke", optimizer={"name": "adamw", "lr": 0.001})
+
+
+def members(folder: Path) -> list[int]:
+    """The processes that train the run in `folder`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode().split("\0")
+            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if "hf_optim.study.member" in command and any(str(folder) in part for part in command) and state != "Z":
+            found.append(int(process.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process that ends with its parent is Linux's")
+def test_two_processes_leave_one_record_and_end_with_their_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
+        monkeypatch.setenv(name, value)
+    how = {"folder": str(tmp_path / "killed"), "id": SPEC.id, "spec": SPEC.to_dict()}
+    started = subprocess.Popen(
+        [sys.executable, "-P", "-m", "hf_optim.study.worker"], stdin=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert started.stdin is not None
+    started.stdin.write(json.dumps({**how, "checkpoint_every": None, "processes": 2}) + "\n")
+    started.stdin.flush()
+    deadline = time.monotonic() + 120
+    while len(members(tmp_path)) < 3:  # torchrun and its two
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+    while members(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    assert worker.execute(tmp_path / "s", SPEC.id, SPEC.to_dict(), processes=2) == "ok"
+    record = json.loads((tmp_path / "s" / "runs" / SPEC.id / "record.json").read_text())
+    assert record["id"] == SPEC.id and record["environment"]["processes"] == 2
+    assert 0 < record["metrics"]["test_accuracy"] <= 1
+
+
+def test_processes_that_fail_are_the_runs_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+    assert worker.execute(tmp_path, SPEC.id, SPEC.to_dict(), processes=2) == "failed"
+    record = json.loads((tmp_path / "runs" / SPEC.id / "record.json").read_text())
+    assert "the run's 2 processes ended with exit code 1" in record["error"]
