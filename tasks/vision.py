@@ -72,8 +72,8 @@ class Vision(Task):
 
     def preset(self, model: str, size: str) -> Preset:
         """The preset of `MODEL` or `MODEL@SETTING` at `size`; a `UserError` names the valid ones."""
-        presets = self.sizes[size].presets if size in self.sizes else {}
-        if model in presets:
+        presets = self.sizes[size].presets if isinstance(size, str) and size in self.sizes else {}
+        if isinstance(model, str) and model in presets:
             return presets[model]
         name = model.partition("@")[0] if isinstance(model, str) else model
         if not presets or name not in self.models:

@@ -9,3 +9,13 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
+
+import pytest  # noqa: E402 - after the environment that it would pass on
+
+
+@pytest.fixture(autouse=True)
+def no_metric_modules_are_left():
+    """`evaluate.load` by path leaves a package behind that shadows the one of the next test's cache folder."""
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
+        del sys.modules[name]

@@ -106,7 +106,7 @@ def _train(home: Path, spec: dict[str, Any], checkpoint_every: int | None, proce
             resume=checkpoint_every is not None,
         )
         return
-    how = {"spec": spec, "home": str(home), "checkpoint_every": checkpoint_every}
+    how = {"spec": spec, "home": str(home), "checkpoint_every": checkpoint_every, "worker": os.getpid()}
     launch = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     ended = subprocess.run(
         [*launch, "-m", "hf_optim.study.member", json.dumps(how)], check=False, preexec_fn=end_with_parent
