@@ -1,6 +1,9 @@
 """Claim files, the rules that judge them, and what a reproduction writes."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from hf_optim.claims import claim, judges, reproduce, show
 from hf_optim.errors import UserError
 from hf_optim.study import plan, records
 from hf_optim.study.source import parse
+from hf_optim.task import RunSpec, train
 
 
 @pytest.mark.parametrize("name", claim.names())
@@ -201,3 +205,20 @@ def test_a_figure_without_a_study_is_a_command(tmp_path) -> None:
     (tmp_path / "x.yaml").write_text(text)
     assert cli.main(["reproduce", str(tmp_path / "x.yaml"), "--output", str(tmp_path / "out")]) == 0
     assert "- It nears the minimum" in (tmp_path / "out" / "reproduction.md").read_text()
+
+
+def test_the_page_of_claims_is_up_to_date() -> None:
+    script = Path(__file__).parent.parent / "scripts" / "build_claims_docs.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_example_of_a_task_trains_and_that_of_a_claim_reads(tmp_path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "adding.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?)```", text, flags=re.S)[1])
+    optimizer, task = {"name": "adamw", "lr": 0.1}, f"{tmp_path}/mine.py:TASK"
+    spec = RunSpec(task=task, size="smoke", optimizer=optimizer, overrides={"epochs": 30})
+    record = train(spec, tmp_path / "run", progress=False)
+    assert record["status"] == "ok" and record["metrics"]["test_loss"] < 0.1
+    (tmp_path / "my-table1.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, flags=re.S)[1])
+    assert plan.expand(claim.load(str(tmp_path / "my-table1.yaml")).settings["small"].study).runs
