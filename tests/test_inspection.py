@@ -106,6 +106,31 @@ def test_attention_has_a_second_derivative() -> None:
     assert hessian.sharpness(subject) > 0
 
 
+class Averaged(nn.Module):
+    """What DDPM does: an average that needs no gradient is what evaluation sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained, self.average = nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)
+
+    def forward(self, x, labels):
+        logits = (self.trained if self.training else self.average)(x)
+        return type("Output", (), {"loss": nn.functional.cross_entropy(logits, labels)})()
+
+
+def test_an_average_that_is_evaluated_is_what_is_looked_at() -> None:
+    torch.manual_seed(0)
+    rows = [{"x": torch.randn(4), "labels": torch.tensor(i % 3)} for i in range(6)]
+    model = Averaged()
+    subject = gather(model, rows, torch.utils.data.default_collate, None)
+    assert subject.averaged and [id(p) for p in subject.parameters] == [id(p) for p in model.average.parameters()]
+    assert hessian.sharpness(subject) > 0
+    nothing = Averaged()
+    nothing.forward = lambda x, labels: type("Output", (), {"loss": x.sum()})()
+    with pytest.raises(UserError, match="depends on no parameter"):
+        gather(nothing, rows, torch.utils.data.default_collate, None)
+
+
 def test_directions_are_normalised_filter_by_filter() -> None:
     weight, bias = torch.randn(3, 4, 2), torch.randn(3)
     direction, still = landscape.filter_normalised([weight, bias], seed=3)

@@ -80,6 +80,8 @@ def look(given: argparse.Namespace) -> int:
         **subject.norms(one.parameters),
     }
     _say("loss", f"{figures['loss']:.6g} on {one.samples} {given.split} samples")
+    if one.averaged:
+        _say("note", "evaluation uses an average of the weights: that is what is looked at")
     _say("parameter norm", f"{figures['parameter_norm']:.6g}")
     if given.eigenvalues:
         figures["eigenvalues"] = hessian.eigenvalues(one, given.eigenvalues)

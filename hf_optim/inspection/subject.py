@@ -28,11 +28,38 @@ class Subject:
 
     model: nn.Module
     batches: list[tuple[dict[str, Any], int]]
+    averaged: bool = False
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What was trained."""
+        """What was trained; where evaluation uses an average of it (`averaged`), the parameters of that."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    def follow_the_average(self) -> None:
+        """If the loss does not depend on what was trained, turn to the parameters that it does depend on.
+
+        Raises:
+            UserError: it depends on no parameter.
+        """
+        if self._used():
+            return
+        for p in self.model.parameters():
+            p.requires_grad_(p.is_floating_point())
+        used = {id(p) for p in self._used()}
+        if not used:
+            raise UserError("the loss depends on no parameter of the model: there is nothing to look at")
+        for p in self.model.parameters():
+            p.requires_grad_(id(p) in used)
+        self.averaged = True
+
+    def _used(self) -> list[nn.Parameter]:
+        """The parameters that the first batch's loss depends on."""
+        parameters = self.parameters
+        loss, _ = next(iter(self.losses()))
+        if not parameters or not loss.requires_grad:
+            return []
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return [p for p, g in zip(parameters, gradients, strict=True) if g is not None]
 
     @property
     def samples(self) -> int:
@@ -69,7 +96,9 @@ def gather(model: nn.Module, dataset: Any, collate: Any, samples: int | None, *,
         on_device = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in made.items()}
         found.append((on_device, min(batch, left)))
         left -= batch
-    return Subject(model, found)
+    subject = Subject(model, found)
+    subject.follow_the_average()
+    return subject
 
 
 def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
