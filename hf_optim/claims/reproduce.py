@@ -11,6 +11,7 @@ from pathlib import Path
 from hf_optim.claims import claim as claims
 from hf_optim.claims import show
 from hf_optim.errors import UserError
+from hf_optim.task_cli import Parser
 
 EPILOG = """
 Interrupt it at any moment: the same command goes on. It leaves, beside the study's own tables and report.html:
@@ -27,7 +28,7 @@ COMMANDS = {"landscape": "tasks.landscape", "convergence": "tasks.convergence"}
 
 def main(argv: Sequence[str] | None = None, prog: str = "hf-optim reproduce") -> int:
     """Parse, run, judge, show; gives the exit code of the study (1 if a run failed)."""
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         description="Reproduce a table or a figure of one of the four papers.",
         epilog=EPILOG,
@@ -49,12 +50,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim reproduce") ->
     return reproduce(
         given.name, given.size, output=given.output, seeds=given.seeds, jobs=given.jobs, dry_run=given.dry_run
     )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(2)
 
 
 def reproduce(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 from hf_optim.errors import UserError
+from tasks.data import cache
 
 Kind = Literal["unigram", "bpe", "wordpiece", "word"]
 FORMAT = 1  # changes when the same texts would give another tokenizer
@@ -74,24 +72,18 @@ def _serialised(
     template: tuple[str, str | None] | None,
     lowercase: bool,
 ) -> str:
-    file = _cache() / f"tokenizer-{key[:32]}.json"
-    with suppress(OSError, ValueError):
-        from tokenizers import Tokenizer
+    name = f"tokenizer-{key[:32]}.json"
+    kept = cache.read(name)
+    if kept is not None:
+        with suppress(ValueError):
+            from tokenizers import Tokenizer
 
-        text = file.read_text(encoding="utf-8")
-        Tokenizer.from_str(text)  # a damaged file is made anew
-        return text
+            text = kept.decode("utf-8")
+            Tokenizer.from_str(text)  # a damaged file is made anew
+            return text
     text = _build(kind, texts, vocabulary, special, template, lowercase).to_str()
-    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(stream.name, file)
+    cache.keep(name, text.encode("utf-8"))
     return text
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf_optim"
 
 
 def _build(
