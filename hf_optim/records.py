@@ -15,6 +15,7 @@ from typing import Any
 
 RECORD = "record.json"
 HISTORY = "history.jsonl"
+SPEC = "spec.json"  # beside the checkpoints of a run: what it is
 
 
 def write_json(path: Path, value: Any) -> None:

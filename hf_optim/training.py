@@ -27,7 +27,6 @@ from hf_optim.task import Data, Preset, Primary, RunSpec, Task
 from hf_optim.task_trainer import FOLLOWED, TaskTrainer, Watch
 
 LOGS_PER_RUN = 60
-SPEC = "spec.json"
 SAMPLES = "samples"
 
 
@@ -309,9 +308,11 @@ def _state_bytes(trainer: TaskTrainer | None) -> int:
 
 def _prepare(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> None:
     """Make the folder and clear an older run out of it; `keep` leaves the checkpoints of the run that goes on."""
-    stored = folder / SPEC
+    stored = folder / records.SPEC
     if keep and stored.is_file() and json.loads(stored.read_text(encoding="utf-8")) != spec.to_dict():
-        raise UserError(f"resume: {folder} holds checkpoints of another run (see its {SPEC}): choose another folder")
+        raise UserError(
+            f"resume: {folder} holds checkpoints of another run (see its {records.SPEC}): choose another folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
+from hf_optim import records
 from hf_optim.errors import UserError
 from hf_optim.evaluation import check_checkpoint, quiet, read_model, train_part
 from hf_optim.task import RunSpec, load
 
-SPEC = "spec.json"  # written beside a run's checkpoints
 BATCH = 128
 
 
@@ -104,7 +104,7 @@ def gather(model: nn.Module, dataset: Any, collate: Any, samples: int | None, *,
 def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
     """The run that a checkpoint belongs to: the one that `spec.json` beside it names, or `given`."""
     check_checkpoint(checkpoint)
-    file = checkpoint.parent / SPEC
+    file = checkpoint.parent / records.SPEC
     if given is not None:
         return given
     try:

@@ -22,6 +22,7 @@ from hf_optim.study.analysis import Analysis
 from hf_optim.study.curves import Histories
 from hf_optim.study.plan import flatten
 from hf_optim.study.records import Results
+from hf_optim.study.report_sections import html_table
 from hf_optim.study.summary import headline, sentences, words
 from hf_optim.study.table import COSTS, Row, TaskTable
 from hf_optim.study.tuning_report import Protocol
@@ -171,12 +172,6 @@ def _name_cell(label: str, styles: Mapping[str, str]) -> str:
     return f"<td>{_swatch(styles[label])}{escape(label)}</td>"
 
 
-def _table(head: Sequence[str], rows: Sequence[str]) -> str:
-    """A table that scrolls sideways on its own; `head` holds <th> texts, the first of them left, `rows` whole <tr>."""
-    cells = "".join(f"<th>{escape(text)}</th>" for text in head)
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-
-
 def _result_table(one: TaskTable, styles: Mapping[str, str]) -> str:
     cells = [table.result_cells(one, row) for row in one.rows]
     if not cells:
@@ -191,7 +186,7 @@ def _result_table(one: TaskTable, styles: Mapping[str, str]) -> str:
             line += f'<td class="{kind}">{escape(texts[name])}</td>' if kind else f"<td>{escape(texts[name])}</td>"
         line += f"<td>{_win_rate(row)}</td>"
         lines.append(f'<tr class="base">{line}</tr>' if row.optimizer == one.baseline else f"<tr>{line}</tr>")
-    return _table(["optimizer", *(words(n) if n == one.metric else n.strip() for n in names), "P(better)"], lines)
+    return html_table(["optimizer", *(words(n) if n == one.metric else n.strip() for n in names), "P(better)"], lines)
 
 
 def _others(one: TaskTable, styles: Mapping[str, str]) -> str:
@@ -207,7 +202,7 @@ def _others(one: TaskTable, styles: Mapping[str, str]) -> str:
     note = (
         "Gaps are test minus train for losses and train minus test for accuracies, the train side in evaluation mode."
     )
-    return f'<h3>Losses and gaps</h3>{_table(["optimizer", *map(words, shown)], lines)}<p class="soft">{note}</p>'
+    return f'<h3>Losses and gaps</h3>{html_table(["optimizer", *map(words, shown)], lines)}<p class="soft">{note}</p>'
 
 
 def _win_rate(row: Row) -> str:
@@ -231,7 +226,7 @@ def _costs(one: TaskTable, styles: Mapping[str, str]) -> str:
             )
         lines.append(f"<tr>{line}</tr>")
     return (
-        f"<h3>Time and memory</h3>{_table(['optimizer', *(COSTS[k][2] for k in keys)], lines)}"
+        f"<h3>Time and memory</h3>{html_table(['optimizer', *(COSTS[k][2] for k in keys)], lines)}"
         '<p class="soft">Medians over seeds. Runs may have shared the machine: compare within this table only. '
         "Memory is the optimizer's state.</p>"
     )

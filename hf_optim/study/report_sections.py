@@ -42,7 +42,7 @@ def statistics(analysis: Analysis, decimals: Mapping[str, int]) -> str:
                 places = task.ranking.places.get(label, ())
                 cells += [f"{share:.2f}" for share in places[:3]] or ["–"] * len(_place_names(task.ranking))
             lines.append(_row(label, cells))
-        parts.append(f"<h3>{escape(task.task)}</h3>{_table(head, lines)}{_omnibus(task.omnibus)}")
+        parts.append(f"<h3>{escape(task.task)}</h3>{html_table(head, lines)}{_omnibus(task.omnibus)}")
     if not parts:
         return ""
     note = (
@@ -80,7 +80,7 @@ def profiles(analysis: Analysis, styles: Mapping[str, str]) -> str:
             for one in target.rows
         ]
         title = f"{escape(target.task)}: {escape(target.metric)} {target.better} {target.value:g}"
-        parts.append(f"<h3>{title}</h3>{_table(['optimizer', 'reached', 'median steps'], lines)}")
+        parts.append(f"<h3>{title}</h3>{html_table(['optimizer', 'reached', 'median steps'], lines)}")
     profile = analysis.profile
     if profile:
         curves = [
@@ -91,7 +91,7 @@ def profiles(analysis: Analysis, styles: Mapping[str, str]) -> str:
         lines = [_row(label, [intervals.text(score, 3)]) for label, score in profile.scores.items()]
         parts.append(
             f"<figure><figcaption><span>Performance profile <small>share of tasks within so many times the fastest"
-            f"</small></span></figcaption>{drawing}</figure>{_table(['optimizer', 'score'], lines)}"
+            f"</small></span></figcaption>{drawing}</figure>{html_table(['optimizer', 'score'], lines)}"
         )
     return "".join(parts)
 
@@ -114,7 +114,7 @@ def protocol(found: Protocol | None, styles: Mapping[str, str]) -> str:
             )
             for one in found.chosen
         ]
-        parts.append(f"<h2>Tuning</h2>{_table(['optimizer', 'task', 'trials', 'chosen', 'validation'], lines)}")
+        parts.append(f"<h2>Tuning</h2>{html_table(['optimizer', 'task', 'trials', 'chosen', 'validation'], lines)}")
     if found.notes:
         parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in found.notes) + "</ul>")
     for task in dict.fromkeys(one.task for one in found.expected):
@@ -132,14 +132,14 @@ def protocol(found: Protocol | None, styles: Mapping[str, str]) -> str:
         name = f"log10 of {mine[0].key}"
         parts.append(_figure(f"Sensitivity: {task}", "validation loss", curves, styles, name, start))
         lines = [_row(one.optimizer, [_plain(one.number, 4)]) for one in mine]
-        parts.append(_table(["optimizer", "sensitivity (Wortsman)"], lines))
+        parts.append(html_table(["optimizer", "sensitivity (Wortsman)"], lines))
     if found.shares:
         lines = [
             _row(one.optimizer, [one.task, one.source, str(one.n), _plain(one.sd, 4), _plain(one.share, 2)])
             for one in found.shares
         ]
         head = ["optimizer", "task", "varied", "n", "standard deviation", "share"]
-        parts.append(f"<h2>Where the spread comes from</h2>{_table(head, lines)}")
+        parts.append(f"<h2>Where the spread comes from</h2>{html_table(head, lines)}")
     return "".join(parts)
 
 
@@ -178,7 +178,7 @@ def extra(results: Results, task: Mapping[str, Any], one: table.TaskTable) -> st
         for row in one.rows if any(row.optimizer in values for values in seen.values())
     ]  # fmt: skip
     head = ["optimizer", *(key.replace("_", " ") for key in seen)]
-    return f"<details><summary>Further figures, mean ± standard deviation</summary>{_table(head, lines)}</details>"
+    return f"<details><summary>Further figures, mean ± standard deviation</summary>{html_table(head, lines)}</details>"
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -220,7 +220,8 @@ def _row(label: str, cells: Sequence[str]) -> str:
     return f"<tr><td>{escape(label)}</td>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
-def _table(head: Sequence[str], rows: Sequence[str]) -> str:
+def html_table(head: Sequence[str], rows: Sequence[str]) -> str:
+    """A table that scrolls sideways on its own; `head` holds <th> texts, the first of them left, `rows` whole <tr>."""
     cells = "".join(f"<th>{escape(text)}</th>" for text in head)
     return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 

@@ -75,7 +75,7 @@ def _serialised(
     name = f"tokenizer-{key[:32]}.json"
     kept = cache.read(name)
     if kept is not None:
-        with suppress(ValueError):
+        with suppress(Exception):  # tokenizers raises nothing more precise
             from tokenizers import Tokenizer
 
             text = kept.decode("utf-8")

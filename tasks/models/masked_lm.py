@@ -15,10 +15,12 @@ from transformers import AlbertForPreTraining, BertForPreTraining
 from tasks.data.pairs import Masking, mask_ngrams
 
 
-class NgramMaskedAlbertForPreTraining(AlbertForPreTraining):
-    """ALBERT with an MLM and a sentence-order head. `config.masking` holds the fields of `Masking`."""
+class NgramMasked:
+    """A model's forward pass with masks drawn anew in training; `config.masking` holds the fields of `Masking`."""
 
     accepts_loss_kwargs = False
+    order_argument: str
+    """What the model's own forward pass calls the label of the sentences' order."""
 
     def forward(
         self,
@@ -31,38 +33,25 @@ class NgramMaskedAlbertForPreTraining(AlbertForPreTraining):
     ) -> Any:
         """See `_redrawn` for `words`; with both labels, the loss is the sum of both means (nats)."""
         input_ids, labels = _redrawn(self, input_ids, token_type_ids, words, labels)
-        return super().forward(
+        return super().forward(  # type: ignore[misc]
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             labels=labels,
-            sentence_order_label=sentence_order_label,
+            **{self.order_argument: sentence_order_label},
         )
 
 
-class NgramMaskedBertForPreTraining(BertForPreTraining):
-    """BERT with its MLM and its sentence-pair head, the latter on sentence order. `config.masking` as for ALBERT."""
+class NgramMaskedAlbertForPreTraining(NgramMasked, AlbertForPreTraining):  # type: ignore[misc]
+    """ALBERT with an MLM and a sentence-order head."""
 
-    accepts_loss_kwargs = False
+    order_argument = "sentence_order_label"
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        words: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        sentence_order_label: torch.Tensor | None = None,
-    ) -> Any:
-        """See `_redrawn` for `words`; with both labels, the loss is the sum of both means (nats)."""
-        input_ids, labels = _redrawn(self, input_ids, token_type_ids, words, labels)
-        return super().forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            labels=labels,
-            next_sentence_label=sentence_order_label,
-        )
+
+class NgramMaskedBertForPreTraining(NgramMasked, BertForPreTraining):  # type: ignore[misc]
+    """BERT with its MLM and its sentence-pair head, the latter on sentence order."""
+
+    order_argument = "next_sentence_label"
 
 
 def _redrawn(
