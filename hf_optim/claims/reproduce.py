@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_optim.claims import claim as claims
-from hf_optim.claims import show
 from hf_optim.errors import UserError
 from hf_optim.task_cli import Parser
 
@@ -86,6 +85,7 @@ def _run_command(chosen: claims.Claim, size: str, folder: Path, dry_run: bool) -
     """What a figure without a study shows: another command's output, and a page that says what to look at."""
     import importlib
 
+    from hf_optim.claims import show
     from hf_optim.study.worker import write_atomically
 
     words = chosen.settings[size].command
@@ -104,6 +104,7 @@ def write(chosen: claims.Claim, size: str, folder: Path) -> None:
     """Judge the records in `folder`; write reproduction.md, .json and .svg, and show the tables."""
     from rich.console import Console
 
+    from hf_optim.claims import show
     from hf_optim.study import records
     from hf_optim.study.worker import write_atomically
 
