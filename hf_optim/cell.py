@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
@@ -15,35 +15,111 @@ from hf_optim import execute
 from hf_optim.reduce import local
 from hf_optim.rule import Transform
 
+#: kinds of cells seen so far, numbered: a number is hashed faster than what it stands for
+_KINDS: dict[tuple[Any, ...], int] = {}
+
+
+class Scalars(SimpleNamespace):
+    """The numbers of a step for a group's cells with the same t; they share one object."""
+
+    __slots__ = ("_parts",)
+
+    def parts(self, dtype: torch.dtype, device: torch.device) -> tuple[tuple[str, ...], torch.Tensor, tuple[Any, ...]]:
+        """What a compiled graph takes: names of the numbers, the numbers as a column, and what selects code."""
+        known = getattr(self, "_parts", None)
+        if known is None or known[0] != (dtype, device):
+            numbers = {k: v for k, v in vars(self).items() if isinstance(v, float)}
+            table = torch.tensor(list(numbers.values()), dtype=dtype, device=device).unsqueeze(1)
+            statics = tuple((k, v) for k, v in vars(self).items() if k not in numbers)
+            known = self._parts = (dtype, device), (tuple(numbers), table, statics)
+        return known[1]  # type: ignore[no-any-return]
+
+
+#: the scalars of a cell before anything of the step is known; never written
+NOTHING = Scalars()
+
 
 @dataclass(slots=True, eq=False)
 class Cell:
     """A parameter and its group: flat local views of x and its slots, kept from step to step as long as they fit,
-    and what is a step's own: the view of g, the step count t, the transform in force, and the scalars c."""
+    and what is a step's own: the view of g, the step count t, the transform in force, and its numbers."""
 
     p: torch.Tensor
     group: dict[str, Any]
-    slots: dict[str, torch.Tensor]
+    #: the optimizer's state of p, whose entries `kept` the views show
+    state: dict[str, Any]
+    kept: dict[str, torch.Tensor]
     tensors: dict[str, torch.Tensor]
     dtype: torch.dtype
     t: int = 0
     transform: Transform | None = None
-    c: SimpleNamespace = field(default_factory=SimpleNamespace)
-    #: on a CPU, and small enough to share a call
-    cpu: bool = field(init=False)
+    #: the scalars, one object for all cells of a group with the same t
+    c: Scalars = field(default_factory=lambda: NOTHING)
+    #: what was derived from sums, 0-d: this tensor's own or of all
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    #: runs over cache-sized blocks (a CPU) instead of foreach lists
+    blocked: bool = field(init=False)
+    #: elements, and whether they are few enough to share a call
+    size: int = field(init=False)
     small: bool = field(init=False)
-    pointer: int = field(init=False)
+    #: whether its state may move into a pack
+    movable: bool = field(init=False)
+    #: whether everything is stored in the dtype of the arithmetic
+    plain: bool = field(init=False)
+    #: what cells of one call have in common
+    kind: int = field(init=False)
+    pointers: list[int] = field(init=False)
+    stored: torch.dtype = field(init=False)
+    contiguous: bool = field(init=False)
+    #: where this step is counted; None: together with another cell's
+    counter: torch.Tensor | None = field(init=False)
 
     def __post_init__(self) -> None:
         x = self.tensors["x"]
-        self.pointer, self.cpu = x.data_ptr(), x.device.type == "cpu"
-        self.small = x.numel() <= execute.SMALL
+        self.blocked = x.device.type in execute.BLOCKED
+        self.size = x.numel()
+        self.small = self.size <= execute.SMALL
+        self.movable = self.blocked and not any(hasattr(t, "to_local") for t in (self.p, *self.kept.values()))
+        self.plain = all(t.dtype is self.dtype for t in self.tensors.values())
+        kind = (self.dtype, x.device, *((k, t.dtype) for k, t in self.tensors.items() if k != "g"))
+        self.kind = _KINDS.setdefault(kind, len(_KINDS))
+        self.stored, self.contiguous = self.p.dtype, local(self.p).is_contiguous()
+        self.pointers, self.counter = self._pointers(), self.kept["step"]
+
+    def _pointers(self) -> list[int]:
+        if self.movable:
+            return [t.data_ptr() for t in (self.p, *self.kept.values())]
+        return [local(self.p).data_ptr(), *(local(t).data_ptr() for t in self.kept.values())]
 
     def fits(self, group: dict[str, Any], state: dict[str, Any]) -> bool:
         """Whether the views still show the parameter's and the state's memory."""
-        return (self.group is group and local(self.p).data_ptr() == self.pointer
-                and self.dtype is torch.promote_types(self.p.dtype, torch.float32)
-                and all(state.get(k) is t for k, t in self.slots.items()))
+        if self.group is not group or self.state is not state or self._pointers() != self.pointers:
+            return False
+        for k, t in self.kept.items():
+            if state.get(k) is not t:
+                return False
+        return self.p.dtype is self.stored
+
+    def see(self, grad: torch.Tensor) -> None:
+        """This step's gradient, the local part."""
+        if self.transform is not None and not self.transform.blockwise:
+            grad = self.transform.apply(grad, NOTHING)
+        if self.contiguous and grad.is_contiguous():
+            self.tensors["g"] = grad.view(-1)
+            return
+        x = local(self.p)
+        g = execute.flat(grad, x)
+        if g is None:  # another layout than the parameter's
+            g = execute.flat(torch.empty_like(x, dtype=grad.dtype).copy_(grad))
+            assert g is not None
+        self.tensors["g"] = g
+
+    def show(self) -> None:
+        """Views of the entries of `kept`, which have moved."""
+        for k, t in self.kept.items():
+            if k != "step":
+                self.tensors[k] = t.as_strided((self.size,), (1,))
+        self.pointers = self._pointers()
 
 
 @dataclass(frozen=True)
@@ -53,9 +129,8 @@ class Way:
     compile: bool = False
     generator: torch.Generator | None = None
 
-    def compiles(self, cell: Cell) -> bool:
-        """Small tensors share a foreach call, which costs less than a call of the graph for each."""
-        return self.compile and not cell.small and self.generator is None and not getattr(cell.c, "first", False)
+    def compiles(self, c: Scalars) -> bool:
+        return self.compile and self.generator is None and not getattr(c, "first", False)
 
 
 @cache
@@ -84,73 +159,109 @@ def bound(f: Callable[..., Any], apply: Callable[..., Any] | None, all_moments: 
     return call
 
 
-def _batches(cells: list[Cell], way: Way) -> list[list[int]]:
-    """Indices of cells that run together: on accelerators, and for small tensors, one foreach call serves many.
+def prepared(cell: Cell, f: Callable[..., Any], raw: bool) -> tuple[Callable[..., Any], list[str]]:
+    """f as it is called for this cell and those that run with it, and the names of the tensors it gets."""
+    transform = None if raw or cell.transform is None or not cell.transform.blockwise else cell.transform
+    call = bound(f, transform.apply if transform else None, getattr(cell.transform, "moments", "all") == "all")
+    wants = arguments(f) | {"g"} if call is not f else arguments(f)
+    if "x" in wants:
+        wants |= {"compensation"}
+    return call, [k for k in cell.tensors if k in wants]
+
+
+def batches(cells: Sequence[Cell], share: Callable[[Cell], bool]) -> list[list[int]]:
+    """Indices of cells that run together: those that may share a call, have their scalars in common and are alike.
 
     On a CPU together they are no larger than a block, so that temporaries stay in the cache there too.
     """
-    batches: dict[Any, list[int]] = {}
+    found: dict[Any, list[int]] = {}
     room: dict[Any, int] = {}
     for i, cell in enumerate(cells):
-        key: Any = i
-        if (cell.small or not cell.cpu) and not way.compiles(cell):
-            if all(t.dtype is cell.dtype for t in cell.tensors.values()):
-                x = cell.tensors["x"]
-                kind = (id(cell.group), cell.t, cell.transform is None, cell.dtype, x.device)
-                room[kind] = room.get(kind, 0) + (x.numel() if cell.cpu else 0)
-                key = (*kind, room[kind] // execute.BLOCK)
-        batches.setdefault(key, []).append(i)
-    return list(batches.values())
+        if not share(cell):
+            found[i] = [i]
+            continue
+        alike = (id(cell.c), cell.transform is None, cell.kind)
+        full = room.get(alike, 0) + (cell.size if cell.blocked else 0)
+        room[alike] = full
+        key = (alike, full // execute.BLOCK)
+        if key in found:
+            found[key].append(i)
+        else:
+            found[key] = [i]
+    return list(found.values())
 
 
-def _run(cells: list[Cell], f: Callable[..., Any], way: Way, raw: bool) -> list[list[Any]]:
-    """Run f over one batch of cells; for each cell the list of what f returned, block by block."""
-    first = cells[0]
-    transform = None if raw or first.transform is None or not first.transform.blockwise else first.transform
-    call = bound(f, transform.apply if transform else None, getattr(first.transform, "moments", "all") == "all")
-    wants = arguments(f) | {"g"} if call is not f else arguments(f)
-    names = [k for k in first.tensors if k in wants]
-    if len(cells) > 1:
-        c = SimpleNamespace(**vars(first.c))
-        for k, v in vars(c).items():
-            if isinstance(v, torch.Tensor):
-                setattr(c, k, execute.Lists([getattr(cell.c, k) for cell in cells]))
-        out = call(**{k: execute.Lists([cell.tensors[k] for cell in cells]) for k in names}, c=c)
-        return [] if out is None else [[part] for part in zip(*(o.value for o in out), strict=True)]
-    tensors = {k: first.tensors[k] for k in names}
-    written = tuple(k for k in names if k != "g")
-    if way.compiles(first):
-        return [[_run_compiled(call, tensors, written, first)]]
-    c = first.c
-    return [execute.over_blocks(lambda **blocks: call(**blocks, c=c), tensors, written, first.dtype, way.generator)]
+def foreach(cells: Sequence[Cell], call: Callable[..., Any], names: list[str]) -> Any:
+    """One foreach call an operation for all cells."""
+    sums = {k: execute.Lists([cell.sums[k] for cell in cells]) for k in cells[0].sums}
+    c = SimpleNamespace(**vars(cells[0].c), **sums)
+    return call(**{k: execute.Lists([cell.tensors[k] for cell in cells]) for k in names}, c=c)
 
 
-def _run_compiled(call: Callable[..., Any], tensors: dict[str, torch.Tensor], written: tuple[str, ...],
-                  cell: Cell) -> tuple[torch.Tensor, ...]:
-    values = vars(cell.c)
-    numbers = {k: v for k, v in values.items() if isinstance(v, float)}
-    sums = {k: v for k, v in values.items() if isinstance(v, torch.Tensor)}
-    statics = tuple((k, v) for k, v in values.items() if k not in numbers and k not in sums)
+def flat(call: Callable[..., Any], tensors: Mapping[str, torch.Tensor], c: Scalars, sums: Mapping[str, torch.Tensor],
+         dtype: torch.dtype, way: Way, compile: bool) -> list[Any]:
+    """Run over flat tensors of one length, as a graph or block by block; what the calls returned.
+
+    `sums` are 0-d, or rows with an entry an element.
+    """
+    if compile:
+        return [_compiled(call, tensors, c, sums, dtype)]
+    written = [k for k in tensors if k != "g"]
+    rows = {k: v for k, v in sums.items() if v.dim()}
+    own = SimpleNamespace(**vars(c), **sums) if sums else c
+    if not rows:
+        return execute.over_blocks(lambda **blocks: call(**blocks, c=own), tensors, written, dtype, way.generator)
+
+    def with_rows(**blocks: Any) -> Any:  # cut like the tensors
+        vars(own).update({k: blocks.pop(k) for k in rows})
+        return call(**blocks, c=own)
+
+    return execute.over_blocks(with_rows, {**tensors, **rows}, written, dtype, way.generator)
+
+
+def _compiled(call: Callable[..., Any], tensors: Mapping[str, torch.Tensor], c: Scalars,
+              sums: Mapping[str, torch.Tensor], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     # The graph writes its arguments back in their order: x last, so that a slot that copies x gets the old x.
-    tensors = dict(sorted(tensors.items(), key=lambda item: item[0] == "x"))
-    written = tuple(k for k in tensors if k in written)
-    kernel = execute.compiled(call, tuple(tensors), written, tuple(numbers), statics, tuple(sums), cell.dtype)
-    n, device = cell.tensors["x"].numel(), cell.tensors["x"].device
-    table = torch.tensor(list(numbers.values()), dtype=cell.dtype, device=device)
-    return kernel(table.unsqueeze(1).expand(-1, n), *(v.expand(n) for v in sums.values()), *tensors.values())
+    names = [k for k in tensors if k != "x"]
+    if "x" in tensors:
+        names.append("x")
+    some = tensors[names[0]]
+    n = some.numel()
+    numbers, table, statics = c.parts(dtype, some.device)
+    kernel = execute.compiled(call, tuple(names), numbers, statics, tuple(sums), dtype)
+    out = kernel(_bare(table, (len(numbers), n), (1, 0)),
+                 *(_bare(v, (n,), (v.dim(),)) for v in sums.values()),
+                 *(_bare(tensors[k], (n,), (1,)) for k in names))
+    if "x" in tensors:
+        torch.autograd.graph.increment_version(tensors["x"])  # autograd must notice, as of any other write
+    return out
 
 
-def run_all(cells: list[Cell], f: Callable[..., Any], way: Way) -> None:
-    """Run an update over all cells."""
-    for members in _batches(cells, way):
-        _run([cells[i] for i in members], f, way, raw=False)
+def _bare(t: torch.Tensor, size: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
+    """The same memory without a base: of views, dynamo guards the shape of the base, so that every rank would be
+    compiled for itself, and every call be checked in Python."""
+    return t.new_empty(0).set_(t.untyped_storage(), t.storage_offset(), size, stride)
 
 
-def partials(cells: list[Cell], f: Callable[..., Any], way: Way, raw: bool = False) -> list[torch.Tensor]:
-    """Local sums of each cell, a row a cell; `raw` leaves the transform out."""
-    rows: list[torch.Tensor] = [torch.empty(0)] * len(cells)
-    for members in _batches(cells, way):
-        results = _run([cells[i] for i in members], f, way, raw)
-        for i, result in zip(members, results, strict=True):
-            rows[i] = torch.stack([torch.stack(list(part)) for part in result]).sum(0)
-    return rows
+def partials(cells: list[Cell], f: Callable[..., Any], way: Way, raw: bool = False) -> torch.Tensor:
+    """Local sums, a row a cell; `raw` leaves the transform out."""
+    order: list[int] = []
+    rows: list[torch.Tensor] = []
+    for members in batches(cells, lambda cell: cell.plain and (
+            cell.small or not cell.blocked and not way.compiles(cell.c))):
+        some = [cells[i] for i in members]
+        call, names = prepared(some[0], f, raw)
+        if len(some) > 1:
+            out = foreach(some, call, names)
+            rows.append(torch.stack([torch.stack(column.value) for column in out], 1))
+        else:
+            cell = some[0]
+            tensors = {k: cell.tensors[k] for k in names}
+            out = flat(call, tensors, cell.c, cell.sums, cell.dtype, way, way.compiles(cell.c) and not cell.small)
+            rows.append(torch.stack([torch.stack(list(part)) for part in out]).sum(0, keepdim=True))
+        order += members
+    table = torch.cat(rows)
+    if order == list(range(len(cells))):
+        return table
+    by_cell = dict(zip(order, table.unbind(), strict=True))
+    return torch.stack([by_cell[i] for i in range(len(cells))])

@@ -49,3 +49,14 @@ def check(opt: Optimizer, state_dict: dict[str, Any]) -> None:
             if isinstance(value, torch.Tensor) and value.shape != p.shape:
                 raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} has shape {tuple(value.shape)}, "
                                     f"its parameter {tuple(p.shape)}: it belongs to another model")
+
+
+def copy_states(opt: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Own copies of the states in their own precision: torch casts to the parameter's, and may alias."""
+    ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+    params = [p for group in opt.param_groups for p in group["params"]]
+    for i, p in zip(ids, params, strict=True):
+        for name, value in state_dict["state"].get(i, {}).items():
+            if isinstance(value, torch.Tensor):
+                device = value.device if name == "step" else p.device
+                opt.state[p][name] = value.detach().to(device, copy=True)

@@ -8,15 +8,17 @@ whose numbers come from one tensor, so that no change of a rate recompiles anyth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 
 BLOCK = 1 << 16
-#: tensors below this size share one foreach call on the CPU
-SMALL = 1 << 12
+#: tensors up to this size share calls
+SMALL = 1 << 14
+#: types of devices on which a rule runs over blocks; on others it runs over lists
+BLOCKED = frozenset({"cpu"})
 
 
 def flat(t: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -231,11 +233,12 @@ def store(target: torch.Tensor, value: torch.Tensor, generator: torch.Generator 
 # --- the three ways ------------------------------------------------------------------------------------------------
 
 
-def over_blocks(f: Callable[..., Any], tensors: dict[str, torch.Tensor], written: Sequence[str], dtype: torch.dtype,
+def over_blocks(f: Callable[..., Any], tensors: Mapping[str, torch.Tensor], written: Sequence[str], dtype: torch.dtype,
                 generator: torch.Generator | None = None) -> list[Any]:
     """Call f(**blocks) on successive pieces of equally long flat tensors; returns what it returned, piece by piece.
 
-    Tensors stored in another dtype are converted a block at a time, and those in `written` stored back.
+    Tensors stored in another dtype are converted a block at a time, and those in `written` stored back. With a tensor
+    `compensation` x is the sum of both: it keeps what rounding takes from x (Kahan).
     """
     out = []
     n = next(iter(tensors.values())).numel()
@@ -247,9 +250,17 @@ def over_blocks(f: Callable[..., Any], tensors: dict[str, torch.Tensor], written
             out.append(f(**blocks))
             continue
         work = {k: b.to(dtype) if k in converted else b for k, b in blocks.items()}
+        lost = work.pop("compensation", None)
+        if lost is not None:
+            work["x"].add_(lost)
         out.append(f(**work))
         for k in converted:
-            if k in written:
+            if k == "compensation" or k not in written:
+                continue
+            if k == "x" and lost is not None:
+                blocks["x"].copy_(work["x"])
+                blocks["compensation"].copy_(work["x"].sub_(blocks["x"]))
+            else:
                 store(blocks[k], work[k], generator)
     return out
 
@@ -263,11 +274,11 @@ class _Scalars:
 
 
 @cache
-def compiled(f: Callable[..., Any], names: tuple[str, ...], written: tuple[str, ...], numbers: tuple[str, ...],
+def compiled(f: Callable[..., Any], names: tuple[str, ...], numbers: tuple[str, ...],
              statics: tuple[tuple[str, Any], ...], sums: tuple[str, ...], dtype: torch.dtype) -> Callable[..., Any]:
     """f as one graph: kernel(numbers, *sums, *tensors). Compiled once for all models and all rates.
 
-    It writes what f changed back into the `written` tensors and returns f's own sums, if it returns any.
+    It writes what f changed back into the tensors and returns f's own sums, if it returns any.
     """
 
     def kernel(table: torch.Tensor, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -277,8 +288,8 @@ def compiled(f: Callable[..., Any], names: tuple[str, ...], written: tuple[str, 
         c = _Scalars(dict(statics) | values)
         traced = {k: Traced(t.to(dtype)) for k, t in stored.items()}
         out = f(**traced, c=c)
-        for k in written:
-            if traced[k].changed:
+        for k in names:
+            if k != "g" and traced[k].changed:
                 stored[k].copy_(traced[k].value)
         # numbers are rows in here, so a sum times a number is a row of equal entries
         return () if out is None else tuple(v if v.dim() == 0 else v[0] for v in map(_unwrap, out))

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from hf_optim import checkpoint, execute, reduce, validate
-from hf_optim.cell import Cell, Way, partials, run_all
+from hf_optim.cell import NOTHING, Cell, Scalars, Way, partials
 from hf_optim.errors import BadLoss, MissingLoss, UserError
 from hf_optim.groups import as_groups
+from hf_optim.pack import Packs, count
 from hf_optim.reduce import local
 from hf_optim.rule import Rule, Transform
 
@@ -45,7 +46,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         grad_transform: a gradient transform by name ("agr", "centralize", ...), as a mapping with `name` and its
             arguments, or an instance; None for none.
         state_dtype: None keeps the state in the parameters' precision, at least float32; "bf16" halves it, rounded
-            stochastically so that slow averages do not stall (such steps run eagerly).
+            stochastically so that slow averages do not stall (such steps run eagerly). bfloat16 parameters then keep
+            what rounding takes from them, too, in two bytes more (Kahan).
         on_bad_loss: for rules that read the loss: "raise" on a NaN, infinite or too small loss, or "skip" the step
             and count it in `figures()["skipped_steps"]`.
 
@@ -74,6 +76,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self._transform_found = False
         self._fed: tuple[Any, Any] | None = None
         self._known: dict[torch.Tensor, Cell] = {}
+        self._packs = Packs()
         self._names = tuple(hyper)  # torch adds keys of its own to self.defaults
         self._shared = SimpleNamespace()
         self._generator: torch.Generator | None = None
@@ -213,7 +216,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
             if f is None:
                 return loss
         self._advance(cells, f, evaluate)
-        torch._foreach_add_([self.state[cell.p]["step"] for cell in cells], 1)
+        count(cells)
         return loss
 
     def _run_closure(self, closure: Callable[[], Any], evaluate: Callable[[], Any] | None) -> tuple[Any, Any]:
@@ -223,7 +226,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
     def _advance(self, cells: list[Cell], f: float | None, evaluate: Callable[[], Any] | None) -> None:
         """Measure, control, update."""
         self._control(cells, f)
-        run_all(cells, self.update, self._way)
+        self._packs.run(cells, self.update, self._way)
 
     def _control(self, cells: list[Cell], f: float | None) -> None:
         """Fill every cell's `c`: sums over tensors and shards, shared numbers, the group's scalars."""
@@ -240,21 +243,31 @@ class Optimizer(torch.optim.Optimizer, Rule):
                 floats = dict(zip(names, total.tolist(), strict=True))
             else:
                 derived = self.derive(h0, dict(zip(names, total.unbind(-1), strict=True)))
-                for i, cell in enumerate(cells):
-                    vars(cell.c).update({k: v if everywhere else v[i] for k, v in derived.items()})
+                if everywhere:
+                    for cell in cells:
+                        cell.sums.update(derived)
+                else:
+                    self._add_sums(cells, tuple(derived), torch.stack(list(derived.values()), 1))
         shared = self.control(h0, max(cell.t for cell in cells), floats, f, memory) if controlled else {}
         self._remember(memory)
         self._shared = SimpleNamespace(**shared)
         self._fill(cells, lambda h, t: self.scalars(h, t, self._shared))
 
     def _fill(self, cells: list[Cell], numbers: Callable[[SimpleNamespace, int], dict[str, Any]]) -> None:
-        """Add numbers(h, t) to every cell's `c`, made once for a group's cells with the same step count."""
-        made: dict[tuple[int, int], dict[str, Any]] = {}
+        """Add numbers(h, t) to every cell's `c`, which a group's cells with the same step count share."""
+        made: dict[tuple[int, int], Scalars] = {}
         for cell in cells:
             key = (id(cell.group), cell.t)
             if key not in made:
-                made[key] = numbers(self._hyper(cell.group), cell.t)
-            vars(cell.c).update(made[key])
+                made[key] = Scalars(**{**vars(cell.c), **numbers(self._hyper(cell.group), cell.t)})
+            cell.c = made[key]
+
+    @staticmethod
+    def _add_sums(cells: list[Cell], names: tuple[str, ...], table: torch.Tensor) -> None:
+        """A row of the table a cell, an entry a name."""
+        columns = [column.unbind() for column in table.unbind(1)]
+        for cell, *row in zip(cells, *columns, strict=True):
+            cell.sums.update(zip(names, row, strict=True))
 
     def _transform_sums(self, cells: list[Cell]) -> None:
         chosen = [cell for cell in cells if cell.transform is not None and cell.transform.sums]
@@ -263,8 +276,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
             assert transform is not None
             table = transform.derive(reduce.combine(partials(chosen, transform.measure, self._way, raw=True),
                                                     [cell.p for cell in chosen]))
-            for cell, row in zip(chosen, table, strict=True):
-                vars(cell.c).update(zip(transform.sums, row.unbind(), strict=True))
+            self._add_sums(chosen, transform.sums, table)
 
     @property
     def _way(self) -> Way:
@@ -308,28 +320,23 @@ class Optimizer(torch.optim.Optimizer, Rule):
         cell = self._known.get(p)
         if cell is None or not cell.fits(group, state):
             cell = self._known[p] = self._view(p, group, state)
-        cell.t, cell.c, cell.transform = int(state["step"]) + 1, SimpleNamespace(), self.transform
+        cell.t, cell.c, cell.sums, cell.transform = int(state["step"]) + 1, NOTHING, {}, self.transform
         taken = cell.transform is not None and self._takes(cell.transform, group) and cell.transform.selects(p, cell.t)
         if not taken:
             cell.transform = None
-        grad = local(grad)
-        if cell.transform is not None and not cell.transform.blockwise:
-            grad = cell.transform.apply(grad, SimpleNamespace())
-        g = execute.flat(grad, local(p))
-        if g is None:  # another layout than the parameter's
-            g = execute.flat(torch.empty_like(local(p), dtype=grad.dtype).copy_(grad))
-            assert g is not None
-        cell.tensors["g"] = g
+        cell.see(local(grad))
         return cell
 
     def _view(self, p: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> Cell:
+        kept = {k: state[k] for k in (*self._slots(group), "step")}
+        if self.state_dtype is p.dtype is torch.bfloat16:
+            kept["compensation"] = state.setdefault("compensation", torch.zeros_like(p))
         x = local(p).detach()
-        slots = {k: state[k] for k in self._slots(group)}
-        views = {k: execute.flat(local(v), x) for k, v in {"x": x, **slots}.items()}
+        views = {k: execute.flat(local(v), x) for k, v in {"x": x, **kept}.items() if k != "step"}
         if any(v is None for v in views.values()):
             raise UserError(f"{self.rule}: a parameter of shape {tuple(p.shape)} has gaps or overlaps in memory; "
                             "replace it by p.contiguous()")
-        return Cell(p, group, slots, views, self._compute_dtype(p))  # type: ignore[arg-type]
+        return Cell(p, group, state, kept, views, self._compute_dtype(p))  # type: ignore[arg-type]
 
     @staticmethod
     def _compute_dtype(p: torch.Tensor) -> torch.dtype:
@@ -387,14 +394,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         """
         checkpoint.check(self, state_dict)
         super().load_state_dict(state_dict)
-        saved = state_dict["state"]
-        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-        params = [p for group in self.param_groups for p in group["params"]]
-        for i, p in zip(ids, params, strict=True):
-            for name, value in saved.get(i, {}).items():
-                if isinstance(value, torch.Tensor):  # torch casts to the parameter's dtype and may alias
-                    device = value.device if name == "step" else p.device
-                    self.state[p][name] = value.detach().to(device, copy=True)
+        checkpoint.copy_states(self, state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -404,4 +404,4 @@ class Optimizer(torch.optim.Optimizer, Rule):
     def __getstate__(self) -> dict[str, Any]:
         # a scheduler has put a `step` here that is bound to this instance: a copy must not move our parameters
         keep = {k: v for k, v in self.__dict__.items() if k != "step" and not k.startswith("_optimizer_")}
-        return {**keep, "_fed": None, "_generator": None, "_known": {}}
+        return {**keep, "_fed": None, "_generator": None, "_known": {}, "_packs": Packs()}

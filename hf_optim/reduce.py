@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hf_optim.errors import UserError
+from hf_optim.scratch import scratch
 
 
 def dot(a: Any, b: Any) -> Any:
@@ -29,10 +30,12 @@ def local(t: torch.Tensor) -> torch.Tensor:
 
 
 def l1(a: Any) -> Any:
-    """Sum of absolute values of one block. (abs().sum() is four times faster than a 1-norm on a CPU.)"""
+    """Sum of absolute values of one block. (On a CPU a 1-norm takes four times as long.)"""
     if not isinstance(a, torch.Tensor):
         return a.reduce(l1)
-    return a.abs().sum()
+    if a.device.type != "cpu" or a.dim() != 1 or torch.compiler.is_compiling():
+        return a.abs().sum()
+    return torch.abs(a, out=scratch("l1", a, a.numel())).sum()
 
 
 def shards(p: torch.Tensor) -> list[tuple[Any, int]]:
@@ -43,13 +46,14 @@ def shards(p: torch.Tensor) -> list[tuple[Any, int]]:
     return [(p.device_mesh, i) for i, place in enumerate(placements) if not place.is_replicate()]  # type: ignore[attr-defined]
 
 
-def combine(partials: Sequence[torch.Tensor], params: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Row i of `partials` holds the local sums of params[i]; returns the (rows, sums) matrix over all shards.
+def combine(table: torch.Tensor, params: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Row i of the (rows, sums) table holds the local sums of params[i]; returns the same over all shards.
 
     Raises:
         UserError: pieces of FSDP1, which do not say what they are pieces of.
     """
-    table = torch.stack(list(partials))
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return table
     axes: dict[Any, list[int]] = {}
     for i, p in enumerate(params):
         if getattr(p, "_fsdp_flattened", False):

@@ -126,7 +126,7 @@ class RateWindows(Wrapper):
                     u_old.copy_(u)
                 w.copy_(p)
         if rows:
-            self._rescale(reduce.combine(rows, [p for _, p in used]).tolist(), used)
+            self._rescale(reduce.combine(torch.stack(rows), [p for _, p in used]).tolist(), used)
 
     def _rescale(self, table: list[list[float]], used: list[tuple[int, torch.Tensor]]) -> None:
         """New scales from a row of inner products for each of the tensors `used`, given with its group's index."""

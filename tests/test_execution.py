@@ -64,6 +64,87 @@ def test_stochastic_rounding_is_unbiased_and_exact_where_it_can_be():
     assert torch.equal(kept[:4].float(), whole[:4]) and kept[4].isnan()
 
 
+def test_bf16_parameters_lose_nothing_that_compensation_keeps():
+    """Steps of a thousandth of the distance between two bf16 numbers add up, to what they add up to in float32."""
+    ends, left = {}, {}
+    for dtype, state_dtype in ((torch.float32, None), (torch.bfloat16, None), (torch.bfloat16, "bf16")):
+        p = torch.nn.Parameter(torch.ones(3000, dtype=dtype))
+        opt = hf_optim.create("smaran", [p], lr=1e-3, weight_decay=0.0, state_dtype=state_dtype)
+        for _ in range(300):
+            p.grad = torch.ones_like(p)
+            opt.step(loss=1.0)
+        ends[dtype, state_dtype] = float(p.detach().float().mean())
+        left[dtype, state_dtype] = float(opt.state[p].get("compensation", torch.zeros(1)).float().mean())
+    moved = 1 - ends[torch.float32, None]
+    assert 0.001 < moved < 0.2
+    assert ends[torch.bfloat16, None] == 1  # rounding to nearest takes every step
+    kept = torch.bfloat16, "bf16"
+    assert 1 - ends[kept] == pytest.approx(moved, abs=2**-9)  # as near as bf16 comes
+    assert 1 - ends[kept] - left[kept] == pytest.approx(moved, rel=0.04)  # the state is rounded, too
+
+
+def test_compensation_is_state_like_any_other(tmp_path):
+    def start():
+        p = torch.nn.Parameter(torch.linspace(1, 2, 5000, dtype=torch.bfloat16))
+        return p, hf_optim.create("amvt", [p], lr=1e-4, state_dtype="bf16")
+
+    def go(p, opt, steps):
+        for t in steps:
+            p.grad = torch.full_like(p, 1.0 + t)
+            opt.step()
+
+    p, opt = start()
+    go(p, opt, range(4))
+    torch.save((p.detach(), opt.state_dict()), tmp_path / "half.pt")
+    go(p, opt, range(4, 8))
+    q, second = start()
+    q.data, state = torch.load(tmp_path / "half.pt", weights_only=True)
+    second.load_state_dict(state)
+    go(q, second, range(4, 8))
+    assert torch.equal(p, q) and torch.equal(opt.state[p]["compensation"], second.state[q]["compensation"])
+    assert opt.state[p]["compensation"].abs().max() > 0
+
+
+PASSES = [("lion", 1), ("amvt", 1), ("smaran", 2), ("adamw_agr", 3), ("prodigy", 2)]
+
+
+@pytest.mark.parametrize(("name", "graphs"), PASSES)
+def test_a_step_launches_as_few_graphs_as_the_rule_has_passes(name, graphs):
+    """One update pass, one reduction pass where the rule needs sums (and, for AGR, vectors that it leaves out)."""
+    from torch._dynamo.utils import counters
+
+    def calls(shapes):
+        params = [torch.nn.Parameter(torch.ones(s)) for s in shapes]
+        opt = hf_optim.create(name, params, compile=True)
+        for t in range(3):
+            for p in params:
+                p.grad = torch.full_like(p, 0.1 + t)
+            opt.step(loss=1.0)
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            opt.step(loss=1.0)
+        return sum(e.count for e in seen.key_averages() if e.key.startswith("Torch-Compiled Region"))
+
+    torch._dynamo.reset()
+    execute.compiled.cache_clear()
+    before = counters["stats"]["unique_graphs"]
+    matrix, kernel, vectors = [(300, 200)], [(64, 32, 3, 3)], [(70,), (60,)]
+    passes = graphs - (name == "adamw_agr")
+    assert calls(matrix) == passes
+    assert calls(matrix + vectors) == passes + 1  # all vectors are one more call of the update
+    assert calls(3 * matrix + 2 * kernel + 5 * vectors) == 5 * passes + 1
+    assert counters["stats"]["unique_graphs"] - before == graphs
+
+
+def test_autograd_notices_a_compiled_step():
+    w = torch.nn.Parameter(torch.ones(300, 200))
+    opt = hf_optim.create("lion", [w], compile=True)
+    loss = (w * w).sum()
+    loss.backward(retain_graph=True)
+    opt.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_small_tensors_share_calls():
     """158 small tensors must not cost 158 times the calls of one."""
     def calls(count: int) -> int:

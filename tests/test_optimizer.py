@@ -101,12 +101,14 @@ def test_effective_rate_has_a_number_a_group(name):
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_blocks_foreach_and_single_calls_agree(name, monkeypatch):
+def test_blocks_packs_foreach_and_single_calls_agree(name, monkeypatch):
     shapes = ((40, 30), (30,), (1,))
     results = []
-    for block, small in ((1 << 16, 0), (101, 0), (1 << 16, 1 << 20)):
+    cpu = execute.BLOCKED
+    for block, small, blocked in ((1 << 16, 0, cpu), (101, 0, cpu), (1 << 16, 1 << 20, cpu), (1 << 16, 0, frozenset())):
         monkeypatch.setattr(execute, "BLOCK", block)
         monkeypatch.setattr(execute, "SMALL", small)
+        monkeypatch.setattr(execute, "BLOCKED", blocked)
         problem = Problem(torch.float64, shapes)
         run(name, 6, problem)
         results.append(problem)

@@ -19,14 +19,14 @@ from hf_optim.rule import Rule
 
 
 @contextmanager
-def _cut(block: int, small: int) -> Iterator[None]:
-    """This library's shell with blocks of another size, and foreach calls up to another size."""
-    before = execute.BLOCK, execute.SMALL
-    execute.BLOCK, execute.SMALL = block, small
+def _cut(block: int, small: int, blocked: frozenset[str] = execute.BLOCKED) -> Iterator[None]:
+    """This library's shell with other blocks, calls shared up to another size, and blocks on other devices."""
+    before = execute.BLOCK, execute.SMALL, execute.BLOCKED
+    execute.BLOCK, execute.SMALL, execute.BLOCKED = block, small, blocked
     try:
         yield
     finally:
-        execute.BLOCK, execute.SMALL = before
+        execute.BLOCK, execute.SMALL, execute.BLOCKED = before
 
 
 def _innermost(opt: Any) -> Any:
@@ -35,7 +35,7 @@ def _innermost(opt: Any) -> Any:
     return opt
 
 
-@check("execution", "blocks, foreach and fused equal one tensor at a time",
+@check("execution", "blocks, packs, foreach and fused equal one tensor at a time",
        "The fast way of running a rule is another rule than the plain one.")
 def execution(s: Subject) -> str:
     plain = Walk(s, torch.float64)
@@ -43,8 +43,9 @@ def execution(s: Subject) -> str:
     if isinstance(_innermost(plain.opt), Optimizer):
         with _cut(1 << 16, 0):
             plain.go()
-        for name, (block, small) in {"blocks of 7": (7, 0), "foreach": (1 << 16, 1 << 20)}.items():
-            with _cut(block, small):
+        ways = {"blocks of 7": _cut(7, 0), "packs": _cut(1 << 16, 1 << 20), "foreach": _cut(1 << 16, 0, frozenset())}
+        for name, way in ways.items():
+            with way:
                 runs[name] = Walk(s, torch.float64).go()
     else:
         options = [o for o in ("foreach", "fused") if s.accepts(o)]
@@ -69,7 +70,7 @@ def compiled(s: Subject) -> str:
     from torch._dynamo.utils import counters
 
     start, kernels = counters["stats"]["unique_graphs"], _kernels()
-    with _cut(1 << 16, 1):  # tensors that small would share a foreach call instead
+    with _cut(1 << 16, 1):
         eager, fast = Walk(s), Walk(s, compile=True)
         for walk in (eager, fast):
             walk.go(0, 8)

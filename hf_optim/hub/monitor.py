@@ -69,7 +69,7 @@ class Monitor(TrainerCallback):
             torch.stack([g, _square(reduce.local(p.detach()) - old), _square(old)])
             for (_, p, old), g in zip(self._before, self._gradients, strict=True)
         ]
-        self._squares = reduce.combine(rows, [p for _, p, _ in self._before])
+        self._squares = reduce.combine(torch.stack(rows), [p for _, p, _ in self._before])
         self._names = [n.removeprefix("module.") for n, _, _ in self._before]
         self._before, self._gradients = [], []
 

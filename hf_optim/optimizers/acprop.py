@@ -54,18 +54,18 @@ class ACProp(Optimizer):
         n_inf = 2 / (1 - beta2) - 1
         n = n_inf - 2 * t * beta2**t / bias2
         first = t == 1 or (h.rectify and n < 5)
-        step, root = h.lr, 1.0
+        step, unbias = h.lr, 1.0
         if first or h.momentum_update:
             step /= bias1
         if h.rectify and not first:
             step *= (bias2 * (n - 4) / (n_inf - 4) * (n - 2) / n * n_inf / (n_inf - 2)) ** 0.5
         elif not first:
-            root = (1 - beta2 ** (t - 1)) ** 0.5
+            unbias = (1 - beta2 ** (t - 1)) ** -0.5
         return {
             "first": first, "l2": h.weight_decay != 0 and not h.weight_decouple, "weight_decay": h.weight_decay,
             "decay": h.weight_decay != 0 and h.weight_decouple, "shrink": 1 - h.lr * h.weight_decay, "w1": 1 - beta1,
-            "grow": h.eps if t > 1 else 0.0, "eps": h.eps, "root": root, "step": step, "momentum": h.momentum_update,
-            "beta2": beta2, "w2": 1 - beta2,
+            "grow": h.eps if t > 1 else 0.0, "eps": h.eps, "unbias": unbias, "step": step,
+            "momentum": h.momentum_update, "beta2": beta2, "w2": 1 - beta2,
         }
 
     @staticmethod
@@ -80,6 +80,6 @@ class ACProp(Optimizer):
         if c.first:
             x.add_(m, alpha=-c.step)
         else:
-            x.addcdiv_(m if c.momentum else g, s.sqrt().div_(c.root).add_(c.eps), value=-c.step)
+            x.addcdiv_(m if c.momentum else g, s.sqrt().mul_(c.unbias).add_(c.eps), value=-c.step)
         d = raw - m
         s.mul_(c.beta2).addcmul_(d, d, value=c.w2)

@@ -69,16 +69,16 @@ class AdaBelief(Optimizer):
         n_inf = 2 / (1 - beta2) - 1
         n = n_inf - 2 * t * beta2**t / bias2
         first = h.rectify and n < 5
-        step, root = h.lr / (1 - beta1**t), 1.0
+        step, unbias = h.lr / (1 - beta1**t), 1.0
         if not h.rectify:
-            root = bias2**0.5
+            unbias = bias2**-0.5
         elif not first:
             step *= (bias2 * (n - 4) / (n_inf - 4) * (n - 2) / n * n_inf / (n_inf - 2)) ** 0.5
         rate = float(h.lr > 0) if h.fixed_decay else h.lr
         return {
             "first": first, "l2": h.weight_decay != 0 and not h.weight_decouple, "weight_decay": h.weight_decay,
             "decay": h.weight_decay != 0 and h.weight_decouple, "shrink": 1 - rate * h.weight_decay, "w1": 1 - beta1,
-            "beta2": beta2, "w2": 1 - beta2, "eps": h.eps, "root": root, "step": step,
+            "beta2": beta2, "w2": 1 - beta2, "eps": h.eps, "unbias": unbias, "step": step,
             "rectified": h.rectify,
         }
 
@@ -97,4 +97,4 @@ class AdaBelief(Optimizer):
         if c.first:
             x.add_(m, alpha=-c.step)
         else:
-            x.addcdiv_(m, (s if r is None or c.rectified else r).sqrt().div_(c.root).add_(c.eps), value=-c.step)
+            x.addcdiv_(m, (s if r is None or c.rectified else r).sqrt().mul_(c.unbias).add_(c.eps), value=-c.step)

@@ -53,7 +53,7 @@ class AdamWAGR(Optimizer):
     def scalars(h, t, s):
         beta1, beta2 = h.betas
         return {
-            "w1": 1 - beta1, "beta2": beta2, "w2": 1 - beta2, "eps": h.eps, "root": (1 - beta2**t) ** 0.5,
+            "w1": 1 - beta1, "beta2": beta2, "w2": 1 - beta2, "eps": h.eps, "unbias": (1 - beta2**t) ** -0.5,
             "step": h.lr / (1 - beta1**t), "decay": h.weight_decay != 0, "shrink": 1 - h.lr * h.weight_decay,
         }
 
@@ -63,4 +63,4 @@ class AdamWAGR(Optimizer):
             x.mul_(c.shrink)
         m.lerp_(g, c.w1)
         v.mul_(c.beta2).addcmul_(raw, raw, value=c.w2)
-        x.addcdiv_(m, v.sqrt().div_(c.root).add_(c.eps), value=-c.step)
+        x.addcdiv_(m, v.sqrt().mul_(c.unbias).add_(c.eps), value=-c.step)

@@ -64,7 +64,7 @@ class Adan(Optimizer):
         shrink = 1 - h.lr * h.weight_decay if h.no_prox else 1 / (1 + h.lr * h.weight_decay)
         return {
             "first": t == 1, "clipped": bool(h.max_grad_norm), "w1": 1 - beta1, "beta2": beta2, "w2": 1 - beta2,
-            "beta3": beta3, "w3": 1 - beta3, "eps": h.eps, "root": (1 - beta3**t) ** 0.5,
+            "beta3": beta3, "w3": 1 - beta3, "eps": h.eps, "unbias": (1 - beta3**t) ** -0.5,
             "step_m": h.lr / (1 - beta1**t), "step_v": h.lr * beta2 / (1 - beta2**t),
             "decay": h.weight_decay != 0, "prox": not h.no_prox, "shrink": shrink, "strict": False,
         }
@@ -87,7 +87,7 @@ class Adan(Optimizer):
             raw_previous.copy_(raw)
         nesterov = d.mul_(c.beta2).add_(raw)
         n.mul_(c.beta3).addcmul_(nesterov, nesterov, value=c.w3)
-        root = n.sqrt().div_(c.root).add_(c.eps)
+        root = n.sqrt().mul_(c.unbias).add_(c.eps)
         if c.decay and not c.prox:
             x.mul_(c.shrink)
         x.addcdiv_(m, root, value=-c.step_m).addcdiv_(v, root, value=-c.step_v)

@@ -68,7 +68,7 @@ class AMVT(Optimizer):
         bias1 = 1 - beta1**t if h.momentum == "corrected" else 1.0
         return {
             "clipped": bool(h.clip), "w1": 1 - beta1, "beta2": beta2, "w2": 1 - beta2, "beta3": beta3,
-            "w3": 1 - beta3, "bias2": 1 - beta2**t, "ratio": (1 - beta2**t) / (1 - beta3**t), "eps": h.eps,
+            "w3": 1 - beta3, "unbias": 1 / (1 - beta2**t), "ratio": (1 - beta2**t) / (1 - beta3**t), "eps": h.eps,
             "inside": h.eps_mode == "inside", "step": h.lr / bias1, "decays": h.weight_decay != 0 and h.lr != 0,
             "shrink": 1 - h.weight_decay * (1.0 if h.decay == "paper" else h.lr),
         }
@@ -81,7 +81,7 @@ class AMVT(Optimizer):
         v.mul_(c.beta2).addcmul_(raw, raw, value=c.w2)
         d = raw - m
         s.mul_(c.beta3).addcmul_(d, d, value=c.w3)
-        spread = v.add(s, alpha=c.ratio).div_(c.bias2)  # vhat + shat
+        spread = v.add(s, alpha=c.ratio).mul_(c.unbias)  # vhat + shat
         root = spread.add_(c.eps).sqrt_() if c.inside else spread.sqrt_().add_(c.eps)
         if c.decays:
             x.mul_(c.shrink)

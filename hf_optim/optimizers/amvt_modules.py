@@ -86,7 +86,7 @@ class AMVTModules(AMVT):
             base["step"] = h.lr / (bias1 if corrected else 1.0)
         return base | {
             "first": h.curvature and t == 1, "curved": h.curvature, "weighted": h.snr, "limited": bool(h.update_clip),
-            "change": base["bias2"] / (1 - beta3 ** (t - 1)) if t > 1 else 0.0, "noise": bias1**2 / (1 - beta3**t),
+            "change": 1 / base["unbias"] / (1 - beta3 ** (t - 1)) if t > 1 else 0.0, "noise": bias1**2 / (1 - beta3**t),
             "most": (h.update_clip or 0.0) * (bias1 if corrected else 1.0),
         }
 
@@ -105,7 +105,7 @@ class AMVTModules(AMVT):
                 y.mul_(c.beta3).addcmul_(e, e, value=c.w3)
             q.copy_(raw)
             spread.add_(y, alpha=c.change)
-        spread.div_(c.bias2)  # vhat + shat + yhat
+        spread.mul_(c.unbias)  # vhat + shat + yhat
         root = spread.add_(c.eps).sqrt_() if c.inside else spread.sqrt_().add_(c.eps)
         if c.decays:
             x.mul_(c.shrink)

@@ -50,13 +50,13 @@ class L4Adam(L4Mom):
     @staticmethod
     def prepare(h, t, memory):
         return {"w1": 0.1, "beta2": 0.999, "w2": 1 - 0.999, "square_bias1": (1 - 0.9**t) ** 2,
-                "root_bias2": (1 - 0.999**t) ** 0.5, "adam_eps": h.adam_eps}
+                "unbias": (1 - 0.999**t) ** -0.5, "adam_eps": h.adam_eps}
 
     @staticmethod
     def measure(g, raw, m, s, c):
         m.lerp_(g, c.w1)  # line 1
         s.mul_(c.beta2).addcmul_(raw, raw, value=c.w2)
-        return (dot(m, m.div(s.sqrt().div_(c.root_bias2).add_(c.adam_eps))) / c.square_bias1,)
+        return (dot(m, m.div(s.sqrt().mul_(c.unbias).add_(c.adam_eps))) / c.square_bias1,)
 
     @staticmethod
     def scalars(h, t, s):
@@ -64,4 +64,4 @@ class L4Adam(L4Mom):
 
     @staticmethod
     def update(x, m, s, c):
-        x.addcdiv_(m, s.sqrt().div_(c.root_bias2).add_(c.adam_eps), value=-c.step)
+        x.addcdiv_(m, s.sqrt().mul_(c.unbias).add_(c.adam_eps), value=-c.step)

@@ -53,12 +53,12 @@ class LAMB(Optimizer):
     def prepare(h, t, memory):
         beta1, beta2 = h.betas
         bias1, bias2 = (1 - beta1**t, 1 - beta2**t) if h.bias_correction else (1.0, 1.0)
-        return {"w1": 1 - beta1, "beta2": beta2, "w2": 1 - beta2, "root": bias1 / bias2**0.5, "eps": bias1 * h.eps,
+        return {"w1": 1 - beta1, "beta2": beta2, "w2": 1 - beta2, "unbias": bias1 / bias2**0.5, "eps": bias1 * h.eps,
                 "decay": h.weight_decay != 0, "weight_decay": h.weight_decay}
 
     @staticmethod
     def direction(x, m, v, c):  # line 4, with the bias correction of m in the denominator
-        r = m / v.sqrt().mul_(c.root).add_(c.eps)
+        r = m / v.sqrt().mul_(c.unbias).add_(c.eps)
         return r.add_(x, alpha=c.weight_decay) if c.decay else r
 
     @staticmethod

@@ -99,10 +99,14 @@ class Prodigy(Optimizer):
         if len(rates) > 1:
             raise UserError(f"prodigy has one rate, but its groups have lr = {', '.join(f'{r:g}' for r in rates)}: "
                             "give all groups the same lr (or 0)")
-        if self.defaults["slice_p"] > 1:
-            self._transform_sums(cells)
-            cells = [self._slice(cell) for cell in cells]
-        super()._control(cells, f)
+        if self.defaults["slice_p"] == 1:
+            super()._control(cells, f)
+            return
+        self._transform_sums(cells)
+        slices = [self._slice(cell) for cell in cells]
+        super()._control(slices, f)
+        for cell, part in zip(cells, slices, strict=True):
+            cell.c = part.c
 
     # --- the rule --------------------------------------------------------------------------------------------------
 

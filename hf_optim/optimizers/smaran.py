@@ -64,24 +64,29 @@ class SMARAN(Optimizer):
 
     @staticmethod
     def derive(h, sums):  # one norm a tensor
-        return {"normaliser": sums["gg"].sqrt() + h.eps}
+        return {"per_norm": 1 / (sums["gg"].sqrt() + h.eps)}
 
     @staticmethod
     def control(h, t, sums, loss, memory):
         memory["v"] = h.gamma * memory["v"] + loss**2  # line 4
         memory["V"] = loss / (math.sqrt(memory["v"]) + h.eps)
-        norm = {"normaliser": math.sqrt(sums["gg"]) + h.eps} if sums else {}
+        norm = {"norm": math.sqrt(sums["gg"])} if sums else {}
         return {"loss": loss, "V": memory["V"], **norm}
 
     @staticmethod
     def scalars(h, t, s):
         rate = h.lr * s.V
-        shared = {"normaliser": s.normaliser} if h.norm_scope == "global" else {}
-        return {"gamma": h.gamma, "rate": rate, "shrink": 1 - rate * h.weight_decay, **shared}
+        everywhere = h.norm_scope == "global"
+        norm = {"per_norm": 1 / (s.norm + h.eps) if s.norm else 0.0} if everywhere else {}
+        return {"gamma": h.gamma, "rate": rate, "shrink": 1 - rate * h.weight_decay, "everywhere": everywhere, **norm}
 
     @staticmethod
     def update(x, g, m, c):
-        m.mul_(c.gamma).add_(g / c.normaliser)  # lines 2, 3
+        m.mul_(c.gamma)  # lines 2, 3
+        if c.everywhere:
+            m.add_(g, alpha=c.per_norm)
+        else:
+            m.add_(g * c.per_norm)
         x.mul_(c.shrink).add_(m, alpha=-c.rate)  # line 5
 
     @staticmethod

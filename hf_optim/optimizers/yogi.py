@@ -44,7 +44,7 @@ class Yogi(Optimizer):
         beta1, beta2 = h.betas
         return {
             "l2": h.weight_decay != 0, "weight_decay": h.weight_decay, "w1": 1 - beta1, "w2": 1 - beta2, "eps": h.eps,
-            "root": (1 - beta2**t) ** 0.5, "step": h.lr / (1 - beta1**t),
+            "unbias": (1 - beta2**t) ** -0.5, "step": h.lr / (1 - beta1**t),
         }
 
     @staticmethod
@@ -55,4 +55,4 @@ class Yogi(Optimizer):
         m.lerp_(g, c.w1)
         square = raw * raw
         v.addcmul_((v - square).sign_(), square, value=-c.w2)
-        x.addcdiv_(m, v.sqrt().div_(c.root).add_(c.eps), value=-c.step)
+        x.addcdiv_(m, v.sqrt().mul_(c.unbias).add_(c.eps), value=-c.step)

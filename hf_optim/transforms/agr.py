@@ -28,7 +28,7 @@ class AGR(Transform):
 
     name = "agr"
     weights_only = True
-    sums = ("S",)
+    sums = ("S", "per_S")
 
     def __init__(self, scope: str = "matrix", steps: int | None = None, moments: str = "first") -> None:
         if scope not in ("matrix", "all"):
@@ -51,12 +51,13 @@ class AGR(Transform):
 
     @staticmethod
     def derive(sums: torch.Tensor) -> torch.Tensor:
-        return sums.clamp_min(torch.finfo(sums.dtype).tiny)  # sum|g| = 0: every element is 0 and stays 0
+        S = sums.clamp_min(torch.finfo(sums.dtype).tiny)  # sum|g| = 0: every element is 0 and stays 0
+        return torch.hstack([S, -1 / S])
 
     @staticmethod
     def apply(g: Any, c: SimpleNamespace) -> Any:
         # (S - |g|) / S rather than 1 - |g| / S: exactly 0 for one element, where rounding noise would be an update
-        return g.abs().sub_(c.S).div_(-c.S).mul_(g)
+        return g.abs().sub_(c.S).mul_(c.per_S).mul_(g)
 
 
 TRANSFORM = AGR

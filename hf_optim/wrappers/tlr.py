@@ -146,7 +146,7 @@ class TLR(RateWindows):
         if not rows:
             return
         scales = [self._scale(p, self.param_groups[i]) for i, p in used]
-        self._rescale(reduce.combine(rows, [p for _, p in used]).tolist(), used)
+        self._rescale(reduce.combine(torch.stack(rows), [p for _, p in used]).tolist(), used)
         for (i, p), scale in zip(used, scales, strict=True):  # the step is taken again, at the new rate
             p.copy_(old[p] + (self._scale(p, self.param_groups[i]) / scale) * (p - old[p]))
 
