@@ -230,7 +230,7 @@ def _compiled(call: Callable[..., Any], tensors: Mapping[str, torch.Tensor], c: 
     numbers, table, statics = c.parts(dtype, some.device)
     kernel = execute.compiled(call, tuple(names), numbers, statics, tuple(sums), dtype)
     out = kernel(_bare(table, (len(numbers), n), (1, 0)),
-                 *(_bare(v, (n,), (v.dim(),)) for v in sums.values()),
+                 *(_bare(v.clone(), (n,), (0,)) for v in sums.values()),  # its own: offsets would be guarded, too
                  *(_bare(tensors[k], (n,), (1,)) for k in names))
     if "x" in tensors:
         torch.autograd.graph.increment_version(tensors["x"])  # autograd must notice, as of any other write
@@ -258,7 +258,8 @@ def partials(cells: list[Cell], f: Callable[..., Any], way: Way, raw: bool = Fal
             cell = some[0]
             tensors = {k: cell.tensors[k] for k in names}
             out = flat(call, tensors, cell.c, cell.sums, cell.dtype, way, way.compiles(cell.c) and not cell.small)
-            rows.append(torch.stack([torch.stack(list(part)) for part in out]).sum(0, keepdim=True))
+            parts = [torch.stack(list(part)) for part in out]
+            rows.append((parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)).unsqueeze(0))
         order += members
     table = torch.cat(rows)
     if order == list(range(len(cells))):

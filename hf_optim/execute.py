@@ -174,6 +174,15 @@ class Traced(_Operators):
         return Traced(self.value)
 
 
+class Number(Traced):
+    """A number inside a compiled graph: a row of equal entries, with which loops over elements are vectorised; where it
+    meets a sum, an entry of it."""
+
+    def __init__(self, row: torch.Tensor) -> None:
+        super().__init__(row)
+        self.entry = row[0]
+
+
 _FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "add": lambda x, o, alpha=1: x + o * alpha if isinstance(alpha, torch.Tensor) or alpha != 1 else x + o,
     "sub": lambda x, o, alpha=1: x - o * alpha if isinstance(alpha, torch.Tensor) or alpha != 1 else x - o,
@@ -199,11 +208,17 @@ _FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
 def _traced(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     f = _FUNCTIONS[name]
 
+    def value(self: Traced, args: Any, kw: Any) -> torch.Tensor:
+        def plain(v: Any) -> Any:
+            return v.entry if isinstance(v, Number) and self.value.dim() == 0 else _unwrap(v)
+
+        return f(self.value, *map(plain, args), **{k: plain(v) for k, v in kw.items()})
+
     def out_of_place(self: Traced, *args: Any, **kw: Any) -> Traced:
-        return Traced(f(self.value, *map(_unwrap, args), **{k: _unwrap(v) for k, v in kw.items()}))
+        return Traced(value(self, args, kw))
 
     def in_place(self: Traced, *args: Any, **kw: Any) -> Traced:
-        self.value = f(self.value, *map(_unwrap, args), **{k: _unwrap(v) for k, v in kw.items()})
+        self.value = value(self, args, kw)
         self.changed = True
         return self
 
@@ -283,7 +298,7 @@ def compiled(f: Callable[..., Any], names: tuple[str, ...], numbers: tuple[str, 
 
     def kernel(table: torch.Tensor, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
         values = {k: Traced(t) for k, t in zip(sums, args[: len(sums)], strict=True)}
-        values |= {k: Traced(table[i]) for i, k in enumerate(numbers)}
+        values |= {k: Number(table[i]) for i, k in enumerate(numbers)}
         stored = dict(zip(names, args[len(sums):], strict=True))
         c = _Scalars(dict(statics) | values)
         traced = {k: Traced(t.to(dtype)) for k, t in stored.items()}
@@ -291,8 +306,7 @@ def compiled(f: Callable[..., Any], names: tuple[str, ...], numbers: tuple[str, 
         for k in names:
             if k != "g" and traced[k].changed:
                 stored[k].copy_(traced[k].value)
-        # numbers are rows in here, so a sum times a number is a row of equal entries
-        return () if out is None else tuple(v if v.dim() == 0 else v[0] for v in map(_unwrap, out))
+        return () if out is None else tuple(map(_unwrap, out))
 
     # Graphs are cached, counted and limited by code object: every rule gets one of its own.
     kernel.__code__ = kernel.__code__.replace(co_name=f"kernel_{compiled.cache_info().misses}")

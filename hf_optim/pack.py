@@ -59,7 +59,10 @@ class Pack:
         first = self.cells[0]
         call, names = prepared(first, f, raw=False)
         tensors = self.tensors(names)
-        flat(call, tensors, first.c, self.sums(), first.dtype, way, way.compiles(first.c))
+        sums = self.sums()
+        # rows would make another graph of the rule, for the few blocks that small matrices fill
+        compile = way.compiles(first.c) and all(v.dim() == 0 for v in sums.values())
+        flat(call, tensors, first.c, sums, first.dtype, way, compile)
         if "x" in tensors:
             torch._foreach_copy_([cell.tensors["x"] for cell in self.cells], tensors["x"].split(self.sizes))
 

@@ -1,10 +1,12 @@
 """How long a step takes: ours eager and compiled, torch's fused AdamW, and the same rules of other packages.
 
-All of them step in turn in one process, so that a noisy machine is noisy for all; what is printed is the median of the
-ratios to torch's fused AdamW (F) and to the bound B, the time in which the bytes of one fused pass (parameters,
-gradients and states read once, what changes written once) move at the bandwidth that is measured in the same run.
+All forms of a rule step in turn in one process, torch's fused AdamW among them, so that a noisy machine is noisy for
+all. Printed are medians of ratios, to fused AdamW (F) and to the bound (B): the time in which the bytes that the rule
+has to move take at the bandwidth that is measured in the same turn. A rule that needs a sum before it can update has
+to read what it sums twice; BYTES says what is counted. Compilation is measured in a process of its own, with nothing
+cached.
 
-    python scripts/benchmark_step.py --models resnet18 albert --optimizers adamw_agr amvt --threads 1 --output DIR
+    python scripts/benchmark_step.py --models resnet18 albert --optimizers adamw_agr amvt --threads 1 2 --output DIR
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ import argparse
 import gc
 import importlib
 import json
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,18 +29,34 @@ import torch
 
 import hf_optim
 
-#: an optimizer, and the rule whose bytes it moves
-Entry = tuple[torch.optim.Optimizer, str]
-#: peers' classes for the same rule: package, class, arguments
+#: float32 bytes a parameter that a step has to move: reads of the reduction pass, then reads and writes of the update
+BYTES = {
+    "adamw": 28,  # x, m, v both ways, g
+    "adamw_agr": 4 + 28,  # g, for the sum of |g|
+    "sgd_agr": 4 + 12,
+    "adan": 44,  # x, m, v, n, previous both ways, g
+    "amvt": 36,
+    "smaran": 4 + 20,
+    "sps": 4 + 12,
+    "lion": 20,
+    "adabelief": 28,
+    "yogi": 28,
+    "lamb": 24 + 16,  # x, g, m, v both ways; then x both ways, m, v
+    "prodigy": 20 + 28,  # x, g, x0, s both ways; then as AdamW
+    "tlr_adamw": 28,
+    "lookahead_sgd": 12,
+}
+#: the same rule in other packages: package, class, arguments
 PEERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
-    "adan": [("adan_pytorch", "Adan", {}), ("pytorch_optimizer", "Adan", {}), ("optimi", "Adan", {})],
+    "adan": [("adan_pytorch", "Adan", {}), ("pytorch_optimizer", "Adan", {}), ("optimi", "Adan", {"lr": 1e-3})],
     "lion": [("lion_pytorch", "Lion", {}), ("pytorch_optimizer", "Lion", {}), ("optimi", "Lion", {"lr": 1e-4})],
     "adabelief": [("pytorch_optimizer", "AdaBelief", {})],
     "prodigy": [("prodigyopt", "Prodigy", {}), ("pytorch_optimizer", "Prodigy", {})],
     "lamb": [("pytorch_optimizer", "Lamb", {})],
     "yogi": [("pytorch_optimizer", "Yogi", {})],
-    "adamw_agr": [("optimi", "AdamW", {"lr": 1e-3}), ("heavyball", "ForeachAdamW", {})],
+    "adamw": [("optimi", "AdamW", {"lr": 1e-3}), ("heavyball", "AdamW", {"lr": 1e-3})],
 }
+RULES = ["adamw", "adamw_agr", "adan", "amvt", "smaran", "lion", "prodigy", "tlr_adamw"]
 
 
 def resnet18() -> list[tuple[int, ...]]:
@@ -83,6 +105,7 @@ def tensors(shapes: list[tuple[int, ...]]) -> list[torch.nn.Parameter]:
     made = [torch.nn.Parameter(torch.randn(s) * 0.02) for s in shapes]
     for p in made:
         p.grad = torch.randn_like(p) * 0.01
+        p.given = p.grad  # type: ignore[attr-defined]
     return made
 
 
@@ -98,33 +121,41 @@ def bandwidth(n: int, repeats: int) -> float:
     return 3 * 3 * 4 * n / statistics.median(times)
 
 
-def moved_bytes(name: str, parameters: int) -> int:
-    """What one fused pass over the rule's tensors moves: x and slots both ways, g in."""
-    return parameters * (2 * (4 + hf_optim.info(name).state_bytes) + 4)
-
-
-def contestants(name: str, shapes: list[tuple[int, ...]], compiled: bool) -> dict[str, Entry]:
-    """The rule in all its forms, by label."""
-    hyper: dict[str, Any] = {"lr": 1e-3} if "lr" in (*hf_optim.info(name).required,) else {}
-    if hf_optim.info(name).family == "wrapper":
-        hyper = {"base": {"name": "adamw"}} if hf_optim.info(name).base is None else {}
-        hyper |= {"interval": 1000} if "interval" in hf_optim.info(name).defaults else {}
-    found = {name: (hf_optim.create(name, tensors(shapes), **hyper), name)}
-    if compiled and "compile" in hf_optim.info(name).options:
-        found[f"{name} compiled"] = (hf_optim.create(name, tensors(shapes), compile=True, **hyper), name)
+def contestants(name: str, shapes: list[tuple[int, ...]], compiled: bool) -> dict[str, torch.optim.Optimizer]:
+    """The rule in all its forms, by label, after torch's fused AdamW."""
+    found: dict[str, torch.optim.Optimizer] = {"torch AdamW fused": torch.optim.AdamW(tensors(shapes), fused=True)}
+    if name == "adamw":  # torch's own; what is here under that name is the fused one
+        found["torch AdamW foreach"] = torch.optim.AdamW(tensors(shapes), foreach=True)
+    else:
+        found[name] = ours(name, shapes)
+        if compiled and "compile" in hf_optim.info(name).options:
+            found[f"{name} compiled"] = ours(name, shapes, compile=True)
     for package, cls, options in PEERS.get(name, []):
         try:
-            peer = getattr(importlib.import_module(package), cls)
-            found[f"{package}.{cls}"] = (peer(tensors(shapes), **options), name)
-        except (ImportError, AttributeError):
+            peer = getattr(importlib.import_module(package), cls)(tensors(shapes), **options)
+            step(peer)
+            found[f"{package}.{cls}"] = peer
+        except ImportError:
             continue
         except Exception as error:  # a peer that refuses these tensors is left out, by name
             print(f"left out: {package}.{cls}: {error}")
     return found
 
 
+def ours(name: str, shapes: list[tuple[int, ...]], **options: Any) -> torch.optim.Optimizer:
+    """A rule of this library with its defaults; wrappers change nothing while they are measured."""
+    info = hf_optim.info(name)
+    hyper: dict[str, Any] = {"lr": 1e-3} if "lr" in info.required else {}
+    hyper |= {"interval": 1000} if "interval" in info.defaults else {}
+    hyper |= {"k": 1000} if "k" in info.defaults and info.family == "wrapper" else {}
+    return hf_optim.create(name, tensors(shapes), **hyper, **options)
+
+
 def step(optimizer: torch.optim.Optimizer) -> float:
-    """Seconds of one step."""
+    """Seconds of one step. (One peer takes the gradients away after it.)"""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = p.given
     start = time.perf_counter()
     if getattr(optimizer, "needs", None):
         optimizer.step(loss=1.0)  # type: ignore[call-arg]
@@ -147,66 +178,112 @@ def temporaries(optimizer: torch.optim.Optimizer) -> int:
     return peak
 
 
-def compare(model: str, names: list[str], repeats: int, compiled: bool) -> list[dict[str, Any]]:
-    """One row a contestant: ratios to F and to B, temporaries, seconds of the first compiled step."""
+def compare(model: str, name: str, repeats: int, compiled: bool, threads: int) -> list[dict[str, Any]]:
+    """One row a form of the rule."""
+    torch.set_num_threads(threads)
     shapes = MODELS[model]()
     n = sum(torch.Size(s).numel() for s in shapes)
-    fused = torch.optim.AdamW(tensors(shapes), fused=True)
-    foreach = torch.optim.AdamW(tensors(shapes), foreach=True)
-    entries: dict[str, Entry] = {"torch AdamW fused": (fused, "adamw"), "torch AdamW foreach": (foreach, "adamw")}
-    for name in names:
-        entries |= contestants(name, shapes, compiled)
-    first = {label: step(o) + step(o) for label, (o, _) in entries.items()}
-    speed = bandwidth(max(n // 4, 1 << 22), 5)
+    entries = contestants(name, shapes, compiled)
+    for opt in entries.values():
+        step(opt), step(opt), step(opt)
     times: dict[str, list[float]] = {label: [] for label in entries}
     bounds = []
     for _ in range(repeats):
-        bounds.append(bandwidth(1 << 22, 3))
-        for label, (o, _) in entries.items():
-            times[label].append(step(o))
-    speed = statistics.median([speed, *bounds])
+        bounds.append(BYTES[name] * n / bandwidth(max(n // 4, 1 << 22), 3))
+        for label, opt in entries.items():
+            times[label].append(step(opt))
     rows = []
-    for label, (o, rule) in entries.items():
+    for label, opt in entries.items():
+        fused = label == "torch AdamW fused"
         ratios = [a / b for a, b in zip(times[label], times["torch AdamW fused"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
+        bound = [a / (b * BYTES["adamw"] / BYTES[name] if fused else b)
+                 for a, b in zip(times[label], bounds, strict=True)]
         rows.append({
-            "model": model, "tensors": len(shapes), "parameters": n, "optimizer": label, "F": middle,
-            "F quartiles": [low, high], "B": statistics.median(times[label]) / (moved_bytes(rule, n) / speed),
-            "milliseconds": 1e3 * statistics.median(times[label]), "temporaries per parameter": temporaries(o) / n,
-            "first steps seconds": first[label], "execution": getattr(o, "execution", ""),
+            "model": model, "tensors": len(shapes), "parameters": n, "threads": threads, "rule": name,
+            "optimizer": label, "F": middle, "F quartiles": [low, high], "B": statistics.median(bound),
+            "milliseconds": 1e3 * statistics.median(times[label]), "temporaries per parameter": temporaries(opt) / n,
+            "execution": getattr(opt, "execution", ""),
         })
     del entries
     gc.collect()
     return rows
 
 
+def compilation(name: str) -> dict[str, Any]:
+    """Run in a fresh process: what compiling costs, on a first model, and on others and when the rate changes."""
+    from torch._dynamo.utils import counters
+
+    def graphs() -> int:
+        return int(counters["stats"]["unique_graphs"])
+
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    start = time.perf_counter()
+    pick_vec_isa()  # torch tries once a machine which vector instructions its compiler knows
+    own = time.perf_counter() - start
+    first = ours(name, resnet18(), compile=True)
+    seconds = sum(step(first) for _ in range(3))  # some rules begin with a step that is not compiled
+    one = graphs()
+    for group in first.param_groups:
+        group["lr"] *= 0.5
+    step(first)
+    for shapes in (transformer(1, 256, 1000, 128), [(3, 5, 7), (100_000,)]):
+        other = ours(name, shapes, compile=True)
+        step(other), step(other)
+    return {"optimizer": name, "own": own, "seconds": seconds, "graphs": one, "graphs later": graphs() - one}
+
+
+def compilations(names: list[str]) -> list[dict[str, Any]]:
+    """`compilation` of each rule that compiles."""
+    rows = []
+    for name in names:
+        if name != "adamw" and "compile" in hf_optim.info(name).options:
+            with tempfile.TemporaryDirectory() as empty:
+                done = subprocess.run([sys.executable, __file__, "--compilation", name], check=True, text=True,
+                                      env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": empty}, capture_output=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+    return rows
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = ["| model | optimizer | x F | (quartiles) | x B | ms | temporaries, bytes/parameter | first steps, s |",
+    lines = ["| model | threads | optimizer | x F | (quartiles) | x B | ms | temporaries, bytes/parameter |",
              "|---|---|---|---|---|---|---|---|"]
     for r in rows:
         low, high = r["F quartiles"]
-        cells = [r["model"], r["optimizer"], f"{r['F']:.2f}", f"{low:.2f}-{high:.2f}", f"{r['B']:.2f}",
-                 f"{r['milliseconds']:.2f}", f"{r['temporaries per parameter']:.2f}", f"{r['first steps seconds']:.1f}"]
+        cells = [r["model"], str(r["threads"]), r["optimizer"], f"{r['F']:.2f}", f"{low:.2f}-{high:.2f}",
+                 f"{r['B']:.2f}", f"{r['milliseconds']:.2f}", f"{r['temporaries per parameter']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def compilation_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = ["| optimizer | torch's own, once a machine, s | the rule, s | graphs | more for other rates and models |",
+             "|---|---|---|---|---|"]
+    lines += [f"| {r['optimizer']} | {r['own']:.1f} | {r['seconds']:.1f} | {r['graphs']} | {r['graphs later']} |"
+              for r in rows]
+    return "\n".join(lines)
+
+
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Bars of x F, a panel a model."""
+    """Bars of x B, a panel a model and number of threads."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    models = sorted({r["model"] for r in rows})
-    most = max(sum(r["model"] == m for r in rows) for m in models)
-    figure, axes = pyplot.subplots(1, len(models), figsize=(5 * len(models), 0.3 * most + 1.2), squeeze=False)
-    for axis, model in zip(axes[0], models, strict=True):
-        own = [r for r in rows if r["model"] == model][::-1]
-        axis.barh([r["optimizer"] for r in own], [r["F"] for r in own], color="#4c78a8")
-        axis.axvline(1, color="#888", linewidth=1)
-        axis.set(title=model, xlabel="time of a step / torch's fused AdamW")
+    panels = sorted({(r["threads"], r["model"]) for r in rows})
+    most = max(sum((r["threads"], r["model"]) == panel for r in rows) for panel in panels)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 0.24 * most + 1.2), squeeze=False)
+    for axis, (threads, model) in zip(axes[0], panels, strict=True):
+        own = [r for r in rows if (r["threads"], r["model"]) == (threads, model)][::-1]
+        own = [r for r in own if r["optimizer"] != "torch AdamW fused" or r["rule"] == "adamw"]
+        colours = ["#e45756" if "compiled" in r["optimizer"] else "#4c78a8" if r["execution"] else "#999" for r in own]
+        axis.barh([r["optimizer"] for r in own], [r["B"] for r in own], color=colours)
+        axis.axvline(1, color="#444", linewidth=1)
+        axis.set(title=f"{model}, {threads} thread(s)", xlabel="time of a step / bound")
     figure.tight_layout()
     figure.savefig(path)
 
@@ -214,22 +291,36 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=["resnet18", "many-small"])
-    parser.add_argument("--optimizers", nargs="+", default=["adamw_agr", "adan", "amvt", "smaran", "lion", "tlr_adamw"])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--optimizers", nargs="+", choices=sorted(BYTES), default=RULES)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--repeats", type=int, default=30, help="turns; above 30M parameters a tenth")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled forms out")
-    parser.add_argument("--output", type=Path, help="folder for steps.json, steps.md, steps.png")
+    parser.add_argument("--output", type=Path, help="folder for steps.json, steps.md, compilation.md, steps.png")
+    parser.add_argument("--compilation", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    if options.compilation:
+        torch.set_num_threads(1)
+        print(json.dumps(compilation(options.compilation)))
+        return
     rows: list[dict[str, Any]] = []
-    for model in options.models:
-        rows += compare(model, options.optimizers, options.repeats, not options.no_compile)
-        print(table(rows[-len([r for r in rows if r["model"] == model]):]), flush=True)
+    for threads in options.threads:
+        for model in options.models:
+            large = sum(torch.Size(s).numel() for s in MODELS[model]()) > 30_000_000
+            repeats = max(5, options.repeats // 10) if large else options.repeats
+            for name in options.optimizers:
+                new = compare(model, name, repeats, not options.no_compile, threads)
+                rows += new
+                print(table(new), flush=True)
+    costs = [] if options.no_compile else compilations(options.optimizers)
+    print(compilation_table(costs))
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
         setting = {"threads": options.threads, "repeats": options.repeats, "torch": torch.__version__}
-        (options.output / "steps.json").write_text(json.dumps({"setting": setting, "rows": rows}, indent=1))
-        (options.output / "steps.md").write_text(table(rows) + "\n")
+        found = {"setting": setting, "bytes": BYTES, "rows": rows, "compilation": costs}
+        (options.output / "steps.json").write_text(json.dumps(found, indent=1))
+        kept = [r for r in rows if r["optimizer"] != "torch AdamW fused" or r["rule"] == "adamw"]
+        (options.output / "steps.md").write_text(table(kept) + "\n")
+        (options.output / "compilation.md").write_text(compilation_table(costs) + "\n")
         plot(rows, options.output / "steps.png")
 
 
