@@ -68,7 +68,9 @@ class Cell:
     plain: bool = field(init=False)
     #: what cells of one call have in common
     kind: int = field(init=False)
-    pointers: list[int] = field(init=False)
+    #: where all this lay when the views were made
+    pointer: int = field(init=False)
+    entries: list[tuple[str, torch.Tensor, int]] = field(init=False)
     stored: torch.dtype = field(init=False)
     contiguous: bool = field(init=False)
     #: where this step is counted; None: together with another cell's
@@ -84,21 +86,22 @@ class Cell:
         kind = (self.dtype, x.device, *((k, t.dtype) for k, t in self.tensors.items() if k != "g"))
         self.kind = _KINDS.setdefault(kind, len(_KINDS))
         self.stored, self.contiguous = self.p.dtype, local(self.p).is_contiguous()
-        self.pointers, self.counter = self._pointers(), self.kept["step"]
+        self.pointer, self.entries = local(self.p).data_ptr(), self._entries()
+        self.counter = self.kept["step"]
 
-    def _pointers(self) -> list[int]:
-        if self.movable:
-            return [t.data_ptr() for t in (self.p, *self.kept.values())]
-        return [local(self.p).data_ptr(), *(local(t).data_ptr() for t in self.kept.values())]
+    def _entries(self) -> list[tuple[str, torch.Tensor, int]]:
+        return [(k, t, local(t).data_ptr()) for k, t in self.kept.items()]
 
     def fits(self, group: dict[str, Any], state: dict[str, Any]) -> bool:
         """Whether the views still show the parameter's and the state's memory."""
-        if self.group is not group or self.state is not state or self._pointers() != self.pointers:
+        if self.group is not group or self.state is not state or self.p.dtype is not self.stored:
             return False
-        for k, t in self.kept.items():
-            if state.get(k) is not t:
+        if (self.p if self.movable else local(self.p)).data_ptr() != self.pointer:
+            return False
+        for k, t, pointer in self.entries:
+            if state.get(k) is not t or (t if self.movable else local(t)).data_ptr() != pointer:
                 return False
-        return self.p.dtype is self.stored
+        return True
 
     def see(self, grad: torch.Tensor) -> None:
         """This step's gradient, the local part."""
@@ -119,7 +122,7 @@ class Cell:
         for k, t in self.kept.items():
             if k != "step":
                 self.tensors[k] = t.as_strided((self.size,), (1,))
-        self.pointers = self._pointers()
+        self.entries = self._entries()
 
 
 @dataclass(frozen=True)

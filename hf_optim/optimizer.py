@@ -316,11 +316,12 @@ class Optimizer(torch.optim.Optimizer, Rule):
         state = self.state[p]
         if not state:
             self._make_state(p, state, group)
-        self._restart(p, state, group)
+        if group.get("restart_every"):
+            self._restart(p, state, group)
         cell = self._known.get(p)
         if cell is None or not cell.fits(group, state):
             cell = self._known[p] = self._view(p, group, state)
-        cell.t, cell.c, cell.sums, cell.transform = int(state["step"]) + 1, NOTHING, {}, self.transform
+        cell.t, cell.c, cell.sums, cell.transform = int(state["step"].item()) + 1, NOTHING, {}, self.transform
         taken = cell.transform is not None and self._takes(cell.transform, group) and cell.transform.selects(p, cell.t)
         if not taken:
             cell.transform = None
@@ -361,8 +362,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
             state[name] = self._first_value(name, p, group)
 
     def _restart(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        period = group.get("restart_every")
-        if period and int(state["step"]) == period:
+        if int(state["step"]) == group["restart_every"]:
             state.clear()
             self._make_state(p, state, group)
 
