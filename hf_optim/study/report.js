@@ -92,16 +92,35 @@ for (const svg of all("svg.chart")) {
 }
 
 // A chart on its own: the style sheet goes along, since colours and dashes live there.
-for (const button of all(".save")) {
+for (const button of all(".save button")) {
   button.addEventListener("click", () => {
-    const svg = button.closest("figure").querySelector("svg").cloneNode(true);
+    const shown = button.closest("figure").querySelector("svg");
+    const svg = shown.cloneNode(true);
     const style = document.createElementNS("http://www.w3.org/2000/svg", "style");
     style.textContent = document.querySelector("style").textContent + "svg{font-family:system-ui,sans-serif;background:var(--page)}";
     svg.prepend(style);
     svg.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-    const link = document.createElement("a");
-    link.href = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(svg.outerHTML);
-    link.download = button.dataset.name + ".svg";
-    link.click();
+    const { width, height } = shown.getBoundingClientRect();
+    svg.setAttribute("width", width);
+    svg.setAttribute("height", height);
+    const kind = button.dataset.kind;
+    const address = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(svg.outerHTML);
+    const save = (href) => {
+      const link = document.createElement("a");
+      link.href = href;
+      link.download = button.closest(".save").dataset.name + "." + kind;
+      link.click();
+    };
+    if (kind === "svg") return save(address);
+    const image = new Image();
+    image.onload = () => {
+      const canvas = document.createElement("canvas");
+      const scale = 3; // fit to be printed
+      canvas.width = scale * width;
+      canvas.height = scale * height;
+      canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+      save(canvas.toDataURL("image/png"));
+    };
+    image.src = address;
   });
 }

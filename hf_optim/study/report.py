@@ -140,7 +140,8 @@ def _is_share(metric: str) -> bool:
 
 
 def _save(name: str) -> str:
-    return f'<button class="save" type="button" data-name="{name}">save as SVG</button>'
+    buttons = "".join(f'<button type="button" data-kind="{kind.lower()}">{kind}</button>' for kind in ("SVG", "PNG"))
+    return f'<span class="save" data-name="{name}">save as {buttons}</span>'
 
 
 def _file_name(*parts: str) -> str:
