@@ -68,7 +68,7 @@ class Pack:
 
 
 class Packs:
-    """The packs of one optimizer, made anew where their cells have changed."""
+    """The packs of one optimizer: those of the last step, made anew where their cells have changed."""
 
     def __init__(self) -> None:
         self._by_first: dict[Cell, Pack] = {}
@@ -81,10 +81,15 @@ class Packs:
                 return cell.small and cell.movable
             return cell.plain and (cell.small or not way.compiles(cell.c))
 
+        before, self._by_first = self._by_first, {}
         for members in batches(cells, share):
             some = [cells[i] for i in members]
             if len(some) > 1 and some[0].blocked:
-                self._pack(some).run(f, way)
+                pack = before.get(some[0])
+                if pack is None or pack.cells != some:
+                    pack = Pack(some)
+                self._by_first[some[0]] = pack
+                pack.run(f, way)
                 continue
             call, names = prepared(some[0], f, raw=False)
             if len(some) > 1:
@@ -95,12 +100,6 @@ class Packs:
                      way.compiles(cell.c) and not cell.small)
             for cell in some:
                 cell.counter = cell.kept["step"]
-
-    def _pack(self, cells: list[Cell]) -> Pack:
-        pack = self._by_first.get(cells[0])
-        if pack is None or pack.cells != cells:
-            pack = self._by_first[cells[0]] = Pack(cells)
-        return pack
 
 
 def count(cells: list[Cell]) -> None:

@@ -78,6 +78,10 @@ class RateWindows(Wrapper):
                             "hf_optim.Session fill it in)")
         return K
 
+    def first_change(self) -> int:
+        """The step after which the rate can be another one for the first time; 0 while K is not known."""
+        return 2 * int(self.param_groups[0]["tlr_interval"])
+
     def _snapshot(self) -> None:
         """State of parameters that have none yet. No update yet is an update of 0: it changes no rate."""
         for p in self._params():

@@ -121,6 +121,18 @@ def test_a_rule_without_the_tensors_it_is_made_for_says_so(tmp_path):
         trainer.train()
 
 
+@pytest.mark.parametrize(("interval", "moves"), [(6, False), (4, True)])
+def test_a_run_too_short_for_a_learned_rate_says_so(tmp_path, caplog, interval, moves):
+    """11 steps: a rate that first changes after 12 never does, and one after 8 does."""
+    trainer = make(tmp_path, n=44)
+    hf_optim.attach(trainer, "tlr", base={"name": "sgd", "lr": 0.05}, interval=interval)
+    with caplog.at_level("WARNING", logger="hf_optim"):
+        trainer.train()
+    said = [r.message for r in caplog.records if "stays what it is" in r.message]
+    scale = hf_optim.hub.feed.unwrapped(trainer.optimizer).param_groups[0]["lr_scale"]
+    assert (scale != 1, not said) == (moves, moves)
+
+
 def test_every_trained_parameter_is_claimed_once(tmp_path):
     """Frozen ones by none; shared ones once."""
     trainer = make(tmp_path, n=4)

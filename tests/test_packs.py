@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -114,3 +116,16 @@ def test_parameters_may_move_to_other_memory():
     before = [p.detach().clone() for p in problem.params]
     walk(problem, opt, range(2, 3))
     assert not any(torch.equal(a, b) for a, b in zip(before, problem.params, strict=True))
+
+
+def test_packs_of_the_past_are_not_kept():
+    problem = Problem(torch.float32, SHAPES)
+    opt = make("amvt", problem.params)
+    arenas = []
+    for t in range(6):
+        for p in problem.params:
+            p.data = p.data.clone()  # every step finds the parameters elsewhere
+        walk(problem, opt, range(t, t + 1))
+        arenas.append(weakref.ref(next(iter(opt._packs._by_first.values()))))
+    gc.collect()
+    assert [a() is not None for a in arenas] == [False] * 5 + [True]

@@ -20,7 +20,9 @@ VISIT = """
 <script>
 addEventListener("load", async () => {
   const seen = {}, saved = [];
-  HTMLAnchorElement.prototype.click = function () { saved.push([this.download, this.href.slice(0, 22), this.href.length]); };
+  HTMLAnchorElement.prototype.click = function () {
+    saved.push([this.download, this.href.slice(0, 22), this.href.length]);
+  };
   const all = (selector) => [...document.querySelectorAll(selector)];
   const off = () => all(".s.off").length;
   seen.wide = document.documentElement.scrollWidth - innerWidth;

@@ -86,6 +86,9 @@ class TLR(RateWindows):
         if not self.param_groups[0]["tlr_interval"]:
             self._set_interval(self._window(n))
 
+    def first_change(self) -> int:
+        return super().first_change() // 2 if self.lookahead else super().first_change()
+
     def _snapshot(self) -> None:
         """The exact form keeps no windows, only the tensors' own scales: the same state whatever made it."""
         if not self.lookahead:
