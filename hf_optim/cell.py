@@ -133,6 +133,7 @@ class Way:
     generator: torch.Generator | None = None
 
     def compiles(self, c: Scalars) -> bool:
+        """Whether a step with these scalars may run as a graph; small tensors run together instead of each in one."""
         return self.compile and self.generator is None and not getattr(c, "first", False)
 
 
@@ -186,19 +187,23 @@ def batches(cells: Sequence[Cell], share: Callable[[Cell], bool]) -> list[list[i
         alike = (id(cell.c), cell.transform is None, cell.kind)
         full = room.get(alike, 0) + (cell.size if cell.blocked else 0)
         room[alike] = full
-        key = (alike, full // execute.BLOCK)
-        if key in found:
-            found[key].append(i)
-        else:
-            found[key] = [i]
+        found.setdefault((alike, full // execute.BLOCK), []).append(i)
     return list(found.values())
 
 
-def foreach(cells: Sequence[Cell], call: Callable[..., Any], names: list[str]) -> Any:
-    """One foreach call an operation for all cells."""
+def foreach(cells: Sequence[Cell], f: Callable[..., Any], raw: bool = False) -> Any:
+    """Run f over all cells, one foreach call an operation; what it returned, in `Lists`."""
+    call, names = prepared(cells[0], f, raw)
     sums = {k: execute.Lists([cell.sums[k] for cell in cells]) for k in cells[0].sums}
     c = SimpleNamespace(**vars(cells[0].c), **sums)
     return call(**{k: execute.Lists([cell.tensors[k] for cell in cells]) for k in names}, c=c)
+
+
+def alone(cell: Cell, f: Callable[..., Any], way: Way, raw: bool = False) -> list[Any]:
+    """Run f over one cell; what the calls returned."""
+    call, names = prepared(cell, f, raw)
+    tensors = {k: cell.tensors[k] for k in names}
+    return flat(call, tensors, cell.c, cell.sums, cell.dtype, way, way.compiles(cell.c) and not cell.small)
 
 
 def flat(call: Callable[..., Any], tensors: Mapping[str, torch.Tensor], c: Scalars, sums: Mapping[str, torch.Tensor],
@@ -225,9 +230,7 @@ def flat(call: Callable[..., Any], tensors: Mapping[str, torch.Tensor], c: Scala
 def _compiled(call: Callable[..., Any], tensors: Mapping[str, torch.Tensor], c: Scalars,
               sums: Mapping[str, torch.Tensor], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     # The graph writes its arguments back in their order: x last, so that a slot that copies x gets the old x.
-    names = [k for k in tensors if k != "x"]
-    if "x" in tensors:
-        names.append("x")
+    names = sorted(tensors, key=lambda k: k == "x")
     some = tensors[names[0]]
     n = some.numel()
     numbers, table, statics = c.parts(dtype, some.device)
@@ -253,15 +256,10 @@ def partials(cells: list[Cell], f: Callable[..., Any], way: Way, raw: bool = Fal
     for members in batches(cells, lambda cell: cell.plain and (
             cell.small or not cell.blocked and not way.compiles(cell.c))):
         some = [cells[i] for i in members]
-        call, names = prepared(some[0], f, raw)
         if len(some) > 1:
-            out = foreach(some, call, names)
-            rows.append(torch.stack([torch.stack(column.value) for column in out], 1))
+            rows.append(torch.stack([torch.stack(column.value) for column in foreach(some, f, raw)], 1))
         else:
-            cell = some[0]
-            tensors = {k: cell.tensors[k] for k in names}
-            out = flat(call, tensors, cell.c, cell.sums, cell.dtype, way, way.compiles(cell.c) and not cell.small)
-            parts = [torch.stack(list(part)) for part in out]
+            parts = [torch.stack(list(part)) for part in alone(some[0], f, way, raw)]
             rows.append((parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)).unsqueeze(0))
         order += members
     table = torch.cat(rows)

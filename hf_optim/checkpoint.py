@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,22 +41,26 @@ def check(opt: Optimizer, state_dict: dict[str, Any]) -> None:
     if mine_counts != saved_counts:
         raise BadCheckpoint(f"{opt.rule}: the checkpoint has parameter groups of {saved_counts} tensors, "
                             f"this optimizer {mine_counts}")
-    ids = [i for group in groups for i in group["params"]]
-    params = [p for group in opt.param_groups for p in group["params"]]
-    for i, p in zip(ids, params, strict=True):
+    for p, saved_state in _pairs(opt, state_dict):
         for name in opt.slots:
-            value = state_dict["state"].get(i, {}).get(name)
+            value = saved_state.get(name)
             if isinstance(value, torch.Tensor) and value.shape != p.shape:
                 raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} has shape {tuple(value.shape)}, "
                                     f"its parameter {tuple(p.shape)}: it belongs to another model")
 
 
-def copy_states(opt: Optimizer, state_dict: dict[str, Any]) -> None:
-    """Own copies of the states in their own precision: torch casts to the parameter's, and may alias."""
+def _pairs(opt: Optimizer, state_dict: dict[str, Any]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
+    """Every parameter with the state that was saved of it."""
     ids = [i for group in state_dict["param_groups"] for i in group["params"]]
     params = [p for group in opt.param_groups for p in group["params"]]
     for i, p in zip(ids, params, strict=True):
-        for name, value in state_dict["state"].get(i, {}).items():
+        yield p, state_dict["state"].get(i, {})
+
+
+def copy_states(opt: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Own copies of the states in their own precision: torch casts to the parameter's, and may alias."""
+    for p, saved_state in _pairs(opt, state_dict):
+        for name, value in saved_state.items():
             if isinstance(value, torch.Tensor):
                 device = value.device if name == "step" else p.device
                 opt.state[p][name] = value.detach().to(device, copy=True)

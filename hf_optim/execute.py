@@ -269,14 +269,13 @@ def over_blocks(f: Callable[..., Any], tensors: Mapping[str, torch.Tensor], writ
         if lost is not None:
             work["x"].add_(lost)
         out.append(f(**work))
-        for k in converted:
-            if k == "compensation" or k not in written:
-                continue
-            if k == "x" and lost is not None:
-                blocks["x"].copy_(work["x"])
-                blocks["compensation"].copy_(work["x"].sub_(blocks["x"]))
-            else:
-                store(blocks[k], work[k], generator)
+        if lost is not None:
+            exact = work.pop("x")
+            blocks["x"].copy_(exact)
+            blocks["compensation"].copy_(exact.sub_(blocks["x"]))
+        for k, value in work.items():
+            if k in converted and k in written:
+                store(blocks[k], value, generator)
     return out
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from hf_optim.cell import Cell, Way, batches, flat, foreach, prepared
+from hf_optim.cell import Cell, Way, alone, batches, flat, foreach, prepared
 from hf_optim.scratch import scratch
 
 
@@ -91,13 +91,10 @@ class Packs:
                 self._by_first[some[0]] = pack
                 pack.run(f, way)
                 continue
-            call, names = prepared(some[0], f, raw=False)
             if len(some) > 1:
-                foreach(some, call, names)
+                foreach(some, f)
             else:
-                cell = some[0]
-                flat(call, {k: cell.tensors[k] for k in names}, cell.c, cell.sums, cell.dtype, way,
-                     way.compiles(cell.c) and not cell.small)
+                alone(some[0], f, way)
             for cell in some:
                 cell.counter = cell.kept["step"]
 

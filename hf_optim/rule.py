@@ -15,7 +15,8 @@ everything else. The hooks are static, so that the same text runs on cache-sized
 
 All are one-dimensional and of equal length, in the compute dtype (at least float32), and offer the vocabulary of
 `hf_optim.execute.VOCABULARY`: torch's own tensor methods, with numbers from `c` wherever torch takes a number.
-A sum from `measure` is a 0-d tensor there, unless the rule has a `control`: an operand then, not an `alpha`.
+A sum from `measure` is a 0-d tensor there (for small tensors that run as one a row, an entry an element), unless the
+rule has a `control`: an operand then, not an `alpha`.
 A static `c.first` marks the step that starts the averages; it is never compiled.
 """
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from torch import nn
 
 import hf_optim
+from hf_optim.study.statistics import summarise
 from tasks.data.images import read
 
 DIGITS = Path(__file__).parent.parent / "tasks" / "data" / "digits"
@@ -63,15 +63,6 @@ def run(way: str, name: str, hyper: dict[str, Any], seed: int, epochs: int, batc
     return {**ends, "bytes": sum(t.nbytes for t in kept) / sum(p.numel() for p in model.parameters())}
 
 
-def interval(differences: list[float]) -> tuple[float, float]:
-    """Mean, and half the width of the 95 % t-interval."""
-    from scipy import stats
-
-    n = len(differences)
-    half = stats.t.ppf(0.975, n - 1) * statistics.stdev(differences) / math.sqrt(n)
-    return statistics.mean(differences), float(half)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--optimizer", default="adamw_agr", help="default: %(default)s")
@@ -95,8 +86,8 @@ def main() -> None:
         cells = [way, f"{runs[0]['bytes']:.0f}"]
         for split in data:
             cells.append(f"{statistics.mean(r[split] for r in runs):.4f}")
-            mean, half = interval([r[split] - f[split] for r, f in zip(runs, found["float32"], strict=True)])
-            cells.append("" if way == "float32" else f"{mean:+.4f} ± {half:.4f}")
+            d = summarise([r[split] - f[split] for r, f in zip(runs, found["float32"], strict=True)])
+            cells.append("" if way == "float32" else f"{d.mean:+.4f} ± {d.high - d.mean:.4f}")
         print(f"| {' | '.join(cells)} |")
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -78,7 +78,7 @@ class AMVTModules(AMVT):
     @staticmethod
     def scalars(h, t, s):
         base = AMVT.scalars(h, t, s)
-        beta1, beta3 = h.betas[0], h.betas[2]
+        beta1, beta2, beta3 = h.betas
         bias1, corrected = 1 - beta1**t, h.momentum == "corrected"
         if h.momentum_schedule:
             base["w1"] = 1 - plateau(t, beta1, h.momentum_schedule)
@@ -86,7 +86,7 @@ class AMVTModules(AMVT):
             base["step"] = h.lr / (bias1 if corrected else 1.0)
         return base | {
             "first": h.curvature and t == 1, "curved": h.curvature, "weighted": h.snr, "limited": bool(h.update_clip),
-            "change": 1 / base["unbias"] / (1 - beta3 ** (t - 1)) if t > 1 else 0.0, "noise": bias1**2 / (1 - beta3**t),
+            "change": (1 - beta2**t) / (1 - beta3 ** (t - 1)) if t > 1 else 0.0, "noise": bias1**2 / (1 - beta3**t),
             "most": (h.update_clip or 0.0) * (bias1 if corrected else 1.0),
         }
 
