@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ class Scalars(SimpleNamespace):
         known = getattr(self, "_parts", None)
         if known is None or known[0] != (dtype, device):
             numbers = {k: v for k, v in vars(self).items() if isinstance(v, float)}
-            table = torch.tensor(list(numbers.values()), dtype=dtype, device=device).unsqueeze(1)
+            table = torch.tensor(list(numbers.values()), dtype=dtype).to(device, non_blocking=True).unsqueeze(1)
             statics = tuple((k, v) for k, v in vars(self).items() if k not in numbers)
             known = self._parts = (dtype, device), (tuple(numbers), table, statics)
         return known[1]  # type: ignore[no-any-return]
@@ -57,56 +57,61 @@ class Cell:
     c: Scalars = field(default_factory=lambda: NOTHING)
     #: what was derived from sums, 0-d: this tensor's own or of all
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
-    #: runs over cache-sized blocks (a CPU) instead of foreach lists
-    blocked: bool = field(init=False)
     #: elements, and whether they are few enough to share a call
     size: int = field(init=False)
     small: bool = field(init=False)
-    #: whether its state may move into a pack
-    movable: bool = field(init=False)
-    #: whether everything is stored in the dtype of the arithmetic
+    #: runs over cache-sized blocks (a CPU) instead of foreach lists
+    blocked: bool = field(init=False)
+    #: whether it may become a part of a pack
+    packs: bool = field(init=False)
+    #: whether everything is stored in the dtype of the arithmetic; without gaps
     plain: bool = field(init=False)
+    dense: bool = field(init=False)
     #: what cells of one call have in common
     kind: int = field(init=False)
     #: where all this lay when the views were made
-    pointer: int = field(init=False)
-    entries: list[tuple[str, torch.Tensor, int]] = field(init=False)
-    stored: torch.dtype = field(init=False)
+    places: list[int] = field(init=False)
     contiguous: bool = field(init=False)
-    #: where this step is counted; None: together with another cell's
-    counter: torch.Tensor | None = field(init=False)
 
     def __post_init__(self) -> None:
         x = self.tensors["x"]
-        self.blocked = x.device.type in execute.BLOCKED
         self.size = x.numel()
         self.small = self.size <= execute.SMALL
-        self.movable = self.blocked and not any(hasattr(t, "to_local") for t in (self.p, *self.kept.values()))
+        self.blocked = x.device.type in execute.BLOCKED
+        self.contiguous = local(self.p).is_contiguous()
+        sharded = any(hasattr(t, "to_local") for t in (self.p, *self.kept.values()))
+        self.packs = self.blocked and self.small and self.contiguous and not sharded
         self.plain = all(t.dtype is self.dtype for t in self.tensors.values())
+        self.dense = all(t.is_contiguous() for t in self.tensors.values())
         kind = (self.dtype, x.device, *((k, t.dtype) for k, t in self.tensors.items() if k != "g"))
         self.kind = _KINDS.setdefault(kind, len(_KINDS))
-        self.stored, self.contiguous = self.p.dtype, local(self.p).is_contiguous()
-        self.pointer, self.entries = local(self.p).data_ptr(), self._entries()
-        self.counter = self.kept["step"]
+        self.places = self._places()
 
-    def _entries(self) -> list[tuple[str, torch.Tensor, int]]:
-        return [(k, t, local(t).data_ptr()) for k, t in self.kept.items()]
+    def _places(self) -> list[int]:
+        return [local(t).data_ptr() for t in (self.p, *self.kept.values())]
+
+    @property
+    def params(self) -> list[torch.Tensor]:
+        """What its sums are sums of, row by row."""
+        return [self.p]
+
+    @property
+    def counter(self) -> torch.Tensor:
+        """Where its steps are counted."""
+        return self.kept["step"]
 
     def fits(self, group: dict[str, Any], state: dict[str, Any]) -> bool:
         """Whether the views still show the parameter's and the state's memory."""
-        if self.group is not group or self.state is not state or self.p.dtype is not self.stored:
-            return False
-        if (self.p if self.movable else local(self.p)).data_ptr() != self.pointer:
-            return False
-        for k, t, pointer in self.entries:
-            if state.get(k) is not t or (t if self.movable else local(t)).data_ptr() != pointer:
-                return False
-        return True
+        return (self.group is group and self.state is state and all(state.get(k) is t for k, t in self.kept.items())
+                and self._places() == self.places)
 
-    def see(self, grad: torch.Tensor) -> None:
-        """This step's gradient, the local part."""
-        if self.transform is not None and not self.transform.blockwise:
-            grad = self.transform.apply(grad, NOTHING)
+    def begin(self, transform: Transform | None) -> None:
+        """See this step's gradient, the local part."""
+        self.transform, self.c, self.sums = transform, NOTHING, {}
+        assert self.p.grad is not None
+        grad = local(self.p.grad)
+        if transform is not None and not transform.blockwise:
+            grad = transform.apply(grad, NOTHING)
         if self.contiguous and grad.is_contiguous():
             self.tensors["g"] = grad.view(-1)
             return
@@ -117,12 +122,33 @@ class Cell:
             assert g is not None
         self.tensors["g"] = g
 
-    def show(self) -> None:
-        """Views of the entries of `kept`, which have moved."""
-        for k, t in self.kept.items():
+    def move(self, slots: dict[str, torch.Tensor]) -> None:
+        """Keep the state in these pieces of memory from now on."""
+        for k, piece in slots.items():
+            entry = self.kept[k]
+            self.state[k] = self.kept[k] = piece.as_strided(entry.shape, entry.stride(), piece.storage_offset())
             if k != "step":
-                self.tensors[k] = t.as_strided((self.size,), (1,))
-        self.entries = self._entries()
+                self.tensors[k] = piece
+        self.places = self._places()
+
+    def measured(self, f: Callable[..., Any], way: Way, raw: bool = False) -> torch.Tensor:
+        """Local sums of f, one row; `raw` leaves the transform out."""
+        call, names = prepared(self.transform, self.tensors, f, raw)
+        streams = execute.STREAMS if self.blocked and names == ["g"] else 1
+        found = [torch.stack(list(sums)) for sums in self._call(
+            call, names, way, self.size // streams > execute.STREAM, streams)]
+        return (found[0] if len(found) == 1 else torch.stack(found).sum(0)).unsqueeze(0)
+
+    def run(self, f: Callable[..., None], way: Way) -> None:
+        """Update."""
+        self._call(*prepared(self.transform, self.tensors, f), way)
+
+    def _call(self, call: Callable[..., Any], names: list[str], way: Way, long: bool = True,
+              streams: int = 1) -> list[Any]:
+        tensors = {k: self.tensors[k] for k in names}
+        if way.compiles(self.c) and self.dense and long and not self.small:
+            return compiled(call, tensors, self.c, self.sums, self.dtype, way, streams)
+        return over_blocks(call, tensors, self.c, self.sums, self.dtype, way)
 
 
 @dataclass(frozen=True)
@@ -163,81 +189,39 @@ def bound(f: Callable[..., Any], apply: Callable[..., Any] | None, all_moments: 
     return call
 
 
-def prepared(cell: Cell, f: Callable[..., Any], raw: bool) -> tuple[Callable[..., Any], list[str]]:
-    """f as it is called for this cell and those that run with it, and the names of the tensors it gets."""
-    transform = None if raw or cell.transform is None or not cell.transform.blockwise else cell.transform
-    call = bound(f, transform.apply if transform else None, getattr(cell.transform, "moments", "all") == "all")
+def prepared(transform: Transform | None, there: Iterable[str], f: Callable[..., Any],
+             raw: bool = False) -> tuple[Callable[..., Any], list[str]]:
+    """f as it is called under this transform, and which of the tensors that are there it gets."""
+    applied = transform.apply if transform is not None and transform.blockwise and not raw else None
+    call = bound(f, applied, getattr(transform, "moments", "all") == "all")
     wants = arguments(f) | {"g"} if call is not f else arguments(f)
     if "x" in wants:
         wants |= {"compensation"}
-    return call, [k for k in cell.tensors if k in wants]
+    return call, [k for k in there if k in wants]
 
 
-def batches(cells: Sequence[Cell], share: Callable[[Cell], bool]) -> list[list[int]]:
-    """Indices of cells that run together: those that may share a call, have their scalars in common and are alike.
-
-    On a CPU together they are no larger than a block, so that temporaries stay in the cache there too.
-    """
-    found: dict[Any, list[int]] = {}
-    room: dict[Any, int] = {}
-    for i, cell in enumerate(cells):
-        if not share(cell):
-            found[i] = [i]
-            continue
-        alike = (id(cell.c), cell.transform is None, cell.kind)
-        full = room.get(alike, 0) + (cell.size if cell.blocked else 0)
-        room[alike] = full
-        found.setdefault((alike, full // execute.BLOCK), []).append(i)
-    return list(found.values())
-
-
-def foreach(cells: Sequence[Cell], f: Callable[..., Any], raw: bool = False) -> Any:
-    """Run f over all cells, one foreach call an operation; what it returned, in `Lists`."""
-    call, names = prepared(cells[0], f, raw)
-    sums = {k: execute.Lists([cell.sums[k] for cell in cells]) for k in cells[0].sums}
-    c = SimpleNamespace(**vars(cells[0].c), **sums)
-    return call(**{k: execute.Lists([cell.tensors[k] for cell in cells]) for k in names}, c=c)
-
-
-def alone(cell: Cell, f: Callable[..., Any], way: Way, raw: bool = False) -> list[Any]:
-    """Run f over one cell; what the calls returned."""
-    call, names = prepared(cell, f, raw)
-    tensors = {k: cell.tensors[k] for k in names}
-    return flat(call, tensors, cell.c, cell.sums, cell.dtype, way, way.compiles(cell.c) and not cell.small)
-
-
-def flat(call: Callable[..., Any], tensors: Mapping[str, torch.Tensor], c: Scalars, sums: Mapping[str, torch.Tensor],
-         dtype: torch.dtype, way: Way, compile: bool) -> list[Any]:
-    """Run over flat tensors of one length, as a graph or block by block; what the calls returned.
-
-    `sums` are 0-d, or rows with an entry an element.
-    """
-    if compile:
-        return [_compiled(call, tensors, c, sums, dtype)]
-    written = [k for k in tensors if k != "g"]
-    rows = {k: v for k, v in sums.items() if v.dim()}
+def over_blocks(call: Callable[..., Any], tensors: Mapping[str, torch.Tensor], c: Scalars,
+                sums: Mapping[str, torch.Tensor], dtype: torch.dtype, way: Way) -> list[Any]:
+    """Run block by block; what the calls returned."""
     own = SimpleNamespace(**vars(c), **sums) if sums else c
-    if not rows:
-        return execute.over_blocks(lambda **blocks: call(**blocks, c=own), tensors, written, dtype, way.generator)
-
-    def with_rows(**blocks: Any) -> Any:  # cut like the tensors
-        vars(own).update({k: blocks.pop(k) for k in rows})
-        return call(**blocks, c=own)
-
-    return execute.over_blocks(with_rows, {**tensors, **rows}, written, dtype, way.generator)
+    written = [k for k in tensors if k != "g"]
+    return execute.over_blocks(lambda **blocks: call(**blocks, c=own), tensors, written, dtype, way.generator)
 
 
-def _compiled(call: Callable[..., Any], tensors: Mapping[str, torch.Tensor], c: Scalars,
-              sums: Mapping[str, torch.Tensor], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+def compiled(call: Callable[..., Any], tensors: Mapping[str, torch.Tensor], c: Scalars,
+              sums: Mapping[str, torch.Tensor], dtype: torch.dtype, way: Way, streams: int = 1) -> list[Any]:
+    """Run as one graph, and what is left of a length that is no multiple of `streams` as a block."""
     # The graph writes its arguments back in their order: x last, so that a slot that copies x gets the old x.
     names = sorted(tensors, key=lambda k: k == "x")
     some = tensors[names[0]]
-    n = some.numel()
     numbers, table, statics = c.parts(dtype, some.device)
-    kernel = execute.compiled(call, tuple(names), numbers, statics, tuple(sums), dtype)
-    out = kernel(_bare(table, (len(numbers), n), (1, 0)),
-                 *(_bare(v.clone(), (n,), (0,)) for v in sums.values()),  # its own: offsets would be guarded, too
-                 *(_bare(tensors[k], (n,), (1,)) for k in names))
+    kernel = execute.compiled(call, tuple(names), numbers, statics, tuple(sums), dtype, streams)
+    n = some.numel() - some.numel() % streams
+    out = [kernel(_bare(table, (len(numbers), n), (1, 0)),
+                  *(_bare(v.clone(), (n,), (0,)) for v in sums.values()),  # its own: offsets would be guarded, too
+                  *(_bare(tensors[k], (n,), (1,)) for k in names))]
+    if n < some.numel():
+        out += over_blocks(call, {k: t[n:] for k, t in tensors.items()}, c, sums, dtype, way)
     if "x" in tensors:
         torch.autograd.graph.increment_version(tensors["x"])  # autograd must notice, as of any other write
     return out
@@ -249,21 +233,21 @@ def _bare(t: torch.Tensor, size: tuple[int, ...], stride: tuple[int, ...]) -> to
     return t.new_empty(0).set_(t.untyped_storage(), t.storage_offset(), size, stride)
 
 
-def partials(cells: list[Cell], f: Callable[..., Any], way: Way, raw: bool = False) -> torch.Tensor:
-    """Local sums, a row a cell; `raw` leaves the transform out."""
-    order: list[int] = []
-    rows: list[torch.Tensor] = []
-    for members in batches(cells, lambda cell: cell.plain and (
-            cell.small or not cell.blocked and not way.compiles(cell.c))):
-        some = [cells[i] for i in members]
-        if len(some) > 1:
-            rows.append(torch.stack([torch.stack(column.value) for column in foreach(some, f, raw)], 1))
-        else:
-            parts = [torch.stack(list(part)) for part in alone(some[0], f, way, raw)]
-            rows.append((parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)).unsqueeze(0))
-        order += members
-    table = torch.cat(rows)
-    if order == list(range(len(cells))):
-        return table
-    by_cell = dict(zip(order, table.unbind(), strict=True))
-    return torch.stack([by_cell[i] for i in range(len(cells))])
+def foreach(cells: Sequence[Cell], f: Callable[..., Any], way: Way, raw: bool = False) -> torch.Tensor | None:
+    """Run f over all cells, one foreach call an operation, or all in one graph; local sums, a row a cell."""
+    first = cells[0]
+    call, names = prepared(first.transform, first.tensors, f, raw)
+    if way.compiles(first.c):
+        names.sort(key=lambda k: k == "x")  # as in `compiled`
+        numbers, table, statics = first.c.parts(first.dtype, first.tensors["x"].device)
+        kernel = execute.compiled_list(call, tuple(names), numbers, statics, tuple(first.sums), first.dtype,
+                                       tuple(cell.size for cell in cells))
+        sums = kernel(table, *(t for cell in cells for t in (
+            *cell.sums.values(), *(_bare(cell.tensors[k], (cell.size,), (1,)) for k in names))))
+        if "x" in names:
+            torch.autograd.graph.increment_version([cell.p for cell in cells])
+        return sums  # type: ignore[no-any-return]
+    own = {k: execute.Lists([cell.sums[k] for cell in cells]) for k in first.sums}
+    c = SimpleNamespace(**vars(first.c), **own)
+    out = call(**{k: execute.Lists([cell.tensors[k] for cell in cells]) for k in names}, c=c)
+    return torch.stack([torch.stack(column.value) for column in out], 1) if out else None

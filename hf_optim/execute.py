@@ -1,4 +1,4 @@
-"""Three ways to run one rule: cache-sized blocks (CPU), foreach lists (GPU), one compiled graph.
+"""Three ways to run one rule: cache-sized blocks (CPU), foreach lists (GPU), compiled graphs.
 
 A rule's `update` is written once with torch's tensor methods. On a CPU it is called with flat views of about 64 K
 elements, so that a step's intermediate values stay in the cache and temporaries stay under a megabyte. On a GPU it is
@@ -13,6 +13,8 @@ from functools import cache
 from typing import Any
 
 import torch
+
+from hf_optim.errors import UserError
 
 BLOCK = 1 << 16
 #: tensors up to this size share calls
@@ -33,6 +35,13 @@ def flat(t: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor | No
             return None
         expected *= size
     return t.as_strided((t.numel(),), (1,))
+
+
+def not_captured(rule: str) -> None:
+    """Raise UserError while a CUDA graph is being captured."""
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise UserError(f"{rule}: step() cannot be captured in a CUDA graph, which would repeat this step's rate and "
+                        "count for ever: capture forward and backward, and step outside (compile=True makes it short)")
 
 
 # --- the vocabulary of a rule -------------------------------------------------------------------------------------
@@ -83,7 +92,8 @@ class Lists(_Operators):
     def __init__(self, value: Sequence[torch.Tensor]) -> None:
         self.value = list(value)
 
-    def reduce(self, f: Callable[..., torch.Tensor], *others: Lists) -> Lists:
+    def reduce(self, f: Callable[..., torch.Tensor], _: Any, *others: Lists) -> Lists:
+        """f of each tensor, 0-d."""
         return Lists([f(*row) for row in zip(self.value, *(o.value for o in others), strict=True)])
 
     def add(self, o: Any, alpha: float = 1) -> Lists:
@@ -161,26 +171,19 @@ for _name in (*_BINARY[2:], *_UNARY):
 
 
 class Traced(_Operators):
-    """A value inside a compiled graph: in-place methods rebind it, and numbers may be 0-d tensors."""
+    """A value inside a compiled graph: in-place methods rebind it, and numbers are rows of equal entries, with which
+    loops over elements are vectorised."""
 
     def __init__(self, value: torch.Tensor) -> None:
         self.value = value
         self.changed = False
 
-    def reduce(self, f: Callable[..., torch.Tensor], *others: Traced) -> Traced:
-        return Traced(f(self.value, *(o.value for o in others)))
+    def reduce(self, _: Any, terms: Callable[..., torch.Tensor], *others: Traced) -> Traced:
+        """What there is to add: the graph adds it up at its end."""
+        return Traced(terms(self.value, *(o.value for o in others)))
 
     def clone(self) -> Traced:
         return Traced(self.value)
-
-
-class Number(Traced):
-    """A number inside a compiled graph: a row of equal entries, with which loops over elements are vectorised; where it
-    meets a sum, an entry of it."""
-
-    def __init__(self, row: torch.Tensor) -> None:
-        super().__init__(row)
-        self.entry = row[0]
 
 
 _FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
@@ -209,10 +212,7 @@ def _traced(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     f = _FUNCTIONS[name]
 
     def value(self: Traced, args: Any, kw: Any) -> torch.Tensor:
-        def plain(v: Any) -> Any:
-            return v.entry if isinstance(v, Number) and self.value.dim() == 0 else _unwrap(v)
-
-        return f(self.value, *map(plain, args), **{k: plain(v) for k, v in kw.items()})
+        return f(self.value, *map(_unwrap, args), **{k: _unwrap(v) for k, v in kw.items()})
 
     def out_of_place(self: Traced, *args: Any, **kw: Any) -> Traced:
         return Traced(value(self, args, kw))
@@ -251,13 +251,15 @@ def store(target: torch.Tensor, value: torch.Tensor, generator: torch.Generator 
 def over_blocks(f: Callable[..., Any], tensors: Mapping[str, torch.Tensor], written: Sequence[str], dtype: torch.dtype,
                 generator: torch.Generator | None = None) -> list[Any]:
     """Call f(**blocks) on successive pieces of equally long flat tensors; returns what it returned, piece by piece.
+    On an accelerator, where a call costs more than memory, there is one piece.
 
     Tensors stored in another dtype are converted a block at a time, and those in `written` stored back. With a tensor
     `compensation` x is the sum of both: it keeps what rounding takes from x (Kahan).
     """
     out = []
-    n = next(iter(tensors.values())).numel()
-    pieces = {k: (t,) if n <= BLOCK else t.split(BLOCK) for k, t in tensors.items()}
+    some = next(iter(tensors.values()))
+    whole = some.numel() <= BLOCK or some.device.type not in BLOCKED
+    pieces = {k: (t,) if whole else t.split(BLOCK) for k, t in tensors.items()}
     converted = [k for k, t in tensors.items() if t.dtype is not dtype]
     for row in zip(*pieces.values(), strict=True):
         blocks = dict(zip(pieces, row, strict=True))
@@ -287,26 +289,74 @@ class _Scalars:
             setattr(self, k, v)
 
 
+def _trace(f: Callable[..., Any], stored: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor],
+           statics: tuple[tuple[str, Any], ...], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Call f inside a graph and write what it changed back; the terms of its sums."""
+    traced = {k: Traced(t.to(dtype)) for k, t in stored.items()}
+    out = f(**traced, c=_Scalars(dict(statics) | {k: Traced(v) for k, v in values.items()}))
+    for k, t in stored.items():
+        if k != "g" and traced[k].changed:
+            t.copy_(traced[k].value)
+    return [_unwrap(term) for term in out or ()]
+
+
+def _compile(kernel: Any, dynamic: bool) -> Callable[..., Any]:
+    # Graphs are cached, counted and limited by code object: every rule gets one of its own.
+    made = compiled.cache_info().misses + compiled_list.cache_info().misses
+    kernel.__code__ = kernel.__code__.replace(co_name=f"kernel_{made}")
+    return torch.compile(kernel, fullgraph=True, dynamic=dynamic)
+
+
+#: places at which a reading pass reads at once: one stream of reads alone leaves memory waiting
+STREAMS = 8
+#: shorter streams are not summed in a graph: torch would compile another one for them
+STREAM = 4096
+
+
+def _pieces(t: torch.Tensor, streams: int) -> list[torch.Tensor]:
+    return [t] if streams == 1 else list(t.view(streams, -1).unbind())
+
+
 @cache
 def compiled(f: Callable[..., Any], names: tuple[str, ...], numbers: tuple[str, ...],
-             statics: tuple[tuple[str, Any], ...], sums: tuple[str, ...], dtype: torch.dtype) -> Callable[..., Any]:
+             statics: tuple[tuple[str, Any], ...], sums: tuple[str, ...], dtype: torch.dtype,
+             streams: int = 1) -> Callable[..., Any]:
     """f as one graph: kernel(numbers, *sums, *tensors). Compiled once for all models and all rates.
 
-    It writes what f changed back into the tensors and returns f's own sums, if it returns any.
+    It writes what f changed back into the tensors and returns f's own sums, if it returns any. The tensors' length is
+    a multiple of `streams`.
     """
 
     def kernel(table: torch.Tensor, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        values = {k: Traced(t) for k, t in zip(sums, args[: len(sums)], strict=True)}
-        values |= {k: Number(table[i]) for i, k in enumerate(numbers)}
-        stored = dict(zip(names, args[len(sums):], strict=True))
-        c = _Scalars(dict(statics) | values)
-        traced = {k: Traced(t.to(dtype)) for k, t in stored.items()}
-        out = f(**traced, c=c)
-        for k in names:
-            if k != "g" and traced[k].changed:
-                stored[k].copy_(traced[k].value)
-        return () if out is None else tuple(map(_unwrap, out))
+        rows = dict(zip(sums, args[: len(sums)], strict=True)) | {k: table[i] for i, k in enumerate(numbers)}
+        stored = {k: _pieces(t, streams) for k, t in zip(names, args[len(sums):], strict=True)}
+        values = {k: _pieces(t, streams)[0] for k, t in rows.items()}  # all entries of a row are equal
+        total: list[torch.Tensor] = []
+        for i in range(streams):
+            terms = _trace(f, {k: t[i] for k, t in stored.items()}, values, statics, dtype)
+            total = [a + b for a, b in zip(total, terms, strict=True)] if total else terms
+        return tuple(term.sum() for term in total)
 
-    # Graphs are cached, counted and limited by code object: every rule gets one of its own.
-    kernel.__code__ = kernel.__code__.replace(co_name=f"kernel_{compiled.cache_info().misses}")
-    return torch.compile(kernel, fullgraph=True, dynamic=True)
+    return _compile(kernel, dynamic=True)
+
+
+@cache
+def compiled_list(f: Callable[..., Any], names: tuple[str, ...], numbers: tuple[str, ...],
+                  statics: tuple[tuple[str, Any], ...], sums: tuple[str, ...], dtype: torch.dtype,
+                  sizes: tuple[int, ...]) -> Callable[..., Any]:
+    """f over many tensors as one graph: kernel(numbers, *(sums and tensors of the first), ...), for an accelerator.
+
+    Compiled once for these sizes; no change of a rate compiles it again. Returns f's sums, a row a tensor.
+    """
+    width = len(sums) + len(names)
+
+    def kernel(table: torch.Tensor, *args: torch.Tensor) -> torch.Tensor | None:
+        values = {k: table[i] for i, k in enumerate(numbers)}
+        rows = []
+        for i in range(len(sizes)):
+            own = dict(zip((*sums, *names), args[i * width : (i + 1) * width], strict=True))
+            terms = _trace(f, {k: own[k] for k in names}, values | {k: own[k] for k in sums}, statics, dtype)
+            rows.append([term.sum() for term in terms])
+        return torch.stack([torch.stack(row) for row in rows]) if rows[0] else None
+
+    return _compile(kernel, dynamic=False)

@@ -11,17 +11,17 @@ import math
 import sys
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from hf_optim import reduce
-from hf_optim.cell import Cell, partials
+from hf_optim.cell import Cell
 from hf_optim.errors import MissingLoss
 from hf_optim.optimizer import Optimizer
 from hf_optim.randomness import RandomState
 from hf_optim.reduce import dot
+from hf_optim.units import Unit
 
 #: trial points of one step
 TRIALS = 100
@@ -119,16 +119,18 @@ class LineSearch(Optimizer):
     def measure(g, c):
         return (dot(g, g),)
 
-    def _advance(self, cells: list[Cell], f: float | None, evaluate: Callable[[], Any] | None) -> None:
+    _together = False
+
+    def _advance(self, parts: list[Unit], f: float | None, evaluate: Callable[[], Any] | None) -> None:
         assert f is not None
+        cells = cast("list[Cell]", parts)
         if evaluate is None:
             raise MissingLoss(f"{self.rule} evaluates the loss at trial points: call step(closure), or "
                               "step(loss=loss, evaluate=evaluate) with a forward pass on the same batch")
         if all(float(group["lr"]) == 0 for group in self.param_groups):
             return
         h, memory = self._hyper(self.param_groups[0]), self._memory
-        rows = partials(cells, self.measure, self._way)
-        square = reduce.combine(rows, [cell.p for cell in cells]).sum().item()
+        square = self._summed(cells, self.measure).sum().item()
         if not math.isfinite(square):
             self._bad("the gradient is not finite")
             return

@@ -10,19 +10,19 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from hf_optim import checkpoint, execute, reduce, validate
-from hf_optim.cell import NOTHING, Cell, Scalars, Way, partials
+from hf_optim import checkpoint, execute, reduce, units, validate
+from hf_optim.cell import Cell, Scalars, Way
 from hf_optim.errors import BadLoss, MissingLoss, UserError
 from hf_optim.groups import as_groups
-from hf_optim.pack import Packs, count
 from hf_optim.reduce import local
 from hf_optim.rule import Rule, Transform
+from hf_optim.units import Unit
 
 log = logging.getLogger("hf_optim")
 
@@ -55,6 +55,9 @@ class Optimizer(torch.optim.Optimizer, Rule):
     that would make every step wait for the device; clipping or GradScaler see it.
     """
 
+    #: whether small tensors may run as one; a rule that works on its cells itself says no
+    _together = True
+
     def __init__(self, params: Any, arguments: dict[str, Any]) -> None:
         hyper = {k: v for k, v in arguments.items() if k not in ("self", "params", "__class__", *_SHELL_OPTIONS)}
         self.needs = frozenset(type(self).needs)
@@ -76,7 +79,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self._transform_found = False
         self._fed: tuple[Any, Any] | None = None
         self._known: dict[torch.Tensor, Cell] = {}
-        self._packs = Packs()
+        self._units = units.Units()
         self._names = tuple(hyper)  # torch adds keys of its own to self.defaults
         self._shared = SimpleNamespace()
         self._generator: torch.Generator | None = None
@@ -174,9 +177,10 @@ class Optimizer(torch.optim.Optimizer, Rule):
         for group in self.param_groups:
             group["skipped_steps"] = group.get("skipped_steps", 0) + 1
 
-    def _missing_loss(self, cells: list[Cell]) -> None:
+    def _missing_loss(self) -> None:
         """torch's distributed checkpointing steps once with zero rates and gradients to make state: allow only that."""
-        idle = all(float(g["lr"]) == 0 for g in self.param_groups) and all(not c.tensors["g"].any() for c in cells)
+        idle = all(float(g["lr"]) == 0 and not any(p.grad is not None and local(p.grad).any() for p in g["params"])
+                   for g in self.param_groups)
         if not idle:
             raise MissingLoss(f"{self.rule} needs the loss of the batch: call step(loss=loss) or step(closure); "
                               "in transformers.Trainer use hf_optim.attach(trainer, ...), "
@@ -199,44 +203,45 @@ class Optimizer(torch.optim.Optimizer, Rule):
 
         Raises:
             MissingLoss, BadLoss: before anything moves.
-            UserError: no gradients, or gradients this rule cannot use.
+            UserError: no gradients, gradients this rule cannot use, or a CUDA graph being captured.
         """
+        execute.not_captured(self.rule)
         if closure is None and loss is None and self._fed is not None:
             loss, evaluate = self._fed
         self._fed = None
         if closure is not None:
             loss, evaluate = self._run_closure(closure, evaluate)
-        cells = self._cells()
+        parts = self._begin()
         f: float | None = None
         if "loss" in self.needs or "evaluate" in self.needs:
             if loss is None:
-                self._missing_loss(cells)
+                self._missing_loss()
                 return None
             f = self._checked_loss(loss)
             if f is None:
                 return loss
-        self._advance(cells, f, evaluate)
-        count(cells)
+        self._advance(parts, f, evaluate)
+        units.count(parts)
         return loss
 
     def _run_closure(self, closure: Callable[[], Any], evaluate: Callable[[], Any] | None) -> tuple[Any, Any]:
         with torch.enable_grad():
             return closure(), evaluate
 
-    def _advance(self, cells: list[Cell], f: float | None, evaluate: Callable[[], Any] | None) -> None:
+    def _advance(self, parts: list[Unit], f: float | None, evaluate: Callable[[], Any] | None) -> None:
         """Measure, control, update."""
-        self._control(cells, f)
-        self._packs.run(cells, self.update, self._way)
+        self._control(parts, f)
+        units.update(parts, self.update, self._way)
 
-    def _control(self, cells: list[Cell], f: float | None) -> None:
-        """Fill every cell's `c`: sums over tensors and shards, shared numbers, the group's scalars."""
+    def _control(self, parts: Sequence[Unit], f: float | None) -> None:
+        """Fill every unit's `c`: sums over tensors and shards, shared numbers, the group's scalars."""
         h0, memory = self._hyper(self.param_groups[0]), self._memory
-        self._transform_sums(cells)
+        self._transform_sums(parts)
         controlled = type(self).control is not Rule.control
         names, everywhere, floats = self.measures(h0), self.scope(h0) == "global", {}
         if names:
-            self._fill(cells, lambda h, t: self.prepare(h, t, memory))
-            total = reduce.combine(partials(cells, self.measure, self._way), [cell.p for cell in cells])
+            self._fill(parts, lambda h, t: self.prepare(h, t, memory))
+            total = self._summed(parts, self.measure)
             if everywhere:
                 total = total.sum(0)
             if everywhere and controlled:
@@ -244,56 +249,65 @@ class Optimizer(torch.optim.Optimizer, Rule):
             else:
                 derived = self.derive(h0, dict(zip(names, total.unbind(-1), strict=True)))
                 if everywhere:
-                    for cell in cells:
-                        cell.sums.update(derived)
+                    for unit in parts:
+                        unit.sums.update(derived)
                 else:
-                    self._add_sums(cells, tuple(derived), torch.stack(list(derived.values()), 1))
-        shared = self.control(h0, max(cell.t for cell in cells), floats, f, memory) if controlled else {}
+                    units.add_sums(parts, tuple(derived), torch.stack(list(derived.values()), 1))
+        shared = self.control(h0, max(unit.t for unit in parts), floats, f, memory) if controlled else {}
         self._remember(memory)
         self._shared = SimpleNamespace(**shared)
-        self._fill(cells, lambda h, t: self.scalars(h, t, self._shared))
+        self._fill(parts, lambda h, t: self.scalars(h, t, self._shared))
 
-    def _fill(self, cells: list[Cell], numbers: Callable[[SimpleNamespace, int], dict[str, Any]]) -> None:
-        """Add numbers(h, t) to every cell's `c`, which a group's cells with the same step count share."""
+    def _summed(self, parts: Sequence[Unit], f: Callable[..., Any], raw: bool = False) -> torch.Tensor:
+        """f's sums over all shards, a row a parameter."""
+        return reduce.combine(units.measure(parts, f, self._way, raw), [p for unit in parts for p in unit.params])
+
+    def _fill(self, parts: Sequence[Unit], numbers: Callable[[SimpleNamespace, int], dict[str, Any]]) -> None:
+        """Add numbers(h, t) to every unit's `c`, which a group's units with the same step count share."""
         made: dict[tuple[int, int], Scalars] = {}
-        for cell in cells:
-            key = (id(cell.group), cell.t)
+        for unit in parts:
+            key = (id(unit.group), unit.t)
             if key not in made:
-                made[key] = Scalars(**{**vars(cell.c), **numbers(self._hyper(cell.group), cell.t)})
-            cell.c = made[key]
+                made[key] = Scalars(**{**vars(unit.c), **numbers(self._hyper(unit.group), unit.t)})
+            unit.c = made[key]
 
-    @staticmethod
-    def _add_sums(cells: list[Cell], names: tuple[str, ...], table: torch.Tensor) -> None:
-        """A row of the table a cell, an entry a name."""
-        columns = [column.unbind() for column in table.unbind(1)]
-        for cell, *row in zip(cells, *columns, strict=True):
-            cell.sums.update(zip(names, row, strict=True))
-
-    def _transform_sums(self, cells: list[Cell]) -> None:
-        chosen = [cell for cell in cells if cell.transform is not None and cell.transform.sums]
+    def _transform_sums(self, parts: Sequence[Unit]) -> None:
+        chosen = [unit for unit in parts if unit.transform is not None and unit.transform.sums]
         if chosen:
             transform = chosen[0].transform
             assert transform is not None
-            table = transform.derive(reduce.combine(partials(chosen, transform.measure, self._way, raw=True),
-                                                    [cell.p for cell in chosen]))
-            self._add_sums(chosen, transform.sums, table)
+            table = transform.derive(self._summed(chosen, transform.measure, raw=True))
+            units.add_sums(chosen, transform.sums, table)
 
     @property
     def _way(self) -> Way:
         return Way(self.compile, self._generator)
 
-    # --- cells: parameters with gradients, their state and their views ---------------------------------------------
+    # --- units: parameters with gradients, their state and their views ---------------------------------------------
 
-    def _cells(self) -> list[Cell]:
-        cells = [self._cell(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not cells:
-            raise UserError(f"{self.rule}: no parameter has a gradient; call loss.backward() before step()")
+    def _begin(self) -> list[Unit]:
+        """What this step runs over."""
         if self.transform is not None and not self._transform_found:
             self._find_transformed()
+        parts = self._units.now(self.param_groups, self.state, self._cell, self._covers if self._together else None)
+        if not parts:
+            raise UserError(f"{self.rule}: no parameter has a gradient; call loss.backward() before step()")
+        for unit in parts:
+            unit.begin(self._transform_of(unit.params[0], unit.group, unit.t))
         if self.state_dtype is torch.bfloat16:
-            self._generator = torch.Generator(cells[0].tensors["x"].device)
-            self._generator.manual_seed(cells[0].t)  # rounding noise repeats after a resume
-        return cells
+            self._generator = torch.Generator(parts[0].params[0].device)
+            self._generator.manual_seed(parts[0].t)  # rounding noise repeats after a resume
+        return parts
+
+    def _covers(self, p: torch.Tensor) -> bool:
+        return self.transform is not None and self.transform.covers(p)
+
+    def _transform_of(self, p: torch.Tensor, group: dict[str, Any], t: int) -> Transform | None:
+        """The transform of the t-th update of p, and of all that share its group and that it covers alike."""
+        chosen = self.transform
+        if chosen is None or not (self._takes(chosen, group) and chosen.covers(p) and chosen.active(t)):
+            return None
+        return chosen
 
     @staticmethod
     def _takes(transform: Transform, group: dict[str, Any]) -> bool:
@@ -321,11 +335,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         cell = self._known.get(p)
         if cell is None or not cell.fits(group, state):
             cell = self._known[p] = self._view(p, group, state)
-        cell.t, cell.c, cell.sums, cell.transform = int(state["step"].item()) + 1, NOTHING, {}, self.transform
-        taken = cell.transform is not None and self._takes(cell.transform, group) and cell.transform.selects(p, cell.t)
-        if not taken:
-            cell.transform = None
-        cell.see(local(grad))
+        cell.t = int(cell.counter.item()) + 1
         return cell
 
     def _view(self, p: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> Cell:
@@ -404,4 +414,4 @@ class Optimizer(torch.optim.Optimizer, Rule):
     def __getstate__(self) -> dict[str, Any]:
         # a scheduler has put a `step` here that is bound to this instance: a copy must not move our parameters
         keep = {k: v for k, v in self.__dict__.items() if k != "step" and not k.startswith("_optimizer_")}
-        return {**keep, "_fed": None, "_generator": None, "_known": {}, "_packs": Packs()}
+        return {**keep, "_fed": None, "_generator": None, "_known": {}, "_units": units.Units()}

@@ -13,10 +13,10 @@ everything else. The hooks are static, so that the same text runs on cache-sized
     m, v, ...   the slots, by their declared names, written in place
     c           the scalars of this step: `c.lr`, `c.beta1`, ...
 
-All are one-dimensional and of equal length, in the compute dtype (at least float32), and offer the vocabulary of
+All are flat and of equal length, in the compute dtype (at least float32), and offer the vocabulary of
 `hf_optim.execute.VOCABULARY`: torch's own tensor methods, with numbers from `c` wherever torch takes a number.
-A sum from `measure` is a 0-d tensor there (for small tensors that run as one a row, an entry an element), unless the
-rule has a `control`: an operand then, not an `alpha`.
+A sum from `measure` is a 0-d tensor there, unless the rule has a `control`: an operand then, not an `alpha`. Small
+tensors that run as one may be the rows of a matrix, and their sums a column.
 A static `c.first` marks the step that starts the averages; it is never compiled.
 """
 
@@ -136,9 +136,9 @@ class Transform:
         """Whether p is a tensor this transform is made for."""
         return True
 
-    def selects(self, p: torch.Tensor, t: int) -> bool:
-        """Whether the tensor p is transformed in its t-th update."""
-        return self.covers(p)
+    def active(self, t: int) -> bool:
+        """Whether a tensor that it covers is transformed in its t-th update."""
+        return True
 
     @staticmethod
     def measure(g: Any, c: SimpleNamespace) -> tuple[Any, ...]:

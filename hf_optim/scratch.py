@@ -16,13 +16,13 @@ class _Kept(threading.local):
 _kept = _Kept()
 
 
-def scratch(use: str, like: torch.Tensor, size: int) -> torch.Tensor:
+def scratch(use: str, dtype: torch.dtype, size: int) -> torch.Tensor:
     """`size` elements on the CPU, warm in the cache: one piece of memory a use, dtype and thread.
 
     For blocks only: it is kept for ever.
     """
-    key = use, like.dtype
+    key = use, dtype
     block = _kept.blocks.get(key)
     if block is None or block.numel() < size:
-        block = _kept.blocks[key] = torch.empty(size, dtype=like.dtype)
+        block = _kept.blocks[key] = torch.empty(size, dtype=dtype)
     return block[:size]

@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import hf_optim
 from hf_optim import execute
+from hf_optim.errors import UserError
 
 SHAPES = ((1000, 1200), (50,))
 
@@ -127,7 +128,7 @@ def test_a_step_launches_as_few_graphs_as_the_rule_has_passes(name, graphs):
     torch._dynamo.reset()
     execute.compiled.cache_clear()
     before = counters["stats"]["unique_graphs"]
-    matrix, kernel, vectors = [(300, 200)], [(64, 32, 3, 3)], [(70,), (60,)]
+    matrix, kernel, vectors = [(300, 200)], [(64, 64, 3, 3)], [(70,), (60,)]
     passes = graphs - (name == "adamw_agr")
     assert calls(matrix) == passes
     assert calls(matrix + vectors) == passes + 1  # all vectors are one more call of the update
@@ -158,3 +159,72 @@ def test_small_tensors_share_calls():
         return sum(e.count for e in seen.key_averages() if e.key.startswith("aten::_foreach"))
 
     assert calls(158) == calls(2)
+
+
+@pytest.mark.parametrize("name", ["adamw_agr", "smaran"])
+def test_on_an_accelerator_a_pass_over_all_tensors_is_one_graph(name, monkeypatch):
+    """The compiled path of a GPU, run on a CPU: as eager, one call a pass however many tensors, nothing made again."""
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(execute, "BLOCKED", frozenset())
+    runs, called = [], 0
+    for compile in (False, True):
+        problem = Problem(torch.float32, ((6, 5), (40, 30), (6, 5), (7, 3)))
+        opt = make(name, problem.params, compile=compile)
+        for t in range(5):
+            loss = problem.loss(t)
+            opt.zero_grad()
+            loss.backward()
+            opt.param_groups[0]["lr"] *= 0.9
+            before = counters["stats"]["unique_graphs"]
+            with profile(activities=[ProfilerActivity.CPU]) as seen:
+                opt.step(loss=loss)
+            called = sum(e.count for e in seen.key_averages() if e.key.startswith("Torch-Compiled Region"))
+        assert called == 2 * compile
+        assert counters["stats"]["unique_graphs"] == before
+        runs.append(problem)
+    for a, b in zip(runs[0].params, runs[1].params, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_low_precision_parameters_on_an_accelerator_are_not_cut_into_blocks(monkeypatch):
+    monkeypatch.setattr(execute, "BLOCKED", frozenset())
+
+    def calls(size: int) -> int:
+        p = torch.nn.Parameter(torch.ones(size, dtype=torch.bfloat16))
+        p.grad = torch.ones_like(p)
+        opt = make("lion", [p])
+        opt.step()
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            opt.step()
+        return sum(e.count for e in seen.key_averages() if e.key == "aten::lerp")
+
+    assert calls(8 * execute.BLOCK) == calls(8) == 1
+
+
+def test_a_strided_slice_is_not_read_as_if_it_were_dense():
+    """Prodigy's slice_p measures every third element."""
+    found = []
+    for compile in (False, True):
+        problem = Problem(torch.float32, ((300, 200),))
+        opt = make("prodigy", problem.params, slice_p=3, compile=compile)
+        for t in range(4):
+            loss = problem.loss(t)
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+        found.append(opt.figures()["d"])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert found[0] > 1e-6
+
+
+def test_a_step_is_not_captured_with_its_numbers(monkeypatch):
+    """A CUDA graph would repeat this step's rate and count for ever."""
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    opt = make("lion", [p])
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(UserError, match="CUDA graph"):
+        opt.step()
+    assert torch.equal(p.detach(), torch.ones(3))

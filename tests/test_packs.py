@@ -12,6 +12,7 @@ from contract import OURS, Problem, make
 
 import hf_optim
 from hf_optim import execute
+from hf_optim.errors import UserError
 
 SHAPES = ((6, 5), (6,), (3, 4), (3,), (1,))
 NAMES = [n for n in OURS if "evaluate" not in hf_optim.info(n).needs]
@@ -55,6 +56,17 @@ def test_a_parameter_without_gradient_stays_and_the_others_do_not_notice(name, m
     for a, b in zip(packed.params, alone.params, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
         assert float(ours.state[a].get("step", 0)) == float(others.state[b].get("step", 0))
+
+
+@pytest.mark.parametrize("name", ["adamw_agr", "amvt", "prodigy", "lamb"])
+def test_tensors_without_elements_are_in_nobodys_way(name):
+    params = [torch.nn.Parameter(torch.ones(s)) for s in ((3, 4), (0, 4), (3, 4), (0, 4), (0,), (2,), ())]
+    opt = make(name, params)
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        opt.step()
+    assert all(p.isfinite().all() and (p < 1).all() for p in params)
 
 
 def test_states_of_small_tensors_lie_side_by_side_and_no_others():
@@ -126,6 +138,94 @@ def test_packs_of_the_past_are_not_kept():
         for p in problem.params:
             p.data = p.data.clone()  # every step finds the parameters elsewhere
         walk(problem, opt, range(t, t + 1))
-        arenas.append(weakref.ref(next(iter(opt._packs._by_first.values()))))
+        arenas.append(weakref.ref(opt._units._all[0]))
     gc.collect()
     assert [a() is not None for a in arenas] == [False] * 5 + [True]
+
+
+def replaced(opt: torch.optim.Optimizer, first: torch.Tensor) -> None:
+    opt.state[first] = {k: v.clone() for k, v in opt.state[first].items()}
+
+
+def replaced_entry(opt: torch.optim.Optimizer, first: torch.Tensor) -> None:
+    opt.state[first]["m"] = torch.zeros_like(first)
+
+
+def without_state(opt: torch.optim.Optimizer, first: torch.Tensor) -> None:
+    del opt.state[first]
+
+
+def counted(opt: torch.optim.Optimizer, first: torch.Tensor) -> None:
+    opt.state[first]["step"].add_(5)
+
+
+def out_of_agr(opt: torch.optim.Optimizer, first: torch.Tensor) -> None:
+    opt.param_groups[0]["agr"] = False
+
+
+def transposed_gradient(opt: torch.optim.Optimizer, first: torch.Tensor) -> None:
+    assert first.grad is not None
+    first.grad = first.grad.t().contiguous().t()
+
+
+def another_group(opt: torch.optim.Optimizer, first: torch.Tensor) -> None:
+    opt.param_groups[0]["params"].remove(first)
+    opt.add_param_group({"params": [first], "lr": 0.3})
+
+
+CHANGES = [replaced, replaced_entry, without_state, counted, out_of_agr, transposed_gradient, another_group]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_what_changes_between_two_steps_is_noticed(change, monkeypatch):
+    """A pack that serves again must not hold on to what it saw before."""
+    runs = []
+    for small in (1 << 14, 0):
+        monkeypatch.setattr(execute, "SMALL", small)
+        problem = Problem(torch.float64, SHAPES)
+        opt = make("adamw_agr", problem.params)
+        for t in range(6):
+            loss = problem.loss(t)
+            opt.zero_grad()
+            loss.backward()
+            if t == 3:
+                change(opt, problem.params[0])
+            opt.step()
+        runs.append((problem, opt))
+    (packed, ours), (alone, others) = runs
+    for a, b in zip(packed.params, alone.params, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+        assert {k: v.sum().item() for k, v in ours.state[a].items()} == pytest.approx(
+            {k: v.sum().item() for k, v in others.state[b].items()}, abs=1e-12)
+
+
+def test_a_sparse_gradient_is_refused_when_it_comes_late():
+    embedding = torch.nn.Parameter(torch.ones(6, 5))
+    opt = make("amvt", [embedding, torch.nn.Parameter(torch.ones(6, 5))])
+    for grad in (torch.ones(6, 5), torch.ones(6, 5), torch.ones(6, 5).to_sparse()):
+        for p in opt.param_groups[0]["params"]:
+            p.grad = torch.ones(6, 5)
+        embedding.grad = grad
+        if grad.is_sparse:
+            with pytest.raises(UserError, match="sparse"):
+                opt.step()
+        else:
+            opt.step()
+
+
+def test_gradients_of_another_precision_lose_nothing(monkeypatch):
+    def run(small: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(execute, "SMALL", small)
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(4, 3).bfloat16()) for _ in range(3)]
+        opt = make("amvt", params)
+        for _ in range(4):
+            for i, p in enumerate(params):
+                p.grad_dtype = None  # any
+                p.grad = torch.randn(4, 3, dtype=torch.float32 if i else torch.bfloat16)
+            opt.step()
+        return [opt.state[p]["m"].clone() for p in params]
+
+    together, apart = run(1 << 14), run(0)
+    for a, b in zip(together, apart, strict=True):
+        torch.testing.assert_close(a, b)

@@ -20,13 +20,14 @@ from hf_optim.rule import Rule
 
 @contextmanager
 def _cut(block: int, small: int, blocked: frozenset[str] = execute.BLOCKED) -> Iterator[None]:
-    """This library's shell with other blocks, calls shared up to another size, and blocks on other devices."""
-    before = execute.BLOCK, execute.SMALL, execute.BLOCKED
-    execute.BLOCK, execute.SMALL, execute.BLOCKED = block, small, blocked
+    """This library's shell with other blocks, calls shared up to another size, blocks on other devices, and streams of
+    any length."""
+    before = execute.BLOCK, execute.SMALL, execute.BLOCKED, execute.STREAM
+    execute.BLOCK, execute.SMALL, execute.BLOCKED, execute.STREAM = block, small, blocked, 0
     try:
         yield
     finally:
-        execute.BLOCK, execute.SMALL, execute.BLOCKED = before
+        execute.BLOCK, execute.SMALL, execute.BLOCKED, execute.STREAM = before
 
 
 def _innermost(opt: Any) -> Any:

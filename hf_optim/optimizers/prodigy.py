@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -13,6 +14,7 @@ from hf_optim.cell import Cell
 from hf_optim.errors import UserError
 from hf_optim.optimizer import Optimizer
 from hf_optim.reduce import dot, l1
+from hf_optim.units import Unit
 
 
 class Prodigy(Optimizer):
@@ -69,6 +71,7 @@ class Prodigy(Optimizer):
                  d_coef: float = 1.0, growth_rate: float = float("inf"), slice_p: int = 1, *, compile: bool = False,
                  grad_transform: Any = None, state_dtype: str | None = None) -> None:
         super().__init__(params, locals())
+        self._together = slice_p == 1
 
     # --- state and its slices --------------------------------------------------------------------------------------
 
@@ -94,14 +97,15 @@ class Prodigy(Optimizer):
             transform.sums = ()  # those of the whole tensor are in c
         return replace(cell, tensors=tensors | {"s": state["s_slice"], "x0": state["x0_slice"]}, transform=transform)
 
-    def _control(self, cells: list[Cell], f: float | None) -> None:
+    def _control(self, parts: Sequence[Unit], f: float | None) -> None:
         rates = sorted({float(group["lr"]) for group in self.param_groups} - {0.0})
         if len(rates) > 1:
             raise UserError(f"prodigy has one rate, but its groups have lr = {', '.join(f'{r:g}' for r in rates)}: "
                             "give all groups the same lr (or 0)")
         if self.defaults["slice_p"] == 1:
-            super()._control(cells, f)
+            super()._control(parts, f)
             return
+        cells = cast("Sequence[Cell]", parts)
         self._transform_sums(cells)
         slices = [self._slice(cell) for cell in cells]
         super()._control(slices, f)

@@ -42,8 +42,8 @@ class AGR(Transform):
     def covers(self, p: torch.Tensor) -> bool:
         return self.scope == "all" or p.dim() >= 2
 
-    def selects(self, p: torch.Tensor, t: int) -> bool:
-        return self.covers(p) and (self.steps is None or t <= self.steps)
+    def active(self, t: int) -> bool:
+        return self.steps is None or t <= self.steps
 
     @staticmethod
     def measure(g: Any, c: SimpleNamespace) -> tuple[Any, ...]:

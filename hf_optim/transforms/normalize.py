@@ -13,10 +13,10 @@ from hf_optim.transforms.outlier_filter import check_threshold, cut, energy, lim
 
 
 def count(a: Any) -> Any:
-    """The number of elements of one block, as a 0-d tensor (a list of them for lists)."""
+    """The number of elements of one block, as `hf_optim.reduce.dot` gives a sum."""
     if not isinstance(a, torch.Tensor):
-        return a.reduce(count)
-    return torch.full((), float(a.numel()), dtype=a.dtype, device=a.device)
+        return a.reduce(count, torch.ones_like)
+    return torch.full(a.shape[:-1], float(a.shape[-1]), dtype=a.dtype, device=a.device)
 
 
 class Normalize(Transform):
