@@ -1,9 +1,9 @@
 """Three ways to run one rule: cache-sized blocks (CPU), foreach lists (GPU), compiled graphs.
 
-A rule's `update` is written once with torch's tensor methods. On a CPU it is called with flat views of about 64 K
-elements, so that a step's intermediate values stay in the cache and temporaries stay under a megabyte. On a GPU it is
-called with `Lists`, which forward each method to a `torch._foreach_*` kernel. Compiled, it is traced with `Traced`,
-whose numbers come from one tensor, so that no change of a rate recompiles anything.
+A rule's `update` is written once with torch's tensor methods. On a CPU it is called with flat views of 64 K elements a
+thread, so that a step's intermediate values stay in the cache and temporaries stay under a megabyte a thread. On a GPU
+it is called with `Lists`, which forward each method to a `torch._foreach_*` kernel. Compiled, it is traced with
+`Traced`, whose numbers come from one tensor, so that no change of a rate recompiles anything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import torch
 
 from hf_optim.errors import UserError
 
+#: elements that a thread works on at once
 BLOCK = 1 << 16
+#: threads beyond which blocks do not grow
+THREADS = 16
 #: tensors up to this size share calls
 SMALL = 1 << 14
 #: types of devices on which a rule runs over blocks; on others it runs over lists
@@ -258,8 +261,9 @@ def over_blocks(f: Callable[..., Any], tensors: Mapping[str, torch.Tensor], writ
     """
     out = []
     some = next(iter(tensors.values()))
-    whole = some.numel() <= BLOCK or some.device.type not in BLOCKED
-    pieces = {k: (t,) if whole else t.split(BLOCK) for k, t in tensors.items()}
+    block = BLOCK * min(torch.get_num_threads(), THREADS)
+    whole = some.numel() <= block or some.device.type not in BLOCKED
+    pieces = {k: (t,) if whole else t.split(block) for k, t in tensors.items()}
     converted = [k for k, t in tensors.items() if t.dtype is not dtype]
     for row in zip(*pieces.values(), strict=True):
         blocks = dict(zip(pieces, row, strict=True))

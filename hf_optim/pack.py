@@ -3,7 +3,7 @@
 A call costs more than the arithmetic on a bias. Small tensors on a CPU therefore run together: their states lie side
 by side in one tensor a slot (what `optimizer.state` holds are views of it), their parameters and gradients are laid
 side by side for the length of a call. Where a rule asks for sums tensor by tensor, those of one shape are rows of a
-matrix.
+matrix. They are not compiled: calling a graph takes as long as it saves on a block.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hf_optim.cell import NOTHING, Cell, Scalars, Way, compiled, over_blocks, prepared
+from hf_optim.cell import NOTHING, Cell, Scalars, Way, over_blocks, prepared
 from hf_optim.rule import Transform
 from hf_optim.scratch import scratch
 
@@ -140,8 +140,7 @@ class Pack:
         if any(v.dim() for v in self.sums.values()):
             list(self._row_by_row(call, tensors, way))
         else:
-            run = compiled if way.compiles(self.c) else over_blocks
-            run(call, tensors, self.c, self.sums, self.dtype, way)
+            over_blocks(call, tensors, self.c, self.sums, self.dtype, way)
         if "x" in tensors:
             place = tensors["x"].data_ptr()
             if self._pieces[0] != place:
