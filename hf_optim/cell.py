@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hf_optim import execute
+from hf_optim.errors import UserError
 from hf_optim.reduce import local
 from hf_optim.rule import Transform
 
@@ -22,21 +23,37 @@ _KINDS: dict[tuple[Any, ...], int] = {}
 class Scalars(SimpleNamespace):
     """The numbers of a step for a group's cells with the same t; they share one object."""
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_parts", "tables")
+
+    #: where an accelerator finds them, step after step: a captured graph reads them there
+    tables: dict[Any, torch.Tensor]
 
     def parts(self, dtype: torch.dtype, device: torch.device) -> tuple[tuple[str, ...], torch.Tensor, tuple[Any, ...]]:
         """What a compiled graph takes: names of the numbers, the numbers as a column, and what selects code."""
         known = getattr(self, "_parts", None)
         if known is None or known[0] != (dtype, device):
             numbers = {k: v for k, v in vars(self).items() if isinstance(v, float)}
-            table = torch.tensor(list(numbers.values()), dtype=dtype).to(device, non_blocking=True).unsqueeze(1)
             statics = tuple((k, v) for k, v in vars(self).items() if k not in numbers)
-            known = self._parts = (dtype, device), (tuple(numbers), table, statics)
+            table = self._table(tuple(numbers), torch.tensor(list(numbers.values()), dtype=dtype), device)
+            known = self._parts = (dtype, device), (tuple(numbers), table.unsqueeze(1), statics)
         return known[1]  # type: ignore[no-any-return]
+
+    def _table(self, names: tuple[str, ...], values: torch.Tensor, device: torch.device) -> torch.Tensor:
+        if device.type in execute.BLOCKED:
+            return values
+        key = names, values.dtype, device
+        if key not in self.tables:
+            if execute.capturing():
+                raise UserError("take a few steps before one is captured in a CUDA graph")
+            self.tables[key] = values.to(device)
+        elif not execute.capturing():
+            self.tables[key].copy_(values, non_blocking=True)
+        return self.tables[key]
 
 
 #: the scalars of a cell before anything of the step is known; never written
 NOTHING = Scalars()
+NOTHING.tables = {}
 
 
 @dataclass(slots=True, eq=False)

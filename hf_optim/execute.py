@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 
-from hf_optim.errors import UserError
-
 #: elements that a thread works on at once
 BLOCK = 1 << 16
 #: threads beyond which blocks do not grow
@@ -40,11 +38,9 @@ def flat(t: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor | No
     return t.as_strided((t.numel(),), (1,))
 
 
-def not_captured(rule: str) -> None:
-    """Raise UserError while a CUDA graph is being captured."""
-    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
-        raise UserError(f"{rule}: step() cannot be captured in a CUDA graph, which would repeat this step's rate and "
-                        "count for ever: capture forward and backward, and step outside (compile=True makes it short)")
+def capturing() -> bool:
+    """Whether what runs now is recorded in a CUDA graph instead of being done."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 # --- the vocabulary of a rule -------------------------------------------------------------------------------------

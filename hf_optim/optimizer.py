@@ -7,7 +7,6 @@ what a rule writes.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -16,8 +15,8 @@ from typing import Any
 
 import torch
 
-from hf_optim import checkpoint, execute, reduce, units, validate
-from hf_optim.cell import Cell, Scalars, Way
+from hf_optim import capture, checkpoint, execute, reduce, units, validate
+from hf_optim.cell import NOTHING, Cell, Scalars, Way
 from hf_optim.errors import BadLoss, MissingLoss, UserError
 from hf_optim.groups import as_groups
 from hf_optim.reduce import local
@@ -26,15 +25,7 @@ from hf_optim.units import Unit
 
 log = logging.getLogger("hf_optim")
 
-_SHELL_OPTIONS = ("compile", "grad_transform", "state_dtype", "on_bad_loss")
 _STATE_DTYPES = {None: None, "fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def _signature_defaults(cls: Any) -> dict[str, Any]:
-    """Constructor arguments and their defaults, which tell each one's kind; what has none is a number."""
-    parameters = list(inspect.signature(cls).parameters.values())[1:]
-    known = {p.name: 0.0 if p.default is p.empty else p.default for p in parameters if p.name not in _SHELL_OPTIONS}
-    return known | ({"lr": 1.0} if cls.fixed_lr else {})  # type: ignore[attr-defined]
 
 
 class Optimizer(torch.optim.Optimizer, Rule):
@@ -60,7 +51,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
     _together = True
 
     def __init__(self, params: Any, arguments: dict[str, Any]) -> None:
-        hyper = {k: v for k, v in arguments.items() if k not in ("self", "params", "__class__", *_SHELL_OPTIONS)}
+        others = ("self", "params", "__class__", *validate.SHELL_OPTIONS)
+        hyper = {k: v for k, v in arguments.items() if k not in others}
         self.needs = frozenset(type(self).needs)
         self.compile = bool(arguments.get("compile", False))
         self.on_bad_loss = arguments.get("on_bad_loss", "raise")
@@ -72,7 +64,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self.state_dtype = _STATE_DTYPES[state_dtype]
         if self.fixed_lr:
             hyper["lr"] = 1.0
-        defaults = _signature_defaults(type(self))
+        defaults = validate.defaults(type(self))
         validate.values(self.rule, hyper, defaults, self.choices, self.bounds)
         #: hyper-parameters that somebody chose, here or in a group
         self.given = {k for k, v in hyper.items() if v != defaults[k]}
@@ -81,6 +73,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self._fed: tuple[Any, Any] | None = None
         self._known: dict[torch.Tensor, Cell] = {}
         self._units = units.Units()
+        self._tables: dict[tuple[int, bool], dict[Any, torch.Tensor]] = {}
+        self._captured: capture.Captured | None = None
         self._names = tuple(hyper)  # torch adds keys of its own to self.defaults
         self._shared = SimpleNamespace()
         self._generator: torch.Generator | None = None
@@ -128,7 +122,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         group["made_by"] = self.rule
         self.given |= {k for k in self._names if k in group}
         given = {k: group.get(k, self.defaults[k]) for k in self._names}
-        validate.values(self.rule, given, _signature_defaults(type(self)), self.choices, self.bounds)
+        validate.values(self.rule, given, validate.defaults(type(self)), self.choices, self.bounds)
         super().add_param_group(group)
         for p in self.param_groups[-1]["params"]:
             if not p.is_floating_point():
@@ -204,14 +198,16 @@ class Optimizer(torch.optim.Optimizer, Rule):
 
         Raises:
             MissingLoss, BadLoss: before anything moves.
-            UserError: no gradients, gradients this rule cannot use, or a CUDA graph being captured.
+            UserError: no gradients, gradients this rule cannot use, or a CUDA graph that cannot hold the step.
         """
-        execute.not_captured(self.rule)
         if closure is None and loss is None and self._fed is not None:
             loss, evaluate = self._fed
         self._fed = None
         if closure is not None:
             loss, evaluate = self._run_closure(closure, evaluate)
+        if execute.capturing():
+            self._captured = capture.record(self)
+            return loss
         parts = self._begin()
         f: float | None = None
         if "loss" in self.needs or "evaluate" in self.needs:
@@ -224,6 +220,10 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self._advance(parts, f, evaluate)
         units.count(parts)
         return loss
+
+    def before_replay(self) -> None:
+        """Count a step and hand its numbers to the CUDA graph that captured `step()`; see `hf_optim.capture`."""
+        capture.renew(self, self._captured)
 
     def _run_closure(self, closure: Callable[[], Any], evaluate: Callable[[], Any] | None) -> tuple[Any, Any]:
         with torch.enable_grad():
@@ -270,6 +270,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
             key = (id(unit.group), unit.t)
             if key not in made:
                 made[key] = Scalars(**{**vars(unit.c), **numbers(self._hyper(unit.group), unit.t)})
+                made[key].tables = self._tables.setdefault((len(made), unit.c is NOTHING), {})
             unit.c = made[key]
 
     def _transform_sums(self, parts: Sequence[Unit]) -> None:
@@ -290,7 +291,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         """What this step runs over."""
         if self.transform is not None and not self._transform_found:
             self._find_transformed()
-        parts = self._units.now(self.param_groups, self.state, self._cell, self._covers if self._together else None)
+        covers = self.transform.covers if self.transform is not None else lambda p: False
+        parts = self._units.now(self.param_groups, self.state, self._cell, covers if self._together else None)
         if not parts:
             raise UserError(f"{self.rule}: no parameter has a gradient; call loss.backward() before step()")
         for unit in parts:
@@ -299,9 +301,6 @@ class Optimizer(torch.optim.Optimizer, Rule):
             self._generator = torch.Generator(parts[0].params[0].device)
             self._generator.manual_seed(parts[0].t)  # rounding noise repeats after a resume
         return parts
-
-    def _covers(self, p: torch.Tensor) -> bool:
-        return self.transform is not None and self.transform.covers(p)
 
     def _transform_of(self, p: torch.Tensor, group: dict[str, Any], t: int) -> Transform | None:
         """The transform of the t-th update of p, and of all that share its group and that it covers alike."""
@@ -415,4 +414,5 @@ class Optimizer(torch.optim.Optimizer, Rule):
     def __getstate__(self) -> dict[str, Any]:
         # a scheduler has put a `step` here that is bound to this instance: a copy must not move our parameters
         keep = {k: v for k, v in self.__dict__.items() if k != "step" and not k.startswith("_optimizer_")}
-        return {**keep, "_fed": None, "_generator": None, "_known": {}, "_units": units.Units()}
+        return {**keep, "_fed": None, "_generator": None, "_known": {}, "_units": units.Units(), "_tables": {},
+                "_captured": None}

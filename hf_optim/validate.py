@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hf_optim.errors import UserError
 
+#: what the shell reads of a constructor's arguments, and the rule does not
+SHELL_OPTIONS = ("compile", "grad_transform", "state_dtype", "on_bad_loss")
 #: (low, high, low is allowed, high is allowed) for names that mean the same everywhere
 COMMON: dict[str, tuple[float, float, bool, bool]] = {
     "lr": (0.0, math.inf, True, False),
@@ -79,3 +82,10 @@ def values(owner: str, group: Mapping[str, Any], defaults: Mapping[str, Any], ch
             _number(owner, name, value, 1, limits)
         elif isinstance(default, (int, float)) or limits is not None:
             _number(owner, name, value, default, limits)
+
+
+def defaults(rule: Any) -> dict[str, Any]:
+    """Constructor arguments and their defaults, which tell each one's kind; what has none is a number."""
+    parameters = list(inspect.signature(rule).parameters.values())[1:]
+    known = {p.name: 0.0 if p.default is p.empty else p.default for p in parameters if p.name not in SHELL_OPTIONS}
+    return known | ({"lr": 1.0} if rule.fixed_lr else {})

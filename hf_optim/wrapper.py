@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from hf_optim import validate
+from hf_optim import execute, validate
 from hf_optim.errors import BadCheckpoint, UserError
 
 
@@ -100,6 +100,9 @@ class Wrapper(torch.optim.Optimizer):
             self.base.set_steps_per_epoch(n)
 
     def _step_base(self, closure: Callable[[], Any] | None, loss: Any, evaluate: Callable[[], Any] | None) -> Any:
+        if execute.capturing():
+            raise UserError(f"{self.rule}: a wrapper counts its steps on the host: its step() cannot be captured in a "
+                            "CUDA graph; capture forward and backward, and step outside")
         step: Any = self.base.step
         if hasattr(self.base, "feed"):
             return step(closure, loss=loss, evaluate=evaluate)

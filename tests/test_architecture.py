@@ -16,7 +16,8 @@ SOURCES = sorted([*(ROOT / "hf_optim").rglob("*.py"), *(ROOT / "tasks").rglob("*
 #: floor of each part; a module may import its own floor and those below
 FLOORS = [
     {"errors", "definitions", "randomness", "scratch"}, {"rule", "reduce", "validate"}, {"importing"},
-    {"groups", "execute", "checkpoint", "transforms"}, {"cell"}, {"pack"}, {"units"}, {"optimizer"},
+    {"groups", "execute", "checkpoint", "transforms"}, {"cell"}, {"pack"}, {"units"}, {"capture"},
+    {"optimizer"},
     {"optimizers", "wrappers", "wrapper", "linesearch", "windows", "hypergradient"}, {"registry"},
     {"hub", "task", "metrics"}, {"study", "check"}, {"claims"}, {"cli"},
 ]
