@@ -33,15 +33,25 @@ import hf_optim
 BYTES = {
     "adamw": 28,  # x, m, v both ways, g
     "adamw_agr": 4 + 28,  # g, for the sum of |g|
-    "sgd_agr": 4 + 12,
+    "sgd_agr": 4 + 20,
     "adan": 44,  # x, m, v, n, previous both ways, g
+    "adan_agr": 4 + 52,  # and the raw gradient before
     "amvt": 36,
+    "amvt_modules": 36,
+    "decgd": 36,
     "smaran": 4 + 20,
     "sps": 4 + 12,
     "lion": 20,
     "adabelief": 28,
+    "acprop": 28,
+    "adabound": 28,
     "yogi": 28,
+    "padam": 36,
     "lamb": 24 + 16,  # x, g, m, v both ways; then x both ways, m, v
+    "hd_adam": 16 + 28,  # x, g, m, v; then as AdamW
+    "hd_sgd": 12 + 20,
+    "l4_adam": 20 + 16,  # g, m, s both ways; then x both ways, m, s
+    "l4_mom": 12 + 12,
     "prodigy": 20 + 28,  # x, g, x0, s both ways; then as AdamW
     "tlr_adamw": 28,
     "lookahead_sgd": 12,
