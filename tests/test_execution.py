@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
-from contract import OURS, Problem, make
+from contract import OURS, Problem, make, step
 from torch.profiler import ProfilerActivity, profile
 
 import hf_optim
@@ -23,6 +28,13 @@ def temporaries(opt: torch.optim.Optimizer, loss: float) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def launched(run: Callable[[], Any], name: str) -> int:
+    """How many of the events of a step have a name that matches."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        run()
+    return sum(e.count for e in seen.key_averages() if re.fullmatch(name, e.key))
 
 
 @pytest.mark.parametrize("name", [n for n in OURS if "evaluate" not in hf_optim.info(n).needs])
@@ -129,9 +141,7 @@ def test_a_step_launches_as_few_graphs_as_the_rule_has_passes(name, graphs):
             for p in params:
                 p.grad = torch.full_like(p, 0.1 + t)
             opt.step(loss=1.0)
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
-            opt.step(loss=1.0)
-        return sum(e.count for e in seen.key_averages() if e.key.startswith("Torch-Compiled Region"))
+        return launched(lambda: opt.step(loss=1.0), "Torch-Compiled Region.*")
 
     torch._dynamo.reset()
     execute.compiled.cache_clear()
@@ -160,9 +170,7 @@ def test_small_tensors_share_calls():
             p.grad = torch.ones(64)
         opt = hf_optim.create("amvt", params)
         opt.step()
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
-            opt.step()
-        return sum(e.count for e in seen.key_averages() if e.key.startswith("aten::_foreach"))
+        return launched(opt.step, "aten::_foreach.*")
 
     assert calls(158) == calls(2)
 
@@ -183,9 +191,7 @@ def test_on_an_accelerator_a_pass_over_all_tensors_is_one_graph(name, monkeypatc
             loss.backward()
             opt.param_groups[0]["lr"] *= 0.9
             before = counters["stats"]["unique_graphs"]
-            with profile(activities=[ProfilerActivity.CPU]) as seen:
-                opt.step(loss=loss)
-            called = sum(e.count for e in seen.key_averages() if e.key.startswith("Torch-Compiled Region"))
+            called = launched(partial(opt.step, loss=loss), "Torch-Compiled Region.*")
         assert called == 2 * compile
         assert counters["stats"]["unique_graphs"] == before
         runs.append(problem)
@@ -201,9 +207,7 @@ def test_low_precision_parameters_on_an_accelerator_are_not_cut_into_blocks(monk
         p.grad = torch.ones_like(p)
         opt = make("lion", [p])
         opt.step()
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
-            opt.step()
-        return sum(e.count for e in seen.key_averages() if e.key == "aten::lerp")
+        return launched(opt.step, "aten::lerp")
 
     assert calls(8 * execute.BLOCK) == calls(8) == 1
 
@@ -215,10 +219,7 @@ def test_a_strided_slice_is_not_read_as_if_it_were_dense():
         problem = Problem(torch.float32, ((300, 200),))
         opt = make("prodigy", problem.params, slice_p=3, compile=compile)
         for t in range(4):
-            loss = problem.loss(t)
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
+            step(opt, partial(problem.loss, t))
         found.append(opt.figures()["d"])
     assert found[0] == pytest.approx(found[1], rel=1e-4)
     assert found[0] > 1e-6

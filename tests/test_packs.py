@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,14 +19,17 @@ SHAPES = ((6, 5), (6,), (3, 4), (3,), (1,))
 NAMES = [n for n in OURS if "evaluate" not in hf_optim.info(n).needs]
 
 
-def walk(problem: Problem, opt: torch.optim.Optimizer, steps: range, without: int | None = None) -> None:
-    """Steps of a run; `without` leaves out the gradient of one parameter."""
+def walk(problem: Problem, opt: torch.optim.Optimizer, steps: range, without: int | None = None,
+         change: Callable[[torch.optim.Optimizer, torch.Tensor], None] | None = None) -> None:
+    """Steps of a run; `without` leaves out the gradient of one parameter, `change` does something before each step."""
     for t in steps:
         loss = problem.loss(t)
         opt.zero_grad()
         loss.backward()
         if without is not None:
             problem.params[without].grad = None
+        if change is not None:
+            change(opt, problem.params[0])
         opt.step(loss=loss)  # type: ignore[call-arg]
 
 
@@ -184,13 +188,9 @@ def test_what_changes_between_two_steps_is_noticed(change, monkeypatch):
         monkeypatch.setattr(execute, "SMALL", small)
         problem = Problem(torch.float64, SHAPES)
         opt = make("adamw_agr", problem.params)
-        for t in range(6):
-            loss = problem.loss(t)
-            opt.zero_grad()
-            loss.backward()
-            if t == 3:
-                change(opt, problem.params[0])
-            opt.step()
+        walk(problem, opt, range(3))
+        walk(problem, opt, range(3, 4), change=change)
+        walk(problem, opt, range(4, 6))
         runs.append((problem, opt))
     (packed, ours), (alone, others) = runs
     for a, b in zip(packed.params, alone.params, strict=True):
