@@ -16,9 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from hf_optim import validate
+from hf_optim.core import validate
+from hf_optim.core.importing import import_path
 from hf_optim.errors import UserError
-from hf_optim.importing import import_path
 
 if TYPE_CHECKING:
     import torch
@@ -227,7 +227,7 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     Args:
         name: a registered name (`list_optimizers()`), or `package.module:Class`, `file.py:Class`.
         params_or_model: what torch's optimizers take, or an nn.Module, whose parameters are then split into decayed
-            and undecayed groups by module type (`hf_optim.groups.split`).
+            and undecayed groups by module type (`hf_optim.core.groups.split`).
         hyper: the rule's hyper-parameters and options (`info(name).defaults`). Wrappers take `base`: a name, a
             mapping with `name`, or an optimizer instance; then `params_or_model` is the base's (None for an instance).
 
@@ -257,7 +257,7 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         return _wrap(name, build(made, params_or_model), {k: v for k, v in hyper.items() if k != "base"})
     params = params_or_model
     if isinstance(params, nn.Module):
-        from hf_optim.groups import split
+        from hf_optim.core.groups import split
         from hf_optim.transforms import make
 
         decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
@@ -265,7 +265,7 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         agr = "agr_scope" in known.defaults or (transform is not None and make(transform).weights_only)
         params = split(params, decay, agr=agr)
     if known.family == "torch":
-        from hf_optim.groups import as_groups
+        from hf_optim.core.groups import as_groups
         from hf_optim.optimizers import torch_native
 
         try:

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 import hf_optim
-from hf_optim.study.statistics import summarise
-from tasks.data.images import read
+from hf_optim.study.statistics.paired import summarise
+from hf_optim.tasks.data.images import read
 
 DIGITS = Path(__file__).parent.parent / "tasks" / "data" / "digits"
 #: label -> dtype of the parameters, state_dtype

@@ -143,10 +143,10 @@ def main() -> int:
         build_references()
         return 0
     marks, tables = fingerprints(), sections()
-    from hf_optim.check.cli import Bar
     from hf_optim.check.outcome import Report
     from hf_optim.check.show import page
     from hf_optim.check.suite import registered, run
+    from hf_optim.commands.check import Bar
 
     old = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() and not options.all else {}
     before, reports = old.get("fingerprints", {}), {}

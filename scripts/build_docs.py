@@ -16,7 +16,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from hf_optim import definitions, registry  # noqa: E402
+from hf_optim import registry  # noqa: E402
+from hf_optim.core import definitions  # noqa: E402
 from hf_optim.errors import UserError  # noqa: E402
 
 FOLDER = ROOT / "docs" / "optimizers"

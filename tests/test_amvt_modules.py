@@ -14,10 +14,10 @@ import torch
 
 import hf_optim
 from hf_optim import registry
-from hf_optim.definitions import own_definitions
+from hf_optim.core.definitions import own_definitions
 from hf_optim.errors import BadCheckpoint, UserError
 from hf_optim.optimizers.amvt_modules import plateau, product
-from hf_optim.study import plan, source
+from hf_optim.study.plan import plan, source
 
 STUDY = Path(__file__).parent.parent / "configs" / "studies" / "amvt_ablation.yaml"
 SHAPES = ((5, 4), (3,), (1,))
@@ -199,7 +199,7 @@ def test_own_definitions_of_other_optimizers():
 
 
 def test_own_definitions_need_no_torch():
-    code = ("import sys; from hf_optim.definitions import own_definitions as o; spec = {'name': 'amvt_modules', "
+    code = ("import sys; from hf_optim.core.definitions import own_definitions as o; spec = {'name': 'amvt_modules', "
             "'snr': True, 'grad_transform': 'normalize'}; print(len(o(spec)), 'torch' in sys.modules)")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["2", "False"]

@@ -10,7 +10,7 @@ from contract import Problem, make
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from hf_optim import execute
+from hf_optim.engine import blocks as execute
 from hf_optim.errors import UserError
 
 SHAPES = ((6, 5), (5,), (3, 4, 2))

@@ -12,9 +12,10 @@ from broken_optimizers import BROKEN
 
 import hf_optim
 import hf_optim.check
-from hf_optim.check import cli, launch, show
+from hf_optim.check import launch, show
 from hf_optim.check.outcome import FAIL, NOT, PASS, Cell, Report
 from hf_optim.check.subject import Subject, expand
+from hf_optim.commands import check as cli
 from hf_optim.errors import UserError
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from hf_optim.task_cli import parse
+from hf_optim.commands.train import parse
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))

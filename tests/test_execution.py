@@ -13,7 +13,7 @@ from contract import OURS, Problem, make, step
 from torch.profiler import ProfilerActivity, profile
 
 import hf_optim
-from hf_optim import execute
+from hf_optim.engine import blocks as execute
 
 SHAPES = ((1000, 1200), (50,))
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import hf_optim
+from hf_optim.core.groups import decays, split
 from hf_optim.errors import UserError
-from hf_optim.groups import decays, split
 
 
 class RMSNorm(nn.Module):

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import hf_optim
-from hf_optim import cli
+from hf_optim.commands import landscape
+from hf_optim.commands import main as cli
+from hf_optim.commands.landscape import SURFACES, follow, tuned
 from hf_optim.errors import UserError
-from tasks import landscape
-from tasks.landscape import SURFACES, follow, tuned
 
 START = {name: surface.start for name, surface in SURFACES.items()}
 
@@ -137,7 +137,7 @@ def test_the_command(tmp_path, capsys):
 
 
 def test_a_label_is_text_not_markup(tmp_path):
-    from tasks import landscape_plot
+    from hf_optim.toys import trajectory_plot as landscape_plot
 
     path = follow(SURFACES["quadratic"], {"name": "sgd", "lr": 0.01}, 3, START["quadratic"], "<b>&")
     page = landscape_plot.page("quadratic", SURFACES["quadratic"], [path], ["<i>"])
@@ -180,7 +180,7 @@ def test_the_command_starts_without_torch():
     import subprocess
     import sys
 
-    code = ("import sys; from hf_optim import cli\ntry: cli.main(['landscape', '--help'])\nexcept SystemExit: pass\n"
+    code = ("import sys; from hf_optim.commands import main\ntry: main.main(['landscape', '--help'])\nexcept SystemExit: pass\n"
             "print([m for m in ('torch', 'numpy', 'matplotlib') if m in sys.modules])")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip().endswith("[]") and "beale" in out

@@ -13,7 +13,7 @@ from contract import FAMILY, LOSS_AWARE, NAMES, OURS, Problem, make, run, step
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hf_optim
-from hf_optim import execute
+from hf_optim.engine import blocks as execute
 from hf_optim.errors import BadCheckpoint, BadLoss, MissingLoss, UserError
 
 
@@ -245,7 +245,7 @@ def test_plain_rules_never_wait_for_the_device(name):
     """No number is read from a tensor, but the step counts, which live on the host."""
     problem, opt = run(name, 2)
     counts = {id(opt.state[p]["step"]) for p in problem.params}
-    if type(opt).control is not hf_optim.rule.Rule.control:
+    if type(opt).control is not hf_optim.core.rule.Rule.control:
         pytest.skip("adapts one global number and synchronises once, as its file declares")
     problem.loss(2).backward()
 

@@ -12,7 +12,7 @@ import torch
 from contract import OURS, Problem, make
 
 import hf_optim
-from hf_optim import execute
+from hf_optim.engine import blocks as execute
 from hf_optim.errors import UserError
 
 SHAPES = ((6, 5), (6,), (3, 4), (3,), (1,))

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import hf_optim
-from hf_optim import execute
+from hf_optim.core.rule import Transform
+from hf_optim.engine import blocks as execute
 from hf_optim.errors import UserError
 from hf_optim.registry import resolve
-from hf_optim.rule import Transform
 from hf_optim.transforms import make, names
 
 ACCEPT = [n for n in contract.OURS if "grad_transform" in hf_optim.info(n).options]

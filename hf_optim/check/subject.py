@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from hf_optim import registry
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.bases.wrapper import Wrapper
 from hf_optim.check.outcome import one_line
 from hf_optim.check.problem import KINDS, STEPS, Problem, Walk, moved
 from hf_optim.errors import UserError
-from hf_optim.optimizer import Optimizer
-from hf_optim.wrapper import Wrapper
 
 #: arguments that make something happen within a dozen steps
 ACTING: dict[str, Any] = {"interval": 2, "k": 2}

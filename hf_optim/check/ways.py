@@ -10,12 +10,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_optim import execute
+from hf_optim.bases.optimizer import Optimizer
 from hf_optim.check.outcome import DoesNotApply, Fails, check
 from hf_optim.check.problem import Walk, close, exact
 from hf_optim.check.subject import Subject
-from hf_optim.optimizer import Optimizer
-from hf_optim.rule import Rule
+from hf_optim.core.rule import Rule
+from hf_optim.engine import blocks as execute
 
 
 @contextmanager

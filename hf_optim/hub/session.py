@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
+from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
 from hf_optim.hub.rates import LoggedRates
 from hf_optim.hub.replay import Replay
-from hf_optim.randomness import RandomState
 
 _REPLAY_ADVICE = (
     "draw noise and timesteps inside the function given to session.loss, and pass what changes from batch to batch as "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from hf_optim.bases.optimizer import Optimizer
 from hf_optim.errors import UserError
-from hf_optim.optimizer import Optimizer
 
 log = logging.getLogger("hf_optim")
 

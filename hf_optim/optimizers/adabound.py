@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
+from hf_optim.bases.optimizer import Optimizer
 
 
 class AdaBound(Optimizer):

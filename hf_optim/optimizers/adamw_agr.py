@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
+from hf_optim.bases.optimizer import Optimizer
 from hf_optim.transforms.agr import from_hyper
 
 

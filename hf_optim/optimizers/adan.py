@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from hf_optim.optimizer import Optimizer
-from hf_optim.reduce import dot
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.reduce import dot
 
 
 class Adan(Optimizer):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_optim.bases.optimizer import Optimizer
 from hf_optim.errors import UserError
-from hf_optim.optimizer import Optimizer
 from hf_optim.optimizers.amvt import AMVT
 
 

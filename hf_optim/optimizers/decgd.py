@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hf_optim.optimizer import Optimizer
+from hf_optim.bases.optimizer import Optimizer
 
 
 class DecGD(Optimizer):

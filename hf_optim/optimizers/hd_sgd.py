@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_optim.bases.hypergradient import Hypergradient
+from hf_optim.core.reduce import dot
 from hf_optim.errors import UserError
-from hf_optim.hypergradient import Hypergradient
-from hf_optim.reduce import dot
 
 
 class HDSGD(Hypergradient):

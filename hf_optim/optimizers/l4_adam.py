@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_optim.core.reduce import dot
 from hf_optim.optimizers.l4_mom import L4Mom
-from hf_optim.reduce import dot
 
 
 class L4Adam(L4Mom):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_optim.bases.line_search import LineSearch
 from hf_optim.errors import UserError
-from hf_optim.linesearch import LineSearch
 
 
 class PoNoS(LineSearch):

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import torch
 
-from hf_optim.cell import Cell
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.reduce import dot, l1
+from hf_optim.engine.cell import Cell
+from hf_optim.engine.units import Unit
 from hf_optim.errors import UserError
-from hf_optim.optimizer import Optimizer
-from hf_optim.reduce import dot, l1
-from hf_optim.units import Unit
 
 
 class Prodigy(Optimizer):

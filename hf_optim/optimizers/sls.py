@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_optim.linesearch import LineSearch
+from hf_optim.bases.line_search import LineSearch
 
 
 class SLS(LineSearch):

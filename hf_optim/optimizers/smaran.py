@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
-from hf_optim.reduce import dot
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.reduce import dot
 
 
 class SMARAN(Optimizer):

@@ -6,8 +6,8 @@ import logging
 import math
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
-from hf_optim.reduce import dot
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.reduce import dot
 
 
 class SPS(Optimizer):

@@ -7,10 +7,10 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from hf_optim import validate
+from hf_optim.core import validate
+from hf_optim.core.importing import import_path
+from hf_optim.core.rule import Transform
 from hf_optim.errors import UserError
-from hf_optim.importing import import_path
-from hf_optim.rule import Transform
 
 
 def names() -> list[str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from hf_optim.core.rule import Transform
 from hf_optim.errors import UserError
-from hf_optim.rule import Transform
 
 
 class Centralize(Transform):

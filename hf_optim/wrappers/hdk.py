@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from hf_optim import validate
-from hf_optim.windows import RateWindows
+from hf_optim.bases.rate_windows import RateWindows
+from hf_optim.core import validate
 
 
 class HDK(RateWindows):

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from hf_optim import validate
+from hf_optim.bases.wrapper import Wrapper
+from hf_optim.core import validate
+from hf_optim.core.reduce import local
 from hf_optim.errors import UserError
-from hf_optim.reduce import local
-from hf_optim.wrapper import Wrapper
 
 #: name -> what the base is
 PRESETS = {"lookahead_sgd": {"name": "sgd"}, "lookahead_adam": {"name": "adam"}, "lookahead_amvt": {"name": "amvt"}}

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from hf_optim import reduce, validate
+from hf_optim.bases.rate_windows import RateWindows
+from hf_optim.core import reduce, validate
+from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
-from hf_optim.randomness import RandomState
-from hf_optim.windows import RateWindows
 
 #: name -> what the base is
 PRESETS = {"tlr_sgd": {"name": "sgd"}, "tlr_sgdm": {"name": "sgdm"}, "tlr_adam": {"name": "adam"},
