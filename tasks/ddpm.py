@@ -64,8 +64,9 @@ SIZE_TABLE = {
                 batch_size=Value(32),
                 optimizer=Value({"name": "adamw", "lr": 2e-3}),
                 data=Value("digits"),
-                model=Value({**TINY, "channels": 8, "ema_decay": 0.9, "generated": 64, "ddim_steps": 5,
-                             "ddim_batch": 32}),  # fmt: skip
+                model=Value(
+                    {**TINY, "channels": 8, "ema_decay": 0.9, "generated": 64, "ddim_steps": 5, "ddim_batch": 32}
+                ),  # fmt: skip
                 max_grad_norm=Value(1.0, "code"),
                 samples=Value(256),
                 evaluations=Value(2),
@@ -96,8 +97,12 @@ SIZE_TABLE = {
                 batch_size=Value(128, "paper", "AGR, Section 5.2"),
                 optimizer=Value({"name": "adamw", "lr": 2e-4}, "code", "one of six; each is given its rate only"),
                 data=Value("cifar10", "paper"),
-                model=Value(CIFAR, "code", "DDIM in 100 steps, 50,000 images and epoch 10 of 2000 are printed; how "
-                            "many images at a time and that they are compared with train are ours"),  # fmt: skip
+                model=Value(
+                    CIFAR,
+                    "code",
+                    "DDIM in 100 steps, 50,000 images and epoch 10 of 2000 are printed; how "
+                    "many images at a time and that they are compared with train are ours",
+                ),  # fmt: skip
                 schedule=Value({"name": "constant", "warmup": 200}, "code"),
                 max_grad_norm=Value(1.0, "code"),
                 validation=Value(1000, "ours", "held out of train, for the loss; the paper has none"),

@@ -46,9 +46,7 @@ def module_of(path: Path) -> str:
     return ".".join(parts).removesuffix(".__init__")
 
 
-SOURCES = {
-    module_of(p): p for folder in ("hf_optim", "tasks") for p in sorted((ROOT / folder).rglob("*.py"))
-}
+SOURCES = {module_of(p): p for folder in ("hf_optim", "tasks") for p in sorted((ROOT / folder).rglob("*.py"))}
 
 
 @cache

@@ -122,8 +122,10 @@ def test_a_value_out_of_range_ends_a_study_before_anything_is_written(tmp_path, 
     from hf_optim.commands.main import main
 
     file = tmp_path / "bad.yaml"
-    file.write_text("name: x\nbaseline: adam\nseeds: 2\ntasks: [{task: vision, model: mlp, size: smoke}]\n"
-                    "optimizers: [adam, {name: smaran, gamma: 1.5}]\n")
+    file.write_text(
+        "name: x\nbaseline: adam\nseeds: 2\ntasks: [{task: vision, model: mlp, size: smoke}]\n"
+        "optimizers: [adam, {name: smaran, gamma: 1.5}]\n"
+    )
     assert main(["study", str(file), "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.strip() == "error: smaran: gamma = 1.5 is outside [0, 1)"
     assert not (tmp_path / "out").exists()

@@ -164,6 +164,7 @@ def test_autograd_notices_a_compiled_step():
 
 def test_small_tensors_share_calls():
     """158 small tensors must not cost 158 times the calls of one."""
+
     def calls(count: int) -> int:
         params = [torch.nn.Parameter(torch.ones(64)) for _ in range(count)]
         for p in params:

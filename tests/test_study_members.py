@@ -41,7 +41,10 @@ def test_two_processes_leave_one_record_and_end_with_their_worker(
         monkeypatch.setenv(name, value)
     how = {"folder": str(tmp_path / "killed"), "id": SPEC.id, "spec": SPEC.to_dict()}
     started = subprocess.Popen(
-        [sys.executable, "-P", "-m", "hf_optim.study.launch.worker"], stdin=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-P", "-m", "hf_optim.study.launch.worker"],
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert started.stdin is not None
     started.stdin.write(json.dumps({**how, "checkpoint_every": None, "processes": 2}) + "\n")

@@ -84,8 +84,19 @@ def run_whole(folder: Path) -> Path:
 def check_what_a_study_leaves(whole: Path) -> None:
     """A record for every planned run, tables and report, and nothing else."""
     assert sorted(p.name for p in whole.iterdir()) == sorted(
-        [".lock", "study.yaml", "plan.json", "runs", "runs.parquet", "report.html", "costs.md", "costs.csv",
-         "statistics.md", "statistics.json", *RESULTS]
+        [
+            ".lock",
+            "study.yaml",
+            "plan.json",
+            "runs",
+            "runs.parquet",
+            "report.html",
+            "costs.md",
+            "costs.csv",
+            "statistics.md",
+            "statistics.json",
+            *RESULTS,
+        ]
     )
     planned = json.loads((whole / "plan.json").read_text())["runs"]
     assert {r["id"] for r in planned} == {p.name for p in (whole / "runs").iterdir()}

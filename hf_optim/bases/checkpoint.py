@@ -26,27 +26,43 @@ def check(opt: Optimizer, state_dict: dict[str, Any]) -> None:
         if rule != opt.rule:
             keys = ", ".join(sorted(set(saved) - {"params"}))
             other = f"rule {rule!r}" if rule else f"another optimizer (its groups have {keys})"
-            raise BadCheckpoint(f"this checkpoint was written by {other}, not by {opt.rule!r}: "
-                                "create the optimizer it names, or start without its state")
+            raise BadCheckpoint(
+                f"this checkpoint was written by {other}, not by {opt.rule!r}: "
+                "create the optimizer it names, or start without its state"
+            )
         for name in (*opt.choices, *opt.structural):
             if saved.get(name) != mine[name]:
-                raise BadCheckpoint(f"{opt.rule}: the checkpoint has {name} = {saved.get(name)!r}, this optimizer "
-                                    f"{mine[name]!r}; they must agree")
-        changed = [k for k in opt._names if k in saved and k != "lr" and saved[k] != mine[k] and
-                   not (isinstance(saved[k], Iterable) and list(saved[k]) == list(mine[k]))]
+                raise BadCheckpoint(
+                    f"{opt.rule}: the checkpoint has {name} = {saved.get(name)!r}, this optimizer "
+                    f"{mine[name]!r}; they must agree"
+                )
+        changed = [
+            k
+            for k in opt._names
+            if k in saved
+            and k != "lr"
+            and saved[k] != mine[k]
+            and not (isinstance(saved[k], Iterable) and list(saved[k]) == list(mine[k]))
+        ]
         if changed:
-            log.warning("%s: the checkpoint's %s replace those of the constructor", opt.rule,
-                        ", ".join(f"{k} = {saved[k]!r} (was {mine[k]!r})" for k in changed))
+            log.warning(
+                "%s: the checkpoint's %s replace those of the constructor",
+                opt.rule,
+                ", ".join(f"{k} = {saved[k]!r} (was {mine[k]!r})" for k in changed),
+            )
     mine_counts, saved_counts = [[len(g["params"]) for g in gs] for gs in (opt.param_groups, groups)]
     if mine_counts != saved_counts:
-        raise BadCheckpoint(f"{opt.rule}: the checkpoint has parameter groups of {saved_counts} tensors, "
-                            f"this optimizer {mine_counts}")
+        raise BadCheckpoint(
+            f"{opt.rule}: the checkpoint has parameter groups of {saved_counts} tensors, this optimizer {mine_counts}"
+        )
     for p, saved_state in _pairs(opt, state_dict):
         for name in opt.slots:
             value = saved_state.get(name)
             if isinstance(value, torch.Tensor) and value.shape != p.shape:
-                raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} has shape {tuple(value.shape)}, "
-                                    f"its parameter {tuple(p.shape)}: it belongs to another model")
+                raise BadCheckpoint(
+                    f"{opt.rule}: the checkpoint's {name} has shape {tuple(value.shape)}, "
+                    f"its parameter {tuple(p.shape)}: it belongs to another model"
+                )
 
 
 def _pairs(opt: Optimizer, state_dict: dict[str, Any]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:

@@ -125,8 +125,10 @@ class LineSearch(Optimizer):
         assert f is not None
         cells = cast("list[Cell]", parts)
         if evaluate is None:
-            raise MissingLoss(f"{self.rule} evaluates the loss at trial points: call step(closure), or "
-                              "step(loss=loss, evaluate=evaluate) with a forward pass on the same batch")
+            raise MissingLoss(
+                f"{self.rule} evaluates the loss at trial points: call step(closure), or "
+                "step(loss=loss, evaluate=evaluate) with a forward pass on the same batch"
+            )
         if all(float(group["lr"]) == 0 for group in self.param_groups):
             return
         h, memory = self._hyper(self.param_groups[0]), self._memory
@@ -144,8 +146,9 @@ class LineSearch(Optimizer):
         self._remember(memory)
         self._shared = SimpleNamespace(loss=f, trials=trials)
 
-    def _search(self, cells: list[Cell], trial: _Evaluation, eta: float, shrink: float, reference: float,
-                slope: float) -> tuple[float, int, bool]:
+    def _search(
+        self, cells: list[Cell], trial: _Evaluation, eta: float, shrink: float, reference: float, slope: float
+    ) -> tuple[float, int, bool]:
         """Move to the accepted point; returns its eta (the next one to try if there is none), the number of
         evaluations, and whether a point was accepted."""
         starts = [cell.tensors["x"].clone() for cell in cells]

@@ -129,8 +129,10 @@ class Optimizer(torch.optim.Optimizer, Rule):
         super().add_param_group(group)
         for p in self.param_groups[-1]["params"]:
             if not p.is_floating_point():
-                raise UserError(f"{self.rule}: a parameter of dtype {p.dtype} cannot be optimised here; "
-                                "give real floating-point tensors")
+                raise UserError(
+                    f"{self.rule}: a parameter of dtype {p.dtype} cannot be optimised here; "
+                    "give real floating-point tensors"
+                )
 
     def _hyper(self, group: dict[str, Any]) -> SimpleNamespace:
         h = SimpleNamespace(**{k: group[k] for k in (*self._names, *self.kept)})
@@ -177,18 +179,27 @@ class Optimizer(torch.optim.Optimizer, Rule):
 
     def _missing_loss(self) -> None:
         """torch's distributed checkpointing steps once with zero rates and gradients to make state: allow only that."""
-        idle = all(float(g["lr"]) == 0 and not any(p.grad is not None and local(p.grad).any() for p in g["params"])
-                   for g in self.param_groups)
+        idle = all(
+            float(g["lr"]) == 0 and not any(p.grad is not None and local(p.grad).any() for p in g["params"])
+            for g in self.param_groups
+        )
         if not idle:
-            raise MissingLoss(f"{self.rule} needs the loss of the batch: call step(loss=loss) or step(closure); "
-                              "in transformers.Trainer use hf_optim.attach(trainer, ...), "
-                              "in an Accelerate loop hf_optim.Session")
+            raise MissingLoss(
+                f"{self.rule} needs the loss of the batch: call step(loss=loss) or step(closure); "
+                "in transformers.Trainer use hf_optim.attach(trainer, ...), "
+                "in an Accelerate loop hf_optim.Session"
+            )
 
     # --- a step ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None,  # type: ignore[override]
-             evaluate: Callable[[], Any] | None = None) -> Any:
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        loss: Any = None,  # type: ignore[override]
+        evaluate: Callable[[], Any] | None = None,
+    ) -> Any:
         """One update.
 
         Args:
@@ -319,11 +330,16 @@ class Optimizer(torch.optim.Optimizer, Rule):
     def _find_transformed(self) -> None:
         """A transform that reaches no tensor at all is a mistake, not a silence."""
         assert self.transform is not None
-        self._transform_found = any(self._takes(self.transform, group) and self.transform.covers(p)
-                                    for group in self.param_groups for p in group["params"])
+        self._transform_found = any(
+            self._takes(self.transform, group) and self.transform.covers(p)
+            for group in self.param_groups
+            for p in group["params"]
+        )
         if not self._transform_found:
-            raise UserError(f"{self.rule}: {self.transform.name} finds no tensor to transform: all are vectors, or "
-                            "their groups say agr=False (agr_scope='all' takes vectors too)")
+            raise UserError(
+                f"{self.rule}: {self.transform.name} finds no tensor to transform: all are vectors, or "
+                "their groups say agr=False (agr_scope='all' takes vectors too)"
+            )
 
     def _cell(self, p: torch.Tensor, group: dict[str, Any]) -> Cell:
         grad = p.grad
@@ -348,8 +364,10 @@ class Optimizer(torch.optim.Optimizer, Rule):
         x = local(p).detach()
         views = {k: execute.flat(local(v), x) for k, v in {"x": x, **kept}.items() if k != "step"}
         if any(v is None for v in views.values()):
-            raise UserError(f"{self.rule}: a parameter of shape {tuple(p.shape)} has gaps or overlaps in memory; "
-                            "replace it by p.contiguous()")
+            raise UserError(
+                f"{self.rule}: a parameter of shape {tuple(p.shape)} has gaps or overlaps in memory; "
+                "replace it by p.contiguous()"
+            )
         return Cell(p, group, state, kept, views, self._compute_dtype(p))  # type: ignore[arg-type]
 
     @staticmethod
@@ -417,5 +435,12 @@ class Optimizer(torch.optim.Optimizer, Rule):
     def __getstate__(self) -> dict[str, Any]:
         # a scheduler has put a `step` here that is bound to this instance: a copy must not move our parameters
         keep = {k: v for k, v in self.__dict__.items() if k != "step" and not k.startswith("_optimizer_")}
-        return {**keep, "_fed": None, "_generator": None, "_known": {}, "_units": units.Units(), "_tables": {},
-                "_captured": None}
+        return {
+            **keep,
+            "_fed": None,
+            "_generator": None,
+            "_known": {},
+            "_units": units.Units(),
+            "_tables": {},
+            "_captured": None,
+        }

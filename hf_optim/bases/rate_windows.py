@@ -49,8 +49,13 @@ class RateWindows(Wrapper):
     # --- a step ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None,  # type: ignore[override]
-             evaluate: Callable[[], Any] | None = None) -> Any:
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        loss: Any = None,  # type: ignore[override]
+        evaluate: Callable[[], Any] | None = None,
+    ) -> Any:
         """One step of the base at the scaled rate, and at the end of a window a new rate. Arguments are the base's."""
         still = self._still()
         K = 0 if still else self._interval()
@@ -74,8 +79,10 @@ class RateWindows(Wrapper):
     def _interval(self) -> int:
         K = self.param_groups[0]["tlr_interval"]
         if not K:
-            raise UserError(f"{self.rule} does not know K: give steps_per_epoch or interval (hf_optim.attach and "
-                            "hf_optim.Session fill it in)")
+            raise UserError(
+                f"{self.rule} does not know K: give steps_per_epoch or interval (hf_optim.attach and "
+                "hf_optim.Session fill it in)"
+            )
         return K
 
     def first_change(self) -> int:

@@ -102,8 +102,10 @@ class Wrapper(torch.optim.Optimizer):
 
     def _step_base(self, closure: Callable[[], Any] | None, loss: Any, evaluate: Callable[[], Any] | None) -> Any:
         if execute.capturing():
-            raise UserError(f"{self.rule}: a wrapper counts its steps on the host: its step() cannot be captured in a "
-                            "CUDA graph; capture forward and backward, and step outside")
+            raise UserError(
+                f"{self.rule}: a wrapper counts its steps on the host: its step() cannot be captured in a "
+                "CUDA graph; capture forward and backward, and step outside"
+            )
         step: Any = self.base.step
         if hasattr(self.base, "feed"):
             return step(closure, loss=loss, evaluate=evaluate)
@@ -173,8 +175,10 @@ class Wrapper(torch.optim.Optimizer):
             raise BadCheckpoint(f"{self.rule}: not an optimizer state dict (it needs 'state' and 'param_groups')")
         mine, saved = self.param_groups[0]["wrapped_by"], groups[0].get("wrapped_by", [])
         if list(saved) != list(mine):
+
             def chain(names: list[str]) -> str:
                 return " around ".join(reversed([type(self._innermost()).__name__, *names])) if names else "no wrapper"
+
             raise BadCheckpoint(f"this checkpoint was written by {chain(list(saved))}, not by {chain(list(mine))}")
         known = set(self.param_groups[0]) | set(self.memory)
         missing = sorted(known - {"skipped_steps"} - (validate.FOREIGN_KEYS - set(self.memory)) - set(groups[0]))

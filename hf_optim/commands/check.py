@@ -34,8 +34,13 @@ class Bar:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        columns = (TextColumn(title or "checking"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TextColumn("{task.description}"))
+        columns = (
+            TextColumn(title or "checking"),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+        )
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task("", total=None)
 
@@ -59,16 +64,23 @@ def _mapping(text: str, option: str) -> Any:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="hf-optim check", description=DESCRIPTION, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(
+        prog="hf-optim check",
+        description=DESCRIPTION,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to check")
     parser.add_argument("--all", action="store_true", help="every registered optimizer")
     parser.add_argument("--fast", action="store_true", help="without compiling and without two processes")
     parser.add_argument("--checks", metavar="ID,ID", help="only these checks (`--list` shows them)")
     parser.add_argument("--list", action="store_true", help="list the checks and exit")
     parser.add_argument("--hyper", metavar="JSON", help="hyper-parameters for all NAMEs, e.g. '{\"lr\": 0.1}'")
-    parser.add_argument("--reference", metavar="NAME", help="an optimizer (or JSON with its name and hyper-parameters) "
-                        "that must compute the same")
+    parser.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="an optimizer (or JSON with its name and hyper-parameters) that must compute the same",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
     parser.add_argument("--markdown", metavar="FILE", help="write the result as Markdown")
     return parser
@@ -93,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if reference and reference.lstrip().startswith("{"):
         reference = _mapping(reference, "--reference")
         if "name" not in reference:
-            raise UserError(f"--reference needs a \"name\", got {options.reference}")
+            raise UserError(f'--reference needs a "name", got {options.reference}')
     for file in (options.json, options.markdown):  # before minutes of work, not after
         if file and not Path(file).expanduser().parent.is_dir():
             raise UserError(f"there is no folder {Path(file).expanduser().parent} to write {file} into")
@@ -111,8 +123,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     expanded = expand(names)
     chosen = [c.strip() for c in options.checks.split(",") if c.strip()] if options.checks else None
     with Bar() as bar:
-        report = run(expanded, checks=chosen, fast=options.fast, hyper=dict.fromkeys(expanded, hyper),
-                     references=dict.fromkeys(expanded, reference), progress=bar.advance)
+        report = run(
+            expanded,
+            checks=chosen,
+            fast=options.fast,
+            hyper=dict.fromkeys(expanded, hyper),
+            references=dict.fromkeys(expanded, reference),
+            progress=bar.advance,
+        )
     console = Console()
     if not console.is_terminal:
         console = Console(width=100)

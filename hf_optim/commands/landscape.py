@@ -46,12 +46,21 @@ class Trajectory:
         x, y = self.points[-1]
         near = [math.hypot(x - a, y - b) for a, b in surface.minima]
         there = next((k for k, v in enumerate(self.values) if v <= CLOSE), None) if surface.minima else None
-        return {"optimizer": self.label, "lr": rate_of(self.spec), "x": x, "y": y, "f": self.values[-1],
-                "distance": min(near, default=None), "steps": there, "note": self.note}
+        return {
+            "optimizer": self.label,
+            "lr": rate_of(self.spec),
+            "x": x,
+            "y": y,
+            "f": self.values[-1],
+            "distance": min(near, default=None),
+            "steps": there,
+            "note": self.note,
+        }
 
 
-def follow(surface: Surface, spec: Mapping[str, Any], steps: int, start: tuple[float, float],
-           label: str | None = None) -> Trajectory:
+def follow(
+    surface: Surface, spec: Mapping[str, Any], steps: int, start: tuple[float, float], label: str | None = None
+) -> Trajectory:
     """The trajectory of one optimizer.
 
     It ends early where the point runs away (sound = False) or leaves the saddle, or where a rule refuses the loss.
@@ -102,8 +111,9 @@ def follow(surface: Surface, spec: Mapping[str, Any], steps: int, start: tuple[f
     return path
 
 
-def tuned(surface: Surface, spec: Mapping[str, Any], steps: int, start: tuple[float, float],
-          label: str | None = None) -> Trajectory:
+def tuned(
+    surface: Surface, spec: Mapping[str, Any], steps: int, start: tuple[float, float], label: str | None = None
+) -> Trajectory:
     """`follow` with the rate of `RATES` that ends lowest; every optimizer is given the same nine."""
     if surface.rate is not None:
         return follow(surface, with_rate(spec, surface.rate), steps, start, label)
@@ -286,20 +296,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     rates = ", ".join(f"{rate:g}" for rate in RATES)
-    parser = _Parser(prog="hf-optim landscape", description="Follow optimizers over a surface of two variables; writes "
-                     "a table, SURFACE.png and a self-contained SURFACE.html.", allow_abbrev=False)
+    parser = _Parser(
+        prog="hf-optim landscape",
+        description="Follow optimizers over a surface of two variables; writes "
+        "a table, SURFACE.png and a self-contained SURFACE.html.",
+        allow_abbrev=False,
+    )
     parser.add_argument("surfaces", nargs="+", metavar="SURFACE", help=f"{', '.join(SURFACES)}, or all")
-    parser.add_argument("--optimizers", nargs="+", metavar="OPTIMIZER", default=["smaran", "adam", "sgd"],
-                        help="names, 'wrapper(base)', 'file.py:Class', or mappings such as "
-                        "'{name: sgd, momentum: 0.9}' (default: smaran adam sgd)")
+    parser.add_argument(
+        "--optimizers",
+        nargs="+",
+        metavar="OPTIMIZER",
+        default=["smaran", "adam", "sgd"],
+        help="names, 'wrapper(base)', 'file.py:Class', or mappings such as "
+        "'{name: sgd, momentum: 0.9}' (default: smaran adam sgd)",
+    )
     parser.add_argument("--steps", type=int, default=100, metavar="N", help="steps at most (default: 100)")
-    parser.add_argument("--start", type=float, nargs=2, metavar=("X", "Y"),
-                        help="the first point (default: the surface's)")
-    parser.add_argument("--lr", nargs="+", default=[], metavar="OPTIMIZER=RATE",
-                        help=f"fix rates; any other optimizer with a rate gets the one of {rates} that ends lowest, "
-                        f"on the saddle {SURFACES['saddle'].rate:g}")
-    parser.add_argument("--output", metavar="DIR", default="landscapes",
-                        help="folder of the plots (default: landscapes)")
+    parser.add_argument(
+        "--start", type=float, nargs=2, metavar=("X", "Y"), help="the first point (default: the surface's)"
+    )
+    parser.add_argument(
+        "--lr",
+        nargs="+",
+        default=[],
+        metavar="OPTIMIZER=RATE",
+        help=f"fix rates; any other optimizer with a rate gets the one of {rates} that ends lowest, "
+        f"on the saddle {SURFACES['saddle'].rate:g}",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", default="landscapes", help="folder of the plots (default: landscapes)"
+    )
     parser.add_argument("--no-plots", dest="output", action="store_const", const=None, help="print the tables only")
     return parser.parse_args(argv)
 
@@ -334,15 +360,28 @@ def remarks(surface: Surface, paths: Sequence[Trajectory], chosen: Sequence[str]
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows of `Trajectory.row` as text."""
+
     def number(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
 
     header = ("optimizer", "lr", "final point", "f", "distance", f"steps to {CLOSE:g}", "")
-    body = [(row["optimizer"], number(row["lr"], "g"), f"({row['x']:.4f}, {row['y']:.4f})", number(row["f"], ".3g"),
-             number(row["distance"], ".3g"), number(row["steps"], "d"), row["note"]) for row in rows]
+    body = [
+        (
+            row["optimizer"],
+            number(row["lr"], "g"),
+            f"({row['x']:.4f}, {row['y']:.4f})",
+            number(row["f"], ".3g"),
+            number(row["distance"], ".3g"),
+            number(row["steps"], "d"),
+            row["note"],
+        )
+        for row in rows
+    ]
     widths = [max(len(line[i]) for line in (header, *body)) for i in range(len(header) - 1)]
-    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(line[:-1], widths, strict=True)), line[-1]]).rstrip()
-             for line in (header, *body)]
+    lines = [
+        "  ".join([*(cell.ljust(w) for cell, w in zip(line[:-1], widths, strict=True)), line[-1]]).rstrip()
+        for line in (header, *body)
+    ]
     return "\n".join("  " + line for line in lines)
 
 

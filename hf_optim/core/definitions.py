@@ -38,8 +38,11 @@ def own_definitions(thing: Any) -> list[str]:
 
 def _of_optimizer(opt: Any) -> list[str]:
     transform, base = getattr(opt, "transform", None), getattr(opt, "base", None)
-    return _of(opt, opt.defaults) + (_of(transform) if transform is not None else []) + \
-        (own_definitions(base) if base is not None else [])
+    return (
+        _of(opt, opt.defaults)
+        + (_of(transform) if transform is not None else [])
+        + (own_definitions(base) if base is not None else [])
+    )
 
 
 def _of(thing: Any, values: Mapping[str, Any] | None = None) -> list[str]:

@@ -57,8 +57,10 @@ def combine(table: torch.Tensor, params: Sequence[torch.Tensor]) -> torch.Tensor
     axes: dict[Any, list[int]] = {}
     for i, p in enumerate(params):
         if getattr(p, "_fsdp_flattened", False):
-            raise UserError("this rule sums over whole tensors, and FullyShardedDataParallel (FSDP1) hands out flat "
-                            "pieces of them: shard with fully_shard (FSDP2), or use DDP")
+            raise UserError(
+                "this rule sums over whole tensors, and FullyShardedDataParallel (FSDP1) hands out flat "
+                "pieces of them: shard with fully_shard (FSDP2), or use DDP"
+            )
         for axis in shards(p):
             axes.setdefault(axis, []).append(i)
     for (mesh, dim), rows in axes.items():

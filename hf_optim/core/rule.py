@@ -74,7 +74,7 @@ class Rule:
 
     @staticmethod
     def scope(h: SimpleNamespace) -> str:
-        """"global": sums run over every tensor of every group and shard; "tensor": one sum a tensor."""
+        """ "global": sums run over every tensor of every group and shard; "tensor": one sum a tensor."""
         return "global"
 
     @staticmethod
@@ -94,8 +94,9 @@ class Rule:
         return sums
 
     @staticmethod
-    def control(h: SimpleNamespace, t: int, sums: dict[str, float], loss: float | None,
-                memory: dict[str, float]) -> dict[str, float]:
+    def control(
+        h: SimpleNamespace, t: int, sums: dict[str, float], loss: float | None, memory: dict[str, float]
+    ) -> dict[str, float]:
         """Once a step, in Python floats: global sums and the loss -> numbers for all groups; updates `memory`.
         A rule that defines it synchronises once a step."""
         raise NotImplementedError

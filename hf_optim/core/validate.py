@@ -26,8 +26,20 @@ COMMON: dict[str, tuple[float, float, bool, bool]] = {
     "steps_per_epoch": (1, math.inf, True, False),
 }
 #: keys that others (schedulers, torch, people) put into parameter groups
-FOREIGN_KEYS = frozenset({"params", "param_names", "name", "initial_lr", "swa_lr", "max_lr", "min_lr", "max_momentum",
-                          "base_momentum", "lr_scale"})
+FOREIGN_KEYS = frozenset(
+    {
+        "params",
+        "param_names",
+        "name",
+        "initial_lr",
+        "swa_lr",
+        "max_lr",
+        "min_lr",
+        "max_momentum",
+        "base_momentum",
+        "lr_scale",
+    }
+)
 
 
 def closest(word: str, words: Iterable[str]) -> str:
@@ -59,8 +71,13 @@ def _number(owner: str, name: str, value: Any, default: Any, bounds: tuple[float
         raise UserError(f"{owner}: {name} = {value!r} is outside {interval}")
 
 
-def values(owner: str, group: Mapping[str, Any], defaults: Mapping[str, Any], choices: Mapping[str, tuple[str, ...]],
-           bounds: Mapping[str, tuple[float, float, bool, bool]]) -> None:
+def values(
+    owner: str,
+    group: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    choices: Mapping[str, tuple[str, ...]],
+    bounds: Mapping[str, tuple[float, float, bool, bool]],
+) -> None:
     """Raise UserError on the first hyper-parameter of `group` that has a wrong kind, range or choice."""
     for name, default in defaults.items():
         value = group[name]

@@ -247,8 +247,13 @@ def store(target: torch.Tensor, value: torch.Tensor, generator: torch.Generator 
 # --- the three ways ------------------------------------------------------------------------------------------------
 
 
-def over_blocks(f: Callable[..., Any], tensors: Mapping[str, torch.Tensor], written: Sequence[str], dtype: torch.dtype,
-                generator: torch.Generator | None = None) -> list[Any]:
+def over_blocks(
+    f: Callable[..., Any],
+    tensors: Mapping[str, torch.Tensor],
+    written: Sequence[str],
+    dtype: torch.dtype,
+    generator: torch.Generator | None = None,
+) -> list[Any]:
     """Call f(**blocks) on successive pieces of equally long flat tensors; returns what it returned, piece by piece.
     On an accelerator, where a call costs more than memory, there is one piece.
 
@@ -289,8 +294,13 @@ class _Scalars:
             setattr(self, k, v)
 
 
-def _trace(f: Callable[..., Any], stored: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor],
-           statics: tuple[tuple[str, Any], ...], dtype: torch.dtype) -> list[torch.Tensor]:
+def _trace(
+    f: Callable[..., Any],
+    stored: Mapping[str, torch.Tensor],
+    values: Mapping[str, torch.Tensor],
+    statics: tuple[tuple[str, Any], ...],
+    dtype: torch.dtype,
+) -> list[torch.Tensor]:
     """Call f inside a graph and write what it changed back; the terms of its sums."""
     traced = {k: Traced(t.to(dtype)) for k, t in stored.items()}
     out = f(**traced, c=_Scalars(dict(statics) | {k: Traced(v) for k, v in values.items()}))
@@ -318,9 +328,15 @@ def _pieces(t: torch.Tensor, streams: int) -> list[torch.Tensor]:
 
 
 @cache
-def compiled(f: Callable[..., Any], names: tuple[str, ...], numbers: tuple[str, ...],
-             statics: tuple[tuple[str, Any], ...], sums: tuple[str, ...], dtype: torch.dtype,
-             streams: int = 1) -> Callable[..., Any]:
+def compiled(
+    f: Callable[..., Any],
+    names: tuple[str, ...],
+    numbers: tuple[str, ...],
+    statics: tuple[tuple[str, Any], ...],
+    sums: tuple[str, ...],
+    dtype: torch.dtype,
+    streams: int = 1,
+) -> Callable[..., Any]:
     """f as one graph: kernel(numbers, *sums, *tensors). Compiled once for all models and all rates.
 
     It writes what f changed back into the tensors and returns f's own sums, if it returns any. The tensors' length is
@@ -329,7 +345,7 @@ def compiled(f: Callable[..., Any], names: tuple[str, ...], numbers: tuple[str, 
 
     def kernel(table: torch.Tensor, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
         rows = dict(zip(sums, args[: len(sums)], strict=True)) | {k: table[i] for i, k in enumerate(numbers)}
-        stored = {k: _pieces(t, streams) for k, t in zip(names, args[len(sums):], strict=True)}
+        stored = {k: _pieces(t, streams) for k, t in zip(names, args[len(sums) :], strict=True)}
         values = {k: _pieces(t, streams)[0] for k, t in rows.items()}  # all entries of a row are equal
         total: list[torch.Tensor] = []
         for i in range(streams):
@@ -341,9 +357,15 @@ def compiled(f: Callable[..., Any], names: tuple[str, ...], numbers: tuple[str, 
 
 
 @cache
-def compiled_list(f: Callable[..., Any], names: tuple[str, ...], numbers: tuple[str, ...],
-                  statics: tuple[tuple[str, Any], ...], sums: tuple[str, ...], dtype: torch.dtype,
-                  sizes: tuple[int, ...]) -> Callable[..., Any]:
+def compiled_list(
+    f: Callable[..., Any],
+    names: tuple[str, ...],
+    numbers: tuple[str, ...],
+    statics: tuple[tuple[str, Any], ...],
+    sums: tuple[str, ...],
+    dtype: torch.dtype,
+    sizes: tuple[int, ...],
+) -> Callable[..., Any]:
     """f over many tensors as one graph: kernel(numbers, *(sums and tensors of the first), ...), for an accelerator.
 
     Compiled once for these sizes; no change of a rate compiles it again. Returns f's sums, a row a tensor.

@@ -1,12 +1,12 @@
 """A step in a CUDA graph: the numbers of a step lie in memory that every replay reads anew.
 
-    for _ in range(3): ...                  # ordinary steps: state, compiled graphs
-    with torch.cuda.graph(graph):
-        loss = f(model(x)); loss.backward(); optimizer.step()
-    for batch in batches:
-        x.copy_(batch)
-        optimizer.before_replay()           # counts the step, puts its rate and corrections in place
-        graph.replay()
+for _ in range(3): ...                  # ordinary steps: state, compiled graphs
+with torch.cuda.graph(graph):
+    loss = f(model(x)); loss.backward(); optimizer.step()
+for batch in batches:
+    x.copy_(batch)
+    optimizer.before_replay()           # counts the step, puts its rate and corrections in place
+    graph.replay()
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ def record(opt: Optimizer) -> Captured:
         UserError: the rule reads numbers on the host, or its step would not be compiled as a whole.
     """
     if opt.needs or type(opt).control is not Rule.control:
-        raise UserError(f"{opt.rule} reads a number of each step on the host: its step() cannot be captured in a CUDA "
-                        "graph; capture forward and backward, and step outside")
+        raise UserError(
+            f"{opt.rule} reads a number of each step on the host: its step() cannot be captured in a CUDA "
+            "graph; capture forward and backward, and step outside"
+        )
     stale = "a captured step() that is not compiled would repeat this step's rate and count for ever"
     if not opt.compile or opt.state_dtype is torch.bfloat16:
         raise UserError(f"{opt.rule}: {stale}: make the optimizer with compile=True, and without state_dtype")
@@ -69,17 +71,26 @@ def renew(opt: Optimizer, captured: Captured | None) -> None:
     if captured is None:
         raise UserError(f"{opt.rule}: capture step() in a CUDA graph before it is replayed")
     for unit in captured.parts:
-        if not (isinstance(unit, Cell) and any(unit.group is group for group in opt.param_groups)
-                and unit.fits(unit.group, opt.state[unit.p])):
-            raise UserError(f"{opt.rule}: parameters, state or groups are others than when the graph was captured (a "
-                            "checkpoint was loaded?): capture a step again")
+        if not (
+            isinstance(unit, Cell)
+            and any(unit.group is group for group in opt.param_groups)
+            and unit.fits(unit.group, opt.state[unit.p])
+        ):
+            raise UserError(
+                f"{opt.rule}: parameters, state or groups are others than when the graph was captured (a "
+                "checkpoint was loaded?): capture a step again"
+            )
         unit.t = int(unit.counter.item()) + 1
         if opt._transform_of(unit.params[0], unit.group, unit.t) is not unit.transform:
-            raise UserError(f"{opt.rule}: the gradient transform of step {unit.t} is another than when the graph was "
-                            "captured: capture a step again")
+            raise UserError(
+                f"{opt.rule}: the gradient transform of step {unit.t} is another than when the graph was "
+                "captured: capture a step again"
+            )
     if _numbered(opt, captured.parts) != captured.code:
-        raise UserError(f"{opt.rule}: a hyper-parameter that selects code has changed since the graph was captured: "
-                        "capture a step again")
+        raise UserError(
+            f"{opt.rule}: a hyper-parameter that selects code has changed since the graph was captured: "
+            "capture a step again"
+        )
     units.count(captured.parts)
 
 

@@ -119,8 +119,12 @@ class Cell:
 
     def fits(self, group: dict[str, Any], state: dict[str, Any]) -> bool:
         """Whether the views still show the parameter's and the state's memory."""
-        return (self.group is group and self.state is state and all(state.get(k) is t for k, t in self.kept.items())
-                and self._places() == self.places)
+        return (
+            self.group is group
+            and self.state is state
+            and all(state.get(k) is t for k, t in self.kept.items())
+            and self._places() == self.places
+        )
 
     def begin(self, transform: Transform | None) -> None:
         """See this step's gradient, the local part."""
@@ -152,16 +156,19 @@ class Cell:
         """Local sums of f, one row; `raw` leaves the transform out."""
         call, names = prepared(self.transform, self.tensors, f, raw)
         streams = execute.STREAMS if self.blocked and names == ["g"] else 1
-        found = [torch.stack(list(sums)) for sums in self._call(
-            call, names, way, self.size // streams > execute.STREAM, streams)]
+        found = [
+            torch.stack(list(sums))
+            for sums in self._call(call, names, way, self.size // streams > execute.STREAM, streams)
+        ]
         return (found[0] if len(found) == 1 else torch.stack(found).sum(0)).unsqueeze(0)
 
     def run(self, f: Callable[..., None], way: Way) -> None:
         """Update."""
         self._call(*prepared(self.transform, self.tensors, f), way)
 
-    def _call(self, call: Callable[..., Any], names: list[str], way: Way, long: bool = True,
-              streams: int = 1) -> list[Any]:
+    def _call(
+        self, call: Callable[..., Any], names: list[str], way: Way, long: bool = True, streams: int = 1
+    ) -> list[Any]:
         tensors = {k: self.tensors[k] for k in names}
         if way.compiles(self.c) and self.dense and long and not self.small:
             return compiled(call, tensors, self.c, self.sums, self.dtype, way, streams)
@@ -206,8 +213,9 @@ def bound(f: Callable[..., Any], apply: Callable[..., Any] | None, all_moments: 
     return call
 
 
-def prepared(transform: Transform | None, there: Iterable[str], f: Callable[..., Any],
-             raw: bool = False) -> tuple[Callable[..., Any], list[str]]:
+def prepared(
+    transform: Transform | None, there: Iterable[str], f: Callable[..., Any], raw: bool = False
+) -> tuple[Callable[..., Any], list[str]]:
     """f as it is called under this transform, and which of the tensors that are there it gets."""
     applied = transform.apply if transform is not None and transform.blockwise and not raw else None
     call = bound(f, applied, getattr(transform, "moments", "all") == "all")
@@ -217,16 +225,29 @@ def prepared(transform: Transform | None, there: Iterable[str], f: Callable[...,
     return call, [k for k in there if k in wants]
 
 
-def over_blocks(call: Callable[..., Any], tensors: Mapping[str, torch.Tensor], c: Scalars,
-                sums: Mapping[str, torch.Tensor], dtype: torch.dtype, way: Way) -> list[Any]:
+def over_blocks(
+    call: Callable[..., Any],
+    tensors: Mapping[str, torch.Tensor],
+    c: Scalars,
+    sums: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    way: Way,
+) -> list[Any]:
     """Run block by block; what the calls returned."""
     own = SimpleNamespace(**vars(c), **sums) if sums else c
     written = [k for k in tensors if k != "g"]
     return execute.over_blocks(lambda **blocks: call(**blocks, c=own), tensors, written, dtype, way.generator)
 
 
-def compiled(call: Callable[..., Any], tensors: Mapping[str, torch.Tensor], c: Scalars,
-              sums: Mapping[str, torch.Tensor], dtype: torch.dtype, way: Way, streams: int = 1) -> list[Any]:
+def compiled(
+    call: Callable[..., Any],
+    tensors: Mapping[str, torch.Tensor],
+    c: Scalars,
+    sums: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    way: Way,
+    streams: int = 1,
+) -> list[Any]:
     """Run as one graph, and what is left of a length that is no multiple of `streams` as a block."""
     # The graph writes its arguments back in their order: x last, so that a slot that copies x gets the old x.
     names = sorted(tensors, key=lambda k: k == "x")
@@ -234,9 +255,13 @@ def compiled(call: Callable[..., Any], tensors: Mapping[str, torch.Tensor], c: S
     numbers, table, statics = c.parts(dtype, some.device)
     kernel = execute.compiled(call, tuple(names), numbers, statics, tuple(sums), dtype, streams)
     n = some.numel() - some.numel() % streams
-    out = [kernel(_bare(table, (len(numbers), n), (1, 0)),
-                  *(_bare(v.clone(), (n,), (0,)) for v in sums.values()),  # its own: offsets would be guarded, too
-                  *(_bare(tensors[k], (n,), (1,)) for k in names))]
+    out = [
+        kernel(
+            _bare(table, (len(numbers), n), (1, 0)),
+            *(_bare(v.clone(), (n,), (0,)) for v in sums.values()),  # its own: offsets would be guarded, too
+            *(_bare(tensors[k], (n,), (1,)) for k in names),
+        )
+    ]
     if n < some.numel():
         out += over_blocks(call, {k: t[n:] for k, t in tensors.items()}, c, sums, dtype, way)
     if "x" in tensors:
@@ -257,10 +282,17 @@ def foreach(cells: Sequence[Cell], f: Callable[..., Any], way: Way, raw: bool = 
     if way.compiles(first.c):
         names.sort(key=lambda k: k == "x")  # as in `compiled`
         numbers, table, statics = first.c.parts(first.dtype, first.tensors["x"].device)
-        kernel = execute.compiled_list(call, tuple(names), numbers, statics, tuple(first.sums), first.dtype,
-                                       tuple(cell.size for cell in cells))
-        sums = kernel(table, *(t for cell in cells for t in (
-            *cell.sums.values(), *(_bare(cell.tensors[k], (cell.size,), (1,)) for k in names))))
+        kernel = execute.compiled_list(
+            call, tuple(names), numbers, statics, tuple(first.sums), first.dtype, tuple(cell.size for cell in cells)
+        )
+        sums = kernel(
+            table,
+            *(
+                t
+                for cell in cells
+                for t in (*cell.sums.values(), *(_bare(cell.tensors[k], (cell.size,), (1,)) for k in names))
+            ),
+        )
         if "x" in names:
             torch.autograd.graph.increment_version([cell.p for cell in cells])
         return sums  # type: ignore[no-any-return]

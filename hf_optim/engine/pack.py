@@ -86,8 +86,11 @@ class Pack:
                     return False
             except KeyError:
                 return False
-        return (self._look() == self._places and self.counter._version == self._counted
-                and {torch.strided}.issuperset(map(_layout, map(_grad, self.params))))
+        return (
+            self._look() == self._places
+            and self.counter._version == self._counted
+            and {torch.strided}.issuperset(map(_layout, map(_grad, self.params)))
+        )
 
     def begin(self, transform: Transform | None) -> None:
         """See this step's gradients."""

@@ -23,9 +23,13 @@ class Units:
         self._all: list[Unit] = []
         self._seen: list[list[Any]] = []
 
-    def now(self, groups: list[dict[str, Any]], state: Mapping[torch.Tensor, dict[str, Any]],
-            cell: Callable[[torch.Tensor, dict[str, Any]], Cell], covers: Callable[[torch.Tensor], bool] | None,
-            ) -> list[Unit]:
+    def now(
+        self,
+        groups: list[dict[str, Any]],
+        state: Mapping[torch.Tensor, dict[str, Any]],
+        cell: Callable[[torch.Tensor, dict[str, Any]], Cell],
+        covers: Callable[[torch.Tensor], bool] | None,
+    ) -> list[Unit]:
         """Units of all parameters with a gradient; `cell` finds or makes one of a parameter, and what `covers` tells
         apart is not packed together (None: nothing is packed)."""
         seen = [[group, *(p for p in group["params"] if p.grad is not None)] for group in groups]
@@ -46,7 +50,8 @@ class Units:
 def _same(some: list[list[Any]], others: list[list[Any]]) -> bool:
     """Whether these are the same objects in the same lists."""
     return len(some) == len(others) and all(
-        len(a) == len(b) and all(map(is_, a, b)) for a, b in zip(some, others, strict=True))
+        len(a) == len(b) and all(map(is_, a, b)) for a, b in zip(some, others, strict=True)
+    )
 
 
 def _packed(cells: list[Cell], before: list[Unit], covers: Callable[[torch.Tensor], bool]) -> list[Unit]:

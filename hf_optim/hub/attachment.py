@@ -126,8 +126,11 @@ class Attachment(TrainerCallback):
         self._tell_epoch(kwargs.get("train_dataloader"))
         first = getattr(self.optimizer, "first_change", int)()
         if first >= state.max_steps > 0:
-            self._say(logging.WARNING, f"{name}: the rate changes after {first} steps at the earliest and the run has "
-                      f"{state.max_steps}: it stays what it is; give a smaller p or interval")
+            self._say(
+                logging.WARNING,
+                f"{name}: the rate changes after {first} steps at the earliest and the run has "
+                f"{state.max_steps}: it stays what it is; give a smaller p or interval",
+            )
         warning = backends.clipping(self.optimizer, name, args.max_grad_norm, closing)
         if warning:
             self._say(logging.WARNING, warning)

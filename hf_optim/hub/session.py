@@ -1,11 +1,11 @@
 """The same feed for an Accelerate loop of one's own.
 
-    session = Session(accelerator, optimizer)
-    for batch in loader:
-        with accelerator.accumulate(model):
-            session.loss(lambda: loss_fn(model, batch))
-            session.step()
-            scheduler.step()
+session = Session(accelerator, optimizer)
+for batch in loader:
+    with accelerator.accumulate(model):
+        session.loss(lambda: loss_fn(model, batch))
+        session.step()
+        scheduler.step()
 """
 
 from __future__ import annotations
@@ -116,9 +116,7 @@ class Session:
         """
         if self._replay is not None:
             again = _frozen(fn)
-            self._replay.record(
-                lambda: self._backward(again(*args, **kwargs)), RandomState(self.accelerator.device)
-            )
+            self._replay.record(lambda: self._backward(again(*args, **kwargs)), RandomState(self.accelerator.device))
         value = fn(*args, **kwargs)
         self._backward(value)
         return value.detach()

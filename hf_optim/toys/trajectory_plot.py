@@ -88,16 +88,41 @@ def png(file: Path, surface: Surface, paths: Sequence[Trajectory]) -> None:
         line: Any = (0, dashes) if dashes else "solid"
         xs, ys = zip(*path.points, strict=True)
         every = max(1, len(xs) // 8)
-        left.plot(xs, ys, color=colour, linestyle=line, linewidth=1.8, label=path.label, marker=marker, markersize=4.5,
-                  markevery=every, zorder=4)
+        left.plot(
+            xs,
+            ys,
+            color=colour,
+            linestyle=line,
+            linewidth=1.8,
+            label=path.label,
+            marker=marker,
+            markersize=4.5,
+            markevery=every,
+            zorder=4,
+        )
         left.plot(xs[-1], ys[-1], color=colour, marker=marker, markersize=10, markeredgecolor="white", zorder=5)
-        right.plot(path.values, color=colour, linestyle=line, linewidth=1.8, marker=marker, markersize=4.5,
-                   markevery=max(1, len(path.values) // 8))
+        right.plot(
+            path.values,
+            color=colour,
+            linestyle=line,
+            linewidth=1.8,
+            marker=marker,
+            markersize=4.5,
+            markevery=max(1, len(path.values) // 8),
+        )
     start = paths[0].points[0]
     left.plot(*start, "o", color="black", markersize=8, markeredgecolor="white", zorder=6, label="start")
     for i, minimum in enumerate(surface.minima):
-        left.plot(*minimum, "*", color="white", markersize=15, markeredgecolor="black", markeredgewidth=1.2, zorder=7,
-                  label="minimum" if i == 0 else None)
+        left.plot(
+            *minimum,
+            "*",
+            color="white",
+            markersize=15,
+            markeredgecolor="black",
+            markeredgewidth=1.2,
+            zorder=7,
+            label="minimum" if i == 0 else None,
+        )
     left.set(xlim=surface.box[:2], ylim=surface.box[2:], xlabel="x", ylabel="y")
     left.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=4, frameon=False)
     if surface.minima:
@@ -158,8 +183,11 @@ def page(name: str, surface: Surface, paths: Sequence[Trajectory], notes: Sequen
         values = [row["lr"], None, row["f"], row["distance"], row["steps"]]
         shown = ["–" if v is None else f"{v:.4g}" for v in values]
         shown[1] = f"({row['x']:.4f}, {row['y']:.4f})"
-        cells.append(f'<tr data-i="{i}"><td>{swatch}{html.escape(path.label)}</td>'
-                     + "".join(f"<td>{s}</td>" for s in shown) + f"<td>{html.escape(row['note'])}</td></tr>")
+        cells.append(
+            f'<tr data-i="{i}"><td>{swatch}{html.escape(path.label)}</td>'
+            + "".join(f"<td>{s}</td>" for s in shown)
+            + f"<td>{html.escape(row['note'])}</td></tr>"
+        )
     heads = ("optimizer", "lr", "final point", "f", "distance to minimum", f"steps to {CLOSE:g}", "")
     start = paths[0].points[0]
     return (
@@ -169,7 +197,8 @@ def page(name: str, surface: Surface, paths: Sequence[Trajectory], notes: Sequen
         f'click a row of the table to hide or show one.</p><div class="plots">{_map(surface, paths)}'
         f"{_curves(surface, paths)}</div>"
         f"<table><tr>{''.join(f'<th>{h}</th>' for h in heads)}</tr>{''.join(cells)}</table>"
-        + "".join(f"<p>{html.escape(note)}</p>" for note in notes) + f"<script>{_JS}</script></body></html>\n"
+        + "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+        + f"<script>{_JS}</script></body></html>\n"
     )
 
 
@@ -185,8 +214,17 @@ def _line(points: Sequence[tuple[float, float]], i: int) -> str:
 
 def _mark(i: int, x: float, y: float, r: float = 4.5) -> str:
     colour, _, marker = style(i)
-    sides = {"s": (4, 45), "^": (3, -90), "D": (4, 0), "v": (3, 90), "P": (8, 22.5), "X": (6, 0), "<": (3, 180),
-             ">": (3, 0), "p": (5, -90)}
+    sides = {
+        "s": (4, 45),
+        "^": (3, -90),
+        "D": (4, 0),
+        "v": (3, 90),
+        "P": (8, 22.5),
+        "X": (6, 0),
+        "<": (3, 180),
+        ">": (3, 0),
+        "p": (5, -90),
+    }
     drawn = f'fill="{colour}" stroke="#fff"'
     if marker == "o":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" {drawn}/>'
@@ -203,7 +241,8 @@ def _trace(points: Sequence[tuple[float, float]], path: Trajectory, i: int) -> s
     spots = "".join(
         f'<circle cx="{a:.1f}" cy="{b:.1f}" r="5" fill="transparent"><title>{html.escape(path.label)}, step {k}: '
         f"({path.points[k][0]:.4f}, {path.points[k][1]:.4f}), f = {path.values[k]:.4g}</title></circle>"
-        for k, (a, b) in enumerate(points))
+        for k, (a, b) in enumerate(points)
+    )
     return f'<g data-i="{i}">{_line(points, i)}{marks}{spots}</g>'
 
 
@@ -229,13 +268,20 @@ def _map(surface: Surface, paths: Sequence[Trajectory]) -> str:
     far = 10 * max(W, H)
     traces = "".join(
         _trace([(min(max(a, -far), far), min(max(b, -far), far)) for a, b in map(at, path.points)], path, i)
-        for i, path in enumerate(paths))
+        for i, path in enumerate(paths)
+    )
     sx, sy = at(paths[0].points[0])
-    stars = "".join('<text x="{:.1f}" y="{:.1f}" text-anchor="middle" class="star">★</text>'.format(
-        *(a + b for a, b in zip(at(m), (0, 8), strict=True))) for m in surface.minima)
+    stars = "".join(
+        '<text x="{:.1f}" y="{:.1f}" text-anchor="middle" class="star">★</text>'.format(
+            *(a + b for a, b in zip(at(m), (0, 8), strict=True))
+        )
+        for m in surface.minima
+    )
     clip = f'<clipPath id="box"><rect x="{pad}" y="{pad}" width="{W - 2 * pad}" height="{H - 2 * pad}"/></clipPath>'
-    body = (f'{clip}<g clip-path="url(#box)">{"".join(lines)}{traces}{stars}'
-            f'<circle cx="{sx:.1f}" cy="{sy:.1f}" r="6" stroke="#fff"><title>start</title></circle></g>')
+    body = (
+        f'{clip}<g clip-path="url(#box)">{"".join(lines)}{traces}{stars}'
+        f'<circle cx="{sx:.1f}" cy="{sy:.1f}" r="6" stroke="#fff"><title>start</title></circle></g>'
+    )
     caption = "★ minimum, ● start" if stars else "● start"
     return _frame(body, pad, [(low_x, high_x), (low_y, high_y)], ("x", "y"), W, caption)
 
@@ -251,9 +297,17 @@ def _curves(surface: Surface, paths: Sequence[Trajectory]) -> str:
 
     low, high = value(bottom), value(top)
     n = max(len(path.values) for path in paths) - 1 or 1
-    traces = "".join(_trace([(pad + k / n * (width - pad - 20),
-                              H - 40 - (value(v) - low) / (high - low) * (H - 80)) for k, v in enumerate(path.values)],
-                            path, i) for i, path in enumerate(paths))
+    traces = "".join(
+        _trace(
+            [
+                (pad + k / n * (width - pad - 20), H - 40 - (value(v) - low) / (high - low) * (H - 80))
+                for k, v in enumerate(path.values)
+            ],
+            path,
+            i,
+        )
+        for i, path in enumerate(paths)
+    )
     return _frame(traces, pad, [(0, n), (low, high)], ("step", "log₁₀ f" if log else "f"), width, "")
 
 
@@ -265,19 +319,28 @@ def _ticks(low: float, high: float) -> list[float]:
     return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def _frame(body: str, left: float, ranges: Sequence[tuple[float, float]], names: tuple[str, str], width: float,
-           caption: str) -> str:
+def _frame(
+    body: str, left: float, ranges: Sequence[tuple[float, float]], names: tuple[str, str], width: float, caption: str
+) -> str:
     """An axes box with round ticks."""
     right, top, bottom = width - (40 if width == W else 20), 40, H - 40
     (low_x, high_x), (low_y, high_y) = ranges
-    ticks = [f'<text x="{left + (right - left) * (v - low_x) / (high_x - low_x):.0f}" y="{bottom + 18}" '
-             f'text-anchor="middle">{v:.4g}</text>' for v in _ticks(low_x, high_x)]
-    ticks += [f'<text x="{left - 6}" y="{bottom - (bottom - top) * (v - low_y) / (high_y - low_y) + 4:.0f}" '
-              f'text-anchor="end">{v:.4g}</text>' for v in _ticks(low_y, high_y)]
-    return (f'<svg viewBox="0 0 {width} {H}" width="{width}" height="{H}" role="img" '
-            f'aria-label="{names[1]} against {names[0]}">'
-            f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}" fill="none" stroke="#888"/>'
-            f'{body}{"".join(ticks)}'
-            f'<text x="{(left + right) / 2:.0f}" y="{H - 4}" text-anchor="middle">{names[0]}</text>'
-            f'<text x="{left}" y="{top - 10}">{names[1]}</text><text x="{right}" y="{top - 10}" text-anchor="end">'
-            f"{caption}</text></svg>")
+    ticks = [
+        f'<text x="{left + (right - left) * (v - low_x) / (high_x - low_x):.0f}" y="{bottom + 18}" '
+        f'text-anchor="middle">{v:.4g}</text>'
+        for v in _ticks(low_x, high_x)
+    ]
+    ticks += [
+        f'<text x="{left - 6}" y="{bottom - (bottom - top) * (v - low_y) / (high_y - low_y) + 4:.0f}" '
+        f'text-anchor="end">{v:.4g}</text>'
+        for v in _ticks(low_y, high_y)
+    ]
+    return (
+        f'<svg viewBox="0 0 {width} {H}" width="{width}" height="{H}" role="img" '
+        f'aria-label="{names[1]} against {names[0]}">'
+        f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}" fill="none" stroke="#888"/>'
+        f"{body}{''.join(ticks)}"
+        f'<text x="{(left + right) / 2:.0f}" y="{H - 4}" text-anchor="middle">{names[0]}</text>'
+        f'<text x="{left}" y="{top - 10}">{names[1]}</text><text x="{right}" y="{top - 10}" text-anchor="end">'
+        f"{caption}</text></svg>"
+    )

@@ -31,7 +31,9 @@ def make(given: Any) -> Transform:
     elif name in names():
         made = importlib.import_module(f"{__name__}.{name}").TRANSFORM
     else:
-        raise UserError(f"grad_transform {name or given!r} is unknown{validate.closest(str(name), names())}; "
-                        f"there are: {', '.join(names())}")
+        raise UserError(
+            f"grad_transform {name or given!r} is unknown{validate.closest(str(name), names())}; "
+            f"there are: {', '.join(names())}"
+        )
     validate.unknown(f"grad_transform {name}", spec, inspect.signature(made).parameters)
     return made(**spec)

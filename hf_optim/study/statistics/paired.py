@@ -267,9 +267,7 @@ def decide(
     "equivalent" goes before "better" and "worse": what is smaller than the margin was said not to matter.
     """
     p_values = [paired_p(one) for one in differences]
-    equivalence = [
-        NAN if math.isnan(m) else equivalence_p(one, m) for one, m in zip(differences, margins, strict=True)
-    ]
+    equivalence = [NAN if math.isnan(m) else equivalence_p(one, m) for one, m in zip(differences, margins, strict=True)]
     adjusted, adjusted_equivalent = adjust(p_values, equivalence)
     found = []
     for i, (one, greater) in enumerate(zip(differences, greater_is_better, strict=True)):
