@@ -11,6 +11,7 @@ import pytest
 
 from hf_optim.commands import train as task_cli
 from hf_optim.errors import UserError
+from hf_optim.experiment import training
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 VISION = ["--task", "vision"]
