@@ -1,19 +1,15 @@
 """Programs as Triton: text from a table of operations, for accelerators and for Triton's interpreter.
 
-A source is a module of its own, which `hf_optim.engine.launch_triton` loads. All tables lie on the device; T tensors, K
-names, C chunks, R rows of numbers, N numbers, S sums:
+A source is a module of its own, which `hf_optim.engine.launch_triton` loads, with these kernels. Their tables are those
+of `hf_optim.engine.passes`, on the device:
 
-    hf_optim_pass(table, which, where, sizes, row, numbers, sums, partial, seeds, times, origin, halt, tensors)
-        one chunk of CHUNK elements a program. table (K, T) int64, addresses; which (C,) int32 and where (C,) int64, a
-        chunk's tensor and its first element; sizes (T,) int64; row (T,) int32, the tensor's row of numbers, -1 to leave
-        it alone; numbers (R, N) and sums (T, S) float64; partial (C, terms) float64; tensors = T.
-        For noisy writes: seeds (T,) int64, what `noise_key` makes of seed and parameter; times (R,) int64, the step
-        count; origin (T,) int64, the number of the first element in the whole parameter.
-        halt: an int32; nothing is read or written while it is not 0 (a bad loss).
-        ALIGNED: every address is a multiple of 16.
+    hf_optim_pass(table, which, where, sizes, row, numbers, sums, partial, index, origin, halt, rows)
+        one chunk of CHUNK elements a program. If the program has noisy writes, `numbers` has one column more, the step
+        count, and index, int64 (rows), is the parameter's number among all: see `trace.noise_key`.
+        halt: a float64; nothing is read or written while it is not 0 (a bad loss).
+        rows: how many there are; ALIGNED: every address is a multiple of 16.
     hf_optim_gather(partial, first, row, total)
-        one tensor a program: adds the sums of its chunks, first[i] to first[i + 1], in an order that only their number
-        decides. first (T + 1,) int32; total (T, terms) float64, 0 where the tensor is left alone.
+        one row of the table a program: adds its chunks in an order that only their number decides.
 
 and of a scalar program, whose values lie where `Place`s say,
 
@@ -22,7 +18,8 @@ and of a scalar program, whose values lie where `Place`s say,
 one instance a lane of a program: BLOCK instances at once, or, if `alone`, all by one program of one warp, which reads
 what they have in common before any of them writes.
 
-Why it is written as it is: bfloat16 is rounded by integer arithmetic, since the interpreter truncates; float32 divides
+Why it is written as it is: bfloat16 is read, rounded and written as bits, since the interpreter truncates; float32
+divides
 and takes roots by the correctly rounded forms, which float64 does not have and does not need; names carry a prefix,
 for a rule may call its slots as it likes; nothing is contracted (`enable_fp_fusion=False` at the launch).
 """
@@ -40,13 +37,23 @@ from hf_optim.engine.trace import TRUTHS, Op, Program, Ref, Write
 _TYPES = {
     torch.float32: "tl.float32",
     torch.float64: "tl.float64",
-    torch.bfloat16: "tl.bfloat16",
+    torch.bfloat16: "tl.uint16",  # as bits
     torch.float16: "tl.float16",
 }
 
 _HEAD = '''\
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def from_bf16(bits):
+    return (bits.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def to_bf16(rounded):
+    return (rounded.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16)
 
 
 @triton.jit
@@ -69,9 +76,9 @@ def rounded_by_noise(value, element, key, slot):
 
 
 @triton.jit
-def noise_key(seed, time):
-    """`hf_optim.engine.trace.noise_key`, of which `seed` is what the seed and the parameter contribute."""
-    h = seed.to(tl.uint64) + time.to(tl.uint64) * 0xBF58476D1CE4E5B9
+def noise_key(index, time):
+    """`hf_optim.engine.trace.noise_key` of seed 0."""
+    h = time.to(tl.uint64) * 0xBF58476D1CE4E5B9 + index.to(tl.uint64) * 0x94D049BB133111EB
     h = h ^ (h >> 30)
     h = h * 0xBF58476D1CE4E5B9
     h = h ^ (h >> 27)
@@ -85,19 +92,20 @@ def power(base, exponent):
     size = tl.exp2(exponent * tl.log2(tl.abs(base)))
     whole = tl.floor(exponent) == exponent
     odd = exponent - 2.0 * tl.floor(exponent / 2.0) == 1.0
-    signed = tl.where(base < 0.0, tl.where(whole, tl.where(odd, -size, size), float("nan")), size)
+    signed = tl.where(whole, tl.where(odd, -size, size), tl.where(base == float("-inf"), size, float("nan")))
+    signed = tl.where(base < 0.0, signed, size)
     return tl.where(exponent == 0.0, 1.0, tl.where(base == 1.0, 1.0, signed))
 '''
 
 _PASS = """
 
 @triton.jit
-def one_chunk(chunk, i, r, start, size, table, numbers, sums, partial, seeds, times, origin, tensors,
+def one_chunk(chunk, i, r, start, size, table, numbers, sums, partial, index, origin, rows,
               CHUNK: tl.constexpr, ALIGNED: tl.constexpr, WHOLE: tl.constexpr):
 %(chunk)s
 
-@triton.jit(do_not_specialize=["tensors"])
-def hf_optim_pass(table, which, where, sizes, row, numbers, sums, partial, seeds, times, origin, halt, tensors,
+@triton.jit(do_not_specialize=["rows"])
+def hf_optim_pass(table, which, where, sizes, row, numbers, sums, partial, index, origin, halt, rows,
                   CHUNK: tl.constexpr, ALIGNED: tl.constexpr):
     chunk = tl.program_id(0)
     i = tl.load(which + chunk).to(tl.int64)
@@ -109,10 +117,10 @@ def hf_optim_pass(table, which, where, sizes, row, numbers, sums, partial, seeds
     start = tl.multiple_of(tl.load(where + chunk), CHUNK)
     size = tl.load(sizes + i)
     if start + CHUNK <= size:  # without a mask, so that 16 bytes are loaded at once
-        one_chunk(chunk, i, r, start, size, table, numbers, sums, partial, seeds, times, origin, tensors,
+        one_chunk(chunk, i, r, start, size, table, numbers, sums, partial, index, origin, rows,
                   CHUNK, ALIGNED, True)
     else:
-        one_chunk(chunk, i, r, start, size, table, numbers, sums, partial, seeds, times, origin, tensors,
+        one_chunk(chunk, i, r, start, size, table, numbers, sums, partial, index, origin, rows,
                   CHUNK, ALIGNED, False)
 """
 
@@ -210,6 +218,16 @@ def _literal(value: float) -> str:
 # --- passes over tensors ---------------------------------------------------------------------------------------------
 
 
+def noisy(program: Program) -> bool:
+    """Whether it rounds anything stochastically."""
+    return any(write.noisy for write in program.writes)
+
+
+def number_columns(program: Program) -> int:
+    """How many numbers a row has: the program's, and the step count where bits are drawn."""
+    return len(program.numbers) + noisy(program)
+
+
 def emit(program: Program) -> str:
     """The module of a program over tensors: `hf_optim_pass`, and `hf_optim_gather` if it has sums."""
     kind, names = _TYPES[program.dtype], program.names
@@ -220,19 +238,23 @@ def emit(program: Program) -> str:
     lines = ["at = start + tl.arange(0, CHUNK)", "inside = at < size"]
     for j, (k, dtype) in enumerate(program.tensors):
         lines += [
-            f"p_{k} = tl.load(table + {j} * tensors + i).to(tl.pointer_type({_TYPES[dtype]}))",
+            f"p_{k} = tl.load(table + {j} * rows + i).to(tl.pointer_type({_TYPES[dtype]}))",
             "if ALIGNED:",
             f"    p_{k} = tl.multiple_of(p_{k}, 16)",
             "if WHOLE:",
-            f"    v_{k} = tl.load(p_{k} + at).to({kind})",
+            f"    v_{k} = tl.load(p_{k} + at)",
             "else:",
-            f"    v_{k} = tl.load(p_{k} + at, mask=inside, other=0.0).to({kind})",
+            f"    v_{k} = tl.load(p_{k} + at, mask=inside, other=0)",
+            f"v_{k} = {'from_bf16(v_' + k + ')' if dtype is torch.bfloat16 else 'v_' + k}.to({kind})",
         ]
-    for j, k in enumerate(program.numbers):
-        lines.append(f"c_{k} = tl.load(numbers + r * {len(program.numbers)} + {j}).to({kind})")
+    width = number_columns(program)
+    lines += [f"c_{k} = tl.load(numbers + r * {width} + {j}).to({kind})" for j, k in enumerate(program.numbers)]
     lines += [f"s_{k} = tl.load(sums + i * {len(program.sums)} + {j}).to({kind})" for j, k in enumerate(program.sums)]
-    if any(write.noisy for write in program.writes):
-        lines += ["key = noise_key(tl.load(seeds + i), tl.load(times + r))", "element = tl.load(origin + i) + at"]
+    if noisy(program):
+        lines += [
+            f"key = noise_key(tl.load(index + i), tl.load(numbers + r * {width} + {width - 1}).to(tl.int64))",
+            "element = tl.load(origin + i) + at",
+        ]
     lines += body.lines
     stored = dict(program.tensors)
     for write in program.writes:
@@ -248,17 +270,15 @@ def emit(program: Program) -> str:
 
 def _store(write: Write, body: _Body, dtype: torch.dtype, slot: int) -> list[str]:
     value = body.value(write.value)
-    if dtype is torch.bfloat16:
-        narrow = f"{value}.to(tl.float32)"
-        if write.noisy:
-            offset = slot * 0x7FEB352D & 0xFFFFFFFF
-            value = f"rounded_by_noise({narrow}, element, key, tl.full((), {offset}, tl.uint32))"
-        else:
-            value = f"rounded_to_bf16({narrow})"
-    elif dtype is torch.float16:
-        value = f"{value}.to(tl.float32)"
+    if dtype is torch.float16:
+        value = f"{value}.to(tl.float32).to(tl.float16)"
+    elif dtype is torch.bfloat16 and write.noisy:
+        offset = slot * 0x7FEB352D & 0xFFFFFFFF
+        value = f"to_bf16(rounded_by_noise({value}.to(tl.float32), element, key, tl.full((), {offset}, tl.uint32)))"
+    elif dtype is torch.bfloat16:
+        value = f"to_bf16(rounded_to_bf16({value}.to(tl.float32)))"
     return [
-        f"w_{write.tensor} = ({value}).to({_TYPES[dtype]})",
+        f"w_{write.tensor} = {value}.to({_TYPES[dtype]})",
         "if WHOLE:",
         f"    tl.store(p_{write.tensor} + at, w_{write.tensor})",
         "else:",
