@@ -134,39 +134,33 @@ def test_rows_choose_numbers_and_leave_tensors_alone() -> None:
     assert table.why is None
 
 
-def test_a_scalar_program_reads_and_writes_tables() -> None:
+def test_a_scalar_program_alone() -> None:
     def call(v: dict[str, Any]) -> dict[str, Any]:
         memory = where(v["halt"] > 0, v["memory"], v["memory"] * 0.5 + v["total"])
         return {
             "memory": memory,
             "number": v["lr"] / (sqrt(memory) + 1e-8) * (1 - 0.9 ** v["t"]),
-            "bad": ~isfinite(v["lr"]),
+            "ok": isfinite(memory),
         }
 
-    names = ("halt", "memory", "total", "lr", "t")
-    program = trace_scalars(call, names)
     place = launch_triton.Place
-    reads = {k: place("common", i, 3, common=True) for i, k in enumerate(names[:3])}
-    reads |= {"lr": place("given", 0, 2), "t": place("given", 1, 2)}
-    stores = {
-        "memory": [place("common", 1, 3, common=True)],
-        "number": [place("numbers", 1, 2)],
-        "bad": [place("numbers", 0, 2)],
-    }
-    dtypes = dict.fromkeys(("common", "given", "numbers"), torch.float64)
-    run = launch_triton.Scalars(program, reads, stores, dtypes, alone=True)
-    common = torch.tensor([0.0, 4.0, 7.0], dtype=torch.float64)
-    given = torch.tensor([[0.1, 1.0], [math.inf, 3.0]], dtype=torch.float64)
-    numbers = torch.zeros(2, 2, dtype=torch.float64)
-    run(2, common=common, given=given, numbers=numbers)
-    assert common.tolist() == [0.0, 9.0, 7.0], "the common value is read once, before it is written"
-    torch.testing.assert_close(
-        numbers[0], torch.tensor([0.0, 0.1 / (3 + 1e-8) * 0.1], dtype=torch.float64), rtol=1e-14, atol=0
-    )
-    assert numbers[1].tolist() == [1.0, math.inf]
-    common[0] = 1.0
-    run(2, common=common, given=given, numbers=numbers)
-    assert common[1] == 9.0
+    reads = {"halt": place("kept", 0, 2, common=True), "memory": place("kept", 1, 2, common=True)}
+    reads |= {"lr": place("given", 0, 2), "t": place("given", 1, 2), "total": place("total", 1, 3, summed=True)}
+    stores = {"memory": [place("kept", 1, 2, common=True), place("out", 2, 3)], "number": [place("out", 0, 3)]}
+    stores["ok"] = [place("out", 1, 3)]
+    dtypes = dict.fromkeys(("kept", "given", "total", "out"), torch.float64)
+    run = launch_triton.Scalars(trace_scalars(call, tuple(reads)), reads, stores, dtypes, alone=True)
+    kept = torch.tensor([0.0, 4.0], dtype=torch.float64)
+    tables = {"kept": kept, "given": torch.tensor([0.1, 1.0], dtype=torch.float64), "out": kept.new_zeros(3)}
+    total = torch.arange(900, dtype=torch.float64).view(300, 3)
+    run(1, 300, total=total, **tables)
+    memory = 2.0 + float(total[:, 1].sum())
+    assert kept.tolist() == [0.0, memory]
+    assert tables["out"][1:].tolist() == [1.0, memory]
+    assert math.isclose(float(tables["out"][0]), 0.1 / (math.sqrt(memory) + 1e-8) * (1 - 0.9), rel_tol=1e-14)
+    kept[0] = 1.0
+    run(1, 300, total=total, **tables)
+    assert kept[1] == memory
 
 
 def test_scalar_programs_side_by_side() -> None:
@@ -182,7 +176,7 @@ def test_scalar_programs_side_by_side() -> None:
     total = torch.rand(300, 2, dtype=torch.float64)
     total[::7] = 0.0
     sums = torch.zeros(300, 1, dtype=torch.float64)
-    run(300, total=total, sums=sums)
+    run(300, 300, total=total, sums=sums)
     expected = torch.where((total > 0).all(1), total[:, 0] / total[:, 1], 1.0)
     assert torch.equal(sums[:, 0], expected)
 

@@ -4,8 +4,8 @@ A source is a module of its own, which `hf_optim.engine.launch_triton` loads, wi
 of `hf_optim.engine.passes`, on the device:
 
     hf_optim_pass(table, which, where, sizes, row, numbers, sums, partial, index, origin, halt, rows)
-        one chunk of CHUNK elements a program. If the program has noisy writes, `numbers` has one column more, the step
-        count, and index, int64 (rows), is the parameter's number among all: see `trace.noise_key`.
+        one chunk of CHUNK elements a program. `numbers` has one column more, the step count; index, int64 (rows), is
+        the parameter's number among all: what stochastic rounding draws from (`trace.noise_key`).
         halt: a float64; nothing is read or written while it is not 0 (a bad loss).
         rows: how many there are; ALIGNED: every address is a multiple of 16.
     hf_optim_gather(partial, first, row, total)
@@ -13,10 +13,10 @@ of `hf_optim.engine.passes`, on the device:
 
 and of a scalar program, whose values lie where `Place`s say,
 
-    hf_optim_scalars(<one pointer for each table that is read or written>, count)
+    hf_optim_scalars(<one pointer for each table that is read or written>, count, rows)
 
-one instance a lane of a program: BLOCK instances at once, or, if `alone`, all by one program of one warp, which reads
-what they have in common before any of them writes.
+one instance a lane, BLOCK of them a program; or, if `alone`, one instance by one program of one warp. What is `summed`
+is added up over the `rows` rows of its table first, in an order that only their number decides.
 
 Why it is written as it is: bfloat16 is read, rounded and written as bits, since the interpreter truncates; float32
 divides
@@ -218,16 +218,6 @@ def _literal(value: float) -> str:
 # --- passes over tensors ---------------------------------------------------------------------------------------------
 
 
-def noisy(program: Program) -> bool:
-    """Whether it rounds anything stochastically."""
-    return any(write.noisy for write in program.writes)
-
-
-def number_columns(program: Program) -> int:
-    """How many numbers a row has: the program's, and the step count where bits are drawn."""
-    return len(program.numbers) + noisy(program)
-
-
 def emit(program: Program) -> str:
     """The module of a program over tensors: `hf_optim_pass`, and `hf_optim_gather` if it has sums."""
     kind, names = _TYPES[program.dtype], program.names
@@ -247,12 +237,13 @@ def emit(program: Program) -> str:
             f"    v_{k} = tl.load(p_{k} + at, mask=inside, other=0)",
             f"v_{k} = {'from_bf16(v_' + k + ')' if dtype is torch.bfloat16 else 'v_' + k}.to({kind})",
         ]
-    width = number_columns(program)
+    width = len(program.numbers) + 1
     lines += [f"c_{k} = tl.load(numbers + r * {width} + {j}).to({kind})" for j, k in enumerate(program.numbers)]
     lines += [f"s_{k} = tl.load(sums + i * {len(program.sums)} + {j}).to({kind})" for j, k in enumerate(program.sums)]
-    if noisy(program):
+    if any(write.noisy for write in program.writes):
         lines += [
-            f"key = noise_key(tl.load(index + i), tl.load(numbers + r * {width} + {width - 1}).to(tl.int64))",
+            f"time = tl.load(numbers + r * {width} + {width - 1}).to(tl.int64)",
+            "key = noise_key(tl.load(index + i), time)",
             "element = tl.load(origin + i) + at",
         ]
     lines += body.lines
@@ -291,13 +282,14 @@ def _store(write: Write, body: _Body, dtype: torch.dtype, slot: int) -> list[str
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value of a scalar program lies: `column` of a table with `width` columns and a row an instance, or, if
-    `common`, with one row for all of them."""
+    """Where a value of a scalar program lies: `column` of a table with `width` columns and a row an instance; if
+    `common`, in its first row for all of them; if `summed`, the sum over all rows."""
 
     table: str
     column: int
     width: int
     common: bool = False
+    summed: bool = False
 
 
 def emit_scalars(
@@ -313,38 +305,40 @@ def emit_scalars(
         program: without tensors.
         reads, stores: where each input lies, and the places where each output goes (none, one or several).
         dtypes: of every table; the kernel takes the tables in this order.
-        alone: all instances by one program, one after the other; needed where a common value is written.
+        alone: whether there is one instance, which alone may write a common value.
     """
     body = _Body(program, [f"c_{k}" for k in program.numbers])
-
-    def pointer(place: Place) -> str:
-        return f"{place.table} + {'' if place.common else f'k * {place.width} + '}{place.column}"
-
-    def load(name: str) -> str:
-        place = reads[name]
-        mask = "" if alone or place.common else ", mask=inside, other=1.0"
-        return f"c_{name} = tl.load({pointer(place)}{mask}).to(tl.float64)"
-
-    common = [load(k) for k in program.numbers if reads[k].common]
-    own = [load(k) for k in program.numbers if not reads[k].common]
-    written = []
+    lines = [] if alone else ["k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)", "inside = k < count"]
+    for name in program.numbers:
+        lines += _load(name, reads[name], alone)
+    lines += [*body.lines, "tl.debug_barrier()"]
     for write in program.writes:
         for place in stores.get(write.tensor, ()):
             if place.common and not alone:
                 raise ValueError(f"{write.tensor} is common to all instances")
-            value = body.value(write.value)
-            if not alone:  # a store's shape is its mask's
-                value = f"tl.broadcast_to({value}, (BLOCK,))"
-            kept = "" if alone else ", mask=inside"
-            written.append(f"tl.store({pointer(place)}, ({value}).to({_TYPES[dtypes[place.table]]}){kept})")
+            value = f"{body.value(write.value)}.to({_TYPES[dtypes[place.table]]})"
+            if alone:
+                lines.append(f"tl.store({place.table} + {place.column}, {value})")
+            else:
+                at = f"{place.table} + k * {place.width} + {place.column}"
+                lines.append(f"tl.store({at}, tl.broadcast_to({value}, (BLOCK,)), mask=inside)")
     head = (
-        f"{_HEAD}\n\n@triton.jit(do_not_specialize=['count'])\n"
-        f"def hf_optim_scalars({', '.join(dtypes)}, count, BLOCK: tl.constexpr):\n"
+        f"{_HEAD}\n\n@triton.jit(do_not_specialize=['count', 'rows'])\n"
+        f"def hf_optim_scalars({', '.join(dtypes)}, count, rows, BLOCK: tl.constexpr):\n"
     )
-    if alone:
-        each = [*own, *body.lines, *written]
-        lines = [*common, "tl.debug_barrier()", "for k in range(count):", *(f"    {line}" for line in each)]
-    else:
-        lines = ["k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)", "inside = k < count"]
-        lines += [*common, *own, *body.lines, *written]
     return head + "".join(f"    {line}\n" for line in lines)
+
+
+def _load(name: str, place: Place, alone: bool) -> list[str]:
+    at = f"{place.table} + {place.column}"
+    if place.summed:
+        return [
+            "sum = tl.zeros([BLOCK], tl.float64)",
+            "for j in range(0, rows, BLOCK):",
+            "    at = j + tl.arange(0, BLOCK)",
+            f"    sum += tl.load({at} + at * {place.width}, mask=at < rows, other=0.0)",
+            f"c_{name} = tl.sum(sum, 0)",
+        ]
+    if alone or place.common:
+        return [f"c_{name} = tl.load({at}).to(tl.float64)"]
+    return [f"c_{name} = tl.load({at} + k * {place.width}, mask=inside, other=1.0).to(tl.float64)"]

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from hf_optim.engine.emit_triton import Place, emit, emit_scalars, noisy, number_columns
+from hf_optim.engine.emit_triton import Place, emit, emit_scalars
 from hf_optim.engine.kernels import Unbuildable
 from hf_optim.engine.passes import Launch, Launcher
 from hf_optim.engine.trace import Program
@@ -50,7 +50,7 @@ def why_not(device: torch.device) -> str | None:
     try:
         table = torch.zeros(1, 1, dtype=torch.float64, device=device)
         nothing = Program(torch.float64, (), ("a",), (), (), (), ())
-        Scalars(nothing, {"a": Place("table", 0, 1)}, {}, {"table": torch.float64}, alone=False)(1, table=table)
+        Scalars(nothing, {"a": Place("table", 0, 1)}, {}, {"table": torch.float64}, alone=False)(1, 1, table=table)
     except Exception as e:  # whatever a compiler may raise: no C compiler, no Python.h, an old driver
         return f"Triton fails here: {first_line(e)}"
     return None
@@ -165,11 +165,7 @@ class TritonLauncher(Launcher):
         """The numbers on the device; they may lie there already."""
         if isinstance(what.numbers, torch.Tensor):
             return what.numbers
-        rows = what.numbers
-        if noisy(self._program):
-            rows = [[*row, float(t)] for row, t in zip(rows, what.times, strict=True)]
-        if not number_columns(self._program):
-            return self._never
+        rows = [[*row, float(t)] for row, t in zip(what.numbers, what.times, strict=True)]
         return up(rows, torch.float64, what.device)
 
 
@@ -187,11 +183,11 @@ class Scalars:
         self._names, self._alone = tuple(dtypes), alone
         self._module = module(emit_scalars(program, reads, stores, dtypes, alone))
 
-    def __call__(self, count: int, **tables: torch.Tensor) -> None:
-        """Run over `count` instances."""
+    def __call__(self, count: int, rows: int, **tables: torch.Tensor) -> None:
+        """Run over `count` instances; sums run over `rows` rows."""
         grid = 1 if self._alone else (count + _LANES - 1) // _LANES
         with on(tables[self._names[0]].device):
             self._module.hf_optim_scalars[(grid,)](
-                *(tables[k] for k in self._names), count, BLOCK=_LANES, num_warps=1 if self._alone else _WARPS,
+                *(tables[k] for k in self._names), count, rows, BLOCK=_LANES, num_warps=1 if self._alone else _WARPS,
                 enable_fp_fusion=False,
             )  # fmt: skip
