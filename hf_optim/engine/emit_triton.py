@@ -309,8 +309,11 @@ def emit_scalars(
     """
     body = _Body(program, [f"c_{k}" for k in program.numbers])
     lines = [] if alone else ["k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)", "inside = k < count"]
-    for name in program.numbers:
-        lines += _load(name, reads[name], alone)
+    refs = [*(a for op in program.ops for a in op.arguments), *(write.value for write in program.writes)]
+    used = {ref for ref in refs if isinstance(ref, int)}
+    for i, name in enumerate(program.numbers):
+        if i in used:
+            lines += _load(name, reads[name], alone)
     lines += [*body.lines, "tl.debug_barrier()"]
     for write in program.writes:
         for place in stores.get(write.tensor, ()):

@@ -1,0 +1,403 @@
+"""A rule's numbers computed on the device: `prepare`, `control`, `scalars` and `derive` as scalar programs.
+
+The host writes down what it knows before a step (hyper-parameters, step counts: `given`), launches, and waits for
+nothing: sums, the loss, the memory and everything that follows from them stay on the device. A hyper-parameter is a
+symbol there, so that a schedule changes no code; where its value decides (`h.weight_decay != 0`), the host decides, and
+the program is taken again only while every decision comes out as before.
+
+    given    (1 + R, ...)   the first group's row, then a row for each group and step count
+    memory   (1, M)         what the rule remembers
+    shared   (1, S)         what `control` returned
+    kept     (1, 3)         halt, skipped, bad loss: while halt is not 0, passes and memory stand still; skipped counts
+                            the steps that were halted, by which the host's step counts are too large
+
+A bad loss therefore moves nothing, and the host learns of it when it looks (`Device.notice`).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from hf_optim.core.rule import Rule
+from hf_optim.engine.launch_triton import Place, Scalars, up
+from hf_optim.engine.passes import Sums
+from hf_optim.engine.trace import Symbol, trace_scalars
+from hf_optim.engine.vocabulary import isfinite, where
+
+_HALT, _SKIPPED, _BAD = (Place("kept", i, 3, common=True) for i in range(3))
+
+
+# --- what the host knows ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """A comparison of a known number with another one, or with a constant, and how it came out."""
+
+    compare: Callable[[Any, Any], bool]
+    name: str
+    other: str | float
+    outcome: bool
+
+    def holds(self, values: Mapping[str, float]) -> bool:
+        other = values[self.other] if isinstance(self.other, str) else self.other
+        return self.compare(values[self.name], other) is self.outcome
+
+
+class Known(Symbol):
+    """A symbol whose value the host knows: it may decide what code runs, and every decision is written down."""
+
+    def __init__(self, symbol: Symbol, name: str, value: float, decisions: list[_Decision]) -> None:
+        super().__init__(symbol._builder, symbol._ref)
+        self._name, self._value, self._decisions = name, value, decisions
+
+    def _decide(self, compare: Callable[[Any, Any], bool], other: Any) -> Any:
+        if isinstance(other, Known):
+            value, known = other._value, other._name
+        elif isinstance(other, (int, float)):
+            value, known = other, float(other)  # type: ignore[assignment]
+        elif other is None:
+            return compare is operator.ne
+        else:
+            return NotImplemented
+        outcome = compare(self._value, value)
+        self._decisions.append(_Decision(compare, self._name, known, outcome))
+        return outcome
+
+    def __eq__(self, o: object) -> bool:
+        return self._decide(operator.eq, o)  # type: ignore[no-any-return]
+
+    def __ne__(self, o: object) -> bool:
+        return self._decide(operator.ne, o)  # type: ignore[no-any-return]
+
+    def __bool__(self) -> bool:
+        return self._decide(operator.ne, 0.0)  # type: ignore[no-any-return]
+
+
+def _decided(name: str) -> Callable[..., Any]:
+    compare, symbolic = getattr(operator, name), getattr(Symbol, f"__{name}__")
+
+    def method(self: Known, o: Any) -> Any:
+        return symbolic(self, o) if isinstance(o, Symbol) and not isinstance(o, Known) else self._decide(compare, o)
+
+    return method
+
+
+for _name in ("lt", "le", "gt", "ge"):
+    setattr(Known, f"__{_name}__", _decided(_name))
+
+
+def _flattened(h: SimpleNamespace) -> tuple[dict[str, float], tuple[Any, ...]]:
+    """The floats of hyper-parameters, those in tuples under names of their own, and everything else."""
+    floats: dict[str, float] = {}
+    rest: list[Any] = []
+    for k, v in vars(h).items():
+        if isinstance(v, float):
+            floats[k] = v
+        elif isinstance(v, (tuple, list)) and v and all(isinstance(x, (int, float)) for x in v):
+            floats |= {f"{k}_{i}": float(x) for i, x in enumerate(v)}
+            rest.append((k, len(v)))
+        else:
+            rest.append((k, v if v.__hash__ else repr(v)))
+    return floats, tuple(rest)
+
+
+def _symbolic(h: SimpleNamespace, symbols: Mapping[str, Any]) -> SimpleNamespace:
+    """Hyper-parameters with symbols for their floats."""
+    made = {}
+    for k, v in vars(h).items():
+        if k in symbols:
+            made[k] = symbols[k]
+        elif f"{k}_0" in symbols:
+            made[k] = tuple(symbols[f"{k}_{i}"] for i in range(len(v)))
+        else:
+            made[k] = v
+    return SimpleNamespace(**made)
+
+
+# --- hooks as programs -----------------------------------------------------------------------------------------------
+
+
+class Later(float):
+    """A number that is computed on the device; the host has NaN in its place."""
+
+    def __new__(cls) -> Later:
+        return super().__new__(cls, "nan")
+
+
+@dataclass
+class _Hook:
+    """A hook, traced for some choices."""
+
+    #: what it returned: NaN for numbers, and what selects code
+    c: dict[str, Any]
+    numbers: tuple[str, ...]
+    decisions: list[_Decision]
+    run: Scalars
+
+
+def _common(table: str, names: Sequence[str], prefix: str) -> dict[str, Place]:
+    """Places of names that lie in a table's only row."""
+    return {prefix + k: Place(table, i, len(names), common=True) for i, k in enumerate(names)}
+
+
+class Device:
+    """The numbers of one optimizer's steps, on its first accelerator.
+
+    Args:
+        host: whose hooks these are.
+        hyper: a group's hyper-parameters.
+        device: where.
+        skip: whether a bad loss halts its own step, or all until somebody has noticed.
+    """
+
+    def __init__(
+        self, host: Rule, hyper: Callable[[dict[str, Any]], SimpleNamespace], device: torch.device, skip: bool
+    ) -> None:
+        self._host, self._hyper, self.device, self._skip = host, hyper, device, skip
+        self.memory = self._zeros(len(host.memory))
+        self._kept = self._zeros(3)
+        #: what `control` returned: names of its numbers and where they lie; and what selects code
+        self._shared_names: tuple[str, ...] = ()
+        self._shared = self._zeros(1)
+        self._statics: dict[str, Any] = {}
+        self._hooks: dict[Any, list[_Hook]] = {}
+        self._judge = self._make_judge()
+        self._told: tuple[torch.Tensor, Any] | None = None
+
+    def _zeros(self, columns: int, rows: int = 1) -> torch.Tensor:
+        return torch.zeros(rows, max(1, columns), dtype=torch.float64, device=self.device)
+
+    @property
+    def halt(self) -> torch.Tensor:
+        """What passes look at before they move anything."""
+        return self._kept[0, :1]
+
+    # --- a step ------------------------------------------------------------------------------------------------------
+
+    def begin(self, parts: Sequence[Any], first: dict[str, Any]) -> None:
+        """Write down what the host knows of this step: of the first group, and of every group and step count."""
+        rows: dict[tuple[int, int], int] = {}
+        self._groups = [self._hyper(first)]
+        times = [max(part.t for part in parts)]
+        for part in parts:
+            key = id(part.group), part.t
+            if key not in rows:
+                rows[key] = len(times)
+                self._groups.append(self._hyper(part.group))
+                times.append(part.t)
+            part.row = rows[key]
+        self._values = [
+            {f"h_{k}": v for k, v in _flattened(h)[0].items()} | {"t": float(t)}
+            for h, t in zip(self._groups, times, strict=True)
+        ]
+        self._columns = list(dict.fromkeys(k for row in self._values for k in row))
+        self._given = up([[row.get(k, 0.0) for k in self._columns] for row in self._values], torch.float64, self.device)
+
+    def judge(self, loss: torch.Tensor | float, floor: float) -> None:
+        """Halt what follows if the loss is bad, on every rank if it is on one."""
+        self._loss = self._zeros(2)
+        self._loss[0, 1] = floor
+        self._loss[0, 0].copy_(loss.detach()) if isinstance(loss, torch.Tensor) else self._loss[0, 0].fill_(loss)
+        self._judge(1, 1, loss=self._loss, kept=self._kept)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self._kept[0, :1], torch.distributed.ReduceOp.MAX)
+
+    def _make_judge(self) -> Scalars:
+        def call(v: dict[str, Any]) -> dict[str, Any]:
+            bad = ~(isfinite(v["loss"]) & (v["loss"] >= v["floor"]))
+            halted = where(bad, 1.0, 0.0) if self._skip else where(bad, 1.0, v["halt"])
+            return {"halt": halted, "bad": where(bad & (v["halt"] <= 0), v["loss"], v["bad"])}
+
+        reads = _common("loss", ("loss", "floor"), "") | {"halt": _HALT, "bad": _BAD}
+        program = trace_scalars(call, tuple(reads))
+        dtypes = dict.fromkeys(("loss", "kept"), torch.float64)
+        return Scalars(program, reads, {"halt": [_HALT], "bad": [_BAD]}, dtypes, alone=True)
+
+    def fill(self, name: str, parts: Sequence[Any]) -> None:
+        """Add what `prepare` or `scalars` says to every part's `c`; its numbers come to lie in the part's `numbers`."""
+        made: list[tuple[_Hook, torch.Tensor | None, torch.Tensor]] = []
+        found: dict[tuple[int, int], tuple[torch.Tensor, dict[str, Any]]] = {}
+        for part in parts:
+            key = part.row, id(part.c)
+            if key not in found:
+                hook = self._filling(name, part)
+                numbers = next((n for h, before, n in made if h is hook and before is part.numbers), None)
+                if numbers is None:
+                    numbers = self._zeros(len(hook.numbers) + 1, len(self._values))
+                    tables = {"given": self._given, "memory": self.memory, "shared": self._shared, "kept": self._kept}
+                    before = numbers if part.numbers is None else part.numbers
+                    hook.run(len(numbers), 1, **tables, before=before, numbers=numbers)
+                    made.append((hook, part.numbers, numbers))
+                found[key] = numbers, hook.c
+            part.numbers, part.c = found[key]
+
+    def _filling(self, name: str, part: Any) -> _Hook:
+        """`prepare` or `scalars` of a part, after what was said before."""
+        host, before = self._host, part.c
+        old = [k for k, v in before.items() if isinstance(v, float)]
+        shared = _common("shared", self._shared_names, "s_") if name == "scalars" else {}
+        reads = self._places() | shared
+        reads |= {f"b_{k}": Place("before", i, len(old) + 1) for i, k in enumerate(old)}
+
+        def call(v: dict[str, Any], h: SimpleNamespace) -> dict[str, Any]:
+            t, out = v["t"] - v["skipped"], before | {k: v[f"b_{k}"] for k in old}
+            if name == "prepare":
+                return out | host.prepare(h, t, {k: v[f"m_{k}"] for k in host.memory}) | {"": t}
+            given = {k: v[f"s_{k}"] for k in self._shared_names}
+            return out | host.scalars(h, t, SimpleNamespace(**self._statics, **given)) | {"": t}
+
+        choices = tuple((k, None if k in old else v) for k, v in before.items()), tuple(self._statics.items())
+        return self._traced((name, *choices), part.row, call, reads, "numbers")
+
+    def control(self, names: Sequence[str], total: torch.Tensor | None, loss: bool) -> None:
+        """The rule's `control`, from the sums over all rows of `total`."""
+        host = self._host
+
+        remembered: dict[str, Any] = {}
+
+        def call(v: dict[str, Any], h: SimpleNamespace) -> dict[str, Any]:
+            memory = {k: v[f"m_{k}"] for k in host.memory}
+            sums = {k: v[f"a_{k}"] for k in names}
+            out = host.control(h, v["t"] - v["skipped"], sums, v["loss"] if loss else None, memory)
+            halted = v["halt"] > 0
+            kept = {f"m_{k}": where(halted, v[f"m_{k}"], new) for k, new in memory.items()}
+            remembered.update(kept, skipped=v["skipped"] + v["halt"])
+            return out  # type: ignore[no-any-return]
+
+        reads = self._places() | {"halt": _HALT, "loss": Place("loss", 0, 2, common=True)}
+        reads |= {f"a_{k}": Place("total", i, len(names), summed=True) for i, k in enumerate(names)}
+        hook = self._traced(("control", tuple(names), loss), 0, call, reads, "shared", remembered)
+        self._statics = {k: v for k, v in hook.c.items() if not isinstance(v, float)}
+        if hook.numbers != self._shared_names:
+            self._shared_names, self._shared = hook.numbers, self._zeros(len(hook.numbers))
+        rows = 1 if total is None else len(total)
+        hook.run(
+            1, rows, given=self._given, memory=self.memory, kept=self._kept, shared=self._shared,
+            total=self._given if total is None else total, loss=self._loss if loss else self._kept,
+        )  # fmt: skip
+
+    def derive(
+        self,
+        key: Any,
+        call: Callable[..., Mapping[str, Any]],
+        names: Sequence[str],
+        own: torch.Tensor,
+        all: torch.Tensor,
+    ) -> Sums:
+        """What follows from sums for every row.
+
+        Args:
+            key: stands for `call`.
+            call: (h of the first group, own sums, sums of all rows of `all`) -> what a pass reads.
+            names: of the sums.
+            own: float64 (rows, names).
+            all: float64 (any rows, names).
+        """
+        reads = {k: Place("given", p.column, p.width, common=True) for k, p in self._places().items() if k[:2] == "h_"}
+        reads |= {f"o_{k}": Place("own", i, len(names)) for i, k in enumerate(names)}
+        reads |= {f"a_{k}": Place("all", i, len(names), summed=True) for i, k in enumerate(names)}
+
+        def sums(v: dict[str, Any], h: SimpleNamespace) -> Mapping[str, Any]:
+            return call(h, {k: v[f"o_{k}"] for k in names}, {k: v[f"a_{k}"] for k in names})
+
+        hook = self._traced(("derive", key, tuple(names)), 0, sums, reads, "derived")
+        derived = self._zeros(len(hook.numbers), len(own))
+        hook.run(len(own), len(all), given=self._given, own=own, all=all, derived=derived)
+        return Sums(hook.numbers, derived)
+
+    # --- tracing -----------------------------------------------------------------------------------------------------
+
+    def _places(self) -> dict[str, Place]:
+        """Where everything lies that any hook may read."""
+        given = {k: Place("given", i, len(self._columns)) for i, k in enumerate(self._columns)}
+        return given | {"skipped": _SKIPPED} | _common("memory", tuple(self._host.memory), "m_")
+
+    def _traced(
+        self,
+        key: Any,
+        row: int,
+        call: Callable[..., Mapping[str, Any]],
+        reads: dict[str, Place],
+        into: str,
+        remembered: Mapping[str, Any] | None = None,
+    ) -> _Hook:
+        """A hook for what is known in a row: its program of the past, if every decision comes out as it did then.
+        What it returns goes `into` a table, and what it has `remembered` by then where it was read."""
+        h, values = self._groups[row], self._values[row]
+        key = (*key, _flattened(h)[1], tuple(reads.items()))
+        hooks = self._hooks.setdefault(key, [])
+        for hook in hooks:
+            if all(decision.holds(values) for decision in hook.decisions):
+                return hook
+        decisions: list[_Decision] = []
+        returned: dict[str, Any] = {}
+
+        def numbers(v: dict[str, Any]) -> dict[str, Any]:
+            known = {k[2:]: Known(v[k], k, values[k], decisions) for k in values if k in reads and k[:2] == "h_"}
+            returned.update(call(v, _symbolic(h, known)))
+            out = {f"r_{k}": v for k, v in returned.items() if isinstance(v, (Symbol, float))}
+            return out | dict(remembered or {})
+
+        program = trace_scalars(numbers, tuple(reads))
+        own = [w.tensor for w in program.writes if w.tensor[:2] == "r_"]
+        stores = {k: [Place(into, i, len(own), common=into == "shared")] for i, k in enumerate(own)}
+        stores |= {k: [reads[k]] for k in remembered or {}}
+        tables = {
+            "prepare": ("given", "memory", "shared", "kept", "before", "numbers"),
+            "scalars": ("given", "memory", "shared", "kept", "before", "numbers"),
+            "control": ("given", "memory", "kept", "shared", "total", "loss"),
+            "derive": ("given", "own", "all", "derived"),
+        }[key[0]]
+        run = Scalars(program, reads, stores, dict.fromkeys(tables, torch.float64), alone=key[0] == "control")
+        c = {k: Later() if isinstance(v, (Symbol, float)) else v for k, v in returned.items() if k}
+        hook = _Hook(c, tuple(k[2:] for k in own if k != "r_"), decisions, run)
+        hooks.append(hook)
+        return hook
+
+    # --- what the host wants to know ---------------------------------------------------------------------------------
+
+    def remember(self, memory: Mapping[str, float]) -> None:
+        """Take these numbers for the rule's memory."""
+        self.memory.copy_(up([list(memory.values())], torch.float64, self.device), non_blocking=True)
+
+    def figures(self) -> dict[str, float]:
+        """The memory and what `control` returned; waits for the device."""
+        memory = dict(zip(self._host.memory, self.memory[0].tolist(), strict=True))
+        return memory | dict(zip(self._shared_names, self._shared[0].tolist(), strict=False))
+
+    def tell(self) -> None:
+        """Begin to bring the host what `notice` asks for."""
+        if self.device.type != "cuda":
+            self._told = self._kept[0].clone(), None
+            return
+        with torch.cuda.device(self.device):
+            there = torch.empty(3, dtype=torch.float64, pin_memory=True)
+            there.copy_(self._kept[0], non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._told = there, event
+
+    def notice(self, wait: bool = False) -> tuple[int, float] | None:
+        """How many steps were halted since this was last asked, and the first bad loss; None if none, or if the device
+        has not said yet. Without `wait`, nothing waits unless there was one."""
+        if self._told is None:
+            return None
+        there, event = self._told
+        if event is not None:
+            if wait:
+                event.synchronize()
+            elif not event.query():
+                return None
+        self._told = None
+        if there[1] == 0:
+            return None
+        _, skipped, bad = self._kept[0].tolist()
+        self._kept.zero_()
+        return int(skipped), bad
