@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -169,10 +169,14 @@ class Device:
         self._statics: dict[str, Any] = {}
         self._hooks: dict[Any, list[_Hook]] = {}
         self._judge = self._make_judge()
+        self._floor = float("nan")
         self._told: tuple[torch.Tensor, Any] | None = None
 
     def _zeros(self, columns: int, rows: int = 1) -> torch.Tensor:
         return torch.zeros(rows, max(1, columns), dtype=torch.float64, device=self.device)
+
+    def _empty(self, columns: int, rows: int) -> torch.Tensor:
+        return torch.empty(rows, max(1, columns), dtype=torch.float64, device=self.device)
 
     @property
     def halt(self) -> torch.Tensor:
@@ -202,10 +206,11 @@ class Device:
 
     def judge(self, loss: torch.Tensor | float, floor: float) -> None:
         """Halt what follows if the loss is bad, on every rank if it is on one."""
-        self._loss = self._zeros(2)
-        self._loss[0, 1] = floor
-        self._loss[0, 0].copy_(loss.detach()) if isinstance(loss, torch.Tensor) else self._loss[0, 0].fill_(loss)
-        self._judge(1, 1, loss=self._loss, kept=self._kept)
+        if floor != self._floor:
+            self._floor, self._least = floor, up([floor], torch.float64, self.device)
+        there = isinstance(loss, torch.Tensor) and loss.device == self.device
+        self._loss = loss.detach().double() if there else up(float(loss), torch.float64, self.device)  # type: ignore[union-attr]
+        self._judge(1, 1, loss=self._loss, floor=self._least, kept=self._kept)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(self._kept[0, :1], torch.distributed.ReduceOp.MAX)
 
@@ -215,9 +220,9 @@ class Device:
             halted = where(bad, 1.0, 0.0) if self._skip else where(bad, 1.0, v["halt"])
             return {"halt": halted, "bad": where(bad & (v["halt"] <= 0), v["loss"], v["bad"])}
 
-        reads = _common("loss", ("loss", "floor"), "") | {"halt": _HALT, "bad": _BAD}
+        reads = {k: Place(k, 0, 1, common=True) for k in ("loss", "floor")} | {"halt": _HALT, "bad": _BAD}
         program = trace_scalars(call, tuple(reads))
-        dtypes = dict.fromkeys(("loss", "kept"), torch.float64)
+        dtypes = dict.fromkeys(("loss", "floor", "kept"), torch.float64)
         return Scalars(program, reads, {"halt": [_HALT], "bad": [_BAD]}, dtypes, alone=True)
 
     def fill(self, name: str, parts: Sequence[Any]) -> None:
@@ -230,7 +235,7 @@ class Device:
                 hook = self._filling(name, part)
                 numbers = next((n for h, before, n in made if h is hook and before is part.numbers), None)
                 if numbers is None:
-                    numbers = self._zeros(len(hook.numbers) + 1, len(self._values))
+                    numbers = self._empty(len(hook.numbers) + 1, len(self._values))
                     tables = {"given": self._given, "memory": self.memory, "shared": self._shared, "kept": self._kept}
                     before = numbers if part.numbers is None else part.numbers
                     hook.run(len(numbers), 1, **tables, before=before, numbers=numbers)
@@ -271,7 +276,7 @@ class Device:
             remembered.update(kept, skipped=v["skipped"] + v["halt"])
             return out  # type: ignore[no-any-return]
 
-        reads = self._places() | {"halt": _HALT, "loss": Place("loss", 0, 2, common=True)}
+        reads = self._places() | {"halt": _HALT, "loss": Place("loss", 0, 1, common=True)}
         reads |= {f"a_{k}": Place("total", i, len(names), summed=True) for i, k in enumerate(names)}
         hook = self._traced(("control", tuple(names), loss), 0, call, reads, "shared", remembered)
         self._statics = {k: v for k, v in hook.c.items() if not isinstance(v, float)}
@@ -289,27 +294,31 @@ class Device:
         call: Callable[..., Mapping[str, Any]],
         names: Sequence[str],
         own: torch.Tensor,
-        all: torch.Tensor,
+        every: torch.Tensor,
+        h: bool,
     ) -> Sums:
         """What follows from sums for every row.
 
         Args:
             key: stands for `call`.
-            call: (h of the first group, own sums, sums of all rows of `all`) -> what a pass reads.
+            call: (h of the first group, own sums, sums of all rows of `every`) -> what a pass reads.
             names: of the sums.
             own: float64 (rows, names).
-            all: float64 (any rows, names).
+            every: float64 (any rows, names).
+            h: whether call reads it.
         """
-        reads = {k: Place("given", p.column, p.width, common=True) for k, p in self._places().items() if k[:2] == "h_"}
-        reads |= {f"o_{k}": Place("own", i, len(names)) for i, k in enumerate(names)}
-        reads |= {f"a_{k}": Place("all", i, len(names), summed=True) for i, k in enumerate(names)}
+        reads = {f"o_{k}": Place("own", i, len(names)) for i, k in enumerate(names)}
+        reads |= {f"a_{k}": Place("every", i, len(names), summed=True) for i, k in enumerate(names)}
+        if h:
+            reads |= {k: replace(place, common=True) for k, place in self._places().items() if k[:2] == "h_"}
 
         def sums(v: dict[str, Any], h: SimpleNamespace) -> Mapping[str, Any]:
             return call(h, {k: v[f"o_{k}"] for k in names}, {k: v[f"a_{k}"] for k in names})
 
-        hook = self._traced(("derive", key, tuple(names)), 0, sums, reads, "derived")
-        derived = self._zeros(len(hook.numbers), len(own))
-        hook.run(len(own), len(all), given=self._given, own=own, all=all, derived=derived)
+        hook = self._traced(("derive", key, tuple(names)), 0 if h else None, sums, reads, "derived")
+        derived = self._empty(len(hook.numbers), len(own))
+        given = self._given if h else own
+        hook.run(len(own), len(every), given=given, own=own, every=every, derived=derived)
         return Sums(hook.numbers, derived)
 
     # --- tracing -----------------------------------------------------------------------------------------------------
@@ -322,7 +331,7 @@ class Device:
     def _traced(
         self,
         key: Any,
-        row: int,
+        row: int | None,
         call: Callable[..., Mapping[str, Any]],
         reads: dict[str, Place],
         into: str,
@@ -330,7 +339,7 @@ class Device:
     ) -> _Hook:
         """A hook for what is known in a row: its program of the past, if every decision comes out as it did then.
         What it returns goes `into` a table, and what it has `remembered` by then where it was read."""
-        h, values = self._groups[row], self._values[row]
+        h, values = (SimpleNamespace(), {}) if row is None else (self._groups[row], self._values[row])
         key = (*key, _flattened(h)[1], tuple(reads.items()))
         hooks = self._hooks.setdefault(key, [])
         for hook in hooks:
@@ -353,7 +362,7 @@ class Device:
             "prepare": ("given", "memory", "shared", "kept", "before", "numbers"),
             "scalars": ("given", "memory", "shared", "kept", "before", "numbers"),
             "control": ("given", "memory", "kept", "shared", "total", "loss"),
-            "derive": ("given", "own", "all", "derived"),
+            "derive": ("given", "own", "every", "derived"),
         }[key[0]]
         run = Scalars(program, reads, stores, dict.fromkeys(tables, torch.float64), alone=key[0] == "control")
         c = {k: Later() if isinstance(v, (Symbol, float)) else v for k, v in returned.items() if k}
@@ -369,7 +378,7 @@ class Device:
 
     def figures(self) -> dict[str, float]:
         """The memory and what `control` returned; waits for the device."""
-        memory = dict(zip(self._host.memory, self.memory[0].tolist(), strict=True))
+        memory = dict(zip(self._host.memory, self.memory[0].tolist(), strict=False))
         return memory | dict(zip(self._shared_names, self._shared[0].tolist(), strict=False))
 
     def tell(self) -> None:

@@ -171,7 +171,8 @@ def emit(program: Program) -> str:
     single = program.dtype is torch.float32
     head = _HEAD % {
         "real": "float" if single else "double", "int": "int32_t" if single else "int64_t",
-        "sqrt": "__builtin_sqrtf" if single else "__builtin_sqrt", "pow": "__builtin_powf" if single else "__builtin_pow",
+        "sqrt": "__builtin_sqrtf" if single else "__builtin_sqrt",
+        "pow": "__builtin_powf" if single else "__builtin_pow",
         "to_float": "v" if single else "__builtin_convertvector(v, F)",
         "from_float": "v" if single else "__builtin_convertvector(v, V)",
         "half": _HALF if _uses_half(program) else "", "double": "" if single else _DOUBLE,

@@ -33,7 +33,8 @@ class Limits:
     blocked: frozenset[str] = frozenset({"cpu"})
 
 
-_limits: ContextVar[Limits] = ContextVar("limits", default=Limits())
+_DEFAULTS = Limits()
+_limits: ContextVar[Limits] = ContextVar("limits", default=_DEFAULTS)
 
 
 def current() -> Limits:

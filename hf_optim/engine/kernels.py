@@ -2,7 +2,7 @@
 
 A kernel is built once for a source, compiler, flags and kind of processor, and kept in a folder of this user's that
 nobody else may write: $HF_OPTIM_CACHE, else ~/.cache/hf_optim (or $XDG_CACHE_HOME), else one below the temporary
-folder; a folder from which nothing may be loaded (noexec) is left for the next. HF_OPTIM_KERNELS=0 switches kernels off.
+folder; one from which nothing may be loaded (noexec) is left for the next. HF_OPTIM_KERNELS=0 switches kernels off.
 """
 
 from __future__ import annotations
@@ -50,6 +50,11 @@ def switched_off() -> str | None:
     if os.environ.get("HF_OPTIM_KERNELS", "1").lower() in ("0", "false", "no", "off"):
         return "HF_OPTIM_KERNELS=0"
     return None
+
+
+def triton_everywhere() -> bool:
+    """Whether the environment asks for Triton's kernels on a CPU, too: in its interpreter, for tests."""
+    return os.environ.get("HF_OPTIM_KERNELS", "").lower() == "triton"
 
 
 @cache

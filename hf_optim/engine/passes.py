@@ -53,6 +53,12 @@ def flat(t: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor | No
     return t.as_strided((t.numel(),), (1,))
 
 
+def _flat(t: torch.Tensor) -> torch.Tensor:
+    view = flat(t.detach())
+    assert view is not None
+    return view
+
+
 @cache
 def bound(f: Callable[..., Any], apply: Callable[..., Any] | None, all_moments: bool) -> Callable[..., Any]:
     """f with its gradient arguments filled in: `g` transformed by `apply`, `raw` as the moments ask."""
@@ -93,6 +99,16 @@ class Cohort:
     #: the step's scalars
     c: dict[str, Any] = field(default_factory=dict)
     transform: Any = None
+    #: on an accelerator, where `c` has `device.Later` numbers: the table that holds them, and which row of it
+    numbers: torch.Tensor | None = None
+    row: int = 0
+
+    def known(self) -> dict[str, Any]:
+        """`c` with its numbers, for which this waits."""
+        if self.numbers is None:
+            return self.c
+        values = iter(self.numbers[self.row].tolist())
+        return {k: next(values) if isinstance(v, float) else v for k, v in self.c.items()}
 
 
 @dataclass(frozen=True)
@@ -108,7 +124,7 @@ class Table:
     """Parameters of one device and of the same storage dtypes.
 
     Args:
-        columns: of each name one flat tensor a parameter; those of a parameter are equally long and dense.
+        columns: of each name one tensor a parameter; those of a parameter have one shape and layout, without gaps.
         dtype: in which to compute; None for that of x, at least float32.
         why_not: why no kernel shall run; None if one may.
         noisy: names of bfloat16 columns that are rounded stochastically.
@@ -134,15 +150,17 @@ class Table:
         self.lengths = [t.numel() for t in some]
         self.sizes = torch.tensor(self.lengths)
         self.first_element = torch.tensor([a for a, _ in self.origin])
+        self.index = torch.tensor([i for _, i in self.origin])
+        #: see `Launch.halt`
+        self.halt: torch.Tensor | None = None
         self.at = {k: j for j, k in enumerate(self.columns)}
         self.addresses = torch.tensor([[t.data_ptr() for t in column] for column in self.columns.values()])
         #: counts changes of `addresses`
         self.version = 0
         self._codes: dict[Any, Code] = {}
 
-    def put(self, name: str, tensors: Sequence[torch.Tensor], places: Sequence[int]) -> None:
-        """Give a column other tensors, at these addresses; shapes and dtypes are as they were."""
-        self.columns[name] = list(tensors)
+    def move(self, name: str, places: Sequence[int]) -> None:
+        """A column's tensors are at these addresses now."""
         self.addresses[self.at[name]] = torch.tensor(places)
         self.version += 1
 
@@ -166,9 +184,10 @@ class Table:
             transform = None if raw else cohort.transform
             statics = tuple((k, v) for k, v in cohort.c.items() if not isinstance(v, float))
             numbers = tuple(k for k, v in cohort.c.items() if isinstance(v, float))
-            calls.setdefault((f, transform, statics, numbers, sums.names), []).append(cohort)
+            key = f, transform, statics, numbers, sums.names
+            calls.setdefault((key, id(cohort.numbers)), []).append(cohort)
         total: torch.Tensor | None = None
-        for key, some in calls.items():
+        for (key, _), some in calls.items():
             code = self._codes.get(key)
             if code is None:
                 code = self._codes[key] = Code(self, f, key[1], some[0].c, sums.names)
@@ -200,17 +219,23 @@ class Launch:
     first: torch.Tensor
     sizes: torch.Tensor
     row: torch.Tensor
-    #: one list of numbers a cohort
-    numbers: list[list[float]]
+    #: one list of numbers a cohort, or the numbers on the device
+    numbers: list[list[float]] | torch.Tensor
     sums: torch.Tensor | None
     keys: torch.Tensor | None
     origin: torch.Tensor
     #: change with `table` (and its addresses), with chunks, and with `row`
     versions: tuple[int, int, int]
+    device: torch.device
+    #: of which `keys` are made: each cohort's step count, and int64 (rows), each parameter's number among all
+    times: list[int]
+    index: torch.Tensor
+    #: on an accelerator: float64; while it is not 0, the pass leaves everything alone
+    halt: torch.Tensor | None = None
 
 
 class Launcher:
-    """Runs one program on one kind of device; `hf_optim.engine.passes.LAUNCHERS` names one for each."""
+    """Runs one program on one kind of device."""
 
     #: elements of a chunk
     chunk: ClassVar[int]
@@ -260,17 +285,36 @@ class CppLauncher(Launcher):
         if not self._terms:
             return None
         total = torch.empty(len(what.sizes), self._terms, dtype=torch.float64)
+        assert kernel.gather is not None
         kernel.gather(a.partial, what.first.data_ptr(), len(what.sizes), total.data_ptr())
         return total
 
 
-def no_launcher(device: torch.device) -> str:
-    """Why there are no kernels for a device."""
-    return f"there are no kernels for {device.type}"
+def launcher(device: torch.device) -> type[Launcher]:
+    """What runs kernels on a device. (HF_OPTIM_KERNELS=triton takes Triton's interpreter for a CPU.)
+
+    Raises:
+        kernels.Unbuildable: nothing does, or shall.
+    """
+    off = kernels.switched_off()
+    if off:
+        raise kernels.Unbuildable(off)
+    if device.type == "cpu" and not kernels.triton_everywhere():
+        return CppLauncher
+    from hf_optim.engine import launch_triton  # Triton is imported where it is used
+
+    why = launch_triton.why_not(device)
+    if why:
+        raise kernels.Unbuildable(why)
+    return launch_triton.TritonLauncher
 
 
-#: device type -> its launcher; what is missing runs without kernels
-LAUNCHERS: dict[str, type[Launcher]] = {"cpu": CppLauncher}
+def ahead(device: torch.device) -> bool:
+    """Whether kernels run on a device that need not be waited for."""
+    try:
+        return fallback.current().kernels and launcher(device) is not CppLauncher
+    except kernels.Unbuildable:
+        return False
 
 
 class Code:
@@ -297,12 +341,7 @@ class Code:
             Untraceable, Unbuildable: there will be no kernel.
         """
         if self._launcher is None:
-            kind = LAUNCHERS.get(self.table.device.type)
-            if kind is None:
-                raise kernels.Unbuildable(no_launcher(self.table.device))
-            off = kernels.switched_off()
-            if off:
-                raise kernels.Unbuildable(off)
+            kind = launcher(self.table.device)
             dtypes = {k: self.table.dtypes[k] for k in self.names}
             if not STORED.issuperset(dtypes.values()):
                 other = next(d for d in dtypes.values() if d not in STORED)
@@ -329,12 +368,15 @@ class Code:
         if self._table_version != table.version:
             self._table_version = table.version
             self._addresses = table.addresses[self._own].contiguous()
-        numbers = [[v for v in cohort.c.values() if isinstance(v, float)] for cohort in cohorts]
+        numbers: Any = cohorts[0].numbers
+        if numbers is None:
+            numbers = [[v for v in cohort.c.values() if isinstance(v, float)] for cohort in cohorts]
         return launcher.launch(
             Launch(
                 self._addresses, self._which, self._where, self._first, table.sizes, self._row, numbers,
                 sums.values, self._keys(cohorts), table.first_element,
                 (self._table_version, self._chunks_version, self._rows_version),
+                table.device, [cohort.t for cohort in cohorts], table.index, table.halt,
             )
         )  # fmt: skip
 
@@ -344,7 +386,7 @@ class Code:
         row = [-1] * self.table.rows
         for k, cohort in enumerate(cohorts):
             for i in cohort.members:
-                row[i] = k
+                row[i] = k if cohort.numbers is None else cohort.row
         self._row = torch.tensor(row, dtype=torch.int32)
         self._rows_version += 1
         new = {i for cohort in cohorts for i in cohort.members} - self._members
@@ -371,10 +413,13 @@ class Code:
     def _without(self, cohorts: list[Cohort], sums: Sums) -> torch.Tensor | None:
         """No kernel: the function itself."""
         table, total = self.table, None
+        if table.halt is not None and float(table.halt) != 0:
+            cohorts = []
         for cohort in cohorts:
             if not cohort.members:
                 continue
-            columns = {k: [table.columns[k][i] for i in cohort.members] for k in self.names}
+            c = cohort.known()
+            columns = {k: [_flat(table.columns[k][i]) for i in cohort.members] for k in self.names}
             own: dict[str, torch.Tensor] = {}
             if sums.values is not None:
                 own = dict(zip(sums.names, sums.values[cohort.members].unbind(1), strict=True))
@@ -382,12 +427,37 @@ class Code:
                 fallback.Rounding(table.noisy, noise_key(0, cohort.t, index), first, self.names)
                 for first, index in (table.origin[i] for i in cohort.members)
             ]
-            out = fallback.run(self.call, columns, cohort.c, own, table.dtype, roundings)
+            out = fallback.run(self.call, columns, c, own, table.dtype, roundings)
             if out is not None:
                 if total is None:
                     total = torch.zeros(table.rows, out.shape[1], dtype=torch.float64, device=table.device)
                 total[cohort.members] = out
         return total
+
+
+def execution(tensors: Sequence[torch.Tensor], why: Sequence[tuple[int, str]], unwanted: str | None) -> str:
+    """How steps over these tensors run, in words: "C++ kernels", "blocks: compile=False", ...
+
+    Args:
+        why: (how many, why) of tensors that no kernel takes.
+        unwanted: why no kernels are wanted.
+    """
+    devices = {t.device for t in tensors}
+    slow = " and ".join(sorted({"blocks" if d.type in fallback.current().blocked else "lists" for d in devices}))
+    reasons = [unwanted] if unwanted else []
+    for device in sorted(devices, key=str):
+        try:
+            launcher(device)
+        except kernels.Unbuildable as e:
+            reasons.append(str(e))
+    if len(reasons) == len(devices) or unwanted:
+        return f"{slow}: {reasons[0]}"
+    fast = "Triton kernels" if any(map(ahead, devices)) else "C++ kernels"
+    if not why:
+        return fast
+    count = sum(n for n, _ in why)
+    some = "" if count == len(tensors) else f"{fast}; {count} of {len(tensors)} tensors "
+    return f"{some}{slow}: {'; '.join(dict.fromkeys(reason for _, reason in why))}"
 
 
 # --- passes over tensors of no optimizer -----------------------------------------------------------------------------

@@ -20,6 +20,8 @@ UNARY = ("sqrt", "abs", "neg", "sign", "reciprocal")
 METHODS = (*BINARY, *UNARY, "lerp", "addcmul", "addcdiv", "clamp", "copy_", "zero_", "clone")
 #: functions of this module
 FUNCTIONS = ("where", "sqrt", "minimum", "maximum", "isfinite")
+#: what to take for a divisor that may be 0: `a / maximum(b, TINY)`
+TINY = 1e-300
 
 
 class Operand:
