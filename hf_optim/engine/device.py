@@ -274,14 +274,18 @@ class Device:
             halted = v["halt"] > 0
             kept = {f"m_{k}": where(halted, v[f"m_{k}"], new) for k, new in memory.items()}
             remembered.update(kept, skipped=v["skipped"] + v["halt"])
-            return out  # type: ignore[no-any-return]
+            numbers = {k: x for k, x in out.items() if isinstance(x, (Symbol, float)) and f"s_{k}" in reads}
+            return out | {k: where(halted, v[f"s_{k}"], x) for k, x in numbers.items()}  # type: ignore[no-any-return]
 
         reads = self._places() | {"halt": _HALT, "loss": Place("loss", 0, 1, common=True)}
         reads |= {f"a_{k}": Place("total", i, len(names), summed=True) for i, k in enumerate(names)}
+        reads |= _common("shared", self._shared_names, "s_")
         hook = self._traced(("control", tuple(names), loss), 0, call, reads, "shared", remembered)
-        self._statics = {k: v for k, v in hook.c.items() if not isinstance(v, float)}
-        if hook.numbers != self._shared_names:
+        if hook.numbers != self._shared_names:  # now that their names are known, a halted step can leave them
             self._shared_names, self._shared = hook.numbers, self._zeros(len(hook.numbers))
+            self.control(names, total, loss)
+            return
+        self._statics = {k: v for k, v in hook.c.items() if not isinstance(v, float)}
         rows = 1 if total is None else len(total)
         hook.run(
             1, rows, given=self._given, memory=self.memory, kept=self._kept, shared=self._shared,
