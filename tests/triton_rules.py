@@ -1,7 +1,7 @@
 """Every rule by Triton's kernels in the interpreter, on a CPU; `test_triton.py` runs this file in a process of its own.
 
-What a kernel computes for an element is the C++ kernel's to the last bit, and so is everything without sums; sums differ
-in their last bits, for chunks have another size.
+What a kernel computes for an element is the C++ kernel's to the last bit, and so is everything without sums; sums
+differ in their last bits, for chunks have another size. (The interpreter takes a millisecond an operation.)
 """
 
 from __future__ import annotations
@@ -36,11 +36,16 @@ CHOICES: list[tuple[str, dict[str, Any]]] = [
     ("smaran", {"grad_transform": {"name": "normalize", "scope": "tensor"}}),
     ("adabelief", {"grad_transform": "outlier_filter"}),
 ]
+SHAPES = ((7, 5), (3,))
 IDS = [name + "".join(f"-{k}={v}" for k, v in hyper.items()) for name, hyper in CHOICES]
 
 
+def problem(dtype: torch.dtype = torch.float32) -> Problem:
+    return Problem(dtype, SHAPES)
+
+
 def sums(name: str, hyper: dict[str, Any]) -> bool:
-    opt = make(name, Problem().params, **hyper)
+    opt = make(name, problem().params, **hyper)
     h = opt._hyper(opt.param_groups[0])
     return (
         bool(opt.measures(h)) or bool(opt.transform is not None and opt.transform.sums) or FAMILY[name] == "line search"
@@ -54,10 +59,10 @@ def by_triton(opt: Any) -> None:
 
 @pytest.mark.parametrize(("name", "hyper"), CHOICES, ids=IDS)
 def test_rules_equal_cpp(name: str, hyper: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, opt = run(name, 3, **hyper)
+    ours, opt = run(name, 2, problem(), **hyper)
     by_triton(opt)
     monkeypatch.setenv("HF_OPTIM_KERNELS", "1")
-    theirs, other = run(name, 3, **hyper)
+    theirs, other = run(name, 2, problem(), **hyper)
     assert other.execution == "C++ kernels"
     for p, q in zip(ours.params, theirs.params, strict=True):
         pairs = [(p, q), *((v, other.state[q][k]) for k, v in opt.state[p].items())]
@@ -73,24 +78,12 @@ def test_rules_equal_cpp(name: str, hyper: dict[str, Any], monkeypatch: pytest.M
     assert opt.effective_lr() == pytest.approx(other.effective_lr(), rel=1e-4)
 
 
-@pytest.mark.parametrize(("name", "hyper"), CHOICES, ids=IDS)
-def test_rules_equal_themselves_without_kernels(name: str, hyper: dict[str, Any]) -> None:
-    ours, opt = run(name, 2, Problem(torch.float64), **hyper)
-    by_triton(opt)
-    with limits(kernels=False):
-        theirs, other = run(name, 2, Problem(torch.float64), **hyper)
-    for p, q in zip(ours.params, theirs.params, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-13)
-        for k, v in opt.state[p].items():
-            torch.testing.assert_close(v, other.state[q][k], rtol=1e-10, atol=1e-13)
-
-
 @pytest.mark.parametrize("name", ["adan", "amvt", "lamb", "smaran"])
 def test_bfloat16_rounds_as_cpp(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, opt = run(name, 3, Problem(torch.bfloat16), state_dtype="bf16")
+    ours, opt = run(name, 2, problem(torch.bfloat16), state_dtype="bf16")
     by_triton(opt)
     monkeypatch.setenv("HF_OPTIM_KERNELS", "1")
-    theirs, other = run(name, 3, Problem(torch.bfloat16), state_dtype="bf16")
+    theirs, other = run(name, 2, problem(torch.bfloat16), state_dtype="bf16")
     for p, q in zip(ours.params, theirs.params, strict=True):
         for k, v in opt.state[p].items():
             tolerance = {"rtol": 0.01, "atol": 1e-3} if sums(name, {}) else {"rtol": 0, "atol": 0}
@@ -100,9 +93,9 @@ def test_bfloat16_rounds_as_cpp(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 # --- what is not known when it is launched ---------------------------------------------------------------------------
 
 
-def advance(opt: Any, problem: Problem, loss: float | None = None) -> None:
+def advance(opt: Any, on: Problem, loss: float | None = None) -> None:
     opt.zero_grad()
-    value = problem.loss()
+    value = on.loss()
     value.backward()
     opt.step(loss=value if loss is None else torch.tensor(loss))
 
@@ -114,18 +107,18 @@ def everything(opt: Any) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["smaran", "l4_mom", "l4_adam", "sps", "decgd"])
 def test_a_bad_loss_moves_nothing_and_is_raised_at_the_next_step(name: str) -> None:
-    problem = Problem()
-    opt = make(name, problem.params)
-    advance(opt, problem)
-    advance(opt, problem)
+    here = problem()
+    opt = make(name, here.params)
+    advance(opt, here)
+    advance(opt, here)
     before, memory = everything(opt), opt.figures()
-    advance(opt, problem, math.nan)
+    advance(opt, here, math.nan)
     with pytest.raises(BadLoss, match="the loss nan is not finite; nothing was moved"):
-        advance(opt, problem)
+        advance(opt, here)
     assert all(torch.equal(a, b) for a, b in zip(before, everything(opt), strict=True)), "moved, or counted"
     assert opt.figures() == memory
-    advance(opt, problem)
-    other = Problem()
+    advance(opt, here)
+    other = problem()
     smooth = make(name, other.params)
     for _ in range(3):
         advance(smooth, other)
@@ -134,10 +127,10 @@ def test_a_bad_loss_moves_nothing_and_is_raised_at_the_next_step(name: str) -> N
 
 @pytest.mark.parametrize("ask", ["state_dict", "figures", "hear"])
 def test_a_bad_loss_is_raised_when_somebody_asks(ask: str) -> None:
-    problem = Problem()
-    opt = make("smaran", problem.params)
-    advance(opt, problem)
-    advance(opt, problem, -1.0)
+    here = problem()
+    opt = make("smaran", here.params)
+    advance(opt, here)
+    advance(opt, here, -1.0)
     with pytest.raises(BadLoss, match="-1 is below 0"):
         getattr(opt, ask)()
     getattr(opt, ask)()
@@ -145,10 +138,10 @@ def test_a_bad_loss_is_raised_when_somebody_asks(ask: str) -> None:
 
 @pytest.mark.parametrize("name", ["smaran", "l4_mom", "decgd"])
 def test_skipped_steps_are_counted_and_leave_no_trace(name: str) -> None:
-    problem, other = Problem(), Problem()
-    opt, smooth = make(name, problem.params, on_bad_loss="skip"), make(name, other.params)
+    here, other = problem(), problem()
+    opt, smooth = make(name, here.params, on_bad_loss="skip"), make(name, other.params)
     for i in range(4):
-        advance(opt, problem, math.inf if i in (0, 2) else None)
+        advance(opt, here, math.inf if i in (0, 2) else None)
     for _ in range(2):
         advance(smooth, other)
     assert opt.figures() == {**smooth.figures(), "skipped_steps": 2.0}
@@ -157,44 +150,44 @@ def test_skipped_steps_are_counted_and_leave_no_trace(name: str) -> None:
 
 
 def test_memory_is_shown_written_saved_and_loaded() -> None:
-    problem = Problem()
-    opt = make("smaran", problem.params)
-    advance(opt, problem)
+    here = problem()
+    opt = make("smaran", here.params)
+    advance(opt, here)
     group = opt.param_groups[0]
     assert isinstance(group["v"], torch.Tensor)
     assert float(group["v"]) == opt.figures()["v"] > 0
     saved = opt.state_dict()
-    other = Problem()
+    other = problem()
     again = make("smaran", other.params)
     with torch.no_grad():
-        for p, q in zip(other.params, problem.params, strict=True):
+        for p, q in zip(other.params, here.params, strict=True):
             p.copy_(q)
     again.load_state_dict(saved)
-    advance(opt, problem)
+    advance(opt, here)
     advance(again, other)
     assert opt.figures() == again.figures()
     group["v"] = 0.0
-    advance(opt, problem)
+    advance(opt, here)
     assert opt.figures()["v"] == pytest.approx(opt.figures()["loss"] ** 2)
 
 
 def test_rates_of_groups_change_without_new_programs() -> None:
-    problem, other = Problem(), Problem()
-    groups = [{"params": ps[:2], "weight_decay": 0.0} for ps in (problem.params, other.params)]
-    opt = hf_optim.create("smaran", [groups[0], {"params": problem.params[2:]}])
-    smooth = hf_optim.create("smaran", [groups[1], {"params": other.params[2:]}])
+    here, other = problem(), problem()
+    groups = [{"params": ps[:1], "weight_decay": 0.0} for ps in (here.params, other.params)]
+    opt = hf_optim.create("smaran", [groups[0], {"params": here.params[1:]}])
+    smooth = hf_optim.create("smaran", [groups[1], {"params": other.params[1:]}])
     known = 0
     for i in range(3):
-        for o, problem_ in ((opt, problem), (smooth, other)):
+        for o, on in ((opt, here), (smooth, other)):
             for j, group in enumerate(o.param_groups):
                 group["lr"] = 0.1 / (i + j + 1)
             if o is opt:
-                step(o, problem_.loss)
+                step(o, on.loss)
             else:
                 with limits(kernels=False):
-                    step(o, problem_.loss)
+                    step(o, on.loss)
         found = sum(map(len, opt._ahead.device._hooks.values()))
         known = found if i == 0 else known
         assert found == known, "a schedule made another program"
-    for p, q in zip(problem.params, other.params, strict=True):
+    for p, q in zip(here.params, other.params, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
