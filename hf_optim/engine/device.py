@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from hf_optim.core.rule import Rule
-from hf_optim.engine.launch_triton import Place, Scalars, up
+from hf_optim.engine.launch_triton import Place, Scalars, mode, up
 from hf_optim.engine.passes import Sums
 from hf_optim.engine.trace import Symbol, trace_scalars
 from hf_optim.engine.vocabulary import isfinite, where
@@ -169,7 +169,8 @@ class Device:
         self._statics: dict[str, Any] = {}
         self._hooks: dict[Any, list[_Hook]] = {}
         self._judge = self._make_judge()
-        self._floor = float("nan")
+        #: where numbers of a step were put the last time
+        self.there: dict[str, torch.Tensor] = {}
         self._told: tuple[torch.Tensor, Any] | None = None
 
     def _zeros(self, columns: int, rows: int = 1) -> torch.Tensor:
@@ -177,6 +178,10 @@ class Device:
 
     def _empty(self, columns: int, rows: int) -> torch.Tensor:
         return torch.empty(rows, max(1, columns), dtype=torch.float64, device=self.device)
+
+    def _up(self, name: str, values: Any) -> torch.Tensor:
+        self.there[name] = up(values, torch.float64, self.device, self.there.get(name))
+        return self.there[name]
 
     @property
     def halt(self) -> torch.Tensor:
@@ -201,16 +206,18 @@ class Device:
             {f"h_{k}": v for k, v in _flattened(h)[0].items()} | {"t": float(t)}
             for h, t in zip(self._groups, times, strict=True)
         ]
+        if mode().idle:
+            self._values = [{**row, "t": 0.0} for row in self._values]
         self._columns = list(dict.fromkeys(k for row in self._values for k in row))
-        self._given = up([[row.get(k, 0.0) for k in self._columns] for row in self._values], torch.float64, self.device)
+        self._given = self._up("given", [[row.get(k, 0.0) for k in self._columns] for row in self._values])
 
     def judge(self, loss: torch.Tensor | float, floor: float) -> None:
         """Halt what follows if the loss is bad, on every rank if it is on one."""
-        if floor != self._floor:
-            self._floor, self._least = floor, up([floor], torch.float64, self.device)
         there = isinstance(loss, torch.Tensor) and loss.device == self.device
-        self._loss = loss.detach().double() if there else up(float(loss), torch.float64, self.device)  # type: ignore[union-attr]
-        self._judge(1, 1, loss=self._loss, floor=self._least, kept=self._kept)
+        self._loss = loss.detach().double() if there else self._up("loss", float(loss))  # type: ignore[union-attr]
+        self._judge(1, 1, loss=self._loss, floor=self._up("floor", floor), kept=self._kept)
+        if not mode().launches:
+            return
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(self._kept[0, :1], torch.distributed.ReduceOp.MAX)
 
@@ -271,7 +278,7 @@ class Device:
             memory = {k: v[f"m_{k}"] for k in host.memory}
             sums = {k: v[f"a_{k}"] for k in names}
             out = host.control(h, v["t"] - v["skipped"], sums, v["loss"] if loss else None, memory)
-            halted = v["halt"] > 0
+            halted = (v["halt"] > 0) | (v["t"] < 1)  # a captured step that nobody has numbered yet
             kept = {f"m_{k}": where(halted, v[f"m_{k}"], new) for k, new in memory.items()}
             remembered.update(kept, skipped=v["skipped"] + v["halt"])
             numbers = {k: x for k, x in out.items() if isinstance(x, (Symbol, float)) and f"s_{k}" in reads}

@@ -10,11 +10,14 @@ the sources stay in memory. Under TRITON_INTERPRET=1 the same kernels run on a C
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import linecache
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -25,10 +28,72 @@ from hf_optim.engine.emit_triton import Place, emit, emit_scalars
 from hf_optim.engine.kernels import Unbuildable
 from hf_optim.engine.passes import Launch, Launcher
 from hf_optim.engine.trace import Program
+from hf_optim.errors import UserError
 
 #: how many partial sums are added side by side, and how many instances of a scalar program run in one program
 _LANES = 256
 _WARPS = 4
+
+
+# --- how a step is done: now, or by a CUDA graph ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What launches and uploads do; see `hf_optim.engine.capture`."""
+
+    #: whether kernels are launched
+    launches: bool = True
+    #: "new" puts numbers into new tensors, "keep" leaves those that are there as they are, "into" writes into them
+    uploads: str = "new"
+    #: rows are -1: whatever runs with these tables does nothing
+    idle: bool = False
+    #: what was launched, in its order
+    log: list[Any] | None = None
+
+
+_mode: ContextVar[Mode | None] = ContextVar("mode", default=None)
+
+
+def mode() -> Mode:
+    """The mode in force."""
+    return _mode.get() or Mode()
+
+
+@contextlib.contextmanager
+def using(wanted: Mode) -> Iterator[None]:
+    """Another mode within a `with` statement."""
+    token = _mode.set(wanted)
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+def start(kernel: Any, grid: int, *arguments: Any, **more: Any) -> None:
+    """Launch a kernel."""
+    now = mode()
+    if now.log is not None:
+        now.log.append((kernel, grid))
+    if now.launches:
+        kernel[(grid,)](*arguments, **more)
+
+
+def up(values: Any, dtype: torch.dtype, device: torch.device, there: torch.Tensor | None = None) -> torch.Tensor:
+    """Numbers (nested lists, or a tensor on the CPU) as a tensor on the device, without waiting.
+
+    Args:
+        there: where they were put the last time.
+    """
+    uploads = mode().uploads
+    fresh = torch.as_tensor(values, dtype=dtype)
+    if uploads != "new" and (there is None or there.shape != fresh.shape):
+        raise UserError("this step is another one than before: take a step, and then capture one again")
+    if uploads == "keep":
+        return there  # type: ignore[return-value]
+    if device.type == "cuda":
+        fresh = fresh.pin_memory()
+    return fresh.to(device, non_blocking=True) if uploads == "new" else there.copy_(fresh, non_blocking=True)  # type: ignore[union-attr]
 
 
 def interpreted() -> bool:
@@ -72,12 +137,6 @@ def module(source: str) -> ModuleType:
     return made
 
 
-def up(values: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Numbers (nested lists, or a tensor on the CPU) as a tensor on the device, without waiting."""
-    fresh = torch.as_tensor(values, dtype=dtype)
-    return fresh.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else fresh.to(device)
-
-
 def on(device: torch.device) -> AbstractContextManager[Any]:
     """The context in which a device's kernels are launched."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
@@ -92,36 +151,40 @@ class TritonLauncher(Launcher):
     def __init__(self, program: Program) -> None:
         self._program = program
         self._module = module(emit(program))
+        self._there: dict[str, torch.Tensor] = {}
         self._versions = (-1, -1, -1)
         self._compiled: set[bool] = set()
 
     def launch(self, what: Launch) -> torch.Tensor | None:
-        device, program = what.device, self._program
+        device, program, there = what.device, self._program, self._there
         with on(device):
             self._tables(what)
             numbers = self._numbers(what)
             arguments = [
                 (
-                    (self._table, self._which, self._where, self._sizes, row, numbers,
-                     numbers if what.sums is None else what.sums, self._partial, self._index, self._origin,
-                     self._never if what.halt is None else what.halt, len(what.sizes)),
+                    (*(there[k] for k in ("table", "which", "where", "sizes")), row, numbers,
+                     numbers if what.sums is None else what.sums, *(there[k] for k in ("partial", "index", "origin")),
+                     there["never"] if what.halt is None else what.halt, len(what.sizes)),
                     {"CHUNK": self.chunk, "ALIGNED": aligned, "num_warps": _WARPS, "enable_fp_fusion": False},
                 )
                 for row, aligned in self._row
             ]  # fmt: skip
-            grid = (len(what.which),)
             for given, more in arguments:
-                self._compile(given, more, grid)
+                self._compile(given, more, (len(what.which),))
             for given, more in arguments:
-                self._module.hf_optim_pass[grid](*given, **more)
+                start(self._module.hf_optim_pass, len(what.which), *given, **more)
             if not program.terms:
                 return None
             total = torch.empty(len(what.sizes), len(program.terms), dtype=torch.float64, device=device)
-            self._module.hf_optim_gather[(len(total),)](
-                self._partial, self._first, self._everyone, total, TERMS=len(program.terms), LANES=_LANES,
-                num_warps=_WARPS,
+            start(
+                self._module.hf_optim_gather, len(total), there["partial"], there["first"], there["row"], total,
+                TERMS=len(program.terms), LANES=_LANES, num_warps=_WARPS,
             )  # fmt: skip
             return total
+
+    def forget(self) -> None:
+        """Put everything on the device again with the next launch."""
+        self._versions = (-1, -1, -1)
 
     def _compile(self, given: tuple[Any, ...], more: dict[str, Any], grid: tuple[int]) -> None:
         """Before anything is launched, since what fails here shall not have moved anything."""
@@ -132,6 +195,10 @@ class TritonLauncher(Launcher):
                 raise Unbuildable(f"Triton: {first_line(e)}") from e
             self._compiled.add(more["ALIGNED"])
 
+    def _up(self, name: str, values: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        self._there[name] = up(values, dtype, device, self._there.get(name))
+        return self._there[name]
+
     def _tables(self, what: Launch) -> None:
         """Put on the device what has changed."""
         device, versions = what.device, what.versions
@@ -139,34 +206,41 @@ class TritonLauncher(Launcher):
             return
         placed, chunks, rows = (new != old for new, old in zip(versions, self._versions, strict=True))
         if placed:
-            self._table = up(what.table, torch.int64, device)
+            self._up("table", what.table, torch.int64, device)
             self._aligned = (what.table % 16 == 0).all(0)
         if chunks:
-            self._which, self._where = up(what.which, torch.int32, device), up(what.where, torch.int64, device)
-            self._first = up(what.first, torch.int32, device)
-            self._sizes, self._origin = up(what.sizes, torch.int64, device), up(what.origin, torch.int64, device)
-            self._index = up(what.index, torch.int64, device)
-            terms = max(1, len(self._program.terms))
-            self._partial = torch.empty(len(what.which), terms, dtype=torch.float64, device=device)
-            self._never = torch.zeros(1, dtype=torch.float64, device=device)
+            for name in ("where", "sizes", "index", "origin"):
+                self._up(name, getattr(what, name), torch.int64, device)
+            for name in ("which", "first"):
+                self._up(name, getattr(what, name), torch.int32, device)
+            if mode().uploads == "new":
+                terms = max(1, len(self._program.terms))
+                self._there["partial"] = torch.empty(len(what.which), terms, dtype=torch.float64, device=device)
+                self._there["never"] = torch.zeros(1, dtype=torch.float64, device=device)
         if placed or rows:
-            self._everyone = up(what.row, torch.int32, device)
-            some = self._aligned[what.row >= 0]
-            if some.all() or not some.any():
-                self._row = [(self._everyone, bool(some.all()))]
-            else:  # each alignment by its own launch
-                self._row = [
-                    (up(torch.where(self._aligned == kind, what.row, -1), torch.int32, device), kind)
-                    for kind in (True, False)
-                ]
+            self._place_rows(what, torch.full_like(what.row, -1) if mode().idle else what.row)
         self._versions = versions
+
+    def _place_rows(self, what: Launch, row: torch.Tensor) -> None:
+        """Which row of numbers each tensor reads, and of those tensors alone that lie at multiples of 16, or do not:
+        each alignment has a launch of its own."""
+        everyone = self._up("row", row, torch.int32, what.device)
+        kinds = set(self._aligned[what.row >= 0].tolist())
+        if len(kinds) < 2 and mode() == Mode():
+            self._row = [(everyone, True in kinds)]
+            return
+        own = {
+            kind: self._up(f"row {kind}", torch.where(self._aligned == kind, row, -1), torch.int32, what.device)
+            for kind in (True, False)
+        }
+        self._row = [(everyone, True in kinds)] if len(kinds) < 2 else [(own[kind], kind) for kind in own]
 
     def _numbers(self, what: Launch) -> torch.Tensor:
         """The numbers on the device; they may lie there already."""
         if isinstance(what.numbers, torch.Tensor):
             return what.numbers
         rows = [[*row, float(t)] for row, t in zip(what.numbers, what.times, strict=True)]
-        return up(rows, torch.float64, what.device)
+        return self._up("numbers", rows, torch.float64, what.device)
 
 
 class Scalars:
@@ -187,7 +261,7 @@ class Scalars:
         """Run over `count` instances; sums run over `rows` rows."""
         grid = 1 if self._alone else (count + _LANES - 1) // _LANES
         with on(tables[self._names[0]].device):
-            self._module.hf_optim_scalars[(grid,)](
-                *(tables[k] for k in self._names), count, rows, BLOCK=_LANES, num_warps=1 if self._alone else _WARPS,
-                enable_fp_fusion=False,
+            start(
+                self._module.hf_optim_scalars, grid, *(tables[k] for k in self._names), count, rows, BLOCK=_LANES,
+                num_warps=1 if self._alone else _WARPS, enable_fp_fusion=False,
             )  # fmt: skip
