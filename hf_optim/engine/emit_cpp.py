@@ -13,6 +13,8 @@ import torch
 
 from hf_optim.engine.trace import TRUTHS, Program, Ref, Write
 
+#: bytes ahead of what is computed that are asked for
+_AHEAD = 2048
 #: elements of a chunk: what a thread takes at once; part of the sums' definition, so never tuned
 CHUNK = 1 << 14
 
@@ -197,30 +199,34 @@ def emit(program: Program) -> str:
         *body.shared,
         *(f"const uint32_t key_{w.tensor} = p.keys[i] + {at[w.tensor]}u * 0x7FEB352Du;" for w in noisy),
         *(["const uint32_t origin = (uint32_t)(p.origin[i] + a);"] if noisy else []),
-        *(f"V sum{j} = {{}}; double total{j} = 0;" for j in terms),
-        f"auto step = [&]({', '.join(f'{types[k]}* p_{k}' for k in names)}, const M valid, const uint32_t element) "
+        *(f"double total{j} = 0;" for j in terms),
+        f"auto step = [&]({', '.join(f'{types[k]}* p_{k}' for k in names)}, const M valid, const uint32_t element, V* sum) "
         "__attribute__((always_inline)) {",
+        *(f"__builtin_prefetch((const char*)p_{k} + {_AHEAD});" for k in names),
         *(f"const V v{j} = load(p_{k});" for k, j in at.items()),
         *body.each,
-        *(f"sum{j} += where(valid, all({body.name(term)}), all(0));" for j, term in enumerate(program.terms)),
+        *(f"sum[{j}] += where(valid, all({body.name(term)}), all(0));" for j, term in enumerate(program.terms)),
         *(
             f"store(p_{w.tensor}, all({body.name(w.value)}){f', key_{w.tensor}, element' if w.noisy else ''});"
             for w in program.writes
         ),
         "};",
         "M every; for (int l = 0; l < L; l++) every[l] = -1;",
-        "for (int64_t q = 0; q < n;) {",
+        "int64_t q = 0;",
+        *(_streams(program) if terms and len(names) <= 2 else []),
+        "while (q < n) {",
         f"const int64_t stop = {'q + 1024 < n ? q + 1024 : n' if terms else 'n'};",
-        f"for (; q + L <= stop; q += L) step({', '.join(f'p_{k} + q' for k in names)}, every, {_element(noisy)});",
+        f"V sum[{max(1, len(terms))}] = {{}};",
+        f"for (; q + L <= stop; q += L) step({', '.join(f'p_{k} + q' for k in names)}, every, {_element(noisy)}, sum);",
         "if (q < stop) {  // fewer than L: in copies",
         "const int64_t left = stop - q;",
         "M valid; for (int l = 0; l < L; l++) valid[l] = l < left ? -1 : 0;",
         *(f"{types[k]} rest_{k}[L] = {{}}; memcpy(rest_{k}, p_{k} + q, left * sizeof *p_{k});" for k in names),
-        f"step({', '.join(f'rest_{k}' for k in names)}, valid, {_element(noisy)});",
+        f"step({', '.join(f'rest_{k}' for k in names)}, valid, {_element(noisy)}, sum);",
         *(f"memcpy(p_{k} + q, rest_{k}, left * sizeof *p_{k});" for k in program.written),
         "q = stop;",
         "}",
-        *(f"total{j} += add_up(sum{j}); sum{j} = V{{}};" for j in terms),
+        *(f"total{j} += add_up(sum[{j}]);" for j in terms),
         "}",
         *(f"partial[{j}] = total{j};" for j in terms),
         "}",
@@ -229,6 +235,33 @@ def emit(program: Program) -> str:
     if terms:
         lines.append(_GATHER % {"terms": len(terms)})
     return head + "\n".join(lines) + "\n"
+
+
+def _streams(program: Program) -> list[str]:
+    """A whole chunk of a pass that reads little else than a gradient: one stream of reads alone leaves memory waiting,
+    so that four are read at once. What they add up is added up as if they came one after the other."""
+    names, terms = program.names, len(program.terms)
+    block, streams = 1024, 4
+    each = CHUNK // streams
+    noisy = [w for w in program.writes if w.noisy]
+    at = f"q + s * {each}"
+    pointers = ", ".join(f"p_{k} + {at}" for k in names)
+    element = f"origin + (uint32_t)({at})" if noisy else "0"
+    return [
+        f"if (n == {CHUNK}) {{",
+        f"double part[{streams}][{each // block}][{terms}];",
+        f"for (int64_t b = 0; b < {each // block}; b++) {{",
+        f"V sum[{streams}][{terms}] = {{}};",
+        f"for (q = b * {block}; q < (b + 1) * {block}; q += L)",
+        f"for (int64_t s = 0; s < {streams}; s++) step({pointers}, every, {element}, sum[s]);",
+        f"for (int64_t s = 0; s < {streams}; s++) for (int j = 0; j < {terms}; j++) part[s][b][j] = add_up(sum[s][j]);",
+        "}",
+        f"for (int64_t s = 0; s < {streams}; s++) for (int64_t b = 0; b < {each // block}; b++) {{",
+        *(f"total{j} += part[s][b][{j}];" for j in range(terms)),
+        "}",
+        "q = n;",
+        "}",
+    ]
 
 
 #: a tensor's chunks, added in their order

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter, itemgetter
+from itertools import repeat
+from operator import attrgetter, is_not, itemgetter
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import torch
 from hf_optim.core import reduce
 from hf_optim.core.rule import Rule
 from hf_optim.engine import passes
+from hf_optim.engine.mode import mode
 from hf_optim.engine.passes import Cohort, Sums, Table, flat
 from hf_optim.engine.watch import Watch, overlapping, same
 from hf_optim.errors import UserError
@@ -115,14 +117,14 @@ class Stepper:
         host = self._host
         params = [p for group in host.param_groups for p in group["params"]]
         grads = list(map(_grad, params))
-        if not any(g is not None for g in grads):
+        if not any(map(is_not, grads, repeat(None))):
             raise UserError(f"{self._rule}: no parameter has a gradient; call loss.backward() before step()")
         if not self._as_before(params, grads):
             self._rebuild(params, grads)
-        self._divide(tuple(grads[row.index] is not None for row in self._rows))
+        self._divide(tuple(map(is_not, self._of_rows(grads)[:-1], repeat(None))))
         if not self._see(grads):  # gradients of another dtype
             self._rebuild(params, grads)
-            self._divide(tuple(grads[row.index] is not None for row in self._rows))
+            self._divide(tuple(map(is_not, self._of_rows(grads)[:-1], repeat(None))))
             self._see(grads)
         self.sums = [Sums() for _ in self.tables]
         return self.parts
@@ -136,13 +138,14 @@ class Stepper:
             return False  # a state may begin anew
         if any(grads[i] is not None for i in self._unknown):
             return False  # a first gradient
+        if not (same(list(host.state), self._keys) and same(list(host.state.values()), self._values)):
+            return False
         try:
-            states = list(map(host.state.__getitem__, self._params))
             entries = {k: list(map(itemgetter(k), holders)) for k, holders in self._holders.items()}
-            steps = list(map(itemgetter("step"), states))
+            steps = list(map(itemgetter("step"), self._states))
         except KeyError:
             return False
-        if not (same(states, self._states) and same(steps, self._views)):
+        if not same(steps, self._views):
             return False
         if not all(same(entries[k], known) for k, known in self._entries.items()):
             return False
@@ -176,6 +179,8 @@ class Stepper:
                 self._unknown.append(i)
         self._all, self.groups, self._rows = params, list(host.param_groups), rows
         self._params, self._states = [row.p for row in rows], [row.state for row in rows]
+        self._keys, self._values = list(host.state), list(host.state.values())
+        self._of_rows = itemgetter(*(row.index for row in rows), 0)  # one more, so that it is always a tuple
         self._sharded = any(hasattr(p, "_local_tensor") for p in self._params)
         self._count_together()
         self._tabulate()
@@ -184,6 +189,7 @@ class Stepper:
         self._entries = {k: [state[k] for state in holders] for k, holders in self._holders.items()}
         tensors = [local(t) for some in (self._params, *self._entries.values()) for t in some]
         self._watch, self._places = Watch(tensors), list(map(_place, tensors))
+        self._written = [row.local["x"] for row in rows]  # what autograd may have saved
 
     def _row(self, p: torch.Tensor, group: dict[str, Any], state: dict[str, Any], index: int) -> _Row:
         """A parameter with its state, if they fit each other."""
@@ -290,7 +296,7 @@ class Stepper:
                 if part.table == number and part.transform is not None and not part.transform.blockwise:
                     for i in part.members:
                         own[i] = part.transform.apply(own[i], SimpleNamespace())
-            missing = None in own
+            missing = not all(map(is_not, own, repeat(None)))  # `in` would compare elements
             there = [g for g in own if g is not None] if missing else own
             known = self._grad_watch[number]
             if known is None or known[0] != missing or not known[1].holds(there):
@@ -362,6 +368,30 @@ class Stepper:
         """The rule's update."""
         self.run(self._host.update)
 
+    def holds(self) -> bool:
+        """Whether the tables still show the parameters and their state."""
+        params = [p for group in self._host.param_groups for p in group["params"]]
+        return self._as_before(params, list(map(_grad, params)))
+
+    def again(self, active: tuple[bool, ...]) -> None:
+        """A step over the gradients of the last one."""
+        self._divide(active)
+        self.sums = [Sums() for _ in self.tables]
+
+    @property
+    def active(self) -> tuple[bool, ...]:
+        """Which of the parameters that have a state take part in this step."""
+        return self._key[0]  # type: ignore[no-any-return]
+
+    @property
+    def as_they_come(self) -> bool:
+        """Whether kernels read the gradients themselves, none of them in a copy."""
+        return all(watch is not None for watch in self._grad_watch)
+
+    def forget_gradients(self) -> None:
+        """See where the gradients lie with the next step."""
+        self._grad_places = [[] for _ in self.tables]
+
     @property
     def whole(self) -> bool:
         """Whether every parameter takes part in this step."""
@@ -376,17 +406,13 @@ class Stepper:
         """Count the step in every parameter's state, and let go of the gradients."""
         self._steps.add_(steps if self._all_active else self._mask * steps)
         self._counted = self._steps._version
-        written = self._places_written()
-        torch.autograd.graph.increment_version(written)
+        torch.autograd.graph.increment_version(self._written)
         self.let_go()
 
     def let_go(self) -> None:
         """Hold no gradient."""
         for table in self.tables:
             table.columns["g"] = []
-
-    def _places_written(self) -> list[torch.Tensor]:
-        return [v for row in self._rows for v in row.local.values()]
 
     # --- passes ------------------------------------------------------------------------------------------------------
 
@@ -416,7 +442,7 @@ class Stepper:
             torch.zeros(t.rows, width, dtype=torch.float64, device=t.device) if s is None else s
             for s, t in zip(found, self.tables, strict=True)
         ]
-        if not reduce.distributed():
+        if not (reduce.distributed() and mode().launches):
             return sums
         whole = torch.cat([s.to(sums[0].device) for s in sums])
         whole = reduce.combine(whole, [row.p for rows in self._members for row in rows])
