@@ -75,7 +75,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self._stepper: Stepper | None = None
         self._ahead: Ahead | None = None
         self._on_host: str | None = None
-        self._captured: Any = None
+        self._twin: capture.Captured | None = None
+        self._captured: capture.Captured | None = None
         self._names = tuple(hyper)  # torch adds keys of its own to self.defaults
         self._shared = SimpleNamespace()
         super().__init__(as_groups(params), hyper)
@@ -250,7 +251,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if closure is not None:
             loss, evaluate = self._run_closure(closure, evaluate)
         if capture.capturing():
-            self._captured = capture.record(self)
+            self._captured, self._twin = capture.record(self, loss, self._twin), None
             return loss
         self.hear(wait=False)
         self._begin()
@@ -268,6 +269,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
             self._ahead.tell()
             if not self._steps.whole:  # the host would not know which counts to take back
                 self.hear()
+            if self._twin is None or not self._twin.fits():
+                self._twin = capture.prepare(self, loss)
         return loss
 
     def before_replay(self) -> None:
@@ -413,14 +416,15 @@ class Optimizer(torch.optim.Optimizer, Rule):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("_shared", SimpleNamespace())
-        for name in ("_fed", "_stepper", "_ahead", "_captured"):
+        for name in ("_fed", "_stepper", "_ahead", "_twin", "_captured"):
             self.__dict__.setdefault(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
         # a scheduler has put a `step` here that is bound to this instance: a copy must not move our parameters
         keep = {k: v for k, v in self.__dict__.items() if k != "step" and not k.startswith("_optimizer_")}
         groups = [_with_floats(group, self.memory) for group in self.param_groups]
-        return {**keep, "param_groups": groups, "_fed": None, "_stepper": None, "_ahead": None, "_captured": None}
+        own = dict.fromkeys(("_fed", "_stepper", "_ahead", "_twin", "_captured"))
+        return {**keep, "param_groups": groups, **own}
 
 
 def _with_floats(group: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Ahead:
         self.device = Device(host, hyper, device, skip=host.on_bad_loss == "skip")
         self._shown = {k: self.device.memory[0, i] for i, k in enumerate(host.memory)}
         #: steps that were launched since the host last knew of all of them whether they were taken
-        self._unknown = 0
+        self.unknown = 0
 
     def why_not(self, steps: Stepper) -> str | None:
         """Why the rule's numbers cannot be computed on the device: tried once, on numbers of no consequence."""
@@ -75,7 +75,7 @@ class Ahead:
             device.begin(steps.parts, groups[0])
         if loss is not None:
             device.judge(loss, floor)
-            self._unknown += 1
+            self.unknown += 1
         for table in steps.tables:
             table.halt = None if loss is None else device.halt.to(table.device)
         self._transform(steps)
@@ -149,12 +149,14 @@ class Ahead:
 
     def tell(self) -> None:
         """After the update: ask the device whether the step was taken."""
-        if self._unknown:
+        if self.unknown:
             self.device.tell()
 
     def news(self, wait: bool = False) -> tuple[int, float] | None:
         """How many of the last steps were not taken and the bad loss; None if all were, as far as is known."""
+        if wait:
+            self.tell()
         found = self.device.notice(wait)
         if wait or found:
-            self._unknown = 0
+            self.unknown = 0
         return found

@@ -25,7 +25,8 @@ from typing import Any
 import torch
 
 from hf_optim.core.rule import Rule
-from hf_optim.engine.launch_triton import Place, Scalars, mode, up
+from hf_optim.engine.launch_triton import Place, Scalars, up
+from hf_optim.engine.mode import Mode, mode, using
 from hf_optim.engine.passes import Sums
 from hf_optim.engine.trace import Symbol, trace_scalars
 from hf_optim.engine.vocabulary import isfinite, where
@@ -385,7 +386,9 @@ class Device:
 
     def remember(self, memory: Mapping[str, float]) -> None:
         """Take these numbers for the rule's memory."""
-        self.memory.copy_(up([list(memory.values())], torch.float64, self.device), non_blocking=True)
+        if memory:
+            with using(Mode()):
+                self.memory.copy_(up([list(memory.values())], torch.float64, self.device))
 
     def figures(self) -> dict[str, float]:
         """The memory and what `control` returned; waits for the device."""

@@ -200,7 +200,7 @@ def emit(program: Program) -> str:
         *(f"const uint32_t key_{w.tensor} = p.keys[i] + {at[w.tensor]}u * 0x7FEB352Du;" for w in noisy),
         *(["const uint32_t origin = (uint32_t)(p.origin[i] + a);"] if noisy else []),
         *(f"double total{j} = 0;" for j in terms),
-        f"auto step = [&]({', '.join(f'{types[k]}* p_{k}' for k in names)}, const M valid, const uint32_t element, V* sum) "
+        f"auto step = [&]({', '.join(f'{types[k]}* p_{k}' for k in names)}, M valid, uint32_t element, V* sum) "
         "__attribute__((always_inline)) {",
         *(f"__builtin_prefetch((const char*)p_{k} + {_AHEAD});" for k in names),
         *(f"const V v{j} = load(p_{k});" for k, j in at.items()),

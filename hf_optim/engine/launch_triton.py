@@ -10,14 +10,11 @@ the sources stay in memory. Under TRITON_INTERPRET=1 the same kernels run on a C
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import linecache
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -26,48 +23,13 @@ import torch
 
 from hf_optim.engine.emit_triton import Place, emit, emit_scalars
 from hf_optim.engine.kernels import Unbuildable
+from hf_optim.engine.mode import Another, Mode, mode
 from hf_optim.engine.passes import Launch, Launcher
 from hf_optim.engine.trace import Program
-from hf_optim.errors import UserError
 
 #: how many partial sums are added side by side, and how many instances of a scalar program run in one program
 _LANES = 256
 _WARPS = 4
-
-
-# --- how a step is done: now, or by a CUDA graph ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Mode:
-    """What launches and uploads do; see `hf_optim.engine.capture`."""
-
-    #: whether kernels are launched
-    launches: bool = True
-    #: "new" puts numbers into new tensors, "keep" leaves those that are there as they are, "into" writes into them
-    uploads: str = "new"
-    #: rows are -1: whatever runs with these tables does nothing
-    idle: bool = False
-    #: what was launched, in its order
-    log: list[Any] | None = None
-
-
-_mode: ContextVar[Mode | None] = ContextVar("mode", default=None)
-
-
-def mode() -> Mode:
-    """The mode in force."""
-    return _mode.get() or Mode()
-
-
-@contextlib.contextmanager
-def using(wanted: Mode) -> Iterator[None]:
-    """Another mode within a `with` statement."""
-    token = _mode.set(wanted)
-    try:
-        yield
-    finally:
-        _mode.reset(token)
 
 
 def start(kernel: Any, grid: int, *arguments: Any, **more: Any) -> None:
@@ -76,7 +38,11 @@ def start(kernel: Any, grid: int, *arguments: Any, **more: Any) -> None:
     if now.log is not None:
         now.log.append((kernel, grid))
     if now.launches:
-        kernel[(grid,)](*arguments, **more)
+        _launch(kernel, grid, arguments, more)
+
+
+def _launch(kernel: Any, grid: int, arguments: tuple[Any, ...], more: dict[str, Any]) -> None:
+    kernel[(grid,)](*arguments, **more)
 
 
 def up(values: Any, dtype: torch.dtype, device: torch.device, there: torch.Tensor | None = None) -> torch.Tensor:
@@ -84,11 +50,14 @@ def up(values: Any, dtype: torch.dtype, device: torch.device, there: torch.Tenso
 
     Args:
         there: where they were put the last time.
+
+    Raises:
+        Another: nothing of this form was put there.
     """
     uploads = mode().uploads
     fresh = torch.as_tensor(values, dtype=dtype)
     if uploads != "new" and (there is None or there.shape != fresh.shape):
-        raise UserError("this step is another one than before: take a step, and then capture one again")
+        raise Another
     if uploads == "keep":
         return there  # type: ignore[return-value]
     if device.type == "cuda":

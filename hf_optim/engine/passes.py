@@ -244,6 +244,9 @@ class Launcher:
         """Begin to build. Raises kernels.Unbuildable if that is known to be impossible."""
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Put every table where the kernel reads it again with the next launch."""
+
     def launch(self, what: Launch) -> torch.Tensor | None:
         """Run; the sums, float64 (rows, terms). Raises kernels.Unbuildable before anything moved."""
         raise NotImplementedError
@@ -333,6 +336,11 @@ class Code:
         self._table_version = -1
         self._own = [table.at[k] for k in self.names]
         self._addresses = self._which = self._where = self._first = self._row = torch.empty(0)
+
+    def forget(self) -> None:
+        """See `Launcher.forget`."""
+        if self._launcher is not None:
+            self._launcher.forget()
 
     def start(self) -> Launcher:
         """Trace, and begin to build.
