@@ -62,7 +62,10 @@ def test_kinds_are_read_from_annotations():
     assert validate.whole_numbers(rule) == {"a", "b"}
 
 
-@pytest.mark.parametrize("name", [n for n in registry.list_optimizers() if "restart_every" in registry.info(n).defaults])
+RESTARTED = [name for name in registry.list_optimizers() if "restart_every" in registry.info(name).defaults]
+
+
+@pytest.mark.parametrize("name", RESTARTED)
 def test_every_count_of_ours_refuses_words(name):
     with pytest.raises(UserError, match="restart_every must be a number, got 'soon'"):
         registry.create(name, [torch.nn.Parameter(torch.ones(3))], restart_every="soon")

@@ -6,8 +6,7 @@ import difflib
 import inspect
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from hf_optim.errors import UserError
@@ -116,8 +115,7 @@ def defaults(rule: Any) -> dict[str, Any]:
     return known | ({"lr": 1.0} if rule.fixed_lr else {})
 
 
-@cache
-def whole_numbers(rule: Any) -> frozenset[str]:
+def whole_numbers(rule: Callable[..., Any]) -> frozenset[str]:
     """Constructor arguments that are whole numbers, or None, by their annotation."""
     found = []
     for name, parameter in inspect.signature(rule).parameters.items():
