@@ -36,6 +36,13 @@ def check(opt: Optimizer, state_dict: dict[str, Any]) -> None:
                     f"{opt.rule}: the checkpoint has {name} = {saved.get(name)!r}, this optimizer "
                     f"{mine[name]!r}; they must agree"
                 )
+        slots = [set(opt._slots({**mine, **own})) for own in ({}, saved)]
+        for name in sorted(slots[0] ^ slots[1]):
+            switch = opt.optional_slots[name][0]
+            raise BadCheckpoint(
+                f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only one "
+                f"of them keeps {name}; they must agree"
+            )
         changed = [
             k
             for k in opt._names
@@ -78,5 +85,8 @@ def copy_states(opt: Optimizer, state_dict: dict[str, Any]) -> None:
     for p, saved_state in _pairs(opt, state_dict):
         for name, value in saved_state.items():
             if isinstance(value, torch.Tensor):
-                device = value.device if name == "step" else p.device
-                opt.state[p][name] = value.detach().to(device, copy=True)
+                scalar = name == "step" or name in opt.scalar_slots
+                own = value.detach().to(value.device if scalar else p.device, copy=True)
+                if own.shape == p.shape and own.stride() != p.stride():  # saved of parameters in another layout
+                    own = torch.empty_like(p, dtype=own.dtype, requires_grad=False).copy_(own)
+                opt.state[p][name] = own

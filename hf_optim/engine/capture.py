@@ -91,7 +91,7 @@ def renew(opt: Optimizer, captured: Captured | None) -> None:
             f"{opt.rule}: a hyper-parameter that selects code has changed since the graph was captured: "
             "capture a step again"
         )
-    units.count(captured.parts)
+    opt._count(captured.parts)
 
 
 def _numbered(opt: Optimizer, parts: Sequence[Unit]) -> list[Any]:
