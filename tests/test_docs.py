@@ -14,7 +14,7 @@ import hf_optim
 ROOT = Path(__file__).parent.parent
 NAMES = hf_optim.list_optimizers()
 #: presets share their class's docstring
-CLASSES = {hf_optim.info(n).cls: n for n in reversed(NAMES) if hf_optim.info(n).family != "torch"}
+CLASSES = {hf_optim.info(n).cls: n for n in reversed(NAMES) if not hf_optim.info(n).arguments}
 
 
 def load() -> ModuleType:

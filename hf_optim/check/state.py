@@ -153,8 +153,6 @@ def _slots(s: Subject, walk: Walk) -> list[tuple[torch.nn.Parameter, str, torch.
     breaking="In bf16 an average with a decay of 0.999 no longer moves: it silently stops averaging.",
 )
 def bf16(s: Subject) -> str:
-    if s.family == "torch":
-        raise DoesNotApply("torch's own keep their state in the parameters' precision, by design")
     if s.kind == "sparse":
         raise DoesNotApply("takes sparse gradients only, which have no bf16 path")
     walk = Walk(s, torch.bfloat16)
