@@ -86,7 +86,4 @@ def copy_states(opt: Optimizer, state_dict: dict[str, Any]) -> None:
         for name, value in saved_state.items():
             if isinstance(value, torch.Tensor):
                 scalar = name == "step" or name in opt.scalar_slots
-                own = value.detach().to(value.device if scalar else p.device, copy=True)
-                if own.shape == p.shape and own.stride() != p.stride():  # saved of parameters in another layout
-                    own = torch.empty_like(p, dtype=own.dtype, requires_grad=False).copy_(own)
-                opt.state[p][name] = own
+                opt.state[p][name] = value.detach().to(value.device if scalar else p.device, copy=True)

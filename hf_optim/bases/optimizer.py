@@ -371,6 +371,14 @@ class Optimizer(torch.optim.Optimizer, Rule):
         return cell
 
     def _view(self, p: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> Cell:
+        for k in self._slots(group):
+            if state[k].shape != p.shape:
+                raise UserError(
+                    f"{self.rule}: the shape of a parameter was {tuple(state[k].shape)} and is now {tuple(p.shape)}, so "
+                    "that its state does not fit: make a new optimizer, or delete optimizer.state[p]"
+                )
+            if state[k].stride() != p.stride():  # kept, or saved, of the parameter in another layout
+                state[k] = torch.empty_like(p, dtype=state[k].dtype, requires_grad=False).copy_(state[k])
         kept = {k: state[k] for k in (*self._slots(group), "step")}
         if self.state_dtype is p.dtype is torch.bfloat16:
             kept["compensation"] = state.setdefault("compensation", torch.zeros_like(p))
