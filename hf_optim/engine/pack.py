@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from hf_optim.core.rule import Transform
+from hf_optim.core.scratch import scratch
 from hf_optim.engine.cell import NOTHING, Cell, Scalars, Way, over_blocks, prepared
-from hf_optim.engine.scratch import scratch
 
 _data_ptr, _stride = torch.Tensor.data_ptr, torch.Tensor.stride
 _grad, _layout, _shape = attrgetter("grad"), attrgetter("layout"), attrgetter("shape")
