@@ -110,7 +110,7 @@ def needs(info: registry.Info) -> str:
 
 
 def example(info: registry.Info) -> str:
-    """Two lines that make it and step it."""
+    """A few lines that make it and step it."""
     given = {"lr": "0.1", "eta": "1e-3", "interval": "100"}
     hyper = "".join(f", {k}={given.get(k, '...')}" for k in info.required)
     if info.family == "wrapper":
@@ -119,7 +119,7 @@ def example(info: registry.Info) -> str:
         if "interval" in info.defaults:
             hyper += ", interval=100"
     made = f'opt = hf_optim.create("{info.name}", model{hyper})'
-    call = "opt.step(closure)" if "evaluate" in info.needs else "loss.backward(); opt.step(loss=loss)"
+    call = "opt.step(closure)" if "evaluate" in info.needs else "loss.backward()\nopt.step(loss=loss)"
     return f"```python\n{made}\n{call}\n```"
 
 

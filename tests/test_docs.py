@@ -94,7 +94,7 @@ def test_the_examples_run(name):
         return loss
 
     code = docs.example(hf_optim.info(name)).strip("`").removeprefix("python\n")
-    made, call = code.strip().splitlines()
+    made, call = code.strip().split("\n", 1)
     scope = {"hf_optim": hf_optim, "model": model, "closure": closure, "loss": forward()}
     exec(made, scope)
     opt = scope["opt"]
