@@ -88,7 +88,7 @@ def renew(opt: Any, captured: Captured | None) -> None:
             f"{opt.rule}: a hyper-parameter that selects code has changed since the graph was captured: "
             "capture a step again"
         )
-    units.count(captured.parts)
+    opt._count(captured.parts)
 
 
 def _numbered(opt: Any, parts: Sequence[Unit]) -> list[Any]:
