@@ -13,6 +13,9 @@ from hf_optim.hub import factory as factory
 from hf_optim.optimizers.acprop import ACProp as ACProp
 from hf_optim.optimizers.adabelief import AdaBelief as AdaBelief
 from hf_optim.optimizers.adabound import AdaBound as AdaBound
+from hf_optim.optimizers.adagrad import Adagrad as Adagrad
+from hf_optim.optimizers.adam import Adam as Adam
+from hf_optim.optimizers.adamw import AdamW as AdamW
 from hf_optim.optimizers.adamw_agr import AdamWAGR as AdamWAGR
 from hf_optim.optimizers.adan import Adan as Adan
 from hf_optim.optimizers.adan_agr import AdanAGR as AdanAGR
@@ -25,19 +28,17 @@ from hf_optim.optimizers.l4_adam import L4Adam as L4Adam
 from hf_optim.optimizers.l4_mom import L4Mom as L4Mom
 from hf_optim.optimizers.lamb import LAMB as LAMB
 from hf_optim.optimizers.lion import Lion as Lion
+from hf_optim.optimizers.nadam import NAdam as NAdam
 from hf_optim.optimizers.padam import PAdam as PAdam
 from hf_optim.optimizers.ponos import PoNoS as PoNoS
 from hf_optim.optimizers.prodigy import Prodigy as Prodigy
+from hf_optim.optimizers.radam import RAdam as RAdam
+from hf_optim.optimizers.rmsprop import RMSprop as RMSprop
+from hf_optim.optimizers.sgd import SGD as SGD
 from hf_optim.optimizers.sgd_agr import SGDAGR as SGDAGR
 from hf_optim.optimizers.sls import SLS as SLS
 from hf_optim.optimizers.smaran import SMARAN as SMARAN
 from hf_optim.optimizers.sps import SPS as SPS
-from hf_optim.optimizers.torch_native import Adagrad as Adagrad
-from hf_optim.optimizers.torch_native import Adam as Adam
-from hf_optim.optimizers.torch_native import AdamW as AdamW
-from hf_optim.optimizers.torch_native import RAdam as RAdam
-from hf_optim.optimizers.torch_native import RMSprop as RMSprop
-from hf_optim.optimizers.torch_native import SGD as SGD
 from hf_optim.optimizers.yogi import Yogi as Yogi
 from hf_optim.registry import create as create
 from hf_optim.registry import info as info
@@ -73,6 +74,7 @@ __all__ = [
     "Lookahead",
     "MissingLoss",
     "Monitor",
+    "NAdam",
     "Optimizer",
     "PAdam",
     "PoNoS",
