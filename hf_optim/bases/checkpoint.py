@@ -21,6 +21,8 @@ class Holder(Protocol):
     choices: ClassVar[dict[str, tuple[Any, ...]]]
     structural: ClassVar[tuple[str, ...]]
     slots: ClassVar[dict[str, float | str]]
+    optional_slots: ClassVar[dict[str, tuple[str, Any]]]
+    scalar_slots: ClassVar[dict[str, float]]
     _names: tuple[str, ...]
 
     @property
