@@ -19,10 +19,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _FUNCTIONS = {
-    "create": "hf_optim.registry", "list_optimizers": "hf_optim.registry", "info": "hf_optim.registry",
-    "attach": "hf_optim.hub", "factory": "hf_optim.hub", "Session": "hf_optim.hub",
-    "Optimizer": "hf_optim.optimizer", "Transform": "hf_optim.rule", "Wrapper": "hf_optim.wrapper",
-    "UserError": "hf_optim.errors", "MissingLoss": "hf_optim.errors", "BadLoss": "hf_optim.errors",
+    "create": "hf_optim.registry",
+    "list_optimizers": "hf_optim.registry",
+    "info": "hf_optim.registry",
+    "attach": "hf_optim.hub",
+    "factory": "hf_optim.hub",
+    "Session": "hf_optim.hub",
+    "Optimizer": "hf_optim.bases.optimizer",
+    "Transform": "hf_optim.core.rule",
+    "Wrapper": "hf_optim.bases.wrapper",
+    "UserError": "hf_optim.errors",
+    "MissingLoss": "hf_optim.errors",
+    "BadLoss": "hf_optim.errors",
     "BadCheckpoint": "hf_optim.errors",
 }
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from hf_optim import validate
+from hf_optim.core import validate
+from hf_optim.core.importing import import_path
 from hf_optim.errors import UserError
-from hf_optim.importing import import_path
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +82,7 @@ def _signature(cls: ast.ClassDef) -> tuple[dict[str, Any], tuple[str, ...], tupl
     args = init.args.args[2:]  # without self and params or base
     values = [_value(d) for d in init.args.defaults]
     required = tuple(a.arg for a in args[: len(args) - len(values)])
-    defaults = dict(zip([a.arg for a in args[len(required):]], values, strict=True))
+    defaults = dict(zip([a.arg for a in args[len(required) :]], values, strict=True))
     return defaults, required, tuple(a.arg for a in init.args.kwonlyargs)
 
 
@@ -98,10 +98,19 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
     if path.stem == "torch_native":
         for name, preset in top["PRESETS"].items():
             cls = next(c for c in classes if c.name == preset["of"])
-            found[name] = Info(name, f"hf_optim.{cls.name}", "torch", preset["paper"], frozenset(),
-                               MappingProxyType(preset["defaults"]), (), tuple(top["EXECUTION_OPTIONS"]),
-                               4 * preset["slots"], MappingProxyType(preset["search_space"]),
-                               f"{ast.get_docstring(cls)}" + (f" With {preset['fixed']}." if preset["fixed"] else ""))
+            found[name] = Info(
+                name,
+                f"hf_optim.{cls.name}",
+                "torch",
+                preset["paper"],
+                frozenset(),
+                MappingProxyType(preset["defaults"]),
+                (),
+                tuple(top["EXECUTION_OPTIONS"]),
+                4 * preset["slots"],
+                MappingProxyType(preset["search_space"]),
+                f"{ast.get_docstring(cls)}" + (f" With {preset['fixed']}." if preset["fixed"] else ""),
+            )
         return found
     made = [c for c in classes if _has_init(c)]
     if not made:
@@ -111,14 +120,35 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
     defaults, required, options = _signature(cls)
     family = "wrapper" if kind == "wrappers" else own.get("family", "plain")
     slots = own.get("slots", {})
-    info = Info(path.stem, f"hf_optim.{cls.name}", family, own.get("paper", ""), frozenset(own.get("needs", ())),
-                MappingProxyType(defaults), required, options, own.get("state_bytes", 4 * len(slots)),
-                MappingProxyType(own.get("search_space", {})), ast.get_docstring(cls) or "")
+    info = Info(
+        path.stem,
+        f"hf_optim.{cls.name}",
+        family,
+        own.get("paper", ""),
+        frozenset(own.get("needs", ())),
+        MappingProxyType(defaults),
+        required,
+        options,
+        own.get("state_bytes", 4 * len(slots)),
+        MappingProxyType(own.get("search_space", {})),
+        ast.get_docstring(cls) or "",
+    )
     found[path.stem] = info
     for name, base in top.get("PRESETS", {}).items():
-        found[name] = Info(name, info.cls, family, info.paper, info.needs, info.defaults, info.required, info.options,
-                           info.state_bytes, info.search_space, f"{info.doc}\n\nThe base is {base['name']}.",
-                           MappingProxyType(base))
+        found[name] = Info(
+            name,
+            info.cls,
+            family,
+            info.paper,
+            info.needs,
+            info.defaults,
+            info.required,
+            info.options,
+            info.state_bytes,
+            info.search_space,
+            f"{info.doc}\n\nThe base is {base['name']}.",
+            MappingProxyType(base),
+        )
     return found
 
 
@@ -164,8 +194,10 @@ def info(name: str) -> Info:
         return _all()[name]
     except KeyError:
         near = validate.closest(str(name), _all())
-        raise UserError(f"there is no optimizer {name!r}{near}; hf_optim.list_optimizers() lists them, and "
-                        "'package.module:Class' or 'file.py:Class' names any other") from None
+        raise UserError(
+            f"there is no optimizer {name!r}{near}; hf_optim.list_optimizers() lists them, and "
+            "'package.module:Class' or 'file.py:Class' names any other"
+        ) from None
 
 
 def as_spec(spec: Any) -> dict[str, Any]:
@@ -227,7 +259,7 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     Args:
         name: a registered name (`list_optimizers()`), or `package.module:Class`, `file.py:Class`.
         params_or_model: what torch's optimizers take, or an nn.Module, whose parameters are then split into decayed
-            and undecayed groups by module type (`hf_optim.groups.split`).
+            and undecayed groups by module type (`hf_optim.core.groups.split`).
         hyper: the rule's hyper-parameters and options (`info(name).defaults`). Wrappers take `base`: a name, a
             mapping with `name`, or an optimizer instance; then `params_or_model` is the base's (None for an instance).
 
@@ -257,7 +289,7 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         return _wrap(name, build(made, params_or_model), {k: v for k, v in hyper.items() if k != "base"})
     params = params_or_model
     if isinstance(params, nn.Module):
-        from hf_optim.groups import split
+        from hf_optim.core.groups import split
         from hf_optim.transforms import make
 
         decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
@@ -265,7 +297,7 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         agr = "agr_scope" in known.defaults or (transform is not None and make(transform).weights_only)
         params = split(params, decay, agr=agr)
     if known.family == "torch":
-        from hf_optim.groups import as_groups
+        from hf_optim.core.groups import as_groups
         from hf_optim.optimizers import torch_native
 
         try:

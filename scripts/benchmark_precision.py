@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 import hf_optim
-from hf_optim.study.statistics import summarise
-from tasks.data.images import read
+from hf_optim.study.statistics.paired import summarise
+from hf_optim.tasks.data.images import read
 
 DIGITS = Path(__file__).parent.parent / "tasks" / "data" / "digits"
 #: label -> dtype of the parameters, state_dtype
@@ -36,12 +36,21 @@ WAYS: dict[str, tuple[torch.dtype, str | None]] = {
 def pictures() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Of the splits train and test: images as rows in [0, 1], and their labels."""
     splits = read(DIGITS)
-    return {name: (part.pixels.flatten(1).float() / 255, part.labels.long())  # type: ignore[union-attr]
-            for name, part in (("train", splits.train), ("test", splits.test))}
+    return {
+        name: (part.pixels.flatten(1).float() / 255, part.labels.long())  # type: ignore[union-attr]
+        for name, part in (("train", splits.train), ("test", splits.test))
+    }
 
 
-def run(way: str, name: str, hyper: dict[str, Any], seed: int, epochs: int, batch: int,
-        data: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
+def run(
+    way: str,
+    name: str,
+    hyper: dict[str, Any],
+    seed: int,
+    epochs: int,
+    batch: int,
+    data: dict[str, tuple[torch.Tensor, torch.Tensor]],
+) -> dict[str, float]:
     """Train once; the losses at the end and the bytes."""
     dtype, state_dtype = WAYS[way]
     torch.manual_seed(seed)

@@ -104,7 +104,12 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10_000, help="how many (default: 10000)")
     parser.add_argument("--profile", action="store_true", help="print the 25 functions that took longest")
     options = parser.parse_args()
-    from hf_optim.study import analysis, exports, output, records, report, rows, table
+    from hf_optim.study.findings import analysis, table
+    from hf_optim.study.folder import results as records
+    from hf_optim.study.folder import rows
+    from hf_optim.study.report import exports
+    from hf_optim.study.report import html as report
+    from hf_optim.study.report import tables as output
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

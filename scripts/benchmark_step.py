@@ -207,14 +207,25 @@ def compare(model: str, name: str, repeats: int, compiled: bool, threads: int) -
         fused = label == "torch AdamW fused"
         ratios = [a / b for a, b in zip(times[label], times["torch AdamW fused"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        bound = [a / (b * BYTES["adamw"] / BYTES[name] if fused else b)
-                 for a, b in zip(times[label], bounds, strict=True)]
-        rows.append({
-            "model": model, "tensors": len(shapes), "parameters": n, "threads": threads, "rule": name,
-            "optimizer": label, "F": middle, "F quartiles": [low, high], "B": statistics.median(bound),
-            "milliseconds": 1e3 * statistics.median(times[label]), "temporaries per parameter": temporaries(opt) / n,
-            "execution": getattr(opt, "execution", ""),
-        })
+        bound = [
+            a / (b * BYTES["adamw"] / BYTES[name] if fused else b) for a, b in zip(times[label], bounds, strict=True)
+        ]
+        rows.append(
+            {
+                "model": model,
+                "tensors": len(shapes),
+                "parameters": n,
+                "threads": threads,
+                "rule": name,
+                "optimizer": label,
+                "F": middle,
+                "F quartiles": [low, high],
+                "B": statistics.median(bound),
+                "milliseconds": 1e3 * statistics.median(times[label]),
+                "temporaries per parameter": temporaries(opt) / n,
+                "execution": getattr(opt, "execution", ""),
+            }
+        )
     del entries
     gc.collect()
     return rows
@@ -250,30 +261,49 @@ def compilations(names: list[str]) -> list[dict[str, Any]]:
     for name in names:
         if name != "adamw" and "compile" in hf_optim.info(name).options:
             with tempfile.TemporaryDirectory() as empty:
-                done = subprocess.run([sys.executable, __file__, "--compilation", name], check=True, text=True,
-                                      env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": empty}, capture_output=True)
+                done = subprocess.run(
+                    [sys.executable, __file__, "--compilation", name],
+                    check=True,
+                    text=True,
+                    env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": empty},
+                    capture_output=True,
+                )
             rows.append(json.loads(done.stdout.splitlines()[-1]))
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = ["| model | threads | optimizer | x F | (quartiles) | x B | ms | temporaries, bytes/parameter |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| model | threads | optimizer | x F | (quartiles) | x B | ms | temporaries, bytes/parameter |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         low, high = r["F quartiles"]
-        cells = [r["model"], str(r["threads"]), r["optimizer"], f"{r['F']:.2f}", f"{low:.2f}-{high:.2f}",
-                 f"{r['B']:.2f}", f"{r['milliseconds']:.2f}", f"{r['temporaries per parameter']:.2f}"]
+        cells = [
+            r["model"],
+            str(r["threads"]),
+            r["optimizer"],
+            f"{r['F']:.2f}",
+            f"{low:.2f}-{high:.2f}",
+            f"{r['B']:.2f}",
+            f"{r['milliseconds']:.2f}",
+            f"{r['temporaries per parameter']:.2f}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def compilation_table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = ["| optimizer | torch's own, once a machine, s | the rule, s | graphs | more for other rates and models |",
-             "|---|---|---|---|---|"]
-    lines += [f"| {r['optimizer']} | {r['own']:.1f} | {r['seconds']:.1f} | {r['graphs']} | {r['graphs later']} |"
-              for r in rows]
+    lines = [
+        "| optimizer | torch's own, once a machine, s | the rule, s | graphs | more for other rates and models |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['optimizer']} | {r['own']:.1f} | {r['seconds']:.1f} | {r['graphs']} | {r['graphs later']} |"
+        for r in rows
+    ]
     return "\n".join(lines)
 
 

@@ -55,9 +55,7 @@ def run(size: str, optimizer: str | None, steps: int, batch: int, folder: str) -
         logging_strategy="no", learning_rate=1e-4, weight_decay=0.01, optim="adamw_torch_fused",
         lr_scheduler_type="constant",
     )  # fmt: skip
-    trainer = Trainer(
-        model, arguments, train_dataset=[{"input_ids": t, "labels": t} for t in text], callbacks=[clock]
-    )
+    trainer = Trainer(model, arguments, train_dataset=[{"input_ids": t, "labels": t} for t in text], callbacks=[clock])
     if optimizer is not None:
         hf_optim.attach(trainer, optimizer, **({"lr": 1e-4} if optimizer.startswith("adam") else {}))
     trainer.remove_callback(PrinterCallback)

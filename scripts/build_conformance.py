@@ -23,9 +23,37 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE, DATA = ROOT / "docs" / "conformance.md", ROOT / "docs" / "conformance.json"
 REFERENCES = ROOT / "hf_optim" / "check" / "references.json"
 #: of pytorch_optimizer: the widely used, and some of every kind
-FOREIGN = ("ADOPT", "AdEMAMix", "AdaBelief", "AdaBound", "AdaFactor", "Adai", "AdamP", "Adan", "AliG", "CAME",
-           "DAdaptAdam", "DiffGrad", "Lamb", "Lion", "Lookahead", "MADGRAD", "NovoGrad", "PAdam", "Prodigy", "RAdam",
-           "Ranger21", "SAM", "SGDP", "SOAP", "ScheduleFreeAdamW", "Shampoo", "StableAdamW", "Tiger", "Yogi")
+FOREIGN = (
+    "ADOPT",
+    "AdEMAMix",
+    "AdaBelief",
+    "AdaBound",
+    "AdaFactor",
+    "Adai",
+    "AdamP",
+    "Adan",
+    "AliG",
+    "CAME",
+    "DAdaptAdam",
+    "DiffGrad",
+    "Lamb",
+    "Lion",
+    "Lookahead",
+    "MADGRAD",
+    "NovoGrad",
+    "PAdam",
+    "Prodigy",
+    "RAdam",
+    "Ranger21",
+    "SAM",
+    "SGDP",
+    "SOAP",
+    "ScheduleFreeAdamW",
+    "Shampoo",
+    "StableAdamW",
+    "Tiger",
+    "Yogi",
+)
 #: what they cannot do without
 HYPER = {"pytorch_optimizer:Ranger21": {"num_iterations": 100}}
 #: parts of the suite that only show what was found
@@ -38,8 +66,13 @@ def code(text: str) -> ast.Module:
     tree = ast.parse(text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and \
-                isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+            and isinstance(body[0].value.value, str)
+        ):
             del body[0]
     return tree
 
@@ -126,8 +159,11 @@ def build_references() -> None:
         steps = run(name, begin, f, max(MARKS), None, **{**own, **Subject(name).hyper})
         found[name] = {str(t): [a.ravel().tolist() for a in steps[t - 1][0]] for t in MARKS}
     lines = ",\n".join(f'  "{name}": {json.dumps(rows)}' for name, rows in found.items())
-    REFERENCES.write_text('{"problem": "hf_optim.check.mathematics: start, slope", "source": "tests/twins, NumPy '
-                          f'float64",\n "trajectories": {{\n{lines}\n}}}}\n', encoding="utf-8")
+    REFERENCES.write_text(
+        '{"problem": "hf_optim.check.mathematics: start, slope", "source": "tests/twins, NumPy '
+        f'float64",\n "trajectories": {{\n{lines}\n}}}}\n',
+        encoding="utf-8",
+    )
     print(f"{len(found)} trajectories in {REFERENCES.relative_to(ROOT)}")
 
 
@@ -143,10 +179,10 @@ def main() -> int:
         build_references()
         return 0
     marks, tables = fingerprints(), sections()
-    from hf_optim.check.cli import Bar
     from hf_optim.check.outcome import Report
     from hf_optim.check.show import page
     from hf_optim.check.suite import registered, run
+    from hf_optim.commands.check import Bar
 
     old = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() and not options.all else {}
     before, reports = old.get("fingerprints", {}), {}
@@ -169,8 +205,15 @@ def main() -> int:
         report.seconds = round(sum(c.seconds for c in report.cells.values()), 1)
         reports[title] = report
     DATA.parent.mkdir(exist_ok=True)
-    DATA.write_text(json.dumps({"fingerprints": marks, "tables": {t: r.to_dict() for t, r in reports.items()}},
-                               ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    DATA.write_text(
+        json.dumps(
+            {"fingerprints": marks, "tables": {t: r.to_dict() for t, r in reports.items()}},
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
+        + "\n",
+        encoding="utf-8",
+    )
     PAGE.write_text(page(reports, registered()), encoding="utf-8")
     for title, report in reports.items():
         print(f"{title}: {len(report.names)} optimizers, {len(report.failed)} failed cells")

@@ -1,7 +1,7 @@
 """Writes docs/optimizers/ from the code: a page for every registered optimizer and an index.
 
-    python scripts/build_docs.py            write them, remove pages of names that are gone
-    python scripts/build_docs.py --check    write nothing; exit 1 and name the pages that are out of date
+python scripts/build_docs.py            write them, remove pages of names that are gone
+python scripts/build_docs.py --check    write nothing; exit 1 and name the pages that are out of date
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from hf_optim import definitions, registry  # noqa: E402
+from hf_optim import registry  # noqa: E402
+from hf_optim.core import definitions  # noqa: E402
 from hf_optim.errors import UserError  # noqa: E402
 
 FOLDER = ROOT / "docs" / "optimizers"
@@ -33,7 +34,10 @@ OPTIONS = {
     "grad_transform": "a gradient transform by name or `{name: ..., ...}`",
     "state_dtype": "`fp32` or `bf16` (stochastically rounded) state; by default the parameters' own, at least fp32",
     "on_bad_loss": "`raise` or `skip` (counted) a loss that is not finite or that the theory does not allow",
-    "foreach": "see PyTorch", "maximize": "see PyTorch", "capturable": "see PyTorch", "differentiable": "see PyTorch",
+    "foreach": "see PyTorch",
+    "maximize": "see PyTorch",
+    "capturable": "see PyTorch",
+    "differentiable": "see PyTorch",
     "fused": "see PyTorch; chosen where it can be",
 }
 
@@ -54,9 +58,12 @@ def sections(doc: str) -> dict[str, Any]:
         else:
             parts[at].append(line)
     return {
-        "summary": parts["body"][0].strip(), "body": "\n".join(parts["body"][1:]).strip("\n"),
-        "args": _entries(parts.get("args", [])), "raises": _entries(parts.get("raises", [])),
-        "source": " ".join(parts.get("source", [])), "rest": "\n".join(parts.get("rest", [])).strip(),
+        "summary": parts["body"][0].strip(),
+        "body": "\n".join(parts["body"][1:]).strip("\n"),
+        "args": _entries(parts.get("args", [])),
+        "raises": _entries(parts.get("raises", [])),
+        "source": " ".join(parts.get("source", [])),
+        "rest": "\n".join(parts.get("rest", [])).strip(),
     }
 
 
@@ -132,12 +139,18 @@ def page(name: str) -> str:
     if info.base is not None:
         fixed = ", ".join(f"{k}={value(v)}" for k, v in info.base.items())
         stem = registry.classes()[info.cls.rsplit(".", 1)[1]][0].rsplit(".", 1)[1]
-        out += [f"A preset of [{stem}]({stem}.md) around {fixed}. The base's hyper-parameters go into `base`, as in",
-                "`base={'lr': 0.1}`, without a name.", ""]
+        out += [
+            f"A preset of [{stem}]({stem}.md) around {fixed}. The base's hyper-parameters go into `base`, as in",
+            "`base={'lr': 0.1}`, without a name.",
+            "",
+        ]
     if info.family == "torch":
-        out += [f"Exactly `{info.doc.split(' ')[0].rstrip('.')}` of PyTorch, which documents it"
-                + (f"; this preset fixes {info.doc.partition(' With ')[2].rstrip('.')}" if " With " in info.doc else "")
-                + ".", ""]
+        out += [
+            f"Exactly `{info.doc.split(' ')[0].rstrip('.')}` of PyTorch, which documents it"
+            + (f"; this preset fixes {info.doc.partition(' With ')[2].rstrip('.')}" if " With " in info.doc else "")
+            + ".",
+            "",
+        ]
     else:
         out += ["## Algorithm", "", doc["summary"], "", doc["body"], ""]
         if doc["rest"] and info.base is None:
@@ -159,8 +172,14 @@ def page(name: str) -> str:
         out += ["Keyword-only: " + "; ".join(f"`{k}`, {OPTIONS.get(k, 'see above')}" for k in info.options) + ".", ""]
     ours = definitions.declared(name)
     if ours:
-        out += ["## Definitions of our own", "", "The paper gives no formula for these; reports print them where a "
-                "result used them.", "", *[f"- `{k}`: {text}" for k, text in ours.items()], ""]
+        out += [
+            "## Definitions of our own",
+            "",
+            "The paper gives no formula for these; reports print them where a result used them.",
+            "",
+            *[f"- `{k}`: {text}" for k, text in ours.items()],
+            "",
+        ]
     if doc["source"] and info.family != "torch":
         out += ["## Source, and how it was read", "", doc["source"], ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in "\n".join(out).splitlines())).strip() + "\n"
@@ -168,10 +187,15 @@ def page(name: str) -> str:
 
 def index() -> str:
     """The table of all optimizers."""
-    rows = ["# Optimizers", "",
-            "Made by `hf_optim.create(NAME, params_or_model, ...)`, in a study's YAML as `{name: NAME}`.",
-            "Memory is the optimizer's own state. These pages are written by `scripts/build_docs.py`.", "",
-            "| name | class | family | needs | bytes a parameter | paper |", "|---|---|---|---|---|---|"]
+    rows = [
+        "# Optimizers",
+        "",
+        "Made by `hf_optim.create(NAME, params_or_model, ...)`, in a study's YAML as `{name: NAME}`.",
+        "Memory is the optimizer's own state. These pages are written by `scripts/build_docs.py`.",
+        "",
+        "| name | class | family | needs | bytes a parameter | paper |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in registry.list_optimizers():
         info = registry.info(name)
         asks = "its base's needs" if info.family == "wrapper" else ", ".join(sorted(info.needs)) or "–"

@@ -1,6 +1,6 @@
 """Writes docs/trainer-matrix.md from the results of tests/test_hub_matrix.py, which it runs.
 
-    python scripts/build_trainer_matrix.py
+python scripts/build_trainer_matrix.py
 """
 
 from __future__ import annotations

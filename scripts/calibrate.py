@@ -38,8 +38,8 @@ def simulate(studies: int, data: dict[str, Any]) -> None:
     """The false alarms of every rule, the coverage of the bootstrap, and the power that `seeds_needed` promises; saved
     after each rule.
     """
-    from hf_optim.study import calibration as c
-    from hf_optim.study.statistics import seeds_needed
+    from hf_optim.study.statistics import calibration as c
+    from hf_optim.study.statistics.paired import seeds_needed
 
     rates: list[dict[str, Any]] = []
     data["simulated"] = {"studies": studies, "bound": c.bound(studies), "rates": rates, "power": [], "coverage": []}
@@ -66,8 +66,8 @@ def coverage(studies: int = 500, resamples: int = 1000) -> list[dict[str, Any]]:
     """How often the 95 % BCa intervals hold the true value, which is known for each simulated metric."""
     import numpy as np
 
-    from hf_optim.study import calibration as c
-    from hf_optim.study import intervals
+    from hf_optim.study.statistics import calibration as c
+    from hf_optim.study.statistics import intervals
 
     found = []
     for metric in c.METRICS:
@@ -87,7 +87,7 @@ def coverage(studies: int = 500, resamples: int = 1000) -> list[dict[str, Any]]:
 
 def real(runs: Path) -> dict[str, Any]:
     """The test accuracies of every arm, by seed; runs that have no record yet are made."""
-    from hf_optim.task import RunSpec, train
+    from hf_optim.experiment.task import RunSpec, train
 
     start, made = time.process_time(), 0
     found: dict[str, dict[str, float]] = {name: {} for name in ARMS}
@@ -110,7 +110,7 @@ def judge(arms: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The verdicts on real runs: twenty A/A studies of separate seeds, and the planted effect."""
     import numpy as np
 
-    from hf_optim.study.statistics import compare, seeds_needed
+    from hf_optim.study.statistics.paired import compare, seeds_needed
 
     first, second = list(arms["first"].values()), list(arms["second"].values())
     alike = []
@@ -143,7 +143,7 @@ def profile() -> list[dict[str, Any]]:
     """AlgoPerf's published scores beside those made from its published times."""
     import numpy as np
 
-    from hf_optim.study import profiles
+    from hf_optim.study.findings import profiles
 
     lines = [line for line in PUBLISHED.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     rows = list(csv.reader(lines))[1:]
@@ -157,7 +157,7 @@ def profile() -> list[dict[str, Any]]:
 
 def page(data: dict[str, Any]) -> str:
     """docs/calibration.md."""
-    from hf_optim.study import calibration as c
+    from hf_optim.study.statistics import calibration as c
 
     lines = [
         "# Calibration: how often a verdict is wrong",

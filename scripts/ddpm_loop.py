@@ -62,13 +62,11 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     from torch.utils.data import DataLoader
 
     import hf_optim
-    from tasks.data.images import read
-    from tasks.data.pictures import NoisedPictures, Pictures, pixels_of, save_grid
-    from tasks.models.ddpm import DDPMConfig, DDPMModel, batches_of_noise
+    from hf_optim.tasks.data.images import read
+    from hf_optim.tasks.data.pictures import NoisedPictures, Pictures, pixels_of, save_grid
+    from hf_optim.tasks.models.ddpm import DDPMConfig, DDPMModel, batches_of_noise
 
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(), gradient_accumulation_steps=given.accumulation
-    )
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), gradient_accumulation_steps=given.accumulation)
     pixels = pixels_of(read(DIGITS), 8)
     set_seed(given.seed)
     model = DDPMModel(

@@ -5,9 +5,9 @@ import os
 import sys
 from pathlib import Path
 
+from hf_optim.commands.train import Parser, take_nested
 from hf_optim.errors import UserError
-from hf_optim.task import SIZES, names
-from hf_optim.task_cli import Parser, take_nested
+from hf_optim.experiment.task import SIZES, names
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
     try:
         plain, nested = take_nested(sys.argv[1:], ("model",))
         given = parser.parse_args(plain)
-        from hf_optim.evaluation import evaluate_checkpoint
+        from hf_optim.experiment.evaluation import evaluate_checkpoint
 
         metrics = evaluate_checkpoint(
             given.task, given.model, given.size, given.checkpoint, given.data, nested["model"]
@@ -39,7 +39,7 @@ def main() -> int:
     if given.output is None:
         print(json.dumps(metrics, indent=1))
     else:
-        from hf_optim.records import write_json
+        from hf_optim.experiment.record import write_json
 
         write_json(given.output, metrics)
     return 0

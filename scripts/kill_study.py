@@ -23,7 +23,7 @@ TABLES = ("table.md", "table.csv", "runs.csv")
 
 
 def start(study: str, folder: Path, jobs: int, seeds: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "hf_optim.cli", "study", study, "--output", str(folder)]
+    command = [sys.executable, "-m", "hf_optim.commands.main", "study", study, "--output", str(folder)]
     command += ["--jobs", str(jobs), "--seeds", str(seeds)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}

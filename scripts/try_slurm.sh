@@ -79,10 +79,10 @@ sinfo
 [ "$(sinfo --noheader --format=%t)" = idle ] || { tail -20 "$DIR/slurmctld.log" "$DIR/slurmd.log"; exit 1; }
 
 echo "== the study on this machine"
-"$PYTHON" -m hf_optim.cli study "$STUDY" --output "$DIR/here"
+"$PYTHON" -m hf_optim.commands.main study "$STUDY" --output "$DIR/here"
 
 echo "== the same study by an array of two SLURM jobs"
-"$PYTHON" -m hf_optim.cli study "$STUDY" --output "$DIR/spread" --launch slurm --array 2 --time 60 --checkpoint-every 20 &
+"$PYTHON" -m hf_optim.commands.main study "$STUDY" --output "$DIR/spread" --launch slurm --array 2 --time 60 --checkpoint-every 20 &
 LAUNCHER=$!
 # A run is in progress when its folder has a log or more and no record.
 finished() { find "$DIR/spread/runs" -name record.json 2> /dev/null | wc -l; }

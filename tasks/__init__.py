@@ -1,3 +1,1 @@
-"""Tasks: one file a task, found by its name (`hf_optim.task.load("vision")` imports `tasks.vision` and takes
-`TASK`).
-"""
+"""Tasks, one file each: `experiment.task.load("vision")` takes `TASK` of `hf_optim.tasks.vision`."""

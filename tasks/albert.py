@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.task import Data, Preset, Primary, Size, Task, Value
+from hf_optim.experiment.task import Data, Preset, Primary, Size, Task, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel, TrainerCallback
 
-    from tasks.data.pairs import Pairs
+    from hf_optim.tasks.data.pairs import Pairs
 
 HERE = Path(__file__).parent / "data"
 EMBEDDED = {"wiki": "5,013 paragraphs of English Wikipedia, 412 thousand words, split by article"}
@@ -125,7 +125,7 @@ SIZE_TABLE = {
 
 
 class Albert(Task):
-    """See the module and `tasks.data.pairs`; both models predict masked tokens and the order of two segments."""
+    """See the module and `data/pairs.py`; both models predict masked tokens and the order of two segments."""
 
     name = "albert"
     title = "Masked language model with sentence order"
@@ -136,7 +136,7 @@ class Albert(Task):
     label_names = ("labels", "sentence_order_label")
 
     def data(self, preset: Preset, source: str | None) -> Data:
-        """The preset's text, the embedded one of a name, or files of your own (`tasks.data.paragraphs`)."""
+        """The preset's text, the embedded one of a name, or files of your own (`hf_optim.tasks.data.paragraphs`)."""
         values = preset.model.value
         name = source or preset.data.value
         own = source is not None and name not in EMBEDDED
@@ -144,7 +144,7 @@ class Albert(Task):
         splits, facts, note = _pairs(name, own, _newest(Path(name)) if own else 0, limit, *_text_values(values))
         note += f"; {', '.join(f'{len(part) // 2} {split}' for split, part in splits.items())} pairs"
         shown = Path(name).resolve().name if own else name
-        from tasks.data.pairs import Swapping
+        from hf_optim.tasks.data.pairs import Swapping
 
         return Data(
             train=Swapping(splits["train"]),
@@ -175,7 +175,7 @@ class Albert(Task):
 
     def model_class(self, name: str) -> type[PreTrainedModel]:
         """The class that reads a checkpoint of `name`."""
-        from tasks.models import masked_lm
+        from hf_optim.tasks.models import masked_lm
 
         return (
             masked_lm.NgramMaskedAlbertForPreTraining if name == "albert" else masked_lm.NgramMaskedBertForPreTraining
@@ -183,7 +183,7 @@ class Albert(Task):
 
     def callbacks(self, model: PreTrainedModel, preset: Preset, steps: int) -> Sequence[TrainerCallback]:
         """What tells the train split the epoch, with which it swaps its pairs."""
-        from tasks.data.epochs import Epochs
+        from hf_optim.tasks.data.epochs import Epochs
 
         return (Epochs(),)
 
@@ -275,7 +275,7 @@ def _pairs(
     import hashlib
     from dataclasses import asdict
 
-    from tasks.data import pairs, tokenizer
+    from hf_optim.tasks.data import pairs, tokenizer
 
     texts, note = _texts(name, own)
     if limit is not None:
@@ -292,7 +292,7 @@ def _pairs(
 
 def _texts(name: str, own: bool) -> tuple[dict[str, list[str]], str]:
     """The paragraphs of each split."""
-    from tasks.data import paragraphs
+    from hf_optim.tasks.data import paragraphs
 
     if own:
         texts, note = paragraphs.read(Path(name))
@@ -300,7 +300,7 @@ def _texts(name: str, own: bool) -> tuple[dict[str, list[str]], str]:
     if name in EMBEDDED:
         texts, _ = paragraphs.read(HERE / "wiki_paragraphs")
         return texts, f"{EMBEDDED[name]}; not comparable with published figures"
-    from tasks.data import hub
+    from hf_optim.tasks.data import hub
 
     repository, config = HUB[name]
     parts = hub.load(repository, config=config, what="data")

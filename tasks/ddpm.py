@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.task import Data, Moment, Preset, Primary, Size, Task, Value
+from hf_optim.experiment.task import Data, Moment, Preset, Primary, Size, Task, Value
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel, TrainerCallback
 
-    from tasks.data.images import Splits
+    from hf_optim.tasks.data.images import Splits
 
 HERE = Path(__file__).parent / "data"
 EMBEDDED = {
@@ -64,8 +64,9 @@ SIZE_TABLE = {
                 batch_size=Value(32),
                 optimizer=Value({"name": "adamw", "lr": 2e-3}),
                 data=Value("digits"),
-                model=Value({**TINY, "channels": 8, "ema_decay": 0.9, "generated": 64, "ddim_steps": 5,
-                             "ddim_batch": 32}),  # fmt: skip
+                model=Value(
+                    {**TINY, "channels": 8, "ema_decay": 0.9, "generated": 64, "ddim_steps": 5, "ddim_batch": 32}
+                ),  # fmt: skip
                 max_grad_norm=Value(1.0, "code"),
                 samples=Value(256),
                 evaluations=Value(2),
@@ -96,8 +97,12 @@ SIZE_TABLE = {
                 batch_size=Value(128, "paper", "AGR, Section 5.2"),
                 optimizer=Value({"name": "adamw", "lr": 2e-4}, "code", "one of six; each is given its rate only"),
                 data=Value("cifar10", "paper"),
-                model=Value(CIFAR, "code", "DDIM in 100 steps, 50,000 images and epoch 10 of 2000 are printed; how "
-                            "many images at a time and that they are compared with train are ours"),  # fmt: skip
+                model=Value(
+                    CIFAR,
+                    "code",
+                    "DDIM in 100 steps, 50,000 images and epoch 10 of 2000 are printed; how "
+                    "many images at a time and that they are compared with train are ours",
+                ),  # fmt: skip
                 schedule=Value({"name": "constant", "warmup": 200}, "code"),
                 max_grad_norm=Value(1.0, "code"),
                 validation=Value(1000, "ours", "held out of train, for the loss; the paper has none"),
@@ -134,11 +139,11 @@ class DDPM(Task):
         settings = checked(preset.model.value)
         extra = []
         if settings["inception"] != "none":  # first of all: it may be missing, and nothing should wait for that
-            from tasks.models.extractors import inception
+            from hf_optim.tasks.models.extractors import inception
 
             extra.append(inception(settings["inception"]))
-        from tasks.data.generated import Sampling
-        from tasks.data.pictures import NoisedPictures, Pictures
+        from hf_optim.tasks.data.generated import Sampling
+        from hf_optim.tasks.data.pictures import NoisedPictures, Pictures
 
         name = source or preset.data.value
         if name in EMBEDDED:
@@ -168,14 +173,14 @@ class DDPM(Task):
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The UNet for the data's channels."""
-        from tasks.models.ddpm import DDPMConfig, DDPMModel
+        from hf_optim.tasks.models.ddpm import DDPMConfig, DDPMModel
 
         chosen = {key: data.facts["settings"][key] for key in UNET}
         return DDPMModel(DDPMConfig(image_channels=data.facts["image_channels"], **chosen))
 
     def model_class(self, name: str) -> type[PreTrainedModel]:
         """The class that reads a checkpoint."""
-        from tasks.models.ddpm import DDPMModel
+        from hf_optim.tasks.models.ddpm import DDPMModel
 
         return DDPMModel
 
@@ -202,7 +207,7 @@ class DDPM(Task):
 
     def callbacks(self, model: PreTrainedModel, preset: Preset, steps: int) -> list[TrainerCallback]:
         """The moving average after every step; the early evaluation."""
-        from tasks.models.ddpm import EvaluateAt, UpdateEMA
+        from hf_optim.tasks.models.ddpm import EvaluateAt, UpdateEMA
 
         early = round(preset.model.value["early"] * steps)
         return [UpdateEMA(), *([EvaluateAt(early)] if early else [])]
@@ -251,8 +256,8 @@ def _require(key: str, fine: bool, what: str, value: Any) -> None:
 @lru_cache(maxsize=2)
 def _prepared(splits: Splits, resolution: int) -> tuple[dict[str, Any], Any]:
     """The splits' pixels at `resolution` (a whole run's and its evaluations' alike), and the stand-in for them."""
-    from tasks.data.pictures import pixels_of
-    from tasks.models.extractors import small_cnn
+    from hf_optim.tasks.data.pictures import pixels_of
+    from hf_optim.tasks.models.extractors import small_cnn
 
     pixels = pixels_of(splits, resolution)
     standin = small_cnn(
@@ -263,20 +268,20 @@ def _prepared(splits: Splits, resolution: int) -> tuple[dict[str, Any], Any]:
 
 @lru_cache(maxsize=2)
 def _embedded(name: str) -> Splits:
-    from tasks.data.images import read
+    from hf_optim.tasks.data.images import read
 
     return read(HERE / name)
 
 
 def _own(source: str) -> Splits:
-    from tasks.data.images import read
+    from hf_optim.tasks.data.images import read
 
     return read(Path(source).resolve())
 
 
 @lru_cache(maxsize=1)
 def _hub(name: str, held_out: int) -> Splits:
-    from tasks.data.pictures import from_hub
+    from hf_optim.tasks.data.pictures import from_hub
 
     return from_hub(*HUB[name], held_out)
 

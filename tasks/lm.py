@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.task import Data, Preset, Primary, Task
-from tasks.lm_presets import SIZE_TABLE
+from hf_optim.experiment.task import Data, Preset, Primary, Task
+from hf_optim.tasks.presets.lm import SIZE_TABLE
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel
 
-    from tasks.data.blocks import Stream
+    from hf_optim.tasks.data.blocks import Stream
 
 HERE = Path(__file__).parent / "data"
 EMBEDDED = {"wiki": "5,013 paragraphs of English Wikipedia, 412 thousand words, split by article"}
@@ -58,7 +58,7 @@ class CausalLM(Task):
         else:
             key += (None, 0)
         streams, tokenizer, note = _streams(*key, _newest(name) + _newest(values.get("checkpoint")))
-        from tasks.data import blocks
+        from hf_optim.tasks.data import blocks
 
         count = len(streams["train"].ids)
         if count < block:
@@ -82,13 +82,13 @@ class CausalLM(Task):
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The model for the tokenizer's vocabulary, or the checkpoint's."""
-        from tasks.data import blocks
+        from hf_optim.tasks.data import blocks
 
         values = {key: value for key, value in preset.model.value.items() if key not in TEXT}
         tokenizer = data.facts["tokenizer"]
         end = blocks.end_of(tokenizer)
         if name == "pretrained":
-            from tasks.models.language import pretrained
+            from hf_optim.tasks.models.language import pretrained
 
             made = pretrained(preset.model.value["checkpoint"], data.facts)
         else:
@@ -102,7 +102,7 @@ class CausalLM(Task):
 
                 shape["max_position_embeddings"] = data.facts["block"]
             else:
-                from tasks.models.lstm import LSTMConfig as Config  # type: ignore[assignment]
+                from hf_optim.tasks.models.lstm import LSTMConfig as Config  # type: ignore[assignment,no-redef]
             try:
                 made = self.model_class(name)(Config(**shape, **values))
             except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
@@ -115,7 +115,7 @@ class CausalLM(Task):
     def model_class(self, name: str) -> type[PreTrainedModel]:
         """The class that reads a checkpoint of `name`; transformers finds that of a pretrained one itself."""
         if name == "lstm":
-            from tasks.models.lstm import LSTMForCausalLM
+            from hf_optim.tasks.models.lstm import LSTMForCausalLM
 
             return LSTMForCausalLM
         import transformers
@@ -159,7 +159,7 @@ class CausalLM(Task):
 
     def callbacks(self, model: PreTrainedModel, preset: Preset, steps: int) -> list[Any]:
         """The tokenizer goes into every checkpoint, so that it can be used and trained further."""
-        from tasks.models.language import KeepTokenizer
+        from hf_optim.tasks.models.language import KeepTokenizer
 
         tokenizer: Any = model.tokenizer
         return [KeepTokenizer(tokenizer)]
@@ -172,7 +172,7 @@ class CausalLM(Task):
                 f"checkpoint: it was trained with another tokenizer ({mark}) than the data have "
                 f"({data.facts['fingerprint']}): give the data, size and options of its run"
             )
-        from tasks.models.language import fits
+        from hf_optim.tasks.models.language import fits
 
         fits(model, data.facts)
 
@@ -197,18 +197,18 @@ def _streams(
     name: str, own: bool, limit: int | None, checkpoint: str | None, kind: str | None, vocabulary: int, changed: int
 ) -> tuple[dict[str, Stream], Any, str]:
     """The splits as streams of tokens, their tokenizer and a note; read once for the runs of a process."""
-    from tasks.data import blocks
+    from hf_optim.tasks.data import blocks
 
     texts, note = _texts(name, own)
     if limit:
         texts = {split: part[: limit if split == "train" else limit // 4] for split, part in texts.items()}
         note += f"; the first {limit} paragraphs of train and {limit // 4} of the others only"
     if kind is None:
-        from tasks.models.language import tokenizer_of
+        from hf_optim.tasks.models.language import tokenizer_of
 
         tokenizer = tokenizer_of(checkpoint)
     elif kind == "bpe":
-        from tasks.data import tokenizer as training
+        from hf_optim.tasks.data import tokenizer as training
 
         if vocabulary < 258:
             raise UserError(f"options: vocabulary must be at least 258 (256 bytes and two marks), got {vocabulary}")
@@ -222,7 +222,7 @@ def _streams(
 
 
 def _texts(name: str, own: bool) -> tuple[dict[str, list[str]], str]:
-    from tasks.data import blocks, paragraphs
+    from hf_optim.tasks.data import blocks, paragraphs
 
     if own:
         texts, note = blocks.read(Path(name))
@@ -232,7 +232,7 @@ def _texts(name: str, own: bool) -> tuple[dict[str, list[str]], str]:
         return texts, f"{EMBEDDED[name]}; not comparable with published figures"
     if name in BRING:
         raise UserError(f"data: {BRING[name]}")
-    from tasks.data import hub
+    from hf_optim.tasks.data import hub
 
     repository, config = HUB[name]
     parts = hub.load(repository, config=config, what="data")

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.task import Data, Preset, Primary, Size, Task, Value
+from hf_optim.experiment.task import Data, Preset, Primary, Size, Task, Value
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel
 
-    from tasks.data.images import Splits
+    from hf_optim.tasks.data.images import Splits
 
 HERE = Path(__file__).parent / "data"
 EMBEDDED = {"digits": "5,000 real MNIST digits, pooled to 5x5 (3,500/500/1,000)"}
@@ -76,7 +76,7 @@ class Logistic(Task):
     def data(self, preset: Preset, source: str | None) -> Data:
         """Pooled images as features, each with its loss at the train split's minimum.
 
-        facts: inputs, outputs, and `minimum` (`tasks.data.convex.Minimum`) of the train split.
+        facts: inputs, outputs, and `minimum` (`hf_optim.tasks.data.convex.Minimum`) of the train split.
         """
         values = preset.model.value
         for key, least in (("crop", 0), ("pool", 1)):
@@ -94,7 +94,7 @@ class Logistic(Task):
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """One linear layer at zero, float64; a `UserError` if the data's classes are not the model's."""
-        from tasks.models.linear import LinearConfig, LinearForClassification
+        from hf_optim.tasks.models.linear import LinearConfig, LinearForClassification
 
         inputs, outputs = data.facts["inputs"], data.facts["outputs"]
         if (outputs == 1) != (name == "logistic"):
@@ -106,7 +106,7 @@ class Logistic(Task):
 
     def model_class(self, name: str) -> type[PreTrainedModel]:
         """The class that reads a checkpoint of `name`."""
-        from tasks.models.linear import LinearForClassification
+        from hf_optim.tasks.models.linear import LinearForClassification
 
         return LinearForClassification
 
@@ -118,7 +118,7 @@ class Logistic(Task):
         """[batch, 3] float64: loss in nats, right or not, and the loss at the minimum."""
         import torch
 
-        from tasks.models.linear import classes, losses
+        from hf_optim.tasks.models.linear import classes, losses
 
         truth, floor = labels
         return torch.stack([losses(logits, truth), (classes(logits) == truth).double(), floor], dim=1)
@@ -146,7 +146,7 @@ def _prepared(place: str, own: bool, held_out: int, crop: int, pool: int, labels
     import numpy as np
     import torch
 
-    from tasks.data.convex import Features, Objective, pooled
+    from hf_optim.tasks.data.convex import Features, Objective, pooled
 
     splits, note = _images(place, own, held_out)
     truth = {split: getattr(splits, split).labels for split in ("train", "validation", "test")}
@@ -172,7 +172,7 @@ def _prepared(place: str, own: bool, held_out: int, crop: int, pool: int, labels
 
 
 def _images(place: str, own: bool, held_out: int) -> tuple[Splits, str]:
-    from tasks.data.images import assemble, read
+    from hf_optim.tasks.data.images import assemble, read
 
     if own:
         splits = read(Path(place))
@@ -181,7 +181,7 @@ def _images(place: str, own: bool, held_out: int) -> tuple[Splits, str]:
         return read(HERE / place), EMBEDDED[place]
     import datasets
 
-    from tasks.data import hub
+    from hf_optim.tasks.data import hub
 
     repository, image, label = HUB[place]
     parts = hub.load(repository, what="data")

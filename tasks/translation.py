@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.task import Data, Moment, Preset, Primary, Size, Task, Value
+from hf_optim.experiment.task import Data, Moment, Preset, Primary, Size, Task, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel
 
-    from tasks.data.parallel import Corpus
-    from tasks.data.sentences import Sentences
+    from hf_optim.tasks.data.parallel import Corpus
+    from hf_optim.tasks.data.sentences import Sentences
 
 HERE = Path(__file__).parent / "data"
 EMBEDDED = {"de_en_help": "26,630 German-English sentence pairs of a software manual (24,723/967/940)"}
@@ -163,7 +163,7 @@ class Translator(Task):
         """The Transformer for the data's two vocabularies."""
         from transformers import GenerationConfig
 
-        from tasks.models.translation import Translation, TranslationConfig
+        from hf_optim.tasks.models.translation import Translation, TranslationConfig
 
         values, source, target = _checked(preset.model.value), data.facts["source"], data.facts["target"]
         ids = {f"{role}_token_id": getattr(target, f"{role}_token_id") for role in ("pad", "bos", "eos")}
@@ -203,7 +203,7 @@ class Translator(Task):
 
     def model_class(self, name: str) -> type[PreTrainedModel]:
         """The class that reads a checkpoint."""
-        from tasks.models.translation import Translation
+        from hf_optim.tasks.models.translation import Translation
 
         return Translation
 
@@ -314,7 +314,7 @@ def _metric(name: str) -> Any:
 @lru_cache(maxsize=2)
 def _prepare(corpus: Corpus, limit: int | None, vocabulary: int, longest: int) -> dict[str, Any]:
     """Tokenizers and encoded splits, made once for the runs of a process."""
-    from tasks.data.sentences import prepare
+    from hf_optim.tasks.data.sentences import prepare
 
     return prepare(corpus, limit, vocabulary, longest)
 
@@ -322,7 +322,7 @@ def _prepare(corpus: Corpus, limit: int | None, vocabulary: int, longest: int) -
 @lru_cache(maxsize=2)
 def _read(path: str, changed: int, source: str, target: str) -> Corpus:
     """Files, read once for the runs of a process; `changed` makes files that were changed be read anew."""
-    from tasks.data.parallel import read
+    from hf_optim.tasks.data.parallel import read
 
     return read(Path(path), source, target)
 
@@ -335,7 +335,7 @@ def _newest(path: Path) -> int:
 
 @lru_cache(maxsize=1)
 def _hub(name: str, source: str, target: str) -> Corpus:
-    from tasks.data import hub, parallel
+    from hf_optim.tasks.data import hub, parallel
 
     repository = HUB[name]
     parts = hub.load(repository)

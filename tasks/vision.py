@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_optim.errors import UserError
-from hf_optim.task import Data, Preset, Primary, Task
-from tasks.vision_models import ARCHITECTURES
-from tasks.vision_presets import SIZES
+from hf_optim.experiment.task import Data, Preset, Primary, Task
+from hf_optim.tasks.presets.architectures import ARCHITECTURES
+from hf_optim.tasks.presets.vision import SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel, TrainerCallback
 
-    from tasks.data.images import Splits
+    from hf_optim.tasks.data.images import Splits
 
 HERE = Path(__file__).parent / "data"
 EMBEDDED = {
@@ -86,7 +86,7 @@ class Vision(Task):
 
     def data(self, preset: Preset, source: str | None) -> Data:
         """The preset's set, the embedded one of a name (`./NAME` is a folder of yours), or files of your own."""
-        from tasks.data.augment import Augment
+        from hf_optim.tasks.data.augment import Augment
 
         name, values = source or preset.data.value, preset.model.value
         augment = Augment.of(values["augment"]) if values.get("augment") else None
@@ -115,7 +115,7 @@ class Vision(Task):
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The network for the data's shape and classes."""
-        from tasks.models.images import build
+        from hf_optim.tasks.models.images import build
 
         name = name.partition("@")[0]
         values = {key: value for key, value in preset.model.value.items() if key not in ("augment", "image_size")}
@@ -123,7 +123,7 @@ class Vision(Task):
 
     def model_class(self, name: str) -> type[PreTrainedModel]:
         """The class that reads a checkpoint of `name`."""
-        from tasks.models.images import model_class
+        from hf_optim.tasks.models.images import model_class
 
         return model_class(ARCHITECTURES[name.partition("@")[0]].family)
 
@@ -144,7 +144,7 @@ class Vision(Task):
         """What tells an augmented data set the epoch."""
         if not preset.model.value.get("augment"):
             return ()
-        from tasks.data.epochs import Epochs
+        from hf_optim.tasks.data.epochs import Epochs
 
         return (Epochs(),)
 
@@ -194,7 +194,7 @@ def _metric(name: str) -> Any:
 
 @lru_cache(maxsize=3)
 def _embedded(name: str, size: int | None) -> Splits:
-    from tasks.data.images import read
+    from hf_optim.tasks.data.images import read
 
     folder, _, fine = name.partition("-")
     return read(HERE / folder, label="fine_label" if fine else "label", size=size)
@@ -203,7 +203,7 @@ def _embedded(name: str, size: int | None) -> Splits:
 @lru_cache(maxsize=1)
 def _own(path: str, changed: int, size: int | None) -> Splits:
     """Your own files, read once for the runs of a process; `changed` makes files that were changed be read anew."""
-    from tasks.data.images import read
+    from hf_optim.tasks.data.images import read
 
     return read(Path(path), size=size)
 
@@ -218,9 +218,9 @@ def _newest(path: Path) -> int:
 @lru_cache(maxsize=1)
 def _hub(name: str, held_out: int, size: int | None) -> Splits:
     """A data set of the Hub: decoded in memory, or left encoded if its images are to be resized."""
-    from tasks.data import hub
-    from tasks.data.image_sets import HubRows
-    from tasks.data.images import assemble
+    from hf_optim.tasks.data import hub
+    from hf_optim.tasks.data.image_sets import HubRows
+    from hf_optim.tasks.data.images import assemble
 
     known = HUB[name]
     parts = hub.load(known.repository)

@@ -140,8 +140,9 @@ class Unpicklable(Honest):
 class OtherForeach(Honest):
     """The foreach form lost the momentum's last factor."""
 
-    def __init__(self, params: Any, lr: float = 0.05, momentum: float = 0.9, weight_decay: float = 0.0,
-                 foreach: bool = False) -> None:
+    def __init__(
+        self, params: Any, lr: float = 0.05, momentum: float = 0.9, weight_decay: float = 0.0, foreach: bool = False
+    ) -> None:
         super().__init__(params, lr, momentum, weight_decay)
         self.foreach = foreach
 
@@ -315,12 +316,29 @@ class WaitsForTheDevice(Honest):
 
 #: check -> the optimizer that breaks it
 BROKEN: dict[str, type[torch.optim.Optimizer]] = {
-    "convex": Climbs, "reference": AnotherRule, "closure": ForgetsTheLoss, "resume": ExoticNumber,
-    "accelerate": BelievesTheLoad, "deepcopy": ShallowCopy, "pickle": Unpicklable, "execution": OtherForeach,
-    "compile": CompilesAgain, "accumulation": CountsBackwards, "groups": FirstGroupsRate,
-    "late_group": NoLateGroups, "missing": DecaysTheUnused, "bf16": LowState, "scaler": ClaimsToUnscale,
-    "schedulers": WritesTheRate, "hf_schedulers": StuckWarmUp, "ddp": RankOfItsOwn, "fsdp": LocalNorm,
-    "zero_grad": Normalises, "zero_loss": DividesByTheLoss, "nonfinite": HidesNan, "state_bytes": HoldsMore,
+    "convex": Climbs,
+    "reference": AnotherRule,
+    "closure": ForgetsTheLoss,
+    "resume": ExoticNumber,
+    "accelerate": BelievesTheLoad,
+    "deepcopy": ShallowCopy,
+    "pickle": Unpicklable,
+    "execution": OtherForeach,
+    "compile": CompilesAgain,
+    "accumulation": CountsBackwards,
+    "groups": FirstGroupsRate,
+    "late_group": NoLateGroups,
+    "missing": DecaysTheUnused,
+    "bf16": LowState,
+    "scaler": ClaimsToUnscale,
+    "schedulers": WritesTheRate,
+    "hf_schedulers": StuckWarmUp,
+    "ddp": RankOfItsOwn,
+    "fsdp": LocalNorm,
+    "zero_grad": Normalises,
+    "zero_loss": DividesByTheLoss,
+    "nonfinite": HidesNan,
+    "state_bytes": HoldsMore,
     "host_sync": WaitsForTheDevice,
 }
 

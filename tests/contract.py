@@ -11,11 +11,17 @@ import hf_optim
 
 #: what a name cannot do without
 REQUIRED: dict[str, dict[str, Any]] = {
-    "sgd_agr": {"lr": 0.05}, "hd_sgd": {"lr": 0.05}, "hd_adam": {"lr": 1e-3},
-    "tlr": {"base": {"name": "adamw"}, "interval": 2}, "tlr_legacy": {"base": {"name": "sgd"}, "interval": 2},
-    "tlr_sgd": {"base": {"lr": 0.1}, "interval": 2}, "tlr_sgdm": {"base": {"lr": 0.01}, "interval": 2},
-    "tlr_adam": {"interval": 2}, "tlr_adamw": {"interval": 2},
-    "lookahead": {"base": {"name": "adamw"}, "k": 2}, "hdk": {"base": {"name": "sgd"}, "eta": 1e-3, "interval": 2},
+    "sgd_agr": {"lr": 0.05},
+    "hd_sgd": {"lr": 0.05},
+    "hd_adam": {"lr": 1e-3},
+    "tlr": {"base": {"name": "adamw"}, "interval": 2},
+    "tlr_legacy": {"base": {"name": "sgd"}, "interval": 2},
+    "tlr_sgd": {"base": {"lr": 0.1}, "interval": 2},
+    "tlr_sgdm": {"base": {"lr": 0.01}, "interval": 2},
+    "tlr_adam": {"interval": 2},
+    "tlr_adamw": {"interval": 2},
+    "lookahead": {"base": {"name": "adamw"}, "k": 2},
+    "hdk": {"base": {"name": "sgd"}, "eta": 1e-3, "interval": 2},
 }
 NAMES = hf_optim.list_optimizers()
 FAMILY = {name: hf_optim.info(name).family for name in NAMES}
@@ -34,8 +40,10 @@ class Problem:
         self.targets = [torch.randn(s, generator=g).to(dtype) for s in shapes]
 
     def loss(self, t: int = 0) -> torch.Tensor:
-        terms = [((p - y) ** 2 * (1 + 0.1 * ((t + i) % 3))).mean()
-                 for i, (p, y) in enumerate(zip(self.params, self.targets, strict=True))]
+        terms = [
+            ((p - y) ** 2 * (1 + 0.1 * ((t + i) % 3))).mean()
+            for i, (p, y) in enumerate(zip(self.params, self.targets, strict=True))
+        ]
         return torch.stack([x.float() if x.dtype is torch.bfloat16 else x for x in terms]).sum()
 
     def copy(self) -> list[torch.Tensor]:
@@ -49,6 +57,7 @@ def make(name: str, params: Any, **hyper: Any) -> torch.optim.Optimizer:
 
 def step(opt: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]) -> Any:
     """One step by the means the optimizer asks for."""
+
     def closure() -> torch.Tensor:
         opt.zero_grad()
         value = loss()
@@ -61,8 +70,9 @@ def step(opt: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]) -> Any:
     return opt.step(loss=value)  # type: ignore[call-arg]
 
 
-def run(name: str, steps: int, problem: Problem | None = None, opt: Any = None, start: int = 0,
-        **hyper: Any) -> tuple[Problem, Any]:
+def run(
+    name: str, steps: int, problem: Problem | None = None, opt: Any = None, start: int = 0, **hyper: Any
+) -> tuple[Problem, Any]:
     """Step a fresh or given optimizer from `start` to `steps`."""
     problem = problem or Problem()
     opt = opt if opt is not None else make(name, problem.params, **hyper)

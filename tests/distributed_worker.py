@@ -67,8 +67,20 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
 STEPS = len(batches())
 
 #: one case of each kind of state, for what torch does alike with all
-KINDS = ("adamw", "smaran", "sps", "sls", "prodigy", "l4_mom", "hd_sgd", "tlr", "tlr tensor", "tlr exact",
-         "lookahead pullback", "sgd")
+KINDS = (
+    "adamw",
+    "smaran",
+    "sps",
+    "sls",
+    "prodigy",
+    "l4_mom",
+    "hd_sgd",
+    "tlr",
+    "tlr tensor",
+    "tlr exact",
+    "lookahead pullback",
+    "sgd",
+)
 #: cases with shards: of torch's own optimizers two, the others are as theirs
 SHARDED = tuple(case for case, (name, _) in CASES.items() if info(name).family != "torch" or case in KINDS)
 ACCELERATED = ("smaran", "sls", "tlr", "adamw_agr")
@@ -178,8 +190,13 @@ def parts(walk: Walk, **options: Any) -> dict[str, Any]:
 def load(walk: Walk, kept: dict[str, Any], **options: Any) -> Walk:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
-    set_state_dict(walk.model, walk.opt, model_state_dict=kept["model"], optim_state_dict=kept["optimizer"],
-                   options=StateDictOptions(**options))
+    set_state_dict(
+        walk.model,
+        walk.opt,
+        model_state_dict=kept["model"],
+        optim_state_dict=kept["optimizer"],
+        options=StateDictOptions(**options),
+    )
     walk.t = HALF
     return walk
 
@@ -238,8 +255,9 @@ def fsdp(folder: Path) -> dict[str, dict[str, Any]]:
     return {
         "fsdp": tried(SHARDED, lambda case: walks[case].go().end()),
         "from shards": from_shards(folder, shard, KINDS),
-        "from full": tried(KINDS, lambda case: load(Walk(case, shard, seed=5), full[case], full_state_dict=True)
-                           .go().end()),
+        "from full": tried(
+            KINDS, lambda case: load(Walk(case, shard, seed=5), full[case], full_state_dict=True).go().end()
+        ),
         "fsdp1": tried(SHARDED, fsdp1),
         "accelerated": tried(ACCELERATED, accelerated),
         "rows": {"least": min(p.to_local().shape[0] for p in walks["adamw"].model.parameters())},

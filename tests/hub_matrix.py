@@ -169,8 +169,15 @@ def schedulers(folder: Path, family: str) -> None:
             continue
         base = hf_optim.hub.feed.unwrapped(trainer.optimizer).param_groups[0].get("initial_lr")
         dummy = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=base)
-        expected, schedule = [], get_scheduler(
-            kind, dummy, num_warmup_steps=1, num_training_steps=4, scheduler_specific_kwargs=more.get(kind.value, {})
+        expected, schedule = (
+            [],
+            get_scheduler(
+                kind,
+                dummy,
+                num_warmup_steps=1,
+                num_training_steps=4,
+                scheduler_specific_kwargs=more.get(kind.value, {}),
+            ),
         )
         for _ in logged:
             expected.append(schedule.get_last_lr()[0])

@@ -86,8 +86,13 @@ def _tanh(data: dict[str, np.ndarray], x: Arrays, t: int) -> tuple[float, Arrays
     error = gain * raw + offset - wanted
     slope = 2 * error / error.size
     back = (gain * slope) @ out * (1 - hidden**2)
-    return float((error**2).mean()) + 0.1, [back.T @ inputs, back.sum(0), (gain * slope).T @ hidden,
-                                            (slope * raw).sum().reshape(1, 1), slope.sum().reshape(1)]
+    return float((error**2).mean()) + 0.1, [
+        back.T @ inputs,
+        back.sum(0),
+        (gain * slope).T @ hidden,
+        (slope * raw).sum().reshape(1, 1),
+        slope.sum().reshape(1),
+    ]
 
 
 def _tanh_torch(data: dict[str, np.ndarray], params: list[Any], t: int) -> Any:
@@ -110,6 +115,11 @@ def beale() -> Problem:
 
 def tanh() -> Problem:
     draw = np.random.default_rng(7)
-    start = (draw.normal(size=(6, 3)) * 0.6, draw.normal(size=6) * 0.3, draw.normal(size=(5, 6)) * 0.5,
-             np.array([[1.2]]), np.array([0.3]))
+    start = (
+        draw.normal(size=(6, 3)) * 0.6,
+        draw.normal(size=6) * 0.3,
+        draw.normal(size=(5, 6)) * 0.5,
+        np.array([[1.2]]),
+        np.array([0.3]),
+    )
     return Problem("tanh", start, _arrays())

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from hf_optim.task import Preset, Primary, Size, Task, Value
+from hf_optim.experiment.task import Preset, Primary, Size, Task, Value
 
 
 class Troubled(Task):

@@ -14,10 +14,10 @@ import torch
 
 import hf_optim
 from hf_optim import registry
-from hf_optim.definitions import own_definitions
+from hf_optim.core.definitions import own_definitions
 from hf_optim.errors import BadCheckpoint, UserError
 from hf_optim.optimizers.amvt_modules import plateau, product
-from hf_optim.study import plan, source
+from hf_optim.study.plan import plan, source
 
 STUDY = Path(__file__).parent.parent / "configs" / "studies" / "amvt_ablation.yaml"
 SHAPES = ((5, 4), (3,), (1,))
@@ -48,8 +48,12 @@ def run(name: str, n: int = 12, dtype: torch.dtype = torch.float64, **hyper: Any
 
 
 OFF: list[dict[str, Any]] = [
-    {}, {"lr": 0.1, "betas": (0.8, 0.95, 0.9)}, {"clip": 0.3}, {"momentum": "raw"},
-    {"eps_mode": "outside", "weight_decay": 0.01}, {"decay": "adamw", "weight_decay": 0.1, "clip": 1.0},
+    {},
+    {"lr": 0.1, "betas": (0.8, 0.95, 0.9)},
+    {"clip": 0.3},
+    {"momentum": "raw"},
+    {"eps_mode": "outside", "weight_decay": 0.01},
+    {"decay": "adamw", "weight_decay": 0.1, "clip": 1.0},
     {"grad_transform": "agr"},
 ]
 
@@ -61,9 +65,18 @@ def test_everything_off_is_amvt_to_the_bit(hyper, dtype):
         assert torch.equal(a, b)
 
 
-def twin(n: int, lr: float = 1e-3, betas: tuple[float, float, float] = (0.9, 0.999, 0.99), eps: float = 1e-8,
-         momentum: str = "corrected", eps_mode: str = "inside", snr: bool = False, curvature: bool = False,
-         momentum_schedule: int | None = None, update_clip: float | None = None) -> list[np.ndarray]:
+def twin(
+    n: int,
+    lr: float = 1e-3,
+    betas: tuple[float, float, float] = (0.9, 0.999, 0.99),
+    eps: float = 1e-8,
+    momentum: str = "corrected",
+    eps_mode: str = "inside",
+    snr: bool = False,
+    curvature: bool = False,
+    momentum_schedule: int | None = None,
+    update_clip: float | None = None,
+) -> list[np.ndarray]:
     """The docstring's algorithm, line by line."""
     beta1, beta2, beta3 = betas
     x = [p.detach().numpy().copy() for p in start()]
@@ -97,8 +110,11 @@ CASES = [{k: v for k, v in case.items() if v} for case in CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("hyper", [{}, {"lr": 0.1, "momentum": "raw", "eps_mode": "outside", "betas": (0.7, 0.9, 0.8)}],
-                         ids=["default", "other"])
+@pytest.mark.parametrize(
+    "hyper",
+    [{}, {"lr": 0.1, "momentum": "raw", "eps_mode": "outside", "betas": (0.7, 0.9, 0.8)}],
+    ids=["default", "other"],
+)
 def test_each_module_and_all_together(case, hyper):
     for a, b in zip(run("amvt_modules", 15, **hyper, **case), twin(15, **hyper, **case), strict=True):
         np.testing.assert_allclose(a.detach().numpy(), b, rtol=1e-9, atol=1e-12)
@@ -164,11 +180,17 @@ def test_only_curvature_costs_memory():
         assert set(opt.state[params[0]]) == slots | extra | {"step"}
 
 
-@pytest.mark.parametrize(("hyper", "message"), [
-    ({"momentum_schedule": 0}, "momentum_schedule"), ({"momentum_schedule": 2.5}, "momentum_schedule"),
-    ({"momentum_schedule": True}, "momentum_schedule"), ({"update_clip": 0.0}, "update_clip"), ({"snr": 1}, "snr"),
-    ({"curvature": "yes"}, "curvature"),
-])
+@pytest.mark.parametrize(
+    ("hyper", "message"),
+    [
+        ({"momentum_schedule": 0}, "momentum_schedule"),
+        ({"momentum_schedule": 2.5}, "momentum_schedule"),
+        ({"momentum_schedule": True}, "momentum_schedule"),
+        ({"update_clip": 0.0}, "update_clip"),
+        ({"snr": 1}, "snr"),
+        ({"curvature": "yes"}, "curvature"),
+    ],
+)
 def test_bad_values_are_one_clear_line(hyper, message):
     with pytest.raises(UserError, match=message):
         hf_optim.create("amvt_modules", start(), **hyper)
@@ -177,11 +199,15 @@ def test_bad_values_are_one_clear_line(hyper, message):
 # --- what is ours --------------------------------------------------------------------------------------------------
 
 SPECS: list[tuple[Any, int]] = [
-    ("amvt", 0), ("smaran", 0), ("amvt_modules", 0), ({"name": "amvt_modules", **ALL_ON}, 4),
+    ("amvt", 0),
+    ("smaran", 0),
+    ("amvt_modules", 0),
+    ({"name": "amvt_modules", **ALL_ON}, 4),
     ({"name": "amvt_modules", "snr": True, "curvature": False}, 1),
     ({"name": "lion", "grad_transform": "normalize"}, 1),
     ({"name": "lion", "grad_transform": {"name": "normalize", "outliers": 5.0}}, 2),
-    ({"name": "lion", "grad_transform": "agr"}, 0), ({"name": "amvt", "grad_transform": "outlier_filter"}, 1),
+    ({"name": "lion", "grad_transform": "agr"}, 0),
+    ({"name": "amvt", "grad_transform": "outlier_filter"}, 1),
     ({"name": "tlr", "interval": 3, "base": {"name": "amvt_modules", "snr": True, "grad_transform": "normalize"}}, 2),
 ]
 
@@ -199,8 +225,10 @@ def test_own_definitions_of_other_optimizers():
 
 
 def test_own_definitions_need_no_torch():
-    code = ("import sys; from hf_optim.definitions import own_definitions as o; spec = {'name': 'amvt_modules', "
-            "'snr': True, 'grad_transform': 'normalize'}; print(len(o(spec)), 'torch' in sys.modules)")
+    code = (
+        "import sys; from hf_optim.core.definitions import own_definitions as o; spec = {'name': 'amvt_modules', "
+        "'snr': True, 'grad_transform': 'normalize'}; print(len(o(spec)), 'torch' in sys.modules)"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["2", "False"]
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_optim.study import calibration as c
-from hf_optim.study import profiles
-from hf_optim.study.statistics import seeds_needed
+from hf_optim.study.findings import profiles
+from hf_optim.study.statistics import calibration as c
+from hf_optim.study.statistics.paired import seeds_needed
 
 ROOT = Path(__file__).resolve().parents[1]
 

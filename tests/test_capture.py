@@ -10,7 +10,7 @@ from contract import Problem, make
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from hf_optim import execute
+from hf_optim.engine import blocks as execute
 from hf_optim.errors import UserError
 
 SHAPES = ((6, 5), (5,), (3, 4, 2))
@@ -79,8 +79,16 @@ def capture(opt: Any, params: list[torch.nn.Parameter], switch: Any) -> Graph:
     return graph
 
 
-REPLAYED = [("lion", {}), ("amvt", {}), ("amvt", {"clip": 0.1}), ("adamw_agr", {}), ("adan", {"max_grad_norm": 0.1}),
-            ("lamb", {}), ("yogi", {}), ("sgd_agr", {"momentum": 0.9})]
+REPLAYED = [
+    ("lion", {}),
+    ("amvt", {}),
+    ("amvt", {"clip": 0.1}),
+    ("adamw_agr", {}),
+    ("adan", {"max_grad_norm": 0.1}),
+    ("lamb", {}),
+    ("yogi", {}),
+    ("sgd_agr", {"momentum": 0.9}),
+]
 
 
 @pytest.mark.parametrize(("name", "hyper"), REPLAYED)
@@ -108,15 +116,18 @@ def test_replays_are_steps(name, hyper, accelerator):
     assert not any(torch.equal(p, x) for p, x in zip(runs[0][0].params, start.params, strict=True))
 
 
-@pytest.mark.parametrize(("name", "hyper", "steps", "why"), [
-    ("lion", {}, 3, "compile=True"),
-    ("amvt", {"compile": True}, 0, "take a few steps"),
-    ("amvt", {"compile": True, "state_dtype": "bf16"}, 3, "state_dtype"),
-    ("prodigy", {"compile": True}, 3, "on the host"),
-    ("smaran", {"compile": True}, 3, "on the host"),
-    ("adan", {"compile": True, "restart_every": 50}, 3, "restart_every"),
-    ("tlr_adamw", {}, 3, "wrapper"),
-])
+@pytest.mark.parametrize(
+    ("name", "hyper", "steps", "why"),
+    [
+        ("lion", {}, 3, "compile=True"),
+        ("amvt", {"compile": True}, 0, "take a few steps"),
+        ("amvt", {"compile": True, "state_dtype": "bf16"}, 3, "state_dtype"),
+        ("prodigy", {"compile": True}, 3, "on the host"),
+        ("smaran", {"compile": True}, 3, "on the host"),
+        ("adan", {"compile": True, "restart_every": 50}, 3, "restart_every"),
+        ("tlr_adamw", {}, 3, "wrapper"),
+    ],
+)
 def test_what_a_graph_would_repeat_wrongly_is_refused(name, hyper, steps, why, accelerator):
     problem = Problem(torch.float32, SHAPES)
     opt: Any = make(name, problem.params, **hyper)

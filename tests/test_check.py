@@ -12,9 +12,10 @@ from broken_optimizers import BROKEN
 
 import hf_optim
 import hf_optim.check
-from hf_optim.check import cli, launch, show
+from hf_optim.check import launch, show
 from hf_optim.check.outcome import FAIL, NOT, PASS, Cell, Report
 from hf_optim.check.subject import Subject, expand
+from hf_optim.commands import check as cli
 from hf_optim.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -98,11 +99,18 @@ def test_one_of_each_family_passes_everything(report, name):
 # --- foreign classes -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "kind", "style"), [
-    ("torch.optim:Adam", "mixed", "bare"), ("torch.optim:LBFGS", "mixed", "closure"),
-    ("torch.optim:Muon", "matrices", "bare"), ("torch.optim:SparseAdam", "sparse", "bare"),
-    ("smaran", "mixed", "loss"), ("sls", "mixed", "closure"), (FORGETFUL, "mixed", "bare"),
-])
+@pytest.mark.parametrize(
+    ("name", "kind", "style"),
+    [
+        ("torch.optim:Adam", "mixed", "bare"),
+        ("torch.optim:LBFGS", "mixed", "closure"),
+        ("torch.optim:Muon", "matrices", "bare"),
+        ("torch.optim:SparseAdam", "sparse", "bare"),
+        ("smaran", "mixed", "loss"),
+        ("sls", "mixed", "closure"),
+        (FORGETFUL, "mixed", "bare"),
+    ],
+)
 def test_how_an_optimizer_wants_to_be_stepped_is_found_out(name, kind, style):
     subject = Subject(name)
     assert (subject.kind, subject.style, subject.trouble) == (kind, style, "")
@@ -110,8 +118,10 @@ def test_how_an_optimizer_wants_to_be_stepped_is_found_out(name, kind, style):
 
 def test_what_cannot_be_stepped_is_one_failure_and_not_two_dozen(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("import torch\n\n\nclass Mine(torch.optim.SGD):\n    def step(self, closure=None):\n"
-                    "        raise RuntimeError('not today')\n")
+    file.write_text(
+        "import torch\n\n\nclass Mine(torch.optim.SGD):\n    def step(self, closure=None):\n"
+        "        raise RuntimeError('not today')\n"
+    )
     found = hf_optim.check.run(f"{file}:Mine", fast=True)
     assert [c.check for c in found.failed] == ["convex"]
     assert "not today" in found.failed[0].why and "cannot be stepped" in found.failed[0].why
@@ -136,7 +146,9 @@ def test_what_two_processes_say_is_the_worse_verdict_or_the_crash():
     complaint = (FAIL, "Connection closed by peer")
     assert launch._merged([(PASS, ""), (NOT, "no")]) == (NOT, "no")
     assert launch._broken([complaint], [None, -11], [StringIO(), said]) == (
-        FAIL, "a process ended with code -11: Segmentation fault")
+        FAIL,
+        "a process ended with code -11: Segmentation fault",
+    )
     assert launch._broken([complaint], [3, None], [StringIO(), StringIO()]) == complaint
     assert "wait for different collectives" in launch._broken([], [None, None], [StringIO(), StringIO()])[1]
 
@@ -152,20 +164,37 @@ def test_wildcards():
         expand(["torch.optim:No*"])
 
 
-@pytest.mark.parametrize(("arguments", "text"), [
-    ([], "--all"), (["smaran", "--all"], "not both"), (["smarann"], "smaran"),
-    (["smaran", "--checks", "conv"], "convex"), (["smaran", "--hyper", "{lr: 1}"], "not JSON"),
-    (["smaran", "--json", "/no/such/folder/x.json"], "no folder"),
-    (["nowhere.py:Mine"], "no file"), (["torch.optim:NoSuch"], "NoSuch"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "--all"),
+        (["smaran", "--all"], "not both"),
+        (["smarann"], "smaran"),
+        (["smaran", "--checks", "conv"], "convex"),
+        (["smaran", "--hyper", "{lr: 1}"], "not JSON"),
+        (["smaran", "--json", "/no/such/folder/x.json"], "no folder"),
+        (["nowhere.py:Mine"], "no file"),
+        (["torch.optim:NoSuch"], "NoSuch"),
+    ],
+)
 def test_wrong_arguments_are_one_clear_line(arguments, text):
     with pytest.raises(UserError, match=text):
         cli.main(arguments)
 
 
 def test_the_command(tmp_path, capsys):
-    code = cli.main(["smaran", "broken_optimizers:Climbs", "--checks", "convex,state_bytes", "--json",
-                     str(tmp_path / "r.json"), "--markdown", str(tmp_path / "r.md")])
+    code = cli.main(
+        [
+            "smaran",
+            "broken_optimizers:Climbs",
+            "--checks",
+            "convex,state_bytes",
+            "--json",
+            str(tmp_path / "r.json"),
+            "--markdown",
+            str(tmp_path / "r.md"),
+        ]
+    )
     out = capsys.readouterr().out
     assert code == 1
     assert "the loss went from" in out and CHECKS["convex"].breaking in out
@@ -173,8 +202,11 @@ def test_the_command(tmp_path, capsys):
     data = json.loads((tmp_path / "r.json").read_text())
     assert Report.from_dict(data).to_dict() == data
     assert {(c["name"], c["check"]): c["status"] for c in data["cells"]} == {
-        ("smaran", "convex"): PASS, ("smaran", "state_bytes"): PASS,
-        ("broken_optimizers:Climbs", "convex"): FAIL, ("broken_optimizers:Climbs", "state_bytes"): PASS}
+        ("smaran", "convex"): PASS,
+        ("smaran", "state_bytes"): PASS,
+        ("broken_optimizers:Climbs", "convex"): FAIL,
+        ("broken_optimizers:Climbs", "state_bytes"): PASS,
+    }
     assert "| `Climbs` | ✗ | ✓ |" in (tmp_path / "r.md").read_text()
     assert cli.main(["smaran", "--checks", "convex"]) == 0
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from study_fakes import make_study
 
-from hf_optim import cli
-from hf_optim.claims import claim, judges, reproduce, show
+from hf_optim.claims import claim, judges, show
+from hf_optim.commands import main as cli
+from hf_optim.commands import reproduce
 from hf_optim.errors import UserError
-from hf_optim.study import plan, records
-from hf_optim.study.source import parse
-from hf_optim.task import RunSpec, train
+from hf_optim.experiment.task import RunSpec, train
+from hf_optim.study.folder import results as records
+from hf_optim.study.plan import plan
+from hf_optim.study.plan.source import parse
 
 
 @pytest.mark.parametrize("name", claim.names())

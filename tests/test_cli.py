@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_optim.cli import main
+from hf_optim.commands.main import main
 from hf_optim.registry import list_optimizers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +39,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 )
 def test_overviews_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
     script = (
-        "import sys\nfrom hf_optim.cli import main\n"
+        "import sys\nfrom hf_optim.commands.main import main\n"
         "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as end:\n    code = end.code or 0\n"
         f"print('HEAVY', code, [m for m in {HEAVY} if m in sys.modules])"
     )
@@ -113,17 +113,19 @@ def test_every_optimizer_has_an_info_page(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    script = f"{sys.executable} -m hf_optim.cli list | head -1; exit ${{PIPESTATUS[0]}}"
+    script = f"{sys.executable} -m hf_optim.commands.main list | head -1; exit ${{PIPESTATUS[0]}}"
     got = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert got.returncode == 0 and got.stderr == ""
 
 
 def test_a_value_out_of_range_ends_a_study_before_anything_is_written(tmp_path, capsys):
-    from hf_optim.cli import main
+    from hf_optim.commands.main import main
 
     file = tmp_path / "bad.yaml"
-    file.write_text("name: x\nbaseline: adam\nseeds: 2\ntasks: [{task: vision, model: mlp, size: smoke}]\n"
-                    "optimizers: [adam, {name: smaran, gamma: 1.5}]\n")
+    file.write_text(
+        "name: x\nbaseline: adam\nseeds: 2\ntasks: [{task: vision, model: mlp, size: smoke}]\n"
+        "optimizers: [adam, {name: smaran, gamma: 1.5}]\n"
+    )
     assert main(["study", str(file), "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.strip() == "error: smaran: gamma = 1.5 is outside [0, 1)"
     assert not (tmp_path / "out").exists()

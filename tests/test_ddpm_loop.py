@@ -11,8 +11,8 @@ pytest.importorskip("diffusers")
 
 from accelerate.state import GradientState  # noqa: E402
 
-from tasks.data import images  # noqa: E402
-from tasks.models.ddpm import DDPMModel  # noqa: E402
+from hf_optim.tasks.data import images  # noqa: E402
+from hf_optim.tasks.models.ddpm import DDPMModel  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from hf_optim.task_cli import parse
+from hf_optim.commands.train import parse
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
@@ -24,13 +24,36 @@ DOCS = ROOT / "docs" / "distributed.md"
 STEPS, EVERY = 120, 20
 #: seconds in which nothing is left of a run after one process was killed
 BOUND = 60
-RUN = ["--task", "vision", "--size", "smoke", "--model", "mlp", "--optimizer", "lookahead", "--optimizer.k", "7",
-       "--optimizer.base", "smaran", "--steps", str(STEPS), "--eval-every", str(STEPS),
-       "--checkpoint-every", str(EVERY)]
+RUN = [
+    "--task",
+    "vision",
+    "--size",
+    "smoke",
+    "--model",
+    "mlp",
+    "--optimizer",
+    "lookahead",
+    "--optimizer.k",
+    "7",
+    "--optimizer.base",
+    "smaran",
+    "--steps",
+    str(STEPS),
+    "--eval-every",
+    str(STEPS),
+    "--checkpoint-every",
+    str(EVERY),
+]
 
 
-ACCELERATE = ["accelerate.commands.accelerate_cli", "launch", "--config_file", "configs/accelerate/ddp.yaml",
-              "--main_process_port", "0"]
+ACCELERATE = [
+    "accelerate.commands.accelerate_cli",
+    "launch",
+    "--config_file",
+    "configs/accelerate/ddp.yaml",
+    "--main_process_port",
+    "0",
+]
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
@@ -39,8 +62,9 @@ def start(launcher: list[str], folder: Path, *more: str) -> subprocess.Popen:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", *launcher, "scripts/train.py", *RUN, "--output", str(folder), *more]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finished(process: subprocess.Popen) -> str:
@@ -123,8 +147,11 @@ def test_the_killed_run_resumes_bit_for_bit(whole, killed):
 def commands() -> list[str]:
     """Every command of the page that starts a training, with its continuation lines."""
     text = DOCS.read_text(encoding="utf-8").replace("\\\n", " ")
-    return [" ".join(line.split()) for line in text.splitlines() if "scripts/train.py" in line and
-            line.strip().startswith(("accelerate launch", "torchrun", "srun"))]
+    return [
+        " ".join(line.split())
+        for line in text.splitlines()
+        if "scripts/train.py" in line and line.strip().startswith(("accelerate launch", "torchrun", "srun"))
+    ]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -163,8 +190,10 @@ def test_every_command_of_the_page_can_be_typed(command):
     if words[0] == "srun":
         words = words[next(i for i, word in enumerate(words) if word in ("accelerate", "torchrun")) :]
     numbers = {"$SLURM_NNODES": "2", "$SLURM_NODEID": "0", "$SLURM_PROCID": "0", "$HEAD": "n1", "$GPUS": "8"}
-    words = [re.sub(r"\$\{?\w+\}?", lambda m: numbers.get(m[0].replace("{", "").replace("}", ""), "1"), word)
-             for word in words]
+    words = [
+        re.sub(r"\$\{?\w+\}?", lambda m: numbers.get(m[0].replace("{", "").replace("}", ""), "1"), word)
+        for word in words
+    ]
     arguments = words[2:] if words[0] == "accelerate" else words[1:]
     taken = (launch_command_parser() if words[0] == "accelerate" else get_args_parser()).parse_args(arguments)
     assert taken.training_script == "scripts/train.py" and (ROOT / taken.training_script).is_file()

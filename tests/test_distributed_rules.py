@@ -24,18 +24,44 @@ from hf_optim.hub import backends
 WORKER = Path(__file__).with_name("distributed_worker.py")
 CLOSE = 1e-10
 #: rules that FSDP1's flat pieces cannot serve: they sum over tensors, or transform whole ones
-WORDS = ("clip", "tlr", "hd", "_agr", "normalize", "outlier", "centralize", "l4", "lamb", "prodigy", "smaran", "sps",
-         "sls", "ponos")
+WORDS = (
+    "clip",
+    "tlr",
+    "hd",
+    "_agr",
+    "normalize",
+    "outlier",
+    "centralize",
+    "l4",
+    "lamb",
+    "prodigy",
+    "smaran",
+    "sps",
+    "sls",
+    "ponos",
+)
 SUMMING = {case for case in CASES if any(word in case for word in WORDS)}
 
 
 def launch(folder: Path, world: int) -> list[dict]:
     """What each process found; every one of them has asserted the number of processes."""
     root = str(WORKER.parent.parent)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1",
-                   "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world),
-               str(WORKER), str(folder), str(world)]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(world),
+        str(WORKER),
+        str(folder),
+        str(world),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     return [torch.load(folder / f"world{world}_rank{rank}.pt") for rank in range(world)]

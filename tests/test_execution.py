@@ -13,7 +13,7 @@ from contract import OURS, Problem, make, step
 from torch.profiler import ProfilerActivity, profile
 
 import hf_optim
-from hf_optim import execute
+from hf_optim.engine import blocks as execute
 
 SHAPES = ((1000, 1200), (50,))
 
@@ -164,6 +164,7 @@ def test_autograd_notices_a_compiled_step():
 
 def test_small_tensors_share_calls():
     """158 small tensors must not cost 158 times the calls of one."""
+
     def calls(count: int) -> int:
         params = [torch.nn.Parameter(torch.ones(64)) for _ in range(count)]
         for p in params:

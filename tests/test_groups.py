@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import hf_optim
+from hf_optim.core.groups import decays, split
 from hf_optim.errors import UserError
-from hf_optim.groups import decays, split
 
 
 class RMSNorm(nn.Module):
@@ -35,8 +35,17 @@ class Net(nn.Module):
 def test_norms_and_biases_do_not_decay_whatever_their_shape():
     decay = decays(Net())
     assert {n for n, d in decay.items() if not d} == {
-        "conv.bias", "bn.weight", "bn.bias", "gn.weight", "gn.bias", "ln.weight", "ln.bias", "rms.weight", "fc.bias",
-        "head.bias"}
+        "conv.bias",
+        "bn.weight",
+        "bn.bias",
+        "gn.weight",
+        "gn.bias",
+        "ln.weight",
+        "ln.bias",
+        "rms.weight",
+        "fc.bias",
+        "head.bias",
+    }
     assert not any(n.startswith("frozen") for n in decay)
 
 

@@ -205,11 +205,13 @@ def test_session_hands_closures_to_lbfgs_and_others(accelerator):
         first, values = weights(model), []
         for batch in loader:
             with accelerator.accumulate(model):
-                noise = session.loss(
-                    lambda: functional.cross_entropy(
-                        model.logits(batch["x"] + torch.randn_like(batch["x"])), batch["labels"]  # noqa: B023
+
+                def noisy(model=model, batch=batch):
+                    return functional.cross_entropy(
+                        model.logits(batch["x"] + torch.randn_like(batch["x"])), batch["labels"]
                     )
-                )
+
+                noise = session.loss(noisy)
                 values.append(float(noise))
                 session.step()
         assert session.figures()["closure_calls"] >= 1 and not torch.equal(first, weights(model))

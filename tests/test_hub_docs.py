@@ -69,7 +69,7 @@ def test_one_line_switches_a_script_to_smaran(files, monkeypatch):
 
 
 def test_what_the_page_names_exists():
-    from hf_optim import schedules
+    from hf_optim.hub import schedules
 
     for name in re.findall(r"hf_optim\.(hub\.)?([A-Za-z]\w*)\(", PAGE):
         assert hasattr(hf_optim.hub if name[0] else hf_optim, name[1])

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 import hf_optim
+from hf_optim.core.rewind import RandomState
 from hf_optim.hub.replay import untouched
-from hf_optim.randomness import RandomState
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from hf_optim import cli
+from hf_optim.commands import main as cli
+from hf_optim.curvature import hessian, landscape
+from hf_optim.curvature.solution import Subject, gather
 from hf_optim.errors import UserError
-from hf_optim.inspection import hessian, landscape
-from hf_optim.inspection.subject import Subject, gather
-from hf_optim.task import RunSpec, train
+from hf_optim.experiment.task import RunSpec, train
 
 
 class Small(nn.Module):

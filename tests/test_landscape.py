@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import hf_optim
-from hf_optim import cli
+from hf_optim.commands import landscape
+from hf_optim.commands import main as cli
+from hf_optim.commands.landscape import SURFACES, follow, tuned
 from hf_optim.errors import UserError
-from tasks import landscape
-from tasks.landscape import SURFACES, follow, tuned
 
 START = {name: surface.start for name, surface in SURFACES.items()}
 
@@ -34,6 +34,7 @@ def test_the_surface_is_what_it_says(name):
 
 def test_known_values():
     """Beale at the start of SMARAN's Figure 1e, Rosenbrock and Himmelblau at 0, Rastrigin between its minima."""
+
     def f(name, x, y):
         return SURFACES[name].f(*torch.tensor([x, y], dtype=torch.float64)).item()
 
@@ -54,11 +55,28 @@ def test_a_trajectory_is_the_optimizers_own():
     assert path.values == pytest.approx([(a**2 + 25 * b**2) / 2 for a, b in points]) and path.sound and not path.note
 
 
-@pytest.mark.parametrize("text", [
-    "smaran", "amvt", "tlr(sgd)", "lookahead(adam)", "tlr_adam", "sls", "ponos", "sps", "l4_mom", "decgd", "prodigy",
-    "torch.optim:NAdam", "{name: sgd, momentum: 0.9}", '{"name": "adan_agr", "lr": 0.1}', "lookahead(tlr(sgd))",
-    "{name: lion, grad_transform: agr}", "hd_sgd",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "smaran",
+        "amvt",
+        "tlr(sgd)",
+        "lookahead(adam)",
+        "tlr_adam",
+        "sls",
+        "ponos",
+        "sps",
+        "l4_mom",
+        "decgd",
+        "prodigy",
+        "torch.optim:NAdam",
+        "{name: sgd, momentum: 0.9}",
+        '{"name": "adan_agr", "lr": 0.1}',
+        "lookahead(tlr(sgd))",
+        "{name: lion, grad_transform: agr}",
+        "hd_sgd",
+    ],
+)
 def test_any_optimizer_descends(text):
     spec = landscape.parse(text)
     surface = SURFACES["beale"]
@@ -105,10 +123,16 @@ def test_divergence_stops():
 
 
 def test_rates_go_to_the_innermost_base():
-    for text, given, wanted in (("sgd", True, 0.5), ("tlr(sgd)", True, 0.5), ("tlr_sgd", True, 0.5),
-                                ("hd_sgd", True, 0.5), ("sps", False, None), ("prodigy", False, 1.0),
-                                ("{name: sgd, lr: 1e-3}", False, 1e-3),
-                                ("{name: tlr, base: {name: sgd, lr: 0.2}}", False, 0.2)):
+    for text, given, wanted in (
+        ("sgd", True, 0.5),
+        ("tlr(sgd)", True, 0.5),
+        ("tlr_sgd", True, 0.5),
+        ("hd_sgd", True, 0.5),
+        ("sps", False, None),
+        ("prodigy", False, 1.0),
+        ("{name: sgd, lr: 1e-3}", False, 1e-3),
+        ("{name: tlr, base: {name: sgd, lr: 0.2}}", False, 0.2),
+    ):
         spec = landscape.parse(text)
         assert landscape.takes_rate(spec) is given, text
         assert landscape.rate_of(landscape.with_rate(spec, 0.5) if given else spec) == wanted, text
@@ -118,8 +142,23 @@ def test_rates_go_to_the_innermost_base():
 
 def test_the_command(tmp_path, capsys):
     out = tmp_path / "plots"
-    command = ["landscape", "beale", "saddle", "--optimizers", "smaran", "adam", "tlr(sgd)", "adamw_agr",
-               "--steps", "30", "--lr", "adam=0.2", "tlr(sgd)=0.01", "--output", str(out)]
+    command = [
+        "landscape",
+        "beale",
+        "saddle",
+        "--optimizers",
+        "smaran",
+        "adam",
+        "tlr(sgd)",
+        "adamw_agr",
+        "--steps",
+        "30",
+        "--lr",
+        "adam=0.2",
+        "tlr(sgd)=0.01",
+        "--output",
+        str(out),
+    ]
     assert cli.main(command) == 0
     text = capsys.readouterr().out
     assert "steps to 0.001" in text and "lr of smaran, adamw_agr: the one of 1, 0.3" in text and "agr_scope" in text
@@ -137,7 +176,7 @@ def test_the_command(tmp_path, capsys):
 
 
 def test_a_label_is_text_not_markup(tmp_path):
-    from tasks import landscape_plot
+    from hf_optim.toys import trajectory_plot as landscape_plot
 
     path = follow(SURFACES["quadratic"], {"name": "sgd", "lr": 0.01}, 3, START["quadratic"], "<b>&")
     page = landscape_plot.page("quadratic", SURFACES["quadratic"], [path], ["<i>"])
@@ -150,18 +189,24 @@ def test_tables_alone_leave_no_files(tmp_path, monkeypatch, capsys):
     assert "sgd" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["beel"], "unknown surface 'beel': choose from beale"),
-    (["beale", "--optimizers", "smaram"], "did you mean smaran"),
-    (["beale", "--optimizers", "{name: sgd, momentun: 0.9}"], "did you mean momentum"),
-    (["beale", "--optimizers", "{momentum: 0.9}"], "needs a name"),
-    (["beale", "--optimizers", "{a"], "neither JSON nor YAML"),
-    (["beale", "--optimizers", "tlr(no)"], "optimizer 'no'"),
-    (["beale", "--optimizers", "tlr"], "wraps another optimizer"), (["beale", "--lr", "sgdm=0.1"], "--lr sgdm=0.1"),
-    (["beale", "--lr", "sgd=fast"], "give OPTIMIZER=RATE"), (["beale", "--steps", "0"], "at least 1"),
-    (["beale", "--steps", "many"], "--steps"), ([], "SURFACE"),
-    (["beale", "--optimizers", "none.py:X"], "there is no file"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["beel"], "unknown surface 'beel': choose from beale"),
+        (["beale", "--optimizers", "smaram"], "did you mean smaran"),
+        (["beale", "--optimizers", "{name: sgd, momentun: 0.9}"], "did you mean momentum"),
+        (["beale", "--optimizers", "{momentum: 0.9}"], "needs a name"),
+        (["beale", "--optimizers", "{a"], "neither JSON nor YAML"),
+        (["beale", "--optimizers", "tlr(no)"], "optimizer 'no'"),
+        (["beale", "--optimizers", "tlr"], "wraps another optimizer"),
+        (["beale", "--lr", "sgdm=0.1"], "--lr sgdm=0.1"),
+        (["beale", "--lr", "sgd=fast"], "give OPTIMIZER=RATE"),
+        (["beale", "--steps", "0"], "at least 1"),
+        (["beale", "--steps", "many"], "--steps"),
+        ([], "SURFACE"),
+        (["beale", "--optimizers", "none.py:X"], "there is no file"),
+    ],
+)
 def test_mistakes_are_one_clear_line(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["landscape", *arguments]) == 2
@@ -180,8 +225,11 @@ def test_the_command_starts_without_torch():
     import subprocess
     import sys
 
-    code = ("import sys; from hf_optim import cli\ntry: cli.main(['landscape', '--help'])\nexcept SystemExit: pass\n"
-            "print([m for m in ('torch', 'numpy', 'matplotlib') if m in sys.modules])")
+    code = (
+        "import sys; from hf_optim.commands.main import main\n"
+        "try: main(['landscape', '--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'numpy', 'matplotlib') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip().endswith("[]") and "beale" in out
     assert hf_optim.list_optimizers("smaran") == ["smaran"]

@@ -169,7 +169,8 @@ def test_hd_sgd_in_plain_python(rule, nesterov):
     for t in range(12):
         g = [3 * x[0] + math.sin(t) + decay * x[0], x[1] - math.cos(t) + decay * x[1]]
         p.grad = torch.tensor([3.0, 1.0], dtype=torch.float64) * p.detach() + torch.tensor(
-            [math.sin(t), -math.cos(t)], dtype=torch.float64)
+            [math.sin(t), -math.cos(t)], dtype=torch.float64
+        )
         opt.step()
         h = sum(i * j for i, j in zip(g, u, strict=True))
         norms = math.hypot(*g) * math.hypot(*u)

@@ -11,8 +11,15 @@ from twins import DEFAULTS
 from twins.compare import Ours, Walk, registered
 
 
-def both(first: str, second: str, a: dict[str, Any], b: dict[str, Any], steps: int = 12, rtol: float = 1e-12,
-         problem: problems.Problem | None = None) -> None:
+def both(
+    first: str,
+    second: str,
+    a: dict[str, Any],
+    b: dict[str, Any],
+    steps: int = 12,
+    rtol: float = 1e-12,
+    problem: problems.Problem | None = None,
+) -> None:
     """Follow both on a problem and assert that they stay together."""
     for name, hyper in ((first, a), (second, b)):
         registered(name, hyper)
@@ -31,55 +38,122 @@ TINY = 1e-30
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
 LIMITS = {
     "AMVT without momentum has no variance: Adam": (
-        "amvt", {"lr": 0.01, "betas": (0.0, 0.9, 0.8), "eps_mode": "outside"},
-        "adam", {"lr": 0.01, "betas": (0.0, 0.9)}),
+        "amvt",
+        {"lr": 0.01, "betas": (0.0, 0.9, 0.8), "eps_mode": "outside"},
+        "adam",
+        {"lr": 0.01, "betas": (0.0, 0.9)},
+    ),
     "AMVT's lr-wise decay is AdamW's, on the old parameters": (
-        "amvt", {"lr": 0.01, "betas": (0.0, 0.9, 0.8), "eps_mode": "outside", "decay": "adamw", "weight_decay": 0.1},
-        "adamw", {"lr": 0.01, "betas": (0.0, 0.9), "weight_decay": 0.1}),
-    "Lookahead that goes all the way is its base (SGD)": ("lookahead", {"alpha": 1.0, "k": 3, "base": SGD}, "sgd", {
-        "lr": 0.05, "momentum": 0.9}),
+        "amvt",
+        {"lr": 0.01, "betas": (0.0, 0.9, 0.8), "eps_mode": "outside", "decay": "adamw", "weight_decay": 0.1},
+        "adamw",
+        {"lr": 0.01, "betas": (0.0, 0.9), "weight_decay": 0.1},
+    ),
+    "Lookahead that goes all the way is its base (SGD)": (
+        "lookahead",
+        {"alpha": 1.0, "k": 3, "base": SGD},
+        "sgd",
+        {"lr": 0.05, "momentum": 0.9},
+    ),
     "Lookahead that goes all the way is its base (Adam)": (
-        "lookahead", {"alpha": 1.0, "k": 2, "base": {"name": "adam", "lr": 0.01}}, "adam", {"lr": 0.01}),
+        "lookahead",
+        {"alpha": 1.0, "k": 2, "base": {"name": "adam", "lr": 0.01}},
+        "adam",
+        {"lr": 0.01},
+    ),
     "Lookahead at every step scales SGD's rate": (
-        "lookahead", {"alpha": 0.3, "k": 1, "base": {"name": "sgd", "lr": 0.1}}, "sgd", {"lr": 0.03}),
+        "lookahead",
+        {"alpha": 0.3, "k": 1, "base": {"name": "sgd", "lr": 0.1}},
+        "sgd",
+        {"lr": 0.03},
+    ),
     "AdamW(AGR) before AGR begins is AdamW": (
-        "adamw_agr", {"agr_steps": 0, "lr": 0.01, "weight_decay": 0.1}, "adamw", {"lr": 0.01, "weight_decay": 0.1}),
+        "adamw_agr",
+        {"agr_steps": 0, "lr": 0.01, "weight_decay": 0.1},
+        "adamw",
+        {"lr": 0.01, "weight_decay": 0.1},
+    ),
     "Adan(AGR) without AGR is Adan": ("adan_agr", {"agr_steps": 0, "lr": 0.01}, "adan", {"lr": 0.01}),
     "Adan(AGR) without AGR is Adan, when all moments would see it": (
-        "adan_agr", {"agr_steps": 0, "agr_moments": "all", "lr": 0.01, "weight_decay": 0.1},
-        "adan", {"lr": 0.01, "weight_decay": 0.1}),
+        "adan_agr",
+        {"agr_steps": 0, "agr_moments": "all", "lr": 0.01, "weight_decay": 0.1},
+        "adan",
+        {"lr": 0.01, "weight_decay": 0.1},
+    ),
     "SGD(AGR) without AGR is SGD": (
-        "sgd_agr", {"agr_steps": 0, "lr": 0.05, "momentum": 0.9, "weight_decay": 0.1},
-        "sgd", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}),
+        "sgd_agr",
+        {"agr_steps": 0, "lr": 0.05, "momentum": 0.9, "weight_decay": 0.1},
+        "sgd",
+        {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1},
+    ),
     "Adan that ignores the difference is Adam": (
-        "adan", {"lr": 0.01, "betas": (0.9, 0.0, 0.99)}, "adam", {"lr": 0.01, "betas": (0.9, 0.99)}),
+        "adan",
+        {"lr": 0.01, "betas": (0.9, 0.0, 0.99)},
+        "adam",
+        {"lr": 0.01, "betas": (0.9, 0.99)},
+    ),
     "Prodigy that never adapts is Adam at d0": (
-        "prodigy", {"d_coef": TINY, "d0": 1e-2, "use_bias_correction": True, "eps": TINY},
-        "adam", {"lr": 1e-2, "eps": TINY}),
+        "prodigy",
+        {"d_coef": TINY, "d0": 1e-2, "use_bias_correction": True, "eps": TINY},
+        "adam",
+        {"lr": 1e-2, "eps": TINY},
+    ),
     "PAdam with p = 1/2 is AMSGrad": (
-        "padam", {"partial": 0.5, "lr": 0.01, "eps": TINY, "betas": (0.5, 0.6)},
-        "amsgrad", {"lr": 0.01, "eps": TINY, "betas": (0.5, 0.6)}),
-    "AdaBound with bounds that never bind is Adam": (
-        "adabound", {"gamma": 1e-13, "eps": TINY}, "adam", {"eps": TINY}),
+        "padam",
+        {"partial": 0.5, "lr": 0.01, "eps": TINY, "betas": (0.5, 0.6)},
+        "amsgrad",
+        {"lr": 0.01, "eps": TINY, "betas": (0.5, 0.6)},
+    ),
+    "AdaBound with bounds that never bind is Adam": ("adabound", {"gamma": 1e-13, "eps": TINY}, "adam", {"eps": TINY}),
     "HDSGD with a hypergradient rate of 0 is SGD": (
-        "hd_sgd", {"lr": 0.05, "hypergrad_lr": 0.0, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
-        "nesterov", {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}),
+        "hd_sgd",
+        {"lr": 0.05, "hypergrad_lr": 0.0, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+        "nesterov",
+        {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1},
+    ),
     "HDAdam with a hypergradient rate of 0 is Adam": (
-        "hd_adam", {"lr": 0.01, "hypergrad_lr": 0.0, "eps": TINY}, "adam", {"lr": 0.01, "eps": TINY}),
+        "hd_adam",
+        {"lr": 0.01, "hypergrad_lr": 0.0, "eps": TINY},
+        "adam",
+        {"lr": 0.01, "eps": TINY},
+    ),
     "HDK with a meta rate of 0 is its base": (
-        "hdk", {"eta": 0.0, "interval": 2, "base": SGD}, "sgd", {"lr": 0.05, "momentum": 0.9}),
-    "SPS under a small cap is SGD at the cap": (
-        "sps", {"adapt": "constant", "eta_max": 0.003}, "sgd", {"lr": 0.003}),
+        "hdk",
+        {"eta": 0.0, "interval": 2, "base": SGD},
+        "sgd",
+        {"lr": 0.05, "momentum": 0.9},
+    ),
+    "SPS under a small cap is SGD at the cap": ("sps", {"adapt": "constant", "eta_max": 0.003}, "sgd", {"lr": 0.003}),
     "SPS that may grow at once is the unsmoothed SPS": (
-        "sps", {"gamma": 1e9, "steps_per_epoch": 1}, "sps", {"adapt": "constant"}),
+        "sps",
+        {"gamma": 1e9, "steps_per_epoch": 1},
+        "sps",
+        {"adapt": "constant"},
+    ),
     "SLS that accepts everything is SGD": (
-        "sls", {"reset_option": 0, "init_step_size": 0.003, "c": 1e-9}, "sgd", {"lr": 0.003}),
+        "sls",
+        {"reset_option": 0, "init_step_size": 0.003, "c": 1e-9},
+        "sgd",
+        {"lr": 0.003},
+    ),
     "PoNoS between equal bounds is SGD": (
-        "ponos", {"min_eta": 0.003, "max_eta": 0.003, "c": 1e-9}, "sgd", {"lr": 0.003}),
+        "ponos",
+        {"min_eta": 0.003, "max_eta": 0.003, "c": 1e-9},
+        "sgd",
+        {"lr": 0.003},
+    ),
     "TLR whose first comparison is far away is its base": (
-        "tlr", {"interval": 7, "base": SGD}, "sgd", {"lr": 0.05, "momentum": 0.9}),
+        "tlr",
+        {"interval": 7, "base": SGD},
+        "sgd",
+        {"lr": 0.05, "momentum": 0.9},
+    ),
     "the authors' TLR moves the rate at 3K + 1 and not before": (
-        "tlr_legacy", {"interval": 4, "base": SGD}, "sgd", {"lr": 0.05, "momentum": 0.9}),
+        "tlr_legacy",
+        {"interval": 4, "base": SGD},
+        "sgd",
+        {"lr": 0.05, "momentum": 0.9},
+    ),
 }
 
 
@@ -132,8 +206,14 @@ def test_scopes_of_tlr_agree_where_they_must(scopes: tuple[str, str]) -> None:
     """One group: its rate is the global one. One tensor: all three are the same."""
     problem = problems.lsq() if "tensor" not in scopes else problems.beale()
     calm = {"name": "sgd", "lr": 1e-3}
-    both("tlr", "tlr", {"interval": 1, "scope": scopes[0], "base": calm},
-         {"interval": 1, "scope": scopes[1], "base": calm}, steps=8, problem=problem)
+    both(
+        "tlr",
+        "tlr",
+        {"interval": 1, "scope": scopes[0], "base": calm},
+        {"interval": 1, "scope": scopes[1], "base": calm},
+        steps=8,
+        problem=problem,
+    )
 
 
 def test_scopes_of_smaran_agree_on_one_tensor() -> None:
@@ -143,8 +223,10 @@ def test_scopes_of_smaran_agree_on_one_tensor() -> None:
 def test_agr_on_matrices_alone_leaves_vectors() -> None:
     """Under scope "matrix" a vector's walk is AdamW's and a matrix's is not; under "all" neither is."""
     draw, start = np.random.default_rng(3), [np.ones((2, 3)), np.ones(4)]
-    walks = [Walk(name, start, **more) for name, more in (
-        ("adamw", {}), ("adamw_agr", {}), ("adamw_agr", {"agr_scope": "all"}))]
+    walks = [
+        Walk(name, start, **more)
+        for name, more in (("adamw", {}), ("adamw_agr", {}), ("adamw_agr", {"agr_scope": "all"}))
+    ]
     for _ in range(4):
         grads = [draw.normal(size=(2, 3)), draw.normal(size=4)]
         plain, matrix, everything = (walk.step(grads) for walk in walks)
@@ -155,11 +237,23 @@ def test_agr_on_matrices_alone_leaves_vectors() -> None:
 
 # --- for every name ----------------------------------------
 
-BASE = {"tlr": SGD, "lookahead": SGD, "hdk": SGD, "tlr_legacy": SGD, "tlr_sgd": {"lr": 0.05}, "tlr_sgdm": {"lr": 0.05},
-        "tlr_adam": {"lr": 0.01}, "tlr_adamw": {"lr": 0.01}, "lookahead_sgd": {"lr": 0.05},
-        "lookahead_adam": {"lr": 0.01}, "lookahead_amvt": {"lr": 0.01}}
+BASE = {
+    "tlr": SGD,
+    "lookahead": SGD,
+    "hdk": SGD,
+    "tlr_legacy": SGD,
+    "tlr_sgd": {"lr": 0.05},
+    "tlr_sgdm": {"lr": 0.05},
+    "tlr_adam": {"lr": 0.01},
+    "tlr_adamw": {"lr": 0.01},
+    "lookahead_sgd": {"lr": 0.05},
+    "lookahead_adam": {"lr": 0.01},
+    "lookahead_amvt": {"lr": 0.01},
+}
 EXTRA: dict[str, dict[str, Any]] = {
-    **{name: {"interval": 3} for name in BASE if "tlr" in name}, "hdk": {"interval": 3, "eta": 1e-4}}
+    **{name: {"interval": 3} for name in BASE if "tlr" in name},
+    "hdk": {"interval": 3, "eta": 1e-4},
+}
 NAMES = sorted(DEFAULTS)
 
 
@@ -245,11 +339,13 @@ def test_a_rule_without_a_rate_is_scaled_by_the_groups_rate(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["smaran", "l4_mom", "sps", "lion", "adam", "amvt", "adan", "adamw_agr", "lamb", "acprop"])
+    "name", ["smaran", "l4_mom", "sps", "lion", "adam", "amvt", "adan", "adamw_agr", "lamb", "acprop"]
+)
 def test_the_scale_of_the_loss_does_not_matter(name: str) -> None:
     """Multiplying the loss, and so its gradients, by 64 changes nothing (but for eps, made harmless here)."""
     eps = {"lion": {}, "sps": {"eps": TINY, "adapt": "constant"}, "acprop": {"eps": TINY, "rectify": False}}.get(
-        name, {"eps": TINY})
+        name, {"eps": TINY}
+    )
     problem, start = problems.tanh(), list(problems.tanh().start)
     first = 2 if name == "acprop" else 1  # its first step is a plain gradient step
     walks = [Walk(name, start, **eps) for _ in range(2)]
@@ -267,9 +363,18 @@ def test_the_scale_of_the_loss_does_not_matter(name: str) -> None:
 
 
 DECAYS = {
-    "adamw_agr": ({}, 0.999), "lion": ({}, 0.999), "adan": ({"no_prox": True}, 0.999), "adan_agr": ({}, 1 / 1.001),
-    "adabelief": ({}, 0.999), "acprop": ({}, 0.999), "amvt": ({"decay": "adamw"}, 0.999), "adamw": ({}, 0.999),
-    "adan ": ({}, 1 / 1.001), "amvt ": ({}, 0.9), "adabelief ": ({"fixed_decay": True}, 0.9)}
+    "adamw_agr": ({}, 0.999),
+    "lion": ({}, 0.999),
+    "adan": ({"no_prox": True}, 0.999),
+    "adan_agr": ({}, 1 / 1.001),
+    "adabelief": ({}, 0.999),
+    "acprop": ({}, 0.999),
+    "amvt": ({"decay": "adamw"}, 0.999),
+    "adamw": ({}, 0.999),
+    "adan ": ({}, 1 / 1.001),
+    "amvt ": ({}, 0.9),
+    "adabelief ": ({"fixed_decay": True}, 0.9),
+}
 
 
 @pytest.mark.parametrize("name", DECAYS)

@@ -219,7 +219,7 @@ def test_a_failed_search_takes_a_last_resort_and_is_not_remembered():
 @pytest.mark.parametrize(("option", "wanted"), [(0, 0.9), (1, 0.9 * 8 ** (1 / 3)), (2, 1.0)])
 def test_where_the_next_search_begins(option, wanted):
     p, opt, _ = quadratic("sls", reset_option=option, gamma=8.0, steps_per_epoch=3)
-    for value in ([9.0] if option != 1 else []):  # the first trial fails once: 1 -> 0.9
+    for value in [9.0] if option != 1 else []:  # the first trial fails once: 1 -> 0.9
         p.grad = torch.ones_like(p)
         answers = iter([value, 0.0])
         opt.step(loss=1.0, evaluate=lambda: next(answers))  # noqa: B023
@@ -275,9 +275,12 @@ def test_what_is_missing_or_bad_is_said_before_anything_moves(name):
     p, opt, f = quadratic(name, on_bad_loss="raise")
     start = p.detach().clone()
     p.grad = torch.ones_like(p)
-    for arguments, error in (({}, MissingLoss), ({"loss": 1.0}, MissingLoss),
-                             ({"loss": float("nan"), "evaluate": f}, BadLoss),
-                             ({"loss": float("inf"), "evaluate": f}, BadLoss)):
+    for arguments, error in (
+        ({}, MissingLoss),
+        ({"loss": 1.0}, MissingLoss),
+        ({"loss": float("nan"), "evaluate": f}, BadLoss),
+        ({"loss": float("inf"), "evaluate": f}, BadLoss),
+    ):
         with pytest.raises(error):
             opt.step(**arguments)
     p.grad[0] = float("nan")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from hf_optim.commands import convergence
 from hf_optim.errors import UserError
-from hf_optim.evaluation import evaluate_checkpoint
-from hf_optim.task import RunSpec, train
-from tasks import convergence
-from tasks.data.convex import Objective
-from tasks.data.online import Digits, TwoPulls
+from hf_optim.experiment.evaluation import evaluate_checkpoint
+from hf_optim.experiment.task import RunSpec, train
+from hf_optim.tasks.data.convex import Objective
+from hf_optim.tasks.data.online import Digits, TwoPulls
 
 
 def spec(model="logistic", optimizer=None, **values) -> RunSpec:
@@ -47,7 +47,7 @@ def test_derivatives_are_those_of_the_value(classes) -> None:
     curve = (problem.gradient(at + h * along) - problem.gradient(at - h * along)) / (2 * h)
     assert problem.hessian(at) @ along == pytest.approx(curve, abs=1e-8)
     logits = torch.from_numpy(problem.logits(at))
-    from tasks.models.linear import losses
+    from hf_optim.tasks.models.linear import losses
 
     assert losses(logits, torch.from_numpy(labels)).numpy() == pytest.approx(problem.losses(at), abs=1e-12)
 

@@ -81,8 +81,13 @@ EQUIVALENT = [
 
 
 def equivalent(stem: str, mutant: Mutant) -> bool:
-    return any(file in ("*", stem) and function in ("*", mutant.function) and mutant.line.startswith(line)
-               and mutant.change.startswith(change) for file, function, line, change, _ in EQUIVALENT)
+    return any(
+        file in ("*", stem)
+        and function in ("*", mutant.function)
+        and mutant.line.startswith(line)
+        and mutant.change.startswith(change)
+        for file, function, line, change, _ in EQUIVALENT
+    )
 
 
 @cache
@@ -182,8 +187,12 @@ def test_mutants_are_seen(name: str) -> None:
     assert not alive, f"{len(alive)} changes go unnoticed:\n" + "\n".join(alive)
 
 
-PERTURBATIONS = {"negated": lambda v: -v, "zeroed": lambda v: 0.0, "dropped to one": lambda v: 1.0 if v != 1 else 2.0,
-                 "a tenth larger": lambda v: v * 1.1}
+PERTURBATIONS = {
+    "negated": lambda v: -v,
+    "zeroed": lambda v: 0.0,
+    "dropped to one": lambda v: 1.0 if v != 1 else 2.0,
+    "a tenth larger": lambda v: v * 1.1,
+}
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -13,7 +13,7 @@ from contract import FAMILY, LOSS_AWARE, NAMES, OURS, Problem, make, run, step
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hf_optim
-from hf_optim import execute
+from hf_optim.engine import blocks as execute
 from hf_optim.errors import BadCheckpoint, BadLoss, MissingLoss, UserError
 
 
@@ -54,8 +54,10 @@ def test_a_loaded_state_is_not_shared(name):
     other = Problem()
     second = make(name, other.params)
     second.load_state_dict(opt.state_dict())
-    mine, theirs = ({t.data_ptr() for s in o.state.values() for t in s.values() if isinstance(t, torch.Tensor)}
-                    for o in (opt, second))
+    mine, theirs = (
+        {t.data_ptr() for s in o.state.values() for t in s.values() if isinstance(t, torch.Tensor)}
+        for o in (opt, second)
+    )
     assert not mine & theirs
 
 
@@ -158,8 +160,10 @@ def test_parameters_without_gradients_stay_and_start_late(name):
     opt = make(name, problem.params)
     before = problem.copy()
     for t in range(4):
+
         def partial(t=t):
             return problem.loss(t) if t >= 2 else ((problem.params[0] - problem.targets[0]) ** 2).mean()
+
         step(opt, partial)
         if t == 1:
             assert all(torch.equal(a, b) for a, b in zip(before[1:], problem.params[1:], strict=True))
@@ -173,8 +177,9 @@ def test_groups_have_their_own_rates_and_may_join_late(name):
     problem = Problem()
     opt = make(name, [{"params": problem.params[:1]}])
     run(name, 2, problem, opt)
-    opt.add_param_group({"params": problem.params[1:], "lr": 0.0} if "lr" in opt.defaults
-                        else {"params": problem.params[1:]})
+    opt.add_param_group(
+        {"params": problem.params[1:], "lr": 0.0} if "lr" in opt.defaults else {"params": problem.params[1:]}
+    )
     if "lr" not in opt.defaults:
         opt.param_groups[1]["lr"] = 0.0
     before = problem.copy()
@@ -245,7 +250,7 @@ def test_plain_rules_never_wait_for_the_device(name):
     """No number is read from a tensor, but the step counts, which live on the host."""
     problem, opt = run(name, 2)
     counts = {id(opt.state[p]["step"]) for p in problem.params}
-    if type(opt).control is not hf_optim.rule.Rule.control:
+    if type(opt).control is not hf_optim.core.rule.Rule.control:
         pytest.skip("adapts one global number and synchronises once, as its file declares")
     problem.loss(2).backward()
 
@@ -348,8 +353,10 @@ def test_bf16_state_is_rounded_without_bias_and_resumes(name):
     exact, _ = run(name, 30, Problem(shapes=shapes))
     rounded, opt = run(name, 30, Problem(shapes=shapes), state_dtype="bf16")
     assert all(t.dtype is torch.bfloat16 for p in rounded.params for k, t in opt.state[p].items() if k != "step")
-    moved, apart = (sum(float((a - b).detach().norm()) for a, b in zip(exact.params, other.params, strict=True))
-                    for other in (Problem(shapes=shapes), rounded))
+    moved, apart = (
+        sum(float((a - b).detach().norm()) for a, b in zip(exact.params, other.params, strict=True))
+        for other in (Problem(shapes=shapes), rounded)
+    )
     assert 0 < apart < 0.05 * moved
     half, opt = run(name, 4, Problem(shapes=shapes), state_dtype="bf16")
     again = make(name, half.params, state_dtype="bf16")

@@ -12,15 +12,20 @@ import torch
 from contract import OURS, Problem, make
 
 import hf_optim
-from hf_optim import execute
+from hf_optim.engine import blocks as execute
 from hf_optim.errors import UserError
 
 SHAPES = ((6, 5), (6,), (3, 4), (3,), (1,))
 NAMES = [n for n in OURS if "evaluate" not in hf_optim.info(n).needs]
 
 
-def walk(problem: Problem, opt: torch.optim.Optimizer, steps: range, without: int | None = None,
-         change: Callable[[torch.optim.Optimizer, torch.Tensor], None] | None = None) -> None:
+def walk(
+    problem: Problem,
+    opt: torch.optim.Optimizer,
+    steps: range,
+    without: int | None = None,
+    change: Callable[[torch.optim.Optimizer, torch.Tensor], None] | None = None,
+) -> None:
     """Steps of a run; `without` leaves out the gradient of one parameter, `change` does something before each step."""
     for t in steps:
         loss = problem.loss(t)
@@ -196,7 +201,8 @@ def test_what_changes_between_two_steps_is_noticed(change, monkeypatch):
     for a, b in zip(packed.params, alone.params, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
         assert {k: v.sum().item() for k, v in ours.state[a].items()} == pytest.approx(
-            {k: v.sum().item() for k, v in others.state[b].items()}, abs=1e-12)
+            {k: v.sum().item() for k, v in others.state[b].items()}, abs=1e-12
+        )
 
 
 def test_a_sparse_gradient_is_refused_when_it_comes_late():

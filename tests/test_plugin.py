@@ -90,13 +90,18 @@ def test_a_file_in_the_folder_is_found_by_name(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().startswith(str(tmp_path))
-    listed = subprocess.run([sys.executable, "-m", "hf_optim.cli", "list", "sign*"], capture_output=True, text=True,
-                            cwd=tmp_path, env={"PYTHONPATH": str(tmp_path), "PATH": ""})
+    listed = subprocess.run(
+        [sys.executable, "-m", "hf_optim.commands.main", "list", "sign*"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+    )
     assert "signum" in listed.stdout and "signSGD" in listed.stdout, listed.stderr
 
 
 def test_the_example_study_is_one(tmp_path):
-    from hf_optim.study import plan, source
+    from hf_optim.study.plan import plan, source
 
     file = tmp_path / "signum.yaml"
     file.write_text(block("Add a study", "yaml").replace("name: signum, lr", "name: lion, lr"))

@@ -51,7 +51,7 @@ def commands():
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.split()[1] in ("list", "info")])
 def test_commands_that_only_read(command, capsys):
-    from hf_optim.cli import main
+    from hf_optim.commands.main import main
 
     assert main(shlex.split(command)[1:]) == 0
     assert capsys.readouterr().out.strip()
@@ -59,7 +59,7 @@ def test_commands_that_only_read(command, capsys):
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.split()[1] in ("train", "landscape")])
 def test_commands_that_run(command, tmp_path, monkeypatch):
-    from hf_optim.cli import main
+    from hf_optim.commands.main import main
 
     monkeypatch.chdir(tmp_path)
     assert main(shlex.split(command)[1:]) == 0

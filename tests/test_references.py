@@ -126,8 +126,15 @@ def test_defaults_are_those_of_the_contract(name: str) -> None:
     if name == "l4_mom":
         hidden |= {"adam_eps"}
     found = hf_optim.info(name).defaults
-    required = {"sgd_agr": {"lr"}, "hd_sgd": {"lr"}, "hd_adam": {"lr"}, "sgd": {"lr"}, "sgdm": {"lr"},
-                "nesterov": {"lr"}, "hdk": {"eta", "interval"}}.get(name, set())
+    required = {
+        "sgd_agr": {"lr"},
+        "hd_sgd": {"lr"},
+        "hd_adam": {"lr"},
+        "sgd": {"lr"},
+        "sgdm": {"lr"},
+        "nesterov": {"lr"},
+        "hdk": {"eta", "interval"},
+    }.get(name, set())
     contract = dict(DEFAULTS[name])
     if name == "tlr_legacy":  # those of the published code
         contract |= {"gamma": 0.2, "p": 1 / 3, "cap": float("inf"), "scope": "group"}

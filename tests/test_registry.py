@@ -46,17 +46,20 @@ def test_info_is_frozen():
         info.defaults["lr"] = 1.0  # type: ignore[index]
 
 
-@pytest.mark.parametrize("spec, message", [
-    ("smarn", "did you mean smaran"),
-    ({"name": "smaran", "gama": 0.9}, "did you mean gamma"),
-    ({"name": "tlr"}, "give base"),
-    ({"name": "tlr", "base": {"name": "sgd", "learning_rate": 1}}, "sgd has no hyper-parameter 'learning_rate'"),
-    ({"name": "tlr_sgd", "base": {"name": "adam"}}, "fixes its base"),
-    ({"name": "tlr_sgd", "lr": 0.1}, "no hyper-parameter 'lr'"),
-    ({"name": "sgd_agr"}, "no default for lr"),
-    ({"lr": 1}, "mapping with a 'name'"),
-    (3, "mapping with a 'name'"),
-])
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("smarn", "did you mean smaran"),
+        ({"name": "smaran", "gama": 0.9}, "did you mean gamma"),
+        ({"name": "tlr"}, "give base"),
+        ({"name": "tlr", "base": {"name": "sgd", "learning_rate": 1}}, "sgd has no hyper-parameter 'learning_rate'"),
+        ({"name": "tlr_sgd", "base": {"name": "adam"}}, "fixes its base"),
+        ({"name": "tlr_sgd", "lr": 0.1}, "no hyper-parameter 'lr'"),
+        ({"name": "sgd_agr"}, "no default for lr"),
+        ({"lr": 1}, "mapping with a 'name'"),
+        (3, "mapping with a 'name'"),
+    ],
+)
 def test_bad_specifications_are_one_clear_line(spec, message):
     with pytest.raises(UserError, match=message) as error:
         registry.check(spec)
@@ -66,8 +69,10 @@ def test_bad_specifications_are_one_clear_line(spec, message):
 
 
 def test_nested_specifications():
-    opt = registry.build({"name": "tlr", "base": {"name": "sgd", "momentum": 0.9, "lr": 0.1}, "gamma": 0.33,
-                          "interval": 3}, Problem().params)
+    opt = registry.build(
+        {"name": "tlr", "base": {"name": "sgd", "momentum": 0.9, "lr": 0.1}, "gamma": 0.33, "interval": 3},
+        Problem().params,
+    )
     assert isinstance(opt, hf_optim.TLR) and isinstance(opt.base, torch.optim.SGD)
     assert opt.param_groups[0]["momentum"] == 0.9
 
@@ -81,9 +86,13 @@ def test_any_class_by_import_path(tmp_path):
     assert type(mine).__name__ == "Mine" and mine.param_groups[0]["lr"] == 0.5
     wrapped = hf_optim.create("tlr", Problem().params, base={"name": f"{file}:Mine", "lr": 0.1}, interval=2)
     assert type(wrapped.base).__name__ == "Mine"
-    for path, message in ((f"{file}:Mime", "did you mean Mine"), (f"{file}:other", "not a torch.optim.Optimizer"),
-                          (f"{tmp_path}/none.py:Mine", "there is no file"), ("no_such_package:X", "cannot import"),
-                          ("torch.optim:AdamWW", "has no AdamWW")):
+    for path, message in (
+        (f"{file}:Mime", "did you mean Mine"),
+        (f"{file}:other", "not a torch.optim.Optimizer"),
+        (f"{tmp_path}/none.py:Mine", "there is no file"),
+        ("no_such_package:X", "cannot import"),
+        ("torch.optim:AdamWW", "has no AdamWW"),
+    ):
         with pytest.raises(UserError, match=message):
             hf_optim.create(path, Problem().params)
     with pytest.raises(UserError, match="Mine"):

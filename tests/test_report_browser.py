@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from study_fakes import make_study
 
-from hf_optim.cli import main
+from hf_optim.commands.main import main
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser", "chrome"))), None)
 # Runs in the page, after the report's own script, and leaves what it saw in an element.

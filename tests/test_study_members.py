@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_optim.run_spec import RunSpec
-from hf_optim.study import worker
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.study.launch import worker
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = RunSpec(task="vision", model="mlp", size="smoke", optimizer={"name": "adamw", "lr": 0.001})
@@ -28,7 +28,7 @@ def members(folder: Path) -> list[int]:
             state = (process / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        if "hf_optim.study.member" in command and any(str(folder) in part for part in command) and state != "Z":
+        if "hf_optim.study.launch.member" in command and any(str(folder) in part for part in command) and state != "Z":
             found.append(int(process.name))
     return found
 
@@ -41,7 +41,10 @@ def test_two_processes_leave_one_record_and_end_with_their_worker(
         monkeypatch.setenv(name, value)
     how = {"folder": str(tmp_path / "killed"), "id": SPEC.id, "spec": SPEC.to_dict()}
     started = subprocess.Popen(
-        [sys.executable, "-P", "-m", "hf_optim.study.worker"], stdin=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-P", "-m", "hf_optim.study.launch.worker"],
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert started.stdin is not None
     started.stdin.write(json.dumps({**how, "checkpoint_every": None, "processes": 2}) + "\n")

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from hf_optim.errors import UserError
-from hf_optim.study import plan, run, shipped, source, stages, todo
+from hf_optim.study.folder import stages, todo
+from hf_optim.study.launch import launcher as run
+from hf_optim.study.plan import plan, shipped, source
 
 GOOD = """\
 name: good

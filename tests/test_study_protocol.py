@@ -13,17 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tuning_fakes import BEFORE, YAML, expand, good_rate, rate, whole, write
 
-from hf_optim.study import (
-    expected_best,
-    records,
-    sensitivity_curves,
-    special_cases,
-    stages,
-    tuning_report,
-    variance,
-    variance_shares,
-)
-from hf_optim.study.plan import Plan, Run
+from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
+from hf_optim.study.findings import protocol as tuning_report
+from hf_optim.study.folder import results as records
+from hf_optim.study.folder import stages
+from hf_optim.study.plan import variance
+from hf_optim.study.plan.plan import Plan, Run
 
 PLAIN = YAML[: YAML.index("tuning:")]
 

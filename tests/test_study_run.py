@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from hf_optim.errors import UserError
-from hf_optim.study import run
-from hf_optim.study.locks import Lock
-from hf_optim.study.plan import Run
-from hf_optim.study.worker import read_status, write_atomically
+from hf_optim.study.folder.locks import Lock
+from hf_optim.study.launch import launcher as run
+from hf_optim.study.launch.worker import read_status, write_atomically
+from hf_optim.study.plan.plan import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ("table.md", "table.csv", "runs.csv")
@@ -36,7 +36,7 @@ def nothing_stays_behind() -> Iterator[None]:
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "hf_optim.cli", *arguments],
+        [sys.executable, "-m", "hf_optim.commands.main", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -84,8 +84,19 @@ def run_whole(folder: Path) -> Path:
 def check_what_a_study_leaves(whole: Path) -> None:
     """A record for every planned run, tables and report, and nothing else."""
     assert sorted(p.name for p in whole.iterdir()) == sorted(
-        [".lock", "study.yaml", "plan.json", "runs", "runs.parquet", "report.html", "costs.md", "costs.csv",
-         "statistics.md", "statistics.json", *RESULTS]
+        [
+            ".lock",
+            "study.yaml",
+            "plan.json",
+            "runs",
+            "runs.parquet",
+            "report.html",
+            "costs.md",
+            "costs.csv",
+            "statistics.md",
+            "statistics.json",
+            *RESULTS,
+        ]
     )
     planned = json.loads((whole / "plan.json").read_text())["runs"]
     assert {r["id"] for r in planned} == {p.name for p in (whole / "runs").iterdir()}
@@ -177,7 +188,7 @@ def test_failed_and_killed_runs_are_records_and_the_study_goes_on(tmp_path: Path
 
 def test_a_lock_is_exclusive_and_never_stale(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from hf_optim.study.locks import Lock\n"
+        "import sys, time; from pathlib import Path; from hf_optim.study.folder.locks import Lock\n"
         "print(Lock(Path(sys.argv[1]), 'one').acquire(), flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]

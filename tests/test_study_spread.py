@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hf_optim.cli import main
+from hf_optim.commands.main import main
 from hf_optim.errors import UserError
-from hf_optim.study import plan as planning
-from hf_optim.study import run, spread
-from hf_optim.study.plan import Plan, Run
-from hf_optim.study.source import parse
-from hf_optim.study.spread import Launch, Share
-from hf_optim.study.worker import read_status, write_atomically
+from hf_optim.study.launch import jobs as spread
+from hf_optim.study.launch import launcher as run
+from hf_optim.study.launch.jobs import Launch, Share
+from hf_optim.study.launch.worker import read_status, write_atomically
+from hf_optim.study.plan import plan as planning
+from hf_optim.study.plan.plan import Plan, Run
+from hf_optim.study.plan.source import parse
 
 submitit = pytest.importorskip("submitit")
 YAML = """name: s

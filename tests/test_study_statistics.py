@@ -16,9 +16,12 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from hf_optim.errors import UserError
-from hf_optim.study import intervals, omnibus, plan, profiles, ranks, stated, ties
-from hf_optim.study import statistics as s
-from hf_optim.study.source import parse
+from hf_optim.study.findings import profiles
+from hf_optim.study.plan import criteria as stated
+from hf_optim.study.plan import plan
+from hf_optim.study.plan.source import parse
+from hf_optim.study.statistics import intervals, omnibus, ranks, ties
+from hf_optim.study.statistics import paired as s
 
 A = [0.912, 0.905, 0.921, 0.899, 0.917]
 B = [0.901, 0.903, 0.908, 0.895, 0.911]

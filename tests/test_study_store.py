@@ -14,14 +14,17 @@ from pathlib import Path
 import pytest
 from study_fakes import accuracy, make_study
 
-import hf_optim.task
-from hf_optim.cli import main
+import hf_optim.experiment.task
+from hf_optim.commands.main import main
 from hf_optim.errors import UserError
-from hf_optim.study import changes, merge, records, rows, run, worker
-from hf_optim.study.disk import check_disk
-from hf_optim.study.locks import Lock, check_shared
-from hf_optim.study.plan import Plan
-from hf_optim.study.worker import read_status
+from hf_optim.study.folder import changes, merge, rows
+from hf_optim.study.folder import results as records
+from hf_optim.study.folder.disk import check_disk
+from hf_optim.study.folder.locks import Lock, check_shared
+from hf_optim.study.launch import launcher as run
+from hf_optim.study.launch import worker
+from hf_optim.study.launch.worker import read_status
+from hf_optim.study.plan.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = {"task": "vision", "optimizer": {"name": "adamw"}, "seed": 0}
@@ -85,7 +88,7 @@ def test_a_disk_that_fills_in_a_run_leaves_no_record_and_the_study_goes_on(
             fill(disk)
 
         for bad in (trains_until_the_disk_is_full, catches_it):
-            monkeypatch.setattr(hf_optim.task, "train", bad)
+            monkeypatch.setattr(hf_optim.experiment.task, "train", bad)
             with pytest.raises(UserError, match="the disk is full.*the same command goes on"):
                 worker.execute(folder, "one", SPEC)
             assert read_status(folder / "runs" / "one") is None
@@ -93,7 +96,7 @@ def test_a_disk_that_fills_in_a_run_leaves_no_record_and_the_study_goes_on(
             with pytest.raises(UserError, match="the disk is full.*are free"):
                 worker.execute(folder, "one", SPEC)
             (disk / "ballast").unlink()
-        monkeypatch.setattr(hf_optim.task, "train", finished)
+        monkeypatch.setattr(hf_optim.experiment.task, "train", finished)
         assert worker.execute(folder, "one", SPEC) == "ok"
         assert worker.execute(folder, "one", SPEC) == "ok"
 
@@ -102,14 +105,14 @@ def test_a_failure_of_the_run_itself_is_its_record(tmp_path: Path, monkeypatch: 
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr(hf_optim.task, "train", fails)
+    monkeypatch.setattr(hf_optim.experiment.task, "train", fails)
     assert worker.execute(tmp_path, "one", SPEC) == "failed"
     assert read_status(tmp_path / "runs" / "one") == "failed"
 
 
 def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:
     script = (
-        "import resource, sys; from pathlib import Path; from hf_optim.study.disk import check_disk\n"
+        "import resource, sys; from pathlib import Path; from hf_optim.study.folder.disk import check_disk\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: check_disk(Path(sys.argv[1]))\nexcept ValueError as error: print(error)"
     )
@@ -121,7 +124,7 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "hf_optim.cli", *arguments],
+        [sys.executable, "-m", "hf_optim.commands.main", *arguments],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, check=False,
     )  # fmt: skip
 
@@ -231,8 +234,8 @@ def test_a_study_that_only_grows_needs_no_word(tmp_path: Path) -> None:
 
 
 def test_the_command_tells_the_first_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from hf_optim.study import plan as planning
-    from hf_optim.study.source import parse
+    from hf_optim.study.plan import plan as planning
+    from hf_optim.study.plan.source import parse
 
     folder = tmp_path / "out"
     run.prepare(planning.expand(parse(YAML, "s.yaml")), YAML, folder)

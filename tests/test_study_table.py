@@ -14,10 +14,14 @@ from rich.console import Console
 from scipy import stats
 from study_fakes import accuracy, make_study
 
-from hf_optim.cli import main
+from hf_optim.commands.main import main
 from hf_optim.errors import UserError
-from hf_optim.study import analysis, charts, output, records, report, table, verdicts
-from hf_optim.study.curves import POINTS, Histories
+from hf_optim.study.findings import analysis, table, verdicts
+from hf_optim.study.findings.curves import POINTS, Histories
+from hf_optim.study.folder import results as records
+from hf_optim.study.report import charts
+from hf_optim.study.report import html as report
+from hf_optim.study.report import tables as output
 
 
 def load(folder: Path) -> tuple[records.Results, list[table.TaskTable]]:
@@ -182,8 +186,8 @@ def test_a_folder_without_a_study_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_definitions_of_our_own_are_printed_where_a_result_used_them():
-    from hf_optim.study import output
-    from hf_optim.study.table import TaskTable
+    from hf_optim.study.findings.table import TaskTable
+    from hf_optim.study.report import tables as output
 
     plain = TaskTable("t", "t", "accuracy", True, "amvt", ())
     assert "our own" not in output.markdown([plain], "study")

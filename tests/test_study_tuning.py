@@ -14,10 +14,15 @@ from tuning_fakes import YAML, contents, expand, finish, good_rate, rate, steps,
 
 from hf_optim import registry
 from hf_optim.errors import UserError
-from hf_optim.study import changes, points, pruning, records, stages, tuning, tuning_log, tuning_report
-from hf_optim.study.follow import follow
-from hf_optim.study.plan import Plan, Run, make_run
-from hf_optim.study.run import prepare
+from hf_optim.study.findings import protocol as tuning_report
+from hf_optim.study.folder import changes, pruning, stages
+from hf_optim.study.folder import results as records
+from hf_optim.study.launch import journal as tuning_log
+from hf_optim.study.launch.follow import follow
+from hf_optim.study.launch.launcher import prepare
+from hf_optim.study.plan import candidates as points
+from hf_optim.study.plan import tuning
+from hf_optim.study.plan.plan import Plan, Run, make_run
 
 LOCAL = {"suppress_health_check": [HealthCheck.function_scoped_fixture], "deadline": None}
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from hf_optim.errors import UserError
-from hf_optim.evaluation import evaluate_checkpoint
-from hf_optim.task import RunSpec, load, train
-from tasks.data import pairs, paragraphs, tokenizer
-from tasks.data.pairs import Masking, mask_ngrams
+from hf_optim.experiment.evaluation import evaluate_checkpoint
+from hf_optim.experiment.task import RunSpec, load, train
+from hf_optim.tasks.data import pairs, paragraphs, tokenizer
+from hf_optim.tasks.data.pairs import Masking, mask_ngrams
 
 TASK = load("albert")
 WORDS = ["river", "stone", "green", "bridge", "winter", "letter", "people", "music", "garden", "market", "silver"]
@@ -156,7 +156,7 @@ def test_training_draws_masks_as_dropout_and_evaluation_keeps_them(smoke) -> Non
 def test_smoke_data_are_the_same_every_time_and_balanced(smoke) -> None:
     order = smoke.test.__getitems__(range(len(smoke.test)))["sentence_order_label"]
     assert abs(int(2 * order.sum()) - len(order)) <= 1
-    from tasks.albert import _pairs
+    from hf_optim.tasks.albert import _pairs
 
     _pairs.cache_clear()
     torch.manual_seed(99)
@@ -365,7 +365,7 @@ def test_bad_options_are_said_before_anything_is_written(tmp_path, options, mess
 
 @pytest.mark.parametrize(("name", "millions"), [("albert", 11.8), ("bert", 110)])
 def test_the_paper_models_take_a_step(tmp_path, monkeypatch, name, millions) -> None:
-    from tasks.data import hub
+    from hf_optim.tasks.data import hub
 
     texts = text(30)
     monkeypatch.setattr(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_optim import task as tasks
-from hf_optim import task_cli
+from hf_optim.commands import train as task_cli
 from hf_optim.errors import UserError
+from hf_optim.experiment import task as tasks
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 VISION = ["--task", "vision"]
@@ -143,7 +143,7 @@ def test_a_run_from_the_command_line(tmp_path, capsys) -> None:
 
 def test_help_and_errors_load_no_framework() -> None:
     code = (
-        "import sys; sys.argv[0] = 'train.py'; from hf_optim import task_cli\n"
+        "import sys; sys.argv[0] = 'train.py'; from hf_optim.commands import train as task_cli\n"
         "assert task_cli.main(['--task', 'vision', '--optimizer', 'smarn']) == 2\n"
         "try: task_cli.main(['--help'])\nexcept SystemExit as leave: assert leave.code == 0\n"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"

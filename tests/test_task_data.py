@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from hf_optim.errors import UserError
-from hf_optim.task import load
-from tasks.data.images import read
+from hf_optim.experiment.task import load
+from hf_optim.tasks.data.images import read
 
 TASK = load("vision")
 SMALL = TASK.preset("mlp", "small")

@@ -18,11 +18,11 @@ pytest.importorskip("torchmetrics")
 from PIL import Image  # noqa: E402
 
 from hf_optim.errors import UserError  # noqa: E402
-from hf_optim.evaluation import evaluate_checkpoint  # noqa: E402
-from hf_optim.task import Moment, RunSpec, load, train  # noqa: E402
-from tasks.data import pictures  # noqa: E402
-from tasks.models import extractors  # noqa: E402
-from tasks.models.ddpm import DDPMConfig, DDPMModel, batches_of_noise, unet  # noqa: E402
+from hf_optim.experiment.evaluation import evaluate_checkpoint  # noqa: E402
+from hf_optim.experiment.task import Moment, RunSpec, load, train  # noqa: E402
+from hf_optim.tasks.data import pictures  # noqa: E402
+from hf_optim.tasks.models import extractors  # noqa: E402
+from hf_optim.tasks.models.ddpm import DDPMConfig, DDPMModel, batches_of_noise, unet  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 TASK = load("ddpm")
@@ -356,5 +356,5 @@ def test_options_that_cannot_be_are_one_line(options, message, tmp_path) -> None
 
 
 def test_the_task_is_described_without_torch() -> None:
-    code = "import sys; from hf_optim import task; task.describe('ddpm'); print('torch' in sys.modules)"
+    code = "import sys; from hf_optim.experiment import task; task.describe('ddpm'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "False\n"

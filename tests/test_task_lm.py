@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from hf_optim.errors import UserError
-from hf_optim.evaluation import evaluate_checkpoint
-from hf_optim.task import RunSpec, load, train
-from tasks.data import blocks, tokenizer
+from hf_optim.experiment.evaluation import evaluate_checkpoint
+from hf_optim.experiment.task import RunSpec, load, train
+from hf_optim.tasks.data import blocks, tokenizer
 
 TEXTS = ["The cat sat on the mat.", "Größe: 3 € – “naïve” 🙂🙂", "  spaced   out ", "the cat", "<unk> cat"]
 
@@ -180,8 +180,8 @@ def test_fine_tuning_begins_where_the_checkpoint_ended(gpt2_run, tmp_path) -> No
 
 
 def test_the_lstm_ties_its_weights_and_comes_back_from_a_folder(tmp_path) -> None:
-    from tasks.models.language import AutoModelForCausalLM
-    from tasks.models.lstm import LSTMConfig, LSTMForCausalLM
+    from hf_optim.tasks.models.language import AutoModelForCausalLM
+    from hf_optim.tasks.models.lstm import LSTMConfig, LSTMForCausalLM
 
     torch.manual_seed(0)
     made = LSTMForCausalLM(LSTMConfig(vocab_size=50, embedding_size=8, hidden_size=8, dropout=0.5)).eval()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_optim.evaluation import evaluate_checkpoint
-from hf_optim.task import RunSpec, load, names, train
+from hf_optim.experiment.evaluation import evaluate_checkpoint
+from hf_optim.experiment.task import RunSpec, load, names, train
 
 ROOT = Path(__file__).parent.parent
 TEXT = [name for name in names() if name in ("albert", "lm", "translation")]

@@ -5,9 +5,10 @@ import math
 
 import pytest
 
-from hf_optim import schedules, task
 from hf_optim.errors import UserError
-from hf_optim.task import RunSpec
+from hf_optim.experiment import task
+from hf_optim.experiment.task import RunSpec
+from hf_optim.hub import schedules
 
 
 def test_the_id_depends_on_every_field_and_nothing_else() -> None:
@@ -63,7 +64,7 @@ def test_check_names_what_is_unknown(change, message) -> None:
 
 def test_a_task_of_ones_own_file(tmp_path) -> None:
     file = tmp_path / "mine.py"
-    file.write_text("from tasks.vision import Vision\nMINE = Vision()\nOTHER = 3\n")
+    file.write_text("from hf_optim.tasks.vision import Vision\nMINE = Vision()\nOTHER = 3\n")
     assert task.load(f"{file}:MINE").name == "vision"
     for name, message in (
         (f"{file}:NO", "has no NO"),

@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from hf_optim import task as tasks
 from hf_optim.errors import UserError
-from hf_optim.evaluation import evaluate_checkpoint
-from hf_optim.task import RunSpec, train
-from hf_optim.training import budget
-from tasks.data.images import Images
+from hf_optim.experiment import task as tasks
+from hf_optim.experiment.evaluation import evaluate_checkpoint
+from hf_optim.experiment.task import RunSpec, train
+from hf_optim.experiment.training import budget
+from hf_optim.tasks.data.images import Images
 
 
 def spec(optimizer="adamw", **values) -> RunSpec:

@@ -15,10 +15,10 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 import hf_optim
 from hf_optim import metrics
 from hf_optim.errors import UserError
-from hf_optim.evaluation import evaluate_checkpoint
-from hf_optim.task import Moment, RunSpec, load, train
-from tasks.data.parallel import read
-from tasks.data.sentences import spread
+from hf_optim.experiment.evaluation import evaluate_checkpoint
+from hf_optim.experiment.task import Moment, RunSpec, load, train
+from hf_optim.tasks.data.parallel import read
+from hf_optim.tasks.data.sentences import spread
 
 TASK = load("translation")
 SMOKE = TASK.preset("transformer", "smoke")
@@ -422,7 +422,7 @@ def test_bleu_by_hand() -> None:
     both = metrics.load("bleu").compute(
         predictions=["the cat sat on the mat", "the cat sat on"], references=["the cat sat on a mat"] * 2
     )
-    assert both["bleu"] == pytest.approx(100 * (9 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25 * 2.718281828459045 ** -0.2)
+    assert both["bleu"] == pytest.approx(100 * (9 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25 * 2.718281828459045**-0.2)
     assert metrics.load("bleu").compute(predictions=["", ""], references=["a b", "c"])["bleu"] == 0
 
 

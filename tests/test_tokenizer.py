@@ -3,7 +3,7 @@
 import pytest
 
 from hf_optim.errors import UserError
-from tasks.data import cache, tokenizer
+from hf_optim.tasks.data import cache, tokenizer
 
 TEXTS = ["the cat sat on the mat", "the dog sat on the cat", "a mat for a cat"]
 ROLES = {"pad_token": "<pad>", "unk_token": "<unk>"}

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import hf_optim
-from hf_optim import execute
+from hf_optim.core.rule import Transform
+from hf_optim.engine import blocks as execute
 from hf_optim.errors import UserError
 from hf_optim.registry import resolve
-from hf_optim.rule import Transform
 from hf_optim.transforms import make, names
 
 ACCEPT = [n for n in contract.OURS if "grad_transform" in hf_optim.info(n).options]
@@ -31,8 +31,13 @@ def gradients(t: int, shapes: tuple[tuple[int, ...], ...] = SHAPES) -> Gradients
     return made
 
 
-def follow(name: str, change: Callable[[Gradients], Gradients] = lambda g: g, steps: int = 6,
-           shapes: tuple[tuple[int, ...], ...] = SHAPES, **hyper: Any) -> list[np.ndarray]:
+def follow(
+    name: str,
+    change: Callable[[Gradients], Gradients] = lambda g: g,
+    steps: int = 6,
+    shapes: tuple[tuple[int, ...], ...] = SHAPES,
+    **hyper: Any,
+) -> list[np.ndarray]:
     """Final float64 parameters of a rule on prescribed gradients and losses."""
     rng = np.random.default_rng(99)
     params = [torch.tensor(rng.standard_normal(s), requires_grad=True) for s in shapes]
@@ -68,8 +73,10 @@ def centred(gs: Gradients, least: int = 2) -> Gradients:
 DEFINITIONS: dict[str, tuple[Any, Callable[[Gradients], Gradients]]] = {
     "normalize": ("normalize", lambda gs: [g / (rms(gs) + 1e-12) for g in gs]),
     "normalize by tensor": ({"name": "normalize", "scope": "tensor"}, lambda gs: [g / (rms([g]) + 1e-12) for g in gs]),
-    "normalize and filter": ({"name": "normalize", "outliers": 2.0},
-                             lambda gs: [c / (rms(gs) + 1e-12) for c in cut(gs, 2.0)]),
+    "normalize and filter": (
+        {"name": "normalize", "outliers": 2.0},
+        lambda gs: [c / (rms(gs) + 1e-12) for c in cut(gs, 2.0)],
+    ),
     "filter": ({"name": "outlier_filter", "threshold": 1.5}, lambda gs: cut(gs, 1.5)),
     "centralize": ("centralize", centred),
     "centralize convolutions": ({"name": "centralize", "conv_only": True}, lambda gs: centred(gs, 3)),
@@ -95,14 +102,18 @@ def test_blocks_do_not_show(case):
     """A tensor of several blocks, beside small ones that share a call."""
     shapes = ((execute.BLOCK * 2 + 3,), (4, 4), (3,))
     transform, by_hand = DEFINITIONS[case]
-    assert_equal(follow("amvt", grad_transform=transform, shapes=shapes, steps=2),
-                 follow("amvt", by_hand, shapes=shapes, steps=2))
+    assert_equal(
+        follow("amvt", grad_transform=transform, shapes=shapes, steps=2),
+        follow("amvt", by_hand, shapes=shapes, steps=2),
+    )
 
 
 @pytest.mark.parametrize("name", ["lion", "amvt", "adan"])
 def test_normalised_rules_do_not_see_the_scale_of_the_loss(name):
-    assert_equal(follow(name, lambda gs: [1e6 * g for g in gs], grad_transform="normalize"),
-                 follow(name, grad_transform="normalize"))
+    assert_equal(
+        follow(name, lambda gs: [1e6 * g for g in gs], grad_transform="normalize"),
+        follow(name, grad_transform="normalize"),
+    )
 
 
 @pytest.mark.parametrize("transform", ["normalize", "outlier_filter", {"name": "normalize", "outliers": 5.0}])
@@ -122,15 +133,18 @@ def test_the_filter_leaves_ordinary_and_sparse_gradients_alone():
     for gs in (few, [sparse]):
         assert_equal(cut(gs, 5.0), gs)
     shapes = ((2, 2), (100, 10))
-    assert_equal(follow("lion", lambda _: [few[0], sparse], shapes=shapes, grad_transform="outlier_filter"),
-                 follow("lion", lambda _: [few[0], sparse], shapes=shapes))
+    assert_equal(
+        follow("lion", lambda _: [few[0], sparse], shapes=shapes, grad_transform="outlier_filter"),
+        follow("lion", lambda _: [few[0], sparse], shapes=shapes),
+    )
 
 
 @pytest.mark.parametrize("transform", ["agr", "centralize"])
 def test_groups_may_stay_out_of_what_is_made_for_weights(transform):
     p, q = (torch.ones(4, 4, requires_grad=True) for _ in range(2))
-    opt = hf_optim.create("amvt", [{"params": [p]}, {"params": [q], "agr": False}], lr=1.0, eps=1.0,
-                          grad_transform=transform)
+    opt = hf_optim.create(
+        "amvt", [{"params": [p]}, {"params": [q], "agr": False}], lr=1.0, eps=1.0, grad_transform=transform
+    )
     plain = hf_optim.create("amvt", [r := torch.ones(4, 4, requires_grad=True)], lr=1.0, eps=1.0)
     for x in (p, q, r):
         x.grad = torch.arange(16.0).reshape(4, 4)
@@ -141,8 +155,9 @@ def test_groups_may_stay_out_of_what_is_made_for_weights(transform):
 
 def test_a_group_cannot_stay_out_of_what_is_not():
     with pytest.raises(UserError, match="would be ignored"):
-        hf_optim.create("amvt", [{"params": [torch.ones(2, 2, requires_grad=True)], "agr": False}],
-                        grad_transform="normalize")
+        hf_optim.create(
+            "amvt", [{"params": [torch.ones(2, 2, requires_grad=True)], "agr": False}], grad_transform="normalize"
+        )
 
 
 def test_embeddings_are_normalised_but_not_regularised():
@@ -208,17 +223,24 @@ def test_names_and_instances():
     assert make("normalize").spec() != make({"name": "normalize", "outliers": 5.0}).spec()
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ("centralise", "did you mean centralize"), ({"scope": "all"}, "there are: agr"), (3, "there are: agr"),
-    ({"name": "agr", "scop": "all"}, "'scop'.*did you mean scope"),
-    ({"name": "agr", "scope": "some"}, "'matrix' or 'all'"),
-    ({"name": "agr", "steps": -1}, "at least 0"), ({"name": "agr", "moments": "second"}, "moments"),
-    ({"name": "normalize", "scope": "group"}, "'global' or 'tensor'"), ({"name": "normalize", "eps": 0}, "eps"),
-    ({"name": "normalize", "outliers": 0.5}, "at least 1"),
-    ({"name": "outlier_filter", "threshold": True}, "at least 1"),
-    ({"name": "outlier_filter", "threshold": "5"}, "at least 1"),
-    ({"name": "centralize", "conv_only": 1}, "conv_only"),
-])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("centralise", "did you mean centralize"),
+        ({"scope": "all"}, "there are: agr"),
+        (3, "there are: agr"),
+        ({"name": "agr", "scop": "all"}, "'scop'.*did you mean scope"),
+        ({"name": "agr", "scope": "some"}, "'matrix' or 'all'"),
+        ({"name": "agr", "steps": -1}, "at least 0"),
+        ({"name": "agr", "moments": "second"}, "moments"),
+        ({"name": "normalize", "scope": "group"}, "'global' or 'tensor'"),
+        ({"name": "normalize", "eps": 0}, "eps"),
+        ({"name": "normalize", "outliers": 0.5}, "at least 1"),
+        ({"name": "outlier_filter", "threshold": True}, "at least 1"),
+        ({"name": "outlier_filter", "threshold": "5"}, "at least 1"),
+        ({"name": "centralize", "conv_only": 1}, "conv_only"),
+    ],
+)
 def test_bad_transforms_are_one_clear_line(given, message):
     with pytest.raises(UserError, match=message) as caught:
         hf_optim.create("lion", [torch.zeros(2, 2, requires_grad=True)], grad_transform=given)
@@ -227,8 +249,10 @@ def test_bad_transforms_are_one_clear_line(given, message):
 
 def test_a_transform_of_ones_own_by_import_path(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("from hf_optim import Transform\n\n\nclass Half(Transform):\n    name = 'half'\n\n"
-                    "    @staticmethod\n    def apply(g, c):\n        return g * 0.5\n")
+    file.write_text(
+        "from hf_optim import Transform\n\n\nclass Half(Transform):\n    name = 'half'\n\n"
+        "    @staticmethod\n    def apply(g, c):\n        return g * 0.5\n"
+    )
     by_hand = follow("lion", lambda gs: [g * 0.5 for g in gs])
     assert_equal(follow("lion", grad_transform=f"{file}:Half"), by_hand)
     with pytest.raises(UserError, match="not a hf_optim.Transform class"):

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from hf_optim.errors import UserError
-from hf_optim.task import RunSpec, load, train
-from tasks.data import hub
-from tasks.data.augment import DRAWS, Augment, box, draws
-from tasks.data.image_sets import CENTRE, HubRows, Images
-from tasks.data.images import assemble, read
+from hf_optim.experiment.task import RunSpec, load, train
+from hf_optim.tasks.data import hub
+from hf_optim.tasks.data.augment import DRAWS, Augment, box, draws
+from hf_optim.tasks.data.image_sets import CENTRE, HubRows, Images
+from hf_optim.tasks.data.images import assemble, read
 
 TASK = load("vision")
 
@@ -280,7 +280,7 @@ def test_sets_of_the_hub(monkeypatch, name, columns, test, sizes) -> None:
     monkeypatch.setattr(hub, "load", fake)
     from dataclasses import replace
 
-    from tasks.vision import HUB, _hub
+    from hf_optim.tasks.vision import HUB, _hub
 
     _hub.cache_clear()
     model = {"cifar100": "wrn16_4", "tiny-imagenet": "resnet18@agr-tiny-imagenet", "imagenet": "vit_b16"}[name]

@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from hf_optim import registry, schedules
+from hf_optim import registry
 from hf_optim.errors import UserError
-from hf_optim.evaluation import evaluate_checkpoint
-from hf_optim.task import Data, RunSpec, load, train
-from tasks.data.augment import Augment
-from tasks.models.images import FAMILIES, build
-from tasks.vision_models import ARCHITECTURES
-from tasks.vision_presets import ROWS, SETTINGS
+from hf_optim.experiment.evaluation import evaluate_checkpoint
+from hf_optim.experiment.task import Data, RunSpec, load, train
+from hf_optim.hub import schedules
+from hf_optim.tasks.data.augment import Augment
+from hf_optim.tasks.models.images import FAMILIES, build
+from hf_optim.tasks.presets.architectures import ARCHITECTURES
+from hf_optim.tasks.presets.vision import ROWS, SETTINGS
 
 TASK = load("vision")
 ROOT = Path(__file__).parent.parent
@@ -151,7 +152,7 @@ def test_timm_keeps_its_own_initialisation() -> None:
 
 
 def test_the_stem_of_a_small_picture_keeps_its_size() -> None:
-    from tasks.models.resnet import StemResNetForImageClassification
+    from hf_optim.tasks.models.resnet import StemResNetForImageClassification
 
     for stem, side in ((True, 32), (False, 8)):
         model = narrow("resnet18", small_stem=stem)

@@ -133,9 +133,11 @@ def test_bfloat16_parameters(wrapper):
 def test_checkpoints_of_others_are_refused():
     params = weights()
     state = saved(hf_optim.TLR(torch.optim.SGD(params, lr=0.1), interval=2))
-    for other in (hf_optim.Lookahead(torch.optim.SGD(params, lr=0.1)),
-                  hf_optim.HDK(torch.optim.SGD(params, lr=0.1), 1e-3, 2),
-                  hf_optim.Lookahead(hf_optim.TLR(torch.optim.SGD(params, lr=0.1), interval=2))):
+    for other in (
+        hf_optim.Lookahead(torch.optim.SGD(params, lr=0.1)),
+        hf_optim.HDK(torch.optim.SGD(params, lr=0.1), 1e-3, 2),
+        hf_optim.Lookahead(hf_optim.TLR(torch.optim.SGD(params, lr=0.1), interval=2)),
+    ):
         with pytest.raises(BadCheckpoint, match="written by"):
             other.load_state_dict(state)
 

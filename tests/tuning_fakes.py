@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_optim.study import plan, source
-from hf_optim.study.follow import follow
-from hf_optim.study.plan import Plan, Run
+from hf_optim.study.launch.follow import follow
+from hf_optim.study.plan import plan, source
+from hf_optim.study.plan.plan import Plan, Run
 
 Outcome = Mapping[str, Any]
 BEFORE = {"step": 0, "validation_accuracy": 0.1, "validation_loss": 2.3}

@@ -22,6 +22,7 @@ def loss_of(params: list[nn.Parameter], t: int) -> torch.Tensor:
 def advance(opt: torch.optim.Optimizer, params: list[nn.Parameter], steps: range) -> list[float]:
     losses = []
     for t in steps:
+
         def closure(t: int = t) -> torch.Tensor:
             for p in params:
                 p.grad = None

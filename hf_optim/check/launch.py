@@ -34,11 +34,21 @@ def run(jobs: list[dict[str, Any]], done: Callable[[int, Verdict], None], stop: 
 
 def _pair(folder: Path, first: int, total: int, done: Callable[[int, Verdict], None], stop: threading.Event) -> int:
     """One pair of processes, from job `first` on; returns the number of the first job that was not done."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1",
-                   "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)]),
+    }
     errors = [open(folder / f"rank{r}.err", "w+", encoding="utf-8") for r in RANKS]  # noqa: SIM115
-    processes = [subprocess.Popen([sys.executable, "-m", "hf_optim.check.world", str(folder), str(r), str(first)],
-                                  env=environment, stdout=subprocess.DEVNULL, stderr=errors[r]) for r in RANKS]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "hf_optim.check.world", str(folder), str(r), str(first)],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=errors[r],
+        )
+        for r in RANKS
+    ]
     last, number = time.monotonic(), first
     try:
         while number < total and not stop.is_set():

@@ -14,8 +14,11 @@ from hf_optim.check.problem import Walk, exact, moved, same
 from hf_optim.check.subject import Subject
 
 
-@check("closure", "step() and step(closure) agree",
-       "A rule that reads the loss trains with a wrong one where nobody gives a closure, as most trainers do not.")
+@check(
+    "closure",
+    "step() and step(closure) agree",
+    "A rule that reads the loss trains with a wrong one where nobody gives a closure, as most trainers do not.",
+)
 def closure(s: Subject) -> str:
     if s.style == "primed":
         raise Fails("step(closure) takes the gradients that were there before it called the closure")
@@ -45,8 +48,11 @@ def closure(s: Subject) -> str:
     return "a bare step() raises"
 
 
-@check("accumulation", "accumulated gradients equal a big batch",
-       "The batch size that fits the memory changes the algorithm.")
+@check(
+    "accumulation",
+    "accumulated gradients equal a big batch",
+    "The batch size that fits the memory changes the algorithm.",
+)
 def accumulation(s: Subject) -> str:
     big, parts = Walk(s, torch.float64).go(), Walk(s, torch.float64).go(parts=2)
     return exact(big, parts, 1e-6, "2 micro-batches against one batch, float64")
@@ -59,10 +65,12 @@ def _halves(params: list[Any]) -> list[list[Any]]:
     return [params[:1], params[1:]]
 
 
-@check("groups", "groups keep their own numbers",
-       "Layer-wise rates and weights without decay are ignored without a word.")
+@check(
+    "groups", "groups keep their own numbers", "Layer-wise rates and weights without decay are ignored without a word."
+)
 def groups(s: Subject) -> str:
     for still in (0, 1):
+
         def split(params: list[Any]) -> list[dict[str, Any]]:
             return [{"params": part} for part in _halves(params)]
 
@@ -84,6 +92,7 @@ def _decay(s: Subject) -> str:
         return ""
     runs = []
     for value in (0.0, 0.5):
+
         def split(params: list[Any], value: float = value) -> list[dict[str, Any]]:
             first, second = _halves(params)
             return [{"params": first, "weight_decay": 0.0}, {"params": second, "weight_decay": value}]
@@ -94,8 +103,7 @@ def _decay(s: Subject) -> str:
     return ", weight_decay"
 
 
-@check("late_group", "a group that joins later",
-       "Unfreezing layers during training has no effect, or crashes.")
+@check("late_group", "a group that joins later", "Unfreezing layers during training has no effect, or crashes.")
 def late_group(s: Subject) -> None:
     walk = Walk(s, groups=lambda params: params[:1])
     walk.go(0, 3 + s.idle)
@@ -110,8 +118,11 @@ def late_group(s: Subject) -> None:
         raise Fails("the first group stops when another joins")
 
 
-@check("missing", "parameters without gradients, and frozen ones",
-       "Layers that a batch does not use, or that are frozen, are changed; or the step crashes.")
+@check(
+    "missing",
+    "parameters without gradients, and frozen ones",
+    "Layers that a batch does not use, or that are frozen, are changed; or the step crashes.",
+)
 def missing(s: Subject) -> None:
     walk = Walk(s)
     frozen, unused = walk.problem.params[0], walk.problem.params[1]
@@ -152,8 +163,10 @@ def _scheduled(s: Subject, name: str, make: Callable[[Any], Any], steps: int) ->
         wanted = dummy.param_groups[0]["lr"]
         for i, group in enumerate(walk.opt.param_groups):
             if abs(float(group["lr"]) - wanted) > 1e-9 * base:
-                raise Fails(f"{name}: group {i} has lr = {float(group['lr']):.6g} in step {t} instead of {wanted:.6g}: "
-                            "the optimizer writes the scheduler's number")
+                raise Fails(
+                    f"{name}: group {i} has lr = {float(group['lr']):.6g} in step {t} instead of {wanted:.6g}: "
+                    "the optimizer writes the scheduler's number"
+                )
         for group in by_hand.opt.param_groups:
             group["lr"] = wanted
         before = walk.params()
@@ -169,8 +182,9 @@ def _scheduled(s: Subject, name: str, make: Callable[[Any], Any], steps: int) ->
         raise Fails(f"{name}: nothing moves although the rate is {wanted:.3g}")
 
 
-@check("schedulers", "torch's learning rate schedulers",
-       "The schedule that is logged is not the one that is trained with.")
+@check(
+    "schedulers", "torch's learning rate schedulers", "The schedule that is logged is not the one that is trained with."
+)
 def schedulers(s: Subject) -> str:
     from torch.optim import lr_scheduler as lr
 
@@ -184,8 +198,11 @@ def schedulers(s: Subject) -> str:
     return ", ".join(made)
 
 
-@check("hf_schedulers", "transformers' schedulers, with warm-up from zero",
-       "A warm-up from 0 moves weights at rate 0, or leaves the rate at 0 for good.")
+@check(
+    "hf_schedulers",
+    "transformers' schedulers, with warm-up from zero",
+    "A warm-up from 0 moves weights at rate 0, or leaves the rate at 0 for good.",
+)
 def hf_schedulers(s: Subject) -> str:
     if find_spec("transformers") is None:
         raise DoesNotApply("transformers is not installed")
@@ -193,10 +210,9 @@ def hf_schedulers(s: Subject) -> str:
 
     names = ("linear", "cosine", "inverse_sqrt")
     for name in names:
+
         def make(opt: Any, name: str = name) -> Any:
             return get_scheduler(name, opt, num_warmup_steps=2, num_training_steps=8 + 2 * s.idle)
 
         _scheduled(s, name, make, 6 + s.idle)
     return ", ".join(names)
-
-

@@ -20,8 +20,9 @@ REFERENCES = Path(__file__).with_name("references.json")
 MARKS = (1, 5, 12)
 
 
-@check("convex", "descends on a convex problem",
-       "Training does not make the loss smaller even where nothing can go wrong.")
+@check(
+    "convex", "descends on a convex problem", "Training does not make the loss smaller even where nothing can go wrong."
+)
 def convex(s: Subject) -> str:
     # a rate fitted to windows of 2 steps overshoots
     often: dict[str, Any] = {"interval": 10} if "interval" in s.hyper else {}
@@ -57,10 +58,13 @@ def slope(x: list[list[float]], t: int) -> tuple[float, list[list[float]]]:
 
 def trajectory(s: Subject, opt_of: Any, steps: tuple[int, ...] = MARKS) -> dict[int, list[torch.Tensor]]:
     """Flat parameters of an optimizer, made by `opt_of(params)`, after each of `steps` steps of the problem."""
-    params = [torch.nn.Parameter(torch.tensor(v, dtype=torch.float64).view(shape))
-              for v, shape in zip(start(), SHAPES, strict=True)]
+    params = [
+        torch.nn.Parameter(torch.tensor(v, dtype=torch.float64).view(shape))
+        for v, shape in zip(start(), SHAPES, strict=True)
+    ]
     opt, found = opt_of(params), {}
     for t in range(1, max(steps) + 1):
+
         def closure(t: int = t) -> torch.Tensor:
             loss, grads = slope([p.detach().reshape(-1).tolist() for p in params], t)
             for p, g in zip(params, grads, strict=True):
@@ -83,8 +87,7 @@ def written() -> dict[str, Any]:
     return json.loads(REFERENCES.read_text(encoding="utf-8"))["trajectories"]
 
 
-@check("reference", "equals its reference",
-       "It is another algorithm than the one whose name it bears.")
+@check("reference", "equals its reference", "It is another algorithm than the one whose name it bears.")
 def reference(s: Subject) -> str:
     begin = [torch.tensor(v, dtype=torch.float64) for v in start()]
     if s.reference is not None:
@@ -92,8 +95,9 @@ def reference(s: Subject) -> str:
         twin = Subject(other["name"], {k: v for k, v in other.items() if k != "name"})
         expected, source = trajectory(twin, twin.make), f"{twin.name}, stepped beside it"
     elif s.info is not None and s.name in written():
-        expected = {int(t): [torch.tensor(v, dtype=torch.float64) for v in rows]
-                    for t, rows in written()[s.name].items()}
+        expected = {
+            int(t): [torch.tensor(v, dtype=torch.float64) for v in rows] for t, rows in written()[s.name].items()
+        }
         source = "its twin in NumPy"
     else:
         raise DoesNotApply("no reference on file; give one with --reference")
@@ -115,8 +119,7 @@ def _recovers(walk: Walk, what: str) -> None:
         raise Fails(f"ordinary steps after {what} move nothing any more")
 
 
-@check("zero_grad", "a gradient of zero",
-       "A layer that gets no signal for a batch destroys the weights.")
+@check("zero_grad", "a gradient of zero", "A layer that gets no signal for a batch destroys the weights.")
 def zero_grad(s: Subject) -> None:
     walk = Walk(s)
     walk.step(0, twist=lambda loss: 0 * loss + loss.detach())
@@ -125,8 +128,9 @@ def zero_grad(s: Subject) -> None:
     _recovers(walk, "a gradient of zero")
 
 
-@check("zero_loss", "a loss of zero",
-       "A batch that is fitted perfectly destroys the weights or stops training for good.")
+@check(
+    "zero_loss", "a loss of zero", "A batch that is fitted perfectly destroys the weights or stops training for good."
+)
 def zero_loss(s: Subject) -> None:
     walk = Walk(s)
     for t, when in enumerate(("first ", "")):
@@ -134,8 +138,11 @@ def zero_loss(s: Subject) -> None:
         _recovers(walk, f"a {when}loss of zero")
 
 
-@check("nonfinite", "NaN and infinite gradients are seen",
-       "One overflow poisons the state while the weights look healthy: training is broken and nothing shows it.")
+@check(
+    "nonfinite",
+    "NaN and infinite gradients are seen",
+    "One overflow poisons the state while the weights look healthy: training is broken and nothing shows it.",
+)
 def nonfinite(s: Subject) -> str:
     seen = []
     for value in (math.nan, math.inf):
@@ -157,8 +164,14 @@ def nonfinite(s: Subject) -> str:
             seen.append("shows in the weights")
             continue
         walk.go(3, 6)
-        sick = sorted({str(k) for p in walk.problem.params for k, v in walk.opt.state.get(p, {}).items()
-                       if isinstance(v, torch.Tensor) and v.is_floating_point() and not healthy([v])})
+        sick = sorted(
+            {
+                str(k)
+                for p in walk.problem.params
+                for k, v in walk.opt.state.get(p, {}).items()
+                if isinstance(v, torch.Tensor) and v.is_floating_point() and not healthy([v])
+            }
+        )
         if sick and healthy(walk.params()):
             raise Fails(f"a gradient of {value} leaves finite weights and a state that stays non-finite ({sick[0]})")
         seen.append("shows later" if sick else "passes by")

@@ -42,8 +42,9 @@ class Check:
 CHECKS: dict[str, Check] = {}
 
 
-def check(id: str, title: str, breaking: str, *, promised: bool = True, world: bool = False,
-          slow: bool = False) -> Callable[[Callable[[Any], str | None]], Callable[[Any], str | None]]:
+def check(
+    id: str, title: str, breaking: str, *, promised: bool = True, world: bool = False, slow: bool = False
+) -> Callable[[Callable[[Any], str | None]], Callable[[Any], str | None]]:
     """Register the decorated function as a check; the order of registration is the order of the columns."""
 
     def add(run: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
@@ -109,8 +110,14 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` takes and `to_json` writes."""
-        return {"names": self.names, "checks": self.checks, "environment": self.environment, "seconds": self.seconds,
-                "hyper": self.hyper, "cells": [asdict(c) for c in self.ordered()]}
+        return {
+            "names": self.names,
+            "checks": self.checks,
+            "environment": self.environment,
+            "seconds": self.seconds,
+            "hyper": self.hyper,
+            "cells": [asdict(c) for c in self.ordered()],
+        }
 
     def to_json(self) -> str:
         """The report as JSON."""
@@ -120,5 +127,11 @@ class Report:
     def from_dict(cls, data: dict[str, Any]) -> Report:
         """A report from what `to_dict` gave."""
         cells = [Cell(**c) for c in data["cells"]]
-        return cls(list(data["names"]), list(data["checks"]), {(c.name, c.check): c for c in cells},
-                   dict(data["environment"]), data["seconds"], dict(data["hyper"]))
+        return cls(
+            list(data["names"]),
+            list(data["checks"]),
+            {(c.name, c.check): c for c in cells},
+            dict(data["environment"]),
+            data["seconds"],
+            dict(data["hyper"]),
+        )

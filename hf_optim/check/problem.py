@@ -41,10 +41,15 @@ class Problem(nn.Module):
         g = torch.Generator().manual_seed(0)
         self.kind = kind
         self.weights = nn.ParameterList(
-            [nn.Parameter(torch.randn(s, generator=g, dtype=torch.float64).to(dtype)) for s in KINDS[kind]])
+            [nn.Parameter(torch.randn(s, generator=g, dtype=torch.float64).to(dtype)) for s in KINDS[kind]]
+        )
         self.centre = torch.randn(sum(p.numel() for p in self.weights), generator=g, dtype=torch.float64)
-        self.curvature = torch.cat([torch.full((p.numel(),), (1 + 0.1 * i) / p.numel(), dtype=torch.float64)
-                                    for i, p in enumerate(self.weights)])
+        self.curvature = torch.cat(
+            [
+                torch.full((p.numel(),), (1 + 0.1 * i) / p.numel(), dtype=torch.float64)
+                for i, p in enumerate(self.weights)
+            ]
+        )
 
     @property
     def params(self) -> list[nn.Parameter]:
@@ -71,8 +76,15 @@ class Walk:
     mean over processes), `backward` and `opt` (prepared ones).
     """
 
-    def __init__(self, subject: Subject, dtype: torch.dtype = torch.float32, problem: Problem | None = None,
-                 opt: Any = None, groups: Callable[[list[nn.Parameter]], Any] | None = None, **extra: Any) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        dtype: torch.dtype = torch.float32,
+        problem: Problem | None = None,
+        opt: Any = None,
+        groups: Callable[[list[nn.Parameter]], Any] | None = None,
+        **extra: Any,
+    ) -> None:
         self.subject = subject
         self.problem = problem or Problem(subject.kind, dtype)
         self.start = self.params()
@@ -84,8 +96,13 @@ class Walk:
         self.backward: Callable[[torch.Tensor], None] = lambda loss: loss.backward()
         self.style = subject.style
 
-    def closure(self, t: int, parts: int = 1, twist: Callable[[torch.Tensor], torch.Tensor] | None = None,
-                spoil: Callable[[list[nn.Parameter]], None] | None = None) -> Callable[[], torch.Tensor]:
+    def closure(
+        self,
+        t: int,
+        parts: int = 1,
+        twist: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        spoil: Callable[[list[nn.Parameter]], None] | None = None,
+    ) -> Callable[[], torch.Tensor]:
         """What torch calls a closure, for step t: `parts` micro-batches; `twist` changes the loss before the backward
         pass, `spoil` the gradients after it."""
         data = self.share(self.problem.batch(t))

@@ -39,7 +39,7 @@ def terminal(report: Report, checks: Mapping[str, Check], console: Console) -> N
     first = min(30, max([4, *(len(short(n)) for n in report.names)]))
     room = max(1, (console.width - first - 1) // 3)
     for begin in range(0, len(report.checks), room):
-        columns = report.checks[begin:begin + room]
+        columns = report.checks[begin : begin + room]
         console.print(Text(" " * first + "".join(f"{numbers[id]:3d}" for id in columns), style="bold"))
         for name in report.names:
             line = Text(short(name)[:first].ljust(first))
@@ -64,8 +64,10 @@ def terminal(report: Report, checks: Mapping[str, Check], console: Console) -> N
 def summary(report: Report) -> str:
     """Counts, in a line."""
     count = {s: sum(c.status == s for c in report.ordered()) for s in SIGNS}
-    return (f"{len(report.names)} optimizers, {len(report.checks)} checks: {count[PASS]} passed, {count[FAIL]} failed, "
-            f"{count[NOT]} do not apply")
+    return (
+        f"{len(report.names)} optimizers, {len(report.checks)} checks: {count[PASS]} passed, {count[FAIL]} failed, "
+        f"{count[NOT]} do not apply"
+    )
 
 
 # --- Markdown --------------------------------------------------------------------------------------------------------
@@ -82,11 +84,16 @@ def matrix(report: Report) -> str:
         groups = reasons(report, status)
         if groups:
             lines += ["", f"**{title}**", ""]
-            lines += [f"- {numbers[id]} `{id}`: {', '.join(names)}: {_escape(why)}"
-                      for (id, why), names in groups.items()]
+            lines += [
+                f"- {numbers[id]} `{id}`: {', '.join(names)}: {_escape(why)}" for (id, why), names in groups.items()
+            ]
     if report.hyper:
-        lines += ["", "Given what they cannot do without, or what makes them act within a dozen steps: "
-                  + "; ".join(f"{short(n)} {_escape(given)}" for n, given in report.hyper.items()) + "."]
+        lines += [
+            "",
+            "Given what they cannot do without, or what makes them act within a dozen steps: "
+            + "; ".join(f"{short(n)} {_escape(given)}" for n, given in report.hyper.items())
+            + ".",
+        ]
     return "\n".join(lines) + "\n"
 
 

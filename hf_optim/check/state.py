@@ -38,8 +38,11 @@ def copied(problem: Problem) -> Problem:
     return twin
 
 
-@check("resume", "save and resume, bit for bit",
-       "A run that was interrupted becomes another run: moments, counts or rates are lost.")
+@check(
+    "resume",
+    "save and resume, bit for bit",
+    "A run that was interrupted becomes another run: moments, counts or rates are lost.",
+)
 def resume(s: Subject) -> None:
     whole, half = Walk(s).go(0, CUT), Walk(s).go(0, CUT)
     for walk in (whole, half):
@@ -62,8 +65,9 @@ def _turned_on(walk: Walk) -> None:
         train()
 
 
-@check("accelerate", "save and resume through Accelerate",
-       "accelerator.prepare, save_state or load_state changes the run.")
+@check(
+    "accelerate", "save and resume through Accelerate", "accelerator.prepare, save_state or load_state changes the run."
+)
 def accelerate(s: Subject) -> None:
     if find_spec("accelerate") is None:
         raise DoesNotApply("accelerate is not installed")
@@ -117,14 +121,16 @@ def _twins(s: Subject, how: Callable[[Any], Any]) -> None:
         raise Fails("the copy moves nothing")
 
 
-@check("deepcopy", "copy.deepcopy goes on alike",
-       "A copy (of a trainer, for a second run, in a search) is not the same optimizer.")
+@check(
+    "deepcopy",
+    "copy.deepcopy goes on alike",
+    "A copy (of a trainer, for a second run, in a search) is not the same optimizer.",
+)
 def deepcopy(s: Subject) -> None:
     _twins(s, copy.deepcopy)
 
 
-@check("pickle", "pickle goes on alike",
-       "Workers and launchers that send the optimizer along get another one.")
+@check("pickle", "pickle goes on alike", "Workers and launchers that send the optimizer along get another one.")
 def pickled(s: Subject) -> None:
     _twins(s, lambda pair: pickle.loads(pickle.dumps(pair)))
 
@@ -132,12 +138,20 @@ def pickled(s: Subject) -> None:
 def _slots(s: Subject, walk: Walk) -> list[tuple[torch.nn.Parameter, str, torch.Tensor]]:
     """State tensors of more than one number; of a wrapper its own ones, the base's being the base's."""
     own = getattr(walk.opt, "tensors", None) if s.family == "wrapper" else None
-    return [(p, k, v) for p in walk.problem.params for k, v in walk.opt.state.get(p, {}).items()
-            if isinstance(v, torch.Tensor) and (v.dim() > 0 or p.dim() == 0) and (own is None or k in own)]
+    return [
+        (p, k, v)
+        for p in walk.problem.params
+        for k, v in walk.opt.state.get(p, {}).items()
+        if isinstance(v, torch.Tensor) and (v.dim() > 0 or p.dim() == 0) and (own is None or k in own)
+    ]
 
 
-@check("bf16", "bf16 parameters, fp32 state", promised=False,
-       breaking="In bf16 an average with a decay of 0.999 no longer moves: it silently stops averaging.")
+@check(
+    "bf16",
+    "bf16 parameters, fp32 state",
+    promised=False,
+    breaking="In bf16 an average with a decay of 0.999 no longer moves: it silently stops averaging.",
+)
 def bf16(s: Subject) -> str:
     if s.family == "torch":
         raise DoesNotApply("torch's own keep their state in the parameters' precision, by design")
@@ -171,8 +185,11 @@ def bf16(s: Subject) -> str:
     return f"{', '.join(sorted(found))} in fp32" if found else "no state of this kind"
 
 
-@check("scaler", "a step that GradScaler skips",
-       "With fp16, one overflow (common in the first steps) changes weights or state.")
+@check(
+    "scaler",
+    "a step that GradScaler skips",
+    "With fp16, one overflow (common in the first steps) changes weights or state.",
+)
 def scaler(s: Subject) -> None:
     if s.style not in ("bare", "loss"):
         raise DoesNotApply("it wants a closure, and torch's GradScaler takes none: use bf16")
@@ -212,8 +229,11 @@ def _scaled(walk: Walk, scaler: Any, t: int, **how: Any) -> None:
         walk.opt.feed()
 
 
-@check("state_bytes", "state as large as declared",
-       "Memory is planned with a wrong number, and a run that should fit does not.")
+@check(
+    "state_bytes",
+    "state as large as declared",
+    "Memory is planned with a wrong number, and a run that should fit does not.",
+)
 def state_bytes(s: Subject) -> str:
     walk = Walk(s).go(0, 3)
     size = sum(v.numel() * v.element_size() for p, _, v in _slots(s, walk) if v.numel() > 1)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from hf_optim import registry
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.bases.wrapper import Wrapper
 from hf_optim.check.outcome import one_line
 from hf_optim.check.problem import KINDS, STEPS, Problem, Walk, moved
 from hf_optim.errors import UserError
-from hf_optim.optimizer import Optimizer
-from hf_optim.wrapper import Wrapper
 
 #: arguments that make something happen within a dozen steps
 ACTING: dict[str, Any] = {"interval": 2, "k": 2}
@@ -27,8 +27,12 @@ REQUIRED: dict[str, Any] = {"lr": 0.01, "base_optimizer": torch.optim.SGD}
 #: names of a first argument that takes an optimizer instead of parameters
 WRAPS = ("optimizer", "base_optimizer", "base")
 #: how the styles of stepping are called
-CALLS = {"bare": "step()", "loss": "step(loss=...)", "closure": "step(closure)",
-         "value": "step(closure without backward)"}
+CALLS = {
+    "bare": "step()",
+    "loss": "step(loss=...)",
+    "closure": "step(closure)",
+    "value": "step(closure without backward)",
+}
 #: arguments that choose a way of running and belong to the base of a wrapper
 RUNNING = ("compile", "foreach", "fused")
 
@@ -45,9 +49,14 @@ def expand(names: Iterable[str]) -> list[str]:
                 there = vars(importlib.import_module(module))
             except ImportError as error:
                 raise UserError(f"{name}: cannot import {module} ({error})") from None
-            matches = sorted(f"{module}:{k}" for k, v in there.items()
-                             if fnmatch.fnmatchcase(k, pattern) and isinstance(v, type)
-                             and issubclass(v, torch.optim.Optimizer) and v is not torch.optim.Optimizer)
+            matches = sorted(
+                f"{module}:{k}"
+                for k, v in there.items()
+                if fnmatch.fnmatchcase(k, pattern)
+                and isinstance(v, type)
+                and issubclass(v, torch.optim.Optimizer)
+                and v is not torch.optim.Optimizer
+            )
         else:
             matches = [name]
         if not matches:
@@ -100,8 +109,11 @@ class Subject:
 
     def spec(self) -> dict[str, Any]:
         """What makes this subject again, as plain data."""
-        return {"name": self.name, "hyper": {k: v for k, v in self.hyper.items() if k not in self._filled},
-                "reference": self.reference}
+        return {
+            "name": self.name,
+            "hyper": {k: v for k, v in self.hyper.items() if k not in self._filled},
+            "reference": self.reference,
+        }
 
     # --- making ------------------------------------------------------------------------------------------------------
 
@@ -181,8 +193,9 @@ class Subject:
             except Exception as error:  # noqa: BLE001
                 complaints = complaints or [f"cannot be made: {one_line(error)}"]
                 continue
-            styles = ("closure",) if "evaluate" in needs else ("loss",) if "loss" in needs else \
-                ("bare", "closure", "value")
+            styles = (
+                ("closure",) if "evaluate" in needs else ("loss",) if "loss" in needs else ("bare", "closure", "value")
+            )
             found = []
             for style in styles:
                 self.kind, self.style = kind, style

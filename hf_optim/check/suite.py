@@ -19,9 +19,32 @@ from hf_optim.errors import UserError
 
 Progress = Callable[[int, int, str], None]
 #: the order of the columns
-ORDER = ("convex", "reference", "closure", "resume", "accelerate", "deepcopy", "pickle", "execution", "compile",
-         "accumulation", "groups", "late_group", "missing", "bf16", "scaler", "schedulers", "hf_schedulers", "ddp",
-         "fsdp", "zero_grad", "zero_loss", "nonfinite", "state_bytes", "host_sync")
+ORDER = (
+    "convex",
+    "reference",
+    "closure",
+    "resume",
+    "accelerate",
+    "deepcopy",
+    "pickle",
+    "execution",
+    "compile",
+    "accumulation",
+    "groups",
+    "late_group",
+    "missing",
+    "bf16",
+    "scaler",
+    "schedulers",
+    "hf_schedulers",
+    "ddp",
+    "fsdp",
+    "zero_grad",
+    "zero_loss",
+    "nonfinite",
+    "state_bytes",
+    "host_sync",
+)
 
 
 def registered() -> dict[str, Check]:
@@ -31,9 +54,15 @@ def registered() -> dict[str, Check]:
     return {id: CHECKS[id] for id in (*ORDER, *(c for c in CHECKS if c not in ORDER))}
 
 
-def run(names: Iterable[str] | str, *, checks: Iterable[str] | None = None, fast: bool = False,
-        hyper: Mapping[str, Mapping[str, Any]] | None = None, references: Mapping[str, Any] | None = None,
-        progress: Progress | None = None) -> Report:
+def run(
+    names: Iterable[str] | str,
+    *,
+    checks: Iterable[str] | None = None,
+    fast: bool = False,
+    hyper: Mapping[str, Mapping[str, Any]] | None = None,
+    references: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Report:
     """Check optimizers.
 
     Args:
@@ -74,8 +103,13 @@ def run(names: Iterable[str] | str, *, checks: Iterable[str] | None = None, fast
     return report
 
 
-def _run(names: list[str], checks: list[Check], hyper: Mapping[str, Any], references: Mapping[str, Any],
-         progress: Progress | None) -> Report:
+def _run(
+    names: list[str],
+    checks: list[Check],
+    hyper: Mapping[str, Any],
+    references: Mapping[str, Any],
+    progress: Progress | None,
+) -> Report:
     report = Report(names, [c.id for c in checks], environment=_environment())
     subjects = [Subject(n, hyper.get(n), references.get(n)) for n in names]
     report.hyper = {s.name: _written(s.hyper) for s in subjects if s.hyper}
@@ -115,8 +149,10 @@ def _run(names: list[str], checks: list[Check], hyper: Mapping[str, Any], refere
 
 def _written(hyper: Mapping[str, Any]) -> str:
     """Hyper-parameters as a line."""
-    return ", ".join(f"{k}={v.__name__ if isinstance(v, type) else f'({_written(v)})' if isinstance(v, dict) else v}"
-                     for k, v in hyper.items())
+    return ", ".join(
+        f"{k}={v.__name__ if isinstance(v, type) else f'({_written(v)})' if isinstance(v, dict) else v}"
+        for k, v in hyper.items()
+    )
 
 
 def _world(pairs: list[tuple[Subject, Check]], add: Callable[..., None], stop: threading.Event) -> None:

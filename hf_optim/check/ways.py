@@ -10,12 +10,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_optim import execute
+from hf_optim.bases.optimizer import Optimizer
 from hf_optim.check.outcome import DoesNotApply, Fails, check
 from hf_optim.check.problem import Walk, close, exact
 from hf_optim.check.subject import Subject
-from hf_optim.optimizer import Optimizer
-from hf_optim.rule import Rule
+from hf_optim.core.rule import Rule
+from hf_optim.engine import blocks as execute
 
 
 @contextmanager
@@ -36,8 +36,11 @@ def _innermost(opt: Any) -> Any:
     return opt
 
 
-@check("execution", "blocks, packs, foreach and fused equal one tensor at a time",
-       "The fast way of running a rule is another rule than the plain one.")
+@check(
+    "execution",
+    "blocks, packs, foreach and fused equal one tensor at a time",
+    "The fast way of running a rule is another rule than the plain one.",
+)
 def execution(s: Subject) -> str:
     plain = Walk(s, torch.float64)
     runs: dict[str, Walk] = {}
@@ -63,8 +66,12 @@ def execution(s: Subject) -> str:
     return ", ".join(runs)
 
 
-@check("compile", "compiled equals eager, and nothing is compiled again", slow=True,
-       breaking="compile=True changes the result, or costs seconds whenever a schedule moves the rate.")
+@check(
+    "compile",
+    "compiled equals eager, and nothing is compiled again",
+    slow=True,
+    breaking="compile=True changes the result, or costs seconds whenever a schedule moves the rate.",
+)
 def compiled(s: Subject) -> str:
     if not s.accepts("compile"):
         raise DoesNotApply("offers no compiled mode")
@@ -126,8 +133,12 @@ class _Methods(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@check("host_sync", "a plain rule never waits for the device", promised=False,
-       breaking="Each step stops until the GPU has caught up, which can cost more than the step.")
+@check(
+    "host_sync",
+    "a plain rule never waits for the device",
+    promised=False,
+    breaking="Each step stops until the GPU has caught up, which can cost more than the step.",
+)
 def host_sync(s: Subject) -> str:
     if s.needs:
         raise DoesNotApply("it reads the loss once a step, as its rule says")
@@ -138,8 +149,13 @@ def host_sync(s: Subject) -> str:
     if issubclass(s.cls, Optimizer) and s.cls.control is not Rule.control:
         raise DoesNotApply("adapts one global number and reads it once a step, as its file declares")
     walk = Walk(s).go(0, 2)
-    counters = {id(v) for state in walk.opt.state.values() if isinstance(state, dict) for v in state.values()
-                if isinstance(v, torch.Tensor) and v.dim() == 0}
+    counters = {
+        id(v)
+        for state in walk.opt.state.values()
+        if isinstance(state, dict)
+        for v in state.values()
+        if isinstance(v, torch.Tensor) and v.dim() == 0
+    }
     operators = _Operators(counters)
     most: list[str] = []
     for t in (2, 3):

@@ -49,8 +49,13 @@ def _one(s: Subject) -> Walk:
     return walk
 
 
-@check("ddp", "two DDP processes equal one", world=True, slow=True,
-       breaking="Replicas drift apart, or training on two devices is another algorithm than on one.")
+@check(
+    "ddp",
+    "two DDP processes equal one",
+    world=True,
+    slow=True,
+    breaking="Replicas drift apart, or training on two devices is another algorithm than on one.",
+)
 def ddp(s: Subject) -> str:
     from torch.nn.parallel import DistributedDataParallel
 
@@ -67,8 +72,13 @@ def ddp(s: Subject) -> str:
     return exact(one, walk, 1e-6, f"{STEPS} steps of two processes against one, float64")
 
 
-@check("fsdp", "FSDP2 over two processes equals one", world=True, slow=True,
-       breaking="A norm or a sum is taken over this process's part of a tensor instead of the whole.")
+@check(
+    "fsdp",
+    "FSDP2 over two processes equals one",
+    world=True,
+    slow=True,
+    breaking="A norm or a sum is taken over this process's part of a tensor instead of the whole.",
+)
 def fsdp(s: Subject) -> str:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

@@ -17,7 +17,7 @@ cells:                         # which figure of the study stands beside a publi
     optimizer: AdamW
     metric: test_sop_accuracy
     scale: 100                 # published unit = scale x ours
-small:                         # * and / or `paper`: a study (see hf_optim.study.plan) and what differs from the paper
+small:                         # * and / or `paper`: a study (see hf_optim.study.plan.plan), what differs from the paper
   differs: [Wikipedia paragraphs for WikiText-2, ...]
   study: {...}
 """
@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
-    from hf_optim.study.source import Source, Where
+    from hf_optim.study.plan.source import Source, Where
 
 KEYS = ("name", "paper", "where", "title", "published", "notes", "claims", "cells", "small", "paper_size")
 SIZES = {"small": "small", "paper": "paper_size"}
@@ -98,7 +98,7 @@ def load(name: str) -> Claim:
     """
     from difflib import get_close_matches
 
-    from hf_optim.study.source import read
+    from hf_optim.study.plan.source import read
 
     path = Path(name)
     known = names()
@@ -152,7 +152,7 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
 
 
 def _setting(source: Source, key: str, value: Any, shared: Any, rows: list[Mapping[str, Any]]) -> Setting:
-    from hf_optim.study.source import Source as Document
+    from hf_optim.study.plan.source import Source as Document
 
     source.check_keys((key,), value, ("study", "differs", "cells", "metrics", "command"), ("differs",))
     if ("study" in value) == ("command" in value):

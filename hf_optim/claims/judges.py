@@ -23,11 +23,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from hf_optim.study.records import Results, number
-from hf_optim.study.statistics import ALPHA, Comparison, compare, summarise
+from hf_optim.study.folder.results import Results, number
+from hf_optim.study.statistics.paired import ALPHA, Comparison, compare, summarise
 
 if TYPE_CHECKING:
-    from hf_optim.study.source import Source
+    from hf_optim.study.plan.source import Source
 
 Verdict = Literal["holds", "contradicted", "partly", "undecided", "not tested", "shown"]
 

@@ -12,8 +12,8 @@ from hf_optim.claims import judges
 from hf_optim.claims.beside import Pair, pairs
 from hf_optim.claims.claim import Claim
 from hf_optim.claims.judges import Judgement, Line
-from hf_optim.study.records import Results
-from hf_optim.study.statistics import Summary
+from hf_optim.study.folder.results import Results
+from hf_optim.study.statistics.paired import Summary
 
 if TYPE_CHECKING:
     from rich.console import Console

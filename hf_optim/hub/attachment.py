@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from hf_optim import registry, schedules
+from hf_optim import registry
+from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
-from hf_optim.hub import backends, closures, companion
+from hf_optim.hub import backends, closures, companion, schedules
 from hf_optim.hub.arguments import meaningless, settle, to_spec, trial_parameters
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
 from hf_optim.hub.monitor import Monitor
 from hf_optim.hub.probe import LossProbe
 from hf_optim.hub.rates import LoggedRates
 from hf_optim.hub.replay import Replay, counters_kept
-from hf_optim.randomness import RandomState
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +126,11 @@ class Attachment(TrainerCallback):
         self._tell_epoch(kwargs.get("train_dataloader"))
         first = getattr(self.optimizer, "first_change", int)()
         if first >= state.max_steps > 0:
-            self._say(logging.WARNING, f"{name}: the rate changes after {first} steps at the earliest and the run has "
-                      f"{state.max_steps}: it stays what it is; give a smaller p or interval")
+            self._say(
+                logging.WARNING,
+                f"{name}: the rate changes after {first} steps at the earliest and the run has "
+                f"{state.max_steps}: it stays what it is; give a smaller p or interval",
+            )
         warning = backends.clipping(self.optimizer, name, args.max_grad_norm, closing)
         if warning:
             self._say(logging.WARNING, warning)
@@ -284,7 +287,7 @@ def attach(
         name: a registered name, an import path, or a specification `{"name": ..., ...}`; wrappers nest with `base`.
         closure: give every step a closure that repeats the window's batches with gradients. None: where the optimizer
             asks for one (LBFGS; `needs_closure = True`). SAM and its kind, which take one but do not say so: True.
-        schedule: a schedule of `hf_optim.schedules` instead of `TrainingArguments.lr_scheduler_type`, by name or as
+        schedule: a schedule of `hf_optim.hub.schedules` instead of `TrainingArguments.lr_scheduler_type`, by name or as
             `{"name": "multistep", "at": [0.5, 0.75], "gamma": 0.1}`; `{"name": "cosine", "cycles": 3}` restarts warm.
         **hyper: its hyper-parameters. `lr` and `weight_decay` come from here, else from `TrainingArguments` where
             they were set (differ from the default, or a hyper-parameter search sets them), else from the rule.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from hf_optim import reduce
+from hf_optim.core import reduce
 from hf_optim.errors import UserError
 
 

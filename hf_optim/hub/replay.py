@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.hub.feed import LossFeed, mean_over_ranks
-from hf_optim.randomness import RandomState
 
 #: relative difference up to which a re-evaluated loss counts as the same: kernels with atomics are not bitwise
 SAME = 1e-3

@@ -1,11 +1,11 @@
 """The same feed for an Accelerate loop of one's own.
 
-    session = Session(accelerator, optimizer)
-    for batch in loader:
-        with accelerator.accumulate(model):
-            session.loss(lambda: loss_fn(model, batch))
-            session.step()
-            scheduler.step()
+session = Session(accelerator, optimizer)
+for batch in loader:
+    with accelerator.accumulate(model):
+        session.loss(lambda: loss_fn(model, batch))
+        session.step()
+        scheduler.step()
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
+from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
 from hf_optim.hub.rates import LoggedRates
 from hf_optim.hub.replay import Replay
-from hf_optim.randomness import RandomState
 
 _REPLAY_ADVICE = (
     "draw noise and timesteps inside the function given to session.loss, and pass what changes from batch to batch as "
@@ -116,9 +116,7 @@ class Session:
         """
         if self._replay is not None:
             again = _frozen(fn)
-            self._replay.record(
-                lambda: self._backward(again(*args, **kwargs)), RandomState(self.accelerator.device)
-            )
+            self._replay.record(lambda: self._backward(again(*args, **kwargs)), RandomState(self.accelerator.device))
         value = fn(*args, **kwargs)
         self._backward(value)
         return value.detach()

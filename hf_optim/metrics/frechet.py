@@ -16,7 +16,10 @@ def distance(predictions: np.ndarray, references: np.ndarray) -> float:
     # These are features already: nothing is left to extract. The "image" tells torchmetrics their number. Every process
     # is given them all: gathering them anew would count them once for each.
     metric = FrechetInceptionDistance(
-        torch.nn.Identity(), normalize=True, input_img_size=(size,), sync_on_compute=False  # type: ignore[arg-type]
+        torch.nn.Identity(),
+        normalize=True,
+        input_img_size=(size,),  # type: ignore[arg-type]
+        sync_on_compute=False,
     )
     metric.update(torch.as_tensor(references, dtype=torch.float64), real=True)
     metric.update(torch.as_tensor(predictions, dtype=torch.float64), real=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
+from hf_optim.bases.optimizer import Optimizer
 
 
 class ACProp(Optimizer):
@@ -41,10 +41,21 @@ class ACProp(Optimizer):
     structural = ("weight_decouple", "rectify", "momentum_update")
     search_space = {"lr": ("log", 1e-5, 1e-1), "eps": ("choice", (1e-16, 1e-8)), "weight_decay": ("log", 1e-5, 0.1)}
 
-    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-16,
-                 weight_decay: float = 0.0, weight_decouple: bool = True, rectify: bool = True,
-                 momentum_update: bool = False, *, compile: bool = False, grad_transform: Any = None,
-                 state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-16,
+        weight_decay: float = 0.0,
+        weight_decouple: bool = True,
+        rectify: bool = True,
+        momentum_update: bool = False,
+        *,
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     @staticmethod
@@ -62,10 +73,19 @@ class ACProp(Optimizer):
         elif not first:
             unbias = (1 - beta2 ** (t - 1)) ** -0.5
         return {
-            "first": first, "l2": h.weight_decay != 0 and not h.weight_decouple, "weight_decay": h.weight_decay,
-            "decay": h.weight_decay != 0 and h.weight_decouple, "shrink": 1 - h.lr * h.weight_decay, "w1": 1 - beta1,
-            "grow": h.eps if t > 1 else 0.0, "eps": h.eps, "unbias": unbias, "step": step,
-            "momentum": h.momentum_update, "beta2": beta2, "w2": 1 - beta2,
+            "first": first,
+            "l2": h.weight_decay != 0 and not h.weight_decouple,
+            "weight_decay": h.weight_decay,
+            "decay": h.weight_decay != 0 and h.weight_decouple,
+            "shrink": 1 - h.lr * h.weight_decay,
+            "w1": 1 - beta1,
+            "grow": h.eps if t > 1 else 0.0,
+            "eps": h.eps,
+            "unbias": unbias,
+            "step": step,
+            "momentum": h.momentum_update,
+            "beta2": beta2,
+            "w2": 1 - beta2,
         }
 
     @staticmethod

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from hf_optim.bases.optimizer import Optimizer
 from hf_optim.errors import UserError
-from hf_optim.optimizer import Optimizer
 
 log = logging.getLogger("hf_optim")
 
@@ -48,18 +48,35 @@ class AdaBelief(Optimizer):
     optional_slots = {"r": ("amsgrad", True)}
     state_bytes = 8
     structural = ("weight_decouple", "fixed_decay", "rectify", "amsgrad")
-    search_space = {"lr": ("log", 1e-5, 1e-1), "eps": ("choice", (1e-16, 1e-12, 1e-8)),
-                    "weight_decay": ("log", 1e-5, 0.1)}
+    search_space = {
+        "lr": ("log", 1e-5, 1e-1),
+        "eps": ("choice", (1e-16, 1e-12, 1e-8)),
+        "weight_decay": ("log", 1e-5, 0.1),
+    }
 
-    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-16,
-                 weight_decay: float = 0.0, weight_decouple: bool = True, fixed_decay: bool = False,
-                 rectify: bool = True, amsgrad: bool = False, *, compile: bool = False, grad_transform: Any = None,
-                 state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-16,
+        weight_decay: float = 0.0,
+        weight_decouple: bool = True,
+        fixed_decay: bool = False,
+        rectify: bool = True,
+        amsgrad: bool = False,
+        *,
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         if fixed_decay and not weight_decouple:
             raise UserError("adabelief: fixed_decay is a kind of decoupled decay: set weight_decouple=True or leave it")
         if amsgrad and rectify:
-            log.warning("adabelief: amsgrad has no effect on rectified steps, as in the published code; "
-                        "set rectify=False to use the maximum")
+            log.warning(
+                "adabelief: amsgrad has no effect on rectified steps, as in the published code; "
+                "set rectify=False to use the maximum"
+            )
         super().__init__(params, locals())
 
     @staticmethod
@@ -76,9 +93,17 @@ class AdaBelief(Optimizer):
             step *= (bias2 * (n - 4) / (n_inf - 4) * (n - 2) / n * n_inf / (n_inf - 2)) ** 0.5
         rate = float(h.lr > 0) if h.fixed_decay else h.lr
         return {
-            "first": first, "l2": h.weight_decay != 0 and not h.weight_decouple, "weight_decay": h.weight_decay,
-            "decay": h.weight_decay != 0 and h.weight_decouple, "shrink": 1 - rate * h.weight_decay, "w1": 1 - beta1,
-            "beta2": beta2, "w2": 1 - beta2, "eps": h.eps, "unbias": unbias, "step": step,
+            "first": first,
+            "l2": h.weight_decay != 0 and not h.weight_decouple,
+            "weight_decay": h.weight_decay,
+            "decay": h.weight_decay != 0 and h.weight_decouple,
+            "shrink": 1 - rate * h.weight_decay,
+            "w1": 1 - beta1,
+            "beta2": beta2,
+            "w2": 1 - beta2,
+            "eps": h.eps,
+            "unbias": unbias,
+            "step": step,
             "rectified": h.rectify,
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
+from hf_optim.bases.optimizer import Optimizer
 
 
 class AdaBound(Optimizer):
@@ -44,9 +44,21 @@ class AdaBound(Optimizer):
     bounds = {"gamma": (0.0, 1.0, False, False), "final_lr": (0.0, float("inf"), True, False)}
     search_space = {"lr": ("log", 1e-5, 1e-1), "final_lr": ("log", 1e-3, 1.0), "weight_decay": ("log", 1e-5, 1e-2)}
 
-    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), final_lr: float = 0.1,
-                 gamma: float = 1e-3, eps: float = 1e-8, weight_decay: float = 0.0, amsbound: bool = False, *,
-                 compile: bool = False, grad_transform: Any = None, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        final_lr: float = 0.1,
+        gamma: float = 1e-3,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsbound: bool = False,
+        *,
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -64,9 +76,15 @@ class AdaBound(Optimizer):
         beta1, beta2 = h.betas
         final = h.final_lr * (h.lr / h.base_lr if h.base_lr else float(h.lr > 0))
         return {
-            "l2": h.weight_decay != 0, "weight_decay": h.weight_decay, "w1": 1 - beta1, "beta2": beta2,
-            "w2": 1 - beta2, "eps": h.eps, "step": h.lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t),
-            "low": final * (1 - 1 / (h.gamma * t + 1)), "high": final * (1 + 1 / (h.gamma * t)),
+            "l2": h.weight_decay != 0,
+            "weight_decay": h.weight_decay,
+            "w1": 1 - beta1,
+            "beta2": beta2,
+            "w2": 1 - beta2,
+            "eps": h.eps,
+            "step": h.lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t),
+            "low": final * (1 - 1 / (h.gamma * t + 1)),
+            "high": final * (1 + 1 / (h.gamma * t)),
         }
 
     @staticmethod

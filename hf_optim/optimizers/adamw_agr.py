@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
+from hf_optim.bases.optimizer import Optimizer
 from hf_optim.transforms.agr import from_hyper
 
 
@@ -41,9 +41,20 @@ class AdamWAGR(Optimizer):
     structural = ("agr_steps",)
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 
-    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.01, agr_moments: str = "first", agr_scope: str = "matrix",
-                 agr_steps: int | None = None, *, compile: bool = False, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        agr_moments: str = "first",
+        agr_scope: str = "matrix",
+        agr_steps: int | None = None,
+        *,
+        compile: bool = False,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     def _make_transform(self, given, hyper):
@@ -53,8 +64,14 @@ class AdamWAGR(Optimizer):
     def scalars(h, t, s):
         beta1, beta2 = h.betas
         return {
-            "w1": 1 - beta1, "beta2": beta2, "w2": 1 - beta2, "eps": h.eps, "unbias": (1 - beta2**t) ** -0.5,
-            "step": h.lr / (1 - beta1**t), "decay": h.weight_decay != 0, "shrink": 1 - h.lr * h.weight_decay,
+            "w1": 1 - beta1,
+            "beta2": beta2,
+            "w2": 1 - beta2,
+            "eps": h.eps,
+            "unbias": (1 - beta2**t) ** -0.5,
+            "step": h.lr / (1 - beta1**t),
+            "decay": h.weight_decay != 0,
+            "shrink": 1 - h.lr * h.weight_decay,
         }
 
     @staticmethod

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from hf_optim.optimizer import Optimizer
-from hf_optim.reduce import dot
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.reduce import dot
 
 
 class Adan(Optimizer):
@@ -40,10 +40,21 @@ class Adan(Optimizer):
     shared = ("max_grad_norm",)
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 
-    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
-                 eps: float = 1e-8, weight_decay: float = 0.0, no_prox: bool = False,
-                 max_grad_norm: float | None = None, restart_every: int | None = None, *, compile: bool = False,
-                 grad_transform: Any = None, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        no_prox: bool = False,
+        max_grad_norm: float | None = None,
+        restart_every: int | None = None,
+        *,
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     @staticmethod
@@ -63,10 +74,21 @@ class Adan(Optimizer):
         beta1, beta2, beta3 = h.betas
         shrink = 1 - h.lr * h.weight_decay if h.no_prox else 1 / (1 + h.lr * h.weight_decay)
         return {
-            "first": t == 1, "clipped": bool(h.max_grad_norm), "w1": 1 - beta1, "beta2": beta2, "w2": 1 - beta2,
-            "beta3": beta3, "w3": 1 - beta3, "eps": h.eps, "unbias": (1 - beta3**t) ** -0.5,
-            "step_m": h.lr / (1 - beta1**t), "step_v": h.lr * beta2 / (1 - beta2**t),
-            "decay": h.weight_decay != 0, "prox": not h.no_prox, "shrink": shrink, "strict": False,
+            "first": t == 1,
+            "clipped": bool(h.max_grad_norm),
+            "w1": 1 - beta1,
+            "beta2": beta2,
+            "w2": 1 - beta2,
+            "beta3": beta3,
+            "w3": 1 - beta3,
+            "eps": h.eps,
+            "unbias": (1 - beta3**t) ** -0.5,
+            "step_m": h.lr / (1 - beta1**t),
+            "step_v": h.lr * beta2 / (1 - beta2**t),
+            "decay": h.weight_decay != 0,
+            "prox": not h.no_prox,
+            "shrink": shrink,
+            "strict": False,
         }
 
     @staticmethod

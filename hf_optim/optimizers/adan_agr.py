@@ -40,11 +40,23 @@ class AdanAGR(Adan):
     structural = ("no_prox", "restart_every", "agr_steps")
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 
-    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
-                 eps: float = 1e-8, weight_decay: float = 0.0, no_prox: bool = False,
-                 max_grad_norm: float | None = None, restart_every: int | None = None, agr_moments: str = "first",
-                 agr_scope: str = "matrix", agr_steps: int | None = None, *, compile: bool = False,
-                 state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        no_prox: bool = False,
+        max_grad_norm: float | None = None,
+        restart_every: int | None = None,
+        agr_moments: str = "first",
+        agr_scope: str = "matrix",
+        agr_steps: int | None = None,
+        *,
+        compile: bool = False,
+        state_dtype: str | None = None,
+    ) -> None:
         super(Adan, self).__init__(params, locals())
 
     def _make_transform(self, given, hyper):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
-from hf_optim.reduce import dot
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.reduce import dot
 
 
 class AMVT(Optimizer):
@@ -43,10 +43,22 @@ class AMVT(Optimizer):
     shared = ("clip",)
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("choice", (0.0, 1e-5, 1e-4, 1e-3))}
 
-    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float, float] = (0.9, 0.999, 0.99),
-                 eps: float = 1e-8, weight_decay: float = 0.0, clip: float | None = None, momentum: str = "corrected",
-                 eps_mode: str = "inside", decay: str = "paper", *, compile: bool = False, grad_transform: Any = None,
-                 state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float, float] = (0.9, 0.999, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        clip: float | None = None,
+        momentum: str = "corrected",
+        eps_mode: str = "inside",
+        decay: str = "paper",
+        *,
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     @staticmethod
@@ -67,9 +79,18 @@ class AMVT(Optimizer):
         beta1, beta2, beta3 = h.betas
         bias1 = 1 - beta1**t if h.momentum == "corrected" else 1.0
         return {
-            "clipped": bool(h.clip), "w1": 1 - beta1, "beta2": beta2, "w2": 1 - beta2, "beta3": beta3,
-            "w3": 1 - beta3, "unbias": 1 / (1 - beta2**t), "ratio": (1 - beta2**t) / (1 - beta3**t), "eps": h.eps,
-            "inside": h.eps_mode == "inside", "step": h.lr / bias1, "decays": h.weight_decay != 0 and h.lr != 0,
+            "clipped": bool(h.clip),
+            "w1": 1 - beta1,
+            "beta2": beta2,
+            "w2": 1 - beta2,
+            "beta3": beta3,
+            "w3": 1 - beta3,
+            "unbias": 1 / (1 - beta2**t),
+            "ratio": (1 - beta2**t) / (1 - beta3**t),
+            "eps": h.eps,
+            "inside": h.eps_mode == "inside",
+            "step": h.lr / bias1,
+            "decays": h.weight_decay != 0 and h.lr != 0,
             "shrink": 1 - h.weight_decay * (1.0 if h.decay == "paper" else h.lr),
         }
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_optim.bases.optimizer import Optimizer
 from hf_optim.errors import UserError
-from hf_optim.optimizer import Optimizer
 from hf_optim.optimizers.amvt import AMVT
 
 
@@ -65,11 +65,26 @@ class AMVTModules(AMVT):
         "update_clip": "update clipping: no coordinate moves by more than lr update_clip",
     }
 
-    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float, float] = (0.9, 0.999, 0.99),
-                 eps: float = 1e-8, weight_decay: float = 0.0, clip: float | None = None, momentum: str = "corrected",
-                 eps_mode: str = "inside", decay: str = "paper", snr: bool = False, curvature: bool = False,
-                 momentum_schedule: int | None = None, update_clip: float | None = None, *, compile: bool = False,
-                 grad_transform: Any = None, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float, float] = (0.9, 0.999, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        clip: float | None = None,
+        momentum: str = "corrected",
+        eps_mode: str = "inside",
+        decay: str = "paper",
+        snr: bool = False,
+        curvature: bool = False,
+        momentum_schedule: int | None = None,
+        update_clip: float | None = None,
+        *,
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         n = momentum_schedule
         if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
             raise UserError(f"amvt_modules: momentum_schedule must be None or a whole number of steps, got {n!r}")
@@ -85,8 +100,12 @@ class AMVTModules(AMVT):
             bias1 = 1 - product(t, beta1, h.momentum_schedule)
             base["step"] = h.lr / (bias1 if corrected else 1.0)
         return base | {
-            "first": h.curvature and t == 1, "curved": h.curvature, "weighted": h.snr, "limited": bool(h.update_clip),
-            "change": (1 - beta2**t) / (1 - beta3 ** (t - 1)) if t > 1 else 0.0, "noise": bias1**2 / (1 - beta3**t),
+            "first": h.curvature and t == 1,
+            "curved": h.curvature,
+            "weighted": h.snr,
+            "limited": bool(h.update_clip),
+            "change": (1 - beta2**t) / (1 - beta3 ** (t - 1)) if t > 1 else 0.0,
+            "noise": bias1**2 / (1 - beta3**t),
             "most": (h.update_clip or 0.0) * (bias1 if corrected else 1.0),
         }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hf_optim.optimizer import Optimizer
+from hf_optim.bases.optimizer import Optimizer
 
 
 class DecGD(Optimizer):
@@ -49,9 +49,20 @@ class DecGD(Optimizer):
     bounds = {"c": (0.0, float("inf"), False, False)}
     search_space = {"lr": ("log", 1e-4, 1.0), "c": ("choice", (0.1, 1.0, 10.0)), "gamma": ("choice", (0.1, 0.9))}
 
-    def __init__(self, params: Any, lr: float = 0.01, c: float = 1.0, gamma: float = 0.9, ams: bool = False,
-                 x0: str = "x1", *, on_bad_loss: str = "raise", compile: bool = False, grad_transform: Any = None,
-                 state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.01,
+        c: float = 1.0,
+        gamma: float = 0.9,
+        ams: bool = False,
+        x0: str = "x1",
+        *,
+        on_bad_loss: str = "raise",
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     def _first_value(self, name: str, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
@@ -69,8 +80,7 @@ class DecGD(Optimizer):
     @staticmethod
     def scalars(h, t, s):
         r = math.sqrt(s.loss + h.c)
-        return {"first": t == 1, "from_zero": h.x0 == "0", "r": r, "gamma": h.gamma, "scale": 0.5 / r,
-                "step": 2 * h.lr}
+        return {"first": t == 1, "from_zero": h.x0 == "0", "r": r, "gamma": h.gamma, "scale": 0.5 / r, "step": 2 * h.lr}
 
     @staticmethod
     def update(x, g, m, v, previous, c, u=None):

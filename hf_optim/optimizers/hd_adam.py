@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_optim.hypergradient import Hypergradient
-from hf_optim.reduce import dot
+from hf_optim.bases.hypergradient import Hypergradient
+from hf_optim.core.reduce import dot
 
 
 class HDAdam(Hypergradient):
@@ -42,16 +42,32 @@ class HDAdam(Hypergradient):
     choices = {"rule": ("additive", "multiplicative")}
     search_space = {"lr": ("log", 1e-5, 1e-1), "hypergrad_lr": ("log", 1e-10, 1e-3)}
 
-    def __init__(self, params: Any, lr: float, hypergrad_lr: float = 1e-8, rule: str = "additive",
-                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0, *,
-                 compile: bool = False, grad_transform: Any = None, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        hypergrad_lr: float = 1e-8,
+        rule: str = "additive",
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     @staticmethod
     def prepare(h, t, memory):
         beta1, beta2 = h.betas
-        return {"weight_decay": h.weight_decay, "decays": h.weight_decay != 0, "angle": h.rule == "multiplicative",
-                "eps": h.eps, "scale": (1 - beta2 ** (t - 1)) ** 0.5 / (1 - beta1 ** (t - 1)) if t > 1 else 0.0}
+        return {
+            "weight_decay": h.weight_decay,
+            "decays": h.weight_decay != 0,
+            "angle": h.rule == "multiplicative",
+            "eps": h.eps,
+            "scale": (1 - beta2 ** (t - 1)) ** 0.5 / (1 - beta1 ** (t - 1)) if t > 1 else 0.0,
+        }
 
     @staticmethod
     def measure(x, g, m, v, c):
@@ -64,8 +80,15 @@ class HDAdam(Hypergradient):
     def scalars(h, t, s):
         beta1, beta2 = h.betas
         rate = HDAdam.rate(h, vars(s))
-        return {"w1": 1 - beta1, "beta2": beta2, "w2": 1 - beta2, "eps": h.eps, "weight_decay": h.weight_decay,
-                "decays": h.weight_decay != 0, "step": rate * (1 - beta2**t) ** 0.5 / (1 - beta1**t)}
+        return {
+            "w1": 1 - beta1,
+            "beta2": beta2,
+            "w2": 1 - beta2,
+            "eps": h.eps,
+            "weight_decay": h.weight_decay,
+            "decays": h.weight_decay != 0,
+            "step": rate * (1 - beta2**t) ** 0.5 / (1 - beta1**t),
+        }
 
     @staticmethod
     def update(x, g, raw, m, v, c):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_optim.bases.hypergradient import Hypergradient
+from hf_optim.core.reduce import dot
 from hf_optim.errors import UserError
-from hf_optim.hypergradient import Hypergradient
-from hf_optim.reduce import dot
 
 
 class HDSGD(Hypergradient):
@@ -44,9 +44,20 @@ class HDSGD(Hypergradient):
     structural = ("nesterov",)
     search_space = {"lr": ("log", 1e-4, 1.0), "hypergrad_lr": ("log", 1e-8, 1e-1), "momentum": ("choice", (0.0, 0.9))}
 
-    def __init__(self, params: Any, lr: float, hypergrad_lr: float = 1e-6, rule: str = "additive",
-                 momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0, *, compile: bool = False,
-                 grad_transform: Any = None, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        hypergrad_lr: float = 1e-6,
+        rule: str = "additive",
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        *,
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
         if nesterov and any(group["momentum"] == 0 for group in self.param_groups):
             raise UserError("hd_sgd: nesterov=True needs a momentum above 0 in every group")
@@ -63,8 +74,12 @@ class HDSGD(Hypergradient):
 
     @staticmethod
     def scalars(h, t, s):
-        return {"momentum": h.momentum, "weight_decay": h.weight_decay, "decays": h.weight_decay != 0,
-                "rate": HDSGD.rate(h, vars(s))}
+        return {
+            "momentum": h.momentum,
+            "weight_decay": h.weight_decay,
+            "decays": h.weight_decay != 0,
+            "rate": HDSGD.rate(h, vars(s)),
+        }
 
     @staticmethod
     def update(x, g, u, c, b=None):

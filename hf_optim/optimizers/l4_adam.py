@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_optim.core.reduce import dot
 from hf_optim.optimizers.l4_mom import L4Mom
-from hf_optim.reduce import dot
 
 
 class L4Adam(L4Mom):
@@ -42,15 +42,33 @@ class L4Adam(L4Mom):
     slots = {"m": 0.0, "s": 0.0}
     search_space = {"fraction": ("choice", (0.05, 0.15, 0.25))}
 
-    def __init__(self, params: Any, fraction: float = 0.15, minloss_factor: float = 0.9, init_factor: float = 0.75,
-                 forget: float = 1000.0, eps: float = 1e-12, adam_eps: float = 1e-4, *, on_bad_loss: str = "raise",
-                 compile: bool = False, grad_transform: Any = None, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        fraction: float = 0.15,
+        minloss_factor: float = 0.9,
+        init_factor: float = 0.75,
+        forget: float = 1000.0,
+        eps: float = 1e-12,
+        adam_eps: float = 1e-4,
+        *,
+        on_bad_loss: str = "raise",
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super(L4Mom, self).__init__(params, locals())
 
     @staticmethod
     def prepare(h, t, memory):
-        return {"w1": 0.1, "beta2": 0.999, "w2": 1 - 0.999, "square_bias1": (1 - 0.9**t) ** 2,
-                "unbias": (1 - 0.999**t) ** -0.5, "adam_eps": h.adam_eps}
+        return {
+            "w1": 0.1,
+            "beta2": 0.999,
+            "w2": 1 - 0.999,
+            "square_bias1": (1 - 0.9**t) ** 2,
+            "unbias": (1 - 0.999**t) ** -0.5,
+            "adam_eps": h.adam_eps,
+        }
 
     @staticmethod
     def measure(g, raw, m, s, c):

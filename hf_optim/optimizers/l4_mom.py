@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
-from hf_optim.reduce import dot
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.reduce import dot
 
 
 class L4Mom(Optimizer):
@@ -43,13 +43,28 @@ class L4Mom(Optimizer):
     slots = {"m": 0.0}
     memory = {"Lmin": float("inf"), "eta": 0.0}
     shared = ("fraction", "minloss_factor", "init_factor", "forget", "eps")
-    bounds = {"fraction": (0.0, float("inf"), False, False), "minloss_factor": (0.0, 1.0, True, True),
-              "init_factor": (0.0, 1.0, False, True), "forget": (0.0, float("inf"), False, True)}
+    bounds = {
+        "fraction": (0.0, float("inf"), False, False),
+        "minloss_factor": (0.0, 1.0, True, True),
+        "init_factor": (0.0, 1.0, False, True),
+        "forget": (0.0, float("inf"), False, True),
+    }
     search_space = {"fraction": ("choice", (0.05, 0.15, 0.25))}
 
-    def __init__(self, params: Any, fraction: float = 0.15, minloss_factor: float = 0.9, init_factor: float = 0.75,
-                 forget: float = 1000.0, eps: float = 1e-12, *, on_bad_loss: str = "raise", compile: bool = False,
-                 grad_transform: Any = None, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        fraction: float = 0.15,
+        minloss_factor: float = 0.9,
+        init_factor: float = 0.75,
+        forget: float = 1000.0,
+        eps: float = 1e-12,
+        *,
+        on_bad_loss: str = "raise",
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     @staticmethod

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
-from hf_optim.reduce import dot
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.reduce import dot
 
 
 class LAMB(Optimizer):
@@ -36,9 +36,19 @@ class LAMB(Optimizer):
     structural = ("bias_correction",)
     search_space = {"lr": ("log", 1e-4, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 
-    def __init__(self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
-                 weight_decay: float = 0.0, bias_correction: bool = True, *, compile: bool = False,
-                 grad_transform: Any = None, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        bias_correction: bool = True,
+        *,
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     @staticmethod
@@ -53,8 +63,15 @@ class LAMB(Optimizer):
     def prepare(h, t, memory):
         beta1, beta2 = h.betas
         bias1, bias2 = (1 - beta1**t, 1 - beta2**t) if h.bias_correction else (1.0, 1.0)
-        return {"w1": 1 - beta1, "beta2": beta2, "w2": 1 - beta2, "unbias": bias1 / bias2**0.5, "eps": bias1 * h.eps,
-                "decay": h.weight_decay != 0, "weight_decay": h.weight_decay}
+        return {
+            "w1": 1 - beta1,
+            "beta2": beta2,
+            "w2": 1 - beta2,
+            "unbias": bias1 / bias2**0.5,
+            "eps": bias1 * h.eps,
+            "decay": h.weight_decay != 0,
+            "weight_decay": h.weight_decay,
+        }
 
     @staticmethod
     def direction(x, m, v, c):  # line 4, with the bias correction of m in the denominator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
+from hf_optim.bases.optimizer import Optimizer
 
 
 class Lion(Optimizer):
@@ -30,16 +30,29 @@ class Lion(Optimizer):
     slots = {"m": 0.0}
     search_space = {"lr": ("log", 1e-6, 1e-2), "weight_decay": ("log", 1e-3, 1.0)}
 
-    def __init__(self, params: Any, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99),
-                 weight_decay: float = 0.0, *, compile: bool = False, grad_transform: Any = None,
-                 state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     @staticmethod
     def scalars(h, t, s):
         beta1, beta2 = h.betas
-        return {"w1": 1 - beta1, "w2": 1 - beta2, "lr": h.lr, "decay": h.weight_decay != 0,
-                "shrink": 1 - h.lr * h.weight_decay}
+        return {
+            "w1": 1 - beta1,
+            "w2": 1 - beta2,
+            "lr": h.lr,
+            "decay": h.weight_decay != 0,
+            "shrink": 1 - h.lr * h.weight_decay,
+        }
 
     @staticmethod
     def update(x, g, m, c):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
+from hf_optim.bases.optimizer import Optimizer
 
 
 class PAdam(Optimizer):
@@ -34,22 +34,42 @@ class PAdam(Optimizer):
     optional_slots = {"r": ("amsgrad", True)}
     structural = ("amsgrad",)
     bounds = {"partial": (0.0, 0.5, True, True)}
-    search_space = {"lr": ("log", 1e-3, 1.0), "partial": ("choice", (0.25, 0.125, 0.0625)),
-                    "weight_decay": ("log", 1e-5, 1e-2)}
+    search_space = {
+        "lr": ("log", 1e-3, 1.0),
+        "partial": ("choice", (0.25, 0.125, 0.0625)),
+        "weight_decay": ("log", 1e-5, 1e-2),
+    }
 
-    def __init__(self, params: Any, lr: float = 0.1, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 partial: float = 0.25, amsgrad: bool = True, weight_decay: float = 0.0, *, compile: bool = False,
-                 grad_transform: Any = None, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        partial: float = 0.25,
+        amsgrad: bool = True,
+        weight_decay: float = 0.0,
+        *,
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     @staticmethod
     def scalars(h, t, s):
         beta1, beta2 = h.betas
         return {
-            "l2": h.weight_decay != 0, "weight_decay": h.weight_decay, "w1": 1 - beta1, "beta2": beta2,
-            "w2": 1 - beta2, "eps": h.eps, "step": h.lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t),
+            "l2": h.weight_decay != 0,
+            "weight_decay": h.weight_decay,
+            "w1": 1 - beta1,
+            "beta2": beta2,
+            "w2": 1 - beta2,
+            "eps": h.eps,
+            "step": h.lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t),
             # (.)^(1/2) and (.)^(1/4) as roots, many times faster than a general power
-            "roots": {0.25: 1, 0.125: 2}.get(h.partial, 0), "power": 2.0 * h.partial,
+            "roots": {0.25: 1, 0.125: 2}.get(h.partial, 0),
+            "power": 2.0 * h.partial,
         }
 
     @staticmethod

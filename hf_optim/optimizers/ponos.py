@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_optim.bases.line_search import LineSearch
 from hf_optim.errors import UserError
-from hf_optim.linesearch import LineSearch
 
 
 class PoNoS(LineSearch):
@@ -44,14 +44,31 @@ class PoNoS(LineSearch):
     memory = {"Q": 0.0, "C": 0.0, "backtracks": 0.0, "eta": 0.0}
     structural = ("save_backtracks",)
     shared = ("c", "c_p", "delta", "zhang_xi", "max_eta", "min_eta", "f_star")
-    bounds = {"c": (0.0, 1.0, False, False), "c_p": (0.0, float("inf"), False, False),
-              "delta": (0.0, 1.0, False, False), "zhang_xi": (0.0, 1.0, True, True),
-              "max_eta": (0.0, float("inf"), False, True), "min_eta": (0.0, float("inf"), True, False)}
+    bounds = {
+        "c": (0.0, 1.0, False, False),
+        "c_p": (0.0, float("inf"), False, False),
+        "delta": (0.0, 1.0, False, False),
+        "zhang_xi": (0.0, 1.0, True, True),
+        "max_eta": (0.0, float("inf"), False, True),
+        "min_eta": (0.0, float("inf"), True, False),
+    }
     search_space = {"c": ("choice", (0.1, 0.5)), "c_p": ("log", 0.05, 1.0), "max_eta": ("choice", (1.0, 10.0))}
 
-    def __init__(self, params: Any, c: float = 0.5, c_p: float = 0.1, delta: float = 0.5, zhang_xi: float = 1.0,
-                 max_eta: float = 10.0, min_eta: float = 1e-6, f_star: float = 0.0, save_backtracks: bool = True, *,
-                 on_bad_loss: str = "raise", grad_transform: Any = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        c: float = 0.5,
+        c_p: float = 0.1,
+        delta: float = 0.5,
+        zhang_xi: float = 1.0,
+        max_eta: float = 10.0,
+        min_eta: float = 1e-6,
+        f_star: float = 0.0,
+        save_backtracks: bool = True,
+        *,
+        on_bad_loss: str = "raise",
+        grad_transform: Any = None,
+    ) -> None:
         super().__init__(params, locals())
         if min_eta > max_eta:
             raise UserError(f"ponos: min_eta = {min_eta!r} is above max_eta = {max_eta!r}")

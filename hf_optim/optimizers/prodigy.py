@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import torch
 
-from hf_optim.cell import Cell
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.reduce import dot, l1
+from hf_optim.engine.cell import Cell
+from hf_optim.engine.units import Unit
 from hf_optim.errors import UserError
-from hf_optim.optimizer import Optimizer
-from hf_optim.reduce import dot, l1
-from hf_optim.units import Unit
 
 
 class Prodigy(Optimizer):
@@ -60,16 +60,35 @@ class Prodigy(Optimizer):
     memory = {"d": 0.0, "d_max": 0.0, "num": 0.0, "k": 0.0}  # d = 0: not begun
     structural = ("decouple", "use_bias_correction", "safeguard_warmup", "slice_p")
     shared = ("betas", "beta3", "d0", "d_coef", "growth_rate")
-    bounds = {"beta3": (0.0, 1.0, True, False), "d0": (0.0, float("inf"), False, False),
-              "d_coef": (0.0, float("inf"), False, False), "growth_rate": (1.0, float("inf"), True, True),
-              "slice_p": (1, float("inf"), True, False)}
+    bounds = {
+        "beta3": (0.0, 1.0, True, False),
+        "d0": (0.0, float("inf"), False, False),
+        "d_coef": (0.0, float("inf"), False, False),
+        "growth_rate": (1.0, float("inf"), True, True),
+        "slice_p": (1, float("inf"), True, False),
+    }
     search_space = {"d_coef": ("log", 0.25, 4.0), "weight_decay": ("log", 1e-4, 0.1)}
 
-    def __init__(self, params: Any, lr: float = 1.0, betas: tuple[float, float] = (0.9, 0.999),
-                 beta3: float | None = None, eps: float = 1e-8, weight_decay: float = 0.0, decouple: bool = True,
-                 use_bias_correction: bool = False, safeguard_warmup: bool = False, d0: float = 1e-6,
-                 d_coef: float = 1.0, growth_rate: float = float("inf"), slice_p: int = 1, *, compile: bool = False,
-                 grad_transform: Any = None, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        beta3: float | None = None,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decouple: bool = True,
+        use_bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        d0: float = 1e-6,
+        d_coef: float = 1.0,
+        growth_rate: float = float("inf"),
+        slice_p: int = 1,
+        *,
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
         self._together = slice_p == 1
 
@@ -100,8 +119,10 @@ class Prodigy(Optimizer):
     def _control(self, parts: Sequence[Unit], f: float | None) -> None:
         rates = sorted({float(group["lr"]) for group in self.param_groups} - {0.0})
         if len(rates) > 1:
-            raise UserError(f"prodigy has one rate, but its groups have lr = {', '.join(f'{r:g}' for r in rates)}: "
-                            "give all groups the same lr (or 0)")
+            raise UserError(
+                f"prodigy has one rate, but its groups have lr = {', '.join(f'{r:g}' for r in rates)}: "
+                "give all groups the same lr (or 0)"
+            )
         if self.defaults["slice_p"] == 1:
             super()._control(parts, f)
             return
@@ -125,11 +146,19 @@ class Prodigy(Optimizer):
         bias = (1 - beta2**k) ** 0.5 / (1 - beta1**k) if h.use_bias_correction else 1.0
         dlr = d * h.lr * bias
         return {
-            "idle": h.lr == 0, "l2": h.weight_decay != 0 and not h.decouple, "weight_decay": h.weight_decay,
-            "beta1": beta1, "m_weight": (1 - beta1) * d, "beta2": beta2, "v_weight": (1 - beta2) * d * d,
-            "beta3": math.sqrt(beta2) if h.beta3 is None else h.beta3, "num_weight": d / h.d0 * dlr,
-            "s_weight": d / h.d0 * (d if h.safeguard_warmup else dlr), "dlr": dlr,
-            "decay": h.weight_decay != 0 and h.decouple, "decay_step": dlr * h.weight_decay,
+            "idle": h.lr == 0,
+            "l2": h.weight_decay != 0 and not h.decouple,
+            "weight_decay": h.weight_decay,
+            "beta1": beta1,
+            "m_weight": (1 - beta1) * d,
+            "beta2": beta2,
+            "v_weight": (1 - beta2) * d * d,
+            "beta3": math.sqrt(beta2) if h.beta3 is None else h.beta3,
+            "num_weight": d / h.d0 * dlr,
+            "s_weight": d / h.d0 * (d if h.safeguard_warmup else dlr),
+            "dlr": dlr,
+            "decay": h.weight_decay != 0 and h.decouple,
+            "decay_step": dlr * h.weight_decay,
         }
 
     @staticmethod

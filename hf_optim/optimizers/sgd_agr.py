@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
+from hf_optim.bases.optimizer import Optimizer
 from hf_optim.transforms.agr import from_hyper
 
 
@@ -36,9 +36,19 @@ class SGDAGR(Optimizer):
     structural = ("agr_steps",)
     search_space = {"lr": ("log", 1e-3, 1.0), "momentum": ("choice", (0.0, 0.9)), "weight_decay": ("log", 1e-5, 1e-2)}
 
-    def __init__(self, params: Any, lr: float, momentum: float = 0.0, weight_decay: float = 0.0,
-                 agr_moments: str = "first", agr_scope: str = "matrix", agr_steps: int | None = None, *,
-                 compile: bool = False, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        agr_moments: str = "first",
+        agr_scope: str = "matrix",
+        agr_steps: int | None = None,
+        *,
+        compile: bool = False,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     def _make_transform(self, given, hyper):

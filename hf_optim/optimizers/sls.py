@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_optim.linesearch import LineSearch
+from hf_optim.bases.line_search import LineSearch
 
 
 class SLS(LineSearch):
@@ -43,14 +43,29 @@ class SLS(LineSearch):
     memory = {"eta_previous": "init_step_size", "eta": "init_step_size"}
     choices = {"reset_option": (0, 1, 2)}
     shared = ("init_step_size", "c", "beta_b", "gamma", "steps_per_epoch", "eta_max")
-    bounds = {"init_step_size": (0.0, float("inf"), False, False), "c": (0.0, 1.0, False, False),
-              "beta_b": (0.0, 1.0, False, False), "gamma": (1.0, float("inf"), True, False),
-              "eta_max": (0.0, float("inf"), False, True)}
+    bounds = {
+        "init_step_size": (0.0, float("inf"), False, False),
+        "c": (0.0, 1.0, False, False),
+        "beta_b": (0.0, 1.0, False, False),
+        "gamma": (1.0, float("inf"), True, False),
+        "eta_max": (0.0, float("inf"), False, True),
+    }
     search_space = {"c": ("choice", (0.1, 0.2, 0.5)), "gamma": ("choice", (1.5, 2.0, 3.0))}
 
-    def __init__(self, params: Any, init_step_size: float = 1.0, c: float = 0.1, beta_b: float = 0.9,
-                 gamma: float = 2.0, reset_option: int = 1, steps_per_epoch: int = 500, eta_max: float | None = None, *,
-                 on_bad_loss: str = "raise", grad_transform: Any = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        init_step_size: float = 1.0,
+        c: float = 0.1,
+        beta_b: float = 0.9,
+        gamma: float = 2.0,
+        reset_option: int = 1,
+        steps_per_epoch: int = 500,
+        eta_max: float | None = None,
+        *,
+        on_bad_loss: str = "raise",
+        grad_transform: Any = None,
+    ) -> None:
         super().__init__(params, locals())
 
     @staticmethod

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
-from hf_optim.reduce import dot
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.reduce import dot
 
 
 class SMARAN(Optimizer):
@@ -45,9 +45,20 @@ class SMARAN(Optimizer):
     shared = ("gamma", "eps")
     search_space = {"lr": ("log", 1e-3, 1.0), "gamma": ("choice", (0.8, 0.9, 0.95)), "weight_decay": ("log", 1e-4, 0.1)}
 
-    def __init__(self, params: Any, lr: float = 0.1, gamma: float = 0.9, weight_decay: float = 0.01, eps: float = 1e-8,
-                 norm_scope: str = "global", *, on_bad_loss: str = "raise", compile: bool = False,
-                 grad_transform: Any = None, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.1,
+        gamma: float = 0.9,
+        weight_decay: float = 0.01,
+        eps: float = 1e-8,
+        norm_scope: str = "global",
+        *,
+        on_bad_loss: str = "raise",
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     @staticmethod

@@ -6,8 +6,8 @@ import logging
 import math
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
-from hf_optim.reduce import dot
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.reduce import dot
 
 
 class SPS(Optimizer):
@@ -51,14 +51,30 @@ class SPS(Optimizer):
     memory = {"eta_previous": "init_step_size", "eta": "init_step_size"}
     choices = {"adapt": ("smooth_iter", "constant")}
     shared = ("c", "gamma", "init_step_size", "steps_per_epoch", "eta_max", "f_star", "eps")
-    bounds = {"c": (0.0, float("inf"), False, False), "gamma": (1.0, float("inf"), True, False),
-              "init_step_size": (0.0, float("inf"), False, False), "eta_max": (0.0, float("inf"), False, True)}
+    bounds = {
+        "c": (0.0, float("inf"), False, False),
+        "gamma": (1.0, float("inf"), True, False),
+        "init_step_size": (0.0, float("inf"), False, False),
+        "eta_max": (0.0, float("inf"), False, True),
+    }
     search_space = {"c": ("log", 0.1, 1.0), "gamma": ("choice", (1.5, 2.0, 3.0))}
 
-    def __init__(self, params: Any, c: float = 0.5, gamma: float = 2.0, init_step_size: float = 1.0,
-                 steps_per_epoch: int = 500, eta_max: float | None = None, adapt: str = "smooth_iter",
-                 f_star: float = 0.0, eps: float = 1e-8, *, on_bad_loss: str = "raise", compile: bool = False,
-                 grad_transform: Any = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        c: float = 0.5,
+        gamma: float = 2.0,
+        init_step_size: float = 1.0,
+        steps_per_epoch: int = 500,
+        eta_max: float | None = None,
+        adapt: str = "smooth_iter",
+        f_star: float = 0.0,
+        eps: float = 1e-8,
+        *,
+        on_bad_loss: str = "raise",
+        compile: bool = False,
+        grad_transform: Any = None,
+    ) -> None:
         super().__init__(params, locals())
         if f_star != 0 and adapt == "smooth_iter":
             logging.getLogger("hf_optim").warning("sps: f_star = %r has no effect with adapt='smooth_iter'", f_star)

@@ -10,51 +10,95 @@ import torch
 #: name -> class, what the name fixes, its defaults (torch's), state slots an element, and where to search
 PRESETS: dict[str, dict[str, Any]] = {
     "sgd": {
-        "of": "SGD", "fixed": {}, "slots": 0, "paper": "Robbins and Monro 1951",
+        "of": "SGD",
+        "fixed": {},
+        "slots": 0,
+        "paper": "Robbins and Monro 1951",
         "defaults": {"lr": 1e-3, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False},
         "search_space": {"lr": ("log", 1e-3, 1.0), "weight_decay": ("log", 1e-5, 1e-2)},
     },
     "sgdm": {
-        "of": "SGD", "fixed": {"momentum": 0.9}, "slots": 1, "paper": "Polyak 1964",
+        "of": "SGD",
+        "fixed": {"momentum": 0.9},
+        "slots": 1,
+        "paper": "Polyak 1964",
         "defaults": {"lr": 1e-3, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False},
         "search_space": {"lr": ("log", 1e-4, 1.0), "weight_decay": ("log", 1e-5, 1e-2)},
     },
     "nesterov": {
-        "of": "SGD", "fixed": {"momentum": 0.9, "nesterov": True}, "slots": 1, "paper": "Nesterov 1983",
+        "of": "SGD",
+        "fixed": {"momentum": 0.9, "nesterov": True},
+        "slots": 1,
+        "paper": "Nesterov 1983",
         "defaults": {"lr": 1e-3, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "nesterov": True},
         "search_space": {"lr": ("log", 1e-4, 1.0), "weight_decay": ("log", 1e-5, 1e-2)},
     },
     "adagrad": {
-        "of": "Adagrad", "fixed": {}, "slots": 1, "paper": "Duchi et al. 2011",
+        "of": "Adagrad",
+        "fixed": {},
+        "slots": 1,
+        "paper": "Duchi et al. 2011",
         "defaults": {"lr": 1e-2, "lr_decay": 0.0, "weight_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 1e-10},
         "search_space": {"lr": ("log", 1e-4, 1.0)},
     },
     "rmsprop": {
-        "of": "RMSprop", "fixed": {}, "slots": 1, "paper": "Tieleman and Hinton 2012",
+        "of": "RMSprop",
+        "fixed": {},
+        "slots": 1,
+        "paper": "Tieleman and Hinton 2012",
         "defaults": {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0, "centered": False},
         "search_space": {"lr": ("log", 1e-5, 1e-1)},
     },
     "adam": {
-        "of": "Adam", "fixed": {}, "slots": 2, "paper": "Kingma and Ba 2015",
-        "defaults": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False,
-                     "decoupled_weight_decay": False},
+        "of": "Adam",
+        "fixed": {},
+        "slots": 2,
+        "paper": "Kingma and Ba 2015",
+        "defaults": {
+            "lr": 1e-3,
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "amsgrad": False,
+            "decoupled_weight_decay": False,
+        },
         "search_space": {"lr": ("log", 1e-5, 1e-1)},
     },
     "amsgrad": {
-        "of": "Adam", "fixed": {"amsgrad": True}, "slots": 3, "paper": "Reddi et al. 2018",
-        "defaults": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": True,
-                     "decoupled_weight_decay": False},
+        "of": "Adam",
+        "fixed": {"amsgrad": True},
+        "slots": 3,
+        "paper": "Reddi et al. 2018",
+        "defaults": {
+            "lr": 1e-3,
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "amsgrad": True,
+            "decoupled_weight_decay": False,
+        },
         "search_space": {"lr": ("log", 1e-5, 1e-1)},
     },
     "adamw": {
-        "of": "AdamW", "fixed": {}, "slots": 2, "paper": "Loshchilov and Hutter 2019",
+        "of": "AdamW",
+        "fixed": {},
+        "slots": 2,
+        "paper": "Loshchilov and Hutter 2019",
         "defaults": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False},
         "search_space": {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)},
     },
     "radam": {
-        "of": "RAdam", "fixed": {}, "slots": 2, "paper": "Liu et al. 2020",
-        "defaults": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0,
-                     "decoupled_weight_decay": False},
+        "of": "RAdam",
+        "fixed": {},
+        "slots": 2,
+        "paper": "Liu et al. 2020",
+        "defaults": {
+            "lr": 1e-3,
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "decoupled_weight_decay": False,
+        },
         "search_space": {"lr": ("log", 1e-5, 1e-1)},
     },
 }
@@ -70,8 +114,13 @@ class Native(torch.optim.Optimizer):
     def feed(self, loss: Any = None, evaluate: Callable[[], Any] | None = None) -> None:
         """Nothing to publish: the rule reads no loss."""
 
-    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None,  # type: ignore[override]
-             evaluate: Callable[[], Any] | None = None) -> Any:
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        loss: Any = None,  # type: ignore[override]
+        evaluate: Callable[[], Any] | None = None,
+    ) -> Any:
         """torch's step; returns the closure's loss, or the one given."""
         result = super().step(closure)  # type: ignore[safe-super]
         return loss if closure is None else result
@@ -94,8 +143,13 @@ class Native(torch.optim.Optimizer):
 class SGD(Native, torch.optim.SGD):
     """torch.optim.SGD."""
 
-    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None,  # type: ignore[override]
-             evaluate: Callable[[], Any] | None = None) -> Any:
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        loss: Any = None,  # type: ignore[override]
+        evaluate: Callable[[], Any] | None = None,
+    ) -> Any:
         """As torch's; returns the closure's loss, or the one given."""
         if closure is not None:
             with torch.enable_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_optim.optimizer import Optimizer
+from hf_optim.bases.optimizer import Optimizer
 
 
 class Yogi(Optimizer):
@@ -31,20 +31,38 @@ class Yogi(Optimizer):
     paper = "Adaptive Methods for Nonconvex Optimization"
     slots = {"m": "initial_accumulator", "v": "initial_accumulator"}
     bounds = {"initial_accumulator": (0.0, float("inf"), True, False)}
-    search_space = {"lr": ("log", 1e-4, 1e-1), "eps": ("choice", (1e-3, 1e-5, 1e-8)),
-                    "weight_decay": ("log", 1e-5, 1e-2)}
+    search_space = {
+        "lr": ("log", 1e-4, 1e-1),
+        "eps": ("choice", (1e-3, 1e-5, 1e-8)),
+        "weight_decay": ("log", 1e-5, 1e-2),
+    }
 
-    def __init__(self, params: Any, lr: float = 1e-2, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-3,
-                 initial_accumulator: float = 1e-6, weight_decay: float = 0.0, *, compile: bool = False,
-                 grad_transform: Any = None, state_dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-3,
+        initial_accumulator: float = 1e-6,
+        weight_decay: float = 0.0,
+        *,
+        compile: bool = False,
+        grad_transform: Any = None,
+        state_dtype: str | None = None,
+    ) -> None:
         super().__init__(params, locals())
 
     @staticmethod
     def scalars(h, t, s):
         beta1, beta2 = h.betas
         return {
-            "l2": h.weight_decay != 0, "weight_decay": h.weight_decay, "w1": 1 - beta1, "w2": 1 - beta2, "eps": h.eps,
-            "unbias": (1 - beta2**t) ** -0.5, "step": h.lr / (1 - beta1**t),
+            "l2": h.weight_decay != 0,
+            "weight_decay": h.weight_decay,
+            "w1": 1 - beta1,
+            "w2": 1 - beta2,
+            "eps": h.eps,
+            "unbias": (1 - beta2**t) ** -0.5,
+            "step": h.lr / (1 - beta1**t),
         }
 
     @staticmethod

@@ -7,10 +7,10 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from hf_optim import validate
+from hf_optim.core import validate
+from hf_optim.core.importing import import_path
+from hf_optim.core.rule import Transform
 from hf_optim.errors import UserError
-from hf_optim.importing import import_path
-from hf_optim.rule import Transform
 
 
 def names() -> list[str]:
@@ -31,7 +31,9 @@ def make(given: Any) -> Transform:
     elif name in names():
         made = importlib.import_module(f"{__name__}.{name}").TRANSFORM
     else:
-        raise UserError(f"grad_transform {name or given!r} is unknown{validate.closest(str(name), names())}; "
-                        f"there are: {', '.join(names())}")
+        raise UserError(
+            f"grad_transform {name or given!r} is unknown{validate.closest(str(name), names())}; "
+            f"there are: {', '.join(names())}"
+        )
     validate.unknown(f"grad_transform {name}", spec, inspect.signature(made).parameters)
     return made(**spec)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from hf_optim.core.rule import Transform
 from hf_optim.errors import UserError
-from hf_optim.rule import Transform
 
 
 class Centralize(Transform):
@@ -31,8 +31,10 @@ class Centralize(Transform):
         if p.dim() <= (2 if self.conv_only else 1):
             return False
         if any(place.is_shard() and not place.is_shard(0) for place in getattr(p, "placements", ())):
-            raise UserError("centralize takes means over an output unit's whole gradient, and a parameter of shape "
-                            f"{tuple(p.shape)} is split across it: shard dimension 0, as fully_shard does by itself")
+            raise UserError(
+                "centralize takes means over an output unit's whole gradient, and a parameter of shape "
+                f"{tuple(p.shape)} is split across it: shard dimension 0, as fully_shard does by itself"
+            )
         return True
 
     @staticmethod

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
+from hf_optim.core.rule import Transform
 from hf_optim.errors import UserError
-from hf_optim.rule import Transform
 from hf_optim.transforms.outlier_filter import check_threshold, cut, energy, limit
 
 
 def count(a: Any) -> Any:
-    """The number of elements of one block, as `hf_optim.reduce.dot` gives a sum."""
+    """The number of elements of one block, as `hf_optim.core.reduce.dot` gives a sum."""
     if not isinstance(a, torch.Tensor):
         return a.reduce(count, torch.ones_like)
     return torch.full(a.shape[:-1], float(a.shape[-1]), dtype=a.dtype, device=a.device)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from hf_optim.core.reduce import dot
+from hf_optim.core.rule import Transform
 from hf_optim.errors import UserError
-from hf_optim.reduce import dot
-from hf_optim.rule import Transform
 
 
 def check_threshold(owner: str, threshold: Any) -> float:

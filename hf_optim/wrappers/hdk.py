@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from hf_optim import validate
-from hf_optim.windows import RateWindows
+from hf_optim.bases.rate_windows import RateWindows
+from hf_optim.core import validate
 
 
 class HDK(RateWindows):
@@ -41,8 +41,9 @@ class HDK(RateWindows):
     search_space = {"eta": ("log", 1e-5, 1e-1), "rule": ("choice", ("additive", "multiplicative"))}
     bounds = {"eta": (0.0, math.inf, True, False), "interval": (1, math.inf, True, False)}
 
-    def __init__(self, base: torch.optim.Optimizer, eta: float, interval: int, rule: str = "additive",
-                 average: str = "mean") -> None:
+    def __init__(
+        self, base: torch.optim.Optimizer, eta: float, interval: int, rule: str = "additive", average: str = "mean"
+    ) -> None:
         own = {"eta": eta, "interval": interval, "rule": rule, "average": average}
         kinds = {"eta": 0.0, "interval": 1, "rule": "additive", "average": "mean"}
         validate.values("hdk", own, kinds, self.choices, self.bounds)

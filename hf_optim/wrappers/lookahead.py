@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from hf_optim import validate
+from hf_optim.bases.wrapper import Wrapper
+from hf_optim.core import validate
+from hf_optim.core.reduce import local
 from hf_optim.errors import UserError
-from hf_optim.reduce import local
-from hf_optim.wrapper import Wrapper
 
 #: name -> what the base is
 PRESETS = {"lookahead_sgd": {"name": "sgd"}, "lookahead_adam": {"name": "adam"}, "lookahead_amvt": {"name": "amvt"}}
@@ -50,16 +50,22 @@ class Lookahead(Wrapper):
     defaults_own = {"k": 5, "alpha": 0.5, "pullback_momentum": "none"}
     bounds = {"k": (1, float("inf"), True, False), "alpha": (0.0, 1.0, False, True)}
 
-    def __init__(self, base: torch.optim.Optimizer, k: int = 5, alpha: float = 0.5,
-                 pullback_momentum: str = "none") -> None:
+    def __init__(
+        self, base: torch.optim.Optimizer, k: int = 5, alpha: float = 0.5, pullback_momentum: str = "none"
+    ) -> None:
         own = {"k": k, "alpha": alpha, "pullback_momentum": pullback_momentum}
         validate.values("lookahead", own, self.defaults_own, self.choices, self.bounds)
         self.k, self.alpha, self.pullback_momentum = k, alpha, pullback_momentum
         super().__init__(base)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None,  # type: ignore[override]
-             evaluate: Callable[[], Any] | None = None) -> Any:
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        loss: Any = None,  # type: ignore[override]
+        evaluate: Callable[[], Any] | None = None,
+    ) -> Any:
         """One step of the base, and every k-th time one of the slow weights. Arguments are the base's."""
         for group in self.param_groups:
             if group["la_count"] == 0:
@@ -104,8 +110,10 @@ class Lookahead(Wrapper):
             local(slow).lerp_(fast.to(slow.dtype), self.alpha)
             fast.copy_(local(slow))
         if not found:
-            raise UserError(f"lookahead: {type(self._innermost()).__name__} keeps no first moment under "
-                            f"{', '.join(MOMENTA)}: pullback_momentum must be 'none'")
+            raise UserError(
+                f"lookahead: {type(self._innermost()).__name__} keeps no first moment under "
+                f"{', '.join(MOMENTA)}: pullback_momentum must be 'none'"
+            )
 
     def _pull_back(self, p: torch.Tensor) -> bool:
         """Reset or pull back the base's first moment of p; False if there is none."""

@@ -7,14 +7,18 @@ from typing import Any
 
 import torch
 
-from hf_optim import reduce, validate
+from hf_optim.bases.rate_windows import RateWindows
+from hf_optim.core import reduce, validate
+from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
-from hf_optim.randomness import RandomState
-from hf_optim.windows import RateWindows
 
 #: name -> what the base is
-PRESETS = {"tlr_sgd": {"name": "sgd"}, "tlr_sgdm": {"name": "sgdm"}, "tlr_adam": {"name": "adam"},
-           "tlr_adamw": {"name": "adamw"}}
+PRESETS = {
+    "tlr_sgd": {"name": "sgd"},
+    "tlr_sgdm": {"name": "sgdm"},
+    "tlr_adam": {"name": "adam"},
+    "tlr_adamw": {"name": "adamw"},
+}
 
 
 class TLR(RateWindows):
@@ -53,14 +57,33 @@ class TLR(RateWindows):
     state_bytes = 8
     choices = {"scope": ("global", "group", "tensor")}
     search_space = {"gamma": ("linear", 0.2, 0.5), "p": ("linear", 0.1, 0.5)}
-    defaults_own = {"gamma": 0.33, "p": 0.20, "steps_per_epoch": None, "interval": None, "cap": 100.0,
-                    "scope": "global", "lookahead": False}
-    bounds = {"gamma": (0.0, 1.0, False, True), "p": (0.0, 1.0, False, True), "cap": (1.0, float("inf"), False, True),
-              "interval": (1, float("inf"), True, False)}
+    defaults_own = {
+        "gamma": 0.33,
+        "p": 0.20,
+        "steps_per_epoch": None,
+        "interval": None,
+        "cap": 100.0,
+        "scope": "global",
+        "lookahead": False,
+    }
+    bounds = {
+        "gamma": (0.0, 1.0, False, True),
+        "p": (0.0, 1.0, False, True),
+        "cap": (1.0, float("inf"), False, True),
+        "interval": (1, float("inf"), True, False),
+    }
 
-    def __init__(self, base: torch.optim.Optimizer, gamma: float = 0.33, p: float = 0.20,
-                 steps_per_epoch: int | None = None, interval: int | None = None, cap: float = 100.0,
-                 scope: str = "global", lookahead: bool = False) -> None:
+    def __init__(
+        self,
+        base: torch.optim.Optimizer,
+        gamma: float = 0.33,
+        p: float = 0.20,
+        steps_per_epoch: int | None = None,
+        interval: int | None = None,
+        cap: float = 100.0,
+        scope: str = "global",
+        lookahead: bool = False,
+    ) -> None:
         own = {k: v for k, v in locals().items() if k in self.defaults_own}
         validate.values(self.rule, own, self.defaults_own, self.choices, self.bounds)
         if steps_per_epoch is not None and interval is not None:
@@ -106,8 +129,13 @@ class TLR(RateWindows):
     # --- the exact form ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None,  # type: ignore[override]
-             evaluate: Callable[[], Any] | None = None) -> Any:
+    def step(
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        loss: Any = None,  # type: ignore[override]
+        evaluate: Callable[[], Any] | None = None,
+    ) -> Any:
         """One step of the base at the scaled rate, and every K-th time a new rate. Arguments are the base's."""
         if not self.lookahead or self._still():
             return super().step(closure, loss=loss, evaluate=evaluate)

@@ -42,19 +42,38 @@ class TLRLegacy(TLR):
     state_bytes = 8
     from_start = False
     search_space = {"gamma": ("linear", 0.1, 0.5), "p": ("linear", 0.1, 0.5)}
-    defaults_own = {"gamma": 0.20, "p": 0.3333333333333333, "steps_per_epoch": None, "interval": None,
-                    "cap": float("inf"), "scope": "group", "lookahead": False}
+    defaults_own = {
+        "gamma": 0.20,
+        "p": 0.3333333333333333,
+        "steps_per_epoch": None,
+        "interval": None,
+        "cap": float("inf"),
+        "scope": "group",
+        "lookahead": False,
+    }
 
-    def __init__(self, base: torch.optim.Optimizer, gamma: float = 0.20, p: float = 0.3333333333333333,
-                 steps_per_epoch: int | None = None, interval: int | None = None, cap: float = float("inf"),
-                 scope: str = "group", lookahead: bool = False) -> None:
+    def __init__(
+        self,
+        base: torch.optim.Optimizer,
+        gamma: float = 0.20,
+        p: float = 0.3333333333333333,
+        steps_per_epoch: int | None = None,
+        interval: int | None = None,
+        cap: float = float("inf"),
+        scope: str = "group",
+        lookahead: bool = False,
+    ) -> None:
         super().__init__(base, gamma, p, steps_per_epoch, interval, cap, scope, lookahead)
 
     def _window(self, steps_per_epoch: int) -> int:
         K = int(self.p * steps_per_epoch)
         if K == 0:
-            logging.getLogger("hf_optim").warning("tlr_legacy: int(p steps_per_epoch) = int(%g * %d) = 0, so the rate "
-                                                  "never moves; give a larger p, or interval", self.p, steps_per_epoch)
+            logging.getLogger("hf_optim").warning(
+                "tlr_legacy: int(p steps_per_epoch) = int(%g * %d) = 0, so the rate "
+                "never moves; give a larger p, or interval",
+                self.p,
+                steps_per_epoch,
+            )
         return K or -1  # 0 in a group stands for "not known yet"
 
     def _due(self, count: int, K: int) -> bool:

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hf_optim.errors import UserError
-from tasks.data import paragraphs
+from hf_optim.tasks.data import paragraphs
 
 IGNORED = -100
 END, UNKNOWN = "<eos>", "<unk>"
@@ -87,7 +87,7 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
 def read(path: Path) -> tuple[dict[str, list[str]], str]:
     """The texts of each split of your own files, and a note about splits that were cut off the end of train.
 
-    Parquet, CSV and JSONL as `tasks.data.paragraphs` reads them; in a `.txt` file every line is a text, as in the Penn
+    Parquet, CSV and JSONL as `data/paragraphs.py` reads them; in a `.txt` file every line is a text, as in the Penn
     Treebank's.
 
     Raises:

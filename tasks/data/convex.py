@@ -12,7 +12,7 @@ from scipy.special import expit, logsumexp, softmax
 from torch.utils.data import Dataset
 
 from hf_optim.errors import UserError
-from tasks.data.images import Images
+from hf_optim.tasks.data.images import Images
 
 #: the gradient's norm at what is called the minimum
 PRECISION = 1e-7

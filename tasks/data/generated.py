@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_optim.task import Moment
-from tasks.data.pictures import save_grid
+from hf_optim.experiment.task import Moment
+from hf_optim.tasks.data.pictures import save_grid
 
 if TYPE_CHECKING:
-    from tasks.models.ddpm import DDPMModel
-    from tasks.models.extractors import Extractor
+    from hf_optim.tasks.models.ddpm import DDPMModel
+    from hf_optim.tasks.models.extractors import Extractor
 
 SEEDS = {"validation": 1, "test": 2}
 SHOWN = 64
@@ -39,7 +39,7 @@ class Sampling:
 
     def figures(self, model: DDPMModel, moment: Moment) -> dict[str, float]:
         """Generate, write a grid of the first batch (64 of it), and compare; the same figures on every process."""
-        from tasks.models.ddpm import batches_of_noise
+        from hf_optim.tasks.models.ddpm import batches_of_noise
 
         mine = []
         for number, noise in batches_of_noise(

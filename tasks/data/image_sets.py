@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hf_optim.errors import UserError
-from tasks.data.augment import Augment, box, draws
+from hf_optim.tasks.data.augment import Augment, box, draws
 
 Row = tuple[str, "bytes | Path", Any]
 """Where the row stands (for messages), its encoded image or its file, and its label."""

@@ -21,7 +21,16 @@ import numpy as np
 import torch
 
 from hf_optim.errors import UserError
-from tasks.data.image_sets import IMAGENET_MOMENTS, EncodedImages, Images, Moments, Places, Row, identity, picture
+from hf_optim.tasks.data.image_sets import (
+    IMAGENET_MOMENTS,
+    EncodedImages,
+    Images,
+    Moments,
+    Places,
+    Row,
+    identity,
+    picture,
+)
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from scipy.optimize import brentq, minimize_scalar
 
-from tasks.data.convex import Objective, pooled
-from tasks.data.images import Images, read
+from hf_optim.tasks.data.convex import Objective, pooled
+from hf_optim.tasks.data.images import Images, read
 
 DIGITS = Path(__file__).parent / "digits"
 

@@ -3,7 +3,7 @@
 A pair is the opening of a paragraph and what follows it, both whole sentences where they fit. A sample is
 `[CLS] first [SEP] second [SEP]`, padded to one length. Evaluation sees every pair in both orders, so that chance is
 one half, with masks that are fixed by the text: the same in every run. Training sees a pair in one order in the even
-epochs, in the other in the odd ones, and draws other masks at every step (`tasks.models.masked_lm`).
+epochs, in the other in the odd ones, and draws other masks at every step (`hf_optim.tasks.models.masked_lm`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hf_optim.errors import UserError
-from tasks.data.paragraphs import SPLITS, sentences
+from hf_optim.tasks.data.paragraphs import SPLITS, sentences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -160,7 +160,7 @@ class Pairs(Dataset[dict[str, torch.Tensor]]):
 class Swapping(Dataset[dict[str, torch.Tensor]]):
     """Every pair of `pairs` once an epoch, in one order or the other as `epoch` is even or odd.
 
-    `tasks.data.epochs.Epochs` sets `epoch`.
+    `hf_optim.tasks.data.epochs.Epochs` sets `epoch`.
     """
 
     def __init__(self, pairs: Pairs) -> None:

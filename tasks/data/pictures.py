@@ -11,8 +11,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from hf_optim.errors import UserError
-from tasks.data.image_sets import Images
-from tasks.data.images import Splits, assemble
+from hf_optim.tasks.data.image_sets import Images
+from hf_optim.tasks.data.images import Splits, assemble
 
 
 class Pictures(Dataset[dict[str, torch.Tensor]]):
@@ -93,7 +93,7 @@ def from_hub(repository: str, image: str, label: str, held_out: int) -> Splits:
     """A labelled data set of the Hub, decoded in memory."""
     import datasets
 
-    from tasks.data import hub
+    from hf_optim.tasks.data import hub
 
     parts = hub.load(repository, what="data")
     found: dict[str, list[Any]] = {}

@@ -9,8 +9,8 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from hf_optim.errors import UserError
-from tasks.data import tokenizer
-from tasks.data.parallel import SPLITS, Corpus, Pairs
+from hf_optim.tasks.data import tokenizer
+from hf_optim.tasks.data.parallel import SPLITS, Corpus, Pairs
 
 SPECIAL = ("<unk>", "<pad>", "<bos>", "<eos>")
 ROLES = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}

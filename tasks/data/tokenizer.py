@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from hf_optim.errors import UserError
-from tasks.data import cache
+from hf_optim.tasks.data import cache
 
 Kind = Literal["unigram", "bpe", "wordpiece", "word"]
 FORMAT = 1  # changes when the same texts would give another tokenizer

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from hf_optim.errors import UserError
-from tasks.data import cache
+from hf_optim.tasks.data import cache
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"

@@ -52,7 +52,7 @@ def _home(family: str) -> Any:
                 f"this model comes from timm, which cannot be imported ({' '.join(str(error).split())[:120]}): "
                 "install timm and a torchvision that fits your torch"
             ) from error
-    return importlib.import_module(f"tasks.models.{FAMILIES[family][0]}")
+    return importlib.import_module(f"hf_optim.tasks.models.{FAMILIES[family][0]}")
 
 
 def build(

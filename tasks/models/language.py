@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from hf_optim.errors import UserError
-from tasks.models.lstm import LSTMConfig, LSTMForCausalLM
+from hf_optim.tasks.models.lstm import LSTMConfig, LSTMForCausalLM
 
 # Without any of these transformers makes an empty tokenizer and says nothing.
 TOKENIZER_FILES = ("tokenizer.", "vocab", "spiece", "sentencepiece", "tiktoken")

@@ -10,7 +10,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from tasks.models.classifier import Classifier
+from hf_optim.tasks.models.classifier import Classifier
 
 
 @strict

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AlbertForPreTraining, BertForPreTraining
 
-from tasks.data.pairs import Masking, mask_ngrams
+from hf_optim.tasks.data.pairs import Masking, mask_ngrams
 
 
 class NgramMasked:

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from tasks.models.classifier import Classifier
+from hf_optim.tasks.models.classifier import Classifier
 
 
 @strict

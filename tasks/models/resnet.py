@@ -5,7 +5,7 @@ from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 from transformers.models.resnet.modeling_resnet import ResNetConvLayer
 
-from tasks.models.classifier import Classifier
+from hf_optim.tasks.models.classifier import Classifier
 
 
 @strict

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
-from tasks.models.classifier import Classifier
+from hf_optim.tasks.models.classifier import Classifier
 
 
 @strict

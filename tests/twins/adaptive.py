@@ -16,8 +16,16 @@ def rectification(b2: float, t: int) -> float | None:
     return np.sqrt((rho - 4) * (rho - 2) * top / ((top - 4) * (top - 2) * rho)) if rho >= 5 else None
 
 
-@twin("acprop", lr=1e-3, betas=(0.9, 0.999), eps=1e-16, weight_decay=0.0, weight_decouple=True, rectify=True,
-      momentum_update=False)
+@twin(
+    "acprop",
+    lr=1e-3,
+    betas=(0.9, 0.999),
+    eps=1e-16,
+    weight_decay=0.0,
+    weight_decouple=True,
+    rectify=True,
+    momentum_update=False,
+)
 def acprop(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
     m, s = zeros(x), zeros(x)
     for t in count(1):
@@ -42,8 +50,17 @@ def acprop(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
         yield {"m": m}
 
 
-@twin("adabelief", lr=1e-3, betas=(0.9, 0.999), eps=1e-16, weight_decay=0.0, weight_decouple=True,
-      fixed_decay=False, rectify=True, amsgrad=False)
+@twin(
+    "adabelief",
+    lr=1e-3,
+    betas=(0.9, 0.999),
+    eps=1e-16,
+    weight_decay=0.0,
+    weight_decouple=True,
+    fixed_decay=False,
+    rectify=True,
+    amsgrad=False,
+)
 def adabelief(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
     m, s, top = zeros(x), zeros(x), zeros(x)
     for t in count(1):
@@ -143,8 +160,21 @@ def lion(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
         yield {"m": m}
 
 
-@twin("prodigy", lr=1.0, betas=(0.9, 0.999), beta3=None, eps=1e-8, weight_decay=0.0, decouple=True,
-      use_bias_correction=False, safeguard_warmup=False, d0=1e-6, d_coef=1.0, growth_rate=float("inf"), slice_p=1)
+@twin(
+    "prodigy",
+    lr=1.0,
+    betas=(0.9, 0.999),
+    beta3=None,
+    eps=1e-8,
+    weight_decay=0.0,
+    decouple=True,
+    use_bias_correction=False,
+    safeguard_warmup=False,
+    d0=1e-6,
+    d_coef=1.0,
+    growth_rate=float("inf"),
+    slice_p=1,
+)
 def prodigy(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
     o, (b1, b2) = h[0], h[0].betas
     b3 = b2**0.5 if o.beta3 is None else o.beta3
@@ -174,8 +204,11 @@ def hyper_rate(h: list[SimpleNamespace], g: Arrays, u: Arrays | None) -> None:
     """Move the rates by the hypergradient <g, u of the step before>, or by its cosine, taken over all tensors."""
     for k in h if u is not None else []:
         size = norm(g) * norm(u)
-        k.lr = k.lr + k.hypergrad_lr * dot(g, u) if k.rule == "additive" else k.lr * (
-            1 + k.hypergrad_lr * dot(g, u) / size)
+        k.lr = (
+            k.lr + k.hypergrad_lr * dot(g, u)
+            if k.rule == "additive"
+            else k.lr * (1 + k.hypergrad_lr * dot(g, u) / size)
+        )
 
 
 @twin("hd_sgd", lr=0.1, hypergrad_lr=1e-6, rule="additive", momentum=0.0, nesterov=False, weight_decay=0.0)

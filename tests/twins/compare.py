@@ -43,16 +43,29 @@ class Ours:
     The gradients are NumPy's (fast) or, with ``autograd``, torch's.
     """
 
-    def __init__(self, name: str, problem: Any, groups: list[dict[str, Any]] | None = None, style: str | None = None,
-                 autograd: bool = False, schedule: dict[int, float] | None = None, **hyper: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        problem: Any,
+        groups: list[dict[str, Any]] | None = None,
+        style: str | None = None,
+        autograd: bool = False,
+        schedule: dict[int, float] | None = None,
+        **hyper: Any,
+    ) -> None:
         import hf_optim
 
         self.problem, self.autograd, self.schedule = problem, autograd, schedule or {}
         self.params = problem.parameters()
         given: Any = self.params
         if groups is not None:
-            given = [{"params": [self.params[i] for i in group["at"]],
-                      **{key: value for key, value in group.items() if key != "at"}} for group in groups]
+            given = [
+                {
+                    "params": [self.params[i] for i in group["at"]],
+                    **{key: value for key, value in group.items() if key != "at"},
+                }
+                for group in groups
+            ]
         self.opt = hf_optim.create(name, given, **hyper)
         self.needs = getattr(self.opt, "needs", frozenset())
         # a look-ahead needs gradients at the point it looks at
@@ -137,16 +150,22 @@ class Trajectory:
         rates = self.steps[k - 1][1].get("lr")
         if rates is None:
             return None
-        shared = all(rates[i] == rates[j] for i, j in zip(range(len(rates)), range(1, len(rates)), strict=False)
-                     if j not in self.first)
+        shared = all(
+            rates[i] == rates[j]
+            for i, j in zip(range(len(rates)), range(1, len(rates)), strict=False)
+            if j not in self.first
+        )
         return [rates[i] for i in self.first] if shared else None
 
 
-def trajectory(name: str, problem: Any, steps: int, groups: list[dict[str, Any]] | None,
-               hyper: dict[str, Any]) -> Trajectory:
+def trajectory(
+    name: str, problem: Any, steps: int, groups: list[dict[str, Any]] | None, hyper: dict[str, Any]
+) -> Trajectory:
     plain = run(name, problem.start, problem.numpy, steps, groups, **hyper)
     nudge = 1e-7
     moved = run(name, [a * (1 + nudge) for a in problem.start], problem.numpy, steps, groups, **hyper)
-    growth = [max(float(np.abs(a - b).max()) for a, b in zip(p[0], q[0], strict=True)) / nudge
-              for p, q in zip(plain, moved, strict=True)]
+    growth = [
+        max(float(np.abs(a - b).max()) for a, b in zip(p[0], q[0], strict=True)) / nudge
+        for p, q in zip(plain, moved, strict=True)
+    ]
     return Trajectory(plain, [1e-11 + 1e-14 * g for g in growth], [g["at"][0] for g in groups or [{"at": [0]}]])

@@ -18,8 +18,23 @@ TWINS: dict[str, Callable[..., Steps]] = {}
 DEFAULTS: dict[str, dict[str, Any]] = {}
 WRAPPERS: set[str] = set()
 
-__all__ = ["DEFAULTS", "TWINS", "WRAPPERS", "Array", "Arrays", "Problem", "Steps", "begin", "corrected", "count",
-           "dot", "norm", "run", "twin", "zeros"]
+__all__ = [
+    "DEFAULTS",
+    "TWINS",
+    "WRAPPERS",
+    "Array",
+    "Arrays",
+    "Problem",
+    "Steps",
+    "begin",
+    "corrected",
+    "count",
+    "dot",
+    "norm",
+    "run",
+    "twin",
+    "zeros",
+]
 
 
 def twin(*names: str, wraps: bool = False, **defaults: Any) -> Callable[[Callable[..., Steps]], Callable[..., Steps]]:
@@ -35,8 +50,9 @@ def twin(*names: str, wraps: bool = False, **defaults: Any) -> Callable[[Callabl
     return register
 
 
-def begin(name: str, x: Arrays, f: Problem, groups: list[dict[str, Any]] | None,
-          hyper: dict[str, Any]) -> tuple[Steps, list[SimpleNamespace]]:
+def begin(
+    name: str, x: Arrays, f: Problem, groups: list[dict[str, Any]] | None, hyper: dict[str, Any]
+) -> tuple[Steps, list[SimpleNamespace]]:
     """The generator of twin ``name``, and the hyper-parameters whose ``lr`` a schedule may change between steps.
 
     ``groups``: ``{"at": [tensor indices], **overrides}``, one a parameter group.
@@ -62,8 +78,15 @@ def spread(hyper: dict[str, Any], n: int, groups: list[dict[str, Any]] | None) -
     return out
 
 
-def run(name: str, start: Iterable[Array], f: Problem, steps: int, groups: list[dict[str, Any]] | None = None,
-        schedule: dict[int, float] | None = None, **hyper: Any) -> list[tuple[Arrays, dict[str, Any]]]:
+def run(
+    name: str,
+    start: Iterable[Array],
+    f: Problem,
+    steps: int,
+    groups: list[dict[str, Any]] | None = None,
+    schedule: dict[int, float] | None = None,
+    **hyper: Any,
+) -> list[tuple[Arrays, dict[str, Any]]]:
     """The parameters and the extras after each of ``steps`` updates; ``schedule``: step -> factor on every rate."""
     x = [np.array(a, dtype=np.float64) for a in start]
     (stepper, h), out = begin(name, x, f, groups, hyper), []

@@ -39,8 +39,11 @@ def l4(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
         m = [0.9 * a + 0.1 * b for a, b in zip(m, g, strict=True)]
         second = [0.999 * a + 0.001 * b**2 for a, b in zip(second, g, strict=True)]
         estimate = [corrected(a, 0.9, t) for a in m]
-        v = estimate if o.adam_eps is None else [
-            a / (np.sqrt(corrected(b, 0.999, t)) + o.adam_eps) for a, b in zip(estimate, second, strict=True)]
+        v = (
+            estimate
+            if o.adam_eps is None
+            else [a / (np.sqrt(corrected(b, 0.999, t)) + o.adam_eps) for a, b in zip(estimate, second, strict=True)]
+        )
         eta = o.fraction * (loss - o.minloss_factor * low) / (dot(estimate, v) + o.eps)
         for i, p in enumerate(x):
             x[i] = p - eta * v[i]
@@ -48,8 +51,17 @@ def l4(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
         yield {"lr": [eta for _ in x]}
 
 
-@twin("sps", c=0.5, gamma=2.0, init_step_size=1.0, steps_per_epoch=500, eta_max=None, adapt="smooth_iter",
-      f_star=0.0, eps=1e-8)
+@twin(
+    "sps",
+    c=0.5,
+    gamma=2.0,
+    init_step_size=1.0,
+    steps_per_epoch=500,
+    eta_max=None,
+    adapt="smooth_iter",
+    f_star=0.0,
+    eps=1e-8,
+)
 def sps(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
     o, kept = h[0], h[0].init_step_size
     for t in count(1):

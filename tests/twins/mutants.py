@@ -17,18 +17,62 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-OPPOSITE = {"add": "sub", "sub": "add", "mul": "div", "div": "mul", "maximum": "minimum", "minimum": "maximum",
-            "sqrt": "abs", "square": "abs", "addcmul": "addcdiv", "addcdiv": "addcmul", "sign": "abs", "abs": "sign",
-            "max": "min", "min": "max", "clamp_min": "clamp_max", "clamp_max": "clamp_min", "neg": "abs",
-            "rsqrt": "sqrt"}
-OPERATORS: dict[type, type] = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
-                               ast.Pow: ast.Mult, ast.Mod: ast.Mult}
-COMPARISONS: dict[type, type] = {ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE, ast.GtE: ast.Lt, ast.Eq: ast.NotEq,
-                                 ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is}
+OPPOSITE = {
+    "add": "sub",
+    "sub": "add",
+    "mul": "div",
+    "div": "mul",
+    "maximum": "minimum",
+    "minimum": "maximum",
+    "sqrt": "abs",
+    "square": "abs",
+    "addcmul": "addcdiv",
+    "addcdiv": "addcmul",
+    "sign": "abs",
+    "abs": "sign",
+    "max": "min",
+    "min": "max",
+    "clamp_min": "clamp_max",
+    "clamp_max": "clamp_min",
+    "neg": "abs",
+    "rsqrt": "sqrt",
+}
+OPERATORS: dict[type, type] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.Mod: ast.Mult,
+}
+COMPARISONS: dict[type, type] = {
+    ast.Lt: ast.GtE,
+    ast.LtE: ast.Gt,
+    ast.Gt: ast.LtE,
+    ast.GtE: ast.Lt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+}
 # What says nothing about the update: checks of arguments, texts, printing, checkpoints.
-OUTSIDE = {"__init__", "figures", "rate", "spec", "effective_lr", "state_dict", "load_state_dict", "__setstate__",
-           "__getstate__", "loss_floor", "add_param_group", "_make_transform", "_start_group", "needs",
-           "set_steps_per_epoch"}
+OUTSIDE = {
+    "__init__",
+    "figures",
+    "rate",
+    "spec",
+    "effective_lr",
+    "state_dict",
+    "load_state_dict",
+    "__setstate__",
+    "__getstate__",
+    "loss_floor",
+    "add_param_group",
+    "_make_transform",
+    "_start_group",
+    "needs",
+    "set_steps_per_epoch",
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +114,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         name = f.attr if isinstance(f, ast.Attribute) else f.id if isinstance(f, ast.Name) else ""
         plain = name.rstrip("_")
         if plain in OPPOSITE:
-            other = OPPOSITE[plain] + name[len(plain):]
+            other = OPPOSITE[plain] + name[len(plain) :]
             if isinstance(f, ast.Attribute):
                 f.attr = other
             else:

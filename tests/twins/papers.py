@@ -51,8 +51,15 @@ def adamw_agr(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
         yield {"m": m}
 
 
-ADAN = {"lr": 1e-3, "betas": (0.98, 0.92, 0.99), "eps": 1e-8, "weight_decay": 0.0, "no_prox": False,
-        "max_grad_norm": None, "restart_every": None}
+ADAN = {
+    "lr": 1e-3,
+    "betas": (0.98, 0.92, 0.99),
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "no_prox": False,
+    "max_grad_norm": None,
+    "restart_every": None,
+}
 
 
 @twin("adan", **ADAN, **AGR | {"agr": False})
@@ -94,8 +101,17 @@ def sgd_agr(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
         yield {"m": m}
 
 
-@twin("amvt", lr=1e-3, betas=(0.9, 0.999, 0.99), eps=1e-8, weight_decay=0.0, clip=None, momentum="corrected",
-      eps_mode="inside", decay="paper")
+@twin(
+    "amvt",
+    lr=1e-3,
+    betas=(0.9, 0.999, 0.99),
+    eps=1e-8,
+    weight_decay=0.0,
+    clip=None,
+    momentum="corrected",
+    eps_mode="inside",
+    decay="paper",
+)
 def amvt(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
     m, v, s = zeros(x), zeros(x), zeros(x)
     for t in count(1):

@@ -12,17 +12,41 @@ FOLDER = Path(__file__).parent.parent / "reference"
 FILES = sorted(path.stem for path in FOLDER.glob("*__*.json"))
 
 # The reference's optimizer name -> ours, where they differ.
-NAMES = {"hdk_sgd_additive": "hdk", "hdk_sgd_multiplicative": "hdk", "hypergradient_adam": "hd_adam",
-         "hypergradient_sgd": "hd_sgd", "l4adam": "l4_adam", "l4mom": "l4_mom", "tlr_sgd": "tlr", "tlr_sgdm": "tlr",
-         "tlr_adam": "tlr"}
+NAMES = {
+    "hdk_sgd_additive": "hdk",
+    "hdk_sgd_multiplicative": "hdk",
+    "hypergradient_adam": "hd_adam",
+    "hypergradient_sgd": "hd_sgd",
+    "l4adam": "l4_adam",
+    "l4mom": "l4_mom",
+    "tlr_sgd": "tlr",
+    "tlr_sgdm": "tlr",
+    "tlr_adam": "tlr",
+}
 # The reference's hyper-parameter -> ours; None: what it fixes is not an option of ours (see FIXED).
-RENAMED = {"agr_on": "agr_moments", "n_batches_per_epoch": "steps_per_epoch", "batches_per_epoch": "steps_per_epoch",
-           "K": "interval", "adapt_flag": "adapt", "exclude_1d": "agr_scope"}
-FIXED = {"degenerated_to_sgd": True, "line_search_fn": "armijo", "always_adapt": True, "max_grad_norm": None,
-         "direction": "(w_prev-w)/(lr*K)", "negative_denominator": "unchanged"}
+RENAMED = {
+    "agr_on": "agr_moments",
+    "n_batches_per_epoch": "steps_per_epoch",
+    "batches_per_epoch": "steps_per_epoch",
+    "K": "interval",
+    "adapt_flag": "adapt",
+    "exclude_1d": "agr_scope",
+}
+FIXED = {
+    "degenerated_to_sgd": True,
+    "line_search_fn": "armijo",
+    "always_adapt": True,
+    "max_grad_norm": None,
+    "direction": "(w_prev-w)/(lr*K)",
+    "negative_denominator": "unchanged",
+}
 # A setting of the reference that our rule has for good, by the optimizer that has it.
-CONSTANT = {"acprop": {"amsgrad": False, "fixed_decay": False}, "nesterov": {"nesterov": True},
-            "amsgrad": {"amsgrad": True}, "l4_mom": {"adam_eps": 1e-4}}
+CONSTANT = {
+    "acprop": {"amsgrad": False, "fixed_decay": False},
+    "nesterov": {"nesterov": True},
+    "amsgrad": {"amsgrad": True},
+    "l4_mom": {"adam_eps": 1e-4},
+}
 BASE = {"lr", "momentum", "weight_decay"}
 
 
@@ -61,8 +85,14 @@ def ours(stem: str) -> tuple[str, dict[str, Any]]:
 def checkpoints(stem: str) -> dict[int, tuple[list[np.ndarray], float, float | None]]:
     """Update count -> (parameters, absolute tolerance, the adapted rate or None)."""
     record = load(stem)["problems"]["lsq"]
-    return {int(k): ([np.array(params["W"]), np.array(params["b"])], 1e-11 + 1e-14 * record["amplification"][k],
-                     record["aux"].get(k)) for k, params in record["params"].items()}
+    return {
+        int(k): (
+            [np.array(params["W"]), np.array(params["b"])],
+            1e-11 + 1e-14 * record["amplification"][k],
+            record["aux"].get(k),
+        )
+        for k, params in record["params"].items()
+    }
 
 
 def losses(stem: str) -> list[float]:

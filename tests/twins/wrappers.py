@@ -8,8 +8,15 @@ import numpy as np
 
 from twins.core import Arrays, Problem, Steps, count, dot, norm, twin, zeros
 
-TLR = {"gamma": 0.33, "p": 0.20, "steps_per_epoch": None, "interval": None, "cap": 100.0, "scope": "global",
-       "lookahead": False}
+TLR = {
+    "gamma": 0.33,
+    "p": 0.20,
+    "steps_per_epoch": None,
+    "interval": None,
+    "cap": 100.0,
+    "scope": "global",
+    "lookahead": False,
+}
 
 
 def interval(h: SimpleNamespace) -> int:

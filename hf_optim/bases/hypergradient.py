@@ -1,0 +1,40 @@
+"""Hypergradient descent: the rate follows the derivative of the loss with respect to it."""
+
+from __future__ import annotations
+
+import math
+
+from hf_optim.bases.optimizer import Optimizer
+
+
+class Hypergradient(Optimizer):
+    """Base of HDSGD and HDAdam: a subclass measures h = <g_t, u_(t-1)> and, for "multiplicative", <g, g> and <u, u>.
+
+    The adapted rate of a group whose rate began as lr_0 is lr_0 + shift, or lr_0 times a factor; shift and factor are
+    common to all groups. A scheduler that writes `group["lr"]` multiplies it: the rate in force is
+    lr (factor + shift / lr_0), which is the paper's for a constant lr and 0 at lr = 0.
+    """
+
+    memory = {"lr_shift": 0.0, "lr_factor": 1.0}
+    kept = {"lr_0": "lr"}
+    choices = {"rule": ("additive", "multiplicative")}
+    shared = ("hypergrad_lr",)
+    bounds = {"hypergrad_lr": (0.0, float("inf"), True, False)}
+
+    @staticmethod
+    def measures(h):
+        return ("gu",) if h.rule == "additive" else ("gu", "gg", "uu")
+
+    @staticmethod
+    def control(h, t, sums, loss, memory):
+        if h.rule == "additive":
+            memory["lr_shift"] += h.hypergrad_lr * sums["gu"]
+        else:
+            norms = math.sqrt(sums["gg"]) * math.sqrt(sums["uu"])
+            memory["lr_factor"] *= 1 + h.hypergrad_lr * (sums["gu"] / norms if norms > 0 else 0.0)
+        return dict(memory)
+
+    @staticmethod
+    def rate(h, memory):
+        lr_0 = h.lr_0 or h.lr
+        return h.lr * (memory["lr_factor"] + memory["lr_shift"] / lr_0) if lr_0 else 0.0

@@ -1,0 +1,194 @@
+"""What the line searches share: trial points, and evaluations at them that leave no trace.
+
+A search asks for the loss of the step's own batch at x0 - eta g. It is only a search if that loss is the same function
+of x each time, so every evaluation starts from the random state (dropout) and the buffers (normalisation, spectral
+norms) with which the step's own loss was computed, and gradients, buffers and random state are put back afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.reduce import dot
+from hf_optim.core.rewind import RandomState
+from hf_optim.engine.cell import Cell
+from hf_optim.engine.units import Unit
+from hf_optim.errors import MissingLoss
+
+#: trial points of one step
+TRIALS = 100
+#: what is taken when none of them is accepted
+LAST_RESORT = 1e-6
+#: below this norm a gradient counts as zero: there is no direction to search
+VANISHED = 1e-8
+
+
+class _World:
+    """What a forward pass reads and changes besides parameters and gradients, at one moment."""
+
+    def __init__(self, models: Iterable[nn.Module], devices: Iterable[torch.device]) -> None:
+        self._random = RandomState(*devices)
+        modules = [module for model in models for module in model.modules()]
+        owned = [(module, name, b) for module in modules for name, b in module._buffers.items() if b is not None]
+        sharded = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
+        self._sharded: list[Any] = [module for module in modules if isinstance(module, sharded)]
+        self._buffers = [(module, name, b, b.detach().clone()) for module, name, b in owned]
+
+    def restore(self) -> None:
+        self._random.restore()
+        for module in self._sharded:  # what a pass without a graph gathered last stays, and would be computed with
+            module.reshard()
+        for module, name, buffer, before in self._buffers:
+            module._buffers[name] = buffer
+            buffer.copy_(before)
+
+
+class _Evaluation:
+    """f at the parameters as they are, from the world of the step's own loss."""
+
+    def __init__(self, f: Callable[[], Any], world: _World, backward: bool) -> None:
+        self._f, self._world, self._backward = f, world, backward
+
+    def __call__(self) -> float:
+        self._world.restore()
+        with torch.set_grad_enabled(self._backward):
+            value = self._f()
+        return float(value.detach()) if isinstance(value, torch.Tensor) else float(value)
+
+
+class LineSearch(Optimizer):
+    """Gradient descent whose step is found by backtracking; a subclass says where to begin and what to remember.
+
+        x = x0 - lr eta g with the first eta of eta_0, eta_0 s, eta_0 s^2, ... for which
+        f(x0 - eta g) <= reference - c eta ||g||^2
+
+    The search is over all groups and shards together. `group["lr"]`, 1.0, multiplies the step that is taken and not
+    the trial steps, so a schedule shortens steps instead of being searched away; at lr = 0 nothing is searched. When
+    100 trials fail, eta is 1e-6. A gradient with a norm below 1e-8 moves nothing and is not remembered.
+    """
+
+    fixed_lr = True
+    no_transform = "its theory uses ||g||^2"
+
+    _models: tuple[nn.Module, ...] = ()
+
+    # --- what a line search writes ---------------------------------------------------------------------------------
+
+    @staticmethod
+    def begin(h: SimpleNamespace, square: float, loss: float, memory: dict[str, float]) -> tuple[float, float]:
+        """The first trial step and the reference, from ||g||^2 and f at x0; may update `memory`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def shrink(h: SimpleNamespace) -> float:
+        """s, the factor from one trial step to the next."""
+        raise NotImplementedError
+
+    @staticmethod
+    def finish(h: SimpleNamespace, eta: float, backtracks: int, found: bool, memory: dict[str, float]) -> None:
+        """Remember what the next search begins with."""
+        raise NotImplementedError
+
+    # --- evaluations -----------------------------------------------------------------------------------------------
+
+    def watch(self, *models: nn.Module) -> None:
+        """Keep these models' buffers unchanged by trial evaluations, and under FSDP2 their weights fresh
+        (`hf_optim.create("sls", model)` does it)."""
+        self._models = models
+
+    def _world(self) -> _World:
+        return _World(self._models, {p.device for group in self.param_groups for p in group["params"]})
+
+    def _run_closure(self, closure: Callable[[], Any], evaluate: Callable[[], Any] | None) -> tuple[Any, Any]:
+        world = self._world()
+        with torch.enable_grad():
+            loss = closure()
+        return loss, _Evaluation(evaluate or closure, world, evaluate is None)
+
+    # --- a step ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def measure(g, c):
+        return (dot(g, g),)
+
+    _together = False
+
+    def _advance(self, parts: list[Unit], f: float | None, evaluate: Callable[[], Any] | None) -> None:
+        assert f is not None
+        cells = cast("list[Cell]", parts)
+        if evaluate is None:
+            raise MissingLoss(
+                f"{self.rule} evaluates the loss at trial points: call step(closure), or "
+                "step(loss=loss, evaluate=evaluate) with a forward pass on the same batch"
+            )
+        if all(float(group["lr"]) == 0 for group in self.param_groups):
+            return
+        h, memory = self._hyper(self.param_groups[0]), self._memory
+        square = self._summed(cells, self.measure).sum().item()
+        if not math.isfinite(square):
+            self._bad("the gradient is not finite")
+            return
+        memory["eta"], trials = 0.0, 0
+        if math.sqrt(square) >= VANISHED:
+            eta, reference = self.begin(h, square, f, memory)
+            trial = evaluate if isinstance(evaluate, _Evaluation) else _Evaluation(evaluate, self._world(), False)
+            eta, trials, found = self._search(cells, trial, eta, self.shrink(h), reference, h.c * square)
+            self.finish(h, eta, trials - found, found, memory)
+            memory["eta"] = eta if found else LAST_RESORT
+        self._remember(memory)
+        self._shared = SimpleNamespace(loss=f, trials=trials)
+
+    def _search(
+        self, cells: list[Cell], trial: _Evaluation, eta: float, shrink: float, reference: float, slope: float
+    ) -> tuple[float, int, bool]:
+        """Move to the accepted point; returns its eta (the next one to try if there is none), the number of
+        evaluations, and whether a point was accepted."""
+        starts = [cell.tensors["x"].clone() for cell in cells]
+        world, params = self._world(), [p for group in self.param_groups for p in group["params"]]
+        params += [p for model in self._models for p in model.parameters()]
+        grads = [(p, p.grad) for p in params]
+        trials, found, kept = 0, False, False
+        try:
+            while trials < TRIALS and not found:
+                if trials:
+                    eta *= shrink
+                self._place(cells, starts, eta)
+                for p in params:
+                    p.grad = None
+                value = trial()
+                trials += 1
+                found = -math.inf < value <= reference - eta * slope
+            rates = [float(cell.group["lr"]) for cell in cells]
+            if not found or any(rate != 1 for rate in rates):
+                step = eta if found else LAST_RESORT
+                for cell, start, rate in zip(cells, starts, rates, strict=True):
+                    self._place([cell], [start], step * rate)
+            kept = True
+        finally:
+            for p, grad in grads:
+                p.grad = grad
+            world.restore()
+            if not kept:  # an evaluation raised
+                self._place(cells, starts, 0.0)
+        return (eta if found else eta * shrink), trials, found
+
+    @staticmethod
+    def _place(cells: list[Cell], starts: list[torch.Tensor], eta: float) -> None:
+        """x = x0 - eta g, from the copy of x0."""
+        for cell, start in zip(cells, starts, strict=True):
+            if eta == 0:
+                cell.tensors["x"].copy_(start)
+            else:
+                torch.add(start, cell.tensors["g"], alpha=-eta, out=cell.tensors["x"])
+
+    @staticmethod
+    def rate(h, memory):
+        return h.lr * memory["eta"]

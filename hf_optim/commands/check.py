@@ -1,0 +1,142 @@
+"""The command `hf-optim check`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_optim.errors import UserError
+
+DESCRIPTION = """\
+Does to an optimizer what a training run does, and says what it breaks. Names:
+
+  NAME                  a registered one, wildcards too: smaran, "tlr*"
+  package.module:Class  any installed one: torch.optim:Adam, "torch.optim:*"
+  file.py:Class         your own
+
+Exit code: 0 all cells pass or do not apply, 1 a cell failed, 2 a wrong argument."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class Bar:
+    """A progress bar on the terminal, with what is being tried; silent where nobody looks."""
+
+    def __init__(self, title: str = "") -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            TextColumn(title or "checking"),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task("", total=None)
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, done: int, total: int, what: str) -> None:
+        """Show that `done` of `total` cells are known; `what` came last."""
+        self._progress.update(self._task, completed=done, total=total, description=what[:46])
+
+
+def _mapping(text: str, option: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{option} is not JSON ({error.msg} at character {error.pos + 1}): {text}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="hf-optim check",
+        description=DESCRIPTION,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to check")
+    parser.add_argument("--all", action="store_true", help="every registered optimizer")
+    parser.add_argument("--fast", action="store_true", help="without compiling and without two processes")
+    parser.add_argument("--checks", metavar="ID,ID", help="only these checks (`--list` shows them)")
+    parser.add_argument("--list", action="store_true", help="list the checks and exit")
+    parser.add_argument("--hyper", metavar="JSON", help="hyper-parameters for all NAMEs, e.g. '{\"lr\": 0.1}'")
+    parser.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="an optimizer (or JSON with its name and hyper-parameters) that must compute the same",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--markdown", metavar="FILE", help="write the result as Markdown")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives 0, or 1 when a cell failed.
+
+    Raises:
+        UserError: a wrong name, check or option.
+    """
+    options = _parser().parse_args(argv)
+    if options.all and options.names:
+        raise UserError("give names or --all, not both")
+    names = ["*"] if options.all else options.names
+    if not names and not options.list:
+        raise UserError("name the optimizers to check, or give --all; see hf-optim check --help")
+    hyper = _mapping(options.hyper, "--hyper") if options.hyper else {}
+    if not isinstance(hyper, dict):
+        raise UserError(f"--hyper must be a JSON object, got {options.hyper}")
+    reference = options.reference
+    if reference and reference.lstrip().startswith("{"):
+        reference = _mapping(reference, "--reference")
+        if "name" not in reference:
+            raise UserError(f'--reference needs a "name", got {options.reference}')
+    for file in (options.json, options.markdown):  # before minutes of work, not after
+        if file and not Path(file).expanduser().parent.is_dir():
+            raise UserError(f"there is no folder {Path(file).expanduser().parent} to write {file} into")
+    from rich.console import Console
+
+    from hf_optim.check import show
+    from hf_optim.check.subject import expand
+    from hf_optim.check.suite import registered, run
+
+    known = registered()
+    if options.list:
+        for i, (id, one) in enumerate(known.items(), 1):
+            print(f"{i:3d} {id:14s} {one.title}{' (slow)' if one.slow else ''}")
+        return 0
+    expanded = expand(names)
+    chosen = [c.strip() for c in options.checks.split(",") if c.strip()] if options.checks else None
+    with Bar() as bar:
+        report = run(
+            expanded,
+            checks=chosen,
+            fast=options.fast,
+            hyper=dict.fromkeys(expanded, hyper),
+            references=dict.fromkeys(expanded, reference),
+            progress=bar.advance,
+        )
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=100)
+    show.terminal(report, known, console)
+    if options.json:
+        Path(options.json).expanduser().write_text(report.to_json(), encoding="utf-8")
+    if options.markdown:
+        Path(options.markdown).expanduser().write_text(show.markdown(report, known), encoding="utf-8")
+    return 1 if report.failed else 0

@@ -1,0 +1,145 @@
+"""`hf-optim inspect`: the curvature and the surroundings of a checkpoint, and the way from it to another."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_optim.commands.train import Parser
+from hf_optim.errors import UserError
+from hf_optim.experiment.spec import SIZES, RunSpec
+
+EPILOG = """
+The run is known from the spec.json beside its checkpoints (`hf-optim train ... --checkpoint-every N`). Examples:
+
+  hf-optim inspect runs/adamw/checkpoint-324
+  hf-optim inspect runs/adamw/checkpoint-324 runs/sgd/checkpoint-324 --landscape 1
+  hf-optim inspect model/ --task vision --model mlp --size small --eigenvalues 5 --trace 30
+
+It prints a table and leaves, in --output (default: CHECKPOINT/inspection): inspection.json, landscape.csv,
+interpolation.csv and a plot of each as PNG. Everything is in evaluation mode, on the first --samples of --split.
+Eigenvalues of the Hessian of the mean loss come from Lanczos' method on Hessian-vector products.
+"""
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "hf-optim inspect") -> int:
+    """Parse, look, print and write; gives the exit code."""
+    parser = Parser(
+        prog=prog,
+        description="Largest Hessian eigenvalues, trace, parameter norm and loss landscape of a checkpoint.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="RUN/checkpoint-STEP")
+    add("other", type=Path, nargs="?", metavar="OTHER", help="another solution of the same model: interpolate to it")
+    add("--task", metavar="NAME", help="the task, where no spec.json says it")
+    add("--model", metavar="NAME", help="its model (default: the task's first)")
+    add("--size", choices=SIZES, default="small", help="its size (default small)")
+    add("--data", metavar="NAME|PATH", help="its data, if not the preset's")
+    add("--split", choices=("train", "validation", "test"), default="train", help="whose loss (default train)")
+    add("--samples", type=int, default=512, metavar="N", help="of the split (default 512)")
+    add("--eigenvalues", type=int, default=1, metavar="K", help="the largest K (default 1; 0 for none)")
+    add("--trace", type=int, default=0, metavar="PROBES", help="estimate the trace from so many probes (default none)")
+    add("--landscape", type=int, choices=(0, 1, 2), default=2, help="its dimensions (default 2; 0 for none)")
+    add("--points", type=int, default=11, metavar="N", help="of each direction, odd (default 11)")
+    add("--distance", type=float, default=1.0, metavar="D", help="reach of the landscape; 1: the weights' own length")
+    add("--seed", type=int, default=0, metavar="N", help="of the directions (default 0)")
+    add("--double", action="store_true", help="in float64: slower, for eigenvalues close to zero")
+    add("--output", type=Path, metavar="DIR", help="where the files go (default CHECKPOINT/inspection)")
+    given = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
+    if given.samples < 1:
+        raise UserError(f"--samples must be at least 1, got {given.samples}")
+    if given.eigenvalues < 0:
+        raise UserError(f"--eigenvalues must be 0 or more, got {given.eigenvalues}")
+    return look(given)
+
+
+def look(given: argparse.Namespace) -> int:
+    """Everything that was asked for, in order of its cost."""
+    from hf_optim.curvature import hessian, landscape
+    from hf_optim.curvature import solution as subject
+
+    named = None
+    if given.task:
+        named = RunSpec(
+            task=given.task, model=given.model, size=given.size, data=given.data, optimizer={"name": "adamw"}
+        )
+    spec = subject.specification(given.checkpoint, named)
+    one = subject.read(given.checkpoint, spec, given.split, given.samples, double=given.double)
+    figures: dict[str, Any] = {
+        "checkpoint": str(given.checkpoint),
+        "split": given.split,
+        "samples": one.samples,
+        "loss": one.loss(),
+        **subject.norms(one.parameters),
+    }
+    _say("loss", f"{figures['loss']:.6g} on {one.samples} {given.split} samples")
+    if one.averaged:
+        _say("note", "evaluation uses an average of the weights: that is what is looked at")
+    _say("parameter norm", f"{figures['parameter_norm']:.6g}")
+    if given.eigenvalues:
+        figures["eigenvalues"] = hessian.eigenvalues(one, given.eigenvalues)
+        _say("largest eigenvalues", ", ".join(f"{value:.5g}" for value in figures["eigenvalues"]))
+    if given.trace:
+        estimate = hessian.trace(one, given.trace)
+        figures["trace"] = {"mean": estimate.mean, "standard_error": estimate.error, "probes": estimate.probes}
+        _say("trace", f"{estimate.mean:.5g} ± {estimate.error:.2g} (standard error, {estimate.probes} probes)")
+    folder = given.output or given.checkpoint / "inspection"
+    pictures: list[tuple[str, Any]] = []
+    if given.landscape:
+        found = landscape.surface(
+            one, points=given.points, distance=given.distance, dimensions=given.landscape, seed=given.seed,
+            progress=_progress,
+        )  # fmt: skip
+        pictures.append(("landscape", found))
+    if given.other:
+        second = subject.read(
+            given.other, subject.specification(given.other, named), given.split, 1, double=given.double
+        )
+        pictures.append(("interpolation", landscape.between(one, second)))
+        figures["other"] = str(given.other)
+    _write(folder, figures, pictures)
+    _say("written to", str(folder))
+    return 0
+
+
+def _say(name: str, text: str) -> None:
+    print(f"{name:<20} {text}")
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\rlandscape {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def _write(folder: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]]) -> None:
+    from hf_optim.curvature import plots
+    from hf_optim.experiment import record as records
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        records.write_json(folder / "inspection.json", figures)
+        for name, found in pictures:
+            (folder / f"{name}.csv").write_text(_csv(name, found), encoding="utf-8")
+            plots.draw(name, found, folder / f"{name}.png")
+    except OSError as error:
+        raise UserError(f"--output: {folder} cannot be written ({error.strerror or error})") from error
+
+
+def _csv(name: str, found: Any) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    if name == "interpolation":
+        rows.writerow(("share", "loss"))
+        rows.writerows(found)
+    else:
+        rows.writerow(("first", "second", "loss"))
+        rows.writerows((a, b, found.loss[i][j]) for i, a in enumerate(found.first) for j, b in enumerate(found.second))
+    return text.getvalue()

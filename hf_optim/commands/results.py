@@ -1,0 +1,93 @@
+"""The command `hf-optim results`: what studies found, filtered, grouped, compared, exported or merged."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_optim.errors import UserError
+from hf_optim.study.folder import merge, rows
+from hf_optim.study.folder import results as records
+from hf_optim.study.report import exports
+
+
+def results(
+    names: Sequence[str],
+    *,
+    where: Sequence[str] = (),
+    columns: str | None = None,
+    by: str | None = None,
+    compare: tuple[str, str] | None = None,
+    export: str | None = None,
+    into: str | None = None,
+    keep_first: bool = False,
+) -> int:
+    """Shows the runs of the study folders `names`, a line a run, or what is asked of them. Gives 0.
+
+    Args:
+        names: folders of studies.
+        where: conditions, see `rows.where`.
+        columns: names separated by commas, with wildcards; default those that tell runs apart (for CSV and Parquet,
+            all).
+        by: columns to group by, separated by commas: counts, means and standard deviations for each combination.
+        compare: two optimizers, or conditions; see `rows.compare`.
+        export: a file for the same table, in the format of its ending: .csv, .md, .tex or .parquet.
+        into: merge the studies into this folder instead, with tables and report.
+        keep_first: where two records of one run differ, take that of the folder named first.
+
+    Raises:
+        UserError: for what is wrong with the folders, the conditions or the file, before anything is written.
+    """
+    folders = rows.folders(names)
+    if into is not None:
+        if where or columns or by or compare or export:
+            raise UserError("--merge takes whole studies: use it alone")
+        from hf_optim.study.conduct import finish
+
+        merge.merge(folders, Path(into), keep_first=keep_first)
+        finish(Path(into))
+        return 0
+    if keep_first:
+        raise UserError("--keep-first belongs to --merge")
+    if by and compare:
+        raise UserError("--by and --compare are two tables: ask for one of them")
+    if export:
+        exports.check_format(Path(export))
+    loaded = [records.load(folder) for folder in folders]
+    every = [row for one in loaded for row in rows.of(one)]
+    some = rows.where(every, where)
+    if not some:
+        raise UserError("no run meets " + " and ".join(where) if where else "these studies have no runs")
+    if compare:
+        greater = {t["label"]: bool(t["primary"]["greater_is_better"]) for one in loaded for t in one.plan.tasks}
+        table = rows.compare([row for row in some if row["stage"] == "judged"], *compare, greater)
+        shown = rows.choose(table, columns, list(table[0]))
+    elif by:
+        keys = rows.choose(some, by, ())
+        metrics = list(dict.fromkeys(str(row["metric"]) for row in some if row["metric"]))
+        table = rows.group(some, keys, rows.choose(some, columns, metrics))
+        shown = list(table[0])
+    else:
+        table = some
+        everything = export and Path(export).suffix in (".csv", ".parquet")
+        shown = rows.choose(some, columns, rows.columns(some) if everything else rows.usual_columns(some))
+    if export:
+        exports.write(table, shown, Path(export))
+        print(f"{len(table)} rows, {len(shown)} columns: {export}")
+    else:
+        _print(table, shown)
+    return 0
+
+
+def _print(table: Sequence[rows.Row], columns: Sequence[str]) -> None:
+    """Aligned columns; the last one is cut where the terminal ends, a file or a pipe gets everything."""
+    import sys
+
+    cells = [[exports.cell(row.get(c)) for c in columns] for row in table]
+    right = [all(isinstance(row.get(c), int | float | None) for row in table) for c in columns]
+    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(columns)]
+    room = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
+    for line in [list(columns), *cells]:
+        parts = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(line, widths, right, strict=True)]
+        print("  ".join(parts).rstrip()[:room])

@@ -1,0 +1,309 @@
+"""The command line of one run: `hf-optim train` and `scripts/train.py`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hf_optim.errors import UserError
+from hf_optim.experiment.task import OVERRIDES, SIZES, RunSpec, load, names, train
+from hf_optim.hub import schedules
+
+NESTED = ("optimizer", "schedule")
+DOTTED = (*NESTED, "model")
+# YAML 1.1 reads 1e-3 as a text; every number that Python's float takes is meant as one.
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+RUN_KEYS = {
+    "output": str,
+    "checkpoint_every": int,
+    "resume": bool,
+    "overwrite": bool,
+    "quiet": bool,
+    "report_to": str,
+}
+
+EPILOG = f"""
+An optimizer's, a schedule's and a model's own values are given with a dot, as YAML values, to any depth:
+
+  --optimizer smaran --optimizer.lr 0.1 --optimizer.gamma 0.9
+  --optimizer adamw --optimizer.betas "[0.9, 0.99]"
+  --optimizer tlr --optimizer.gamma 0.33 --optimizer.base adamw --optimizer.base.lr 1e-3
+  --schedule cosine --schedule.warmup 0.05
+  --model mlp --model.hidden_size 256
+
+`hf-optim list` shows the optimizers, `hf-optim info NAME` what each takes. Schedules: {", ".join(schedules.SCHEDULES)}.
+
+A --config file holds the same as YAML (options given beside it win):
+
+  task: vision
+  model: mlp
+  size: small
+  optimizer: {{name: tlr, gamma: 0.33, base: {{name: adamw, lr: 1e-3}}}}
+  schedule: {{name: cosine, warmup: 0.05}}
+  overrides: {{epochs: 3, batch_size: 128}}
+  options: {{hidden_size: 256}}
+  seed: 0
+  output: runs/first
+
+Several processes: torchrun --nproc_per_node 2 scripts/train.py ... (batch sizes count the whole step's samples).
+Exit code: 0, 1 if the run failed (its record says why), 2 if something given was wrong, 130 if interrupted.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other user's error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The options; nested ones (`--optimizer.lr`) are taken out before."""
+    made = Parser(
+        prog=prog,
+        description="Train one model of a task with one optimizer; leaves record.json and history.jsonl in --output.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("--config", metavar="FILE", help="a YAML file with the values below")
+    add("--task", metavar="NAME", help=f"a task ({', '.join(names())}) or file.py:NAME")
+    add("--model", metavar="NAME", help="one of the task's models (default: its first)")
+    add(
+        "--size",
+        choices=SIZES,
+        help="smoke: seconds, for tests; small: embedded data (default); paper: the papers' settings, for a GPU",
+    )
+    add(
+        "--optimizer",
+        metavar="NAME",
+        help="an optimizer's name (default: the preset's); its values as --optimizer.KEY VALUE",
+    )
+    add("--seed", type=int, metavar="N", help="of the initial weights and the order of batches (default 0)")
+    add("--data", metavar="NAME|PATH", help="an embedded data set's name, or your own parquet, CSV or image folder")
+    add(
+        "--schedule",
+        metavar="NAME",
+        help="a learning-rate schedule (default: the preset's); its values as --schedule.KEY VALUE",
+    )
+    budget = made.add_argument_group("in place of the preset's values")
+    for key, kind in OVERRIDES.items():
+        budget.add_argument(f"--{key.replace('_', '-')}", dest=key, type=kind, metavar="N", help=HELP[key])
+    run = made.add_argument_group("the run")
+    run.add_argument("--output", metavar="DIR", help="the folder of the run (default runs/ID)")
+    run.add_argument(
+        "--overwrite", action="store_true", default=None, help="run although the folder holds a finished run"
+    )
+    run.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="write checkpoints, the last at the end")
+    run.add_argument(
+        "--resume", action="store_true", default=None, help="go on from the folder's last whole checkpoint"
+    )
+    run.add_argument("--report-to", metavar="NAMES", help="trackers beside history.jsonl, as tensorboard,trackio,wandb")
+    run.add_argument("--quiet", action="store_true", default=None, help="no lines on the way")
+    return made
+
+
+HELP = {
+    "steps": "optimizer steps",
+    "epochs": "passes over the train split",
+    "batch_size": "samples of one optimizer step, over all processes and accumulation",
+    "eval_every": "steps between evaluations on the validation split (default: once an epoch)",
+    "max_grad_norm": "clip the gradient's norm; 0 does not",
+    "gradient_accumulation_steps": "parts that a step's batch is computed in",
+    "sharpness": "record the Hessian's largest eigenvalue at the end, on so many train samples",
+    "train_curve": "evaluate so many train samples whenever validation is evaluated",
+    "init_seed": "of the initial weights alone (default: --seed)",
+    "order_seed": "of the order of batches alone (default: --seed)",
+    "split_seed": "train on a bootstrap sample of the train split, drawn with this seed",
+}
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int:
+    """Parse, train, print the result; gives the exit code. `--help` leaves through SystemExit(0), as argparse does."""
+    loud = os.environ.get("RANK", "0") == "0"
+    try:
+        spec, run = parse(list(sys.argv[1:] if argv is None else argv), prog)
+        folder = Path(run["output"] or f"runs/{spec.id}")
+        if (folder / "record.json").is_file() and not run["overwrite"]:
+            raise UserError(f"output: {folder} holds a finished run: choose another --output, or --overwrite it")
+        record = train(
+            spec,
+            folder,
+            progress=not run["quiet"],
+            checkpoint_every=run["checkpoint_every"],
+            resume=bool(run["resume"]),
+            report_to=tuple(name for name in (run["report_to"] or "").split(",") if name),
+        )
+    except UserError as error:
+        if loud:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        _leave_group()
+    if loud:
+        print(summary(record, folder))
+    return 0 if record["status"] == "ok" else 1
+
+
+def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[str, Any]]:
+    """The spec of a command line, and what concerns the run's folder (`RUN_KEYS`)."""
+    plain, nested = take_nested(argv)
+    options = {key: value for key, value in vars(parser(prog).parse_args(plain)).items() if value is not None}
+    config = _read_config(options.pop("config")) if "config" in options else {}
+    run = {key: options.pop(key, config.pop(key, None)) for key in RUN_KEYS}
+    for key, kind in RUN_KEYS.items():
+        if run[key] is not None and type(run[key]) is not kind:
+            raise UserError(f"{key}: expected {kind.__name__}, got {run[key]!r}")
+
+    overrides = dict(_mapping(config, "overrides"))
+    given = {key: options.pop(key) for key in OVERRIDES if key in options}
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in given and other not in given:
+            overrides.pop(other, None)
+    overrides.update(given)
+    values: dict[str, Any] = {"size": "small", "seed": 0, **config, "overrides": overrides}
+    for key in NESTED:
+        name = options.pop(key, None)
+        base = {"name": values[key]} if isinstance(values.get(key), str) else dict(_mapping(values, key))
+        if name is not None:
+            # Another optimizer does not inherit the values of the file's.
+            base = {**base, "name": name} if base.get("name") == name else {"name": name}
+        values[key] = _merge(base, nested[key]) or None
+    options_of_model = {**_mapping(config, "options"), **nested["model"]}
+    values.update(options, options=options_of_model)
+    if not values.get("task"):
+        raise UserError(f"--task is missing: choose from {', '.join(names())}")
+    default = _preset_optimizer(values)
+    chosen = values["optimizer"]
+    values["optimizer"] = {**default, **(chosen or {})} if "name" not in (chosen or {}) else chosen
+    if values["schedule"] is not None and "name" not in values["schedule"]:
+        raise UserError("--schedule.KEY needs a --schedule NAME")
+    spec = RunSpec.from_dict(values)
+    spec.check()
+    return spec, run
+
+
+def summary(record: Mapping[str, Any], folder: Path) -> str:
+    """A few lines for the terminal."""
+    if record["status"] != "ok":
+        return f"failed: {record['error']}\nrecord: {folder / 'record.json'}"
+    metrics = record["metrics"]
+    shown = [key for key in metrics if key.startswith("test_")] + [key for key in metrics if key.endswith("_gap")]
+    lines = [f"  {key:<16} {metrics[key]:.4f}" for key in shown]
+    clock = record["time"]
+    lines.append(f"  {clock['steps']} steps in {clock['train_seconds']:.1f} s, {clock['step_ms_median']:.2f} ms a step")
+    return "\n".join([*lines, f"record: {folder / 'record.json'}"])
+
+
+def value(text: str) -> Any:
+    """A YAML value: numbers (also 1e-3), lists, true/false, null, texts."""
+    import yaml
+
+    try:
+        return numbers(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise UserError(f"{text!r} is not a YAML value: write numbers, [lists], true, false, null or texts") from error
+
+
+def numbers(entry: Any) -> Any:
+    """Texts that are numbers as numbers, to any depth."""
+    if isinstance(entry, Mapping):
+        return {key: numbers(item) for key, item in entry.items()}
+    if isinstance(entry, list):
+        return [numbers(item) for item in entry]
+    return float(entry) if isinstance(entry, str) and NUMBER.fullmatch(entry) else entry
+
+
+def take_nested(argv: Sequence[str], keys: Sequence[str] = DOTTED) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Split `--optimizer.base.lr 1e-3` and the like off; a `base` given as a name becomes `{"name": ...}`."""
+    plain: list[str] = []
+    nested: dict[str, dict[str, Any]] = {key: {} for key in keys}
+    rest = iter(argv)
+    for token in rest:
+        key, equals, text = token.partition("=")
+        path = key[2:].split(".")
+        if not key.startswith("--") or len(path) < 2 or path[0] not in keys:
+            plain.append(token)
+            continue
+        if not all(path):
+            raise UserError(f"{key}: a name is missing between or after the dots")
+        if not equals:
+            text = next(rest, "--")
+            if text.startswith("--"):
+                raise UserError(f"{key} needs a value")
+        leaf: Any = value(text)
+        if path[-1] == "base" and isinstance(leaf, str):
+            leaf = {"name": leaf}
+        for part in reversed(path[1:]):
+            leaf = {part: leaf}
+        nested[path[0]] = _merge(nested[path[0]], leaf)
+    return plain, nested
+
+
+def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings merged, the second's values winning; a bare name counts as the mapping of its name."""
+    merged = dict(first)
+    for key, entry in second.items():
+        mine = merged.get(key)
+        mine = {"name": mine} if isinstance(mine, str) and isinstance(entry, Mapping) else mine
+        if isinstance(mine, Mapping) and isinstance(entry, Mapping):
+            other = "name" in entry and "name" in mine and entry["name"] != mine["name"]
+            entry = dict(entry) if other else _merge(mine, entry)
+        merged[key] = entry
+    return merged
+
+
+def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    entry = values.get(key) or {}
+    if not isinstance(entry, Mapping):
+        raise UserError(f"{key}: expected a mapping, got {entry!r}")
+    return entry
+
+
+def _preset_optimizer(values: Mapping[str, Any]) -> dict[str, Any]:
+    task = load(values["task"])
+    return dict(task.preset(values.get("model") or task.models[0], values["size"]).optimizer.value)
+
+
+def _read_config(file: str) -> dict[str, Any]:
+    """The YAML file as plain values; an unknown key is named with its line."""
+    import yaml
+
+    valid = ("task", "model", "size", "optimizer", "seed", "data", "schedule", "overrides", "options", *RUN_KEYS)
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except OSError as error:
+        raise UserError(f"--config: cannot read {file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"--config: {file}{where} is not YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--config: {file} must hold a mapping, as the example of --help")
+    seen = set()
+    for key, _ in tree.value:
+        if key.value not in valid:
+            raise UserError(
+                f"{file}, line {key.start_mark.line + 1}: unknown key {key.value!r}; valid: {', '.join(valid)}"
+            )
+        if key.value in seen:
+            raise UserError(f"{file}, line {key.start_mark.line + 1}: {key.value!r} is given twice")
+        seen.add(key.value)
+    return {key: numbers(entry) if key in (*NESTED, "overrides", "options") else entry for key, entry in values.items()}
+
+
+def _leave_group() -> None:
+    """Take the processes of torchrun apart in order; without torch loaded there are none."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

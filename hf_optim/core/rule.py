@@ -1,0 +1,161 @@
+"""What an optimizer file writes: a few declarations and the math, once.
+
+A rule is a subclass of `hf_optim.bases.optimizer.Optimizer` that fills in the attributes and hooks below. The shell
+does everything else. The hooks are static, so that the same text runs on cache-sized blocks (CPU), on lists of tensors
+(foreach, GPU) and inside one compiled graph.
+
+`update(x, g, ..., c)` names what it wants and is called with exactly that:
+
+    x           the parameter, written in place
+    g           the gradient after the transform (never written)
+    raw         what second moments see: the gradient as it came, or g when the transform is for all moments
+    given       the gradient as it came, whatever the transform (for clipping)
+    m, v, ...   the slots, by their declared names, written in place
+    c           the scalars of this step: `c.lr`, `c.beta1`, ...
+
+All are flat and of equal length, in the compute dtype (at least float32), and offer the vocabulary of
+`hf_optim.engine.blocks.VOCABULARY`: torch's own tensor methods, with numbers from `c` wherever torch takes a number.
+A sum from `measure` is a 0-d tensor there, unless the rule has a `control`: an operand then, not an `alpha`. Small
+tensors that run as one may be the rows of a matrix, and their sums a column.
+A static `c.first` marks the step that starts the averages; it is never compiled.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+
+
+class Rule:
+    """Defaults of everything an optimizer file may declare."""
+
+    #: one of plain, transform, loss-aware, line search, wrapper; shown in lists
+    family: ClassVar[str] = "plain"
+    #: where the rule comes from, for people
+    paper: ClassVar[str] = ""
+    #: what step() must be given: any of "loss", "evaluate"
+    needs: frozenset[str] | set[str] = frozenset()
+    #: state of one number an element: name -> first value (a number, "param" for a copy, or a hyper-parameter's name)
+    slots: ClassVar[dict[str, float | str]] = {}
+    #: slots that a configuration leaves out: name -> (hyper-parameter, the value with which the slot is needed)
+    optional_slots: ClassVar[dict[str, tuple[str, Any]]] = {}
+    #: numbers the whole run remembers, stored in every parameter group: name -> first value (a number, or a
+    #: hyper-parameter's name)
+    memory: ClassVar[dict[str, float | str]] = {}
+    #: numbers each group keeps from its beginning, read in `h`: name -> hyper-parameter
+    kept: ClassVar[dict[str, str]] = {}
+    #: the rule has no rate of its own: groups carry lr = 1.0, a multiplier through which schedulers act
+    fixed_lr: ClassVar[bool] = False
+    #: where to look for good hyper-parameters: name -> ("log" | "linear", low, high) or ("choice", values)
+    search_space: ClassVar[dict[str, tuple]] = {}
+    #: options and their values; like `structural`, the constructor's alone
+    choices: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    #: further hyper-parameters that no parameter group may change
+    structural: ClassVar[tuple[str, ...]] = ()
+    #: hyper-parameters that must be equal in all groups
+    shared: ClassVar[tuple[str, ...]] = ()
+    #: allowed values beyond the common ones: name -> (low, high, low is allowed, high is allowed)
+    bounds: ClassVar[dict[str, tuple[float, float, bool, bool]]] = {}
+    #: why a gradient transform would break the theory, where it would
+    no_transform: ClassVar[str] = ""
+
+    @staticmethod
+    def scalars(h: SimpleNamespace, t: int, s: SimpleNamespace) -> dict[str, Any]:
+        """Numbers of this step for one group: h hyper-parameters, t = 1, 2, ... the parameter's own step count,
+        s what `control` returned. Floats are free to change every step; bools and strings select code."""
+        return {}
+
+    @staticmethod
+    def measures(h: SimpleNamespace) -> tuple[str, ...]:
+        """Names of the sums that `measure` returns under these hyper-parameters; () for no measuring pass."""
+        return ()
+
+    @staticmethod
+    def scope(h: SimpleNamespace) -> str:
+        """ "global": sums run over every tensor of every group and shard; "tensor": one sum a tensor."""
+        return "global"
+
+    @staticmethod
+    def prepare(h: SimpleNamespace, t: int, memory: dict[str, float]) -> dict[str, Any]:
+        """Scalars of the measuring pass, before anything of this step is known."""
+        return {}
+
+    @staticmethod
+    def measure(**tensors: Any) -> tuple[Any, ...]:
+        """Partial sums of one block, in the order of `measures`; may update slots in place. Arguments as `update`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def derive(h: SimpleNamespace, sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Sums -> what `update` reads in `c`, on tensors, without synchronising: 0-d for global sums, else one
+        entry a tensor."""
+        return sums
+
+    @staticmethod
+    def control(
+        h: SimpleNamespace, t: int, sums: dict[str, float], loss: float | None, memory: dict[str, float]
+    ) -> dict[str, float]:
+        """Once a step, in Python floats: global sums and the loss -> numbers for all groups; updates `memory`.
+        A rule that defines it synchronises once a step."""
+        raise NotImplementedError
+
+    @staticmethod
+    def update(**tensors: Any) -> None:
+        """The step, in place."""
+        raise NotImplementedError
+
+    @staticmethod
+    def loss_floor(h: SimpleNamespace) -> float:
+        """The smallest loss the theory allows."""
+        return 0.0
+
+    @staticmethod
+    def rate(h: SimpleNamespace, memory: dict[str, float]) -> float:
+        """The rate in force for a group with hyper-parameters h."""
+        return h.lr
+
+
+class Transform:
+    """A gradient transform g -> g that any rule can take.
+
+    `moments` says which moments see it: "first" (a rule's `raw` stays the raw gradient), "all" (`raw` is transformed
+    too) or "m" (the momentum alone, where a rule keeps more first-order averages than one).
+    """
+
+    name: ClassVar[str] = ""
+    moments: str = "all"
+    #: False when apply() needs whole tensors in their own shape instead of blocks
+    blockwise: ClassVar[bool] = True
+    #: made for weight matrices: parameter groups may opt out with `agr=False` (embeddings, when made from a model)
+    weights_only: ClassVar[bool] = False
+    #: names of the per-tensor sums that apply() reads
+    sums: ClassVar[tuple[str, ...]] = ()
+
+    def covers(self, p: torch.Tensor) -> bool:
+        """Whether p is a tensor this transform is made for."""
+        return True
+
+    def active(self, t: int) -> bool:
+        """Whether a tensor that it covers is transformed in its t-th update."""
+        return True
+
+    @staticmethod
+    def measure(g: Any, c: SimpleNamespace) -> tuple[Any, ...]:
+        """Partial sums of one block, in the order of `sums`."""
+        return ()
+
+    @staticmethod
+    def derive(sums: torch.Tensor) -> torch.Tensor:
+        """Sums (a row a tensor) -> what `apply` reads in `c`."""
+        return sums
+
+    @staticmethod
+    def apply(g: Any, c: SimpleNamespace) -> Any:
+        """The transformed gradient, a new tensor."""
+        raise NotImplementedError
+
+    def spec(self) -> dict[str, Any]:
+        """What makes two transforms the same in a checkpoint."""
+        return {"name": self.name, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}

@@ -1,0 +1,108 @@
+"""Hyper-parameters are checked where they enter: kinds, ranges, choices, and names nobody reads."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hf_optim.errors import UserError
+
+#: what the shell reads of a constructor's arguments, and the rule does not
+SHELL_OPTIONS = ("compile", "grad_transform", "state_dtype", "on_bad_loss")
+#: (low, high, low is allowed, high is allowed) for names that mean the same everywhere
+COMMON: dict[str, tuple[float, float, bool, bool]] = {
+    "lr": (0.0, math.inf, True, False),
+    "eps": (0.0, math.inf, True, False),
+    "weight_decay": (0.0, math.inf, True, False),
+    "momentum": (0.0, 1.0, True, False),
+    "gamma": (0.0, 1.0, True, False),
+    "clip": (0.0, math.inf, False, False),
+    "max_grad_norm": (0.0, math.inf, False, False),
+    "agr_steps": (0, math.inf, True, False),
+    "restart_every": (1, math.inf, True, False),
+    "steps_per_epoch": (1, math.inf, True, False),
+}
+#: keys that others (schedulers, torch, people) put into parameter groups
+FOREIGN_KEYS = frozenset(
+    {
+        "params",
+        "param_names",
+        "name",
+        "initial_lr",
+        "swa_lr",
+        "max_lr",
+        "min_lr",
+        "max_momentum",
+        "base_momentum",
+        "lr_scale",
+    }
+)
+
+
+def closest(word: str, words: Iterable[str]) -> str:
+    """` (did you mean ...?)` or nothing."""
+    near = difflib.get_close_matches(word, list(words), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def unknown(owner: str, names: Iterable[str], valid: Iterable[str]) -> None:
+    """Raise if one of `names` is not in `valid`."""
+    valid = list(valid)
+    for name in names:
+        if name not in valid:
+            listed = ", ".join(valid) or "none"
+            raise UserError(f"{owner} has no hyper-parameter {name!r}{closest(name, valid)}; it has: {listed}")
+
+
+def _number(owner: str, name: str, value: Any, default: Any, bounds: tuple[float, float, bool, bool] | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a tensor or numpy rate
+            value = value.item()
+        else:
+            raise UserError(f"{owner}: {name} must be a number, got {value!r}")
+    if isinstance(default, int) and not isinstance(default, bool) and not isinstance(value, int):
+        raise UserError(f"{owner}: {name} must be a whole number, got {value!r}")
+    low, high, closed_low, closed_high = bounds or (-math.inf, math.inf, False, True)
+    if not (low < value or (closed_low and value == low)) or not (value < high or (closed_high and value == high)):
+        interval = f"{'[' if closed_low else '('}{low:g}, {high:g}{']' if closed_high else ')'}"
+        raise UserError(f"{owner}: {name} = {value!r} is outside {interval}")
+
+
+def values(
+    owner: str,
+    group: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    choices: Mapping[str, tuple[str, ...]],
+    bounds: Mapping[str, tuple[float, float, bool, bool]],
+) -> None:
+    """Raise UserError on the first hyper-parameter of `group` that has a wrong kind, range or choice."""
+    for name, default in defaults.items():
+        value = group[name]
+        limits = bounds.get(name, COMMON.get(name))
+        if name in choices:
+            if value not in choices[name]:
+                raise UserError(f"{owner}: {name} must be one of {', '.join(map(repr, choices[name]))}, got {value!r}")
+        elif isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise UserError(f"{owner}: {name} must be True or False, got {value!r}")
+        elif isinstance(default, tuple):
+            if not isinstance(value, (tuple, list)) or len(value) != len(default):
+                raise UserError(f"{owner}: {name} must be {len(default)} numbers such as {default!r}, got {value!r}")
+            for i, v in enumerate(value):
+                _number(owner, f"{name}[{i}]", v, 0.0, bounds.get(name, (0.0, 1.0, True, False)))
+        elif value is None and default is None:
+            continue
+        elif name in ("agr_steps", "restart_every", "steps_per_epoch", "interval"):
+            _number(owner, name, value, 1, limits)
+        elif isinstance(default, (int, float)) or limits is not None:
+            _number(owner, name, value, default, limits)
+
+
+def defaults(rule: Any) -> dict[str, Any]:
+    """Constructor arguments and their defaults, which tell each one's kind; what has none is a number."""
+    parameters = list(inspect.signature(rule).parameters.values())[1:]
+    known = {p.name: 0.0 if p.default is p.empty else p.default for p in parameters if p.name not in SHELL_OPTIONS}
+    return known | ({"lr": 1.0} if rule.fixed_lr else {})

@@ -1,0 +1,149 @@
+"""A trained model and the batches that its loss is looked at on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
+
+from hf_optim.errors import UserError
+from hf_optim.experiment import record as records
+from hf_optim.experiment.evaluation import check_checkpoint, quiet, read_model, train_part
+from hf_optim.experiment.task import RunSpec, load
+
+BATCH = 128
+
+
+@dataclass
+class Subject:
+    """A model in evaluation mode and the batches of a split; its loss is their mean, weighted by samples."""
+
+    model: nn.Module
+    batches: list[tuple[dict[str, Any], int]]
+    averaged: bool = False
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What was trained; where evaluation uses an average of it (`averaged`), the parameters of that."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def follow_the_average(self) -> None:
+        """If the loss does not depend on what was trained, turn to the parameters that it does depend on.
+
+        Raises:
+            UserError: it depends on no parameter.
+        """
+        if self._used():
+            return
+        for p in self.model.parameters():
+            p.requires_grad_(p.is_floating_point())
+        used = {id(p) for p in self._used()}
+        if not used:
+            raise UserError("the loss depends on no parameter of the model: there is nothing to look at")
+        for p in self.model.parameters():
+            p.requires_grad_(id(p) in used)
+        self.averaged = True
+
+    def _used(self) -> list[nn.Parameter]:
+        """The parameters that the first batch's loss depends on."""
+        parameters = self.parameters
+        loss, _ = next(iter(self.losses()))
+        if not parameters or not loss.requires_grad:
+            return []
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return [p for p, g in zip(parameters, gradients, strict=True) if g is not None]
+
+    @property
+    def samples(self) -> int:
+        """How many samples the loss is the mean of."""
+        return sum(count for _, count in self.batches)
+
+    def losses(self) -> Iterator[tuple[Tensor, float]]:
+        """Each batch's loss with its weight; differentiable twice."""
+        with twice_differentiable():
+            for batch, count in self.batches:
+                yield self.model(**batch).loss, count / self.samples
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """The mean loss, a float64 sum of batches."""
+        return sum(float(loss) * weight for loss, weight in self.losses())
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """With the only attention kernel that has a second derivative on every device."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def gather(model: nn.Module, dataset: Any, collate: Any, samples: int | None, *, batch: int = BATCH) -> Subject:
+    """The first `samples` of `dataset` (None: all) with a model, which is put in evaluation mode."""
+    device = next(model.parameters()).device
+    model.eval()
+    found: list[tuple[dict[str, Any], int]] = []
+    left = len(dataset) if samples is None else min(samples, len(dataset))
+    loader = DataLoader(torch.utils.data.Subset(dataset, range(left)), batch_size=batch, collate_fn=collate)
+    for made in loader:
+        on_device = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in made.items()}
+        found.append((on_device, min(batch, left)))
+        left -= batch
+    subject = Subject(model, found)
+    subject.follow_the_average()
+    return subject
+
+
+def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
+    """The run that a checkpoint belongs to: the one that `spec.json` beside it names, or `given`."""
+    check_checkpoint(checkpoint)
+    file = checkpoint.parent / records.SPEC
+    if given is not None:
+        return given
+    try:
+        return RunSpec.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"checkpoint: there is no {file}, so say which run it was: --task, --model, --size") from error
+    except ValueError as error:
+        raise UserError(f"checkpoint: {file} does not name a run: {error}") from error
+
+
+def read(checkpoint: Path, spec: RunSpec, split: str, samples: int | None, *, double: bool = False) -> Subject:
+    """The model of a checkpoint with the first `samples` of a split of its task's data.
+
+    Raises:
+        UserError: a checkpoint of another model, or of other data.
+    """
+    task, name, preset = spec.check()
+    data = load(spec.task).data(preset, spec.data)
+    with quiet():
+        model: Any = read_model(task, name, checkpoint)
+    task.suits(model, data)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if double:
+        model.double()
+    dataset: Any = {"train": train_part(data, None), "validation": data.validation, "test": data.test}[split]
+    subject = gather(model, dataset, task.collate(data), samples)
+    if double:
+        subject.batches = [({k: _double(v) for k, v in batch.items()}, n) for batch, n in subject.batches]
+    return subject
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def norms(parameters: Sequence[Tensor]) -> dict[str, float]:
+    """The Euclidean and the largest norm of all parameters together."""
+    flat = [p.detach().float() for p in parameters]
+    return {
+        "parameter_norm": float(torch.nn.utils.get_total_norm(flat)),
+        "largest_parameter": max(float(p.abs().max()) for p in flat),
+    }

@@ -1,0 +1,149 @@
+"""What decides the result of one run, checked and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from hf_optim.errors import UserError
+from hf_optim.hub import schedules
+
+if TYPE_CHECKING:
+    from hf_optim.experiment.task import Preset, Task
+
+SIZES = ("smoke", "small", "paper")
+OVERRIDES: dict[str, type] = {
+    "steps": int,
+    "epochs": int,
+    "batch_size": int,
+    "eval_every": int,
+    "max_grad_norm": float,
+    "gradient_accumulation_steps": int,
+    "train_curve": int,
+    "sharpness": int,
+    "init_seed": int,
+    "order_seed": int,
+    "split_seed": int,
+}
+FROM_ZERO = ("max_grad_norm", "init_seed", "order_seed", "split_seed")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: everything that decides its result.
+
+    Args:
+        task: a task's name (`"vision"`) or `"file.py:NAME"`.
+        model: one of the task's models; None takes the first.
+        size: `"smoke"` (seconds), `"small"` (embedded data) or `"paper"`.
+        optimizer: `{"name": "smaran", "gamma": 0.9}`, nested for wrappers; a bare name is taken too.
+        seed: of the initial weights, of the order of batches and of what else is drawn (dropout); the same for every
+            optimizer of a comparison.
+        data: an embedded data set's name or a path to your own files; None takes the preset's.
+        schedule: see `hf_optim.hub.schedules`; None takes the preset's.
+        overrides: of the preset: steps or epochs, batch_size (samples a step, over all processes), eval_every (steps;
+            default: the preset's), max_grad_norm (0: no clipping), gradient_accumulation_steps, train_curve (so
+            many train samples are evaluated whenever validation is), init_seed and order_seed (of the initial weights
+            and of the order of batches, in place of `seed`), split_seed (train on a bootstrap sample of the train
+            split, drawn with it).
+        options: in place of values of the preset's model (`hidden_size`), or one of the task's own (`checkpoint`).
+        pruning: [step, value] pairs: the run is stopped by its evaluation after so many steps if the best validation
+            value of the primary metric so far is worse than this. A stopped run is recorded as failed and `pruned`.
+
+    Raises:
+        UserError: a value of the wrong type, an unknown override or schedule. Names are looked up by `check()`.
+    """
+
+    task: str
+    model: str | None = None
+    size: str = "small"
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    data: str | None = None
+    schedule: dict[str, Any] | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    pruning: list[list[float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.optimizer, str):
+            object.__setattr__(self, "optimizer", {"name": self.optimizer})
+        if not isinstance(self.optimizer, dict) or not isinstance(self.optimizer.get("name"), str):
+            raise UserError(
+                f"optimizer: expected a mapping with a name, as {{name: adamw, lr: 0.001}}, got {self.optimizer!r}"
+            )
+        if not isinstance(self.task, str) or not self.task:
+            raise UserError(f"task: expected a task's name, got {self.task!r}")
+        if self.size not in SIZES:
+            raise UserError(f"size: expected one of {', '.join(SIZES)}, got {self.size!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise UserError(f"seed: expected an integer from 0 to 2**32-1, got {self.seed!r}")
+        for name in ("model", "data"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise UserError(f"{name}: expected a text, got {value!r}")
+        if isinstance(self.schedule, str):
+            object.__setattr__(self, "schedule", {"name": self.schedule})
+        if self.schedule is not None:
+            schedules.check(self.schedule)
+        if not isinstance(self.options, dict) or not all(isinstance(key, str) for key in self.options):
+            raise UserError(f"options: expected a mapping, as {{hidden_size: 128}}, got {self.options!r}")
+        pairs = self.pruning if isinstance(self.pruning, list) else [None]
+        if not all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int) for pair in pairs):
+            raise UserError(f"pruning: expected a list of [step, value], got {self.pruning!r}")
+        self._check_overrides()
+
+    def _check_overrides(self) -> None:
+        if not isinstance(self.overrides, dict):
+            raise UserError(f"overrides: expected a mapping, got {self.overrides!r}")
+        for key, value in self.overrides.items():
+            if key not in OVERRIDES:
+                raise UserError(f"overrides: unknown key {key!r}; valid: {', '.join(OVERRIDES)}")
+            if isinstance(value, bool) or not isinstance(value, (int, float) if OVERRIDES[key] is float else int):
+                raise UserError(f"overrides: {key} must be a number ({OVERRIDES[key].__name__}), got {value!r}")
+            if value < (least := 0 if key in FROM_ZERO else 1):
+                raise UserError(f"overrides: {key} must be {least} or more, got {value!r}")
+            if key.endswith("_seed") and value >= 2**32:
+                raise UserError(f"overrides: {key} must be below 2**32, got {value!r}")
+        if "steps" in self.overrides and "epochs" in self.overrides:
+            raise UserError("overrides: steps and epochs both bound the run; give one of them")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dictionary; `RunSpec.from_dict` is its inverse."""
+        values = asdict(self)
+        for later in ("options", "pruning"):  # so that a run without any keeps the name that it had before these
+            if not values[later]:
+                del values[later]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
+        """The spec of a dictionary; an unknown or missing key raises a `UserError` that names the valid ones."""
+        valid = [f.name for f in fields(cls)]
+        unknown = [key for key in values if key not in valid]
+        if unknown:
+            raise UserError(f"run: unknown key {unknown[0]!r}; valid: {', '.join(valid)}")
+        for key in ("task", "optimizer"):
+            if key not in values:
+                raise UserError(f"run: missing key {key!r}")
+        return cls(**values)
+
+    @property
+    def id(self) -> str:
+        """12 hexadecimal characters of the SHA-256 of the canonical JSON."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def check(self) -> tuple[Task, str, Preset]:
+        """Look every name up, without importing torch; gives the task, the model's name and the preset."""
+        from hf_optim import registry
+        from hf_optim.experiment.task import load
+
+        task = load(self.task)
+        model = self.model or task.models[0]
+        preset = task.with_options(model, task.preset(model, self.size), self.options)
+        registry.check(self.optimizer)
+        return task, model, preset

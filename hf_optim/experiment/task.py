@@ -1,0 +1,298 @@
+"""What a task is, and one run of it.
+
+A task is one object in one file, `tasks/NAME.py`, attribute `TASK`: its data, models, metrics and three sizes of
+budget. A run is a `RunSpec`; `train(spec, folder)` executes it and leaves one `record.json` in the folder. This
+module imports nothing heavy, so that commands can list and check tasks in no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from hf_optim.core.importing import import_path
+from hf_optim.errors import UserError
+from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from torch.utils.data import Dataset
+    from transformers import PreTrainedModel, TrainerCallback
+
+T = TypeVar("T")
+__all__ = [
+    "OVERRIDES", "SIZES", "Data", "Moment", "Preset", "Primary", "RunSpec", "Size", "Task", "Value", "load", "train",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Value(Generic[T]):
+    """One value of a preset and where it stands: `paper` (printed there), `code` (in the paper's public code)
+    or `ours`.
+    """
+
+    value: T
+    source: Literal["paper", "code", "ours"] = "ours"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The budget and the conventions of one model at one size; every value says where it comes from.
+
+    `batch_size` counts the samples of one optimizer step over all processes and accumulation. `validation` is the
+    number of samples held out of a data set that comes without a validation split. `drop_last` leaves out an epoch's
+    last, smaller batch (another one every epoch), which makes one process and several take the same steps. `steps`
+    bounds the run in place of `epochs`; `evaluations` spreads so many over the run (None: one an epoch); at the end
+    only the first `train_evaluation` samples of the train split are evaluated (None: all of them).
+    """
+
+    epochs: Value[int]
+    batch_size: Value[int]
+    optimizer: Value[dict[str, Any]]
+    data: Value[str]
+    model: Value[dict[str, Any]] = field(default_factory=lambda: Value({}))
+    schedule: Value[dict[str, Any]] = field(default_factory=lambda: Value({"name": "constant"}))
+    max_grad_norm: Value[float] = field(default_factory=lambda: Value(0.0, "ours", "no clipping"))
+    validation: Value[int] = field(default_factory=lambda: Value(0))
+    drop_last: Value[bool] = field(default_factory=lambda: Value(True))
+    samples: Value[int | None] = field(default_factory=lambda: Value(None))
+    steps: Value[int | None] = field(default_factory=lambda: Value(None))
+    evaluations: Value[int | None] = field(default_factory=lambda: Value(None))
+    train_evaluation: Value[int | None] = field(default_factory=lambda: Value(None))
+    evaluation_batch: Value[int] = field(default_factory=lambda: Value(256))
+
+    def sources(self) -> dict[str, Value[Any]]:
+        """Every value by its name, for tables and documents."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class Size:
+    """One size of a task: what it is for, and the preset of each model."""
+
+    about: str
+    presets: Mapping[str, Preset]
+
+
+@dataclass(frozen=True)
+class Primary:
+    """The metric of the record that decides, e.g. `Primary("test_accuracy", True)`."""
+
+    name: str
+    greater_is_better: bool
+
+    @property
+    def stem(self) -> str:
+        """The metric without its split: `accuracy` of `test_accuracy`."""
+        return self.name.removeprefix("test_")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run stands when `Task.sample` is called: the split it samples for, the optimizer steps made, whether this
+    is the run's end, the folder for files (None: write none), and this process among how many.
+    """
+
+    split: Literal["validation", "test"]
+    step: int
+    final: bool
+    folder: Path | None
+    rank: int
+    processes: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """The three splits as torch datasets, what they are, and the facts that a model is built from (as classes).
+
+    `train_evaluated` is the train split as evaluations see it, where that differs (no augmentation, fixed masks).
+    """
+
+    train: Dataset[Any]
+    validation: Dataset[Any]
+    test: Dataset[Any]
+    name: str
+    fingerprint: str
+    note: str
+    facts: Mapping[str, Any]
+    train_evaluated: Dataset[Any] | None = None
+
+
+class Task(ABC):
+    """A task. Subclass it in `tasks/NAME.py` and put one instance there under the name `TASK`."""
+
+    name: str
+    title: str
+    primary: Primary
+    models: tuple[str, ...]
+    sizes: Mapping[str, Size]
+    embedded: Mapping[str, str] = {}
+    """Data sets that come with the package: name -> one line about it."""
+    options: Mapping[str, str] = {}
+    """What `RunSpec.options` takes beside the values of the preset's `model`: name -> one line about it."""
+    label_names: tuple[str, ...] = ("labels",)
+    """The keys of a batch that are labels."""
+
+    def preset(self, model: str, size: str) -> Preset:
+        """The preset of `model` at `size`; a `UserError` names the valid ones."""
+        if not isinstance(size, str) or size not in self.sizes:
+            raise UserError(f"task {self.name!r} has no size {size!r}: choose from {', '.join(self.sizes)}")
+        if model not in self.models:
+            raise UserError(f"task {self.name!r} has no model {model!r}: choose from {', '.join(self.models)}")
+        return self.sizes[size].presets[model]
+
+    @abstractmethod
+    def data(self, preset: Preset, source: str | None) -> Data:
+        """The data of `preset`, or the embedded set or the files that `source` names."""
+
+    @abstractmethod
+    def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
+        """A freshly initialised model. Its weights depend on torch's random state and nothing else."""
+
+    @abstractmethod
+    def model_class(self, name: str) -> type[PreTrainedModel]:
+        """The class whose `from_pretrained` reads a checkpoint of `name`."""
+
+    @abstractmethod
+    def measure(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        """The metrics of one split from all its gathered predictions; `loss` and the primary's stem among them."""
+
+    def collate(self, data: Data) -> Callable[[Any], dict[str, Any]] | None:
+        """The function that makes a batch of `data`; None takes transformers' default."""
+        return None
+
+    def reduce(self, logits: Any, labels: Any) -> Any:
+        """What is kept of a batch's output for `measure`: [batch, ...], per sample, before anything is gathered.
+
+        Sums over a sample (of losses, of tokens) rather than means make the gathered figures exact for every batch
+        size and number of processes. `logits` and `labels` are tensors, or tuples where there are several.
+        """
+        return logits
+
+    def sample(self, model: PreTrainedModel, data: Data, moment: Moment) -> dict[str, float]:
+        """Metrics that need generation, and files of what was generated, below `moment.folder` on rank 0.
+
+        Called on every process in evaluation mode; gives the same figures on each, whatever their number. The random
+        state is put back afterwards.
+        """
+        return {}
+
+    def callbacks(self, model: PreTrainedModel, preset: Preset, steps: int) -> Sequence[TrainerCallback]:
+        """Callbacks of the run, such as an average of the weights."""
+        return ()
+
+    def suits(self, model: PreTrainedModel, data: Data) -> None:  # noqa: B027 - nothing to object to by default
+        """Raise a `UserError` if a checkpoint's `model` was not made for `data`."""
+
+    def with_options(self, model: str, preset: Preset, options: Mapping[str, Any]) -> Preset:
+        """The preset with `options` in place of its model values; an unknown one is a `UserError`."""
+        valid = [*preset.model.value, *self.options]
+        for key in options:
+            if key not in valid:
+                raise UserError(
+                    f"task {self.name!r}, model {model!r}: unknown option {key!r}; valid: {', '.join(valid) or 'none'}"
+                )
+        merged = {**preset.model.value, **options}
+        return replace(preset, model=replace(preset.model, value=merged)) if options else preset
+
+
+def names() -> list[str]:
+    """The tasks that come with the package, sorted."""
+    spec = importlib.util.find_spec("hf_optim.tasks")
+    found = set()
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for file in Path(folder).glob("*.py"):
+            if re.search(r"^TASK\b", file.read_text(encoding="utf-8"), re.MULTILINE):
+                found.add(file.stem)
+    return sorted(found)
+
+
+def load(name: str) -> Task:
+    """The task `name` of `tasks/NAME.py`, or `file.py:NAME` for a task of your own.
+
+    Raises:
+        UserError: there is no such task, file or name, or it is not a `Task`.
+    """
+    if not isinstance(name, str):
+        raise UserError(f"task: expected a task's name, got {name!r}")
+    if ".py" in name:
+        task = import_path(f"{name}:TASK" if name.endswith(".py") else name)
+    else:
+        if name not in names():
+            raise UserError(f"unknown task {name!r}: choose from {', '.join(names())}, or give file.py:NAME")
+        task = importlib.import_module(f"hf_optim.tasks.{name}").TASK
+    if not isinstance(task, Task):
+        raise UserError(f"task {name!r} is not an instance of hf_optim.experiment.task.Task")
+    return task
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What a listing shows of a task: name, title, primary metric, models, presets with their sources, data."""
+    task = load(name)
+    sizes = {
+        size: {
+            "about": entry.about,
+            "presets": {
+                model: {
+                    key: {"value": v.value, "source": v.source, "note": v.note} for key, v in preset.sources().items()
+                }
+                for model, preset in entry.presets.items()
+            },
+        }
+        for size, entry in task.sizes.items()
+    }
+    return {
+        "name": task.name,
+        "title": task.title,
+        "primary": asdict(task.primary),
+        "models": list(task.models),
+        "sizes": sizes,
+        "data": dict(task.embedded),
+    }
+
+
+def train(
+    spec: RunSpec,
+    folder: str | Path,
+    *,
+    progress: bool = True,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    report_to: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Run `spec` and leave `history.jsonl` and, last of all, `record.json` in `folder`; gives the record.
+
+    A run that crashes or diverges (a loss that is not finite) is a record with status "failed" and its reason in one
+    line. An interrupted run leaves no record: call it again. Under `torchrun` every process calls it with the same
+    arguments and the first one writes.
+
+    Args:
+        spec: the run.
+        folder: made if missing; an older record in it is removed first.
+        progress: one line on stderr an evaluation, and a bar on a terminal.
+        checkpoint_every: write a checkpoint every so many steps and at the end (`folder/checkpoint-STEP`).
+        resume: go on from the folder's last whole checkpoint, bit-identically; without one, start again.
+        report_to: trackers that transformers knows, as "tensorboard", "trackio" or "wandb", fed beside history.jsonl.
+
+    Raises:
+        UserError: what can be known to be wrong before anything is written: names, values, data files.
+    """
+    from hf_optim.experiment import training
+
+    return training.run(
+        spec,
+        Path(folder),
+        progress=progress,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        report_to=tuple(report_to),
+    )

@@ -1,0 +1,179 @@
+"""The Trainer of a run: our schedules, exact evaluations, and a watch over its steps."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainerCallback
+
+from hf_optim.hub import schedules
+
+if TYPE_CHECKING:
+    from hf_optim.experiment.evaluation import Judge
+
+# What Trainer adds to its evaluation logs. The loss among them is an average of batch averages; ours is exact over
+# ragged batches and processes, and goes by `measured_loss` until it is recorded.
+UNWANTED = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+# The prefix of the figures of the train split that a run follows (`overrides: {train_curve: N}`).
+FOLLOWED = "train_part"
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer finite."""
+
+
+class TaskTrainer(Trainer):
+    """Trainer with our schedules, evaluated as `judge` says, its evaluation time kept apart."""
+
+    def __init__(self, *, schedule: dict[str, Any], judge: Judge, drop_last: bool = False, **kwargs: Any) -> None:
+        super().__init__(
+            data_collator=judge.collate(),
+            compute_metrics=judge.measure,
+            preprocess_logits_for_metrics=judge.reduce,
+            **kwargs,
+        )
+        self.schedule, self.judge, self.drop_last = schedule, judge, drop_last
+        self.finished = False
+        self.followed: Any = None
+        self.evaluation_seconds = 0.0
+        self.grad_norm: float | None = None
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """A LambdaLR over every group's own rate."""
+        if self.lr_scheduler is None:
+            chosen = optimizer if optimizer is not None else self.optimizer
+            assert chosen is not None
+            factor = schedules.factor(self.schedule, num_training_steps)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def get_train_dataloader(self) -> Any:
+        """Trainer's; its own `dataloader_drop_last` would leave the last batch out of evaluations too."""
+        self.args.dataloader_drop_last = self.drop_last
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.args.dataloader_drop_last = False
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Trainer's and what the task samples, timed, with the first process's buffers (batch norm) on every one.
+
+        Before the first step nothing is sampled: it would say nothing and may cost as much as the training.
+        """
+        started = time.perf_counter()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            assert self.model is not None
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
+        step = self.state.global_step
+        if step or self.finished:
+            assert self.model is not None and output.metrics is not None
+            split = "validation" if metric_key_prefix == "eval" else metric_key_prefix
+            final = self.finished or step == self.state.max_steps
+            sampled = self.judge.sample(self.model, split, step, final)  # type: ignore[arg-type]
+            output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in sampled.items()})
+        self.evaluation_seconds += time.perf_counter() - started
+        return output
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Trainer's, and after it the part of the train split that the run follows."""
+        metrics = super().evaluate(*args, **kwargs)
+        if self.followed is not None:
+            output = self.evaluation_loop(
+                self.get_eval_dataloader(self.followed), "followed", metric_key_prefix=FOLLOWED
+            )
+            self.log(output.metrics or {})
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's; without clipping it knows no gradient norm, so the measured one is added."""
+        if "loss" in logs and self.grad_norm is not None:
+            logs.setdefault("grad_norm", self.grad_norm)
+        super().log(logs, start_time)
+
+
+class Watch(TrainerCallback):
+    """Times the steps, measures the gradient norm of those that are logged, and stops at a loss that is not finite."""
+
+    def __init__(self, label: str, progress: bool) -> None:
+        self.label, self.progress = label, progress
+        self.trainer: TaskTrainer | None = None
+        self.step_seconds: list[float] = []
+        self.optimizer_seconds: list[float] = []
+        self._begun = 0.0
+        self._bar: Any = None
+        self._last_loss: float | None = None
+
+    @staticmethod
+    def _now() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        if self.progress and state.is_world_process_zero and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=state.max_steps, initial=state.global_step, leave=False, unit="step", desc=self.label
+            )
+        step = optimizer.step
+
+        @functools.wraps(step)
+        def timed(*arguments: Any, **keywords: Any) -> Any:
+            begun = self._now()
+            result = step(*arguments, **keywords)
+            self.optimizer_seconds.append(self._now() - begun)
+            return result
+
+        optimizer.step = timed
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._begun = self._now()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        step = state.global_step + 1
+        due = step % args.logging_steps == 0 or (args.save_strategy == "steps" and step % args.save_steps == 0)
+        if due and not args.max_grad_norm and self.trainer is not None:
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            self.trainer.grad_norm = float(torch.nn.utils.get_total_norm(gradients))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.step_seconds.append(self._now() - self._begun)
+        if self._bar is not None:
+            self._bar.update()
+        # The window of the logged loss is not in a checkpoint: close it there, and a resumed run logs the same rows.
+        control.should_log = control.should_log or control.should_save
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        logs = logs or {}
+        for key, what in (("loss", "train"), ("eval_measured_loss", "validation")):
+            if key in logs and not math.isfinite(logs[key]):
+                raise Diverged(f"the {what} loss is not finite ({logs[key]}) at step {state.global_step}")
+        self._last_loss = logs.get("loss", self._last_loss)
+        if self.progress and state.is_world_process_zero and "eval_measured_loss" in logs:
+            train = "" if self._last_loss is None else f"  train loss {self._last_loss:.4f}"
+            rest = "".join(
+                f"  {key.removeprefix('eval_')} {value:.4f}"
+                for key, value in logs.items()
+                if key.startswith("eval_") and key.removeprefix("eval_") not in UNWANTED and key != "eval_measured_loss"
+            )
+            tqdm.write(
+                f"{self.label}  step {state.global_step}/{state.max_steps}{train}"
+                f"  validation loss {logs['eval_measured_loss']:.4f}{rest}",
+                file=sys.stderr,
+            )
+
+    def close(self) -> None:
+        """Take the bar away, also from a run that failed."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

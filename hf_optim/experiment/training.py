@@ -1,0 +1,342 @@
+"""One run: a task's Trainer with an attached optimizer, from seed to record."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import statistics
+import sys
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch.utils.data import Subset
+from transformers import PreTrainedModel, TrainerCallback, set_seed
+
+import hf_optim
+from hf_optim import registry
+from hf_optim.errors import UserError
+from hf_optim.experiment import record as records
+from hf_optim.experiment.evaluation import Judge, arguments, final_metrics, named, quiet, train_part
+from hf_optim.experiment.task import Data, Preset, Primary, RunSpec, Task
+from hf_optim.experiment.trainer import FOLLOWED, TaskTrainer, Watch
+
+LOGS_PER_RUN = 60
+SAMPLES = "samples"
+
+
+class Pruned(RuntimeError):
+    """The run was stopped early, as its specification asks."""
+
+
+class Pruner(TrainerCallback):
+    """Stops a run whose best validation value so far is worse than `limits` ([step, value]) ask at that evaluation."""
+
+    def __init__(self, primary: Primary, limits: list[list[float]]) -> None:
+        self.primary, self.limits = primary, {int(step): value for step, value in limits}
+        self.best: float | None = None
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        value = (metrics or {}).get(f"eval_{self.primary.stem}")
+        if value is None or not state.global_step:
+            return
+        better = max if self.primary.greater_is_better else min
+        self.best = value if self.best is None else better(self.best, value)
+        limit = self.limits.get(state.global_step)
+        if limit is not None and limit != self.best and better(limit, self.best) == limit:
+            raise Pruned(
+                f"stopped at step {state.global_step}: the best validation {self.primary.stem} so far, "
+                f"{self.best:.6g}, is worse than {limit:.6g}"
+            )
+
+
+def resampled(data: Data, seed: int) -> Data:
+    """`data` with a bootstrap sample of its train split: as many samples, drawn with replacement."""
+    size = len(data.train)  # type: ignore[arg-type]
+    drawn = torch.randint(size, (size,), generator=torch.Generator().manual_seed(seed)).tolist()
+    note = f"{data.note}; a bootstrap sample of the train split, seed {seed}"
+    return replace(data, train=Subset(data.train, drawn), note=note)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The numbers of a run: the preset's, with the spec's overrides, for this many processes."""
+
+    steps: int
+    steps_per_epoch: int
+    per_device: int
+    accumulation: int
+    eval_every: int
+    log_every: int
+    max_grad_norm: float
+    drop_last: bool
+    schedule: dict[str, Any]
+
+
+def budget(spec: RunSpec, preset: Preset, samples: int, processes: int) -> Budget:
+    """Work the numbers out; a `UserError` if the batch does not divide or the data are fewer than a batch."""
+    given = spec.overrides
+    batch, accumulation = given.get("batch_size", preset.batch_size.value), given.get("gradient_accumulation_steps", 1)
+    if batch % (processes * accumulation):
+        raise UserError(
+            f"overrides: batch_size {batch} is the whole step's and must divide by {processes} process(es) x "
+            f"{accumulation} accumulation step(s)"
+        )
+    drop_last = preset.drop_last.value
+    if drop_last and samples < batch:
+        raise UserError(f"data: {samples} train samples are fewer than one batch of {batch}: set overrides batch_size")
+    per_epoch = samples // batch if drop_last else math.ceil(samples / batch)
+    epochs = per_epoch * given.get("epochs", preset.epochs.value)
+    steps = given.get("steps", epochs if "epochs" in given else preset.steps.value or epochs)
+    spread = preset.evaluations.value
+    return Budget(
+        steps=steps,
+        steps_per_epoch=per_epoch,
+        per_device=batch // (processes * accumulation),
+        accumulation=accumulation,
+        eval_every=given.get("eval_every", math.ceil(steps / spread) if spread else per_epoch),
+        log_every=max(1, steps // LOGS_PER_RUN),
+        max_grad_norm=float(given.get("max_grad_norm", preset.max_grad_norm.value)),
+        drop_last=drop_last,
+        schedule=spec.schedule or preset.schedule.value,
+    )
+
+
+def run(
+    spec: RunSpec,
+    folder: Path,
+    *,
+    progress: bool,
+    checkpoint_every: int | None,
+    resume: bool,
+    report_to: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """See `hf_optim.experiment.task.train`."""
+    started, processes = datetime.now(UTC), int(os.environ.get("WORLD_SIZE", "1"))
+    first = int(os.environ.get("RANK", "0")) == 0
+    task, model_name, preset = spec.check()
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise UserError(f"checkpoint_every: expected 1 or more, got {checkpoint_every}")
+    _check_trackers(report_to)
+    data = task.data(preset, spec.data)
+    if "split_seed" in spec.overrides:
+        data = resampled(data, spec.overrides["split_seed"])
+    numbers = budget(spec, preset, len(data.train), processes)  # type: ignore[arg-type]
+    set_seed(spec.overrides.get("init_seed", spec.seed))
+    model = task.model(model_name, preset, data)
+    registry.build(spec.optimizer, model)  # values out of range are the user's error, not a failed run
+    checkpoint = _last_checkpoint(folder) if resume else None
+    if first:
+        _prepare(folder, spec, keep=checkpoint is not None, checkpoints=checkpoint_every is not None)
+
+    records.reset_peak_memory()
+    label = f"{spec.task}/{model_name} {spec.size} {spec.optimizer['name']} seed {spec.seed}"
+    if progress and first:
+        where = f" on {processes} processes" if processes > 1 else ""
+        print(f"{label}: {numbers.steps} steps of {data.name}{where}", file=sys.stderr, flush=True)
+    watch = Watch(label, progress)
+    error: str | None = None
+    pruned = False
+    metrics: dict[str, float] = {}
+    seconds = 0.0
+    trainer: TaskTrainer | None = None
+    with quiet():
+        try:
+            trainer = _trainer(
+                task, spec, preset, model, data, numbers, folder, checkpoint_every, watch, checkpoint is None, report_to
+            )
+            hf_optim.attach(trainer, spec.optimizer)
+            begun = time.perf_counter()
+            try:
+                trainer.train(resume_from_checkpoint=checkpoint)
+            finally:
+                seconds = time.perf_counter() - begun - trainer.evaluation_seconds
+                watch.close()
+            metrics = final_metrics(trainer, data, preset)
+            if "sharpness" in spec.overrides:
+                metrics["sharpness"] = _sharpness(trainer, data, spec.overrides["sharpness"])
+        except Exception as problem:
+            if processes > 1 and _lost(problem):  # says nothing about this run: no record, so that it is run again
+                raise UserError(
+                    f"another process of this run has died or hangs ({records.one_line(problem)}): no record was "
+                    "written; start it again with --resume"
+                ) from problem
+            error, metrics, pruned = records.one_line(problem), {}, isinstance(problem, Pruned)
+    history = _history(trainer.state.log_history) if trainer is not None else []
+    record = {
+        "id": spec.id,
+        "spec": spec.to_dict(),
+        "status": "ok" if error is None else "failed",
+        "error": error,
+        **({"pruned": pruned} if spec.pruning else {}),
+        "metrics": metrics,
+        "primary": {"name": task.primary.name, "greater_is_better": task.primary.greater_is_better},
+        "history": records.HISTORY,
+        "samples": sorted(str(path.relative_to(folder)) for path in (folder / SAMPLES).rglob("*") if path.is_file()),
+        "time": {
+            "train_seconds": round(seconds, 3),
+            "step_ms_median": _median_ms(watch.step_seconds),
+            "optimizer_ms_median": _median_ms(watch.optimizer_seconds),
+            "steps": trainer.state.global_step if trainer is not None else 0,
+        },
+        "memory": {
+            "optimizer_state_bytes": _state_bytes(trainer),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "peak_rss_bytes": records.peak_memory(),
+        },
+        "environment": records.environment(processes, str(trainer.args.device) if trainer is not None else "unknown"),
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "note": data.note},
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if first:
+        records.write_rows(folder / records.HISTORY, history)
+        records.write_json(folder / records.RECORD, record)
+    return record
+
+
+def _lost(problem: Exception) -> bool:
+    """Whether a collective failed. NCCL has an error class; gloo raises what only its text tells from others."""
+    text = str(problem)
+    return isinstance(problem, torch.distributed.DistError) or any(word in text for word in ("gloo", "Gloo", "NCCL"))
+
+
+def _trainer(
+    task: Task,
+    spec: RunSpec,
+    preset: Preset,
+    model: PreTrainedModel,
+    data: Data,
+    numbers: Budget,
+    folder: Path,
+    checkpoint_every: int | None,
+    watch: Watch,
+    fresh: bool,
+    report_to: tuple[str, ...],
+) -> TaskTrainer:
+    trainer = TaskTrainer(
+        schedule=numbers.schedule,
+        drop_last=numbers.drop_last,
+        judge=Judge(task, data, folder),
+        model=model,
+        args=arguments(
+            folder,
+            task,
+            preset,
+            report_to=list(report_to) or "none",
+            seed=spec.seed,
+            data_seed=spec.overrides.get("order_seed", spec.seed),
+            max_steps=numbers.steps,
+            per_device_train_batch_size=numbers.per_device,
+            gradient_accumulation_steps=numbers.accumulation,
+            max_grad_norm=numbers.max_grad_norm,
+            eval_strategy="steps",
+            eval_steps=numbers.eval_every,
+            eval_on_start=fresh,
+            logging_strategy="steps",
+            logging_steps=numbers.log_every,
+            # A NaN must be seen, not replaced by the average.
+            logging_nan_inf_filter=False,
+            save_strategy="no" if checkpoint_every is None else "steps",
+            save_steps=checkpoint_every or 500,
+        ),
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        callbacks=[watch, *task.callbacks(model, preset, numbers.steps)],
+    )
+    if "train_curve" in spec.overrides:
+        trainer.followed = train_part(data, spec.overrides["train_curve"])
+    if spec.pruning:
+        trainer.add_callback(Pruner(task.primary, spec.pruning))
+    trainer.remove_callback(transformers.PrinterCallback)
+    watch.trainer = trainer
+    return trainer
+
+
+def _sharpness(trainer: TaskTrainer, data: Data, samples: int) -> float:
+    from hf_optim.curvature import hessian
+    from hf_optim.curvature import solution as subject
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return hessian.sharpness(subject.gather(model, train_part(data, None), trainer.judge.collate(), samples))
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    """A tracker that is unknown or not installed is said before anything is written."""
+    from transformers.integrations import integration_utils
+
+    for name in names:
+        if name not in integration_utils.INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(integration_utils.INTEGRATION_TO_CALLBACK))
+            raise UserError(f"report_to: {name!r} is no tracker; known: {known}")
+        if name not in integration_utils.get_available_reporting_integrations():
+            raise UserError(f"report_to: {name} is not installed: pip install {name}")
+
+
+def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Trainer's log as rows of ours; its summary of the whole run is left out."""
+    rows = []
+    names = {"loss": "train_loss", "learning_rate": "lr"}
+    for entry in log:
+        where = {"step": entry["step"], "epoch": round(entry.get("epoch") or 0.0, 4)}
+        if any(key.startswith("eval_") for key in entry):
+            rows.append({**where, **named(entry, "eval", "validation")})
+        elif any(key.startswith(f"{FOLLOWED}_") for key in entry):
+            rows.append({**where, **named(entry, FOLLOWED, FOLLOWED)})
+        elif "loss" in entry:
+            rest = {names.get(key, key): value for key, value in sorted(entry.items()) if key not in ("step", "epoch")}
+            rows.append({**where, **rest})
+    return rows
+
+
+def _median_ms(seconds: list[float]) -> float | None:
+    return round(1000 * statistics.median(seconds), 4) if seconds else None
+
+
+def _state_bytes(trainer: TaskTrainer | None) -> int:
+    if trainer is None or trainer.optimizer is None:
+        return 0
+    inner = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    return records.tensor_bytes(dict(inner.state))
+
+
+def _prepare(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> None:
+    """Make the folder and clear an older run out of it; `keep` leaves the checkpoints of the run that goes on."""
+    stored = folder / records.SPEC
+    if keep and stored.is_file() and json.loads(stored.read_text(encoding="utf-8")) != spec.to_dict():
+        raise UserError(
+            f"resume: {folder} holds checkpoints of another run (see its {records.SPEC}): choose another folder"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output: cannot make {folder}: {error.strerror}") from error
+    for name in (records.RECORD, records.HISTORY):
+        (folder / name).unlink(missing_ok=True)
+    if not keep:
+        shutil.rmtree(folder / SAMPLES, ignore_errors=True)
+        for old in folder.glob("checkpoint-*"):
+            shutil.rmtree(old)
+        stored.unlink(missing_ok=True)
+    if checkpoints or keep:
+        records.write_json(stored, spec.to_dict())
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint that was written whole: Trainer writes its state file last."""
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            whole.append((int(path.name.rpartition("-")[2]), str(path)))
+        except (OSError, ValueError):
+            continue
+    return max(whole)[1] if whole else None

@@ -1,0 +1,238 @@
+"""The commands `hf-optim study` and `hf-optim report`: plan, run, tables, report, one after the other."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_optim import registry
+from hf_optim.errors import UserError
+from hf_optim.study.findings import protocol as tuning_report
+from hf_optim.study.findings import table
+from hf_optim.study.folder import changes, rows, stages, todo
+from hf_optim.study.folder import results as records
+from hf_optim.study.folder.disk import unwritable
+from hf_optim.study.launch import jobs as spread
+from hf_optim.study.launch import launcher as run
+from hf_optim.study.launch.follow import follow
+from hf_optim.study.launch.jobs import Launch
+from hf_optim.study.launch.progress import Display, describe, duration
+from hf_optim.study.launch.worker import write_atomically
+from hf_optim.study.plan import plan as planning
+from hf_optim.study.plan import shipped
+from hf_optim.study.plan.plan import Run
+from hf_optim.study.report import exports
+from hf_optim.study.report import tables as texts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hf_optim.study.plan.source import Source
+
+
+def study(
+    name: str,
+    *,
+    output: str | None = None,
+    jobs: int | None = None,
+    seeds: int | None = None,
+    dry_run: bool = False,
+    retry_failed: bool = False,
+    accept_change: bool = False,
+    gpus_per_run: int | None = None,
+    checkpoint_every: int | None = None,
+    launch: Launch | None = None,
+    source: Source | None = None,
+) -> int:
+    """Runs what is missing of a study, writes tables and report, shows the table. Gives 1 if a run failed, else 0.
+
+    Args:
+        name: a YAML file, a study's folder, or a shipped study's name.
+        output: the study's folder; default studies/NAME below the current one, or the folder given as `name`.
+        jobs: runs at a time; default one on each core, or on each GPU (with `launch`, one in each of its jobs).
+        seeds: take this many seeds (0, 1, ...) instead of the file's.
+        dry_run: show the plan and write nothing.
+        retry_failed: run those again that failed before.
+        accept_change: go on although runs of the folder are no longer in the plan; their records stay.
+        gpus_per_run: GPUs, each with a process, that train one model together; default one where there are any (with
+            SLURM, none: a GPU has to be asked for).
+        checkpoint_every: steps between checkpoints, from which an interrupted run goes on; default none: it restarts.
+        launch: spread the runs over jobs (see `spread`) instead of running them here.
+        source: the study itself, where it stands in no file of its own; `name` then only says where it comes from.
+
+    Raises:
+        UserError: for anything wrong with the YAML, the arguments or the folder, before a run starts.
+    """
+    from rich.console import Console
+
+    console = Console()
+    for option, number in (("jobs", jobs), ("gpus-per-run", gpus_per_run), ("checkpoint-every", checkpoint_every)):
+        if number is not None and number < 1:
+            raise UserError(f"--{option} must be at least 1, got {number}")
+    source, origin = (source, name) if source is not None else shipped.find(name)
+    plan = planning.expand(source, seeds=seeds, origin=Path(origin).name)
+    folder = _folder(name, output, plan)
+    change = changes.since(folder, plan)
+    if dry_run:
+        _show_plan(plan, folder, console)
+        _show_change(change, console)
+        return 0
+    _check_values(plan)
+    run.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
+    _show_change(change, console)
+    if launch is not None:
+        ended = spread.launch(
+            folder, plan, launch, console, jobs=jobs or 1, gpus_per_run=gpus_per_run, checkpoint_every=checkpoint_every
+        )
+        return finish(folder) if ended else 0
+    _run_here(
+        plan,
+        folder,
+        console,
+        jobs=jobs or run.default_jobs(gpus_per_run or 1),
+        gpus_per_run=gpus_per_run or 1,
+        checkpoint_every=checkpoint_every,
+    )
+    return finish(folder)
+
+
+def _run_here(
+    plan: planning.Plan,
+    folder: Path,
+    console: Console,
+    *,
+    jobs: int,
+    gpus_per_run: int,
+    checkpoint_every: int | None,
+) -> None:
+    reader = stages.Reader(folder)
+    total = todo.planned(plan)
+    left = total - sum(reader.record(one.id) is not None for one in todo.known(plan, reader))
+    console.print(
+        f"{plan.title}: {total} runs, {total - left} finished before, {min(jobs, max(1, left))} at a time, in {folder}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    start, count = time.monotonic(), 0
+    try:
+        with Display(console, total, total - left, jobs) as display:
+
+            def finished(one: Run, status: str, seconds: float) -> None:
+                stopped = status == "failed" and stages.stopped_early(one, folder)
+                display.finished(one, "stopped" if stopped else status, seconds)
+
+            for stage in follow(plan, folder):
+                if plan.tuning is not None:
+                    console.print(stage.sentence(), highlight=False, soft_wrap=True)
+                count += len(stage.todo)
+                run.execute(
+                    list(stage.todo),
+                    folder,
+                    jobs=jobs,
+                    gpus_per_run=gpus_per_run,
+                    checkpoint_every=checkpoint_every,
+                    on_finish=finished,
+                    watch=display.watch,
+                )
+    except KeyboardInterrupt:
+        console.print(
+            f"interrupted: {display.done} of {total} runs are finished and kept; the same command goes on",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise
+    if count:
+        console.print(f"{count} runs in {duration(time.monotonic() - start)}", highlight=False)
+
+
+def _check_values(plan: planning.Plan) -> None:
+    """A value out of range ends the study here, with one line, and not each of its runs."""
+    for text in sorted({json.dumps(spec, sort_keys=True) for spec in stages.specifications(plan)}):
+        registry.check_values(json.loads(text))
+
+
+def finish(folder: Path) -> int:
+    """Writes tables and report from the records in `folder`, and shows the table. Gives 1 if a run failed, else 0."""
+    from rich.console import Console
+
+    from hf_optim.study.findings import analysis
+    from hf_optim.study.report import html as report
+
+    console = Console()
+    results = records.load(folder)
+    tables = table.build(results)
+    analysed = analysis.analyse(results, tables)
+    title = results.plan.title
+    protocol = tuning_report.build(results.plan, folder) if tuning_report.asked(results.plan) else None
+    files: list[tuple[str, str]] = [
+        ("table.md", texts.markdown(tables, title) + tuning_report.notes(protocol)),
+        ("table.csv", texts.result_csv(tables)),
+        ("statistics.md", analysis.markdown(analysed, title, {one.task: one.decimals for one in tables})),
+        ("statistics.json", analysis.to_json(analysed)),
+        ("runs.csv", texts.runs_csv(results)),
+        ("costs.md", texts.costs_markdown(tables, title)),
+        ("costs.csv", texts.costs_csv(tables)),
+        ("report.html", report.render(results, tables, analysed, protocol)),
+    ]
+    if protocol is not None:
+        files.append(("tuning.md", tuning_report.markdown(protocol, results.plan)))
+    try:
+        for name, text in files:
+            write_atomically(folder / name, text)
+        exports.write_parquet(rows.of(results), folder / "runs.parquet")
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    texts.show(tables, console)
+    for note in protocol.notes if protocol is not None else ():
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    failures = results.failures()
+    for failed, why in failures:
+        console.print(f"failed: {describe(failed)}: {why}", markup=False, highlight=False, soft_wrap=True)
+    missing = len(results.plan.runs) - len(results.records)
+    if missing:
+        console.print(f"{missing} of {len(results.plan.runs)} runs have no record yet", highlight=False)
+    console.print(f"Report: {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if failures else 0
+
+
+def remake(folder: str) -> int:
+    """`hf-optim report`: makes tables and report again from the records alone."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise UserError(f"no folder {folder!r}: give the folder of a study, such as studies/quickstart")
+    finish(path)
+    return 0
+
+
+def _folder(name: str, output: str | None, plan: planning.Plan) -> Path:
+    if output:
+        return Path(output)
+    return Path(name) if (Path(name) / "study.yaml").is_file() else Path("studies") / plan.name
+
+
+def _show_change(change: changes.Change | None, console: Console) -> None:
+    if change is not None and (change.new or change.gone):
+        for line in (change.sentence(), *change.lines()):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_plan(plan: planning.Plan, folder: Path, console: Console) -> None:
+    seeds = changes.shown(plan.seeds)
+    trials, judged, further = stages.planned(plan)
+    counts = [f"{trials} trials"] if trials else []
+    counts += [f"{judged} runs"] + ([f"{further} further runs"] if further else [])
+    lines = [f"{plan.title}: {', '.join(counts)}, seeds {seeds}, baseline {plan.baseline}, in {folder}"]
+    per_task = Counter(task["label"] for task, _, _ in plan.cells())
+    for task in plan.tasks:
+        lines.append(f"  {task['label']}: {per_task[task['label']] * len(plan.seeds)} runs")
+    for optimizer in plan.optimizers:
+        given = planning.flatten({k: v for k, v in optimizer["spec"].items() if k != "name"})
+        lines.append(
+            f"  {optimizer['label']}: {optimizer['spec']['name']} " + ", ".join(f"{k}={v}" for k, v in given.items())
+        )
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

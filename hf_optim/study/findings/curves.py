@@ -1,0 +1,111 @@
+"""Learning curves over seeds, from the histories of runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_optim.study.folder.results import Results, number
+from hf_optim.study.plan.plan import Run
+
+POINTS = 60  # a curve with more logged steps is averaged into this many buckets, which keeps a report of 500 runs small
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One optimizer's curve: at each step the mean over its runs, and the lowest and highest run.
+
+    `failed` marks the curve of a single run that failed; those are drawn apart and never enter a mean.
+    """
+
+    optimizer: str
+    steps: tuple[float, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    runs: int
+    failed: bool = False
+
+
+Series = dict[float, float]
+
+
+class Histories:
+    """The histories of one task, read once."""
+
+    def __init__(self, results: Results, task: Mapping[str, Any]) -> None:
+        self.optimizers: list[str] = list(task["only"])
+        self._rows: dict[str, list[tuple[bool, list[dict[str, Any]]]]] = {}
+        for label in self.optimizers:
+            self._rows[label] = []
+            for run, record in results.runs(task["label"], label):
+                if record is not None:
+                    self._rows[label].append((record["status"] == "ok", _history(results, run)))
+
+    def curves(self, key: str) -> list[Curve]:
+        """The curves of one logged value, in the plan's order; optimizers that did not log it are left out."""
+        series = {
+            label: [(ok, one) for ok, rows in runs if (one := _series(rows, key))] for label, runs in self._rows.items()
+        }
+        buckets = _buckets(sorted({step for runs in series.values() for _, one in runs for step in one}))
+        found: list[Curve] = []
+        for label, runs in series.items():
+            fine = [_bucketed(one, buckets) for ok, one in runs if ok]
+            if fine:
+                found.append(_mean(label, fine))
+            for ok, one in runs:
+                if not ok:
+                    found.append(_mean(label, [_bucketed(one, buckets)], failed=True))
+        return [c for c in found if c.steps]
+
+
+def _history(results: Results, run: Run) -> list[dict[str, Any]]:
+    return results.history(run)
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
+    found: Series = {}
+    for row in rows:
+        value = row.get(key)
+        if value is None:  # most rows hold other values
+            continue
+        # A rate may be logged one a group: the first group is the one with decay, that is, nearly all weights.
+        step, value = number(row.get("step")), number(value[0] if isinstance(value, list) and value else value)
+        if not math.isnan(step) and not math.isnan(value):
+            found[step] = value
+    return found
+
+
+def _buckets(steps: Sequence[float]) -> dict[float, float]:
+    """Maps each step to the step that stands for its bucket."""
+    if len(steps) <= POINTS:
+        return {step: step for step in steps}
+    low, width = steps[0], (steps[-1] - steps[0]) / POINTS
+    groups: dict[int, list[float]] = {}
+    for step in steps:
+        groups.setdefault(min(POINTS - 1, int((step - low) / width)), []).append(step)
+    return {step: round(math.fsum(group) / len(group), 2) for group in groups.values() for step in group}
+
+
+def _bucketed(series: Series, buckets: Mapping[float, float]) -> Series:
+    groups: dict[float, list[float]] = {}
+    for step, value in series.items():
+        groups.setdefault(buckets[step], []).append(value)
+    return {step: math.fsum(values) / len(values) for step, values in groups.items()}
+
+
+def _mean(label: str, runs: Sequence[Series], failed: bool = False) -> Curve:
+    # Only where every run has a value: otherwise the mean would jump when a run joins or leaves.
+    steps = sorted(set.intersection(*(set(run) for run in runs)))
+    columns = [[run[step] for run in runs] for step in steps]
+    return Curve(
+        optimizer=label,
+        steps=tuple(steps),
+        mean=tuple(math.fsum(c) / len(c) for c in columns),
+        low=tuple(min(c) for c in columns),
+        high=tuple(max(c) for c in columns),
+        runs=len(runs),
+        failed=failed,
+    )

@@ -1,0 +1,114 @@
+"""How the result of tuning depends on its budget: the expected best of k trials, from the trials that were made.
+
+Two estimators, since the literature is of two minds. The usual one (Dodge et al. 2019) draws k of the n trials with
+replacement; it is biased towards too little (Tang et al. 2020). Without replacement it is unbiased; a later study
+(Dodge et al. 2021) drew more wrong conclusions with that one. Where they disagree about who leads, nobody does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_optim.study.folder.results import number
+from hf_optim.study.folder.stages import Reader, Search, Trial, validation_metric
+from hf_optim.study.plan.plan import Plan
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One optimizer on one task: what k = 1, 2, ... trials give.
+
+    `unbiased` and `biased` estimate the best validation value; `test` is the test value, on the tuning seed, of the
+    setting that k trials would choose (NaN if they may all fail). A trial that failed or was stopped early counts as
+    the model before training or as the worst of the others, whichever is worse. `judged` is the mean test value of the
+    chosen setting over the judged seeds, NaN before they are in.
+    """
+
+    task: str
+    optimizer: str
+    failed: int
+    pruned: int
+    unbiased: tuple[float, ...]
+    biased: tuple[float, ...]
+    test: tuple[float, ...]
+    judged: float
+
+
+def unbiased_weights(n: int, k: int) -> list[float]:
+    """The probability that the i-th worst of n values is the best of k drawn without replacement, i = 1 .. n."""
+    return [math.comb(i - 1, k - 1) / math.comb(n, k) for i in range(1, n + 1)]
+
+
+def biased_weights(n: int, k: int) -> list[float]:
+    """The same with replacement."""
+    return [(i / n) ** k - ((i - 1) / n) ** k for i in range(1, n + 1)]
+
+
+def curves(plan: Plan, searches: Sequence[Search], reader: Reader) -> list[Curve]:
+    """The curve of every optimizer whose trials are all in, for the study's own tuning seed."""
+    if plan.tuning is None:
+        return []
+    tasks = {task["label"]: task for task in plan.tasks}
+    found = []
+    for search in searches:
+        if search.choice and search.trials and search.seed == plan.tuning["seed"]:
+            task = tasks[search.task]
+            same = [trial for other in searches if other.task == search.task for trial in other.trials]
+            found.append(_curve(plan, task, search, _before(task, same, reader), reader))
+    return found
+
+
+def _curve(plan: Plan, task: Mapping[str, Any], search: Search, before: float, reader: Reader) -> Curve:
+    greater = bool(task["primary"]["greater_is_better"])
+    known = [t.value for t in search.trials if t.status == "ok"] + ([] if math.isnan(before) else [before])
+    floor = (min if greater else max)(known, default=math.nan)
+    rows = [(t.value if t.status == "ok" else floor, t) for t in search.trials]
+    # From worst to best as the choice sees it: among equal values the lower loss, then the earlier trial is better.
+    rows.sort(key=lambda r: (r[0] if greater else -r[0], r[1].status == "ok", _loss_rank(r[1]), -r[1].number))
+    values = [value for value, _ in rows]
+    test = [_test(task, t, reader) for _, t in rows]
+    n = len(rows)
+    weights = [(unbiased_weights(n, k), biased_weights(n, k)) for k in range(1, n + 1)]
+    return Curve(
+        task=search.task,
+        optimizer=search.optimizer,
+        failed=sum(t.status == "failed" for t in search.trials),
+        pruned=sum(t.status == "pruned" for t in search.trials),
+        unbiased=tuple(_sum(w, values) for w, _ in weights),
+        biased=tuple(_sum(w, values) for _, w in weights),
+        test=tuple(_sum(w, test) for w, _ in weights),
+        judged=_judged(plan, task, search.optimizer, reader),
+    )
+
+
+def _loss_rank(trial: Trial) -> float:
+    return -math.inf if math.isnan(trial.loss) else -trial.loss
+
+
+def _sum(weights: Sequence[float], values: Sequence[float]) -> float:
+    return math.fsum(w * v for w, v in zip(weights, values, strict=True) if w)
+
+
+def _test(task: Mapping[str, Any], trial: Trial, reader: Reader) -> float:
+    record = reader.record(trial.run.id) if trial.status == "ok" else None
+    return number(record["metrics"].get(task["primary"]["name"])) if record else math.nan
+
+
+def _judged(plan: Plan, task: Mapping[str, Any], optimizer: str, reader: Reader) -> float:
+    runs = [run for run in plan.runs if (run.task, run.optimizer) == (task["label"], optimizer)]
+    found = [reader.record(run.id) for run in runs]
+    values = [number(record["metrics"].get(task["primary"]["name"])) for record in found if record]
+    return math.fsum(values) / len(values) if runs and len(values) == len(runs) else math.nan
+
+
+def _before(task: Mapping[str, Any], trials: Sequence[Trial], reader: Reader) -> float:
+    """The validation value before the first step: the same for all trials of a task with one tuning seed."""
+    metric = validation_metric(task)
+    for trial in trials:
+        for row in reader.history(trial.run.id) if trial.status else ():
+            if row.get("step") == 0 and not math.isnan(value := number(row.get(metric))):
+                return value
+    return math.nan

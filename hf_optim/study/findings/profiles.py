@@ -1,0 +1,153 @@
+"""Time to a target stated beforehand, and performance profiles as AlgoPerf scores them (Dahl et al. 2023, section 4).
+
+A run's time is the step of the first evaluation at which the metric has reached the target, and infinite if none has;
+an optimizer's time on a task is the median over seeds. Divided by the shortest time of the task it is a ratio r, at
+least 1; the profile at tau is the share of tasks with r <= tau, and the score the mean of the profile from 1 to 4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_optim.study.folder.results import Results, number
+from hf_optim.study.statistics.intervals import RESAMPLES, SEED, Estimate
+
+TAU = 4.0
+POINTS = 100  # AlgoPerf's grid; the exact integral differs from its sum by at most one grid step a task
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """One optimizer on one task: the time of every seed (infinite if the target was not reached), and their median."""
+
+    optimizer: str
+    times: Mapping[int, float]
+    time: float
+
+    @property
+    def count(self) -> int:
+        """How many seeds reached the target."""
+        return sum(math.isfinite(t) for t in self.times.values())
+
+
+@dataclass(frozen=True)
+class TargetTable:
+    """The times of one task, in optimizer steps."""
+
+    task: str
+    metric: str
+    value: float
+    better: str
+    rows: tuple[Reached, ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Scores by optimizer, best first, with 95 % percentile bootstrap intervals over seeds (description only); the
+    share of tasks within each tau; and the probability, over the same resamples, that no two swap (`order`).
+    """
+
+    scores: Mapping[str, Estimate]
+    taus: tuple[float, ...]
+    shares: Mapping[str, tuple[float, ...]]
+    order: float
+
+
+def time_to_target(rows: Sequence[Mapping[str, Any]], metric: str, value: float, better: str) -> float:
+    """The step of the first row of a history in which `metric` has reached `value`; infinite if it never does."""
+    for row in rows:
+        seen, step = number(row.get(metric)), number(row.get("step"))
+        if not (math.isnan(seen) or math.isnan(step)) and (seen >= value if better == "higher" else seen <= value):
+            return step
+    return math.inf
+
+
+def target_tables(results: Results) -> list[TargetTable]:
+    """The times of every task with a target, from the histories; a failed run has not reached it."""
+    found = []
+    for task in results.plan.tasks:
+        target = (results.plan.targets or {}).get(task["label"])
+        if target is None:
+            continue
+        rows = []
+        for label in task["only"]:
+            times = {}
+            for run, record in results.runs(task["label"], label):
+                if record is not None:
+                    fine = record["status"] == "ok"
+                    times[run.seed] = time_to_target(results.history(run), **target) if fine else math.inf
+            rows.append(Reached(label, times, float(np.median(list(times.values()))) if times else math.inf))
+        found.append(TargetTable(task["label"], target["metric"], target["value"], target["better"], tuple(rows)))
+    return found
+
+
+def ratios(times: Array) -> Array:
+    """Times to target, (..., optimizers, tasks), over the shortest of each task; infinite where the target was not
+    reached (infinite or NaN time), and for all on a task that nobody solved.
+    """
+    clean = np.where(np.isnan(times), np.inf, times)
+    best = clean.min(axis=-2, keepdims=True)
+    # A target that is reached before the first step takes no time: whoever does the same is at 1, all others beyond.
+    known = np.isfinite(clean) & np.isfinite(best) & (best > 0)
+    found = np.divide(clean, best, out=np.full(clean.shape, np.inf), where=known)
+    return np.where((clean == 0) & (best == 0), 1.0, found)
+
+
+def shares(times: Array, taus: Array) -> Array:
+    """The performance profile, (optimizers, taus), of times to target, (optimizers, tasks): the share of tasks whose
+    ratio is at most tau.
+    """
+    return np.asarray((ratios(times)[..., None] <= taus).mean(axis=-2))
+
+
+def score(times: Array, tau: float = TAU, points: int = POINTS) -> Array:
+    """The score of each optimizer, 0 to 1: the trapezoidal sum of its profile over `points` equidistant taus in
+    [1, tau], divided by tau - 1; `times` as in `ratios`.
+    """
+    # A task adds a step to the profile, and a step's sum is a count of grid points, the two ends by half.
+    first = np.searchsorted(np.linspace(1.0, tau, points), ratios(times))
+    added = np.maximum(0.0, points - first - 0.5) - np.where(first == 0, 0.5, 0.0)
+    return np.asarray(added.mean(axis=-1) / (points - 1))
+
+
+def profile(tables: Sequence[TargetTable], resamples: int = RESAMPLES) -> Profile | None:
+    """The profile over all tasks with a target, of the optimizers that all of them have; None without any."""
+    if not tables:
+        return None
+    labels = [r.optimizer for r in tables[0].rows if all(r.optimizer in [x.optimizer for x in t.rows] for t in tables)]
+    if not labels:
+        return None
+    rng = np.random.default_rng(SEED)
+    median = np.full((len(labels), len(tables)), math.inf)
+    drawn = np.full((resamples, len(labels), len(tables)), math.inf)
+    for column, table in enumerate(tables):
+        by_label = {row.optimizer: row for row in table.rows}
+        seeds = sorted(set.union(*(set(by_label[label].times) for label in labels)))
+        if not seeds:
+            continue
+        # The same seeds for all optimizers: they are paired. A run that has no record yet has not reached the target.
+        choice = rng.integers(0, len(seeds), (resamples, len(seeds)))
+        for line, label in enumerate(labels):
+            times = np.array([by_label[label].times.get(seed, math.inf) for seed in seeds])
+            median[line, column] = np.median(times)
+            drawn[:, line, column] = np.median(times[choice], axis=1)
+    final = score(median)
+    repeated = score(drawn)
+    ends = np.percentile(repeated, [2.5, 97.5], axis=0)
+    order = np.argsort(-final, kind="stable")
+    taus = np.linspace(1.0, TAU, POINTS)
+    at = shares(median, taus)
+    kept = (np.diff(repeated[:, order], axis=1) <= 0).all(axis=1).mean() if len(labels) > 1 else 1.0
+    return Profile(
+        {labels[i]: Estimate(float(final[i]), float(ends[0][i]), float(ends[1][i])) for i in order},
+        tuple(taus.tolist()),
+        {labels[i]: tuple(at[i].tolist()) for i in order},
+        float(kept),
+    )

@@ -1,0 +1,251 @@
+"""What tuning, sensitivity and variance have to say, as data for the report and as Markdown."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
+from hf_optim.study.folder import stages
+from hf_optim.study.folder.results import number
+from hf_optim.study.plan.plan import Plan, flatten
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What tuning chose for one optimizer on one task, and what it cost.
+
+    `point` is empty where nothing was tuned; `value` is the validation value of the chosen trial, NaN if every trial
+    failed; `steps` are all optimizer steps of the trials.
+    """
+
+    task: str
+    optimizer: str
+    metric: str
+    trials: int
+    failed: int
+    pruned: int
+    steps: int
+    point: Mapping[str, Any]
+    value: float
+    edges: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything below; lists are empty for blocks that the study does not have. `notes` belong below its tables."""
+
+    waiting: int
+    chosen: tuple[Chosen, ...]
+    expected: tuple[expected_best.Curve, ...]
+    sensitivity: tuple[sensitivity_curves.Curve, ...]
+    shares: tuple[variance_shares.Share, ...]
+    findings: tuple[special_cases.Finding, ...]
+    notes: tuple[str, ...]
+
+
+def asked(plan: Plan) -> bool:
+    """Whether the study has any of the blocks that this is about."""
+    return any(block is not None for block in (plan.tuning, plan.sensitivity, plan.variance))
+
+
+def build(plan: Plan, folder: Path) -> Protocol:
+    """From the plan and the records below `folder`."""
+    reader = stages.Reader(folder)
+    now = stages.state(plan, reader)
+    main = [s for s in now.searches if plan.tuning and s.seed == plan.tuning["seed"]]
+    metrics = {task["label"]: stages.validation_metric(task) for task in plan.tasks}
+    chosen = tuple(_chosen(search, metrics[search.task], reader) for search in main if search.choice)
+    findings = tuple(special_cases.findings(plan, reader)) if plan.tuning else ()
+    return Protocol(
+        waiting=sum(not search.choice for search in main),
+        chosen=chosen,
+        expected=tuple(expected_best.curves(plan, now.searches, reader)),
+        sensitivity=tuple(sensitivity_curves.curves(plan, now.grid, reader)),
+        shares=tuple(variance_shares.shares(plan, now.variations, reader)),
+        findings=findings,
+        notes=tuple(_notes(plan, chosen, findings)),
+    )
+
+
+def _chosen(search: stages.Search, metric: str, reader: stages.Reader) -> Chosen:
+    assert search.choice is not None
+    best = search.choice.trial
+    return Chosen(
+        task=search.task,
+        optimizer=search.optimizer,
+        metric=metric,
+        trials=len(search.trials),
+        failed=sum(t.status == "failed" for t in search.trials),
+        pruned=sum(t.status == "pruned" for t in search.trials),
+        steps=sum(_steps(t, reader) for t in search.trials),
+        point=best.point if best else search.trials[0].point if search.trials else {},
+        value=best.value if best else math.nan,
+        edges=search.choice.edges,
+    )
+
+
+def _steps(trial: stages.Trial, reader: stages.Reader) -> int:
+    made = number(((reader.record(trial.run.id) or {}).get("time") or {}).get("steps"))
+    return 0 if math.isnan(made) else int(made)
+
+
+def _notes(plan: Plan, chosen: Sequence[Chosen], findings: Sequence[special_cases.Finding]) -> list[str]:
+    found = []
+    for one in chosen:
+        who = f"{one.optimizer} on {one.task}"
+        found += [f"{who}: the chosen {edge}; beyond it may be better: widen the range." for edge in one.edges]
+        if not one.trials:
+            found.append(f"{who} was not tuned.")
+        elif one.failed == one.trials:
+            found.append(f"{who}: every trial failed; the judged runs have the first trial's setting.")
+        elif one.failed:
+            found.append(f"{who}: {one.failed} of {one.trials} trials failed and count as worst.")
+    if pruned := sum(one.pruned for one in chosen):
+        total = sum(one.trials for one in chosen)
+        found.append(f"{pruned} of {total} trials were stopped early (median rule) and cannot be chosen.")
+    for f in findings:
+        found.append(
+            f"{f.general} lost to its special case {f.special} on {f.task} by {abs(f.difference):.4g} "
+            f"(95 % interval of the difference {f.low:.4g} to {f.high:.4g}), which good tuning does not allow: "
+            "doubt its search space or the budget, not the rule."
+        )
+    return found
+
+
+def notes(protocol: Protocol | None) -> str:
+    """The notes as they stand below a study's tables; empty where there are none."""
+    lines = protocol.notes if protocol else ()
+    return "".join(["\nTuning:\n\n", *(f"- {line}\n" for line in lines)]) if lines else ""
+
+
+def markdown(protocol: Protocol, plan: Plan) -> str:
+    """`tuning.md`: the choices, their notes, expected best, sensitivity and shares."""
+    lines = [f"# {plan.title}: tuning", ""] if plan.tuning else [f"# {plan.title}: sensitivity and variance", ""]
+    if plan.tuning:
+        lines += [_budget(plan), ""]
+        if protocol.waiting:
+            lines += [f"The trials of {protocol.waiting} optimizers are not all in: nothing is chosen yet.", ""]
+        lines += _table([_choice_cells(one) for one in protocol.chosen])
+    lines += [*(f"- {note}" for note in protocol.notes), ""] if protocol.notes else []
+    lines += _expected(protocol.expected)
+    lines += _sensitivity(protocol.sensitivity)
+    lines += _shares(protocol.shares)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _budget(plan: Plan) -> str:
+    assert plan.tuning is not None
+    block = plan.tuning
+    steps = f", at most {block['steps']} optimizer steps" if block["steps"] else ""
+    points = "quasi-random" if block["sampler"] == "qmc" else "random"
+    pruning = "" if block["prune"] == "none" else "; hopeless trials were stopped early (median rule)"
+    return (
+        f"{block['trials']} trials for each optimizer on each task{steps}, {points} settings, tuning seed "
+        f"{block['seed']}; chosen by the validation split alone, at the end of training{pruning}."
+    )
+
+
+def _choice_cells(one: Chosen) -> dict[str, str]:
+    setting = ", ".join(f"{key} = {_short(value)}" for key, value in flatten(one.point).items())
+    return {
+        "task": one.task,
+        "optimizer": one.optimizer,
+        "chosen": setting or "as given",
+        one.metric: _number(one.value),
+        "trials": str(one.trials),
+        "failed": str(one.failed),
+        "stopped": str(one.pruned),
+        "steps": str(one.steps),
+    }
+
+
+def _expected(curves: Sequence[expected_best.Curve]) -> list[str]:
+    lines: list[str] = []
+    for task in dict.fromkeys(curve.task for curve in curves):
+        mine = [curve for curve in curves if curve.task == task]
+        budgets = _budgets(max(len(c.unbiased) for c in mine))
+        lines += [f"## {task}: expected best of k trials", ""]
+        lines += ["On the validation split, by the unbiased estimator (the usual one in brackets).", ""]
+        rows = []
+        for curve in mine:
+            cells = {"optimizer": curve.optimizer}
+            for k in budgets:
+                known = k <= len(curve.unbiased)
+                pair = (curve.unbiased[k - 1], curve.biased[k - 1]) if known else (math.nan, math.nan)
+                cells[f"k = {k}"] = f"{_number(pair[0])} ({_number(pair[1])})" if known else "–"
+            cells["judged test"] = _number(curve.judged)
+            rows.append(cells)
+        lines += _table(rows)
+    return lines
+
+
+def _budgets(most: int) -> list[int]:
+    powers = [2**i for i in range(most.bit_length()) if 2**i <= most]
+    return powers if powers[-1] == most else [*powers, most]
+
+
+def _sensitivity(curves: Sequence[sensitivity_curves.Curve]) -> list[str]:
+    lines: list[str] = []
+    for task in dict.fromkeys(curve.task for curve in curves):
+        mine = [curve for curve in curves if curve.task == task]
+        lines += [f"## {task}: sensitivity to {mine[0].key.rpartition('.')[2]}", ""]
+        lines += [
+            "Validation loss at the end of training, at most that before it; the number is the mean over the grid less "
+            "the best (Wortsman et al. 2023): lower is less sensitive.",
+            "",
+        ]
+        rows = []
+        for curve in mine:
+            cells = {"optimizer": curve.optimizer}
+            for value, loss, failed in zip(curve.values, curve.losses, curve.failed, strict=True):
+                cells[f"{value:g}"] = _number(loss) + (" (failed)" if failed else "")
+            cells["number"] = _number(curve.number)
+            rows.append(cells)
+        lines += _table(rows)
+    return lines
+
+
+def _shares(shares: Sequence[variance_shares.Share]) -> list[str]:
+    if not shares:
+        return []
+    lines = ["## Where the spread comes from", ""]
+    lines += ["The standard deviation of the test metric when one source alone is varied.", ""]
+    rows = []
+    for one in shares:
+        rows.append(
+            {
+                "task": one.task,
+                "optimizer": one.optimizer,
+                "source": one.source,
+                "n": str(one.n) + (f" ({one.failed} failed)" if one.failed else ""),
+                "sd": _number(one.sd),
+                "95 % interval": "–" if math.isnan(one.low) else f"{_number(one.low)} to {_number(one.high)}",
+                "share": "–" if math.isnan(one.share) else f"{100 * one.share:.0f} %",
+            }
+        )
+    return lines + _table(rows)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4g}"
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    if not rows:
+        return []
+    names = list(dict.fromkeys(name for row in rows for name in row))
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    head = [line(names), "|" + "---|" * len(names)]
+    return [*head, *(line([row.get(name, "–") for name in names]) for row in rows), ""]

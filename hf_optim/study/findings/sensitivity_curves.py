@@ -1,0 +1,95 @@
+"""The loss over the grid of the block `sensitivity`, and Wortsman's number, from the records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hf_optim.study.folder.results import number
+from hf_optim.study.folder.stages import GridRun, Reader
+from hf_optim.study.plan.plan import Plan, Run
+from hf_optim.study.plan.sensitivity import rate_key
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One optimizer on one task: the validation loss at each value, the mean over seeds; NaN while there is no record.
+
+    `worst` is the loss before training; `failed` counts failed runs at each value; `number` is Wortsman's, NaN before
+    the grid is whole.
+    """
+
+    task: str
+    optimizer: str
+    key: str
+    values: tuple[float, ...]
+    losses: tuple[float, ...]
+    failed: tuple[int, ...]
+    worst: float
+    number: float
+
+
+def wortsman(losses: Sequence[float], before: float) -> float:
+    """Mean of min(loss, loss before training) over the grid, less the best; a loss of NaN (failed) counts as before."""
+    kept = [_kept(loss, before) for loss in losses]
+    return math.fsum(kept) / len(kept) - min(kept)
+
+
+def curves(plan: Plan, runs: Sequence[GridRun], reader: Reader) -> list[Curve]:
+    """The curve of every optimizer that has the hyper-parameter, from the records there are."""
+    if plan.sensitivity is None:
+        return []
+    block, found = plan.sensitivity, []
+    seeds = plan.seeds[: block["seeds"]]
+    for task, label, spec in plan.cells():
+        mine = [one for one in runs if (one.run.task, one.run.optimizer) == (task["label"], label)]
+        place = rate_key(spec, block["key"])
+        if place is None:
+            continue
+        # Before the first step the optimizer does not matter, so any run of the seed says it.
+        before = {seed: _before(runs, task["label"], seed, reader) for seed in seeds}
+        losses = {(one.value, one.run.seed): _loss(one.run, reader) for one in mine}
+        rows = [[losses.get((value, seed)) for seed in seeds] for value in block["values"]]
+        kept = [[_kept(x, before[s]) for x, s in zip(row, seeds, strict=True) if x is not None] for row in rows]
+        whole = all(None not in row for row in rows)
+        numbers = [wortsman([losses[v, s] or 0.0 for v in block["values"]], before[s]) for s in seeds] if whole else []
+        found.append(
+            Curve(
+                task=task["label"],
+                optimizer=label,
+                key=place,
+                values=tuple(block["values"]),
+                losses=tuple(_mean(row) for row in kept),
+                failed=tuple(sum(x is not None and math.isnan(x) for x in row) for row in rows),
+                worst=_mean(list(before.values())),
+                number=_mean(numbers),
+            )
+        )
+    return found
+
+
+def _kept(loss: float, before: float) -> float:
+    return before if math.isnan(loss) else min(loss, before)
+
+
+def _loss(run: Run, reader: Reader) -> float | None:
+    """The final validation loss, NaN for a failed run, None without a record."""
+    record = reader.record(run.id)
+    if record is None:
+        return None
+    return number(record["metrics"].get("validation_loss")) if record["status"] == "ok" else math.nan
+
+
+def _before(runs: Sequence[GridRun], task: str, seed: int, reader: Reader) -> float:
+    for one in runs:
+        if (one.run.task, one.run.seed) == (task, seed):
+            for row in reader.history(one.run.id):
+                value = number(row.get("validation_loss"))
+                if row.get("step") == 0 and not math.isnan(value):
+                    return value
+    return math.nan
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan

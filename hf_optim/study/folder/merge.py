@@ -1,0 +1,175 @@
+"""Several study folders become one: the union of their plans and records, unless they contradict each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_optim.errors import UserError
+from hf_optim.study.folder.changes import difference
+from hf_optim.study.folder.disk import unwritable
+from hf_optim.study.folder.results import load
+from hf_optim.study.folder.rows import of
+from hf_optim.study.launch.worker import read_status, write_atomically
+from hf_optim.study.plan.plan import BLOCKS, Plan, Run
+
+#: how a merged folder says what came from where
+ORIGIN = "merged.json"
+
+
+def plans(named: Sequence[tuple[str, Plan]]) -> Plan:
+    """The union of plans, in their order: name, title and baseline are the first one's.
+
+    Raises UserError where a label means one thing in one plan and another thing in another.
+    """
+    first = named[0][1]
+    tasks: dict[str, tuple[str, dict[str, Any]]] = {}
+    optimizers: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    cells: dict[tuple[str, str, int], tuple[str, Run]] = {}
+    for folder, plan in named:
+        for block in BLOCKS:
+            if getattr(plan, block) != getattr(first, block):
+                raise UserError(
+                    f"merge: {named[0][0]} and {folder} differ in {block}: only studies that agree on it can be one"
+                )
+        for task in plan.tasks:
+            _task(tasks, folder, task)
+        for optimizer in plan.optimizers:
+            there, known = optimizers.setdefault(optimizer["label"], (folder, optimizer))
+            if known["spec"] != optimizer["spec"]:
+                raise _contradiction(
+                    f"the optimizer {optimizer['label']!r}", there, folder, known["spec"], optimizer["spec"]
+                )
+        for run in plan.runs:
+            there, same = cells.setdefault((run.task, run.optimizer, run.seed), (folder, run))
+            if same.id != run.id:
+                what = f"{run.optimizer} on {run.task}, seed {run.seed},"
+                raise _contradiction(what, there, folder, same.spec, run.spec)
+    _unique([run for _, run in cells.values()])
+    return dataclasses.replace(
+        first,
+        seeds=tuple(dict.fromkeys(seed for _, plan in named for seed in plan.seeds)),
+        tasks=tuple(task for _, task in tasks.values()),
+        optimizers=tuple(optimizer for _, optimizer in optimizers.values()),
+        runs=tuple(run for _, run in cells.values()),
+    )
+
+
+def _task(tasks: dict[str, tuple[str, dict[str, Any]]], folder: str, task: Mapping[str, Any]) -> None:
+    there, known = tasks.setdefault(task["label"], (folder, {**task, "only": [], "hyper": {}}))
+    fixed = [{k: v for k, v in one.items() if k not in ("only", "hyper")} for one in (known, task)]
+    if fixed[0] != fixed[1]:
+        raise _contradiction(f"the task {task['label']!r}", there, folder, *fixed)
+    known["only"] = list(dict.fromkeys([*known["only"], *task["only"]]))
+    for label, hyper in (task.get("hyper") or {}).items():
+        # Contradicting ones make runs that differ, which are refused by name.
+        known["hyper"].setdefault(label, hyper)
+
+
+def _unique(runs: Sequence[Run]) -> None:
+    seen: dict[str, Run] = {}
+    for run in runs:
+        twin = seen.setdefault(run.id, run)
+        if twin is not run:
+            raise UserError(
+                f"merge: {run.optimizer!r} on {run.task!r} is the same run as {twin.optimizer!r} on {twin.task!r}: "
+                "give it the same label in both studies"
+            )
+
+
+def _contradiction(what: str, a: str, b: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> UserError:
+    changed = difference(old, new).replace(" there", f" in {a}").replace(" here", f" in {b}")
+    return UserError(f"merge: {what} differs ({changed}): give one of them another label")
+
+
+def _differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """Empty if two rows of one run tell the same result, else the first thing that differs. Times always do."""
+    if a["status"] != b["status"]:
+        return f"{a['status']} and {b['status']}"
+    results = ("value", *sorted(key for key in {*a, *b} if key.startswith(("test_", "validation_", "train_l"))))
+    for name in (*results, "data.fingerprint"):
+        if a.get(name) != b.get(name):
+            return f"{a['metric'] if name == 'value' else name} {a.get(name)} and {b.get(name)}"
+    return ""
+
+
+def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> Plan:
+    """Merges studies into the folder `into`, which may be one of them or an earlier merge; sources stay as they are.
+
+    Every run's folder is copied whole. Two records of one run with different numbers are a contradiction: they come
+    from other versions, machines or data, and one study must not mix them; `keep_first` takes the record of the
+    folder that is named first (`into` before all) and writes down which. study.yaml is kept where all have the same.
+
+    Raises UserError in one line, before anything is written, for contradictions; and for a disk that is full.
+    """
+    begun = (into / "plan.json").is_file()
+    if not begun and into.exists() and (not into.is_dir() or any(into.iterdir())):
+        raise UserError(f"{into} is not empty and holds no study: choose another folder to merge into")
+    folders = list(dict.fromkeys(([into.resolve()] if begun else []) + [s.resolve() for s in sources]))
+    loaded = [(folder.name, load(folder)) for folder in folders]
+    plan = plans([(name, results.plan) for name, results in loaded])
+    if plan.tuning is not None and any(results.plan.optimizers != plan.optimizers for _, results in loaded):
+        raise UserError("merge: a tuned study can only be merged with one of the same tasks and optimizers")
+    taken: dict[str, tuple[str, Path, dict[str, Any]]] = {}
+    set_aside: list[dict[str, str]] = []
+    for name, results in loaded:
+        # Not the judged runs alone: trials, and runs that are no longer planned, are records too.
+        for row in of(results):
+            if row["status"] == "missing":
+                continue
+            there, _, other = taken.setdefault(row["id"], (name, results.folder, row))
+            if differs := _differs(other, row):
+                if not keep_first:
+                    raise UserError(
+                        f"merge: {row['optimizer']} on {row['task']}, seed {row['seed']} ({row['id']}) has two "
+                        f"results, in {there} and in {name}: {differs}; nothing was written; --keep-first takes "
+                        f"{there}'s and notes it"
+                    )
+                set_aside.append({"id": row["id"], "kept": there, "set_aside": name, "difference": differs})
+    try:
+        for run_id, (_, folder, _) in taken.items():
+            home = into / "runs" / run_id
+            if folder != into.resolve() and read_status(home) is None:
+                _copy(folder / "runs" / run_id, home)
+        origin = {
+            "studies": [name for name, _ in loaded],
+            "runs": {run_id: name for run_id, (name, _, _) in taken.items()},
+            "set_aside": set_aside,
+        }
+        write_atomically(into / ORIGIN, json.dumps(origin, indent=1) + "\n")
+        yamls = {_text(folder / "study.yaml") for folder in folders}
+        if len(yamls) == 1 and (text := yamls.pop()):
+            write_atomically(into / "study.yaml", text)
+        else:
+            (into / "study.yaml").unlink(missing_ok=True)
+        # Last: without a plan the folder is no study yet, and the merge may be started again.
+        write_atomically(into / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
+    except OSError as error:
+        raise unwritable(into, error) from None
+    return plan
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _copy(source: Path, home: Path) -> None:
+    """The run's folder without checkpoints, whole or not at all."""
+    temporary = home.with_name(f".{home.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        shutil.copytree(source, temporary, ignore=shutil.ignore_patterns("checkpoint-*", ".*"))
+        shutil.rmtree(home, ignore_errors=True)  # what an interrupted run left
+        temporary.rename(home)
+    except shutil.Error as error:
+        # It collects what went wrong; the first cause is an OSError's text.
+        raise OSError(0, str(error.args[0][0][2])) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

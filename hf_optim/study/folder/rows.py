@@ -1,0 +1,279 @@
+"""Every run of a study as one flat row, and what a reader does with rows: filter, choose columns, group, compare."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_optim.errors import UserError
+from hf_optim.study.folder import stages
+from hf_optim.study.folder.results import Results
+from hf_optim.study.plan.entries import optimizer_label
+from hf_optim.study.plan.plan import Run, flatten
+from hf_optim.study.statistics import paired as statistics
+
+Row = dict[str, Any]
+FIRST = ("study", "task", "optimizer", "seed", "id", "status", "stage", "metric", "value", "error")
+_CONDITION = re.compile(r"\s*([^\s!<>=]+)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*")
+
+
+def of(results: Results) -> list[Row]:
+    """A row a run: the judged ones in the plan's order, other stages' after them, then runs that are not planned.
+
+    Columns: study, task and optimizer (labels), seed, id, status (ok, failed, missing), stage (judged, tuning,
+    sensitivity, variance, or none for a run that is in the folder and no longer in the plan), metric and value (the
+    primary metric), error; every metric by its name; time, memory, data and environment by theirs; and what decided
+    the run, as `spec.optimizer.lr`.
+    """
+    plan = results.plan
+    primary = {t["label"]: t["primary"]["name"] for t in plan.tasks}
+    reader = stages.Reader(results.folder)
+    rows, seen = [], set()
+    for stage, run in _staged(results, reader):
+        if run.id in seen:
+            continue
+        seen.add(run.id)
+        head = {"study": plan.name, "task": run.task, "optimizer": run.optimizer, "seed": run.seed, "id": run.id}
+        record = results.records.get(run.id) or reader.record(run.id)
+        rows.append(_row({**head, "stage": stage}, run.spec, record, primary[run.task]))
+    for file in sorted((results.folder / "runs").glob("*/record.json")):
+        if file.parent.name in seen:
+            continue
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            spec = record["spec"]
+            label = "/".join(str(spec[key]) for key in ("task", "model", "size") if spec.get(key))
+            head = {"study": plan.name, "task": label, "optimizer": optimizer_label(spec["optimizer"])}
+            head |= {"seed": spec["seed"], "id": record["id"], "stage": "none"}
+            rows.append(_row(head, spec, record, str((record.get("primary") or {}).get("name", ""))))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return rows
+
+
+def _staged(results: Results, reader: stages.Reader) -> Iterator[tuple[str, Run]]:
+    plan = results.plan
+    yield from (("judged", run) for run in plan.runs)
+    if plan.tuning is None and plan.sensitivity is None and plan.variance is None:
+        return
+    state = stages.state(plan, reader)
+    yield from (("tuning", trial.run) for search in state.searches for trial in search.trials)
+    yield from (("sensitivity", one.run) for one in state.grid)
+    yield from (("variance", one.run) for one in state.variations)
+
+
+def _row(head: Row, spec: Mapping[str, Any], record: Mapping[str, Any] | None, metric: str) -> Row:
+    row: Row = dict.fromkeys(FIRST) | head | {"status": "missing", "metric": metric}
+    if record is not None:
+        row |= {"status": record.get("status", "failed"), "error": record.get("error")}
+        for place in ("metrics", "time", "memory"):
+            row |= {name: value for name, value in (record.get(place) or {}).items() if name not in FIRST}
+        row["value"] = (record.get("metrics") or {}).get(metric)
+        row |= {f"data.{k}": v for k, v in (record.get("data") or {}).items()}
+        row |= {f"environment.{k}": v for k, v in (record.get("environment") or {}).items()}
+        row |= {key: record.get(key) for key in ("started", "finished")}
+    return row | {f"spec.{key}": value for key, value in flatten(spec).items()}
+
+
+def columns(rows: Iterable[Row]) -> list[str]:
+    """Every column that a row has, in the order of first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def find_column(name: str, known: Sequence[str]) -> str:
+    """The column called `name`, or the only one that ends in `.name`; a UserError lists near ones."""
+    if name in known:
+        return name
+    ending = [column for column in known if column.endswith(f".{name}")]
+    if len(ending) == 1:
+        return ending[0]
+    if ending:
+        raise UserError(f"column {name!r} may mean {' or '.join(ending)}: write one of them")
+    near = [column for column in known if name.lower() in column.lower()]
+    raise UserError(f"no column {name!r}; " + (f"near: {', '.join(near[:8])}" if near else _listed(known)))
+
+
+def _listed(known: Sequence[str]) -> str:
+    return f"columns: {', '.join(known[:30])}{' ...' if len(known) > 30 else ''}"
+
+
+def choose(rows: Sequence[Row], asked: str | None, usual: Sequence[str]) -> list[str]:
+    """The columns that `asked` names, separated by commas, with wildcards; `usual` ones where nothing is asked."""
+    if not asked:
+        return list(usual)
+    known = columns(rows)
+    chosen: list[str] = []
+    for name in filter(None, (part.strip() for part in asked.split(","))):
+        wild = [c for c in known if fnmatch.fnmatchcase(c, name)] if any(c in name for c in "*?[") else []
+        chosen += wild or [find_column(name, known)]
+    return list(dict.fromkeys(chosen))
+
+
+def usual_columns(rows: Sequence[Row]) -> list[str]:
+    """What tells runs apart and what they reached."""
+    several = len({row["study"] for row in rows}) > 1
+    metrics = list(dict.fromkeys(row["metric"] for row in rows if row["metric"]))
+    extra = [name for name in ("error",) if any(row["error"] for row in rows)]
+    head = [*(["study"] if several else []), *(["stage"] if len({row["stage"] for row in rows}) > 1 else [])]
+    return [*head, "task", "optimizer", "seed", "status", *metrics, "train_seconds", *extra]
+
+
+def where(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
+    """The rows that meet every condition: `optimizer=adam*`, `lr<=0.01`, `status!=ok`, separated by commas.
+
+    `=` and `!=` take wildcards, and compare numbers as numbers; an ordering needs a number on both sides, and an empty
+    cell meets none.
+    """
+    known = columns(rows)
+    tests = [_condition(part, known) for text in conditions for part in text.split(",") if part.strip()]
+    return [row for row in rows if all(test(row) for test in tests)]
+
+
+def _condition(text: str, known: Sequence[str]) -> Callable[[Row], bool]:
+    parsed = _CONDITION.fullmatch(text)
+    if parsed is None:
+        raise UserError(f"--where: {text.strip()!r} is no condition: write COLUMN=VALUE, or !=, <, <=, >, >=")
+    name, sign, value = parsed.groups()
+    column, wanted = find_column(name, known), _float(value)
+    if sign in ("=", "!="):
+
+        def equal(row: Row) -> bool:
+            cell = row.get(column)
+            number = _float(cell)
+            if number is not None and wanted is not None:
+                return number == wanted
+            return fnmatch.fnmatchcase("" if cell is None else str(cell).lower(), value.lower())
+
+        return equal if sign == "=" else lambda row: not equal(row)
+    if wanted is None:
+        raise UserError(f"--where: {text.strip()!r} needs a number after {sign}")
+    ordered: dict[str, Callable[[float], bool]] = {
+        "<": lambda x: x < wanted,
+        "<=": lambda x: x <= wanted,
+        ">": lambda x: x > wanted,
+        ">=": lambda x: x >= wanted,
+    }
+    return lambda row: (x := _float(row.get(column))) is not None and ordered[sign](x)
+
+
+def _float(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def group(rows: Sequence[Row], by: Sequence[str], measured: Sequence[str]) -> list[Row]:
+    """A row for each combination of `by`: runs, failed and missing ones, and mean and sd of each `measured` column
+    over the runs that finished. A combination with a failed run keeps its mean, and the count beside it says so.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(name) for name in by), []).append(row)
+    made = []
+    for key, some in groups.items():
+        counts = {status: sum(row["status"] == status for row in some) for status in ("ok", "failed", "missing")}
+        line: Row = {**dict(zip(by, key, strict=True)), "runs": len(some), **counts}
+        for name in measured:
+            fine = [_float(row.get(name)) for row in some if row["status"] == "ok"]
+            summary = statistics.summarise([x for x in fine if x is not None and math.isfinite(x)])
+            line[f"{name} mean"], line[f"{name} sd"] = _cell(summary.mean), _cell(summary.sd)
+        made.append(line)
+    return made
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: what was asked, and the value of each (task, seed)."""
+
+    text: str
+    values: Mapping[tuple[str, int], float]
+    metrics: Mapping[str, str]
+
+
+def compare(rows: Sequence[Row], a: str, b: str, greater: Mapping[str, bool]) -> list[Row]:
+    """`a` against `b` on every task that both have, paired by seed, corrected over these tasks.
+
+    Args:
+        rows: runs of one or several studies.
+        a, b: an optimizer's label, or conditions as in `where` ("study=after,optimizer=adamw").
+        greater: for each task, whether more of its metric is better.
+
+    Raises:
+        UserError: a side that matches nothing, or two runs for one task and seed; no task in common.
+    """
+    left, right = _side(rows, a), _side(rows, b)
+    tasks = [task for task in greater if task in left.metrics and task in right.metrics]
+    pairs = {}
+    for task in tasks:
+        seeds = [seed for name, seed in left.values if name == task and (task, seed) in right.values]
+        if seeds and left.metrics[task] == right.metrics[task]:
+            pairs[task] = [(left.values[task, seed], right.values[task, seed]) for seed in seeds]
+    if not pairs:
+        raise UserError(f"--compare: {a!r} and {b!r} have no task and seed in common, so there is nothing to pair")
+    made = statistics.compare(list(pairs.values()), [greater[task] for task in pairs])
+    return [
+        {
+            "task": task,
+            "metric": left.metrics[task],
+            "a": a,
+            "b": b,
+            "pairs": one.pairs,
+            "a mean": statistics.summarise([x for x, _ in pairs[task]]).mean,
+            "b mean": statistics.summarise([y for _, y in pairs[task]]).mean,
+            "difference": _cell(one.difference.mean),
+            "low": _cell(one.difference.low),
+            "high": _cell(one.difference.high),
+            "p": _cell(one.p),
+            "p holm": _cell(one.adjusted),
+            "verdict": one.verdict,
+        }
+        for task, one in zip(pairs, made, strict=True)
+    ]
+
+
+def _side(rows: Sequence[Row], text: str) -> Side:
+    some = where(rows, [text]) if "=" in text else [row for row in rows if row["optimizer"] == text]
+    if not some:
+        labels = ", ".join(dict.fromkeys(str(row["optimizer"]) for row in rows))
+        raise UserError(f"--compare: no run matches {text!r}; optimizers: {labels}")
+    seen: dict[tuple[str, int], str] = {}
+    values: dict[tuple[str, int], float] = {}
+    for row in some:
+        place = row["task"], row["seed"]
+        if seen.setdefault(place, row["id"]) != row["id"]:
+            raise UserError(
+                f"--compare: {text!r} matches two runs on {row['task']} with seed {row['seed']}: narrow it, as in "
+                f"'study={row['study']},optimizer={row['optimizer']}'"
+            )
+        value = _float(row["value"])
+        if row["status"] == "failed":
+            raise UserError(
+                f"--compare: a run of {text!r} on {row['task']} with seed {row['seed']} failed; without its failures "
+                "it would look better than it is: narrow with --where"
+            )
+        if value is not None:
+            values[place] = value
+    return Side(text, values, {row["task"]: row["metric"] for row in some})
+
+
+def _cell(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def folders(names: Sequence[str]) -> list[Path]:
+    """The study folders that `names` mean; a UserError for one that is none."""
+    found = []
+    for name in names:
+        if not (Path(name) / "plan.json").is_file():
+            raise UserError(f"no study in {name!r}: give the folder of a study, such as studies/quickstart")
+        found.append(Path(name))
+    return found

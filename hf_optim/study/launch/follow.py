@@ -1,0 +1,61 @@
+"""The stages of a study, one after the other: trials until every optimizer has its setting, then everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hf_optim.errors import UserError
+from hf_optim.study.folder.stages import Reader, State, state
+from hf_optim.study.launch import journal as tuning_log
+from hf_optim.study.plan.plan import Plan, Run
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`name` is "tuning" or "runs"; `runs` are all that are known to belong to it, `todo` those without a record.
+
+    Trials may come in several rounds: which ones a pruned or step-bounded search makes depends on the ones before.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+    todo: tuple[Run, ...]
+
+    def sentence(self) -> str:
+        """What it is about, in a line."""
+        done = f"{len(self.runs) - len(self.todo)} finished"
+        if self.name == "tuning":
+            return f"tuning: {len(self.runs)} trials, {done}"
+        return f"the settings are chosen: {len(self.runs)} runs with them, {done}"
+
+
+def follow(plan: Plan, folder: Path) -> Iterator[Stage]:
+    """The stages still to do; whoever takes one executes its `todo` before the next is asked for. The last is always
+    given, with an empty `todo` if nothing is left.
+
+    Raises:
+        UserError: a run has a record that cannot be used.
+    """
+    before: tuple[Run, ...] | None = None
+    while True:
+        now = state(plan, Reader(folder))
+        runs = now.after_tuning if now.settled else _trials(now)
+        if plan.tuning is not None:
+            tuning_log.update(plan, now.searches, folder)
+        reader = Reader(folder)
+        todo = tuple(run for run in runs if reader.record(run.id) is None)
+        if now.settled:
+            yield Stage("runs", runs, todo)
+            return
+        if todo == before:
+            raise UserError(f"{folder / 'runs' / todo[0].id / 'record.json'}: not a record of a run; remove it")
+        before = todo
+        yield Stage("tuning", runs, todo)
+
+
+def _trials(now: State) -> tuple[Run, ...]:
+    """Each run once, trial by trial, so that an interrupted tuning is balanced; a small space may repeat a setting."""
+    every = [(trial.number, trial.run) for search in now.searches for trial in search.trials]
+    return tuple({run.id: run for _, run in sorted(every, key=lambda one: one[0])}.values())

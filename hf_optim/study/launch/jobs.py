@@ -1,0 +1,260 @@
+"""Spreads a study's runs over jobs: of a SLURM cluster, or processes of this machine. submitit submits them.
+
+Each job is a launcher like `hf-optim study`: it takes runs from the shared folder until none is left, so jobs may come,
+go and be as many as one likes, and nothing has to be dealt out. A job that is preempted, requeued or out of time leaves
+finished runs finished; the run it was at is taken up by the next job that comes by, from its last checkpoint where
+there are checkpoints. All the machines must see the folder, and each other's locks on it.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hf_optim.errors import UserError
+from hf_optim.study.folder import stages, todo
+from hf_optim.study.folder.changes import read_plan
+from hf_optim.study.folder.locks import check_shared
+from hf_optim.study.launch import launcher as run
+from hf_optim.study.launch.follow import follow
+from hf_optim.study.launch.progress import describe, duration
+from hf_optim.study.plan.plan import Plan, Run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Where = Literal["slurm", "local", "debug"]
+WHERE: tuple[Where, ...] = ("slurm", "local", "debug")
+#: submitit's files: logs, and what it hands to jobs
+JOBS = "jobs"
+REQUEUES = 1000  # submitit counts the times that a job ran out of time; a study ends when its runs do
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How many jobs, where, and what each of them is given.
+
+    Args:
+        where: "slurm", "local" (processes of this machine) or "debug" (one after the other in this process).
+        array: most jobs at a time; there are never more than runs to do.
+        minutes: a job's limit; a job that reaches it is requeued.
+        cpus_per_run: cores for each run at a time (with SLURM).
+        partition: SLURM's; default the cluster's own.
+        sbatch: more of sbatch's options, by name without dashes: {"account": "x", "mem": "32G"}.
+        wait: stay until the jobs have ended, and then make the report.
+    """
+
+    where: Where
+    array: int = 1
+    minutes: int = 240
+    cpus_per_run: int = 1
+    partition: str | None = None
+    sbatch: Mapping[str, str] = field(default_factory=dict)
+    wait: bool = True
+
+    def __post_init__(self) -> None:
+        if self.where not in WHERE:
+            raise UserError(f"--launch: choose from {', '.join(WHERE)}, got {self.where!r}")
+        for option, number in (("array", self.array), ("time", self.minutes), ("cpus-per-run", self.cpus_per_run)):
+            if number < 1:
+                raise UserError(f"--{option} must be at least 1, got {number}")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a job does: take runs from `folder` until none is left. submitit pickles it."""
+
+    folder: str
+    jobs: int
+    gpus_per_run: int | None
+    checkpoint_every: int | None
+
+    def __call__(self) -> dict[str, Any]:
+        """How many runs this job saw to their end, and the problem that stopped it ("" if none)."""
+        folder, count = Path(self.folder), 0
+
+        def finished(one: Run, status: str, seconds: float) -> None:
+            nonlocal count
+            count += 1
+            print(f"{status:6s} {describe(one)} ({seconds:.1f} s)", flush=True)
+
+        problem = ""
+        try:
+            for stage in follow(read_plan(folder), folder):
+                run.execute(
+                    list(stage.todo),
+                    folder,
+                    jobs=self.jobs,
+                    gpus_per_run=self.gpus_per_run or 1,
+                    checkpoint_every=self.checkpoint_every,
+                    on_finish=finished,
+                )
+        except UserError as error:
+            problem = str(error)
+        return {"runs": count, "problem": problem}
+
+    def checkpoint(self) -> Any:
+        """What a requeued job does: the same, for the folder itself says what is left."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(Share(**asdict(self)))
+
+
+def launch(
+    folder: Path,
+    plan: Plan,
+    how: Launch,
+    console: Console,
+    *,
+    jobs: int,
+    gpus_per_run: int | None,
+    checkpoint_every: int | None,
+) -> bool:
+    """Submits jobs for what is left of the study in `folder`, and waits for them unless told not to.
+
+    Gives whether it stayed until they ended. Raises UserError where there is no SLURM, the folder cannot be shared, or
+    sbatch refuses; and if jobs were stopped by a problem of the folder.
+    """
+    reader = stages.Reader(folder)
+    left = todo.planned(plan) - sum(reader.record(one.id) is not None for one in todo.known(plan, reader))
+    if not todo.pending(plan, reader):
+        return True
+    check_shared(folder)
+    count = min(how.array, math.ceil(left / jobs))
+    share = Share(str(folder.resolve()), jobs, gpus_per_run, checkpoint_every)
+    submitted = _submit(folder, how, share, count)
+    names = f"{submitted[0].job_id}{f' to {submitted[-1].job_id}' if count > 1 else ''}"
+    _say(console, f"{left} runs for {count} {how.where} job{'s'[: count > 1]} ({names}), logs in {folder / JOBS}")
+    if not how.wait:
+        _say(console, f"the jobs go on alone; `hf-optim report {folder}` makes the report of what is finished")
+        return False
+    try:
+        problems = _wait(folder, plan, how, submitted, console)
+    except KeyboardInterrupt:
+        if how.where == "slurm":
+            _say(console, f"the jobs go on; scancel {submitted[0].job_id.split('_')[0]} ends them")
+        else:
+            for job in submitted:
+                job.cancel(check=False)
+        raise
+    if problems:
+        raise UserError(problems[0])
+    return True
+
+
+def _submit(folder: Path, how: Launch, share: Share, count: int) -> list[Any]:
+    import submitit
+
+    if how.where == "slurm" and shutil.which("sbatch") is None:
+        raise UserError("--launch slurm: there is no sbatch here: run this on a machine that submits to the cluster")
+    more = {} if how.where == "debug" else {f"{how.where}_max_num_timeout": REQUEUES}
+    try:
+        executor = submitit.AutoExecutor(folder / JOBS, cluster=how.where, **more)
+        executor.update_parameters(**parameters(how, share))
+        if how.where == "local":
+            # Each process gets GPUs of its own, as far as there are any.
+            return [_submit_local(executor, share, number) for number in range(count)]
+        with executor.batch():
+            return [executor.submit(share) for _ in range(count)]
+    except (subprocess.CalledProcessError, submitit.core.utils.FailedJobError, RuntimeError) as error:
+        text = getattr(error, "stderr", None) or str(error)
+        lines = [line for line in str(text).splitlines() if line.strip()]
+        raise UserError(f"--launch {how.where}: not submitted: {lines[-1].strip() if lines else error}") from None
+
+
+def _submit_local(executor: Any, share: Share, number: int) -> Any:
+    devices = [int(g) for g in run.gpus() if g.isdigit()]
+    each = share.jobs * (share.gpus_per_run or 1)
+    mine = [devices[(number * each + k) % len(devices)] for k in range(each)] if len(devices) >= each else devices
+    executor.update_parameters(gpus_per_node=len(mine))
+    # The one parameter of submitit's local executor that its front does not pass on.
+    executor._executor.parameters["visible_gpus"] = tuple(mine)
+    return executor.submit(share)
+
+
+def parameters(how: Launch, share: Share) -> dict[str, Any]:
+    """submitit's parameters for one job."""
+    given: dict[str, Any] = {"name": "hf-optim", "timeout_min": how.minutes}
+    if how.where != "slurm":
+        return given
+    home = shlex.quote(str(Path(__file__).resolve().parents[3]))
+    # PYTHONSAFEPATH, as for workers: a file in the current folder must not shadow a package.
+    setup = [f"export PYTHONSAFEPATH=1 PYTHONPATH={home}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    if share.gpus_per_run is None:
+        setup.append("export CUDA_VISIBLE_DEVICES=")  # a node may show GPUs that are not this job's
+    given |= {
+        "cpus_per_task": how.cpus_per_run * share.jobs,
+        "slurm_array_parallelism": how.array,
+        "slurm_setup": setup,
+        "slurm_additional_parameters": {"requeue": True, **how.sbatch},
+    }
+    given |= {"gpus_per_node": share.jobs * share.gpus_per_run} if share.gpus_per_run else {}
+    return given | ({"slurm_partition": how.partition} if how.partition else {})
+
+
+def _wait(folder: Path, plan: Plan, how: Launch, jobs: Sequence[Any], console: Console) -> list[str]:
+    """Waits until every job has ended; tells of each run that is finished; gives the problems that stopped jobs."""
+    began, reader, total = time.monotonic(), stages.Reader(folder), todo.planned(plan)
+    told = {one.id for one in todo.known(plan, reader) if reader.record(one.id) is not None}
+    before, alive, left = len(told), True, True
+    while alive:
+        if how.where == "debug":
+            for job in jobs:
+                job.results()
+        alive = _alive(how.where, jobs)
+        looked = time.monotonic()
+        for one in todo.known(plan, reader):
+            record = reader.record(one.id)
+            if record is not None and one.id not in told:
+                told.add(one.id)
+                _say(console, f"[{len(told)}/{total}] {record.get('status', 'failed'):6s} {describe(one)}")
+        left = bool(todo.pending(plan, reader))
+        if how.where == "slurm" and alive and not left:
+            # Those that still wait for a node have nothing to do.
+            subprocess.run(["scancel", "--state=PENDING", _array(jobs)], capture_output=True, check=False)
+            alive = False
+        if alive:  # a large study takes long to look through: not all the time
+            time.sleep(max(_LOOK_SECONDS, 10 * (time.monotonic() - looked)))
+    _say(console, f"{len(told) - before} runs in {duration(time.monotonic() - began)}")
+    return [problem for job in jobs if (problem := _problem(job))] if left else []
+
+
+def _array(jobs: Sequence[Any]) -> str:
+    return str(jobs[0].job_id).split("_")[0]
+
+
+def _alive(where: Where, jobs: Sequence[Any]) -> bool:
+    """Whether a job runs or waits to. SLURM's queue is asked: its accounting, which submitit asks, may be off."""
+    if where == "debug":
+        return False
+    if where == "local":
+        return any(not job.done() for job in jobs)
+    asked = subprocess.run(
+        ["squeue", "--noheader", "--format=%i", f"--jobs={_array(jobs)}"], capture_output=True, text=True, check=False
+    )
+    if asked.returncode:
+        return "Invalid job id" not in asked.stderr  # a controller that does not answer is no reason to leave
+    return bool(asked.stdout.strip())
+
+
+def _problem(job: Any) -> str:
+    """Why a job ended before its work was done; empty if it did not."""
+    if not job.paths.result_pickle.exists():
+        return f"job {job.job_id} ended early and was not requeued: see {job.paths.stderr}"
+    try:
+        return str(job.result()["problem"])
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        return f"job {job.job_id} failed: {lines[-1].strip() if lines else type(error).__name__}"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,137 @@
+"""The tuning of a study as an Optuna journal, for Optuna's own tools (dashboard, importances, ...).
+
+`tuning.journal` in the study's folder holds an Optuna study for each optimizer on each task. It is a log: what counts
+is the records, from which it is brought up to date before the trials and after them. So it may be lost, and a launcher
+that is killed while it writes spoils nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_optim.study.folder.locks import Lock
+from hf_optim.study.folder.stages import Search, Trial
+from hf_optim.study.plan import candidates as points
+from hf_optim.study.plan.plan import Plan
+
+if TYPE_CHECKING:
+    import optuna
+
+FILE = "tuning.journal"
+
+
+def update(plan: Plan, searches: Sequence[Search], folder: Path) -> None:
+    """Asks for every trial that is known and tells the result of every finished one."""
+    import optuna
+
+    greater = {task["label"]: task["primary"]["greater_is_better"] for task in plan.tasks}
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with _alone(folder), warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            storage = _open(folder / FILE)
+            for search in searches:
+                if search.trials:
+                    study = optuna.create_study(
+                        storage=storage,
+                        study_name=name(search),
+                        direction="maximize" if greater[search.task] else "minimize",
+                        load_if_exists=True,
+                    )
+                    _ask(study, search)
+                    _tell(study, search)
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def name(search: Search) -> str:
+    """The Optuna study of a search; its last part changes with the space."""
+    digest = hashlib.sha256(json.dumps(search.space, sort_keys=True).encode()).hexdigest()[:6]
+    return f"{search.task}, {search.optimizer}, tuning seed {search.seed}, space {digest}"
+
+
+def _ask(study: optuna.Study, search: Search) -> None:
+    from optuna.trial import TrialState
+
+    known = _latest(study)
+    for trial in search.trials:
+        last = known.get(trial.number)
+        again = last is not None and last.state is TrialState.FAIL and trial.status != "failed"
+        if last is None or again:
+            attributes = {"number": trial.number, "run": trial.run.id}
+            study.enqueue_trial(points.encode(search.space, trial.point), user_attrs=attributes)
+    space = points.distributions(search.space)
+    while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.ask(space)
+
+
+def _tell(study: optuna.Study, search: Search) -> None:
+    from optuna.trial import TrialState
+
+    known = _latest(study)
+    for trial in search.trials:
+        if trial.status and known[trial.number].state is TrialState.RUNNING:
+            state = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}.get(trial.status)
+            study.tell(known[trial.number].number, _value(trial), state=state)
+
+
+def _value(trial: Trial) -> float | None:
+    return trial.value if trial.status == "ok" else None
+
+
+def _latest(study: optuna.Study) -> Mapping[int, optuna.trial.FrozenTrial]:
+    """By our number; the last one, where a failed trial was made again."""
+    return {t.user_attrs["number"]: t for t in study.get_trials(deepcopy=False)}
+
+
+class _Held:
+    """The lock that Optuna asks for: ours is held already, and unlike Optuna's it ends with its process."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def _open(path: Path) -> Any:
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+    _repair(path)
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=_Held()))  # type: ignore[arg-type]
+
+
+def _repair(path: Path) -> None:
+    """Cuts off a last line that was not written whole; a journal that is damaged elsewhere is set aside."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    try:
+        for line in whole.splitlines():
+            json.loads(line)
+    except ValueError:
+        path.replace(path.with_suffix(".damaged"))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    lock = Lock(folder, FILE)
+    while not lock.acquire():
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        lock.release()

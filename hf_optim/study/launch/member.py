@@ -1,0 +1,34 @@
+"""One of the processes that train one run together: `torchrun -m hf_optim.study.launch.member '{"spec": ..., ...}'`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from hf_optim.study.launch.worker import end_with_parent
+
+
+def main() -> None:
+    """Trains the run that the one argument describes; the first process writes the record."""
+    how = json.loads(sys.argv[1])
+    # The worker holds the run's lock. When it is killed, torchrun is, and then nobody may go on writing.
+    end_with_parent()
+    if sys.platform == "linux" and _parent(os.getppid()) != how["worker"]:
+        raise SystemExit("the worker was gone before this process had begun")
+    from hf_optim.experiment.task import RunSpec, train
+
+    every = how["checkpoint_every"]
+    train(RunSpec.from_dict(how["spec"]), how["home"], progress=False, checkpoint_every=every, resume=every is not None)
+
+
+def _parent(process: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

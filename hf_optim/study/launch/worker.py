@@ -1,0 +1,221 @@
+"""The process that executes runs: it reads one request a line, and answers one line. `run` starts and feeds it.
+
+A worker ends at once when its launcher is gone (its standard input closes), so that nothing goes on behind the user's
+back. A run belongs to the worker that holds its lock: a POSIX lock, which the kernel drops when the process ends in
+any way, so that no lock is ever stale, and which network file systems pass on to other machines. Several launchers may
+share a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hf_optim.errors import UserError
+from hf_optim.study.folder.disk import check_disk, check_space, unwritable
+from hf_optim.study.folder.locks import Lock
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Everything this process prints, from C libraries too, goes to `path` meanwhile; an empty file is removed."""
+    saved = os.dup(1), os.dup(2)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        sys.stdout.flush(), sys.stderr.flush()
+        os.dup2(file, 1), os.dup2(file, 2)
+        yield
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        for number, old in zip((1, 2), saved, strict=True):
+            os.dup2(old, number)
+            os.close(old)
+        empty = os.fstat(file).st_size == 0
+        os.close(file)
+        if empty:
+            path.unlink(missing_ok=True)
+
+
+def execute(
+    folder: Path, run_id: str, spec: dict[str, Any], *, checkpoint_every: int | None = None, processes: int = 1
+) -> str:
+    """Executes one run unless it has a record; gives "ok", "failed", or "busy" if another process is at it.
+
+    What the run prints goes to `log.txt` in its folder. With `checkpoint_every`, an interrupted run goes on from its
+    last whole checkpoint (checkpoints are removed once there is a record); without it, it starts again. `processes`
+    above 1 train one model together.
+
+    Raises UserError, and leaves no record, where the disk is the problem: that says nothing about the run.
+    """
+    lock = Lock(folder, run_id)
+    if not lock.acquire():
+        return "busy"
+    try:
+        home = folder / "runs" / run_id
+        status = read_status(home)
+        if status is not None:
+            return status
+        if not (checkpoint_every and any(home.glob("checkpoint-*"))):
+            # What an interrupted run left is thrown away: a run is whole or it is not there.
+            shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True, exist_ok=True)
+        check_space(folder)
+        started = time.time()
+        try:
+            with output_to(home / "log.txt"):
+                _train(home, spec, checkpoint_every, processes)
+        except Exception as error:
+            check_disk(folder, error)
+            if read_status(home) is None:
+                write_failure(home, run_id, spec, reason(error), started)
+        status = read_status(home) or "failed"
+        if status != "ok":
+            try:
+                check_disk(folder)
+            except UserError:
+                (home / "record.json").unlink(missing_ok=True)
+                raise
+        for left in home.glob("checkpoint-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        return status
+    finally:
+        lock.release()
+
+
+def _train(home: Path, spec: dict[str, Any], checkpoint_every: int | None, processes: int) -> None:
+    if processes == 1:
+        from hf_optim.experiment.task import RunSpec, train
+
+        train(
+            RunSpec.from_dict(spec),
+            home,
+            progress=False,
+            checkpoint_every=checkpoint_every,
+            resume=checkpoint_every is not None,
+        )
+        return
+    how = {"spec": spec, "home": str(home), "checkpoint_every": checkpoint_every, "worker": os.getpid()}
+    launch = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    ended = subprocess.run(
+        [*launch, "-m", "hf_optim.study.launch.member", json.dumps(how)], check=False, preexec_fn=end_with_parent
+    )
+    if read_status(home) is None:
+        raise RuntimeError(f"the run's {processes} processes ended with exit code {ended.returncode}: see log.txt")
+
+
+def end_with_parent() -> None:
+    """From now on this process is killed when its parent ends in any way (Linux only)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def read_status(home: Path) -> str | None:
+    """The status in a run's record, None without a readable record."""
+    try:
+        return str(json.loads((home / "record.json").read_text(encoding="utf-8"))["status"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def reason(error: BaseException) -> str:
+    """One line that says what happened."""
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    return (text if isinstance(error, UserError) and text else f"{kind}: {text}" if text else kind)[:500]
+
+
+def write_failure(home: Path, run_id: str, spec: dict[str, Any], why: str, started: float) -> None:
+    """Leaves the record of a run that could not write its own."""
+    record = {
+        "id": run_id,
+        "spec": spec,
+        "status": "failed",
+        "error": why,
+        "metrics": {},
+        "primary": None,
+        "history": None,
+        "time": {},
+        "memory": {},
+        "environment": {},
+        "data": None,
+        "started": _iso(started),
+        "finished": _iso(time.time()),
+    }
+    write_atomically(home / "record.json", json.dumps(record, indent=1) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes `text` so that `path` holds either the old or the new content, whenever the process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A process's number would not do: two machines may share the folder.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _iso(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(seconds))
+
+
+def _requests() -> queue.Queue[str]:
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        # The launcher is gone, or wants no more of us.
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
+def main() -> None:
+    """Serves requests {"folder", "id", "spec", "checkpoint_every", "processes"} until standard input closes."""
+    # Answers get a channel of their own: whatever a library prints must not be read as an answer.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    lines = _requests()
+    while True:
+        request = json.loads(lines.get())
+        try:
+            status = execute(
+                Path(request["folder"]),
+                request["id"],
+                request["spec"],
+                checkpoint_every=request["checkpoint_every"],
+                processes=request["processes"],
+            )
+            answer = {"id": request["id"], "status": status}
+        except OSError as error:
+            why = str(unwritable(Path(request["folder"]), error))
+            answer = {"id": request["id"], "status": "broken", "reason": why}
+        except Exception as error:
+            answer = {"id": request["id"], "status": "broken", "reason": reason(error)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

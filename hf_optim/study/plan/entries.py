@@ -1,0 +1,199 @@
+"""Reads the optimizers, tasks and seeds of a study's YAML: every name looked up, every mistake with its line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_optim.errors import UserError
+from hf_optim.study.plan.source import Source, Where, describe
+
+TASK_KEYS = (
+    "task", "label", "model", "size", "data", "schedule", "overrides", "options", "hyper", "schedules", "only",
+)  # fmt: skip
+SIZES = ("smoke", "small", "paper")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One optimizer on one task: the task's entry, the optimizer's label, its specification there, and its place."""
+
+    task: Mapping[str, Any]
+    optimizer: str
+    spec: Mapping[str, Any]
+    where: Where
+
+
+def optimizer_label(spec: Mapping[str, Any]) -> str:
+    """The default label: the name, and for a wrapper its base in brackets: "tlr(sgd)"."""
+    base = spec.get("base")
+    if base is None:
+        return str(spec["name"])
+    return f"{spec['name']}({base if isinstance(base, str) else optimizer_label(base)})"
+
+
+def positive(value: int, what: str) -> int:
+    if value < 1:
+        raise UserError(f"{what} must be at least 1, got {value}")
+    return value
+
+
+def seeds(source: Source, value: Any) -> tuple[int, ...]:
+    where: Where = ("seeds",)
+    source.check_type(where, value, (int, list), "a number of seeds or a list of seeds")
+    if isinstance(value, int):
+        if value < 1:
+            raise source.error(where, f"seeds must be at least 1, got {value}")
+        return tuple(range(value))
+    if not value:
+        raise source.error(where, "seeds is empty: give a number such as 3, or a list such as [0, 1, 2]")
+    for i, seed in enumerate(value):
+        source.check_type((*where, i), seed, int, "a whole number")
+        if not 0 <= seed < 2**32:
+            raise source.error((*where, i), f"a seed lies between 0 and 4294967295, got {seed}")
+        if seed in value[:i]:
+            raise source.error((*where, i), f"seed {seed} is given twice")
+    return tuple(value)
+
+
+def optimizers(source: Source, value: Any) -> list[dict[str, Any]]:
+    from hf_optim import registry
+
+    where: Where = ("optimizers",)
+    source.check_type(where, value, list, "a list of optimizers")
+    if not value:
+        raise source.error(where, "optimizers is empty: name at least one")
+    found: list[dict[str, Any]] = []
+    for i, item in enumerate(value):
+        here = (*where, i)
+        source.check_type(here, item, (str, dict), "an optimizer's name or a mapping with a name")
+        spec = {"name": item} if isinstance(item, str) else dict(item)
+        if not isinstance(spec.get("name"), str):
+            raise source.error(here, "an optimizer needs a name: {name: adamw, lr: 0.001}")
+        label = spec.pop("label", None)
+        check_spec(source, here, spec)
+        label = optimizer_label(spec) if label is None else source.check_type((*here, "label"), label, str, "a text")
+        if not label.strip() or len(label) > 40:
+            raise source.error(here, f"a label has 1 to 40 characters, got {label!r}")
+        if label in [o["label"] for o in found]:
+            raise source.error(here, f"the label {label!r} is used twice: add a different label: to one of the two")
+        # An import path says nothing about its defaults before it is imported, which is not done here.
+        defaults = {} if ":" in spec["name"] else plain(registry.info(spec["name"]).defaults)
+        found.append({"label": label, "spec": spec, "defaults": defaults, "where": here})
+    return found
+
+
+def check_spec(source: Source, where: Where, spec: Mapping[str, Any]) -> None:
+    from hf_optim import registry
+
+    try:
+        registry.check(dict(spec))
+    except UserError as error:
+        # Point at the line of the hyper-parameter that the message quotes, where there is one.
+        named = [k for k in spec if k not in ("name", "base") and re.search(rf"['\"]?\b{re.escape(k)}\b", str(error))]
+        raise source.error((*where, named[0]) if named else where, str(error)) from None
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: tuples become lists, anything unusual its text."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]:
+    where: Where = ("tasks",)
+    source.check_type(where, value, list, "a list of tasks")
+    if not value:
+        raise source.error(where, "tasks is empty: name at least one")
+    found: list[dict[str, Any]] = []
+    for i, item in enumerate(value):
+        here = (*where, i)
+        item = {"task": item} if isinstance(item, str) else item
+        entry = dict(source.check_keys(here, item, TASK_KEYS, ("task",)))
+        for key, expected in (
+            ("task", "a task's name"),
+            ("model", "a model's name"),
+            ("data", "a path"),
+            ("label", "a text"),
+        ):
+            if entry.get(key) is not None:
+                source.check_type((*here, key), entry[key], str, expected)
+        for key in ("schedule", "overrides", "options", "hyper", "schedules"):
+            if entry.get(key) is not None:
+                source.check_type((*here, key), entry[key], dict, "a mapping")
+        entry.setdefault("size", "small")
+        if entry["size"] not in SIZES:
+            raise source.error(
+                (*here, "size"), f"size must be one of {', '.join(SIZES)}, got {describe(entry['size'])}"
+            )
+        _complete(source, here, entry)
+        entry["hyper"] = entry.get("hyper") or {}
+        schedules = entry.get("schedules") or {}
+        entry["only"] = labels if entry.get("only") is None else entry["only"]
+        source.check_type((*here, "only"), entry["only"], list, "a list of optimizers' labels")
+        for key, given in (("hyper", list(entry["hyper"])), ("schedules", list(schedules)), ("only", entry["only"])):
+            for label in given:
+                if label not in labels:
+                    raise source.error(
+                        (*here, key, label), f"{key}: no optimizer has the label {label!r}; labels: {', '.join(labels)}"
+                    )
+        for label, hyper in entry["hyper"].items():
+            source.check_type((*here, "hyper", label), hyper, dict, "a mapping of hyper-parameters")
+        if entry.get("label") is None:
+            entry["label"] = "/".join(str(p) for p in (entry["task"], entry["model"], entry["size"]) if p)
+        if entry["label"] in [t["label"] for t in found]:
+            raise source.error(
+                here, f"the label {entry['label']!r} is used twice: add a different label: to one of the two"
+            )
+        found.append({**entry, "where": here})
+    return found
+
+
+def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
+    """Looks the task up; fills in its first model and its primary metric, and finds the data."""
+    from hf_optim.experiment.task import load
+
+    try:
+        task = load(entry["task"])
+    except UserError as error:
+        raise source.error((*here, "task"), str(error)) from None
+    entry["model"] = entry.get("model") or task.models[0]
+    try:
+        preset = task.preset(entry["model"], entry["size"])
+    except UserError as error:
+        raise source.error((*here, "model" if entry["model"] not in task.models else "size"), str(error)) from None
+    try:
+        task.with_options(entry["model"], preset, entry.get("options") or {})
+    except UserError as error:
+        raise source.error((*here, "options"), str(error)) from None
+    given = entry.get("overrides") or {}
+    entry["steps"] = given.get("steps", None if "epochs" in given else preset.steps.value)
+    entry["title"] = task.title
+    entry["primary"] = {"name": task.primary.name, "greater_is_better": task.primary.greater_is_better}
+    path = entry.get("data")
+    if path is not None and path not in task.embedded and not Path(path).is_absolute():
+        beside = Path(source.file).parent / path
+        path = str((beside if beside.exists() else Path(path)).resolve())
+    if path is not None and path not in task.embedded and not Path(path).exists():
+        raise source.error(
+            (*here, "data"),
+            f"no data set and no file or folder {entry['data']!r}; embedded sets: {', '.join(task.embedded) or 'none'}",
+        )
+    entry["data"] = path
+
+
+def merged(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`spec` with `changes`; those of a wrapper's base are merged into its base."""
+    made = dict(spec)
+    for key, value in changes.items():
+        if key == "base" and isinstance(value, Mapping):
+            base = made.get("base", {})
+            value = merged({"name": base} if isinstance(base, str) else base, value)
+        made[key] = value
+    return made

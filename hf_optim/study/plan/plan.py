@@ -1,0 +1,250 @@
+"""Expands a study's YAML into run specifications, each frozen and content-hashed.
+
+The YAML (all keys; * required):
+
+    name: quickstart            # * letters, digits, "-", "_" and "."; also the default folder studies/<name>
+    title: Digits in 5 minutes  # the report's heading (default: the name)
+    baseline: adamw             # the label every other optimizer is compared with (default: the first optimizer)
+    seeds: 3                    # * 3 means 0, 1, 2; or a list such as [1, 7, 42]
+    tasks:                      # *
+      - task: vision            # * a task's name, or file.py:NAME
+        label: MLP on digits    # what tables call it (default: task/model/size); unique
+        model: mlp              # default: the task's first model
+        size: small             # smoke, small or paper (default: small)
+        data: emoji             # an embedded set, or a path to your own data (looked for beside the YAML first)
+        schedule: {name: cosine}
+        overrides: {epochs: 4}
+        options: {hidden_size: 64}
+        hyper:                  # hyper-parameters for this task alone, by the optimizer's label
+          SMARAN: {lr: 0.05}
+        schedules:              # the schedule of one optimizer, where it is not the task's
+          adamw: {name: multistep, at: [0.5, 0.75]}
+        only: [adamw, SMARAN]   # these optimizers alone, by label (default: all)
+    optimizers:                 # *
+      - adamw                   # a name, with its defaults
+      - {name: smaran, lr: 0.1, label: SMARAN}          # label: default the name, for a wrapper name(base); unique
+      - {name: tlr, gamma: 0.33, base: {name: sgd, lr: 0.1}}
+    tuning: {...}               # tune every optimizer first, with an equal budget; see `tuning`
+    sensitivity: {...}          # a grid of one hyper-parameter, see `sensitivity`
+    variance: {...}             # where the spread comes from, see `variance`
+    margin: 0.005               # the smallest difference that matters, see `stated`
+    targets: {...}              # what is to be reached, for time-to-target, see `stated`
+
+Every optimizer runs with the same seeds, hence the same initial weights and batches: the runs are paired. Under
+`tuning` the judged runs are not known before the trials have records: `stages` says what follows from those.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_optim.errors import UserError
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.study.plan import criteria as stated
+from hf_optim.study.plan import entries, sensitivity, tuning, variance
+from hf_optim.study.plan.entries import merged, optimizer_label, plain
+from hf_optim.study.plan.source import Source
+
+__all__ = ["Plan", "Run", "expand", "flatten", "make_run", "optimizer_label", "plain"]
+FORMAT = 1
+BLOCKS = ("tuning", "sensitivity", "variance", "margin", "targets")
+KEYS = ("name", "title", "baseline", "seeds", "tasks", "optimizers", *BLOCKS)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One planned run: where it stands in the study, and its specification."""
+
+    id: str
+    task: str
+    optimizer: str
+    seed: int
+    spec: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study, expanded. `tasks` and `optimizers` keep the YAML's order; an optimizer has label, spec and defaults.
+
+    `runs` are the judged runs. `tuning`, `sensitivity` and `variance` hold the checked blocks of the YAML, where it has
+    them; under `tuning`, `runs` is empty in plan.json and filled in by `stages.settled` from the records of the trials.
+    """
+
+    name: str
+    title: str
+    baseline: str
+    seeds: tuple[int, ...]
+    tasks: tuple[Mapping[str, Any], ...]
+    optimizers: tuple[Mapping[str, Any], ...]
+    runs: tuple[Run, ...]
+    origin: str = ""
+    tuning: Mapping[str, Any] | None = None
+    sensitivity: Mapping[str, Any] | None = None
+    variance: Mapping[str, Any] | None = None
+    margin: Mapping[str, float] | None = None
+    targets: Mapping[str, Mapping[str, Any]] | None = None
+
+    def cells(self) -> Iterator[tuple[Mapping[str, Any], str, dict[str, Any]]]:
+        """Every (task, optimizer's label, optimizer's specification on that task), in the YAML's order."""
+        for task in self.tasks:
+            for optimizer in self.optimizers:
+                if optimizer["label"] in task["only"]:
+                    yield task, optimizer["label"], cell_spec(task, optimizer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for plan.json."""
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "title": self.title,
+            "origin": self.origin,
+            "baseline": self.baseline,
+            "seeds": list(self.seeds),
+            "tasks": [dict(t) for t in self.tasks],
+            "optimizers": [dict(o) for o in self.optimizers],
+            "runs": [
+                {"id": r.id, "task": r.task, "optimizer": r.optimizer, "seed": r.seed, "spec": dict(r.spec)}
+                for r in (self.runs if self.tuning is None else ())
+            ],
+            **{key: dict(block) for key in BLOCKS if (block := getattr(self, key)) is not None},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], file: str) -> Plan:
+        """The inverse of `to_dict`; a file of another format or a damaged one is a UserError naming `file`."""
+        try:
+            if data["format"] != FORMAT:
+                raise UserError(
+                    f"{file}: written by another version (format {data['format']}, this one reads {FORMAT})"
+                )
+            return cls(
+                name=data["name"],
+                title=data["title"],
+                baseline=data["baseline"],
+                seeds=tuple(data["seeds"]),
+                tasks=tuple(data["tasks"]),
+                optimizers=tuple(data["optimizers"]),
+                runs=tuple(Run(**run) for run in data["runs"]),
+                origin=data["origin"],
+                **{key: data[key] for key in BLOCKS if key in data},
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{file}: not the plan of a study ({type(error).__name__}: {error})") from None
+
+
+def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Plan:
+    """The plan of a study's YAML. `seeds` replaces the number of seeds (0 .. n - 1) that the file asks for.
+
+    Raises UserError with the file and line for unknown keys, wrong types, unknown optimizers or hyper-parameters,
+    duplicate labels, unknown tasks, models or sizes, and empty lists.
+    """
+    top = source.check_keys((), source.value, KEYS, ("name", "seeds", "tasks", "optimizers"))
+    name = source.check_type(("name",), top["name"], str, "a text")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise source.error(("name",), f"name must be made of letters, digits, '-', '_' and '.', got {name!r}")
+    title = source.check_type(("title",), top.get("title", name), str, "a text")
+    asked = None if seeds is None else tuple(range(entries.positive(seeds, "--seeds")))
+    seed_list = entries.seeds(source, top["seeds"]) if asked is None else asked
+    optimizers = entries.optimizers(source, top["optimizers"])
+    labels = [o["label"] for o in optimizers]
+    baseline = str(source.check_type(("baseline",), top.get("baseline", labels[0]), str, "an optimizer's label"))
+    if baseline not in labels:
+        raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label; labels: {', '.join(labels)}")
+    tasks = entries.tasks(source, top["tasks"], labels)
+    cells = list(_checked_cells(source, tasks, optimizers))
+    runs = _runs(source, cells, seed_list)
+    blocks: dict[str, Any] = {}
+    if top.get("tuning") is not None:
+        blocks["tuning"] = tuning.read(source, top["tuning"], cells, seed_list)
+    if top.get("sensitivity") is not None:
+        blocks["sensitivity"] = sensitivity.read(source, top["sensitivity"], cells, seed_list)
+    if top.get("variance") is not None:
+        blocks["variance"] = variance.read(source, top["variance"], labels, seed_list, blocks.get("tuning"))
+        if tuning.SOURCE in blocks["variance"]["sources"]:
+            blocks["tuning"] = variance.with_tuning_seeds(source, blocks["tuning"], blocks["variance"], cells)
+    if top.get("margin") is not None:
+        blocks["margin"] = stated.margins(source, top["margin"], tasks)
+    if top.get("targets") is not None:
+        blocks["targets"] = stated.targets(source, top["targets"], tasks)
+    shown = tuple({k: v for k, v in t.items() if k != "where"} for t in tasks)
+    known = tuple({k: v for k, v in o.items() if k != "where"} for o in optimizers)
+    judged = () if "tuning" in blocks else runs
+    return Plan(name, title, baseline, seed_list, shown, known, judged, origin, **blocks)
+
+
+def cell_spec(task: Mapping[str, Any], optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimizer's specification on a task: its own with the task's `hyper` for its label."""
+    return merged(optimizer["spec"], task["hyper"].get(optimizer["label"], {}))
+
+
+def make_run(
+    task: Mapping[str, Any],
+    optimizer: str,
+    spec: Mapping[str, Any],
+    seed: int,
+    overrides: Mapping[str, int] | None = None,
+    pruning: Sequence[Sequence[float]] = (),
+) -> Run:
+    """The run of a task's entry with an optimizer; raises the UserErrors of `RunSpec`."""
+    made = RunSpec(
+        task=task["task"],
+        model=task["model"],
+        size=task["size"],
+        optimizer=dict(spec),
+        seed=seed,
+        data=task["data"],
+        schedule=(task.get("schedules") or {}).get(optimizer, task.get("schedule")),
+        overrides={**(task.get("overrides") or {}), **(overrides or {})},
+        options=dict(task.get("options") or {}),
+        pruning=[list(pair) for pair in pruning],
+    )
+    return Run(made.id, task["label"], optimizer, seed, plain(made.to_dict()))
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat.update(flatten(item, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def _checked_cells(
+    source: Source, tasks: Iterable[Mapping[str, Any]], optimizers: Sequence[Mapping[str, Any]]
+) -> Iterator[entries.Cell]:
+    for task in tasks:
+        for optimizer in optimizers:
+            label, where = optimizer["label"], optimizer["where"]
+            if label not in task["only"]:
+                continue
+            spec = cell_spec(task, optimizer)
+            if label in task["hyper"]:
+                where = (*task["where"], "hyper", label)
+                entries.check_spec(source, where, spec)
+            try:
+                make_run(task, label, spec, 0)
+            except UserError as error:
+                # Its messages begin with the key they are about: "overrides: unknown key ...".
+                key = str(error).partition(":")[0]
+                raise source.error((*task["where"], key), str(error)) from None
+            yield entries.Cell(task, label, spec, where)
+
+
+def _runs(source: Source, cells: Sequence[entries.Cell], seeds: Iterable[int]) -> tuple[Run, ...]:
+    """Seed-major: an interrupted study has every optimizer on the first seeds, not some optimizers on all."""
+    runs = tuple(make_run(c.task, c.optimizer, c.spec, seed) for seed in seeds for c in cells)
+    seen: dict[str, Run] = {}
+    for run in runs:
+        if run.id in seen:
+            twin = seen[run.id]
+            raise source.error(
+                (), f"{run.optimizer!r} on {run.task!r} is the same run as {twin.optimizer!r} on {twin.task!r}"
+            )
+        seen[run.id] = run
+    return runs

@@ -1,0 +1,39 @@
+"""Finds a study by what the command line names: a file, a folder, or one that comes with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_optim.errors import UserError
+
+if TYPE_CHECKING:
+    from hf_optim.study.plan.source import Source
+
+
+def find(name_or_file: str) -> tuple[Source, str]:
+    """The study that `name_or_file` means: a YAML file, a study's folder, or the name of a shipped study.
+
+    Returns its source and the name it was found by. Raises UserError listing the shipped studies.
+    """
+    from hf_optim.study.plan.source import read  # PyYAML, which listing the studies does not need
+
+    path = Path(name_or_file)
+    if path.is_dir() and (path / "study.yaml").is_file():
+        return read(path / "study.yaml"), name_or_file
+    if path.is_file():
+        return read(path), name_or_file
+    shipped = shipped_studies()
+    if name_or_file in shipped:
+        return read(shipped[name_or_file], f"{name_or_file}.yaml"), name_or_file
+    raise UserError(
+        f"no study {name_or_file!r}: give a YAML file, a study's folder, or a shipped study: {', '.join(shipped)}"
+    )
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The studies that come with the package, by name."""
+    package = Path(__file__).resolve().parents[2]
+    installed, checkout = package / "configs" / "studies", package.parent / "configs" / "studies"
+    folder = installed if installed.is_dir() else checkout
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}

@@ -1,0 +1,217 @@
+"""The YAML's block `tuning`: every optimizer's search space, and the settings that are tried in it.
+
+    tuning:
+      trials: 8               # * settings tried for each optimizer on each task
+      steps: 20000            # stop an optimizer's trials before they would cost more optimizer steps than this
+      seed: 1000              # of the settings and of the trials' weights and batches (default 1000); no judged seed
+      sampler: qmc            # quasi-random (default), or random
+      prune: median           # stop hopeless trials early, see `pruning` (default: none)
+      space:                  # in place of the space that an optimizer's file declares, by label
+        SMARAN: {lr: [0.003, 1.0, log]}                        # log or linear
+        tlr(sgd): {gamma: [0.2, 0.5, linear], base: {lr: {choices: [0.03, 0.1, 0.3]}}}
+        sls: {}               # is not tuned
+
+A hyper-parameter that the YAML gives a value is fixed and not searched. A wrapper's space is its own and its base's.
+The steps are those of the optimizer; what a line search evaluates in between is not counted.
+
+Trial i of an optimizer depends on its specification, its space, the seed and i alone: more trials extend fewer, and
+two optimizers with the same space try the same values.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_optim import registry
+from hf_optim.errors import UserError
+from hf_optim.study.plan.entries import Cell, check_spec, merged, plain
+from hf_optim.study.plan.source import Source, Where, describe
+
+KEYS = ("trials", "steps", "seed", "sampler", "prune", "space")
+SAMPLERS = ("qmc", "random")
+PRUNERS = ("none", "median")
+SEED = 1000
+SOURCE = "tuning"  # its name among the sources of variance
+Space = dict[str, list[Any]]  # "base.lr": ["log", low, high] or ["linear", low, high] or ["choice", [values]]
+
+
+def read(source: Source, value: Any, cells: Sequence[Cell], judged: Sequence[int]) -> dict[str, Any]:
+    """The block, checked, with the settings of all trials under "cells"; plain data for plan.json."""
+    here: Where = ("tuning",)
+    block = source.check_keys(here, value, KEYS, ("trials",))
+    for key in ("trials", "steps", "seed"):
+        if block.get(key) is not None:
+            source.check_type((*here, key), block[key], int, "a whole number")
+            if block[key] < (0 if key == "seed" else 1):
+                raise source.error((*here, key), f"{key} must be at least 1, got {block[key]}")
+    for key, valid in (("sampler", SAMPLERS), ("prune", PRUNERS)):
+        if key in block and block[key] not in valid:
+            raise source.error((*here, key), f"{key} must be {' or '.join(valid)}, got {describe(block[key])}")
+    made: dict[str, Any] = {
+        "trials": block["trials"],
+        "steps": block.get("steps"),
+        "seed": SEED if block.get("seed") is None else block["seed"],
+        "sampler": block.get("sampler", "qmc"),
+        "prune": block.get("prune", "none"),
+    }
+    _check_seed(source, made["seed"], judged)
+    given = block.get("space") or {}
+    source.check_type((*here, "space"), given, dict, "a mapping from labels to search spaces")
+    labels = list(dict.fromkeys(c.optimizer for c in cells))
+    for label in given:
+        if label not in labels:
+            raise source.error(
+                (*here, "space", label), f"space: no optimizer has the label {label!r}; labels: {', '.join(labels)}"
+            )
+    made["cells"] = [make_cell(source, made, cell, given, made["seed"]) for cell in cells]
+    seen: dict[str, str] = {}
+    for cell, one in zip(cells, made["cells"], strict=True):
+        if made["steps"] is not None:
+            _check_steps(source, cell, made["steps"])
+        key = json.dumps([cell.task["label"], plain(cell.spec), one["space"]], sort_keys=True)
+        if key in seen:
+            raise source.error(cell.where, f"{cell.optimizer!r} is the same as {seen[key]!r} and has the same space")
+        seen[key] = cell.optimizer
+    made["space"] = plain(given)
+    return made
+
+
+def make_cell(
+    source: Source, block: Mapping[str, Any], cell: Cell, given: Mapping[str, Any], seed: int
+) -> dict[str, Any]:
+    """The space of one optimizer on one task, and its points for one tuning seed."""
+    from hf_optim.study.plan.candidates import draw
+
+    space = space_of(source, cell, given)
+    points = draw(space, block["sampler"], seed, block["trials"]) if space else []
+    return {"task": cell.task["label"], "optimizer": cell.optimizer, "seed": seed, "space": space, "points": points}
+
+
+def space_of(source: Source, cell: Cell, given: Mapping[str, Any]) -> Space:
+    """What is searched for `cell`: `given` for its label, or what is declared without what the YAML fixes."""
+    fixed = set(_flat(cell.spec))
+    if cell.optimizer in given:
+        where: Where = ("tuning", "space", cell.optimizer)
+        space = _read_space(source, where, given[cell.optimizer], "")
+        for key, one in space.items():
+            place = (*where, *key.split("."))
+            if key in fixed:
+                raise source.error(place, f"{key} is searched here, but fixed where {cell.optimizer!r} is listed")
+            check_spec(source, place, assign(cell.spec, {key: one[1] if one[0] != "choice" else one[1][0]}))
+        return dict(sorted(space.items()))
+    space = {key: one for key, one in sorted(declared(cell.spec).items()) if key not in fixed}
+    if not space:
+        raise source.error(
+            cell.where,
+            f"{cell.optimizer!r} has nothing to tune: give a space under tuning: space:, or {{}} there to leave it so",
+        )
+    return space
+
+
+def declared(spec: Mapping[str, Any]) -> Space:
+    """The search space that an optimizer's file declares, with its base's as "base.lr"; empty for an import path."""
+    if ":" in spec["name"]:
+        return {}
+    info = registry.info(spec["name"])
+    space = {key: plain(list(one)) for key, one in info.search_space.items()}
+    base = spec.get("base")
+    if info.family == "wrapper":
+        inner = {**(info.base or {}), **({"name": base} if isinstance(base, str) else base or {})}
+        space |= {f"base.{key}": one for key, one in declared(inner).items()}
+    return space
+
+
+def assign(spec: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    """`spec` with the values of `point`, whose keys are dotted: {"base.lr": 0.1}."""
+    for key, value in point.items():
+        *outer, last = key.split(".")
+        change: dict[str, Any] = {last: value}
+        for name in reversed(outer):
+            change = {name: change}
+        spec = merged(spec, change)
+    return dict(spec)
+
+
+def edges(space: Mapping[str, Sequence[Any]], point: Mapping[str, Any], margin: float = 0.05) -> list[str]:
+    """The searched values of `point` within `margin` of an end of their range (of its logarithm, where it is one)."""
+    found = []
+    for key, (kind, *bounds) in space.items():
+        if kind == "choice" or key not in point:
+            continue
+        scale = math.log if kind == "log" else float
+        low, high = scale(bounds[0]), scale(bounds[1])
+        place = (scale(point[key]) - low) / (high - low)
+        if place <= margin or place >= 1 - margin:
+            end = "lower" if place <= margin else "upper"
+            found.append(f"{key} = {point[key]:.4g} lies at the {end} end of [{bounds[0]:.4g}, {bounds[1]:.4g}]")
+    return found
+
+
+def _check_seed(source: Source, seed: int, judged: Sequence[int]) -> None:
+    where: Where = ("tuning", "seed")
+    if seed >= 2**32:
+        raise source.error(where, f"a seed lies between 0 and 4294967295, got {seed}")
+    if seed in judged:
+        raise source.error(where, f"the tuning seed {seed} is also a judged seed: judged runs need seeds of their own")
+
+
+def _check_steps(source: Source, cell: Cell, steps: int) -> None:
+    length = cell.task["steps"]
+    if length is None:
+        raise source.error(
+            ("tuning", "steps"),
+            f"{cell.task['label']!r} is measured in epochs: give it overrides: {{steps: N}}, or leave steps out here",
+        )
+    if length > steps:
+        raise source.error(("tuning", "steps"), f"one run of {cell.task['label']!r} takes {length} steps already")
+
+
+def _flat(spec: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key, value in spec.items():
+        if key != "name":
+            keys += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [f"{prefix}{key}"]
+    return keys
+
+
+def _read_space(source: Source, where: Where, value: Any, prefix: str) -> Space:
+    source.check_type(where, value, dict, "a mapping from hyper-parameters to ranges, such as {lr: [1e-4, 0.1, log]}")
+    space: Space = {}
+    for key, one in value.items():
+        here = (*where, key)
+        if key == "base":
+            space |= _read_space(source, here, one, f"{prefix}base.")
+        elif isinstance(one, dict):
+            source.check_keys(here, one, ("choices",), ("choices",))
+            options = source.check_type((*here, "choices"), one["choices"], list, "a list of values")
+            if not options or any(option in options[:i] for i, option in enumerate(options)):
+                raise source.error((*here, "choices"), "choices must be a list of different values")
+            space[prefix + key] = ["choice", plain(options)]
+        else:
+            space[prefix + key] = _read_range(source, here, one)
+    return space
+
+
+def _read_range(source: Source, where: Where, value: Any) -> list[Any]:
+    valid = isinstance(value, list) and len(value) == 3 and value[2] in ("log", "linear")
+    if not valid or any(isinstance(v, bool) or not isinstance(v, int | float) for v in value[:2]):
+        expected = "[low, high, log], [low, high, linear] or {choices: [...]}"
+        raise source.error(where, f"{where[-1]} must be {expected}, got {describe(value)}")
+    low, high, kind = value
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise source.error(where, f"{where[-1]}: the lower end must be below the upper one, got {describe(value)}")
+    if kind == "log" and low <= 0:
+        raise source.error(where, f"{where[-1]}: a log range must lie above 0, got {describe(value)}")
+    return [kind, float(low), float(high)]
+
+
+def check_values(specs: Sequence[Mapping[str, Any]]) -> None:
+    """Raises the UserError of the first specification with a value out of range. Imports torch."""
+    for text in sorted({json.dumps(plain(spec), sort_keys=True) for spec in specs}):
+        try:
+            registry.check_values(json.loads(text))
+        except UserError as error:
+            raise UserError(f"{text}: {error}") from None

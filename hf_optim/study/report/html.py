@@ -1,0 +1,353 @@
+"""report.html: one file, no network, the same bytes from the same records.
+
+What it says comes from the plan, the records and the histories; no clock, path or host of the machine that draws it
+enters.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from hf_optim.core.definitions import own_definitions
+from hf_optim.study.findings import table
+from hf_optim.study.findings.analysis import Analysis
+from hf_optim.study.findings.curves import Histories
+from hf_optim.study.findings.protocol import Protocol
+from hf_optim.study.findings.table import COSTS, Row, TaskTable
+from hf_optim.study.folder.results import Results
+from hf_optim.study.plan.plan import flatten
+from hf_optim.study.report import charts
+from hf_optim.study.report import sections as sections
+from hf_optim.study.report import tables as output
+from hf_optim.study.report.sections import html_table
+from hf_optim.study.report.summary import headline, sentences, words
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+LONG = 12  # a hyper-parameter table with more columns than this shows what was given only
+
+
+def render(
+    results: Results, tables: Sequence[TaskTable], analysis: Analysis | None = None, protocol: Protocol | None = None
+) -> str:
+    """The report of a study as HTML text; `analysis` and `protocol` add their sections."""
+    plan = results.plan
+    styles = charts.style_of([o["label"] for o in plan.optimizers])
+    body = [
+        f"<h1>{escape(plan.title)}</h1>",
+        f'<p class="facts">{escape(headline(results))}</p>',
+        '<section class="summary"><ul>'
+        + "".join(f"<li>{s}</li>" for s in sentences(results, tables))
+        + "</ul></section>",
+        _legend(styles),
+    ]
+    for task, one in zip(plan.tasks, tables, strict=True):
+        body += _task(results, task, one, styles)
+    if analysis is not None:
+        body.append(sections.statistics(analysis, {one.task: one.decimals for one in tables}))
+        body.append(sections.profiles(analysis, styles))
+    body += [
+        sections.protocol(protocol, styles),
+        _configurations(results),
+        _failures(results),
+        _environment(results),
+        _again(results),
+        f"<h2>How to read it</h2><p>{escape(table.NOTE.format(tests=table.tests_made(tables)))}</p>"
+        "<p>Curves show the mean over seeds, bands reach from the lowest to the highest seed, and a cross ends a run "
+        "that failed. Accuracies beyond 0.9 are drawn on the logarithm of the error, so that 0.98 and 0.99 stay "
+        "apart. In the plot of differences, intervals without a verdict are pale, "
+        "and an arrow marks one that leaves the panel.</p>",
+        '<div id="tip" role="status"></div>',
+    ]
+    # The lines of the style sheet are kept as they are: the report is also read as source.
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(plan.title)}</title>\n<style>\n{_asset('report.css')}</style></head>\n<body>\n"
+        + "\n".join(part for part in body if part)
+        + f"\n<script>\n{_asset('report.js')}</script>\n</body></html>\n"
+    )
+
+
+def _asset(name: str) -> str:
+    return (files("hf_optim.study.report.html") / name).read_text(encoding="utf-8")
+
+
+def _legend(styles: Mapping[str, str]) -> str:
+    buttons = "".join(
+        f'<button type="button" aria-pressed="true" data-k="{i}">{_swatch(style)}{escape(label)}</button>'
+        for i, (label, style) in enumerate(styles.items())
+    )
+    return f'<nav class="legend" title="Click: hide or show. Double click: this one alone.">{buttons}</nav>'
+
+
+def _swatch(style: str) -> str:
+    return f'<svg class="swatch {style}" viewBox="0 0 22 8" aria-hidden="true"><path class="line" d="M0 4H22"/></svg>'
+
+
+def _task(results: Results, task: Mapping[str, Any], one: TaskTable, styles: Mapping[str, str]) -> list[str]:
+    share = _is_share(one.metric)
+    rows = [
+        charts.ForestRow(
+            row.optimizer,
+            list(row.values.values()),
+            row.mean,
+            row.comparison.difference if row.comparison else None,
+            row.verdict,
+            row.state,
+        )
+        for row in one.rows
+    ]
+    plot = charts.forest(rows, styles, words(one.metric), one.baseline, share)
+    parts = [f"<h2>{escape(one.task)}</h2>", f'<p class="facts">{escape(_facts(results, task))}</p>']
+    if plot:
+        name = _file_name(one.task, "result")
+        parts.append(
+            f"<figure><figcaption><span>Result</span>{_save(name)}</figcaption>"
+            f'<div class="scroll">{plot}</div></figure>'
+        )
+    parts.append(_result_table(one, styles))
+    histories = Histories(results, task)
+    stem = one.metric.removeprefix("test_")
+    figures = []
+    for key, caption, note in (
+        ("train_loss", "Training loss", ""),
+        ("validation_loss", "Validation loss", ""),
+        (f"validation_{stem}", f"Validation {stem}", "higher is better" if one.greater else "lower is better"),
+        ("effective_lr", "Effective learning rate", "the rate times what the rule itself adapts"),
+    ):
+        if key == "validation_loss" and stem == "loss":
+            continue
+        drawing = charts.lines(caption, histories.curves(key), styles, share=_is_share(key), log=key == "effective_lr")
+        if drawing:
+            figures.append(
+                f"<figure><figcaption><span>{escape(caption)} <small>{note}</small></span>"
+                f"{_save(_file_name(one.task, key))}</figcaption>{drawing}</figure>"
+            )
+    parts.append(f'<div class="grid2">{"".join(figures)}</div>')
+    parts.append(f'<div class="grid2"><div>{_others(one, styles)}</div><div>{_costs(one, styles)}</div></div>')
+    parts += [sections.extra(results, task, one), sections.samples(results, task)]
+    return parts
+
+
+def _is_share(metric: str) -> bool:
+    return any(word in metric for word in ("accuracy", "top", "map", "f1"))
+
+
+def _save(name: str) -> str:
+    buttons = "".join(f'<button type="button" data-kind="{kind.lower()}">{kind}</button>' for kind in ("SVG", "PNG"))
+    return f'<span class="save" data-name="{name}">save as {buttons}</span>'
+
+
+def _file_name(*parts: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", " ".join(parts)).strip("-").lower()
+
+
+def _facts(results: Results, task: Mapping[str, Any]) -> str:
+    """One line about the task: what was trained on what, for how long."""
+    here = [
+        results.records[run.id] for run in results.plan.runs if run.task == task["label"] and run.id in results.records
+    ]
+    fine = [record for record in here if record["status"] == "ok"]
+    facts = [f"{task['title']}, {task['task']}/{task['model']}, size {task['size']}"]
+    notes = sorted({str(r["data"].get("note") or r["data"].get("name")) for r in fine if r.get("data")})
+    facts += notes[:2]
+    steps = sorted({r["time"].get("steps") for r in fine} - {None})
+    facts += [f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"] if steps else []
+    sizes = sorted({r["memory"].get("parameters") for r in fine} - {None})
+    facts += [f"{sizes[0]:,} parameters"] if len(sizes) == 1 else []
+    if task.get("schedule"):
+        facts.append(
+            "schedule " + ", ".join(f"{k} {v}" if k != "name" else str(v) for k, v in task["schedule"].items())
+        )
+    facts += [f"{k} {v}" for k, v in (task.get("overrides") or {}).items() if k != "steps"]
+    return " · ".join(facts)
+
+
+def _name_cell(label: str, styles: Mapping[str, str]) -> str:
+    return f"<td>{_swatch(styles[label])}{escape(label)}</td>"
+
+
+def _result_table(one: TaskTable, styles: Mapping[str, str]) -> str:
+    cells = [table.result_cells(one, row) for row in one.rows]
+    if not cells:
+        return ""
+    names = [n for n in cells[0] if n != "optimizer"]
+    lines = []
+    for row, texts in zip(one.rows, cells, strict=True):
+        line = _name_cell(row.optimizer, styles)
+        kinds = {"better": "better", "worse": "worse", "equivalent": "equivalent", row.state or None: "bad"}
+        for name in names:
+            kind = kinds.get(texts[name])
+            line += f'<td class="{kind}">{escape(texts[name])}</td>' if kind else f"<td>{escape(texts[name])}</td>"
+        line += f"<td>{_win_rate(row)}</td>"
+        lines.append(f'<tr class="base">{line}</tr>' if row.optimizer == one.baseline else f"<tr>{line}</tr>")
+    return html_table(["optimizer", *(words(n) if n == one.metric else n.strip() for n in names), "P(better)"], lines)
+
+
+def _others(one: TaskTable, styles: Mapping[str, str]) -> str:
+    shown = [name for name in table.OTHERS if name != one.metric and any(row.others[name].n for row in one.rows)]
+    if not shown:
+        return ""
+    lines = [
+        f"<tr>{_name_cell(row.optimizer, styles)}"
+        + "".join(f"<td>{table.spread(row.others[n], one.decimals)}</td>" for n in shown)
+        + "</tr>"
+        for row in one.rows
+    ]
+    note = (
+        "Gaps are test minus train for losses and train minus test for accuracies, the train side in evaluation mode."
+    )
+    return f'<h3>Losses and gaps</h3>{html_table(["optimizer", *map(words, shown)], lines)}<p class="soft">{note}</p>'
+
+
+def _win_rate(row: Row) -> str:
+    c = row.comparison
+    return "–" if c is None or math.isnan(c.better) else f"{c.better:.2f} [{c.better_low:.2f}, {c.better_high:.2f}]"
+
+
+def _costs(one: TaskTable, styles: Mapping[str, str]) -> str:
+    keys = [k for k in COSTS if any(not math.isnan(row.costs[k]) for row in one.rows)]
+    if not keys:
+        return ""
+    most = {k: max(row.costs[k] for row in one.rows if not math.isnan(row.costs[k])) for k in keys}
+    lines = []
+    for row in one.rows:
+        line = _name_cell(row.optimizer, styles)
+        for k in keys:
+            value = row.costs[k]
+            share = value / most[k] if value >= 0 and most[k] > 0 else 0.0
+            line += (
+                f'<td>{table.cost_text(k, value)}<span class="bar"><i style="width:{100 * share:.0f}%"></i></span></td>'
+            )
+        lines.append(f"<tr>{line}</tr>")
+    return (
+        f"<h3>Time and memory</h3>{html_table(['optimizer', *(COSTS[k][2] for k in keys)], lines)}"
+        '<p class="soft">Medians over seeds. Runs may have shared the machine: compare within this table only. '
+        "Memory is the optimizer's state.</p>"
+    )
+
+
+def _configurations(results: Results) -> str:
+    """What differs between the optimizers: given values strong, defaults pale, a dot where there is none."""
+    plan = results.plan
+    given = {o["label"]: _hyper(o["spec"]) for o in plan.optimizers}
+    defaults = {o["label"]: flatten(o["defaults"]) for o in plan.optimizers}
+    asked = dict.fromkeys(k for one in given.values() for k in one)
+    everything = dict.fromkeys([*asked, *(k for one in defaults.values() for k in one)])
+    differing = [k for k in everything if k != "name" and _differs(k, given, defaults)]
+    columns = differing if len(differing) <= LONG else [k for k in differing if k in asked]
+    lines = []
+    for o in plan.optimizers:
+        label = o["label"]
+        line = f'<td>{escape(label)}</td><td class="left">{escape(str(o["spec"]["name"]))}</td>'
+        for key in columns:
+            if key in given[label]:
+                line += f"<td>{escape(_value(given[label][key]))}</td>"
+            elif key in defaults[label]:
+                line += f'<td class="default">{escape(_value(defaults[label][key]))}</td>'
+            else:
+                line += '<td class="default">·</td>'
+        lines.append(f"<tr>{line}</tr>")
+    head = '<th>label</th><th class="left">optimizer</th>' + "".join(f"<th>{escape(k)}</th>" for k in columns)
+    text = (
+        '<h2>What differs</h2><p class="soft">Only values that are not the same for all; pale ones are defaults.</p>'
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    )
+    special = [
+        f"<li>{escape(task['label'])}: {escape(label)} with {escape(_pairs(hyper))}</li>"
+        for task in plan.tasks
+        for label, hyper in (task.get("hyper") or {}).items()
+    ]
+    text += f"<p>On single tasks:</p><ul>{''.join(special)}</ul>" if special else ""
+    ours = "".join(
+        f"<li>{escape(o['label'])}: {escape(line)}</li>" for o in plan.optimizers for line in own_definitions(o["spec"])
+    )
+    return text + (f"<p>{output.OURS}</p><ul>{ours}</ul>" if ours else "")
+
+
+def _hyper(spec: Mapping[str, Any]) -> dict[str, Any]:
+    given = flatten({k: v for k, v in spec.items() if k != "name"})
+    return {k.replace("base.name", "base"): v for k, v in given.items()}
+
+
+def _differs(key: str, given: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Mapping[str, Any]]) -> bool:
+    values = {json.dumps(given[label].get(key, defaults[label].get(key, "·")), sort_keys=True) for label in given}
+    return len(values) > 1
+
+
+def _pairs(hyper: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {_value(v)}" for k, v in flatten(hyper).items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return "(" + ", ".join(_value(v) for v in value) + ")"
+    return "none" if value is None else str(value)
+
+
+def _failures(results: Results) -> str:
+    failures = results.failures()
+    missing = [run for run in results.plan.runs if run.id not in results.records]
+    if not failures and not missing:
+        return ""
+    lines = "".join(
+        f'<tr><td>{escape(run.task)}</td><td class="left">{escape(run.optimizer)}</td><td>{run.seed}</td>'
+        f'<td class="wide">{escape(why)}</td><td><code>{run.id}</code></td></tr>'
+        for run, why in failures
+    )
+    text = "<h2>Failures</h2>"
+    if failures:
+        head = '<th>task</th><th class="left">optimizer</th><th>seed</th><th class="left">reason</th><th>run</th>'
+        text += f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    if missing:
+        count = f"{len(missing)} of {len(results.plan.runs)}"
+        text += f'<p class="bad">{count} planned runs have no record: the study is not finished.</p>'
+    return text
+
+
+def _environment(results: Results) -> str:
+    seen: dict[str, Counter[str]] = {}
+    prints: set[str] = set()
+    for record in results.records.values():
+        for key, value in (record.get("environment") or {}).items():
+            seen.setdefault(key, Counter())[str(value)] += 1
+        data = record.get("data") or {}
+        if data:
+            prints.add(f"{data.get('name')} (sha256 {str(data.get('fingerprint'))[:12]})")
+    lines = "".join(
+        f'<tr><td>{escape(key)}</td><td class="left">{escape(_counted(values))}</td></tr>'
+        for key, values in seen.items()
+    )
+    lines += f'<tr><td>data</td><td class="left">{escape(", ".join(sorted(prints)))}</td></tr>' if prints else ""
+    return f'<h2>Environment</h2><div class="scroll"><table><tbody>{lines}</tbody></table></div>' if lines else ""
+
+
+def _counted(values: Counter[str]) -> str:
+    if len(values) == 1:
+        return next(iter(values))
+    return ", ".join(f"{value} ({count} runs)" for value, count in sorted(values.items()))
+
+
+def _again(results: Results) -> str:
+    plan = results.plan
+    try:
+        text = (results.folder / "study.yaml").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    seeds = f" --seeds {len(plan.seeds)}" if plan.seeds == tuple(range(len(plan.seeds))) else ""
+    command = f"hf-optim study study.yaml{seeds}"
+    return (
+        "<h2>Do it again</h2><p>Save the text below as <code>study.yaml</code> and run it; in the study's own folder "
+        "the same command only makes what is missing.</p>"
+        f"<pre>{escape(command)}</pre><details><summary>study.yaml</summary><pre>{escape(text)}</pre></details>"
+    )

@@ -1,0 +1,234 @@
+"""Sections of the report beyond the result of each task: statistics, the protocol, profiles, samples, extra figures."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from hf_optim.study.findings import table
+from hf_optim.study.findings.analysis import Analysis
+from hf_optim.study.findings.curves import Curve
+from hf_optim.study.findings.protocol import Protocol
+from hf_optim.study.findings.table import p_text
+from hf_optim.study.folder.results import Results, number
+from hf_optim.study.report import charts
+from hf_optim.study.statistics import intervals
+
+# What pictures and texts may take of a report; a grid of 64 small images has some 30 kB.
+MOST_BYTES = 900_000
+MOST_SAMPLES = 12
+EXTRA = ("parameter_norm", "sharpness")
+
+
+def statistics(analysis: Analysis, decimals: Mapping[str, int]) -> str:
+    """Descriptions, effects and places of every task, folded; all pairs are in statistics.md."""
+    parts = []
+    for task in analysis.tasks:
+        if not task.descriptions:
+            continue
+        d = decimals.get(task.task, 4)
+        head = ["optimizer", "mean", "median", "IQM", "d_z", "d_av", "improvement", *_place_names(task.ranking)]
+        lines = []
+        for label, one in task.descriptions.items():
+            effect = task.effects.get(label)
+            cells = [intervals.text(getattr(one, name), d) for name in ("mean", "median", "iqm")]
+            cells += (
+                [_plain(effect.d_z, 2), _plain(effect.d_av, 2), intervals.text(effect.improvement, 2)]
+                if effect
+                else ["–"] * 3
+            )
+            if task.ranking:
+                places = task.ranking.places.get(label, ())
+                cells += [f"{share:.2f}" for share in places[:3]] or ["–"] * len(_place_names(task.ranking))
+            lines.append(_row(label, cells))
+        parts.append(f"<h3>{escape(task.task)}</h3>{html_table(head, lines)}{_omnibus(task.omnibus)}")
+    if not parts:
+        return ""
+    note = (
+        "Intervals are 95 % BCa bootstrap intervals (10,000 resamples) and describe; no verdict rests on one. d_z is "
+        "the mean difference over its standard deviation, d_av over the mean of the two; “improvement” "
+        "is P(better) over all combinations of seeds; “1st” and so on the probability of that place over resamples of "
+        "the seeds. All pairs, Wilcoxon's test and the rest: statistics.md."
+    )
+    body = "".join(parts)
+    folded = f'<details><summary>Intervals, effects, ranks</summary>{body}<p class="soft">{note}</p></details>'
+    return f"<h2>Statistics</h2>{folded}"
+
+
+def _place_names(ranking: Any) -> list[str]:
+    return ["1st", "2nd", "3rd"][: len(ranking.optimizers)] if ranking else []
+
+
+def _omnibus(found: Any) -> str:
+    said = []
+    if found.anova:
+        said.append(f"repeated-measures ANOVA p {p_text(found.anova.p_corrected)}")
+    if found.friedman:
+        said.append(f"Friedman p {p_text(found.friedman.p)}")
+    return f'<p class="soft">Whether any differs: {", ".join(said)}.</p>' if said else ""
+
+
+def profiles(analysis: Analysis, styles: Mapping[str, str]) -> str:
+    """Times to the stated targets and the performance profile; empty where the study states none."""
+    if not analysis.targets:
+        return ""
+    parts = ["<h2>Time to target</h2>"]
+    for target in analysis.targets:
+        lines = [
+            _row(one.optimizer, [f"{one.count}/{len(one.times)}", "never" if math.isinf(one.time) else f"{one.time:g}"])
+            for one in target.rows
+        ]
+        title = f"{escape(target.task)}: {escape(target.metric)} {target.better} {target.value:g}"
+        parts.append(f"<h3>{title}</h3>{html_table(['optimizer', 'reached', 'median steps'], lines)}")
+    profile = analysis.profile
+    if profile:
+        curves = [
+            Curve(label, tuple(profile.taus), tuple(shares), tuple(shares), tuple(shares), 1)
+            for label, shares in profile.shares.items()
+        ]
+        drawing = charts.lines("Performance profile", curves, styles, x_name="times the fastest", start=1.0)
+        lines = [_row(label, [intervals.text(score, 3)]) for label, score in profile.scores.items()]
+        parts.append(
+            f"<figure><figcaption><span>Performance profile <small>share of tasks within so many times the fastest"
+            f"</small></span></figcaption>{drawing}</figure>{html_table(['optimizer', 'score'], lines)}"
+        )
+    return "".join(parts)
+
+
+def protocol(found: Protocol | None, styles: Mapping[str, str]) -> str:
+    """What tuning chose and how the verdict depends on its budget; sensitivity; shares of variance."""
+    if found is None:
+        return ""
+    parts = []
+    if found.chosen:
+        lines = [
+            _row(
+                one.optimizer,
+                [
+                    one.task,
+                    f"{one.trials}" + (f" ({one.failed} failed)" if one.failed else ""),
+                    ", ".join(f"{key} {_plain(value, 4)}" for key, value in one.point.items()) or "not tuned",
+                    _plain(one.value, 4),
+                ],
+            )
+            for one in found.chosen
+        ]
+        parts.append(f"<h2>Tuning</h2>{html_table(['optimizer', 'task', 'trials', 'chosen', 'validation'], lines)}")
+    if found.notes:
+        parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in found.notes) + "</ul>")
+    for task in dict.fromkeys(one.task for one in found.expected):
+        curves = [
+            _curve(one.optimizer, range(1, len(one.unbiased) + 1), one.unbiased)
+            for one in found.expected if one.task == task
+        ]  # fmt: skip
+        parts.append(
+            _figure(f"Expected best of k trials: {task}", "validation, unbiased estimate", curves, styles, "trials")
+        )
+    for task in dict.fromkeys(one.task for one in found.sensitivity):
+        mine = [one for one in found.sensitivity if one.task == task]
+        curves = [_curve(one.optimizer, [math.log10(v) for v in one.values], one.losses) for one in mine]
+        start = min((s for c in curves for s in c.steps), default=0.0)
+        name = f"log10 of {mine[0].key}"
+        parts.append(_figure(f"Sensitivity: {task}", "validation loss", curves, styles, name, start))
+        lines = [_row(one.optimizer, [_plain(one.number, 4)]) for one in mine]
+        parts.append(html_table(["optimizer", "sensitivity (Wortsman)"], lines))
+    if found.shares:
+        lines = [
+            _row(one.optimizer, [one.task, one.source, str(one.n), _plain(one.sd, 4), _plain(one.share, 2)])
+            for one in found.shares
+        ]
+        head = ["optimizer", "task", "varied", "n", "standard deviation", "share"]
+        parts.append(f"<h2>Where the spread comes from</h2>{html_table(head, lines)}")
+    return "".join(parts)
+
+
+def _curve(label: str, steps: Any, values: Sequence[float]) -> Curve:
+    pairs = [(float(s), v) for s, v in zip(steps, values, strict=True) if not math.isnan(v)]
+    xs, ys = tuple(s for s, _ in pairs), tuple(v for _, v in pairs)
+    return Curve(label, xs, ys, ys, ys, 1)
+
+
+def _figure(
+    title: str, note: str, curves: Sequence[Curve], styles: Mapping[str, str], x_name: str, start: float = 1.0
+) -> str:
+    drawing = charts.lines(title, [c for c in curves if c.steps], styles, x_name=x_name, start=start)
+    if not drawing:
+        return ""
+    return (
+        f"<figure><figcaption><span>{escape(title)} <small>{escape(note)}</small></span></figcaption>{drawing}</figure>"
+    )
+
+
+def extra(results: Results, task: Mapping[str, Any], one: table.TaskTable) -> str:
+    """Norm and sharpness of the solutions, and the task's further metrics, where the records have them."""
+    seen: dict[str, dict[str, list[float]]] = {}
+    for row in one.rows:
+        for _, record in results.runs(task["label"], row.optimizer):
+            if record is None or record["status"] != "ok":
+                continue
+            for key, value in record["metrics"].items():
+                wanted = key in EXTRA or (key.startswith("test_") and key != one.metric and key not in table.OTHERS)
+                if wanted and not math.isnan(number(value)):
+                    seen.setdefault(key, {}).setdefault(row.optimizer, []).append(number(value))
+    if not seen:
+        return ""
+    lines = [
+        _row(row.optimizer, [_spread(seen[key].get(row.optimizer, [])) for key in seen])
+        for row in one.rows if any(row.optimizer in values for values in seen.values())
+    ]  # fmt: skip
+    head = ["optimizer", *(key.replace("_", " ") for key in seen)]
+    return f"<details><summary>Further figures, mean ± standard deviation</summary>{html_table(head, lines)}</details>"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    one = table.summarise(list(values))
+    return f"{one.mean:.4g}" + (f" ± {one.sd:.2g}" if one.n > 1 else "")
+
+
+def samples(results: Results, task: Mapping[str, Any]) -> str:
+    """What each optimizer's first seed generated last, as pictures or texts, as far as MOST_BYTES reach."""
+    parts, used = [], 0
+    for label in task["only"]:
+        for run, record in results.runs(task["label"], label):
+            if record is None or record["status"] != "ok" or not record.get("samples"):
+                continue
+            names = [str(name) for name in record["samples"] if "test" not in str(name)] or record["samples"]
+            file = results.folder / "runs" / run.id / sorted(names)[-1]
+            if ".." in file.parts or not file.is_file() or used + file.stat().st_size > MOST_BYTES:
+                break
+            content = file.read_bytes()
+            used += len(content)
+            caption = f"<figcaption>{escape(label)}, seed {run.seed}</figcaption>"
+            if file.suffix == ".png":
+                data = base64.b64encode(content).decode()
+                picture = f'<img alt="samples of {escape(label)}" src="data:image/png;base64,{data}">'
+                parts.append(f'<figure class="samples">{caption}{picture}</figure>')
+            elif file.suffix == ".txt":
+                text = escape(content.decode("utf-8", errors="replace")[:4000])
+                summary = f"<summary>{escape(label)}, seed {run.seed}</summary>"
+                parts.append(f"<details>{summary}<pre>{text}</pre></details>")
+            break
+        if len(parts) >= MOST_SAMPLES:
+            break
+    return f'<h3>Samples</h3><div class="grid2">{"".join(parts)}</div>' if parts else ""
+
+
+def _row(label: str, cells: Sequence[str]) -> str:
+    return f"<tr><td>{escape(label)}</td>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def html_table(head: Sequence[str], rows: Sequence[str]) -> str:
+    """A table that scrolls sideways on its own; `head` holds <th> texts, the first of them left, `rows` whole <tr>."""
+    cells = "".join(f"<th>{escape(text)}</th>" for text in head)
+    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _plain(value: Any, decimals: int) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "–" if math.isnan(value) else f"{value:.{decimals}g}" if decimals > 2 else f"{value:.{decimals}f}"

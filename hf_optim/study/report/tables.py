@@ -1,0 +1,220 @@
+"""Tables as text: Markdown, CSV and the terminal.
+
+The same records give the same bytes. Times differ between two executions of one study, metrics do not: so times and
+memory have files of their own, and a study that was interrupted gives the same result table as one that was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_optim.study.findings.table import COSTS, NOTE, OTHERS, TaskTable, cost_text, result_cells, spread, tests_made
+from hf_optim.study.folder.results import Results, number
+
+#: over pieces that a paper names without a formula
+OURS = "Definitions of our own, where the paper names a piece without a formula:"
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def markdown(tables: Sequence[TaskTable], title: str) -> str:
+    """The result tables as Markdown."""
+    lines = [f"# {title}", ""]
+    for table in tables:
+        lines += [f"## {table.task}", "", f"{table.metric}, {'higher' if table.greater else 'lower'} is better.", ""]
+        lines += markdown_table([result_cells(table, row) for row in table.rows])
+        shown = [name for name in OTHERS if any(row.others[name].n for row in table.rows)]
+        if shown:
+            lines += markdown_table(
+                [
+                    {"optimizer": r.optimizer, **{n: spread(r.others[n], table.decimals) for n in shown}}
+                    for r in table.rows
+                ]
+            )
+    lines += [NOTE.format(tests=tests_made(tables)), ""]
+    ours = tables[0].ours if tables else ()
+    if ours:
+        lines += [OURS, "", *(f"- {line}" for line in ours), ""]
+    return "\n".join(lines)
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The lines of a Markdown table, an empty one last; the first column is set to the left."""
+    if not rows:
+        return []
+    names = list(rows[0])
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.strip().replace("|", "\\|") for c in cells) + " |"
+
+    rule = "|" + "|".join("---" if i == 0 else "---:" for i in range(len(names))) + "|"
+    return [line(names), rule, *(line([row[n] for n in names]) for row in rows), ""]
+
+
+def _csv_cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.12g}"
+
+
+def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """CSV text; floats with twelve digits, NaN as an empty cell."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_csv_cell(cell) for cell in row] for row in rows)
+    return out.getvalue()
+
+
+def result_csv(tables: Sequence[TaskTable]) -> str:
+    """The result tables as CSV: a line an optimizer and task; empty cells where a number does not exist."""
+    header = [
+        "task",
+        "optimizer",
+        "metric",
+        "greater_is_better",
+        "planned",
+        "finished",
+        "failed",
+        "missing",
+        "mean",
+        "sd",
+        "ci_low",
+        "ci_high",
+        "baseline",
+        "pairs",
+        "difference",
+        "difference_ci_low",
+        "difference_ci_high",
+        "p",
+        "p_holm",
+        "p_better",
+        "p_better_low",
+        "p_better_high",
+        "detectable",
+        "seeds_needed",
+        "verdict",
+        "tied_with_best",
+        "margin",
+        "p_equivalent",
+        "p_equivalent_holm",
+        "power",
+    ]
+    header += [f"{name}_{part}" for name in OTHERS for part in ("mean", "sd")]
+    rows = []
+    for t in tables:
+        for r in t.rows:
+            c, m, nan = r.comparison, r.mean, math.nan
+            line = [
+                t.task,
+                r.optimizer,
+                t.metric,
+                int(t.greater),
+                r.planned,
+                len(r.values),
+                r.failed,
+                r.missing,
+                m.mean,
+                m.sd,
+                m.low,
+                m.high,
+                t.baseline,
+            ]
+            if c:
+                d = c.difference
+                line += [
+                    c.pairs,
+                    d.mean,
+                    d.low,
+                    d.high,
+                    c.p,
+                    c.adjusted,
+                    c.better,
+                    c.better_low,
+                    c.better_high,
+                    c.detectable,
+                    c.seeds_needed or "",
+                    r.verdict,
+                    int(r.tied),
+                    c.margin,
+                    c.p_equivalent,
+                    c.adjusted_equivalent,
+                    c.power,
+                ]
+            else:
+                line += [0, *[nan] * 9, "", r.verdict, int(r.tied), *[nan] * 4]
+            line += [x for name in OTHERS for x in (r.others[name].mean, r.others[name].sd)]
+            rows.append(line)
+    return csv_text(header, rows)
+
+
+def runs_csv(results: Results) -> str:
+    """Every planned run and all its metrics, without times."""
+    names = sorted({name for record in results.records.values() for name in record["metrics"]})
+    rows = []
+    for run in results.plan.runs:
+        record = results.records.get(run.id)
+        metrics = record["metrics"] if record else {}
+        status, error = (record["status"], record.get("error") or "") if record else ("missing", "")
+        rows.append(
+            [run.task, run.optimizer, run.seed, run.id, status, error, *(number(metrics.get(n)) for n in names)]
+        )
+    return csv_text(["task", "optimizer", "seed", "id", "status", "error", *names], rows)
+
+
+def costs_csv(tables: Sequence[TaskTable]) -> str:
+    """Medians over seeds of time (ms, s) and memory (bytes)."""
+    rows = [[t.task, r.optimizer, *(r.costs[key] for key in COSTS)] for t in tables for r in t.rows]
+    return csv_text(["task", "optimizer", *COSTS], rows)
+
+
+def costs_markdown(tables: Sequence[TaskTable], title: str) -> str:
+    """Medians over seeds of time and memory, as Markdown."""
+    lines = [f"# {title}: time and memory", ""]
+    for t in tables:
+        cells = [{"optimizer": r.optimizer, **{COSTS[k][2]: cost_text(k, r.costs[k]) for k in COSTS}} for r in t.rows]
+        lines += [f"## {t.task}", "", *markdown_table(cells)]
+    lines += ["Medians over seeds. Runs shared the machine, so compare times within this table only.", ""]
+    return "\n".join(lines)
+
+
+def show(tables: Sequence[TaskTable], console: Console) -> None:
+    """Prints the result tables; on a narrow terminal the less needed columns go."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    colours = {"better": "green", "worse": "red", "equivalent": "cyan"}
+    for table in tables:
+        rows = [result_cells(table, row) for row in table.rows]
+        names = list(rows[0]) if rows else []
+        for droppable in ("95 % CI", "95 % CI ", "seeds", "p"):
+            width = sum(max(len(n.strip()), *(len(r[n]) for r in rows)) + 3 for n in names)
+            if width > console.width and droppable in names:
+                names.remove(droppable)
+        made = RichTable(
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 1),
+            title=f"{table.task}: {table.metric}",
+            title_justify="left",
+            title_style="bold",
+        )
+        for name in names:
+            made.add_column(name.strip(), justify="left" if name in ("optimizer", "verdict") else "right", no_wrap=True)
+        for row in rows:
+            made.add_row(*(Text(row[n], style=colours.get(row[n], "") if n == "verdict" else "") for n in names))
+        console.print(made)
+    for line in tables[0].ours if tables else ():
+        console.print(f"our definition, not the paper's: {line}", markup=False, style="dim", highlight=False)
+    console.print(
+        f"Paired by seed; p after Holm over {tests_made(tables)} comparisons; ● best or tied with it; seeds: how many "
+        "would decide.",
+        style="dim",
+        highlight=False,
+    )
