@@ -4,8 +4,8 @@
     z = z - lr d(y)                    the rule's own step d, from the gradient at y
     x = (1 - c) x + c z                c = w / (sum of all w), w = t^r lr_max^weight_lr_power
 
-x is not stored: it is y + (1 - 1/beta)(z - y). `eval()` lets the parameters hold x and keeps y beside the state, so that
-`train()` puts y back to the bit; a checkpoint written in between holds both and says so (`holds_average`).
+x is not stored: it is y + (1 - 1/beta)(z - y). `eval()` lets the parameters hold x and keeps y beside the state, so
+that `train()` puts y back to the bit; a checkpoint written in between holds both and says so (`holds_average`).
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ class Adafactor(MatrixOptimizer):
     added to g^2, and lr bounds rho. The statistics of line 3 are not bias corrected: w is 1 in the first step.
     """
 
+    family = "matrix"
     paper = "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost"
     routed = ("factored", "vector")
     slots = {"v": 0.0}

@@ -21,8 +21,8 @@ class Muon(MatrixOptimizer):
 
     Made from a model (`create("muon", model)`), weight matrices of hidden layers go by "muon", convolutions as
     (out, rest); embeddings, the output head, vectors and other parameters go by "adamw", with its own rate, betas and
-    decay. Made from tensors, dimensions decide. A group may say `route`; `routes()` tells what went where. Schedules act
-    on the rates of both.
+    decay. Made from tensors, dimensions decide. A group may say `route`; `routes()` tells what went where. Schedules
+    act on the rates of both.
 
     Args:
         params: tensors or groups. A group's own lr and weight_decay hold for whatever is in it.
@@ -47,6 +47,7 @@ class Muon(MatrixOptimizer):
     model names as its output embeddings, else its last matrix. Shards of a matrix are gathered.
     """
 
+    family = "matrix"
     paper = "Muon: An optimizer for hidden layers in neural networks"
     routed = ("muon", "adamw")
     beside = {"lr": "adamw_lr", "weight_decay": "adamw_weight_decay"}

@@ -27,8 +27,8 @@ class NAdamW(Optimizer):
         compile, grad_transform, state_dtype: see the documentation of the shell.
 
     Source: Incorporating Nesterov Momentum into Adam, Algorithm 2 with the schedule of its Section 3, as
-    torch.optim.NAdam(decoupled_weight_decay=True) has it; the baseline of the AlgoPerf benchmark. The product is that of
-    a run at these hyper-parameters from its beginning, also when they are changed on the way.
+    torch.optim.NAdam(decoupled_weight_decay=True) has it; the baseline of the AlgoPerf benchmark. The product is that
+    of a run at these hyper-parameters from its beginning, also when they are changed on the way.
     """
 
     paper = "Incorporating Nesterov Momentum into Adam"

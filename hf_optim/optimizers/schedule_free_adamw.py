@@ -38,7 +38,6 @@ class ScheduleFreeAdamW(Averaged):
 
     paper = "The Road Less Scheduled"
     slots = {"z": "param", "v": 0.0}
-    structural = ()
     bounds = {
         "betas": (0.0, 1.0, False, False),
         "warmup_steps": (0, float("inf"), True, False),

@@ -21,7 +21,8 @@ class SOAP(MatrixOptimizer):
         7   L = beta2 L + (1 - beta2) G G^T;  R = beta2 R + (1 - beta2) G^T G
         8   every `frequency` steps: QL, QR = the Q of QR(L QL), QR(R QR)
 
-    Tensors of fewer than two dimensions go by "adam": Adam with the same numbers. Convolutions are matrices (out, rest).
+    Tensors of fewer than two dimensions go by "adam": Adam with the same numbers. Convolutions are matrices
+    (out, rest).
 
     Args:
         params: tensors or groups; a group's `route` ("soap" or "adam") overrides the dimensions.
@@ -42,6 +43,7 @@ class SOAP(MatrixOptimizer):
     shorter side: which basis of the rest line 1 finds is the linear algebra library's choice. Shards are gathered.
     """
 
+    family = "matrix"
     paper = "SOAP: Improving and Stabilizing Shampoo using Adam"
     routed = ("soap", "adam")
     slots = {"m": 0.0, "v": 0.0}
