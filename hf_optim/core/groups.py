@@ -32,8 +32,8 @@ def _is_norm(module: nn.Module) -> bool:
 def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, str]]:
     """(name, parameter, kind) once a parameter; kind is matrix, head, embedding, plain (bias, norm) or other.
 
-    A matrix is a two-dimensional weight or a convolution's; tokens, tables and stacks of matrices that a module holds as
-    they are, are other.
+    A matrix is a two-dimensional weight or a convolution's; tokens, tables and stacks of matrices that a module holds
+    as they are, are other.
     """
     kinds: dict[nn.Parameter, tuple[str, str]] = {}
     for prefix, module in model.named_modules():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from hf_optim.bases.matrix import MatrixOptimizer
 from hf_optim.core.elementwise import at_least, count
 from hf_optim.core.reduce import dot
@@ -27,14 +25,14 @@ class Adafactor(MatrixOptimizer):
         params: tensors or groups; a group's `route` ("factored" or "vector") overrides the dimensions.
         lr: 1e-2, the largest rate relative to the size of the weights.
         beta2_decay: -0.8.
-        eps1: None for the precision of the arithmetic (that of float32 for bfloat16 parameters).
+        eps1: 1.1920928955078125e-07, the precision of float32.
         eps2: 1e-3, the least size that weights are given.
         d: 1.0, the largest rms of an update.
         weight_decay: 0.0, decoupled.
         compile, state_dtype: see the documentation of the shell; "bf16" is refused.
 
     Source: Adafactor, Algorithms 4 and 5 as torch.optim.Adafactor reads them: eps1 bounds V from below instead of being
-    added to g^2, and lr bounds rho. The statistics of line 3 are not bias corrected: w is 1 in the first step.
+    added to g^2, lr bounds rho. torch's eps1 is the precision of the parameters' own dtype. The statistics of line 3 are not bias corrected: w is 1 in the first step.
     """
 
     family = "matrix"
@@ -56,7 +54,7 @@ class Adafactor(MatrixOptimizer):
         params: Any,
         lr: float = 1e-2,
         beta2_decay: float = -0.8,
-        eps1: float | None = None,
+        eps1: float = 1.1920928955078125e-07,
         eps2: float = 1e-3,
         d: float = 1.0,
         weight_decay: float = 0.0,
@@ -72,12 +70,11 @@ class Adafactor(MatrixOptimizer):
 
     @staticmethod
     def matrices(g, s, h, t):  # lines 3 to 5
-        w, eps1 = t**h.beta2_decay, torch.finfo(g.dtype).eps if h.eps1 is None else h.eps1
-        square = g * g
+        w, square = t**h.beta2_decay, g * g
         s.R.lerp_(square.mean(-1, keepdim=True), w)
         s.C.lerp_(square.mean(-2, keepdim=True), w)
-        v = s.R * s.C / s.R.mean(-2, keepdim=True).clamp(min=eps1)
-        return g.div_(v.clamp_(min=eps1**2).sqrt_())
+        v = s.R * s.C / s.R.mean(-2, keepdim=True).clamp(min=h.eps1)
+        return g.div_(v.clamp_(min=h.eps1**2).sqrt_())
 
     @staticmethod
     def measures(h):
@@ -89,7 +86,7 @@ class Adafactor(MatrixOptimizer):
 
     @staticmethod
     def prepare(h, t, memory):
-        return {"factored": h.route == "factored", "w": float(t) ** h.beta2_decay, "floor": h.floor}
+        return {"factored": h.route == "factored", "w": float(t) ** h.beta2_decay, "floor": h.eps1**2}
 
     @staticmethod
     def direction(g, v, c):  # line 5 for vectors; for matrices g is u already
@@ -120,9 +117,3 @@ class Adafactor(MatrixOptimizer):
         if c.decay:
             x.mul_(c.shrink)
         x.add_(Adafactor.direction(g, v, c) * c.scale, alpha=-c.rho)
-
-    def _hyper(self, group: dict[str, Any]) -> Any:
-        h = super()._hyper(group)
-        dtypes = [self._compute_dtype(p) for p in group["params"]] or [torch.float32]
-        h.floor = (torch.finfo(dtypes[0]).eps if h.eps1 is None else h.eps1) ** 2
-        return h

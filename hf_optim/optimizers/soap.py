@@ -83,7 +83,7 @@ class SOAP(MatrixOptimizer):
             turned = rotated(flat, s)
             v = v * beta2 + turned * turned * (1 - beta2)
             s.v = v.view(g.shape)
-            direction = rotated(m, s).div_(1 - beta1**k).div_((v / (1 - beta2**k)).sqrt_().add_(h.eps))
+            direction = rotated(m, s) / (1 - beta1**k) / (v / (1 - beta2**k)).sqrt_().add_(h.eps)
             direction = rotated(direction, s, back=True)
         for side, basis, product in (("L", "QL", flat @ flat.mT), ("R", "QR", flat.mT @ flat)):
             if hasattr(s, side):

@@ -29,8 +29,16 @@ def averaged(x: Arrays, f: Problem, h: list[SimpleNamespace], beta: list[float],
         yield {"average": mean, "lr": [k.lr * (min(1.0, t / k.warmup_steps) if k.warmup_steps else 1.0) for k in h]}
 
 
-@twin("schedule_free_adamw", lr=2.5e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, warmup_steps=0, r=0.0,
-      weight_lr_power=2.0)
+@twin(
+    "schedule_free_adamw",
+    lr=2.5e-3,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    weight_decay=0.0,
+    warmup_steps=0,
+    r=0.0,
+    weight_lr_power=2.0,
+)
 def schedule_free_adamw(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
     return averaged(x, f, h, [k.betas[0] for k in h], True)
 

@@ -19,8 +19,20 @@ def orthogonal(u: Array, steps: int) -> Array:
     return x if wide else x.T
 
 
-@twin("muon", lr=0.02, momentum=0.95, nesterov=True, weight_decay=0.1, ns_steps=5, adjust_lr="original",
-      ns_dtype="auto", adamw_lr=3e-4, adamw_betas=(0.9, 0.95), adamw_eps=1e-8, adamw_weight_decay=0.1)
+@twin(
+    "muon",
+    lr=0.02,
+    momentum=0.95,
+    nesterov=True,
+    weight_decay=0.1,
+    ns_steps=5,
+    adjust_lr="original",
+    ns_dtype="auto",
+    adamw_lr=3e-4,
+    adamw_betas=(0.9, 0.95),
+    adamw_eps=1e-8,
+    adamw_weight_decay=0.1,
+)
 def muon(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
     m, v = zeros(x), zeros(x)
     for t in count(1):
@@ -71,13 +83,13 @@ def soap(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
         yield {}
 
 
-@twin("adafactor", lr=1e-2, beta2_decay=-0.8, eps1=None, eps2=1e-3, d=1.0, weight_decay=0.0)
+@twin("adafactor", lr=1e-2, beta2_decay=-0.8, eps1=1.1920928955078125e-07, eps2=1e-3, d=1.0, weight_decay=0.0)
 def adafactor(x: Arrays, f: Problem, h: list[SimpleNamespace]) -> Steps:
     rows, columns, v = [0.0] * len(x), [0.0] * len(x), zeros(x)
     for t in count(1):
         g = f(x, t)[1]
         for i, k in enumerate(h):
-            eps1, beta2 = np.finfo(float).eps if k.eps1 is None else k.eps1, 1 - t**k.beta2_decay
+            eps1, beta2 = k.eps1, 1 - t**k.beta2_decay
             size = max(k.eps2, np.sqrt((x[i] ** 2).mean()))
             if x[i].ndim > 1:
                 rows[i] = beta2 * rows[i] + (1 - beta2) * (g[i] ** 2).mean(-1, keepdims=True)

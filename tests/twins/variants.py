@@ -1,8 +1,8 @@
 """Which hyper-parameters every optimizer is compared with its twin under; the first of each name is nearly its default.
 
 A variant is the keywords of ``create``. ``"groups": True`` splits the tensors in two parameter groups that differ in
-what ``GROUPS`` says; ``"schedule"``, step -> factor, changes the rates on the way; ``"on"`` names the one problem that a
-variant is for.
+what ``GROUPS`` says; ``"schedule"``, step -> factor, changes the rates on the way; ``"on"`` names the one problem that
+a variant is for.
 """
 
 from __future__ import annotations
