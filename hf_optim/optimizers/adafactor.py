@@ -32,7 +32,8 @@ class Adafactor(MatrixOptimizer):
         compile, state_dtype: see the documentation of the shell; "bf16" is refused.
 
     Source: Adafactor, Algorithms 4 and 5 as torch.optim.Adafactor reads them: eps1 bounds V from below instead of being
-    added to g^2, lr bounds rho. torch's eps1 is the precision of the parameters' own dtype. The statistics of line 3 are not bias corrected: w is 1 in the first step.
+    added to g^2, and lr bounds rho. torch's eps1 is the precision of the parameters' own dtype. The statistics of line
+    3 are not bias corrected: w is 1 in the first step.
     """
 
     family = "matrix"
