@@ -325,7 +325,7 @@ def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.
 
 
 def check_values(spec: Any) -> None:
-    """Check a specification's values too, by making the optimizer on one small tensor; of a factory, which may want the
+    """Check a specification's values too, by making the optimizer on one small layer; of a factory, which may want the
     model, only that it takes the arguments. Imports torch.
 
     Raises:
@@ -343,7 +343,7 @@ def check_values(spec: Any) -> None:
         check(spec)
         foreign.check_arguments(resolve(name), name, inner)
         return
-    build(spec, [torch.nn.Parameter(torch.zeros(2, 2))])
+    build(spec, torch.nn.Linear(2, 2))
 
 
 def build(spec: Any, params_or_model: Any) -> torch.optim.Optimizer:
