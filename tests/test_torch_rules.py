@@ -139,7 +139,10 @@ def test_gradients_of_any_layout(name, size, layout):
 def test_parameters_that_are_views_leave_their_neighbours_alone(name):
     """Two rows of one matrix, and a parameter that lies in memory as its transpose does."""
     found = []
-    for make in (getattr(torch.optim, OPTIONS[name][0]), lambda params, **hyper: hf_optim.create(name, params, **hyper)):
+    for make in (
+        getattr(torch.optim, OPTIONS[name][0]),
+        lambda params, **hyper: hf_optim.create(name, params, **hyper),
+    ):
         memory = torch.arange(60.0).reshape(10, 6) / 60
         whole = memory.clone()
         params = [torch.nn.Parameter(memory[2:4]), torch.nn.Parameter(memory[6]), torch.nn.Parameter(memory[7:9].t())]
