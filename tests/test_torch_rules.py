@@ -1,4 +1,4 @@
-"""Our SGD, Adagrad, RMSprop, Adam, AdamW, RAdam and NAdam are torch's: in numbers, in layouts, in schedules and hooks."""
+"""Our SGD, Adagrad, RMSprop, Adam, AdamW, RAdam and NAdam are torch's: in numbers, layouts, schedules and hooks."""
 
 from __future__ import annotations
 
@@ -19,15 +19,27 @@ COUPLING = [{}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_d
 CLIMB = [{}, {"maximize": True}]
 #: rule -> torch's class and every value of each of its options with every one of the others
 OPTIONS = {
-    "sgd": ("SGD", [DECAY, CLIMB, [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True},
-                                   {"momentum": 0.5, "dampening": 0.3}]]),
-    "adagrad": ("Adagrad", [DECAY, CLIMB, [{}, {"lr_decay": 0.1}], [{}, {"initial_accumulator_value": 0.2, "eps": 0.1}]]),
-    "rmsprop": ("RMSprop", [DECAY, CLIMB, [{}, {"centered": True, "alpha": 0.8}], [{}, {"momentum": 0.9, "eps": 1e-3}]]),
+    "sgd": (
+        "SGD",
+        [
+            DECAY,
+            CLIMB,
+            [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.5, "dampening": 0.3}],
+        ],
+    ),
+    "adagrad": (
+        "Adagrad",
+        [DECAY, CLIMB, [{}, {"lr_decay": 0.1}], [{}, {"initial_accumulator_value": 0.2, "eps": 0.1}]],
+    ),
+    "rmsprop": (
+        "RMSprop",
+        [DECAY, CLIMB, [{}, {"centered": True, "alpha": 0.8}], [{}, {"momentum": 0.9, "eps": 1e-3}]],
+    ),
     "adam": ("Adam", [COUPLING, CLIMB, [{}, {"amsgrad": True, "betas": (0.5, 0.6)}], [{}, {"eps": 0.1}]]),
     "adamw": ("AdamW", [DECAY, CLIMB, [{}, {"amsgrad": True, "betas": (0.5, 0.6)}], [{}, {"eps": 0.1}]]),
     "radam": ("RAdam", [COUPLING, CLIMB, [{}, {"betas": (0.5, 0.6)}, {"betas": (0.9, 0.99), "eps": 0.1}]]),
     "nadam": ("NAdam", [COUPLING, CLIMB, [{}, {"momentum_decay": 0.5}], [{}, {"betas": (0.5, 0.6), "eps": 0.1}]]),
-}  # fmt: skip
+}
 NAMES = tuple(OPTIONS)
 ROUNDING = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
 
@@ -67,9 +79,9 @@ def stepped(both, grads):
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_with_every_other_is_torchs(name, dtype):
-    """Within rounding (single precision: a third of them). A step is at most 16 roundings of the update and one of x, and an average carries those of all
-    steps before: after T steps of sizes s, T (u |x| + 16 T u max s). Gradients are missing now and then, and the rate
-    changes."""
+    """Within rounding (single precision: a third of them). A step is at most 16 roundings of the update and one of x,
+    and an average carries those of all steps before: after T steps of sizes s, T (u |x| + 16 T u max s). Gradients are
+    missing now and then, and the rate changes."""
     steps, u = 7, ROUNDING[dtype]
     for hyper in list(settings(name))[:: 1 if dtype is torch.float64 else 3]:
         both = pair(name, dtype=dtype, lr=0.01, **hyper)

@@ -53,8 +53,8 @@ def check(opt: Holder, state_dict: dict[str, Any]) -> None:
         for name in sorted(slots[0] ^ slots[1]):
             switch = opt.optional_slots[name][0]
             raise BadCheckpoint(
-                f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only one "
-                f"of them keeps {name}; they must agree"
+                f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only "
+                f"one of them keeps {name}; they must agree"
             )
         changed = [
             k
