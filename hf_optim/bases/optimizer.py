@@ -52,8 +52,9 @@ class Optimizer(torch.optim.Optimizer, Rule):
     """
 
     def __init__(self, params: Any, arguments: dict[str, Any]) -> None:
-        others = ("self", "params", "__class__", *validate.SHELL_OPTIONS)
-        hyper = {k: v for k, v in arguments.items() if k not in others}
+        # Of a constructor's locals, its arguments: another local would become a hyper-parameter.
+        mine = inspect.signature(arguments.get("__class__", type(self)).__init__).parameters
+        hyper = {k: arguments[k] for k in mine if k not in ("self", "params", *validate.SHELL_OPTIONS)}
         self.needs = frozenset(type(self).needs)
         self.compile = self._wants_kernels(arguments.get("compile"))
         self.on_bad_loss = arguments.get("on_bad_loss", "raise")
@@ -66,7 +67,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if self.fixed_lr:
             hyper["lr"] = 1.0
         defaults = validate.defaults(type(self))
-        validate.values(self.rule, hyper, defaults, self.choices, self.bounds)
+        whole = validate.whole_numbers(type(self))
+        validate.values(self.rule, hyper, defaults, self.choices, self.bounds, whole)
         #: hyper-parameters that somebody chose, here or in a group
         self.given = {k for k, v in hyper.items() if v != defaults[k]}
         self.transform = self._make_transform(arguments.get("grad_transform"), hyper)
@@ -78,6 +80,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self._twin: capture.Captured | None = None
         self._captured: capture.Captured | None = None
         self._names = tuple(hyper)  # torch adds keys of its own to self.defaults
+        #: the slots of each group at the last step
+        self._wanted: list[list[str]] = []
         self._shared = SimpleNamespace()
         super().__init__(as_groups(params), hyper)
 
@@ -129,7 +133,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         group["made_by"] = self.rule
         self.given |= {k for k in self._names if k in group}
         given = {k: group.get(k, self.defaults[k]) for k in self._names}
-        validate.values(self.rule, given, validate.defaults(type(self)), self.choices, self.bounds)
+        defaults, whole = validate.defaults(type(self)), validate.whole_numbers(type(self))
+        validate.values(self.rule, given, defaults, self.choices, self.bounds, whole)
         super().add_param_group(group)
         for p in self.param_groups[-1]["params"]:
             if not p.is_floating_point():
@@ -304,6 +309,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         """See what this step runs over."""
         if self.transform is not None and not self._transform_found:
             self._find_transformed()
+        self._add_slots()
         self._steps.begin()
         device = self._steps.accelerator() if self._on_host is None else None
         if device is None or "evaluate" in self.needs:
@@ -335,7 +341,11 @@ class Optimizer(torch.optim.Optimizer, Rule):
         return torch.promote_types(p.dtype, torch.float32)
 
     def _slots(self, group: dict[str, Any]) -> list[str]:
-        absent = {k for k, (name, value) in self.optional_slots.items() if group[name] != value}
+        absent = {
+            k
+            for k, (name, value) in self.optional_slots.items()
+            if (bool(group[name]) if value is True else group[name]) != value
+        }
         return [k for k in self.slots if k not in absent]
 
     def _entries(self, p: torch.Tensor, group: dict[str, Any]) -> list[str]:
@@ -350,10 +360,25 @@ class Optimizer(torch.optim.Optimizer, Rule):
             return p.detach().to(dtype, copy=True)
         return torch.full_like(p, float(group[value] if isinstance(value, str) else value), dtype=dtype)
 
+    def _add_slots(self) -> None:
+        """Make the slots that a hyper-parameter asks for since it has changed: a momentum that was 0."""
+        wanted = [self._slots(group) for group in self.param_groups] if self.optional_slots else []
+        if wanted == self._wanted:
+            return
+        self._wanted = wanted
+        self._steps.look_again()
+        for group, names in zip(self.param_groups, wanted, strict=True):
+            for p in group["params"]:
+                state = self.state.get(p, {})
+                for name in (k for k in names if state and k not in state):
+                    state[name] = self._first_value(name, p, group)
+
     def _make_state(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         slots = self._slots(group)
         # torch's full distributed state dicts find the device by a tensor with a dimension: one must have it
         state["step"] = torch.zeros(() if slots else (1,), dtype=torch.float32)
+        for name, value in self.scalar_slots.items():
+            state[name] = torch.tensor(value, dtype=torch.float32)
         for name in slots:
             state[name] = self._first_value(name, p, group)
         if "compensation" in self._entries(p, group):
@@ -402,6 +427,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         checkpoint.check(self, state_dict)
         super().load_state_dict(state_dict)
         checkpoint.copy_states(self, state_dict)
+        self._wanted = []
 
     def state_dict(self) -> dict[str, Any]:
         """As torch; step counts are copies, which later steps leave alone."""

@@ -53,6 +53,8 @@ class Part(Cohort):
     covered: bool = False
     #: it is only counted
     idle: bool = False
+    #: numbers that each of them keeps, the same for all
+    own: dict[str, float] = field(default_factory=dict)
     #: where the count of one of them stands
     number: int = 0
 
@@ -128,6 +130,10 @@ class Stepper:
             self._see(grads)
         self.sums = [Sums() for _ in self.tables]
         return self.parts
+
+    def look_again(self) -> None:
+        """Trust nothing seen before: which state there shall be has changed."""
+        self._all = []
 
     def _as_before(self, params: list[torch.Tensor], grads: list[Any]) -> bool:
         """Whether the tables still show the parameters and their state."""
@@ -268,7 +274,7 @@ class Stepper:
             for i, (row, count) in enumerate(zip(self._rows, self._steps.tolist(), strict=True)):
                 if active[i]:
                     covered = id(row.group) in taking and transform.covers(row.p)
-                    key = row.table, id(row.group), count, covered
+                    key = row.table, id(row.group), count, covered, *self._numbers(row).values()
                     if key not in parts:
                         parts[key] = Part([], table=row.table, group=row.group, covered=covered, number=i)
                     parts[key].members.append(row.place)
@@ -277,8 +283,13 @@ class Stepper:
         for part in self.parts:
             part.t = int(counts[part.number]) + 1
             part.transform = transform if part.covered and transform.active(part.t) else None
+            part.own = self._numbers(self._rows[part.number])
             part.idle = bool(self._host.idle(self._hyper(part.group)))
             part.c = {}
+
+    def _numbers(self, row: _Row) -> dict[str, float]:
+        """A parameter's own numbers."""
+        return {name: float(row.state[name]) for name in self._host.scalar_slots}
 
     # --- gradients ---------------------------------------------------------------------------------------------------
 
@@ -406,6 +417,10 @@ class Stepper:
         """Count the step in every parameter's state, and let go of the gradients."""
         self._steps.add_(steps if self._all_active else self._mask * steps)
         self._counted = self._steps._version
+        for name in self._host.scalar_slots:  # what `scalars` made of them
+            for part in self.parts:
+                kept = [self._members[part.table][i].state[name] for i in part.members]
+                torch._foreach_copy_(kept, [torch.tensor(part.c[name], dtype=torch.float32)] * len(kept))
         torch.autograd.graph.increment_version(self._written)
         self.let_go()
 
@@ -418,11 +433,13 @@ class Stepper:
 
     def fill(self, numbers: Callable[[SimpleNamespace, int], dict[str, Any]]) -> None:
         """Add numbers(h, t) to every part's `c`, once for a group and step count."""
-        made: dict[tuple[int, int], dict[str, Any]] = {}
+        made: dict[Any, dict[str, Any]] = {}
         for part in self.parts:
-            key = (id(part.group), part.t)
+            key = (id(part.group), part.t, *part.own.values())
             if key not in made:
-                made[key] = part.c | numbers(self._hyper(part.group), part.t)
+                h = self._hyper(part.group)
+                vars(h).update(part.own)
+                made[key] = part.c | numbers(h, part.t)
             part.c = made[key]
 
     def run(self, f: Callable[..., Any], tables: Sequence[Table] | None = None, raw: bool = False) -> list[Any]:
