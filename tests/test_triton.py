@@ -1,4 +1,4 @@
-"""Triton's kernels without a GPU: in Triton's interpreter, which must be chosen before Triton is imported."""
+"""Triton's kernels without a GPU: in its interpreter, which must be chosen before Triton is imported, and compiled."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+pytest.importorskip("triton")
 
 
-def test_kernels_in_the_interpreter() -> None:
-    pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "HF_OPTIM_KERNELS": "triton", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(HERE / f) for f in ("triton_kernels.py", "triton_rules.py", "triton_capture.py"))]
-    done = subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True, timeout=600)
+def run(*files: str, **environment: str) -> None:
+    """These files' tests in a process of their own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(HERE / f) for f in files)]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, cwd=HERE.parent, env=variables, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("file", ["triton_kernels.py", "triton_rules.py", "triton_capture.py"])
+def test_in_the_interpreter(file: str) -> None:
+    run(file, TRITON_INTERPRET="1", HF_OPTIM_KERNELS="triton")
+
+
+def test_compiled_for_gpus(tmp_path: Path) -> None:
+    run("triton_compiled.py", TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path))
