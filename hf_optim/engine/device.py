@@ -159,7 +159,7 @@ class Device:
     """
 
     def __init__(
-        self, host: Rule, hyper: Callable[[dict[str, Any]], SimpleNamespace], device: torch.device, skip: bool
+        self, host: Any, hyper: Callable[[dict[str, Any]], SimpleNamespace], device: torch.device, skip: bool
     ) -> None:
         self._host, self._hyper, self.device, self._skip = host, hyper, device, skip
         self.memory = self._zeros(len(host.memory))
@@ -246,7 +246,8 @@ class Device:
                     numbers = self._empty(len(hook.numbers) + 1, len(self._values))
                     tables = {"given": self._given, "memory": self.memory, "shared": self._shared, "kept": self._kept}
                     before = numbers if part.numbers is None else part.numbers
-                    hook.run(len(numbers), 1, **tables, before=before, numbers=numbers)
+                    if hook.numbers or self._host.noisy:  # who rounds reads the step count
+                        hook.run(len(numbers), 1, **tables, before=before, numbers=numbers)
                     made.append((hook, part.numbers, numbers))
                 found[key] = numbers, hook.c
             part.numbers, part.c = found[key]
