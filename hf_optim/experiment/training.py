@@ -176,8 +176,8 @@ def _check_devices() -> None:
     here, cards = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if here > cards > 0 and not os.environ.get("ACCELERATE_USE_CPU"):
         raise UserError(
-            f"{here} processes on this machine would share {cards} GPU{'s' if cards > 1 else ''}: start {cards}, or hide "
-            "the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
+            f"{here} processes on this machine would share {cards} GPU{'s' if cards > 1 else ''}: start {cards}, or "
+            "hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
 
 
