@@ -14,6 +14,7 @@ import torch
 from contract import FAMILY, OURS, Problem, make, run, step
 
 import hf_optim
+from hf_optim.engine import launch_triton
 from hf_optim.engine.fallback import limits
 from hf_optim.errors import BadLoss
 
@@ -191,3 +192,32 @@ def test_rates_of_groups_change_without_new_programs() -> None:
         assert found == known, "a schedule made another program"
     for p, q in zip(here.params, other.params, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
+
+
+# --- what a step costs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper", "launches"),
+    [
+        ("yogi", {}, 1),  # update
+        ("adamw_agr", {"agr_scope": "all"}, 3),  # sum, add up, update
+        ("lamb", {}, 3),
+        ("adan", {"max_grad_norm": 0.1}, 4),  # the norm of all tensors is a step of its own
+        ("lamb", {"grad_transform": {"name": "agr", "scope": "all"}}, 7),
+        ("prodigy", {}, 6),  # numbers of the sum, sum, add up, control, numbers, update
+        ("smaran", {}, 6),  # the loss, sum, add up, control, numbers, update
+    ],
+)
+def test_launches(name: str, hyper: dict[str, Any], launches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = problem()
+    opt = make(name, here.params, **hyper)
+    done: list[Any] = []
+    launch = launch_triton._launch
+    monkeypatch.setattr(launch_triton, "_launch", lambda kernel, *work: (done.append(kernel), launch(kernel, *work)))
+    for _ in range(2):
+        for p in here.params:
+            p.grad = torch.ones_like(p)
+        done.clear()
+        opt.step(loss=torch.ones(())) if opt.needs else opt.step()
+    assert len(done) == launches

@@ -18,7 +18,6 @@ import torch
 from hf_optim.core.rule import Rule
 from hf_optim.engine.device import Device
 from hf_optim.engine.launch_triton import first_line
-from hf_optim.engine.passes import Sums
 
 if TYPE_CHECKING:
     from hf_optim.engine.step import Stepper
@@ -78,7 +77,8 @@ class Ahead:
             self.unknown += 1
         for table in steps.tables:
             table.halt = None if loss is None else device.halt.to(table.device)
-        self._transform(steps)
+        summed = any(part.transform is not None and part.transform.sums for part in steps.parts)
+        self._transform(steps, alone=not names)
         if names:
             self._fill(steps, "prepare", controlled)
             measured = steps.measured(h0)
@@ -89,8 +89,9 @@ class Ahead:
                 device.control(names, self._together(totals), loss is not None)
             else:
                 self._derive(
-                    steps, "rule", lambda h, own, all: host.derive(h, all if everywhere else own), names, totals
-                )
+                    steps, "rule", lambda h, own, all: host.derive(h, all if everywhere else own), names, totals,
+                    later=not summed,
+                )  # fmt: skip
         if controlled and not (names and everywhere):
             device.control((), None, loss is not None)
         self._fill(steps, "scalars", controlled)
@@ -107,11 +108,13 @@ class Ahead:
             assert part.numbers is not None
             part.numbers = part.numbers.to(steps.tables[part.table].device)
 
-    def _transform(self, steps: Stepper) -> None:
+    def _transform(self, steps: Stepper, alone: bool) -> None:
         found = steps.transform_totals()
         if found is not None:
             transform, totals = found
-            self._derive(steps, transform, lambda h, own, all: transform.derive(own, all), transform.measures, totals)
+            self._derive(
+                steps, transform, lambda h, own, all: transform.derive(own, all), transform.measures, totals, alone
+            )
 
     def _derive(
         self,
@@ -120,17 +123,18 @@ class Ahead:
         call: Callable[..., Mapping[str, Any]],
         names: Sequence[str],
         totals: Sequence[torch.Tensor],
+        later: bool,
     ) -> None:
         """Give every row of every table what follows from its own sums and from those of all."""
         whole = self._together(totals)
         for i, total in enumerate(totals):
-            derived = self.device.derive(key, call, names, total.to(self.device.device), whole, h=key == "rule")
+            own = total.to(self.device.device)
+            derived = self.device.derive(key, call, names, own, whole, h=key == "rule", later=later)
             assert derived.values is not None
-            there = derived.values.to(total.device)
-            before = steps.sums[i]
+            there, before = derived.values.to(total.device), steps.sums[i]
             if before.values is not None:
                 there = torch.cat([before.values, there], 1)
-            steps.sums[i] = Sums((*before.names, *derived.names), there)
+            steps.sums[i] = replace(derived, names=(*before.names, *derived.names), values=there)
 
     def _together(self, totals: Sequence[torch.Tensor]) -> torch.Tensor:
         """The sums of all tables' rows, on one device."""

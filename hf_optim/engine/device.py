@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 
-from hf_optim.core.rule import Rule
 from hf_optim.engine.launch_triton import Place, Scalars, up
 from hf_optim.engine.mode import Mode, mode, using
 from hf_optim.engine.passes import Sums
@@ -309,6 +308,7 @@ class Device:
         own: torch.Tensor,
         every: torch.Tensor,
         h: bool,
+        later: bool,
     ) -> Sums:
         """What follows from sums for every row.
 
@@ -319,6 +319,7 @@ class Device:
             own: float64 (rows, names).
             every: float64 (any rows, names).
             h: whether call reads it.
+            later: leave it to the pass that reads it, where `own` sums alone decide.
         """
         reads = {f"o_{k}": Place("own", i, len(names)) for i, k in enumerate(names)}
         reads |= {f"a_{k}": Place("every", i, len(names), summed=True) for i, k in enumerate(names)}
@@ -329,10 +330,18 @@ class Device:
             return call(h, {k: v[f"o_{k}"] for k in names}, {k: v[f"a_{k}"] for k in names})
 
         hook = self._traced(("derive", key, tuple(names)), 0 if h else None, sums, reads, "derived")
-        derived = self._empty(len(hook.numbers), len(own))
-        given = self._given if h else own
-        hook.run(len(own), len(every), given=given, own=own, every=every, derived=derived)
-        return Sums(hook.numbers, derived)
+
+        def derived() -> Sums:
+            into, given = self._empty(len(hook.numbers), len(own)), self._given if h else own
+            hook.run(len(own), len(every), given=given, own=own, every=every, derived=into)
+            return Sums(hook.numbers, into)
+
+        program = hook.run.program
+        refs = {a for op in program.ops for a in op.arguments} | {write.value for write in program.writes}
+        read = {k for i, k in enumerate(program.numbers) if i in {a for a in refs if isinstance(a, int)}}
+        if later and all(k.startswith("o_") for k in read):
+            return Sums(hook.numbers, own, program, derived)
+        return derived()
 
     # --- tracing -----------------------------------------------------------------------------------------------------
 

@@ -184,7 +184,8 @@ _POWERS = {2.0: "{0} * {0}", 3.0: "{0} * {0} * {0}", 1.0: "{0} + 0.0"}
 class _Body:
     """The lines that compute a program's values."""
 
-    def __init__(self, program: Program, inputs: Sequence[str]) -> None:
+    def __init__(self, program: Program, inputs: Sequence[str], prefix: str = "o") -> None:
+        self._prefix = prefix
         self.dtype, self.type = program.dtype, _TYPES[program.dtype]
         self.names = list(inputs)
         self.truths = {len(inputs) + k for k, op in enumerate(program.ops) if op.name in TRUTHS}
@@ -206,7 +207,7 @@ class _Body:
         if op.name == "pow" and op.arguments[1] in _POWERS and not isinstance(op.arguments[1], int):
             text = _POWERS[op.arguments[1]]
         form = text if isinstance(text, str) else text[self.dtype]
-        name = f"o_{len(self.names)}"
+        name = f"{self._prefix}_{len(self.names)}"
         self.names.append(name)
         return f"{name} = {form.format(*values, type=self.type)}"
 
@@ -218,8 +219,12 @@ def _literal(value: float) -> str:
 # --- passes over tensors ---------------------------------------------------------------------------------------------
 
 
-def emit(program: Program) -> str:
-    """The module of a program over tensors: `hf_optim_pass`, and `hf_optim_gather` if it has sums."""
+def emit(program: Program, recipe: Program | None = None) -> str:
+    """The module of a program over tensors: `hf_optim_pass`, and `hf_optim_gather` if it has sums.
+
+    Args:
+        recipe: a scalar program that makes the program's sums (`r_NAME`) from a row of raw ones (`o_NAME`).
+    """
     kind, names = _TYPES[program.dtype], program.names
     body = _Body(
         program,
@@ -239,7 +244,15 @@ def emit(program: Program) -> str:
         ]
     width = len(program.numbers) + 1
     lines += [f"c_{k} = tl.load(numbers + r * {width} + {j}).to({kind})" for j, k in enumerate(program.numbers)]
-    lines += [f"s_{k} = tl.load(sums + i * {len(program.sums)} + {j}).to({kind})" for j, k in enumerate(program.sums)]
+    if recipe is None:
+        width_ = len(program.sums)
+        lines += [f"s_{k} = tl.load(sums + i * {width_} + {j}).to({kind})" for j, k in enumerate(program.sums)]
+    else:
+        raw = [k for k in recipe.numbers if k.startswith("o_")]
+        lines += [f"raw_{j} = tl.load(sums + i * {len(raw)} + {j})" for j in range(len(raw))]
+        derived = _Body(recipe, [f"raw_{raw.index(k)}" if k in raw else "" for k in recipe.numbers], "d")
+        lines += derived.lines
+        lines += [f"s_{write.tensor[2:]} = {derived.value(write.value)}.to({kind})" for write in recipe.writes]
     if any(write.noisy for write in program.writes):
         lines += [
             f"time = tl.load(numbers + r * {width} + {width - 1}).to(tl.int64)",

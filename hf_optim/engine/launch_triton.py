@@ -116,16 +116,21 @@ class TritonLauncher(Launcher):
 
     #: without a loop in the kernel; part of the sums' definition, so never tuned
     chunk = 1024
+    ahead = True
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self._module = module(emit(program))
+        self._recipe: Program | None = None
         self._there: dict[str, torch.Tensor] = {}
         self._versions = (-1, -1, -1)
         self._compiled: set[bool] = set()
 
     def launch(self, what: Launch) -> torch.Tensor | None:
         device, program, there = what.device, self._program, self._there
+        if what.recipe is not self._recipe:
+            self._module, self._recipe = module(emit(program, what.recipe)), what.recipe
+            self._compiled.clear()
         with on(device):
             self._tables(what)
             numbers = self._numbers(what)
@@ -223,6 +228,7 @@ class Scalars:
         dtypes: Mapping[str, torch.dtype],
         alone: bool,
     ) -> None:
+        self.program = program
         self._names, self._alone = tuple(dtypes), alone
         self._module = module(emit_scalars(program, reads, stores, dtypes, alone))
 
