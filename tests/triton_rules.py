@@ -14,6 +14,7 @@ import torch
 from contract import FAMILY, OURS, Problem, make, run, step
 
 import hf_optim
+from hf_optim.core.reduce import dot
 from hf_optim.engine import launch_triton
 from hf_optim.engine.fallback import limits
 from hf_optim.errors import BadLoss
@@ -221,3 +222,46 @@ def test_launches(name: str, hyper: dict[str, Any], launches: int, monkeypatch: 
         done.clear()
         opt.step(loss=torch.ones(())) if opt.needs else opt.step()
     assert len(done) == launches
+
+
+class Plugin(hf_optim.Optimizer):
+    """Derives with torch's own methods, as rules of before kernels did."""
+
+    def __init__(self, params: Any, lr: float = 0.1, *, compile: bool = False) -> None:
+        super().__init__(params, locals())
+
+    @staticmethod
+    def measures(h: Any) -> tuple[str, ...]:
+        return ("gg",)
+
+    @staticmethod
+    def measure(g: Any, c: Any) -> tuple[Any, ...]:
+        return (dot(g, g),)
+
+    @staticmethod
+    def scope(h: Any) -> str:
+        return "tensor"
+
+    @staticmethod
+    def derive(h: Any, sums: Any) -> dict[str, Any]:
+        return {"per": sums["gg"].rsqrt().clamp(max=h.lr)}
+
+    @staticmethod
+    def update(x: Any, g: Any, c: Any) -> None:
+        x.sub_(g * c.per)
+
+
+def test_a_plugin_that_derives_in_torchs_words() -> None:
+    here = problem()
+    opt = Plugin(here.params, lr=0.01)
+    before = here.copy()
+    advance_plain(opt, here)
+    assert opt.execution == "Triton kernels"
+    for p, x in zip(here.params, before, strict=True):
+        torch.testing.assert_close(p, x - p.grad * min(0.01, float(1 / p.grad.norm())))
+
+
+def advance_plain(opt: Any, on: Problem) -> None:
+    opt.zero_grad()
+    on.loss().backward()
+    opt.step()

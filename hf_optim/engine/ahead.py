@@ -18,6 +18,8 @@ import torch
 from hf_optim.core.rule import Rule
 from hf_optim.engine.device import Device
 from hf_optim.engine.launch_triton import first_line
+from hf_optim.engine.passes import Sums
+from hf_optim.engine.trace import Untraceable
 
 if TYPE_CHECKING:
     from hf_optim.engine.step import Stepper
@@ -129,7 +131,10 @@ class Ahead:
         whole = self._together(totals)
         for i, total in enumerate(totals):
             own = total.to(self.device.device)
-            derived = self.device.derive(key, call, names, own, whole, h=key == "rule", later=later)
+            try:
+                derived = self.device.derive(key, call, names, own, whole, h=key == "rule", later=later)
+            except Untraceable:  # a plugin's, in torch's words: slower, but nothing waits for it either
+                derived = _in_torch(call, self._hyper(steps.groups[0]), names, own, whole)
             assert derived.values is not None
             there, before = derived.values.to(total.device), steps.sums[i]
             if before.values is not None:
@@ -164,3 +169,16 @@ class Ahead:
         if wait or found:
             self.unknown = 0
         return found
+
+
+def _in_torch(
+    call: Callable[..., Mapping[str, Any]],
+    h: SimpleNamespace,
+    names: Sequence[str],
+    own: torch.Tensor,
+    all: torch.Tensor,
+) -> Sums:
+    """What `Device.derive` gives, in torch's operations."""
+    sums = (dict(zip(names, columns.unbind(1), strict=True)) for columns in (own, all.sum(0).expand_as(own)))
+    made = call(h, *sums)
+    return Sums(tuple(made), torch.stack([v.double().expand(len(own)) for v in made.values()], 1))
