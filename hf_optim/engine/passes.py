@@ -33,7 +33,6 @@ import torch
 
 from hf_optim.engine import emit_cpp, fallback, kernels
 from hf_optim.engine.trace import Program, Untraceable, arguments, noise_key, trace
-from hf_optim.errors import UserError
 
 #: storage dtypes of which a kernel can read and write elements
 STORED = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
@@ -118,6 +117,10 @@ class Sums:
     names: tuple[str, ...] = ()
     #: float64 (rows, names), on the table's device
     values: torch.Tensor | None = None
+    #: on an accelerator: the scalar program by which the pass itself derives them from the raw sums, which `values` are
+    #: then; and what derives them without it
+    recipe: Program | None = None
+    derived: Callable[[], Sums] | None = None
 
 
 class Table:
@@ -230,6 +233,7 @@ class Launch:
     #: of which `keys` are made: each cohort's step count, and int64 (rows), each parameter's number among all
     times: list[int]
     index: torch.Tensor
+    recipe: Program | None = None
     #: on an accelerator: float64; while it is not 0, the pass leaves everything alone
     halt: torch.Tensor | None = None
 
@@ -239,6 +243,8 @@ class Launcher:
 
     #: elements of a chunk
     chunk: ClassVar[int]
+    #: whether a launch returns before it is done
+    ahead: ClassVar[bool] = False
 
     def __init__(self, program: Program) -> None:
         """Begin to build. Raises kernels.Unbuildable if that is known to be impossible."""
@@ -303,6 +309,7 @@ def launcher(device: torch.device) -> type[Launcher]:
     if off:
         raise kernels.Unbuildable(off)
     if device.type == "cpu" and not kernels.triton_everywhere():
+        kernels.compiler()
         return CppLauncher
     from hf_optim.engine import launch_triton  # Triton is imported where it is used
 
@@ -315,7 +322,7 @@ def launcher(device: torch.device) -> type[Launcher]:
 def ahead(device: torch.device) -> bool:
     """Whether kernels run on a device that need not be waited for."""
     try:
-        return fallback.current().kernels and launcher(device) is not CppLauncher
+        return fallback.current().kernels and launcher(device).ahead
     except kernels.Unbuildable:
         return False
 
@@ -384,7 +391,7 @@ class Code:
                 self._addresses, self._which, self._where, self._first, table.sizes, self._row, numbers,
                 sums.values, self._keys(cohorts), table.first_element,
                 (self._table_version, self._chunks_version, self._rows_version),
-                table.device, [cohort.t for cohort in cohorts], table.index, table.halt,
+                table.device, [cohort.t for cohort in cohorts], table.index, sums.recipe, table.halt,
             )
         )  # fmt: skip
 
@@ -421,6 +428,7 @@ class Code:
     def _without(self, cohorts: list[Cohort], sums: Sums) -> torch.Tensor | None:
         """No kernel: the function itself."""
         table, total = self.table, None
+        sums = sums.derived() if sums.derived is not None else sums
         if table.halt is not None and float(table.halt) != 0:
             cohorts = []
         for cohort in cohorts:
@@ -489,13 +497,15 @@ def once(
     """
     kinds: dict[Any, list[int]] = {}
     rows: list[dict[str, torch.Tensor]] = []
+    copies: list[tuple[torch.Tensor, torch.Tensor]] = []
     for i, tensors in enumerate(zip(*columns.values(), strict=True)):
-        row = dict(zip(columns, tensors, strict=True))
+        row = {k: t.detach() for k, t in zip(columns, tensors, strict=True)}
         first = next(iter(row.values()))
-        views = {k: flat(v.detach(), first) for k, v in row.items()}
-        if any(v is None for v in views.values()):
-            raise UserError(f"a tensor of shape {tuple(first.shape)} has gaps, overlaps or another layout in memory")
-        rows.append(views)  # type: ignore[arg-type]
+        if any(flat(t, first) is None for t in row.values()):  # gaps, overlaps or different layouts
+            copied = {k: t.clone(memory_format=torch.contiguous_format) for k, t in row.items()}
+            copies += [(row[k], copied[k]) for k in row]
+            row = copied
+        rows.append(row)
         kinds.setdefault((first.device, *(v.dtype for v in row.values())), []).append(i)
     total: torch.Tensor | None = None
     for members in kinds.values():
@@ -508,4 +518,7 @@ def once(
             if total is None:
                 total = torch.zeros(len(rows), out.shape[1], dtype=torch.float64)
             total[members] = out.cpu()
+    for tensor, copy in copies:
+        tensor.copy_(copy)
+    torch.autograd.graph.increment_version([t for column in columns.values() for t in column])
     return total
