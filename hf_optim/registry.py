@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import importlib
+import inspect
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -258,44 +259,65 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
 
     Args:
         name: a registered name (`list_optimizers()`), or `package.module:Class`, `file.py:Class`.
-        params_or_model: what torch's optimizers take, or an nn.Module, whose parameters are then split into decayed
-            and undecayed groups by module type (`hf_optim.core.groups.split`).
+        params_or_model: what torch's optimizers take, or an nn.Module, whose parameters are then divided into groups
+            that decay and groups that do not (`hf_optim.core.groups`), whoever wrote the optimizer.
         hyper: the rule's hyper-parameters and options (`info(name).defaults`). Wrappers take `base`: a name, a
             mapping with `name`, or an optimizer instance; then `params_or_model` is the base's (None for an instance).
 
     Raises:
         UserError: an unknown name or hyper-parameter, or a value out of range.
     """
+    import torch
     from torch import nn
+
+    from hf_optim.bases import layout
+    from hf_optim.core.groups import Parameters
 
     spec = {"name": name, **hyper}
     base = hyper.get("base")
-    import torch
-
     if isinstance(base, torch.optim.Optimizer):
         return _wrap(name, base, {k: v for k, v in hyper.items() if k != "base"})
     check(spec)
+    source = Parameters(params_or_model) if isinstance(params_or_model, nn.Module) else params_or_model
+    if ":" not in name and info(name).family == "wrapper":
+        known = info(name)
+        made = dict(known.base or {})
+        made.update(as_spec(base) if base is not None and known.base is None else dict(base or {}))
+        return _wrap(name, build(made, source), {k: v for k, v in hyper.items() if k != "base"})
+    decay, agr = _division(name, hyper)
+    params = source.groups(decay, agr=agr) if isinstance(source, Parameters) else source
+    optimizer = _plain(name, params, hyper)
+    if isinstance(source, Parameters):
+        layout.name(optimizer, source.names, source.earlier(decay, agr=agr))
+        if hasattr(optimizer, "watch"):
+            optimizer.watch(source.model)
+    return optimizer
+
+
+def _division(name: str, hyper: dict[str, Any]) -> tuple[float | None, bool]:
+    """The decay of the groups that decay, None for a rule without one; whether embeddings are kept apart."""
     if ":" in name:
-        cls = resolve(name)
-        params = list(_foreign_params(params_or_model))
+        argument = inspect.signature(resolve(name)).parameters.get("weight_decay")
+        decay = None if argument is None else hyper.get("weight_decay", argument.default)
+        return (float(decay) if isinstance(decay, (int, float)) else None), False
+    defaults = info(name).defaults
+    transform = hyper.get("grad_transform")
+    if transform is not None:
+        from hf_optim.transforms import make
+
+        transform = make(transform)
+    agr = "agr_scope" in defaults or (transform is not None and transform.weights_only)
+    return (hyper.get("weight_decay", defaults["weight_decay"]) if "weight_decay" in defaults else None), agr
+
+
+def _plain(name: str, params: Any, hyper: dict[str, Any]) -> torch.optim.Optimizer:
+    """An optimizer that wraps no other, over what torch's optimizers take."""
+    if ":" in name:
         try:
-            return cls(params, **hyper)
+            return resolve(name)(params, **hyper)
         except (TypeError, ValueError) as error:
             raise UserError(f"{name}: {error}") from None
     known = info(name)
-    if known.family == "wrapper":
-        made = dict(known.base or {})
-        made.update(as_spec(base) if base is not None and known.base is None else dict(base or {}))
-        return _wrap(name, build(made, params_or_model), {k: v for k, v in hyper.items() if k != "base"})
-    params = params_or_model
-    if isinstance(params, nn.Module):
-        from hf_optim.core.groups import split
-        from hf_optim.transforms import make
-
-        decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
-        transform = hyper.get("grad_transform")
-        agr = "agr_scope" in known.defaults or (transform is not None and make(transform).weights_only)
-        params = split(params, decay, agr=agr)
     if known.family == "torch":
         from hf_optim.core.groups import as_groups
         from hf_optim.optimizers import torch_native
@@ -306,17 +328,7 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
             raise UserError(f"{name}: {error}") from None
     optimizer = resolve(name)(params, **hyper)
     optimizer.given |= set(hyper) & set(known.defaults)  # a default that was written down is a choice too
-    if isinstance(params_or_model, nn.Module) and hasattr(optimizer, "watch"):
-        optimizer.watch(params_or_model)
     return optimizer
-
-
-def _foreign_params(params_or_model: Any) -> Any:
-    from torch import nn
-
-    if isinstance(params_or_model, nn.Module):
-        return [p for p in params_or_model.parameters() if p.requires_grad]
-    return params_or_model
 
 
 def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.optim.Optimizer:
