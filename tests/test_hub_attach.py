@@ -137,7 +137,7 @@ def test_schedule_and_adaptive_rate_compose(tmp_path):
     class Watch(TrainerCallback):
         def on_step_begin(self, *args, **kwargs):
             group = attachment.optimizer.param_groups[0]
-            used.append((group["lr"], group["lr"] * group["lr_scale"]))
+            used.append((group["lr"], group["lr"] * group["hf_optim_lr_scale"]))
 
     trainer.add_callback(Watch())
     trainer.train()

@@ -129,7 +129,7 @@ def test_a_run_too_short_for_a_learned_rate_says_so(tmp_path, caplog, interval, 
     with caplog.at_level("WARNING", logger="hf_optim"):
         trainer.train()
     said = [r.message for r in caplog.records if "stays what it is" in r.message]
-    scale = hf_optim.hub.feed.unwrapped(trainer.optimizer).param_groups[0]["lr_scale"]
+    scale = hf_optim.hub.feed.unwrapped(trainer.optimizer).param_groups[0]["hf_optim_lr_scale"]
     assert (scale != 1, not said) == (moves, moves)
 
 

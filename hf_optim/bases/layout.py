@@ -35,7 +35,8 @@ def name(optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str], ea
     for group in optimizer.param_groups:
         group[KEY] = [names[p] for p in group["params"]]
     optimizer.__dict__["_earlier_layout"] = earlier
-    optimizer.register_load_state_dict_pre_hook(aligned)
+    if "made_by" not in optimizer.param_groups[0]:  # those of this library do it themselves
+        optimizer.register_load_state_dict_pre_hook(aligned)
 
 
 def aligned(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -53,7 +54,10 @@ def aligned(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dic
     saved = [_names(group) for group in groups]
     if not all(saved):
         current = _fits(optimizer, state_dict, mine)
-        earlier = getattr(optimizer, "_earlier_layout", None)
+        inner: Any = optimizer
+        while hasattr(inner, "base"):
+            inner = inner.base
+        earlier = getattr(inner, "_earlier_layout", None)
         if current or earlier is None:
             return state_dict
         if not _fits(optimizer, state_dict, earlier):

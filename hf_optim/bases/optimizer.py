@@ -418,14 +418,28 @@ class Optimizer(torch.optim.Optimizer, Rule):
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch, but a foreign rule or another structure is refused, and fp32 state of bf16 parameters survives.
+        """As torch, but tensors are matched by name where names are known, a hyper-parameter that the checkpoint lacks
+        keeps its value here, a foreign rule or another structure is refused, and fp32 state of bf16 parameters survives.
 
         Raises:
             BadCheckpoint: nothing was changed.
         """
-        checkpoint.check(self, state_dict)
-        super().load_state_dict(state_dict)
-        checkpoint.copy_states(self, state_dict)
+        checkpoint.form(self.rule, state_dict)
+        read: dict[str, Any] = {}
+
+        def before(_: Any, given: dict[str, Any]) -> dict[str, Any]:  # after everybody's hooks
+            read.update(checkpoint.prepared(self, given))
+            return read
+
+        hooks = (
+            self.register_load_state_dict_pre_hook(before),
+            self.register_load_state_dict_post_hook(lambda _: checkpoint.copy_states(self, read), prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -38,6 +38,7 @@ FOREIGN_KEYS = frozenset(
         "max_momentum",
         "base_momentum",
         "lr_scale",
+        "hf_optim_names",
     }
 )
 

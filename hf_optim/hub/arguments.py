@@ -2,7 +2,9 @@
 
 `TrainingArguments.learning_rate` is 5e-5 unless set, which would freeze a rule whose rate is 0.1. So a value counts
 only where somebody chose it: given to `attach`, set by a hyper-parameter search, or different from the default of the
-arguments' own class. Otherwise the rule's default stays.
+arguments' own class. Otherwise the rule's default stays, and since nobody can see whether a default was written down,
+one warning says what is in force. Rules that Trainer has itself take the arguments as Trainer's own would, and "args"
+asks for them.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from hf_optim.errors import UserError
 
 #: TrainingArguments that an attached optimizer takes over (when set), and those it would make meaningless
 _TAKEN = {"learning_rate": "lr", "weight_decay": "weight_decay"}
+#: "take the argument's", as the value of a hyper-parameter
+FROM_ARGS = "args"
 _REPLACED = ("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 
@@ -83,45 +87,92 @@ def _defaults(name: str) -> Mapping[str, Any]:
     return {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-def settle(spec: Mapping[str, Any], args: Any, searched: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def stock(name: str) -> bool:
+    """Whether Trainer has this rule itself (`optim="adamw_torch"`), so that its arguments mean what they mean there."""
+    from transformers.training_args import OptimizerNames
+
+    return any(value.value == name or value.value.startswith(f"{name}_") for value in OptimizerNames)
+
+
+def _wanted(args: Any, name: str, defaults: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """Further arguments that Trainer hands to a rule it has itself: hyper-parameter -> (arguments' names, value)."""
+    if name != "adamw" or not hasattr(args, "adam_beta1"):
+        return {}
+    found = {
+        "betas": ("adam_beta1 and adam_beta2", (args.adam_beta1, args.adam_beta2)),
+        "eps": ("adam_epsilon", args.adam_epsilon),
+    }
+    return {hyper: value for hyper, value in found.items() if hyper in defaults}
+
+
+def settle(
+    spec: Mapping[str, Any], args: Any, searched: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str], list[str]]:
     """The specification with the rate and decay that `args` ask for.
 
     Args:
-        spec: as given to `attach`; what it says wins.
+        spec: as given to `attach`; what it says wins, and "args" takes the argument's.
         args: a `TrainingArguments`, read now, so that a hyper-parameter search has had its say.
         searched: the trial's parameters, empty outside of a search.
 
     Returns:
-        The full specification, and one line each for the log: what was taken over, and what has no effect.
+        The full specification, a line for the log for everything that was taken over, and warnings: the rate or decay
+        in force is not the argument's, or the argument has no effect.
 
     Raises:
-        UserError: a rule without a default for one of them, and nobody gave it.
+        UserError: a rule without a default for one of them, and nobody gave it; "args" for something else.
     """
     full: dict[str, Any] = dict(spec)
     inner, name = _innermost(full)
     defaults = _defaults(name)
     lines: list[str] = []
+    warnings: list[str] = []
+    differs: list[str] = []
+    for key in [k for k, v in inner.items() if isinstance(v, str) and v == FROM_ARGS and k != "name"]:
+        if key not in _TAKEN.values():
+            raise UserError(f'{key}="args": only lr and weight_decay can be taken from TrainingArguments')
     for field, hyper in _TAKEN.items():
-        if hyper in inner:
+        argument = getattr(args, field)
+        asked = isinstance(inner.get(hyper), str) and inner[hyper] == FROM_ARGS
+        if hyper in inner and not asked:
             lines.append(f"{hyper}={inner[hyper]} as given")
-        elif _chosen(args, field, searched):
-            value = getattr(args, field)
+            if inner[hyper] != argument:
+                differs.append(f"{hyper}={inner[hyper]}, as given, not TrainingArguments.{field}={argument}")
+        elif asked or _chosen(args, field, searched) or (hyper in defaults and stock(name)):
             if hyper in defaults:
-                inner[hyper] = value
-                lines.append(f"{hyper}={value} from TrainingArguments.{field}")
+                inner[hyper] = argument
+                lines.append(f"{hyper}={argument} from TrainingArguments.{field}")
             else:
                 owner = f"{name} has no {hyper}" if name else "the base is an instance with hyper-parameters of its own"
-                lines.append(f"TrainingArguments.{field}={value} has no effect: {owner}")
+                warnings.append(f"TrainingArguments.{field}={argument} has no effect: {owner}")
         elif hyper in _required(name):
             raise UserError(f"{name} has no default for {hyper}: give it, or set TrainingArguments.{field}")
         elif hyper in defaults:
             lines.append(f"{hyper}={defaults[hyper]}, the rule's default (TrainingArguments.{field} is not set)")
-    return full, lines
+            if defaults[hyper] != argument:
+                differs.append(f"{hyper}={defaults[hyper]}, the rule's default, not TrainingArguments.{field}={argument}")
+    for hyper, (where, value) in _wanted(args, name, defaults).items():
+        if hyper not in inner:
+            inner[hyper] = value
+            lines.append(f"{hyper}={value} from TrainingArguments' {where}")
+    if differs:
+        warnings.append(f"in force is {' and '.join(differs)}; {' or '.join(_asking(differs))} takes the argument's")
+    return full, lines, warnings
 
 
-def meaningless(args: Any) -> list[str]:
+def _asking(differs: list[str]) -> list[str]:
+    return [f'{line.partition("=")[0]}="args"' for line in differs]
+
+
+def meaningless(args: Any, name: str = "") -> list[str]:
     """Names of arguments that were set for Trainer's own optimizer, which an attached one replaces."""
-    return [f"{field}={getattr(args, field)}" for field in _REPLACED if _chosen(args, field, {})]
+    taken = ("adam_beta1", "adam_beta2", "adam_epsilon") if name == "adamw" else ()
+    return [f"{field}={getattr(args, field)}" for field in _REPLACED if _chosen(args, field, {}) and field not in taken]
+
+
+def innermost(spec: Mapping[str, Any]) -> str:
+    """The name of the optimizer inside nested wrappers; empty for an instance."""
+    return _innermost(dict(spec))[1]
 
 
 def trial_parameters(trainer: Any) -> Mapping[str, Any]:

@@ -18,11 +18,13 @@ import torch
 from transformers import TrainerCallback
 
 from hf_optim import registry
+from hf_optim.core.groups import describe
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, companion, schedules
-from hf_optim.hub.arguments import meaningless, settle, to_spec, trial_parameters
+from hf_optim.hub.arguments import innermost, meaningless, settle, to_spec, trial_parameters
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
+from hf_optim.hub.groups import Untrained, modules_of, of_trainer
 from hf_optim.hub.monitor import Monitor
 from hf_optim.hub.probe import LossProbe
 from hf_optim.hub.rates import LoggedRates
@@ -61,6 +63,7 @@ class Attachment(TrainerCallback):
         self.feed: LossFeed | None = None
         self._replay: Replay | None = None
         self._probe: LossProbe | None = None
+        self._untrained: Untrained | None = None
         self._rates = LoggedRates()
         self._said: set[str] = set()
         self._patched: dict[str, tuple[Any, Any, bool]] = {}
@@ -84,17 +87,19 @@ class Attachment(TrainerCallback):
 
     def _build(self, model: torch.nn.Module, *_: Any) -> Any:
         trainer = self.trainer
-        spec, lines = settle(self.spec, trainer.args, trial_parameters(trainer))
-        for line in lines:
-            self._say(logging.WARNING if "no effect" in line else logging.INFO, f"{spec['name']}: {line}")
-        ignored = meaningless(trainer.args)
+        spec, lines, warnings = settle(self.spec, trainer.args, trial_parameters(trainer))
+        for level, some in ((logging.INFO, lines), (logging.WARNING, warnings)):
+            for line in some:
+                self._say(level, f"{spec['name']}: {line}")
+        ignored = meaningless(trainer.args, innermost(spec))
         if ignored:
             self._say(
                 logging.WARNING,
                 f"{', '.join(ignored)} of TrainingArguments have no effect: {spec['name']} takes its own "
                 "hyper-parameters through attach",
             )
-        optimizer = registry.build(spec, model)
+        optimizer = registry.build(spec, of_trainer(trainer, model))
+        self._say(logging.INFO, f"{spec['name']}: {describe(optimizer.param_groups)}, as this trainer divides them")
         closing = closures.choice(optimizer, self._closure_asked, spec["name"])
         backends.refuse(trainer.accelerator, optimizer, spec["name"], closing)
         self.optimizer = optimizer
@@ -152,12 +157,16 @@ class Attachment(TrainerCallback):
         for monitor in trainer.callback_handler.callbacks:
             if isinstance(monitor, Monitor):
                 monitor.join(self)
+        self._untrained = Untrained(modules_of(trainer), [self.optimizer])
         if LossProbe.applies(trainer):
             self._probe = LossProbe(trainer)
             self._probe.install()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._assert_ours()
+        line = self._untrained.found() if self._untrained is not None else None
+        if line is not None:
+            self._say(logging.WARNING, f"{self.spec['name']}: {line}")
         self._rates.remember(self.optimizer)
         if self._replay is not None:
             self._replay.check_once(_REPLAY_ADVICE)
@@ -212,7 +221,7 @@ class Attachment(TrainerCallback):
             else:
                 vars(owner).pop(name, None)
         self._patched.clear()
-        self.feed = self.closure = self._replay = self._probe = self._call = self._given = None
+        self.feed = self.closure = self._replay = self._probe = self._call = self._given = self._untrained = None
 
     def _patch(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
         self._patched[name] = (owner, getattr(owner, name), name in vars(owner))

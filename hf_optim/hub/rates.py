@@ -13,7 +13,7 @@ def _number(value: Any) -> float:
 class LoggedRates:
     """Remembers what each group's rate was going into a step.
 
-    By the time it is logged, the scheduler has moved `lr` and a rule may have moved `lr_scale` for the steps to come.
+    By the time it is logged, the scheduler has moved `lr` and a rule may have moved its own factor for the steps to come.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class LoggedRates:
     def remember(self, optimizer: Any) -> None:
         """Before `optimizer.step`; costs no synchronisation."""
         self._used = [
-            {k: v.clone() if hasattr(v, "clone") else v for k, v in group.items() if k in ("lr", "lr_scale")}
+            {k: v.clone() if hasattr(v, "clone") else v for k, v in group.items() if k in ("lr", "hf_optim_lr_scale")}
             for group in optimizer.param_groups
         ]
 

@@ -33,7 +33,7 @@ class TLR(RateWindows):
 
     The snapshot is taken before the first step and the rate first moves at step 2 K. With D > 0 and gamma <= 1 the
     factor exceeds 1 - gamma, so the rate stays positive. Decay and momentum of the base are part of u.
-    The factors' product is `group["lr_scale"]`: the base steps with lr times it, and `group["lr"]` stays the
+    The factors' product is `group["hf_optim_lr_scale"]`: the base steps with lr times it, and `group["lr"]` stays the
     scheduler's. A rate that a scheduler moves within K steps enters as its mean; steps at rate 0 do not count.
 
     Args:
@@ -183,4 +183,4 @@ class TLR(RateWindows):
 
     def _scale(self, p: torch.Tensor, group: dict[str, Any]) -> float:
         own = self._get(p, "tlr_scale")
-        return group["lr_scale"] if own is None else float(own)
+        return group["hf_optim_lr_scale"] if own is None else float(own)
