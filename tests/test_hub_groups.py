@@ -46,7 +46,7 @@ def test_attached_adamw_equals_stock(tmp_path, norm):
     hf_optim.attach(attached, "adamw")
     attached.train()
     assert _names(stock) == _names(attached)
-    torch.testing.assert_close(weights(stock), weights(attached), rtol=0, atol=1e-6)
+    torch.testing.assert_close(weights(stock), weights(attached), rtol=0, atol=1e-5)
 
 
 def test_attached_adamw_takes_the_arguments_defaults(tmp_path):
@@ -146,10 +146,8 @@ def test_a_loss_with_weights_is_trained(tmp_path, decay):
         ],
         lr=0.1,
     )
-    # the model sees no labels: they are found by their points
-    lookup = {tuple(row["x"].tolist()): row["labels"] for row in trainer.train_dataset}
-    seen = [x for x, _ in seen] or [torch.stack([r["x"] for r in trainer.train_dataset[i : i + 4]]) for i in (0, 4)]
-    for x in seen:
+    lookup = {tuple(row["x"].tolist()): row["labels"] for row in trainer.train_dataset}  # the model sees no labels
+    for x, _ in seen:
         plain.zero_grad()
         y = torch.stack([lookup[tuple(row.tolist())] for row in x])
         nn.functional.cross_entropy(loss(model(x)["logits"]), y).backward()

@@ -64,6 +64,7 @@ class Attachment(TrainerCallback):
         self._replay: Replay | None = None
         self._probe: LossProbe | None = None
         self._untrained: Untrained | None = None
+        self._beside: list[torch.Tensor] = []
         self._rates = LoggedRates()
         self._said: set[str] = set()
         self._patched: dict[str, tuple[Any, Any, bool]] = {}
@@ -158,6 +159,8 @@ class Attachment(TrainerCallback):
             if isinstance(monitor, Monitor):
                 monitor.join(self)
         self._untrained = Untrained(modules_of(trainer), [self.optimizer])
+        reached = set(trainer.model.parameters())
+        self._beside = [p for g in self.optimizer.param_groups for p in g["params"] if p not in reached]
         if LossProbe.applies(trainer):
             self._probe = LossProbe(trainer)
             self._probe.install()
@@ -176,6 +179,8 @@ class Attachment(TrainerCallback):
             self.feed.reset()
         if self._replay is not None:
             self._replay.reset()
+        for p in self._beside:  # Trainer clears the model's gradients, and cannot reach those of a loss with weights
+            p.grad = None
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         companion.write(args, self.spec, state.global_step)
