@@ -249,7 +249,7 @@ class Attachment(TrainerCallback):
 
     def _log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.optimizer is not None:
-            logs.update(self._rates.figures(self.optimizer, taken=logs))
+            logs.update(self._rates.figures(self.optimizer))
             if self.closure is not None:
                 logs["closure_calls"] = float(self.closure.last_calls)
             for monitor in self.trainer.callback_handler.callbacks:
