@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -12,10 +12,23 @@ from hf_optim.bases import layout
 from hf_optim.core import validate
 from hf_optim.errors import BadCheckpoint
 
-if TYPE_CHECKING:
-    from hf_optim.bases.optimizer import Optimizer
-
 log = logging.getLogger("hf_optim")
+
+
+class Holder(Protocol):
+    """What of an optimizer its checkpoints are held against."""
+
+    param_groups: list[dict[str, Any]]
+    state: Any
+    choices: ClassVar[dict[str, tuple[Any, ...]]]
+    structural: ClassVar[tuple[str, ...]]
+    slots: ClassVar[dict[str, float | str]]
+    memory: ClassVar[dict[str, float | str]]
+    kept: ClassVar[dict[str, str]]
+    _names: tuple[str, ...]
+
+    @property
+    def rule(self) -> str: ...
 
 
 def form(rule: str, state_dict: Any) -> None:
@@ -24,7 +37,7 @@ def form(rule: str, state_dict: Any) -> None:
         raise BadCheckpoint(f"{rule}: not an optimizer state dict (it needs 'state' and 'param_groups')")
 
 
-def prepared(opt: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
     """The state dict in this optimizer's order, with every hyper-parameter it needs; nothing is changed in place.
 
     Raises:
@@ -55,7 +68,7 @@ def prepared(opt: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     return {**state_dict, "param_groups": complete}
 
 
-def _of_this_rule(opt: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+def _of_this_rule(opt: Holder, saved: dict[str, Any]) -> dict[str, Any]:
     """A saved group as it is, once it is known to be of this rule and this structure."""
     rule = saved.get("made_by")
     if rule != opt.rule:
@@ -75,7 +88,7 @@ def _of_this_rule(opt: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
     return saved
 
 
-def _say(opt: Optimizer, groups: list[dict[str, Any]], complete: list[dict[str, Any]]) -> None:
+def _say(opt: Holder, groups: list[dict[str, Any]], complete: list[dict[str, Any]]) -> None:
     """What the checkpoint replaces, and what it lacks."""
     lines: dict[str, None] = {}
     for mine, saved, full in zip(opt.param_groups, groups, complete, strict=True):
@@ -106,7 +119,7 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _pairs(opt: Optimizer, state_dict: dict[str, Any]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
+def _pairs(opt: Holder, state_dict: dict[str, Any]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
     """Every parameter with the state that was saved of it."""
     ids = [i for group in state_dict["param_groups"] for i in group["params"]]
     params = [p for group in opt.param_groups for p in group["params"]]
@@ -114,9 +127,14 @@ def _pairs(opt: Optimizer, state_dict: dict[str, Any]) -> Iterator[tuple[torch.T
         yield p, state_dict["state"].get(i, {})
 
 
-def copy_states(opt: Optimizer, state_dict: dict[str, Any]) -> None:
+<<<<<<< HEAD
+def copy_states(opt: Holder, state_dict: dict[str, Any]) -> None:
     """Own copies of the states in their own precision and in the parameter's layout: torch casts to the parameter's
     precision, keeps the checkpoint's layout, and may alias."""
+=======
+def copy_states(opt: Holder, state_dict: dict[str, Any]) -> None:
+    """Own copies of the states in their own precision: torch casts to the parameter's, and may alias."""
+>>>>>>> main
     for p, saved_state in _pairs(opt, state_dict):
         for name, value in saved_state.items():
             if name == "step" and not isinstance(value, torch.Tensor):  # older checkpoints of torch count in numbers
