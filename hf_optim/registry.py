@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import fnmatch
 import importlib
-import inspect
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -241,26 +240,29 @@ def _preset_base(name: str, base: Any) -> dict[str, Any]:
 
 
 def resolve(name: str) -> Any:
-    """The class behind a name (for a preset, the class it configures) or an import path."""
+    """The class behind a name (for a preset, the class it configures), or the class or factory of an import path."""
     if ":" in name:
-        cls = import_path(name)
-        import torch
+        found = import_path(name)
+        from hf_optim.core import foreign
 
-        if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
-            raise UserError(f"{name} is not a torch.optim.Optimizer class")
-        return cls
+        if not foreign.is_class(found) and (isinstance(found, type) or not callable(found)):
+            raise UserError(f"{name} is not a torch.optim.Optimizer class, nor a function that makes one")
+        return found
     short = info(name).cls.rsplit(".", 1)[1]
     module, attribute = classes()[short]
     return getattr(importlib.import_module(module), attribute)
 
 
-def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimizer:
-    """Make an optimizer by name.
+def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimizer:
+    """Make an optimizer by name, or from a class, a factory or an instance.
 
     Args:
-        name: a registered name (`list_optimizers()`), or `package.module:Class`, `file.py:Class`.
+        name: a registered name (`list_optimizers()`), or `package.module:Class`, `file.py:Class`,
+            `file.py:make_optimizer`; in Python also the class, the factory or the instance itself. A factory is called
+            with what its arguments ask for: `model`, `named_parameters`, `groups` or `params`.
         params_or_model: what torch's optimizers take, or an nn.Module, whose parameters are then divided into groups
-            that decay and groups that do not (`hf_optim.core.groups`), whoever wrote the optimizer.
+            that decay and groups that do not (`hf_optim.core.groups`), whoever wrote the optimizer. None for an
+            instance.
         hyper: the rule's hyper-parameters and options (`info(name).defaults`). Wrappers take `base`: a name, a
             mapping with `name`, or an optimizer instance; then `params_or_model` is the base's (None for an instance).
 
@@ -270,54 +272,62 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     import torch
     from torch import nn
 
-    from hf_optim.bases import layout
+    from hf_optim.core import foreign
     from hf_optim.core.groups import Parameters
 
+    source = Parameters(params_or_model) if isinstance(params_or_model, nn.Module) else params_or_model
+    if not isinstance(name, str):
+        if not (isinstance(name, torch.optim.Optimizer) or callable(name)):
+            raise UserError(f"an optimizer is a name, a class, a factory or an instance, got {type(name).__name__}")
+        label = getattr(name, "__name__", type(name).__name__)
+        return _named(foreign.make(name, label, source, hyper), source)
     spec = {"name": name, **hyper}
     base = hyper.get("base")
     if isinstance(base, torch.optim.Optimizer):
         return _wrap(name, base, {k: v for k, v in hyper.items() if k != "base"})
     check(spec)
-    source = Parameters(params_or_model) if isinstance(params_or_model, nn.Module) else params_or_model
-    if ":" not in name and info(name).family == "wrapper":
-        known = info(name)
+    if ":" in name:
+        return _named(foreign.make(resolve(name), name, source, hyper), source)
+    known = info(name)
+    if known.family == "wrapper":
         made = dict(known.base or {})
         made.update(as_spec(base) if base is not None and known.base is None else dict(base or {}))
         return _wrap(name, build(made, source), {k: v for k, v in hyper.items() if k != "base"})
-    decay, agr = _division(name, hyper)
-    params = source.groups(decay, agr=agr) if isinstance(source, Parameters) else source
-    optimizer = _plain(name, params, hyper)
-    if isinstance(source, Parameters):
-        layout.name(optimizer, source.names, source.earlier(decay, agr=agr))
-        if hasattr(optimizer, "watch"):
-            optimizer.watch(source.model)
+    decay, agr = _division(known, hyper)
+    if not isinstance(source, Parameters):
+        return _plain(known, source, hyper)
+    params = source.groups(decay, agr=agr, route=getattr(resolve(name), "route", None))
+    optimizer = _named(_plain(known, params, hyper), source, source.earlier(decay, agr=agr))
+    if hasattr(optimizer, "watch"):
+        optimizer.watch(source.model)
     return optimizer
 
 
-def _division(name: str, hyper: dict[str, Any]) -> tuple[float | None, bool]:
+def _named(optimizer: torch.optim.Optimizer, source: Any, earlier: list[list[str]] | None = None) -> Any:
+    """The optimizer with its tensors' names in its groups, where a model has told them."""
+    from hf_optim.bases import layout
+
+    names = getattr(source, "names", {})
+    if all(p in names for group in optimizer.param_groups for p in group["params"]):
+        layout.name(optimizer, names, [list(names.values())] if earlier is None else earlier)
+    return optimizer
+
+
+def _division(known: Info, hyper: dict[str, Any]) -> tuple[float | None, bool]:
     """The decay of the groups that decay, None for a rule without one; whether embeddings are kept apart."""
-    if ":" in name:
-        argument = inspect.signature(resolve(name)).parameters.get("weight_decay")
-        decay = None if argument is None else hyper.get("weight_decay", argument.default)
-        return (float(decay) if isinstance(decay, (int, float)) else None), False
-    defaults = info(name).defaults
     transform = hyper.get("grad_transform")
     if transform is not None:
         from hf_optim.transforms import make
 
         transform = make(transform)
-    agr = "agr_scope" in defaults or (transform is not None and transform.weights_only)
-    return (hyper.get("weight_decay", defaults["weight_decay"]) if "weight_decay" in defaults else None), agr
+    agr = "agr_scope" in known.defaults or (transform is not None and transform.weights_only)
+    decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
+    return decay, agr
 
 
-def _plain(name: str, params: Any, hyper: dict[str, Any]) -> torch.optim.Optimizer:
-    """An optimizer that wraps no other, over what torch's optimizers take."""
-    if ":" in name:
-        try:
-            return resolve(name)(params, **hyper)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{name}: {error}") from None
-    known = info(name)
+def _plain(known: Info, params: Any, hyper: dict[str, Any]) -> torch.optim.Optimizer:
+    """An optimizer of this library that wraps no other, over what torch's optimizers take."""
+    name = known.name
     if known.family == "torch":
         from hf_optim.core.groups import as_groups
         from hf_optim.optimizers import torch_native
@@ -340,13 +350,24 @@ def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.
 
 
 def check_values(spec: Any) -> None:
-    """Check a specification's values too, by making the optimizer on one small tensor. Imports torch.
+    """Check a specification's values too, by making the optimizer on one small tensor; of a factory, which may want the
+    model, only that it takes the arguments. Imports torch.
 
     Raises:
         UserError: what `create` would raise in a run.
     """
     import torch
 
+    from hf_optim.core import foreign
+
+    inner = as_spec(spec)
+    while isinstance(inner.get("base"), (str, dict)) and (isinstance(inner["base"], str) or "name" in inner["base"]):
+        inner = as_spec(inner["base"])
+    name = inner.pop("name")
+    if ":" in name and not foreign.is_class(resolve(name)):
+        check(spec)
+        foreign.check_arguments(resolve(name), name, inner)
+        return
     build(spec, [torch.nn.Parameter(torch.zeros(2, 2))])
 
 

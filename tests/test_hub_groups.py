@@ -200,7 +200,7 @@ def test_a_gradient_that_nobody_uses_is_said_once(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("name", "arguments", "hyper", "said"),
     [
-        ("smaran", {"learning_rate": 5e-5}, {}, ["lr=0.1, the rule's default, not TrainingArguments.learning_rate=5e-05"]),
+        ("smaran", {}, {}, ["lr=0.1, the rule's default, not TrainingArguments.learning_rate=5e-05"]),
         ("adan", {"learning_rate": 0.02, "weight_decay": 0.0}, {"lr": 0.01}, ["lr=0.01, as given", 'lr="args"']),
         ("smaran", {"weight_decay": 0.01}, {"lr": "args"}, []),
         ("adamw", {}, {}, []),
@@ -253,7 +253,9 @@ def test_groups_in_another_order_are_matched_by_name(name):
     old = source.earlier(0.1)
     assert len(old) == 2 and old[0][0] == "shift"
     of = {n: p for p, n in source.names.items()}
-    turned = [{"params": [of[n] for n in names], "weight_decay": d} for names, d in zip(old[::-1], (0.0, 0.1))]
+    turned = [
+        {"params": [of[n] for n in names], "weight_decay": d} for names, d in zip(old[::-1], (0.0, 0.1), strict=True)
+    ]
     one = hf_optim.create(name, turned, **hyper)
     _steps(model, one, 3)
     saved = copy.deepcopy(one.state_dict())  # torch's own classes would share the tensors

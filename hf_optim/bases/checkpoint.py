@@ -127,14 +127,9 @@ def _pairs(opt: Holder, state_dict: dict[str, Any]) -> Iterator[tuple[torch.Tens
         yield p, state_dict["state"].get(i, {})
 
 
-<<<<<<< HEAD
 def copy_states(opt: Holder, state_dict: dict[str, Any]) -> None:
     """Own copies of the states in their own precision and in the parameter's layout: torch casts to the parameter's
     precision, keeps the checkpoint's layout, and may alias."""
-=======
-def copy_states(opt: Holder, state_dict: dict[str, Any]) -> None:
-    """Own copies of the states in their own precision: torch casts to the parameter's, and may alias."""
->>>>>>> main
     for p, saved_state in _pairs(opt, state_dict):
         for name, value in saved_state.items():
             if name == "step" and not isinstance(value, torch.Tensor):  # older checkpoints of torch count in numbers

@@ -63,8 +63,8 @@ def aligned(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dic
         if not _fits(optimizer, state_dict, earlier):
             counts = [[len(g["params"]) for g in some] for some in (groups, optimizer.param_groups)]
             raise BadCheckpoint(
-                f"the checkpoint has parameter groups of {counts[0]} tensors without names, this optimizer {counts[1]}, "
-                "and they do not fit: it belongs to another model, or to groups divided in another way"
+                f"the checkpoint has groups of {counts[0]} tensors without names, this optimizer {counts[1]}; "
+                "it belongs to another model, or to groups divided in another way"
             )
         saved = earlier
     if saved == mine:
@@ -116,7 +116,7 @@ def _turned(
     mine: Sequence[Sequence[str]],
     saved: Sequence[Sequence[str]],
 ) -> dict[str, Any]:
-    """Groups and numbers in the optimizer's order; a group's numbers come from the saved one that it shares most with."""
+    """In the optimizer's order; a group's hyper-parameters come from the saved one that it shares most names with."""
     ids = dict(_pairs(state_dict["param_groups"], saved))
     groups = []
     for group, names in zip(optimizer.param_groups, mine, strict=True):

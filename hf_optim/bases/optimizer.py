@@ -419,7 +419,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch, but tensors are matched by name where names are known, a hyper-parameter that the checkpoint lacks
-        keeps its value here, a foreign rule or another structure is refused, and fp32 state of bf16 parameters survives.
+        keeps its value here, another rule or structure is refused, and fp32 state of bf16 parameters survives.
 
         Raises:
             BadCheckpoint: nothing was changed.

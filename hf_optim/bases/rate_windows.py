@@ -165,11 +165,18 @@ class RateWindows(Wrapper):
 
     def effective_lr(self) -> list[float]:
         """The rate in force, one number a group: the base's times the learned scale."""
-        return [rate * group["hf_optim_lr_scale"] for rate, group in zip(super().effective_lr(), self.param_groups, strict=True)]
+        return [
+            rate * group["hf_optim_lr_scale"]
+            for rate, group in zip(super().effective_lr(), self.param_groups, strict=True)
+        ]
 
     def figures(self) -> dict[str, float]:
         """The base's figures, the scale in force and the last change of it."""
-        return {**super().figures(), "lr_scale": self.param_groups[0]["hf_optim_lr_scale"], "lr_factor": self.last_factor}
+        return {
+            **super().figures(),
+            "lr_scale": self.param_groups[0]["hf_optim_lr_scale"],
+            "lr_factor": self.last_factor,
+        }
 
 
 def _sums(rows: list[list[float]]) -> tuple[float, float, float]:

@@ -20,7 +20,6 @@ from hf_optim.core import validate
 from hf_optim.engine import blocks as execute
 from hf_optim.errors import BadCheckpoint, UserError
 
-
 log = logging.getLogger("hf_optim")
 
 
@@ -95,23 +94,20 @@ class Wrapper(torch.optim.Optimizer):
             self.base.add_param_group(param_group)
             self._start_group(self.param_groups[-1])
 
-    def train(self) -> None:
-        """Training mode of a base that has modes (schedule-free rules)."""
-        self._mode("train")
-
-    def eval(self) -> None:
-        """Evaluation mode of a base that has modes."""
-        self._mode("eval")
-
-    def _mode(self, name: str) -> None:
-        own = getattr(self.base, name, None)
-        if callable(own):
-            own()
-
     def feed(self, loss: Any = None, evaluate: Callable[[], Any] | None = None) -> None:
         """Publish the arguments of the base's next step."""
         if hasattr(self.base, "feed"):
             self.base.feed(loss, evaluate)
+
+    def train(self) -> None:
+        """Tell a base that training goes on, if it tells training and evaluation apart."""
+        if hasattr(self.base, "train"):
+            self.base.train()
+
+    def eval(self) -> None:
+        """Tell a base that what the parameters hold is evaluated or saved, if it tells the two apart."""
+        if hasattr(self.base, "eval"):
+            self.base.eval()
 
     def set_steps_per_epoch(self, n: int) -> None:
         """Tell a base that counts epochs."""

@@ -1,4 +1,4 @@
-"""Which parameters decay and which are matrices: decided once, for every optimizer alike.
+"""Which parameters decay, which are matrices and which the head: decided once, for every optimizer alike.
 
 Biases (tables of them, too) and the parameters of every normalisation layer are not decayed, nor what the model itself
 names in `no_weight_decay()`, as timm's models do; a trainer that has groups of its own decides instead. Groups that
@@ -9,7 +9,7 @@ it stays out of AGR too.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -36,12 +36,12 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, NORMS) or type(module).__name__.lower().rstrip("0123456789d").endswith("norm")
 
 
-def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
-    """(name, parameter, the module that owns it first) once a trainable parameter."""
+def _owners(model: nn.Module, frozen: bool = False) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
+    """(name, parameter, the module that owns it first) once a trainable parameter; `frozen` ones, too."""
     seen: set[nn.Parameter] = set()
     for prefix, module in model.named_modules():
         for name, p in module.named_parameters(recurse=False):
-            if p.requires_grad and p not in seen:
+            if (p.requires_grad or frozen) and p not in seen:
                 yield f"{prefix}.{name}" if prefix else name, p, module
             seen.add(p)
 
@@ -54,6 +54,40 @@ def _plain(name: str, module: nn.Module) -> bool:
 def _tables(model: nn.Module) -> set[nn.Parameter]:
     """Embeddings, wherever they are tied to."""
     return {m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+
+
+def _kinds(model: nn.Module) -> dict[torch.Tensor, str]:
+    """matrix, head, embedding, plain (bias, norm) or other of every parameter.
+
+    A matrix is a two-dimensional weight or a convolution's; tokens, tables and stacks of matrices that a module holds
+    as they are, are other.
+    """
+    tables = _tables(model)
+    kinds: dict[torch.Tensor, str] = {}
+    for name, p, module in _owners(model, frozen=True):
+        if _plain(name, module):
+            kinds[p] = "plain"
+        elif p in tables:
+            kinds[p] = "embedding"
+        else:
+            weight = "weight" in name.rsplit(".", 1)[-1]
+            matrix = weight and (p.dim() == 2 or isinstance(module, nn.modules.conv._ConvNd))
+            kinds[p] = "matrix" if matrix else "other"
+    head = _head(model, [p for p, kind in kinds.items() if kind == "matrix"])
+    if kinds.get(head) == "matrix":
+        kinds[head] = "head"
+    return kinds
+
+
+def _head(model: nn.Module, matrices: list[torch.Tensor]) -> Any:
+    """The weight of what a transformers model names as its output embeddings, else the last matrix."""
+    named = None
+    try:
+        named = getattr(getattr(model, "module", model), "get_output_embeddings", lambda: None)()
+    except (AttributeError, NotImplementedError):  # transformers' own for models without a head of words
+        pass
+    weight = getattr(named, "weight", None)
+    return weight if weight is not None else matrices[-1] if matrices else None
 
 
 def named_by_model(model: nn.Module) -> set[str]:
@@ -88,10 +122,12 @@ class Parameters:
         self.model = model
         owners = list(_owners(model))
         known = {p for _, p, _ in owners}
-        self._embeddings = _tables(model)
+        self._kinds = _kinds(model)
+        self._tables = _tables(model)
         for prefix, module in (beside or {}).items():
             owners += [(f"{prefix}.{n}", p, owner) for n, p, owner in _owners(module) if p not in known]
-            self._embeddings |= _tables(module)
+            self._kinds = {**_kinds(module), **self._kinds}
+            self._tables |= _tables(module)
         self.names: dict[torch.Tensor, str] = {p: name for name, p, _ in owners}
         if given is not None:
             self._given = [{**group, "params": list(group["params"])} for group in given]
@@ -106,16 +142,24 @@ class Parameters:
             {"params": [p for n, p in own if n not in stays], "weight_decay": 0.0},
         ]
 
-    def groups(self, weight_decay: float | None = None, *, agr: bool = False) -> list[dict[str, Any]]:
+    def groups(
+        self,
+        weight_decay: float | None = None,
+        *,
+        agr: bool = False,
+        route: Callable[[str, Any], str] | None = None,
+    ) -> list[dict[str, Any]]:
         """Every trainable parameter exactly once, those that decay first.
 
         Args:
             weight_decay: decay of the groups that decay; None for rules without one: groups carry no such entry, and
                 are one unless somebody made them.
             agr: put embeddings in groups with `agr=False`.
+            route: (kind, parameter) -> the `route` of its group, for rules with several. Groups then keep the
+                parameters' names, and say a decay only where it is not the rule's: each route has its own.
 
         Returns:
-            Non-empty groups, each `{"params": [...], ["weight_decay": ...], ["agr": False], ...}`.
+            Non-empty groups, each `{"params": [...], ["weight_decay": ...], ["agr": False], ["route": ...], ...}`.
 
         Raises:
             UserError: there is no trainable parameter.
@@ -127,13 +171,18 @@ class Parameters:
         groups: list[dict[str, Any]] = []
         for group in made:
             rest = {k: v for k, v in group.items() if k not in ("params", "weight_decay")}
-            if weight_decay is not None:
-                own = group.get("weight_decay", DECAYS)
+            own = group.get("weight_decay", DECAYS)
+            if weight_decay is not None and not (route is not None and own is DECAYS):
                 rest["weight_decay"] = weight_decay if own is DECAYS else own
-            apart = [p for p in group["params"] if agr and p in self._embeddings]
-            together = [p for p in group["params"] if not (agr and p in self._embeddings)]
-            groups += [{"params": together, **rest}] if together else []
-            groups += [{"params": apart, **rest, "agr": False}] if apart else []
+            parts: dict[Any, list[Any]] = {}
+            for p in group["params"]:
+                if route is not None:
+                    way = route(self._kinds.get(p, "other"), p)
+                    parts.setdefault(("route", way), []).append((self.names.get(p, ""), p))
+                else:
+                    parts.setdefault(("agr", False) if agr and p in self._tables else None, []).append(p)
+            order = sorted(parts, key=lambda key: key is not None and key[0] == "agr")
+            groups += [{"params": parts[key], **rest, **({} if key is None else {key[0]: key[1]})} for key in order]
         if not groups:
             raise UserError(
                 f"{type(self.model).__name__} has no trainable parameter: set requires_grad on what should train"
@@ -148,13 +197,19 @@ class Parameters:
             last = name.rsplit(".", 1)[-1]
             plain = _is_norm(owner) or last == "bias" or last.endswith("_bias") or last.startswith("bias_")
             decay = None if weight_decay is None else 0.0 if plain else weight_decay
-            buckets.setdefault((decay, agr and not plain and p in self._embeddings), []).append(name)
+            buckets.setdefault((decay, agr and not plain and p in self._tables), []).append(name)
         return list(buckets.values())
 
 
-def split(model: nn.Module, weight_decay: float | None = None, *, agr: bool = False) -> list[dict[str, Any]]:
+def split(
+    model: nn.Module,
+    weight_decay: float | None = None,
+    *,
+    agr: bool = False,
+    route: Callable[[str, Any], str] | None = None,
+) -> list[dict[str, Any]]:
     """`Parameters(model).groups(...)`: parameter groups of a model, divided by module type."""
-    return Parameters(model).groups(weight_decay, agr=agr)
+    return Parameters(model).groups(weight_decay, agr=agr, route=route)
 
 
 def decays(model: nn.Module) -> dict[str, bool]:

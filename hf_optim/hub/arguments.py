@@ -150,7 +150,9 @@ def settle(
         elif hyper in defaults:
             lines.append(f"{hyper}={defaults[hyper]}, the rule's default (TrainingArguments.{field} is not set)")
             if defaults[hyper] != argument:
-                differs.append(f"{hyper}={defaults[hyper]}, the rule's default, not TrainingArguments.{field}={argument}")
+                differs.append(
+                    f"{hyper}={defaults[hyper]}, the rule's default, not TrainingArguments.{field}={argument}"
+                )
     for hyper, (where, value) in _wanted(args, name, defaults).items():
         if hyper not in inner:
             inner[hyper] = value

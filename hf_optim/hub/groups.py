@@ -49,7 +49,11 @@ def _own_groups(trainer: Any, model: nn.Module) -> list[dict[str, Any]] | None:
         groups = kwargs.get(key)
         if isinstance(groups, list) and all(isinstance(group, Mapping) and "params" in group for group in groups):
             return [
-                {**g, "params": list(g["params"]), **({"weight_decay": DECAYS} if g.get("weight_decay") == _MARK else {})}
+                {
+                    **g,
+                    "params": list(g["params"]),
+                    **({"weight_decay": DECAYS} if g.get("weight_decay") == _MARK else {}),
+                }
                 for g in groups
             ]
     return None

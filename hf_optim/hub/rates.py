@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 #: before the names of a rule's own figures in a log
 PREFIX = "hf_optim_"
 
@@ -16,7 +15,7 @@ def _number(value: Any) -> float:
 class LoggedRates:
     """Remembers what each group's rate was going into a step.
 
-    By the time it is logged, the scheduler has moved `lr` and a rule may have moved its own factor for the steps to come.
+    By the time it is logged, the scheduler has moved `lr`, and a rule may have moved its own factor for steps to come.
     """
 
     def __init__(self) -> None:

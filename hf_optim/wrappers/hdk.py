@@ -21,8 +21,9 @@ class HDK(RateWindows):
         u_old = u_new;  w_previous = w
 
     The snapshot is taken before the first step and the rate first moves at step 2 K; the products run over all groups.
-    Decay and momentum of the base are part of u. The base steps with `group["lr"]` times `group["hf_optim_lr_scale"]`, and
-    `group["lr"]` stays the scheduler's: a schedule multiplies the learned rate. Nothing keeps an additive rate above 0.
+    Decay and momentum of the base are part of u. The base steps with `group["lr"]` times `group["hf_optim_lr_scale"]`,
+    and `group["lr"]` stays the scheduler's: a schedule multiplies the learned rate. Nothing keeps an additive rate
+    above 0.
 
     Args:
         base: any torch.optim.Optimizer instance.
