@@ -61,7 +61,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "factory argument": (factory("adamw", momentum=0.9), "momentum"),
     # mistyped
     "number as a name": (attach(3), "int"),
-    "class as a name": (attach(torch.optim.SGD), "type"),
+    "a class that is no optimizer": (attach(torch.nn.Linear), "type"),
     "text as a rate": (attach("smaran", lr="0.1"), "lr"),
     "text as betas": (attach("adamw_agr", betas="(0.9,0.99)"), "betas"),
     "negative rate": (attach("smaran", lr=-0.1), "lr"),

@@ -23,10 +23,27 @@ FROM_ARGS = "args"
 _REPLACED = ("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 
-def to_spec(name: str | Mapping[str, Any], hyper: Mapping[str, Any], settled: bool = True) -> dict[str, Any]:
+def label(name: Any) -> str:
+    """What messages call a name, a class, a factory or an instance."""
+    if isinstance(name, str):
+        return name
+    return str(getattr(name, "rule", None) or getattr(name, "__name__", None) or type(name).__name__)
+
+
+def _registered(cls: Any) -> str | None:
+    """The name of a class of this library."""
+    module = getattr(cls, "__module__", "")
+    for name, info in registry._all().items() if isinstance(cls, type) and module.startswith("hf_optim.") else ():
+        if info.base is None and info.cls.endswith(f".{cls.__name__}") and registry.resolve(name) is cls:
+            return name
+    return None
+
+
+def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[str, Any]:
     """`("tlr", {"gamma": .3})` or `({"name": "tlr"}, {"gamma": .3})` -> one checked specification.
 
     Args:
+        name: a name, a mapping with one, or a class, a factory or an instance, which then stands as the name.
         settled: False where `settle` follows, which may find a rate for a rule that has none by default.
 
     Raises:
@@ -38,8 +55,19 @@ def to_spec(name: str | Mapping[str, Any], hyper: Mapping[str, Any], settled: bo
         if "name" not in name:
             raise UserError(f"an optimizer specification needs a name: {{'name': 'smaran', ...}}, got {dict(name)}")
         spec = {**name, **hyper}
+    elif _is_instance(name):
+        if hyper:
+            raise UserError(f"{label(name)} is an instance with hyper-parameters of its own: give none")
+        return {"name": name}
+    elif callable(name) and (_is_optimizer(name) or not isinstance(name, type)):
+        spec = {"name": _registered(name) or name, **hyper}
+        if not isinstance(spec["name"], str):
+            return spec
     else:
-        raise UserError(f"an optimizer is given by name or as {{'name': ...}}, not as {type(name).__name__}")
+        raise UserError(
+            "an optimizer is given by name, as {'name': ...}, as a class, a factory or an instance, not as "
+            f"{type(name).__name__}"
+        )
     base = spec.get("base")
     made = base is not None and not isinstance(base, (str, Mapping))  # an instance has been checked when it was made
     late = {} if settled else dict.fromkeys(set(_required(spec["name"])) & set(_TAKEN.values()), 0.0)
@@ -48,7 +76,7 @@ def to_spec(name: str | Mapping[str, Any], hyper: Mapping[str, Any], settled: bo
 
 
 def _required(name: Any) -> tuple[str, ...]:
-    return () if not isinstance(name, str) or ":" in name else registry.info(name).required
+    return () if not name or not isinstance(name, str) or ":" in name else registry.info(name).required
 
 
 def _chosen(args: Any, field: str, searched: Mapping[str, Any]) -> bool:
@@ -56,11 +84,25 @@ def _chosen(args: Any, field: str, searched: Mapping[str, Any]) -> bool:
     return field in searched or (declared is not None and getattr(args, field) != declared.default)
 
 
-def _innermost(full: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _is_optimizer(cls: Any) -> bool:
+    import torch
+
+    return isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)
+
+
+def _is_instance(thing: Any) -> bool:
+    import torch
+
+    return isinstance(thing, torch.optim.Optimizer)
+
+
+def _innermost(full: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """Where the hyper-parameters of the innermost optimizer of nested wrappers are written, and its name.
 
     Copies what it descends through. The name is empty for an optimizer instance, whose rate is its own.
     """
+    if not isinstance(full["name"], str):
+        return ({}, "") if _is_instance(full["name"]) else (full, full["name"])
     inner, name = full, str(full["name"])
     while True:
         known = None if ":" in name else registry.info(name)
@@ -78,23 +120,25 @@ def _innermost(full: dict[str, Any]) -> tuple[dict[str, Any], str]:
         inner = inner["base"]
 
 
-def _defaults(name: str) -> Mapping[str, Any]:
+def _defaults(name: Any) -> Mapping[str, Any]:
     if not name:
         return {}
-    if ":" not in name:
+    if isinstance(name, str) and ":" not in name:
         return {**dict.fromkeys(registry.info(name).required), **registry.info(name).defaults}
-    parameters = inspect.signature(registry.resolve(name)).parameters.values()
+    parameters = inspect.signature(registry.resolve(name) if isinstance(name, str) else name).parameters.values()
     return {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-def stock(name: str) -> bool:
+def stock(name: Any) -> bool:
     """Whether Trainer has this rule itself (`optim="adamw_torch"`), so that its arguments mean what they mean there."""
     from transformers.training_args import OptimizerNames
 
-    return any(value.value == name or value.value.startswith(f"{name}_") for value in OptimizerNames)
+    return isinstance(name, str) and any(
+        value.value == name or value.value.startswith(f"{name}_") for value in OptimizerNames
+    )
 
 
-def _wanted(args: Any, name: str, defaults: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+def _wanted(args: Any, name: Any, defaults: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     """Further arguments that Trainer hands to a rule it has itself: hyper-parameter -> (arguments' names, value)."""
     if name != "adamw" or not hasattr(args, "adam_beta1"):
         return {}
@@ -143,10 +187,12 @@ def settle(
                 inner[hyper] = argument
                 lines.append(f"{hyper}={argument} from TrainingArguments.{field}")
             else:
-                owner = f"{name} has no {hyper}" if name else "the base is an instance with hyper-parameters of its own"
+                owner = (
+                    f"{label(name)} has no {hyper}" if name else "it is an instance with hyper-parameters of its own"
+                )
                 warnings.append(f"TrainingArguments.{field}={argument} has no effect: {owner}")
         elif hyper in _required(name):
-            raise UserError(f"{name} has no default for {hyper}: give it, or set TrainingArguments.{field}")
+            raise UserError(f"{label(name)} has no default for {hyper}: give it, or set TrainingArguments.{field}")
         elif hyper in defaults:
             lines.append(f"{hyper}={defaults[hyper]}, the rule's default (TrainingArguments.{field} is not set)")
             if defaults[hyper] != argument:
@@ -172,7 +218,7 @@ def meaningless(args: Any, name: str = "") -> list[str]:
     return [f"{field}={getattr(args, field)}" for field in _REPLACED if _chosen(args, field, {}) and field not in taken]
 
 
-def innermost(spec: Mapping[str, Any]) -> str:
+def innermost(spec: Mapping[str, Any]) -> Any:
     """The name of the optimizer inside nested wrappers; empty for an instance."""
     return _innermost(dict(spec))[1]
 

@@ -18,11 +18,11 @@ import torch
 from transformers import TrainerCallback
 
 from hf_optim import registry
-from hf_optim.core.groups import describe
+from hf_optim.core.groups import Parameters, describe
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, companion, modes, schedules
-from hf_optim.hub.arguments import innermost, meaningless, settle, to_spec, trial_parameters
+from hf_optim.hub.arguments import innermost, label, meaningless, settle, to_spec, trial_parameters
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
 from hf_optim.hub.groups import Untrained, modules_of, of_trainer
 from hf_optim.hub.monitor import Monitor
@@ -56,6 +56,7 @@ class Attachment(TrainerCallback):
     ) -> None:
         self.trainer = trainer
         self.spec = dict(spec)
+        self.name = label(spec["name"])
         self._closure_asked = closure
         self.schedule = schedule
         self.closure: closures.Closure | None = None
@@ -91,20 +92,32 @@ class Attachment(TrainerCallback):
         spec, lines, warnings = settle(self.spec, trainer.args, trial_parameters(trainer))
         for level, some in ((logging.INFO, lines), (logging.WARNING, warnings)):
             for line in some:
-                self._say(level, f"{spec['name']}: {line}")
+                self._say(level, f"{self.name}: {line}")
         ignored = meaningless(trainer.args, innermost(spec))
         if ignored:
             self._say(
                 logging.WARNING,
-                f"{', '.join(ignored)} of TrainingArguments have no effect: {spec['name']} takes its own "
+                f"{', '.join(ignored)} of TrainingArguments have no effect: {self.name} takes its own "
                 "hyper-parameters through attach",
             )
-        optimizer = registry.build(spec, of_trainer(trainer, model))
-        self._say(logging.INFO, f"{spec['name']}: {describe(optimizer.param_groups)}, as this trainer divides them")
-        closing = closures.choice(optimizer, self._closure_asked, spec["name"])
-        backends.refuse(trainer.accelerator, optimizer, spec["name"], closing)
+        optimizer = self._made(spec, of_trainer(trainer, model))
+        self._say(logging.INFO, f"{self.name}: {describe(optimizer.param_groups)}, as this trainer divides them")
+        closing = closures.choice(optimizer, self._closure_asked, self.name)
+        backends.refuse(trainer.accelerator, optimizer, self.name, closing)
         self.optimizer = optimizer
         return optimizer
+
+    def _made(self, spec: dict[str, Any], source: Parameters) -> Any:
+        name = spec.pop("name")
+        if not isinstance(name, torch.optim.Optimizer):
+            return registry.create(name, source, **spec)
+        owned = [p for group in name.param_groups for p in group["params"]]
+        if not any(p in source.names for p in owned):
+            raise UserError(
+                f"{self.name} is an instance over other parameters than this trainer's model has now: make it from "
+                "trainer.model, or give a name, a class or a factory, which are built anew for every model"
+            )
+        return name
 
     def _create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         trainer = self.trainer
@@ -126,7 +139,7 @@ class Attachment(TrainerCallback):
         trainer = self.trainer
         self._release()  # what a training that raised has left
         self._assert_ours()
-        name = self.spec["name"]
+        name = self.name
         closing = closures.choice(self.optimizer, self._closure_asked, name)
         backends.refuse(trainer.accelerator, self.optimizer, name, closing)
         self._tell_epoch(kwargs.get("train_dataloader"))
@@ -171,7 +184,7 @@ class Attachment(TrainerCallback):
         self._assert_ours()
         line = self._untrained.found() if self._untrained is not None else None
         if line is not None:
-            self._say(logging.WARNING, f"{self.spec['name']}: {line}")
+            self._say(logging.WARNING, f"{self.name}: {line}")
         self._rates.remember(self.optimizer)
         if self._replay is not None:
             self._replay.check_once(_REPLAY_ADVICE)
@@ -185,15 +198,15 @@ class Attachment(TrainerCallback):
             p.grad = None
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        companion.write(args, self.spec, state.global_step, modes.holds(self.optimizer))
+        companion.write(args, {**self.spec, "name": self.name}, state.global_step, modes.holds(self.optimizer))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         modes.evaluate(self.optimizer)
         self._release()
 
     def _load_state(self, checkpoint: Any, *args: Any, **kwargs: Any) -> Any:
-        for line in companion.differences(self.trainer.args, self.spec, checkpoint):
-            self._say(logging.WARNING, f"{self.spec['name']}: {line}")
+        for line in companion.differences(self.trainer.args, {**self.spec, "name": self.name}, checkpoint):
+            self._say(logging.WARNING, f"{self.name}: {line}")
         assert self._inner_load is not None
         return self._inner_load(checkpoint, *args, **kwargs)
 
@@ -205,7 +218,7 @@ class Attachment(TrainerCallback):
             other = type(unwrapped(self.trainer.optimizer)).__name__
             raise UserError(
                 f"this {type(self.trainer).__name__} trains with its own {other} instead of the attached "
-                f"{self.spec['name']}: it overrides create_optimizer, or trainer.optimizer was set after attach"
+                f"{self.name}: it overrides create_optimizer, or trainer.optimizer was set after attach"
             )
 
     def _tell_epoch(self, dataloader: Any) -> None:
@@ -247,7 +260,7 @@ class Attachment(TrainerCallback):
         def step(closure: Any = None) -> Any:
             if self.closure is not None:
                 return self.closure.step(original)
-            with closures.explained(self.spec["name"]):
+            with closures.explained(self.name):
                 return original(closure)
 
         step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]  # the original counts for the scheduler
@@ -296,7 +309,7 @@ class Attachment(TrainerCallback):
 
 def attach(
     trainer: Any,
-    name: str | Mapping[str, Any],
+    name: Any,
     *,
     closure: bool | None = None,
     schedule: str | Mapping[str, Any] | None = None,
@@ -307,17 +320,21 @@ def attach(
     Args:
         trainer: a `transformers.Trainer` or a subclass (`Seq2SeqTrainer`, ...), as it is.
         name: a registered name, an import path, or a specification `{"name": ..., ...}`; wrappers nest with `base`.
+            Also an optimizer class, a factory (called with what its arguments ask for: `model`, `named_parameters`,
+            `groups`, `params`), or an instance over the trainer's model.
         closure: give every step a closure that repeats the window's batches with gradients. None: where the optimizer
             asks for one (LBFGS; `needs_closure = True`). SAM and its kind, which take one but do not say so: True.
         schedule: a schedule of `hf_optim.hub.schedules` instead of `TrainingArguments.lr_scheduler_type`, by name or as
             `{"name": "multistep", "at": [0.5, 0.75], "gamma": 0.1}`; `{"name": "cosine", "cycles": 3}` restarts warm.
         **hyper: its hyper-parameters. `lr` and `weight_decay` come from here, else from `TrainingArguments` where
-            they were set (differ from the default, or a hyper-parameter search sets them), else from the rule.
+            they were set (differ from the default, or a hyper-parameter search sets them), else from the rule; rules
+            that Trainer has itself (adamw) take the arguments as Trainer does. "args" takes the argument's value. One
+            warning says so where the rate or decay in force is not the argument's.
 
     Returns:
         The attachment; its `optimizer` is the optimizer once training has begun.
 
-    Parameters are split into decayed and not decayed ones by module type. The mean loss of the whole effective batch is
+    Parameters are divided into groups as the trainer divides them. The mean loss of the whole effective batch is
     fed to rules that need it, and the same batches are evaluated again for line searches. A loss that the model forgets
     to normalise under accumulation is repaired and reported. The log gains `effective_lr`, the rate that was used, and
     the optimizer's own figures.
@@ -349,7 +366,7 @@ def attach(
     present = [c for c in trainer.callback_handler.callbacks if isinstance(c, Attachment)]
     if present:
         raise UserError(
-            f"{present[0].spec['name']} is already attached to this trainer: build a new trainer for {spec['name']}"
+            f"{present[0].name} is already attached to this trainer: build a new trainer for {label(spec['name'])}"
         )
     if getattr(trainer, "is_in_train", False):
         raise UserError("attach was called during train(): call it before")
