@@ -73,6 +73,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self.given = {k for k, v in hyper.items() if v != defaults[k]}
         self.transform = self._make_transform(arguments.get("grad_transform"), hyper)
         self._transform_found = False
+        self._idle_said = False
         self._fed: tuple[Any, Any] | None = None
         self._known: dict[torch.Tensor, Cell] = {}
         self._units = units.Units()
@@ -128,7 +129,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         validate.values(self.rule, given, validate.defaults(type(self)), self.choices, self.bounds)
         super().add_param_group(group)
         for p in self.param_groups[-1]["params"]:
-            if not p.is_floating_point():
+            if p.is_complex() or (p.requires_grad and not p.is_floating_point()):
                 raise UserError(
                     f"{self.rule}: a parameter of dtype {p.dtype} cannot be optimised here; "
                     "give real floating-point tensors"
@@ -219,10 +220,17 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self._fed = None
         if closure is not None:
             loss, evaluate = self._run_closure(closure, evaluate)
+            if self._fed is not None:  # said while it ran: the loss of the whole window, of which it is the last part
+                loss, self._fed = self._fed[0], None
         if execute.capturing():
             self._captured = capture.record(self)
             return loss
         parts = self._begin()
+        if not parts:  # as in torch
+            if not self._idle_said:
+                self._idle_said = True
+                log.warning("%s: step() without any gradient moves nothing", self.rule)
+            return loss
         f: float | None = None
         if "loss" in self.needs or "evaluate" in self.needs:
             if loss is None:
@@ -307,11 +315,12 @@ class Optimizer(torch.optim.Optimizer, Rule):
             self._find_transformed()
         covers = self.transform.covers if self.transform is not None else lambda p: False
         parts = self._units.now(self.param_groups, self.state, self._cell, covers if self._together else None)
-        if not parts:
-            raise UserError(f"{self.rule}: no parameter has a gradient; call loss.backward() before step()")
+        if len(self._known) > sum(len(group["params"]) for group in self.param_groups):  # some were swapped for others
+            there = {p for group in self.param_groups for p in group["params"]}
+            self._known = {p: cell for p, cell in self._known.items() if p in there}
         for unit in parts:
             unit.begin(self._transform_of(unit.params[0], unit.group, unit.t))
-        if self.state_dtype is torch.bfloat16:
+        if self.state_dtype is torch.bfloat16 and parts:
             self._generator = torch.Generator(parts[0].params[0].device)
             self._generator.manual_seed(parts[0].t)  # rounding noise repeats after a resume
         return parts

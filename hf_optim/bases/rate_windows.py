@@ -34,8 +34,9 @@ class RateWindows(Wrapper):
             raise UserError(f"{self.rule}: {type(base).__name__} has no lr in its parameter groups to adapt")
         super().__init__(base)
 
-    def _rescaled(self, scale: float, products: tuple[float, float, float], group: dict[str, Any]) -> float:
-        """The new scale, from <u_old, u_old>, <u_old, u_new> and <u_new, u_new>."""
+    def _rescaled(self, scale: float, products: tuple[float, float, float, float], group: dict[str, Any]) -> float:
+        """The new scale, from <u_old, u_old>, <u_old, u_new>, <u_new, u_new>, and what <u, u> would be if w had moved
+        by its rounding alone."""
         raise NotImplementedError
 
     def _due(self, count: int, K: int) -> bool:
@@ -139,7 +140,10 @@ class RateWindows(Wrapper):
                 if not begins:
                     u = w.to(u_old.dtype, copy=True).sub_(p).div_(rate if scale is None else rate * float(scale))
                     a, b = reduce.local(u_old).reshape(-1), reduce.local(u).reshape(-1)
-                    rows.append(torch.stack([reduce.dot(a, a), reduce.dot(a, b), reduce.dot(b, b)]))
+                    x = reduce.local(p).reshape(-1).to(a.dtype)
+                    grain = torch.finfo(p.dtype).eps / (rate if scale is None else rate * float(scale))
+                    noise = reduce.dot(x, x) * grain**2
+                    rows.append(torch.stack([reduce.dot(a, a), reduce.dot(a, b), reduce.dot(b, b), noise]))
                     used.append((i, p))
                     u_old.copy_(u)
                 w.copy_(p)
@@ -179,6 +183,6 @@ class RateWindows(Wrapper):
         }
 
 
-def _sums(rows: list[list[float]]) -> tuple[float, float, float]:
-    a, b, c = (sum(column) for column in zip(*rows, strict=True))
-    return a, b, c
+def _sums(rows: list[list[float]]) -> tuple[float, float, float, float]:
+    a, b, c, noise = (sum(column) for column in zip(*rows, strict=True))
+    return a, b, c, noise

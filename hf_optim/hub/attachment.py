@@ -8,6 +8,7 @@ the trainer's log.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -69,6 +70,7 @@ class Attachment(TrainerCallback):
         self._rates = LoggedRates()
         self._said: set[str] = set()
         self._patched: dict[str, tuple[Any, Any, bool]] = {}
+        self._brief = False
         self._call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
         self._given: Any = None
         self._inner_log = trainer.log
@@ -79,6 +81,17 @@ class Attachment(TrainerCallback):
             trainer._load_optimizer_and_scheduler = self._load_state
         if schedule is not None:
             trainer.create_scheduler = self._create_scheduler
+        inner = getattr(trainer, "_inner_training_loop", None)
+        if inner is not None:  # an exception must not leave methods of this training behind
+
+            @functools.wraps(inner)
+            def loop(*args: Any, **kwargs: Any) -> Any:
+                try:
+                    return inner(*args, **kwargs)
+                finally:
+                    self._release()
+
+            trainer._inner_training_loop = loop
         trainer.add_callback(self)
 
     # --- building ---------------------------------------------------------------------------------------------------
@@ -140,6 +153,7 @@ class Attachment(TrainerCallback):
         self._release()  # what a training that raised has left
         self._assert_ours()
         name = self.name
+        backends.tell_skips(trainer.accelerator, self.optimizer)
         closing = closures.choice(self.optimizer, self._closure_asked, name)
         backends.refuse(trainer.accelerator, self.optimizer, name, closing)
         self._tell_epoch(kwargs.get("train_dataloader"))
@@ -154,7 +168,8 @@ class Attachment(TrainerCallback):
         if warning:
             self._say(logging.WARNING, warning)
         wanted = needs(self.optimizer)
-        if "evaluate" in wanted or closing:
+        self._brief = not ("evaluate" in wanted or closing)
+        if not self._brief or ("loss" in wanted and _makes_inputs(trainer)):
             self._replay = Replay(trainer.accelerator, lambda: [trainer.model])
             self._replay.around = partial(counters_kept, trainer)
             self._patch(trainer, "training_step", self._training_step)
@@ -166,7 +181,7 @@ class Attachment(TrainerCallback):
         for method in ("save_model", "_load_best_model"):
             self._patch(trainer, method, partial(self._with_the_answer, method))
         if wanted or closing:
-            self.feed = LossFeed(trainer.accelerator, self.optimizer, self._replay)
+            self.feed = LossFeed(trainer.accelerator, self.optimizer, None if self._brief else self._replay)
             self.feed.install()
             if self._replay is not None:
                 self._replay.feed = self.feed
@@ -187,7 +202,12 @@ class Attachment(TrainerCallback):
             self._say(logging.WARNING, f"{self.name}: {line}")
         self._rates.remember(self.optimizer)
         if self._replay is not None:
-            self._replay.check_once(_REPLAY_ADVICE)
+            if "evaluate" in needs(self.optimizer) or self.closure is not None:
+                self._replay.check_once(_REPLAY_ADVICE)
+            if needs(self.optimizer):
+                self._replay.check_moves(self.optimizer)
+            if self._brief:
+                self._forget_batches()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.feed is not None:
@@ -236,13 +256,22 @@ class Attachment(TrainerCallback):
             self.feed.remove()
         if self._probe is not None:
             self._probe.remove()
-        for name, (owner, before, own) in self._patched.items():
-            if own:
-                setattr(owner, name, before)
-            else:
-                vars(owner).pop(name, None)
-        self._patched.clear()
+        for name in list(self._patched):
+            self._unpatch(name)
         self.feed = self.closure = self._replay = self._probe = self._call = self._given = self._untrained = None
+
+    def _unpatch(self, name: str) -> None:
+        owner, before, own = self._patched.pop(name)
+        if own:
+            setattr(owner, name, before)
+        else:
+            vars(owner).pop(name, None)
+
+    def _forget_batches(self) -> None:
+        """After the first step, where the batches were kept only to see whether the loss is a function."""
+        for name in ("training_step", "_prepare_inputs"):
+            self._unpatch(name)
+        self._replay, self._brief = None, False
 
     def _patch(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
         self._patched[name] = (owner, getattr(owner, name), name in vars(owner))
@@ -305,6 +334,13 @@ class Attachment(TrainerCallback):
             self._patched["training_step"][1](model, self._given, *args, **kwargs)
         finally:
             self._given = None
+
+
+def _makes_inputs(trainer: Any) -> bool:
+    """Whether a trainer makes its batches itself, as those do whose loss is a policy's: it need not be a function."""
+    from transformers import Trainer
+
+    return getattr(type(trainer), "_prepare_inputs", None) is not Trainer._prepare_inputs
 
 
 def attach(

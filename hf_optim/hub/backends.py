@@ -34,6 +34,18 @@ def refuse(accelerator: Any, optimizer: Any, name: str, closure: bool = False) -
         raise UserError(f"{name} steps with a closure, whose gradients fp16 loss scaling would leave scaled: use bf16")
 
 
+def tell_skips(accelerator: Any, optimizer: Any) -> None:
+    """A step that fp16 loss scaling skips is told as skipped, so that schedules wait, whatever the optimizer.
+
+    torch's fused optimizers take the scale into their own kernels and are stepped even when nothing moves, and then
+    Accelerate counts a step; the others are left out.
+    """
+    while optimizer is not None and getattr(accelerator, "scaler", None) is not None:
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer._step_supports_amp_scaling = False
+        optimizer = getattr(optimizer, "base", None)
+
+
 def _looks_across(optimizer: Any) -> bool:
     """Whether the rule reads more than one element at a time, so that a piece of a tensor is not enough."""
     if getattr(optimizer, "base", None) is not None or getattr(optimizer, "transform", None) is not None:

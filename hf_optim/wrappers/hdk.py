@@ -56,8 +56,8 @@ class HDK(RateWindows):
         group.setdefault("hdk_lr_0", float(group.get("initial_lr", group["lr"])))
         super()._start_group(group)
 
-    def _rescaled(self, scale: float, products: tuple[float, float, float], group: dict[str, Any]) -> float:
-        a, b, c = products
+    def _rescaled(self, scale: float, products: tuple[float, float, float, float], group: dict[str, Any]) -> float:
+        a, b, c, _ = products
         if self.adaptation == "multiplicative":
             norms = math.sqrt(a) * math.sqrt(c)
             return scale * (1 + self.eta * (b / norms if norms > 0 else 0.0))
