@@ -193,6 +193,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
 
     # --- a step ----------------------------------------------------------------------------------------------------
 
+    @torch.compiler.disable
     @torch.no_grad()
     def step(
         self,

@@ -49,6 +49,7 @@ class RateWindows(Wrapper):
 
     # --- a step ----------------------------------------------------------------------------------------------------
 
+    @torch.compiler.disable
     @torch.no_grad()
     def step(
         self,

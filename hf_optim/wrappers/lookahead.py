@@ -58,6 +58,7 @@ class Lookahead(Wrapper):
         self.k, self.alpha, self.pullback_momentum = k, alpha, pullback_momentum
         super().__init__(base)
 
+    @torch.compiler.disable
     @torch.no_grad()
     def step(
         self,

@@ -158,6 +158,7 @@ class TLR(RateWindows):
 
     # --- the exact form ----------------------------------------------------------------------------------------------
 
+    @torch.compiler.disable
     @torch.no_grad()
     def step(
         self,
