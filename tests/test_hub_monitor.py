@@ -113,7 +113,9 @@ def test_it_reaches_trackio(tmp_path, monkeypatch):
     trainer.train()
     with sqlite3.connect(tmp_path / "trackio" / "monitor.db") as database:
         logged = [json.loads(row[0]) for row in database.execute("select metrics from metrics")]
-    assert any({"train/update_ratio", "train/effective_lr", "train/hf_optim_V", "train/loss_fed"} <= set(row) for row in logged)
+    assert any(
+        {"train/update_ratio", "train/effective_lr", "train/hf_optim_V", "train/loss_fed"} <= set(row) for row in logged
+    )
 
 
 def test_it_needs_attach(tmp_path):

@@ -126,7 +126,9 @@ def test_schedules_multiply_what_was_learned(make):
         before = [p.detach().clone() for p in params]
         advance(opt, params, range(t, t + 1))
         assert same(params, before) == (t in (0, 5))
-        assert opt.effective_lr()[0] == pytest.approx(opt.param_groups[0]["lr"] * opt.param_groups[0]["hf_optim_lr_scale"])
+        assert opt.effective_lr()[0] == pytest.approx(
+            opt.param_groups[0]["lr"] * opt.param_groups[0]["hf_optim_lr_scale"]
+        )
         schedule.step()
     assert opt.param_groups[0]["lr"] == 0.025 and opt.param_groups[0]["hf_optim_lr_scale"] != 1
 

@@ -57,7 +57,9 @@ def beside(ours: dict[str, Any], make: Any, shapes: Any = None, rtol: float = 1e
 def test_nadamw_is_torchs_with_decoupled_decay(hyper):
     """torch multiplies its product of momenta up in float32."""
     theirs = {"weight_decay": 0.01, **hyper}
-    beside({"name": "nadamw", **hyper}, lambda p: torch.optim.NAdam(p, decoupled_weight_decay=True, **theirs), rtol=1e-6)
+    beside(
+        {"name": "nadamw", **hyper}, lambda p: torch.optim.NAdam(p, decoupled_weight_decay=True, **theirs), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("hyper", [{}, {"lr": 0.5, "d": 1.5, "weight_decay": 0.1, "beta2_decay": -0.6}])

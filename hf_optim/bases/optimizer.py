@@ -372,6 +372,9 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if self.state_dtype is p.dtype is torch.bfloat16:
             kept["compensation"] = state.setdefault("compensation", torch.zeros_like(p))
         x = local(p).detach()
+        for k, v in kept.items():
+            if v.shape == p.shape and v.stride() != p.stride():  # the model has changed its layout
+                kept[k] = state[k] = torch.empty_like(p, dtype=v.dtype).copy_(v)
         views = {k: execute.flat(local(v), x) for k, v in {"x": x, **kept}.items() if k != "step"}
         if any(v is None for v in views.values()):
             raise UserError(

@@ -122,7 +122,11 @@ class Native(torch.optim.Optimizer):
         evaluate: Callable[[], Any] | None = None,
     ) -> Any:
         """torch's step; returns the closure's loss, or the one given."""
-        result = super().step(closure)  # type: ignore[safe-super]
+        bound = super().step  # type: ignore[safe-super]
+        if getattr(bound, "hooked", False):  # torch's own instances exist: hooks have run for this step already
+            result = bound.__wrapped__(self, closure)  # type: ignore[attr-defined]
+        else:
+            result = bound(closure)
         return loss if closure is None else result
 
     def effective_lr(self) -> list[float]:
