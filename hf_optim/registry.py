@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +33,7 @@ class Info:
 
     `cls` is its public path, `needs` what step() must be given, `state_bytes` the fp32 state of one parameter,
     `search_space` name -> ("log" | "linear", low, high) or ("choice", values); `options` are further keyword-only
-    arguments that choose a way of running; `of` is a preset's (module:class, fixed arguments).
+    arguments that choose a way of running. A preset has what it gives: `base` to a wrapper, `arguments` to a rule.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Info:
     search_space: MappingProxyType[str, tuple]
     doc: str = field(repr=False)
     base: MappingProxyType[str, Any] | None = None
+    arguments: MappingProxyType[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 # --- reading files -------------------------------------------------------------------------------------------------
@@ -95,23 +96,6 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
     top = _literals(tree.body)
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.bases]
     found: dict[str, Info] = {}
-    if path.stem == "torch_native":
-        for name, preset in top["PRESETS"].items():
-            cls = next(c for c in classes if c.name == preset["of"])
-            found[name] = Info(
-                name,
-                f"hf_optim.{cls.name}",
-                "torch",
-                preset["paper"],
-                frozenset(),
-                MappingProxyType(preset["defaults"]),
-                (),
-                tuple(top["EXECUTION_OPTIONS"]),
-                4 * preset["slots"],
-                MappingProxyType(preset["search_space"]),
-                f"{ast.get_docstring(cls)}" + (f" With {preset['fixed']}." if preset["fixed"] else ""),
-            )
-        return found
     made = [c for c in classes if _has_init(c)]
     if not made:
         return found
@@ -134,22 +118,27 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
         ast.get_docstring(cls) or "",
     )
     found[path.stem] = info
-    for name, base in top.get("PRESETS", {}).items():
-        found[name] = Info(
-            name,
-            info.cls,
-            family,
-            info.paper,
-            info.needs,
-            info.defaults,
-            info.required,
-            info.options,
-            info.state_bytes,
-            info.search_space,
-            f"{info.doc}\n\nThe base is {base['name']}.",
-            MappingProxyType(base),
-        )
+    for name, preset in top.get("PRESETS", {}).items():
+        found[name] = _preset(name, info, preset)
     return found
+
+
+def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
+    """A wrapper around a certain base, or a rule with other arguments, and so from another paper."""
+    if info.family == "wrapper":
+        return replace(
+            info, name=name, base=MappingProxyType(preset), doc=f"{info.doc}\n\nThe base is {preset['name']}."
+        )
+    changed = preset["arguments"]
+    return replace(
+        info,
+        name=name,
+        paper=preset["paper"],
+        defaults=MappingProxyType({**info.defaults, **changed}),
+        arguments=MappingProxyType(changed),
+        state_bytes=preset.get("state_bytes", info.state_bytes),
+        search_space=MappingProxyType(preset["search_space"]),
+    )
 
 
 @cache
@@ -171,8 +160,6 @@ def classes() -> dict[str, tuple[str, str]]:
         for kind in _BASES:
             if (_HERE / kind / f"{name}.py").exists():
                 found[short] = (f"hf_optim.{kind}.{name}", short)
-        if info.family == "torch":
-            found[short] = ("hf_optim.optimizers.torch_native", short)
     return found
 
 
@@ -228,6 +215,10 @@ def check(spec: Any) -> None:
             raise UserError(f"{name} wraps another optimizer: give base, e.g. base: {{name: sgd, lr: 0.1}}")
         check(base)
     validate.unknown(name, given, [*known.required, *known.defaults, *known.options])
+    for k, v in known.arguments.items():
+        if v is True and given.get(k, v) is not v:
+            rule = classes()[known.cls.rsplit(".", 1)[1]][0].rsplit(".", 1)[1]
+            raise UserError(f"{name} is {rule} with {k}={v}, got {k}={given[k]!r}: take {rule}")
     for r in known.required:
         if r not in given:
             raise UserError(f"{name} has no default for {r}: give it")
@@ -294,12 +285,15 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         made.update(as_spec(base) if base is not None and known.base is None else dict(base or {}))
         return _wrap(name, build(made, source), {k: v for k, v in hyper.items() if k != "base"})
     decay, agr = _division(known, hyper)
-    if not isinstance(source, Parameters):
-        return _plain(known, source, hyper)
-    params = source.groups(decay, agr=agr, route=getattr(resolve(name), "route", None))
-    optimizer = _named(_plain(known, params, hyper), source, source.earlier(decay, agr=agr))
-    if hasattr(optimizer, "watch"):
-        optimizer.watch(source.model)
+    cls, params = resolve(name), source
+    if isinstance(source, Parameters):
+        params = source.groups(decay, agr=agr, route=getattr(cls, "route", None))
+    optimizer = cls(params, **{**known.arguments, **hyper})
+    optimizer.given |= set(hyper) & set(known.defaults)  # a default that was written down is a choice too
+    if isinstance(source, Parameters):
+        _named(optimizer, source, source.earlier(decay, agr=agr))
+        if hasattr(optimizer, "watch"):
+            optimizer.watch(source.model)
     return optimizer
 
 
@@ -325,22 +319,6 @@ def _division(known: Info, hyper: dict[str, Any]) -> tuple[float | None, bool]:
     return decay, agr
 
 
-def _plain(known: Info, params: Any, hyper: dict[str, Any]) -> torch.optim.Optimizer:
-    """An optimizer of this library that wraps no other, over what torch's optimizers take."""
-    name = known.name
-    if known.family == "torch":
-        from hf_optim.core.groups import as_groups
-        from hf_optim.optimizers import torch_native
-
-        try:
-            return torch_native.build(name, as_groups(params), hyper)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}") from None
-    optimizer = resolve(name)(params, **hyper)
-    optimizer.given |= set(hyper) & set(known.defaults)  # a default that was written down is a choice too
-    return optimizer
-
-
 def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.optim.Optimizer:
     known = info(name)
     if known.family != "wrapper":
@@ -350,7 +328,7 @@ def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.
 
 
 def check_values(spec: Any) -> None:
-    """Check a specification's values too, by making the optimizer on one small tensor; of a factory, which may want the
+    """Check a specification's values too, by making the optimizer on one small layer; of a factory, which may want the
     model, only that it takes the arguments. Imports torch.
 
     Raises:
@@ -368,7 +346,7 @@ def check_values(spec: Any) -> None:
         check(spec)
         foreign.check_arguments(resolve(name), name, inner)
         return
-    build(spec, [torch.nn.Parameter(torch.zeros(2, 2))])
+    build(spec, torch.nn.Linear(2, 2))
 
 
 def build(spec: Any, params_or_model: Any) -> torch.optim.Optimizer:

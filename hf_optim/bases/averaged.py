@@ -43,6 +43,11 @@ class Averaged(Optimizer):
         h.warm_lr = h.lr * min(1.0, steps / h.warmup_steps) if h.warmup_steps else h.lr
         return h
 
+    def _first_value(self, name: str, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        if name == "z":  # rounded to bf16 it would jump by more than a step
+            return p.detach().to(self._compute_dtype(p), copy=True)
+        return super()._first_value(name, p, group)
+
     def _beta(self, group: dict[str, Any]) -> float:
         beta = group[self.interpolation]
         return float(beta[0] if isinstance(beta, (tuple, list)) else beta)

@@ -25,6 +25,8 @@ class Holder(Protocol):
     slots: ClassVar[dict[str, float | str]]
     memory: ClassVar[dict[str, float | str]]
     kept: ClassVar[dict[str, str]]
+    optional_slots: ClassVar[dict[str, tuple[str, Any]]]
+    scalar_slots: ClassVar[dict[str, float]]
     _names: tuple[str, ...]
 
     @property
@@ -85,6 +87,13 @@ def _of_this_rule(opt: Holder, saved: dict[str, Any]) -> dict[str, Any]:
             raise BadCheckpoint(
                 f"{opt.rule}: the checkpoint has {name} = {then!r}, this optimizer {mine[name]!r}; they must agree"
             )
+    slots = [set(opt._slots({**mine, **own})) for own in ({}, saved)]
+    for name in sorted(slots[0] ^ slots[1]):
+        switch = opt.optional_slots[name][0]
+        raise BadCheckpoint(
+            f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only "
+            f"one of them keeps {name}; they must agree"
+        )
     return saved
 
 
@@ -136,8 +145,9 @@ def copy_states(opt: Holder, state_dict: dict[str, Any]) -> None:
                 shape = () if any(k in saved_state for k in opt.slots) else (1,)
                 opt.state[p][name] = torch.full(shape, float(value))
             elif isinstance(value, torch.Tensor):
-                device = value.device if name == "step" else p.device
+                scalar = name == "step" or name in opt.scalar_slots
+                device = value.device if scalar else p.device
                 own = value.detach().to(device, copy=True)
-                if own.shape == p.shape and own.stride() != p.stride():
+                if not scalar and own.shape == p.shape and own.stride() != p.stride():
                     own = torch.empty_like(p, dtype=own.dtype).copy_(own)
                 opt.state[p][name] = own

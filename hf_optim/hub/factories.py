@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.hub import modes
 from hf_optim.hub.arguments import settle, to_spec
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 
 class Builder:
@@ -33,9 +36,16 @@ class Builder:
         if args is not None:
             spec, _, warnings = settle(spec, args, {})
             for line in warnings:
-                logging.getLogger(__name__).warning("%s: %s", spec["name"], line)
+                logger.warning("%s: %s", spec["name"], line)
         decayed = Trainer.get_decay_parameter_names(None, model)  # type: ignore[arg-type]
-        return registry.build(spec, Parameters(model, decayed=set(decayed)))
+        optimizer = registry.build(spec, Parameters(model, decayed=set(decayed)))
+        if modes.holds(optimizer) is not None:
+            logger.warning(
+                "%s: a Trainer that was only given the optimizer saves what the last step or evaluation left in the "
+                "parameters; hf_optim.attach sees to it that they are those that are evaluated",
+                spec["name"],
+            )
+        return optimizer
 
 
 def factory(name: str | Mapping[str, Any], **hyper: Any) -> tuple[Any, dict[str, Any]]:

@@ -26,7 +26,7 @@ class Muon(MatrixOptimizer):
 
     Args:
         params: tensors or groups. A group's own lr and weight_decay hold for whatever is in it.
-        lr: 0.02 for "original"; AdamW's, such as 3e-4 to 3e-3, for "match_rms_adamw".
+        lr: 0.02; for "match_rms_adamw" AdamW's, such as 3e-4 to 3e-3.
         momentum: 0.95, mu.
         nesterov: True.
         weight_decay: 0.1, decoupled, of the matrices.

@@ -22,7 +22,7 @@ class SOAP(MatrixOptimizer):
         8   every `frequency` steps: QL, QR = the Q of QR(L QL), QR(R QR)
 
     Tensors of fewer than two dimensions go by "adam": Adam with the same numbers. Convolutions are matrices
-    (out, rest).
+    (out, rest). Beside M and V a matrix of r rows and c columns keeps L, R, QL and QR, 2 r^2 + 2 c^2 numbers.
 
     Args:
         params: tensors or groups; a group's `route` ("soap" or "adam") overrides the dimensions.
@@ -34,8 +34,6 @@ class SOAP(MatrixOptimizer):
         max_dim: 10000, longer sides are not rotated (and cost no state): vocabularies.
         compile, state_dtype: see the documentation of the shell; products of matrices are not compiled, and "bf16" is
             refused.
-
-    Beside M and V a matrix of r rows and c columns keeps L, R, QL and QR: 2 r^2 + 2 c^2 numbers.
 
     Source: SOAP, Algorithms 3 and 4. M is kept in the parameters' own basis, so that it turns with every new one.
     Eigenvectors of line 1 are sorted, largest first; the published code sorts again, and V with them, at every change,

@@ -96,7 +96,9 @@ class TLR(RateWindows):
         bound: float = 1e4,
     ) -> None:
         own = {k: v for k, v in locals().items() if k in self.defaults_own}
-        validate.values(self.rule, own, self.defaults_own, self.choices, self.bounds)
+        validate.values(
+            self.rule, own, self.defaults_own, self.choices, self.bounds, validate.whole_numbers(type(self))
+        )
         if steps_per_epoch is not None and interval is not None:
             raise UserError(f"{self.rule}: give steps_per_epoch or interval, not both")
         self.gamma, self.p, self.cap, self.scope, self.lookahead, self.bound = gamma, p, cap, scope, lookahead, bound

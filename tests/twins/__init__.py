@@ -9,6 +9,7 @@ the momentum buffers (for Lookahead, which may pull them back), everything else 
 
 import twins.adaptive
 import twins.language
+import twins.language_variants
 import twins.lossaware
 import twins.matrices
 import twins.papers

@@ -26,7 +26,10 @@ def averaged(x: Arrays, f: Problem, h: list[SimpleNamespace], beta: list[float],
             total[i] += weight
             mean[i] = mean[i] + weight / total[i] * (z[i] - mean[i])
             x[i] = (1 - beta[i]) * z[i] + beta[i] * mean[i]
-        yield {"average": mean, "lr": [k.lr * (min(1.0, t / k.warmup_steps) if k.warmup_steps else 1.0) for k in h]}
+        yield {
+            "average": list(mean),
+            "lr": [k.lr * (min(1.0, t / k.warmup_steps) if k.warmup_steps else 1.0) for k in h],
+        }
 
 
 @twin(
