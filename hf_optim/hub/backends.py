@@ -40,6 +40,18 @@ def refuse(accelerator: Any, optimizer: Any, name: str, closure: bool = False) -
         raise UserError(f"{name} steps with a closure, whose gradients fp16 loss scaling would leave scaled: use bf16")
 
 
+def tell_skips(accelerator: Any, optimizer: Any) -> None:
+    """A step that fp16 loss scaling skips is told as skipped, so that schedules wait, whatever the optimizer.
+
+    torch's fused optimizers take the scale into their own kernels and are stepped even when nothing moves, and then
+    Accelerate counts a step; the others are left out.
+    """
+    while optimizer is not None and getattr(accelerator, "scaler", None) is not None:
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer._step_supports_amp_scaling = False
+        optimizer = getattr(optimizer, "base", None)
+
+
 def _replaced(accelerator: Any, optimizer: Any) -> bool:
     """Whether accelerate takes another optimizer than this one: it knows torch's Adam, AdamW and Adagrad and those of
     bitsandbytes, and has DeepSpeed's own in their place; anything else becomes Adam."""
