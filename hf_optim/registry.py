@@ -126,7 +126,9 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
 def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
     """A wrapper around a certain base, or a rule with other arguments, and so from another paper."""
     if info.family == "wrapper":
-        return replace(info, name=name, base=MappingProxyType(preset), doc=f"{info.doc}\n\nThe base is {preset['name']}.")
+        return replace(
+            info, name=name, base=MappingProxyType(preset), doc=f"{info.doc}\n\nThe base is {preset['name']}."
+        )
     changed = preset["arguments"]
     return replace(
         info,

@@ -21,10 +21,14 @@ class Holder(Protocol):
     choices: ClassVar[dict[str, tuple[Any, ...]]]
     structural: ClassVar[tuple[str, ...]]
     slots: ClassVar[dict[str, float | str]]
+    optional_slots: ClassVar[dict[str, tuple[str, Any]]]
+    scalar_slots: ClassVar[dict[str, float]]
     _names: tuple[str, ...]
 
     @property
     def rule(self) -> str: ...
+
+    def _slots(self, group: dict[str, Any]) -> list[str]: ...
 
 
 def check(opt: Holder, state_dict: dict[str, Any]) -> None:
@@ -47,12 +51,11 @@ def check(opt: Holder, state_dict: dict[str, Any]) -> None:
                     f"{opt.rule}: the checkpoint has {name} = {saved.get(name)!r}, this optimizer "
                     f"{mine[name]!r}; they must agree"
                 )
-        slots = [set(opt._slots({**mine, **own})) for own in ({}, saved)]
-        for name in sorted(slots[0] ^ slots[1]):
+        for name in set(opt._slots(mine)) ^ set(opt._slots({**mine, **saved})):
             switch = opt.optional_slots[name][0]
             raise BadCheckpoint(
-                f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only one "
-                f"of them keeps {name}; they must agree"
+                f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only "
+                f"one of them keeps {name}; they must agree"
             )
         changed = [
             k

@@ -374,8 +374,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         for k in self._slots(group):
             if state[k].shape != p.shape:
                 raise UserError(
-                    f"{self.rule}: the shape of a parameter was {tuple(state[k].shape)} and is now {tuple(p.shape)}, so "
-                    "that its state does not fit: make a new optimizer, or delete optimizer.state[p]"
+                    f"{self.rule}: the shape of a parameter was {tuple(state[k].shape)} and is now {tuple(p.shape)}, "
+                    "so that its state does not fit: make a new optimizer, or delete optimizer.state[p]"
                 )
             if state[k].stride() != p.stride():  # kept, or saved, of the parameter in another layout
                 state[k] = torch.empty_like(p, dtype=state[k].dtype, requires_grad=False).copy_(state[k])

@@ -81,8 +81,11 @@ class TorchRule(Optimizer):
         groups = [self._group(group, missing) for group in saved["param_groups"]]
         if missing:
             log.warning("%s: %s", self.rule, self._said(sorted(missing)))
-        owners = {i: p for mine, group in zip(self.param_groups, groups, strict=False)
-                  for i, p in zip(group["params"], mine["params"], strict=False)}
+        owners = {
+            i: p
+            for mine, group in zip(self.param_groups, groups, strict=False)
+            for i, p in zip(group["params"], mine["params"], strict=False)
+        }
         state = {i: self._entry(entry, owners.get(i)) for i, entry in saved["state"].items()}
         return {**saved, "state": state, "param_groups": groups}
 
@@ -99,8 +102,10 @@ class TorchRule(Optimizer):
             if name not in group and "made_by" not in group:
                 missing.add(name)
             elif group.get(name, value) != value:
-                raise BadCheckpoint(f"{self.rule}: the checkpoint has {name} = {group[name]!r}, which here is {value!r}: "
-                                    "it is another rule's")
+                raise BadCheckpoint(
+                    f"{self.rule}: the checkpoint has {name} = {group[name]!r}, which here is {value!r}: "
+                    "it is another rule's"
+                )
         missing |= {name for name in self._names if name not in group}
         known = defaults(type(self))
         kept = {k: v for k, v in group.items() if k not in EXECUTION and k not in self.torch_fixed}

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from hf_optim.core.rule import Rule
-from hf_optim.engine import units
 from hf_optim.engine.cell import NOTHING, Cell
 from hf_optim.engine.units import Unit
 from hf_optim.errors import UserError
