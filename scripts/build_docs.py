@@ -24,6 +24,7 @@ FOLDER = ROOT / "docs" / "optimizers"
 FAMILIES = {
     "plain": "needs nothing but gradients",
     "transform": "changes the gradient first",
+    "matrix": "works on whole matrices",
     "loss-aware": "reads the loss of the batch",
     "line search": "evaluates the loss at trial points",
     "wrapper": "goes around another optimizer",

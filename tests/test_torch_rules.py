@@ -28,7 +28,7 @@ OPTIONS = {
     "adamw": ("AdamW", [DECAY, CLIMB, [{}, {"amsgrad": True, "betas": (0.5, 0.6)}], [{}, {"eps": 0.1}]]),
     "radam": ("RAdam", [COUPLING, CLIMB, [{}, {"betas": (0.5, 0.6)}, {"betas": (0.9, 0.99), "eps": 0.1}]]),
     "nadam": ("NAdam", [COUPLING, CLIMB, [{}, {"momentum_decay": 0.5}], [{}, {"betas": (0.5, 0.6), "eps": 0.1}]]),
-}  # fmt: skip
+}
 NAMES = tuple(OPTIONS)
 ROUNDING = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
 

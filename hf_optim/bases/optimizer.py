@@ -7,6 +7,7 @@ what a rule writes.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -54,8 +55,9 @@ class Optimizer(torch.optim.Optimizer, Rule):
     _together = True
 
     def __init__(self, params: Any, arguments: dict[str, Any]) -> None:
-        others = ("self", "params", "__class__", *validate.SHELL_OPTIONS)
-        hyper = {k: v for k, v in arguments.items() if k not in others}
+        # Of a constructor's locals, its arguments: another local would become a hyper-parameter.
+        mine = inspect.signature(arguments.get("__class__", type(self)).__init__).parameters
+        hyper = {k: arguments[k] for k in mine if k not in ("self", "params", *validate.SHELL_OPTIONS)}
         self.needs = frozenset(type(self).needs)
         self.compile = bool(arguments.get("compile", False))
         self.on_bad_loss = arguments.get("on_bad_loss", "raise")
@@ -68,7 +70,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if self.fixed_lr:
             hyper["lr"] = 1.0
         defaults = validate.defaults(type(self))
-        validate.values(self.rule, hyper, defaults, self.choices, self.bounds)
+        whole = validate.whole_numbers(type(self))
+        validate.values(self.rule, hyper, defaults, self.choices, self.bounds, whole)
         #: hyper-parameters that somebody chose, here or in a group
         self.given = {k for k, v in hyper.items() if v != defaults[k]}
         self.transform = self._make_transform(arguments.get("grad_transform"), hyper)
@@ -127,7 +130,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         group["made_by"] = self.rule
         self.given |= {k for k in self._names if k in group}
         given = {k: group.get(k, self.defaults[k]) for k in self._names}
-        validate.values(self.rule, given, validate.defaults(type(self)), self.choices, self.bounds)
+        defaults, whole = validate.defaults(type(self)), validate.whole_numbers(type(self))
+        validate.values(self.rule, given, defaults, self.choices, self.bounds, whole)
         super().add_param_group(group)
         for p in self.param_groups[-1]["params"]:
             if not p.is_floating_point():

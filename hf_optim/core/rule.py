@@ -31,7 +31,7 @@ import torch
 class Rule:
     """Defaults of everything an optimizer file may declare."""
 
-    #: one of plain, transform, loss-aware, line search, wrapper; shown in lists
+    #: one of plain, transform, matrix, loss-aware, line search, wrapper; shown in lists
     family: ClassVar[str] = "plain"
     #: where the rule comes from, for people
     paper: ClassVar[str] = ""

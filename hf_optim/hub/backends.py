@@ -57,6 +57,8 @@ def _looks_across(optimizer: Any) -> bool:
     """Whether the rule reads more than one element at a time, so that a piece of a tensor is not enough."""
     if getattr(optimizer, "base", None) is not None or getattr(optimizer, "transform", None) is not None:
         return True
+    if getattr(optimizer, "whole", False):  # matrices
+        return True
     measures = getattr(optimizer, "measures", None)
     return measures is not None and bool(measures(SimpleNamespace(**optimizer.param_groups[0])))
 

@@ -1,7 +1,8 @@
 """Which hyper-parameters every optimizer is compared with its twin under; the first of each name is nearly its default.
 
 A variant is the keywords of ``create``. ``"groups": True`` splits the tensors in two parameter groups that differ in
-what ``GROUPS`` says; ``"schedule"``, step -> factor, changes the rates on the way.
+what ``GROUPS`` says; ``"schedule"``, step -> factor, changes the rates on the way; ``"on"`` names the one problem that
+a variant is for.
 """
 
 from __future__ import annotations
@@ -314,7 +315,12 @@ VARIANTS: dict[str, list[Variant]] = {
 }
 
 # The second group's overrides; the second half of the tensors is in it.
-GROUPS: dict[str, Any] = {"agr": {"agr": False}, "idle": {"lr": 0.0}, "weight_decay": {"weight_decay": 0.2}}
+GROUPS: dict[str, Any] = {
+    "agr": {"agr": False},
+    "idle": {"lr": 0.0},
+    "weight_decay": {"weight_decay": 0.2},
+    "muon": {"momentum": 0.5, "adamw_lr": 0.02, "adamw_weight_decay": 0.4},
+}
 
 
 def groups(name: str, variant: Variant, n: int, defaults: dict[str, Any]) -> list[dict[str, Any]] | None:
@@ -332,4 +338,4 @@ def groups(name: str, variant: Variant, n: int, defaults: dict[str, Any]) -> lis
 
 def hyper(variant: Variant) -> Variant:
     """The keywords for ``create``."""
-    return {key: value for key, value in variant.items() if key != "groups"}
+    return {key: value for key, value in variant.items() if key not in ("groups", "on")}
