@@ -43,11 +43,7 @@ class Rule:
     #: is all but False and 0)
     optional_slots: ClassVar[dict[str, tuple[str, Any]]] = {}
     #: numbers that each parameter keeps, 0-d in float32 beside its step count: name -> first value. `scalars` reads
-<<<<<<< HEAD
     #: them in `h` and returns what they become under the same names; parameters that share a call share them
-=======
-    #: them in `h` and returns what they become under the same name. They run alike where a group's parameters do
->>>>>>> main
     scalar_slots: ClassVar[dict[str, float]] = {}
     #: numbers the whole run remembers, stored in every parameter group: name -> first value (a number, or a
     #: hyper-parameter's name)
