@@ -51,44 +51,6 @@ def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
     groups = [_of_this_rule(opt, group) for group in state_dict["param_groups"]]
     state_dict = layout.aligned(opt, {**state_dict, "param_groups": groups})
     groups = state_dict["param_groups"]
-<<<<<<< HEAD
-=======
-    for mine, saved in zip(opt.param_groups, groups, strict=False):
-        rule = saved.get("made_by")
-        if rule != opt.rule:
-            keys = ", ".join(sorted(set(saved) - {"params"}))
-            other = f"rule {rule!r}" if rule else f"another optimizer (its groups have {keys})"
-            raise BadCheckpoint(
-                f"this checkpoint was written by {other}, not by {opt.rule!r}: "
-                "create the optimizer it names, or start without its state"
-            )
-        for name in (*opt.choices, *opt.structural):
-            if saved.get(name) != mine[name]:
-                raise BadCheckpoint(
-                    f"{opt.rule}: the checkpoint has {name} = {saved.get(name)!r}, this optimizer "
-                    f"{mine[name]!r}; they must agree"
-                )
-        for name in set(opt._slots(mine)) ^ set(opt._slots({**mine, **saved})):
-            switch = opt.optional_slots[name][0]
-            raise BadCheckpoint(
-                f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only "
-                f"one of them keeps {name}; they must agree"
-            )
-        changed = [
-            k
-            for k in opt._names
-            if k in saved
-            and k != "lr"
-            and saved[k] != mine[k]
-            and not (isinstance(saved[k], Iterable) and list(saved[k]) == list(mine[k]))
-        ]
-        if changed:
-            log.warning(
-                "%s: the checkpoint's %s replace those of the constructor",
-                opt.rule,
-                ", ".join(f"{k} = {saved[k]!r} (was {mine[k]!r})" for k in changed),
-            )
->>>>>>> torchrules
     mine_counts, saved_counts = [[len(g["params"]) for g in gs] for gs in (opt.param_groups, groups)]
     if mine_counts != saved_counts:
         raise BadCheckpoint(
