@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +33,7 @@ class Info:
 
     `cls` is its public path, `needs` what step() must be given, `state_bytes` the fp32 state of one parameter,
     `search_space` name -> ("log" | "linear", low, high) or ("choice", values); `options` are further keyword-only
-    arguments that choose a way of running; `of` is a preset's (module:class, fixed arguments).
+    arguments that choose a way of running. A preset has what it gives: `base` to a wrapper, `arguments` to a rule.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Info:
     search_space: MappingProxyType[str, tuple]
     doc: str = field(repr=False)
     base: MappingProxyType[str, Any] | None = None
+    arguments: MappingProxyType[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 # --- reading files -------------------------------------------------------------------------------------------------
@@ -95,23 +96,6 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
     top = _literals(tree.body)
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.bases]
     found: dict[str, Info] = {}
-    if path.stem == "torch_native":
-        for name, preset in top["PRESETS"].items():
-            cls = next(c for c in classes if c.name == preset["of"])
-            found[name] = Info(
-                name,
-                f"hf_optim.{cls.name}",
-                "torch",
-                preset["paper"],
-                frozenset(),
-                MappingProxyType(preset["defaults"]),
-                (),
-                tuple(top["EXECUTION_OPTIONS"]),
-                4 * preset["slots"],
-                MappingProxyType(preset["search_space"]),
-                f"{ast.get_docstring(cls)}" + (f" With {preset['fixed']}." if preset["fixed"] else ""),
-            )
-        return found
     made = [c for c in classes if _has_init(c)]
     if not made:
         return found
@@ -134,22 +118,27 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
         ast.get_docstring(cls) or "",
     )
     found[path.stem] = info
-    for name, base in top.get("PRESETS", {}).items():
-        found[name] = Info(
-            name,
-            info.cls,
-            family,
-            info.paper,
-            info.needs,
-            info.defaults,
-            info.required,
-            info.options,
-            info.state_bytes,
-            info.search_space,
-            f"{info.doc}\n\nThe base is {base['name']}.",
-            MappingProxyType(base),
-        )
+    for name, preset in top.get("PRESETS", {}).items():
+        found[name] = _preset(name, info, preset)
     return found
+
+
+def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
+    """A wrapper around a certain base, or a rule with other arguments, and so from another paper."""
+    if info.family == "wrapper":
+        return replace(
+            info, name=name, base=MappingProxyType(preset), doc=f"{info.doc}\n\nThe base is {preset['name']}."
+        )
+    changed = preset["arguments"]
+    return replace(
+        info,
+        name=name,
+        paper=preset["paper"],
+        defaults=MappingProxyType({**info.defaults, **changed}),
+        arguments=MappingProxyType(changed),
+        state_bytes=preset.get("state_bytes", info.state_bytes),
+        search_space=MappingProxyType(preset["search_space"]),
+    )
 
 
 @cache
@@ -171,8 +160,6 @@ def classes() -> dict[str, tuple[str, str]]:
         for kind in _BASES:
             if (_HERE / kind / f"{name}.py").exists():
                 found[short] = (f"hf_optim.{kind}.{name}", short)
-        if info.family == "torch":
-            found[short] = ("hf_optim.optimizers.torch_native", short)
     return found
 
 
@@ -228,6 +215,10 @@ def check(spec: Any) -> None:
             raise UserError(f"{name} wraps another optimizer: give base, e.g. base: {{name: sgd, lr: 0.1}}")
         check(base)
     validate.unknown(name, given, [*known.required, *known.defaults, *known.options])
+    for k, v in known.arguments.items():
+        if v is True and given.get(k, v) is not v:
+            rule = classes()[known.cls.rsplit(".", 1)[1]][0].rsplit(".", 1)[1]
+            raise UserError(f"{name} is {rule} with {k}={v}, got {k}={given[k]!r}: take {rule}")
     for r in known.required:
         if r not in given:
             raise UserError(f"{name} has no default for {r}: give it")
@@ -301,15 +292,7 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         transform = hyper.get("grad_transform")
         agr = "agr_scope" in known.defaults or (transform is not None and make(transform).weights_only)
         params = split(params, decay, agr=agr, route=getattr(resolve(name), "route", None))
-    if known.family == "torch":
-        from hf_optim.core.groups import as_groups
-        from hf_optim.optimizers import torch_native
-
-        try:
-            return torch_native.build(name, as_groups(params), hyper)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}") from None
-    optimizer = resolve(name)(params, **hyper)
+    optimizer = resolve(name)(params, **{**known.arguments, **hyper})
     optimizer.given |= set(hyper) & set(known.defaults)  # a default that was written down is a choice too
     if isinstance(params_or_model, nn.Module) and hasattr(optimizer, "watch"):
         optimizer.watch(params_or_model)

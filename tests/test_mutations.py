@@ -16,9 +16,8 @@ from twins.compare import Ours, Trajectory, names, registered, trajectory
 from twins.mutants import Mutant, in_force, modules_of, mutants
 
 STEPS = 13
-TORCHS = {"sgd", "sgdm", "nesterov", "adagrad", "rmsprop", "adam", "amsgrad", "adamw", "radam"}
 # A preset runs the code of the wrapper that is tested under its own name.
-OURS = sorted(set(TWINS) - TORCHS - {n for n in TWINS if n.startswith(("tlr_", "lookahead_"))} | {"tlr_legacy"})
+OURS = sorted(set(TWINS) - {n for n in TWINS if n.startswith(("tlr_", "lookahead_"))} | {"tlr_legacy"})
 # All mutants take minutes: the suite runs every STRIDE-th. HF_OPTIM_MUTANTS=all runs them all.
 STRIDE = 1 if os.environ.get("HF_OPTIM_MUTANTS") == "all" else 12
 

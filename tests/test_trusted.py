@@ -56,8 +56,10 @@ def beside(ours: dict[str, Any], make: Any, shapes: Any = None, rtol: float = 1e
 @pytest.mark.parametrize("hyper", [{}, {"momentum_decay": 0.1, "weight_decay": 0.2, "betas": (0.6, 0.9)}])
 def test_nadamw_is_torchs_with_decoupled_decay(hyper):
     """torch multiplies its product of momenta up in float32."""
-    theirs = {"weight_decay": 0.01, "decoupled_weight_decay": True, **hyper}
-    beside({"name": "nadamw", **hyper}, lambda p: torch.optim.NAdam(p, **theirs), rtol=1e-6)
+    theirs = {"weight_decay": 0.01, **hyper}
+    beside(
+        {"name": "nadamw", **hyper}, lambda p: torch.optim.NAdam(p, decoupled_weight_decay=True, **theirs), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("hyper", [{}, {"lr": 0.5, "d": 1.5, "weight_decay": 0.1, "beta2_decay": -0.6}])

@@ -75,7 +75,7 @@ class Candidate:
         reference: a specification of an optimizer that must compute the same, or None.
 
     Attributes:
-        family: what it declares ("plain", "loss-aware", "wrapper", "torch", ...); None for undeclared foreign classes.
+        family: what it declares ("plain", "loss-aware", "wrapper", ...); None for undeclared foreign classes.
         needs: what step() must be given.
         state_bytes: declared fp32 bytes of state a parameter, or None.
         kind: the tensors it takes: "mixed", "matrices" or "sparse" (gradients).
