@@ -87,7 +87,8 @@ KINDS = (
 SHARDED = tuple(case for case, (name, _) in CASES.items() if not info(name).arguments or case in KINDS)
 ACCELERATED = ("smaran", "sls", "tlr", "adamw_agr")
 #: cases that three processes go on with: every kind of state and every scope of a sum
-RESHARDED = (*KINDS, "muon", "soap", "adafactor", "schedule_free_adamw", "lamb", "smaran tensor", "adamw_agr", "normalize")
+WHOLE = ("muon", "soap", "adafactor", "schedule_free_adamw")
+RESHARDED = (*KINDS, *WHOLE, "lamb", "smaran tensor", "adamw_agr", "normalize")
 
 
 class Walk:

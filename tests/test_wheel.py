@@ -52,9 +52,7 @@ def test_tasks_work_beside_a_tasks_module_of_ones_own(installed, tmp_path):
 
 
 def test_old_places_hand_names_on():
-    from hf_optim.bases import line_search as linesearch, optimizer, wrapper
-    from hf_optim.core import rule
-    from hf_optim.experiment import task
+    from hf_optim import linesearch, optimizer, rule, task, wrapper
     from hf_optim.bases import line_search
     from hf_optim.bases import optimizer as bases_optimizer
     from hf_optim.bases import wrapper as bases_wrapper
