@@ -31,7 +31,7 @@ SEARCHES = ("sls", "ponos")
 #: name of a case -> (optimizer, hyper-parameters): every optimizer, and every way to reduce that a default leaves out
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in NAMES if not info(name).base} | {
     "tlr_legacy": ("tlr_legacy", {"interval": 1}),
-    "soap": ("soap", {"max_dim": 5, "frequency": 2}),  # of longer sides rounding would choose the first basis
+    "soap": ("soap", {"max_dim": 1, "frequency": 2}),  # of longer sides rounding chooses the first basis
     "muon match": ("muon", {"adjust_lr": "match_rms_adamw", "nesterov": False}),
     "smaran tensor": ("smaran", {"norm_scope": "tensor"}),
     "adan clip": ("adan", {"max_grad_norm": 0.1}),
