@@ -39,6 +39,11 @@ WORDS = (
     "sps",
     "sls",
     "ponos",
+    "mars",
+    "cautious",
+    "muon",
+    "soap",
+    "adafactor",
 )
 SUMMING = {case for case in CASES if any(word in case for word in WORDS)}
 

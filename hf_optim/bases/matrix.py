@@ -124,8 +124,10 @@ class MatrixOptimizer(Routed):
 
     def _make_state(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         super()._make_state(p, state, group)
-        if group["route"] == self.routed[0]:
-            for name, shape in self.sides(p.shape, self._hyper(group)).items():
+        sides = self.sides(p.shape, self._hyper(group)) if group["route"] == self.routed[0] else {}
+        if sides:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            for name, shape in sides.items():
                 state[name] = torch.zeros(shape, dtype=self._compute_dtype(p), device=p.device)
 
 

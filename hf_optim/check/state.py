@@ -234,7 +234,9 @@ def _scaled(walk: TrainingRun, scaler: Any, t: int, **how: Any) -> None:
 )
 def state_bytes(s: Candidate) -> str:
     walk = TrainingRun(s).go(0, 3)
-    size = sum(v.numel() * v.element_size() for p, _, v in _slots(s, walk) if v.numel() > 1)
+    whole = hasattr(s.cls, "sides")  # what a matrix keeps of its sides depends on its shape
+    kept = [v for p, _, v in _slots(s, walk) if v.numel() > 1 and (v.shape == p.shape or not whole)]
+    size = sum(v.numel() * v.element_size() for v in kept)
     per = size / sum(p.numel() for p in walk.problem.params if p.numel() > 1)
     if s.state_bytes is None:
         raise DoesNotApply(f"declares nothing; measured {per:.3g} bytes a parameter")
