@@ -32,6 +32,8 @@ class Holder(Protocol):
     @property
     def rule(self) -> str: ...
 
+    def _slots(self, group: dict[str, Any]) -> list[str]: ...
+
 
 def form(rule: str, state_dict: Any) -> None:
     """Raise BadCheckpoint if this is not an optimizer's state dict at all."""

@@ -85,8 +85,9 @@ class TorchRule(Optimizer):
         """Whether a group is of this rule: by the name in it, or by the hyper-parameters of torch's class."""
         if "made_by" in group:
             return bool(group["made_by"] == self.rule)
-        names = set(group) - FOREIGN_KEYS - set(EXECUTION)
         wanted = {*self._names, *self.torch_fixed}
+        beside = set(self.param_groups[0]) - wanted  # what wrappers around this rule keep
+        names = set(group) - FOREIGN_KEYS - set(EXECUTION) - beside
         return names <= wanted <= names | set(self.torch_later)
 
     def _group(self, group: dict[str, Any], missing: set[str]) -> dict[str, Any]:

@@ -241,7 +241,7 @@ class Wrapper(torch.optim.Optimizer):
         added = {k: v for k, v in numbers.items() if k not in saved}
         if added:
             log.warning("%s: the checkpoint lacks %s: they begin anew", self.rule, ", ".join(sorted(added)))
-        ours = saved.get("made_by") is not None  # then the base itself knows what to make of a group
+        ours = "made_by" in self.param_groups[0]  # then the base itself knows what to make of a group
         known = set() if ours else set(self.param_groups[0]) - set(numbers) - validate.FOREIGN_KEYS
         missing = sorted(known - {"skipped_steps"} - set(saved))
         if missing:

@@ -26,8 +26,8 @@ def refuse(accelerator: Any, optimizer: Any, name: str, closure: bool = False) -
         raise UserError(f"{name} {reason}, and DeepSpeed steps inside its own engine on flat shards: use DDP or FSDP2")
     if kind == "DEEPSPEED" and _replaced(accelerator, optimizer):
         raise UserError(
-            f"{name} would not run: under DeepSpeed's offload_optimizer, accelerate puts DeepSpeedCPUAdam in its "
-            "place, with nothing but its lr and weight_decay: leave offload_optimizer out, or set "
+            f"{name} would not run: under DeepSpeed's offload_optimizer, accelerate puts DeepSpeedCPUAdam in its place "
+            "with nothing but its lr and weight_decay: leave offload_optimizer out, or set "
             "zero_force_ds_cpu_optimizer to false"
         )
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
