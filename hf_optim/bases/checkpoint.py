@@ -56,6 +56,14 @@ def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
         raise BadCheckpoint(
             f"{opt.rule}: the checkpoint has parameter groups of {saved_counts} tensors, this optimizer {mine_counts}"
         )
+    for mine, saved in zip(opt.param_groups, groups, strict=True):
+        slots = [set(opt._slots({**mine, **own})) for own in ({}, saved)]
+        for name in sorted(slots[0] ^ slots[1]):
+            switch = opt.optional_slots[name][0]
+            raise BadCheckpoint(
+                f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only "
+                f"one of them keeps {name}; they must agree"
+            )
     for p, saved_state in _pairs(opt, state_dict):
         for name in opt.slots:
             value = saved_state.get(name)
@@ -89,13 +97,6 @@ def _of_this_rule(opt: Holder, saved: dict[str, Any]) -> dict[str, Any]:
             raise BadCheckpoint(
                 f"{opt.rule}: the checkpoint has {name} = {then!r}, this optimizer {mine[name]!r}; they must agree"
             )
-    slots = [set(opt._slots({**mine, **own})) for own in ({}, saved)]
-    for name in sorted(slots[0] ^ slots[1]):
-        switch = opt.optional_slots[name][0]
-        raise BadCheckpoint(
-            f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only "
-            f"one of them keeps {name}; they must agree"
-        )
     return saved
 
 
