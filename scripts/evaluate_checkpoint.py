@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
-from hf_optim.commands.train import take_nested
+from hf_optim.commands.nested import take_nested
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES
 from hf_optim.experiment.task import names

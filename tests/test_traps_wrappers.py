@@ -286,3 +286,15 @@ def test_compiled_steps_are_the_same(name):
             step(loss=torch.tensor(2.0))
         found.append(params)
     assert all(torch.equal(x, y) for x, y in zip(*found, strict=True))
+
+
+def test_the_conformance_suite_would_have_caught_it(monkeypatch):
+    """Slow weights begun at the start of a window only: what Lookahead did."""
+    from hf_optim.check import suite
+    from hf_optim.wrappers.lookahead import Lookahead
+
+    assert suite.run(["lookahead_adam"], checks=["resume"]).cells["lookahead_adam", "resume"].status == "pass"
+    begin = Lookahead._begin
+    monkeypatch.setattr(Lookahead, "_begin", lambda self, g: None if g["la_count"] else begin(self, g))
+    found = suite.run(["lookahead_adam"], checks=["resume"]).cells["lookahead_adam", "resume"]
+    assert found.status == "fail" and "first gradient comes after resuming" in found.why

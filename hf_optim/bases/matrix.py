@@ -100,7 +100,9 @@ class MatrixOptimizer(Routed):
                         f"{self.rule} works on whole matrices, and FullyShardedDataParallel (FSDP1) hands out flat "
                         "pieces of them: shard with fully_shard (FSDP2), or use DDP"
                     )
-                if group["route"] != self.routed[0] or p.grad is None or p.grad.layout is not torch.strided:
+                if group["route"] != self.routed[0] or p.grad is None or not p.numel():
+                    continue
+                if p.grad.layout is not torch.strided:
                     continue
                 state = self.state[p]
                 if not state:

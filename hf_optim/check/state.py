@@ -57,6 +57,22 @@ def resume(s: Candidate) -> None:
     whole.go(CUT + 2)
     again.go(CUT + 2)
     same(whole.params(), again.params(), f"{STEPS - CUT - 1} steps after resuming")
+    _late(s)
+
+
+def _late(s: Candidate) -> None:
+    """A parameter without a gradient until after the resume: what was kept for it before must not be missed."""
+
+    def leave(params: list[Any]) -> None:
+        params[1].grad = None
+
+    whole, half = (TrainingRun(s).go(0, CUT, spoil=leave) for _ in range(2))
+    again = TrainingRun(s, problem=copied(half.problem))
+    again.opt.load_state_dict(through_disk(half.opt.state_dict()))
+    _turned_on(again)
+    for walk in (whole, again):
+        walk.go(CUT, STEPS)
+    same(whole.params(), again.params(), "a parameter whose first gradient comes after resuming")
 
 
 def _turned_on(walk: TrainingRun) -> None:

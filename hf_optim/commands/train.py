@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_optim.commands.nested import merged, numbers, take_nested
 from hf_optim.commands.parser import Parser
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
@@ -18,8 +18,6 @@ from hf_optim.hub import schedules
 ABOUT = "train one model with one optimizer"
 NESTED = ("optimizer", "schedule")
 DOTTED = (*NESTED, "model")
-# YAML 1.1 reads 1e-3 as a text; every number that Python's float takes is meant as one.
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 RUN_KEYS = {
     "output": str,
     "checkpoint_every": int,
@@ -150,7 +148,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
 
 def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[str, Any]]:
     """The spec of a command line, and what concerns the run's folder (`RUN_KEYS`)."""
-    plain, nested = take_nested(argv)
+    plain, nested = take_nested(argv, DOTTED)
     options = {key: value for key, value in vars(parser(prog).parse_args(plain)).items() if value is not None}
     config = _read_config(options.pop("config")) if "config" in options else {}
     run = {key: options.pop(key, config.pop(key, None)) for key in RUN_KEYS}
@@ -171,7 +169,7 @@ def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[
         if name is not None:
             # Another optimizer does not inherit the values of the file's.
             base = {**base, "name": name} if base.get("name") == name else {"name": name}
-        values[key] = _merge(base, nested[key]) or None
+        values[key] = merged(base, nested[key]) or None
     options_of_model = {**_mapping(config, "options"), **nested["model"]}
     values.update(options, options=options_of_model)
     if not values.get("task"):
@@ -196,64 +194,6 @@ def summary(record: Mapping[str, Any], folder: Path) -> str:
     clock = record["time"]
     lines.append(f"  {clock['steps']} steps in {clock['train_seconds']:.1f} s, {clock['step_ms_median']:.2f} ms a step")
     return "\n".join([*lines, f"record: {folder / 'record.json'}"])
-
-
-def value(text: str) -> Any:
-    """A YAML value: numbers (also 1e-3), lists, true/false, null, texts."""
-    import yaml
-
-    try:
-        return numbers(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"{text!r} is not a YAML value: write numbers, [lists], true, false, null or texts") from error
-
-
-def numbers(entry: Any) -> Any:
-    """Texts that are numbers as numbers, to any depth."""
-    if isinstance(entry, Mapping):
-        return {key: numbers(item) for key, item in entry.items()}
-    if isinstance(entry, list):
-        return [numbers(item) for item in entry]
-    return float(entry) if isinstance(entry, str) and NUMBER.fullmatch(entry) else entry
-
-
-def take_nested(argv: Sequence[str], keys: Sequence[str] = DOTTED) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Split `--optimizer.base.lr 1e-3` and the like off; a `base` given as a name becomes `{"name": ...}`."""
-    plain: list[str] = []
-    nested: dict[str, dict[str, Any]] = {key: {} for key in keys}
-    rest = iter(argv)
-    for token in rest:
-        key, equals, text = token.partition("=")
-        path = key[2:].split(".")
-        if not key.startswith("--") or len(path) < 2 or path[0] not in keys:
-            plain.append(token)
-            continue
-        if not all(path):
-            raise UserError(f"{key}: a name is missing between or after the dots")
-        if not equals:
-            text = next(rest, "--")
-            if text.startswith("--"):
-                raise UserError(f"{key} needs a value")
-        leaf: Any = value(text)
-        if path[-1] == "base" and isinstance(leaf, str):
-            leaf = {"name": leaf}
-        for part in reversed(path[1:]):
-            leaf = {part: leaf}
-        nested[path[0]] = _merge(nested[path[0]], leaf)
-    return plain, nested
-
-
-def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings merged, the second's values winning; a bare name counts as the mapping of its name."""
-    merged = dict(first)
-    for key, entry in second.items():
-        mine = merged.get(key)
-        mine = {"name": mine} if isinstance(mine, str) and isinstance(entry, Mapping) else mine
-        if isinstance(mine, Mapping) and isinstance(entry, Mapping):
-            other = "name" in entry and "name" in mine and entry["name"] != mine["name"]
-            entry = dict(entry) if other else _merge(mine, entry)
-        merged[key] = entry
-    return merged
 
 
 def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
