@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 _BASES = {"optimizers": "Optimizer", "wrappers": "Wrapper"}
+#: of how an optimizer is built over a model, and no hyper-parameter of its rule
+BUILDING = ("decay_all",)
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,8 @@ def check(spec: Any) -> None:
         if base is None:
             raise UserError(f"{name} wraps another optimizer: give base, e.g. base: {{name: sgd, lr: 0.1}}")
         check(base)
-    validate.unknown(name, given, [*known.required, *known.defaults, *known.options])
+    building = () if known.family == "wrapper" else BUILDING  # a wrapper's base is what is built over the model
+    validate.unknown(name, given, [*known.required, *known.defaults, *known.options, *building])
     for r in known.required:
         if r not in given:
             raise UserError(f"{name} has no default for {r}: give it")
@@ -262,6 +265,8 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
             and undecayed groups by module type (`hf_optim.core.groups.split`).
         hyper: the rule's hyper-parameters and options (`info(name).defaults`). Wrappers take `base`: a name, a
             mapping with `name`, or an optimizer instance; then `params_or_model` is the base's (None for an instance).
+            `decay_all=True` decays a model's biases and normalisation layers too, as published code without parameter
+            groups does.
 
     Raises:
         UserError: an unknown name or hyper-parameter, or a value out of range.
@@ -288,6 +293,9 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         made.update(as_spec(base) if base is not None and known.base is None else dict(base or {}))
         return _wrap(name, build(made, params_or_model), {k: v for k, v in hyper.items() if k != "base"})
     params = params_or_model
+    decay_all = hyper.pop("decay_all", False)
+    if not isinstance(decay_all, bool):
+        raise UserError(f"{name}: decay_all must be true or false, got {decay_all!r}")
     if isinstance(params, nn.Module):
         from hf_optim.core.groups import split
         from hf_optim.transforms import make
@@ -295,7 +303,7 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
         transform = hyper.get("grad_transform")
         agr = "agr_scope" in known.defaults or (transform is not None and make(transform).weights_only)
-        params = split(params, decay, agr=agr)
+        params = split(params, None if decay_all else decay, agr=agr)
     if known.family == "torch":
         from hf_optim.core.groups import as_groups
         from hf_optim.optimizers import torch_native
