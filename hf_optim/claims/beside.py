@@ -11,7 +11,7 @@ from hf_optim.claims.cells import PublishedCell, find
 from hf_optim.claims.claim import Claim
 from hf_optim.claims.evidence import Evidence
 from hf_optim.claims.statement import AS_PRINTED, AS_RUN
-from hf_optim.study.folder.results import number
+from hf_optim.study.folder.store import number
 from hf_optim.study.statistics.paired import Summary, summarise
 
 #: how far from the epoch asked for a logged row may lie: half an epoch, or one per cent
@@ -64,7 +64,8 @@ def _variants(claim: Claim, cell: PublishedCell) -> list[tuple[str, PublishedCel
         return [("", cell, True)]
     found = [(AS_PRINTED, cell, claim.published_is == AS_PRINTED)]
     return found + [
-        (name, replace(cell, optimizer=swap[cell.optimizer]), claim.published_is == name == AS_RUN) for name, swap in swaps
+        (name, replace(cell, optimizer=swap[cell.optimizer]), claim.published_is == name == AS_RUN)
+        for name, swap in swaps
     ]
 
 

@@ -1,16 +1,16 @@
 """Which figure of a study stands beside a published one, or why none does.
 
-    - match: {model: VGG11}        # texts of the published rows; one cell may match many (the first match counts)
-      task: CIFAR-100              # a task's label, or {published model: label}, or a list: the mean over these tasks
-      optimizer: AdamW             # an optimizer's label, or {published optimizer: label}; default: the published one
-      metric: test_accuracy
-      scale: 100                   # published unit = scale x ours
-      at: epoch                    # an epoch, or "epoch": the one that the row's setting names; default: the end
-      until: 0.9                   # the epoch at which the logged metric is first this good, in place of its value
-      against: Adam                # with form: difference (ours minus theirs) or reduction (1 - ours / theirs)
-      form: reduction
-    - match: {setting: epoch 10}
-      why: not measured, because ...
+- match: {model: VGG11}        # texts of the published rows; one cell may match many (the first match counts)
+  task: CIFAR-100              # a task's label, or {published model: label}, or a list: the mean over these tasks
+  optimizer: AdamW             # an optimizer's label, or {published optimizer: label}; default: the published one
+  metric: test_accuracy
+  scale: 100                   # published unit = scale x ours
+  at: epoch                    # an epoch, or "epoch": the one that the row's setting names; default: the end
+  until: 0.9                   # the epoch at which the logged metric is first this good, in place of its value
+  against: Adam                # with form: difference (ours minus theirs) or reduction (1 - ours / theirs)
+  form: reduction
+- match: {setting: epoch 10}
+  why: not measured, because ...
 """
 
 from __future__ import annotations

@@ -58,7 +58,9 @@ class Cost:
             f"${money:,.0f}" if money >= 10 else f"${money:.2f}",
         ]  # fmt: skip
         more = f" (at {machine.operations / 1e12:g} TFLOP/s and ${machine.dollars:g} an hour)"
-        return ", ".join(parts) + more + (f"; {self.unknown} runs of a model that was not counted" if self.unknown else "")
+        return (
+            ", ".join(parts) + more + (f"; {self.unknown} runs of a model that was not counted" if self.unknown else "")
+        )
 
 
 def duration(hours: float) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_optim.study.folder.results import Results, number
+from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import number
 
 #: parts of a metric's name that say that less is better; every other metric is better when higher
 LESS_IS_BETTER = ("loss", "gap", "perplexity", "fid", "kid", "norm", "sharpness", "time.", "memory.", "excess")

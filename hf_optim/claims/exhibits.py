@@ -19,7 +19,7 @@ from typing import Any
 
 from hf_optim.claims.judges import Comparison, decide
 from hf_optim.claims.rules import Ruling
-from hf_optim.study.folder.results import number
+from hf_optim.study.folder.store import number
 
 Row = Mapping[str, str]
 

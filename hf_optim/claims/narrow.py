@@ -32,7 +32,9 @@ class Wish:
     def suffix(self) -> str:
         """What the study's folder is called beside others of the same claim."""
         parts = [f"epochs{self.epochs}"] if self.epochs else []
-        parts += ["only-" + "-".join("".join(c if c.isalnum() else "_" for c in one) for one in self.only)] * bool(self.only)
+        parts += ["only-" + "-".join("".join(c if c.isalnum() else "_" for c in one) for one in self.only)] * bool(
+            self.only
+        )
         parts += [f"tuned{self.tuned}"] if self.tuned else []
         return "".join(f"-{part}" for part in parts)
 

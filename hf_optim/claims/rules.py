@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 from hf_optim.claims.evidence import COUNTED, Evidence
 from hf_optim.claims.judges import Comparison, Finding, decide, share
-from hf_optim.study.folder.results import number
+from hf_optim.study.folder.store import number
 from hf_optim.study.statistics.paired import summarise
 
 Verdict = Literal["holds", "contradicted", "partly", "undecided", "not tested", "not testable"]
@@ -270,12 +270,12 @@ def _insensitive(
             one = Comparison("over the settings", where, best, name, _pairs(values, cells[best], sign), sign)
             made += _within(one, bound)
     spread = max(means.values()) - min(means.values())
-    return Question(tuple(made), f"means within {spread:.3g} over {len(cells)} settings, margin {bound:.3g}, best {best}")
+    return Question(
+        tuple(made), f"means within {spread:.3g} over {len(cells)} settings, margin {bound:.3g}, best {best}"
+    )
 
 
-def _steadier(
-    evidence: Evidence, optimizer: str, baseline: str, tasks: list[str], metric: str | None = None
-) -> Answer:
+def _steadier(evidence: Evidence, optimizer: str, baseline: str, tasks: list[str], metric: str | None = None) -> Answer:
     """The range of the metric over the settings, seed by seed; a setting that fails has no end."""
     ranges: dict[str, dict[int, float]] = {}
     name = ""
@@ -312,7 +312,9 @@ def _degrades(
         (there,) = evidence.tasks([task])
         name, sign = evidence.direction(there, metric, None)
         of, at = (evidence.values(label, optimizer, name) for label in (reference, task))
-        made.append(Comparison(task, f"{optimizer}, {reference}", f"{optimizer}, {task}", name, _pairs(of, at, sign), sign))
+        made.append(
+            Comparison(task, f"{optimizer}, {reference}", f"{optimizer}, {task}", name, _pairs(of, at, sign), sign)
+        )
     return Question(tuple(made))
 
 
@@ -325,7 +327,11 @@ def _degrades_less(
     for task in tasks:
         name, ours, _ = _losses(evidence, optimizer, reference, task, metric)
         _, theirs, _ = _losses(evidence, baseline, reference, task, metric)
-        made.append(Comparison(f"{task} against {reference}", optimizer, baseline, f"loss of {name}", _pairs(ours, theirs, -1), -1))
+        made.append(
+            Comparison(
+                f"{task} against {reference}", optimizer, baseline, f"loss of {name}", _pairs(ours, theirs, -1), -1
+            )
+        )
     return Question(tuple(made))
 
 

@@ -37,7 +37,9 @@ def differences(claim: Claim, size: str, plan: Plan) -> list[str]:
     for task in plan.tasks:
         lines += _task(task, _counterparts(claim, size, task, whole))
     lines += _optimizers(plan, whole)
-    lines += [f"{ours} is measured where the claim has {theirs}." for theirs, ours in claim.settings[size].metrics.items()]
+    lines += [
+        f"{ours} is measured where the claim has {theirs}." for theirs, ours in claim.settings[size].metrics.items()
+    ]
     return [*lines, *_open(plan)] if size == "paper" else lines
 
 
@@ -106,7 +108,9 @@ def _open(plan: Plan) -> list[str]:
             if value.source != "paper":
                 shown = value.note if name == "model" else _short(value.value)
                 note = f": {value.note}" if value.note and name != "model" else ""
-                line = f"{NAMES.get(name, name)} {shown} is {'from the code' if value.source == 'code' else 'ours'}{note}."
+                line = (
+                    f"{NAMES.get(name, name)} {shown} is {'from the code' if value.source == 'code' else 'ours'}{note}."
+                )
                 found.setdefault(line, []).append(task["label"])
     everywhere = len(plan.tasks)
     return [line if len(tasks) == everywhere else f"{', '.join(tasks)}: {line}" for line, tasks in found.items()]

@@ -41,7 +41,11 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
         lines += _verdict_lines(one)
     findings = [finding for one in outcome.judgements for finding in one.ruling.findings]
     if findings:
-        lines += ["", "| task | compared | metric | difference | 95 % CI | p (Holm) | so? |", "|---|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            "| task | compared | metric | difference | 95 % CI | p (Holm) | so? |",
+            "|---|---|---|---|---|---|---|",
+        ]
         lines += ["| " + " | ".join(row) + " |" for row in dict.fromkeys(tuple(_cells(f)) for f in findings)]
     lines += _beside(outcome)
     if outcome.outlooks:
@@ -50,7 +54,13 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
     if outcome.differences:
         lines += ["", "## What differs from the paper", "", *(f"- {text}" for text in outcome.differences)]
     if outcome.results is not None and outcome.size == "paper":
-        lines += ["", "## Every value, and where it stands", "", "| task | value | | source | note |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            "## Every value, and where it stands",
+            "",
+            "| task | value | | source | note |",
+            "|---|---|---|---|---|",
+        ]
         lines += [f"| {' | '.join(row)} |" for row in values(outcome.results.plan)]
     if claim.notes:
         lines += ["", "## What the paper leaves open, and where it contradicts itself", ""]
@@ -86,7 +96,13 @@ def _beside(outcome: Outcome) -> list[str]:
     shown = [pair for pair in outcome.pairs if pair.obtained.n]
     lines: list[str] = []
     if shown:
-        lines += ["", "## Published beside obtained", "", "| | metric | published | obtained | n |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            "## Published beside obtained",
+            "",
+            "| | metric | published | obtained | n |",
+            "|---|---|---|---|---|",
+        ]
         lines += [
             f"| {pair.label} | {pair.published['metric']} | {_published(pair)}"
             f"{'' if pair.belongs else ' (of the other reading)'} | {_obtained(pair)} | {pair.obtained.n} |"

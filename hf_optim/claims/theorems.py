@@ -144,7 +144,7 @@ CHECKS: dict[str, Callable[[], Table]] = {
 
 def write(names: list[str], folder: Path) -> list[Path]:
     """NAME.csv of each check below `folder`; gives their paths."""
-    from hf_optim.study.launch.worker import write_atomically
+    from hf_optim.experiment.files import write_atomically
 
     folder.mkdir(parents=True, exist_ok=True)
     files = []

@@ -237,9 +237,7 @@ def write(chosen: claims.Claim, options: Options, folder: Path) -> None:
     from hf_optim.claims import outcome
     from hf_optim.study.folder import results as records
 
-    found = outcome.of_study(
-        chosen, options.size, records.load(folder), options.again(chosen.file or chosen.name)
-    )
+    found = outcome.of_study(chosen, options.size, records.load(folder), options.again(chosen.file or chosen.name))
     _write(found, folder)
 
 
@@ -248,7 +246,7 @@ def _write(found: Outcome, folder: Path, files: tuple[str, ...] = ()) -> None:
 
     from hf_optim.claims import show
     from hf_optim.claims.drawing import drawing
-    from hf_optim.study.launch.worker import write_atomically
+    from hf_optim.experiment.files import write_atomically
 
     write_atomically(folder / "reproduction.md", show.markdown(found, files))
     write_atomically(folder / "reproduction.json", json.dumps(show.plain(found), indent=1, ensure_ascii=False) + "\n")

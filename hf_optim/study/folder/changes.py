@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_optim.errors import UserError
 from hf_optim.study.folder import stages
-from hf_optim.study.launch.worker import read_status
+from hf_optim.study.folder.store import read_status
 from hf_optim.study.plan.plan import Plan, Run, flatten
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
+from hf_optim.study.folder import stages
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Plan, Run
 
 
@@ -18,9 +19,14 @@ from hf_optim.study.plan.plan import Plan, Run
 class Results:
     """A plan and the records there are, by run id."""
 
-    folder: Path
+    store: RecordStore
     plan: Plan
     records: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return self.store.folder
 
     def runs(self, task: str, optimizer: str) -> Iterator[tuple[Run, Mapping[str, Any] | None]]:
         """The planned runs of one cell, in the order of seeds, each with its record or None."""
@@ -44,37 +50,12 @@ class Results:
         return found
 
     def history(self, run: Run) -> list[dict[str, Any]]:
-        """The rows of a run's history; lines that cannot be read are left out."""
-        record = self.records.get(run.id)
-        name = record.get("history") if record else None
-        if not isinstance(name, str) or Path(name).name != name:
-            return []
-        try:
-            text = (self.folder / "runs" / run.id / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return []
-        return [row for row in _parsed(text.splitlines()) if isinstance(row, dict)]
-
-
-def _parsed(lines: Sequence[str]) -> list[Any]:
-    """The values of JSON lines: all at once, which is three times as fast, unless a line is damaged."""
-    try:
-        return list(json.loads(f"[{','.join(line for line in lines if line.strip())}]"))
-    except ValueError:
-        pass
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+        """The rows of a run's history."""
+        return self.store.history(run.id)
 
 
 def load(folder: Path) -> Results:
     """The results in a study's folder. Raises UserError if it holds no plan."""
-    from hf_optim.study.folder import stages  # which reads records too
-
     file = folder / "plan.json"
     try:
         plan = Plan.from_dict(json.loads(file.read_text(encoding="utf-8")), str(file))
@@ -83,19 +64,6 @@ def load(folder: Path) -> Results:
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UserError) else UserError(f"{file}: not readable: {error}") from None
     plan = stages.settled(plan, folder)
-    records = {}
-    for run in plan.runs:
-        try:
-            record = json.loads((folder / "runs" / run.id / "record.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict) and record.get("id") == run.id and isinstance(record.get("metrics"), dict):
-            records[run.id] = {"status": "failed", **record}
-    return Results(folder, plan, records)
-
-
-def number(value: Any) -> float:
-    """`value` as a float; NaN for anything that is no finite number."""
-    if type(value) is float or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return float(value) if math.isfinite(value) else math.nan
-    return math.nan
+    store = RecordStore(folder)
+    records = {run.id: record for run in plan.runs if (record := store.record(run.id)) is not None}
+    return Results(store, plan, records)

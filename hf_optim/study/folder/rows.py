@@ -14,6 +14,7 @@ from typing import Any
 from hf_optim.errors import UserError
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.entries import optimizer_label
 from hf_optim.study.plan.plan import Run, flatten
 from hf_optim.study.statistics import paired as statistics
@@ -33,7 +34,7 @@ def of(results: Results) -> list[Row]:
     """
     plan = results.plan
     primary = {t["label"]: t["primary"]["name"] for t in plan.tasks}
-    reader = stages.Reader(results.folder)
+    reader = RecordStore(results.folder)
     rows, seen = [], set()
     for stage, run in _staged(results, reader):
         if run.id in seen:
@@ -57,7 +58,7 @@ def of(results: Results) -> list[Row]:
     return rows
 
 
-def _staged(results: Results, reader: stages.Reader) -> Iterator[tuple[str, Run]]:
+def _staged(results: Results, reader: RecordStore) -> Iterator[tuple[str, Run]]:
     plan = results.plan
     yield from (("judged", run) for run in plan.runs)
     if plan.tuning is None and plan.sensitivity is None and plan.variance is None:

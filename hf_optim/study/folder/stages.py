@@ -8,7 +8,6 @@ launchers may work in one folder.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,44 +16,11 @@ from typing import Any
 
 from hf_optim.errors import UserError
 from hf_optim.study.folder import pruning
-from hf_optim.study.folder.results import number
+from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan import sensitivity, tuning, variance
 from hf_optim.study.plan.plan import Plan, Run, make_run
 
 Key = tuple[str, str, int]  # task's label, optimizer's label, tuning seed
-
-
-class Reader:
-    """The records below a study's folder, read once each (one that is missing is looked for again)."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._records: dict[str, Mapping[str, Any]] = {}
-
-    def record(self, run_id: str) -> Mapping[str, Any] | None:
-        """The record of a run, None without a readable one."""
-        if run_id not in self._records:
-            try:
-                text = (self.folder / "runs" / run_id / "record.json").read_text(encoding="utf-8")
-                record = json.loads(text)
-            except (OSError, ValueError):
-                return None
-            if not isinstance(record, dict) or record.get("id") != run_id or "metrics" not in record:
-                return None
-            self._records[run_id] = record
-        return self._records[run_id]
-
-    def history(self, run_id: str) -> list[Mapping[str, Any]]:
-        """The rows of a run's history; what cannot be read is left out."""
-        record = self.record(run_id) or {}
-        rows: list[Mapping[str, Any]] = []
-        try:
-            for line in (self.folder / "runs" / run_id / str(record["history"])).open(encoding="utf-8"):
-                row = json.loads(line)
-                rows += [row] if isinstance(row, dict) else []
-        except (OSError, ValueError, KeyError):
-            pass
-        return rows
 
 
 @dataclass(frozen=True)
@@ -133,9 +99,9 @@ class State:
         return tuple({run.id: run for run in every}.values())
 
 
-def state(plan: Plan, reader: Reader) -> State:
+def state(plan: Plan, store: RecordStore) -> State:
     """The trials, the choices if every trial has its record, and what follows from them."""
-    searches = tuple(_searches(plan, reader))
+    searches = tuple(_searches(plan, store))
     if not all(search.choice for search in searches):
         return State(searches, False, (), (), ())
     chosen = {(s.task, s.optimizer, s.seed): s.choice.spec for s in searches if s.choice}
@@ -152,7 +118,7 @@ def _judged(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]]) -> tuple[Run, .
 
 def settled(plan: Plan, folder: Path) -> Plan:
     """`plan` with its judged runs, as far as the records in `folder` decide them."""
-    return plan if plan.tuning is None else replace(plan, runs=state(plan, Reader(folder)).runs)
+    return plan if plan.tuning is None else replace(plan, runs=state(plan, RecordStore(folder)).runs)
 
 
 def with_known_runs(plan: Plan, folder: Path) -> Plan:
@@ -172,7 +138,7 @@ def with_known_runs(plan: Plan, folder: Path) -> Plan:
 
 def stopped_early(run: Run, folder: Path) -> bool:
     """Whether a run's record says that it was pruned: it is no failure."""
-    return bool((Reader(folder).record(run.id) or {}).get("pruned"))
+    return bool((RecordStore(folder).record(run.id) or {}).get("pruned"))
 
 
 def planned(plan: Plan) -> tuple[int, int, int]:
@@ -210,13 +176,13 @@ def _main_seed(plan: Plan) -> int:
     return int(plan.tuning["seed"]) if plan.tuning else tuning.SEED
 
 
-def _searches(plan: Plan, reader: Reader) -> Iterator[Search]:
+def _searches(plan: Plan, store: RecordStore) -> Iterator[Search]:
     if plan.tuning is None:
         return
     entry = {(task["label"], label): (task, spec) for task, label, spec in plan.cells()}
     for cell in plan.tuning["cells"]:
         task, spec = entry[cell["task"], cell["optimizer"]]
-        trials, waiting = _trials(plan.tuning, cell, task, spec, reader)
+        trials, waiting = _trials(plan.tuning, cell, task, spec, store)
         choice = None
         if not waiting and all(trial.status for trial in trials):
             best = best_trial(trials, task["primary"]["greater_is_better"])
@@ -240,7 +206,7 @@ def _trials(
     cell: Mapping[str, Any],
     task: Mapping[str, Any],
     spec: Mapping[str, Any],
-    reader: Reader,
+    store: RecordStore,
 ) -> tuple[list[Trial], int]:
     """The trials that can be told now, and how many points wait for the records of these."""
     trials: list[Trial] = []
@@ -251,14 +217,14 @@ def _trials(
         if block["prune"] == "median" and i == pruning.FIRST:
             if not all(trial.status for trial in trials):
                 return trials, len(cell["points"]) - i
-            whole = [reader.history(t.run.id) if t.status == "ok" else None for t in trials]
+            whole = [store.history(t.run.id) if t.status == "ok" else None for t in trials]
             medians = pruning.thresholds(whole, metric, greater)
         if block["steps"] is not None and spent + task["steps"] > block["steps"]:
             # A trial that is not finished counts as whole here: if it is stopped early, the next ones fit after all.
             open_ = any(not trial.status for trial in trials)
             return trials, len(cell["points"]) - i if open_ else 0
         run = make_run(task, cell["optimizer"], tuning.assign(spec, point), cell["seed"], pruning=medians)
-        trial = _outcome(i, point, run, metric, reader.record(run.id))
+        trial = _outcome(i, point, run, metric, store.record(run.id))
         trials.append(trial)
         if block["steps"] is not None:
             early = trial.steps if trial.status in ("failed", "pruned") else None
@@ -302,3 +268,20 @@ def _variations(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]]) -> Iterator
             for one in variance.settings(plan.variance):
                 setting = chosen.get((task["label"], label, one.tuning_seed), spec)
                 yield Variation(one.source, make_run(task, label, setting, one.seed, overrides=one.overrides))
+
+
+def run_count(plan: Plan) -> int:
+    """How many runs the study has in all (at most, where a budget may end the trials earlier)."""
+    return sum(planned(plan))
+
+
+def known(plan: Plan, store: RecordStore) -> list[Run]:
+    """Every run that can be told now: the trials, and what follows from their records once all are in."""
+    now = state(plan, store)
+    trials = [trial.run for search in now.searches for trial in search.trials]
+    return list({run.id: run for run in (*trials, *now.after_tuning)}.values())
+
+
+def pending(plan: Plan, store: RecordStore) -> list[Run]:
+    """The runs that can be executed now: those without a record."""
+    return [run for run in known(plan, store) if store.record(run.id) is None]

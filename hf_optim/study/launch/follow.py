@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder.stages import Reader, State, state
+from hf_optim.study.folder.stages import State, state
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import journal as tuning_log
 from hf_optim.study.plan.plan import Plan, Run
 
@@ -40,11 +41,11 @@ def follow(plan: Plan, folder: Path) -> Iterator[Stage]:
     """
     before: tuple[Run, ...] | None = None
     while True:
-        now = state(plan, Reader(folder))
+        now = state(plan, RecordStore(folder))
         runs = now.after_tuning if now.settled else _trials(now)
         if plan.tuning is not None:
             tuning_log.update(plan, now.searches, folder)
-        reader = Reader(folder)
+        reader = RecordStore(folder)
         todo = tuple(run for run in runs if reader.record(run.id) is None)
         if now.settled:
             yield Stage("runs", runs, todo)

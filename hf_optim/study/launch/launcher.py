@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import IO
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder import changes, stages
+from hf_optim.experiment.files import write_atomically
+from hf_optim.study.folder import changes
 from hf_optim.study.folder.disk import check_disk, unwritable
 from hf_optim.study.folder.locks import LOCK_FILE, Lock
-from hf_optim.study.folder.todo import known
-from hf_optim.study.launch.worker import write_atomically, write_failure
+from hf_optim.study.folder.stages import known
+from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.launch.worker import write_failure
 from hf_optim.study.plan.plan import Plan, Run
 
 ATTEMPTS = 2  # a worker may die this often on one run before that is the run's result
@@ -72,7 +74,7 @@ def prepare(
             raise UserError(f"{folder} is not empty and holds no study: choose another --output")
         write_atomically(folder / "study.yaml", source_text)
         write_atomically(folder / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
-        reader = stages.Reader(folder)
+        reader = RecordStore(folder)
         for run in known(plan, reader) if retry_failed else ():
             record = reader.record(run.id)
             # A trial that was stopped early was not unlucky.
