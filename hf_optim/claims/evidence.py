@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
+from hf_optim.study.plan.plan import Run
 
 #: parts of a metric's name that say that less is better; every other metric is better when higher
 LESS_IS_BETTER = ("loss", "gap", "perplexity", "fid", "kid", "norm", "sharpness", "time.", "memory.", "excess")
@@ -24,6 +24,7 @@ class Evidence:
 
     results: Results
     renamed: Mapping[str, str] = field(default_factory=dict)
+    _histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
 
     def tasks(self, labels: list[str] | None = None) -> list[Mapping[str, Any]]:
         """The tasks of these labels that are in the study, in its order; all for None."""
@@ -96,13 +97,11 @@ class Evidence:
                     found[run.seed] = max([*seen, *([sign * found[run.seed]] if run.seed in found else [])]) * sign
         return found
 
-    def history(self, run: Any) -> list[dict[str, Any]]:
+    def history(self, run: Run) -> list[dict[str, Any]]:
         """The rows of a run's history."""
-        return self._histories(run)
-
-    @functools.cached_property
-    def _histories(self) -> Any:
-        return functools.cache(self.results.history)
+        if run.id not in self._histories:
+            self._histories[run.id] = self.results.history(run)
+        return self._histories[run.id]
 
 
 def measured(record: Mapping[str, Any], metric: str) -> float:

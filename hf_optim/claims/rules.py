@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from hf_optim.claims.evidence import COUNTED, Evidence
@@ -48,13 +48,16 @@ class Ruling:
 
 @dataclass(frozen=True)
 class Question:
-    """Comparisons that must all be so for a claim to hold; `words` go before what is found, `missing` says what is not
-    there to be compared.
+    """Comparisons that must all be so for a claim to hold.
+
+    words: what else there is to say. missing: what is not there to be compared. parts: whether each comparison is a
+    claim of its own, so that some of them make it partly so; the two sides of a margin are not.
     """
 
     comparisons: tuple[Comparison, ...]
     words: str = ""
-    missing: tuple[str, ...] = field(default=())
+    missing: tuple[str, ...] = ()
+    parts: bool = True
 
 
 Answer = Question | Ruling
@@ -99,7 +102,7 @@ def _ruling(answer: Answer) -> Ruling:
     seeds = max((f.pairs for f in findings), default=0)
     more = f"; about {max(needed)} seeds would decide differences of the size seen" if needed else ""
     text = "; ".join([f"{count}, the rest undecided with {seeds} seeds{more}", *words])
-    return Ruling("partly" if so else "undecided", text, findings)
+    return Ruling("partly" if so and answer.parts else "undecided", text, findings)
 
 
 def _failed(findings: Sequence[Finding]) -> list[str]:
@@ -196,7 +199,7 @@ def _on_par(
     made: list[Comparison] = []
     for one in _two(evidence, optimizer, _listed(baseline), metric, tasks, greater):
         made += _within(one, _bound(one.pairs, margin, relative))
-    return Question(tuple(made), f"margin {margin:g}{' of the baseline' if relative else ''}")
+    return Question(tuple(made), f"margin {margin:g}{' of the baseline' if relative else ''}", parts=False)
 
 
 def _no_worse(
@@ -271,7 +274,9 @@ def _insensitive(
             made += _within(one, bound)
     spread = max(means.values()) - min(means.values())
     return Question(
-        tuple(made), f"means within {spread:.3g} over {len(cells)} settings, margin {bound:.3g}, best {best}"
+        tuple(made),
+        f"means within {spread:.3g} over {len(cells)} settings, margin {bound:.3g}, best {best}",
+        parts=False,
     )
 
 
@@ -332,7 +337,7 @@ def _degrades_less(
                 f"{task} against {reference}", optimizer, baseline, f"loss of {name}", _pairs(ours, theirs, -1), -1
             )
         )
-    return Question(tuple(made))
+    return Question(tuple(made), parts=False)
 
 
 # --- rules about histories -----------------------------------------------------------------------------------------
