@@ -16,8 +16,8 @@ from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.plan import Plan
 
 LOWER = {
-    "test_loss", "train_loss", "validation_loss", "train_part_loss", "loss_gap", "accuracy_gap", "gap_as_run", "test_fid",
-    "test_fid_small_cnn", "parameter_norm", "sharpness", "test_perplexity", "time.train_seconds",
+    "test_loss", "train_loss", "validation_loss", "train_part_loss", "loss_gap", "accuracy_gap", "gap_as_run",
+    "test_fid", "test_fid_small_cnn", "parameter_norm", "sharpness", "test_perplexity", "time.train_seconds",
     "time.optimizer_ms_median", "time.step_ms_median", "memory.optimizer_state_bytes",
 }  # fmt: skip
 MIDDLE, STEP, NOISE = 0.5, 0.3, 1e-4

@@ -170,7 +170,7 @@ GOOD = "claims:\n  - {says: A, section: S, rule: better, optimizer: adamw, basel
         (HEAD + A_B.replace("better", "bettr") + "}\n" + STUDY, "line 7: unknown rule 'bettr'"),
         (HEAD + A_B + "}\n" + STUDY, "line 7: the key 'baseline' is missing"),
         (HEAD + A_B + ", baseline: b, target: 1}\n" + STUDY, "unknown key 'target'"),
-        (HEAD + "claims:\n  - {section: S, rule: better, optimizer: a, baseline: b}\n" + STUDY, "key 'says' is missing"),
+        (HEAD + "claims:\n  - {section: S, rule: better, optimizer: a, baseline: b}\n" + STUDY, "'says' is missing"),
         (HEAD + f"claims:\n  - {{says: {'word ' * 61}, section: S, not_testable: w}}\n" + STUDY, "at most 60 words"),
         (HEAD + "claims:\n  - {says: A, section: S}\n" + STUDY, "either a rule or not_testable"),
         (HEAD + "claims:\n  - {says: A, section: S, rule: sooner, optimizer: a, baseline: b, metric: c}\n" + STUDY,

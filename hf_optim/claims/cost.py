@@ -54,9 +54,13 @@ class Cost:
             return "0 runs, nothing to pay"
         money = self.hours * machine.dollars
         parts = [
-            f"{self.runs} runs", f"about {self.operations:.2g} operations", f"{duration(self.hours)} of one {machine.name}",
+            f"{self.runs} runs",
+            f"about {self.operations:.2g} operations",
+            f"{duration(self.hours)} of one {machine.name}",
             f"${money:,.0f}" if money >= 10 else f"${money:.2f}",
-        ]  # fmt: skip
+        ]
+        if machine.at_a_time > 1:
+            parts[2] += f", {duration(self.hours / machine.at_a_time)} with {machine.at_a_time} at a time"
         more = f" (at {machine.operations / 1e12:g} TFLOP/s and ${machine.dollars:g} an hour)"
         return (
             ", ".join(parts) + more + (f"; {self.unknown} runs of a model that was not counted" if self.unknown else "")

@@ -20,8 +20,8 @@ GRID = {
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for beside the file: epochs of every run, labels of tasks and optimizers to keep, trials of a search
-    over the grid (0: none).
+    """What is asked for beside the file: epochs of every run, labels of tasks and optimizers to keep, trials of a
+    search over the grid (0: none).
     """
 
     epochs: int | None = None

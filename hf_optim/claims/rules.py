@@ -1,13 +1,14 @@
 """The rules by which a study's records judge a claim. They speak of the study's own setting and of nothing else.
 
-Rules and their keys (* required; `metric` defaults to each task's primary one, `tasks` to all that ran what is compared,
-`greater` to what the metric's name says):
+Rules and their keys (* required; `metric` defaults to each task's primary one, `tasks` to all that ran what is
+compared, `greater` to what the metric's name says):
 
 - better: optimizer*, baseline* (a label or a list), metric, tasks, greater. Better than each of them.
 - on_par: optimizer*, baseline*, margin*, relative, metric, tasks. Within the margin of each, on either side.
 - no_worse: optimizer*, baseline*, margin*, relative, metric, tasks. Not worse than each by the margin.
 - ordered: optimizers* (worst first), metric, tasks. Each is better than the one before.
-- insensitive: margin*, relative, optimizers, or optimizer and tasks, metric. Every setting within the margin of the best.
+- insensitive: margin*, relative, optimizers, or optimizer and tasks, metric. All settings are within the margin of the
+  best one.
 - steadier: optimizer*, baseline*, tasks* (the settings), metric. The range over the settings is smaller, seed by seed.
 - degrades: optimizer*, reference* (a task), tasks*, metric. Worse on each of the tasks than on the reference.
 - degrades_less: optimizer*, baseline*, reference*, tasks*, metric. It degrades, and by less than the baseline does.

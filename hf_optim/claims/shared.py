@@ -1,4 +1,4 @@
-"""Runs that another claim's study has made already: the same specification is the same run, whatever table it is for."""
+"""Runs that another claim's study has made already: the same specification is the same run, whatever its table."""
 
 from __future__ import annotations
 

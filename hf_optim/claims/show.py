@@ -24,8 +24,8 @@ STYLE = {
     "not testable": "dim",
 }
 CAUTION = {
-    "small": "A stand-in at small size: its verdicts speak of the setting below and of nothing larger, and the published "
-    "figures are shown for orientation.",
+    "small": "A stand-in at small size: its verdicts speak of the setting below and of nothing larger, and the "
+    "published figures are shown for orientation.",
     "paper": "The verdicts speak of the setting below; what of it the paper does not print is marked.",
 }
 

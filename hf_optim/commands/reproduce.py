@@ -76,9 +76,17 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim reproduce") ->
     if given.all and (given.output or given.only):
         parser.error("--output and --only belong to one claim, and not to --all")
     options = Options(
-        given.size, given.output, Wish(given.epochs, tuple(given.only or ()), given.tuned or 0), given.seeds, given.jobs,
-        given.checkpoint_every, given.dry_run, given.anyway, not given.no_sharing, _machine(given),
-    )  # fmt: skip
+        size=given.size,
+        output=given.output,
+        wish=Wish(given.epochs, tuple(given.only or ()), given.tuned or 0),
+        seeds=given.seeds,
+        jobs=given.jobs,
+        checkpoint_every=given.checkpoint_every,
+        dry_run=given.dry_run,
+        anyway=given.anyway,
+        share=not given.no_sharing,
+        machine=_machine(given),
+    )
     if given.all:
         return _within(given.budget, options)
     return page(given.name, options) if given.page else reproduce(given.name, options)
@@ -115,14 +123,19 @@ def _parser(prog: str) -> Parser:
 
 
 def _machine(given: argparse.Namespace) -> Machine:
+    import os
+
     from hf_optim.claims.cost import CORE, GPU
+    from hf_optim.study.launch.launcher import gpus
 
     machine = GPU if given.size == "paper" else CORE
+    at_a_time = given.jobs or (max(1, len(gpus())) if given.size == "paper" else os.cpu_count() or 1)
     for option, value in (("--tflops", given.tflops), ("--dollars-per-hour", given.dollars_per_hour)):
         if value is not None and not value > 0:
             raise UserError(f"{option} must be above 0, got {value}")
     return replace(
         machine,
+        at_a_time=at_a_time,
         operations=machine.operations if given.tflops is None else 1e12 * given.tflops,
         dollars=machine.dollars if given.dollars_per_hour is None else given.dollars_per_hour,
     )
@@ -195,8 +208,8 @@ def _announce(chosen: claims.Claim, plan: Plan, options: Options, folder: Path) 
     if power.hopeless(found) and not options.anyway and not options.dry_run and left:
         needed = min(one.needed for one in found if one.needed is not None)
         raise UserError(
-            f"{chosen.name} at size {options.size} cannot decide what the paper claims with {len(plan.seeds)} seeds (the "
-            f"largest published effect needs {needed}): give --anyway to run it all the same, or --seeds {needed}"
+            f"{chosen.name} at size {options.size} cannot decide what the paper claims with {len(plan.seeds)} seeds "
+            f"(its largest published effect needs {needed}): give --anyway to run it all the same, or --seeds {needed}"
         )
 
 
