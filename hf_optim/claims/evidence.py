@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hf_optim.errors import UserError
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
+from hf_optim.study.plan.entries import declared
 from hf_optim.study.plan.plan import Run
 
-#: parts of a metric's name that say that less is better; every other metric is better when higher
-LESS_IS_BETTER = ("loss", "gap", "perplexity", "fid", "kid", "norm", "sharpness", "time.", "memory.", "excess")
 #: metrics that are counted, the same for every seed
 COUNTED = ("memory.optimizer_state_bytes", "memory.parameters")
 GAP_AS_RUN = "gap_as_run"
@@ -31,16 +31,19 @@ class Evidence:
         return [task for task in self.results.plan.tasks if labels is None or task["label"] in labels]
 
     def direction(self, task: Mapping[str, Any], metric: str | None, greater: bool | None) -> tuple[str, int]:
-        """The metric's name in the records, and 1 if more of it is better, else -1."""
-        primary = task["primary"]
-        name = self.renamed.get(metric or primary["name"], metric or primary["name"])
-        if greater is None:
-            greater = (
-                bool(primary["greater_is_better"])
-                if name == primary["name"]
-                else not any(word in name for word in LESS_IS_BETTER)
-            )
-        return name, 1 if greater else -1
+        """The metric's name in the records, and 1 if more of it is better (as given, else as its task declares), else -1.
+
+        Raises:
+            UserError: neither says it.
+        """
+        primary = task["primary"]["name"]
+        name = self.renamed.get(metric or primary, metric or primary)
+        if greater is None and name == GAP_AS_RUN:
+            greater = False
+        said = declared(task, name.removeprefix("train_part_"))
+        if greater is None and said is None:
+            raise UserError(f"claim: {task['label']} declares no metric {name!r}: say whether greater is better")
+        return name, 1 if (said[0] if greater is None and said else greater) else -1
 
     def values(self, task: str, label: str, metric: str) -> dict[int, float]:
         """The metric by seed; NaN for a run that failed. A run that was not made, or has no such metric, is absent."""

@@ -15,7 +15,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_optim.study.statistics.paired import ALPHA, Summary, holm, paired_p, seeds_needed, summarise
+from hf_optim.claims.sizes import seeds_needed
+from hf_optim.study.statistics.paired import ALPHA, Summary, holm, summarise
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,30 @@ def share(hits: int, n: int) -> tuple[float, float]:
     return low, high
 
 
+def paired_p(differences: Sequence[float], grain: float = 0.0) -> float:
+    """Two-sided p-value of the paired t-test, its deviation not below half a grain; NaN with fewer than two pairs.
+
+    A metric that is counted on a finite test set moves in grains. Differences that are all the same have no deviation,
+    and would be certain, or unknown, without that floor.
+    """
+    from scipy.special import stdtr
+
+    one = summarise(differences)
+    if one.n < 2:
+        return math.nan
+    deviation = max(one.sd, grain / 2)
+    if deviation <= 1e-12 * max(1.0, abs(one.mean)):
+        return 1.0 if abs(one.mean) <= 1e-12 else math.nan
+    return float(2 * stdtr(one.n - 1, -abs(one.mean) / (deviation / math.sqrt(one.n))))
+
+
+def _grain(one: Comparison) -> float:
+    """The smallest step between two values that were seen: at least the metric's own grain."""
+    seen = sorted({v for pair in one.pairs for v in pair if not math.isnan(v)})
+    steps = [b - a for a, b in zip(seen, seen[1:], strict=False)]
+    return min((step for step in steps if step > 1e-12), default=0.0)
+
+
 def _informative(one: Comparison) -> list[tuple[float, float]]:
     return [(a, b) for a, b in one.pairs if not (math.isnan(a) and math.isnan(b))]
 
@@ -121,9 +146,9 @@ def _p_value(one: Comparison, values: Sequence[float]) -> float:
     if _never(one) and len(values) >= 2:
         exact = fisher(len(values), 0, len(values))
         # A bound on the value, as a budget is on a time, makes the t-test a cautious one rather than none.
-        timed = paired_p(values) if one.worst is not None else math.nan
+        timed = paired_p(values, _grain(one)) if one.worst is not None else math.nan
         return exact if math.isnan(timed) else min(exact, timed)
-    return paired_p(values)
+    return paired_p(values, _grain(one))
 
 
 def _finding(one: Comparison, values: list[float], p: float, adjusted: float, level: float) -> Finding:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.claims.claim import Claim
+from hf_optim.claims.sizes import MOST_SEEDS, seeds_needed, visible
 from hf_optim.claims.statement import Statement
 from hf_optim.study.plan.plan import Plan
-from hf_optim.study.statistics.paired import ALPHA, MOST_SEEDS, POWER, detectable, seeds_needed
+from hf_optim.study.statistics.paired import ALPHA
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ def outlooks(claim: Claim, size: str, plan: Plan) -> list[Outlook]:
             continue
         deviation = noise.get(str(one.keys.get("metric", plan.tasks[0]["primary"]["name"])))
         level = ALPHA / max(1, _comparisons(one.keys, plan))
-        needed = visible = None
+        needed = least = None
         if deviation:
-            visible = detectable(len(plan.seeds), deviation, level)
+            least = visible(len(plan.seeds), deviation, level)
             if one.effect:
-                needed = seeds_needed(one.effect / deviation, level, POWER) or MOST_SEEDS + 1
-        made.append(Outlook(one, len(plan.seeds), needed, visible))
+                needed = seeds_needed(one.effect / deviation, level) or MOST_SEEDS + 1
+        made.append(Outlook(one, len(plan.seeds), needed, least))
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hf_optim.claims import claim as claims
 from hf_optim.claims.narrow import Wish
-from hf_optim.commands.train import Parser
+from hf_optim.commands.parser import Parser
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from hf_optim.claims.outcome import Outcome
     from hf_optim.study.plan.plan import Plan
 
+ABOUT = "reproduce a table or a figure of one of the papers"
 EPILOG = """
 Interrupt it at any moment: the same command goes on, and the page says what there is. It leaves, beside the study's own
 tables and report.html:
@@ -97,8 +97,6 @@ def _parser(prog: str) -> Parser:
         prog=prog,
         description="Reproduce a table or a figure of one of the four papers.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("name", nargs="?", metavar="NAME_OR_FILE", help="a claim, as agr-table6 (see --list)")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from hf_optim.commands.parser import Parser
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
 from hf_optim.experiment.task import check_spec, load, names
-from hf_optim.experiment.training import train
 from hf_optim.hub import schedules
 
+ABOUT = "train one model with one optimizer"
 NESTED = ("optimizer", "schedule")
 DOTTED = (*NESTED, "model")
 # YAML 1.1 reads 1e-3 as a text; every number that Python's float takes is meant as one.
@@ -57,21 +57,12 @@ Exit code: 0, 1 if the run failed (its record says why), 2 if something given wa
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every other user's error."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-def parser(prog: str) -> argparse.ArgumentParser:
+def parser(prog: str) -> Parser:
     """The options; nested ones (`--optimizer.lr`) are taken out before."""
     made = Parser(
         prog=prog,
         description="Train one model of a task with one optimizer; leaves record.json and history.jsonl in --output.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = made.add_argument
     add("--config", metavar="FILE", help="a YAML file with the values below")
@@ -134,6 +125,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
         folder = Path(run["output"] or f"runs/{spec.id}")
         if (folder / "record.json").is_file() and not run["overwrite"]:
             raise UserError(f"output: {folder} holds a finished run: choose another --output, or --overwrite it")
+        from hf_optim.experiment.training import train
+
         record = train(
             spec,
             folder,
