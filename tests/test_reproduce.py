@@ -139,6 +139,8 @@ def test_epochs_rows_and_columns_narrow_a_study() -> None:
     with pytest.raises(UserError, match="--epochs must be at least 1"):
         narrow.study(source, Wish(epochs=0))
     assert Wish(epochs=3, only=("a b",), tuned=4).suffix == "-epochs3-only-a_b-tuned4"
+    early = plan.expand(narrow.study(source, Wish(only=("TLR",), patience=20)))
+    assert early.runs[0].spec["overrides"] == {"batch_size": 64, "patience": 20}
 
 
 def test_the_printed_grid_can_be_searched() -> None:
@@ -251,3 +253,17 @@ def test_finished_runs_of_another_study_are_taken_and_failed_ones_are_not(tmp_pa
     assert len(brought) == 8 and shared.collect(other.plan.runs, tmp_path / "two", tmp_path) == []
     assert len(records.load(tmp_path / "two").records) == 8
     assert not list((tmp_path / "two" / "runs").glob(".*"))
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves() -> None:
+    from types import SimpleNamespace
+
+    from hf_optim.experiment.training import EarlyStopping
+
+    def stops(losses: list[float]) -> bool:
+        rows = [{"step": 10 * i, "eval_measured_loss": loss} for i, loss in enumerate(losses)]
+        control = SimpleNamespace(should_training_stop=False)
+        EarlyStopping(2).on_evaluate(None, SimpleNamespace(log_history=[{"step": 5, "loss": 0.1}, *rows]), control)
+        return control.should_training_stop
+
+    assert not stops([3.0, 2.0, 2.5]) and stops([3.0, 2.0, 2.5, 2.0]) and not stops([3.0, 2.0, 2.5, 1.9])

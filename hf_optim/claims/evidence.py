@@ -31,7 +31,7 @@ class Evidence:
         return [task for task in self.results.plan.tasks if labels is None or task["label"] in labels]
 
     def direction(self, task: Mapping[str, Any], metric: str | None, greater: bool | None) -> tuple[str, int]:
-        """The metric's name in the records, and 1 if more of it is better (as given, else as its task declares), else -1.
+        """The metric's name in the records, and 1 if more of it is better, else -1 (as given, else as its task says).
 
         Raises:
             UserError: neither says it.
@@ -40,7 +40,7 @@ class Evidence:
         name = self.renamed.get(metric or primary, metric or primary)
         if greater is None and name == GAP_AS_RUN:
             greater = False
-        said = declared(task, name.removeprefix("train_part_"))
+        said = declared(task, name)
         if greater is None and said is None:
             raise UserError(f"claim: {task['label']} declares no metric {name!r}: say whether greater is better")
         return name, 1 if (said[0] if greater is None and said else greater) else -1

@@ -21,12 +21,13 @@ GRID = {
 @dataclass(frozen=True)
 class Wish:
     """What is asked for beside the file: epochs of every run, labels of tasks and optimizers to keep, trials of a
-    search over the grid (0: none).
+    search over the grid (0: none), evaluations without a lower validation loss after which a run ends.
     """
 
     epochs: int | None = None
     only: tuple[str, ...] = ()
     tuned: int = 0
+    patience: int | None = None
 
     @property
     def suffix(self) -> str:
@@ -36,13 +37,15 @@ class Wish:
             self.only
         )
         parts += [f"tuned{self.tuned}"] if self.tuned else []
+        parts += [f"patience{self.patience}"] if self.patience else []
         return "".join(f"-{part}" for part in parts)
 
     def words(self) -> list[str]:
         """The options that ask for it."""
         epochs = ["--epochs", str(self.epochs)] if self.epochs else []
         only = [word for one in self.only for word in ("--only", f'"{one}"' if " " in one else one)]
-        return [*epochs, *only, *(["--tuned", str(self.tuned)] if self.tuned else [])]
+        tuned = ["--tuned", str(self.tuned)] if self.tuned else []
+        return [*epochs, *only, *tuned, *(["--patience", str(self.patience)] if self.patience else [])]
 
 
 def study(source: Source, wish: Wish) -> Source:
@@ -50,12 +53,14 @@ def study(source: Source, wish: Wish) -> Source:
     if wish == Wish():
         return source
     value = copy.deepcopy(source.value)
-    if wish.epochs is not None:
-        if wish.epochs < 1:
-            raise UserError(f"--epochs must be at least 1, got {wish.epochs}")
+    for option, number in (("epochs", wish.epochs), ("patience", wish.patience)):
+        if number is None:
+            continue
+        if number < 1:
+            raise UserError(f"--{option} must be at least 1, got {number}")
         for task in value["tasks"]:
-            kept = {k: v for k, v in (task.get("overrides") or {}).items() if k != "steps"}
-            task["overrides"] = {**kept, "epochs": wish.epochs}
+            kept = {k: v for k, v in (task.get("overrides") or {}).items() if option != "epochs" or k != "steps"}
+            task["overrides"] = {**kept, option: number}
     if wish.only:
         _keep(value, wish.only)
     if wish.tuned:

@@ -15,6 +15,8 @@ from hf_optim.commands.parser import Parser
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
+    import argparse
+
     from hf_optim.claims.cost import Machine
     from hf_optim.claims.outcome import Outcome
     from hf_optim.study.plan.plan import Plan
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim reproduce") ->
     options = Options(
         size=given.size,
         output=given.output,
-        wish=Wish(given.epochs, tuple(given.only or ()), given.tuned or 0),
+        wish=Wish(given.epochs, tuple(given.only or ()), given.tuned or 0, given.patience),
         seeds=given.seeds,
         jobs=given.jobs,
         checkpoint_every=given.checkpoint_every,
@@ -109,6 +111,7 @@ def _parser(prog: str) -> Parser:
     add("--epochs", type=int, metavar="N", help="train every run for N epochs")
     add("--only", action="append", metavar="LABEL", help="this optimizer (row) or task (column) only; may be repeated")
     add("--tuned", type=int, metavar="N", help="search AMVT's printed grid of rates and decays, N trials an optimizer")
+    add("--patience", type=int, metavar="N", help="end a run after N evaluations without a lower validation loss")
     add("--jobs", type=int, metavar="N", help="runs at a time (default: one on each core or GPU)")
     add("--checkpoint-every", type=int, metavar="STEPS", help="an interrupted run goes on from its last checkpoint")
     add("--dry-run", action="store_true", help="show the plan and what it costs, and write nothing")
