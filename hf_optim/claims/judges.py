@@ -15,7 +15,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_optim.claims.sizes import seeds_needed
 from hf_optim.study.statistics.paired import ALPHA, Summary, holm, summarise
 
 
@@ -50,7 +49,7 @@ class Finding:
     """What the records say of a comparison.
 
     truth: whether it is so; None where it is not decided. difference: first minus second in the metric's own direction
-    and without the slack. `needed`: seeds that would decide if the truth is what was seen; None where unknown.
+    and without the slack.
     """
 
     comparison: Comparison
@@ -58,7 +57,6 @@ class Finding:
     difference: Summary
     p: float
     adjusted: float
-    needed: int | None
 
     @property
     def pairs(self) -> int:
@@ -71,9 +69,8 @@ def decide(comparisons: Sequence[Comparison]) -> list[Finding]:
     filled = [_differences(one) for one in comparisons]
     p_values = [_p_value(one, values) for one, values in zip(comparisons, filled, strict=True)]
     adjusted = holm(p_values)
-    level = ALPHA / max(1, sum(not math.isnan(p) for p in p_values))
     return [
-        _finding(one, values, p, corrected, level)
+        _finding(one, values, p, corrected)
         for one, values, p, corrected in zip(comparisons, filled, p_values, adjusted, strict=True)
     ]
 
@@ -151,14 +148,9 @@ def _p_value(one: Comparison, values: Sequence[float]) -> float:
     return paired_p(values, _grain(one))
 
 
-def _finding(one: Comparison, values: list[float], p: float, adjusted: float, level: float) -> Finding:
+def _finding(one: Comparison, values: list[float], p: float, adjusted: float) -> Finding:
     truth = None
     if not math.isnan(adjusted) and adjusted < ALPHA:
         truth = _never(one) > 0 if _never(one) and not one.exact else math.fsum(values) > 0
     shown = summarise([one.sign * (v - one.slack) for v in values])
-    against = summarise(values)
-    needed = None
-    if truth is None and not math.isnan(p) and against.n >= 2 and against.sd > 0:
-        wanted = seeds_needed(against.mean / against.sd, level)
-        needed = None if wanted is None else max(wanted, against.n + 1)
-    return Finding(one, truth, shown, p, adjusted, needed)
+    return Finding(one, truth, shown, p, adjusted)

@@ -32,8 +32,9 @@ from typing import Any, Literal
 
 from hf_optim.claims.evidence import COUNTED, Evidence
 from hf_optim.claims.judges import Comparison, Finding, decide, share
+from hf_optim.claims.sizes import visible
 from hf_optim.study.folder.store import number
-from hf_optim.study.statistics.paired import summarise
+from hf_optim.study.statistics.paired import ALPHA, summarise
 
 Verdict = Literal["holds", "contradicted", "partly", "undecided", "not tested", "not testable"]
 
@@ -99,10 +100,11 @@ def _ruling(answer: Answer) -> Ruling:
         return Ruling("contradicted", "; ".join([f"{count} ({named})", *words]), findings)
     if len(so) == len(findings):
         return Ruling("holds", "; ".join([count, *words]), findings)
-    needed = [f.needed for f in findings if f.truth is None and f.needed]
     seeds = max((f.pairs for f in findings), default=0)
-    more = f"; about {max(needed)} seeds would decide differences of the size seen" if needed else ""
-    text = "; ".join([f"{count}, the rest undecided with {seeds} seeds{more}", *words])
+    effect = visible(max(2, seeds), 1.0, ALPHA / len(findings))
+    text = "; ".join(
+        [f"{count}, the rest undecided with {seeds} seeds, which find {effect:.1f} deviations of a difference", *words]
+    )
     return Ruling("partly" if so and answer.parts else "undecided", text, findings)
 
 
