@@ -61,6 +61,9 @@ def test_a_verdict_is_right_in_every_world(name, i) -> None:
     assert verdict("right") == "holds"
     assert verdict("wrong") == "contradicted"
     assert verdict("margin") == "undecided"
+    opposite = {**keys, "negated": not keys.get("negated", False)}
+    for world, turned in (("right", "contradicted"), ("wrong", "holds"), ("margin", "undecided")):
+        assert rules.rule(worlds.evidence(keys, plan, world, renamed=renamed), opposite).verdict == turned
     for failing, expected in _censored(keys, plan):
         assert verdict("right", failing) in expected, failing
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.claims.judges import Comparison, decide
-from hf_optim.claims.rules import Ruling
+from hf_optim.claims.ruling import Ruling
 from hf_optim.study.folder.store import number
 
 Row = Mapping[str, str]

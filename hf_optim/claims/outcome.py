@@ -11,7 +11,7 @@ from hf_optim.claims.beside import Pair, pairs
 from hf_optim.claims.claim import Claim
 from hf_optim.claims.evidence import Evidence
 from hf_optim.claims.power import Outlook
-from hf_optim.claims.rules import Ruling
+from hf_optim.claims.ruling import Ruling
 from hf_optim.claims.statement import Statement
 from hf_optim.study.folder.results import Results
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 from hf_optim.study.statistics.paired import ALPHA, POWER, power
@@ -25,6 +26,7 @@ def seeds_needed(effect: float, alpha: float = ALPHA, target: float = POWER) -> 
     return min(high, MOST_SEEDS)
 
 
+@functools.cache
 def visible(seeds: int, deviation: float, alpha: float = ALPHA, target: float = POWER) -> float:
     """The least true difference that so many pairs find, in the metric's unit; NaN below two."""
     if seeds < 2:
