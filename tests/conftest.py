@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest  # noqa: E402 - after the environment that it would pass on
 
-
 #: files of the subset that CONTRIBUTING.md calls quick
 QUICK = {"architecture", "arguments", "cli", "docs", "metrics", "plugin", "references", "registry", "study_plan"}
 
