@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 _BASES = {"optimizers": "Optimizer", "wrappers": "Wrapper"}
+#: of how an optimizer is built over a model, and no hyper-parameter of its rule
+BUILDING = ("decay_all",)
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,8 @@ def check(spec: Any) -> None:
         if base is None:
             raise UserError(f"{name} wraps another optimizer: give base, e.g. base: {{name: sgd, lr: 0.1}}")
         check(base)
-    validate.unknown(name, given, [*known.required, *known.defaults, *known.options])
+    building = () if known.family == "wrapper" else BUILDING  # a wrapper's base is what is built over the model
+    validate.unknown(name, given, [*known.required, *known.defaults, *known.options, *building])
     for k, v in known.arguments.items():
         if v is True and given.get(k, v) is not v:
             rule = classes()[known.cls.rsplit(".", 1)[1]][0].rsplit(".", 1)[1]
@@ -256,6 +259,8 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
             instance.
         hyper: the rule's hyper-parameters and options (`info(name).defaults`). Wrappers take `base`: a name, a
             mapping with `name`, or an optimizer instance; then `params_or_model` is the base's (None for an instance).
+            `decay_all=True` decays a model's biases and normalisation layers too, as published code without parameter
+            groups does.
 
     Raises:
         UserError: an unknown name or hyper-parameter, or a value out of range.
@@ -284,7 +289,12 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         made = dict(known.base or {})
         made.update(as_spec(base) if base is not None and known.base is None else dict(base or {}))
         return _wrap(name, build(made, source), {k: v for k, v in hyper.items() if k != "base"})
+    decay_all = hyper.pop("decay_all", False)
+    if not isinstance(decay_all, bool):
+        raise UserError(f"{name}: decay_all must be true or false, got {decay_all!r}")
     decay, agr = _division(known, hyper)
+    if decay_all:
+        decay = None  # no division: one group, decayed as the rule itself says
     cls, params = resolve(name), source
     if isinstance(source, Parameters):
         params = source.groups(decay, agr=agr, route=getattr(cls, "route", None))

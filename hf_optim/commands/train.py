@@ -112,6 +112,7 @@ HELP = {
     "init_seed": "of the initial weights alone (default: --seed)",
     "order_seed": "of the order of batches alone (default: --seed)",
     "split_seed": "train on a bootstrap sample of the train split, drawn with this seed",
+    "patience": "end the run after so many evaluations without a lower validation loss",
 }
 
 

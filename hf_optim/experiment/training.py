@@ -60,6 +60,24 @@ class Pruner(TrainerCallback):
             )
 
 
+class EarlyStopping(TrainerCallback):
+    """Ends a run after `patience` evaluations without a lower validation loss; the run is whole, and shorter.
+
+    It reads the logged losses, which are in checkpoints, so that a resumed run ends where it would have.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        losses = {
+            row["step"]: row["eval_measured_loss"] for row in state.log_history if "eval_measured_loss" in row
+        }  # by step: an evaluation before the first one counts too
+        values = [losses[step] for step in sorted(losses)]
+        if values and len(values) - 1 - values.index(min(values)) >= self.patience:
+            control.should_training_stop = True
+
+
 def train(
     spec: RunSpec,
     folder: str | Path,
@@ -221,6 +239,8 @@ def _trainer(
     )
     if "train_curve" in spec.overrides:
         trainer.followed = train_part(data, spec.overrides["train_curve"])
+    if "patience" in spec.overrides:
+        trainer.add_callback(EarlyStopping(spec.overrides["patience"]))
     if spec.pruning:
         trainer.add_callback(Pruner(task.primary, spec.pruning))
     trainer.remove_callback(transformers.PrinterCallback)
