@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_optim.core import shape
 from hf_optim.curvature.solution import Solution, gather
-from hf_optim.errors import UserError
-from hf_optim.experiment import record
+from hf_optim.errors import UserError, one_line
+from hf_optim.experiment import files, record
 from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.task import Task, check_spec, load
@@ -23,7 +24,7 @@ def last_checkpoint(folder: Path) -> str | None:
     whole = []
     for path in folder.glob("checkpoint-*"):
         try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            files.read_json(folder, f"{path.name}/trainer_state.json")
             whole.append((int(path.name.rpartition("-")[2]), str(path)))
         except (OSError, ValueError):
             continue
@@ -55,11 +56,13 @@ def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
     if given is not None:
         return given
     try:
-        return RunSpec.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except OSError as error:
+        stored = files.read_json(checkpoint.parent, record.SPEC)
+        shape.check(stored, {}, record.SPEC)
+        return RunSpec.from_dict(stored)
+    except FileNotFoundError as error:
         raise UserError(f"checkpoint: there is no {file}, so say which run it was: --task, --model, --size") from error
-    except ValueError as error:
-        raise UserError(f"checkpoint: {file} does not name a run: {error}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint: {file} does not name a run: {one_line(error)}") from error
 
 
 def read_solution(

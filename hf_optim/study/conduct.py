@@ -21,7 +21,7 @@ from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
 from hf_optim.study.launch.jobs import Launch
-from hf_optim.study.launch.progress import Display, describe, duration
+from hf_optim.study.launch.progress import Display, duration
 from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan import shipped
 from hf_optim.study.plan.plan import Run
@@ -192,7 +192,9 @@ def finish(folder: Path) -> int:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     failures = results.failures()
     for failed, why in failures:
-        console.print(f"failed: {describe(failed)}: {why}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"failed: {records.describe(failed)}: {why}", markup=False, highlight=False, soft_wrap=True)
+    for run_, why in results.unreadable():
+        console.print(f"unreadable: {records.describe(run_)}: {why}", markup=False, highlight=False, soft_wrap=True)
     missing = len(results.plan.runs) - len(results.records)
     if missing:
         console.print(f"{missing} of {len(results.plan.runs)} runs have no record yet", highlight=False)

@@ -22,10 +22,11 @@ from hf_optim.errors import UserError
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.folder.locks import check_shared
+from hf_optim.study.folder.results import describe
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
-from hf_optim.study.launch.progress import describe, duration
+from hf_optim.study.launch.progress import duration
 from hf_optim.study.plan.plan import Plan, Run
 
 if TYPE_CHECKING:

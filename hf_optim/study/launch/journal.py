@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.errors import UserError
 from hf_optim.study.folder.locks import Lock
 from hf_optim.study.folder.stages import Search, Trial
 from hf_optim.study.plan import candidates as points
@@ -105,6 +107,13 @@ class _Held:
 def _open(path: Path) -> Any:
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        pass
+    else:
+        if not stat.S_ISREG(there.st_mode) or there.st_nlink > 1:  # it is appended to, and only ours
+            raise UserError(f"{path}: is a link or no plain file, and is not written to: remove it")
     _repair(path)
     return JournalStorage(JournalFileBackend(str(path), lock_obj=_Held()))  # type: ignore[arg-type]
 

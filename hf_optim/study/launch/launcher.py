@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import write_atomically
+from hf_optim.experiment.files import own_folder, sweep, write_atomically
 from hf_optim.study.folder import changes
 from hf_optim.study.folder.disk import check_disk, unwritable
 from hf_optim.study.folder.locks import LOCK_FILE, Lock
@@ -72,6 +72,8 @@ def prepare(
             raise UserError(f"{folder} is a file: choose another --output")
         if change is None and folder.exists() and any(p.name != LOCK_FILE for p in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no study: choose another --output")
+        own_folder(folder, "runs")
+        sweep(folder)
         write_atomically(folder / "study.yaml", source_text)
         write_atomically(folder / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
         reader = RecordStore(folder)
@@ -255,7 +257,7 @@ class Slot(threading.Thread):
             hint = " (out of memory?)" if code == -9 else ""
             often = ATTEMPTS_ASKED if code in _ASKED else ATTEMPTS
             why = f"the worker process {how} {often} times{hint}"
-            write_failure(self.folder / "runs" / run.id, run.id, dict(run.spec), why, time.time())
+            write_failure(own_folder(self.folder, "runs", run.id), run.id, dict(run.spec), why, time.time())
         finally:
             lock.release()
         return True

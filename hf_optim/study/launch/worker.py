@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError, one_line
-from hf_optim.experiment.files import write_json
+from hf_optim.experiment.files import check_tree, own_folder, sweep, write_json
 from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder.disk import check_disk, check_space, unwritable
 from hf_optim.study.folder.locks import Lock
@@ -34,7 +34,8 @@ from hf_optim.study.folder.store import read_status
 def output_to(path: Path) -> Iterator[None]:
     """Everything this process prints, from C libraries too, goes to `path` meanwhile; an empty file is removed."""
     saved = os.dup(1), os.dup(2)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    path.unlink(missing_ok=True)  # what stands there may be a link
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         sys.stdout.flush(), sys.stderr.flush()
         os.dup2(file, 1), os.dup2(file, 2)
@@ -65,7 +66,7 @@ def execute(
     if not lock.acquire():
         return "busy"
     try:
-        home = folder / "runs" / run_id
+        home = own_folder(folder, "runs", run_id)
         status = read_status(home)
         if status is not None:
             return status
@@ -73,6 +74,8 @@ def execute(
             # What an interrupted run left is thrown away: a run is whole or it is not there.
             shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True, exist_ok=True)
+        check_tree(home)
+        sweep(home)
         check_space(folder)
         started = time.time()
         try:

@@ -44,7 +44,7 @@ from typing import Any
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.plan import criteria as stated
-from hf_optim.study.plan import entries, sensitivity, tuning, variance
+from hf_optim.study.plan import entries, sensitivity, stored, tuning, variance
 from hf_optim.study.plan.entries import merged, optimizer_label, plain
 from hf_optim.study.plan.source import Source
 
@@ -120,6 +120,7 @@ class Plan:
                 raise UserError(
                     f"{file}: written by another version (format {data['format']}, this one reads {FORMAT})"
                 )
+            stored.check(data, file)
             return cls(
                 name=data["name"],
                 title=data["title"],

@@ -16,12 +16,13 @@ from importlib.resources import files
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
+from hf_optim.experiment.files import read_text
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import Analysis
 from hf_optim.study.findings.curves import Histories
 from hf_optim.study.findings.protocol import Protocol
 from hf_optim.study.findings.table import COSTS, Row, TaskTable
-from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.results import Results, describe
 from hf_optim.study.plan.plan import flatten
 from hf_optim.study.report import charts
 from hf_optim.study.report import sections as sections
@@ -298,7 +299,8 @@ def _value(value: Any) -> str:
 def _failures(results: Results) -> str:
     failures = results.failures()
     missing = [run for run in results.plan.runs if run.id not in results.records]
-    if not failures and not missing:
+    unreadable = results.unreadable()
+    if not failures and not missing and not unreadable:
         return ""
     lines = "".join(
         f'<tr><td>{escape(run.task)}</td><td class="left">{escape(run.optimizer)}</td><td>{run.seed}</td>'
@@ -309,6 +311,9 @@ def _failures(results: Results) -> str:
     if failures:
         head = '<th>task</th><th class="left">optimizer</th><th>seed</th><th class="left">reason</th><th>run</th>'
         text += f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    if unreadable:
+        text += "<p>Not readable, and left out:</p><ul>"
+        text += "".join(f"<li>{escape(describe(run))}: {escape(why)}</li>" for run, why in unreadable) + "</ul>"
     if missing:
         count = f"{len(missing)} of {len(results.plan.runs)}"
         text += f'<p class="bad">{count} planned runs have no record: the study is not finished.</p>'
@@ -341,8 +346,8 @@ def _counted(values: Counter[str]) -> str:
 def _again(results: Results) -> str:
     plan = results.plan
     try:
-        text = (results.folder / "study.yaml").read_text(encoding="utf-8")
-    except OSError:
+        text = read_text(results.folder, "study.yaml")
+    except (OSError, ValueError):
         text = ""
     seeds = f" --seeds {len(plan.seeds)}" if plan.seeds == tuple(range(len(plan.seeds))) else ""
     command = f"hf-optim study study.yaml{seeds}"
