@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from hf_optim.commands.train import Parser, take_nested
+from hf_optim.core.text import line
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES
 from hf_optim.experiment.task import names
@@ -33,7 +34,7 @@ def main() -> int:
             given.task, given.model, given.size, given.checkpoint, given.data, nested["model"]
         )
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {line(error)}", file=sys.stderr)
         return 2
     if os.environ.get("RANK", "0") != "0":
         return 0

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.claims import judges
 from hf_optim.claims.beside import Pair, pairs
 from hf_optim.claims.claim import Claim
 from hf_optim.claims.judges import Judgement, Line
+from hf_optim.core.text import html as escape
+from hf_optim.core.text import markdown as markdown_text
 from hf_optim.study.folder.results import Results
 from hf_optim.study.statistics.paired import Summary
 
@@ -66,16 +68,16 @@ def markdown(outcome: Outcome) -> str:
         "",
     ]
     for one in outcome.judgements:
-        lines += [f"- **{one.verdict}**: {one.text}", f"  - {one.words}."]
+        lines += [f"- **{one.verdict}**: {one.text}", f"  - {markdown_text(one.words)}."]
     if any(one.lines for one in outcome.judgements):
         lines += ["", "| task | compared | metric | difference | 95 % CI | p (Holm) | P(better) | verdict |"]
         lines += ["|---|---|---|---|---|---|---|---|"]
-        lines += ["| " + " | ".join(_line_cells(line)) + " |" for line in _lines(outcome)]
+        lines += ["| " + " | ".join(map(markdown_text, _line_cells(line))) + " |" for line in _lines(outcome)]
     if outcome.pairs:
         lines += ["", "## Published beside obtained", "", "| | metric | published | obtained | seeds |"]
         lines += ["|---|---|---|---|---|"]
         lines += [
-            f"| {pair.label} | {pair.published['metric']} | {_published(pair)} | {_obtained(pair)} | "
+            f"| {markdown_text(pair.label)} | {pair.published['metric']} | {_published(pair)} | {_obtained(pair)} | "
             f"{pair.obtained.n or '–'} |"
             for pair in outcome.pairs
         ]
@@ -90,13 +92,27 @@ def markdown(outcome: Outcome) -> str:
 def page_of_command(claim: Claim, size: str, files: list[str]) -> str:
     """The page of a figure that a command draws."""
     setting = claim.settings[size]
-    lines = [f"# {claim.paper}, {claim.where}: {claim.title}", "", f"`hf-optim {' '.join(setting.command)}` left:", ""]
-    lines += [f"- [{name}]({name})" for name in files if name != "reproduction.md"]
-    lines += ["", "## What to look for", "", *(f"- {statement['text']}" for statement in claim.statements)]
+    lines = [
+        f"# {claim.paper}, {claim.where}: {claim.title}",
+        "",
+        f"`hf-optim {' '.join(setting.command)}` left:",
+        "",
+    ]
+    lines += [f"- {_linked(name)}" for name in files if name != "reproduction.md"]
+    lines += [
+        "",
+        "## What to look for",
+        "",
+        *(f"- {statement['text']}" for statement in claim.statements),
+    ]
     lines += ["", "## What differs from the paper", "", *(f"- {text}" for text in setting.differs)]
     if claim.notes:
         lines += ["", "## What the paper leaves open", "", *(f"- {note}" for note in claim.notes)]
     return "\n".join([*lines, ""])
+
+
+def _linked(name: str) -> str:
+    return f"[{name}]({name})" if re.fullmatch(r"[\w.-]+", name) else markdown_text(name)
 
 
 def plain(outcome: Outcome) -> dict[str, Any]:

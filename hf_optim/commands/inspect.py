@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_optim.commands.train import Parser
+from hf_optim.core.text import csv_lines, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec
 
@@ -112,7 +111,7 @@ def look(given: argparse.Namespace) -> int:
 
 
 def _say(name: str, text: str) -> None:
-    print(f"{name:<20} {text}")
+    print(terminal(f"{name:<20} {text}"))
 
 
 def _progress(done: int, total: int) -> None:
@@ -122,25 +121,21 @@ def _progress(done: int, total: int) -> None:
 
 def _write(folder: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]]) -> None:
     from hf_optim.curvature import plots
-    from hf_optim.experiment.files import write_json
+    from hf_optim.experiment.files import whole, write_atomically, write_json
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "inspection.json", figures)
         for name, found in pictures:
-            (folder / f"{name}.csv").write_text(_csv(name, found), encoding="utf-8")
-            plots.draw(name, found, folder / f"{name}.png")
+            write_atomically(folder / f"{name}.csv", _csv(name, found))
+            with whole(folder / f"{name}.png") as picture:
+                plots.draw(name, found, picture)
     except OSError as error:
         raise UserError(f"--output: {folder} cannot be written ({error.strerror or error})") from error
 
 
 def _csv(name: str, found: Any) -> str:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
     if name == "interpolation":
-        rows.writerow(("share", "loss"))
-        rows.writerows(found)
-    else:
-        rows.writerow(("first", "second", "loss"))
-        rows.writerows((a, b, found.loss[i][j]) for i, a in enumerate(found.first) for j, b in enumerate(found.second))
-    return text.getvalue()
+        return csv_lines([("share", "loss"), *found])
+    rows = [(a, b, found.loss[i][j]) for i, a in enumerate(found.first) for j, b in enumerate(found.second)]
+    return csv_lines([("first", "second", "loss"), *rows])

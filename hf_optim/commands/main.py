@@ -40,11 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ValueError as error:
+        from hf_optim.core.text import line
         from hf_optim.errors import UserError
 
         if not isinstance(error, UserError):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {line(error)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         extra = _extra(error.name or "")
@@ -90,7 +91,9 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as every other error of the command does."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        from hf_optim.core.text import line
+
+        print(f"error: {line(message)}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
 

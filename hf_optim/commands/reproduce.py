@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hf_optim.claims import claim as claims
 from hf_optim.commands.train import Parser
+from hf_optim.core import text
 from hf_optim.errors import UserError
 
 EPILOG = """
@@ -102,8 +103,6 @@ def _run_command(chosen: claims.Claim, size: str, folder: Path, dry_run: bool) -
 
 def write(chosen: claims.Claim, size: str, folder: Path) -> None:
     """Judge the records in `folder`; write reproduction.md, .json and .svg, and show the tables."""
-    from rich.console import Console
-
     from hf_optim.claims import show
     from hf_optim.experiment.files import write_atomically
     from hf_optim.study.folder import results as records
@@ -114,7 +113,7 @@ def write(chosen: claims.Claim, size: str, folder: Path) -> None:
     drawing = show.drawing(outcome)
     if drawing:
         write_atomically(folder / "reproduction.svg", drawing)
-    console = Console()
+    console = text.console()
     show.terminal(outcome, console)
     console.print(f"Reproduction: {folder / 'reproduction.md'}", markup=False, highlight=False, soft_wrap=True)
 

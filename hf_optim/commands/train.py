@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hf_optim.core.text import line, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
 from hf_optim.experiment.task import check_spec, load, names
@@ -144,14 +145,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
         )
     except UserError as error:
         if loud:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     finally:
         _leave_group()
     if loud:
-        print(summary(record, folder))
+        print(terminal(summary(record, folder)))
     return 0 if record["status"] == "ok" else 1
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_optim import registry
+from hf_optim.core import text as safe
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import write_atomically
 from hf_optim.study.findings import protocol as tuning_report
@@ -67,9 +68,7 @@ def study(
     Raises:
         UserError: for anything wrong with the YAML, the arguments or the folder, before a run starts.
     """
-    from rich.console import Console
-
-    console = Console()
+    console = safe.console()
     for option, number in (("jobs", jobs), ("gpus-per-run", gpus_per_run), ("checkpoint-every", checkpoint_every)):
         if number is not None and number < 1:
             raise UserError(f"--{option} must be at least 1, got {number}")
@@ -158,12 +157,10 @@ def _check_values(plan: planning.Plan) -> None:
 
 def finish(folder: Path) -> int:
     """Writes tables and report from the records in `folder`, and shows the table. Gives 1 if a run failed, else 0."""
-    from rich.console import Console
-
     from hf_optim.study.findings import analysis
     from hf_optim.study.report import html as report
 
-    console = Console()
+    console = safe.console()
     results = records.load(folder)
     tables = table.build(results)
     analysed = analysis.analyse(results, tables)

@@ -8,15 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core.text import latex as latex_text
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import whole, write_atomically
 from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.report import tables as texts
 
 Row = Mapping[str, Any]
-_LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
-          "<": r"\textless{}", ">": r"\textgreater{}"}  # fmt: skip
 
 
 def cell(value: Any) -> str:
@@ -48,7 +46,7 @@ def latex(rows: Sequence[Row], columns: Sequence[str]) -> str:
     ]
 
     def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(_LATEX.get(letter, letter) for letter in text) for text in cells) + r" \\"
+        return " & ".join(map(latex_text, cells)) + r" \\"
 
     return "\n".join(
         [

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import PurePosixPath
 from typing import Any
 
+from hf_optim.core.text import html as escape
 from hf_optim.experiment.files import read_bytes
 from hf_optim.experiment.record import SAMPLES
 from hf_optim.study.findings import table
