@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.commands.train import Parser
+from hf_optim.core import importing
 from hf_optim.core.text import csv_lines, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec
@@ -51,13 +52,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim inspect") -> i
     add("--distance", type=float, default=1.0, metavar="D", help="reach of the landscape; 1: the weights' own length")
     add("--seed", type=int, default=0, metavar="N", help="of the directions (default 0)")
     add("--double", action="store_true", help="in float64: slower, for eigenvalues close to zero")
+    add("--trust", action="store_true", help="run the code (file.py:NAME) that a spec.json names (docs/trust.md)")
     add("--output", type=Path, metavar="DIR", help="where the files go (default CHECKPOINT/inspection)")
     given = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
     if given.samples < 1:
         raise UserError(f"--samples must be at least 1, got {given.samples}")
     if given.eigenvalues < 0:
         raise UserError(f"--eigenvalues must be 0 or more, got {given.eigenvalues}")
-    return look(given)
+    with importing.refused("only a spec.json says that it is to be run", given.trust or bool(given.task)):
+        return look(given)
 
 
 def look(given: argparse.Namespace) -> int:

@@ -143,6 +143,11 @@ def _parser() -> argparse.ArgumentParser:
         "--accept-change", action="store_true", help="go on although runs of the folder are no longer in the plan"
     )
     study.add_argument(
+        "--trust",
+        action="store_true",
+        help="run code that only the study's folder names (docs/trust.md)",
+    )
+    study.add_argument(
         "--gpus-per-run", type=int, metavar="N", help="GPUs that train one model together (default: one, if any)"
     )
     study.add_argument(
@@ -217,6 +222,7 @@ def _study(options: argparse.Namespace) -> int:
         gpus_per_run=options.gpus_per_run,
         checkpoint_every=options.checkpoint_every,
         launch=_launch(options),
+        trust=options.trust,
     )
 
 

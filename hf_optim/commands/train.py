@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hf_optim.core import validate
 from hf_optim.core.text import line, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
@@ -19,8 +20,6 @@ from hf_optim.hub import schedules
 
 NESTED = ("optimizer", "schedule")
 DOTTED = (*NESTED, "model")
-# YAML 1.1 reads 1e-3 as a text; every number that Python's float takes is meant as one.
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 RUN_KEYS = {
     "output": str,
     "checkpoint_every": int,
@@ -62,7 +61,22 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as every other user's error."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
+        unknown = re.match(r"unrecognized arguments: --([\w-]+)", message)
+        hint = _meant(unknown[1].replace("-", "_"), self._option_string_actions) if unknown else ""
+        raise UserError(f"{message}{hint} (see {self.prog} --help)")
+
+
+def _meant(word: str, options: Mapping[str, Any]) -> str:
+    """` (did you mean ...?)` for an option that there is not; a hyper-parameter belongs to the optimizer."""
+    from hf_optim import registry
+
+    hyper = {key for name in registry.list_optimizers() for key in registry.info(name).defaults}
+    known = {option[2:].replace("-", "_"): option for option in options if option.startswith("--")}
+    known |= {key: f"--optimizer.{key}" for key in hyper if "--optimizer" in options and key not in known}
+    if word in known:
+        return f" (did you mean {known[word]}?)"
+    near = validate.closest(word, known)
+    return re.sub(r"(?<=mean |..or )\w+", lambda found: known.get(found[0], found[0]), near)
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -208,21 +222,15 @@ def summary(record: Mapping[str, Any], folder: Path) -> str:
 
 def value(text: str) -> Any:
     """A YAML value: numbers (also 1e-3), lists, true/false, null, texts."""
-    import yaml
+    from hf_optim.study.plan.source import parse
 
     try:
-        return numbers(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"{text!r} is not a YAML value: write numbers, [lists], true, false, null or texts") from error
-
-
-def numbers(entry: Any) -> Any:
-    """Texts that are numbers as numbers, to any depth."""
-    if isinstance(entry, Mapping):
-        return {key: numbers(item) for key, item in entry.items()}
-    if isinstance(entry, list):
-        return [numbers(item) for item in entry]
-    return float(entry) if isinstance(entry, str) and NUMBER.fullmatch(entry) else entry
+        return parse(text, "value").value
+    except UserError as error:
+        why = str(error).removeprefix("value, line 1: ")
+        raise UserError(
+            f"{text!r} is not a YAML value ({why}): write numbers, [lists], true, false, null or texts"
+        ) from None
 
 
 def take_nested(argv: Sequence[str], keys: Sequence[str] = DOTTED) -> tuple[list[str], dict[str, dict[str, Any]]]:
@@ -278,31 +286,16 @@ def _preset_optimizer(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_config(file: str) -> dict[str, Any]:
     """The YAML file as plain values; an unknown key is named with its line."""
-    import yaml
+    from hf_optim.study.plan.source import read
 
     valid = ("task", "model", "size", "optimizer", "seed", "data", "schedule", "overrides", "options", *RUN_KEYS)
     try:
-        text = Path(file).read_text(encoding="utf-8")
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"--config: cannot read {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"--config: {file}{where} is not YAML: {getattr(error, 'problem', None) or error}") from error
-    if not isinstance(values, dict):
+        found = read(Path(file))
+    except UserError as error:
+        raise UserError(f"--config: {error}") from None
+    if not isinstance(found.value, dict):
         raise UserError(f"--config: {file} must hold a mapping, as the example of --help")
-    seen = set()
-    for key, _ in tree.value:
-        if key.value not in valid:
-            raise UserError(
-                f"{file}, line {key.start_mark.line + 1}: unknown key {key.value!r}; valid: {', '.join(valid)}"
-            )
-        if key.value in seen:
-            raise UserError(f"{file}, line {key.start_mark.line + 1}: {key.value!r} is given twice")
-        seen.add(key.value)
-    return {key: numbers(entry) if key in (*NESTED, "overrides", "options") else entry for key, entry in values.items()}
+    return dict(found.check_keys((), found.value, valid))
 
 
 def _leave_group() -> None:

@@ -78,6 +78,7 @@ class Share:
     jobs: int
     gpus_per_run: int | None
     checkpoint_every: int | None
+    trust: bool = False
 
     def __call__(self) -> dict[str, Any]:
         """How many runs this job saw to their end, and the problem that stopped it ("" if none)."""
@@ -97,6 +98,7 @@ class Share:
                     jobs=self.jobs,
                     gpus_per_run=self.gpus_per_run or 1,
                     checkpoint_every=self.checkpoint_every,
+                    trust=self.trust,
                     on_finish=finished,
                 )
         except UserError as error:
@@ -119,6 +121,7 @@ def launch(
     jobs: int,
     gpus_per_run: int | None,
     checkpoint_every: int | None,
+    trust: bool = False,
 ) -> bool:
     """Submits jobs for what is left of the study in `folder`, and waits for them unless told not to.
 
@@ -131,7 +134,7 @@ def launch(
         return True
     check_shared(folder)
     count = min(how.array, math.ceil(left / jobs))
-    share = Share(str(folder.resolve()), jobs, gpus_per_run, checkpoint_every)
+    share = Share(str(folder.resolve()), jobs, gpus_per_run, checkpoint_every, trust)
     submitted = _submit(folder, how, share, count)
     names = f"{submitted[0].job_id}{f' to {submitted[-1].job_id}' if count > 1 else ''}"
     _say(console, f"{left} runs for {count} {how.where} job{'s'[: count > 1]} ({names}), logs in {folder / JOBS}")

@@ -291,19 +291,21 @@ def execute(
     jobs: int,
     gpus_per_run: int = 1,
     checkpoint_every: int | None = None,
+    trust: bool = False,
     on_finish: Callable[[Run, str, float], None] | None = None,
     watch: Callable[[Board], None] | None = None,
 ) -> dict[str, str]:
     """Executes `todo` in `jobs` worker processes and gives each run's status ("ok" or "failed") by id.
 
     A run on more than one GPU has a process for each (without GPUs, so many processes). With `checkpoint_every`
-    steps, a run that was interrupted goes on from its last checkpoint. `on_finish` is called (from a worker's thread)
+    steps, a run that was interrupted goes on from its last checkpoint. `trust` lets the workers run the code that the
+    plan names (see `core.importing`). `on_finish` is called (from a worker's thread)
     with run, status and seconds; `watch` five times a second with the board. On KeyboardInterrupt the workers are
     ended, nothing is recorded for what they were at, and the interrupt goes on. Raises UserError when the folder
     takes no more files: finished runs are kept.
     """
     board = Board(todo, len(todo), on_finish)
-    how = {"checkpoint_every": checkpoint_every, "processes": gpus_per_run}
+    how = {"checkpoint_every": checkpoint_every, "processes": gpus_per_run, "trust": trust}
     slots = [Slot(board, folder, e, how) for e in environments(min(jobs, len(todo)), gpus_per_run)] if todo else []
     for slot in slots:
         slot.start()
