@@ -15,7 +15,6 @@ from hf_optim.core.text import line, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
 from hf_optim.experiment.task import check_spec, load, names
-from hf_optim.experiment.training import train
 from hf_optim.hub import schedules
 
 NESTED = ("optimizer", "schedule")
@@ -149,6 +148,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
         folder = Path(run["output"] or f"runs/{spec.id}")
         if (folder / "record.json").is_file() and not run["overwrite"]:
             raise UserError(f"output: {folder} holds a finished run: choose another --output, or --overwrite it")
+        from hf_optim.experiment.training import train  # torch, which a mistake need not wait for
+
         record = train(
             spec,
             folder,

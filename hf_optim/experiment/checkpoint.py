@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_optim.core import shape
+from hf_optim.core.shape import Each
 from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files, record
@@ -35,6 +35,42 @@ def check_checkpoint(checkpoint: Path) -> None:
     """Raise a `UserError` unless `checkpoint` is the folder of a saved model."""
     if not (checkpoint / "config.json").is_file():
         raise UserError(f"checkpoint: {checkpoint} holds no config.json: give a folder such as RUN/checkpoint-432")
+    config = _json(checkpoint / "config.json")
+    if asked := _asks(config):
+        raise UserError(f"checkpoint: {checkpoint}: its config.json asks for code or files of others ({asked})")
+    if (checkpoint / "adapter_config.json").exists():
+        raise UserError(f"checkpoint: {checkpoint} holds an adapter (adapter_config.json): merge it into its model")
+    for index in checkpoint.glob("*.index.json"):
+        shards = _json(index).get("weight_map")
+        if not shape.fits(shards, Each(str)) or any(Path(shard).name != shard for shard in shards.values()):
+            raise UserError(f"checkpoint: {checkpoint}: {index.name} names a file that is not beside it")
+
+
+#: keys of config.json with which transformers would run code, or read what is not in the folder
+_ASKING = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
+           "experts_implementation", "_experts_implementation", "quantization_config", "base_model_name_or_path",
+           "custom_pipelines")  # fmt: skip
+
+
+def _asks(config: Any) -> str:
+    """The first key of `_ASKING` in a configuration, at any depth, whose value is not one of torch's own words."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if key in _ASKING and value not in (None, "eager", "sdpa"):
+            return str(key)
+        if found := _asks(value):
+            return found
+    return ""
+
+
+def _json(file: Path) -> Any:
+    """What the user names may lie behind a link (a cache of models does), but must be plain data."""
+    try:
+        value = files.parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"checkpoint: {file} holds no mapping")
+    return value
 
 
 def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
@@ -43,10 +79,15 @@ def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
     A class that picks the model's own by its configuration (transformers' `Auto...`) takes any.
     """
     cls: Any = task.model_class(name)
-    stored = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("architectures")
-    if stored and cls.__name__ not in stored and not cls.__name__.startswith("Auto"):
+    stored = _json(checkpoint / "config.json").get("architectures")
+    if stored and isinstance(stored, list) and cls.__name__ not in stored and not cls.__name__.startswith("Auto"):
         raise UserError(f"checkpoint: {checkpoint} holds {stored[0]}, but model {name!r} is {cls.__name__}")
-    return cast(PreTrainedModel, cls.from_pretrained(checkpoint))
+    try:
+        return cast(PreTrainedModel, cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False))
+    except UserError:
+        raise
+    except Exception as error:  # whatever transformers, safetensors and torch say of files that are damaged
+        raise UserError(f"checkpoint: {checkpoint} holds no model that can be read: {one_line(error)}") from error
 
 
 def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:

@@ -75,12 +75,18 @@ def _open(name: str, part: str, at: int, how: int) -> int:
     try:
         return os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | how, dir_fd=at)
     except OSError as error:
-        with suppress(OSError):
-            if stat.S_ISLNK(os.stat(part, dir_fd=at, follow_symlinks=False).st_mode):
-                raise Refused(name, "is a link, which is not followed") from None
+        if error.errno in (errno.ELOOP, errno.ENOTDIR) and _is_link(part, at):
+            raise Refused(name, "is a link, which is not followed") from None
         if error.errno == errno.ENXIO:  # a socket
             raise Refused(name, "is no plain file") from None
         raise
+
+
+def _is_link(name: str, at: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
 
 
 def read_text(folder: Path, name: str) -> str:

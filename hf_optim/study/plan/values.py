@@ -36,7 +36,7 @@ def check(plan: Plan, source: Source) -> list[str]:
             said[f"not checked: {label}: {', '.join(foreign)} is code, which was not run (--trust runs it)"] = None
         except UserError as error:
             if not foreign:
-                raise source.error(_place(where, spec, str(error)), f"{label}: {error}") from None
+                raise source.error(_place(where, spec, str(error)), _named(label, str(error))) from None
             said[f"cannot be made: {label}: {one_line(error)}; its runs will fail"] = None
         except Exception as error:
             if not foreign:
@@ -63,6 +63,10 @@ def _specifications(plan: Plan) -> Iterator[tuple[Where, str, Mapping[str, Any]]
         here, spec = known[cell["task"], cell["optimizer"]]
         for point in cell["points"]:
             yield ("tuning", "space", cell["optimizer"]), cell["optimizer"], tuning.assign(spec, point)
+
+
+def _named(label: str, message: str) -> str:
+    return message if label in message else f"{label}: {message}"
 
 
 def _place(where: Where, spec: Mapping[str, Any], message: str) -> Where:
