@@ -25,6 +25,7 @@ from hf_optim.study.findings.curves import Histories
 from hf_optim.study.findings.protocol import Protocol
 from hf_optim.study.findings.table import COSTS, Row, TaskTable
 from hf_optim.study.folder.results import Results, describe
+from hf_optim.study.plan.entries import declared
 from hf_optim.study.plan.plan import flatten
 from hf_optim.study.report import charts
 from hf_optim.study.report import sections as sections
@@ -100,7 +101,7 @@ def _swatch(style: str) -> str:
 
 
 def _task(results: Results, task: Mapping[str, Any], one: TaskTable, styles: Mapping[str, str]) -> list[str]:
-    share = _is_share(one.metric)
+    share = _is_share(task, one.metric)
     rows = [
         charts.ForestRow(
             row.optimizer,
@@ -132,7 +133,9 @@ def _task(results: Results, task: Mapping[str, Any], one: TaskTable, styles: Map
     ):
         if key == "validation_loss" and stem == "loss":
             continue
-        drawing = charts.lines(caption, histories.curves(key), styles, share=_is_share(key), log=key == "effective_lr")
+        drawing = charts.lines(
+            caption, histories.curves(key), styles, share=_is_share(task, key), log=key == "effective_lr"
+        )
         if drawing:
             figures.append(
                 f"<figure><figcaption><span>{escape(caption)} <small>{note}</small></span>"
@@ -144,8 +147,8 @@ def _task(results: Results, task: Mapping[str, Any], one: TaskTable, styles: Map
     return parts
 
 
-def _is_share(metric: str) -> bool:
-    return any(word in metric for word in ("accuracy", "top", "map", "f1"))
+def _is_share(task: Mapping[str, Any], metric: str) -> bool:
+    return (declared(task, metric) or (False, ""))[1] == "share"
 
 
 def _save(name: str) -> str:
