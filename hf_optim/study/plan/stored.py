@@ -11,7 +11,6 @@ from hf_optim.core.shape import Each
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec, id_of
 
-_NUMBERS = (float, None)
 _SPEC = {"name": str, "base?": (str, {"name?": str}, None)}
 _TASK = {
     "task": str,
@@ -23,6 +22,7 @@ _TASK = {
     "only": [str],
     "hyper": Each({}),
     "primary": {"name": str, "greater_is_better": bool},
+    "metrics?": Each([(bool, str)]),
     "steps?": (int, None),
     "overrides?": (Each(float), None),
     "options?": ({}, None),
@@ -69,6 +69,8 @@ def check(data: Mapping[str, Any], file: str) -> None:
     places = [run["task"] for run in data["runs"]] + [*data.get("margin", ()), *data.get("targets", ())]
     if unknown := set(places) - {*tasks}:
         raise UserError(f"{file}: no task has the label {sorted(unknown)[0]!r}")
+    if not all(len(two) == 2 for task in data["tasks"] for two in task.get("metrics", {}).values()):
+        raise UserError(f"{file}: a task's metrics have a direction and a unit each")
     _cells(data, file)
     for run in data["runs"]:
         if run["id"] != id_of(run["spec"]) or run["spec"].get("seed") != run["seed"]:
