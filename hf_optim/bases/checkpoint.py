@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from hf_optim.bases import saved as saved_form
 from hf_optim.errors import BadCheckpoint
 
 log = logging.getLogger("hf_optim")
@@ -31,8 +32,7 @@ class Holder(Protocol):
 
 def check(opt: Holder, state_dict: dict[str, Any]) -> None:
     """Raise BadCheckpoint if `state_dict` is not one of this rule with this structure."""
-    if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= set(state_dict):
-        raise BadCheckpoint(f"{opt.rule}: not an optimizer state dict (it needs 'state' and 'param_groups')")
+    saved_form.structure(opt.rule, state_dict)
     groups = state_dict["param_groups"]
     for mine, saved in zip(opt.param_groups, groups, strict=False):
         rule = saved.get("made_by")
@@ -49,6 +49,7 @@ def check(opt: Holder, state_dict: dict[str, Any]) -> None:
                     f"{opt.rule}: the checkpoint has {name} = {saved.get(name)!r}, this optimizer "
                     f"{mine[name]!r}; they must agree"
                 )
+        saved_form.values(opt, saved)
         slots = [set(opt._slots({**mine, **own})) for own in ({}, saved)]
         for name in sorted(slots[0] ^ slots[1]):
             switch = opt.optional_slots[name][0]
@@ -75,14 +76,9 @@ def check(opt: Holder, state_dict: dict[str, Any]) -> None:
         raise BadCheckpoint(
             f"{opt.rule}: the checkpoint has parameter groups of {saved_counts} tensors, this optimizer {mine_counts}"
         )
-    for p, saved_state in _pairs(opt, state_dict):
-        for name in opt.slots:
-            value = saved_state.get(name)
-            if isinstance(value, torch.Tensor) and value.shape != p.shape:
-                raise BadCheckpoint(
-                    f"{opt.rule}: the checkpoint's {name} has shape {tuple(value.shape)}, "
-                    f"its parameter {tuple(p.shape)}: it belongs to another model"
-                )
+    of_group = [saved for mine, saved in zip(opt.param_groups, groups, strict=True) for _ in mine["params"]]
+    for group, (p, saved_state) in zip(of_group, _pairs(opt, state_dict), strict=True):
+        saved_form.state(opt, p, group, saved_state)
 
 
 def _pairs(opt: Holder, state_dict: dict[str, Any]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:

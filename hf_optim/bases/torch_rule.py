@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.bases.saved import structure
 from hf_optim.core.validate import FOREIGN_KEYS, defaults
 from hf_optim.errors import BadCheckpoint
 
@@ -73,8 +74,7 @@ class TorchRule(Optimizer):
 
     def _translated(self, saved: dict[str, Any]) -> dict[str, Any]:
         """A checkpoint of torch's class or ours as this rule would have it; any other as it is, to be refused."""
-        if not isinstance(saved, dict) or not {"state", "param_groups"} <= set(saved):
-            return saved
+        structure(self.rule, saved)
         if not all(self._ours(group) for group in saved["param_groups"]):
             return saved
         missing: set[str] = set()

@@ -33,6 +33,7 @@ SHAPE = {
     "started?": (str, None),
     "finished?": (str, None),
 }
+_MISSING = {"error": None, "primary": None, "history": None, "time": {}, "memory": {}, "environment": {}, "data": None}
 
 
 class RecordStore:
@@ -87,7 +88,7 @@ def _read(folder: Path, run_id: str) -> dict[str, Any]:
     shape.check(record, SHAPE, "the record")
     if record["id"] != run_id or id_of(record["spec"]) != run_id:
         raise UserError(f"the record is of another run than {run_id}: its specification has the id {_id(record)}")
-    return dict(record)
+    return _MISSING | record
 
 
 def _id(record: Mapping[str, Any]) -> str:
