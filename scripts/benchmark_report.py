@@ -13,6 +13,7 @@ import cProfile
 import json
 import pstats
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -134,7 +135,8 @@ def main() -> int:
         timed("report.html", lambda: report.render(results, tables))
         total = time.perf_counter() - began
         profile.disable()
-        print(f"{len(results.records)} records: {total:.1f} s")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"{len(results.records)} records: {total:.1f} s, at most {peak:.0f} MB")
         if options.profile:
             pstats.Stats(profile).sort_stats("cumulative").print_stats(25)
     return 0

@@ -118,7 +118,7 @@ def reach(venv: Path) -> None:
         str(to),
     ]
     try:
-        code = pip(venv, *asked, str(to), "setuptools>=77", capture_output=True, timeout=REACHED_SECONDS)
+        code = pip(venv, *asked, "setuptools>=77", capture_output=True, timeout=REACHED_SECONDS)
     except subprocess.TimeoutExpired:
         code = 1
     shutil.rmtree(to, ignore_errors=True)

@@ -4,7 +4,8 @@
     python scripts/lock.py --audit    asks the advisory database about each locked package; exit code 1 for a finding
     python scripts/lock.py --check    whether the locks still satisfy pyproject.toml (exit code 1 if not); no network
 
-The versions are those of this interpreter's environment, so that a lock holds what the tests were run with. The tools (uv, pip-audit) are installed into an environment of their own, which is thrown away.
+The versions are those of this interpreter's environment, so that a lock holds what the tests were run with. The tools
+(uv, pip-audit) are installed into an environment of their own, which is thrown away.
 """
 
 from __future__ import annotations

@@ -13,12 +13,14 @@ import shlex
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import own_folder
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.folder.locks import check_shared
@@ -162,7 +164,9 @@ def _submit(folder: Path, how: Launch, share: Share, count: int) -> list[Any]:
         raise UserError("--launch slurm: there is no sbatch here: run this on a machine that submits to the cluster")
     more = {} if how.where == "debug" else {f"{how.where}_max_num_timeout": REQUEUES}
     try:
-        executor = submitit.AutoExecutor(folder / JOBS, cluster=how.where, **more)
+        # A name that nobody knows: submitit hands pickles over in it, and reads back whatever bears a job's number.
+        own = own_folder(folder, JOBS, uuid.uuid4().hex[:12])
+        executor = submitit.AutoExecutor(own, cluster=how.where, **more)
         executor.update_parameters(**parameters(how, share))
         if how.where == "local":
             # Each process gets GPUs of its own, as far as there are any.
