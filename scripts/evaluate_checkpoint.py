@@ -5,7 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from hf_optim.commands.train import Parser, take_nested
+from hf_optim.commands.parser import Parser
+from hf_optim.commands.train import take_nested
 from hf_optim.core.text import line
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES
@@ -14,7 +15,7 @@ from hf_optim.experiment.task import names
 
 def main() -> int:
     """Print the metrics as JSON, or write them to --output; gives the exit code."""
-    parser = Parser(description=__doc__, allow_abbrev=False)
+    parser = Parser("evaluate_checkpoint.py", __doc__ or "")
     parser.add_argument("--task", required=True, metavar="NAME", help=f"{', '.join(names())} or file.py:NAME")
     parser.add_argument(
         "--model",

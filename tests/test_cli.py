@@ -62,7 +62,7 @@ BAD = {
     ("info", "smarann"): "smaran",
     ("list", "zzz*"): "no optimizer matches",
     ("list", "zzz*", "--tasks"): "no task matches",
-    ("stdy",): "invalid choice: 'stdy'",
+    ("stdy",): "there is no command 'stdy' (did you mean study",
     (): "required",
 }
 

@@ -27,9 +27,8 @@ def inference() -> torch.Tensor:
 
 WRONG: dict[str, tuple[Callable[[], torch.Tensor], str]] = {
     "complex": (lambda: nn.Parameter(torch.zeros(2, dtype=torch.complex64)), "dtype torch.complex64"),
-    "whole": (lambda: nn.Parameter(torch.zeros(2, dtype=torch.int32), requires_grad=False), "dtype torch.int32"),
     "float8": (
-        lambda: nn.Parameter(torch.zeros(2).to(torch.float8_e4m3fn), requires_grad=False),
+        lambda: nn.Parameter(torch.zeros(2).to(torch.float8_e4m3fn)),
         "float8_e4m3fn, too coarse",
     ),
     "expanded": (lambda: torch.zeros(1).expand(4).detach().requires_grad_(), "gaps or overlaps in memory"),

@@ -16,20 +16,22 @@ from hf_optim.errors import UserError
 
 def check(rule: str, params: Iterable[Tensor], others: Iterable[Tensor]) -> None:
     """Raise a UserError for parameters that no rule here can move; `others` are those of the groups before."""
-    params = list(params)
+    params, others = list(params), [p for p in others if p.requires_grad]
     for p in params:
         shown = f"{rule}: a parameter of shape {tuple(p.shape)}"
-        if not p.is_floating_point():
+        if p.is_complex() or (p.requires_grad and not p.is_floating_point()):
             raise UserError(
                 f"{rule}: a parameter of dtype {p.dtype} cannot be optimised here; give real floating-point tensors"
             )
+        if not p.requires_grad:  # frozen: it is handed over, and never moved
+            continue
         if p.dtype.itemsize < 2:
             raise UserError(f"{shown} is {p.dtype}, too coarse to be moved by a step: train it in bfloat16 or float32")
         if p.is_inference():
             raise UserError(f"{shown} was made in inference mode, in which nothing is trained: make it outside")
         if p.layout is torch.strided and p.numel() and blocks.flat(local(p)) is None:
             raise UserError(f"{shown} has gaps or overlaps in memory; replace it by p.contiguous()")
-    _apart(rule, [*others, *params])
+    _apart(rule, [*others, *(p for p in params if p.requires_grad)])
 
 
 def _apart(rule: str, params: list[Tensor]) -> None:

@@ -11,19 +11,6 @@ from hf_optim.core import validate
 from hf_optim.errors import BadCheckpoint, UserError
 
 
-def structure(rule: str, state_dict: Any) -> None:
-    """Raise BadCheckpoint unless there are groups with parameters, and states by parameter."""
-    if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= set(state_dict):
-        raise BadCheckpoint(f"{rule}: not an optimizer state dict (it needs 'state' and 'param_groups')")
-    groups, state = state_dict["param_groups"], state_dict["state"]
-    fine = isinstance(groups, list) and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
-    if not fine or not isinstance(state, Mapping) or not all(isinstance(one, Mapping) for one in state.values()):
-        raise BadCheckpoint(f"{rule}: a damaged state dict: its groups or states are not mappings")
-    names = [name for group in groups for name in group["params"]]
-    if not all(isinstance(name, (int, str)) for name in names) or len(set(names)) < len(names):
-        raise BadCheckpoint(f"{rule}: a damaged state dict: its parameters are not named, each once")
-
-
 def values(opt: Any, group: Mapping[str, Any]) -> None:
     """Raise BadCheckpoint unless a saved group has every hyper-parameter, each of its kind and in its range."""
     names = [name for name in (*opt._names, *opt.memory, *opt.kept) if name not in group]

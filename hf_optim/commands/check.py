@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_optim.commands.parser import Parser
 from hf_optim.core import text
 from hf_optim.errors import UserError
 
+ABOUT = "test an optimizer, ours or yours, for correctness"
 DESCRIPTION = """\
 Does to an optimizer what a training run does, and says what it breaks. Names:
 
@@ -20,12 +20,6 @@ Does to an optimizer what a training run does, and says what it breaks. Names:
   file.py:Class         your own
 
 Exit code: 0 all cells pass or do not apply, 1 a cell failed, 2 a wrong argument."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(2)
 
 
 class Bar:
@@ -63,12 +57,10 @@ def _mapping(text: str, option: str) -> Any:
         raise UserError(f"{option} is not JSON ({error.msg} at character {error.pos + 1}): {text}") from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="hf-optim check",
         description=DESCRIPTION,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to check")
     parser.add_argument("--all", action="store_true", help="every registered optimizer")

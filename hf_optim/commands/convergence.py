@@ -12,8 +12,9 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hf_optim.commands.parser import Parser
 from hf_optim.core.text import csv_lines
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import whole, write_atomically
@@ -23,6 +24,7 @@ from hf_optim.toys.trajectory import RATES, label_of, parse, takes_rate, with_ra
 if TYPE_CHECKING:
     from hf_optim.toys.online import Online
 
+ABOUT = "measure rates of convergence against the papers' bounds"
 PROBLEMS = {
     "digits": "logistic regression on embedded digits, stochastic",
     "two-pulls": "one dimension, made so that Theorem 3's bound fails",
@@ -31,11 +33,6 @@ STEPS = {"digits": 4096, "two-pulls": 8192}
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:  # type: ignore[override]
-        raise UserError(f"{message}; see hf-optim convergence --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,10 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     rates = ", ".join(f"{rate:g}" for rate in RATES)
-    parser = _Parser(
+    parser = Parser(
         prog="hf-optim convergence",
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Regret and suboptimality on a convex problem, against the bounds that the papers print.",
         epilog="problems:\n" + "\n".join(f"  {name:<10} {text}" for name, text in PROBLEMS.items()),
     )

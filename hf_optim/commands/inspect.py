@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_optim.commands.train import Parser
+from hf_optim.commands.parser import Parser
 from hf_optim.core import importing
 from hf_optim.core.text import csv_lines, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec
 
+ABOUT = "curvature and loss landscape of a checkpoint"
 EPILOG = """
 The run is known from the spec.json beside its checkpoints (`hf-optim train ... --checkpoint-every N`). Examples:
 
@@ -33,8 +34,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim inspect") -> i
         prog=prog,
         description="Largest Hessian eigenvalues, trace, parameter norm and loss landscape of a checkpoint.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="RUN/checkpoint-STEP")

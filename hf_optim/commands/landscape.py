@@ -13,9 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.commands.parser import Parser
 from hf_optim.errors import UserError
 from hf_optim.toys.surfaces import SURFACES, Surface
 from hf_optim.toys.trajectory import CLOSE, RATES, Trajectory, follow, label_of, parse, takes_rate, tuned, with_rate
+
+ABOUT = "follow optimizers over a two-dimensional surface"
 
 if TYPE_CHECKING:
     pass
@@ -25,11 +28,6 @@ if TYPE_CHECKING:
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:  # type: ignore[override]
-        raise UserError(f"{message}; see hf-optim landscape --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,11 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     rates = ", ".join(f"{rate:g}" for rate in RATES)
-    parser = _Parser(
+    parser = Parser(
         prog="hf-optim landscape",
         description="Follow optimizers over a surface of two variables; writes "
         "a table, SURFACE.png and a self-contained SURFACE.html.",
-        allow_abbrev=False,
     )
     parser.add_argument("surfaces", nargs="+", metavar="SURFACE", help=f"{', '.join(SURFACES)}, or all")
     parser.add_argument(

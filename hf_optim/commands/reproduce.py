@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from hf_optim.claims import claim as claims
-from hf_optim.commands.train import Parser
+from hf_optim.commands.parser import Parser
 from hf_optim.core import text
 from hf_optim.errors import UserError
 
+ABOUT = "reproduce a table or a figure of one of the papers"
 EPILOG = """
 Interrupt it at any moment: the same command goes on. It leaves, beside the study's own tables and report.html:
   reproduction.md    published beside obtained, the verdicts, and what differs from the paper
@@ -32,8 +32,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim reproduce") ->
         prog=prog,
         description="Reproduce a table or a figure of one of the four papers.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", metavar="NAME_OR_FILE", help="a claim, as agr-table6 (see --list)")
     parser.add_argument("--list", action="store_true", help="list the tables and figures that come with the package")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from hf_optim.core import validate
+from hf_optim.commands.parser import Parser
 from hf_optim.core.text import line, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
 from hf_optim.experiment.task import check_spec, load, names
 from hf_optim.hub import schedules
 
+ABOUT = "train one model with one optimizer"
 NESTED = ("optimizer", "schedule")
 DOTTED = (*NESTED, "model")
 RUN_KEYS = {
@@ -56,36 +55,12 @@ Exit code: 0, 1 if the run failed (its record says why), 2 if something given wa
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every other user's error."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = re.match(r"unrecognized arguments: --([\w-]+)", message)
-        hint = _meant(unknown[1].replace("-", "_"), self._option_string_actions) if unknown else ""
-        raise UserError(f"{message}{hint} (see {self.prog} --help)")
-
-
-def _meant(word: str, options: Mapping[str, Any]) -> str:
-    """` (did you mean ...?)` for an option that there is not; a hyper-parameter belongs to the optimizer."""
-    from hf_optim import registry
-
-    hyper = {key for name in registry.list_optimizers() for key in registry.info(name).defaults}
-    known = {option[2:].replace("-", "_"): option for option in options if option.startswith("--")}
-    known |= {key: f"--optimizer.{key}" for key in hyper if "--optimizer" in options and key not in known}
-    if word in known:
-        return f" (did you mean {known[word]}?)"
-    near = validate.closest(word, known)
-    return re.sub(r"(?<=mean |..or )\w+", lambda found: known.get(found[0], found[0]), near)
-
-
-def parser(prog: str) -> argparse.ArgumentParser:
+def parser(prog: str) -> Parser:
     """The options; nested ones (`--optimizer.lr`) are taken out before."""
     made = Parser(
         prog=prog,
         description="Train one model of a task with one optimizer; leaves record.json and history.jsonl in --output.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = made.add_argument
     add("--config", metavar="FILE", help="a YAML file with the values below")

@@ -40,6 +40,7 @@ FOREIGN_KEYS = frozenset(
         "max_momentum",
         "base_momentum",
         "lr_scale",
+        "hf_optim_names",
     }
 )
 
@@ -70,9 +71,14 @@ def unknown(owner: str, names: Iterable[str], valid: Iterable[str]) -> None:
             raise UserError(f"{owner} has no hyper-parameter {name!r}{closest(name, valid)}; it has: {listed}")
 
 
+def _elements(value: Any) -> int:
+    """Of a tensor or an array; 0 for anything else."""
+    return int(value.numel()) if hasattr(value, "numel") else int(getattr(value, "size", 0))
+
+
 def _number(owner: str, name: str, value: Any, default: Any, bounds: tuple[float, float, bool, bool] | None) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a tensor or numpy rate
+        if hasattr(value, "item") and _elements(value) == 1:  # a tensor or numpy rate
             value = value.item()
         else:
             raise UserError(f"{owner}: {name} must be a number, got {value!r}")

@@ -95,7 +95,7 @@ def train(
     numbers = budget(spec, preset, len(data.train), processes)  # type: ignore[arg-type]
     set_seed(spec.overrides.get("init_seed", spec.seed))
     model = task.model(model_name, preset, data)
-    registry.build(spec.optimizer, model)  # values out of range are the user's error, not a failed run
+    optimizer = registry.build(spec.optimizer, model)  # values out of range are the user's error, not a failed run
     checkpoint = last_checkpoint(folder) if resume else None
     if first:
         _prepare(folder, spec, keep=checkpoint is not None, checkpoints=checkpoint_every is not None)
@@ -116,7 +116,7 @@ def train(
             trainer = _trainer(
                 task, spec, preset, model, data, numbers, folder, checkpoint_every, watch, checkpoint is None, report_to
             )
-            attach(trainer, spec.optimizer)
+            attach(trainer, optimizer)
             begun = time.perf_counter()
             try:
                 trainer.train(resume_from_checkpoint=checkpoint)
