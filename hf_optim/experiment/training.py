@@ -161,6 +161,8 @@ def train(
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if first and not folder.is_dir():
+        raise UserError(f"{folder} was moved or removed while the run was in it: no record was written")
     if first:
         write_rows(folder / records.HISTORY, history)
         write_json(folder / records.RECORD, record)

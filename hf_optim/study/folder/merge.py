@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -110,7 +111,8 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
     Raises UserError in one line, before anything is written, for contradictions; and for a disk that is full.
     """
     begun = (into / "plan.json").is_file()
-    if not begun and into.exists() and (not into.is_dir() or any(into.iterdir())):
+    merging = os.path.lexists(into / ORIGIN)
+    if not begun and not merging and into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise UserError(f"{into} is not empty and holds no study: choose another folder to merge into")
     folders = list(dict.fromkeys(([into.resolve()] if begun else []) + [s.resolve() for s in sources]))
     loaded = [(folder.name, load(folder)) for folder in folders]
@@ -140,17 +142,18 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
         except Refused as error:
             raise UserError(f"merge: {folder}: {error}; nothing was written") from None
     try:
-        own_folder(into, "runs")
-        for run_id, folder in copied.items():
-            home = into / "runs" / run_id
-            if read_status(home) is None:
-                _copy(folder / "runs" / run_id, home)
+        # First: what an interrupted merge leaves is known by it.
         origin = {
             "studies": [name for name, _ in loaded],
             "runs": {run_id: name for run_id, (name, _, _) in taken.items()},
             "set_aside": set_aside,
         }
         write_atomically(into / ORIGIN, json.dumps(origin, indent=1) + "\n")
+        own_folder(into, "runs")
+        for run_id, folder in copied.items():
+            home = into / "runs" / run_id
+            if read_status(home) is None:
+                _copy(folder / "runs" / run_id, home)
         yamls = {_text(folder) for folder in folders}
         if len(yamls) == 1 and (text := yamls.pop()):
             write_atomically(into / "study.yaml", text)

@@ -204,6 +204,8 @@ class Slot(threading.Thread):
             self.process.wait()
 
     def _serve(self, run: Run) -> None:
+        if not (self.folder / "plan.json").is_file():
+            raise UserError(f"{self.folder}: was moved or removed: the same command goes on, given its new place")
         answer = self._ask({"folder": str(self.folder), "id": run.id, "spec": run.spec, **self.how})
         if self.board.stopped and answer is None:
             return
