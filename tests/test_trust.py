@@ -191,3 +191,33 @@ def test_the_library_itself_imports_what_the_caller_names(code: str) -> None:
 
     assert type(registry.create(code, [torch.nn.Parameter(torch.zeros(2))])).__name__ == "Mine"
     assert conduct.study.__kwdefaults__["trust"] is False
+
+
+def test_files_of_this_machine_are_not_read_because_a_folder_names_them(
+    tmp_path: Path, asked: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for entry in ("data: ../mine", f"data: '{tmp_path}/mine'", "options: {hidden_size: /etc/passwd}"):
+        folder = tmp_path / "theirs"
+        folder.mkdir(exist_ok=True)
+        (folder / "study.yaml").write_text(yaml("sgd").replace("size: smoke", f"size: smoke, {entry}"))
+        assert run("study", folder, "--output", tmp_path / "out") == 2 and asked == []
+        assert "files of this machine, and only" in capsys.readouterr().err
+    checkpoint = tmp_path / "run" / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "config.json").write_text("{}")
+    spec = RunSpec(task="vision", model="mlp", size="smoke", optimizer={"name": "sgd"}, data="/etc/hostname")
+    (checkpoint.parent / "spec.json").write_text(json.dumps(spec.to_dict()))
+    assert run("inspect", checkpoint) == 2
+    assert "/etc/hostname is a file of this machine, and only a spec.json" in capsys.readouterr().err
+
+
+def test_a_journal_that_is_not_ours_is_set_aside(tmp_path: Path) -> None:
+    from tuning_fakes import expand, whole
+
+    made = expand()
+    (tmp_path / "s").mkdir()
+    for text in ('{"op_code": 99}\n', '{"op_code": 0, "worker_id": "x"}\n', "[]\n", '{"op_code": 4, "trial_id": 7}\n'):
+        (tmp_path / "s" / "tuning.journal").write_text(text)
+        whole(made, tmp_path / "s")
+        assert (tmp_path / "s" / "tuning.damaged").read_text() == text

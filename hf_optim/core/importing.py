@@ -38,6 +38,11 @@ def refused(why: str, trust: bool = False) -> Iterator[None]:
         _refused.reset(token)
 
 
+def reason() -> str:
+    """Why nothing that only a file names is used here; empty where the user is the one who asks."""
+    return _refused.get()
+
+
 def is_path(name: object) -> bool:
     """Whether a name means code rather than something that comes with the package."""
     return isinstance(name, str) and (":" in name or ".py" in name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_optim.core import shape
+from hf_optim.core import importing, shape
 from hf_optim.core.shape import Each
 from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
@@ -38,6 +40,9 @@ def check_checkpoint(checkpoint: Path) -> None:
     config = _json(checkpoint / "config.json")
     if asked := _asks(config):
         raise UserError(f"checkpoint: {checkpoint}: its config.json asks for code or files of others ({asked})")
+    for path in checkpoint.iterdir():
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+            raise UserError(f"checkpoint: {path} is no plain file")
     if (checkpoint / "adapter_config.json").exists():
         raise UserError(f"checkpoint: {checkpoint} holds an adapter (adapter_config.json): merge it into its model")
     for index in checkpoint.glob("*.index.json"):
@@ -99,11 +104,20 @@ def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
     try:
         stored = files.read_json(checkpoint.parent, record.SPEC)
         shape.check(stored, {}, record.SPEC)
-        return RunSpec.from_dict(stored)
+        spec = RunSpec.from_dict(stored)
+        if (why := importing.reason()) and (outside := paths_in(stored)):
+            raise importing.Untrusted(f"{outside[0]} is a file of this machine, and {why}: --trust reads it")
+        return spec
     except FileNotFoundError as error:
         raise UserError(f"checkpoint: there is no {file}, so say which run it was: --task, --model, --size") from error
     except (OSError, ValueError) as error:
         raise UserError(f"checkpoint: {file} does not name a run: {one_line(error)}") from error
+
+
+def paths_in(spec: Mapping[str, Any]) -> list[str]:
+    """What of a run's data and options is a path rather than a name."""
+    named = [spec.get("data"), *(spec.get("options") or {}).values()]
+    return [one for one in named if isinstance(one, str) and (os.sep in one or one.startswith((".", "~")))]
 
 
 def read_solution(

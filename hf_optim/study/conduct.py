@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hf_optim.core import importing
 from hf_optim.core import text as safe
 from hf_optim.errors import UserError
+from hf_optim.experiment.checkpoint import paths_in
 from hf_optim.experiment.files import write_atomically
 from hf_optim.study.findings import protocol as tuning_report
 from hf_optim.study.findings import table
@@ -81,6 +82,8 @@ def study(
         plan = planning.expand(source, seeds=seeds, origin=Path(origin).name)
         if not (trust or dry_run) and (code := importing.paths([*plan.tasks, *plan.optimizers])):
             raise importing.Untrusted(f"{', '.join(code)}: code, and {why}, or look at it and add --trust")
+        if not (trust or dry_run) and (outside := [path for task in plan.tasks for path in paths_in(task)]):
+            raise importing.Untrusted(f"{', '.join(outside)}: files of this machine, and {why}, or add --trust")
         told = values.check(plan, source)
     folder = _folder(name, output, plan)
     change = changes.since(folder, plan)

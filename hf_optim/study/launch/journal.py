@@ -39,19 +39,31 @@ def update(plan: Plan, searches: Sequence[Search], folder: Path) -> None:
     try:
         with _alone(folder), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = _open(folder / FILE)
-            for search in searches:
-                if search.trials:
-                    study = optuna.create_study(
-                        storage=storage,
-                        study_name=name(search),
-                        direction="maximize" if greater[search.task] else "minimize",
-                        load_if_exists=True,
-                    )
-                    _ask(study, search)
-                    _tell(study, search)
+            try:
+                _bring_up(folder / FILE, searches, greater)
+            except UserError:
+                raise
+            except Exception:  # whatever Optuna says of a journal that is not one of ours: it is set aside, not lost
+                (folder / FILE).replace((folder / FILE).with_suffix(".damaged"))
+                _bring_up(folder / FILE, searches, greater)
     finally:
         optuna.logging.set_verbosity(before)
+
+
+def _bring_up(file: Path, searches: Sequence[Search], greater: Mapping[str, bool]) -> None:
+    import optuna
+
+    storage = _open(file)
+    for search in searches:
+        if search.trials:
+            study = optuna.create_study(
+                storage=storage,
+                study_name=name(search),
+                direction="maximize" if greater[search.task] else "minimize",
+                load_if_exists=True,
+            )
+            _ask(study, search)
+            _tell(study, search)
 
 
 def name(search: Search) -> str:
