@@ -14,7 +14,7 @@ import hf_optim
 import hf_optim.check
 from hf_optim.check import launch, show
 from hf_optim.check.candidate import Candidate, expand
-from hf_optim.check.outcome import FAIL, NOT, PASS, Verdict, Report
+from hf_optim.check.outcome import FAIL, NOT, PASS, Report, Verdict
 from hf_optim.commands import check as cli
 from hf_optim.errors import UserError
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
 
 from hf_optim.bases import layout
+from hf_optim.bases import saved as saved_form
 from hf_optim.core import validate
 from hf_optim.errors import BadCheckpoint
 
@@ -36,9 +37,16 @@ class Holder(Protocol):
 
 
 def form(rule: str, state_dict: Any) -> None:
-    """Raise BadCheckpoint if this is not an optimizer's state dict at all."""
+    """Raise BadCheckpoint unless this is an optimizer's state dict: groups with parameters, states by parameter."""
     if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= set(state_dict):
         raise BadCheckpoint(f"{rule}: not an optimizer state dict (it needs 'state' and 'param_groups')")
+    groups, state = state_dict["param_groups"], state_dict["state"]
+    fine = isinstance(groups, list) and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
+    if not fine or not isinstance(state, Mapping) or not all(isinstance(one, Mapping) for one in state.values()):
+        raise BadCheckpoint(f"{rule}: a damaged state dict: its groups or states are not mappings")
+    names = [name for group in groups for name in group["params"]]
+    if not all(isinstance(name, (int, str)) for name in names) or len(set(names)) < len(names):
+        raise BadCheckpoint(f"{rule}: a damaged state dict: its parameters are not named, each once")
 
 
 def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -63,18 +71,15 @@ def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
                 f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only "
                 f"one of them keeps {name}; they must agree"
             )
-    for p, saved_state in _pairs(opt, state_dict):
-        for name in opt.slots:
-            value = saved_state.get(name)
-            if isinstance(value, torch.Tensor) and value.shape != p.shape:
-                raise BadCheckpoint(
-                    f"{opt.rule}: the checkpoint's {name} has shape {tuple(value.shape)}, "
-                    f"its parameter {tuple(p.shape)}: it belongs to another model"
-                )
     complete = [
         {**{k: mine[k] for k in (*opt._names, *opt.memory, *opt.kept) if k not in saved}, **saved}
         for mine, saved in zip(opt.param_groups, groups, strict=True)
     ]
+    for group in complete:
+        saved_form.values(opt, group)
+    of_group = [group for group in complete for _ in group["params"]]
+    for group, (p, saved_state) in zip(of_group, _pairs(opt, state_dict), strict=True):
+        saved_form.state(opt, p, group, saved_state)
     _say(opt, groups, complete)
     return {**state_dict, "param_groups": complete}
 

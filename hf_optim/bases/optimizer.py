@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from hf_optim.bases import checkpoint
+from hf_optim.bases import checkpoint, parameters
 from hf_optim.core import reduce, validate
 from hf_optim.core.groups import as_groups
 from hf_optim.core.reduce import local
@@ -134,12 +134,12 @@ class Optimizer(torch.optim.Optimizer, Rule):
         defaults, whole = validate.defaults(type(self)), validate.whole_numbers(type(self))
         validate.values(self.rule, given, defaults, self.choices, self.bounds, whole)
         super().add_param_group(group)
-        for p in self.param_groups[-1]["params"]:
-            if p.is_complex() or (p.requires_grad and not p.is_floating_point()):
-                raise UserError(
-                    f"{self.rule}: a parameter of dtype {p.dtype} cannot be optimised here; "
-                    "give real floating-point tensors"
-                )
+        try:
+            mine = self.param_groups[-1]["params"]
+            parameters.check(self.rule, mine, [p for before in self.param_groups[:-1] for p in before["params"]])
+        except UserError:
+            self.param_groups.pop()
+            raise
 
     def _hyper(self, group: dict[str, Any]) -> SimpleNamespace:
         h = SimpleNamespace(**{k: group[k] for k in (*self._names, *self.kept)})
@@ -232,6 +232,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if execute.capturing():
             self._captured = capture.record(self)
             return loss
+        parameters.check_step(self.rule, self.param_groups)
         parts = self._begin()
         if not parts:  # as in torch
             if not self._idle_said:

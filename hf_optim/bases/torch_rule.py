@@ -65,8 +65,6 @@ class TorchRule(Optimizer):
 
     def _translated(self, saved: dict[str, Any]) -> dict[str, Any]:
         """A checkpoint of torch's class or ours as this rule would have it; any other as it is, to be refused."""
-        if not isinstance(saved, dict) or not {"state", "param_groups"} <= set(saved):
-            return saved
         if not all(self._ours(group) for group in saved["param_groups"]):
             return saved
         missing: set[str] = set()

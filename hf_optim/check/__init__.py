@@ -14,8 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_optim.check.outcome import Verdict as Verdict
     from hf_optim.check.outcome import Report as Report
+    from hf_optim.check.outcome import Verdict as Verdict
     from hf_optim.check.suite import registered as registered
     from hf_optim.check.suite import run as run
 

@@ -14,7 +14,7 @@ import torch
 from hf_optim import __version__
 from hf_optim.check import launch
 from hf_optim.check.candidate import Candidate, expand
-from hf_optim.check.outcome import CHECKS, FAIL, NOT, Verdict, Check, Report, judge
+from hf_optim.check.outcome import CHECKS, FAIL, NOT, Check, Report, Verdict, judge
 from hf_optim.errors import UserError, one_line
 
 Progress = Callable[[int, int, str], None]

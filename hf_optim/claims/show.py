@@ -10,6 +10,7 @@ from hf_optim.claims.beside import Pair
 from hf_optim.claims.judges import Finding
 from hf_optim.claims.outcome import Judgement, Outcome
 from hf_optim.claims.settings import values
+from hf_optim.core.text import markdown as safe
 from hf_optim.study.statistics.paired import Summary
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
             "| task | compared | metric | difference | 95 % CI | p (Holm) | so? |",
             "|---|---|---|---|---|---|---|",
         ]
-        lines += ["| " + " | ".join(row) + " |" for row in dict.fromkeys(tuple(_cells(f)) for f in findings)]
+        rows = dict.fromkeys(tuple(map(safe, _cells(f))) for f in findings)
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += _beside(outcome)
     if outcome.outlooks:
         lines += ["", "## What this study could decide", ""]
@@ -104,7 +106,7 @@ def _beside(outcome: Outcome) -> list[str]:
             "|---|---|---|---|---|",
         ]
         lines += [
-            f"| {pair.label} | {pair.published['metric']} | {_published(pair)}"
+            f"| {safe(pair.label)} | {pair.published['metric']} | {_published(pair)}"
             f"{'' if pair.belongs else ' (of the other reading)'} | {_obtained(pair)} | {pair.obtained.n} |"
             for pair in shown
         ]

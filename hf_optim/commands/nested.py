@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim.errors import UserError
 
-# YAML 1.1 reads 1e-3 as a text; every number that Python's float takes is meant as one.
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-
 
 def value(text: str) -> Any:
     """A YAML value: numbers (also 1e-3), lists, true/false, null, texts."""
-    import yaml
+    from hf_optim.study.plan.source import parse
 
     try:
-        return numbers(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"{text!r} is not a YAML value: write numbers, [lists], true, false, null or texts") from error
-
-
-def numbers(entry: Any) -> Any:
-    """Texts that are numbers as numbers, to any depth."""
-    if isinstance(entry, Mapping):
-        return {key: numbers(item) for key, item in entry.items()}
-    if isinstance(entry, list):
-        return [numbers(item) for item in entry]
-    return float(entry) if isinstance(entry, str) and NUMBER.fullmatch(entry) else entry
+        return parse(text, "value").value
+    except UserError as error:
+        why = str(error).removeprefix("value, line 1: ")
+        raise UserError(
+            f"{text!r} is not a YAML value ({why}): write numbers, [lists], true, false, null or texts"
+        ) from None
 
 
 def take_nested(argv: Sequence[str], keys: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:

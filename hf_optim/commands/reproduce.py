@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hf_optim.claims import claim as claims
 from hf_optim.claims.narrow import Wish
 from hf_optim.commands.parser import Parser
+from hf_optim.core import text
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
@@ -256,8 +257,6 @@ def write(chosen: claims.Claim, options: Options, folder: Path) -> None:
 
 
 def _write(found: Outcome, folder: Path, files: tuple[str, ...] = ()) -> None:
-    from rich.console import Console
-
     from hf_optim.claims import show
     from hf_optim.claims.drawing import drawing
     from hf_optim.experiment.files import write_atomically
@@ -267,7 +266,7 @@ def _write(found: Outcome, folder: Path, files: tuple[str, ...] = ()) -> None:
     drawn = drawing(found)
     if drawn:
         write_atomically(folder / "reproduction.svg", drawn)
-    console = Console()
+    console = text.console()
     show.terminal(found, console)
     console.print(f"Reproduction: {folder / 'reproduction.md'}", markup=False, highlight=False, soft_wrap=True)
 

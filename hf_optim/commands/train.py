@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_optim.commands.nested import merged, numbers, take_nested
+from hf_optim.commands.nested import merged, take_nested
 from hf_optim.commands.parser import Parser
+from hf_optim.core.text import line, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
 from hf_optim.experiment.task import check_spec, load, names
@@ -124,7 +125,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
         folder = Path(run["output"] or f"runs/{spec.id}")
         if (folder / "record.json").is_file() and not run["overwrite"]:
             raise UserError(f"output: {folder} holds a finished run: choose another --output, or --overwrite it")
-        from hf_optim.experiment.training import train
+        from hf_optim.experiment.training import train  # torch, which a mistake need not wait for
 
         record = train(
             spec,
@@ -136,14 +137,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
         )
     except UserError as error:
         if loud:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     finally:
         _leave_group()
     if loud:
-        print(summary(record, folder))
+        print(terminal(summary(record, folder)))
     return 0 if record["status"] == "ok" else 1
 
 
@@ -211,31 +212,16 @@ def _preset_optimizer(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_config(file: str) -> dict[str, Any]:
     """The YAML file as plain values; an unknown key is named with its line."""
-    import yaml
+    from hf_optim.study.plan.source import read
 
     valid = ("task", "model", "size", "optimizer", "seed", "data", "schedule", "overrides", "options", *RUN_KEYS)
     try:
-        text = Path(file).read_text(encoding="utf-8")
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"--config: cannot read {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"--config: {file}{where} is not YAML: {getattr(error, 'problem', None) or error}") from error
-    if not isinstance(values, dict):
+        found = read(Path(file))
+    except UserError as error:
+        raise UserError(f"--config: {error}") from None
+    if not isinstance(found.value, dict):
         raise UserError(f"--config: {file} must hold a mapping, as the example of --help")
-    seen = set()
-    for key, _ in tree.value:
-        if key.value not in valid:
-            raise UserError(
-                f"{file}, line {key.start_mark.line + 1}: unknown key {key.value!r}; valid: {', '.join(valid)}"
-            )
-        if key.value in seen:
-            raise UserError(f"{file}, line {key.start_mark.line + 1}: {key.value!r} is given twice")
-        seen.add(key.value)
-    return {key: numbers(entry) if key in (*NESTED, "overrides", "options") else entry for key, entry in values.items()}
+    return dict(found.check_keys((), found.value, valid))
 
 
 def _leave_group() -> None:

@@ -45,9 +45,20 @@ FOREIGN_KEYS = frozenset(
 )
 
 
+#: what others call the same
+_SAME = {
+    "learning_rate": "lr", "learningrate": "lr", "alpha": "lr", "eta": "lr", "epsilon": "eps", "wd": "weight_decay",
+    "decay": "weight_decay", "weightdecay": "weight_decay", "l2": "weight_decay", "beta": "momentum", "beta1": "betas",
+    "beta2": "betas",
+}  # fmt: skip
+
+
 def closest(word: str, words: Iterable[str]) -> str:
     """` (did you mean ...?)` or nothing."""
-    near = difflib.get_close_matches(word, list(words), n=3, cutoff=0.5)
+    words = list(words)
+    lower = {one.lower(): one for one in reversed(words)}
+    near = [one for one in (_SAME.get(word.lower(), ""), word) if one in words and one != word]
+    near = near or [lower[one] for one in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.5)]
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 

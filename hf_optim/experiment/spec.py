@@ -131,6 +131,13 @@ class RunSpec:
 
     @property
     def id(self) -> str:
-        """12 hexadecimal characters of the SHA-256 of the canonical JSON."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """See `id_of`."""
+        return id_of(self.to_dict())
+
+
+def id_of(values: Mapping[str, Any]) -> str:
+    """The id of the run with this specification: 12 hexadecimal characters of the SHA-256 of its canonical JSON. It is
+    always computed, and never taken from a file.
+    """
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
