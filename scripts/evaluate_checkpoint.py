@@ -5,8 +5,9 @@ import os
 import sys
 from pathlib import Path
 
+from hf_optim.commands.nested import take_nested
 from hf_optim.commands.parser import Parser
-from hf_optim.commands.train import take_nested
+from hf_optim.core.text import line
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES
 from hf_optim.experiment.task import names
@@ -34,7 +35,7 @@ def main() -> int:
             given.task, given.model, given.size, given.checkpoint, given.data, nested["model"]
         )
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {line(error)}", file=sys.stderr)
         return 2
     if os.environ.get("RANK", "0") != "0":
         return 0

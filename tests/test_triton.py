@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
+if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
+    # 3.2 compiles these sources, too, but its interpreter does not run with the NumPy of today
+    pytest.skip("Triton's interpreter is too old", allow_module_level=True)
 
 
 def run(*files: str, **environment: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from hf_optim.bases import checkpoint
+from hf_optim.bases import checkpoint, parameters
 from hf_optim.core import validate
 from hf_optim.core.groups import as_groups
 from hf_optim.core.reduce import local
@@ -73,6 +73,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self.given = {k for k, v in hyper.items() if v != defaults[k]}
         self.transform = self._make_transform(arguments.get("grad_transform"), hyper)
         self._transform_found = False
+        self._idle_said = False
         self._fed: tuple[Any, Any] | None = None
         self._stepper: Stepper | None = None
         self._ahead: Ahead | None = None
@@ -136,12 +137,12 @@ class Optimizer(torch.optim.Optimizer, Rule):
         defaults, whole = validate.defaults(type(self)), validate.whole_numbers(type(self))
         validate.values(self.rule, given, defaults, self.choices, self.bounds, whole)
         super().add_param_group(group)
-        for p in self.param_groups[-1]["params"]:
-            if not p.is_floating_point():
-                raise UserError(
-                    f"{self.rule}: a parameter of dtype {p.dtype} cannot be optimised here; "
-                    "give real floating-point tensors"
-                )
+        try:
+            mine = self.param_groups[-1]["params"]
+            parameters.check(self.rule, mine, [p for before in self.param_groups[:-1] for p in before["params"]])
+        except UserError:
+            self.param_groups.pop()
+            raise
 
     def _hyper(self, group: dict[str, Any]) -> SimpleNamespace:
         h = SimpleNamespace(**{k: group[k] for k in (*self._names, *self.kept)})
@@ -227,6 +228,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
 
     # --- a step ----------------------------------------------------------------------------------------------------
 
+    @torch.compiler.disable
     @torch.no_grad()
     def step(
         self,
@@ -255,11 +257,18 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self._fed = None
         if closure is not None:
             loss, evaluate = self._run_closure(closure, evaluate)
+            if self._fed is not None:  # said while it ran: the loss of the whole window, of which it is the last part
+                loss, self._fed = self._fed[0], None
         if capture.capturing():
             self._captured, self._twin = capture.record(self, loss, self._twin), None
             return loss
+        parameters.check_step(self.rule, self.param_groups)
         self.hear(wait=False)
-        self._begin()
+        if not self._begin():  # as in torch
+            if not self._idle_said:
+                self._idle_said = True
+                log.warning("%s: step() without any gradient moves nothing", self.rule)
+            return loss
         f: float | None = None
         if "loss" in self.needs or "evaluate" in self.needs:
             if loss is None:
@@ -305,12 +314,13 @@ class Optimizer(torch.optim.Optimizer, Rule):
             self._stepper = Stepper(self, self.rule, self._hyper, self._entries, self._make_state)
         return self._stepper
 
-    def _begin(self) -> None:
-        """See what this step runs over."""
+    def _begin(self) -> bool:
+        """See what this step runs over; False if there is nothing."""
         if self.transform is not None and not self._transform_found:
             self._find_transformed()
         self._add_slots()
-        self._steps.begin()
+        if not self._steps.begin():
+            return False
         device = self._steps.accelerator() if self._on_host is None else None
         if device is None or "evaluate" in self.needs:
             self.hear()
@@ -321,6 +331,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
             self._on_host = self._ahead.why_not(self._steps)
             if self._on_host is not None:
                 self._ahead = None
+        return True
 
     def _find_transformed(self) -> None:
         """A transform that reaches no tensor at all is a mistake, not a silence."""
@@ -419,15 +430,33 @@ class Optimizer(torch.optim.Optimizer, Rule):
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch, but a foreign rule or another structure is refused, and fp32 state of bf16 parameters survives.
+        """As torch, but tensors are matched by name where names are known, a hyper-parameter that the checkpoint lacks
+        keeps its value here, another rule or structure is refused, and fp32 state of bf16 parameters survives.
 
         Raises:
             BadCheckpoint: nothing was changed.
         """
-        checkpoint.check(self, state_dict)
-        super().load_state_dict(state_dict)
-        checkpoint.copy_states(self, state_dict)
+        checkpoint.form(self.rule, state_dict)
+        read: dict[str, Any] = {}
+
+        def before(_: Any, given: dict[str, Any]) -> dict[str, Any]:  # after everybody's hooks
+            read.update(checkpoint.prepared(self, self._translated(given)))
+            return read
+
+        hooks = (
+            self.register_load_state_dict_pre_hook(before),
+            self.register_load_state_dict_post_hook(lambda _: checkpoint.copy_states(self, read), prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
         self._wanted = []
+
+    def _translated(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint of another make of this rule as this one would have written it."""
+        return saved
 
     def state_dict(self) -> dict[str, Any]:
         """As torch; step counts are copies, which later steps leave alone."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.commands.parser import Parser
+from hf_optim.core import text
 from hf_optim.errors import UserError
 
 ABOUT = "test an optimizer, ours or yours, for correctness"
@@ -25,7 +26,6 @@ class Bar:
     """A progress bar on the terminal, with what is being tried; silent where nobody looks."""
 
     def __init__(self, title: str = "") -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (
@@ -35,7 +35,7 @@ class Bar:
             TimeElapsedColumn(),
             TextColumn("{task.description}"),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._progress = Progress(*columns, console=text.console(stderr=True), transient=True)
         self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> Bar:
@@ -101,8 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for file in (options.json, options.markdown):  # before minutes of work, not after
         if file and not Path(file).expanduser().parent.is_dir():
             raise UserError(f"there is no folder {Path(file).expanduser().parent} to write {file} into")
-    from rich.console import Console
-
     from hf_optim.check import show
     from hf_optim.check.candidate import expand
     from hf_optim.check.suite import registered, run
@@ -123,9 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             references=dict.fromkeys(expanded, reference),
             progress=bar.advance,
         )
-    console = Console()
+    console = text.console()
     if not console.is_terminal:
-        console = Console(width=100)
+        console = text.console(width=100)
     show.terminal(report, known, console)
     if options.json:
         Path(options.json).expanduser().write_text(report.to_json(), encoding="utf-8")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
+from hf_optim.core.text import line
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if not isinstance(error, UserError):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {line(error)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         extra = _extra(error.name or "")

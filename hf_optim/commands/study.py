@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         gpus_per_run=options.gpus_per_run,
         checkpoint_every=options.checkpoint_every,
         launch=_launch(options),
+        trust=options.trust,
     )
 
 
@@ -49,6 +50,7 @@ def _parser() -> Parser:
     add("--dry-run", action="store_true", help="show the plan and write nothing")
     add("--retry-failed", action="store_true", help="run those again that failed before")
     add("--accept-change", action="store_true", help="go on although runs of the folder are no longer in the plan")
+    add("--trust", action="store_true", help="run code that only the study's folder names (docs/trust.md)")
     add("--gpus-per-run", type=int, metavar="N", help="GPUs that train one model together (default: one, if any)")
     add("--checkpoint-every", type=int, metavar="STEPS", help="an interrupted run goes on from its last checkpoint")
     jobs = parser.add_argument_group("spread over jobs (docs/running.md)").add_argument

@@ -120,7 +120,8 @@ class Stepper:
         params = [p for group in host.param_groups for p in group["params"]]
         grads = list(map(_grad, params))
         if not any(map(is_not, grads, repeat(None))):
-            raise UserError(f"{self._rule}: no parameter has a gradient; call loss.backward() before step()")
+            self.parts = []
+            return self.parts
         if not self._as_before(params, grads):
             self._rebuild(params, grads)
         self._divide(tuple(map(is_not, self._of_rows(grads)[:-1], repeat(None))))

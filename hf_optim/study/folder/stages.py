@@ -160,18 +160,6 @@ def planned(plan: Plan) -> tuple[int, int, int]:
     return trials, len(judged), len(every) - len({run.id for run in judged})
 
 
-def specifications(plan: Plan) -> list[Mapping[str, Any]]:
-    """Every optimizer's specification that is known before anything has run."""
-    found: list[Mapping[str, Any]] = [run.spec["optimizer"] for run in plan.runs]
-    specs = {(task["label"], label): spec for task, label, spec in plan.cells()}
-    for cell in plan.tuning["cells"] if plan.tuning else ():
-        found += [tuning.assign(specs[cell["task"], cell["optimizer"]], point) for point in cell["points"]]
-    for spec in specs.values():
-        if plan.sensitivity is not None:
-            found += [tuning.assign(spec, {place: value}) for place, value in sensitivity.grid(plan.sensitivity, spec)]
-    return found
-
-
 def _main_seed(plan: Plan) -> int:
     return int(plan.tuning["seed"]) if plan.tuning else tuning.SEED
 

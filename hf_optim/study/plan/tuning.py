@@ -26,8 +26,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim import registry
-from hf_optim.errors import UserError
-from hf_optim.study.plan.entries import Cell, check_spec, merged, plain
+from hf_optim.study.plan.entries import MOST, Cell, check_spec, merged, plain
 from hf_optim.study.plan.source import Source, Where, describe
 
 KEYS = ("trials", "steps", "seed", "sampler", "prune", "space")
@@ -45,6 +44,8 @@ def read(source: Source, value: Any, cells: Sequence[Cell], judged: Sequence[int
     for key in ("trials", "steps", "seed"):
         if block.get(key) is not None:
             source.check_type((*here, key), block[key], int, "a whole number")
+            if key == "trials" and block[key] > MOST:
+                raise source.error((*here, key), f"trials must be at most {MOST}, got {block[key]}")
             if block[key] < (0 if key == "seed" else 1):
                 raise source.error((*here, key), f"{key} must be at least 1, got {block[key]}")
     for key, valid in (("sampler", SAMPLERS), ("prune", PRUNERS)):
@@ -206,12 +207,3 @@ def _read_range(source: Source, where: Where, value: Any) -> list[Any]:
     if kind == "log" and low <= 0:
         raise source.error(where, f"{where[-1]}: a log range must lie above 0, got {describe(value)}")
     return [kind, float(low), float(high)]
-
-
-def check_values(specs: Sequence[Mapping[str, Any]]) -> None:
-    """Raises the UserError of the first specification with a value out of range. Imports torch."""
-    for text in sorted({json.dumps(plain(spec), sort_keys=True) for spec in specs}):
-        try:
-            registry.check_values(json.loads(text))
-        except UserError as error:
-            raise UserError(f"{text}: {error}") from None

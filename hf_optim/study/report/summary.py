@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
+from hf_optim.core.text import html as escape
 from hf_optim.study.findings.table import Row, TaskTable, needed_text, plain_number, signed, spread
 from hf_optim.study.findings.verdicts import scope
 from hf_optim.study.folder.results import Results
