@@ -16,7 +16,6 @@ A bad loss therefore moves nothing, and the host learns of it when it looks (`De
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 
+from hf_optim.engine.known import Decision, Known, flattened, symbolic
 from hf_optim.engine.launch_triton import Place, Scalars, up
 from hf_optim.engine.mode import Mode, mode, using
 from hf_optim.engine.passes import Sums
@@ -31,94 +31,6 @@ from hf_optim.engine.trace import Symbol, trace_scalars
 from hf_optim.engine.vocabulary import isfinite, where
 
 _HALT, _SKIPPED, _BAD = (Place("kept", i, 3, common=True) for i in range(3))
-
-
-# --- what the host knows ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Decision:
-    """A comparison of a known number with another one, or with a constant, and how it came out."""
-
-    compare: Callable[[Any, Any], bool]
-    name: str
-    other: str | float
-    outcome: bool
-
-    def holds(self, values: Mapping[str, float]) -> bool:
-        other = values[self.other] if isinstance(self.other, str) else self.other
-        return self.compare(values[self.name], other) is self.outcome
-
-
-class Known(Symbol):
-    """A symbol whose value the host knows: it may decide what code runs, and every decision is written down."""
-
-    def __init__(self, symbol: Symbol, name: str, value: float, decisions: list[_Decision]) -> None:
-        super().__init__(symbol._builder, symbol._ref)
-        self._name, self._value, self._decisions = name, value, decisions
-
-    def _decide(self, compare: Callable[[Any, Any], bool], other: Any) -> Any:
-        if isinstance(other, Known):
-            value, known = other._value, other._name
-        elif isinstance(other, (int, float)):
-            value, known = other, float(other)  # type: ignore[assignment]
-        elif other is None:
-            return compare is operator.ne
-        else:
-            return NotImplemented
-        outcome = compare(self._value, value)
-        self._decisions.append(_Decision(compare, self._name, known, outcome))
-        return outcome
-
-    def __eq__(self, o: object) -> bool:
-        return self._decide(operator.eq, o)  # type: ignore[no-any-return]
-
-    def __ne__(self, o: object) -> bool:
-        return self._decide(operator.ne, o)  # type: ignore[no-any-return]
-
-    def __bool__(self) -> bool:
-        return self._decide(operator.ne, 0.0)  # type: ignore[no-any-return]
-
-
-def _decided(name: str) -> Callable[..., Any]:
-    compare, symbolic = getattr(operator, name), getattr(Symbol, f"__{name}__")
-
-    def method(self: Known, o: Any) -> Any:
-        return symbolic(self, o) if isinstance(o, Symbol) and not isinstance(o, Known) else self._decide(compare, o)
-
-    return method
-
-
-for _name in ("lt", "le", "gt", "ge"):
-    setattr(Known, f"__{_name}__", _decided(_name))
-
-
-def _flattened(h: SimpleNamespace) -> tuple[dict[str, float], tuple[Any, ...]]:
-    """The floats of hyper-parameters, those in tuples under names of their own, and everything else."""
-    floats: dict[str, float] = {}
-    rest: list[Any] = []
-    for k, v in vars(h).items():
-        if isinstance(v, float):
-            floats[k] = v
-        elif isinstance(v, (tuple, list)) and v and all(isinstance(x, (int, float)) for x in v):
-            floats |= {f"{k}_{i}": float(x) for i, x in enumerate(v)}
-            rest.append((k, len(v)))
-        else:
-            rest.append((k, v if v.__hash__ else repr(v)))
-    return floats, tuple(rest)
-
-
-def _symbolic(h: SimpleNamespace, symbols: Mapping[str, Any]) -> SimpleNamespace:
-    """Hyper-parameters with symbols for their floats."""
-    made = {}
-    for k, v in vars(h).items():
-        if k in symbols:
-            made[k] = symbols[k]
-        elif f"{k}_0" in symbols:
-            made[k] = tuple(symbols[f"{k}_{i}"] for i in range(len(v)))
-        else:
-            made[k] = v
-    return SimpleNamespace(**made)
 
 
 # --- hooks as programs -----------------------------------------------------------------------------------------------
@@ -138,7 +50,7 @@ class _Hook:
     #: what it returned: NaN for numbers, and what selects code
     c: dict[str, Any]
     numbers: tuple[str, ...]
-    decisions: list[_Decision]
+    decisions: list[Decision]
     run: Scalars
 
 
@@ -203,7 +115,7 @@ class Device:
                 times.append(part.t)
             part.row = rows[key]
         self._values = [
-            {f"h_{k}": v for k, v in _flattened(h)[0].items()} | {"t": float(t)}
+            {f"h_{k}": v for k, v in flattened(h)[0].items()} | {"t": float(t)}
             for h, t in zip(self._groups, times, strict=True)
         ]
         if mode().idle:
@@ -362,17 +274,17 @@ class Device:
         """A hook for what is known in a row: its program of the past, if every decision comes out as it did then.
         What it returns goes `into` a table, and what it has `remembered` by then where it was read."""
         h, values = (SimpleNamespace(), {}) if row is None else (self._groups[row], self._values[row])
-        key = (*key, _flattened(h)[1], tuple(reads.items()))
+        key = (*key, flattened(h)[1], tuple(reads.items()))
         hooks = self._hooks.setdefault(key, [])
         for hook in hooks:
             if all(decision.holds(values) for decision in hook.decisions):
                 return hook
-        decisions: list[_Decision] = []
+        decisions: list[Decision] = []
         returned: dict[str, Any] = {}
 
         def numbers(v: dict[str, Any]) -> dict[str, Any]:
             known = {k[2:]: Known(v[k], k, values[k], decisions) for k in values if k in reads and k[:2] == "h_"}
-            returned.update(call(v, _symbolic(h, known)))
+            returned.update(call(v, symbolic(h, known)))
             out = {f"r_{k}": v for k, v in returned.items() if isinstance(v, (Symbol, float))}
             return out | dict(remembered or {})
 
