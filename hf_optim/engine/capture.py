@@ -29,7 +29,6 @@ from hf_optim.engine.mode import Another, Mode, using
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
-    from hf_optim.bases.optimizer import Optimizer
     from hf_optim.engine.ahead import Ahead
 
 
@@ -46,7 +45,7 @@ class Captured:
         loss: of that step.
     """
 
-    def __init__(self, opt: Optimizer, ahead: Ahead, loss: Any) -> None:
+    def __init__(self, opt: Any, ahead: Ahead, loss: Any) -> None:
         steps = opt._steps
         self._opt, self._ahead, self._tables = opt, ahead, list(steps.tables)
         self._codes: list[dict[Any, Any]] = [{} for _ in self._tables]
@@ -134,7 +133,7 @@ class Captured:
                 self._ahead.unknown = unknown  # type: ignore[union-attr]
 
 
-def _unprepared(opt: Optimizer) -> UserError:
+def _unprepared(opt: Any) -> UserError:
     return UserError(f"{opt.rule}: take a few steps before one is captured in a CUDA graph")
 
 
@@ -142,14 +141,14 @@ def _possible(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def prepare(opt: Optimizer, loss: Any) -> Captured | None:
+def prepare(opt: Any, loss: Any) -> Captured | None:
     """After an ordinary step on a CUDA device: tables for a graph, if this rule's step could be captured."""
     if opt._ahead is None or not _possible(opt._ahead.device.device) or _why_not(opt):
         return None
     return Captured(opt, opt._ahead, loss)
 
 
-def _why_not(opt: Optimizer) -> str | None:
+def _why_not(opt: Any) -> str | None:
     """Why a graph cannot hold steps of this optimizer."""
     h = opt._hyper(opt.param_groups[0])
     if any(group.get("restart_every") for group in opt.param_groups):
@@ -165,7 +164,7 @@ def _why_not(opt: Optimizer) -> str | None:
     return None
 
 
-def record(opt: Optimizer, loss: Any, twin: Captured | None) -> Captured:
+def record(opt: Any, loss: Any, twin: Captured | None) -> Captured:
     """Record a step over the tables that were prepared for it.
 
     Raises:
@@ -180,7 +179,7 @@ def record(opt: Optimizer, loss: Any, twin: Captured | None) -> Captured:
     return twin
 
 
-def renew(opt: Optimizer, captured: Captured | None) -> None:
+def renew(opt: Any, captured: Captured | None) -> None:
     """Number and count the next replay.
 
     Raises:

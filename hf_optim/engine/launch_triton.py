@@ -23,8 +23,8 @@ import torch
 
 from hf_optim.engine.emit_triton import Place, emit, emit_scalars
 from hf_optim.engine.kernels import Unbuildable
+from hf_optim.engine.launch import Launch, Launcher
 from hf_optim.engine.mode import Another, Mode, mode
-from hf_optim.engine.passes import Launch, Launcher
 from hf_optim.engine.trace import Program
 
 #: how many partial sums are added side by side, and how many instances of a scalar program run in one program

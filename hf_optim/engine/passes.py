@@ -27,11 +27,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from hf_optim.engine import emit_cpp, fallback, kernels
+from hf_optim.engine.launch import Launch, Launcher
 from hf_optim.engine.trace import Program, Untraceable, arguments, noise_key, trace
 
 #: storage dtypes of which a kernel can read and write elements
@@ -210,52 +211,6 @@ class Table:
 
 
 # --- one piece of code over the rows of a table ----------------------------------------------------------------------
-
-
-@dataclass
-class Launch:
-    """What a kernel is launched with; see the module."""
-
-    table: torch.Tensor
-    which: torch.Tensor
-    where: torch.Tensor
-    first: torch.Tensor
-    sizes: torch.Tensor
-    row: torch.Tensor
-    #: one list of numbers a cohort, or the numbers on the device
-    numbers: list[list[float]] | torch.Tensor
-    sums: torch.Tensor | None
-    keys: torch.Tensor | None
-    origin: torch.Tensor
-    #: change with `table` (and its addresses), with chunks, and with `row`
-    versions: tuple[int, int, int]
-    device: torch.device
-    #: of which `keys` are made: each cohort's step count, and int64 (rows), each parameter's number among all
-    times: list[int]
-    index: torch.Tensor
-    recipe: Program | None = None
-    #: on an accelerator: float64; while it is not 0, the pass leaves everything alone
-    halt: torch.Tensor | None = None
-
-
-class Launcher:
-    """Runs one program on one kind of device."""
-
-    #: elements of a chunk
-    chunk: ClassVar[int]
-    #: whether a launch returns before it is done
-    ahead: ClassVar[bool] = False
-
-    def __init__(self, program: Program) -> None:
-        """Begin to build. Raises kernels.Unbuildable if that is known to be impossible."""
-        raise NotImplementedError
-
-    def forget(self) -> None:
-        """Put every table where the kernel reads it again with the next launch."""
-
-    def launch(self, what: Launch) -> torch.Tensor | None:
-        """Run; the sums, float64 (rows, terms). Raises kernels.Unbuildable before anything moved."""
-        raise NotImplementedError
 
 
 class CppLauncher(Launcher):
