@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hf_optim.hub.attaching import attach
-from hf_optim.hub.attachment import Attachment
+    from hf_optim.hub.attachment import Attachment
     from hf_optim.hub.factories import factory
     from hf_optim.hub.monitor import Monitor
     from hf_optim.hub.session import Session
