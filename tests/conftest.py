@@ -1,9 +1,13 @@
-"""Tests see no network, one thread each, and nothing of the user's configuration."""
+"""Tests see no network, no GPU, one thread each, and nothing of the user's configuration.
+
+They run on the CPU wherever they run, the ones of several processes over gloo: what a GPU does is scripts/gpu.sh's.
+"""
 
 import os
 import sys
 from pathlib import Path
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

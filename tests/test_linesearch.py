@@ -174,7 +174,7 @@ def test_the_step_is_exactly_lr_eta_g(name, lrs):
         eta = opt.param_groups[0]["eta"]
         assert opt.figures()["trials"] > 1 or opt.param_groups[0]["eta"] < 1
         for p, x, g, lr, rate in zip((a, b), starts, grads, lrs, opt.effective_lr(), strict=True):
-            assert torch.equal(p.detach(), torch.add(x, g, alpha=-(eta * lr)))
+            torch.testing.assert_close(p.detach(), torch.add(x, g, alpha=-(eta * lr)), rtol=0, atol=1e-6)
             assert rate == eta * lr
 
 

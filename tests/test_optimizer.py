@@ -13,7 +13,8 @@ from contract import FAMILY, LOSS_AWARE, NAMES, OURS, Problem, make, run, step
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hf_optim
-from hf_optim.engine import blocks as execute
+from hf_optim.engine import kernels
+from hf_optim.engine.fallback import limits
 from hf_optim.errors import BadCheckpoint, BadLoss, MissingLoss, UserError
 
 
@@ -103,16 +104,13 @@ def test_effective_rate_has_a_number_a_group(name):
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_blocks_packs_foreach_and_single_calls_agree(name, monkeypatch):
+def test_kernels_blocks_lists_and_single_calls_agree(name):
     shapes = ((40, 30), (30,), (1,))
     results = []
-    cpu = execute.BLOCKED
-    for block, small, blocked in ((1 << 16, 0, cpu), (101, 0, cpu), (1 << 16, 1 << 20, cpu), (1 << 16, 0, frozenset())):
-        monkeypatch.setattr(execute, "BLOCK", block)
-        monkeypatch.setattr(execute, "SMALL", small)
-        monkeypatch.setattr(execute, "BLOCKED", blocked)
-        problem = Problem(torch.float64, shapes)
-        run(name, 6, problem)
+    for way in ({}, {"kernels": False}, {"kernels": False, "block": 101}, {"kernels": False, "blocked": frozenset()}):
+        with limits(**way):
+            problem = Problem(torch.float64, shapes)
+            run(name, 6, problem)
         results.append(problem)
     for other in results[1:]:
         for a, b in zip(results[0].params, other.params, strict=True):
@@ -377,20 +375,18 @@ def test_a_slow_second_moment_does_not_stall_in_bf16():
 
 
 @pytest.mark.parametrize("name", [n for n in OURS if "compile" in hf_optim.info(n).options])
-def test_compiled_equals_eager_and_a_new_rate_compiles_nothing(name):
+def test_kernels_equal_the_rule_as_it_is_written_and_a_new_rate_builds_nothing(name):
     shapes = ((80, 60), (30,), (1,))
     eager, compiled = Problem(shapes=shapes), Problem(shapes=shapes)
-    run(name, 4, eager)
+    run(name, 4, eager, compile=False)
     opt = make(name, compiled.params, compile=True)
-    torch._dynamo.utils.counters.clear()
     run(name, 3, compiled, opt)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
-    torch._dynamo.utils.counters.clear()
+    built = kernels.build.cache_info().misses
     for group in opt.param_groups:
         group["lr"] = group["lr"] * 1.0
     run(name, 4, compiled, opt, start=3)
-    assert opt.execution == "compiled"
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 0
+    assert opt.execution == "C++ kernels"
+    assert kernels.build.cache_info().misses == built
     for a, b in zip(eager.params, compiled.params, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 

@@ -236,3 +236,14 @@ def test_ones_own_files_train(tmp_path) -> None:
     own = spec(data=str(tmp_path / "data"), overrides={"batch_size": 8, "epochs": 12})
     record = train(own, tmp_path / "run", progress=False)
     assert record["metrics"]["test_accuracy"] == 1.0 and record["data"]["name"] == "data"
+
+
+def test_more_processes_than_gpus_is_one_line(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(UserError, match="2 processes on this machine would share 1 GPU: start 1, or hide"):
+        train(spec(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError, match="checkpoint_every"):  # goes on to what comes after
+        train(spec(), tmp_path / "run", checkpoint_every=0)

@@ -12,7 +12,7 @@ import torch
 
 import hf_optim
 from hf_optim.core.rule import Transform
-from hf_optim.engine import blocks as execute
+from hf_optim.engine.emit_cpp import CHUNK
 from hf_optim.errors import UserError
 from hf_optim.registry import resolve
 from hf_optim.transforms import make, names
@@ -100,7 +100,7 @@ def test_the_cases_change_something():
 @pytest.mark.parametrize("case", ["normalize", "normalize and filter", "filter"])
 def test_blocks_do_not_show(case):
     """A tensor of several blocks, beside small ones that share a call."""
-    shapes = ((execute.BLOCK * 2 + 3,), (4, 4), (3,))
+    shapes = ((CHUNK * 2 + 3,), (4, 4), (3,))
     transform, by_hand = DEFINITIONS[case]
     assert_equal(
         follow("amvt", grad_transform=transform, shapes=shapes, steps=2),

@@ -18,7 +18,7 @@ import torch
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import local
-from hf_optim.engine import blocks
+from hf_optim.engine.capture import capturing
 from hf_optim.errors import UserError
 
 #: numbers that every group counts, with their first values
@@ -74,7 +74,7 @@ class Averaged(Optimizer):
             )
         if closure is not None:
             loss, evaluate = self._run_closure(closure, evaluate)
-        if not blocks.capturing():
+        if not capturing():
             self._weigh()
         super().step(loss=loss, evaluate=evaluate)
         return loss

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.engine.vocabulary import TINY, maximum, sqrt, where
 
 
 class Hypergradient(Optimizer):
@@ -28,13 +27,14 @@ class Hypergradient(Optimizer):
     @staticmethod
     def control(h, t, sums, loss, memory):
         if h.rule == "additive":
-            memory["lr_shift"] += h.hypergrad_lr * sums["gu"]
+            memory["lr_shift"] = memory["lr_shift"] + h.hypergrad_lr * sums["gu"]
         else:
-            norms = math.sqrt(sums["gg"]) * math.sqrt(sums["uu"])
-            memory["lr_factor"] *= 1 + h.hypergrad_lr * (sums["gu"] / norms if norms > 0 else 0.0)
+            norms = sqrt(sums["gg"]) * sqrt(sums["uu"])
+            cosine = where(norms > 0, sums["gu"] / maximum(norms, TINY), 0.0)
+            memory["lr_factor"] = memory["lr_factor"] * (1 + h.hypergrad_lr * cosine)
         return dict(memory)
 
     @staticmethod
     def rate(h, memory):
-        lr_0 = h.lr_0 or h.lr
-        return h.lr * (memory["lr_factor"] + memory["lr_shift"] / lr_0) if lr_0 else 0.0
+        lr_0 = where(h.lr_0 > 0, h.lr_0, h.lr)
+        return h.lr * (memory["lr_factor"] + memory["lr_shift"] / maximum(lr_0, TINY))

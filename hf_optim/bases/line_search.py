@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,8 +19,7 @@ from torch import nn
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
 from hf_optim.core.rewind import RandomState
-from hf_optim.engine.cell import Cell
-from hf_optim.engine.units import Unit
+from hf_optim.engine import passes
 from hf_optim.errors import MissingLoss
 
 #: trial points of one step
@@ -119,11 +118,8 @@ class LineSearch(Optimizer):
     def measure(g, c):
         return (dot(g, g),)
 
-    _together = False
-
-    def _advance(self, parts: list[Unit], f: float | None, evaluate: Callable[[], Any] | None) -> None:
+    def _advance(self, f: float | None, evaluate: Callable[[], Any] | None) -> None:
         assert f is not None
-        cells = cast("list[Cell]", parts)
         if evaluate is None:
             raise MissingLoss(
                 f"{self.rule} evaluates the loss at trial points: call step(closure), or "
@@ -132,7 +128,7 @@ class LineSearch(Optimizer):
         if all(float(group["lr"]) == 0 for group in self.param_groups):
             return
         h, memory = self._hyper(self.param_groups[0]), self._memory
-        square = self._summed(cells, self.measure).sum().item()
+        square = sum(float(s.sum()) for s in self._steps.totals(self.measure, 1))
         if not math.isfinite(square):
             self._bad("the gradient is not finite")
             return
@@ -140,18 +136,20 @@ class LineSearch(Optimizer):
         if math.sqrt(square) >= VANISHED:
             eta, reference = self.begin(h, square, f, memory)
             trial = evaluate if isinstance(evaluate, _Evaluation) else _Evaluation(evaluate, self._world(), False)
-            eta, trials, found = self._search(cells, trial, eta, self.shrink(h), reference, h.c * square)
+            eta, trials, found = self._search(trial, eta, self.shrink(h), reference, h.c * square)
             self.finish(h, eta, trials - found, found, memory)
             memory["eta"] = eta if found else LAST_RESORT
         self._remember(memory)
         self._shared = SimpleNamespace(loss=f, trials=trials)
 
     def _search(
-        self, cells: list[Cell], trial: _Evaluation, eta: float, shrink: float, reference: float, slope: float
+        self, trial: _Evaluation, eta: float, shrink: float, reference: float, slope: float
     ) -> tuple[float, int, bool]:
         """Move to the accepted point; returns its eta (the next one to try if there is none), the number of
         evaluations, and whether a point was accepted."""
-        starts = [cell.tensors["x"].clone() for cell in cells]
+        moving = self._steps.now()
+        columns = {"x": [x for _, _, x, _ in moving], "g": [g for *_, g in moving]}
+        columns["start"] = [x.detach().clone() for x in columns["x"]]
         world, params = self._world(), [p for group in self.param_groups for p in group["params"]]
         params += [p for model in self._models for p in model.parameters()]
         grads = [(p, p.grad) for p in params]
@@ -160,35 +158,34 @@ class LineSearch(Optimizer):
             while trials < TRIALS and not found:
                 if trials:
                     eta *= shrink
-                self._place(cells, starts, eta)
+                self._place(columns, [eta] * len(moving))
                 for p in params:
                     p.grad = None
                 value = trial()
                 trials += 1
                 found = -math.inf < value <= reference - eta * slope
-            rates = [float(cell.group["lr"]) for cell in cells]
+            rates = [float(group["lr"]) for _, group, _, _ in moving]
             if not found or any(rate != 1 for rate in rates):
                 step = eta if found else LAST_RESORT
-                for cell, start, rate in zip(cells, starts, rates, strict=True):
-                    self._place([cell], [start], step * rate)
+                self._place(columns, [step * rate for rate in rates])
             kept = True
         finally:
             for p, grad in grads:
                 p.grad = grad
             world.restore()
             if not kept:  # an evaluation raised
-                self._place(cells, starts, 0.0)
+                self._place(columns, [0.0] * len(moving))
         return (eta if found else eta * shrink), trials, found
 
-    @staticmethod
-    def _place(cells: list[Cell], starts: list[torch.Tensor], eta: float) -> None:
+    def _place(self, columns: dict[str, list[torch.Tensor]], etas: list[float]) -> None:
         """x = x0 - eta g, from the copy of x0."""
-        for cell, start in zip(cells, starts, strict=True):
-            if eta == 0:
-                cell.tensors["x"].copy_(start)
-            else:
-                torch.add(start, cell.tensors["g"], alpha=-eta, out=cell.tensors["x"])
+        numbers = {eta: {"back": eta == 0, "eta": eta} for eta in set(etas)}
+        passes.once(_placed, columns, [numbers[eta] for eta in etas], self.without_kernels)
 
     @staticmethod
     def rate(h, memory):
         return h.lr * memory["eta"]
+
+
+def _placed(x, g, start, c):
+    x.copy_(start if c.back else start.sub(g, alpha=c.eta))

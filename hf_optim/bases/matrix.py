@@ -19,7 +19,7 @@ import torch
 
 from hf_optim.bases.routed import Routed
 from hf_optim.core.reduce import local
-from hf_optim.engine import blocks
+from hf_optim.engine.capture import capturing
 from hf_optim.errors import UserError
 
 
@@ -64,7 +64,7 @@ class MatrixOptimizer(Routed):
         evaluate: Callable[[], Any] | None = None,
     ) -> Any:
         """One update; see `Optimizer.step`."""
-        if blocks.capturing():
+        if capturing():
             raise UserError(
                 f"{self.rule} chooses by its step count what it does with matrices: its step() cannot be captured in "
                 "a CUDA graph; capture forward and backward, and step outside"

@@ -10,21 +10,20 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from hf_optim.bases import checkpoint, parameters
-from hf_optim.core import reduce, validate
+from hf_optim.core import validate
 from hf_optim.core.groups import as_groups
 from hf_optim.core.reduce import local
 from hf_optim.core.rule import Rule, Transform
-from hf_optim.engine import blocks as execute
-from hf_optim.engine import capture, units
-from hf_optim.engine.cell import NOTHING, Cell, Scalars, Way
-from hf_optim.engine.units import Unit
+from hf_optim.engine import capture, passes
+from hf_optim.engine.ahead import Ahead
+from hf_optim.engine.step import Stepper, takes_part
 from hf_optim.errors import BadLoss, MissingLoss, UserError
 
 log = logging.getLogger("hf_optim")
@@ -36,30 +35,28 @@ class Optimizer(torch.optim.Optimizer, Rule):
     """Base of every rule of this library. A rule hands over its constructor's `locals()`.
 
     Keyword-only options that rules share:
-        compile: run the update as one compiled graph (torch.compile); no change of a rate recompiles. On a CPU the
-            graph is made once for a rule and dtype whatever the model, and tensors of up to 16,384 elements share
-            eager calls; on an accelerator it is made once a model. False: blocks on a CPU, foreach on an accelerator.
+        compile: None or True run each pass as one kernel over all tensors, made of the rule's own text: C++ on a CPU
+            with a compiler, Triton on a CUDA device. It is built once for a rule, whatever the model, and kept on
+            disk. Where there is no compiler, and with False, the rule runs as it is written, over blocks (a CPU) or
+            lists (an accelerator): `execution` says which, and why.
         grad_transform: a gradient transform by name ("agr", "centralize", ...), as a mapping with `name` and its
             arguments, or an instance; None for none.
         state_dtype: None keeps the state in the parameters' precision, at least float32; "bf16" halves it, rounded
-            stochastically so that slow averages do not stall (such steps run eagerly). bfloat16 parameters then keep
-            what rounding takes from them, too, in two bytes more (Kahan).
+            stochastically so that slow averages do not stall. bfloat16 parameters then keep what rounding takes from
+            them, too, in two bytes more (Kahan).
         on_bad_loss: for rules that read the loss: "raise" on a NaN, infinite or too small loss, or "skip" the step
             and count it in `figures()["skipped_steps"]`.
 
-    bfloat16 and float16 parameters are computed in float32, a block at a time. A NaN in a gradient is not looked for:
+    bfloat16 and float16 parameters are computed in float32, element by element. A NaN in a gradient is not looked for:
     that would make every step wait for the device; clipping or GradScaler see it.
     """
-
-    #: whether small tensors may run as one; a rule that works on its cells itself says no
-    _together = True
 
     def __init__(self, params: Any, arguments: dict[str, Any]) -> None:
         # Of a constructor's locals, its arguments: another local would become a hyper-parameter.
         mine = inspect.signature(arguments.get("__class__", type(self)).__init__).parameters
         hyper = {k: arguments[k] for k in mine if k not in ("self", "params", *validate.SHELL_OPTIONS)}
         self.needs = frozenset(type(self).needs)
-        self.compile = bool(arguments.get("compile", False))
+        self.compile = self._wants_kernels(arguments.get("compile"))
         self.on_bad_loss = arguments.get("on_bad_loss", "raise")
         if self.on_bad_loss not in ("raise", "skip"):
             raise UserError(f"{self.rule}: on_bad_loss must be 'raise' or 'skip', got {self.on_bad_loss!r}")
@@ -78,15 +75,15 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self._transform_found = False
         self._idle_said = False
         self._fed: tuple[Any, Any] | None = None
-        self._known: dict[torch.Tensor, Cell] = {}
-        self._units = units.Units()
-        self._tables: dict[tuple[int, bool], dict[Any, torch.Tensor]] = {}
+        self._stepper: Stepper | None = None
+        self._ahead: Ahead | None = None
+        self._on_host: str | None = None
+        self._twin: capture.Captured | None = None
         self._captured: capture.Captured | None = None
         self._names = tuple(hyper)  # torch adds keys of its own to self.defaults
         #: the slots of each group at the last step
         self._wanted: list[list[str]] = []
         self._shared = SimpleNamespace()
-        self._generator: torch.Generator | None = None
         super().__init__(as_groups(params), hyper)
 
     # --- construction and groups -----------------------------------------------------------------------------------
@@ -96,6 +93,12 @@ class Optimizer(torch.optim.Optimizer, Rule):
         """The rule's name in errors and checkpoints: the stem of its file, or the class of a foreign one."""
         module = type(self).__module__
         return module.rsplit(".", 1)[1] if module.startswith("hf_optim.optimizers.") else f"{type(self).__name__}"
+
+    @classmethod
+    def _wants_kernels(cls, given: Any) -> bool:
+        """compile=False asks for none, unless it is only what the constructor of a plugin has for a default."""
+        default = inspect.signature(cls).parameters.get("compile")
+        return given is not False or (default is not None and default.default is False)
 
     def _make_transform(self, given: Any, hyper: dict[str, Any]) -> Transform | None:
         """The transform a configuration asks for; rules with a built-in one override this."""
@@ -149,7 +152,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
 
     @property
     def _memory(self) -> dict[str, float]:
-        return {k: self.param_groups[0][k] for k in self.memory}
+        return {k: float(self.param_groups[0][k]) for k in self.memory}  # on an accelerator it is there
 
     def _remember(self, memory: dict[str, float]) -> None:
         for group in self.param_groups:
@@ -170,19 +173,45 @@ class Optimizer(torch.optim.Optimizer, Rule):
     def _checked_loss(self, loss: Any) -> float | None:
         """The loss as a number, or None when it is bad and bad losses are skipped."""
         f = float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss)
-        floor = max((self.loss_floor(self._hyper(g)) for g in self.param_groups), default=-math.inf)
-        if math.isfinite(f) and f >= floor:
+        if math.isfinite(f) and f >= self._floor:
             return f
-        why = f"below {floor:g}, the smallest its theory allows" if math.isfinite(f) else "not finite"
-        self._bad(f"the loss {f:g} is {why}")
+        self._bad(self._why(f))
         return None
 
-    def _bad(self, why: str) -> None:
-        """Count a step that cannot be taken, or raise."""
+    @property
+    def _floor(self) -> float:
+        """The smallest loss that every group allows."""
+        return max((self.loss_floor(self._hyper(g)) for g in self.param_groups), default=-math.inf)
+
+    def _why(self, f: float) -> str:
+        """What is wrong with a loss."""
+        floor = f"below {self._floor:g}, the smallest its theory allows"
+        return f"the loss {f:g} is {floor if math.isfinite(f) else 'not finite'}"
+
+    def _bad(self, why: str, steps: int = 1) -> None:
+        """Count steps that cannot be taken, or raise."""
         if self.on_bad_loss != "skip":
-            raise BadLoss(f"{self.rule}: {why}; nothing was moved (on_bad_loss='skip' skips such steps)")
+            late = f", nor by the {steps - 1} steps since" if steps > 1 else ""
+            raise BadLoss(f"{self.rule}: {why}; nothing was moved{late} (on_bad_loss='skip' skips such steps)")
         for group in self.param_groups:
-            group["skipped_steps"] = group.get("skipped_steps", 0) + 1
+            group["skipped_steps"] = group.get("skipped_steps", 0) + steps
+
+    def hear(self, wait: bool = True) -> None:
+        """Count back what an accelerator did not do: steps of rules that read the loss are launched there before
+        anybody has looked at it. `step`, `state_dict` and `figures` hear of a bad one by themselves, at the end of a
+        training loop call this.
+
+        Args:
+            wait: for the device; False takes what it has said by now.
+
+        Raises:
+            BadLoss: unless such steps are skipped.
+        """
+        news = self._ahead.news(wait) if self._ahead is not None else None
+        if news is not None:
+            steps, f = news
+            self._steps.count(-steps)
+            self._bad(self._why(f), steps)
 
     def _missing_loss(self) -> None:
         """torch's distributed checkpointing steps once with zero rates and gradients to make state: allow only that."""
@@ -219,7 +248,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
             The loss, if it is known.
 
         Raises:
-            MissingLoss, BadLoss: before anything moves.
+            MissingLoss, BadLoss: before anything moves. On an accelerator a bad loss moves nothing either, but the
+                error comes with a later step: see `hear`.
             UserError: no gradients, gradients this rule cannot use, or a CUDA graph that cannot hold the step.
         """
         if closure is None and loss is None and self._fed is not None:
@@ -229,12 +259,12 @@ class Optimizer(torch.optim.Optimizer, Rule):
             loss, evaluate = self._run_closure(closure, evaluate)
             if self._fed is not None:  # said while it ran: the loss of the whole window, of which it is the last part
                 loss, self._fed = self._fed[0], None
-        if execute.capturing():
-            self._captured = capture.record(self)
+        if capture.capturing():
+            self._captured, self._twin = capture.record(self, loss, self._twin), None
             return loss
         parameters.check_step(self.rule, self.param_groups)
-        parts = self._begin()
-        if not parts:  # as in torch
+        self.hear(wait=False)
+        if not self._begin():  # as in torch
             if not self._idle_said:
                 self._idle_said = True
                 log.warning("%s: step() without any gradient moves nothing", self.rule)
@@ -244,20 +274,18 @@ class Optimizer(torch.optim.Optimizer, Rule):
             if loss is None:
                 self._missing_loss()
                 return None
-            f = self._checked_loss(loss)
+            f = loss if self._ahead is not None else self._checked_loss(loss)
             if f is None:
                 return loss
-        self._advance(parts, f, evaluate)
-        self._count(parts)
+        self._advance(f, evaluate)
+        self._steps.count()
+        if self._ahead is not None:
+            self._ahead.tell()
+            if not self._steps.whole:  # the host would not know which counts to take back
+                self.hear()
+            if self._twin is None or not self._twin.fits():
+                self._twin = capture.prepare(self, loss)
         return loss
-
-    def _count(self, parts: Sequence[Unit]) -> None:
-        """Count the step, and keep what `scalars` made of each parameter's own numbers."""
-        units.count(parts)
-        for name in self.scalar_slots:
-            for unit in parts:
-                torch._foreach_zero_(kept := [self.state[p][name] for p in unit.params])
-                torch._foreach_add_(kept, getattr(unit.c, name))
 
     def before_replay(self) -> None:
         """Count a step and hand its numbers to the CUDA graph that captured `step()`; see `hf_optim.engine.capture`."""
@@ -267,99 +295,49 @@ class Optimizer(torch.optim.Optimizer, Rule):
         with torch.enable_grad():
             return closure(), evaluate
 
-    def _advance(self, parts: list[Unit], f: float | None, evaluate: Callable[[], Any] | None) -> None:
+    def _advance(self, f: float | None, evaluate: Callable[[], Any] | None) -> None:
         """Measure, control, update."""
-        self._control(parts, f)
-        units.update(parts, self.update, self._way)
-
-    def _control(self, parts: Sequence[Unit], f: float | None) -> None:
-        """Fill every unit's `c`: sums over tensors and shards, shared numbers, the group's scalars."""
-        h0, memory = self._hyper(self.param_groups[0]), self._memory
-        self._transform_sums(parts)
-        controlled = type(self).control is not Rule.control
-        names, everywhere, floats = self.measures(h0), self.scope(h0) == "global", {}
-        if names:
-            self._fill(parts, lambda h, t: self.prepare(h, t, memory))
-            total = self._summed(parts, self.measure)
-            if everywhere:
-                total = total.sum(0)
-            if everywhere and controlled:
-                floats = dict(zip(names, total.tolist(), strict=True))
-            else:
-                derived = self.derive(h0, dict(zip(names, total.unbind(-1), strict=True)))
-                if everywhere:
-                    for unit in parts:
-                        unit.sums.update(derived)
-                else:
-                    units.add_sums(parts, tuple(derived), torch.stack(list(derived.values()), 1))
-        shared = self.control(h0, max(unit.t for unit in parts), floats, f, memory) if controlled else {}
+        if self._ahead is not None:
+            self._ahead.control(self._steps, f, self._floor if f is not None else 0.0)
+            self._steps.update()
+            return
+        memory = self._memory
+        shared = self._steps.control(f, memory)
         self._remember(memory)
         self._shared = SimpleNamespace(**shared)
-        self._fill(parts, lambda h, t: self.scalars(h, t, self._shared))
-
-    def _summed(self, parts: Sequence[Unit], f: Callable[..., Any], raw: bool = False) -> torch.Tensor:
-        """f's sums over all shards, a row a parameter."""
-        return reduce.combine(units.measure(parts, f, self._way, raw), [p for unit in parts for p in unit.params])
-
-    def _fill(self, parts: Sequence[Unit], numbers: Callable[[SimpleNamespace, int], dict[str, Any]]) -> None:
-        """Add numbers(h, t) to every unit's `c`, which a group's units with the same step count share."""
-        made: dict[tuple[Any, ...], Scalars] = {}
-        for unit in parts:
-            own = {name: float(self.state[unit.params[0]][name]) for name in self.scalar_slots}
-            key = (id(unit.group), unit.t, *own.values())
-            if key not in made:
-                h = SimpleNamespace(**vars(self._hyper(unit.group)), **own)
-                made[key] = Scalars(**{**vars(unit.c), **numbers(h, unit.t)})
-                made[key].tables = self._tables.setdefault((len(made), unit.c is NOTHING), {})
-            unit.c = made[key]
-
-    def _transform_sums(self, parts: Sequence[Unit]) -> None:
-        chosen = [unit for unit in parts if unit.transform is not None and unit.transform.sums]
-        if chosen:
-            transform = chosen[0].transform
-            assert transform is not None
-            table = transform.derive(self._summed(chosen, transform.measure, raw=True))
-            units.add_sums(chosen, transform.sums, table)
+        self._steps.update()
 
     @property
-    def _way(self) -> Way:
-        return Way(self.compile, self._generator)
+    def _steps(self) -> Stepper:
+        """What runs the steps; made anew in a copy."""
+        if self._stepper is None:
+            self._stepper = Stepper(self, self.rule, self._hyper, self._entries, self._make_state)
+        return self._stepper
 
-    # --- units: parameters with gradients, their state and their views ---------------------------------------------
-
-    def _begin(self) -> list[Unit]:
-        """What this step runs over."""
+    def _begin(self) -> bool:
+        """See what this step runs over; False if there is nothing."""
         if self.transform is not None and not self._transform_found:
             self._find_transformed()
         self._add_slots()
-        covers = self.transform.covers if self.transform is not None else lambda p: False
-        parts = self._units.now(self.param_groups, self.state, self._cell, covers if self._together else None)
-        if len(self._known) > sum(len(group["params"]) for group in self.param_groups):  # some were swapped for others
-            there = {p for group in self.param_groups for p in group["params"]}
-            self._known = {p: cell for p, cell in self._known.items() if p in there}
-        for unit in parts:
-            unit.begin(self._transform_of(unit.params[0], unit.group, unit.t))
-        if self.state_dtype is torch.bfloat16 and parts:
-            self._generator = torch.Generator(parts[0].params[0].device)
-            self._generator.manual_seed(parts[0].t)  # rounding noise repeats after a resume
-        return parts
-
-    def _transform_of(self, p: torch.Tensor, group: dict[str, Any], t: int) -> Transform | None:
-        """The transform of the t-th update of p, and of all that share its group and that it covers alike."""
-        chosen = self.transform
-        if chosen is None or not (self._takes(chosen, group) and chosen.covers(p) and chosen.active(t)):
-            return None
-        return chosen
-
-    @staticmethod
-    def _takes(transform: Transform, group: dict[str, Any]) -> bool:
-        return not transform.weights_only or group.get("agr", True)
+        if not self._steps.begin():
+            return False
+        device = self._steps.accelerator() if self._on_host is None else None
+        if device is None or "evaluate" in self.needs:
+            self.hear()
+            self._ahead = None
+        elif self._ahead is None or self._ahead.device.device != device:
+            self.hear()
+            self._ahead = Ahead(self, self._hyper, device)
+            self._on_host = self._ahead.why_not(self._steps)
+            if self._on_host is not None:
+                self._ahead = None
+        return True
 
     def _find_transformed(self) -> None:
         """A transform that reaches no tensor at all is a mistake, not a silence."""
         assert self.transform is not None
         self._transform_found = any(
-            self._takes(self.transform, group) and self.transform.covers(p)
+            takes_part(self.transform, group) and self.transform.covers(p)
             for group in self.param_groups
             for p in group["params"]
         )
@@ -368,46 +346,6 @@ class Optimizer(torch.optim.Optimizer, Rule):
                 f"{self.rule}: {self.transform.name} finds no tensor to transform: all are vectors, or "
                 "their groups say agr=False (agr_scope='all' takes vectors too)"
             )
-
-    def _cell(self, p: torch.Tensor, group: dict[str, Any]) -> Cell:
-        grad = p.grad
-        assert grad is not None
-        if grad.layout is not torch.strided:
-            raise UserError(f"{self.rule} cannot use sparse gradients: build the embedding with sparse=False")
-        state = self.state[p]
-        if not state:
-            self._make_state(p, state, group)
-        if group.get("restart_every"):
-            self._restart(p, state, group)
-        cell = self._known.get(p)
-        if cell is None or not cell.fits(group, state):
-            cell = self._known[p] = self._view(p, group, state)
-        cell.t = int(cell.counter.item()) + 1
-        return cell
-
-    def _view(self, p: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> Cell:
-        for k in self._slots(group):
-            if state[k].shape != p.shape:
-                raise UserError(
-                    f"{self.rule}: the shape of a parameter was {tuple(state[k].shape)} and is now {tuple(p.shape)}, "
-                    "so that its state does not fit: make a new optimizer, or delete optimizer.state[p]"
-                )
-            if state[k].stride() != p.stride():  # kept, or saved, of the parameter in another layout
-                state[k] = torch.empty_like(p, dtype=state[k].dtype, requires_grad=False).copy_(state[k])
-        kept = {k: state[k] for k in (*self._slots(group), "step")}
-        if self.state_dtype is p.dtype is torch.bfloat16:
-            kept["compensation"] = state.setdefault("compensation", torch.zeros_like(p))
-        x = local(p).detach()
-        for k, v in kept.items():
-            if v.shape == p.shape and v.stride() != p.stride():  # the model has changed its layout
-                kept[k] = state[k] = torch.empty_like(p, dtype=v.dtype).copy_(v)
-        views = {k: execute.flat(local(v), x) for k, v in {"x": x, **kept}.items() if k != "step"}
-        if any(v is None for v in views.values()):
-            raise UserError(
-                f"{self.rule}: a parameter of shape {tuple(p.shape)} has gaps or overlaps in memory; "
-                "replace it by p.contiguous()"
-            )
-        return Cell(p, group, state, kept, views, self._compute_dtype(p))  # type: ignore[arg-type]
 
     @staticmethod
     def _compute_dtype(p: torch.Tensor) -> torch.dtype:
@@ -420,6 +358,11 @@ class Optimizer(torch.optim.Optimizer, Rule):
             if (bool(group[name]) if value is True else group[name]) != value
         }
         return [k for k in self.slots if k not in absent]
+
+    def _entries(self, p: torch.Tensor, group: dict[str, Any]) -> list[str]:
+        """Names of the state of one number an element."""
+        kept = self.state_dtype is p.dtype is torch.bfloat16
+        return [*self._slots(group), *(["compensation"] if kept else [])]
 
     def _first_value(self, name: str, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         dtype = self.state_dtype or self._compute_dtype(p)
@@ -434,12 +377,12 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if wanted == self._wanted:
             return
         self._wanted = wanted
+        self._steps.look_again()
         for group, names in zip(self.param_groups, wanted, strict=True):
             for p in group["params"]:
                 state = self.state.get(p, {})
                 for name in (k for k in names if state and k not in state):
                     state[name] = self._first_value(name, p, group)
-                    state["step"] = state["step"].clone()  # whoever holds views of this state sees that it is another
 
     def _make_state(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         slots = self._slots(group)
@@ -449,17 +392,27 @@ class Optimizer(torch.optim.Optimizer, Rule):
             state[name] = torch.tensor(value, dtype=torch.float32)
         for name in slots:
             state[name] = self._first_value(name, p, group)
+        if "compensation" in self._entries(p, group):
+            state["compensation"] = torch.zeros_like(p, requires_grad=False)
 
-    def _restart(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        if int(state["step"]) == group["restart_every"]:
-            state.clear()
-            self._make_state(p, state, group)
+    # --- what the engine asks ----------------------------------------------------------------------------------------
+
+    @property
+    def noisy(self) -> frozenset[str]:
+        """Slots that are rounded stochastically."""
+        return frozenset(self.slots) if self.state_dtype is torch.bfloat16 else frozenset()
+
+    @property
+    def without_kernels(self) -> str | None:
+        """Why no kernels are wanted; None if they are."""
+        return None if self.compile else "compile=False"
 
     @property
     def execution(self) -> str:
-        """How the step runs: compiled, blocks (CPU) or foreach (accelerators)."""
-        on_cpu = all(p.device.type == "cpu" for group in self.param_groups for p in group["params"])
-        return "compiled" if self.compile else "blocks" if on_cpu else "foreach"
+        """How the step runs: kernels, or blocks (a CPU) or lists (accelerators) and why."""
+        return passes.execution(
+            [p for group in self.param_groups for p in group["params"]], self._steps.why(), self.without_kernels
+        )
 
     # --- what it is doing ------------------------------------------------------------------------------------------
 
@@ -469,7 +422,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
 
     def figures(self) -> dict[str, float]:
         """The rule's own numbers after the last step, for logs."""
-        own = {**self._memory, **vars(self._shared)}
+        self.hear()
+        own = self._ahead.device.figures() if self._ahead is not None else {**self._memory, **vars(self._shared)}
         skipped = self.param_groups[0].get("skipped_steps")
         return {k: float(v) for k, v in own.items()} | ({"skipped_steps": float(skipped)} if skipped else {})
 
@@ -504,20 +458,30 @@ class Optimizer(torch.optim.Optimizer, Rule):
         """A checkpoint of another make of this rule as this one would have written it."""
         return saved
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch; step counts are copies, which later steps leave alone."""
+        self.hear()
+        saved = super().state_dict()
+        saved["param_groups"] = [_with_floats(group, self.memory) for group in saved["param_groups"]]
+        saved["state"] = {
+            i: {k: v.clone() if k == "step" else v for k, v in state.items()} for i, state in saved["state"].items()
+        }
+        return saved
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("_shared", SimpleNamespace())
-        self.__dict__.setdefault("_fed", None)
+        for name in ("_fed", "_stepper", "_ahead", "_twin", "_captured"):
+            self.__dict__.setdefault(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
         # a scheduler has put a `step` here that is bound to this instance: a copy must not move our parameters
         keep = {k: v for k, v in self.__dict__.items() if k != "step" and not k.startswith("_optimizer_")}
-        return {
-            **keep,
-            "_fed": None,
-            "_generator": None,
-            "_known": {},
-            "_units": units.Units(),
-            "_tables": {},
-            "_captured": None,
-        }
+        groups = [_with_floats(group, self.memory) for group in self.param_groups]
+        own = dict.fromkeys(("_fed", "_stepper", "_ahead", "_twin", "_captured"))
+        return {**keep, "param_groups": groups, **own}
+
+
+def _with_floats(group: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """A group whose memory may lie on an accelerator, with the numbers themselves."""
+    return {**group, **{k: float(group[k]) for k in names if k in group}}

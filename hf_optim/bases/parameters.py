@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_optim.core.reduce import local
-from hf_optim.engine import blocks
+from hf_optim.engine.passes import flat
 from hf_optim.errors import UserError
 
 
@@ -29,7 +29,7 @@ def check(rule: str, params: Iterable[Tensor], others: Iterable[Tensor]) -> None
             raise UserError(f"{shown} is {p.dtype}, too coarse to be moved by a step: train it in bfloat16 or float32")
         if p.is_inference():
             raise UserError(f"{shown} was made in inference mode, in which nothing is trained: make it outside")
-        if p.layout is torch.strided and p.numel() and blocks.flat(local(p)) is None:
+        if p.layout is torch.strided and p.numel() and flat(local(p)) is None:
             raise UserError(f"{shown} has gaps or overlaps in memory; replace it by p.contiguous()")
     _apart(rule, [*others, *(p for p in params if p.requires_grad)])
 

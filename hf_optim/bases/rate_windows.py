@@ -14,6 +14,8 @@ import torch
 
 from hf_optim.bases.wrapper import Wrapper
 from hf_optim.core import reduce
+from hf_optim.core.reduce import dot
+from hf_optim.engine import passes
 from hf_optim.errors import UserError
 
 
@@ -129,27 +131,29 @@ class RateWindows(Wrapper):
 
     def _adapt(self, K: int) -> None:
         """New scales from the mean updates of the last two windows."""
-        rows, used = [], []
+        numbers: list[dict[str, Any]] = []
+        grains: list[float] = []
+        columns: dict[str, list[torch.Tensor]] = {"x": [], "w": [], "u": []}
+        used = []
         begins = not self.from_start and self.param_groups[0]["tlr_count"] <= K + 1
         for i, group in enumerate(self.param_groups):
             rate = group["tlr_rate_sum"] / K
             group["tlr_rate_sum"] = 0.0
             for p in group["params"]:
-                w, u_old, scale = (self._get(p, name) for name in self.tensors)
-                if w is None or u_old is None or rate == 0:
+                w, u, scale = (self._get(p, name) for name in self.tensors)
+                if w is None or u is None or rate == 0:
                     continue
-                if not begins:
-                    u = w.to(u_old.dtype, copy=True).sub_(p).div_(rate if scale is None else rate * float(scale))
-                    a, b = reduce.local(u_old).reshape(-1), reduce.local(u).reshape(-1)
-                    x = reduce.local(p).reshape(-1).to(a.dtype)
-                    grain = torch.finfo(p.dtype).eps / (rate if scale is None else rate * float(scale))
-                    noise = reduce.dot(x, x) * grain**2
-                    rows.append(torch.stack([reduce.dot(a, a), reduce.dot(a, b), reduce.dot(b, b), noise]))
-                    used.append((i, p))
-                    u_old.copy_(u)
-                w.copy_(p)
-        if rows:
-            self._rescale(reduce.combine(torch.stack(rows), [p for _, p in used]).tolist(), used)
+                own = 1.0 if scale is None else float(scale)
+                numbers.append({"begins": begins, "rate": rate * own})
+                grains.append((torch.finfo(p.dtype).eps / (rate * own)) ** 2)
+                for name, t in (("x", p), ("w", w), ("u", u)):
+                    columns[name].append(reduce.local(t))
+                used.append((i, p))
+        if used:
+            sums = passes.once(_window, columns, numbers)
+            if sums is not None:
+                sums[:, 3] *= torch.tensor(grains, dtype=sums.dtype)  # what rounding the parameters does to u
+                self._rescale(reduce.combine(sums, [p for _, p in used]).tolist(), used)
 
     def _rescale(self, table: list[list[float]], used: list[tuple[int, torch.Tensor]]) -> None:
         """New scales from a row of inner products for each of the tensors `used`, given with its group's index."""
@@ -187,3 +191,15 @@ class RateWindows(Wrapper):
 def _sums(rows: list[list[float]]) -> tuple[float, float, float, float]:
     a, b, c, noise = (sum(column) for column in zip(*rows, strict=True))
     return a, b, c, noise
+
+
+def _window(x, w, u, c):
+    """The window's mean update takes the place of the last one's; their inner products."""
+    if c.begins:
+        w.copy_(x)
+        return ()
+    new = w.sub(x).div(c.rate)
+    sums = dot(u, u), dot(u, new), dot(new, new), dot(x, x)
+    u.copy_(new)
+    w.copy_(x)
+    return sums

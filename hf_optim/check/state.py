@@ -93,6 +93,8 @@ def accelerate(s: Candidate) -> None:
     from accelerate.state import AcceleratorState
 
     fresh = not AcceleratorState._shared_state
+    if not fresh and AcceleratorState().device.type != "cpu":
+        raise DoesNotApply(f"tried on the CPU, and this process has an Accelerator on {AcceleratorState().device.type}")
     plain = TrainingRun(s).go(0, 4)
     plain.rate(0.5)
     plain.go(4)

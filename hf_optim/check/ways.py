@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,19 +13,8 @@ from hf_optim.check.candidate import Candidate, TrainingRun, exact
 from hf_optim.check.outcome import DoesNotApply, Fails, check
 from hf_optim.check.problem import close
 from hf_optim.core.rule import Rule
-from hf_optim.engine import blocks as execute
-
-
-@contextmanager
-def _cut(block: int, small: int, blocked: frozenset[str] = execute.BLOCKED) -> Iterator[None]:
-    """This library's shell with other blocks, calls shared up to another size, blocks on other devices, and streams of
-    any length."""
-    before = execute.BLOCK, execute.SMALL, execute.BLOCKED, execute.STREAM
-    execute.BLOCK, execute.SMALL, execute.BLOCKED, execute.STREAM = block, small, blocked, 0
-    try:
-        yield
-    finally:
-        execute.BLOCK, execute.SMALL, execute.BLOCKED, execute.STREAM = before
+from hf_optim.engine.fallback import limits
+from hf_optim.engine.kernels import build
 
 
 def _innermost(opt: Any) -> Any:
@@ -38,18 +25,22 @@ def _innermost(opt: Any) -> Any:
 
 @check(
     "execution",
-    "blocks, packs, foreach and fused equal one tensor at a time",
+    "kernels, blocks, lists, foreach and fused equal one tensor at a time",
     "The fast way of running a rule is another rule than the plain one.",
 )
 def execution(s: Candidate) -> str:
     plain = TrainingRun(s, torch.float64)
     runs: dict[str, TrainingRun] = {}
     if isinstance(_innermost(plain.opt), Optimizer):
-        with _cut(1 << 16, 0):
+        with limits(kernels=False):
             plain.go()
-        ways = {"blocks of 7": _cut(7, 0), "packs": _cut(1 << 16, 1 << 20), "foreach": _cut(1 << 16, 0, frozenset())}
+        ways: dict[str, dict[str, Any]] = {
+            "kernels": {},
+            "blocks of 7": {"kernels": False, "block": 7},
+            "lists": {"kernels": False, "blocked": frozenset()},
+        }
         for name, way in ways.items():
-            with way:
+            with limits(**way):
                 runs[name] = TrainingRun(s, torch.float64).go()
     else:
         options = [o for o in ("foreach", "fused") if s.accepts(o)]
@@ -68,37 +59,25 @@ def execution(s: Candidate) -> str:
 
 @check(
     "compile",
-    "compiled equals eager, and nothing is compiled again",
+    "kernels take every tensor, equal the rule as it is written, and are not built again",
     slow=True,
-    breaking="compile=True changes the result, or costs seconds whenever a schedule moves the rate.",
+    breaking="The rule is slower than it says, compile=True changes the result, or a schedule makes steps slow.",
 )
 def compiled(s: Candidate) -> str:
     if not s.accepts("compile"):
         raise DoesNotApply("offers no compiled mode")
-    from torch._dynamo.utils import counters
-
-    start, kernels = counters["stats"]["unique_graphs"], _kernels()
-    with _cut(1 << 16, 1):
-        eager, fast = TrainingRun(s), TrainingRun(s, compile=True)
-        for walk in (eager, fast):
-            walk.go(0, 8)
-        before = counters["stats"]["unique_graphs"]
-        for walk in (eager, fast):
-            for t in range(8, 12):
-                walk.rate(0.8)
-                walk.step(t)
-    again = counters["stats"]["unique_graphs"] - before
+    with limits(kernels=False):
+        eager = TrainingRun(s).go(0, 12)
+    fast = TrainingRun(s, compile=True).go(0, 8)
+    before = build.cache_info().misses
+    fast.go(8, 12)
+    again = build.cache_info().misses - before
     if again:
-        raise Fails(f"{again} graphs compiled again when lr and t changed")
-    if before == start and _kernels() == kernels:  # graphs of an earlier optimizer of this process serve again
-        raise Fails("compile=True compiles nothing")
+        raise Fails(f"{again} kernels built when lr and t changed")
+    how = getattr(fast.opt, "execution", "")
+    if isinstance(_innermost(fast.opt), Optimizer) and "kernels" not in how.partition(":")[0]:
+        raise DoesNotApply(f"there are no kernels here ({how})")
     return close(eager.params(), fast.params(), eager.start, 1e-4, "compiled against eager, float32")
-
-
-def _kernels() -> int:
-    """How often this library's shell asked for a compiled graph."""
-    info = execute.compiled.cache_info()
-    return info.hits + info.misses
 
 
 # --- host synchronisation --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Three elementwise expressions that several rules share, in the vocabulary of `hf_optim.engine.blocks`."""
+"""Three elementwise expressions that several rules share, in the vocabulary of `hf_optim.engine.vocabulary`."""
 
 from __future__ import annotations
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-from hf_optim.core.scratch import scratch
 from hf_optim.errors import UserError
 
 
 def dot(a: Any, b: Any) -> Any:
-    """<a, b> of two blocks, as a 0-d tensor; of two matrices row by row, of lists one by one."""
+    """<a, b> of two blocks, as a 0-d tensor; of lists one by one."""
     if not isinstance(a, torch.Tensor):
         return a.reduce(dot, torch.mul, b)
     if a.dim() == 1 and a.is_contiguous() and b.is_contiguous():
@@ -31,11 +30,12 @@ def local(t: torch.Tensor) -> torch.Tensor:
 
 def l1(a: Any) -> Any:
     """Sum of absolute values of one block, as `dot`. (On a CPU a 1-norm takes four times as long.)"""
-    if not isinstance(a, torch.Tensor):
-        return a.reduce(l1, torch.abs)
-    if a.device.type != "cpu" or not a.is_contiguous():
-        return a.abs().sum(-1)
-    return torch.abs(a, out=scratch("l1", a.dtype, a.numel()).view(a.shape)).sum(-1)
+    return a.abs().sum(-1) if isinstance(a, torch.Tensor) else a.reduce(l1, torch.abs)
+
+
+def count(a: Any) -> Any:
+    """The number of elements of one block, as `dot`."""
+    return torch.ones_like(a).sum(-1) if isinstance(a, torch.Tensor) else a.reduce(count, torch.ones_like)
 
 
 def shards(p: torch.Tensor) -> list[tuple[Any, int]]:
@@ -46,13 +46,18 @@ def shards(p: torch.Tensor) -> list[tuple[Any, int]]:
     return [(p.device_mesh, i) for i, place in enumerate(placements) if not place.is_replicate()]  # type: ignore[attr-defined]
 
 
+def distributed() -> bool:
+    """Whether there are other processes."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def combine(table: torch.Tensor, params: Sequence[torch.Tensor]) -> torch.Tensor:
     """Row i of the (rows, sums) table holds the local sums of params[i]; returns the same over all shards.
 
     Raises:
         UserError: pieces of FSDP1, which do not say what they are pieces of.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not distributed():
         return table
     axes: dict[Any, list[int]] = {}
     for i, p in enumerate(params):

@@ -1,8 +1,8 @@
 """What an optimizer file writes: a few declarations and the math, once.
 
 A rule is a subclass of `hf_optim.bases.optimizer.Optimizer` that fills in the attributes and hooks below. The shell
-does everything else. The hooks are static, so that the same text runs on cache-sized blocks (CPU), on lists of tensors
-(foreach, GPU) and inside one compiled graph.
+does everything else. The hooks are static, so that one text is traced into kernels (`hf_optim.engine`) and, where there
+is no compiler, runs as it is on blocks or lists of tensors.
 
 `update(x, g, ..., c)` names what it wants and is called with exactly that:
 
@@ -13,11 +13,13 @@ does everything else. The hooks are static, so that the same text runs on cache-
     m, v, ...   the slots, by their declared names, written in place
     c           the scalars of this step: `c.lr`, `c.beta1`, ...
 
-All are flat and of equal length, in the compute dtype (at least float32), and offer the vocabulary of
-`hf_optim.engine.blocks.VOCABULARY`: torch's own tensor methods, with numbers from `c` wherever torch takes a number.
-A sum from `measure` is a 0-d tensor there, unless the rule has a `control`: an operand then, not an `alpha`. Small
-tensors that run as one may be the rows of a matrix, and their sums a column.
-A static `c.first` marks the step that starts the averages; it is never compiled.
+All are flat and of equal length, in the compute dtype (at least float32), and offer the methods of
+`hf_optim.engine.vocabulary`: torch's own, with numbers from `c` wherever torch takes a number. Floats in `c` are
+numbers of the step; bools, strings and whole numbers choose code while it is traced. A sum from `measure` is a 0-d
+tensor there, unless the rule has a `control`: an operand then, not an `alpha`.
+
+`prepare`, `derive`, `control` and `scalars` compute with numbers by arithmetic and that module's functions (`where`,
+`sqrt`, `minimum`, `maximum`, `isfinite`): on an accelerator they are traced, too, and nothing waits for them.
 """
 
 from __future__ import annotations
@@ -81,6 +83,19 @@ class Rule:
         """ "global": sums run over every tensor of every group and shard; "tensor": one sum a tensor."""
         return "global"
 
+    #: slots of which `stride` keeps a slice in the state, as `NAME_slice`
+    sliced: ClassVar[tuple[str, ...]] = ()
+
+    @staticmethod
+    def stride(h: SimpleNamespace) -> int:
+        """`measure` sees the elements 0, stride, 2 stride, ... of each flattened parameter."""
+        return 1
+
+    @staticmethod
+    def idle(h: SimpleNamespace) -> bool:
+        """Whether a group takes no part in a step that only counts it."""
+        return False
+
     @staticmethod
     def prepare(h: SimpleNamespace, t: int, memory: dict[str, float]) -> dict[str, Any]:
         """Scalars of the measuring pass, before anything of this step is known."""
@@ -93,16 +108,14 @@ class Rule:
 
     @staticmethod
     def derive(h: SimpleNamespace, sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Sums -> what `update` reads in `c`, on tensors, without synchronising: 0-d for global sums, else one
-        entry a tensor."""
+        """Sums -> what `update` reads in `c`: numbers of global sums, else an entry a tensor."""
         return sums
 
     @staticmethod
     def control(
         h: SimpleNamespace, t: int, sums: dict[str, float], loss: float | None, memory: dict[str, float]
     ) -> dict[str, float]:
-        """Once a step, in Python floats: global sums and the loss -> numbers for all groups; updates `memory`.
-        A rule that defines it synchronises once a step."""
+        """Once a step: global sums and the loss -> numbers for all groups; updates `memory`."""
         raise NotImplementedError
 
     @staticmethod
@@ -134,7 +147,9 @@ class Transform:
     blockwise: ClassVar[bool] = True
     #: made for weight matrices: parameter groups may opt out with `agr=False` (embeddings, when made from a model)
     weights_only: ClassVar[bool] = False
-    #: names of the per-tensor sums that apply() reads
+    #: names of the sums over a tensor that measure() returns
+    measures: ClassVar[tuple[str, ...]] = ()
+    #: names of what derive() makes of them for apply(); () for no measuring pass
     sums: ClassVar[tuple[str, ...]] = ()
 
     def covers(self, p: torch.Tensor) -> bool:
@@ -147,13 +162,14 @@ class Transform:
 
     @staticmethod
     def measure(g: Any, c: SimpleNamespace) -> tuple[Any, ...]:
-        """Partial sums of one block, in the order of `sums`."""
+        """Partial sums of one block, in the order of `measures`."""
         return ()
 
     @staticmethod
-    def derive(sums: torch.Tensor) -> torch.Tensor:
-        """Sums (a row a tensor) -> what `apply` reads in `c`."""
-        return sums
+    def derive(own: dict[str, Any], total: dict[str, Any]) -> dict[str, Any]:
+        """The tensor's own sums, and those over all transformed tensors -> what `apply` reads in `c`, in the order of
+        `sums`. Arithmetic and the functions of `hf_optim.engine.vocabulary`."""
+        return own
 
     @staticmethod
     def apply(g: Any, c: SimpleNamespace) -> Any:

@@ -1,104 +1,193 @@
-"""A step in a CUDA graph: the numbers of a step lie in memory that every replay reads anew.
+"""A step in a CUDA graph: what differs from step to step lies in memory that every replay reads anew.
 
-for _ in range(3): ...                  # ordinary steps: state, compiled graphs
-with torch.cuda.graph(graph):
-    loss = f(model(x)); loss.backward(); optimizer.step()
-for batch in batches:
-    x.copy_(batch)
-    optimizer.before_replay()           # counts the step, puts its rate and corrections in place
-    graph.replay()
+    for _ in range(3): ...                  # ordinary steps: state, kernels
+    with torch.cuda.graph(graph):
+        loss = f(model(x)); loss.backward(); optimizer.step(loss=loss)
+    for batch in batches:
+        x.copy_(batch)
+        optimizer.before_replay()           # counts the step, puts its numbers in place
+        graph.replay()
+
+Nothing can go up while a graph is recorded, so the tables of a captured step are made before, in an ordinary step
+(`prepare`), and their rows say -1: a graph that is replayed without `before_replay` leaves everything alone. Recording
+runs the step over those tables (`record`). `renew` goes through the step once more, without launching anything: what
+would go up goes into the tables of the graph, and what would be launched must be what was recorded. Ordinary steps and
+other graphs have tables of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from operator import is_
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hf_optim.core.rule import Rule
-from hf_optim.engine.cell import NOTHING, Cell
-from hf_optim.engine.units import Unit
+from hf_optim.engine.mode import Another, Mode, using
 from hf_optim.errors import UserError
 
+if TYPE_CHECKING:
+    from hf_optim.engine.ahead import Ahead
 
-@dataclass(frozen=True)
+
+def capturing() -> bool:
+    """Whether what runs now is recorded in a CUDA graph instead of being done."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
 class Captured:
-    """What a graph was made for."""
+    """The tables of one graph, and what was recorded with them.
 
-    parts: list[Unit]
-    #: names of the numbers and what selects code, of every unit
-    code: list[Any]
+    Args:
+        opt: whose step it is; it has taken one over the same parameters just now.
+        loss: of that step.
+    """
+
+    def __init__(self, opt: Any, ahead: Ahead, loss: Any) -> None:
+        steps = opt._steps
+        self._opt, self._ahead, self._tables = opt, ahead, list(steps.tables)
+        self._codes: list[dict[Any, Any]] = [{} for _ in self._tables]
+        self._places = [(table.addresses, table.version) for table in self._tables]
+        self._there: dict[str, torch.Tensor] = {}
+        self._recorded: list[Any] = []
+        self._active = steps.active
+        #: what the graph writes and reads, kept alive
+        self._gradients: list[Any] = []
+        with self._own(Mode(launches=False, idle=True)):
+            steps.again(self._active)
+            self._advance(loss)
+
+    def record(self, loss: Any) -> None:
+        """Run the step while a graph is recorded: nothing moves, and nothing is counted."""
+        opt = self._opt
+        opt._steps.begin()
+        if not self.fits():
+            raise _unprepared(opt)
+        if "loss" in opt.needs and not (isinstance(loss, torch.Tensor) and loss.device == self._ahead.device.device):
+            raise UserError(f"{opt.rule}: a CUDA graph needs the loss as a tensor on the device: step(loss=loss)")
+        if not opt._steps.as_they_come:
+            raise UserError(f"{opt.rule}: a CUDA graph needs gradients that are laid out as their parameters")
+        self._active = opt._steps.active
+        self._gradients = [p.grad for group in opt.param_groups for p in group["params"]]
+        self._places = [(table.addresses.clone(), table.version) for table in self._tables]
+        with self._own(Mode(uploads="keep", log=self._recorded)):
+            try:
+                self._advance(loss)
+            except Another as e:
+                raise _unprepared(opt) from e
+        opt._steps.forget_gradients()
+        for codes in self._codes:
+            for code in codes.values():
+                code.forget()
+
+    def renew(self) -> None:
+        """Put the numbers of the next step in place, and count it."""
+        opt, log = self._opt, []  # type: ignore[var-annotated]
+        if not (self.fits() and opt._steps.holds()):
+            raise UserError(
+                f"{opt.rule}: parameters, state or groups are others than when the graph was captured (a checkpoint "
+                "was loaded?): take a step, and capture one again"
+            )
+        with self._own(Mode(launches=False, uploads="into", log=log)):
+            opt._steps.again(self._active)
+            try:
+                self._advance(self._ahead.device.halt[0])  # any loss: nobody looks at it
+                if log != self._recorded:
+                    raise Another
+            except Another as e:
+                raise UserError(
+                    f"{opt.rule}: the next step is another one than was captured (another transform, or a "
+                    "hyper-parameter that selects code): take a step, and capture one again"
+                ) from e
+            opt._steps.count()
+
+    def fits(self) -> bool:
+        """Whether the tables are still those of the optimizer."""
+        tables = self._opt._steps.tables
+        return (
+            self._opt._ahead is self._ahead and len(tables) == len(self._tables) and all(map(is_, tables, self._tables))
+        )
+
+    def _advance(self, loss: Any) -> None:
+        self._opt._advance(loss if "loss" in self._opt.needs else None, None)
+
+    @contextlib.contextmanager
+    def _own(self, mode: Mode) -> Iterator[None]:
+        """With the tables of the graph in the place of those of ordinary steps."""
+        device = self._ahead.device
+        usual = [(table._codes, table.addresses, table.version) for table in self._tables]
+        there, unknown = device.there, self._ahead.unknown
+        for table, codes, (addresses, version) in zip(self._tables, self._codes, self._places, strict=True):
+            table._codes, table.addresses, table.version = codes, addresses, version
+        device.there = self._there
+        try:
+            with using(mode):
+                yield
+        finally:
+            for table, (codes, addresses, version) in zip(self._tables, usual, strict=True):
+                table._codes, table.addresses, table.version = codes, addresses, version
+            device.there = there
+            if mode.uploads != "into":  # it was no step
+                self._ahead.unknown = unknown  # type: ignore[union-attr]
 
 
-def record(opt: Any) -> Captured:
-    """Run a step while it is captured: nothing moves, and nothing is counted.
+def _unprepared(opt: Any) -> UserError:
+    return UserError(f"{opt.rule}: take a few steps before one is captured in a CUDA graph")
+
+
+def _possible(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def prepare(opt: Any, loss: Any) -> Captured | None:
+    """After an ordinary step on a CUDA device: tables for a graph, if this rule's step could be captured."""
+    if opt._ahead is None or not _possible(opt._ahead.device.device) or _why_not(opt):
+        return None
+    return Captured(opt, opt._ahead, loss)
+
+
+def _why_not(opt: Any) -> str | None:
+    """Why a graph cannot hold steps of this optimizer."""
+    h = opt._hyper(opt.param_groups[0])
+    if any(group.get("restart_every") for group in opt.param_groups):
+        return "a CUDA graph cannot restart the state: leave restart_every out"
+    if opt.stride(h) > 1:
+        return "a CUDA graph cannot take slices of gradients: use slice_p=1"
+    if opt.transform is not None and not opt.transform.blockwise:
+        return f"a CUDA graph cannot hold {opt.transform.name}, which makes new gradients"
+    if "evaluate" in opt.needs or (opt._on_host is not None and type(opt).control is not Rule.control):
+        return "it reads numbers of each step on the host: capture forward and backward, and step outside"
+    if opt._ahead is None and opt._steps.tables:
+        return f"a captured step needs kernels on a CUDA device, and steps run as: {opt.execution}"
+    return None
+
+
+def record(opt: Any, loss: Any, twin: Captured | None) -> Captured:
+    """Record a step over the tables that were prepared for it.
 
     Raises:
-        UserError: the rule reads numbers on the host, or its step would not be compiled as a whole.
+        UserError: a graph cannot hold this step, or nothing was prepared.
     """
-    if opt.needs or type(opt).control is not Rule.control:
-        raise UserError(
-            f"{opt.rule} reads a number of each step on the host: its step() cannot be captured in a CUDA "
-            "graph; capture forward and backward, and step outside"
-        )
-    stale = "a captured step() that is not compiled would repeat this step's rate and count for ever"
-    if not opt.compile or opt.state_dtype is torch.bfloat16:
-        raise UserError(f"{opt.rule}: {stale}: make the optimizer with compile=True, and without state_dtype")
-    if any(group.get("restart_every") for group in opt.param_groups):
-        raise UserError(f"{opt.rule}: a CUDA graph cannot restart the state: leave restart_every out")
-    parts = opt._begin()
-    if not all(isinstance(unit, Cell) and not unit.blocked and unit.dense for unit in parts):
-        raise UserError(f"{opt.rule}: a CUDA graph can hold steps of whole, dense parameters on the device only")
-    opt._advance(parts, None, None)
-    if not all(opt._way.compiles(unit.c) for unit in parts):
-        raise UserError(f"{opt.rule}: {stale}, and a first one never is: take a few steps before")
-    return Captured(list(parts), _numbered(opt, parts))
+    why = _why_not(opt)
+    if why is not None:
+        raise UserError(f"{opt.rule}: {why}")
+    if twin is None or not twin.fits():
+        raise _unprepared(opt)
+    twin.record(loss)
+    return twin
 
 
 def renew(opt: Any, captured: Captured | None) -> None:
-    """Put the numbers of the next step where the graph reads them, and count it.
+    """Number and count the next replay.
 
     Raises:
         UserError: no step was captured, or the next one is another than the captured one.
     """
     if captured is None:
         raise UserError(f"{opt.rule}: capture step() in a CUDA graph before it is replayed")
-    for unit in captured.parts:
-        if not (
-            isinstance(unit, Cell)
-            and any(unit.group is group for group in opt.param_groups)
-            and unit.fits(unit.group, opt.state[unit.p])
-        ):
-            raise UserError(
-                f"{opt.rule}: parameters, state or groups are others than when the graph was captured (a "
-                "checkpoint was loaded?): capture a step again"
-            )
-        unit.t = int(unit.counter.item()) + 1
-        if opt._transform_of(unit.params[0], unit.group, unit.t) is not unit.transform:
-            raise UserError(
-                f"{opt.rule}: the gradient transform of step {unit.t} is another than when the graph was "
-                "captured: capture a step again"
-            )
-    if _numbered(opt, captured.parts) != captured.code:
-        raise UserError(
-            f"{opt.rule}: a hyper-parameter that selects code has changed since the graph was captured: "
-            "capture a step again"
-        )
-    opt._count(captured.parts)
-
-
-def _numbered(opt: Any, parts: Sequence[Unit]) -> list[Any]:
-    """Give the parts their numbers of the step t; names of the numbers and what selects code, of every part."""
-    memory, code = opt._memory, []
-    for unit in parts:
-        unit.c = NOTHING
-    passes: list[Any] = [lambda h, t: opt.scalars(h, t, SimpleNamespace())]
-    if opt.measures(opt._hyper(opt.param_groups[0])):
-        passes.insert(0, lambda h, t: opt.prepare(h, t, memory))
-    for numbers in passes:
-        opt._fill(parts, numbers)
-        code += [unit.c.parts(unit.dtype, unit.params[0].device)[::2] for unit in parts]
-    return code
+    opt.hear(wait=False)
+    if opt._ahead is not None:
+        opt._ahead.tell()  # of the last replay
+    captured.renew()

@@ -103,6 +103,7 @@ def train(
     folder = Path(folder)
     started, processes = datetime.now(UTC), int(os.environ.get("WORLD_SIZE", "1"))
     first = int(os.environ.get("RANK", "0")) == 0
+    _check_devices()
     task, model_name, preset = check_spec(spec)
     if checkpoint_every is not None and checkpoint_every < 1:
         raise UserError(f"checkpoint_every: expected 1 or more, got {checkpoint_every}")
@@ -185,6 +186,16 @@ def train(
         write_rows(folder / records.HISTORY, history)
         write_json(folder / records.RECORD, record)
     return record
+
+
+def _check_devices() -> None:
+    """NCCL refuses processes that share a GPU, in words that do not say so."""
+    here, cards = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if here > cards > 0 and not os.environ.get("ACCELERATE_USE_CPU"):
+        raise UserError(
+            f"{here} processes on this machine would share {cards} GPU{'s' if cards > 1 else ''}: start {cards}, or "
+            "hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
 
 
 def _lost(problem: Exception) -> bool:

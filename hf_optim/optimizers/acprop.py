@@ -52,7 +52,7 @@ class ACProp(Optimizer):
         rectify: bool = True,
         momentum_update: bool = False,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

@@ -66,7 +66,7 @@ class AdaBelief(Optimizer):
         rectify: bool = True,
         amsgrad: bool = False,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

@@ -55,7 +55,7 @@ class AdaBound(Optimizer):
         weight_decay: float = 0.0,
         amsbound: bool = False,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from hf_optim.bases.matrix import MatrixOptimizer
 from hf_optim.core.elementwise import at_least, count
 from hf_optim.core.reduce import dot
+from hf_optim.engine.vocabulary import maximum, sqrt
 
 
 class Adafactor(MatrixOptimizer):
@@ -102,8 +103,8 @@ class Adafactor(MatrixOptimizer):
 
     @staticmethod
     def derive(h, sums):
-        size, update = ((sums[k] / sums["size"]).sqrt() for k in ("xx", "uu"))
-        return {"scale": size.clamp(min=h.eps2) / (update / h.d).clamp(min=1.0)}
+        size, update = (sqrt(sums[k] / maximum(sums["size"], 1)) for k in ("xx", "uu"))
+        return {"scale": maximum(size, h.eps2) / maximum(update / h.d, 1.0)}
 
     @staticmethod
     def scalars(h, t, s):

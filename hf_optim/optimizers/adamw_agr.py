@@ -52,7 +52,7 @@ class AdamWAGR(Optimizer):
         agr_scope: str = "matrix",
         agr_steps: int | None = None,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         state_dtype: str | None = None,
     ) -> None:
         super().__init__(params, locals())

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
+from hf_optim.engine.vocabulary import TINY, maximum, minimum, sqrt
 
 
 class Adan(Optimizer):
@@ -51,7 +52,7 @@ class Adan(Optimizer):
         max_grad_norm: float | None = None,
         restart_every: int | None = None,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:
@@ -67,7 +68,7 @@ class Adan(Optimizer):
 
     @staticmethod
     def derive(h, sums):
-        return {"clip": (h.max_grad_norm / (sums["gg"].sqrt() + h.eps)).clamp(max=1.0)}
+        return {"clip": minimum(h.max_grad_norm / maximum(sqrt(sums["gg"]) + h.eps, TINY), 1.0)}
 
     @staticmethod
     def scalars(h, t, s):

@@ -54,7 +54,7 @@ class AdanAGR(Adan):
         agr_scope: str = "matrix",
         agr_steps: int | None = None,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         state_dtype: str | None = None,
     ) -> None:
         super(Adan, self).__init__(params, locals())

@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
+from hf_optim.engine.vocabulary import maximum, sqrt
 
 
 class AMVT(Optimizer):
@@ -55,7 +56,7 @@ class AMVT(Optimizer):
         eps_mode: str = "inside",
         decay: str = "paper",
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:
@@ -71,8 +72,7 @@ class AMVT(Optimizer):
 
     @staticmethod
     def derive(h, sums):
-        norm = sums["gg"].sqrt()
-        return {"factor": (h.clip / norm.clamp_min(h.clip))}
+        return {"factor": h.clip / maximum(sqrt(sums["gg"]), h.clip)}
 
     @staticmethod
     def scalars(h, t, s):

@@ -81,7 +81,7 @@ class AMVTModules(AMVT):
         momentum_schedule: int | None = None,
         update_clip: float | None = None,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.elementwise import agreeing, count
 from hf_optim.core.reduce import l1
+from hf_optim.engine.vocabulary import maximum
 
 
 class CautiousLion(Optimizer):
@@ -65,7 +66,7 @@ class CautiousLion(Optimizer):
 
     @staticmethod
     def derive(h, sums):
-        return {"longer": (sums["kept"] / sums["size"]).clamp(min=1e-3).reciprocal()}
+        return {"longer": 1 / maximum(sums["kept"] / maximum(sums["size"], 1), 1e-3)}
 
     @staticmethod
     def scalars(h, t, s):

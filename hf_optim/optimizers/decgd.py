@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.engine.vocabulary import sqrt, where
 
 
 class DecGD(Optimizer):
@@ -59,7 +59,7 @@ class DecGD(Optimizer):
         x0: str = "x1",
         *,
         on_bad_loss: str = "raise",
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:
@@ -79,17 +79,22 @@ class DecGD(Optimizer):
 
     @staticmethod
     def scalars(h, t, s):
-        r = math.sqrt(s.loss + h.c)
-        return {"first": t == 1, "from_zero": h.x0 == "0", "r": r, "gamma": h.gamma, "scale": 0.5 / r, "step": 2 * h.lr}
+        r = sqrt(s.loss + h.c)
+        first = t <= 1
+        return {
+            "start": where(first, r, 0.0),
+            "begin": where(first, 0.0 if h.x0 == "0" else 1.0, 0.0),
+            "gamma": h.gamma,
+            "scale": 0.5 / r,
+            "step": 2 * h.lr,
+        }
 
     @staticmethod
     def update(x, g, m, v, previous, c, u=None):
-        if c.first:
-            v.zero_().add_(c.r)
-            if u is not None:
-                u.copy_(v)
-            if not c.from_zero:
-                previous.copy_(x)
+        v.add_(c.start)  # everything starts at 0
+        if u is not None:
+            u.add_(c.start)
+        previous.add_(x, alpha=c.begin)
         m.mul_(c.gamma).add_(g, alpha=c.scale)
         v.addcmul_(m, x - previous)
         previous.copy_(x)

@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_optim.bases.hypergradient import Hypergradient
 from hf_optim.core.reduce import dot
+from hf_optim.engine.vocabulary import maximum
 
 
 class HDAdam(Hypergradient):
@@ -52,7 +53,7 @@ class HDAdam(Hypergradient):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:
@@ -60,20 +61,20 @@ class HDAdam(Hypergradient):
 
     @staticmethod
     def prepare(h, t, memory):
-        beta1, beta2 = h.betas
+        (beta1, beta2), n = h.betas, maximum(t - 1, 1)
         return {
             "weight_decay": h.weight_decay,
             "decays": h.weight_decay != 0,
             "angle": h.rule == "multiplicative",
             "eps": h.eps,
-            "scale": (1 - beta2 ** (t - 1)) ** 0.5 / (1 - beta1 ** (t - 1)) if t > 1 else 0.0,
+            "scale": (1 - beta2**n) ** 0.5 / (1 - beta1**n),  # in the first step m is 0
         }
 
     @staticmethod
     def measure(x, g, m, v, c):
         if c.decays:
             g = g.add(x, alpha=c.weight_decay)
-        u = m.div(v.sqrt().add_(c.eps)).mul_(c.scale) if c.scale else m  # in the first step m is 0
+        u = m.div(v.sqrt().add_(c.eps)).mul_(c.scale)
         return (dot(g, u), dot(g, g), dot(u, u)) if c.angle else (dot(g, u),)
 
     @staticmethod

@@ -53,7 +53,7 @@ class L4Adam(L4Mom):
         adam_eps: float = 1e-4,
         *,
         on_bad_loss: str = "raise",
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

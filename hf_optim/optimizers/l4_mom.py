@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
+from hf_optim.engine.vocabulary import TINY, isfinite, maximum, minimum, where
 
 
 class L4Mom(Optimizer):
@@ -61,7 +61,7 @@ class L4Mom(Optimizer):
         eps: float = 1e-12,
         *,
         on_bad_loss: str = "raise",
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:
@@ -82,11 +82,11 @@ class L4Mom(Optimizer):
 
     @staticmethod
     def control(h, t, sums, loss, memory):
-        first = math.isinf(memory["Lmin"])
-        lowest = h.init_factor * loss if first else min(memory["Lmin"], loss)  # line 3
-        memory["eta"] = h.fraction * (loss - h.minloss_factor * lowest) / (sums["product"] + h.eps)
+        lowest = where(isfinite(memory["Lmin"]), minimum(memory["Lmin"], loss), h.init_factor * loss)  # line 3
+        eta = h.fraction * (loss - h.minloss_factor * lowest) / maximum(sums["product"] + h.eps, TINY)
+        memory["eta"] = eta
         memory["Lmin"] = lowest * (1 + 1 / h.forget)
-        return {"loss": loss, "eta": memory["eta"]}
+        return {"loss": loss, "eta": eta}
 
     @staticmethod
     def scalars(h, t, s):

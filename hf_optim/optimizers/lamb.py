@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
+from hf_optim.engine.vocabulary import sqrt, where
 
 
 class LAMB(Optimizer):
@@ -45,7 +46,7 @@ class LAMB(Optimizer):
         weight_decay: float = 0.0,
         bias_correction: bool = True,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:
@@ -87,8 +88,8 @@ class LAMB(Optimizer):
 
     @staticmethod
     def derive(h, sums):
-        norm_x, norm_r = sums["xx"].sqrt(), sums["rr"].sqrt()
-        return {"ratio": (norm_x / norm_r).where((norm_x > 0) & (norm_r > 0), 1.0)}
+        norm_x, norm_r = sqrt(sums["xx"]), sqrt(sums["rr"])
+        return {"ratio": where((norm_x > 0) & (norm_r > 0), norm_x / norm_r, 1.0)}
 
     @staticmethod
     def scalars(h, t, s):

@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_optim.bases.routed import Routed
 from hf_optim.core.reduce import dot
+from hf_optim.engine.vocabulary import maximum, sqrt
 
 
 class MARS(Routed):
@@ -84,7 +85,7 @@ class MARS(Routed):
 
     @staticmethod
     def derive(h, sums):
-        return {"clip": sums["cc"].rsqrt().clamp(max=1.0)}
+        return {"clip": 1 / maximum(sqrt(sums["cc"]), 1.0)}
 
     @staticmethod
     def scalars(h, t, s):

@@ -50,7 +50,7 @@ class PAdam(Optimizer):
         amsgrad: bool = True,
         weight_decay: float = 0.0,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

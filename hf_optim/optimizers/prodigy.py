@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot, l1
-from hf_optim.engine.cell import Cell
-from hf_optim.engine.units import Unit
+from hf_optim.engine.vocabulary import maximum, minimum, where
 from hf_optim.errors import UserError
 
 
@@ -56,6 +51,7 @@ class Prodigy(Optimizer):
 
     paper = "Prodigy: An Expeditiously Adaptive Parameter-Free Learner"
     slots = {"m": 0.0, "v": 0.0, "s": 0.0, "x0": "param"}
+    sliced = ("s", "x0")
     optional_slots = {"s": ("slice_p", 1), "x0": ("slice_p", 1)}
     memory = {"d": 0.0, "d_max": 0.0, "num": 0.0, "k": 0.0}  # d = 0: not begun
     structural = ("decouple", "use_bias_correction", "safeguard_warmup", "slice_p")
@@ -85,12 +81,11 @@ class Prodigy(Optimizer):
         growth_rate: float = float("inf"),
         slice_p: int = 1,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:
         super().__init__(params, locals())
-        self._together = slice_p == 1
 
     # --- state and its slices --------------------------------------------------------------------------------------
 
@@ -107,31 +102,22 @@ class Prodigy(Optimizer):
             state["x0_slice"] = self._first_value("x0", p.detach().flatten()[:: group["slice_p"]], group)
             state["s_slice"] = torch.zeros_like(state["x0_slice"], dtype=self.state_dtype)
 
-    def _slice(self, cell: Cell) -> Cell:
-        """The cell's elements 0, slice_p, 2 slice_p, ... in the order of the flattened parameter."""
-        state, p, step = self.state[cell.p], cell.p, cell.group["slice_p"]
-        tensors = {k: cell.tensors[k].as_strided(p.shape, p.stride()).flatten()[::step] for k in ("x", "g")}
-        transform: Any = copy.copy(cell.transform)
-        if transform is not None:
-            transform.sums = ()  # those of the whole tensor are in c
-        return replace(cell, tensors=tensors | {"s": state["s_slice"], "x0": state["x0_slice"]}, transform=transform)
-
-    def _control(self, parts: Sequence[Unit], f: float | None) -> None:
+    def _advance(self, f: float | None, evaluate: Any) -> None:
         rates = sorted({float(group["lr"]) for group in self.param_groups} - {0.0})
         if len(rates) > 1:
             raise UserError(
                 f"prodigy has one rate, but its groups have lr = {', '.join(f'{r:g}' for r in rates)}: "
                 "give all groups the same lr (or 0)"
             )
-        if self.defaults["slice_p"] == 1:
-            super()._control(parts, f)
-            return
-        cells = cast("Sequence[Cell]", parts)
-        self._transform_sums(cells)
-        slices = [self._slice(cell) for cell in cells]
-        super()._control(slices, f)
-        for cell, part in zip(cells, slices, strict=True):
-            cell.c = part.c
+        super()._advance(f, evaluate)
+
+    @staticmethod
+    def stride(h):
+        return h.slice_p
+
+    @staticmethod
+    def idle(h):
+        return h.lr == 0
 
     # --- the rule --------------------------------------------------------------------------------------------------
 
@@ -142,18 +128,17 @@ class Prodigy(Optimizer):
     @staticmethod
     def prepare(h, t, memory):
         (beta1, beta2), k = h.betas, memory["k"] + 1
-        d = memory["d"] or h.d0
+        d = where(memory["d"] > 0, memory["d"], h.d0)
         bias = (1 - beta2**k) ** 0.5 / (1 - beta1**k) if h.use_bias_correction else 1.0
         dlr = d * h.lr * bias
         return {
-            "idle": h.lr == 0,
             "l2": h.weight_decay != 0 and not h.decouple,
             "weight_decay": h.weight_decay,
             "beta1": beta1,
             "m_weight": (1 - beta1) * d,
             "beta2": beta2,
             "v_weight": (1 - beta2) * d * d,
-            "beta3": math.sqrt(beta2) if h.beta3 is None else h.beta3,
+            "beta3": beta2**0.5 if h.beta3 is None else h.beta3,
             "num_weight": d / h.d0 * dlr,
             "s_weight": d / h.d0 * (d if h.safeguard_warmup else dlr),
             "dlr": dlr,
@@ -163,9 +148,6 @@ class Prodigy(Optimizer):
 
     @staticmethod
     def measure(x, g, s, x0, c):  # lines 2, 5
-        if c.idle:
-            zero = l1(s) * 0.0
-            return zero, zero
         if c.l2:
             g = g.add(x, alpha=c.weight_decay)
         s.mul_(c.beta3).add_(g, alpha=c.s_weight)
@@ -173,18 +155,16 @@ class Prodigy(Optimizer):
 
     @staticmethod
     def control(h, t, sums, loss, memory):  # lines 6, 7
-        d, d_max = memory["d"] or h.d0, memory["d_max"] or h.d0
-        if sums["den"] == 0:
-            return {"d": d, "moved": False}
-        beta3 = math.sqrt(h.betas[1]) if h.beta3 is None else h.beta3
-        memory["num"] = beta3 * memory["num"] + sums["num"]
-        estimate = h.d_coef * memory["num"] / sums["den"]
-        if d == h.d0:
-            d = max(d, estimate)
-        d_max = max(d_max, estimate)
-        d = min(d_max, d * h.growth_rate)
-        memory.update(d=d, d_max=d_max, k=memory["k"] + 1)
-        return {"d": d, "moved": True}
+        begun = sums["den"] > 0
+        d, d_max = (where(memory[k] > 0, memory[k], h.d0) for k in ("d", "d_max"))
+        beta3 = h.betas[1] ** 0.5 if h.beta3 is None else h.beta3
+        num = beta3 * memory["num"] + sums["num"]
+        estimate = h.d_coef * num / where(begun, sums["den"], 1.0)
+        d_max = maximum(d_max, estimate)
+        d_new = minimum(d_max, where(d <= h.d0, maximum(d, estimate), d) * h.growth_rate)
+        new = {"d": d_new, "d_max": d_max, "num": num, "k": memory["k"] + 1}
+        memory.update({k: where(begun, v, memory[k]) for k, v in new.items()})
+        return {"d": where(begun, d_new, d), "moved": begun}
 
     @staticmethod
     def scalars(h, t, s):
@@ -192,17 +172,14 @@ class Prodigy(Optimizer):
 
     @staticmethod
     def update(x, g, raw, m, v, c):
-        if c.idle:
-            return
         if c.l2:
             decay = x * c.weight_decay
             g, raw = g + decay, raw + decay
         m.mul_(c.beta1).add_(g, alpha=c.m_weight)
         v.mul_(c.beta2).addcmul_(raw, raw, value=c.v_weight)
-        if c.moved:
-            if c.decay:
-                x.add_(x, alpha=-c.decay_step)  # 1 - decay_step would lose it while d is small
-            x.addcdiv_(m, v.sqrt().add_(c.eps), value=-c.dlr)
+        if c.decay:
+            x.add_(x, alpha=-where(c.moved, c.decay_step, 0.0))  # 1 - decay_step would lose it while d is small
+        x.addcdiv_(m, v.sqrt().add_(c.eps), value=-where(c.moved, c.dlr, 0.0))
 
     @staticmethod
     def rate(h, memory):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
+from hf_optim.engine.vocabulary import TINY, maximum, sqrt, where
 
 
 class SMARAN(Optimizer):
@@ -55,7 +55,7 @@ class SMARAN(Optimizer):
         norm_scope: str = "global",
         *,
         on_bad_loss: str = "raise",
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:
@@ -75,20 +75,20 @@ class SMARAN(Optimizer):
 
     @staticmethod
     def derive(h, sums):  # one norm a tensor
-        return {"per_norm": 1 / (sums["gg"].sqrt() + h.eps)}
+        return {"per_norm": 1 / maximum(sqrt(sums["gg"]) + h.eps, TINY)}
 
     @staticmethod
     def control(h, t, sums, loss, memory):
         memory["v"] = h.gamma * memory["v"] + loss**2  # line 4
-        memory["V"] = loss / (math.sqrt(memory["v"]) + h.eps)
-        norm = {"norm": math.sqrt(sums["gg"])} if sums else {}
+        memory["V"] = loss / maximum(sqrt(memory["v"]) + h.eps, TINY)
+        norm = {"norm": sqrt(sums["gg"])} if sums else {}
         return {"loss": loss, "V": memory["V"], **norm}
 
     @staticmethod
     def scalars(h, t, s):
         rate = h.lr * s.V
         everywhere = h.norm_scope == "global"
-        norm = {"per_norm": 1 / (s.norm + h.eps) if s.norm else 0.0} if everywhere else {}
+        norm = {"per_norm": where(s.norm > 0, 1 / maximum(s.norm + h.eps, TINY), 0.0)} if everywhere else {}
         return {"gamma": h.gamma, "rate": rate, "shrink": 1 - rate * h.weight_decay, "everywhere": everywhere, **norm}
 
     @staticmethod

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
+from hf_optim.engine.vocabulary import TINY, maximum, minimum, sqrt, where
 
 
 class SPS(Optimizer):
@@ -72,7 +72,7 @@ class SPS(Optimizer):
         eps: float = 1e-8,
         *,
         on_bad_loss: str = "raise",
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
     ) -> None:
         super().__init__(params, locals())
@@ -93,16 +93,14 @@ class SPS(Optimizer):
 
     @staticmethod
     def control(h, t, sums, loss, memory):
-        eta = 0.0
-        if math.sqrt(sums["gg"]) >= 1e-8:
-            above = loss if h.adapt == "smooth_iter" else max(loss - h.f_star, 0.0)
-            eta = above / (h.c * sums["gg"] + h.eps)  # line 1
-            if h.adapt == "smooth_iter":
-                eta = min(h.gamma ** (1 / h.steps_per_epoch) * memory["eta_previous"], eta)
-            if h.eta_max is not None:
-                eta = min(eta, h.eta_max)
-        if eta > 0:
-            memory["eta_previous"] = eta
+        above = loss if h.adapt == "smooth_iter" else maximum(loss - h.f_star, 0.0)
+        eta = above / maximum(h.c * sums["gg"] + h.eps, TINY)  # line 1
+        if h.adapt == "smooth_iter":
+            eta = minimum(h.gamma ** (1 / h.steps_per_epoch) * memory["eta_previous"], eta)
+        if h.eta_max is not None:
+            eta = minimum(eta, h.eta_max)
+        eta = where(sqrt(sums["gg"]) >= 1e-8, eta, 0.0)
+        memory["eta_previous"] = where(eta > 0, eta, memory["eta_previous"])
         memory["eta"] = eta
         return {"loss": loss, "eta": eta}
 

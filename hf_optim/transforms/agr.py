@@ -9,7 +9,11 @@ import torch
 
 from hf_optim.core.reduce import l1
 from hf_optim.core.rule import Transform
+from hf_optim.engine.vocabulary import maximum
 from hf_optim.errors import UserError
+
+#: the smallest normal number of float32
+TINY = torch.finfo(torch.float32).tiny
 
 
 class AGR(Transform):
@@ -28,6 +32,7 @@ class AGR(Transform):
 
     name = "agr"
     weights_only = True
+    measures = ("S",)
     sums = ("S", "per_S")
 
     def __init__(self, scope: str = "matrix", steps: int | None = None, moments: str = "first") -> None:
@@ -50,9 +55,9 @@ class AGR(Transform):
         return (l1(g),)
 
     @staticmethod
-    def derive(sums: torch.Tensor) -> torch.Tensor:
-        S = sums.clamp_min(torch.finfo(sums.dtype).tiny)  # sum|g| = 0: every element is 0 and stays 0
-        return torch.hstack([S, -1 / S])
+    def derive(own: dict[str, Any], total: dict[str, Any]) -> dict[str, Any]:
+        S = maximum(own["S"], TINY)  # sum|g| = 0: every element is 0 and stays 0
+        return {"S": S, "per_S": -1 / S}
 
     @staticmethod
     def apply(g: Any, c: SimpleNamespace) -> Any:

@@ -5,18 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-
+from hf_optim.core.reduce import count
 from hf_optim.core.rule import Transform
+from hf_optim.engine.vocabulary import sqrt
 from hf_optim.errors import UserError
 from hf_optim.transforms.outlier_filter import check_threshold, cut, energy, limit
-
-
-def count(a: Any) -> Any:
-    """The number of elements of one block, as `hf_optim.core.reduce.dot` gives a sum."""
-    if not isinstance(a, torch.Tensor):
-        return a.reduce(count, torch.ones_like)
-    return torch.full(a.shape[:-1], float(a.shape[-1]), dtype=a.dtype, device=a.device)
 
 
 class Normalize(Transform):
@@ -36,6 +29,7 @@ class Normalize(Transform):
     """
 
     name = "normalize"
+    measures = ("gg", "nonzero", "count")
     sums = ("rms", "limit")
     ours = {
         "": "gradient normalisation: g / (rms(g) + eps)",
@@ -54,10 +48,10 @@ class Normalize(Transform):
     def measure(g: Any, c: SimpleNamespace) -> tuple[Any, ...]:
         return *energy(g), count(g)
 
-    def derive(self, sums: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        scaled = sums.sum(0, keepdim=True).expand_as(sums) if self.scope == "global" else sums
-        rms = (scaled[:, 0] / scaled[:, 2]).sqrt() + self.eps
-        return torch.stack([rms, limit(sums[:, 0], sums[:, 1], self.outliers or 1.0)], -1)
+    def derive(self, own: dict[str, Any], total: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        scaled = total if self.scope == "global" else own
+        rms = sqrt(scaled["gg"] / scaled["count"]) + self.eps
+        return {"rms": rms, "limit": limit(own["gg"], own["nonzero"], self.outliers or 1.0)}
 
     def apply(self, g: Any, c: SimpleNamespace) -> Any:  # type: ignore[override]
         return (g if self.outliers is None else cut(g, c.limit)).div(c.rms)

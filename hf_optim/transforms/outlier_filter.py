@@ -5,10 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-
 from hf_optim.core.reduce import dot
 from hf_optim.core.rule import Transform
+from hf_optim.engine.vocabulary import maximum, sqrt
 from hf_optim.errors import UserError
 
 
@@ -25,9 +24,9 @@ def energy(g: Any) -> tuple[Any, Any]:
     return dot(g, g), dot(sign, sign)
 
 
-def limit(gg: torch.Tensor, nonzero: torch.Tensor, threshold: float) -> torch.Tensor:
+def limit(gg: Any, nonzero: Any, threshold: float) -> Any:
     """threshold times the rms of the non-zero elements; 0 where there are none."""
-    return (gg / nonzero.clamp_min(1)).sqrt() * threshold
+    return sqrt(gg / maximum(nonzero, 1.0)) * threshold
 
 
 def cut(g: Any, most: Any) -> Any:
@@ -50,6 +49,7 @@ class OutlierFilter(Transform):
     """
 
     name = "outlier_filter"
+    measures = ("gg", "nonzero")
     sums = ("limit",)
     ours = {"": "outlier filter: |g| cut at threshold times the rms of the tensor's non-zero elements"}
 
@@ -60,8 +60,8 @@ class OutlierFilter(Transform):
     def measure(g: Any, c: SimpleNamespace) -> tuple[Any, ...]:
         return energy(g)
 
-    def derive(self, sums: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        return limit(sums[:, 0], sums[:, 1], self.threshold).unsqueeze(-1)
+    def derive(self, own: dict[str, Any], total: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        return {"limit": limit(own["gg"], own["nonzero"], self.threshold)}
 
     @staticmethod
     def apply(g: Any, c: SimpleNamespace) -> Any:

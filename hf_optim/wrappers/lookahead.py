@@ -10,6 +10,7 @@ import torch
 from hf_optim.bases.wrapper import Wrapper
 from hf_optim.core import validate
 from hf_optim.core.reduce import local
+from hf_optim.engine import passes
 from hf_optim.errors import UserError
 
 #: name -> what the base is
@@ -101,16 +102,14 @@ class Lookahead(Wrapper):
         return {k: state[k] for k in MOMENTA if isinstance(state.get(k), torch.Tensor)}
 
     def _synchronise(self, group: dict[str, Any]) -> None:
+        slow = {p: self._get(p, "la_slow") for p in group["params"]}
+        params = [p for p, kept in slow.items() if kept is not None]
         found = self.pullback_momentum == "none"
-        for p in group["params"]:
-            slow = self._get(p, "la_slow")
-            if slow is None:
-                continue
-            if self.pullback_momentum != "none":
-                found |= self._pull_back(p)
-            fast = local(p)
-            local(slow).lerp_(fast.to(slow.dtype), self.alpha)
-            fast.copy_(local(slow))
+        if not found:
+            found = any([self._pull_back(p) for p in params])
+        columns = {"x": [local(p) for p in params], "slow": [local(kept) for kept in slow.values() if kept is not None]}
+        if params:
+            passes.once(_pulled, columns, [{"alpha": self.alpha}] * len(params))
         if not found:
             raise UserError(
                 f"lookahead: {type(self._innermost()).__name__} keeps no first moment under "
@@ -125,5 +124,10 @@ class Lookahead(Wrapper):
             if self.pullback_momentum == "reset":
                 m.zero_()
             elif kept is not None:
-                local(m).copy_(local(kept).lerp_(local(m), self.alpha))
+                passes.once(_pulled, {"x": [local(m)], "slow": [local(kept)]}, [{"alpha": self.alpha}])
         return bool(moments)
+
+
+def _pulled(x, slow, c):
+    slow.lerp_(x, c.alpha)
+    x.copy_(slow)

@@ -1,0 +1,280 @@
+"""Kernels of a CPU: built by the machine's C++ compiler, kept on disk, loaded with ctypes, run on torch's own threads.
+
+A kernel is built once for a source, compiler, flags and kind of processor, and kept in a folder of this user's that
+nobody else may write: $HF_OPTIM_CACHE, else ~/.cache/hf_optim (or $XDG_CACHE_HOME), else one below the temporary
+folder; one from which nothing may be loaded (noexec) is left for the next. HF_OPTIM_KERNELS=0 switches kernels off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_BASE = ("-std=c++17", "-O3", "-shared", "-fPIC", "-w", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+#: tried one after the other: not every compiler knows the machine it runs on, and none may use -ffast-math, which
+#: would change how the whole process treats denormal numbers
+_FLAGS = ((*_BASE, "-march=native"), (*_BASE, "-mcpu=native"), _BASE)
+
+
+class Unbuildable(Exception):
+    """There is no kernel; the message says why."""
+
+
+class Arguments(ctypes.Structure):
+    """What a kernel is called with: addresses of tables (see `hf_optim.engine.passes`), and how long they are."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("table", "which", "where", "sizes", "row", "numbers", "sums", "partial",
+                                               "keys", "origin")),
+        *((name, ctypes.c_int64) for name in ("tensors", "chunks", "chunk", "next")),
+    ]  # fmt: skip
+
+
+# --- the compiler ----------------------------------------------------------------------------------------------------
+
+
+def switched_off() -> str | None:
+    """Why there shall be no kernels, if the environment says so."""
+    if os.environ.get("HF_OPTIM_KERNELS", "1").lower() in ("0", "false", "no", "off"):
+        return "HF_OPTIM_KERNELS=0"
+    return None
+
+
+def triton_everywhere() -> bool:
+    """Whether the environment asks for Triton's kernels on a CPU, too: in its interpreter, for tests."""
+    return os.environ.get("HF_OPTIM_KERNELS", "").lower() == "triton"
+
+
+@cache
+def compiler() -> tuple[str, str]:
+    """The C++ compiler and its version.
+
+    Raises:
+        Unbuildable: there is none.
+    """
+    if sys.platform == "win32":
+        raise Unbuildable("kernels for a CPU are not built on Windows")
+    if sys.platform == "darwin" and subprocess.run(["xcode-select", "-p"], capture_output=True).returncode:
+        raise Unbuildable("there is no C++ compiler (xcode-select --install brings one)")
+    for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
+        path = shutil.which(name)
+        if path is not None:
+            said = subprocess.run([path, "--version"], capture_output=True, text=True)
+            if said.returncode == 0:
+                return path, said.stdout
+    raise Unbuildable("there is no C++ compiler (install g++ or clang++, or name one in CXX)")
+
+
+@cache
+def _processor() -> str:
+    """What the processor can do; its model's name would hide what a virtual machine masks."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+def _folders() -> Iterator[Path]:
+    if os.environ.get("HF_OPTIM_CACHE"):
+        yield Path(os.environ["HF_OPTIM_CACHE"]) / "kernels"
+        return
+    home = os.environ.get("XDG_CACHE_HOME")
+    try:
+        yield (Path(home) if home else Path.home() / ".cache") / "hf_optim" / "kernels"
+    except RuntimeError:  # no home
+        pass
+    yield Path(tempfile.gettempdir()) / f"hf_optim-{os.getuid()}" / "kernels"
+
+
+def _private(folder: Path) -> str | None:
+    """Make a folder that is ours alone; why it is not, if it is not."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place in (folder, folder.parent):
+            found = place.stat()
+            if found.st_uid != os.getuid():
+                return f"{place} belongs to somebody else"
+            if found.st_mode & 0o022:
+                return f"others may write {place}: chmod go-w it"
+        return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"
+    except OSError as e:
+        return f"{folder}: {e.strerror}"
+
+
+def _trusted(file: Path) -> bool:
+    """A file that we wrote."""
+    try:
+        found = file.lstat()
+    except OSError:
+        return False
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022 and not file.is_symlink()
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+
+
+class Kernel:
+    """A built and loaded kernel. `run` and `gather` are the C functions of `hf_optim.engine.emit_cpp`."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self.run = library.run
+        self.run.argtypes, self.run.restype = [ctypes.c_void_p], None
+        self.gather = getattr(library, "gather", None)
+        if self.gather is not None:
+            self.gather.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+            self.gather.restype = None
+
+    def launch(self, arguments: Arguments, threads: int) -> None:
+        """Run over all chunks; returns when they are done."""
+        arguments.next = 0
+        team = _team() if threads > 1 and arguments.chunks > 1 else None
+        if team is None:
+            self.run(ctypes.addressof(arguments))
+        else:
+            team(self.run, ctypes.addressof(arguments), min(threads, arguments.chunks), 0)
+
+
+class Building:
+    """A kernel that a compiler is working on, or that is there already."""
+
+    def __init__(self, source: str) -> None:
+        self._source, self._lock = source, threading.Lock()
+        self._kernel: Kernel | None = None
+        self._why: str | None = None
+        self._places = list(_folders())
+        self._flags = _working_flags()
+        self._process: subprocess.Popen[str] | None = None
+        self._start()
+
+    def kernel(self) -> Kernel:
+        """The kernel, as soon as it is built.
+
+        Raises:
+            Unbuildable: it cannot be.
+        """
+        with self._lock:
+            while self._kernel is None and self._why is None:
+                self._go_on()
+        if self._kernel is None:
+            raise Unbuildable(str(self._why))
+        return self._kernel
+
+    def _start(self) -> None:
+        """Find a kernel of the past, or begin to build one."""
+        path, version = compiler()
+        key = "\0".join((self._source, version, *self._flags[0], _processor(), platform.machine()))
+        name = hashlib.sha256(key.encode()).hexdigest()[:32]
+        refused = None
+        while self._places:
+            refused = _private(self._places[0])
+            if refused is None:
+                break
+            self._places.pop(0)
+        else:
+            self._why = refused or "no folder for kernels allows what is in it to be loaded: set HF_OPTIM_CACHE"
+            return
+        self._file = self._places[0] / f"{name}.so"
+        if _trusted(self._file):
+            return
+        handle, self._new = tempfile.mkstemp(suffix=".so", prefix=name, dir=self._places[0])
+        os.close(handle)
+        command = [path, *self._flags[0], "-x", "c++", "-", "-o", self._new]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(self._source)
+        self._process.stdin.close()
+
+    def _go_on(self) -> None:
+        """Wait for the compiler and load what it made; where that fails, try the next flags or folder."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            assert process.stderr is not None
+            said = process.stderr.read()
+            process.stderr.close()
+            if process.wait() != 0:
+                Path(self._new).unlink(missing_ok=True)
+                self._flags = self._flags[1:]
+                if self._flags:
+                    self._start()
+                else:
+                    self._why = f"the C++ compiler fails: {(said.strip().splitlines() or ['?'])[0]}"
+                return
+            Path(self._new).chmod(0o700)
+            os.replace(self._new, self._file)
+        try:
+            self._kernel = Kernel(ctypes.CDLL(str(self._file)))
+            _found_flags(self._flags)
+        except OSError:  # a folder of which nothing may be run, or a file that is no library
+            self._file.unlink(missing_ok=True)
+            self._places.pop(0)
+            self._start()
+
+
+_flags: list[tuple[tuple[str, ...], ...]] = [_FLAGS]
+
+
+def _working_flags() -> tuple[tuple[str, ...], ...]:
+    return _flags[0]
+
+
+def _found_flags(flags: tuple[tuple[str, ...], ...]) -> None:
+    _flags[0] = flags
+
+
+@cache
+def build(source: str) -> Building:
+    """Begin to build a kernel, or find the one of the past. One for each source and process.
+
+    Raises:
+        Unbuildable: there is no compiler.
+    """
+    return Building(source)
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _team():  # type: ignore[no-untyped-def]
+    """GOMP_parallel(function, data, threads, flags) of the OpenMP runtime that torch runs on; None if there is none: a
+    pool of our own would double the threads."""
+    path = _runtime()
+    try:
+        team = ctypes.CDLL(path).GOMP_parallel if path else None
+    except (OSError, AttributeError):
+        return None
+    if team is not None:
+        team.argtypes, team.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return team
+
+
+def _runtime() -> str | None:
+    """The file of the OpenMP runtime that this process has loaded, torch's own before others."""
+    names = ("libgomp", "libiomp5", "libomp")
+    home = Path(torch.__file__).parent
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        loaded = {line.split(maxsplit=5)[5] for line in maps if line.count("/")}
+    except OSError:
+        loaded = {str(f) for f in (home / "lib").glob("lib*omp*")}
+    found = sorted(f for f in loaded if Path(f).name.startswith(names) and Path(f).exists())
+    return next((f for f in found if home.parent in Path(f).parents), found[0] if found else None)

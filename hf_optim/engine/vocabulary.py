@@ -1,0 +1,122 @@
+"""The vocabulary in which rules are written: the methods of x, g and slots, and functions of numbers and sums.
+
+`update`, `measure` and a transform's `apply` call the methods below on x, g and slots. `derive`, `control`, `scalars`
+and `prepare` use arithmetic and the functions `where`, `sqrt`, `minimum`, `maximum`, `isfinite`, which take Python
+floats (a CPU), tensors with an entry a tensor of the model, and symbols of a trace (`hf_optim.engine.trace`) alike, so
+that one text serves all of them. A symbol has no truth, no `float()` and no `==`: where its value decides, say `where`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+BINARY = ("add", "sub", "mul", "div", "pow", "maximum", "minimum")
+UNARY = ("sqrt", "abs", "neg", "sign", "reciprocal")
+#: methods of x, g and slots; each but maximum and minimum also in place, with `_`
+METHODS = (*BINARY, *UNARY, "lerp", "addcmul", "addcdiv", "clamp", "copy_", "zero_", "clone")
+#: functions of this module
+FUNCTIONS = ("where", "sqrt", "minimum", "maximum", "isfinite")
+#: what to take for a divisor that may be 0: `a / maximum(b, TINY)`
+TINY = 1e-300
+
+
+class Operand:
+    """What is no tensor and no number, but behaves as one: it has `function(name, *arguments)` for FUNCTIONS, and the
+    arithmetic operators in terms of its methods."""
+
+    __hash__ = None  # type: ignore[assignment]  # it has no equality either
+
+    add: Callable[..., Any]
+    sub: Callable[..., Any]
+    mul: Callable[..., Any]
+    div: Callable[..., Any]
+    neg: Callable[..., Any]
+
+    @classmethod
+    def function(cls, name: str, *arguments: Any) -> Any:
+        raise NotImplementedError
+
+    def __add__(self, o: Any) -> Any:
+        return self.add(o)
+
+    def __sub__(self, o: Any) -> Any:
+        return self.sub(o)
+
+    def __mul__(self, o: Any) -> Any:
+        return self.mul(o)
+
+    def __truediv__(self, o: Any) -> Any:
+        return self.div(o)
+
+    def __neg__(self) -> Any:
+        return self.neg()
+
+    def __rsub__(self, o: Any) -> Any:
+        return self.neg().add(o)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __eq__(self, o: object) -> bool:
+        raise TypeError("values of a rule have no ==: compare with < or >, and choose with where()")
+
+    def __bool__(self) -> bool:
+        raise TypeError("a value of a rule cannot decide what code runs: choose with where()")
+
+    def __float__(self) -> float:
+        raise TypeError("a value of a rule is no Python number: use the functions of hf_optim.engine.vocabulary")
+
+    __int__ = __index__ = __float__  # type: ignore[assignment]
+
+
+def _operand(*values: Any) -> type[Operand] | None:
+    return next((type(v) for v in values if isinstance(v, Operand)), None)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, else b. Both are computed: mind divisions by zero."""
+    if isinstance(condition, bool):
+        return a if condition else b
+    kind = _operand(condition, a, b)
+    return kind.function("where", condition, a, b) if kind else torch.where(condition, a, b)
+
+
+def sqrt(a: Any) -> Any:
+    """The square root; NaN of a negative number."""
+    if isinstance(a, (float, int)):
+        return math.sqrt(a) if a >= 0 else math.nan
+    return a.sqrt()
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller one; NaN if one is NaN."""
+    return _extreme("minimum", a, b)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger one; NaN if one is NaN."""
+    return _extreme("maximum", a, b)
+
+
+def _extreme(name: str, a: Any, b: Any) -> Any:
+    kind = _operand(a, b)
+    if kind:
+        return kind.function(name, a, b)
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        like = a if isinstance(a, torch.Tensor) else b
+        a, b = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (a, b))
+        return torch.minimum(a, b) if name == "minimum" else torch.maximum(a, b)
+    if math.isnan(a) or math.isnan(b):
+        return math.nan
+    return min(a, b) if name == "minimum" else max(a, b)
+
+
+def isfinite(a: Any) -> Any:
+    """Whether it is neither infinite nor NaN."""
+    kind = _operand(a)
+    if kind:
+        return kind.function("isfinite", a)
+    return torch.isfinite(a) if isinstance(a, torch.Tensor) else math.isfinite(a)
