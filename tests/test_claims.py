@@ -207,7 +207,8 @@ def test_the_page_of_claims_is_up_to_date() -> None:
 
 def test_the_example_of_a_task_trains_and_that_of_a_claim_reads(tmp_path) -> None:
     text = (Path(__file__).parent.parent / "docs" / "adding.md").read_text(encoding="utf-8")
-    (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?)```", text, flags=re.S)[1])
+    a_task = text.split("\n## A task\n")[1]
+    (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?)```", a_task, flags=re.S)[1])
     optimizer, task = {"name": "adamw", "lr": 0.1}, f"{tmp_path}/mine.py:TASK"
     spec = RunSpec(task=task, size="smoke", optimizer=optimizer, overrides={"epochs": 30})
     record = train(spec, tmp_path / "run", progress=False)
