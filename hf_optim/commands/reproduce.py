@@ -205,8 +205,9 @@ def _announce(chosen: claims.Claim, plan: Plan, options: Options, folder: Path) 
     left = [run for run in plan.runs if not (folder / "runs" / run.id / "record.json").is_file()]
     print(f"To run: {cost.of(left, machine).sentence(machine)}")
     found = power.outlooks(chosen, options.size, plan)
-    for text in dict.fromkeys(one.sentence() for one in found if one.decides is not None or one.visible is not None):
-        print(f"  {text}")
+    told = [one for one in found if one.decides is not None or one.visible is not None]
+    for sentence in dict.fromkeys(one.sentence() for one in told):
+        print(f"  {sentence}")
     if power.hopeless(found) and not options.anyway and not options.dry_run and left:
         needed = min(one.needed for one in found if one.needed is not None)
         raise UserError(
