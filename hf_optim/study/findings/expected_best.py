@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.study.folder.results import number
-from hf_optim.study.folder.stages import Reader, Search, Trial, validation_metric
+from hf_optim.study.folder.reader import number
+from hf_optim.study.folder.stages import Search, Trial, validation_metric
 from hf_optim.study.plan.plan import Plan
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
 from hf_optim.study.folder import stages
-from hf_optim.study.folder.results import number
+from hf_optim.study.folder.reader import number
 from hf_optim.study.plan.plan import Plan, flatten
 
 

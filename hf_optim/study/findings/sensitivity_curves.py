@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_optim.study.folder.results import number
+from hf_optim.study.folder.reader import number
 from hf_optim.study.folder.stages import GridRun, Reader
 from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.plan.sensitivity import rate_key

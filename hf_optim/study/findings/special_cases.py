@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim import registry
-from hf_optim.study.folder.results import number
+from hf_optim.study.folder.reader import number
 from hf_optim.study.folder.stages import Reader
 from hf_optim.study.plan.plan import Plan
 

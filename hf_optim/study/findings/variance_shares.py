@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_optim.study.folder.results import number
+from hf_optim.study.folder.reader import number
 from hf_optim.study.folder.stages import Reader, Variation
 from hf_optim.study.plan.plan import Plan
 

@@ -1,26 +1,29 @@
-"""Reads a study's folder back: its plan, the record of each run, and the histories."""
+"""Reads a study's folder back: its plan, the record of each run, the histories, and where the study stands."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
+from hf_optim.study.folder.reader import Reader
+from hf_optim.study.folder.standing import Standing, standing
 from hf_optim.study.plan.plan import Plan, Run
 
 
 @dataclass(frozen=True)
 class Results:
-    """A plan and the records there are, by run id."""
+    """A plan with the judged runs up to the look that is aimed at, their records by id, and where the study stands."""
 
     folder: Path
     plan: Plan
     records: Mapping[str, Mapping[str, Any]]
+    standing: Standing
 
     def runs(self, task: str, optimizer: str) -> Iterator[tuple[Run, Mapping[str, Any] | None]]:
         """The planned runs of one cell, in the order of seeds, each with its record or None."""
@@ -73,8 +76,6 @@ def _parsed(lines: Sequence[str]) -> list[Any]:
 
 def load(folder: Path) -> Results:
     """The results in a study's folder. Raises UserError if it holds no plan."""
-    from hf_optim.study.folder import stages  # which reads records too
-
     file = folder / "plan.json"
     try:
         plan = Plan.from_dict(json.loads(file.read_text(encoding="utf-8")), str(file))
@@ -82,20 +83,8 @@ def load(folder: Path) -> Results:
         raise UserError(f"{folder} holds no study (no plan.json): run `hf-optim study` first") from None
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UserError) else UserError(f"{file}: not readable: {error}") from None
-    plan = stages.settled(plan, folder)
-    records = {}
-    for run in plan.runs:
-        try:
-            record = json.loads((folder / "runs" / run.id / "record.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict) and record.get("id") == run.id and isinstance(record.get("metrics"), dict):
-            records[run.id] = {"status": "failed", **record}
-    return Results(folder, plan, records)
-
-
-def number(value: Any) -> float:
-    """`value` as a float; NaN for anything that is no finite number."""
-    if type(value) is float or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return float(value) if math.isfinite(value) else math.nan
-    return math.nan
+    reader = Reader(folder)
+    stands = standing(plan, reader)
+    known = ((run.id, reader.record(run.id)) for run in stands.state.runs)
+    records = {run_id: {"status": "failed", **record} for run_id, record in known if record is not None}
+    return Results(folder, dataclasses.replace(plan, runs=stands.state.runs), records, stands)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder import stages
+from hf_optim.study.folder.reader import Reader
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import optimizer_label
 from hf_optim.study.plan.plan import Run, flatten
@@ -27,15 +27,15 @@ def of(results: Results) -> list[Row]:
     """A row a run: the judged ones in the plan's order, other stages' after them, then runs that are not planned.
 
     Columns: study, task and optimizer (labels), seed, id, status (ok, failed, missing), stage (judged, tuning,
-    sensitivity, variance, or none for a run that is in the folder and no longer in the plan), metric and value (the
+    speedup, sensitivity, variance, or none for a run that is in the folder and no longer in the plan), metric and value (the
     primary metric), error; every metric by its name; time, memory, data and environment by theirs; and what decided
     the run, as `spec.optimizer.lr`.
     """
     plan = results.plan
     primary = {t["label"]: t["primary"]["name"] for t in plan.tasks}
-    reader = stages.Reader(results.folder)
+    reader = Reader(results.folder)
     rows, seen = [], set()
-    for stage, run in _staged(results, reader):
+    for stage, run in _staged(results):
         if run.id in seen:
             continue
         seen.add(run.id)
@@ -57,13 +57,14 @@ def of(results: Results) -> list[Row]:
     return rows
 
 
-def _staged(results: Results, reader: stages.Reader) -> Iterator[tuple[str, Run]]:
+def _staged(results: Results) -> Iterator[tuple[str, Run]]:
     plan = results.plan
     yield from (("judged", run) for run in plan.runs)
-    if plan.tuning is None and plan.sensitivity is None and plan.variance is None:
+    if not any((plan.tuning, plan.speedup, plan.sensitivity, plan.variance)):
         return
-    state = stages.state(plan, reader)
+    state = results.standing.state
     yield from (("tuning", trial.run) for search in state.searches for trial in search.trials)
+    yield from (("speedup", budget.run) for budget in state.budgets)
     yield from (("sensitivity", one.run) for one in state.grid)
     yield from (("variance", one.run) for one in state.variations)
 

@@ -2,8 +2,9 @@
 
 Killed anywhere and started again, a study loses no finished run and repeats none: a record is written last and
 atomically, half a run is thrown away, and a run belongs to whoever holds its lock (see `worker`). A run that raises or
-diverges is a record with its reason. A worker process that dies is replaced and its run tried once more; if it dies
-again on the same run, that is the run's recorded failure. An interrupt records nothing.
+diverges is a record with its reason. A worker process that dies is replaced and its run tried once more, as is a run
+that ended for want of memory; if that recurs, the record says that the machine could not run it, which is not the
+optimizer's failure. An interrupt records nothing.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from pathlib import Path
 from typing import IO
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder import changes, stages
+from hf_optim.study.folder import changes, questions
 from hf_optim.study.folder.disk import check_disk, unwritable
 from hf_optim.study.folder.locks import LOCK_FILE, Lock
+from hf_optim.study.folder.reader import Reader
+from hf_optim.study.folder.standing import standing
 from hf_optim.study.folder.todo import known
 from hf_optim.study.launch.worker import write_atomically, write_failure
 from hf_optim.study.plan.plan import Plan, Run
@@ -57,7 +60,7 @@ def default_jobs(gpus_per_run: int = 1) -> int:
 def prepare(
     plan: Plan, source_text: str, folder: Path, *, retry_failed: bool = False, accept_change: bool = False
 ) -> None:
-    """Writes study.yaml and plan.json; `retry_failed` removes the records of runs that failed.
+    """Writes study.yaml, plan.json and the question; `retry_failed` removes the records of runs that failed.
 
     Raises UserError if the folder holds a plan with runs that are not in this one, unless `accept_change`; and if it
     holds anything else, or cannot be written.
@@ -70,9 +73,11 @@ def prepare(
             raise UserError(f"{folder} is a file: choose another --output")
         if change is None and folder.exists() and any(p.name != LOCK_FILE for p in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no study: choose another --output")
+        judged = _judged_records(folder) if change is not None else 0
         write_atomically(folder / "study.yaml", source_text)
         write_atomically(folder / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
-        reader = stages.Reader(folder)
+        questions.register(folder, plan, judged)
+        reader = Reader(folder)
         for run in known(plan, reader) if retry_failed else ():
             record = reader.record(run.id)
             # A trial that was stopped early was not unlucky.
@@ -80,6 +85,13 @@ def prepare(
                 (folder / "runs" / run.id / "record.json").unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from None
+
+
+def _judged_records(folder: Path) -> int:
+    """How many judged runs of the plan that stands in the folder have a record."""
+    reader = Reader(folder)
+    runs = standing(changes.read_plan(folder), reader).state.runs
+    return sum(reader.record(run.id) is not None for run in runs)
 
 
 @dataclass
@@ -151,6 +163,10 @@ class Board:
             deaths[run.id] += 1
             return deaths[run.id] >= (ATTEMPTS_ASKED if code in _ASKED else ATTEMPTS)
 
+    def last_attempt(self, run: Run) -> bool:
+        """Whether another death of `run`'s worker, or want of memory, is its result."""
+        return self._deaths[run.id] + 1 >= ATTEMPTS
+
     def stop(self, problem: str | None = None) -> None:
         """No further run is taken."""
         with self._lock:
@@ -200,7 +216,7 @@ class Slot(threading.Thread):
             self.process.wait()
 
     def _serve(self, run: Run) -> None:
-        answer = self._ask({"folder": str(self.folder), "id": run.id, "spec": run.spec, **self.how})
+        answer = self._ask({"folder": str(self.folder), "id": run.id, "spec": run.spec, "last": self.board.last_attempt(run), **self.how})
         if self.board.stopped and answer is None:
             return
         if answer is None:
@@ -214,6 +230,9 @@ class Slot(threading.Thread):
                 self.board.held_elsewhere(run)
         elif answer["status"] == "busy":
             self.board.held_elsewhere(run)
+        elif answer["status"] == "fault":
+            self.board.died(run, 0)
+            self.board.postpone(run, 0.0)
         elif answer["status"] == "broken":
             self.board.stop(answer["reason"])
         else:
@@ -253,7 +272,7 @@ class Slot(threading.Thread):
             hint = " (out of memory?)" if code == -9 else ""
             often = ATTEMPTS_ASKED if code in _ASKED else ATTEMPTS
             why = f"the worker process {how} {often} times{hint}"
-            write_failure(self.folder / "runs" / run.id, run.id, dict(run.spec), why, time.time())
+            write_failure(self.folder / "runs" / run.id, run.id, dict(run.spec), why, time.time(), "machine")
         finally:
             lock.release()
         return True

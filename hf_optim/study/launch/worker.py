@@ -28,6 +28,10 @@ from hf_optim.study.folder.disk import check_disk, check_space, unwritable
 from hf_optim.study.folder.locks import Lock
 
 
+#: in the reason of a run that says nothing about its optimizer
+_MACHINE = ("MemoryError", "out of memory", "can't allocate memory", "CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
+
+
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
     """Everything this process prints, from C libraries too, goes to `path` meanwhile; an empty file is removed."""
@@ -49,9 +53,18 @@ def output_to(path: Path) -> Iterator[None]:
 
 
 def execute(
-    folder: Path, run_id: str, spec: dict[str, Any], *, checkpoint_every: int | None = None, processes: int = 1
+    folder: Path,
+    run_id: str,
+    spec: dict[str, Any],
+    *,
+    checkpoint_every: int | None = None,
+    processes: int = 1,
+    last: bool = True,
 ) -> str:
     """Executes one run unless it has a record; gives "ok", "failed", or "busy" if another process is at it.
+
+    A run that the machine could not hold in memory gives "fault" and no record, unless this is its `last` attempt: then
+    the record says so.
 
     What the run prints goes to `log.txt` in its folder. With `checkpoint_every`, an interrupted run goes on from its
     last whole checkpoint (checkpoints are removed once there is a record); without it, it starts again. `processes`
@@ -81,6 +94,12 @@ def execute(
             if read_status(home) is None:
                 write_failure(home, run_id, spec, reason(error), started)
         status = read_status(home) or "failed"
+        if status == "failed" and _machine_fault(home):
+            if not last:
+                (home / "record.json").unlink(missing_ok=True)
+                return "fault"
+            record = json.loads((home / "record.json").read_text(encoding="utf-8"))
+            write_atomically(home / "record.json", json.dumps({**record, "fault": "machine"}, indent=1) + "\n")
         if status != "ok":
             try:
                 check_disk(folder)
@@ -92,6 +111,15 @@ def execute(
         return status
     finally:
         lock.release()
+
+
+def _machine_fault(home: Path) -> bool:
+    """Whether the record's reason is the machine's: memory that it does not have, a device that is lost."""
+    try:
+        why = str(json.loads((home / "record.json").read_text(encoding="utf-8")).get("error"))
+    except (OSError, ValueError, AttributeError):
+        return False
+    return any(word in why for word in _MACHINE)
 
 
 def _train(home: Path, spec: dict[str, Any], checkpoint_every: int | None, processes: int) -> None:
@@ -138,13 +166,16 @@ def reason(error: BaseException) -> str:
     return (text if isinstance(error, UserError) and text else f"{kind}: {text}" if text else kind)[:500]
 
 
-def write_failure(home: Path, run_id: str, spec: dict[str, Any], why: str, started: float) -> None:
-    """Leaves the record of a run that could not write its own."""
+def write_failure(
+    home: Path, run_id: str, spec: dict[str, Any], why: str, started: float, fault: str | None = None
+) -> None:
+    """Leaves the record of a run that could not write its own; `fault` "machine": it is not the optimizer's."""
     record = {
         "id": run_id,
         "spec": spec,
         "status": "failed",
         "error": why,
+        **({"fault": fault} if fault else {}),
         "metrics": {},
         "primary": None,
         "history": None,
@@ -192,7 +223,7 @@ def _requests() -> queue.Queue[str]:
 
 
 def main() -> None:
-    """Serves requests {"folder", "id", "spec", "checkpoint_every", "processes"} until standard input closes."""
+    """Serves requests {"folder", "id", "spec", "last", "checkpoint_every", "processes"} until standard input closes."""
     # Answers get a channel of their own: whatever a library prints must not be read as an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -206,6 +237,7 @@ def main() -> None:
                 request["spec"],
                 checkpoint_every=request["checkpoint_every"],
                 processes=request["processes"],
+                last=request["last"],
             )
             answer = {"id": request["id"], "status": status}
         except OSError as error:
