@@ -15,3 +15,12 @@ class BadLoss(UserError):
 
 class BadCheckpoint(UserError):
     """A state dict that another rule, or the same rule with another structure, has written."""
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line of at most 500 characters: its kind, unless it is a message to the user, and its text."""
+    text, kind = " ".join(str(error).split()), type(error).__name__
+    if not isinstance(error, UserError):
+        text = f"{kind}: {text}" if text else kind
+    text = text or kind
+    return text if len(text) <= 500 else text[:497] + "..."

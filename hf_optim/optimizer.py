@@ -1,3 +1,5 @@
-"""The old place of hf_optim.bases.optimizer; it hands the names on for one release."""
+"""The old place of hf_optim.bases.optimizer; it hands the name on for one release."""
 
-from hf_optim.bases.optimizer import *  # noqa: F403
+from hf_optim.bases.optimizer import Optimizer
+
+__all__ = ["Optimizer"]

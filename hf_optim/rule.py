@@ -1,3 +1,5 @@
-"""The old place of hf_optim.core.rule; it hands the names on for one release."""
+"""The old place of hf_optim.core.rule; it hands the name on for one release."""
 
-from hf_optim.core.rule import *  # noqa: F403
+from hf_optim.core.rule import Rule, Transform
+
+__all__ = ["Rule", "Transform"]

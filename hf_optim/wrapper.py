@@ -1,3 +1,5 @@
-"""The old place of hf_optim.bases.wrapper; it hands the names on for one release."""
+"""The old place of hf_optim.bases.wrapper; it hands the name on for one release."""
 
-from hf_optim.bases.wrapper import *  # noqa: F403
+from hf_optim.bases.wrapper import Wrapper
+
+__all__ = ["Wrapper"]

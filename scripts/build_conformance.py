@@ -129,7 +129,7 @@ def fingerprints() -> dict[str, str]:
 
 def sections() -> dict[str, list[str]]:
     """Title -> names, of the three tables."""
-    from hf_optim.check.subject import expand
+    from hf_optim.check.candidate import expand
 
     found = {"This library": expand(["*"]), "torch.optim": expand(["torch.optim:*"])}
     return {**found, "pytorch_optimizer": [f"pytorch_optimizer:{n}" for n in FOREIGN]}
@@ -142,8 +142,8 @@ def build_references() -> None:
     from twins import DEFAULTS, TWINS, run
 
     from hf_optim import registry
+    from hf_optim.check.candidate import Candidate
     from hf_optim.check.mathematics import MARKS, SHAPES, slope, start
-    from hf_optim.check.subject import Subject
 
     def f(x: list[Any], t: int) -> tuple[float, list[Any]]:
         loss, grads = slope([a.ravel().tolist() for a in x], t)
@@ -156,7 +156,7 @@ def build_references() -> None:
             continue
         begin = [np.array(v).reshape(shape) for v, shape in zip(start(), SHAPES, strict=True)]
         own = {k: v for k, v in registry.info(name).defaults.items() if k in DEFAULTS[name]}
-        steps = run(name, begin, f, max(MARKS), None, **{**own, **Subject(name).hyper})
+        steps = run(name, begin, f, max(MARKS), None, **{**own, **Candidate(name).hyper})
         found[name] = {str(t): [a.ravel().tolist() for a in steps[t - 1][0]] for t in MARKS}
     lines = ",\n".join(f'  "{name}": {json.dumps(rows)}' for name, rows in found.items())
     REFERENCES.write_text(

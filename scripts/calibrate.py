@@ -87,7 +87,8 @@ def coverage(studies: int = 500, resamples: int = 1000) -> list[dict[str, Any]]:
 
 def real(runs: Path) -> dict[str, Any]:
     """The test accuracies of every arm, by seed; runs that have no record yet are made."""
-    from hf_optim.experiment.task import RunSpec, train
+    from hf_optim.experiment.spec import RunSpec
+    from hf_optim.experiment.training import train
 
     start, made = time.process_time(), 0
     found: dict[str, dict[str, float]] = {name: {} for name in ARMS}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hf_optim.commands.train import Parser, take_nested
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import SIZES, names
+from hf_optim.experiment.spec import SIZES
+from hf_optim.experiment.task import names
 
 
 def main() -> int:
@@ -39,7 +40,7 @@ def main() -> int:
     if given.output is None:
         print(json.dumps(metrics, indent=1))
     else:
-        from hf_optim.experiment.record import write_json
+        from hf_optim.experiment.files import write_json
 
         write_json(given.output, metrics)
     return 0

@@ -31,11 +31,11 @@ STUDY = [{"plan"}, {"statistics"}, {"folder"}, {"launch"}, {"findings"}, {"repor
 #: one-line modules at old paths that hand names on, and the face of the package
 FACES = {
     "hf_optim",
-    "hf_optim.bases.optimizer",
-    "hf_optim.core.rule",
-    "hf_optim.experiment.task",
-    "hf_optim.bases.wrapper",
-    "hf_optim.bases.line_search",
+    "hf_optim.optimizer",
+    "hf_optim.rule",
+    "hf_optim.task",
+    "hf_optim.wrapper",
+    "hf_optim.linesearch",
     "hf_optim.__main__",
 }
 

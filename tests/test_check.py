@@ -13,8 +13,8 @@ from broken_optimizers import BROKEN
 import hf_optim
 import hf_optim.check
 from hf_optim.check import launch, show
+from hf_optim.check.candidate import Candidate, expand
 from hf_optim.check.outcome import FAIL, NOT, PASS, Cell, Report
-from hf_optim.check.subject import Subject, expand
 from hf_optim.commands import check as cli
 from hf_optim.errors import UserError
 
@@ -112,8 +112,8 @@ def test_one_of_each_family_passes_everything(report, name):
     ],
 )
 def test_how_an_optimizer_wants_to_be_stepped_is_found_out(name, kind, style):
-    subject = Subject(name)
-    assert (subject.kind, subject.style, subject.trouble) == (kind, style, "")
+    candidate = Candidate(name)
+    assert (candidate.kind, candidate.style, candidate.trouble) == (kind, style, "")
 
 
 def test_what_cannot_be_stepped_is_one_failure_and_not_two_dozen(tmp_path):

@@ -13,7 +13,8 @@ from hf_optim.claims import claim, judges, show
 from hf_optim.commands import main as cli
 from hf_optim.commands import reproduce
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import RunSpec, train
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.training import train
 from hf_optim.study.folder import results as records
 from hf_optim.study.plan import plan
 from hf_optim.study.plan.source import parse

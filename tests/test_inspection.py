@@ -10,9 +10,10 @@ from torch import nn
 
 from hf_optim.commands import main as cli
 from hf_optim.curvature import hessian, landscape
-from hf_optim.curvature.solution import Subject, gather
+from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import RunSpec, train
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.training import train
 
 
 class Small(nn.Module):
@@ -31,15 +32,15 @@ class Small(nn.Module):
 
 
 @pytest.fixture
-def subject() -> Subject:
+def solution() -> Solution:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(22, 4, generator=generator, dtype=torch.float64)
     rows = [{"x": x[i], "labels": torch.tensor(i % 3)} for i in range(22)]
     return gather(Small(), rows, torch.utils.data.default_collate, 20, batch=8)  # batches of 8, 8 and 4
 
 
-def whole(subject: Subject) -> dict[str, torch.Tensor]:
-    return {key: torch.cat([batch[key] for batch, _ in subject.batches]) for key in ("x", "labels")}
+def whole(solution: Solution) -> dict[str, torch.Tensor]:
+    return {key: torch.cat([batch[key] for batch, _ in solution.batches]) for key in ("x", "labels")}
 
 
 def _flat(pieces, parameters) -> torch.Tensor:
@@ -48,10 +49,10 @@ def _flat(pieces, parameters) -> torch.Tensor:
     return torch.cat([(torch.zeros_like(p) if piece is None else piece).reshape(-1) for piece, p in pairs])
 
 
-def explicit(subject: Subject) -> torch.Tensor:
+def explicit(solution: Solution) -> torch.Tensor:
     """The Hessian of the mean loss over all samples, row by row."""
-    parameters = subject.parameters
-    loss = subject.model(**whole(subject)).loss
+    parameters = solution.parameters
+    loss = solution.model(**whole(solution)).loss
     first = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
     flat = _flat(first, parameters)
     rows = []
@@ -64,33 +65,33 @@ def explicit(subject: Subject) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def test_the_loss_is_the_mean_over_samples(subject) -> None:
-    assert subject.samples == 20 and [n for _, n in subject.batches] == [8, 8, 4]
-    assert subject.loss() == pytest.approx(subject.model(**whole(subject)).loss.item(), rel=1e-12)
+def test_the_loss_is_the_mean_over_samples(solution) -> None:
+    assert solution.samples == 20 and [n for _, n in solution.batches] == [8, 8, 4]
+    assert solution.loss() == pytest.approx(solution.model(**whole(solution)).loss.item(), rel=1e-12)
 
 
-def test_curvature_is_that_of_the_explicit_hessian(subject) -> None:
-    matrix = explicit(subject)
+def test_curvature_is_that_of_the_explicit_hessian(solution) -> None:
+    matrix = explicit(solution)
     true = torch.linalg.eigvalsh(matrix).flip(0)
     vector = torch.randn(len(matrix), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    torch.testing.assert_close(hessian.product(subject, vector), matrix @ vector, rtol=1e-9, atol=1e-12)
-    assert hessian.eigenvalues(subject, 3, tolerance=1e-8) == pytest.approx(true[:3].tolist(), rel=1e-6)
-    assert hessian.sharpness(subject) == pytest.approx(float(true[0]), rel=1e-3)
-    estimate = hessian.trace(subject, probes=200)
+    torch.testing.assert_close(hessian.product(solution, vector), matrix @ vector, rtol=1e-9, atol=1e-12)
+    assert hessian.eigenvalues(solution, 3, tolerance=1e-8) == pytest.approx(true[:3].tolist(), rel=1e-6)
+    assert hessian.sharpness(solution) == pytest.approx(float(true[0]), rel=1e-3)
+    estimate = hessian.trace(solution, probes=200)
     assert abs(estimate.mean - float(matrix.trace())) < 4 * estimate.error
     assert 0 < estimate.error < abs(float(matrix.trace()))
 
 
-def test_eigenvalues_agree_with_curvlinops(subject) -> None:
+def test_eigenvalues_agree_with_curvlinops(solution) -> None:
     curvlinops = pytest.importorskip("curvlinops")
     from scipy.sparse.linalg import eigsh
 
-    model = subject.model.body
-    data = [(batch["x"], batch["labels"]) for batch, _ in subject.batches]
+    model = solution.model.body
+    data = [(batch["x"], batch["labels"]) for batch, _ in solution.batches]
     parameters = list(model.parameters())
     operator = curvlinops.HessianLinearOperator(model, nn.CrossEntropyLoss(), parameters, data)
     theirs = eigsh(operator.to_scipy(), k=1, which="LA", return_eigenvectors=False, tol=1e-8)[0]
-    assert hessian.eigenvalues(subject, 1, tolerance=1e-8)[0] == pytest.approx(float(theirs), rel=1e-5)
+    assert hessian.eigenvalues(solution, 1, tolerance=1e-8)[0] == pytest.approx(float(theirs), rel=1e-5)
 
 
 def test_attention_has_a_second_derivative() -> None:
@@ -102,8 +103,8 @@ def test_attention_has_a_second_derivative() -> None:
     )  # fmt: skip
     torch.manual_seed(0)
     rows = [{"input_ids": torch.arange(6) + i, "labels": torch.arange(6) + i} for i in range(3)]
-    subject = gather(BertForMaskedLM(config), rows, torch.utils.data.default_collate, None)
-    assert hessian.sharpness(subject) > 0
+    solution = gather(BertForMaskedLM(config), rows, torch.utils.data.default_collate, None)
+    assert hessian.sharpness(solution) > 0
 
 
 class Averaged(nn.Module):
@@ -122,9 +123,9 @@ def test_an_average_that_is_evaluated_is_what_is_looked_at() -> None:
     torch.manual_seed(0)
     rows = [{"x": torch.randn(4), "labels": torch.tensor(i % 3)} for i in range(6)]
     model = Averaged()
-    subject = gather(model, rows, torch.utils.data.default_collate, None)
-    assert subject.averaged and [id(p) for p in subject.parameters] == [id(p) for p in model.average.parameters()]
-    assert hessian.sharpness(subject) > 0
+    solution = gather(model, rows, torch.utils.data.default_collate, None)
+    assert solution.averaged and [id(p) for p in solution.parameters] == [id(p) for p in model.average.parameters()]
+    assert hessian.sharpness(solution) > 0
     nothing = Averaged()
     nothing.forward = lambda x, labels: type("Output", (), {"loss": x.sum()})()
     with pytest.raises(UserError, match="depends on no parameter"):
@@ -140,31 +141,31 @@ def test_directions_are_normalised_filter_by_filter() -> None:
     assert not torch.equal(direction, landscape.filter_normalised([weight], seed=4)[0])
 
 
-def test_a_surface_holds_the_solution_in_its_middle_and_leaves_it_alone(subject) -> None:
-    before = [p.detach().clone() for p in subject.parameters]
-    found = landscape.surface(subject, points=5, distance=0.5)
+def test_a_surface_holds_the_solution_in_its_middle_and_leaves_it_alone(solution) -> None:
+    before = [p.detach().clone() for p in solution.parameters]
+    found = landscape.surface(solution, points=5, distance=0.5)
     assert found.first == found.second == (-0.5, -0.25, 0.0, 0.25, 0.5)
-    assert found.loss[2][2] == pytest.approx(subject.loss(), rel=1e-12)
-    assert all(torch.equal(p, b) for p, b in zip(subject.parameters, before, strict=True))
-    line = landscape.surface(subject, points=5, distance=0.5, dimensions=1)
+    assert found.loss[2][2] == pytest.approx(solution.loss(), rel=1e-12)
+    assert all(torch.equal(p, b) for p, b in zip(solution.parameters, before, strict=True))
+    line = landscape.surface(solution, points=5, distance=0.5, dimensions=1)
     assert [row[0] for row in line.loss] == pytest.approx([row[2] for row in found.loss], rel=1e-12)
     with pytest.raises(UserError, match="odd"):
-        landscape.surface(subject, points=4)
+        landscape.surface(solution, points=4)
 
 
-def test_interpolation_ends_at_both_solutions(subject) -> None:
-    other = gather(Small(), [{"x": batch["x"][0], "labels": batch["labels"][0]} for batch, _ in subject.batches],
+def test_interpolation_ends_at_both_solutions(solution) -> None:
+    other = gather(Small(), [{"x": batch["x"][0], "labels": batch["labels"][0]} for batch, _ in solution.batches],
                    torch.utils.data.default_collate, None)  # fmt: skip
     with torch.no_grad():
         for p in other.parameters:
             p += 0.3
         other.model.body[2].running_mean += 1.0
-    path = dict(landscape.between(subject, other, points=9, beyond=0.5))
-    there = Subject(other.model, subject.batches)
-    assert path[0.0] == pytest.approx(subject.loss(), rel=1e-12)
+    path = dict(landscape.between(solution, other, points=9, beyond=0.5))
+    there = Solution(other.model, solution.batches)
+    assert path[0.0] == pytest.approx(solution.loss(), rel=1e-12)
     assert path[1.0] == pytest.approx(there.loss(), rel=1e-12)  # with its running averages
     with pytest.raises(UserError, match="not of the same model"):
-        landscape.between(subject, Subject(nn.Linear(2, 2), []))
+        landscape.between(solution, Solution(nn.Linear(2, 2), []))
 
 
 @pytest.fixture(scope="module")
@@ -211,8 +212,8 @@ def test_what_is_wrong_is_one_line(runs, arguments, message, capsys) -> None:
     assert message in printed and printed.startswith("error: ") and printed.count("\n") == 1
 
 
-def test_a_flat_loss_is_refused_when_it_is_not_finite(subject) -> None:
+def test_a_flat_loss_is_refused_when_it_is_not_finite(solution) -> None:
     with torch.no_grad():
-        subject.model.body[3].weight.fill_(np.inf)
+        solution.model.body[3].weight.fill_(np.inf)
     with pytest.raises(UserError, match="not finite"):
-        hessian.sharpness(subject)
+        hessian.sharpness(solution)

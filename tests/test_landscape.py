@@ -12,8 +12,10 @@ import torch
 import hf_optim
 from hf_optim.commands import landscape
 from hf_optim.commands import main as cli
-from hf_optim.commands.landscape import SURFACES, follow, tuned
 from hf_optim.errors import UserError
+from hf_optim.toys import trajectory
+from hf_optim.toys.surfaces import SURFACES
+from hf_optim.toys.trajectory import follow, tuned
 
 START = {name: surface.start for name, surface in SURFACES.items()}
 
@@ -78,9 +80,9 @@ def test_a_trajectory_is_the_optimizers_own():
     ],
 )
 def test_any_optimizer_descends(text):
-    spec = landscape.parse(text)
+    spec = trajectory.parse(text)
     surface = SURFACES["beale"]
-    path = (tuned if landscape.takes_rate(spec) else follow)(surface, spec, 40, surface.start)
+    path = (tuned if trajectory.takes_rate(spec) else follow)(surface, spec, 40, surface.start)
     assert path.sound and path.values[-1] < 0.6 * path.values[0]
     assert len(path.points) == len(path.values) == 41
 
@@ -94,9 +96,9 @@ def test_smarans_figure():
 
 
 def test_agr_reaches_the_vector_and_says_so():
-    spec = landscape.prepared({"name": "lookahead", "base": {"name": "adamw_agr"}})
+    spec = trajectory.prepared({"name": "lookahead", "base": {"name": "adamw_agr"}})
     assert spec["base"]["agr_scope"] == "all"
-    assert landscape.prepared({"name": "sgd_agr", "lr": 1.0, "agr_scope": "matrix"})["agr_scope"] == "matrix"
+    assert trajectory.prepared({"name": "sgd_agr", "lr": 1.0, "agr_scope": "matrix"})["agr_scope"] == "matrix"
     path = follow(SURFACES["beale"], {"name": "adamw_agr", "lr": 0.1}, 3, START["beale"])
     plain = follow(SURFACES["beale"], {"name": "adamw", "lr": 0.1}, 3, START["beale"])
     assert path.points[-1] != plain.points[-1]
@@ -133,11 +135,11 @@ def test_rates_go_to_the_innermost_base():
         ("{name: sgd, lr: 1e-3}", False, 1e-3),
         ("{name: tlr, base: {name: sgd, lr: 0.2}}", False, 0.2),
     ):
-        spec = landscape.parse(text)
-        assert landscape.takes_rate(spec) is given, text
-        assert landscape.rate_of(landscape.with_rate(spec, 0.5) if given else spec) == wanted, text
-    assert landscape.label_of(landscape.parse("lookahead(tlr(sgd))")) == "lookahead(tlr(sgd))"
-    assert landscape.label_of(landscape.parse("{name: sgd, momentum: 0.9}")) == "sgd momentum=0.9"
+        spec = trajectory.parse(text)
+        assert trajectory.takes_rate(spec) is given, text
+        assert trajectory.rate_of(trajectory.with_rate(spec, 0.5) if given else spec) == wanted, text
+    assert trajectory.label_of(trajectory.parse("lookahead(tlr(sgd))")) == "lookahead(tlr(sgd))"
+    assert trajectory.label_of(trajectory.parse("{name: sgd, momentum: 0.9}")) == "sgd momentum=0.9"
 
 
 def test_the_command(tmp_path, capsys):

@@ -11,9 +11,11 @@ import torch
 from hf_optim.commands import convergence
 from hf_optim.errors import UserError
 from hf_optim.experiment.evaluation import evaluate_checkpoint
-from hf_optim.experiment.task import RunSpec, train
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.training import train
 from hf_optim.tasks.data.convex import Objective
 from hf_optim.tasks.data.online import Digits, TwoPulls
+from hf_optim.toys import regret
 
 
 def spec(model="logistic", optimizer=None, **values) -> RunSpec:
@@ -166,13 +168,13 @@ def test_values_are_means_of_what_is_drawn(problem) -> None:
 
 def test_the_printed_bound_by_hand() -> None:
     # G D^2 sqrt(T) / (eta V) + G lambda D^2 + G eta (G + lambda D)^2 (2 sqrt(T) - 1), with D = 4
-    found = convergence.theorem3(9, radius=2.0, slope=3.0, rate=0.5, decay=0.25, least_speed=0.1)
+    found = regret.theorem3(9, radius=2.0, slope=3.0, rate=0.5, decay=0.25, least_speed=0.1)
     assert found == pytest.approx(3 * 16 * 3 / 0.05 + 3 * 0.25 * 16 + 3 * 0.5 * (3 + 1) ** 2 * 5)
-    assert convergence.theorem3(9, 2.0, 3.0, 0.5, 0.25, 0.0) == math.inf
+    assert regret.theorem3(9, 2.0, 3.0, 0.5, 0.25, 0.0) == math.inf
 
 
 def test_smaran_keeps_its_theorems_on_the_digits(digits) -> None:
-    found = convergence.follow(digits, {"name": "smaran", "lr": 0.1}, 256, seed=0)
+    found = regret.follow(digits, {"name": "smaran", "lr": 0.1}, 256, seed=0)
     assert found.column("T") == [2**k for k in range(9)] and not found.note
     assert found.momentum is not None and found.speeds is not None
     assert 0.9 < found.momentum < 1
@@ -182,12 +184,12 @@ def test_smaran_keeps_its_theorems_on_the_digits(digits) -> None:
     assert all(value > 0 for value in excess) and excess[-1] < excess[0] / 4
     # f is convex: at the mean of the points it is at most the mean of f
     assert all(row["excess_of_mean"] <= row["excess_mean"] + 1e-12 for row in found.rows)
-    assert convergence.exponent([found], "excess_mean")[0] < -0.4
+    assert regret.exponent([found], "excess_mean")[0] < -0.4
 
 
 def test_the_regret_of_theorem_3_outgrows_its_bound() -> None:
     # All assumptions hold: f_t convex and smooth, |f_t'| < 0.1, iterates in a ball, lambda in (0, 1), eta_t as it says.
-    found = convergence.follow(TwoPulls(), {"name": "smaran", "lr": convergence.ETA}, 4096, seed=0)
+    found = regret.follow(TwoPulls(), {"name": "smaran", "lr": regret.ETA}, 4096, seed=0)
     last = found.rows[-1]
     assert last["radius"] < 1.7 and last["V"] > 0.25 and last["G"] == 0.1
     assert last["regret"] > 1.5 * last["bound"]
@@ -198,26 +200,26 @@ def test_the_regret_of_theorem_3_outgrows_its_bound() -> None:
 
 
 def test_every_optimizer_sees_the_same_functions(digits) -> None:
-    first, second = (convergence.follow(digits, {"name": name, "lr": 1e-9}, 16, seed=3) for name in ("sgd", "adam"))
+    first, second = (regret.follow(digits, {"name": name, "lr": 1e-9}, 16, seed=3) for name in ("sgd", "adam"))
     assert first.column("regret") == pytest.approx(second.column("regret"), rel=1e-6)
     assert first.momentum is None and all(math.isnan(value) for value in first.column("bound"))
 
 
 def test_an_optimizer_that_diverges_is_a_note(digits) -> None:
-    found = convergence.follow(digits, {"name": "sgd", "lr": 1e308}, 64, seed=0)
+    found = regret.follow(digits, {"name": "sgd", "lr": 1e308}, 64, seed=0)
     assert "diverged at step" in found.note and len(found.rows) < 7
 
 
 def test_exponents_and_their_interval() -> None:
     runs = []
     for power in (-0.4, -0.5, -0.6):
-        made = convergence.Run("x", None, 0)
+        made = regret.Run("x", None, 0)
         made.rows = [{"T": 2**k, "excess_mean": 3 * 2.0 ** (k * power), "regret": 2.0**k} for k in range(13)]
         runs.append(made)
-    mean, half = convergence.exponent(runs, "excess_mean")
+    mean, half = regret.exponent(runs, "excess_mean")
     assert mean == pytest.approx(-0.5) and half == pytest.approx(4.3027 * 0.1 / math.sqrt(3), rel=1e-3)
-    assert convergence.exponent(runs[:1], "regret", divide=True)[0] == pytest.approx(0.0, abs=1e-12)
-    assert math.isnan(convergence.exponent(runs[:1], "excess_mean")[1])
+    assert regret.exponent(runs[:1], "regret", divide=True)[0] == pytest.approx(0.0, abs=1e-12)
+    assert math.isnan(regret.exponent(runs[:1], "excess_mean")[1])
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -240,7 +242,7 @@ def test_the_command_writes_a_table_and_plots(tmp_path, capsys) -> None:
 
 
 def test_rates_are_chosen_on_another_seed(digits) -> None:
-    chosen = convergence.tuned(digits, {"name": "sgd"}, 32, seed=9)
+    chosen = regret.tuned(digits, {"name": "sgd"}, 32, seed=9)
     assert chosen["lr"] in convergence.RATES and chosen["lr"] > 0.01
 
 

@@ -1,5 +1,7 @@
 """The metric modules: their values, and that they need neither a network nor a writable cache."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -95,3 +97,49 @@ def test_no_cache_is_needed(tmp_path, monkeypatch) -> None:
     for key in ("HF_MODULES_CACHE", "HF_METRICS_CACHE"):
         monkeypatch.setattr(evaluate.config, key, str(tmp_path / "a_file" / "cache"))
     assert compute("accuracy", [1], [1]) == 1.0
+
+
+def test_bleu_by_hand() -> None:
+    # "the cat sat on the mat" against "the cat sat on a mat": 5/6 unigrams, 3/5 bigrams, 2/4, 1/3; same length.
+    said = metrics.load("bleu").compute(predictions=["the cat sat on the mat"], references=["the cat sat on a mat"])
+    assert said["bleu"] == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
+    short = metrics.load("bleu").compute(predictions=["the cat sat on"], references=["the cat sat on a mat"])
+    assert short["bleu"] == pytest.approx(100 * 2.718281828459045 ** (1 - 6 / 4))
+    # Over a corpus counts are summed, not scores averaged.
+    both = metrics.load("bleu").compute(
+        predictions=["the cat sat on the mat", "the cat sat on"], references=["the cat sat on a mat"] * 2
+    )
+    assert both["bleu"] == pytest.approx(100 * (9 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25 * 2.718281828459045**-0.2)
+    assert metrics.load("bleu").compute(predictions=["", ""], references=["a b", "c"])["bleu"] == 0
+
+
+def test_chrf_knows_characters() -> None:
+    chrf = metrics.load("chrf")
+    assert chrf.compute(predictions=["the street"], references=["the street"])["chrf"] == pytest.approx(100)
+    near = chrf.compute(predictions=["the streets"], references=["the street"])["chrf"]
+    far = chrf.compute(predictions=["a road"], references=["the street"])["chrf"]
+    assert 100 > near > 80 > 20 > far
+    # One character: precision 1/2, recall 1, recall counting twice: 5 * .5 / (4 * .5 + 1).
+    assert chrf.compute(predictions=["ab"], references=["a"])["chrf"] == pytest.approx(100 * 2.5 / 3)
+
+
+def test_evaluate_loads_the_modules_by_path(tmp_path, monkeypatch) -> None:
+    import evaluate
+
+    def forget() -> None:
+        """The package of modules belongs to one cache folder; another test has another."""
+        for key in [key for key in sys.modules if key.split(".")[0] == "evaluate_modules"]:
+            del sys.modules[key]
+
+    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    text = ["to be or not to be"]
+    forget()
+    try:
+        for name in ("bleu", "chrf"):
+            loaded = evaluate.load(metrics.path(name), keep_in_memory=True)
+            assert loaded.compute(predictions=text, references=text)[name] == pytest.approx(100)
+    finally:
+        forget()

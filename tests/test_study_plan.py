@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder import stages, todo
+from hf_optim.study.folder import stages
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.plan import plan, shipped, source
 
@@ -162,7 +163,7 @@ def test_quickstart_compares_the_papers_methods() -> None:
 
 
 def known(made: plan.Plan, folder: Path) -> set[str]:
-    return {run.id for run in todo.pending(made, stages.Reader(folder))}
+    return {run.id for run in stages.pending(made, RecordStore(folder))}
 
 
 def test_a_folder_takes_additions_and_refuses_changes(tmp_path: Path) -> None:

@@ -17,14 +17,15 @@ from hf_optim.study.findings import expected_best, sensitivity_curves, special_c
 from hf_optim.study.findings import protocol as tuning_report
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder import stages
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan import variance
 from hf_optim.study.plan.plan import Plan, Run
 
 PLAIN = YAML[: YAML.index("tuning:")]
 
 
-def state(made: Plan, folder: Path) -> tuple[stages.State, stages.Reader]:
-    reader = stages.Reader(folder)
+def state(made: Plan, folder: Path) -> tuple[stages.State, RecordStore]:
+    reader = RecordStore(folder)
     return stages.state(made, reader), reader
 
 
@@ -103,7 +104,7 @@ def test_optimizers_without_the_hyper_parameter_are_left_out(tmp_path: Path) -> 
     made = expand(PLAIN.replace("- {name: smaran, label: SMARAN}", "- sls") + "sensitivity: {key: weight_decay}\n")
     assert {one.run.optimizer for one in state(made, tmp_path)[0].grid} == {"adamw", "tlr(sgd)"}
     assert len(made.runs) == 9  # without tuning the judged runs are known at once
-    unfinished = sensitivity_curves.curves(made, state(made, tmp_path)[0].grid, stages.Reader(tmp_path))
+    unfinished = sensitivity_curves.curves(made, state(made, tmp_path)[0].grid, RecordStore(tmp_path))
     assert all(math.isnan(c.number) for c in unfinished)
 
 
@@ -205,7 +206,7 @@ def test_a_general_rule_that_loses_to_its_special_case_is_flagged(tmp_path: Path
     for run in made.runs:
         worse = loss + noise[run.seed] if run.optimizer == "adamw" else 0.0
         write(run, tmp_path, {"validation_accuracy": 0.5, "validation_loss": 1.0, "test_accuracy": 0.8 - worse})
-    found = special_cases.findings(made, stages.Reader(tmp_path))
+    found = special_cases.findings(made, RecordStore(tmp_path))
     assert [(f.general, f.special) for f in found] == ([("adamw", "adam")] if flagged else [])
     if flagged:
         from scipy import stats

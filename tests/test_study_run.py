@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import write_atomically
 from hf_optim.study.folder.locks import Lock
+from hf_optim.study.folder.store import read_status
 from hf_optim.study.launch import launcher as run
-from hf_optim.study.launch.worker import read_status, write_atomically
 from hf_optim.study.plan.plan import Run
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,10 +13,11 @@ from rich.console import Console
 
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import write_atomically
+from hf_optim.study.folder.store import read_status
 from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.jobs import Launch, Share
-from hf_optim.study.launch.worker import read_status, write_atomically
 from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.plan.source import parse

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 from study_fakes import accuracy, make_study
 
-import hf_optim.experiment.task
+import hf_optim.experiment.training
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
 from hf_optim.study.folder import changes, merge, rows
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.disk import check_disk
 from hf_optim.study.folder.locks import Lock, check_shared
+from hf_optim.study.folder.store import read_status
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch import worker
-from hf_optim.study.launch.worker import read_status
 from hf_optim.study.plan.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +88,7 @@ def test_a_disk_that_fills_in_a_run_leaves_no_record_and_the_study_goes_on(
             fill(disk)
 
         for bad in (trains_until_the_disk_is_full, catches_it):
-            monkeypatch.setattr(hf_optim.experiment.task, "train", bad)
+            monkeypatch.setattr(hf_optim.experiment.training, "train", bad)
             with pytest.raises(UserError, match="the disk is full.*the same command goes on"):
                 worker.execute(folder, "one", SPEC)
             assert read_status(folder / "runs" / "one") is None
@@ -96,7 +96,7 @@ def test_a_disk_that_fills_in_a_run_leaves_no_record_and_the_study_goes_on(
             with pytest.raises(UserError, match="the disk is full.*are free"):
                 worker.execute(folder, "one", SPEC)
             (disk / "ballast").unlink()
-        monkeypatch.setattr(hf_optim.experiment.task, "train", finished)
+        monkeypatch.setattr(hf_optim.experiment.training, "train", finished)
         assert worker.execute(folder, "one", SPEC) == "ok"
         assert worker.execute(folder, "one", SPEC) == "ok"
 
@@ -105,7 +105,7 @@ def test_a_failure_of_the_run_itself_is_its_record(tmp_path: Path, monkeypatch: 
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr(hf_optim.experiment.task, "train", fails)
+    monkeypatch.setattr(hf_optim.experiment.training, "train", fails)
     assert worker.execute(tmp_path, "one", SPEC) == "failed"
     assert read_status(tmp_path / "runs" / "one") == "failed"
 

@@ -17,6 +17,7 @@ from hf_optim.errors import UserError
 from hf_optim.study.findings import protocol as tuning_report
 from hf_optim.study.folder import changes, pruning, stages
 from hf_optim.study.folder import results as records
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import journal as tuning_log
 from hf_optim.study.launch.follow import follow
 from hf_optim.study.launch.launcher import prepare
@@ -33,7 +34,7 @@ def first_trials(made: Plan, folder: Path) -> list[Run]:
 
 def chosen(made: Plan, folder: Path) -> dict[str, int]:
     found = {}
-    for search in stages.state(made, stages.Reader(folder)).searches:
+    for search in stages.state(made, RecordStore(folder)).searches:
         assert search.choice and search.choice.trial
         found[search.optimizer] = search.choice.trial.number
     return found
@@ -124,7 +125,7 @@ def test_two_optimizers_with_one_space_try_the_same_values(tmp_path: Path) -> No
 def test_the_best_validation_value_is_chosen_and_judged_on_other_seeds(tmp_path: Path) -> None:
     made = expand()
     whole(made, tmp_path)
-    now = stages.state(made, stages.Reader(tmp_path))
+    now = stages.state(made, RecordStore(tmp_path))
     for search in now.searches:
         best = min(search.trials, key=lambda t: abs(math.log10(rate(t.run) / 0.01)))
         assert search.choice and search.choice.trial and search.choice.trial.number == best.number
@@ -156,7 +157,7 @@ def test_failed_trials_count_as_worst_and_ties_go_to_the_lower_loss_then_the_ear
     def outcomes(*values: tuple[float, float] | None) -> int:
         for run, value in zip(trials, values, strict=True):
             write(run, tmp_path, value and {"validation_accuracy": value[0], "validation_loss": value[1]})
-        search = next(s for s in stages.state(made, stages.Reader(tmp_path)).searches if s.optimizer == "adamw")
+        search = next(s for s in stages.state(made, RecordStore(tmp_path)).searches if s.optimizer == "adamw")
         assert search.choice
         return search.choice.trial.number if search.choice.trial else -1
 
@@ -175,7 +176,7 @@ def test_a_lower_metric_is_better_where_the_task_says_so() -> None:
 def test_when_every_trial_failed_the_judged_runs_say_so(tmp_path: Path) -> None:
     made = expand()
     whole(made, tmp_path, lambda run: None if run.optimizer == "SMARAN" else good_rate(run))
-    now = stages.state(made, stages.Reader(tmp_path))
+    now = stages.state(made, RecordStore(tmp_path))
     search = next(s for s in now.searches if s.optimizer == "SMARAN")
     judged = next(r for r in now.runs if r.optimizer == "SMARAN")
     assert judged.spec["optimizer"] == search.trials[0].run.spec["optimizer"]
@@ -227,7 +228,7 @@ def test_killed_anywhere_and_started_again_nothing_changes(
             journal.write_bytes(journal.read_bytes()[: -chance.randrange(1, 40)])
     whole(made, broken)
     assert contents(broken) == contents(straight)
-    assert stages.state(made, stages.Reader(broken)).runs == stages.state(made, stages.Reader(straight)).runs
+    assert stages.state(made, RecordStore(broken)).runs == stages.state(made, RecordStore(straight)).runs
 
 
 def test_two_launchers_share_a_folder(tmp_path: Path) -> None:
@@ -277,7 +278,7 @@ def test_failed_trials_are_retried_when_asked_and_pruned_ones_are_not(tmp_path: 
             finish(one, tmp_path)
     # A trial whose median has changed since is another run, so not every failed one comes back under its id.
     assert failed & again and not stopped & again & {r.id for r in first_trials(made, tmp_path)}
-    searches = stages.state(made, stages.Reader(tmp_path)).searches
+    searches = stages.state(made, RecordStore(tmp_path)).searches
     assert all(trial.status in ("ok", "pruned") for search in searches for trial in search.trials)
     import optuna
 
@@ -307,7 +308,7 @@ def _storage(folder: Path):
 
 
 def _name(made: Plan, folder: Path, optimizer: str) -> str:
-    searches = stages.state(made, stages.Reader(folder)).searches
+    searches = stages.state(made, RecordStore(folder)).searches
     return tuning_log.name(next(s for s in searches if s.optimizer == optimizer))
 
 
@@ -320,7 +321,7 @@ def test_the_journal_holds_every_trial_once(tmp_path: Path) -> None:
             break
     whole(made, tmp_path)
     study = optuna.load_study(study_name=_name(made, tmp_path, "adamw"), storage=_storage(tmp_path))
-    search = next(s for s in stages.state(made, stages.Reader(tmp_path)).searches if s.optimizer == "adamw")
+    search = next(s for s in stages.state(made, RecordStore(tmp_path)).searches if s.optimizer == "adamw")
     assert [t.user_attrs["run"] for t in study.trials] == [t.run.id for t in search.trials]
     assert [t.params for t in study.trials] == [dict(t.point) for t in search.trials]
     assert [t.value for t in study.trials] == [t.value for t in search.trials]
@@ -330,14 +331,14 @@ def test_the_journal_holds_every_trial_once(tmp_path: Path) -> None:
 def test_a_damaged_or_lost_journal_is_made_again(tmp_path: Path) -> None:
     made = expand()
     whole(made, tmp_path)
-    runs, journal = stages.state(made, stages.Reader(tmp_path)).runs, tmp_path / tuning_log.FILE
+    runs, journal = stages.state(made, RecordStore(tmp_path)).runs, tmp_path / tuning_log.FILE
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join([*lines[:3], "{broken\n", *lines[4:]]))
     whole(made, tmp_path)
     assert (tmp_path / "tuning.damaged").exists() and len(journal.read_text().splitlines()) >= len(lines) - 20
     journal.unlink()
     whole(made, tmp_path)
-    assert journal.exists() and stages.state(made, stages.Reader(tmp_path)).runs == runs
+    assert journal.exists() and stages.state(made, RecordStore(tmp_path)).runs == runs
 
 
 # --- budgets ---
@@ -347,7 +348,7 @@ def test_pruning_measures_later_trials_by_the_medians_of_the_first(tmp_path: Pat
     made = expand(YAML.replace("trials: 6", "trials: 12\n  prune: median"))
     assert len(first_trials(made, tmp_path)) == 3 * pruning.FIRST
     whole(made, tmp_path)
-    for search in stages.state(made, stages.Reader(tmp_path)).searches:
+    for search in stages.state(made, RecordStore(tmp_path)).searches:
         first = sorted(t.value for t in search.trials[: pruning.FIRST])
         middle = (first[1] + first[2]) / 2
         for trial in search.trials:
@@ -375,9 +376,9 @@ def test_a_budget_in_steps_buys_more_trials_where_some_stop_early(tmp_path: Path
     plain = expand(text)
     assert stages.planned(plain) == (18, 9, 0)
     whole(plain, tmp_path / "plain")
-    spent = [[t.steps for t in s.trials] for s in stages.state(plain, stages.Reader(tmp_path / "plain")).searches]
+    spent = [[t.steps for t in s.trials] for s in stages.state(plain, RecordStore(tmp_path / "plain")).searches]
     assert all(len(one) == 6 for one in spent)
     pruned = expand(text.replace("steps: 650", "steps: 650\n  prune: median"))
     whole(pruned, tmp_path / "pruned")
-    spent = [[t.steps for t in s.trials] for s in stages.state(pruned, stages.Reader(tmp_path / "pruned")).searches]
+    spent = [[t.steps for t in s.trials] for s in stages.state(pruned, RecordStore(tmp_path / "pruned")).searches]
     assert all(sum(x for x in one if x) <= 650 for one in spent) and any(len(one) > 6 for one in spent)

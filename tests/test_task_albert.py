@@ -11,7 +11,9 @@ import torch
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.evaluation import evaluate_checkpoint
-from hf_optim.experiment.task import RunSpec, load, train
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.task import load
+from hf_optim.experiment.training import train
 from hf_optim.tasks.data import pairs, paragraphs, tokenizer
 from hf_optim.tasks.data.pairs import Masking, mask_ngrams
 

@@ -11,7 +11,7 @@ import pytest
 
 from hf_optim.commands import train as task_cli
 from hf_optim.errors import UserError
-from hf_optim.experiment import task as tasks
+from hf_optim.experiment import training
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 VISION = ["--task", "vision"]
@@ -39,7 +39,7 @@ def test_a_models_values_are_given_with_a_dot(tmp_path) -> None:
     assert task_cli.parse(["--config", str(config)])[0].options == {"hidden_size": 32}
     assert task_cli.parse(["--config", str(config), "--model.hidden_size", "48"])[0].options == {"hidden_size": 48}
     assert parse("--model", "mlp")[0].options == {}
-    record = tasks.train(parse("--size", "smoke", "--steps", "1", "--model.hidden_size", "8")[0], tmp_path / "run")
+    record = training.train(parse("--size", "smoke", "--steps", "1", "--model.hidden_size", "8")[0], tmp_path / "run")
     assert record["memory"]["parameters"] == 784 * 8 + 8 + 8 * 10 + 10
 
 

@@ -19,7 +19,9 @@ from PIL import Image  # noqa: E402
 
 from hf_optim.errors import UserError  # noqa: E402
 from hf_optim.experiment.evaluation import evaluate_checkpoint  # noqa: E402
-from hf_optim.experiment.task import Moment, RunSpec, load, train  # noqa: E402
+from hf_optim.experiment.spec import RunSpec  # noqa: E402
+from hf_optim.experiment.task import Moment, load  # noqa: E402
+from hf_optim.experiment.training import train  # noqa: E402
 from hf_optim.tasks.data import pictures  # noqa: E402
 from hf_optim.tasks.models import extractors  # noqa: E402
 from hf_optim.tasks.models.ddpm import DDPMConfig, DDPMModel, batches_of_noise, unet  # noqa: E402

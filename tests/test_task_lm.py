@@ -10,7 +10,9 @@ import torch
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.evaluation import evaluate_checkpoint
-from hf_optim.experiment.task import RunSpec, load, train
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.task import load
+from hf_optim.experiment.training import train
 from hf_optim.tasks.data import blocks, tokenizer
 
 TEXTS = ["The cat sat on the mat.", "Größe: 3 € – “naïve” 🙂🙂", "  spaced   out ", "the cat", "<unk> cat"]

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from hf_optim.experiment.evaluation import evaluate_checkpoint
-from hf_optim.experiment.task import RunSpec, load, names, train
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.task import load, names
+from hf_optim.experiment.training import train
 
 ROOT = Path(__file__).parent.parent
 TEXT = [name for name in names() if name in ("albert", "lm", "translation")]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import RunSpec, train
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.training import train
 
 
 def run(folder: Path, seed: int = 0, pruning: list[list[float]] | None = None, **overrides: int) -> dict[str, Any]:

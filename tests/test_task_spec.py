@@ -7,7 +7,8 @@ import pytest
 
 from hf_optim.errors import UserError
 from hf_optim.experiment import task
-from hf_optim.experiment.task import RunSpec
+from hf_optim.experiment.spec import SIZES, RunSpec
+from hf_optim.experiment.task import check_spec
 from hf_optim.hub import schedules
 
 
@@ -59,7 +60,7 @@ def test_bad_specs_say_what_is_wrong(values, message) -> None:
 )
 def test_check_names_what_is_unknown(change, message) -> None:
     with pytest.raises(UserError, match=message):
-        RunSpec.from_dict({"task": "vision", "optimizer": "adamw", **change}).check()
+        check_spec(RunSpec.from_dict({"task": "vision", "optimizer": "adamw", **change}))
 
 
 def test_a_task_of_ones_own_file(tmp_path) -> None:
@@ -78,7 +79,7 @@ def test_a_task_of_ones_own_file(tmp_path) -> None:
 def test_every_preset_value_says_where_it_is_from() -> None:
     described = task.describe("vision")
     assert described["models"][:2] == ["mlp", "resnet"] and described["primary"]["name"] == "test_accuracy"
-    assert set(described["sizes"]) == set(task.SIZES)
+    assert set(described["sizes"]) == set(SIZES)
     for size in described["sizes"].values():
         for preset in size["presets"].values():
             assert {entry["source"] for entry in preset.values()} <= {"paper", "code", "ours"}

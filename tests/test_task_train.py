@@ -9,9 +9,10 @@ import pytest
 
 from hf_optim.errors import UserError
 from hf_optim.experiment import task as tasks
+from hf_optim.experiment.budget import budget
 from hf_optim.experiment.evaluation import evaluate_checkpoint
-from hf_optim.experiment.task import RunSpec, train
-from hf_optim.experiment.training import budget
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.training import train
 from hf_optim.tasks.data.images import Images
 
 

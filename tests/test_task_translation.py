@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
@@ -16,8 +13,9 @@ import hf_optim
 from hf_optim import metrics
 from hf_optim.errors import UserError
 from hf_optim.experiment.evaluation import evaluate_checkpoint
-from hf_optim.experiment.task import Moment, RunSpec, load, train
-from hf_optim.tasks.data.parallel import read
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.task import Moment, load
+from hf_optim.experiment.training import train
 from hf_optim.tasks.data.sentences import spread
 
 TASK = load("translation")
@@ -56,81 +54,6 @@ def message(call, *arguments) -> str:
         call(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-# --- aligned text -----------------------------------------------------------------------------------------------------
-
-
-def test_every_form_of_the_same_pairs_is_the_same_corpus(tmp_path) -> None:
-    files = read(plain(tmp_path / "plain"))
-    rows = "\n".join(f"{i}\t{en}\t{de}" for i, (de, en) in enumerate(zip(GERMAN, ENGLISH, strict=True)))
-    (tmp_path / "one.tsv").write_text(f"id\ten\tde\r\n{rows}\n", encoding="utf-8")
-    pq.write_table(pa.table({"de": GERMAN, "page": list(range(40)), "en": ENGLISH}), tmp_path / "one.parquet")
-    found = [files, read(tmp_path / "plain" / "train"), read(tmp_path / "one.tsv"), read(tmp_path / "one.parquet")]
-    assert len({corpus.fingerprint for corpus in found}) == 1
-    assert (len(files.train), len(files.validation), len(files.test)) == (32, 4, 4)
-    assert "test: 4 pairs taken out of train; validation: 4" in files.note
-    everything = [*files.train.source, *files.validation.source, *files.test.source]
-    assert sorted(everything) == sorted(GERMAN)
-    numbers = {de: en for de, en in zip(GERMAN, ENGLISH, strict=True)}
-    assert all(numbers[de] == en for de, en in zip(files.train.source, files.train.target, strict=True))
-    assert read(tmp_path / "one.tsv", "en", "de").train.source == files.train.target
-
-
-def test_splits_that_are_there_are_taken(tmp_path) -> None:
-    plain(tmp_path / "own", split="train")
-    plain(tmp_path / "own", GERMAN[:5], ENGLISH[:5], "dev")
-    pq.write_table(pa.table({"de": GERMAN[5:7], "en": ENGLISH[5:7]}), tmp_path / "own" / "test.parquet")
-    corpus = read(tmp_path / "own")
-    assert (len(corpus.train), len(corpus.validation), len(corpus.test), corpus.note) == (40, 5, 2, "")
-    assert corpus.validation.source == tuple(GERMAN[:5])
-
-
-BROKEN = [
-    (GERMAN, ENGLISH[:39], r"train.de has 40 lines and train.en has 39: line N of one must be the translation"),
-    ([*GERMAN[:7], " ", *GERMAN[8:]], ENGLISH, "line 8: the 'de' sentence is empty"),
-    ([], [], "the train split is empty"),
-    (GERMAN[:2], ENGLISH[:2], "2 train pairs are too few"),
-]
-
-
-@pytest.mark.parametrize(("german", "english", "expected"), BROKEN, ids=["lengths", "empty line", "empty", "few"])
-def test_broken_files_say_where(tmp_path, german, english, expected) -> None:
-    assert expected in message(read, plain(tmp_path / "own", german, english))
-
-
-def test_other_mistakes_say_what_to_do(tmp_path) -> None:
-    assert "no such file or folder" in message(read, tmp_path / "nowhere")
-    assert "no sentence pairs in" in message(read, tmp_path)
-    (tmp_path / "lonely.de").write_text("Hallo\n")
-    assert "lonely.de has no lonely.en beside it" in message(read, tmp_path / "lonely")
-    assert "neither .parquet nor .tsv" in message(read, tmp_path / "lonely.de")
-    pq.write_table(pa.table({"german": GERMAN, "en": ENGLISH}), tmp_path / "x.parquet")
-    wrong = message(read, tmp_path / "x.parquet")
-    assert "no column 'de'; it has 'german', 'en': name the column with --model.source_column" in wrong
-    assert len(read(tmp_path / "x.parquet", "german", "en").train) == 32
-    numbers, hole = _table(tmp_path, de=list(range(40)), en=ENGLISH), [*ENGLISH[:3], None, *ENGLISH[4:]]
-    assert "column 'de' holds int, not text" in message(read, numbers)
-    assert "row 3: the 'en' sentence is empty" in message(read, _table(tmp_path, de=GERMAN, en=hole))
-    assert "both 'de'" in message(read, tmp_path / "x.parquet", "de", "de")
-    (tmp_path / "x.parquet").write_bytes(b"PAR1 not")
-    assert "cannot be read as parquet" in message(read, tmp_path / "x.parquet")
-    (tmp_path / "x.tsv").write_text("de\ten\nHallo\n")
-    assert "line 2: 1 columns where the first line names 2" in message(read, tmp_path / "x.tsv")
-    (tmp_path / "x.tsv").write_bytes("de\ten\nGrüße\tgreetings\n".encode("latin-1"))
-    assert "is not UTF-8 (byte 8)" in message(read, tmp_path / "x.tsv")
-    plain(tmp_path / "own", split="test")
-    assert "no train split" in message(read, tmp_path / "own")
-
-
-def _table(folder: Path, **columns) -> Path:
-    pq.write_table(pa.table(columns), folder / "y.parquet")
-    return folder / "y.parquet"
-
-
-def test_the_hub_that_cannot_be_reached_is_one_line() -> None:
-    said = message(TASK.data, TASK.preset("transformer", "paper"), None)
-    assert "bentrevett/multi30k cannot be loaded from the Hub" in said and "size small" in said
 
 
 # --- the data of a run ------------------------------------------------------------------------------------------------
@@ -407,52 +330,3 @@ def test_attach_goes_with_seq2seq_trainer(data, tmp_path) -> None:
     steps = [row for row in trainer.state.log_history if "loss" in row]
     assert len(steps) == 6 and steps[-1]["loss"] < steps[0]["loss"]
     assert all(0 < row["effective_lr"] < 0.1 for row in steps)  # the true loss was fed
-
-
-# --- the metrics ------------------------------------------------------------------------------------------------------
-
-
-def test_bleu_by_hand() -> None:
-    # "the cat sat on the mat" against "the cat sat on a mat": 5/6 unigrams, 3/5 bigrams, 2/4, 1/3; same length.
-    said = metrics.load("bleu").compute(predictions=["the cat sat on the mat"], references=["the cat sat on a mat"])
-    assert said["bleu"] == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
-    short = metrics.load("bleu").compute(predictions=["the cat sat on"], references=["the cat sat on a mat"])
-    assert short["bleu"] == pytest.approx(100 * 2.718281828459045 ** (1 - 6 / 4))
-    # Over a corpus counts are summed, not scores averaged.
-    both = metrics.load("bleu").compute(
-        predictions=["the cat sat on the mat", "the cat sat on"], references=["the cat sat on a mat"] * 2
-    )
-    assert both["bleu"] == pytest.approx(100 * (9 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25 * 2.718281828459045**-0.2)
-    assert metrics.load("bleu").compute(predictions=["", ""], references=["a b", "c"])["bleu"] == 0
-
-
-def test_chrf_knows_characters() -> None:
-    chrf = metrics.load("chrf")
-    assert chrf.compute(predictions=["the street"], references=["the street"])["chrf"] == pytest.approx(100)
-    near = chrf.compute(predictions=["the streets"], references=["the street"])["chrf"]
-    far = chrf.compute(predictions=["a road"], references=["the street"])["chrf"]
-    assert 100 > near > 80 > 20 > far
-    # One character: precision 1/2, recall 1, recall counting twice: 5 * .5 / (4 * .5 + 1).
-    assert chrf.compute(predictions=["ab"], references=["a"])["chrf"] == pytest.approx(100 * 2.5 / 3)
-
-
-def test_evaluate_loads_the_modules_by_path(tmp_path, monkeypatch) -> None:
-    import evaluate
-
-    def forget() -> None:
-        """The package of modules belongs to one cache folder; another test has another."""
-        for key in [key for key in sys.modules if key.split(".")[0] == "evaluate_modules"]:
-            del sys.modules[key]
-
-    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
-    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    text = ["to be or not to be"]
-    forget()
-    try:
-        for name in ("bleu", "chrf"):
-            loaded = evaluate.load(metrics.path(name), keep_in_memory=True)
-            assert loaded.compute(predictions=text, references=text)[name] == pytest.approx(100)
-    finally:
-        forget()

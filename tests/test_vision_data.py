@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import RunSpec, load, train
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.task import load
+from hf_optim.experiment.training import train
 from hf_optim.tasks.data import hub
 from hf_optim.tasks.data.augment import DRAWS, Augment, box, draws
 from hf_optim.tasks.data.image_sets import CENTRE, HubRows, Images

@@ -13,7 +13,9 @@ from torch import nn
 from hf_optim import registry
 from hf_optim.errors import UserError
 from hf_optim.experiment.evaluation import evaluate_checkpoint
-from hf_optim.experiment.task import Data, RunSpec, load, train
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.task import Data, load
+from hf_optim.experiment.training import train
 from hf_optim.hub import schedules
 from hf_optim.tasks.data.augment import Augment
 from hf_optim.tasks.models.images import FAMILIES, build

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from hf_optim.errors import BadCheckpoint
 
-if TYPE_CHECKING:
-    from hf_optim.bases.optimizer import Optimizer
-
 log = logging.getLogger("hf_optim")
 
 
-def check(opt: Optimizer, state_dict: dict[str, Any]) -> None:
+class Holder(Protocol):
+    """What of an optimizer its checkpoints are held against."""
+
+    param_groups: list[dict[str, Any]]
+    state: Any
+    choices: ClassVar[dict[str, tuple[Any, ...]]]
+    structural: ClassVar[tuple[str, ...]]
+    slots: ClassVar[dict[str, float | str]]
+    _names: tuple[str, ...]
+
+    @property
+    def rule(self) -> str: ...
+
+
+def check(opt: Holder, state_dict: dict[str, Any]) -> None:
     """Raise BadCheckpoint if `state_dict` is not one of this rule with this structure."""
     if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= set(state_dict):
         raise BadCheckpoint(f"{opt.rule}: not an optimizer state dict (it needs 'state' and 'param_groups')")
@@ -65,7 +76,7 @@ def check(opt: Optimizer, state_dict: dict[str, Any]) -> None:
                 )
 
 
-def _pairs(opt: Optimizer, state_dict: dict[str, Any]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
+def _pairs(opt: Holder, state_dict: dict[str, Any]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
     """Every parameter with the state that was saved of it."""
     ids = [i for group in state_dict["param_groups"] for i in group["params"]]
     params = [p for group in opt.param_groups for p in group["params"]]
@@ -73,7 +84,7 @@ def _pairs(opt: Optimizer, state_dict: dict[str, Any]) -> Iterator[tuple[torch.T
         yield p, state_dict["state"].get(i, {})
 
 
-def copy_states(opt: Optimizer, state_dict: dict[str, Any]) -> None:
+def copy_states(opt: Holder, state_dict: dict[str, Any]) -> None:
     """Own copies of the states in their own precision: torch casts to the parameter's, and may alias."""
     for p, saved_state in _pairs(opt, state_dict):
         for name, value in saved_state.items():

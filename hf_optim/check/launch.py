@@ -23,7 +23,7 @@ Verdict = tuple[str, str]
 
 
 def run(jobs: list[dict[str, Any]], done: Callable[[int, Verdict], None], stop: threading.Event) -> None:
-    """Run jobs {"subject": Subject.spec(), "check": id} in two processes; `done(number, (status, why))` for each.
+    """Run jobs {"candidate": Candidate.spec(), "check": id} in two processes; `done(number, (status, why))` for each.
     Setting `stop` ends the processes and leaves the rest undone."""
     with tempfile.TemporaryDirectory(prefix="hf-optim-check-") as name:
         folder, first = Path(name), 0

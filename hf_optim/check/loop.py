@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from hf_optim.check.outcome import DoesNotApply, Fails, check, one_line
-from hf_optim.check.problem import Walk, exact, moved, same
-from hf_optim.check.subject import Subject
+from hf_optim.check.candidate import Candidate, TrainingRun, exact
+from hf_optim.check.outcome import DoesNotApply, Fails, check
+from hf_optim.check.problem import moved, same
+from hf_optim.errors import one_line
 
 
 @check(
@@ -19,21 +20,21 @@ from hf_optim.check.subject import Subject
     "step() and step(closure) agree",
     "A rule that reads the loss trains with a wrong one where nobody gives a closure, as most trainers do not.",
 )
-def closure(s: Subject) -> str:
+def closure(s: Candidate) -> str:
     if s.style == "primed":
         raise Fails("step(closure) takes the gradients that were there before it called the closure")
     if s.style == "value":
         raise Fails("a closure that runs a backward pass, as torch's do, is called with gradients switched off")
-    one = Walk(s)
+    one = TrainingRun(s)
     one.style = "closure"
     value = one.step(0)
     if value is None:
         raise Fails("step(closure) does not return the closure's loss")
     one.go(1, 6 + s.idle)
     if s.style == "bare":
-        same(one.params(), Walk(s).go(0, 6 + s.idle).params(), "step() against step(closure)")
+        same(one.params(), TrainingRun(s).go(0, 6 + s.idle).params(), "step() against step(closure)")
         return "the same"
-    two = Walk(s)
+    two = TrainingRun(s)
     two.closure(0)()
     before = two.params()
     try:
@@ -44,7 +45,7 @@ def closure(s: Subject) -> str:
     else:
         raise Fails("a bare step() without the loss it needs is not noticed")
     if s.style == "loss":
-        same(one.params(), Walk(s).go(0, 6).params(), "step(loss=...) against step(closure)")
+        same(one.params(), TrainingRun(s).go(0, 6).params(), "step(loss=...) against step(closure)")
     return "a bare step() raises"
 
 
@@ -53,8 +54,8 @@ def closure(s: Subject) -> str:
     "accumulated gradients equal a big batch",
     "The batch size that fits the memory changes the algorithm.",
 )
-def accumulation(s: Subject) -> str:
-    big, parts = Walk(s, torch.float64).go(), Walk(s, torch.float64).go(parts=2)
+def accumulation(s: Candidate) -> str:
+    big, parts = TrainingRun(s, torch.float64).go(), TrainingRun(s, torch.float64).go(parts=2)
     return exact(big, parts, 1e-6, "2 micro-batches against one batch, float64")
 
 
@@ -68,13 +69,13 @@ def _halves(params: list[Any]) -> list[list[Any]]:
 @check(
     "groups", "groups keep their own numbers", "Layer-wise rates and weights without decay are ignored without a word."
 )
-def groups(s: Subject) -> str:
+def groups(s: Candidate) -> str:
     for still in (0, 1):
 
         def split(params: list[Any]) -> list[dict[str, Any]]:
             return [{"params": part} for part in _halves(params)]
 
-        walk = Walk(s, groups=split)
+        walk = TrainingRun(s, groups=split)
         if "lr" not in walk.opt.param_groups[still]:
             raise Fails("its parameter groups have no 'lr'")
         walk.opt.param_groups[still]["lr"] = 0.0
@@ -87,8 +88,8 @@ def groups(s: Subject) -> str:
     return "lr" + _decay(s)
 
 
-def _decay(s: Subject) -> str:
-    if "weight_decay" not in Walk(s).opt.param_groups[0]:
+def _decay(s: Candidate) -> str:
+    if "weight_decay" not in TrainingRun(s).opt.param_groups[0]:
         return ""
     runs = []
     for value in (0.0, 0.5):
@@ -97,15 +98,15 @@ def _decay(s: Subject) -> str:
             first, second = _halves(params)
             return [{"params": first, "weight_decay": 0.0}, {"params": second, "weight_decay": value}]
 
-        runs.append(_halves(Walk(s, torch.float64, groups=split).go(0, 3 + s.idle).params()))
+        runs.append(_halves(TrainingRun(s, torch.float64, groups=split).go(0, 3 + s.idle).params()))
     if not moved(runs[0][1], runs[1][1]):
         raise Fails("a group's own weight_decay is ignored")
     return ", weight_decay"
 
 
 @check("late_group", "a group that joins later", "Unfreezing layers during training has no effect, or crashes.")
-def late_group(s: Subject) -> None:
-    walk = Walk(s, groups=lambda params: params[:1])
+def late_group(s: Candidate) -> None:
+    walk = TrainingRun(s, groups=lambda params: params[:1])
     walk.go(0, 3 + s.idle)
     middle = walk.params()
     if moved(walk.start[1:], middle[1:]):
@@ -123,8 +124,8 @@ def late_group(s: Subject) -> None:
     "parameters without gradients, and frozen ones",
     "Layers that a batch does not use, or that are frozen, are changed; or the step crashes.",
 )
-def missing(s: Subject) -> None:
-    walk = Walk(s)
+def missing(s: Candidate) -> None:
+    walk = TrainingRun(s)
     frozen, unused = walk.problem.params[0], walk.problem.params[1]
     frozen.requires_grad_(False)
 
@@ -150,13 +151,13 @@ def missing(s: Subject) -> None:
 # --- schedules -------------------------------------------------------------------------------------------------------
 
 
-def _scheduled(s: Subject, name: str, make: Callable[[Any], Any], steps: int) -> None:
+def _scheduled(s: Candidate, name: str, make: Callable[[Any], Any], steps: int) -> None:
     """A run under a scheduler against one whose rates are written by hand, those the scheduler gives to plain SGD."""
-    walk = Walk(s)
+    walk = TrainingRun(s)
     base = float(walk.opt.param_groups[0].get("lr", 0.0))
     if not base:
         raise Fails("its parameter groups have no 'lr' for a scheduler to write")
-    by_hand = Walk(s, problem=copy.deepcopy(walk.problem))
+    by_hand = TrainingRun(s, problem=copy.deepcopy(walk.problem))
     dummy = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
     ours, plain = make(walk.opt), make(dummy)
     for t in range(steps):
@@ -185,7 +186,7 @@ def _scheduled(s: Subject, name: str, make: Callable[[Any], Any], steps: int) ->
 @check(
     "schedulers", "torch's learning rate schedulers", "The schedule that is logged is not the one that is trained with."
 )
-def schedulers(s: Subject) -> str:
+def schedulers(s: Candidate) -> str:
     from torch.optim import lr_scheduler as lr
 
     made: dict[str, Callable[[Any], Any]] = {
@@ -203,7 +204,7 @@ def schedulers(s: Subject) -> str:
     "transformers' schedulers, with warm-up from zero",
     "A warm-up from 0 moves weights at rate 0, or leaves the rate at 0 for good.",
 )
-def hf_schedulers(s: Subject) -> str:
+def hf_schedulers(s: Candidate) -> str:
     if find_spec("transformers") is None:
         raise DoesNotApply("transformers is not installed")
     from transformers.optimization import get_scheduler

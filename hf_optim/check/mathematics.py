@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from hf_optim.check.outcome import DoesNotApply, Fails, check, one_line
-from hf_optim.check.problem import Walk, close, healthy, moved
-from hf_optim.check.subject import Subject
-from hf_optim.errors import UserError
+from hf_optim.check.candidate import Candidate, TrainingRun
+from hf_optim.check.outcome import DoesNotApply, Fails, check
+from hf_optim.check.problem import close, healthy, moved
+from hf_optim.errors import UserError, one_line
 
 REFERENCES = Path(__file__).with_name("references.json")
 #: steps after which a reference trajectory is written down
@@ -23,10 +23,10 @@ MARKS = (1, 5, 12)
 @check(
     "convex", "descends on a convex problem", "Training does not make the loss smaller even where nothing can go wrong."
 )
-def convex(s: Subject) -> str:
+def convex(s: Candidate) -> str:
     # a rate fitted to windows of 2 steps overshoots
     often: dict[str, Any] = {"interval": 10} if "interval" in s.hyper else {}
-    walk = Walk(s, torch.float64, **often)
+    walk = TrainingRun(s, torch.float64, **often)
     before = walk.loss()
     after = walk.go(0, 40).loss()
     if not after < before:
@@ -56,7 +56,7 @@ def slope(x: list[list[float]], t: int) -> tuple[float, list[list[float]]]:
     return loss, grads
 
 
-def trajectory(s: Subject, opt_of: Any, steps: tuple[int, ...] = MARKS) -> dict[int, list[torch.Tensor]]:
+def trajectory(s: Candidate, opt_of: Any, steps: tuple[int, ...] = MARKS) -> dict[int, list[torch.Tensor]]:
     """Flat parameters of an optimizer, made by `opt_of(params)`, after each of `steps` steps of the problem."""
     params = [
         torch.nn.Parameter(torch.tensor(v, dtype=torch.float64).view(shape))
@@ -88,11 +88,11 @@ def written() -> dict[str, Any]:
 
 
 @check("reference", "equals its reference", "It is another algorithm than the one whose name it bears.")
-def reference(s: Subject) -> str:
+def reference(s: Candidate) -> str:
     begin = [torch.tensor(v, dtype=torch.float64) for v in start()]
     if s.reference is not None:
         other = s.reference if isinstance(s.reference, dict) else {"name": s.reference}
-        twin = Subject(other["name"], {k: v for k, v in other.items() if k != "name"})
+        twin = Candidate(other["name"], {k: v for k, v in other.items() if k != "name"})
         expected, source = trajectory(twin, twin.make), f"{twin.name}, stepped beside it"
     elif s.info is not None and s.name in written():
         expected = {
@@ -108,11 +108,11 @@ def reference(s: Subject) -> str:
 # --- the edges -------------------------------------------------------------------------------------------------------
 
 
-def _recovers(walk: Walk, what: str) -> None:
+def _recovers(walk: TrainingRun, what: str) -> None:
     if not healthy(walk.params()):
         raise Fails(f"{what} makes parameters NaN or infinite")
     before = walk.params()
-    walk.go(20, 24 + walk.subject.idle)
+    walk.go(20, 24 + walk.candidate.idle)
     if not healthy(walk.params()):
         raise Fails(f"ordinary steps after {what} make parameters NaN or infinite")
     if not moved(before, walk.params()):
@@ -120,8 +120,8 @@ def _recovers(walk: Walk, what: str) -> None:
 
 
 @check("zero_grad", "a gradient of zero", "A layer that gets no signal for a batch destroys the weights.")
-def zero_grad(s: Subject) -> None:
-    walk = Walk(s)
+def zero_grad(s: Candidate) -> None:
+    walk = TrainingRun(s)
     walk.step(0, twist=lambda loss: 0 * loss + loss.detach())
     _recovers(walk, "a first gradient of zero")
     walk.step(1, twist=lambda loss: 0 * loss + loss.detach())
@@ -131,8 +131,8 @@ def zero_grad(s: Subject) -> None:
 @check(
     "zero_loss", "a loss of zero", "A batch that is fitted perfectly destroys the weights or stops training for good."
 )
-def zero_loss(s: Subject) -> None:
-    walk = Walk(s)
+def zero_loss(s: Candidate) -> None:
+    walk = TrainingRun(s)
     for t, when in enumerate(("first ", "")):
         walk.step(t, twist=lambda loss: 1e-6 * (loss - loss.detach()))  # 0, and the small gradients beside it
         _recovers(walk, f"a {when}loss of zero")
@@ -143,10 +143,10 @@ def zero_loss(s: Subject) -> None:
     "NaN and infinite gradients are seen",
     "One overflow poisons the state while the weights look healthy: training is broken and nothing shows it.",
 )
-def nonfinite(s: Subject) -> str:
+def nonfinite(s: Candidate) -> str:
     seen = []
     for value in (math.nan, math.inf):
-        walk = Walk(s).go(0, 2)
+        walk = TrainingRun(s).go(0, 2)
         before = walk.params()
 
         def spoil(params: list[Any], value: float = value) -> None:

@@ -24,7 +24,7 @@ class DoesNotApply(Exception):
 class Check:
     """One rule that a training run relies on.
 
-    `run(subject)` returns a note or None when the rule holds, raises `Fails` or `DoesNotApply`. `breaking` says what
+    `run(candidate)` returns a note or None when the rule holds, raises `Fails` or `DoesNotApply`. `breaking` says what
     happens to a user when it is broken. A `promised` check is held against every optimizer; what others find wrong with
     one that declares no `family` is reported as a fact and no failure. A `world` check runs in two processes at once;
     `slow` ones are left out of a fast run.
@@ -65,17 +65,17 @@ class Cell:
     seconds: float = 0.0
 
 
-def judge(one: Check, subject: Any) -> tuple[str, str]:
-    """Status and reason of a check on a subject; whatever it raises is a reason, never a crash of the suite."""
+def judge(one: Check, candidate: Any) -> tuple[str, str]:
+    """Status and reason of a check on a candidate; whatever it raises is a reason, never a crash of the suite."""
     try:
-        return PASS, one.run(subject) or ""
+        return PASS, one.run(candidate) or ""
     except DoesNotApply as reason:
         return NOT, str(reason)
     except Fails as reason:
         status, why = FAIL, str(reason)
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything
         status, why = FAIL, one_line(error)
-    if not one.promised and not subject.declared:
+    if not one.promised and not candidate.declared:
         return NOT, f"not promised: {why}"
     return status, why
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from hf_optim.check.candidate import Candidate, TrainingRun
 from hf_optim.check.outcome import DoesNotApply, Fails, check
-from hf_optim.check.problem import CUT, STEPS, Problem, Walk, healthy, moved, same
-from hf_optim.check.subject import Subject
+from hf_optim.check.problem import CUT, STEPS, Problem, healthy, moved, same
 
 
 def through_disk(state: dict[str, Any]) -> dict[str, Any]:
@@ -43,12 +43,12 @@ def copied(problem: Problem) -> Problem:
     "save and resume, bit for bit",
     "A run that was interrupted becomes another run: moments, counts or rates are lost.",
 )
-def resume(s: Subject) -> None:
-    whole, half = Walk(s).go(0, CUT), Walk(s).go(0, CUT)
+def resume(s: Candidate) -> None:
+    whole, half = TrainingRun(s).go(0, CUT), TrainingRun(s).go(0, CUT)
     for walk in (whole, half):
         walk.rate(0.5)
         walk.step(CUT)
-    again = Walk(s, problem=copied(half.problem))
+    again = TrainingRun(s, problem=copied(half.problem))
     again.opt.load_state_dict(through_disk(half.opt.state_dict()))
     _turned_on(again)
     whole.go(CUT + 1, CUT + 2)
@@ -59,7 +59,7 @@ def resume(s: Subject) -> None:
     same(whole.params(), again.params(), f"{STEPS - CUT - 1} steps after resuming")
 
 
-def _turned_on(walk: Walk) -> None:
+def _turned_on(walk: TrainingRun) -> None:
     train = getattr(walk.opt, "train", None)
     if callable(train):
         train()
@@ -68,7 +68,7 @@ def _turned_on(walk: Walk) -> None:
 @check(
     "accelerate", "save and resume through Accelerate", "accelerator.prepare, save_state or load_state changes the run."
 )
-def accelerate(s: Subject) -> None:
+def accelerate(s: Candidate) -> None:
     if find_spec("accelerate") is None:
         raise DoesNotApply("accelerate is not installed")
     if s.kind == "sparse":
@@ -77,7 +77,7 @@ def accelerate(s: Subject) -> None:
     from accelerate.state import AcceleratorState
 
     fresh = not AcceleratorState._shared_state
-    plain = Walk(s).go(0, 4)
+    plain = TrainingRun(s).go(0, 4)
     plain.rate(0.5)
     plain.go(4)
     try:
@@ -98,9 +98,9 @@ def accelerate(s: Subject) -> None:
             AcceleratorState._reset_state(True)
 
 
-def _prepared(s: Subject, accelerator: Any) -> tuple[Walk, Any]:
+def _prepared(s: Candidate, accelerator: Any) -> tuple[TrainingRun, Any]:
     """A walk whose model and optimizer went through `accelerator.prepare`; the loss is fed as the doors do."""
-    walk = Walk(s)
+    walk = TrainingRun(s)
     inner = walk.opt
     walk.model, walk.opt = accelerator.prepare(walk.model, inner)
     walk.backward = accelerator.backward
@@ -110,10 +110,10 @@ def _prepared(s: Subject, accelerator: Any) -> tuple[Walk, Any]:
     return walk, accelerator
 
 
-def _twins(s: Subject, how: Callable[[Any], Any]) -> None:
-    walk = Walk(s).go(0, CUT)
+def _twins(s: Candidate, how: Callable[[Any], Any]) -> None:
+    walk = TrainingRun(s).go(0, CUT)
     problem, opt = how((walk.problem, walk.opt))
-    twin = Walk(s, problem=problem, opt=opt)
+    twin = TrainingRun(s, problem=problem, opt=opt)
     walk.go(CUT)
     twin.go(CUT)
     same(walk.params(), twin.params(), "the copy, trained on as the original")
@@ -126,16 +126,16 @@ def _twins(s: Subject, how: Callable[[Any], Any]) -> None:
     "copy.deepcopy goes on alike",
     "A copy (of a trainer, for a second run, in a search) is not the same optimizer.",
 )
-def deepcopy(s: Subject) -> None:
+def deepcopy(s: Candidate) -> None:
     _twins(s, copy.deepcopy)
 
 
 @check("pickle", "pickle goes on alike", "Workers and launchers that send the optimizer along get another one.")
-def pickled(s: Subject) -> None:
+def pickled(s: Candidate) -> None:
     _twins(s, lambda pair: pickle.loads(pickle.dumps(pair)))
 
 
-def _slots(s: Subject, walk: Walk) -> list[tuple[torch.nn.Parameter, str, torch.Tensor]]:
+def _slots(s: Candidate, walk: TrainingRun) -> list[tuple[torch.nn.Parameter, str, torch.Tensor]]:
     """State tensors of more than one number; of a wrapper its own ones, the base's being the base's."""
     own = getattr(walk.opt, "tensors", None) if s.family == "wrapper" else None
     return [
@@ -152,12 +152,12 @@ def _slots(s: Subject, walk: Walk) -> list[tuple[torch.nn.Parameter, str, torch.
     promised=False,
     breaking="In bf16 an average with a decay of 0.999 no longer moves: it silently stops averaging.",
 )
-def bf16(s: Subject) -> str:
+def bf16(s: Candidate) -> str:
     if s.family == "torch":
         raise DoesNotApply("torch's own keep their state in the parameters' precision, by design")
     if s.kind == "sparse":
         raise DoesNotApply("takes sparse gradients only, which have no bf16 path")
-    walk = Walk(s, torch.bfloat16)
+    walk = TrainingRun(s, torch.bfloat16)
     seen = [walk.start]
     for t in range(4 + s.idle):
         walk.step(t)
@@ -168,7 +168,7 @@ def bf16(s: Subject) -> str:
         raise Fails("bf16 parameters do not move: its first steps are smaller than bf16 can express")
     if any(p.dtype is not torch.bfloat16 for p in walk.problem.params):
         raise Fails("the parameters do not stay in bf16")
-    again = Walk(s, problem=copied(walk.problem))
+    again = TrainingRun(s, problem=copied(walk.problem))
     again.opt.load_state_dict(copy.deepcopy(walk.opt.state_dict()))
     low: dict[str, str] = {}
     found = set()
@@ -190,12 +190,12 @@ def bf16(s: Subject) -> str:
     "a step that GradScaler skips",
     "With fp16, one overflow (common in the first steps) changes weights or state.",
 )
-def scaler(s: Subject) -> None:
+def scaler(s: Candidate) -> None:
     if s.style not in ("bare", "loss"):
         raise DoesNotApply("it wants a closure, and torch's GradScaler takes none: use bf16")
     runs = []
     for skip in (False, True):
-        walk = Walk(s)
+        walk = TrainingRun(s)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**6)
         walk.backward = lambda loss, scaler=scaler: scaler.scale(loss).backward()  # type: ignore[misc]
         for t in range(5):
@@ -218,7 +218,7 @@ def _overflow(params: list[torch.nn.Parameter]) -> None:
     (grad._values() if grad.is_sparse else grad).view(-1)[0] = float("inf")
 
 
-def _scaled(walk: Walk, scaler: Any, t: int, **how: Any) -> None:
+def _scaled(walk: TrainingRun, scaler: Any, t: int, **how: Any) -> None:
     torch.default_generator.manual_seed(t)
     loss = walk.closure(t, **how)()
     if walk.style == "loss":
@@ -234,8 +234,8 @@ def _scaled(walk: Walk, scaler: Any, t: int, **how: Any) -> None:
     "state as large as declared",
     "Memory is planned with a wrong number, and a run that should fit does not.",
 )
-def state_bytes(s: Subject) -> str:
-    walk = Walk(s).go(0, 3)
+def state_bytes(s: Candidate) -> str:
+    walk = TrainingRun(s).go(0, 3)
     size = sum(v.numel() * v.element_size() for p, _, v in _slots(s, walk) if v.numel() > 1)
     per = size / sum(p.numel() for p in walk.problem.params if p.numel() > 1)
     if s.state_bytes is None:

@@ -13,9 +13,9 @@ import torch
 
 from hf_optim import __version__
 from hf_optim.check import launch
-from hf_optim.check.outcome import CHECKS, FAIL, NOT, Cell, Check, Report, judge, one_line
-from hf_optim.check.subject import Subject, expand
-from hf_optim.errors import UserError
+from hf_optim.check.candidate import Candidate, expand
+from hf_optim.check.outcome import CHECKS, FAIL, NOT, Cell, Check, Report, judge
+from hf_optim.errors import UserError, one_line
 
 Progress = Callable[[int, int, str], None]
 #: the order of the columns
@@ -111,34 +111,34 @@ def _run(
     progress: Progress | None,
 ) -> Report:
     report = Report(names, [c.id for c in checks], environment=_environment())
-    subjects = [Subject(n, hyper.get(n), references.get(n)) for n in names]
-    report.hyper = {s.name: _written(s.hyper) for s in subjects if s.hyper}
+    candidates = [Candidate(n, hyper.get(n), references.get(n)) for n in names]
+    report.hyper = {s.name: _written(s.hyper) for s in candidates if s.hyper}
     lock = threading.Lock()
 
-    def add(subject: Subject, one: Check, verdict: tuple[str, str], seconds: float) -> None:
+    def add(candidate: Candidate, one: Check, verdict: tuple[str, str], seconds: float) -> None:
         with lock:
-            report.cells[subject.name, one.id] = Cell(subject.name, one.id, *verdict, round(seconds, 3))
+            report.cells[candidate.name, one.id] = Cell(candidate.name, one.id, *verdict, round(seconds, 3))
             if progress is not None:
-                progress(len(report.cells), len(names) * len(checks), f"{subject.name}: {one.title}")
+                progress(len(report.cells), len(names) * len(checks), f"{candidate.name}: {one.title}")
 
     able = []
-    for subject in subjects:
-        if not subject.trouble:
-            able.append(subject)
+    for candidate in candidates:
+        if not candidate.trouble:
+            able.append(candidate)
             continue
         for i, one in enumerate(checks):
-            add(subject, one, (NOT, f"see {checks[0].id}") if i else (FAIL, subject.trouble), 0.0)
+            add(candidate, one, (NOT, f"see {checks[0].id}") if i else (FAIL, candidate.trouble), 0.0)
     pairs = [(s, c) for c in checks if c.world for s in able]
     stop = threading.Event()
     thread = threading.Thread(target=_world, args=(pairs, add, stop))
     thread.start()
     try:
-        for subject in able:
+        for candidate in able:
             for one in checks:
                 if not one.world:
                     began = time.perf_counter()
-                    verdict = judge(one, subject)
-                    add(subject, one, verdict, time.perf_counter() - began)
+                    verdict = judge(one, candidate)
+                    add(candidate, one, verdict, time.perf_counter() - began)
     except BaseException:  # an interrupt: the two processes end with this one
         stop.set()
         raise
@@ -155,7 +155,7 @@ def _written(hyper: Mapping[str, Any]) -> str:
     )
 
 
-def _world(pairs: list[tuple[Subject, Check]], add: Callable[..., None], stop: threading.Event) -> None:
+def _world(pairs: list[tuple[Candidate, Check]], add: Callable[..., None], stop: threading.Event) -> None:
     """The checks in two processes, beside the others."""
     last, left = time.perf_counter(), set(range(len(pairs)))
 
@@ -169,7 +169,7 @@ def _world(pairs: list[tuple[Subject, Check]], add: Callable[..., None], stop: t
     if not pairs:
         return
     try:
-        launch.run([{"subject": s.spec(), "check": c.id} for s, c in pairs], done, stop)
+        launch.run([{"candidate": s.spec(), "check": c.id} for s, c in pairs], done, stop)
     except Exception as error:  # noqa: BLE001 - no processes, no folder: a reason, not a crash
         for number in sorted(left):
             add(*pairs[number], (FAIL, f"two processes could not be run: {one_line(error)}"), 0.0)

@@ -11,9 +11,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.check.candidate import Candidate, TrainingRun, exact
 from hf_optim.check.outcome import DoesNotApply, Fails, check
-from hf_optim.check.problem import Walk, close, exact
-from hf_optim.check.subject import Subject
+from hf_optim.check.problem import close
 from hf_optim.core.rule import Rule
 from hf_optim.engine import blocks as execute
 
@@ -41,16 +41,16 @@ def _innermost(opt: Any) -> Any:
     "blocks, packs, foreach and fused equal one tensor at a time",
     "The fast way of running a rule is another rule than the plain one.",
 )
-def execution(s: Subject) -> str:
-    plain = Walk(s, torch.float64)
-    runs: dict[str, Walk] = {}
+def execution(s: Candidate) -> str:
+    plain = TrainingRun(s, torch.float64)
+    runs: dict[str, TrainingRun] = {}
     if isinstance(_innermost(plain.opt), Optimizer):
         with _cut(1 << 16, 0):
             plain.go()
         ways = {"blocks of 7": _cut(7, 0), "packs": _cut(1 << 16, 1 << 20), "foreach": _cut(1 << 16, 0, frozenset())}
         for name, way in ways.items():
             with way:
-                runs[name] = Walk(s, torch.float64).go()
+                runs[name] = TrainingRun(s, torch.float64).go()
     else:
         options = [o for o in ("foreach", "fused") if s.accepts(o)]
         if not options:
@@ -58,9 +58,9 @@ def execution(s: Subject) -> str:
         if s.kind == "sparse":
             raise DoesNotApply("sparse gradients run one way")
         off: dict[str, Any] = dict.fromkeys(options, False)
-        plain = Walk(s, torch.float64, **off).go()
+        plain = TrainingRun(s, torch.float64, **off).go()
         for name in options:
-            runs[name] = Walk(s, torch.float64, **{**off, name: True}).go()
+            runs[name] = TrainingRun(s, torch.float64, **{**off, name: True}).go()
     for name, walk in runs.items():
         exact(plain, walk, 1e-7, f"{name} against one tensor at a time, float64")
     return ", ".join(runs)
@@ -72,14 +72,14 @@ def execution(s: Subject) -> str:
     slow=True,
     breaking="compile=True changes the result, or costs seconds whenever a schedule moves the rate.",
 )
-def compiled(s: Subject) -> str:
+def compiled(s: Candidate) -> str:
     if not s.accepts("compile"):
         raise DoesNotApply("offers no compiled mode")
     from torch._dynamo.utils import counters
 
     start, kernels = counters["stats"]["unique_graphs"], _kernels()
     with _cut(1 << 16, 1):
-        eager, fast = Walk(s), Walk(s, compile=True)
+        eager, fast = TrainingRun(s), TrainingRun(s, compile=True)
         for walk in (eager, fast):
             walk.go(0, 8)
         before = counters["stats"]["unique_graphs"]
@@ -139,7 +139,7 @@ class _Methods(TorchFunctionMode):
     promised=False,
     breaking="Each step stops until the GPU has caught up, which can cost more than the step.",
 )
-def host_sync(s: Subject) -> str:
+def host_sync(s: Candidate) -> str:
     if s.needs:
         raise DoesNotApply("it reads the loss once a step, as its rule says")
     if s.style != "bare":
@@ -148,7 +148,7 @@ def host_sync(s: Subject) -> str:
         raise DoesNotApply("adapts a rate at the end of a window, where it reads it once")
     if issubclass(s.cls, Optimizer) and s.cls.control is not Rule.control:
         raise DoesNotApply("adapts one global number and reads it once a step, as its file declares")
-    walk = Walk(s).go(0, 2)
+    walk = TrainingRun(s).go(0, 2)
     counters = {
         id(v)
         for state in walk.opt.state.values()

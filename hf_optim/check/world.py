@@ -16,16 +16,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from hf_optim.check.outcome import CHECKS, NOT, PASS, DoesNotApply, Fails, check, judge, one_line
-from hf_optim.check.problem import STEPS, Walk, exact, same
-from hf_optim.check.subject import Subject
+from hf_optim.check.candidate import Candidate, TrainingRun, exact
+from hf_optim.check.outcome import CHECKS, NOT, PASS, DoesNotApply, Fails, check, judge
+from hf_optim.check.problem import STEPS, same
+from hf_optim.errors import one_line
 
 WORLD = 2
 #: a collective that the other process never joins fails after this
 PATIENCE = timedelta(seconds=30)
 
 
-def _shared(walk: Walk) -> Walk:
+def _shared(walk: TrainingRun) -> TrainingRun:
     """A walk that takes this rank's samples and the mean loss of all ranks."""
     rank = dist.get_rank()
 
@@ -38,11 +39,11 @@ def _shared(walk: Walk) -> Walk:
     return walk
 
 
-def _one(s: Subject) -> Walk:
+def _one(s: Candidate) -> TrainingRun:
     """The run of a single process, and where it ended in rank 0."""
     if dist.get_world_size() != WORLD:
         raise Fails(f"{dist.get_world_size()} processes instead of {WORLD}")
-    walk = Walk(s, torch.float64).go()
+    walk = TrainingRun(s, torch.float64).go()
     with torch.no_grad():
         for p in walk.problem.params:
             dist.broadcast(p, 0)
@@ -56,13 +57,13 @@ def _one(s: Subject) -> Walk:
     slow=True,
     breaking="Replicas drift apart, or training on two devices is another algorithm than on one.",
 )
-def ddp(s: Subject) -> str:
+def ddp(s: Candidate) -> str:
     from torch.nn.parallel import DistributedDataParallel
 
     if s.kind == "sparse":
         raise DoesNotApply("tried with dense gradients only")
     one = _one(s)
-    walk = _shared(Walk(s, torch.float64))
+    walk = _shared(TrainingRun(s, torch.float64))
     walk.model = DistributedDataParallel(walk.problem)
     walk.go()
     mine = walk.params()
@@ -79,7 +80,7 @@ def ddp(s: Subject) -> str:
     slow=True,
     breaking="A norm or a sum is taken over this process's part of a tensor instead of the whole.",
 )
-def fsdp(s: Subject) -> str:
+def fsdp(s: Candidate) -> str:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
@@ -87,13 +88,13 @@ def fsdp(s: Subject) -> str:
     if s.kind == "sparse":
         raise DoesNotApply("FSDP2 shards no sparse gradients")
     one = _one(s)
-    whole = Walk(s, torch.float64).problem
+    whole = TrainingRun(s, torch.float64).problem
     fully_shard(whole, mesh=init_device_mesh("cpu", (WORLD,)))
     sharded = [p for p in whole.params if isinstance(p, DTensor) and p.to_local().numel() < p.numel()]
     if not sharded:
         raise Fails("the test itself is broken: nothing was sharded")
-    _shared(walk := Walk(s, problem=whole)).go()
-    gathered = Walk(s, torch.float64)
+    _shared(walk := TrainingRun(s, problem=whole)).go()
+    gathered = TrainingRun(s, torch.float64)
     with torch.no_grad():
         for p, part in zip(gathered.problem.params, walk.problem.params, strict=True):
             p.copy_(part.full_tensor())  # type: ignore[attr-defined]
@@ -110,17 +111,17 @@ def main(folder: Path, rank: int, first: int) -> int:
     jobs = json.loads((folder / "jobs.json").read_text())
     meeting = dist.FileStore(str(folder / f"meeting-{first}"), WORLD)
     meeting.set_timeout(PATIENCE)
-    subjects: dict[str, Subject] = {}
+    candidates: dict[str, Candidate] = {}
     with open(folder / f"rank{rank}.jsonl", "a", encoding="utf-8") as out:
         fresh = True
         for number, job in enumerate(jobs[first:], first):
             if fresh:
                 store = dist.FileStore(str(folder / f"group-{number}"), WORLD)
                 dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD, timeout=PATIENCE)
-            key = json.dumps(job["subject"])
-            if key not in subjects:
-                subjects[key] = Subject(**job["subject"])
-            status, why = judge(CHECKS[job["check"]], subjects[key])
+            key = json.dumps(job["candidate"])
+            if key not in candidates:
+                candidates[key] = Candidate(**job["candidate"])
+            status, why = judge(CHECKS[job["check"]], candidates[key])
             print(json.dumps({"job": number, "status": status, "why": why}), file=out, flush=True)
             meeting.set(f"{number}/{rank}", status)
             try:

@@ -9,8 +9,8 @@ from typing import Any
 
 from hf_optim.claims.claim import Cell, Claim, matches
 from hf_optim.claims.judges import measured
-from hf_optim.study.folder.reader import number
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import number
 from hf_optim.study.statistics.paired import Summary, summarise
 
 

@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from hf_optim.check import show
-    from hf_optim.check.subject import expand
+    from hf_optim.check.candidate import expand
     from hf_optim.check.suite import registered, run
 
     known = registered()

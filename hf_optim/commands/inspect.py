@@ -64,21 +64,22 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim inspect") -> i
 def look(given: argparse.Namespace) -> int:
     """Everything that was asked for, in order of its cost."""
     from hf_optim.curvature import hessian, landscape
-    from hf_optim.curvature import solution as subject
+    from hf_optim.curvature.solution import norms
+    from hf_optim.experiment import checkpoint as checkpoints
 
     named = None
     if given.task:
         named = RunSpec(
             task=given.task, model=given.model, size=given.size, data=given.data, optimizer={"name": "adamw"}
         )
-    spec = subject.specification(given.checkpoint, named)
-    one = subject.read(given.checkpoint, spec, given.split, given.samples, double=given.double)
+    spec = checkpoints.specification(given.checkpoint, named)
+    one = checkpoints.read_solution(given.checkpoint, spec, given.split, given.samples, double=given.double)
     figures: dict[str, Any] = {
         "checkpoint": str(given.checkpoint),
         "split": given.split,
         "samples": one.samples,
         "loss": one.loss(),
-        **subject.norms(one.parameters),
+        **norms(one.parameters),
     }
     _say("loss", f"{figures['loss']:.6g} on {one.samples} {given.split} samples")
     if one.averaged:
@@ -100,8 +101,8 @@ def look(given: argparse.Namespace) -> int:
         )  # fmt: skip
         pictures.append(("landscape", found))
     if given.other:
-        second = subject.read(
-            given.other, subject.specification(given.other, named), given.split, 1, double=given.double
+        second = checkpoints.read_solution(
+            given.other, checkpoints.specification(given.other, named), given.split, 1, double=given.double
         )
         pictures.append(("interpolation", landscape.between(one, second)))
         figures["other"] = str(given.other)
@@ -121,11 +122,11 @@ def _progress(done: int, total: int) -> None:
 
 def _write(folder: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]]) -> None:
     from hf_optim.curvature import plots
-    from hf_optim.experiment import record as records
+    from hf_optim.experiment.files import write_json
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        records.write_json(folder / "inspection.json", figures)
+        write_json(folder / "inspection.json", figures)
         for name, found in pictures:
             (folder / f"{name}.csv").write_text(_csv(name, found), encoding="utf-8")
             plots.draw(name, found, folder / f"{name}.png")

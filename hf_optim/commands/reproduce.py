@@ -86,7 +86,7 @@ def _run_command(chosen: claims.Claim, size: str, folder: Path, dry_run: bool) -
     import importlib
 
     from hf_optim.claims import show
-    from hf_optim.study.launch.worker import write_atomically
+    from hf_optim.experiment.files import write_atomically
 
     words = chosen.settings[size].command
     print(f"hf-optim {' '.join(words)} --output {folder}")
@@ -105,8 +105,8 @@ def write(chosen: claims.Claim, size: str, folder: Path) -> None:
     from rich.console import Console
 
     from hf_optim.claims import show
+    from hf_optim.experiment.files import write_atomically
     from hf_optim.study.folder import results as records
-    from hf_optim.study.launch.worker import write_atomically
 
     outcome = show.judge(chosen, size, records.load(folder))
     write_atomically(folder / "reproduction.md", show.markdown(outcome))

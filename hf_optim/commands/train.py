@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import OVERRIDES, SIZES, RunSpec, load, names, train
+from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
+from hf_optim.experiment.task import check_spec, load, names
+from hf_optim.experiment.training import train
 from hf_optim.hub import schedules
 
 NESTED = ("optimizer", "schedule")
@@ -187,7 +189,7 @@ def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[
     if values["schedule"] is not None and "name" not in values["schedule"]:
         raise UserError("--schedule.KEY needs a --schedule NAME")
     spec = RunSpec.from_dict(values)
-    spec.check()
+    check_spec(spec)
     return spec, run
 
 

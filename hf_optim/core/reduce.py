@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hf_optim.engine.scratch import scratch
+from hf_optim.core.scratch import scratch
 from hf_optim.errors import UserError
 
 

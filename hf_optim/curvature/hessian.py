@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_optim.curvature.solution import Subject
+from hf_optim.curvature.solution import Solution
 from hf_optim.errors import UserError
 
 
@@ -22,12 +22,12 @@ class Trace:
     probes: int
 
 
-def product(subject: Subject, vector: Tensor) -> Tensor:
-    """H v of the subject's mean loss: [parameters] -> [parameters], in the parameters' own precision."""
-    parameters = subject.parameters
+def product(solution: Solution, vector: Tensor) -> Tensor:
+    """H v of the solution's mean loss: [parameters] -> [parameters], in the parameters' own precision."""
+    parameters = solution.parameters
     pieces = _split(vector, parameters)
     total = torch.zeros_like(vector)
-    for loss, weight in subject.losses():
+    for loss, weight in solution.losses():
         gradients = torch.autograd.grad(loss * weight, parameters, create_graph=True, allow_unused=True)
         used = [(g, p, v) for g, p, v in zip(gradients, parameters, pieces, strict=True) if g is not None]
         inner = sum(((g * v).sum() for g, _, v in used), torch.zeros((), device=vector.device, dtype=vector.dtype))
@@ -38,7 +38,7 @@ def product(subject: Subject, vector: Tensor) -> Tensor:
     return total
 
 
-def eigenvalues(subject: Subject, count: int = 1, *, tolerance: float = 1e-3, most: int = 300) -> list[float]:
+def eigenvalues(solution: Solution, count: int = 1, *, tolerance: float = 1e-3, most: int = 300) -> list[float]:
     """The `count` algebraically largest eigenvalues of the Hessian, largest first.
 
     Lanczos' method (scipy's eigsh) from a fixed starting vector, to a relative `tolerance`; at most `most` restarts.
@@ -48,16 +48,16 @@ def eigenvalues(subject: Subject, count: int = 1, *, tolerance: float = 1e-3, mo
     """
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-    size = sum(p.numel() for p in subject.parameters)
-    first = subject.parameters[0]
-    if not math.isfinite(subject.loss()):
+    size = sum(p.numel() for p in solution.parameters)
+    first = solution.parameters[0]
+    if not math.isfinite(solution.loss()):
         raise UserError("the loss is not finite on these samples: there is no curvature to look at")
     if not 1 <= count < size:
         raise UserError(f"eigenvalues: ask for 1 to {size - 1}, got {count}")
 
     def multiply(values: np.ndarray) -> np.ndarray:
         vector = torch.as_tensor(values.reshape(-1), dtype=first.dtype, device=first.device)
-        return product(subject, vector).double().cpu().numpy()
+        return product(solution, vector).double().cpu().numpy()
 
     start = np.random.default_rng(0).standard_normal(size)
     operator = LinearOperator((size, size), matvec=multiply, dtype=np.float64)  # type: ignore[call-arg]
@@ -71,23 +71,23 @@ def eigenvalues(subject: Subject, count: int = 1, *, tolerance: float = 1e-3, mo
     return sorted((float(value) for value in found), reverse=True)
 
 
-def trace(subject: Subject, probes: int = 30, seed: int = 0) -> Trace:
+def trace(solution: Solution, probes: int = 30, seed: int = 0) -> Trace:
     """The trace of the Hessian from `probes` vectors of random signs (Hutchinson's estimate)."""
     if probes < 2:
         raise UserError(f"trace: take at least 2 probes, got {probes}")
-    first = subject.parameters[0]
-    size = sum(p.numel() for p in subject.parameters)
+    first = solution.parameters[0]
+    size = sum(p.numel() for p in solution.parameters)
     generator = torch.Generator().manual_seed(seed)
     found = []
     for _ in range(probes):
         signs = (torch.randint(0, 2, (size,), generator=generator) * 2 - 1).to(first)
-        found.append(float(signs @ product(subject, signs)))
+        found.append(float(signs @ product(solution, signs)))
     return Trace(float(np.mean(found)), float(np.std(found, ddof=1) / math.sqrt(probes)), probes)
 
 
-def sharpness(subject: Subject) -> float:
+def sharpness(solution: Solution) -> float:
     """The largest eigenvalue of the Hessian."""
-    return eigenvalues(subject, 1)[0]
+    return eigenvalues(solution, 1)[0]
 
 
 def _split(vector: Tensor, parameters: list[torch.nn.Parameter]) -> list[Tensor]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_optim.curvature.solution import Subject
+from hf_optim.curvature.solution import Solution
 from hf_optim.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -43,7 +43,7 @@ def filter_normalised(parameters: Sequence[Tensor], seed: int) -> list[Tensor]:
 
 
 def surface(
-    subject: Subject,
+    solution: Solution,
     *,
     points: int = 11,
     distance: float = 1.0,
@@ -65,7 +65,7 @@ def surface(
     if dimensions not in (1, 2):
         raise UserError(f"dimensions: 1 or 2, got {dimensions}")
     steps = [distance * (2 * i / (points - 1) - 1) for i in range(points)]
-    parameters = subject.parameters
+    parameters = solution.parameters
     directions = [filter_normalised(parameters, 2 * seed + i) for i in range(dimensions)]
     across = steps if dimensions == 2 else [0.0]
     rows = []
@@ -78,17 +78,17 @@ def surface(
                         (step * move for step, move in zip((a, b), moves, strict=False)), torch.zeros_like(start)
                     )
                     p.data.copy_(moved)
-                row.append(subject.loss())
+                row.append(solution.loss())
                 if progress:
                     progress(i * len(across) + j + 1, len(steps) * len(across))
             rows.append(tuple(row))
     return Surface(tuple(steps), tuple(across), tuple(rows))
 
 
-def between(first: Subject, second: Subject, *, points: int = 25, beyond: float = 0.5) -> list[tuple[float, float]]:
+def between(first: Solution, second: Solution, *, points: int = 25, beyond: float = 0.5) -> list[tuple[float, float]]:
     """(share, loss) on the straight line from the first solution (0) to the second (1), and `beyond` each of them.
 
-    The first subject's batches are used; running averages (batch norm) move with the parameters.
+    The first solution's batches are used; running averages (batch norm) move with the parameters.
 
     Raises:
         UserError: the two are not the same model.

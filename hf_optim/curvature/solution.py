@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,15 +13,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from hf_optim.errors import UserError
-from hf_optim.experiment import record as records
-from hf_optim.experiment.evaluation import check_checkpoint, quiet, read_model, train_part
-from hf_optim.experiment.task import RunSpec, load
 
 BATCH = 128
 
 
 @dataclass
-class Subject:
+class Solution:
     """A model in evaluation mode and the batches of a split; its loss is their mean, weighted by samples."""
 
     model: nn.Module
@@ -85,7 +80,7 @@ def twice_differentiable() -> Iterator[None]:
         yield
 
 
-def gather(model: nn.Module, dataset: Any, collate: Any, samples: int | None, *, batch: int = BATCH) -> Subject:
+def gather(model: nn.Module, dataset: Any, collate: Any, samples: int | None, *, batch: int = BATCH) -> Solution:
     """The first `samples` of `dataset` (None: all) with a model, which is put in evaluation mode."""
     device = next(model.parameters()).device
     model.eval()
@@ -96,48 +91,9 @@ def gather(model: nn.Module, dataset: Any, collate: Any, samples: int | None, *,
         on_device = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in made.items()}
         found.append((on_device, min(batch, left)))
         left -= batch
-    subject = Subject(model, found)
-    subject.follow_the_average()
-    return subject
-
-
-def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
-    """The run that a checkpoint belongs to: the one that `spec.json` beside it names, or `given`."""
-    check_checkpoint(checkpoint)
-    file = checkpoint.parent / records.SPEC
-    if given is not None:
-        return given
-    try:
-        return RunSpec.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"checkpoint: there is no {file}, so say which run it was: --task, --model, --size") from error
-    except ValueError as error:
-        raise UserError(f"checkpoint: {file} does not name a run: {error}") from error
-
-
-def read(checkpoint: Path, spec: RunSpec, split: str, samples: int | None, *, double: bool = False) -> Subject:
-    """The model of a checkpoint with the first `samples` of a split of its task's data.
-
-    Raises:
-        UserError: a checkpoint of another model, or of other data.
-    """
-    task, name, preset = spec.check()
-    data = load(spec.task).data(preset, spec.data)
-    with quiet():
-        model: Any = read_model(task, name, checkpoint)
-    task.suits(model, data)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    if double:
-        model.double()
-    dataset: Any = {"train": train_part(data, None), "validation": data.validation, "test": data.test}[split]
-    subject = gather(model, dataset, task.collate(data), samples)
-    if double:
-        subject.batches = [({k: _double(v) for k, v in batch.items()}, n) for batch, n in subject.batches]
-    return subject
-
-
-def _double(value: Any) -> Any:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+    solution = Solution(model, found)
+    solution.follow_the_average()
+    return solution
 
 
 def norms(parameters: Sequence[Tensor]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -23,9 +23,6 @@ from hf_optim.engine import units
 from hf_optim.engine.cell import NOTHING, Cell
 from hf_optim.engine.units import Unit
 from hf_optim.errors import UserError
-
-if TYPE_CHECKING:
-    from hf_optim.bases.optimizer import Optimizer
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Captured:
     code: list[Any]
 
 
-def record(opt: Optimizer) -> Captured:
+def record(opt: Any) -> Captured:
     """Run a step while it is captured: nothing moves, and nothing is counted.
 
     Raises:
@@ -62,7 +59,7 @@ def record(opt: Optimizer) -> Captured:
     return Captured(list(parts), _numbered(opt, parts))
 
 
-def renew(opt: Optimizer, captured: Captured | None) -> None:
+def renew(opt: Any, captured: Captured | None) -> None:
     """Put the numbers of the next step where the graph reads them, and count it.
 
     Raises:
@@ -94,7 +91,7 @@ def renew(opt: Optimizer, captured: Captured | None) -> None:
     units.count(captured.parts)
 
 
-def _numbered(opt: Optimizer, parts: Sequence[Unit]) -> list[Any]:
+def _numbered(opt: Any, parts: Sequence[Unit]) -> list[Any]:
     """Give the parts their numbers of the step t; names of the numbers and what selects code, of every part."""
     memory, code = opt._memory, []
     for unit in parts:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from hf_optim.core.rule import Transform
+from hf_optim.core.scratch import scratch
 from hf_optim.engine.cell import NOTHING, Cell, Scalars, Way, over_blocks, prepared
-from hf_optim.engine.scratch import scratch
 
 _data_ptr, _grad, _layout = torch.Tensor.data_ptr, attrgetter("grad"), attrgetter("layout")
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import platform
 import resource
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,44 +14,6 @@ from typing import Any
 RECORD = "record.json"
 HISTORY = "history.jsonl"
 SPEC = "spec.json"  # beside the checkpoints of a run: what it is
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically; numbers that are not finite become null."""
-    _replace(path, json.dumps(_finite(value), indent=1, sort_keys=False, allow_nan=False) + "\n")
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, atomically; numbers that are not finite become null."""
-    _replace(path, "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows))
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def one_line(error: BaseException) -> str:
-    """An error as one line: its kind, unless it is a plain message to the user, and its first sentence or two."""
-    from hf_optim.errors import UserError
-
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = text if len(text) <= 300 else text[:297] + "..."
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def environment(processes: int, device: str) -> dict[str, Any]:

@@ -6,13 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_optim.errors import UserError
 from hf_optim.hub import schedules
-
-if TYPE_CHECKING:
-    from hf_optim.experiment.task import Preset, Task
 
 SIZES = ("smoke", "small", "paper")
 OVERRIDES: dict[str, type] = {
@@ -54,7 +51,7 @@ class RunSpec:
             value of the primary metric so far is worse than this. A stopped run is recorded as failed and `pruned`.
 
     Raises:
-        UserError: a value of the wrong type, an unknown override or schedule. Names are looked up by `check()`.
+        UserError: a value of the wrong type, an unknown override or schedule. Names are looked up by `task.check_spec`.
     """
 
     task: str
@@ -136,14 +133,3 @@ class RunSpec:
         """12 hexadecimal characters of the SHA-256 of the canonical JSON."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def check(self) -> tuple[Task, str, Preset]:
-        """Look every name up, without importing torch; gives the task, the model's name and the preset."""
-        from hf_optim import registry
-        from hf_optim.experiment.task import load
-
-        task = load(self.task)
-        model = self.model or task.models[0]
-        preset = task.with_options(model, task.preset(model, self.size), self.options)
-        registry.check(self.optimizer)
-        return task, model, preset

@@ -1,8 +1,8 @@
 """What a task is, and one run of it.
 
 A task is one object in one file, `tasks/NAME.py`, attribute `TASK`: its data, models, metrics and three sizes of
-budget. A run is a `RunSpec`; `train(spec, folder)` executes it and leaves one `record.json` in the folder. This
-module imports nothing heavy, so that commands can list and check tasks in no time.
+budget. A run is a `RunSpec`; `training.train(spec, folder)` executes it and leaves one `record.json` in the folder.
+This module imports nothing heavy, so that commands can list and check tasks in no time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from hf_optim import registry
 from hf_optim.core.importing import import_path
 from hf_optim.errors import UserError
-from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
+from hf_optim.experiment.spec import RunSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
 
 T = TypeVar("T")
-__all__ = [
-    "OVERRIDES", "SIZES", "Data", "Moment", "Preset", "Primary", "RunSpec", "Size", "Task", "Value", "load", "train",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -260,39 +258,14 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
-def train(
-    spec: RunSpec,
-    folder: str | Path,
-    *,
-    progress: bool = True,
-    checkpoint_every: int | None = None,
-    resume: bool = False,
-    report_to: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Run `spec` and leave `history.jsonl` and, last of all, `record.json` in `folder`; gives the record.
-
-    A run that crashes or diverges (a loss that is not finite) is a record with status "failed" and its reason in one
-    line. An interrupted run leaves no record: call it again. Under `torchrun` every process calls it with the same
-    arguments and the first one writes.
-
-    Args:
-        spec: the run.
-        folder: made if missing; an older record in it is removed first.
-        progress: one line on stderr an evaluation, and a bar on a terminal.
-        checkpoint_every: write a checkpoint every so many steps and at the end (`folder/checkpoint-STEP`).
-        resume: go on from the folder's last whole checkpoint, bit-identically; without one, start again.
-        report_to: trackers that transformers knows, as "tensorboard", "trackio" or "wandb", fed beside history.jsonl.
+def check_spec(spec: RunSpec) -> tuple[Task, str, Preset]:
+    """Look every name of a run up, without importing torch; gives the task, the model's name and the preset.
 
     Raises:
-        UserError: what can be known to be wrong before anything is written: names, values, data files.
+        UserError: an unknown task, model, option or optimizer.
     """
-    from hf_optim.experiment import training
-
-    return training.run(
-        spec,
-        Path(folder),
-        progress=progress,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
-        report_to=tuple(report_to),
-    )
+    task = load(spec.task)
+    model = spec.model or task.models[0]
+    preset = task.with_options(model, task.preset(model, spec.size), spec.options)
+    registry.check(spec.optimizer)
+    return task, model, preset

@@ -6,16 +6,14 @@ import functools
 import math
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
+from hf_optim.experiment.evaluator import Evaluator
 from hf_optim.hub import schedules
-
-if TYPE_CHECKING:
-    from hf_optim.experiment.evaluation import Judge
 
 # What Trainer adds to its evaluation logs. The loss among them is an average of batch averages; ours is exact over
 # ragged batches and processes, and goes by `measured_loss` until it is recorded.
@@ -29,16 +27,18 @@ class Diverged(RuntimeError):
 
 
 class TaskTrainer(Trainer):
-    """Trainer with our schedules, evaluated as `judge` says, its evaluation time kept apart."""
+    """Trainer with our schedules, evaluated as `evaluator` says, its evaluation time kept apart."""
 
-    def __init__(self, *, schedule: dict[str, Any], judge: Judge, drop_last: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *, schedule: dict[str, Any], evaluator: Evaluator, drop_last: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(
-            data_collator=judge.collate(),
-            compute_metrics=judge.measure,
-            preprocess_logits_for_metrics=judge.reduce,
+            data_collator=evaluator.collate(),
+            compute_metrics=evaluator.measure,
+            preprocess_logits_for_metrics=evaluator.reduce,
             **kwargs,
         )
-        self.schedule, self.judge, self.drop_last = schedule, judge, drop_last
+        self.schedule, self.evaluator, self.drop_last = schedule, evaluator, drop_last
         self.finished = False
         self.followed: Any = None
         self.evaluation_seconds = 0.0
@@ -80,7 +80,7 @@ class TaskTrainer(Trainer):
             assert self.model is not None and output.metrics is not None
             split = "validation" if metric_key_prefix == "eval" else metric_key_prefix
             final = self.finished or step == self.state.max_steps
-            sampled = self.judge.sample(self.model, split, step, final)  # type: ignore[arg-type]
+            sampled = self.evaluator.sample(self.model, split, step, final)  # type: ignore[arg-type]
             output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in sampled.items()})
         self.evaluation_seconds += time.perf_counter() - started
         return output

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import statistics
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch.utils.data import Subset
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
-import hf_optim
 from hf_optim import registry
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import record as records
-from hf_optim.experiment.evaluation import Judge, arguments, final_metrics, named, quiet, train_part
-from hf_optim.experiment.task import Data, Preset, Primary, RunSpec, Task
+from hf_optim.experiment.budget import Budget, budget, resampled
+from hf_optim.experiment.checkpoint import last_checkpoint
+from hf_optim.experiment.evaluation import final_metrics, named
+from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
+from hf_optim.experiment.files import write_json, write_rows
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.task import Data, Preset, Primary, Task, check_spec
 from hf_optim.experiment.trainer import FOLLOWED, TaskTrainer, Watch
+from hf_optim.hub import attach
 
-LOGS_PER_RUN = 60
 SAMPLES = "samples"
 
 
@@ -58,71 +60,36 @@ class Pruner(TrainerCallback):
             )
 
 
-def resampled(data: Data, seed: int) -> Data:
-    """`data` with a bootstrap sample of its train split: as many samples, drawn with replacement."""
-    size = len(data.train)  # type: ignore[arg-type]
-    drawn = torch.randint(size, (size,), generator=torch.Generator().manual_seed(seed)).tolist()
-    note = f"{data.note}; a bootstrap sample of the train split, seed {seed}"
-    return replace(data, train=Subset(data.train, drawn), note=note)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The numbers of a run: the preset's, with the spec's overrides, for this many processes."""
-
-    steps: int
-    steps_per_epoch: int
-    per_device: int
-    accumulation: int
-    eval_every: int
-    log_every: int
-    max_grad_norm: float
-    drop_last: bool
-    schedule: dict[str, Any]
-
-
-def budget(spec: RunSpec, preset: Preset, samples: int, processes: int) -> Budget:
-    """Work the numbers out; a `UserError` if the batch does not divide or the data are fewer than a batch."""
-    given = spec.overrides
-    batch, accumulation = given.get("batch_size", preset.batch_size.value), given.get("gradient_accumulation_steps", 1)
-    if batch % (processes * accumulation):
-        raise UserError(
-            f"overrides: batch_size {batch} is the whole step's and must divide by {processes} process(es) x "
-            f"{accumulation} accumulation step(s)"
-        )
-    drop_last = preset.drop_last.value
-    if drop_last and samples < batch:
-        raise UserError(f"data: {samples} train samples are fewer than one batch of {batch}: set overrides batch_size")
-    per_epoch = samples // batch if drop_last else math.ceil(samples / batch)
-    epochs = per_epoch * given.get("epochs", preset.epochs.value)
-    steps = given.get("steps", epochs if "epochs" in given else preset.steps.value or epochs)
-    spread = preset.evaluations.value
-    return Budget(
-        steps=steps,
-        steps_per_epoch=per_epoch,
-        per_device=batch // (processes * accumulation),
-        accumulation=accumulation,
-        eval_every=given.get("eval_every", math.ceil(steps / spread) if spread else per_epoch),
-        log_every=max(1, steps // LOGS_PER_RUN),
-        max_grad_norm=float(given.get("max_grad_norm", preset.max_grad_norm.value)),
-        drop_last=drop_last,
-        schedule=spec.schedule or preset.schedule.value,
-    )
-
-
-def run(
+def train(
     spec: RunSpec,
-    folder: Path,
+    folder: str | Path,
     *,
-    progress: bool,
-    checkpoint_every: int | None,
-    resume: bool,
-    report_to: tuple[str, ...] = (),
+    progress: bool = True,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    report_to: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """See `hf_optim.experiment.task.train`."""
+    """Run `spec` and leave `history.jsonl` and, last of all, `record.json` in `folder`; gives the record.
+
+    A run that crashes or diverges (a loss that is not finite) is a record with status "failed" and its reason in one
+    line. An interrupted run leaves no record: call it again. Under `torchrun` every process calls it with the same
+    arguments and the first one writes.
+
+    Args:
+        spec: the run.
+        folder: made if missing; an older record in it is removed first.
+        progress: one line on stderr an evaluation, and a bar on a terminal.
+        checkpoint_every: write a checkpoint every so many steps and at the end (`folder/checkpoint-STEP`).
+        resume: go on from the folder's last whole checkpoint, bit-identically; without one, start again.
+        report_to: trackers that transformers knows, as "tensorboard", "trackio" or "wandb", fed beside history.jsonl.
+
+    Raises:
+        UserError: what can be known to be wrong before anything is written: names, values, data files.
+    """
+    folder = Path(folder)
     started, processes = datetime.now(UTC), int(os.environ.get("WORLD_SIZE", "1"))
     first = int(os.environ.get("RANK", "0")) == 0
-    task, model_name, preset = spec.check()
+    task, model_name, preset = check_spec(spec)
     if checkpoint_every is not None and checkpoint_every < 1:
         raise UserError(f"checkpoint_every: expected 1 or more, got {checkpoint_every}")
     _check_trackers(report_to)
@@ -133,7 +100,7 @@ def run(
     set_seed(spec.overrides.get("init_seed", spec.seed))
     model = task.model(model_name, preset, data)
     registry.build(spec.optimizer, model)  # values out of range are the user's error, not a failed run
-    checkpoint = _last_checkpoint(folder) if resume else None
+    checkpoint = last_checkpoint(folder) if resume else None
     if first:
         _prepare(folder, spec, keep=checkpoint is not None, checkpoints=checkpoint_every is not None)
 
@@ -153,7 +120,7 @@ def run(
             trainer = _trainer(
                 task, spec, preset, model, data, numbers, folder, checkpoint_every, watch, checkpoint is None, report_to
             )
-            hf_optim.attach(trainer, spec.optimizer)
+            attach(trainer, spec.optimizer)
             begun = time.perf_counter()
             try:
                 trainer.train(resume_from_checkpoint=checkpoint)
@@ -166,10 +133,10 @@ def run(
         except Exception as problem:
             if processes > 1 and _lost(problem):  # says nothing about this run: no record, so that it is run again
                 raise UserError(
-                    f"another process of this run has died or hangs ({records.one_line(problem)}): no record was "
+                    f"another process of this run has died or hangs ({one_line(problem)}): no record was "
                     "written; start it again with --resume"
                 ) from problem
-            error, metrics, pruned = records.one_line(problem), {}, isinstance(problem, Pruned)
+            error, metrics, pruned = one_line(problem), {}, isinstance(problem, Pruned)
     history = _history(trainer.state.log_history) if trainer is not None else []
     record = {
         "id": spec.id,
@@ -198,8 +165,8 @@ def run(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if first:
-        records.write_rows(folder / records.HISTORY, history)
-        records.write_json(folder / records.RECORD, record)
+        write_rows(folder / records.HISTORY, history)
+        write_json(folder / records.RECORD, record)
     return record
 
 
@@ -220,12 +187,12 @@ def _trainer(
     checkpoint_every: int | None,
     watch: Watch,
     fresh: bool,
-    report_to: tuple[str, ...],
+    report_to: Sequence[str],
 ) -> TaskTrainer:
     trainer = TaskTrainer(
         schedule=numbers.schedule,
         drop_last=numbers.drop_last,
-        judge=Judge(task, data, folder),
+        evaluator=Evaluator(task, data, folder),
         model=model,
         args=arguments(
             folder,
@@ -263,13 +230,13 @@ def _trainer(
 
 def _sharpness(trainer: TaskTrainer, data: Data, samples: int) -> float:
     from hf_optim.curvature import hessian
-    from hf_optim.curvature import solution as subject
+    from hf_optim.curvature.solution import gather
 
     model = trainer.accelerator.unwrap_model(trainer.model)
-    return hessian.sharpness(subject.gather(model, train_part(data, None), trainer.judge.collate(), samples))
+    return hessian.sharpness(gather(model, train_part(data, None), trainer.evaluator.collate(), samples))
 
 
-def _check_trackers(names: tuple[str, ...]) -> None:
+def _check_trackers(names: Sequence[str]) -> None:
     """A tracker that is unknown or not installed is said before anything is written."""
     from transformers.integrations import integration_utils
 
@@ -327,16 +294,4 @@ def _prepare(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> N
             shutil.rmtree(old)
         stored.unlink(missing_ok=True)
     if checkpoints or keep:
-        records.write_json(stored, spec.to_dict())
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that was written whole: Trainer writes its state file last."""
-    whole = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            whole.append((int(path.name.rpartition("-")[2]), str(path)))
-        except (OSError, ValueError):
-            continue
-    return max(whole)[1] if whole else None
+        write_json(stored, spec.to_dict())

@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 
 from hf_optim import registry
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import write_atomically
 from hf_optim.study.findings import protocol as tuning_report
 from hf_optim.study.findings import table
-from hf_optim.study.folder import changes, rows, stages, todo
+from hf_optim.study.folder import changes, rows, stages
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.disk import unwritable
+from hf_optim.study.folder.standing import known
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
 from hf_optim.study.launch.jobs import Launch
 from hf_optim.study.launch.progress import Display, describe, duration
-from hf_optim.study.launch.worker import write_atomically
 from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan import shipped
 from hf_optim.study.plan.plan import Run
@@ -108,9 +110,9 @@ def _run_here(
     gpus_per_run: int,
     checkpoint_every: int | None,
 ) -> None:
-    reader = stages.Reader(folder)
-    total = todo.planned(plan)
-    left = total - sum(reader.record(one.id) is not None for one in todo.known(plan, reader))
+    reader = RecordStore(folder)
+    total = stages.run_count(plan)
+    left = total - sum(reader.record(one.id) is not None for one in known(plan, reader))
     console.print(
         f"{plan.title}: {total} runs, {total - left} finished before, {min(jobs, max(1, left))} at a time, in {folder}",
         markup=False,

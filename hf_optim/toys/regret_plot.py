@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hf_optim.toys.trajectory_plot import style
 
 if TYPE_CHECKING:
-    from hf_optim.commands.convergence import Run
+    from hf_optim.toys.regret import Run
 
 
 def draw(title: str, found: Mapping[str, Sequence[Run]]) -> Any:

@@ -14,8 +14,8 @@ from hf_optim.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    from hf_optim.commands.landscape import Trajectory
     from hf_optim.toys.surfaces import Surface
+    from hf_optim.toys.trajectory import Trajectory
 
 #: Okabe and Ito's colours without black and yellow, which the minimum's star and a white page need; dark enough to read
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -174,7 +174,7 @@ document.querySelectorAll('tr[data-i]').forEach(function (row) {
 
 def page(name: str, surface: Surface, paths: Sequence[Trajectory], notes: Sequence[str]) -> str:
     """The whole HTML file."""
-    from hf_optim.commands.landscape import CLOSE
+    from hf_optim.toys.trajectory import CLOSE
 
     cells = []
     for i, path in enumerate(paths):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.study.folder.reader import number
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import number
 from hf_optim.study.plan.plan import Run
 
 POINTS = 60  # a curve with more logged steps is averaged into this many buckets, which keeps a report of 500 runs small

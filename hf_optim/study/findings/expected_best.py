@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.study.folder.reader import number
 from hf_optim.study.folder.stages import Search, Trial, validation_metric
+from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan
 
 
@@ -47,7 +47,7 @@ def biased_weights(n: int, k: int) -> list[float]:
     return [(i / n) ** k - ((i - 1) / n) ** k for i in range(1, n + 1)]
 
 
-def curves(plan: Plan, searches: Sequence[Search], reader: Reader) -> list[Curve]:
+def curves(plan: Plan, searches: Sequence[Search], reader: RecordStore) -> list[Curve]:
     """The curve of every optimizer whose trials are all in, for the study's own tuning seed."""
     if plan.tuning is None:
         return []
@@ -61,7 +61,7 @@ def curves(plan: Plan, searches: Sequence[Search], reader: Reader) -> list[Curve
     return found
 
 
-def _curve(plan: Plan, task: Mapping[str, Any], search: Search, before: float, reader: Reader) -> Curve:
+def _curve(plan: Plan, task: Mapping[str, Any], search: Search, before: float, reader: RecordStore) -> Curve:
     greater = bool(task["primary"]["greater_is_better"])
     known = [t.value for t in search.trials if t.status == "ok"] + ([] if math.isnan(before) else [before])
     floor = (min if greater else max)(known, default=math.nan)
@@ -92,19 +92,19 @@ def _sum(weights: Sequence[float], values: Sequence[float]) -> float:
     return math.fsum(w * v for w, v in zip(weights, values, strict=True) if w)
 
 
-def _test(task: Mapping[str, Any], trial: Trial, reader: Reader) -> float:
+def _test(task: Mapping[str, Any], trial: Trial, reader: RecordStore) -> float:
     record = reader.record(trial.run.id) if trial.status == "ok" else None
     return number(record["metrics"].get(task["primary"]["name"])) if record else math.nan
 
 
-def _judged(plan: Plan, task: Mapping[str, Any], optimizer: str, reader: Reader) -> float:
+def _judged(plan: Plan, task: Mapping[str, Any], optimizer: str, reader: RecordStore) -> float:
     runs = [run for run in plan.runs if (run.task, run.optimizer) == (task["label"], optimizer)]
     found = [reader.record(run.id) for run in runs]
     values = [number(record["metrics"].get(task["primary"]["name"])) for record in found if record]
     return math.fsum(values) / len(values) if runs and len(values) == len(runs) else math.nan
 
 
-def _before(task: Mapping[str, Any], trials: Sequence[Trial], reader: Reader) -> float:
+def _before(task: Mapping[str, Any], trials: Sequence[Trial], reader: RecordStore) -> float:
     """The validation value before the first step: the same for all trials of a task with one tuning seed."""
     metric = validation_metric(task)
     for trial in trials:

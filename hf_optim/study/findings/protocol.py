@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
 from hf_optim.study.folder import stages
-from hf_optim.study.folder.reader import number
+from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan, flatten
 
 
@@ -55,7 +55,7 @@ def asked(plan: Plan) -> bool:
 
 def build(plan: Plan, folder: Path) -> Protocol:
     """From the plan and the records below `folder`."""
-    reader = stages.Reader(folder)
+    reader = RecordStore(folder)
     now = stages.state(plan, reader)
     main = [s for s in now.searches if plan.tuning and s.seed == plan.tuning["seed"]]
     metrics = {task["label"]: stages.validation_metric(task) for task in plan.tasks}
@@ -72,7 +72,7 @@ def build(plan: Plan, folder: Path) -> Protocol:
     )
 
 
-def _chosen(search: stages.Search, metric: str, reader: stages.Reader) -> Chosen:
+def _chosen(search: stages.Search, metric: str, reader: RecordStore) -> Chosen:
     assert search.choice is not None
     best = search.choice.trial
     return Chosen(
@@ -89,7 +89,7 @@ def _chosen(search: stages.Search, metric: str, reader: stages.Reader) -> Chosen
     )
 
 
-def _steps(trial: stages.Trial, reader: stages.Reader) -> int:
+def _steps(trial: stages.Trial, reader: RecordStore) -> int:
     made = number(((reader.record(trial.run.id) or {}).get("time") or {}).get("steps"))
     return 0 if math.isnan(made) else int(made)
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_optim.study.folder.reader import number
-from hf_optim.study.folder.stages import GridRun, Reader
+from hf_optim.study.folder.stages import GridRun
+from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.plan.sensitivity import rate_key
 
@@ -36,7 +36,7 @@ def wortsman(losses: Sequence[float], before: float) -> float:
     return math.fsum(kept) / len(kept) - min(kept)
 
 
-def curves(plan: Plan, runs: Sequence[GridRun], reader: Reader) -> list[Curve]:
+def curves(plan: Plan, runs: Sequence[GridRun], reader: RecordStore) -> list[Curve]:
     """The curve of every optimizer that has the hyper-parameter, from the records there are."""
     if plan.sensitivity is None:
         return []
@@ -73,7 +73,7 @@ def _kept(loss: float, before: float) -> float:
     return before if math.isnan(loss) else min(loss, before)
 
 
-def _loss(run: Run, reader: Reader) -> float | None:
+def _loss(run: Run, reader: RecordStore) -> float | None:
     """The final validation loss, NaN for a failed run, None without a record."""
     record = reader.record(run.id)
     if record is None:
@@ -81,7 +81,7 @@ def _loss(run: Run, reader: Reader) -> float | None:
     return number(record["metrics"].get("validation_loss")) if record["status"] == "ok" else math.nan
 
 
-def _before(runs: Sequence[GridRun], task: str, seed: int, reader: Reader) -> float:
+def _before(runs: Sequence[GridRun], task: str, seed: int, reader: RecordStore) -> float:
     for one in runs:
         if (one.run.task, one.run.seed) == (task, seed):
             for row in reader.history(one.run.id):

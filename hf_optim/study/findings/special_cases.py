@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim import registry
-from hf_optim.study.folder.reader import number
-from hf_optim.study.folder.stages import Reader
+from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan
 
 NEARLY_ZERO = 1e-12  # where 0 itself is refused
@@ -68,7 +67,7 @@ def _inside(spec: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def findings(plan: Plan, reader: Reader) -> list[Finding]:
+def findings(plan: Plan, reader: RecordStore) -> list[Finding]:
     """The general rules that lost on a task beyond the 95 % t-interval of the difference, paired by seed."""
     found = []
     for task in plan.tasks:
@@ -82,7 +81,7 @@ def findings(plan: Plan, reader: Reader) -> list[Finding]:
     return found
 
 
-def _values(plan: Plan, task: Mapping[str, Any], label: str, reader: Reader) -> dict[int, float]:
+def _values(plan: Plan, task: Mapping[str, Any], label: str, reader: RecordStore) -> dict[int, float]:
     found = {}
     for run in plan.runs:
         if (run.task, run.optimizer) == (task["label"], label) and (record := reader.record(run.id)):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
-from hf_optim.study.folder.reader import number
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import number
 from hf_optim.study.statistics.paired import MOST_SEEDS, NAN, Comparison, Summary, compare, summarise
 
 # Shown beside the primary metric where the records have them.

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_optim.study.folder.reader import number
-from hf_optim.study.folder.stages import Reader, Variation
+from hf_optim.study.folder.stages import Variation
+from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan
 
 
@@ -30,7 +30,7 @@ class Share:
     share: float
 
 
-def shares(plan: Plan, variations: Sequence[Variation], reader: Reader) -> list[Share]:
+def shares(plan: Plan, variations: Sequence[Variation], reader: RecordStore) -> list[Share]:
     """The sources of every optimizer on every task, from the records there are."""
     if plan.variance is None:
         return []

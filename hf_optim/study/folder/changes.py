@@ -11,9 +11,8 @@ from typing import Any
 
 from hf_optim.errors import UserError
 from hf_optim.study.folder import stages
-from hf_optim.study.folder.reader import Reader
+from hf_optim.study.folder.store import RecordStore, read_status
 from hf_optim.study.folder.standing import standing
-from hf_optim.study.launch.worker import read_status
 from hf_optim.study.plan.plan import Plan, Run, flatten
 
 
@@ -103,7 +102,7 @@ def _with_known_runs(plan: Plan, folder: Path) -> Plan:
     """
     if plan.tuning is None:
         return plan
-    known = standing(plan, Reader(folder)).state.runs
+    known = standing(plan, RecordStore(folder)).state.runs
     return dataclasses.replace(plan, runs=(*stages.trial_runs(plan), *known))
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import write_atomically
 from hf_optim.study.folder.changes import difference
 from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.folder.results import load
 from hf_optim.study.folder.rows import of
-from hf_optim.study.launch.worker import read_status, write_atomically
+from hf_optim.study.folder.store import read_status
 from hf_optim.study.plan.plan import BLOCKS, Plan, Run
 
 #: how a merged folder says what came from where

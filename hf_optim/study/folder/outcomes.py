@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_optim.study.folder.reader import Reader, number
+from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.folder.stages import validation_metric
 from hf_optim.study.plan.plan import Plan, Run
 
@@ -32,7 +32,7 @@ class Arm:
     grain: float = 0.0
 
 
-def arms(plan: Plan, runs: Sequence[Run], reader: Reader) -> dict[Key, Arm]:
+def arms(plan: Plan, runs: Sequence[Run], store: RecordStore) -> dict[Key, Arm]:
     """The arms of a study's judged runs, each in the order of units."""
     tasks = {task["label"]: task for task in plan.tasks}
     unit_of = {seed: i // plan.per_unit for i, seed in enumerate(plan.seeds)}
@@ -42,26 +42,26 @@ def arms(plan: Plan, runs: Sequence[Run], reader: Reader) -> dict[Key, Arm]:
     before: dict[tuple[str, int], float] = {}
     found = {}
     for (task, label), units in by_arm.items():
-        found[task, label] = _arm(tasks[task], units, reader, before)
+        found[task, label] = _arm(tasks[task], units, store, before)
     return found
 
 
 def _arm(
     task: Mapping[str, Any],
     units: Mapping[int, Sequence[Run]],
-    reader: Reader,
+    store: RecordStore,
     before: dict[tuple[str, int], float],
 ) -> Arm:
     arm, traces, samples = Arm(), [], 0
     for unit, runs in units.items():
-        records = [reader.record(run.id) for run in runs]
+        records = [store.record(run.id) for run in runs]
         known = [record for record in records if record is not None]
         arm.cannot_run |= any(record.get("fault") == "machine" for record in known)
         if len(known) < len(records):
             continue
         values, gains = [], []
         for run, record in zip(runs, known, strict=True):
-            value, gain = _outcome(task, run, record, lambda run=run: _untrained(task, run, reader, before))  # type: ignore[misc]
+            value, gain = _outcome(task, run, record, lambda run=run: _untrained(task, run, store, before))  # type: ignore[misc]
             values.append(value)
             gains.append(gain)
             metrics = record.get("metrics") or {}
@@ -88,11 +88,11 @@ def _outcome(
     return (math.nan if gain <= 0 else value), gain
 
 
-def _untrained(task: Mapping[str, Any], run: Run, reader: Reader, before: dict[tuple[str, int], float]) -> float:
+def _untrained(task: Mapping[str, Any], run: Run, store: RecordStore, before: dict[tuple[str, int], float]) -> float:
     """The validation metric before the first step: measured once a task and seed, as all optimizers begin alike."""
     key = task["label"], run.seed
     if math.isnan(before.get(key, math.nan)):
-        before[key] = reader.untrained(run.id, validation_metric(task))
+        before[key] = store.untrained(run.id, validation_metric(task))
     return before[key]
 
 

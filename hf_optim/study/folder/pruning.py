@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_optim.study.folder.reader import number
+from hf_optim.study.folder.store import number
 
 FIRST = 4
 

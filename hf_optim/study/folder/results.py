@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder.reader import Reader
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.folder.standing import Standing, standing
 from hf_optim.study.plan.plan import Plan, Run
 
@@ -20,10 +20,15 @@ from hf_optim.study.plan.plan import Plan, Run
 class Results:
     """A plan with the judged runs up to the look that is aimed at, their records by id, and where the study stands."""
 
-    folder: Path
+    store: RecordStore
     plan: Plan
     records: Mapping[str, Mapping[str, Any]]
     standing: Standing
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return self.store.folder
 
     def runs(self, task: str, optimizer: str) -> Iterator[tuple[Run, Mapping[str, Any] | None]]:
         """The planned runs of one cell, in the order of seeds, each with its record or None."""
@@ -47,31 +52,8 @@ class Results:
         return found
 
     def history(self, run: Run) -> list[dict[str, Any]]:
-        """The rows of a run's history; lines that cannot be read are left out."""
-        record = self.records.get(run.id)
-        name = record.get("history") if record else None
-        if not isinstance(name, str) or Path(name).name != name:
-            return []
-        try:
-            text = (self.folder / "runs" / run.id / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return []
-        return [row for row in _parsed(text.splitlines()) if isinstance(row, dict)]
-
-
-def _parsed(lines: Sequence[str]) -> list[Any]:
-    """The values of JSON lines: all at once, which is three times as fast, unless a line is damaged."""
-    try:
-        return list(json.loads(f"[{','.join(line for line in lines if line.strip())}]"))
-    except ValueError:
-        pass
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+        """The rows of a run's history."""
+        return self.store.history(run.id)
 
 
 def load(folder: Path) -> Results:
@@ -83,8 +65,7 @@ def load(folder: Path) -> Results:
         raise UserError(f"{folder} holds no study (no plan.json): run `hf-optim study` first") from None
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UserError) else UserError(f"{file}: not readable: {error}") from None
-    reader = Reader(folder)
-    stands = standing(plan, reader)
-    known = ((run.id, reader.record(run.id)) for run in stands.state.runs)
-    records = {run_id: {"status": "failed", **record} for run_id, record in known if record is not None}
-    return Results(folder, dataclasses.replace(plan, runs=stands.state.runs), records, stands)
+    store = RecordStore(folder)
+    stands = standing(plan, store)
+    records = {run.id: record for run in stands.state.runs if (record := store.record(run.id)) is not None}
+    return Results(store, dataclasses.replace(plan, runs=stands.state.runs), records, stands)

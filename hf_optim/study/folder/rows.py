@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder.reader import Reader
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import optimizer_label
 from hf_optim.study.plan.plan import Run, flatten
@@ -33,14 +33,14 @@ def of(results: Results) -> list[Row]:
     """
     plan = results.plan
     primary = {t["label"]: t["primary"]["name"] for t in plan.tasks}
-    reader = Reader(results.folder)
+    store = results.store
     rows, seen = [], set()
     for stage, run in _staged(results):
         if run.id in seen:
             continue
         seen.add(run.id)
         head = {"study": plan.name, "task": run.task, "optimizer": run.optimizer, "seed": run.seed, "id": run.id}
-        record = results.records.get(run.id) or reader.record(run.id)
+        record = results.records.get(run.id) or store.record(run.id)
         rows.append(_row({**head, "stage": stage}, run.spec, record, primary[run.task]))
     for file in sorted((results.folder / "runs").glob("*/record.json")):
         if file.parent.name in seen:

@@ -16,7 +16,7 @@ from typing import Any
 
 from hf_optim.errors import UserError
 from hf_optim.study.folder import pruning
-from hf_optim.study.folder.reader import Reader, number
+from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan import sensitivity, speedup, tuning, variance
 from hf_optim.study.plan.entries import split_setting
 from hf_optim.study.plan.plan import Plan, Run, make_run
@@ -112,12 +112,12 @@ class State:
         return tuple({run.id: run for run in every}.values())
 
 
-def state(plan: Plan, reader: Reader, units: int | None = None) -> State:
+def state(plan: Plan, store: RecordStore, units: int | None = None) -> State:
     """The trials of the first so many units (default: of all), the choices if every trial has its record, and what
     follows from them.
     """
     units = plan.looks[-1] if units is None else units
-    searches = tuple(_searches(plan, reader, units))
+    searches = tuple(_searches(plan, store, units))
     if not all(search.choice for search in searches):
         return State(searches, False, (), (), ())
     chosen = {(s.task, s.optimizer, s.seed, s.budget): s.choice.spec for s in searches if s.choice}
@@ -174,7 +174,7 @@ def trial_runs(plan: Plan) -> tuple[Run, ...]:
 
 def stopped_early(run: Run, folder: Path) -> bool:
     """Whether a run's record says that it was pruned: it is no failure."""
-    return bool((Reader(folder).record(run.id) or {}).get("pruned"))
+    return bool((RecordStore(folder).record(run.id) or {}).get("pruned"))
 
 
 def planned(plan: Plan) -> tuple[int, int, int]:
@@ -222,12 +222,12 @@ def _cells(plan: Plan, units: int) -> Iterator[Mapping[str, Any]]:
     yield from (cell for cell in plan.tuning["cells"] if cell["seed"] not in later)
 
 
-def _searches(plan: Plan, reader: Reader, units: int) -> Iterator[Search]:
+def _searches(plan: Plan, store: RecordStore, units: int) -> Iterator[Search]:
     entry = {(task["label"], label): (task, spec) for task, label, spec in plan.cells()}
     for cell in _cells(plan, units):
         assert plan.tuning is not None
         task, spec = entry[cell["task"], cell["optimizer"]]
-        trials, waiting = _trials(plan.tuning, cell, task, spec, reader)
+        trials, waiting = _trials(plan.tuning, cell, task, spec, store)
         choice = None
         if not waiting and all(trial.status for trial in trials):
             best = best_trial(trials, task["primary"]["greater_is_better"])
@@ -254,7 +254,7 @@ def _trials(
     cell: Mapping[str, Any],
     task: Mapping[str, Any],
     spec: Mapping[str, Any],
-    reader: Reader,
+    store: RecordStore,
 ) -> tuple[list[Trial], int]:
     """The trials that can be told now, and how many points wait for the records of these."""
     trials: list[Trial] = []
@@ -268,14 +268,14 @@ def _trials(
         if block["prune"] == "median" and i == pruning.FIRST:
             if not all(trial.status for trial in trials):
                 return trials, len(cell["points"]) - i
-            whole = [reader.history(t.run.id) if t.status == "ok" else None for t in trials]
+            whole = [store.history(t.run.id) if t.status == "ok" else None for t in trials]
             medians = pruning.thresholds(whole, metric, greater)
         if most is not None and spent + length > most:
             # A trial that is not finished counts as whole here: if it is stopped early, the next ones fit after all.
             open_ = any(not trial.status for trial in trials)
             return trials, len(cell["points"]) - i if open_ else 0
         run = make_run(task, cell["optimizer"], tuning.assign(spec, point), cell["seed"], over, medians)
-        trial = _outcome(i, point, run, metric, reader.record(run.id))
+        trial = _outcome(i, point, run, metric, store.record(run.id))
         trials.append(trial)
         if block["steps"] is not None:
             early = trial.steps if trial.status in ("failed", "pruned") else None
@@ -299,6 +299,11 @@ def _outcome(i: int, point: Mapping[str, Any], run: Run, metric: str, record: Ma
 def validation_metric(task: Mapping[str, Any]) -> str:
     """The task's primary metric on the validation split."""
     return f"validation_{str(task['primary']['name']).removeprefix('test_')}"
+
+
+def run_count(plan: Plan) -> int:
+    """How many runs the study has in all, at most: a look may decide it, and a budget end its trials, earlier."""
+    return sum(planned(plan))
 
 
 def _grid(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]]) -> Iterator[GridRun]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from hf_optim.study.folder import questions
 from hf_optim.study.folder.judgement import Judgement, judge
 from hf_optim.study.folder.outcomes import Arm, Key, arms
-from hf_optim.study.folder.reader import Reader
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.folder.stages import State, state
-from hf_optim.study.plan.plan import Plan
+from hf_optim.study.plan.plan import Plan, Run
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,30 @@ class Standing:
     register: questions.Register
 
 
-def standing(plan: Plan, reader: Reader, register: questions.Register | None = None) -> Standing:
+def standing(plan: Plan, store: RecordStore, register: questions.Register | None = None) -> Standing:
     """Works it out from the records."""
-    register = questions.read(reader.folder) if register is None else register
+    register = questions.read(store.folder) if register is None else register
     judgement: Judgement | None = None
     for index, units in enumerate(plan.looks):
-        now = state(plan, reader, units)
-        complete = now.settled and all(reader.record(run.id) is not None for run in now.after_tuning)
-        judged = now.settled and all(reader.record(run.id) is not None for run in now.runs)
-        found = arms(plan, now.runs, reader)
+        now = state(plan, store, units)
+        complete = now.settled and all(store.record(run.id) is not None for run in now.after_tuning)
+        judged = now.settled and all(store.record(run.id) is not None for run in now.runs)
+        found = arms(plan, now.runs, store)
         if judged:
             judgement = judge(plan, found, plan.looks[: index + 1], register)
         last = units == plan.looks[-1]
         if not complete or last or (judgement is not None and judgement.decided):
             return Standing(now, units, judgement, found, complete, register)
     raise AssertionError("a plan has looks")
+
+
+def known(plan: Plan, store: RecordStore) -> list[Run]:
+    """Every run that can be told now: the trials up to the next look, and what follows from their records."""
+    now = standing(plan, store).state
+    trials = [trial.run for search in now.searches for trial in search.trials]
+    return list({run.id: run for run in (*trials, *now.after_tuning)}.values())
+
+
+def pending(plan: Plan, store: RecordStore) -> list[Run]:
+    """The runs that can be executed now: those without a record."""
+    return [run for run in known(plan, store) if store.record(run.id) is None]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder.stages import Reader, State, state
+from hf_optim.study.folder.stages import State
 from hf_optim.study.launch import journal as tuning_log
 from hf_optim.study.plan.plan import Plan, Run
 
@@ -42,13 +42,13 @@ def follow(plan: Plan, folder: Path) -> Iterator[Stage]:
     """
     before: tuple[Run, ...] | None = None
     while True:
-        reader = Reader(folder)
-        stands = standing(plan, reader)
+        store = RecordStore(folder)
+        stands = standing(plan, store)
         now = stands.state
         runs = now.after_tuning if now.settled else _trials(now)
         if plan.tuning is not None:
             tuning_log.update(plan, now.searches, folder)
-        todo = tuple(run for run in runs if reader.record(run.id) is None)
+        todo = tuple(run for run in runs if store.record(run.id) is None)
         if stands.finished:
             if before is None:
                 yield Stage("runs", runs, (), stands.units)

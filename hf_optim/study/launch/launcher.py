@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import IO
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import write_atomically
 from hf_optim.study.folder import changes, questions
 from hf_optim.study.folder.disk import check_disk, unwritable
 from hf_optim.study.folder.locks import LOCK_FILE, Lock
-from hf_optim.study.folder.reader import Reader
-from hf_optim.study.folder.standing import standing
-from hf_optim.study.folder.todo import known
-from hf_optim.study.launch.worker import write_atomically, write_failure
+from hf_optim.study.folder.standing import known, standing
+from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.launch.worker import write_failure
 from hf_optim.study.plan.plan import Plan, Run
 
 ATTEMPTS = 2  # a worker may die this often on one run before that is the run's result
@@ -77,7 +77,7 @@ def prepare(
         write_atomically(folder / "study.yaml", source_text)
         write_atomically(folder / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
         questions.register(folder, plan, judged)
-        reader = Reader(folder)
+        reader = RecordStore(folder)
         for run in known(plan, reader) if retry_failed else ():
             record = reader.record(run.id)
             # A trial that was stopped early was not unlucky.
@@ -89,9 +89,9 @@ def prepare(
 
 def _judged_records(folder: Path) -> int:
     """How many judged runs of the plan that stands in the folder have a record."""
-    reader = Reader(folder)
-    runs = standing(changes.read_plan(folder), reader).state.runs
-    return sum(reader.record(run.id) is not None for run in runs)
+    store = RecordStore(folder)
+    runs = standing(changes.read_plan(folder), store).state.runs
+    return sum(store.record(run.id) is not None for run in runs)
 
 
 @dataclass

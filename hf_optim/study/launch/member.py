@@ -17,7 +17,8 @@ def main() -> None:
     end_with_parent()
     if sys.platform == "linux" and _parent(os.getppid()) != how["worker"]:
         raise SystemExit("the worker was gone before this process had begun")
-    from hf_optim.experiment.task import RunSpec, train
+    from hf_optim.experiment.spec import RunSpec
+    from hf_optim.experiment.training import train
 
     every = how["checkpoint_every"]
     train(RunSpec.from_dict(how["spec"]), how["home"], progress=False, checkpoint_every=every, resume=every is not None)

@@ -17,15 +17,17 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, one_line
+from hf_optim.experiment.files import write_json
+from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder.disk import check_disk, check_space, unwritable
 from hf_optim.study.folder.locks import Lock
+from hf_optim.study.folder.store import read_record, read_status
 
 
 #: in the reason of a run that says nothing about its optimizer
@@ -92,19 +94,18 @@ def execute(
         except Exception as error:
             check_disk(folder, error)
             if read_status(home) is None:
-                write_failure(home, run_id, spec, reason(error), started)
+                write_failure(home, run_id, spec, one_line(error), started)
         status = read_status(home) or "failed"
         if status == "failed" and _machine_fault(home):
             if not last:
-                (home / "record.json").unlink(missing_ok=True)
+                (home / RECORD).unlink(missing_ok=True)
                 return "fault"
-            record = json.loads((home / "record.json").read_text(encoding="utf-8"))
-            write_atomically(home / "record.json", json.dumps({**record, "fault": "machine"}, indent=1) + "\n")
+            write_json(home / RECORD, {**(read_record(home) or {}), "fault": "machine"})
         if status != "ok":
             try:
                 check_disk(folder)
             except UserError:
-                (home / "record.json").unlink(missing_ok=True)
+                (home / RECORD).unlink(missing_ok=True)
                 raise
         for left in home.glob("checkpoint-*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -115,16 +116,14 @@ def execute(
 
 def _machine_fault(home: Path) -> bool:
     """Whether the record's reason is the machine's: memory that it does not have, a device that is lost."""
-    try:
-        why = str(json.loads((home / "record.json").read_text(encoding="utf-8")).get("error"))
-    except (OSError, ValueError, AttributeError):
-        return False
+    why = str((read_record(home) or {}).get("error"))
     return any(word in why for word in _MACHINE)
 
 
 def _train(home: Path, spec: dict[str, Any], checkpoint_every: int | None, processes: int) -> None:
     if processes == 1:
-        from hf_optim.experiment.task import RunSpec, train
+        from hf_optim.experiment.spec import RunSpec
+        from hf_optim.experiment.training import train
 
         train(
             RunSpec.from_dict(spec),
@@ -151,21 +150,6 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def read_status(home: Path) -> str | None:
-    """The status in a run's record, None without a readable record."""
-    try:
-        return str(json.loads((home / "record.json").read_text(encoding="utf-8"))["status"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def reason(error: BaseException) -> str:
-    """One line that says what happened."""
-    text = " ".join(str(error).split())
-    kind = type(error).__name__
-    return (text if isinstance(error, UserError) and text else f"{kind}: {text}" if text else kind)[:500]
-
-
 def write_failure(
     home: Path, run_id: str, spec: dict[str, Any], why: str, started: float, fault: str | None = None
 ) -> None:
@@ -186,23 +170,7 @@ def write_failure(
         "started": _iso(started),
         "finished": _iso(time.time()),
     }
-    write_atomically(home / "record.json", json.dumps(record, indent=1) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` so that `path` holds either the old or the new content, whenever the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A process's number would not do: two machines may share the folder.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    write_json(home / RECORD, record)
 
 
 def _iso(seconds: float) -> str:
@@ -223,7 +191,7 @@ def _requests() -> queue.Queue[str]:
 
 
 def main() -> None:
-    """Serves requests {"folder", "id", "spec", "last", "checkpoint_every", "processes"} until standard input closes."""
+    """Serves requests {"folder", "id", "spec", "checkpoint_every", "processes"} until standard input closes."""
     # Answers get a channel of their own: whatever a library prints must not be read as an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -237,14 +205,14 @@ def main() -> None:
                 request["spec"],
                 checkpoint_every=request["checkpoint_every"],
                 processes=request["processes"],
-                last=request["last"],
+                last=request.get("last", True),
             )
             answer = {"id": request["id"], "status": status}
         except OSError as error:
             why = str(unwritable(Path(request["folder"]), error))
             answer = {"id": request["id"], "status": "broken", "reason": why}
         except Exception as error:
-            answer = {"id": request["id"], "status": "broken", "reason": reason(error)}
+            answer = {"id": request["id"], "status": "broken", "reason": one_line(error)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

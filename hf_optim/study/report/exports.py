@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import write_atomically
 from hf_optim.study.folder.disk import unwritable
-from hf_optim.study.launch.worker import write_atomically
 from hf_optim.study.report import tables as texts
 
 Row = Mapping[str, Any]

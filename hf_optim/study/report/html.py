@@ -77,7 +77,7 @@ def render(
 
 
 def _asset(name: str) -> str:
-    return (files("hf_optim.study.report.html") / name).read_text(encoding="utf-8")
+    return (files(__package__) / name).read_text(encoding="utf-8")
 
 
 def _legend(styles: Mapping[str, str]) -> str:

@@ -13,8 +13,8 @@ from hf_optim.study.findings.analysis import Analysis
 from hf_optim.study.findings.curves import Curve
 from hf_optim.study.findings.protocol import Protocol
 from hf_optim.study.findings.table import p_text
-from hf_optim.study.folder.reader import number
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import number
 from hf_optim.study.report import charts
 from hf_optim.study.statistics import intervals
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.study.findings.table import COSTS, NOTE, OTHERS, TaskTable, cost_text, result_cells, spread, tests_made
-from hf_optim.study.folder.reader import number
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import number
 
 #: over pieces that a paper names without a formula
 OURS = "Definitions of our own, where the paper names a piece without a formula:"

@@ -1,4 +1,4 @@
-"""The optimizer under test: how to make it, what it declares, and how it wants to be stepped."""
+"""The optimizer under test: how to make it, what it declares, how it wants to be stepped, and a training run of it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import fnmatch
 import importlib
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 from hf_optim import registry
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.bases.wrapper import Wrapper
-from hf_optim.check.outcome import one_line
-from hf_optim.check.problem import KINDS, STEPS, Problem, Walk, moved
-from hf_optim.errors import UserError
+from hf_optim.check.outcome import DoesNotApply, Fails
+from hf_optim.check.problem import KINDS, STEPS, Problem, close, moved
+from hf_optim.errors import UserError, one_line
 
 #: arguments that make something happen within a dozen steps
 ACTING: dict[str, Any] = {"interval": 2, "k": 2}
@@ -65,7 +66,7 @@ def expand(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-class Subject:
+class Candidate:
     """One optimizer under test.
 
     Args:
@@ -108,7 +109,7 @@ class Subject:
         return issubclass(self.cls, (Optimizer, Wrapper))
 
     def spec(self) -> dict[str, Any]:
-        """What makes this subject again, as plain data."""
+        """What makes this candidate again, as plain data."""
         return {
             "name": self.name,
             "hyper": {k: v for k, v in self.hyper.items() if k not in self._filled},
@@ -118,7 +119,7 @@ class Subject:
     # --- making ------------------------------------------------------------------------------------------------------
 
     def make(self, params: Any, **extra: Any) -> torch.optim.Optimizer:
-        """A fresh optimizer over tensors or parameter groups; `extra` goes over the subject's hyper-parameters."""
+        """A fresh optimizer over tensors or parameter groups; `extra` goes over the candidate's hyper-parameters."""
         if self._wraps:
             base = torch.optim.SGD(params, lr=0.05, momentum=0.9)
             made = self.cls(base, **{**self.hyper, **extra})
@@ -211,14 +212,119 @@ class Subject:
 
     def _try(self) -> None:
         """A few steps; notes how many of the first move nothing, and whether a closure finds the gradients ready."""
-        walk = Walk(self)
+        walk = TrainingRun(self)
         for t in range(2):
             walk.step(t)
         while self.idle < STEPS and not moved(walk.start, walk.params()):
             self.idle += 1
             walk.step(1 + self.idle)
         if self.style == "closure" and not self.declared:
-            primed = Walk(self)
+            primed = TrainingRun(self)
             primed.style = "primed"
-            if moved(Walk(self).go(0, 3).params(), primed.go(0, 3).params()):
+            if moved(TrainingRun(self).go(0, 3).params(), primed.go(0, 3).params()):
                 self.style = "primed"
+
+
+class TrainingRun:
+    """A training run of a candidate on the problem.
+
+    The attributes are the seams: `model` (a wrapped problem), `share` (this process's samples), `mean` (a loss -> its
+    mean over processes), `backward` and `opt` (prepared ones).
+    """
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        dtype: torch.dtype = torch.float32,
+        problem: Problem | None = None,
+        opt: Any = None,
+        groups: Callable[[list[nn.Parameter]], Any] | None = None,
+        **extra: Any,
+    ) -> None:
+        self.candidate = candidate
+        self.problem = problem or Problem(candidate.kind, dtype)
+        self.start = self.params()
+        params: Any = self.problem.params
+        self.opt: Any = opt if opt is not None else candidate.make(groups(params) if groups else params, **extra)
+        self.model: nn.Module = self.problem
+        self.share: Callable[[torch.Tensor], torch.Tensor] = lambda batch: batch
+        self.mean: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss
+        self.backward: Callable[[torch.Tensor], None] = lambda loss: loss.backward()
+        self.style = candidate.style
+
+    def closure(
+        self,
+        t: int,
+        parts: int = 1,
+        twist: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        spoil: Callable[[list[nn.Parameter]], None] | None = None,
+    ) -> Callable[[], torch.Tensor]:
+        """What torch calls a closure, for step t: `parts` micro-batches; `twist` changes the loss before the backward
+        pass, `spoil` the gradients after it."""
+        data = self.share(self.problem.batch(t))
+
+        def run() -> torch.Tensor:
+            self.opt.zero_grad()
+            losses = []
+            for piece in data.chunk(parts):
+                loss = self.model(piece) / parts
+                loss = loss if twist is None else twist(loss)
+                self.backward(loss)
+                losses.append(loss.detach())
+            if spoil is not None:
+                spoil(self.problem.params)
+            return self.mean(torch.stack(losses).sum())
+
+        return run
+
+    def step(self, t: int, **how: Any) -> Any:
+        """Step t as the candidate wants it; `how` goes to `closure`."""
+        torch.default_generator.manual_seed(t)  # rules that draw random numbers draw the same ones in every run
+        closure = self.closure(t, **how)
+        if self.style == "closure":
+            return self.opt.step(closure)
+        loss = closure()
+        if self.style == "primed":
+            return self.opt.step(closure)
+        if self.style == "value":
+            return self.opt.step(lambda: loss)
+        return self.opt.step(loss=loss) if self.style == "loss" else self.opt.step()
+
+    def go(self, start: int = 0, stop: int = STEPS, **how: Any) -> TrainingRun:
+        """Steps start, ..., stop - 1."""
+        for t in range(start, stop):
+            self.step(t, **how)
+        return self
+
+    def params(self) -> list[torch.Tensor]:
+        """Copies of the parameters as they are."""
+        return [p.detach().clone() for p in self.problem.params]
+
+    def loss(self) -> float:
+        """The loss on a batch that no step used."""
+        with torch.no_grad():
+            return float(self.problem(self.problem.batch(-1)))
+
+    def rate(self, factor: float) -> None:
+        """Multiply every group's rate, as a scheduler does, where groups have one."""
+        for group in self.opt.param_groups:
+            if "lr" in group:
+                group["lr"] = group["lr"] * factor
+
+
+def exact(walk: TrainingRun, other: TrainingRun, bound: float, what: str) -> str:
+    """`close` for two runs in float64; does not apply to a rule that makes more of rounding than was found."""
+    a, b = walk.params(), other.params()
+    try:
+        return close(a, b, walk.start, bound, what)
+    except Fails:
+        nudged = TrainingRun(walk.candidate, torch.float64)
+        with torch.no_grad():
+            for p in nudged.problem.params:
+                p.mul_(1 + 1e-13)
+        plain = TrainingRun(walk.candidate, torch.float64).go()
+        drift = max(float((x - y).abs().max()) for x, y in zip(plain.params(), nudged.go().params(), strict=True))
+        gap = max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
+        if gap <= 100 * drift:
+            raise DoesNotApply(f"it amplifies rounding: runs that begin 1e-13 apart end {drift:.1g} apart") from None
+        raise

@@ -1,0 +1,237 @@
+"""Optimizers followed over surfaces of two variables: who goes where.
+
+The point is one float64 tensor of shape (2,), and every step sees the exact function. AGR, which leaves vectors out by
+default, runs with agr_scope="all". Rules that count in epochs are told that one has `EPOCH` steps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hf_optim import registry
+from hf_optim.errors import UserError
+from hf_optim.toys.surfaces import Surface
+
+if TYPE_CHECKING:
+    import torch
+
+#: an optimizer without a given rate gets the one of these that ends lowest
+RATES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+
+
+#: the smoother a path, the longer the windows that TLR needs (K = 10 here): K = 1 compares nearly equal updates
+EPOCH = 50
+
+
+#: "there": f within this of its lowest value
+CLOSE = 1e-3
+
+
+@dataclass
+class Trajectory:
+    """Where one optimizer went: `points` and `values` of f there, the start first, and how it ended."""
+
+    label: str
+    spec: dict[str, Any]
+    points: list[tuple[float, float]]
+    values: list[float]
+    note: str = ""
+    #: it neither stopped with an error nor ran away to where f is not small
+    sound: bool = True
+
+    def row(self, surface: Surface) -> dict[str, Any]:
+        """What the table shows: rate, final point, f there, distance to the nearest minimum, first step within
+        `CLOSE` (None if there was none), note."""
+        x, y = self.points[-1]
+        near = [math.hypot(x - a, y - b) for a, b in surface.minima]
+        there = next((k for k, v in enumerate(self.values) if v <= CLOSE), None) if surface.minima else None
+        return {
+            "optimizer": self.label,
+            "lr": rate_of(self.spec),
+            "x": x,
+            "y": y,
+            "f": self.values[-1],
+            "distance": min(near, default=None),
+            "steps": there,
+            "note": self.note,
+        }
+
+
+def follow(
+    surface: Surface, spec: Mapping[str, Any], steps: int, start: tuple[float, float], label: str | None = None
+) -> Trajectory:
+    """The trajectory of one optimizer.
+
+    It ends early where the point runs away (sound = False) or leaves the saddle, or where a rule refuses the loss.
+
+    Args:
+        surface: one of `SURFACES`.
+        spec: name, hyper-parameters and base, as `hf_optim.create` takes them; any torch.optim.Optimizer by its path.
+        steps: at most so many.
+        start: the first point.
+        label: of the trajectory; the specification's own by default.
+
+    Raises:
+        UserError: the specification is wrong.
+    """
+    import torch
+
+    import hf_optim
+
+    x = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    spec = prepared(spec)
+    opt: Any = hf_optim.create(spec["name"], [x], **{k: v for k, v in spec.items() if k != "name"})
+    if hasattr(opt, "set_steps_per_epoch"):
+        opt.set_steps_per_epoch(EPOCH)
+
+    def closure() -> torch.Tensor:
+        opt.zero_grad()
+        loss = surface.f(x[0], x[1])
+        loss.backward()
+        return loss
+
+    path = Trajectory(label or label_of(spec), spec, [start], [float(surface.f(x[0], x[1]).detach())])
+    for k in range(1, steps + 1):
+        try:
+            opt.step(closure)
+        except UserError as error:
+            why = str(error).partition(": ")[2].partition(";")[0] or str(error)
+            path.note, path.sound = f"refuses step {k}: {why}", False
+            break
+        (a, b), value = x.detach().tolist(), float(surface.f(x[0], x[1]).detach())
+        if not all(map(math.isfinite, (a, b, value))) or max(abs(a), abs(b)) > 100 * max(map(abs, surface.box)):
+            path.note, path.sound = f"diverged at step {k}", False
+            break
+        path.points.append((a, b))
+        path.values.append(value)
+        if not surface.minima and value < -(max(surface.box) ** 2):
+            path.note = f"left the saddle at step {k}"
+            break
+    return path
+
+
+def tuned(
+    surface: Surface, spec: Mapping[str, Any], steps: int, start: tuple[float, float], label: str | None = None
+) -> Trajectory:
+    """`follow` with the rate of `RATES` that ends lowest; every optimizer is given the same nine."""
+    if surface.rate is not None:
+        return follow(surface, with_rate(spec, surface.rate), steps, start, label)
+    tries = [follow(surface, with_rate(spec, rate), steps, start, label) for rate in RATES]
+    sound = [path for path in tries if path.sound]
+    return min(sound, key=lambda path: path.values[-1]) if sound else tries[-1]
+
+
+def parse(text: str) -> dict[str, Any]:
+    """An optimizer of the command line: a name, `wrapper(base)`, an import path, or a mapping in JSON or YAML.
+
+    Raises:
+        UserError: it is none of these, or names nothing.
+    """
+
+    spec = _parse(text.strip())
+    registry.check(with_rate(spec, RATES[0]) if takes_rate(spec) else spec)
+    return spec
+
+
+def _parse(text: str) -> dict[str, Any]:
+    if text.startswith("{"):
+        try:
+            spec = json.loads(text)
+        except json.JSONDecodeError:
+            spec = _yaml(text)
+        if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
+            raise UserError(f"optimizer {text}: a mapping needs a name, as in '{{name: sgd, momentum: 0.9}}'")
+        return spec
+    if text.endswith(")") and "(" in text and ":" not in text:
+        name, _, base = text[:-1].partition("(")
+        return {"name": name, "base": _parse(base)}
+    return {"name": text}
+
+
+def _yaml(text: str) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise UserError(f"optimizer {text}: not JSON; for YAML, pip install 'hf-optim[study]'") from None
+    try:
+        return _numbers(yaml.safe_load(text))
+    except yaml.YAMLError:
+        raise UserError(f"optimizer {text}: neither JSON nor YAML") from None
+
+
+def _numbers(value: Any) -> Any:
+    """Numbers such as 1e-3, which YAML 1.1 takes for text."""
+    if isinstance(value, dict):
+        return {k: _numbers(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def label_of(spec: Mapping[str, Any]) -> str:
+    """The name with its hyper-parameters but the rate, and for a wrapper its base in brackets."""
+    base = _mapping(spec.get("base"))
+    inside = f"({label_of(base)})" if "name" in base else ""
+    own = {**{k: v for k, v in base.items() if not inside}, **{k: v for k, v in spec.items() if k != "base"}}
+    return " ".join([f"{spec['name']}{inside}", *(f"{k}={v}" for k, v in own.items() if k not in ("name", "lr"))])
+
+
+def prepared(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The specification with agr_scope="all" wherever there is AGR and the scope is not given."""
+
+    made = dict(spec)
+    if ":" not in made["name"] and "agr_scope" in registry.info(made["name"]).defaults:
+        made.setdefault("agr_scope", "all")
+    transform = made.get("grad_transform")
+    if transform == "agr" or (isinstance(transform, Mapping) and transform.get("name") == "agr"):
+        made["grad_transform"] = {"scope": "all", **({"name": "agr"} if transform == "agr" else transform)}
+    if isinstance(made.get("base"), Mapping) and "name" in made["base"]:
+        made["base"] = prepared(made["base"])
+    elif isinstance(made.get("base"), str):
+        made["base"] = prepared({"name": made["base"]})
+    return made
+
+
+def takes_rate(spec: Mapping[str, Any]) -> bool:
+    """Whether the rate is to be chosen: the innermost base has one, it is not given, and its default is not 1 (the
+    mark of methods that find the rate themselves)."""
+
+    if ":" in spec["name"]:
+        import inspect
+
+        return "lr" not in spec and "lr" in inspect.signature(registry.resolve(spec["name"])).parameters
+    info = registry.info(spec["name"])
+    if info.family == "wrapper":
+        base = dict(info.base or {}) | _mapping(spec.get("base"))
+        return "name" in base and takes_rate(base)
+    return "lr" not in spec and ("lr" in info.required or info.defaults.get("lr", 1.0) != 1.0)
+
+
+def with_rate(spec: Mapping[str, Any], rate: float) -> dict[str, Any]:
+    """The specification with this rate, in the innermost base."""
+
+    if ":" not in spec["name"] and registry.info(spec["name"]).family == "wrapper":
+        base = _mapping(spec.get("base"))
+        return {**spec, "base": with_rate(base, rate) if "name" in base else {**base, "lr": rate}}
+    return {**spec, "lr": rate}
+
+
+def rate_of(spec: Mapping[str, Any]) -> float | None:
+    """The rate in a specification, or the default of what it names; None for methods without one."""
+
+    if "base" in spec:
+        return rate_of(_mapping(spec["base"])) if "name" in _mapping(spec["base"]) else spec["base"].get("lr")
+    if "lr" in spec or ":" in spec["name"]:
+        return spec.get("lr")
+    return registry.info(spec["name"]).defaults.get("lr")
+
+
+def _mapping(base: Any) -> dict[str, Any]:
+    return {"name": base} if isinstance(base, str) else dict(base or {})
