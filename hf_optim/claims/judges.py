@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
-from hf_optim.study.statistics.paired import ALPHA, Comparison, compare, summarise
+from hf_optim.study.statistics.comparisons import Comparison, compare
+from hf_optim.study.statistics.looks import detectable_effect
+from hf_optim.study.statistics.paired import ALPHA, summarise
 
 if TYPE_CHECKING:
     from hf_optim.study.plan.source import Source
@@ -139,8 +141,7 @@ def _decide(lines: Sequence[Line]) -> Outcome:
     better, worse = verdicts.count("better"), verdicts.count("worse")
     if not tested:
         return "not tested", "too few finished runs to compare anything", lines
-    needed = [line.comparison.seeds_needed for line in lines if line.comparison.seeds_needed]
-    power = _power_words(lines, needed)
+    power = _power_words(lines)
     count = f"{better} of {len(lines)} comparisons decided in favour, {worse} against"
     if better == len(lines):
         return "holds", f"{count}", lines
@@ -152,10 +153,10 @@ def _decide(lines: Sequence[Line]) -> Outcome:
     return ("partly" if better else "undecided"), f"{count}, the rest undecided{power}", lines
 
 
-def _power_words(lines: Sequence[Line], needed: Sequence[int]) -> str:
+def _power_words(lines: Sequence[Line]) -> str:
     seeds = max((line.comparison.pairs for line in lines), default=0)
-    more = f"; about {max(needed)} seeds would decide differences of the size seen" if needed else ""
-    return f" with {seeds} seeds{more}"
+    effect = detectable_effect((max(2, seeds),), len(lines))
+    return f" with {seeds} seeds, which find {effect:.1f} deviations of a difference with 80 %"
 
 
 def _insensitive(

@@ -11,8 +11,8 @@ from typing import Any
 
 from hf_optim.errors import UserError
 from hf_optim.study.folder import stages
-from hf_optim.study.folder.store import RecordStore, read_status
 from hf_optim.study.folder.standing import standing
+from hf_optim.study.folder.store import RecordStore, read_status
 from hf_optim.study.plan.plan import Plan, Run, flatten
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.folder.stages import validation_metric
+from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan, Run
 
 Key = tuple[str, str]  # task's label, optimizer's label
@@ -52,7 +52,8 @@ def _arm(
     store: RecordStore,
     before: dict[tuple[str, int], float],
 ) -> Arm:
-    arm, traces, samples = Arm(), [], 0
+    arm, samples = Arm(), 0
+    traces: list[tuple[Any, ...]] = []
     for unit, runs in units.items():
         records = [store.record(run.id) for run in runs]
         known = [record for record in records if record is not None]
@@ -61,7 +62,7 @@ def _arm(
             continue
         values, gains = [], []
         for run, record in zip(runs, known, strict=True):
-            value, gain = _outcome(task, run, record, lambda run=run: _untrained(task, run, store, before))  # type: ignore[misc]
+            value, gain = _outcome(task, record, _untrained(task, run, store, before))
             values.append(value)
             gains.append(gain)
             metrics = record.get("metrics") or {}
@@ -75,15 +76,13 @@ def _arm(
     return arm
 
 
-def _outcome(
-    task: Mapping[str, Any], run: Run, record: Mapping[str, Any], untrained: Callable[[], float]
-) -> tuple[float, float]:
+def _outcome(task: Mapping[str, Any], record: Mapping[str, Any], untrained: float) -> tuple[float, float]:
     """The metric, NaN if the run failed: an error, no number, or no better on validation than before training."""
     metrics = record.get("metrics") or {}
     value = number(metrics.get(task["primary"]["name"]))
     if record.get("status", "failed") != "ok" or math.isnan(value):
         return math.nan, math.nan
-    gain = number(metrics.get(validation_metric(task))) - untrained()
+    gain = number(metrics.get(validation_metric(task))) - untrained
     gain = gain if task["primary"]["greater_is_better"] else -gain
     return (math.nan if gain <= 0 else value), gain
 

@@ -1,8 +1,9 @@
 """The question of a study, written down before it is answered: questions.jsonl, a line for each time it changed.
 
-A line has the normalised question, its SHA-256, the time, and how many judged runs had a record then. Changes before any
-had are free. After that an added optimizer is a family of its own, and every other change is told in words and makes
-what it touches exploratory. What this cannot see: a folder that was deleted and begun anew, and a look at records.
+A line has the normalised question, its SHA-256, the time, and how many judged runs had a record then. Changes before
+any had are free. After that an added optimizer is a family of its own, and every other change is told in words and
+makes what it touches exploratory. What this cannot see: a folder that was deleted and begun anew, and a look at
+records.
 """
 
 from __future__ import annotations
@@ -123,7 +124,9 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     x, y = flatten(a), flatten(b)
-    return [f"{key}: {_short(x.get(key))} became {_short(y.get(key))}" for key in {**x, **y} if x.get(key) != y.get(key)]
+    return [
+        f"{key}: {_short(x.get(key))} became {_short(y.get(key))}" for key in {**x, **y} if x.get(key) != y.get(key)
+    ]
 
 
 def _short(value: Any) -> str:

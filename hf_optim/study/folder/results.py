@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.folder.standing import Standing, standing
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Plan, Run
 
 

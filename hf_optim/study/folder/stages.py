@@ -2,8 +2,8 @@
 
 Without tuning there is one stage. With it the trials come first; when each has its record, the best setting of every
 optimizer on every task, in every repetition, is chosen by the validation split alone, and the judged runs follow.
-Nothing about this is remembered: it is worked out from the records again and again, so that a study may be killed at any
-moment, and several launchers may work in one folder. How many units there are to be, `standing` says.
+Nothing about this is remembered: it is worked out from the records again and again, so that a study may be killed at
+any moment, and several launchers may work in one folder. How many units there are to be, `standing` says.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class BudgetRun:
 
 @dataclass(frozen=True)
 class State:
-    """A study up to so many units. `runs` are the judged ones; these, `grid`, `variations` and `budgets` are empty until
-    all trials are in (`settled`).
+    """A study up to so many units. `runs` are the judged ones; these, `grid`, `variations` and `budgets` are empty
+    until all trials are in (`settled`).
     """
 
     searches: tuple[Search, ...]
@@ -107,7 +107,7 @@ class State:
     @property
     def after_tuning(self) -> tuple[Run, ...]:
         """Everything but trials, each run once: the judged runs first."""
-        further = (*self.budgets, *self.grid, *self.variations)
+        further: tuple[BudgetRun | GridRun | Variation, ...] = (*self.budgets, *self.grid, *self.variations)
         every = [*self.runs, *(one.run for one in further)]
         return tuple({run.id: run for run in every}.values())
 

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from hf_optim.study.folder import questions
 from hf_optim.study.folder.judgement import Judgement, judge
 from hf_optim.study.folder.outcomes import Arm, Key, arms
-from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.folder.stages import State, state
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Plan, Run
 
 
 @dataclass(frozen=True)
 class Standing:
-    """`state` and `units` are of the look that is aimed at; `judgement` of the last complete one, None before the first.
-    `finished`: nothing is left to run.
+    """`state` and `units` are of the look that is aimed at; `judgement` of the last complete one, None before the
+    first. `finished`: nothing is left to run.
     """
 
     state: State

@@ -216,7 +216,15 @@ class Slot(threading.Thread):
             self.process.wait()
 
     def _serve(self, run: Run) -> None:
-        answer = self._ask({"folder": str(self.folder), "id": run.id, "spec": run.spec, "last": self.board.last_attempt(run), **self.how})
+        answer = self._ask(
+            {
+                "folder": str(self.folder),
+                "id": run.id,
+                "spec": run.spec,
+                "last": self.board.last_attempt(run),
+                **self.how,
+            }
+        )
         if self.board.stopped and answer is None:
             return
         if answer is None:

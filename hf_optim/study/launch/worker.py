@@ -29,7 +29,6 @@ from hf_optim.study.folder.disk import check_disk, check_space, unwritable
 from hf_optim.study.folder.locks import Lock
 from hf_optim.study.folder.store import read_record, read_status
 
-
 #: in the reason of a run that says nothing about its optimizer
 _MACHINE = ("MemoryError", "out of memory", "can't allocate memory", "CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
 

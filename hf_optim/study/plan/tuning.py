@@ -14,8 +14,8 @@
         sls: {}               # is not tuned
         adamw: {lr: [1e-4, 0.1, log], run: {schedule: {choices: [{name: cosine}, {name: cosine, warmup: 0.1}]}}}
 
-Under `run` the run itself is searched: schedule (with its warm-up), max_grad_norm (clipping) and batch_size, which keeps
-the number of samples; runs of different batch sizes share their initial weights alone.
+Under `run` the run itself is searched: schedule (with its warm-up), max_grad_norm (clipping) and batch_size, which
+keeps the number of samples; runs of different batch sizes share their initial weights alone.
 
 A hyper-parameter that the YAML gives a value is fixed and not searched. A wrapper's space is its own and its base's.
 The steps are those of the optimizer; what a line search evaluates in between is not counted.

@@ -3,7 +3,8 @@
     seeds: 10                   # units are seeds: 0 to 9, one look
     seeds: [5, 10, 20]          # at most 20 seeds, looked at after 5, 10 and 20: what is decided then ends the study
     seeds: {these: [1, 7, 42]}  # these seeds, one look
-    tuning: {trials: 8, repetitions: [5, 10], seeds: 2}   # units are repetitions of the tuning, each with 2 judged seeds
+    tuning: {trials: 8, repetitions: [5, 10], seeds: 2}   # units are repetitions of the tuning, each with 2 judged
+    seeds
 
 Unit r of a study with S seeds a unit has the judged seeds r S to r S + S - 1, and repetition r the tuning seed of
 `tuning: seed:` + r. No judged seed and no tuning seed belongs to two units: with a seed in common, the difference of
@@ -58,9 +59,13 @@ def read(source: Source, top: Mapping[str, Any], asked: int | None) -> Units:
 
 def _repetitions(source: Source, top: Mapping[str, Any], block: Mapping[str, Any], asked: int | None) -> Units:
     if asked is not None:
-        raise UserError("--seeds: this study's units are repetitions of its tuning: change tuning: repetitions: instead")
+        raise UserError(
+            "--seeds: this study's units are repetitions of its tuning: change tuning: repetitions: instead"
+        )
     if "seeds" in top:
-        raise source.error(("seeds",), "seeds: and tuning: repetitions: exclude each other; give tuning: seeds: instead")
+        raise source.error(
+            ("seeds",), "seeds: and tuning: repetitions: exclude each other; give tuning: seeds: instead"
+        )
     where: Where = ("tuning", "repetitions")
     value = block["repetitions"]
     source.check_type(where, value, (int, list), "a number of repetitions or a list of looks")

@@ -14,9 +14,9 @@ DECIDED = ("better", "worse", "equivalent")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One optimizer against the baseline, paired by unit. `difference` is optimizer minus baseline, in the metric's unit
-    (for a score: in units of the tasks, positive where the optimizer is better); its interval leaves zero exactly where
-    better or worse is said, and lies within the margin exactly where equivalent is. It holds singly.
+    """One optimizer against the baseline, paired by unit. `difference` is optimizer minus baseline, in the metric's
+    unit (for a score: in units of the tasks, positive where the optimizer is better); its interval leaves zero exactly
+    where better or worse is said, and lies within the margin exactly where equivalent is. It holds singly.
 
     `p` and `p_equivalent` (NaN where no margin was stated) are of the look that decided, else of the last; `adjusted`
     and `adjusted_equivalent` the same after looks and family. `better` is P(optimizer beats baseline) over the pairs
@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def fails_more(self) -> str:
-        """"more often", "less often", or empty where the failures cannot be told apart."""
+        """ "more often", "less often", or empty where the failures cannot be told apart."""
         if self.failure_test is None or not self.failure_test.sure or self.failures is None:
             return ""
         mine, other = self.failures
@@ -94,5 +94,3 @@ def compare(
         comparison(decision, d, (max(2, len(d)),), tests, m, up)
         for decision, d, m, up in zip(decide(claims, (1,)), advantages, stated, greater_is_better, strict=True)
     ]
-
-

@@ -1,8 +1,8 @@
 """Small-sample statistics of paired units: means, the tests of difference and equivalence, correction, power.
 
-A unit is what chance is drawn anew for: a repetition of the tuning, or a seed where nothing is repeated. Everything that
-a verdict rests on. Only `scipy.special` is needed, which loads in a fraction of the time of `scipy.stats`; the tests
-hold each function to its counterpart in scipy or statsmodels.
+A unit is what chance is drawn anew for: a repetition of the tuning, or a seed where nothing is repeated. Everything
+that a verdict rests on. Only `scipy.special` is needed, which loads in a fraction of the time of `scipy.stats`; the
+tests hold each function to its counterpart in scipy or statsmodels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ NAN = math.nan
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean, standard deviation (n - 1) and an interval of the mean, 95 % unless said; NaN where too few values exist."""
+    """Mean, standard deviation (n - 1) and an interval of the mean, 95 % unless said; NaN where too few values
+    exist.
+    """
 
     n: int
     mean: float
