@@ -8,7 +8,7 @@ from tuning_fakes import YAML, expand
 from hf_optim.errors import UserError
 
 BAD = {
-    "unknown key": (("trials: 6", "trials: 6\n  budget: 3"), 11, "unknown key 'budget'; valid keys: trials, steps"),
+    "unknown key": (("trials: 6", "trials: 6\n  budget: 3"), 11, "unknown key 'budget'; valid keys: trials, repetitions, seeds, steps"),
     "no trials": (("trials: 6", "seed: 6"), 9, "'trials' is missing"),
     "zero trials": (("trials: 6", "trials: 0"), 10, "trials must be at least 1"),
     "trials in words": (("trials: 6", "trials: many"), 10, "trials must be a whole number"),
@@ -78,7 +78,7 @@ BAD = {
         "only be varied in a study with a tuning",
     ),
     "a varied tuning seed is judged": (
-        ("seeds: 3", "seeds: [0, 1001]\nvariance: {seeds: 3}"),
+        ("seeds: 3", "seeds: {these: [0, 1001]}\nvariance: {seeds: 3}"),
         3,
         "the tuning seed 1001 would also be a judged seed",
     ),

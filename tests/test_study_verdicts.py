@@ -171,7 +171,7 @@ def test_the_factor_is_where_the_interpolated_baseline_is_as_good() -> None:
     curve = np.log2(budgets)
     noise = np.random.default_rng(0).normal(0, 0.02, 8)
     baseline = np.array([curve + e for e in noise])
-    other = [math.log2(1.4) + e + 0.01 * (-1) ** i for i, e in enumerate(noise)]
+    other = [math.log2(1.4) + e + 0.1 * (-1) ** i for i, e in enumerate(noise)]
     one = speedup.invert(baseline, other, budgets)
     assert one.value == pytest.approx(1.4, rel=0.01) and one.low < 1.4 < one.high
     for s_, inside in ((one.low * 1.02, True), (one.low * 0.98, False)):

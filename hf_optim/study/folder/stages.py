@@ -185,7 +185,7 @@ def planned(plan: Plan) -> tuple[int, int, int]:
 def planned_to(plan: Plan, units: int) -> tuple[int, int, int]:
     """The same for the first so many units."""
     specs = {(task["label"], label): spec for task, label, spec in plan.cells()}
-    lengths = {task["label"]: task["steps"] for task in plan.tasks}
+    lengths = {task["label"]: task.get("steps") for task in plan.tasks}
     trials = 0
     # Only how many runs there are counts here, so any setting will do for the chosen one.
     chosen: dict[Key, Mapping[str, Any]] = {(*key, plan.tuning_seed(0), 1.0): spec for key, spec in specs.items()}
