@@ -64,7 +64,9 @@ def test_an_interval_leaves_zero_exactly_when_the_verdict_is_given(seed: int, ma
     for one in looks.decide(claims, sizes):
         assert (one.verdict in ("better", "worse")) == (not one.low <= 0 <= one.high) or one.verdict == "equivalent"
         if not math.isnan(margin):
-            assert (one.verdict == "equivalent") == (-margin < one.low and one.high < margin) or one.verdict != "undecided"
+            assert (one.verdict == "equivalent") == (
+                -margin < one.low and one.high < margin
+            ) or one.verdict != "undecided"
             assert one.verdict != "equivalent" or (-margin < one.low and one.high < margin)
 
 
