@@ -186,7 +186,8 @@ def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Pla
         raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label; labels: {', '.join(labels)}")
     tasks = entries.tasks(source, top["tasks"], labels)
     cells = list(_checked_cells(source, tasks, optimizers))
-    runs = _runs(source, cells, seed_list)
+    # Under tuning two optimizers may differ in what is searched alone.
+    runs = _runs(source, cells, seed_list) if top.get("tuning") is None else ()
     blocks: dict[str, Any] = {}
     if top.get("tuning") is not None:
         blocks["tuning"] = tuning.read(source, top["tuning"], cells, chance)
@@ -209,9 +210,8 @@ def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Pla
         raise source.error(("family",), f"family must be {' or '.join(FAMILIES)}, got {family!r}")
     shown = tuple({k: v for k, v in t.items() if k != "where"} for t in tasks)
     known = tuple({k: v for k, v in o.items() if k != "where"} for o in optimizers)
-    judged = () if "tuning" in blocks else runs
     return Plan(
-        name, title, baseline, seed_list, shown, known, judged, origin, **blocks,
+        name, title, baseline, seed_list, shown, known, runs, origin, **blocks,
         looks=chance.looks, per_unit=chance.per_unit, family=family,
     )  # fmt: skip
 

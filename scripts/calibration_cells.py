@@ -1,0 +1,399 @@
+"""Simulated studies in which the truth is known, judged by the shipped path: YAML, plan, records, looks, verdicts.
+
+Only training is replaced: a run's record holds a number that is drawn here, or that a real run of the bank
+(`calibration_bank.py`) reached. Everything before and after is what a study does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from hf_optim.study.findings import speedups
+from hf_optim.study.folder import stages
+from hf_optim.study.folder.questions import Register
+from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.standing import Standing, standing
+from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.plan import plan as planning
+from hf_optim.study.plan.plan import Plan, Run, make_run
+from hf_optim.study.plan.source import parse
+from hf_optim.study.statistics.looks import detectable_effect
+
+Array = NDArray[np.float64]
+Outcome = Callable[[Run], float]  # the test metric of a run, NaN for one that failed
+Said = Callable[[Standing, Plan, RecordStore], bool]
+BANK = Path(__file__).with_name("calibration_bank.npz")
+#: how surely a table of rules that all keep their level stays within its bounds
+SURE = 0.999
+
+
+def bound(studies: int, cells: int, level: float = 0.05) -> int:
+    """How many false studies a rule of exactly this level stays below or at; corrected for the number of cells."""
+    return int(stats.binom.ppf(1 - (1 - SURE) / cells, studies, level))
+
+
+class Simulated(RecordStore):
+    """The records of runs that were never made: `outcome` says what each would have reached."""
+
+    def __init__(self, outcome: Outcome, samples: int = 0) -> None:
+        super().__init__(Path())
+        self.outcome, self.samples = outcome, samples
+        self.runs: dict[str, Run] = {}
+
+    def record(self, run_id: str) -> Mapping[str, Any] | None:
+        """A record as a worker leaves it, as far as verdicts read it."""
+        if run_id not in self._records:
+            value = self.outcome(self.runs[run_id])
+            metrics = {} if math.isnan(value) else {"test_accuracy": value, "validation_accuracy": self.validation(run_id)}
+            record = {"id": run_id, "status": "ok" if metrics else "failed", "metrics": metrics}
+            self._records[run_id] = {**record, "data": {"test_samples": self.samples}}
+        return self._records[run_id]
+
+    def validation(self, run_id: str) -> float:
+        """On validation every run is better than untrained here, unless it failed."""
+        return 1.0
+
+    def untrained(self, run_id: str, metric: str) -> float:
+        """Zero, so that the baseline gains 1 by training."""
+        return 0.0
+
+
+class Pieces:
+    """`make_run`, which remembers what it made: a run's number and content, so that its record can be drawn."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        self._made: dict[Any, Run] = {}
+
+    def make(self, task: Any, optimizer: str, spec: Any, seed: int, overrides: Any = None, pruning: Any = ()) -> Run:
+        """As the shipped one, once for each different call."""
+        key = task["label"], optimizer, repr(spec), seed, repr(overrides)
+        if key not in self._made:
+            self._made[key] = run = make_run(task, optimizer, spec, seed, overrides, pruning)
+            self.runs[run.id] = run
+        return self._made[key]
+
+
+def judged(plan: Plan, store: Simulated) -> Standing:
+    """The study from its first trial to its last look."""
+    pieces = Pieces()
+    pieces.runs.update({run.id: run for run in plan.runs})
+    store.runs, kept = pieces.runs, stages.make_run
+    stages.make_run = pieces.make
+    try:
+        return standing(plan, store, Register())
+    finally:
+        stages.make_run = kept
+
+
+# --- what is false, and what is found ---
+
+
+def words(stands: Standing) -> list[str]:
+    """The verdicts of the family."""
+    assert stands.judgement is not None
+    return [c.verdict for c in stands.judgement.verdicts]
+
+
+def told_apart(stands: Standing, plan: Plan, store: RecordStore) -> bool:
+    """Better or worse was said of something."""
+    return any(word in ("better", "worse") for word in words(stands))
+
+
+def called_equivalent(stands: Standing, plan: Plan, store: RecordStore) -> bool:
+    """Equivalent was said of something."""
+    return "equivalent" in words(stands)
+
+
+def better(stands: Standing, plan: Plan, store: RecordStore) -> bool:
+    """Everything was found to be better."""
+    return set(words(stands)) == {"better"}
+
+
+def not_tied(stands: Standing, plan: Plan, store: RecordStore) -> bool:
+    """Some optimizer was refused the first place."""
+    assert stands.judgement is not None
+    return any(first > 1 for one in stands.judgement.places.values() for first, _ in one.sets.values())
+
+
+def fails_more(stands: Standing, plan: Plan, store: RecordStore) -> bool:
+    """Some optimizer was said to fail more often, or less."""
+    assert stands.judgement is not None
+    return any(c.fails_more for c in stands.judgement.comparisons.values())
+
+
+def misses(factor: float) -> Said:
+    """The interval of the speed-up does not hold the true factor."""
+
+    def said(stands: Standing, plan: Plan, store: RecordStore) -> bool:
+        (row,) = speedups.speedups(Results(store, plan, {}, stands))
+        one = row.factor
+        low, high = (edge if math.isnan(end) else end for end, edge in ((one.low, one.least), (one.high, one.most)))
+        return one.empty or not low <= factor <= high
+
+    return said
+
+
+# --- the cells ---
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Studies of one kind: `text` is their YAML, `outcome` makes a study's outcomes from its random generator, `said`
+    tells what is counted. `promise` is "false" (at most 5 %) or "found" (at least 80 %), else it stands for contrast.
+    """
+
+    name: str
+    text: str
+    outcome: Callable[[np.random.Generator, Plan], tuple[Outcome, int]]
+    said: Said
+    promise: str = "false"
+    #: studies in proportion to the others: tuned ones take longer
+    share: float = 1.0
+    tuned: bool = False
+
+
+def yaml(units: str, optimizers: int = 2, tasks: int = 1, more: str = "") -> str:
+    """A study of so many optimizers, the first of which is the baseline."""
+    listed = "\n".join(f"  - {{name: adamw, lr: {0.001 * (i + 1):g}, label: O{i}}}" for i in range(optimizers))
+    sizes = "\n".join(
+        f"  - {{task: vision, model: mlp, size: smoke, label: T{t}, overrides: {{steps: {16 + t}}}}}"
+        for t in range(tasks)
+    )  # fmt: skip
+    return f"name: calibration\n{units}\ntasks:\n{sizes}\noptimizers:\n{listed}\n{more}"
+
+
+def drawn(
+    draw: Callable[[np.random.Generator, tuple[int, ...]], Array],
+    *,
+    shifts: Mapping[int, float] | None = None,
+    fail: Mapping[int, float] | None = None,
+    samples: int = 0,
+) -> Callable[[np.random.Generator, Plan], tuple[Outcome, int]]:
+    """Outcomes that are drawn independently, paired by nothing: `shifts` and shares of failed runs by optimizer."""
+
+    def outcome(rng: np.random.Generator, plan: Plan) -> tuple[Outcome, int]:
+        shape = len(plan.tasks), len(plan.optimizers), len(plan.seeds)
+        values = draw(rng, shape)
+        for i, shift in (shifts or {}).items():
+            values[:, i] += shift
+        for i, rate in (fail or {}).items():
+            values[:, i] = np.where(rng.random(values[:, i].shape) < rate, np.nan, values[:, i])
+        tasks = {task["label"]: t for t, task in enumerate(plan.tasks)}
+        labels = {o["label"]: i for i, o in enumerate(plan.optimizers)}
+        return (lambda run: float(values[tasks[run.task], labels[run.optimizer], run.seed])), samples
+
+    return outcome
+
+
+def gaussian(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Means of 0, deviations of 1."""
+    return rng.normal(size=shape)
+
+
+def lognormal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Skewed."""
+    return rng.lognormal(size=shape)
+
+
+def heavy(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """t with 3 degrees of freedom."""
+    return rng.standard_t(3, size=shape)
+
+
+def counted(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """95 % of 500 samples: a metric with a grain."""
+    return rng.binomial(500, 0.95, size=shape) / 500
+
+
+def collapsing(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """One run in ten loses nine deviations."""
+    return rng.normal(size=shape) - 9.0 * (rng.random(shape) < 0.1)
+
+
+def scaled(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Deviations of .1 to 1 on the tasks: the metrics of tasks have their own units."""
+    return rng.normal(size=shape) * np.logspace(-1, 0, shape[0])[:, None, None]
+
+
+def budgets(factor: float) -> Callable[[np.random.Generator, Plan], tuple[Outcome, int]]:
+    """A baseline that gains .02 with each doubling of its budget, and another as good as it at `factor` budgets."""
+
+    def outcome(rng: np.random.Generator, plan: Plan) -> tuple[Outcome, int]:
+        whole = plan.tasks[0]["steps"]
+        shared = rng.normal(0, 0.01, len(plan.seeds))
+        noise: dict[str, float] = {}
+
+        def value(run: Run) -> float:
+            budget = run.spec["overrides"]["steps"] / whole
+            gain = 0.02 * math.log2(factor if run.optimizer != plan.baseline else budget)
+            return gain + shared[run.seed] + noise.setdefault(run.id, rng.normal(0, 0.008))
+
+        return value, 0
+
+    return outcome
+
+
+# --- resampled from real runs ---
+
+
+class Bank:
+    """The real runs, as shares of correct answers; see `calibration_bank`."""
+
+    def __init__(self) -> None:
+        kept = np.load(BANK)
+        self.test = kept["counts"][..., 1] / kept["sizes"][1]
+        self.validation = kept["counts"][..., 0] / kept["sizes"][0]
+        self.samples = int(kept["sizes"][1])
+        self.rates = np.logspace(-4, 0, self.test.shape[1])
+        self.seeds = self.test.shape[2]
+
+    def repetitions(self, kinds: Sequence[int], trials: int = 8, judged: int = 2, draws: int = 40_000) -> Array:
+        """(draws, optimizers) test values of repetitions: the best of so many rates on the validation of a tuning seed,
+        judged on other seeds; the seeds are shared by the optimizers, the rates are each one's own.
+        """
+        rng = np.random.default_rng(len(kinds))
+        seeds = rng.random((draws, self.seeds)).argsort(1)[:, : 1 + judged]
+        found = []
+        for kind in kinds:
+            rates = rng.integers(0, len(self.rates), (draws, trials))
+            chosen = rates[np.arange(draws), self.validation[kind][rates, seeds[:, :1]].argmax(1)]
+            found.append(self.test[kind][chosen[:, None], seeds[:, 1:]].mean(1))
+        return np.stack(found, axis=1)
+
+
+class Resampled(Simulated):
+    """A study of the bank: a run is that of the nearest rate, and of a real seed that belongs to its seed alone."""
+
+    def __init__(self, bank: Bank, kinds: Mapping[str, int], shifts: Mapping[str, float], rng: np.random.Generator) -> None:
+        super().__init__(self._value, bank.samples if not any(shifts.values()) else 0)
+        self.bank, self.kinds, self.shifts = bank, kinds, shifts
+        self.order = rng.permutation(bank.seeds)
+        self.seeds: dict[int, int] = {}
+
+    def _place(self, run: Run) -> tuple[int, int, int]:
+        rate = float(run.spec["optimizer"]["lr"])
+        place = round((math.log10(rate) + 4) / 4 * (len(self.bank.rates) - 1))
+        # The next unused real seed: no two seeds of a study share one.
+        seed = self.seeds.setdefault(run.seed, int(self.order[len(self.seeds)]))
+        return self.kinds[run.optimizer], place, seed
+
+    def _value(self, run: Run) -> float:
+        return float(self.bank.test[self._place(run)]) + self.shifts.get(run.optimizer, 0.0)
+
+    def validation(self, run_id: str) -> float:
+        """Of the real run; the trials are chosen by it."""
+        return float(self.bank.validation[self._place(self.runs[run_id])])
+
+
+TUNED = """\
+name: calibration
+baseline: A
+{seeds}tasks:
+  - {{task: vision, model: mlp, size: smoke, label: T0, overrides: {{steps: 16}}}}
+optimizers:
+  - {{name: adamw, weight_decay: 0.0, label: A}}
+  - {{name: {other}, weight_decay: 0.0, label: B}}
+tuning:
+  trials: 8
+  seed: {seed}
+{repeated}  space: {{A: {{lr: [1e-4, 1, log]}}, B: {{lr: [1e-4, 1, log]{inert}}}}}
+"""
+REPEATED = "  repetitions: [5, 10]\n  seeds: 2\n"
+
+
+def tuned_text(study: int, other: str = "adamw", repeated: bool = True) -> str:
+    """The YAML of a tuned study; `study` decides its settings."""
+    inert = ", eps: [1e-10, 1e-6, log]" if other == "adamw" else ""
+    return TUNED.format(
+        seeds="" if repeated else "seeds: 10\n", other=other, seed=1000 + 10 * study, inert=inert,
+        repeated=REPEATED if repeated else "",
+    )  # fmt: skip
+
+
+# --- running them ---
+
+
+def cells() -> list[Cell]:
+    """Every cell of the table but those of the bank, which need it."""
+    few = "seeds: [5, 10]"
+    alike = "better or worse, where nothing differs"
+    found: list[Cell] = []
+    for name, draw, samples in (
+        ("Gaussian", gaussian, 0), ("lognormal", lognormal, 0), ("t with 3 degrees", heavy, 0),
+        ("one run in ten collapses, in all", collapsing, 0), ("95 % of 500 counted", counted, 500),
+    ):  # fmt: skip
+        found.append(Cell(f"{alike}: 4 comparisons, looks 5, 10, 20, {name}", yaml("seeds: [5, 10, 20]", 5),
+                          drawn(draw, samples=samples), told_apart))  # fmt: skip
+    found.append(Cell(f"{alike}: one comparison, 3 seeds, 95 % of 500 counted", yaml("seeds: 3"),
+                      drawn(counted, samples=500), told_apart))  # fmt: skip
+    found.append(Cell(f"{alike}: 19 comparisons, looks 5, 10, Gaussian", yaml(few, 20), drawn(gaussian), told_apart, share=0.25))
+    found.append(Cell("not the best, where nothing differs: 20 optimizers, looks 5, 10", yaml(few, 20), drawn(gaussian),
+                      not_tied, share=0.25))  # fmt: skip
+    found.append(Cell("equivalent, where the other is worse by the margin: looks 5, 10", yaml(few, 2, more="margin: 2.0\n"),
+                      drawn(gaussian, shifts={1: -2.0}), called_equivalent))  # fmt: skip
+    for rate in (0.05, 0.2):
+        found.append(Cell(f"better or worse where it trains: one arm fails in {rate:.0%}, looks 5, 10", yaml(few),
+                          drawn(gaussian, fail={1: rate}), told_apart))  # fmt: skip
+    found.append(Cell("better or worse where it trains: both arms fail in 20%, looks 5, 10", yaml(few),
+                      drawn(gaussian, fail={0: 0.2, 1: 0.2}), told_apart))  # fmt: skip
+    found.append(Cell("fails more often, where all fail in 20%: 4 comparisons, looks 5, 10", yaml(few, 5),
+                      drawn(gaussian, fail=dict.fromkeys(range(5), 0.2)), fails_more))  # fmt: skip
+    found.append(Cell("better or worse by score, where nothing differs: 3 optimizers, 5 tasks, looks 3, 6",
+                      yaml("seeds: [3, 6]", 3, 5), drawn(scaled), told_apart))  # fmt: skip
+    found.append(Cell("better or worse by score, where nothing differs: 2 optimizers, 3 tasks, 3 units",
+                      yaml("seeds: 3", 2, 3), drawn(scaled), told_apart))  # fmt: skip
+    found.append(Cell("a speed-up of 1.4 that its interval misses: 10 units", yaml("seeds: 10", 2,
+                      more="speedup: {budgets: [0.5, 1, 2, 4]}\n"), budgets(1.4), misses(1.4), share=0.5))  # fmt: skip
+    for units, looks in (("seeds: 10", (10,)), (few, (5, 10))):
+        effect = detectable_effect(looks, 1) * math.sqrt(2)  # of a difference of two independent runs
+        found.append(Cell(f"found: the effect that --dry-run promises, looks {', '.join(map(str, looks))}", yaml(units),
+                          drawn(gaussian, shifts={1: effect}), better, "found"))  # fmt: skip
+    found.append(Cell("found: four failures of five where the other has none, looks 5, 10 (contrast)", yaml(few),
+                      drawn(gaussian, fail={1: 0.8}), fails_more, "contrast"))  # fmt: skip
+    return found
+
+
+def bank_cells(bank: Bank) -> list[Cell]:
+    """Tuned studies, resampled from real runs."""
+    unlike, alike = bank.repetitions([0, 1]).mean(0), bank.repetitions([0, 0])
+    equal, a_unit = float(unlike[0] - unlike[1]), float((alike[:, 0] - alike[:, 1]).std())
+
+    def study(kinds: dict[str, int], shift: float) -> Callable[[np.random.Generator, Plan], Any]:
+        return lambda rng, plan: Resampled(bank, kinds, {"B": shift}, rng)
+
+    effect = detectable_effect((5, 10), 1) * a_unit
+    return [
+        Cell("tuned AdamW against tuned AdamW with an inert dimension: looks 5, 10 repetitions", "inert",
+             study({"A": 0, "B": 0}, 0.0), told_apart, tuned=True),
+        Cell("tuned AdamW against tuned SGDM, means made equal: looks 5, 10 repetitions", "unlike",
+             study({"A": 0, "B": 1}, equal), told_apart, tuned=True),
+        Cell("found: tuned AdamW made better by what --dry-run promises: looks 5, 10 repetitions", "inert",
+             study({"A": 0, "B": 0}, effect), better, "found", 0.5, True),
+        Cell("one tuning, 10 seeds, read as if it spoke of the optimizers: AdamW against itself (contrast)", "once",
+             study({"A": 0, "B": 0}, 0.0), told_apart, "contrast", 0.25, True),
+    ]  # fmt: skip
+
+
+def measure(cell: Cell, studies: int, seed: int = 0) -> dict[str, Any]:
+    """How many of so many studies said what the cell counts."""
+    count, hits = max(1, round(studies * cell.share)), 0
+    plan = None if cell.tuned else planning.expand(parse(cell.text, "calibration.yaml"))
+    for number in range(count):
+        rng = np.random.default_rng([seed, number])
+        if plan is None or cell.tuned:
+            text = tuned_text(number, "sgdm" if cell.text == "unlike" else "adamw", cell.text != "once")
+            plan = planning.expand(parse(text, "calibration.yaml"))
+            store: Simulated = cell.outcome(rng, plan)  # type: ignore[assignment]
+        else:
+            store = Simulated(*cell.outcome(rng, plan))
+        hits += cell.said(judged(plan, store), plan, store)
+    return {"cell": cell.name, "promise": cell.promise, "studies": count, "hits": hits}
