@@ -2,7 +2,7 @@
 
     python scripts/calibration_bank.py        # minutes of one core; writes scripts/calibration_bank.npz
 
-A run is a multilayer perceptron (784-64-10) on the 5,000 embedded digits, 60 steps of 64 samples. A seed decides the
+A run is a multilayer perceptron (784-32-10) on the 5,000 embedded digits, 40 steps of 64 samples. A seed decides the
 initial weights and the batches, the same for both optimizers and every rate, so that runs of one seed are paired. All
 seeds of a rate train side by side as slices of larger tensors: both rules work on each weight alone, so that each slice
 is the run that it would be on its own (tests/test_calibration.py compares one).
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 FILE = Path(__file__).with_suffix(".npz")
 
 RATES = np.logspace(-4, 0, 25)
-SEEDS, STEPS, BATCH, HIDDEN = 96, 60, 64, 64
+SEEDS, STEPS, BATCH, HIDDEN = 64, 40, 64, 32
 OPTIMIZERS = ("adamw", "sgdm")
 
 
