@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +33,7 @@ class Info:
 
     `cls` is its public path, `needs` what step() must be given, `state_bytes` the fp32 state of one parameter,
     `search_space` name -> ("log" | "linear", low, high) or ("choice", values); `options` are further keyword-only
-    arguments that choose a way of running; `of` is a preset's (module:class, fixed arguments).
+    arguments that choose a way of running. A preset has what it gives: `base` to a wrapper, `arguments` to a rule.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Info:
     search_space: MappingProxyType[str, tuple]
     doc: str = field(repr=False)
     base: MappingProxyType[str, Any] | None = None
+    arguments: MappingProxyType[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 # --- reading files -------------------------------------------------------------------------------------------------
@@ -95,23 +96,6 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
     top = _literals(tree.body)
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.bases]
     found: dict[str, Info] = {}
-    if path.stem == "torch_native":
-        for name, preset in top["PRESETS"].items():
-            cls = next(c for c in classes if c.name == preset["of"])
-            found[name] = Info(
-                name,
-                f"hf_optim.{cls.name}",
-                "torch",
-                preset["paper"],
-                frozenset(),
-                MappingProxyType(preset["defaults"]),
-                (),
-                tuple(top["EXECUTION_OPTIONS"]),
-                4 * preset["slots"],
-                MappingProxyType(preset["search_space"]),
-                f"{ast.get_docstring(cls)}" + (f" With {preset['fixed']}." if preset["fixed"] else ""),
-            )
-        return found
     made = [c for c in classes if _has_init(c)]
     if not made:
         return found
@@ -134,22 +118,27 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
         ast.get_docstring(cls) or "",
     )
     found[path.stem] = info
-    for name, base in top.get("PRESETS", {}).items():
-        found[name] = Info(
-            name,
-            info.cls,
-            family,
-            info.paper,
-            info.needs,
-            info.defaults,
-            info.required,
-            info.options,
-            info.state_bytes,
-            info.search_space,
-            f"{info.doc}\n\nThe base is {base['name']}.",
-            MappingProxyType(base),
-        )
+    for name, preset in top.get("PRESETS", {}).items():
+        found[name] = _preset(name, info, preset)
     return found
+
+
+def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
+    """A wrapper around a certain base, or a rule with other arguments, and so from another paper."""
+    if info.family == "wrapper":
+        return replace(
+            info, name=name, base=MappingProxyType(preset), doc=f"{info.doc}\n\nThe base is {preset['name']}."
+        )
+    changed = preset["arguments"]
+    return replace(
+        info,
+        name=name,
+        paper=preset["paper"],
+        defaults=MappingProxyType({**info.defaults, **changed}),
+        arguments=MappingProxyType(changed),
+        state_bytes=preset.get("state_bytes", info.state_bytes),
+        search_space=MappingProxyType(preset["search_space"]),
+    )
 
 
 @cache
@@ -171,8 +160,6 @@ def classes() -> dict[str, tuple[str, str]]:
         for kind in _BASES:
             if (_HERE / kind / f"{name}.py").exists():
                 found[short] = (f"hf_optim.{kind}.{name}", short)
-        if info.family == "torch":
-            found[short] = ("hf_optim.optimizers.torch_native", short)
     return found
 
 
@@ -228,6 +215,10 @@ def check(spec: Any) -> None:
             raise UserError(f"{name} wraps another optimizer: give base, e.g. base: {{name: sgd, lr: 0.1}}")
         check(base)
     validate.unknown(name, given, [*known.required, *known.defaults, *known.options])
+    for k, v in known.arguments.items():
+        if v is True and given.get(k, v) is not v:
+            rule = classes()[known.cls.rsplit(".", 1)[1]][0].rsplit(".", 1)[1]
+            raise UserError(f"{name} is {rule} with {k}={v}, got {k}={given[k]!r}: take {rule}")
     for r in known.required:
         if r not in given:
             raise UserError(f"{name} has no default for {r}: give it")
@@ -240,48 +231,53 @@ def _preset_base(name: str, base: Any) -> dict[str, Any]:
 
 
 def resolve(name: str) -> Any:
-    """The class behind a name (for a preset, the class it configures) or an import path."""
+    """The class behind a name (for a preset, the class it configures), or the class or factory of an import path."""
     if ":" in name:
-        cls = import_path(name)
-        import torch
+        found = import_path(name)
+        from hf_optim.core import foreign
 
-        if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
-            raise UserError(f"{name} is not a torch.optim.Optimizer class")
-        return cls
+        if not foreign.is_class(found) and (isinstance(found, type) or not callable(found)):
+            raise UserError(f"{name} is not a torch.optim.Optimizer class, nor a function that makes one")
+        return found
     short = info(name).cls.rsplit(".", 1)[1]
     module, attribute = classes()[short]
     return getattr(importlib.import_module(module), attribute)
 
 
-def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimizer:
-    """Make an optimizer by name.
+def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimizer:
+    """Make an optimizer by name, or from a class, a factory or an instance.
 
     Args:
-        name: a registered name (`list_optimizers()`), or `package.module:Class`, `file.py:Class`.
+        name: a registered name (`list_optimizers()`), or `package.module:Class`, `file.py:Class`,
+            `file.py:make_optimizer`; in Python also the class, the factory or the instance itself. A factory is called
+            with what its arguments ask for: `model`, `named_parameters`, `groups` or `params`.
         params_or_model: what torch's optimizers take, or an nn.Module, whose parameters are then split into decayed
-            and undecayed groups by module type (`hf_optim.core.groups.split`).
+            and undecayed groups by module type (`hf_optim.core.groups.split`). None for an instance.
         hyper: the rule's hyper-parameters and options (`info(name).defaults`). Wrappers take `base`: a name, a
             mapping with `name`, or an optimizer instance; then `params_or_model` is the base's (None for an instance).
 
     Raises:
         UserError: an unknown name or hyper-parameter, or a value out of range.
     """
+    import torch
     from torch import nn
 
+    if not isinstance(name, str):
+        from hf_optim.core import foreign
+
+        if not (isinstance(name, torch.optim.Optimizer) or callable(name)):
+            raise UserError(f"an optimizer is a name, a class, a factory or an instance, got {type(name).__name__}")
+        label = getattr(name, "__name__", type(name).__name__)
+        return foreign.make(name, label, params_or_model, hyper)
     spec = {"name": name, **hyper}
     base = hyper.get("base")
-    import torch
-
     if isinstance(base, torch.optim.Optimizer):
         return _wrap(name, base, {k: v for k, v in hyper.items() if k != "base"})
     check(spec)
     if ":" in name:
-        cls = resolve(name)
-        params = list(_foreign_params(params_or_model))
-        try:
-            return cls(params, **hyper)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{name}: {error}") from None
+        from hf_optim.core import foreign
+
+        return foreign.make(resolve(name), name, params_or_model, hyper)
     known = info(name)
     if known.family == "wrapper":
         made = dict(known.base or {})
@@ -295,28 +291,12 @@ def create(name: str, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
         transform = hyper.get("grad_transform")
         agr = "agr_scope" in known.defaults or (transform is not None and make(transform).weights_only)
-        params = split(params, decay, agr=agr)
-    if known.family == "torch":
-        from hf_optim.core.groups import as_groups
-        from hf_optim.optimizers import torch_native
-
-        try:
-            return torch_native.build(name, as_groups(params), hyper)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}") from None
-    optimizer = resolve(name)(params, **hyper)
+        params = split(params, decay, agr=agr, route=getattr(resolve(name), "route", None))
+    optimizer = resolve(name)(params, **{**known.arguments, **hyper})
     optimizer.given |= set(hyper) & set(known.defaults)  # a default that was written down is a choice too
     if isinstance(params_or_model, nn.Module) and hasattr(optimizer, "watch"):
         optimizer.watch(params_or_model)
     return optimizer
-
-
-def _foreign_params(params_or_model: Any) -> Any:
-    from torch import nn
-
-    if isinstance(params_or_model, nn.Module):
-        return [p for p in params_or_model.parameters() if p.requires_grad]
-    return params_or_model
 
 
 def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.optim.Optimizer:
@@ -328,14 +308,25 @@ def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.
 
 
 def check_values(spec: Any) -> None:
-    """Check a specification's values too, by making the optimizer on one small tensor. Imports torch.
+    """Check a specification's values too, by making the optimizer on one small layer; of a factory, which may want the
+    model, only that it takes the arguments. Imports torch.
 
     Raises:
         UserError: what `create` would raise in a run.
     """
     import torch
 
-    build(spec, [torch.nn.Parameter(torch.zeros(2, 2))])
+    from hf_optim.core import foreign
+
+    inner = as_spec(spec)
+    while isinstance(inner.get("base"), (str, dict)) and (isinstance(inner["base"], str) or "name" in inner["base"]):
+        inner = as_spec(inner["base"])
+    name = inner.pop("name")
+    if ":" in name and not foreign.is_class(resolve(name)):
+        check(spec)
+        foreign.check_arguments(resolve(name), name, inner)
+        return
+    build(spec, torch.nn.Linear(2, 2))
 
 
 def build(spec: Any, params_or_model: Any) -> torch.optim.Optimizer:

@@ -134,12 +134,11 @@ def bandwidth(n: int, repeats: int) -> float:
 def contestants(name: str, shapes: list[tuple[int, ...]], compiled: bool) -> dict[str, torch.optim.Optimizer]:
     """The rule in all its forms, by label, after torch's fused AdamW."""
     found: dict[str, torch.optim.Optimizer] = {"torch AdamW fused": torch.optim.AdamW(tensors(shapes), fused=True)}
-    if name == "adamw":  # torch's own; what is here under that name is the fused one
+    if name == "adamw":
         found["torch AdamW foreach"] = torch.optim.AdamW(tensors(shapes), foreach=True)
-    else:
-        found[name] = ours(name, shapes)
-        if compiled and "compile" in hf_optim.info(name).options:
-            found[f"{name} compiled"] = ours(name, shapes, compile=True)
+    found[name] = ours(name, shapes)
+    if compiled and "compile" in hf_optim.info(name).options:
+        found[f"{name} compiled"] = ours(name, shapes, compile=True)
     for package, cls, options in PEERS.get(name, []):
         try:
             peer = getattr(importlib.import_module(package), cls)(tensors(shapes), **options)
@@ -259,7 +258,7 @@ def compilations(names: list[str]) -> list[dict[str, Any]]:
     """`compilation` of each rule that compiles."""
     rows = []
     for name in names:
-        if name != "adamw" and "compile" in hf_optim.info(name).options:
+        if "compile" in hf_optim.info(name).options:
             with tempfile.TemporaryDirectory() as empty:
                 done = subprocess.run(
                     [sys.executable, __file__, "--compilation", name],

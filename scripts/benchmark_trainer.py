@@ -2,6 +2,7 @@
 
     python scripts/benchmark_trainer.py                          attached adamw against adamw_torch_fused
     python scripts/benchmark_trainer.py --optimizer smaran       what a loss-aware rule costs
+    python scripts/benchmark_trainer.py --losses                 how far the attached adamw's losses are from stock's
 
 Each round trains the same model on the same batches twice, in an order that alternates, and gives one ratio of
 median step times; the quartiles over rounds are printed. A ratio of 1.01 is one per cent slower.
@@ -23,8 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 SIZES = {"tiny": (64, 2, 2, 32), "small": (256, 4, 4, 64)}  # width, layers, heads, tokens
 
 
-def run(size: str, optimizer: str | None, steps: int, batch: int, folder: str) -> float:
-    """Median milliseconds of a step, the first fifth of them left out; None is Trainer's own fused AdamW."""
+def run(
+    given: argparse.Namespace, optimizer: str | None, steps: int, folder: str, stock: str = "adamw_torch_fused"
+) -> tuple[float, list[float]]:
+    """Median milliseconds of a step, the first fifth of them left out, and the losses, if those are asked for; None is
+    Trainer's own `stock`."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments, set_seed
     from transformers.trainer_callback import PrinterCallback
@@ -45,22 +49,33 @@ def run(size: str, optimizer: str | None, steps: int, batch: int, folder: str) -
                 torch.cuda.synchronize()
             self.ms.append(1000 * (time.perf_counter() - self.start))
 
-    width, layers, heads, tokens = SIZES[size]
+    (width, layers, heads, tokens), batch = SIZES[given.size], given.batch
     set_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=1000, n_positions=tokens, n_embd=width, n_layer=layers, n_head=heads))
     text = torch.randint(1000, (steps * batch, tokens), generator=torch.Generator().manual_seed(0))
     clock = Clock()
     arguments = TrainingArguments(
         folder, per_device_train_batch_size=batch, max_steps=steps, report_to=[], save_strategy="no", disable_tqdm=True,
-        logging_strategy="no", learning_rate=1e-4, weight_decay=0.01, optim="adamw_torch_fused",
-        lr_scheduler_type="constant",
+        logging_strategy="steps" if given.losses else "no", logging_steps=1, learning_rate=1e-4, weight_decay=0.01,
+        optim=stock, lr_scheduler_type="constant",
     )  # fmt: skip
     trainer = Trainer(model, arguments, train_dataset=[{"input_ids": t, "labels": t} for t in text], callbacks=[clock])
     if optimizer is not None:
         hf_optim.attach(trainer, optimizer, **({"lr": 1e-4} if optimizer.startswith("adam") else {}))
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return statistics.median(clock.ms[steps // 5 :])
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return statistics.median(clock.ms[steps // 5 :]), losses
+
+
+def compare_losses(given: argparse.Namespace) -> None:
+    """Print the largest relative difference of a step's loss from those of torch's two AdamWs."""
+    with tempfile.TemporaryDirectory() as folder:
+        _, found = run(given, given.optimizer, given.steps, folder)
+        for stock in ("adamw_torch", "adamw_torch_fused"):
+            _, wanted = run(given, None, given.steps, folder, stock)
+            gap = max(abs(a - b) / b for a, b in zip(found, wanted, strict=True))
+            print(f"{stock}: losses {wanted[0]:.4f} to {wanted[-1]:.4f}, attached {given.optimizer} within {gap:.2g}")
 
 
 def main() -> int:
@@ -70,6 +85,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9, help="pairs of runs (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=40, help="steps a run (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--losses", action="store_true", help="compare losses instead of times, over --steps steps")
     parser.add_argument("--json", type=Path, help="write all numbers there, too")
     given = parser.parse_args()
     if min(given.rounds, given.batch) < 1 or given.rounds < 3 or given.steps < 10:
@@ -78,11 +94,15 @@ def main() -> int:
 
     logging.getLogger("hf_optim").setLevel(logging.ERROR)
     pairs: list[tuple[float, float]] = []
+    if given.losses:
+        compare_losses(given)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
-        run(given.size, None, 10, given.batch, folder)  # warms caches up
+        run(given, None, 10, folder)  # warms caches up
         for i in range(given.rounds):
             order: list[str | None] = [None, given.optimizer]
-            took = {o: run(given.size, o, given.steps, given.batch, folder) for o in (order if i % 2 else order[::-1])}
+            turns = order if i % 2 else order[::-1]
+            took = {o: run(given, o, given.steps, folder)[0] for o in turns}
             pairs.append((took[None], took[given.optimizer]))
     low, middle, high = statistics.quantiles([b / a for a, b in pairs], n=4)
     stock, attached = (statistics.median(column) for column in zip(*pairs, strict=True))

@@ -24,21 +24,16 @@ FOLDER = ROOT / "docs" / "optimizers"
 FAMILIES = {
     "plain": "needs nothing but gradients",
     "transform": "changes the gradient first",
+    "matrix": "works on whole matrices",
     "loss-aware": "reads the loss of the batch",
     "line search": "evaluates the loss at trial points",
     "wrapper": "goes around another optimizer",
-    "torch": "PyTorch's own",
 }
 OPTIONS = {
     "compile": "run the update as one compiled graph (`torch.compile`)",
     "grad_transform": "a gradient transform by name or `{name: ..., ...}`",
     "state_dtype": "`fp32` or `bf16` (stochastically rounded) state; by default the parameters' own, at least fp32",
     "on_bad_loss": "`raise` or `skip` (counted) a loss that is not finite or that the theory does not allow",
-    "foreach": "see PyTorch",
-    "maximize": "see PyTorch",
-    "capturable": "see PyTorch",
-    "differentiable": "see PyTorch",
-    "fused": "see PyTorch; chosen where it can be",
 }
 
 
@@ -116,7 +111,7 @@ def needs(info: registry.Info) -> str:
 
 
 def example(info: registry.Info) -> str:
-    """Two lines that make it and step it."""
+    """A few lines that make it and step it."""
     given = {"lr": "0.1", "eta": "1e-3", "interval": "100"}
     hyper = "".join(f", {k}={given.get(k, '...')}" for k in info.required)
     if info.family == "wrapper":
@@ -125,7 +120,7 @@ def example(info: registry.Info) -> str:
         if "interval" in info.defaults:
             hyper += ", interval=100"
     made = f'opt = hf_optim.create("{info.name}", model{hyper})'
-    call = "opt.step(closure)" if "evaluate" in info.needs else "loss.backward(); opt.step(loss=loss)"
+    call = "opt.step(closure)" if "evaluate" in info.needs else "loss.backward()\nopt.step(loss=loss)"
     return f"```python\n{made}\n{call}\n```"
 
 
@@ -144,28 +139,23 @@ def page(name: str) -> str:
             "`base={'lr': 0.1}`, without a name.",
             "",
         ]
-    if info.family == "torch":
-        out += [
-            f"Exactly `{info.doc.split(' ')[0].rstrip('.')}` of PyTorch, which documents it"
-            + (f"; this preset fixes {info.doc.partition(' With ')[2].rstrip('.')}" if " With " in info.doc else "")
-            + ".",
-            "",
-        ]
-    else:
-        out += ["## Algorithm", "", doc["summary"], "", doc["body"], ""]
-        if doc["rest"] and info.base is None:
-            out += [doc["rest"], ""]
+    if info.arguments:
+        stem = registry.classes()[info.cls.rsplit(".", 1)[1]][0].rsplit(".", 1)[1]
+        changed = ", ".join(f"{k}={value(v)}" for k, v in info.arguments.items())
+        out += [f"A preset of [{stem}]({stem}.md): its rule with {changed}.", ""]
+    out += ["## Algorithm", "", doc["summary"], "", doc["body"], ""]
+    if doc["rest"] and info.base is None:
+        out += [doc["rest"], ""]
     out += ["## Hyper-parameters", "", "| name | default | where to search |", "|---|---|---|"]
     for k in info.required:
         out.append(f"| `{k}` | must be given | {search(info.search_space.get(k))} |")
     for k, v in info.defaults.items():
         out.append(f"| `{k}` | `{value(v)}` | {search(info.search_space.get(k))} |")
     out.append("")
-    if info.family != "torch":
-        for k, text in doc["args"].items():
-            special = text.removeprefix("see the documentation of the shell.").strip()  # the rest is said below
-            out += [f"- `{k}`: {special}"] if special else []
-        out.append("")
+    for k, text in doc["args"].items():
+        special = text.removeprefix("see the documentation of the shell.").strip()  # the rest is said below
+        out += [f"- `{k}`: {special}"] if special else []
+    out.append("")
     if doc["raises"]:
         out += ["Raises " + " ".join(f"`{k}`: {v}" for k, v in doc["raises"].items()), ""]
     if info.options:
@@ -180,7 +170,7 @@ def page(name: str) -> str:
             *[f"- `{k}`: {text}" for k, text in ours.items()],
             "",
         ]
-    if doc["source"] and info.family != "torch":
+    if doc["source"]:
         out += ["## Source, and how it was read", "", doc["source"], ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in "\n".join(out).splitlines())).strip() + "\n"
 

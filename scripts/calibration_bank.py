@@ -93,7 +93,10 @@ def main() -> int:
     for i, name in enumerate(OPTIMIZERS):
         for j, rate in enumerate(RATES):
             made[i, j] = train(name, float(rate), seeds, data)
-        print(f"{name}: {time.process_time() - begun:.0f} s, best mean test {made[i, :, :, 1].mean(-1).max():.1f}", flush=True)
+        print(
+            f"{name}: {time.process_time() - begun:.0f} s, best mean test {made[i, :, :, 1].mean(-1).max():.1f}",
+            flush=True,
+        )
     untrained = [torch.stack([start(seed, len(data["train"][0]))[0][i] for seed in seeds]) for i in range(4)]
     np.savez_compressed(
         FILE,

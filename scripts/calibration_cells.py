@@ -52,7 +52,9 @@ class Simulated(RecordStore):
         """A record as a worker leaves it, as far as verdicts read it."""
         if run_id not in self._records:
             value = self.outcome(self.runs[run_id])
-            metrics = {} if math.isnan(value) else {"test_accuracy": value, "validation_accuracy": self.validation(run_id)}
+            metrics = (
+                {} if math.isnan(value) else {"test_accuracy": value, "validation_accuracy": self.validation(run_id)}
+            )
             record = {"id": run_id, "status": "ok" if metrics else "failed", "metrics": metrics}
             self._records[run_id] = {**record, "data": {"test_samples": self.samples}}
         return self._records[run_id]
@@ -273,7 +275,9 @@ class Bank:
 class Resampled(Simulated):
     """A study of the bank: a run is that of the nearest rate, and of a real seed that belongs to its seed alone."""
 
-    def __init__(self, bank: Bank, kinds: Mapping[str, int], shifts: Mapping[str, float], rng: np.random.Generator) -> None:
+    def __init__(
+        self, bank: Bank, kinds: Mapping[str, int], shifts: Mapping[str, float], rng: np.random.Generator
+    ) -> None:
         super().__init__(self._value, bank.samples if not any(shifts.values()) else 0)
         self.bank, self.kinds, self.shifts = bank, kinds, shifts
         self.order = rng.permutation(bank.seeds)
@@ -335,7 +339,9 @@ def cells() -> list[Cell]:
                           drawn(draw, samples=samples), told_apart))  # fmt: skip
     found.append(Cell(f"{alike}: one comparison, 3 seeds, 95 % of 500 counted", yaml("seeds: 3"),
                       drawn(counted, samples=500), told_apart))  # fmt: skip
-    found.append(Cell(f"{alike}: 19 comparisons, looks 5, 10, Gaussian", yaml(few, 20), drawn(gaussian), told_apart, share=0.25))
+    found.append(
+        Cell(f"{alike}: 19 comparisons, looks 5, 10, Gaussian", yaml(few, 20), drawn(gaussian), told_apart, share=0.25)
+    )
     found.append(Cell("not the best, where nothing differs: 20 optimizers, looks 5, 10", yaml(few, 20), drawn(gaussian),
                       not_tied, share=0.25))  # fmt: skip
     found.append(Cell("equivalent, where the other is worse by the margin: looks 5, 10", yaml(few, 2, more="margin: 2.0\n"),

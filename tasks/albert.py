@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import Data, Preset, Primary, Size, Task, Value
+from hf_optim.experiment.task import Data, Metric, Preset, Primary, Size, Task, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -130,6 +130,13 @@ class Albert(Task):
     name = "albert"
     title = "Masked language model with sentence order"
     primary = Primary("test_sop_accuracy", greater_is_better=True)
+    metrics = (
+        Metric("sop_accuracy", True, "share"),
+        Metric("mlm_accuracy", True, "share"),
+        Metric("sop_loss", False, "nats"),
+        Metric("mlm_loss", False, "nats"),
+        Metric("perplexity", False),
+    )
     models = ("albert", "bert")
     sizes = SIZE_TABLE
     embedded = EMBEDDED

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import Data, Moment, Preset, Primary, Size, Task, Value
+from hf_optim.experiment.task import Data, Metric, Moment, Preset, Primary, Size, Task, Value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,6 +125,11 @@ class DDPM(Task):
     name = "ddpm"
     title = "Image generation by diffusion (DDPM)"
     primary = Primary("test_fid_small_cnn", greater_is_better=False)
+    metrics = tuple(
+        Metric(name + extractor, greater)
+        for extractor in ("", "_small_cnn")
+        for name, greater in (("fid", False), ("kid", False), ("is", True), ("is_std", False))
+    )
     models = ("unet",)
     sizes = SIZE_TABLE
     embedded = EMBEDDED

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import Data, Preset, Primary, Task
+from hf_optim.experiment.task import Data, Metric, Preset, Primary, Task
 from hf_optim.tasks.presets.lm import SIZE_TABLE
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ class CausalLM(Task):
     name = "lm"
     title = "Causal language models"
     primary = Primary("test_loss", greater_is_better=False)
+    metrics = (
+        Metric("perplexity", False),
+        Metric("accuracy", True, "share"),
+        Metric("bits_per_byte", False, "bits"),
+        Metric("unknown", False, "share"),
+    )
     models = ("gpt2", "llama", "lstm", "pretrained")
     sizes = SIZE_TABLE
     embedded = EMBEDDED

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import Data, Preset, Primary, Size, Task, Value
+from hf_optim.experiment.task import Data, Metric, Preset, Primary, Size, Task, Value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +68,7 @@ class Logistic(Task):
     name = "logistic"
     title = "Logistic regression (convex)"
     primary = Primary("test_loss", greater_is_better=False)
+    metrics = (Metric("accuracy", True, "share"), Metric("excess", False, "nats"))
     models = ("logistic", "softmax")
     sizes = SIZE_TABLE
     embedded = EMBEDDED

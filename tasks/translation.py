@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import Data, Moment, Preset, Primary, Size, Task, Value
+from hf_optim.experiment.task import Data, Metric, Moment, Preset, Primary, Size, Task, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,6 +129,12 @@ class Translator(Task):
     name = "translation"
     title = "Translation, German to English"
     primary = Primary("test_bleu", greater_is_better=True)
+    metrics = (
+        Metric("bleu", True, "points"),
+        Metric("chrf", True, "points"),
+        Metric("token_accuracy", True, "share"),
+        Metric("perplexity", False),
+    )
     models = ("transformer",)
     sizes = SIZE_TABLE
     embedded = EMBEDDED

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import Data, Preset, Primary, Task
+from hf_optim.experiment.task import Data, Metric, Preset, Primary, Task
 from hf_optim.tasks.presets.architectures import ARCHITECTURES
 from hf_optim.tasks.presets.vision import SIZES
 
@@ -65,6 +65,7 @@ class Vision(Task):
     name = "vision"
     title = "Image classification"
     primary = Primary("test_accuracy", greater_is_better=True)
+    metrics = (Metric("accuracy", True, "share"), Metric("top5", True, "share"), Metric("map", True, "share"))
     models = tuple(ARCHITECTURES)
     sizes = SIZES
     embedded = EMBEDDED

@@ -25,7 +25,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
 }
 NAMES = hf_optim.list_optimizers()
 FAMILY = {name: hf_optim.info(name).family for name in NAMES}
-OURS = [n for n in NAMES if FAMILY[n] not in ("torch", "wrapper")]
+OURS = [n for n in NAMES if FAMILY[n] != "wrapper"]
 LOSS_AWARE = [n for n in OURS if hf_optim.info(n).needs]
 PLAIN = [n for n in OURS if not hf_optim.info(n).needs]
 SHAPES = ((7, 5), (5,), (3, 4, 2), (1,))

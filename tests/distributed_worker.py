@@ -81,8 +81,8 @@ KINDS = (
     "lookahead pullback",
     "sgd",
 )
-#: cases with shards: of torch's own optimizers two, the others are as theirs
-SHARDED = tuple(case for case, (name, _) in CASES.items() if info(name).family != "torch" or case in KINDS)
+#: cases with shards: of the presets one, the others are as their rules
+SHARDED = tuple(case for case, (name, _) in CASES.items() if not info(name).arguments or case in KINDS)
 ACCELERATED = ("smaran", "sls", "tlr", "adamw_agr")
 #: cases that three processes go on with: every kind of state and every scope of a sum
 RESHARDED = (*KINDS, "lamb", "smaran tensor", "adamw_agr", "normalize")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -289,9 +290,12 @@ def test_a_trainer_that_builds_its_own_optimizer_is_found_out(tmp_path):
 class _Backend:
     """An accelerator as far as `refuse` looks at one."""
 
-    def __init__(self, kind, version=1, scaler=None):
+    def __init__(self, kind, version=1, scaler=None, deepspeed=None):
         self.distributed_type, self.scaler = kind, scaler
-        self.state = type("State", (), {"fsdp_plugin": type("Plugin", (), {"fsdp_version": version})()})()
+        plugins = {"fsdp_plugin": SimpleNamespace(fsdp_version=version)}
+        if deepspeed is not None:
+            plugins["deepspeed_plugin"] = SimpleNamespace(deepspeed_config=deepspeed)
+        self.state = SimpleNamespace(**plugins)
 
 
 @pytest.mark.parametrize(
@@ -314,3 +318,29 @@ def test_backends_that_hand_out_pieces(kind, version, name, refused):
     else:
         with pytest.raises(hf_optim.UserError, match=refused):
             backends.refuse(_Backend(kind, version), optimizer, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "refused"),
+    [
+        ("adamw", {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, True),
+        ("torch.optim:SGD", {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}, True),
+        ("torch.optim:AdamW", {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, False),
+        ("adamw", {"zero_optimization": {"offload_optimizer": {"device": "none"}}}, False),
+        ("adamw", {"zero_optimization": {"stage": 2}}, False),
+        (
+            "adamw",
+            {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}, "zero_force_ds_cpu_optimizer": False},
+            False,
+        ),
+    ],
+)
+def test_deepspeed_puts_no_other_optimizer_in_ours_place(name, config, refused):
+    """accelerate's `map_pytorch_optim_to_deepspeed` knows torch's Adam, AdamW and Adagrad; the rest becomes Adam."""
+    optimizer = hf_optim.create(name, torch.nn.Linear(2, 2), lr=0.1)
+    if not refused:
+        backends.refuse(_Backend("DEEPSPEED", deepspeed=config), optimizer, name)
+        return
+    with pytest.raises(hf_optim.UserError, match="DeepSpeedCPUAdam in its place") as error:
+        backends.refuse(_Backend("DEEPSPEED", deepspeed=config), optimizer, name)
+    assert "\n" not in str(error.value)

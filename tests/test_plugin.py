@@ -26,54 +26,54 @@ def block(heading: str, language: str) -> str:
     return found[1]
 
 
-SIGNUM = block("Add an optimizer", "python")
+HEAVY_BALL = block("Add an optimizer", "python")
 
 
-def signum_by_hand(x: list[float], steps: int, lr: float, decay: float) -> list[float]:
+def by_hand(x: list[float], steps: int, lr: float, decay: float) -> list[float]:
     m = [0.0] * len(x)
     for _ in range(steps):
         for i, value in enumerate(x):
             m[i] = 0.9 * m[i] + 0.1 * 2 * value
-            x[i] = value * (1 - lr * decay) - lr * (m[i] > 0) + lr * (m[i] < 0)
+            x[i] = value * (1 - lr * decay) - lr * m[i]
     return x
 
 
 def test_the_example_is_about_thirty_lines_of_code():
-    code = re.sub(r'""".*?"""', "", SIGNUM, flags=re.DOTALL)
+    code = re.sub(r'""".*?"""', "", HEAVY_BALL, flags=re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 30
 
 
 def test_a_file_anywhere_is_an_optimizer(tmp_path):
-    file = tmp_path / "signum.py"
-    file.write_text(SIGNUM)
+    file = tmp_path / "heavy_ball.py"
+    file.write_text(HEAVY_BALL)
     x = torch.tensor([1.0, -2.0, 0.05], dtype=torch.float64, requires_grad=True)
-    opt = hf_optim.create(f"{file}:Signum", [x], lr=0.01, weight_decay=0.1)
+    opt = hf_optim.create(f"{file}:HeavyBall", [x], lr=0.01, weight_decay=0.1)
     for _ in range(20):
         opt.zero_grad()
         (x**2).sum().backward()
         opt.step()
-    assert x.tolist() == pytest.approx(signum_by_hand([1.0, -2.0, 0.05], 20, 0.01, 0.1), abs=1e-12)
+    assert x.tolist() == pytest.approx(by_hand([1.0, -2.0, 0.05], 20, 0.01, 0.1), abs=1e-12)
     assert opt.effective_lr() == [0.01]
-    wrapped = hf_optim.create("lookahead", [x], base={"name": f"{file}:Signum", "lr": 0.01}, k=2)
-    assert type(wrapped.base).__name__ == "Signum"
-    registry.check({"name": "tlr", "base": {"name": f"{file}:Signum"}, "interval": 3})
+    wrapped = hf_optim.create("lookahead", [x], base={"name": f"{file}:HeavyBall", "lr": 0.01}, k=2)
+    assert type(wrapped.base).__name__ == "HeavyBall"
+    registry.check({"name": "tlr", "base": {"name": f"{file}:HeavyBall"}, "interval": 3})
 
 
 USE = """
 import hf_optim, torch
-assert "signum" in hf_optim.list_optimizers("sign*")
-info = hf_optim.info("signum")
-assert (info.cls, info.family, info.state_bytes) == ("hf_optim.Signum", "plain", 4)
-assert dict(info.defaults) == {"lr": 1e-4, "beta": 0.9, "weight_decay": 0.0} and "Algorithm 2" in info.doc
+assert "heavy_ball" in hf_optim.list_optimizers("heavy*")
+info = hf_optim.info("heavy_ball")
+assert (info.cls, info.family, info.state_bytes) == ("hf_optim.HeavyBall", "plain", 4)
+assert dict(info.defaults) == {"lr": 0.1, "beta": 0.9, "weight_decay": 0.0} and "Equation 9" in info.doc
 x = torch.tensor([4.0, -9.0], requires_grad=True)
-opt = hf_optim.create("signum", [x], lr=0.5, grad_transform="sign_root")
-assert type(opt) is hf_optim.Signum and opt.rule == "signum"
+opt = hf_optim.create("heavy_ball", [x], lr=0.5, grad_transform="sign_root")
+assert type(opt) is hf_optim.HeavyBall and opt.rule == "heavy_ball"
 x.grad = torch.tensor([1.0, -4.0])
 opt.step()
-assert x.tolist() == [3.5, -8.5]
+assert torch.allclose(x, torch.tensor([3.95, -8.9]))
 assert torch.allclose(opt.state[x]["m"], torch.tensor([0.1, -0.2]))
 try:
-    hf_optim.create("signum", [x], betas=0.3)
+    hf_optim.create("heavy_ball", [x], betas=0.3)
 except hf_optim.UserError as error:
     assert "did you mean beta" in str(error)
 else:
@@ -84,27 +84,27 @@ print(hf_optim.__file__)
 
 def test_a_file_in_the_folder_is_found_by_name(tmp_path):
     shutil.copytree(ROOT / "hf_optim", tmp_path / "hf_optim", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "hf_optim" / "optimizers" / "signum.py").write_text(SIGNUM)
+    (tmp_path / "hf_optim" / "optimizers" / "heavy_ball.py").write_text(HEAVY_BALL)
     (tmp_path / "hf_optim" / "transforms" / "sign_root.py").write_text(block("Add a gradient transform", "python"))
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{USE}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().startswith(str(tmp_path))
     listed = subprocess.run(
-        [sys.executable, "-m", "hf_optim.commands.main", "list", "sign*"],
+        [sys.executable, "-m", "hf_optim.commands.main", "list", "heavy*"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path), "PATH": ""},
     )
-    assert "signum" in listed.stdout and "signSGD" in listed.stdout, listed.stderr
+    assert "heavy_ball" in listed.stdout and "Speeding up" in listed.stdout, listed.stderr
 
 
 def test_the_example_study_is_one(tmp_path):
     from hf_optim.study.plan import plan, source
 
     file = tmp_path / "signum.yaml"
-    file.write_text(block("Add a study", "yaml").replace("name: signum, lr", "name: lion, lr"))
+    file.write_text(block("Add a study", "yaml"))
     made = plan.expand(source.read(file))
     assert len(made.runs) == 10 and made.baseline == "adamw"
 

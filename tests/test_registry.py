@@ -24,12 +24,7 @@ def test_what_the_files_say_is_what_the_classes_are(name):
     assert getattr(hf_optim, info.cls.rsplit(".", 1)[1]) is cls
     assert issubclass(cls, torch.optim.Optimizer)
     signature = inspect.signature(cls).parameters
-    if info.family == "torch":
-        fixed = __import__("hf_optim.optimizers.torch_native", fromlist=["PRESETS"]).PRESETS[name]["fixed"]
-        for key, value in info.defaults.items():
-            assert value == fixed.get(key, signature[key].default)
-        return
-    assert info.defaults == {k: p.default for k, p in signature.items() if k in info.defaults}
+    assert info.defaults == {k: p.default for k, p in signature.items() if k in info.defaults} | info.arguments
     known = {*info.defaults, *info.options, *info.required, "params", "base"}
     assert set(signature) <= known
     if info.family != "wrapper":
@@ -73,7 +68,7 @@ def test_nested_specifications():
         {"name": "tlr", "base": {"name": "sgd", "momentum": 0.9, "lr": 0.1}, "gamma": 0.33, "interval": 3},
         Problem().params,
     )
-    assert isinstance(opt, hf_optim.TLR) and isinstance(opt.base, torch.optim.SGD)
+    assert isinstance(opt, hf_optim.TLR) and isinstance(opt.base, hf_optim.SGD)
     assert opt.param_groups[0]["momentum"] == 0.9
 
 
@@ -106,10 +101,23 @@ def test_a_wrapper_takes_an_instance():
         hf_optim.create("smaran", None, base=base)
 
 
-def test_torchs_own_run_fused():
-    opt = hf_optim.create("adamw", Problem().params)
-    assert isinstance(opt, torch.optim.AdamW) and opt.execution == "fused"
-    assert hf_optim.create("adamw", Problem().params, foreach=True).execution == "foreach"
+def test_torchs_class_by_path_is_torchs_own_and_unfused_unless_asked():
+    opt = hf_optim.create("torch.optim:AdamW", Problem().params)
+    assert type(opt) is torch.optim.AdamW and not opt.param_groups[0]["fused"]
+    assert hf_optim.create("torch.optim:AdamW", Problem().params, fused=True).param_groups[0]["fused"]
+    with pytest.raises(UserError, match="adamw has no hyper-parameter 'fused'"):
+        hf_optim.create("adamw", Problem().params, fused=True)
+
+
+def test_a_preset_is_its_rule_with_other_arguments():
+    opt = hf_optim.create("sgdm", Problem().params)
+    assert type(opt) is hf_optim.SGD and opt.param_groups[0]["momentum"] == 0.9
+    assert hf_optim.create("sgdm", Problem().params, momentum=0.5).param_groups[0]["momentum"] == 0.5
+    assert [hf_optim.info(n).state_bytes for n in ("sgd", "sgdm", "adam", "amsgrad")] == [0, 4, 8, 12]
+    with pytest.raises(UserError, match="amsgrad is adam with amsgrad=True, got amsgrad=False: take adam"):
+        hf_optim.create("amsgrad", Problem().params, amsgrad=False)
+    with pytest.raises(UserError, match="nesterov wants a momentum and no dampening"):
+        hf_optim.create("nesterov", Problem().params, momentum=0.0)
 
 
 @pytest.mark.parametrize("params, message", [([], "empty"), (torch.zeros(3), "one tensor")])

@@ -310,7 +310,7 @@ def test_the_yaml_states_margin_and_targets() -> None:
         with pytest.raises(UserError, match=why):
             stated.margins(source, bad, tasks)
     for worse, why in (
-        ({"A": {"metric": "score", "value": 1}}, "cannot be told from the name 'score'"),
+        ({"A": {"metric": "score", "value": 1}}, "declares no metric 'score'"),
         ({"A": {"metric": "score", "value": 1, "better": "up"}}, "better: higher or lower"),
         ({"A": {"metric": "score"}}, "key 'value' is missing"),
         ({"C": {}}, "no task has the label"),

@@ -104,3 +104,16 @@ def test_schedules_at_their_corners() -> None:
     warm = [at({"name": "linear", "warmup": 0.1}, step) for step in range(11)]
     assert warm[0] > 0 and warm == sorted(warm) and warm[10] == 1
     assert math.isclose(warm[4], 5 / 11)
+
+
+@pytest.mark.parametrize("name", task.names())
+def test_tasks_declare_which_way_is_better(name) -> None:
+    one = task.load(name)
+    stems = [metric.name for metric in (*one.metrics, *task.EVERY_RUN)]
+    assert len(stems) == len(set(stems))
+    for metric in one.metrics:
+        if metric.name == one.primary.stem:
+            assert metric.greater_is_better is one.primary.greater_is_better
+    primary = one.metric(one.primary.name)
+    assert primary is not None and primary.greater_is_better is one.primary.greater_is_better
+    assert one.metric("validation_loss").greater_is_better is False and one.metric("test_nothing") is None

@@ -21,6 +21,8 @@ class Holder(Protocol):
     choices: ClassVar[dict[str, tuple[Any, ...]]]
     structural: ClassVar[tuple[str, ...]]
     slots: ClassVar[dict[str, float | str]]
+    optional_slots: ClassVar[dict[str, tuple[str, Any]]]
+    scalar_slots: ClassVar[dict[str, float]]
     _names: tuple[str, ...]
 
     @property
@@ -47,6 +49,13 @@ def check(opt: Holder, state_dict: dict[str, Any]) -> None:
                     f"{opt.rule}: the checkpoint has {name} = {saved.get(name)!r}, this optimizer "
                     f"{mine[name]!r}; they must agree"
                 )
+        slots = [set(opt._slots({**mine, **own})) for own in ({}, saved)]
+        for name in sorted(slots[0] ^ slots[1]):
+            switch = opt.optional_slots[name][0]
+            raise BadCheckpoint(
+                f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only "
+                f"one of them keeps {name}; they must agree"
+            )
         changed = [
             k
             for k in opt._names
@@ -89,5 +98,5 @@ def copy_states(opt: Holder, state_dict: dict[str, Any]) -> None:
     for p, saved_state in _pairs(opt, state_dict):
         for name, value in saved_state.items():
             if isinstance(value, torch.Tensor):
-                device = value.device if name == "step" else p.device
-                opt.state[p][name] = value.detach().to(device, copy=True)
+                scalar = name == "step" or name in opt.scalar_slots
+                opt.state[p][name] = value.detach().to(value.device if scalar else p.device, copy=True)

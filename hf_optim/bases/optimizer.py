@@ -7,6 +7,7 @@ what a rule writes.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -54,8 +55,9 @@ class Optimizer(torch.optim.Optimizer, Rule):
     _together = True
 
     def __init__(self, params: Any, arguments: dict[str, Any]) -> None:
-        others = ("self", "params", "__class__", *validate.SHELL_OPTIONS)
-        hyper = {k: v for k, v in arguments.items() if k not in others}
+        # Of a constructor's locals, its arguments: another local would become a hyper-parameter.
+        mine = inspect.signature(arguments.get("__class__", type(self)).__init__).parameters
+        hyper = {k: arguments[k] for k in mine if k not in ("self", "params", *validate.SHELL_OPTIONS)}
         self.needs = frozenset(type(self).needs)
         self.compile = bool(arguments.get("compile", False))
         self.on_bad_loss = arguments.get("on_bad_loss", "raise")
@@ -68,7 +70,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if self.fixed_lr:
             hyper["lr"] = 1.0
         defaults = validate.defaults(type(self))
-        validate.values(self.rule, hyper, defaults, self.choices, self.bounds)
+        whole = validate.whole_numbers(type(self))
+        validate.values(self.rule, hyper, defaults, self.choices, self.bounds, whole)
         #: hyper-parameters that somebody chose, here or in a group
         self.given = {k for k, v in hyper.items() if v != defaults[k]}
         self.transform = self._make_transform(arguments.get("grad_transform"), hyper)
@@ -79,6 +82,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self._tables: dict[tuple[int, bool], dict[Any, torch.Tensor]] = {}
         self._captured: capture.Captured | None = None
         self._names = tuple(hyper)  # torch adds keys of its own to self.defaults
+        #: the slots of each group at the last step
+        self._wanted: list[list[str]] = []
         self._shared = SimpleNamespace()
         self._generator: torch.Generator | None = None
         super().__init__(as_groups(params), hyper)
@@ -125,7 +130,8 @@ class Optimizer(torch.optim.Optimizer, Rule):
         group["made_by"] = self.rule
         self.given |= {k for k in self._names if k in group}
         given = {k: group.get(k, self.defaults[k]) for k in self._names}
-        validate.values(self.rule, given, validate.defaults(type(self)), self.choices, self.bounds)
+        defaults, whole = validate.defaults(type(self)), validate.whole_numbers(type(self))
+        validate.values(self.rule, given, defaults, self.choices, self.bounds, whole)
         super().add_param_group(group)
         for p in self.param_groups[-1]["params"]:
             if not p.is_floating_point():
@@ -232,8 +238,16 @@ class Optimizer(torch.optim.Optimizer, Rule):
             if f is None:
                 return loss
         self._advance(parts, f, evaluate)
-        units.count(parts)
+        self._count(parts)
         return loss
+
+    def _count(self, parts: Sequence[Unit]) -> None:
+        """Count the step, and keep what `scalars` made of each parameter's own numbers."""
+        units.count(parts)
+        for name in self.scalar_slots:
+            for unit in parts:
+                torch._foreach_zero_(kept := [self.state[p][name] for p in unit.params])
+                torch._foreach_add_(kept, getattr(unit.c, name))
 
     def before_replay(self) -> None:
         """Count a step and hand its numbers to the CUDA graph that captured `step()`; see `hf_optim.engine.capture`."""
@@ -279,11 +293,13 @@ class Optimizer(torch.optim.Optimizer, Rule):
 
     def _fill(self, parts: Sequence[Unit], numbers: Callable[[SimpleNamespace, int], dict[str, Any]]) -> None:
         """Add numbers(h, t) to every unit's `c`, which a group's units with the same step count share."""
-        made: dict[tuple[int, int], Scalars] = {}
+        made: dict[tuple[Any, ...], Scalars] = {}
         for unit in parts:
-            key = (id(unit.group), unit.t)
+            own = {name: float(self.state[unit.params[0]][name]) for name in self.scalar_slots}
+            key = (id(unit.group), unit.t, *own.values())
             if key not in made:
-                made[key] = Scalars(**{**vars(unit.c), **numbers(self._hyper(unit.group), unit.t)})
+                h = SimpleNamespace(**vars(self._hyper(unit.group)), **own)
+                made[key] = Scalars(**{**vars(unit.c), **numbers(h, unit.t)})
                 made[key].tables = self._tables.setdefault((len(made), unit.c is NOTHING), {})
             unit.c = made[key]
 
@@ -305,6 +321,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         """What this step runs over."""
         if self.transform is not None and not self._transform_found:
             self._find_transformed()
+        self._add_slots()
         covers = self.transform.covers if self.transform is not None else lambda p: False
         parts = self._units.now(self.param_groups, self.state, self._cell, covers if self._together else None)
         if not parts:
@@ -358,6 +375,14 @@ class Optimizer(torch.optim.Optimizer, Rule):
         return cell
 
     def _view(self, p: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> Cell:
+        for k in self._slots(group):
+            if state[k].shape != p.shape:
+                raise UserError(
+                    f"{self.rule}: the shape of a parameter was {tuple(state[k].shape)} and is now {tuple(p.shape)}, "
+                    "so that its state does not fit: make a new optimizer, or delete optimizer.state[p]"
+                )
+            if state[k].stride() != p.stride():  # kept, or saved, of the parameter in another layout
+                state[k] = torch.empty_like(p, dtype=state[k].dtype, requires_grad=False).copy_(state[k])
         kept = {k: state[k] for k in (*self._slots(group), "step")}
         if self.state_dtype is p.dtype is torch.bfloat16:
             kept["compensation"] = state.setdefault("compensation", torch.zeros_like(p))
@@ -375,7 +400,11 @@ class Optimizer(torch.optim.Optimizer, Rule):
         return torch.promote_types(p.dtype, torch.float32)
 
     def _slots(self, group: dict[str, Any]) -> list[str]:
-        absent = {k for k, (name, value) in self.optional_slots.items() if group[name] != value}
+        absent = {
+            k
+            for k, (name, value) in self.optional_slots.items()
+            if (bool(group[name]) if value is True else group[name]) != value
+        }
         return [k for k in self.slots if k not in absent]
 
     def _first_value(self, name: str, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
@@ -385,10 +414,25 @@ class Optimizer(torch.optim.Optimizer, Rule):
             return p.detach().to(dtype, copy=True)
         return torch.full_like(p, float(group[value] if isinstance(value, str) else value), dtype=dtype)
 
+    def _add_slots(self) -> None:
+        """Make the slots that a hyper-parameter asks for since it has changed: a momentum that was 0."""
+        wanted = [self._slots(group) for group in self.param_groups] if self.optional_slots else []
+        if wanted == self._wanted:
+            return
+        self._wanted = wanted
+        for group, names in zip(self.param_groups, wanted, strict=True):
+            for p in group["params"]:
+                state = self.state.get(p, {})
+                for name in (k for k in names if state and k not in state):
+                    state[name] = self._first_value(name, p, group)
+                    state["step"] = state["step"].clone()  # whoever holds views of this state sees that it is another
+
     def _make_state(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         slots = self._slots(group)
         # torch's full distributed state dicts find the device by a tensor with a dimension: one must have it
         state["step"] = torch.zeros(() if slots else (1,), dtype=torch.float32)
+        for name, value in self.scalar_slots.items():
+            state[name] = torch.tensor(value, dtype=torch.float32)
         for name in slots:
             state[name] = self._first_value(name, p, group)
 
@@ -426,6 +470,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         checkpoint.check(self, state_dict)
         super().load_state_dict(state_dict)
         checkpoint.copy_states(self, state_dict)
+        self._wanted = []
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -95,6 +95,16 @@ class Wrapper(torch.optim.Optimizer):
         if hasattr(self.base, "feed"):
             self.base.feed(loss, evaluate)
 
+    def train(self) -> None:
+        """Tell a base that training goes on, if it tells training and evaluation apart."""
+        if hasattr(self.base, "train"):
+            self.base.train()
+
+    def eval(self) -> None:
+        """Tell a base that what the parameters hold is evaluated or saved, if it tells the two apart."""
+        if hasattr(self.base, "eval"):
+            self.base.eval()
+
     def set_steps_per_epoch(self, n: int) -> None:
         """Tell a base that counts epochs."""
         if hasattr(self.base, "set_steps_per_epoch"):

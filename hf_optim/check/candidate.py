@@ -75,7 +75,7 @@ class Candidate:
         reference: a specification of an optimizer that must compute the same, or None.
 
     Attributes:
-        family: what it declares ("plain", "loss-aware", "wrapper", "torch", ...); None for undeclared foreign classes.
+        family: what it declares ("plain", "loss-aware", "wrapper", ...); None for undeclared foreign classes.
         needs: what step() must be given.
         state_bytes: declared fp32 bytes of state a parameter, or None.
         kind: the tensors it takes: "mixed", "matrices" or "sparse" (gradients).
@@ -89,6 +89,8 @@ class Candidate:
         self.name, self.reference = name, reference
         self.hyper = dict(hyper or {})
         self.cls = registry.resolve(name)
+        if not isinstance(self.cls, type):
+            raise UserError(f"{name} is a factory, and the suite makes optimizers of tensors: give the class")
         self.info = None if ":" in name else registry.info(name)
         family = self.info.family if self.info is not None else getattr(self.cls, "family", None)
         self.family: str | None = family if isinstance(family, str) else None

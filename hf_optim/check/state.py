@@ -153,8 +153,6 @@ def _slots(s: Candidate, walk: TrainingRun) -> list[tuple[torch.nn.Parameter, st
     breaking="In bf16 an average with a decay of 0.999 no longer moves: it silently stops averaging.",
 )
 def bf16(s: Candidate) -> str:
-    if s.family == "torch":
-        raise DoesNotApply("torch's own keep their state in the parameters' precision, by design")
     if s.kind == "sparse":
         raise DoesNotApply("takes sparse gradients only, which have no bf16 path")
     walk = TrainingRun(s, torch.bfloat16)

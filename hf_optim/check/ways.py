@@ -153,8 +153,8 @@ def host_sync(s: Candidate) -> str:
         id(v)
         for state in walk.opt.state.values()
         if isinstance(state, dict)
-        for v in state.values()
-        if isinstance(v, torch.Tensor) and v.dim() == 0
+        for k, v in state.items()
+        if isinstance(v, torch.Tensor) and (v.dim() == 0 or k == "step")
     }
     operators = _Operators(counters)
     most: list[str] = []

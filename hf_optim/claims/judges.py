@@ -23,8 +23,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from hf_optim.errors import UserError
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
+from hf_optim.study.plan.entries import declared
 from hf_optim.study.statistics.comparisons import Comparison, compare
 from hf_optim.study.statistics.looks import detectable_effect
 from hf_optim.study.statistics.paired import ALPHA, summarise
@@ -238,7 +240,6 @@ def _sooner(
     asked, notes = [], []
     for task in _tasks(results, tasks):
         _, up = _metric(task, metric, None)
-        up = up if "accuracy" not in metric and "loss" not in metric else "accuracy" in metric
         times = {label: _arrivals(results, task["label"], label, metric, target, up) for label in (optimizer, baseline)}
         for label, found in times.items():
             late = [seed for seed, when in found.items() if when is None]
@@ -294,12 +295,12 @@ def _tasks(results: Results, labels: list[str] | None) -> list[Mapping[str, Any]
 
 
 def _metric(task: Mapping[str, Any], metric: str | None, greater: bool | None) -> tuple[str, bool]:
-    """The metric's name and its direction: the primary's own; another is better when lower unless it is an accuracy."""
-    primary = task["primary"]
-    if metric is None or metric == primary["name"]:
-        return primary["name"], bool(primary["greater_is_better"])
-    up = any(word in metric for word in ("accuracy", "bleu", "chrf", "map", "top5")) and "gap" not in metric
-    return metric, up if greater is None else greater
+    """The metric's name (None: the primary) and its direction: the one given, else the one its task declares."""
+    name = metric or str(task["primary"]["name"])
+    said = declared(task, name)
+    if greater is None and said is None:
+        raise UserError(f"claim: {task['label']} declares no metric {name!r}: say whether greater is better")
+    return name, bool(said[0] if greater is None and said else greater)
 
 
 def _values(results: Results, task: str, label: str, metric: str) -> dict[int, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from hf_optim.errors import UserError
@@ -15,6 +16,7 @@ SHELL_OPTIONS = ("compile", "grad_transform", "state_dtype", "on_bad_loss")
 #: (low, high, low is allowed, high is allowed) for names that mean the same everywhere
 COMMON: dict[str, tuple[float, float, bool, bool]] = {
     "lr": (0.0, math.inf, True, False),
+    "betas": (0.0, 1.0, True, False),
     "eps": (0.0, math.inf, True, False),
     "weight_decay": (0.0, math.inf, True, False),
     "momentum": (0.0, 1.0, True, False),
@@ -77,8 +79,13 @@ def values(
     defaults: Mapping[str, Any],
     choices: Mapping[str, tuple[str, ...]],
     bounds: Mapping[str, tuple[float, float, bool, bool]],
+    whole: Collection[str] = (),
 ) -> None:
-    """Raise UserError on the first hyper-parameter of `group` that has a wrong kind, range or choice."""
+    """Raise UserError on the first hyper-parameter of `group` that has a wrong kind, range or choice.
+
+    The default tells a kind; `whole` names those that are whole numbers whatever their default (see `whole_numbers`).
+    A tuple's entries may be any number unless `bounds` or `COMMON` says more.
+    """
     for name, default in defaults.items():
         value = group[name]
         limits = bounds.get(name, COMMON.get(name))
@@ -92,10 +99,10 @@ def values(
             if not isinstance(value, (tuple, list)) or len(value) != len(default):
                 raise UserError(f"{owner}: {name} must be {len(default)} numbers such as {default!r}, got {value!r}")
             for i, v in enumerate(value):
-                _number(owner, f"{name}[{i}]", v, 0.0, bounds.get(name, (0.0, 1.0, True, False)))
+                _number(owner, f"{name}[{i}]", v, 0.0, limits)
         elif value is None and default is None:
             continue
-        elif name in ("agr_steps", "restart_every", "steps_per_epoch", "interval"):
+        elif name in whole:
             _number(owner, name, value, 1, limits)
         elif isinstance(default, (int, float)) or limits is not None:
             _number(owner, name, value, default, limits)
@@ -106,3 +113,14 @@ def defaults(rule: Any) -> dict[str, Any]:
     parameters = list(inspect.signature(rule).parameters.values())[1:]
     known = {p.name: 0.0 if p.default is p.empty else p.default for p in parameters if p.name not in SHELL_OPTIONS}
     return known | ({"lr": 1.0} if rule.fixed_lr else {})
+
+
+def whole_numbers(rule: Callable[..., Any]) -> frozenset[str]:
+    """Constructor arguments that are whole numbers, or None, by their annotation."""
+    found = []
+    for name, parameter in inspect.signature(rule).parameters.items():
+        kind = parameter.annotation
+        text = kind.__name__ if isinstance(kind, type) else str(kind)
+        if re.fullmatch(r"(typing\.)?(Optional\[)?int\]?( \| None)?", text):
+            found.append(name)
+    return frozenset(found)

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from hf_optim.core.rule import Rule
-from hf_optim.engine import units
 from hf_optim.engine.cell import NOTHING, Cell
 from hf_optim.engine.units import Unit
 from hf_optim.errors import UserError
@@ -88,7 +87,7 @@ def renew(opt: Any, captured: Captured | None) -> None:
             f"{opt.rule}: a hyper-parameter that selects code has changed since the graph was captured: "
             "capture a step again"
         )
-    units.count(captured.parts)
+    opt._count(captured.parts)
 
 
 def _numbered(opt: Any, parts: Sequence[Unit]) -> list[Any]:

@@ -87,7 +87,7 @@ class Cell:
     #: what cells of one call have in common
     kind: int = field(init=False)
     #: where all this lay when the views were made
-    places: list[int] = field(init=False)
+    places: list[Any] = field(init=False)
     contiguous: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,8 +104,9 @@ class Cell:
         self.kind = _KINDS.setdefault(kind, len(_KINDS))
         self.places = self._places()
 
-    def _places(self) -> list[int]:
-        return [local(t).data_ptr() for t in (self.p, *self.kept.values())]
+    def _places(self) -> list[Any]:
+        # the shape, too: p.data = p.data[:4] keeps the address
+        return [local(t).data_ptr() for t in (self.p, *self.kept.values())] + [self.p.shape, self.p.stride()]
 
     @property
     def params(self) -> list[torch.Tensor]:

@@ -19,7 +19,8 @@ from hf_optim.core.rule import Transform
 from hf_optim.core.scratch import scratch
 from hf_optim.engine.cell import NOTHING, Cell, Scalars, Way, over_blocks, prepared
 
-_data_ptr, _grad, _layout = torch.Tensor.data_ptr, attrgetter("grad"), attrgetter("layout")
+_data_ptr, _stride = torch.Tensor.data_ptr, torch.Tensor.stride
+_grad, _layout, _shape = attrgetter("grad"), attrgetter("layout"), attrgetter("shape")
 
 
 class Pack:
@@ -73,8 +74,10 @@ class Pack:
 
     # --- from step to step -----------------------------------------------------------------------------------------
 
-    def _look(self) -> list[int]:
-        return [place for some in (self.params, *self._entries.values()) for place in map(_data_ptr, some)]
+    def _look(self) -> list[Any]:
+        places = [place for some in (self.params, *self._entries.values()) for place in map(_data_ptr, some)]
+        # the shapes, too: p.data = p.data[:4] keeps the address
+        return [*places, *map(_shape, self.params), *map(_stride, self.params)]
 
     def fits(self, state: Mapping[torch.Tensor, dict[str, Any]]) -> bool:
         """Whether parameters and states are where they were, with one step count, and the gradients of a usual kind."""

@@ -82,6 +82,34 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A figure of a split, by its name without the split: `Metric("accuracy", True, "share")`.
+
+    `unit` is "share" (0 to 1), "points" (0 to 100), "nats", "bits", or "" for a plain number.
+    """
+
+    name: str
+    greater_is_better: bool
+    unit: Literal["share", "points", "nats", "bits", ""] = ""
+
+
+#: what every run records beside its task's metrics
+EVERY_RUN = (
+    Metric("loss", False, "nats"),
+    Metric("loss_gap", False, "nats"),
+    Metric("accuracy_gap", False, "share"),
+    Metric("sharpness", False),
+    Metric("parameter_norm", False),
+)
+_SPLITS = ("best_validation_", "train_part_", "validation_", "train_", "test_")
+
+
+def stem_of(name: str) -> str:
+    """A figure's name without its split: `accuracy` of `test_accuracy`, `accuracy` of `best_validation_accuracy`."""
+    return next((name.removeprefix(split) for split in _SPLITS if name.startswith(split)), name)
+
+
+@dataclass(frozen=True)
 class Primary:
     """The metric of the record that decides, e.g. `Primary("test_accuracy", True)`."""
 
@@ -91,7 +119,7 @@ class Primary:
     @property
     def stem(self) -> str:
         """The metric without its split: `accuracy` of `test_accuracy`."""
-        return self.name.removeprefix("test_")
+        return stem_of(self.name)
 
 
 @dataclass(frozen=True)
@@ -131,6 +159,8 @@ class Task(ABC):
     name: str
     title: str
     primary: Primary
+    metrics: tuple[Metric, ...] = ()
+    """What `measure` and `sample` give, beside the loss; the primary's stem among them unless it is the loss."""
     models: tuple[str, ...]
     sizes: Mapping[str, Size]
     embedded: Mapping[str, str] = {}
@@ -139,6 +169,11 @@ class Task(ABC):
     """What `RunSpec.options` takes beside the values of the preset's `model`: name -> one line about it."""
     label_names: tuple[str, ...] = ("labels",)
     """The keys of a batch that are labels."""
+
+    def metric(self, name: str) -> Metric | None:
+        """What is declared of a figure of the record or the history, with its split or without; None: nothing is."""
+        own = Metric(self.primary.stem, self.primary.greater_is_better)
+        return next((m for m in (*self.metrics, own, *EVERY_RUN) if m.name == stem_of(name)), None)
 
     def preset(self, model: str, size: str) -> Preset:
         """The preset of `model` at `size`; a `UserError` names the valid ones."""
@@ -252,6 +287,7 @@ def describe(name: str) -> dict[str, Any]:
         "name": task.name,
         "title": task.title,
         "primary": asdict(task.primary),
+        "metrics": [asdict(metric) for metric in task.metrics],
         "models": list(task.models),
         "sizes": sizes,
         "data": dict(task.embedded),

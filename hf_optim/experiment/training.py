@@ -29,7 +29,7 @@ from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.spending import SPENT
 from hf_optim.experiment.task import Data, Preset, Primary, Task, check_spec
 from hf_optim.experiment.trainer import FOLLOWED, TaskTrainer, Watch
-from hf_optim.hub import attach
+from hf_optim.hub import attach, modes
 
 SAMPLES = "samples"
 
@@ -283,7 +283,9 @@ def _state_bytes(trainer: TaskTrainer | None) -> int:
     if trainer is None or trainer.optimizer is None:
         return 0
     inner = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-    return records.tensor_bytes(dict(inner.state))
+    # what evaluating keeps to go back is no state of training
+    state = {p: {k: v for k, v in own.items() if k != "y"} for p, own in inner.state.items()}
+    return records.tensor_bytes(state if modes.holds(inner) == "average" else dict(inner.state))
 
 
 def _groups(trainer: TaskTrainer | None) -> list[dict[str, Any]]:

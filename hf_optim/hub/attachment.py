@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from hf_optim import registry
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
-from hf_optim.hub import backends, closures, companion, schedules
+from hf_optim.hub import backends, closures, companion, modes, schedules
 from hf_optim.hub.arguments import meaningless, settle, to_spec, trial_parameters
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
 from hf_optim.hub.monitor import Monitor
@@ -144,6 +144,8 @@ class Attachment(TrainerCallback):
             assert self._replay is not None
             self.closure = closures.Closure(self._replay, self.optimizer, args.max_grad_norm)
         self._hand_over_closures()
+        for method in ("save_model", "_load_best_model"):
+            self._patch(trainer, method, partial(self._with_the_answer, method))
         if wanted or closing:
             self.feed = LossFeed(trainer.accelerator, self.optimizer, self._replay)
             self.feed.install()
@@ -169,9 +171,10 @@ class Attachment(TrainerCallback):
             self._replay.reset()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        companion.write(args, self.spec, state.global_step)
+        companion.write(args, self.spec, state.global_step, modes.holds(self.optimizer))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        modes.evaluate(self.optimizer)
         self._release()
 
     def _load_state(self, checkpoint: Any, *args: Any, **kwargs: Any) -> Any:
@@ -217,6 +220,11 @@ class Attachment(TrainerCallback):
     def _patch(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
         self._patched[name] = (owner, getattr(owner, name), name in vars(owner))
         setattr(owner, name, method)
+
+    def _with_the_answer(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """What is saved are the weights that are evaluated; the next training step goes back to its own."""
+        modes.evaluate(self.optimizer)
+        return self._patched[method][1](*args, **kwargs)
 
     def _hand_over_closures(self) -> None:
         """Stand in for the step of Accelerate's wrapper, which Trainer calls with nothing."""

@@ -16,14 +16,20 @@ def refuse(accelerator: Any, optimizer: Any, name: str, closure: bool = False) -
         closure: whether every step is given one.
 
     Raises:
-        UserError: DeepSpeed or FSDP1 with a rule that needs the loss or looks at whole tensors; fp16 loss scaling with
-            a rule that evaluates the loss, or its gradient, again.
+        UserError: DeepSpeed or FSDP1 with a rule that needs the loss or looks at whole tensors; DeepSpeed with its
+            optimizer's offload; fp16 loss scaling with a rule that evaluates the loss, or its gradient, again.
     """
     kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type)).upper()
     wanted = needs(optimizer) | ({"closure"} if closure else set())
     if kind == "DEEPSPEED" and (wanted or _looks_across(optimizer)):
         reason = f"needs the {' and the '.join(sorted(wanted))}" if wanted else "reads whole tensors"
         raise UserError(f"{name} {reason}, and DeepSpeed steps inside its own engine on flat shards: use DDP or FSDP2")
+    if kind == "DEEPSPEED" and _replaced(accelerator, optimizer):
+        raise UserError(
+            f"{name} would not run: under DeepSpeed's offload_optimizer, accelerate puts DeepSpeedCPUAdam in its "
+            "place, with nothing but its lr and weight_decay: leave offload_optimizer out, or set zero_force_ds_cpu_optimizer "
+            "to false"
+        )
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if kind == "FSDP" and getattr(plugin, "fsdp_version", 1) == 1 and (wanted or _looks_across(optimizer)):
         reason = "needs the loss and whole tensors" if wanted else "reads whole tensors"
@@ -34,9 +40,24 @@ def refuse(accelerator: Any, optimizer: Any, name: str, closure: bool = False) -
         raise UserError(f"{name} steps with a closure, whose gradients fp16 loss scaling would leave scaled: use bf16")
 
 
+def _replaced(accelerator: Any, optimizer: Any) -> bool:
+    """Whether accelerate takes another optimizer than this one: it knows torch's Adam, AdamW and Adagrad and those of
+    bitsandbytes, and has DeepSpeed's own in their place; anything else becomes Adam."""
+    from torch import optim
+
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    config = getattr(plugin, "deepspeed_config", None) or {}
+    offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
+    forced = offload.get("device", "none") != "none" and config.get("zero_force_ds_cpu_optimizer", True)
+    known = isinstance(optimizer, optim.Adam | optim.AdamW | optim.Adagrad)
+    return bool(forced) and not known and not type(optimizer).__module__.startswith("bitsandbytes")
+
+
 def _looks_across(optimizer: Any) -> bool:
     """Whether the rule reads more than one element at a time, so that a piece of a tensor is not enough."""
     if getattr(optimizer, "base", None) is not None or getattr(optimizer, "transform", None) is not None:
+        return True
+    if getattr(optimizer, "whole", False):  # matrices
         return True
     measures = getattr(optimizer, "measures", None)
     return measures is not None and bool(measures(SimpleNamespace(**optimizer.param_groups[0])))

@@ -19,11 +19,13 @@ def describe(args: Any, spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write(args: Any, spec: dict[str, Any], step: int) -> None:
-    """Beside the checkpoint of `step`, by the first process."""
+def write(args: Any, spec: dict[str, Any], step: int, weights: str | None = None) -> None:
+    """Beside the checkpoint of `step`, by the first process; `weights` says which of two an optimizer's own are saved
+    (`hf_optim.hub.modes.holds`)."""
     folder = Path(args.output_dir) / f"checkpoint-{step}"
     if args.process_index == 0 and folder.is_dir():
-        (folder / FILE).write_text(json.dumps(describe(args, spec), indent=1) + "\n", encoding="utf-8")
+        found = describe(args, spec) | ({} if weights is None else {"weights": weights})
+        (folder / FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def differences(args: Any, spec: dict[str, Any], checkpoint: str | None) -> list[str]:

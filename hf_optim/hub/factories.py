@@ -6,14 +6,18 @@ trainers with the model and the training arguments (`X()(model, args, **kwargs)`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.hub import modes
 from hf_optim.hub.arguments import settle, to_spec
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 
 class Builder:
@@ -28,7 +32,14 @@ class Builder:
         spec = to_spec(self.name, hyper)
         if args is not None:
             spec, _ = settle(spec, args, {})
-        return registry.build(spec, model)
+        optimizer = registry.build(spec, model)
+        if modes.holds(optimizer) is not None:
+            logger.warning(
+                "%s: a Trainer that was only given the optimizer saves what the last step or evaluation left in the "
+                "parameters; hf_optim.attach sees to it that they are those that are evaluated",
+                spec["name"],
+            )
+        return optimizer
 
 
 def factory(name: str | Mapping[str, Any], **hyper: Any) -> tuple[Any, dict[str, Any]]:

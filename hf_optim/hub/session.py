@@ -11,14 +11,15 @@ for batch in loader:
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
-from hf_optim.hub import backends, closures
+from hf_optim.hub import backends, closures, modes
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
 from hf_optim.hub.rates import LoggedRates
 from hf_optim.hub.replay import Replay
@@ -92,6 +93,7 @@ class Session:
         replayed = "evaluate" in wanted or closing
         self._replay = Replay(accelerator, lambda: accelerator._models) if replayed else None
         self._closure = closures.Closure(self._replay, self._inner) if self._replay is not None and closing else None
+        self._save_hook = accelerator.register_save_state_pre_hook(lambda *_: modes.evaluate(self._inner))
         self._feed: LossFeed | None = None
         self._beside: list[Session] = vars(accelerator).setdefault("_hf_optim_sessions", [])
         self._beside.append(self)
@@ -114,6 +116,7 @@ class Session:
             The loss of this micro-batch, detached, as fn returned it. Several calls before one `step` add up, as
             their gradients do.
         """
+        modes.train(self._inner)
         if self._replay is not None:
             again = _frozen(fn)
             self._replay.record(lambda: self._backward(again(*args, **kwargs)), RandomState(self.accelerator.device))
@@ -150,6 +153,16 @@ class Session:
             self.reset()
         return not self.optimizer.step_was_skipped
 
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Inside, the parameters hold what is to be evaluated and saved: the average of a Schedule-Free optimizer. With
+        other optimizers it changes nothing. `accelerator.save_state` needs no such block."""
+        modes.evaluate(self._inner)
+        try:
+            yield
+        finally:
+            modes.train(self._inner)
+
     def figures(self) -> dict[str, float]:
         """`effective_lr`, the rate that the last step used, the optimizer's own figures, `closure_calls`; for a log."""
         found = self._rates.figures(self._inner)
@@ -167,6 +180,7 @@ class Session:
     def close(self) -> None:
         """Give `accelerator.backward` back; only needed when the accelerator lives on without this optimizer."""
         self._beside.remove(self)
+        self._save_hook.remove()
         if self._feed is not None:
             self._feed.remove()
             self._hook.remove()

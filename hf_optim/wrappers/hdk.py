@@ -46,7 +46,7 @@ class HDK(RateWindows):
     ) -> None:
         own = {"eta": eta, "interval": interval, "rule": rule, "average": average}
         kinds = {"eta": 0.0, "interval": 1, "rule": "additive", "average": "mean"}
-        validate.values("hdk", own, kinds, self.choices, self.bounds)
+        validate.values("hdk", own, kinds, self.choices, self.bounds, validate.whole_numbers(type(self)))
         self.eta, self.adaptation, self.average = eta, rule, average
         super().__init__(base)
         self._set_interval(interval)

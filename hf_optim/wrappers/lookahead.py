@@ -54,7 +54,9 @@ class Lookahead(Wrapper):
         self, base: torch.optim.Optimizer, k: int = 5, alpha: float = 0.5, pullback_momentum: str = "none"
     ) -> None:
         own = {"k": k, "alpha": alpha, "pullback_momentum": pullback_momentum}
-        validate.values("lookahead", own, self.defaults_own, self.choices, self.bounds)
+        validate.values(
+            "lookahead", own, self.defaults_own, self.choices, self.bounds, validate.whole_numbers(type(self))
+        )
         self.k, self.alpha, self.pullback_momentum = k, alpha, pullback_momentum
         super().__init__(base)
 

@@ -85,7 +85,9 @@ class TLR(RateWindows):
         lookahead: bool = False,
     ) -> None:
         own = {k: v for k, v in locals().items() if k in self.defaults_own}
-        validate.values(self.rule, own, self.defaults_own, self.choices, self.bounds)
+        validate.values(
+            self.rule, own, self.defaults_own, self.choices, self.bounds, validate.whole_numbers(type(self))
+        )
         if steps_per_epoch is not None and interval is not None:
             raise UserError(f"{self.rule}: give steps_per_epoch or interval, not both")
         self.gamma, self.p, self.cap, self.scope, self.lookahead = gamma, p, cap, scope, lookahead

@@ -8,7 +8,10 @@ the momentum buffers (for Lookahead, which may pull them back), everything else 
 """
 
 import twins.adaptive
+import twins.language
+import twins.language_variants
 import twins.lossaware
+import twins.matrices
 import twins.papers
 import twins.torchs
 import twins.wrappers  # noqa: F401

@@ -1,7 +1,8 @@
 """Which hyper-parameters every optimizer is compared with its twin under; the first of each name is nearly its default.
 
 A variant is the keywords of ``create``. ``"groups": True`` splits the tensors in two parameter groups that differ in
-what ``GROUPS`` says; ``"schedule"``, step -> factor, changes the rates on the way.
+what ``GROUPS`` says; ``"schedule"``, step -> factor, changes the rates on the way; ``"on"`` names the one problem that
+a variant is for.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ AGR: list[Variant] = [
     {"groups": "agr"},
 ]
 ADAM: list[Variant] = [{}, {"lr": 0.03, "betas": (0.5, 0.8), "eps": 1e-3}, {"weight_decay": 0.1}, {"groups": True}]
+CLIMB: list[Variant] = [{"maximize": True, "weight_decay": 0.1, "betas": (0.5, 0.8)}]
+DECOUPLED: Variant = {"decoupled_weight_decay": True, "weight_decay": 0.1}
 BASES: list[Variant] = [
     {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.01},
     {"name": "adam", "lr": 0.01, "betas": (0.6, 0.9)},
@@ -280,15 +283,25 @@ VARIANTS: dict[str, list[Variant]] = {
         {"lr": 0.05},
         {"lr": 0.05, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1},
         {"lr": 0.05, "groups": True},
+        {"lr": 0.002, "momentum": 0.5, "maximize": True, "weight_decay": 0.1},
     ],
     "sgdm": [{"lr": 0.05}, {"lr": 0.05, "momentum": 0.5, "weight_decay": 0.1}],
     "nesterov": [{"lr": 0.05}, {"lr": 0.05, "momentum": 0.5, "weight_decay": 0.1}],
-    "adagrad": [{}, {"lr": 0.05, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.2, "eps": 0.01}],
-    "rmsprop": [{}, {"momentum": 0.9, "centered": True, "alpha": 0.8, "weight_decay": 0.1, "eps": 0.01}],
-    "adam": over(ADAM, [{"amsgrad": True, "betas": (0.5, 0.6)}]),
+    "adagrad": [
+        {},
+        {"lr": 0.05, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.2, "eps": 0.01},
+        {"maximize": True, "weight_decay": 0.1},
+    ],
+    "rmsprop": [
+        {},
+        {"momentum": 0.9, "centered": True, "alpha": 0.8, "weight_decay": 0.1, "eps": 0.01},
+        {"maximize": True, "weight_decay": 0.1, "momentum": 0.5, "alpha": 0.9},
+    ],
+    "adam": over(ADAM, CLIMB, [{"amsgrad": True, "betas": (0.5, 0.6)}, DECOUPLED]),
     "amsgrad": over(ADAM, [{"betas": (0.5, 0.6)}]),
-    "adamw": over(ADAM, [{"amsgrad": True, "betas": (0.5, 0.6)}]),
-    "radam": over(ADAM, [{"decoupled_weight_decay": True, "weight_decay": 0.1}]),
+    "adamw": over(ADAM, CLIMB, [{"amsgrad": True, "betas": (0.5, 0.6)}]),
+    "radam": over(ADAM, CLIMB, [DECOUPLED]),
+    "nadam": over(ADAM, CLIMB, [DECOUPLED, {"momentum_decay": 0.5}]),
     "tlr_legacy": wrapped(
         CALM,
         [
@@ -302,7 +315,12 @@ VARIANTS: dict[str, list[Variant]] = {
 }
 
 # The second group's overrides; the second half of the tensors is in it.
-GROUPS: dict[str, Any] = {"agr": {"agr": False}, "idle": {"lr": 0.0}, "weight_decay": {"weight_decay": 0.2}}
+GROUPS: dict[str, Any] = {
+    "agr": {"agr": False},
+    "idle": {"lr": 0.0},
+    "weight_decay": {"weight_decay": 0.2},
+    "muon": {"momentum": 0.5, "adamw_lr": 0.02, "adamw_weight_decay": 0.4},
+}
 
 
 def groups(name: str, variant: Variant, n: int, defaults: dict[str, Any]) -> list[dict[str, Any]] | None:
@@ -320,4 +338,4 @@ def groups(name: str, variant: Variant, n: int, defaults: dict[str, Any]) -> lis
 
 def hyper(variant: Variant) -> Variant:
     """The keywords for ``create``."""
-    return {key: value for key, value in variant.items() if key != "groups"}
+    return {key: value for key, value in variant.items() if key not in ("groups", "on")}

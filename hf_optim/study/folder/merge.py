@@ -63,7 +63,8 @@ def plans(named: Sequence[tuple[str, Plan]]) -> Plan:
 
 def _task(tasks: dict[str, tuple[str, dict[str, Any]]], folder: str, task: Mapping[str, Any]) -> None:
     there, known = tasks.setdefault(task["label"], (folder, {**task, "only": [], "hyper": {}}))
-    fixed = [{k: v for k, v in one.items() if k not in ("only", "hyper")} for one in (known, task)]
+    # Plans of before declare no metrics.
+    fixed = [{k: v for k, v in one.items() if k not in ("only", "hyper", "metrics")} for one in (known, task)]
     if fixed[0] != fixed[1]:
         raise _contradiction(f"the task {task['label']!r}", there, folder, *fixed)
     known["only"] = list(dict.fromkeys([*known["only"], *task["only"]]))

@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_optim.study.plan import entries
 from hf_optim.study.plan.source import Source, Where, describe
 
 TARGET_KEYS = ("metric", "value", "better")
@@ -37,8 +38,8 @@ def margins(source: Source, value: Any, tasks: Sequence[Mapping[str, Any]]) -> d
 def targets(source: Source, value: Any, tasks: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The target of each task that has one, by its label: `{"metric", "value", "better": "higher" or "lower"}`.
 
-    `metric` names a value of the history, such as validation_accuracy. The direction need not be given for a loss, nor
-    for the counterpart of the task's primary metric in another split. Raises UserError with the line.
+    `metric` names a value of the history, such as validation_accuracy. The direction need not be given for a metric
+    that the task declares. Raises UserError with the line.
     """
     where: Where = ("targets",)
     source.check_type(where, value, dict, "a mapping from a task's label to {metric, value}")
@@ -51,19 +52,13 @@ def targets(source: Source, value: Any, tasks: Sequence[Mapping[str, Any]]) -> d
         goal = source.check_type((*here, "value"), entry["value"], (int, float), "a number")
         if not math.isfinite(goal):
             raise source.error((*here, "value"), f"value must be finite, got {describe(goal)}")
-        better = entry.get("better") or _direction(metric, by_label[label]["primary"])
+        said = entries.declared(by_label[label], metric)
+        better = entry.get("better") or (None if said is None else "higher" if said[0] else "lower")
         if better not in DIRECTIONS:
-            said = f"got {describe(better)}" if better else f"it cannot be told from the name {metric!r}"
-            raise source.error((*here, "better" if better else "metric"), f"give better: higher or lower; {said}")
+            why = f"got {describe(better)}" if better else f"its task declares no metric {metric!r}"
+            raise source.error((*here, "better" if better else "metric"), f"give better: higher or lower; {why}")
         found[label] = {"metric": metric, "value": float(goal), "better": better}
     return found
-
-
-def _direction(metric: str, primary: Mapping[str, Any]) -> str | None:
-    if metric.endswith("loss"):
-        return "lower"
-    same = metric.partition("_")[2] == str(primary["name"]).partition("_")[2]
-    return ("higher" if primary["greater_is_better"] else "lower") if same else None
 
 
 def _known(source: Source, where: Where, label: Any, labels: Sequence[str]) -> str:

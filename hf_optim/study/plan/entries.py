@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.task import EVERY_RUN, stem_of
 from hf_optim.study.plan.source import Source, Where, describe
 
 TASK_KEYS = (
@@ -153,6 +154,7 @@ def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
     entry["batch"] = given.get("batch_size", preset.batch_size.value)
     entry["title"] = task.title
     entry["primary"] = {"name": task.primary.name, "greater_is_better": task.primary.greater_is_better}
+    entry["metrics"] = {m.name: [m.greater_is_better, m.unit] for m in (*task.metrics, *EVERY_RUN)}
     path = entry.get("data")
     if path is not None and path not in task.embedded and not Path(path).is_absolute():
         beside = Path(source.file).parent / path
@@ -181,3 +183,18 @@ def merged(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
             value = merged({"name": base} if isinstance(base, str) else base, value)
         made[key] = value
     return made
+
+
+def declared(task: Mapping[str, Any], metric: str) -> tuple[bool, str] | None:
+    """(greater is better, unit) of a figure, as its task declares it; None where nothing is declared.
+
+    `task` is an entry of a plan; one of an older plan declares its primary metric and what every run records.
+    """
+    if metric.startswith(("time.", "memory.")):  # what a run cost
+        return False, ""
+    stem, primary = stem_of(metric), task["primary"]
+    if stem in (known := task.get("metrics") or {}):
+        return bool(known[stem][0]), str(known[stem][1])
+    if stem == stem_of(primary["name"]):
+        return bool(primary["greater_is_better"]), ""
+    return next(((m.greater_is_better, m.unit) for m in EVERY_RUN if m.name == stem), None)

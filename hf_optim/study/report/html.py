@@ -20,6 +20,7 @@ from hf_optim.study.findings.curves import Histories
 from hf_optim.study.findings.protocol import Protocol
 from hf_optim.study.findings.table import COSTS, Row, TaskTable
 from hf_optim.study.folder.results import Results
+from hf_optim.study.plan.entries import declared
 from hf_optim.study.report import charts, differs, sections
 from hf_optim.study.report.sections import html_table
 from hf_optim.study.report.summary import headline, sentences, words
@@ -88,7 +89,7 @@ def _swatch(style: str) -> str:
 
 
 def _task(results: Results, task: Mapping[str, Any], one: TaskTable, styles: Mapping[str, str]) -> list[str]:
-    share = _is_share(one.metric)
+    share = _is_share(task, one.metric)
     rows = [
         charts.ForestRow(
             row.optimizer,
@@ -120,7 +121,9 @@ def _task(results: Results, task: Mapping[str, Any], one: TaskTable, styles: Map
     ):
         if key == "validation_loss" and stem == "loss":
             continue
-        drawing = charts.lines(caption, histories.curves(key), styles, share=_is_share(key), log=key == "effective_lr")
+        drawing = charts.lines(
+            caption, histories.curves(key), styles, share=_is_share(task, key), log=key == "effective_lr"
+        )
         figures += [_figure(one, caption, note, key, drawing)] if drawing else []
     for against, name in (("forward_passes", "forward passes"), ("seconds", "seconds of training")):
         if against == "forward_passes" and not costs.unequal(one):
@@ -140,8 +143,8 @@ def _figure(one: TaskTable, caption: str, note: str, key: str, drawing: str) -> 
     )
 
 
-def _is_share(metric: str) -> bool:
-    return any(word in metric for word in ("accuracy", "top", "map", "f1"))
+def _is_share(task: Mapping[str, Any], metric: str) -> bool:
+    return (declared(task, metric) or (False, ""))[1] == "share"
 
 
 def _save(name: str) -> str:

@@ -1,0 +1,116 @@
+"""Optimizers of other makes: a class, a factory that wants more than tensors, or an instance.
+
+A factory says by the names of its arguments what it gets: `model`, `named_parameters` (pairs), `groups` (decayed and
+undecayed parameters, as every optimizer made from a model has them) or `params` (tensors, or what `create` was given).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_optim.core.groups import split
+from hf_optim.errors import UserError
+
+#: what a factory may ask for
+OFFERED = ("model", "named_parameters", "groups", "params")
+
+
+def is_class(thing: Any) -> bool:
+    """Whether it is an optimizer class."""
+    return isinstance(thing, type) and issubclass(thing, torch.optim.Optimizer)
+
+
+def make(thing: Any, name: str, params_or_model: Any, hyper: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The optimizer that a class, a factory or an instance stands for.
+
+    Args:
+        thing: the class, factory or instance.
+        name: what errors call it.
+        params_or_model: as `hf_optim.create` takes it; None for an instance.
+        hyper: keyword arguments.
+
+    Raises:
+        UserError: what `thing` raises as TypeError or ValueError; arguments that it has not; a factory that wants a
+            model and gets tensors, or returns no optimizer; an instance with parameters or hyper-parameters beside it.
+    """
+    if isinstance(thing, torch.optim.Optimizer):
+        if params_or_model is not None or hyper:
+            raise UserError(
+                f"{name} is an instance with parameters and hyper-parameters of its own: give None and none"
+            )
+        return thing
+    try:
+        if is_class(thing):
+            made = thing(_of_class(thing, params_or_model, hyper), **hyper)
+        else:
+            check_arguments(thing, name, hyper)
+            made = thing(**_offers(thing, name, params_or_model, hyper), **hyper)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: {error}") from None
+    if not isinstance(made, torch.optim.Optimizer):
+        raise UserError(f"{name} returned {type(made).__name__}, not a torch.optim.Optimizer")
+    return made
+
+
+def check_arguments(factory: Callable[..., Any], name: str, hyper: Mapping[str, Any]) -> None:
+    """Raise UserError if a factory cannot be called with these hyper-parameters and what it may ask for."""
+    parameters = inspect.signature(factory).parameters
+    asked = [k for k in parameters if k in OFFERED]
+    if not asked:
+        raise UserError(f"{name} is a factory and must ask for one of {', '.join(OFFERED)} by an argument's name")
+    try:
+        inspect.signature(factory).bind(**dict.fromkeys(asked), **hyper)
+    except TypeError as error:
+        raise UserError(f"{name}: {error}; it takes {', '.join(k for k in parameters if k not in OFFERED)}") from None
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _default(thing: Any, name: str) -> Any:
+    found = inspect.signature(thing).parameters.get(name)
+    return None if found is None or found.default is inspect.Parameter.empty else found.default
+
+
+def _of_class(cls: Any, given: Any, hyper: Mapping[str, Any]) -> Any:
+    """A model's parameters as every class gets them: biases and norms are not decayed, if it decays anything."""
+    if not isinstance(given, nn.Module):
+        return list(given)
+    decay = hyper.get("weight_decay", _default(cls, "weight_decay"))
+    route = getattr(cls, "route", None)
+    if not isinstance(decay, (int, float)) or (not decay and route is None):
+        return _trainable(given)
+    return split(given, decay, route=route)
+
+
+def _groups(model: nn.Module, decay: Any) -> list[dict[str, Any]]:
+    """Decayed and undecayed parameters; without a number the factory's own decay holds for the first."""
+    groups = split(model, 1.0)
+    for group in groups:
+        if group["weight_decay"]:
+            del group["weight_decay"]
+            group |= {"weight_decay": decay} if isinstance(decay, (int, float)) else {}
+    return groups
+
+
+def _offers(factory: Callable[..., Any], name: str, given: Any, hyper: Mapping[str, Any]) -> dict[str, Any]:
+    asked = [k for k in inspect.signature(factory).parameters if k in OFFERED]
+    if not isinstance(given, nn.Module):
+        wanting = [k for k in asked if k in ("model", "named_parameters")]
+        if wanting:
+            raise UserError(f"{name} asks for {wanting[0]}: give the model instead of its parameters")
+        return dict.fromkeys(asked, list(given))
+    decay = hyper.get("weight_decay", _default(factory, "weight_decay"))
+    values: dict[str, Callable[[], Any]] = {
+        "model": lambda: given,
+        "named_parameters": lambda: [(n, p) for n, p in given.named_parameters() if p.requires_grad],
+        "groups": lambda: _groups(given, decay),
+        "params": lambda: _trainable(given),
+    }
+    return {k: values[k]() for k in asked}

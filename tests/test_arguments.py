@@ -1,0 +1,71 @@
+"""What a rule's constructor declares is what it takes: its signature tells the hyper-parameters and their kinds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from hf_optim import registry
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core import validate
+from hf_optim.errors import UserError
+
+
+class Every(Optimizer):
+    """A rule with an optional count, a tuple that is no pair of betas, and a local before the shell's constructor."""
+
+    def __init__(
+        self, params: Any, lr: float = 0.1, every: int | None = None, nus: tuple[float, float] = (0.7, 1.0)
+    ) -> None:
+        doubled = 2 * lr  # noqa: F841 - must not become a hyper-parameter
+        super().__init__(params, locals())
+
+    @staticmethod
+    def scalars(h, t, s):
+        return {"lr": h.lr}
+
+    @staticmethod
+    def update(x, g, c):
+        x.add_(g, alpha=-c.lr)
+
+
+def made(**hyper: Any) -> Every:
+    return Every([torch.nn.Parameter(torch.ones(3))], **hyper)
+
+
+def test_a_local_is_no_hyper_parameter():
+    opt = made(every=3)
+    assert opt.defaults == {"lr": 0.1, "every": 3, "nus": (0.7, 1.0)}
+    opt.param_groups[0]["params"][0].grad = torch.ones(3)
+    opt.step()
+    torch.testing.assert_close(opt.param_groups[0]["params"][0].data, torch.full((3,), 0.9))
+
+
+@pytest.mark.parametrize("value", ["soon", 1.5, True, [1]])
+def test_an_optional_count_takes_whole_numbers_only(value):
+    with pytest.raises(UserError, match="every must be a"):
+        made(every=value)
+
+
+def test_a_tuple_is_not_taken_for_betas():
+    assert made(nus=(1.5, -2.0)).defaults["nus"] == (1.5, -2.0)
+    with pytest.raises(UserError, match="nus must be 2 numbers"):
+        made(nus=0.7)
+
+
+def test_kinds_are_read_from_annotations():
+    def rule(self, a: int, b: int | None = None, c: float | None = None, d: bool = False, e: tuple[int, int] = (1, 2)):
+        pass
+
+    assert validate.whole_numbers(rule) == {"a", "b"}
+
+
+RESTARTED = [name for name in registry.list_optimizers() if "restart_every" in registry.info(name).defaults]
+
+
+@pytest.mark.parametrize("name", RESTARTED)
+def test_every_count_of_ours_refuses_words(name):
+    with pytest.raises(UserError, match="restart_every must be a number, got 'soon'"):
+        registry.create(name, [torch.nn.Parameter(torch.ones(3))], restart_every="soon")
