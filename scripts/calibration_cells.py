@@ -139,7 +139,7 @@ def misses(factor: float) -> Said:
         (row,) = speedups.speedups(Results(store, plan, {}, stands))
         one = row.factor
         low, high = (edge if math.isnan(end) else end for end, edge in ((one.low, one.least), (one.high, one.most)))
-        return one.empty or not low <= factor <= high
+        return not low <= factor <= high
 
     return said
 
@@ -328,43 +328,58 @@ def tuned_text(study: int, other: str = "adamw", repeated: bool = True) -> str:
 
 def cells() -> list[Cell]:
     """Every cell of the table but those of the bank, which need it."""
-    few = "seeds: [5, 10]"
-    alike = "better or worse, where nothing differs"
+    few, long = "seeds: [5, 10]", "seeds: [5, 10, 20]"
     found: list[Cell] = []
+
+    def add(name: str, text: str, outcome: Any, said: Said, promise: str = "false", share: float = 1.0) -> None:
+        found.append(Cell(name, text, outcome, said, promise, share))
+
+    alike = "better or worse, where nothing differs"
     for name, draw, samples in (
-        ("Gaussian", gaussian, 0), ("lognormal", lognormal, 0), ("t with 3 degrees", heavy, 0),
-        ("one run in ten collapses, in all", collapsing, 0), ("95 % of 500 counted", counted, 500),
-    ):  # fmt: skip
-        found.append(Cell(f"{alike}: 4 comparisons, looks 5, 10, 20, {name}", yaml("seeds: [5, 10, 20]", 5),
-                          drawn(draw, samples=samples), told_apart))  # fmt: skip
-    found.append(Cell(f"{alike}: one comparison, 3 seeds, 95 % of 500 counted", yaml("seeds: 3"),
-                      drawn(counted, samples=500), told_apart))  # fmt: skip
-    found.append(
-        Cell(f"{alike}: 19 comparisons, looks 5, 10, Gaussian", yaml(few, 20), drawn(gaussian), told_apart, share=0.25)
-    )
-    found.append(Cell("not the best, where nothing differs: 20 optimizers, looks 5, 10", yaml(few, 20), drawn(gaussian),
-                      not_tied, share=0.25))  # fmt: skip
-    found.append(Cell("equivalent, where the other is worse by the margin: looks 5, 10", yaml(few, 2, more="margin: 2.0\n"),
-                      drawn(gaussian, shifts={1: -2.0}), called_equivalent))  # fmt: skip
+        ("Gaussian", gaussian, 0),
+        ("lognormal", lognormal, 0),
+        ("t with 3 degrees", heavy, 0),
+        ("one run in ten collapses, in all", collapsing, 0),
+        ("95 % of 500 counted", counted, 500),
+    ):
+        outcome = drawn(draw, samples=samples)
+        add(f"{alike}: 4 comparisons, looks 5, 10, 20, {name}", yaml(long, 5), outcome, told_apart)
+    outcome = drawn(counted, samples=500)
+    add(f"{alike}: one comparison, 3 seeds, 95 % of 500 counted", yaml("seeds: 3"), outcome, told_apart)
+    add(f"{alike}: 19 comparisons, looks 5, 10, Gaussian", yaml(few, 20), drawn(gaussian), told_apart, share=0.25)
+    name = "not the best, where nothing differs: 20 optimizers, looks 5, 10"
+    add(name, yaml(few, 20), drawn(gaussian), not_tied, share=0.25)
+
+    outcome = drawn(gaussian, shifts={1: -2.0})
+    name = "equivalent, where the other is worse by the margin: looks 5, 10"
+    add(name, yaml(few, more="margin: 2.0\n"), outcome, called_equivalent)
+
+    trains = "better or worse where it trains, where nothing differs there"
     for rate in (0.05, 0.2):
-        found.append(Cell(f"better or worse where it trains: one arm fails in {rate:.0%}, looks 5, 10", yaml(few),
-                          drawn(gaussian, fail={1: rate}), told_apart))  # fmt: skip
-    found.append(Cell("better or worse where it trains: both arms fail in 20%, looks 5, 10", yaml(few),
-                      drawn(gaussian, fail={0: 0.2, 1: 0.2}), told_apart))  # fmt: skip
-    found.append(Cell("fails more often, where all fail in 20%: 4 comparisons, looks 5, 10", yaml(few, 5),
-                      drawn(gaussian, fail=dict.fromkeys(range(5), 0.2)), fails_more))  # fmt: skip
-    found.append(Cell("better or worse by score, where nothing differs: 3 optimizers, 5 tasks, looks 3, 6",
-                      yaml("seeds: [3, 6]", 3, 5), drawn(scaled), told_apart))  # fmt: skip
-    found.append(Cell("better or worse by score, where nothing differs: 2 optimizers, 3 tasks, 3 units",
-                      yaml("seeds: 3", 2, 3), drawn(scaled), told_apart))  # fmt: skip
-    found.append(Cell("a speed-up of 1.4 that its interval misses: 10 units", yaml("seeds: 10", 2,
-                      more="speedup: {budgets: [0.5, 1, 2, 4]}\n"), budgets(1.4), misses(1.4), share=0.5))  # fmt: skip
+        add(
+            f"{trains}: one arm fails in {rate:.0%}, looks 5, 10",
+            yaml(few),
+            drawn(gaussian, fail={1: rate}),
+            told_apart,
+        )
+    outcome = drawn(gaussian, fail={0: 0.2, 1: 0.2})
+    add(f"{trains}: both arms fail in 20%, looks 5, 10", yaml(few), outcome, told_apart)
+    outcome = drawn(gaussian, fail=dict.fromkeys(range(5), 0.2))
+    add("fails more often, where all fail in 20%: 4 comparisons, looks 5, 10", yaml(few, 5), outcome, fails_more)
+
+    score = "better or worse by score, where nothing differs"
+    add(f"{score}: 3 optimizers, 5 tasks, looks 3, 6", yaml("seeds: [3, 6]", 3, 5), drawn(scaled), told_apart)
+    add(f"{score}: 2 optimizers, 3 tasks, 3 seeds", yaml("seeds: 3", 2, 3), drawn(scaled), told_apart)
+    name, text = "a speed-up of 1.4 that its interval misses: 10 seeds", "speedup: {budgets: [0.5, 1, 2, 4]}\n"
+    add(name, yaml("seeds: 10", more=text), budgets(1.4), misses(1.4), share=0.5)
+
     for units, looks in (("seeds: 10", (10,)), (few, (5, 10))):
-        effect = detectable_effect(looks, 1) * math.sqrt(2)  # of a difference of two independent runs
-        found.append(Cell(f"found: the effect that --dry-run promises, looks {', '.join(map(str, looks))}", yaml(units),
-                          drawn(gaussian, shifts={1: effect}), better, "found"))  # fmt: skip
-    found.append(Cell("found: four failures of five where the other has none, looks 5, 10 (contrast)", yaml(few),
-                      drawn(gaussian, fail={1: 0.8}), fails_more, "contrast"))  # fmt: skip
+        # Of a difference of two independent runs.
+        outcome = drawn(gaussian, shifts={1: detectable_effect(looks, 1) * math.sqrt(2)})
+        name = f"found: the effect that --dry-run promises, looks {', '.join(map(str, looks))}"
+        add(name, yaml(units), outcome, better, "found")
+    name = "found: an arm that fails in 80% against one that never does, looks 5, 10"
+    add(name, yaml(few), drawn(gaussian, fail={1: 0.8}), fails_more, "contrast")
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder import stages, standing
+from hf_optim.study.folder import standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.plan import plan, shipped, source

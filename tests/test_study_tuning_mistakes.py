@@ -8,7 +8,11 @@ from tuning_fakes import YAML, expand
 from hf_optim.errors import UserError
 
 BAD = {
-    "unknown key": (("trials: 6", "trials: 6\n  budget: 3"), 11, "unknown key 'budget'; valid keys: trials, repetitions, seeds, steps"),
+    "unknown key": (
+        ("trials: 6", "trials: 6\n  budget: 3"),
+        11,
+        "unknown key 'budget'; valid keys: trials, repetitions, seeds, steps",
+    ),
     "no trials": (("trials: 6", "seed: 6"), 9, "'trials' is missing"),
     "zero trials": (("trials: 6", "trials: 0"), 10, "trials must be at least 1"),
     "trials in words": (("trials: 6", "trials: many"), 10, "trials must be a whole number"),

@@ -186,7 +186,8 @@ def test_open_ends_are_open() -> None:
     one = speedup.invert(baseline, [2.0, 2.5, 1.2], (1.0, 2.0))
     assert math.isnan(one.high) and not math.isnan(one.low) and one.most == 2.0
     far = speedup.invert(baseline, [9.0, 9.1, 9.05], (1.0, 2.0))
-    assert far.empty
+    assert (far.low, math.isnan(far.high)) == (2.0, True)
+    assert speedup.invert(baseline, [-9.0, -9.1, -9.05], (1.0, 2.0)).high == 1.0
 
 
 # --- places ---

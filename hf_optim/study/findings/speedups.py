@@ -56,7 +56,7 @@ def _factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_
 
     def value(arm: Arm, unit: int) -> float:
         runs = [worst if math.isnan(v) else v for v in arm.values[unit]]
-        return math.fsum(runs) / len(runs)
+        return math.fsum(runs) / len(runs) * (1 if greater else -1)
 
     curves = np.array([[value(arm, u) for arm in base.values()] for u in units]).reshape(len(units), len(base))
     least = max(arm.grain for arm in (*base.values(), other)) / 2 / math.sqrt(per_unit)
@@ -67,8 +67,8 @@ def text(one: SpeedUp) -> str:
     """1.40 [1.20, 1.71]; "more than" and "less than" at ends that the budgets leave open."""
     if one.n < 2:
         return "–"
-    if one.empty:
-        return f"outside {one.least:g} to {one.most:g}" if math.isnan(one.value) else f"{one.value:.2f} (no interval)"
+    if one.low == one.most or one.high == one.least:
+        return f"more than {one.most:g}" if one.low == one.most else f"less than {one.least:g}"
     low = f"less than {one.least:g}" if math.isnan(one.low) else f"{one.low:.2f}"
     high = f"more than {one.most:g}" if math.isnan(one.high) else f"{one.high:.2f}"
     value = "–" if math.isnan(one.value) else f"{one.value:.2f}"

@@ -47,7 +47,7 @@ class Judgement:
     @property
     def decided(self) -> bool:
         """Whether more units could say nothing more."""
-        return bool(self.verdicts) and all(c.decided or c.reason for c in self.verdicts)
+        return bool(self.verdicts) and all(c.decided or (c.reason and c.pairs == 0) for c in self.verdicts)
 
 
 def judge(plan: Plan, arms: Mapping[Key, Arm], looks: Sequence[int], register: Register) -> Judgement:

@@ -21,7 +21,9 @@ GRID = 400  # factors tried between the smallest and the largest budget
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """The factor and its 95 % interval; an end that the budgets do not bound is NaN ("more than", "less than")."""
+    """The factor and its 95 % interval; an end that the budgets do not bound is NaN ("more than", "less than"). Where
+    the other beats the baseline at every budget, `low` is the greatest of them and the rest is open.
+    """
 
     n: int
     value: float
@@ -30,7 +32,6 @@ class SpeedUp:
     #: the least and the greatest budget, in units of the whole one
     least: float
     most: float
-    empty: bool = False
 
 
 def invert(
@@ -40,7 +41,7 @@ def invert(
     least_sd: float = 0.0,
     level: float = ALPHA,
 ) -> SpeedUp:
-    """The speed-up of `other`, (units,), over `baseline`, (units, budgets), paired by unit.
+    """The speed-up of `other`, (units,), over `baseline`, (units, budgets), paired by unit; greater values are better.
 
     Args:
         budgets: factors of the whole budget, ascending, such as (.5, 1, 2, 4).
@@ -52,16 +53,20 @@ def invert(
     if n < 2:
         return SpeedUp(n, NAN, NAN, NAN, least, most)
     logs = np.linspace(math.log(least), math.log(most), GRID)
+    mean_curve = np.interp(logs, np.log(budgets), baseline.mean(axis=0))
+    value = _crossing(logs, float(np.mean(other)) - mean_curve)
+    if not math.isnan(value):  # always inside, however narrow the interval
+        logs = np.sort(np.append(logs, math.log(value)))
     curves = np.array([np.interp(logs, np.log(budgets), row) for row in baseline])
     d = np.asarray(other, dtype=float)[:, None] - curves  # (units, factors)
     mean, sd = d.mean(axis=0), np.maximum(d.std(axis=0, ddof=1), least_sd)
     inside = np.abs(mean) <= stdtrit(n - 1, 1 - level / 2) * sd / math.sqrt(n)
-    value = _crossing(logs, mean)
     if not inside.any():
-        return SpeedUp(n, value, NAN, NAN, least, most, empty=True)
+        ends = (most, NAN) if mean[-1] > 0 else (NAN, least)
+        return SpeedUp(n, value, *ends, least, most)
     kept = np.flatnonzero(inside)
     low = NAN if kept[0] == 0 else math.exp(logs[kept[0]])
-    high = NAN if kept[-1] == GRID - 1 else math.exp(logs[kept[-1]])
+    high = NAN if kept[-1] == len(logs) - 1 else math.exp(logs[kept[-1]])
     return SpeedUp(n, value, low, high, least, most)
 
 
