@@ -61,7 +61,7 @@ def write(run: Run, folder: Path, outcome: Outcome | None, *, steps: int = 100, 
     (home / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     record = {"id": run.id, "spec": run.spec, "status": "ok" if outcome else "failed", "metrics": outcome or {}}
     record |= {"error": None if outcome else "the loss became NaN", "history": "history.jsonl"}
-    record |= {"time": {"steps": steps}}
+    record |= {"time": {"steps": steps}, "memory": {}, "data": None}
     (home / "record.json").write_text(json.dumps({**record, **({"pruned": True} if pruned else {})}))
 
 
