@@ -56,15 +56,16 @@ PROMISES = (
 def measure(studies: int, data: dict[str, Any], only: str) -> None:
     """Every cell whose name holds `only`; saved after each."""
     import calibration_cells as c
+    import calibration_tuned
 
-    cells = [*c.cells(), *c.bank_cells(c.Bank())]
+    cells = [*c.cells(), *calibration_tuned.cells(calibration_tuned.Bank())]
     kept: dict[str, Any] = data.setdefault("cells", {})
     for stale in kept.keys() - {cell.name for cell in cells}:
         del kept[stale]
     for cell in cells:
         if only in cell.name:
             start = time.process_time()
-            kept[cell.name] = {**c.measure(cell, studies), "tuned": cell.tuned}
+            kept[cell.name] = c.measure(cell, studies)
             one = kept[cell.name]
             print(f"{one['hits']}/{one['studies']} ({time.process_time() - start:.0f} s) {cell.name}", flush=True)
             save(data)

@@ -1,13 +1,13 @@
 """Simulated studies in which the truth is known, judged by the shipped path: YAML, plan, records, looks, verdicts.
 
-Only training is replaced: a run's record holds a number that is drawn here, or that a real run of the bank
-(`calibration_bank.py`) reached. Everything before and after is what a study does.
+Only training is replaced: a run's record holds a number that is drawn here, or that a real run reached
+(`calibration_tuned.py`). Everything before and after is what a study does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from hf_optim.study.statistics.looks import detectable_effect
 Array = NDArray[np.float64]
 Outcome = Callable[[Run], float]  # the test metric of a run, NaN for one that failed
 Said = Callable[[Standing, Plan, RecordStore], bool]
-BANK = Path(__file__).with_name("calibration_bank.npz")
 #: how surely a table of rules that all keep their level stays within its bounds
 SURE = 0.999
 
@@ -149,13 +148,14 @@ def misses(factor: float) -> Said:
 
 @dataclass(frozen=True)
 class Cell:
-    """Studies of one kind: `text` is their YAML, `outcome` makes a study's outcomes from its random generator, `said`
-    tells what is counted. `promise` is "false" (at most 5 %) or "found" (at least 80 %), else it stands for contrast.
+    """Studies of one kind: `text` is their YAML (or makes it from a study's number), `outcome` makes a study's records
+    from its random generator, `said` tells what is counted. `promise` is "false" (at most 5 %) or "found" (at least
+    80 %), else it stands for contrast.
     """
 
     name: str
-    text: str
-    outcome: Callable[[np.random.Generator, Plan], tuple[Outcome, int]]
+    text: str | Callable[[int], str]
+    outcome: Callable[[np.random.Generator, Plan], Simulated]
     said: Said
     promise: str = "false"
     #: studies in proportion to the others: tuned ones take longer
@@ -179,10 +179,10 @@ def drawn(
     shifts: Mapping[int, float] | None = None,
     fail: Mapping[int, float] | None = None,
     samples: int = 0,
-) -> Callable[[np.random.Generator, Plan], tuple[Outcome, int]]:
+) -> Callable[[np.random.Generator, Plan], Simulated]:
     """Outcomes that are drawn independently, paired by nothing: `shifts` and shares of failed runs by optimizer."""
 
-    def outcome(rng: np.random.Generator, plan: Plan) -> tuple[Outcome, int]:
+    def outcome(rng: np.random.Generator, plan: Plan) -> Simulated:
         shape = len(plan.tasks), len(plan.optimizers), len(plan.seeds)
         values = draw(rng, shape)
         for i, shift in (shifts or {}).items():
@@ -191,7 +191,7 @@ def drawn(
             values[:, i] = np.where(rng.random(values[:, i].shape) < rate, np.nan, values[:, i])
         tasks = {task["label"]: t for t, task in enumerate(plan.tasks)}
         labels = {o["label"]: i for i, o in enumerate(plan.optimizers)}
-        return (lambda run: float(values[tasks[run.task], labels[run.optimizer], run.seed])), samples
+        return Simulated(lambda run: float(values[tasks[run.task], labels[run.optimizer], run.seed]), samples)
 
     return outcome
 
@@ -226,10 +226,10 @@ def scaled(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return rng.normal(size=shape) * np.logspace(-1, 0, shape[0])[:, None, None]
 
 
-def budgets(factor: float) -> Callable[[np.random.Generator, Plan], tuple[Outcome, int]]:
+def budgets(factor: float) -> Callable[[np.random.Generator, Plan], Simulated]:
     """A baseline that gains .02 with each doubling of its budget, and another as good as it at `factor` budgets."""
 
-    def outcome(rng: np.random.Generator, plan: Plan) -> tuple[Outcome, int]:
+    def outcome(rng: np.random.Generator, plan: Plan) -> Simulated:
         whole = plan.tasks[0]["steps"]
         shared = rng.normal(0, 0.01, len(plan.seeds))
         noise: dict[str, float] = {}
@@ -239,95 +239,16 @@ def budgets(factor: float) -> Callable[[np.random.Generator, Plan], tuple[Outcom
             gain = 0.02 * math.log2(factor if run.optimizer != plan.baseline else budget)
             return gain + shared[run.seed] + noise.setdefault(run.id, rng.normal(0, 0.008))
 
-        return value, 0
+        return Simulated(value)
 
     return outcome
-
-
-# --- resampled from real runs ---
-
-
-class Bank:
-    """The real runs, as shares of correct answers; see `calibration_bank`."""
-
-    def __init__(self) -> None:
-        kept = np.load(BANK)
-        self.test = kept["counts"][..., 1] / kept["sizes"][1]
-        self.validation = kept["counts"][..., 0] / kept["sizes"][0]
-        self.samples = int(kept["sizes"][1])
-        self.rates = np.logspace(-4, 0, self.test.shape[1])
-        self.seeds = self.test.shape[2]
-
-    def repetitions(self, kinds: Sequence[int], trials: int = 8, judged: int = 2, draws: int = 40_000) -> Array:
-        """(draws, optimizers) test values of repetitions: the best of so many rates on the validation of a tuning seed,
-        judged on other seeds; the seeds are shared by the optimizers, the rates are each one's own.
-        """
-        rng = np.random.default_rng(len(kinds))
-        seeds = rng.random((draws, self.seeds)).argsort(1)[:, : 1 + judged]
-        found = []
-        for kind in kinds:
-            rates = rng.integers(0, len(self.rates), (draws, trials))
-            chosen = rates[np.arange(draws), self.validation[kind][rates, seeds[:, :1]].argmax(1)]
-            found.append(self.test[kind][chosen[:, None], seeds[:, 1:]].mean(1))
-        return np.stack(found, axis=1)
-
-
-class Resampled(Simulated):
-    """A study of the bank: a run is that of the nearest rate, and of a real seed that belongs to its seed alone."""
-
-    def __init__(
-        self, bank: Bank, kinds: Mapping[str, int], shifts: Mapping[str, float], rng: np.random.Generator
-    ) -> None:
-        super().__init__(self._value, bank.samples if not any(shifts.values()) else 0)
-        self.bank, self.kinds, self.shifts = bank, kinds, shifts
-        self.order = rng.permutation(bank.seeds)
-        self.seeds: dict[int, int] = {}
-
-    def _place(self, run: Run) -> tuple[int, int, int]:
-        rate = float(run.spec["optimizer"]["lr"])
-        place = round((math.log10(rate) + 4) / 4 * (len(self.bank.rates) - 1))
-        # The next unused real seed: no two seeds of a study share one.
-        seed = self.seeds.setdefault(run.seed, int(self.order[len(self.seeds)]))
-        return self.kinds[run.optimizer], place, seed
-
-    def _value(self, run: Run) -> float:
-        return float(self.bank.test[self._place(run)]) + self.shifts.get(run.optimizer, 0.0)
-
-    def validation(self, run_id: str) -> float:
-        """Of the real run; the trials are chosen by it."""
-        return float(self.bank.validation[self._place(self.runs[run_id])])
-
-
-TUNED = """\
-name: calibration
-baseline: A
-{seeds}tasks:
-  - {{task: vision, model: mlp, size: smoke, label: T0, overrides: {{steps: 16}}}}
-optimizers:
-  - {{name: adamw, weight_decay: 0.0, label: A}}
-  - {{name: {other}, weight_decay: 0.0, label: B}}
-tuning:
-  trials: 8
-  seed: {seed}
-{repeated}  space: {{A: {{lr: [1e-4, 1, log]}}, B: {{lr: [1e-4, 1, log]{inert}}}}}
-"""
-REPEATED = "  repetitions: [5, 10]\n  seeds: 2\n"
-
-
-def tuned_text(study: int, other: str = "adamw", repeated: bool = True) -> str:
-    """The YAML of a tuned study; `study` decides its settings."""
-    inert = ", eps: [1e-10, 1e-6, log]" if other == "adamw" else ""
-    return TUNED.format(
-        seeds="" if repeated else "seeds: 10\n", other=other, seed=1000 + 10 * study, inert=inert,
-        repeated=REPEATED if repeated else "",
-    )  # fmt: skip
 
 
 # --- running them ---
 
 
 def cells() -> list[Cell]:
-    """Every cell of the table but those of the bank, which need it."""
+    """Every cell that is simulated."""
     few, long = "seeds: [5, 10]", "seeds: [5, 10, 20]"
     found: list[Cell] = []
 
@@ -383,38 +304,15 @@ def cells() -> list[Cell]:
     return found
 
 
-def bank_cells(bank: Bank) -> list[Cell]:
-    """Tuned studies, resampled from real runs."""
-    unlike, alike = bank.repetitions([0, 1]).mean(0), bank.repetitions([0, 0])
-    equal, a_unit = float(unlike[0] - unlike[1]), float((alike[:, 0] - alike[:, 1]).std())
-
-    def study(kinds: dict[str, int], shift: float) -> Callable[[np.random.Generator, Plan], Any]:
-        return lambda rng, plan: Resampled(bank, kinds, {"B": shift}, rng)
-
-    effect = detectable_effect((5, 10), 1) * a_unit
-    return [
-        Cell("tuned AdamW against tuned AdamW with an inert dimension: looks 5, 10 repetitions", "inert",
-             study({"A": 0, "B": 0}, 0.0), told_apart, tuned=True),
-        Cell("tuned AdamW against tuned SGDM, means made equal: looks 5, 10 repetitions", "unlike",
-             study({"A": 0, "B": 1}, equal), told_apart, tuned=True),
-        Cell("found: tuned AdamW made better by what --dry-run promises: looks 5, 10 repetitions", "inert",
-             study({"A": 0, "B": 0}, effect), better, "found", 0.5, True),
-        Cell("one tuning, 10 seeds, read as if it spoke of the optimizers: AdamW against itself (contrast)", "once",
-             study({"A": 0, "B": 0}, 0.0), told_apart, "contrast", 0.25, True),
-    ]  # fmt: skip
-
-
 def measure(cell: Cell, studies: int, seed: int = 0) -> dict[str, Any]:
     """How many of so many studies said what the cell counts."""
     count, hits = max(1, round(studies * cell.share)), 0
-    plan = None if cell.tuned else planning.expand(parse(cell.text, "calibration.yaml"))
+    plan = planning.expand(parse(cell.text, "calibration.yaml")) if isinstance(cell.text, str) else None
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        if plan is None or cell.tuned:
-            text = tuned_text(number, "sgdm" if cell.text == "unlike" else "adamw", cell.text != "once")
-            plan = planning.expand(parse(text, "calibration.yaml"))
-            store: Simulated = cell.outcome(rng, plan)  # type: ignore[assignment]
-        else:
-            store = Simulated(*cell.outcome(rng, plan))
+        if not isinstance(cell.text, str):
+            plan = planning.expand(parse(cell.text(number), "calibration.yaml"))
+        assert plan is not None
+        store = cell.outcome(rng, plan)
         hits += cell.said(judged(plan, store), plan, store)
-    return {"cell": cell.name, "promise": cell.promise, "studies": count, "hits": hits}
+    return {"cell": cell.name, "promise": cell.promise, "studies": count, "hits": hits, "tuned": cell.tuned}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_optim.study.statistics.looks import shares
-from hf_optim.study.statistics.paired import ALPHA, NAN, clopper_pearson
+from hf_optim.study.statistics.paired import ALPHA, NAN, at_most_one, clopper_pearson
 
 Runs = Sequence[float]  # the values of one unit's runs, NaN for one that failed
 
@@ -40,7 +40,7 @@ class FailureTest:
 
 def rate(units: Sequence[Runs]) -> FailureRate:
     """The failures of an arm, by unit: runs of one unit share its setting, and are not independent."""
-    count, n = sum(any(math.isnan(v) for v in runs) for runs in units), len(units)
+    count, n = sum(any(v != v for v in runs) for runs in units), len(units)
     return FailureRate(count, n, *(clopper_pearson(count, n) if n else (NAN, NAN)))
 
 
@@ -50,7 +50,7 @@ def with_worst(first: Sequence[Runs], second: Sequence[Runs], greater: bool) -> 
     Never the value of the untrained model: it lies so far away that one failure among n pairs drives t to 1. Empty
     where nothing has finished.
     """
-    finished = [v for units in (first, second) for runs in units for v in runs if not math.isnan(v)]
+    finished = [v for units in (first, second) for runs in units for v in runs if v == v]  # NaN is not itself
     if not finished:
         return [], []
     worst = min(finished) if greater else max(finished)
@@ -58,7 +58,7 @@ def with_worst(first: Sequence[Runs], second: Sequence[Runs], greater: bool) -> 
 
 
 def _means(units: Sequence[Runs], worst: float) -> list[float]:
-    return [math.fsum(worst if math.isnan(v) else v for v in runs) / len(runs) for runs in units]
+    return [math.fsum([v if v == v else worst for v in runs]) / len(runs) for runs in units]
 
 
 def fisher(a: int, n: int, b: int, m: int) -> tuple[float, float]:
@@ -85,7 +85,7 @@ def compare(counts: Sequence[Sequence[tuple[int, int, int, int]]], looks: Sequen
         for i, adjusted in enumerate(_tarone_holm(found, level)):
             after = adjusted / weights[k]
             if not made[i].sure and (math.isnan(made[i].adjusted) or not after > made[i].adjusted):
-                made[i] = FailureTest(found[i][0], min(1.0, after), k)
+                made[i] = FailureTest(found[i][0], at_most_one(after), k)
     return made
 
 

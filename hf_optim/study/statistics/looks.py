@@ -20,6 +20,7 @@ from hf_optim.study.statistics.paired import (
     POWER,
     MeanDifference,
     adjust,
+    at_most_one,
     detectable,
     difference_p,
     equivalence_p,
@@ -100,8 +101,8 @@ def decide(claims: Sequence[Claim], looks: Sequence[int]) -> list[Decision]:
                 word = "no verdict"
             ends = interval(mean, level)
             made[i] = Decision(
-                word, at, mean, *ends, p_values[i][at], min(1.0, adjusted[i]), equivalence[i][at],
-                min(1.0, adjusted_close[i]),
+                word, at, mean, *ends, p_values[i][at], at_most_one(adjusted[i]), equivalence[i][at],
+                at_most_one(adjusted_close[i]),
             )  # fmt: skip
     nothing = MeanDifference(0, NAN, NAN, NAN, NAN)
     return [one or Decision("no verdict", 0, nothing, NAN, NAN, NAN, NAN, NAN, NAN) for one in made]

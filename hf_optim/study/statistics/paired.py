@@ -117,7 +117,12 @@ def interval(one: MeanDifference, level: float) -> tuple[float, float]:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment, in the given order, at most 1. NaN (no test made) stays NaN and is not counted."""
-    return [min(1.0, p) for p in adjust(p_values, [NAN] * len(p_values))[0]]
+    return [at_most_one(p) for p in adjust(p_values, [NAN] * len(p_values))[0]]
+
+
+def at_most_one(p: float) -> float:
+    """A corrected p as it is shown; NaN stays NaN, which `min` would lose."""
+    return p if math.isnan(p) else min(1.0, p)
 
 
 def adjust(differences: Sequence[float], equivalences: Sequence[float]) -> tuple[list[float], list[float]]:
