@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +36,7 @@ def places(tasks: Sequence[Mapping[Pair, Sequence[MeanDifference]]], looks: Sequ
     for number, pairs in enumerate(tasks):
         mine = {pair: d for (at, pair), d in zip(every, decisions, strict=True) if at == number}
         labels = list(dict.fromkeys(label for pair in pairs for label in pair))
-        known = any(not math.isnan(d.mean.value) for d in mine.values())
+        known = any(d.mean.n > 1 for d in mine.values())
         above, below = dict.fromkeys(labels, 0), dict.fromkeys(labels, 0)
         for (a, b), d in mine.items():
             if d.verdict in ("better", "worse"):
