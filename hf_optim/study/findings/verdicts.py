@@ -56,8 +56,8 @@ def looked(results: Results) -> str:
     plan, judgement, register = results.plan, results.standing.judgement, results.standing.register
     parts = []
     if judgement is not None:
-        several = f" of {' and '.join(map(str, plan.looks))} planned" if len(plan.looks) > 1 else ""
-        parts.append(f"Looked at {judgement.units}{several} {naming.unit(plan)}.")
+        planned = f" (planned: {' and '.join(map(str, plan.looks))})" if len(plan.looks) > 1 else ""
+        parts.append(f"Looked at after {judgement.units} {naming.unit(plan, judgement.units)}{planned}.")
         if judgement.note:
             parts.append(f"Judged by tasks: {judgement.note}.")
     if register.digest:
@@ -95,7 +95,7 @@ def part(results: Results, table: TaskTable, row: Row) -> str:
         parts += [f"{metric} {_numbers(results, c, table.decimals)}", _odds(results.plan, c)]
     elif c.pairs == 1:
         parts.append(f"difference {signed(c.difference.mean, table.decimals)}")
-    parts += [failed(results.plan, c), costs.sentence(table, row)]
+    parts += [failed(c), costs.sentence(table, row)]
     return "; ".join(text for text in parts if text)
 
 
@@ -116,12 +116,12 @@ def word(c: Comparison) -> str:
     return f"{text}{often}{early}"
 
 
-def failed(plan: Plan, c: Comparison) -> str:
+def failed(c: Comparison) -> str:
     """The failures of both arms; of none, where they were asked for by "equivalent", how many there may still be."""
     if c.failures is None or not (c.verdict == "equivalent" or any(rate.count for rate in c.failures)):
         return ""
     mine, other = c.failures
-    return f"failures {_rate(mine)} (the baseline's {_rate(other)}), of {naming.unit(plan)}"
+    return f"failures {_rate(mine)} (the baseline's {_rate(other)})"
 
 
 def _rate(one: FailureRate) -> str:
