@@ -18,9 +18,13 @@ class Spending:
     """Counts the passes of a model, whoever asks for them: a training step, a line search, a second derivative.
 
     A pass is one call of the model on one batch of one process: with gradient accumulation a step has several.
+
+    Args:
+        passes, seconds: how much there is to spend, of both kinds of passes together; None: no end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, passes: int | None = None, seconds: float | None = None) -> None:
+        self.passes, self.seconds = passes, seconds
         self.forward = self.backward = 0
         self._before = self._begun = 0.0
         self.evaluation_seconds = 0.0
@@ -54,6 +58,11 @@ class Spending:
             return {}
         seconds = self._before + time.perf_counter() - self._begun - self.evaluation_seconds
         return dict(zip(SPENT, (self.forward, self.backward, round(seconds, 4)), strict=True))
+
+    def share(self) -> float:
+        """How much of what there is to spend is spent; 1 and more: all of it."""
+        passes = (self.forward + self.backward) / self.passes if self.passes else 0.0
+        return max(passes, self.row().get("seconds", 0.0) / self.seconds if self.seconds else 0.0)
 
     def _passed(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self._counting:

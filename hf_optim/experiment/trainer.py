@@ -48,12 +48,14 @@ class TaskTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """A LambdaLR over every group's own rate."""
+        """A LambdaLR over every group's own rate, as far as the run is in steps or, if that is more, in its budget."""
         if self.lr_scheduler is None:
             chosen = optimizer if optimizer is not None else self.optimizer
             assert chosen is not None
             factor = schedules.factor(self.schedule, num_training_steps)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, factor)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                chosen, lambda step: factor(max(step, int(self.spending.share() * num_training_steps)))
+            )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -153,6 +155,8 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.step_seconds.append(self._now() - self._begun)
+        if self.trainer is not None and self.trainer.spending.share() >= 1:
+            control.should_training_stop = control.should_log = control.should_evaluate = True
         if self._bar is not None:
             self._bar.update()
         # The window of the logged loss is not in a checkpoint: close it there, and a resumed run logs the same rows.

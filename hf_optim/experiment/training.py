@@ -26,7 +26,7 @@ from hf_optim.experiment.evaluation import final_metrics, named
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.files import write_json, write_rows
 from hf_optim.experiment.spec import RunSpec
-from hf_optim.experiment.spending import SPENT
+from hf_optim.experiment.spending import SPENT, Spending
 from hf_optim.experiment.task import Data, Preset, Primary, Task, check_spec
 from hf_optim.experiment.trainer import FOLLOWED, TaskTrainer, Watch
 from hf_optim.hub import attach, modes
@@ -234,6 +234,7 @@ def _trainer(
         trainer.add_callback(Pruner(task.primary, spec.pruning))
     trainer.remove_callback(transformers.PrinterCallback)
     watch.trainer = trainer
+    trainer.spending = Spending(numbers.passes, numbers.seconds)
     trainer.spending.watch(model)
     return trainer
 

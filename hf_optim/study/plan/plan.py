@@ -226,7 +226,7 @@ def make_run(
     optimizer: str,
     spec: Mapping[str, Any],
     seed: int,
-    overrides: Mapping[str, int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     pruning: Sequence[Sequence[float]] = (),
 ) -> Run:
     """The run of a task's entry with an optimizer; raises the UserErrors of `RunSpec`.

@@ -31,9 +31,14 @@ def read(source: Source, value: Any, tasks: Sequence[Mapping[str, Any]]) -> dict
     return {"budgets": [float(b) for b in budgets]}
 
 
-def steps_at(task: Mapping[str, Any], budget: float) -> dict[str, int]:
-    """The override of a task's steps at a budget; nothing at budget 1."""
-    return {} if budget == 1 else {"steps": max(1, round(budget * task["steps"]))}
+def steps_at(task: Mapping[str, Any], budget: float) -> dict[str, Any]:
+    """The overrides of a task's steps, and of its passes and seconds, at a budget; nothing at budget 1."""
+    if budget == 1:
+        return {}
+    given = task.get("overrides") or {}
+    made: dict[str, Any] = {"steps": max(1, round(budget * task["steps"]))}
+    made |= {"passes": max(1, round(budget * given["passes"]))} if "passes" in given else {}
+    return made | ({"seconds": budget * given["seconds"]} if "seconds" in given else {})
 
 
 def others(block: Mapping[str, Any] | None) -> list[float]:
