@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from hf_optim.study.findings import speedups
+from hf_optim.study.findings.verdicts import word
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.questions import Register
 from hf_optim.study.folder.results import Results
@@ -107,6 +108,13 @@ def words(stands: Standing) -> list[str]:
 def told_apart(stands: Standing, plan: Plan, store: RecordStore) -> bool:
     """Better or worse was said of something."""
     return any(word in ("better", "worse") for word in words(stands))
+
+
+def apart_where_it_trains(stands: Standing, plan: Plan, store: RecordStore) -> bool:
+    """Better or worse was said without counting failures in: of runs that train, or of all."""
+    assert stands.judgement is not None
+    apart = [c for c in stands.judgement.verdicts if c.verdict in ("better", "worse")]
+    return any("failures counted" not in word(c) for c in apart)
 
 
 def called_equivalent(stands: Standing, plan: Plan, store: RecordStore) -> bool:
@@ -281,7 +289,7 @@ def cells() -> list[Cell]:
             f"{trains}: one arm fails in {rate:.0%}, looks 5, 10",
             yaml(few),
             drawn(gaussian, fail={1: rate}),
-            told_apart,
+            apart_where_it_trains,
         )
     outcome = drawn(gaussian, fail={0: 0.2, 1: 0.2})
     add(f"{trains}: both arms fail in 20%, looks 5, 10", yaml(few), outcome, told_apart)

@@ -203,3 +203,33 @@ def test_places_follow_from_pairs_that_are_told_apart() -> None:
     (one,) = places.places([pairs], (10,))
     assert one.sets == {"a": (1, 1), "b": (2, 3), "c": (2, 3)} and one.tied_with_best() == {"a"}
     assert [places.place_text(one.sets[x]) for x in "ab"] == ["1", "2 to 3"]
+
+
+# --- two statements ---
+
+
+@pytest.mark.parametrize(
+    ("verdict", "mine", "other", "said"),
+    [
+        ("better", 2, 0, "better where it trains"),
+        ("worse", 0, 2, "worse where it trains"),
+        ("better", 0, 2, "better, failures counted as the worst finished run"),
+        ("worse", 2, 0, "worse, failures counted as the worst finished run"),
+        ("better", 0, 0, "better"),
+    ],
+)
+def test_where_it_trains_is_said_only_where_failures_count_against_the_verdict(
+    verdict: str, mine: int, other: int, said: str
+) -> None:
+    from hf_optim.study.findings.verdicts import word
+    from hf_optim.study.statistics.comparisons import Comparison
+
+    rates = tuple(failures.FailureRate(count, 5, 0.0, 1.0) for count in (mine, other))
+    c = Comparison(5, s.summarise([1.0, 2.0]), 0.01, 0.01, 1.0, 0.5, 1.0, 0.1, verdict, failures=rates)
+    assert word(c) == said
+    sure = Comparison(
+        10, s.summarise([1.0, 2.0]), 0.01, 0.01, 1.0, 0.5, 1.0, 0.1, "better",
+        failures=(failures.FailureRate(7, 10, 0.3, 0.9), failures.FailureRate(0, 10, 0.0, 0.3)),
+        failure_test=failures.FailureTest(0.003, 0.003, 0),
+    )  # fmt: skip
+    assert word(sure) == "better where it trains; fails more often (7 of 10 against 0 of 10, p = 0.003)"

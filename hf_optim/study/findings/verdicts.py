@@ -101,7 +101,6 @@ def part(results: Results, table: TaskTable, row: Row) -> str:
 
 def word(c: Comparison) -> str:
     """The verdict, or the two statements where runs failed: "better where it trains; fails more often"."""
-    fails = any(rate.count for rate in c.failures) if c.failures else False
     often = f"; fails {c.fails_more} ({_fisher(c)})" if c.fails_more else ""
     if c.reason:
         text = f"no verdict, {c.reason}"
@@ -109,11 +108,22 @@ def word(c: Comparison) -> str:
         small = " (a difference was found, but one that was said not to matter)" if c.adjusted < ALPHA else ""
         text = f"equivalent where it trains, within the stated margin of {c.margin:g}{small}"
     elif c.verdict in ("better", "worse"):
-        text = f"{c.verdict} where it trains" if fails else c.verdict
+        text = f"{c.verdict}{_despite(c)}"
     else:
         text = c.verdict
     early = f" (exploratory: {'; '.join(c.exploratory)})" if c.exploratory else ""
     return f"{text}{often}{early}"
+
+
+def _despite(c: Comparison) -> str:
+    """What a verdict speaks of where runs failed. Where the winner failed no less than the other, the failures count
+    against the verdict, and it holds where both train; else they are a part of it.
+    """
+    if c.failures is None or not any(rate.count for rate in c.failures):
+        return ""
+    mine, other = (rate.count * against.n for rate, against in zip(c.failures, c.failures[::-1], strict=True))
+    against = mine >= other if c.verdict == "better" else mine <= other
+    return " where it trains" if against else ", failures counted as the worst finished run"
 
 
 def failed(c: Comparison) -> str:
