@@ -275,9 +275,9 @@ def cells() -> list[Cell]:
         add(f"{alike}: 4 comparisons, looks 5, 10, 20, {name}", yaml(long, 5), outcome, told_apart)
     outcome = drawn(counted, samples=500)
     add(f"{alike}: one comparison, 3 seeds, 95 % of 500 counted", yaml("seeds: 3"), outcome, told_apart)
-    add(f"{alike}: 19 comparisons, looks 5, 10, Gaussian", yaml(few, 20), drawn(gaussian), told_apart, share=0.25)
+    add(f"{alike}: 19 comparisons, looks 5, 10, Gaussian", yaml(few, 20), drawn(gaussian), told_apart)
     name = "not the best, where nothing differs: 20 optimizers, looks 5, 10"
-    add(name, yaml(few, 20), drawn(gaussian), not_tied, share=0.25)
+    add(name, yaml(few, 20), drawn(gaussian), not_tied)
 
     outcome = drawn(gaussian, shifts={1: -2.0})
     name = "equivalent, where the other is worse by the margin: looks 5, 10"
@@ -300,7 +300,7 @@ def cells() -> list[Cell]:
     add(f"{score}: 3 optimizers, 5 tasks, looks 3, 6", yaml("seeds: [3, 6]", 3, 5), drawn(scaled), told_apart)
     add(f"{score}: 2 optimizers, 3 tasks, 3 seeds", yaml("seeds: 3", 2, 3), drawn(scaled), told_apart)
     name, text = "a speed-up of 1.4 that its interval misses: 10 seeds", "speedup: {budgets: [0.5, 1, 2, 4]}\n"
-    add(name, yaml("seeds: 10", more=text), budgets(1.4), misses(1.4), share=0.5)
+    add(name, yaml("seeds: 10", more=text), budgets(1.4), misses(1.4))
 
     for units, looks in (("seeds: 10", (10,)), (few, (5, 10))):
         # Of a difference of two independent runs.
