@@ -20,6 +20,7 @@ FUNCTIONS = {
     "factory": "hf_optim.hub",
     "Session": "hf_optim.hub",
     "Monitor": "hf_optim.hub",
+    "Callback": "hf_optim.hub",
     "Optimizer": "hf_optim.bases.optimizer",
     "Transform": "hf_optim.core.rule",
     "Wrapper": "hf_optim.bases.wrapper",

@@ -6,6 +6,7 @@ from hf_optim.errors import BadCheckpoint as BadCheckpoint
 from hf_optim.errors import BadLoss as BadLoss
 from hf_optim.errors import MissingLoss as MissingLoss
 from hf_optim.errors import UserError as UserError
+from hf_optim.hub import Callback as Callback
 from hf_optim.hub import Monitor as Monitor
 from hf_optim.hub import Session as Session
 from hf_optim.hub import attach as attach
@@ -78,6 +79,7 @@ __all__ = [
     "AdanAGR",
     "BadCheckpoint",
     "BadLoss",
+    "Callback",
     "CautiousAdamW",
     "CautiousLion",
     "DecGD",

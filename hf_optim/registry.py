@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 _BASES = {"optimizers": "Optimizer", "wrappers": "Wrapper"}
+#: of how an optimizer is built over a model, and no hyper-parameter of its rule
+BUILDING = ("decay_all",)
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,8 @@ def check(spec: Any) -> None:
         if base is None:
             raise UserError(f"{name} wraps another optimizer: give base, e.g. base: {{name: sgd, lr: 0.1}}")
         check(base)
-    validate.unknown(name, given, [*known.required, *known.defaults, *known.options])
+    building = () if known.family == "wrapper" else BUILDING  # a wrapper's base is what is built over the model
+    validate.unknown(name, given, [*known.required, *known.defaults, *known.options, *building])
     for k, v in known.arguments.items():
         if v is True and given.get(k, v) is not v:
             rule = classes()[known.cls.rsplit(".", 1)[1]][0].rsplit(".", 1)[1]
@@ -251,10 +254,13 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         name: a registered name (`list_optimizers()`), or `package.module:Class`, `file.py:Class`,
             `file.py:make_optimizer`; in Python also the class, the factory or the instance itself. A factory is called
             with what its arguments ask for: `model`, `named_parameters`, `groups` or `params`.
-        params_or_model: what torch's optimizers take, or an nn.Module, whose parameters are then split into decayed
-            and undecayed groups by module type (`hf_optim.core.groups.split`). None for an instance.
+        params_or_model: what torch's optimizers take, or an nn.Module, whose parameters are then divided into groups
+            that decay and groups that do not (`hf_optim.core.groups`), whoever wrote the optimizer. None for an
+            instance.
         hyper: the rule's hyper-parameters and options (`info(name).defaults`). Wrappers take `base`: a name, a
             mapping with `name`, or an optimizer instance; then `params_or_model` is the base's (None for an instance).
+            `decay_all=True` decays a model's biases and normalisation layers too, as published code without parameter
+            groups does.
 
     Raises:
         UserError: an unknown name or hyper-parameter, or a value out of range.
@@ -262,41 +268,65 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     import torch
     from torch import nn
 
-    if not isinstance(name, str):
-        from hf_optim.core import foreign
+    from hf_optim.core import foreign
+    from hf_optim.core.groups import Parameters
 
+    source = Parameters(params_or_model) if isinstance(params_or_model, nn.Module) else params_or_model
+    if not isinstance(name, str):
         if not (isinstance(name, torch.optim.Optimizer) or callable(name)):
             raise UserError(f"an optimizer is a name, a class, a factory or an instance, got {type(name).__name__}")
         label = getattr(name, "__name__", type(name).__name__)
-        return foreign.make(name, label, params_or_model, hyper)
+        return _named(foreign.make(name, label, source, hyper), source)
     spec = {"name": name, **hyper}
     base = hyper.get("base")
     if isinstance(base, torch.optim.Optimizer):
         return _wrap(name, base, {k: v for k, v in hyper.items() if k != "base"})
     check(spec)
     if ":" in name:
-        from hf_optim.core import foreign
-
-        return foreign.make(resolve(name), name, params_or_model, hyper)
+        return _named(foreign.make(resolve(name), name, source, hyper), source)
     known = info(name)
     if known.family == "wrapper":
         made = dict(known.base or {})
         made.update(as_spec(base) if base is not None and known.base is None else dict(base or {}))
-        return _wrap(name, build(made, params_or_model), {k: v for k, v in hyper.items() if k != "base"})
-    params = params_or_model
-    if isinstance(params, nn.Module):
-        from hf_optim.core.groups import split
+        return _wrap(name, build(made, source), {k: v for k, v in hyper.items() if k != "base"})
+    decay_all = hyper.pop("decay_all", False)
+    if not isinstance(decay_all, bool):
+        raise UserError(f"{name}: decay_all must be true or false, got {decay_all!r}")
+    decay, agr = _division(known, hyper)
+    if decay_all:
+        decay = None  # no division: one group, decayed as the rule itself says
+    cls, params = resolve(name), source
+    if isinstance(source, Parameters):
+        params = source.groups(decay, agr=agr, route=getattr(cls, "route", None))
+    optimizer = cls(params, **{**known.arguments, **hyper})
+    optimizer.given |= set(hyper) & set(known.defaults)  # a default that was written down is a choice too
+    if isinstance(source, Parameters):
+        _named(optimizer, source, source.earlier(decay, agr=agr))
+        if hasattr(optimizer, "watch"):
+            optimizer.watch(source.model)
+    return optimizer
+
+
+def _named(optimizer: torch.optim.Optimizer, source: Any, earlier: list[list[str]] | None = None) -> Any:
+    """The optimizer with its tensors' names in its groups, where a model has told them."""
+    from hf_optim.bases import layout
+
+    names = getattr(source, "names", {})
+    if all(p in names for group in optimizer.param_groups for p in group["params"]):
+        layout.name(optimizer, names, [list(names.values())] if earlier is None else earlier)
+    return optimizer
+
+
+def _division(known: Info, hyper: dict[str, Any]) -> tuple[float | None, bool]:
+    """The decay of the groups that decay, None for a rule without one; whether embeddings are kept apart."""
+    transform = hyper.get("grad_transform")
+    if transform is not None:
         from hf_optim.transforms import make
 
-        decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
-        transform = hyper.get("grad_transform")
-        agr = "agr_scope" in known.defaults or (transform is not None and make(transform).weights_only)
-        params = split(params, decay, agr=agr, route=getattr(resolve(name), "route", None))
-    optimizer = resolve(name)(params, **{**known.arguments, **hyper})
-    optimizer.given |= set(hyper) & set(known.defaults)  # a default that was written down is a choice too
-    if isinstance(params_or_model, nn.Module) and hasattr(optimizer, "watch"):
-        optimizer.watch(params_or_model)
-    return optimizer
+        transform = make(transform)
+    agr = "agr_scope" in known.defaults or (transform is not None and transform.weights_only)
+    decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
+    return decay, agr
 
 
 def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.optim.Optimizer:

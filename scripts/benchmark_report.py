@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import hashlib
 import json
 import pstats
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from hf_optim.experiment.spec import id_of  # noqa: E402
+
 T = TypeVar("T")
 PRIMARY = {"name": "test_accuracy", "greater_is_better": True}
 TASKS, OPTIMIZERS = 5, 20
@@ -38,8 +40,14 @@ def make(folder: Path, runs: int) -> None:
         for task in tasks:
             for label in labels:
                 spec = {"task": "vision", "model": "mlp", "size": "small", "optimizer": {"name": "adamw", "lr": 0.1}}
-                identity = hashlib.sha256(f"{task} {label} {seed}".encode()).hexdigest()[:12]
-                spec |= {"seed": seed, "data": None, "schedule": None, "overrides": {}}
+                spec |= {
+                    "seed": seed,
+                    "data": None,
+                    "schedule": None,
+                    "overrides": {},
+                    "options": {"cell": f"{task} {label}"},
+                }
+                identity = id_of(spec)
                 planned.append({"id": identity, "task": task, "optimizer": label, "seed": seed, "spec": spec})
                 write(folder / "runs" / identity, planned[-1], chance)
     plan = {
@@ -127,7 +135,8 @@ def main() -> int:
         timed("report.html", lambda: report.render(results, tables))
         total = time.perf_counter() - began
         profile.disable()
-        print(f"{len(results.records)} records: {total:.1f} s")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"{len(results.records)} records: {total:.1f} s, at most {peak:.0f} MB")
         if options.profile:
             pstats.Stats(profile).sort_stats("cumulative").print_stats(25)
     return 0

@@ -1,24 +1,40 @@
-"""docs/claims.md from configs/claims: every table and figure, what it claims, and the reproductions that were run.
+"""docs/claims.md from configs/claims: what the papers say, sentence by sentence, what judges it, what that would cost,
+and what was found.
 
 `python scripts/build_claims_docs.py` writes it; `--check` says whether it is what the files give.
 """
 
+from __future__ import annotations
+
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from hf_optim.claims import claim
+from hf_optim.claims import claim, cost, power
+from hf_optim.claims.statement import Statement
+from hf_optim.study.plan.plan import Plan, expand
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "claims.md"
-HEAD = """# The papers' tables and figures
+DONE = ROOT / "docs" / "reproductions"
+HEAD = """# What the papers claim, and what was found
 
-Every table and figure of the four papers has a file in `configs/claims`: what it claims, the study that tests it at
-size small (data of the package, minutes to an hour on two cores) and at size paper (the paper's setting, for a GPU),
-the printed figures and the rule that judges. `hf-optim reproduce NAME` runs one, and shows published beside obtained.
+Every table, figure and theorem of the four papers and their headline sentences: the paper's own words, the rule that
+judges them, what judging costs, and what was found, and at which size. Each has a file in `configs/claims`;
+`hf-optim reproduce NAME` runs it and writes a page of verdicts, with published figures beside obtained ones.
 
-A verdict at size small speaks of the stand-in, not of the paper: *holds*, *partly* (some comparisons decided in favour,
-none against), *contradicted*, *undecided*. The reproductions linked below were run here; the others were not.
+- **Size small** trains on data of the package, minutes to hours on a few cores. A verdict there speaks of the stand-in
+  and of nothing larger. **Size paper** is the paper's setting, for a GPU; none of it was run here.
+- *holds*, *contradicted*: decided, all comparisons of a sentence together at 5 %. *partly*: some parts of it decided in
+  favour and none against. *undecided*: not enough runs. *not testable*: the paper leaves out what it would take.
+- *as printed*, *as run*: where a paper's published code is another algorithm than its text, both are run, and the
+  published figures are the code's.
+- A run that fails, or never arrives, counts as the worst there is. A theorem "holds" if no case broke it; that is no
+  proof.
+- Costs are rough: GPU hours at 30 TFLOP/s and $3 an hour, core hours at 13 GFLOP/s. Tables that share runs pay once.
+- "cannot" before the seeds: the published effects would need more of them than are planned, so that the stand-in is
+  not run unless `--anyway` asks for it.
 
 Made by `scripts/build_claims_docs.py`.
 """
@@ -29,30 +45,88 @@ def page() -> str:
     parts = [HEAD]
     for paper in claim.PAPERS:
         parts.append(f"\n## {paper}\n")
-        for name in claim.names():
-            one = claim.load(name)
-            if one.paper == paper:
-                parts.append(_entry(one))
+        parts += [_entry(one) for one in map(claim.load, claim.names()) if one.paper == paper]
     return "\n".join(parts) + "\n"
 
 
 def _entry(one: claim.Claim) -> str:
-    done = ROOT / "docs" / "reproductions" / f"{one.name}-small"
-    verdicts: list[str | None] = [None] * len(one.statements)
-    link = ""
-    if (done / "reproduction.json").is_file():
-        found = json.loads((done / "reproduction.json").read_text(encoding="utf-8"))
-        verdicts = [judgement["verdict"] for judgement in found["judgements"]]
-        link = f" [Reproduction at size small](reproductions/{done.name}/reproduction.md)."
-    elif (done / "reproduction.md").is_file():
-        link = f" [What it shows at size small](reproductions/{done.name}/reproduction.md)."
-    sizes = ", ".join(one.settings)
-    command = f"`hf-optim reproduce {one.name}`; sizes {sizes}.{link}"
-    lines = [f"### {one.where}: {one.title}", "", command, ""]
-    for statement, verdict in zip(one.statements, verdicts, strict=True):
-        lines.append(f"- {statement['text']}" + (f" **{verdict}** at small" if verdict else ""))
-    lines += [f"- Note: {note}" for note in one.notes]
-    return "\n".join([*lines, ""])
+    plans = {size: expand(s.study) for size, s in one.settings.items() if s.study is not None}
+    found = {size: _found(one, size) for size in one.settings}
+    lines = [f"### {one.where}: {one.title}", "", _how(one, plans), ""]
+    lines += ["| the paper says | read as | judged by | found |", "|---|---|---|---|"]
+    for statement in one.judged():
+        cells = (
+            f"“{statement.says}” ({statement.section})",
+            ", ".join(text for text in (statement.variant, statement.reading) if text),
+            _rule(statement),
+            _verdicts(statement, found),
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    lines += [""] if one.notes else []
+    return "\n".join([*lines, *(f"- {note}" for note in one.notes), ""])
+
+
+def _how(one: claim.Claim, plans: dict[str, Plan]) -> str:
+    if not one.settings:
+        return "Nothing to run."
+    parts = [f"`hf-optim reproduce {one.name}`"]
+    for size, setting in one.settings.items():
+        link = f" ([found]({DONE.name}/{one.name}-{size}/reproduction.md))" if _file(one, size).is_file() else ""
+        if setting.study is None:
+            parts.append(f"judged without training{link}")
+            continue
+        plan = plans[size]
+        machine = cost.GPU if size == "paper" else cost.CORE
+        price = cost.of(plan.runs, machine)
+        words = f"{size}: {len(plan.runs)} runs, {cost.duration(price.hours)} of one {machine.name}"
+        words += f", ${price.hours * machine.dollars:,.0f}" if size == "paper" else ""
+        outlook = power.outlooks(one, size, plan)
+        needed = [each.needed for each in outlook if each.needed is not None]
+        if needed:
+            cannot = "cannot with" if power.hopeless(outlook) else "decides with"
+            words += f"; {cannot} {len(plan.seeds)} seeds (the published effects need {_range(needed)})"
+        parts.append(words + link)
+    return "; ".join(parts) + "."
+
+
+def _range(needed: list[int]) -> str:
+    low, high = min(needed), max(needed)
+    top = f"more than {power.MOST_SEEDS}" if high > power.MOST_SEEDS else str(high)
+    return top if low == high else f"{low} to {top}"
+
+
+def _rule(statement: Statement) -> str:
+    if statement.keys is None:
+        return f"not testable: {statement.not_testable}"
+    keys = statement.keys
+    negated = "not " if keys.get("negated") else ""
+    parts = keys.get("of") or [keys]
+    words = [f"{part['rule']} ({part['metric']})" if part.get("metric") else str(part["rule"]) for part in parts]
+    return negated + ", ".join(dict.fromkeys(words))
+
+
+def _file(one: claim.Claim, size: str) -> Path:
+    return DONE / f"{one.name}-{size}" / "reproduction.json"
+
+
+def _found(one: claim.Claim, size: str) -> list[dict[str, Any]]:
+    file = _file(one, size)
+    return list(json.loads(file.read_text(encoding="utf-8"))["judgements"]) if file.is_file() else []
+
+
+def _verdicts(statement: Statement, found: dict[str, list[dict[str, Any]]]) -> str:
+    """Each size's verdict on the statement; a verdict on other words is none."""
+    if statement.keys is None:
+        return "–"
+    same = (statement.says, statement.reading, statement.variant, statement.rule)
+    said = []
+    for size, judgements in found.items():
+        verdict = next(
+            (j["verdict"] for j in judgements if (j["says"], j["reading"], j["variant"], j["rule"]) == same), None
+        )
+        if verdict is not None:
+            said.append(f"**{verdict}**" + (f" at {size}" if not statement.on_tables() else ""))
+    return ", ".join(said) or "not run"
 
 
 if __name__ == "__main__":

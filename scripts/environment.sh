@@ -1,9 +1,10 @@
-# Sourced by quickstart.sh and test.sh: one virtual environment with everything, made once.
+# Sourced by quickstart.sh and test.sh: one virtual environment with everything, made once (scripts/environment.py).
 #   PYTHON  the interpreter to build it from (3.11 or newer; default python3)
 #   VENV    where it goes (default .venv)
 #   TORCH   what to install of torch; the default is the pair that the tests and the published figures were run with.
 #           Any torch >= 2.6 works, but torchvision must be the one built for it.
 #   EXTRAS  the extras of the package (test.sh: dev; quickstart.sh: study)
+CHOSEN="${PYTHON:+--chosen}"
 PYTHON="${PYTHON:-python3}"
 VENV="${VENV:-.venv}"
 TORCH="${TORCH:-torch==2.14.1 torchvision==0.29.1}"
@@ -13,16 +14,4 @@ if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
     echo "error: Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3.11 bash $0" >&2
     exit 2
 fi
-if [ ! -x "$VENV/bin/python" ]; then
-    echo "making the environment $VENV"
-    "$PYTHON" -m venv "$VENV"
-fi
-wanted="$(printf '%s\n' "$TORCH"; cat pyproject.toml)"
-# One file an extra: an environment may hold both.
-if [ "$wanted" != "$(cat "$VENV/installed-$EXTRAS" 2>/dev/null)" ]; then
-    echo "installing (a few minutes the first time)"
-    # shellcheck disable=SC2086 # torch and torchvision are two words
-    "$VENV/bin/python" -m pip install --quiet $TORCH
-    "$VENV/bin/python" -m pip install --quiet --editable ".[$EXTRAS]"
-    printf '%s\n' "$wanted" > "$VENV/installed-$EXTRAS"
-fi
+"$PYTHON" scripts/environment.py --venv "$VENV" --extras "$EXTRAS" --torch "$TORCH" $CHOSEN || exit $?

@@ -5,7 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-from hf_optim.commands.train import Parser, take_nested
+from hf_optim.commands.nested import take_nested
+from hf_optim.commands.parser import Parser
+from hf_optim.core.text import line
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES
 from hf_optim.experiment.task import names
@@ -13,7 +15,7 @@ from hf_optim.experiment.task import names
 
 def main() -> int:
     """Print the metrics as JSON, or write them to --output; gives the exit code."""
-    parser = Parser(description=__doc__, allow_abbrev=False)
+    parser = Parser("evaluate_checkpoint.py", __doc__ or "")
     parser.add_argument("--task", required=True, metavar="NAME", help=f"{', '.join(names())} or file.py:NAME")
     parser.add_argument(
         "--model",
@@ -33,7 +35,7 @@ def main() -> int:
             given.task, given.model, given.size, given.checkpoint, given.data, nested["model"]
         )
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {line(error)}", file=sys.stderr)
         return 2
     if os.environ.get("RANK", "0") != "0":
         return 0

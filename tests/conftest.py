@@ -12,6 +12,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest  # noqa: E402 - after the environment that it would pass on
 
+#: files of the subset that CONTRIBUTING.md calls quick
+QUICK = {"architecture", "arguments", "cli", "docs", "metrics", "plugin", "references", "registry", "study_plan"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem.removeprefix("test_") in QUICK:
+            item.add_marker("quick")
+
 
 @pytest.fixture(autouse=True)
 def no_metric_modules_are_left():

@@ -31,6 +31,8 @@ SEARCHES = ("sls", "ponos")
 #: name of a case -> (optimizer, hyper-parameters): every optimizer, and every way to reduce that a default leaves out
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in NAMES if not info(name).base} | {
     "tlr_legacy": ("tlr_legacy", {"interval": 1}),
+    "soap": ("soap", {"max_dim": 1, "frequency": 2}),  # of longer sides rounding chooses the first basis
+    "muon match": ("muon", {"adjust_lr": "match_rms_adamw", "nesterov": False}),
     "smaran tensor": ("smaran", {"norm_scope": "tensor"}),
     "adan clip": ("adan", {"max_grad_norm": 0.1}),
     "amvt clip": ("amvt", {"clip": 0.1}),
@@ -85,7 +87,8 @@ KINDS = (
 SHARDED = tuple(case for case, (name, _) in CASES.items() if not info(name).arguments or case in KINDS)
 ACCELERATED = ("smaran", "sls", "tlr", "adamw_agr")
 #: cases that three processes go on with: every kind of state and every scope of a sum
-RESHARDED = (*KINDS, "lamb", "smaran tensor", "adamw_agr", "normalize")
+WHOLE = ("muon", "soap", "adafactor", "schedule_free_adamw")
+RESHARDED = (*KINDS, *WHOLE, "lamb", "smaran tensor", "adamw_agr", "normalize")
 
 
 class Walk:

@@ -61,7 +61,7 @@ def checked(trainer: Any, before: torch.Tensor, family: str) -> None:
     assert logged and all(math.isfinite(row["effective_lr"]) for row in logged)
     if family == "loss-aware":
         for row in logged:
-            assert abs(row["optimizer_loss"] - row["loss"]) <= 1e-3 * abs(row["loss"])
+            assert abs(row["hf_optim_loss"] - row["loss"]) <= 1e-3 * abs(row["loss"])
 
 
 @situation("Seq2SeqTrainer")

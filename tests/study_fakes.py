@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import random
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+
+from hf_optim.experiment.spec import id_of
 
 PRIMARY = {"name": "test_accuracy", "greater_is_better": True}
 
@@ -34,8 +35,8 @@ def make_study(
     for seed in range(seeds):
         for task in tasks:
             for label in labels:
-                run_id = hashlib.sha256(f"{task} {label} {seed}".encode()).hexdigest()[:12]
-                spec = {"task": "vision", "optimizer": {"name": label, "lr": 0.1}, "seed": seed}
+                spec = {"task": "vision", "model": task, "optimizer": {"name": label, "lr": 0.1}, "seed": seed}
+                run_id = id_of(spec)
                 runs.append({"id": run_id, "task": task, "optimizer": label, "seed": seed, "spec": spec})
                 if (label, seed) not in missing:
                     home = folder / "runs" / run_id

@@ -169,22 +169,26 @@ def average_in(folder: Path) -> torch.Tensor:
     )
 
 
-def held(model: Tiny) -> torch.Tensor:
-    """The parameters, in the model's order, which is the optimizer's where nothing decays."""
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+def in_order(attachment, tensors) -> torch.Tensor:
+    """Tensors by name, in the optimizer's order."""
+    names = {p: n for n, p in attachment.trainer.model.named_parameters()}
+    return torch.cat([tensors[names[p]].flatten() for g in attachment.optimizer.param_groups for p in g["params"]])
 
 
-def saved(folder: Path, like: Tiny) -> torch.Tensor:
-    """The saved parameters, in the same order."""
-    stored = copy.deepcopy(like)
-    stored.load_state_dict(load_file(folder / "model.safetensors"))
-    return held(stored)
+def held(attachment) -> torch.Tensor:
+    """What the parameters hold."""
+    return in_order(attachment, {n: p.detach() for n, p in attachment.trainer.model.named_parameters()})
+
+
+def saved(folder: Path, attachment) -> torch.Tensor:
+    """What a checkpoint's model holds."""
+    return in_order(attachment, load_file(folder / "model.safetensors"))
 
 
 def test_what_trainer_evaluates_and_saves_is_the_average(tmp_path):
     trainer, attachment = trained(tmp_path, "schedule_free_adamw")
     for step in (4, 8, 11):
-        torch.testing.assert_close(saved(tmp_path / f"checkpoint-{step}", trainer.model),
+        torch.testing.assert_close(saved(tmp_path / f"checkpoint-{step}", attachment),
                                    average_in(tmp_path / f"checkpoint-{step}"))  # fmt: skip
         assert json.loads((tmp_path / f"checkpoint-{step}" / "hf_optim.json").read_text())["weights"] == "average"
     assert attachment.optimizer.param_groups[0]["holds_average"]
@@ -194,9 +198,9 @@ def test_what_trainer_evaluates_and_saves_is_the_average(tmp_path):
     last = rows(trainer, "eval_loss")[-1]
     assert (last["step"], last["eval_loss"]) == (11, pytest.approx(float(model.eval()(**batch)["loss"]), rel=1e-6))
     trainer.save_model(str(tmp_path / "end"))
-    assert torch.equal(saved(tmp_path / "end", trainer.model), saved(tmp_path / "checkpoint-11", trainer.model))
+    assert torch.equal(saved(tmp_path / "end", attachment), saved(tmp_path / "checkpoint-11", attachment))
     attachment.optimizer.train()
-    assert not torch.equal(saved(tmp_path / "end", trainer.model), held(trainer.model))
+    assert not torch.equal(saved(tmp_path / "end", attachment), held(attachment))
 
 
 def test_evaluations_in_trainer_change_nothing_and_resumed_runs_are_the_same(tmp_path):
@@ -211,18 +215,18 @@ def test_evaluations_in_trainer_change_nothing_and_resumed_runs_are_the_same(tmp
 
 def test_the_best_model_is_not_averaged_twice(tmp_path):
     same = {"load_best_model_at_end": True, "save_steps": 2, "eval_steps": 2, "metric_for_best_model": "loss"}
-    trainer, _ = trained(tmp_path, "schedule_free_adamw", **same)
+    trainer, attachment = trained(tmp_path, "schedule_free_adamw", **same)
     best = Path(trainer.state.best_model_checkpoint)
-    assert torch.equal(saved(best, trainer.model), held(trainer.model))
+    assert torch.equal(saved(best, attachment), held(attachment))
 
 
 def test_a_foreign_schedule_free_is_switched_too(tmp_path):
     schedulefree = pytest.importorskip("schedulefree")
-    ours, _ = trained(tmp_path / "ours", "schedule_free_adamw", eval_strategy="no")
-    theirs, attachment = trained(tmp_path / "theirs", FOREIGN, eval_strategy="no")
-    assert isinstance(attachment.optimizer, schedulefree.AdamWScheduleFree)
+    _, ours = trained(tmp_path / "ours", "schedule_free_adamw", eval_strategy="no")
+    _, theirs = trained(tmp_path / "theirs", FOREIGN, eval_strategy="no")
+    assert isinstance(theirs.optimizer, schedulefree.AdamWScheduleFree)
     for step in ("checkpoint-4", "checkpoint-11"):
-        a, b = (saved(tmp_path / who / step, t.model) for who, t in (("ours", ours), ("theirs", theirs)))
+        a, b = (saved(tmp_path / who / step, t) for who, t in (("ours", ours), ("theirs", theirs)))
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     about = json.loads((tmp_path / "theirs" / "checkpoint-4" / "hf_optim.json").read_text())
     assert about["weights"] == "average"

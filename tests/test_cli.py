@@ -62,7 +62,7 @@ BAD = {
     ("info", "smarann"): "smaran",
     ("list", "zzz*"): "no optimizer matches",
     ("list", "zzz*", "--tasks"): "no task matches",
-    ("stdy",): "invalid choice: 'stdy'",
+    ("stdy",): "there is no command 'stdy' (did you mean study",
     (): "required",
 }
 
@@ -127,5 +127,5 @@ def test_a_value_out_of_range_ends_a_study_before_anything_is_written(tmp_path, 
         "optimizers: [adam, {name: smaran, gamma: 1.5}]\n"
     )
     assert main(["study", str(file), "--output", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err.strip() == "error: smaran: gamma = 1.5 is outside [0, 1)"
+    assert capsys.readouterr().err.strip() == f"error: {file}, line 5: smaran: gamma = 1.5 is outside [0, 1)"
     assert not (tmp_path / "out").exists()

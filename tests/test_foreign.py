@@ -33,7 +33,7 @@ def test_a_class_an_import_path_and_ours_decay_the_same_parameters():
     for name in (torch.optim.AdamW, "torch.optim:AdamW", "adamw"):
         assert decays(hf_optim.create(name, model(), lr=0.1, weight_decay=0.1)) == expected
     assert [d for d, _ in decays(hf_optim.create("torch.optim:AdamW", model()))] == [0.01, 0.0]  # its own default
-    assert decays(hf_optim.create("torch.optim:SGD", model())) == [(0, [2, 1, 1, 1, 2, 1])]
+    assert {d for d, _ in decays(hf_optim.create("torch.optim:SGD", model()))} == {0}
     tensors = list(model().parameters())
     assert decays(hf_optim.create(torch.optim.AdamW, tensors)) == [(0.01, [p.dim() for p in tensors])]
 

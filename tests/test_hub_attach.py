@@ -96,7 +96,7 @@ def test_arguments_are_read_when_training_begins(tmp_path):
     for _ in range(2):
         trainer.train()
         seen.append(_groups(trainer)[0]["lr"])
-        assert trainer.accelerator is not before and rows(trainer)[-1]["V"] > 0
+        assert trainer.accelerator is not before and rows(trainer)[-1]["hf_optim_V"] > 0
     assert seen == [0.03, 5e-5]  # a searched value counts even where it equals the default
 
 
@@ -138,7 +138,7 @@ def test_schedule_and_adaptive_rate_compose(tmp_path):
     class Watch(TrainerCallback):
         def on_step_begin(self, *args, **kwargs):
             group = attachment.optimizer.param_groups[0]
-            used.append((group["lr"], group["lr"] * group["lr_scale"]))
+            used.append((group["lr"], group["lr"] * group["hf_optim_lr_scale"]))
 
     trainer.add_callback(Watch())
     trainer.train()
@@ -148,7 +148,7 @@ def test_schedule_and_adaptive_rate_compose(tmp_path):
     assert [row["learning_rate"] for row in logged] == pytest.approx([lr for lr, _ in used])
     assert [row["effective_lr"] for row in logged] == pytest.approx([rate for _, rate in used])
     assert len({round(rate / lr, 9) for lr, rate in used}) > 3  # the wrapper did adapt
-    assert all("lr_scale" in row for row in logged)
+    assert all("hf_optim_lr_scale" in row for row in logged)
 
 
 def test_smaran_logs_rate_and_figures(tmp_path):
@@ -157,8 +157,8 @@ def test_smaran_logs_rate_and_figures(tmp_path):
     trainer.train()
     logged = rows(trainer)
     for i, row in enumerate(logged):
-        assert row["effective_lr"] == pytest.approx(0.1 * (1 - i / 6) * row["V"])
-        assert row["optimizer_loss"] == pytest.approx(row["loss"], rel=1e-5)
+        assert row["effective_lr"] == pytest.approx(0.1 * (1 - i / 6) * row["hf_optim_V"])
+        assert row["hf_optim_loss"] == pytest.approx(row["loss"], rel=1e-5)
     assert all("effective_lr" not in row for row in rows(trainer, "eval_loss") + rows(trainer, "train_loss"))
     # lr 0.1 times V_1 = f / sqrt(f^2) = 1 at the first step
     assert logged[0]["effective_lr"] == pytest.approx(0.1, rel=1e-5)

@@ -140,7 +140,7 @@ def test_exact_tlr_works_with_a_closure(tmp_path):
     trainer, optimizer, _ = _trained(
         tmp_path, "tlr", closure=True, hyper={"base": {"name": "sgd", "lr": 0.05}, "interval": 2, "lookahead": True}
     )
-    assert optimizer.param_groups[0]["lr_scale"] != 1.0
+    assert optimizer.param_groups[0]["hf_optim_lr_scale"] != 1.0
 
 
 def test_loss_aware_rules_and_line_searches_take_a_closure_too(tmp_path):

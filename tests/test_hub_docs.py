@@ -64,7 +64,7 @@ def test_one_line_switches_a_script_to_smaran(files, monkeypatch):
     assert all("effective_lr" not in row for row in before) and len(before) == len(after) == 4
     assert before[0]["loss"] == after[0]["loss"]  # the same model and the same first batch
     for row in after:
-        assert row["V"] > 0 and row["optimizer_loss"] == pytest.approx(row["loss"], rel=1e-3)
+        assert row["hf_optim_V"] > 0 and row["hf_optim_loss"] == pytest.approx(row["loss"], rel=1e-3)
     assert after[0]["learning_rate"] == 0.1  # SMARAN's own, not 5e-5
 
 

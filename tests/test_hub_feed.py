@@ -74,7 +74,7 @@ def test_fed_loss_equals_the_definition(tmp_path, model, smoothing, per_sample):
     assert trainer.state.global_step == 3  # windows of 4, 4 and 3 micro-batches
     assert len(rows(trainer, "eval_loss")) >= 1  # evaluation in between does not count
     assert watch.fed == pytest.approx(watch.expected, rel=1e-6)
-    assert [row["optimizer_loss"] for row in rows(trainer)] == pytest.approx(watch.fed)
+    assert [row["hf_optim_loss"] for row in rows(trainer)] == pytest.approx(watch.fed)
 
 
 def test_two_backward_calls_a_step_are_both_seen(tmp_path):
@@ -194,4 +194,4 @@ def test_a_training_that_raised_does_not_disturb_the_next(tmp_path):
     trainer.model.seen = []
     trainer.train()
     assert watch.fed == pytest.approx(watch.expected, rel=1e-6)
-    assert [row["optimizer_loss"] for row in rows(trainer)] == pytest.approx(watch.expected, rel=1e-6)
+    assert [row["hf_optim_loss"] for row in rows(trainer)] == pytest.approx(watch.expected, rel=1e-6)

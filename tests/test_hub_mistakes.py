@@ -61,7 +61,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "factory argument": (factory("adamw", momentum=0.9), "momentum"),
     # mistyped
     "number as a name": (attach(3), "int"),
-    "class as a name": (attach(torch.optim.SGD), "type"),
+    "a class that is no optimizer": (attach(torch.nn.Linear), "type"),
     "text as a rate": (attach("smaran", lr="0.1"), "lr"),
     "text as betas": (attach("adamw_agr", betas="(0.9,0.99)"), "betas"),
     "negative rate": (attach("smaran", lr=-0.1), "lr"),
@@ -129,7 +129,7 @@ def test_a_run_too_short_for_a_learned_rate_says_so(tmp_path, caplog, interval, 
     with caplog.at_level("WARNING", logger="hf_optim"):
         trainer.train()
     said = [r.message for r in caplog.records if "stays what it is" in r.message]
-    scale = hf_optim.hub.feed.unwrapped(trainer.optimizer).param_groups[0]["lr_scale"]
+    scale = hf_optim.hub.feed.unwrapped(trainer.optimizer).param_groups[0]["hf_optim_lr_scale"]
     assert (scale != 1, not said) == (moves, moves)
 
 

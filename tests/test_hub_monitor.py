@@ -45,7 +45,7 @@ def test_figures_are_those_of_the_last_step_looked_at(tmp_path, every):
         assert row["weight_norm"] == pytest.approx(float(w.norm()), rel=1e-5)
         assert row["update_ratio"] == pytest.approx(float((new - w).norm() / w.norm()), rel=1e-4)
         if i % every == 0:
-            assert row["loss_fed"] == pytest.approx(row["optimizer_loss"], rel=1e-6)
+            assert row["loss_fed"] == pytest.approx(row["hf_optim_loss"], rel=1e-6)
         for name, (old, gradient, moved) in seen.items():
             assert row[f"gradient_norm/{name}"] == pytest.approx(float(gradient.norm()), rel=1e-4, abs=1e-7)
             size = float(old.norm())
@@ -91,7 +91,7 @@ def test_it_reaches_tensorboard_and_every_reporter(tmp_path):
     trainer.add_callback(Monitor(every=1))
     hf_optim.attach(trainer, "smaran")
     trainer.train()
-    assert all({"update_ratio", "effective_lr", "V"} <= set(row) for row in seen if "loss" in row)
+    assert all({"update_ratio", "effective_lr", "hf_optim_V"} <= set(row) for row in seen if "loss" in row)
     files = [f.parent for f in tmp_path.rglob("events.out.tfevents*")]
     tags = EventAccumulator(str(files[0])).Reload().Tags()["scalars"]
     assert {"train/update_ratio", "train/effective_lr", "train/gradient_norm"} <= set(tags)
@@ -113,7 +113,9 @@ def test_it_reaches_trackio(tmp_path, monkeypatch):
     trainer.train()
     with sqlite3.connect(tmp_path / "trackio" / "monitor.db") as database:
         logged = [json.loads(row[0]) for row in database.execute("select metrics from metrics")]
-    assert any({"train/update_ratio", "train/effective_lr", "train/V", "train/loss_fed"} <= set(row) for row in logged)
+    assert any(
+        {"train/update_ratio", "train/effective_lr", "train/hf_optim_V", "train/loss_fed"} <= set(row) for row in logged
+    )
 
 
 def test_it_needs_attach(tmp_path):

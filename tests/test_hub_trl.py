@@ -101,7 +101,7 @@ def test_loss_aware_and_transform_on_adapters(tmp_path):
     hf_optim.attach(trainer, "smaran")
     trainer.train()
     logged = rows(trainer)
-    assert [row["optimizer_loss"] for row in logged] == pytest.approx([row["loss"] for row in logged], rel=1e-3)
+    assert [row["hf_optim_loss"] for row in logged] == pytest.approx([row["loss"] for row in logged], rel=1e-3)
     for name, hyper in (("adamw_agr", {"lr": 0.01}), ("tlr", {"base": "adamw", "interval": 1})):
         trainer = _make(tmp_path, "dpo", lora=True)
         before = [p.detach().clone() for p in trainer.model.parameters() if p.requires_grad]

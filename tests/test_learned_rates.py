@@ -66,7 +66,7 @@ def test_hdk_learns_a_rate_for_the_schedule_to_multiply():
         for _ in range(2):
             p.grad = torch.ones_like(p)
             opt.step()
-        scales.append(opt.param_groups[0]["lr_scale"])
+        scales.append(opt.param_groups[0]["hf_optim_lr_scale"])
     assert scales == pytest.approx([1.1, 1.1], rel=1e-9)
 
 
@@ -126,9 +126,11 @@ def test_schedules_multiply_what_was_learned(make):
         before = [p.detach().clone() for p in params]
         advance(opt, params, range(t, t + 1))
         assert same(params, before) == (t in (0, 5))
-        assert opt.effective_lr()[0] == pytest.approx(opt.param_groups[0]["lr"] * opt.param_groups[0]["lr_scale"])
+        assert opt.effective_lr()[0] == pytest.approx(
+            opt.param_groups[0]["lr"] * opt.param_groups[0]["hf_optim_lr_scale"]
+        )
         schedule.step()
-    assert opt.param_groups[0]["lr"] == 0.025 and opt.param_groups[0]["lr_scale"] != 1
+    assert opt.param_groups[0]["lr"] == 0.025 and opt.param_groups[0]["hf_optim_lr_scale"] != 1
 
 
 def test_the_exact_form_of_tlr_leaves_no_trace():

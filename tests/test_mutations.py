@@ -74,7 +74,7 @@ EQUIVALENT = [
     ("sps", "control", "eta = 0.0", "", GUARD),
     ("sps", "control", "if math.sqrt(sums['gg']) >= 1e-08", "", GUARD),
     ("sps", "control", "if eta > 0", "always True", GUARD),
-    ("tlr", "_scaled_step", "if group['lr_scale'] != 1.0", "", NONE),
+    ("tlr", "_scaled_step", "if group['hf_optim_lr_scale'] != 1.0", "", NONE),
     ("tlr", "_scaled_step", "before =", "always {p: p.detach", "a copy that is not read"),
     ("tlr", "_adapt", "rate = group['tlr_rate_sum'] / K", "group['tlr_rate_sum'] / K ->", RATIO),
     ("tlr", "_look", "rate = ", "", RATIO),

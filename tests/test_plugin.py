@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,9 @@ import torch
 
 import hf_optim
 from hf_optim import registry
+from hf_optim.check import outcome
+from hf_optim.check.candidate import Candidate
+from hf_optim.commands import main as main_module
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -98,6 +102,54 @@ def test_a_file_in_the_folder_is_found_by_name(tmp_path):
         env={"PYTHONPATH": str(tmp_path), "PATH": ""},
     )
     assert "heavy_ball" in listed.stdout and "Speeding up" in listed.stdout, listed.stderr
+
+
+def test_the_example_wrapper_wraps_anything(tmp_path):
+    file = tmp_path / "forget.py"
+    file.write_text(block("Add a wrapper", "python"))
+    scope = runpy.run_path(str(file))
+    x, y = (torch.tensor([1.0, -2.0], requires_grad=True) for _ in range(2))
+    opt = scope["Forget"](torch.optim.SGD([x], lr=0.1, momentum=0.9), k=3)
+    plain = torch.optim.SGD([y], lr=0.1, momentum=0.9)
+    for t in range(7):
+        for z, by in ((x, opt), (y, plain)):
+            z.grad = 2 * z.detach()
+            by.step()
+        if t % 3 == 2:
+            plain.state.clear()
+        assert torch.equal(x, y)
+    with pytest.raises(hf_optim.UserError, match="forget: k must be a whole number"):
+        scope["Forget"](plain, k=1.5)
+
+
+def test_the_example_metric_check_and_command_work(tmp_path, monkeypatch, capsys):
+    for name, heading in (("median_error", "Add a metric"), ("repeats", "Add a check"), ("count", "Add a command")):
+        (tmp_path / f"{name}.py").write_text(block(heading, "python"))
+    metric = runpy.run_path(str(tmp_path / "median_error.py"))["METRIC"](cache_dir=str(tmp_path))
+    assert metric.compute(predictions=[1.0, 2.0, 9.0], references=[1.0, 3.0, 3.0]) == {"median_error": 1.0}
+
+    monkeypatch.setattr(outcome, "CHECKS", dict(outcome.CHECKS))
+    runpy.run_path(str(tmp_path / "repeats.py"))
+    repeats = outcome.CHECKS["repeats"]
+    assert outcome.judge(repeats, Candidate("lion")) == (outcome.PASS, "")
+    (tmp_path / "noisy.py").write_text(NOISY)
+    status, why = outcome.judge(repeats, Candidate(f"{tmp_path}/noisy.py:Noisy"))
+    assert status == outcome.FAIL and "elsewhere" in why
+
+    main = runpy.run_path(str(tmp_path / "count.py"))["main"]
+    assert main(["adan*"]) == 0 and capsys.readouterr().out == f"{len(hf_optim.list_optimizers('adan*'))}\n"
+    assert main_module.commands().keys() >= {"train", "study", "report", "results", "list", "info", "check"}
+
+
+NOISY = """
+import random, torch
+
+class Noisy(torch.optim.SGD):
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["lr"] = 0.01 * (1 + random.SystemRandom().random())
+        return super().step(closure)
+"""
 
 
 def test_the_example_study_is_one(tmp_path):

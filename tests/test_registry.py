@@ -140,3 +140,17 @@ def test_unknown_attribute():
     with pytest.raises(AttributeError):
         hf_optim.NoSuchOptimizer  # noqa: B018
     assert "SMARAN" in dir(hf_optim)
+
+
+def test_published_code_without_groups_decays_everything():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
+    split = hf_optim.create("adamw", model, weight_decay=0.1)
+    whole = hf_optim.create("adamw", model, weight_decay=0.1, decay_all=True)
+    assert sorted(group["weight_decay"] for group in split.param_groups) == [0.0, 0.1]
+    assert [(group["weight_decay"], len(group["params"])) for group in whole.param_groups] == [(0.1, 4)]
+    base = {"name": "sgd", "lr": 0.1, "weight_decay": 0.1, "decay_all": True}
+    assert len(hf_optim.create("tlr", model, base=base).param_groups) == 1
+    with pytest.raises(UserError, match="decay_all"):
+        hf_optim.create("tlr", model, base="sgd", decay_all=True)
+    with pytest.raises(UserError, match="true or false"):
+        hf_optim.create("adamw", model, decay_all=1)

@@ -47,7 +47,7 @@ def test_two_processes_leave_one_record_and_end_with_their_worker(
         start_new_session=True,
     )
     assert started.stdin is not None
-    started.stdin.write(json.dumps({**how, "checkpoint_every": None, "processes": 2}) + "\n")
+    started.stdin.write(json.dumps({**how, "checkpoint_every": None, "processes": 2, "trust": False}) + "\n")
     started.stdin.flush()
     deadline = time.monotonic() + 120
     while len(members(tmp_path)) < 3:  # torchrun and its two

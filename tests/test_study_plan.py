@@ -202,7 +202,7 @@ def test_only_failed_runs_are_retried(tmp_path: Path) -> None:
     for one, status in zip(made.runs, ("ok", "failed"), strict=False):
         home = tmp_path / "s" / "runs" / one.id
         home.mkdir(parents=True)
-        (home / "record.json").write_text(json.dumps({"id": one.id, "status": status, "metrics": {}}))
+        (home / "record.json").write_text(json.dumps({"id": one.id, "spec": one.spec, "status": status, "metrics": {}}))
     run.prepare(made, GOOD, tmp_path / "s")
     assert len(known(made, tmp_path / "s")) == 10
     run.prepare(made, GOOD, tmp_path / "s", retry_failed=True)

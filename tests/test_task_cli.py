@@ -84,7 +84,7 @@ def test_the_preset_brings_an_optimizer() -> None:
         (["--steps", "3", "--epochs", "1"], "give one of them"),
         (["--model", "vit"], "choose from mlp, resnet"),
         (["--data", "/nowhere"], "no such file or folder: /nowhere"),
-        (["--config", "/nowhere.yaml"], "cannot read /nowhere.yaml"),
+        (["--config", "/nowhere.yaml"], "/nowhere.yaml: cannot be read"),
         (["--model.hiden_size", "8"], "unknown option 'hiden_size'; valid: hidden_size"),
         (["--report-to", "tensorbord"], "'tensorbord' is no tracker; known: "),
     ],
@@ -113,10 +113,10 @@ def test_a_tracker_gets_the_figures(tmp_path) -> None:
 def test_a_bad_config_is_named_with_its_line(tmp_path) -> None:
     file = tmp_path / "run.yaml"
     for text, message in (
-        ("task: vision\nseeds: 3\n", "line 2: unknown key 'seeds'; valid: task, model"),
-        ("task: vision\nseed: [3\n", "line 3 is not YAML"),
+        ("task: vision\nseeds: 3\n", "line 2: unknown key 'seeds'; valid keys: task, model"),
+        ("task: vision\nseed: [3\n", "line 3: not valid YAML"),
         ("- task\n", "must hold a mapping"),
-        ("seed: 1\ntask: vision\nseed: 2\n", "line 3: 'seed' is given twice"),
+        ("seed: 1\ntask: vision\nseed: 2\n", "line 3: the key 'seed' is given twice"),
         ("task: vision\noverrides: 3\n", "overrides: expected a mapping"),
         ("task: [vision]\n", "task: expected"),
         ("task: vision\nsize: [small]\n", "no size ['small']"),

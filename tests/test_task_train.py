@@ -68,7 +68,7 @@ def test_the_history_has_training_and_evaluation_rows(smaran_run) -> None:
     assert [row["step"] for row in trained] == list(range(1, 17))
     assert [row["step"] for row in evaluated] == [0, 8, 16]
     for row in trained:
-        assert {"epoch", "lr", "effective_lr", "grad_norm", "V"} <= set(row)
+        assert {"epoch", "lr", "effective_lr", "grad_norm", "hf_optim_V"} <= set(row)
         assert row["effective_lr"] < row["lr"] == 0.1  # SMARAN divides by the gradient's norm and memory
     assert evaluated[-1]["validation_loss"] == record["metrics"]["validation_loss"]
     assert record["metrics"]["best_validation_accuracy"] == max(row["validation_accuracy"] for row in evaluated)

@@ -157,8 +157,9 @@ def test_torchs_half_precision_state_becomes_single():
 
 
 def test_a_contiguous_checkpoint_goes_on_in_channels_last():
-    """What was saved lies as its parameter did; where that lies otherwise now, numbers go by place, not by memory."""
-    whole, part = ([torch.nn.Parameter(torch.randn(2, 3, 4, 5, generator=torch.manual_seed(0)))] for _ in range(2))
+    """State is saved as its parameter lies; where that lies otherwise now, numbers go by place, not by memory."""
+    first = torch.randn(2, 3, 4, 5, generator=torch.manual_seed(9))
+    whole, part = ([torch.nn.Parameter(first.clone())] for _ in range(2))
     grads = [torch.randn(2, 3, 4, 5, generator=torch.manual_seed(t)) for t in range(4)]
     one, two = hf_optim.create("adamw", whole, lr=0.1), hf_optim.create("adamw", part, lr=0.1)
     for g in grads[:2]:

@@ -1,4 +1,4 @@
-"""Our SGD, Adagrad, RMSprop, Adam, AdamW, RAdam and NAdam are torch's: in numbers, layouts, schedules and hooks."""
+"""SGD, Adagrad, RMSprop, Adam, AdamW, RAdam and NAdam are torch's: in numbers, layouts, schedules and hooks."""
 
 from __future__ import annotations
 
@@ -17,24 +17,13 @@ register_optimizer_step_post_hook = importlib.import_module("torch.optim.optimiz
 DECAY = [{}, {"weight_decay": 0.1}]
 COUPLING = [{}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True}]
 CLIMB = [{}, {"maximize": True}]
+FILLED = [{}, {"initial_accumulator_value": 0.2, "eps": 0.1}]
+AVERAGES = [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.5, "dampening": 0.3}]
 #: rule -> torch's class and every value of each of its options with every one of the others
 OPTIONS = {
-    "sgd": (
-        "SGD",
-        [
-            DECAY,
-            CLIMB,
-            [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.5, "dampening": 0.3}],
-        ],
-    ),
-    "adagrad": (
-        "Adagrad",
-        [DECAY, CLIMB, [{}, {"lr_decay": 0.1}], [{}, {"initial_accumulator_value": 0.2, "eps": 0.1}]],
-    ),
-    "rmsprop": (
-        "RMSprop",
-        [DECAY, CLIMB, [{}, {"centered": True, "alpha": 0.8}], [{}, {"momentum": 0.9, "eps": 1e-3}]],
-    ),
+    "sgd": ("SGD", [DECAY, CLIMB, AVERAGES]),
+    "adagrad": ("Adagrad", [DECAY, CLIMB, [{}, {"lr_decay": 0.1}], FILLED]),
+    "rmsprop": ("RMSprop", [DECAY, CLIMB, [{}, {"centered": True, "alpha": 0.8}], [{}, {"momentum": 0.9, "eps": 0.1}]]),
     "adam": ("Adam", [COUPLING, CLIMB, [{}, {"amsgrad": True, "betas": (0.5, 0.6)}], [{}, {"eps": 0.1}]]),
     "adamw": ("AdamW", [DECAY, CLIMB, [{}, {"amsgrad": True, "betas": (0.5, 0.6)}], [{}, {"eps": 0.1}]]),
     "radam": ("RAdam", [COUPLING, CLIMB, [{}, {"betas": (0.5, 0.6)}, {"betas": (0.9, 0.99), "eps": 0.1}]]),
@@ -79,9 +68,11 @@ def stepped(both, grads):
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_with_every_other_is_torchs(name, dtype):
-    """Within rounding (single precision: a third of them). A step is at most 16 roundings of the update and one of x,
-    and an average carries those of all steps before: after T steps of sizes s, T (u |x| + 16 T u max s). Gradients are
-    missing now and then, and the rate changes."""
+    """Within rounding (single precision: a third of them).
+
+    A step is at most 16 roundings of the update and one of x, and an average carries those of all steps before: after T
+    steps of sizes s, T (u |x| + 16 T u max s). Gradients are missing now and then, and the rate changes.
+    """
     steps, u = 7, ROUNDING[dtype]
     for hyper in list(settings(name))[:: 1 if dtype is torch.float64 else 3]:
         both = pair(name, dtype=dtype, lr=0.01, **hyper)

@@ -52,13 +52,14 @@ def test_tasks_work_beside_a_tasks_module_of_ones_own(installed, tmp_path):
 
 
 def test_old_places_hand_names_on():
-    from hf_optim import linesearch, optimizer, rule, task, wrapper
-    from hf_optim.bases import line_search
+    from hf_optim.bases import line_search, optimizer, wrapper
+    from hf_optim.bases import line_search as linesearch
     from hf_optim.bases import optimizer as bases_optimizer
     from hf_optim.bases import wrapper as bases_wrapper
+    from hf_optim.core import rule
     from hf_optim.core import rule as core_rule
+    from hf_optim.experiment import task, training
     from hf_optim.experiment import task as experiment_task
-    from hf_optim.experiment import training
 
     assert optimizer.Optimizer is bases_optimizer.Optimizer and wrapper.Wrapper is bases_wrapper.Wrapper
     assert (rule.Rule, rule.Transform) == (core_rule.Rule, core_rule.Transform)

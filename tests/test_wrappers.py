@@ -174,7 +174,7 @@ def test_effective_rate_of_a_nest_counts_the_scale_once():
     params = weights()
     opt = hf_optim.Lookahead(hf_optim.TLR(torch.optim.SGD(params, lr=0.01), interval=2), k=3)
     advance(opt, params, range(6))
-    scale = opt.param_groups[0]["lr_scale"]
+    scale = opt.param_groups[0]["hf_optim_lr_scale"]
     assert scale != 1 and opt.effective_lr() == [0.01 * scale]
     assert opt.figures()["lr_scale"] == scale
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_optim.experiment.files import write_json, write_rows
 from hf_optim.study.launch.follow import follow
 from hf_optim.study.plan import plan, source
 from hf_optim.study.plan.plan import Plan, Run
@@ -58,11 +59,11 @@ def write(run: Run, folder: Path, outcome: Outcome | None, *, steps: int = 100, 
         for step in (25, 50, 75, 100):
             value = 0.1 + (outcome["validation_accuracy"] - 0.1) * step / 100
             rows.append({"step": step, "validation_accuracy": value, "validation_loss": 1 - value})
-    (home / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(home / "history.jsonl", rows)
     record = {"id": run.id, "spec": run.spec, "status": "ok" if outcome else "failed", "metrics": outcome or {}}
     record |= {"error": None if outcome else "the loss became NaN", "history": "history.jsonl"}
     record |= {"time": {"steps": steps}, "memory": {}, "data": None}
-    (home / "record.json").write_text(json.dumps({**record, **({"pruned": True} if pruned else {})}))
+    write_json(home / "record.json", {**record, **({"pruned": True} if pruned else {})})
 
 
 def finish(run: Run, folder: Path, outcome: Callable[[Run], Outcome | None] = good_rate) -> None:

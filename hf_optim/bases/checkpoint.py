@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
 
+from hf_optim.bases import layout
+from hf_optim.bases import saved as saved_form
+from hf_optim.core import validate
 from hf_optim.errors import BadCheckpoint
 
 log = logging.getLogger("hf_optim")
@@ -21,6 +24,8 @@ class Holder(Protocol):
     choices: ClassVar[dict[str, tuple[Any, ...]]]
     structural: ClassVar[tuple[str, ...]]
     slots: ClassVar[dict[str, float | str]]
+    memory: ClassVar[dict[str, float | str]]
+    kept: ClassVar[dict[str, str]]
     optional_slots: ClassVar[dict[str, tuple[str, Any]]]
     scalar_slots: ClassVar[dict[str, float]]
     _names: tuple[str, ...]
@@ -28,61 +33,106 @@ class Holder(Protocol):
     @property
     def rule(self) -> str: ...
 
+    def _slots(self, group: dict[str, Any]) -> list[str]: ...
 
-def check(opt: Holder, state_dict: dict[str, Any]) -> None:
-    """Raise BadCheckpoint if `state_dict` is not one of this rule with this structure."""
+
+def form(rule: str, state_dict: Any) -> None:
+    """Raise BadCheckpoint unless this is an optimizer's state dict: groups with parameters, states by parameter."""
     if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= set(state_dict):
-        raise BadCheckpoint(f"{opt.rule}: not an optimizer state dict (it needs 'state' and 'param_groups')")
+        raise BadCheckpoint(f"{rule}: not an optimizer state dict (it needs 'state' and 'param_groups')")
+    groups, state = state_dict["param_groups"], state_dict["state"]
+    fine = isinstance(groups, list) and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
+    if not fine or not isinstance(state, Mapping) or not all(isinstance(one, Mapping) for one in state.values()):
+        raise BadCheckpoint(f"{rule}: a damaged state dict: its groups or states are not mappings")
+    names = [name for group in groups for name in group["params"]]
+    if not all(isinstance(name, (int, str)) for name in names) or len(set(names)) < len(names):
+        raise BadCheckpoint(f"{rule}: a damaged state dict: its parameters are not named, each once")
+
+
+def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The state dict in this optimizer's order, with every hyper-parameter it needs; nothing is changed in place.
+
+    Raises:
+        BadCheckpoint: another rule, structure or model has written it.
+    """
+    form(opt.rule, state_dict)
+    groups = [_of_this_rule(opt, group) for group in state_dict["param_groups"]]
+    state_dict = layout.aligned(opt, {**state_dict, "param_groups": groups})
     groups = state_dict["param_groups"]
-    for mine, saved in zip(opt.param_groups, groups, strict=False):
-        rule = saved.get("made_by")
-        if rule != opt.rule:
-            keys = ", ".join(sorted(set(saved) - {"params"}))
-            other = f"rule {rule!r}" if rule else f"another optimizer (its groups have {keys})"
-            raise BadCheckpoint(
-                f"this checkpoint was written by {other}, not by {opt.rule!r}: "
-                "create the optimizer it names, or start without its state"
-            )
-        for name in (*opt.choices, *opt.structural):
-            if saved.get(name) != mine[name]:
-                raise BadCheckpoint(
-                    f"{opt.rule}: the checkpoint has {name} = {saved.get(name)!r}, this optimizer "
-                    f"{mine[name]!r}; they must agree"
-                )
-        slots = [set(opt._slots({**mine, **own})) for own in ({}, saved)]
-        for name in sorted(slots[0] ^ slots[1]):
-            switch = opt.optional_slots[name][0]
-            raise BadCheckpoint(
-                f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only "
-                f"one of them keeps {name}; they must agree"
-            )
-        changed = [
-            k
-            for k in opt._names
-            if k in saved
-            and k != "lr"
-            and saved[k] != mine[k]
-            and not (isinstance(saved[k], Iterable) and list(saved[k]) == list(mine[k]))
-        ]
-        if changed:
-            log.warning(
-                "%s: the checkpoint's %s replace those of the constructor",
-                opt.rule,
-                ", ".join(f"{k} = {saved[k]!r} (was {mine[k]!r})" for k in changed),
-            )
     mine_counts, saved_counts = [[len(g["params"]) for g in gs] for gs in (opt.param_groups, groups)]
     if mine_counts != saved_counts:
         raise BadCheckpoint(
             f"{opt.rule}: the checkpoint has parameter groups of {saved_counts} tensors, this optimizer {mine_counts}"
         )
-    for p, saved_state in _pairs(opt, state_dict):
-        for name in opt.slots:
-            value = saved_state.get(name)
-            if isinstance(value, torch.Tensor) and value.shape != p.shape:
-                raise BadCheckpoint(
-                    f"{opt.rule}: the checkpoint's {name} has shape {tuple(value.shape)}, "
-                    f"its parameter {tuple(p.shape)}: it belongs to another model"
-                )
+    for mine, saved in zip(opt.param_groups, groups, strict=True):
+        for name in sorted(set(opt._slots(mine)) ^ set(opt._slots({**mine, **saved}))):
+            switch = opt.optional_slots[name][0]
+            raise BadCheckpoint(
+                f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only "
+                f"one of them keeps {name}; they must agree"
+            )
+    complete = [
+        {**{k: mine[k] for k in (*opt._names, *opt.memory, *opt.kept) if k not in saved}, **saved}
+        for mine, saved in zip(opt.param_groups, groups, strict=True)
+    ]
+    for group in complete:
+        saved_form.values(opt, group)
+    of_group = [group for group in complete for _ in group["params"]]
+    for group, (p, saved_state) in zip(of_group, _pairs(opt, state_dict), strict=True):
+        saved_form.state(opt, p, group, saved_state)
+    _say(opt, groups, complete)
+    return {**state_dict, "param_groups": complete}
+
+
+def _of_this_rule(opt: Holder, saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved group as it is, once it is known to be of this rule and this structure."""
+    rule = saved.get("made_by")
+    if rule != opt.rule:
+        keys = ", ".join(sorted(set(saved) - {"params"}))
+        other = f"rule {rule!r}" if rule else f"another optimizer (its groups have {keys})"
+        raise BadCheckpoint(
+            f"this checkpoint was written by {other}, not by {opt.rule!r}: "
+            "create the optimizer it names, or start without its state"
+        )
+    mine, defaults = opt.param_groups[0], validate.defaults(type(opt))
+    for name in (*opt.choices, *opt.structural):
+        then = saved.get(name, defaults[name])  # an option added since: what it did before is its default
+        if then != mine[name]:
+            raise BadCheckpoint(
+                f"{opt.rule}: the checkpoint has {name} = {then!r}, this optimizer {mine[name]!r}; they must agree"
+            )
+    return saved
+
+
+def _say(opt: Holder, groups: list[dict[str, Any]], complete: list[dict[str, Any]]) -> None:
+    """What the checkpoint replaces, and what it lacks."""
+    lines: dict[str, None] = {}
+    for mine, saved, full in zip(opt.param_groups, groups, complete, strict=True):
+        changed = [
+            (k, saved[k], mine[k])
+            for k in opt._names
+            if k in saved and k != "lr" and not _equal(saved[k], mine[k])
+        ]  # fmt: skip
+        now, then = mine.get("initial_lr", mine.get("lr")), saved.get("initial_lr", saved.get("lr"))
+        if "initial_lr" in saved and not _equal(then, now):
+            changed.append(("lr", then, now))
+        if changed:
+            lines["the checkpoint's {} replace those of the constructor".format(
+                ", ".join(f"{k} = {new!r} (was {old!r})" for k, new, old in changed)
+            )] = None  # fmt: skip
+        added = [k for k in opt._names if k not in saved]
+        if added:
+            lines["the checkpoint lacks {}: this optimizer's own hold".format(
+                ", ".join(f"{k} (now {full[k]!r})" for k in added)
+            )] = None  # fmt: skip
+    for line in lines:
+        log.warning("%s: %s", opt.rule, line)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return list(a) == list(b)
+    return bool(a == b)
 
 
 def _pairs(opt: Holder, state_dict: dict[str, Any]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
@@ -94,9 +144,17 @@ def _pairs(opt: Holder, state_dict: dict[str, Any]) -> Iterator[tuple[torch.Tens
 
 
 def copy_states(opt: Holder, state_dict: dict[str, Any]) -> None:
-    """Own copies of the states in their own precision: torch casts to the parameter's, and may alias."""
+    """Own copies of the states in their own precision and in the parameter's layout: torch casts to the parameter's
+    precision, keeps the checkpoint's layout, and may alias."""
     for p, saved_state in _pairs(opt, state_dict):
         for name, value in saved_state.items():
-            if isinstance(value, torch.Tensor):
+            if name == "step" and not isinstance(value, torch.Tensor):  # older checkpoints of torch count in numbers
+                shape = () if any(k in saved_state for k in opt.slots) else (1,)
+                opt.state[p][name] = torch.full(shape, float(value))
+            elif isinstance(value, torch.Tensor):
                 scalar = name == "step" or name in opt.scalar_slots
-                opt.state[p][name] = value.detach().to(value.device if scalar else p.device, copy=True)
+                device = value.device if scalar else p.device
+                own = value.detach().to(device, copy=True)
+                if not scalar and own.shape == p.shape and own.stride() != p.stride():
+                    own = torch.empty_like(p, dtype=own.dtype).copy_(own)
+                opt.state[p][name] = own

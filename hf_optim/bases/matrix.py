@@ -100,7 +100,9 @@ class MatrixOptimizer(Routed):
                         f"{self.rule} works on whole matrices, and FullyShardedDataParallel (FSDP1) hands out flat "
                         "pieces of them: shard with fully_shard (FSDP2), or use DDP"
                     )
-                if group["route"] != self.routed[0] or p.grad is None or p.grad.layout is not torch.strided:
+                if group["route"] != self.routed[0] or p.grad is None or not p.numel():
+                    continue
+                if p.grad.layout is not torch.strided:
                     continue
                 state = self.state[p]
                 if not state:
@@ -124,8 +126,10 @@ class MatrixOptimizer(Routed):
 
     def _make_state(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         super()._make_state(p, state, group)
-        if group["route"] == self.routed[0]:
-            for name, shape in self.sides(p.shape, self._hyper(group)).items():
+        sides = self.sides(p.shape, self._hyper(group)) if group["route"] == self.routed[0] else {}
+        if sides:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            for name, shape in sides.items():
                 state[name] = torch.zeros(shape, dtype=self._compute_dtype(p), device=p.device)
 
 

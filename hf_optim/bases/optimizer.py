@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from hf_optim.bases import checkpoint
+from hf_optim.bases import checkpoint, parameters
 from hf_optim.core import reduce, validate
 from hf_optim.core.groups import as_groups
 from hf_optim.core.reduce import local
@@ -76,6 +76,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self.given = {k for k, v in hyper.items() if v != defaults[k]}
         self.transform = self._make_transform(arguments.get("grad_transform"), hyper)
         self._transform_found = False
+        self._idle_said = False
         self._fed: tuple[Any, Any] | None = None
         self._known: dict[torch.Tensor, Cell] = {}
         self._units = units.Units()
@@ -133,12 +134,12 @@ class Optimizer(torch.optim.Optimizer, Rule):
         defaults, whole = validate.defaults(type(self)), validate.whole_numbers(type(self))
         validate.values(self.rule, given, defaults, self.choices, self.bounds, whole)
         super().add_param_group(group)
-        for p in self.param_groups[-1]["params"]:
-            if not p.is_floating_point():
-                raise UserError(
-                    f"{self.rule}: a parameter of dtype {p.dtype} cannot be optimised here; "
-                    "give real floating-point tensors"
-                )
+        try:
+            mine = self.param_groups[-1]["params"]
+            parameters.check(self.rule, mine, [p for before in self.param_groups[:-1] for p in before["params"]])
+        except UserError:
+            self.param_groups.pop()
+            raise
 
     def _hyper(self, group: dict[str, Any]) -> SimpleNamespace:
         h = SimpleNamespace(**{k: group[k] for k in (*self._names, *self.kept)})
@@ -198,6 +199,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
 
     # --- a step ----------------------------------------------------------------------------------------------------
 
+    @torch.compiler.disable
     @torch.no_grad()
     def step(
         self,
@@ -225,10 +227,18 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self._fed = None
         if closure is not None:
             loss, evaluate = self._run_closure(closure, evaluate)
+            if self._fed is not None:  # said while it ran: the loss of the whole window, of which it is the last part
+                loss, self._fed = self._fed[0], None
         if execute.capturing():
             self._captured = capture.record(self)
             return loss
+        parameters.check_step(self.rule, self.param_groups)
         parts = self._begin()
+        if not parts:  # as in torch
+            if not self._idle_said:
+                self._idle_said = True
+                log.warning("%s: step() without any gradient moves nothing", self.rule)
+            return loss
         f: float | None = None
         if "loss" in self.needs or "evaluate" in self.needs:
             if loss is None:
@@ -324,11 +334,12 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self._add_slots()
         covers = self.transform.covers if self.transform is not None else lambda p: False
         parts = self._units.now(self.param_groups, self.state, self._cell, covers if self._together else None)
-        if not parts:
-            raise UserError(f"{self.rule}: no parameter has a gradient; call loss.backward() before step()")
+        if len(self._known) > sum(len(group["params"]) for group in self.param_groups):  # some were swapped for others
+            there = {p for group in self.param_groups for p in group["params"]}
+            self._known = {p: cell for p, cell in self._known.items() if p in there}
         for unit in parts:
             unit.begin(self._transform_of(unit.params[0], unit.group, unit.t))
-        if self.state_dtype is torch.bfloat16:
+        if self.state_dtype is torch.bfloat16 and parts:
             self._generator = torch.Generator(parts[0].params[0].device)
             self._generator.manual_seed(parts[0].t)  # rounding noise repeats after a resume
         return parts
@@ -387,6 +398,9 @@ class Optimizer(torch.optim.Optimizer, Rule):
         if self.state_dtype is p.dtype is torch.bfloat16:
             kept["compensation"] = state.setdefault("compensation", torch.zeros_like(p))
         x = local(p).detach()
+        for k, v in kept.items():
+            if v.shape == p.shape and v.stride() != p.stride():  # the model has changed its layout
+                kept[k] = state[k] = torch.empty_like(p, dtype=v.dtype).copy_(v)
         views = {k: execute.flat(local(v), x) for k, v in {"x": x, **kept}.items() if k != "step"}
         if any(v is None for v in views.values()):
             raise UserError(
@@ -462,15 +476,33 @@ class Optimizer(torch.optim.Optimizer, Rule):
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch, but a foreign rule or another structure is refused, and fp32 state of bf16 parameters survives.
+        """As torch, but tensors are matched by name where names are known, a hyper-parameter that the checkpoint lacks
+        keeps its value here, another rule or structure is refused, and fp32 state of bf16 parameters survives.
 
         Raises:
             BadCheckpoint: nothing was changed.
         """
-        checkpoint.check(self, state_dict)
-        super().load_state_dict(state_dict)
-        checkpoint.copy_states(self, state_dict)
+        checkpoint.form(self.rule, state_dict)
+        read: dict[str, Any] = {}
+
+        def before(_: Any, given: dict[str, Any]) -> dict[str, Any]:  # after everybody's hooks
+            read.update(checkpoint.prepared(self, self._translated(given)))
+            return read
+
+        hooks = (
+            self.register_load_state_dict_pre_hook(before),
+            self.register_load_state_dict_post_hook(lambda _: checkpoint.copy_states(self, read), prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
         self._wanted = []
+
+    def _translated(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint of another make of this rule as this one would have written it."""
+        return saved
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -2,7 +2,7 @@
 
 Whatever the base does in K steps is read as one step of gradient descent, w = w_previous - lr u (TLR, "Technical
 Considerations"), and the rate changes by the inner products of the u of the last two windows. What changes is
-`group["lr_scale"]`: the base steps with lr lr_scale, and `group["lr"]` stays the scheduler's.
+`group["hf_optim_lr_scale"]`: the base steps with lr hf_optim_lr_scale, and `group["lr"]` stays the scheduler's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hf_optim.errors import UserError
 class RateWindows(Wrapper):
     """Base of the wrappers that learn a rate; a subclass sets `scope` and writes `_rescaled`."""
 
-    memory = {"lr_scale": 1.0, "tlr_count": 0, "tlr_rate_sum": 0.0, "tlr_interval": 0}
+    memory = {"hf_optim_lr_scale": 1.0, "tlr_count": 0, "tlr_rate_sum": 0.0, "tlr_interval": 0}
     tensors = ("tlr_w", "tlr_u", "tlr_scale")
     state_bytes = 8
     #: windows begin with the first step; else where the first due step ends
@@ -34,8 +34,9 @@ class RateWindows(Wrapper):
             raise UserError(f"{self.rule}: {type(base).__name__} has no lr in its parameter groups to adapt")
         super().__init__(base)
 
-    def _rescaled(self, scale: float, products: tuple[float, float, float], group: dict[str, Any]) -> float:
-        """The new scale, from <u_old, u_old>, <u_old, u_new> and <u_new, u_new>."""
+    def _rescaled(self, scale: float, products: tuple[float, float, float, float], group: dict[str, Any]) -> float:
+        """The new scale, from <u_old, u_old>, <u_old, u_new>, <u_new, u_new>, and what <u, u> would be if w had moved
+        by its rounding alone."""
         raise NotImplementedError
 
     def _due(self, count: int, K: int) -> bool:
@@ -48,6 +49,7 @@ class RateWindows(Wrapper):
 
     # --- a step ----------------------------------------------------------------------------------------------------
 
+    @torch.compiler.disable
     @torch.no_grad()
     def step(
         self,
@@ -66,7 +68,7 @@ class RateWindows(Wrapper):
             return loss
         for group in self.param_groups:
             group["tlr_count"] += 1
-            group["tlr_rate_sum"] += float(group["lr"]) * group["lr_scale"]
+            group["tlr_rate_sum"] += float(group["lr"]) * group["hf_optim_lr_scale"]
         if self._due(self.param_groups[0]["tlr_count"], K):
             self._adapt(K)
         return loss
@@ -98,13 +100,20 @@ class RateWindows(Wrapper):
                 if self.scope == "tensor":
                     self._put(p, "tlr_scale", torch.ones((), dtype=torch.float64))
 
+    def _converted(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Up to release 0.1.0 the scale was called lr_scale, which belongs to timm's schedulers."""
+        saved = super()._converted(saved)
+        if "hf_optim_lr_scale" not in saved and "tlr_count" in saved and "lr_scale" in saved:
+            saved = {k: v for k, v in saved.items() if k != "lr_scale"} | {"hf_optim_lr_scale": saved["lr_scale"]}
+        return saved
+
     def _scaled_step(self, closure: Any, loss: Any, evaluate: Any) -> Any:
-        """The base's step with lr lr_scale in place of lr."""
+        """The base's step with lr hf_optim_lr_scale in place of lr."""
         rates = [group["lr"] for group in self.param_groups]
         before = {p: p.detach().clone() for p in self._params()} if self.scope == "tensor" else {}
         for group in self.param_groups:
-            if group["lr_scale"] != 1.0:
-                group["lr"] = group["lr"] * group["lr_scale"]
+            if group["hf_optim_lr_scale"] != 1.0:
+                group["lr"] = group["lr"] * group["hf_optim_lr_scale"]
         try:
             loss = self._step_base(closure, loss, evaluate)
         finally:
@@ -132,7 +141,10 @@ class RateWindows(Wrapper):
                 if not begins:
                     u = w.to(u_old.dtype, copy=True).sub_(p).div_(rate if scale is None else rate * float(scale))
                     a, b = reduce.local(u_old).reshape(-1), reduce.local(u).reshape(-1)
-                    rows.append(torch.stack([reduce.dot(a, a), reduce.dot(a, b), reduce.dot(b, b)]))
+                    x = reduce.local(p).reshape(-1).to(a.dtype)
+                    grain = torch.finfo(p.dtype).eps / (rate if scale is None else rate * float(scale))
+                    noise = reduce.dot(x, x) * grain**2
+                    rows.append(torch.stack([reduce.dot(a, a), reduce.dot(a, b), reduce.dot(b, b), noise]))
                     used.append((i, p))
                     u_old.copy_(u)
                 w.copy_(p)
@@ -150,21 +162,28 @@ class RateWindows(Wrapper):
         for i, group in enumerate(self.param_groups):
             own = [row for row, (j, _) in zip(table, used, strict=True) if self.scope == "global" or i == j]
             if own:
-                before = group["lr_scale"]
-                group["lr_scale"] = self._rescaled(before, _sums(own), group)
-                self.last_factor = group["lr_scale"] / before if before else 1.0
+                before = group["hf_optim_lr_scale"]
+                group["hf_optim_lr_scale"] = self._rescaled(before, _sums(own), group)
+                self.last_factor = group["hf_optim_lr_scale"] / before if before else 1.0
 
     # --- what it is doing --------------------------------------------------------------------------------------------
 
     def effective_lr(self) -> list[float]:
         """The rate in force, one number a group: the base's times the learned scale."""
-        return [rate * group["lr_scale"] for rate, group in zip(super().effective_lr(), self.param_groups, strict=True)]
+        return [
+            rate * group["hf_optim_lr_scale"]
+            for rate, group in zip(super().effective_lr(), self.param_groups, strict=True)
+        ]
 
     def figures(self) -> dict[str, float]:
         """The base's figures, the scale in force and the last change of it."""
-        return {**super().figures(), "lr_scale": self.param_groups[0]["lr_scale"], "lr_factor": self.last_factor}
+        return {
+            **super().figures(),
+            "lr_scale": self.param_groups[0]["hf_optim_lr_scale"],
+            "lr_factor": self.last_factor,
+        }
 
 
-def _sums(rows: list[list[float]]) -> tuple[float, float, float]:
-    a, b, c = (sum(column) for column in zip(*rows, strict=True))
-    return a, b, c
+def _sums(rows: list[list[float]]) -> tuple[float, float, float, float]:
+    a, b, c, noise = (sum(column) for column in zip(*rows, strict=True))
+    return a, b, c, noise

@@ -63,18 +63,8 @@ class TorchRule(Optimizer):
             group.update({k: EXECUTION[k] for k in self.torch_keys} | self.torch_fixed)
         return saved
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a checkpoint of this rule or of torch's class.
-
-        Raises:
-            BadCheckpoint: another rule's, or of another structure; nothing was changed.
-        """
-        super().load_state_dict(self._translated(state_dict))
-
     def _translated(self, saved: dict[str, Any]) -> dict[str, Any]:
         """A checkpoint of torch's class or ours as this rule would have it; any other as it is, to be refused."""
-        if not isinstance(saved, dict) or not {"state", "param_groups"} <= set(saved):
-            return saved
         if not all(self._ours(group) for group in saved["param_groups"]):
             return saved
         missing: set[str] = set()
@@ -93,8 +83,9 @@ class TorchRule(Optimizer):
         """Whether a group is of this rule: by the name in it, or by the hyper-parameters of torch's class."""
         if "made_by" in group:
             return bool(group["made_by"] == self.rule)
-        names = set(group) - FOREIGN_KEYS - set(EXECUTION)
         wanted = {*self._names, *self.torch_fixed}
+        beside = set(self.param_groups[0]) - wanted  # what wrappers around this rule keep
+        names = set(group) - FOREIGN_KEYS - set(EXECUTION) - beside
         return names <= wanted <= names | set(self.torch_later)
 
     def _group(self, group: dict[str, Any], missing: set[str]) -> dict[str, Any]:

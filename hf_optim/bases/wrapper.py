@@ -8,15 +8,19 @@ numbers in every parameter group: both survive torch's and its distributed check
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 
+from hf_optim.bases import checkpoint, layout
 from hf_optim.core import validate
 from hf_optim.engine import blocks as execute
 from hf_optim.errors import BadCheckpoint, UserError
+
+log = logging.getLogger("hf_optim")
 
 
 class Wrapper(torch.optim.Optimizer):
@@ -116,11 +120,26 @@ class Wrapper(torch.optim.Optimizer):
                 f"{self.rule}: a wrapper counts its steps on the host: its step() cannot be captured in a "
                 "CUDA graph; capture forward and backward, and step outside"
             )
-        step: Any = self.base.step
         if hasattr(self.base, "feed"):
-            return step(closure, loss=loss, evaluate=evaluate)
-        result = step(closure) if closure is not None else step()
+            return self._hooked_step(closure, loss=loss, evaluate=evaluate)
+        result = self._hooked_step(closure) if closure is not None else self._hooked_step()
         return loss if closure is None else result
+
+    def _hooked_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The base's step with the base's own hooks. Those registered for all optimizers have run for the wrapper."""
+        base = self.base
+        bare = getattr(type(base).step, "__wrapped__", None) if getattr(type(base).step, "hooked", False) else None
+        if bare is None or "step" in vars(base):  # a scheduler has put its own `step` there
+            return base.step(*args, **kwargs)
+        given = (base, *args)
+        for before in base._optimizer_step_pre_hooks.values():
+            changed = before(base, given, kwargs)
+            if changed is not None:
+                given, kwargs = changed
+        result = bare(*given, **kwargs)
+        for after in base._optimizer_step_post_hooks.values():
+            after(base, given, kwargs)
+        return result
 
     def effective_lr(self) -> list[float]:
         """The rate in force, one number a group: the base's."""
@@ -171,36 +190,70 @@ class Wrapper(torch.optim.Optimizer):
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The base's state dict, which holds this wrapper's state too."""
-        return self.base.state_dict()
+        """The base's state dict, which holds this wrapper's state too. Hooks of both run."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        state_dict = self.base.state_dict()
+        for after in self._optimizer_state_dict_post_hooks.values():
+            changed = after(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch; refuses a checkpoint that this wrapper around this base has not written.
+        """As torch, hooks included; refuses a checkpoint that this wrapper around this base has not written.
 
         Raises:
             BadCheckpoint: nothing was changed.
         """
-        groups = state_dict.get("param_groups") if isinstance(state_dict, dict) else None
-        if not groups:
-            raise BadCheckpoint(f"{self.rule}: not an optimizer state dict (it needs 'state' and 'param_groups')")
-        mine, saved = self.param_groups[0]["wrapped_by"], groups[0].get("wrapped_by", [])
-        if list(saved) != list(mine):
+        checkpoint.form(self.rule, state_dict)
+        state_dict = dict(state_dict)
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = before(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        checkpoint.form(self.rule, state_dict)
+        groups = [self._of_this_chain(group) for group in state_dict["param_groups"]]
+        state_dict = layout.aligned(self, {**state_dict, "param_groups": groups})
+        self.base.load_state_dict(state_dict)
+        self._pending.clear()
+        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        for i, p in zip(ids, self._params(), strict=True):  # torch casts to the parameter's dtype and may alias
+            for name in self.tensors:
+                if name in state_dict["state"].get(i, {}):
+                    own = state_dict["state"][i][name].detach().to(p.device, copy=True)
+                    if own.shape == p.shape and own.stride() != p.stride():
+                        own = torch.empty_like(p, dtype=own.dtype).copy_(own)
+                    self.state[p][name] = own
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def _of_this_chain(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """A saved group with this wrapper's numbers, once it is known to be of this wrapper around this base."""
+        mine = self.param_groups[0]["wrapped_by"]
+        written = list(saved.get("wrapped_by", []))
+        if written != list(mine):
 
             def chain(names: list[str]) -> str:
                 return " around ".join(reversed([type(self._innermost()).__name__, *names])) if names else "no wrapper"
 
-            raise BadCheckpoint(f"this checkpoint was written by {chain(list(saved))}, not by {chain(list(mine))}")
-        known = set(self.param_groups[0]) | set(self.memory)
-        missing = sorted(known - {"skipped_steps"} - (validate.FOREIGN_KEYS - set(self.memory)) - set(groups[0]))
+            raise BadCheckpoint(f"this checkpoint was written by {chain(written)}, not by {chain(list(mine))}")
+        saved = self._converted(saved)
+        numbers = {k: v for w in self._chain() for k, v in w.memory.items()}
+        added = {k: v for k, v in numbers.items() if k not in saved}
+        if added:
+            log.warning("%s: the checkpoint lacks %s: they begin anew", self.rule, ", ".join(sorted(added)))
+        ours = "made_by" in self.param_groups[0]  # then the base itself knows what to make of a group
+        known = set() if ours else set(self.param_groups[0]) - set(numbers) - validate.FOREIGN_KEYS
+        missing = sorted(known - {"skipped_steps"} - set(saved))
         if missing:
             raise BadCheckpoint(f"{self.rule}: the checkpoint lacks {', '.join(missing)}: another base wrote it")
-        self.base.load_state_dict(state_dict)
-        self._pending.clear()
-        ids = [i for group in groups for i in group["params"]]
-        for i, p in zip(ids, self._params(), strict=True):  # torch casts to the parameter's dtype and may alias
-            for name in self.tensors:
-                if name in state_dict["state"].get(i, {}):
-                    self.state[p][name] = state_dict["state"][i][name].detach().to(p.device, copy=True)
+        return {**saved, **added}
+
+    def _chain(self) -> list[Wrapper]:
+        return [self, *(self.base._chain() if isinstance(self.base, Wrapper) else [])]
+
+    def _converted(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """A group of an older release's checkpoint as this release writes it."""
+        return self.base._converted(saved) if isinstance(self.base, Wrapper) else saved
 
     def _innermost(self) -> torch.optim.Optimizer:
         return self.base._innermost() if isinstance(self.base, Wrapper) else self.base

@@ -14,12 +14,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_optim.check.outcome import Cell as Cell
     from hf_optim.check.outcome import Report as Report
+    from hf_optim.check.outcome import Verdict as Verdict
     from hf_optim.check.suite import registered as registered
     from hf_optim.check.suite import run as run
 
-_PUBLIC = {"run": "suite", "registered": "suite", "Report": "outcome", "Cell": "outcome"}
+_PUBLIC = {"run": "suite", "registered": "suite", "Report": "outcome", "Verdict": "outcome"}
 
 
 def __getattr__(name: str) -> Any:

@@ -78,7 +78,10 @@ def groups(s: Candidate) -> str:
         walk = TrainingRun(s, groups=split)
         if "lr" not in walk.opt.param_groups[still]:
             raise Fails("its parameter groups have no 'lr'")
-        walk.opt.param_groups[still]["lr"] = 0.0
+        half = _halves(walk.problem.params)[still]
+        for group in walk.opt.param_groups:  # a rule with routes divides a group: its numbers are its parts'
+            if any(p is q for p in group["params"] for q in half):
+                group["lr"] = 0.0
         walk.go(0, 5 + s.idle)
         parts = list(zip(_halves(walk.start), _halves(walk.params()), strict=True))
         if moved(*parts[still]):
@@ -154,33 +157,33 @@ def missing(s: Candidate) -> None:
 def _scheduled(s: Candidate, name: str, make: Callable[[Any], Any], steps: int) -> None:
     """A run under a scheduler against one whose rates are written by hand, those the scheduler gives to plain SGD."""
     walk = TrainingRun(s)
-    base = float(walk.opt.param_groups[0].get("lr", 0.0))
-    if not base:
+    bases = [float(group.get("lr", 0.0)) for group in walk.opt.param_groups]
+    if not all(bases):
         raise Fails("its parameter groups have no 'lr' for a scheduler to write")
     by_hand = TrainingRun(s, problem=copy.deepcopy(walk.problem))
-    dummy = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
+    dummy = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": base} for base in bases])
     ours, plain = make(walk.opt), make(dummy)
     for t in range(steps):
-        wanted = dummy.param_groups[0]["lr"]
-        for i, group in enumerate(walk.opt.param_groups):
+        rates = [group["lr"] for group in dummy.param_groups]
+        for i, (group, wanted, base) in enumerate(zip(walk.opt.param_groups, rates, bases, strict=True)):
             if abs(float(group["lr"]) - wanted) > 1e-9 * base:
                 raise Fails(
                     f"{name}: group {i} has lr = {float(group['lr']):.6g} in step {t} instead of {wanted:.6g}: "
                     "the optimizer writes the scheduler's number"
                 )
-        for group in by_hand.opt.param_groups:
+        for group, wanted in zip(by_hand.opt.param_groups, rates, strict=True):
             group["lr"] = wanted
         before = walk.params()
         walk.step(t)
         by_hand.step(t)
-        if wanted == 0 and moved(before, walk.params()):
+        if not any(rates) and moved(before, walk.params()):
             raise Fails(f"{name}: a rate of zero moves parameters")
         dummy.step()
         ours.step()
         plain.step()
     same(walk.params(), by_hand.params(), f"{name} against the same rates written by hand")
     if not moved(before, walk.params()):
-        raise Fails(f"{name}: nothing moves although the rate is {wanted:.3g}")
+        raise Fails(f"{name}: nothing moves although the rate is {rates[0]:.3g}")
 
 
 @check(

@@ -55,7 +55,7 @@ def check(
 
 
 @dataclass(frozen=True)
-class Cell:
+class Verdict:
     """What one check said of one optimizer; `why` is never empty unless it passed."""
 
     name: str
@@ -94,17 +94,17 @@ class Report:
 
     names: list[str]
     checks: list[str]
-    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
+    cells: dict[tuple[str, str], Verdict] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     hyper: dict[str, str] = field(default_factory=dict)
 
     @property
-    def failed(self) -> list[Cell]:
+    def failed(self) -> list[Verdict]:
         """Cells that failed, row by row."""
         return [c for c in self.ordered() if c.status == FAIL]
 
-    def ordered(self) -> list[Cell]:
+    def ordered(self) -> list[Verdict]:
         """All cells, row by row."""
         return [self.cells[n, c] for n in self.names for c in self.checks]
 
@@ -126,7 +126,7 @@ class Report:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Report:
         """A report from what `to_dict` gave."""
-        cells = [Cell(**c) for c in data["cells"]]
+        cells = [Verdict(**c) for c in data["cells"]]
         return cls(
             list(data["names"]),
             list(data["checks"]),

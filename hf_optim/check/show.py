@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.check.outcome import FAIL, NOT, PASS, Check, Report
+from hf_optim.core.text import markdown as markdown_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,13 +86,14 @@ def matrix(report: Report) -> str:
         if groups:
             lines += ["", f"**{title}**", ""]
             lines += [
-                f"- {numbers[id]} `{id}`: {', '.join(names)}: {_escape(why)}" for (id, why), names in groups.items()
+                f"- {numbers[id]} `{id}`: {', '.join(names)}: {markdown_text(why)}"
+                for (id, why), names in groups.items()
             ]
     if report.hyper:
         lines += [
             "",
             "Given what they cannot do without, or what makes them act within a dozen steps: "
-            + "; ".join(f"{short(n)} {_escape(given)}" for n, given in report.hyper.items())
+            + "; ".join(f"{short(n)} {_starless(given)}" for n, given in report.hyper.items())
             + ".",
         ]
     return "\n".join(lines) + "\n"
@@ -136,5 +138,5 @@ def _made(report: Report) -> str:
     return f"{summary(report)}. Made with " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."
 
 
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+def _starless(text: str) -> str:
+    return markdown_text(text).replace("*", "\\*")

@@ -57,6 +57,22 @@ def resume(s: Candidate) -> None:
     whole.go(CUT + 2)
     again.go(CUT + 2)
     same(whole.params(), again.params(), f"{STEPS - CUT - 1} steps after resuming")
+    _late(s)
+
+
+def _late(s: Candidate) -> None:
+    """A parameter without a gradient until after the resume: what was kept for it before must not be missed."""
+
+    def leave(params: list[Any]) -> None:
+        params[1].grad = None
+
+    whole, half = (TrainingRun(s).go(0, CUT, spoil=leave) for _ in range(2))
+    again = TrainingRun(s, problem=copied(half.problem))
+    again.opt.load_state_dict(through_disk(half.opt.state_dict()))
+    _turned_on(again)
+    for walk in (whole, again):
+        walk.go(CUT, STEPS)
+    same(whole.params(), again.params(), "a parameter whose first gradient comes after resuming")
 
 
 def _turned_on(walk: TrainingRun) -> None:
@@ -234,7 +250,9 @@ def _scaled(walk: TrainingRun, scaler: Any, t: int, **how: Any) -> None:
 )
 def state_bytes(s: Candidate) -> str:
     walk = TrainingRun(s).go(0, 3)
-    size = sum(v.numel() * v.element_size() for p, _, v in _slots(s, walk) if v.numel() > 1)
+    whole = hasattr(s.cls, "sides")  # what a matrix keeps of its sides depends on its shape
+    kept = [v for p, _, v in _slots(s, walk) if v.numel() > 1 and (v.shape == p.shape or not whole)]
+    size = sum(v.numel() * v.element_size() for v in kept)
     per = size / sum(p.numel() for p in walk.problem.params if p.numel() > 1)
     if s.state_bytes is None:
         raise DoesNotApply(f"declares nothing; measured {per:.3g} bytes a parameter")

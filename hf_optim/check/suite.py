@@ -14,7 +14,7 @@ import torch
 from hf_optim import __version__
 from hf_optim.check import launch
 from hf_optim.check.candidate import Candidate, expand
-from hf_optim.check.outcome import CHECKS, FAIL, NOT, Cell, Check, Report, judge
+from hf_optim.check.outcome import CHECKS, FAIL, NOT, Check, Report, Verdict, judge
 from hf_optim.errors import UserError, one_line
 
 Progress = Callable[[int, int, str], None]
@@ -117,7 +117,7 @@ def _run(
 
     def add(candidate: Candidate, one: Check, verdict: tuple[str, str], seconds: float) -> None:
         with lock:
-            report.cells[candidate.name, one.id] = Cell(candidate.name, one.id, *verdict, round(seconds, 3))
+            report.cells[candidate.name, one.id] = Verdict(candidate.name, one.id, *verdict, round(seconds, 3))
             if progress is not None:
                 progress(len(report.cells), len(names) * len(checks), f"{candidate.name}: {one.title}")
 

@@ -144,7 +144,7 @@ def host_sync(s: Candidate) -> str:
         raise DoesNotApply("it reads the loss once a step, as its rule says")
     if s.style != "bare":
         raise DoesNotApply("it steps with a closure, whose loss it may read")
-    if "lr_scale" in getattr(s.cls, "memory", ()):
+    if "hf_optim_lr_scale" in getattr(s.cls, "memory", ()):
         raise DoesNotApply("adapts a rate at the end of a window, where it reads it once")
     if issubclass(s.cls, Optimizer) and s.cls.control is not Rule.control:
         raise DoesNotApply("adapts one global number and reads it once a step, as its file declares")

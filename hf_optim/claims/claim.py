@@ -1,81 +1,98 @@
-"""A claim file: one table or figure of a paper, what it claims, and how it is tested.
+"""A claim file: one table, figure or theorem of a paper, what the paper says of it, and how that is tested.
 
 name: agr-table6               # * the file's name
 paper: AGR                     # * SMARAN, AGR, TLR or AMVT
 where: Table 6                 # * where it stands in the paper
 title: ALBERT, SOP accuracy    # *
 published: [Table 6]           # the `table`s of published.json whose rows belong to it (none: a figure's curves)
+printed: {seeds: 4}            # what the paper prints of its study
 notes: [...]                   # contradictions of the paper, and what its text leaves open
+readings:                      # where the published code is another algorithm: its rows, and whose the figures are
+  as run: {AdamW(AGR): AdamW(AGR) as run}
+published_is: as run
 claims:                        # *
-  - text: AGR raises the accuracy at every weight decay     # *
-    rule: better               # * see judges.RULES; the other keys are the rule's own
+  - says: the AGR method can improve the SOP accuracy across different weight decays     # * the paper's own words
+    section: Section 5.4       # *
+    reading: at each of the five                # what is judged, where the words leave it open
+    rule: better               # * see `rules` and `exhibits`; the other keys are the rule's own
     optimizer: AdamW(AGR)
     baseline: AdamW
-cells:                         # which figure of the study stands beside a published one (first match counts)
-  - match: {optimizer: AdamW, setting: weight decay 0}      # texts of the published row
-    task: wd 0
-    optimizer: AdamW
-    metric: test_sop_accuracy
-    scale: 100                 # published unit = scale x ours
-small:                         # * and / or `paper`: a study (see hf_optim.study.plan.plan), what differs from the paper
-  differs: [Wikipedia paragraphs for WikiText-2, ...]
-  study: {...}
+    effect: 0.005              # the published difference, where one is printed, in the metric's own unit
+  - {says: ..., section: ..., not_testable: why}
+cells: [...]                   # which figure of the study stands beside a published one, see `cells`
+small:                         # and / or `paper_size`: a study, or commands, or checks
+  study: {...}                 # see hf_optim.study.plan.plan
+  commands: {beale: [landscape, beale]}         # what it leaves is in the folder `beale`
+  checks: [agr-theorem41]      # see `theorems`
+  stands_for: {ResNet on emoji: [VGG11, ...]}   # the paper-size tasks of a small one (default: the same label, or all)
+  metrics: {test_is: test_is_small_cnn}         # metrics of the claims under their name in the records
+  noise: {test_accuracy: 0.02} # the deviation of a paired difference, measured before: how many seeds an effect needs
+  cells: [...]                 # in place of the shared ones
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.claims import cells as published_cells
+from hf_optim.claims import statement as statements
+from hf_optim.claims.statement import AS_PRINTED, AS_RUN, Statement
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
     from hf_optim.study.plan.source import Source, Where
 
-KEYS = ("name", "paper", "where", "title", "published", "notes", "claims", "cells", "small", "paper_size")
+KEYS = (
+    "name", "paper", "where", "title", "published", "printed", "notes", "readings", "published_is", "claims", "cells",
+    "small", "paper_size",
+)  # fmt: skip
+SETTING_KEYS = ("study", "commands", "checks", "stands_for", "metrics", "noise", "cells")
 SIZES = {"small": "small", "paper": "paper_size"}
 PAPERS = ("SMARAN", "AGR", "TLR", "AMVT")
-MATCHED = ("dataset", "model", "metric", "optimizer", "setting")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Where the study's counterpart of a published figure is found; `at` is an epoch, None the end of the run."""
-
-    match: Mapping[str, str]
-    task: str
-    optimizer: str
-    metric: str
-    scale: float = 1.0
-    at: float | None = None
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The study of one size, and what differs from the paper's setting."""
+    """What is done at one size: a study, commands or checks."""
 
-    study: Source | None
-    differs: tuple[str, ...]
-    cells: tuple[Cell, ...]
-    metrics: Mapping[str, str]
-    command: tuple[str, ...] = ()
+    study: Source | None = None
+    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    checks: tuple[str, ...] = ()
+    cells: tuple[Mapping[str, Any], ...] = ()
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    stands_for: Mapping[str, list[str]] = field(default_factory=dict)
+    noise: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim file, checked."""
+    """A claim file, checked. `file` is how the user named it."""
 
     name: str
     paper: str
     where: str
     title: str
     notes: tuple[str, ...]
-    statements: tuple[Mapping[str, Any], ...]
+    statements: tuple[Statement, ...]
     published: tuple[Mapping[str, Any], ...]
     settings: Mapping[str, Setting]
+    printed: Mapping[str, Any] = field(default_factory=dict)
+    readings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    published_is: str = ""
+    file: str = ""
+
+    def judged(self) -> tuple[Statement, ...]:
+        """The statements, each once for every reading of the algorithm that it concerns."""
+        made: list[Statement] = []
+        for one in self.statements:
+            concerned = [(name, swap) for name, swap in self.readings.items() if one.labels() & set(swap)]
+            made.append(one.under(AS_PRINTED, {}) if concerned else one)
+            made += [one.under(name, swap) for name, swap in concerned]
+        return tuple(made)
 
 
 def folder() -> Path:
@@ -96,6 +113,7 @@ def load(name: str) -> Claim:
     Raises:
         UserError: there is none, or the file is wrong: the file and the line are named.
     """
+    from dataclasses import replace
     from difflib import get_close_matches
 
     from hf_optim.study.plan.source import read
@@ -107,7 +125,7 @@ def load(name: str) -> Claim:
             near = get_close_matches(name, known, 3) or list(known)
             raise UserError(f"no claim {name!r}: choose from {', '.join(near)} (`hf-optim reproduce --list` shows all)")
         path = known[name]
-    return parse(read(path, path.name), published())
+    return replace(parse(read(path, path.name), published()), file=name)
 
 
 def published() -> list[Mapping[str, Any]]:
@@ -118,8 +136,6 @@ def published() -> list[Mapping[str, Any]]:
 
 def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
     """The claim of a YAML document; `rows` are the published figures."""
-    from hf_optim.claims.judges import check
-
     top = source.check_keys((), source.value, KEYS, ("name", "paper", "where", "title", "claims"))
     if top["paper"] not in PAPERS:
         raise source.error(("paper",), f"paper must be one of {', '.join(PAPERS)}, got {top['paper']!r}")
@@ -128,72 +144,80 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
     for i, table in enumerate(tables):
         if not any(row["table"] == table for row in mine):
             raise source.error(("published", i), f"{top['paper']} has no printed figures under {table!r}")
-    statements = source.check_type(("claims",), top["claims"], list, "a list of claims")
-    if not statements:
+    listed = source.check_type(("claims",), top["claims"], list, "a list of claims")
+    if not listed:
         raise source.error(("claims",), "claims is empty: state at least one")
-    for i, statement in enumerate(statements):
-        source.check_type(("claims", i), statement, dict, "a mapping with text and rule")
-        check(source, ("claims", i), statement)
+    made = tuple(statements.read(source, ("claims", i), value) for i, value in enumerate(listed))
     settings = {
         size: _setting(source, key, top[key], top.get("cells", []), mine) for size, key in SIZES.items() if key in top
     }
-    if not settings:
-        raise source.error((), "a claim needs a setting: small, paper_size or both")
+    if not settings and any(one.keys is not None for one in made):
+        raise source.error((), "a claim that is judged needs a setting: small, paper_size or both")
+    readings = source.check_type(("readings",), top.get("readings", {}), dict, "a mapping of readings")
+    for name, swap in readings.items():
+        source.check_type(("readings", name), swap, dict, "a mapping from an optimizer's label to another's")
+    belongs = top.get("published_is", "")
+    if belongs and belongs not in (AS_PRINTED, AS_RUN):
+        raise source.error(("published_is",), f"published_is must be {AS_PRINTED!r} or {AS_RUN!r}, got {belongs!r}")
+    if readings and mine and not belongs:
+        raise source.error(("readings",), "say under published_is which reading the published figures belong to")
     return Claim(
         name=top["name"],
         paper=top["paper"],
         where=str(top["where"]),
         title=top["title"],
         notes=tuple(top.get("notes", [])),
-        statements=tuple(statements),
+        statements=made,
         published=tuple(mine),
         settings=settings,
+        printed=source.check_type(("printed",), top.get("printed", {}), dict, "a mapping"),
+        readings=readings,
+        published_is=belongs,
     )
 
 
 def _setting(source: Source, key: str, value: Any, shared: Any, rows: list[Mapping[str, Any]]) -> Setting:
+    source.check_keys((key,), value, SETTING_KEYS)
+    kinds = [kind for kind in ("study", "commands", "checks") if kind in value]
+    if not kinds or ("study" in kinds and len(kinds) > 1):
+        raise source.error((key,), "give a study, or commands, or checks")
+    where: Where = (key, "cells") if "cells" in value else ("cells",)
+    plain = {
+        name: source.check_type((key, name), value.get(name, {}), dict, "a mapping")
+        for name in ("metrics", "stands_for", "noise", "commands")
+    }
+    checks = source.check_type((key, "checks"), value.get("checks", []), list, "a list of checks")
+    for i, name in enumerate(checks):
+        from hf_optim.claims.theorems import CHECKS
+
+        if name not in CHECKS:
+            raise source.error((key, "checks", i), f"unknown check {name!r}; valid: {', '.join(CHECKS)}")
+    commands = {
+        place: tuple(str(word) for word in source.check_type((key, "commands", place), words, list, "a list of words"))
+        for place, words in plain["commands"].items()
+    }
+    return Setting(
+        study=_study(source, key, value["study"]) if "study" in value else None,
+        commands=commands,
+        checks=tuple(checks),
+        cells=tuple(published_cells.read(source, where, value.get("cells", shared), rows)),
+        metrics=plain["metrics"],
+        stands_for=plain["stands_for"],
+        noise=plain["noise"],
+    )
+
+
+def _study(source: Source, key: str, value: Any) -> Source:
+    """The study as a document of its own, whose errors name the lines of the claim file."""
     from hf_optim.study.plan.source import Source as Document
 
-    source.check_keys((key,), value, ("study", "differs", "cells", "metrics", "command"), ("differs",))
-    if ("study" in value) == ("command" in value):
-        raise source.error((key,), "give either a study or a command")
-    differs = source.check_type((key, "differs"), value["differs"], list, "a list of sentences")
-    where: Where = (key, "cells") if "cells" in value else ("cells",)
-    cells = _cells(source, where, value.get("cells", shared), rows)
-    if "command" in value:
-        words = source.check_type((key, "command"), value["command"], list, "a list of words")
-        return Setting(None, tuple(differs), cells, {}, tuple(str(word) for word in words))
     start = (key, "study")
     lines = {place[2:]: line for place, line in source.lines.items() if place[:2] == start}
-    renamed = source.check_type((key, "metrics"), value.get("metrics", {}), dict, "a mapping of metrics")
-    return Setting(Document(source.file, value["study"], _text(value["study"]), lines), tuple(differs), cells, renamed)
+    return Document(source.file, value, text(value), lines)
 
 
-def _text(study: Any) -> str:
+def text(study: Any) -> str:
+    """A study's value as YAML."""
     import yaml
 
-    return yaml.safe_dump(study, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _cells(source: Source, where: Where, value: Any, rows: list[Mapping[str, Any]]) -> tuple[Cell, ...]:
-    source.check_type(where, value, list, "a list of cells")
-    cells = []
-    for i, entry in enumerate(value):
-        here = (*where, i)
-        source.check_keys(
-            here,
-            entry,
-            ("match", "task", "optimizer", "metric", "scale", "at"),
-            ("match", "task", "optimizer", "metric"),
-        )
-        source.check_keys((*here, "match"), entry["match"], MATCHED)
-        cell = Cell(**entry)
-        if not any(matches(cell, row) for row in rows):
-            raise source.error((*here, "match"), "no published row has these texts")
-        cells.append(cell)
-    return tuple(cells)
-
-
-def matches(cell: Cell, row: Mapping[str, Any]) -> bool:
-    """Whether a published row is the one that `cell` means."""
-    return all(row.get(key) == text for key, text in cell.match.items())
+    return str(yaml.safe_dump(study, sort_keys=False, allow_unicode=True, width=120))

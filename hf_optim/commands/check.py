@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_optim.commands.parser import Parser
+from hf_optim.core import text
 from hf_optim.errors import UserError
 
+ABOUT = "test an optimizer, ours or yours, for correctness"
 DESCRIPTION = """\
 Does to an optimizer what a training run does, and says what it breaks. Names:
 
@@ -21,17 +22,10 @@ Does to an optimizer what a training run does, and says what it breaks. Names:
 Exit code: 0 all cells pass or do not apply, 1 a cell failed, 2 a wrong argument."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(2)
-
-
 class Bar:
     """A progress bar on the terminal, with what is being tried; silent where nobody looks."""
 
     def __init__(self, title: str = "") -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (
@@ -41,7 +35,7 @@ class Bar:
             TimeElapsedColumn(),
             TextColumn("{task.description}"),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._progress = Progress(*columns, console=text.console(stderr=True), transient=True)
         self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> Bar:
@@ -63,12 +57,10 @@ def _mapping(text: str, option: str) -> Any:
         raise UserError(f"{option} is not JSON ({error.msg} at character {error.pos + 1}): {text}") from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="hf-optim check",
         description=DESCRIPTION,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to check")
     parser.add_argument("--all", action="store_true", help="every registered optimizer")
@@ -109,8 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for file in (options.json, options.markdown):  # before minutes of work, not after
         if file and not Path(file).expanduser().parent.is_dir():
             raise UserError(f"there is no folder {Path(file).expanduser().parent} to write {file} into")
-    from rich.console import Console
-
     from hf_optim.check import show
     from hf_optim.check.candidate import expand
     from hf_optim.check.suite import registered, run
@@ -131,9 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             references=dict.fromkeys(expanded, reference),
             progress=bar.advance,
         )
-    console = Console()
+    console = text.console()
     if not console.is_terminal:
-        console = Console(width=100)
+        console = text.console(width=100)
     show.terminal(report, known, console)
     if options.json:
         Path(options.json).expanduser().write_text(report.to_json(), encoding="utf-8")

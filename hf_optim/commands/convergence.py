@@ -9,20 +9,22 @@ Theorems 1 and 2 and the bound of Theorem 3 at every T.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hf_optim.commands.parser import Parser
+from hf_optim.core.text import csv_lines
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import whole, write_atomically
 from hf_optim.toys.regret import COLUMNS, ETA, Run, exponent, follow, tuned
 from hf_optim.toys.trajectory import RATES, label_of, parse, takes_rate, with_rate
 
 if TYPE_CHECKING:
     from hf_optim.toys.online import Online
 
+ABOUT = "measure rates of convergence against the papers' bounds"
 PROBLEMS = {
     "digits": "logistic regression on embedded digits, stochastic",
     "two-pulls": "one dimension, made so that Theorem 3's bound fails",
@@ -31,11 +33,6 @@ STEPS = {"digits": 4096, "two-pulls": 8192}
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:  # type: ignore[override]
-        raise UserError(f"{message}; see hf-optim convergence --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,10 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     rates = ", ".join(f"{rate:g}" for rate in RATES)
-    parser = _Parser(
+    parser = Parser(
         prog="hf-optim convergence",
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Regret and suboptimality on a convex problem, against the bounds that the papers print.",
         epilog="problems:\n" + "\n".join(f"  {name:<10} {text}" for name, text in PROBLEMS.items()),
     )
@@ -169,19 +164,13 @@ def write(folder: Path, name: str, problem: Online, found: Mapping[str, Sequence
 
     files = [folder / f"convergence.{kind}" for kind in ("csv", "svg", "png")]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / ".convergence.part"
-        with part.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            for run in (run for runs in found.values() for run in runs):
-                writer.writerows({"problem": name, **row} for row in run.rows)
-        os.replace(part, files[0])
+        rows = ({"problem": name, **row} for runs in found.values() for run in runs for row in run.rows)
+        write_atomically(files[0], csv_lines([COLUMNS, *([row[key] for key in COLUMNS] for row in rows)]))
         figure = convergence_plot.draw(problem.title, found)
         for file in files[1:]:
             dateless = {"Date": None} if file.suffix == ".svg" else None  # the same run, the same file
-            figure.savefig(part, format=file.suffix[1:], dpi=130, metadata=dateless)
-            os.replace(part, file)
+            with whole(file) as part:
+                figure.savefig(part, format=file.suffix[1:], dpi=130, metadata=dateless)
     except OSError as error:
         raise UserError(f"--output {folder}: {error.strerror or error}") from None
     return files

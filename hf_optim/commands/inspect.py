@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_optim.commands.train import Parser
+from hf_optim.commands.parser import Parser
+from hf_optim.core import importing
+from hf_optim.core.text import csv_lines, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec
 
+ABOUT = "curvature and loss landscape of a checkpoint"
 EPILOG = """
 The run is known from the spec.json beside its checkpoints (`hf-optim train ... --checkpoint-every N`). Examples:
 
@@ -33,8 +34,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim inspect") -> i
         prog=prog,
         description="Largest Hessian eigenvalues, trace, parameter norm and loss landscape of a checkpoint.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="RUN/checkpoint-STEP")
@@ -52,13 +51,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim inspect") -> i
     add("--distance", type=float, default=1.0, metavar="D", help="reach of the landscape; 1: the weights' own length")
     add("--seed", type=int, default=0, metavar="N", help="of the directions (default 0)")
     add("--double", action="store_true", help="in float64: slower, for eigenvalues close to zero")
+    add("--trust", action="store_true", help="run the code (file.py:NAME) that a spec.json names (docs/trust.md)")
     add("--output", type=Path, metavar="DIR", help="where the files go (default CHECKPOINT/inspection)")
     given = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
     if given.samples < 1:
         raise UserError(f"--samples must be at least 1, got {given.samples}")
     if given.eigenvalues < 0:
         raise UserError(f"--eigenvalues must be 0 or more, got {given.eigenvalues}")
-    return look(given)
+    with importing.refused("only a spec.json says that it is to be run", given.trust or bool(given.task)):
+        return look(given)
 
 
 def look(given: argparse.Namespace) -> int:
@@ -112,7 +113,7 @@ def look(given: argparse.Namespace) -> int:
 
 
 def _say(name: str, text: str) -> None:
-    print(f"{name:<20} {text}")
+    print(terminal(f"{name:<20} {text}"))
 
 
 def _progress(done: int, total: int) -> None:
@@ -122,25 +123,21 @@ def _progress(done: int, total: int) -> None:
 
 def _write(folder: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]]) -> None:
     from hf_optim.curvature import plots
-    from hf_optim.experiment.files import write_json
+    from hf_optim.experiment.files import whole, write_atomically, write_json
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "inspection.json", figures)
         for name, found in pictures:
-            (folder / f"{name}.csv").write_text(_csv(name, found), encoding="utf-8")
-            plots.draw(name, found, folder / f"{name}.png")
+            write_atomically(folder / f"{name}.csv", _csv(name, found))
+            with whole(folder / f"{name}.png") as picture:
+                plots.draw(name, found, picture)
     except OSError as error:
         raise UserError(f"--output: {folder} cannot be written ({error.strerror or error})") from error
 
 
 def _csv(name: str, found: Any) -> str:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
     if name == "interpolation":
-        rows.writerow(("share", "loss"))
-        rows.writerows(found)
-    else:
-        rows.writerow(("first", "second", "loss"))
-        rows.writerows((a, b, found.loss[i][j]) for i, a in enumerate(found.first) for j, b in enumerate(found.second))
-    return text.getvalue()
+        return csv_lines([("share", "loss"), *found])
+    rows = [(a, b, found.loss[i][j]) for i, a in enumerate(found.first) for j, b in enumerate(found.second)]
+    return csv_lines([("first", "second", "loss"), *rows])

@@ -7,29 +7,24 @@ default, runs with agr_scope="all". Rules that count in epochs are told that one
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hf_optim.commands.parser import Parser
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import write_atomically
 from hf_optim.toys.surfaces import SURFACES, Surface
 from hf_optim.toys.trajectory import CLOSE, RATES, Trajectory, follow, label_of, parse, takes_rate, tuned, with_rate
 
-if TYPE_CHECKING:
-    pass
-
-
-# --- specifications --------------------------------------------------------------------------------------------------
+ABOUT = "follow optimizers over a two-dimensional surface"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:  # type: ignore[override]
-        raise UserError(f"{message}; see hf-optim landscape --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from hf_optim.toys import trajectory_plot as landscape_plot
 
     landscape_plot.check()
+    rows: list[dict[str, Any]] = []
     for name in names:
         surface = SURFACES[name]
         start = tuple(options.start) if options.start else surface.start
@@ -66,23 +62,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = [label for label, spec in specs.items() if label not in rates and takes_rate(spec)]
         notes = remarks(surface, paths, chosen)
         print(f"{surface.title}; start ({start[0]:g}, {start[1]:g}), at most {options.steps} steps")
-        print(table([path.row(surface) for path in paths]))
+        ended = [path.row(surface) for path in paths]
+        rows += [{"surface": name, **row} for row in ended]
+        print(table(ended))
         for note in notes:
             print(f"  {note}")
         if options.output is not None:
             for file in landscape_plot.write(Path(options.output), name, surface, paths, notes):
                 print(f"  {file}")
         print()
+    if options.output is not None:
+        _write_csv(Path(options.output) / "landscape.csv", rows)
     return 0
+
+
+def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Where each optimizer ended on each surface."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(file, text.getvalue())
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     rates = ", ".join(f"{rate:g}" for rate in RATES)
-    parser = _Parser(
+    parser = Parser(
         prog="hf-optim landscape",
         description="Follow optimizers over a surface of two variables; writes "
         "a table, SURFACE.png and a self-contained SURFACE.html.",
-        allow_abbrev=False,
     )
     parser.add_argument("surfaces", nargs="+", metavar="SURFACE", help=f"{', '.join(SURFACES)}, or all")
     parser.add_argument(

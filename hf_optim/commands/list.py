@@ -1,12 +1,30 @@
-"""What `hf-optim list` and `hf-optim info` print, from the registry alone: torch is never imported."""
+"""The command `hf-optim list`, from the registry alone: torch is never imported."""
 
 from __future__ import annotations
 
+import fnmatch
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_optim.commands.parser import Parser
 from hf_optim.errors import UserError
+
+ABOUT = "list optimizers, tasks or studies"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """List; gives 0."""
+    parser = Parser("hf-optim list", "Lists the optimizers, or the tasks or studies that come with the package.")
+    parser.add_argument("pattern", nargs="?", default="*", help='names with wildcards, as "*agr*" (default: all)')
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--tasks", action="store_true", help="list the tasks instead")
+    kind.add_argument("--studies", action="store_true", help="list the shipped studies instead")
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    if options.tasks:
+        return tasks(options.pattern)
+    return studies(options.pattern) if options.studies else optimizers(options.pattern)
 
 
 def optimizers(pattern: str = "*") -> int:
@@ -17,7 +35,7 @@ def optimizers(pattern: str = "*") -> int:
     for name in registry.list_optimizers(pattern):
         info = registry.info(name)
         rows.append(
-            (name, info.family, ", ".join(sorted(info.needs)) or "–", _bytes(info.state_bytes), info.paper or "–")
+            (name, info.family, ", ".join(sorted(info.needs)) or "–", f"{info.state_bytes:g}", info.paper or "–")
         )
     if not rows:
         raise UserError(f"no optimizer matches {pattern!r}; `hf-optim list` shows all of them")
@@ -27,8 +45,6 @@ def optimizers(pattern: str = "*") -> int:
 
 def tasks(pattern: str = "*") -> int:
     """Prints the tasks with their models and sizes."""
-    import fnmatch
-
     from hf_optim.experiment import task
 
     rows = []
@@ -44,25 +60,13 @@ def tasks(pattern: str = "*") -> int:
     return 0
 
 
-def info(name: str) -> int:
-    """Prints what there is to know about one optimizer. Raises UserError with the closest names if it is unknown."""
-    from hf_optim import registry
+def studies(pattern: str = "*") -> int:
+    """Prints the studies that come with the package, each with the first comment line of its file."""
+    from hf_optim.study.plan.shipped import shipped_studies
 
-    about = registry.info(name)
-    pairs = [
-        ("class", about.cls),
-        ("family", about.family),
-        ("needs", ", ".join(sorted(about.needs)) or "nothing beyond gradients"),
-        ("source", about.paper or "–"),
-        ("state", f"{_bytes(about.state_bytes)} bytes a parameter (fp32)"),
-        ("defaults", ", ".join(f"{k}={_value(v)}" for k, v in about.defaults.items()) or "–"),
-        ("search space", ", ".join(f"{k}: {_value(v)}" for k, v in about.search_space.items()) or "–"),
-    ]
-    print(name)
-    for key, value in pairs:
-        print(f"  {key + ':':14s}{value}")
-    if about.doc:
-        print("\n" + about.doc)
+    for name, path in shipped_studies().items():
+        if fnmatch.fnmatch(name, pattern):
+            print(f"{name:20s} {first_comment(path)}")
     return 0
 
 
@@ -71,14 +75,6 @@ def first_comment(path: Path) -> str:
     with open(path, encoding="utf-8") as file:
         first = file.readline()
     return first.lstrip("# ").strip() if first.startswith("#") else ""
-
-
-def _bytes(count: float | None) -> str:
-    return "?" if count is None else f"{count:g}"
-
-
-def _value(value: object) -> str:
-    return repr(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from hf_optim.commands.parser import Parser
+from hf_optim.core import text
 from hf_optim.errors import UserError
-from hf_optim.study.folder import merge, pairs, rows
-from hf_optim.study.folder import results as records
-from hf_optim.study.report import exports
+
+ABOUT = "filter, group, compare, export and merge what studies found"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Show, export or merge; gives 0."""
+    parser = Parser("hf-optim results", "Shows the runs of study folders, a line a run, straight from their records.")
+    add = parser.add_argument
+    add("folders", nargs="+", metavar="DIR", help="folders of studies")
+    add("--where", action="append", default=[], metavar="COND", help="e.g. 'optimizer=adam*,lr<=0.01,status!=ok'")
+    add("--columns", metavar="NAMES", help="columns, with wildcards, e.g. 'optimizer,seed,test_*'")
+    add("--by", metavar="NAMES", help="group by these columns: counts, means and deviations")
+    add("--compare", nargs=2, metavar=("A", "B"), help="two optimizers (or conditions), paired by seed, a line a task")
+    add("--export", metavar="FILE", help="write it to a .csv, .md, .tex (booktabs) or .parquet file")
+    add("--merge", metavar="INTO", help="make one study of all, in this folder, with its report")
+    add("--keep-first", action="store_true", help="where two records of a run differ, take the first folder's")
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    return results(
+        options.folders,
+        where=options.where,
+        columns=options.columns,
+        by=options.by,
+        compare=tuple(options.compare) if options.compare else None,
+        export=options.export,
+        into=options.merge,
+        keep_first=options.keep_first,
+    )
 
 
 def results(
@@ -39,6 +67,10 @@ def results(
     Raises:
         UserError: for what is wrong with the folders, the conditions or the file, before anything is written.
     """
+    from hf_optim.study.folder import merge, pairs, rows
+    from hf_optim.study.folder import results as records
+    from hf_optim.study.report import exports
+
     folders = rows.folders(names)
     if into is not None:
         if where or columns or by or compare or export:
@@ -81,14 +113,14 @@ def results(
     return 0
 
 
-def _print(table: Sequence[rows.Row], columns: Sequence[str]) -> None:
+def _print(table: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Aligned columns; the last one is cut where the terminal ends, a file or a pipe gets everything."""
-    import sys
+    from hf_optim.study.report import exports
 
-    cells = [[exports.cell(row.get(c)) for c in columns] for row in table]
+    cells = [[text.line(exports.cell(row.get(c))) for c in columns] for row in table]
     right = [all(isinstance(row.get(c), int | float | None) for row in table) for c in columns]
     widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(columns)]
     room = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
-    for line in [list(columns), *cells]:
+    for line in [list(map(text.line, columns)), *cells]:
         parts = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(line, widths, right, strict=True)]
         print("  ".join(parts).rstrip()[:room])

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from hf_optim.commands.nested import merged, take_nested
+from hf_optim.commands.parser import Parser
+from hf_optim.core.text import line, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
 from hf_optim.experiment.task import check_spec, load, names
-from hf_optim.experiment.training import train
 from hf_optim.hub import schedules
 
+ABOUT = "train one model with one optimizer"
 NESTED = ("optimizer", "schedule")
 DOTTED = (*NESTED, "model")
-# YAML 1.1 reads 1e-3 as a text; every number that Python's float takes is meant as one.
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 RUN_KEYS = {
     "output": str,
     "checkpoint_every": int,
@@ -57,21 +56,12 @@ Exit code: 0, 1 if the run failed (its record says why), 2 if something given wa
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every other user's error."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-def parser(prog: str) -> argparse.ArgumentParser:
+def parser(prog: str) -> Parser:
     """The options; nested ones (`--optimizer.lr`) are taken out before."""
     made = Parser(
         prog=prog,
         description="Train one model of a task with one optimizer; leaves record.json and history.jsonl in --output.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = made.add_argument
     add("--config", metavar="FILE", help="a YAML file with the values below")
@@ -123,6 +113,7 @@ HELP = {
     "init_seed": "of the initial weights alone (default: --seed)",
     "order_seed": "of the order of batches alone (default: --seed)",
     "split_seed": "train on a bootstrap sample of the train split, drawn with this seed",
+    "patience": "end the run after so many evaluations without a lower validation loss",
 }
 
 
@@ -134,6 +125,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
         folder = Path(run["output"] or f"runs/{spec.id}")
         if (folder / "record.json").is_file() and not run["overwrite"]:
             raise UserError(f"output: {folder} holds a finished run: choose another --output, or --overwrite it")
+        from hf_optim.experiment.training import train  # torch, which a mistake need not wait for
+
         record = train(
             spec,
             folder,
@@ -144,20 +137,20 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
         )
     except UserError as error:
         if loud:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     finally:
         _leave_group()
     if loud:
-        print(summary(record, folder))
+        print(terminal(summary(record, folder)))
     return 0 if record["status"] == "ok" else 1
 
 
 def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[str, Any]]:
     """The spec of a command line, and what concerns the run's folder (`RUN_KEYS`)."""
-    plain, nested = take_nested(argv)
+    plain, nested = take_nested(argv, DOTTED)
     options = {key: value for key, value in vars(parser(prog).parse_args(plain)).items() if value is not None}
     config = _read_config(options.pop("config")) if "config" in options else {}
     run = {key: options.pop(key, config.pop(key, None)) for key in RUN_KEYS}
@@ -178,7 +171,7 @@ def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[
         if name is not None:
             # Another optimizer does not inherit the values of the file's.
             base = {**base, "name": name} if base.get("name") == name else {"name": name}
-        values[key] = _merge(base, nested[key]) or None
+        values[key] = merged(base, nested[key]) or None
     options_of_model = {**_mapping(config, "options"), **nested["model"]}
     values.update(options, options=options_of_model)
     if not values.get("task"):
@@ -205,64 +198,6 @@ def summary(record: Mapping[str, Any], folder: Path) -> str:
     return "\n".join([*lines, f"record: {folder / 'record.json'}"])
 
 
-def value(text: str) -> Any:
-    """A YAML value: numbers (also 1e-3), lists, true/false, null, texts."""
-    import yaml
-
-    try:
-        return numbers(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"{text!r} is not a YAML value: write numbers, [lists], true, false, null or texts") from error
-
-
-def numbers(entry: Any) -> Any:
-    """Texts that are numbers as numbers, to any depth."""
-    if isinstance(entry, Mapping):
-        return {key: numbers(item) for key, item in entry.items()}
-    if isinstance(entry, list):
-        return [numbers(item) for item in entry]
-    return float(entry) if isinstance(entry, str) and NUMBER.fullmatch(entry) else entry
-
-
-def take_nested(argv: Sequence[str], keys: Sequence[str] = DOTTED) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Split `--optimizer.base.lr 1e-3` and the like off; a `base` given as a name becomes `{"name": ...}`."""
-    plain: list[str] = []
-    nested: dict[str, dict[str, Any]] = {key: {} for key in keys}
-    rest = iter(argv)
-    for token in rest:
-        key, equals, text = token.partition("=")
-        path = key[2:].split(".")
-        if not key.startswith("--") or len(path) < 2 or path[0] not in keys:
-            plain.append(token)
-            continue
-        if not all(path):
-            raise UserError(f"{key}: a name is missing between or after the dots")
-        if not equals:
-            text = next(rest, "--")
-            if text.startswith("--"):
-                raise UserError(f"{key} needs a value")
-        leaf: Any = value(text)
-        if path[-1] == "base" and isinstance(leaf, str):
-            leaf = {"name": leaf}
-        for part in reversed(path[1:]):
-            leaf = {part: leaf}
-        nested[path[0]] = _merge(nested[path[0]], leaf)
-    return plain, nested
-
-
-def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings merged, the second's values winning; a bare name counts as the mapping of its name."""
-    merged = dict(first)
-    for key, entry in second.items():
-        mine = merged.get(key)
-        mine = {"name": mine} if isinstance(mine, str) and isinstance(entry, Mapping) else mine
-        if isinstance(mine, Mapping) and isinstance(entry, Mapping):
-            other = "name" in entry and "name" in mine and entry["name"] != mine["name"]
-            entry = dict(entry) if other else _merge(mine, entry)
-        merged[key] = entry
-    return merged
-
-
 def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     entry = values.get(key) or {}
     if not isinstance(entry, Mapping):
@@ -277,31 +212,16 @@ def _preset_optimizer(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_config(file: str) -> dict[str, Any]:
     """The YAML file as plain values; an unknown key is named with its line."""
-    import yaml
+    from hf_optim.study.plan.source import read
 
     valid = ("task", "model", "size", "optimizer", "seed", "data", "schedule", "overrides", "options", *RUN_KEYS)
     try:
-        text = Path(file).read_text(encoding="utf-8")
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"--config: cannot read {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"--config: {file}{where} is not YAML: {getattr(error, 'problem', None) or error}") from error
-    if not isinstance(values, dict):
+        found = read(Path(file))
+    except UserError as error:
+        raise UserError(f"--config: {error}") from None
+    if not isinstance(found.value, dict):
         raise UserError(f"--config: {file} must hold a mapping, as the example of --help")
-    seen = set()
-    for key, _ in tree.value:
-        if key.value not in valid:
-            raise UserError(
-                f"{file}, line {key.start_mark.line + 1}: unknown key {key.value!r}; valid: {', '.join(valid)}"
-            )
-        if key.value in seen:
-            raise UserError(f"{file}, line {key.start_mark.line + 1}: {key.value!r} is given twice")
-        seen.add(key.value)
-    return {key: numbers(entry) if key in (*NESTED, "overrides", "options") else entry for key, entry in values.items()}
+    return dict(found.check_keys((), found.value, valid))
 
 
 def _leave_group() -> None:

@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
-from hf_optim.core.groups import split
+from hf_optim.core.groups import Parameters
 from hf_optim.errors import UserError
 
 #: what a factory may ask for
@@ -31,7 +30,7 @@ def make(thing: Any, name: str, params_or_model: Any, hyper: Mapping[str, Any]) 
     Args:
         thing: the class, factory or instance.
         name: what errors call it.
-        params_or_model: as `hf_optim.create` takes it; None for an instance.
+        params_or_model: what torch's optimizers take, or a model's `Parameters`; None for an instance.
         hyper: keyword arguments.
 
     Raises:
@@ -69,31 +68,24 @@ def check_arguments(factory: Callable[..., Any], name: str, hyper: Mapping[str, 
         raise UserError(f"{name}: {error}; it takes {', '.join(k for k in parameters if k not in OFFERED)}") from None
 
 
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
-
-
 def _default(thing: Any, name: str) -> Any:
     found = inspect.signature(thing).parameters.get(name)
     return None if found is None or found.default is inspect.Parameter.empty else found.default
 
 
 def _of_class(cls: Any, given: Any, hyper: Mapping[str, Any]) -> Any:
-    """A model's parameters as every class gets them: biases and norms are not decayed, if it decays anything."""
-    if not isinstance(given, nn.Module):
+    """A model's parameters as every class gets them: biases and norms are not decayed."""
+    if not isinstance(given, Parameters):
         return list(given)
     decay = hyper.get("weight_decay", _default(cls, "weight_decay"))
-    route = getattr(cls, "route", None)
-    if not isinstance(decay, (int, float)) or (not decay and route is None):
-        return _trainable(given)
-    return split(given, decay, route=route)
+    return given.groups(decay if isinstance(decay, (int, float)) else None, route=getattr(cls, "route", None))
 
 
-def _groups(model: nn.Module, decay: Any) -> list[dict[str, Any]]:
+def _groups(given: Parameters, decay: Any) -> list[dict[str, Any]]:
     """Decayed and undecayed parameters; without a number the factory's own decay holds for the first."""
-    groups = split(model, 1.0)
+    groups = given.groups(1.0)
     for group in groups:
-        if group["weight_decay"]:
+        if group["weight_decay"] == 1.0:
             del group["weight_decay"]
             group |= {"weight_decay": decay} if isinstance(decay, (int, float)) else {}
     return groups
@@ -101,16 +93,16 @@ def _groups(model: nn.Module, decay: Any) -> list[dict[str, Any]]:
 
 def _offers(factory: Callable[..., Any], name: str, given: Any, hyper: Mapping[str, Any]) -> dict[str, Any]:
     asked = [k for k in inspect.signature(factory).parameters if k in OFFERED]
-    if not isinstance(given, nn.Module):
+    if not isinstance(given, Parameters):
         wanting = [k for k in asked if k in ("model", "named_parameters")]
         if wanting:
             raise UserError(f"{name} asks for {wanting[0]}: give the model instead of its parameters")
         return dict.fromkeys(asked, list(given))
     decay = hyper.get("weight_decay", _default(factory, "weight_decay"))
     values: dict[str, Callable[[], Any]] = {
-        "model": lambda: given,
-        "named_parameters": lambda: [(n, p) for n, p in given.named_parameters() if p.requires_grad],
+        "model": lambda: given.model,
+        "named_parameters": lambda: [(n, p) for p, n in given.names.items()],
         "groups": lambda: _groups(given, decay),
-        "params": lambda: _trainable(given),
+        "params": lambda: list(given.names),
     }
     return {k: values[k]() for k in asked}

@@ -1,13 +1,16 @@
-"""Which parameters decay, which are matrices and which the head, decided by the type of the module that owns them.
+"""Which parameters decay, which are matrices and which the head: decided once, for every optimizer alike.
 
-Biases and the parameters of every normalisation layer are not decayed, whatever their shape or name. Embedding
-tables decay, but are not weight matrices "of a convolutional or fully connected layer" (AGR, Section 3.1): a group of
-embeddings carries `agr=False`. An output head tied to an embedding is that embedding: it stays out of AGR too.
+Biases (tables of them, too) and the parameters of every normalisation layer are not decayed, nor what the model itself
+names in `no_weight_decay()`, as timm's models do; a trainer that has groups of its own decides instead. Groups that
+decay come first. Embedding tables decay, but are not weight matrices "of a convolutional or fully connected layer"
+(AGR, Section 3.1): a group of embeddings carries `agr=False`. An output head tied to an embedding is that embedding:
+it stays out of AGR too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -24,39 +27,59 @@ NORMS: tuple[type[nn.Module], ...] = (
 ) + ((nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ())
 
 
+#: stands for the rule's own decay in a group that somebody else has made
+DECAYS = object()
+
+
 def _is_norm(module: nn.Module) -> bool:
     """torch's norms, and the many hand-written ones, known by their class name (LlamaRMSNorm, T5LayerNorm, ...)."""
     return isinstance(module, NORMS) or type(module).__name__.lower().rstrip("0123456789d").endswith("norm")
 
 
-def _owners(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, str]]:
-    """(name, parameter, kind) once a parameter; kind is matrix, head, embedding, plain (bias, norm) or other.
+def _owners(model: nn.Module, frozen: bool = False) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
+    """(name, parameter, the module that owns it first) once a trainable parameter; `frozen` ones, too."""
+    seen: set[nn.Parameter] = set()
+    for prefix, module in model.named_modules():
+        for name, p in module.named_parameters(recurse=False):
+            if (p.requires_grad or frozen) and p not in seen:
+                yield f"{prefix}.{name}" if prefix else name, p, module
+            seen.add(p)
+
+
+def _plain(name: str, module: nn.Module) -> bool:
+    """A bias, a table of biases, or a part of a norm."""
+    return _is_norm(module) or any("bias" in part for part in name.lower().split(".")[-2:])
+
+
+def _tables(model: nn.Module) -> set[nn.Parameter]:
+    """Embeddings, wherever they are tied to."""
+    return {m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+
+
+def _kinds(model: nn.Module) -> dict[torch.Tensor, str]:
+    """matrix, head, embedding, plain (bias, norm) or other of every parameter.
 
     A matrix is a two-dimensional weight or a convolution's; tokens, tables and stacks of matrices that a module holds
     as they are, are other.
     """
-    kinds: dict[nn.Parameter, tuple[str, str]] = {}
-    for prefix, module in model.named_modules():
-        for name, p in module.named_parameters(recurse=False):
-            if _is_norm(module) or name == "bias" or name.endswith("_bias") or name.startswith("bias_"):
-                kind = "plain"
-            elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-                kind = "embedding"
-            else:
-                weight = "weight" in name and (p.dim() == 2 or isinstance(module, nn.modules.conv._ConvNd))
-                kind = "matrix" if weight else "other"
-            full = f"{prefix}.{name}" if prefix else name
-            if p not in kinds:
-                kinds[p] = (full, kind)
-            elif kind == "embedding":  # a tied head: the table wins
-                kinds[p] = (kinds[p][0], kind)
-    head = _head(model, [p for p, (_, kind) in kinds.items() if kind == "matrix"])
-    for p, (name, kind) in kinds.items():
-        if p.requires_grad:
-            yield name, p, "head" if p is head and kind == "matrix" else kind
+    tables = _tables(model)
+    kinds: dict[torch.Tensor, str] = {}
+    for name, p, module in _owners(model, frozen=True):
+        if _plain(name, module):
+            kinds[p] = "plain"
+        elif p in tables:
+            kinds[p] = "embedding"
+        else:
+            weight = "weight" in name.rsplit(".", 1)[-1]
+            matrix = weight and (p.dim() == 2 or isinstance(module, nn.modules.conv._ConvNd))
+            kinds[p] = "matrix" if matrix else "other"
+    head = _head(model, [p for p, kind in kinds.items() if kind == "matrix"])
+    if kinds.get(head) == "matrix":
+        kinds[head] = "head"
+    return kinds
 
 
-def _head(model: nn.Module, matrices: list[nn.Parameter]) -> Any:
+def _head(model: nn.Module, matrices: list[torch.Tensor]) -> Any:
     """The weight of what a transformers model names as its output embeddings, else the last matrix."""
     named = None
     try:
@@ -67,54 +90,144 @@ def _head(model: nn.Module, matrices: list[nn.Parameter]) -> Any:
     return weight if weight is not None else matrices[-1] if matrices else None
 
 
+def named_by_model(model: nn.Module) -> set[str]:
+    """Parameters that the model, or a part of it, says not to decay (`no_weight_decay()`, with wildcards)."""
+    names = [name for name, _ in model.named_parameters()]
+    exempt: set[str] = set()
+    for prefix, module in model.named_modules():
+        own = getattr(module, "no_weight_decay", None)
+        for pattern in own() if callable(own) else ():
+            full = f"{prefix}.{pattern}" if prefix else pattern
+            exempt |= {name for name in names if fnmatchcase(name, full)}
+    return exempt
+
+
+class Parameters:
+    """What an optimizer trains: the parameters of a model, and which of them decay.
+
+    Args:
+        model: any module.
+        decayed: names of those that decay, as a trainer has decided; None decides by module type.
+        given: whole groups as a trainer has made them, with `weight_decay` = DECAYS where the rule's own decay belongs.
+        beside: modules that are trained, too, and are no part of the model (a loss with weights), by name.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        decayed: Collection[str] | None = None,
+        given: Sequence[Mapping[str, Any]] | None = None,
+        beside: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        self.model = model
+        owners = list(_owners(model))
+        known = {p for _, p, _ in owners}
+        self._kinds = _kinds(model)
+        self._tables = _tables(model)
+        for prefix, module in (beside or {}).items():
+            owners += [(f"{prefix}.{n}", p, owner) for n, p, owner in _owners(module) if p not in known]
+            self._kinds = {**_kinds(module), **self._kinds}
+            self._tables |= _tables(module)
+        self.names: dict[torch.Tensor, str] = {p: name for name, p, _ in owners}
+        if given is not None:
+            self._given = [{**group, "params": list(group["params"])} for group in given]
+            return
+        exempt = named_by_model(model)
+        if decayed is None:
+            exempt |= {name for name, _, owner in owners if _plain(name, owner)}
+        own = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        stays = {n for n, _ in own if n not in exempt and (decayed is None or n in decayed)}
+        self._given = [
+            {"params": [p for n, p in own if n in stays], "weight_decay": DECAYS},
+            {"params": [p for n, p in own if n not in stays], "weight_decay": 0.0},
+        ]
+
+    def groups(
+        self,
+        weight_decay: float | None = None,
+        *,
+        agr: bool = False,
+        route: Callable[[str, Any], str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Every trainable parameter exactly once, those that decay first.
+
+        Args:
+            weight_decay: decay of the groups that decay; None for rules without one: groups carry no such entry, and
+                are one unless somebody made them.
+            agr: put embeddings in groups with `agr=False`.
+            route: (kind, parameter) -> the `route` of its group, for rules with several. Groups then keep the
+                parameters' names, and say a decay only where it is not the rule's: each route has its own.
+
+        Returns:
+            Non-empty groups, each `{"params": [...], ["weight_decay": ...], ["agr": False], ["route": ...], ...}`.
+
+        Raises:
+            UserError: there is no trainable parameter.
+        """
+        made = self._given
+        if weight_decay is None and all(set(group) == {"params", "weight_decay"} for group in made):
+            every = {p for group in made for p in group["params"]}
+            made = [{"params": [p for p in self.names if p in every]}]
+        groups: list[dict[str, Any]] = []
+        for group in made:
+            rest = {k: v for k, v in group.items() if k not in ("params", "weight_decay")}
+            own = group.get("weight_decay", DECAYS)
+            if weight_decay is not None and not (route is not None and own is DECAYS):
+                rest["weight_decay"] = weight_decay if own is DECAYS else own
+            parts: dict[Any, list[Any]] = {}
+            for p in group["params"]:
+                if route is not None:
+                    way = route(self._kinds.get(p, "other"), p)
+                    parts.setdefault(("route", way), []).append((self.names.get(p, ""), p))
+                else:
+                    parts.setdefault(("agr", False) if agr and p in self._tables else None, []).append(p)
+            order = sorted(parts, key=lambda key: key is not None and key[0] == "agr")
+            groups += [{"params": parts[key], **rest, **({} if key is None else {key[0]: key[1]})} for key in order]
+        if not groups:
+            raise UserError(
+                f"{type(self.model).__name__} has no trainable parameter: set requires_grad on what should train"
+            )
+        return groups
+
+    def earlier(self, weight_decay: float | None, *, agr: bool = False) -> list[list[str]]:
+        """The names group by group as release 0.1.0 divided this model: groups in the order in which a parameter of
+        theirs comes first, and tables of biases decayed. Its checkpoints hold no names."""
+        buckets: dict[tuple[float | None, bool], list[str]] = {}
+        for name, p, owner in _owners(self.model):
+            last = name.rsplit(".", 1)[-1]
+            plain = _is_norm(owner) or last == "bias" or last.endswith("_bias") or last.startswith("bias_")
+            decay = None if weight_decay is None else 0.0 if plain else weight_decay
+            buckets.setdefault((decay, agr and not plain and p in self._tables), []).append(name)
+        return list(buckets.values())
+
+
 def split(
     model: nn.Module,
     weight_decay: float | None = None,
     *,
     agr: bool = False,
-    route: Callable[[str, nn.Parameter], str] | None = None,
+    route: Callable[[str, Any], str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameter groups of a model: every trainable parameter exactly once.
-
-    Args:
-        model: any module.
-        weight_decay: decay of the decayed group, no decay for biases and norms; None makes one group of everything
-            without a `weight_decay` entry (for rules that have none).
-        agr: put embeddings in groups with `agr=False`.
-        route: (kind, parameter) -> the `route` of its group, for rules with several. Groups then keep the parameters'
-            names, and say a decay only where there is none: each route has its own.
-
-    Returns:
-        Non-empty groups, each `{"params": [...], "weight_decay": ..., ["agr": False], ["route": ...]}`.
-
-    Raises:
-        UserError: the model has no trainable parameter.
-    """
-    buckets: dict[tuple[float | None, bool, str | None], list[Any]] = {}
-    for name, p, kind in _owners(model):
-        decay = None if weight_decay is None else 0.0 if kind == "plain" else weight_decay
-        if route is None:
-            buckets.setdefault((decay, agr and kind == "embedding", None), []).append(p)
-        else:
-            buckets.setdefault((None if decay else decay, False, route(kind, p)), []).append((name, p))
-    if not buckets:
-        raise UserError(f"{type(model).__name__} has no trainable parameter: set requires_grad on what should train")
-    groups: list[dict[str, Any]] = []
-    for (decay, no_agr, way), params in buckets.items():
-        group: dict[str, Any] = {"params": params}
-        if decay is not None:
-            group["weight_decay"] = decay
-        if no_agr:
-            group["agr"] = False
-        if way is not None:
-            group["route"] = way
-        groups.append(group)
-    return groups
+    """`Parameters(model).groups(...)`: parameter groups of a model, divided by module type."""
+    return Parameters(model).groups(weight_decay, agr=agr, route=route)
 
 
 def decays(model: nn.Module) -> dict[str, bool]:
     """Name of every trainable parameter -> whether weight decay applies to it."""
-    return {name: kind != "plain" for name, _, kind in _owners(model)}
+    made = Parameters(model)
+    return {made.names[p]: group["weight_decay"] is DECAYS for group in made._given for p in group["params"]}
+
+
+def describe(groups: Sequence[Mapping[str, Any]]) -> str:
+    """The division in a few words, for logs and reports: `weight decay 0.01 on 2 tensors, 0 on 4`."""
+    if not any("weight_decay" in group for group in groups):
+        return f"no weight decay, {sum(len(group['params']) for group in groups)} tensors"
+    counts: dict[float, int] = {}
+    for group in groups:
+        decay = float(group.get("weight_decay", 0.0))
+        counts[decay] = counts.get(decay, 0) + len(group["params"])
+    first, *rest = counts.items()
+    return f"weight decay {first[0]:g} on {first[1]} tensors" + "".join(f", {d:g} on {n}" for d, n in rest)
 
 
 def as_groups(params: Any) -> list[dict[str, Any]]:

@@ -1,4 +1,9 @@
-"""Code that a user names: `package.module:Name` or `file.py:Name`. Nothing else is ever imported from a name."""
+"""Code that a user names: `package.module:Name` or `file.py:Name`. Nothing else is ever imported from a name.
+
+A name on the command line, in a file that the user asks to run, or in the user's own program is the user's. A name that
+stands in a record, a plan, a spec.json or a checkpoint may be anybody's: what works on those does so within `refused`,
+and says which code it would have run.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,9 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,13 +21,54 @@ from typing import Any
 from hf_optim.core import validate
 from hf_optim.errors import UserError
 
+_refused: ContextVar[str] = ContextVar("_refused", default="")
+
+
+class Untrusted(UserError):
+    """A name of code that stands where a stranger may have written it."""
+
+
+@contextmanager
+def refused(why: str, trust: bool = False) -> Iterator[None]:
+    """Within it `import_path` imports nothing and raises `Untrusted`, which says `why`; with `trust` it imports."""
+    token = _refused.set("" if trust else why)
+    try:
+        yield
+    finally:
+        _refused.reset(token)
+
+
+def reason() -> str:
+    """Why nothing that only a file names is used here; empty where the user is the one who asks."""
+    return _refused.get()
+
+
+def is_path(name: object) -> bool:
+    """Whether a name means code rather than something that comes with the package."""
+    return isinstance(name, str) and (":" in name or ".py" in name)
+
+
+def paths(value: Any) -> list[str]:
+    """The import paths among the names in plain data: of tasks, optimizers, their bases and their transforms."""
+    found: list[str] = []
+    for key, entry in value.items() if isinstance(value, Mapping) else ():
+        if key in ("name", "task", "base", "grad_transform") and is_path(entry):
+            found.append(entry)
+        found += paths(entry)
+    for entry in value if isinstance(value, (list, tuple)) else ():
+        found += paths(entry)
+    return list(dict.fromkeys(found))
+
 
 def import_path(path: str) -> Any:
     """The object behind an import path.
 
     Raises:
         UserError: no such file, module or name, or the code fails while it is imported.
+        Untrusted: within `refused`.
     """
+    if why := _refused.get():
+        raise Untrusted(f"{path} is code, and {why}: look at it, and --trust runs it")
     where, _, attribute = path.rpartition(":")
     try:
         module = _from_file(where) if where.endswith(".py") else importlib.import_module(where)

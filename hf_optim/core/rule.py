@@ -40,10 +40,10 @@ class Rule:
     #: state of one number an element: name -> first value (a number, "param" for a copy, or a hyper-parameter's name)
     slots: ClassVar[dict[str, float | str]] = {}
     #: slots that a configuration leaves out: name -> (hyper-parameter, the value with which the slot is needed; True
-    #: stands for all but False and 0)
+    #: is all but False and 0)
     optional_slots: ClassVar[dict[str, tuple[str, Any]]] = {}
     #: numbers that each parameter keeps, 0-d in float32 beside its step count: name -> first value. `scalars` reads
-    #: them in `h` and returns what they become under the same name. They run alike where a group's parameters step alike
+    #: them in `h` and returns what they become under the same names; parameters that share a call share them
     scalar_slots: ClassVar[dict[str, float]] = {}
     #: numbers the whole run remembers, stored in every parameter group: name -> first value (a number, or a
     #: hyper-parameter's name)

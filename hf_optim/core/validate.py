@@ -40,13 +40,25 @@ FOREIGN_KEYS = frozenset(
         "max_momentum",
         "base_momentum",
         "lr_scale",
+        "hf_optim_names",
     }
 )
 
 
+#: what others call the same
+_SAME = {
+    "learning_rate": "lr", "learningrate": "lr", "alpha": "lr", "eta": "lr", "epsilon": "eps", "wd": "weight_decay",
+    "decay": "weight_decay", "weightdecay": "weight_decay", "l2": "weight_decay", "beta": "momentum", "beta1": "betas",
+    "beta2": "betas",
+}  # fmt: skip
+
+
 def closest(word: str, words: Iterable[str]) -> str:
     """` (did you mean ...?)` or nothing."""
-    near = difflib.get_close_matches(word, list(words), n=3, cutoff=0.5)
+    words = list(words)
+    lower = {one.lower(): one for one in reversed(words)}
+    near = [one for one in (_SAME.get(word.lower(), ""), word) if one in words and one != word]
+    near = near or [lower[one] for one in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.5)]
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
@@ -59,9 +71,14 @@ def unknown(owner: str, names: Iterable[str], valid: Iterable[str]) -> None:
             raise UserError(f"{owner} has no hyper-parameter {name!r}{closest(name, valid)}; it has: {listed}")
 
 
+def _elements(value: Any) -> int:
+    """Of a tensor or an array; 0 for anything else."""
+    return int(value.numel()) if hasattr(value, "numel") else int(getattr(value, "size", 0))
+
+
 def _number(owner: str, name: str, value: Any, default: Any, bounds: tuple[float, float, bool, bool] | None) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a tensor or numpy rate
+        if hasattr(value, "item") and _elements(value) == 1:  # a tensor or numpy rate
             value = value.item()
         else:
             raise UserError(f"{owner}: {name} must be a number, got {value!r}")

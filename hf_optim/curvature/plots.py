@@ -30,7 +30,7 @@ def draw(name: str, found: Any, file: Path) -> None:
         axes.set(xlabel="step along a filter-normalised direction", ylabel="loss", title="Loss landscape")
     else:
         _contours(figure, axes, found)
-    figure.savefig(file, dpi=120)
+    figure.savefig(file, dpi=120, format="png")
 
 
 def _contours(figure: Any, axes: Any, found: Surface) -> None:

@@ -32,7 +32,7 @@ class Units:
     ) -> list[Unit]:
         """Units of all parameters with a gradient; `cell` finds or makes one of a parameter, and what `covers` tells
         apart is not packed together (None: nothing is packed)."""
-        seen = [[group, *(p for p in group["params"] if p.grad is not None)] for group in groups]
+        seen = [[group, *(p for p in group["params"] if p.grad is not None and p.numel())] for group in groups]
         unchanged = _same(seen, self._seen) and not any(group.get("restart_every") for group in groups)
         if unchanged and all(unit.fits(state) for unit in self._all if isinstance(unit, Pack)):
             for i, unit in enumerate(self._all):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_optim.core import importing, shape
+from hf_optim.core.shape import Each
 from hf_optim.curvature.solution import Solution, gather
-from hf_optim.errors import UserError
-from hf_optim.experiment import record
+from hf_optim.errors import UserError, one_line
+from hf_optim.experiment import files, record
 from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.task import Task, check_spec, load
@@ -23,7 +26,7 @@ def last_checkpoint(folder: Path) -> str | None:
     whole = []
     for path in folder.glob("checkpoint-*"):
         try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            files.read_json(folder, f"{path.name}/trainer_state.json")
             whole.append((int(path.name.rpartition("-")[2]), str(path)))
         except (OSError, ValueError):
             continue
@@ -34,6 +37,45 @@ def check_checkpoint(checkpoint: Path) -> None:
     """Raise a `UserError` unless `checkpoint` is the folder of a saved model."""
     if not (checkpoint / "config.json").is_file():
         raise UserError(f"checkpoint: {checkpoint} holds no config.json: give a folder such as RUN/checkpoint-432")
+    config = _json(checkpoint / "config.json")
+    if asked := _asks(config):
+        raise UserError(f"checkpoint: {checkpoint}: its config.json asks for code or files of others ({asked})")
+    for path in checkpoint.iterdir():
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+            raise UserError(f"checkpoint: {path} is no plain file")
+    if (checkpoint / "adapter_config.json").exists():
+        raise UserError(f"checkpoint: {checkpoint} holds an adapter (adapter_config.json): merge it into its model")
+    for index in checkpoint.glob("*.index.json"):
+        shards = _json(index).get("weight_map")
+        if not shape.fits(shards, Each(str)) or any(Path(shard).name != shard for shard in shards.values()):
+            raise UserError(f"checkpoint: {checkpoint}: {index.name} names a file that is not beside it")
+
+
+#: keys of config.json with which transformers would run code, or read what is not in the folder
+_ASKING = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
+           "experts_implementation", "_experts_implementation", "quantization_config", "base_model_name_or_path",
+           "custom_pipelines")  # fmt: skip
+
+
+def _asks(config: Any) -> str:
+    """The first key of `_ASKING` in a configuration, at any depth, whose value is not one of torch's own words."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if key in _ASKING and value not in (None, "eager", "sdpa"):
+            return str(key)
+        if found := _asks(value):
+            return found
+    return ""
+
+
+def _json(file: Path) -> Any:
+    """What the user names may lie behind a link (a cache of models does), but must be plain data."""
+    try:
+        value = files.parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"checkpoint: {file} holds no mapping")
+    return value
 
 
 def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
@@ -42,10 +84,15 @@ def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
     A class that picks the model's own by its configuration (transformers' `Auto...`) takes any.
     """
     cls: Any = task.model_class(name)
-    stored = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("architectures")
-    if stored and cls.__name__ not in stored and not cls.__name__.startswith("Auto"):
+    stored = _json(checkpoint / "config.json").get("architectures")
+    if stored and isinstance(stored, list) and cls.__name__ not in stored and not cls.__name__.startswith("Auto"):
         raise UserError(f"checkpoint: {checkpoint} holds {stored[0]}, but model {name!r} is {cls.__name__}")
-    return cast(PreTrainedModel, cls.from_pretrained(checkpoint))
+    try:
+        return cast(PreTrainedModel, cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False))
+    except UserError:
+        raise
+    except Exception as error:  # whatever transformers, safetensors and torch say of files that are damaged
+        raise UserError(f"checkpoint: {checkpoint} holds no model that can be read: {one_line(error)}") from error
 
 
 def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
@@ -55,11 +102,22 @@ def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
     if given is not None:
         return given
     try:
-        return RunSpec.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except OSError as error:
+        stored = files.read_json(checkpoint.parent, record.SPEC)
+        shape.check(stored, {}, record.SPEC)
+        spec = RunSpec.from_dict(stored)
+        if (why := importing.reason()) and (outside := paths_in(stored)):
+            raise importing.Untrusted(f"{outside[0]} is a file of this machine, and {why}: --trust reads it")
+        return spec
+    except FileNotFoundError as error:
         raise UserError(f"checkpoint: there is no {file}, so say which run it was: --task, --model, --size") from error
-    except ValueError as error:
-        raise UserError(f"checkpoint: {file} does not name a run: {error}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint: {file} does not name a run: {one_line(error)}") from error
+
+
+def paths_in(spec: Mapping[str, Any]) -> list[str]:
+    """What of a run's data and options is a path rather than a name."""
+    named = [spec.get("data"), *(spec.get("options") or {}).values()]
+    return [one for one in named if isinstance(one, str) and (os.sep in one or one.startswith((".", "~")))]
 
 
 def read_solution(

@@ -1,31 +1,219 @@
-"""Files of runs and studies: written whole or not at all, also in a folder that several machines share."""
+"""The one room that opens and writes what belongs to runs and studies: whole or not at all, and never elsewhere.
+
+A folder may come from a stranger. What the user names is followed wherever it leads; below it nothing is: every name on
+the way is a folder and the last one a plain file, never a link, a pipe or a device. `Refused` is an OSError, so that
+whoever reads treats what is refused as what cannot be read.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import math
 import os
+import re
+import shutil
+import stat
 import uuid
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+#: bytes of a file that is read at once; histories of long runs have some MB
+LARGEST = 128 << 20
+#: levels of JSON that we write are five or six
+DEEPEST = 24
+#: what a writer that was killed leaves
+_LEFT = re.compile(r"\.(.+\.[0-9a-f]{32}\.tmp|probe\.[0-9a-f]{32})")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` so that `path` holds either the old or the new content, whenever the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A process's number would not do: two machines may share the folder.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+class Refused(OSError):
+    """What stands there is no plain file or folder of its own."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(errno.EPERM, why)
+        self.filename = name
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_bytes(folder: Path, name: str, most: int = LARGEST) -> bytes:
+    """The plain file `name` ("a/b.json") below `folder`.
+
+    Raises:
+        OSError: there is none; `Refused` for a link on the way, what is no plain file, or more than `most` bytes.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise Refused(name, "is no name below its folder")
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        for part in parts[:-1]:
+            below = _open(name, part, at, os.O_DIRECTORY)
+            os.close(at)
+            at = below
+        file = _open(name, parts[-1], at, os.O_NONBLOCK)  # or a pipe would be waited for
+    finally:
+        os.close(at)
+    with os.fdopen(file, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise Refused(name, "is no plain file")
+        content = opened.read(most + 1)
+    if len(content) > most:
+        raise Refused(name, f"is larger than {most} bytes")
+    return content
+
+
+def _open(name: str, part: str, at: int, how: int) -> int:
+    try:
+        return os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | how, dir_fd=at)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR) and _is_link(part, at):
+            raise Refused(name, "is a link, which is not followed") from None
+        if error.errno == errno.ENXIO:  # a socket
+            raise Refused(name, "is no plain file") from None
+        raise
+
+
+def _is_link(name: str, at: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+def read_text(folder: Path, name: str) -> str:
+    """`read_bytes` as UTF-8; a ValueError if it is not."""
+    return read_bytes(folder, name).decode("utf-8")
+
+
+def read_json(folder: Path, name: str) -> Any:
+    """The JSON in a file as `parse_json` takes it. Raises OSError or ValueError."""
+    return parse_json(read_text(folder, name))
+
+
+def parse_json(text: str) -> Any:
+    """Plain data. A ValueError for what is not JSON, and for what Python takes and nobody means: NaN, halves of
+    characters, hundreds of levels.
+    """
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not _shallow(value, DEEPEST):
+        raise ValueError("nested too deeply")
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text holds half a character (a lone surrogate)") from None
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _shallow(value: Any, levels: int) -> bool:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return True
+    return levels > 0 and all(_shallow(one, levels - 1) for one in value if isinstance(one, (dict, list)))
+
+
+def check_tree(folder: Path) -> None:
+    """Raise `Refused` unless everything below `folder` is a folder or a plain file."""
+    if folder.is_symlink():
+        raise Refused(folder.name, "is a link, which is not followed")
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place) / name
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                raise Refused(str(path.relative_to(folder.parent)), "is a link, which is not followed")
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise Refused(str(path.relative_to(folder.parent)), "is no plain file")
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def own_folder(folder: Path, *names: str) -> Path:
+    """The folder `folder`/names, made where it is missing; `Refused` if a link stands on the way below `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        folder = folder / name
+        with suppress(FileExistsError):
+            folder.mkdir()
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise Refused(str(folder), "is a link or no folder, and is not written through")
+    return folder
+
+
+def remove(path: Path) -> None:
+    """Takes away a file, a link (not what it points to) or a folder with all that is in it; nothing is fine too."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Gives an empty file to write to, which becomes `path` if the block ends well, and is taken away if not. A link at
+    `path` is replaced, and not followed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, held = _begin(path)
+    try:
+        yield temporary
+        os.fsync(held)
         os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        os.close(held)
+
+
+def _begin(path: Path) -> tuple[Path, int]:
+    """A new file beside `path`, and its descriptor, whose lock tells `sweep` that somebody is at it."""
+    while True:
+        # A process's number would not do: two machines may share the folder.
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        held = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # a file system without locks: nothing is swept there
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if os.fstat(held).st_nlink:  # else it was swept before it was locked
+            return temporary, held
+        os.close(held)
+
+
+def sweep(folder: Path) -> None:
+    """Takes away what writers in `folder` left behind that were killed; what somebody is writing stays."""
+    for entry in os.scandir(folder):
+        if _LEFT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            with suppress(OSError):
+                held = os.open(entry.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry.path)
+                finally:
+                    os.close(held)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes `text` so that `path` holds either the old or the new content, whenever the process is killed."""
+    content = text.encode()
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 RECORD = "record.json"
 HISTORY = "history.jsonl"
+SAMPLES = "samples"  # what was generated
 SPEC = "spec.json"  # beside the checkpoints of a run: what it is
 
 

@@ -26,6 +26,7 @@ OVERRIDES: dict[str, type] = {
     "init_seed": int,
     "order_seed": int,
     "split_seed": int,
+    "patience": int,
 }
 FROM_ZERO = ("max_grad_norm", "init_seed", "order_seed", "split_seed")
 
@@ -48,7 +49,8 @@ class RunSpec:
             step, over all processes), eval_every (steps; default: the preset's), max_grad_norm (0: no clipping),
             gradient_accumulation_steps, train_curve (so many train samples are evaluated whenever validation is),
             init_seed and order_seed (of the initial weights and of the order of batches, in place of `seed`),
-            split_seed (train on a bootstrap sample of the train split, drawn with it), sharpness (of so many samples).
+            split_seed (train on a bootstrap sample of the train split, drawn with it), sharpness (of so many samples),
+            patience (end after so many evaluations without a lower validation loss).
         options: in place of values of the preset's model (`hidden_size`), or one of the task's own (`checkpoint`).
         pruning: [step, value] pairs: the run is stopped by its evaluation after so many steps if the best validation
             value of the primary metric so far is worse than this. A stopped run is recorded as failed and `pruned`.
@@ -135,9 +137,16 @@ class RunSpec:
 
     @property
     def id(self) -> str:
-        """12 hexadecimal characters of the SHA-256 of the canonical JSON."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """See `id_of`."""
+        return id_of(self.to_dict())
+
+
+def id_of(values: Mapping[str, Any]) -> str:
+    """The id of the run with this specification: 12 hexadecimal characters of the SHA-256 of its canonical JSON. It is
+    always computed, and never taken from a file.
+    """
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _copied(value: Any) -> Any:

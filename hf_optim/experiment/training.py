@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import statistics
 import sys
 import time
@@ -24,14 +22,12 @@ from hf_optim.experiment.budget import Budget, budget, resampled
 from hf_optim.experiment.checkpoint import last_checkpoint
 from hf_optim.experiment.evaluation import final_metrics, named
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
-from hf_optim.experiment.files import write_json, write_rows
+from hf_optim.experiment.files import check_tree, read_json, remove, write_json, write_rows
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.spending import SPENT, Spending
 from hf_optim.experiment.task import Data, Preset, Primary, Task, check_spec
 from hf_optim.experiment.trainer import FOLLOWED, TaskTrainer, Watch
 from hf_optim.hub import attach, modes
-
-SAMPLES = "samples"
 
 
 class Pruned(RuntimeError):
@@ -59,6 +55,24 @@ class Pruner(TrainerCallback):
                 f"stopped at step {state.global_step}: the best validation {self.primary.stem} so far, "
                 f"{self.best:.6g}, is worse than {limit:.6g}"
             )
+
+
+class EarlyStopping(TrainerCallback):
+    """Ends a run after `patience` evaluations without a lower validation loss; the run is whole, and shorter.
+
+    It reads the logged losses, which are in checkpoints, so that a resumed run ends where it would have.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        losses = {
+            row["step"]: row["eval_measured_loss"] for row in state.log_history if "eval_measured_loss" in row
+        }  # by step: an evaluation before the first one counts too
+        values = [losses[step] for step in sorted(losses)]
+        if values and len(values) - 1 - values.index(min(values)) >= self.patience:
+            control.should_training_stop = True
 
 
 def train(
@@ -100,7 +114,7 @@ def train(
     numbers = budget(spec, preset, len(data.train), processes)  # type: ignore[arg-type]
     set_seed(spec.overrides.get("init_seed", spec.seed))
     model = task.model(model_name, preset, data)
-    registry.build(spec.optimizer, model)  # values out of range are the user's error, not a failed run
+    optimizer = registry.build(spec.optimizer, model)  # values out of range are the user's error, not a failed run
     checkpoint = last_checkpoint(folder) if resume else None
     if first:
         _prepare(folder, spec, keep=checkpoint is not None, checkpoints=checkpoint_every is not None)
@@ -121,7 +135,7 @@ def train(
             trainer = _trainer(
                 task, spec, preset, model, data, numbers, folder, checkpoint_every, watch, checkpoint is None, report_to
             )
-            attach(trainer, spec.optimizer)
+            attach(trainer, optimizer)
             begun = time.perf_counter()
             try:
                 trainer.train(resume_from_checkpoint=checkpoint)
@@ -139,6 +153,7 @@ def train(
                 ) from problem
             error, metrics, pruned = one_line(problem), {}, isinstance(problem, Pruned)
     history = _history(trainer.state.log_history) if trainer is not None else []
+    samples = folder / records.SAMPLES
     record = {
         "id": spec.id,
         "spec": spec.to_dict(),
@@ -148,7 +163,7 @@ def train(
         "metrics": metrics,
         "primary": {"name": task.primary.name, "greater_is_better": task.primary.greater_is_better},
         "history": records.HISTORY,
-        "samples": sorted(str(path.relative_to(folder)) for path in (folder / SAMPLES).rglob("*") if path.is_file()),
+        "samples": sorted(str(path.relative_to(folder)) for path in samples.rglob("*") if path.is_file()),
         "time": {
             "train_seconds": round(seconds, 3),
             "step_ms_median": _median_ms(watch.step_seconds),
@@ -173,6 +188,8 @@ def train(
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if first and not folder.is_dir():
+        raise UserError(f"{folder} was moved or removed while the run was in it: no record was written")
     if first:
         write_rows(folder / records.HISTORY, history)
         write_json(folder / records.RECORD, record)
@@ -230,6 +247,8 @@ def _trainer(
     )
     if "train_curve" in spec.overrides:
         trainer.followed = train_part(data, spec.overrides["train_curve"])
+    if "patience" in spec.overrides:
+        trainer.add_callback(EarlyStopping(spec.overrides["patience"]))
     if spec.pruning:
         trainer.add_callback(Pruner(task.primary, spec.pruning))
     trainer.remove_callback(transformers.PrinterCallback)
@@ -304,20 +323,24 @@ def _groups(trainer: TaskTrainer | None) -> list[dict[str, Any]]:
 def _prepare(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> None:
     """Make the folder and clear an older run out of it; `keep` leaves the checkpoints of the run that goes on."""
     stored = folder / records.SPEC
-    if keep and stored.is_file() and json.loads(stored.read_text(encoding="utf-8")) != spec.to_dict():
-        raise UserError(
-            f"resume: {folder} holds checkpoints of another run (see its {records.SPEC}): choose another folder"
-        )
+    try:
+        if keep and os.path.lexists(stored) and read_json(folder, stored.name) != spec.to_dict():
+            raise UserError(
+                f"resume: {folder} holds checkpoints of another run (see its {records.SPEC}): choose another folder"
+            )
+        if keep:  # all of it is read, or written into
+            for name in (records.SAMPLES, *(path.name for path in folder.glob("checkpoint-*"))):
+                check_tree(folder / name)
+    except (OSError, ValueError) as error:
+        raise error if isinstance(error, UserError) else UserError(f"resume: {folder}: {one_line(error)}") from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in (records.RECORD, records.HISTORY):
+            remove(folder / name)
+        if not keep:
+            for old in (folder / records.SAMPLES, stored, *folder.glob("checkpoint-*")):
+                remove(old)
+        if checkpoints or keep:
+            write_json(stored, spec.to_dict())
     except OSError as error:
-        raise UserError(f"output: cannot make {folder}: {error.strerror}") from error
-    for name in (records.RECORD, records.HISTORY):
-        (folder / name).unlink(missing_ok=True)
-    if not keep:
-        shutil.rmtree(folder / SAMPLES, ignore_errors=True)
-        for old in folder.glob("checkpoint-*"):
-            shutil.rmtree(old)
-        stored.unlink(missing_ok=True)
-    if checkpoints or keep:
-        write_json(stored, spec.to_dict())
+        raise UserError(f"output: cannot write {folder}: {error.strerror}") from error

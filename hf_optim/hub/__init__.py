@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from hf_optim.hub.factories import factory
     from hf_optim.hub.monitor import Monitor
     from hf_optim.hub.session import Session
+    from hf_optim.hub.starting import Callback
 
-__all__ = ["Attachment", "Monitor", "Session", "attach", "factory"]
+__all__ = ["Attachment", "Callback", "Monitor", "Session", "attach", "factory"]
 
 _HOME = {
     "attach": "attachment",
     "Attachment": "attachment",
+    "Callback": "starting",
     "factory": "factories",
     "Monitor": "monitor",
     "Session": "session",

@@ -2,7 +2,9 @@
 
 `TrainingArguments.learning_rate` is 5e-5 unless set, which would freeze a rule whose rate is 0.1. So a value counts
 only where somebody chose it: given to `attach`, set by a hyper-parameter search, or different from the default of the
-arguments' own class. Otherwise the rule's default stays.
+arguments' own class. Otherwise the rule's default stays, and since nobody can see whether a default was written down,
+one warning says what is in force. Rules that Trainer has itself take the arguments as Trainer's own would, and "args"
+asks for them.
 """
 
 from __future__ import annotations
@@ -16,13 +18,32 @@ from hf_optim.errors import UserError
 
 #: TrainingArguments that an attached optimizer takes over (when set), and those it would make meaningless
 _TAKEN = {"learning_rate": "lr", "weight_decay": "weight_decay"}
+#: "take the argument's", as the value of a hyper-parameter
+FROM_ARGS = "args"
 _REPLACED = ("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 
-def to_spec(name: str | Mapping[str, Any], hyper: Mapping[str, Any], settled: bool = True) -> dict[str, Any]:
+def label(name: Any) -> str:
+    """What messages call a name, a class, a factory or an instance."""
+    if isinstance(name, str):
+        return name
+    return str(getattr(name, "rule", None) or getattr(name, "__name__", None) or type(name).__name__)
+
+
+def _registered(cls: Any) -> str | None:
+    """The name of a class of this library."""
+    module = getattr(cls, "__module__", "")
+    for name, info in registry._all().items() if isinstance(cls, type) and module.startswith("hf_optim.") else ():
+        if info.base is None and info.cls.endswith(f".{cls.__name__}") and registry.resolve(name) is cls:
+            return name
+    return None
+
+
+def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[str, Any]:
     """`("tlr", {"gamma": .3})` or `({"name": "tlr"}, {"gamma": .3})` -> one checked specification.
 
     Args:
+        name: a name, a mapping with one, or a class, a factory or an instance, which then stands as the name.
         settled: False where `settle` follows, which may find a rate for a rule that has none by default.
 
     Raises:
@@ -34,8 +55,19 @@ def to_spec(name: str | Mapping[str, Any], hyper: Mapping[str, Any], settled: bo
         if "name" not in name:
             raise UserError(f"an optimizer specification needs a name: {{'name': 'smaran', ...}}, got {dict(name)}")
         spec = {**name, **hyper}
+    elif _is_instance(name):
+        if hyper:
+            raise UserError(f"{label(name)} is an instance with hyper-parameters of its own: give none")
+        return {"name": name}
+    elif callable(name) and (_is_optimizer(name) or not isinstance(name, type)):
+        spec = {"name": _registered(name) or name, **hyper}
+        if not isinstance(spec["name"], str):
+            return spec
     else:
-        raise UserError(f"an optimizer is given by name or as {{'name': ...}}, not as {type(name).__name__}")
+        raise UserError(
+            "an optimizer is given by name, as {'name': ...}, as a class, a factory or an instance, not as "
+            f"{type(name).__name__}"
+        )
     base = spec.get("base")
     made = base is not None and not isinstance(base, (str, Mapping))  # an instance has been checked when it was made
     late = {} if settled else dict.fromkeys(set(_required(spec["name"])) & set(_TAKEN.values()), 0.0)
@@ -44,7 +76,7 @@ def to_spec(name: str | Mapping[str, Any], hyper: Mapping[str, Any], settled: bo
 
 
 def _required(name: Any) -> tuple[str, ...]:
-    return () if not isinstance(name, str) or ":" in name else registry.info(name).required
+    return () if not name or not isinstance(name, str) or ":" in name else registry.info(name).required
 
 
 def _chosen(args: Any, field: str, searched: Mapping[str, Any]) -> bool:
@@ -52,11 +84,25 @@ def _chosen(args: Any, field: str, searched: Mapping[str, Any]) -> bool:
     return field in searched or (declared is not None and getattr(args, field) != declared.default)
 
 
-def _innermost(full: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _is_optimizer(cls: Any) -> bool:
+    import torch
+
+    return isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)
+
+
+def _is_instance(thing: Any) -> bool:
+    import torch
+
+    return isinstance(thing, torch.optim.Optimizer)
+
+
+def _innermost(full: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """Where the hyper-parameters of the innermost optimizer of nested wrappers are written, and its name.
 
     Copies what it descends through. The name is empty for an optimizer instance, whose rate is its own.
     """
+    if not isinstance(full["name"], str):
+        return ({}, "") if _is_instance(full["name"]) else (full, full["name"])
     inner, name = full, str(full["name"])
     while True:
         known = None if ":" in name else registry.info(name)
@@ -74,54 +120,107 @@ def _innermost(full: dict[str, Any]) -> tuple[dict[str, Any], str]:
         inner = inner["base"]
 
 
-def _defaults(name: str) -> Mapping[str, Any]:
+def _defaults(name: Any) -> Mapping[str, Any]:
     if not name:
         return {}
-    if ":" not in name:
+    if isinstance(name, str) and ":" not in name:
         return {**dict.fromkeys(registry.info(name).required), **registry.info(name).defaults}
-    parameters = inspect.signature(registry.resolve(name)).parameters.values()
+    parameters = inspect.signature(registry.resolve(name) if isinstance(name, str) else name).parameters.values()
     return {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-def settle(spec: Mapping[str, Any], args: Any, searched: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def stock(name: Any) -> bool:
+    """Whether Trainer has this rule itself (`optim="adamw_torch"`), so that its arguments mean what they mean there."""
+    from transformers.training_args import OptimizerNames
+
+    return isinstance(name, str) and any(
+        value.value == name or value.value.startswith(f"{name}_") for value in OptimizerNames
+    )
+
+
+def _wanted(args: Any, name: Any, defaults: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """Further arguments that Trainer hands to a rule it has itself: hyper-parameter -> (arguments' names, value)."""
+    if name != "adamw" or not hasattr(args, "adam_beta1"):
+        return {}
+    found = {
+        "betas": ("adam_beta1 and adam_beta2", (args.adam_beta1, args.adam_beta2)),
+        "eps": ("adam_epsilon", args.adam_epsilon),
+    }
+    return {hyper: value for hyper, value in found.items() if hyper in defaults}
+
+
+def settle(
+    spec: Mapping[str, Any], args: Any, searched: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str], list[str]]:
     """The specification with the rate and decay that `args` ask for.
 
     Args:
-        spec: as given to `attach`; what it says wins.
+        spec: as given to `attach`; what it says wins, and "args" takes the argument's.
         args: a `TrainingArguments`, read now, so that a hyper-parameter search has had its say.
         searched: the trial's parameters, empty outside of a search.
 
     Returns:
-        The full specification, and one line each for the log: what was taken over, and what has no effect.
+        The full specification, a line for the log for everything that was taken over, and warnings: the rate or decay
+        in force is not the argument's, or the argument has no effect.
 
     Raises:
-        UserError: a rule without a default for one of them, and nobody gave it.
+        UserError: a rule without a default for one of them, and nobody gave it; "args" for something else.
     """
     full: dict[str, Any] = dict(spec)
     inner, name = _innermost(full)
     defaults = _defaults(name)
     lines: list[str] = []
+    warnings: list[str] = []
+    differs: list[str] = []
+    for key in [k for k, v in inner.items() if isinstance(v, str) and v == FROM_ARGS and k != "name"]:
+        if key not in _TAKEN.values():
+            raise UserError(f'{key}="args": only lr and weight_decay can be taken from TrainingArguments')
     for field, hyper in _TAKEN.items():
-        if hyper in inner:
+        argument = getattr(args, field)
+        asked = isinstance(inner.get(hyper), str) and inner[hyper] == FROM_ARGS
+        if hyper in inner and not asked:
             lines.append(f"{hyper}={inner[hyper]} as given")
-        elif _chosen(args, field, searched):
-            value = getattr(args, field)
+            if inner[hyper] != argument:
+                differs.append(f"{hyper}={inner[hyper]}, as given, not TrainingArguments.{field}={argument}")
+        elif asked or _chosen(args, field, searched) or (hyper in defaults and stock(name)):
             if hyper in defaults:
-                inner[hyper] = value
-                lines.append(f"{hyper}={value} from TrainingArguments.{field}")
+                inner[hyper] = argument
+                lines.append(f"{hyper}={argument} from TrainingArguments.{field}")
             else:
-                owner = f"{name} has no {hyper}" if name else "the base is an instance with hyper-parameters of its own"
-                lines.append(f"TrainingArguments.{field}={value} has no effect: {owner}")
+                owner = (
+                    f"{label(name)} has no {hyper}" if name else "it is an instance with hyper-parameters of its own"
+                )
+                warnings.append(f"TrainingArguments.{field}={argument} has no effect: {owner}")
         elif hyper in _required(name):
-            raise UserError(f"{name} has no default for {hyper}: give it, or set TrainingArguments.{field}")
+            raise UserError(f"{label(name)} has no default for {hyper}: give it, or set TrainingArguments.{field}")
         elif hyper in defaults:
             lines.append(f"{hyper}={defaults[hyper]}, the rule's default (TrainingArguments.{field} is not set)")
-    return full, lines
+            if defaults[hyper] != argument:
+                differs.append(
+                    f"{hyper}={defaults[hyper]}, the rule's default, not TrainingArguments.{field}={argument}"
+                )
+    for hyper, (where, value) in _wanted(args, name, defaults).items():
+        if hyper not in inner:
+            inner[hyper] = value
+            lines.append(f"{hyper}={value} from TrainingArguments' {where}")
+    if differs:
+        warnings.append(f"in force is {' and '.join(differs)}; {' or '.join(_asking(differs))} takes the argument's")
+    return full, lines, warnings
 
 
-def meaningless(args: Any) -> list[str]:
+def _asking(differs: list[str]) -> list[str]:
+    return [f'{line.partition("=")[0]}="args"' for line in differs]
+
+
+def meaningless(args: Any, name: str = "") -> list[str]:
     """Names of arguments that were set for Trainer's own optimizer, which an attached one replaces."""
-    return [f"{field}={getattr(args, field)}" for field in _REPLACED if _chosen(args, field, {})]
+    taken = ("adam_beta1", "adam_beta2", "adam_epsilon") if name == "adamw" else ()
+    return [f"{field}={getattr(args, field)}" for field in _REPLACED if _chosen(args, field, {}) and field not in taken]
+
+
+def innermost(spec: Mapping[str, Any]) -> Any:
+    """The name of the optimizer inside nested wrappers; empty for an instance."""
+    return _innermost(dict(spec))[1]
 
 
 def trial_parameters(trainer: Any) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ the trainer's log.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -18,11 +19,13 @@ import torch
 from transformers import TrainerCallback
 
 from hf_optim import registry
+from hf_optim.core.groups import Parameters, describe
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, companion, modes, schedules
-from hf_optim.hub.arguments import meaningless, settle, to_spec, trial_parameters
+from hf_optim.hub.arguments import innermost, label, meaningless, settle, to_spec, trial_parameters
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
+from hf_optim.hub.groups import Untrained, modules_of, of_trainer
 from hf_optim.hub.monitor import Monitor
 from hf_optim.hub.probe import LossProbe
 from hf_optim.hub.rates import LoggedRates
@@ -54,6 +57,7 @@ class Attachment(TrainerCallback):
     ) -> None:
         self.trainer = trainer
         self.spec = dict(spec)
+        self.name = label(spec["name"])
         self._closure_asked = closure
         self.schedule = schedule
         self.closure: closures.Closure | None = None
@@ -61,9 +65,12 @@ class Attachment(TrainerCallback):
         self.feed: LossFeed | None = None
         self._replay: Replay | None = None
         self._probe: LossProbe | None = None
+        self._untrained: Untrained | None = None
+        self._beside: list[torch.Tensor] = []
         self._rates = LoggedRates()
         self._said: set[str] = set()
         self._patched: dict[str, tuple[Any, Any, bool]] = {}
+        self._brief = False
         self._call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
         self._given: Any = None
         self._inner_log = trainer.log
@@ -74,6 +81,17 @@ class Attachment(TrainerCallback):
             trainer._load_optimizer_and_scheduler = self._load_state
         if schedule is not None:
             trainer.create_scheduler = self._create_scheduler
+        inner = getattr(trainer, "_inner_training_loop", None)
+        if inner is not None:  # an exception must not leave methods of this training behind
+
+            @functools.wraps(inner)
+            def loop(*args: Any, **kwargs: Any) -> Any:
+                try:
+                    return inner(*args, **kwargs)
+                finally:
+                    self._release()
+
+            trainer._inner_training_loop = loop
         trainer.add_callback(self)
 
     # --- building ---------------------------------------------------------------------------------------------------
@@ -84,21 +102,35 @@ class Attachment(TrainerCallback):
 
     def _build(self, model: torch.nn.Module, *_: Any) -> Any:
         trainer = self.trainer
-        spec, lines = settle(self.spec, trainer.args, trial_parameters(trainer))
-        for line in lines:
-            self._say(logging.WARNING if "no effect" in line else logging.INFO, f"{spec['name']}: {line}")
-        ignored = meaningless(trainer.args)
+        spec, lines, warnings = settle(self.spec, trainer.args, trial_parameters(trainer))
+        for level, some in ((logging.INFO, lines), (logging.WARNING, warnings)):
+            for line in some:
+                self._say(level, f"{self.name}: {line}")
+        ignored = meaningless(trainer.args, innermost(spec))
         if ignored:
             self._say(
                 logging.WARNING,
-                f"{', '.join(ignored)} of TrainingArguments have no effect: {spec['name']} takes its own "
+                f"{', '.join(ignored)} of TrainingArguments have no effect: {self.name} takes its own "
                 "hyper-parameters through attach",
             )
-        optimizer = registry.build(spec, model)
-        closing = closures.choice(optimizer, self._closure_asked, spec["name"])
-        backends.refuse(trainer.accelerator, optimizer, spec["name"], closing)
+        optimizer = self._made(spec, of_trainer(trainer, model))
+        self._say(logging.INFO, f"{self.name}: {describe(optimizer.param_groups)}, as this trainer divides them")
+        closing = closures.choice(optimizer, self._closure_asked, self.name)
+        backends.refuse(trainer.accelerator, optimizer, self.name, closing)
         self.optimizer = optimizer
         return optimizer
+
+    def _made(self, spec: dict[str, Any], source: Parameters) -> Any:
+        name = spec.pop("name")
+        if not isinstance(name, torch.optim.Optimizer):
+            return registry.create(name, source, **spec)
+        owned = [p for group in name.param_groups for p in group["params"]]
+        if not any(p in source.names for p in owned):
+            raise UserError(
+                f"{self.name} is an instance over other parameters than this trainer's model has now: make it from "
+                "trainer.model, or give a name, a class or a factory, which are built anew for every model"
+            )
+        return name
 
     def _create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         trainer = self.trainer
@@ -120,7 +152,8 @@ class Attachment(TrainerCallback):
         trainer = self.trainer
         self._release()  # what a training that raised has left
         self._assert_ours()
-        name = self.spec["name"]
+        name = self.name
+        backends.tell_skips(trainer.accelerator, self.optimizer)
         closing = closures.choice(self.optimizer, self._closure_asked, name)
         backends.refuse(trainer.accelerator, self.optimizer, name, closing)
         self._tell_epoch(kwargs.get("train_dataloader"))
@@ -135,7 +168,8 @@ class Attachment(TrainerCallback):
         if warning:
             self._say(logging.WARNING, warning)
         wanted = needs(self.optimizer)
-        if "evaluate" in wanted or closing:
+        self._brief = not ("evaluate" in wanted or closing)
+        if not self._brief or ("loss" in wanted and _makes_inputs(trainer)):
             self._replay = Replay(trainer.accelerator, lambda: [trainer.model])
             self._replay.around = partial(counters_kept, trainer)
             self._patch(trainer, "training_step", self._training_step)
@@ -147,39 +181,52 @@ class Attachment(TrainerCallback):
         for method in ("save_model", "_load_best_model"):
             self._patch(trainer, method, partial(self._with_the_answer, method))
         if wanted or closing:
-            self.feed = LossFeed(trainer.accelerator, self.optimizer, self._replay)
+            self.feed = LossFeed(trainer.accelerator, self.optimizer, None if self._brief else self._replay)
             self.feed.install()
             if self._replay is not None:
                 self._replay.feed = self.feed
         for monitor in trainer.callback_handler.callbacks:
             if isinstance(monitor, Monitor):
                 monitor.join(self)
+        self._untrained = Untrained(modules_of(trainer), [self.optimizer])
+        reached = set(trainer.model.parameters())
+        self._beside = [p for g in self.optimizer.param_groups for p in g["params"] if p not in reached]
         if LossProbe.applies(trainer):
             self._probe = LossProbe(trainer)
             self._probe.install()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._assert_ours()
+        line = self._untrained.found() if self._untrained is not None else None
+        if line is not None:
+            self._say(logging.WARNING, f"{self.name}: {line}")
         self._rates.remember(self.optimizer)
         if self._replay is not None:
-            self._replay.check_once(_REPLAY_ADVICE)
+            if "evaluate" in needs(self.optimizer) or self.closure is not None:
+                self._replay.check_once(_REPLAY_ADVICE)
+            if needs(self.optimizer):
+                self._replay.check_moves(self.optimizer)
+            if self._brief:
+                self._forget_batches()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.feed is not None:
             self.feed.reset()
         if self._replay is not None:
             self._replay.reset()
+        for p in self._beside:  # Trainer clears the model's gradients, and cannot reach those of a loss with weights
+            p.grad = None
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        companion.write(args, self.spec, state.global_step, modes.holds(self.optimizer))
+        companion.write(args, {**self.spec, "name": self.name}, state.global_step, modes.holds(self.optimizer))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         modes.evaluate(self.optimizer)
         self._release()
 
     def _load_state(self, checkpoint: Any, *args: Any, **kwargs: Any) -> Any:
-        for line in companion.differences(self.trainer.args, self.spec, checkpoint):
-            self._say(logging.WARNING, f"{self.spec['name']}: {line}")
+        for line in companion.differences(self.trainer.args, {**self.spec, "name": self.name}, checkpoint):
+            self._say(logging.WARNING, f"{self.name}: {line}")
         assert self._inner_load is not None
         return self._inner_load(checkpoint, *args, **kwargs)
 
@@ -191,7 +238,7 @@ class Attachment(TrainerCallback):
             other = type(unwrapped(self.trainer.optimizer)).__name__
             raise UserError(
                 f"this {type(self.trainer).__name__} trains with its own {other} instead of the attached "
-                f"{self.spec['name']}: it overrides create_optimizer, or trainer.optimizer was set after attach"
+                f"{self.name}: it overrides create_optimizer, or trainer.optimizer was set after attach"
             )
 
     def _tell_epoch(self, dataloader: Any) -> None:
@@ -209,13 +256,22 @@ class Attachment(TrainerCallback):
             self.feed.remove()
         if self._probe is not None:
             self._probe.remove()
-        for name, (owner, before, own) in self._patched.items():
-            if own:
-                setattr(owner, name, before)
-            else:
-                vars(owner).pop(name, None)
-        self._patched.clear()
-        self.feed = self.closure = self._replay = self._probe = self._call = self._given = None
+        for name in list(self._patched):
+            self._unpatch(name)
+        self.feed = self.closure = self._replay = self._probe = self._call = self._given = self._untrained = None
+
+    def _unpatch(self, name: str) -> None:
+        owner, before, own = self._patched.pop(name)
+        if own:
+            setattr(owner, name, before)
+        else:
+            vars(owner).pop(name, None)
+
+    def _forget_batches(self) -> None:
+        """After the first step, where the batches were kept only to see whether the loss is a function."""
+        for name in ("training_step", "_prepare_inputs"):
+            self._unpatch(name)
+        self._replay, self._brief = None, False
 
     def _patch(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
         self._patched[name] = (owner, getattr(owner, name), name in vars(owner))
@@ -233,7 +289,7 @@ class Attachment(TrainerCallback):
         def step(closure: Any = None) -> Any:
             if self.closure is not None:
                 return self.closure.step(original)
-            with closures.explained(self.spec["name"]):
+            with closures.explained(self.name):
                 return original(closure)
 
         step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]  # the original counts for the scheduler
@@ -243,7 +299,7 @@ class Attachment(TrainerCallback):
 
     def _log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.optimizer is not None:
-            logs.update(self._rates.figures(self.optimizer, taken=logs))
+            logs.update(self._rates.figures(self.optimizer))
             if self.closure is not None:
                 logs["closure_calls"] = float(self.closure.last_calls)
             for monitor in self.trainer.callback_handler.callbacks:
@@ -280,9 +336,16 @@ class Attachment(TrainerCallback):
             self._given = None
 
 
+def _makes_inputs(trainer: Any) -> bool:
+    """Whether a trainer makes its batches itself, as those do whose loss is a policy's: it need not be a function."""
+    from transformers import Trainer
+
+    return getattr(type(trainer), "_prepare_inputs", None) is not Trainer._prepare_inputs
+
+
 def attach(
     trainer: Any,
-    name: str | Mapping[str, Any],
+    name: Any,
     *,
     closure: bool | None = None,
     schedule: str | Mapping[str, Any] | None = None,
@@ -293,17 +356,21 @@ def attach(
     Args:
         trainer: a `transformers.Trainer` or a subclass (`Seq2SeqTrainer`, ...), as it is.
         name: a registered name, an import path, or a specification `{"name": ..., ...}`; wrappers nest with `base`.
+            Also an optimizer class, a factory (called with what its arguments ask for: `model`, `named_parameters`,
+            `groups`, `params`), or an instance over the trainer's model.
         closure: give every step a closure that repeats the window's batches with gradients. None: where the optimizer
             asks for one (LBFGS; `needs_closure = True`). SAM and its kind, which take one but do not say so: True.
         schedule: a schedule of `hf_optim.hub.schedules` instead of `TrainingArguments.lr_scheduler_type`, by name or as
             `{"name": "multistep", "at": [0.5, 0.75], "gamma": 0.1}`; `{"name": "cosine", "cycles": 3}` restarts warm.
         **hyper: its hyper-parameters. `lr` and `weight_decay` come from here, else from `TrainingArguments` where
-            they were set (differ from the default, or a hyper-parameter search sets them), else from the rule.
+            they were set (differ from the default, or a hyper-parameter search sets them), else from the rule; rules
+            that Trainer has itself (adamw) take the arguments as Trainer does. "args" takes the argument's value. One
+            warning says so where the rate or decay in force is not the argument's.
 
     Returns:
         The attachment; its `optimizer` is the optimizer once training has begun.
 
-    Parameters are split into decayed and not decayed ones by module type. The mean loss of the whole effective batch is
+    Parameters are divided into groups as the trainer divides them. The mean loss of the whole effective batch is
     fed to rules that need it, and the same batches are evaluated again for line searches. A loss that the model forgets
     to normalise under accumulation is repaired and reported. The log gains `effective_lr`, the rate that was used, and
     the optimizer's own figures.
@@ -335,7 +402,7 @@ def attach(
     present = [c for c in trainer.callback_handler.callbacks if isinstance(c, Attachment)]
     if present:
         raise UserError(
-            f"{present[0].spec['name']} is already attached to this trainer: build a new trainer for {spec['name']}"
+            f"{present[0].name} is already attached to this trainer: build a new trainer for {label(spec['name'])}"
         )
     if getattr(trainer, "is_in_train", False):
         raise UserError("attach was called during train(): call it before")

@@ -26,9 +26,9 @@ def refuse(accelerator: Any, optimizer: Any, name: str, closure: bool = False) -
         raise UserError(f"{name} {reason}, and DeepSpeed steps inside its own engine on flat shards: use DDP or FSDP2")
     if kind == "DEEPSPEED" and _replaced(accelerator, optimizer):
         raise UserError(
-            f"{name} would not run: under DeepSpeed's offload_optimizer, accelerate puts DeepSpeedCPUAdam in its "
-            "place, with nothing but its lr and weight_decay: leave offload_optimizer out, or set zero_force_ds_cpu_optimizer "
-            "to false"
+            f"{name} would not run: under DeepSpeed's offload_optimizer, accelerate puts DeepSpeedCPUAdam in its place "
+            "with nothing but its lr and weight_decay: leave offload_optimizer out, or set "
+            "zero_force_ds_cpu_optimizer to false"
         )
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if kind == "FSDP" and getattr(plugin, "fsdp_version", 1) == 1 and (wanted or _looks_across(optimizer)):
@@ -38,6 +38,18 @@ def refuse(accelerator: Any, optimizer: Any, name: str, closure: bool = False) -
         raise UserError(f"{name} re-evaluates the loss, which fp16 loss scaling makes wrong: use bf16")
     if closure and getattr(accelerator, "scaler", None) is not None:
         raise UserError(f"{name} steps with a closure, whose gradients fp16 loss scaling would leave scaled: use bf16")
+
+
+def tell_skips(accelerator: Any, optimizer: Any) -> None:
+    """A step that fp16 loss scaling skips is told as skipped, so that schedules wait, whatever the optimizer.
+
+    torch's fused optimizers take the scale into their own kernels and are stepped even when nothing moves, and then
+    Accelerate counts a step; the others are left out.
+    """
+    while optimizer is not None and getattr(accelerator, "scaler", None) is not None:
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer._step_supports_amp_scaling = False
+        optimizer = getattr(optimizer, "base", None)
 
 
 def _replaced(accelerator: Any, optimizer: Any) -> bool:

@@ -34,7 +34,9 @@ def differences(args: Any, spec: dict[str, Any], checkpoint: str | None) -> list
         return []
     try:
         then = json.loads((Path(checkpoint) / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        return []
+    if not isinstance(then, dict):
         return []
     now, found = describe(args, spec), []
     if then.get("processes") != now["processes"]:

@@ -21,18 +21,24 @@ logger = logging.getLogger(__name__)
 
 
 class Builder:
-    """Builds one named optimizer over a model, its parameters split into decayed and not decayed ones."""
+    """Builds one named optimizer over a model, its parameters divided as Trainer divides them."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __call__(self, model: torch.nn.Module, args: Any = None, /, **hyper: Any) -> torch.optim.Optimizer:
+        from transformers import Trainer
+
         from hf_optim import registry
+        from hf_optim.core.groups import Parameters
 
         spec = to_spec(self.name, hyper)
         if args is not None:
-            spec, _ = settle(spec, args, {})
-        optimizer = registry.build(spec, model)
+            spec, _, warnings = settle(spec, args, {})
+            for line in warnings:
+                logger.warning("%s: %s", spec["name"], line)
+        decayed = Trainer.get_decay_parameter_names(None, model)  # type: ignore[arg-type]
+        optimizer = registry.build(spec, Parameters(model, decayed=set(decayed)))
         if modes.holds(optimizer) is not None:
             logger.warning(
                 "%s: a Trainer that was only given the optimizer saves what the last step or evaluation left in the "
@@ -51,8 +57,8 @@ def factory(name: str | Mapping[str, Any], **hyper: Any) -> tuple[Any, dict[str,
             on to a factory, so the rule's own defaults hold otherwise.
 
     Returns:
-        `(callable, kwargs)` with `callable()(model, **kwargs)` the optimizer, over decay and no-decay groups by
-        module type.
+        `(callable, kwargs)` with `callable()(model, **kwargs)` the optimizer, over Trainer's own groups: those that
+        decay first. A factory sees no trainer: one that divides in a way of its own needs `attach`.
 
     Raises:
         UserError: unknown rule or hyper-parameter. A loss-aware rule is built, but its first `step` raises

@@ -11,6 +11,7 @@ of `optimizer.step`, which a gradient scaler may skip.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -53,27 +54,38 @@ class LossFeed:
         self.evaluate = evaluate
         #: the loss last fed, a 0-d tensor on the accelerator's device; None between a step and the next window's end
         self.fed: torch.Tensor | None = None
-        #: whether the loss now handed to backward belongs to this optimizer; None for always. May raise.
-        self.mine: Callable[[], bool] | None = None
+        #: a weak method: whether the loss now handed to backward belongs to this optimizer; None for always. May raise.
+        self.mine: weakref.WeakMethod[Callable[[], bool]] | None = None
         self._sum: torch.Tensor | None = None
         self._tell: Callable[..., None] = getattr(optimizer, "feed", lambda loss=None, evaluate=None: None)
         self._again: list[torch.Tensor] | None = None
         self._dry = True
         self._open = False
         self._original: Callable[..., Any] = accelerator.backward
+        self._installed: Callable[..., Any] | None = None
 
     # --- installing -------------------------------------------------------------------------------------------------
 
     def install(self) -> None:
-        """Put this feed in place of `accelerator.backward`, on this instance only."""
-        self._original = self.accelerator.backward
-        self.accelerator.backward = self.backward
+        """Put this feed in place of `accelerator.backward`, on this instance only.
+
+        The accelerator holds it weakly: it may live on, and must not keep a model alive that nobody else has.
+        """
+        self._original = original = self.accelerator.backward
+        there = weakref.ref(self)
+
+        def backward(loss: torch.Tensor, **kwargs: Any) -> Any:
+            feed = there()
+            return original(loss, **kwargs) if feed is None else feed.backward(loss, **kwargs)
+
+        self._installed = backward
+        self.accelerator.backward = backward
         self._open = True
 
     def remove(self) -> None:
         """Take the feed out again; under a wrapper that somebody else laid over it, it becomes a plain pass-through."""
         self._open = False
-        if getattr(self.accelerator.__dict__.get("backward"), "__self__", None) is self:
+        if self._installed is not None and self.accelerator.__dict__.get("backward") is self._installed:
             del self.accelerator.backward
             if self._original != self.accelerator.backward:  # another instance-level wrapper was there before
                 self.accelerator.backward = self._original
@@ -83,7 +95,8 @@ class LossFeed:
 
     def backward(self, loss: torch.Tensor, **kwargs: Any) -> Any:
         """Stands in for `Accelerator.backward(loss, **kwargs)`."""
-        if not self._open or (self.mine is not None and not self.mine()):
+        mine = self.mine() if self.mine is not None else None
+        if not self._open or (mine is not None and not mine()):
             return self._original(loss, **kwargs)
         part = self._part(loss)
         if self._again is not None:
@@ -104,6 +117,14 @@ class LossFeed:
         return part / steps if steps != 1 else part
 
     def _publish(self, total: torch.Tensor) -> None:
+        if self.accelerator.num_processes > 1 and any(
+            getattr(model, "require_backward_grad_sync", True) is False for model in self.accelerator._models
+        ):
+            raise UserError(
+                f"{type(self.optimizer).__name__} reads the loss, and gradients are not averaged over processes here "
+                "(LocalSGD, or no_sync around the last micro-batch of a step): the mean loss is not theirs; average "
+                "gradients, or take a rule that reads no loss"
+            )
         self.fed = mean_over_ranks(self.accelerator, total)
         self._tell(loss=self.fed, evaluate=self.evaluate)
 

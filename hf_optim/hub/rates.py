@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Any
+
+#: before the names of a rule's own figures in a log
+PREFIX = "hf_optim_"
 
 
 def _number(value: Any) -> float:
@@ -13,7 +15,7 @@ def _number(value: Any) -> float:
 class LoggedRates:
     """Remembers what each group's rate was going into a step.
 
-    By the time it is logged, the scheduler has moved `lr` and a rule may have moved `lr_scale` for the steps to come.
+    By the time it is logged, the scheduler has moved `lr`, and a rule may have moved its own factor for steps to come.
     """
 
     def __init__(self) -> None:
@@ -22,7 +24,7 @@ class LoggedRates:
     def remember(self, optimizer: Any) -> None:
         """Before `optimizer.step`; costs no synchronisation."""
         self._used = [
-            {k: v.clone() if hasattr(v, "clone") else v for k, v in group.items() if k in ("lr", "lr_scale")}
+            {k: v.clone() if hasattr(v, "clone") else v for k, v in group.items() if k in ("lr", "hf_optim_lr_scale")}
             for group in optimizer.param_groups
         ]
 
@@ -40,17 +42,12 @@ class LoggedRates:
             for group, rates in zip(groups, now, strict=True):
                 group.update(rates)
 
-    def figures(self, optimizer: Any, taken: Container[str] = ()) -> dict[str, float]:
-        """`effective_lr` (and `effective_lr_1`, ... where groups differ) and `optimizer.figures()`.
-
-        A figure whose name is in `taken` is logged as `optimizer_NAME`.
-        """
+    def figures(self, optimizer: Any) -> dict[str, float]:
+        """`effective_lr` (and `effective_lr_1`, ... where groups differ), and `optimizer.figures()` as `hf_optim_NAME`:
+        a rule's own names (loss, norm, v) are often a trainer's, too."""
         rates = self.effective(optimizer)
         found = {"effective_lr": rates[0]}
         if any(rate != rates[0] for rate in rates):
             found.update({f"effective_lr_{i}": rate for i, rate in enumerate(rates) if i})
         own = getattr(optimizer, "figures", None)
-        for key, value in (own() if own is not None else {}).items():
-            if key not in found:
-                found[f"optimizer_{key}" if key in taken else key] = _number(value)
-        return found
+        return found | {f"{PREFIX}{key}": _number(value) for key, value in (own() if own is not None else {}).items()}

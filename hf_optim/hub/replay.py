@@ -9,6 +9,7 @@ Evaluated at the unmoved parameters, the replay equals the loss that was fed bit
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_optim.core import reduce
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.hub.feed import LossFeed, mean_over_ranks
@@ -121,7 +123,7 @@ class Replay:
         self._models = models
         self._window: list[_Step] = []
         self._start: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._checked = False
+        self._checked = self._moved = False
         self.feed: LossFeed | None = None
         #: laid around every evaluation; a trainer puts its counters back here
         self.around: Callable[[], Any] | None = None
@@ -181,3 +183,40 @@ class Replay:
         fed, again = float(self.feed.fed), float(self())
         if fed == fed and abs(again - fed) > SAME * max(abs(fed), 1e-6):
             raise UserError(f"the same batch gave a loss of {fed:.6g} and then, evaluated again, {again:.6g}: {advice}")
+
+    def check_moves(self, optimizer: Any) -> None:
+        """At the first step: a loss that does not change where its own gradient says that it must is no function of the
+        parameters (policy losses, whose ratio is 1 by construction at every evaluation).
+
+        Raises:
+            UserError: three steps down the gradient, of growing length, change nothing. Nothing was moved.
+        """
+        if self._moved or self.feed is None or self.feed.fed is None:
+            return
+        self._moved = True
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        squares = [reduce.local(p.grad).double().square().sum().reshape(1) for p in params]
+        if not params:
+            return
+        square = float(reduce.combine(torch.stack([s.cpu() for s in squares]), params).sum())
+        fed = float(self.feed.fed)
+        if not (math.isfinite(square) and math.isfinite(fed)) or math.sqrt(square) < 1e-8:
+            return
+        starts = [p.detach().clone() for p in params]
+        try:
+            for scale in (1.0, 8.0, 64.0):
+                eta = scale * 0.03 * max(abs(fed), 0.03) / square
+                with torch.no_grad():
+                    for p, start in zip(params, starts, strict=True):
+                        p.copy_(start).sub_(p.grad.to(p.dtype), alpha=eta)  # type: ignore[union-attr]
+                if not abs(float(self()) - fed) <= 1e-4 * eta * square:
+                    return
+        finally:
+            with torch.no_grad():
+                for p, start in zip(params, starts, strict=True):
+                    p.copy_(start)
+        raise UserError(
+            f"the loss stays {fed:.6g} when the parameters move along its own gradient: it is no function of them (a "
+            f"policy's ratio is 1 at every evaluation), and {type(optimizer).__name__}, which reads its value, would "
+            "be misled; take a rule that reads no loss"
+        )

@@ -60,4 +60,4 @@ class AdamW(TorchRule):
     def scalars(h, t, s):
         return start(h, decoupled=True) | moments(h, t)
 
-    update = staticmethod(Adam.update)
+    update = staticmethod(Adam.update)  # type: ignore[assignment]

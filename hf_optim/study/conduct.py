@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_optim import registry
+from hf_optim.core import importing
+from hf_optim.core import text as safe
 from hf_optim.errors import UserError
+from hf_optim.experiment.checkpoint import paths_in
 from hf_optim.experiment.files import write_atomically
 from hf_optim.study.findings import design, naming, table, verdicts
 from hf_optim.study.findings import protocol as tuning_report
@@ -22,9 +23,9 @@ from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
 from hf_optim.study.launch.jobs import Launch
-from hf_optim.study.launch.progress import Display, describe, duration
+from hf_optim.study.launch.progress import Display, duration
 from hf_optim.study.plan import plan as planning
-from hf_optim.study.plan import shipped
+from hf_optim.study.plan import shipped, values
 from hf_optim.study.plan.plan import Run
 from hf_optim.study.report import exports
 from hf_optim.study.report import tables as texts
@@ -48,6 +49,7 @@ def study(
     checkpoint_every: int | None = None,
     launch: Launch | None = None,
     source: Source | None = None,
+    trust: bool = False,
 ) -> int:
     """Runs what is missing of a study, writes tables and report, shows the table. Gives 1 if a run failed, else 0.
 
@@ -63,32 +65,48 @@ def study(
             SLURM, none: a GPU has to be asked for).
         checkpoint_every: steps between checkpoints, from which an interrupted run goes on; default none: it restarts.
         launch: spread the runs over jobs (see `spread`) instead of running them here.
+        trust: run code that only the study's folder names (`name` is the folder), or, with `dry_run`, any code.
         source: the study itself, where it stands in no file of its own; `name` then only says where it comes from.
 
     Raises:
         UserError: for anything wrong with the YAML, the arguments or the folder, before a run starts.
     """
-    from rich.console import Console
-
-    console = Console()
+    console = safe.console()
     for option, number in (("jobs", jobs), ("gpus-per-run", gpus_per_run), ("checkpoint-every", checkpoint_every)):
         if number is not None and number < 1:
             raise UserError(f"--{option} must be at least 1, got {number}")
+    # What a folder holds may be a stranger's: its code is run where the YAML is named, or on a word.
+    trust = trust or not (dry_run or Path(name).is_dir())
+    why = "a dry run runs none" if dry_run else f"only {name} says that it is to be run: name its YAML file"
     source, origin = (source, name) if source is not None else shipped.find(name)
-    plan = planning.expand(source, seeds=seeds, origin=Path(origin).name)
+    with importing.refused(why, trust):
+        plan = planning.expand(source, seeds=seeds, origin=Path(origin).name)
+        if not (trust or dry_run) and (code := importing.paths([*plan.tasks, *plan.optimizers])):
+            raise importing.Untrusted(f"{', '.join(code)}: code, and {why}, or look at it and add --trust")
+        if not (trust or dry_run) and (outside := [path for task in plan.tasks for path in paths_in(task)]):
+            raise importing.Untrusted(f"{', '.join(outside)}: files of this machine, and {why}, or add --trust")
+        told = values.check(plan, source)
     folder = _folder(name, output, plan)
     change = changes.since(folder, plan)
+    for line in told:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         _show_plan(plan, folder, console)
         _show_change(change, console)
         return 0
-    _check_values(plan)
     run.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
     _show_change(change, console)
     _show_question(folder, console)
     if launch is not None:
         ended = spread.launch(
-            folder, plan, launch, console, jobs=jobs or 1, gpus_per_run=gpus_per_run, checkpoint_every=checkpoint_every
+            folder,
+            plan,
+            launch,
+            console,
+            jobs=jobs or 1,
+            gpus_per_run=gpus_per_run,
+            checkpoint_every=checkpoint_every,
+            trust=trust,
         )
         return finish(folder) if ended else 0
     _run_here(
@@ -98,6 +116,7 @@ def study(
         jobs=jobs or run.default_jobs(gpus_per_run or 1),
         gpus_per_run=gpus_per_run or 1,
         checkpoint_every=checkpoint_every,
+        trust=trust,
     )
     return finish(folder)
 
@@ -110,6 +129,7 @@ def _run_here(
     jobs: int,
     gpus_per_run: int,
     checkpoint_every: int | None,
+    trust: bool,
 ) -> None:
     reader = RecordStore(folder)
     total = stages.run_count(plan)
@@ -143,6 +163,7 @@ def _run_here(
                     jobs=jobs,
                     gpus_per_run=gpus_per_run,
                     checkpoint_every=checkpoint_every,
+                    trust=trust,
                     on_finish=finished,
                     watch=display.watch,
                 )
@@ -157,20 +178,12 @@ def _run_here(
         console.print(f"{count} runs in {duration(time.monotonic() - start)}", highlight=False)
 
 
-def _check_values(plan: planning.Plan) -> None:
-    """A value out of range ends the study here, with one line, and not each of its runs."""
-    for text in sorted({json.dumps(spec, sort_keys=True) for spec in stages.specifications(plan)}):
-        registry.check_values(json.loads(text))
-
-
 def finish(folder: Path) -> int:
     """Writes tables and report from the records in `folder`, and shows the table. Gives 1 if a run failed, else 0."""
-    from rich.console import Console
-
     from hf_optim.study.findings import analysis
     from hf_optim.study.report import html as report
 
-    console = Console()
+    console = safe.console()
     results = records.load(folder)
     tables = table.build(results)
     analysed = analysis.analyse(results, tables)
@@ -202,7 +215,9 @@ def finish(folder: Path) -> int:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     failures = results.failures()
     for failed, why in failures:
-        console.print(f"failed: {describe(failed)}: {why}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"failed: {records.describe(failed)}: {why}", markup=False, highlight=False, soft_wrap=True)
+    for run_, why in results.unreadable():
+        console.print(f"unreadable: {records.describe(run_)}: {why}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Report: {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return 1 if failures else 0
 

@@ -33,7 +33,7 @@ FIRST = 64
 
 COLUMNS = (
     "problem", "optimizer", "lr", "seed", "T", "regret", "bound", "slack", "excess_mean", "excess_of_mean",
-    "excess_last", "least_gradient_squared", "radius", "G", "V",
+    "excess_last", "least_gradient_squared", "radius", "G", "V", "V_high", "momentum",
 )  # fmt: skip
 
 
@@ -134,19 +134,19 @@ def follow(problem: Online, spec: Mapping[str, Any], steps: int, seed: int) -> R
             break
     if smaran and done:
         gamma = opt.param_groups[0]["gamma"]
-        limits = (1 - gamma ** np.arange(1, done + 1)) / (1 - gamma)
-        run.momentum = float((moments[:done] / limits).max())
+        moments[:done] /= (1 - gamma ** np.arange(1, done + 1)) / (1 - gamma)
+        run.momentum = float(moments[:done].max())
         run.speeds = float(speeds[:done].min()), float(speeds[:done].max())
     given = {"eta": base[0], "decay": opt.param_groups[0]["weight_decay"]} if smaran else None
-    _measure(run, problem, drawn, points[:done], losses[:done], slopes[:done], speeds[:done], given)
+    _measure(run, problem, drawn, points[:done], losses[:done], slopes[:done], speeds[:done], moments[:done], given)
     return run
 
 
 def _measure(
     run: Run, problem: Online, drawn: np.ndarray, points: np.ndarray, losses: np.ndarray, slopes: np.ndarray,
-    speeds: np.ndarray, given: Mapping[str, float] | None,
+    speeds: np.ndarray, moments: np.ndarray, given: Mapping[str, float] | None,
 ) -> None:  # fmt: skip
-    """Fill `run.rows`."""
+    """Fill `run.rows`; `moments` are shares of Theorem 1's limit."""
     import numpy as np
 
     if not len(points):
@@ -169,6 +169,8 @@ def _measure(
             "excess_last": float(values[steps - 1]) - problem.least,
             "least_gradient_squared": float(gradients[:steps].min()) ** 2,
             "radius": radius, "G": slope, "V": speed,
+            "V_high": float(speeds[:steps].max()) if given else math.nan,
+            "momentum": float(moments[:steps].max()) if given else math.nan,
         })  # fmt: skip
 
 

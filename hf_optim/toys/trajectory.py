@@ -154,25 +154,13 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _yaml(text: str) -> Any:
     try:
-        import yaml
+        from hf_optim.core import yaml12
     except ImportError:
         raise UserError(f"optimizer {text}: not JSON; for YAML, pip install 'hf-optim[study]'") from None
     try:
-        return _numbers(yaml.safe_load(text))
-    except yaml.YAMLError:
+        return yaml12.load(text)
+    except (yaml12.yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"optimizer {text}: neither JSON nor YAML") from None
-
-
-def _numbers(value: Any) -> Any:
-    """Numbers such as 1e-3, which YAML 1.1 takes for text."""
-    if isinstance(value, dict):
-        return {k: _numbers(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_numbers(v) for v in value]
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def label_of(spec: Mapping[str, Any]) -> str:

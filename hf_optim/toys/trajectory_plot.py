@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core.text import html as escape
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,9 +62,11 @@ def write(folder: Path, name: str, surface: Surface, paths: Sequence[Trajectory]
         raise UserError(f"--output {folder}: {error.strerror or error}") from None
     files = [folder / f"{name}.png", folder / f"{name}.html"]
     drawn = folder / f".{name}.png.part"
+    drawn.unlink(missing_ok=True)  # what stands there may be a link
     png(drawn, surface, paths)
     os.replace(drawn, files[0])
     text = folder / f".{name}.html.part"
+    text.unlink(missing_ok=True)
     text.write_text(page(name, surface, paths, notes), encoding="utf-8")
     os.replace(text, files[1])
     return files
@@ -184,20 +186,20 @@ def page(name: str, surface: Surface, paths: Sequence[Trajectory], notes: Sequen
         shown = ["–" if v is None else f"{v:.4g}" for v in values]
         shown[1] = f"({row['x']:.4f}, {row['y']:.4f})"
         cells.append(
-            f'<tr data-i="{i}"><td>{swatch}{html.escape(path.label)}</td>'
+            f'<tr data-i="{i}"><td>{swatch}{escape(path.label)}</td>'
             + "".join(f"<td>{s}</td>" for s in shown)
-            + f"<td>{html.escape(row['note'])}</td></tr>"
+            + f"<td>{escape(row['note'])}</td></tr>"
         )
     heads = ("optimizer", "lr", "final point", "f", "distance to minimum", f"steps to {CLOSE:g}", "")
     start = paths[0].points[0]
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_CSS}</style></head><body>'
-        f"<h1>{html.escape(surface.title)}</h1><p>From ({start[0]:g}, {start[1]:g}). Point at a line for its steps; "
+        f"<h1>{escape(surface.title)}</h1><p>From ({start[0]:g}, {start[1]:g}). Point at a line for its steps; "
         f'click a row of the table to hide or show one.</p><div class="plots">{_map(surface, paths)}'
         f"{_curves(surface, paths)}</div>"
         f"<table><tr>{''.join(f'<th>{h}</th>' for h in heads)}</tr>{''.join(cells)}</table>"
-        + "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+        + "".join(f"<p>{escape(note)}</p>" for note in notes)
         + f"<script>{_JS}</script></body></html>\n"
     )
 
@@ -239,7 +241,7 @@ def _trace(points: Sequence[tuple[float, float]], path: Trajectory, i: int) -> s
     every = max(1, len(points) // 8)
     marks = "".join(_mark(i, *points[k]) for k in range(0, len(points), every)) + _mark(i, *points[-1], r=7)
     spots = "".join(
-        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="5" fill="transparent"><title>{html.escape(path.label)}, step {k}: '
+        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="5" fill="transparent"><title>{escape(path.label)}, step {k}: '
         f"({path.points[k][0]:.4f}, {path.points[k][1]:.4f}), f = {path.values[k]:.4g}</title></circle>"
         for k, (a, b) in enumerate(points)
     )

@@ -21,8 +21,9 @@ class HDK(RateWindows):
         u_old = u_new;  w_previous = w
 
     The snapshot is taken before the first step and the rate first moves at step 2 K; the products run over all groups.
-    Decay and momentum of the base are part of u. The base steps with `group["lr"]` times `group["lr_scale"]`, and
-    `group["lr"]` stays the scheduler's: a schedule multiplies the learned rate. Nothing keeps an additive rate above 0.
+    Decay and momentum of the base are part of u. The base steps with `group["lr"]` times `group["hf_optim_lr_scale"]`,
+    and `group["lr"]` stays the scheduler's: a schedule multiplies the learned rate. Nothing keeps an additive rate
+    above 0.
 
     Args:
         base: any torch.optim.Optimizer instance.
@@ -55,8 +56,8 @@ class HDK(RateWindows):
         group.setdefault("hdk_lr_0", float(group.get("initial_lr", group["lr"])))
         super()._start_group(group)
 
-    def _rescaled(self, scale: float, products: tuple[float, float, float], group: dict[str, Any]) -> float:
-        a, b, c = products
+    def _rescaled(self, scale: float, products: tuple[float, float, float, float], group: dict[str, Any]) -> float:
+        a, b, c, _ = products
         if self.adaptation == "multiplicative":
             norms = math.sqrt(a) * math.sqrt(c)
             return scale * (1 + self.eta * (b / norms if norms > 0 else 0.0))

@@ -27,8 +27,8 @@ class Lookahead(Wrapper):
         m = 0                                                      pullback_momentum "reset"
         m_slow = m_slow + alpha (m - m_slow);  m = m_slow          pullback_momentum "pullback", m_slow from 0
 
-    slow begins as the parameters before the first step. Between these moments a step costs what the base's costs. Steps
-    at `group["lr"]` = 0 do not count, so that they move nothing.
+    slow begins as a parameter before its own first step. Between these moments a step costs what the base's costs.
+    Steps at `group["lr"]` = 0 do not count, so that they move nothing.
 
     Args:
         base: any torch.optim.Optimizer instance.
@@ -60,6 +60,7 @@ class Lookahead(Wrapper):
         self.k, self.alpha, self.pullback_momentum = k, alpha, pullback_momentum
         super().__init__(base)
 
+    @torch.compiler.disable
     @torch.no_grad()
     def step(
         self,
@@ -70,8 +71,7 @@ class Lookahead(Wrapper):
     ) -> Any:
         """One step of the base, and every k-th time one of the slow weights. Arguments are the base's."""
         for group in self.param_groups:
-            if group["la_count"] == 0:
-                self._begin(group)
+            self._begin(group)
         loss = self._step_base(closure, loss, evaluate)
         self._settle()
         for group in self.param_groups:

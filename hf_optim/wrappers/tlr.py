@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hf_optim.bases.rate_windows import RateWindows
+from hf_optim.bases.wrapper import log
 from hf_optim.core import reduce, validate
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
@@ -19,6 +20,10 @@ PRESETS = {
     "tlr_adam": {"name": "adam"},
     "tlr_adamw": {"name": "adamw"},
 }
+
+
+#: D as a share of a, below which it is the rounding of two equal products
+ROUNDING = 1e-6
 
 
 class TLR(RateWindows):
@@ -33,8 +38,10 @@ class TLR(RateWindows):
 
     The snapshot is taken before the first step and the rate first moves at step 2 K. With D > 0 and gamma <= 1 the
     factor exceeds 1 - gamma, so the rate stays positive. Decay and momentum of the base are part of u.
-    The factors' product is `group["lr_scale"]`: the base steps with lr times it, and `group["lr"]` stays the
+    The factors' product is `group["hf_optim_lr_scale"]`: the base steps with lr times it, and `group["lr"]` stays the
     scheduler's. A rate that a scheduler moves within K steps enters as its mean; steps at rate 0 do not count.
+    Three guards are ours, not the paper's: D below 1e-6 a, and windows in which w moved by its rounding alone, change
+    no rate; the product of all factors stays within [1 / bound, bound]; K = 1, a window of one step, is warned of.
 
     Args:
         base: any torch.optim.Optimizer instance.
@@ -48,6 +55,7 @@ class TLR(RateWindows):
             code), or each tensor ("tensor": the paper's future work; costs a copy of the parameters a step).
         lookahead: the exact form of Equations 3 and 8 instead: at every K-th step the gradient at the look-ahead point,
             on the same batch. Needs `step(closure)`.
+        bound: how far the rate may move from the one given, as a factor, 1e4.
 
     Source: TLR, Equation 8 and "Technical Considerations". Text and figures disagree on the defaults (gamma .33, p .20
     in the text; .2, .33 in Figure 1); `tlr_legacy` follows the published code's schedule and tests.
@@ -65,12 +73,14 @@ class TLR(RateWindows):
         "cap": 100.0,
         "scope": "global",
         "lookahead": False,
+        "bound": 1e4,
     }
     bounds = {
         "gamma": (0.0, 1.0, False, True),
         "p": (0.0, 1.0, False, True),
         "cap": (1.0, float("inf"), False, True),
         "interval": (1, float("inf"), True, False),
+        "bound": (1.0, float("inf"), False, True),
     }
 
     def __init__(
@@ -83,6 +93,7 @@ class TLR(RateWindows):
         cap: float = 100.0,
         scope: str = "global",
         lookahead: bool = False,
+        bound: float = 1e4,
     ) -> None:
         own = {k: v for k, v in locals().items() if k in self.defaults_own}
         validate.values(
@@ -90,15 +101,26 @@ class TLR(RateWindows):
         )
         if steps_per_epoch is not None and interval is not None:
             raise UserError(f"{self.rule}: give steps_per_epoch or interval, not both")
-        self.gamma, self.p, self.cap, self.scope, self.lookahead = gamma, p, cap, scope, lookahead
+        self.gamma, self.p, self.cap, self.scope, self.lookahead, self.bound = gamma, p, cap, scope, lookahead, bound
         super().__init__(base)
+        self._told = False
         if interval is not None:
             self._set_interval(interval)
         elif steps_per_epoch is not None:
             self._set_interval(self._window(steps_per_epoch))
 
     def _window(self, steps_per_epoch: int) -> int:
-        return max(1, int(self.p * steps_per_epoch))
+        K = max(1, int(self.p * steps_per_epoch))
+        if K == 1 and not self.lookahead:
+            log.warning(
+                "%s: K = max(1, int(p steps_per_epoch)) = 1 with p = %g and %d steps an epoch: the rate follows single "
+                "steps, and may grow by a factor of %g at each; give a larger p, or interval",
+                self.rule,
+                self.p,
+                steps_per_epoch,
+                self.cap,
+            )
+        return K
 
     @property
     def needs_closure(self) -> bool:
@@ -106,10 +128,16 @@ class TLR(RateWindows):
         return self.lookahead
 
     def set_steps_per_epoch(self, n: int) -> None:
-        """Fix K from the optimizer steps of an epoch, unless it was given or a checkpoint has brought it."""
+        """Fix K from the optimizer steps of an epoch, unless it was given or a checkpoint has brought it. What was told
+        before counts no more: the epoch of an attempt that ran out of memory had other steps."""
         super().set_steps_per_epoch(n)
-        if not self.param_groups[0]["tlr_interval"]:
+        if not self.param_groups[0]["tlr_interval"] or self._told:
+            self._told = True
             self._set_interval(self._window(n))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._told = False
 
     def first_change(self) -> int:
         return super().first_change() // 2 if self.lookahead else super().first_change()
@@ -123,13 +151,16 @@ class TLR(RateWindows):
                 if p.requires_grad and self._get(p, "tlr_scale") is None:
                     self._put(p, "tlr_scale", torch.ones((), dtype=torch.float64))
 
-    def _rescaled(self, scale: float, products: tuple[float, float, float], group: dict[str, Any]) -> float:
-        a, b, _ = products
+    def _rescaled(self, scale: float, products: tuple[float, float, float, float], group: dict[str, Any]) -> float:
+        a, b, c, noise = products
         D = a - b
-        return scale if not D > 0 else scale * min(1 + self.gamma * b / D, self.cap)
+        if not D > ROUNDING * a or min(a, c) < noise:
+            return scale
+        return min(max(scale * min(1 + self.gamma * b / D, self.cap), 1 / self.bound), self.bound)
 
     # --- the exact form ----------------------------------------------------------------------------------------------
 
+    @torch.compiler.disable
     @torch.no_grad()
     def step(
         self,
@@ -171,7 +202,8 @@ class TLR(RateWindows):
                 rate = float(group["lr"]) * self._scale(p, group)
                 if p in first and p.grad is not None and rate != 0:
                     u, start, end = (reduce.local(t).reshape(-1) for t in ((old[p] - p) / rate, first[p], p.grad))
-                    rows.append(torch.stack([reduce.dot(u, start), reduce.dot(u, end), torch.zeros_like(u[:1].sum())]))
+                    a, b = reduce.dot(u, start), reduce.dot(u, end)
+                    rows.append(torch.stack([a, b, a, torch.zeros_like(a)]))
                     used.append((i, p))
         for p, g in grads.items():
             if g is not None:
@@ -185,4 +217,4 @@ class TLR(RateWindows):
 
     def _scale(self, p: torch.Tensor, group: dict[str, Any]) -> float:
         own = self._get(p, "tlr_scale")
-        return group["lr_scale"] if own is None else float(own)
+        return group["hf_optim_lr_scale"] if own is None else float(own)

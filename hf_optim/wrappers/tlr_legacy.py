@@ -34,6 +34,7 @@ class TLRLegacy(TLR):
         cap: largest factor, infinite: the published code has its cap commented out.
         scope: "group"; "global" or "tensor" as in `tlr`.
         lookahead: as in `tlr`, with the schedule and tests above.
+        bound: as in `tlr`; infinite: the published code has none.
 
     Source: the code published with TLR. Its defaults, above, are those of the paper's Figure 1, not of its text.
     """
@@ -50,6 +51,7 @@ class TLRLegacy(TLR):
         "cap": float("inf"),
         "scope": "group",
         "lookahead": False,
+        "bound": float("inf"),
     }
 
     def __init__(
@@ -62,8 +64,9 @@ class TLRLegacy(TLR):
         cap: float = float("inf"),
         scope: str = "group",
         lookahead: bool = False,
+        bound: float = float("inf"),
     ) -> None:
-        super().__init__(base, gamma, p, steps_per_epoch, interval, cap, scope, lookahead)
+        super().__init__(base, gamma, p, steps_per_epoch, interval, cap, scope, lookahead, bound)
 
     def _window(self, steps_per_epoch: int) -> int:
         K = int(self.p * steps_per_epoch)
@@ -79,6 +82,6 @@ class TLRLegacy(TLR):
     def _due(self, count: int, K: int) -> bool:
         return K > 0 and count > 1 and (count - 1) % K == 0
 
-    def _rescaled(self, scale: float, products: tuple[float, float, float], group: dict[str, Any]) -> float:
-        a, b, _ = products
+    def _rescaled(self, scale: float, products: tuple[float, float, float, float], group: dict[str, Any]) -> float:
+        a, b, *_ = products
         return scale if a < 0 else scale * min(1 + self.gamma * b / (a - b + 1e-10), self.cap)

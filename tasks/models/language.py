@@ -50,7 +50,7 @@ def tokenizer_of(checkpoint: str | None) -> Any:
     if not any(file.name.startswith(TOKENIZER_FILES) for file in folder.iterdir()):
         raise UserError(f"checkpoint: {folder} holds no tokenizer: save it into the folder with save_pretrained")
     try:
-        found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"checkpoint: {folder} holds a tokenizer that cannot be read: save it again") from error
     if not found.is_fast:
@@ -61,7 +61,9 @@ def tokenizer_of(checkpoint: str | None) -> Any:
 def pretrained(checkpoint: str, facts: Mapping[str, Any]) -> PreTrainedModel:
     """The model of a folder, in float32."""
     try:
-        made = AutoModelForCausalLM.from_pretrained(checkpoint, local_files_only=True, dtype=torch.float32)
+        made = AutoModelForCausalLM.from_pretrained(
+            checkpoint, local_files_only=True, trust_remote_code=False, dtype=torch.float32
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"checkpoint: {checkpoint} holds no causal language model: {reason}") from error

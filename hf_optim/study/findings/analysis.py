@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from hf_optim.core.text import markdown as markdown_text
 from hf_optim.study.findings import naming, profiles, speedups, verdicts
 from hf_optim.study.findings.table import Row, TaskTable, p_text
 from hf_optim.study.folder.judgement import Judgement
@@ -163,9 +164,11 @@ def _plain(value: Any) -> Any:
 
 def markdown(analysis: Analysis, title: str, decimals: Mapping[str, int]) -> str:
     """statistics.md; `decimals` says how many a task's metric is shown with."""
-    lines = [f"# {title}: statistics", "", "## Verdicts", "", analysis.scope, ""]
-    lines += [line for text in (analysis.progress, analysis.looked) if text for line in (text, "")]
-    lines += [f"- {_escaped(text)}" for text in (*analysis.changes, *analysis.verdicts)] or ["There is no verdict."]
+    lines = [f"# {markdown_text(title)}: statistics", "", "## Verdicts", "", markdown_text(analysis.scope), ""]
+    told = (analysis.progress, analysis.looked)
+    lines += [line for text in told if text for line in (markdown_text(text), "")]
+    said = (*analysis.changes, *analysis.verdicts)
+    lines += [f"- {markdown_text(text)}" for text in said] or ["There is no verdict."]
     lines.append("")
     for task in analysis.tasks:
         lines += _task(task, decimals.get(task.task, 4))
@@ -185,7 +188,7 @@ def markdown(analysis: Analysis, title: str, decimals: Mapping[str, int]) -> str
 
 
 def _task(task: TaskAnalysis, decimals: int) -> list[str]:
-    lines = [f"## {_escaped(task.task)}: {task.metric}", ""]
+    lines = [f"## {markdown_text(task.task)}: {markdown_text(task.metric)}", ""]
     rows = []
     for label, one in task.descriptions.items():
         row = {"optimizer": label, "n": str(one.n), "mean": intervals.text(one.mean, decimals)}
@@ -232,7 +235,7 @@ def _friedman(one: omnibus.Omnibus, blocks: str) -> list[str]:
         return []
     f = one.friedman
     ranked = sorted(f.mean_ranks.items(), key=lambda item: item[1])
-    listed = ", ".join(f"{_escaped(label)} {rank:.2f}" for label, rank in ranked)
+    listed = ", ".join(f"{markdown_text(label)} {rank:.2f}" for label, rank in ranked)
     head = f"Friedman over {one.units} {blocks}: chi-square = {f.chi_square:.2f}, p {_equals(f.p)}; "
     return [f"{head}mean ranks: {listed}.", ""]
 
@@ -243,7 +246,7 @@ def _targets(analysis: Analysis) -> list[str]:
     lines = ["## Time to target, in steps", ""]
     for table in analysis.targets:
         word = "at least" if table.better == "higher" else "at most"
-        lines += [f"{_escaped(table.task)}: {table.metric.replace('_', ' ')} of {word} {table.value:g}.", ""]
+        lines += [f"{markdown_text(table.task)}: {table.metric.replace('_', ' ')} of {word} {table.value:g}.", ""]
         lines += _table(
             [
                 {
@@ -269,12 +272,8 @@ def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
         return []
     names = list(rows[0])
     rule = "|" + "|".join("---" if i == 0 else "---:" for i in range(len(names))) + "|"
-    body = ["| " + " | ".join(_escaped(row[name]) for name in names) + " |" for row in rows]
-    return ["| " + " | ".join(names) + " |", rule, *body, ""]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+    body = ["| " + " | ".join(markdown_text(row[name]) for name in names) + " |" for row in rows]
+    return ["| " + " | ".join(map(markdown_text, names)) + " |", rule, *body, ""]
 
 
 def _number(value: float, shape: str) -> str:

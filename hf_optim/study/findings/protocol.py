@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hf_optim.core import text as safe
 from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.results import Results
@@ -148,18 +149,22 @@ def _search_notes(some: Sequence[Chosen]) -> list[str]:
 def notes(protocol: Protocol | None) -> str:
     """The notes as they stand below a study's tables; empty where there are none."""
     lines = protocol.notes if protocol else ()
-    return "".join(["\nTuning:\n\n", *(f"- {line}\n" for line in lines)]) if lines else ""
+    return "".join(["\nTuning:\n\n", *(f"- {safe.markdown(line)}\n" for line in lines)]) if lines else ""
 
 
 def markdown(protocol: Protocol, plan: Plan) -> str:
     """`tuning.md`: the choices, their notes, expected best, sensitivity and shares."""
-    lines = [f"# {plan.title}: tuning", ""] if plan.tuning else [f"# {plan.title}: sensitivity and variance", ""]
+    lines = (
+        [f"# {safe.markdown(plan.title)}: tuning", ""]
+        if plan.tuning
+        else [f"# {safe.markdown(plan.title)}: sensitivity and variance", ""]
+    )
     if plan.tuning:
         lines += [_budget(plan), ""]
         if protocol.waiting:
             lines += [f"The trials of {protocol.waiting} optimizers are not all in: nothing is chosen yet.", ""]
         lines += _table([_choice_cells(one) for one in protocol.chosen])
-    lines += [*(f"- {note}" for note in protocol.notes), ""] if protocol.notes else []
+    lines += [*(f"- {safe.markdown(note)}" for note in protocol.notes), ""] if protocol.notes else []
     lines += _expected(protocol.expected)
     lines += _sensitivity(protocol.sensitivity)
     lines += _shares(protocol.shares)
@@ -201,7 +206,7 @@ def _expected(curves: Sequence[expected_best.Curve]) -> list[str]:
     for task in dict.fromkeys(curve.task for curve in curves):
         mine = [curve for curve in curves if curve.task == task]
         budgets = _budgets(max(len(c.unbiased) for c in mine))
-        lines += [f"## {task}: expected best of k trials", ""]
+        lines += [f"## {safe.markdown(task)}: expected best of k trials", ""]
         lines += ["On the validation split, by the unbiased estimator (the usual one in brackets).", ""]
         rows = []
         for curve in mine:
@@ -225,7 +230,7 @@ def _sensitivity(curves: Sequence[sensitivity_curves.Curve]) -> list[str]:
     lines: list[str] = []
     for task in dict.fromkeys(curve.task for curve in curves):
         mine = [curve for curve in curves if curve.task == task]
-        lines += [f"## {task}: sensitivity to {mine[0].key.rpartition('.')[2]}", ""]
+        lines += [f"## {safe.markdown(task)}: sensitivity to {mine[0].key.rpartition('.')[2]}", ""]
         lines += [
             "Validation loss at the end of training, at most that before it; the number is the mean over the grid less "
             "the best (Wortsman et al. 2023): lower is less sensitive.",
@@ -277,7 +282,7 @@ def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     names = list(dict.fromkeys(name for row in rows for name in row))
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(map(safe.markdown, cells)) + " |"
 
     head = [line(names), "|" + "---|" * len(names)]
     return [*head, *(line([row.get(name, "–") for name in names]) for row in rows), ""]

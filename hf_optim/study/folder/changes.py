@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
+from hf_optim.experiment import files
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.standing import standing
 from hf_optim.study.folder.store import RecordStore, read_status
@@ -76,11 +77,15 @@ def read_plan(folder: Path) -> Plan:
     """The plan in a study's folder. Raises FileNotFoundError where there is none, UserError if it is damaged."""
     file = folder / "plan.json"
     try:
-        return Plan.from_dict(json.loads(file.read_text(encoding="utf-8")), str(file))
+        return Plan.from_dict(files.read_json(folder, file.name), str(file))
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(file) from None
     except (OSError, ValueError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"{file}: not readable: {error}") from None
+        raise error if isinstance(error, UserError) else UserError(f"{file}: not readable: {_reason(error)}") from None
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return str((error.strerror if isinstance(error, OSError) else None) or error)[:200]
 
 
 def since(folder: Path, plan: Plan) -> Change | None:

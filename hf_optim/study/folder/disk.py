@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import Refused
 
 #: what a run must find free before it starts: its record, history and log need less
 SPACE = 4 << 20
@@ -18,6 +19,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def unwritable(folder: Path, error: OSError) -> UserError:
     """One line for a folder that takes no more files."""
+    if isinstance(error, Refused):
+        return UserError(f"{folder}: {error}: remove it")
     why = error.strerror or str(error)
     if error.errno in _FULL:
         return UserError(
@@ -42,7 +45,7 @@ def check_disk(folder: Path, error: BaseException | None = None) -> None:
         raise unwritable(folder, error) from None
     probe = folder / f".probe.{uuid.uuid4().hex}"
     try:
-        with open(probe, "wb") as file:
+        with open(probe, "xb") as file:
             file.write(bytes(1 << 16))
             file.flush()
             os.fsync(file.fileno())

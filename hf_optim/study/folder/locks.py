@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 from hf_optim.errors import UserError
@@ -32,7 +33,7 @@ class Lock:
 
         if not self._open():
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            _lock_files[self.file] = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
+            _lock_files[self.file] = _open_lock(self.file)
         try:
             fcntl.lockf(_lock_files[self.file], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self.place)
         except OSError as error:
@@ -48,7 +49,7 @@ class Lock:
     def _open(self) -> bool:
         """Whether this process has the file open, and not one of a folder that was removed meanwhile."""
         try:
-            there = os.stat(self.file)
+            there = os.lstat(self.file)
         except FileNotFoundError:
             return False
         return self.file in _lock_files and os.path.samestat(there, os.fstat(_lock_files[self.file]))
@@ -60,6 +61,19 @@ class Lock:
         if self._held:
             fcntl.lockf(_lock_files[self.file], fcntl.LOCK_UN, 1, self.place)
             self._held = False
+
+
+def _open_lock(file: Path) -> int:
+    try:
+        opened = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f"{file}: is a link, which is not followed: remove it") from None
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise UserError(f"{file}: is no plain file: remove it")
+    return opened
 
 
 def check_shared(folder: Path, mounts: str | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import write_atomically
+from hf_optim.experiment.files import Refused, check_tree, own_folder, read_text, remove, write_atomically
 from hf_optim.study.folder.changes import difference
 from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.folder.results import load
@@ -110,7 +111,8 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
     Raises UserError in one line, before anything is written, for contradictions; and for a disk that is full.
     """
     begun = (into / "plan.json").is_file()
-    if not begun and into.exists() and (not into.is_dir() or any(into.iterdir())):
+    merging = os.path.lexists(into / ORIGIN)
+    if not begun and not merging and into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise UserError(f"{into} is not empty and holds no study: choose another folder to merge into")
     folders = list(dict.fromkeys(([into.resolve()] if begun else []) + [s.resolve() for s in sources]))
     loaded = [(folder.name, load(folder)) for folder in folders]
@@ -133,18 +135,26 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
                         f"{there}'s and notes it"
                     )
                 set_aside.append({"id": row["id"], "kept": there, "set_aside": name, "difference": differs})
+    copied = {run_id: folder for run_id, (_, folder, _) in taken.items() if folder != into.resolve()}
+    for run_id, folder in copied.items():
+        try:
+            check_tree(folder / "runs" / run_id)
+        except Refused as error:
+            raise UserError(f"merge: {folder}: {error}; nothing was written") from None
     try:
-        for run_id, (_, folder, _) in taken.items():
-            home = into / "runs" / run_id
-            if folder != into.resolve() and read_status(home) is None:
-                _copy(folder / "runs" / run_id, home)
+        # First: what an interrupted merge leaves is known by it.
         origin = {
             "studies": [name for name, _ in loaded],
             "runs": {run_id: name for run_id, (name, _, _) in taken.items()},
             "set_aside": set_aside,
         }
         write_atomically(into / ORIGIN, json.dumps(origin, indent=1) + "\n")
-        yamls = {_text(folder / "study.yaml") for folder in folders}
+        own_folder(into, "runs")
+        for run_id, folder in copied.items():
+            home = into / "runs" / run_id
+            if read_status(home) is None:
+                _copy(folder / "runs" / run_id, home)
+        yamls = {_text(folder) for folder in folders}
         if len(yamls) == 1 and (text := yamls.pop()):
             write_atomically(into / "study.yaml", text)
         else:
@@ -156,10 +166,10 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
     return plan
 
 
-def _text(file: Path) -> str:
+def _text(folder: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
-    except OSError:
+        return read_text(folder, "study.yaml")
+    except (OSError, ValueError):
         return ""
 
 
@@ -167,8 +177,9 @@ def _copy(source: Path, home: Path) -> None:
     """The run's folder without checkpoints, whole or not at all."""
     temporary = home.with_name(f".{home.name}.{uuid.uuid4().hex}.tmp")
     try:
-        shutil.copytree(source, temporary, ignore=shutil.ignore_patterns("checkpoint-*", ".*"))
-        shutil.rmtree(home, ignore_errors=True)  # what an interrupted run left
+        # Links were refused; one that comes meanwhile is copied as a link, and refused by whoever reads it.
+        shutil.copytree(source, temporary, symlinks=True, ignore=shutil.ignore_patterns("checkpoint-*", ".*"))
+        remove(home)  # what an interrupted run left
         temporary.rename(home)
     except shutil.Error as error:
         # It collects what went wrong; the first cause is an OSError's text.

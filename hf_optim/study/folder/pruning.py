@@ -35,5 +35,5 @@ def thresholds(
 
 
 def _series(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:
-    found = {int(row["step"]): number(row.get(metric)) for row in rows if "step" in row and metric in row}
-    return {step: value for step, value in found.items() if not math.isnan(value)}
+    found = {number(row.get("step")): number(row.get(metric)) for row in rows if metric in row}
+    return {int(step): value for step, value in found.items() if not (math.isnan(step) or math.isnan(value))}

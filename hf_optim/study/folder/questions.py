@@ -16,9 +16,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core import shape
+from hf_optim.core.shape import Each
+from hf_optim.errors import UserError
+from hf_optim.experiment.files import parse_json, read_text, write_atomically
 from hf_optim.study.plan.plan import Plan, flatten
 
 FILE = "questions.jsonl"
+SHAPE = {
+    "sha256": str,
+    "time": str,
+    "records": int,
+    "question": {"baseline": str, "looks": [int], "tasks": Each({}), "optimizers": Each(Each({}))},
+}
 #: of a task's entry: what says which data are judged how
 TASK = ("task", "model", "size", "data", "schedule", "schedules", "overrides", "options")
 
@@ -143,8 +153,7 @@ def register(folder: Path, plan: Plan, records: int) -> str:
     if not lines or lines[-1]["sha256"] != key:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = {"sha256": key, "time": now, "records": records, "question": asked}
-        with (folder / FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        write_atomically(folder / FILE, "".join(json.dumps(one) + "\n" for one in (*lines, line)))
     return key
 
 
@@ -174,15 +183,18 @@ def registered(lines: Sequence[Mapping[str, Any]]) -> Register:
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
+    """Every line that is one of ours: of the shape that is written here, and with the digest of its question."""
     try:
-        text = (folder / FILE).read_text(encoding="utf-8")
-    except OSError:
+        text = read_text(folder, FILE)
+    except (OSError, ValueError):
         return []
     found = []
     for line in text.splitlines():
         try:
-            one = json.loads(line)
-            found.append({key: one[key] for key in ("sha256", "time", "records", "question")})
-        except (ValueError, KeyError, TypeError):
+            one = parse_json(line)
+            shape.check(one, SHAPE, FILE)
+        except (ValueError, UserError):
             continue
+        if digest(one["question"]) == one["sha256"]:
+            found.append(one)
     return found

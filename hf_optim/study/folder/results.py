@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
+from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.folder.standing import Standing, standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Plan, Run
@@ -51,20 +51,26 @@ class Results:
                 found.append((run, str(record.get("error") or "no reason recorded")))
         return found
 
+    def unreadable(self) -> list[tuple[Run, str]]:
+        """The runs with a record or a history (of those that were asked for) that is not ours, and why."""
+        return [(run, why) for run in self.plan.runs if (why := self.store.unreadable.get(run.id))]
+
     def history(self, run: Run) -> list[dict[str, Any]]:
         """The rows of a run's history."""
         return self.store.history(run.id)
 
 
+def describe(run: Run) -> str:
+    """A run in a word: "adamw on vision/mlp/small, seed 0"."""
+    return f"{run.optimizer} on {run.task}, seed {run.seed}"
+
+
 def load(folder: Path) -> Results:
     """The results in a study's folder. Raises UserError if it holds no plan."""
-    file = folder / "plan.json"
     try:
-        plan = Plan.from_dict(json.loads(file.read_text(encoding="utf-8")), str(file))
+        plan = read_plan(folder)
     except FileNotFoundError:
         raise UserError(f"{folder} holds no study (no plan.json): run `hf-optim study` first") from None
-    except (OSError, ValueError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"{file}: not readable: {error}") from None
     store = RecordStore(folder)
     stands = standing(plan, store)
     records = {run.id: record for run in stands.state.runs if (record := store.record(run.id)) is not None}

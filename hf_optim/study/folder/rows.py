@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import optimizer_label
 from hf_optim.study.plan.plan import Run, flatten
@@ -39,19 +39,19 @@ def of(results: Results) -> list[Row]:
         seen.add(run.id)
         head = {"study": plan.name, "task": run.task, "optimizer": run.optimizer, "seed": run.seed, "id": run.id}
         record = results.records.get(run.id) or store.record(run.id)
-        rows.append(_row({**head, "stage": stage}, run.spec, record, primary[run.task]))
+        row = _row({**head, "stage": stage}, run.spec, record, primary[run.task])
+        rows.append(row if record is not None else {**row, "error": store.unreadable.get(run.id)})
     for file in sorted((results.folder / "runs").glob("*/record.json")):
-        if file.parent.name in seen:
+        if file.parent.name in seen or (record := reader.record(file.parent.name)) is None:
             continue
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            spec = record["spec"]
-            label = "/".join(str(spec[key]) for key in ("task", "model", "size") if spec.get(key))
-            head = {"study": plan.name, "task": label, "optimizer": optimizer_label(spec["optimizer"])}
-            head |= {"seed": spec["seed"], "id": record["id"], "stage": "none"}
-            rows.append(_row(head, spec, record, str((record.get("primary") or {}).get("name", ""))))
-        except (OSError, ValueError, KeyError, TypeError):
+            RunSpec.from_dict(spec := record["spec"])
+        except UserError:
             continue
+        label = "/".join(str(spec[key]) for key in ("task", "model", "size") if spec.get(key))
+        head = {"study": plan.name, "task": label, "optimizer": optimizer_label(spec["optimizer"])}
+        head |= {"seed": spec["seed"], "id": record["id"], "stage": "none"}
+        rows.append(_row(head, spec, record, str((record.get("primary") or {}).get("name", ""))))
     return rows
 
 

@@ -18,7 +18,6 @@ from hf_optim.errors import UserError
 from hf_optim.study.folder import pruning
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan import sensitivity, speedup, tuning, variance
-from hf_optim.study.plan.entries import split_setting
 from hf_optim.study.plan.plan import Plan, Run, make_run
 
 Key = tuple[str, str, int, float]  # task's label, optimizer's label, tuning seed, budget (1 but for a speed-up's)
@@ -199,18 +198,6 @@ def planned_to(plan: Plan, units: int) -> tuple[int, int, int]:
         chosen[*key, cell["seed"], cell.get("budget", 1.0)] = tuning.assign(specs[key], first)
     whole = _after(plan, (), chosen, units)
     return trials, len(whole.runs), len(whole.after_tuning) - len({run.id for run in whole.runs})
-
-
-def specifications(plan: Plan) -> list[Mapping[str, Any]]:
-    """Every optimizer's specification that is known before anything has run."""
-    found: list[Mapping[str, Any]] = [run.spec["optimizer"] for run in plan.runs]
-    specs = {(task["label"], label): spec for task, label, spec in plan.cells()}
-    for cell in plan.tuning["cells"] if plan.tuning else ():
-        found += [tuning.assign(specs[cell["task"], cell["optimizer"]], point) for point in cell["points"]]
-    for spec in specs.values():
-        if plan.sensitivity is not None:
-            found += [tuning.assign(spec, {place: value}) for place, value in sensitivity.grid(plan.sensitivity, spec)]
-    return [split_setting(spec)[0] for spec in found]
 
 
 def _cells(plan: Plan, units: int) -> Iterator[Mapping[str, Any]]:

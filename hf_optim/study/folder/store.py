@@ -1,21 +1,53 @@
-"""The records and histories below a study's folder. What is not one is as good as missing."""
+"""The records and histories below a study's folder. What is not one is unreadable, and said with its reason."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core import shape
+from hf_optim.core.shape import Each
+from hf_optim.errors import UserError, one_line
+from hf_optim.experiment import files
 from hf_optim.experiment.record import RECORD
+from hf_optim.experiment.spec import id_of
+
+_SCALAR = (str, float, bool, None)
+#: a record as `experiment.training` and `launch.worker` write it; what a later version adds is let be
+SHAPE = {
+    "id": str,
+    "spec": {"task": str, "optimizer": {"name": str}, "seed": int},
+    "status": ("ok", "failed"),
+    "error?": (str, None),
+    "pruned?": bool,
+    "fault?": str,
+    "groups?": [Each((float, bool, None))],
+    "metrics": Each((float, None)),
+    "primary?": ({"name": str, "greater_is_better": bool}, None),
+    "history?": (str, None),
+    "samples?": [str],
+    "time?": Each((float, None)),
+    "memory?": Each((float, None)),
+    "environment?": Each(_SCALAR),
+    "data?": (Each(_SCALAR), None),
+    "started?": (str, None),
+    "finished?": (str, None),
+}
+_MISSING = {"error": None, "primary": None, "history": None, "time": {}, "memory": {}, "environment": {}, "data": None}
 
 
 class RecordStore:
-    """The runs below a study's folder, each record read once (one that is missing is looked for again)."""
+    """The runs below a study's folder, each record read once (one that is missing is looked for again).
+
+    `unreadable` holds the reason in one line, by run id, for every record or history that was asked for, is there and
+    is not ours: such a run counts as one without a record.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.unreadable: dict[str, str] = {}
         self._records: dict[str, Mapping[str, Any]] = {}
 
     def home(self, run_id: str) -> Path:
@@ -25,73 +57,98 @@ class RecordStore:
     def record(self, run_id: str) -> Mapping[str, Any] | None:
         """The record of a run, None without a readable one."""
         if run_id not in self._records:
-            record = read_record(self.home(run_id))
-            if record is None or record.get("id") != run_id or not isinstance(record.get("metrics"), dict):
+            try:
+                self._records[run_id] = _read(self.folder, run_id)
+            except FileNotFoundError:
                 return None
-            self._records[run_id] = {"status": "failed", **record}
+            except (OSError, ValueError) as error:
+                self.unreadable[run_id] = _why(f"runs/{run_id}/{RECORD}", error)
+                return None
+            self.unreadable.pop(run_id, None)
         return self._records[run_id]
 
     def history(self, run_id: str) -> list[dict[str, Any]]:
-        """The rows of a run's history; lines that cannot be read are left out."""
+        """The rows of a run's history; what cannot be read is left out, and said in `unreadable`."""
         name = (self.record(run_id) or {}).get("history")
-        if not isinstance(name, str) or Path(name).name != name:
+        if not isinstance(name, str):
             return []
+        place = f"runs/{run_id}/{name}"
         try:
-            text = (self.home(run_id) / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
+            text = files.read_bytes(self.folder, place).decode("utf-8", errors="replace")
+        except OSError as error:
+            self.unreadable[run_id] = _why(place, error)
             return []
-        return [row for row in _parsed(text.splitlines()) if isinstance(row, dict)]
+        rows, damaged = _rows(text.splitlines())
+        if damaged:
+            self.unreadable[run_id] = f"{place}: {damaged} of {damaged + len(rows)} lines are no rows of a history"
+        return rows
 
     def untrained(self, run_id: str, metric: str) -> float:
         """A metric of the validation split before the first step; NaN where it was not measured."""
-        name = (self.record(run_id) or {}).get("history")
-        if not isinstance(name, str) or Path(name).name != name:
-            return math.nan
-        try:
-            with (self.home(run_id) / name).open(encoding="utf-8") as lines:
-                for line in lines:
-                    row = json.loads(line)
-                    if row.get("step") != 0:  # rows ascend
-                        break
-                    if metric in row:
-                        return number(row[metric])
-        except (OSError, ValueError, AttributeError):
-            pass
+        for row in self.history(run_id):
+            if row.get("step") != 0:  # rows ascend
+                break
+            if metric in row:
+                return number(row[metric])
         return math.nan
 
 
-def _parsed(lines: Sequence[str]) -> list[Any]:
-    """The values of JSON lines: all at once, which is three times as fast, unless a line is damaged."""
+def _read(folder: Path, run_id: str) -> dict[str, Any]:
+    """The record of a run. Raises OSError or ValueError."""
+    record = files.read_json(folder, f"runs/{run_id}/{RECORD}")
+    shape.check(record, SHAPE, "the record")
+    if record["id"] != run_id or id_of(record["spec"]) != run_id:
+        raise UserError(f"the record is of another run than {run_id}: its specification has the id {_id(record)}")
+    return _MISSING | record
+
+
+def _id(record: Mapping[str, Any]) -> str:
+    return id_of(record["spec"])
+
+
+def _why(place: str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{place}: {error.strerror or one_line(error)}"
+    return f"{place}: {one_line(error) if isinstance(error, UserError) else ' '.join(str(error).split())[:200]}"
+
+
+def _rows(lines: list[str]) -> tuple[list[dict[str, Any]], int]:
+    """The rows of JSON lines, and how many lines are none: all at once, which is three times as fast, unless one is
+    damaged.
+    """
+    lines = [line for line in lines if line.strip()]
     try:
-        return list(json.loads(f"[{','.join(line for line in lines if line.strip())}]"))
+        rows = files.parse_json(f"[{','.join(lines)}]")
     except ValueError:
-        pass
-    values = []
-    for line in lines:
-        try:
-            values.append(json.loads(line))
-        except ValueError:
-            continue
-    return values
+        rows = [_row(line) for line in lines]
+    fine = [row for row in rows if isinstance(row, dict)]
+    return fine, len(lines) - len(fine)
 
 
-def read_record(home: Path) -> dict[str, Any] | None:
-    """What stands in a run's record, None without a readable one."""
+def _row(line: str) -> Any:
     try:
-        record = json.loads((home / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return files.parse_json(line)
+    except ValueError:
         return None
-    return record if isinstance(record, dict) else None
 
 
 def read_status(home: Path) -> str | None:
     """The status in a run's record, None without a readable record."""
-    status = (read_record(home) or {}).get("status")
+    try:
+        record = files.read_json(home, RECORD)
+    except (OSError, ValueError):
+        return None
+    status = record.get("status") if isinstance(record, dict) else None
     return None if status is None else str(status)
 
 
 def number(value: Any) -> float:
     """`value` as a float; NaN for anything that is no finite number."""
-    if type(value) is float or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return float(value) if math.isfinite(value) else math.nan
+    if type(value) is float:
+        return value if math.isfinite(value) else math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.nan
     return math.nan

@@ -13,20 +13,23 @@ import shlex
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import own_folder
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.folder.locks import check_shared
+from hf_optim.study.folder.results import describe
 from hf_optim.study.folder.standing import known, pending
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
-from hf_optim.study.launch.progress import describe, duration
+from hf_optim.study.launch.progress import duration
 from hf_optim.study.plan.plan import Plan, Run
 
 if TYPE_CHECKING:
@@ -78,6 +81,7 @@ class Share:
     jobs: int
     gpus_per_run: int | None
     checkpoint_every: int | None
+    trust: bool = False
 
     def __call__(self) -> dict[str, Any]:
         """How many runs this job saw to their end, and the problem that stopped it ("" if none)."""
@@ -97,6 +101,7 @@ class Share:
                     jobs=self.jobs,
                     gpus_per_run=self.gpus_per_run or 1,
                     checkpoint_every=self.checkpoint_every,
+                    trust=self.trust,
                     on_finish=finished,
                 )
         except UserError as error:
@@ -119,6 +124,7 @@ def launch(
     jobs: int,
     gpus_per_run: int | None,
     checkpoint_every: int | None,
+    trust: bool = False,
 ) -> bool:
     """Submits jobs for what is left of the study in `folder`, and waits for them unless told not to.
 
@@ -131,7 +137,7 @@ def launch(
         return True
     check_shared(folder)
     count = min(how.array, math.ceil(left / jobs))
-    share = Share(str(folder.resolve()), jobs, gpus_per_run, checkpoint_every)
+    share = Share(str(folder.resolve()), jobs, gpus_per_run, checkpoint_every, trust)
     submitted = _submit(folder, how, share, count)
     names = f"{submitted[0].job_id}{f' to {submitted[-1].job_id}' if count > 1 else ''}"
     _say(console, f"{left} runs for {count} {how.where} job{'s'[: count > 1]} ({names}), logs in {folder / JOBS}")
@@ -159,7 +165,9 @@ def _submit(folder: Path, how: Launch, share: Share, count: int) -> list[Any]:
         raise UserError("--launch slurm: there is no sbatch here: run this on a machine that submits to the cluster")
     more = {} if how.where == "debug" else {f"{how.where}_max_num_timeout": REQUEUES}
     try:
-        executor = submitit.AutoExecutor(folder / JOBS, cluster=how.where, **more)
+        # A name that nobody knows: submitit hands pickles over in it, and reads back whatever bears a job's number.
+        own = own_folder(folder, JOBS, uuid.uuid4().hex[:12])
+        executor = submitit.AutoExecutor(own, cluster=how.where, **more)
         executor.update_parameters(**parameters(how, share))
         if how.where == "local":
             # Each process gets GPUs of its own, as far as there are any.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.errors import UserError
 from hf_optim.study.folder.locks import Lock
 from hf_optim.study.folder.stages import Search, Trial
 from hf_optim.study.plan import candidates as points
@@ -37,19 +39,31 @@ def update(plan: Plan, searches: Sequence[Search], folder: Path) -> None:
     try:
         with _alone(folder), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = _open(folder / FILE)
-            for search in searches:
-                if search.trials:
-                    study = optuna.create_study(
-                        storage=storage,
-                        study_name=name(search),
-                        direction="maximize" if greater[search.task] else "minimize",
-                        load_if_exists=True,
-                    )
-                    _ask(study, search)
-                    _tell(study, search)
+            try:
+                _bring_up(folder / FILE, searches, greater)
+            except UserError:
+                raise
+            except Exception:  # whatever Optuna says of a journal that is not one of ours: it is set aside, not lost
+                (folder / FILE).replace((folder / FILE).with_suffix(".damaged"))
+                _bring_up(folder / FILE, searches, greater)
     finally:
         optuna.logging.set_verbosity(before)
+
+
+def _bring_up(file: Path, searches: Sequence[Search], greater: Mapping[str, bool]) -> None:
+    import optuna
+
+    storage = _open(file)
+    for search in searches:
+        if search.trials:
+            study = optuna.create_study(
+                storage=storage,
+                study_name=name(search),
+                direction="maximize" if greater[search.task] else "minimize",
+                load_if_exists=True,
+            )
+            _ask(study, search)
+            _tell(study, search)
 
 
 def name(search: Search) -> str:
@@ -106,6 +120,13 @@ class _Held:
 def _open(path: Path) -> Any:
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        pass
+    else:
+        if not stat.S_ISREG(there.st_mode) or there.st_nlink > 1:  # it is appended to, and only ours
+            raise UserError(f"{path}: is a link or no plain file, and is not written to: remove it")
     _repair(path)
     return JournalStorage(JournalFileBackend(str(path), lock_obj=_Held()))  # type: ignore[arg-type]
 

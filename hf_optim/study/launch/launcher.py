@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import write_atomically
+from hf_optim.experiment.files import own_folder, sweep, write_atomically
 from hf_optim.study.folder import changes, questions
 from hf_optim.study.folder.disk import check_disk, unwritable
 from hf_optim.study.folder.locks import LOCK_FILE, Lock
@@ -73,6 +73,8 @@ def prepare(
             raise UserError(f"{folder} is a file: choose another --output")
         if change is None and folder.exists() and any(p.name != LOCK_FILE for p in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no study: choose another --output")
+        own_folder(folder, "runs")
+        sweep(folder)
         judged = _judged_records(folder) if change is not None else 0
         write_atomically(folder / "study.yaml", source_text)
         write_atomically(folder / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
@@ -216,15 +218,10 @@ class Slot(threading.Thread):
             self.process.wait()
 
     def _serve(self, run: Run) -> None:
-        answer = self._ask(
-            {
-                "folder": str(self.folder),
-                "id": run.id,
-                "spec": run.spec,
-                "last": self.board.last_attempt(run),
-                **self.how,
-            }
-        )
+        if not (self.folder / "plan.json").is_file():
+            raise UserError(f"{self.folder}: was moved or removed: the same command goes on, given its new place")
+        last = self.board.last_attempt(run)
+        answer = self._ask({"folder": str(self.folder), "id": run.id, "spec": run.spec, "last": last, **self.how})
         if self.board.stopped and answer is None:
             return
         if answer is None:
@@ -280,7 +277,8 @@ class Slot(threading.Thread):
             hint = " (out of memory?)" if code == -9 else ""
             often = ATTEMPTS_ASKED if code in _ASKED else ATTEMPTS
             why = f"the worker process {how} {often} times{hint}"
-            write_failure(self.folder / "runs" / run.id, run.id, dict(run.spec), why, time.time(), "machine")
+            home = own_folder(self.folder, "runs", run.id)
+            write_failure(home, run.id, dict(run.spec), why, time.time(), "machine")
         finally:
             lock.release()
         return True
@@ -314,19 +312,21 @@ def execute(
     jobs: int,
     gpus_per_run: int = 1,
     checkpoint_every: int | None = None,
+    trust: bool = False,
     on_finish: Callable[[Run, str, float], None] | None = None,
     watch: Callable[[Board], None] | None = None,
 ) -> dict[str, str]:
     """Executes `todo` in `jobs` worker processes and gives each run's status ("ok" or "failed") by id.
 
     A run on more than one GPU has a process for each (without GPUs, so many processes). With `checkpoint_every`
-    steps, a run that was interrupted goes on from its last checkpoint. `on_finish` is called (from a worker's thread)
+    steps, a run that was interrupted goes on from its last checkpoint. `trust` lets the workers run the code that the
+    plan names (see `core.importing`). `on_finish` is called (from a worker's thread)
     with run, status and seconds; `watch` five times a second with the board. On KeyboardInterrupt the workers are
     ended, nothing is recorded for what they were at, and the interrupt goes on. Raises UserError when the folder
     takes no more files: finished runs are kept.
     """
     board = Board(todo, len(todo), on_finish)
-    how = {"checkpoint_every": checkpoint_every, "processes": gpus_per_run}
+    how = {"checkpoint_every": checkpoint_every, "processes": gpus_per_run, "trust": trust}
     slots = [Slot(board, folder, e, how) for e in environments(min(jobs, len(todo)), gpus_per_run)] if todo else []
     for slot in slots:
         slot.start()

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from hf_optim.study.launch.worker import end_with_parent
+from hf_optim.core import importing
+from hf_optim.study.launch.worker import STORED, end_with_parent
 
 
 def main() -> None:
@@ -21,7 +22,9 @@ def main() -> None:
     from hf_optim.experiment.training import train
 
     every = how["checkpoint_every"]
-    train(RunSpec.from_dict(how["spec"]), how["home"], progress=False, checkpoint_every=every, resume=every is not None)
+    with importing.refused(STORED, how["trust"]):
+        spec = RunSpec.from_dict(how["spec"])
+        train(spec, how["home"], progress=False, checkpoint_every=every, resume=every is not None)
 
 
 def _parent(process: int) -> int | None:

@@ -6,6 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from hf_optim.study.folder.results import describe
 from hf_optim.study.launch.launcher import Board
 from hf_optim.study.plan.plan import Run
 
@@ -22,11 +23,6 @@ def duration(seconds: float) -> str:
     return (
         f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     )
-
-
-def describe(run: Run) -> str:
-    """A run in a word: "adamw on vision/mlp/small, seed 0"."""
-    return f"{run.optimizer} on {run.task}, seed {run.seed}"
 
 
 class Display:

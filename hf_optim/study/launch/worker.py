@@ -22,22 +22,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core import importing
 from hf_optim.errors import UserError, one_line
-from hf_optim.experiment.files import write_json
+from hf_optim.experiment.files import check_tree, own_folder, read_json, sweep, write_json
 from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder.disk import check_disk, check_space, unwritable
 from hf_optim.study.folder.locks import Lock
-from hf_optim.study.folder.store import read_record, read_status
+from hf_optim.study.folder.store import read_status
 
 #: in the reason of a run that says nothing about its optimizer
 _MACHINE = ("MemoryError", "out of memory", "can't allocate memory", "CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
+
+STORED = "the study's folder alone says that it is to be run"
 
 
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
     """Everything this process prints, from C libraries too, goes to `path` meanwhile; an empty file is removed."""
     saved = os.dup(1), os.dup(2)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    path.unlink(missing_ok=True)  # what stands there may be a link
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         sys.stdout.flush(), sys.stderr.flush()
         os.dup2(file, 1), os.dup2(file, 2)
@@ -61,6 +65,7 @@ def execute(
     checkpoint_every: int | None = None,
     processes: int = 1,
     last: bool = True,
+    trust: bool = False,
 ) -> str:
     """Executes one run unless it has a record; gives "ok", "failed", or "busy" if another process is at it.
 
@@ -69,7 +74,7 @@ def execute(
 
     What the run prints goes to `log.txt` in its folder. With `checkpoint_every`, an interrupted run goes on from its
     last whole checkpoint (checkpoints are removed once there is a record); without it, it starts again. `processes`
-    above 1 train one model together.
+    above 1 train one model together. `trust` says that the user asked for the code that `spec` names.
 
     Raises UserError, and leaves no record, where the disk is the problem: that says nothing about the run.
     """
@@ -77,7 +82,7 @@ def execute(
     if not lock.acquire():
         return "busy"
     try:
-        home = folder / "runs" / run_id
+        home = own_folder(folder, "runs", run_id)
         status = read_status(home)
         if status is not None:
             return status
@@ -85,11 +90,13 @@ def execute(
             # What an interrupted run left is thrown away: a run is whole or it is not there.
             shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True, exist_ok=True)
+        check_tree(home)
+        sweep(home)
         check_space(folder)
         started = time.time()
         try:
             with output_to(home / "log.txt"):
-                _train(home, spec, checkpoint_every, processes)
+                _train(home, spec, checkpoint_every, processes, trust)
         except Exception as error:
             check_disk(folder, error)
             if read_status(home) is None:
@@ -99,7 +106,7 @@ def execute(
             if not last:
                 (home / RECORD).unlink(missing_ok=True)
                 return "fault"
-            write_json(home / RECORD, {**(read_record(home) or {}), "fault": "machine"})
+            write_json(home / RECORD, {**_record(home), "fault": "machine"})
         if status != "ok":
             try:
                 check_disk(folder)
@@ -115,24 +122,32 @@ def execute(
 
 def _machine_fault(home: Path) -> bool:
     """Whether the record's reason is the machine's: memory that it does not have, a device that is lost."""
-    why = str((read_record(home) or {}).get("error"))
-    return any(word in why for word in _MACHINE)
+    return any(word in str(_record(home).get("error")) for word in _MACHINE)
 
 
-def _train(home: Path, spec: dict[str, Any], checkpoint_every: int | None, processes: int) -> None:
+def _record(home: Path) -> dict[str, Any]:
+    try:
+        record = read_json(home, RECORD)
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _train(home: Path, spec: dict[str, Any], checkpoint_every: int | None, processes: int, trust: bool) -> None:
     if processes == 1:
         from hf_optim.experiment.spec import RunSpec
         from hf_optim.experiment.training import train
 
-        train(
-            RunSpec.from_dict(spec),
-            home,
-            progress=False,
-            checkpoint_every=checkpoint_every,
-            resume=checkpoint_every is not None,
-        )
+        with importing.refused(STORED, trust):
+            train(
+                RunSpec.from_dict(spec),
+                home,
+                progress=False,
+                checkpoint_every=checkpoint_every,
+                resume=checkpoint_every is not None,
+            )
         return
-    how = {"spec": spec, "home": str(home), "checkpoint_every": checkpoint_every, "worker": os.getpid()}
+    how = {"spec": spec, "home": str(home), "checkpoint_every": checkpoint_every, "worker": os.getpid(), "trust": trust}
     launch = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     ended = subprocess.run(
         [*launch, "-m", "hf_optim.study.launch.member", json.dumps(how)], check=False, preexec_fn=end_with_parent
@@ -190,7 +205,7 @@ def _requests() -> queue.Queue[str]:
 
 
 def main() -> None:
-    """Serves requests {"folder", "id", "spec", "checkpoint_every", "processes"} until standard input closes."""
+    """Serves requests {"folder", "id", "spec", "checkpoint_every", "processes", "trust"} until its input closes."""
     # Answers get a channel of their own: whatever a library prints must not be read as an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -205,6 +220,7 @@ def main() -> None:
                 checkpoint_every=request["checkpoint_every"],
                 processes=request["processes"],
                 last=request.get("last", True),
+                trust=request["trust"],
             )
             answer = {"id": request["id"], "status": status}
         except OSError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core.text import is_plain
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import EVERY_RUN, stem_of
 from hf_optim.study.plan.source import Source, Where, describe
@@ -16,6 +17,7 @@ TASK_KEYS = (
     "task", "label", "model", "size", "data", "schedule", "overrides", "options", "hyper", "schedules", "only",
 )  # fmt: skip
 SIZES = ("smoke", "small", "paper")
+MOST = 10_000  # seeds, or trials of an optimizer
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def optimizers(source: Source, value: Any) -> list[dict[str, Any]]:
         label = spec.pop("label", None)
         check_spec(source, here, spec)
         label = optimizer_label(spec) if label is None else source.check_type((*here, "label"), label, str, "a text")
-        if not label.strip() or len(label) > 40:
-            raise source.error(here, f"a label has 1 to 40 characters, got {label!r}")
+        if not is_plain(label) or len(label) > 40:
+            raise source.error(here, f"a label has 1 to 40 characters in one line, got {describe(label)}")
         if label in [o["label"] for o in found]:
             raise source.error(here, f"the label {label!r} is used twice: add a different label: to one of the two")
         # An import path says nothing about its defaults before it is imported, which is not done here.
@@ -124,6 +126,8 @@ def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]
             source.check_type((*here, "hyper", label), hyper, dict, "a mapping of hyper-parameters")
         if entry.get("label") is None:
             entry["label"] = "/".join(str(p) for p in (entry["task"], entry["model"], entry["size"]) if p)
+        if not is_plain(entry["label"]) or len(entry["label"]) > 80:
+            raise source.error(here, f"a label has 1 to 80 characters in one line, got {describe(entry['label'])}")
         if entry["label"] in [t["label"] for t in found]:
             raise source.error(
                 here, f"the label {entry['label']!r} is used twice: add a different label: to one of the two"

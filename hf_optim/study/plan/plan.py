@@ -44,10 +44,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hf_optim.core.text import is_plain
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.plan import criteria as stated
-from hf_optim.study.plan import entries, sensitivity, speedup, tuning, units, variance
+from hf_optim.study.plan import entries, sensitivity, speedup, stored, tuning, units, variance
 from hf_optim.study.plan.entries import merged, optimizer_label, plain, split_setting
 from hf_optim.study.plan.source import Source
 
@@ -147,6 +148,7 @@ class Plan:
                 raise UserError(
                     f"{file}: written by another version (format {data['format']}, this one reads {FORMAT})"
                 )
+            stored.check(data, file)
             return cls(
                 name=data["name"],
                 title=data["title"],
@@ -177,6 +179,9 @@ def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Pla
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise source.error(("name",), f"name must be made of letters, digits, '-', '_' and '.', got {name!r}")
     title = source.check_type(("title",), top.get("title", name), str, "a text")
+    for key, text, most in (("name", name, 80), ("title", title, 200)):
+        if not is_plain(text) or len(text) > most:
+            raise source.error((key,), f"{key} must have 1 to {most} characters in one line")
     chance = units.read(source, top, seeds)
     seed_list = chance.seeds
     optimizers = entries.optimizers(source, top["optimizers"])

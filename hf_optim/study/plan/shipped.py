@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import read_text
 
 if TYPE_CHECKING:
     from hf_optim.study.plan.source import Source
@@ -19,8 +21,8 @@ def find(name_or_file: str) -> tuple[Source, str]:
     from hf_optim.study.plan.source import read  # PyYAML, which listing the studies does not need
 
     path = Path(name_or_file)
-    if path.is_dir() and (path / "study.yaml").is_file():
-        return read(path / "study.yaml"), name_or_file
+    if path.is_dir() and os.path.lexists(path / "study.yaml"):
+        return stored(path), name_or_file
     if path.is_file():
         return read(path), name_or_file
     shipped = shipped_studies()
@@ -29,6 +31,19 @@ def find(name_or_file: str) -> tuple[Source, str]:
     raise UserError(
         f"no study {name_or_file!r}: give a YAML file, a study's folder, or a shipped study: {', '.join(shipped)}"
     )
+
+
+def stored(folder: Path) -> Source:
+    """The study.yaml of a study's folder."""
+    from hf_optim.study.plan.source import parse
+
+    file = folder / "study.yaml"
+    try:
+        return parse(read_text(folder, file.name), str(file))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not a UTF-8 text file (byte {error.start})") from None
 
 
 def shipped_studies() -> dict[str, Path]:

@@ -5,7 +5,7 @@ Only plain data is built: no tags, no classes. Numbers follow YAML 1.2, so `1e-3
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,26 +13,12 @@ from typing import Any
 
 import yaml
 
+from hf_optim.core.yaml12 import Loader
 from hf_optim.errors import UserError
 
 Where = tuple[str | int, ...]  # the way from the document's root to a value: ("optimizers", 2, "lr")
 _MOST_VALUES = 20_000  # aliases can make a small file expand without bound
 _MOST_DEPTH = 20
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 numbers and booleans."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    key: [(tag, rule) for tag, rule in rules if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")]
-    for key, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.Inf)$|^\.nan$"),
-    list("-+.0123456789"),
-)
 
 
 @dataclass
@@ -98,12 +84,17 @@ def parse(text: str, name: str) -> Source:
     """Parses YAML text; errors carry `name` and the line."""
     source = Source(name, None, text)
     try:
-        loader = _Loader(text)
+        loader = Loader(text)
         try:
             node = loader.get_single_node()
             source.value = None if node is None else _plain(loader, node, (), source)
         finally:
             loader.dispose()
+    except RecursionError:
+        raise UserError(f"{name}: more than {_MOST_DEPTH} levels") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{name}, line {line}: not valid YAML: the character {chr(error.character)!r}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -139,6 +130,13 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, where: Where, source: Sourc
     if node.tag.startswith("!") or not node.tag.startswith("tag:yaml.org,2002:"):
         raise source.error(where, f"tags such as {node.tag} are not allowed")
     try:
-        return loader.construct_object(node)
+        value = loader.construct_object(node)
     except yaml.constructor.ConstructorError:
         raise source.error(where, f"tags such as {node.tag} are not allowed") from None
+    except ValueError:  # more digits than Python reads, or a tag on what it does not fit
+        raise source.error(where, f"{node.value[:20]!r} is no value of its kind") from None
+    if not isinstance(value, str | int | float | bool | None):
+        raise source.error(where, f"tags such as {node.tag} are not allowed")
+    if isinstance(value, float) and not math.isfinite(value) or isinstance(value, int) and abs(value) >= 2**63:
+        raise source.error(where, f"{node.value[:20]} is not a finite number of this machine")
+    return value

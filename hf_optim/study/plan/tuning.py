@@ -36,7 +36,7 @@ from typing import Any
 from hf_optim import registry
 from hf_optim.errors import UserError
 from hf_optim.study.plan import speedup
-from hf_optim.study.plan.entries import Cell, check_spec, merged, plain
+from hf_optim.study.plan.entries import MOST, Cell, check_spec, merged, plain
 from hf_optim.study.plan.source import Source, Where, describe
 from hf_optim.study.plan.units import Units
 
@@ -56,6 +56,8 @@ def read(source: Source, value: Any, cells: Sequence[Cell], units: Units) -> dic
     for key in ("trials", "steps", "seed"):
         if block.get(key) is not None:
             source.check_type((*here, key), block[key], int, "a whole number")
+            if key == "trials" and block[key] > MOST:
+                raise source.error((*here, key), f"trials must be at most {MOST}, got {block[key]}")
             if block[key] < (0 if key == "seed" else 1):
                 raise source.error((*here, key), f"{key} must be at least 1, got {block[key]}")
     for key, valid in (("sampler", SAMPLERS), ("prune", PRUNERS)):

@@ -20,7 +20,8 @@ from typing import Any
 from hf_optim.errors import UserError
 from hf_optim.study.plan.source import Source, Where, describe
 
-MOST = 2**32
+LARGEST = 2**32
+MOST = 10_000  # seeds of a study
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def read(source: Source, top: Mapping[str, Any], asked: int | None) -> Units:
     if isinstance(block, Mapping) and block.get("seeds") is not None:
         raise source.error(("tuning", "seeds"), "tuning: seeds: belongs to repetitions: give tuning: repetitions: too")
     if asked is not None:
-        if asked < 1:
-            raise UserError(f"--seeds must be at least 1, got {asked}")
+        if not 1 <= asked <= MOST:
+            raise UserError(f"--seeds must be at least 1 and at most {MOST}, got {asked}")
         return Units(tuple(range(asked)), (asked,))
     if "seeds" not in top:
         raise source.error((), "the key 'seeds' is missing (or tuning: repetitions:)")
@@ -52,8 +53,8 @@ def read(source: Source, top: Mapping[str, Any], asked: int | None) -> Units:
         chosen = _these(source, ("seeds", "these"), value["these"])
         return Units(chosen, (len(chosen),))
     looks = (value,) if isinstance(value, int) else _looks(source, where, value, "seeds")
-    if looks[0] < 1:
-        raise source.error(where, f"seeds must be at least 1, got {looks[0]}")
+    if looks[0] < 1 or looks[-1] > MOST:
+        raise source.error(where, f"seeds must be at least 1 and at most {MOST}, got {describe(value)}")
     return Units(tuple(range(looks[-1])), looks)
 
 
@@ -73,8 +74,8 @@ def _repetitions(source: Source, top: Mapping[str, Any], block: Mapping[str, Any
     if looks[0] < 2:
         raise source.error(where, f"repetitions must be at least 2, got {looks[0]}")
     each = source.check_type(("tuning", "seeds"), block.get("seeds", 1), int, "a number of seeds")
-    if each < 1:
-        raise source.error(("tuning", "seeds"), f"seeds must be at least 1, got {each}")
+    if each < 1 or looks[-1] * each > MOST:
+        raise source.error(("tuning", "seeds"), f"seeds must be at least 1, and {MOST} in all at most, got {each}")
     return Units(tuple(range(looks[-1] * each)), looks, each)
 
 
@@ -96,8 +97,8 @@ def _these(source: Source, where: Where, value: Any) -> tuple[int, ...]:
         raise source.error(where, "these is empty: give seeds such as [1, 7, 42]")
     for i, seed in enumerate(value):
         source.check_type((*where, i), seed, int, "a whole number")
-        if not 0 <= seed < MOST:
-            raise source.error((*where, i), f"a seed lies between 0 and {MOST - 1}, got {seed}")
+        if not 0 <= seed < LARGEST:
+            raise source.error((*where, i), f"a seed lies between 0 and {LARGEST - 1}, got {seed}")
         if seed in value[:i]:
             raise source.error((*where, i), f"seed {seed} is given twice")
     return tuple(value)

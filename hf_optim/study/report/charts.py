@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
+from hf_optim.core.text import html as escape
 from hf_optim.study.findings.curves import Curve
 from hf_optim.study.statistics.paired import Summary
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
+from hf_optim.core.text import html as escape
 from hf_optim.study.findings import naming
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.plan import flatten

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core.text import latex as latex_text
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import write_atomically
+from hf_optim.experiment.files import whole, write_atomically
 from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.report import tables as texts
 
 Row = Mapping[str, Any]
-_LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
-          "<": r"\textless{}", ">": r"\textgreater{}"}  # fmt: skip
 
 
 def cell(value: Any) -> str:
@@ -51,7 +46,7 @@ def latex(rows: Sequence[Row], columns: Sequence[str]) -> str:
     ]
 
     def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(_LATEX.get(letter, letter) for letter in text) for text in cells) + r" \\"
+        return " & ".join(map(latex_text, cells)) + r" \\"
 
     return "\n".join(
         [
@@ -74,14 +69,8 @@ def write_parquet(rows: Sequence[Row], path: Path, columns: Sequence[str] | None
 
     names = list(dict.fromkeys(name for row in rows for name in row)) if columns is None else list(columns)
     arrays = {name: _array([row.get(name) for row in rows]) for name in names}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with whole(path) as temporary:
         parquet.write_table(pyarrow.table(arrays), temporary)
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _array(values: list[Any]) -> Any:

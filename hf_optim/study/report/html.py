@@ -6,26 +6,31 @@ enters.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 from importlib.resources import files
 from typing import Any
 
+from hf_optim.core.text import html as escape
+from hf_optim.experiment.files import read_text
 from hf_optim.study.findings import costs, table
 from hf_optim.study.findings.analysis import Analysis
 from hf_optim.study.findings.curves import Histories
 from hf_optim.study.findings.protocol import Protocol
 from hf_optim.study.findings.table import COSTS, Row, TaskTable
-from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.results import Results, describe
 from hf_optim.study.plan.entries import declared
 from hf_optim.study.report import charts, differs, sections
 from hf_optim.study.report.sections import html_table
 from hf_optim.study.report.summary import headline, sentences, words
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+# No script but the one below, whose hash this is: what a label might smuggle in does not run.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash}'; img-src data:; base-uri 'none'; \
+form-action 'none'"
 
 
 def render(
@@ -61,14 +66,16 @@ def render(
         "and an arrow marks one that leaves the panel.</p>",
         '<div id="tip" role="status"></div>',
     ]
+    script = f"\n{_asset('report.js')}"
+    policy = POLICY.format(hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
     # The lines of the style sheet are kept as they are: the report is also read as source.
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(plan.title)}</title>\n<style>\n{_asset('report.css')}</style></head>\n<body>\n"
         + "\n".join(part for part in body if part)
-        + f"\n<script>\n{_asset('report.js')}</script>\n</body></html>\n"
+        + f"\n<script>{script}</script>\n</body></html>\n"
     )
 
 
@@ -244,17 +251,21 @@ def _costs(one: TaskTable, styles: Mapping[str, str]) -> str:
 def _failures(results: Results) -> str:
     failures = results.failures()
     missing = [run for run in results.plan.runs if run.id not in results.records]
-    if not failures and not missing:
+    unreadable = results.unreadable()
+    if not failures and not missing and not unreadable:
         return ""
     lines = "".join(
-        f'<tr><td>{escape(run.task)}</td><td class="left">{escape(run.optimizer)}</td><td>{run.seed}</td>'
-        f'<td class="wide">{escape(why)}</td><td><code>{run.id}</code></td></tr>'
+        f'<tr><td>{escape(run.task)}</td><td class="left">{escape(run.optimizer)}</td><td>{escape(run.seed)}</td>'
+        f'<td class="wide">{escape(why)}</td><td><code>{escape(run.id)}</code></td></tr>'
         for run, why in failures
     )
     text = "<h2>Failures</h2>"
     if failures:
         head = '<th>task</th><th class="left">optimizer</th><th>seed</th><th class="left">reason</th><th>run</th>'
         text += f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    if unreadable:
+        text += "<p>Not readable, and left out:</p><ul>"
+        text += "".join(f"<li>{escape(describe(run))}: {escape(why)}</li>" for run, why in unreadable) + "</ul>"
     if missing:
         count = f"{len(missing)} of {len(results.plan.runs)}"
         text += f'<p class="bad">{count} planned runs have no record: the study is not finished.</p>'
@@ -287,8 +298,8 @@ def _counted(values: Counter[str]) -> str:
 def _again(results: Results) -> str:
     plan = results.plan
     try:
-        text = (results.folder / "study.yaml").read_text(encoding="utf-8")
-    except OSError:
+        text = read_text(results.folder, "study.yaml")
+    except (OSError, ValueError):
         text = ""
     plain = not plan.repetitions and len(plan.looks) == 1 and plan.seeds == tuple(range(len(plan.seeds)))
     command = "hf-optim study study.yaml" + (f" --seeds {len(plan.seeds)}" if plain else "")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+from pathlib import PurePosixPath
 from typing import Any
 
+from hf_optim.core.text import html as escape
+from hf_optim.experiment.files import read_bytes
+from hf_optim.experiment.record import SAMPLES
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import SPEEDUP, Analysis
 from hf_optim.study.findings.curves import Curve
@@ -207,13 +210,16 @@ def samples(results: Results, task: Mapping[str, Any]) -> str:
             if record is None or record["status"] != "ok" or not record.get("samples"):
                 continue
             names = [str(name) for name in record["samples"] if "test" not in str(name)] or record["samples"]
-            file = results.folder / "runs" / run.id / sorted(names)[-1]
-            if ".." in file.parts or not file.is_file() or used + file.stat().st_size > MOST_BYTES:
+            file = PurePosixPath(sorted(names)[-1])
+            try:
+                content = read_bytes(results.folder, f"runs/{run.id}/{file}", MOST_BYTES - used)
+            except OSError:  # not there, too large, or not one of the run's own files
                 break
-            content = file.read_bytes()
+            if file.parts[0] != SAMPLES:
+                break
             used += len(content)
             caption = f"<figcaption>{escape(label)}, seed {run.seed}</figcaption>"
-            if file.suffix == ".png":
+            if file.suffix == ".png" and content.startswith(b"\x89PNG\r\n"):
                 data = base64.b64encode(content).decode()
                 picture = f'<img alt="samples of {escape(label)}" src="data:image/png;base64,{data}">'
                 parts.append(f'<figure class="samples">{caption}{picture}</figure>')

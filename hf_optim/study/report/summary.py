@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
+from hf_optim.core.text import html as escape
 from hf_optim.study.findings import naming, verdicts
 from hf_optim.study.findings.design import lines
 from hf_optim.study.findings.table import TaskTable, spread

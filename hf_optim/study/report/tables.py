@@ -6,12 +6,11 @@ memory have files of their own, and a study that was interrupted gives the same 
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core import text as safe
 from hf_optim.study.findings.table import COSTS, OTHERS, TaskTable, cost_text, result_cells, spread
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
 
 def markdown(tables: Sequence[TaskTable], title: str) -> str:
     """The result tables as Markdown."""
-    lines = [f"# {title}", ""]
+    lines = [f"# {safe.markdown(title)}", ""]
     for table in tables:
         lines += [
-            f"## {table.task}{table.suffix}",
+            f"## {safe.markdown(table.task)}{table.suffix}",
             "",
-            f"{table.metric}, {'higher' if table.greater else 'lower'} is better.",
+            f"{safe.markdown(table.metric)}, {'higher' if table.greater else 'lower'} is better.",
             "",
         ]
         lines += markdown_table([result_cells(table, row) for row in table.rows])
@@ -45,7 +44,7 @@ def markdown(tables: Sequence[TaskTable], title: str) -> str:
     lines += [tables[0].note, ""] if tables else []
     ours = tables[0].ours if tables else ()
     if ours:
-        lines += [OURS, "", *(f"- {line}" for line in ours), ""]
+        lines += [OURS, "", *(f"- {safe.markdown(line)}" for line in ours), ""]
     return "\n".join(lines)
 
 
@@ -56,7 +55,7 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     names = list(rows[0])
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.strip().replace("|", "\\|") for c in cells) + " |"
+        return "| " + " | ".join(map(safe.markdown, cells)) + " |"
 
     rule = "|" + "|".join("---" if i == 0 else "---:" for i in range(len(names))) + "|"
     return [line(names), rule, *(line([row[n] for n in names]) for row in rows), ""]
@@ -70,11 +69,7 @@ def _csv_cell(value: Any) -> Any:
 
 def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """CSV text; floats with twelve digits, NaN as an empty cell."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([_csv_cell(cell) for cell in row] for row in rows)
-    return out.getvalue()
+    return safe.csv_lines([header, *([_csv_cell(cell) for cell in row] for row in rows)])
 
 
 def result_csv(tables: Sequence[TaskTable]) -> str:
@@ -134,10 +129,10 @@ def costs_csv(tables: Sequence[TaskTable]) -> str:
 
 def costs_markdown(tables: Sequence[TaskTable], title: str) -> str:
     """Medians over seeds of time and memory, as Markdown."""
-    lines = [f"# {title}: time and memory", ""]
+    lines = [f"# {safe.markdown(title)}: time and memory", ""]
     for t in tables:
         cells = [{"optimizer": r.optimizer, **{COSTS[k][2]: cost_text(k, r.costs[k]) for k in COSTS}} for r in t.rows]
-        lines += [f"## {t.task}", "", *markdown_table(cells)]
+        lines += [f"## {safe.markdown(t.task)}", "", *markdown_table(cells)]
     lines += ["Medians over seeds. Runs shared the machine, so compare times within this table only.", ""]
     return "\n".join(lines)
 

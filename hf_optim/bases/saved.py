@@ -1,0 +1,52 @@
+"""Whether a state dict has the form that its rule steps with: what is damaged is refused before anything changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from hf_optim.core import validate
+from hf_optim.errors import BadCheckpoint, UserError
+
+
+def values(opt: Any, group: Mapping[str, Any]) -> None:
+    """Raise BadCheckpoint unless a saved group has every hyper-parameter, each of its kind and in its range."""
+    names = [name for name in (*opt._names, *opt.memory, *opt.kept) if name not in group]
+    if names:
+        raise BadCheckpoint(f"{opt.rule}: the checkpoint's groups have no {names[0]}")
+    try:
+        given = {name: group[name] for name in opt._names}
+        validate.values(opt.rule, given, validate.defaults(type(opt)), opt.choices, opt.bounds)
+    except UserError as error:
+        raise BadCheckpoint(f"the checkpoint cannot be used: {error}") from None
+    for name in (*opt.memory, *opt.kept):
+        if isinstance(group[name], bool) or not isinstance(group[name], (int, float)):
+            raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} is no number: {str(group[name])[:40]}")
+
+
+def state(opt: Any, p: torch.Tensor, group: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raise BadCheckpoint unless the saved state of `p` is none, or whole and of its shape."""
+    if not saved:
+        return
+    slots = [name for name in opt._slots(group) if name in saved or name not in opt.optional_slots]
+    for name in ("step", *opt.scalar_slots, *slots):
+        if not isinstance(saved.get(name), torch.Tensor) or not saved[name].is_floating_point():
+            raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} is missing, or no tensor of numbers")
+    for name in ("step", *opt.scalar_slots):
+        if saved[name].numel() != 1:
+            raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} is not one number")
+    if not 0 <= float(saved["step"]) < 2**53:
+        raise BadCheckpoint(f"{opt.rule}: the checkpoint counts {float(saved['step'])} steps")
+    _shapes(opt.rule, p, saved, opt.slots)
+
+
+def _shapes(rule: str, p: torch.Tensor, saved: Mapping[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        value = saved.get(name)
+        if isinstance(value, torch.Tensor) and value.shape != p.shape:
+            raise BadCheckpoint(
+                f"{rule}: the checkpoint's {name} has shape {tuple(value.shape)}, its parameter {tuple(p.shape)}: "
+                "it belongs to another model"
+            )

@@ -1,0 +1,125 @@
+"""Rules on the tables (CSV files) that a command or a check leaves: theorems, rates of convergence, surfaces.
+
+Keys (* required): `file`* is below the claim's folder; `where` keeps the rows with these texts.
+
+- inequality: left*, right* (columns, or right a number), tolerance (relative, 1e-9), strict. Left is at most right on
+  every row. A row within the tolerance of equality decides nothing where the inequality is strict.
+- falls_as: column*, exponent*, over, start, units. The slope of log(column) over log(`over`, default T), fitted from
+  `start` on for each unit (default: each seed), is at most the exponent.
+- lowest: column*, optimizer*. The optimizer's figure is below every other's.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_optim.claims.judges import Comparison, decide
+from hf_optim.claims.ruling import Ruling
+from hf_optim.study.folder.store import number
+
+Row = Mapping[str, str]
+
+
+def rule(folder: Path, keys: Mapping[str, Any]) -> Ruling:
+    """The ruling on a statement from the tables below `folder`."""
+    function, _, _ = RULES[keys["rule"]]
+    rest = {key: value for key, value in keys.items() if key not in ("rule", "file", "where", "negated")}
+    file = folder / keys["file"]
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if _kept(row, keys.get("where", {}))]
+    except OSError:
+        return Ruling("not tested", f"there is no {keys['file']}")
+    if not rows:
+        return Ruling("not tested", f"{keys['file']} has no such rows")
+    found = function(rows, **rest)
+    if not keys.get("negated"):
+        return found
+    turned: Any = {"holds": "contradicted", "contradicted": "holds"}.get(found.verdict, found.verdict)
+    return Ruling(turned, f"of the opposite: {found.words}", found.findings)
+
+
+def _kept(row: Row, where: Mapping[str, str]) -> bool:
+    return all(row.get(key) == str(text) for key, text in where.items())
+
+
+def _figure(row: Row, column: str | float) -> float:
+    if not isinstance(column, str):
+        return float(column)
+    try:
+        return float(row[column])
+    except (KeyError, ValueError):
+        return math.nan
+
+
+def _inequality(
+    rows: Sequence[Row], left: str, right: str | float, tolerance: float = 1e-9, strict: bool = False
+) -> Ruling:
+    sides = [(_figure(row, left), _figure(row, right), row) for row in rows]
+    sides = [(a, b, row) for a, b, row in sides if not math.isnan(a) and not math.isnan(b)]
+    if not sides:
+        return Ruling("not tested", f"no figures under {left} and {right}")
+
+    def excess(a: float, b: float) -> float:
+        return -math.inf if b == math.inf else (a - b) / max(abs(b), 1e-300) if b else a
+
+    a, b, row = max(sides, key=lambda side: excess(side[0], side[1]))
+    named = ", ".join(f"{key} {row[key]}" for key in ("case", "problem", "seed", "T") if row.get(key))
+    words = f"over {len(sides)} cases; nearest to breaking it: {a:.6g} against {b:.6g}{f' ({named})' if named else ''}"
+    worst = excess(a, b)
+    if worst > tolerance:
+        return Ruling("contradicted", f"broken: {a:.6g} against {b:.6g}{f' ({named})' if named else ''}")
+    if strict and worst > -tolerance:
+        return Ruling("undecided", f"{words}: equal to within rounding")
+    return Ruling("holds", words)
+
+
+def _falls_as(
+    rows: Sequence[Row], column: str, exponent: float, over: str = "T", start: float = 64, units: str = "seed"
+) -> Ruling:
+    import numpy as np
+
+    slopes: dict[int, float] = {}
+    for i, unit in enumerate(sorted({row[units] for row in rows})):
+        points = [(_figure(row, over), _figure(row, column)) for row in rows if row[units] == unit]
+        points = [(x, y) for x, y in points if x >= start and not math.isnan(y)]
+        if len(points) < 2 or any(y <= 0 for _, y in points):
+            return Ruling("not tested", f"no fit to {column} of {units} {unit}: a figure is not positive")
+        x, y = np.log(np.array(points)).T
+        slopes[i] = float(np.polyfit(x, y, 1)[0])
+    one = Comparison(f"exponent of {over}", column, f"{exponent:g}", "exponent",
+                     tuple((-slope, -exponent) for slope in slopes.values()), -1)  # fmt: skip
+    (finding,) = decide([one])
+    mean = sum(slopes.values()) / len(slopes)
+    words = f"{column} falls as {over}^{mean:.3f} over {len(slopes)} {units}s, asked for {exponent:g} or less"
+    if finding.pairs < 2:
+        return Ruling("not tested", words, (finding,))
+    verdict = "undecided" if finding.truth is None else "holds" if finding.truth else "contradicted"
+    return Ruling(verdict, words, (finding,))  # type: ignore[arg-type]
+
+
+def _lowest(rows: Sequence[Row], column: str, optimizer: str, tolerance: float = 1e-9) -> Ruling:
+    ours = [_figure(row, column) for row in rows if row["optimizer"] == optimizer]
+    others = {row["optimizer"]: _figure(row, column) for row in rows if row["optimizer"] != optimizer}
+    finished = {label: number(value) for label, value in others.items() if not math.isnan(number(value))}
+    if not ours or not others:
+        return Ruling("not tested", f"{optimizer} or its rivals have no row")
+    if math.isnan(ours[0]):
+        return Ruling("contradicted", f"{optimizer} has no figure: it did not get through")
+    if not finished:
+        return Ruling("holds", f"{column} {ours[0]:.4g}; no other got through")
+    rival = min(finished, key=lambda label: finished[label])
+    words = f"{column} {ours[0]:.4g} against {finished[rival]:.4g} of {rival}, the best of the {len(others)} others"
+    gap = (finished[rival] - ours[0]) / max(abs(ours[0]), abs(finished[rival]), 1e-300)
+    return Ruling("holds" if gap > tolerance else "contradicted" if gap < -tolerance else "undecided", words)
+
+
+RULES: dict[str, tuple[Callable[..., Ruling], tuple[str, ...], tuple[str, ...]]] = {
+    "inequality": (_inequality, ("file", "left", "right"), ("where", "tolerance", "strict")),
+    "falls_as": (_falls_as, ("file", "column", "exponent"), ("where", "over", "start", "units")),
+    "lowest": (_lowest, ("file", "column", "optimizer"), ("where", "tolerance")),
+}

@@ -1,0 +1,94 @@
+"""A claim, judged on what is there: a study's records, or the tables of a command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_optim.claims import exhibits, power, rules, settings
+from hf_optim.claims.beside import Pair, pairs
+from hf_optim.claims.claim import Claim
+from hf_optim.claims.evidence import Evidence
+from hf_optim.claims.power import Outlook
+from hf_optim.claims.ruling import Ruling
+from hf_optim.claims.statement import Statement
+from hf_optim.study.folder.results import Results
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A statement and what was found of it."""
+
+    statement: Statement
+    ruling: Ruling
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that can be said of a claim at one size. `results` is None where no study is run."""
+
+    claim: Claim
+    size: str
+    results: Results | None
+    judgements: tuple[Judgement, ...]
+    pairs: tuple[Pair, ...] = ()
+    outlooks: tuple[Outlook, ...] = ()
+    differences: tuple[str, ...] = ()
+    again: str = ""
+
+
+def of_study(claim: Claim, size: str, results: Results, again: str = "") -> Outcome:
+    """The outcome of the records of one size."""
+    setting = claim.settings[size]
+    evidence = Evidence(results, setting.metrics)
+    return Outcome(
+        claim,
+        size,
+        results,
+        judge(claim, evidence),
+        tuple(pairs(claim, setting.cells, evidence)),
+        tuple(power.outlooks(claim, size, results.plan)),
+        tuple(settings.differences(claim, size, results.plan)),
+        again,
+    )
+
+
+def of_tables(claim: Claim, size: str, folder: Path, again: str = "") -> Outcome:
+    """The outcome of the tables that commands and checks left in `folder`."""
+    made = []
+    for one in claim.judged():
+        if one.keys is None:
+            made.append(Judgement(one, Ruling("not testable", one.not_testable)))
+        else:
+            made.append(Judgement(one, exhibits.rule(folder, one.keys)))
+    return Outcome(claim, size, None, tuple(made), again=again)
+
+
+def judge(claim: Claim, evidence: Evidence) -> tuple[Judgement, ...]:
+    """The ruling on each statement from a study's records; labels that the study lacks are not tested."""
+    there = {optimizer["label"] for optimizer in evidence.results.plan.optimizers}
+    tasks = {task["label"] for task in evidence.results.plan.tasks}
+    made = []
+    for one in claim.judged():
+        if one.keys is None:
+            made.append(Judgement(one, Ruling("not testable", one.not_testable)))
+        elif absent := sorted(one.labels() - there):
+            made.append(Judgement(one, Ruling("not tested", f"{', '.join(absent)} is not in this study")))
+        elif not _here(one.keys, tasks):
+            made.append(Judgement(one, Ruling("not tested", "its tasks are not in this study")))
+        else:
+            made.append(Judgement(one, rules.rule(evidence, one.keys)))
+    return tuple(made)
+
+
+def _here(keys: Any, tasks: set[str]) -> bool:
+    """Whether the tasks that a rule cannot do without are in the study."""
+    for part in keys.get("of") or [keys]:
+        named = set(part.get("tasks") or tasks)
+        if part["rule"] in ("degrades", "degrades_less"):
+            if not named | {part["reference"]} <= tasks:
+                return False
+        elif not named & tasks:
+            return False
+    return True

@@ -1,0 +1,83 @@
+"""How many seeds the published effects would need: what a stand-in can decide, said before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_optim.claims.claim import Claim
+from hf_optim.claims.sizes import MOST_SEEDS, seeds_needed, visible
+from hf_optim.claims.statement import Statement
+from hf_optim.study.plan.plan import Plan
+from hf_optim.study.statistics.paired import ALPHA
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a study can be expected to say of a statement.
+
+    needed: seeds that find the published effect with 80 % power, MOST_SEEDS + 1 where that many do not; None where the
+    paper prints no effect or the noise is not known. visible: the least true effect that the planned seeds find.
+    """
+
+    statement: Statement
+    seeds: int
+    needed: int | None
+    visible: float | None
+
+    @property
+    def decides(self) -> bool | None:
+        """Whether the planned seeds are enough; None where nothing is known beforehand."""
+        return None if self.needed is None else self.needed <= self.seeds
+
+    def sentence(self) -> str:
+        """In words."""
+        what = self.statement.reading or self.statement.says
+        if self.needed is None and self.visible is None:
+            return f"{what}: no published effect or no measured noise, so nothing can be said beforehand"
+        if self.needed is None:
+            return f"{what}: no effect is printed; {self.seeds} seeds find {self.visible:.2g} or more"
+        count = f"{self.needed} seeds" if self.needed <= MOST_SEEDS else f"more than {MOST_SEEDS} seeds"
+        return f"{what}: the published effect of {self.statement.effect:g} needs {count}, {self.seeds} are planned"
+
+
+def outlooks(claim: Claim, size: str, plan: Plan) -> list[Outlook]:
+    """One for each statement that the study's records judge."""
+    noise = claim.settings[size].noise
+    made = []
+    for one in claim.judged():
+        if one.keys is None or one.on_tables() or not _concerns(one.keys, plan):
+            continue
+        deviation = noise.get(str(one.keys.get("metric", plan.tasks[0]["primary"]["name"])))
+        level = ALPHA / max(1, _comparisons(one.keys, plan))
+        needed = least = None
+        if deviation:
+            least = visible(len(plan.seeds), deviation, level)
+            if one.effect:
+                needed = seeds_needed(one.effect / deviation, level) or MOST_SEEDS + 1
+        made.append(Outlook(one, len(plan.seeds), needed, least))
+    return made
+
+
+def hopeless(outlook: Sequence[Outlook]) -> bool:
+    """Whether effects are published, and none of them can be found with the seeds that are planned."""
+    known = [one.decides for one in outlook if one.decides is not None]
+    return bool(known) and not any(known)
+
+
+def _tasks(keys: Mapping[str, Any], plan: Plan) -> list[str]:
+    labels = [task["label"] for task in plan.tasks]
+    return [label for label in keys.get("tasks") or labels if label in labels]
+
+
+def _concerns(keys: Mapping[str, Any], plan: Plan) -> bool:
+    parts = keys.get("of") or [keys]
+    return all(_tasks(part, plan) for part in parts)
+
+
+def _comparisons(keys: Mapping[str, Any], plan: Plan) -> int:
+    """How many comparisons share the 5 %, about: one for each baseline and task, or for each setting."""
+    baselines = keys.get("baseline", keys.get("optimizers", []))
+    count = 1 if isinstance(baselines, str) else max(1, len(baselines))
+    return count if keys["rule"] in ("steadier", "insensitive") else count * max(1, len(_tasks(keys, plan)))

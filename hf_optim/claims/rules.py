@@ -1,0 +1,383 @@
+"""The rules by which a study's records judge a claim. They speak of the study's own setting and of nothing else.
+
+Rules and their keys (* required; `metric` defaults to each task's primary one, `tasks` to all that ran what is
+compared, `greater` to what the metric's name says):
+
+- better: optimizer*, baseline* (a label or a list), metric, tasks, greater. Better than each of them.
+- on_par: optimizer*, baseline*, margin*, relative, metric, tasks. Within the margin of each, on either side.
+- no_worse: optimizer*, baseline*, margin*, relative, metric, tasks. Not worse than each by the margin.
+- ordered: optimizers* (worst first), metric, tasks. Each is better than the one before.
+- insensitive: margin*, relative, optimizers, or optimizer and tasks, metric. All settings are within the margin of the
+  best one.
+- steadier: optimizer*, baseline*, tasks* (the settings), metric. The range over the settings is smaller, seed by seed.
+- degrades: optimizer*, reference* (a task), tasks*, metric. Worse on each of the tasks than on the reference.
+- degrades_less: optimizer*, baseline*, reference*, tasks*, metric. It degrades, and by less than the baseline does.
+- sooner: optimizer*, baseline*, metric*, target or share*, tasks. Fewer steps until a logged metric reaches the target,
+  or this share of the best value that any optimizer reaches with that seed.
+- at_most: optimizer*, baseline*, factor*, metric*, tasks. At most `factor` times the baseline's.
+- bounded: optimizer*, key*, low, high. A logged figure never leaves [low, high].
+- diverges: optimizer*, tasks. More than half of its runs fail.
+- all: of* (a list of rules). All of them.
+- inequality, falls_as, lowest: of files that a command or a check writes, see `exhibits`.
+
+`negated: true` turns any rule into its negation: better into "not the best", insensitive into "sensitive".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hf_optim.claims.evidence import COUNTED, Evidence
+from hf_optim.claims.judges import Comparison, share
+from hf_optim.claims.ruling import Question, Ruling, negation, ruling
+from hf_optim.study.folder.store import number
+from hf_optim.study.statistics.paired import summarise
+
+Answer = Question | Ruling
+
+
+def rule(evidence: Evidence, keys: Mapping[str, Any]) -> Ruling:
+    """The ruling on a statement; `keys` are its rule and the rule's keys."""
+    found = ruling(_ask(evidence, keys))
+    return negation(found) if keys.get("negated") else found
+
+
+def _ask(evidence: Evidence, keys: Mapping[str, Any]) -> Answer:
+    function, _, _ = RULES[keys["rule"]]
+    return function(evidence, **{key: value for key, value in keys.items() if key not in ("rule", "negated")})
+
+
+# --- rules that compare optimizers ---------------------------------------------------------------------------------
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _pairs(a: Mapping[int, float], b: Mapping[int, float], sign: int) -> tuple[tuple[float, float], ...]:
+    return tuple((sign * a[s], sign * b[s]) for s in sorted(a.keys() & b.keys()))
+
+
+def _two(
+    evidence: Evidence,
+    optimizer: str,
+    baselines: Sequence[str],
+    metric: str | None,
+    tasks: list[str] | None,
+    greater: bool | None,
+) -> list[Comparison]:
+    """The optimizer against each baseline on each task that has both."""
+    made = []
+    for task in evidence.tasks(tasks):
+        name, sign = evidence.direction(task, metric, greater)
+        for other in baselines:
+            if {optimizer, other} <= set(task["only"]):
+                a, b = (evidence.values(task["label"], label, name) for label in (optimizer, other))
+                pairs = _pairs(a, b, sign)
+                made.append(Comparison(task["label"], optimizer, other, name, pairs, sign, exact=name in COUNTED))
+    return made
+
+
+def _better(
+    evidence: Evidence,
+    optimizer: str,
+    baseline: str | list[str],
+    metric: str | None = None,
+    tasks: list[str] | None = None,
+    greater: bool | None = None,
+) -> Answer:
+    return Question(tuple(_two(evidence, optimizer, _listed(baseline), metric, tasks, greater)))
+
+
+def _ordered(
+    evidence: Evidence,
+    optimizers: list[str],
+    metric: str | None = None,
+    tasks: list[str] | None = None,
+    greater: bool | None = None,
+) -> Answer:
+    made: list[Comparison] = []
+    for worse, better in zip(optimizers, optimizers[1:], strict=False):
+        made += _two(evidence, better, [worse], metric, tasks, greater)
+    return Question(tuple(made))
+
+
+def _bound(pairs: Sequence[tuple[float, float]], margin: float, relative: bool) -> float:
+    values = [abs(b) for _, b in pairs if not math.isnan(b)]
+    return margin * summarise(values).mean if relative and values else margin
+
+
+def _within(one: Comparison, bound: float) -> tuple[Comparison, Comparison]:
+    """ "No worse by the bound" and "no better by the bound"."""
+    turned = tuple((b, a) for a, b in one.pairs)
+    return (
+        Comparison(one.task, one.first, one.second, one.metric, one.pairs, one.sign, bound, one.worst, one.exact),
+        Comparison(one.task, one.second, one.first, one.metric, turned, one.sign, bound, one.worst, one.exact),
+    )
+
+
+def _on_par(
+    evidence: Evidence,
+    optimizer: str,
+    baseline: str | list[str],
+    margin: float,
+    relative: bool = False,
+    metric: str | None = None,
+    tasks: list[str] | None = None,
+    greater: bool | None = None,
+) -> Answer:
+    made: list[Comparison] = []
+    for one in _two(evidence, optimizer, _listed(baseline), metric, tasks, greater):
+        made += _within(one, _bound(one.pairs, margin, relative))
+    return Question(tuple(made), f"margin {margin:g}{' of the baseline' if relative else ''}", parts=False)
+
+
+def _no_worse(
+    evidence: Evidence,
+    optimizer: str,
+    baseline: str | list[str],
+    margin: float,
+    relative: bool = False,
+    metric: str | None = None,
+    tasks: list[str] | None = None,
+    greater: bool | None = None,
+) -> Answer:
+    made = [
+        _within(one, _bound(one.pairs, margin, relative))[0]
+        for one in _two(evidence, optimizer, _listed(baseline), metric, tasks, greater)
+    ]
+    return Question(tuple(made), f"margin {margin:g}{' of the baseline' if relative else ''}")
+
+
+def _at_most(
+    evidence: Evidence, optimizer: str, baseline: str, factor: float, metric: str, tasks: list[str] | None = None
+) -> Answer:
+    """`factor` times the baseline's is more than the optimizer's."""
+    made = []
+    for one in _two(evidence, optimizer, [baseline], metric, tasks, False):
+        pairs = tuple((a, factor * b) for a, b in one.pairs)
+        second = f"{factor:g} x {baseline}"
+        made.append(Comparison(one.task, optimizer, second, one.metric, pairs, one.sign, exact=one.exact))
+    ratios = [a / b for one in made for a, b in one.pairs if b]
+    seen = f"{factor * summarise(ratios).mean:.4g} times {baseline}'s" if ratios else ""
+    return Question(tuple(made), seen)
+
+
+# --- rules about settings ------------------------------------------------------------------------------------------
+
+
+def _insensitive(
+    evidence: Evidence,
+    margin: float,
+    optimizers: list[str] | None = None,
+    optimizer: str | None = None,
+    tasks: list[str] | None = None,
+    metric: str | None = None,
+    relative: bool = False,
+) -> Answer:
+    """Every setting is within the margin of the one whose mean is best."""
+    chosen = evidence.tasks(tasks)
+    cells: dict[str, dict[int, float]] = {}
+    name, sign = "", 1
+    for task in chosen:
+        name, sign = evidence.direction(task, metric, None)
+        for label in optimizers or [optimizer or evidence.results.plan.optimizers[0]["label"]]:
+            if label in task["only"]:
+                where = label if optimizers and len(chosen) == 1 else f"{label}, {task['label']}"
+                cells[where] = evidence.values(task["label"], label, name)
+    missing = tuple(where for where, values in cells.items() if not values)
+    if missing or len(cells) < 2:
+        return Question((), missing=missing or ("a second setting",))
+    means = {
+        where: summarise(finished).mean
+        for where, values in cells.items()
+        if (finished := [v for v in values.values() if not math.isnan(v)])
+    }
+    if not means:
+        return Ruling("not tested", "every run of every setting failed")
+    best = (max if sign > 0 else min)(means, key=lambda where: means[where])
+    bound = margin * abs(means[best]) if relative else margin
+    made: list[Comparison] = []
+    for where, values in cells.items():
+        if where != best:
+            one = Comparison("over the settings", where, best, name, _pairs(values, cells[best], sign), sign)
+            made += _within(one, bound)
+    spread = max(means.values()) - min(means.values())
+    return Question(
+        tuple(made),
+        f"means within {spread:.3g} over {len(cells)} settings, margin {bound:.3g}, best {best}",
+        parts=False,
+    )
+
+
+def _steadier(evidence: Evidence, optimizer: str, baseline: str, tasks: list[str], metric: str | None = None) -> Answer:
+    """The range of the metric over the settings, seed by seed; a setting that fails has no end."""
+    ranges: dict[str, dict[int, float]] = {}
+    name = ""
+    for label in (optimizer, baseline):
+        cells = []
+        for task in evidence.tasks(tasks):
+            name, _ = evidence.direction(task, metric, None)
+            cells.append(evidence.values(task["label"], label, name))
+        seeds = set.intersection(*(set(cell) for cell in cells)) if cells else set()
+        ranges[label] = {s: _range([cell[s] for cell in cells]) for s in seeds}
+    pairs = _pairs(ranges[optimizer], ranges[baseline], -1)
+    return Question((Comparison("range over the settings", optimizer, baseline, name, pairs, -1),))
+
+
+def _range(values: Sequence[float]) -> float:
+    return math.nan if any(map(math.isnan, values)) else max(values) - min(values)
+
+
+def _losses(
+    evidence: Evidence, label: str, reference: str, task: str, metric: str | None
+) -> tuple[str, dict[int, float], int]:
+    """How much worse the metric is on `task` than on `reference`, by seed (NaN: failed there), name and direction."""
+    (there,) = evidence.tasks([task])
+    name, sign = evidence.direction(there, metric, None)
+    at, of = evidence.values(task, label, name), evidence.values(reference, label, name)
+    return name, {s: sign * (of[s] - at[s]) for s in at.keys() & of.keys() if not math.isnan(of[s])}, sign
+
+
+def _degrades(
+    evidence: Evidence, optimizer: str, reference: str, tasks: list[str], metric: str | None = None
+) -> Answer:
+    made = []
+    for task in tasks:
+        (there,) = evidence.tasks([task])
+        name, sign = evidence.direction(there, metric, None)
+        of, at = (evidence.values(label, optimizer, name) for label in (reference, task))
+        made.append(
+            Comparison(task, f"{optimizer}, {reference}", f"{optimizer}, {task}", name, _pairs(of, at, sign), sign)
+        )
+    return Question(tuple(made))
+
+
+def _degrades_less(
+    evidence: Evidence, optimizer: str, baseline: str, reference: str, tasks: list[str], metric: str | None = None
+) -> Answer:
+    first = _degrades(evidence, optimizer, reference, tasks, metric)
+    assert isinstance(first, Question)
+    made = list(first.comparisons)
+    for task in tasks:
+        name, ours, _ = _losses(evidence, optimizer, reference, task, metric)
+        _, theirs, _ = _losses(evidence, baseline, reference, task, metric)
+        made.append(
+            Comparison(
+                f"{task} against {reference}", optimizer, baseline, f"loss of {name}", _pairs(ours, theirs, -1), -1
+            )
+        )
+    return Question(tuple(made), parts=False)
+
+
+# --- rules about histories -----------------------------------------------------------------------------------------
+
+
+def _sooner(
+    evidence: Evidence,
+    optimizer: str,
+    baseline: str | list[str],
+    metric: str,
+    target: float | None = None,
+    share: float | None = None,
+    tasks: list[str] | None = None,
+) -> Answer:
+    """Steps to a target, on the logarithm, paired by seed; who never arrives needed more than the whole budget."""
+    made = []
+    others = _listed(baseline)
+    for task in evidence.tasks(tasks):
+        label = task["label"]
+        name, sign = evidence.direction(task, metric, None)
+        goal: Any = target
+        if share is not None:
+            best = evidence.best(label, [optimizer, *others], name, sign)
+            goal = {seed: value * (share if sign > 0 else 1 / share) for seed, value in best.items()}
+        budget = evidence.budget(label)
+        times = {one: evidence.arrivals(label, one, name, goal, sign) for one in (optimizer, *others)}
+        logs = {one: {s: math.log(t) if t > 0 else t for s, t in found.items()} for one, found in times.items()}
+        for other in others:
+            if {optimizer, other} <= set(task["only"]):
+                pairs = _pairs(logs[optimizer], logs[other], -1)
+                worst = None if math.isnan(budget) else -math.log(budget)
+                made.append(Comparison(label, optimizer, other, f"log steps to {name}", pairs, -1, worst=worst))
+    ratios = []
+    for one in made:
+        both = [b - a for a, b in one.pairs if not math.isnan(a + b)]
+        if both:
+            ratios.append(f"{math.exp(summarise(both).mean):.2f}x those of {one.second} on {one.task}")
+    return Question(tuple(made), "steps needed: " + ", ".join(ratios) if ratios else "")
+
+
+def _bounded(evidence: Evidence, optimizer: str, key: str, low: float = -math.inf, high: float = math.inf) -> Answer:
+    seen = [
+        number(row[key])
+        for task in evidence.tasks()
+        for run, record in evidence.results.runs(task["label"], optimizer)
+        if record is not None
+        for row in evidence.history(run)
+        if key in row
+    ]
+    seen = [value for value in seen if not math.isnan(value)]
+    if not seen:
+        return Ruling("not tested", f"no run of {optimizer} logged {key}")
+    words = f"{key} in [{min(seen):.4g}, {max(seen):.4g}] over {len(seen)} logged values"
+    near = 1e-9 * max(1.0, *(abs(v) for v in (low, high) if math.isfinite(v)))
+    if min(seen) < low - near or max(seen) > high + near:
+        return Ruling("contradicted", words)
+    if min(seen) < low + near or max(seen) > high - near:
+        return Ruling("undecided", f"{words}: at the bound to within rounding")
+    return Ruling("holds", words)
+
+
+def _diverges(evidence: Evidence, optimizer: str, tasks: list[str] | None = None) -> Answer:
+    failed = made = 0
+    for task in evidence.tasks(tasks):
+        name, _ = evidence.direction(task, None, None)
+        values = evidence.values(task["label"], optimizer, name)
+        failed, made = failed + sum(map(math.isnan, values.values())), made + len(values)
+    if not made:
+        return Ruling("not tested", f"no runs of {optimizer}")
+    low, high = share(failed, made)
+    words = f"{failed} of {made} runs failed, a share in [{low:.2f}, {high:.2f}] (95 %)"
+    return Ruling("holds" if low > 0.5 else "contradicted" if high < 0.5 else "undecided", words)
+
+
+def _all(evidence: Evidence, of: list[Mapping[str, Any]]) -> Answer:
+    """Comparisons of several rules, decided together; a part that is negated or reads histories is judged by itself."""
+    made: list[Comparison] = []
+    alone: list[Ruling] = []
+    for part in of:
+        answer = _ask(evidence, part)
+        if isinstance(answer, Question) and not answer.missing and not part.get("negated"):
+            made += answer.comparisons
+        else:
+            alone.append(rule(evidence, part))
+    rulings = [*([ruling(Question(tuple(made)))] if made else []), *alone]
+    verdicts = [one.verdict for one in rulings]
+    words = "; ".join(one.words for one in rulings)
+    findings = tuple(f for one in rulings for f in one.findings)
+    for verdict in ("contradicted", "not tested"):
+        if verdict in verdicts:
+            return Ruling(verdict, words, findings)  # type: ignore[arg-type]
+    if set(verdicts) == {"holds"}:
+        return Ruling("holds", words, findings)
+    return Ruling("partly" if {"holds", "partly"} & set(verdicts) else "undecided", words, findings)
+
+
+RULES: dict[str, tuple[Callable[..., Answer], tuple[str, ...], tuple[str, ...]]] = {
+    "better": (_better, ("optimizer", "baseline"), ("metric", "tasks", "greater")),
+    "on_par": (_on_par, ("optimizer", "baseline", "margin"), ("relative", "metric", "tasks", "greater")),
+    "no_worse": (_no_worse, ("optimizer", "baseline", "margin"), ("relative", "metric", "tasks", "greater")),
+    "ordered": (_ordered, ("optimizers",), ("metric", "tasks", "greater")),
+    "at_most": (_at_most, ("optimizer", "baseline", "factor", "metric"), ("tasks",)),
+    "insensitive": (_insensitive, ("margin",), ("optimizers", "optimizer", "tasks", "metric", "relative")),
+    "steadier": (_steadier, ("optimizer", "baseline", "tasks"), ("metric",)),
+    "degrades": (_degrades, ("optimizer", "reference", "tasks"), ("metric",)),
+    "degrades_less": (_degrades_less, ("optimizer", "baseline", "reference", "tasks"), ("metric",)),
+    "sooner": (_sooner, ("optimizer", "baseline", "metric"), ("target", "share", "tasks")),
+    "bounded": (_bounded, ("optimizer", "key"), ("low", "high")),
+    "diverges": (_diverges, ("optimizer",), ("tasks",)),
+    "all": (_all, ("of",), ()),
+}

@@ -1,0 +1,169 @@
+"""What differs from the paper, computed: the settings of one size against those of the paper's, value by value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hf_optim.claims.claim import Claim
+from hf_optim.experiment.task import Preset, Value, load
+from hf_optim.study.plan.plan import Plan, cell_spec, expand, flatten
+
+#: values of a preset that say how a run is looked at, and not what it is
+LOOKING = ("evaluations", "train_evaluation", "evaluation_batch", "optimizer", "samples")
+NAMES = {
+    "epochs": "epochs", "steps": "steps", "batch_size": "batch size", "data": "data", "schedule": "schedule",
+    "max_grad_norm": "gradient clipping", "validation": "held-out train samples", "drop_last": "last batch dropped",
+    "model": "model",
+}  # fmt: skip
+
+
+def paper_plan(claim: Claim) -> Plan | None:
+    """The study at size paper; None where the claim has none."""
+    setting = claim.settings.get("paper")
+    return None if setting is None or setting.study is None else expand(setting.study)
+
+
+def differences(claim: Claim, size: str, plan: Plan) -> list[str]:
+    """What the study of `plan` does otherwise than the paper, in sentences.
+
+    At size paper: what the paper does not print and the study therefore takes from its code or from us. At another
+    size: what is otherwise than at size paper, too.
+    """
+    lines = _printed(claim, plan)
+    whole = paper_plan(claim)
+    if whole is None:
+        return [*lines, "The paper has no setting for it, or none is run at size paper: all of it is ours."]
+    for task in plan.tasks:
+        lines += _task(task, _counterparts(claim, size, task, whole))
+    lines += _optimizers(plan, whole)
+    lines += [
+        f"{ours} is measured where the claim has {theirs}." for theirs, ours in claim.settings[size].metrics.items()
+    ]
+    return [*lines, *_open(plan)] if size == "paper" else lines
+
+
+def values(plan: Plan) -> list[tuple[str, str, str, str, str]]:
+    """Every value of every task's setting: (task, name, value, printed / code / ours, note)."""
+    rows = []
+    for task in plan.tasks:
+        for name, value in _preset(task).items():
+            rows.append((task["label"], NAMES.get(name, name), _short(value.value), _source(value), value.note))
+    return rows
+
+
+def _source(value: Value[Any]) -> str:
+    return {"paper": "printed", "code": "code", "ours": "ours"}[value.source]
+
+
+def _preset(task: Mapping[str, Any]) -> dict[str, Value[Any]]:
+    """The values of a task's preset, with what the study overrides as ours."""
+    preset: Preset = load(task["task"]).preset(task["model"], task["size"])
+    found = {key: value for key, value in preset.sources().items() if key not in LOOKING}
+    model = found["model"]
+    changed = {**model.value, **(task.get("options") or {})}
+    found["model"] = Value({"name": task["model"], **changed}, model.source, model.note)
+    for key, value in (task.get("overrides") or {}).items():
+        if key in found:
+            same = found[key].value == value
+            found[key] = found[key] if same else Value(value, "ours", "set by the study")
+    if task.get("data"):
+        found["data"] = Value(task["data"], "ours", "set by the study")
+    if task.get("schedule"):
+        found["schedule"] = Value(task["schedule"], "ours", "set by the study")
+    if found["steps"].value is None:
+        del found["steps"]
+    elif "epochs" in (task.get("overrides") or {}):
+        del found["steps"]
+    else:
+        del found["epochs"]
+    return found
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        name = value.get("name", "")
+        rest = ", ".join(f"{key} {_short(item)}" for key, item in value.items() if key != "name")
+        return f"{name} ({rest})" if name and rest else str(name or rest)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _printed(claim: Claim, plan: Plan) -> list[str]:
+    """Against the numbers that the claim file quotes from the paper."""
+    lines = []
+    if "seeds" in claim.printed and claim.printed["seeds"] != len(plan.seeds):
+        lines.append(f"{len(plan.seeds)} seeds for the paper's {claim.printed['seeds']}.")
+    elif "seeds" not in claim.printed:
+        lines.append(f"{len(plan.seeds)} seeds; the paper prints no number of them.")
+    return lines
+
+
+def _open(plan: Plan) -> list[str]:
+    """What the paper does not print, once for all tasks that share it."""
+    found: dict[str, list[str]] = {}
+    for task in plan.tasks:
+        for name, value in _preset(task).items():
+            if value.source != "paper":
+                shown = value.note if name == "model" else _short(value.value)
+                note = f": {value.note}" if value.note and name != "model" else ""
+                line = (
+                    f"{NAMES.get(name, name)} {shown} is {'from the code' if value.source == 'code' else 'ours'}{note}."
+                )
+                found.setdefault(line, []).append(task["label"])
+    everywhere = len(plan.tasks)
+    return [line if len(tasks) == everywhere else f"{', '.join(tasks)}: {line}" for line, tasks in found.items()]
+
+
+def _counterparts(claim: Claim, size: str, task: Mapping[str, Any], whole: Plan) -> list[Mapping[str, Any]]:
+    named = claim.settings[size].stands_for.get(task["label"])
+    if named is None:
+        same = [other for other in whole.tasks if other["label"] == task["label"]]
+        return same or list(whole.tasks)
+    return [other for other in whole.tasks if other["label"] in named]
+
+
+def _task(task: Mapping[str, Any], stands_for: Iterable[Mapping[str, Any]]) -> list[str]:
+    ours = _preset(task)
+    theirs = [_preset(other) for other in stands_for]
+    lines = []
+    for name in dict.fromkeys([*ours, *(key for one in theirs for key in one)]):
+        here = _one(name, ours)
+        there = list(dict.fromkeys(_one(name, one) for one in theirs))
+        if there != [here]:
+            lines.append(f"{NAMES.get(name, name)} {here} for {' / '.join(there)}")
+    return [f"{task['label']}: {'; '.join(lines)}."] if lines else []
+
+
+def _one(name: str, preset: Mapping[str, Value[Any]]) -> str:
+    if name not in preset:
+        return "as its epochs have it" if name == "steps" else "as its steps have it"
+    value = preset[name].value
+    return str(value["name"]) if name == "model" else _short(value)
+
+
+def _optimizers(plan: Plan, whole: Plan) -> list[str]:
+    lines = []
+    for optimizer in plan.optimizers:
+        label = optimizer["label"]
+        other = next((one for one in whole.optimizers if one["label"] == label), None)
+        if other is None:
+            lines.append(f"{label} is not in the paper's study.")
+            continue
+        here = {_spec(cell_spec(task, optimizer)) for task in plan.tasks if label in task["only"]}
+        there = {_spec(cell_spec(task, other)) for task in whole.tasks if label in task["only"]}
+        if here and there and not here & there:
+            a, b = dict(min(here)), dict(min(there))
+            changed = [
+                f"{key} {a.get(key, 'default')} for {b.get(key, 'default')}"
+                for key in dict.fromkeys([*a, *b])
+                if a.get(key) != b.get(key)
+            ]
+            lines.append(f"{label}: {', '.join(changed)}.")
+    gone = [one["label"] for one in whole.optimizers if one["label"] not in {o["label"] for o in plan.optimizers}]
+    return [*lines, *([f"Without {', '.join(gone)}."] if gone else [])]
+
+
+def _spec(spec: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((key, _short(value)) for key, value in flatten(spec).items()))

@@ -1,0 +1,115 @@
+"""A statement of a claim file: the paper's own sentence, how it is read, and the rule that judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hf_optim.claims import exhibits, rules
+from hf_optim.study.plan.source import Source, Where
+
+OWN = ("says", "section", "reading", "rule", "negated", "not_testable", "effect")
+LABELS = ("optimizer", "baseline", "optimizers")
+MOST_WORDS = 60
+AS_PRINTED, AS_RUN = "as printed", "as run"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One judged sentence.
+
+    says: the paper's words. section: where they stand. reading: what of them is judged, where the words do not say.
+    keys: the rule and its keys; None where the statement cannot be tested, with the reason. effect: the published
+    difference in the unit of the metric of the records, where the paper prints one. variant: which reading of the
+    algorithm the optimizers are ("as printed", "as run").
+    """
+
+    says: str
+    section: str
+    reading: str
+    keys: Mapping[str, Any] | None
+    not_testable: str = ""
+    effect: float | None = None
+    variant: str = ""
+
+    @property
+    def rule(self) -> str:
+        """The rule's name; "-" without one."""
+        return "-" if self.keys is None else str(self.keys["rule"])
+
+    def labels(self) -> set[str]:
+        """The optimizers that the rule names."""
+        return set() if self.keys is None else set(_labels(self.keys))
+
+    def on_tables(self) -> bool:
+        """Whether a table of a command or of a check judges it, and not a study's records."""
+        return self.rule in exhibits.RULES
+
+    def under(self, variant: str, exchange: Mapping[str, str]) -> Statement:
+        """The same statement of other optimizers."""
+        assert self.keys is not None
+        return replace(self, keys=_exchanged(self.keys, exchange), variant=variant)
+
+
+def read(source: Source, where: Where, value: Any) -> Statement:
+    """The statement at `where`; a UserError with file and line for what is wrong in it."""
+    source.check_type(where, value, dict, "a mapping with says, section and rule")
+    for key in ("says", "section"):
+        if key not in value:
+            raise source.error(where, f"the key {key!r} is missing")
+        source.check_type((*where, key), value[key], str, "a text")
+    if len(value["says"].split()) > MOST_WORDS:
+        raise source.error((*where, "says"), f"says is a short quotation: at most {MOST_WORDS} words")
+    if ("rule" in value) == ("not_testable" in value):
+        raise source.error(where, "give either a rule or not_testable with the reason")
+    effect = value.get("effect")
+    if effect is not None:
+        source.check_type((*where, "effect"), effect, (int, float), "a number")
+    common = (value["says"], value["section"], str(value.get("reading", "")))
+    if "not_testable" in value:
+        source.check_keys(where, value, ("says", "section", "reading", "not_testable"))
+        return Statement(*common, None, str(value["not_testable"]))
+    check_rule(source, where, value, OWN)
+    own = ("says", "section", "reading", "effect")
+    return Statement(*common, {k: v for k, v in value.items() if k not in own}, effect=effect)
+
+
+def check_rule(source: Source, where: Where, value: Any, own: tuple[str, ...] = ("rule", "negated")) -> None:
+    """Raise a UserError unless the mapping's rule exists and has its keys."""
+    known = {**rules.RULES, **exhibits.RULES}
+    source.check_type(where, value, dict, "a mapping with a rule")
+    name = value.get("rule")
+    if name not in known:
+        raise source.error((*where, "rule"), f"unknown rule {name!r}; valid: {', '.join(known)}")
+    _, required, optional = known[name]
+    source.check_keys(where, value, (*own, *required, *optional), ("rule", *required))
+    if name == "sooner" and ("target" in value) == ("share" in value):
+        raise source.error(where, "sooner needs either a target or a share")
+    if name == "all":
+        parts = source.check_type((*where, "of"), value["of"], list, "a list of rules")
+        for i, part in enumerate(parts):
+            check_rule(source, (*where, "of", i), part)
+
+
+def _labels(keys: Mapping[str, Any]) -> Iterator[str]:
+    if keys["rule"] in exhibits.RULES:
+        return
+    for key in LABELS:
+        named = keys.get(key, [])
+        yield from [named] if isinstance(named, str) else named
+    for part in keys.get("of", []):
+        yield from _labels(part)
+
+
+def _exchanged(keys: Mapping[str, Any], exchange: Mapping[str, str]) -> dict[str, Any]:
+    made = dict(keys)
+    for key in LABELS:
+        named = keys.get(key)
+        if isinstance(named, str):
+            made[key] = exchange.get(named, named)
+        elif named is not None:
+            made[key] = [exchange.get(label, label) for label in named]
+    if "of" in keys:
+        made["of"] = [_exchanged(part, exchange) for part in keys["of"]]
+    return made

@@ -1,0 +1,108 @@
+"""`hf-optim launch --optimizer NAME script.py ARGS`: a script that cannot be edited, with another optimizer."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_optim.commands.nested import take_nested
+from hf_optim.commands.parser import Parser
+from hf_optim.errors import UserError
+
+ABOUT = "run a script that uses Trainer, unchanged, with another optimizer"
+VARIABLE = "HF_OPTIM"
+EPILOG = f"""
+  hf-optim launch --optimizer smaran run_glue.py --model_name_or_path ...
+  hf-optim launch --optimizer tlr --optimizer.base adamw --optimizer.base.lr 1e-4 -m my_package.train --config c.yaml
+  accelerate launch --num_processes 2 -m hf_optim launch --optimizer smaran run_glue.py ...
+  {VARIABLE}=smaran torchrun --nproc_per_node 2 -m hf_optim launch run_glue.py ...
+
+{VARIABLE} in the environment is a name, or JSON such as {{"name": "smaran", "gamma": 0.9}}; the options win.
+Every transformers Trainer that the script trains is attached to. A script that trains without one is an error at its
+end: nothing was attached.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script in this process; gives its exit code."""
+    options, target = _split(list(sys.argv[1:] if argv is None else argv))
+    parser = Parser(
+        prog="hf-optim launch",
+        description="Run a script or a module (-m) in which a Trainer trains, with another optimizer.",
+        epilog=EPILOG,
+    )
+    parser.add_argument(
+        "--optimizer", metavar="NAME", help=f"its hyper-parameters as --optimizer.KEY VALUE; {VARIABLE}"
+    )
+    parser.add_argument("-m", dest="module", action="store_true", help="the script is a module's name")
+    plain, nested = take_nested(options, ("optimizer",))
+    given = parser.parse_args(plain)
+    spec = _spec(given.optimizer, nested["optimizer"])
+    if not target:
+        raise UserError("hf-optim launch: which script? hf-optim launch --optimizer NAME script.py ARGS")
+    return run(spec, target, given.module)
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Our own options, and the script with its arguments."""
+    i = 0
+    while i < len(argv) and argv[i].startswith("-"):
+        i += 2 if argv[i].startswith("--optimizer") and "=" not in argv[i] else 1
+    return argv[:i], argv[i:]
+
+
+def _spec(name: str | None, hyper: dict[str, Any]) -> dict[str, Any]:
+    text = os.environ.get(VARIABLE, "").strip()
+    try:
+        found = json.loads(text) if text.startswith("{") else {"name": text} if text else {}
+    except ValueError as error:
+        raise UserError(f'{VARIABLE}: not JSON ({error}): a name, or {{"name": "smaran", ...}}') from None
+    if name is not None:
+        found = {"name": name}
+    if "name" not in found:
+        raise UserError(f"hf-optim launch: which optimizer? --optimizer NAME, or {VARIABLE} in the environment")
+    return {**found, **hyper}
+
+
+def run(spec: dict[str, Any], target: Sequence[str], module: bool = False) -> int:
+    """Run `target` (a script or module and its arguments) with `spec` attached to every trainer that trains."""
+    from hf_optim.hub.arguments import to_spec
+    from hf_optim.hub.attachment import attach
+    from hf_optim.hub.starting import at_train, attached
+
+    spec = to_spec(spec, {}, settled=False)
+    if not module and not Path(target[0]).is_file():
+        raise UserError(f"hf-optim launch: there is no script {target[0]}")
+    trained = 0
+
+    def told(trainer: Any) -> None:
+        nonlocal trained
+        trained += 1
+        if attached(trainer) is None:
+            attach(trainer, spec)
+
+    no_more = at_train(told)
+    os.environ[VARIABLE] = json.dumps(spec)
+    before, path = sys.argv, list(sys.path)
+    sys.argv = list(target)
+    try:
+        if module:
+            sys.path.insert(0, os.getcwd())
+            runpy.run_module(target[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, str(Path(target[0]).resolve().parent))
+            runpy.run_path(target[0], run_name="__main__")
+    finally:
+        sys.argv, sys.path[:] = before, path
+        no_more()
+    if not trained:
+        raise UserError(
+            f"{target[0]} has trained nothing through transformers.Trainer, so {spec['name']} was attached to nothing: "
+            "use hf_optim.Session in a loop of one's own"
+        )
+    return 0

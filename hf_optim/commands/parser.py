@@ -1,0 +1,42 @@
+"""The one argument parser of the commands: what is wrong is one line, like every other mistake of a user."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from hf_optim.core import validate
+from hf_optim.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Options are never abbreviated; a mistake is a `UserError` that names the help to read."""
+
+    def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: --([\w-]+)", message)
+        hint = _meant(unknown[1].replace("-", "_"), self._option_string_actions) if unknown else ""
+        raise UserError(f"{message}{hint}; see {self.prog} --help")
+
+
+def _meant(word: str, options: Mapping[str, Any]) -> str:
+    """` (did you mean ...?)` for an option that there is not; a hyper-parameter belongs to the optimizer."""
+    from hf_optim import registry
+
+    hyper = {key for name in registry.list_optimizers() for key in registry.info(name).defaults}
+    known = {option[2:].replace("-", "_"): option for option in options if option.startswith("--")}
+    known |= {key: f"--optimizer.{key}" for key in hyper if "--optimizer" in options and key not in known}
+    if word in known:
+        return f" (did you mean {known[word]}?)"
+    near = validate.closest(word, known)
+    return re.sub(r"(?<=mean |..or )\w+", lambda found: known.get(found[0], found[0]), near)

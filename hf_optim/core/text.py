@@ -1,0 +1,100 @@
+"""Any text made safe for the place that it is written to: one function for each kind of document.
+
+Labels, titles, errors, paths and metrics may come from a stranger's folder. Whatever they hold, they stand in a
+document as text: they open no tag, no link, no formula, no command and no escape sequence.
+"""
+
+from __future__ import annotations
+
+import csv as _csv
+import html as _html
+import io
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+#: what is not shown, or turns the order of what is: controls, bidirectional marks, half characters
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
+          "<": r"\textless{}", ">": r"\textgreater{}", "`": r"\textasciigrave{}",
+          '"': r"\textquotedbl{}"}  # fmt: skip
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+#: what makes more of a text in Markdown: code, tables, tags, entities, links and pictures
+_MARKDOWN = (
+    (re.compile(r"([`|\\])"), r"\\\1"),
+    (re.compile(r"&(?=#|[A-Za-z]+;)"), "&amp;"),
+    (re.compile(r"<(?=[A-Za-z/!?])"), "&lt;"),
+    (re.compile(r"\](?=[\[(:])"), r"\\]"),
+)
+
+
+def terminal(text: object) -> str:
+    """For a terminal: lines and tabs stay, everything that would move the cursor or hide text shows as "�"."""
+    return _HIDDEN.sub("�", str(text).replace("\r\n", "\n"))
+
+
+def line(text: object) -> str:
+    """In one line."""
+    return " ".join(terminal(text).split())
+
+
+def html(text: object) -> str:
+    """For HTML and SVG: between tags, or in an attribute in quotes."""
+    return _html.escape(terminal(text))
+
+
+def markdown(text: object) -> str:
+    """For a line, a heading or a table's cell of Markdown. Stars and underscores keep their meaning."""
+    made = line(text)
+    for found, put in _MARKDOWN:
+        made = found.sub(put, made)
+    return re.sub(r"^(\d*)([-+#=~>]+|[.)])(?=\s|$)", r"\1\\\2", made)  # a list, a heading, a rule or a quotation
+
+
+def latex(text: object) -> str:
+    """For a cell of a LaTeX table."""
+    made = "".join(_LATEX.get(letter, letter) for letter in line(text))
+    return f"{{}}{made}" if made.startswith(("[", "*")) else made  # after the end of a line, these are its arguments
+
+
+def csv(value: Any) -> Any:
+    """For a cell of a CSV file: a text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    value = terminal(value)
+    return f"'{value}" if value.lstrip().startswith(_FORMULA) and not _is_number(value) else value
+
+
+def csv_lines(rows: Sequence[Sequence[Any]]) -> str:
+    """Rows as CSV text."""
+    out = io.StringIO()
+    _csv.writer(out, lineterminator="\n").writerows([csv(cell) for cell in row] for row in rows)
+    return out.getvalue()
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def console(**options: Any) -> Any:
+    """A rich Console for texts of any origin: what it prints is safe for a terminal, its own colours stay."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Safe(Console):
+        def render(self, renderable: Any, options: Any = None) -> Any:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(terminal(segment.text), segment.style)
+
+    return Safe(**options)
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text can be a label: something is there, nothing is hidden, and it is one line."""
+    return bool(text.strip()) and text == line(text) and not any(unicodedata.category(c)[0] == "C" for c in text)

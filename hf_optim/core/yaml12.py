@@ -1,0 +1,37 @@
+"""Plain values by YAML 1.2. PyYAML reads them by 1.1, where 010 is 8, 1:30 is 90, 1e-3 a text and "no" false."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+
+class Loader(yaml.SafeLoader):
+    """SafeLoader with the plain values of YAML 1.2's core schema: 010 is 10, and yes, 1:30 and 2026-01-01 are texts."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+for _kind, _rule, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+     list("-+.0123456789")),
+):  # fmt: skip
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_rule})$"), _first)
+
+
+def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = str(node.value)
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", _whole)
+
+
+def load(text: str) -> Any:
+    """The plain data of a YAML text. Raises yaml.YAMLError, ValueError or RecursionError."""
+    return yaml.load(text, Loader=Loader)

@@ -1,0 +1,114 @@
+"""What must hold of a plan that was read from a file, before anybody uses it: shapes, names that agree, ids that are
+hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hf_optim.core import shape
+from hf_optim.core.shape import Each
+from hf_optim.errors import UserError
+from hf_optim.experiment.spec import SIZES, RunSpec, id_of
+
+_SPEC = {"name": str, "base?": (str, {"name?": str}, None)}
+_TASK = {
+    "task": str,
+    "label": str,
+    "title": str,
+    "model": (str, None),
+    "size": SIZES,
+    "data": (str, None),
+    "only": [str],
+    "hyper": Each({}),
+    "primary": {"name": str, "greater_is_better": bool},
+    "metrics?": Each([(bool, str)]),
+    "steps?": (int, None),
+    "overrides?": (Each(float), None),
+    "options?": ({}, None),
+    "schedule?": ({"name": str}, None),
+    "schedules?": (Each({"name": str}), None),
+}
+_CELL = {"task": str, "optimizer": str, "seed": int, "space": Each([(str, float, [(str, float, bool, None, [], {})])]),
+         "points": [{}], "budget?": float}  # fmt: skip
+_PLAN = {
+    "format": int,
+    "name": str,
+    "title": str,
+    "origin": str,
+    "baseline": str,
+    "seeds": [int],
+    "tasks": [_TASK],
+    "optimizers": [{"label": str, "spec": _SPEC, "defaults": {}}],
+    "runs": [{"id": str, "task": str, "optimizer": str, "seed": int, "spec": {"task": str, "optimizer": _SPEC}}],
+    "tuning?": {"trials": int, "steps?": (int, None), "seed": int, "sampler": str, "prune": str, "cells": [_CELL]},
+    "looks?": [int],
+    "per_unit?": int,
+    "family?": ("tasks", "score"),
+    "speedup?": {"budgets": [float]},
+    "sensitivity?": {"key": str, "values": [float], "seeds": int},
+    "variance?": {"seeds": int, "sources": [str], "optimizers": [str], "seed": int, "tuning_seed": int},
+    "margin?": Each(float),
+    "targets?": Each({"metric": str, "value": float, "better": ("higher", "lower")}),
+}
+
+
+def check(data: Mapping[str, Any], file: str) -> None:
+    """Raise a UserError that names `file` unless `data` is what `Plan.to_dict` gives.
+
+    An id is computed here and never believed: it names a folder, and whoever writes "../.." for one must not be heard.
+    """
+    shape.check(data, _PLAN, file)
+    tasks = [task["label"] for task in data["tasks"]]
+    labels = [optimizer["label"] for optimizer in data["optimizers"]]
+    for what, names in (("tasks", tasks), ("optimizers", labels), ("seeds", data["seeds"])):
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"{file}: {what} must be different, and at least one")
+    if not all(0 <= seed < 2**32 for seed in data["seeds"]):
+        raise UserError(f"{file}: a seed lies between 0 and 4294967295")
+    named = [data["baseline"], *(label for task in data["tasks"] for label in (*task["only"], *task["hyper"]))]
+    named += [run["optimizer"] for run in data["runs"]]
+    if unknown := set(named) - {*labels}:
+        raise UserError(f"{file}: no optimizer has the label {sorted(unknown)[0]!r}")
+    places = [run["task"] for run in data["runs"]] + [*data.get("margin", ()), *data.get("targets", ())]
+    if unknown := set(places) - {*tasks}:
+        raise UserError(f"{file}: no task has the label {sorted(unknown)[0]!r}")
+    if not all(len(two) == 2 for task in data["tasks"] for two in task.get("metrics", {}).values()):
+        raise UserError(f"{file}: a task's metrics have a direction and a unit each")
+    each = data.get("per_unit", 1)
+    looks = data.get("looks", [len(data["seeds"]) // max(1, each)])
+    if each < 1 or not looks or looks != sorted(set(looks)) or looks[0] < 1 or looks[-1] * each != len(data["seeds"]):
+        raise UserError(f"{file}: looks ascend, and the last one has all the seeds")
+    _cells(data, file)
+    for run in data["runs"]:
+        if run["id"] != id_of(run["spec"]) or run["spec"].get("seed") != run["seed"]:
+            raise UserError(f"{file}: the id {run['id']!r} is not the hash of its specification")
+        _specification(run["spec"], file)
+
+
+def _cells(data: Mapping[str, Any], file: str) -> None:
+    there = {(task["label"], label) for task in data["tasks"] for label in task["only"]}
+    for cell in data.get("tuning", {}).get("cells", ()):
+        ends = [one for one in cell["space"].values() if one[:1] in (["log"], ["linear"])]
+        choices = [one for one in cell["space"].values() if one[:1] == ["choice"]]
+        fine = (cell["task"], cell["optimizer"]) in there and len(ends) + len(choices) == len(cell["space"])
+        fine &= all(len(one) == 3 and all(map(_numeric, one[1:])) and one[1] < one[2] for one in ends)
+        fine &= all(one[0] == "linear" or one[1] > 0 for one in ends)
+        fine &= all(len(one) == 2 and isinstance(one[1], list) and one[1] for one in choices)
+        for point in cell["points"]:
+            fine &= set(point) == set(cell["space"]) and all(
+                cell["space"][key][0] == "choice" or _numeric(value) for key, value in point.items()
+            )
+        if not fine:
+            raise UserError(f"{file}: tuning: the cell of {cell['optimizer']!r} on {cell['task']!r} is damaged")
+
+
+def _numeric(value: Any) -> bool:
+    return shape.fits(value, float)
+
+
+def _specification(spec: Mapping[str, Any], file: str) -> None:
+    try:
+        RunSpec.from_dict(spec)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None

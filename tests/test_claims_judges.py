@@ -1,0 +1,117 @@
+"""The statistics of claims against independent computations, and the figures that rules read from records."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hf_optim.claims import judges, rules, theorems
+from hf_optim.claims.judges import Comparison
+
+NAN = math.nan
+
+
+def comparison(pairs, **more) -> Comparison:
+    return Comparison("task", "a", "b", "m", tuple(pairs), **more)
+
+
+def test_the_exact_tests_are_scipys() -> None:
+    for a, b in itertools.product(range(6), repeat=2):
+        expected = stats.fisher_exact([[a, 5 - a], [b, 5 - b]]).pvalue
+        assert judges.fisher(a, b, 5) == pytest.approx(expected)
+    for hits in range(7):
+        interval = stats.binomtest(hits, 6).proportion_ci(method="exact")
+        assert judges.share(hits, 6) == pytest.approx((interval.low, interval.high))
+
+
+def test_a_comparison_is_a_paired_t_test_with_its_slack() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.1, 1, 8), rng.normal(0, 1, 8)
+    (found,) = judges.decide([comparison(zip(a, b, strict=True), slack=0.4)])
+    assert found.p == pytest.approx(stats.ttest_1samp(a - b, -0.4).pvalue)
+    assert found.difference.mean == pytest.approx((a - b).mean())  # without the slack
+    (lower,) = judges.decide([comparison(zip(-a, -b, strict=True), sign=-1)])
+    assert lower.difference.mean == pytest.approx((a - b).mean())  # in the metric's own direction
+
+
+def test_comparisons_of_a_claim_are_corrected_together() -> None:
+    rng = np.random.default_rng(1)
+    pairs = [(x, 0.0) for x in rng.normal(0.9, 1, 10)]
+    (alone,) = judges.decide([comparison(pairs)])
+    together = judges.decide([comparison(pairs)] * 4)
+    assert alone.truth and together[0].adjusted == pytest.approx(4 * alone.p)
+
+
+def test_a_failed_run_counts_as_the_worst_of_both_arms() -> None:
+    pairs = [(0.9, 0.5), (0.8, 0.6), (0.85, NAN), (0.95, 0.55)]
+    (found,) = judges.decide([comparison(pairs)])
+    assert found.p == pytest.approx(stats.ttest_1samp([0.4, 0.2, 0.35, 0.4], 0).pvalue)
+    assert found.pairs == 4 and found.comparison.failures() == (0, 1)
+    # Where both failed there is nothing to say.
+    (both,) = judges.decide([comparison([*pairs[:2], (NAN, NAN)])])
+    assert both.pairs == 2
+
+
+def test_an_arm_that_never_finishes_is_decided_by_its_failures() -> None:
+    (found,) = judges.decide([comparison([(0.9 + i / 100, NAN) for i in range(5)])])
+    assert found.truth is True and found.p == pytest.approx(2 / math.comb(10, 5))
+    (turned,) = judges.decide([comparison([(NAN, 0.9 + i / 100) for i in range(5)])])
+    assert turned.truth is False
+    (few,) = judges.decide([comparison([(0.9, NAN), (0.91, NAN), (0.92, NAN)])])
+    assert few.truth is None  # 3 of 3 against 0 of 3 is p = .1
+    (none,) = judges.decide([comparison([(NAN, NAN)] * 5)])
+    assert none.truth is None and none.pairs == 0
+
+
+def test_who_never_arrives_needed_the_whole_budget() -> None:
+    """On a time the budget is a bound: three seeds against none already decide."""
+    times = [(-math.log(20 + i), NAN) for i in range(3)]
+    (found,) = judges.decide([comparison(times, worst=-math.log(1000), sign=-1)])
+    assert found.truth is True
+    expected = stats.ttest_1samp([math.log(1000 / (20 + i)) for i in range(3)], 0).pvalue
+    assert found.p == pytest.approx(min(expected, judges.fisher(3, 0, 3)))
+
+
+def test_a_counted_metric_needs_no_spread() -> None:
+    (found,) = judges.decide([comparison([(3.0, 2.0)] * 2, exact=True)])
+    (same,) = judges.decide([comparison([(2.0, 2.0)] * 2, exact=True)])
+    assert found.truth is True and same.truth is None
+
+
+def test_false_alarms_of_a_claim_stay_at_five_per_cent() -> None:
+    """Seven baselines that are no different, five seeds, one run in eight fails in every arm."""
+    rng = np.random.default_rng(2)
+    wrong, trials = 0, 400
+    for _ in range(trials):
+        values = np.where(rng.random((8, 5)) < 1 / 8, NAN, rng.normal(0, 1, (8, 5)))
+        found = judges.decide([comparison(zip(values[0], other, strict=True)) for other in values[1:]])
+        wrong += any(one.truth is not None for one in found)
+    assert wrong / trials < 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_rules_that_are_documented_are_those_there_are() -> None:
+    from hf_optim.claims import exhibits
+
+    listed = {line[2:].partition(":")[0] for line in rules.__doc__.splitlines() if line.startswith("- ")}
+    tables = {line[2:].partition(":")[0] for line in exhibits.__doc__.splitlines() if line.startswith("- ")}
+    assert set(rules.RULES) <= listed and set(exhibits.RULES) == tables
+
+
+def test_agrs_second_inequality_is_false_as_printed() -> None:
+    """By hand: d psi_i / d g_j = (i == j) (1 - 2 |g_i| / S) + g_i |g_i| sign(g_j) / S^2."""
+    g = np.array([1.0, *[0.001] * 9])
+    S = np.abs(g).sum()
+    jacobian = np.diag(1 - 2 * np.abs(g) / S) + np.outer(g * np.abs(g), np.sign(g)) / S**2
+    row = next(row for row in theorems.agr_theorem41() if "unit Hessian" in row["case"])
+    assert row["slope"] == pytest.approx(np.linalg.norm(jacobian, 2)) and round(row["slope"], 2) == 3.11
+    assert row["slope_bound"] == 1.0 and all(r["norm"] <= r["norm_bound"] for r in theorems.agr_theorem41())
+
+
+def test_the_other_theorems_tables() -> None:
+    for row in theorems.agr_theorem42():
+        assert row["limit_error"] < 1e-12 and row["rise"] <= 0 and row["share"] <= 1
+    table = theorems.smaran_theorem4(steps=64, seeds=1)
+    last = table[-1]
+    assert last["T"] == 64 and last["least"] < last["bound"] and 0 < last["tail"] < last["bound"]

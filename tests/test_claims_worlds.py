@@ -1,0 +1,154 @@
+"""Every statement of every claim file, judged in worlds where the paper is right, wrong and at the margin, and where
+one arm fails or never arrives.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+
+import claim_worlds as worlds
+import pytest
+
+from hf_optim.claims import claim, exhibits, outcome, rules
+from hf_optim.study.plan import plan as planning
+
+SEEDS = 7
+
+
+@functools.cache
+def loaded(name: str) -> claim.Claim:
+    return claim.load(name)
+
+
+@functools.cache
+def expanded(name: str, size: str) -> planning.Plan:
+    return planning.expand(loaded(name).settings[size].study, seeds=SEEDS)
+
+
+def cases():
+    """(name, index of the judged statement) of all that are judged, by kind."""
+    found = {True: [], False: []}
+    for name in claim.names():
+        for i, one in enumerate(loaded(name).judged()):
+            if one.keys is not None:
+                found[one.on_tables()].append(pytest.param(name, i, id=f"{name}-{i}-{one.rule}"))
+    return found
+
+
+CASES = cases()
+
+
+def placed(name: str, i: int):
+    """The statement's keys, the plan of the first size that has its tasks, and that size's metric names."""
+    one = loaded(name).judged()[i]
+    for size, setting in loaded(name).settings.items():
+        plan = expanded(name, size)
+        if outcome._here(one.keys, {task["label"] for task in plan.tasks}):
+            return one.keys, plan, setting.metrics
+    raise AssertionError(f"{name}: no size has the tasks of {one.says!r}")
+
+
+@pytest.mark.parametrize(("name", "i"), CASES[False])
+def test_a_verdict_is_right_in_every_world(name, i) -> None:
+    keys, plan, renamed = placed(name, i)
+
+    def verdict(world: str, failing=()) -> str:
+        ruling = rules.rule(worlds.evidence(keys, plan, world, failing, renamed), keys)
+        assert ruling.words
+        return ruling.verdict
+
+    assert verdict("right") == "holds"
+    assert verdict("wrong") == "contradicted"
+    assert verdict("margin") == "undecided"
+    opposite = {**keys, "negated": not keys.get("negated", False)}
+    for world, turned in (("right", "contradicted"), ("wrong", "holds"), ("margin", "undecided")):
+        assert rules.rule(worlds.evidence(keys, plan, world, renamed=renamed), opposite).verdict == turned
+    for failing, expected in _censored(keys, plan):
+        assert verdict("right", failing) in expected, failing
+
+
+def _censored(keys, plan):
+    """Arms that fail in a world where the paper is right, and what the verdict then has to be."""
+    tasks = worlds.tasks_of(keys, plan)
+    rule, turned = keys["rule"], bool(keys.get("negated"))
+    ours = [(task, keys.get("optimizer", "")) for task in tasks]
+    if worlds.metric_of(keys, plan).startswith("memory."):  # a failed run has counted nothing
+        return
+    if rule in ("better", "no_worse", "sooner", "steadier", "on_par"):
+        theirs = [(task, worlds.baselines(keys)[0]) for task in tasks]
+        # A baseline that never gets there is the strongest evidence, and no optimizer that fails is better than one.
+        yield theirs, {"contradicted" if (rule == "on_par") != turned else "holds"}
+        yield ours, {"holds" if turned else "contradicted"}
+    elif rule == "ordered":
+        yield [(task, keys["optimizers"][0]) for task in tasks], {"holds"}
+        yield [(task, keys["optimizers"][-1]) for task in tasks], {"contradicted"}
+    elif rule == "insensitive":
+        label = (keys.get("optimizers") or [keys["optimizer"]])[-1]
+        yield [(tasks[-1], label)], {"holds" if turned else "contradicted"}
+    elif rule == "degrades":
+        yield ours, {"holds"}
+    elif rule == "degrades_less":
+        yield [(task, keys["baseline"]) for task in tasks], {"holds"}
+        yield ours, {"contradicted"}
+    elif rule == "at_most":
+        yield [(task, keys["baseline"]) for task in tasks], {"holds", "undecided"}
+    elif rule == "bounded":
+        yield ours, {"holds"}  # what a run logged before it failed counts
+    elif rule == "all":
+        part = keys["of"][0]
+        yield [(task, worlds.baselines(part)[0]) for task in worlds.tasks_of(part, plan)], {"holds", "contradicted"}
+    else:
+        assert rule == "diverges"
+
+
+@pytest.mark.parametrize(("name", "i"), CASES[True])
+def test_a_table_gives_the_right_verdict_in_every_world(name, i, tmp_path) -> None:
+    keys = loaded(name).judged()[i].keys
+
+    def verdict(world: str) -> str:
+        rows = _table(keys, world)
+        file = tmp_path / world / keys["file"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        return exhibits.rule(tmp_path / world, keys).verdict
+
+    assert verdict("right") == "holds" and verdict("wrong") == "contradicted"
+    # At most is still so where the two are equal.
+    assert verdict("margin") == ("holds" if keys["rule"] == "inequality" else "undecided")
+    if keys["rule"] == "lowest":
+        assert verdict("rival failed") == "holds" and verdict("failed") == "contradicted"
+    assert exhibits.rule(tmp_path / "nowhere", keys).verdict == "not tested"
+
+
+def _table(keys, world):
+    kept = {key: str(text) for key, text in keys.get("where", {}).items()}
+    other = {key: "another" for key in kept}  # rows that `where` leaves out say the opposite, and must not count
+    if keys["rule"] == "inequality":
+        right = keys["right"]
+        limit = 2.0 if isinstance(right, str) else float(right)
+        side = {right: limit} if isinstance(right, str) else {}
+        off = {"right": -1.0, "wrong": 1.0, "margin": 0.0}[world] * max(1e-3, abs(limit) / 2)
+        rows = [{**kept, "T": t, keys["left"]: limit - 1.0, **side} for t in (1, 2)]
+        return [*rows, {**kept, "T": 4, keys["left"]: limit + off, **side}] + (
+            [{**other, "T": 4, keys["left"]: limit + 99, **side}] if other else []
+        )
+    if keys["rule"] == "falls_as":
+        shift = {"right": -0.3, "wrong": 0.3, "margin": 0.0}[world]
+        drawn = worlds.noise("slope", seeds=5)
+        return [
+            {**kept, "seed": seed, "T": t, keys["column"]: t ** (keys["exponent"] + shift + drawn[seed])}
+            for seed in range(5)
+            for t in (16, 64, 128, 256, 512)
+        ]
+    assert keys["rule"] == "lowest"
+    ours = {"right": 0.1, "wrong": 0.9, "margin": 0.5, "rival failed": 0.5, "failed": "nan"}[world]
+    rival = "nan" if world == "rival failed" else 0.5
+    surface = {key: text for key, text in kept.items() if key != "optimizer"}
+    return [
+        {**surface, "optimizer": keys["optimizer"], keys["column"]: ours},
+        {**surface, "optimizer": "rival", keys["column"]: rival},
+    ]

@@ -1,0 +1,144 @@
+"""What torch, timm and Accelerate ask of an optimizer, asked of every name."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import tracemalloc
+
+import pytest
+import torch
+from contract import FAMILY, NAMES, Problem, make, step
+from torch import nn
+
+import hf_optim
+
+#: names whose step goes through a closure
+SEARCHES = [n for n in NAMES if "evaluate" in hf_optim.info(n).needs]
+
+
+def _flat(params):
+    return torch.cat([p.detach().flatten() for p in params])
+
+
+def _walk(opt, problem, start, stop):
+    for t in range(start, stop):
+        step(opt, lambda t=t: problem.loss(t))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_copies_go_their_own_way(name):
+    """deepcopy and pickle, together with the parameters: the copies go on alike and do not touch the original."""
+    problem = Problem()
+    opt = make(name, problem.params)
+    _walk(opt, problem, 0, 3)
+    before = _flat(problem.params)
+    twins = [copy.deepcopy((problem, opt)), pickle.loads(pickle.dumps((problem, opt)))]
+    for twin_problem, twin in twins:
+        _walk(twin, twin_problem, 3, 6)
+    assert torch.equal(before, _flat(problem.params))
+    _walk(opt, problem, 3, 6)
+    for twin_problem, _ in twins:
+        assert torch.equal(_flat(problem.params), _flat(twin_problem.params))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hooks_and_closures(name):
+    """Every kind of hook once a step; step(closure) returns the closure's loss; step(loss) and step(closure) agree."""
+    one, two = Problem(), Problem()
+    a, b = make(name, one.params), make(name, two.params)
+    seen = []
+    a.register_step_pre_hook(lambda *_: seen.append("before"))
+    a.register_step_post_hook(lambda *_: seen.append("after"))
+
+    def closure():
+        a.zero_grad()
+        loss = one.loss(0)
+        loss.backward()
+        return loss
+
+    value = a.step(closure)
+    assert seen == ["before", "after"]
+    assert torch.is_tensor(value) and torch.isfinite(value)
+    step(b, lambda: two.loss(0))
+    assert torch.equal(_flat(one.params), _flat(two.params))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_gradient_no_step(name):
+    problem = Problem()
+    opt = make(name, problem.params)
+    before = _flat(problem.params)
+    assert opt.step() is None
+    opt.zero_grad()
+    assert torch.equal(before, _flat(problem.params))
+    _walk(opt, problem, 0, 2)  # and it goes on
+    assert not torch.equal(before, _flat(problem.params))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_named_parameters(name):
+    """(name, tensor) pairs are tensors with names, which come back in the state dict and put a checkpoint in order."""
+    one, two = Problem(), Problem()
+    order = [2, 0, 3, 1]
+    a = make(name, [(f"w{i}", p) for i, p in enumerate(one.params)])
+    b = make(name, [(f"w{i}", two.params[i]) for i in order])
+    assert all(set(g["param_names"]) <= {"w0", "w1", "w2", "w3"} for g in a.param_groups)
+    _walk(a, one, 0, 3)
+    with torch.no_grad():
+        for p, q in zip(one.params, two.params, strict=True):
+            q.copy_(p)
+    b.load_state_dict(copy.deepcopy(a.state_dict()))
+    _walk(a, one, 3, 6)
+    _walk(b, two, 3, 6)
+    torch.testing.assert_close(_flat(one.params), _flat(two.params), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_empty_tensors_and_tensors_without_gradients(name):
+    """A tensor of no elements, an integer table and a frozen tensor ride along and change nothing."""
+    one, two = Problem(), Problem()
+    more = [
+        nn.Parameter(torch.zeros(0, 3)),
+        nn.Parameter(torch.arange(3), requires_grad=False),
+        nn.Parameter(torch.ones(2), requires_grad=False),
+    ]
+    a, b = make(name, [*one.params, *more]), make(name, two.params)
+    for t in range(3):
+        for opt, problem, empty in ((a, one, more[0]), (b, two, None)):
+            extra = 0.0 if empty is None else empty.sum()
+            step(opt, lambda problem=problem, extra=extra, t=t: problem.loss(t) + extra)
+            extra = None
+    torch.testing.assert_close(_flat(one.params), _flat(two.params), rtol=1e-5, atol=1e-7)
+    assert torch.equal(more[1], torch.arange(3)) and torch.equal(more[2], torch.ones(2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_complex_tensors_are_refused(name):
+    with pytest.raises(hf_optim.UserError, match="complex"):
+        make(name, [nn.Parameter(torch.zeros(2, dtype=torch.complex64))])
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in SEARCHES])
+def test_groups_of_one_tensor_each_are_one_group(name):
+    """How tensors are laid into groups of equal numbers changes nothing."""
+    one, two = Problem(), Problem()
+    a, b = make(name, one.params), make(name, [{"params": [p]} for p in two.params])
+    _walk(a, one, 0, 4)
+    _walk(b, two, 0, 4)
+    torch.testing.assert_close(_flat(one.params), _flat(two.params), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if FAMILY[n] == "plain"])
+def test_maximum_of_memory(name):
+    """A step keeps what its rule declares: no Python object grows with the number of steps."""
+    problem = Problem()
+    opt = make(name, problem.params)
+    _walk(opt, problem, 0, 3)
+    tracemalloc.start()
+    _walk(opt, problem, 3, 6)
+    first = tracemalloc.get_traced_memory()[0]
+    _walk(opt, problem, 6, 36)
+    grown = tracemalloc.get_traced_memory()[0] - first
+    tracemalloc.stop()
+    assert grown < 30_000, grown

@@ -1,0 +1,294 @@
+"""Other people's frameworks, with their own packages: each trains as the same loop in plain torch does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hub_parts import Tiny, TinyConfig, data, make, rows, weights
+from torch import nn
+from torch.nn import functional
+from transformers import Trainer, set_seed
+
+import hf_optim
+
+HERE = Path(__file__).parent
+
+
+def _tiny():
+    set_seed(0)
+    return Tiny(TinyConfig())
+
+
+def _smaran_by_hand(batches, lr=0.05, accumulation=1):
+    """SMARAN's steps over windows of batches, in plain torch."""
+    model = _tiny()
+    opt = hf_optim.create("smaran", model, lr=lr)
+    for i in range(0, len(batches), accumulation):
+        opt.zero_grad()
+        total = 0.0
+        for x, y in batches[i : i + accumulation]:
+            loss = functional.cross_entropy(model.logits(x), y) / accumulation
+            loss.backward()
+            total += loss.detach()
+        opt.step(loss=total)
+    return weights(model)
+
+
+# --- callbacks, scripts -----------------------------------------------------------------------------------------------
+
+
+def test_a_callback_is_enough(tmp_path):
+    trainer = make(tmp_path, n=24, callbacks=[hf_optim.Callback("smaran", lr=0.05)])
+    trainer.train()
+    torch.testing.assert_close(weights(trainer), _smaran_by_hand(trainer.model.seen), rtol=0, atol=1e-6)
+    late = make(tmp_path, n=24)
+    late.add_callback(hf_optim.Callback("smaran", lr=0.05))
+    late.train()
+    assert torch.equal(weights(trainer), weights(late)) and "hf_optim_V" in rows(late)[-1]
+
+
+def test_a_callback_that_finds_no_trainer_says_so(tmp_path):
+    with pytest.raises(hf_optim.UserError, match="smaran"):
+        hf_optim.Callback("smarn")
+
+    class Own(Trainer):
+        def train(self, *args, **kwargs):
+            return self._inner_training_loop(args=self.args, batch_size=4)
+
+    trainer = make(tmp_path, trainer=Own, n=4, callbacks=[hf_optim.Callback("smaran")])
+    with pytest.raises(hf_optim.UserError, match="does not begin with"):
+        trainer.train()
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+from hub_parts import make, weights
+torch.set_num_threads(1)
+trainer = make(sys.argv[1], n=24)
+trainer.train()
+found = {{"weights": weights(trainer), "seen": trainer.model.seen, "world": trainer.args.world_size}}
+if trainer.args.process_index == 0:
+    torch.save(found, sys.argv[2])
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    file = tmp_path / "script.py"
+    file.write_text(SCRIPT.format(tests=str(HERE)))
+    return file
+
+
+@pytest.mark.parametrize("how", ["options", "environment"])
+def test_a_script_that_cannot_be_edited(tmp_path, script, how, monkeypatch):
+    from hf_optim.commands.main import main
+
+    out = tmp_path / "found.pt"
+    given = ["--optimizer", "smaran", "--optimizer.lr", "0.05"] if how == "options" else []
+    monkeypatch.setenv("HF_OPTIM", "" if given else json.dumps({"name": "smaran", "lr": 0.05}))
+    assert main(["launch", *given, str(script), str(tmp_path), str(out)]) == 0
+    found = torch.load(out)
+    torch.testing.assert_close(found["weights"], _smaran_by_hand(found["seen"]), rtol=0, atol=1e-6)
+
+
+def test_under_a_launcher_of_two_processes(tmp_path, script):
+    """8 samples a step from two processes: the same weights as from one with batches of 8."""
+    out = tmp_path / "found.pt"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", "-m",
+        "hf_optim", "launch", "--optimizer", "smaran", "--optimizer.lr", "0.05", str(script), str(tmp_path), str(out),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, timeout=180, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    found = torch.load(out)
+    assert found["world"] == 2
+    one = make(tmp_path, n=24, per_device_train_batch_size=8)
+    hf_optim.attach(one, "smaran", lr=0.05)
+    one.train()
+    torch.testing.assert_close(found["weights"], weights(one), rtol=0, atol=1e-5)
+
+
+def test_mistakes_of_a_launch_are_one_line(tmp_path, capsys, monkeypatch):
+    from hf_optim.commands.main import main
+
+    monkeypatch.delenv("HF_OPTIM", raising=False)
+    idle = tmp_path / "idle.py"
+    idle.write_text("print('nothing')\n")
+    for argv, said in (
+        (["launch", str(idle)], "which optimizer?"),
+        (["launch", "--optimizer", "smaran"], "which script?"),
+        (["launch", "--optimizer", "smarn", str(idle)], "smaran"),
+        (["launch", "--optimizer", "smaran", str(tmp_path / "none.py")], "there is no script"),
+        (["launch", "--optimizer", "smaran", str(idle)], "attached to nothing"),
+    ):
+        assert main(argv) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+        monkeypatch.delenv("HF_OPTIM", raising=False)
+
+
+# --- frameworks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_lightning(tmp_path, accumulation):
+    """The loss of the whole accumulation window, and the epoch's length."""
+    lightning = pytest.importorskip("lightning")
+    from hf_optim.hub.lightning import LightningFeed
+
+    batches = [(torch.stack([r["x"] for r in d]), torch.stack([r["labels"] for r in d])) for d in _batches(24)]
+
+    class Module(lightning.LightningModule):
+        def __init__(self, name, **hyper):
+            super().__init__()
+            self.model, self.spec = _tiny(), (name, hyper)
+
+        def training_step(self, batch, index):
+            return functional.cross_entropy(self.model.logits(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            self.made = hf_optim.create(self.spec[0], self.model, **self.spec[1])
+            return self.made
+
+    def fit(module):
+        lightning.Trainer(
+            max_epochs=1, accelerator="cpu", devices=1, accumulate_grad_batches=accumulation, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=tmp_path, callbacks=[LightningFeed()],
+        ).fit(module, train_dataloaders=torch.utils.data.DataLoader(batches, batch_size=None))  # fmt: skip
+        return module
+
+    found = fit(Module("smaran", lr=0.05))
+    torch.testing.assert_close(
+        weights(found.model), _smaran_by_hand(batches, accumulation=accumulation), rtol=0, atol=1e-6
+    )
+    told = fit(Module("tlr_sgd", p=0.5)).made
+    assert told.param_groups[0]["tlr_interval"] == int(0.5 * 6 / accumulation)
+    if accumulation > 1:
+        with pytest.raises(hf_optim.UserError, match="accumulate_grad_batches=1"):
+            fit(Module("sls"))
+    else:
+        assert not torch.equal(weights(fit(Module("sls")).model), weights(_tiny()))
+
+
+def _batches(n):
+    every = data(n)
+    return [every[i : i + 4] for i in range(0, n, 4)]
+
+
+def test_timm(tmp_path):
+    """timm's factory, groups, layer decay and scheduler, with our rule and with torch's own in their place."""
+    pytest.importorskip("timm")
+    import timm
+    import timm.optim
+    import timm.scheduler
+
+    from hf_optim.hub import timm as door
+
+    names = door.register()
+    assert "hf-adan" in names and "hf-adamw-agr" in names and not {"hf-smaran", "hf-tlr"} & set(names)
+    found = []
+    for name in ("hf-adamw", "adamw"):
+        torch.manual_seed(0)
+        model = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=8, depth=2, num_heads=2)
+        opt = timm.optim.create_optimizer_v2(model, name, lr=0.01, weight_decay=0.1, layer_decay=0.5)
+        scheduler = timm.scheduler.CosineLRScheduler(opt, t_initial=4, warmup_t=1, warmup_lr_init=1e-3)
+        for t in range(4):
+            scheduler.step(t)
+            opt.zero_grad()
+            x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(t))
+            model(x).square().mean().backward()
+            opt.step()
+        found.append(weights(model))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-6)
+    lacking = [n for n in names if "weight_decay" not in hf_optim.info(n[3:].replace("-", "_")).defaults]
+    for name in lacking[:1]:
+        with pytest.raises(hf_optim.UserError, match="has no weight_decay"):
+            timm.optim.create_optimizer_v2(nn.Linear(2, 2), name, lr=0.1, weight_decay=0.1)
+
+
+def test_peft_lora_plus(tmp_path):
+    """LoRA+ builds groups with rates of their own around any class; the instance is attached."""
+    peft = pytest.importorskip("peft")
+    from peft.optimizers import create_loraplus_optimizer
+
+    def adapted(model):
+        torch.manual_seed(1)
+        config = peft.LoraConfig(target_modules=["first", "last"], r=2, init_lora_weights=False)
+        return peft.get_peft_model(model, config)
+
+    trainer = make(tmp_path, n=24)
+    trainer.model = trainer.model_wrapped = adapted(trainer.model)
+    mine = create_loraplus_optimizer(trainer.model, hf_optim.SMARAN, lr=0.05, loraplus_lr_ratio=4.0)
+    hf_optim.attach(trainer, mine)
+    trainer.train()
+    model = adapted(_tiny())
+    plain = create_loraplus_optimizer(model, hf_optim.SMARAN, lr=0.05, loraplus_lr_ratio=4.0)
+    assert {g["lr"] for g in plain.param_groups if g["params"]} == {0.05, 0.2}
+    for x, y in trainer.model.base_model.model.seen:
+        plain.zero_grad()
+        loss = functional.cross_entropy(model.base_model.model.logits(x), y)
+        loss.backward()
+        plain.step(loss=loss)
+    torch.testing.assert_close(weights(trainer), weights(model), rtol=0, atol=1e-6)
+
+
+def test_sentence_transformers(tmp_path):
+    """A loss with a classifier of its own: it trains, in the trainer's groups, as in plain torch."""
+    st = pytest.importorskip("sentence_transformers")
+    datasets = pytest.importorskip("datasets")
+    from hub_language import sentences, tokenizer
+    from sentence_transformers.sentence_transformer import losses
+    from transformers import BertConfig, BertModel
+
+    words = tokenizer()
+    torch.manual_seed(0)
+    folder = tmp_path / "bert"
+    BertModel(
+        BertConfig(vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                   intermediate_size=8, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    ).save_pretrained(folder)  # fmt: skip
+    words.save_pretrained(folder)
+    text = sentences(16)
+    rows_ = datasets.Dataset.from_dict({"first": text[:8], "second": text[8:], "label": [i % 3 for i in range(8)]})
+
+    def built():
+        torch.manual_seed(2)
+        model = st.SentenceTransformer(str(folder), device="cpu")  # mean pooling
+        loss = losses.SoftmaxLoss(model, sentence_embedding_dimension=8, num_labels=3)
+        args = st.SentenceTransformerTrainingArguments(
+            str(tmp_path), per_device_train_batch_size=4, num_train_epochs=1, use_cpu=True, report_to=[],
+            save_strategy="no", lr_scheduler_type="constant", max_grad_norm=0.0, disable_tqdm=True,
+        )  # fmt: skip
+        return st.SentenceTransformerTrainer(model, args, train_dataset=rows_, loss=loss), loss
+
+    trainer, loss = built()
+    hf_optim.attach(trainer, "sgd", lr=0.1)
+    trainer.train()
+    stock, other = built()
+    stock.optimizer = torch.optim.SGD([*stock.model.parameters(), *other.classifier.parameters()], lr=0.1)
+    stock.train()
+    assert not torch.equal(built()[1].classifier.weight, loss.classifier.weight)
+    torch.testing.assert_close(loss.classifier.weight, other.classifier.weight, rtol=0, atol=1e-6)
+    torch.testing.assert_close(weights(trainer), weights(stock), rtol=0, atol=1e-6)
+
+
+def test_axolotl_calls_the_plugin(tmp_path):
+    """Its interface as read: `post_trainer_create(cfg, trainer)` between building and training."""
+    from hf_optim.hub.axolotl import Plugin
+
+    plugin = Plugin()
+    assert plugin.get_input_args() == "hf_optim.hub.axolotl.Arguments"
+    trainer = make(tmp_path, n=24)
+    with pytest.raises(hf_optim.UserError, match="hf_optim: {name"):
+        plugin.post_trainer_create({}, trainer)
+    plugin.post_trainer_create({"hf_optim": {"name": "smaran", "lr": 0.05}}, trainer)
+    trainer.train()
+    torch.testing.assert_close(weights(trainer), _smaran_by_hand(trainer.model.seen), rtol=0, atol=1e-6)

@@ -1,0 +1,268 @@
+"""No file of a run or a study, whatever became of it, ends in a traceback: it is read, or refused in one line.
+
+A part of what `scripts/mutate_files.py` does with a thousand mutations of each kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from mutated import mutated, mutated_bytes
+from study_fakes import make_study
+from tuning_fakes import YAML, expand, whole
+
+from hf_optim import registry
+from hf_optim.core import importing
+from hf_optim.errors import UserError
+from hf_optim.experiment import checkpoint as checkpoints
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.task import check_spec
+from hf_optim.experiment.training import _prepare
+from hf_optim.study import conduct
+from hf_optim.study.folder import results, rows
+from hf_optim.study.plan import values
+from hf_optim.study.plan.source import parse
+from hf_optim.study.report import exports
+
+EXAMPLES = int(os.environ.get("MUTATIONS", "12"))
+many = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="MUTATIONS" not in os.environ,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
+WITH_BLOCKS = (
+    YAML.replace("seeds: 3", "seeds: 2").replace("trials: 6", "trials: 2\n  steps: 1000\n  prune: median")
+    + "sensitivity: {values: [0.01, 0.1]}\nvariance: {seeds: 2}\nmargin: 0.01\n"
+    "targets: {MLP: {metric: validation_accuracy, value: 0.5}}\n"
+)
+
+
+def quietly(act: Callable[[], Any]) -> str:
+    """What `act` printed; a UserError is printed too, in one line, and nothing else may be raised."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            act()
+        except UserError as error:
+            assert "\n" not in str(error) and 0 < len(str(error)) < 2000, str(error)[:300]
+            print(f"error: {error}")
+    text = out.getvalue()
+    text.encode()
+    assert not any(ord(c) < 32 and c != "\n" for c in text)
+    return text
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_study(tmp_path_factory.mktemp("plain") / "s", ("adamw", "smaran"), seeds=2, steps=20)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whole(expand(WITH_BLOCKS), tmp_path_factory.mktemp("tuned") / "s")
+
+
+@contextlib.contextmanager
+def put(file: Path, content: bytes) -> Iterator[None]:
+    """`file` with another content meanwhile."""
+    before = file.read_bytes()
+    file.write_bytes(content)
+    try:
+        yield
+    finally:
+        file.write_bytes(before)
+
+
+def look(folder: Path) -> str:
+    """The report, the rows and each export."""
+
+    def every() -> None:
+        conduct.finish(folder)
+        table = rows.of(results.load(folder))
+        for write in (exports.csv, exports.markdown, exports.latex):
+            write(table, rows.columns(table)).encode()
+
+    return quietly(every)
+
+
+def victim(folder: Path) -> Path:
+    return sorted((folder / "runs").iterdir())[0]
+
+
+@many
+@given(st.data())
+def test_records(plain: Path, data: st.DataObject) -> None:
+    file = victim(plain) / "record.json"
+    content = data.draw(mutated(file.read_text()))
+    with put(file, content):
+        said = look(plain)
+    assert "Report: " in said  # of the rest
+    page = (plain / "report.html").read_text()
+    assert "<script>alert" not in page and "\x1b" not in page
+
+
+@many
+@given(st.data())
+def test_histories(plain: Path, data: st.DataObject) -> None:
+    file = victim(plain) / "history.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    number = data.draw(st.integers(0, len(lines) - 1))
+    lines[number] = data.draw(mutated(lines[number])).decode(errors="surrogateescape") + "\n"
+    content = "".join(lines).encode(errors="surrogateescape")
+    if data.draw(st.booleans()):
+        content = data.draw(mutated_bytes(content))
+    with put(file, content):
+        assert "Report: " in look(plain)
+
+
+@many
+@given(st.data())
+def test_plans(plain: Path, tuned: Path, data: st.DataObject) -> None:
+    folder = data.draw(st.sampled_from([plain, tuned]))
+    file = folder / "plan.json"
+    with put(file, data.draw(mutated(file.read_text()))):
+        said = look(folder)
+    assert ("Report: " in said) != said.startswith("error: ")
+
+
+@many
+@given(st.data())
+def test_records_of_trials(tuned: Path, data: st.DataObject) -> None:
+    home = data.draw(st.sampled_from(sorted((tuned / "runs").iterdir())))
+    file = home / data.draw(st.sampled_from(["record.json", "history.jsonl"]))
+    text = file.read_text()
+    content = data.draw(mutated(text) if file.suffix == ".json" else mutated_bytes(text.encode()))
+    with put(file, content):
+        look(tuned)
+
+
+SPEC = RunSpec(task="vision", model="mlp", size="smoke", optimizer={"name": "tlr", "gamma": 0.3,
+    "base": {"name": "sgd"}},
+               schedule={"name": "cosine", "warmup": 0.1}, overrides={"steps": 3},
+               options={"hidden_size": 8})  # fmt: skip
+
+
+@many
+@given(st.data())
+def test_specifications(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "checkpoint-1").mkdir()
+    (folder / "checkpoint-1" / "config.json").write_text("{}")
+    (folder / "spec.json").write_bytes(data.draw(mutated(json.dumps(SPEC.to_dict()))))
+
+    def act() -> None:
+        with importing.refused("nobody asked"):
+            check_spec(checkpoints.specification(folder / "checkpoint-1", None))
+
+    quietly(act)
+    quietly(lambda: _prepare(folder, SPEC, keep=True, checkpoints=True))
+    shutil.rmtree(folder)
+
+
+@many
+@given(st.data())
+def test_yamls(data: st.DataObject) -> None:
+    text = data.draw(st.one_of(
+        mutated_bytes(WITH_BLOCKS.encode()),
+        mutated(json.dumps(parse(WITH_BLOCKS, "s.yaml").value)),  # JSON is YAML
+    ))  # fmt: skip
+
+    def act() -> None:
+        source = parse(text.decode("utf-8", errors="replace"), "s.yaml")
+        with importing.refused("nobody asked"):
+            values.check(conduct.planning.expand(source), source)
+
+    said = quietly(act)
+    assert not said or said.startswith("error: s.yaml") or "error: [" in said, said
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of a task in the folder of a checkpoint."""
+    task, model, preset = check_spec(SPEC)
+    folder = tmp_path_factory.mktemp("saved") / "checkpoint-1"
+    task.model(model, preset, task.data(preset, None)).save_pretrained(folder)
+    (folder / "trainer_state.json").write_text(
+        json.dumps({"global_step": 1, "log_history": [{"step": 1, "loss": 2.0}]})
+    )
+    return folder
+
+
+@many
+@given(st.data())
+def test_checkpoints(saved: Path, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(["config.json", "config.json", "trainer_state.json", "model.safetensors"]))
+    file = saved / name
+    content = data.draw(mutated_bytes(file.read_bytes()) if file.suffix != ".json" else mutated(file.read_text()))
+    task = check_spec(SPEC)[0]
+
+    def act() -> None:
+        checkpoints.check_checkpoint(saved)
+        checkpoints.read_model(task, "mlp", saved)
+
+    with put(file, content):
+        checkpoints.last_checkpoint(saved.parent)
+        quietly(act)
+
+
+JUNK: list[Any] = [None, True, -1, 3.5, float("nan"), float("inf"), 10**30, "x", [], {}, [1], torch.zeros(2),
+    torch.zeros(()),
+                   torch.zeros(7, 7), torch.zeros(2, dtype=torch.int64), torch.tensor(float("nan"))]  # fmt: skip
+
+
+@many
+@given(st.data())
+def test_states_of_optimizers(data: st.DataObject) -> None:
+    """What `load_state_dict` refuses has changed nothing; what it takes, it can step with or refuse in words."""
+    name = data.draw(st.sampled_from(["smaran", "adamw", "lion", "hd_adam"]))
+
+    def made() -> tuple[torch.nn.Linear, Any]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        optimizer = registry.create(name, model.parameters(), **({} if name == "smaran" else {"lr": 0.1}))
+        return model, optimizer
+
+    def step(model: torch.nn.Linear, optimizer: Any) -> None:
+        loss = model(torch.ones(4, 3)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step(lambda: loss)
+
+    model, optimizer = made()
+    step(model, optimizer)
+    state = optimizer.state_dict()
+    ways = [("state",), ("param_groups",), ("param_groups", 0)]
+    ways += [("param_groups", 0, key) for key in state["param_groups"][0]]
+    ways += [("state", i) for i in state["state"]] + [("state", i, k) for i, one in state["state"].items() for k in one]
+    way, new = data.draw(st.sampled_from(ways)), data.draw(st.sampled_from(JUNK))
+    holder = state
+    for key in way[:-1]:
+        holder = holder[key]
+    if data.draw(st.integers(0, 3)) == 0 and isinstance(holder, dict):
+        del holder[way[-1]]
+    else:
+        holder[way[-1]] = new
+    model, other = made()
+    step(model, other)
+    before = repr(other.state_dict())
+    try:
+        other.load_state_dict(state)
+    except UserError as error:
+        assert "\n" not in str(error) and repr(other.state_dict()) == before
+        return
+    with contextlib.suppress(UserError):
+        step(model, other)

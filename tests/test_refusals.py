@@ -1,0 +1,151 @@
+"""What no rule can move is refused where it is handed over, with its reason; what fails leaves all as it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from hf_optim import registry
+from hf_optim.errors import UserError
+
+NAMES = ("smaran", "lion", "adamw", "sls", "tlr")
+HYPER = {"lion": {"lr": 0.1}, "adamw": {"lr": 0.1}, "tlr": {"gamma": 0.3, "base": "sgd", "steps_per_epoch": 2}}
+
+
+def make(name: str, *params: torch.Tensor) -> torch.optim.Optimizer:
+    return registry.create(name, list(params), **HYPER.get(name, {}))
+
+
+def inference() -> torch.Tensor:
+    with torch.inference_mode():
+        return nn.Parameter(torch.zeros(3))
+
+
+WRONG: dict[str, tuple[Callable[[], torch.Tensor], str]] = {
+    "complex": (lambda: nn.Parameter(torch.zeros(2, dtype=torch.complex64)), "dtype torch.complex64"),
+    "float8": (
+        lambda: nn.Parameter(torch.zeros(2).to(torch.float8_e4m3fn)),
+        "float8_e4m3fn, too coarse",
+    ),
+    "expanded": (lambda: torch.zeros(1).expand(4).detach().requires_grad_(), "gaps or overlaps in memory"),
+    "overlapping": (lambda: nn.Parameter(torch.zeros(8).as_strided((3, 3), (1, 1))), "gaps or overlaps in memory"),
+    "gaps": (lambda: nn.Parameter(torch.zeros(8)[::2]), "gaps or overlaps in memory"),
+    "columns": (lambda: nn.Parameter(torch.zeros(4, 4)[:, :2]), "gaps or overlaps in memory"),
+    "inference": (inference, "was made in inference mode"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", WRONG)
+def test_refused_at_construction_and_as_a_further_group(name: str, kind: str) -> None:
+    wrong, message = WRONG[kind]
+    with pytest.raises(UserError, match=message):
+        make(name, nn.Parameter(torch.zeros(2)), wrong())
+    optimizer = make(name, nn.Parameter(torch.zeros(2)))
+    with pytest.raises(UserError, match=message):
+        optimizer.add_param_group({"params": [wrong()]})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_that_share_memory_are_refused(name: str) -> None:
+    base = torch.zeros(6)
+    with pytest.raises(UserError, match=r"shapes \(4,\) and \(4,\) share memory"):
+        make(name, nn.Parameter(base[:4]), nn.Parameter(base[2:]))
+    make(name, nn.Parameter(base[:3]), nn.Parameter(base[3:]))
+    make(name, nn.Parameter(torch.zeros(0)), nn.Parameter(torch.zeros(4, 3).t()), nn.Parameter(torch.zeros(())))
+
+
+def loss_of(p: torch.Tensor) -> torch.Tensor:
+    return (p - 3).square().sum()
+
+
+def stepped(name: str) -> tuple[nn.Parameter, torch.optim.Optimizer, Callable[[], torch.Tensor]]:
+    """A parameter after two whole steps."""
+    p = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = make(name, p)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(p)
+        loss.backward()
+        return loss.detach()
+
+    for _ in range(2):
+        step(name, optimizer, p, closure)
+    return p, optimizer, closure
+
+
+def step(name: str, optimizer: torch.optim.Optimizer, p: nn.Parameter, closure: Callable[[], torch.Tensor]) -> None:
+    if name == "sls":
+        optimizer.step(closure, evaluate=lambda: loss_of(p))  # type: ignore[call-arg]
+    else:
+        optimizer.step(closure)
+
+
+def everything(p: nn.Parameter, optimizer: torch.optim.Optimizer) -> str:
+    return repr((p.detach().tolist(), optimizer.state_dict()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rate_that_is_no_number_moves_nothing(name: str) -> None:
+    p, optimizer, closure = stepped(name)
+    lr = optimizer.param_groups[0]["lr"]
+    for bad in (math.nan, math.inf):
+        optimizer.param_groups[0]["lr"] = bad
+        before = p.detach().clone()
+        with pytest.raises(UserError, match=f"lr of parameter group 0 is {bad}"):
+            step(name, optimizer, p, closure)
+        assert torch.equal(p, before)
+    optimizer.param_groups[0]["lr"] = lr
+    step(name, optimizer, p, closure)
+    assert torch.isfinite(p).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_in_inference_mode_is_refused_and_the_next_one_works(name: str) -> None:
+    p, optimizer, closure = stepped(name)
+    before = everything(p, optimizer)
+    with torch.inference_mode(), pytest.raises(UserError, match="inference_mode"):
+        optimizer.step(**({} if name in ("adamw", "tlr") else {"loss": torch.tensor(1.0)}))
+    assert everything(p, optimizer) == before
+    step(name, optimizer, p, closure)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_closure_that_fails_leaves_parameters_and_state(name: str, error: type[BaseException]) -> None:
+    p, optimizer, closure = stepped(name)
+    before = everything(p, optimizer)
+
+    def fails() -> torch.Tensor:
+        closure()
+        raise error("now")
+
+    with pytest.raises(error):
+        step(name, optimizer, p, fails)
+    assert everything(p, optimizer) == before
+    step(name, optimizer, p, closure)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_a_line_search_that_is_interrupted_puts_the_parameters_back(error: type[BaseException], calls: int) -> None:
+    p, optimizer, closure = stepped("sls")
+    before, counted = everything(p, optimizer), 0
+
+    def evaluate() -> torch.Tensor:
+        nonlocal counted
+        counted += 1
+        if counted == calls:
+            raise error("now")
+        return torch.tensor(1e9)  # no trial is good enough
+
+    with pytest.raises(error):
+        optimizer.step(closure, evaluate=evaluate)  # type: ignore[call-arg]
+    assert counted == calls and everything(p, optimizer) == before
+    step("sls", optimizer, p, closure)

@@ -1,0 +1,58 @@
+"""The pages of docs/trainer: every line of Python in them runs, and does what its page says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from hub_parts import Tiny, TinyConfig, data, make, rows, weights
+
+import hf_optim
+
+PAGES = sorted((Path(__file__).parent.parent / "docs" / "trainer").glob("*.md"))
+BLOCKS = [
+    (page.stem, i, code)
+    for page in PAGES
+    for i, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize(("page", "i", "code"), BLOCKS, ids=[f"{page}-{i}" for page, i, _ in BLOCKS])
+def test_the_line_that_solves_it(tmp_path, page, i, code):
+    if "trainer" in re.findall(r"\w+", code):
+        trainer = make(tmp_path, n=48)
+        before = weights(trainer)
+        exec(code, {"hf_optim": hf_optim, "trainer": trainer})  # noqa: S102 - our own page
+        trainer.train()
+        assert not torch.equal(before, weights(trainer)) and "effective_lr" in rows(trainer)[-1]
+        if '"args"' in code:
+            assert trainer.optimizer.param_groups[0]["lr"] == trainer.args.learning_rate
+        return
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    accelerator = Accelerator(cpu=True)
+    one, two = Tiny(TinyConfig()), Tiny(TinyConfig())
+    before = weights(one), weights(two)
+    loader = torch.utils.data.DataLoader(data(16), batch_size=4)
+    one, two, a, b = accelerator.prepare(
+        one, two, hf_optim.create("smaran", one, lr=0.05), hf_optim.create("adan", two, lr=0.01)
+    )
+    exec(  # noqa: S102
+        code,
+        {
+            "hf_optim": hf_optim, "accelerator": accelerator, "model": one, "optimizer": a, "d_optimizer": a,
+            "g_optimizer": b, "loader": loader, "loss_fn": lambda model, batch: model(**batch)["loss"],
+            "d_loss": lambda batch: one(**batch)["loss"], "g_loss": lambda batch: two(**batch)["loss"],
+        },
+    )  # fmt: skip
+    assert not torch.equal(before[0], weights(one))
+    assert torch.equal(before[1], weights(two)) == ("g_optimizer" not in code)
+
+
+def test_every_page_is_in_the_overview():
+    overview = (PAGES[0].parent.parent / "trainer.md").read_text(encoding="utf-8")
+    assert len(PAGES) >= 6 and all(f"trainer/{page.name}" in overview for page in PAGES)

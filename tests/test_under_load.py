@@ -1,0 +1,118 @@
+"""A study under load: the disk fills at any write, the folder moves, the clock goes back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_fakes import make_study
+from tuning_fakes import expand, whole
+
+import hf_optim.experiment.training as training
+from hf_optim.commands.main import main
+from hf_optim.errors import UserError
+from hf_optim.experiment import files
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.study.folder import merge
+from hf_optim.study.folder.results import load
+from hf_optim.study.folder.store import read_status
+from hf_optim.study.launch import launcher, worker
+
+WRITES = ("report", "merge")
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, number: int, error: int) -> Iterator[int]:
+    """From now on the `number`-th file that is put in its place is not: as on a disk that is full just then."""
+    replace, count = os.replace, 0
+
+    def full(source: Any, target: Any, **more: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            raise OSError(error, os.strerror(error))
+        replace(source, target, **more)
+
+    monkeypatch.setattr(os, "replace", full)
+    yield count
+    monkeypatch.setattr(os, "replace", replace)
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_the_disk_fills_at_any_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    study = make_study(tmp_path / "study", ("adamw", "smaran"), seeds=1, steps=10)
+    for number in range(1, 30):
+        into = tmp_path / f"into {number}"
+        arguments = ["report", str(study)] if what == "report" else ["results", str(study), "--merge", str(into)]
+        disk = failing(monkeypatch, number, errno.ENOSPC)
+        next(disk)
+        code = main(arguments)
+        next(disk, None)
+        out, err = capsys.readouterr()
+        if code == 0:
+            break
+        assert code == 2 and err.count("\n") == 1 and "the disk is full" in err
+        hidden = [p.name for p in tmp_path.rglob(".*") if p.name != ".lock"]
+        assert hidden == []
+        assert main(arguments) == 0  # and the same command goes on
+        capsys.readouterr()
+    assert 5 < number < 29, "every write was tried"
+
+
+def test_a_folder_that_is_moved_gets_no_second_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = RunSpec(task="vision", model="mlp", size="smoke", optimizer={"name": "adamw"}, overrides={"steps": 2})
+    old, new = tmp_path / "old", tmp_path / "new"
+    real = training.final_metrics
+
+    def moved(*arguments: Any) -> dict[str, float]:
+        old.rename(new)
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "final_metrics", moved)
+    with pytest.raises(UserError, match="old.*cannot be written"):
+        worker.execute(old, spec.id, spec.to_dict())
+    assert not old.exists() and read_status(new / "runs" / spec.id) is None
+    monkeypatch.undo()
+    assert worker.execute(new, spec.id, spec.to_dict()) == "ok"
+    with pytest.raises(UserError, match="was moved or removed: the same command goes on, given its new place"):
+        launcher.execute([launcher.Run(spec.id, "t", "adamw", 0, spec.to_dict())], old, jobs=1)
+    assert not old.exists()
+
+
+def test_a_clock_that_goes_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(2_000_000_000, 0, -86_400))
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    made = expand()
+    folder = whole(made, tmp_path / "study")
+    (folder / "study.yaml").write_text("name: tuned\n")
+    for place in (folder / "runs").iterdir():
+        os.utime(place / "record.json", (0, 0))
+    assert main(["report", str(folder)]) == 0
+    first = (folder / "table.md").read_bytes()
+    files.sweep(folder)
+    assert main(["report", str(folder)]) == 0 and (folder / "table.md").read_bytes() == first
+
+
+def test_a_merge_that_was_killed_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, into = make_study(tmp_path / "study", ("adamw", "smaran"), seeds=1, steps=10), tmp_path / "into"
+    real = merge._copy
+
+    def killed(source: Path, home: Path) -> None:
+        real(source, home)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(merge, "_copy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        merge.merge([study], into)
+    assert not (into / "plan.json").exists()
+    monkeypatch.undo()
+    merge.merge([study], into)
+    assert len(load(into).records) == 2
+    with pytest.raises(UserError, match="is not empty and holds no study"):
+        merge.merge([study], tmp_path)
