@@ -42,7 +42,7 @@ def of(results: Results) -> list[Row]:
         row = _row({**head, "stage": stage}, run.spec, record, primary[run.task])
         rows.append(row if record is not None else {**row, "error": store.unreadable.get(run.id)})
     for file in sorted((results.folder / "runs").glob("*/record.json")):
-        if file.parent.name in seen or (record := reader.record(file.parent.name)) is None:
+        if file.parent.name in seen or (record := store.record(file.parent.name)) is None:
             continue
         try:
             RunSpec.from_dict(spec := record["spec"])
