@@ -56,7 +56,7 @@ BAD = {
     ),
     "steps below a run": (("trials: 6", "trials: 6\n  steps: 99"), 11, "one run of 'MLP' takes 100 steps already"),
     "not a mapping": ((YAML[YAML.index("tuning:") :], "tuning: 8\n"), 9, "expected a mapping with the keys trials"),
-    "the same twice": (("  - adamw", "  - adamw\n  - {name: adamw, label: again}"), 1, "same"),
+    "the same twice": (("  - adamw", "  - adamw\n  - {name: adamw, label: again}"), 7, "same"),
     "sensitivity to nothing": (
         ("tuning:", "sensitivity: {key: temperature}\ntuning:"),
         9,

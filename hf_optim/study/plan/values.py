@@ -25,8 +25,8 @@ def check(plan: Plan, source: Source) -> list[str]:
     said: dict[str, None] = {}
     made: set[str] = set()
     for where, label, spec in _specifications(plan):
-        spec, _ = split_setting(spec)
-        text = json.dumps(plain(spec), sort_keys=True)
+        own, _ = split_setting(spec)
+        text = json.dumps(plain(own), sort_keys=True)
         if text in made:
             continue
         made.add(text)
