@@ -1,11 +1,10 @@
-"""Measures how often the rules that give verdicts are wrong, and writes docs/calibration.md and docs/calibration.json.
+"""Measures how often a verdict is wrong, and writes docs/calibration.md and docs/calibration.json.
 
-    python scripts/calibrate.py simulate   2,000 simulated studies a rule, metric and number of seeds (minutes)
-    python scripts/calibrate.py real       260 short training runs on real digits (5 to 10 minutes of one core)
-    python scripts/calibrate.py profile    AlgoPerf's published scores from its published times
-    python scripts/calibrate.py page       the page again, from the numbers in docs/calibration.json
+    python scripts/calibrate.py cells      # 2,000 simulated studies a cell, through the shipped path: half an hour
+    python scripts/calibrate.py profile    # AlgoPerf's published scores from its published times
+    python scripts/calibrate.py page       # the page again, from the numbers in docs/calibration.json
 
-Runs go to --runs (default runs/calibration); those with a record there are not made again.
+The tuned cells resample the real runs of scripts/calibration_bank.npz (`calibration_bank.py` makes them).
 """
 
 from __future__ import annotations
@@ -16,128 +15,61 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 PAGE, DATA = ROOT / "docs" / "calibration.md", ROOT / "docs" / "calibration.json"
 PUBLISHED = ROOT / "tests" / "algoperf_leaderboard.csv"
+STUDIES = 2000
 
-STUDIES, SEEDS, FAMILIES = 2000, (3, 5, 10), (1, 9)
-#: the power promise: effects in standard deviations of the difference
-EFFECTS = (1.0, 1.5, 2.0)
-RATE, STEPS = 0.02, 16
-#: name -> (learning rate, seeds): one optimizer under two names, and with its rate quartered
-ARMS = {"first": (RATE, range(100)), "second": (RATE, range(1000, 1100)), "quartered": (RATE / 4, range(60))}
-PER_STUDY = 5  # seeds of each real A/A study
-
-
-def simulate(studies: int, data: dict[str, Any]) -> None:
-    """The false alarms of every rule, the coverage of the bootstrap, and the power that `seeds_needed` promises; saved
-    after each rule.
-    """
-    from hf_optim.study.statistics import calibration as c
-    from hf_optim.study.statistics.paired import seeds_needed
-
-    rates: list[dict[str, Any]] = []
-    data["simulated"] = {"studies": studies, "bound": c.bound(studies), "rates": rates, "power": [], "coverage": []}
-    for rule in c.RULES:
-        start = time.process_time()
-        for metric in c.METRICS:
-            for n in SEEDS:
-                for many in (1,) if rule in c.SINGLE else FAMILIES:
-                    if many > 1 or rule not in c.OTHERS or rule.startswith("Wilcoxon"):
-                        one = c.measure(rule, metric, n, many, studies)
-                        rates.append({**vars(one), "kept": one.kept})
-        print(f"{rule}: {time.process_time() - start:.0f} s", flush=True)
-        save(data)
-    for effect in EFFECTS:
-        needed = seeds_needed(effect)
-        assert needed is not None
-        for metric in c.METRICS:
-            found = c.power_kept(metric, effect, needed, studies)
-            data["simulated"]["power"].append({"effect": effect, "seeds": needed, "metric": metric, "found": found})
-    data["simulated"]["coverage"] = coverage()
+#: every sentence of README, docs and report that promises something of verdicts, and what stands behind it
+PROMISES = (
+    ("Where nothing differs, a study says better or worse in at most 5 of 100 (README, honest.md)", "table 1"),
+    ("... also between optimizers that were tuned, if the tuning is repeated (README, honest.md, studies.md)",
+     "table 2: AdamW against itself, and against SGDM with means made equal"),
+    ("One tuning finds settings, not optimizers; sentences, tables and pages say “with these settings” (studies.md)",
+     "table 2, the contrast; tests/test_study_questions.py"),
+    ("No tuning seed and no judged seed belongs to two repetitions (studies.md)",
+     "tests/test_study_units.py, on the plan"),
+    ("Units may be added look by look until everything is decided (studies.md, report)",
+     "table 1, every row with looks; tests/test_study_verdicts.py"),
+    ("What is decided stays decided (studies.md)", "tests/test_study_verdicts.py"),
+    ("Equivalent is false in at most 5 of 100, and is withheld where a run failed (studies.md, report)",
+     "table 1; tests/test_study_verdicts.py"),
+    ("A failed run counts as the worst finished one of the two: no false verdict from failures (report)",
+     "table 1, failing arms; tests/test_study_table.py"),
+    ("Failing more often is said falsely in at most 5 of 100 studies (report)", "table 1"),
+    ("The best can be whoever has ●: all true ones in 95 of 100 (report)", "table 1, 20 optimizers"),
+    ("A score over tasks keeps 5 %, nearly so at three units (studies.md)", "table 1, and the note below it"),
+    ("The speed-up's interval holds the true factor in 95 of 100 (studies.md, report)", "table 1"),
+    ("--dry-run: the difference that the design finds with 80 % (studies.md)", "table 1 and 2, “found”"),
+    ("An interval leaves zero exactly when the verdict is given (report)", "tests/test_study_verdicts.py"),
+    ("A change of the question after results is told and makes what it touches exploratory (studies.md, report)",
+     "tests/test_study_questions.py"),
+    ("results --compare agrees with the report to the digit (studies.md)", "tests/test_study_questions.py"),
+    ("Runs of the machine's fault are no failures of an optimizer (studies.md)", "tests/test_study_questions.py"),
+)  # fmt: skip
 
 
-def coverage(studies: int = 500, resamples: int = 1000) -> list[dict[str, Any]]:
-    """How often the 95 % BCa intervals hold the true value, which is known for each simulated metric."""
-    import numpy as np
+def measure(studies: int, data: dict[str, Any], only: str) -> None:
+    """Every cell whose name holds `only`; saved after each."""
+    import calibration_cells as c
+    import calibration_tuned
 
-    from hf_optim.study.statistics import calibration as c
-    from hf_optim.study.statistics import intervals
-
-    found = []
-    for metric in c.METRICS:
-        draw, _ = c.METRICS[metric]
-        many = draw(np.random.default_rng(0), (2_000_000,))
-        for name in ("mean", "median", "iqm"):
-            statistic = getattr(intervals, name)
-            for n in SEEDS:
-                # The interval of a sample's IQM is about the IQM of samples of that size, not of the population's.
-                samples = many[: len(many) // n * n].reshape(-1, n)
-                truth = float(statistic(samples).mean()) if name == "iqm" else float(statistic(many))
-                values = c.simulate(metric, n, 0, studies)[:, 0]
-                inside = [e.low <= truth <= e.high for e in intervals.bootstrap(values, statistic, resamples)]
-                found.append({"metric": metric, "statistic": name, "seeds": n, "covered": sum(inside) / studies})
-    return found
-
-
-def real(runs: Path) -> dict[str, Any]:
-    """The test accuracies of every arm, by seed; runs that have no record yet are made."""
-    from hf_optim.experiment.spec import RunSpec
-    from hf_optim.experiment.training import train
-
-    start, made = time.process_time(), 0
-    found: dict[str, dict[str, float]] = {name: {} for name in ARMS}
-    for name, (rate, seeds) in ARMS.items():
-        for seed in seeds:
-            spec = RunSpec(
-                "vision", model="mlp", size="smoke", optimizer={"name": "adamw", "lr": rate}, seed=seed,
-                overrides={"steps": STEPS},
-            )  # fmt: skip
-            record = runs / spec.id / "record.json"
-            if not record.exists():
-                train(spec, runs / spec.id, progress=False)
-                made += 1
-            found[name][str(seed)] = json.loads(record.read_text(encoding="utf-8"))["metrics"]["test_accuracy"]
-    print(f"{made} runs in {time.process_time() - start:.0f} s of processor time")
-    return found
-
-
-def judge(arms: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """The verdicts on real runs: twenty A/A studies of separate seeds, and the planted effect."""
-    import numpy as np
-
-    from hf_optim.study.statistics.paired import compare, seeds_needed
-
-    first, second = list(arms["first"].values()), list(arms["second"].values())
-    alike = []
-    for at in range(0, len(first), PER_STUDY):
-        pairs = list(zip(second[at : at + PER_STUDY], first[at : at + PER_STUDY], strict=True))
-        (one,) = compare([pairs], [True])
-        alike.append({"verdict": one.verdict, "p": one.p, "difference": one.difference.mean})
-    pairs = [(value, arms["first"][seed]) for seed, value in arms["quartered"].items()]
-    (whole,) = compare([pairs], [True])
-    effect = whole.difference.mean / whole.difference.sd
-    n = seeds_needed(effect)
-    assert n is not None
-    rng = np.random.default_rng(0)
-    drawn = [[pairs[i] for i in rng.choice(len(pairs), n, replace=False)] for _ in range(STUDIES)]
-    words = [compare([some], [True])[0].verdict for some in drawn]
-    apart = [compare([pairs[i : i + n]], [True])[0].verdict for i in range(0, len(pairs) - n + 1, n)]
-    return {
-        "alike": alike,
-        "effect": effect,
-        "difference": whole.difference.mean,
-        "pairs": len(pairs),
-        "seeds": n,
-        "found": words.count("better") / STUDIES,
-        "wrong": words.count("worse") / STUDIES,
-        "apart": apart,
-    }
+    cells = [*c.cells(), *calibration_tuned.cells(calibration_tuned.Bank())]
+    kept: dict[str, Any] = data.setdefault("cells", {})
+    for stale in kept.keys() - {cell.name for cell in cells}:
+        del kept[stale]
+    for cell in cells:
+        if only in cell.name:
+            start = time.process_time()
+            kept[cell.name] = c.measure(cell, studies)
+            one = kept[cell.name]
+            print(f"{one['hits']}/{one['studies']} ({time.process_time() - start:.0f} s) {cell.name}", flush=True)
+            save(data)
+    data["cells"] = {cell.name: kept[cell.name] for cell in cells if cell.name in kept}
 
 
 def profile() -> list[dict[str, Any]]:
@@ -156,121 +88,79 @@ def profile() -> list[dict[str, Any]]:
     ]
 
 
+def within(one: dict[str, Any], cells: int) -> bool:
+    """Whether a cell keeps its promise, within a binomial bound that is corrected for the number of cells."""
+    import calibration_cells as c
+
+    if one["promise"] == "false":
+        return int(one["hits"]) <= c.bound(one["studies"], cells)
+    return one["promise"] != "found" or one["studies"] - int(one["hits"]) <= c.bound(one["studies"], cells, 0.2)
+
+
 def page(data: dict[str, Any]) -> str:
     """docs/calibration.md."""
-    from hf_optim.study.statistics import calibration as c
-
+    cells = list(data.get("cells", {}).values())
     lines = [
         "# Calibration: how often a verdict is wrong",
         "",
         "A testbed that calls equal things different is worse than none, so its rules are tried where the truth is "
-        "known. Everything below is made by `scripts/calibrate.py` and kept in `docs/calibration.json`:",
+        "known. A study here goes the way of every study, from its YAML to its verdicts: the plan is expanded, the "
+        "settings are drawn, chosen and judged, look after look, by the code that is shipped. Only the training is "
+        "replaced, by numbers that are drawn, or by real runs that are drawn from a bank. All of it is made by",
         "",
         "```bash",
-        "python scripts/calibrate.py simulate   # simulated studies: minutes",
-        "python scripts/calibrate.py real       # real training runs: 5 to 10 minutes of one core",
+        "python scripts/calibration_bank.py     # the bank of real runs: minutes of one core",
+        "python scripts/calibrate.py cells      # the tables below: half an hour of one core",
         "python scripts/calibrate.py profile    # AlgoPerf's published scores",
         "```",
         "",
+        "and kept in `docs/calibration.json`. A row gives the share, in per cent, of studies that say at least one "
+        "false thing (at most 5 are promised), or that find a planted effect (at least 80). Chance alone moves the "
+        "shares; a row within its bound is one that a rule of exactly the promised level reaches in 999 of 1,000 "
+        "tables as large as this. What lies beyond is in bold.",
+        "",
     ]
-    if "simulated" in data:
-        lines += _simulated_text(data["simulated"], c)
-    if "real" in data:
-        lines += _real_text(judge(data["real"]))
+    for title, tuned in (("1. Simulated studies", False), ("2. Tuned studies, from real runs", True)):
+        some = [one for one in cells if one["tuned"] == tuned]
+        lines += [f"## {title}", "", *(_bank_text() if tuned else []), "| what is counted | promised | studies | % |"]
+        lines += ["|---|---|---:|---:|", *(_row(one, len(cells)) for one in some), ""]
+    lines += [
+        "## What this does not cover",
+        "",
+        "- Two optimizers of the same mean whose metrics are skewed in very different degrees: no test of means holds "
+        "its level there at ten units. A rare collapse that counts as a failure (an error, no number, no better than "
+        "untrained) is told apart from the rest; one that merely loses much is part of the mean.",
+        "- The score over three tasks at three units: the tasks here deviate .1 to 1 in the same unit, where "
+        "Satterthwaite's degrees of freedom are a little too many; what was measured is within the bound and above 5.",
+        "- No rule can exclude a collapse in one run of ten below 29 runs: “failures 0 of 10, at most 31 %”.",
+        "- Folders that were deleted and begun anew, and records that were looked at before a planned look.",
+        "- Other models and data: the bank is one small network on one set of digits.",
+        "",
+    ]
     if "profile" in data:
         lines += _profile_text(data["profile"])
-    return "\n".join(lines)
+    lines += ["## Every promise, and what stands behind it", "", "| promise | behind it |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {promise} | {behind} |" for promise, behind in PROMISES), ""])
 
 
-def _simulated_text(data: dict[str, Any], c: Any) -> list[str]:
-    total, limit = data["studies"], data["bound"]
-    lines = [
-        "## Simulated studies",
-        "",
-        f"{total:,} studies for each cell; the share, in per cent, of those that say at least one false thing. A rule "
-        f"of exactly 5 % stays at or below {100 * limit / total:.1f} % in 999 of 1,000 calibrations; what is above is "
-        "in bold. "
-        "The metrics are Gaussian, skewed (lognormal, beta), heavy-tailed (t with 3 degrees of freedom) and "
-        f"counted. A margin is {c.MARGIN:g} standard deviations of the metric. `n` is the number of seeds; “of 9” are "
-        "studies of nine optimizers against one baseline, where one false alarm anywhere counts.",
-        "",
-    ]
-    groups = (
-        ("Rules that give verdicts", c.VERDICTS, "Each must be within the bound; a test holds them to it."),
-        ("Tests that are reported and give no verdict", c.OTHERS, ""),
-        ("For contrast: one comparison alone", c.SINGLE, "The percentile bootstrap is used for no verdict."),
-    )
-    for title, rules, note in groups:
-        lines += [f"### {title}", "", *([note, ""] if note else [])]
-        lines += ["| rule | metric | " + " | ".join(f"n={n}" for n in SEEDS) + " | "
-                  + " | ".join(f"n={n}, of 9" for n in SEEDS) + " |", "|---|---|" + "---:|" * 6]  # fmt: skip
-        for rule in rules:
-            for metric in c.METRICS:
-                cells = [_rate(data["rates"], rule, metric, n, many) for many in FAMILIES for n in SEEDS]
-                lines.append(f"| {rule} | {metric} | " + " | ".join(cells) + " |")
-        lines.append("")
-    lines += [
-        "What the bound does not cover: two optimizers of the same mean whose metrics are skewed in very different "
-        "degrees (one that sometimes diverges, say). There no test of means holds its level at ten seeds.",
-        "",
-        "### The promised power",
-        "",
-        "“So many seeds would decide” means 80 %. Measured, where the true difference is the stated number of standard "
-        "deviations of the difference:",
-        "",
-        "| effect | seeds | metric | found |",
-        "|---:|---:|---|---:|",
-        *(f"| {p['effect']:g} | {p['seeds']} | {p['metric']} | {100 * p['found']:.1f} % |" for p in data["power"]),
-        "",
-        "### What the bootstrap intervals cover",
-        "",
-        "Intervals of 95 % (BCa) of mean, median and IQM, per cent that hold the true value. At three seeds they hold "
-        "far less than they say, which is why they only describe; the t-intervals of the tables and the verdicts do "
-        "not use them.",
-        "",
-        "| statistic | metric | " + " | ".join(f"n={n}" for n in SEEDS) + " |",
-        "|---|---|" + "---:|" * len(SEEDS),
-    ]
-    covered = {(x["statistic"], x["metric"], x["seeds"]): x["covered"] for x in data["coverage"]}
-    for name in ("mean", "median", "iqm"):
-        for metric in c.METRICS:
-            shown = " | ".join(f"{100 * covered[name, metric, n]:.0f}" for n in SEEDS)
-            lines.append(f"| {name} | {metric} | {shown} |")
-    return [*lines, ""]
-
-
-def _rate(rates: Sequence[dict[str, Any]], rule: str, metric: str, n: int, many: int) -> str:
-    for one in rates:
-        if (one["rule"], one["metric"], one["seeds"], one["comparisons"]) == (rule, metric, n, many):
-            text = f"{100 * one['false'] / one['studies']:.1f}"
-            return text if one["kept"] else f"**{text}**"
-    return ""
-
-
-def _real_text(data: dict[str, Any]) -> list[str]:
-    words = [one["verdict"] for one in data["alike"]]
-    alarms = sum(word != "undecided" for word in words)
-    small = min(one["p"] for one in data["alike"])
+def _bank_text() -> list[str]:
     return [
-        "## Real runs",
-        "",
-        f"AdamW at a rate of {RATE:g}, the multilayer perceptron of size smoke on real digits, {STEPS} steps, under "
-        f"two names and with different seeds: {len(words)} studies of {PER_STUDY} seeds an arm, no run used twice. "
-        f"**{alarms} of {len(words)} found a difference** (5 % would be {len(words) / 20:g}; the smallest p is "
-        f"{small:.3f}).",
-        "",
-        "A planted effect: the same with the rate quartered, which is better here, on the same initial weights and "
-        "batches (the rate was chosen on five of these seeds, for an effect neither tiny nor huge). "
-        f"Over {data['pairs']} pairs the accuracy differs by {data['difference']:+.3f}, "
-        f"{data['effect']:.2f} standard deviations of the difference, for which {data['seeds']} seeds promise a power "
-        f"of 80 %. Of {STUDIES:,} studies of {data['seeds']} pairs drawn from them {100 * data['found']:.1f} % say "
-        f"“better” and {100 * data['wrong']:.1f} % “worse”; of the {len(data['apart'])} that share no run, "
-        f"{data['apart'].count('better')} say “better”.",
+        "A multilayer perceptron on 5,000 real digits, trained by AdamW and by momentum SGD at 25 rates from 1e-4 to 1 "
+        "with 64 seeds each, whose initial weights and batches are the same for both. A study tunes over the rate "
+        "(8 trials, judged on two seeds in each repetition, looks after 5 and 10 repetitions); each of its seeds is "
+        "another real one. The last row shows what repetitions are for: there the chosen settings of one tuning are "
+        "judged on ten seeds, and the verdict is read as if it spoke of the optimizers.",
         "",
     ]
 
 
-def _profile_text(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _row(one: dict[str, Any], cells: int) -> str:
+    share = f"{100 * one['hits'] / one['studies']:.1f}"
+    promised = {"false": "at most 5", "found": "at least 80"}.get(one["promise"], "nothing")
+    return f"| {one['cell']} | {promised} | {one['studies']:,} | {share if within(one, cells) else f'**{share}**'} |"
+
+
+def _profile_text(rows: list[dict[str, Any]]) -> list[str]:
     worst = max(abs(row["ours"] - row["published"]) for row in rows)
     return [
         "## A published performance profile",
@@ -288,21 +178,20 @@ def _profile_text(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def save(data: dict[str, Any]) -> None:
     """Writes docs/calibration.json."""
-    DATA.write_text(json.dumps(data, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
+    kept = {key: data[key] for key in ("cells", "profile") if key in data}
+    DATA.write_text(json.dumps(kept, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main() -> int:
     """Measures what the arguments say, then writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("simulate", "real", "profile", "page"))
+    parser.add_argument("what", choices=("cells", "profile", "page"))
     parser.add_argument("--studies", type=int, default=STUDIES, help="simulated studies a cell (default: 2000)")
-    parser.add_argument("--runs", type=Path, default=Path("runs/calibration"), help="where the real runs are kept")
+    parser.add_argument("--only", default="", help="cells whose name holds this text (default: all)")
     options = parser.parse_args()
     data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
-    if options.what == "simulate":
-        simulate(options.studies, data)
-    elif options.what == "real":
-        data["real"] = real(options.runs)
+    if options.what == "cells":
+        measure(options.studies, data, options.only)
     elif options.what == "profile":
         data["profile"] = profile()
     save(data)

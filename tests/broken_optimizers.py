@@ -110,7 +110,7 @@ class BelievesTheLoad(Honest):
 
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict)
-        self.loaded = True
+        self.loaded = not state_dict["state"]  # as accelerator.prepare does, before the first step
 
 
 class ShallowCopy(Honest):

@@ -78,6 +78,9 @@ def test_every_cell_that_is_no_pass_says_why(report):
 #: cells that are red, and why nothing is done about it
 KNOWN = {
     ("lion", "nonfinite"): "the sign of NaN is 0 in torch: as in the published code, the weight stays and m is lost",
+    ("cautious_lion", "nonfinite"): "as Lion",
+    ("signum", "nonfinite"): "as Lion: a sign",
+    ("adopt", "nonfinite"): "its clip bounds an infinite update, as in the paper: the weight moves by the bound",
     ("prodigy", "bf16"): "its first steps are of the size d0 = 1e-6, and d only grows when weights move",
 }
 

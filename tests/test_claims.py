@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from hf_optim import registry
 from hf_optim.claims import cells, claim, settings, theorems
 from hf_optim.commands import reproduce
 from hf_optim.errors import UserError
@@ -205,9 +207,17 @@ def test_the_page_of_claims_is_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_example_of_a_task_trains_and_that_of_a_claim_reads(tmp_path) -> None:
+def test_the_example_of_a_factory_makes_an_optimizer(tmp_path) -> None:
     text = (Path(__file__).parent.parent / "docs" / "adding.md").read_text(encoding="utf-8")
     (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?)```", text, flags=re.S)[1])
+    opt = registry.create(f"{tmp_path}/mine.py:make_optimizer", torch.nn.Linear(3, 2), lr=0.5)
+    assert [(group["lr"], len(group["params"])) for group in opt.param_groups] == [(0.5, 1), (3e-4, 1)]
+
+
+def test_the_example_of_a_task_trains_and_that_of_a_claim_reads(tmp_path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "adding.md").read_text(encoding="utf-8")
+    a_task = text.split("\n## A task\n")[1]
+    (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?)```", a_task, flags=re.S)[1])
     optimizer, task = {"name": "adamw", "lr": 0.1}, f"{tmp_path}/mine.py:TASK"
     spec = RunSpec(task=task, size="smoke", optimizer=optimizer, overrides={"epochs": 30})
     record = train(spec, tmp_path / "run", progress=False)

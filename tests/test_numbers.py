@@ -28,7 +28,7 @@ STUDY = "name: s\nseeds: 1\ntasks:\n  - {task: vision, model: mlp, size: smoke}\
 def test_plain_values_are_those_of_yaml_1_2(text: str, value: object) -> None:
     found = parse(f"a:\n  - {text}\n", "x.yaml").value["a"][0]
     assert found == value and type(found) is type(value)
-    from hf_optim.commands.train import value as of_the_command_line
+    from hf_optim.commands.nested import value as of_the_command_line
 
     assert of_the_command_line(text) == value
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder import stages
+from hf_optim.study.folder import standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.plan import plan, shipped, source
@@ -66,7 +66,9 @@ def test_only_restricts_a_task() -> None:
 
 def test_seeds_from_the_command_line_and_lists() -> None:
     assert expand(GOOD, seeds=5).seeds == (0, 1, 2, 3, 4)
-    assert expand(GOOD.replace("seeds: 2", "seeds: [7, 42]")).seeds == (7, 42)
+    assert expand(GOOD.replace("seeds: 2", "seeds: {these: [7, 42]}")).seeds == (7, 42)
+    looks = expand(GOOD.replace("seeds: 2", "seeds: [2, 4]"))
+    assert looks.looks == (2, 4) and looks.seeds == (0, 1, 2, 3)
 
 
 def test_plan_json_round_trip() -> None:
@@ -78,12 +80,16 @@ BAD = {
     "unknown key": (("seeds: 2", "seeds: 2\nsteps: 3"), 3, "unknown key 'steps'; valid keys: name, title"),
     "unknown task key": (("label: small net", "lable: small net"), 9, "unknown key 'lable'; valid keys: task, label"),
     "missing key": (("seeds: 2\n", ""), 1, "'seeds' is missing"),
-    "wrong type": (("seeds: 2", "seeds: many"), 2, "seeds must be a number of seeds or a list"),
+    "wrong type": (("seeds: 2", "seeds: many"), 2, "seeds must be a number, a list of looks"),
     "boolean seeds": (("seeds: 2", "seeds: true"), 2, "seeds must be"),
-    "no seeds": (("seeds: 2", "seeds: []"), 2, "seeds is empty"),
+    "no seeds": (("seeds: 2", "seeds: []"), 2, "to name seeds write {these: [1, 7, 42]}"),
     "zero seeds": (("seeds: 2", "seeds: 0"), 2, "at least 1"),
-    "same seed twice": (("seeds: 2", "seeds: [1, 1]"), 2, "seed 1 is given twice"),
-    "negative seed": (("seeds: 2", "seeds: [-1]"), 2, "lies between 0"),
+    "same seed twice": (("seeds: 2", "seeds: {these: [1, 1]}"), 2, "seed 1 is given twice"),
+    "negative seed": (("seeds: 2", "seeds: {these: [-1]}"), 2, "lies between 0"),
+    "looks that do not ascend": (("seeds: 2", "seeds: [5, 5]"), 2, "looks ascend from 2"),
+    "an odd family": (("seeds: 2", "seeds: 2\nfamily: all"), 3, "family must be tasks or score"),
+    "a speed-up in epochs": (("seeds: 2", "seeds: 2\nspeedup: {budgets: [0.5, 1, 2]}"), 3, "measured in epochs"),
+    "a speed-up without the whole": (("seeds: 2", "seeds: 2\nspeedup: {budgets: [0.5, 2]}"), 3, "1 is among them"),
     "key twice": (("seeds: 2", "seeds: 2\nseeds: 3"), 3, "'seeds' is given twice"),
     "unknown baseline": (("baseline: adamw", "baseline: adam"), 3, "no optimizer's label; labels: adamw, SMARAN"),
     "unknown optimizer": (("  - adamw", "  - adamww"), 14, "mean adamw"),
@@ -163,7 +169,7 @@ def test_quickstart_compares_the_papers_methods() -> None:
 
 
 def known(made: plan.Plan, folder: Path) -> set[str]:
-    return {run.id for run in stages.pending(made, RecordStore(folder))}
+    return {run.id for run in standing.pending(made, RecordStore(folder))}
 
 
 def test_a_folder_takes_additions_and_refuses_changes(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def check_what_a_study_leaves(whole: Path) -> None:
             "plan.json",
             "runs",
             "runs.parquet",
+            "questions.jsonl",
             "report.html",
             "costs.md",
             "costs.csv",

@@ -303,7 +303,8 @@ def test_latex_and_markdown_are_tables(two: list[str], tmp_path: Path, capsys: p
 def test_compare_pairs_by_seed(two: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = command(capsys, "results", *two, "--compare", "smaran", "adamw")
     assert code == 0
-    head, first, second = (line.split() for line in out.splitlines())
+    _, first, second = (line.split() for line in out.splitlines()[:-1])
+    assert out.splitlines()[-1].startswith("exploratory: no study planned this comparison")
     assert first[:2] == ["MLP", "test_accuracy"] and second[0] == "CNN"
     expected = sum(accuracy("smaran", s) - accuracy("adamw", s) for s in range(3)) / 3
     assert any(float(x) == pytest.approx(expected, rel=1e-4) for x in first[5:8])

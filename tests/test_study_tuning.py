@@ -180,7 +180,7 @@ def test_when_every_trial_failed_the_judged_runs_say_so(tmp_path: Path) -> None:
     search = next(s for s in now.searches if s.optimizer == "SMARAN")
     judged = next(r for r in now.runs if r.optimizer == "SMARAN")
     assert judged.spec["optimizer"] == search.trials[0].run.spec["optimizer"]
-    notes = tuning_report.build(records.load(tmp_path).plan, tmp_path).notes
+    notes = tuning_report.build(records.load(tmp_path)).notes
     assert any("SMARAN on MLP: every trial failed" in note for note in notes)
 
 
@@ -190,7 +190,7 @@ def test_an_optimizer_may_be_left_untuned(tmp_path: Path) -> None:
     whole(made, tmp_path)
     loaded = records.load(tmp_path)
     assert {r.spec["optimizer"]["lr"] for r in loaded.plan.runs if r.optimizer == "SMARAN"} == {0.1}
-    assert "SMARAN on MLP was not tuned." in tuning_report.build(loaded.plan, tmp_path).notes
+    assert "SMARAN on MLP was not tuned." in tuning_report.build(loaded).notes
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_pruning_measures_later_trials_by_the_medians_of_the_first(tmp_path: Pat
             fine = trial.number < pruning.FIRST or good_rate(trial.run)["validation_accuracy"] >= middle
             assert trial.status == ("ok" if fine else "pruned")
     assert all(not run.spec.get("pruning") for run in records.load(tmp_path).plan.runs)
-    notes = tuning_report.build(records.load(tmp_path).plan, tmp_path).notes
+    notes = tuning_report.build(records.load(tmp_path)).notes
     assert any("were stopped early (median rule)" in note for note in notes)
 
 

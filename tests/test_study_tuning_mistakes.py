@@ -8,7 +8,11 @@ from tuning_fakes import YAML, expand
 from hf_optim.errors import UserError
 
 BAD = {
-    "unknown key": (("trials: 6", "trials: 6\n  budget: 3"), 11, "unknown key 'budget'; valid keys: trials, steps"),
+    "unknown key": (
+        ("trials: 6", "trials: 6\n  budget: 3"),
+        11,
+        "unknown key 'budget'; valid keys: trials, repetitions, seeds, steps",
+    ),
     "no trials": (("trials: 6", "seed: 6"), 9, "'trials' is missing"),
     "zero trials": (("trials: 6", "trials: 0"), 10, "trials must be at least 1"),
     "trials in words": (("trials: 6", "trials: many"), 10, "trials must be a whole number"),
@@ -52,7 +56,7 @@ BAD = {
     ),
     "steps below a run": (("trials: 6", "trials: 6\n  steps: 99"), 11, "one run of 'MLP' takes 100 steps already"),
     "not a mapping": ((YAML[YAML.index("tuning:") :], "tuning: 8\n"), 9, "expected a mapping with the keys trials"),
-    "the same twice": (("  - adamw", "  - adamw\n  - {name: adamw, label: again}"), 1, "same"),
+    "the same twice": (("  - adamw", "  - adamw\n  - {name: adamw, label: again}"), 7, "same"),
     "sensitivity to nothing": (
         ("tuning:", "sensitivity: {key: temperature}\ntuning:"),
         9,
@@ -78,7 +82,7 @@ BAD = {
         "only be varied in a study with a tuning",
     ),
     "a varied tuning seed is judged": (
-        ("seeds: 3", "seeds: [0, 1001]\nvariance: {seeds: 3}"),
+        ("seeds: 3", "seeds: {these: [0, 1001]}\nvariance: {seeds: 3}"),
         3,
         "the tuning seed 1001 would also be a judged seed",
     ),

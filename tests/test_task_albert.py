@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from untimed import untimed
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.evaluation import evaluate_checkpoint
@@ -221,12 +222,12 @@ def test_a_run_and_its_checkpoint_agree(tmp_path) -> None:
 def test_a_resumed_run_draws_the_same_masks(tmp_path, name) -> None:
     chosen = spec(model=name, overrides={"steps": 4, "batch_size": 8})
     whole = train(chosen, tmp_path, progress=False, checkpoint_every=2)
-    rows = (tmp_path / "history.jsonl").read_text()
+    rows = untimed(tmp_path)
     (tmp_path / "record.json").unlink()
     (tmp_path / "checkpoint-4" / "trainer_state.json").unlink()
     again = train(chosen, tmp_path, progress=False, checkpoint_every=2, resume=True)
     assert whole["status"] == "ok" and again["metrics"] == whole["metrics"]
-    assert (tmp_path / "history.jsonl").read_text() == rows
+    assert untimed(tmp_path) == rows
 
 
 def test_a_run_swaps_the_pairs_of_every_other_epoch(tmp_path, monkeypatch) -> None:

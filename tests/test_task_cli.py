@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from untimed import untimed
 
 from hf_optim.commands import train as task_cli
 from hf_optim.errors import UserError
@@ -177,10 +178,7 @@ def test_two_processes_train_as_one(tmp_path) -> None:
     assert (two["environment"]["processes"], one["environment"]["processes"]) == (2, 1)
     assert done.stdout.count("record: ") == 1  # one process writes and speaks
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-3)
-    first, second = (
-        [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
-        for name in ("two", "one")
-    )
+    first, second = (untimed(tmp_path / name) for name in ("two", "one"))
     assert [row["step"] for row in first] == [row["step"] for row in second]
     for mine, other in zip(first, second, strict=True):
         assert mine == pytest.approx(other, rel=2e-4)

@@ -1,7 +1,6 @@
 """The diffusion task: its model and average, its samples and their figures, its data and options."""
 
 import functools
-import json
 import math
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("torchmetrics")
 
 from PIL import Image  # noqa: E402
+from untimed import untimed
 
 from hf_optim.errors import UserError  # noqa: E402
 from hf_optim.experiment.evaluation import evaluate_checkpoint  # noqa: E402
@@ -35,7 +35,7 @@ def spec(optimizer="adamw", **values) -> RunSpec:
 
 
 def history(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return untimed(folder)
 
 
 def tiny(**values) -> DDPMModel:

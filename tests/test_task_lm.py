@@ -1,12 +1,12 @@
 """The task `lm`: blocks lose neither token nor byte, figures are exact, checkpoints go on, bad input is one line."""
 
-import json
 import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from untimed import untimed
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.evaluation import evaluate_checkpoint
@@ -24,7 +24,7 @@ def spec(model="gpt2", optimizer=None, **values) -> RunSpec:
 
 
 def history(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return untimed(folder)
 
 
 def bpe(texts, vocabulary=300):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from untimed import untimed
 
 from hf_optim.experiment.evaluation import evaluate_checkpoint
 from hf_optim.experiment.spec import RunSpec
@@ -78,7 +79,7 @@ def test_two_processes_train_and_measure_as_one(name, tmp_path) -> None:
 
 def read(folder: Path) -> list[dict]:
     """The rows of a run's history."""
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    return untimed(folder)
 
 
 def test_there_are_text_tasks() -> None:

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from untimed import without_seconds
 
 from hf_optim.errors import UserError
 from hf_optim.experiment import task as tasks
@@ -24,7 +25,8 @@ def history(folder) -> list[dict]:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    return [json.loads(line, parse_constant=refuse) for line in (folder / "history.jsonl").read_text().splitlines()]
+    rows = (json.loads(line, parse_constant=refuse) for line in (folder / "history.jsonl").read_text().splitlines())
+    return [without_seconds(row) for row in rows]
 
 
 @pytest.fixture(scope="module")

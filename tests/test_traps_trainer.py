@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from hub_parts import Honest, Tiny, data, make, rows, weights
@@ -18,7 +20,8 @@ def _patched(trainer):
         for owner in (trainer, trainer.accelerator, trainer.optimizer)
         for name, value in vars(owner).items()
         if name not in ("log", "_load_optimizer_and_scheduler", "_inner_training_loop")  # for the attachment's life
-        and getattr(value, "__module__", "").startswith("hf_optim")
+        and inspect.isroutine(value)
+        and (value.__module__ or "").startswith("hf_optim")
     }
 
 

@@ -62,7 +62,7 @@ def write(run: Run, folder: Path, outcome: Outcome | None, *, steps: int = 100, 
     write_rows(home / "history.jsonl", rows)
     record = {"id": run.id, "spec": run.spec, "status": "ok" if outcome else "failed", "metrics": outcome or {}}
     record |= {"error": None if outcome else "the loss became NaN", "history": "history.jsonl"}
-    record |= {"time": {"steps": steps}}
+    record |= {"time": {"steps": steps}, "memory": {}, "data": None}
     write_json(home / "record.json", {**record, **({"pruned": True} if pruned else {})})
 
 

@@ -39,7 +39,7 @@ def name(optimizer: torch.optim.Optimizer, names: Mapping[torch.Tensor, str], ea
         optimizer.register_load_state_dict_pre_hook(aligned)
 
 
-def aligned(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def aligned(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
     """The state dict in the optimizer's own order of groups and tensors; itself where it is so already.
 
     Raises:

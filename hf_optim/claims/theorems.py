@@ -5,8 +5,6 @@ A check can break a theorem with one case. It cannot prove one: "holds" says tha
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -144,16 +142,13 @@ CHECKS: dict[str, Callable[[], Table]] = {
 
 def write(names: list[str], folder: Path) -> list[Path]:
     """NAME.csv of each check below `folder`; gives their paths."""
+    from hf_optim.core.text import csv_lines
     from hf_optim.experiment.files import write_atomically
 
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name in names:
         table = CHECKS[name]()
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
         files.append(folder / f"{name}.csv")
-        write_atomically(files[-1], text.getvalue())
+        write_atomically(files[-1], csv_lines([list(table[0]), *(list(row.values()) for row in table)]))
     return files

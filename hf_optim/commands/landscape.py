@@ -7,8 +7,6 @@ default, runs with agr_scope="all". Rules that count in epochs are told that one
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.commands.parser import Parser
+from hf_optim.core.text import csv_lines
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import write_atomically
 from hf_optim.toys.surfaces import SURFACES, Surface
@@ -78,11 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Where each optimizer ended on each surface."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(file, text.getvalue())
+    write_atomically(file, csv_lines([list(rows[0]), *(list(row.values()) for row in rows)]))
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -72,7 +72,7 @@ def _spec(name: str | None, hyper: dict[str, Any]) -> dict[str, Any]:
 def run(spec: dict[str, Any], target: Sequence[str], module: bool = False) -> int:
     """Run `target` (a script or module and its arguments) with `spec` attached to every trainer that trains."""
     from hf_optim.hub.arguments import to_spec
-    from hf_optim.hub.attachment import attach
+    from hf_optim.hub.attaching import attach
     from hf_optim.hub.starting import at_train, attached
 
     spec = to_spec(spec, {}, settled=False)

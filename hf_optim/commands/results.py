@@ -59,7 +59,7 @@ def results(
         columns: names separated by commas, with wildcards; default those that tell runs apart (for CSV and Parquet,
             all).
         by: columns to group by, separated by commas: counts, means and standard deviations for each combination.
-        compare: two optimizers, or conditions; see `rows.compare`.
+        compare: two optimizers, or conditions; see `pairs.compare`.
         export: a file for the same table, in the format of its ending: .csv, .md, .tex or .parquet.
         into: merge the studies into this folder instead, with tables and report.
         keep_first: where two records of one run differ, take that of the folder named first.
@@ -67,7 +67,7 @@ def results(
     Raises:
         UserError: for what is wrong with the folders, the conditions or the file, before anything is written.
     """
-    from hf_optim.study.folder import merge, rows
+    from hf_optim.study.folder import merge, pairs, rows
     from hf_optim.study.folder import results as records
     from hf_optim.study.report import exports
 
@@ -92,8 +92,7 @@ def results(
     if not some:
         raise UserError("no run meets " + " and ".join(where) if where else "these studies have no runs")
     if compare:
-        greater = {t["label"]: bool(t["primary"]["greater_is_better"]) for one in loaded for t in one.plan.tasks}
-        table = rows.compare([row for row in some if row["stage"] == "judged"], *compare, greater)
+        table, worth = pairs.compare(loaded, [row for row in some if row["stage"] == "judged"], *compare)
         shown = rows.choose(table, columns, list(table[0]))
     elif by:
         keys = rows.choose(some, by, ())
@@ -109,6 +108,8 @@ def results(
         print(f"{len(table)} rows, {len(shown)} columns: {export}")
     else:
         _print(table, shown)
+    if compare:
+        print(worth)
     return 0
 
 

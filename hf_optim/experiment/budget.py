@@ -37,6 +37,8 @@ class Budget:
     max_grad_norm: float
     drop_last: bool
     schedule: dict[str, Any]
+    passes: int | None = None
+    seconds: float | None = None
 
 
 def budget(spec: RunSpec, preset: Preset, samples: int, processes: int) -> Budget:
@@ -48,6 +50,8 @@ def budget(spec: RunSpec, preset: Preset, samples: int, processes: int) -> Budge
             f"overrides: batch_size {batch} is the whole step's and must divide by {processes} process(es) x "
             f"{accumulation} accumulation step(s)"
         )
+    if processes > 1 and "seconds" in given:
+        raise UserError("overrides: seconds end a run of one process; several would not end together: give passes")
     drop_last = preset.drop_last.value
     if drop_last and samples < batch:
         raise UserError(f"data: {samples} train samples are fewer than one batch of {batch}: set overrides batch_size")
@@ -65,4 +69,6 @@ def budget(spec: RunSpec, preset: Preset, samples: int, processes: int) -> Budge
         max_grad_norm=float(given.get("max_grad_norm", preset.max_grad_norm.value)),
         drop_last=drop_last,
         schedule=spec.schedule or preset.schedule.value,
+        passes=given.get("passes"),
+        seconds=given.get("seconds"),
     )

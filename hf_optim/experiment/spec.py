@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hf_optim.errors import UserError
@@ -15,6 +15,8 @@ SIZES = ("smoke", "small", "paper")
 OVERRIDES: dict[str, type] = {
     "steps": int,
     "epochs": int,
+    "passes": int,
+    "seconds": float,
     "batch_size": int,
     "eval_every": int,
     "max_grad_norm": float,
@@ -42,11 +44,13 @@ class RunSpec:
             optimizer of a comparison.
         data: an embedded data set's name or a path to your own files; None takes the preset's.
         schedule: see `hf_optim.hub.schedules`; None takes the preset's.
-        overrides: of the preset: steps or epochs, batch_size (samples a step, over all processes), eval_every (steps;
-            default: the preset's), max_grad_norm (0: no clipping), gradient_accumulation_steps, train_curve (so
-            many train samples are evaluated whenever validation is), init_seed and order_seed (of the initial weights
-            and of the order of batches, in place of `seed`), split_seed (train on a bootstrap sample of the train
-            split, drawn with it), patience (end after so many evaluations without a lower validation loss).
+        overrides: of the preset: steps or epochs; passes (forward and backward ones together) or seconds of training,
+            which end the run, and its schedule with it, if they are spent before its steps are; batch_size (samples a
+            step, over all processes), eval_every (steps; default: the preset's), max_grad_norm (0: no clipping),
+            gradient_accumulation_steps, train_curve (so many train samples are evaluated whenever validation is),
+            init_seed and order_seed (of the initial weights and of the order of batches, in place of `seed`),
+            split_seed (train on a bootstrap sample of the train split, drawn with it), sharpness (of so many samples),
+            patience (end after so many evaluations without a lower validation loss).
         options: in place of values of the preset's model (`hidden_size`), or one of the task's own (`checkpoint`).
         pruning: [step, value] pairs: the run is stopped by its evaluation after so many steps if the best validation
             value of the primary metric so far is worse than this. A stopped run is recorded as failed and `pruned`.
@@ -102,7 +106,9 @@ class RunSpec:
                 raise UserError(f"overrides: unknown key {key!r}; valid: {', '.join(OVERRIDES)}")
             if isinstance(value, bool) or not isinstance(value, (int, float) if OVERRIDES[key] is float else int):
                 raise UserError(f"overrides: {key} must be a number ({OVERRIDES[key].__name__}), got {value!r}")
-            if value < (least := 0 if key in FROM_ZERO else 1):
+            if key == "seconds" and value <= 0:
+                raise UserError(f"overrides: seconds must be above 0, got {value!r}")
+            if key != "seconds" and value < (least := 0 if key in FROM_ZERO else 1):
                 raise UserError(f"overrides: {key} must be {least} or more, got {value!r}")
             if key.endswith("_seed") and value >= 2**32:
                 raise UserError(f"overrides: {key} must be below 2**32, got {value!r}")
@@ -111,7 +117,7 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary; `RunSpec.from_dict` is its inverse."""
-        values = asdict(self)
+        values = {f.name: _copied(getattr(self, f.name)) for f in fields(self)}
         for later in ("options", "pruning"):  # so that a run without any keeps the name that it had before these
             if not values[later]:
                 del values[later]
@@ -141,3 +147,10 @@ def id_of(values: Mapping[str, Any]) -> str:
     """
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _copied(value: Any) -> Any:
+    """A copy of plain data; tenfold faster than `dataclasses.asdict`, which a study asks for thousands of times."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
 from hf_optim.experiment.evaluator import Evaluator
+from hf_optim.experiment.spending import Spending
 from hf_optim.hub import schedules
 
 # What Trainer adds to its evaluation logs. The loss among them is an average of batch averages; ours is exact over
@@ -41,18 +42,20 @@ class TaskTrainer(Trainer):
         self.schedule, self.evaluator, self.drop_last = schedule, evaluator, drop_last
         self.finished = False
         self.followed: Any = None
-        self.evaluation_seconds = 0.0
+        self.spending = Spending()
         self.grad_norm: float | None = None
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """A LambdaLR over every group's own rate."""
+        """A LambdaLR over every group's own rate, as far as the run is in steps or, if that is more, in its budget."""
         if self.lr_scheduler is None:
             chosen = optimizer if optimizer is not None else self.optimizer
             assert chosen is not None
             factor = schedules.factor(self.schedule, num_training_steps)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, factor)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                chosen, lambda step: factor(max(step, int(self.spending.share() * num_training_steps)))
+            )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -65,24 +68,26 @@ class TaskTrainer(Trainer):
             self.args.dataloader_drop_last = False
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """Trainer's and what the task samples, timed, with the first process's buffers (batch norm) on every one.
+        """Trainer's and what the task samples, timed apart, with the first process's buffers (batch norm) on every one.
 
         Before the first step nothing is sampled: it would say nothing and may cost as much as the training.
         """
-        started = time.perf_counter()
+        with self.spending.evaluating():
+            return self._evaluated(*args, prefix=metric_key_prefix, **kwargs)
+
+    def _evaluated(self, *args: Any, prefix: str, **kwargs: Any) -> Any:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             assert self.model is not None
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
+        output = super().evaluation_loop(*args, metric_key_prefix=prefix, **kwargs)  # type: ignore[misc]
         step = self.state.global_step
         if step or self.finished:
             assert self.model is not None and output.metrics is not None
-            split = "validation" if metric_key_prefix == "eval" else metric_key_prefix
+            split = "validation" if prefix == "eval" else prefix
             final = self.finished or step == self.state.max_steps
             sampled = self.evaluator.sample(self.model, split, step, final)  # type: ignore[arg-type]
-            output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in sampled.items()})
-        self.evaluation_seconds += time.perf_counter() - started
+            output.metrics.update({f"{prefix}_{key}": value for key, value in sampled.items()})
         return output
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -96,10 +101,10 @@ class TaskTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's; without clipping it knows no gradient norm, so the measured one is added."""
+        """Trainer's, with what was spent by then; without clipping it knows no gradient norm, so that is added too."""
         if "loss" in logs and self.grad_norm is not None:
             logs.setdefault("grad_norm", self.grad_norm)
-        super().log(logs, start_time)
+        super().log({**logs, **self.spending.row()}, start_time)
 
 
 class Watch(TrainerCallback):
@@ -125,6 +130,8 @@ class Watch(TrainerCallback):
             self._bar = tqdm(
                 total=state.max_steps, initial=state.global_step, leave=False, unit="step", desc=self.label
             )
+        if self.trainer is not None:
+            self.trainer.spending.begin(state.log_history)
         step = optimizer.step
 
         @functools.wraps(step)
@@ -148,6 +155,8 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.step_seconds.append(self._now() - self._begun)
+        if self.trainer is not None and self.trainer.spending.share() >= 1:
+            control.should_training_stop = control.should_log = control.should_evaluate = True
         if self._bar is not None:
             self._bar.update()
         # The window of the logged loss is not in a checkpoint: close it there, and a resumed run logs the same rows.

@@ -24,6 +24,7 @@ from hf_optim.experiment.evaluation import final_metrics, named
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.files import check_tree, read_json, remove, write_json, write_rows
 from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.spending import SPENT, Spending
 from hf_optim.experiment.task import Data, Preset, Primary, Task, check_spec
 from hf_optim.experiment.trainer import FOLLOWED, TaskTrainer, Watch
 from hf_optim.hub import attach, modes
@@ -140,7 +141,7 @@ def train(
             try:
                 trainer.train(resume_from_checkpoint=checkpoint)
             finally:
-                seconds = time.perf_counter() - begun - trainer.evaluation_seconds
+                seconds = time.perf_counter() - begun - trainer.spending.evaluation_seconds
                 watch.close()
             metrics = final_metrics(trainer, data, preset)
             if "sharpness" in spec.overrides:
@@ -169,6 +170,8 @@ def train(
             "step_ms_median": _median_ms(watch.step_seconds),
             "optimizer_ms_median": _median_ms(watch.optimizer_seconds),
             "steps": trainer.state.global_step if trainer is not None else 0,
+            "forward_passes": trainer.spending.forward if trainer is not None else 0,
+            "backward_passes": trainer.spending.backward if trainer is not None else 0,
         },
         "memory": {
             "optimizer_state_bytes": _state_bytes(trainer),
@@ -176,7 +179,13 @@ def train(
             "peak_rss_bytes": records.peak_memory(),
         },
         "environment": records.environment(processes, str(trainer.args.device) if trainer is not None else "unknown"),
-        "data": {"name": data.name, "fingerprint": data.fingerprint, "note": data.note},
+        "groups": _groups(trainer),
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "note": data.note,
+            "test_samples": len(data.test),  # type: ignore[arg-type]
+        },
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -255,6 +264,8 @@ def _trainer(
         trainer.add_callback(Pruner(task.primary, spec.pruning))
     trainer.remove_callback(transformers.PrinterCallback)
     watch.trainer = trainer
+    trainer.spending = Spending(numbers.passes, numbers.seconds)
+    trainer.spending.watch(model)
     return trainer
 
 
@@ -284,12 +295,13 @@ def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
     names = {"loss": "train_loss", "learning_rate": "lr"}
     for entry in log:
         where = {"step": entry["step"], "epoch": round(entry.get("epoch") or 0.0, 4)}
+        where |= {key: entry[key] for key in SPENT if key in entry}
         if any(key.startswith("eval_") for key in entry):
             rows.append({**where, **named(entry, "eval", "validation")})
         elif any(key.startswith(f"{FOLLOWED}_") for key in entry):
             rows.append({**where, **named(entry, FOLLOWED, FOLLOWED)})
         elif "loss" in entry:
-            rest = {names.get(key, key): value for key, value in sorted(entry.items()) if key not in ("step", "epoch")}
+            rest = {names.get(key, key): value for key, value in sorted(entry.items()) if key not in where}
             rows.append({**where, **rest})
     return rows
 
@@ -305,6 +317,18 @@ def _state_bytes(trainer: TaskTrainer | None) -> int:
     # what evaluating keeps to go back is no state of training
     state = {p: {k: v for k, v in own.items() if k != "y"} for p, own in inner.state.items()}
     return records.tensor_bytes(state if modes.holds(inner) == "average" else dict(inner.state))
+
+
+def _groups(trainer: TaskTrainer | None) -> list[dict[str, Any]]:
+    """The optimizer's parameter groups: how many parameters each has, and what may differ between groups."""
+    groups = getattr(trainer.optimizer, "param_groups", None) if trainer is not None else None
+    return [
+        {
+            "parameters": sum(p.numel() for p in group["params"]),
+            **{key: group[key] for key in ("weight_decay", "agr") if isinstance(group.get(key), int | float)},
+        }
+        for group in groups or ()
+    ]
 
 
 def _prepare(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> None:

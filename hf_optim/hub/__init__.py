@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_optim.hub.attachment import Attachment, attach
+    from hf_optim.hub.attaching import attach
+    from hf_optim.hub.attachment import Attachment
     from hf_optim.hub.factories import factory
     from hf_optim.hub.monitor import Monitor
     from hf_optim.hub.session import Session
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Attachment", "Callback", "Monitor", "Session", "attach", "factory"]
 
 _HOME = {
-    "attach": "attachment",
+    "attach": "attaching",
     "Attachment": "attachment",
     "Callback": "starting",
     "factory": "factories",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hf_optim.errors import UserError
-from hf_optim.hub.attachment import Attachment, attach
+from hf_optim.hub.attaching import attach
+from hf_optim.hub.attachment import Attachment
 
 try:
     from axolotl.integrations.base import BasePlugin  # type: ignore[import-not-found, unused-ignore]

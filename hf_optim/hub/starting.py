@@ -14,7 +14,8 @@ from transformers import Trainer, TrainerCallback
 
 from hf_optim.errors import UserError
 from hf_optim.hub.arguments import label, to_spec
-from hf_optim.hub.attachment import Attachment, attach
+from hf_optim.hub.attaching import attach
+from hf_optim.hub.attachment import Attachment
 
 _waiting: list[Callable[[Any], None]] = []
 

@@ -12,11 +12,12 @@ from hf_optim.core import text as safe
 from hf_optim.errors import UserError
 from hf_optim.experiment.checkpoint import paths_in
 from hf_optim.experiment.files import write_atomically
+from hf_optim.study.findings import design, naming, table, verdicts
 from hf_optim.study.findings import protocol as tuning_report
-from hf_optim.study.findings import table
-from hf_optim.study.folder import changes, rows, stages
+from hf_optim.study.folder import changes, questions, rows, stages
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.disk import unwritable
+from hf_optim.study.folder.standing import known
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch import launcher as run
@@ -95,6 +96,7 @@ def study(
         return 0
     run.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
     _show_change(change, console)
+    _show_question(folder, console)
     if launch is not None:
         ended = spread.launch(
             folder,
@@ -131,14 +133,14 @@ def _run_here(
 ) -> None:
     reader = RecordStore(folder)
     total = stages.run_count(plan)
-    left = total - sum(reader.record(one.id) is not None for one in stages.known(plan, reader))
+    left = total - sum(reader.record(one.id) is not None for one in known(plan, reader))
     console.print(
         f"{plan.title}: {total} runs, {total - left} finished before, {min(jobs, max(1, left))} at a time, in {folder}",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
-    start, count = time.monotonic(), 0
+    start, count, look = time.monotonic(), 0, 0
     try:
         with Display(console, total, total - left, jobs) as display:
 
@@ -149,6 +151,11 @@ def _run_here(
             for stage in follow(plan, folder):
                 if plan.tuning is not None:
                     console.print(stage.sentence(), highlight=False, soft_wrap=True)
+                if len(plan.looks) > 1 and stage.units != look:
+                    look = stage.units
+                    console.print(
+                        f"look after {look} {naming.unit(plan)}, of {plan.looks[-1]} at most", highlight=False
+                    )
                 count += len(stage.todo)
                 run.execute(
                     list(stage.todo),
@@ -181,7 +188,7 @@ def finish(folder: Path) -> int:
     tables = table.build(results)
     analysed = analysis.analyse(results, tables)
     title = results.plan.title
-    protocol = tuning_report.build(results.plan, folder) if tuning_report.asked(results.plan) else None
+    protocol = tuning_report.build(results) if tuning_report.asked(results.plan) else None
     files: list[tuple[str, str]] = [
         ("table.md", texts.markdown(tables, title) + tuning_report.notes(protocol)),
         ("table.csv", texts.result_csv(tables)),
@@ -201,6 +208,9 @@ def finish(folder: Path) -> int:
     except OSError as error:
         raise unwritable(folder, error) from None
     texts.show(tables, console)
+    for text in (*verdicts.changed(results), *analysed.verdicts, verdicts.looked(results), verdicts.progress(results)):
+        if text:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
     for note in protocol.notes if protocol is not None else ():
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     failures = results.failures()
@@ -208,9 +218,6 @@ def finish(folder: Path) -> int:
         console.print(f"failed: {records.describe(failed)}: {why}", markup=False, highlight=False, soft_wrap=True)
     for run_, why in results.unreadable():
         console.print(f"unreadable: {records.describe(run_)}: {why}", markup=False, highlight=False, soft_wrap=True)
-    missing = len(results.plan.runs) - len(results.records)
-    if missing:
-        console.print(f"{missing} of {len(results.plan.runs)} runs have no record yet", highlight=False)
     console.print(f"Report: {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return 1 if failures else 0
 
@@ -236,12 +243,19 @@ def _show_change(change: changes.Change | None, console: Console) -> None:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _show_question(folder: Path, console: Console) -> None:
+    asked = questions.read(folder).digest
+    text = f"question {asked}" if asked else "question not registered: the folder was begun before questions were"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _show_plan(plan: planning.Plan, folder: Path, console: Console) -> None:
     seeds = changes.shown(plan.seeds)
+    at_most = " at most" if len(plan.looks) > 1 else ""
     trials, judged, further = stages.planned(plan)
     counts = [f"{trials} trials"] if trials else []
     counts += [f"{judged} runs"] + ([f"{further} further runs"] if further else [])
-    lines = [f"{plan.title}: {', '.join(counts)}, seeds {seeds}, baseline {plan.baseline}, in {folder}"]
+    lines = [f"{plan.title}: {', '.join(counts)}{at_most}, seeds {seeds}, baseline {plan.baseline}, in {folder}"]
     per_task = Counter(task["label"] for task, _, _ in plan.cells())
     for task in plan.tasks:
         lines.append(f"  {task['label']}: {per_task[task['label']] * len(plan.seeds)} runs")
@@ -250,5 +264,6 @@ def _show_plan(plan: planning.Plan, folder: Path, console: Console) -> None:
         lines.append(
             f"  {optimizer['label']}: {optimizer['spec']['name']} " + ", ".join(f"{k}={v}" for k, v in given.items())
         )
-    for line in lines:
+    asked = questions.digest(questions.question(plan))
+    for line in [*lines, *(f"  {text}" for text in design.lines(plan)), f"  question {asked}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

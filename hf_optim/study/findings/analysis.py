@@ -1,6 +1,6 @@
 """All statistics of a study in one place, as data, as statistics.md and as statistics.json.
 
-The verdicts are those of `table`; everything else describes. Only records and histories are read.
+The verdicts are those of the study's judgement; everything else describes. Only records and histories are read.
 """
 
 from __future__ import annotations
@@ -12,30 +12,36 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from hf_optim.core.text import markdown as markdown_text
-from hf_optim.study.findings import profiles, verdicts
+from hf_optim.study.findings import naming, profiles, speedups, verdicts
 from hf_optim.study.findings.table import Row, TaskTable, p_text
+from hf_optim.study.folder.judgement import Judgement
 from hf_optim.study.folder.results import Results
-from hf_optim.study.statistics import intervals, omnibus, ranks
+from hf_optim.study.statistics import intervals, omnibus
+from hf_optim.study.statistics.looks import Decision
+from hf_optim.study.statistics.places import place_text
 
 MOST_PAIRS = 45  # a longer list of pairs is in the JSON alone
 NOTES = (
-    "Verdicts come from the paired t-test and, where a margin was stated, from two one-sided paired t-tests, corrected "
-    "together over the whole study by Holm's procedure (with a margin, in Shaffer's form). docs/calibration.md has the "
-    "false alarms of every rule. Achieved power is that of finding a difference as large as the one observed, at the "
-    "corrected level: it says no more than p does.",
-    "Intervals of mean, median and IQM are 95 % BCa bootstrap intervals (10,000 resamples) and describe: at few seeds "
-    "they cover less than 95 %. d_z is the mean difference over its standard deviation, d_av over the mean of the two "
-    "standard deviations; both positive where the optimizer is better. “wins” is P(better) over the pairs with its "
-    "Clopper-Pearson interval, “improvement” over all combinations of seeds with the Brunner-Munzel interval.",
+    "Verdicts come from paired t-tests and, where a margin was stated, from two one-sided paired t-tests, at the "
+    "planned looks alone (p is the smallest p of a look over its share of new units), corrected together over the "
+    "family by Holm's procedure (with a margin, in Shaffer's form). docs/calibration.md has the false alarms of every "
+    "rule.",
+    "Intervals of means are 95 % t-intervals. d_z is the mean difference over its standard deviation, d_av over the "
+    "mean of the two standard deviations; both positive where the optimizer is better. “wins” is P(better) over the "
+    "pairs with its Clopper-Pearson interval, “improvement” over all combinations with the Brunner-Munzel interval.",
     "ANOVA (repeated measures, with Greenhouse and Geisser's correction) and Friedman ask whether any optimizer "
-    "differs, with the seeds as blocks; CD is Nemenyi's critical difference of mean ranks. They give no verdict. "
-    "Wilcoxon's test cannot reach 0.05 with fewer than 6 seeds.",
+    "differs. They give no verdict. Pairs serve the sets of places, with 5 % of their own over all pairs of all tasks.",
+)
+
+SPEEDUP = (
+    "How many times its budget the baseline needs to do as well as the other at the whole budget, from complete runs "
+    "at each budget; a factor belongs to the 95 % interval unless a paired t-test rejects it. Intervals hold singly."
 )
 
 
 @dataclass(frozen=True)
 class TaskAnalysis:
-    """One task: descriptions and effects by optimizer, all optimizers against each other, and places."""
+    """One task: descriptions and effects by optimizer, all optimizers against each other."""
 
     task: str
     size: str
@@ -43,72 +49,88 @@ class TaskAnalysis:
     descriptions: Mapping[str, intervals.Description]
     effects: Mapping[str, intervals.Effect]
     omnibus: omnibus.Omnibus
-    ranking: ranks.Ranking | None
+    places: Mapping[str, tuple[int, int]]
+    pairs: Mapping[str, Decision]
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A study. `ranking` and `over_tasks` (Friedman's test on mean ranks, tasks as blocks) need two tasks or more,
-    `profile` targets in the YAML.
+    """A study. `verdicts` are sentences, one an optimizer; `judgement` their numbers. `over_tasks` (Friedman's test on
+    mean ranks, tasks as blocks) needs two tasks or more, `profile` targets in the YAML, `speedups` budgets.
     """
 
     verdicts: tuple[str, ...]
+    looked: str
+    progress: str
+    changes: tuple[str, ...]
     scope: str
+    question: str
+    comparisons: Mapping[str, Any]
+    scores: Mapping[str, Any]
     tasks: tuple[TaskAnalysis, ...]
-    ranking: ranks.Ranking | None
     over_tasks: omnibus.Omnibus | None
     targets: tuple[profiles.TargetTable, ...]
     profile: profiles.Profile | None
+    speedups: tuple[speedups.Row, ...]
 
 
 def analyse(results: Results, tables: Sequence[TaskTable]) -> Analysis:
-    """Everything that can be said about a study; optimizers with failed runs are left out, as they have no mean."""
-    whole = [[row for row in table.rows if row.values and not row.failed] for table in tables]
-    described = iter(intervals.describe([list(row.values.values()) for rows in whole for row in rows]))
-    found = tuple(
-        TaskAnalysis(
-            table.task,
-            table.size,
-            table.metric,
-            {row.optimizer: next(described) for row in rows},
-            _effects(table, rows),
-            omnibus.compare_all(_values(rows), table.greater),
-            ranks.ranking([(_values(rows), table.greater)]),
-        )
-        for table, rows in zip(tables, whole, strict=True)
-    )
-    several = [(_values(rows), table.greater) for table, rows in zip(tables, whole, strict=True)]
+    """Everything that can be said about a study; an optimizer with failed runs is described by its finished ones."""
+    judgement = results.standing.judgement
     targets = tuple(profiles.target_tables(results))
+    compared = judgement.comparisons if judgement else {}
     return Analysis(
-        tuple(verdicts.sentences(tables)),
-        verdicts.scope(tables),
-        found,
-        ranks.ranking(several) if len(tables) > 1 else None,
-        _over_tasks(tables, whole) if len(tables) > 1 else None,
-        targets,
-        profiles.profile(targets),
+        verdicts=tuple(verdicts.sentences(results, tables)),
+        looked=verdicts.looked(results),
+        progress=verdicts.progress(results),
+        changes=tuple(verdicts.changed(results)),
+        scope=f"{naming.scope(results.plan)} {verdicts.scope(tables)}",
+        question=results.standing.register.digest,
+        comparisons={f"{task}: {label}": c for (task, label), c in compared.items()},
+        scores=dict(judgement.scores) if judgement else {},
+        tasks=tuple(_task_analysis(table, judgement) for table in tables),
+        over_tasks=_over_tasks(tables) if len(tables) > 1 else None,
+        targets=targets,
+        profile=profiles.profile(targets),
+        speedups=tuple(speedups.speedups(results)),
+    )
+
+
+def _task_analysis(table: TaskTable, judgement: Judgement | None) -> TaskAnalysis:
+    rows = [row for row in table.rows if row.units]
+    places = judgement.places[table.task] if judgement else None
+    return TaskAnalysis(
+        table.task,
+        table.size,
+        table.metric,
+        {row.optimizer: intervals.describe(list(row.units.values())) for row in rows},
+        _effects(table, rows),
+        omnibus.compare_all(_values([row for row in rows if not row.failed]), table.greater),
+        places.sets if places else {},
+        {f"{a} − {b}": decision for (a, b), decision in places.pairs.items()} if places else {},
     )
 
 
 def _values(rows: Sequence[Row]) -> dict[str, Mapping[int, float]]:
-    return {row.optimizer: row.values for row in rows}
+    return {row.optimizer: row.units for row in rows}
 
 
 def _effects(table: TaskTable, rows: Sequence[Row]) -> dict[str, intervals.Effect]:
-    base = next((row for row in rows if row.optimizer == table.baseline), None)
+    base = next((row for row in rows if row.baseline), None)
     found = {}
     for row in rows:
         if base is not None and row is not base:
-            shared = [(value, base.values[s]) for s, value in row.values.items() if s in base.values]
+            shared = [(value, base.units[u]) for u, value in row.units.items() if u in base.units]
             found[row.optimizer] = intervals.effect(shared, table.greater)
     return found
 
 
-def _over_tasks(tables: Sequence[TaskTable], whole: Sequence[Sequence[Row]]) -> omnibus.Omnibus | None:
+def _over_tasks(tables: Sequence[TaskTable]) -> omnibus.Omnibus | None:
     """Tasks as blocks: the mean of each optimizer that every task has, in ranks, since metrics have their own units."""
     from scipy import stats
 
-    everywhere = [r.optimizer for r in whole[0] if all(r.optimizer in _values(rows) for rows in whole)] if whole else []
+    whole = [[row for row in table.rows if row.units and not row.failed] for table in tables]
+    everywhere = [r.optimizer for r in whole[0] if all(r.optimizer in _values(rows) for rows in whole)]
     if len(everywhere) < 2:
         return None
     ranked: dict[str, dict[int, float]] = {label: {} for label in everywhere}
@@ -143,15 +165,24 @@ def _plain(value: Any) -> Any:
 def markdown(analysis: Analysis, title: str, decimals: Mapping[str, int]) -> str:
     """statistics.md; `decimals` says how many a task's metric is shown with."""
     lines = [f"# {markdown_text(title)}: statistics", "", "## Verdicts", "", markdown_text(analysis.scope), ""]
-    lines += [f"- {markdown_text(text)}" for text in analysis.verdicts] or ["There is nothing to compare."]
+    told = (analysis.progress, analysis.looked)
+    lines += [line for text in told if text for line in (markdown_text(text), "")]
+    said = (*analysis.changes, *analysis.verdicts)
+    lines += [f"- {markdown_text(text)}" for text in said] or ["There is no verdict."]
     lines.append("")
     for task in analysis.tasks:
         lines += _task(task, decimals.get(task.task, 4))
-    if analysis.ranking or analysis.over_tasks:
-        lines += ["## Over all tasks", ""]
-        lines += _friedman(analysis.over_tasks, "tasks") if analysis.over_tasks else []
-        lines += _ranking(analysis.ranking) if analysis.ranking else []
+    if analysis.over_tasks:
+        lines += ["## Over all tasks", "", *_friedman(analysis.over_tasks, "tasks")]
     lines += _targets(analysis)
+    if analysis.speedups:
+        lines += ["## Speed-up", "", SPEEDUP, ""]
+        lines += _table(
+            [
+                {"task": r.task, "optimizer": r.optimizer, "times the baseline's budget": speedups.text(r.factor)}
+                for r in analysis.speedups
+            ]
+        )
     lines += ["## How to read it", "", *(line for note in NOTES for line in (note, ""))]
     return "\n".join(lines)
 
@@ -160,9 +191,9 @@ def _task(task: TaskAnalysis, decimals: int) -> list[str]:
     lines = [f"## {markdown_text(task.task)}: {markdown_text(task.metric)}", ""]
     rows = []
     for label, one in task.descriptions.items():
-        row = {"optimizer": label, "n": str(one.n)}
-        row |= {name: intervals.text(getattr(one, name), decimals) for name in ("mean", "median", "iqm")}
-        rows.append(row)
+        row = {"optimizer": label, "n": str(one.n), "mean": intervals.text(one.mean, decimals)}
+        row |= {"median": _number(one.median, f".{decimals}f"), "iqm": _number(one.iqm, f".{decimals}f")}
+        rows.append({**row, "place": place_text(task.places.get(label))})
     lines += _table(rows)
     lines += _table(
         [
@@ -183,24 +214,20 @@ def _task(task: TaskAnalysis, decimals: int) -> list[str]:
             f"correction (epsilon {a.epsilon:.2f}) p {_equals(a.p_corrected)}.",
             "",
         ]
-    lines += _friedman(task.omnibus, "seeds")
-    if 1 < len(task.omnibus.pairs) <= MOST_PAIRS:
+    lines += _friedman(task.omnibus, "units")
+    if 1 < len(task.pairs) <= MOST_PAIRS:
         lines += _table(
             [
                 {
-                    "pair": f"{one.first} − {one.second}",
-                    "difference": f"{one.difference:+.{decimals}f}",
-                    "t": p_text(one.t),
-                    "t, Holm": p_text(one.t_holm),
-                    "t, Bonferroni": p_text(one.t_bonferroni),
-                    "Wilcoxon": p_text(one.wilcoxon),
-                    "Wilcoxon, Holm": p_text(one.wilcoxon_holm),
-                    "Nemenyi": "apart" if one.nemenyi else "",
+                    "pair": pair,
+                    "advantage": _number(one.mean.value, f"+.{decimals}f"),
+                    "p": p_text(one.p),
+                    "p, all pairs": p_text(one.adjusted),
                 }
-                for one in task.omnibus.pairs
+                for pair, one in task.pairs.items()
             ]
         )
-    return lines + (_ranking(task.ranking) if task.ranking else [])
+    return lines
 
 
 def _friedman(one: omnibus.Omnibus, blocks: str) -> list[str]:
@@ -209,17 +236,8 @@ def _friedman(one: omnibus.Omnibus, blocks: str) -> list[str]:
     f = one.friedman
     ranked = sorted(f.mean_ranks.items(), key=lambda item: item[1])
     listed = ", ".join(f"{markdown_text(label)} {rank:.2f}" for label, rank in ranked)
-    head = f"Friedman over {one.seeds} {blocks}: chi-square = {f.chi_square:.2f}, p {_equals(f.p)}; "
-    return [f"{head}mean ranks: {listed}; CD = {f.critical_difference:.2f}.", ""]
-
-
-def _ranking(one: ranks.Ranking) -> list[str]:
-    shown = [
-        {"optimizer": label, **{str(i + 1): f"{p:.2f}" for i, p in enumerate(one.places[label])}}
-        for label in one.optimizers
-    ]
-    text = f"Probability of each place; of exactly this order: {one.order:.2f}."
-    return [text, "", *(_table(shown) if len(one.optimizers) <= 20 else [])]
+    head = f"Friedman over {one.units} {blocks}: chi-square = {f.chi_square:.2f}, p {_equals(f.p)}; "
+    return [f"{head}mean ranks: {listed}.", ""]
 
 
 def _targets(analysis: Analysis) -> list[str]:
@@ -241,9 +259,11 @@ def _targets(analysis: Analysis) -> list[str]:
         )
     if analysis.profile:
         p = analysis.profile
-        lines += [f"Scores of the performance profile up to tau = {profiles.TAU:g}; 1 is best, intervals describe:", ""]
-        lines += _table([{"optimizer": k, "score": intervals.text(v, 3)} for k, v in p.scores.items()])
-        lines += [f"Probability that no two swap when the seeds are drawn again: {p.order:.2f}.", ""]
+        lines += [
+            f"Scores of the performance profile up to tau = {profiles.TAU:g}; 1 is best, there is no interval:",
+            "",
+        ]
+        lines += _table([{"optimizer": k, "score": f"{v:.3f}"} for k, v in p.scores.items()])
     return lines
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
@@ -44,6 +46,18 @@ class Histories:
             for run, record in results.runs(task["label"], label):
                 if record is not None:
                     self._rows[label].append((record["status"] == "ok", _history(results, run)))
+
+    def over(self, key: str, against: str) -> list[Curve]:
+        """The curves of one logged value over what was spent by then: forward_passes, backward_passes or seconds.
+
+        The mean at each step stands where the runs were at that step on average. Runs that failed are left out.
+        """
+        spent = {c.optimizer: c for c in self.curves(against) if not c.failed}
+        return [
+            replace(c, steps=tuple(np.interp(c.steps, spent[c.optimizer].steps, spent[c.optimizer].mean).tolist()))
+            for c in self.curves(key)
+            if not c.failed and c.optimizer in spent
+        ]
 
     def curves(self, key: str) -> list[Curve]:
         """The curves of one logged value, in the plan's order; optimizers that did not log it are left out."""

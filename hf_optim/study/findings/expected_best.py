@@ -48,17 +48,21 @@ def biased_weights(n: int, k: int) -> list[float]:
 
 
 def curves(plan: Plan, searches: Sequence[Search], reader: RecordStore) -> list[Curve]:
-    """The curve of every optimizer whose trials are all in, for the study's own tuning seed."""
+    """The curve of every optimizer whose trials are all in, for the study's own tuning seed (the first repetition)."""
     if plan.tuning is None:
         return []
     tasks = {task["label"]: task for task in plan.tasks}
     found = []
     for search in searches:
-        if search.choice and search.trials and search.seed == plan.tuning["seed"]:
+        if search.choice and search.trials and search.seed == plan.tuning_seed(0) and search.budget == 1:
             task = tasks[search.task]
-            same = [trial for other in searches if other.task == search.task for trial in other.trials]
+            same = [trial for other in searches if _alike(other, search) for trial in other.trials]
             found.append(_curve(plan, task, search, _before(task, same, reader), reader))
     return found
+
+
+def _alike(a: Search, b: Search) -> bool:
+    return (a.task, a.seed) == (b.task, b.seed)
 
 
 def _curve(plan: Plan, task: Mapping[str, Any], search: Search, before: float, reader: RecordStore) -> Curve:

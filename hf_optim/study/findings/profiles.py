@@ -1,8 +1,9 @@
 """Time to a target stated beforehand, and performance profiles as AlgoPerf scores them (Dahl et al. 2023, section 4).
 
-A run's time is the step of the first evaluation at which the metric has reached the target, and infinite if none has;
-an optimizer's time on a task is the median over seeds. Divided by the shortest time of the task it is a ratio r, at
-least 1; the profile at tau is the share of tasks with r <= tau, and the score the mean of the profile from 1 to 4.
+A run's time is the step at which the metric reaches the target, interpolated between evaluations, and infinite if it
+never does; an optimizer's time on a task is the median over seeds. Divided by the shortest time of the task it is a
+ratio r, at least 1; the profile at tau is the share of tasks with r <= tau, and the score the mean of the profile from
+1 to 4.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
-from hf_optim.study.statistics.intervals import RESAMPLES, SEED, Estimate
 
 TAU = 4.0
 POINTS = 100  # AlgoPerf's grid; the exact integral differs from its sum by at most one grid step a task
@@ -51,22 +51,27 @@ class TargetTable:
 
 @dataclass(frozen=True)
 class Profile:
-    """Scores by optimizer, best first, with 95 % percentile bootstrap intervals over seeds (description only); the
-    share of tasks within each tau; and the probability, over the same resamples, that no two swap (`order`).
-    """
+    """Scores by optimizer, best first, and the share of tasks within each tau. Description: there is no interval."""
 
-    scores: Mapping[str, Estimate]
+    scores: Mapping[str, float]
     taus: tuple[float, ...]
     shares: Mapping[str, tuple[float, ...]]
-    order: float
 
 
 def time_to_target(rows: Sequence[Mapping[str, Any]], metric: str, value: float, better: str) -> float:
-    """The step of the first row of a history in which `metric` has reached `value`; infinite if it never does."""
+    """The step at which `metric` reaches `value`, interpolated linearly between the evaluations before and after;
+    infinite if it never does.
+    """
+    before: tuple[float, float] | None = None
     for row in rows:
         seen, step = number(row.get(metric)), number(row.get("step"))
-        if not (math.isnan(seen) or math.isnan(step)) and (seen >= value if better == "higher" else seen <= value):
-            return step
+        if math.isnan(seen) or math.isnan(step):
+            continue
+        if seen >= value if better == "higher" else seen <= value:
+            if before is None or seen == before[1]:
+                return step
+            return before[0] + (step - before[0]) * (value - before[1]) / (seen - before[1])
+        before = step, seen
     return math.inf
 
 
@@ -118,37 +123,26 @@ def score(times: Array, tau: float = TAU, points: int = POINTS) -> Array:
     return np.asarray(added.mean(axis=-1) / (points - 1))
 
 
-def profile(tables: Sequence[TargetTable], resamples: int = RESAMPLES) -> Profile | None:
+def profile(tables: Sequence[TargetTable]) -> Profile | None:
     """The profile over all tasks with a target, of the optimizers that all of them have; None without any."""
     if not tables:
         return None
     labels = [r.optimizer for r in tables[0].rows if all(r.optimizer in [x.optimizer for x in t.rows] for t in tables)]
     if not labels:
         return None
-    rng = np.random.default_rng(SEED)
     median = np.full((len(labels), len(tables)), math.inf)
-    drawn = np.full((resamples, len(labels), len(tables)), math.inf)
     for column, table in enumerate(tables):
         by_label = {row.optimizer: row for row in table.rows}
         seeds = sorted(set.union(*(set(by_label[label].times) for label in labels)))
-        if not seeds:
-            continue
-        # The same seeds for all optimizers: they are paired. A run that has no record yet has not reached the target.
-        choice = rng.integers(0, len(seeds), (resamples, len(seeds)))
-        for line, label in enumerate(labels):
-            times = np.array([by_label[label].times.get(seed, math.inf) for seed in seeds])
-            median[line, column] = np.median(times)
-            drawn[:, line, column] = np.median(times[choice], axis=1)
+        for line, label in enumerate(labels if seeds else ()):
+            # A run that has no record yet has not reached the target.
+            median[line, column] = np.median([by_label[label].times.get(seed, math.inf) for seed in seeds])
     final = score(median)
-    repeated = score(drawn)
-    ends = np.percentile(repeated, [2.5, 97.5], axis=0)
     order = np.argsort(-final, kind="stable")
     taus = np.linspace(1.0, TAU, POINTS)
     at = shares(median, taus)
-    kept = (np.diff(repeated[:, order], axis=1) <= 0).all(axis=1).mean() if len(labels) > 1 else 1.0
     return Profile(
-        {labels[i]: Estimate(float(final[i]), float(ends[0][i]), float(ends[1][i])) for i in order},
+        {labels[i]: float(final[i]) for i in order},
         tuple(taus.tolist()),
         {labels[i]: tuple(at[i].tolist()) for i in order},
-        float(kept),
     )

@@ -6,14 +6,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hf_optim.core import text as safe
 from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
 from hf_optim.study.folder import stages
+from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan, flatten
+from hf_optim.study.plan.tuning import distinct
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Chosen:
     point: Mapping[str, Any]
     value: float
     edges: tuple[str, ...]
+    #: counted from 1; 0 where nothing was tuned
+    repetition: int = 1
+    distinct: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,17 @@ def asked(plan: Plan) -> bool:
     return any(block is not None for block in (plan.tuning, plan.sensitivity, plan.variance))
 
 
-def build(plan: Plan, folder: Path) -> Protocol:
-    """From the plan and the records below `folder`."""
-    reader = RecordStore(folder)
-    now = stages.state(plan, reader)
-    main = [s for s in now.searches if plan.tuning and s.seed == plan.tuning["seed"]]
+def build(results: Results) -> Protocol:
+    """From the plan and the records of a study."""
+    plan, now = results.plan, results.standing.state
+    reader = results.store
+    seeds = {plan.tuning_seed(unit): unit for unit in range(results.standing.units)}
+    main = [s for s in now.searches if s.seed in seeds and s.budget == 1]
     metrics = {task["label"]: stages.validation_metric(task) for task in plan.tasks}
-    chosen = tuple(_chosen(search, metrics[search.task], reader) for search in main if search.choice)
-    findings = tuple(special_cases.findings(plan, reader)) if plan.tuning else ()
+    chosen = tuple(
+        _chosen(search, metrics[search.task], seeds[search.seed] + 1, reader) for search in main if search.choice
+    )
+    findings = tuple(special_cases.findings(results)) if plan.tuning else ()
     return Protocol(
         waiting=sum(not search.choice for search in main),
         chosen=chosen,
@@ -73,7 +80,7 @@ def build(plan: Plan, folder: Path) -> Protocol:
     )
 
 
-def _chosen(search: stages.Search, metric: str, reader: RecordStore) -> Chosen:
+def _chosen(search: stages.Search, metric: str, repetition: int, reader: RecordStore) -> Chosen:
     assert search.choice is not None
     best = search.choice.trial
     return Chosen(
@@ -87,6 +94,8 @@ def _chosen(search: stages.Search, metric: str, reader: RecordStore) -> Chosen:
         point=best.point if best else search.trials[0].point if search.trials else {},
         value=best.value if best else math.nan,
         edges=search.choice.edges,
+        repetition=repetition if len(search.trials) else 0,
+        distinct=distinct([trial.point for trial in search.trials]),
     )
 
 
@@ -97,24 +106,43 @@ def _steps(trial: stages.Trial, reader: RecordStore) -> int:
 
 def _notes(plan: Plan, chosen: Sequence[Chosen], findings: Sequence[special_cases.Finding]) -> list[str]:
     found = []
-    for one in chosen:
-        who = f"{one.optimizer} on {one.task}"
-        found += [f"{who}: the chosen {edge}; beyond it may be better: widen the range." for edge in one.edges]
-        if not one.trials:
-            found.append(f"{who} was not tuned.")
-        elif one.failed == one.trials:
-            found.append(f"{who}: every trial failed; the judged runs have the first trial's setting.")
-        elif one.failed:
-            found.append(f"{who}: {one.failed} of {one.trials} trials failed and count as worst.")
+    for task, optimizer in dict.fromkeys((one.task, one.optimizer) for one in chosen):
+        some = [one for one in chosen if (one.task, one.optimizer) == (task, optimizer)]
+        found += [f"{optimizer} on {task}{text}" for text in _search_notes(some)]
     if pruned := sum(one.pruned for one in chosen):
         total = sum(one.trials for one in chosen)
         found.append(f"{pruned} of {total} trials were stopped early (median rule) and cannot be chosen.")
     for f in findings:
         found.append(
             f"{f.general} lost to its special case {f.special} on {f.task} by {abs(f.difference):.4g} "
-            f"(95 % interval of the difference {f.low:.4g} to {f.high:.4g}), which good tuning does not allow: "
+            f"(interval of its advantage {f.low:.4g} to {f.high:.4g}), which good tuning does not allow: "
             "doubt its search space or the budget, not the rule."
         )
+    return found
+
+
+def _search_notes(some: Sequence[Chosen]) -> list[str]:
+    """What is doubtful about the searches of one optimizer on one task, all repetitions together."""
+    found = []
+    several = len(some) > 1
+    for end in dict.fromkeys(edge if not several else edge.partition(" = ")[0] for one in some for edge in one.edges):
+        if not several:
+            found.append(f": the chosen {end}; beyond it may be better: widen the range.")
+            continue
+        count = sum(any(edge.startswith(f"{end} = ") for edge in one.edges) for one in some)
+        found.append(f": the chosen {end} lies at an end of its range in {count} of {len(some)} repetitions.")
+    trials, failed = sum(one.trials for one in some), sum(one.failed for one in some)
+    if not trials:
+        return [*found, " was not tuned."]
+    lost = sum(one.failed == one.trials for one in some)
+    if lost:
+        where = f" in {lost} of {len(some)} repetitions" if several else ""
+        found.append(f": every trial failed{where}; the judged runs have the first trial's setting.")
+    elif failed:
+        found.append(f": {failed} of {trials} trials failed and count as worst.")
+    few = min(one.distinct for one in some)
+    if few < min(one.trials for one in some):
+        found.append(f": its space has few settings: {few} distinct in {some[0].trials} trials.")
     return found
 
 
@@ -149,9 +177,12 @@ def _budget(plan: Plan) -> str:
     steps = f", at most {block['steps']} optimizer steps" if block["steps"] else ""
     points = "quasi-random" if block["sampler"] == "qmc" else "random"
     pruning = "" if block["prune"] == "none" else "; hopeless trials were stopped early (median rule)"
+    again = f", in each of {plan.looks[-1]} repetitions at most" if plan.repetitions else ""
+    seeds = f"tuning seeds {block['seed']} to {plan.tuning_seed(plan.looks[-1] - 1)}"
+    seeds = seeds if plan.repetitions else f"tuning seed {block['seed']}"
     return (
-        f"{block['trials']} trials for each optimizer on each task{steps}, {points} settings, tuning seed "
-        f"{block['seed']}; chosen by the validation split alone, at the end of training{pruning}."
+        f"{block['trials']} trials for each optimizer on each task{again}{steps}, {points} settings, {seeds}; "
+        f"chosen by the validation split alone, at the end of training{pruning}."
     )
 
 
@@ -160,6 +191,7 @@ def _choice_cells(one: Chosen) -> dict[str, str]:
     return {
         "task": one.task,
         "optimizer": one.optimizer,
+        "repetition": f"{one.repetition}" if one.repetition else "–",
         "chosen": setting or "as given",
         one.metric: _number(one.value),
         "trials": str(one.trials),

@@ -6,13 +6,13 @@ from finding the special case.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hf_optim import registry
-from hf_optim.study.folder.store import RecordStore, number
+from hf_optim.study.folder.judgement import pair
+from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.plan import Plan
 
 NEARLY_ZERO = 1e-12  # where 0 itself is refused
@@ -34,7 +34,7 @@ WRAPPERS: tuple[tuple[str, Mapping[str, float]], ...] = (
 
 @dataclass(frozen=True)
 class Finding:
-    """A general rule that lost to its special case: the paired difference, general minus special, and its interval."""
+    """A general rule that lost to its special case: its advantage (below zero), and the interval that excludes zero."""
 
     task: str
     general: str
@@ -67,35 +67,13 @@ def _inside(spec: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def findings(plan: Plan, reader: RecordStore) -> list[Finding]:
-    """The general rules that lost on a task beyond the 95 % t-interval of the difference, paired by seed."""
-    found = []
-    for task in plan.tasks:
-        for general, special in related(plan):
-            if general in task["only"] and special in task["only"]:
-                mine, other = (_values(plan, task, label, reader) for label in (general, special))
-                seeds = sorted(mine.keys() & other.keys())
-                difference, low, high = _interval([mine[s] for s in seeds], [other[s] for s in seeds])
-                if high < 0 if task["primary"]["greater_is_better"] else low > 0:
-                    found.append(Finding(task["label"], general, special, difference, low, high))
+def findings(results: Results) -> list[Finding]:
+    """The general rules that lost on a task, by the tests of all pairs, which have 5 % of their own."""
+    judgement, found = results.standing.judgement, []
+    for task in results.plan.tasks if judgement else ():
+        for general, special in related(results.plan):
+            one = pair(judgement, task["label"], general, special) if judgement else None
+            if one is not None and one.verdict == "worse":
+                mean, low, high = one.mean.value, one.low, one.high
+                found.append(Finding(task["label"], general, special, mean, low, high))
     return found
-
-
-def _values(plan: Plan, task: Mapping[str, Any], label: str, reader: RecordStore) -> dict[int, float]:
-    found = {}
-    for run in plan.runs:
-        if (run.task, run.optimizer) == (task["label"], label) and (record := reader.record(run.id)):
-            value = number(record["metrics"].get(task["primary"]["name"]))
-            if not math.isnan(value):
-                found[run.seed] = value
-    return found
-
-
-def _interval(mine: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    from scipy.stats import ttest_rel
-
-    differences = [a - b for a, b in zip(mine, other, strict=True)]
-    if len(differences) < 2 or len(set(differences)) == 1:
-        return math.nan, math.nan, math.nan
-    interval = ttest_rel(mine, other).confidence_interval(0.95)
-    return math.fsum(differences) / len(differences), float(interval.low), float(interval.high)

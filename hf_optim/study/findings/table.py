@@ -9,60 +9,83 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
+from hf_optim.study.findings import naming
+from hf_optim.study.folder.outcomes import Arm
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
-from hf_optim.study.statistics.paired import MOST_SEEDS, NAN, Comparison, Summary, compare, summarise
+from hf_optim.study.plan.plan import Plan
+from hf_optim.study.statistics.comparisons import Comparison
+from hf_optim.study.statistics.paired import Summary, summarise
+from hf_optim.study.statistics.places import place_text
 
 # Shown beside the primary metric where the records have them.
 OTHERS = ("test_loss", "train_loss", "loss_gap", "accuracy_gap")
 COSTS = {
+    "forward": ("time", "forward_a_step", "forward passes a step"),
+    "backward": ("time", "backward_a_step", "backward passes a step"),
     "step_ms": ("time", "step_ms_median", "ms a step"),
     "optimizer_ms": ("time", "optimizer_ms_median", "of it optimizer"),
     "train_seconds": ("time", "train_seconds", "training s"),
     "state_bytes": ("memory", "optimizer_state_bytes", "optimizer state"),
 }
 NOTE = (
-    "± is the standard deviation over seeds; CI the 95 % t-interval of the mean; the difference is paired by seed, "
-    "with its own 95 % t-interval; p is from the paired t-test after Holm's correction over all {tests} comparisons of "
-    "the study; a verdict needs p < 0.05. “Equivalent” needs a margin stated in the study's YAML: the whole interval "
-    "lies within it, after the same correction. A verdict speaks of the tasks and sizes that were run and of no "
-    "others: one at size small says nothing about size paper. ● marks the best mean and every optimizer that no paired "
-    "t-test tells from it, after Holm's correction over all pairs of the study. “seeds” is how many would decide a "
-    "difference as large as the one observed (80 % power, at the corrected level) or, with a margin, show equivalence. "
-    "An optimizer with a failed run has no mean: without its failures it would look too good. P(better) is the "
-    "share of seeds on which it beats the baseline, ties counting half, with its 95 % interval; it gives no verdict."
+    "± is the standard deviation over {units}; CI the 95 % t-interval of the mean. The difference is paired by {unit}; "
+    "its interval is as wide as its own verdict asks for, so that it leaves zero exactly where better or worse is "
+    "said, and holds singly. p is from the paired t-test after the planned looks ({looks} {units}) and Holm's "
+    "correction over the family ({tests} {family}); a verdict needs p < 0.05, and comes at a planned look alone. "
+    "“Equivalent” needs a margin stated in the study's YAML and no failed run: the whole interval lies within it, "
+    "after the same correction. A verdict speaks of the tasks and sizes that were run and of no others: one at size "
+    "small says nothing about size paper. “place” are the places that an optimizer can have, ● those that can be the "
+    "best: from paired t-tests of all pairs, with 5 % of their own. A run has failed if it ended in an error, "
+    "without a number, or no better on validation than untrained; in a comparison it counts as the worst finished "
+    "run of the two. Failures are compared by Fisher's test, with 5 % of their own. The mean of an optimizer with "
+    "failures is that of its finished runs. P(better) is the share of {units} in which it beats the baseline, ties "
+    "counting half, with its 95 % interval; it gives no verdict. Deleted folders, and looks at records before a "
+    "planned look, cannot be seen from here."
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One optimizer on one task. `values` maps seeds to the primary metric; `mean` has n = 0 if any run failed."""
+    """One optimizer on one task. `values` maps seeds to the primary metric of the runs that finished, `units` units to
+    their mean; `mean` is over units.
+    """
 
     optimizer: str
     planned: int
     failed: int
     missing: int
     values: Mapping[int, float]
+    units: Mapping[int, float]
     mean: Summary
     comparison: Comparison | None
     others: Mapping[str, Summary]
     costs: Mapping[str, float]
-    #: has the best mean of its task, or cannot be told from the one that has
-    tied: bool = False
+    baseline: bool = False
+    #: the first and the last place that it can have
+    place: tuple[int, int] | None = None
 
     @property
     def state(self) -> str:
-        """What stands in place of a mean: "1/3 runs failed"; empty where there is one."""
+        """What stands in place of a mean, or beside one: "1/3 runs failed"; empty where all is well."""
         if self.failed:
             return f"{self.failed}/{self.planned} runs failed"
         return "" if self.values else "not run"
 
     @property
+    def tied(self) -> bool:
+        """Whether it can be the best of its task."""
+        return self.place is not None and self.place[0] == 1
+
+    @property
     def verdict(self) -> str:
-        """The comparison's verdict; empty for the baseline."""
-        if self.failed:
-            return "no verdict"
-        return self.comparison.verdict if self.comparison else ""
+        """The comparison's verdict; empty for the baseline, "not yet" before the first planned look."""
+        if self.baseline:
+            return ""
+        if self.comparison is None:
+            return "not yet"
+        c = self.comparison
+        return f"{c.verdict} (exploratory)" if c.exploratory and c.decided else c.verdict
 
 
 @dataclass(frozen=True)
@@ -78,6 +101,9 @@ class TaskTable:
     #: "label: definition" for every piece that a paper names without a formula and an optimizer here uses
     ours: tuple[str, ...] = ()
     size: str = ""
+    #: " (with these settings)" where the unit is a seed
+    suffix: str = ""
+    note: str = ""
 
     @property
     def decimals(self) -> int:
@@ -87,98 +113,119 @@ class TaskTable:
 
 
 def build(results: Results) -> list[TaskTable]:
-    """The tables of every task; comparisons are corrected over the whole study."""
-    plan = results.plan
-    made: list[tuple[Mapping[str, Any], list[dict[str, Any]]]] = []
-    for task in plan.tasks:
-        rows = [_row(results, task, o["label"]) for o in plan.optimizers if o["label"] in task["only"]]
-        made.append((task, rows))
-    asked: list[tuple[dict[str, Any], list[tuple[float, float]], bool]] = []
-    margins: list[float] = []
+    """The tables of every task, with the verdicts of the last complete look."""
+    plan, judgement = results.plan, results.standing.judgement
     ours = tuple(f"{o['label']}: {text}" for o in plan.optimizers for text in own_definitions(o["spec"]))
-    for task, rows in made:
-        base = next((r for r in rows if r["optimizer"] == plan.baseline), None)
-        for row in rows:
-            if base is None or row is base:
-                continue
-            usable = not row["failed"] and not base["failed"]
-            shared = [s for s in row["values"] if s in base["values"]] if usable else []
-            pairs = [(row["values"][s], base["values"][s]) for s in shared]
-            asked.append((row, pairs, bool(task["primary"]["greater_is_better"])))
-            margins.append((plan.margin or {}).get(task["label"], NAN))
-    compared = compare([p for _, p, _ in asked], [g for _, _, g in asked], margins)
-    for (row, _, _), one in zip(asked, compared, strict=True):
-        row["comparison"] = one
-    _mark_ties(made)
     tables = []
-    for task, rows in made:
-        greater = bool(task["primary"]["greater_is_better"])
-        final = sorted((Row(**row) for row in rows), key=lambda r: _rank(r, greater))
-        name, rows_ = task["primary"]["name"], tuple(final)
+    for task in plan.tasks:
+        label, greater = task["label"], bool(task["primary"]["greater_is_better"])
+        places = judgement.places[label].sets if judgement else {}
+        rows = []
+        for optimizer in (o["label"] for o in plan.optimizers if o["label"] in task["only"]):
+            compared = judgement.comparisons.get((label, optimizer)) if judgement else None
+            rows.append(_row(results, task, optimizer, compared, places.get(optimizer)))
+        ranked = tuple(sorted(rows, key=lambda row: _rank(row, greater)))
         tables.append(
-            TaskTable(task["label"], task["title"], name, greater, plan.baseline, rows_, ours, task.get("size", ""))
-        )
+            TaskTable(
+                label, task["title"], task["primary"]["name"], greater, plan.baseline, ranked, ours,
+                task.get("size", ""), naming.suffix(plan), note(results),
+            )
+        )  # fmt: skip
     return tables
 
 
-def _mark_ties(made: Sequence[tuple[Mapping[str, Any], Sequence[dict[str, Any]]]]) -> None:
-    from hf_optim.study.statistics.ties import tied_with_best  # numpy, which listing studies does not need
-
-    whole = [{r["optimizer"]: r["values"] for r in rows if r["values"] and not r["failed"]} for _, rows in made]
-    directions = [bool(task["primary"]["greater_is_better"]) for task, _ in made]
-    for (_, rows), tied in zip(made, tied_with_best(list(zip(whole, directions, strict=True))), strict=True):
-        for row in rows:
-            row["tied"] = row["optimizer"] in tied
+def note(results: Results) -> str:
+    """What stands below the tables: how the numbers came about."""
+    plan, judgement = results.plan, results.standing.judgement
+    family = "scores, one an optimizer over all tasks" if judgement and judgement.family == "score" else "comparisons"
+    looks = ", ".join(map(str, plan.looks))
+    tests = judgement.tests if judgement else 0
+    text = NOTE.format(
+        units=naming.unit(plan), unit=naming.unit(plan, 1), looks=looks, tests=tests, family=family
+    )  # fmt: skip
+    return f"{naming.scope(plan)} {text}"
 
 
 def _rank(row: Row, greater: bool) -> tuple[int, float]:
     if row.mean.n == 0:
-        return 1, 0.0
-    return 0, -row.mean.mean if greater else row.mean.mean
+        return 2, 0.0
+    # Failures are told from the mean, which does not hold them.
+    return int(row.failed > 0), -row.mean.mean if greater else row.mean.mean
 
 
-def _row(results: Results, task: Mapping[str, Any], optimizer: str) -> dict[str, Any]:
-    metric = task["primary"]["name"]
+def _row(
+    results: Results,
+    task: Mapping[str, Any],
+    optimizer: str,
+    compared: Comparison | None,
+    place: tuple[int, int] | None,
+) -> Row:
     values: dict[int, float] = {}
     fine: list[Mapping[str, Any]] = []
     planned = failed = missing = 0
+    arm = results.standing.arms.get((task["label"], optimizer), Arm())
+    lost = lost_seeds(results.plan, arm)
     for run, record in results.runs(task["label"], optimizer):
         planned += 1
         if record is None:
             missing += 1
             continue
-        value = number(record["metrics"].get(metric))
-        if record["status"] != "ok" or math.isnan(value):
+        value = number(record["metrics"].get(task["primary"]["name"]))
+        if record["status"] != "ok" or math.isnan(value) or run.seed in lost:
             failed += 1
             continue
         values[run.seed] = value
         fine.append(record)
-    whole = [] if failed else fine
+    units = _units(results.plan, values)
+    return Row(
+        optimizer=optimizer,
+        planned=planned,
+        failed=failed,
+        missing=missing,
+        values=values,
+        units=units,
+        mean=summarise(list(units.values())),
+        comparison=compared,
+        others={name: summarise(_numbers(fine, "metrics", name)) for name in OTHERS},
+        costs={key: _median(_numbers(fine, place, name)) for key, (place, name, _) in COSTS.items()},
+        baseline=optimizer == results.plan.baseline,
+        place=place,
+    )
+
+
+def lost_seeds(plan: Plan, arm: Arm) -> set[int]:
+    """The seeds of an arm whose runs failed, also those that ended no better than untrained."""
     return {
-        "optimizer": optimizer,
-        "planned": planned,
-        "failed": failed,
-        "missing": missing,
-        "values": values,
-        "mean": summarise([] if failed else list(values.values())),
-        "comparison": None,
-        "others": {name: summarise(_numbers(whole, "metrics", name)) for name in OTHERS},
-        "costs": {key: _median(_numbers(fine, place, name)) for key, (place, name, _) in COSTS.items()},
+        seed
+        for unit, values in arm.values.items()
+        for seed, value in zip(plan.unit_seeds(unit), values, strict=False)
+        if math.isnan(value)
     }
 
 
+def _units(plan: Plan, values: Mapping[int, float]) -> dict[int, float]:
+    units: dict[int, list[float]] = {}
+    for i, seed in enumerate(plan.seeds):
+        if seed in values:
+            units.setdefault(i // plan.per_unit, []).append(values[seed])
+    return {unit: math.fsum(some) / len(some) for unit, some in units.items()}
+
+
 def _numbers(records: Sequence[Mapping[str, Any]], place: str, name: str) -> list[float]:
-    found = [number((record.get(place) or {}).get(name)) for record in records]
+    if name.endswith("_a_step"):
+        found = [_a_step(record.get(place) or {}, name.removesuffix("_a_step")) for record in records]
+    else:
+        found = [number((record.get(place) or {}).get(name)) for record in records]
     return [] if any(math.isnan(x) for x in found) else found
+
+
+def _a_step(time: Mapping[str, Any], kind: str) -> float:
+    passes, steps = number(time.get(f"{kind}_passes")), number(time.get("steps"))
+    return passes / steps if steps > 0 else math.nan
 
 
 def _median(values: Sequence[float]) -> float:
     return plain_statistics.median(values) if values else math.nan
-
-
-def tests_made(tables: Sequence[TaskTable]) -> int:
-    """How many paired t-tests Holm's correction counted."""
-    return sum(1 for t in tables for r in t.rows if r.comparison and not math.isnan(r.comparison.p))
 
 
 # --- the text of single cells ---
@@ -213,13 +260,6 @@ def p_text(p: float) -> str:
     return "–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def needed_text(comparison: Comparison | None) -> str:
-    """How many seeds would decide; a dash where the question does not arise."""
-    if comparison is None or comparison.verdict != "undecided" or math.isnan(comparison.p):
-        return "–"
-    return f"{comparison.seeds_needed}" if comparison.seeds_needed else f">{MOST_SEEDS}"
-
-
 def size_text(count: float) -> str:
     """Bytes as 12.3 MB (powers of 1000)."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -240,18 +280,19 @@ def result_cells(table: TaskTable, row: Row) -> dict[str, str]:
     """A row of the result table as text, by column."""
     d, c = table.decimals, row.comparison
     difference = c.difference if c and c.pairs else summarise([])
-    versus = "baseline" if row.optimizer == table.baseline else signed(difference.mean, d)
-    # With one seed everything is tied, which is no news.
-    top = {"top": "●" if row.tied else ""} if any(r.mean.n > 1 for r in table.rows) else {}
+    versus = "baseline" if row.baseline else signed(difference.mean, d)
+    shown = spread(row.mean, d) if row.mean.n else row.state
+    # With one unit every place is possible, which is no news.
+    several = any(r.place for r in table.rows)
+    place = {"place": place_text(row.place) + (" ●" if row.tied else "")} if several else {}
     return {
         "optimizer": row.optimizer,
         "n": str(len(row.values)) if len(row.values) == row.planned else f"{len(row.values)}/{row.planned}",
-        table.metric: row.state or spread(row.mean, d),
-        **top,
+        table.metric: f"{shown}; {row.state}" if row.failed and row.mean.n else shown,
+        **place,
         "95 % CI": interval(row.mean, d),
         f"− {table.baseline}": versus,
         "95 % CI ": interval(difference, d, sign=True),
         "p": p_text(c.adjusted) if c else "–",
         "verdict": row.verdict or "–",
-        "seeds": needed_text(c),
     }

@@ -1,33 +1,78 @@
-"""A comparison in words: what was found, how sure it is, what would decide it, and how far it reaches."""
+"""A comparison in words: what was found, how sure it is, what more would find, what it cost, and how far it reaches."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from hf_optim.study.findings.table import Row, TaskTable, p_text, signed, tests_made
-from hf_optim.study.statistics.paired import ALPHA, MOST_SEEDS, Comparison
+from hf_optim.study.findings import costs, design, naming
+from hf_optim.study.findings.table import Row, TaskTable, p_text, signed
+from hf_optim.study.folder.results import Results
+from hf_optim.study.plan.plan import Plan
+from hf_optim.study.statistics.comparisons import Comparison
+from hf_optim.study.statistics.failures import FailureRate
+from hf_optim.study.statistics.paired import ALPHA
 
 
-def sentences(tables: Sequence[TaskTable]) -> list[str]:
-    """A sentence for every optimizer of every task that is not the baseline, best first, as plain text."""
-    tests = tests_made(tables)
-    return [sentence(table, row, tests) for table in tables for row in table.rows if row.optimizer != table.baseline]
+def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
+    """One sentence for every optimizer that is not the baseline, as plain text: the score's where that is the family,
+    else one with a part for each task. None before the first planned look.
+    """
+    judgement, plan = results.standing.judgement, results.plan
+    if judgement is None:
+        return []
+    labels = [o["label"] for o in plan.optimizers if o["label"] != plan.baseline]
+    if judgement.family == "score":
+        return [
+            f"{_against(plan, label)} over all tasks: {_score(results, judgement.scores[label])}."
+            for label in labels
+            if label in judgement.scores
+        ]
+    said = []
+    for label in labels:
+        rows = [(table, row) for table in tables for row in table.rows if row.optimizer == label and row.comparison]
+        parts = [f"on {table.task}{_size(table)}: {part(results, table, row)}" for table, row in rows]
+        if parts:
+            said.append(f"{_against(plan, label)} {'. And '.join(parts)}.")
+    return said
 
 
-def sentence(table: TaskTable, row: Row, tests: int) -> str:
-    """One optimizer against the baseline; `tests` is how many comparisons the correction counted."""
-    c = row.comparison
-    size = f" at size {table.size}" if table.size else ""
-    begin = f"{row.optimizer} against {table.baseline} on {table.task}{size}"
-    if row.failed:
-        return f"{begin}: no verdict, {row.failed} of {row.planned} runs failed."
-    if c is None or c.pairs == 0:
-        return f"{begin}: no verdict, there is no seed that both have finished."
-    if c.pairs == 1:
-        return f"{begin}: no verdict, one seed shows no spread; difference {signed(c.difference.mean, table.decimals)}."
-    parts = [_verdict(c), _numbers(table, c, tests), _odds(table, row, c)]
-    return f"{begin}: {'; '.join(part for part in parts if part)}."
+def progress(results: Results) -> str:
+    """What is missing of an unfinished study; empty for a finished one."""
+    plan, stands = results.plan, results.standing
+    if stands.finished:
+        return ""
+    state, units = stands.state, naming.unit(plan)
+    open_trials = [t for s in state.searches for t in s.trials if not t.status]
+    waiting = sum(s.waiting for s in state.searches)
+    missing = [run for run in state.after_tuning if results.store.record(run.id) is None]
+    what = f"{len(missing)} runs" if state.settled else f"{len(open_trials) + waiting} trials, and the runs after them"
+    before = f"verdicts are those of the look after {stands.judgement.units}" if stands.judgement else "no verdict yet"
+    return f"Unfinished: {what} are missing before the look after {stands.units} {units}; {before}."
+
+
+def looked(results: Results) -> str:
+    """At which look the verdicts were given, and what the registered question is."""
+    plan, judgement, register = results.plan, results.standing.judgement, results.standing.register
+    parts = []
+    if judgement is not None:
+        planned = f" (planned: {' and '.join(map(str, plan.looks))})" if len(plan.looks) > 1 else ""
+        parts.append(f"Looked at after {judgement.units} {naming.unit(plan, judgement.units)}{planned}.")
+        if judgement.note:
+            parts.append(f"Judged by tasks: {judgement.note}.")
+    if register.digest:
+        parts.append(f"Question {register.digest[:12]}, registered {register.time[:10]}.")
+    else:
+        parts.append("Question not registered: nothing tells whether it was changed after the answer.")
+    return " ".join(parts)
+
+
+def changed(results: Results) -> list[str]:
+    """What became of the question after results were known, in words."""
+    return [
+        f"Changed after results were known: {c.words}{'' if c.added else '; what it touches is exploratory'}."
+        for c in results.standing.register.changes
+    ]
 
 
 def scope(tables: Sequence[TaskTable]) -> str:
@@ -40,31 +85,117 @@ def scope(tables: Sequence[TaskTable]) -> str:
     return f"The verdicts speak of these tasks at size {listed} only.{more}"
 
 
-def _verdict(c: Comparison) -> str:
-    if c.verdict == "equivalent":
-        small = " (a difference was found, but one that was said not to matter)" if c.adjusted < ALPHA else ""
-        return f"equivalent within the stated margin of {c.margin:g}{small}"
-    if c.verdict != "undecided":
-        return c.verdict
-    if math.isnan(c.p):
-        return "undecided: every seed gave the same difference, so nothing tells how sure it is"
-    needed = f"{c.seeds_needed} seeds" if c.seeds_needed else f"no number of seeds up to {MOST_SEEDS}"
-    return f"undecided; {needed} would decide if the true difference is the one observed"
-
-
-def _numbers(table: TaskTable, c: Comparison, tests: int) -> str:
-    d, digits = c.difference, table.decimals
+def part(results: Results, table: TaskTable, row: Row) -> str:
+    """What is said of one optimizer on one task, without its beginning and its full stop."""
+    c = row.comparison
+    assert c is not None
     metric = table.metric.replace("_", " ")
-    text = f"{metric} {signed(d.mean, digits)} [{signed(d.low, digits)}, {signed(d.high, digits)}]"
-    corrected = f" after Holm over {tests}" if tests > 1 else ""
+    parts = [word(c), *_undecided(results, c, table.decimals, table.greater)]
+    if c.pairs > 1 and not math.isnan(c.difference.mean):
+        parts += [f"{metric} {_numbers(results, c, table.decimals)}", _odds(results.plan, c)]
+    elif c.pairs == 1:
+        parts.append(f"difference {signed(c.difference.mean, table.decimals)}")
+    parts += [failed(c), costs.sentence(table, row)]
+    return "; ".join(text for text in parts if text)
+
+
+def word(c: Comparison) -> str:
+    """The verdict, or the two statements where runs failed: "better where it trains; fails more often"."""
+    often = f"; fails {c.fails_more} ({_fisher(c)})" if c.fails_more else ""
+    if c.reason:
+        text = f"no verdict, {c.reason}"
+    elif c.verdict == "equivalent":
+        small = " (a difference was found, but one that was said not to matter)" if c.adjusted < ALPHA else ""
+        text = f"equivalent where it trains, within the stated margin of {c.margin:g}{small}"
+    elif c.verdict in ("better", "worse"):
+        text = f"{c.verdict}{_despite(c)}"
+    else:
+        text = c.verdict
+    early = f" (exploratory: {'; '.join(c.exploratory)})" if c.exploratory else ""
+    return f"{text}{often}{early}"
+
+
+def _despite(c: Comparison) -> str:
+    """What a verdict speaks of where runs failed. Where the winner failed no less than the other, the failures count
+    against the verdict, and it holds where both train; else they are a part of it.
+    """
+    if c.failures is None or not any(rate.count for rate in c.failures):
+        return ""
+    mine, other = (rate.count * against.n for rate, against in zip(c.failures, c.failures[::-1], strict=True))
+    against = mine >= other if c.verdict == "better" else mine <= other
+    return " where it trains" if against else ", failures counted as the worst finished run"
+
+
+def failed(c: Comparison) -> str:
+    """The failures of both arms; of none, where they were asked for by "equivalent", how many there may still be."""
+    if c.failures is None or not (c.verdict == "equivalent" or any(rate.count for rate in c.failures)):
+        return ""
+    mine, other = c.failures
+    return f"failures {_rate(mine)} (the baseline's {_rate(other)})"
+
+
+def _rate(one: FailureRate) -> str:
+    return f"{one.count} of {one.n}, at most {100 * one.high:.0f} %"
+
+
+def _fisher(c: Comparison) -> str:
+    assert c.failures is not None and c.failure_test is not None
+    mine, other = c.failures
+    return f"{mine.count} of {mine.n} against {other.count} of {other.n}, p {_is(c.failure_test.adjusted)}"
+
+
+def _against(plan: Plan, label: str) -> str:
+    more = ", with unequal trials," if naming.unequal(plan) else ""
+    return f"{naming.named(plan, label)} against {naming.named(plan, plan.baseline)}{more}"
+
+
+def _size(table: TaskTable) -> str:
+    return f" at size {table.size}" if table.size else ""
+
+
+def _score(results: Results, c: Comparison) -> str:
+    parts = [word(c), *_undecided(results, c, 2, True)]
+    if c.pairs > 1 and not math.isnan(c.difference.mean):
+        judgement = results.standing.judgement
+        assert judgement is not None
+        parts.append(f"score {_numbers(results, c, 2)}, in units of {judgement.score_unit}")
+    return "; ".join(text for text in parts if text)
+
+
+def _undecided(results: Results, c: Comparison, decimals: int, greater: bool) -> list[str]:
+    """What an undecided comparison does say, and what more would find."""
+    d = c.difference
+    if c.verdict != "undecided" or math.isnan(d.low):
+        return []
+    plan = results.plan
+    more, effect, runs = design.further(plan, c.pairs)
+    worse, better = (-d.low, d.high) if greater else (d.high, -d.low)
+    at_most = f"between {worse:.{decimals}f} worse and {better:.{decimals}f} better"
+    finds = f"this design finds {c.detectable:.{decimals}f} with 80 %"
+    next_ = f"{more} {naming.unit(plan)} would find {effect * d.sd:.{decimals}f} for {runs} more runs"
+    return [at_most, finds, next_]
+
+
+def _numbers(results: Results, c: Comparison, digits: int) -> str:
+    d, judgement = c.difference, results.standing.judgement
+    assert judgement is not None
+    text = f"{signed(d.mean, digits)} [{signed(d.low, digits)}, {signed(d.high, digits)}]"
+    how = [f"Holm over {judgement.tests}"] if judgement.tests > 1 else []
+    how = [f"{len(results.plan.looks)} looks", *how] if len(results.plan.looks) > 1 else how
+    corrected = f" after {' and '.join(how)}" if how else ""
     if not math.isnan(c.adjusted):
-        text += f", p = {p_text(c.adjusted)}{corrected}".replace("= <", "< ")
+        text += f", p {_is(c.adjusted)}{corrected}"
     if not math.isnan(c.adjusted_equivalent):
-        text += f", p of equivalence = {p_text(c.adjusted_equivalent)}".replace("= <", "< ")
+        text += f", p of equivalence {_is(c.adjusted_equivalent)}"
     return text
 
 
-def _odds(table: TaskTable, row: Row, c: Comparison) -> str:
-    text = f"P({row.optimizer} beats {table.baseline}) = {c.better:.2f} [{c.better_low:.2f}, {c.better_high:.2f}]"
-    text += f" over n = {c.pairs} pairs"
-    return text if math.isnan(c.power) else f"{text}, achieved power {c.power:.2f}"
+def _odds(plan: Plan, c: Comparison) -> str:
+    if math.isnan(c.better):
+        return ""
+    return f"ahead in {c.better:.0%} of {c.pairs} {naming.unit(plan)} [{c.better_low:.0%}, {c.better_high:.0%}]"
+
+
+def _is(p: float) -> str:
+    text = p_text(p)
+    return text.replace("<", "< ") if text.startswith("<") else f"= {text}"

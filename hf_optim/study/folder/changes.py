@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any
 from hf_optim.errors import UserError
 from hf_optim.experiment import files
 from hf_optim.study.folder import stages
-from hf_optim.study.folder.store import read_status
+from hf_optim.study.folder.standing import standing
+from hf_optim.study.folder.store import RecordStore, read_status
 from hf_optim.study.plan.plan import Plan, Run, flatten
 
 
@@ -92,12 +94,21 @@ def since(folder: Path, plan: Plan) -> Change | None:
         old = read_plan(folder)
     except FileNotFoundError:
         return None
-    old, plan = stages.with_known_runs(old, folder), stages.with_known_runs(plan, folder)
     # Under tuning the judged runs follow from the trials' records, and what is on record must keep its meaning.
-    before, after = stages.with_known_runs(old, folder), stages.with_known_runs(plan, folder)
+    before, after = _with_known_runs(old, folder), _with_known_runs(plan, folder)
     known = {run.id for run in (*before.runs, *after.runs)}
     recorded = frozenset(id for id in known if read_status(folder / "runs" / id) is not None)
     return between(before, after, str(folder), recorded)
+
+
+def _with_known_runs(plan: Plan, folder: Path) -> Plan:
+    """`plan` with all that may not change while a study grows: the trials (as they are before pruning) and, once they
+    are in, the judged runs.
+    """
+    if plan.tuning is None:
+        return plan
+    known = standing(plan, RecordStore(folder)).state.runs
+    return dataclasses.replace(plan, runs=(*stages.trial_runs(plan), *known))
 
 
 def _first(gone: Sequence[Run], planned: Sequence[Run]) -> str:

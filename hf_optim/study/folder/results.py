@@ -1,7 +1,8 @@
-"""Reads a study's folder back: its plan, the record of each run, and the histories."""
+"""Reads a study's folder back: its plan, the record of each run, the histories, and where the study stands."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder import stages
 from hf_optim.study.folder.changes import read_plan
+from hf_optim.study.folder.standing import Standing, standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Plan, Run
 
 
 @dataclass(frozen=True)
 class Results:
-    """A plan and the records there are, by run id."""
+    """A plan with the judged runs up to the look that is aimed at, their records by id, and where the study stands."""
 
     store: RecordStore
     plan: Plan
     records: Mapping[str, Mapping[str, Any]]
+    standing: Standing
 
     @property
     def folder(self) -> Path:
@@ -69,7 +71,7 @@ def load(folder: Path) -> Results:
         plan = read_plan(folder)
     except FileNotFoundError:
         raise UserError(f"{folder} holds no study (no plan.json): run `hf-optim study` first") from None
-    plan = stages.settled(plan, folder)
     store = RecordStore(folder)
-    records = {run.id: record for run in plan.runs if (record := store.record(run.id)) is not None}
-    return Results(store, plan, records)
+    stands = standing(plan, store)
+    records = {run.id: record for run in stands.state.runs if (record := store.record(run.id)) is not None}
+    return Results(store, dataclasses.replace(plan, runs=stands.state.runs), records, stands)

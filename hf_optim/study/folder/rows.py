@@ -6,15 +6,12 @@ import fnmatch
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
-from hf_optim.study.folder import stages
 from hf_optim.study.folder.results import Results
-from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.entries import optimizer_label
 from hf_optim.study.plan.plan import Run, flatten
 from hf_optim.study.statistics import paired as statistics
@@ -28,24 +25,24 @@ def of(results: Results) -> list[Row]:
     """A row a run: the judged ones in the plan's order, other stages' after them, then runs that are not planned.
 
     Columns: study, task and optimizer (labels), seed, id, status (ok, failed, missing), stage (judged, tuning,
-    sensitivity, variance, or none for a run that is in the folder and no longer in the plan), metric and value (the
-    primary metric), error; every metric by its name; time, memory, data and environment by theirs; and what decided
-    the run, as `spec.optimizer.lr`.
+    speedup, sensitivity, variance, or none for a run that is in the folder and no longer in the plan), metric and
+    value (the primary metric), error; every metric by its name; time, memory, data and environment by theirs; and what
+    decided the run, as `spec.optimizer.lr`.
     """
     plan = results.plan
     primary = {t["label"]: t["primary"]["name"] for t in plan.tasks}
-    reader = RecordStore(results.folder)
+    store = results.store
     rows, seen = [], set()
-    for stage, run in _staged(results, reader):
+    for stage, run in _staged(results):
         if run.id in seen:
             continue
         seen.add(run.id)
         head = {"study": plan.name, "task": run.task, "optimizer": run.optimizer, "seed": run.seed, "id": run.id}
-        record = results.records.get(run.id) or reader.record(run.id)
+        record = results.records.get(run.id) or store.record(run.id)
         row = _row({**head, "stage": stage}, run.spec, record, primary[run.task])
-        rows.append(row if record is not None else {**row, "error": reader.unreadable.get(run.id)})
+        rows.append(row if record is not None else {**row, "error": store.unreadable.get(run.id)})
     for file in sorted((results.folder / "runs").glob("*/record.json")):
-        if file.parent.name in seen or (record := reader.record(file.parent.name)) is None:
+        if file.parent.name in seen or (record := store.record(file.parent.name)) is None:
             continue
         try:
             RunSpec.from_dict(spec := record["spec"])
@@ -58,13 +55,14 @@ def of(results: Results) -> list[Row]:
     return rows
 
 
-def _staged(results: Results, reader: RecordStore) -> Iterator[tuple[str, Run]]:
+def _staged(results: Results) -> Iterator[tuple[str, Run]]:
     plan = results.plan
     yield from (("judged", run) for run in plan.runs)
-    if plan.tuning is None and plan.sensitivity is None and plan.variance is None:
+    if not any((plan.tuning, plan.speedup, plan.sensitivity, plan.variance)):
         return
-    state = stages.state(plan, reader)
+    state = results.standing.state
     yield from (("tuning", trial.run) for search in state.searches for trial in search.trials)
+    yield from (("speedup", budget.run) for budget in state.budgets)
     yield from (("sensitivity", one.run) for one in state.grid)
     yield from (("variance", one.run) for one in state.variations)
 
@@ -141,12 +139,12 @@ def _condition(text: str, known: Sequence[str]) -> Callable[[Row], bool]:
     if parsed is None:
         raise UserError(f"--where: {text.strip()!r} is no condition: write COLUMN=VALUE, or !=, <, <=, >, >=")
     name, sign, value = parsed.groups()
-    column, wanted = find_column(name, known), _float(value)
+    column, wanted = find_column(name, known), as_float(value)
     if sign in ("=", "!="):
 
         def equal(row: Row) -> bool:
             cell = row.get(column)
-            number = _float(cell)
+            number = as_float(cell)
             if number is not None and wanted is not None:
                 return number == wanted
             return fnmatch.fnmatchcase("" if cell is None else str(cell).lower(), value.lower())
@@ -160,10 +158,10 @@ def _condition(text: str, known: Sequence[str]) -> Callable[[Row], bool]:
         ">": lambda x: x > wanted,
         ">=": lambda x: x >= wanted,
     }
-    return lambda row: (x := _float(row.get(column))) is not None and ordered[sign](x)
+    return lambda row: (x := as_float(row.get(column))) is not None and ordered[sign](x)
 
 
-def _float(value: Any) -> float | None:
+def as_float(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -184,89 +182,15 @@ def group(rows: Sequence[Row], by: Sequence[str], measured: Sequence[str]) -> li
         counts = {status: sum(row["status"] == status for row in some) for status in ("ok", "failed", "missing")}
         line: Row = {**dict(zip(by, key, strict=True)), "runs": len(some), **counts}
         for name in measured:
-            fine = [_float(row.get(name)) for row in some if row["status"] == "ok"]
+            fine = [as_float(row.get(name)) for row in some if row["status"] == "ok"]
             summary = statistics.summarise([x for x in fine if x is not None and math.isfinite(x)])
-            line[f"{name} mean"], line[f"{name} sd"] = _cell(summary.mean), _cell(summary.sd)
+            line[f"{name} mean"], line[f"{name} sd"] = cell(summary.mean), cell(summary.sd)
         made.append(line)
     return made
 
 
-@dataclass(frozen=True)
-class Side:
-    """One side of a comparison: what was asked, and the value of each (task, seed)."""
-
-    text: str
-    values: Mapping[tuple[str, int], float]
-    metrics: Mapping[str, str]
-
-
-def compare(rows: Sequence[Row], a: str, b: str, greater: Mapping[str, bool]) -> list[Row]:
-    """`a` against `b` on every task that both have, paired by seed, corrected over these tasks.
-
-    Args:
-        rows: runs of one or several studies.
-        a, b: an optimizer's label, or conditions as in `where` ("study=after,optimizer=adamw").
-        greater: for each task, whether more of its metric is better.
-
-    Raises:
-        UserError: a side that matches nothing, or two runs for one task and seed; no task in common.
-    """
-    left, right = _side(rows, a), _side(rows, b)
-    tasks = [task for task in greater if task in left.metrics and task in right.metrics]
-    pairs = {}
-    for task in tasks:
-        seeds = [seed for name, seed in left.values if name == task and (task, seed) in right.values]
-        if seeds and left.metrics[task] == right.metrics[task]:
-            pairs[task] = [(left.values[task, seed], right.values[task, seed]) for seed in seeds]
-    if not pairs:
-        raise UserError(f"--compare: {a!r} and {b!r} have no task and seed in common, so there is nothing to pair")
-    made = statistics.compare(list(pairs.values()), [greater[task] for task in pairs])
-    return [
-        {
-            "task": task,
-            "metric": left.metrics[task],
-            "a": a,
-            "b": b,
-            "pairs": one.pairs,
-            "a mean": statistics.summarise([x for x, _ in pairs[task]]).mean,
-            "b mean": statistics.summarise([y for _, y in pairs[task]]).mean,
-            "difference": _cell(one.difference.mean),
-            "low": _cell(one.difference.low),
-            "high": _cell(one.difference.high),
-            "p": _cell(one.p),
-            "p holm": _cell(one.adjusted),
-            "verdict": one.verdict,
-        }
-        for task, one in zip(pairs, made, strict=True)
-    ]
-
-
-def _side(rows: Sequence[Row], text: str) -> Side:
-    some = where(rows, [text]) if "=" in text else [row for row in rows if row["optimizer"] == text]
-    if not some:
-        labels = ", ".join(dict.fromkeys(str(row["optimizer"]) for row in rows))
-        raise UserError(f"--compare: no run matches {text!r}; optimizers: {labels}")
-    seen: dict[tuple[str, int], str] = {}
-    values: dict[tuple[str, int], float] = {}
-    for row in some:
-        place = row["task"], row["seed"]
-        if seen.setdefault(place, row["id"]) != row["id"]:
-            raise UserError(
-                f"--compare: {text!r} matches two runs on {row['task']} with seed {row['seed']}: narrow it, as in "
-                f"'study={row['study']},optimizer={row['optimizer']}'"
-            )
-        value = _float(row["value"])
-        if row["status"] == "failed":
-            raise UserError(
-                f"--compare: a run of {text!r} on {row['task']} with seed {row['seed']} failed; without its failures "
-                "it would look better than it is: narrow with --where"
-            )
-        if value is not None:
-            values[place] = value
-    return Side(text, values, {row["task"]: row["metric"] for row in some})
-
-
-def _cell(value: float) -> float | None:
+def cell(value: float) -> float | None:
+    """A number for a row; None where there is none."""
     return None if math.isnan(value) else value
 
 

@@ -1,26 +1,26 @@
-"""What a study has to run next, as a function of its plan and the records there are.
+"""What a study has to run up to so many units, as a function of its plan and the records there are.
 
 Without tuning there is one stage. With it the trials come first; when each has its record, the best setting of every
-optimizer on every task is chosen by the validation split alone, and the judged runs follow. Nothing about this is
-remembered: it is worked out from the records again and again, so that a study may be killed at any moment, and several
-launchers may work in one folder.
+optimizer on every task, in every repetition, is chosen by the validation split alone, and the judged runs follow.
+Nothing about this is remembered: it is worked out from the records again and again, so that a study may be killed at
+any moment, and several launchers may work in one folder. How many units there are to be, `standing` says.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
 from hf_optim.study.folder import pruning
 from hf_optim.study.folder.store import RecordStore, number
-from hf_optim.study.plan import sensitivity, tuning, variance
+from hf_optim.study.plan import sensitivity, speedup, tuning, variance
 from hf_optim.study.plan.plan import Plan, Run, make_run
 
-Key = tuple[str, str, int]  # task's label, optimizer's label, tuning seed
+Key = tuple[str, str, int, float]  # task's label, optimizer's label, tuning seed, budget (1 but for a speed-up's)
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Choice:
 @dataclass(frozen=True)
 class Search:
     """The trials of one optimizer on one task for one tuning seed, as far as they are known; `choice` when all are in.
+    `budget` is 1 but where the baseline is tuned at another one (`speedup`).
 
     `waiting` counts trials whose specification depends on the records of earlier ones (pruning).
     """
@@ -62,6 +63,7 @@ class Search:
     trials: tuple[Trial, ...]
     waiting: int
     choice: Choice | None
+    budget: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,17 @@ class Variation:
 
 
 @dataclass(frozen=True)
+class BudgetRun:
+    """A judged run of the baseline at another budget."""
+
+    budget: float
+    run: Run
+
+
+@dataclass(frozen=True)
 class State:
-    """Where a study stands. `runs` are the judged ones; these, `grid` and `variations` are empty until all trials are
-    in (`settled`).
+    """A study up to so many units. `runs` are the judged ones; these, `grid`, `variations` and `budgets` are empty
+    until all trials are in (`settled`).
     """
 
     searches: tuple[Search, ...]
@@ -91,49 +101,74 @@ class State:
     runs: tuple[Run, ...]
     grid: tuple[GridRun, ...]
     variations: tuple[Variation, ...]
+    budgets: tuple[BudgetRun, ...] = ()
 
     @property
     def after_tuning(self) -> tuple[Run, ...]:
         """Everything but trials, each run once: the judged runs first."""
-        every = [*self.runs, *(one.run for one in self.grid), *(one.run for one in self.variations)]
+        further: tuple[BudgetRun | GridRun | Variation, ...] = (*self.budgets, *self.grid, *self.variations)
+        every = [*self.runs, *(one.run for one in further)]
         return tuple({run.id: run for run in every}.values())
 
 
-def state(plan: Plan, store: RecordStore) -> State:
-    """The trials, the choices if every trial has its record, and what follows from them."""
-    searches = tuple(_searches(plan, store))
+def state(plan: Plan, store: RecordStore, units: int | None = None) -> State:
+    """The trials of the first so many units (default: of all), the choices if every trial has its record, and what
+    follows from them.
+    """
+    units = plan.looks[-1] if units is None else units
+    searches = tuple(_searches(plan, store, units))
     if not all(search.choice for search in searches):
         return State(searches, False, (), (), ())
-    chosen = {(s.task, s.optimizer, s.seed): s.choice.spec for s in searches if s.choice}
-    return State(searches, True, _judged(plan, chosen), tuple(_grid(plan, chosen)), tuple(_variations(plan, chosen)))
+    chosen = {(s.task, s.optimizer, s.seed, s.budget): s.choice.spec for s in searches if s.choice}
+    return _after(plan, searches, chosen, units)
 
 
-def _judged(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]]) -> tuple[Run, ...]:
-    """Seed-major, as without tuning."""
+def _after(
+    plan: Plan, searches: tuple[Search, ...], chosen: Mapping[Key, Mapping[str, Any]], units: int
+) -> State:  # fmt: skip
+    return State(
+        searches, True, _judged(plan, chosen, units), tuple(_grid(plan, chosen)), tuple(_variations(plan, chosen)),
+        tuple(_budget_runs(plan, chosen, units)),
+    )  # fmt: skip
+
+
+def _judged(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int) -> tuple[Run, ...]:
+    """Seed-major: an interrupted study has every optimizer on the first seeds, not some optimizers on all."""
     if plan.tuning is None:
-        return plan.runs
-    cells = [(task, label, chosen[task["label"], label, plan.tuning["seed"]]) for task, label, _ in plan.cells()]
-    return tuple(make_run(task, label, spec, seed) for seed in plan.seeds for task, label, spec in cells)
+        if units >= plan.looks[-1]:
+            return plan.runs
+        seeds = set(plan.seeds[: units * plan.per_unit])
+        return tuple(run for run in plan.runs if run.seed in seeds)
+    cells = [(task, label) for task, label, _ in plan.cells()]
+    return tuple(
+        make_run(task, label, chosen[task["label"], label, plan.tuning_seed(unit), 1.0], seed)
+        for unit in range(units)
+        for seed in plan.unit_seeds(unit)
+        for task, label in cells
+    )
 
 
-def settled(plan: Plan, folder: Path) -> Plan:
-    """`plan` with its judged runs, as far as the records in `folder` decide them."""
-    return plan if plan.tuning is None else replace(plan, runs=state(plan, RecordStore(folder)).runs)
+def _budget_runs(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int) -> Iterator[BudgetRun]:
+    specs = [(task, spec) for task, label, spec in plan.cells() if label == plan.baseline]
+    for unit in range(units):
+        for seed in plan.unit_seeds(unit):
+            for budget in speedup.others(plan.speedup):
+                for task, spec in specs:
+                    setting = chosen.get((task["label"], plan.baseline, plan.tuning_seed(unit), budget), spec)
+                    over = speedup.steps_at(task, budget)
+                    yield BudgetRun(budget, make_run(task, plan.baseline, setting, seed, over))
 
 
-def with_known_runs(plan: Plan, folder: Path) -> Plan:
-    """`plan` with all that may not change while a study grows: the trials (as they are before pruning) and, once they
-    are in, the judged runs.
-    """
-    if plan.tuning is None:
-        return plan
+def trial_runs(plan: Plan) -> tuple[Run, ...]:
+    """Every trial of the plan as it is before pruning."""
     entry = {(task["label"], label): (task, spec) for task, label, spec in plan.cells()}
     trials: list[Run] = []
-    for cell in plan.tuning["cells"]:
+    for cell in plan.tuning["cells"] if plan.tuning else ():
         task, spec = entry[cell["task"], cell["optimizer"]]
-        made = (make_run(task, cell["optimizer"], tuning.assign(spec, p), cell["seed"]) for p in cell["points"])
+        over = speedup.steps_at(task, cell.get("budget", 1.0))
+        made = (make_run(task, cell["optimizer"], tuning.assign(spec, p), cell["seed"], over) for p in cell["points"])
         trials += made
-    return replace(plan, runs=(*trials, *settled(plan, folder).runs))
+    return tuple(trials)
 
 
 def stopped_early(run: Run, folder: Path) -> bool:
@@ -142,33 +177,42 @@ def stopped_early(run: Run, folder: Path) -> bool:
 
 
 def planned(plan: Plan) -> tuple[int, int, int]:
-    """How many trials (at most), judged runs, and further runs of the other blocks the study has."""
+    """How many trials, judged runs, and further runs of the other blocks the study has at most: at its last look."""
+    return planned_to(plan, plan.looks[-1])
+
+
+def planned_to(plan: Plan, units: int) -> tuple[int, int, int]:
+    """The same for the first so many units."""
     specs = {(task["label"], label): spec for task, label, spec in plan.cells()}
-    lengths = {task["label"]: task["steps"] for task in plan.tasks}
+    lengths = {task["label"]: task.get("steps") for task in plan.tasks}
     trials = 0
     # Only how many runs there are counts here, so any setting will do for the chosen one.
-    chosen: dict[Key, Mapping[str, Any]] = {(*key, _main_seed(plan)): spec for key, spec in specs.items()}
-    for cell in plan.tuning["cells"] if plan.tuning else ():
+    chosen: dict[Key, Mapping[str, Any]] = {(*key, plan.tuning_seed(0), 1.0): spec for key, spec in specs.items()}
+    for cell in _cells(plan, units):
         most = len(cell["points"])
         if plan.tuning and plan.tuning["steps"] and plan.tuning["prune"] == "none":
             most = min(most, plan.tuning["steps"] // lengths[cell["task"]])
         trials += most
         key = cell["task"], cell["optimizer"]
-        chosen[*key, cell["seed"]] = tuning.assign(specs[key], cell["points"][0] if cell["points"] else {})
-    judged = _judged(plan, chosen)
-    every = State((), True, judged, tuple(_grid(plan, chosen)), tuple(_variations(plan, chosen))).after_tuning
-    return trials, len(judged), len(every) - len({run.id for run in judged})
+        first = cell["points"][0] if cell["points"] else {}
+        chosen[*key, cell["seed"], cell.get("budget", 1.0)] = tuning.assign(specs[key], first)
+    whole = _after(plan, (), chosen, units)
+    return trials, len(whole.runs), len(whole.after_tuning) - len({run.id for run in whole.runs})
 
 
-def _main_seed(plan: Plan) -> int:
-    return int(plan.tuning["seed"]) if plan.tuning else tuning.SEED
-
-
-def _searches(plan: Plan, store: RecordStore) -> Iterator[Search]:
+def _cells(plan: Plan, units: int) -> Iterator[Mapping[str, Any]]:
+    """The searches of the first so many units, and those of other blocks."""
     if plan.tuning is None:
         return
+    later = {plan.tuning_seed(unit) for unit in range(units, plan.looks[-1])} if plan.repetitions else set()
+    later -= {one.tuning_seed for one in variance.settings(plan.variance)} if plan.variance else set()
+    yield from (cell for cell in plan.tuning["cells"] if cell["seed"] not in later)
+
+
+def _searches(plan: Plan, store: RecordStore, units: int) -> Iterator[Search]:
     entry = {(task["label"], label): (task, spec) for task, label, spec in plan.cells()}
-    for cell in plan.tuning["cells"]:
+    for cell in _cells(plan, units):
+        assert plan.tuning is not None
         task, spec = entry[cell["task"], cell["optimizer"]]
         trials, waiting = _trials(plan.tuning, cell, task, spec, store)
         choice = None
@@ -176,7 +220,10 @@ def _searches(plan: Plan, store: RecordStore) -> Iterator[Search]:
             best = best_trial(trials, task["primary"]["greater_is_better"])
             point = best.point if best else cell["points"][0] if cell["points"] else {}
             choice = Choice(tuning.assign(spec, point), best, tuple(tuning.edges(cell["space"], point)) if best else ())
-        yield Search(cell["task"], cell["optimizer"], cell["seed"], cell["space"], tuple(trials), waiting, choice)
+        yield Search(
+            cell["task"], cell["optimizer"], cell["seed"], cell["space"], tuple(trials), waiting, choice,
+            cell.get("budget", 1.0),
+        )  # fmt: skip
 
 
 def best_trial(trials: Sequence[Trial], greater: bool) -> Trial | None:
@@ -200,6 +247,9 @@ def _trials(
     trials: list[Trial] = []
     spent, greater = 0, task["primary"]["greater_is_better"]
     metric = validation_metric(task)
+    over = speedup.steps_at(task, cell.get("budget", 1.0))
+    length = over.get("steps", task["steps"])
+    most = None if block["steps"] is None else block["steps"] * cell.get("budget", 1.0)
     medians: Sequence[Sequence[float]] = ()
     for i, point in enumerate(cell["points"]):
         if block["prune"] == "median" and i == pruning.FIRST:
@@ -207,16 +257,16 @@ def _trials(
                 return trials, len(cell["points"]) - i
             whole = [store.history(t.run.id) if t.status == "ok" else None for t in trials]
             medians = pruning.thresholds(whole, metric, greater)
-        if block["steps"] is not None and spent + task["steps"] > block["steps"]:
+        if most is not None and spent + length > most:
             # A trial that is not finished counts as whole here: if it is stopped early, the next ones fit after all.
             open_ = any(not trial.status for trial in trials)
             return trials, len(cell["points"]) - i if open_ else 0
-        run = make_run(task, cell["optimizer"], tuning.assign(spec, point), cell["seed"], pruning=medians)
+        run = make_run(task, cell["optimizer"], tuning.assign(spec, point), cell["seed"], over, medians)
         trial = _outcome(i, point, run, metric, store.record(run.id))
         trials.append(trial)
         if block["steps"] is not None:
             early = trial.steps if trial.status in ("failed", "pruned") else None
-            spent += task["steps"] if early is None else early
+            spent += length if early is None else early
     return trials, 0
 
 
@@ -238,11 +288,16 @@ def validation_metric(task: Mapping[str, Any]) -> str:
     return f"validation_{str(task['primary']['name']).removeprefix('test_')}"
 
 
+def run_count(plan: Plan) -> int:
+    """How many runs the study has in all, at most: a look may decide it, and a budget end its trials, earlier."""
+    return sum(planned(plan))
+
+
 def _grid(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]]) -> Iterator[GridRun]:
     if plan.sensitivity is None:
         return
     for task, label, spec in plan.cells():
-        setting = chosen.get((task["label"], label, _main_seed(plan)), spec)
+        setting = chosen.get((task["label"], label, plan.tuning_seed(0), 1.0), spec)
         for place, value in sensitivity.grid(plan.sensitivity, setting):
             for seed in plan.seeds[: plan.sensitivity["seeds"]]:
                 yield GridRun(value, make_run(task, label, tuning.assign(setting, {place: value}), seed))
@@ -254,22 +309,5 @@ def _variations(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]]) -> Iterator
     for task, label, spec in plan.cells():
         if label in plan.variance["optimizers"]:
             for one in variance.settings(plan.variance):
-                setting = chosen.get((task["label"], label, one.tuning_seed), spec)
+                setting = chosen.get((task["label"], label, one.tuning_seed, 1.0), spec)
                 yield Variation(one.source, make_run(task, label, setting, one.seed, overrides=one.overrides))
-
-
-def run_count(plan: Plan) -> int:
-    """How many runs the study has in all (at most, where a budget may end the trials earlier)."""
-    return sum(planned(plan))
-
-
-def known(plan: Plan, store: RecordStore) -> list[Run]:
-    """Every run that can be told now: the trials, and what follows from their records once all are in."""
-    now = state(plan, store)
-    trials = [trial.run for search in now.searches for trial in search.trials]
-    return list({run.id: run for run in (*trials, *now.after_tuning)}.values())
-
-
-def pending(plan: Plan, store: RecordStore) -> list[Run]:
-    """The runs that can be executed now: those without a record."""
-    return [run for run in known(plan, store) if store.record(run.id) is None]

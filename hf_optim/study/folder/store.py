@@ -22,6 +22,8 @@ SHAPE = {
     "status": ("ok", "failed"),
     "error?": (str, None),
     "pruned?": bool,
+    "fault?": str,
+    "groups?": [Each((float, bool, None))],
     "metrics": Each((float, None)),
     "primary?": ({"name": str, "greater_is_better": bool}, None),
     "history?": (str, None),
@@ -33,7 +35,15 @@ SHAPE = {
     "started?": (str, None),
     "finished?": (str, None),
 }
-_MISSING = {"error": None, "primary": None, "history": None, "time": {}, "memory": {}, "environment": {}, "data": None}
+_MISSING: dict[str, Any] = {
+    "error": None,
+    "primary": None,
+    "history": None,
+    "time": {},
+    "memory": {},
+    "environment": {},
+    "data": None,
+}
 
 
 class RecordStore:
@@ -80,6 +90,15 @@ class RecordStore:
         if damaged:
             self.unreadable[run_id] = f"{place}: {damaged} of {damaged + len(rows)} lines are no rows of a history"
         return rows
+
+    def untrained(self, run_id: str, metric: str) -> float:
+        """A metric of the validation split before the first step; NaN where it was not measured."""
+        for row in self.history(run_id):
+            if row.get("step") != 0:  # rows ascend
+                break
+            if metric in row:
+                return number(row[metric])
+        return math.nan
 
 
 def _read(folder: Path, run_id: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder.stages import State, state
+from hf_optim.study.folder.stages import State
+from hf_optim.study.folder.standing import standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import journal as tuning_log
 from hf_optim.study.plan.plan import Plan, Run
@@ -15,7 +16,8 @@ from hf_optim.study.plan.plan import Plan, Run
 
 @dataclass(frozen=True)
 class Stage:
-    """`name` is "tuning" or "runs"; `runs` are all that are known to belong to it, `todo` those without a record.
+    """`name` is "tuning" or "runs"; `runs` are all that are known to belong to it, `todo` those without a record; both
+    up to the look after so many `units`.
 
     Trials may come in several rounds: which ones a pruned or step-bounded search makes depends on the ones before.
     """
@@ -23,6 +25,7 @@ class Stage:
     name: str
     runs: tuple[Run, ...]
     todo: tuple[Run, ...]
+    units: int
 
     def sentence(self) -> str:
         """What it is about, in a line."""
@@ -33,27 +36,29 @@ class Stage:
 
 
 def follow(plan: Plan, folder: Path) -> Iterator[Stage]:
-    """The stages still to do; whoever takes one executes its `todo` before the next is asked for. The last is always
-    given, with an empty `todo` if nothing is left.
+    """The stages still to do, look after look, until everything is decided or the last look is over; whoever takes one
+    executes its `todo` before the next is asked for. The last is always given, with an empty `todo` if nothing is left.
 
     Raises:
         UserError: a run has a record that cannot be used.
     """
     before: tuple[Run, ...] | None = None
     while True:
-        now = state(plan, RecordStore(folder))
+        store = RecordStore(folder)
+        stands = standing(plan, store)
+        now = stands.state
         runs = now.after_tuning if now.settled else _trials(now)
         if plan.tuning is not None:
             tuning_log.update(plan, now.searches, folder)
-        reader = RecordStore(folder)
-        todo = tuple(run for run in runs if reader.record(run.id) is None)
-        if now.settled:
-            yield Stage("runs", runs, todo)
+        todo = tuple(run for run in runs if store.record(run.id) is None)
+        if stands.finished:
+            if before is None:
+                yield Stage("runs", runs, (), stands.units)
             return
         if todo == before:
             raise UserError(f"{folder / 'runs' / todo[0].id / 'record.json'}: not a record of a run; remove it")
         before = todo
-        yield Stage("tuning", runs, todo)
+        yield Stage("runs" if now.settled else "tuning", runs, todo, stands.units)
 
 
 def _trials(now: State) -> tuple[Run, ...]:

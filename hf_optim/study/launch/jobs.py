@@ -25,6 +25,7 @@ from hf_optim.study.folder import stages
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.folder.locks import check_shared
 from hf_optim.study.folder.results import describe
+from hf_optim.study.folder.standing import known, pending
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
@@ -131,8 +132,8 @@ def launch(
     sbatch refuses; and if jobs were stopped by a problem of the folder.
     """
     reader = RecordStore(folder)
-    left = stages.run_count(plan) - sum(reader.record(one.id) is not None for one in stages.known(plan, reader))
-    if not stages.pending(plan, reader):
+    left = stages.run_count(plan) - sum(reader.record(one.id) is not None for one in known(plan, reader))
+    if not pending(plan, reader):
         return True
     check_shared(folder)
     count = min(how.array, math.ceil(left / jobs))
@@ -212,7 +213,7 @@ def parameters(how: Launch, share: Share) -> dict[str, Any]:
 def _wait(folder: Path, plan: Plan, how: Launch, jobs: Sequence[Any], console: Console) -> list[str]:
     """Waits until every job has ended; tells of each run that is finished; gives the problems that stopped jobs."""
     began, reader, total = time.monotonic(), RecordStore(folder), stages.run_count(plan)
-    told = {one.id for one in stages.known(plan, reader) if reader.record(one.id) is not None}
+    told = {one.id for one in known(plan, reader) if reader.record(one.id) is not None}
     before, alive, left = len(told), True, True
     while alive:
         if how.where == "debug":
@@ -220,12 +221,12 @@ def _wait(folder: Path, plan: Plan, how: Launch, jobs: Sequence[Any], console: C
                 job.results()
         alive = _alive(how.where, jobs)
         looked = time.monotonic()
-        for one in stages.known(plan, reader):
+        for one in known(plan, reader):
             record = reader.record(one.id)
             if record is not None and one.id not in told:
                 told.add(one.id)
                 _say(console, f"[{len(told)}/{total}] {record.get('status', 'failed'):6s} {describe(one)}")
-        left = bool(stages.pending(plan, reader))
+        left = bool(pending(plan, reader))
         if how.where == "slurm" and alive and not left:
             # Those that still wait for a node have nothing to do.
             subprocess.run(["scancel", "--state=PENDING", _array(jobs)], capture_output=True, check=False)

@@ -69,7 +69,8 @@ def _bring_up(file: Path, searches: Sequence[Search], greater: Mapping[str, bool
 def name(search: Search) -> str:
     """The Optuna study of a search; its last part changes with the space."""
     digest = hashlib.sha256(json.dumps(search.space, sort_keys=True).encode()).hexdigest()[:6]
-    return f"{search.task}, {search.optimizer}, tuning seed {search.seed}, space {digest}"
+    budget = "" if search.budget == 1 else f", budget {search.budget:g}"
+    return f"{search.task}, {search.optimizer}, tuning seed {search.seed}{budget}, space {digest}"
 
 
 def _ask(study: optuna.Study, search: Search) -> None:

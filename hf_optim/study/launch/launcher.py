@@ -2,8 +2,9 @@
 
 Killed anywhere and started again, a study loses no finished run and repeats none: a record is written last and
 atomically, half a run is thrown away, and a run belongs to whoever holds its lock (see `worker`). A run that raises or
-diverges is a record with its reason. A worker process that dies is replaced and its run tried once more; if it dies
-again on the same run, that is the run's recorded failure. An interrupt records nothing.
+diverges is a record with its reason. A worker process that dies is replaced and its run tried once more, as is a run
+that ended for want of memory; if that recurs, the record says that the machine could not run it, which is not the
+optimizer's failure. An interrupt records nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from typing import IO
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import own_folder, sweep, write_atomically
-from hf_optim.study.folder import changes
+from hf_optim.study.folder import changes, questions
 from hf_optim.study.folder.disk import check_disk, unwritable
 from hf_optim.study.folder.locks import LOCK_FILE, Lock
-from hf_optim.study.folder.stages import known
+from hf_optim.study.folder.standing import known, standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch.worker import write_failure
 from hf_optim.study.plan.plan import Plan, Run
@@ -59,7 +60,7 @@ def default_jobs(gpus_per_run: int = 1) -> int:
 def prepare(
     plan: Plan, source_text: str, folder: Path, *, retry_failed: bool = False, accept_change: bool = False
 ) -> None:
-    """Writes study.yaml and plan.json; `retry_failed` removes the records of runs that failed.
+    """Writes study.yaml, plan.json and the question; `retry_failed` removes the records of runs that failed.
 
     Raises UserError if the folder holds a plan with runs that are not in this one, unless `accept_change`; and if it
     holds anything else, or cannot be written.
@@ -74,8 +75,10 @@ def prepare(
             raise UserError(f"{folder} is not empty and holds no study: choose another --output")
         own_folder(folder, "runs")
         sweep(folder)
+        judged = _judged_records(folder) if change is not None else 0
         write_atomically(folder / "study.yaml", source_text)
         write_atomically(folder / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
+        questions.register(folder, plan, judged)
         reader = RecordStore(folder)
         for run in known(plan, reader) if retry_failed else ():
             record = reader.record(run.id)
@@ -84,6 +87,13 @@ def prepare(
                 (folder / "runs" / run.id / "record.json").unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from None
+
+
+def _judged_records(folder: Path) -> int:
+    """How many judged runs of the plan that stands in the folder have a record."""
+    store = RecordStore(folder)
+    runs = standing(changes.read_plan(folder), store).state.runs
+    return sum(store.record(run.id) is not None for run in runs)
 
 
 @dataclass
@@ -155,6 +165,10 @@ class Board:
             deaths[run.id] += 1
             return deaths[run.id] >= (ATTEMPTS_ASKED if code in _ASKED else ATTEMPTS)
 
+    def last_attempt(self, run: Run) -> bool:
+        """Whether another death of `run`'s worker, or want of memory, is its result."""
+        return self._deaths[run.id] + 1 >= ATTEMPTS
+
     def stop(self, problem: str | None = None) -> None:
         """No further run is taken."""
         with self._lock:
@@ -206,7 +220,8 @@ class Slot(threading.Thread):
     def _serve(self, run: Run) -> None:
         if not (self.folder / "plan.json").is_file():
             raise UserError(f"{self.folder}: was moved or removed: the same command goes on, given its new place")
-        answer = self._ask({"folder": str(self.folder), "id": run.id, "spec": run.spec, **self.how})
+        last = self.board.last_attempt(run)
+        answer = self._ask({"folder": str(self.folder), "id": run.id, "spec": run.spec, "last": last, **self.how})
         if self.board.stopped and answer is None:
             return
         if answer is None:
@@ -220,6 +235,9 @@ class Slot(threading.Thread):
                 self.board.held_elsewhere(run)
         elif answer["status"] == "busy":
             self.board.held_elsewhere(run)
+        elif answer["status"] == "fault":
+            self.board.died(run, 0)
+            self.board.postpone(run, 0.0)
         elif answer["status"] == "broken":
             self.board.stop(answer["reason"])
         else:
@@ -259,7 +277,8 @@ class Slot(threading.Thread):
             hint = " (out of memory?)" if code == -9 else ""
             often = ATTEMPTS_ASKED if code in _ASKED else ATTEMPTS
             why = f"the worker process {how} {often} times{hint}"
-            write_failure(own_folder(self.folder, "runs", run.id), run.id, dict(run.spec), why, time.time())
+            home = own_folder(self.folder, "runs", run.id)
+            write_failure(home, run.id, dict(run.spec), why, time.time(), "machine")
         finally:
             lock.release()
         return True

@@ -24,11 +24,14 @@ from typing import Any
 
 from hf_optim.core import importing
 from hf_optim.errors import UserError, one_line
-from hf_optim.experiment.files import check_tree, own_folder, sweep, write_json
+from hf_optim.experiment.files import check_tree, own_folder, read_json, sweep, write_json
 from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder.disk import check_disk, check_space, unwritable
 from hf_optim.study.folder.locks import Lock
 from hf_optim.study.folder.store import read_status
+
+#: in the reason of a run that says nothing about its optimizer
+_MACHINE = ("MemoryError", "out of memory", "can't allocate memory", "CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
 
 STORED = "the study's folder alone says that it is to be run"
 
@@ -61,9 +64,13 @@ def execute(
     *,
     checkpoint_every: int | None = None,
     processes: int = 1,
+    last: bool = True,
     trust: bool = False,
 ) -> str:
     """Executes one run unless it has a record; gives "ok", "failed", or "busy" if another process is at it.
+
+    A run that the machine could not hold in memory gives "fault" and no record, unless this is its `last` attempt: then
+    the record says so.
 
     What the run prints goes to `log.txt` in its folder. With `checkpoint_every`, an interrupted run goes on from its
     last whole checkpoint (checkpoints are removed once there is a record); without it, it starts again. `processes`
@@ -95,6 +102,11 @@ def execute(
             if read_status(home) is None:
                 write_failure(home, run_id, spec, one_line(error), started)
         status = read_status(home) or "failed"
+        if status == "failed" and _machine_fault(home):
+            if not last:
+                (home / RECORD).unlink(missing_ok=True)
+                return "fault"
+            write_json(home / RECORD, {**_record(home), "fault": "machine"})
         if status != "ok":
             try:
                 check_disk(folder)
@@ -106,6 +118,19 @@ def execute(
         return status
     finally:
         lock.release()
+
+
+def _machine_fault(home: Path) -> bool:
+    """Whether the record's reason is the machine's: memory that it does not have, a device that is lost."""
+    return any(word in str(_record(home).get("error")) for word in _MACHINE)
+
+
+def _record(home: Path) -> dict[str, Any]:
+    try:
+        record = read_json(home, RECORD)
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _train(home: Path, spec: dict[str, Any], checkpoint_every: int | None, processes: int, trust: bool) -> None:
@@ -139,13 +164,16 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def write_failure(home: Path, run_id: str, spec: dict[str, Any], why: str, started: float) -> None:
-    """Leaves the record of a run that could not write its own."""
+def write_failure(
+    home: Path, run_id: str, spec: dict[str, Any], why: str, started: float, fault: str | None = None
+) -> None:
+    """Leaves the record of a run that could not write its own; `fault` "machine": it is not the optimizer's."""
     record = {
         "id": run_id,
         "spec": spec,
         "status": "failed",
         "error": why,
+        **({"fault": fault} if fault else {}),
         "metrics": {},
         "primary": None,
         "history": None,
@@ -191,6 +219,7 @@ def main() -> None:
                 request["spec"],
                 checkpoint_every=request["checkpoint_every"],
                 processes=request["processes"],
+                last=request.get("last", True),
                 trust=request["trust"],
             )
             answer = {"id": request["id"], "status": status}

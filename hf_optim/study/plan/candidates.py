@@ -1,15 +1,15 @@
-"""The settings that tuning tries: a pure function of space, sampler, seed and number, by Optuna's samplers."""
+"""The settings that tuning tries: a pure function of space, sampler, seed and number."""
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.samplers import BaseSampler
 
 DIGITS = 4  # significant ones: a setting can be written down, and loses nothing by it
 
@@ -34,30 +34,43 @@ def encode(space: Mapping[str, Sequence[Any]], point: Mapping[str, Any]) -> dict
 
 def draw(space: Mapping[str, Sequence[Any]], sampler: str, seed: int, number: int) -> list[dict[str, Any]]:
     """The first `number` points of the sequence that belongs to `seed`; a longer one begins with the shorter."""
+    if sampler == "qmc":
+        return [_point(space, row) for row in _sobol(len(space), seed, number)]
     import optuna
 
     made = distributions(space)
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            # QMCSampler is marked experimental, and calls SciPy by a keyword that SciPy is about to rename.
-            warnings.simplefilter("ignore")
-            study = optuna.create_study(sampler=_sampler(sampler, seed))
-            if sampler == "qmc":
-                study.ask(made)  # its first answer is a plain random one, from which it takes the space
-            asked = [study.ask(made).params for _ in range(number)]
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        asked = [study.ask(made).params for _ in range(number)]
     finally:
         optuna.logging.set_verbosity(before)
     return [{key: _value(space[key], params[key]) for key in made} for params in asked]
 
 
-def _sampler(name: str, seed: int) -> BaseSampler:
-    import optuna
+def _sobol(dimensions: int, seed: int, number: int) -> list[list[float]]:
+    """Points in the unit cube: those of Optuna's QMCSampler, which scrambles the sequence anew for each of them."""
+    from scipy.stats import qmc
 
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.QMCSampler(qmc_type="sobol", scramble=True, seed=seed)
+    with warnings.catch_warnings():
+        # SciPy would like powers of two, and is about to rename the keyword.
+        warnings.simplefilter("ignore")
+        engine = qmc.Sobol(dimensions, seed=seed, scramble=True)
+        points: list[list[float]] = engine.random(number).tolist()
+    return points
+
+
+def _point(space: Mapping[str, Sequence[Any]], row: Sequence[float]) -> dict[str, Any]:
+    found = {}
+    for (key, one), u in zip(sorted(space.items()), row, strict=True):
+        if one[0] == "choice":
+            found[key] = one[1][int(u * len(one[1]))]
+            continue
+        low, high = (math.log(v) if one[0] == "log" else v for v in one[1:])
+        at = low + u * (high - low)
+        found[key] = _value(one, math.exp(at) if one[0] == "log" else at)
+    return found
 
 
 def _value(one: Sequence[Any], drawn: Any) -> Any:

@@ -38,30 +38,6 @@ def optimizer_label(spec: Mapping[str, Any]) -> str:
     return f"{spec['name']}({base if isinstance(base, str) else optimizer_label(base)})"
 
 
-def positive(value: int, what: str) -> int:
-    if not 1 <= value <= MOST:
-        raise UserError(f"{what} must be at least 1 and at most {MOST}, got {value}")
-    return value
-
-
-def seeds(source: Source, value: Any) -> tuple[int, ...]:
-    where: Where = ("seeds",)
-    source.check_type(where, value, (int, list), "a number of seeds or a list of seeds")
-    if isinstance(value, int):
-        if not 1 <= value <= MOST:
-            raise source.error(where, f"seeds must be at least 1 and at most {MOST}, got {value}")
-        return tuple(range(value))
-    if not value:
-        raise source.error(where, "seeds is empty: give a number such as 3, or a list such as [0, 1, 2]")
-    for i, seed in enumerate(value):
-        source.check_type((*where, i), seed, int, "a whole number")
-        if not 0 <= seed < 2**32:
-            raise source.error((*where, i), f"a seed lies between 0 and 4294967295, got {seed}")
-        if seed in value[:i]:
-            raise source.error((*where, i), f"seed {seed} is given twice")
-    return tuple(value)
-
-
 def optimizers(source: Source, value: Any) -> list[dict[str, Any]]:
     from hf_optim import registry
 
@@ -93,7 +69,7 @@ def check_spec(source: Source, where: Where, spec: Mapping[str, Any]) -> None:
     from hf_optim import registry
 
     try:
-        registry.check(dict(spec))
+        registry.check(split_setting(spec)[0])
     except UserError as error:
         # Point at the line of the hyper-parameter that the message quotes, where there is one.
         named = [k for k in spec if k not in ("name", "base") and re.search(rf"['\"]?\b{re.escape(k)}\b", str(error))]
@@ -179,6 +155,7 @@ def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
         raise source.error((*here, "options"), str(error)) from None
     given = entry.get("overrides") or {}
     entry["steps"] = given.get("steps", None if "epochs" in given else preset.steps.value)
+    entry["batch"] = given.get("batch_size", preset.batch_size.value)
     entry["title"] = task.title
     entry["primary"] = {"name": task.primary.name, "greater_is_better": task.primary.greater_is_better}
     entry["metrics"] = {m.name: [m.greater_is_better, m.unit] for m in (*task.metrics, *EVERY_RUN)}
@@ -194,11 +171,18 @@ def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
     entry["data"] = path
 
 
+def split_setting(spec: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """A setting as the optimizer's own specification, and what it says of the run (`run: {schedule: ...}`)."""
+    return {key: value for key, value in spec.items() if key != "run"}, spec.get("run") or {}
+
+
 def merged(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`spec` with `changes`; those of a wrapper's base are merged into its base."""
+    """`spec` with `changes`; those of a wrapper's base are merged into its base, those of the run into its run's."""
     made = dict(spec)
     for key, value in changes.items():
-        if key == "base" and isinstance(value, Mapping):
+        if key == "run":
+            value = {**made.get("run", {}), **value}
+        elif key == "base" and isinstance(value, Mapping):
             base = made.get("base", {})
             value = merged({"name": base} if isinstance(base, str) else base, value)
         made[key] = value

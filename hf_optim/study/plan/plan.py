@@ -5,7 +5,7 @@ The YAML (all keys; * required):
     name: quickstart            # * letters, digits, "-", "_" and "."; also the default folder studies/<name>
     title: Digits in 5 minutes  # the report's heading (default: the name)
     baseline: adamw             # the label every other optimizer is compared with (default: the first optimizer)
-    seeds: 3                    # * 3 means 0, 1, 2; or a list such as [1, 7, 42]
+    seeds: 3                    # * 3 means 0, 1, 2; a list such as [5, 10] are looks; see `units`
     tasks:                      # *
       - task: vision            # * a task's name, or file.py:NAME
         label: MLP on digits    # what tables call it (default: task/model/size); unique
@@ -27,8 +27,11 @@ The YAML (all keys; * required):
     tuning: {...}               # tune every optimizer first, with an equal budget; see `tuning`
     sensitivity: {...}          # a grid of one hyper-parameter, see `sensitivity`
     variance: {...}             # where the spread comes from, see `variance`
-    margin: 0.005               # the smallest difference that matters, see `stated`
-    targets: {...}              # what is to be reached, for time-to-target, see `stated`
+    margin: 0.005               # the smallest difference that matters, see `criteria`
+    targets: {...}              # what is to be reached, for time-to-target, see `criteria`
+    speedup: {...}              # the baseline at several budgets, see `speedup`
+    family: tasks               # what is corrected together: comparisons on tasks (default with one or two), or the
+                                # score of each optimizer over all tasks (default from three)
 
 Every optimizer runs with the same seeds, hence the same initial weights and batches: the runs are paired. Under
 `tuning` the judged runs are not known before the trials have records: `stages` says what follows from those.
@@ -45,14 +48,16 @@ from hf_optim.core.text import is_plain
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.plan import criteria as stated
-from hf_optim.study.plan import entries, sensitivity, stored, tuning, variance
-from hf_optim.study.plan.entries import merged, optimizer_label, plain
+from hf_optim.study.plan import entries, sensitivity, speedup, stored, tuning, units, variance
+from hf_optim.study.plan.entries import merged, optimizer_label, plain, split_setting
 from hf_optim.study.plan.source import Source
 
 __all__ = ["Plan", "Run", "expand", "flatten", "make_run", "optimizer_label", "plain"]
 FORMAT = 1
-BLOCKS = ("tuning", "sensitivity", "variance", "margin", "targets")
-KEYS = ("name", "title", "baseline", "seeds", "tasks", "optimizers", *BLOCKS)
+BLOCKS = ("tuning", "sensitivity", "variance", "margin", "targets", "speedup")
+KEYS = ("name", "title", "baseline", "seeds", "family", "tasks", "optimizers", *BLOCKS)
+FAMILIES = ("tasks", "score")
+TASKS_FOR_SCORE = 3  # so many tasks and more are judged by one score an optimizer, unless the YAML says otherwise
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,9 @@ class Run:
 class Plan:
     """A study, expanded. `tasks` and `optimizers` keep the YAML's order; an optimizer has label, spec and defaults.
 
-    `runs` are the judged runs. `tuning`, `sensitivity` and `variance` hold the checked blocks of the YAML, where it has
-    them; under `tuning`, `runs` is empty in plan.json and filled in by `stages.settled` from the records of the trials.
+    `runs` are the judged runs. `tuning`, `sensitivity` and so on hold the checked blocks of the YAML, where it has
+    them; under `tuning`, `runs` is empty in plan.json and filled in by `stages` from the records of the trials. `seeds`
+    are the judged ones of all units, `per_unit` of each; `looks` the numbers of units after which verdicts are planned.
     """
 
     name: str
@@ -87,6 +93,24 @@ class Plan:
     variance: Mapping[str, Any] | None = None
     margin: Mapping[str, float] | None = None
     targets: Mapping[str, Mapping[str, Any]] | None = None
+    speedup: Mapping[str, Any] | None = None
+    looks: tuple[int, ...] = ()
+    per_unit: int = 1
+    family: str = "tasks"
+
+    @property
+    def repetitions(self) -> bool:
+        """Whether a unit is a repetition of the tuning; else it is a seed, and verdicts hold with these settings."""
+        return self.tuning is not None and self.tuning.get("repetitions") is not None
+
+    def unit_seeds(self, unit: int) -> tuple[int, ...]:
+        """The judged seeds of a unit, counted from 0."""
+        return self.seeds[unit * self.per_unit : (unit + 1) * self.per_unit]
+
+    def tuning_seed(self, unit: int) -> int:
+        """The tuning seed by which a unit's settings are chosen."""
+        first = int(self.tuning["seed"]) if self.tuning else tuning.SEED
+        return first + unit if self.repetitions else first
 
     def cells(self) -> Iterator[tuple[Mapping[str, Any], str, dict[str, Any]]]:
         """Every (task, optimizer's label, optimizer's specification on that task), in the YAML's order."""
@@ -104,6 +128,9 @@ class Plan:
             "origin": self.origin,
             "baseline": self.baseline,
             "seeds": list(self.seeds),
+            "looks": list(self.looks),
+            "per_unit": self.per_unit,
+            "family": self.family,
             "tasks": [dict(t) for t in self.tasks],
             "optimizers": [dict(o) for o in self.optimizers],
             "runs": [
@@ -131,6 +158,10 @@ class Plan:
                 optimizers=tuple(data["optimizers"]),
                 runs=tuple(Run(**run) for run in data["runs"]),
                 origin=data["origin"],
+                # Folders of before looks had one, at the end.
+                looks=tuple(data.get("looks", (len(data["seeds"]),))),
+                per_unit=data.get("per_unit", 1),
+                family=data.get("family", "tasks"),
                 **{key: data[key] for key in BLOCKS if key in data},
             )
         except (KeyError, TypeError) as error:
@@ -143,7 +174,7 @@ def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Pla
     Raises UserError with the file and line for unknown keys, wrong types, unknown optimizers or hyper-parameters,
     duplicate labels, unknown tasks, models or sizes, and empty lists.
     """
-    top = source.check_keys((), source.value, KEYS, ("name", "seeds", "tasks", "optimizers"))
+    top = source.check_keys((), source.value, KEYS, ("name", "tasks", "optimizers"))
     name = source.check_type(("name",), top["name"], str, "a text")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise source.error(("name",), f"name must be made of letters, digits, '-', '_' and '.', got {name!r}")
@@ -151,8 +182,8 @@ def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Pla
     for key, text, most in (("name", name, 80), ("title", title, 200)):
         if not is_plain(text) or len(text) > most:
             raise source.error((key,), f"{key} must have 1 to {most} characters in one line")
-    asked = None if seeds is None else tuple(range(entries.positive(seeds, "--seeds")))
-    seed_list = entries.seeds(source, top["seeds"]) if asked is None else asked
+    chance = units.read(source, top, seeds)
+    seed_list = chance.seeds
     optimizers = entries.optimizers(source, top["optimizers"])
     labels = [o["label"] for o in optimizers]
     baseline = str(source.check_type(("baseline",), top.get("baseline", labels[0]), str, "an optimizer's label"))
@@ -160,10 +191,11 @@ def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Pla
         raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label; labels: {', '.join(labels)}")
     tasks = entries.tasks(source, top["tasks"], labels)
     cells = list(_checked_cells(source, tasks, optimizers))
-    runs = _runs(source, cells, seed_list)
+    # Under tuning two optimizers may differ in what is searched alone.
+    runs = _runs(source, cells, seed_list) if top.get("tuning") is None else ()
     blocks: dict[str, Any] = {}
     if top.get("tuning") is not None:
-        blocks["tuning"] = tuning.read(source, top["tuning"], cells, seed_list)
+        blocks["tuning"] = tuning.read(source, top["tuning"], cells, chance)
     if top.get("sensitivity") is not None:
         blocks["sensitivity"] = sensitivity.read(source, top["sensitivity"], cells, seed_list)
     if top.get("variance") is not None:
@@ -174,10 +206,19 @@ def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Pla
         blocks["margin"] = stated.margins(source, top["margin"], tasks)
     if top.get("targets") is not None:
         blocks["targets"] = stated.targets(source, top["targets"], tasks)
+    if top.get("speedup") is not None:
+        blocks["speedup"] = speedup.read(source, top["speedup"], [t for t in tasks if baseline in t["only"]])
+        if "tuning" in blocks:
+            blocks["tuning"] = tuning.with_budgets(source, blocks["tuning"], blocks["speedup"], cells, baseline)
+    family = top.get("family", "score" if len(tasks) >= TASKS_FOR_SCORE else "tasks")
+    if family not in FAMILIES:
+        raise source.error(("family",), f"family must be {' or '.join(FAMILIES)}, got {family!r}")
     shown = tuple({k: v for k, v in t.items() if k != "where"} for t in tasks)
     known = tuple({k: v for k, v in o.items() if k != "where"} for o in optimizers)
-    judged = () if "tuning" in blocks else runs
-    return Plan(name, title, baseline, seed_list, shown, known, judged, origin, **blocks)
+    return Plan(
+        name, title, baseline, seed_list, shown, known, runs, origin, **blocks,
+        looks=chance.looks, per_unit=chance.per_unit, family=family,
+    )  # fmt: skip
 
 
 def cell_spec(task: Mapping[str, Any], optimizer: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,19 +231,28 @@ def make_run(
     optimizer: str,
     spec: Mapping[str, Any],
     seed: int,
-    overrides: Mapping[str, int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     pruning: Sequence[Sequence[float]] = (),
 ) -> Run:
-    """The run of a task's entry with an optimizer; raises the UserErrors of `RunSpec`."""
+    """The run of a task's entry with an optimizer; raises the UserErrors of `RunSpec`.
+
+    What a setting says of the run itself (`run: {batch_size: ...}`, see `tuning`) is taken out of `spec`; another batch
+    size keeps the number of samples, so that no setting is paid by more data.
+    """
+    spec, run = split_setting(spec)
+    given = {**(task.get("overrides") or {}), **(overrides or {})}
+    if "batch_size" in run and (steps := given.get("steps", task["steps"])) is not None:
+        given["steps"] = max(1, round(steps * task["batch"] / run["batch_size"]))
+    given |= {key: run[key] for key in ("batch_size", "max_grad_norm") if key in run}
     made = RunSpec(
         task=task["task"],
         model=task["model"],
         size=task["size"],
-        optimizer=dict(spec),
+        optimizer=spec,
         seed=seed,
         data=task["data"],
-        schedule=(task.get("schedules") or {}).get(optimizer, task.get("schedule")),
-        overrides={**(task.get("overrides") or {}), **(overrides or {})},
+        schedule=run.get("schedule", (task.get("schedules") or {}).get(optimizer, task.get("schedule"))),
+        overrides=given,
         options=dict(task.get("options") or {}),
         pruning=[list(pair) for pair in pruning],
     )

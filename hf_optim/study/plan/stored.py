@@ -30,7 +30,7 @@ _TASK = {
     "schedules?": (Each({"name": str}), None),
 }
 _CELL = {"task": str, "optimizer": str, "seed": int, "space": Each([(str, float, [(str, float, bool, None, [], {})])]),
-         "points": [{}]}  # fmt: skip
+         "points": [{}], "budget?": float}  # fmt: skip
 _PLAN = {
     "format": int,
     "name": str,
@@ -42,6 +42,10 @@ _PLAN = {
     "optimizers": [{"label": str, "spec": _SPEC, "defaults": {}}],
     "runs": [{"id": str, "task": str, "optimizer": str, "seed": int, "spec": {"task": str, "optimizer": _SPEC}}],
     "tuning?": {"trials": int, "steps?": (int, None), "seed": int, "sampler": str, "prune": str, "cells": [_CELL]},
+    "looks?": [int],
+    "per_unit?": int,
+    "family?": ("tasks", "score"),
+    "speedup?": {"budgets": [float]},
     "sensitivity?": {"key": str, "values": [float], "seeds": int},
     "variance?": {"seeds": int, "sources": [str], "optimizers": [str], "seed": int, "tuning_seed": int},
     "margin?": Each(float),
@@ -71,6 +75,10 @@ def check(data: Mapping[str, Any], file: str) -> None:
         raise UserError(f"{file}: no task has the label {sorted(unknown)[0]!r}")
     if not all(len(two) == 2 for task in data["tasks"] for two in task.get("metrics", {}).values()):
         raise UserError(f"{file}: a task's metrics have a direction and a unit each")
+    each = data.get("per_unit", 1)
+    looks = data.get("looks", [len(data["seeds"]) // max(1, each)])
+    if each < 1 or not looks or looks != sorted(set(looks)) or looks[0] < 1 or looks[-1] * each != len(data["seeds"]):
+        raise UserError(f"{file}: looks ascend, and the last one has all the seeds")
     _cells(data, file)
     for run in data["runs"]:
         if run["id"] != id_of(run["spec"]) or run["spec"].get("seed") != run["seed"]:

@@ -1,7 +1,9 @@
 """The YAML's block `tuning`: every optimizer's search space, and the settings that are tried in it.
 
     tuning:
-      trials: 8               # * settings tried for each optimizer on each task
+      trials: 8               # * settings tried for each optimizer on each task, in each repetition
+      repetitions: [5, 10]    # the whole tuning so often, with looks after 5 and 10; see `units` (default: once)
+      seeds: 2                # judged seeds of each repetition (default 1)
       steps: 20000            # stop an optimizer's trials before they would cost more optimizer steps than this
       seed: 1000              # of the settings and of the trials' weights and batches (default 1000); no judged seed
       sampler: qmc            # quasi-random (default), or random
@@ -10,26 +12,36 @@
         SMARAN: {lr: [0.003, 1.0, log]}                        # log or linear
         tlr(sgd): {gamma: [0.2, 0.5, linear], base: {lr: {choices: [0.03, 0.1, 0.3]}}}
         sls: {}               # is not tuned
+        adamw: {lr: [1e-4, 0.1, log], run: {schedule: {choices: [{name: cosine}, {name: cosine, warmup: 0.1}]}}}
+
+Under `run` the run itself is searched: schedule (with its warm-up), max_grad_norm (clipping) and batch_size, which
+keeps the number of samples; runs of different batch sizes share their initial weights alone.
 
 A hyper-parameter that the YAML gives a value is fixed and not searched. A wrapper's space is its own and its base's.
 The steps are those of the optimizer; what a line search evaluates in between is not counted.
 
-Trial i of an optimizer depends on its specification, its space, the seed and i alone: more trials extend fewer, and
-two optimizers with the same space try the same values.
+Trial i of an optimizer depends on its specification, its space, the seed and i alone (in repetitions on the task, too):
+more trials extend fewer, and two optimizers with the same space try the same values. Without repetitions a study finds
+out which *settings* are better: the luck of finding them is in no verdict.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim import registry
+from hf_optim.errors import UserError
+from hf_optim.study.plan import speedup
 from hf_optim.study.plan.entries import MOST, Cell, check_spec, merged, plain
 from hf_optim.study.plan.source import Source, Where, describe
+from hf_optim.study.plan.units import Units
 
-KEYS = ("trials", "steps", "seed", "sampler", "prune", "space")
+KEYS = ("trials", "repetitions", "seeds", "steps", "seed", "sampler", "prune", "space")
+RUN_KEYS = ("schedule", "max_grad_norm", "batch_size")
 SAMPLERS = ("qmc", "random")
 PRUNERS = ("none", "median")
 SEED = 1000
@@ -37,7 +49,7 @@ SOURCE = "tuning"  # its name among the sources of variance
 Space = dict[str, list[Any]]  # "base.lr": ["log", low, high] or ["linear", low, high] or ["choice", [values]]
 
 
-def read(source: Source, value: Any, cells: Sequence[Cell], judged: Sequence[int]) -> dict[str, Any]:
+def read(source: Source, value: Any, cells: Sequence[Cell], units: Units) -> dict[str, Any]:
     """The block, checked, with the settings of all trials under "cells"; plain data for plan.json."""
     here: Where = ("tuning",)
     block = source.check_keys(here, value, KEYS, ("trials",))
@@ -53,12 +65,15 @@ def read(source: Source, value: Any, cells: Sequence[Cell], judged: Sequence[int
             raise source.error((*here, key), f"{key} must be {' or '.join(valid)}, got {describe(block[key])}")
     made: dict[str, Any] = {
         "trials": block["trials"],
+        "repetitions": list(units.looks) if block.get("repetitions") is not None else None,
         "steps": block.get("steps"),
         "seed": SEED if block.get("seed") is None else block["seed"],
         "sampler": block.get("sampler", "qmc"),
         "prune": block.get("prune", "none"),
     }
-    _check_seed(source, made["seed"], judged)
+    seeds = list(range(made["seed"], made["seed"] + (units.looks[-1] if made["repetitions"] else 1)))
+    for seed in seeds:
+        _check_seed(source, seed, units.seeds)
     given = block.get("space") or {}
     source.check_type((*here, "space"), given, dict, "a mapping from labels to search spaces")
     labels = list(dict.fromkeys(c.optimizer for c in cells))
@@ -67,9 +82,9 @@ def read(source: Source, value: Any, cells: Sequence[Cell], judged: Sequence[int
             raise source.error(
                 (*here, "space", label), f"space: no optimizer has the label {label!r}; labels: {', '.join(labels)}"
             )
-    made["cells"] = [make_cell(source, made, cell, given, made["seed"]) for cell in cells]
+    made["cells"] = [make_cell(source, made, cell, given, seed) for seed in seeds for cell in cells]
     seen: dict[str, str] = {}
-    for cell, one in zip(cells, made["cells"], strict=True):
+    for cell, one in zip(cells, made["cells"], strict=False):
         if made["steps"] is not None:
             _check_steps(source, cell, made["steps"])
         key = json.dumps([cell.task["label"], plain(cell.spec), one["space"]], sort_keys=True)
@@ -87,8 +102,34 @@ def make_cell(
     from hf_optim.study.plan.candidates import draw
 
     space = space_of(source, cell, given)
-    points = draw(space, block["sampler"], seed, block["trials"]) if space else []
+    # A score adds up tasks, so in repetitions the luck of tuning must be another one on each.
+    own = _mixed(seed, cell.task["label"]) if block["repetitions"] else seed
+    points = draw(space, block["sampler"], own, block["trials"]) if space else []
     return {"task": cell.task["label"], "optimizer": cell.optimizer, "seed": seed, "space": space, "points": points}
+
+
+def _mixed(seed: int, task: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {task}".encode()).digest()[:4], "big")
+
+
+def with_budgets(
+    source: Source, tuned: Mapping[str, Any], block: Mapping[str, Any], cells: Sequence[Cell], baseline: str
+) -> dict[str, Any]:
+    """The tuning block with the baseline's searches at the further budgets of `speedup`, a search for each seed."""
+    seeds = [tuned["seed"] + unit for unit in range(tuned["repetitions"][-1] if tuned["repetitions"] else 1)]
+    made = [
+        {**make_cell(source, tuned, cell, tuned["space"], seed), "budget": budget}
+        for budget in speedup.others(block)
+        for seed in seeds
+        for cell in cells
+        if cell.optimizer == baseline
+    ]
+    return {**tuned, "cells": [*tuned["cells"], *made]}
+
+
+def distinct(points: Sequence[Mapping[str, Any]]) -> int:
+    """How many different settings were drawn: a space of few choices repeats them."""
+    return len({json.dumps(point, sort_keys=True) for point in points})
 
 
 def space_of(source: Source, cell: Cell, given: Mapping[str, Any]) -> Space:
@@ -101,7 +142,10 @@ def space_of(source: Source, cell: Cell, given: Mapping[str, Any]) -> Space:
             place = (*where, *key.split("."))
             if key in fixed:
                 raise source.error(place, f"{key} is searched here, but fixed where {cell.optimizer!r} is listed")
-            check_spec(source, place, assign(cell.spec, {key: one[1] if one[0] != "choice" else one[1][0]}))
+            if key.startswith("run."):
+                _check_run(source, place, cell, key, one)
+            else:
+                check_spec(source, place, assign(cell.spec, {key: one[1] if one[0] != "choice" else one[1][0]}))
         return dict(sorted(space.items()))
     space = {key: one for key, one in sorted(declared(cell.spec).items()) if key not in fixed}
     if not space:
@@ -170,6 +214,23 @@ def _check_steps(source: Source, cell: Cell, steps: int) -> None:
         raise source.error(("tuning", "steps"), f"one run of {cell.task['label']!r} takes {length} steps already")
 
 
+def _check_run(source: Source, where: Where, cell: Cell, key: str, one: Sequence[Any]) -> None:
+    """The values of a searched property of the run, by the rules of a run's specification."""
+    from hf_optim.experiment.spec import RunSpec
+
+    name = key.removeprefix("run.")
+    if name not in RUN_KEYS:
+        raise source.error(where, f"run: unknown key {name!r}; valid keys: {', '.join(RUN_KEYS)}")
+    if name != "max_grad_norm" and one[0] != "choice":
+        raise source.error(where, f"{name} is searched among {{choices: [...]}}")
+    for value in one[1] if one[0] == "choice" else one[1:]:
+        try:
+            more = {"schedule": value} if name == "schedule" else {"overrides": {name: value}}
+            RunSpec(task=cell.task["task"], optimizer={"name": "sgd"}, **more)
+        except UserError as error:
+            raise source.error(where, str(error)) from None
+
+
 def _flat(spec: Mapping[str, Any], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for key, value in spec.items():
@@ -183,8 +244,8 @@ def _read_space(source: Source, where: Where, value: Any, prefix: str) -> Space:
     space: Space = {}
     for key, one in value.items():
         here = (*where, key)
-        if key == "base":
-            space |= _read_space(source, here, one, f"{prefix}base.")
+        if key == "base" or (key == "run" and not prefix):
+            space |= _read_space(source, here, one, f"{prefix}{key}.")
         elif isinstance(one, dict):
             source.check_keys(here, one, ("choices",), ("choices",))
             options = source.check_type((*here, "choices"), one["choices"], list, "a list of values")

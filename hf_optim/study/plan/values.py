@@ -11,7 +11,7 @@ from hf_optim import registry
 from hf_optim.core.importing import Untrusted, paths
 from hf_optim.errors import UserError, one_line
 from hf_optim.study.plan import sensitivity, tuning
-from hf_optim.study.plan.entries import plain
+from hf_optim.study.plan.entries import plain, split_setting
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.plan.source import Source, Where
 
@@ -25,7 +25,8 @@ def check(plan: Plan, source: Source) -> list[str]:
     said: dict[str, None] = {}
     made: set[str] = set()
     for where, label, spec in _specifications(plan):
-        text = json.dumps(plain(spec), sort_keys=True)
+        own, _ = split_setting(spec)
+        text = json.dumps(plain(own), sort_keys=True)
         if text in made:
             continue
         made.add(text)

@@ -76,13 +76,14 @@ def with_tuning_seeds(
 ) -> dict[str, Any]:
     """The tuning block with the searches of the further tuning seeds."""
     made = list(tuned["cells"])
+    known = {(cell["task"], cell["optimizer"], cell["seed"]) for cell in made}  # of repetitions
     for seed in (one.tuning_seed for one in settings(block) if one.source == tuning.SOURCE):
         if seed in block["judged"]:
             raise source.error(("variance",), f"the tuning seed {seed} would also be a judged seed: move tuning: seed:")
         made += [
             tuning.make_cell(source, tuned, cell, tuned["space"], seed)
             for cell in cells
-            if cell.optimizer in block["optimizers"]
+            if cell.optimizer in block["optimizers"] and (cell.task["label"], cell.optimizer, seed) not in known
         ]
     return {**tuned, "cells": made}
 

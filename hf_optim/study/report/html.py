@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 import re
 from collections import Counter
@@ -16,27 +15,22 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from hf_optim.core.definitions import own_definitions
 from hf_optim.core.text import html as escape
 from hf_optim.experiment.files import read_text
-from hf_optim.study.findings import table
+from hf_optim.study.findings import costs, table
 from hf_optim.study.findings.analysis import Analysis
 from hf_optim.study.findings.curves import Histories
 from hf_optim.study.findings.protocol import Protocol
 from hf_optim.study.findings.table import COSTS, Row, TaskTable
 from hf_optim.study.folder.results import Results, describe
 from hf_optim.study.plan.entries import declared
-from hf_optim.study.plan.plan import flatten
-from hf_optim.study.report import charts
-from hf_optim.study.report import sections as sections
-from hf_optim.study.report import tables as output
+from hf_optim.study.report import charts, differs, sections
 from hf_optim.study.report.sections import html_table
 from hf_optim.study.report.summary import headline, sentences, words
 
 # No script but the one below, whose hash this is: what a label might smuggle in does not run.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash}'; img-src data:; base-uri 'none'; \
 form-action 'none'"
-LONG = 12  # a hyper-parameter table with more columns than this shows what was given only
 
 
 def render(
@@ -57,14 +51,15 @@ def render(
         body += _task(results, task, one, styles)
     if analysis is not None:
         body.append(sections.statistics(analysis, {one.task: one.decimals for one in tables}))
+        body.append(sections.speedups(analysis))
         body.append(sections.profiles(analysis, styles))
     body += [
         sections.protocol(protocol, styles),
-        _configurations(results),
+        differs.configurations(results),
         _failures(results),
         _environment(results),
         _again(results),
-        f"<h2>How to read it</h2><p>{escape(table.NOTE.format(tests=table.tests_made(tables)))}</p>"
+        f"<h2>How to read it</h2><p>{escape(table.note(results))}</p>"
         "<p>Curves show the mean over seeds, bands reach from the lowest to the highest seed, and a cross ends a run "
         "that failed. Accuracies beyond 0.9 are drawn on the logarithm of the error, so that 0.98 and 0.99 stay "
         "apart. In the plot of differences, intervals without a verdict are pale, "
@@ -105,16 +100,16 @@ def _task(results: Results, task: Mapping[str, Any], one: TaskTable, styles: Map
     rows = [
         charts.ForestRow(
             row.optimizer,
-            list(row.values.values()),
+            list(row.units.values()),
             row.mean,
             row.comparison.difference if row.comparison else None,
             row.verdict,
-            row.state,
+            "" if row.mean.n else row.state,
         )
         for row in one.rows
     ]
     plot = charts.forest(rows, styles, words(one.metric), one.baseline, share)
-    parts = [f"<h2>{escape(one.task)}</h2>", f'<p class="facts">{escape(_facts(results, task))}</p>']
+    parts = [f"<h2>{escape(one.task + one.suffix)}</h2>", f'<p class="facts">{escape(_facts(results, task))}</p>']
     if plot:
         name = _file_name(one.task, "result")
         parts.append(
@@ -136,15 +131,23 @@ def _task(results: Results, task: Mapping[str, Any], one: TaskTable, styles: Map
         drawing = charts.lines(
             caption, histories.curves(key), styles, share=_is_share(task, key), log=key == "effective_lr"
         )
-        if drawing:
-            figures.append(
-                f"<figure><figcaption><span>{escape(caption)} <small>{note}</small></span>"
-                f"{_save(_file_name(one.task, key))}</figcaption>{drawing}</figure>"
-            )
+        figures += [_figure(one, caption, note, key, drawing)] if drawing else []
+    for against, name in (("forward_passes", "forward passes"), ("seconds", "seconds of training")):
+        if against == "forward_passes" and not costs.unequal(one):
+            continue  # it would be the first figure again
+        drawing = charts.lines("Training loss", histories.over("train_loss", against), styles, x_name=name)
+        figures += [_figure(one, "Training loss", f"over {name}", f"loss-{against}", drawing)] if drawing else []
     parts.append(f'<div class="grid2">{"".join(figures)}</div>')
     parts.append(f'<div class="grid2"><div>{_others(one, styles)}</div><div>{_costs(one, styles)}</div></div>')
     parts += [sections.extra(results, task, one), sections.samples(results, task)]
     return parts
+
+
+def _figure(one: TaskTable, caption: str, note: str, key: str, drawing: str) -> str:
+    return (
+        f"<figure><figcaption><span>{escape(caption)} <small>{note}</small></span>"
+        f"{_save(_file_name(one.task, key))}</figcaption>{drawing}</figure>"
+    )
 
 
 def _is_share(task: Mapping[str, Any], metric: str) -> bool:
@@ -245,66 +248,6 @@ def _costs(one: TaskTable, styles: Mapping[str, str]) -> str:
     )
 
 
-def _configurations(results: Results) -> str:
-    """What differs between the optimizers: given values strong, defaults pale, a dot where there is none."""
-    plan = results.plan
-    given = {o["label"]: _hyper(o["spec"]) for o in plan.optimizers}
-    defaults = {o["label"]: flatten(o["defaults"]) for o in plan.optimizers}
-    asked = dict.fromkeys(k for one in given.values() for k in one)
-    everything = dict.fromkeys([*asked, *(k for one in defaults.values() for k in one)])
-    differing = [k for k in everything if k != "name" and _differs(k, given, defaults)]
-    columns = differing if len(differing) <= LONG else [k for k in differing if k in asked]
-    lines = []
-    for o in plan.optimizers:
-        label = o["label"]
-        line = f'<td>{escape(label)}</td><td class="left">{escape(str(o["spec"]["name"]))}</td>'
-        for key in columns:
-            if key in given[label]:
-                line += f"<td>{escape(_value(given[label][key]))}</td>"
-            elif key in defaults[label]:
-                line += f'<td class="default">{escape(_value(defaults[label][key]))}</td>'
-            else:
-                line += '<td class="default">·</td>'
-        lines.append(f"<tr>{line}</tr>")
-    head = '<th>label</th><th class="left">optimizer</th>' + "".join(f"<th>{escape(k)}</th>" for k in columns)
-    text = (
-        '<h2>What differs</h2><p class="soft">Only values that are not the same for all; pale ones are defaults.</p>'
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-    )
-    special = [
-        f"<li>{escape(task['label'])}: {escape(label)} with {escape(_pairs(hyper))}</li>"
-        for task in plan.tasks
-        for label, hyper in (task.get("hyper") or {}).items()
-    ]
-    text += f"<p>On single tasks:</p><ul>{''.join(special)}</ul>" if special else ""
-    ours = "".join(
-        f"<li>{escape(o['label'])}: {escape(line)}</li>" for o in plan.optimizers for line in own_definitions(o["spec"])
-    )
-    return text + (f"<p>{output.OURS}</p><ul>{ours}</ul>" if ours else "")
-
-
-def _hyper(spec: Mapping[str, Any]) -> dict[str, Any]:
-    given = flatten({k: v for k, v in spec.items() if k != "name"})
-    return {k.replace("base.name", "base"): v for k, v in given.items()}
-
-
-def _differs(key: str, given: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Mapping[str, Any]]) -> bool:
-    values = {json.dumps(given[label].get(key, defaults[label].get(key, "·")), sort_keys=True) for label in given}
-    return len(values) > 1
-
-
-def _pairs(hyper: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {_value(v)}" for k, v in flatten(hyper).items())
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        return "(" + ", ".join(_value(v) for v in value) + ")"
-    return "none" if value is None else str(value)
-
-
 def _failures(results: Results) -> str:
     failures = results.failures()
     missing = [run for run in results.plan.runs if run.id not in results.records]
@@ -358,8 +301,8 @@ def _again(results: Results) -> str:
         text = read_text(results.folder, "study.yaml")
     except (OSError, ValueError):
         text = ""
-    seeds = f" --seeds {len(plan.seeds)}" if plan.seeds == tuple(range(len(plan.seeds))) else ""
-    command = f"hf-optim study study.yaml{seeds}"
+    plain = not plan.repetitions and len(plan.looks) == 1 and plan.seeds == tuple(range(len(plan.seeds)))
+    command = "hf-optim study study.yaml" + (f" --seeds {len(plan.seeds)}" if plain else "")
     return (
         "<h2>Do it again</h2><p>Save the text below as <code>study.yaml</code> and run it; in the study's own folder "
         "the same command only makes what is missing.</p>"

@@ -12,58 +12,67 @@ from hf_optim.core.text import html as escape
 from hf_optim.experiment.files import read_bytes
 from hf_optim.experiment.record import SAMPLES
 from hf_optim.study.findings import table
-from hf_optim.study.findings.analysis import Analysis
+from hf_optim.study.findings.analysis import SPEEDUP, Analysis
 from hf_optim.study.findings.curves import Curve
-from hf_optim.study.findings.protocol import Protocol
+from hf_optim.study.findings.protocol import Chosen, Protocol
+from hf_optim.study.findings.speedups import text as speedup_text
 from hf_optim.study.findings.table import p_text
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 from hf_optim.study.report import charts
 from hf_optim.study.statistics import intervals
+from hf_optim.study.statistics.places import place_text
 
 # What pictures and texts may take of a report; a grid of 64 small images has some 30 kB.
 MOST_BYTES = 900_000
 MOST_SAMPLES = 12
+MOST_CHOICES = 20  # a longer table of choices is folded
 EXTRA = ("parameter_norm", "sharpness")
 
 
 def statistics(analysis: Analysis, decimals: Mapping[str, int]) -> str:
-    """Descriptions, effects and places of every task, folded; all pairs are in statistics.md."""
+    """Descriptions and effects of every task, folded; all pairs are in statistics.md."""
     parts = []
     for task in analysis.tasks:
         if not task.descriptions:
             continue
         d = decimals.get(task.task, 4)
-        head = ["optimizer", "mean", "median", "IQM", "d_z", "d_av", "improvement", *_place_names(task.ranking)]
+        head = ["optimizer", "mean", "median", "IQM", "place", "d_z", "d_av", "improvement"]
         lines = []
         for label, one in task.descriptions.items():
             effect = task.effects.get(label)
-            cells = [intervals.text(getattr(one, name), d) for name in ("mean", "median", "iqm")]
+            cells = [intervals.text(one.mean, d), _fixed(one.median, d), _fixed(one.iqm, d)]
+            cells.append(place_text(task.places.get(label)))
             cells += (
                 [_plain(effect.d_z, 2), _plain(effect.d_av, 2), intervals.text(effect.improvement, 2)]
                 if effect
                 else ["–"] * 3
             )
-            if task.ranking:
-                places = task.ranking.places.get(label, ())
-                cells += [f"{share:.2f}" for share in places[:3]] or ["–"] * len(_place_names(task.ranking))
             lines.append(_row(label, cells))
         parts.append(f"<h3>{escape(task.task)}</h3>{html_table(head, lines)}{_omnibus(task.omnibus)}")
     if not parts:
         return ""
     note = (
-        "Intervals are 95 % BCa bootstrap intervals (10,000 resamples) and describe; no verdict rests on one. d_z is "
-        "the mean difference over its standard deviation, d_av over the mean of the two; “improvement” "
-        "is P(better) over all combinations of seeds; “1st” and so on the probability of that place over resamples of "
-        "the seeds. All pairs, Wilcoxon's test and the rest: statistics.md."
+        "Intervals of means are 95 % t-intervals. “place” is the set of places that an optimizer can have, from "
+        "tests of all pairs. d_z is the mean difference over its standard deviation, d_av over the mean of the two; "
+        "“improvement” is P(better) over all combinations. All pairs and the rest: statistics.md."
     )
     body = "".join(parts)
-    folded = f'<details><summary>Intervals, effects, ranks</summary>{body}<p class="soft">{note}</p></details>'
+    folded = f'<details><summary>Intervals, effects, places</summary>{body}<p class="soft">{note}</p></details>'
     return f"<h2>Statistics</h2>{folded}"
 
 
-def _place_names(ranking: Any) -> list[str]:
-    return ["1st", "2nd", "3rd"][: len(ranking.optimizers)] if ranking else []
+def speedups(analysis: Analysis) -> str:
+    """How many times its budget the baseline needs to do as well; empty without a `speedup` block."""
+    if not analysis.speedups:
+        return ""
+    lines = [_row(one.optimizer, [one.task, speedup_text(one.factor)]) for one in analysis.speedups]
+    table_ = html_table(["optimizer", "task", "times the baseline's budget"], lines)
+    return f'<h2>Speed-up</h2>{table_}<p class="soft">{escape(SPEEDUP)}</p>'
+
+
+def _fixed(value: float, decimals: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
 def _omnibus(found: Any) -> str:
@@ -94,7 +103,7 @@ def profiles(analysis: Analysis, styles: Mapping[str, str]) -> str:
             for label, shares in profile.shares.items()
         ]
         drawing = charts.lines("Performance profile", curves, styles, x_name="times the fastest", start=1.0)
-        lines = [_row(label, [intervals.text(score, 3)]) for label, score in profile.scores.items()]
+        lines = [_row(label, [f"{score:.3f}"]) for label, score in profile.scores.items()]
         parts.append(
             f"<figure><figcaption><span>Performance profile <small>share of tasks within so many times the fastest"
             f"</small></span></figcaption>{drawing}</figure>{html_table(['optimizer', 'score'], lines)}"
@@ -108,19 +117,12 @@ def protocol(found: Protocol | None, styles: Mapping[str, str]) -> str:
         return ""
     parts = []
     if found.chosen:
-        lines = [
-            _row(
-                one.optimizer,
-                [
-                    one.task,
-                    f"{one.trials}" + (f" ({one.failed} failed)" if one.failed else ""),
-                    ", ".join(f"{key} {_plain(value, 4)}" for key, value in one.point.items()) or "not tuned",
-                    _plain(one.value, 4),
-                ],
-            )
-            for one in found.chosen
-        ]
-        parts.append(f"<h2>Tuning</h2>{html_table(['optimizer', 'task', 'trials', 'chosen', 'validation'], lines)}")
+        lines = [_row(one.optimizer, _choice(one)) for one in found.chosen]
+        head = ["optimizer", "task", "repetition", "trials", "chosen", "validation"]
+        table_ = html_table(head, lines)
+        if len(lines) > MOST_CHOICES:
+            table_ = f"<details><summary>{len(lines)} choices</summary>{table_}</details>"
+        parts.append(f"<h2>Tuning</h2>{table_}")
     if found.notes:
         parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in found.notes) + "</ul>")
     for task in dict.fromkeys(one.task for one in found.expected):
@@ -147,6 +149,12 @@ def protocol(found: Protocol | None, styles: Mapping[str, str]) -> str:
         head = ["optimizer", "task", "varied", "n", "standard deviation", "share"]
         parts.append(f"<h2>Where the spread comes from</h2>{html_table(head, lines)}")
     return "".join(parts)
+
+
+def _choice(one: Chosen) -> list[str]:
+    setting = ", ".join(f"{key} {_plain(value, 4)}" for key, value in one.point.items()) or "not tuned"
+    trials = f"{one.trials}" + (f" ({one.failed} failed)" if one.failed else "")
+    return [one.task, f"{one.repetition}" if one.repetition else "–", trials, setting, _plain(one.value, 4)]
 
 
 def _curve(label: str, steps: Any, values: Sequence[float]) -> Curve:

@@ -1,13 +1,16 @@
-"""The report's summary in plain words."""
+"""The report's first screen: where the study stands, what was changed, and one sentence an optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from hf_optim.core.text import html as escape
-from hf_optim.study.findings.table import Row, TaskTable, needed_text, plain_number, signed, spread
-from hf_optim.study.findings.verdicts import scope
+from hf_optim.study.findings import naming, verdicts
+from hf_optim.study.findings.design import lines
+from hf_optim.study.findings.table import TaskTable, spread
 from hf_optim.study.folder.results import Results
+
+WORDS = ("better", "worse", "equivalent")
 
 
 def headline(results: Results) -> str:
@@ -15,10 +18,11 @@ def headline(results: Results) -> str:
     plan = results.plan
     ok = sum(1 for r in results.records.values() if r["status"] == "ok")
     failed = len(results.records) - ok
+    units = f"{results.standing.units} {naming.unit(plan, results.standing.units)}"
     parts = [
         _count(len(plan.optimizers), "optimizer"),
         _count(len(plan.tasks), "task"),
-        _count(len(plan.seeds), "seed"),
+        units + (f" of {plan.per_unit} seeds" if plan.per_unit > 1 else ""),
         f"{_count(len(plan.runs), 'run')}: {ok} finished" + (f", {failed} failed" if failed else ""),
     ]
     if missing := len(plan.runs) - len(results.records):
@@ -28,69 +32,40 @@ def headline(results: Results) -> str:
 
 
 def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
-    """A sentence or two a task, as HTML; then what the numbers do not allow to say."""
-    found = [sentence for one in tables for sentence in _task(one)]
-    if len(results.plan.seeds) == 1:
-        found.append("With <b>one seed</b> nothing can be said about differences: run at least three.")
-    elif any(row.verdict == "undecided" for one in tables for row in one.rows):
-        found.append(
-            "“Undecided” does not mean equal: this many seeds cannot tell the difference from chance. The tables say "
-            "how many could, if the true difference is the one observed."
-        )
-    if any(row.verdict in ("better", "worse", "equivalent") for one in tables for row in one.rows):
-        found.append(escape(scope(tables)))
+    """What the first screen says, as HTML."""
+    found = [f'<b class="bad">{escape(text)}</b>' for text in [verdicts.progress(results)] if text]
+    found += [f'<span class="bad">{escape(text)}</span>' for text in verdicts.changed(results)]
+    found += [_marked(text) for text in verdicts.sentences(results, tables)]
+    found += [_best(one) for one in tables]
+    if results.plan.looks[-1] == 1:
+        found.append(f"With <b>one {naming.unit(results.plan, 1)}</b> nothing can be said about differences.")
+    found.append(escape(f"{verdicts.looked(results)} {naming.scope(results.plan)} {verdicts.scope(tables)}"))
+    found += [escape(f"The design: {text}.") for text in lines(results.plan) if text.startswith("warning")]
     return found
 
 
-def _task(one: TaskTable) -> list[str]:
+def _marked(text: str) -> str:
+    """A sentence with its verdicts in colour."""
+    marked = escape(text)
+    for word in WORDS:
+        marked = marked.replace(f": {word}", f': <span class="{word}">{word}</span>')
+    return marked
+
+
+def _best(one: TaskTable) -> str:
+    """Who can be the best of a task; a mean alone is no place."""
     ranked = [row for row in one.rows if row.mean.n]
     name = f"<b>{escape(one.task)}</b>"
     if not ranked:
-        return [f"{name}: no optimizer has finished all its runs."]
+        return f"{name}: no optimizer has finished a run."
     best = ranked[0]
-    word = "highest" if one.greater else "lowest"
-    metric = escape(words(one.metric))
+    word, metric = "highest" if one.greater else "lowest", escape(words(one.metric))
     text = f"{name}: {escape(best.optimizer)} has the {word} mean {metric}, {spread(best.mean, one.decimals)}"
-    base = next((row for row in one.rows if row.optimizer == one.baseline), None)
-    if base is None or not base.mean.n:
-        state = base.state if base else "not run"
-        text += f"; there is no baseline to compare with ({escape(one.baseline)}: {escape(state)})."
-        return [text, *_failed(one)]
-    if best is not base:
-        text += f" ({escape(one.baseline)}, the baseline: {plain_number(base.mean.mean, one.decimals)})"
-    text += "."
-    groups = {v: [r for r in one.rows if r.verdict == v] for v in ("better", "worse", "equivalent", "undecided")}
-    told = []
-    for verdict in ("better", "worse"):
-        if groups[verdict]:
-            listed = ", ".join(f"{escape(r.optimizer)} ({_difference(r, one)})" for r in groups[verdict])
-            told.append(f'<span class="{verdict}">{verdict.capitalize()}</span> than {escape(one.baseline)}: {listed}')
-    if groups["equivalent"]:
-        listed = ", ".join(f"{escape(r.optimizer)} ({_difference(r, one)})" for r in groups["equivalent"])
-        margin = next(r.comparison.margin for r in groups["equivalent"] if r.comparison)
-        told.append(f"Equivalent to {escape(one.baseline)} within the stated margin of {margin:g}: {listed}")
-    if groups["undecided"]:
-        listed = ", ".join(f"{escape(r.optimizer)}{_needed(r)}" for r in groups["undecided"])
-        told.append(f"Undecided (in brackets, how many seeds would decide): {listed}")
-    text += "".join(f" {part}." for part in told)
-    return [text, *_failed(one)]
-
-
-def _failed(one: TaskTable) -> list[str]:
-    failed = [r for r in one.rows if r.failed]
-    if not failed:
-        return []
-    listed = ", ".join(f"{escape(r.optimizer)} ({r.failed} of {r.planned})" for r in failed)
-    return [f'<b>{escape(one.task)}</b>: <span class="bad">failed runs</span>: {listed}; no mean, no verdict.']
-
-
-def _difference(row: Row, one: TaskTable) -> str:
-    return signed(row.comparison.difference.mean, one.decimals) if row.comparison else "–"
-
-
-def _needed(row: Row) -> str:
-    text = needed_text(row.comparison)
-    return "" if text == "–" else f" ({text})"
+    tied = [escape(row.optimizer) for row in one.rows if row.tied]
+    if any(row.place for row in one.rows):
+        text += f"; the best can be {', '.join(tied)}"
+    failed = [f"{escape(row.optimizer)} ({row.failed} of {row.planned})" for row in one.rows if row.failed]
+    return f'{text}; <span class="bad">failed runs</span>: {", ".join(failed)}.' if failed else f"{text}."
 
 
 def words(metric: str) -> str:

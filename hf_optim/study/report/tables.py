@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.core import text as safe
-from hf_optim.study.findings.table import COSTS, NOTE, OTHERS, TaskTable, cost_text, result_cells, spread, tests_made
+from hf_optim.study.findings.table import COSTS, OTHERS, TaskTable, cost_text, result_cells, spread
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 
@@ -27,7 +27,7 @@ def markdown(tables: Sequence[TaskTable], title: str) -> str:
     lines = [f"# {safe.markdown(title)}", ""]
     for table in tables:
         lines += [
-            f"## {safe.markdown(table.task)}",
+            f"## {safe.markdown(table.task)}{table.suffix}",
             "",
             f"{safe.markdown(table.metric)}, {'higher' if table.greater else 'lower'} is better.",
             "",
@@ -41,7 +41,7 @@ def markdown(tables: Sequence[TaskTable], title: str) -> str:
                     for r in table.rows
                 ]
             )
-    lines += [NOTE.format(tests=tests_made(tables)), ""]
+    lines += [tables[0].note, ""] if tables else []
     ours = tables[0].ours if tables else ()
     if ours:
         lines += [OURS, "", *(f"- {safe.markdown(line)}" for line in ours), ""]
@@ -75,87 +75,40 @@ def csv_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def result_csv(tables: Sequence[TaskTable]) -> str:
     """The result tables as CSV: a line an optimizer and task; empty cells where a number does not exist."""
     header = [
-        "task",
-        "optimizer",
-        "metric",
-        "greater_is_better",
-        "planned",
-        "finished",
-        "failed",
-        "missing",
-        "mean",
-        "sd",
-        "ci_low",
-        "ci_high",
-        "baseline",
-        "pairs",
-        "difference",
-        "difference_ci_low",
-        "difference_ci_high",
-        "p",
-        "p_holm",
-        "p_better",
-        "p_better_low",
-        "p_better_high",
-        "detectable",
-        "seeds_needed",
-        "verdict",
-        "tied_with_best",
-        "margin",
-        "p_equivalent",
-        "p_equivalent_holm",
-        "power",
-    ]
+        "task", "optimizer", "metric", "greater_is_better", "planned", "finished", "failed", "missing", "mean", "sd",
+        "ci_low", "ci_high", "baseline", "units", "difference", "difference_low", "difference_high", "p", "p_corrected",
+        "p_better", "p_better_low", "p_better_high", "detectable", "verdict", "first_place", "last_place", "margin",
+        "p_equivalent", "p_equivalent_corrected", "failed_units", "failed_units_high", "failed_units_baseline",
+        "p_failures", "exploratory",
+    ]  # fmt: skip
     header += [f"{name}_{part}" for name in OTHERS for part in ("mean", "sd")]
     rows = []
     for t in tables:
         for r in t.rows:
-            c, m, nan = r.comparison, r.mean, math.nan
-            line = [
-                t.task,
-                r.optimizer,
-                t.metric,
-                int(t.greater),
-                r.planned,
-                len(r.values),
-                r.failed,
-                r.missing,
-                m.mean,
-                m.sd,
-                m.low,
-                m.high,
-                t.baseline,
-            ]
+            c, m = r.comparison, r.mean
+            first, last = r.place or ("", "")
+            line: list[Any] = [
+                t.task, r.optimizer, t.metric, int(t.greater), r.planned, len(r.values), r.failed, r.missing, m.mean,
+                m.sd, m.low, m.high, t.baseline,
+            ]  # fmt: skip
             if c:
                 d = c.difference
+                mine, other = c.failures or (None, None)
                 line += [
-                    c.pairs,
-                    d.mean,
-                    d.low,
-                    d.high,
-                    c.p,
-                    c.adjusted,
-                    c.better,
-                    c.better_low,
-                    c.better_high,
-                    c.detectable,
-                    c.seeds_needed or "",
-                    r.verdict,
-                    int(r.tied),
-                    c.margin,
-                    c.p_equivalent,
-                    c.adjusted_equivalent,
-                    c.power,
-                ]
+                    c.pairs, d.mean, d.low, d.high, c.p, c.adjusted, c.better, c.better_low, c.better_high,
+                    c.detectable, r.verdict, first, last, c.margin, c.p_equivalent, c.adjusted_equivalent,
+                    mine.count if mine else "", mine.high if mine else "", other.count if other else "",
+                    c.failure_test.adjusted if c.failure_test else math.nan, "; ".join(c.exploratory),
+                ]  # fmt: skip
             else:
-                line += [0, *[nan] * 9, "", r.verdict, int(r.tied), *[nan] * 4]
+                line += [0, *[math.nan] * 9, r.verdict, first, last, *[math.nan] * 3, "", "", "", math.nan, ""]
             line += [x for name in OTHERS for x in (r.others[name].mean, r.others[name].sd)]
             rows.append(line)
     return csv_text(header, rows)
 
 
 def runs_csv(results: Results) -> str:
-    """Every planned run and all its metrics, without times."""
+    """Every judged run up to the look that is aimed at, and all its metrics, without times."""
     names = sorted({name for record in results.records.values() for name in record["metrics"]})
     rows = []
     for run in results.plan.runs:
@@ -190,11 +143,11 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    colours = {"better": "green", "worse": "red", "equivalent": "cyan"}
+    colours = {"better": "green", "worse": "red", "equivalent": "cyan"}  # what is exploratory stays plain
     for table in tables:
         rows = [result_cells(table, row) for row in table.rows]
         names = list(rows[0]) if rows else []
-        for droppable in ("95 % CI", "95 % CI ", "seeds", "p"):
+        for droppable in ("95 % CI", "95 % CI ", "place", "p"):
             width = sum(max(len(n.strip()), *(len(r[n]) for r in rows)) + 3 for n in names)
             if width > console.width and droppable in names:
                 names.remove(droppable)
@@ -202,7 +155,7 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
             box=SIMPLE_HEAD,
             pad_edge=False,
             padding=(0, 1),
-            title=f"{table.task}: {table.metric}",
+            title=f"{table.task}: {table.metric}{table.suffix}",
             title_justify="left",
             title_style="bold",
         )
@@ -214,8 +167,5 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
     for line in tables[0].ours if tables else ():
         console.print(f"our definition, not the paper's: {line}", markup=False, style="dim", highlight=False)
     console.print(
-        f"Paired by seed; p after Holm over {tests_made(tables)} comparisons; ● best or tied with it; seeds: how many "
-        "would decide.",
-        style="dim",
-        highlight=False,
+        "p after looks and family; place: where it can stand, ● may be the best.", style="dim", highlight=False
     )

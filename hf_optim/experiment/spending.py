@@ -1,0 +1,85 @@
+"""What a run has spent on training so far: forward and backward passes and seconds, evaluations not counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+#: the columns of a history row that say it
+SPENT = ("forward_passes", "backward_passes", "seconds")
+
+
+class Spending:
+    """Counts the passes of a model, whoever asks for them: a training step, a line search, a second derivative.
+
+    A pass is one call of the model on one batch of one process: with gradient accumulation a step has several.
+
+    Args:
+        passes, seconds: how much there is to spend, of both kinds of passes together; None: no end.
+    """
+
+    def __init__(self, passes: int | None = None, seconds: float | None = None) -> None:
+        self.passes, self.seconds = passes, seconds
+        self.forward = self.backward = 0
+        self._before = self._begun = 0.0
+        self.evaluation_seconds = 0.0
+        self._counting = False
+
+    def watch(self, model: nn.Module) -> None:
+        """Count every pass of `model` from now on."""
+        model.register_forward_hook(self._passed)
+
+    def begin(self, log: Sequence[Mapping[str, Any]]) -> None:
+        """Training begins; a resumed run goes on from the last row of its log."""
+        last: Mapping[str, Any] = next((row for row in reversed(log) if "forward_passes" in row), {})
+        self.forward, self.backward = int(last.get("forward_passes", 0)), int(last.get("backward_passes", 0))
+        self._before, self._begun, self.evaluation_seconds = float(last.get("seconds", 0.0)), time.perf_counter(), 0.0
+        self._counting = True
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """What happens inside is no training."""
+        counting, started = self._counting, time.perf_counter()
+        self._counting = False
+        try:
+            yield
+        finally:
+            self._counting = counting
+            self.evaluation_seconds += time.perf_counter() - started
+
+    def row(self) -> dict[str, float]:
+        """The columns SPENT, as of now; empty before training."""
+        if not self._begun:
+            return {}
+        seconds = self._before + time.perf_counter() - self._begun - self.evaluation_seconds
+        return dict(zip(SPENT, (self.forward, self.backward, round(seconds, 4)), strict=True))
+
+    def share(self) -> float:
+        """How much of what there is to spend is spent; 1 and more: all of it."""
+        passes = (self.forward + self.backward) / self.passes if self.passes else 0.0
+        return max(passes, self.row().get("seconds", 0.0) / self.seconds if self.seconds else 0.0)
+
+    def _passed(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self._counting:
+            self.forward += 1
+            tensor = _differentiable(output)
+            if tensor is not None:
+                tensor.register_hook(self._returned)
+
+    def _returned(self, gradient: torch.Tensor) -> None:
+        self.backward += 1
+
+
+def _differentiable(output: Any) -> torch.Tensor | None:
+    """The tensor that every backward pass goes through: the logits where there are any, else what has a gradient."""
+    if isinstance(output, torch.Tensor):
+        return output if output.requires_grad else None
+    named = output if isinstance(output, Mapping) else {}
+    values = [named["logits"]] if "logits" in named else []
+    values += named.values() if named else output if isinstance(output, (tuple, list)) else []
+    return next((v for v in values if isinstance(v, torch.Tensor) and v.requires_grad), None)

@@ -1,0 +1,66 @@
+"""What a study's design can find, and what is doubtful about it, before and after it has run."""
+
+from __future__ import annotations
+
+import math
+
+from hf_optim.study.findings import naming
+from hf_optim.study.folder import stages
+from hf_optim.study.plan.plan import Plan
+from hf_optim.study.statistics.looks import detectable_effect
+
+FEW_TRIALS = 8
+#: a design that finds nothing below so many deviations of a unit seldom decides anything
+BLUNT = 3.0
+
+
+def comparisons(plan: Plan) -> int:
+    """How many claims the family has."""
+    others = [o["label"] for o in plan.optimizers if o["label"] != plan.baseline]
+    if plan.family == "score":
+        return len(others)
+    return sum(label in task["only"] for task in plan.tasks if plan.baseline in task["only"] for label in others)
+
+
+def runs_a_unit(plan: Plan) -> int:
+    """What one more unit costs, in runs."""
+    return round(sum(stages.planned(plan)) / plan.looks[-1])
+
+
+def further(plan: Plan, units: int) -> tuple[int, float, int]:
+    """What more would find: the next number of units, the difference it finds (in deviations), and the runs it costs.
+
+    The next planned look, or else twice as many as now.
+    """
+    more = next((n for n in plan.looks if n > units), 2 * units)
+    looks = plan.looks if more in plan.looks else (*plan.looks, more)
+    return more, detectable_effect(tuple(looks), comparisons(plan)), runs_a_unit(plan) * (more - units)
+
+
+def lines(plan: Plan) -> list[str]:
+    """What the design finds and what is doubtful about it, a line each."""
+    tests, units = comparisons(plan), naming.unit(plan)
+    found = []
+    if tests:
+        looks = " and ".join(f"{n}" for n in plan.looks)
+        effect = detectable_effect(tuple(plan.looks), tests)
+        what = "scores" if plan.family == "score" else "comparisons"
+        if math.isnan(effect):
+            found.append(f"warning: one {naming.unit(plan, 1)} gives no verdict")
+        else:
+            spread = "" if plan.family == "tasks" else ", fewer the more tasks"
+            found.append(
+                f"finds differences of {effect:.1f} deviations of a {naming.unit(plan, 1)}{spread} with 80 % "
+                f"({tests} {what}, looks after {looks} {units})"
+            )
+            if effect > BLUNT and plan.family == "tasks":
+                found.append(f"warning: more than {BLUNT:g} deviations: hardly anything will be decided; more {units}?")
+    if plan.tuning is None or not plan.repetitions:
+        found.append(f"verdicts will hold {naming.SETTINGS} only: tuning: repetitions: compares optimizers")
+    if plan.tuning is not None and plan.tuning["trials"] < FEW_TRIALS:
+        found.append(f"warning: {plan.tuning['trials']} trials are few: below {FEW_TRIALS} the luck of tuning is large")
+    for optimizer in plan.optimizers:
+        _, trials, different = naming.searched(plan, optimizer["label"])
+        if different < trials:
+            found.append(f"{optimizer['label']}: its space has few settings: {different} distinct in {trials} trials")
+    return found

@@ -1,0 +1,68 @@
+"""What a verdict speaks of: an optimizer with its space and trials, or one with these settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hf_optim.study.plan.plan import Plan, flatten
+from hf_optim.study.plan.tuning import distinct
+
+SETTINGS = "with these settings"
+#: below the title of every table and page of a study whose unit is a seed
+SCOPE = (
+    "Every verdict here holds with these settings and for no others: the luck of finding them is in no interval. "
+    "`tuning: repetitions:` compares the optimizers themselves."
+)
+REPEATED = "A verdict speaks of each optimizer as tuned here: its search space, its trials, all of it repeated."
+
+
+def scope(plan: Plan) -> str:
+    """How far the verdicts of a study reach, in a sentence for every page."""
+    return REPEATED if plan.repetitions else SCOPE
+
+
+def suffix(plan: Plan) -> str:
+    """What stands behind the name of a table."""
+    return "" if plan.repetitions else f" ({SETTINGS})"
+
+
+def unit(plan: Plan, count: int = 2) -> str:
+    """The word for a unit: "repetitions", "seed"."""
+    word = "repetition" if plan.repetitions else "seed"
+    return word if count == 1 else f"{word}s"
+
+
+def named(plan: Plan, label: str) -> str:
+    """An optimizer as a verdict names it: never its name alone."""
+    keys, trials, different = searched(plan, label)
+    if not keys:
+        spec = next(o["spec"] for o in plan.optimizers if o["label"] == label)
+        given = ", ".join(f"{k} {_short(v)}" for k, v in flatten(_own(spec)).items())
+        return f"{label} {SETTINGS} ({given + ', ' if given else 'defaults, '}untuned)"
+    few = f", {different} distinct settings" if different < trials else ""
+    how = f"{trials} trials over {', '.join(keys)}{few}"
+    return f"{label} (tuned: {how})" if plan.repetitions else f"{label} {SETTINGS} (found by one tuning: {how})"
+
+
+def searched(plan: Plan, label: str) -> tuple[list[str], int, int]:
+    """The searched hyper-parameters of an optimizer, its trials on a task, and how many of them differ at least."""
+    cells = [c for c in (plan.tuning or {}).get("cells", ()) if c["optimizer"] == label and c["points"]]
+    if not cells:
+        return [], 0, 0
+    keys = list(dict.fromkeys(key for cell in cells for key in cell["space"]))
+    return keys, max(len(c["points"]) for c in cells), min(distinct(c["points"]) for c in cells)
+
+
+def unequal(plan: Plan) -> bool:
+    """Whether some optimizers had other numbers of trials than others."""
+    return len({searched(plan, o["label"])[1] for o in plan.optimizers}) > 1
+
+
+def _own(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in spec.items() if key != "name"}
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

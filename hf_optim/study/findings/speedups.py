@@ -1,0 +1,75 @@
+"""How much faster than the baseline, where the study runs the baseline at several budgets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hf_optim.study.folder.outcomes import Arm, arms
+from hf_optim.study.folder.results import Results
+from hf_optim.study.statistics.speedup import SpeedUp, invert
+
+
+@dataclass(frozen=True)
+class Row:
+    """The factor of one optimizer on one task: how many times the budget the baseline needs to do as well."""
+
+    task: str
+    optimizer: str
+    factor: SpeedUp
+
+
+def speedups(results: Results) -> list[Row]:
+    """Every optimizer on every task, from the units whose runs at all budgets have a record.
+
+    A failed run counts as the worst finished one of the two arms, at whatever budget.
+    """
+    plan, now = results.plan, results.standing.state
+    if plan.speedup is None or not now.budgets:
+        return []
+    budgets = list(plan.speedup["budgets"])
+    at = {
+        budget: arms(plan, [one.run for one in now.budgets if one.budget == budget], results.store)
+        for budget in budgets
+        if budget != 1
+    }
+    found = []
+    for task in plan.tasks:
+        key = task["label"], plan.baseline
+        base = {b: results.standing.arms.get(key, Arm()) if b == 1 else at[b].get(key, Arm()) for b in budgets}
+        for label in task["only"]:
+            if label != plan.baseline:
+                other = results.standing.arms.get((task["label"], label), Arm())
+                found.append(Row(task["label"], label, _factor(task, base, other, plan.per_unit)))
+    return found
+
+
+def _factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_unit: int) -> SpeedUp:
+    greater = bool(task["primary"]["greater_is_better"])
+    units = [u for u in other.values if all(u in arm.values for arm in base.values())]
+    every = [v for arm in (*base.values(), other) for u in units for v in arm.values[u] if not math.isnan(v)]
+    worst = (min if greater else max)(every, default=math.nan)
+
+    def value(arm: Arm, unit: int) -> float:
+        runs = [worst if math.isnan(v) else v for v in arm.values[unit]]
+        return math.fsum(runs) / len(runs) * (1 if greater else -1)
+
+    curves = np.array([[value(arm, u) for arm in base.values()] for u in units]).reshape(len(units), len(base))
+    least = max(arm.grain for arm in (*base.values(), other)) / 2 / math.sqrt(per_unit)
+    return invert(curves, [value(other, u) for u in units], list(base), least)
+
+
+def text(one: SpeedUp) -> str:
+    """1.40 [1.20, 1.71]; "more than" and "less than" at ends that the budgets leave open."""
+    if one.n < 2:
+        return "–"
+    if one.low == one.most or one.high == one.least:
+        return f"more than {one.most:g}" if one.low == one.most else f"less than {one.least:g}"
+    low = f"less than {one.least:g}" if math.isnan(one.low) else f"{one.low:.2f}"
+    high = f"more than {one.most:g}" if math.isnan(one.high) else f"{one.high:.2f}"
+    value = "–" if math.isnan(one.value) else f"{one.value:.2f}"
+    return f"{value} [{low}, {high}]"

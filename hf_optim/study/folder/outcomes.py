@@ -1,0 +1,106 @@
+"""What came out of each optimizer's judged runs on each task, unit by unit: values, failures, and what chance did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_optim.study.folder.stages import validation_metric
+from hf_optim.study.folder.store import RecordStore, number
+from hf_optim.study.plan.plan import Plan, Run
+
+Key = tuple[str, str]  # task's label, optimizer's label
+#: what tells two runs apart that have the same metric by chance
+TRACES = ("train_loss", "validation_loss", "test_loss")
+
+
+@dataclass
+class Arm:
+    """One optimizer on one task. `values` has the metric of every run of a unit, NaN for one that failed, of the units
+    whose runs all have a record; `gains` what the training gained on validation over the untrained model, by unit.
+    """
+
+    values: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    gains: dict[int, float] = field(default_factory=dict)
+    #: every run gave the same result although its seed is another
+    same: bool = False
+    #: the machine could not run it
+    cannot_run: bool = False
+    #: the step from one possible value of the metric to the next; 0 where it is not counted on samples
+    grain: float = 0.0
+
+
+def arms(plan: Plan, runs: Sequence[Run], store: RecordStore) -> dict[Key, Arm]:
+    """The arms of a study's judged runs, each in the order of units."""
+    tasks = {task["label"]: task for task in plan.tasks}
+    unit_of = {seed: i // plan.per_unit for i, seed in enumerate(plan.seeds)}
+    by_arm: dict[Key, dict[int, list[Run]]] = {}
+    for run in runs:
+        by_arm.setdefault((run.task, run.optimizer), {}).setdefault(unit_of[run.seed], []).append(run)
+    before: dict[tuple[str, int], float] = {}
+    found = {}
+    for (task, label), units in by_arm.items():
+        found[task, label] = _arm(tasks[task], units, store, before)
+    return found
+
+
+def _arm(
+    task: Mapping[str, Any],
+    units: Mapping[int, Sequence[Run]],
+    store: RecordStore,
+    before: dict[tuple[str, int], float],
+) -> Arm:
+    arm, samples = Arm(), 0
+    traces: list[tuple[Any, ...]] = []
+    for unit, runs in units.items():
+        records = [store.record(run.id) for run in runs]
+        known = [record for record in records if record is not None]
+        arm.cannot_run |= any(record.get("fault") == "machine" for record in known)
+        if len(known) < len(records):
+            continue
+        values, gains = [], []
+        for run, record in zip(runs, known, strict=True):
+            value, gain = _outcome(task, record, _untrained(task, run, store, before))
+            values.append(value)
+            gains.append(gain)
+            metrics = record.get("metrics") or {}
+            traces.append((value, *(metrics.get(name) for name in TRACES)))
+            samples = max(samples, int((record.get("data") or {}).get("test_samples") or 0))
+        arm.values[unit] = tuple(values)
+        arm.gains[unit] = math.fsum(gains) / len(gains)
+    finished = [one for one in traces if not math.isnan(one[0])]
+    arm.same = len(finished) > 1 and len(set(finished)) == 1 and finished[0][1] is not None
+    arm.grain = grain([v for values in arm.values.values() for v in values], samples)
+    return arm
+
+
+def _outcome(task: Mapping[str, Any], record: Mapping[str, Any], untrained: float) -> tuple[float, float]:
+    """The metric, NaN if the run failed: an error, no number, or no better on validation than before training."""
+    metrics = record.get("metrics") or {}
+    value = number(metrics.get(task["primary"]["name"]))
+    if record.get("status", "failed") != "ok" or math.isnan(value):
+        return math.nan, math.nan
+    gain = number(metrics.get(validation_metric(task))) - untrained
+    gain = gain if task["primary"]["greater_is_better"] else -gain
+    return (math.nan if gain <= 0 else value), gain
+
+
+def _untrained(task: Mapping[str, Any], run: Run, store: RecordStore, before: dict[tuple[str, int], float]) -> float:
+    """The validation metric before the first step: measured once a task and seed, as all optimizers begin alike."""
+    key = task["label"], run.seed
+    if math.isnan(before.get(key, math.nan)):
+        before[key] = store.untrained(run.id, validation_metric(task))
+    return before[key]
+
+
+def grain(values: Sequence[float], samples: int) -> float:
+    """1 / N (or 100 / N) for a metric that is a count over N test samples, as its values show; else 0."""
+    finite = [v for v in values if not math.isnan(v)]
+    for whole in (1.0, 100.0):
+        counts = [v / whole * samples for v in finite]
+        # A share kept as a 32-bit number is off by less than a tenth of a millionth of itself.
+        if samples and finite and all(abs(c - round(c)) < 1e-3 and 0 <= c <= samples + 1e-3 for c in counts):
+            return whole / samples
+    return 0.0

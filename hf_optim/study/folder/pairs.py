@@ -1,0 +1,146 @@
+"""Two optimizers against each other: within a study by its own judgement, across studies as an exploration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_optim.errors import UserError
+from hf_optim.study.folder import judgement as judging
+from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.rows import Row, as_float, cell, where
+from hf_optim.study.statistics.comparisons import compare as compare_all
+from hf_optim.study.statistics.paired import summarise
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: what was asked, and the value of each (task, seed)."""
+
+    text: str
+    values: Mapping[tuple[str, int], float]
+    metrics: Mapping[str, str]
+
+
+def compare(loaded: Sequence[Results], rows: Sequence[Row], a: str, b: str) -> tuple[list[Row], str]:
+    """`a` against `b`, a row a task, and a line that says what the verdicts are worth.
+
+    Two labels of one study are compared by the study itself: its units, looks and family, whatever `rows` were filtered
+    to, so that the numbers are those of its report. Everything else is paired by task and seed over `rows` (runs that
+    were judged), corrected over these tasks, and exploratory.
+
+    Raises:
+        UserError: a side that matches nothing, a study before its first look, or nothing to pair.
+    """
+    if len(loaded) == 1:
+        labels = [o["label"] for o in loaded[0].plan.optimizers]
+        if a in labels and b in labels and a != b:
+            return _within(loaded[0], a, b)
+    greater = {t["label"]: bool(t["primary"]["greater_is_better"]) for one in loaded for t in one.plan.tasks}
+    return _across(rows, a, b, greater), "exploratory: no study planned this comparison; Holm over the tasks shown"
+
+
+def _within(results: Results, a: str, b: str) -> tuple[list[Row], str]:
+    plan, judgement = results.plan, results.standing.judgement
+    unit = "repetitions" if plan.repetitions else "seeds"
+    if judgement is None:
+        raise UserError(f"--compare: no verdict before the first look, after {plan.looks[0]} {unit}: run the study on")
+    made, base = [], plan.baseline in (a, b)
+    for task in plan.tasks:
+        if a in task["only"] and b in task["only"]:
+            one = _with_baseline(judgement, task, a, b, plan.baseline) if base else _pair(judgement, task, a, b)
+            means = [_mean(results, task["label"], label) for label in (a, b)]
+            head = {"task": task["label"], "metric": task["primary"]["name"], "a": a, "b": b}
+            made.append({**head, "pairs": one.pop("pairs"), "a mean": means[0], "b mean": means[1], **one})
+    if not made:
+        raise UserError(f"--compare: {a!r} and {b!r} have no task in common, so there is nothing to pair")
+    family = f"the family of {judgement.tests}" if base else "all pairs, which serve places, not verdicts"
+    if base and judgement.family == "score":
+        family = "none: the family is one score an optimizer, and tasks describe"
+    return made, f"the study's own numbers, whatever is filtered: {judgement.units} {unit}, corrected over {family}"
+
+
+def _with_baseline(judgement: judging.Judgement, task: Mapping[str, Any], a: str, b: str, baseline: str) -> Row:
+    c = judgement.comparisons[task["label"], a if b == baseline else b]
+    d, turned = c.difference, b != baseline
+    mean, low, high = (-d.mean, -d.high, -d.low) if turned else (d.mean, d.low, d.high)
+    word = {"better": "worse", "worse": "better"}.get(c.verdict, c.verdict) if turned else c.verdict
+    return {
+        "pairs": c.pairs, "difference": cell(mean), "low": cell(low), "high": cell(high), "p": cell(c.p),
+        "p corrected": cell(c.adjusted), "verdict": f"{word} (exploratory)" if c.exploratory and c.decided else word,
+    }  # fmt: skip
+
+
+def _pair(judgement: judging.Judgement, task: Mapping[str, Any], a: str, b: str) -> Row:
+    one = judging.pair(judgement, task["label"], a, b)
+    if one is None:
+        return {"pairs": 0, **dict.fromkeys(("difference", "low", "high", "p", "p corrected")), "verdict": "no verdict"}
+    sign = 1 if task["primary"]["greater_is_better"] else -1
+    low, high = sorted((sign * one.low, sign * one.high))
+    return {
+        "pairs": one.mean.n, "difference": cell(sign * one.mean.value), "low": cell(low), "high": cell(high),
+        "p": cell(one.p), "p corrected": cell(one.adjusted), "verdict": one.verdict,
+    }  # fmt: skip
+
+
+def _mean(results: Results, task: str, label: str) -> float | None:
+    arm = results.standing.arms.get((task, label))
+    values = [v for runs in arm.values.values() for v in runs if v == v] if arm else []
+    return cell(summarise(values).mean)
+
+
+def _across(rows: Sequence[Row], a: str, b: str, greater: Mapping[str, bool]) -> list[Row]:
+    left, right = _side(rows, a), _side(rows, b)
+    tasks = [task for task in greater if task in left.metrics and task in right.metrics]
+    pairs = {}
+    for task in tasks:
+        seeds = [seed for name, seed in left.values if name == task and (task, seed) in right.values]
+        if seeds and left.metrics[task] == right.metrics[task]:
+            pairs[task] = [(left.values[task, seed], right.values[task, seed]) for seed in seeds]
+    if not pairs:
+        raise UserError(f"--compare: {a!r} and {b!r} have no task and seed in common, so there is nothing to pair")
+    made = compare_all(list(pairs.values()), [greater[task] for task in pairs])
+    return [
+        {
+            "task": task,
+            "metric": left.metrics[task],
+            "a": a,
+            "b": b,
+            "pairs": one.pairs,
+            "a mean": summarise([x for x, _ in pairs[task]]).mean,
+            "b mean": summarise([y for _, y in pairs[task]]).mean,
+            "difference": cell(one.difference.mean),
+            "low": cell(one.difference.low),
+            "high": cell(one.difference.high),
+            "p": cell(one.p),
+            "p corrected": cell(one.adjusted),
+            "verdict": f"{one.verdict} (exploratory)" if one.decided else one.verdict,
+        }
+        for task, one in zip(pairs, made, strict=True)
+    ]
+
+
+def _side(rows: Sequence[Row], text: str) -> Side:
+    some = where(rows, [text]) if "=" in text else [row for row in rows if row["optimizer"] == text]
+    if not some:
+        labels = ", ".join(dict.fromkeys(str(row["optimizer"]) for row in rows))
+        raise UserError(f"--compare: no run matches {text!r}; optimizers: {labels}")
+    seen: dict[tuple[str, int], str] = {}
+    values: dict[tuple[str, int], float] = {}
+    for row in some:
+        place = row["task"], row["seed"]
+        if seen.setdefault(place, row["id"]) != row["id"]:
+            raise UserError(
+                f"--compare: {text!r} matches two runs on {row['task']} with seed {row['seed']}: narrow it, as in "
+                f"'study={row['study']},optimizer={row['optimizer']}'"
+            )
+        value = as_float(row["value"])
+        if row["status"] == "failed":
+            raise UserError(
+                f"--compare: a run of {text!r} on {row['task']} with seed {row['seed']} failed; without its failures "
+                "it would look better than it is: narrow with --where"
+            )
+        if value is not None:
+            values[place] = value
+    return Side(text, values, {row["task"]: row["metric"] for row in some})

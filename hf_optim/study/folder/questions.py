@@ -1,0 +1,200 @@
+"""The question of a study, written down before it is answered: questions.jsonl, a line for each time it changed.
+
+A line has the normalised question, its SHA-256, the time, and how many judged runs had a record then. Changes before
+any had are free. After that an added optimizer is a family of its own, and every other change is told in words and
+makes what it touches exploratory. What this cannot see: a folder that was deleted and begun anew, and a look at
+records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hf_optim.core import shape
+from hf_optim.core.shape import Each
+from hf_optim.errors import UserError
+from hf_optim.experiment.files import parse_json, read_text, write_atomically
+from hf_optim.study.plan.plan import Plan, flatten
+
+FILE = "questions.jsonl"
+SHAPE = {
+    "sha256": str,
+    "time": str,
+    "records": int,
+    "question": {"baseline": str, "looks": [int], "tasks": Each({}), "optimizers": Each(Each({}))},
+}
+#: of a task's entry: what says which data are judged how
+TASK = ("task", "model", "size", "data", "schedule", "schedules", "overrides", "options")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change in words, and what it touches: an optimizer and a task (None: all), or an optimizer that was added."""
+
+    words: str
+    task: str | None = None
+    optimizer: str | None = None
+    added: str | None = None
+
+
+@dataclass(frozen=True)
+class Register:
+    """The question and what became of it; `digest` is empty where none was registered."""
+
+    digest: str = ""
+    time: str = ""
+    records: int = 0
+    changes: tuple[Change, ...] = ()
+    generations: Mapping[str, int] = field(default_factory=dict)
+
+    def generation(self, optimizer: str) -> int:
+        """0 for those of the first question, 1 for those that were added next, and so on."""
+        return self.generations.get(optimizer, 0)
+
+    def exploratory(self, task: str, optimizer: str) -> tuple[str, ...]:
+        """The changes that touch a comparison; empty where it is what was asked."""
+        return tuple(
+            c.words
+            for c in self.changes
+            if c.added is None and c.task in (None, task) and c.optimizer in (None, optimizer)
+        )
+
+
+def question(plan: Plan) -> dict[str, Any]:
+    """Everything that decides what a verdict means, as plain data."""
+    tuned = plan.tuning or {}
+    spaces = {(cell["task"], cell["optimizer"]): cell["space"] for cell in tuned.get("cells", ())}
+    on: dict[str, dict[str, Any]] = {}
+    for task, label, spec in plan.cells():
+        on.setdefault(label, {})[task["label"]] = {"spec": spec, "space": spaces.get((task["label"], label), {})}
+    return {
+        "baseline": plan.baseline,
+        "family": plan.family,
+        "units": "repetitions" if plan.repetitions else "seeds",
+        "looks": list(plan.looks),
+        "seeds": list(plan.seeds),
+        "seeds a unit": plan.per_unit,
+        "tasks": {
+            task["label"]: {
+                "metric": dict(task["primary"]),
+                "margin": (plan.margin or {}).get(task["label"]),
+                "target": (plan.targets or {}).get(task["label"]),
+                **{key: task.get(key) for key in TASK},
+            }
+            for task in plan.tasks
+        },
+        "optimizers": on,
+        "tuning": {key: tuned.get(key) for key in ("trials", "steps", "seed", "sampler", "prune")} if tuned else None,
+        "speedup": dict(plan.speedup) if plan.speedup else None,
+    }
+
+
+def digest(asked: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+    """What differs between two questions."""
+    found = []
+    for key in ("baseline", "family", "units", "looks", "seeds", "seeds a unit", "tuning", "speedup"):
+        if key == "seeds" and old["looks"] != new["looks"]:
+            continue  # said already
+        if old.get(key) != new.get(key):
+            found.append(Change(f"{key}: {_short(old.get(key))} became {_short(new.get(key))}"))
+    for label in {**old["tasks"], **new["tasks"]}:
+        a, b = old["tasks"].get(label), new["tasks"].get(label)
+        if a is None or b is None:
+            found.append(Change(f"the task {label} was {'added' if a is None else 'left out'}"))
+        elif a != b:
+            found += [Change(f"{label}: {text}", task=label) for text in _differences(a, b)]
+    for label in {**old["optimizers"], **new["optimizers"]}:
+        a, b = old["optimizers"].get(label), new["optimizers"].get(label)
+        if a is None:
+            found.append(Change(f"{label} was added: a family of its own", added=label))
+        elif b is None:
+            found.append(Change(f"{label} was left out"))
+        else:
+            whose = None if label == new["baseline"] else label
+            for task in [t for t in a if t in b and a[t] != b[t]]:
+                found += [
+                    Change(f"{label} on {task}: {text}", task=task, optimizer=whose)
+                    for text in _differences(a[task], b[task])
+                ]
+            for task in [t for t in {**a, **b} if (t in a) != (t in b) and t in old["tasks"] and t in new["tasks"]]:
+                found.append(Change(f"{label} was {'left out' if task in a else 'added'} on {task}", task=task))
+    return found
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    x, y = flatten(a), flatten(b)
+    return [
+        f"{key}: {_short(x.get(key))} became {_short(y.get(key))}" for key in {**x, **y} if x.get(key) != y.get(key)
+    ]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return "none" if value is None else text if len(text) <= 60 else text[:57] + "..."
+
+
+def register(folder: Path, plan: Plan, records: int) -> str:
+    """Writes the question down unless it is the one that stands last; gives its digest. Raises OSError."""
+    asked = question(plan)
+    key, lines = digest(asked), _lines(folder)
+    if not lines and records:
+        return ""  # begun before questions were written down
+    if not lines or lines[-1]["sha256"] != key:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        line = {"sha256": key, "time": now, "records": records, "question": asked}
+        write_atomically(folder / FILE, "".join(json.dumps(one) + "\n" for one in (*lines, line)))
+    return key
+
+
+def read(folder: Path) -> Register:
+    """The register of a study's folder."""
+    return registered(_lines(folder))
+
+
+def registered(lines: Sequence[Mapping[str, Any]]) -> Register:
+    """What the lines of a register say together."""
+    if not lines:
+        return Register()
+    told: list[Change] = []
+    generations: dict[str, int] = {}
+    number = 0
+    first = lines[0]
+    for old, new in zip(lines, lines[1:], strict=False):
+        if not new["records"]:
+            first = new
+            continue
+        found = changes(old["question"], new["question"])
+        told += found
+        added = [c.added for c in found if c.added is not None]
+        number += bool(added)
+        generations |= dict.fromkeys(added, number)
+    return Register(lines[-1]["sha256"], first["time"], lines[-1]["records"], tuple(told), generations)
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    """Every line that is one of ours: of the shape that is written here, and with the digest of its question."""
+    try:
+        text = read_text(folder, FILE)
+    except (OSError, ValueError):
+        return []
+    found = []
+    for line in text.splitlines():
+        try:
+            one = parse_json(line)
+            shape.check(one, SHAPE, FILE)
+        except (ValueError, UserError):
+            continue
+        if digest(one["question"]) == one["sha256"]:
+            found.append(one)
+    return found

@@ -1,0 +1,128 @@
+"""The report's "What differs": hyper-parameters, tuning and parameter groups of the optimizers side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hf_optim.core.definitions import own_definitions
+from hf_optim.core.text import html as escape
+from hf_optim.study.findings import naming
+from hf_optim.study.folder.results import Results
+from hf_optim.study.plan.plan import flatten
+from hf_optim.study.report.sections import html_table
+from hf_optim.study.report.tables import OURS
+
+LONG = 12  # a hyper-parameter table with more columns than this shows what was given only
+
+
+def configurations(results: Results) -> str:
+    """What differs between the optimizers: given values strong, defaults pale, a dot where there is none; how each was
+    tuned, and its parameter groups.
+    """
+    plan = results.plan
+    given = {o["label"]: _hyper(o["spec"]) for o in plan.optimizers}
+    defaults = {o["label"]: flatten(o["defaults"]) for o in plan.optimizers}
+    asked = dict.fromkeys(k for one in given.values() for k in one)
+    everything = dict.fromkeys([*asked, *(k for one in defaults.values() for k in one)])
+    differing = [k for k in everything if k != "name" and _differs(k, given, defaults)]
+    columns = differing if len(differing) <= LONG else [k for k in differing if k in asked]
+    lines = []
+    for o in plan.optimizers:
+        label = o["label"]
+        line = f'<td>{escape(label)}</td><td class="left">{escape(str(o["spec"]["name"]))}</td>'
+        for key in columns:
+            if key in given[label]:
+                line += f"<td>{escape(_value(given[label][key]))}</td>"
+            elif key in defaults[label]:
+                line += f'<td class="default">{escape(_value(defaults[label][key]))}</td>'
+            else:
+                line += '<td class="default">·</td>'
+        lines.append(f"<tr>{line}</tr>")
+    head = '<th>label</th><th class="left">optimizer</th>' + "".join(f"<th>{escape(k)}</th>" for k in columns)
+    text = (
+        '<h2>What differs</h2><p class="soft">Only values that are not the same for all; pale ones are defaults.</p>'
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    )
+    text += _tuned(results) + _groups(results)
+    special = [
+        f"<li>{escape(task['label'])}: {escape(label)} with {escape(_pairs(hyper))}</li>"
+        for task in plan.tasks
+        for label, hyper in (task.get("hyper") or {}).items()
+    ]
+    text += f"<p>On single tasks:</p><ul>{''.join(special)}</ul>" if special else ""
+    ours = "".join(
+        f"<li>{escape(o['label'])}: {escape(line)}</li>" for o in plan.optimizers for line in own_definitions(o["spec"])
+    )
+    return text + (f"<p>{OURS}</p><ul>{ours}</ul>" if ours else "")
+
+
+def _hyper(spec: Mapping[str, Any]) -> dict[str, Any]:
+    given = flatten({k: v for k, v in spec.items() if k != "name"})
+    return {k.replace("base.name", "base"): v for k, v in given.items()}
+
+
+def _differs(key: str, given: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Mapping[str, Any]]) -> bool:
+    values = {json.dumps(given[label].get(key, defaults[label].get(key, "·")), sort_keys=True) for label in given}
+    return len(values) > 1
+
+
+def _pairs(hyper: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {_value(v)}" for k, v in flatten(hyper).items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return "(" + ", ".join(_value(v) for v in value) + ")"
+    return "none" if value is None else str(value)
+
+
+def _tuned(results: Results) -> str:
+    """Trials, spaces and budgets side by side."""
+    plan = results.plan
+    if plan.tuning is None:
+        return '<p class="soft">Nothing was tuned: every value is as given, or a default.</p>'
+    spaces = {cell["optimizer"]: cell["space"] for cell in plan.tuning["cells"]}
+    lines = []
+    for o in plan.optimizers:
+        _, trials, different = naming.searched(plan, o["label"])
+        space = ", ".join(f"{key} {_space(one)}" for key, one in spaces.get(o["label"], {}).items()) or "untuned"
+        few = f" ({different} distinct)" if different < trials else ""
+        count = f"{trials}{few}"
+        times = f"{plan.looks[-1]}" if plan.repetitions and trials else "1" if trials else "–"
+        steps = f"{plan.tuning['steps']}" if plan.tuning["steps"] else "not bounded"
+        lines.append(
+            f"<tr><td>{escape(o['label'])}</td><td>{count}</td><td>{times}</td><td>{steps}</td>"
+            f'<td class="wide">{escape(space)}</td></tr>'
+        )
+    warning = '<p class="bad">The optimizers had different numbers of trials.</p>' if naming.unequal(plan) else ""
+    return html_table(["tuning", "trials", "repetitions at most", "steps of the trials", "space"], lines) + warning
+
+
+def _space(one: Any) -> str:
+    return f"in {_value(one[1])}" if one[0] == "choice" else f"{one[1]:g} to {one[2]:g} ({one[0]})"
+
+
+def _groups(results: Results) -> str:
+    """The parameter groups each optimizer trained with, from the records; empty where these do not say."""
+    seen: dict[str, dict[str, None]] = {}
+    for run in results.plan.runs:
+        groups = (results.records.get(run.id) or {}).get("groups")
+        if groups:
+            text = "; ".join(_group(one) for one in groups)
+            seen.setdefault(run.optimizer, {})[f"{run.task}: {text}"] = None
+    if not seen:
+        return ""
+    lines = [
+        f'<tr><td>{escape(label)}</td><td class="wide">{"<br>".join(map(escape, texts))}</td></tr>'
+        for label, texts in seen.items()
+    ]
+    return html_table(["parameter groups", ""], lines)
+
+
+def _group(one: Mapping[str, Any]) -> str:
+    rest = ", ".join(f"{key} {_value(value)}" for key, value in one.items() if key != "parameters")
+    return f"{one.get('parameters', 0):,} parameters{f' with {rest}' if rest else ''}"

@@ -1,0 +1,103 @@
+"""Failure as an outcome: what a failed run counts as, and whether one optimizer fails more often than another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hf_optim.study.statistics.looks import shares
+from hf_optim.study.statistics.paired import ALPHA, NAN, at_most_one, clopper_pearson
+
+Runs = Sequence[float]  # the values of one unit's runs, NaN for one that failed
+
+
+@dataclass(frozen=True)
+class FailureRate:
+    """In how many of n units a run failed, with the exact 95 % interval of the share."""
+
+    count: int
+    n: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class FailureTest:
+    """Whether two arms fail differently often: Fisher's p at the deciding look (else the last), and p after looks and
+    family; NaN where the counts could not have reached significance.
+    """
+
+    p: float
+    adjusted: float
+    look: int
+
+    @property
+    def sure(self) -> bool:
+        """Whether the difference is more than chance."""
+        return self.adjusted < ALPHA
+
+
+def rate(units: Sequence[Runs]) -> FailureRate:
+    """The failures of an arm, by unit: runs of one unit share its setting, and are not independent."""
+    count, n = sum(any(v != v for v in runs) for runs in units), len(units)
+    return FailureRate(count, n, *(clopper_pearson(count, n) if n else (NAN, NAN)))
+
+
+def with_worst(first: Sequence[Runs], second: Sequence[Runs], greater: bool) -> tuple[list[float], list[float]]:
+    """The mean of each unit of two arms, where a failed run takes the worst finished value of both arms.
+
+    Never the value of the untrained model: it lies so far away that one failure among n pairs drives t to 1. Empty
+    where nothing has finished.
+    """
+    finished = [v for units in (first, second) for runs in units for v in runs if v == v]  # NaN is not itself
+    if not finished:
+        return [], []
+    worst = min(finished) if greater else max(finished)
+    return _means(first, worst), _means(second, worst)
+
+
+def _means(units: Sequence[Runs], worst: float) -> list[float]:
+    return [math.fsum([v if v == v else worst for v in runs]) / len(runs) for runs in units]
+
+
+def fisher(a: int, n: int, b: int, m: int) -> tuple[float, float]:
+    """Fisher's exact two-sided p of `a` failures of n against `b` of m; and the smallest p that these sums allow."""
+    total = a + b
+    weights = {k: math.comb(n, k) * math.comb(m, total - k) for k in range(max(0, total - m), min(n, total) + 1)}
+    whole = sum(weights.values())
+    # Whole numbers: "at most as likely" needs no tolerance here.
+    tail = {k: sum(w for w in weights.values() if w <= weights[k]) / whole for k in weights}
+    return tail[a], min(tail.values())
+
+
+def compare(counts: Sequence[Sequence[tuple[int, int, int, int]]], looks: Sequence[int]) -> list[FailureTest]:
+    """The failure tests of a family: for each pair of arms, (failed, of, failed, of) at every look so far.
+
+    At each look the level is its share of the 5 %. Holm's procedure counts only the pairs whose sums could reach
+    significance (Tarone 1990): where hardly anything fails, one failure more is not diluted by pairs without any.
+    """
+    weights = shares(looks)
+    made = [FailureTest(NAN, NAN, 0) for _ in counts]
+    for k in range(max((len(one) for one in counts), default=0)):
+        found = [fisher(*one[k]) if k < len(one) else (NAN, NAN) for one in counts]
+        level = ALPHA * weights[k]
+        for i, adjusted in enumerate(_tarone_holm(found, level)):
+            after = adjusted / weights[k]
+            if not made[i].sure and (math.isnan(made[i].adjusted) or not after > made[i].adjusted):
+                made[i] = FailureTest(found[i][0], at_most_one(after), k)
+    return made
+
+
+def _tarone_holm(found: Sequence[tuple[float, float]], level: float) -> list[float]:
+    """Holm's p over the hypotheses that could be rejected; 1 for the others, NaN where there is no test."""
+    least = [p for _, p in found if not math.isnan(p)]
+    # Tarone's K: the smallest number such that no more than K hypotheses can reach level / K.
+    k = next((k for k in range(1, len(least) + 1) if sum(p <= level / k for p in least) <= k), len(least))
+    tested = sorted((p, i) for i, (p, most) in enumerate(found) if most <= level / k)
+    adjusted = [NAN if math.isnan(p) else 1.0 for p, _ in found]
+    running = 0.0
+    for rank, (p, i) in enumerate(tested):
+        running = max(running, p * (k - rank))
+        adjusted[i] = running
+    return adjusted

@@ -1,0 +1,190 @@
+"""The question is written down, its changes are told, and every door to a verdict gives the same one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from study_fakes import make_study
+from tuning_fakes import YAML, expand, finish, good_rate
+
+from hf_optim.commands.main import main
+from hf_optim.errors import UserError
+from hf_optim.study.findings import design, naming, table, verdicts
+from hf_optim.study.folder import pairs, questions, rows, stages
+from hf_optim.study.folder import results as records
+from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.launch import launcher, worker
+from hf_optim.study.plan.plan import Plan, Run
+from hf_optim.study.report import html as report
+
+PLAIN = YAML[: YAML.index("tuning:")].replace("seeds: 3", "seeds: 5").replace("label: SMARAN", "label: SMARAN, lr: 0.1")
+PLAIN = PLAIN.replace("base: sgd", "base: {name: sgd, lr: 0.1}").replace("- adamw", "- {name: adamw, lr: 0.01}")
+
+
+def begin(text: str, folder: Path, *, accept: bool = False) -> Plan:
+    made = expand(text)
+    launcher.prepare(made, text, folder, accept_change=accept)
+    return made
+
+
+def run_all(made: Plan, folder: Path) -> None:
+    def outcome(run: Run) -> dict[str, float]:
+        gap = {"adamw": 0.0, "SMARAN": 0.05, "tlr(sgd)": 0.001}.get(run.optimizer, -0.05)
+        wobble = 0.001 * ((run.seed * 7 + len(run.optimizer) * 3) % 5)
+        return {**good_rate(run), "test_accuracy": 0.8 + gap + wobble}
+
+    for run in stages.state(made, RecordStore(folder)).runs:
+        finish(run, folder, outcome)
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / questions.FILE).read_text().splitlines()]
+
+
+def test_a_question_is_registered_once_and_changes_before_any_record_are_free(tmp_path: Path) -> None:
+    begin(PLAIN, tmp_path)
+    begin(PLAIN, tmp_path)
+    assert len(lines(tmp_path)) == 1 and lines(tmp_path)[0]["records"] == 0
+    begin(PLAIN + "margin: 0.01\n", tmp_path)
+    register = questions.read(tmp_path)
+    assert len(lines(tmp_path)) == 2 and not register.changes and register.exploratory("MLP", "SMARAN") == ()
+    assert register.digest == questions.digest(questions.question(expand(PLAIN + "margin: 0.01\n")))
+    # The digest is of what is asked: labels and titles of the page are no part of it, the order of keys neither.
+    assert (
+        questions.digest(questions.question(expand(PLAIN.replace("name: tuned", "name: other\ntitle: T"))))
+        == lines(tmp_path)[0]["sha256"]
+    )
+
+
+CHANGES = {
+    "a margin": (PLAIN + "margin: 0.05\n", "MLP: margin: none became 0.05", {"SMARAN", "tlr(sgd)"}),
+    "another baseline": (PLAIN + "baseline: SMARAN\n", "baseline: adamw became SMARAN", {"adamw", "tlr(sgd)"}),
+    "an optimizer less": (PLAIN.replace("  - {name: smaran, label: SMARAN, lr: 0.1}\n", ""), "SMARAN was left out",
+                          {"tlr(sgd)"}),
+    "a rate": (PLAIN.replace("SMARAN, lr: 0.1", "SMARAN, lr: 0.2"), "SMARAN on MLP: spec.lr: 0.1 became 0.2",
+               {"SMARAN"}),
+    "the baseline's rate": (PLAIN.replace("adamw, lr: 0.01", "adamw, lr: 0.02"),
+                            "adamw on MLP: spec.lr: 0.01 became 0.02", {"SMARAN", "tlr(sgd)"}),
+    "more seeds": (PLAIN.replace("seeds: 5", "seeds: 6"), "looks: [5] became [6]", {"SMARAN", "tlr(sgd)"}),
+    "a family": (PLAIN + "family: score\n", "family: tasks became score", {"SMARAN", "tlr(sgd)"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_after_records_is_told_and_makes_what_it_touches_exploratory(tmp_path: Path, change: str) -> None:
+    text, words, touched = CHANGES[change]
+    run_all(begin(PLAIN, tmp_path), tmp_path)
+    made = begin(text, tmp_path, accept=True)
+    run_all(made, tmp_path)
+    results = records.load(tmp_path)
+    judgement = results.standing.judgement
+    assert judgement is not None and lines(tmp_path)[-1]["records"] == 15
+    assert {label for (_, label), c in judgement.comparisons.items() if c.exploratory} == touched
+    page = report.render(results, table.build(results))
+    assert words in page.replace("&quot;", '"') and page.index(words) < page.index('class="legend"')
+
+
+def test_an_added_optimizer_is_a_family_of_its_own(tmp_path: Path) -> None:
+    run_all(begin(PLAIN, tmp_path), tmp_path)
+    before = records.load(tmp_path).standing.judgement
+    made = begin(PLAIN + "  - {name: sgdm, lr: 0.1, label: late}\n", tmp_path)
+    run_all(made, tmp_path)
+    results = records.load(tmp_path)
+    after = results.standing.judgement
+    assert before is not None and after is not None
+    for key, c in before.comparisons.items():
+        assert after.comparisons[key] == c and not c.exploratory
+    late = after.comparisons["MLP", "late"]
+    assert late.adjusted == pytest.approx(late.p) and not late.exploratory
+    assert any("late was added: a family of its own" in text for text in verdicts.changed(results))
+
+
+def test_folders_of_before_say_that_nothing_was_registered(tmp_path: Path) -> None:
+    results = records.load(make_study(tmp_path, seeds=5))
+    assert results.standing.register.digest == "" and "Question not registered" in verdicts.looked(results)
+    # Registering now would pretend that it had been asked before.
+    assert questions.register(tmp_path, results.plan, records=15) == "" and not (tmp_path / questions.FILE).exists()
+
+
+def test_results_compare_is_the_report_to_the_digit_whatever_is_filtered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_study(tmp_path, ("adamw", "smaran", "adan", "lion"), seeds=6, tasks=("A", "B"))
+    results = records.load(tmp_path)
+    judgement = results.standing.judgement
+    assert judgement is not None
+    some = rows.where(rows.of(results), ["task=A", "seed<4", "optimizer!=lion"])
+    for a, b, sign in (("smaran", "adamw", 1), ("adamw", "smaran", -1)):
+        found, worth = pairs.compare([results], some, a, b)
+        assert [row["task"] for row in found] == ["A", "B"] and "the family of 6" in worth
+        for row in found:
+            c = judgement.comparisons[row["task"], "smaran"]
+            assert (row["difference"], row["p corrected"]) == (sign * c.difference.mean, c.adjusted)
+            assert {row["low"], row["high"]} == {sign * c.difference.low, sign * c.difference.high}
+            assert row["verdict"] == c.verdict or sign < 0
+    found, worth = pairs.compare([results], some, "adan", "lion")
+    assert "all pairs" in worth and found[0]["p corrected"] == judgement.places["A"].pairs["adan", "lion"].adjusted
+    assert main(["results", str(tmp_path), "--compare", "smaran", "adamw", "--where", "task=A"]) == 0
+    assert "the study's own numbers, whatever is filtered" in capsys.readouterr().out
+
+
+def test_a_comparison_that_no_study_planned_is_exploratory(tmp_path: Path) -> None:
+    loaded = [records.load(make_study(tmp_path / name, seeds=5)) for name in ("a", "b")]
+    every = [row | {"study": name} for one, name in zip(loaded, "ab", strict=True) for row in rows.of(one)]
+    found, worth = pairs.compare(loaded, every, "study=a,optimizer=adamw", "study=b,optimizer=smaran")
+    assert worth.startswith("exploratory") and found[0]["verdict"] in (
+        "undecided", "better (exploratory)", "worse (exploratory)",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="no verdict before the first look"):
+        pairs.compare([records.load(make_study(tmp_path / "c", missing={("adan", 2)}))], [], "adan", "adamw")
+
+
+# --- what a verdict is said to speak of ---
+
+
+def test_without_repetitions_everything_is_said_of_these_settings(tmp_path: Path) -> None:
+    results = records.load(make_study(tmp_path, seeds=5))
+    tables = table.build(results)
+    for sentence in verdicts.sentences(results, tables):
+        assert sentence.count("with these settings (lr 0.1, untuned)") == 2
+    assert all(t.suffix == " (with these settings)" for t in tables) and naming.SCOPE in table.note(results)
+    page = report.render(results, tables)
+    assert "MLP (with these settings)" in page and "holds with these settings" in page
+
+
+def test_with_repetitions_a_verdict_names_optimizer_space_and_trials() -> None:
+    text = YAML.replace("seeds: 3\n", "").replace("trials: 6", "trials: 6\n  repetitions: 5")
+    made = expand(text.replace("SMARAN: {lr: [0.003, 1.0, log]}", "SMARAN: {lr: {choices: [0.1, 0.2]}}"))
+    assert naming.named(made, "adamw").startswith("adamw (tuned: 6 trials over lr, ")
+    assert "6 trials over lr, 2 distinct settings" in naming.named(made, "SMARAN")
+    untuned = expand(text.replace("SMARAN: {lr: [0.003, 1.0, log]}", "SMARAN: {}"))
+    assert naming.named(untuned, "SMARAN") == "SMARAN with these settings (defaults, untuned)"
+    assert naming.unequal(untuned) and not naming.unequal(made)
+
+
+def test_the_dry_run_says_what_the_design_finds_and_warns() -> None:
+    few = design.lines(expand(PLAIN.replace("seeds: 5", "seeds: 3")))
+    assert few[0].startswith("finds differences of 4.6 deviations of a seed with 80 % (2 comparisons")
+    assert any(line.startswith("warning: more than 3 deviations") for line in few)
+    tuned = design.lines(expand(YAML.replace("trials: 6", "trials: 4")))
+    assert any("4 trials are few" in line for line in tuned) and any("with these settings only" in x for x in tuned)
+    assert any("gives no verdict" in line for line in design.lines(expand(PLAIN.replace("seeds: 5", "seeds: 1"))))
+
+
+# --- the machine's fault ---
+
+
+def test_want_of_memory_is_tried_again_and_then_no_failure_of_the_optimizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(home: Path, *_: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(worker, "_train", out_of_memory)
+    run = expand(PLAIN).runs[0]
+    assert worker.execute(tmp_path, run.id, dict(run.spec), last=False) == "fault"
+    assert not (tmp_path / "runs" / run.id / "record.json").exists()
+    assert worker.execute(tmp_path, run.id, dict(run.spec)) == "failed"
+    assert json.loads((tmp_path / "runs" / run.id / "record.json").read_text())["fault"] == "machine"

@@ -1,0 +1,192 @@
+"""Units of chance: repetitions with seeds of their own, looks, and the stages that follow from them."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from tuning_fakes import YAML, expand, finish, good_rate, whole
+
+from hf_optim.errors import UserError
+from hf_optim.study.folder import results as records
+from hf_optim.study.folder import stages
+from hf_optim.study.folder.standing import standing
+from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.launch.follow import follow
+from hf_optim.study.plan import candidates
+from hf_optim.study.plan.plan import Plan, Run
+
+REPEATED = YAML.replace("seeds: 3\n", "").replace("  trials: 6\n", "  trials: 3\n  repetitions: [2, 4]\n  seeds: 2\n")
+
+
+def every_run(made: Plan, folder: Path) -> list[Run]:
+    """All runs of the plan up to its last look, made by following it with records that decide nothing."""
+    store = RecordStore(whole(made, folder))
+    now = stages.state(made, store)
+    return [*(t.run for s in now.searches for t in s.trials), *now.after_tuning]
+
+
+def even(run: Run) -> dict[str, float]:
+    """Nothing differs between optimizers but for a little noise that keeps everything undecided."""
+    noise = random.Random(f"{run.seed} {run.optimizer}").gauss(0, 0.01)
+    spec = run.spec["optimizer"]
+    tuned = "lr" in spec or isinstance(spec.get("base"), dict)
+    rest = good_rate(run) if tuned else {"validation_accuracy": 0.5, "validation_loss": 1.0}
+    return {**rest, "test_accuracy": 0.8 + noise}
+
+
+def test_no_tuning_seed_and_no_judged_seed_occurs_in_two_repetitions(tmp_path: Path) -> None:
+    made = expand(REPEATED)
+    units = [(set(made.unit_seeds(u)), made.tuning_seed(u)) for u in range(made.looks[-1])]
+    judged = [seed for seeds, _ in units for seed in seeds]
+    tuning = [seed for _, seed in units]
+    assert len(judged) == len(set(judged)) == 8 and len(tuning) == len(set(tuning)) == 4
+    assert not set(judged) & set(tuning)
+    # Not the rule alone: the runs that are made.
+    runs = every_run(made, tmp_path)
+    owner = {seed: u for u, (seeds, own) in enumerate(units) for seed in (*seeds, own)}
+    assert {run.seed for run in runs} == set(owner)
+    # Judged runs of a repetition have the setting that its own trials chose.
+    now = stages.state(made, RecordStore(tmp_path))
+    chosen = {(s.optimizer, s.seed): s.choice.spec for s in now.searches if s.choice}
+    for run in now.runs:
+        assert run.spec["optimizer"] == chosen[run.optimizer, made.tuning_seed(owner[run.seed])]
+
+
+def test_repetitions_have_points_of_their_own_and_tasks_too() -> None:
+    two = REPEATED.replace(
+        "optimizers:", "  - {task: vision, model: mlp, size: smoke, label: Other, overrides: {steps: 90}}\noptimizers:"
+    )
+    cells = [c for c in expand(two).tuning["cells"] if c["optimizer"] == "SMARAN"]
+    assert len(cells) == 8 and len({json.dumps(c["points"]) for c in cells}) == 8
+    once = [c for c in expand(YAML).tuning["cells"] if c["optimizer"] == "SMARAN"]
+    assert once[0]["points"] == candidates.draw(once[0]["space"], "qmc", 1000, 6)
+
+
+def test_points_are_optunas_quasi_random_ones() -> None:
+    import optuna
+
+    space = {"lr": ["log", 1e-4, 1.0], "k": ["choice", [1, [2, 3], None]], "a": ["linear", -2.0, 5.0]}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.QMCSampler(qmc_type="sobol", scramble=True, seed=7))
+    made = candidates.distributions(space)
+    study.ask(made)
+    for point in candidates.draw(space, "qmc", 7, 5):
+        theirs = study.ask(made).params
+        assert point["k"] == json.loads(theirs["k"])
+        assert (point["lr"], point["a"]) == pytest.approx((theirs["lr"], theirs["a"]), rel=1e-3)
+
+
+def test_units_are_added_until_everything_is_decided(tmp_path: Path) -> None:
+    """One command: the second look is reached where the first left something open, and only there."""
+    made = expand(REPEATED)
+    asked = []
+    for stage in follow(made, tmp_path / "open"):
+        asked.append((stage.name, stage.units))
+        for run in stage.todo:
+            finish(run, tmp_path / "open", even)
+    assert asked == [("tuning", 2), ("runs", 2), ("tuning", 4), ("runs", 4)]
+
+    def clear(run: Run) -> dict[str, float]:
+        gap = {"adamw": 0.0, "SMARAN": 0.1, "tlr(sgd)": -0.1}[run.optimizer]
+        return {**good_rate(run), "test_accuracy": 0.8 + gap + 1e-6 * run.seed * (len(run.optimizer))}
+
+    asked = []
+    for stage in follow(made, tmp_path / "clear"):
+        asked.append((stage.name, stage.units))
+        for run in stage.todo:
+            finish(run, tmp_path / "clear", clear)
+    assert asked == [("tuning", 2), ("runs", 2)]
+
+
+def test_before_the_first_look_and_between_looks_there_is_progress_and_no_new_verdict(tmp_path: Path) -> None:
+    made = expand(YAML[: YAML.index("tuning:")].replace("seeds: 3", "seeds: [3, 6]"))
+    (tmp_path / "plan.json").write_text(json.dumps(made.to_dict()))
+    runs = list(stages.state(made, RecordStore(tmp_path)).runs)
+    heard = []
+    for run in runs:
+        finish(run, tmp_path, even)
+        judgement = standing(made, RecordStore(tmp_path)).judgement
+        heard.append(judgement.units if judgement else 0)
+    assert heard == [0] * 8 + [3] * 9 + [6]
+    assert records.load(tmp_path).standing.finished
+
+
+def test_a_failed_machine_leaves_its_optimizer_out_and_the_look_is_taken(tmp_path: Path) -> None:
+    made = expand(YAML[: YAML.index("tuning:")])
+    (tmp_path / "plan.json").write_text(json.dumps(made.to_dict()))
+    for run in made.runs:
+        finish(run, tmp_path, lambda r: None if r.optimizer == "SMARAN" and r.seed == 1 else even(r))
+        file = tmp_path / "runs" / run.id / "record.json"
+        if run.optimizer == "SMARAN" and run.seed == 1:
+            file.write_text(json.dumps({**json.loads(file.read_text()), "fault": "machine"}))
+    judgement = records.load(tmp_path).standing.judgement
+    assert judgement is not None and judgement.tests == 1
+    lost = judgement.comparisons["MLP", "SMARAN"]
+    assert lost.verdict == "no verdict" and "cannot be run here" in lost.reason
+    assert judgement.comparisons["MLP", "tlr(sgd)"].pairs == 3
+
+
+def test_runs_that_a_seed_does_not_change_get_no_verdict(tmp_path: Path) -> None:
+    made = expand(YAML[: YAML.index("tuning:")])
+    (tmp_path / "plan.json").write_text(json.dumps(made.to_dict()))
+    for run in made.runs:
+        fixed = {"validation_accuracy": 0.5, "validation_loss": 1.0, "test_accuracy": 0.9, "train_loss": 0.25}
+        finish(run, tmp_path, lambda r, fixed=fixed: fixed if r.optimizer == "SMARAN" else even(r))
+    judgement = records.load(tmp_path).standing.judgement
+    assert judgement is not None and "the seed does nothing" in judgement.comparisons["MLP", "SMARAN"].reason
+
+
+def test_no_better_than_untrained_is_a_failure(tmp_path: Path) -> None:
+    made = expand(YAML[: YAML.index("tuning:")])
+    (tmp_path / "plan.json").write_text(json.dumps(made.to_dict()))
+    for run in made.runs:
+        # The fakes begin at a validation accuracy of .1.
+        value = 0.1 if run.optimizer == "SMARAN" and run.seed == 2 else 0.5
+        finish(run, tmp_path, lambda r, value=value: {**even(r), "validation_accuracy": value})
+    judgement = records.load(tmp_path).standing.judgement
+    assert judgement is not None
+    mine, other = judgement.comparisons["MLP", "SMARAN"].failures or (None, None)
+    assert mine is not None and other is not None and (mine.count, other.count) == (1, 0)
+
+
+def test_a_batch_size_that_is_searched_keeps_the_samples(tmp_path: Path) -> None:
+    text = YAML.replace("SMARAN: {lr: [0.003, 1.0, log]}", "SMARAN: {run: {batch_size: {choices: [32, 128]}}}")
+    made = expand(text)
+    whole(made, tmp_path, even)
+    batch = made.tasks[0]["batch"]
+    runs = [
+        t.run for s in stages.state(made, RecordStore(tmp_path)).searches if s.optimizer == "SMARAN" for t in s.trials
+    ]
+    for run in runs:
+        over = run.spec["overrides"]
+        assert over["batch_size"] * over["steps"] == 100 * batch and "run" not in run.spec["optimizer"]
+    with pytest.raises(UserError, match="run: unknown key 'betas'"):
+        expand(text.replace("batch_size: {choices: [32, 128]}", "betas: {choices: [1]}"))
+    with pytest.raises(UserError, match="batch_size must be a number"):
+        expand(text.replace("[32, 128]", "[big]"))
+
+
+def test_the_baseline_is_tuned_and_judged_at_every_budget(tmp_path: Path) -> None:
+    made = expand(REPEATED.replace("repetitions: [2, 4]", "repetitions: 3") + "speedup: {budgets: [0.5, 1, 2]}\n")
+
+    def outcome(run: Run) -> dict[str, float]:
+        # The baseline gains .1 with each doubling; the others are as good as it at 1.5 times the budget.
+        import math
+
+        steps = run.spec["overrides"]["steps"] / 100 if run.optimizer == "adamw" else 1.5
+        wobble = 0.002 * ((run.seed * 3 + len(run.optimizer)) % 5 - 2)
+        return {**good_rate(run), "test_accuracy": 0.5 + 0.1 * math.log2(steps) + wobble}
+
+    from hf_optim.study.findings import speedups
+
+    whole(made, tmp_path, outcome)
+    results = records.load(tmp_path)
+    at = {one.budget: one.run for one in results.standing.state.budgets}
+    assert {b: run.spec["overrides"]["steps"] for b, run in at.items()} == {0.5: 50, 2: 200}
+    assert len(results.standing.state.budgets) == 2 * 3 * 2 and all(r.optimizer == "adamw" for r in at.values())
+    for row in speedups.speedups(results):
+        assert row.factor.value == pytest.approx(1.5, rel=0.05)
+        assert row.factor.low <= row.factor.value <= row.factor.high

@@ -1,0 +1,235 @@
+"""The rules behind verdicts, each against scipy, values worked by hand, or what it promises."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hf_optim.study.statistics import failures, looks, places, scores, speedup
+from hf_optim.study.statistics import paired as s
+
+NAN = math.nan
+
+
+def means(values, sizes, least=0.0):
+    return [s.mean_difference(values[:n], least) for n in sizes]
+
+
+def drawn(seed: int, n: int, shift: float = 0.0) -> list[float]:
+    return (np.random.default_rng(seed).normal(size=n) + shift).tolist()
+
+
+# --- looks ---
+
+
+def test_shares_are_those_of_new_units() -> None:
+    assert looks.shares([5, 10, 20]) == [0.25, 0.25, 0.5]
+    assert looks.shares([7]) == [1.0]
+
+
+def test_the_p_after_looks_is_the_smallest_over_its_share() -> None:
+    d = drawn(0, 20, 1.0)
+    (one,) = looks.decide([looks.Claim(means(d, (5, 10, 20)))], (5, 10, 20))
+    p = [stats.ttest_1samp(d[:n], 0).pvalue / w for n, w in ((5, 0.25), (10, 0.25), (20, 0.5))]
+    first = next((k for k, _ in enumerate(p) if min(p[: k + 1]) < 0.05), None)
+    assert first is not None and one.look == first and one.adjusted == pytest.approx(min(p[: first + 1]))
+    assert one.verdict == "better"
+
+
+def test_a_single_look_is_the_paired_t_test() -> None:
+    d = drawn(1, 8, 0.4)
+    (one,) = looks.decide([looks.Claim(means(d, (8,)))], (8,))
+    reference = stats.ttest_1samp(d, 0)
+    assert one.p == one.adjusted == pytest.approx(reference.pvalue)
+    assert (one.low, one.high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
+
+
+def test_what_is_decided_stays_decided_whatever_comes() -> None:
+    sure = [1.0, 1.1, 0.9, 1.05, 0.95]
+    later = [-9.0, -8.0, -7.5, -9.5, -8.5]
+    claim = looks.Claim(means(sure + later, (5, 10)))
+    (before,) = looks.decide([looks.Claim(claim.means[:1])], (5, 10))
+    (after,) = looks.decide([claim], (5, 10))
+    assert before == after and after.verdict == "better" and after.look == 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("margin", [NAN, 0.8])
+def test_an_interval_leaves_zero_exactly_when_the_verdict_is_given(seed: int, margin: float) -> None:
+    sizes = (4, 8, 16)
+    claims = [looks.Claim(means(drawn(100 * seed + i, 16, i / 4), sizes), margin) for i in range(5)]
+    for one in looks.decide(claims, sizes):
+        assert (one.verdict in ("better", "worse")) == (not one.low <= 0 <= one.high) or one.verdict == "equivalent"
+        if not math.isnan(margin):
+            assert (one.verdict == "equivalent") == (
+                -margin < one.low and one.high < margin
+            ) or one.verdict != "undecided"
+            assert one.verdict != "equivalent" or (-margin < one.low and one.high < margin)
+
+
+def test_equivalence_is_withheld_where_an_arm_failed() -> None:
+    d = [0.01, -0.02, 0.015, 0.0, -0.01, 0.02]
+    (fine,), (withheld,) = (
+        looks.decide([looks.Claim(means(d, (6,)), 0.5, allowed)], (6,)) for allowed in (True, False)
+    )
+    assert (fine.verdict, withheld.verdict) == ("equivalent", "undecided")
+
+
+def test_the_detectable_effect_has_the_power_it_says_and_the_designs_of_the_defaults() -> None:
+    for n in (3, 5, 10):
+        assert s.power(s.detectable(n), n) == pytest.approx(0.8, abs=1e-6)
+    # Worked out once by bisection over scipy's noncentral t: one comparison, and the severest of four.
+    assert looks.detectable_effect((10,), 1) == pytest.approx(1.0, abs=0.01)
+    assert looks.detectable_effect((5,), 4) == pytest.approx(2.5, abs=0.05)
+    assert math.isnan(looks.detectable_effect((1,), 1))
+    assert looks.detectable_effect((5, 10), 1) > looks.detectable_effect((10,), 1)
+
+
+# --- grain ---
+
+
+def test_equal_differences_of_a_counted_metric_are_rounded_not_certain() -> None:
+    grain = 1 / 500
+    one = s.mean_difference([grain] * 5, grain / 2)
+    assert s.difference_p(one) == pytest.approx(0.011, abs=0.001)
+    assert s.difference_p(s.mean_difference([grain] * 3, grain / 2)) == pytest.approx(0.074, abs=0.001)
+    assert math.isnan(s.difference_p(s.mean_difference([0.3] * 5)))
+    assert s.difference_p(s.mean_difference([0.0] * 5)) == 1.0
+
+
+# --- failures ---
+
+
+@pytest.mark.parametrize("counts", [(4, 5, 0, 5), (3, 10, 1, 8), (0, 5, 0, 5), (5, 5, 0, 7), (2, 3, 2, 9)])
+def test_fisher_is_scipys(counts: tuple[int, int, int, int]) -> None:
+    a, n, b, m = counts
+    p, least = failures.fisher(*counts)
+    assert p == pytest.approx(stats.fisher_exact([[a, n - a], [b, m - b]]).pvalue)
+    everything = [
+        stats.fisher_exact([[k, n - k], [a + b - k, m - a - b + k]]).pvalue
+        for k in range(max(0, a + b - m), min(n, a + b) + 1)
+    ]
+    assert least == pytest.approx(min(everything))
+
+
+def test_four_failures_of_five_against_none_are_told_apart_and_three_are_not() -> None:
+    (four,) = failures.compare([[(4, 5, 0, 5)]], (5,))
+    (three,) = failures.compare([[(3, 5, 0, 5)]], (5,))
+    assert four.sure and four.adjusted == pytest.approx(0.0476, abs=1e-4) and not three.sure
+
+
+def test_pairs_that_cannot_reach_significance_do_not_dilute() -> None:
+    hopeless = [[(0, 5, 0, 5)]] * 8 + [[(1, 5, 0, 5)]]
+    found = failures.compare([[(5, 5, 0, 5)], *hopeless], (5,))
+    assert found[0].adjusted == pytest.approx(failures.fisher(5, 5, 0, 5)[0]) and found[0].sure
+    assert all(one.adjusted == 1.0 for one in found[1:])
+    twice = failures.compare([[(5, 5, 0, 5)], [(5, 5, 0, 5)]], (5,))
+    assert [one.adjusted for one in twice] == pytest.approx([2 * failures.fisher(5, 5, 0, 5)[0]] * 2, rel=1.0)
+
+
+def test_a_failed_run_counts_as_the_worst_finished_of_both_arms() -> None:
+    a, b = [(0.9,), (NAN,), (0.8,)], [(0.7,), (0.95,), (NAN,)]
+    assert failures.with_worst(a, b, True) == ([0.9, 0.7, 0.8], [0.7, 0.95, 0.7])
+    assert failures.with_worst(a, b, False) == ([0.9, 0.95, 0.8], [0.7, 0.95, 0.95])
+    two = failures.with_worst([(0.9, NAN)], [(0.6, 0.8)], True)
+    assert two == ([0.75], [0.7])
+    assert failures.with_worst([(NAN,)], [(NAN,)], True) == ([], [])
+
+
+def test_failure_rates_are_clopper_pearson_over_units() -> None:
+    one = failures.rate([(0.9, NAN), (NAN, NAN), (0.8, 0.7), (0.5, 0.5)])
+    reference = stats.binomtest(2, 4).proportion_ci(method="exact")
+    assert (one.count, one.n, one.low, one.high) == (2, 4, pytest.approx(reference.low), pytest.approx(reference.high))
+    assert failures.rate([(0.9,)] * 10).high == pytest.approx(0.308, abs=1e-3)
+
+
+# --- scores ---
+
+
+def test_the_score_of_one_task_is_its_t_test_in_other_units() -> None:
+    one = s.mean_difference(drawn(3, 6, 0.5))
+    scored = scores.score([one], [0.01])
+    assert scored.freedom == pytest.approx(5) and s.difference_p(scored) == pytest.approx(s.difference_p(one))
+    assert scored.value == pytest.approx(one.value / 0.01)
+
+
+def test_satterthwaite_is_welchs_where_there_are_two_tasks() -> None:
+    # The sum of two independent means is the difference of one and the other's negative: Welch's test.
+    x, y = drawn(4, 5, 0.4), [3 * v for v in drawn(5, 9, 0.1)]
+    found = scores.score([s.mean_difference(x), s.mean_difference(y)], [1.0, 1.0])
+    welch = stats.ttest_ind(x, [-v for v in y], equal_var=False)
+    assert s.difference_p(found) == pytest.approx(welch.pvalue) and found.freedom == pytest.approx(welch.df)
+    assert math.isnan(scores.score([s.mean_difference([0.1])], [1.0]).error)
+
+
+# --- speed-up ---
+
+
+def test_the_factor_is_where_the_interpolated_baseline_is_as_good() -> None:
+    budgets = (0.5, 1.0, 2.0, 4.0)
+    curve = np.log2(budgets)
+    noise = np.random.default_rng(0).normal(0, 0.02, 8)
+    baseline = np.array([curve + e for e in noise])
+    other = [math.log2(1.4) + e + 0.1 * (-1) ** i for i, e in enumerate(noise)]
+    one = speedup.invert(baseline, other, budgets)
+    assert one.value == pytest.approx(1.4, rel=0.01) and one.low < 1.4 < one.high
+    for s_, inside in ((one.low * 1.02, True), (one.low * 0.98, False)):
+        d = [o - np.interp(math.log(s_), np.log(budgets), row) for o, row in zip(other, baseline, strict=True)]
+        assert (stats.ttest_1samp(d, 0).pvalue >= 0.05) == inside
+
+
+def test_open_ends_are_open() -> None:
+    baseline = np.array([[0.0, 1.0], [0.1, 1.05], [0.0, 0.97]])
+    one = speedup.invert(baseline, [2.0, 2.5, 1.2], (1.0, 2.0))
+    assert math.isnan(one.high) and not math.isnan(one.low) and one.most == 2.0
+    far = speedup.invert(baseline, [9.0, 9.1, 9.05], (1.0, 2.0))
+    assert (far.low, math.isnan(far.high)) == (2.0, True)
+    assert speedup.invert(baseline, [-9.0, -9.1, -9.05], (1.0, 2.0)).high == 1.0
+
+
+# --- places ---
+
+
+def test_places_follow_from_pairs_that_are_told_apart() -> None:
+    base = drawn(7, 10)
+    arms = {"a": [v + 9 for v in base], "b": [v + 0.2 * e for v, e in zip(base, drawn(8, 10), strict=True)], "c": base}
+    pairs = {
+        (x, y): means([p - q + 1e-3 * e for p, q, e in zip(arms[x], arms[y], drawn(9, 10), strict=True)], (10,))
+        for x, y in (("a", "b"), ("a", "c"), ("b", "c"))
+    }
+    (one,) = places.places([pairs], (10,))
+    assert one.sets == {"a": (1, 1), "b": (2, 3), "c": (2, 3)} and one.tied_with_best() == {"a"}
+    assert [places.place_text(one.sets[x]) for x in "ab"] == ["1", "2 to 3"]
+
+
+# --- two statements ---
+
+
+@pytest.mark.parametrize(
+    ("verdict", "mine", "other", "said"),
+    [
+        ("better", 2, 0, "better where it trains"),
+        ("worse", 0, 2, "worse where it trains"),
+        ("better", 0, 2, "better, failures counted as the worst finished run"),
+        ("worse", 2, 0, "worse, failures counted as the worst finished run"),
+        ("better", 0, 0, "better"),
+    ],
+)
+def test_where_it_trains_is_said_only_where_failures_count_against_the_verdict(
+    verdict: str, mine: int, other: int, said: str
+) -> None:
+    from hf_optim.study.findings.verdicts import word
+    from hf_optim.study.statistics.comparisons import Comparison
+
+    rates = tuple(failures.FailureRate(count, 5, 0.0, 1.0) for count in (mine, other))
+    c = Comparison(5, s.summarise([1.0, 2.0]), 0.01, 0.01, 1.0, 0.5, 1.0, 0.1, verdict, failures=rates)
+    assert word(c) == said
+    sure = Comparison(
+        10, s.summarise([1.0, 2.0]), 0.01, 0.01, 1.0, 0.5, 1.0, 0.1, "better",
+        failures=(failures.FailureRate(7, 10, 0.3, 0.9), failures.FailureRate(0, 10, 0.0, 0.3)),
+        failure_test=failures.FailureTest(0.003, 0.003, 0),
+    )  # fmt: skip
+    assert word(sure) == "better where it trains; fails more often (7 of 10 against 0 of 10, p = 0.003)"
