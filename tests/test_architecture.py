@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors"},
     {"core"},
-    {"engine", "transforms"},
+    {"engine"},
+    {"transforms"},
     {"bases"},
     {"optimizers", "wrappers"},
     {"registry"},

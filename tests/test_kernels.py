@@ -13,8 +13,9 @@ from contract import OURS, Problem, make, run
 
 from hf_optim.core.reduce import dot, l1
 from hf_optim.engine import emit_cpp, fallback, kernels, passes
+from hf_optim.engine.evaluate import evaluate, noise, noise_key
 from hf_optim.engine.fallback import limits
-from hf_optim.engine.trace import Untraceable, evaluate, noise, noise_key, trace, trace_scalars
+from hf_optim.engine.trace import Untraceable, trace, trace_scalars
 from hf_optim.engine.vocabulary import isfinite, maximum, minimum, sqrt, where
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
@@ -199,7 +200,8 @@ def test_one_text_of_the_numbers_serves_floats_tensors_and_symbols():
         norm = sqrt(v["a"]) + v["b"]
         return {
             "low": minimum(norm, 2.0), "high": maximum(1.0, v["b"]), "chosen": where(v["a"] > 3, norm, 1 - v["b"] ** 2),
-            "fine": where(isfinite(v["b"]), 2 ** v["a"], 1 / norm), "both": where((v["a"] > 0) & (v["b"] > 0), 1.0, 0.0),
+            "fine": where(isfinite(v["b"]), 2 ** v["a"], 1 / norm),
+            "both": where((v["a"] > 0) & (v["b"] > 0), 1.0, 0.0),
         }  # fmt: skip
 
     program = trace_scalars(control, ("a", "b"))

@@ -10,20 +10,22 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from hf_optim.bases import checkpoint, parameters
+from hf_optim.bases import parameters
+from hf_optim.bases.state import Stateful
 from hf_optim.core import validate
 from hf_optim.core.groups import as_groups
 from hf_optim.core.reduce import local
-from hf_optim.core.rule import Rule, Transform
-from hf_optim.engine import capture, passes
+from hf_optim.core.rule import Transform
+from hf_optim.engine import capture, launchers
 from hf_optim.engine.ahead import Ahead
-from hf_optim.engine.step import Stepper, takes_part
+from hf_optim.engine.rows import takes_part
+from hf_optim.engine.step import Stepper
 from hf_optim.errors import BadLoss, MissingLoss, UserError
 
 log = logging.getLogger("hf_optim")
@@ -31,7 +33,7 @@ log = logging.getLogger("hf_optim")
 _STATE_DTYPES = {None: None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class Optimizer(torch.optim.Optimizer, Rule):
+class Optimizer(Stateful):
     """Base of every rule of this library. A rule hands over its constructor's `locals()`.
 
     Keyword-only options that rules share:
@@ -89,7 +91,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
     # --- construction and groups -----------------------------------------------------------------------------------
 
     @property
-    def rule(self) -> str:
+    def rule(self) -> str:  # type: ignore[override]
         """The rule's name in errors and checkpoints: the stem of its file, or the class of a foreign one."""
         module = type(self).__module__
         return module.rsplit(".", 1)[1] if module.startswith("hf_optim.optimizers.") else f"{type(self).__name__}"
@@ -308,7 +310,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
         self._steps.update()
 
     @property
-    def _steps(self) -> Stepper:
+    def _steps(self) -> Stepper:  # type: ignore[override]
         """What runs the steps; made anew in a copy."""
         if self._stepper is None:
             self._stepper = Stepper(self, self.rule, self._hyper, self._entries, self._make_state)
@@ -347,54 +349,6 @@ class Optimizer(torch.optim.Optimizer, Rule):
                 "their groups say agr=False (agr_scope='all' takes vectors too)"
             )
 
-    @staticmethod
-    def _compute_dtype(p: torch.Tensor) -> torch.dtype:
-        return torch.promote_types(p.dtype, torch.float32)
-
-    def _slots(self, group: dict[str, Any]) -> list[str]:
-        absent = {
-            k
-            for k, (name, value) in self.optional_slots.items()
-            if (bool(group[name]) if value is True else group[name]) != value
-        }
-        return [k for k in self.slots if k not in absent]
-
-    def _entries(self, p: torch.Tensor, group: dict[str, Any]) -> list[str]:
-        """Names of the state of one number an element."""
-        kept = self.state_dtype is p.dtype is torch.bfloat16
-        return [*self._slots(group), *(["compensation"] if kept else [])]
-
-    def _first_value(self, name: str, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-        dtype = self.state_dtype or self._compute_dtype(p)
-        value = self.slots[name]
-        if value == "param":
-            return p.detach().to(dtype, copy=True)
-        return torch.full_like(p, float(group[value] if isinstance(value, str) else value), dtype=dtype)
-
-    def _add_slots(self) -> None:
-        """Make the slots that a hyper-parameter asks for since it has changed: a momentum that was 0."""
-        wanted = [self._slots(group) for group in self.param_groups] if self.optional_slots else []
-        if wanted == self._wanted:
-            return
-        self._wanted = wanted
-        self._steps.look_again()
-        for group, names in zip(self.param_groups, wanted, strict=True):
-            for p in group["params"]:
-                state = self.state.get(p, {})
-                for name in (k for k in names if state and k not in state):
-                    state[name] = self._first_value(name, p, group)
-
-    def _make_state(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        slots = self._slots(group)
-        # torch's full distributed state dicts find the device by a tensor with a dimension: one must have it
-        state["step"] = torch.zeros(() if slots else (1,), dtype=torch.float32)
-        for name, value in self.scalar_slots.items():
-            state[name] = torch.tensor(value, dtype=torch.float32)
-        for name in slots:
-            state[name] = self._first_value(name, p, group)
-        if "compensation" in self._entries(p, group):
-            state["compensation"] = torch.zeros_like(p, requires_grad=False)
-
     # --- what the engine asks ----------------------------------------------------------------------------------------
 
     @property
@@ -410,7 +364,7 @@ class Optimizer(torch.optim.Optimizer, Rule):
     @property
     def execution(self) -> str:
         """How the step runs: kernels, or blocks (a CPU) or lists (accelerators) and why."""
-        return passes.execution(
+        return launchers.execution(
             [p for group in self.param_groups for p in group["params"]], self._steps.why(), self.without_kernels
         )
 
@@ -426,62 +380,3 @@ class Optimizer(torch.optim.Optimizer, Rule):
         own = self._ahead.device.figures() if self._ahead is not None else {**self._memory, **vars(self._shared)}
         skipped = self.param_groups[0].get("skipped_steps")
         return {k: float(v) for k, v in own.items()} | ({"skipped_steps": float(skipped)} if skipped else {})
-
-    # --- checkpoints -----------------------------------------------------------------------------------------------
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch, but tensors are matched by name where names are known, a hyper-parameter that the checkpoint lacks
-        keeps its value here, another rule or structure is refused, and fp32 state of bf16 parameters survives.
-
-        Raises:
-            BadCheckpoint: nothing was changed.
-        """
-        checkpoint.form(self.rule, state_dict)
-        read: dict[str, Any] = {}
-
-        def before(_: Any, given: dict[str, Any]) -> dict[str, Any]:  # after everybody's hooks
-            read.update(checkpoint.prepared(self, self._translated(given)))
-            return read
-
-        hooks = (
-            self.register_load_state_dict_pre_hook(before),
-            self.register_load_state_dict_post_hook(lambda _: checkpoint.copy_states(self, read), prepend=True),
-        )
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        self._wanted = []
-
-    def _translated(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """A checkpoint of another make of this rule as this one would have written it."""
-        return saved
-
-    def state_dict(self) -> dict[str, Any]:
-        """As torch; step counts are copies, which later steps leave alone."""
-        self.hear()
-        saved = super().state_dict()
-        saved["param_groups"] = [_with_floats(group, self.memory) for group in saved["param_groups"]]
-        saved["state"] = {
-            i: {k: v.clone() if k == "step" else v for k, v in state.items()} for i, state in saved["state"].items()
-        }
-        return saved
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.__dict__.setdefault("_shared", SimpleNamespace())
-        for name in ("_fed", "_stepper", "_ahead", "_twin", "_captured"):
-            self.__dict__.setdefault(name, None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a scheduler has put a `step` here that is bound to this instance: a copy must not move our parameters
-        keep = {k: v for k, v in self.__dict__.items() if k != "step" and not k.startswith("_optimizer_")}
-        groups = [_with_floats(group, self.memory) for group in self.param_groups]
-        own = dict.fromkeys(("_fed", "_stepper", "_ahead", "_twin", "_captured"))
-        return {**keep, "param_groups": groups, **own}
-
-
-def _with_floats(group: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """A group whose memory may lie on an accelerator, with the numbers themselves."""
-    return {**group, **{k: float(group[k]) for k in names if k in group}}

@@ -71,7 +71,7 @@ INLINE V load(const float* p) { F v; memcpy(&v, p, sizeof v); return reals(v); }
 INLINE void store(float* p, V v) { const F f = floats(v); memcpy(p, &f, sizeof f); }
 INLINE V load(const bf16* p) { H h; memcpy(&h, p, sizeof h); return reals(whole(__builtin_convertvector(h, U))); }
 INLINE void store(bf16* p, V v) { const H h = __builtin_convertvector(halves(floats(v)), H); memcpy(p, &h, sizeof h); }
-INLINE void store(bf16* p, V v, uint32_t key, uint32_t element) {  // stochastically; see trace.noise
+INLINE void store(bf16* p, V v, uint32_t key, uint32_t element) {  // stochastically; see evaluate.noise
     U e; for (int i = 0; i < L; i++) e[i] = i;
     U h = ((e + element) * 0x9E3779B1u) ^ key;
     h ^= h >> 15;

@@ -5,7 +5,7 @@ of `hf_optim.engine.passes`, on the device:
 
     hf_optim_pass(table, which, where, sizes, row, numbers, sums, partial, index, origin, halt, rows)
         one chunk of CHUNK elements a program. `numbers` has one column more, the step count; index, int64 (rows), is
-        the parameter's number among all: what stochastic rounding draws from (`trace.noise_key`).
+        the parameter's number among all: what stochastic rounding draws from (`evaluate.noise_key`).
         halt: a float64; nothing is read or written while it is not 0 (a bad loss).
         rows: how many there are; ALIGNED: every address is a multiple of 16.
     hf_optim_gather(partial, first, row, total)
@@ -66,7 +66,7 @@ def rounded_to_bf16(value):
 
 @triton.jit
 def rounded_by_noise(value, element, key, slot):
-    """float32, rounded to bfloat16 with 16 random bits: `hf_optim.engine.trace.noise`."""
+    """float32, rounded to bfloat16 with 16 random bits: `hf_optim.engine.evaluate.noise`."""
     h = (element.to(tl.uint32) * 0x9E3779B1) ^ (key + slot)
     h = h ^ (h >> 15)
     h = h * 0x846CA68B
@@ -77,7 +77,7 @@ def rounded_by_noise(value, element, key, slot):
 
 @triton.jit
 def noise_key(index, time):
-    """`hf_optim.engine.trace.noise_key` of seed 0."""
+    """`hf_optim.engine.evaluate.noise_key` of seed 0."""
     h = time.to(tl.uint64) * 0xBF58476D1CE4E5B9 + index.to(tl.uint64) * 0x94D049BB133111EB
     h = h ^ (h >> 30)
     h = h * 0xBF58476D1CE4E5B9

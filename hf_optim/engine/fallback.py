@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hf_optim.engine.trace import noise, round_stochastically
+from hf_optim.engine.evaluate import noise, round_stochastically
 from hf_optim.engine.vocabulary import BINARY, UNARY, Operand
 
 
