@@ -33,7 +33,15 @@ SHAPE = {
     "started?": (str, None),
     "finished?": (str, None),
 }
-_MISSING = {"error": None, "primary": None, "history": None, "time": {}, "memory": {}, "environment": {}, "data": None}
+_MISSING: dict[str, Any] = {
+    "error": None,
+    "primary": None,
+    "history": None,
+    "time": {},
+    "memory": {},
+    "environment": {},
+    "data": None,
+}
 
 
 class RecordStore:
