@@ -51,7 +51,7 @@ def _plain(name: str, module: nn.Module) -> bool:
     return _is_norm(module) or any("bias" in part for part in name.lower().split(".")[-2:])
 
 
-def _tables(model: nn.Module) -> set[nn.Parameter]:
+def _tables(model: nn.Module) -> set[torch.Tensor]:
     """Embeddings, wherever they are tied to."""
     return {m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
 

@@ -61,9 +61,9 @@ def _specifications(plan: Plan) -> Iterator[tuple[Where, str, Mapping[str, Any]]
             for place, value in sensitivity.grid(plan.sensitivity, spec):
                 yield ("sensitivity", "values"), label, tuning.assign(spec, {place: value})
     for cell in plan.tuning["cells"] if plan.tuning else ():
-        here, spec = known[cell["task"], cell["optimizer"]]
+        fixed = known[cell["task"], cell["optimizer"]][1]
         for point in cell["points"]:
-            yield ("tuning", "space", cell["optimizer"]), cell["optimizer"], tuning.assign(spec, point)
+            yield ("tuning", "space", cell["optimizer"]), cell["optimizer"], tuning.assign(fixed, point)
 
 
 def _named(label: str, message: str) -> str:
