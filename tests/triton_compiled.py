@@ -12,10 +12,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from hf_optim.core.reduce import dot
+from hf_optim.core.vocabulary import sqrt, where
 from hf_optim.engine.emit_triton import Place, emit, emit_scalars
 from hf_optim.engine.launch_triton import module
 from hf_optim.engine.trace import trace, trace_scalars
-from hf_optim.engine.vocabulary import sqrt, where
 
 POINTERS = {
     "table": "*i64", "which": "*i32", "where": "*i64", "sizes": "*i64", "row": "*i32", "numbers": "*fp64",

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from hf_optim.core.reduce import dot, l1
+from hf_optim.core.vocabulary import isfinite, maximum, minimum, sqrt, where
 from hf_optim.engine import launch_triton
 from hf_optim.engine.evaluate import evaluate, noise_key
 from hf_optim.engine.passes import Cohort, Sums, Table
 from hf_optim.engine.trace import trace, trace_scalars
-from hf_optim.engine.vocabulary import isfinite, maximum, minimum, sqrt, where
 
 SIZES = (1, 1024, 1501, 0)
 SPECIAL = (0.0, -0.0, math.inf, -math.inf, math.nan, 1e20, -1e20, 1e-40, 3.0, -2.0, 1e-20, 0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hf_optim.bases.optimizer import Optimizer
-from hf_optim.engine.vocabulary import TINY, maximum, sqrt, where
+from hf_optim.core.vocabulary import TINY, maximum, sqrt, where
 
 
 class Hypergradient(Optimizer):

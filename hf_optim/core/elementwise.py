@@ -1,4 +1,4 @@
-"""Three elementwise expressions that several rules share, in the vocabulary of `hf_optim.engine.vocabulary`."""
+"""Three elementwise expressions that several rules share, in the vocabulary of `hf_optim.core.vocabulary`."""
 
 from __future__ import annotations
 

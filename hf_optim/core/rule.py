@@ -14,7 +14,7 @@ is no compiler, runs as it is on blocks or lists of tensors.
     c           the scalars of this step: `c.lr`, `c.beta1`, ...
 
 All are flat and of equal length, in the compute dtype (at least float32), and offer the methods of
-`hf_optim.engine.vocabulary`: torch's own, with numbers from `c` wherever torch takes a number. Floats in `c` are
+`hf_optim.core.vocabulary`: torch's own, with numbers from `c` wherever torch takes a number. Floats in `c` are
 numbers of the step; bools, strings and whole numbers choose code while it is traced. A sum from `measure` is a 0-d
 tensor there, unless the rule has a `control`: an operand then, not an `alpha`.
 
@@ -168,7 +168,7 @@ class Transform:
     @staticmethod
     def derive(own: dict[str, Any], total: dict[str, Any]) -> dict[str, Any]:
         """The tensor's own sums, and those over all transformed tensors -> what `apply` reads in `c`, in the order of
-        `sums`. Arithmetic and the functions of `hf_optim.engine.vocabulary`."""
+        `sums`. Arithmetic and the functions of `hf_optim.core.vocabulary`."""
         return own
 
     @staticmethod

@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 
+from hf_optim.core.vocabulary import isfinite, where
 from hf_optim.engine.known import Decision, Known, flattened, symbolic
 from hf_optim.engine.launch_triton import Place, Scalars, up
 from hf_optim.engine.mode import Mode, mode, using
 from hf_optim.engine.passes import Sums
 from hf_optim.engine.trace import Symbol, trace_scalars
-from hf_optim.engine.vocabulary import isfinite, where
 
 _HALT, _SKIPPED, _BAD = (Place("kept", i, 3, common=True) for i in range(3))
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from hf_optim.core.vocabulary import BINARY, UNARY, Operand
 from hf_optim.engine.evaluate import noise, round_stochastically
-from hf_optim.engine.vocabulary import BINARY, UNARY, Operand
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from typing import Any
 
 import torch
 
-from hf_optim.engine.vocabulary import BINARY, UNARY, Operand
+from hf_optim.core.vocabulary import BINARY, UNARY, Operand
 
 Ref = int | float
 
@@ -153,7 +153,7 @@ class Symbol(Operand):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise Untraceable(f"{name!r} is no word of the vocabulary of rules (hf_optim.engine.vocabulary)")
+        raise Untraceable(f"{name!r} is no word of the vocabulary of rules (hf_optim.core.vocabulary)")
 
     def add(self, o: Any, alpha: Any = 1) -> Any:
         return self._new("add", self, o if _is_one(alpha) else self._new("mul", o, alpha))

@@ -7,7 +7,7 @@ from typing import Any
 from hf_optim.bases.matrix import MatrixOptimizer
 from hf_optim.core.elementwise import at_least, count
 from hf_optim.core.reduce import dot
-from hf_optim.engine.vocabulary import maximum, sqrt
+from hf_optim.core.vocabulary import maximum, sqrt
 
 
 class Adafactor(MatrixOptimizer):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
-from hf_optim.engine.vocabulary import TINY, maximum, minimum, sqrt
+from hf_optim.core.vocabulary import TINY, maximum, minimum, sqrt
 
 
 class Adan(Optimizer):

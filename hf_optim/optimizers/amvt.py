@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
-from hf_optim.engine.vocabulary import maximum, sqrt
+from hf_optim.core.vocabulary import maximum, sqrt
 
 
 class AMVT(Optimizer):

@@ -7,7 +7,7 @@ from typing import Any
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.elementwise import agreeing, count
 from hf_optim.core.reduce import l1
-from hf_optim.engine.vocabulary import maximum
+from hf_optim.core.vocabulary import maximum
 
 
 class CautiousLion(Optimizer):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hf_optim.bases.optimizer import Optimizer
-from hf_optim.engine.vocabulary import sqrt, where
+from hf_optim.core.vocabulary import sqrt, where
 
 
 class DecGD(Optimizer):

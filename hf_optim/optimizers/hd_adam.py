@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_optim.bases.hypergradient import Hypergradient
 from hf_optim.core.reduce import dot
-from hf_optim.engine.vocabulary import maximum
+from hf_optim.core.vocabulary import maximum
 
 
 class HDAdam(Hypergradient):

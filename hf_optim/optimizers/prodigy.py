@@ -8,7 +8,7 @@ import torch
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot, l1
-from hf_optim.engine.vocabulary import maximum, minimum, where
+from hf_optim.core.vocabulary import maximum, minimum, where
 from hf_optim.errors import UserError
 
 

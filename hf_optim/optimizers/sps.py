@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
-from hf_optim.engine.vocabulary import TINY, maximum, minimum, sqrt, where
+from hf_optim.core.vocabulary import TINY, maximum, minimum, sqrt, where
 
 
 class SPS(Optimizer):

@@ -9,7 +9,7 @@ import torch
 
 from hf_optim.core.reduce import l1
 from hf_optim.core.rule import Transform
-from hf_optim.engine.vocabulary import maximum
+from hf_optim.core.vocabulary import maximum
 from hf_optim.errors import UserError
 
 #: the smallest normal number of float32

@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_optim.core.reduce import count
 from hf_optim.core.rule import Transform
-from hf_optim.engine.vocabulary import sqrt
+from hf_optim.core.vocabulary import sqrt
 from hf_optim.errors import UserError
 from hf_optim.transforms.outlier_filter import check_threshold, cut, energy, limit
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_optim.core.reduce import dot
 from hf_optim.core.rule import Transform
-from hf_optim.engine.vocabulary import maximum, sqrt
+from hf_optim.core.vocabulary import maximum, sqrt
 from hf_optim.errors import UserError
 
 

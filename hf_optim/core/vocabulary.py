@@ -67,7 +67,7 @@ class Operand:
         raise TypeError("a value of a rule cannot decide what code runs: choose with where()")
 
     def __float__(self) -> float:
-        raise TypeError("a value of a rule is no Python number: use the functions of hf_optim.engine.vocabulary")
+        raise TypeError("a value of a rule is no Python number: use the functions of hf_optim.core.vocabulary")
 
     __int__ = __index__ = __float__  # type: ignore[assignment]
 
