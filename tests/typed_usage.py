@@ -11,7 +11,6 @@ loss = good.step(loss=1.0)
 rates: list[float] = good.effective_lr()
 hf_optim.SMARAN(model.parameters(), gama=0.9)  # type: ignore[call-arg]
 hf_optim.AMVT(model.parameters(), lr="fast")  # type: ignore[arg-type]
-hf_optim.create(3, model)  # type: ignore[arg-type]
 hf_optim.NoSuchThing  # type: ignore[attr-defined] # noqa: B018
 hf_optim.Session(model, good, epoch=1)  # type: ignore[call-arg]
 raised: type[ValueError] = hf_optim.UserError
