@@ -158,7 +158,7 @@ def evidence(
             metrics = {}
         records[run.id] = {"id": run.id, "status": status, "metrics": metrics, **parts}
         rows[run.id] = history
-    return Evidence(Results(Store(rows), plan, records), names)  # type: ignore[arg-type]
+    return Evidence(Results(Store(rows), plan, records, None), names)  # type: ignore[arg-type]
 
 
 def _diverges(keys: Mapping[str, Any], world: str, label: str, i: int) -> bool:

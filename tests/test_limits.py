@@ -300,7 +300,7 @@ def test_a_rate_of_zero_never_moves(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_gradient_of_zeros_from_the_start_never_moves(name: str) -> None:
     inner = (DEFAULTS[name].get("base", {}) | BASE.get(name, {})).get("name", name)
-    more = {key: 0.0 for key in DEFAULTS[inner] if key.endswith("weight_decay")}
+    more = {key: 0.0 for key in DEFAULTS[inner] if key.endswith("weight_decay") and "coupled" not in key}
     if name == "yogi":  # its first moment starts above zero
         more |= {"initial_accumulator": 0.0}
     start = [np.array([[1.0, -2.0], [0.5, 3.0]]), np.array([1.0])]

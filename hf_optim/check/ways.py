@@ -102,12 +102,14 @@ class _Operators(TorchDispatchMode):
 
 
 class _Methods(TorchFunctionMode):
-    def __init__(self, found: list[str]) -> None:
+    """Counts methods that read a tensor, but of memory that the counters of the state lie in."""
+
+    def __init__(self, found: list[str], counters: set[int]) -> None:
         super().__init__()
-        self.found = found
+        self.found, self.counters = found, counters
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _METHODS:
+        if func in _METHODS and args[0].untyped_storage().data_ptr() not in self.counters:
             self.found.append(_METHODS[func])
         return func(*args, **(kwargs or {}))
 
@@ -128,19 +130,20 @@ def host_sync(s: Candidate) -> str:
     if issubclass(s.cls, Optimizer) and s.cls.control is not Rule.control:
         raise DoesNotApply("adapts one global number and reads it once a step, as its file declares")
     walk = TrainingRun(s).go(0, 2)
-    counters = {
-        id(v)
+    counters = [
+        v
         for state in walk.opt.state.values()
         if isinstance(state, dict)
         for k, v in state.items()
         if isinstance(v, torch.Tensor) and (v.dim() == 0 or k == "step")
-    }
-    operators = _Operators(counters)
+    ]
+    operators = _Operators(set(map(id, counters)))
+    counted = {v.untyped_storage().data_ptr() for v in counters}
     most: list[str] = []
     for t in (2, 3):
         walk.closure(t)()
         operators.found.clear()
-        with operators, _Methods(operators.found):
+        with operators, _Methods(operators.found, counted):
             walk.opt.step()
         most = max(most, list(operators.found), key=len)
     if most:

@@ -104,6 +104,8 @@ def parser(prog: str) -> Parser:
 HELP = {
     "steps": "optimizer steps",
     "epochs": "passes over the train split",
+    "passes": "end after so many forward and backward passes together, in place of steps",
+    "seconds": "end after so many seconds of training, in place of steps",
     "batch_size": "samples of one optimizer step, over all processes and accumulation",
     "eval_every": "steps between evaluations on the validation split (default: once an epoch)",
     "max_grad_norm": "clip the gradient's norm; 0 does not",

@@ -120,11 +120,14 @@ class Lookahead(Wrapper):
         """Reset or pull back the base's first moment of p; False if there is none."""
         moments = self._moments(p)
         for name, m in moments.items():
-            kept = self._get(p, f"la_{name}")
             if self.pullback_momentum == "reset":
                 m.zero_()
-            elif kept is not None:
-                passes.once(_pulled, {"x": [local(m)], "slow": [local(kept)]}, [{"alpha": self.alpha}])
+                continue
+            kept = self._get(p, f"la_{name}")
+            if kept is None:  # its first gradient came within this window
+                kept = torch.zeros_like(m)
+                self._put(p, f"la_{name}", kept)
+            passes.once(_pulled, {"x": [local(m)], "slow": [local(kept)]}, [{"alpha": self.alpha}])
         return bool(moments)
 
 
