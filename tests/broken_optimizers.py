@@ -165,7 +165,10 @@ class CompilesAgain(hf_optim.Optimizer):
     @staticmethod
     def update(x, g, m, c):
         m.mul_(0.9).add_(g)
-        x.add_(m, alpha=-c.lr)
+        if c.late:
+            x.sub_(m * c.lr)
+        else:
+            x.add_(m, alpha=-c.lr)
 
 
 class CountsBackwards(Honest):
