@@ -1,10 +1,10 @@
-"""How long a step takes: ours eager and compiled, torch's fused AdamW, and the same rules of other packages.
+"""How long a step takes: ours as kernels and as written, torch's fused AdamW, and the same rules of other packages.
 
 All forms of a rule step in turn in one process, torch's fused AdamW among them, so that a noisy machine is noisy for
 all. Printed are medians of ratios, to fused AdamW (F) and to the bound (B): the time in which the bytes that the rule
 has to move take at the bandwidth that is measured in the same turn. A rule that needs a sum before it can update has
-to read what it sums twice; BYTES says what is counted. Compilation is measured in a process of its own, with nothing
-cached.
+to read what it sums twice; BYTES says what is counted. The first steps are measured in processes of their own, with
+nothing cached and then with what that one has built.
 
     python scripts/benchmark_step.py --models resnet18 albert --optimizers adamw_agr amvt --threads 1 2 --output DIR
 """
@@ -131,14 +131,14 @@ def bandwidth(n: int, repeats: int) -> float:
     return 3 * 3 * 4 * n / statistics.median(times)
 
 
-def contestants(name: str, shapes: list[tuple[int, ...]], compiled: bool) -> dict[str, torch.optim.Optimizer]:
+def contestants(name: str, shapes: list[tuple[int, ...]], written: bool) -> dict[str, torch.optim.Optimizer]:
     """The rule in all its forms, by label, after torch's fused AdamW."""
     found: dict[str, torch.optim.Optimizer] = {"torch AdamW fused": torch.optim.AdamW(tensors(shapes), fused=True)}
     if name == "adamw":
         found["torch AdamW foreach"] = torch.optim.AdamW(tensors(shapes), foreach=True)
     found[name] = ours(name, shapes)
-    if compiled and "compile" in hf_optim.info(name).options:
-        found[f"{name} compiled"] = ours(name, shapes, compile=True)
+    if written and "compile" in hf_optim.info(name).options:
+        found[f"{name} as written"] = ours(name, shapes, compile=False)
     for package, cls, options in PEERS.get(name, []):
         try:
             peer = getattr(importlib.import_module(package), cls)(tensors(shapes), **options)
@@ -187,12 +187,12 @@ def temporaries(optimizer: torch.optim.Optimizer) -> int:
     return peak
 
 
-def compare(model: str, name: str, repeats: int, compiled: bool, threads: int) -> list[dict[str, Any]]:
+def compare(model: str, name: str, repeats: int, written: bool, threads: int) -> list[dict[str, Any]]:
     """One row a form of the rule."""
     torch.set_num_threads(threads)
     shapes = MODELS[model]()
     n = sum(torch.Size(s).numel() for s in shapes)
-    entries = contestants(name, shapes, compiled)
+    entries = contestants(name, shapes, written)
     for opt in entries.values():
         step(opt), step(opt), step(opt)
     times: dict[str, list[float]] = {label: [] for label in entries}
@@ -230,44 +230,30 @@ def compare(model: str, name: str, repeats: int, compiled: bool, threads: int) -
     return rows
 
 
-def compilation(name: str) -> dict[str, Any]:
-    """Run in a fresh process: what compiling costs, on a first model, and on others and when the rate changes."""
-    from torch._dynamo.utils import counters
-
-    def graphs() -> int:
-        return int(counters["stats"]["unique_graphs"])
-
-    from torch._inductor.cpu_vec_isa import pick_vec_isa
-
-    start = time.perf_counter()
-    pick_vec_isa()  # torch tries once a machine which vector instructions its compiler knows
-    own = time.perf_counter() - start
-    first = ours(name, resnet18(), compile=True)
-    seconds = sum(step(first) for _ in range(3))  # some rules begin with a step that is not compiled
-    one = graphs()
-    for group in first.param_groups:
-        group["lr"] *= 0.5
-    step(first)
-    for shapes in (transformer(1, 256, 1000, 128), [(3, 5, 7), (100_000,)]):
-        other = ours(name, shapes, compile=True)
-        step(other), step(other)
-    return {"optimizer": name, "own": own, "seconds": seconds, "graphs": one, "graphs later": graphs() - one}
+def first_step(name: str) -> float:
+    """Run in a fresh process: seconds of the first two steps, in which everything is built."""
+    optimizer = ours(name, resnet18())
+    return step(optimizer) + step(optimizer)
 
 
-def compilations(names: list[str]) -> list[dict[str, Any]]:
-    """`compilation` of each rule that compiles."""
+def first_steps(names: list[str]) -> list[dict[str, Any]]:
+    """`first_step` of each rule, with nothing cached and again."""
     rows = []
     for name in names:
-        if "compile" in hf_optim.info(name).options:
-            with tempfile.TemporaryDirectory() as empty:
-                done = subprocess.run(
-                    [sys.executable, __file__, "--compilation", name],
-                    check=True,
-                    text=True,
-                    env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": empty},
-                    capture_output=True,
+        with tempfile.TemporaryDirectory() as empty:
+            seconds = [
+                float(
+                    subprocess.run(
+                        [sys.executable, __file__, "--first-step", name],
+                        check=True,
+                        text=True,
+                        env={**os.environ, "HF_OPTIM_CACHE": empty},
+                        capture_output=True,
+                    ).stdout.split()[-1]
                 )
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
+                for _ in range(2)
+            ]
+        rows.append({"optimizer": name, "cold": seconds[0], "cached": seconds[1]})
     return rows
 
 
@@ -293,16 +279,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def compilation_table(rows: list[dict[str, Any]]) -> str:
+def first_table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = [
-        "| optimizer | torch's own, once a machine, s | the rule, s | graphs | more for other rates and models |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r['optimizer']} | {r['own']:.1f} | {r['seconds']:.1f} | {r['graphs']} | {r['graphs later']} |"
-        for r in rows
-    ]
+    lines = ["| optimizer | first two steps, nothing cached, s | the same in a later process, s |", "|---|---|---|"]
+    lines += [f"| {r['optimizer']} | {r['cold']:.2f} | {r['cached']:.2f} |" for r in rows]
     return "\n".join(lines)
 
 
@@ -319,7 +299,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for axis, (threads, model) in zip(axes[0], panels, strict=True):
         own = [r for r in rows if (r["threads"], r["model"]) == (threads, model)][::-1]
         own = [r for r in own if r["optimizer"] != "torch AdamW fused" or r["rule"] == "adamw"]
-        colours = ["#e45756" if "compiled" in r["optimizer"] else "#4c78a8" if r["execution"] else "#999" for r in own]
+        colours = ["#e45756" if "kernels" in r["execution"] else "#4c78a8" if r["execution"] else "#999" for r in own]
         axis.barh([r["optimizer"] for r in own], [r["B"] for r in own], color=colours)
         axis.axvline(1, color="#444", linewidth=1)
         axis.set(title=f"{model}, {threads} thread(s)", xlabel="time of a step / bound")
@@ -333,13 +313,15 @@ def main() -> None:
     parser.add_argument("--optimizers", nargs="+", choices=sorted(BYTES), default=RULES)
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=30, help="turns; above 30M parameters a tenth")
-    parser.add_argument("--no-compile", action="store_true", help="leave the compiled forms out")
-    parser.add_argument("--output", type=Path, help="folder for steps.json, steps.md, compilation.md, steps.png")
-    parser.add_argument("--compilation", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--kernels-only", action="store_true", help="leave out the forms that run as written, and the first steps"
+    )
+    parser.add_argument("--output", type=Path, help="folder for steps.json, steps.md, first.md, steps.png")
+    parser.add_argument("--first-step", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.compilation:
+    if options.first_step:
         torch.set_num_threads(1)
-        print(json.dumps(compilation(options.compilation)))
+        print(first_step(options.first_step))
         return
     rows: list[dict[str, Any]] = []
     for threads in options.threads:
@@ -347,19 +329,19 @@ def main() -> None:
             large = sum(torch.Size(s).numel() for s in MODELS[model]()) > 30_000_000
             repeats = max(5, options.repeats // 10) if large else options.repeats
             for name in options.optimizers:
-                new = compare(model, name, repeats, not options.no_compile, threads)
+                new = compare(model, name, repeats, not options.kernels_only, threads)
                 rows += new
                 print(table(new), flush=True)
-    costs = [] if options.no_compile else compilations(options.optimizers)
-    print(compilation_table(costs))
+    costs = [] if options.kernels_only else first_steps(options.optimizers)
+    print(first_table(costs))
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
         setting = {"threads": options.threads, "repeats": options.repeats, "torch": torch.__version__}
-        found = {"setting": setting, "bytes": BYTES, "rows": rows, "compilation": costs}
+        found = {"setting": setting, "bytes": BYTES, "rows": rows, "first steps": costs}
         (options.output / "steps.json").write_text(json.dumps(found, indent=1))
         kept = [r for r in rows if r["optimizer"] != "torch AdamW fused" or r["rule"] == "adamw"]
         (options.output / "steps.md").write_text(table(kept) + "\n")
-        (options.output / "compilation.md").write_text(compilation_table(costs) + "\n")
+        (options.output / "first.md").write_text(first_table(costs) + "\n")
         plot(rows, options.output / "steps.png")
 
 
