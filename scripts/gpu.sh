@@ -2,7 +2,7 @@
 # Everything that only a machine with a GPU can show, in one JSON, and docs/gpu.md made of it.
 #
 #   bash scripts/gpu.sh [--only SECTION ...] [--names NAME ...] [--output docs/gpu.json]
-#   bash scripts/gpu.sh --device cpu --output /tmp/gpu.json     a dry run: Triton's interpreter, gloo, tiny sizes
+#   bash scripts/gpu.sh --device cpu --output gpu.json     a dry run: Triton's interpreter, gloo, tiny sizes
 #
 # Needs Python with torch and transformers, and no network. A section that fails is written down as that.
 set -euo pipefail
