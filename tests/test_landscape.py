@@ -174,7 +174,13 @@ def test_the_command(tmp_path, capsys):
             assert label in page
         assert page.count("<polyline") == 3 * 4  # map, curve and swatch of each
         assert "nan" not in page
-    assert sorted(f.name for f in out.iterdir()) == ["beale.html", "beale.png", "saddle.html", "saddle.png"]
+    assert sorted(f.name for f in out.iterdir()) == [
+        "beale.html",
+        "beale.png",
+        "landscape.csv",
+        "saddle.html",
+        "saddle.png",
+    ]
 
 
 def test_a_label_is_text_not_markup(tmp_path):

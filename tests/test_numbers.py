@@ -83,7 +83,7 @@ def test_a_dry_run_checks_what_the_run_checks(
     ("old", "new", "message"),
     [
         ("seeds: 1", "seeds: 1000000000", "line 2: seeds must be at least 1 and at most 10000"),
-        ("seeds: 1", "seeds: [0, 4294967296]", "line 2: a seed lies between"),
+        ("seeds: 1", "seeds: {these: [0, 4294967296]}", "line 2: a seed lies between"),
         ("smoke}", "smoke, overrides: {steps: 0}}", "line 4: overrides: steps must be 1 or more"),
         ("smoke}", "smoke, overrides: {batch_size: 1e3}}", "line 4: overrides: batch_size must be a number (int)"),
         ("smoke}", "smoke, options: {hidden_size: .inf}}", "line 4: .inf is not a finite number"),

@@ -239,7 +239,17 @@ def test_swapped_parameters_are_forgotten():
         for p in new:
             p.grad = torch.ones_like(p)
         opt.step()
-    assert set(opt._known) <= set(opt.param_groups[0]["params"])
+    gone = [weakref.ref(p) for p in new]
+    opt.param_groups[0]["params"] = [nn.Parameter(p.detach().clone()) for p in new]
+    for p in opt.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+        opt.state.pop(p, None)
+    for p in new:
+        opt.state.pop(p, None)
+    opt.step()
+    del new, p
+    gc.collect()
+    assert all(ref() is None for ref in gone)
 
 
 def test_a_step_without_gradients_is_none(caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import subprocess
 import sys
@@ -52,16 +53,18 @@ def test_tasks_work_beside_a_tasks_module_of_ones_own(installed, tmp_path):
 
 
 def test_old_places_hand_names_on():
-    from hf_optim.bases import line_search, optimizer, wrapper
-    from hf_optim.bases import line_search as linesearch
-    from hf_optim.bases import optimizer as bases_optimizer
-    from hf_optim.bases import wrapper as bases_wrapper
-    from hf_optim.core import rule
-    from hf_optim.core import rule as core_rule
-    from hf_optim.experiment import task, training
-    from hf_optim.experiment import task as experiment_task
+    from hf_optim.bases.line_search import LineSearch
+    from hf_optim.bases.optimizer import Optimizer
+    from hf_optim.bases.wrapper import Wrapper
+    from hf_optim.core.rule import Rule, Transform
+    from hf_optim.experiment.task import Task
+    from hf_optim.experiment.training import train
 
-    assert optimizer.Optimizer is bases_optimizer.Optimizer and wrapper.Wrapper is bases_wrapper.Wrapper
-    assert (rule.Rule, rule.Transform) == (core_rule.Rule, core_rule.Transform)
-    assert linesearch.LineSearch is line_search.LineSearch
-    assert (task.Task, task.train) == (experiment_task.Task, training.train)
+    old = {name: importlib.import_module(f"hf_optim.{name}") for name in OLD}
+    assert old["optimizer"].Optimizer is Optimizer and old["wrapper"].Wrapper is Wrapper
+    assert (old["rule"].Rule, old["rule"].Transform) == (Rule, Transform)
+    assert old["linesearch"].LineSearch is LineSearch
+    assert (old["task"].Task, old["task"].train) == (Task, train)
+
+
+OLD = ("optimizer", "rule", "wrapper", "linesearch", "task")

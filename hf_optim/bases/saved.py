@@ -31,6 +31,9 @@ def state(opt: Any, p: torch.Tensor, group: Mapping[str, Any], saved: Mapping[st
     if not saved:
         return
     slots = [name for name in opt._slots(group) if name in saved or name not in opt.optional_slots]
+    counts = saved.get("step")  # a number where others have written it, as in torch
+    if isinstance(counts, (int, float)) and not isinstance(counts, bool):
+        saved = {**saved, "step": torch.tensor(float(counts), dtype=torch.float64)}
     for name in ("step", *opt.scalar_slots, *slots):
         if not isinstance(saved.get(name), torch.Tensor) or not saved[name].is_floating_point():
             raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} is missing, or no tensor of numbers")

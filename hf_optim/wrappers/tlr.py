@@ -154,7 +154,7 @@ class TLR(RateWindows):
     def _rescaled(self, scale: float, products: tuple[float, float, float, float], group: dict[str, Any]) -> float:
         a, b, c, noise = products
         D = a - b
-        if not D > ROUNDING * a or min(a, c) < noise:
+        if not D > ROUNDING * abs(a) or min(a, c) < noise:
             return scale
         return min(max(scale * min(1 + self.gamma * b / D, self.cap), 1 / self.bound), self.bound)
 
@@ -203,7 +203,8 @@ class TLR(RateWindows):
                 if p in first and p.grad is not None and rate != 0:
                     u, start, end = (reduce.local(t).reshape(-1) for t in ((old[p] - p) / rate, first[p], p.grad))
                     a, b = reduce.dot(u, start), reduce.dot(u, end)
-                    rows.append(torch.stack([a, b, a, torch.zeros_like(a)]))
+                    # a is no square here and may be negative: nothing is too small to count
+                    rows.append(torch.stack([a, b, a, torch.full_like(a, -torch.inf)]))
                     used.append((i, p))
         for p, g in grads.items():
             if g is not None:
