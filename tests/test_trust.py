@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from study_fakes import make_study
+from tuning_fakes import write
 
 from hf_optim import registry
 from hf_optim.commands.main import main
@@ -51,8 +52,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether the workers were told to trust, instead of workers."""
     told: list[bool] = []
 
-    def execute(todo: Any, *_: Any, trust: bool, **__: Any) -> dict[str, str]:
+    def execute(todo: Any, folder: Path, *_: Any, trust: bool, **__: Any) -> dict[str, str]:
         told.append(trust)
+        for run in todo:
+            write(run, folder, {"test_accuracy": 0.5, "validation_accuracy": 0.5, "validation_loss": 0.7})
         return {}
 
     monkeypatch.setattr(launcher, "execute", execute)
