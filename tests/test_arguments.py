@@ -69,3 +69,13 @@ RESTARTED = [name for name in registry.list_optimizers() if "restart_every" in r
 def test_every_count_of_ours_refuses_words(name):
     with pytest.raises(UserError, match="restart_every must be a number, got 'soon'"):
         registry.create(name, [torch.nn.Parameter(torch.ones(3))], restart_every="soon")
+
+
+WITH_KERNELS = [name for name in registry.list_optimizers() if "compile" in registry.info(name).options]
+
+
+@pytest.mark.parametrize("name", WITH_KERNELS)
+def test_no_kernels_where_none_are_asked_for(name):
+    required = {"lr": 0.1} if "lr" in registry.info(name).required else {}
+    opt = registry.create(name, torch.nn.Linear(3, 2), compile=False, **required)
+    assert opt.execution == "blocks: compile=False"

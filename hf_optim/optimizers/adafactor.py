@@ -61,7 +61,7 @@ class Adafactor(MatrixOptimizer):
         d: float = 1.0,
         weight_decay: float = 0.0,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         state_dtype: str | None = None,
     ) -> None:
         super().__init__(params, locals())

@@ -48,7 +48,7 @@ class Adagrad(TorchRule):
         eps: float = 1e-10,
         maximize: bool = False,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

@@ -54,7 +54,7 @@ class AdEMAMix(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

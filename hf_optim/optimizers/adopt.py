@@ -42,7 +42,7 @@ class ADOPT(Optimizer):
         eps: float = 1e-6,
         weight_decay: float = 0.0,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

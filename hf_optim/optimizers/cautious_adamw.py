@@ -44,7 +44,7 @@ class CautiousAdamW(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

@@ -50,7 +50,7 @@ class MARS(Routed):
         weight_decay: float = 0.0,
         betas_1d: tuple[float, float] = (0.9, 0.95),
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         state_dtype: str | None = None,
     ) -> None:
         super().__init__(params, locals())

@@ -79,7 +79,7 @@ class Muon(MatrixOptimizer):
         adamw_eps: float = 1e-8,
         adamw_weight_decay: float = 0.1,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         state_dtype: str | None = None,
     ) -> None:
         super().__init__(params, locals())

@@ -53,7 +53,7 @@ class NAdam(TorchRule):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

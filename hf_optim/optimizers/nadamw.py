@@ -45,7 +45,7 @@ class NAdamW(Optimizer):
         weight_decay: float = 0.01,
         momentum_decay: float = 4e-3,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

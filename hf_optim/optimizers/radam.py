@@ -50,7 +50,7 @@ class RAdam(TorchRule):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

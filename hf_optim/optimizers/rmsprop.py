@@ -52,7 +52,7 @@ class RMSprop(TorchRule):
         centered: bool = False,
         maximize: bool = False,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

@@ -57,7 +57,7 @@ class ScheduleFreeAdamW(Averaged):
         r: float = 0.0,
         weight_lr_power: float = 2.0,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

@@ -54,7 +54,7 @@ class ScheduleFreeSGD(Averaged):
         r: float = 0.0,
         weight_lr_power: float = 2.0,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

@@ -68,7 +68,7 @@ class SGD(TorchRule):
         nesterov: bool = False,
         maximize: bool = False,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

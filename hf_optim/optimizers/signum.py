@@ -36,7 +36,7 @@ class Signum(Optimizer):
         beta: float = 0.9,
         weight_decay: float = 0.0,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         grad_transform: Any = None,
         state_dtype: str | None = None,
     ) -> None:

@@ -59,7 +59,7 @@ class SOAP(MatrixOptimizer):
         frequency: int = 10,
         max_dim: int = 10000,
         *,
-        compile: bool = False,
+        compile: bool | None = None,
         state_dtype: str | None = None,
     ) -> None:
         super().__init__(params, locals())
