@@ -198,7 +198,7 @@ def as_spec(spec: Any) -> dict[str, Any]:
     raise UserError(f"an optimizer is a name or a mapping with a 'name', got {spec!r}")
 
 
-def check(spec: Any) -> None:
+def check_spec(spec: Any) -> None:
     """Check names and hyper-parameter names of a specification, nested ones too, without importing torch.
 
     Raises:
@@ -215,7 +215,7 @@ def check(spec: Any) -> None:
             base = {**known.base, **({} if base is None else _preset_base(name, base))}
         if base is None:
             raise UserError(f"{name} wraps another optimizer: give base, e.g. base: {{name: sgd, lr: 0.1}}")
-        check(base)
+        check_spec(base)
     building = () if known.family == "wrapper" else BUILDING  # a wrapper's base is what is built over the model
     validate.unknown(name, given, [*known.required, *known.defaults, *known.options, *building])
     for k, v in known.arguments.items():
@@ -281,7 +281,7 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     base = hyper.get("base")
     if isinstance(base, torch.optim.Optimizer):
         return _wrap(name, base, {k: v for k, v in hyper.items() if k != "base"})
-    check(spec)
+    check_spec(spec)
     if ":" in name:
         return _named(foreign.make(resolve(name), name, source, hyper), source)
     known = info(name)
@@ -353,7 +353,7 @@ def check_values(spec: Any) -> None:
         inner = as_spec(inner["base"])
     name = inner.pop("name")
     if ":" in name and not foreign.is_class(resolve(name)):
-        check(spec)
+        check_spec(spec)
         foreign.check_arguments(resolve(name), name, inner)
         return
     build(spec, torch.nn.Linear(2, 2))

@@ -27,7 +27,7 @@ from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment.spec import RunSpec
-from hf_optim.experiment.task import check_spec
+from hf_optim.experiment.task import check_run
 from hf_optim.experiment.training import _prepare
 from hf_optim.study import conduct
 from hf_optim.study.folder import results, rows
@@ -166,7 +166,7 @@ def test_specifications(tmp_path_factory: pytest.TempPathFactory, data: st.DataO
 
     def act() -> None:
         with importing.refused("nobody asked"):
-            check_spec(checkpoints.specification(folder / "checkpoint-1", None))
+            check_run(checkpoints.specification(folder / "checkpoint-1", None))
 
     quietly(act)
     quietly(lambda: _prepare(folder, SPEC, keep=True, checkpoints=True))
@@ -184,7 +184,7 @@ def test_yamls(data: st.DataObject) -> None:
     def act() -> None:
         source = parse(text.decode("utf-8", errors="replace"), "s.yaml")
         with importing.refused("nobody asked"):
-            values.check(conduct.planning.expand(source), source)
+            values.check_values(conduct.planning.expand(source), source)
 
     said = quietly(act)
     assert not said or said.startswith("error: s.yaml") or "error: [" in said, said
@@ -193,7 +193,7 @@ def test_yamls(data: st.DataObject) -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of a task in the folder of a checkpoint."""
-    task, model, preset = check_spec(SPEC)
+    task, model, preset = check_run(SPEC)
     folder = tmp_path_factory.mktemp("saved") / "checkpoint-1"
     task.model(model, preset, task.data(preset, None)).save_pretrained(folder)
     (folder / "trainer_state.json").write_text(
@@ -208,7 +208,7 @@ def test_checkpoints(saved: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["config.json", "config.json", "trainer_state.json", "model.safetensors"]))
     file = saved / name
     content = data.draw(mutated_bytes(file.read_bytes()) if file.suffix != ".json" else mutated(file.read_text()))
-    task = check_spec(SPEC)[0]
+    task = check_run(SPEC)[0]
 
     def act() -> None:
         checkpoints.check_checkpoint(saved)

@@ -60,7 +60,7 @@ def test_a_file_anywhere_is_an_optimizer(tmp_path):
     assert opt.effective_lr() == [0.01]
     wrapped = hf_optim.create("lookahead", [x], base={"name": f"{file}:HeavyBall", "lr": 0.01}, k=2)
     assert type(wrapped.base).__name__ == "HeavyBall"
-    registry.check({"name": "tlr", "base": {"name": f"{file}:HeavyBall"}, "interval": 3})
+    registry.check_spec({"name": "tlr", "base": {"name": f"{file}:HeavyBall"}, "interval": 3})
 
 
 USE = """

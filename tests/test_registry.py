@@ -57,7 +57,7 @@ def test_info_is_frozen():
 )
 def test_bad_specifications_are_one_clear_line(spec, message):
     with pytest.raises(UserError, match=message) as error:
-        registry.check(spec)
+        registry.check_spec(spec)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=message):
         registry.build(spec, Problem().params)

@@ -215,7 +215,7 @@ def test_a_lock_is_exclusive_and_never_stale(tmp_path: Path) -> None:
 
 def test_the_board_postpones_what_another_launcher_holds() -> None:
     runs = [Run(str(i), "t", "o", i, {}) for i in range(2)]
-    board = run.Board(runs, 2)
+    board = run.RunQueue(runs, 2)
     first = board.take()
     assert first is runs[0]
     board.postpone(first, 0.3)
@@ -229,7 +229,7 @@ def test_the_board_postpones_what_another_launcher_holds() -> None:
 
 
 def test_a_worker_may_die_once_on_a_run() -> None:
-    board = run.Board([], 0)
+    board = run.RunQueue([], 0)
     one = Run("a", "t", "o", 0, {})
     assert [board.died(one, -signal.SIGKILL), board.died(one, -signal.SIGKILL)] == [False, True]
     # A cluster that takes a node back asks politely, and says nothing about the run.
@@ -239,7 +239,7 @@ def test_a_worker_may_die_once_on_a_run() -> None:
 
 
 def test_a_run_that_is_held_elsewhere_is_asked_for_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
-    board, waits = run.Board([], 0), []
+    board, waits = run.RunQueue([], 0), []
     monkeypatch.setattr(board, "postpone", lambda _, seconds: waits.append(seconds))
     for _ in range(6):
         board.held_elsewhere(Run("a", "t", "o", 0, {}))

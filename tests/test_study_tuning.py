@@ -61,7 +61,7 @@ def test_every_optimizer_gets_the_same_number_of_trials_with_valid_settings(tmp_
     assert all(sum(r.optimizer == label for r in runs) == 6 for label in ("adamw", "SMARAN", "tlr(sgd)"))
     assert {r.seed for r in runs} == {1000} and not made.runs
     for run in runs:
-        registry.check(run.spec["optimizer"])
+        registry.check_spec(run.spec["optimizer"])
     # Trial by trial: what an interrupted tuning has is balanced.
     assert [r.optimizer for r in runs[:3]] == ["adamw", "SMARAN", "tlr(sgd)"]
     wrapped = next(r for r in runs if r.optimizer == "tlr(sgd)").spec["optimizer"]
@@ -76,7 +76,7 @@ def test_every_registered_space_makes_runs_that_can_be_built() -> None:
         space = tuning.declared(spec)
         if space:
             for point in points.draw(space, "qmc", 5, 2):
-                registry.check(tuning.assign(spec, point))
+                registry.check_spec(tuning.assign(spec, point))
 
 
 CHOICES = st.one_of(st.integers(0, 9), st.booleans(), st.none(), st.tuples(st.floats(0, 1), st.floats(0, 1)).map(list))

@@ -8,7 +8,7 @@ import pytest
 from hf_optim.errors import UserError
 from hf_optim.experiment import task
 from hf_optim.experiment.spec import SIZES, RunSpec
-from hf_optim.experiment.task import check_spec
+from hf_optim.experiment.task import check_run
 from hf_optim.hub import schedules
 
 
@@ -60,7 +60,7 @@ def test_bad_specs_say_what_is_wrong(values, message) -> None:
 )
 def test_check_names_what_is_unknown(change, message) -> None:
     with pytest.raises(UserError, match=message):
-        check_spec(RunSpec.from_dict({"task": "vision", "optimizer": "adamw", **change}))
+        check_run(RunSpec.from_dict({"task": "vision", "optimizer": "adamw", **change}))
 
 
 def test_a_task_of_ones_own_file(tmp_path) -> None:

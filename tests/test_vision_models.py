@@ -118,8 +118,8 @@ def test_presets_are_found_by_architecture_and_setting() -> None:
         assert TASK.preset(name, "paper") is paper[f"{name}@{row.settings[0]}"]
     for size in TASK.sizes.values():
         for preset in size.presets.values():
-            registry.check(preset.optimizer.value)
-            schedules.check(preset.schedule.value)
+            registry.check_spec(preset.optimizer.value)
+            schedules.check_schedule(preset.schedule.value)
             Augment.of(preset.model.value.get("augment", {}))
     agr = TASK.preset("resnet50@agr-cifar100", "paper")
     assert (agr.epochs.value, agr.batch_size.value, agr.model.value["small_stem"]) == (200, 128, True)

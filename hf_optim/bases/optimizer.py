@@ -141,7 +141,9 @@ class Optimizer(Stateful):
         super().add_param_group(group)
         try:
             mine = self.param_groups[-1]["params"]
-            parameters.check(self.rule, mine, [p for before in self.param_groups[:-1] for p in before["params"]])
+            parameters.check_parameters(
+                self.rule, mine, [p for before in self.param_groups[:-1] for p in before["params"]]
+            )
         except UserError:
             self.param_groups.pop()
             raise

@@ -14,7 +14,7 @@ from hf_optim.engine.passes import flat
 from hf_optim.errors import UserError
 
 
-def check(rule: str, params: Iterable[Tensor], others: Iterable[Tensor]) -> None:
+def check_parameters(rule: str, params: Iterable[Tensor], others: Iterable[Tensor]) -> None:
     """Raise a UserError for parameters that no rule here can move; `others` are those of the groups before."""
     params, others = list(params), [p for p in others if p.requires_grad]
     for p in params:

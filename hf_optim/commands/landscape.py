@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rates = dict(_rate(text, specs) for text in options.lr)
     from hf_optim.toys import trajectory_plot as landscape_plot
 
-    landscape_plot.check()
+    landscape_plot.check_plotting()
     rows: list[dict[str, Any]] = []
     for name in names:
         surface = SURFACES[name]

@@ -13,7 +13,7 @@ from hf_optim.commands.parser import Parser
 from hf_optim.core.text import line, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
-from hf_optim.experiment.task import check_spec, load, names
+from hf_optim.experiment.task import check_run, load, names
 from hf_optim.hub import schedules
 
 ABOUT = "train one model with one optimizer"
@@ -184,7 +184,7 @@ def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[
     if values["schedule"] is not None and "name" not in values["schedule"]:
         raise UserError("--schedule.KEY needs a --schedule NAME")
     spec = RunSpec.from_dict(values)
-    check_spec(spec)
+    check_run(spec)
     return spec, run
 
 

@@ -24,7 +24,7 @@ class Each:
     shape: Any
 
 
-def check(value: Any, shape: Any, place: str) -> None:
+def check_shape(value: Any, shape: Any, place: str) -> None:
     """Raise a UserError that begins with `place` and names what is wrong there."""
     if not fits(value, shape):
         where, expected = _first(value, shape, place)

@@ -18,7 +18,7 @@ from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files, record
 from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.spec import RunSpec
-from hf_optim.experiment.task import Task, check_spec, load
+from hf_optim.experiment.task import Task, check_run, load
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -103,7 +103,7 @@ def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
         return given
     try:
         stored = files.read_json(checkpoint.parent, record.SPEC)
-        shape.check(stored, {}, record.SPEC)
+        shape.check_shape(stored, {}, record.SPEC)
         spec = RunSpec.from_dict(stored)
         if (why := importing.reason()) and (outside := paths_in(stored)):
             raise importing.Untrusted(f"{outside[0]} is a file of this machine, and {why}: --trust reads it")
@@ -128,7 +128,7 @@ def read_solution(
     Raises:
         UserError: a checkpoint of another model, or of other data.
     """
-    task, name, preset = check_spec(spec)
+    task, name, preset = check_run(spec)
     data = load(spec.task).data(preset, spec.data)
     with quiet():
         model: Any = read_model(task, name, checkpoint)

@@ -56,7 +56,7 @@ class RunSpec:
             value of the primary metric so far is worse than this. A stopped run is recorded as failed and `pruned`.
 
     Raises:
-        UserError: a value of the wrong type, an unknown override or schedule. Names are looked up by `task.check_spec`.
+        UserError: a value of the wrong type, an unknown override or schedule. Names are looked up by `task.check_run`.
     """
 
     task: str
@@ -90,7 +90,7 @@ class RunSpec:
         if isinstance(self.schedule, str):
             object.__setattr__(self, "schedule", {"name": self.schedule})
         if self.schedule is not None:
-            schedules.check(self.schedule)
+            schedules.check_schedule(self.schedule)
         if not isinstance(self.options, dict) or not all(isinstance(key, str) for key in self.options):
             raise UserError(f"options: expected a mapping, as {{hidden_size: 128}}, got {self.options!r}")
         pairs = self.pruning if isinstance(self.pruning, list) else [None]

@@ -294,7 +294,7 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
-def check_spec(spec: RunSpec) -> tuple[Task, str, Preset]:
+def check_run(spec: RunSpec) -> tuple[Task, str, Preset]:
     """Look every name of a run up, without importing torch; gives the task, the model's name and the preset.
 
     Raises:
@@ -303,5 +303,5 @@ def check_spec(spec: RunSpec) -> tuple[Task, str, Preset]:
     task = load(spec.task)
     model = spec.model or task.models[0]
     preset = task.with_options(model, task.preset(model, spec.size), spec.options)
-    registry.check(spec.optimizer)
+    registry.check_spec(spec.optimizer)
     return task, model, preset

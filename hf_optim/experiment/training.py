@@ -25,7 +25,7 @@ from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_par
 from hf_optim.experiment.files import check_tree, read_json, remove, write_json, write_rows
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.spending import SPENT, Spending
-from hf_optim.experiment.task import Data, Preset, Primary, Task, check_spec
+from hf_optim.experiment.task import Data, Preset, Primary, Task, check_run
 from hf_optim.experiment.trainer import FOLLOWED, TaskTrainer, Watch
 from hf_optim.hub import attach, modes
 
@@ -105,7 +105,7 @@ def train(
     started, processes = datetime.now(UTC), int(os.environ.get("WORLD_SIZE", "1"))
     first = int(os.environ.get("RANK", "0")) == 0
     _check_devices()
-    task, model_name, preset = check_spec(spec)
+    task, model_name, preset = check_run(spec)
     if checkpoint_every is not None and checkpoint_every < 1:
         raise UserError(f"checkpoint_every: expected 1 or more, got {checkpoint_every}")
     _check_trackers(report_to)

@@ -71,7 +71,7 @@ def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[s
     base = spec.get("base")
     made = base is not None and not isinstance(base, (str, Mapping))  # an instance has been checked when it was made
     late = {} if settled else dict.fromkeys(set(_required(spec["name"])) & set(_TAKEN.values()), 0.0)
-    registry.check({**late, **spec, **({"base": "sgd"} if made else {})})
+    registry.check_spec({**late, **spec, **({"base": "sgd"} if made else {})})
     return spec
 
 

@@ -59,7 +59,7 @@ def attach(
     if closure is not None and not isinstance(closure, bool):
         raise UserError(f"closure must be True, False or None (where the optimizer asks for one), got {closure!r}")
     if schedule is not None:
-        schedule = schedules.check({"name": schedule} if isinstance(schedule, str) else schedule)
+        schedule = schedules.check_schedule({"name": schedule} if isinstance(schedule, str) else schedule)
         declared = type(trainer.args).__dataclass_fields__["lr_scheduler_type"].default
         if trainer.args.lr_scheduler_type != declared:
             raise UserError(

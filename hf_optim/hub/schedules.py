@@ -28,7 +28,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 
 
-def check(schedule: Mapping[str, Any]) -> dict[str, Any]:
+def check_schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
     """The schedule with its defaults filled in; a `UserError` names what is wrong and the valid names."""
     if not isinstance(schedule, Mapping) or not isinstance(schedule.get("name"), str):
         raise UserError(f"schedule: expected a mapping with a name, as {{name: cosine}}, got {schedule!r}")
@@ -58,7 +58,7 @@ def check(schedule: Mapping[str, Any]) -> dict[str, Any]:
 
 def factor(schedule: Mapping[str, Any], total: int) -> Callable[[int], float]:
     """The factor as a function of the number of steps already taken (0 at the first step) in a run of `total` steps."""
-    values = check(schedule)
+    values = check_schedule(schedule)
     warmup = _steps(values["warmup"], total)
 
     def at(step: int) -> float:

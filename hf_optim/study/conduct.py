@@ -85,7 +85,7 @@ def study(
             raise importing.Untrusted(f"{', '.join(code)}: code, and {why}, or look at it and add --trust")
         if not (trust or dry_run) and (outside := [path for task in plan.tasks for path in paths_in(task)]):
             raise importing.Untrusted(f"{', '.join(outside)}: files of this machine, and {why}, or add --trust")
-        told = values.check(plan, source)
+        told = values.check_values(plan, source)
     folder = _folder(name, output, plan)
     change = changes.since(folder, plan)
     for line in told:

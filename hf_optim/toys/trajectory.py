@@ -133,7 +133,7 @@ def parse(text: str) -> dict[str, Any]:
     """
 
     spec = _parse(text.strip())
-    registry.check(with_rate(spec, RATES[0]) if takes_rate(spec) else spec)
+    registry.check_spec(with_rate(spec, RATES[0]) if takes_rate(spec) else spec)
     return spec
 
 

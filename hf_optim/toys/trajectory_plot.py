@@ -25,7 +25,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 SIZE = 161
 
 
-def check() -> None:
+def check_plotting() -> None:
     """Raise UserError if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401

@@ -192,7 +192,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
     for line in text.splitlines():
         try:
             one = parse_json(line)
-            shape.check(one, SHAPE, FILE)
+            shape.check_shape(one, SHAPE, FILE)
         except (ValueError, UserError):
             continue
         if digest(one["question"]) == one["sha256"]:

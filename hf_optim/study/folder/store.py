@@ -104,7 +104,7 @@ class RecordStore:
 def _read(folder: Path, run_id: str) -> dict[str, Any]:
     """The record of a run. Raises OSError or ValueError."""
     record = files.read_json(folder, f"runs/{run_id}/{RECORD}")
-    shape.check(record, SHAPE, "the record")
+    shape.check_shape(record, SHAPE, "the record")
     if record["id"] != run_id or id_of(record["spec"]) != run_id:
         raise UserError(f"the record is of another run than {run_id}: its specification has the id {_id(record)}")
     return _MISSING | record

@@ -97,7 +97,7 @@ def _judged_records(folder: Path) -> int:
 
 
 @dataclass
-class Board:
+class RunQueue:
     """What is waiting, running and finished; the slots' threads share it."""
 
     todo: Iterable[Run]
@@ -189,10 +189,10 @@ class Board:
             return left / jobs
 
 
-class Slot(threading.Thread):
+class WorkerThread(threading.Thread):
     """One worker process and the thread that feeds it; a process serves many runs, so imports are paid once."""
 
-    def __init__(self, board: Board, folder: Path, environment: dict[str, str], how: dict[str, int | None]) -> None:
+    def __init__(self, board: RunQueue, folder: Path, environment: dict[str, str], how: dict[str, int | None]) -> None:
         super().__init__(daemon=True)
         self.board, self.folder, self.environment, self.how = board, folder, environment, how
         self.process: subprocess.Popen[str] | None = None
@@ -314,7 +314,7 @@ def execute(
     checkpoint_every: int | None = None,
     trust: bool = False,
     on_finish: Callable[[Run, str, float], None] | None = None,
-    watch: Callable[[Board], None] | None = None,
+    watch: Callable[[RunQueue], None] | None = None,
 ) -> dict[str, str]:
     """Executes `todo` in `jobs` worker processes and gives each run's status ("ok" or "failed") by id.
 
@@ -325,9 +325,11 @@ def execute(
     ended, nothing is recorded for what they were at, and the interrupt goes on. Raises UserError when the folder
     takes no more files: finished runs are kept.
     """
-    board = Board(todo, len(todo), on_finish)
+    board = RunQueue(todo, len(todo), on_finish)
     how = {"checkpoint_every": checkpoint_every, "processes": gpus_per_run, "trust": trust}
-    slots = [Slot(board, folder, e, how) for e in environments(min(jobs, len(todo)), gpus_per_run)] if todo else []
+    slots = (
+        [WorkerThread(board, folder, e, how) for e in environments(min(jobs, len(todo)), gpus_per_run)] if todo else []
+    )
     for slot in slots:
         slot.start()
     try:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from hf_optim.study.folder.results import describe
-from hf_optim.study.launch.launcher import Board
+from hf_optim.study.launch.launcher import RunQueue
 from hf_optim.study.plan.plan import Run
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Display:
             line = f"[{self.done}/{self.total}] {status:6s} {describe(run)} ({seconds:.1f} s)"
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def watch(self, board: Board) -> None:
+    def watch(self, board: RunQueue) -> None:
         """Refreshes the bar's note: time left, failures, what is running and for how long."""
         if not self._bar:
             return

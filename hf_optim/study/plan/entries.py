@@ -21,7 +21,7 @@ MOST = 10_000  # seeds, or trials of an optimizer
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlanCell:
     """One optimizer on one task: the task's entry, the optimizer's label, its specification there, and its place."""
 
     task: Mapping[str, Any]
@@ -53,7 +53,7 @@ def optimizers(source: Source, value: Any) -> list[dict[str, Any]]:
         if not isinstance(spec.get("name"), str):
             raise source.error(here, "an optimizer needs a name: {name: adamw, lr: 0.001}")
         label = spec.pop("label", None)
-        check_spec(source, here, spec)
+        check_entry(source, here, spec)
         label = optimizer_label(spec) if label is None else source.check_type((*here, "label"), label, str, "a text")
         if not is_plain(label) or len(label) > 40:
             raise source.error(here, f"a label has 1 to 40 characters in one line, got {describe(label)}")
@@ -65,11 +65,11 @@ def optimizers(source: Source, value: Any) -> list[dict[str, Any]]:
     return found
 
 
-def check_spec(source: Source, where: Where, spec: Mapping[str, Any]) -> None:
+def check_entry(source: Source, where: Where, spec: Mapping[str, Any]) -> None:
     from hf_optim import registry
 
     try:
-        registry.check(split_setting(spec)[0])
+        registry.check_spec(split_setting(spec)[0])
     except UserError as error:
         # Point at the line of the hyper-parameter that the message quotes, where there is one.
         named = [k for k in spec if k not in ("name", "base") and re.search(rf"['\"]?\b{re.escape(k)}\b", str(error))]

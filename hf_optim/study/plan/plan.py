@@ -148,7 +148,7 @@ class Plan:
                 raise UserError(
                     f"{file}: written by another version (format {data['format']}, this one reads {FORMAT})"
                 )
-            stored.check(data, file)
+            stored.check_stored(data, file)
             return cls(
                 name=data["name"],
                 title=data["title"],
@@ -272,7 +272,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _checked_cells(
     source: Source, tasks: Iterable[Mapping[str, Any]], optimizers: Sequence[Mapping[str, Any]]
-) -> Iterator[entries.Cell]:
+) -> Iterator[entries.PlanCell]:
     for task in tasks:
         for optimizer in optimizers:
             label, where = optimizer["label"], optimizer["where"]
@@ -281,17 +281,17 @@ def _checked_cells(
             spec = cell_spec(task, optimizer)
             if label in task["hyper"]:
                 where = (*task["where"], "hyper", label)
-                entries.check_spec(source, where, spec)
+                entries.check_entry(source, where, spec)
             try:
                 make_run(task, label, spec, 0)
             except UserError as error:
                 # Its messages begin with the key they are about: "overrides: unknown key ...".
                 key = str(error).partition(":")[0]
                 raise source.error((*task["where"], key), str(error)) from None
-            yield entries.Cell(task, label, spec, where)
+            yield entries.PlanCell(task, label, spec, where)
 
 
-def _runs(source: Source, cells: Sequence[entries.Cell], seeds: Iterable[int]) -> tuple[Run, ...]:
+def _runs(source: Source, cells: Sequence[entries.PlanCell], seeds: Iterable[int]) -> tuple[Run, ...]:
     """Seed-major: an interrupted study has every optimizer on the first seeds, not some optimizers on all."""
     runs = tuple(make_run(c.task, c.optimizer, c.spec, seed) for seed in seeds for c in cells)
     seen: dict[str, Run] = {}

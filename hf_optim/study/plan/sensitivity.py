@@ -16,14 +16,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hf_optim import registry
-from hf_optim.study.plan.entries import Cell
+from hf_optim.study.plan.entries import PlanCell
 from hf_optim.study.plan.source import Source, Where
 
 KEYS = ("key", "values", "seeds")
 VALUES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
-def read(source: Source, value: Any, cells: Sequence[Cell], seeds: Sequence[int]) -> dict[str, Any]:
+def read(source: Source, value: Any, cells: Sequence[PlanCell], seeds: Sequence[int]) -> dict[str, Any]:
     """The block, checked; plain data for plan.json."""
     here: Where = ("sensitivity",)
     block = source.check_keys(here, value, KEYS)

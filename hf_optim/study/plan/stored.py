@@ -53,12 +53,12 @@ _PLAN = {
 }
 
 
-def check(data: Mapping[str, Any], file: str) -> None:
+def check_stored(data: Mapping[str, Any], file: str) -> None:
     """Raise a UserError that names `file` unless `data` is what `Plan.to_dict` gives.
 
     An id is computed here and never believed: it names a folder, and whoever writes "../.." for one must not be heard.
     """
-    shape.check(data, _PLAN, file)
+    shape.check_shape(data, _PLAN, file)
     tasks = [task["label"] for task in data["tasks"]]
     labels = [optimizer["label"] for optimizer in data["optimizers"]]
     for what, names in (("tasks", tasks), ("optimizers", labels), ("seeds", data["seeds"])):

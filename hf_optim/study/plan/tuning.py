@@ -36,7 +36,7 @@ from typing import Any
 from hf_optim import registry
 from hf_optim.errors import UserError
 from hf_optim.study.plan import speedup
-from hf_optim.study.plan.entries import MOST, Cell, check_spec, merged, plain
+from hf_optim.study.plan.entries import MOST, PlanCell, check_entry, merged, plain
 from hf_optim.study.plan.source import Source, Where, describe
 from hf_optim.study.plan.units import Units
 
@@ -49,7 +49,7 @@ SOURCE = "tuning"  # its name among the sources of variance
 Space = dict[str, list[Any]]  # "base.lr": ["log", low, high] or ["linear", low, high] or ["choice", [values]]
 
 
-def read(source: Source, value: Any, cells: Sequence[Cell], units: Units) -> dict[str, Any]:
+def read(source: Source, value: Any, cells: Sequence[PlanCell], units: Units) -> dict[str, Any]:
     """The block, checked, with the settings of all trials under "cells"; plain data for plan.json."""
     here: Where = ("tuning",)
     block = source.check_keys(here, value, KEYS, ("trials",))
@@ -96,7 +96,7 @@ def read(source: Source, value: Any, cells: Sequence[Cell], units: Units) -> dic
 
 
 def make_cell(
-    source: Source, block: Mapping[str, Any], cell: Cell, given: Mapping[str, Any], seed: int
+    source: Source, block: Mapping[str, Any], cell: PlanCell, given: Mapping[str, Any], seed: int
 ) -> dict[str, Any]:
     """The space of one optimizer on one task, and its points for one tuning seed."""
     from hf_optim.study.plan.candidates import draw
@@ -113,7 +113,7 @@ def _mixed(seed: int, task: str) -> int:
 
 
 def with_budgets(
-    source: Source, tuned: Mapping[str, Any], block: Mapping[str, Any], cells: Sequence[Cell], baseline: str
+    source: Source, tuned: Mapping[str, Any], block: Mapping[str, Any], cells: Sequence[PlanCell], baseline: str
 ) -> dict[str, Any]:
     """The tuning block with the baseline's searches at the further budgets of `speedup`, a search for each seed."""
     seeds = [tuned["seed"] + unit for unit in range(tuned["repetitions"][-1] if tuned["repetitions"] else 1)]
@@ -132,7 +132,7 @@ def distinct(points: Sequence[Mapping[str, Any]]) -> int:
     return len({json.dumps(point, sort_keys=True) for point in points})
 
 
-def space_of(source: Source, cell: Cell, given: Mapping[str, Any]) -> Space:
+def space_of(source: Source, cell: PlanCell, given: Mapping[str, Any]) -> Space:
     """What is searched for `cell`: `given` for its label, or what is declared without what the YAML fixes."""
     fixed = set(_flat(cell.spec))
     if cell.optimizer in given:
@@ -145,7 +145,7 @@ def space_of(source: Source, cell: Cell, given: Mapping[str, Any]) -> Space:
             if key.startswith("run."):
                 _check_run(source, place, cell, key, one)
             else:
-                check_spec(source, place, assign(cell.spec, {key: one[1] if one[0] != "choice" else one[1][0]}))
+                check_entry(source, place, assign(cell.spec, {key: one[1] if one[0] != "choice" else one[1][0]}))
         return dict(sorted(space.items()))
     space = {key: one for key, one in sorted(declared(cell.spec).items()) if key not in fixed}
     if not space:
@@ -203,7 +203,7 @@ def _check_seed(source: Source, seed: int, judged: Sequence[int]) -> None:
         raise source.error(where, f"the tuning seed {seed} is also a judged seed: judged runs need seeds of their own")
 
 
-def _check_steps(source: Source, cell: Cell, steps: int) -> None:
+def _check_steps(source: Source, cell: PlanCell, steps: int) -> None:
     length = cell.task["steps"]
     if length is None:
         raise source.error(
@@ -214,7 +214,7 @@ def _check_steps(source: Source, cell: Cell, steps: int) -> None:
         raise source.error(("tuning", "steps"), f"one run of {cell.task['label']!r} takes {length} steps already")
 
 
-def _check_run(source: Source, where: Where, cell: Cell, key: str, one: Sequence[Any]) -> None:
+def _check_run(source: Source, where: Where, cell: PlanCell, key: str, one: Sequence[Any]) -> None:
     """The values of a searched property of the run, by the rules of a run's specification."""
     from hf_optim.experiment.spec import RunSpec
 

@@ -16,7 +16,7 @@ from hf_optim.study.plan.plan import Plan
 from hf_optim.study.plan.source import Source, Where
 
 
-def check(plan: Plan, source: Source) -> list[str]:
+def check_values(plan: Plan, source: Source) -> list[str]:
     """Makes each optimizer on one small tensor. Gives a line for each entry of foreign code that cannot be made (its
     runs will fail, and the study goes on) or was not tried, because its code is not to be run. Imports torch.
 

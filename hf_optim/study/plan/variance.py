@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.study.plan import tuning
-from hf_optim.study.plan.entries import Cell
+from hf_optim.study.plan.entries import PlanCell
 from hf_optim.study.plan.source import Source, Where, describe
 
 KEYS = ("seeds", "sources", "optimizers")
@@ -72,7 +72,7 @@ def _names(source: Source, where: Where, value: Any, valid: Sequence[str]) -> li
 
 
 def with_tuning_seeds(
-    source: Source, tuned: Mapping[str, Any], block: Mapping[str, Any], cells: Sequence[Cell]
+    source: Source, tuned: Mapping[str, Any], block: Mapping[str, Any], cells: Sequence[PlanCell]
 ) -> dict[str, Any]:
     """The tuning block with the searches of the further tuning seeds."""
     made = list(tuned["cells"])
