@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import Data, Metric, Preset, Primary, Task
+from hf_optim.experiment.task import Data, Metric, Preset, Primary, Rung, Task
+from hf_optim.tasks.presets import shapes
 from hf_optim.tasks.presets.lm import SIZE_TABLE
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ BRING = {
     "train.txt, validation.txt and test.txt (one sentence a line) with --data DIR"
 }
 #: values of a preset's `model` that concern the text; the others are the configuration's
-TEXT = ("block", "tokenizer", "vocabulary", "checkpoint")
+TEXT = ("block", "tokenizer", "vocabulary", "checkpoint", "held_out")
 
 
 class CausalLM(Task):
@@ -47,7 +48,32 @@ class CausalLM(Task):
     models = ("gpt2", "llama", "lstm", "pretrained")
     sizes = SIZE_TABLE
     embedded = EMBEDDED
+    options: Mapping[str, str] = {
+        "parameters": "about so many parameters, embeddings included, in place of width and depth (gpt2 and llama)",
+        "held_out": "so many blocks of validation and of test, evenly spread, are evaluated (default: all)",
+    }
     label_names = ("labels", "covered")
+
+    def with_options(self, model: str, preset: Preset, options: Mapping[str, Any]) -> Preset:
+        """The preset with `options`; `parameters` among them becomes the width and depth of such a model."""
+        if "parameters" not in options:
+            return super().with_options(model, preset, options)
+        rest = {key: value for key, value in options.items() if key != "parameters"}
+        values = super().with_options(model, preset, rest).model.value
+        shape = shapes.options(model, options["parameters"], *_around(model, values))
+        for key in rest:
+            if key in shape and key != "initializer_range":
+                raise UserError(f"options: parameters chooses {key}: give one of the two")
+        return super().with_options(model, preset, {**shape, **rest})
+
+    def rung(self, model: str, preset: Preset) -> Rung:
+        """The size of `model` as the preset has it; gpt2 and llama alone have a rule for it."""
+        if model not in shapes.DECIDES:
+            raise UserError(f"task {self.name!r}, model {model!r}: a ladder has sizes of {' or '.join(shapes.DECIDES)}")
+        values, (vocabulary, block, tied) = preset.model.value, _around(model, preset.model.value)
+        parameters = shapes.count(model, values, vocabulary, block, tied)
+        cost = shapes.flops(model, values, parameters, block)
+        return Rung(parameters, block - 1, cost, "6 a parameter and token, and 12 x layers x width x block in attention")
 
     def data(self, preset: Preset, source: str | None) -> Data:
         """Blocks of the preset's text, of the embedded one of a name, or of files of your own.
@@ -63,28 +89,8 @@ class CausalLM(Task):
             key += (values["tokenizer"], _whole(values, "vocabulary", 3))
         else:
             key += (None, 0)
-        streams, tokenizer, note = _streams(*key, _newest(name) + _newest(values.get("checkpoint")))
-        from hf_optim.tasks.data import blocks
-
-        count = len(streams["train"].ids)
-        if count < block:
-            raise UserError(
-                f"data: the train split has {count} tokens, fewer than one block of {block}: "
-                "bring more text, or set --model.block"
-            )
-        made = {split: blocks.Blocks(stream, block, whole=split != "train") for split, stream in streams.items()}
-        mark = blocks.fingerprint(tokenizer)
-        facts = {
-            "tokenizer": tokenizer,
-            "fingerprint": mark,
-            "vocabulary": len(tokenizer),
-            "block": block,
-            "frequency_loss": blocks.frequency_loss(streams["train"], streams["test"], len(tokenizer)),
-            "bytes": {split: stream.bytes for split, stream in streams.items()},
-        }
-        note += f"; predicting each test token by its frequency in train alone: {facts['frequency_loss']:.4f} nats"
-        shown = Path(name).resolve().name if source is not None and name not in EMBEDDED else name
-        return Data(**made, name=shown, fingerprint=_digest(streams, mark, block), note=note, facts=facts)
+        held_out = None if values.get("held_out") is None else _whole(values, "held_out", 1)
+        return _data(*key, _newest(name) + _newest(values.get("checkpoint")), block, held_out)
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The model for the tokenizer's vocabulary, or the checkpoint's."""
@@ -183,6 +189,12 @@ class CausalLM(Task):
         fits(model, data.facts)
 
 
+def _around(model: str, values: Mapping[str, Any]) -> tuple[int, int, bool]:
+    """The vocabulary, the block, and whether the output layer is the embedding, as the configurations' defaults."""
+    tied = bool(values.get("tie_word_embeddings", model == "gpt2"))
+    return _whole(values, "vocabulary", 3), _whole(values, "block", 2), tied
+
+
 def _whole(values: Mapping[str, Any], key: str, least: int) -> int:
     value = values[key]
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -196,6 +208,49 @@ def _newest(path: str | None) -> int:
     if here is None or not here.exists():
         return 0
     return max(entry.stat().st_mtime_ns for entry in [here, *(here.iterdir() if here.is_dir() else ())])
+
+
+@lru_cache(maxsize=4)
+def _data(
+    name: str,
+    own: bool,
+    limit: int | None,
+    checkpoint: str | None,
+    kind: str | None,
+    vocabulary: int,
+    changed: int,
+    block: int,
+    held_out: int | None,
+) -> Data:
+    """The splits as blocks, at most `held_out` of validation and of test; made once for the runs of a process."""
+    from hf_optim.tasks.data import blocks
+
+    streams, tokenizer, note = _streams(name, own, limit, checkpoint, kind, vocabulary, changed)
+    count = len(streams["train"].ids)
+    if count < block:
+        raise UserError(
+            f"data: the train split has {count} tokens, fewer than one block of {block}: "
+            "bring more text, or set --model.block"
+        )
+    made: dict[str, Any] = {
+        split: blocks.Blocks(stream, block, whole=split != "train") for split, stream in streams.items()
+    }
+    mark = blocks.fingerprint(tokenizer)
+    digest = _digest(streams, mark, block)
+    if held_out is not None:
+        made |= {split: blocks.spread(made[split], held_out) for split in ("validation", "test")}
+        digest += f"-{held_out}"
+        note += f"; at most {held_out} blocks of validation and of test are evaluated"
+    facts = {
+        "tokenizer": tokenizer,
+        "fingerprint": mark,
+        "vocabulary": len(tokenizer),
+        "block": block,
+        "frequency_loss": blocks.frequency_loss(streams["train"], streams["test"], len(tokenizer)),
+        "bytes": {split: stream.bytes for split, stream in streams.items()},
+    }
+    note += f"; predicting each test token by its frequency in train alone: {facts['frequency_loss']:.4f} nats"
+    return Data(**made, name=Path(name).resolve().name if own else name, fingerprint=digest, note=note, facts=facts)
 
 
 @lru_cache(maxsize=2)

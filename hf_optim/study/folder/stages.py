@@ -91,9 +91,17 @@ class BudgetRun:
 
 
 @dataclass(frozen=True)
+class CarriedRun:
+    """A run of a ladder's larger rung with the settings that were chosen at the smallest size."""
+
+    unit: int
+    run: Run
+
+
+@dataclass(frozen=True)
 class State:
-    """A study up to so many units. `runs` are the judged ones; these, `grid`, `variations` and `budgets` are empty
-    until all trials are in (`settled`).
+    """A study up to so many units. `runs` are the judged ones; these, `grid`, `variations`, `budgets` and `carried`
+    are empty until all trials are in (`settled`).
     """
 
     searches: tuple[Search, ...]
@@ -102,11 +110,14 @@ class State:
     grid: tuple[GridRun, ...]
     variations: tuple[Variation, ...]
     budgets: tuple[BudgetRun, ...] = ()
+    carried: tuple[CarriedRun, ...] = ()
 
     @property
     def after_tuning(self) -> tuple[Run, ...]:
         """Everything but trials, each run once: the judged runs first."""
-        further: tuple[BudgetRun | GridRun | Variation, ...] = (*self.budgets, *self.grid, *self.variations)
+        further: tuple[BudgetRun | CarriedRun | GridRun | Variation, ...] = (
+            *self.budgets, *self.carried, *self.grid, *self.variations,
+        )  # fmt: skip
         every = [*self.runs, *(one.run for one in further)]
         return tuple({run.id: run for run in every}.values())
 
@@ -128,7 +139,7 @@ def _after(
 ) -> State:  # fmt: skip
     return State(
         searches, True, _judged(plan, chosen, units), tuple(_grid(plan, chosen)), tuple(_variations(plan, chosen)),
-        tuple(_budget_runs(plan, chosen, units)),
+        tuple(_budget_runs(plan, chosen, units)), tuple(_carried(plan, chosen, units)),
     )  # fmt: skip
 
 
@@ -141,7 +152,7 @@ def _judged(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int) -> 
         return tuple(run for run in plan.runs if run.seed in seeds)
     cells = [(task, label) for task, label, _ in plan.cells()]
     return tuple(
-        make_run(task, label, chosen[task["label"], label, plan.tuning_seed(unit), 1.0], seed)
+        make_run(task, label, chosen[_home(task), label, plan.tuning_seed(unit), 1.0], seed)
         for unit in range(units)
         for seed in plan.unit_seeds(unit)
         for task, label in cells
@@ -154,9 +165,29 @@ def _budget_runs(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int
         for seed in plan.unit_seeds(unit):
             for budget in speedup.others(plan.speedup):
                 for task, spec in specs:
-                    setting = chosen.get((task["label"], plan.baseline, plan.tuning_seed(unit), budget), spec)
+                    setting = chosen.get((_home(task), plan.baseline, plan.tuning_seed(unit), budget), spec)
                     over = speedup.steps_at(task, budget)
                     yield BudgetRun(budget, make_run(task, plan.baseline, setting, seed, over))
+
+
+def _home(task: Mapping[str, Any]) -> str:
+    """The label of the task whose settings a task takes: mostly its own."""
+    return str(task.get("settings") or task["label"])
+
+
+def _carried(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int) -> Iterator[CarriedRun]:
+    """Where a ladder asks for it: what was tuned, at each larger size, with the settings of the smallest one."""
+    if plan.ladder is None or plan.ladder["rates"] != "both":
+        return
+    searched = {(c["task"], c["optimizer"]) for c in (plan.tuning or {})["cells"] if c["points"]}
+    smallest = {rung["task"]: rung["smallest"] for rung in plan.ladder["rungs"]}
+    for unit in range(units):
+        for seed in plan.unit_seeds(unit):
+            for task, label, _ in plan.cells():
+                home = smallest[task["label"]]
+                if home != task["label"] and (home, label) in searched:
+                    setting = chosen[home, label, plan.tuning_seed(unit), 1.0]
+                    yield CarriedRun(unit, make_run(task, label, setting, seed))
 
 
 def trial_runs(plan: Plan) -> tuple[Run, ...]:
@@ -297,7 +328,7 @@ def _grid(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]]) -> Iterator[GridR
     if plan.sensitivity is None:
         return
     for task, label, spec in plan.cells():
-        setting = chosen.get((task["label"], label, plan.tuning_seed(0), 1.0), spec)
+        setting = chosen.get((_home(task), label, plan.tuning_seed(0), 1.0), spec)
         for place, value in sensitivity.grid(plan.sensitivity, setting):
             for seed in plan.seeds[: plan.sensitivity["seeds"]]:
                 yield GridRun(value, make_run(task, label, tuning.assign(setting, {place: value}), seed))
@@ -309,5 +340,5 @@ def _variations(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]]) -> Iterator
     for task, label, spec in plan.cells():
         if label in plan.variance["optimizers"]:
             for one in variance.settings(plan.variance):
-                setting = chosen.get((task["label"], label, one.tuning_seed, 1.0), spec)
+                setting = chosen.get((_home(task), label, one.tuning_seed, 1.0), spec)
                 yield Variation(one.source, make_run(task, label, setting, one.seed, overrides=one.overrides))

@@ -15,6 +15,7 @@ from hf_optim.study.plan.source import Source, Where, describe
 
 TASK_KEYS = (
     "task", "label", "model", "size", "data", "schedule", "overrides", "options", "hyper", "schedules", "only",
+    "settings",
 )  # fmt: skip
 SIZES = ("smoke", "small", "paper")
 MOST = 10_000  # seeds, or trials of an optimizer
@@ -100,6 +101,7 @@ def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]
             ("model", "a model's name"),
             ("data", "a path"),
             ("label", "a text"),
+            ("settings", "another task's label"),
         ):
             if entry.get(key) is not None:
                 source.check_type((*here, key), entry[key], str, expected)
