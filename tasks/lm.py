@@ -73,7 +73,7 @@ class CausalLM(Task):
         values, (vocabulary, block, tied) = preset.model.value, _around(model, preset.model.value)
         parameters = shapes.count(model, values, vocabulary, block, tied)
         cost = shapes.flops(model, values, parameters, block)
-        return Rung(parameters, block - 1, cost, "6 a parameter and token, and 12 x layers x width x block in attention")
+        return Rung(parameters, block - 1, cost, "6 a parameter and token, 12 x layers x width x block in attention")
 
     def data(self, preset: Preset, source: str | None) -> Data:
         """Blocks of the preset's text, of the embedded one of a name, or of files of your own.

@@ -44,11 +44,12 @@ def speedups(results: Results) -> list[Row]:
         for label in task["only"]:
             if label != plan.baseline:
                 other = results.standing.arms.get((task["label"], label), Arm())
-                found.append(Row(task["label"], label, _factor(task, base, other, plan.per_unit)))
+                found.append(Row(task["label"], label, factor(task, base, other, plan.per_unit)))
     return found
 
 
-def _factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_unit: int) -> SpeedUp:
+def factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_unit: int) -> SpeedUp:
+    """How much faster `other` is than the baseline, whose arms stand by budget, in units of the other's, ascending."""
     greater = bool(task["primary"]["greater_is_better"])
     units = [u for u in other.values if all(u in arm.values for arm in base.values())]
     every = [v for arm in (*base.values(), other) for u in units for v in arm.values[u] if not math.isnan(v)]

@@ -180,11 +180,11 @@ def _carried(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int) ->
     if plan.ladder is None or plan.ladder["rates"] != "both":
         return
     searched = {(c["task"], c["optimizer"]) for c in (plan.tuning or {})["cells"] if c["points"]}
-    smallest = {rung["task"]: rung["smallest"] for rung in plan.ladder["rungs"]}
+    smallest = {rung["task"]: rung["smallest"] for rung in plan.ladder["rungs"] if rung["all"]}
     for unit in range(units):
         for seed in plan.unit_seeds(unit):
             for task, label, _ in plan.cells():
-                home = smallest[task["label"]]
+                home = smallest.get(task["label"], task["label"])
                 if home != task["label"] and (home, label) in searched:
                     setting = chosen[home, label, plan.tuning_seed(unit), 1.0]
                     yield CarriedRun(unit, make_run(task, label, setting, seed))

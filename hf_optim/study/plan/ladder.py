@@ -8,8 +8,8 @@
       tokens: [1, 2]                # * budgets, in tokens a parameter
       baseline_tokens: [0.5, 4]     # further budgets for the baseline alone, which speed-ups are read from
       batch_size: 8                 # samples a step, or a list: every rung with each of them
-      rates: tuned                  # each rung tuned (default); carried: larger sizes take the settings that were chosen
-                                    # at the smallest one; both: tuned, and run once more with the smallest one's
+      rates: tuned                  # each rung tuned (default); carried: larger sizes take the settings chosen at the
+                                    # smallest one; both: tuned, and run once more with the smallest one's
       data, schedule, overrides, options, hyper, schedules, only   # of every rung, as in `tasks`
 
 A rung is a task like any other: its steps follow from its tokens, and everything that a study does with tasks it does
@@ -35,9 +35,9 @@ HERE: Where = ("ladder",)
 def expand(source: Source, value: Any, baseline: str, tuned: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The entries for `tasks`, and the block for plan.json: `rates` and the rungs.
 
-    A rung has its task's label, `size` (parameters asked for), `parameters`, `multiple`, `tokens`, `batch_size`,
-    `flops` a token, `counted`, `all` (False: the baseline alone) and `smallest`, the label of the rung at the smallest
-    size that is like it but for that.
+    A rung has its task's label, `size` (parameters asked for), `parameters`, `multiple`, `tokens`, `steps`,
+    `batch_size`, `flops` a token, `counted`, `all` (False: the baseline alone) and `smallest`, the label of the rung at
+    the smallest size that is like it but for that.
     """
     block = source.check_keys(HERE, value, (*OWN, *SHARED), ("parameters", "tokens"))
     name = source.check_type((*HERE, "task"), block.get("task", "lm"), str, "a task's name")
@@ -99,7 +99,7 @@ def _rung(
     label = f"{model} {short(size)} × {multiple:g}{suffix}"
     entry = {"task": name, **shared, "label": label, "options": options, "overrides": overrides}
     made = {"task": label, "size": size, "parameters": rung.parameters, "multiple": multiple}
-    made |= {"tokens": steps * samples * rung.tokens, "batch_size": samples}
+    made |= {"tokens": steps * samples * rung.tokens, "steps": steps, "batch_size": samples}
     return entry, {**made, "flops": float(rung.flops), "counted": rung.counted}
 
 
@@ -122,9 +122,7 @@ def check_settings(source: Source, tasks: Sequence[Mapping[str, Any]], tuned: bo
         if not tuned:
             raise source.error(where, "settings: is for studies with tuning:, which chooses them")
         if home not in earlier:
-            raise source.error(
-                where, f"settings: no earlier, tuned task {home!r}; there are {json.dumps([*earlier])}"
-            )
+            raise source.error(where, f"settings: no earlier, tuned task {home!r}; there are {json.dumps([*earlier])}")
         if task["hyper"]:
             raise source.error(where, f"settings: and hyper: exclude each other: hyper belongs to {home!r}")
         if missing := [label for label in task["only"] if label not in earlier[home]["only"]]:

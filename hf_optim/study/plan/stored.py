@@ -30,7 +30,8 @@ _TASK = {
     "schedules?": (Each({"name": str}), None),
     "settings?": (str, None),
 }
-_RUNG = {"task": str, "size": int, "parameters": int, "multiple": float, "tokens": int, "batch_size": int,
+_RUNG = {"task": str, "size": int, "parameters": int, "multiple": float, "tokens": int, "steps": int,
+         "batch_size": int,
          "flops": float, "counted": str, "all": bool, "smallest": str}  # fmt: skip
 _CELL = {"task": str, "optimizer": str, "seed": int, "space": Each([(str, float, [(str, float, bool, None, [], {})])]),
          "points": [{}], "budget?": float}  # fmt: skip
