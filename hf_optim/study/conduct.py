@@ -19,6 +19,7 @@ from hf_optim.study.folder import results as records
 from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.folder.standing import known
 from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.launch import estimate
 from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
@@ -92,6 +93,7 @@ def study(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         _show_plan(plan, folder, console)
+        _show_estimate(plan, console, jobs, gpus_per_run)
         _show_change(change, console)
         return 0
     run.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
@@ -109,6 +111,8 @@ def study(
             trust=trust,
         )
         return finish(folder) if ended else 0
+    if not any(folder.glob("runs/*/record.json")):
+        _show_estimate(plan, console, jobs, gpus_per_run)
     _run_here(
         plan,
         folder,
@@ -119,6 +123,12 @@ def study(
         trust=trust,
     )
     return finish(folder)
+
+
+def _show_estimate(plan: planning.Plan, console: Console, jobs: int | None, gpus_per_run: int | None) -> None:
+    each = gpus_per_run or 1
+    for line in estimate.lines(plan, jobs or run.default_jobs(each), each):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_here(

@@ -142,20 +142,22 @@ def _points(results: Results, rung: Rung) -> list[Point]:
         records = [r for _, r in results.runs(rung["task"], label) if r is not None and r["status"] == "ok"]
         if losses and records:
             times = [r["time"] for r in records]
-            cost = float(np.median([_cost(t) for t in times]))
+            flops = float(np.median([_flops(t, rung) for t in times]))
             seconds = float(np.median([number(t.get("train_seconds")) for t in times]))
             tokens = float(rung["tokens"])
-            found.append(Point(rung, label, losses, tokens, cost * rung["flops"] * tokens, seconds))
+            found.append(Point(rung, label, losses, tokens, flops, seconds))
     return found
 
 
-def _cost(time: Mapping[str, Any]) -> float:
-    """Passes of a run in units of one forward and one backward pass a step, of which the backward one costs two thirds
-    (gradient accumulation has more passes over smaller batches; a ladder does not accumulate).
+def _flops(time: Mapping[str, Any], rung: Rung) -> float:
+    """Those of a run: what its record says of a plain step, else the rung's count; times the passes it made, of which
+    a backward one has two thirds (gradient accumulation makes more passes, over smaller batches).
     """
-    steps, forward = number(time.get("steps")), number(time.get("forward_passes"))
-    backward = number(time.get("backward_passes"))
-    return 1.0 if not steps > 0 or not forward > 0 else (forward + 2 * backward) / (3 * steps)
+    steps = number(time.get("steps"))
+    a_step = number(time.get("flops_per_step"))
+    a_step = rung["flops"] * rung["tokens"] / rung["steps"] if math.isnan(a_step) else a_step
+    passes = (number(time.get("forward_passes")) + 2 * number(time.get("backward_passes"))) / 3
+    return float(a_step * (passes if passes > 0 else steps))
 
 
 def _usable(points: Sequence[Point]) -> list[Point]:

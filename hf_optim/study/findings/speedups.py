@@ -69,8 +69,8 @@ def text(one: SpeedUp) -> str:
     if one.n < 2:
         return "–"
     if one.low == one.most or one.high == one.least:
-        return f"more than {one.most:g}" if one.low == one.most else f"less than {one.least:g}"
-    low = f"less than {one.least:g}" if math.isnan(one.low) else f"{one.low:.2f}"
-    high = f"more than {one.most:g}" if math.isnan(one.high) else f"{one.high:.2f}"
+        return f"more than {one.most:.3g}" if one.low == one.most else f"less than {one.least:.3g}"
+    low = f"less than {one.least:.3g}" if math.isnan(one.low) else f"{one.low:.2f}"
+    high = f"more than {one.most:.3g}" if math.isnan(one.high) else f"{one.high:.2f}"
     value = "–" if math.isnan(one.value) else f"{one.value:.2f}"
     return f"{value} [{low}, {high}]"

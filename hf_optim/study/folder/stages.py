@@ -9,6 +9,7 @@ any moment, and several launchers may work in one folder. How many units there a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,21 +215,35 @@ def planned(plan: Plan) -> tuple[int, int, int]:
 
 def planned_to(plan: Plan, units: int) -> tuple[int, int, int]:
     """The same for the first so many units."""
+    trials, whole = _whole(plan, units)
+    judged = len(whole.runs)
+    return sum(trials.values()), judged, len(whole.after_tuning) - len({run.id for run in whole.runs})
+
+
+def planned_on(plan: Plan) -> Counter[str]:
+    """How many runs, of every kind, each task has at most, by its label."""
+    trials, whole = _whole(plan, plan.looks[-1])
+    return trials + Counter(run.task for run in whole.runs) + Counter(
+        run.task for run in whole.after_tuning[len({run.id for run in whole.runs}) :]
+    )  # fmt: skip
+
+
+def _whole(plan: Plan, units: int) -> tuple[Counter[str], State]:
+    """The trials on each task, and what follows from them whatever they find, up to so many units."""
     specs = {(task["label"], label): spec for task, label, spec in plan.cells()}
     lengths = {task["label"]: task.get("steps") for task in plan.tasks}
-    trials = 0
+    trials: Counter[str] = Counter()
     # Only how many runs there are counts here, so any setting will do for the chosen one.
     chosen: dict[Key, Mapping[str, Any]] = {(*key, plan.tuning_seed(0), 1.0): spec for key, spec in specs.items()}
     for cell in _cells(plan, units):
         most = len(cell["points"])
         if plan.tuning and plan.tuning["steps"] and plan.tuning["prune"] == "none":
             most = min(most, plan.tuning["steps"] // lengths[cell["task"]])
-        trials += most
+        trials[cell["task"]] += most
         key = cell["task"], cell["optimizer"]
         first = cell["points"][0] if cell["points"] else {}
         chosen[*key, cell["seed"], cell.get("budget", 1.0)] = tuning.assign(specs[key], first)
-    whole = _after(plan, (), chosen, units)
-    return trials, len(whole.runs), len(whole.after_tuning) - len({run.id for run in whole.runs})
+    return trials, _after(plan, (), chosen, units)
 
 
 def _cells(plan: Plan, units: int) -> Iterator[Mapping[str, Any]]:

@@ -63,6 +63,8 @@ def expand(source: Source, value: Any, baseline: str, tuned: bool) -> tuple[list
         for batch in batches:
             for multiple in sorted([*multiples, *alone]):
                 entry, rung = _rung(source, name, {**shared, "overrides": dict(overrides)}, int(size), multiple, batch)
+                if len(batches) > 1:
+                    rung["task"] = entry["label"] = f"{entry['label']}, batch {rung['batch_size']}"
                 like = [r for r in rungs if (r["multiple"], r["batch"]) == (multiple, batch)]
                 rung |= {"all": multiple in multiples, "smallest": like[0]["task"] if like else entry["label"]}
                 rung["batch"] = batch
@@ -95,8 +97,7 @@ def _rung(
     samples = preset.batch_size.value if batch is None else int(batch)
     steps = max(1, round(multiple * rung.parameters / (samples * rung.tokens)))
     overrides = {**shared["overrides"], "steps": steps, **({} if batch is None else {"batch_size": samples})}
-    suffix = "" if batch is None else f", batch {samples}"
-    label = f"{model} {short(size)} × {multiple:g}{suffix}"
+    label = f"{model} {short(size)} × {multiple:g}"
     entry = {"task": name, **shared, "label": label, "options": options, "overrides": overrides}
     made = {"task": label, "size": size, "parameters": rung.parameters, "multiple": multiple}
     made |= {"tokens": steps * samples * rung.tokens, "steps": steps, "batch_size": samples}

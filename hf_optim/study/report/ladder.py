@@ -8,14 +8,17 @@ from collections.abc import Mapping, Sequence
 from hf_optim.core.text import html as escape
 from hf_optim.study.findings import ladder as findings
 from hf_optim.study.findings.ladder import Ladder
+from hf_optim.study.findings.ladder_rates import Rate
 from hf_optim.study.findings.speedups import text as speedup_text
 from hf_optim.study.folder.results import Results
+from hf_optim.study.report.charts import COLOURS
 from hf_optim.study.report.ladder_charts import Series, drawing, panel, short
 from hf_optim.study.report.sections import html_table
 from hf_optim.study.statistics.intervals import Estimate
 from hf_optim.study.statistics.paired import NAN
 
 SLIDE = (1080, 400)
+MOST = 16.0  # speed-ups beyond are drawn at the edge
 HOW = (
     "Points are means over units with 95 % t-intervals. Lines: over tokens ln loss = a - alpha ln N - beta ln D, "
     "fitted to an optimizer's rungs unit by unit, one line for each size; over FLOPs and seconds one straight line on "
@@ -64,7 +67,7 @@ def slide(found: Ladder, styles: Mapping[str, str]) -> str:
             for label in dict.fromkeys(s.optimizer for s in shown)
         ]
         name = f"speed-up in tokens over tuned {found.baseline} (fitted)"
-        right = drawing(series, styles, "parameters", name, width / 2, width / 2, height, at=1.0)
+        right = drawing(series, styles, "parameters", name, width / 2, width / 2, height, at=1.0, most=MOST)
     return (
         f'<svg class="forest ladder" viewBox="0 0 {width} {height}" role="img" aria-label="the ladder">'
         + "".join([*left, *right])
@@ -111,19 +114,13 @@ def _trends(found: Ladder) -> str:
 def _speeds(found: Ladder) -> str:
     if not found.speeds:
         return ""
-    rungs = list(dict.fromkeys(s.rung["task"] for s in found.speeds))
     trends = {(t.optimizer, t.multiple): t for t in found.speed_trends}
-    head = ["optimizer", *(f"{rung}: {how}" for rung in rungs for how in ("complete budgets", "fitted"))]
-    multiples = list(dict.fromkeys(multiple for _, multiple in trends))
-    head += [f"x per tenfold size, × {m:g}" for m in multiples]
+    head = ["optimizer", "rung", "from complete budgets", "fitted", "fitted factor, × per tenfold size"]
     lines = []
-    for label in dict.fromkeys(s.optimizer for s in found.speeds):
-        cells = []
-        for rung in rungs:
-            s = next((s for s in found.speeds if (s.optimizer, s.rung["task"]) == (label, rung)), None)
-            cells += [speedup_text(s.bounded), _text(s.fitted, 2)] if s else ["–", "–"]
-        cells += [_text(trends[label, m].tenfold, 2) if (label, m) in trends else "–" for m in multiples]
-        lines.append(_row(label, cells))
+    for s in found.speeds:
+        trend = trends.get((s.optimizer, s.rung["multiple"]))
+        tenfold = _text(trend.tenfold, 2) if trend else "–"
+        lines.append(_row(s.optimizer, [s.rung["task"], speedup_text(s.bounded), _text(s.fitted, 2), tenfold]))
     note = escape(SPEED.format(baseline=found.baseline))
     return f'<h3>Speed-up over tuned {escape(found.baseline)}</h3>{html_table(head, lines)}<p class="soft">{note}</p>'
 
@@ -142,9 +139,10 @@ def _rates(found: Ladder, styles: Mapping[str, str]) -> str:
     ]
     for label in labels:
         mine = [r for r in found.rates if r.optimizer == label and r.rung["all"]]
+        sizes = sorted({r.rung["size"] for r in mine})
         drawn = panel(
             f"{label}: loss over its rate",
-            [Series(label, [(v, Estimate(e, NAN, NAN)) for v, e in r.tried], (), _size(r.rung)) for r in mine],
+            [_tried(label, r, sizes.index(r.rung["size"])) for r in mine],
             styles, "rate", "validation loss of every trial",
         )  # fmt: skip
         caption = f"<figcaption><span>{escape(label)}: loss over its rate</span></figcaption>"
@@ -166,8 +164,9 @@ def _rates(found: Ladder, styles: Mapping[str, str]) -> str:
     return f'<h3>Rates</h3><div class="grid2">{"".join(figures)}</div>{table}{_carried(found)}'
 
 
-def _size(rung: Mapping[str, object]) -> str:
-    return short(float(str(rung["size"])))
+def _tried(label: str, rate: Rate, colour: int) -> Series:
+    points = [(v, Estimate(loss, NAN, NAN)) for v, loss in rate.tried]
+    return Series(label, points, (), short(rate.rung["size"]), style=f"k{colour % COLOURS} d0")
 
 
 def _carried(found: Ladder) -> str:

@@ -10,19 +10,23 @@ from hf_optim.core.text import html as escape
 from hf_optim.study.report.charts import Scale, shorten
 from hf_optim.study.statistics.intervals import Estimate
 
-LEFT, RIGHT, TOP, BOTTOM = 58, 118, 14, 42
+LEFT, RIGHT, TOP, BOTTOM = 58, 118, 26, 42
 LABEL = 13.0
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one optimizer as (x, estimate), lines as such sequences with their band, and the word at its end."""
+    """Points of one optimizer as (x, estimate), lines as such sequences with their band, and the word at its end
+    (default: its name).
+    """
 
     optimizer: str
     points: Sequence[tuple[float, Estimate]] = ()
     lines: Sequence[Sequence[tuple[float, Estimate]]] = field(default_factory=tuple)
     word: str = ""
     joined: bool = False
+    #: classes of its own, where an optimizer has several series
+    style: str = ""
 
 
 def short(value: float) -> str:
@@ -59,8 +63,8 @@ def panel(
     height: int = 350,
     at: float | None = None,
 ) -> str:
-    """One chart as SVG; both axes are logarithmic. `at` draws a horizontal line there, where a factor of 1 is."""
-    return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(name)}">' + (
+    """One chart as SVG; both axes are logarithmic. `at` draws a horizontal line there, as where a factor is 1."""
+    return f'<svg class="ladder" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(name)}">' + (
         "".join(drawing(series, styles, x_name, y_name, 0, width, height, at)) + "</svg>"
     )
 
@@ -74,13 +78,14 @@ def drawing(
     width: float,
     height: float,
     at: float | None = None,
+    most: float = math.inf,
 ) -> list[str]:
-    """The elements of a panel that begins at `left`."""
+    """The elements of a panel that begins at `left`; what lies beyond 1 / `most` and `most` stands at its edge."""
     xs = [v for s in series for v, _ in (*s.points, *(p for line in s.lines for p in line))]
     # A wide interval must not squeeze the points: it is cut off at the panel's end.
     centres = [e.value for s in series for _, e in (*s.points, *(p for line in s.lines for p in line))]
     ends = [v for s in series for _, e in s.points for v in (e.low, e.high) if v > 0 and math.isfinite(v)]
-    centres = [v for v in centres if v > 0 and math.isfinite(v)] + ([at] if at else [])
+    centres = [min(max(v, 1 / most), most) for v in centres if v > 0 and math.isfinite(v)] + ([at] if at else [])
     if not xs or not centres:
         return []
     room = (max(centres) / min(centres)) ** 0.35 * 1.02
@@ -94,18 +99,19 @@ def drawing(
     for s in series:
         inside = "".join(_band(x, y, line) + _path(x, y, line) for line in s.lines)
         inside += _path(x, y, s.points) if s.joined and len(s.points) > 1 else ""
-        inside += "".join(_point(x, y, v, e) for v, e in s.points)
-        parts.append(f'<g class="s {styles[s.optimizer]}" data-k="{keys[s.optimizer]}">{inside}</g>')
+        inside += "".join(_point(x, y, v, e, s.word or s.optimizer) for v, e in s.points)
+        style = s.style or styles[s.optimizer]
+        parts.append(f'<g class="s {style}" data-k="{keys[s.optimizer]}">{inside}</g>')
         last = max([*s.points, *(p for line in s.lines for p in line)], key=lambda p: p[0], default=None)
         if last is not None:
-            labels.append((y(last[1].value), x(last[0]), s.optimizer, s.word or s.optimizer))
+            labels.append((y(last[1].value), x(last[0]), s.word or s.optimizer, style, keys[s.optimizer]))
     top = TOP + 4.0
-    for want, x_end, label, word in sorted(labels):
+    for want, x_end, word, style, key in sorted(labels):
         at_y = max(want, top)
         top = at_y + LABEL
         edge = left + width - RIGHT
         parts.append(
-            f'<g class="s tag {styles[label]}" data-k="{keys[label]}">'
+            f'<g class="s tag {style}" data-k="{key}">'
             f'<path class="lead" d="M{x_end + 3:.1f} {want:.1f}L{edge + 6:.1f} {at_y:.1f}"/>'
             f'<text x="{edge + 9:.1f}" y="{at_y + 4:.1f}">{escape(shorten(word, 17))}</text></g>'
         )
@@ -133,7 +139,7 @@ def _axes(x: Scale, y: Scale, x_name: str, y_name: str, at: float | None) -> lis
     parts.append(f'<path class="axis" d="M{x.start:.1f} {TOP}V{bottom:.1f}H{x.end:.1f}"/>')
     middle = (x.start + x.end) / 2
     parts.append(f'<text class="tick mid" x="{middle:.1f}" y="{bottom + 35:.1f}">{escape(x_name)}</text>')
-    parts.append(f'<text class="tick" x="{x.start + 6:.1f}" y="{TOP + 6:.1f}">{escape(y_name)}</text>')
+    parts.append(f'<text class="tick" x="{x.start - LEFT + 6:.1f}" y="{TOP - 12:.1f}">{escape(y_name)}</text>')
     return parts
 
 
@@ -158,10 +164,11 @@ def _band(x: Scale, y: Scale, line: Sequence[tuple[float, Estimate]]) -> str:
     return f'<path class="band" d="M{"L".join(there + back)}Z"/>'
 
 
-def _point(x: Scale, y: Scale, at: float, e: Estimate) -> str:
+def _point(x: Scale, y: Scale, at: float, e: Estimate, name: str) -> str:
     if not e.value > 0:
         return ""
-    text = f'<circle class="dot" cx="{x(at):.1f}" cy="{y(e.value):.1f}" r="3.2"/>'
+    told = f"<title>{escape(name)}: {e.value:.4g} at {short(at)}</title>"
+    text = f'<circle class="dot" cx="{x(at):.1f}" cy="{y(e.value):.1f}" r="3.2">{told}</circle>'
     if not math.isnan(e.low) and e.high > 0:
         low, high = y(max(e.low, y.low)), y(e.high)
         text += f'<path class="ci" style="stroke-width:1.3" d="M{x(at):.1f} {low:.1f}V{high:.1f}"/>'
