@@ -177,6 +177,8 @@ class Task(ABC):
     sizes: Mapping[str, Size]
     embedded: Mapping[str, str] = {}
     """Data sets that come with the package: name -> one line about it."""
+    remote: Mapping[str, str] = {}
+    """Data sets of the Hub that the task knows by name: name -> one line about it."""
     options: Mapping[str, str] = {}
     """What `RunSpec.options` takes beside the values of the preset's `model`: name -> one line about it."""
     label_names: tuple[str, ...] = ("labels",)

@@ -38,6 +38,10 @@ class Stream:
     covered: np.ndarray
     unknown: np.ndarray
 
+    def first(self, count: int) -> Stream:
+        """Its first so many tokens."""
+        return Stream(self.ids[:count], self.covered[:count], self.unknown[:count])
+
     @property
     def bytes(self) -> int:
         """Bytes of all texts of the split."""

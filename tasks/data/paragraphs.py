@@ -69,6 +69,19 @@ def read(path: Path) -> tuple[dict[str, list[str]], str]:
     return found, hold_out(found)
 
 
+def apart(found: dict[str, list[str]]) -> int:
+    """Take texts out of validation and test that stand in train too, or in validation, in place; gives how many."""
+    seen, dropped = set(found["train"]), 0
+    for split in ("validation", "test"):
+        kept = [text for text in found[split] if text not in seen]
+        if not kept:
+            raise UserError(f"data: every text of the {split} split stands in another split too: bring other texts")
+        dropped += len(found[split]) - len(kept)
+        seen |= set(kept)
+        found[split] = kept
+    return dropped
+
+
 def hold_out(found: dict[str, list[str]]) -> str:
     """Cut missing splits off the end of train, in place; gives a note that says so."""
     notes = []
@@ -106,6 +119,15 @@ def _paragraphs(file: Path) -> Sequence[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"data: {file} cannot be read as UTF-8 text ({error}): convert it first") from error
         return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text)]
+    return [" ".join(value.split()) for value in texts(file) if value is not None]
+
+
+def texts(file: Path) -> list[str | None]:
+    """The column `text` of a table, as it stands there.
+
+    Raises:
+        UserError: no such column, values that are no texts, a file that cannot be read.
+    """
     table = _table(file)
     if "text" not in table.column_names:
         columns = ", ".join(table.column_names) or "none"
@@ -114,7 +136,7 @@ def _paragraphs(file: Path) -> Sequence[str]:
     for number, value in enumerate(values):
         if not isinstance(value, str | None):
             raise UserError(f"data: {file}, row {number}: column 'text' must hold texts, not {type(value).__name__}")
-    return [" ".join(value.split()) for value in values if value is not None]
+    return values
 
 
 def _table(file: Path) -> Any:

@@ -121,6 +121,7 @@ SIZE_TABLE = {
                     "num_hidden_layers": 8,
                     "num_attention_heads": 8,
                     "num_key_value_heads": 8,
+                    "tie_word_embeddings": False,
                 },
                 "33.7 million parameters",
             ),

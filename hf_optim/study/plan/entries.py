@@ -161,14 +161,14 @@ def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
     entry["title"] = task.title
     entry["primary"] = {"name": task.primary.name, "greater_is_better": task.primary.greater_is_better}
     entry["metrics"] = {m.name: [m.greater_is_better, m.unit] for m in (*task.metrics, *EVERY_RUN)}
-    path = entry.get("data")
-    if path is not None and path not in task.embedded and not Path(path).is_absolute():
+    path, named = entry.get("data"), {**task.embedded, **task.remote}
+    if path is not None and path not in named and not Path(path).is_absolute():
         beside = Path(source.file).parent / path
         path = str((beside if beside.exists() else Path(path)).resolve())
-    if path is not None and path not in task.embedded and not Path(path).exists():
+    if path is not None and path not in named and not Path(path).exists():
         raise source.error(
             (*here, "data"),
-            f"no data set and no file or folder {entry['data']!r}; embedded sets: {', '.join(task.embedded) or 'none'}",
+            f"no data set and no file or folder {entry['data']!r}; sets by name: {', '.join(named) or 'none'}",
         )
     entry["data"] = path
 
