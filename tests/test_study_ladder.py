@@ -36,6 +36,7 @@ ladder:
   tokens: [4, 8]
   baseline_tokens: [2, 16]
   batch_size: 4
+  options: {held_out: 8}
   rates: both
 optimizers:
   - {name: adamw, label: AdamW}
@@ -172,7 +173,7 @@ def test_a_mistake_is_one_line_with_its_place(old: str, new: str, said: str) -> 
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["lm_ladder", "lm_batch", "lm_ladder_gpu"])
+@pytest.mark.parametrize("name", ["lm_ladder", "lm_batch"])
 def test_the_shipped_ladders_are_plans(name: str) -> None:
     file, _ = shipped.find(name)
     assert plan.expand(file).ladder
@@ -205,7 +206,9 @@ def test_the_planted_speed_up_is_found_at_every_size(climbed: tuple[Path, Ladder
     for one in found.speeds:
         true = FASTER if one.optimizer == "Lion" else 0.5
         assert one.fitted.value == pytest.approx(true, rel=0.05)
-        assert one.bounded.low < true < one.bounded.high
+        # An end that the baseline's budgets do not reach is open; the loss itself is interpolated, not its logarithm.
+        assert not one.bounded.low > 1.02 * true and not one.bounded.high < 0.98 * true
+        assert one.optimizer == "SGD" or one.bounded.low > 1
     for trend in found.speed_trends:
         assert trend.tenfold.low < 1.0 < trend.tenfold.high  # it does not depend on the size
 
@@ -255,6 +258,7 @@ def test_the_section_shows_all_of_it_and_nothing_without_a_ladder(climbed: tuple
 
 def test_a_ladder_is_timed_before_it_runs() -> None:
     text = YAML.replace("tokens: [4, 8]", "tokens: [4]").replace("  baseline_tokens: [2, 16]\n", "")
+    text = text.replace("parameters: [2000, 8000]", "parameters: [2000]").replace("  rates: both\n", "")
     said = estimate.lines(expand(text), 1)
-    assert len(said) == 3 and all("timed: gpt2" in line for line in said[:2])
+    assert len(said) == 2 and said[0].startswith("timed: gpt2 2k × 4: 70 steps of ")
     assert "if every optimizer costs what AdamW does" in said[-1]

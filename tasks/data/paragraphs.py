@@ -59,10 +59,8 @@ def read(path: Path) -> tuple[dict[str, list[str]], str]:
         UserError: no such path, an unknown kind of file, no column `text`, values that are no texts, a file that
             cannot be read, an empty split; each in one line with what to do.
     """
-    if not path.exists():
-        raise UserError(f"data: no such file or folder: {path}")
     found: dict[str, list[str]] = {}
-    for split, file in _sources(path).items():
+    for split, file in sources(path).items():
         found[split] = [text for text in _paragraphs(file) if text and not text.isspace()]
         if not found[split]:
             raise UserError(f"data: the {split} split is empty: {file} holds no text")
@@ -96,8 +94,14 @@ def hold_out(found: dict[str, list[str]]) -> str:
     return "; ".join(notes)
 
 
-def _sources(path: Path) -> dict[str, Path]:
-    """The file of each split."""
+def sources(path: Path) -> dict[str, Path]:
+    """The file of each split of a folder, or the one file as train.
+
+    Raises:
+        UserError: no such path, another kind of file, two files for a split, no train split.
+    """
+    if not path.exists():
+        raise UserError(f"data: no such file or folder: {path}")
     if path.is_file():
         if path.suffix not in SUFFIXES:
             raise UserError(f"data: {path} is none of {', '.join(SUFFIXES)} and no folder of such files")
@@ -122,20 +126,22 @@ def _paragraphs(file: Path) -> Sequence[str]:
     return [" ".join(value.split()) for value in texts(file) if value is not None]
 
 
-def texts(file: Path) -> list[str | None]:
-    """The column `text` of a table, as it stands there.
+def texts(file: Path, column: str = "text") -> list[str | None]:
+    """A column of a table, as it stands there.
 
     Raises:
         UserError: no such column, values that are no texts, a file that cannot be read.
     """
     table = _table(file)
-    if "text" not in table.column_names:
+    if column not in table.column_names:
         columns = ", ".join(table.column_names) or "none"
-        raise UserError(f"data: {file} has no column 'text'; it has {columns}: rename yours")
-    values = table["text"].to_pylist()
+        raise UserError(f"data: {file} has no column {column!r}; it has {columns}: rename yours")
+    values: list[str | None] = table[column].to_pylist()
     for number, value in enumerate(values):
         if not isinstance(value, str | None):
-            raise UserError(f"data: {file}, row {number}: column 'text' must hold texts, not {type(value).__name__}")
+            raise UserError(
+                f"data: {file}, row {number}: column {column!r} must hold texts, not {type(value).__name__}"
+            )
     return values
 
 
@@ -150,7 +156,9 @@ def _table(file: Path) -> Any:
         ".csv": lambda path: pyarrow.csv.read_csv(
             path,
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(column_types={"text": pyarrow.string()}),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(("text", "question", "answer"), pyarrow.string())
+            ),
         ),
         ".jsonl": pyarrow.json.read_json,
     }

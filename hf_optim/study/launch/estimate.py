@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.core import importing
-from hf_optim.experiment.files import own_folder
+from hf_optim.experiment.files import own_folder, write_json
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.launch import launcher
@@ -41,6 +41,7 @@ def lines(plan: Plan, jobs: int, gpus_per_run: int = 1) -> list[str]:
     counts, said, total = stages.planned_on(plan), [], 0.0
     with tempfile.TemporaryDirectory() as folder:
         own_folder(Path(folder), "runs")
+        write_json(Path(folder) / "plan.json", plan.to_dict())  # the launcher runs in a study's folder alone
         first = _timed(tasks[rungs[0]["task"]], spec, seed - 1)
         # The first run also imports libraries and makes the data, which the others find in the cache.
         launcher.execute([first, *runs], Path(folder), jobs=1, gpus_per_run=gpus_per_run, on_finish=finished)
