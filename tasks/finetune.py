@@ -41,8 +41,10 @@ def _preset(size: str, rate: float, **model: Any) -> Preset:
     )
 
 
-SMOKE: dict[str, Any] = {"checkpoint": None, "parameters": 2500, "vocabulary": 384, "base_steps": 4, "length": 48}
-SMALL: dict[str, Any] = {"checkpoint": None, "parameters": 120_000, "vocabulary": 512, "base_steps": 600, "length": 48}
+SMOKE: dict[str, Any] = {"checkpoint": None, "base_size": "smoke", "parameters": 2500, "vocabulary": 384}
+SMOKE |= {"base_steps": 4, "length": 48}
+SMALL: dict[str, Any] = {"checkpoint": None, "base_size": "small", "parameters": 120_000, "vocabulary": 512}
+SMALL |= {"base_steps": 600, "length": 48}
 LORA = {"rank": 8, "alpha": 16}
 
 
@@ -163,23 +165,25 @@ def _checkpoint(values: Mapping[str, Any]) -> Path:
         return Path(str(values["checkpoint"]))
     from hf_optim.tasks.models import base
 
-    return base.checkpoint(values["parameters"], values["vocabulary"], values["length"], values["base_steps"])
+    sizes = [values[key] for key in ("base_size", "parameters", "vocabulary", "length", "base_steps")]
+    return base.checkpoint(*sizes)
 
 
 def _adapted(model: Any, values: Mapping[str, Any]) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise UserError("model 'lora' needs PEFT: pip install peft") from error
+        raise UserError("model 'lora' needs PEFT: pip install 'hf-optim[trl]'") from error
     for key in LORA:
         if isinstance(values[key], bool) or not isinstance(values[key], int | float) or values[key] < 1:
             raise UserError(f"options: {key} must be a number of at least 1, got {values[key]!r}")
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=int(values["rank"]), lora_alpha=values["alpha"], target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
-    )
+    # GPT-2 keeps its weights the other way round.
+    turned = any(type(module).__name__ == "Conv1D" for module in model.modules())
+    adapters = LoraConfig(
+        r=int(values["rank"]), lora_alpha=values["alpha"], target_modules="all-linear", fan_in_fan_out=turned,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    return get_peft_model(model, adapters)
 
 
 @lru_cache(maxsize=4)

@@ -101,7 +101,7 @@ def test_lora_trains_adapters_alone(tuned: dict[str, Any]) -> None:
 def test_the_model_to_tune_is_made_once_and_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import hf_optim.experiment.training as training
 
-    home = base.checkpoint(2500, 384, 48, 4)
+    home = base.checkpoint("smoke", 2500, 384, 48, 4)
     assert (home / "model.safetensors").is_file() and (home / "tokenizer.json").is_file()
     assert not (home / "optimizer.pt").exists()
 
@@ -109,14 +109,14 @@ def test_the_model_to_tune_is_made_once_and_whole(monkeypatch: pytest.MonkeyPatc
         raise AssertionError("trained again")
 
     monkeypatch.setattr(training, "train", never)
-    assert base.checkpoint(2500, 384, 48, 4) == home
+    assert base.checkpoint("smoke", 2500, 384, 48, 4) == home
 
     def fails(*_: Any, **__: Any) -> Any:
         return {"status": "failed", "error": "NaN"}
 
     monkeypatch.setattr(training, "train", fails)
     with pytest.raises(UserError, match="could not be trained: NaN"):
-        base.checkpoint(2500, 384, 48, 5)
+        base.checkpoint("smoke", 2500, 384, 48, 5)
 
     def raced(spec: RunSpec, folder: Path, **_: Any) -> Any:
         """Somebody else is done while this one trains."""
@@ -128,7 +128,7 @@ def test_the_model_to_tune_is_made_once_and_whole(monkeypatch: pytest.MonkeyPatc
         return {"status": "ok"}
 
     monkeypatch.setattr(training, "train", raced)
-    first = base.checkpoint(2500, 384, 48, 6)
+    first = base.checkpoint("smoke", 2500, 384, 48, 6)
     assert (first / "config.json").is_file() and not list(cache.folder().glob("making-*"))
 
 

@@ -18,14 +18,14 @@ OPTIMIZER = {"name": "adamw", "lr": 3e-3, "betas": [0.9, 0.95], "weight_decay": 
 LEFT = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin")
 
 
-def specification(parameters: int, vocabulary: int, block: int, steps: int) -> Any:
-    """The run that makes it."""
+def specification(size: str, parameters: int, vocabulary: int, block: int, steps: int) -> Any:
+    """The run that makes it: a size of the task `lm` says how much of the text it sees."""
     from hf_optim.experiment.spec import RunSpec
 
     return RunSpec(
         task="lm",
         model="gpt2",
-        size="small",
+        size=size,
         optimizer=dict(OPTIMIZER),
         schedule={"name": "wsd", "warmup": 0.1, "decay": 0.3},
         overrides={"steps": steps, "batch_size": 16, "eval_every": steps, "max_grad_norm": 1.0},
@@ -33,7 +33,7 @@ def specification(parameters: int, vocabulary: int, block: int, steps: int) -> A
     )
 
 
-def checkpoint(parameters: int, vocabulary: int, block: int, steps: int) -> Path:
+def checkpoint(size: str, parameters: int, vocabulary: int, block: int, steps: int) -> Path:
     """The folder of GPT-2 with about so many parameters after so many steps on the embedded text, with its tokenizer.
 
     It is trained where the cache has none with these settings (a minute at 120 thousand parameters), and is there as a
@@ -42,7 +42,7 @@ def checkpoint(parameters: int, vocabulary: int, block: int, steps: int) -> Path
     Raises:
         UserError: the training failed, or the cache cannot be written.
     """
-    spec = specification(parameters, vocabulary, block, steps)
+    spec = specification(size, parameters, vocabulary, block, steps)
     key = hashlib.sha256(json.dumps([FORMAT, spec.to_dict()], sort_keys=True).encode()).hexdigest()[:32]
     home = cache.folder() / f"checkpoint-{key}"
     if (home / "config.json").is_file():
