@@ -105,9 +105,10 @@ class FineTuning(Task):
 
     def model_class(self, name: str) -> type[PreTrainedModel]:
         """transformers finds the class of a full checkpoint; one of adapters is refused until they are merged."""
-        from transformers import AutoModelForCausalLM
+        import transformers
 
-        return AutoModelForCausalLM
+        chosen: type[PreTrainedModel] = transformers.AutoModelForCausalLM  # type: ignore[assignment]
+        return chosen
 
     def rung(self, model: str, preset: Preset) -> Rung:
         """The size of the model that is trained first; a sample counts as all its places."""

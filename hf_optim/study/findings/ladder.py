@@ -32,8 +32,9 @@ from hf_optim.study.statistics.speedup import SpeedUp
 
 @dataclass(frozen=True)
 class Trend:
-    """The power law of an optimizer: exponents of size and of tokens (NaN where the rungs do not vary in it), how far
-    the rungs lie off it (root mean square, in per cent of the loss), and the loss that it says of the next size.
+    """The power law of an optimizer: exponents of size (NaN where size and tokens only grow together: then that of
+    tokens is of both) and of tokens, how far the rungs lie off it (root mean square, in per cent of the loss; NaN for
+    three rungs and fewer), and the loss that it says of the next size at the ladder's largest common budget.
     """
 
     optimizer: str
@@ -174,16 +175,15 @@ def _trend(points: Sequence[Point], ahead: float) -> Trend | None:
     if len({p.tokens for p in points}) < 2 or len(units) < 2:
         return None
     laws = [law(points, unit) for unit in units]
-    sizes = {p.rung["parameters"] for p in points}
-    tokens = max(p.rung["multiple"] for p in points) * ahead
+    tokens = max(p.rung["multiple"] for p in points if p.rung["all"]) * ahead  # where all optimizers are
     said = [math.exp(a - alpha * math.log(ahead) - beta * math.log(tokens)) for a, alpha, beta, _ in laws]
     nothing = Estimate(NAN, NAN, NAN)
     return Trend(
         optimizer=points[0].optimizer,
         units=len(units),
-        size=estimate([alpha for _, alpha, _, _ in laws]) if len(sizes) > 1 else nothing,
+        size=estimate([alpha for _, alpha, _, _ in laws]) if any(alpha for _, alpha, _, _ in laws) else nothing,
         tokens=estimate([beta for _, _, beta, _ in laws]),
-        off=100 * float(np.mean([off for *_, off in laws])),
+        off=100 * float(np.mean([off for *_, off in laws])) if len(points) > 3 else NAN,
         next_parameters=ahead,
         next_tokens=tokens,
         next_loss=estimate(said),

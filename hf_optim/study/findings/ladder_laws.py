@@ -102,9 +102,8 @@ def lines(points: Sequence[Point]) -> list[Line]:
         if len(set(at)) > 1 and min(at) > 0:
             x = _grid(at)
             fits = [np.polyfit(np.log(at), np.log([p.losses[u] for p in points]), 1) for u in units]
-            found.append(
-                Line(points[0].optimizer, axis, None, x, _over_units([np.polyval(f, np.log(x)) for f in fits]))
-            )
+            said = [np.polyval(fit, np.log(x)).tolist() for fit in fits]
+            found.append(Line(points[0].optimizer, axis, None, x, _over_units(said)))
     return found
 
 

@@ -66,7 +66,8 @@ def rates(results: Results) -> Iterator[Rate]:
 
 def carried(results: Results, own: Mapping[tuple[str, str], Mapping[int, float]]) -> Iterator[Carried]:
     """From the runs of `rates: both`; `own` has the losses of the rungs' own settings by task and optimizer."""
-    plan, losses = results.plan, {}
+    plan = results.plan
+    losses: dict[tuple[str, str], dict[int, list[float]]] = {}
     failed: dict[tuple[str, str], int] = {}
     primary = plan.tasks[0]["primary"]["name"]
     for one in results.standing.state.carried:
@@ -87,7 +88,7 @@ def carried(results: Results, own: Mapping[tuple[str, str], Mapping[int, float]]
             with_them = [math.fsum(losses[key][u]) / len(losses[key][u]) for u in units]
             without = [own[key][u] for u in units]
             costs = [a - b for a, b in zip(with_them, without, strict=True)]
-            yield Carried(rung, label, *map(_estimate, (without, with_them, costs)), failed[key])
+            yield Carried(rung, label, _estimate(without), _estimate(with_them), _estimate(costs), failed[key])
 
 
 def _estimate(values: list[float]) -> Estimate:

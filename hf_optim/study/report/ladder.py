@@ -101,12 +101,21 @@ def _trends(found: Ladder) -> str:
     ahead = found.trends[0]
     head = ["optimizer", "beta (tokens)", "alpha (size)", "off the rungs", f"at {short(ahead.next_parameters)}"]
     lines = [
-        _row(t.optimizer, [_text(t.tokens, 3), _text(t.size, 3), f"{t.off:.2g} %", _text(t.next_loss, 3)])
+        _row(
+            t.optimizer,
+            [
+                _text(t.tokens, 3),
+                _text(t.size, 3),
+                "–" if math.isnan(t.off) else f"{t.off:.2g} %",
+                _text(t.next_loss, 3),
+            ],
+        )
         for t in found.trends
     ]
     note = (
         f"The last column is what the law says of {short(ahead.next_parameters)} parameters and "
-        f"{short(ahead.next_tokens)} tokens for those whose largest budget is the ladder's: an extrapolation."
+        f"{short(ahead.next_tokens)} tokens: an extrapolation. Without an alpha, size and tokens only grow "
+        "together, and beta is of both."
     )
     return f'<h3>The trend</h3>{html_table(head, lines)}<p class="soft">{note}</p>'
 

@@ -105,10 +105,9 @@ def drawing(
         last = max([*s.points, *(p for line in s.lines for p in line)], key=lambda p: p[0], default=None)
         if last is not None:
             labels.append((y(last[1].value), x(last[0]), s.word or s.optimizer, style, keys[s.optimizer]))
-    top = TOP + 4.0
-    for want, x_end, word, style, key in sorted(labels):
-        at_y = max(want, top)
-        top = at_y + LABEL
+    labels.sort()
+    heights = _spread([want for want, *_ in labels], TOP + 4.0, height - BOTTOM)
+    for (want, x_end, word, style, key), at_y in zip(labels, heights, strict=True):
         edge = left + width - RIGHT
         parts.append(
             f'<g class="s tag {style}" data-k="{key}">'
@@ -116,6 +115,17 @@ def drawing(
             f'<text x="{edge + 9:.1f}" y="{at_y + 4:.1f}">{escape(shorten(word, 17))}</text></g>'
         )
     return parts
+
+
+def _spread(wanted: Sequence[float], top: float, bottom: float) -> list[float]:
+    """Heights at least LABEL apart and as near to those that are wanted, ascending, as the room allows."""
+    heights: list[float] = []
+    for want in wanted:
+        heights.append(max(want, heights[-1] + LABEL if heights else top))
+    for i in range(len(heights) - 1, -1, -1):
+        most = bottom if i == len(heights) - 1 else heights[i + 1] - LABEL
+        heights[i] = min(heights[i], most)
+    return heights
 
 
 def _scale(low: float, high: float, room: float, start: float, end: float) -> Scale:
