@@ -18,6 +18,7 @@ from typing import Any
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 KEPT, PICTURE, PAGE = DOCS / "ladder" / "ladder.json", DOCS / "ladder" / "ladder.svg", DOCS / "ladder.md"
+ALT = "![Loss against tokens, and the speed-up over tuned AdamW against size](ladder/ladder.svg)"
 WORDS = Path(__file__).with_name("ladder_page.md")
 
 
@@ -34,13 +35,14 @@ def kept(folder: Path) -> dict[str, Any]:
     plan, judgement = results.plan, results.standing.judgement
     tables = table.build(results)
     labels = [o["label"] for o in plan.optimizers]
-    draw(found, style_of(labels))
+    if found.points:
+        draw(found, style_of(labels))
     rungs = [r for r in plan.ladder["rungs"] if r["all"]]  # type: ignore[index]
     losses = {(p.optimizer, p.rung["task"]): p.loss for p in found.points}
     fitted = {(s.optimizer, s.rung["task"]): s for s in found.speeds}
     verdict = {} if judgement is None else {**judgement.scores}
     trials, judged, further = stages.planned(plan)
-    data: dict[str, Any] = {
+    data: Any = {
         "title": plan.title,
         "question": results.standing.register.digest,
         "units": judgement.units if judgement else 0,
@@ -80,7 +82,8 @@ def kept(folder: Path) -> dict[str, Any]:
                 ],
             }
         )
-    return json.loads(json.dumps(analysis._plain(data)))  # what has no value is null
+    made: dict[str, Any] = json.loads(analysis.to_json(data))  # what has no value is null
+    return made
 
 
 def draw(found: Any, styles: dict[str, str]) -> None:
@@ -101,6 +104,7 @@ def page(data: dict[str, Any]) -> str:
     """docs/ladder.md."""
     fields = {
         "answer": answer(data),
+        "picture": ALT if any(any(one["losses"]) for one in data["optimizers"]) else "",
         "made": made(data),
         "table": table_of(data),
         "rates": rates(data),

@@ -221,6 +221,13 @@ def test_what_carrying_costs_is_found(climbed: tuple[Path, Ladder]) -> None:
         assert one.costs.value == pytest.approx(CARRYING, abs=0.004)
 
 
+def test_counted_flops_go_before_estimated_ones() -> None:
+    rung = {"flops": 10.0, "tokens": 600, "steps": 3}
+    time = {"steps": 3, "forward_passes": 6, "backward_passes": 3}  # a second forward pass a step
+    assert ladder._flops([{"step": 3}], time, rung) == pytest.approx(10 * 600 * 4 / 3)
+    assert ladder._flops([{"step": 1, "flops": 50}, {"step": 3, "flops": 70}, {"step": 3}], time, rung) == 70
+
+
 def test_flops_count_passes_and_seconds_are_those_of_the_records(climbed: tuple[Path, Ladder]) -> None:
     _, found = climbed
     for p in found.points:

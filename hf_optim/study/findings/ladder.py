@@ -140,25 +140,24 @@ def _points(results: Results, rung: Rung) -> list[Point]:
     for label in task["only"]:
         arm = results.standing.arms.get((rung["task"], label), Arm())
         losses = {u: math.fsum(v) / len(v) for u, v in arm.values.items() if not any(map(math.isnan, v))}
-        records = [r for _, r in results.runs(rung["task"], label) if r is not None and r["status"] == "ok"]
-        if losses and records:
-            times = [r["time"] for r in records]
-            flops = float(np.median([_flops(t, rung) for t in times]))
-            seconds = float(np.median([number(t.get("train_seconds")) for t in times]))
-            tokens = float(rung["tokens"])
-            found.append(Point(rung, label, losses, tokens, flops, seconds))
+        runs = [(run, r) for run, r in results.runs(rung["task"], label) if r is not None and r["status"] == "ok"]
+        if losses and runs:
+            flops = float(np.median([_flops(results.history(run), record["time"], rung) for run, record in runs]))
+            seconds = float(np.median([number(record["time"].get("train_seconds")) for _, record in runs]))
+            found.append(Point(rung, label, losses, float(rung["tokens"]), flops, seconds))
     return found
 
 
-def _flops(time: Mapping[str, Any], rung: Rung) -> float:
-    """Those of a run: what its record says of a plain step, else the rung's count; times the passes it made, of which
-    a backward one has two thirds (gradient accumulation makes more passes, over smaller batches).
+def _flops(history: Sequence[Mapping[str, Any]], time: Mapping[str, Any], rung: Rung) -> float:
+    """Those that a run has spent by its last logged row; where it did not count them, the rung's count for the passes
+    it made, of which a backward one has two thirds.
     """
-    steps = number(time.get("steps"))
-    a_step = number(time.get("flops_per_step"))
-    a_step = rung["flops"] * rung["tokens"] / rung["steps"] if math.isnan(a_step) else a_step
+    counted = [number(row["flops"]) for row in history if "flops" in row]
+    if counted:
+        return counted[-1]
     passes = (number(time.get("forward_passes")) + 2 * number(time.get("backward_passes"))) / 3
-    return float(a_step * (passes if passes > 0 else steps))
+    steps = passes if passes > 0 else number(time.get("steps"))
+    return float(rung["flops"] * rung["tokens"] / rung["steps"] * steps)
 
 
 def _usable(points: Sequence[Point]) -> list[Point]:

@@ -42,8 +42,8 @@ def section(results: Results, styles: Mapping[str, str]) -> str:
         "<h2>The ladder</h2>",
         f"<figure><figcaption><span>{escape(results.plan.title)}</span></figcaption>"
         f'<div class="scroll">{slide(found, styles)}</div></figure>',
-        f'<p class="soft">{escape(HOW)} FLOPs of training: {escape(found.counted)}; passes are counted, the '
-        "optimizer's own arithmetic is not.</p>",
+        f'<p class="soft">{escape(HOW)} FLOPs of training: as the runs counted them (products of '
+        f"matrices, all passes), else {escape(found.counted)}; an optimizer's own arithmetic is not in them.</p>",
         f'<div class="grid2">{_over(found, styles, "flops", "FLOPs")}'
         f"{_over(found, styles, 'seconds', 'seconds')}</div>",
         _trends(found),
