@@ -22,7 +22,7 @@ ALT = "![Loss against tokens, and the speed-up over tuned AdamW against size](la
 WORDS = Path(__file__).with_name("ladder_page.md")
 
 
-def kept(folder: Path) -> dict[str, Any]:
+def kept(folder: Path, *, draw: bool = True) -> dict[str, Any]:
     """The numbers of the page, from a study's folder; draws the picture on the way."""
     from hf_optim.study.findings import analysis, ladder, naming, table, verdicts
     from hf_optim.study.folder import results as records
@@ -35,8 +35,8 @@ def kept(folder: Path) -> dict[str, Any]:
     plan, judgement = results.plan, results.standing.judgement
     tables = table.build(results)
     labels = [o["label"] for o in plan.optimizers]
-    if found.points:
-        draw(found, style_of(labels))
+    if draw and found.points:
+        picture(found, style_of(labels))
     rungs = [r for r in plan.ladder["rungs"] if r["all"]]  # type: ignore[index]
     losses = {(p.optimizer, p.rung["task"]): p.loss for p in found.points}
     fitted = {(s.optimizer, s.rung["task"]): s for s in found.speeds}
@@ -86,7 +86,7 @@ def kept(folder: Path) -> dict[str, Any]:
     return made
 
 
-def draw(found: Any, styles: dict[str, str]) -> None:
+def picture(found: Any, styles: dict[str, str]) -> None:
     """The report's picture as a file of its own: the style sheet's light colours go along."""
     from hf_optim.study.report.ladder import slide
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import random
@@ -44,6 +45,7 @@ optimizers:
   - {name: sgd, label: SGD, lr: 0.1}
 tuning: {trials: 3, repetitions: 3, space: {SGD: {}, AdamW: {lr: [1e-4, 0.1, log]}, Lion: {lr: [1e-5, 0.01, log]}}}
 """
+ROOT = Path(__file__).parent.parent
 ALPHA, BETA, FASTER, CARRYING = 0.07, 0.05, 1.5, 0.02
 
 
@@ -179,6 +181,14 @@ def test_the_shipped_ladders_are_plans(name: str) -> None:
     assert plan.expand(file).ladder
 
 
+def test_data_of_the_command_line_are_those_of_every_rung(tmp_path: Path) -> None:
+    made = plan.expand(source.parse(YAML, "s.yaml"), data=str(tmp_path))
+    assert {task["data"] for task in made.tasks} == {str(tmp_path)}
+    with pytest.raises(UserError, match="no data set and no file or folder 'nowhere'"):
+        plan.expand(source.parse(YAML, "s.yaml"), data="nowhere")
+    assert plan.expand(source.parse(YAML, "s.yaml"), data="c4").tasks[0]["data"] == "c4"
+
+
 def test_wsd_rises_stays_and_falls() -> None:
     factor = schedules.factor({"name": "wsd", "warmup": 0.1, "decay": 0.2, "end": 0.1}, 100)
     assert factor(0) == pytest.approx(1 / 11) and factor(9) == pytest.approx(10 / 11)
@@ -269,3 +279,15 @@ def test_a_ladder_is_timed_before_it_runs() -> None:
     said = estimate.lines(expand(text), 1)
     assert len(said) == 2 and said[0].startswith("timed: gpt2 2k × 4: 70 steps of ")
     assert "if every optimizer costs what AdamW does" in said[-1]
+
+
+def test_the_page_is_made_of_the_numbers_that_are_kept(climbed: tuple[Path, Ladder]) -> None:
+    spec = importlib.util.spec_from_file_location("build_ladder_docs", ROOT / "scripts" / "build_ladder_docs.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.page(json.loads(script.KEPT.read_text(encoding="utf-8"))) == script.PAGE.read_text(encoding="utf-8")
+    data = script.kept(climbed[0], draw=False)
+    text = script.page(data)
+    assert "{{" not in text and "nan" not in text.lower()
+    assert "| Lion | better |" in text and "| SGD * | worse |" in text

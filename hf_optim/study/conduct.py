@@ -53,6 +53,7 @@ def study(
     source: Source | None = None,
     trust: bool = False,
     overrides: Mapping[str, Any] | None = None,
+    data: str | None = None,
 ) -> int:
     """Runs what is missing of a study, writes tables and report, shows the table. Gives 1 if a run failed, else 0.
 
@@ -70,6 +71,7 @@ def study(
         launch: spread the runs over jobs (see `spread`) instead of running them here.
         trust: run code that only the study's folder names (`name` is the folder), or, with `dry_run`, any code.
         overrides: of every run, in place of the file's, as {"precision": "bf16"}.
+        data: of every task, in place of the file's: a name that the task knows, or a path from here.
         source: the study itself, where it stands in no file of its own; `name` then only says where it comes from.
 
     Raises:
@@ -84,7 +86,8 @@ def study(
     why = "a dry run runs none" if dry_run else f"only {name} says that it is to be run: name its YAML file"
     source, origin = (source, name) if source is not None else shipped.find(name)
     with importing.refused(why, trust):
-        plan = planning.expand(source, seeds=seeds, origin=Path(origin).name, overrides=overrides)
+        data = str(Path(data).resolve()) if data is not None and Path(data).exists() else data
+        plan = planning.expand(source, seeds=seeds, origin=Path(origin).name, overrides=overrides, data=data)
         if not (trust or dry_run) and (code := importing.paths([*plan.tasks, *plan.optimizers])):
             raise importing.Untrusted(f"{', '.join(code)}: code, and {why}, or look at it and add --trust")
         if not (trust or dry_run) and (outside := [path for task in plan.tasks for path in paths_in(task)]):

@@ -63,6 +63,7 @@ def _staged(results: Results) -> Iterator[tuple[str, Run]]:
     state = results.standing.state
     yield from (("tuning", trial.run) for search in state.searches for trial in search.trials)
     yield from (("speedup", budget.run) for budget in state.budgets)
+    yield from (("carried", one.run) for one in state.carried)
     yield from (("sensitivity", one.run) for one in state.grid)
     yield from (("variance", one.run) for one in state.variations)
 

@@ -86,6 +86,14 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+def with_data(value: Any, data: str | None) -> Any:
+    """A list of tasks' entries with `data` in place of their own; what is none is left to `tasks` to refuse."""
+    if data is None or not isinstance(value, list):
+        return value
+    named = [{"task": entry} if isinstance(entry, str) else entry for entry in value]
+    return [{**entry, "data": data} if isinstance(entry, dict) else entry for entry in named]
+
+
 def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]:
     where: Where = ("tasks",)
     source.check_type(where, value, list, "a list of tasks")

@@ -172,10 +172,15 @@ class Plan:
 
 
 def expand(
-    source: Source, *, seeds: int | None = None, origin: str = "", overrides: Mapping[str, Any] | None = None
+    source: Source,
+    *,
+    seeds: int | None = None,
+    origin: str = "",
+    overrides: Mapping[str, Any] | None = None,
+    data: str | None = None,
 ) -> Plan:
-    """The plan of a study's YAML. `seeds` replaces the number of seeds (0 .. n - 1) that the file asks for, and each of
-    `overrides` that of every task.
+    """The plan of a study's YAML. `seeds` replaces the number of seeds (0 .. n - 1) that the file asks for, each of
+    `overrides` that of every task, and `data` (a name or a path) the data of every task.
 
     Raises UserError with the file and line for unknown keys, wrong types, unknown optimizers or hyper-parameters,
     duplicate labels, unknown tasks, models or sizes, and empty lists.
@@ -201,7 +206,7 @@ def expand(
     listed = top.get("tasks")
     if "ladder" in top:
         listed, blocks["ladder"] = ladder.expand(source, top["ladder"], baseline, top.get("tuning") is not None)
-    tasks = entries.tasks(source, listed, labels)
+    tasks = entries.tasks(source, entries.with_data(listed, data), labels)
     ladder.check_settings(source, tasks, top.get("tuning") is not None)
     if overrides:
         tasks = [{**task, "overrides": {**(task.get("overrides") or {}), **overrides}} for task in tasks]
