@@ -44,7 +44,9 @@ def lines(plan: Plan, jobs: int, gpus_per_run: int = 1) -> list[str]:
         write_json(Path(folder) / "plan.json", plan.to_dict())  # the launcher runs in a study's folder alone
         first = _timed(tasks[rungs[0]["task"]], spec, seed - 1)
         # The first run also imports libraries and makes the data, which the others find in the cache.
-        launcher.execute([first, *runs], Path(folder), jobs=1, gpus_per_run=gpus_per_run, on_finish=finished)
+        # Rungs of one size differ in nothing that is timed: each size is run once.
+        todo = list({run.id: run for run in (first, *runs)}.values())
+        launcher.execute(todo, Path(folder), jobs=1, gpus_per_run=gpus_per_run, on_finish=finished)
         store = RecordStore(Path(folder))
         for rung, run in zip(rungs, runs, strict=True):
             record = store.record(run.id)
