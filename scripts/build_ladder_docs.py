@@ -44,6 +44,7 @@ def kept(folder: Path, *, draw: bool = True) -> dict[str, Any]:
     trials, judged, further = stages.planned(plan)
     data: Any = {
         "title": plan.title,
+        "baseline": plan.baseline,
         "question": results.standing.register.digest,
         "units": judgement.units if judgement else 0,
         "looks": list(plan.looks),
@@ -151,7 +152,7 @@ def table_of(data: dict[str, Any]) -> str:
     rows = []
     for one in data["optimizers"]:
         label = one["label"] if one["tuned"] else f"{one['label']} *"
-        verdict = one["verdict"] or "baseline"
+        verdict = "baseline" if one["label"] == data["baseline"] else one["verdict"] or "–"
         rows.append([label, verdict, *map(interval, one["losses"]), *map(factor, one["bounded"])])
     return markdown(head, rows) + "\n\n\\* with the settings of the YAML, which nobody searched for it."
 
