@@ -140,7 +140,8 @@ class Vision(Task):
         if list(getattr(made, "image_shape", shape)) != shape:
             raise UserError(f"checkpoint: made for images of {_size(made.image_shape)}, {data.name} has {_size(shape)}")
         known = [made.id2label[number] for number in sorted(made.id2label)]
-        if known != classes:
+        unnamed = known == [f"LABEL_{number}" for number in range(len(classes))]  # somebody else's, in the data's order
+        if known != classes and not unnamed:
             raise UserError(
                 f"checkpoint: made for {len(known)} classes ({_few(known)}), {data.name} has {len(classes)} "
                 f"({_few(classes)})"
