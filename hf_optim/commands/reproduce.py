@@ -49,6 +49,7 @@ class Options:
     wish: Wish = Wish()
     seeds: int | None = None
     jobs: int | None = None
+    jobs_per_gpu: int = 1
     checkpoint_every: int | None = None
     dry_run: bool = False
     anyway: bool = False
@@ -88,6 +89,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim reproduce") ->
         wish=Wish(given.epochs, tuple(given.only or ()), given.tuned or 0, given.patience),
         seeds=given.seeds,
         jobs=given.jobs,
+        jobs_per_gpu=given.jobs_per_gpu,
         checkpoint_every=given.checkpoint_every,
         dry_run=given.dry_run,
         anyway=given.anyway,
@@ -119,6 +121,7 @@ def _parser(prog: str) -> Parser:
     add("--tuned", type=int, metavar="N", help="search AMVT's printed grid of rates and decays, N trials an optimizer")
     add("--patience", type=int, metavar="N", help="end a run after N evaluations without a lower validation loss")
     add("--jobs", type=int, metavar="N", help="runs at a time (default: one on each core or GPU)")
+    add("--jobs-per-gpu", type=int, default=1, metavar="N", help="small runs that share a GPU (default: 1)")
     add("--checkpoint-every", type=int, metavar="STEPS", help="an interrupted run goes on from its last checkpoint")
     add("--dry-run", action="store_true", help="show the plan and what it costs, and write nothing")
     add("--page", action="store_true", help="write the page from the runs that are there, and run nothing")
@@ -174,7 +177,7 @@ def reproduce(name: str, options: Options) -> int:
         code = command.study(
             f"{chosen.name} ({options.size})", source=source, output=str(folder), jobs=options.jobs,
             seeds=options.seeds, dry_run=options.dry_run, checkpoint_every=options.checkpoint_every,
-            overrides=options.overrides,
+            overrides=options.overrides, jobs_per_gpu=options.jobs_per_gpu,
         )  # fmt: skip
     except KeyboardInterrupt:
         if (folder / "plan.json").is_file():

@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         retry_failed=options.retry_failed,
         accept_change=options.accept_change,
         gpus_per_run=options.gpus_per_run,
+        jobs_per_gpu=options.jobs_per_gpu,
         checkpoint_every=options.checkpoint_every,
         launch=_launch(options),
         trust=options.trust,
@@ -54,6 +55,7 @@ def _parser() -> Parser:
     add("--accept-change", action="store_true", help="go on although runs of the folder are no longer in the plan")
     add("--trust", action="store_true", help="run code that only the study's folder names (docs/trust.md)")
     add("--gpus-per-run", type=int, metavar="N", help="GPUs that train one model together (default: one, if any)")
+    add("--jobs-per-gpu", type=int, default=1, metavar="N", help="small runs that share a GPU (default: 1)")
     add("--checkpoint-every", type=int, metavar="STEPS", help="an interrupted run goes on from its last checkpoint")
     overrides.add(parser.add_argument_group("how every run is computed, in place of the file's"), overrides.THROUGHPUT)
     jobs = parser.add_argument_group("spread over jobs (docs/running.md)").add_argument

@@ -47,6 +47,7 @@ def study(
     retry_failed: bool = False,
     accept_change: bool = False,
     gpus_per_run: int | None = None,
+    jobs_per_gpu: int = 1,
     checkpoint_every: int | None = None,
     launch: Launch | None = None,
     source: Source | None = None,
@@ -65,6 +66,7 @@ def study(
         accept_change: go on although runs of the folder are no longer in the plan; their records stay.
         gpus_per_run: GPUs, each with a process, that train one model together; default one where there are any (with
             SLURM, none: a GPU has to be asked for).
+        jobs_per_gpu: runs that share a GPU, for those too small to fill one; not with `gpus_per_run`.
         checkpoint_every: steps between checkpoints, from which an interrupted run goes on; default none: it restarts.
         launch: spread the runs over jobs (see `spread`) instead of running them here.
         trust: run code that only the study's folder names (`name` is the folder), or, with `dry_run`, any code.
@@ -78,6 +80,8 @@ def study(
     for option, number in (("jobs", jobs), ("gpus-per-run", gpus_per_run), ("checkpoint-every", checkpoint_every)):
         if number is not None and number < 1:
             raise UserError(f"--{option} must be at least 1, got {number}")
+    if jobs_per_gpu < 1 or (jobs_per_gpu > 1 and (gpus_per_run or 1) > 1):
+        raise UserError(f"--jobs-per-gpu must be at least 1, and 1 beside --gpus-per-run, got {jobs_per_gpu}")
     # What a folder holds may be a stranger's: its code is run where the YAML is named, or on a word.
     trust = trust or not (dry_run or Path(name).is_dir())
     why = "a dry run runs none" if dry_run else f"only {name} says that it is to be run: name its YAML file"
@@ -106,8 +110,9 @@ def study(
             plan,
             launch,
             console,
-            jobs=jobs or 1,
+            jobs=jobs or jobs_per_gpu,
             gpus_per_run=gpus_per_run,
+            jobs_per_gpu=jobs_per_gpu,
             checkpoint_every=checkpoint_every,
             trust=trust,
         )
@@ -116,7 +121,7 @@ def study(
         plan,
         folder,
         console,
-        jobs=jobs or run.default_jobs(gpus_per_run or 1),
+        jobs=jobs or run.default_jobs(gpus_per_run or 1, jobs_per_gpu),
         gpus_per_run=gpus_per_run or 1,
         checkpoint_every=checkpoint_every,
         trust=trust,
