@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         launch=_launch(options),
         trust=options.trust,
         overrides=overrides.given(options),
+        card=overrides.card(options),
     )
 
 
@@ -50,7 +51,8 @@ def _parser() -> Parser:
     add("--output", metavar="DIR", help="the study's folder (default: studies/NAME)")
     add("--jobs", type=int, metavar="N", help="runs at a time (default: one on each core, or on each GPU)")
     add("--seeds", type=int, metavar="N", help="use seeds 0 to N-1 instead of the file's")
-    add("--dry-run", action="store_true", help="show the plan and write nothing")
+    add("--dry-run", action="store_true", help="show the plan and what it costs, and write nothing")
+    overrides.add_card(parser)
     add("--retry-failed", action="store_true", help="run those again that failed before")
     add("--accept-change", action="store_true", help="go on although runs of the folder are no longer in the plan")
     add("--trust", action="store_true", help="run code that only the study's folder names (docs/trust.md)")

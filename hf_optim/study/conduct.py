@@ -34,6 +34,7 @@ from hf_optim.study.report import tables as texts
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hf_optim.experiment.cards import Card
     from hf_optim.study.plan.source import Source
 
 
@@ -53,6 +54,7 @@ def study(
     source: Source | None = None,
     trust: bool = False,
     overrides: Mapping[str, Any] | None = None,
+    card: Card | None = None,
 ) -> int:
     """Runs what is missing of a study, writes tables and report, shows the table. Gives 1 if a run failed, else 0.
 
@@ -71,6 +73,7 @@ def study(
         launch: spread the runs over jobs (see `spread`) instead of running them here.
         trust: run code that only the study's folder names (`name` is the folder), or, with `dry_run`, any code.
         overrides: of every run, in place of the file's, as {"precision": "bf16"}.
+        card: the GPU for which a dry run says the costs; default what is here.
         source: the study itself, where it stands in no file of its own; `name` then only says where it comes from.
 
     Raises:
@@ -99,6 +102,8 @@ def study(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         _show_plan(plan, folder, console)
+        with importing.refused(why, trust):
+            _show_costs(plan, card, console)
         _show_change(change, console)
         return 0
     run.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
@@ -255,6 +260,23 @@ def _show_question(folder: Path, console: Console) -> None:
     asked = questions.read(folder).digest
     text = f"question {asked}" if asked else "question not registered: the folder was begun before questions were"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_costs(plan: planning.Plan, card: Card | None, console: Console) -> None:
+    """A line a task, by the run of its first optimizer: the others' steps are as long, but for what they do more."""
+    from hf_optim.experiment import forecast
+
+    first: dict[str, tuple[Mapping[str, Any], int]] = {}
+    for task, optimizer, spec in plan.cells():
+        run_, count = first.get(task["label"], (None, 0))
+        run_ = run_ or planning.make_run(task, optimizer, spec, plan.seeds[0]).spec
+        first[task["label"]] = run_, count + len(plan.seeds)
+    told = forecast.lines([(label, run_, count) for label, (run_, count) in first.items()], card)
+    trials, _, further = stages.planned(plan)
+    if trials or further:
+        told.append(f"  and {trials + further} trials and further runs beside them")
+    for line in told:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_plan(plan: planning.Plan, folder: Path, console: Console) -> None:
