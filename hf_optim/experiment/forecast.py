@@ -26,8 +26,9 @@ from hf_optim.experiment.precision import check_precision, products
 from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.task import Data, Preset, Task, Value, check_run
 
-#: steps that are measured after one that is not, and samples of each on a CPU, where a whole batch may take minutes
-STEPS, SAMPLES = 3, 4
+#: steps that are measured after one that is not, seconds after which they are enough, and samples of each on a CPU,
+#: where a whole batch may take minutes
+STEPS, ENOUGH, SAMPLES = 3, 2.0, 2
 
 
 @dataclass(frozen=True)
@@ -106,16 +107,16 @@ def _measured(model: nn.Module, task: Task, data: Data, samples: int, precision:
     collate: Any = task.collate(data)
     batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in collate(fetch(range(taken))).items()}
     model = model.to(device).train()
-    begun = time.perf_counter()
-    for step in range(STEPS + 1):
-        if step == 1:
-            begun = time.perf_counter()
+    seconds: list[float] = []
+    while len(seconds) <= STEPS and sum(seconds) < ENOUGH:
+        begun = time.perf_counter()
         with footprint.autocast(precision, device):
             loss = flops.loss_of(model(**batch))
         loss.backward()
         if device == "cuda":
             torch.cuda.synchronize()
-    return (time.perf_counter() - begun) / STEPS * samples / taken
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds) * samples / taken  # the first one warms up, and is all there is where it takes long
 
 
 def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None) -> list[str]:
@@ -136,7 +137,7 @@ def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None
         if one and one.memory > room:
             told[-1] += f": more than the {footprint.gigabytes(room)} there are (gradient_accumulation_steps: auto)"
     where = (
-        f"on {card.name}, at {UTILISATION:.0%} of its peak" if card else f"here ({_here()}), by {STEPS} steps of each"
+        f"on {card.name}, at {UTILISATION:.0%} of its peak" if card else f"here ({_here()}), by a few steps of each"
     )
     return [
         f"costs {where}:",
