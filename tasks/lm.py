@@ -86,6 +86,15 @@ class CausalLM(Task):
         shown = Path(name).resolve().name if source is not None and name not in EMBEDDED else name
         return Data(**made, name=shown, fingerprint=_digest(streams, mark, block), note=note, facts=facts)
 
+    def synthetic(self, model: str, preset: Preset) -> Data | None:
+        """See `Task`; none for a checkpoint, whose tokenizer is its own."""
+        values = preset.model.value
+        if "checkpoint" in values:
+            return None
+        from hf_optim.tasks.data import synthetic
+
+        return synthetic.blocks(preset.data.value, _whole(values, "block", 2), _whole(values, "vocabulary", 3))
+
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The model for the tokenizer's vocabulary, or the checkpoint's."""
         from hf_optim.tasks.data import blocks

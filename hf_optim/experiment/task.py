@@ -201,6 +201,12 @@ class Task(ABC):
     def measure(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         """The metrics of one split from all its gathered predictions; `loss` and the primary's stem among them."""
 
+    def synthetic(self, model: str, preset: Preset) -> Data | None:
+        """Random data of the form that `model` trains on under `preset`, made without a file or a network; None: the
+        task has none. `facts["train_samples"]` is the size of the real train split.
+        """
+        return None
+
     def collate(self, data: Data) -> Callable[[Any], dict[str, Any]] | None:
         """The function that makes a batch of `data`; None takes transformers' default."""
         return None
