@@ -155,6 +155,18 @@ class Data:
     train_evaluated: Dataset[Any] | None = None
 
 
+@dataclass(frozen=True)
+class Rung:
+    """The size of a model, for a ladder: its parameters, the tokens that a sample trains on, the FLOPs of training on
+    one token, and in words how those are counted.
+    """
+
+    parameters: int
+    tokens: int
+    flops: float
+    counted: str
+
+
 class Task(ABC):
     """A task. Subclass it in `tasks/NAME.py` and put one instance there under the name `TASK`."""
 
@@ -167,6 +179,8 @@ class Task(ABC):
     sizes: Mapping[str, Size]
     embedded: Mapping[str, str] = {}
     """Data sets that come with the package: name -> one line about it."""
+    remote: Mapping[str, str] = {}
+    """Data sets of the Hub that the task knows by name: name -> one line about it."""
     options: Mapping[str, str] = {}
     """What `RunSpec.options` takes beside the values of the preset's `model`: name -> one line about it."""
     label_names: tuple[str, ...] = ("labels",)
@@ -233,6 +247,14 @@ class Task(ABC):
 
     def suits(self, model: PreTrainedModel, data: Data) -> None:  # noqa: B027 - nothing to object to by default
         """Raise a `UserError` if a checkpoint's `model` was not made for `data`."""
+
+    def rung(self, model: str, preset: Preset) -> Rung:
+        """How large `model` is with the options of `preset`, worked out without making it; for a study's ladder.
+
+        Raises:
+            UserError: the task has no such count.
+        """
+        raise UserError(f"task {self.name!r} has no ladder: it cannot tell a model's parameters and tokens beforehand")
 
     def with_options(self, model: str, preset: Preset, options: Mapping[str, Any]) -> Preset:
         """The preset with `options` in place of its model values; an unknown one is a `UserError`."""

@@ -28,7 +28,11 @@ _TASK = {
     "options?": ({}, None),
     "schedule?": ({"name": str}, None),
     "schedules?": (Each({"name": str}), None),
+    "settings?": (str, None),
 }
+_RUNG = {"task": str, "size": int, "parameters": int, "multiple": float, "tokens": int, "steps": int,
+         "batch_size": int,
+         "flops": float, "counted": str, "all": bool, "smallest": str}  # fmt: skip
 _CELL = {"task": str, "optimizer": str, "seed": int, "space": Each([(str, float, [(str, float, bool, None, [], {})])]),
          "points": [{}], "budget?": float}  # fmt: skip
 _PLAN = {
@@ -49,6 +53,7 @@ _PLAN = {
     "sensitivity?": {"key": str, "values": [float], "seeds": int},
     "variance?": {"seeds": int, "sources": [str], "optimizers": [str], "seed": int, "tuning_seed": int},
     "margin?": Each(float),
+    "ladder?": {"rates": ("tuned", "carried", "both"), "rungs": [_RUNG]},
     "targets?": Each({"metric": str, "value": float, "better": ("higher", "lower")}),
 }
 
@@ -71,6 +76,8 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     if unknown := set(named) - {*labels}:
         raise UserError(f"{file}: no optimizer has the label {sorted(unknown)[0]!r}")
     places = [run["task"] for run in data["runs"]] + [*data.get("margin", ()), *data.get("targets", ())]
+    places += [task["settings"] for task in data["tasks"] if task.get("settings") is not None]
+    places += [rung[key] for rung in data.get("ladder", {}).get("rungs", ()) for key in ("task", "smallest")]
     if unknown := set(places) - {*tasks}:
         raise UserError(f"{file}: no task has the label {sorted(unknown)[0]!r}")
     if not all(len(two) == 2 for task in data["tasks"] for two in task.get("metrics", {}).values()):

@@ -82,6 +82,8 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], units: Units) ->
             raise source.error(
                 (*here, "space", label), f"space: no optimizer has the label {label!r}; labels: {', '.join(labels)}"
             )
+    # A task that takes its settings from another one is not tuned.
+    cells = [cell for cell in cells if cell.task.get("settings") is None]
     made["cells"] = [make_cell(source, made, cell, given, seed) for seed in seeds for cell in cells]
     seen: dict[str, str] = {}
     for cell, one in zip(cells, made["cells"], strict=False):
@@ -122,7 +124,7 @@ def with_budgets(
         for budget in speedup.others(block)
         for seed in seeds
         for cell in cells
-        if cell.optimizer == baseline
+        if cell.optimizer == baseline and cell.task.get("settings") is None
     ]
     return {**tuned, "cells": [*tuned["cells"], *made]}
 
