@@ -34,8 +34,8 @@ MODES = {"whole": "whole", "resumed": "resumed", "two": "two processes"}
 
 HEAD = f"""# The scripts that people have
 
-Written by `scripts/build_situations.py`, which ran every script of `scripts/situations` ({STEPS} steps on tiny models and
-data made there) with one rule of each kind, as processes of their own, and compared the weights that came out. The
+Written by `scripts/build_situations.py`, which ran every script of `scripts/situations` ({STEPS} steps on tiny models
+and data made there) with one rule of each kind, as processes of their own, and compared the weights that came out. The
 scripts read as those that they are like; what brings the rule is one line, `hf_optim.attach(trainer, ...)`, or
 `hf_optim.create` and `hf_optim.Session` in loops of one's own.
 

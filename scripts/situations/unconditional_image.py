@@ -29,7 +29,8 @@ def train(args):
     dataset = TensorDataset(pictures(24, channels=1)[0])
     train_dataloader = DataLoader(dataset, batch_size=args.train_batch_size, shuffle=True)
     optimizer = hf_optim.create(ScriptArguments(args.optimizer).optimizer, model)
-    lr_scheduler = get_scheduler("cosine", optimizer, 0, len(train_dataloader) * args.num_epochs)
+    total = len(train_dataloader) * args.num_epochs
+    lr_scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=0, num_training_steps=total)
     model, optimizer, train_dataloader, lr_scheduler = accelerator.prepare(
         model, optimizer, train_dataloader, lr_scheduler
     )
