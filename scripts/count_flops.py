@@ -9,6 +9,7 @@ operations a parameter and token, embeddings left out. Nothing is downloaded: si
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def forward(task: str, model: str, size: str, data: str | None, options: dict[st
 
 def main() -> None:
     """Every task of every study of the claims."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     found: dict[str, list[float]] = {}
     for name in claim.names():
         for setting in claim.load(name).settings.values():

@@ -9,6 +9,7 @@ and outcomes go to FOLDER.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import json
@@ -23,13 +24,13 @@ import hf_optim
 
 sys.path.insert(0, str(Path(__file__).parent))
 import plain  # noqa: E402
-from table import KINDS, SITUATIONS, STEPS, Situation  # noqa: E402
+from table import KINDS, SITUATIONS, STEPS, STOCK, Situation  # noqa: E402
 
 
 def arguments(script: Situation, kind: str, mode: str, folder: Path, world: int) -> list[str]:
     """The command line of one run: 8 samples a step on any number of processes."""
     dropout = "0.1" if mode in ("straight", "resumed") else "0"
-    given = ["--optimizer", json.dumps(KINDS[kind]), "--dropout", dropout, "--output_dir", str(folder / mode)]
+    given = ["--optimizer", json.dumps(KINDS.get(kind, kind)), "--dropout", dropout, "--output_dir", str(folder / mode)]
     checkpoint = folder / "straight" / script.checkpoint
     if mode == "resumed":
         given += ["--resume_from_checkpoint", str(checkpoint)]
@@ -76,6 +77,9 @@ def _windows(flat: list[Any], accumulation: int) -> list[list[Any]]:
 
 def first(script: Situation, kind: str, folder: Path) -> None:
     """The whole run against plain torch, and the run that is interrupted later."""
+    if kind == STOCK:
+        run(script, kind, "straight", folder, plain.unattached())
+        return
     if script.door == "Session":
         if run(script, kind, "whole", folder):
             run(script, kind, "plain", folder, plain.by_hand(folder / "start"))
@@ -99,22 +103,28 @@ def two(script: Situation, kind: str, folder: Path) -> None:
 def last(script: Situation, kind: str, folder: Path) -> None:
     """The checkpoint gone on with in a new process, and the batches of two processes in one."""
     if script.checkpoint and not json.loads((folder / "straight.json").read_text()):
-        run(script, kind, "resumed", folder)
-    if script.door == "attach" and not json.loads((folder / "two.json").read_text()):
+        run(script, kind, "resumed", folder, plain.unattached() if kind == STOCK else None)
+    if kind != STOCK and script.door == "attach" and not json.loads((folder / "two.json").read_text()):
         ranks = [torch.load(folder / f"batches-{r}.pt", weights_only=False) for r in (0, 1)]
         windows = [a + b for a, b in zip(*(_windows(flat, script.accumulation) for flat in ranks), strict=True)]
         run(script, kind, "plain_two", folder, plain.repeated(windows, script.by_labels))
 
 
 def main() -> None:
-    name, phase, folder = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("script", choices=list(SITUATIONS))
+    parser.add_argument("phase", choices=["first", "two", "last"])
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    if phase == "two":
+    if given.phase == "two":
         from accelerate import PartialState
 
         assert PartialState(cpu=True).num_processes == 2
-    for kind in KINDS:
-        {"first": first, "two": two, "last": last}[phase](SITUATIONS[name], kind, Path(folder) / kind.replace(" ", "_"))
+    phase = {"first": first, "two": two, "last": last}[given.phase]
+    stock = SITUATIONS[given.script].door == "attach" and given.phase != "two"
+    for kind in [*KINDS, *([STOCK] if stock else [])]:
+        phase(SITUATIONS[given.script], kind, given.folder / kind.replace(" ", "_"))
     if _many():
         torch.distributed.destroy_process_group()
 
