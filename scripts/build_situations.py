@@ -43,7 +43,8 @@ scripts read as those that they are like; what brings the rule is one line, `hf_
   schedule and step written out (`scripts/situations/plain.py`).
 - **resumed**: stopped at step 3 and gone on with in a new process, under dropout: equal bit for bit to the run that was
   not interrupted. "-": the script has no checkpoints. "as stock": Trainer's own optimizer is not resumed bit for bit
-  there either, since the next batch is drawn, with its random masks or flips, before a checkpoint keeps the random state.
+  there either, since the next batch is drawn, with its random masks or flips, before a checkpoint keeps the random
+  state.
 - **2 processes**: gloo, half of every batch each: equal to the batches of both in plain torch in one process.
 
 The number beside "equal" is the largest difference in a weight, as a share of the largest distance that a weight was
@@ -195,7 +196,7 @@ def main() -> int:
             results[name] = judge(SITUATIONS[name], folder)
         print(name, json.dumps(results[name]), flush=True)
         RESULTS.write_text(json.dumps({n: results[n] for n in SITUATIONS if n in results}, indent=1) + "\n")
-        PAGE.write_text(page(results), encoding="utf-8")
+    PAGE.write_text(page(results), encoding="utf-8")
     every = [verdict for kinds in results.values() for verdicts in kinds.values() for verdict in verdicts.values()]
     return 0 if all(verdict["status"] in ("equal", "refused", "as stock") for verdict in every) else 1
 

@@ -169,7 +169,7 @@ class Attachment(TrainerCallback):
             self._say(logging.WARNING, warning)
         wanted = needs(self.optimizer)
         self._brief = not ("evaluate" in wanted or closing)
-        if not self._brief or ("loss" in wanted and _makes_inputs(trainer)):
+        if not self._brief or ("loss" in wanted and _has_own_loss(trainer)):
             self._replay = Replay(trainer.accelerator, lambda: [trainer.model])
             self._replay.around = partial(counters_kept, trainer)
             self._patch(trainer, "training_step", self._training_step)
@@ -336,8 +336,10 @@ class Attachment(TrainerCallback):
             self._given = None
 
 
-def _makes_inputs(trainer: Any) -> bool:
-    """Whether a trainer makes its batches itself, as those do whose loss is a policy's: it need not be a function."""
+def _has_own_loss(trainer: Any) -> bool:
+    """Whether a trainer makes its batches or its loss itself, as those do whose loss is a policy's: it need not be a
+    function of the parameters."""
     from transformers import Trainer
 
-    return getattr(type(trainer), "_prepare_inputs", None) is not Trainer._prepare_inputs
+    own = any(getattr(type(trainer), n, None) is not getattr(Trainer, n) for n in ("_prepare_inputs", "compute_loss"))
+    return own or getattr(trainer, "compute_loss_func", None) is not None
