@@ -178,13 +178,18 @@ def page(results: dict[str, Any]) -> str:
     )
 
 
+def kept() -> dict[str, Any]:
+    """script -> kind -> mode -> verdict; read anew each time, so that two of this may run beside each other."""
+    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+
+
 def main() -> int:
     """Run what is asked for; 1 where something is neither equal nor refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(SITUATIONS), help="run these anew")
     parser.add_argument("--keep", type=Path, help="folder for the runs (default: a temporary one, removed)")
     given = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    results = kept()
     for name in given.only or [n for n in SITUATIONS if n not in results]:
         with tempfile.TemporaryDirectory() as temporary:
             folder = (given.keep or Path(temporary)).resolve() / name
@@ -193,7 +198,7 @@ def main() -> int:
                 trouble = launch(name, phase, folder)
                 if trouble:
                     print(f"{name}, {phase}:\n{trouble}", file=sys.stderr, flush=True)
-            results[name] = judge(SITUATIONS[name], folder)
+            results = {**kept(), name: judge(SITUATIONS[name], folder)}
         print(name, json.dumps(results[name]), flush=True)
         RESULTS.write_text(json.dumps({n: results[n] for n in SITUATIONS if n in results}, indent=1) + "\n")
     PAGE.write_text(page(results), encoding="utf-8")

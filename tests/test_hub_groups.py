@@ -305,3 +305,19 @@ def test_a_model_with_other_parameters_is_refused(name):
     with pytest.raises(hf_optim.BadCheckpoint, match="this model lacks the optimizer's state of shift"):
         one.load_state_dict(two.state_dict())
     assert all(torch.equal(v, two.state[large.first.weight][k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("kind", [OwnNames, OwnGroups])
+def test_a_factory_divides_as_its_trainer_does(tmp_path, kind):
+    """Trainer hands the factory the model alone; what the trainer has overridden counts all the same."""
+    trained = []
+    for door in ("factory", "attach"):
+        given = hf_optim.factory("sgd", lr=0.1, weight_decay=0.5) if door == "factory" else None
+        torch.manual_seed(5)
+        trainer = make(tmp_path, trainer=kind, n=12, optimizer_cls_and_kwargs=given)
+        if given is None:
+            hf_optim.attach(trainer, "sgd", lr=0.1, weight_decay=0.5)
+        trainer.train()
+        trained.append((weights(trainer), _names(trainer), getattr(trainer, "loss", trainer.model.last).weight))
+    assert trained[0][1] == trained[1][1]
+    assert torch.equal(trained[0][0], trained[1][0]) and torch.equal(trained[0][2], trained[1][2])
