@@ -321,3 +321,18 @@ def test_a_factory_divides_as_its_trainer_does(tmp_path, kind):
         trained.append((weights(trainer), _names(trainer), getattr(trainer, "loss", trainer.model.last).weight))
     assert trained[0][1] == trained[1][1]
     assert torch.equal(trained[0][0], trained[1][0]) and torch.equal(trained[0][2], trained[1][2])
+
+
+@pytest.mark.parametrize("door", ["attach", "factory", "Session"])
+def test_the_log_names_the_split(tmp_path, caplog, door):
+    caplog.set_level(logging.INFO, logger="hf_optim")
+    given = hf_optim.factory("sgd", weight_decay=0.25) if door == "factory" else None
+    trainer = make(tmp_path, n=4, optimizer_cls_and_kwargs=given)
+    if door == "Session":
+        opt = trainer.accelerator.prepare(hf_optim.create("sgd", trainer.model, weight_decay=0.25))
+        hf_optim.Session(trainer.accelerator, opt)
+    else:
+        if door == "attach":
+            hf_optim.attach(trainer, "sgd", weight_decay=0.25)
+        trainer.train()
+    assert caplog.text.count("weight decay 0.25 on 2 tensors, 0 on 4") == 1

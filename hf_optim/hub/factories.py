@@ -37,7 +37,7 @@ class Builder:
         from transformers import Trainer
 
         from hf_optim import registry
-        from hf_optim.core.groups import Parameters
+        from hf_optim.core.groups import Parameters, describe
         from hf_optim.hub.groups import of_trainer
 
         spec = to_spec(self.name, hyper)
@@ -52,6 +52,7 @@ class Builder:
         else:
             source = of_trainer(trainer, model)
         optimizer = registry.build(spec, source)
+        logger.info("%s: %s", spec["name"], describe(optimizer.param_groups))
         if modes.holds(optimizer) is not None:
             logger.warning(
                 "%s: a Trainer that was only given the optimizer saves what the last step or evaluation left in the "

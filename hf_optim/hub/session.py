@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from hf_optim.core.groups import describe
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, modes
@@ -154,6 +155,8 @@ class Session:
         for inner in every:
             backends.refuse(accelerator, inner, type(inner).__name__, closing)
             backends.tell_skips(accelerator, inner)
+            if accelerator.is_main_process:
+                logger.info("%s: %s", type(inner).__name__, describe(inner.param_groups))
         if len(every) > 1 and (closing or "evaluate" in needs(self._inner)):
             raise UserError(
                 f"{name}: a line search or a closure moves all parameters of its loss: one optimizer for it"
