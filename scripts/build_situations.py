@@ -45,7 +45,8 @@ scripts read as those that they are like; what brings the rule is one line, `hf_
   not interrupted. "-": the script has no checkpoints. "as stock": Trainer's own optimizer is not resumed bit for bit
   there either, since the next batch is drawn, with its random masks or flips, before a checkpoint keeps the random
   state.
-- **2 processes**: gloo, half of every batch each: equal to the batches of both in plain torch in one process.
+- **2 processes**: gloo, half of every batch each: equal to the batches of both in plain torch in one process; under
+  LocalSGD, where each goes its own way, to two processes without the doors.
 
 The number beside "equal" is the largest difference in a weight, as a share of the largest distance that a weight was
 moved by training; above {ROUNDING:g} it would not be called equal.
@@ -119,7 +120,7 @@ def judge(script: Situation, folder: Path) -> dict[str, dict[str, Any]]:
     ends = []
     for kind in KINDS:
         here = folder / kind.replace(" ", "_")
-        other = "plain_two" if script.door == "attach" else "plain"
+        other = "plain_two" if script.door == "attach" or script.local else "plain"
         cell = {"whole": compared(here, "whole", "plain"), "two": compared(here, "two", other)}
         if script.checkpoint:
             cell["resumed"] = compared(here, "resumed", "straight")

@@ -47,7 +47,37 @@ def run(folder: Path, world: int) -> dict[str, dict[str, list[float]]]:
             "replay": [abs(a - b) for a, b in search],
         }
     found["session"] = session(world)
+    found["local"] = {"refused": local(world)}
     return found
+
+
+def local(world: int) -> list[float]:
+    """Under Accelerate's LocalSGD: for each rule whether its step was refused."""
+    from accelerate import Accelerator
+    from accelerate.local_sgd import LocalSGD
+    from accelerate.state import GradientState
+    from hub_parts import TinyConfig
+
+    refused = []
+    for name in ("smaran", "sls", "adan"):
+        GradientState._reset_state()
+        accelerator = Accelerator(cpu=True)
+        model = Tiny(TinyConfig())
+        model, optimizer = accelerator.prepare(model, hf_optim.create(name, model))
+        own = hf_optim.Session(accelerator, optimizer, steps_per_epoch=4)
+        batch = torch.utils.data.default_collate(data(4))
+        own.loss(lambda model=model: model(**batch)["loss"])
+        own.step()
+        with LocalSGD(accelerator=accelerator, model=model, local_sgd_steps=2) as averaging:
+            try:
+                own.loss(lambda model=model: model(**batch)["loss"])
+                own.step()
+                refused.append(0.0)
+            except hf_optim.UserError as error:
+                assert "LocalSGD" in str(error)
+                refused.append(1.0)
+            averaging.step()
+    return refused
 
 
 def session(world: int) -> dict[str, list[float]]:

@@ -49,6 +49,13 @@ def test_two_processes_equal_one(runs, case):
     assert len(one[case]["rates"]) == (8 if case != "session" else 3)
 
 
+def test_local_gradients_and_a_mean_loss_do_not_go_together(runs):
+    """In one process LocalSGD does nothing; in two, what reads the loss is refused on each."""
+    one, (first, second) = runs
+    assert one["local"]["refused"] == [0.0, 0.0, 0.0]
+    assert first["local"] == second["local"] == {"refused": [1.0, 1.0, 0.0]}
+
+
 def test_every_rank_is_fed_the_same_loss(runs):
     _, (first, second) = runs
     for case in ("smaran", "repaired", "search", "closure"):

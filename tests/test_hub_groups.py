@@ -318,7 +318,9 @@ def test_a_factory_divides_as_its_trainer_does(tmp_path, kind):
         if given is None:
             hf_optim.attach(trainer, "sgd", lr=0.1, weight_decay=0.5)
         trainer.train()
-        trained.append((weights(trainer), _names(trainer), getattr(trainer, "loss", trainer.model.last).weight))
+        groups = unwrapped(trainer.optimizer).param_groups
+        division = [(g["lr"], g["weight_decay"], [p.shape for p in g["params"]]) for g in groups]
+        trained.append((weights(trainer), division, getattr(trainer, "loss", trainer.model.last).weight))
     assert trained[0][1] == trained[1][1]
     assert torch.equal(trained[0][0], trained[1][0]) and torch.equal(trained[0][2], trained[1][2])
 

@@ -182,6 +182,7 @@ class Attachment(TrainerCallback):
             self._patch(trainer, method, partial(self._with_the_answer, method))
         if wanted or closing:
             self.feed = LossFeed(trainer.accelerator, self.optimizer, None if self._brief else self._replay)
+            self.feed.wrappers.add(trainer.model_wrapped)
             self.feed.install()
             if self._replay is not None:
                 self._replay.feed = self.feed

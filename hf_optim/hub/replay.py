@@ -169,8 +169,8 @@ class Replay:
     def _unreduced(self, wanted: bool) -> Iterator[None]:
         """Gradients are averaged over ranks once a window, by its last backward pass."""
         with ExitStack() as inside:
-            for model in self.accelerator._models if wanted else ():
-                inside.enter_context(self.accelerator.no_sync(model))
+            for wrapper in self.feed.wrappers if wanted and self.feed is not None else ():
+                inside.enter_context(self.accelerator.no_sync(wrapper))
             yield
 
     def check_once(self, advice: str) -> None:

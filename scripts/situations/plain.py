@@ -60,12 +60,13 @@ class PlainSession:
 
 
 @contextlib.contextmanager
-def by_hand(start: Path) -> Iterator[None]:
-    """Inside, `hf_optim.Session` is the plain one; the weights before the first step go to `start`."""
+def by_hand(start: Path | None = None) -> Iterator[None]:
+    """Inside, `hf_optim.Session` is the plain one; the weights before the first step go to `start`, if given."""
     session = hf_optim.Session
 
     def made(accelerator: Any, *args: Any, **kwargs: Any) -> PlainSession:
-        accelerator.save_model(accelerator._models[-1], start)
+        if start is not None:
+            accelerator.save_model(accelerator._models[-1], start)
         return PlainSession(accelerator, *args, **kwargs)
 
     hf_optim.Session = made

@@ -30,6 +30,7 @@ class Situation:
         checkpoint: the folder that it leaves in the middle; empty where the script has no checkpoints.
         accumulation: micro-batches of a step.
         by_labels: whether its loss is divided by the number of a step's labels, and is not the mean over its batches.
+        local: whether each process steps on its own gradients, so that two are compared with two in plain torch.
         more: further arguments.
     """
 
@@ -39,6 +40,7 @@ class Situation:
     checkpoint: str = "checkpoint-3"
     accumulation: int = 1
     by_labels: bool = False
+    local: bool = False
     more: tuple[str, ...] = ()
 
 
@@ -58,7 +60,7 @@ SITUATIONS: dict[str, Situation] = {
         Situation("nlp_example", "accelerate, nlp_example.py", **_LOOP),
         Situation("gradient_accumulation", "accelerate, by_feature", accumulation=2, **_LOOP),
         Situation("checkpointing", "accelerate, by_feature", door="Session", checkpoint="step_3"),
-        Situation("local_sgd", "accelerate, by_feature", **_LOOP),
+        Situation("local_sgd", "accelerate, by_feature", local=True, **_LOOP),
         Situation("memory", "accelerate, by_feature", **_LOOP),
         Situation("early_stopping", "accelerate, by_feature", **_LOOP),
         Situation("sft", "TRL, sft.py", by_labels=True, more=_TRL),

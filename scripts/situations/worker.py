@@ -96,8 +96,9 @@ def two(script: Situation, kind: str, folder: Path) -> None:
     """A part of every step in each process."""
     flat: list[Any] = []
     if run(script, kind, "two", folder, plain.written_down(flat) if script.door == "attach" else None):
-        rank = torch.distributed.get_rank()
-        torch.save(flat, folder / f"batches-{rank}.pt")
+        torch.save(flat, folder / f"batches-{torch.distributed.get_rank()}.pt")
+        if script.local:
+            run(script, kind, "plain_two", folder, plain.by_hand())
 
 
 def last(script: Situation, kind: str, folder: Path) -> None:
