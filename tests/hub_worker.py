@@ -58,14 +58,13 @@ def local(world: int) -> list[float]:
     from accelerate.state import GradientState
     from hub_parts import TinyConfig
 
-    refused = []
+    refused, batch = [], torch.utils.data.default_collate(data(4))
     for name in ("smaran", "sls", "adan"):
         GradientState._reset_state()
         accelerator = Accelerator(cpu=True)
         model = Tiny(TinyConfig())
         model, optimizer = accelerator.prepare(model, hf_optim.create(name, model))
         own = hf_optim.Session(accelerator, optimizer, steps_per_epoch=4)
-        batch = torch.utils.data.default_collate(data(4))
         own.loss(lambda model=model: model(**batch)["loss"])
         own.step()
         with LocalSGD(accelerator=accelerator, model=model, local_sgd_steps=2) as averaging:

@@ -172,12 +172,15 @@ def repeat(trainer: Any, spec: Mapping[str, Any], windows: list[list[dict[str, A
     optimizer = hf_optim.create(spec["name"], groups, **hyper)
     rates = [group["lr"] for group in optimizer.param_groups]
     model.train()
+    trainer.current_gradient_accumulation_steps = 1
 
     def objective(window: list[dict[str, Any]]) -> torch.Tensor:
         if by_labels:
             labels = torch.tensor(sum(int((batch["labels"] != -100).sum()) for batch in window))
             return sum(trainer.compute_loss(model, _kept(batch), num_items_in_batch=labels) for batch in window)
-        return sum(trainer.compute_loss(model, _kept(batch)) for batch in window) / len(window)
+        losses = sum(trainer.compute_loss(model, _kept(batch)) for batch in window)
+        # GRPO's batches say how many tokens all processes have, and its losses are their parts.
+        return losses if "num_items_in_batch" in window[0] else losses / len(window)
 
     for t, window in enumerate(windows):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
