@@ -9,7 +9,14 @@ import pytest
 import torch
 from hub_parts import Tiny, TinyConfig, data, make, weights
 from torch import nn
-from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
+from transformers import (
+    SwinConfig,
+    SwinForImageClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+)
 
 import hf_optim
 from hf_optim.core.groups import Parameters, describe
@@ -57,19 +64,30 @@ def test_attached_adamw_takes_the_arguments_defaults(tmp_path):
     assert [(g["lr"], g["weight_decay"]) for g in unwrapped(trainer.optimizer).param_groups] == [(5e-5, 0.0)] * 2
 
 
-def test_t5_divides_as_stock(tmp_path):
+def _t5():
     config = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    return T5ForConditionalGeneration(config)
+
+
+def _swin():
+    config = SwinConfig(image_size=8, patch_size=2, embed_dim=8, depths=[1], num_heads=[2], window_size=2)
+    return SwinForImageClassification(config)
+
+
+@pytest.mark.parametrize(
+    ("build", "table"), [(_t5, "relative_attention_bias"), (_swin, "relative_position_bias_table")]
+)
+def test_tables_of_biases_divide_as_stock(tmp_path, build, table):
     found = []
     for attached in (False, True):
         args = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[], weight_decay=0.1)
-        trainer = Trainer(T5ForConditionalGeneration(config), args, train_dataset=data(4))
+        trainer = Trainer(build(), args, train_dataset=data(4))
         if attached:
             hf_optim.attach(trainer, "adan")
         trainer.create_optimizer()
         found.append(_names(trainer))
-    assert found[0] == found[1] and any("relative_attention_bias" in n for n in found[0][1])
-    model = T5ForConditionalGeneration(config)
-    own = hf_optim.create("adan", model, weight_decay=0.1)
+    assert found[0] == found[1] and any(table in n for n in found[0][1])
+    own = hf_optim.create("adan", build(), weight_decay=0.1)
     assert [[n for n in g["hf_optim_names"]] for g in own.param_groups] == found[0]
 
 

@@ -115,6 +115,15 @@ def test_loss_aware_and_transform_on_adapters(tmp_path):
         assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["dpo", "grpo"])
+def test_a_default_rate_of_a_millionth_is_said(tmp_path, kind, caplog):
+    """TRL's own default of 1e-6 counts as not set; the rule's takes its place, and one warning says so."""
+    trainer = _make(tmp_path, kind)
+    hf_optim.attach(trainer, "adan")
+    trainer.train()
+    assert caplog.text.count("lr=0.001, the rule's default, not TrainingArguments.learning_rate=1e-06") == 1
+
+
 def test_lbfgs_in_a_trl_trainer(tmp_path):
     trainer = _make(tmp_path, "sft")
     hf_optim.attach(trainer, "torch.optim:LBFGS", lr=0.2, max_iter=2)
