@@ -49,7 +49,8 @@ scripts read as those that they are like; what brings the rule is one line, `hf_
   LocalSGD, where each goes its own way, to two processes without the doors.
 
 The number beside "equal" is the largest difference in a weight, as a share of the largest distance that a weight was
-moved by training; above {ROUNDING:g} it would not be called equal.
+moved by training; above {ROUNDING:g} it would not be called equal. KTO's is more than rounding: its loss compares with the
+mean divergence of both processes' batches, and plain torch here with each batch's own.
 
 """
 
