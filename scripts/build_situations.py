@@ -43,14 +43,14 @@ scripts read as those that they are like; what brings the rule is one line, `hf_
   schedule and step written out (`scripts/situations/plain.py`).
 - **resumed**: stopped at step 3 and gone on with in a new process, under dropout: equal bit for bit to the run that was
   not interrupted. "-": the script has no checkpoints. "as stock": Trainer's own optimizer is not resumed bit for bit
-  there either, since the next batch is drawn, with its random masks or flips, before a checkpoint keeps the random
-  state.
+  there either: the next batch is drawn, with its random masks or flips, before a checkpoint keeps the random state, and
+  sentence-transformers' checkpoints leave out the weights of a loss.
 - **2 processes**: gloo, half of every batch each: equal to the batches of both in plain torch in one process; under
   LocalSGD, where each goes its own way, to two processes without the doors.
 
 The number beside "equal" is the largest difference in a weight, as a share of the largest distance that a weight was
-moved by training; above {ROUNDING:g} it would not be called equal. KTO's is more than rounding: its loss compares with the
-mean divergence of both processes' batches, and plain torch here with each batch's own.
+moved by training; above {ROUNDING:g} it would not be called equal. KTO's is more than rounding: its loss compares with
+the mean divergence of both processes' batches, and plain torch here with each batch's own.
 
 """
 

@@ -62,8 +62,7 @@ def run(script: Situation, kind: str, mode: str, folder: Path, inside: Any = Non
         outcome["refused"] = str(error)
     except Exception:
         outcome["failed"] = traceback.format_exc()
-    if rank == 0:
-        (folder / f"{mode}.json").write_text(json.dumps(outcome))
+    (folder / (f"{mode}-{rank}.json" if rank else f"{mode}.json")).write_text(json.dumps(outcome))
     return not outcome
 
 
