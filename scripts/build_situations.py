@@ -6,7 +6,7 @@ processes, compares the trained weights, and writes docs/trainer/situations.md a
 
 Whole: against the same steps in plain torch (scripts/situations/plain.py). Resumed: against the run that was not
 interrupted, with dropout, bit for bit. Two processes: against the batches of both in plain torch in one process. A
-script takes about a minute on one core; results are kept script by script, so it can be stopped at any time.
+script takes about half a minute on one core; results are kept six scripts at a time, so it can be stopped in between.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,8 @@ from table import KINDS, SITUATIONS, STEPS, STOCK, Situation  # noqa: E402
 
 #: difference from plain torch, as a share of how far the weights were moved, up to which both are called equal
 ROUNDING = 1e-3
+#: scripts that share a process in each phase
+TOGETHER = 6
 MODES = {"whole": "whole", "resumed": "resumed", "two": "two processes"}
 
 HEAD = f"""# The scripts that people have
@@ -55,8 +58,8 @@ the mean divergence of both processes' batches, and plain torch here with each b
 """
 
 
-def launch(name: str, phase: str, folder: Path) -> str:
-    """Run one phase; gives the end of its output where it failed."""
+def launch(names: list[str], phase: str, folder: Path) -> str:
+    """Run one phase of these scripts; gives the end of its output where it failed."""
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if phase == "two" else []
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")},
@@ -64,7 +67,7 @@ def launch(name: str, phase: str, folder: Path) -> str:
         "HF_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), "TRL_EXPERIMENTAL_SILENCE": "1",
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, *many, str(HERE / "worker.py"), name, phase, str(folder)],
+        [sys.executable, *many, str(HERE / "worker.py"), phase, str(folder), *names],
         env=environment, cwd=folder, capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     return "" if done.returncode == 0 else (done.stdout + done.stderr)[-3000:]
@@ -192,17 +195,20 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for the runs (default: a temporary one, removed)")
     given = parser.parse_args()
     results = kept()
-    for name in given.only or [n for n in SITUATIONS if n not in results]:
+    names = given.only or [n for n in SITUATIONS if n not in results]
+    for some in (names[i : i + TOGETHER] for i in range(0, len(names), TOGETHER)):
         with tempfile.TemporaryDirectory() as temporary:
-            folder = (given.keep or Path(temporary)).resolve() / name
+            folder = (given.keep or Path(temporary)).resolve()
             folder.mkdir(parents=True, exist_ok=True)
+            for name in some:
+                shutil.rmtree(folder / name, ignore_errors=True)
             for phase in ("first", "two", "last"):
-                trouble = launch(name, phase, folder)
+                trouble = launch(some, phase, folder)
                 if trouble:
-                    print(f"{name}, {phase}:\n{trouble}", file=sys.stderr, flush=True)
-            results = {**kept(), name: judge(SITUATIONS[name], folder)}
-        print(name, json.dumps(results[name]), flush=True)
+                    print(f"{', '.join(some)}, {phase}:\n{trouble}", file=sys.stderr, flush=True)
+            results = {**kept(), **{name: judge(SITUATIONS[name], folder / name) for name in some}}
         RESULTS.write_text(json.dumps({n: results[n] for n in SITUATIONS if n in results}, indent=1) + "\n")
+        print(", ".join(some), flush=True)
     PAGE.write_text(page(results), encoding="utf-8")
     every = [verdict for kinds in results.values() for verdicts in kinds.values() for verdict in verdicts.values()]
     return 0 if all(verdict["status"] in ("equal", "refused", "as stock") for verdict in every) else 1

@@ -1,10 +1,10 @@
-"""Runs one script for every kind of rule, in this process, which may be one of several.
+"""Runs scripts for every kind of rule, in this process, which may be one of several.
 
-    python scripts/situations/worker.py SCRIPT PHASE FOLDER
+    python scripts/situations/worker.py PHASE FOLDER SCRIPT ...
 
 PHASE is "first": the whole run, the same in plain torch, and one with dropout that leaves a checkpoint; "two": started
 twice by torchrun; "last": the checkpoint gone on with, and the two processes' batches in plain torch. Weights, batches
-and outcomes go to FOLDER.
+and outcomes go to FOLDER/SCRIPT. Most of the time is that of imports, so scripts share a process.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ def last(script: Situation, kind: str, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("script", choices=list(SITUATIONS))
     parser.add_argument("phase", choices=["first", "two", "last"])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("scripts", nargs="+", choices=list(SITUATIONS))
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.phase == "two":
@@ -122,9 +122,11 @@ def main() -> None:
 
         assert PartialState(cpu=True).num_processes == 2
     phase = {"first": first, "two": two, "last": last}[given.phase]
-    stock = SITUATIONS[given.script].door == "attach" and given.phase != "two"
-    for kind in [*KINDS, *([STOCK] if stock else [])]:
-        phase(SITUATIONS[given.script], kind, given.folder / kind.replace(" ", "_"))
+    for name in given.scripts:
+        script = SITUATIONS[name]
+        stock = [STOCK] if script.door == "attach" and given.phase != "two" else []
+        for kind in [*KINDS, *stock]:
+            phase(script, kind, given.folder / name / kind.replace(" ", "_"))
     if _many():
         torch.distributed.destroy_process_group()
 
