@@ -105,8 +105,9 @@ INLINE V to_f16(V v) { return reals(__builtin_convertvector(__builtin_convertvec
 INLINE V load(const _Float16* p) { HF h; memcpy(&h, p, sizeof h); return reals(__builtin_convertvector(h, F)); }
 INLINE void store(_Float16* p, V v) { const HF h = __builtin_convertvector(floats(v), HF); memcpy(p, &h, sizeof h); }"""
 
-_DOUBLE = """INLINE V load(const double* p) { V v; memcpy(&v, p, sizeof v); return v; }
-INLINE void store(double* p, V v) { memcpy(p, &v, sizeof v); }"""
+_DOUBLE = """typedef double D __attribute__((vector_size(L * 8)));
+INLINE V load(const double* p) { D d; memcpy(&d, p, sizeof d); return __builtin_convertvector(d, V); }
+INLINE void store(double* p, V v) { const D d = __builtin_convertvector(v, D); memcpy(p, &d, sizeof d); }"""
 
 #: an operation -> the C++ expression of its arguments
 _OPERATIONS = {
@@ -177,7 +178,8 @@ def emit(program: Program) -> str:
         "pow": "__builtin_powf" if single else "__builtin_pow",
         "to_float": "v" if single else "__builtin_convertvector(v, F)",
         "from_float": "v" if single else "__builtin_convertvector(v, V)",
-        "half": _HALF if _uses_half(program) else "", "double": "" if single else _DOUBLE,
+        "half": _HALF if _uses_half(program) else "",
+        "double": _DOUBLE if any(d is torch.float64 for _, d in program.tensors) else "",
     }  # fmt: skip
     body = _Body(program)
     names, terms = program.names, range(len(program.terms))
