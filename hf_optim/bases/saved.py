@@ -59,8 +59,8 @@ def _codes(opt: Any, p: torch.Tensor, name: str, saved: Mapping[str, Any]) -> No
     if value.dtype is not kind:
         mine, its = (str(d).removeprefix("torch.") for d in (kind or "full precision", value.dtype))
         raise BadCheckpoint(
-            f"{opt.rule}: the checkpoint keeps {name} in {its}, this optimizer in {mine}: create it with the state_dtype "
-            "of the run that wrote it"
+            f"{opt.rule}: the checkpoint keeps {name} in {its}, this optimizer in {mine}: create it with the "
+            "state_dtype of the run that wrote it"
         )
     scales = saved.get(name + codes.SCALE)
     if not isinstance(scales, torch.Tensor) or scales.shape != (codes.blocks(p.numel()),):
