@@ -203,11 +203,6 @@ class Table:
                 total = out if total is None else total + out
         return total
 
-    def prefetch(self, f: Callable[..., Any], cohort: Cohort, names: tuple[str, ...] = (), raw: bool = False) -> None:
-        """Begin to build the kernel that a later step will need."""
-        if self.why is None and fallback.current().kernels:
-            Code(self, f, None if raw else cohort.transform, cohort.c, names).start()
-
     def refuse(self, why: str) -> None:
         """No kernels from now on."""
         self.why = why
