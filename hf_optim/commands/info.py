@@ -21,12 +21,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def info(name: str) -> int:
     """Prints what there is to know about one optimizer. Raises UserError with the closest names if it is unknown."""
     about = registry.info(name)
+    int8 = "" if about.int8_bytes is None else f", {about.int8_bytes:.2f} with state_dtype='int8'"
     pairs = [
         ("class", about.cls),
         ("family", about.family),
         ("needs", ", ".join(sorted(about.needs)) or "nothing beyond gradients"),
         ("source", about.paper or "–"),
-        ("state", f"{about.state_bytes:g} bytes a parameter (fp32)"),
+        ("state", f"{about.state_bytes:g} bytes a parameter (fp32){int8}"),
         ("defaults", ", ".join(f"{k}={_value(v)}" for k, v in about.defaults.items()) or "–"),
         ("search space", ", ".join(f"{k}: {_value(v)}" for k, v in about.search_space.items()) or "–"),
     ]

@@ -34,12 +34,12 @@ def optimizers(pattern: str = "*") -> int:
     rows = []
     for name in registry.list_optimizers(pattern):
         info = registry.info(name)
-        rows.append(
-            (name, info.family, ", ".join(sorted(info.needs)) or "–", f"{info.state_bytes:g}", info.paper or "–")
-        )
+        int8 = "–" if info.int8_bytes is None else f"{info.int8_bytes:.2f}"
+        needs = ", ".join(sorted(info.needs)) or "–"
+        rows.append((name, info.family, needs, f"{info.state_bytes:g}", int8, info.paper or "–"))
     if not rows:
         raise UserError(f"no optimizer matches {pattern!r}; `hf-optim list` shows all of them")
-    _print_table(("name", "family", "needs", "bytes/param", "source"), rows)
+    _print_table(("name", "family", "needs", "bytes/param", "int8", "source"), rows)
     return 0
 
 
