@@ -11,16 +11,22 @@ import numpy as np
 
 from hf_optim.study.folder.outcomes import Arm, arms
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import number
+from hf_optim.study.plan.plan import Run
 from hf_optim.study.statistics.speedup import SpeedUp, invert
 
 
 @dataclass(frozen=True)
 class Row:
-    """The factor of one optimizer on one task: how many times the budget the baseline needs to do as well."""
+    """The factor of one optimizer on one task: how many times the budget, in `unit`, the baseline needs to do as well.
+    `short` counts the runs of both that their steps ended before their passes or seconds were spent.
+    """
 
     task: str
     optimizer: str
     factor: SpeedUp
+    unit: str = "steps"
+    short: int = 0
 
 
 def speedups(results: Results) -> list[Row]:
@@ -37,6 +43,9 @@ def speedups(results: Results) -> list[Row]:
         for budget in budgets
         if budget != 1
     }
+    unit = str(plan.speedup.get("in", "steps"))
+    every = [*now.runs, *(one.run for one in now.budgets)] if unit != "steps" else []
+    ended = [(run.task, run.optimizer) for run in every if _all_steps(results, run)]
     found = []
     for task in plan.tasks:
         key = task["label"], plan.baseline
@@ -44,8 +53,15 @@ def speedups(results: Results) -> list[Row]:
         for label in task["only"]:
             if label != plan.baseline:
                 other = results.standing.arms.get((task["label"], label), Arm())
-                found.append(Row(task["label"], label, _factor(task, base, other, plan.per_unit)))
+                factor = _factor(task, base, other, plan.per_unit)
+                short = sum(one in (key, (task["label"], label)) for one in ended)
+                found.append(Row(task["label"], label, factor, unit, short))
     return found
+
+
+def _all_steps(results: Results, run: Run) -> bool:
+    record = results.store.record(run.id) or {}
+    return record.get("status") == "ok" and number(record["time"].get("steps")) >= run.spec["overrides"]["steps"]
 
 
 def _factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_unit: int) -> SpeedUp:
@@ -61,6 +77,12 @@ def _factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_
     curves = np.array([[value(arm, u) for arm in base.values()] for u in units]).reshape(len(units), len(base))
     least = max(arm.grain for arm in (*base.values(), other)) / 2 / math.sqrt(per_unit)
     return invert(curves, [value(other, u) for u in units], list(base), least)
+
+
+def said(row: Row) -> str:
+    """The factor as text, and what limits it."""
+    short = f" ({row.short} runs ended by their steps before their {row.unit}: give more steps)" if row.short else ""
+    return text(row.factor) + short
 
 
 def text(one: SpeedUp) -> str:

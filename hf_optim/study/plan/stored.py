@@ -28,6 +28,7 @@ _TASK = {
     "options?": ({}, None),
     "schedule?": ({"name": str}, None),
     "schedules?": (Each({"name": str}), None),
+    "seed_shift?": int,
 }
 _CELL = {"task": str, "optimizer": str, "seed": int, "space": Each([(str, float, [(str, float, bool, None, [], {})])]),
          "points": [{}], "budget?": float}  # fmt: skip
@@ -45,7 +46,7 @@ _PLAN = {
     "looks?": [int],
     "per_unit?": int,
     "family?": ("tasks", "score"),
-    "speedup?": {"budgets": [float]},
+    "speedup?": {"budgets": [float], "in?": ("steps", "passes", "seconds")},
     "sensitivity?": {"key": str, "values": [float], "seeds": int},
     "variance?": {"seeds": int, "sources": [str], "optimizers": [str], "seed": int, "tuning_seed": int},
     "margin?": Each(float),
