@@ -26,35 +26,6 @@ PAGE, DATA = ROOT / "docs" / "calibration.md", ROOT / "docs" / "calibration.json
 PUBLISHED = ROOT / "tests" / "algoperf_leaderboard.csv"
 STUDIES = 2000
 
-#: every sentence of README, docs and report that promises something of verdicts, and what stands behind it
-PROMISES = (
-    ("Where nothing differs, a study says better or worse in at most 5 of 100 (README, honest.md)", "table 1"),
-    ("... also between optimizers that were tuned, if the tuning is repeated (README, honest.md, studies.md)",
-     "table 2: AdamW against itself, and against SGDM with means made equal"),
-    ("One tuning finds settings, not optimizers; sentences, tables and pages say “with these settings” (studies.md)",
-     "table 2, the contrast; tests/test_study_questions.py"),
-    ("No tuning seed and no judged seed belongs to two repetitions (studies.md)",
-     "tests/test_study_units.py, on the plan"),
-    ("Units may be added look by look until everything is decided (studies.md, report)",
-     "table 1, every row with looks; tests/test_study_verdicts.py"),
-    ("What is decided stays decided (studies.md)", "tests/test_study_verdicts.py"),
-    ("Equivalent is false in at most 5 of 100, and is withheld where a run failed (studies.md, report)",
-     "table 1; tests/test_study_verdicts.py"),
-    ("A failed run counts as the worst finished one of the two: no false verdict from failures (report)",
-     "table 1, failing arms; tests/test_study_table.py"),
-    ("Failing more often is said falsely in at most 5 of 100 studies (report)", "table 1"),
-    ("The best can be whoever has ●: all true ones in 95 of 100 (report)", "table 1, 20 optimizers"),
-    ("A score over tasks keeps 5 %, at three units too (studies.md)",
-     "table 1, by score; tests/test_study_verdicts.py"),
-    ("The speed-up's interval holds the true factor in 95 of 100 (studies.md, report)", "table 1"),
-    ("--dry-run: the difference that the design finds with 80 % (studies.md)", "table 1 and 2, “found”"),
-    ("An interval leaves zero exactly when the verdict is given (report)", "tests/test_study_verdicts.py"),
-    ("A change of the question after results is told and makes what it touches exploratory (studies.md, report)",
-     "tests/test_study_questions.py"),
-    ("results --compare agrees with the report to the digit (studies.md)", "tests/test_study_questions.py"),
-    ("Runs of the machine's fault are no failures of an optimizer (studies.md)", "tests/test_study_questions.py"),
-)  # fmt: skip
-
 
 def measure(studies: int, data: dict[str, Any], only: str) -> None:
     """Every cell whose name holds `only`, but for those that this code has measured already; saved after each."""
@@ -82,7 +53,10 @@ def code() -> str:
     parts = [
         path for name in ("plan", "statistics", "folder") for path in (ROOT / "hf_optim/study" / name).glob("*.py")
     ]
-    files = sorted([*parts, ROOT / "hf_optim/study/findings/speedups.py", *(ROOT / "scripts").glob("calibration_*")])
+    here = (
+        ROOT / "scripts" / name for name in ("calibration_cells.py", "calibration_tuned.py", "calibration_bank.npz")
+    )
+    files = [*sorted(parts), ROOT / "hf_optim/study/findings/speedups.py", *here]
     whole = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
     return hashlib.sha256(whole).hexdigest()[:12]
 
@@ -114,6 +88,8 @@ def within(one: dict[str, Any], cells: int) -> bool:
 
 def page(data: dict[str, Any]) -> str:
     """docs/calibration.md."""
+    from calibration_promises import PROMISES
+
     cells = list(data.get("cells", {}).values())
     lines = [
         "# Calibration: how often a verdict is wrong",
@@ -154,8 +130,13 @@ def page(data: dict[str, Any]) -> str:
     ]
     if "profile" in data:
         lines += _profile_text(data["profile"])
-    lines += ["## Every promise, and what stands behind it", "", "| promise | behind it |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {promise} | {behind} |" for promise, behind in PROMISES), ""])
+    lines += ["## Every promise, and what stands behind it", "", "| promise | where | behind it |", "|---|---|---|"]
+    return "\n".join([*lines, *(_promise(*one) for one in PROMISES), ""])
+
+
+def _promise(promise: str, where: str, behind: tuple[str, ...]) -> str:
+    named = (f"`tests/{one}`" if "::" in one else one for one in behind)
+    return f"| {promise} | {where} | {'; '.join(named)} |"
 
 
 def _bank_text() -> list[str]:

@@ -14,8 +14,8 @@ from hf_optim.experiment.record import SAMPLES
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import SPEEDUP, Analysis
 from hf_optim.study.findings.curves import Curve
-from hf_optim.study.findings.protocol import Chosen, Protocol
 from hf_optim.study.findings.profiles import cells as profile_cells
+from hf_optim.study.findings.protocol import Chosen, Protocol
 from hf_optim.study.findings.speedups import said as speedup_text
 from hf_optim.study.findings.table import p_text
 from hf_optim.study.folder.results import Results
