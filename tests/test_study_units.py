@@ -248,14 +248,17 @@ def test_budgets_are_multiplied_in_passes_or_seconds_too(tmp_path: Path) -> None
         made = expand(spent + f"speedup: {{budgets: [0.5, 1, 2], in: {unit}}}\n")
         folder = tmp_path / unit
         whole(made, folder, even)
+        for file in folder.glob("runs/*/record.json"):
+            time = {"steps": 100, "forward_passes": 40, "backward_passes": 40, "train_seconds": 5.0}
+            file.write_text(json.dumps({**json.loads(file.read_text()), "time": time}))
         results = records.load(folder)
         over = {one.budget: one.run.spec["overrides"] for one in results.standing.state.budgets}
         assert {b: (o["steps"], o["passes"], o["seconds"]) for b, o in over.items()} == {
             0.5: (50, 60, 4.0), 2: (200, 240, 16.0)
         }  # fmt: skip
-        # The fakes end with their steps: who says that the budget was passes is told that it was not.
+        # What ended with its steps had passes and seconds left at the budgets 1 and 2, which is told.
         row = speedups.speedups(results)[0]
-        assert row.unit == unit and row.short == 2 * 2 * 4
+        assert row.unit == unit and row.short == 2 * 2 * 3
         assert f"runs ended by their steps before their {unit}" in speedups.said(row)
     for more, message in (
         ("in: passes", "'MLP' has no passes to multiply"),

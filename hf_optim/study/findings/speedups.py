@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_optim.study.findings import spending
 from hf_optim.study.folder.outcomes import Arm, arms
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
@@ -45,7 +46,7 @@ def speedups(results: Results) -> list[Row]:
     }
     unit = str(plan.speedup.get("in", "steps"))
     every = [*now.runs, *(one.run for one in now.budgets)] if unit != "steps" else []
-    ended = [(run.task, run.optimizer) for run in every if _all_steps(results, run)]
+    ended = [(run.task, run.optimizer) for run in every if _unspent(results, run, unit)]
     found = []
     for task in plan.tasks:
         key = task["label"], plan.baseline
@@ -59,9 +60,12 @@ def speedups(results: Results) -> list[Row]:
     return found
 
 
-def _all_steps(results: Results, run: Run) -> bool:
+def _unspent(results: Results, run: Run, unit: str) -> bool:
+    """Whether a finished run left some of its passes or seconds, as its steps were over before."""
     record = results.store.record(run.id) or {}
-    return record.get("status") == "ok" and number(record["time"].get("steps")) >= run.spec["overrides"]["steps"]
+    time = record.get("time") or {}
+    spent = number(time.get("train_seconds")) if unit == "seconds" else spending.spent(time, unit)
+    return record.get("status") == "ok" and spent < 0.99 * float(run.spec["overrides"][unit])
 
 
 def _factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_unit: int) -> SpeedUp:
