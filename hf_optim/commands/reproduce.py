@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_optim.claims import claim as claims
 from hf_optim.claims.narrow import Wish
+from hf_optim.commands import overrides
 from hf_optim.commands.parser import Parser
 from hf_optim.core import text
 from hf_optim.errors import UserError
@@ -53,6 +54,7 @@ class Options:
     anyway: bool = False
     share: bool = True
     machine: Machine | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def folder(self, name: str) -> Path:
         """Where the study of the claim `name` lies."""
@@ -63,6 +65,8 @@ class Options:
         words = ["hf-optim reproduce", f'"{name}"' if " " in name else name, "--size", self.size, *self.wish.words()]
         for option, value in (("--seeds", self.seeds), ("--output", self.output)):
             words += [option, str(value)] if value is not None else []
+        for key, value in self.overrides.items():
+            words += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
         return " ".join([*words, *(["--anyway"] if self.anyway else [])])
 
 
@@ -89,6 +93,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim reproduce") ->
         anyway=given.anyway,
         share=not given.no_sharing,
         machine=_machine(given),
+        overrides=overrides.given(given),
     )
     if given.all:
         return _within(given.budget, options)
@@ -119,6 +124,7 @@ def _parser(prog: str) -> Parser:
     add("--page", action="store_true", help="write the page from the runs that are there, and run nothing")
     add("--anyway", action="store_true", help="run a stand-in that cannot decide the published effects")
     add("--no-sharing", action="store_true", help="take no runs from the studies beside this one")
+    overrides.add(parser.add_argument_group("how every run is computed"), overrides.THROUGHPUT)
     add("--tflops", type=float, metavar="N", help="operations per second that the machine reaches, for the cost")
     add("--dollars-per-hour", type=float, metavar="N", help="what an hour of one GPU (or core) costs")
     return parser
@@ -158,7 +164,7 @@ def reproduce(name: str, options: Options) -> int:
     from hf_optim.study.plan.plan import expand
 
     source = narrow.study(setting.study, options.wish)
-    plan = expand(source, seeds=options.seeds)
+    plan = expand(source, seeds=options.seeds, overrides=options.overrides)
     _announce(chosen, plan, options, folder)
     if options.share and not options.dry_run:
         brought = shared.collect(plan.runs, folder, folder.parent)
@@ -168,6 +174,7 @@ def reproduce(name: str, options: Options) -> int:
         code = command.study(
             f"{chosen.name} ({options.size})", source=source, output=str(folder), jobs=options.jobs,
             seeds=options.seeds, dry_run=options.dry_run, checkpoint_every=options.checkpoint_every,
+            overrides=options.overrides,
         )  # fmt: skip
     except KeyboardInterrupt:
         if (folder / "plan.json").is_file():

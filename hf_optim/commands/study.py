@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hf_optim.commands import overrides
 from hf_optim.commands.parser import Parser
 from hf_optim.errors import UserError
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint_every=options.checkpoint_every,
         launch=_launch(options),
         trust=options.trust,
+        overrides=overrides.given(options),
     )
 
 
@@ -53,6 +55,7 @@ def _parser() -> Parser:
     add("--trust", action="store_true", help="run code that only the study's folder names (docs/trust.md)")
     add("--gpus-per-run", type=int, metavar="N", help="GPUs that train one model together (default: one, if any)")
     add("--checkpoint-every", type=int, metavar="STEPS", help="an interrupted run goes on from its last checkpoint")
+    overrides.add(parser.add_argument_group("how every run is computed, in place of the file's"), overrides.THROUGHPUT)
     jobs = parser.add_argument_group("spread over jobs (docs/running.md)").add_argument
     jobs("--launch", choices=("slurm", "local", "debug"), help="submit jobs that take runs until none is left")
     jobs("--array", type=int, metavar="N", help="most jobs at a time (default: 1)")

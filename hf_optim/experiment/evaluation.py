@@ -40,7 +40,7 @@ def evaluate_checkpoint(
             schedule={"name": "constant"},
             evaluator=Evaluator(chosen, splits, None),
             model=loaded,
-            args=arguments(checkpoint.parent, chosen, preset),
+            args=arguments(checkpoint.parent, chosen, preset, precision=preset.precision.value),
         )
         return final_metrics(trainer, splits, preset)
 

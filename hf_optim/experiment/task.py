@@ -50,7 +50,8 @@ class Preset:
     number of samples held out of a data set that comes without a validation split. `drop_last` leaves out an epoch's
     last, smaller batch (another one every epoch), which makes one process and several take the same steps. `steps`
     bounds the run in place of `epochs`; `evaluations` spreads so many over the run (None: one an epoch); at the end
-    only the first `train_evaluation` samples of the train split are evaluated (None: all of them).
+    only the first `train_evaluation` samples of the train split are evaluated (None: all of them). `precision` is one
+    of `hf_optim.experiment.spec.PRECISIONS`.
     """
 
     epochs: Value[int]
@@ -67,6 +68,7 @@ class Preset:
     evaluations: Value[int | None] = field(default_factory=lambda: Value(None))
     train_evaluation: Value[int | None] = field(default_factory=lambda: Value(None))
     evaluation_batch: Value[int] = field(default_factory=lambda: Value(256))
+    precision: Value[str] = field(default_factory=lambda: Value("fp32", "ours", "the papers name none"))
 
     def sources(self) -> dict[str, Value[Any]]:
         """Every value by its name, for tables and documents."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_optim.core import importing
 from hf_optim.core import text as safe
@@ -50,6 +51,7 @@ def study(
     launch: Launch | None = None,
     source: Source | None = None,
     trust: bool = False,
+    overrides: Mapping[str, Any] | None = None,
 ) -> int:
     """Runs what is missing of a study, writes tables and report, shows the table. Gives 1 if a run failed, else 0.
 
@@ -66,6 +68,7 @@ def study(
         checkpoint_every: steps between checkpoints, from which an interrupted run goes on; default none: it restarts.
         launch: spread the runs over jobs (see `spread`) instead of running them here.
         trust: run code that only the study's folder names (`name` is the folder), or, with `dry_run`, any code.
+        overrides: of every run, in place of the file's, as {"precision": "bf16"}.
         source: the study itself, where it stands in no file of its own; `name` then only says where it comes from.
 
     Raises:
@@ -80,7 +83,7 @@ def study(
     why = "a dry run runs none" if dry_run else f"only {name} says that it is to be run: name its YAML file"
     source, origin = (source, name) if source is not None else shipped.find(name)
     with importing.refused(why, trust):
-        plan = planning.expand(source, seeds=seeds, origin=Path(origin).name)
+        plan = planning.expand(source, seeds=seeds, origin=Path(origin).name, overrides=overrides)
         if not (trust or dry_run) and (code := importing.paths([*plan.tasks, *plan.optimizers])):
             raise importing.Untrusted(f"{', '.join(code)}: code, and {why}, or look at it and add --trust")
         if not (trust or dry_run) and (outside := [path for task in plan.tasks for path in paths_in(task)]):

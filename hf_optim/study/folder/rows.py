@@ -26,8 +26,8 @@ def of(results: Results) -> list[Row]:
 
     Columns: study, task and optimizer (labels), seed, id, status (ok, failed, missing), stage (judged, tuning,
     speedup, sensitivity, variance, or none for a run that is in the folder and no longer in the plan), metric and
-    value (the primary metric), error; every metric by its name; time, memory, data and environment by theirs; and what
-    decided the run, as `spec.optimizer.lr`.
+    value (the primary metric), error; every metric by its name; time, memory, data, environment and execution
+    by theirs; and what decided the run, as `spec.optimizer.lr`.
     """
     plan = results.plan
     primary = {t["label"]: t["primary"]["name"] for t in plan.tasks}
@@ -75,7 +75,7 @@ def _row(head: Row, spec: Mapping[str, Any], record: Mapping[str, Any] | None, m
             row |= {name: value for name, value in (record.get(place) or {}).items() if name not in FIRST}
         row["value"] = (record.get("metrics") or {}).get(metric)
         row |= {f"data.{k}": v for k, v in (record.get("data") or {}).items()}
-        row |= {f"environment.{k}": v for k, v in (record.get("environment") or {}).items()}
+        row |= {f"{p}.{k}": v for p in ("environment", "execution") for k, v in (record.get(p) or {}).items()}
         row |= {key: record.get(key) for key in ("started", "finished")}
     return row | {f"spec.{key}": value for key, value in flatten(spec).items()}
 

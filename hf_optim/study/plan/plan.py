@@ -169,8 +169,11 @@ class Plan:
             raise UserError(f"{file}: not the plan of a study ({type(error).__name__}: {error})") from None
 
 
-def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Plan:
-    """The plan of a study's YAML. `seeds` replaces the number of seeds (0 .. n - 1) that the file asks for.
+def expand(
+    source: Source, *, seeds: int | None = None, origin: str = "", overrides: Mapping[str, Any] | None = None
+) -> Plan:
+    """The plan of a study's YAML. `seeds` replaces the number of seeds (0 .. n - 1) that the file asks for, and each of
+    `overrides` that of every task.
 
     Raises UserError with the file and line for unknown keys, wrong types, unknown optimizers or hyper-parameters,
     duplicate labels, unknown tasks, models or sizes, and empty lists.
@@ -191,6 +194,8 @@ def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Pla
     if baseline not in labels:
         raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label; labels: {', '.join(labels)}")
     tasks = entries.tasks(source, top["tasks"], labels)
+    if overrides:
+        tasks = [{**task, "overrides": {**(task.get("overrides") or {}), **overrides}} for task in tasks]
     family = top.get("family", "score" if len(tasks) >= TASKS_FOR_SCORE else "tasks")
     if family not in FAMILIES:
         raise source.error(("family",), f"family must be {' or '.join(FAMILIES)}, got {family!r}")
