@@ -27,7 +27,7 @@ from hf_optim.study.launch.follow import follow
 from hf_optim.study.launch.jobs import Launch
 from hf_optim.study.launch.progress import Display, duration
 from hf_optim.study.plan import plan as planning
-from hf_optim.study.plan import shipped, values
+from hf_optim.study.plan import shipped, units, values
 from hf_optim.study.plan.plan import Run
 from hf_optim.study.report import exports
 from hf_optim.study.report import tables as texts
@@ -102,7 +102,8 @@ def study(
         told = values.check_values(plan, source)
     folder = _folder(name, output, plan)
     change = changes.since(folder, plan)
-    for line in told:
+    looks = "" if plan.repetitions else units.explained(plan.looks)
+    for line in (*told, *([looks] if looks else [])):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         _show_plan(plan, folder, console)

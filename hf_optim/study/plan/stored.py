@@ -29,6 +29,7 @@ _TASK = {
     "schedule?": ({"name": str}, None),
     "schedules?": (Each({"name": str}), None),
     "settings?": (str, None),
+    "seed_shift?": int,
 }
 _RUNG = {"task": str, "size": int, "parameters": int, "multiple": float, "tokens": int, "steps": int,
          "batch_size": int,
@@ -49,7 +50,7 @@ _PLAN = {
     "looks?": [int],
     "per_unit?": int,
     "family?": ("tasks", "score"),
-    "speedup?": {"budgets": [float]},
+    "speedup?": {"budgets": [float], "in?": ("steps", "passes", "seconds")},
     "sensitivity?": {"key": str, "values": [float], "seeds": int},
     "variance?": {"seeds": int, "sources": [str], "optimizers": [str], "seed": int, "tuning_seed": int},
     "margin?": Each(float),
