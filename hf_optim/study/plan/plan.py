@@ -45,6 +45,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.core.text import is_plain
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.plan import criteria as stated
@@ -188,7 +189,8 @@ def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Pla
     labels = [o["label"] for o in optimizers]
     baseline = str(source.check_type(("baseline",), top.get("baseline", labels[0]), str, "an optimizer's label"))
     if baseline not in labels:
-        raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label; labels: {', '.join(labels)}")
+        near, listed = closest(baseline, labels), ", ".join(labels)
+        raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label{near}; labels: {listed}")
     tasks = entries.tasks(source, top["tasks"], labels)
     cells = list(_checked_cells(source, tasks, optimizers))
     # Under tuning two optimizers may differ in what is searched alone.
