@@ -48,6 +48,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.core.text import is_plain
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.plan import criteria as stated
@@ -200,7 +201,8 @@ def expand(
     labels = [o["label"] for o in optimizers]
     baseline = str(source.check_type(("baseline",), top.get("baseline", labels[0]), str, "an optimizer's label"))
     if baseline not in labels:
-        raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label; labels: {', '.join(labels)}")
+        near, valid = closest(baseline, labels), ", ".join(labels)
+        raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label{near}; labels: {valid}")
     blocks: dict[str, Any] = {}
     if ("tasks" in top) == ("ladder" in top):
         raise source.error((), "a study has either tasks: or a ladder:")
