@@ -104,6 +104,15 @@ class CausalLM(Task):
         tokens = None if values.get("corpus_tokens") is None else _whole(values, "corpus_tokens", block)
         return _data(*key, _newest(name) + _newest(values.get("checkpoint")), block, held_out, tokens)
 
+    def synthetic(self, model: str, preset: Preset) -> Data | None:
+        """See `Task`; none for a checkpoint, whose tokenizer is its own."""
+        values = preset.model.value
+        if "checkpoint" in values:
+            return None
+        from hf_optim.tasks.data import synthetic
+
+        return synthetic.blocks(preset.data.value, _whole(values, "block", 2), _whole(values, "vocabulary", 3))
+
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The model for the tokenizer's vocabulary, or the checkpoint's."""
         from hf_optim.tasks.data import blocks

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from hf_optim import registry
 from hf_optim.core.importing import import_path
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 
@@ -194,9 +195,11 @@ class Task(ABC):
     def preset(self, model: str, size: str) -> Preset:
         """The preset of `model` at `size`; a `UserError` names the valid ones."""
         if not isinstance(size, str) or size not in self.sizes:
-            raise UserError(f"task {self.name!r} has no size {size!r}: choose from {', '.join(self.sizes)}")
+            near = closest(str(size), self.sizes)
+            raise UserError(f"task {self.name!r} has no size {size!r}{near}: choose from {', '.join(self.sizes)}")
         if model not in self.models:
-            raise UserError(f"task {self.name!r} has no model {model!r}: choose from {', '.join(self.models)}")
+            near = closest(str(model), self.models)
+            raise UserError(f"task {self.name!r} has no model {model!r}{near}: choose from {', '.join(self.models)}")
         return self.sizes[size].presets[model]
 
     @abstractmethod
@@ -214,6 +217,12 @@ class Task(ABC):
     @abstractmethod
     def measure(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         """The metrics of one split from all its gathered predictions; `loss` and the primary's stem among them."""
+
+    def synthetic(self, model: str, preset: Preset) -> Data | None:
+        """Random data of the form that `model` trains on under `preset`, made without a file or a network; None: the
+        task has none. `facts["train_samples"]` is the size of the real train split.
+        """
+        return None
 
     def collate(self, data: Data) -> Callable[[Any], dict[str, Any]] | None:
         """The function that makes a batch of `data`; None takes transformers' default."""
@@ -255,9 +264,8 @@ class Task(ABC):
         valid = [*preset.model.value, *self.options]
         for key in options:
             if key not in valid:
-                raise UserError(
-                    f"task {self.name!r}, model {model!r}: unknown option {key!r}; valid: {', '.join(valid) or 'none'}"
-                )
+                listed, near = ", ".join(valid) or "none", closest(str(key), valid)
+                raise UserError(f"task {self.name!r}, model {model!r}: unknown option {key!r}{near}; valid: {listed}")
         merged = {**preset.model.value, **options}
         return replace(preset, model=replace(preset.model, value=merged)) if options else preset
 
@@ -285,7 +293,8 @@ def load(name: str) -> Task:
         task = import_path(f"{name}:TASK" if name.endswith(".py") else name)
     else:
         if name not in names():
-            raise UserError(f"unknown task {name!r}: choose from {', '.join(names())}, or give file.py:NAME")
+            near = closest(name, names())
+            raise UserError(f"unknown task {name!r}{near}: choose from {', '.join(names())}, or give file.py:NAME")
         task = importlib.import_module(f"hf_optim.tasks.{name}").TASK
     if not isinstance(task, Task):
         raise UserError(f"task {name!r} is not an instance of hf_optim.experiment.task.Task")

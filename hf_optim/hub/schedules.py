@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -37,13 +38,13 @@ def check_schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"schedule: expected a mapping with a name, as {{name: cosine}}, got {schedule!r}")
     name = schedule["name"]
     if name not in SCHEDULES:
-        raise UserError(f"schedule: unknown name {name!r}; valid: {', '.join(SCHEDULES)}")
+        raise UserError(f"schedule: unknown name {name!r}{closest(name, SCHEDULES)}; valid: {', '.join(SCHEDULES)}")
     valid = {"name": name, "warmup": 0, **SCHEDULES[name]}
     for key, value in schedule.items():
         if key not in valid:
-            raise UserError(
-                f"schedule {name!r}: unknown parameter {key!r}; valid: {', '.join(k for k in valid if k != 'name')}"
-            )
+            known = [k for k in valid if k != "name"]
+            near = closest(key, known)
+            raise UserError(f"schedule {name!r}: unknown parameter {key!r}{near}; valid: {', '.join(known)}")
         if key == "name":
             continue
         entries = value if key == "at" else [value]

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import paragraphs
+from hf_optim.tasks.data import distributed_text, paragraphs
 
 IGNORED = -100
 END, UNKNOWN = "<eos>", "<unk>"
@@ -98,12 +98,15 @@ def spread(blocks: Blocks, most: int) -> Dataset[dict[str, torch.Tensor]]:
 def read(path: Path) -> tuple[dict[str, list[str]], str]:
     """The texts of each split of your own files, and a note about splits that were cut off the end of train.
 
-    Parquet, CSV and JSONL as `data/paragraphs.py` reads them; in a `.txt` file every line is a text, as in the Penn
-    Treebank's.
+    WikiText and the Penn Treebank as they are distributed (`data/distributed_text.py`), where a line that is not empty
+    is a text; parquet, CSV and JSONL as `data/paragraphs.py` reads them; in a `.txt` file every line is a text.
 
     Raises:
         UserError: no such path, no train split, a missing column, an empty split; each in one line.
     """
+    if path.exists() and (published := distributed_text.read(path)) is not None:
+        lines_of, note = published
+        return {split: [text for line in part if (text := line.strip())] for split, part in lines_of.items()}, note
     files = _text_files(path)
     if not files:
         return paragraphs.read(path)

@@ -2,7 +2,8 @@
 
 A source of your own is one of
 - a folder with `train`, and if there are any `validation` and `test`, as `.parquet`, `.csv`, `.jsonl` or `.txt` files;
-- one such file.
+- one such file;
+- WikiText or the Penn Treebank as they are distributed (see `distributed_text`).
 Tables have a column `text` with one paragraph a row; in a `.txt` file an empty line ends a paragraph. Missing splits
 are cut off the end of `train`: 10% of the paragraphs each, so that they come from other articles.
 """
@@ -10,11 +11,12 @@ are cut off the end of `train`: 10% of the paragraphs each, so that they come fr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
+from hf_optim.tasks.data import distributed_text
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -59,12 +61,24 @@ def read(path: Path) -> tuple[dict[str, list[str]], str]:
         UserError: no such path, an unknown kind of file, no column `text`, values that are no texts, a file that
             cannot be read, an empty split; each in one line with what to do.
     """
+    if not path.exists():
+        raise UserError(f"data: no such file or folder: {path}")
+    published = distributed_text.read(path)
+    if published is not None:
+        lines, note = published
+        return {split: running(part) for split, part in lines.items()}, note
     found: dict[str, list[str]] = {}
     for split, file in sources(path).items():
         found[split] = [text for text in _paragraphs(file) if text and not text.isspace()]
         if not found[split]:
             raise UserError(f"data: the {split} split is empty: {file} holds no text")
     return found, hold_out(found)
+
+
+def running(lines: Iterable[str]) -> list[str]:
+    """The paragraphs among lines of WikiText, of which others are empty or, between equals signs, headings."""
+    stripped = (line.strip() for line in lines)
+    return [line for line in stripped if line and not line.startswith("= ")]
 
 
 def apart(found: dict[str, list[str]]) -> int:

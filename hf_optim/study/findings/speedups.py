@@ -9,18 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from hf_optim.study.findings import spending
 from hf_optim.study.folder.outcomes import Arm, arms
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import number
+from hf_optim.study.plan.plan import Run
 from hf_optim.study.statistics.speedup import SpeedUp, invert
 
 
 @dataclass(frozen=True)
 class Row:
-    """The factor of one optimizer on one task: how many times the budget the baseline needs to do as well."""
+    """The factor of one optimizer on one task: how many times the budget, in `unit`, the baseline needs to do as well.
+    `short` counts the runs of both that their steps ended before their passes or seconds were spent.
+    """
 
     task: str
     optimizer: str
     factor: SpeedUp
+    unit: str = "steps"
+    short: int = 0
 
 
 def speedups(results: Results) -> list[Row]:
@@ -37,6 +44,9 @@ def speedups(results: Results) -> list[Row]:
         for budget in budgets
         if budget != 1
     }
+    unit = str(plan.speedup.get("in", "steps"))
+    every = [*now.runs, *(one.run for one in now.budgets)] if unit != "steps" else []
+    ended = [(run.task, run.optimizer) for run in every if _unspent(results, run, unit)]
     found = []
     for task in plan.tasks:
         key = task["label"], plan.baseline
@@ -44,8 +54,18 @@ def speedups(results: Results) -> list[Row]:
         for label in task["only"]:
             if label != plan.baseline:
                 other = results.standing.arms.get((task["label"], label), Arm())
-                found.append(Row(task["label"], label, factor(task, base, other, plan.per_unit)))
+                speedup = factor(task, base, other, plan.per_unit)
+                short = sum(one in (key, (task["label"], label)) for one in ended)
+                found.append(Row(task["label"], label, speedup, unit, short))
     return found
+
+
+def _unspent(results: Results, run: Run, unit: str) -> bool:
+    """Whether a finished run left some of its passes or seconds, as its steps were over before."""
+    record = results.store.record(run.id) or {}
+    time = record.get("time") or {}
+    spent = number(time.get("train_seconds")) if unit == "seconds" else spending.spent(time, unit)
+    return record.get("status") == "ok" and spent < 0.99 * float(run.spec["overrides"][unit])
 
 
 def factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_unit: int) -> SpeedUp:
@@ -62,6 +82,12 @@ def factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_u
     curves = np.array([[value(arm, u) for arm in base.values()] for u in units]).reshape(len(units), len(base))
     least = max(arm.grain for arm in (*base.values(), other)) / 2 / math.sqrt(per_unit)
     return invert(curves, [value(other, u) for u in units], list(base), least)
+
+
+def said(row: Row) -> str:
+    """The factor as text, and what limits it."""
+    short = f" ({row.short} runs ended by their steps before their {row.unit}: give more steps)" if row.short else ""
+    return text(row.factor) + short
 
 
 def text(one: SpeedUp) -> str:

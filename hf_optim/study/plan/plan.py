@@ -35,7 +35,8 @@ The YAML (all keys; * required):
     family: tasks               # what is corrected together: comparisons on tasks (default with one or two), or the
                                 # score of each optimizer over all tasks (default from three)
 
-Every optimizer runs with the same seeds, hence the same initial weights and batches: the runs are paired. Under
+Every optimizer runs with the same seeds, hence the same initial weights and batches: the runs are paired. A score adds
+up tasks as independent ones, so under it each task shifts all its seeds by a number of its own (`units`). Under
 `tuning` the judged runs are not known before the trials have records: `stages` says what follows from those.
 """
 
@@ -47,6 +48,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.core.text import is_plain
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.plan import criteria as stated
@@ -112,7 +114,7 @@ class Plan:
 
     def tuning_seed(self, unit: int) -> int:
         """The tuning seed by which a unit's settings are chosen."""
-        first = int(self.tuning["seed"]) if self.tuning else tuning.SEED
+        first = int(self.tuning["seed"]) if self.tuning else units.FIRST_TUNING_SEED
         return first + unit if self.repetitions else first
 
     def cells(self) -> Iterator[tuple[Mapping[str, Any], str, dict[str, Any]]]:
@@ -199,7 +201,8 @@ def expand(
     labels = [o["label"] for o in optimizers]
     baseline = str(source.check_type(("baseline",), top.get("baseline", labels[0]), str, "an optimizer's label"))
     if baseline not in labels:
-        raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label; labels: {', '.join(labels)}")
+        near, valid = closest(baseline, labels), ", ".join(labels)
+        raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label{near}; labels: {valid}")
     blocks: dict[str, Any] = {}
     if ("tasks" in top) == ("ladder" in top):
         raise source.error((), "a study has either tasks: or a ladder:")
@@ -210,6 +213,11 @@ def expand(
     ladder.check_settings(source, tasks, top.get("tuning") is not None)
     if overrides:
         tasks = [{**task, "overrides": {**(task.get("overrides") or {}), **overrides}} for task in tasks]
+    family = top.get("family", "score" if len(tasks) >= TASKS_FOR_SCORE else "tasks")
+    if family not in FAMILIES:
+        raise source.error(("family",), f"family must be {' or '.join(FAMILIES)}, got {family!r}")
+    if family == "score":
+        units.set_apart(source, tasks, chance, top.get("tuning"))
     cells = list(_checked_cells(source, tasks, optimizers))
     # Under tuning two optimizers may differ in what is searched alone.
     runs = _runs(source, cells, seed_list) if top.get("tuning") is None else ()
@@ -229,9 +237,6 @@ def expand(
         blocks["speedup"] = speedup.read(source, top["speedup"], [t for t in tasks if baseline in t["only"]])
         if "tuning" in blocks:
             blocks["tuning"] = tuning.with_budgets(source, blocks["tuning"], blocks["speedup"], cells, baseline)
-    family = top.get("family", "score" if len(tasks) >= TASKS_FOR_SCORE else "tasks")
-    if family not in FAMILIES:
-        raise source.error(("family",), f"family must be {' or '.join(FAMILIES)}, got {family!r}")
     shown = tuple({k: v for k, v in t.items() if k != "where"} for t in tasks)
     known = tuple({k: v for k, v in o.items() if k != "where"} for o in optimizers)
     return Plan(
@@ -253,7 +258,8 @@ def make_run(
     overrides: Mapping[str, Any] | None = None,
     pruning: Sequence[Sequence[float]] = (),
 ) -> Run:
-    """The run of a task's entry with an optimizer; raises the UserErrors of `RunSpec`.
+    """The run of a task's entry with an optimizer; raises the UserErrors of `RunSpec`. `seed` is the study's, which the
+    task may shift.
 
     What a setting says of the run itself (`run: {batch_size: ...}`, see `tuning`) is taken out of `spec`; another batch
     size keeps the number of samples, so that no setting is paid by more data.
@@ -268,7 +274,7 @@ def make_run(
         model=task["model"],
         size=task["size"],
         optimizer=spec,
-        seed=seed,
+        seed=units.shifted(task, seed),
         data=task["data"],
         schedule=run.get("schedule", (task.get("schedules") or {}).get(optimizer, task.get("schedule"))),
         overrides=given,

@@ -29,6 +29,7 @@ _TASK = {
     "schedule?": ({"name": str}, None),
     "schedules?": (Each({"name": str}), None),
     "settings?": (str, None),
+    "seed_shift?": int,
 }
 _RUNG = {"task": str, "size": int, "parameters": int, "multiple": float, "tokens": int, "steps": int,
          "batch_size": int,
@@ -49,7 +50,7 @@ _PLAN = {
     "looks?": [int],
     "per_unit?": int,
     "family?": ("tasks", "score"),
-    "speedup?": {"budgets": [float]},
+    "speedup?": {"budgets": [float], "in?": ("steps", "passes", "seconds")},
     "sensitivity?": {"key": str, "values": [float], "seeds": int},
     "variance?": {"seeds": int, "sources": [str], "optimizers": [str], "seed": int, "tuning_seed": int},
     "margin?": Each(float),
@@ -102,7 +103,7 @@ def _cells(data: Mapping[str, Any], file: str) -> None:
         fine &= all(len(one) == 3 and all(map(_numeric, one[1:])) and one[1] < one[2] for one in ends)
         fine &= all(one[0] == "linear" or one[1] > 0 for one in ends)
         fine &= all(len(one) == 2 and isinstance(one[1], list) and one[1] for one in choices)
-        for point in cell["points"]:
+        for point in cell["points"] if fine else ():
             fine &= set(point) == set(cell["space"]) and all(
                 cell["space"][key][0] == "choice" or _numeric(value) for key, value in point.items()
             )
