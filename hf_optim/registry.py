@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_optim.core import validate
 from hf_optim.core.importing import import_path
@@ -22,6 +22,10 @@ from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+    from hf_optim.bases.optimizer import Optimizer
+
+Made = TypeVar("Made", bound="torch.optim.Optimizer")
 
 _HERE = Path(__file__).parent
 _BASES = {"optimizers": "Optimizer", "wrappers": "Wrapper"}
@@ -47,7 +51,7 @@ class Info:
     required: tuple[str, ...]
     options: tuple[str, ...]
     state_bytes: int
-    search_space: MappingProxyType[str, tuple]
+    search_space: MappingProxyType[str, tuple[Any, ...]]
     doc: str = field(repr=False)
     base: MappingProxyType[str, Any] | None = None
     arguments: MappingProxyType[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -292,22 +296,22 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     decay_all = hyper.pop("decay_all", False)
     if not isinstance(decay_all, bool):
         raise UserError(f"{name}: decay_all must be true or false, got {decay_all!r}")
-    decay, agr = _division(known, hyper)
+    cls, params = resolve(name), source
+    decay, opt_out = _division(cls, known, hyper)
     if decay_all:
         decay = None  # no division: one group, decayed as the rule itself says
-    cls, params = resolve(name), source
     if isinstance(source, Parameters):
-        params = source.groups(decay, agr=agr, route=getattr(cls, "route", None))
-    optimizer = cls(params, **{**known.arguments, **hyper})
+        params = source.groups(decay, opt_out=opt_out, route=getattr(cls, "route", None))
+    optimizer: Optimizer = cls(params, **{**known.arguments, **hyper})
     optimizer.given |= set(hyper) & set(known.defaults)  # a default that was written down is a choice too
     if isinstance(source, Parameters):
-        _named(optimizer, source, source.earlier(decay, agr=agr))
+        _named(optimizer, source, source.earlier(decay, apart=bool(opt_out)))
         if hasattr(optimizer, "watch"):
             optimizer.watch(source.model)
     return optimizer
 
 
-def _named(optimizer: torch.optim.Optimizer, source: Any, earlier: list[list[str]] | None = None) -> Any:
+def _named(optimizer: Made, source: Any, earlier: list[list[str]] | None = None) -> Made:
     """The optimizer with its tensors' names in its groups, where a model has told them."""
     from hf_optim.bases import layout
 
@@ -317,16 +321,17 @@ def _named(optimizer: torch.optim.Optimizer, source: Any, earlier: list[list[str
     return optimizer
 
 
-def _division(known: Info, hyper: dict[str, Any]) -> tuple[float | None, bool]:
-    """The decay of the groups that decay, None for a rule without one; whether embeddings are kept apart."""
+def _division(cls: Any, known: Info, hyper: dict[str, Any]) -> tuple[float | None, str]:
+    """The decay of the groups that decay, None for a rule without one; the key with which embeddings stay
+    out of a transform."""
     transform = hyper.get("grad_transform")
     if transform is not None:
         from hf_optim.transforms import make
 
         transform = make(transform)
-    agr = "agr_scope" in known.defaults or (transform is not None and transform.weights_only)
+    opt_out = cls.opt_out or (transform.opt_out if transform is not None else "")
     decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
-    return decay, agr
+    return decay, opt_out
 
 
 def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.optim.Optimizer:
@@ -334,7 +339,8 @@ def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.
     if known.family != "wrapper":
         raise UserError(f"{name} takes no base")
     validate.unknown(name, own, [*known.required, *known.defaults, *known.options])
-    return resolve(name)(base, **own)
+    wrapped: torch.optim.Optimizer = resolve(name)(base, **own)
+    return wrapped
 
 
 def check_values(spec: Any) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
 from hf_optim.core.rewind import RandomState
+from hf_optim.core.vocabulary import Block
 from hf_optim.engine import passes
 from hf_optim.errors import MissingLoss
 
@@ -115,7 +116,7 @@ class LineSearch(Optimizer):
     # --- a step ----------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def measure(g, c):
+    def measure(g: Block, c: SimpleNamespace) -> tuple[Any, ...]:
         return (dot(g, g),)
 
     def _advance(self, f: float | None, evaluate: Callable[[], Any] | None) -> None:
@@ -183,9 +184,9 @@ class LineSearch(Optimizer):
         passes.once(_placed, columns, [numbers[eta] for eta in etas], self.without_kernels)
 
     @staticmethod
-    def rate(h, memory):
-        return h.lr * memory["eta"]
+    def rate(h: SimpleNamespace, memory: dict[str, float]) -> float:
+        return float(h.lr) * memory["eta"]
 
 
-def _placed(x, g, start, c):
+def _placed(x: Block, g: Block, start: Block, c: SimpleNamespace) -> None:
     x.copy_(start if c.back else start.sub(g, alpha=c.eta))

@@ -56,7 +56,7 @@ class MatrixOptimizer(Routed):
         raise NotImplementedError
 
     @torch.no_grad()
-    def step(  # type: ignore[override]
+    def step(
         self,
         closure: Callable[[], Any] | None = None,
         *,

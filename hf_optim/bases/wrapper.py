@@ -61,7 +61,7 @@ class Wrapper(torch.optim.Optimizer):
     # --- being the base --------------------------------------------------------------------------------------------
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         return self.base.param_groups
 
     @param_groups.setter
@@ -70,7 +70,7 @@ class Wrapper(torch.optim.Optimizer):
             self.base.param_groups = value
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         return self.base.state
 
     @state.setter

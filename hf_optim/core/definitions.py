@@ -62,5 +62,6 @@ def declared(name: Any, folder: str = "optimizers") -> Mapping[str, str]:
     for cls in ast.parse(path.read_text(encoding="utf-8")).body:
         for node in cls.body if isinstance(cls, ast.ClassDef) else []:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ours":
-                return ast.literal_eval(node.value)
+                texts: dict[str, str] = ast.literal_eval(node.value)
+                return texts
     return {}

@@ -23,8 +23,6 @@ COMMON: dict[str, tuple[float, float, bool, bool]] = {
     "gamma": (0.0, 1.0, True, False),
     "clip": (0.0, math.inf, False, False),
     "max_grad_norm": (0.0, math.inf, False, False),
-    "agr_steps": (0, math.inf, True, False),
-    "restart_every": (1, math.inf, True, False),
     "steps_per_epoch": (1, math.inf, True, False),
 }
 #: keys that others (schedulers, torch, people) put into parameter groups

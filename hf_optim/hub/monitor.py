@@ -88,7 +88,8 @@ class Monitor(TrainerCallback):
 
 
 def _square(t: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(t, dtype=torch.float32).square()
+    norm: torch.Tensor = torch.linalg.vector_norm(t, dtype=torch.float32)
+    return norm.square()
 
 
 def _named(gradient: float, update: float, weight: float) -> dict[str, float]:

@@ -208,7 +208,7 @@ class Replay:
                 eta = scale * 0.03 * max(abs(fed), 0.03) / square
                 with torch.no_grad():
                     for p, start in zip(params, starts, strict=True):
-                        p.copy_(start).sub_(p.grad.to(p.dtype), alpha=eta)  # type: ignore[union-attr]
+                        p.copy_(start).sub_(p.grad.to(p.dtype), alpha=eta)
                 if not abs(float(self()) - fed) <= 1e-4 * eta * square:
                     return
         finally:

@@ -39,6 +39,9 @@ class AdamWAGR(Optimizer):
     slots = {"m": 0.0, "v": 0.0}
     choices = {"agr_moments": ("first", "all", "m"), "agr_scope": ("matrix", "all")}
     structural = ("agr_steps",)
+    bounds = {"agr_steps": (0, float("inf"), True, False)}
+    opt_out = "agr"
+    everywhere = {"agr_scope": "all"}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 
     def __init__(

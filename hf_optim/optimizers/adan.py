@@ -39,6 +39,7 @@ class Adan(Optimizer):
     slots = {"m": 0.0, "v": 0.0, "n": 0.0, "previous": 0.0}
     structural: ClassVar[tuple[str, ...]] = ("no_prox", "restart_every")
     shared = ("max_grad_norm",)
+    bounds = {"restart_every": (1, float("inf"), True, False)}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 
     def __init__(
@@ -57,6 +58,10 @@ class Adan(Optimizer):
         state_dtype: str | None = None,
     ) -> None:
         super().__init__(params, locals())
+
+    @staticmethod
+    def lifetime(h):
+        return h.restart_every
 
     @staticmethod
     def measures(h):

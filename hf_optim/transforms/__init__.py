@@ -36,4 +36,5 @@ def make(given: Any) -> Transform:
             f"there are: {', '.join(names())}"
         )
     validate.unknown(f"grad_transform {name}", spec, inspect.signature(made).parameters)
-    return made(**spec)
+    transform: Transform = made(**spec)
+    return transform

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from hf_optim.bases.wrapper import Wrapper
 from hf_optim.core import validate
+from hf_optim.core.compiling import uncompiled
 from hf_optim.core.reduce import local
+from hf_optim.core.vocabulary import Block
 from hf_optim.engine import passes
 from hf_optim.errors import UserError
 
@@ -61,13 +64,13 @@ class Lookahead(Wrapper):
         self.k, self.alpha, self.pullback_momentum = k, alpha, pullback_momentum
         super().__init__(base)
 
-    @torch.compiler.disable
+    @uncompiled
     @torch.no_grad()
     def step(
         self,
         closure: Callable[[], Any] | None = None,
         *,
-        loss: Any = None,  # type: ignore[override]
+        loss: Any = None,
         evaluate: Callable[[], Any] | None = None,
     ) -> Any:
         """One step of the base, and every k-th time one of the slow weights. Arguments are the base's."""
@@ -131,6 +134,6 @@ class Lookahead(Wrapper):
         return bool(moments)
 
 
-def _pulled(x, slow, c):
+def _pulled(x: Block, slow: Block, c: SimpleNamespace) -> None:
     slow.lerp_(x, c.alpha)
     x.copy_(slow)
