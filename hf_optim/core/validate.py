@@ -21,8 +21,6 @@ COMMON: dict[str, tuple[float, float, bool, bool]] = {
     "weight_decay": (0.0, math.inf, True, False),
     "momentum": (0.0, 1.0, True, False),
     "gamma": (0.0, 1.0, True, False),
-    "clip": (0.0, math.inf, False, False),
-    "max_grad_norm": (0.0, math.inf, False, False),
     "steps_per_epoch": (1, math.inf, True, False),
 }
 #: keys that others (schedulers, torch, people) put into parameter groups

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.moments import adam, decoupled
 from hf_optim.transforms.agr import from_hyper
 
 
@@ -65,17 +66,7 @@ class AdamWAGR(Optimizer):
 
     @staticmethod
     def scalars(h, t, s):
-        beta1, beta2 = h.betas
-        return {
-            "w1": 1 - beta1,
-            "beta2": beta2,
-            "w2": 1 - beta2,
-            "eps": h.eps,
-            "unbias": (1 - beta2**t) ** -0.5,
-            "step": h.lr / (1 - beta1**t),
-            "decay": h.weight_decay != 0,
-            "shrink": 1 - h.lr * h.weight_decay,
-        }
+        return adam(h.lr, h.betas, h.eps, t) | decoupled(h)
 
     @staticmethod
     def update(x, g, raw, m, v, c):

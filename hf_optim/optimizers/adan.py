@@ -39,7 +39,7 @@ class Adan(Optimizer):
     slots = {"m": 0.0, "v": 0.0, "n": 0.0, "previous": 0.0}
     structural: ClassVar[tuple[str, ...]] = ("no_prox", "restart_every")
     shared = ("max_grad_norm",)
-    bounds = {"restart_every": (1, float("inf"), True, False)}
+    bounds = {"restart_every": (1, float("inf"), True, False), "max_grad_norm": (0.0, float("inf"), False, False)}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 
     def __init__(

@@ -42,6 +42,7 @@ class AMVT(Optimizer):
     slots = {"m": 0.0, "v": 0.0, "s": 0.0}
     choices = {"momentum": ("corrected", "raw"), "eps_mode": ("inside", "outside"), "decay": ("paper", "adamw")}
     shared = ("clip",)
+    bounds = {"clip": (0.0, float("inf"), False, False)}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("choice", (0.0, 1e-5, 1e-4, 1e-3))}
 
     def __init__(
