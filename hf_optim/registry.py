@@ -61,17 +61,17 @@ class Info:
 
 
 def _literals(body: list[ast.stmt]) -> dict[str, Any]:
-    found = {}
+    literals = {}
     for node in body:
         if not isinstance(node, (ast.Assign, ast.AnnAssign)):
             continue
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
         if isinstance(target, ast.Name) and node.value is not None:
             try:
-                found[target.id] = _value(node.value)
+                literals[target.id] = _value(node.value)
             except ValueError:
                 continue
-    return found
+    return literals
 
 
 def _value(node: ast.expr) -> Any:
@@ -101,11 +101,11 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     top = _literals(tree.body)
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.bases]
-    found: dict[str, Info] = {}
-    made = [c for c in classes if _has_init(c)]
-    if not made:
-        return found
-    cls = made[0]
+    infos: dict[str, Info] = {}
+    optimizers = [c for c in classes if _has_init(c)]
+    if not optimizers:
+        return infos
+    cls = optimizers[0]
     own = _literals(cls.body)
     defaults, required, options = _signature(cls)
     family = "wrapper" if kind == "wrappers" else own.get("family", "plain")
@@ -123,10 +123,10 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
         MappingProxyType(own.get("search_space", {})),
         ast.get_docstring(cls) or "",
     )
-    found[path.stem] = info
+    infos[path.stem] = info
     for name, preset in top.get("PRESETS", {}).items():
-        found[name] = _preset(name, info, preset)
-    return found
+        infos[name] = _preset(name, info, preset)
+    return infos
 
 
 def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
@@ -160,13 +160,13 @@ def _all() -> dict[str, Info]:
 @cache
 def classes() -> dict[str, tuple[str, str]]:
     """Public class name -> (module, class)."""
-    found = {}
+    homes = {}
     for name, info in _all().items():
         short = info.cls.rsplit(".", 1)[1]
         for kind in _BASES:
             if (_HERE / kind / f"{name}.py").exists():
-                found[short] = (f"hf_optim.{kind}.{name}", short)
-    return found
+                homes[short] = (f"hf_optim.{kind}.{name}", short)
+    return homes
 
 
 # --- the public functions ------------------------------------------------------------------------------------------
@@ -240,12 +240,12 @@ def _preset_base(name: str, base: Any) -> dict[str, Any]:
 def resolve(name: str) -> Any:
     """The class behind a name (for a preset, the class it configures), or the class or factory of an import path."""
     if ":" in name:
-        found = import_path(name)
+        target = import_path(name)
         from hf_optim.core import foreign
 
-        if not foreign.is_class(found) and (isinstance(found, type) or not callable(found)):
+        if not foreign.is_class(target) and (isinstance(target, type) or not callable(target)):
             raise UserError(f"{name} is not a torch.optim.Optimizer class, nor a function that makes one")
-        return found
+        return target
     short = info(name).cls.rsplit(".", 1)[1]
     module, attribute = classes()[short]
     return getattr(importlib.import_module(module), attribute)
@@ -290,9 +290,9 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         return _named(foreign.make(resolve(name), name, source, hyper), source)
     known = info(name)
     if known.family == "wrapper":
-        made = dict(known.base or {})
-        made.update(as_spec(base) if base is not None and known.base is None else dict(base or {}))
-        return _wrap(name, build(made, source), {k: v for k, v in hyper.items() if k != "base"})
+        base_spec = dict(known.base or {})
+        base_spec.update(as_spec(base) if base is not None and known.base is None else dict(base or {}))
+        return _wrap(name, build(base_spec, source), {k: v for k, v in hyper.items() if k != "base"})
     decay_all = hyper.pop("decay_all", False)
     if not isinstance(decay_all, bool):
         raise UserError(f"{name}: decay_all must be true or false, got {decay_all!r}")

@@ -112,11 +112,11 @@ MODELS: dict[str, Callable[[], list[tuple[int, ...]]]] = {
 
 def tensors(shapes: list[tuple[int, ...]]) -> list[torch.nn.Parameter]:
     """Parameters with gradients."""
-    made = [torch.nn.Parameter(torch.randn(s) * 0.02) for s in shapes]
-    for p in made:
+    parameters = [torch.nn.Parameter(torch.randn(s) * 0.02) for s in shapes]
+    for p in parameters:
         p.grad = torch.randn_like(p) * 0.01
         p.given = p.grad  # type: ignore[attr-defined]
-    return made
+    return parameters
 
 
 def bandwidth(n: int, repeats: int) -> float:
@@ -133,22 +133,22 @@ def bandwidth(n: int, repeats: int) -> float:
 
 def contestants(name: str, shapes: list[tuple[int, ...]], written: bool) -> dict[str, torch.optim.Optimizer]:
     """The rule in all its forms, by label, after torch's fused AdamW."""
-    found: dict[str, torch.optim.Optimizer] = {"torch AdamW fused": torch.optim.AdamW(tensors(shapes), fused=True)}
+    optimizers: dict[str, torch.optim.Optimizer] = {"torch AdamW fused": torch.optim.AdamW(tensors(shapes), fused=True)}
     if name == "adamw":
-        found["torch AdamW foreach"] = torch.optim.AdamW(tensors(shapes), foreach=True)
-    found[name] = ours(name, shapes)
+        optimizers["torch AdamW foreach"] = torch.optim.AdamW(tensors(shapes), foreach=True)
+    optimizers[name] = ours(name, shapes)
     if written and "compile" in hf_optim.info(name).options:
-        found[f"{name} as written"] = ours(name, shapes, compile=False)
+        optimizers[f"{name} as written"] = ours(name, shapes, compile=False)
     for package, cls, options in PEERS.get(name, []):
         try:
             peer = getattr(importlib.import_module(package), cls)(tensors(shapes), **options)
             step(peer)
-            found[f"{package}.{cls}"] = peer
+            optimizers[f"{package}.{cls}"] = peer
         except ImportError:
             continue
         except Exception as error:  # a peer that refuses these tensors is left out, by name
             print(f"left out: {package}.{cls}: {error}")
-    return found
+    return optimizers
 
 
 def ours(name: str, shapes: list[tuple[int, ...]], **options: Any) -> torch.optim.Optimizer:
@@ -337,8 +337,8 @@ def main() -> None:
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
         setting = {"threads": options.threads, "repeats": options.repeats, "torch": torch.__version__}
-        found = {"setting": setting, "bytes": BYTES, "rows": rows, "first steps": costs}
-        (options.output / "steps.json").write_text(json.dumps(found, indent=1))
+        report = {"setting": setting, "bytes": BYTES, "rows": rows, "first steps": costs}
+        (options.output / "steps.json").write_text(json.dumps(report, indent=1))
         kept = [r for r in rows if r["optimizer"] != "torch AdamW fused" or r["rule"] == "adamw"]
         (options.output / "steps.md").write_text(table(kept) + "\n")
         (options.output / "first.md").write_text(first_table(costs) + "\n")

@@ -64,16 +64,16 @@ def sections(doc: str) -> dict[str, Any]:
 
 def _entries(lines: list[str]) -> dict[str, str]:
     """`name, name: text` lines, their continuations indented further, as names -> text."""
-    found: dict[str, str] = {}
+    entries: dict[str, str] = {}
     names = ""
     for line in dedent("\n".join(lines)).splitlines():
         entry = re.match(r"([A-Za-z_][A-Za-z_0-9, ]*): (.*)", line)
         if entry:
             names = entry[1]
-            found[names] = entry[2]
+            entries[names] = entry[2]
         elif names and line.strip():
-            found[names] += " " + line.strip()
-    return found
+            entries[names] += " " + line.strip()
+    return entries
 
 
 def value(v: Any) -> str:
@@ -119,9 +119,9 @@ def example(info: registry.Info) -> str:
             hyper = ', base={"name": "sgd", "lr": 0.1}' + hyper
         if "interval" in info.defaults:
             hyper += ", interval=100"
-    made = f'opt = hf_optim.create("{info.name}", model{hyper})'
+    line = f'opt = hf_optim.create("{info.name}", model{hyper})'
     call = "opt.step(closure)" if "evaluate" in info.needs else "loss.backward()\nopt.step(loss=loss)"
-    return f"```python\n{made}\n{call}\n```"
+    return f"```python\n{line}\n{call}\n```"
 
 
 def page(name: str) -> str:

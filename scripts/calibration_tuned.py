@@ -33,12 +33,12 @@ class Bank:
         """
         rng = np.random.default_rng(len(kinds))
         seeds = rng.random((draws, self.seeds)).argsort(1)[:, : 1 + judged]
-        found = []
+        drawn = []
         for kind in kinds:
             rates = rng.integers(0, len(self.rates), (draws, trials))
             chosen = rates[np.arange(draws), self.validation[kind][rates, seeds[:, :1]].argmax(1)]
-            found.append(self.test[kind][chosen[:, None], seeds[:, 1:]].mean(1))
-        return np.stack(found, axis=1)
+            drawn.append(self.test[kind][chosen[:, None], seeds[:, 1:]].mean(1))
+        return np.stack(drawn, axis=1)
 
 
 class Resampled(Simulated):

@@ -59,20 +59,20 @@ def forward(task: str, model: str, size: str, data: str | None, options: dict[st
         shape = (shape[0], side, side)
     empty: Any = None
     with torch.device("meta"):
-        made = chosen.model(model, preset, Data(empty, empty, empty, "", "", "", facts)).eval()
+        network = chosen.model(model, preset, Data(empty, empty, empty, "", "", "", facts)).eval()
         pixels = torch.zeros(2, *(shape if task == "ddpm" else facts["shape"]))
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
             if task == "ddpm":
-                made.unet(pixels, torch.zeros(2, dtype=torch.long))
+                network.unet(pixels, torch.zeros(2, dtype=torch.long))
             else:
-                made(pixel_values=pixels)
+                network(pixel_values=pixels)
     return samples, counter.get_total_flops() / 2
 
 
 def main() -> None:
     """Every task of every study of the claims."""
-    found: dict[str, list[float]] = {}
+    counts: dict[str, list[float]] = {}
     for name in claim.names():
         for setting in claim.load(name).settings.values():
             if setting.study is None:
@@ -80,13 +80,13 @@ def main() -> None:
             for task in plan.expand(setting.study).tasks:
                 key = f"{task['task']}/{task['model']} {task['size']}{' ' + task['data'] if task['data'] else ''}"
                 if key in LANGUAGE:
-                    found[key] = list(LANGUAGE[key])
-                elif key not in found:
-                    found[key] = list(
+                    counts[key] = list(LANGUAGE[key])
+                elif key not in counts:
+                    counts[key] = list(
                         forward(task["task"], task["model"], task["size"], task["data"], task.get("options") or {})
                     )
-                    print(key, found[key])
-    rows = ",\n".join(f" {json.dumps(key)}: [{int(n)}, {ops:.4g}]" for key, (n, ops) in sorted(found.items()))
+                    print(key, counts[key])
+    rows = ",\n".join(f" {json.dumps(key)}: [{int(n)}, {ops:.4g}]" for key, (n, ops) in sorted(counts.items()))
     FILE.write_text("{\n" + rows + "\n}\n", encoding="utf-8")
 
 

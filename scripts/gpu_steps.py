@@ -67,10 +67,10 @@ CPU_MODELS: dict[str, Callable[[], Shapes]] = {"2 small": lambda: [(64, 64), (64
 
 def tensors(shapes: Shapes, device: torch.device) -> list[torch.nn.Parameter]:
     """Parameters with gradients."""
-    made = [torch.nn.Parameter(torch.randn(s, device=device) * 0.02) for s in shapes]
-    for p in made:
+    parameters = [torch.nn.Parameter(torch.randn(s, device=device) * 0.02) for s in shapes]
+    for p in parameters:
         p.grad = torch.randn_like(p) * 0.01
-    return made
+    return parameters
 
 
 def contestants(names: list[str], device: torch.device) -> dict[str, Callable[[Any], Any]]:
@@ -130,17 +130,17 @@ def measure(make: Callable[[Any], Any], shapes: Shapes, device: torch.device) ->
     repeats = 7 if device.type == "cuda" else 1
     for _ in range(3):
         step()
-    found: dict[str, Any] = {"execution": getattr(opt, "execution", None)}
+    row: dict[str, Any] = {"execution": getattr(opt, "execution", None)}
     if device.type == "cuda":
         wait(device)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
         wait(device)
-        found["temp"] = (torch.cuda.max_memory_allocated() - before) / numel
-    found["host"] = statistics.median(milliseconds(step, device, 1)[0] for _ in range(repeats))
-    found["pipe"] = statistics.median(milliseconds(step, device, 10)[1] / 10 for _ in range(repeats))
-    return found
+        row["temp"] = (torch.cuda.max_memory_allocated() - before) / numel
+    row["host"] = statistics.median(milliseconds(step, device, 1)[0] for _ in range(repeats))
+    row["pipe"] = statistics.median(milliseconds(step, device, 10)[1] / 10 for _ in range(repeats))
+    return row
 
 
 def cold(name: str, device: torch.device) -> list[float]:

@@ -72,7 +72,7 @@ class CausalLM(Task):
                 f"data: the train split has {count} tokens, fewer than one block of {block}: "
                 "bring more text, or set --model.block"
             )
-        made = {split: blocks.Blocks(stream, block, whole=split != "train") for split, stream in streams.items()}
+        by_split = {split: blocks.Blocks(stream, block, whole=split != "train") for split, stream in streams.items()}
         mark = blocks.fingerprint(tokenizer)
         facts = {
             "tokenizer": tokenizer,
@@ -84,7 +84,7 @@ class CausalLM(Task):
         }
         note += f"; predicting each test token by its frequency in train alone: {facts['frequency_loss']:.4f} nats"
         shown = Path(name).resolve().name if source is not None and name not in EMBEDDED else name
-        return Data(**made, name=shown, fingerprint=_digest(streams, mark, block), note=note, facts=facts)
+        return Data(**by_split, name=shown, fingerprint=_digest(streams, mark, block), note=note, facts=facts)
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The model for the tokenizer's vocabulary, or the checkpoint's."""
@@ -96,7 +96,7 @@ class CausalLM(Task):
         if name == "pretrained":
             from hf_optim.tasks.models.language import pretrained
 
-            made = pretrained(preset.model.value["checkpoint"], data.facts)
+            network = pretrained(preset.model.value["checkpoint"], data.facts)
         else:
             shape = {"vocab_size": data.facts["vocabulary"], "bos_token_id": end, "eos_token_id": end}
             if name == "gpt2":
@@ -110,13 +110,13 @@ class CausalLM(Task):
             else:
                 from hf_optim.tasks.models.lstm import LSTMConfig as Config  # type: ignore[assignment,no-redef]
             try:
-                made = self.model_class(name)(Config(**shape, **values))
+                network = self.model_class(name)(Config(**shape, **values))
             except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
                 raise UserError(f"model {name!r}: {values} make no model: {' '.join(str(error).split())}") from error
-        made.config.use_cache = False  # nothing is generated while it trains
-        made.config.tokenizer_fingerprint = data.facts["fingerprint"]
-        made.tokenizer = tokenizer
-        return made
+        network.config.use_cache = False  # nothing is generated while it trains
+        network.config.tokenizer_fingerprint = data.facts["fingerprint"]
+        network.tokenizer = tokenizer
+        return network
 
     def model_class(self, name: str) -> type[PreTrainedModel]:
         """The class that reads a checkpoint of `name`; transformers finds that of a pretrained one itself."""
@@ -156,12 +156,12 @@ class CausalLM(Task):
         nats, tokens, right, covered, unknown = predictions.sum(axis=0)
         loss = float(nats / tokens)
         with np.errstate(over="ignore"):
-            found = {"loss": loss, "perplexity": float(np.exp(loss)), "accuracy": float(right / tokens)}
+            figures = {"loss": loss, "perplexity": float(np.exp(loss)), "accuracy": float(right / tokens)}
         if unknown:
-            found["unknown"] = float(unknown / tokens)
+            figures["unknown"] = float(unknown / tokens)
         else:
-            found["bits_per_byte"] = float(nats / np.log(2) / covered)
-        return found
+            figures["bits_per_byte"] = float(nats / np.log(2) / covered)
+        return figures
 
     def callbacks(self, model: PreTrainedModel, preset: Preset, steps: int) -> list[Any]:
         """The tokenizer goes into every checkpoint, so that it can be used and trained further."""

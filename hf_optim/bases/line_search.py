@@ -137,9 +137,9 @@ class LineSearch(Optimizer):
         if math.sqrt(square) >= VANISHED:
             eta, reference = self.begin(h, square, f, memory)
             trial = evaluate if isinstance(evaluate, _Evaluation) else _Evaluation(evaluate, self._world(), False)
-            eta, trials, found = self._search(trial, eta, self.shrink(h), reference, h.c * square)
-            self.finish(h, eta, trials - found, found, memory)
-            memory["eta"] = eta if found else LAST_RESORT
+            eta, trials, accepted = self._search(trial, eta, self.shrink(h), reference, h.c * square)
+            self.finish(h, eta, trials - accepted, accepted, memory)
+            memory["eta"] = eta if accepted else LAST_RESORT
         self._remember(memory)
         self._shared = SimpleNamespace(loss=f, trials=trials)
 
@@ -154,9 +154,9 @@ class LineSearch(Optimizer):
         world, params = self._world(), [p for group in self.param_groups for p in group["params"]]
         params += [p for model in self._models for p in model.parameters()]
         grads = [(p, p.grad) for p in params]
-        trials, found, kept = 0, False, False
+        trials, accepted, kept = 0, False, False
         try:
-            while trials < TRIALS and not found:
+            while trials < TRIALS and not accepted:
                 if trials:
                     eta *= shrink
                 self._place(columns, [eta] * len(moving))
@@ -164,10 +164,10 @@ class LineSearch(Optimizer):
                     p.grad = None
                 value = trial()
                 trials += 1
-                found = -math.inf < value <= reference - eta * slope
+                accepted = -math.inf < value <= reference - eta * slope
             rates = [float(group["lr"]) for _, group, _, _ in moving]
-            if not found or any(rate != 1 for rate in rates):
-                step = eta if found else LAST_RESORT
+            if not accepted or any(rate != 1 for rate in rates):
+                step = eta if accepted else LAST_RESORT
                 self._place(columns, [step * rate for rate in rates])
             kept = True
         finally:
@@ -176,7 +176,7 @@ class LineSearch(Optimizer):
             world.restore()
             if not kept:  # an evaluation raised
                 self._place(columns, [0.0] * len(moving))
-        return (eta if found else eta * shrink), trials, found
+        return (eta if accepted else eta * shrink), trials, accepted
 
     def _place(self, columns: dict[str, list[torch.Tensor]], etas: list[float]) -> None:
         """x = x0 - eta g, from the copy of x0."""

@@ -164,12 +164,12 @@ class Parameters:
         Raises:
             UserError: there is no trainable parameter.
         """
-        made = self._given
-        if weight_decay is None and all(set(group) == {"params", "weight_decay"} for group in made):
-            every = {p for group in made for p in group["params"]}
-            made = [{"params": [p for p in self.names if p in every]}]
+        given = self._given
+        if weight_decay is None and all(set(group) == {"params", "weight_decay"} for group in given):
+            every = {p for group in given for p in group["params"]}
+            given = [{"params": [p for p in self.names if p in every]}]
         groups: list[dict[str, Any]] = []
-        for group in made:
+        for group in given:
             rest = {k: v for k, v in group.items() if k not in ("params", "weight_decay")}
             own = group.get("weight_decay", DECAYS)
             if weight_decay is not None and not (route is not None and own is DECAYS):
@@ -215,8 +215,8 @@ def split(
 
 def decays(model: nn.Module) -> dict[str, bool]:
     """Name of every trainable parameter -> whether weight decay applies to it."""
-    made = Parameters(model)
-    return {made.names[p]: group["weight_decay"] is DECAYS for group in made._given for p in group["params"]}
+    source = Parameters(model)
+    return {source.names[p]: group["weight_decay"] is DECAYS for group in source._given for p in group["params"]}
 
 
 def describe(groups: Sequence[Mapping[str, Any]]) -> str:

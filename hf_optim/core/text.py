@@ -47,10 +47,10 @@ def html(text: object) -> str:
 
 def markdown(text: object) -> str:
     """For a line, a heading or a table's cell of Markdown. Stars and underscores keep their meaning."""
-    made = line(text)
+    escaped = line(text)
     for found, put in _MARKDOWN:
-        made = found.sub(put, made)
-    return re.sub(r"^(\d*)([-+#=~>]+|[.)])(?=\s|$)", r"\1\\\2", made)  # a list, a heading, a rule or a quotation
+        escaped = found.sub(put, escaped)
+    return re.sub(r"^(\d*)([-+#=~>]+|[.)])(?=\s|$)", r"\1\\\2", escaped)  # a list, a heading, a rule or a quotation
 
 
 def latex(text: object) -> str:

@@ -130,10 +130,10 @@ def defaults(rule: Any) -> dict[str, Any]:
 
 def whole_numbers(rule: Callable[..., Any]) -> frozenset[str]:
     """Constructor arguments that are whole numbers, or None, by their annotation."""
-    found = []
+    names = []
     for name, parameter in inspect.signature(rule).parameters.items():
         kind = parameter.annotation
         text = kind.__name__ if isinstance(kind, type) else str(kind)
         if re.fullmatch(r"(typing\.)?(Optional\[)?int\]?( \| None)?", text):
-            found.append(name)
-    return frozenset(found)
+            names.append(name)
+    return frozenset(names)

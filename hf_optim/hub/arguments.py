@@ -142,11 +142,11 @@ def _wanted(args: Any, name: Any, defaults: Mapping[str, Any]) -> dict[str, tupl
     """Further arguments that Trainer hands to a rule it has itself: hyper-parameter -> (arguments' names, value)."""
     if name != "adamw" or not hasattr(args, "adam_beta1"):
         return {}
-    found = {
+    wanted = {
         "betas": ("adam_beta1 and adam_beta2", (args.adam_beta1, args.adam_beta2)),
         "eps": ("adam_epsilon", args.adam_epsilon),
     }
-    return {hyper: value for hyper, value in found.items() if hyper in defaults}
+    return {hyper: value for hyper, value in wanted.items() if hyper in defaults}
 
 
 def settle(

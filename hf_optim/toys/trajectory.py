@@ -176,18 +176,20 @@ def label_of(spec: Mapping[str, Any]) -> str:
 
 def prepared(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The specification with the arguments with which a transform takes vectors, too, where they are not given."""
-    made = dict(spec)
-    made |= {k: v for k, v in getattr(registry.resolve(made["name"]), "everywhere", {}).items() if k not in made}
-    transform = made.get("grad_transform")
+    complete = dict(spec)
+    complete |= {
+        k: v for k, v in getattr(registry.resolve(complete["name"]), "everywhere", {}).items() if k not in complete
+    }
+    transform = complete.get("grad_transform")
     if transform is not None and not isinstance(transform, Transform):
         mapping = {"name": transform} if isinstance(transform, str) else transform
         more = transforms.make(mapping).everywhere
-        made["grad_transform"] = {**more, **mapping} if more else transform
-    if isinstance(made.get("base"), Mapping) and "name" in made["base"]:
-        made["base"] = prepared(made["base"])
-    elif isinstance(made.get("base"), str):
-        made["base"] = prepared({"name": made["base"]})
-    return made
+        complete["grad_transform"] = {**more, **mapping} if more else transform
+    if isinstance(complete.get("base"), Mapping) and "name" in complete["base"]:
+        complete["base"] = prepared(complete["base"])
+    elif isinstance(complete.get("base"), str):
+        complete["base"] = prepared({"name": complete["base"]})
+    return complete
 
 
 def takes_rate(spec: Mapping[str, Any]) -> bool:

@@ -107,13 +107,13 @@ class Lookahead(Wrapper):
     def _synchronise(self, group: dict[str, Any]) -> None:
         slow = {p: self._get(p, "la_slow") for p in group["params"]}
         params = [p for p, kept in slow.items() if kept is not None]
-        found = self.pullback_momentum == "none"
-        if not found:
-            found = any([self._pull_back(p) for p in params])
+        pulled = self.pullback_momentum == "none"
+        if not pulled:
+            pulled = any([self._pull_back(p) for p in params])
         columns = {"x": [local(p) for p in params], "slow": [local(kept) for kept in slow.values() if kept is not None]}
         if params:
             passes.once(_pulled, columns, [{"alpha": self.alpha}] * len(params))
-        if not found:
+        if not pulled:
             raise UserError(
                 f"lookahead: {type(self._innermost()).__name__} keeps no first moment under "
                 f"{', '.join(MOMENTA)}: pullback_momentum must be 'none'"

@@ -64,7 +64,7 @@ def read(path: Path, label: str = "label", size: int | None = None) -> Splits:
     """
     if not path.exists():
         raise UserError(f"data: no such file or folder: {path}")
-    found: dict[str, list[Row]] = {}
+    by_split: dict[str, list[Row]] = {}
     names: list[str] = []
     for split, source in _sources(path).items():
         if source.is_dir():
@@ -75,10 +75,10 @@ def read(path: Path, label: str = "label", size: int | None = None) -> Splits:
             rows, names = _parquet_rows(source, label, names)
         if not rows:
             raise UserError(f"data: the {split} split is empty: {source} holds no images")
-        found[split] = rows
-    if "train" not in found:
+        by_split[split] = rows
+    if "train" not in by_split:
         raise UserError(f"data: no train split in {path}: expected train.parquet, train.csv or a folder train/")
-    return assemble(found, names, size=size)
+    return assemble(by_split, names, size=size)
 
 
 def assemble(
@@ -138,9 +138,11 @@ def _tensors(
         )
     if moments is not None:
         mean, std = torch.tensor(moments[0]), torch.tensor(moments[1])
-    made = {split: Images(pixels[split], torch.from_numpy(labels[split]), mean, std) for split in SPLITS}
+    by_split = {split: Images(pixels[split], torch.from_numpy(labels[split]), mean, std) for split in SPLITS}
     channels, height, width = pixels["train"].shape[1:]
-    return Splits(**made, classes=classes, shape=(channels, height, width), fingerprint=digest.hexdigest(), note=note)
+    return Splits(
+        **by_split, classes=classes, shape=(channels, height, width), fingerprint=digest.hexdigest(), note=note
+    )
 
 
 def _lazily(
@@ -157,12 +159,12 @@ def _lazily(
         digest.update(f"{split} {identity(found[split])}".encode())
         digest.update(labels[split].tobytes())
     mean, std = torch.tensor(moments[0]), torch.tensor(moments[1])
-    made = {}
+    by_split = {}
     for split, (source, at) in parts.items():
         positions = torch.arange(len(found[source]))[torch.as_tensor(at) if isinstance(at, np.ndarray) else at]
         targets = torch.from_numpy(labels[source][at])
-        made[split] = EncodedImages(found[source], positions, targets, mean, std, size)
-    return Splits(**made, classes=classes, shape=(3, size, size), fingerprint=digest.hexdigest(), note=note)
+        by_split[split] = EncodedImages(found[source], positions, targets, mean, std, size)
+    return Splits(**by_split, classes=classes, shape=(3, size, size), fingerprint=digest.hexdigest(), note=note)
 
 
 def _values(rows: Sequence[Row]) -> Sequence[Any]:
@@ -177,15 +179,15 @@ def _sources(path: Path) -> dict[str, Path]:
         if path.suffix not in (".parquet", ".csv"):
             raise UserError(f"data: {path} is neither .parquet nor .csv nor a folder")
         return {"train": path}
-    found = {}
+    sources = {}
     for split in SPLITS:
         for alias in ALIASES[split]:
             candidates = [path / f"{alias}.parquet", path / f"{alias}.csv", path / alias]
             existing = [candidate for candidate in candidates if candidate.exists()]
-            if existing and split not in found:
-                found[split] = existing[0]
-    if found:
-        return found
+            if existing and split not in sources:
+                sources[split] = existing[0]
+    if sources:
+        return sources
     if any(entry.is_dir() and any(_image_files(entry)) for entry in path.iterdir()):
         return {"train": path}
     raise UserError(
@@ -318,10 +320,10 @@ def _hold_out(labels: dict[str, np.ndarray], held_out: int | None) -> tuple[dict
     """
     notes = []
     left = np.arange(len(labels["train"]))
-    found: dict[str, tuple[str, Any]] = {}
+    splits: dict[str, tuple[str, Any]] = {}
     for split in ("test", "validation"):
         if split in labels:
-            found[split] = split, slice(None)
+            splits[split] = split, slice(None)
             continue
         count = held_out or max(1, round(HELD_OUT * len(left)))
         if count >= len(left) - 1:
@@ -329,10 +331,10 @@ def _hold_out(labels: dict[str, np.ndarray], held_out: int | None) -> tuple[dict
                 f"data: {len(left)} train samples are too few to take a {split} split of {count} out of them"
             )
         order = np.random.default_rng(0).permutation(len(left))
-        found[split] = "train", left[np.sort(order[:count])]
+        splits[split] = "train", left[np.sort(order[:count])]
         left = left[np.sort(order[count:])]
         notes.append(f"{split}: {count} samples taken out of train")
-    found["train"] = "train", left if notes else slice(None)
-    if len(set(labels["train"][found["train"][1]].tolist())) < 2:
+    splits["train"] = "train", left if notes else slice(None)
+    if len(set(labels["train"][splits["train"][1]].tolist())) < 2:
         raise UserError("data: after taking the missing splits out, train has one class only: bring more samples")
-    return found, "; ".join(notes)
+    return splits, "; ".join(notes)

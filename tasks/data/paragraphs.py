@@ -40,16 +40,16 @@ def sentences(paragraph: str) -> list[str]:
     A sentence ends at `.`, `!`, `?` or `…` (and closing quotes or brackets) before white space, unless a lower-case
     letter follows or the full stop belongs to an abbreviation or an initial.
     """
-    found, begin = [], 0
+    parts, begin = [], 0
     for match in _END.finditer(paragraph):
         follows = next((character for character in paragraph[match.end() :] if character.isalnum()), "")
         word = match[1].lstrip("\"'“‘«([").lower()
         dotted = match[2] == "." and not match[3] and (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha()))
         if follows and not follows.islower() and not dotted:
-            found.append(paragraph[begin : match.end()].strip())
+            parts.append(paragraph[begin : match.end()].strip())
             begin = match.end()
     rest = paragraph[begin:].strip()
-    return [*found, rest] if rest else found
+    return [*parts, rest] if rest else parts
 
 
 def read(path: Path) -> tuple[dict[str, list[str]], str]:
@@ -61,12 +61,12 @@ def read(path: Path) -> tuple[dict[str, list[str]], str]:
     """
     if not path.exists():
         raise UserError(f"data: no such file or folder: {path}")
-    found: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
     for split, file in _sources(path).items():
-        found[split] = [text for text in _paragraphs(file) if text and not text.isspace()]
-        if not found[split]:
+        texts[split] = [text for text in _paragraphs(file) if text and not text.isspace()]
+        if not texts[split]:
             raise UserError(f"data: the {split} split is empty: {file} holds no text")
-    return found, hold_out(found)
+    return texts, hold_out(texts)
 
 
 def hold_out(found: dict[str, list[str]]) -> str:

@@ -68,19 +68,19 @@ def read(path: Path, source: str = "de", target: str = "en") -> Corpus:
     """
     if source == target:
         raise UserError(f"data: source_column and target_column are both {source!r}: name two columns")
-    found: dict[str, Pairs] = {}
+    splits: dict[str, Pairs] = {}
     for split, files in _sources(path, source, target).items():
         if len(files) == 2:
-            found[split] = _plain(files[0], files[1], source, target)
+            splits[split] = _plain(files[0], files[1], source, target)
         elif files[0].suffix == ".tsv":
-            found[split] = _tsv(files[0], source, target)
+            splits[split] = _tsv(files[0], source, target)
         else:
-            found[split] = _parquet(files[0], source, target)
-    if "train" not in found:
+            splits[split] = _parquet(files[0], source, target)
+    if "train" not in splits:
         raise UserError(
             f"data: no train split in {path}: expected train.parquet, train.tsv or train.{source} and train.{target}"
         )
-    return assemble(found)
+    return assemble(splits)
 
 
 def assemble(found: Mapping[str, Pairs]) -> Corpus:
@@ -152,19 +152,19 @@ def _sources(path: Path, source: str, target: str) -> dict[str, tuple[Path, ...]
         if both is None:
             raise UserError(f"data: no such file or folder: {path} (nor {path.name}.{source} and {path.name}.{target})")
         return {"train": both}
-    found: dict[str, tuple[Path, ...]] = {}
+    sources: dict[str, tuple[Path, ...]] = {}
     for split in SPLITS:
         for alias in ALIASES[split]:
             tables = [(table,) for table in (path / f"{alias}.parquet", path / f"{alias}.tsv") if table.is_file()]
             files = tables[0] if tables else _both(path / alias, source, target)
-            if files is not None and split not in found:
-                found[split] = files
-    if not found:
+            if files is not None and split not in sources:
+                sources[split] = files
+    if not sources:
         raise UserError(
             f"data: no sentence pairs in {path}: expected train.parquet, train.tsv, or train.{source} and "
             f"train.{target} (other names: --model.source_column and --model.target_column)"
         )
-    return found
+    return sources
 
 
 def _both(stem: Path, source: str, target: str) -> tuple[Path, Path] | None:
