@@ -149,12 +149,12 @@ def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
 
 @cache
 def _all() -> dict[str, Info]:
-    found: dict[str, Info] = {}
+    infos: dict[str, Info] = {}
     for kind in _BASES:
         for path in sorted((_HERE / kind).glob("*.py")):
             if not path.stem.startswith("_"):
-                found.update(_read(path, kind))
-    return found
+                infos.update(_read(path, kind))
+    return infos
 
 
 @cache

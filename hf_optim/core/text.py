@@ -48,15 +48,17 @@ def html(text: object) -> str:
 def markdown(text: object) -> str:
     """For a line, a heading or a table's cell of Markdown. Stars and underscores keep their meaning."""
     escaped = line(text)
-    for found, put in _MARKDOWN:
-        escaped = found.sub(put, escaped)
+    for pattern, put in _MARKDOWN:
+        escaped = pattern.sub(put, escaped)
     return re.sub(r"^(\d*)([-+#=~>]+|[.)])(?=\s|$)", r"\1\\\2", escaped)  # a list, a heading, a rule or a quotation
 
 
 def latex(text: object) -> str:
     """For a cell of a LaTeX table."""
-    made = "".join(_LATEX.get(letter, letter) for letter in line(text))
-    return f"{{}}{made}" if made.startswith(("[", "*")) else made  # after the end of a line, these are its arguments
+    escaped = "".join(_LATEX.get(letter, letter) for letter in line(text))
+    return (
+        f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
+    )  # after the end of a line, these are its arguments
 
 
 def csv(value: Any) -> Any:

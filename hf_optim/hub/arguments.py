@@ -69,9 +69,11 @@ def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[s
             f"{type(name).__name__}"
         )
     base = spec.get("base")
-    made = base is not None and not isinstance(base, (str, Mapping))  # an instance has been checked when it was made
+    instance = base is not None and not isinstance(
+        base, (str, Mapping)
+    )  # an instance has been checked when it was made
     late = {} if settled else dict.fromkeys(set(_required(spec["name"])) & set(_TAKEN.values()), 0.0)
-    registry.check_spec({**late, **spec, **({"base": "sgd"} if made else {})})
+    registry.check_spec({**late, **spec, **({"base": "sgd"} if instance else {})})
     return spec
 
 
@@ -226,5 +228,5 @@ def innermost(spec: Mapping[str, Any]) -> Any:
 def trial_parameters(trainer: Any) -> Mapping[str, Any]:
     """What a running hyper-parameter search has set on the arguments; empty outside of one."""
     trial = getattr(trainer, "_trial", None)
-    found = getattr(trial, "params", trial)
-    return found if isinstance(found, Mapping) else {}
+    parameters = getattr(trial, "params", trial)
+    return parameters if isinstance(parameters, Mapping) else {}
