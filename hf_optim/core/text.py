@@ -56,9 +56,8 @@ def markdown(text: object) -> str:
 def latex(text: object) -> str:
     """For a cell of a LaTeX table."""
     escaped = "".join(_LATEX.get(letter, letter) for letter in line(text))
-    return (
-        f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
-    )  # after the end of a line, these are its arguments
+    # after the end of a line, these are its arguments
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
 def csv(value: Any) -> Any:

@@ -69,9 +69,7 @@ def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[s
             f"{type(name).__name__}"
         )
     base = spec.get("base")
-    instance = base is not None and not isinstance(
-        base, (str, Mapping)
-    )  # an instance has been checked when it was made
+    instance = base is not None and not isinstance(base, (str, Mapping))  # it has been checked when it was made
     late = {} if settled else dict.fromkeys(set(_required(spec["name"])) & set(_TAKEN.values()), 0.0)
     registry.check_spec({**late, **spec, **({"base": "sgd"} if instance else {})})
     return spec
