@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_step import BYTES, MODELS, PEERS
+from benchmark_step import MODELS, PEERS, rules, traffic
 
-import hf_optim
 from hf_optim.check.candidate import Candidate
 
 Shapes = list[tuple[int, ...]]
@@ -67,10 +66,10 @@ CPU_MODELS: dict[str, Callable[[], Shapes]] = {"2 small": lambda: [(64, 64), (64
 
 def tensors(shapes: Shapes, device: torch.device) -> list[torch.nn.Parameter]:
     """Parameters with gradients."""
-    parameters = [torch.nn.Parameter(torch.randn(s, device=device) * 0.02) for s in shapes]
-    for p in parameters:
+    made = [torch.nn.Parameter(torch.randn(s, device=device) * 0.02) for s in shapes]
+    for p in made:
         p.grad = torch.randn_like(p) * 0.01
-    return parameters
+    return made
 
 
 def contestants(names: list[str], device: torch.device) -> dict[str, Callable[[Any], Any]]:
@@ -130,17 +129,21 @@ def measure(make: Callable[[Any], Any], shapes: Shapes, device: torch.device) ->
     repeats = 7 if device.type == "cuda" else 1
     for _ in range(3):
         step()
-    row: dict[str, Any] = {"execution": getattr(opt, "execution", None)}
+    found: dict[str, Any] = {"execution": getattr(opt, "execution", None)}
+    if isinstance(opt, torch.optim.AdamW):
+        found["bytes"] = 28  # x, m, v both ways, g
+    elif "kernels" in (found["execution"] or ""):
+        found["bytes"] = traffic(step)[0] / numel
     if device.type == "cuda":
         wait(device)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
         wait(device)
-        row["temp"] = (torch.cuda.max_memory_allocated() - before) / numel
-    row["host"] = statistics.median(milliseconds(step, device, 1)[0] for _ in range(repeats))
-    row["pipe"] = statistics.median(milliseconds(step, device, 10)[1] / 10 for _ in range(repeats))
-    return row
+        found["temp"] = (torch.cuda.max_memory_allocated() - before) / numel
+    found["host"] = statistics.median(milliseconds(step, device, 1)[0] for _ in range(repeats))
+    found["pipe"] = statistics.median(milliseconds(step, device, 10)[1] / 10 for _ in range(repeats))
+    return found
 
 
 def cold(name: str, device: torch.device) -> list[float]:
@@ -170,7 +173,7 @@ def main() -> None:
     if args.cold:
         args.output.write_text(json.dumps(cold(args.cold, device)))
         return
-    chosen = args.names or [n for n in BYTES if n in hf_optim.list_optimizers()]
+    chosen = args.names or rules()
     chosen = [n for n in chosen if "evaluate" not in Candidate(n).needs]
     report: dict[str, Any] = {"columns": __doc__, "bandwidth": {}, "rows": {}, "first": {}}
     for model, shapes in (CUDA_MODELS if device.type == "cuda" else CPU_MODELS).items():
@@ -181,9 +184,8 @@ def main() -> None:
         for label, make in contestants(chosen, device).items():
             try:
                 row = measure(make, made, device)
-                bytes_ = BYTES.get("adamw" if label.startswith("torch AdamW") else label)
-                if bytes_:
-                    row["B"] = row["pipe"] * 1e-3 * speed / (bytes_ * numel)
+                if "bytes" in row:
+                    row["B"] = row["pipe"] * 1e-3 * speed / (row["bytes"] * numel)
             except Exception as e:
                 row = {"error": f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"}
             found[label] = row

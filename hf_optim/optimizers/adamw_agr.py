@@ -38,6 +38,7 @@ class AdamWAGR(Optimizer):
     family = "transform"
     paper = "Adaptive Gradient Regularization"
     slots = {"m": 0.0, "v": 0.0}
+    int8_slots = {"m": "signed", "v": "unsigned"}
     choices = {"agr_moments": ("first", "all", "m"), "agr_scope": ("matrix", "all")}
     structural = ("agr_steps",)
     bounds = {"agr_steps": (0, float("inf"), True, False)}

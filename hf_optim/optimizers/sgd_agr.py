@@ -32,6 +32,7 @@ class SGDAGR(Optimizer):
     family = "transform"
     paper = "Adaptive Gradient Regularization"
     slots = {"b": 0.0}
+    int8_slots = {"b": "signed"}
     choices = {"agr_moments": ("first", "all", "m"), "agr_scope": ("matrix", "all")}
     structural = ("agr_steps",)
     bounds = {"agr_steps": (0, float("inf"), True, False)}

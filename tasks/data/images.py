@@ -3,7 +3,8 @@
 A source of your own is one of
 - a folder with `train`, and if there are any `validation` and `test`, as `.parquet` or `.csv` files;
 - a folder with such sub-folders, each holding one folder of image files a class (or these class folders alone);
-- one `.parquet` or `.csv` file.
+- one `.parquet` or `.csv` file;
+- a paper's set as it is distributed (see `distributed`).
 Tables have the columns `image` (a path relative to the CSV file; in parquet the encoded bytes, or datasets' image
 type) and `label` (integers from 0, or names). Missing splits are taken out of `train`: 10% of the samples each, the
 same ones every time.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 from hf_optim.errors import UserError
+from hf_optim.tasks.data import distributed
 from hf_optim.tasks.data.image_sets import (
     IMAGENET_MOMENTS,
     EncodedImages,
@@ -31,6 +33,7 @@ from hf_optim.tasks.data.image_sets import (
     identity,
     picture,
 )
+from hf_optim.tasks.data.known import IMAGES, VALIDATION_IS_TEST, difference
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -55,8 +58,20 @@ class Splits:
     note: str
 
 
-def read(path: Path, label: str = "label", size: int | None = None) -> Splits:
+def read(
+    path: Path,
+    label: str = "label",
+    size: int | None = None,
+    *,
+    published: str | None = None,
+    held_out: int | None = None,
+) -> Splits:
     """The images of `path`, see the module; `size` as in `assemble`.
+
+    Args:
+        published: the set that is asked for, if it may be a paper's: sizes are then compared, and its validation split
+            is the test where the papers do so.
+        held_out: of a paper's set as it is distributed, as in `assemble`.
 
     Raises:
         UserError: no such path, no images, a missing column, a file that is no image, images of different sizes,
@@ -64,7 +79,10 @@ def read(path: Path, label: str = "label", size: int | None = None) -> Splits:
     """
     if not path.exists():
         raise UserError(f"data: no such file or folder: {path}")
-    by_split: dict[str, list[Row]] = {}
+    known = distributed.read(path)
+    if known is not None:
+        return _published(known.name, known.rows, known.classes, size, held_out)
+    found: dict[str, list[Row]] = {}
     names: list[str] = []
     for split, source in _sources(path).items():
         if source.is_dir():
@@ -75,10 +93,22 @@ def read(path: Path, label: str = "label", size: int | None = None) -> Splits:
             rows, names = _parquet_rows(source, label, names)
         if not rows:
             raise UserError(f"data: the {split} split is empty: {source} holds no images")
-        by_split[split] = rows
-    if "train" not in by_split:
+        found[split] = rows
+    if "train" not in found:
         raise UserError(f"data: no train split in {path}: expected train.parquet, train.csv or a folder train/")
-    return assemble(by_split, names, size=size)
+    if published in VALIDATION_IS_TEST and "test" not in found and "validation" in found:
+        found["test"] = found.pop("validation")
+        return _published(published, found, names, size, held_out)
+    return assemble(found, names, size=size)
+
+
+def _published(
+    name: str, rows: Mapping[str, Sequence[Row]], classes: Sequence[str], size: int | None, held_out: int | None
+) -> Splits:
+    """A paper's set, with a word about it in the note."""
+    told = difference(name, {split: len(part) for split, part in rows.items()})
+    made = assemble(rows, classes, held_out=held_out, size=size, moments=IMAGES[name].moments)
+    return replace(made, note="; ".join(text for text in (told or name, made.note) if text))
 
 
 def assemble(
@@ -138,11 +168,9 @@ def _tensors(
         )
     if moments is not None:
         mean, std = torch.tensor(moments[0]), torch.tensor(moments[1])
-    by_split = {split: Images(pixels[split], torch.from_numpy(labels[split]), mean, std) for split in SPLITS}
+    made = {split: Images(pixels[split], torch.from_numpy(labels[split]), mean, std) for split in SPLITS}
     channels, height, width = pixels["train"].shape[1:]
-    return Splits(
-        **by_split, classes=classes, shape=(channels, height, width), fingerprint=digest.hexdigest(), note=note
-    )
+    return Splits(**made, classes=classes, shape=(channels, height, width), fingerprint=digest.hexdigest(), note=note)
 
 
 def _lazily(
@@ -159,12 +187,12 @@ def _lazily(
         digest.update(f"{split} {identity(found[split])}".encode())
         digest.update(labels[split].tobytes())
     mean, std = torch.tensor(moments[0]), torch.tensor(moments[1])
-    by_split = {}
+    made = {}
     for split, (source, at) in parts.items():
         positions = torch.arange(len(found[source]))[torch.as_tensor(at) if isinstance(at, np.ndarray) else at]
         targets = torch.from_numpy(labels[source][at])
-        by_split[split] = EncodedImages(found[source], positions, targets, mean, std, size)
-    return Splits(**by_split, classes=classes, shape=(3, size, size), fingerprint=digest.hexdigest(), note=note)
+        made[split] = EncodedImages(found[source], positions, targets, mean, std, size)
+    return Splits(**made, classes=classes, shape=(3, size, size), fingerprint=digest.hexdigest(), note=note)
 
 
 def _values(rows: Sequence[Row]) -> Sequence[Any]:
@@ -177,17 +205,17 @@ def _sources(path: Path) -> dict[str, Path]:
     """The file or folder of each split."""
     if path.is_file():
         if path.suffix not in (".parquet", ".csv"):
-            raise UserError(f"data: {path} is neither .parquet nor .csv nor a folder")
+            raise UserError(f"data: {path} is neither .parquet nor .csv, nor a folder or a paper's archive")
         return {"train": path}
-    sources = {}
+    found = {}
     for split in SPLITS:
         for alias in ALIASES[split]:
             candidates = [path / f"{alias}.parquet", path / f"{alias}.csv", path / alias]
             existing = [candidate for candidate in candidates if candidate.exists()]
-            if existing and split not in sources:
-                sources[split] = existing[0]
-    if sources:
-        return sources
+            if existing and split not in found:
+                found[split] = existing[0]
+    if found:
+        return found
     if any(entry.is_dir() and any(_image_files(entry)) for entry in path.iterdir()):
         return {"train": path}
     raise UserError(
@@ -320,10 +348,10 @@ def _hold_out(labels: dict[str, np.ndarray], held_out: int | None) -> tuple[dict
     """
     notes = []
     left = np.arange(len(labels["train"]))
-    splits: dict[str, tuple[str, Any]] = {}
+    found: dict[str, tuple[str, Any]] = {}
     for split in ("test", "validation"):
         if split in labels:
-            splits[split] = split, slice(None)
+            found[split] = split, slice(None)
             continue
         count = held_out or max(1, round(HELD_OUT * len(left)))
         if count >= len(left) - 1:
@@ -331,10 +359,10 @@ def _hold_out(labels: dict[str, np.ndarray], held_out: int | None) -> tuple[dict
                 f"data: {len(left)} train samples are too few to take a {split} split of {count} out of them"
             )
         order = np.random.default_rng(0).permutation(len(left))
-        splits[split] = "train", left[np.sort(order[:count])]
+        found[split] = "train", left[np.sort(order[:count])]
         left = left[np.sort(order[count:])]
         notes.append(f"{split}: {count} samples taken out of train")
-    splits["train"] = "train", left if notes else slice(None)
-    if len(set(labels["train"][splits["train"][1]].tolist())) < 2:
+    found["train"] = "train", left if notes else slice(None)
+    if len(set(labels["train"][found["train"][1]].tolist())) < 2:
         raise UserError("data: after taking the missing splits out, train has one class only: bring more samples")
-    return splits, "; ".join(notes)
+    return found, "; ".join(notes)
