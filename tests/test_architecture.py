@@ -178,6 +178,7 @@ NAMED = {
     ("core/moments.py", "decay"),
     ("core/validate.py", "decay"),
     ("core/validate.py", "beta"),
+    ("hub/schedules.py", "decay"),
     ("engine/ahead.py", "rule"),
     ("engine/launch_triton.py", "partial"),
 }
