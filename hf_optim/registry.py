@@ -258,12 +258,13 @@ def resolve(name: str) -> Any:
 
 
 def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimizer:
-    """Make an optimizer by name, or from a class, a factory or an instance.
+    """Make an optimizer by name, from a specification, a class, a factory or an instance.
 
     Args:
         name: a registered name (`list_optimizers()`), or `package.module:Class`, `file.py:Class`,
-            `file.py:make_optimizer`; in Python also the class, the factory or the instance itself. A factory is called
-            with what its arguments ask for: `model`, `named_parameters`, `groups` or `params`.
+            `file.py:make_optimizer`, or a specification, `{"name": ..., "lr": ...}`; in Python also the class, the
+            factory or the instance itself. A factory is called with what its arguments ask for: `model`,
+            `named_parameters`, `groups` or `params`.
         params_or_model: what torch's optimizers take, or an nn.Module, whose parameters are then divided into groups
             that decay and groups that do not (`hf_optim.core.groups`), whoever wrote the optimizer. None for an
             instance.
@@ -281,6 +282,9 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     from hf_optim.core import foreign
     from hf_optim.core.groups import Parameters
 
+    if isinstance(name, dict):
+        spec = {**as_spec(name), **hyper}
+        return create(spec.pop("name"), params_or_model, **spec)
     source = Parameters(params_or_model) if isinstance(params_or_model, nn.Module) else params_or_model
     if not isinstance(name, str):
         if not (isinstance(name, torch.optim.Optimizer) or callable(name)):

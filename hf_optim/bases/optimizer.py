@@ -233,7 +233,7 @@ class Optimizer(Stateful):
             raise MissingLoss(
                 f"{self.rule} needs the loss of the batch: call step(loss=loss) or step(closure); "
                 "in transformers.Trainer use hf_optim.attach(trainer, ...), "
-                "in an Accelerate loop hf_optim.Session"
+                "in an Accelerate loop hf_optim.Session, with every optimizer of the loss"
             )
 
     # --- a step ----------------------------------------------------------------------------------------------------
