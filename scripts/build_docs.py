@@ -30,9 +30,10 @@ FAMILIES = {
     "wrapper": "goes around another optimizer",
 }
 OPTIONS = {
-    "compile": "run the update as one compiled graph (`torch.compile`)",
+    "compile": "None or True run each pass as one kernel over all tensors, False runs the rule as it is written",
     "grad_transform": "a gradient transform by name or `{name: ..., ...}`",
-    "state_dtype": "`fp32` or `bf16` (stochastically rounded) state; by default the parameters' own, at least fp32",
+    "state_dtype": "`fp32`, or stochastically rounded `bf16` or `int8` state (`int8` where it suits, for averages of "
+    "large tensors); by default the parameters' own precision, at least fp32",
     "on_bad_loss": "`raise` or `skip` (counted) a loss that is not finite or that the theory does not allow",
 }
 
@@ -96,7 +97,8 @@ def search(space: tuple | None) -> str:
 
 def memory(info: registry.Info) -> str:
     """Optimizer state, in words."""
-    own = f"{info.state_bytes} bytes a parameter (fp32)"
+    int8 = "" if info.int8_bytes is None else f", {info.int8_bytes:.2f} with state_dtype='int8'"
+    own = f"{info.state_bytes} bytes a parameter (fp32){int8}"
     return f"{own}, and the base's" if info.family == "wrapper" else own
 
 
