@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_optim.core import validate
 from hf_optim.core.importing import import_path
@@ -22,6 +22,10 @@ from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+    from hf_optim.bases.optimizer import Optimizer
+
+Made = TypeVar("Made", bound="torch.optim.Optimizer")
 
 _HERE = Path(__file__).parent
 _BASES = {"optimizers": "Optimizer", "wrappers": "Wrapper"}
@@ -48,7 +52,7 @@ class Info:
     required: tuple[str, ...]
     options: tuple[str, ...]
     state_bytes: int
-    search_space: MappingProxyType[str, tuple]
+    search_space: MappingProxyType[str, tuple[Any, ...]]
     doc: str = field(repr=False)
     base: MappingProxyType[str, Any] | None = None
     arguments: MappingProxyType[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -66,17 +70,17 @@ class Info:
 
 
 def _literals(body: list[ast.stmt]) -> dict[str, Any]:
-    found = {}
+    literals = {}
     for node in body:
         if not isinstance(node, (ast.Assign, ast.AnnAssign)):
             continue
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
         if isinstance(target, ast.Name) and node.value is not None:
             try:
-                found[target.id] = _value(node.value)
+                literals[target.id] = _value(node.value)
             except ValueError:
                 continue
-    return found
+    return literals
 
 
 def _value(node: ast.expr) -> Any:
@@ -106,11 +110,11 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     top = _literals(tree.body)
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.bases]
-    found: dict[str, Info] = {}
-    made = [c for c in classes if _has_init(c)]
-    if not made:
-        return found
-    cls = made[0]
+    infos: dict[str, Info] = {}
+    optimizers = [c for c in classes if _has_init(c)]
+    if not optimizers:
+        return infos
+    cls = optimizers[0]
     own = _literals(cls.body)
     defaults, required, options = _signature(cls)
     family = "wrapper" if kind == "wrappers" else own.get("family", "plain")
@@ -129,10 +133,10 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
         ast.get_docstring(cls) or "",
         int8_slots=len(own.get("int8_slots", ())),
     )
-    found[path.stem] = info
+    infos[path.stem] = info
     for name, preset in top.get("PRESETS", {}).items():
-        found[name] = _preset(name, info, preset)
-    return found
+        infos[name] = _preset(name, info, preset)
+    return infos
 
 
 def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
@@ -155,24 +159,24 @@ def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
 
 @cache
 def _all() -> dict[str, Info]:
-    found: dict[str, Info] = {}
+    infos: dict[str, Info] = {}
     for kind in _BASES:
         for path in sorted((_HERE / kind).glob("*.py")):
             if not path.stem.startswith("_"):
-                found.update(_read(path, kind))
-    return found
+                infos.update(_read(path, kind))
+    return infos
 
 
 @cache
 def classes() -> dict[str, tuple[str, str]]:
     """Public class name -> (module, class)."""
-    found = {}
+    homes = {}
     for name, info in _all().items():
         short = info.cls.rsplit(".", 1)[1]
         for kind in _BASES:
             if (_HERE / kind / f"{name}.py").exists():
-                found[short] = (f"hf_optim.{kind}.{name}", short)
-    return found
+                homes[short] = (f"hf_optim.{kind}.{name}", short)
+    return homes
 
 
 # --- the public functions ------------------------------------------------------------------------------------------
@@ -246,12 +250,12 @@ def _preset_base(name: str, base: Any) -> dict[str, Any]:
 def resolve(name: str) -> Any:
     """The class behind a name (for a preset, the class it configures), or the class or factory of an import path."""
     if ":" in name:
-        found = import_path(name)
+        target = import_path(name)
         from hf_optim.core import foreign
 
-        if not foreign.is_class(found) and (isinstance(found, type) or not callable(found)):
+        if not foreign.is_class(target) and (isinstance(target, type) or not callable(target)):
             raise UserError(f"{name} is not a torch.optim.Optimizer class, nor a function that makes one")
-        return found
+        return target
     short = info(name).cls.rsplit(".", 1)[1]
     module, attribute = classes()[short]
     return getattr(importlib.import_module(module), attribute)
@@ -300,28 +304,28 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         return _named(foreign.make(resolve(name), name, source, hyper), source)
     known = info(name)
     if known.family == "wrapper":
-        made = dict(known.base or {})
-        made.update(as_spec(base) if base is not None and known.base is None else dict(base or {}))
-        return _wrap(name, build(made, source), {k: v for k, v in hyper.items() if k != "base"})
+        base_spec = dict(known.base or {})
+        base_spec.update(as_spec(base) if base is not None and known.base is None else dict(base or {}))
+        return _wrap(name, build(base_spec, source), {k: v for k, v in hyper.items() if k != "base"})
     decay_all = hyper.pop("decay_all", False)
     if not isinstance(decay_all, bool):
         raise UserError(f"{name}: decay_all must be true or false, got {decay_all!r}")
-    decay, agr = _division(known, hyper)
+    cls, params = resolve(name), source
+    decay, opt_out = _division(cls, known, hyper)
     if decay_all:
         decay = None  # no division: one group, decayed as the rule itself says
-    cls, params = resolve(name), source
     if isinstance(source, Parameters):
-        params = source.groups(decay, agr=agr, route=getattr(cls, "route", None))
-    optimizer = cls(params, **{**known.arguments, **hyper})
+        params = source.groups(decay, opt_out=opt_out, route=getattr(cls, "route", None))
+    optimizer: Optimizer = cls(params, **{**known.arguments, **hyper})
     optimizer.given |= set(hyper) & set(known.defaults)  # a default that was written down is a choice too
     if isinstance(source, Parameters):
-        _named(optimizer, source, source.earlier(decay, agr=agr))
+        _named(optimizer, source, source.earlier(decay, apart=bool(opt_out)))
         if hasattr(optimizer, "watch"):
             optimizer.watch(source.model)
     return optimizer
 
 
-def _named(optimizer: torch.optim.Optimizer, source: Any, earlier: list[list[str]] | None = None) -> Any:
+def _named(optimizer: Made, source: Any, earlier: list[list[str]] | None = None) -> Made:
     """The optimizer with its tensors' names in its groups, where a model has told them."""
     from hf_optim.bases import layout
 
@@ -331,16 +335,17 @@ def _named(optimizer: torch.optim.Optimizer, source: Any, earlier: list[list[str
     return optimizer
 
 
-def _division(known: Info, hyper: dict[str, Any]) -> tuple[float | None, bool]:
-    """The decay of the groups that decay, None for a rule without one; whether embeddings are kept apart."""
+def _division(cls: Any, known: Info, hyper: dict[str, Any]) -> tuple[float | None, str]:
+    """The decay of the groups that decay, None for a rule without one; the key with which embeddings stay
+    out of a transform."""
     transform = hyper.get("grad_transform")
     if transform is not None:
         from hf_optim.transforms import make
 
         transform = make(transform)
-    agr = "agr_scope" in known.defaults or (transform is not None and transform.weights_only)
+    opt_out = cls.opt_out or (transform.opt_out if transform is not None else "")
     decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
-    return decay, agr
+    return decay, opt_out
 
 
 def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.optim.Optimizer:
@@ -348,7 +353,8 @@ def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.
     if known.family != "wrapper":
         raise UserError(f"{name} takes no base")
     validate.unknown(name, own, [*known.required, *known.defaults, *known.options])
-    return resolve(name)(base, **own)
+    wrapped: torch.optim.Optimizer = resolve(name)(base, **own)
+    return wrapped
 
 
 def check_values(spec: Any) -> None:

@@ -85,22 +85,22 @@ def main() -> None:
     if given.seeds < 2:
         parser.error("--seeds must be at least 2: an interval needs them")
     data = pictures()
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    timings: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for seed in range(given.seeds):
         for way in WAYS:
-            found[way].append(run(way, given.optimizer, {"lr": given.lr}, seed, given.epochs, given.batch, data))
+            timings[way].append(run(way, given.optimizer, {"lr": given.lr}, seed, given.epochs, given.batch, data))
     print(f"{given.optimizer}, lr {given.lr:g}, {given.epochs} epochs, {given.seeds} seeds\n")
     print("| | bytes | train loss | - float32 | test loss | - float32 |")
     print("|---|---|---|---|---|---|")
-    for way, runs in found.items():
+    for way, runs in timings.items():
         cells = [way, f"{runs[0]['bytes']:.0f}"]
         for split in data:
             cells.append(f"{statistics.mean(r[split] for r in runs):.4f}")
-            d = summarise([r[split] - f[split] for r, f in zip(runs, found["float32"], strict=True)])
+            d = summarise([r[split] - f[split] for r, f in zip(runs, timings["float32"], strict=True)])
             cells.append("" if way == "float32" else f"{d.mean:+.4f} ± {d.high - d.mean:.4f}")
         print(f"| {' | '.join(cells)} |")
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        given.json.write_text(json.dumps(timings, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

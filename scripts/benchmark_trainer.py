@@ -109,8 +109,14 @@ def main() -> int:
     print(f"adamw_torch_fused {stock:.2f} ms a step, attached {given.optimizer} {attached:.2f} ms")
     print(f"ratio {middle:.4f} (quartiles {low:.4f} to {high:.4f}, {given.rounds} rounds of {given.steps} steps)")
     if given.json:
-        found = {"ratio": middle, "quartiles": [low, high], "pairs_ms": pairs, "size": given.size, "steps": given.steps}
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        report = {
+            "ratio": middle,
+            "quartiles": [low, high],
+            "pairs_ms": pairs,
+            "size": given.size,
+            "steps": given.steps,
+        }
+        given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

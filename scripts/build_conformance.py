@@ -95,19 +95,19 @@ def imported(file: Path) -> set[Path]:
     """A file of the package and all files of the package that it imports, directly or not, without those that only
     know names."""
     names = {ROOT / "hf_optim" / "__init__.py", ROOT / "hf_optim" / "registry.py"}
-    found: set[Path] = set()
+    files: set[Path] = set()
     todo = [file]
     while todo:
         here = todo.pop()
-        if here in found | names:
+        if here in files | names:
             continue
-        found.add(here)
+        files.add(here)
         for node in ast.walk(code(here.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hf_optim"):
                 for name in (node.module or "", *(f"{node.module}.{a.name}" for a in node.names)):
                     at = ROOT / name.replace(".", "/")
                     todo += [f for f in (at.with_suffix(".py"), at / "__init__.py") if f.is_file()]
-    return found
+    return files
 
 
 def fingerprints() -> dict[str, str]:
@@ -116,23 +116,23 @@ def fingerprints() -> dict[str, str]:
     from hf_optim import registry
 
     suite = [f for f in (ROOT / "hf_optim" / "check").glob("*.py") if f.name not in SHOWING]
-    found, modules = {"checks": fingerprint(*suite)}, registry.classes()
+    prints, modules = {"checks": fingerprint(*suite)}, registry.classes()
     rows = json.loads(REFERENCES.read_text(encoding="utf-8"))["trajectories"]
     for name in registry.list_optimizers():
         known = [registry.info(name)]
         known += [registry.info(known[0].base["name"])] if known[0].base else []
         paths = [modules[one.cls.rsplit(".", 1)[1]][0].replace(".", "/") + ".py" for one in known]
         files = set().union(*(imported(ROOT / path) for path in paths))
-        found[name] = fingerprint(*files, extra=json.dumps(rows.get(name)))
-    return found
+        prints[name] = fingerprint(*files, extra=json.dumps(rows.get(name)))
+    return prints
 
 
 def sections() -> dict[str, list[str]]:
     """Title -> names, of the three tables."""
     from hf_optim.check.candidate import expand
 
-    found = {"This library": expand(["*"]), "torch.optim": expand(["torch.optim:*"])}
-    return {**found, "pytorch_optimizer": [f"pytorch_optimizer:{n}" for n in FOREIGN]}
+    by_heading = {"This library": expand(["*"]), "torch.optim": expand(["torch.optim:*"])}
+    return {**by_heading, "pytorch_optimizer": [f"pytorch_optimizer:{n}" for n in FOREIGN]}
 
 
 def build_references() -> None:
@@ -149,7 +149,7 @@ def build_references() -> None:
         loss, grads = slope([a.ravel().tolist() for a in x], t)
         return loss, [np.array(g).reshape(shape) for g, shape in zip(grads, SHAPES, strict=True)]
 
-    found = {}
+    trajectories = {}
     for name in registry.list_optimizers():
         if name not in TWINS:
             print(f"{name}: no twin")
@@ -157,14 +157,14 @@ def build_references() -> None:
         begin = [np.array(v).reshape(shape) for v, shape in zip(start(), SHAPES, strict=True)]
         own = {k: v for k, v in registry.info(name).defaults.items() if k in DEFAULTS[name]}
         steps = run(name, begin, f, max(MARKS), None, **{**own, **Candidate(name).hyper})
-        found[name] = {str(t): [a.ravel().tolist() for a in steps[t - 1][0]] for t in MARKS}
-    lines = ",\n".join(f'  "{name}": {json.dumps(rows)}' for name, rows in found.items())
+        trajectories[name] = {str(t): [a.ravel().tolist() for a in steps[t - 1][0]] for t in MARKS}
+    lines = ",\n".join(f'  "{name}": {json.dumps(rows)}' for name, rows in trajectories.items())
     REFERENCES.write_text(
         '{"problem": "hf_optim.check.mathematics: start, slope", "source": "tests/twins, NumPy '
         f'float64",\n "trajectories": {{\n{lines}\n}}}}\n',
         encoding="utf-8",
     )
-    print(f"{len(found)} trajectories in {REFERENCES.relative_to(ROOT)}")
+    print(f"{len(trajectories)} trajectories in {REFERENCES.relative_to(ROOT)}")
 
 
 def main() -> int:

@@ -30,9 +30,10 @@ FAMILIES = {
     "wrapper": "goes around another optimizer",
 }
 OPTIONS = {
-    "compile": "run the update as one compiled graph (`torch.compile`)",
+    "compile": "None or True run each pass as one kernel over all tensors, False runs the rule as it is written",
     "grad_transform": "a gradient transform by name or `{name: ..., ...}`",
-    "state_dtype": "`fp32` or `bf16` (stochastically rounded) state; by default the parameters' own, at least fp32",
+    "state_dtype": "`fp32`, or stochastically rounded `bf16` or `int8` state (`int8` where it suits, for averages of "
+    "large tensors); by default the parameters' own precision, at least fp32",
     "on_bad_loss": "`raise` or `skip` (counted) a loss that is not finite or that the theory does not allow",
 }
 
@@ -64,16 +65,16 @@ def sections(doc: str) -> dict[str, Any]:
 
 def _entries(lines: list[str]) -> dict[str, str]:
     """`name, name: text` lines, their continuations indented further, as names -> text."""
-    found: dict[str, str] = {}
+    entries: dict[str, str] = {}
     names = ""
     for line in dedent("\n".join(lines)).splitlines():
         entry = re.match(r"([A-Za-z_][A-Za-z_0-9, ]*): (.*)", line)
         if entry:
             names = entry[1]
-            found[names] = entry[2]
+            entries[names] = entry[2]
         elif names and line.strip():
-            found[names] += " " + line.strip()
-    return found
+            entries[names] += " " + line.strip()
+    return entries
 
 
 def value(v: Any) -> str:
@@ -96,7 +97,8 @@ def search(space: tuple | None) -> str:
 
 def memory(info: registry.Info) -> str:
     """Optimizer state, in words."""
-    own = f"{info.state_bytes} bytes a parameter (fp32)"
+    int8 = "" if info.int8_bytes is None else f", {info.int8_bytes:.2f} with state_dtype='int8'"
+    own = f"{info.state_bytes} bytes a parameter (fp32){int8}"
     return f"{own}, and the base's" if info.family == "wrapper" else own
 
 
@@ -119,9 +121,9 @@ def example(info: registry.Info) -> str:
             hyper = ', base={"name": "sgd", "lr": 0.1}' + hyper
         if "interval" in info.defaults:
             hyper += ", interval=100"
-    made = f'opt = hf_optim.create("{info.name}", model{hyper})'
+    line = f'opt = hf_optim.create("{info.name}", model{hyper})'
     call = "opt.step(closure)" if "evaluate" in info.needs else "loss.backward()\nopt.step(loss=loss)"
-    return f"```python\n{made}\n{call}\n```"
+    return f"```python\n{line}\n{call}\n```"
 
 
 def page(name: str) -> str:

@@ -34,12 +34,12 @@ def digits() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
     task = load("vision")
     data = task.data(task.preset("mlp", "small"), None)
-    found = {}
+    splits = {}
     for name in ("train", "validation", "test"):
         rows = [getattr(data, name)[i] for i in range(len(getattr(data, name)))]
         images = torch.stack([torch.as_tensor(row["pixel_values"], dtype=torch.float32).flatten() for row in rows])
-        found[name] = images, torch.tensor([int(row["labels"]) for row in rows])
-    return found
+        splits[name] = images, torch.tensor([int(row["labels"]) for row in rows])
+    return splits
 
 
 def start(seed: int, inputs: int) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -89,18 +89,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     data, seeds, begun = digits(), list(range(SEEDS)), time.process_time()
-    made = np.zeros((len(OPTIMIZERS), len(RATES), SEEDS, 2), np.int16)
+    bank = np.zeros((len(OPTIMIZERS), len(RATES), SEEDS, 2), np.int16)
     for i, name in enumerate(OPTIMIZERS):
         for j, rate in enumerate(RATES):
-            made[i, j] = train(name, float(rate), seeds, data)
+            bank[i, j] = train(name, float(rate), seeds, data)
         print(
-            f"{name}: {time.process_time() - begun:.0f} s, best mean test {made[i, :, :, 1].mean(-1).max():.1f}",
+            f"{name}: {time.process_time() - begun:.0f} s, best mean test {bank[i, :, :, 1].mean(-1).max():.1f}",
             flush=True,
         )
     untrained = [torch.stack([start(seed, len(data["train"][0]))[0][i] for seed in seeds]) for i in range(4)]
     np.savez_compressed(
         FILE,
-        counts=made,
+        counts=bank,
         untrained=count(untrained, *data["validation"]),
         sizes=np.array([len(data["validation"][0]), len(data["test"][0])]),
     )

@@ -258,10 +258,10 @@ def budgets(factor: float) -> Callable[[np.random.Generator, Plan], Simulated]:
 def cells() -> list[Cell]:
     """Every cell that is simulated."""
     few, long = "seeds: [5, 10]", "seeds: [5, 10, 20]"
-    found: list[Cell] = []
+    listed: list[Cell] = []
 
     def add(name: str, text: str, outcome: Any, said: Said, promise: str = "false", share: float = 1.0) -> None:
-        found.append(Cell(name, text, outcome, said, promise, share))
+        listed.append(Cell(name, text, outcome, said, promise, share))
 
     alike = "better or worse, where nothing differs"
     for name, draw, samples in (
@@ -309,7 +309,7 @@ def cells() -> list[Cell]:
         add(name, yaml(units), outcome, better, "found")
     name = "found: an arm that fails in 80% against one that never does, looks 5, 10"
     add(name, yaml(few), drawn(gaussian, fail={1: 0.8}), fails_more, "contrast")
-    return found
+    return listed
 
 
 def measure(cell: Cell, studies: int, seed: int = 0) -> dict[str, Any]:

@@ -29,23 +29,23 @@ def arguments(description: str) -> tuple[torch.device, list[str], Path]:
 
 def rows(output: Path, names: list[str], row: Callable[[str], dict[str, Any]], **more: Any) -> None:
     """Write {"rows": {name: row(name)}}, after every name; what a name raises is its row."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name in names:
         try:
-            found[name] = row(name)
+            results[name] = row(name)
         except Exception as e:
-            found[name] = {"error": f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"}
-        print(f"{name:24s} {found[name]}", flush=True)
-        output.write_text(json.dumps({**more, "rows": found}))
+            results[name] = {"error": f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"}
+        print(f"{name:24s} {results[name]}", flush=True)
+        output.write_text(json.dumps({**more, "rows": results}))
 
 
 def walk(candidate: Candidate, device: torch.device, dtype: torch.dtype, **extra: Any) -> TrainingRun:
     """A training run of a candidate on a device."""
     problem = Problem(candidate.kind, dtype).to(device)
     problem.curvature = problem.curvature.to(device)
-    made = TrainingRun(candidate, dtype, problem, **extra)
-    made.share = lambda batch: batch.to(device)
-    return made
+    run = TrainingRun(candidate, dtype, problem, **extra)
+    run.share = lambda batch: batch.to(device)
+    return run
 
 
 def waits(f: Callable[[], Any], device: torch.device) -> int | None:

@@ -45,13 +45,13 @@ def begun(folder: Path) -> int:
 
 def workers(process: int) -> list[int]:
     """The processes below a launcher (Linux only: elsewhere none are found)."""
-    found: list[int] = []
+    pids: list[int] = []
     for children in Path(f"/proc/{process}/task").glob("*/children"):
         try:
-            found += map(int, children.read_text().split())
+            pids += map(int, children.read_text().split())
         except OSError:
             continue
-    return found + [one for child in found for one in workers(child)]
+    return pids + [one for child in pids for one in workers(child)]
 
 
 def alive(process: int) -> bool:

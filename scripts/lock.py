@@ -42,8 +42,8 @@ def tools(folder: Path, *packages: str) -> Path:
 
 def installed() -> str:
     """The versions of this environment, as constraints."""
-    found = {d.metadata["Name"]: d.version for d in metadata.distributions()}
-    return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()) if name and name != "hf-optim")
+    versions = {d.metadata["Name"]: d.version for d in metadata.distributions()}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()) if name and name != "hf-optim")
 
 
 def lock(extra: str, uv: Path, temporary: Path) -> str:
@@ -75,7 +75,7 @@ def unsatisfied(extra: str, text: str) -> list[str]:
     from packaging.requirements import Requirement
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    versions, seen, found = locked(text), set(), []
+    versions, seen, lines = locked(text), set(), []
     waiting = [*project["dependencies"], f"hf-optim[{extra}]", *TORCH.split()]
     while waiting:
         one = Requirement(waiting.pop())
@@ -83,8 +83,8 @@ def unsatisfied(extra: str, text: str) -> list[str]:
             waiting += [r for e in one.extras - seen for r in project["optional-dependencies"][e]]
             seen |= one.extras
         elif not one.specifier.contains(versions.get(_name(one.name), "0"), prereleases=True):
-            found.append(f"{one} ({versions.get(_name(one.name), 'not locked')})")
-    return found
+            lines.append(f"{one} ({versions.get(_name(one.name), 'not locked')})")
+    return lines
 
 
 def main() -> int:

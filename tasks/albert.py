@@ -244,18 +244,18 @@ class Albert(Task):
 
     def suits(self, model: PreTrainedModel, data: Data) -> None:
         """A checkpoint belongs to one tokenizer, and its figures to one way of making pairs and masks."""
-        made: Mapping[str, Any] = getattr(model.config, "text", None) or {}
+        text: Mapping[str, Any] = getattr(model.config, "text", None) or {}
         here = data.facts["text"]
-        if made.get("tokenizer") != here["tokenizer"]:
+        if text.get("tokenizer") != here["tokenizer"]:
             raise UserError(
-                f"checkpoint: made with tokenizer {made.get('tokenizer')}, but the train split of {data.name} gives "
+                f"checkpoint: made with tokenizer {text.get('tokenizer')}, but the train split of {data.name} gives "
                 f"tokenizer {here['tokenizer']}: give the data, the size and the options that it was trained with"
             )
         for key, value in here.items():
-            if made[key] != value:
+            if text[key] != value:
                 raise UserError(
-                    f"checkpoint: trained with {key} {made[key]}, but the data are made with {value}: "
-                    f"give --model.{key} {made[key]}"
+                    f"checkpoint: trained with {key} {text[key]}, but the data are made with {value}: "
+                    f"give --model.{key} {text[key]}"
                 )
 
 
@@ -296,11 +296,11 @@ def _pairs(
         note += f"; the first {limit} paragraphs of a split only"
     words = tokenizer.train(kind, texts["train"], vocabulary, pairs.SPECIAL, roles=pairs.ROLES, lowercase=True)
     masking = pairs.masking(words, share, longest)
-    made = {split: pairs.build(texts[split], words, length, masking, split=split) for split in pairs.SPLITS}
-    digest = hashlib.sha256("".join(part.digest() for part in made.values()).encode()).hexdigest()
+    by_split = {split: pairs.build(texts[split], words, length, masking, split=split) for split in pairs.SPLITS}
+    digest = hashlib.sha256("".join(part.digest() for part in by_split.values()).encode()).hexdigest()
     text = {"tokenizer": words.fingerprint, "length": length, "mask_share": share, "longest_ngram": longest}
     facts = {"vocabulary": masking.vocabulary, "masking": asdict(masking), "text": text, "pairs": digest}
-    return made, facts, note
+    return by_split, facts, note
 
 
 def _texts(name: str, own: bool) -> tuple[dict[str, list[str]], str]:

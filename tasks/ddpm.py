@@ -202,10 +202,10 @@ class DDPM(Task):
 
     def suits(self, model: PreTrainedModel, data: Data) -> None:
         """The images' size and channels must be the checkpoint's."""
-        made = (model.config.image_channels, model.config.resolution, model.config.timesteps)
+        built = (model.config.image_channels, model.config.resolution, model.config.timesteps)
         settings = data.facts["settings"]
         here = (data.facts["image_channels"], settings["resolution"], settings["timesteps"])
-        for what, theirs, ours in zip(("channel(s)", "pixels a side", "timesteps"), made, here, strict=True):
+        for what, theirs, ours in zip(("channel(s)", "pixels a side", "timesteps"), built, here, strict=True):
             if theirs != ours:
                 raise UserError(
                     f"checkpoint: it was trained for {theirs} {what}, and {data.name} at this size has {ours}: give "
@@ -235,29 +235,50 @@ class DDPM(Task):
 
 def checked(values: Mapping[str, Any]) -> dict[str, Any]:
     """The options as they must be; a `UserError` says which is not and what it should be."""
-    made = dict(values)
+    checked_values = dict(values)
     for key in ("resolution", "channels", "layers_per_block", "timesteps", "generated", "ddim_steps", "ddim_batch"):
-        _require(key, _whole(made[key], 1), "a whole number from 1", made[key])
+        _require(key, _whole(checked_values[key], 1), "a whole number from 1", checked_values[key])
     for key in ("multipliers", "attention"):
-        fine = isinstance(made[key], (list, tuple)) and all(_whole(entry, 1) for entry in made[key])
-        _require(key, fine, "a list of whole numbers, as [1, 2, 2]", made[key])
+        fine = isinstance(checked_values[key], (list, tuple)) and all(_whole(entry, 1) for entry in checked_values[key])
+        _require(key, fine, "a list of whole numbers, as [1, 2, 2]", checked_values[key])
     for key in ("dropout", "ema_decay", "early"):
-        fine = isinstance(made[key], (int, float)) and not isinstance(made[key], bool) and 0 <= made[key] < 1
-        _require(key, fine, "a number from 0 up to but not including 1", made[key])
-        made[key] = float(made[key])
-    _require("flip", isinstance(made["flip"], bool), "true or false", made["flip"])
-    _require("real", made["real"] in ("split", "train"), "split or train", made["real"])
-    _require("inception", isinstance(made["inception"], str), "a path, cache or none", made["inception"])
-    _require("multipliers", bool(made["multipliers"]), "at least one level", made["multipliers"])
-    _require("channels", made["channels"] % 2 == 0, "an even number (they are normalised in groups)", made["channels"])
-    halvings = 2 ** (len(made["multipliers"]) - 1)
+        fine = (
+            isinstance(checked_values[key], (int, float))
+            and not isinstance(checked_values[key], bool)
+            and 0 <= checked_values[key] < 1
+        )
+        _require(key, fine, "a number from 0 up to but not including 1", checked_values[key])
+        checked_values[key] = float(checked_values[key])
+    _require("flip", isinstance(checked_values["flip"], bool), "true or false", checked_values["flip"])
+    _require("real", checked_values["real"] in ("split", "train"), "split or train", checked_values["real"])
     _require(
-        "resolution", made["resolution"] % halvings == 0,
-        f"a multiple of {halvings} for {len(made['multipliers'])} levels", made["resolution"],
+        "inception", isinstance(checked_values["inception"], str), "a path, cache or none", checked_values["inception"]
+    )
+    _require("multipliers", bool(checked_values["multipliers"]), "at least one level", checked_values["multipliers"])
+    _require(
+        "channels",
+        checked_values["channels"] % 2 == 0,
+        "an even number (they are normalised in groups)",
+        checked_values["channels"],
+    )
+    halvings = 2 ** (len(checked_values["multipliers"]) - 1)
+    _require(
+        "resolution", checked_values["resolution"] % halvings == 0,
+        f"a multiple of {halvings} for {len(checked_values['multipliers'])} levels", checked_values["resolution"],
     )  # fmt: skip
-    _require("generated", made["generated"] >= 20, "20 or more, for the ten parts of IS", made["generated"])
-    _require("ddim_steps", made["ddim_steps"] <= made["timesteps"], "at most the timesteps", made["ddim_steps"])
-    return made
+    _require(
+        "generated",
+        checked_values["generated"] >= 20,
+        "20 or more, for the ten parts of IS",
+        checked_values["generated"],
+    )
+    _require(
+        "ddim_steps",
+        checked_values["ddim_steps"] <= checked_values["timesteps"],
+        "at most the timesteps",
+        checked_values["ddim_steps"],
+    )
+    return checked_values
 
 
 def _whole(value: Any, least: int) -> bool:

@@ -29,11 +29,11 @@ ADAM = {"name": "adam", "lr": 1e-2}
 
 
 def _presets(size: str) -> dict[str, Preset]:
-    made = {}
+    presets = {}
     for name, labels in (("logistic", "parity"), ("softmax", "all")):
         model: Value[dict[str, Any]] = Value({**SHAPE, "labels": labels}, "ours", "no penalty, 25 features and a bias")
         if size == "paper":
-            made[name] = Preset(
+            presets[name] = Preset(
                 epochs=Value(20, "ours", "AMVT prints none"),
                 batch_size=Value(128, "paper", "AMVT, one of 32 to 512"),
                 optimizer=Value({"name": "amvt", "lr": 1e-2}, "paper", "AMVT, lr one of 1e-5 to 1e-1"),
@@ -43,7 +43,7 @@ def _presets(size: str) -> dict[str, Preset]:
                 evaluation_batch=Value(4096),
             )
         else:
-            made[name] = Preset(
+            presets[name] = Preset(
                 epochs=Value(2 if size == "smoke" else 40),
                 batch_size=Value(50),
                 optimizer=Value(ADAM),
@@ -52,7 +52,7 @@ def _presets(size: str) -> dict[str, Preset]:
                 evaluations=Value(2 if size == "smoke" else 20),
                 evaluation_batch=Value(4096),
             )
-    return made
+    return presets
 
 
 SIZE_TABLE = {
@@ -178,15 +178,17 @@ def _prepared(place: str, own: bool, held_out: int, crop: int, pool: int, labels
     scale = torch.where(spread > 1e-12, spread, torch.inf)  # a feature that never changes is the bias's affair: 0
     features = {split: (values - mean) / scale for split, values in raw.items()}
     best = Objective(features["train"].numpy(), truth["train"].numpy(), classes).minimum()
-    made = {}
+    by_split = {}
     for split, values in features.items():
         objective = Objective(values.numpy(), truth[split].numpy(), classes)
         floor = torch.from_numpy(np.ascontiguousarray(objective.losses(best.weights)))
-        made[split] = Features(values, truth[split], floor)
+        by_split[split] = Features(values, truth[split], floor)
     note += f"; {values.shape[1]} features; least train loss {best.value:.10f} (gradient {best.gradient:.0e})"
     facts = {"inputs": values.shape[1], "outputs": best.weights.shape[0], "minimum": best}
     name = Path(place).name if own else place
-    return Data(**made, name=name, fingerprint=f"{splits.fingerprint}-{crop}-{pool}-{classes}", note=note, facts=facts)
+    return Data(
+        **by_split, name=name, fingerprint=f"{splits.fingerprint}-{crop}-{pool}-{classes}", note=note, facts=facts
+    )
 
 
 def _images(place: str, own: bool, held_out: int) -> tuple[Splits, str]:
@@ -203,13 +205,13 @@ def _images(place: str, own: bool, held_out: int) -> tuple[Splits, str]:
 
     repository, image, label = HUB[place]
     parts = hub.load(repository, what="data")
-    found: dict[str, list[Any]] = {}
+    rows: dict[str, list[Any]] = {}
     for split in parts:
         part = parts[split].cast_column(image, datasets.Image(decode=False))
-        found[split] = [
+        rows[split] = [
             (f"{repository}, {split} row {i}", row[image]["bytes"], row[label]) for i, row in enumerate(part)
         ]
-    splits = assemble(found, parts["train"].features[label].names, held_out=held_out)
+    splits = assemble(rows, parts["train"].features[label].names, held_out=held_out)
     return splits, f"{repository} from the Hub; {splits.note}"
 
 

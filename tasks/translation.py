@@ -262,10 +262,10 @@ class Translator(Task):
         for turn in range(moment.rank, -(-len(batches) // moment.processes) * moment.processes, moment.processes):
             batch = batches[turn % len(batches)]
             mine += zip(batch, _translate(model, data, split, batch), strict=True)
-        found = dict(gather_object(mine) if moment.processes > 1 else mine)
-        hypotheses, references = [found[index] for index in chosen], [split.pairs.target[index] for index in chosen]
+        sentences = dict(gather_object(mine) if moment.processes > 1 else mine)
+        hypotheses, references = [sentences[index] for index in chosen], [split.pairs.target[index] for index in chosen]
         if moment.folder is not None and moment.rank == 0:
-            _write(moment, split, chosen[:SHOWN], found)
+            _write(moment, split, chosen[:SHOWN], sentences)
         return {
             name: _metric(name).compute(predictions=hypotheses, references=references)[name]
             for name in ("bleu", "chrf")
@@ -352,10 +352,10 @@ def _hub(name: str, source: str, target: str) -> Corpus:
 
     repository = HUB[name]
     parts = hub.load(repository)
-    found = {}
+    splits = {}
     for split in (split for split in parallel.SPLITS if split in parts):
-        found[split] = parallel.columns(parts[split].to_dict(), f"{repository}, {split}", source, target)
-    return parallel.assemble(found)
+        splits[split] = parallel.columns(parts[split].to_dict(), f"{repository}, {split}", source, target)
+    return parallel.assemble(splits)
 
 
 TASK = Translator()

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -167,3 +168,54 @@ def test_importing_the_package_imports_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+#: where a shared file may: Trainer hands the arguments of its own AdamW to ours, and an instance that is wrapped is
+#: checked with sgd in its place; the others are other things of the same name
+NAMED = {
+    ("hub/arguments.py", "adamw"),
+    ("hub/arguments.py", "sgd"),
+    ("core/moments.py", "decay"),
+    ("core/validate.py", "decay"),
+    ("core/validate.py", "beta"),
+    ("hub/schedules.py", "decay"),
+    ("engine/ahead.py", "rule"),
+    ("engine/launch_triton.py", "partial"),
+}
+SHARED = [p for p in SOURCES.values() if p.parent.name in ("core", "engine", "hub", "check") or p.stem == "registry"]
+SHARED += [
+    ROOT / "hf_optim" / "bases" / f"{name}.py" for name in ("optimizer", "state", "saved", "checkpoint", "layout")
+]
+
+
+def keys(tree: ast.AST):
+    """Texts that a file looks up or compares with, and the names that it reads of hyper-parameters."""
+    for node in ast.walk(tree):
+        parts: list[ast.AST | None] = []
+        if isinstance(node, ast.Subscript):
+            parts = [node.slice]
+        elif isinstance(node, ast.Compare):
+            parts = [node.left, *node.comparators]
+        elif isinstance(node, ast.Dict):
+            parts = list(node.keys)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            parts = list(node.args[:1]) if node.func.attr in ("get", "pop", "setdefault") else []
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "h":
+            yield node.attr
+        yield from (part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
+
+
+def test_what_one_rule_needs_is_declared_there():
+    """No shared file knows a rule, a transform or a hyper-parameter of few rules by name."""
+    from hf_optim import registry
+
+    rules = registry.list_optimizers()
+    transforms = {m.rpartition(".")[2] for m in SOURCES if m.startswith("hf_optim.transforms.")}
+    owners = Counter(name for rule in rules for name in registry.info(rule).defaults)
+    own = {*rules, *transforms, *(name for name, count in owners.items() if count <= 3)}
+    known = {
+        (f"{path.parent.name}/{path.name}", key)
+        for path in SHARED
+        for key in set(keys(ast.parse(path.read_text(encoding="utf-8")))) & own
+    }
+    assert known <= NAMED, sorted(known - NAMED)

@@ -51,7 +51,7 @@ def test_norms_and_biases_do_not_decay_whatever_their_shape():
 
 def test_every_trainable_parameter_exactly_once():
     net = Net()
-    groups = split(net, 0.1, agr=True)
+    groups = split(net, 0.1, opt_out="agr")
     claimed = [p for g in groups for p in g["params"]]
     assert len(claimed) == len(set(claimed)) and set(claimed) == {p for p in net.parameters() if p.requires_grad}
     assert [g.get("agr") for g in groups if any(p is net.embed.weight for p in g["params"])] == [False]

@@ -49,7 +49,7 @@ def test_two_processes_leave_one_record_and_end_with_their_worker(
     assert started.stdin is not None
     started.stdin.write(json.dumps({**how, "checkpoint_every": None, "processes": 2, "trust": False}) + "\n")
     started.stdin.flush()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # hangs, and no verdict on speed
     while len(members(tmp_path)) < 3:  # torchrun and its two
         assert time.monotonic() < deadline
         time.sleep(0.05)

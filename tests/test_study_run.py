@@ -141,7 +141,7 @@ def test_a_study_is_whole_and_one_killed_three_times_gives_the_same_table(tmp_pa
     launcher = start(*arguments)
     wait_for(lambda: len(records(folder)) > len(kept))
     launcher.send_signal(signal.SIGINT)
-    text, _ = launcher.communicate(timeout=60)
+    text, _ = launcher.communicate(timeout=200)
     assert launcher.returncode == 130 and "interrupted" in text and "Traceback" not in text, text
     assert all(read_status(p.parent) == "ok" for p in folder.glob("runs/*/record.json"))
     after = records(folder)
@@ -218,12 +218,12 @@ def test_the_board_postpones_what_another_launcher_holds() -> None:
     board = run.RunQueue(runs, 2)
     first = board.take()
     assert first is runs[0]
+    began = time.monotonic()
     board.postpone(first, 0.3)
     second = board.take()
     assert second is runs[1]
     board.finish(second, "ok")
-    began = time.monotonic()
-    assert board.take() is runs[0] and time.monotonic() - began > 0.2
+    assert board.take() is runs[0] and time.monotonic() - began >= 0.3  # a lower bound: load cannot break it
     board.finish(runs[0], "failed")
     assert board.take() is None and board.finished == {"0": "failed", "1": "ok"}
 

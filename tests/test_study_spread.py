@@ -88,7 +88,7 @@ def test_two_jobs_share_a_folder_and_an_interrupted_one_is_requeued(tmp_path: Pa
     jobs = spread._submit(folder, how, share, 2)
     homes = [folder / "runs" / one.id for one in plan.runs]
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 600  # hangs, and no verdict on speed
         # In the middle of a run: it has a checkpoint and no record.
         while not any(any(home.glob("checkpoint-*")) and read_status(home) is None for home in homes):
             assert time.monotonic() < deadline

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
+from translation_parts import ENGLISH, GERMAN, cache, message, plain  # noqa: F401 - cache: a fixture
 
 import hf_optim
 from hf_optim import metrics
-from hf_optim.errors import UserError
 from hf_optim.experiment.evaluation import evaluate_checkpoint
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.task import Moment, load
@@ -20,16 +19,6 @@ from hf_optim.tasks.data.sentences import spread
 
 TASK = load("translation")
 SMOKE = TASK.preset("transformer", "smoke")
-GERMAN = [f"Der Hund {i} läuft über die Straße." for i in range(40)]
-ENGLISH = [f"The dog {i} runs across the street." for i in range(40)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Tokenizers are made anew, and not left in the home folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +29,6 @@ def data():
 def fresh(data, seed: int = 0, **options):
     set_seed(seed)
     return TASK.model("transformer", TASK.with_options("transformer", SMOKE, options), data)
-
-
-def plain(folder: Path, german=GERMAN, english=ENGLISH, split: str = "train") -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / f"{split}.de").write_text("".join(f"{line}\n" for line in german), encoding="utf-8")
-    (folder / f"{split}.en").write_text("".join(f"{line}\n" for line in english), encoding="utf-8")
-    return folder
-
-
-def message(call, *arguments) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # --- the data of a run ------------------------------------------------------------------------------------------------

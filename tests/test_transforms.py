@@ -154,7 +154,7 @@ def test_groups_may_stay_out_of_what_is_made_for_weights(transform):
 
 
 def test_a_group_cannot_stay_out_of_what_is_not():
-    with pytest.raises(UserError, match="would be ignored"):
+    with pytest.raises(UserError, match="no hyper-parameter .agr."):
         hf_optim.create(
             "amvt", [{"params": [torch.ones(2, 2, requires_grad=True)], "agr": False}], grad_transform="normalize"
         )

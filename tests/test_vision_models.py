@@ -1,11 +1,9 @@
 """Every image classifier: built and stepped narrow, as large as published, and read back from its checkpoint."""
 
-import json
 import math
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -247,9 +245,8 @@ def test_the_documented_table_is_the_code() -> None:
         assert rows[name] == f"{each.title} | {each.parameters:,} | {each.source} | {settings}"
     for setting, each in SETTINGS.items():
         assert f"| `{setting}` | {each.about} |" in page
-    assert json.dumps(sorted(TASK.embedded)) and all(f"`{name}`" in page for name in TASK.embedded)
+    assert all(f"`{name}`" in page for name in TASK.embedded)
 
 
 def test_families_are_all_used() -> None:
     assert {each.family for each in ARCHITECTURES.values()} == set(FAMILIES)
-    assert np.isfinite([each.parameters for each in ARCHITECTURES.values()]).all()

@@ -55,7 +55,7 @@ class Averaged(Optimizer):
     # --- a step ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(  # type: ignore[override]
+    def step(
         self,
         closure: Callable[[], Any] | None = None,
         *,

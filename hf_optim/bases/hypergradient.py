@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.vocabulary import TINY, maximum, sqrt, where
 
@@ -21,11 +24,13 @@ class Hypergradient(Optimizer):
     bounds = {"hypergrad_lr": (0.0, float("inf"), True, False)}
 
     @staticmethod
-    def measures(h):
+    def measures(h: SimpleNamespace) -> tuple[str, ...]:
         return ("gu",) if h.rule == "additive" else ("gu", "gg", "uu")
 
     @staticmethod
-    def control(h, t, sums, loss, memory):
+    def control(
+        h: SimpleNamespace, t: int, sums: dict[str, float], loss: Any, memory: dict[str, float]
+    ) -> dict[str, float]:
         if h.rule == "additive":
             memory["lr_shift"] = memory["lr_shift"] + h.hypergrad_lr * sums["gu"]
         else:
@@ -35,6 +40,6 @@ class Hypergradient(Optimizer):
         return dict(memory)
 
     @staticmethod
-    def rate(h, memory):
+    def rate(h: SimpleNamespace, memory: dict[str, float]) -> float:
         lr_0 = where(h.lr_0 > 0, h.lr_0, h.lr)
-        return h.lr * (memory["lr_factor"] + memory["lr_shift"] / maximum(lr_0, TINY))
+        return float(h.lr * (memory["lr_factor"] + memory["lr_shift"] / maximum(lr_0, TINY)))

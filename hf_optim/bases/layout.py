@@ -134,8 +134,9 @@ def _turned(
                     names[0],
                 )
             new["weight_decay"] = group["weight_decay"]
-            new.pop("agr", None)
-            new.update({"agr": group["agr"]} if "agr" in group else {})
+            opt_out = getattr(getattr(optimizer, "transform", None), "opt_out", "")
+            new.pop(opt_out, None)
+            new.update({opt_out: group[opt_out]} if opt_out in group else {})
         groups.append(new)
     log.info("the checkpoint's groups come in another order: matched by the names of their parameters")
     return {**state_dict, "param_groups": groups}

@@ -19,6 +19,7 @@ from torch import nn
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
 from hf_optim.core.rewind import RandomState
+from hf_optim.core.vocabulary import Block
 from hf_optim.engine import passes
 from hf_optim.errors import MissingLoss
 
@@ -115,7 +116,7 @@ class LineSearch(Optimizer):
     # --- a step ----------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def measure(g, c):
+    def measure(g: Block, c: SimpleNamespace) -> tuple[Any, ...]:
         return (dot(g, g),)
 
     def _advance(self, f: float | None, evaluate: Callable[[], Any] | None) -> None:
@@ -136,9 +137,9 @@ class LineSearch(Optimizer):
         if math.sqrt(square) >= VANISHED:
             eta, reference = self.begin(h, square, f, memory)
             trial = evaluate if isinstance(evaluate, _Evaluation) else _Evaluation(evaluate, self._world(), False)
-            eta, trials, found = self._search(trial, eta, self.shrink(h), reference, h.c * square)
-            self.finish(h, eta, trials - found, found, memory)
-            memory["eta"] = eta if found else LAST_RESORT
+            eta, trials, accepted = self._search(trial, eta, self.shrink(h), reference, h.c * square)
+            self.finish(h, eta, trials - accepted, accepted, memory)
+            memory["eta"] = eta if accepted else LAST_RESORT
         self._remember(memory)
         self._shared = SimpleNamespace(loss=f, trials=trials)
 
@@ -153,9 +154,9 @@ class LineSearch(Optimizer):
         world, params = self._world(), [p for group in self.param_groups for p in group["params"]]
         params += [p for model in self._models for p in model.parameters()]
         grads = [(p, p.grad) for p in params]
-        trials, found, kept = 0, False, False
+        trials, accepted, kept = 0, False, False
         try:
-            while trials < TRIALS and not found:
+            while trials < TRIALS and not accepted:
                 if trials:
                     eta *= shrink
                 self._place(columns, [eta] * len(moving))
@@ -163,10 +164,10 @@ class LineSearch(Optimizer):
                     p.grad = None
                 value = trial()
                 trials += 1
-                found = -math.inf < value <= reference - eta * slope
+                accepted = -math.inf < value <= reference - eta * slope
             rates = [float(group["lr"]) for _, group, _, _ in moving]
-            if not found or any(rate != 1 for rate in rates):
-                step = eta if found else LAST_RESORT
+            if not accepted or any(rate != 1 for rate in rates):
+                step = eta if accepted else LAST_RESORT
                 self._place(columns, [step * rate for rate in rates])
             kept = True
         finally:
@@ -175,7 +176,7 @@ class LineSearch(Optimizer):
             world.restore()
             if not kept:  # an evaluation raised
                 self._place(columns, [0.0] * len(moving))
-        return (eta if found else eta * shrink), trials, found
+        return (eta if accepted else eta * shrink), trials, accepted
 
     def _place(self, columns: dict[str, list[torch.Tensor]], etas: list[float]) -> None:
         """x = x0 - eta g, from the copy of x0."""
@@ -183,9 +184,9 @@ class LineSearch(Optimizer):
         passes.once(_placed, columns, [numbers[eta] for eta in etas], self.without_kernels)
 
     @staticmethod
-    def rate(h, memory):
-        return h.lr * memory["eta"]
+    def rate(h: SimpleNamespace, memory: dict[str, float]) -> float:
+        return float(h.lr) * memory["eta"]
 
 
-def _placed(x, g, start, c):
+def _placed(x: Block, g: Block, start: Block, c: SimpleNamespace) -> None:
     x.copy_(start if c.back else start.sub(g, alpha=c.eta))

@@ -56,7 +56,7 @@ class MatrixOptimizer(Routed):
         raise NotImplementedError
 
     @torch.no_grad()
-    def step(  # type: ignore[override]
+    def step(
         self,
         closure: Callable[[], Any] | None = None,
         *,
@@ -92,7 +92,7 @@ class MatrixOptimizer(Routed):
 
     def _batches(self) -> Iterator[tuple[list[torch.Tensor], dict[str, Any], int]]:
         """Matrices of one group, shape and step count, with the count of this step."""
-        found: dict[Any, tuple[list[torch.Tensor], dict[str, Any], int]] = {}
+        batches: dict[Any, tuple[list[torch.Tensor], dict[str, Any], int]] = {}
         for i, group in enumerate(self.param_groups):
             for p in group["params"]:
                 if getattr(p, "_fsdp_flattened", False):
@@ -108,8 +108,8 @@ class MatrixOptimizer(Routed):
                 if not state:
                     self._make_state(p, state, group)
                 t = int(state["step"].item()) + 1
-                found.setdefault((i, t, p.shape, p.dtype, p.device), ([], group, t))[0].append(p)
-        yield from list(found.values())
+                batches.setdefault((i, t, p.shape, p.dtype, p.device), ([], group, t))[0].append(p)
+        yield from list(batches.values())
 
     def _directed(self, params: list[torch.Tensor], group: dict[str, Any], t: int) -> list[torch.Tensor]:
         h = self._hyper(group)

@@ -19,6 +19,7 @@ import torch
 from hf_optim.bases import parameters
 from hf_optim.bases.state import Stateful
 from hf_optim.core import validate
+from hf_optim.core.compiling import uncompiled
 from hf_optim.core.groups import as_groups
 from hf_optim.core.reduce import local
 from hf_optim.core.rule import Transform
@@ -121,10 +122,8 @@ class Optimizer(Stateful):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in torch; keys that nothing reads raise instead of being ignored."""
         names = [*self._names, *self.memory, *self.kept]
-        extra = {"agr"} if self.transform is not None and self.transform.weights_only else set()
-        keys = [k for k in param_group if k not in validate.FOREIGN_KEYS and k not in extra and k != "made_by"]
-        if "agr" in param_group and not extra:
-            raise UserError(f"{self.rule} has no AGR or centralization: a group's 'agr' would be ignored, leave it out")
+        own = {"made_by"} | ({self.transform.opt_out} - {""} if self.transform is not None else set())
+        keys = [k for k in param_group if k not in validate.FOREIGN_KEYS and k not in own]
         validate.unknown(f"{self.rule}: a parameter group", keys, names)
         first = self.param_groups[0] if getattr(self, "param_groups", None) else None
         for name in (*self.choices, *self.structural):
@@ -238,13 +237,13 @@ class Optimizer(Stateful):
 
     # --- a step ----------------------------------------------------------------------------------------------------
 
-    @torch.compiler.disable
+    @uncompiled
     @torch.no_grad()
     def step(
         self,
         closure: Callable[[], Any] | None = None,
         *,
-        loss: Any = None,  # type: ignore[override]
+        loss: Any = None,
         evaluate: Callable[[], Any] | None = None,
     ) -> Any:
         """One update.
@@ -352,9 +351,10 @@ class Optimizer(Stateful):
             for p in group["params"]
         )
         if not self._transform_found:
+            more = [f"{k}={v!r}" for k, v in (self.everywhere or self.transform.everywhere).items()]
             raise UserError(
-                f"{self.rule}: {self.transform.name} finds no tensor to transform: all are vectors, or "
-                "their groups say agr=False (agr_scope='all' takes vectors too)"
+                f"{self.rule}: {self.transform.name} finds no tensor to transform: it is made for others, or their "
+                f"groups say {self.transform.opt_out}=False{f' ({more[0]} takes vectors, too)' if more else ''}"
             )
 
     # --- what the engine asks ----------------------------------------------------------------------------------------

@@ -8,13 +8,16 @@ Considerations"), and the rate changes by the inner products of the u of the las
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 
 from hf_optim.bases.wrapper import Wrapper
 from hf_optim.core import reduce
+from hf_optim.core.compiling import uncompiled
 from hf_optim.core.reduce import dot
+from hf_optim.core.vocabulary import Block
 from hf_optim.engine import passes
 from hf_optim.errors import UserError
 
@@ -51,13 +54,13 @@ class RateWindows(Wrapper):
 
     # --- a step ----------------------------------------------------------------------------------------------------
 
-    @torch.compiler.disable
+    @uncompiled
     @torch.no_grad()
     def step(
         self,
         closure: Callable[[], Any] | None = None,
         *,
-        loss: Any = None,  # type: ignore[override]
+        loss: Any = None,
         evaluate: Callable[[], Any] | None = None,
     ) -> Any:
         """One step of the base at the scaled rate, and at the end of a window a new rate. Arguments are the base's."""
@@ -81,7 +84,7 @@ class RateWindows(Wrapper):
         return all(float(group["lr"]) == 0 for group in self.param_groups)
 
     def _interval(self) -> int:
-        K = self.param_groups[0]["tlr_interval"]
+        K = int(self.param_groups[0]["tlr_interval"])
         if not K:
             raise UserError(
                 f"{self.rule} does not know K: give steps_per_epoch or interval (hf_optim.attach and "
@@ -193,7 +196,7 @@ def _sums(rows: list[list[float]]) -> tuple[float, float, float, float]:
     return a, b, c, noise
 
 
-def _window(x, w, u, c):
+def _window(x: Block, w: Block, u: Block, c: SimpleNamespace) -> tuple[Any, ...]:
     """The window's mean update takes the place of the last one's; their inner products."""
     if c.begins:
         w.copy_(x)

@@ -43,11 +43,11 @@ class Routed(Optimizer):
             self._add(group, route or self.routed[0])
             return
         params = [params] if isinstance(params, torch.Tensor) else list(params or ())
-        found: dict[str, list[Any]] = {}
+        routes: dict[str, list[Any]] = {}
         for entry in params:
             p = entry[1] if isinstance(entry, tuple) else entry
-            found.setdefault(self.routed[p.dim() < 2], []).append(entry)
-        for way, some in found.items() if found else [(self.routed[0], params)]:
+            routes.setdefault(self.routed[p.dim() < 2], []).append(entry)
+        for way, some in routes.items() if routes else [(self.routed[0], params)]:
             self._add({**group, "params": some}, way)
         self._say()
 

@@ -112,14 +112,14 @@ class TorchRule(Optimizer):
 
     def _entry(self, entry: dict[str, Any], p: torch.Tensor | None) -> dict[str, Any]:
         """One parameter's state. SGD counts no steps: where it has averaged, one or more were taken."""
-        found = {k: v for k, v in entry.items() if v is not None}
-        if not found:
-            return found
+        state = {k: v for k, v in entry.items() if v is not None}
+        if not state:
+            return state
         for name in ("step", *self.scalar_slots):
-            value = found.get(name, 1.0)
-            found[name] = torch.as_tensor(value, dtype=torch.float32).detach().cpu()
+            value = state.get(name, 1.0)
+            state[name] = torch.as_tensor(value, dtype=torch.float32).detach().cpu()
         for name in self.slots:
-            value = found.get(name)
+            value = state.get(name)
             if p is not None and isinstance(value, torch.Tensor) and value.dtype is p.dtype:
-                found[name] = value.to(self.state_dtype or self._compute_dtype(p))
-        return found
+                state[name] = value.to(self.state_dtype or self._compute_dtype(p))
+        return state

@@ -61,7 +61,7 @@ class Wrapper(torch.optim.Optimizer):
     # --- being the base --------------------------------------------------------------------------------------------
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         return self.base.param_groups
 
     @param_groups.setter
@@ -70,7 +70,7 @@ class Wrapper(torch.optim.Optimizer):
             self.base.param_groups = value
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         return self.base.state
 
     @state.setter
@@ -175,8 +175,8 @@ class Wrapper(torch.optim.Optimizer):
 
     def _put(self, p: torch.Tensor, name: str, value: torch.Tensor) -> None:
         """Into the base's state once the base has made its own, else held back until then."""
-        made = p in self.state and len(self.state[p]) > 0
-        (self.state[p] if made else self._pending.setdefault(p, {}))[name] = value
+        exists = p in self.state and len(self.state[p]) > 0
+        (self.state[p] if exists else self._pending.setdefault(p, {}))[name] = value
 
     def _settle(self) -> None:
         """After a base step: what was held back goes into the state of parameters whose own state exists by now.

@@ -40,7 +40,7 @@ RUNNING = ("compile", "foreach", "fused")
 
 def expand(names: Iterable[str]) -> list[str]:
     """Names with wildcards written out: "*agr*" among the registered ones, "package.module:*" in a module."""
-    found: list[str] = []
+    expanded: list[str] = []
     for name in names:
         module, colon, pattern = name.rpartition(":")
         if not colon:
@@ -62,8 +62,8 @@ def expand(names: Iterable[str]) -> list[str]:
             matches = [name]
         if not matches:
             raise UserError(f"no optimizer matches {name!r}")
-        found += matches
-    return list(dict.fromkeys(found))
+        expanded += matches
+    return list(dict.fromkeys(expanded))
 
 
 class Candidate:
@@ -124,21 +124,21 @@ class Candidate:
         """A fresh optimizer over tensors or parameter groups; `extra` goes over the candidate's hyper-parameters."""
         if self._wraps:
             base = torch.optim.SGD(params, lr=0.05, momentum=0.9)
-            made = self.cls(base, **{**self.hyper, **extra})
+            wrapper = self.cls(base, **{**self.hyper, **extra})
         elif self.family == "wrapper" and self.info is not None:
             running = {k: v for k, v in extra.items() if k in RUNNING}
             own = {**self.hyper, **{k: v for k, v in extra.items() if k not in RUNNING}}
             if running:
                 own["base"] = {**own.get("base", {}), **running}
-            made = registry.create(self.name, params, **own)
+            wrapper = registry.create(self.name, params, **own)
         elif self.info is not None:
-            made = registry.create(self.name, params, **{**self.hyper, **extra})
+            wrapper = registry.create(self.name, params, **{**self.hyper, **extra})
         else:
-            made = self.cls(params, **{**self.hyper, **extra})
-        train = getattr(made, "train", None)  # schedule-free rules want to be told that training begins
+            wrapper = self.cls(params, **{**self.hyper, **extra})
+        train = getattr(wrapper, "train", None)  # schedule-free rules want to be told that training begins
         if callable(train):
             train()
-        return made
+        return wrapper
 
     def accepts(self, option: str) -> bool:
         """Whether the optimizer, or the base that a registered wrapper gets, takes this way of running."""
@@ -199,17 +199,17 @@ class Candidate:
             styles = (
                 ("closure",) if "evaluate" in needs else ("loss",) if "loss" in needs else ("bare", "closure", "value")
             )
-            found = []
+            refusals = []
             for style in styles:
                 self.kind, self.style = kind, style
                 try:
                     self._try()
                 except Exception as error:  # noqa: BLE001
-                    found.append(f"{CALLS[style]}: {one_line(error)}")
+                    refusals.append(f"{CALLS[style]}: {one_line(error)}")
                     continue
                 self._needs = needs
                 return
-            complaints = complaints or ["cannot be stepped: " + "; ".join(found)]
+            complaints = complaints or ["cannot be stepped: " + "; ".join(refusals)]
         self.trouble = complaints[0]
 
     def _try(self) -> None:

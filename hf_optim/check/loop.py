@@ -192,14 +192,14 @@ def _scheduled(s: Candidate, name: str, make: Callable[[Any], Any], steps: int) 
 def schedulers(s: Candidate) -> str:
     from torch.optim import lr_scheduler as lr
 
-    made: dict[str, Callable[[Any], Any]] = {
+    schedulers: dict[str, Callable[[Any], Any]] = {
         "StepLR": lambda opt: lr.StepLR(opt, 2, 0.5),
         "ExponentialLR": lambda opt: lr.ExponentialLR(opt, 0.8),
         "CosineAnnealingLR": lambda opt: lr.CosineAnnealingLR(opt, 8 + 2 * s.idle),
     }
-    for name, make in made.items():
+    for name, make in schedulers.items():
         _scheduled(s, name, make, 5 + s.idle)
-    return ", ".join(made)
+    return ", ".join(schedulers)
 
 
 @check(

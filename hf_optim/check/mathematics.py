@@ -62,7 +62,7 @@ def trajectory(s: Candidate, opt_of: Any, steps: tuple[int, ...] = MARKS) -> dic
         torch.nn.Parameter(torch.tensor(v, dtype=torch.float64).view(shape))
         for v, shape in zip(start(), SHAPES, strict=True)
     ]
-    opt, found = opt_of(params), {}
+    opt, marked = opt_of(params), {}
     for t in range(1, max(steps) + 1):
 
         def closure(t: int = t) -> torch.Tensor:
@@ -77,8 +77,8 @@ def trajectory(s: Candidate, opt_of: Any, steps: tuple[int, ...] = MARKS) -> dic
             value = closure()
             opt.step(loss=value) if s.style == "loss" else opt.step()
         if t in steps:
-            found[t] = [p.detach().reshape(-1).clone() for p in params]
-    return found
+            marked[t] = [p.detach().reshape(-1).clone() for p in params]
+    return marked
 
 
 @cache
@@ -101,8 +101,8 @@ def reference(s: Candidate) -> str:
         source = "its twin in NumPy"
     else:
         raise DoesNotApply("no reference on file; give one with --reference")
-    found = trajectory(s, s.make)
-    return [close(found[t], expected[t], begin, 1e-8, f"after {t} steps, against {source}") for t in MARKS][-1]
+    ours = trajectory(s, s.make)
+    return [close(ours[t], expected[t], begin, 1e-8, f"after {t} steps, against {source}") for t in MARKS][-1]
 
 
 # --- the edges -------------------------------------------------------------------------------------------------------

@@ -22,11 +22,11 @@ def short(name: str) -> str:
 
 def reasons(report: Report, status: str) -> dict[tuple[str, str], list[str]]:
     """(check, why) -> the names it is said of, check by check; not those that only point to another cell."""
-    found: dict[tuple[str, str], list[str]] = {}
+    failing: dict[tuple[str, str], list[str]] = {}
     for c in sorted(report.ordered(), key=lambda c: report.checks.index(c.check)):
         if c.status == status and not c.why.startswith("see "):
-            found.setdefault((c.check, c.why), []).append(short(c.name))
-    return found
+            failing.setdefault((c.check, c.why), []).append(short(c.name))
+    return failing
 
 
 # --- terminal --------------------------------------------------------------------------------------------------------

@@ -187,18 +187,18 @@ def bf16(s: Candidate) -> str:
     again = TrainingRun(s, problem=copied(walk.problem))
     again.opt.load_state_dict(copy.deepcopy(walk.opt.state_dict()))
     low: dict[str, str] = {}
-    found = set()
+    dtypes = set()
     for when, one in (("", walk), (" after a load", again)):
         index = {p: i for i, p in enumerate(one.problem.params)}
         for p, k, v in _slots(s, one):
             copies = [row[index[p]] for row in seen]  # an exact copy of bf16 weights loses nothing
             if v.is_floating_point() and not any(torch.equal(v, c) for c in copies if v.dtype is c.dtype):
-                found.add(k)
+                dtypes.add(k)
                 if v.dtype in (torch.bfloat16, torch.float16):
                     low.setdefault(k, when)
     if low:
         raise Fails(f"keeps {', '.join(k + low[k] for k in sorted(low))} in bfloat16")
-    return f"{', '.join(sorted(found))} in fp32" if found else "no state of this kind"
+    return f"{', '.join(sorted(dtypes))} in fp32" if dtypes else "no state of this kind"
 
 
 @check(

@@ -179,10 +179,10 @@ def _world(pairs: list[tuple[Candidate, Check]], add: Callable[..., None], stop:
 def _environment() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"hf_optim": __version__, "python": platform.python_version()}
+    versions = {"hf_optim": __version__, "python": platform.python_version()}
     for package in ("torch", "accelerate", "transformers", "pytorch-optimizer"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

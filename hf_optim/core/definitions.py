@@ -26,14 +26,14 @@ def own_definitions(thing: Any) -> list[str]:
         thing = {"name": thing}
     if not isinstance(thing, Mapping):
         return _of_optimizer(thing)
-    found = _in_use(declared(thing.get("name")), thing)
+    texts = _in_use(declared(thing.get("name")), thing)
     transform = thing.get("grad_transform")
     if transform is not None:
         given = {"name": transform} if isinstance(transform, str) else transform
         mapped = isinstance(given, Mapping)
-        found += _in_use(declared(given.get("name"), "transforms"), given) if mapped else _of(given)
+        texts += _in_use(declared(given.get("name"), "transforms"), given) if mapped else _of(given)
     base = thing.get("base")
-    return found + (own_definitions(base) if base is not None else [])
+    return texts + (own_definitions(base) if base is not None else [])
 
 
 def _of_optimizer(opt: Any) -> list[str]:
@@ -62,5 +62,6 @@ def declared(name: Any, folder: str = "optimizers") -> Mapping[str, str]:
     for cls in ast.parse(path.read_text(encoding="utf-8")).body:
         for node in cls.body if isinstance(cls, ast.ClassDef) else []:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ours":
-                return ast.literal_eval(node.value)
+                texts: dict[str, str] = ast.literal_eval(node.value)
+                return texts
     return {}

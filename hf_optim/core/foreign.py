@@ -45,15 +45,15 @@ def make(thing: Any, name: str, params_or_model: Any, hyper: Mapping[str, Any]) 
         return thing
     try:
         if is_class(thing):
-            made = thing(_of_class(thing, params_or_model, hyper), **hyper)
+            optimizer = thing(_of_class(thing, params_or_model, hyper), **hyper)
         else:
             check_arguments(thing, name, hyper)
-            made = thing(**_offers(thing, name, params_or_model, hyper), **hyper)
+            optimizer = thing(**_offers(thing, name, params_or_model, hyper), **hyper)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name}: {error}") from None
-    if not isinstance(made, torch.optim.Optimizer):
-        raise UserError(f"{name} returned {type(made).__name__}, not a torch.optim.Optimizer")
-    return made
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"{name} returned {type(optimizer).__name__}, not a torch.optim.Optimizer")
+    return optimizer
 
 
 def check_arguments(factory: Callable[..., Any], name: str, hyper: Mapping[str, Any]) -> None:
@@ -69,8 +69,8 @@ def check_arguments(factory: Callable[..., Any], name: str, hyper: Mapping[str, 
 
 
 def _default(thing: Any, name: str) -> Any:
-    found = inspect.signature(thing).parameters.get(name)
-    return None if found is None or found.default is inspect.Parameter.empty else found.default
+    parameter = inspect.signature(thing).parameters.get(name)
+    return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
 
 
 def _of_class(cls: Any, given: Any, hyper: Mapping[str, Any]) -> Any:

@@ -146,7 +146,7 @@ class Parameters:
         self,
         weight_decay: float | None = None,
         *,
-        agr: bool = False,
+        opt_out: str = "",
         route: Callable[[str, Any], str] | None = None,
     ) -> list[dict[str, Any]]:
         """Every trainable parameter exactly once, those that decay first.
@@ -154,22 +154,22 @@ class Parameters:
         Args:
             weight_decay: decay of the groups that decay; None for rules without one: groups carry no such entry, and
                 are one unless somebody made them.
-            agr: put embeddings in groups with `agr=False`.
+            opt_out: a transform's key of groups: embeddings come in groups where it is False; "" for no division.
             route: (kind, parameter) -> the `route` of its group, for rules with several. Groups then keep the
                 parameters' names, and say a decay only where it is not the rule's: each route has its own.
 
         Returns:
-            Non-empty groups, each `{"params": [...], ["weight_decay": ...], ["agr": False], ["route": ...], ...}`.
+            Non-empty groups, each `{"params": [...], ["weight_decay": ...], [opt_out: False], ["route": ...], ...}`.
 
         Raises:
             UserError: there is no trainable parameter.
         """
-        made = self._given
-        if weight_decay is None and all(set(group) == {"params", "weight_decay"} for group in made):
-            every = {p for group in made for p in group["params"]}
-            made = [{"params": [p for p in self.names if p in every]}]
+        given = self._given
+        if weight_decay is None and all(set(group) == {"params", "weight_decay"} for group in given):
+            every = {p for group in given for p in group["params"]}
+            given = [{"params": [p for p in self.names if p in every]}]
         groups: list[dict[str, Any]] = []
-        for group in made:
+        for group in given:
             rest = {k: v for k, v in group.items() if k not in ("params", "weight_decay")}
             own = group.get("weight_decay", DECAYS)
             if weight_decay is not None and not (route is not None and own is DECAYS):
@@ -180,8 +180,8 @@ class Parameters:
                     way = route(self._kinds.get(p, "other"), p)
                     parts.setdefault(("route", way), []).append((self.names.get(p, ""), p))
                 else:
-                    parts.setdefault(("agr", False) if agr and p in self._tables else None, []).append(p)
-            order = sorted(parts, key=lambda key: key is not None and key[0] == "agr")
+                    parts.setdefault((opt_out, False) if opt_out and p in self._tables else None, []).append(p)
+            order = sorted(parts, key=lambda key: key is not None and key[0] == opt_out)
             groups += [{"params": parts[key], **rest, **({} if key is None else {key[0]: key[1]})} for key in order]
         if not groups:
             raise UserError(
@@ -189,15 +189,16 @@ class Parameters:
             )
         return groups
 
-    def earlier(self, weight_decay: float | None, *, agr: bool = False) -> list[list[str]]:
+    def earlier(self, weight_decay: float | None, *, apart: bool = False) -> list[list[str]]:
         """The names group by group as release 0.1.0 divided this model: groups in the order in which a parameter of
-        theirs comes first, and tables of biases decayed. Its checkpoints hold no names."""
+        theirs comes first, and tables of biases decayed; with `apart`, embeddings have one. Its checkpoints hold no
+        names."""
         buckets: dict[tuple[float | None, bool], list[str]] = {}
         for name, p, owner in _owners(self.model):
             last = name.rsplit(".", 1)[-1]
             plain = _is_norm(owner) or last == "bias" or last.endswith("_bias") or last.startswith("bias_")
             decay = None if weight_decay is None else 0.0 if plain else weight_decay
-            buckets.setdefault((decay, agr and not plain and p in self._tables), []).append(name)
+            buckets.setdefault((decay, apart and not plain and p in self._tables), []).append(name)
         return list(buckets.values())
 
 
@@ -205,17 +206,17 @@ def split(
     model: nn.Module,
     weight_decay: float | None = None,
     *,
-    agr: bool = False,
+    opt_out: str = "",
     route: Callable[[str, Any], str] | None = None,
 ) -> list[dict[str, Any]]:
     """`Parameters(model).groups(...)`: parameter groups of a model, divided by module type."""
-    return Parameters(model).groups(weight_decay, agr=agr, route=route)
+    return Parameters(model).groups(weight_decay, opt_out=opt_out, route=route)
 
 
 def decays(model: nn.Module) -> dict[str, bool]:
     """Name of every trainable parameter -> whether weight decay applies to it."""
-    made = Parameters(model)
-    return {made.names[p]: group["weight_decay"] is DECAYS for group in made._given for p in group["params"]}
+    source = Parameters(model)
+    return {source.names[p]: group["weight_decay"] is DECAYS for group in source._given for p in group["params"]}
 
 
 def describe(groups: Sequence[Mapping[str, Any]]) -> str:
@@ -234,7 +235,7 @@ def as_groups(params: Any) -> list[dict[str, Any]]:
     """What torch accepts as `params`, checked early so that the error is one line."""
     if isinstance(params, torch.Tensor):
         raise UserError("params is one tensor: give an iterable of tensors, e.g. model.parameters() or [tensor]")
-    params = list(params)
-    if not params:
+    groups = list(params)
+    if not groups:
         raise UserError("the parameter list is empty: nothing to optimise")
-    return params
+    return groups

@@ -50,14 +50,14 @@ def is_path(name: object) -> bool:
 
 def paths(value: Any) -> list[str]:
     """The import paths among the names in plain data: of tasks, optimizers, their bases and their transforms."""
-    found: list[str] = []
+    entries: list[str] = []
     for key, entry in value.items() if isinstance(value, Mapping) else ():
         if key in ("name", "task", "base", "grad_transform") and is_path(entry):
-            found.append(entry)
-        found += paths(entry)
+            entries.append(entry)
+        entries += paths(entry)
     for entry in value if isinstance(value, (list, tuple)) else ():
-        found += paths(entry)
-    return list(dict.fromkeys(found))
+        entries += paths(entry)
+    return list(dict.fromkeys(entries))
 
 
 def import_path(path: str) -> Any:

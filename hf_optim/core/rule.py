@@ -58,7 +58,7 @@ class Rule:
     #: the rule has no rate of its own: groups carry lr = 1.0, a multiplier through which schedulers act
     fixed_lr: ClassVar[bool] = False
     #: where to look for good hyper-parameters: name -> ("log" | "linear", low, high) or ("choice", values)
-    search_space: ClassVar[dict[str, tuple]] = {}
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
     #: options and their values; like `structural`, the constructor's alone
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {}
     #: further hyper-parameters that no parameter group may change
@@ -67,6 +67,10 @@ class Rule:
     shared: ClassVar[tuple[str, ...]] = ()
     #: allowed values beyond the common ones: name -> (low, high, low is allowed, high is allowed)
     bounds: ClassVar[dict[str, tuple[float, float, bool, bool]]] = {}
+    #: of a rule with a transform of its own: the key of parameter groups with which they opt out, and the arguments
+    #: with which vectors are transformed, too; see `Transform`
+    opt_out: ClassVar[str] = ""
+    everywhere: ClassVar[dict[str, Any]] = {}
     #: why a gradient transform would break the theory, where it would
     no_transform: ClassVar[str] = ""
 
@@ -95,6 +99,11 @@ class Rule:
         return 1
 
     @staticmethod
+    def lifetime(h: SimpleNamespace) -> int | None:
+        """Steps after which a parameter's state begins anew; None for never."""
+        return None
+
+    @staticmethod
     def idle(h: SimpleNamespace) -> bool:
         """Whether a group takes no part in a step that only counts it."""
         return False
@@ -105,7 +114,7 @@ class Rule:
         return {}
 
     @staticmethod
-    def measure(**tensors: Any) -> tuple[Any, ...]:
+    def measure(*args: Any, **tensors: Any) -> tuple[Any, ...]:
         """Partial sums of one block, in the order of `measures`; may update slots in place. Arguments as `update`."""
         raise NotImplementedError
 
@@ -116,13 +125,14 @@ class Rule:
 
     @staticmethod
     def control(
-        h: SimpleNamespace, t: int, sums: dict[str, float], loss: float | None, memory: dict[str, float]
+        h: SimpleNamespace, t: int, sums: dict[str, float], loss: Any, memory: dict[str, float]
     ) -> dict[str, float]:
-        """Once a step: global sums and the loss -> numbers for all groups; updates `memory`."""
+        """Once a step: global sums and the loss (None unless `needs` has it) -> numbers for all groups; updates
+        `memory`."""
         raise NotImplementedError
 
     @staticmethod
-    def update(**tensors: Any) -> None:
+    def update(*args: Any, **tensors: Any) -> None:
         """The step, in place."""
         raise NotImplementedError
 
@@ -134,7 +144,7 @@ class Rule:
     @staticmethod
     def rate(h: SimpleNamespace, memory: dict[str, float]) -> float:
         """The rate in force for a group with hyper-parameters h."""
-        return h.lr
+        return float(h.lr)
 
 
 class Transform:
@@ -148,8 +158,11 @@ class Transform:
     moments: str = "all"
     #: False when apply() needs whole tensors in their own shape instead of blocks
     blockwise: ClassVar[bool] = True
-    #: made for weight matrices: parameter groups may opt out with `agr=False` (embeddings, when made from a model)
-    weights_only: ClassVar[bool] = False
+    #: made for weight matrices: with this key set to False a parameter group opts out (embeddings do, when groups are
+    #: made from a model); "" for a transform of whatever there is
+    opt_out: ClassVar[str] = ""
+    #: arguments with which it takes vectors, too
+    everywhere: ClassVar[dict[str, Any]] = {}
     #: names of the sums over a tensor that measure() returns
     measures: ClassVar[tuple[str, ...]] = ()
     #: names of what derive() makes of them for apply(); () for no measuring pass

@@ -47,16 +47,17 @@ def html(text: object) -> str:
 
 def markdown(text: object) -> str:
     """For a line, a heading or a table's cell of Markdown. Stars and underscores keep their meaning."""
-    made = line(text)
-    for found, put in _MARKDOWN:
-        made = found.sub(put, made)
-    return re.sub(r"^(\d*)([-+#=~>]+|[.)])(?=\s|$)", r"\1\\\2", made)  # a list, a heading, a rule or a quotation
+    escaped = line(text)
+    for pattern, put in _MARKDOWN:
+        escaped = pattern.sub(put, escaped)
+    return re.sub(r"^(\d*)([-+#=~>]+|[.)])(?=\s|$)", r"\1\\\2", escaped)  # a list, a heading, a rule or a quotation
 
 
 def latex(text: object) -> str:
     """For a cell of a LaTeX table."""
-    made = "".join(_LATEX.get(letter, letter) for letter in line(text))
-    return f"{{}}{made}" if made.startswith(("[", "*")) else made  # after the end of a line, these are its arguments
+    escaped = "".join(_LATEX.get(letter, letter) for letter in line(text))
+    # after the end of a line, these are its arguments
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
 def csv(value: Any) -> Any:

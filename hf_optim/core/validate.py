@@ -21,10 +21,6 @@ COMMON: dict[str, tuple[float, float, bool, bool]] = {
     "weight_decay": (0.0, math.inf, True, False),
     "momentum": (0.0, 1.0, True, False),
     "gamma": (0.0, 1.0, True, False),
-    "clip": (0.0, math.inf, False, False),
-    "max_grad_norm": (0.0, math.inf, False, False),
-    "agr_steps": (0, math.inf, True, False),
-    "restart_every": (1, math.inf, True, False),
     "steps_per_epoch": (1, math.inf, True, False),
 }
 #: keys that others (schedulers, torch, people) put into parameter groups
@@ -144,10 +140,10 @@ def defaults(rule: Any) -> dict[str, Any]:
 
 def whole_numbers(rule: Callable[..., Any]) -> frozenset[str]:
     """Constructor arguments that are whole numbers, or None, by their annotation."""
-    found = []
+    names = []
     for name, parameter in inspect.signature(rule).parameters.items():
         kind = parameter.annotation
         text = kind.__name__ if isinstance(kind, type) else str(kind)
         if re.fullmatch(r"(typing\.)?(Optional\[)?int\]?( \| None)?", text):
-            found.append(name)
-    return frozenset(found)
+            names.append(name)
+    return frozenset(names)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 
-class Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     """SafeLoader with the plain values of YAML 1.2's core schema: 010 is 10, and yes, 1:30 and 2026-01-01 are texts."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}

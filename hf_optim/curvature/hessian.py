@@ -31,9 +31,9 @@ def product(solution: Solution, vector: Tensor) -> Tensor:
         gradients = torch.autograd.grad(loss * weight, parameters, create_graph=True, allow_unused=True)
         used = [(g, p, v) for g, p, v in zip(gradients, parameters, pieces, strict=True) if g is not None]
         inner = sum(((g * v).sum() for g, _, v in used), torch.zeros((), device=vector.device, dtype=vector.dtype))
-        found = torch.autograd.grad(inner, parameters, allow_unused=True)
+        products = torch.autograd.grad(inner, parameters, allow_unused=True)
         total += torch.cat(
-            [(torch.zeros_like(p) if h is None else h).reshape(-1) for h, p in zip(found, parameters, strict=True)]
+            [(torch.zeros_like(p) if h is None else h).reshape(-1) for h, p in zip(products, parameters, strict=True)]
         )
     return total
 
@@ -62,13 +62,13 @@ def eigenvalues(solution: Solution, count: int = 1, *, tolerance: float = 1e-3, 
     start = np.random.default_rng(0).standard_normal(size)
     operator = LinearOperator((size, size), matvec=multiply, dtype=np.float64)  # type: ignore[call-arg]
     try:
-        found = eigsh(
+        largest = eigsh(
             operator, k=count, which="LA", tol=tolerance, v0=start, maxiter=most, ncv=min(size, max(2 * count + 1, 20)),
             return_eigenvectors=False,
         )  # fmt: skip
     except ArpackNoConvergence as error:
         raise UserError(f"eigenvalues: no convergence after {most} restarts: raise the tolerance") from error
-    return sorted((float(value) for value in found), reverse=True)
+    return sorted((float(value) for value in largest), reverse=True)
 
 
 def trace(solution: Solution, probes: int = 30, seed: int = 0) -> Trace:
@@ -78,11 +78,11 @@ def trace(solution: Solution, probes: int = 30, seed: int = 0) -> Trace:
     first = solution.parameters[0]
     size = sum(p.numel() for p in solution.parameters)
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    estimates = []
     for _ in range(probes):
         signs = (torch.randint(0, 2, (size,), generator=generator) * 2 - 1).to(first)
-        found.append(float(signs @ product(solution, signs)))
-    return Trace(float(np.mean(found)), float(np.std(found, ddof=1) / math.sqrt(probes)), probes)
+        estimates.append(float(signs @ product(solution, signs)))
+    return Trace(float(np.mean(estimates)), float(np.std(estimates, ddof=1) / math.sqrt(probes)), probes)
 
 
 def sharpness(solution: Solution) -> float:

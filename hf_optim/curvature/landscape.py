@@ -99,17 +99,17 @@ def between(first: Solution, second: Solution, *, points: int = 25, beyond: floa
     if points < 3:
         raise UserError(f"points: take at least 3, got {points}")
     start = {key: value.clone() for key, value in mine.items()}
-    found = []
+    heights = []
     try:
         for i in range(points):
             share = -beyond + (1 + 2 * beyond) * i / (points - 1)
             for key, value in mine.items():
                 if value.is_floating_point():
                     value.copy_(torch.lerp(start[key], other[key].to(value), share))
-            found.append((share, first.loss()))
+            heights.append((share, first.loss()))
     finally:
         first.model.load_state_dict(start)
-    return found
+    return heights
 
 
 @contextmanager

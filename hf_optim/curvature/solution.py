@@ -84,14 +84,14 @@ def gather(model: nn.Module, dataset: Any, collate: Any, samples: int | None, *,
     """The first `samples` of `dataset` (None: all) with a model, which is put in evaluation mode."""
     device = next(model.parameters()).device
     model.eval()
-    found: list[tuple[dict[str, Any], int]] = []
+    batches: list[tuple[dict[str, Any], int]] = []
     left = len(dataset) if samples is None else min(samples, len(dataset))
     loader = DataLoader(torch.utils.data.Subset(dataset, range(left)), batch_size=batch, collate_fn=collate)
-    for made in loader:
-        on_device = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in made.items()}
-        found.append((on_device, min(batch, left)))
+    for given in loader:
+        on_device = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in given.items()}
+        batches.append((on_device, min(batch, left)))
         left -= batch
-    solution = Solution(model, found)
+    solution = Solution(model, batches)
     solution.follow_the_average()
     return solution
 

@@ -151,10 +151,10 @@ def prepare(opt: Any, loss: Any) -> Captured | None:
 def _why_not(opt: Any) -> str | None:
     """Why a graph cannot hold steps of this optimizer."""
     h = opt._hyper(opt.param_groups[0])
-    if any(group.get("restart_every") for group in opt.param_groups):
-        return "a CUDA graph cannot restart the state: leave restart_every out"
+    if opt._steps.restarts():
+        return "a CUDA graph cannot begin the state anew after so many steps: leave that out"
     if opt.stride(h) > 1:
-        return "a CUDA graph cannot take slices of gradients: use slice_p=1"
+        return f"a CUDA graph cannot take every {opt.stride(h)}th element of gradients: measure all of them"
     if opt.transform is not None and not opt.transform.blockwise:
         return f"a CUDA graph cannot hold {opt.transform.name}, which makes new gradients"
     if "evaluate" in opt.needs or (opt._on_host is not None and type(opt).control is not Rule.control):

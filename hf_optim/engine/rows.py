@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
+from hf_optim.core.rule import Rule
 from hf_optim.engine import codes
 from hf_optim.engine.passes import Cohort, Sums, Table, flat
 from hf_optim.engine.watch import Watch, overlapping, same
@@ -99,6 +100,7 @@ class Rows:
         make_state: Callable[[torch.Tensor, dict[str, Any], dict[str, Any]], None],
     ) -> None:
         self._host, self._rule = host, rule
+        self._mortal = type(host).lifetime is not Rule.lifetime
         self._hyper, self._entry_names, self._make_state = hyper, entries, make_state
         self._all: list[torch.Tensor] = []
         self.groups: list[dict[str, Any]] = []
@@ -132,6 +134,11 @@ class Rows:
         self.sums = [Sums() for _ in self.tables]
         return self.parts
 
+    def restarts(self) -> bool:
+        """Whether a state may begin anew."""
+        host = self._host
+        return self._mortal and any(host.lifetime(self._hyper(group)) for group in host.param_groups)
+
     def look_again(self) -> None:
         """Trust nothing seen before: which state there shall be has changed."""
         self._all = []
@@ -141,8 +148,8 @@ class Rows:
         host = self._host
         if not (same(params, self._all) and same(host.param_groups, self.groups)):
             return False
-        if any(group.get("restart_every") for group in host.param_groups):
-            return False  # a state may begin anew
+        if self.restarts():
+            return False
         if any(grads[i] is not None for i in self._unknown):
             return False  # a first gradient
         if not (same(list(host.state), self._keys) and same(list(host.state.values()), self._values)):
@@ -176,7 +183,7 @@ class Rows:
                 state = host.state[p]
                 if not state:
                     self._make_state(p, state, group)
-                elif group.get("restart_every") and int(state["step"]) == group["restart_every"]:
+                elif self._mortal and int(state["step"]) == host.lifetime(self._hyper(group)):
                     state.clear()
                     self._make_state(p, state, group)
             state = host.state[p] if p in host.state else {}
@@ -357,7 +364,7 @@ class Rows:
 
 def takes_part(transform: Any, group: dict[str, Any]) -> bool:
     """Whether a group's parameters see the transform."""
-    return not transform.weights_only or group.get("agr", True)
+    return bool(not transform.opt_out or group.get(transform.opt_out, True))
 
 
 def _why_not(row: _Row, met: set[int]) -> str | None:

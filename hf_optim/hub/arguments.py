@@ -69,9 +69,9 @@ def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[s
             f"{type(name).__name__}"
         )
     base = spec.get("base")
-    made = base is not None and not isinstance(base, (str, Mapping))  # an instance has been checked when it was made
+    instance = base is not None and not isinstance(base, (str, Mapping))  # it has been checked when it was made
     late = {} if settled else dict.fromkeys(set(_required(spec["name"])) & set(_TAKEN.values()), 0.0)
-    registry.check_spec({**late, **spec, **({"base": "sgd"} if made else {})})
+    registry.check_spec({**late, **spec, **({"base": "sgd"} if instance else {})})
     return spec
 
 
@@ -142,11 +142,11 @@ def _wanted(args: Any, name: Any, defaults: Mapping[str, Any]) -> dict[str, tupl
     """Further arguments that Trainer hands to a rule it has itself: hyper-parameter -> (arguments' names, value)."""
     if name != "adamw" or not hasattr(args, "adam_beta1"):
         return {}
-    found = {
+    wanted = {
         "betas": ("adam_beta1 and adam_beta2", (args.adam_beta1, args.adam_beta2)),
         "eps": ("adam_epsilon", args.adam_epsilon),
     }
-    return {hyper: value for hyper, value in found.items() if hyper in defaults}
+    return {hyper: value for hyper, value in wanted.items() if hyper in defaults}
 
 
 def settle(
@@ -226,5 +226,5 @@ def innermost(spec: Mapping[str, Any]) -> Any:
 def trial_parameters(trainer: Any) -> Mapping[str, Any]:
     """What a running hyper-parameter search has set on the arguments; empty outside of one."""
     trial = getattr(trainer, "_trial", None)
-    found = getattr(trial, "params", trial)
-    return found if isinstance(found, Mapping) else {}
+    parameters = getattr(trial, "params", trial)
+    return parameters if isinstance(parameters, Mapping) else {}

@@ -24,8 +24,8 @@ def write(args: Any, spec: dict[str, Any], step: int, weights: str | None = None
     (`hf_optim.hub.modes.holds`)."""
     folder = Path(args.output_dir) / f"checkpoint-{step}"
     if args.process_index == 0 and folder.is_dir():
-        found = describe(args, spec) | ({} if weights is None else {"weights": weights})
-        (folder / FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        described = describe(args, spec) | ({} if weights is None else {"weights": weights})
+        (folder / FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
 def differences(args: Any, spec: dict[str, Any], checkpoint: str | None) -> list[str]:
@@ -38,7 +38,7 @@ def differences(args: Any, spec: dict[str, Any], checkpoint: str | None) -> list
         return []
     if not isinstance(then, dict):
         return []
-    now, found = describe(args, spec), []
+    now, lines = describe(args, spec), []
     if then.get("processes") != now["processes"]:
         same = then.get("step_samples") == now["step_samples"]
         effect = (
@@ -46,18 +46,18 @@ def differences(args: Any, spec: dict[str, Any], checkpoint: str | None) -> list
             if same
             else f"a step took {then.get('step_samples')} samples and takes {now['step_samples']} now, at the same rate"
         )
-        found.append(
+        lines.append(
             f"the checkpoint was written by {then.get('processes')} process(es) and goes on with {now['processes']}: "
             f"the optimizer's state is the same on all and is taken over; {effect}"
         )
     elif then.get("step_samples") != now["step_samples"]:
-        found.append(
+        lines.append(
             f"a step of the run that wrote the checkpoint took {then.get('step_samples')} samples and takes "
             f"{now['step_samples']} now, at the same rate"
         )
     if then.get("optimizer") != now["optimizer"]:
-        found.append(
+        lines.append(
             f"the checkpoint's run was asked for {then.get('optimizer')}, this one for {now['optimizer']}: "
             "the hyper-parameters of the checkpoint are in force"
         )
-    return found
+    return lines

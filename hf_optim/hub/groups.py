@@ -61,12 +61,12 @@ def _own_groups(trainer: Any, model: nn.Module) -> list[dict[str, Any]] | None:
 
 def _modules_beside(trainer: Any, model: nn.Module) -> dict[str, nn.Module]:
     """Modules that a trainer keeps beside its model: a loss with weights, several of them in a dict."""
-    found: dict[str, nn.Module] = {}
+    modules: dict[str, nn.Module] = {}
     for name, value in vars(trainer).items():
         for key, module in value.items() if isinstance(value, dict) else [("", value)]:
             if isinstance(module, nn.Module) and name not in ("model", "model_wrapped", "ref_model"):
-                found[f"{name}.{key}" if key else name] = module
-    return found
+                modules[f"{name}.{key}" if key else name] = module
+    return modules
 
 
 class Beside:

@@ -78,17 +78,18 @@ class Monitor(TrainerCallback):
         if self._squares is None:
             return {}
         table = self._squares.tolist()
-        found = _named(*(sum(column) for column in zip(*table, strict=True)))
+        norms = _named(*(sum(column) for column in zip(*table, strict=True)))
         if self._loss is not None:
-            found["loss_fed"] = float(self._loss)
+            norms["loss_fed"] = float(self._loss)
         if self.per_layer:
             for name, row in zip(self._names, table, strict=True):
-                found |= {f"{key}/{name}": value for key, value in _named(*row).items() if key != "weight_norm"}
-        return found
+                norms |= {f"{key}/{name}": value for key, value in _named(*row).items() if key != "weight_norm"}
+        return norms
 
 
 def _square(t: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(t, dtype=torch.float32).square()
+    norm: torch.Tensor = torch.linalg.vector_norm(t, dtype=torch.float32)
+    return norm.square()
 
 
 def _named(gradient: float, update: float, weight: float) -> dict[str, float]:

@@ -46,8 +46,10 @@ class LoggedRates:
         """`effective_lr` (and `effective_lr_1`, ... where groups differ), and `optimizer.figures()` as `hf_optim_NAME`:
         a rule's own names (loss, norm, v) are often a trainer's, too."""
         rates = self.effective(optimizer)
-        found = {"effective_lr": rates[0]}
+        rates_now = {"effective_lr": rates[0]}
         if any(rate != rates[0] for rate in rates):
-            found.update({f"effective_lr_{i}": rate for i, rate in enumerate(rates) if i})
+            rates_now.update({f"effective_lr_{i}": rate for i, rate in enumerate(rates) if i})
         own = getattr(optimizer, "figures", None)
-        return found | {f"{PREFIX}{key}": _number(value) for key, value in (own() if own is not None else {}).items()}
+        return rates_now | {
+            f"{PREFIX}{key}": _number(value) for key, value in (own() if own is not None else {}).items()
+        }

@@ -229,7 +229,7 @@ class Replay:
         """f at `eta` along the descent direction."""
         with torch.no_grad():
             for p, start in zip(params, starts, strict=True):
-                p.copy_(start).sub_(p.grad.to(p.dtype), alpha=eta)  # type: ignore[union-attr]
+                p.copy_(start).sub_(p.grad.to(p.dtype), alpha=eta)
         return float(self())
 
     def _rounding(self, params: list[torch.Tensor]) -> float:

@@ -94,10 +94,10 @@ class Several:
         return rates
 
     def figures(self) -> dict[str, float]:
-        found: dict[str, float] = {}
+        numbers: dict[str, float] = {}
         for optimizer in self._all:
-            found |= optimizer.figures() if hasattr(optimizer, "figures") else {}
-        return found
+            numbers |= optimizer.figures() if hasattr(optimizer, "figures") else {}
+        return numbers
 
 
 def _weakly(session: Session, method: str) -> Callable[..., None]:
@@ -306,10 +306,10 @@ class Session:
 
     def figures(self) -> dict[str, float]:
         """`effective_lr`, the rate that the last step used, the optimizer's own figures, `closure_calls`; for a log."""
-        found = self._rates.figures(self._inner)
+        numbers = self._rates.figures(self._inner)
         if self._closure is not None:
-            found["closure_calls"] = float(self._closure.last_calls)
-        return found
+            numbers["closure_calls"] = float(self._closure.last_calls)
+        return numbers
 
     def reset(self) -> None:
         """Forget a window that was begun, when its batches are given up; `load_state` does so too."""

@@ -42,8 +42,8 @@ class Frechet(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[list[list[float]]], references: list[list[list[float]]]) -> dict[str, float]:
-        made, real = (np.concatenate([np.asarray(part) for part in parts]) for parts in (predictions, references))
-        return {"frechet": distance(made, real)}
+        generated, real = (np.concatenate([np.asarray(part) for part in parts]) for parts in (predictions, references))
+        return {"frechet": distance(generated, real)}
 
 
 METRIC = Frechet

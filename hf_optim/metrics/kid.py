@@ -47,8 +47,8 @@ class KID(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[list[list[float]]], references: list[list[list[float]]]) -> dict[str, float]:
-        made, real = (np.concatenate([np.asarray(part) for part in parts]) for parts in (predictions, references))
-        return {"kid": distance(made, real)}
+        generated, real = (np.concatenate([np.asarray(part) for part in parts]) for parts in (predictions, references))
+        return {"kid": distance(generated, real)}
 
 
 METRIC = KID

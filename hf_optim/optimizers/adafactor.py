@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_optim.bases.matrix import MatrixOptimizer
 from hf_optim.core.elementwise import at_least, count
+from hf_optim.core.moments import decoupled
 from hf_optim.core.reduce import dot
 from hf_optim.core.vocabulary import maximum, sqrt
 
@@ -110,8 +111,7 @@ class Adafactor(MatrixOptimizer):
     def scalars(h, t, s):
         return {
             "rho": min(h.lr, t**-0.5),
-            "decay": h.weight_decay != 0,
-            "shrink": 1 - h.lr * h.weight_decay,
+            **decoupled(h),
         }
 
     @staticmethod

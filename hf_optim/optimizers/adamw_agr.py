@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.moments import adam, decoupled
 from hf_optim.transforms.agr import from_hyper
 
 
@@ -40,6 +41,9 @@ class AdamWAGR(Optimizer):
     int8_slots = {"m": "signed", "v": "unsigned"}
     choices = {"agr_moments": ("first", "all", "m"), "agr_scope": ("matrix", "all")}
     structural = ("agr_steps",)
+    bounds = {"agr_steps": (0, float("inf"), True, False)}
+    opt_out = "agr"
+    everywhere = {"agr_scope": "all"}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 
     def __init__(
@@ -63,17 +67,7 @@ class AdamWAGR(Optimizer):
 
     @staticmethod
     def scalars(h, t, s):
-        beta1, beta2 = h.betas
-        return {
-            "w1": 1 - beta1,
-            "beta2": beta2,
-            "w2": 1 - beta2,
-            "eps": h.eps,
-            "unbias": (1 - beta2**t) ** -0.5,
-            "step": h.lr / (1 - beta1**t),
-            "decay": h.weight_decay != 0,
-            "shrink": 1 - h.lr * h.weight_decay,
-        }
+        return adam(h.lr, h.betas, h.eps, t) | decoupled(h)
 
     @staticmethod
     def update(x, g, raw, m, v, c):

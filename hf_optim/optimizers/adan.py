@@ -40,6 +40,7 @@ class Adan(Optimizer):
     int8_slots = {"m": "signed", "v": "signed", "n": "unsigned"}
     structural: ClassVar[tuple[str, ...]] = ("no_prox", "restart_every")
     shared = ("max_grad_norm",)
+    bounds = {"restart_every": (1, float("inf"), True, False), "max_grad_norm": (0.0, float("inf"), False, False)}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 
     def __init__(
@@ -58,6 +59,10 @@ class Adan(Optimizer):
         state_dtype: str | None = None,
     ) -> None:
         super().__init__(params, locals())
+
+    @staticmethod
+    def lifetime(h):
+        return h.restart_every
 
     @staticmethod
     def measures(h):

@@ -39,6 +39,13 @@ class AdanAGR(Adan):
     int8_slots = {"m": "signed", "v": "signed", "n": "unsigned"}
     choices = {"agr_moments": ("first", "all", "m"), "agr_scope": ("matrix", "all")}
     structural = ("no_prox", "restart_every", "agr_steps")
+    bounds = {
+        "restart_every": (1, float("inf"), True, False),
+        "max_grad_norm": (0.0, float("inf"), False, False),
+        "agr_steps": (0, float("inf"), True, False),
+    }
+    opt_out = "agr"
+    everywhere = {"agr_scope": "all"}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 
     def __init__(

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.moments import decoupled
 
 
 class AdEMAMix(Optimizer):
@@ -76,8 +77,7 @@ class AdEMAMix(Optimizer):
             "unbias": (1 - beta2**t) ** -0.5,
             "step_fast": h.lr / (1 - beta1**t),
             "step_slow": h.lr * h.alpha * progress,
-            "decay": h.weight_decay != 0,
-            "shrink": 1 - h.lr * h.weight_decay,
+            **decoupled(h),
         }
 
     @staticmethod

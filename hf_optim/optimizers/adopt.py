@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.elementwise import at_least
+from hf_optim.core.moments import decoupled
 
 
 class ADOPT(Optimizer):
@@ -62,8 +63,7 @@ class ADOPT(Optimizer):
             "beta2": beta2,
             "w2": 1 - beta2,
             "lr": h.lr,
-            "decay": h.weight_decay != 0,
-            "shrink": 1 - h.lr * h.weight_decay,
+            **decoupled(h),
         }
 
     @staticmethod

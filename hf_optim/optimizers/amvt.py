@@ -43,6 +43,7 @@ class AMVT(Optimizer):
     int8_slots = {"m": "signed", "v": "unsigned", "s": "unsigned"}
     choices = {"momentum": ("corrected", "raw"), "eps_mode": ("inside", "outside"), "decay": ("paper", "adamw")}
     shared = ("clip",)
+    bounds = {"clip": (0.0, float("inf"), False, False)}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("choice", (0.0, 1e-5, 1e-4, 1e-3))}
 
     def __init__(

@@ -56,7 +56,7 @@ class AMVTModules(AMVT):
     optional_slots = {"q": ("curvature", True), "y": ("curvature", True)}
     state_bytes = 12
     structural = ("snr", "curvature", "momentum_schedule")
-    bounds = {"update_clip": (0.0, float("inf"), False, False)}
+    bounds = {"clip": (0.0, float("inf"), False, False), "update_clip": (0.0, float("inf"), False, False)}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("choice", (0.0, 1e-5, 1e-4, 1e-3))}
     ours = {
         "snr": "signal-to-noise ratio: each coordinate's step times mhat^2 / (mhat^2 + shat)",

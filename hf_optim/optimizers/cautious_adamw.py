@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.elementwise import agreeing, count
+from hf_optim.core.moments import decoupled
 from hf_optim.core.reduce import l1
 from hf_optim.core.vocabulary import maximum
 
@@ -81,8 +82,7 @@ class CautiousAdamW(Optimizer):
             "eps": h.eps,
             "unbias": (1 - beta2**t) ** -0.5,
             "step": h.lr / (1 - beta1**t),
-            "decay": h.weight_decay != 0,
-            "shrink": 1 - h.lr * h.weight_decay,
+            **decoupled(h),
         }
 
     @staticmethod

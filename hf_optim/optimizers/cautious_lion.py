@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.elementwise import agreeing, count
+from hf_optim.core.moments import decoupled
 from hf_optim.core.reduce import l1
 from hf_optim.core.vocabulary import maximum
 
@@ -71,7 +72,7 @@ class CautiousLion(Optimizer):
 
     @staticmethod
     def scalars(h, t, s):
-        return {"lr": h.lr, "decay": h.weight_decay != 0, "shrink": 1 - h.lr * h.weight_decay}
+        return {"lr": h.lr, **decoupled(h)}
 
     @staticmethod
     def update(x, g, m, c):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.moments import decoupled
 
 
 class Lion(Optimizer):
@@ -51,8 +52,7 @@ class Lion(Optimizer):
             "w1": 1 - beta1,
             "w2": 1 - beta2,
             "lr": h.lr,
-            "decay": h.weight_decay != 0,
-            "shrink": 1 - h.lr * h.weight_decay,
+            **decoupled(h),
         }
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_optim.bases.routed import Routed
+from hf_optim.core.moments import adam, decoupled
 from hf_optim.core.reduce import dot
 from hf_optim.core.vocabulary import maximum, sqrt
 
@@ -90,17 +91,8 @@ class MARS(Routed):
 
     @staticmethod
     def scalars(h, t, s):
-        beta1, beta2 = h.betas if h.route == "mars" else h.betas_1d
-        return {
-            "w1": 1 - beta1,
-            "beta2": beta2,
-            "w2": 1 - beta2,
-            "eps": h.eps,
-            "unbias": (1 - beta2**t) ** -0.5,
-            "step": h.lr / (1 - beta1**t),
-            "decay": h.weight_decay != 0,
-            "shrink": 1 - h.lr * h.weight_decay,
-        }
+        betas = h.betas if h.route == "mars" else h.betas_1d
+        return adam(h.lr, betas, h.eps, t) | decoupled(h)
 
     @staticmethod
     def update(x, g, m, v, c, previous=None):

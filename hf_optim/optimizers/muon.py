@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from hf_optim.bases.matrix import MatrixOptimizer
+from hf_optim.core.moments import adam, decoupled
 
 
 class Muon(MatrixOptimizer):
@@ -100,20 +101,9 @@ class Muon(MatrixOptimizer):
 
     @staticmethod
     def scalars(h, t, s):
-        shared = {"decay": h.weight_decay != 0, "shrink": 1 - h.lr * h.weight_decay}
         if h.route == "muon":
-            return {"matrix": True, "step": h.lr, **shared}
-        beta1, beta2 = h.adamw_betas
-        return {
-            "matrix": False,
-            "w1": 1 - beta1,
-            "beta2": beta2,
-            "w2": 1 - beta2,
-            "eps": h.adamw_eps,
-            "unbias": (1 - beta2**t) ** -0.5,
-            "step": h.lr / (1 - beta1**t),
-            **shared,
-        }
+            return {"matrix": True, "step": h.lr, **decoupled(h)}
+        return {"matrix": False, **adam(h.lr, h.adamw_betas, h.adamw_eps, t), **decoupled(h)}
 
     @staticmethod
     def update(x, g, c, m=None, v=None):

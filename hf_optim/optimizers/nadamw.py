@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.moments import decoupled
 
 
 class NAdamW(Optimizer):
@@ -65,8 +66,7 @@ class NAdamW(Optimizer):
             "unbias": (1 - beta2**t) ** -0.5,
             "step_m": h.lr * after / (1 - so_far * after),
             "step_g": h.lr * (1 - now) / (1 - so_far),
-            "decay": h.weight_decay != 0,
-            "shrink": 1 - h.lr * h.weight_decay,
+            **decoupled(h),
         }
 
     @staticmethod

@@ -35,6 +35,9 @@ class SGDAGR(Optimizer):
     int8_slots = {"b": "signed"}
     choices = {"agr_moments": ("first", "all", "m"), "agr_scope": ("matrix", "all")}
     structural = ("agr_steps",)
+    bounds = {"agr_steps": (0, float("inf"), True, False)}
+    opt_out = "agr"
+    everywhere = {"agr_scope": "all"}
     search_space = {"lr": ("log", 1e-3, 1.0), "momentum": ("choice", (0.0, 0.9)), "weight_decay": ("log", 1e-5, 1e-2)}
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.moments import decoupled
 
 
 class Signum(Optimizer):
@@ -48,8 +49,7 @@ class Signum(Optimizer):
         return {
             "w": 1 - h.beta,
             "lr": h.lr,
-            "decay": h.weight_decay != 0,
-            "shrink": 1 - h.lr * h.weight_decay,
+            **decoupled(h),
         }
 
     @staticmethod

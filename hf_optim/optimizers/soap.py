@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from hf_optim.bases.matrix import MatrixOptimizer
+from hf_optim.core.moments import adam, decoupled
 
 
 class SOAP(MatrixOptimizer):
@@ -94,19 +95,9 @@ class SOAP(MatrixOptimizer):
 
     @staticmethod
     def scalars(h, t, s):
-        beta1, beta2 = h.betas
-        return {
-            "first": h.route == "soap" and t == 1,
-            "matrix": h.route == "soap",
-            "w1": 1 - beta1,
-            "beta2": beta2,
-            "w2": 1 - beta2,
-            "eps": h.eps,
-            "unbias": (1 - beta2**t) ** -0.5,
-            "step": h.lr if h.route == "soap" else h.lr / (1 - beta1**t),
-            "decay": h.weight_decay != 0,
-            "shrink": 1 - h.lr * h.weight_decay,
-        }
+        matrix = h.route == "soap"
+        numbers = adam(h.lr, h.betas, h.eps, t) | decoupled(h)
+        return {**numbers, "first": matrix and t == 1, "matrix": matrix, "step": h.lr if matrix else numbers["step"]}
 
     @staticmethod
     def update(x, g, m, v, c):

@@ -192,15 +192,15 @@ def exponent(runs: Sequence[Run], name: str, divide: bool = False) -> tuple[floa
     import numpy as np
     from scipy.stats import t as student
 
-    found = []
+    slopes = []
     for run in runs:
         steps, values = np.array(run.column("T"), dtype=float), np.array(run.column(name))
         kept = steps >= min(FIRST, steps[-1] / 4) if len(steps) else steps > 0
         values = values / steps if divide else values
         if kept.sum() < 2 or not (values[kept] > 0).all():
             return math.nan, math.nan
-        found.append(float(np.polyfit(np.log(steps[kept]), np.log(values[kept]), 1)[0]))
-    if len(found) < 2:
-        return (found[0] if found else math.nan), math.nan
-    half = student.ppf(0.975, len(found) - 1) * np.std(found, ddof=1) / math.sqrt(len(found))
-    return float(np.mean(found)), float(half)
+        slopes.append(float(np.polyfit(np.log(steps[kept]), np.log(values[kept]), 1)[0]))
+    if len(slopes) < 2:
+        return (slopes[0] if slopes else math.nan), math.nan
+    half = student.ppf(0.975, len(slopes) - 1) * np.std(slopes, ddof=1) / math.sqrt(len(slopes))
+    return float(np.mean(slopes)), float(half)

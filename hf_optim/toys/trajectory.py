@@ -1,7 +1,7 @@
 """Optimizers followed over surfaces of two variables: who goes where.
 
-The point is one float64 tensor of shape (2,), and every step sees the exact function. AGR, which leaves vectors out by
-default, runs with agr_scope="all". Rules that count in epochs are told that one has `EPOCH` steps.
+The point is one float64 tensor of shape (2,), and every step sees the exact function. A transform that leaves vectors
+out by default takes them here. Rules that count in epochs are told that one has `EPOCH` steps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_optim import registry
+from hf_optim import registry, transforms
+from hf_optim.core.rule import Transform
 from hf_optim.errors import UserError
 from hf_optim.toys.surfaces import Surface
 
@@ -154,12 +155,14 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _yaml(text: str) -> Any:
     try:
+        import yaml
+
         from hf_optim.core import yaml12
     except ImportError:
         raise UserError(f"optimizer {text}: not JSON; for YAML, pip install 'hf-optim[study]'") from None
     try:
         return yaml12.load(text)
-    except (yaml12.yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"optimizer {text}: neither JSON nor YAML") from None
 
 
@@ -172,19 +175,21 @@ def label_of(spec: Mapping[str, Any]) -> str:
 
 
 def prepared(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The specification with agr_scope="all" wherever there is AGR and the scope is not given."""
-
-    made = dict(spec)
-    if ":" not in made["name"] and "agr_scope" in registry.info(made["name"]).defaults:
-        made.setdefault("agr_scope", "all")
-    transform = made.get("grad_transform")
-    if transform == "agr" or (isinstance(transform, Mapping) and transform.get("name") == "agr"):
-        made["grad_transform"] = {"scope": "all", **({"name": "agr"} if transform == "agr" else transform)}
-    if isinstance(made.get("base"), Mapping) and "name" in made["base"]:
-        made["base"] = prepared(made["base"])
-    elif isinstance(made.get("base"), str):
-        made["base"] = prepared({"name": made["base"]})
-    return made
+    """The specification with the arguments with which a transform takes vectors, too, where they are not given."""
+    complete = dict(spec)
+    complete |= {
+        k: v for k, v in getattr(registry.resolve(complete["name"]), "everywhere", {}).items() if k not in complete
+    }
+    transform = complete.get("grad_transform")
+    if transform is not None and not isinstance(transform, Transform):
+        mapping = {"name": transform} if isinstance(transform, str) else transform
+        more = transforms.make(mapping).everywhere
+        complete["grad_transform"] = {**more, **mapping} if more else transform
+    if isinstance(complete.get("base"), Mapping) and "name" in complete["base"]:
+        complete["base"] = prepared(complete["base"])
+    elif isinstance(complete.get("base"), str):
+        complete["base"] = prepared({"name": complete["base"]})
+    return complete
 
 
 def takes_rate(spec: Mapping[str, Any]) -> bool:

@@ -25,15 +25,16 @@ def make(given: Any) -> Transform:
     spec = {"name": given} if isinstance(given, str) else dict(given) if isinstance(given, dict) else {}
     name = spec.pop("name", None)
     if isinstance(name, str) and ":" in name:
-        made = import_path(name)
-        if not (isinstance(made, type) and issubclass(made, Transform)):
+        cls = import_path(name)
+        if not (isinstance(cls, type) and issubclass(cls, Transform)):
             raise UserError(f"grad_transform {name} is not a hf_optim.Transform class")
     elif name in names():
-        made = importlib.import_module(f"{__name__}.{name}").TRANSFORM
+        cls = importlib.import_module(f"{__name__}.{name}").TRANSFORM
     else:
         raise UserError(
             f"grad_transform {name or given!r} is unknown{validate.closest(str(name), names())}; "
             f"there are: {', '.join(names())}"
         )
-    validate.unknown(f"grad_transform {name}", spec, inspect.signature(made).parameters)
-    return made(**spec)
+    validate.unknown(f"grad_transform {name}", spec, inspect.signature(cls).parameters)
+    transform: Transform = cls(**spec)
+    return transform

@@ -31,7 +31,8 @@ class AGR(Transform):
     """
 
     name = "agr"
-    weights_only = True
+    opt_out = "agr"
+    everywhere = {"scope": "all"}
     measures = ("S",)
     sums = ("S", "per_S")
 

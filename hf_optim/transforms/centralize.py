@@ -19,7 +19,7 @@ class Centralize(Transform):
     """
 
     name = "centralize"
-    weights_only = True
+    opt_out = "agr"
     blockwise = False
 
     def __init__(self, conv_only: bool = False) -> None:

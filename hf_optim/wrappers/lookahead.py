@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from hf_optim.bases.wrapper import Wrapper
 from hf_optim.core import validate
+from hf_optim.core.compiling import uncompiled
 from hf_optim.core.reduce import local
+from hf_optim.core.vocabulary import Block
 from hf_optim.engine import passes
 from hf_optim.errors import UserError
 
@@ -61,13 +64,13 @@ class Lookahead(Wrapper):
         self.k, self.alpha, self.pullback_momentum = k, alpha, pullback_momentum
         super().__init__(base)
 
-    @torch.compiler.disable
+    @uncompiled
     @torch.no_grad()
     def step(
         self,
         closure: Callable[[], Any] | None = None,
         *,
-        loss: Any = None,  # type: ignore[override]
+        loss: Any = None,
         evaluate: Callable[[], Any] | None = None,
     ) -> Any:
         """One step of the base, and every k-th time one of the slow weights. Arguments are the base's."""
@@ -104,13 +107,13 @@ class Lookahead(Wrapper):
     def _synchronise(self, group: dict[str, Any]) -> None:
         slow = {p: self._get(p, "la_slow") for p in group["params"]}
         params = [p for p, kept in slow.items() if kept is not None]
-        found = self.pullback_momentum == "none"
-        if not found:
-            found = any([self._pull_back(p) for p in params])
+        pulled = self.pullback_momentum == "none"
+        if not pulled:
+            pulled = any([self._pull_back(p) for p in params])
         columns = {"x": [local(p) for p in params], "slow": [local(kept) for kept in slow.values() if kept is not None]}
         if params:
             passes.once(_pulled, columns, [{"alpha": self.alpha}] * len(params))
-        if not found:
+        if not pulled:
             raise UserError(
                 f"lookahead: {type(self._innermost()).__name__} keeps no first moment under "
                 f"{', '.join(MOMENTA)}: pullback_momentum must be 'none'"
@@ -131,6 +134,6 @@ class Lookahead(Wrapper):
         return bool(moments)
 
 
-def _pulled(x, slow, c):
+def _pulled(x: Block, slow: Block, c: SimpleNamespace) -> None:
     slow.lerp_(x, c.alpha)
     x.copy_(slow)

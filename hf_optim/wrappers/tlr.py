@@ -10,6 +10,7 @@ import torch
 from hf_optim.bases.rate_windows import RateWindows
 from hf_optim.bases.wrapper import log
 from hf_optim.core import reduce, validate
+from hf_optim.core.compiling import uncompiled
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 
@@ -160,13 +161,13 @@ class TLR(RateWindows):
 
     # --- the exact form ----------------------------------------------------------------------------------------------
 
-    @torch.compiler.disable
+    @uncompiled
     @torch.no_grad()
     def step(
         self,
         closure: Callable[[], Any] | None = None,
         *,
-        loss: Any = None,  # type: ignore[override]
+        loss: Any = None,
         evaluate: Callable[[], Any] | None = None,
     ) -> Any:
         """One step of the base at the scaled rate, and every K-th time a new rate. Arguments are the base's."""

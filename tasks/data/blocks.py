@@ -110,18 +110,18 @@ def read(path: Path) -> tuple[dict[str, list[str]], str]:
     files = _text_files(path)
     if not files:
         return paragraphs.read(path)
-    found: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
     for split, file in files.items():
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"data: {file} cannot be read as UTF-8 text ({error}): convert it first") from error
-        found[split] = [line.strip() for line in lines if line.strip()]
-        if not found[split]:
+        texts[split] = [line.strip() for line in lines if line.strip()]
+        if not texts[split]:
             raise UserError(f"data: the {split} split is empty: {file} holds no text")
-    if "train" not in found:
+    if "train" not in texts:
         raise UserError(f"data: no train split in {path}: expected train.txt beside {', '.join(map(str, files))}")
-    return found, paragraphs.hold_out(found)
+    return texts, paragraphs.hold_out(texts)
 
 
 def _text_files(path: Path) -> dict[str, Path]:
@@ -132,8 +132,8 @@ def _text_files(path: Path) -> dict[str, Path]:
         return {}
     names = {split: [f"{alias}.txt" for alias in paragraphs.ALIASES[split]] for split in paragraphs.SPLITS}
     tables = [file for file in path.iterdir() if file.suffix in paragraphs.SUFFIXES and file.suffix != ".txt"]
-    found = {split: [path / name for name in names[split] if (path / name).is_file()] for split in names}
-    return {} if tables else {split: files[0] for split, files in found.items() if files}
+    by_split = {split: [path / name for name in names[split] if (path / name).is_file()] for split in names}
+    return {} if tables else {split: files[0] for split, files in by_split.items() if files}
 
 
 def words(texts: Sequence[str], vocabulary: int) -> Any:
@@ -148,9 +148,9 @@ def words(texts: Sequence[str], vocabulary: int) -> Any:
 
     counted = Counter(word for text in texts for word in text.split() if word not in (END, UNKNOWN))
     known = [END, UNKNOWN, *(word for word, _ in counted.most_common(vocabulary - 2))]
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token=UNKNOWN))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
-    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END, unk_token=UNKNOWN)
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, unk_token=UNKNOWN)
 
 
 def fingerprint(tokenizer: Any) -> str:

@@ -114,13 +114,13 @@ class Objective:
     def hessian(self, weights: np.ndarray) -> np.ndarray:
         """Of f, [w, w]. With a logit for each class it is singular: adding one number to all logits changes nothing."""
         likely, width = self._likely(weights), self.design.shape[1]
-        found = np.empty((self.outputs, width, self.outputs, width))
+        matrix = np.empty((self.outputs, width, self.outputs, width))
         for i in range(self.outputs):
             for j in range(i, self.outputs):
                 spread = self.share * likely[:, i] * ((i == j) - likely[:, j])
                 block = (self.design * spread[:, None]).T @ self.design
-                found[i, :, j, :], found[j, :, i, :] = block, block.T
-        return found.reshape(self.outputs * width, -1)
+                matrix[i, :, j, :], matrix[j, :, i, :] = block, block.T
+        return matrix.reshape(self.outputs * width, -1)
 
     def minimise(self, start: np.ndarray | None = None, ridge: float = 0.0) -> np.ndarray:
         """The minimiser of f + ridge/2 |w|^2, flat: L-BFGS, then Newton steps down to rounding."""
@@ -130,18 +130,18 @@ class Objective:
             return self.gradient(w) + ridge * w
 
         options = {"maxiter": 5000, "maxfun": 10000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-9}
-        found = minimize(lambda w: self.value(w) + ridge / 2 * w @ w, begin, jac=slope, method="L-BFGS-B",
+        result = minimize(lambda w: self.value(w) + ridge / 2 * w @ w, begin, jac=slope, method="L-BFGS-B",
                          options=options).x  # fmt: skip
         for _ in range(8):
-            gradient = slope(found)
-            if np.linalg.norm(gradient) < 1e-14 or len(found) > NEWTON:
+            gradient = slope(result)
+            if np.linalg.norm(gradient) < 1e-14 or len(result) > NEWTON:
                 break
-            matrix = self.hessian(found) + ridge * np.eye(len(found))
+            matrix = self.hessian(result) + ridge * np.eye(len(result))
             step = np.linalg.lstsq(matrix, -gradient, rcond=1e-13)[0]
-            if np.linalg.norm(slope(found + step)) >= np.linalg.norm(gradient):
+            if np.linalg.norm(slope(result + step)) >= np.linalg.norm(gradient):
                 break
-            found = found + step
-        return found
+            result = result + step
+        return result
 
     def minimum(self) -> Minimum:
         """The minimum without a penalty.
@@ -149,13 +149,13 @@ class Objective:
         Raises:
             UserError: there is none, because a plane separates the classes and ever larger weights are ever better.
         """
-        found = self.minimise()
-        gradient = float(np.linalg.norm(self.gradient(found)))
-        scores = self.logits(found)
+        w = self.minimise()
+        gradient = float(np.linalg.norm(self.gradient(w)))
+        scores = self.logits(w)
         right = (scores[:, 0] > 0) == (self.labels > 0) if self.outputs == 1 else scores.argmax(1) == self.labels
         if right[self.share > 0].all() or gradient > PRECISION:
             raise UserError(
                 "data: linear planes separate the classes, so that the loss has no minimum: bring more samples or "
                 "fewer features (--model.pool, --model.crop)"
             )
-        return Minimum(found.reshape(self.shape), self.value(found), gradient)
+        return Minimum(w.reshape(self.shape), self.value(w), gradient)

@@ -79,4 +79,4 @@ def _everyone(mine: list[tuple[int, Any]], processes: int) -> list[Any]:
         from accelerate.utils import gather_object
 
         mine = gather_object(mine)
-    return [made for _, made in sorted(mine, key=lambda entry: entry[0])]
+    return [mine_of for _, mine_of in sorted(mine, key=lambda entry: entry[0])]

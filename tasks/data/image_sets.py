@@ -50,9 +50,9 @@ class ImageSet(Dataset[dict[str, torch.Tensor]]):
 
     def augmented(self: S, augment: Augment) -> S:
         """The same images, changed at random, in another way in every `epoch`."""
-        made = copy.copy(self)
-        made.augment = augment
-        return made
+        twin = copy.copy(self)
+        twin.augment = augment
+        return twin
 
     def __len__(self) -> int:
         return len(self.labels)

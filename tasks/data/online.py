@@ -46,30 +46,30 @@ class Digits(Online):
     def values(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Online.values`."""
         rows = self._rows.numpy()
-        found, norms = [], []
+        losses, norms = [], []
         for start in range(0, len(points), 512):
             margins = points[start : start + 512] @ rows.T
-            found.append(np.logaddexp(0, -margins).mean(axis=1))
+            losses.append(np.logaddexp(0, -margins).mean(axis=1))
             pull = -1 / (1 + np.exp(np.minimum(margins, 700)))
             norms.append(np.linalg.norm(pull @ rows / len(rows), axis=1))
-        return np.concatenate(found), np.concatenate(norms)
+        return np.concatenate(losses), np.concatenate(norms)
 
     def hindsight(self, drawn: np.ndarray, radius: float) -> float:
         """See `Online.hindsight`. On the ball's border it is the minimum with that ridge whose solution lies there."""
         counts = np.bincount(drawn.ravel(), minlength=len(self.labels))
         seen = counts > 0
         objective = Objective(self.objective.design[seen, :-1], self.labels[seen], 2, counts[seen])
-        found = objective.minimise()
-        if np.linalg.norm(found) > radius:
-            border = {"x": found}
+        best = objective.minimise()
+        if np.linalg.norm(best) > radius:
+            border = {"x": best}
 
             def excess(exponent: float) -> float:
                 border["x"] = objective.minimise(border["x"], ridge=10**exponent)
                 return float(np.linalg.norm(border["x"])) - radius
 
             brentq(excess, -10, 3, xtol=1e-7)
-            found = border["x"] * min(1.0, radius / np.linalg.norm(border["x"]))
-        return len(drawn) * objective.value(found)
+            best = border["x"] * min(1.0, radius / np.linalg.norm(border["x"]))
+        return len(drawn) * objective.value(best)
 
 
 class TwoPulls(Online):

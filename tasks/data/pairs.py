@@ -124,8 +124,8 @@ class Pairs(Dataset[dict[str, torch.Tensor]]):
         parts = []
         for start in range(0, len(ids), CHUNK):
             rows = slice(start, start + CHUNK)
-            made = mask_ngrams(ids[rows].long(), words[rows].long(), segments[rows].long(), how, generator)
-            parts.append([part.int() for part in made])
+            ngrams = mask_ngrams(ids[rows].long(), words[rows].long(), segments[rows].long(), how, generator)
+            parts.append([part.int() for part in ngrams])
         self.columns = {
             "input_ids": torch.cat([masked for masked, _ in parts]),
             "attention_mask": (ids != PADDING).int(),
@@ -249,7 +249,7 @@ class _Text:
 
     def pairs(self, room: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
         """Both segments of each paragraph that has two, as (first token, number of tokens up to `room`)."""
-        found, begin = [], 0
+        cuts, begin = [], 0
         for sizes in self.sentences:
             first = count = 0
             for size in sizes[:-1]:
@@ -258,6 +258,6 @@ class _Text:
                 first, count = first + size, count + 1
             second = sum(sizes[count:])
             if min(first, second) >= SHORTEST:
-                found.append(((begin, min(first, room)), (begin + first, min(second, room))))
+                cuts.append(((begin, min(first, room)), (begin + first, min(second, room))))
             begin += first + second
-        return found
+        return cuts

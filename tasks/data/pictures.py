@@ -58,11 +58,11 @@ class NoisedPictures(Pictures):
 
 def pixels_of(splits: Splits, resolution: int) -> dict[str, torch.Tensor]:
     """The images of each split, uint8 [N, channels, resolution, resolution]; see `resized`."""
-    made = {}
+    pixels = {}
     for name, part in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
         assert isinstance(part, Images)  # they were decoded when they were read
-        made[name] = resized(part.pixels, resolution)
-    return made
+        pixels[name] = resized(part.pixels, resolution)
+    return pixels
 
 
 def resized(pixels: torch.Tensor, resolution: int) -> torch.Tensor:
@@ -96,14 +96,14 @@ def from_hub(repository: str, image: str, label: str, held_out: int) -> Splits:
     from hf_optim.tasks.data import hub
 
     parts = hub.load(repository, what="data")
-    found: dict[str, list[Any]] = {}
+    by_split: dict[str, list[Any]] = {}
     for split in ("train", "validation", "test"):
         if split in parts:
             rows = parts[split].cast_column(image, datasets.Image(decode=False))
-            found[split] = [
+            by_split[split] = [
                 (f"{repository}, {split} row {i}", row[image]["bytes"], row[label]) for i, row in enumerate(rows)
             ]
-    return assemble(found, parts["train"].features[label].names, held_out=held_out)
+    return assemble(by_split, parts["train"].features[label].names, held_out=held_out)
 
 
 def save_grid(pixels: torch.Tensor, file: Path, columns: int = 8, side: int = 32) -> None:

@@ -53,13 +53,13 @@ def prepare(corpus: Corpus, limit: int | None, vocabulary: int, longest: int) ->
         parts = {split: pairs.take(spread(len(pairs), limit)) for split, pairs in parts.items()}
     train = parts["train"]
     parts["train"] = train.take(random.Random(0).sample(range(len(train)), len(train)))
-    made = [
+    both = [
         tokenizer.train("bpe", texts, vocabulary, SPECIAL, roles=ROLES, template=("$A <eos>", "$A <eos> $B <eos>"))
         for texts in (train.source, train.target)
     ]
     splits, notes = {}, []
     for split, pairs in parts.items():
-        ids = [one(list(side))["input_ids"] for one, side in zip(made, (pairs.source, pairs.target), strict=True)]
+        ids = [one(list(side))["input_ids"] for one, side in zip(both, (pairs.source, pairs.target), strict=True)]
         kept = [i for i in range(len(pairs)) if max(len(ids[0][i]), len(ids[1][i])) <= longest]
         if not kept:
             raise UserError(
@@ -69,5 +69,5 @@ def prepare(corpus: Corpus, limit: int | None, vocabulary: int, longest: int) ->
             notes.append(f"{len(pairs) - len(kept)} of {len(pairs)} {split}")
         splits[split] = Sentences(pairs.take(kept), [ids[0][i] for i in kept], [ids[1][i] for i in kept])
     note = f"pairs of more than {longest} tokens left out: {', '.join(notes)}" if notes else ""
-    names = hashlib.sha256("".join(one.fingerprint for one in made).encode()).hexdigest()[:16]
-    return {"splits": splits, "facts": {"source": made[0], "target": made[1], "tokenizers": names}, "note": note}
+    names = hashlib.sha256("".join(one.fingerprint for one in both).encode()).hexdigest()[:16]
+    return {"splits": splits, "facts": {"source": both[0], "target": both[1], "tokenizers": names}, "note": note}

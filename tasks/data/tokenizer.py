@@ -55,11 +55,11 @@ def train(
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    made = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(serialised), clean_up_tokenization_spaces=False, **roles
     )
-    made.fingerprint = hashlib.sha256(serialised.encode()).hexdigest()[:16]
-    return made
+    fast.fingerprint = hashlib.sha256(serialised.encode()).hexdigest()[:16]
+    return fast
 
 
 @lru_cache(maxsize=4)
@@ -99,29 +99,29 @@ def _build(
     unknown = next((token for token in special if "unk" in token.lower()), None)
     common: dict[str, Any] = {"vocab_size": vocabulary, "special_tokens": list(special), "show_progress": False}
     if kind == "unigram":
-        made = Tokenizer(models.Unigram())
-        made.pre_tokenizer = pre_tokenizers.Metaspace()  # type: ignore[assignment]
-        made.decoder = decoders.Metaspace()  # type: ignore[assignment]
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # type: ignore[assignment]
+        tokenizer.decoder = decoders.Metaspace()  # type: ignore[assignment]
         trainer: Any = trainers.UnigramTrainer(unk_token=unknown, **common)
     elif kind == "bpe":
-        made = Tokenizer(models.BPE())
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-        made.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+        tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
         trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **common)
     elif kind == "wordpiece":
-        made = Tokenizer(models.WordPiece(unk_token=unknown or "[UNK]"))  # type: ignore[call-arg]
-        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
-        made.decoder = decoders.WordPiece()  # type: ignore[assignment]
+        tokenizer = Tokenizer(models.WordPiece(unk_token=unknown or "[UNK]"))  # type: ignore[call-arg]
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+        tokenizer.decoder = decoders.WordPiece()  # type: ignore[assignment]
         trainer = trainers.WordPieceTrainer(**common)
     else:
-        made = Tokenizer(models.WordLevel(unk_token=unknown or "<unk>"))  # type: ignore[call-arg]
-        made.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+        tokenizer = Tokenizer(models.WordLevel(unk_token=unknown or "<unk>"))  # type: ignore[call-arg]
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
         trainer = trainers.WordLevelTrainer(**common)
     steps: list[Any] = [normalizers.NFKC()] if kind in ("unigram", "word") else []
-    made.normalizer = normalizers.Sequence([*steps, *([normalizers.Lowercase()] if lowercase else [])])  # type: ignore[assignment]
-    made.train_from_iterator(texts, trainer=trainer, length=len(texts))
+    tokenizer.normalizer = normalizers.Sequence([*steps, *([normalizers.Lowercase()] if lowercase else [])])  # type: ignore[assignment]
+    tokenizer.train_from_iterator(texts, trainer=trainer, length=len(texts))
     if template is not None:
-        ids = [(token, made.token_to_id(token)) for token in special]
+        ids = [(token, tokenizer.token_to_id(token)) for token in special]
         pair = {} if template[1] is None else {"pair": template[1]}
-        made.post_processor = processors.TemplateProcessing(single=template[0], special_tokens=ids, **pair)  # type: ignore[assignment, arg-type]
-    return made
+        tokenizer.post_processor = processors.TemplateProcessing(single=template[0], special_tokens=ids, **pair)  # type: ignore[assignment, arg-type]
+    return tokenizer

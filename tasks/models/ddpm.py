@@ -42,7 +42,7 @@ def unet(config: DDPMConfig) -> nn.Module:
     """diffusers' UNet with the details of DDPM's own (35.7 million parameters with the config's defaults)."""
     levels = len(config.multipliers)
     attends = [config.resolution >> level in config.attention for level in range(levels)]
-    made: Any = UNet2DModel(
+    network: Any = UNet2DModel(
         sample_size=config.resolution,
         in_channels=config.image_channels,
         out_channels=config.image_channels,
@@ -58,7 +58,7 @@ def unet(config: DDPMConfig) -> nn.Module:
         flip_sin_to_cos=False,
         freq_shift=1,
     )
-    return made
+    return network
 
 
 @dataclass

@@ -87,15 +87,15 @@ def build(
     home = _home(family)
     labels = {"id2label": dict(enumerate(classes)), "label2id": {label: i for i, label in enumerate(classes)}}
     try:
-        made = getattr(home, model)(getattr(home, config)(**_shaped(family, values, shape), **labels))
-        _try(made, shape)
+        network = getattr(home, model)(getattr(home, config)(**_shaped(family, values, shape), **labels))
+        _try(network, shape)
     except UNFIT as error:
         size = f"{shape[0]} channel(s) of {shape[2]}x{shape[1]}"
         raise UserError(
             f"model {name!r} cannot be built with {_words(given)} for images of {size}: "
             f"{' '.join(str(error).split())[:200]}"
         ) from error
-    return made
+    return network
 
 
 def _shaped(family: str, values: dict[str, Any], shape: Sequence[int]) -> dict[str, Any]:

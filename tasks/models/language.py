@@ -55,30 +55,32 @@ def tokenizer_in(folder: Path) -> Any:
     if not any(file.name.startswith(TOKENIZER_FILES) for file in folder.iterdir()):
         raise UserError(f"checkpoint: {folder} holds no tokenizer: save it into the folder with save_pretrained")
     try:
-        found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"checkpoint: {folder} holds a tokenizer that cannot be read: save it again") from error
-    if not found.is_fast:
+    if not tokenizer.is_fast:
         raise UserError(f"checkpoint: the tokenizer of {folder} is not a fast one: convert it to tokenizer.json")
-    return found
+    return tokenizer
 
 
 def pretrained(checkpoint: str, facts: Mapping[str, Any]) -> PreTrainedModel:
     """The model of a folder, in float32."""
     try:
-        made = AutoModelForCausalLM.from_pretrained(
+        network = AutoModelForCausalLM.from_pretrained(
             checkpoint, local_files_only=True, trust_remote_code=False, dtype=torch.float32
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"checkpoint: {checkpoint} holds no causal language model: {reason}") from error
-    if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(made.forward).parameters.values()):
-        raise UserError(f"checkpoint: {type(made).__name__} takes no further arguments in forward: it is not supported")
-    fits(made, facts)
-    mark = getattr(made.config, "tokenizer_fingerprint", None)
+    if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(network.forward).parameters.values()):
+        raise UserError(
+            f"checkpoint: {type(network).__name__} takes no further arguments in forward: it is not supported"
+        )
+    fits(network, facts)
+    mark = getattr(network.config, "tokenizer_fingerprint", None)
     if mark not in (None, facts["fingerprint"]):
         raise UserError(f"checkpoint: the tokenizer in {checkpoint} is not the one that its model was trained with")
-    return made
+    return network
 
 
 def fits(model: PreTrainedModel, facts: Mapping[str, Any]) -> None:
