@@ -187,7 +187,7 @@ def opened(data: dict[str, Any]) -> str:
         f"repetitions find true differences of {c['finds']:.1f} deviations of a repetition with 80 %."
     )
     rows = [
-        [n["what"], f"{n['seen']:.2f}", count(n["units"]), count(n["tokens"])] for n in data["needs"]
+        [n["what"], f"{n['seen']:.2f}", count(n["units"]), "–" if n["tokens"] == "never" else count(n["tokens"])] for n in data["needs"]
     ]  # fmt: skip
     if rows:
         text += " At the differences that were seen, which are guesses where nothing is decided:\n\n"
