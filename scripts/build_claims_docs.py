@@ -93,7 +93,7 @@ def _how(one: claim.Claim, plans: dict[str, Plan]) -> str:
 
 def _range(needed: list[int]) -> str:
     low, high = min(needed), max(needed)
-    top = f"more than {power.MOST_SEEDS}" if high > power.MOST_SEEDS else str(high)
+    top = f"more than {power.MOST_UNITS}" if high > power.MOST_UNITS else str(high)
     return top if low == high else f"{low} to {top}"
 
 
