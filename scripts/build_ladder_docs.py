@@ -9,9 +9,9 @@ Every number of the page comes from the study's records; the words around them s
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
-import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -219,9 +219,12 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="?", type=Path, help="folder of the study (default: the numbers that are kept)")
+    study = parser.parse_args().study
+    if study is not None:
         KEPT.parent.mkdir(exist_ok=True)
-        KEPT.write_text(json.dumps(kept(Path(sys.argv[1])), indent=1) + "\n", encoding="utf-8")
+        KEPT.write_text(json.dumps(kept(study), indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(json.loads(KEPT.read_text(encoding="utf-8"))), encoding="utf-8")
 
 
