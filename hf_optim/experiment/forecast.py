@@ -56,7 +56,7 @@ def duration(seconds: float) -> str:
 
 def stand_in(task: Task, model: str, preset: Preset, source: str | None) -> Data | None:
     """Synthetic data of the preset's form, or of that of a set of the task's own that `source` names."""
-    if source in task.embedded:
+    if source is not None and source in task.embedded:
         preset = replace(preset, data=Value(source))
     return task.synthetic(model, preset)
 
@@ -136,9 +136,7 @@ def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None
         room = 1e9 * card.gigabytes if card else footprint.available() / footprint.SPARE
         if one and one.memory > room:
             told[-1] += f": more than the {footprint.gigabytes(room)} there are (gradient_accumulation_steps: auto)"
-    where = (
-        f"on {card.name}, at {UTILISATION:.0%} of its peak" if card else f"here ({_here()}), by a few steps of each"
-    )
+    where = f"on {card.name}, at {UTILISATION:.0%} of its peak" if card else f"here ({_here()}), by a few steps of each"
     return [
         f"costs {where}:",
         *told,
