@@ -9,6 +9,7 @@ downloaded: sizes of the data are those of the papers.
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def counted(spec: RunSpec) -> list[float] | None:
 def main() -> None:
     """Every task of every study of the claims."""
     known: dict[str, list[float]] = {}
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for name in claim.names():
         for setting in claim.load(name).settings.values():
             for task in plan.expand(setting.study).tasks if setting.study is not None else ():

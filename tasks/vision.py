@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import Data, Metric, Preset, Primary, Task
 from hf_optim.tasks.presets.architectures import ARCHITECTURES
@@ -80,7 +81,8 @@ class Vision(Task):
             there = [each for each in presets if "@" not in each]
             raise UserError(f"model {name!r} has no size {size!r}: choose from {', '.join(there)}, or another size")
         settings = [each for each in presets if each.startswith(f"{name}@")]
-        raise UserError(f"there is no {model!r} at size {size!r}: choose from {', '.join([name, *settings])}")
+        near = closest(model, settings)
+        raise UserError(f"there is no {model!r} at size {size!r}{near}: choose from {', '.join([name, *settings])}")
 
     def data(self, preset: Preset, source: str | None) -> Data:
         """The preset's set, the embedded one of a name (`./NAME` is a folder of yours), or files of your own."""

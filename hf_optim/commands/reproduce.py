@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_optim.claims import claim as claims
 from hf_optim.claims.narrow import Wish
+from hf_optim.commands import list as listing
 from hf_optim.commands import overrides
 from hf_optim.commands.parser import Parser
 from hf_optim.core import text
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim reproduce") ->
     parser = _parser(prog)
     given = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
     if given.list:
-        return _list()
+        return listing.main(["--claims"])
     if given.all == bool(given.name):
         parser.error("give a claim such as agr-table6 (see --list), or --all")
     if given.all != (given.budget is not None):
@@ -304,10 +305,3 @@ def _within(budget: str, options: Options) -> int:
         return 0
     codes = [reproduce(entry.name, replace(options, anyway=True)) for entry in chosen]
     return max(codes, default=0)
-
-
-def _list() -> int:
-    for name in claims.names():
-        one = claims.load(name)
-        print(f"{name:24s} {one.paper:7s} {one.where:22s} {one.title}  [{', '.join(one.settings) or 'not testable'}]")
-    return 0

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         trust=options.trust,
         overrides=overrides.given(options),
         card=overrides.card(options),
+        data=options.data,
     )
 
 
@@ -53,6 +54,7 @@ def _parser() -> Parser:
     add("--seeds", type=int, metavar="N", help="use seeds 0 to N-1 instead of the file's")
     add("--dry-run", action="store_true", help="show the plan and what it costs, and write nothing")
     overrides.add_card(parser)
+    add("--data", metavar="NAME_OR_PATH", help="of every task, in place of the file's")
     add("--retry-failed", action="store_true", help="run those again that failed before")
     add("--accept-change", action="store_true", help="go on although runs of the folder are no longer in the plan")
     add("--trust", action="store_true", help="run code that only the study's folder names (docs/trust.md)")

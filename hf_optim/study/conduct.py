@@ -20,13 +20,14 @@ from hf_optim.study.folder import results as records
 from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.folder.standing import known
 from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.launch import estimate
 from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
 from hf_optim.study.launch.jobs import Launch
 from hf_optim.study.launch.progress import Display, duration
 from hf_optim.study.plan import plan as planning
-from hf_optim.study.plan import shipped, values
+from hf_optim.study.plan import shipped, units, values
 from hf_optim.study.plan.plan import Run
 from hf_optim.study.report import exports
 from hf_optim.study.report import tables as texts
@@ -55,6 +56,7 @@ def study(
     trust: bool = False,
     overrides: Mapping[str, Any] | None = None,
     card: Card | None = None,
+    data: str | None = None,
 ) -> int:
     """Runs what is missing of a study, writes tables and report, shows the table. Gives 1 if a run failed, else 0.
 
@@ -74,6 +76,7 @@ def study(
         trust: run code that only the study's folder names (`name` is the folder), or, with `dry_run`, any code.
         overrides: of every run, in place of the file's, as {"precision": "bf16"}.
         card: the GPU for which a dry run says the costs; default what is here.
+        data: of every task, in place of the file's: a name that the task knows, or a path from here.
         source: the study itself, where it stands in no file of its own; `name` then only says where it comes from.
 
     Raises:
@@ -90,7 +93,8 @@ def study(
     why = "a dry run runs none" if dry_run else f"only {name} says that it is to be run: name its YAML file"
     source, origin = (source, name) if source is not None else shipped.find(name)
     with importing.refused(why, trust):
-        plan = planning.expand(source, seeds=seeds, origin=Path(origin).name, overrides=overrides)
+        data = str(Path(data).resolve()) if data is not None and Path(data).exists() else data
+        plan = planning.expand(source, seeds=seeds, origin=Path(origin).name, overrides=overrides, data=data)
         if not (trust or dry_run) and (code := importing.paths([*plan.tasks, *plan.optimizers])):
             raise importing.Untrusted(f"{', '.join(code)}: code, and {why}, or look at it and add --trust")
         if not (trust or dry_run) and (outside := [path for task in plan.tasks for path in paths_in(task)]):
@@ -98,12 +102,14 @@ def study(
         told = values.check_values(plan, source)
     folder = _folder(name, output, plan)
     change = changes.since(folder, plan)
-    for line in told:
+    looks = "" if plan.repetitions else units.explained(plan.looks)
+    for line in (*told, *([looks] if looks else [])):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         _show_plan(plan, folder, console)
         with importing.refused(why, trust):
             _show_costs(plan, card, console)
+        _show_estimate(plan, console, jobs, gpus_per_run)
         _show_change(change, console)
         return 0
     run.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
@@ -122,6 +128,8 @@ def study(
             trust=trust,
         )
         return finish(folder) if ended else 0
+    if not any(folder.glob("runs/*/record.json")):
+        _show_estimate(plan, console, jobs, gpus_per_run)
     _run_here(
         plan,
         folder,
@@ -132,6 +140,12 @@ def study(
         trust=trust,
     )
     return finish(folder)
+
+
+def _show_estimate(plan: planning.Plan, console: Console, jobs: int | None, gpus_per_run: int | None) -> None:
+    each = gpus_per_run or 1
+    for line in estimate.lines(plan, jobs or run.default_jobs(each), each):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_here(

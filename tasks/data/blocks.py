@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from hf_optim.errors import UserError
 from hf_optim.tasks.data import distributed_text, paragraphs
@@ -37,6 +37,10 @@ class Stream:
     ids: np.ndarray
     covered: np.ndarray
     unknown: np.ndarray
+
+    def first(self, count: int) -> Stream:
+        """Its first so many tokens."""
+        return Stream(self.ids[:count], self.covered[:count], self.unknown[:count])
 
     @property
     def bytes(self) -> int:
@@ -82,6 +86,13 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
+
+
+def spread(blocks: Blocks, most: int) -> Dataset[dict[str, torch.Tensor]]:
+    """At most so many of the blocks, evenly spread over them."""
+    if len(blocks) <= most:
+        return blocks
+    return Subset(blocks, [i * len(blocks) // most for i in range(most)])
 
 
 def read(path: Path) -> tuple[dict[str, list[str]], str]:
