@@ -3,7 +3,9 @@
     python scripts/try_wheels.py dist/hf_optim-0.1.0-py3-none-any.whl [--only core --only study]
 
 Each environment gets the wheel with one extra and nothing else, and does what that extra is for; what belongs to
-another extra must be one line that names it. Several GB of downloads without a cache: a release runs it, the suite does not.
+another extra must be one line that names it.
+
+That is several GB of downloads without a cache: a release runs it, the suite does not.
 """
 
 from __future__ import annotations
