@@ -209,11 +209,16 @@ def _setting(source: Source, key: str, value: Any, shared: Any, rows: list[Mappi
 
 
 def _study(source: Source, key: str, value: Any) -> Source:
-    """The study as a document of its own, whose errors name the lines of the claim file."""
+    """The study as a document of its own, whose errors name the lines of the claim file.
+
+    A statement's rule compares task by task; without a score the tasks of two tables that are the same have the same
+    seeds, and so share their runs.
+    """
     from hf_optim.study.plan.source import Source as Document
 
     start = (key, "study")
     lines = {place[2:]: line for place, line in source.lines.items() if place[:2] == start}
+    value = {"family": "tasks", **value} if isinstance(value, Mapping) else value
     return Document(source.file, value, text(value), lines)
 
 

@@ -45,12 +45,13 @@ def info(name: str) -> int:
 def optimizer(name: str) -> str:
     """An optimizer's class, needs, defaults, algorithm and source."""
     about = registry.info(name)
+    int8 = "" if about.int8_bytes is None else f", {about.int8_bytes:.2f} with state_dtype='int8'"
     pairs = [
         ("class", about.cls),
         ("family", about.family),
         ("needs", ", ".join(sorted(about.needs)) or "nothing beyond gradients"),
         ("source", about.paper or "–"),
-        ("state", f"{about.state_bytes:g} bytes a parameter (fp32)"),
+        ("state", f"{about.state_bytes:g} bytes a parameter (fp32){int8}"),
         ("defaults", ", ".join(f"{k}={_value(v)}" for k, v in about.defaults.items()) or "–"),
         ("search space", ", ".join(f"{k}: {_value(v)}" for k, v in about.search_space.items()) or "–"),
     ]

@@ -62,11 +62,18 @@ def optimizers(
         )
 
     rows = [
-        (info.name, info.family, ", ".join(sorted(info.needs)) or "–", f"{info.state_bytes:g}", info.paper or "–")
+        (
+            info.name,
+            info.family,
+            ", ".join(sorted(info.needs)) or "–",
+            f"{info.state_bytes:g}",
+            "–" if info.int8_bytes is None else f"{info.int8_bytes:.2f}",
+            info.paper or "–",
+        )
         for info in known
         if passes(info)
     ]
-    return ("name", "family", "needs", "bytes/param", "source"), rows
+    return ("name", "family", "needs", "bytes/param", "int8", "source"), rows
 
 
 def _among(option: str, word: str | None, valid: set[str]) -> None:

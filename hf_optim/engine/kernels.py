@@ -227,7 +227,8 @@ class Building:
                 if self._flags:
                     self._start()
                 else:
-                    self._why = f"the C++ compiler fails: {(said.strip().splitlines() or ['?'])[0]}"
+                    lines = said.strip().splitlines() or ["?"]
+                    self._why = f"the C++ compiler fails: {next((s for s in lines if 'error' in s), lines[0])}"
                 return
             Path(self._new).chmod(0o700)
             os.replace(self._new, self._file)

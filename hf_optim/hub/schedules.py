@@ -7,6 +7,8 @@ step size).
     constant
     linear      end: factor at the end (0)
     cosine      end: factor at the end (0); cycles: restarts, Loshchilov and Hutter's SGDR with equal periods (1)
+    wsd         decay: share of the run (below 1) or number of steps at the end that fall linearly (0.2), after the
+                warm-up and a stable part at 1; end: factor at the end (0)
     multistep   at: shares of the run in (0, 1) or step numbers ([0.5, 0.75]); gamma: factor at each (0.1)
     step        every: share of the run or number of steps (0.3); gamma (0.1)
 """
@@ -24,6 +26,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "constant": {},
     "linear": {"end": 0.0},
     "cosine": {"end": 0.0, "cycles": 1},
+    "wsd": {"decay": 0.2, "end": 0.0},
     "multistep": {"at": [0.5, 0.75], "gamma": 0.1},
     "step": {"every": 0.3, "gamma": 0.1},
 }
@@ -50,7 +53,7 @@ def check_schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
         for entry in entries:
             if isinstance(entry, bool) or not isinstance(entry, (int, float)) or not math.isfinite(entry) or entry < 0:
                 raise UserError(f"schedule {name!r}: {key} must be a number of 0 or more, got {entry!r}")
-            if key in ("every", "at", "cycles") and entry == 0:
+            if key in ("every", "at", "cycles", "decay") and entry == 0:
                 raise UserError(f"schedule {name!r}: {key} must be above 0")
     if not isinstance(schedule.get("cycles", 1), int):
         raise UserError(f"schedule {name!r}: cycles must be a whole number, got {schedule['cycles']!r}")
@@ -83,6 +86,10 @@ def _after_warmup(values: Mapping[str, Any], step: int, warmup: int, total: int)
         return float(values["gamma"] ** sum(step >= _steps(milestone, total) for milestone in values["at"]))
     if name == "step":
         return float(values["gamma"] ** (step // max(1, _steps(values["every"], total))))
+    if name == "wsd":
+        decay = min(_steps(values["decay"], total), total - warmup)
+        fallen = max(0, step - (total - decay)) / max(1, decay)
+        return float(1 + (values["end"] - 1) * fallen)
     done = (step - warmup) / max(1, total - warmup)
     if name == "cosine":
         cycles = values["cycles"]

@@ -110,9 +110,9 @@ def _grey(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
 
 
-def draws(count: int, epoch: int) -> torch.Tensor:
+def draws(count: int, seed: int, epoch: int) -> torch.Tensor:
     """The random numbers [count, DRAWS] of an epoch under the run's seed, drawn beside torch's random state."""
-    generator = torch.Generator().manual_seed((torch.initial_seed() * 1_000_003 + epoch + 1) % 2**63)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch + 1) % 2**63)
     return torch.rand(count, DRAWS, generator=generator)
 
 

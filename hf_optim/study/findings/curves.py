@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_optim.study.findings.spending import KINDS, alike, spent
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.plan import Run
@@ -48,7 +49,7 @@ class Histories:
                     self._rows[label].append((record["status"] == "ok", _history(results, run)))
 
     def over(self, key: str, against: str) -> list[Curve]:
-        """The curves of one logged value over what was spent by then: forward_passes, backward_passes or seconds.
+        """The curves of one logged value over what was spent by then: passes, flops or seconds.
 
         The mean at each step stands where the runs were at that step on average. Runs that failed are left out.
         """
@@ -58,6 +59,17 @@ class Histories:
             for c in self.curves(key)
             if not c.failed and c.optimizer in spent
         ]
+
+    def kinds(self) -> dict[str, str]:
+        """What a figure over steps leaves open: the kinds of spending that runs logged, with their names. Passes and
+        operations only where a step of one optimizer costs more of them than one of another.
+        """
+        found = {}
+        for kind, name in KINDS.items():
+            rates = [c.mean[-1] / c.steps[-1] for c in self.curves(kind) if not c.failed and c.steps[-1] > 0]
+            if rates and (kind == "seconds" or not alike(rates)):
+                found[kind] = name
+        return found
 
     def curves(self, key: str) -> list[Curve]:
         """The curves of one logged value, in the plan's order; optimizers that did not log it are left out."""
@@ -83,7 +95,7 @@ def _history(results: Results, run: Run) -> list[dict[str, Any]]:
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
     found: Series = {}
     for row in rows:
-        value = row.get(key)
+        value = spent(row, key) if key in KINDS else row.get(key)
         if value is None:  # most rows hold other values
             continue
         # A rate may be logged one a group: the first group is the one with decay, that is, nearly all weights.

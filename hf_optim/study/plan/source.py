@@ -51,6 +51,8 @@ class Source:
         for key in required:
             if key not in value:
                 raise self.error(where, f"the key {key!r} is missing")
+            if value[key] is None:
+                raise self.error((*where, key), f"{key} has no value")
         return value
 
     def check_type(self, where: Where, value: Any, kind: type | tuple[type, ...], expected: str) -> Any:

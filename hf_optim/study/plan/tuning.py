@@ -39,13 +39,12 @@ from hf_optim.errors import UserError
 from hf_optim.study.plan import speedup
 from hf_optim.study.plan.entries import MOST, PlanCell, check_entry, merged, plain
 from hf_optim.study.plan.source import Source, Where, describe
-from hf_optim.study.plan.units import Units
+from hf_optim.study.plan.units import FIRST_TUNING_SEED, Units
 
 KEYS = ("trials", "repetitions", "seeds", "steps", "seed", "sampler", "prune", "space")
 RUN_KEYS = ("schedule", "max_grad_norm", "batch_size")
 SAMPLERS = ("qmc", "random")
 PRUNERS = ("none", "median")
-SEED = 1000
 SOURCE = "tuning"  # its name among the sources of variance
 Space = dict[str, list[Any]]  # "base.lr": ["log", low, high] or ["linear", low, high] or ["choice", [values]]
 
@@ -68,7 +67,7 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], units: Units) ->
         "trials": block["trials"],
         "repetitions": list(units.looks) if block.get("repetitions") is not None else None,
         "steps": block.get("steps"),
-        "seed": SEED if block.get("seed") is None else block["seed"],
+        "seed": FIRST_TUNING_SEED if block.get("seed") is None else block["seed"],
         "sampler": block.get("sampler", "qmc"),
         "prune": block.get("prune", "none"),
     }
@@ -83,6 +82,8 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], units: Units) ->
             raise source.error(
                 (*here, "space", label), f"space: no optimizer has the label {label!r}; labels: {', '.join(labels)}"
             )
+    # A task that takes its settings from another one is not tuned.
+    cells = [cell for cell in cells if cell.task.get("settings") is None]
     made["cells"] = [make_cell(source, made, cell, given, seed) for seed in seeds for cell in cells]
     seen: dict[str, str] = {}
     for cell, one in zip(cells, made["cells"], strict=False):
@@ -123,7 +124,7 @@ def with_budgets(
         for budget in speedup.others(block)
         for seed in seeds
         for cell in cells
-        if cell.optimizer == baseline
+        if cell.optimizer == baseline and cell.task.get("settings") is None
     ]
     return {**tuned, "cells": [*tuned["cells"], *made]}
 

@@ -17,14 +17,14 @@ from typing import Any
 
 from hf_optim.core.text import html as escape
 from hf_optim.experiment.files import read_text
-from hf_optim.study.findings import costs, table
+from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import Analysis
 from hf_optim.study.findings.curves import Histories
 from hf_optim.study.findings.protocol import Protocol
 from hf_optim.study.findings.table import COSTS, Row, TaskTable
 from hf_optim.study.folder.results import Results, describe
 from hf_optim.study.plan.entries import declared
-from hf_optim.study.report import charts, differs, sections
+from hf_optim.study.report import charts, differs, ladder, sections
 from hf_optim.study.report.sections import html_table
 from hf_optim.study.report.summary import headline, sentences, words
 
@@ -49,6 +49,7 @@ def render(
     ]
     for task, one in zip(plan.tasks, tables, strict=True):
         body += _task(results, task, one, styles)
+    body.append(ladder.section(results, styles))
     if analysis is not None:
         body.append(sections.statistics(analysis, {one.task: one.decimals for one in tables}))
         body.append(sections.speedups(analysis))
@@ -132,9 +133,7 @@ def _task(results: Results, task: Mapping[str, Any], one: TaskTable, styles: Map
             caption, histories.curves(key), styles, share=_is_share(task, key), log=key == "effective_lr"
         )
         figures += [_figure(one, caption, note, key, drawing)] if drawing else []
-    for against, name in (("forward_passes", "forward passes"), ("seconds", "seconds of training")):
-        if against == "forward_passes" and not costs.unequal(one):
-            continue  # it would be the first figure again
+    for against, name in histories.kinds().items():
         drawing = charts.lines("Training loss", histories.over("train_loss", against), styles, x_name=name)
         figures += [_figure(one, "Training loss", f"over {name}", f"loss-{against}", drawing)] if drawing else []
     parts.append(f'<div class="grid2">{"".join(figures)}</div>')

@@ -14,8 +14,9 @@ from hf_optim.experiment.record import SAMPLES
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import SPEEDUP, Analysis
 from hf_optim.study.findings.curves import Curve
+from hf_optim.study.findings.profiles import cells as profile_cells
 from hf_optim.study.findings.protocol import Chosen, Protocol
-from hf_optim.study.findings.speedups import text as speedup_text
+from hf_optim.study.findings.speedups import said as speedup_text
 from hf_optim.study.findings.table import p_text
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
@@ -66,8 +67,8 @@ def speedups(analysis: Analysis) -> str:
     """How many times its budget the baseline needs to do as well; empty without a `speedup` block."""
     if not analysis.speedups:
         return ""
-    lines = [_row(one.optimizer, [one.task, speedup_text(one.factor)]) for one in analysis.speedups]
-    table_ = html_table(["optimizer", "task", "times the baseline's budget"], lines)
+    lines = [_row(one.optimizer, [one.task, speedup_text(one)]) for one in analysis.speedups]
+    table_ = html_table(["optimizer", "task", f"times the baseline's {analysis.speedups[0].unit}"], lines)
     return f'<h2>Speed-up</h2>{table_}<p class="soft">{escape(SPEEDUP)}</p>'
 
 
@@ -90,12 +91,11 @@ def profiles(analysis: Analysis, styles: Mapping[str, str]) -> str:
         return ""
     parts = ["<h2>Time to target</h2>"]
     for target in analysis.targets:
-        lines = [
-            _row(one.optimizer, [f"{one.count}/{len(one.times)}", "never" if math.isinf(one.time) else f"{one.time:g}"])
-            for one in target.rows
-        ]
+        rows = profile_cells(target)
+        head = list(rows[0]) if rows else []
+        lines = [_row(row["optimizer"], [row[name] for name in head[1:]]) for row in rows]
         title = f"{escape(target.task)}: {escape(target.metric)} {target.better} {target.value:g}"
-        parts.append(f"<h3>{title}</h3>{html_table(['optimizer', 'reached', 'median steps'], lines)}")
+        parts.append(f"<h3>{title}</h3>{html_table(head, lines)}")
     profile = analysis.profile
     if profile:
         curves = [
