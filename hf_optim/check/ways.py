@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.check.candidate import Candidate, TrainingRun, exact
 from hf_optim.check.outcome import DoesNotApply, Fails, check
+from hf_optim.check.problem import close
 from hf_optim.core.rule import Rule
 from hf_optim.engine.fallback import limits
 from hf_optim.engine.kernels import build
@@ -77,7 +78,7 @@ def compiled(s: Candidate) -> str:
     how = getattr(fast.opt, "execution", "")
     if isinstance(_innermost(fast.opt), Optimizer) and "kernels" not in how.partition(":")[0]:
         raise DoesNotApply(f"there are no kernels here ({how})")
-    return exact(eager, fast, 1e-4, "compiled against eager, float32")
+    return close(eager.params(), fast.params(), eager.start, 1e-4, "compiled against eager, float32")
 
 
 # --- host synchronisation --------------------------------------------------------------------------------------------
