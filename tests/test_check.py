@@ -32,7 +32,7 @@ def path(check: str) -> str:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Report:
-    """Every broken optimizer under every check, in one run with one pair of processes, beside a `torch.py` of others."""
+    """Every broken optimizer under every check, with one pair of processes, beside a `torch.py` of others."""
     names = [HONEST, FORGETFUL, DROPS, *map(path, BROKEN), *OURS]
     here = tmp_path_factory.mktemp("theirs")
     (here / "torch.py").write_text("raise SystemExit('this is not torch')")

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 from hf_optim.claims import cells as published_cells
 from hf_optim.claims import statement as statements
 from hf_optim.claims.statement import AS_PRINTED, AS_RUN, Statement
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
@@ -114,7 +115,6 @@ def load(name: str) -> Claim:
         UserError: there is none, or the file is wrong: the file and the line are named.
     """
     from dataclasses import replace
-    from difflib import get_close_matches
 
     from hf_optim.study.plan.source import read
 
@@ -122,8 +122,8 @@ def load(name: str) -> Claim:
     known = names()
     if not path.is_file():
         if name not in known:
-            near = get_close_matches(name, known, 3) or list(known)
-            raise UserError(f"no claim {name!r}: choose from {', '.join(near)} (`hf-optim reproduce --list` shows all)")
+            near = closest(name, known)
+            raise UserError(f"no claim {name!r}{near}: give a YAML file, or one that `hf-optim list --claims` shows")
         path = known[name]
     return replace(parse(read(path, path.name), published()), file=name)
 
@@ -191,7 +191,8 @@ def _setting(source: Source, key: str, value: Any, shared: Any, rows: list[Mappi
         from hf_optim.claims.theorems import CHECKS
 
         if name not in CHECKS:
-            raise source.error((key, "checks", i), f"unknown check {name!r}; valid: {', '.join(CHECKS)}")
+            near = closest(str(name), CHECKS)
+            raise source.error((key, "checks", i), f"unknown check {name!r}{near}; valid: {', '.join(CHECKS)}")
     commands = {
         place: tuple(str(word) for word in source.check_type((key, "commands", place), words, list, "a list of words"))
         for place, words in plain["commands"].items()

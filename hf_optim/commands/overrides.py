@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hf_optim.errors import UserError
 from hf_optim.experiment.spec import AUTO, OVERRIDES, PRECISIONS
+
+if TYPE_CHECKING:
+    from hf_optim.experiment.cards import Card
 
 #: how a run is computed, which a whole study may be told
 THROUGHPUT = ("precision", "compile_model", "workers", "gradient_accumulation_steps")
@@ -51,3 +55,17 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
 
 def _parts(text: str) -> int | str:
     return AUTO if text == AUTO else int(text)
+
+
+def add_card(parser: Any) -> None:
+    """Add the option that names the GPU whose costs a dry run says."""
+    parser.add_argument("--card", metavar="NAME", help="with --dry-run: costs on this GPU, as A100 (default: here)")
+
+
+def card(options: argparse.Namespace) -> Card | None:
+    """The card that the command line names; a `UserError` for one that is not known, or is not asked about."""
+    from hf_optim.experiment.cards import find
+
+    if options.card is not None and not options.dry_run:
+        raise UserError("--card says for which GPU costs are to be said: it belongs to --dry-run")
+    return None if options.card is None else find(options.card)

@@ -13,6 +13,7 @@ from hf_optim.commands.nested import merged, take_nested
 from hf_optim.commands.parser import Parser
 from hf_optim.core.text import line, terminal
 from hf_optim.errors import UserError
+from hf_optim.experiment import cards
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
 from hf_optim.experiment.task import check_run, load, names
 from hf_optim.hub import schedules
@@ -27,6 +28,8 @@ RUN_KEYS = {
     "overwrite": bool,
     "quiet": bool,
     "report_to": str,
+    "dry_run": bool,
+    "card": str,
 }
 
 EPILOG = f"""
@@ -97,6 +100,8 @@ def parser(prog: str) -> Parser:
         "--resume", action="store_true", default=None, help="go on from the folder's last whole checkpoint"
     )
     run.add_argument("--report-to", metavar="NAMES", help="trackers beside history.jsonl, as tensorboard,trackio,wandb")
+    run.add_argument("--dry-run", action="store_true", default=None, help="say what it costs, and write nothing")
+    overrides.add_card(run)
     run.add_argument("--quiet", action="store_true", default=None, help="no lines on the way")
     return made
 
@@ -106,6 +111,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
     loud = os.environ.get("RANK", "0") == "0"
     try:
         spec, run = parse(list(sys.argv[1:] if argv is None else argv), prog)
+        if run["dry_run"]:
+            from hf_optim.experiment import forecast
+
+            card = None if run["card"] is None else cards.find(run["card"])
+            print("\n".join(forecast.lines([(spec.id, spec.to_dict(), 1)], card)))
+            return 0
+        if run["card"] is not None:
+            raise UserError("--card says for which GPU costs are to be said: it belongs to --dry-run")
         folder = Path(run["output"] or f"runs/{spec.id}")
         if (folder / "record.json").is_file() and not run["overwrite"]:
             raise UserError(f"output: {folder} holds a finished run: choose another --output, or --overwrite it")

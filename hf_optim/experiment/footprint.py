@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.experiment.flops import loss_of, samples_in
+from hf_optim.experiment.record import SHARERS
 
 #: the share of the memory that is planned with
 SPARE = 0.85
-#: how many runs share a GPU, told by whoever starts them
-SHARERS = "HF_OPTIM_RUNS_PER_GPU"
 #: tensors of a parameter's size that an optimizer keeps, if it does not say: Adam's
 USUAL_SLOTS = 2
 

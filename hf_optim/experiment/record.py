@@ -16,6 +16,9 @@ HISTORY = "history.jsonl"
 SAMPLES = "samples"  # what was generated
 SPEC = "spec.json"  # beside the checkpoints of a run: what it is
 
+#: the environment's word for how many runs share a GPU, said by whoever starts them
+SHARERS = "HF_OPTIM_RUNS_PER_GPU"
+
 
 def environment(processes: int, device: str) -> dict[str, Any]:
     """Versions, platform and the shape of the run: processes and threads."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.hub import schedules
 
@@ -112,7 +113,8 @@ class RunSpec:
             raise UserError(f"overrides: expected a mapping, got {self.overrides!r}")
         for key, value in self.overrides.items():
             if key not in OVERRIDES:
-                raise UserError(f"overrides: unknown key {key!r}; valid: {', '.join(OVERRIDES)}")
+                near = closest(str(key), OVERRIDES)
+                raise UserError(f"overrides: unknown key {key!r}{near}; valid: {', '.join(OVERRIDES)}")
             if key == "precision":
                 if value not in PRECISIONS:
                     raise UserError(f"overrides: precision must be one of {', '.join(PRECISIONS)}, got {value!r}")
@@ -148,7 +150,8 @@ class RunSpec:
         valid = [f.name for f in fields(cls)]
         unknown = [key for key in values if key not in valid]
         if unknown:
-            raise UserError(f"run: unknown key {unknown[0]!r}; valid: {', '.join(valid)}")
+            near = closest(str(unknown[0]), valid)
+            raise UserError(f"run: unknown key {unknown[0]!r}{near}; valid: {', '.join(valid)}")
         for key in ("task", "optimizer"):
             if key not in values:
                 raise UserError(f"run: missing key {key!r}")

@@ -16,6 +16,7 @@ import transformers
 from transformers import PreTrainedModel, set_seed
 
 from hf_optim import registry
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import flops, footprint, precision
 from hf_optim.experiment import record as records
@@ -259,7 +260,8 @@ def _check_trackers(names: Sequence[str]) -> None:
     for name in names:
         if name not in integration_utils.INTEGRATION_TO_CALLBACK:
             known = ", ".join(sorted(integration_utils.INTEGRATION_TO_CALLBACK))
-            raise UserError(f"report_to: {name!r} is no tracker; known: {known}")
+            near = closest(name, integration_utils.INTEGRATION_TO_CALLBACK)
+            raise UserError(f"report_to: {name!r} is no tracker{near}; known: {known}")
         if name not in integration_utils.get_available_reporting_integrations():
             raise UserError(f"report_to: {name} is not installed: pip install {name}")
 

@@ -46,6 +46,7 @@ class AdaBelief(Optimizer):
     paper = "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients"
     slots = {"m": 0.0, "s": 0.0, "r": 0.0}
     optional_slots = {"r": ("amsgrad", True)}
+    int8_slots = {"m": "signed", "s": "unsigned"}
     state_bytes = 8
     structural = ("weight_decouple", "fixed_decay", "rectify", "amsgrad")
     search_space = {

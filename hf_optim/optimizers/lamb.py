@@ -34,6 +34,7 @@ class LAMB(Optimizer):
 
     paper = "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes"
     slots = {"m": 0.0, "v": 0.0}
+    int8_slots = {"m": "signed", "v": "unsigned"}
     structural = ("bias_correction",)
     search_space = {"lr": ("log", 1e-4, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 

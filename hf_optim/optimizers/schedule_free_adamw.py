@@ -38,6 +38,7 @@ class ScheduleFreeAdamW(Averaged):
 
     paper = "The Road Less Scheduled"
     slots = {"z": "param", "v": 0.0}
+    int8_slots = {"v": "unsigned"}
     bounds = {
         "betas": (0.0, 1.0, False, False),
         "warmup_steps": (0, float("inf"), True, False),

@@ -40,6 +40,7 @@ class SMARAN(Optimizer):
     paper = "SMARAN: Closing the Generalization Gap with Performance Driven Optimization Method"
     needs = {"loss"}
     slots = {"m": 0.0}
+    int8_slots = {"m": "signed"}
     memory = {"v": 0.0, "V": 0.0}
     choices = {"norm_scope": ("global", "tensor")}
     shared = ("gamma", "eps")

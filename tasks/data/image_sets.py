@@ -20,8 +20,8 @@ from torch.utils.data import Dataset, get_worker_info
 from hf_optim.errors import UserError
 from hf_optim.tasks.data.augment import Augment, box, draws
 
-Row = tuple[str, "bytes | Path", Any]
-"""Where the row stands (for messages), its encoded image or its file, and its label."""
+Row = tuple[str, "bytes | Path | np.ndarray", Any]
+"""Where the row stands (for messages), its encoded image, its file or its pixels (see `picture`), and its label."""
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and deviation of each channel, of pixels in [0, 1]."""
 IMAGENET_MOMENTS: Moments = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -155,8 +155,10 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1)
 
 
-def picture(place: str, image: bytes | Path) -> np.ndarray:
+def picture(place: str, image: bytes | Path | np.ndarray) -> np.ndarray:
     """uint8 [height, width, 1 or 3] of an encoded image, transparency on white; a `UserError` names its `place`."""
+    if isinstance(image, np.ndarray):
+        return image
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(image, Path) and not image.is_file():
@@ -241,7 +243,7 @@ def identity(rows: Sequence[Row]) -> str:
         return rows.fingerprint
     digest = hashlib.sha256()
     for place, image, _ in rows:
-        if isinstance(image, bytes):
+        if not isinstance(image, Path):
             digest.update(image)
         elif image.is_file():
             digest.update(f"{image.parent.name}/{image.name} {image.stat().st_size}".encode())

@@ -54,9 +54,9 @@ def speedups(results: Results) -> list[Row]:
         for label in task["only"]:
             if label != plan.baseline:
                 other = results.standing.arms.get((task["label"], label), Arm())
-                factor = _factor(task, base, other, plan.per_unit)
+                speedup = factor(task, base, other, plan.per_unit)
                 short = sum(one in (key, (task["label"], label)) for one in ended)
-                found.append(Row(task["label"], label, factor, unit, short))
+                found.append(Row(task["label"], label, speedup, unit, short))
     return found
 
 
@@ -68,7 +68,8 @@ def _unspent(results: Results, run: Run, unit: str) -> bool:
     return record.get("status") == "ok" and spent < 0.99 * float(run.spec["overrides"][unit])
 
 
-def _factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_unit: int) -> SpeedUp:
+def factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_unit: int) -> SpeedUp:
+    """How much faster `other` is than the baseline, whose arms stand by budget, in units of the other's, ascending."""
     greater = bool(task["primary"]["greater_is_better"])
     units = [u for u in other.values if all(u in arm.values for arm in base.values())]
     every = [v for arm in (*base.values(), other) for u in units for v in arm.values[u] if not math.isnan(v)]
@@ -94,8 +95,8 @@ def text(one: SpeedUp) -> str:
     if one.n < 2:
         return "–"
     if one.low == one.most or one.high == one.least:
-        return f"more than {one.most:g}" if one.low == one.most else f"less than {one.least:g}"
-    low = f"less than {one.least:g}" if math.isnan(one.low) else f"{one.low:.2f}"
-    high = f"more than {one.most:g}" if math.isnan(one.high) else f"{one.high:.2f}"
+        return f"more than {one.most:.3g}" if one.low == one.most else f"less than {one.least:.3g}"
+    low = f"less than {one.least:.3g}" if math.isnan(one.low) else f"{one.low:.2f}"
+    high = f"more than {one.most:.3g}" if math.isnan(one.high) else f"{one.high:.2f}"
     value = "–" if math.isnan(one.value) else f"{one.value:.2f}"
     return f"{value} [{low}, {high}]"

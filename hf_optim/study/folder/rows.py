@@ -25,8 +25,8 @@ def of(results: Results) -> list[Row]:
     """A row a run: the judged ones in the plan's order, other stages' after them, then runs that are not planned.
 
     Columns: study, task and optimizer (labels), seed, id, status (ok, failed, missing), stage (judged, tuning,
-    speedup, sensitivity, variance, or none for a run that is in the folder and no longer in the plan), metric and
-    value (the primary metric), error; every metric by its name; time, memory, data, environment and execution
+    speedup, carried, sensitivity, variance, or none for a run that is in the folder and no longer in the plan), metric
+    and value (the primary metric), error; every metric by its name; time, memory, data, environment and execution
     by theirs; and what decided the run, as `spec.optimizer.lr`.
     """
     plan = results.plan
@@ -63,6 +63,7 @@ def _staged(results: Results) -> Iterator[tuple[str, Run]]:
     state = results.standing.state
     yield from (("tuning", trial.run) for search in state.searches for trial in search.trials)
     yield from (("speedup", budget.run) for budget in state.budgets)
+    yield from (("carried", one.run) for one in state.carried)
     yield from (("sensitivity", one.run) for one in state.grid)
     yield from (("variance", one.run) for one in state.variations)
 

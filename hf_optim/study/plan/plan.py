@@ -20,6 +20,8 @@ The YAML (all keys; * required):
         schedules:              # the schedule of one optimizer, where it is not the task's
           adamw: {name: multistep, at: [0.5, 0.75]}
         only: [adamw, SMARAN]   # these optimizers alone, by label (default: all)
+        settings: MLP           # with tuning: nothing is tuned here, the settings chosen on that task are used
+    ladder: {...}               # in place of tasks: sizes x token budgets of a language model, see `ladder`
     optimizers:                 # *
       - adamw                   # a name, with its defaults
       - {name: smaran, lr: 0.1, label: SMARAN}          # label: default the name, for a wrapper name(base); unique
@@ -46,16 +48,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.core.text import is_plain
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.plan import criteria as stated
-from hf_optim.study.plan import entries, sensitivity, speedup, stored, tuning, units, variance
+from hf_optim.study.plan import entries, ladder, sensitivity, speedup, stored, tuning, units, variance
 from hf_optim.study.plan.entries import merged, optimizer_label, plain, split_setting
 from hf_optim.study.plan.source import Source
 
 __all__ = ["Plan", "Run", "expand", "flatten", "make_run", "optimizer_label", "plain"]
 FORMAT = 1
-BLOCKS = ("tuning", "sensitivity", "variance", "margin", "targets", "speedup")
+BLOCKS = ("tuning", "sensitivity", "variance", "margin", "targets", "speedup", "ladder")
 KEYS = ("name", "title", "baseline", "seeds", "family", "tasks", "optimizers", *BLOCKS)
 FAMILIES = ("tasks", "score")
 TASKS_FOR_SCORE = 3  # so many tasks and more are judged by one score an optimizer, unless the YAML says otherwise
@@ -95,6 +98,7 @@ class Plan:
     margin: Mapping[str, float] | None = None
     targets: Mapping[str, Mapping[str, Any]] | None = None
     speedup: Mapping[str, Any] | None = None
+    ladder: Mapping[str, Any] | None = None
     looks: tuple[int, ...] = ()
     per_unit: int = 1
     family: str = "tasks"
@@ -170,15 +174,20 @@ class Plan:
 
 
 def expand(
-    source: Source, *, seeds: int | None = None, origin: str = "", overrides: Mapping[str, Any] | None = None
+    source: Source,
+    *,
+    seeds: int | None = None,
+    origin: str = "",
+    overrides: Mapping[str, Any] | None = None,
+    data: str | None = None,
 ) -> Plan:
-    """The plan of a study's YAML. `seeds` replaces the number of seeds (0 .. n - 1) that the file asks for, and each of
-    `overrides` that of every task.
+    """The plan of a study's YAML. `seeds` replaces the number of seeds (0 .. n - 1) that the file asks for, each of
+    `overrides` that of every task, and `data` (a name or a path) the data of every task.
 
     Raises UserError with the file and line for unknown keys, wrong types, unknown optimizers or hyper-parameters,
     duplicate labels, unknown tasks, models or sizes, and empty lists.
     """
-    top = source.check_keys((), source.value, KEYS, ("name", "tasks", "optimizers"))
+    top = source.check_keys((), source.value, KEYS, ("name", "optimizers"))
     name = source.check_type(("name",), top["name"], str, "a text")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise source.error(("name",), f"name must be made of letters, digits, '-', '_' and '.', got {name!r}")
@@ -192,8 +201,16 @@ def expand(
     labels = [o["label"] for o in optimizers]
     baseline = str(source.check_type(("baseline",), top.get("baseline", labels[0]), str, "an optimizer's label"))
     if baseline not in labels:
-        raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label; labels: {', '.join(labels)}")
-    tasks = entries.tasks(source, top["tasks"], labels)
+        near, valid = closest(baseline, labels), ", ".join(labels)
+        raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label{near}; labels: {valid}")
+    blocks: dict[str, Any] = {}
+    if ("tasks" in top) == ("ladder" in top):
+        raise source.error((), "a study has either tasks: or a ladder:")
+    listed = top.get("tasks")
+    if "ladder" in top:
+        listed, blocks["ladder"] = ladder.expand(source, top["ladder"], baseline, top.get("tuning") is not None)
+    tasks = entries.tasks(source, entries.with_data(listed, data), labels)
+    ladder.check_settings(source, tasks, top.get("tuning") is not None)
     if overrides:
         tasks = [{**task, "overrides": {**(task.get("overrides") or {}), **overrides}} for task in tasks]
     family = top.get("family", "score" if len(tasks) >= TASKS_FOR_SCORE else "tasks")
@@ -204,7 +221,6 @@ def expand(
     cells = list(_checked_cells(source, tasks, optimizers))
     # Under tuning two optimizers may differ in what is searched alone.
     runs = _runs(source, cells, seed_list) if top.get("tuning") is None else ()
-    blocks: dict[str, Any] = {}
     if top.get("tuning") is not None:
         blocks["tuning"] = tuning.read(source, top["tuning"], cells, chance)
     if top.get("sensitivity") is not None:

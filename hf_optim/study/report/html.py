@@ -24,7 +24,7 @@ from hf_optim.study.findings.protocol import Protocol
 from hf_optim.study.findings.table import COSTS, Row, TaskTable
 from hf_optim.study.folder.results import Results, describe
 from hf_optim.study.plan.entries import declared
-from hf_optim.study.report import charts, differs, sections
+from hf_optim.study.report import charts, differs, ladder, sections
 from hf_optim.study.report.sections import html_table
 from hf_optim.study.report.summary import headline, sentences, words
 
@@ -49,6 +49,7 @@ def render(
     ]
     for task, one in zip(plan.tasks, tables, strict=True):
         body += _task(results, task, one, styles)
+    body.append(ladder.section(results, styles))
     if analysis is not None:
         body.append(sections.statistics(analysis, {one.task: one.decimals for one in tables}))
         body.append(sections.speedups(analysis))
