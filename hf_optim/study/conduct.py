@@ -27,7 +27,7 @@ from hf_optim.study.launch.progress import Display, duration
 from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan import shipped, values
 from hf_optim.study.plan.plan import Run
-from hf_optim.study.report import exports
+from hf_optim.study.report import exports, pages
 from hf_optim.study.report import tables as texts
 
 if TYPE_CHECKING:
@@ -205,6 +205,7 @@ def finish(folder: Path) -> int:
         for name, text in files:
             write_atomically(folder / name, text)
         exports.write_parquet(rows.of(results), folder / "runs.parquet")
+        pages.write(results)
     except OSError as error:
         raise unwritable(folder, error) from None
     texts.show(tables, console)

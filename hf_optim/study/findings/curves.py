@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
@@ -47,17 +45,18 @@ class Histories:
                 if record is not None:
                     self._rows[label].append((record["status"] == "ok", _history(results, run)))
 
-    def over(self, key: str, against: str) -> list[Curve]:
-        """The curves of one logged value over what was spent by then: forward_passes, backward_passes or seconds.
+    def spent(self, against: str) -> dict[str, Curve]:
+        """What was spent by each step, on average over the finished runs: passes, tokens, flops or seconds."""
+        return {c.optimizer: c for c in self.curves(against) if not c.failed}
 
-        The mean at each step stands where the runs were at that step on average. Runs that failed are left out.
-        """
-        spent = {c.optimizer: c for c in self.curves(against) if not c.failed}
-        return [
-            replace(c, steps=tuple(np.interp(c.steps, spent[c.optimizer].steps, spent[c.optimizer].mean).tolist()))
-            for c in self.curves(key)
-            if not c.failed and c.optimizer in spent
-        ]
+    def singles(self, key: str, points: int) -> dict[str, list[Curve]]:
+        """The curves of single finished runs, of at most so many points, by optimizer."""
+        series = {
+            label: [one for ok, rows in runs if ok and (one := _series(rows, key))]
+            for label, runs in self._rows.items()
+        }
+        buckets = _buckets(sorted({step for runs in series.values() for one in runs for step in one}), points)
+        return {label: [_mean(label, [_bucketed(one, buckets)]) for one in runs] for label, runs in series.items()}
 
     def curves(self, key: str) -> list[Curve]:
         """The curves of one logged value, in the plan's order; optimizers that did not log it are left out."""
@@ -83,7 +82,7 @@ def _history(results: Results, run: Run) -> list[dict[str, Any]]:
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
     found: Series = {}
     for row in rows:
-        value = row.get(key)
+        value = _passes(row) if key == "passes" else row.get(key)
         if value is None:  # most rows hold other values
             continue
         # A rate may be logged one a group: the first group is the one with decay, that is, nearly all weights.
@@ -93,14 +92,20 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
     return found
 
 
-def _buckets(steps: Sequence[float]) -> dict[float, float]:
+def _passes(row: Mapping[str, Any]) -> float | None:
+    """Forward and backward passes together."""
+    both = [number(row.get(key)) for key in ("forward_passes", "backward_passes")]
+    return None if any(map(math.isnan, both)) else sum(both)
+
+
+def _buckets(steps: Sequence[float], points: int = POINTS) -> dict[float, float]:
     """Maps each step to the step that stands for its bucket."""
-    if len(steps) <= POINTS:
+    if len(steps) <= points:
         return {step: step for step in steps}
-    low, width = steps[0], (steps[-1] - steps[0]) / POINTS
+    low, width = steps[0], (steps[-1] - steps[0]) / points
     groups: dict[int, list[float]] = {}
     for step in steps:
-        groups.setdefault(min(POINTS - 1, int((step - low) / width)), []).append(step)
+        groups.setdefault(min(points - 1, int((step - low) / width)), []).append(step)
     return {step: round(math.fsum(group) / len(group), 2) for group in groups.values() for step in group}
 
 
