@@ -73,17 +73,18 @@ function moveX(section, key) {
       part.classList.toggle("gone", Boolean(axis) && !knots);
       for (const path of all("path", part)) {
         if (!drawn.has(path)) drawn.set(path, path.getAttribute("d"));
-        path.setAttribute("d", knots ? moved(drawn.get(path), knots) : drawn.get(path));
+        path.setAttribute("d", knots ? moved(drawn.get(path), knots, end) : drawn.get(path));
       }
     }
     svg.dispatchEvent(new Event("moved"));
   }
 }
 // The x of every point; what lies beyond the axis (the end of a lead, at its label) stays.
-function moved(d, [from, to]) {
+function moved(d, [from, to], end) {
   return d.replace(/([ML])(-?[\d.]+) /g, (whole, letter, x) => {
-    if (+x > from.at(-1) + 5) return whole;
-    const i = Math.max(1, from.findIndex((f) => f >= +x - 0.06));
+    if (+x > end + 1) return whole;
+    const after = from.findIndex((f) => f >= +x - 0.06);
+    const i = after < 0 ? from.length - 1 : Math.max(1, after);
     const share = (x - from[i - 1]) / (from[i] - from[i - 1] || 1);
     return letter + (to[i - 1] + share * (to[i] - to[i - 1])).toFixed(1) + " ";
   });

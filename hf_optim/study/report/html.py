@@ -26,7 +26,7 @@ from hf_optim.study.report.columns import EXPLAINED, slug
 from hf_optim.study.report.document import document
 from hf_optim.study.report.pages import link
 from hf_optim.study.report.pieces import html_table
-from hf_optim.study.report.summary import headline, sentences
+from hf_optim.study.report.summary import glance, headline, sentences
 
 SCRIPTS = ("legend.js", "tables.js", "curves.js")
 
@@ -46,7 +46,7 @@ def render(
     body = [
         f"<header><h1>{escape(plan.title)}</h1>",
         f'<p class="facts">{escape(headline(results))}</p></header>',
-        '<section class="summary" aria-label="What was found"><ul>'
+        f'<section class="summary" aria-label="What was found">{glance(results, tables)}<ul>'
         + "".join(f"<li>{s}</li>" for s in sentences(results, tables))
         + "</ul></section>",
         _contents([(task.anchor(one), one.task) for one in tables], rest),

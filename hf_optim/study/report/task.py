@@ -48,7 +48,7 @@ def section(
     charts_, data["axes"] = _curves(results, task, one, styles)
     parts.append(charts_)
     parts.append(
-        f'<div class="grid2 more"><div>{_others(one, styles)}</div><div>{_costs(one, styles)}</div></div>'
+        f'<div class="more">{_others(one, styles)}{_costs(one, styles)}</div>'
         f"{differs.on_task(results, task)}{sections.extra(results, task, one)}"
         f"{sections.samples(results, task)}</section>"
     )
