@@ -72,7 +72,10 @@ def _controls(one: TaskTable, metrics: Sequence[str]) -> str:
         f"{escape(r.optimizer)}</option>"
         for r in one.rows
     )
-    judged = "".join(f'<option value="{escape(name)}">{escape(words(name))}</option>' for name in metrics)
+    judged = "".join(
+        f'<option value="{escape(name)}"{" selected" if name == one.metric else ""}>{escape(words(name))}</option>'
+        for name in metrics
+    )
     return (
         f'<p class="controls"><label>against <select data-set="baseline">{against}</select></label>'
         f'<label>judged by <select data-set="metric">{judged}</select></label>'
