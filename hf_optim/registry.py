@@ -51,6 +51,7 @@ class Info:
     doc: str = field(repr=False)
     base: MappingProxyType[str, Any] | None = None
     arguments: MappingProxyType[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    cited: tuple[str, str, str, int] = ("", "", "", 0)
 
 
 # --- reading files -------------------------------------------------------------------------------------------------
@@ -118,6 +119,7 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
         own.get("state_bytes", 4 * len(slots)),
         MappingProxyType(own.get("search_space", {})),
         ast.get_docstring(cls) or "",
+        cited=own.get("cited", ("", "", "", 0)),
     )
     found[path.stem] = info
     for name, preset in top.get("PRESETS", {}).items():
@@ -136,6 +138,7 @@ def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
         info,
         name=name,
         paper=preset["paper"],
+        cited=preset.get("cited", ("", "", "", 0)),
         defaults=MappingProxyType({**info.defaults, **changed}),
         arguments=MappingProxyType(changed),
         state_bytes=preset.get("state_bytes", info.state_bytes),

@@ -36,6 +36,12 @@ class AdamWAGR(Optimizer):
 
     family = "transform"
     paper = "Adaptive Gradient Regularization"
+    cited = (
+        "",
+        "Adaptive Gradient Regularization",
+        "",
+        0,
+    )
     slots = {"m": 0.0, "v": 0.0}
     choices = {"agr_moments": ("first", "all", "m"), "agr_scope": ("matrix", "all")}
     structural = ("agr_steps",)

@@ -36,6 +36,12 @@ class AdEMAMix(Optimizer):
     """
 
     paper = "The AdEMAMix Optimizer: Better, Faster, Older"
+    cited = (
+        "Pagliardini, Matteo and Ablin, Pierre and Grangier, David",
+        "The AdEMAMix Optimizer: Better, Faster, Older",
+        "International Conference on Learning Representations",
+        2025,
+    )
     slots = {"m1": 0.0, "m2": 0.0, "v": 0.0}
     bounds = {
         "betas": (0.0, 1.0, False, False),

@@ -33,6 +33,12 @@ class LAMB(Optimizer):
     """
 
     paper = "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes"
+    cited = (
+        "You, Yang and others",
+        "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
+        "International Conference on Learning Representations",
+        2020,
+    )
     slots = {"m": 0.0, "v": 0.0}
     structural = ("bias_correction",)
     search_space = {"lr": ("log", 1e-4, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}

@@ -32,6 +32,12 @@ class NAdamW(Optimizer):
     """
 
     paper = "Incorporating Nesterov Momentum into Adam"
+    cited = (
+        "Dozat, Timothy",
+        "Incorporating Nesterov Momentum into Adam",
+        "International Conference on Learning Representations, Workshop",
+        2016,
+    )
     slots = {"m": 0.0, "v": 0.0}
     bounds = {"momentum_decay": (0.0, float("inf"), True, False)}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}

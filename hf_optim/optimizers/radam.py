@@ -34,6 +34,12 @@ class RAdam(TorchRule):
     """
 
     paper = "Liu et al. 2020"
+    cited = (
+        "Liu, Liyuan and Jiang, Haoming and He, Pengcheng and Chen, Weizhu and Liu, Xiaodong and Gao, Jianfeng and Han, Jiawei",
+        "On the Variance of the Adaptive Learning Rate and Beyond",
+        "International Conference on Learning Representations",
+        2020,
+    )
     slots = {"exp_avg": 0.0, "exp_avg_sq": 0.0}
     structural = ("decoupled_weight_decay",)
     search_space = {"lr": ("log", 1e-5, 1e-1)}

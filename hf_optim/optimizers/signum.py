@@ -25,6 +25,12 @@ class Signum(Optimizer):
     """
 
     paper = "signSGD: Compressed Optimisation for Non-Convex Problems"
+    cited = (
+        "Bernstein, Jeremy and Wang, Yu-Xiang and Azizzadenesheli, Kamyar and Anandkumar, Animashree",
+        "signSGD: Compressed Optimisation for Non-Convex Problems",
+        "International Conference on Machine Learning",
+        2018,
+    )
     slots = {"m": 0.0}
     bounds = {"beta": (0.0, 1.0, True, False)}
     search_space = {"lr": ("log", 1e-6, 1e-2), "weight_decay": ("log", 1e-3, 1.0)}
