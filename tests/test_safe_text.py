@@ -67,7 +67,7 @@ def put_everywhere(value: object, keep: tuple[str, ...]) -> object:
 def drawings(value: object) -> list[str]:
     """Every text in the views that is put in as markup; cells and headings are put in as text."""
     if isinstance(value, dict):
-        return [t for k, v in value.items() if k not in ("rows", "heads", "columns", "name") for t in drawings(v)]
+        return [t for k, v in value.items() if k not in ("rows", "heads", "head", "columns", "name") for t in drawings(v)]
     return [t for v in value for t in drawings(v)] if isinstance(value, list) else [value] * isinstance(value, str)
 
 

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry(name: str) -> str:
-    """The BibTeX of the paper behind an optimizer. What is not known of it is not there; an unknown name is a UserError."""
+    """The BibTeX of the paper behind an optimizer; what is not known of it is left out. UserError: an unknown name."""
     info = registry.info(name)
     authors, title, where, year = info.cited
     title = title or info.paper

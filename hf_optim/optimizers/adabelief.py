@@ -45,7 +45,8 @@ class AdaBelief(Optimizer):
 
     paper = "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients"
     cited = (
-        "Zhuang, Juntang and Tang, Tommy and Ding, Yifan and Tatikonda, Sekhar and Dvornek, Nicha and Papademetris, Xenophon and Duncan, James S.",
+        "Zhuang, Juntang and Tang, Tommy and Ding, Yifan and Tatikonda, Sekhar and Dvornek, Nicha "
+        "and Papademetris, Xenophon and Duncan, James S.",
         "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients",
         "Advances in Neural Information Processing Systems",
         2020,

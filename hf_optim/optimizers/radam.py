@@ -35,7 +35,8 @@ class RAdam(TorchRule):
 
     paper = "Liu et al. 2020"
     cited = (
-        "Liu, Liyuan and Jiang, Haoming and He, Pengcheng and Chen, Weizhu and Liu, Xiaodong and Gao, Jianfeng and Han, Jiawei",
+        "Liu, Liyuan and Jiang, Haoming and He, Pengcheng and Chen, Weizhu and Liu, Xiaodong "
+        "and Gao, Jianfeng and Han, Jiawei",
         "On the Variance of the Adaptive Learning Rate and Beyond",
         "International Conference on Learning Representations",
         2020,

@@ -35,7 +35,8 @@ class ScheduleFreeSGD(Averaged):
 
     paper = "The Road Less Scheduled"
     cited = (
-        "Defazio, Aaron and Yang, Xingyu and Mehta, Harsh and Mishchenko, Konstantin and Khaled, Ahmed and Cutkosky, Ashok",
+        "Defazio, Aaron and Yang, Xingyu and Mehta, Harsh and Mishchenko, Konstantin "
+        "and Khaled, Ahmed and Cutkosky, Ashok",
         "The Road Less Scheduled",
         "Advances in Neural Information Processing Systems",
         2024,

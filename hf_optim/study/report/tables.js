@@ -86,9 +86,9 @@ function show(section) {
   const rows = all(".forest .s", section);
   [metric.left, view.right].forEach((panel, side) => {
     if (panel === null) return;
-    section.querySelector(`.forest .h${side}`).textContent = panel[0];
-    section.querySelector(`.forest .a${side}`).innerHTML = panel[1];
-    rows.forEach((row, i) => { row.querySelector(`.m${side}`).innerHTML = panel[2][i]; });
+    section.querySelector(`.forest .h${side}`).textContent = panel.head;
+    section.querySelector(`.forest .a${side}`).innerHTML = panel.axis;
+    rows.forEach((row, i) => { row.querySelector(`.m${side}`).innerHTML = panel.marks[i]; });
   });
   section.querySelector(".asked").hidden = section.selects.every((s) => s.selectedOptions[0].defaultSelected);
 }

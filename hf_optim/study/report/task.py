@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -154,7 +155,7 @@ def _view(
     for row in (by[known.optimizer] for known in one.rows):
         cells = _cells(view, row)
         rows.append([[cells.get(key, "–"), _kind(row, cells.get(key, ""))] for key in _columns(one)[1:]])
-    panels = [[p.head, p.axis, p.marks] for p in marks[1:]] if marks else None
+    panels = [dataclasses.asdict(panel) for panel in marks[1:]] if marks else None
     return {"heads": [heads.get(key, key) for key in _columns(one)], "rows": rows, "panels": panels}
 
 
