@@ -12,8 +12,8 @@ cat <<END
 How to read it: better or worse is said where the ten pairs of runs, with equal weights and batches, decide it.
 Undecided is no tie: the sentence says how much worse or better it may be, and what more seeds would find.
 
-Next, on a model of your own (docs/notebook.md has the whole of it):
-  $VENV/bin/hf-optim train --task lm --model gpt2 --size smoke --data YOUR_TEXTS --optimizer smaran --output runs/mine
-  $VENV/bin/hf-optim study docs/examples/own.yaml          # your training function, several optimizers and seeds
-  $VENV/bin/hf-optim export "$FOLDER" --table latex        # the table, for a paper
+Next, on a model of your own (docs/notebook.md; source $VENV/bin/activate first):
+  hf-optim train --task lm --model gpt2 --size smoke --data YOUR_TEXTS --optimizer smaran --output runs/mine
+  cd docs/examples && hf-optim study own.yaml              # your own training function, several optimizers and seeds
+  hf-optim export $FOLDER --table latex        # the table, for a paper
 END
