@@ -1,4 +1,4 @@
-"""Every block that README and docs print is one that its reader can use: commands that are accepted, code that compiles,
+"""Every block that README and docs print is of use: commands that are accepted, code that compiles,
 YAML that is read. What takes long is not run here; tests/test_readme.py and others run what is quick.
 """
 
@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_printed_command_is_accepted(page, command, monkeypatch):
 
 @pytest.mark.parametrize("page, text", blocks("python"))
 def test_printed_code_compiles(page, text):
-    compile(text, page, "exec")
+    compile(textwrap.dedent(text), page, "exec")
 
 
 @pytest.mark.parametrize("page, text", blocks("yaml"))
