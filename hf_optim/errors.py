@@ -1,8 +1,15 @@
 """The errors a user can cause: one clear line each, never a bug in the library."""
 
+import re
+
 
 class UserError(ValueError):
-    """What was wrong, where, and what to do; the command line prints it and exits with 2."""
+    """What was wrong, where, and what to do; the command line prints it and exits with 2.
+
+    A name of more than 500 letters, as a stranger's file may hold it, is shortened."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(re.sub(r"\S{501,}", lambda m: f"{m[0][:200]}... ({len(m[0])} letters)", str(message)))
 
 
 class MissingLoss(UserError):

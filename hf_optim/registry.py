@@ -34,8 +34,9 @@ class Info:
     """What is known of a name without importing it.
 
     `cls` is its public path, `needs` what step() must be given, `state_bytes` the fp32 state of one parameter,
-    `search_space` name -> ("log" | "linear", low, high) or ("choice", values); `options` are further keyword-only
-    arguments that choose a way of running. A preset has what it gives: `base` to a wrapper, `arguments` to a rule.
+    `int8_bytes` that of a large tensor with state_dtype="int8" (None where that does not suit), `search_space` name ->
+    ("log" | "linear", low, high) or ("choice", values); `options` are further keyword-only arguments that choose a way
+    of running. A preset has what it gives: `base` to a wrapper, `arguments` to a rule.
     """
 
     name: str
@@ -52,6 +53,14 @@ class Info:
     base: MappingProxyType[str, Any] | None = None
     arguments: MappingProxyType[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     cited: tuple[str, str, str, int] = ("", "", "", 0)
+    #: how many of its slots may be kept in 8 bits
+    int8_slots: int = 0
+
+    @property
+    def int8_bytes(self) -> float | None:
+        """Codes of one byte, and four bytes for each 256 of them."""
+        coded = min(self.int8_slots, self.state_bytes // 4)
+        return self.state_bytes - coded * (3 - 4 / 256) if coded else None
 
 
 # --- reading files -------------------------------------------------------------------------------------------------
@@ -120,6 +129,7 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
         MappingProxyType(own.get("search_space", {})),
         ast.get_docstring(cls) or "",
         cited=own.get("cited", ("", "", "", 0)),
+        int8_slots=len(own.get("int8_slots", ())),
     )
     found[path.stem] = info
     for name, preset in top.get("PRESETS", {}).items():
@@ -251,12 +261,13 @@ def resolve(name: str) -> Any:
 
 
 def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimizer:
-    """Make an optimizer by name, or from a class, a factory or an instance.
+    """Make an optimizer by name, from a specification, a class, a factory or an instance.
 
     Args:
         name: a registered name (`list_optimizers()`), or `package.module:Class`, `file.py:Class`,
-            `file.py:make_optimizer`; in Python also the class, the factory or the instance itself. A factory is called
-            with what its arguments ask for: `model`, `named_parameters`, `groups` or `params`.
+            `file.py:make_optimizer`, or a specification, `{"name": ..., "lr": ...}`; in Python also the class, the
+            factory or the instance itself. A factory is called with what its arguments ask for: `model`,
+            `named_parameters`, `groups` or `params`.
         params_or_model: what torch's optimizers take, or an nn.Module, whose parameters are then divided into groups
             that decay and groups that do not (`hf_optim.core.groups`), whoever wrote the optimizer. None for an
             instance.
@@ -274,6 +285,9 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     from hf_optim.core import foreign
     from hf_optim.core.groups import Parameters
 
+    if isinstance(name, dict):
+        spec = {**as_spec(name), **hyper}
+        return create(spec.pop("name"), params_or_model, **spec)
     source = Parameters(params_or_model) if isinstance(params_or_model, nn.Module) else params_or_model
     if not isinstance(name, str):
         if not (isinstance(name, torch.optim.Optimizer) or callable(name)):

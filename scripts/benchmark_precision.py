@@ -1,11 +1,11 @@
-"""What bfloat16 states and parameters cost in convergence: an MLP on the embedded digits, over seeds.
+"""What states and parameters of fewer bits cost in convergence: an MLP on the embedded digits, over seeds.
 
     python scripts/benchmark_precision.py --optimizer adamw_agr --lr 1e-3 --seeds 5
 
-Four runs a seed, with the same start and batches: all in float32; states in bfloat16 (rounded stochastically);
-parameters in bfloat16, rounded to the nearest; and both in bfloat16, with compensated parameters. Each line gives the
-mean cross-entropy of the whole train split and of the test split after the last epoch, and the paired difference to
-float32 with the 95 % t-interval over seeds. Bytes are of parameters and states, a parameter.
+Five runs a seed, with the same start and batches: all in float32; states in bfloat16 or in 8 bits (both rounded
+stochastically); parameters in bfloat16, rounded to the nearest; and both in bfloat16, with compensated parameters.
+Each line gives the mean cross-entropy of the whole train split and of the test split after the last epoch, and the
+paired difference to float32 with the 95 % t-interval over seeds. Bytes are of parameters and states, a parameter.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ DIGITS = Path(__file__).parent.parent / "tasks" / "data" / "digits"
 WAYS: dict[str, tuple[torch.dtype, str | None]] = {
     "float32": (torch.float32, None),
     "bf16 states": (torch.float32, "bf16"),
+    "int8 states": (torch.float32, "int8"),
     "bf16 parameters": (torch.bfloat16, None),
     "bf16 parameters and states": (torch.bfloat16, "bf16"),
 }

@@ -1,12 +1,14 @@
 """How long a step takes: ours as kernels and as written, torch's fused AdamW, and the same rules of other packages.
 
 All forms of a rule step in turn in one process, torch's fused AdamW among them, so that a noisy machine is noisy for
-all. Printed are medians of ratios, to fused AdamW (F) and to the bound (B): the time in which the bytes that the rule
-has to move take at the bandwidth that is measured in the same turn. A rule that needs a sum before it can update has
-to read what it sums twice; BYTES says what is counted. The first steps are measured in processes of their own, with
-nothing cached and then with what that one has built.
+all. Printed are medians of ratios, to fused AdamW (F) and to the bound (B): the time in which the bytes that the
+rule's passes read and write go through memory, at the bandwidth of an in-place pass over a buffer as large as all that
+the rule holds, measured in the same turn. A rule that needs a sum before it can update has to read what it sums twice.
+The first steps are measured in processes of their own, with nothing cached and then with what that one has built.
 
-    python scripts/benchmark_step.py --models resnet18 albert --optimizers adamw_agr amvt --threads 1 2 --output DIR
+    python scripts/benchmark_step.py --models resnet18 many-small --threads 1 2 --output DIR
+
+What is in DIR/steps.json is not measured again: a run that was stopped, or that --minutes stops, goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import itertools
 import json
 import os
 import statistics
@@ -28,45 +31,45 @@ from typing import Any
 import torch
 
 import hf_optim
+from hf_optim.engine import passes
+from hf_optim.engine.trace import trace
 
-#: float32 bytes a parameter that a step has to move: reads of the reduction pass, then reads and writes of the update
-BYTES = {
-    "adamw": 28,  # x, m, v both ways, g
-    "adamw_agr": 4 + 28,  # g, for the sum of |g|
-    "sgd_agr": 4 + 20,
-    "adan": 44,  # x, m, v, n, previous both ways, g
-    "adan_agr": 4 + 52,  # and the raw gradient before
-    "amvt": 36,
-    "amvt_modules": 36,
-    "decgd": 36,
-    "smaran": 4 + 20,
-    "sps": 4 + 12,
-    "lion": 20,
-    "adabelief": 28,
-    "acprop": 28,
-    "adabound": 28,
-    "yogi": 28,
-    "padam": 36,
-    "lamb": 24 + 16,  # x, g, m, v both ways; then x both ways, m, v
-    "hd_adam": 16 + 28,  # x, g, m, v; then as AdamW
-    "hd_sgd": 12 + 20,
-    "l4_adam": 20 + 16,  # g, m, s both ways; then x both ways, m, s
-    "l4_mom": 12 + 12,
-    "prodigy": 20 + 28,  # x, g, x0, s both ways; then as AdamW
-    "tlr_adamw": 28,
-    "lookahead_sgd": 12,
-}
+#: against which all are measured
+FUSED = "torch AdamW fused"
 #: the same rule in other packages: package, class, arguments
 PEERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
-    "adan": [("adan_pytorch", "Adan", {}), ("pytorch_optimizer", "Adan", {}), ("optimi", "Adan", {"lr": 1e-3})],
-    "lion": [("lion_pytorch", "Lion", {}), ("pytorch_optimizer", "Lion", {}), ("optimi", "Lion", {"lr": 1e-4})],
     "adabelief": [("pytorch_optimizer", "AdaBelief", {})],
-    "prodigy": [("prodigyopt", "Prodigy", {}), ("pytorch_optimizer", "Prodigy", {})],
-    "lamb": [("pytorch_optimizer", "Lamb", {})],
-    "yogi": [("pytorch_optimizer", "Yogi", {})],
+    "adabound": [("pytorch_optimizer", "AdaBound", {})],
     "adamw": [("optimi", "AdamW", {"lr": 1e-3}), ("heavyball", "AdamW", {"lr": 1e-3})],
+    "adan": [
+        ("adan_pytorch", "Adan", {}),
+        ("pytorch_optimizer", "Adan", {}),
+        ("timm.optim", "Adan", {}),
+        ("optimi", "Adan", {"lr": 1e-3}),
+    ],
+    "ademamix": [("pytorch_optimizer", "AdEMAMix", {})],
+    "adopt": [("pytorch_optimizer", "ADOPT", {}), ("timm.optim", "Adopt", {})],
+    "lamb": [("pytorch_optimizer", "Lamb", {}), ("timm.optim", "Lamb", {})],
+    "lion": [
+        ("lion_pytorch", "Lion", {}),
+        ("pytorch_optimizer", "Lion", {}),
+        ("timm.optim", "Lion", {}),
+        ("optimi", "Lion", {"lr": 1e-4}),
+    ],
+    "nadam": [("torch.optim", "NAdam", {"foreach": True})],
+    "padam": [("pytorch_optimizer", "PAdam", {})],
+    "prodigy": [("prodigyopt", "Prodigy", {}), ("pytorch_optimizer", "Prodigy", {})],
+    "radam": [("torch.optim", "RAdam", {"foreach": True})],
+    "schedule_free_adamw": [("schedulefree", "AdamWScheduleFree", {})],
+    "sgdm": [("torch.optim", "SGD", {"lr": 1e-3, "momentum": 0.9, "fused": True})],
+    "yogi": [("pytorch_optimizer", "Yogi", {})],
 }
-RULES = ["adamw", "adamw_agr", "adan", "amvt", "smaran", "lion", "prodigy", "tlr_adamw"]
+
+
+def rules() -> list[str]:
+    """Every rule that steps without trial steps, and wrappers in the middle of their windows."""
+    about = map(hf_optim.info, hf_optim.list_optimizers())
+    return [i.name for i in about if "evaluate" not in i.needs and i.family != "matrix" and "base" not in i.required]
 
 
 def resnet18() -> list[tuple[int, ...]]:
@@ -119,21 +122,44 @@ def tensors(shapes: list[tuple[int, ...]]) -> list[torch.nn.Parameter]:
     return made
 
 
-def bandwidth(n: int, repeats: int) -> float:
-    """Bytes a second of one fused AdamW-like pass: four streams in, three out."""
-    streams = [torch.randn(n) for _ in range(4)]
+def bandwidth(size: int, repeats: int = 5) -> float:
+    """Bytes a second of an in-place pass over a buffer of so many bytes."""
+    buffer = torch.zeros(max(1, size // 4))
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        for s in streams[:3]:
-            s.add_(streams[3])
+        buffer.add_(1.0)
         times.append(time.perf_counter() - start)
-    return 3 * 3 * 4 * n / statistics.median(times)
+    return 2 * 4 * len(buffer) / statistics.median(times)
+
+
+def traffic(step: Callable[[], Any]) -> tuple[int, int]:
+    """Bytes that the passes of a step of ours read and write, and bytes of all that they touch."""
+    seen: list[passes.Code] = []
+    launch = passes.Code._launch
+
+    def seeing(code: passes.Code, *rest: Any) -> Any:
+        seen.append(code)
+        return launch(code, *rest)
+
+    passes.Code._launch = seeing  # type: ignore[method-assign]
+    try:
+        step()
+    finally:
+        passes.Code._launch = launch  # type: ignore[method-assign]
+    moved, held = 0, {}
+    for code in seen:
+        table, sizes = code.table, {k: code.table.dtypes[k].itemsize for k in code.names}
+        program = trace(code.call, {k: table.dtypes[k] for k in code.names}, code._c, code._sums, table.dtype)
+        elements = int(table.sizes[sorted(code._members)].sum())
+        moved += elements * (sum(sizes.values()) + sum(sizes[k] for k in program.written))
+        held |= {(id(table), k): elements * size for k, size in sizes.items()}
+    return moved, sum(held.values())
 
 
 def contestants(name: str, shapes: list[tuple[int, ...]], written: bool) -> dict[str, torch.optim.Optimizer]:
     """The rule in all its forms, by label, after torch's fused AdamW."""
-    found: dict[str, torch.optim.Optimizer] = {"torch AdamW fused": torch.optim.AdamW(tensors(shapes), fused=True)}
+    found: dict[str, torch.optim.Optimizer] = {FUSED: torch.optim.AdamW(tensors(shapes), fused=True)}
     if name == "adamw":
         found["torch AdamW foreach"] = torch.optim.AdamW(tensors(shapes), foreach=True)
     found[name] = ours(name, shapes)
@@ -142,6 +168,7 @@ def contestants(name: str, shapes: list[tuple[int, ...]], written: bool) -> dict
     for package, cls, options in PEERS.get(name, []):
         try:
             peer = getattr(importlib.import_module(package), cls)(tensors(shapes), **options)
+            getattr(peer, "train", lambda: None)()  # of a schedule-free one
             step(peer)
             found[f"{package}.{cls}"] = peer
         except ImportError:
@@ -189,26 +216,26 @@ def temporaries(optimizer: torch.optim.Optimizer) -> int:
 
 def compare(model: str, name: str, repeats: int, written: bool, threads: int) -> list[dict[str, Any]]:
     """One row a form of the rule."""
+    gc.collect()
     torch.set_num_threads(threads)
     shapes = MODELS[model]()
     n = sum(torch.Size(s).numel() for s in shapes)
     entries = contestants(name, shapes, written)
     for opt in entries.values():
         step(opt), step(opt), step(opt)
+    moved, held = traffic(lambda: step(entries[name]))
     times: dict[str, list[float]] = {label: [] for label in entries}
-    bounds = []
+    bounds: dict[str, list[float]] = {FUSED: [], name: []}
     for _ in range(repeats):
-        bounds.append(BYTES[name] * n / bandwidth(max(n // 4, 1 << 22), 3))
+        bounds[FUSED].append(28 * n / bandwidth(16 * n))  # x, m, v both ways, g
+        bounds[name].append(moved / bandwidth(held))
         for label, opt in entries.items():
             times[label].append(step(opt))
     rows = []
     for label, opt in entries.items():
-        fused = label == "torch AdamW fused"
-        ratios = [a / b for a, b in zip(times[label], times["torch AdamW fused"], strict=True)]
+        ratios = [a / b for a, b in zip(times[label], times[FUSED], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        bound = [
-            a / (b * BYTES["adamw"] / BYTES[name] if fused else b) for a, b in zip(times[label], bounds, strict=True)
-        ]
+        bound = [a / b for a, b in zip(times[label], bounds[FUSED if label == FUSED else name], strict=True)]
         rows.append(
             {
                 "model": model,
@@ -217,6 +244,7 @@ def compare(model: str, name: str, repeats: int, written: bool, threads: int) ->
                 "threads": threads,
                 "rule": name,
                 "optimizer": label,
+                "bytes": (28 * n if label == FUSED else moved) / n,
                 "F": middle,
                 "F quartiles": [low, high],
                 "B": statistics.median(bound),
@@ -225,64 +253,55 @@ def compare(model: str, name: str, repeats: int, written: bool, threads: int) ->
                 "execution": getattr(opt, "execution", ""),
             }
         )
-    del entries
-    gc.collect()
     return rows
 
 
-def first_step(name: str) -> float:
+def first_step(name: str) -> list[float]:
     """Run in a fresh process: seconds of the first two steps, in which everything is built."""
     optimizer = ours(name, resnet18())
-    return step(optimizer) + step(optimizer)
+    return [step(optimizer), step(optimizer)]
 
 
-def first_steps(names: list[str]) -> list[dict[str, Any]]:
-    """`first_step` of each rule, with nothing cached and again."""
-    rows = []
-    for name in names:
-        with tempfile.TemporaryDirectory() as empty:
-            seconds = [
-                float(
-                    subprocess.run(
-                        [sys.executable, __file__, "--first-step", name],
-                        check=True,
-                        text=True,
-                        env={**os.environ, "HF_OPTIM_CACHE": empty},
-                        capture_output=True,
-                    ).stdout.split()[-1]
-                )
-                for _ in range(2)
-            ]
-        rows.append({"optimizer": name, "cold": seconds[0], "cached": seconds[1]})
-    return rows
+def first_steps(name: str) -> dict[str, Any]:
+    """`first_step` of a rule, with nothing cached and again."""
+    with tempfile.TemporaryDirectory() as empty:
+        cold, cached = (
+            json.loads(
+                subprocess.run(
+                    [sys.executable, __file__, "--first-step", name],
+                    check=True,
+                    text=True,
+                    env={**os.environ, "HF_OPTIM_CACHE": empty},
+                    capture_output=True,
+                ).stdout.splitlines()[-1]
+            )
+            for _ in range(2)
+        )
+    return {"optimizer": name, "cold": cold, "cached": cached}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| model | threads | optimizer | x F | (quartiles) | x B | ms | temporaries, bytes/parameter |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | threads | optimizer | bytes | x F | (quartiles) | x B | ms | temporaries, bytes/parameter |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         low, high = r["F quartiles"]
-        cells = [
-            r["model"],
-            str(r["threads"]),
-            r["optimizer"],
-            f"{r['F']:.2f}",
-            f"{low:.2f}-{high:.2f}",
-            f"{r['B']:.2f}",
-            f"{r['milliseconds']:.2f}",
-            f"{r['temporaries per parameter']:.2f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(
+            f"| {r['model']} | {r['threads']} | {r['optimizer']} | {r['bytes']:.0f} | {r['F']:.2f} "
+            f"| {low:.2f}-{high:.2f} | {r['B']:.2f} | {r['milliseconds']:.2f} | {r['temporaries per parameter']:.2f} |"
+        )
     return "\n".join(lines)
 
 
 def first_table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = ["| optimizer | first two steps, nothing cached, s | the same in a later process, s |", "|---|---|---|"]
-    lines += [f"| {r['optimizer']} | {r['cold']:.2f} | {r['cached']:.2f} |" for r in rows]
+    lines = [
+        "| optimizer | first step, nothing cached, s | second | first, in a later process | second |",
+        "|" + "---|" * 5,
+    ]
+    lines += [f"| {r['optimizer']} | {' | '.join(f'{t:.2f}' for t in (*r['cold'], *r['cached']))} |" for r in rows]
     return "\n".join(lines)
 
 
@@ -298,7 +317,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 0.24 * most + 1.2), squeeze=False)
     for axis, (threads, model) in zip(axes[0], panels, strict=True):
         own = [r for r in rows if (r["threads"], r["model"]) == (threads, model)][::-1]
-        own = [r for r in own if r["optimizer"] != "torch AdamW fused" or r["rule"] == "adamw"]
+        own = [r for r in own if r["optimizer"] != FUSED or r["rule"] == "adamw"]
         colours = ["#e45756" if "kernels" in r["execution"] else "#4c78a8" if r["execution"] else "#999" for r in own]
         axis.barh([r["optimizer"] for r in own], [r["B"] for r in own], color=colours)
         axis.axvline(1, color="#444", linewidth=1)
@@ -307,42 +326,70 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
+class Measured:
+    """DIR/steps.json, and the tables and the plot beside it; without a folder, what is printed.
+
+    Args:
+        folder: where they are; None for nowhere.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder, self.found = folder, {"rows": [], "first steps": []}  # type: ignore[var-annotated]
+        if folder is not None and (folder / "steps.json").exists():
+            self.found = json.loads((folder / "steps.json").read_text(encoding="utf-8"))
+
+    def has(self, model: str, name: str, threads: int) -> bool:
+        """Whether a rule was measured."""
+        return any((r["model"], r["rule"], r["threads"]) == (model, name, threads) for r in self.found["rows"])
+
+    def has_first(self, name: str) -> bool:
+        """Whether its first steps were."""
+        return any(r["optimizer"] == name for r in self.found["first steps"])
+
+    def add(self, kind: str, rows: list[dict[str, Any]]) -> None:
+        """Print and write rows."""
+        print(table(rows) if kind == "rows" else first_table(rows), flush=True)
+        self.found[kind] += [{**r, "torch": torch.__version__} for r in rows]
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for file, text in (
+            ("steps.json", json.dumps(self.found, indent=1)),
+            ("steps.md", table([r for r in self.found["rows"] if r["optimizer"] != FUSED or r["rule"] == "adamw"])),
+            ("first.md", first_table(self.found["first steps"])),
+        ):
+            (self.folder / f"{file}.new").write_text(text + "\n", encoding="utf-8")
+            os.replace(self.folder / f"{file}.new", self.folder / file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=["resnet18", "many-small"])
-    parser.add_argument("--optimizers", nargs="+", choices=sorted(BYTES), default=RULES)
+    parser.add_argument("--optimizers", nargs="+", choices=rules(), default=rules(), metavar="NAME")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--repeats", type=int, default=30, help="turns; above 30M parameters a tenth")
     parser.add_argument(
         "--kernels-only", action="store_true", help="leave out the forms that run as written, and the first steps"
     )
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after so many")
     parser.add_argument("--output", type=Path, help="folder for steps.json, steps.md, first.md, steps.png")
     parser.add_argument("--first-step", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.first_step:
         torch.set_num_threads(1)
-        print(first_step(options.first_step))
+        print(json.dumps(first_step(options.first_step)))
         return
-    rows: list[dict[str, Any]] = []
-    for threads in options.threads:
-        for model in options.models:
-            large = sum(torch.Size(s).numel() for s in MODELS[model]()) > 30_000_000
-            repeats = max(5, options.repeats // 10) if large else options.repeats
-            for name in options.optimizers:
-                new = compare(model, name, repeats, not options.kernels_only, threads)
-                rows += new
-                print(table(new), flush=True)
-    costs = [] if options.kernels_only else first_steps(options.optimizers)
-    print(first_table(costs))
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        setting = {"threads": options.threads, "repeats": options.repeats, "torch": torch.__version__}
-        found = {"setting": setting, "bytes": BYTES, "rows": rows, "first steps": costs}
-        (options.output / "steps.json").write_text(json.dumps(found, indent=1))
-        kept = [r for r in rows if r["optimizer"] != "torch AdamW fused" or r["rule"] == "adamw"]
-        (options.output / "steps.md").write_text(table(kept) + "\n")
-        (options.output / "first.md").write_text(first_table(costs) + "\n")
-        plot(rows, options.output / "steps.png")
+    measured, end = Measured(options.output), time.monotonic() + 60 * options.minutes
+    for name in options.optimizers:
+        for threads, model in itertools.product(options.threads, options.models):
+            if not measured.has(model, name, threads) and time.monotonic() < end:
+                large = sum(torch.Size(s).numel() for s in MODELS[model]()) > 30_000_000
+                repeats = max(5, options.repeats // 10) if large else options.repeats
+                measured.add("rows", compare(model, name, repeats, not options.kernels_only, threads))
+        if not options.kernels_only and not measured.has_first(name) and time.monotonic() < end:
+            measured.add("first steps", [first_steps(name)])
+    if options.output and measured.found["rows"]:
+        plot(measured.found["rows"], options.output / "steps.png")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """docs/claims.md from configs/claims: what the papers say, sentence by sentence, what judges it, what that would cost,
 and what was found.
 
-`python scripts/build_claims_docs.py` writes it; `--check` says whether it is what the files give.
+    python scripts/build_claims_docs.py             writes it
+    python scripts/build_claims_docs.py --check     says whether it is what the files give
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -91,7 +93,7 @@ def _how(one: claim.Claim, plans: dict[str, Plan]) -> str:
 
 def _range(needed: list[int]) -> str:
     low, high = min(needed), max(needed)
-    top = f"more than {power.MOST_SEEDS}" if high > power.MOST_SEEDS else str(high)
+    top = f"more than {power.MOST_UNITS}" if high > power.MOST_UNITS else str(high)
     return top if low == high else f"{low} to {top}"
 
 
@@ -129,8 +131,16 @@ def _verdicts(statement: Statement, found: dict[str, list[dict[str, Any]]]) -> s
     return ", ".join(said) or "not run"
 
 
-if __name__ == "__main__":
-    text = page()
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text else "docs/claims.md is out of date")
+def main() -> int | str:
+    """Write the page, or compare it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where the page is out of date")
+    check, text = parser.parse_args().check, page()
+    if check:
+        return 0 if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text else "docs/claims.md is out of date"
     PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

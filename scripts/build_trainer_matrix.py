@@ -5,6 +5,7 @@ python scripts/build_trainer_matrix.py
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,8 @@ def run() -> tuple[Cells, int]:
 
 
 def main() -> int:
+    """Write the page; 1, and none is left, where a cell did not pass."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PAGE.unlink(missing_ok=True)
     cells, failed = run()
     if failed or not cells:

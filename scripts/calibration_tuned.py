@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from calibration_cells import Array, Cell, Simulated, better, told_apart
+from numpy.typing import NDArray
 
+from hf_optim.study.plan.candidates import draw
 from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.statistics.looks import detectable_effect
 
@@ -27,18 +29,32 @@ class Bank:
         self.rates = np.logspace(-4, 0, self.test.shape[1])
         self.seeds = self.test.shape[2]
 
-    def repetitions(self, kinds: Sequence[int], trials: int = 8, judged: int = 2, draws: int = 40_000) -> Array:
-        """(draws, optimizers) test values of repetitions: the best of so many rates on the validation of a tuning seed,
-        judged on other seeds; the seeds are shared by the optimizers, the rates are each one's own.
+    def repetitions(self, kinds: Sequence[int], inert: bool, draws: int = 300, shuffles: int = 130) -> Array:
+        """(draws x shuffles, optimizers) test values of repetitions: the best of eight rates on the validation of a
+        tuning seed, judged on two others; the seeds are shared by the optimizers. The rates are the shipped ones of so
+        many tuning seeds; with `inert` the second optimizer has a dimension more, and so rates of its own.
         """
         rng = np.random.default_rng(len(kinds))
-        seeds = rng.random((draws, self.seeds)).argsort(1)[:, : 1 + judged]
+        seeds = rng.random((draws * shuffles, self.seeds)).argsort(1)[:, :3]
         found = []
-        for kind in kinds:
-            rates = rng.integers(0, len(self.rates), (draws, trials))
-            chosen = rates[np.arange(draws), self.validation[kind][rates, seeds[:, :1]].argmax(1)]
+        for i, kind in enumerate(kinds):
+            rates = np.repeat(place(drawn_rates(inert and i > 0, draws), len(self.rates)), shuffles, axis=0)
+            chosen = rates[np.arange(len(rates)), self.validation[kind][rates, seeds[:, :1]].argmax(1)]
             found.append(self.test[kind][chosen[:, None], seeds[:, 1:]].mean(1))
         return np.stack(found, axis=1)
+
+
+@functools.cache
+def drawn_rates(inert: bool, draws: int) -> Array:
+    """(draws, 8): the rates that so many tuning seeds give an optimizer; with `inert` of a space of two dimensions."""
+    space = {"eps": ["log", 1e-10, 1e-6]} if inert else {}
+    space |= {"lr": ["log", 1e-4, 1.0]}
+    return np.array([[point["lr"] for point in draw(space, "qmc", seed, 8)] for seed in range(draws)])
+
+
+def place(rate: Array, rates: int) -> NDArray[np.int64]:
+    """The place of the nearest of so many rates, evenly from 1e-4 to 1 in the logarithm."""
+    return np.rint((np.log10(rate) + 4) / 4 * (rates - 1)).astype(int)
 
 
 class Resampled(Simulated):
@@ -54,10 +70,10 @@ class Resampled(Simulated):
 
     def _place(self, run: Run) -> tuple[int, int, int]:
         rate = float(run.spec["optimizer"]["lr"])
-        place = round((math.log10(rate) + 4) / 4 * (len(self.bank.rates) - 1))
+        at = int(place(np.array(rate), len(self.bank.rates)))
         # The next unused real seed: no two seeds of a study share one.
         seed = self.seeds.setdefault(run.seed, int(self.order[len(self.seeds)]))
-        return self.kinds[run.optimizer], place, seed
+        return self.kinds[run.optimizer], at, seed
 
     def _value(self, run: Run) -> float:
         return float(self.bank.test[self._place(run)]) + self.shifts.get(run.optimizer, 0.0)
@@ -92,7 +108,7 @@ def tuned(other: str, repeated: bool = True) -> Callable[[int], str]:
 
 def cells(bank: Bank) -> list[Cell]:
     """Tuned studies, resampled from real runs."""
-    unlike, alike = bank.repetitions([0, 1]).mean(0), bank.repetitions([0, 0])
+    unlike, alike = bank.repetitions([0, 1], False).mean(0), bank.repetitions([0, 0], True)
     equal, a_unit = float(unlike[0] - unlike[1]), float((alike[:, 0] - alike[:, 1]).std())
 
     def study(kinds: dict[str, int], shift: float) -> Callable[[np.random.Generator, Plan], Any]:

@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_step import BYTES, MODELS, PEERS
+from benchmark_step import MODELS, PEERS, rules, traffic
 
-import hf_optim
 from hf_optim.check.candidate import Candidate
 
 Shapes = list[tuple[int, ...]]
@@ -131,6 +130,10 @@ def measure(make: Callable[[Any], Any], shapes: Shapes, device: torch.device) ->
     for _ in range(3):
         step()
     found: dict[str, Any] = {"execution": getattr(opt, "execution", None)}
+    if isinstance(opt, torch.optim.AdamW):
+        found["bytes"] = 28  # x, m, v both ways, g
+    elif "kernels" in (found["execution"] or ""):
+        found["bytes"] = traffic(step)[0] / numel
     if device.type == "cuda":
         wait(device)
         torch.cuda.reset_peak_memory_stats()
@@ -170,7 +173,7 @@ def main() -> None:
     if args.cold:
         args.output.write_text(json.dumps(cold(args.cold, device)))
         return
-    chosen = args.names or [n for n in BYTES if n in hf_optim.list_optimizers()]
+    chosen = args.names or rules()
     chosen = [n for n in chosen if "evaluate" not in Candidate(n).needs]
     report: dict[str, Any] = {"columns": __doc__, "bandwidth": {}, "rows": {}, "first": {}}
     for model, shapes in (CUDA_MODELS if device.type == "cuda" else CPU_MODELS).items():
@@ -181,9 +184,8 @@ def main() -> None:
         for label, make in contestants(chosen, device).items():
             try:
                 row = measure(make, made, device)
-                bytes_ = BYTES.get("adamw" if label.startswith("torch AdamW") else label)
-                if bytes_:
-                    row["B"] = row["pipe"] * 1e-3 * speed / (bytes_ * numel)
+                if "bytes" in row:
+                    row["B"] = row["pipe"] * 1e-3 * speed / (row["bytes"] * numel)
             except Exception as e:
                 row = {"error": f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"}
             found[label] = row

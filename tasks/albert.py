@@ -164,6 +164,12 @@ class Albert(Task):
             train_evaluated=splits["train"],
         )
 
+    def synthetic(self, model: str, preset: Preset) -> Data:
+        """See `Task`."""
+        from hf_optim.tasks.data import synthetic
+
+        return synthetic.pairs(preset.data.value, *_text_values(preset.model.value)[1:])
+
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The model for the data's vocabulary and length, with transformers' initialisation."""
         import transformers
@@ -311,9 +317,7 @@ def _texts(name: str, own: bool) -> tuple[dict[str, list[str]], str]:
 
     repository, config = HUB[name]
     parts = hub.load(repository, config=config, what="data")
-    # A line is a paragraph or, between equals signs, a heading.
-    lines = {split: (line.strip() for line in parts[split]["text"]) for split in paragraphs.SPLITS}
-    texts = {split: [line for line in part if line and not line.startswith("= ")] for split, part in lines.items()}
+    texts = {split: paragraphs.running(parts[split]["text"]) for split in paragraphs.SPLITS}
     return texts, f"{repository}, {config} from the Hub"
 
 

@@ -156,7 +156,7 @@ class DDPM(Task):
         elif source is None:
             splits, note = _hub(name, preset.validation.value), f"{HUB[name][0]} from the Hub"
         else:
-            splits, note = _own(source), "files of your own"
+            splits, note = _own(source, preset.validation.value or None), "files of your own"
             name = Path(source).resolve().name
         pixels, standin = _prepared(splits, settings["resolution"])
         note += f"; {splits.note}" if splits.note else ""
@@ -175,6 +175,17 @@ class DDPM(Task):
         )
         facts = {"image_channels": pixels["train"].shape[1], "settings": settings, "sampling": sampling}
         return Data(Pictures(pixels["train"]), validation, test, name, splits.fingerprint, note, facts, train)
+
+    def synthetic(self, model: str, preset: Preset) -> Data:
+        """See `Task`."""
+        from hf_optim.tasks.data import synthetic
+
+        settings = checked(preset.model.value)
+        made = synthetic.images(preset.data.value, preset.validation.value, settings["resolution"])
+        rows: Any = made.train
+        del rows.columns["labels"]
+        facts = {"image_channels": made.facts["shape"][0], "settings": settings}
+        return synthetic.data(rows, made.name, {**facts, "train_samples": len(rows)})
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The UNet for the data's channels."""
@@ -278,10 +289,10 @@ def _embedded(name: str) -> Splits:
     return read(HERE / name)
 
 
-def _own(source: str) -> Splits:
+def _own(source: str, held_out: int | None) -> Splits:
     from hf_optim.tasks.data.images import read
 
-    return read(Path(source).resolve())
+    return read(Path(source).resolve(), held_out=held_out)
 
 
 @lru_cache(maxsize=1)

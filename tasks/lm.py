@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import Data, Metric, Preset, Primary, Task
+from hf_optim.experiment.task import Data, Metric, Preset, Primary, Rung, Task
+from hf_optim.tasks.presets import shapes
 from hf_optim.tasks.presets.lm import SIZE_TABLE
 
 if TYPE_CHECKING:
@@ -23,13 +25,20 @@ HUB = {
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
     "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
 }
+REMOTE = {
+    **{name: f"{repository}, {config}" for name, (repository, config) in HUB.items()},
+    "fineweb-edu": "HuggingFaceFW/fineweb-edu, streamed into token files",
+    "c4": "allenai/c4, English, streamed into token files",
+    "openwebtext": "Skylion007/openwebtext, streamed into token files",
+}
 #: sets that a preset names and that nobody may hand on: what to do instead
 BRING = {
     "ptb": "the Penn Treebank's text on the Hub is behind a script that datasets no longer runs: give a folder with "
     "train.txt, validation.txt and test.txt (one sentence a line) with --data DIR"
 }
+FEW = 20_000_000  # tokens of a split whose frequencies are counted
 #: values of a preset's `model` that concern the text; the others are the configuration's
-TEXT = ("block", "tokenizer", "vocabulary", "checkpoint")
+TEXT = ("block", "tokenizer", "vocabulary", "checkpoint", "held_out", "corpus_tokens")
 
 
 class CausalLM(Task):
@@ -47,7 +56,34 @@ class CausalLM(Task):
     models = ("gpt2", "llama", "lstm", "pretrained")
     sizes = SIZE_TABLE
     embedded = EMBEDDED
+    remote = REMOTE
+    options: Mapping[str, str] = {
+        "parameters": "about so many parameters, embeddings included, in place of width and depth (gpt2 and llama)",
+        "held_out": "so many blocks of validation and of test, evenly spread, are evaluated (default: all)",
+        "corpus_tokens": "at most so many train tokens of a streamed corpus are kept (default: 100 million)",
+    }
     label_names = ("labels", "covered")
+
+    def with_options(self, model: str, preset: Preset, options: Mapping[str, Any]) -> Preset:
+        """The preset with `options`; `parameters` among them becomes the width and depth of such a model."""
+        if "parameters" not in options:
+            return super().with_options(model, preset, options)
+        rest = {key: value for key, value in options.items() if key != "parameters"}
+        asked = super().with_options(model, preset, rest)
+        shape = shapes.options(model, options["parameters"], *_around(model, asked.model.value))
+        for key in rest:
+            if key in shape and key != "initializer_range":
+                raise UserError(f"options: parameters chooses {key}: give one of the two")
+        return replace(asked, model=replace(asked.model, value={**asked.model.value, **shape, **rest}))
+
+    def rung(self, model: str, preset: Preset) -> Rung:
+        """The size of `model` as the preset has it; gpt2 and llama alone have a rule for it."""
+        if model not in shapes.DECIDES:
+            raise UserError(f"task {self.name!r}, model {model!r}: a ladder has sizes of {' or '.join(shapes.DECIDES)}")
+        values, (vocabulary, block, tied) = preset.model.value, _around(model, preset.model.value)
+        parameters = shapes.count(model, values, vocabulary, block, tied)
+        cost = shapes.flops(model, values, parameters, block)
+        return Rung(parameters, block - 1, cost, "6 a parameter and token, 12 x layers x width x block in attention")
 
     def data(self, preset: Preset, source: str | None) -> Data:
         """Blocks of the preset's text, of the embedded one of a name, or of files of your own.
@@ -58,33 +94,24 @@ class CausalLM(Task):
         block = _whole(values, "block", 2)
         name = source or preset.data.value
         limit = preset.samples.value if source is None else None
-        key: tuple[Any, ...] = (name, source is not None and name not in EMBEDDED, limit, values.get("checkpoint"))
+        own = source is not None and name not in EMBEDDED and name not in REMOTE
+        key: tuple[Any, ...] = (name, own, limit, values.get("checkpoint"))
         if "checkpoint" not in values:
             key += (values["tokenizer"], _whole(values, "vocabulary", 3))
         else:
             key += (None, 0)
-        streams, tokenizer, note = _streams(*key, _newest(name) + _newest(values.get("checkpoint")))
-        from hf_optim.tasks.data import blocks
+        held_out = None if values.get("held_out") is None else _whole(values, "held_out", 1)
+        tokens = None if values.get("corpus_tokens") is None else _whole(values, "corpus_tokens", block)
+        return _data(*key, _newest(name) + _newest(values.get("checkpoint")), block, held_out, tokens)
 
-        count = len(streams["train"].ids)
-        if count < block:
-            raise UserError(
-                f"data: the train split has {count} tokens, fewer than one block of {block}: "
-                "bring more text, or set --model.block"
-            )
-        made = {split: blocks.Blocks(stream, block, whole=split != "train") for split, stream in streams.items()}
-        mark = blocks.fingerprint(tokenizer)
-        facts = {
-            "tokenizer": tokenizer,
-            "fingerprint": mark,
-            "vocabulary": len(tokenizer),
-            "block": block,
-            "frequency_loss": blocks.frequency_loss(streams["train"], streams["test"], len(tokenizer)),
-            "bytes": {split: stream.bytes for split, stream in streams.items()},
-        }
-        note += f"; predicting each test token by its frequency in train alone: {facts['frequency_loss']:.4f} nats"
-        shown = Path(name).resolve().name if source is not None and name not in EMBEDDED else name
-        return Data(**made, name=shown, fingerprint=_digest(streams, mark, block), note=note, facts=facts)
+    def synthetic(self, model: str, preset: Preset) -> Data | None:
+        """See `Task`; none for a checkpoint, whose tokenizer is its own."""
+        values = preset.model.value
+        if "checkpoint" in values:
+            return None
+        from hf_optim.tasks.data import synthetic
+
+        return synthetic.blocks(preset.data.value, _whole(values, "block", 2), _whole(values, "vocabulary", 3))
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The model for the tokenizer's vocabulary, or the checkpoint's."""
@@ -183,6 +210,12 @@ class CausalLM(Task):
         fits(model, data.facts)
 
 
+def _around(model: str, values: Mapping[str, Any]) -> tuple[int, int, bool]:
+    """The vocabulary, the block, and whether the output layer is the embedding, as the configurations' defaults."""
+    tied = bool(values.get("tie_word_embeddings", model == "gpt2"))
+    return _whole(values, "vocabulary", 3), _whole(values, "block", 2), tied
+
+
 def _whole(values: Mapping[str, Any], key: str, least: int) -> int:
     value = values[key]
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -198,6 +231,57 @@ def _newest(path: str | None) -> int:
     return max(entry.stat().st_mtime_ns for entry in [here, *(here.iterdir() if here.is_dir() else ())])
 
 
+@lru_cache(maxsize=4)
+def _data(
+    name: str,
+    own: bool,
+    limit: int | None,
+    checkpoint: str | None,
+    kind: str | None,
+    vocabulary: int,
+    changed: int,
+    block: int,
+    held_out: int | None,
+    tokens: int | None,
+) -> Data:
+    """The splits as blocks, at most `held_out` of validation and of test; made once for the runs of a process."""
+    from hf_optim.tasks.data import blocks, corpora
+
+    packed = name in corpora.HUB or (own and corpora.is_folder_of_documents(Path(name)))
+    if packed:
+        streams, tokenizer, note = _corpus(name, own, checkpoint, kind, vocabulary, tokens or corpora.TOKENS)
+    elif tokens is not None:
+        raise UserError("options: corpus_tokens is for a streamed corpus; these data are read as a whole")
+    else:
+        streams, tokenizer, note = _streams(name, own, limit, checkpoint, kind, vocabulary, changed)
+    count = len(streams["train"].ids)
+    if count < block:
+        raise UserError(
+            f"data: the train split has {count} tokens, fewer than one block of {block}: "
+            "bring more text, or set --model.block"
+        )
+    made: dict[str, Any] = {
+        split: corpora.Packed(stream, block) if packed else blocks.Blocks(stream, block, whole=split != "train")
+        for split, stream in streams.items()
+    }
+    mark = blocks.fingerprint(tokenizer)
+    digest = _digest(streams, mark, block)
+    if held_out is not None:
+        made |= {split: blocks.spread(made[split], held_out) for split in ("validation", "test")}
+        digest += f"-{held_out}"
+        note += f"; at most {held_out} blocks of validation and of test are evaluated"
+    facts = {
+        "tokenizer": tokenizer,
+        "fingerprint": mark,
+        "vocabulary": len(tokenizer),
+        "block": block,
+        "frequency_loss": blocks.frequency_loss(*(streams[s].first(FEW) for s in ("train", "test")), len(tokenizer)),
+        "bytes": {split: stream.bytes for split, stream in streams.items()},
+    }
+    note += f"; predicting each test token by its frequency in train alone: {facts['frequency_loss']:.4f} nats"
+    return Data(**made, name=Path(name).resolve().name if own else name, fingerprint=digest, note=note, facts=facts)
+
+
 @lru_cache(maxsize=2)
 def _streams(
     name: str, own: bool, limit: int | None, checkpoint: str | None, kind: str | None, vocabulary: int, changed: int
@@ -209,22 +293,47 @@ def _streams(
     if limit:
         texts = {split: part[: limit if split == "train" else limit // 4] for split, part in texts.items()}
         note += f"; the first {limit} paragraphs of train and {limit // 4} of the others only"
-    if kind is None:
-        from hf_optim.tasks.models.language import tokenizer_of
-
-        tokenizer = tokenizer_of(checkpoint)
-    elif kind == "bpe":
+    tokenizer = _given(checkpoint, kind, vocabulary)
+    if tokenizer is None and kind == "bpe":
         from hf_optim.tasks.data import tokenizer as training
 
-        if vocabulary < 258:
-            raise UserError(f"options: vocabulary must be at least 258 (256 bytes and two marks), got {vocabulary}")
         roles = {"eos_token": blocks.END, "unk_token": blocks.UNKNOWN}
         tokenizer = training.train("bpe", texts["train"], vocabulary, (blocks.END, blocks.UNKNOWN), roles=roles)
-    elif kind == "words":
+    elif tokenizer is None:
         tokenizer = blocks.words(texts["train"], vocabulary)
-    else:
-        raise UserError(f"options: tokenizer must be bpe or words, got {kind!r}")
     return {split: blocks.encode(tokenizer, part) for split, part in texts.items()}, tokenizer, note
+
+
+def _given(checkpoint: str | None, kind: str | None, vocabulary: int) -> Any:
+    """The tokenizer of a checkpoint (no kind) or of the folder that `kind` names; None where one is to be trained."""
+    if kind is not None and kind not in ("bpe", "words") and not Path(kind).is_dir():
+        raise UserError(f"options: tokenizer must be bpe, words or a folder with one, got {kind!r}")
+    if kind == "bpe" and vocabulary < 258:
+        raise UserError(f"options: vocabulary must be at least 258 (256 bytes and two marks), got {vocabulary}")
+    if kind in ("bpe", "words"):
+        return None
+    from hf_optim.tasks.models.language import tokenizer_in, tokenizer_of
+
+    return tokenizer_of(checkpoint) if kind is None else tokenizer_in(Path(kind))
+
+
+def _corpus(
+    name: str, own: bool, checkpoint: str | None, kind: str | None, vocabulary: int, tokens: int
+) -> tuple[dict[str, Stream], Any, str]:
+    """The same of a corpus that is streamed into token files."""
+    from hf_optim.tasks.data import corpora
+
+    def documents() -> Any:
+        return corpora.documents_in(Path(name)) if own else corpora.documents(name)
+
+    key = corpora.fingerprint_of(Path(name)) if own else repr(corpora.HUB[name])
+    tokenizer = _given(checkpoint, kind, vocabulary)
+    if tokenizer is None:
+        tokenizer = corpora.trained_tokenizer(documents(), key, str(kind), vocabulary)
+    made = corpora.prepare(documents(), key, tokenizer, tokens)
+    counts = ", ".join(f"{c['tokens']:,} tokens of {split}" for split, c in made.facts["splits"].items())
+    note = f"{'documents of your own' if own else ' '.join(filter(None, corpora.HUB[name]))}, split by their hashes: "
+    return made.streams, tokenizer, f"{note}{counts}; {made.facts['dropped']} equal held-out documents left out"
 
 
 def _texts(name: str, own: bool) -> tuple[dict[str, list[str]], str]:
@@ -232,7 +341,9 @@ def _texts(name: str, own: bool) -> tuple[dict[str, list[str]], str]:
 
     if own:
         texts, note = blocks.read(Path(name))
-        return texts, "files of your own" + (f"; {note}" if note else "")
+        note = "files of your own" + (f"; {note}" if note else "")
+        dropped = paragraphs.apart(texts)
+        return texts, note + (f"; {dropped} held-out texts left out that stand in another split too" if dropped else "")
     if name in EMBEDDED:
         texts, _ = paragraphs.read(HERE / "wiki_paragraphs")
         return texts, f"{EMBEDDED[name]}; not comparable with published figures"
@@ -252,8 +363,9 @@ def _digest(streams: Mapping[str, Stream], mark: str, block: int) -> str:
     digest = hashlib.sha256(f"{mark} {block}".encode())
     for split, stream in streams.items():
         digest.update(split.encode())
-        digest.update(stream.ids.tobytes())
-        digest.update(stream.covered.tobytes())
+        for part in (stream.ids, stream.covered):
+            for start in range(0, len(part), FEW):  # mapped ones are not read into memory as a whole
+                digest.update(part[start : start + FEW].tobytes())
     return digest.hexdigest()
 
 

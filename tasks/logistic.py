@@ -93,6 +93,23 @@ class Logistic(Task):
         changed = _newest(Path(place)) if own else 0
         return _prepared(place, own, preset.validation.value, values["crop"], values["pool"], values["labels"], changed)
 
+    def synthetic(self, model: str, preset: Preset) -> Data:
+        """See `Task`."""
+        import torch
+
+        from hf_optim.tasks.data import synthetic
+        from hf_optim.tasks.data.known import IMAGES
+
+        values, known = preset.model.value, IMAGES[preset.data.value]
+        inputs = ((known.shape[1] - 2 * values["crop"]) // values["pool"]) ** 2
+        outputs = 1 if model == "logistic" else known.classes
+        labels = torch.arange(synthetic.ROWS) % max(2, outputs)
+        features = torch.randn(synthetic.ROWS, inputs, dtype=torch.float64, generator=synthetic.generator())
+        columns = {"features": features, "labels": labels, "floor": torch.zeros(synthetic.ROWS, dtype=torch.float64)}
+        samples = known.train - preset.validation.value
+        facts = {"inputs": inputs, "outputs": outputs, "train_samples": samples}
+        return synthetic.data(synthetic.Rows(columns, samples), preset.data.value, facts)
+
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """One linear layer at zero, float64; a `UserError` if the data's classes are not the model's."""
         from hf_optim.tasks.models.linear import LinearConfig, LinearForClassification
@@ -176,7 +193,7 @@ def _images(place: str, own: bool, held_out: int) -> tuple[Splits, str]:
     from hf_optim.tasks.data.images import assemble, read
 
     if own:
-        splits = read(Path(place))
+        splits = read(Path(place), held_out=held_out or None)
         return splits, "files of your own" + (f"; {splits.note}" if splits.note else "")
     if place in EMBEDDED:
         return read(HERE / place), EMBEDDED[place]

@@ -165,6 +165,13 @@ class Translator(Task):
         return Data(**prepared["splits"], name=name, fingerprint=corpus.fingerprint,
                     note="; ".join(text for text in notes if text), facts=facts)  # fmt: skip
 
+    def synthetic(self, model: str, preset: Preset) -> Data:
+        """See `Task`."""
+        from hf_optim.tasks.data import synthetic
+
+        values = _checked(preset.model.value)
+        return synthetic.sentences(preset.data.value, values["vocabulary"], values["longest"])
+
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The Transformer for the data's two vocabularies."""
         from transformers import GenerationConfig

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import Data, Metric, Preset, Primary, Task
 from hf_optim.tasks.presets.architectures import ARCHITECTURES
@@ -28,13 +29,12 @@ EMBEDDED = {
 
 
 class HubSet(NamedTuple):
-    """A data set of the Hub: its columns, the split that serves as test, and the normalisation that papers print."""
+    """A data set of the Hub: its columns and the split that serves as test."""
 
     repository: str
     image: str
     label: str
     test: str = "test"
-    moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 HUB = {
@@ -42,9 +42,7 @@ HUB = {
     "cifar10": HubSet("uoft-cs/cifar10", "img", "label"),
     "cifar100": HubSet("uoft-cs/cifar100", "img", "fine_label"),
     # The test labels of these two are not public: their validation split is the test, as in the papers.
-    "tiny-imagenet": HubSet(
-        "zh-plus/tiny-imagenet", "image", "label", "valid", ((0.480, 0.448, 0.398), (0.277, 0.269, 0.282))
-    ),
+    "tiny-imagenet": HubSet("zh-plus/tiny-imagenet", "image", "label", "valid"),
     "imagenet": HubSet("ILSVRC/imagenet-1k", "image", "label", "validation"),  # gated: accept its terms and log in
 }
 OPTIONS = {
@@ -83,7 +81,8 @@ class Vision(Task):
             there = [each for each in presets if "@" not in each]
             raise UserError(f"model {name!r} has no size {size!r}: choose from {', '.join(there)}, or another size")
         settings = [each for each in presets if each.startswith(f"{name}@")]
-        raise UserError(f"there is no {model!r} at size {size!r}: choose from {', '.join([name, *settings])}")
+        near = closest(model, settings)
+        raise UserError(f"there is no {model!r} at size {size!r}{near}: choose from {', '.join([name, *settings])}")
 
     def data(self, preset: Preset, source: str | None) -> Data:
         """The preset's set, the embedded one of a name (`./NAME` is a folder of yours), or files of your own."""
@@ -99,7 +98,8 @@ class Vision(Task):
         elif source is None:
             splits, note = _hub(name, preset.validation.value, size), f"{HUB[name].repository} from the Hub"
         else:
-            splits, note = _own(str(Path(source).resolve()), _newest(Path(source)), size), "files of your own"
+            path, asked, held_out = Path(source).resolve(), preset.data.value, preset.validation.value
+            splits, note = _own(str(path), _newest(path), size, asked, held_out or None), "files of your own"
             name = Path(source).resolve().name
         limit = preset.samples.value if source is None else None
         facts = {"classes": splits.classes, "shape": splits.shape}
@@ -113,6 +113,13 @@ class Vision(Task):
             return Data(train, validation, test, name, splits.fingerprint, note, facts)
         changed = train.augmented(augment)
         return Data(changed, validation, test, name, splits.fingerprint, note, facts, train_evaluated=train)
+
+    def synthetic(self, model: str, preset: Preset) -> Data:
+        """See `Task`."""
+        from hf_optim.tasks.data import synthetic
+
+        size = _image_size(preset.model.value.get("image_size"))
+        return synthetic.images(preset.data.value, preset.validation.value, size)
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The network for the data's shape and classes."""
@@ -135,7 +142,8 @@ class Vision(Task):
         if list(getattr(made, "image_shape", shape)) != shape:
             raise UserError(f"checkpoint: made for images of {_size(made.image_shape)}, {data.name} has {_size(shape)}")
         known = [made.id2label[number] for number in sorted(made.id2label)]
-        if known != classes:
+        unnamed = known == [f"LABEL_{number}" for number in range(len(classes))]  # somebody else's, in the data's order
+        if known != classes and not unnamed:
             raise UserError(
                 f"checkpoint: made for {len(known)} classes ({_few(known)}), {data.name} has {len(classes)} "
                 f"({_few(classes)})"
@@ -202,11 +210,11 @@ def _embedded(name: str, size: int | None) -> Splits:
 
 
 @lru_cache(maxsize=1)
-def _own(path: str, changed: int, size: int | None) -> Splits:
+def _own(path: str, changed: int, size: int | None, asked: str, held_out: int | None) -> Splits:
     """Your own files, read once for the runs of a process; `changed` makes files that were changed be read anew."""
     from hf_optim.tasks.data.images import read
 
-    return read(Path(path), size=size)
+    return read(Path(path), size=size, published=asked, held_out=held_out)
 
 
 def _newest(path: Path) -> int:
@@ -222,6 +230,7 @@ def _hub(name: str, held_out: int, size: int | None) -> Splits:
     from hf_optim.tasks.data import hub
     from hf_optim.tasks.data.image_sets import HubRows
     from hf_optim.tasks.data.images import assemble
+    from hf_optim.tasks.data.known import IMAGES
 
     known = HUB[name]
     parts = hub.load(known.repository)
@@ -230,7 +239,7 @@ def _hub(name: str, held_out: int, size: int | None) -> Splits:
         for split, there in (("train", "train"), ("test", known.test))
     }
     names = parts["train"].features[known.label].names
-    return assemble(found, names, held_out=held_out, size=size, moments=known.moments)
+    return assemble(found, names, held_out=held_out, size=size, moments=IMAGES[name].moments)
 
 
 TASK = Vision()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from hub_parts import LINE_SEARCH, Careless, Honest, Tiny, data, make, rows, weights
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 import hf_optim
 
@@ -47,7 +48,65 @@ def run(folder: Path, world: int) -> dict[str, dict[str, list[float]]]:
             "replay": [abs(a - b) for a, b in search],
         }
     found["session"] = session(world)
+    found["weighted loss"] = weighted(folder, world)
+    found["local"] = {"refused": local(world)}
     return found
+
+
+class WeightedLoss(Trainer):
+    """A loss with weights beside the model, which DDP does not know; begun differently in each process."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        torch.manual_seed(self.args.process_index)
+        self.loss = torch.nn.Linear(3, 3)
+
+    def get_optimizer_cls_and_kwargs(self, args: Any, model: Any = None) -> Any:
+        cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        both = [*self.model.parameters(), *self.loss.parameters()]
+        return cls, {**kwargs, "optimizer_dict": [{"params": both, "weight_decay": args.weight_decay}]}
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        return torch.nn.functional.cross_entropy(self.loss(model(inputs["x"])["logits"]), inputs["labels"])
+
+
+def weighted(folder: Path, world: int) -> dict[str, list[float]]:
+    """The model's weights and the loss's, by a loss-aware rule."""
+    trainer = make(folder / "weighted", n=48, trainer=WeightedLoss, gradient_accumulation_steps=4 // world)
+    hf_optim.attach(trainer, "smaran", lr=0.05)
+    trainer.train()
+    rates = [row["effective_lr"] for row in rows(trainer)]
+    return {"rates": rates, "weights": [*weights(trainer).tolist(), *weights(trainer.loss).tolist()]}
+
+
+def local(world: int) -> list[float]:
+    """Under Accelerate's LocalSGD: for each rule whether its step was refused."""
+    from accelerate import Accelerator
+    from accelerate.local_sgd import LocalSGD
+    from accelerate.state import GradientState
+    from hub_parts import TinyConfig
+
+    refused, batch = [], torch.utils.data.default_collate(data(4))
+    for name in ("smaran", "sls", "adan"):
+        GradientState._reset_state()
+        accelerator = Accelerator(cpu=True)
+        model = Tiny(TinyConfig())
+        model, optimizer = accelerator.prepare(model, hf_optim.create(name, model))
+        own = hf_optim.Session(accelerator, optimizer, steps_per_epoch=4)
+        own.loss(lambda model=model: model(**batch)["loss"])
+        own.step()
+        with LocalSGD(accelerator=accelerator, model=model, local_sgd_steps=2) as averaging:
+            try:
+                own.loss(lambda model=model: model(**batch)["loss"])
+                own.step()
+                refused.append(0.0)
+            except hf_optim.UserError as error:
+                assert "LocalSGD" in str(error)
+                refused.append(1.0)
+            averaging.step()
+    return refused
 
 
 def session(world: int) -> dict[str, list[float]]:

@@ -24,10 +24,17 @@ def scripts() -> dict[str, ModuleType]:
         import calibrate
         import calibration_bank
         import calibration_cells
+        import calibration_promises
         import calibration_tuned
     finally:
         sys.path.pop(0)
-    return {"calibrate": calibrate, "cells": calibration_cells, "bank": calibration_bank, "tuned": calibration_tuned}
+    return {
+        "calibrate": calibrate,
+        "cells": calibration_cells,
+        "bank": calibration_bank,
+        "tuned": calibration_tuned,
+        "promises": calibration_promises,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +93,13 @@ def test_the_page_is_made_from_the_kept_numbers(scripts: dict[str, ModuleType], 
 
 
 def test_what_stands_behind_a_promise_exists(scripts: dict[str, ModuleType]) -> None:
-    for promise, behind in scripts["calibrate"].PROMISES:
-        for word in behind.replace(",", " ").replace(";", " ").split():
-            assert not word.startswith("tests/") or (ROOT / word).is_file(), promise
+    promises = scripts["promises"].PROMISES
+    for promise, _, behind in promises:
+        assert behind, promise
+        for one in behind:
+            file, _, name = one.partition("::")
+            assert not name or f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), promise
+    assert len({promise for promise, _, _ in promises}) == len(promises)
 
 
 def test_algoperfs_published_scores_follow_from_its_published_times() -> None:

@@ -31,10 +31,14 @@ def path(check: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
-    """Every broken optimizer under every check, in one run with one pair of processes."""
+def report(tmp_path_factory) -> Report:
+    """Every broken optimizer under every check, with one pair of processes, beside a `torch.py` of others."""
     names = [HONEST, FORGETFUL, DROPS, *map(path, BROKEN), *OURS]
-    return hf_optim.check.run(names, references={path("reference"): MOMENTUM, HONEST: MOMENTUM})
+    here = tmp_path_factory.mktemp("theirs")
+    (here / "torch.py").write_text("raise SystemExit('this is not torch')")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        return hf_optim.check.run(names, references={path("reference"): MOMENTUM, HONEST: MOMENTUM})
 
 
 def red(report: Report, name: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_optim.commands.main import main
-from hf_optim.registry import list_optimizers
+from hf_optim.registry import info, list_optimizers
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "numpy", "transformers", "rich", "yaml", "scipy", "accelerate", "datasets")
@@ -33,7 +33,12 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         ("list",),
         ("list", "--tasks"),
         ("list", "--studies"),
+        ("list", "--claims"),
+        ("list", "--models"),
         ("info", "smaran"),
+        ("info", "vision"),
+        ("compare", "--help"),
+        ("doctor", "--help"),
         ("--version",),
     ],
 )
@@ -61,6 +66,21 @@ BAD = {
     ("study", "smoke", "--checkpoint-every", "0"): "--checkpoint-every must be at least 1",
     ("info", "smarann"): "smaran",
     ("list", "zzz*"): "no optimizer matches",
+    ("list", "adm"): "(did you mean adam",
+    ("list", "--family", "matrx"): "(did you mean matrix?)",
+    ("list", "--tasks", "--needs", "loss"): "filters optimizers",
+    ("info", "visoin"): "(did you mean vision?)",
+    ("study", "quikstart"): "(did you mean quickstart",
+    ("train", "--task", "vison"): "(did you mean vision?)",
+    ("train", "--task", "vision", "--model", "mpl"): "(did you mean mlp",
+    ("train", "--task", "vision", "--size", "smal"): "(did you mean small",
+    ("train", "--task", "vision", "--schedule", "cosin"): "(did you mean cosine",
+    ("reproduce", "tlr-tabel1"): "(did you mean tlr-table1",
+    ("check", "sgd", "--checks", "resum"): "(did you mean resume",
+    ("landscape", "beal"): "(did you mean beale",
+    ("compare", "adamw", "--task", "lm"): "give two optimizers or more",
+    ("compare", "adamw", "smarann", "--task", "lm", "--dry-run"): "(did you mean smaran",
+    ("compare", "adamw", "smaran", "--task", "ln", "--dry-run"): "(did you mean lm",
     ("list", "zzz*", "--tasks"): "no task matches",
     ("stdy",): "there is no command 'stdy' (did you mean study",
     (): "required",
@@ -97,6 +117,42 @@ def test_list_fits_the_terminal_and_filters(
     assert len(out.splitlines()) == len(list_optimizers()) + 1
     _, some, _ = run(capsys, "list", "*_agr")
     assert {line.split()[0] for line in some.splitlines()[1:]} == set(list_optimizers("*_agr"))
+    _, part, _ = run(capsys, "list", "agr")
+    assert {line.split()[0] for line in part.splitlines()[1:]} == set(list_optimizers("*agr*"))
+    for filters, holds in (
+        (("--needs", "loss"), lambda info: "loss" in info.needs),
+        (("--needs", "nothing", "--bytes", "4"), lambda info: not info.needs and info.state_bytes <= 4),
+        (("--family", "wrapper"), lambda info: info.family == "wrapper"),
+    ):
+        _, out, _ = run(capsys, "list", *filters)
+        assert {line.split()[0] for line in out.splitlines()[1:]} == {n for n in list_optimizers() if holds(info(n))}
+
+
+@pytest.mark.parametrize("kind", ["tasks", "models", "metrics", "studies", "claims"])
+def test_what_is_listed_fits_80_columns_and_has_an_info_page(capsys, monkeypatch, kind: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(capsys, "list", f"--{kind}")
+    lines = out.splitlines()
+    assert code == 0 and len(lines) > 3 and max(map(len, lines)) <= 80
+    names = [line.split()[0] for line in lines[1:]]
+    for name in names[:: max(1, len(names) // 6)]:
+        code, page, _ = run(capsys, "info", name)
+        assert code == 0 and name in page and len(page.splitlines()) > 2
+
+
+def test_compare_is_a_study(capsys, tmp_path: Path) -> None:
+    given = ("compare", "adamw", "tlr(sgd)", "{name: smaran, lr: 0.05}", "--task", "vision", "--size", "smoke")
+    code, out, _ = run(capsys, *given, "--seeds", "2", "--output", str(tmp_path / "out"), "--dry-run")
+    assert code == 0 and "6 runs, seeds 0, 1, baseline adamw" in out and "smaran lr=0.05" in out
+    code, out, _ = run(capsys, *given, "--trials", "3", "--output", str(tmp_path / "out"), "--dry-run")
+    assert code == 0 and "9 trials, 15 runs" in out and list(tmp_path.iterdir()) == []
+
+
+def test_doctor_says_what_is_used(capsys) -> None:
+    code, out, _ = run(capsys, "doctor")
+    assert code == 0 and "a step on cpu" in out and str(Path.home()) + "/" not in out
+    for what in ("torch", "C++ compiler", "triton", "GPU", "kernel cache"):
+        assert any(line[2:].startswith(what) for line in out.splitlines()), what
 
 
 def test_info_tells_algorithm_defaults_and_needs(capsys: pytest.CaptureFixture[str]) -> None:

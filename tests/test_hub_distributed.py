@@ -40,13 +40,20 @@ def runs(tmp_path_factory):
     return _launch(folder / "one", 1)[0], _launch(folder / "two", 2)
 
 
-@pytest.mark.parametrize("case", [*CASES, "session"])
+@pytest.mark.parametrize("case", [*CASES, "session", "weighted loss"])
 def test_two_processes_equal_one(runs, case):
     one, (first, second) = runs
     assert first[case]["weights"] == second[case]["weights"]  # replicas never drift apart
     for key in one[case]:
         assert first[case][key] == pytest.approx(one[case][key], rel=1e-3, abs=1e-5), key
-    assert len(one[case]["rates"]) == (8 if case != "session" else 3)
+    assert len(one[case]["rates"]) == (3 if case in ("session", "weighted loss") else 8)
+
+
+def test_local_gradients_and_a_mean_loss_do_not_go_together(runs):
+    """In one process LocalSGD does nothing; in two, what reads the loss is refused on each."""
+    one, (first, second) = runs
+    assert one["local"]["refused"] == [0.0, 0.0, 0.0]
+    assert first["local"] == second["local"] == {"refused": [1.0, 1.0, 0.0]}
 
 
 def test_every_rank_is_fed_the_same_loss(runs):

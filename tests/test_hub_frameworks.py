@@ -18,6 +18,7 @@ from transformers import Trainer, set_seed
 import hf_optim
 
 HERE = Path(__file__).parent
+DDP = HERE.parent / "configs" / "accelerate" / "ddp.yaml"
 
 
 def _tiny():
@@ -99,14 +100,29 @@ def test_a_script_that_cannot_be_edited(tmp_path, script, how, monkeypatch):
     torch.testing.assert_close(found["weights"], _smaran_by_hand(found["seen"]), rtol=0, atol=1e-6)
 
 
-def test_under_a_launcher_of_two_processes(tmp_path, script):
+#: the launchers as the page of scripts that cannot be edited writes them, on a CPU
+LAUNCHERS = {
+    "accelerate": [
+        "accelerate.commands.accelerate_cli",
+        "launch",
+        "--config_file",
+        str(DDP),
+        "--main_process_port",
+        "0",
+    ],
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_under_a_launcher_of_two_processes(tmp_path, script, launcher):
     """8 samples a step from two processes: the same weights as from one with batches of 8."""
     out = tmp_path / "found.pt"
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", "-m",
-        "hf_optim", "launch", "--optimizer", "smaran", "--optimizer.lr", "0.05", str(script), str(tmp_path), str(out),
-    ]  # fmt: skip
-    subprocess.run(command, check=True, timeout=180, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    options = ["--optimizer", "smaran", "--optimizer.lr", "0.05"] if launcher == "accelerate" else []
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")}
+    environment |= {"OMP_NUM_THREADS": "1", "HF_OPTIM": "" if options else '{"name": "smaran", "lr": 0.05}'}
+    command = ["-m", *LAUNCHERS[launcher], "-m", "hf_optim", "launch", *options, str(script), str(tmp_path), str(out)]
+    subprocess.run([sys.executable, *command], check=True, timeout=240, env=environment)
     found = torch.load(out)
     assert found["world"] == 2
     one = make(tmp_path, n=24, per_device_train_batch_size=8)
@@ -127,6 +143,8 @@ def test_mistakes_of_a_launch_are_one_line(tmp_path, capsys, monkeypatch):
         (["launch", "--optimizer", "smarn", str(idle)], "smaran"),
         (["launch", "--optimizer", "smaran", str(tmp_path / "none.py")], "there is no script"),
         (["launch", "--optimizer", "smaran", str(idle)], "attached to nothing"),
+        (["launch", "--optimizer", "smaran", "accelerate", "launch", str(idle)], "put it in front"),
+        (["launch", "--optimizer", "smaran", "-m", "torch.distributed.run", str(idle)], "put it in front"),
     ):
         assert main(argv) == 2
         error = capsys.readouterr().err

@@ -9,7 +9,14 @@ import pytest
 import torch
 from hub_parts import Tiny, TinyConfig, data, make, weights
 from torch import nn
-from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
+from transformers import (
+    SwinConfig,
+    SwinForImageClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+)
 
 import hf_optim
 from hf_optim.core.groups import Parameters, describe
@@ -57,19 +64,30 @@ def test_attached_adamw_takes_the_arguments_defaults(tmp_path):
     assert [(g["lr"], g["weight_decay"]) for g in unwrapped(trainer.optimizer).param_groups] == [(5e-5, 0.0)] * 2
 
 
-def test_t5_divides_as_stock(tmp_path):
+def _t5():
     config = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    return T5ForConditionalGeneration(config)
+
+
+def _swin():
+    config = SwinConfig(image_size=8, patch_size=2, embed_dim=8, depths=[1], num_heads=[2], window_size=2)
+    return SwinForImageClassification(config)
+
+
+@pytest.mark.parametrize(
+    ("build", "table"), [(_t5, "relative_attention_bias"), (_swin, "relative_position_bias_table")]
+)
+def test_tables_of_biases_divide_as_stock(tmp_path, build, table):
     found = []
     for attached in (False, True):
         args = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[], weight_decay=0.1)
-        trainer = Trainer(T5ForConditionalGeneration(config), args, train_dataset=data(4))
+        trainer = Trainer(build(), args, train_dataset=data(4))
         if attached:
             hf_optim.attach(trainer, "adan")
         trainer.create_optimizer()
         found.append(_names(trainer))
-    assert found[0] == found[1] and any("relative_attention_bias" in n for n in found[0][1])
-    model = T5ForConditionalGeneration(config)
-    own = hf_optim.create("adan", model, weight_decay=0.1)
+    assert found[0] == found[1] and any(table in n for n in found[0][1])
+    own = hf_optim.create("adan", build(), weight_decay=0.1)
     assert [[n for n in g["hf_optim_names"]] for g in own.param_groups] == found[0]
 
 
@@ -305,3 +323,37 @@ def test_a_model_with_other_parameters_is_refused(name):
     with pytest.raises(hf_optim.BadCheckpoint, match="this model lacks the optimizer's state of shift"):
         one.load_state_dict(two.state_dict())
     assert all(torch.equal(v, two.state[large.first.weight][k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("kind", [OwnNames, OwnGroups])
+def test_a_factory_divides_as_its_trainer_does(tmp_path, kind):
+    """Trainer hands the factory the model alone; what the trainer has overridden counts all the same."""
+    trained = []
+    for door in ("factory", "attach"):
+        given = hf_optim.factory("sgd", lr=0.1, weight_decay=0.5) if door == "factory" else None
+        torch.manual_seed(5)
+        trainer = make(tmp_path, trainer=kind, n=12, optimizer_cls_and_kwargs=given)
+        if given is None:
+            hf_optim.attach(trainer, "sgd", lr=0.1, weight_decay=0.5)
+        trainer.train()
+        groups = unwrapped(trainer.optimizer).param_groups
+        division = [(g["lr"], g["weight_decay"], [p.shape for p in g["params"]]) for g in groups]
+        trained.append((weights(trainer), division))
+    assert trained[0][1] == trained[1][1]
+    if kind is OwnNames:  # the gradients of a loss with weights are cleared by its trainer, or by attach
+        assert torch.equal(trained[0][0], trained[1][0])
+
+
+@pytest.mark.parametrize("door", ["attach", "factory", "Session"])
+def test_the_log_names_the_split(tmp_path, caplog, door):
+    caplog.set_level(logging.INFO, logger="hf_optim")
+    given = hf_optim.factory("sgd", weight_decay=0.25) if door == "factory" else None
+    trainer = make(tmp_path, n=4, optimizer_cls_and_kwargs=given)
+    if door == "Session":
+        opt = trainer.accelerator.prepare(hf_optim.create("sgd", trainer.model, weight_decay=0.25))
+        hf_optim.Session(trainer.accelerator, opt)
+    else:
+        if door == "attach":
+            hf_optim.attach(trainer, "sgd", weight_decay=0.25)
+        trainer.train()
+    assert caplog.text.count("weight decay 0.25 on 2 tensors, 0 on 4") == 1

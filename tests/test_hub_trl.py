@@ -61,7 +61,7 @@ def test_fed_loss_and_replay(tmp_path, kind, lora):
     attachment = hf_optim.attach(trainer, LINE_SEARCH, lr=0.05)
     returned: list[float] = []
     original = trainer.training_step
-    if kind == "grpo" and not lora:  # no KL term: its ratio is 1 wherever it is evaluated
+    if kind == "grpo":  # its ratio is 1 wherever it is evaluated, and a divergence (with lora) changes nothing in that
         with pytest.raises(hf_optim.UserError, match="no function of them"):
             trainer.train()
         return
@@ -87,12 +87,12 @@ def test_fed_loss_and_replay(tmp_path, kind, lora):
     assert all(any(k in name for k in kept) for name in _trained_names(trainer)) is lora
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "grpo"])  # which refuses replays
 def test_trainers_count_once_beside_replays(tmp_path, kind):
     """Tokens, samples and metrics of a run with twenty evaluations a step are those of a run with none."""
     logs = []
     for name in ("torch.optim:SGD", LINE_SEARCH):
-        trainer = _make(tmp_path, kind, lora=kind == "grpo")
+        trainer = _make(tmp_path, kind)
         hf_optim.attach(trainer, name, lr=0.0)
         trainer.train()
         skipped = ("time", "runtime", "per_second", "flos", "effective_lr", "fps")
@@ -113,6 +113,15 @@ def test_loss_aware_and_transform_on_adapters(tmp_path):
         trainer.train()
         after = [p for p in trainer.model.parameters() if p.requires_grad]
         assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["dpo", "grpo"])
+def test_a_default_rate_of_a_millionth_is_said(tmp_path, kind, caplog):
+    """TRL's own default of 1e-6 counts as not set; the rule's takes its place, and one warning says so."""
+    trainer = _make(tmp_path, kind)
+    hf_optim.attach(trainer, "adan")
+    trainer.train()
+    assert caplog.text.count("lr=0.001, the rule's default, not TrainingArguments.learning_rate=1e-06") == 1
 
 
 def test_lbfgs_in_a_trl_trainer(tmp_path):

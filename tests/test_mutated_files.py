@@ -22,6 +22,7 @@ from mutated import mutated, mutated_bytes
 from study_fakes import make_study
 from tuning_fakes import YAML, expand, whole
 
+import hf_optim
 from hf_optim import registry
 from hf_optim.core import importing
 from hf_optim.errors import UserError
@@ -266,3 +267,33 @@ def test_states_of_optimizers(data: st.DataObject) -> None:
         return
     with contextlib.suppress(UserError):
         step(model, other)
+
+
+# --- what a thousand mutations found once ---------------------------------------------------------------------------
+
+
+def test_a_search_space_without_its_kind_is_a_damaged_plan(tuned: Path) -> None:
+    plan = json.loads((tuned / "plan.json").read_text())
+    cell = next(cell for cell in plan["tuning"]["cells"] if cell["space"])
+    cell["space"][next(iter(cell["space"]))] = []
+    with put(tuned / "plan.json", json.dumps(plan).encode()):
+        assert "is damaged" in look(tuned)
+
+
+def test_a_name_of_30000_letters_is_shortened() -> None:
+    said = str(UserError(f"there is no optimizer {'y' * 30_000!r}; others are there"))
+    assert len(said) < 300 and said.endswith("(30003 letters) others are there")
+
+
+def test_a_required_key_without_a_value_is_named_with_its_line() -> None:
+    with pytest.raises(UserError, match="s.yaml, line 2: trials has no value"):
+        parse("tuning:\n  trials: \n", "s.yaml").check_keys(("tuning",), {"trials": None}, ("trials",), ("trials",))
+
+
+@pytest.mark.parametrize(("name", "key"), [("adamw", "amsgrad"), ("adamw", "betas"), ("rmsprop", "centered")])
+def test_a_tensor_in_the_place_of_an_option_is_refused_in_words(name: str, key: str) -> None:
+    opt = hf_optim.create(name, [torch.nn.Parameter(torch.ones(2))])
+    state = opt.state_dict()
+    state["param_groups"][0][key] = torch.zeros(2)
+    with pytest.raises(UserError, match=key):
+        opt.load_state_dict(state)

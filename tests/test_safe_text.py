@@ -67,7 +67,8 @@ def put_everywhere(value: object, keep: tuple[str, ...]) -> object:
 def drawings(value: object) -> list[str]:
     """Every text in the views that is put in as markup; cells and headings are put in as text."""
     if isinstance(value, dict):
-        return [t for k, v in value.items() if k not in ("rows", "heads", "head", "columns", "name") for t in drawings(v)]
+        texts = ("rows", "heads", "head", "columns", "name")
+        return [t for key, v in value.items() if key not in texts for t in drawings(v)]
     return [t for v in value for t in drawings(v)] if isinstance(value, list) else [value] * isinstance(value, str)
 
 

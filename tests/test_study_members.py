@@ -59,7 +59,11 @@ def test_two_processes_leave_one_record_and_end_with_their_worker(
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "torch.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w'); raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path / "theirs")  # a file in the current folder is nobody's torch
     assert worker.execute(tmp_path / "s", SPEC.id, SPEC.to_dict(), processes=2) == "ok"
+    assert not (tmp_path / "ran").exists()
     record = json.loads((tmp_path / "s" / "runs" / SPEC.id / "record.json").read_text())
     assert record["id"] == SPEC.id and record["environment"]["processes"] == 2
     assert 0 < record["metrics"]["test_accuracy"] <= 1

@@ -201,6 +201,25 @@ def test_time_to_target_is_interpolated_between_evaluations() -> None:
     assert profiles.time_to_target(rows, "v", 0.9, "higher") == math.inf
 
 
+def test_time_to_target_is_told_in_passes_operations_and_seconds_too() -> None:
+    rows = [
+        {"step": 10, "v": 0.5, "forward_passes": 10, "backward_passes": 10, "seconds": 1.0, "flops": 4e9},
+        {"step": 30, "v": 0.8, "forward_passes": 50, "backward_passes": 30, "seconds": 4.0, "flops": 1e10},
+    ]
+    expected = {"step": 20, "passes": 20 + 60 / 2, "seconds": 2.5, "flops": 7e9}
+    for kind, amount in expected.items():
+        assert profiles.time_to_target(rows, "v", 0.65, "higher", kind) == pytest.approx(amount)
+    assert profiles.time_to_target([{"step": 1, "v": 1.0}], "v", 0.65, "higher", "flops") == math.inf
+    row = profiles.Reached("a", {0: 20.0, 1: math.inf}, math.inf, {"passes": math.inf})
+    table = profiles.TargetTable(
+        "t", "v", 0.65, "higher", (row, profiles.Reached("b", {0: 5.0}, 5.0, {"passes": 12.5}))
+    )
+    assert profiles.cells(table)[1] == {
+        "optimizer": "b", "reached": "1/1", "median steps": "5", "median passes": "12.5"
+    }  # fmt: skip
+    assert profiles.cells(table)[0]["median passes"] == "never"
+
+
 def test_profile_and_score_by_hand() -> None:
     inf = math.inf
     times = np.array([[10.0, 10.0, inf], [20.0, inf, inf], [10.0, 45.0, math.nan]])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -122,42 +121,37 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hf_optim.commands.main", *arguments],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, check=False,
-    )  # fmt: skip
-
-
-def test_the_command_on_a_full_disk_says_one_line(tmp_path: Path) -> None:
+def test_the_command_on_a_full_disk_says_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = tmp_path / "s.yaml"
     study.write_text(YAML)
     with mounted(tmp_path / "disk", "6m") as disk:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(5 << 20))
-        got = launch("study", str(study), "--output", str(disk / "out"), "--jobs", "1")
-        assert got.returncode == 2 and got.stderr.count("\n") == 1, got
-        assert got.stderr.startswith("error: ") and "the disk is full" in got.stderr
+        code, _, err = command(capsys, "study", str(study), "--output", str(disk / "out"), "--jobs", "1")
+        assert code == 2 and err.count("\n") == 1, err
+        assert err.startswith("error: ") and "the disk is full" in err
         assert not list((disk / "out").glob("runs/*/record.json"))
         ballast.unlink()
         make_study(disk / "fake", seeds=1, steps=10)
         fill(disk)
-        got = launch("report", str(disk / "fake"))
-        assert got.returncode == 2 and got.stderr.count("\n") == 1 and "the disk is full" in got.stderr, got
+        code, _, err = command(capsys, "report", str(disk / "fake"))
+        assert code == 2 and err.count("\n") == 1 and "the disk is full" in err, err
 
 
-def test_a_read_only_folder_says_one_line_and_can_still_be_read(tmp_path: Path) -> None:
+def test_a_read_only_folder_says_one_line_and_can_still_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     study = tmp_path / "s.yaml"
     study.write_text(YAML)
     with mounted(tmp_path / "disk", "8m") as disk:
         make_study(disk / "fake", steps=10)
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         for arguments in (("study", str(study), "--output", str(disk / "out")), ("report", str(disk / "fake"))):
-            got = launch(*arguments)
-            assert got.returncode == 2 and got.stderr.count("\n") == 1, got
-            assert got.stderr.startswith("error: ") and "cannot be written" in got.stderr
-        got = launch("results", str(disk / "fake"))
-        assert got.returncode == 0 and len(got.stdout.splitlines()) == 10
+            code, _, err = command(capsys, *arguments)
+            assert code == 2 and err.count("\n") == 1, err
+            assert err.startswith("error: ") and "cannot be written" in err
+        code, out, _ = command(capsys, "results", str(disk / "fake"))
+        assert code == 0 and len(out.splitlines()) == 10
 
 
 def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

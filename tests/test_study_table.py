@@ -285,3 +285,15 @@ def test_a_run_that_never_reaches_its_target_takes_forever(tmp_path: Path) -> No
     assert all(row.time == math.inf and row.count == 0 for row in one.targets[0].rows)
     assert one.profile is not None and set(one.profile.scores.values()) == {0.0}
     assert '"never"' in analysis.to_json(one) and "| never |" in analysis.markdown(one, "x", {})
+
+
+def test_the_report_names_the_split(tmp_path: Path) -> None:
+    """Which parameters decayed, as the records have it, for every optimizer of a study."""
+    folder = make_study(tmp_path)
+    for file in folder.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        groups = [{"parameters": 1200, "weight_decay": 0.25}, {"parameters": 34, "weight_decay": 0.0}]
+        file.write_text(json.dumps({**record, "groups": groups}))
+    assert main(["report", str(folder)]) == 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("1,200 parameters with weight_decay 0.25; 34 parameters with weight_decay 0") == 3

@@ -10,6 +10,7 @@ import pytest
 from tuning_fakes import YAML, expand, finish, good_rate, whole
 
 from hf_optim.errors import UserError
+from hf_optim.study.findings import speedups
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.standing import standing
@@ -63,6 +64,55 @@ def test_repetitions_have_points_of_their_own_and_tasks_too() -> None:
     assert len(cells) == 8 and len({json.dumps(c["points"]) for c in cells}) == 8
     once = [c for c in expand(YAML).tuning["cells"] if c["optimizer"] == "SMARAN"]
     assert once[0]["points"] == candidates.draw(once[0]["space"], "qmc", 1000, 6)
+
+
+THREE = "".join(
+    f"  - {{task: vision, model: mlp, size: smoke, label: T{i}, overrides: {{steps: {100 + i}}}}}\n" for i in range(2)
+)
+
+
+def test_a_score_adds_up_tasks_that_share_no_seed(tmp_path: Path) -> None:
+    """Neither of tuning nor of judging; within a task all optimizers keep the same ones, and so the same weights."""
+    made = expand(REPEATED.replace("optimizers:", f"{THREE}optimizers:", 1))
+    assert made.family == "score"
+    seeds: dict[str, dict[str, set[int]]] = {}
+    for run in every_run(made, tmp_path):
+        seeds.setdefault(run.task, {}).setdefault(run.optimizer, set()).add(run.spec["seed"])
+    for arms in seeds.values():
+        assert len(arms) == 3 and len({frozenset(some) for some in arms.values()}) == 1
+    every = [seed for arms in seeds.values() for seed in next(iter(arms.values()))]
+    assert len(every) == len(set(every)) == 3 * 12
+    assert Plan.from_dict(made.to_dict(), "plan.json").to_dict() == made.to_dict()
+    # Comparisons task by task need no such thing, and runs of one task keep their ids whatever others there are.
+    by_tasks = expand(REPEATED.replace("optimizers:", f"{THREE}optimizers:", 1) + "family: tasks\n")
+    assert not any("seed_shift" in task for task in by_tasks.tasks)
+    with pytest.raises(UserError, match=r"s\.yaml.*seed 100003 would belong to 'MLP' and 'T0'"):
+        expand(
+            YAML[: YAML.index("tuning:")]
+            .replace("seeds: 3", "seeds: {these: [3, 100003]}")
+            .replace("optimizers:", f"{THREE}optimizers:", 1)
+        )
+
+
+def test_a_list_of_seeds_is_said_to_be_looks_and_refused_where_it_named_seeds(tmp_path: Path, capsys) -> None:
+    from hf_optim.study import conduct
+
+    text = YAML[: YAML.index("tuning:")].replace("seeds: 3", "seeds: [3, 5, 7]")
+    file, folder = tmp_path / "s.yaml", tmp_path / "out"
+    file.write_text(text)
+    assert conduct.study(str(file), output=str(folder), dry_run=True) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "seeds: [3, 5, 7] are looks: at most 7 seeds (0 to 6), looked at after 3, 5, 7" in said
+    assert "write seeds: {these: [3, 5, 7]}" in said
+    # A folder of before looks, whose list named the seeds.
+    old = expand(text.replace("[3, 5, 7]", "{these: [3, 5, 7]}")).to_dict()
+    folder.mkdir()
+    (folder / "plan.json").write_text(json.dumps({k: v for k, v in old.items() if k not in ("looks", "per_unit")}))
+    with pytest.raises(UserError, match=r"begun when a list named its seeds.*\{these: \[3, 5, 7\]\}"):
+        conduct.study(str(file), output=str(folder), dry_run=True)
+    file.write_text(text.replace("[3, 5, 7]", "{these: [3, 5, 7]}"))
+    assert conduct.study(str(file), output=str(folder), dry_run=True) == 0
+    assert "are looks" not in capsys.readouterr().out
 
 
 def test_points_are_optunas_quasi_random_ones() -> None:
@@ -180,13 +230,41 @@ def test_the_baseline_is_tuned_and_judged_at_every_budget(tmp_path: Path) -> Non
         wobble = 0.002 * ((run.seed * 3 + len(run.optimizer)) % 5 - 2)
         return {**good_rate(run), "test_accuracy": 0.5 + 0.1 * math.log2(steps) + wobble}
 
-    from hf_optim.study.findings import speedups
-
     whole(made, tmp_path, outcome)
     results = records.load(tmp_path)
     at = {one.budget: one.run for one in results.standing.state.budgets}
     assert {b: run.spec["overrides"]["steps"] for b, run in at.items()} == {0.5: 50, 2: 200}
     assert len(results.standing.state.budgets) == 2 * 3 * 2 and all(r.optimizer == "adamw" for r in at.values())
     for row in speedups.speedups(results):
+        assert (row.unit, row.short) == ("steps", 0)
         assert row.factor.value == pytest.approx(1.5, rel=0.05)
         assert row.factor.low <= row.factor.value <= row.factor.high
+
+
+def test_budgets_are_multiplied_in_passes_or_seconds_too(tmp_path: Path) -> None:
+    text = REPEATED.replace("repetitions: [2, 4]", "repetitions: 2")
+    spent = text.replace("{steps: 100}", "{steps: 100, passes: 120, seconds: 8.0}")
+    for unit in ("passes", "seconds"):
+        made = expand(spent + f"speedup: {{budgets: [0.5, 1, 2], in: {unit}}}\n")
+        folder = tmp_path / unit
+        whole(made, folder, even)
+        for file in folder.glob("runs/*/record.json"):
+            time = {"steps": 100, "forward_passes": 40, "backward_passes": 40, "train_seconds": 5.0}
+            file.write_text(json.dumps({**json.loads(file.read_text()), "time": time}))
+        results = records.load(folder)
+        over = {one.budget: one.run.spec["overrides"] for one in results.standing.state.budgets}
+        assert {b: (o["steps"], o["passes"], o["seconds"]) for b, o in over.items()} == {
+            0.5: (50, 60, 4.0), 2: (200, 240, 16.0)
+        }  # fmt: skip
+        # What ended with its steps had passes and seconds left at the budgets 1 and 2, which is told.
+        row = speedups.speedups(results)[0]
+        assert row.unit == unit and row.short == 2 * 2 * 3
+        assert f"runs ended by their steps before their {unit}" in speedups.said(row)
+    for more, message in (
+        ("in: passes", "'MLP' has no passes to multiply"),
+        ("in: flops", "in must be steps, passes or seconds, got 'flops'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            expand(text + f"speedup: {{budgets: [0.5, 1], {more}}}\n")
+    with pytest.raises(UserError, match=r"ends after 100 steps.*give it overrides: \{steps: 250\} at least"):
+        expand(spent.replace("passes: 120", "passes: 500") + "speedup: {budgets: [1, 2], in: passes}\n")

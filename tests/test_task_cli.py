@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -182,22 +181,3 @@ def test_two_processes_train_as_one(tmp_path) -> None:
     assert [row["step"] for row in first] == [row["step"] for row in second]
     for mine, other in zip(first, second, strict=True):
         assert mine == pytest.approx(other, rel=2e-4)
-
-
-def test_the_checkpoint_script_prints_the_numbers_of_the_record(tmp_path, capsys, monkeypatch) -> None:
-    argv = [*VISION, "--size", "smoke", "--steps", "2", "--checkpoint-every", "2", "--output", str(tmp_path), "--quiet"]
-    assert task_cli.main(argv) == 0
-    capsys.readouterr()
-    script = [str(SCRIPTS / "evaluate_checkpoint.py"), *VISION, "--size", "smoke"]
-
-    def call(*more: str) -> int:
-        monkeypatch.setattr(sys, "argv", [*script, *more])
-        with pytest.raises(SystemExit) as leave:
-            runpy.run_path(script[0], run_name="__main__")
-        return leave.value.code
-
-    assert call("--checkpoint", str(tmp_path / "checkpoint-2")) == 0
-    record = json.loads((tmp_path / "record.json").read_text())
-    assert json.loads(capsys.readouterr().out)["test_loss"] == record["metrics"]["test_loss"]
-    assert call("--checkpoint", str(tmp_path)) == 2 and call() == 2
-    assert [line[:7] for line in capsys.readouterr().err.splitlines()] == ["error: "] * 2

@@ -248,7 +248,10 @@ def test_lines_of_text_files_are_texts_and_missing_splits_are_cut_off(tmp_path) 
     [
         ({"train_txt": "a b c\n" * 90, "test_txt": "\n \n"}, "the test split is empty"),
         ({"test_txt": "a b c"}, "no train split"),
-        ({"train_txt": "a b\n" * 5}, "fewer than one block of 32: bring more text, or set --model.block"),
+        (
+            {"train_txt": "a b\nc d\ne f\ng h\ni j\n"},
+            "fewer than one block of 32: bring more text, or set --model.block",
+        ),
         ({"train_csv": "words\na b c\n"}, "has no column 'text'; it has words"),
         ({"train_jsonl": '{"text": 3}\n'}, "column 'text' must hold texts"),
         ({"train_jsonl": "{"}, "cannot be read as jsonl"),
@@ -268,7 +271,7 @@ def test_bad_data_are_one_line(files, says, tmp_path) -> None:
         ("gpt2", {"n_embd": 30, "n_head": 4}, "make no model"),
         ("gpt2", {"block": 1}, "block must be an integer of at least 2"),
         ("gpt2", {"vocabulary": 100}, "vocabulary must be at least 258"),
-        ("gpt2", {"tokenizer": "letters"}, "tokenizer must be bpe or words"),
+        ("gpt2", {"tokenizer": "letters"}, "tokenizer must be bpe, words or a folder"),
         ("gpt2", {"checkpoint": "x"}, "unknown option 'checkpoint'"),
         ("lstm", {"hidden_size": 8}, "tied weights need embedding_size 32 to equal hidden_size 8"),
         ("pretrained", {}, "needs --model.checkpoint DIR"),

@@ -182,19 +182,21 @@ def test_a_real_loss_is_not_refused(scale):
 
 
 def test_local_gradients_are_not_the_mean_loss_of_all():
-    """LocalSGD leaves gradients local; two processes are played here, test_hub_distributed runs them."""
-    model = SimpleNamespace(require_backward_grad_sync=False)
+    """LocalSGD leaves gradients local; played here, test_hub_distributed has two processes."""
+    wrapper = nn.Identity()
+    wrapper.require_backward_grad_sync = False
     accelerator = SimpleNamespace(
-        num_processes=2, _models=[model], backward=lambda loss, **_: None, sync_gradients=True,
+        num_processes=2, backward=lambda loss, **_: None, sync_gradients=True,
         gradient_accumulation_steps=1, reduce=lambda value, reduction: value,
     )  # fmt: skip
     opt = hf_optim.create("smaran", [nn.Parameter(torch.zeros(2))])
     feed = LossFeed(accelerator, opt)
+    feed.wrappers.add(wrapper)
     feed.install()
     with pytest.raises(hf_optim.UserError, match="LocalSGD"):
         accelerator.backward(torch.tensor(1.0))
     feed.reset()
-    model.require_backward_grad_sync = True
+    wrapper.require_backward_grad_sync = True
     accelerator.backward(torch.tensor(1.0))
     assert float(feed.fed) == 1.0
 

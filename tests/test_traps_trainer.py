@@ -66,9 +66,33 @@ class Policy(Trainer):
         return -((logp - logp.detach()).exp() * advantage).mean()
 
 
+class Divergence(Policy):
+    """As GRPO with beta: a divergence from the first policy, zero and flat at first, and far from it later."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        logp = model(inputs["x"])["logits"].log_softmax(-1)
+        if not hasattr(self, "reference"):
+            self.reference = (logp.detach() + self.away).log_softmax(-1)
+        divergence = (self.reference.exp() * (self.reference - logp)).sum(-1).mean()
+        return super().compute_loss(model, inputs) + 0.04 * divergence
+
+    away = torch.zeros(3)
+
+
+class Farther(Divergence):
+    away = torch.tensor([0.3, 0.0, -0.3])
+
+
+class PolicyInComputeLoss(Trainer):
+    """The same loss in a trainer that takes its inputs as they come."""
+
+    compute_loss = Policy.compute_loss
+
+
 @pytest.mark.parametrize("name", ["smaran", "sls", "sps"])
-def test_a_policy_loss_is_refused(tmp_path, name):
-    trainer = make(tmp_path, trainer=Policy, n=8)
+@pytest.mark.parametrize("kind", [Policy, Divergence, Farther, PolicyInComputeLoss])
+def test_a_policy_loss_is_refused(tmp_path, kind, name):
+    trainer = make(tmp_path, trainer=kind, n=8)
     hf_optim.attach(trainer, name)
     before = weights(trainer)
     with pytest.raises(hf_optim.UserError, match="no function of them"):

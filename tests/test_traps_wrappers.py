@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import hf_optim
+from hf_optim.hub.rates import LoggedRates
 
 WRAPPED = {
     "tlr": {"base": {"name": "adan"}, "interval": 2},
@@ -120,6 +121,22 @@ def test_a_first_gradient_after_a_resume(name, at):
     for t in range(at, 9):
         _step(second, fresh, t, late=(1,) if t < 5 else ())
     assert all(torch.equal(a, b) for a, b in zip(mine, fresh, strict=True))
+
+
+@pytest.mark.parametrize("name", ["tlr", "tlr_legacy", "hdk"])
+def test_another_schedulers_scale_is_let_be(name):
+    """timm's and MAE's group["lr_scale"]: neither read nor written, in the log under a prefix of ours."""
+    own = {"base": {"name": "sgd", "lr": 0.1}, "interval": 2}
+    scaled = hf_optim.create(name, [{"params": _params(), "lr_scale": 0.5}], **own)
+    plain = hf_optim.create(name, _params(), **own)
+    for opt in (scaled, plain):
+        for t in range(8):
+            _step(opt, opt.param_groups[0]["params"], t)
+    assert scaled.param_groups[0]["lr_scale"] == 0.5 and "lr_scale" not in plain.param_groups[0]
+    pairs = zip(scaled.param_groups[0]["params"], plain.param_groups[0]["params"], strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    logged = LoggedRates().figures(scaled)
+    assert {k for k in logged if not k.startswith("hf_optim_")} == {"effective_lr"} and len(logged) > 1
 
 
 def test_the_scale_under_its_own_name_and_older_checkpoints():

@@ -30,7 +30,7 @@ def encoded(shade: int, size: tuple[int, int] = (20, 12), mode: str = "RGB", kin
 
 def uniform(count: int = 64) -> torch.Tensor:
     torch.manual_seed(5)
-    return draws(count, 0)
+    return draws(count, torch.initial_seed(), 0)
 
 
 def pixels(count: int = 64, channels: int = 3, height: int = 9, width: int = 7) -> torch.Tensor:
@@ -40,7 +40,7 @@ def pixels(count: int = 64, channels: int = 3, height: int = 9, width: int = 7) 
 
 
 def test_a_crop_is_a_window_of_the_padded_picture_and_every_window_occurs() -> None:
-    given, numbers = pixels(500), draws(500, 0)
+    given, numbers = pixels(500), draws(500, torch.initial_seed(), 0)
     made = Augment.of({"crop": 1})(given, numbers)
     assert made.dtype == torch.uint8 and made.shape == given.shape
     padded = torch.nn.functional.pad(given, (1,) * 4)

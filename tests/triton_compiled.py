@@ -71,3 +71,14 @@ def test_scalar_programs_compile() -> None:
     source = emit_scalars(program, reads, {"memory": [reads["memory"]]}, dtypes, alone=True)
     signature = dict.fromkeys(dtypes, "*fp64") | {"count": "i32", "rows": "i32"}
     assembly(module(source).hf_optim_scalars, signature, {"BLOCK": 256}, 90)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_codes_of_8_bits_compile_to_the_same_operations(capability: int) -> None:
+    numbers = {"w1": 0.1, "beta2": 0.9, "w2": 0.1, "eps": 1e-8, "power": 0.3, "lr": 0.1}
+    kept = {"x": torch.float32, "g": torch.float32, "m": torch.int8, "v": torch.uint8}
+    program = trace(update, kept, numbers, (), torch.float32, ("m", "v"))
+    constants = {"CHUNK": 1024, "ALIGNED": True}
+    ptx = assembly(module(emit(program)).hf_optim_pass, POINTERS | {"rows": "i32"}, constants, capability)
+    assert not re.findall(r"\bfma\.rn\.f32", ptx), "contracted: other codes than the C++ kernel's"
+    assert not re.findall(r"\b(sqrt|div)\.(approx|full)", ptx)

@@ -7,6 +7,7 @@ differ in their last bits, for chunks have another size. (The interpreter takes 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ import torch
 from contract import FAMILY, OURS, Problem, make, run, step
 
 import hf_optim
+from hf_optim.check.ways import _Methods, _Operators
 from hf_optim.core.reduce import dot
 from hf_optim.engine import launch_triton
+from hf_optim.engine.device import Device
 from hf_optim.engine.fallback import limits
 from hf_optim.errors import BadLoss
 
@@ -39,6 +42,7 @@ CHOICES: list[tuple[str, dict[str, Any]]] = [
     ("adabelief", {"grad_transform": "outlier_filter"}),
 ]
 SHAPES = ((7, 5), (3,))
+LOSS = torch.tensor(0.9)
 IDS = [name + "".join(f"-{k}={v}" for k, v in hyper.items()) for name, hyper in CHOICES]
 
 
@@ -59,12 +63,57 @@ def by_triton(opt: Any) -> None:
     assert (opt._ahead is not None) is ("evaluate" not in opt.needs), "its numbers were not computed on the device"
 
 
+def reads(opt: Any, more: Callable[[], Any] = lambda: None) -> list[str]:
+    """What a step over the gradients of the last one reads on the host, besides the counts that live there. What a
+    kernel reads is no matter, nor what the device has sent by itself."""
+    states = [state for state in opt.state.values() if isinstance(state, dict)]
+    counters = [v for state in states for k, v in state.items() if k in ("step", *getattr(opt, "scalar_slots", ()))]
+    operators = _Operators(set(map(id, counters)))
+    found = operators.found
+
+    def unheard(f: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            known = len(found)
+            out = f(*arguments, **options)
+            del found[known:]
+            return out
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch_triton, "_launch", unheard(launch_triton._launch))
+        patch.setattr(Device, "notice", unheard(Device.notice))
+        with operators, _Methods(found, {v.untyped_storage().data_ptr() for v in counters}):
+            opt.step(loss=LOSS) if getattr(opt, "needs", None) else opt.step()
+            more()
+    return found
+
+
+def test_a_read_is_seen() -> None:
+    _, opt = run("smaran", 2, problem())
+    assert reads(opt, torch.ones(()).item) == ["item"]
+    assert reads(opt, torch.ones(3).tolist) == ["tolist"]
+    assert "item" in reads(opt, lambda: float(opt.param_groups[0]["v"]))
+
+
+@pytest.mark.parametrize("name", ["lookahead_adam", "tlr_adamw", "tlr_sgd", "lookahead_amvt"])
+def test_a_wrapper_waits_for_nothing_within_its_window(name: str) -> None:
+    _, opt = run(name, 2, problem(), **({"k": 100} if "lookahead" in name else {"interval": 100}))
+    assert reads(opt) == []
+
+
 @pytest.mark.parametrize(("name", "hyper"), CHOICES, ids=IDS)
-def test_rules_equal_cpp(name: str, hyper: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rules_equal_cpp_and_wait_for_nothing(
+    name: str, hyper: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, opt = run(name, 2, problem(), **hyper)
     by_triton(opt)
+    hosted = "evaluate" in opt.needs or opt.stride(opt._hyper(opt.param_groups[0])) > 1 or FAMILY[name] == "matrix"
+    assert hosted or reads(opt) == []
     monkeypatch.setenv("HF_OPTIM_KERNELS", "1")
     theirs, other = run(name, 2, problem(), **hyper)
+    if not hosted:
+        other.step(loss=LOSS) if other.needs else other.step()
     assert other.execution == "C++ kernels"
     for p, q in zip(ours.params, theirs.params, strict=True):
         pairs = [(p, q), *((v, other.state[q][k]) for k, v in opt.state[p].items())]
@@ -90,6 +139,21 @@ def test_bfloat16_rounds_as_cpp(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         for k, v in opt.state[p].items():
             tolerance = {"rtol": 0.01, "atol": 1e-3} if sums(name, {}) else {"rtol": 0, "atol": 0}
             torch.testing.assert_close(v, other.state[q][k], **tolerance)
+
+
+@pytest.mark.parametrize("name", ["adan", "lamb"])
+def test_int8_is_coded_as_cpp(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, opt = run(name, 2, Problem(shapes=((70, 70),)), state_dtype="int8")
+    assert opt.execution.startswith("Triton kernels; m, v")
+    monkeypatch.setenv("HF_OPTIM_KERNELS", "1")
+    theirs, other = run(name, 2, Problem(shapes=((70, 70),)), state_dtype="int8")
+    mine, its = opt.state[ours.params[0]], other.state[theirs.params[0]]
+    assert mine["m"].dtype is torch.int8 and mine["v_scale"].shape == (20,)
+    for k, v in mine.items():
+        if sums(name, {}) and v.dtype.itemsize > 1:
+            torch.testing.assert_close(v, its[k], rtol=1e-5, atol=1e-8)
+        else:  # a sum's last bit may turn a rounding
+            assert (v != its[k]).sum() <= (v.numel() // 1000 if sums(name, {}) else 0), k
 
 
 # --- what is not known when it is launched ---------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def _of_this_rule(opt: Holder, saved: dict[str, Any]) -> dict[str, Any]:
     mine, defaults = opt.param_groups[0], validate.defaults(type(opt))
     for name in (*opt.choices, *opt.structural):
         then = saved.get(name, defaults[name])  # an option added since: what it did before is its default
-        if then != mine[name]:
+        if not validate.equal(then, mine[name]):
             raise BadCheckpoint(
                 f"{opt.rule}: the checkpoint has {name} = {then!r}, this optimizer {mine[name]!r}; they must agree"
             )
@@ -111,10 +111,10 @@ def _say(opt: Holder, groups: list[dict[str, Any]], complete: list[dict[str, Any
         changed = [
             (k, saved[k], mine[k])
             for k in opt._names
-            if k in saved and k != "lr" and not _equal(saved[k], mine[k])
+            if k in saved and k != "lr" and not validate.equal(saved[k], mine[k])
         ]  # fmt: skip
         now, then = mine.get("initial_lr", mine.get("lr")), saved.get("initial_lr", saved.get("lr"))
-        if "initial_lr" in saved and not _equal(then, now):
+        if "initial_lr" in saved and not validate.equal(then, now):
             changed.append(("lr", then, now))
         if changed:
             lines["the checkpoint's {} replace those of the constructor".format(
@@ -127,12 +127,6 @@ def _say(opt: Holder, groups: list[dict[str, Any]], complete: list[dict[str, Any
             )] = None  # fmt: skip
     for line in lines:
         log.warning("%s: %s", opt.rule, line)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return list(a) == list(b)
-    return bool(a == b)
 
 
 def _pairs(opt: Holder, state_dict: dict[str, Any]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from hf_optim.core import validate
 from hf_optim.errors import BadCheckpoint
 
 log = logging.getLogger("hf_optim")
@@ -124,7 +125,7 @@ def _turned(
         best = shared.index(max(shared))
         new = {**state_dict["param_groups"][best], "params": [ids[n] for n in names], KEY: list(names)}
         if set(names) != set(saved[best]) and "weight_decay" in group:
-            if new.get("weight_decay") != group["weight_decay"]:
+            if not validate.equal(new.get("weight_decay"), group["weight_decay"]):
                 log.warning(
                     "the checkpoint divided its parameters in another way: weight_decay = %g, of this optimizer, is in "
                     "force for %d tensors that start with %s",

@@ -22,7 +22,7 @@ from hf_optim.core import validate
 from hf_optim.core.groups import as_groups
 from hf_optim.core.reduce import local
 from hf_optim.core.rule import Transform
-from hf_optim.engine import capture, launchers
+from hf_optim.engine import capture, codes, launchers
 from hf_optim.engine.ahead import Ahead
 from hf_optim.engine.rows import takes_part
 from hf_optim.engine.step import Stepper
@@ -30,7 +30,7 @@ from hf_optim.errors import BadLoss, MissingLoss, UserError
 
 log = logging.getLogger("hf_optim")
 
-_STATE_DTYPES = {None: None, "fp32": torch.float32, "bf16": torch.bfloat16}
+_STATE_DTYPES = {None: None, "fp32": torch.float32, "bf16": torch.bfloat16, "int8": None}
 
 
 class Optimizer(Stateful):
@@ -45,7 +45,9 @@ class Optimizer(Stateful):
             arguments, or an instance; None for none.
         state_dtype: None keeps the state in the parameters' precision, at least float32; "bf16" halves it, rounded
             stochastically so that slow averages do not stall. bfloat16 parameters then keep what rounding takes from
-            them, too, in two bytes more (Kahan).
+            them, too, in two bytes more (Kahan). "int8" keeps averages of gradients and of their squares in a byte and
+            a scale for each 256 (`int8_slots`), rounded stochastically, of tensors with 4,096 elements and more; other
+            slots stay as they are. A rule without such averages and a sharded parameter are refused.
         on_bad_loss: for rules that read the loss: "raise" on a NaN, infinite or too small loss, or "skip" the step
             and count it in `figures()["skipped_steps"]`.
 
@@ -64,8 +66,12 @@ class Optimizer(Stateful):
             raise UserError(f"{self.rule}: on_bad_loss must be 'raise' or 'skip', got {self.on_bad_loss!r}")
         state_dtype = arguments.get("state_dtype")
         if state_dtype not in _STATE_DTYPES:
-            raise UserError(f"{self.rule}: state_dtype must be None, 'fp32' or 'bf16', got {state_dtype!r}")
+            raise UserError(f"{self.rule}: state_dtype must be None, 'fp32', 'bf16' or 'int8', got {state_dtype!r}")
+        if state_dtype == "int8" and not self.int8_slots:
+            raise UserError(f"{self.rule}: state_dtype='int8' suits none of its state: leave it out")
         self.state_dtype = _STATE_DTYPES[state_dtype]
+        #: how slots of large tensors are coded
+        self.coded = {k: codes.KINDS[v] for k, v in self.int8_slots.items()} if state_dtype == "int8" else {}
         if self.fixed_lr:
             hyper["lr"] = 1.0
         defaults = validate.defaults(type(self))
@@ -227,7 +233,7 @@ class Optimizer(Stateful):
             raise MissingLoss(
                 f"{self.rule} needs the loss of the batch: call step(loss=loss) or step(closure); "
                 "in transformers.Trainer use hf_optim.attach(trainer, ...), "
-                "in an Accelerate loop hf_optim.Session"
+                "in an Accelerate loop hf_optim.Session, with every optimizer of the loss"
             )
 
     # --- a step ----------------------------------------------------------------------------------------------------
@@ -366,9 +372,9 @@ class Optimizer(Stateful):
     @property
     def execution(self) -> str:
         """How the step runs: kernels, or blocks (a CPU) or lists (accelerators) and why."""
-        return launchers.execution(
-            [p for group in self.param_groups for p in group["params"]], self._steps.why(), self.without_kernels
-        )
+        params = [p for group in self.param_groups for p in group["params"]]
+        said = launchers.execution(params, self._steps.why(), self.without_kernels)
+        return f"{said}; {', '.join(self.coded)} in int8" if self.coded else said
 
     # --- what it is doing ------------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from hf_optim.core import validate
+from hf_optim.engine import codes
+from hf_optim.engine.passes import flat
 from hf_optim.errors import BadCheckpoint, UserError
 
 
@@ -35,7 +37,7 @@ def state(opt: Any, p: torch.Tensor, group: Mapping[str, Any], saved: Mapping[st
     if isinstance(counts, (int, float)) and not isinstance(counts, bool):
         saved = {**saved, "step": torch.tensor(float(counts), dtype=torch.float64)}
     for name in ("step", *opt.scalar_slots, *slots):
-        if not isinstance(saved.get(name), torch.Tensor) or not saved[name].is_floating_point():
+        if not isinstance(saved.get(name), torch.Tensor) or not (saved[name].is_floating_point() or name in slots):
             raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} is missing, or no tensor of numbers")
     for name in ("step", *opt.scalar_slots):
         if saved[name].numel() != 1:
@@ -43,6 +45,28 @@ def state(opt: Any, p: torch.Tensor, group: Mapping[str, Any], saved: Mapping[st
     if not 0 <= float(saved["step"]) < 2**53:
         raise BadCheckpoint(f"{opt.rule}: the checkpoint counts {float(saved['step'])} steps")
     _shapes(opt.rule, p, saved, opt.slots)
+    for name in slots:
+        _codes(opt, p, name, saved)
+
+
+def _codes(opt: Any, p: torch.Tensor, name: str, saved: Mapping[str, Any]) -> None:
+    """Raise BadCheckpoint unless a slot is in int8 where this optimizer keeps it so, with its scales."""
+    value, kind = saved.get(name), opt.kept_as(name, p)
+    if value is None:
+        return
+    if kind is None and value.is_floating_point():
+        return
+    if value.dtype is not kind:
+        mine, its = (str(d).removeprefix("torch.") for d in (kind or "full precision", value.dtype))
+        raise BadCheckpoint(
+            f"{opt.rule}: the checkpoint keeps {name} in {its}, this optimizer in {mine}: create it with the "
+            "state_dtype of the run that wrote it"
+        )
+    scales = saved.get(name + codes.SCALE)
+    if not isinstance(scales, torch.Tensor) or scales.shape != (codes.blocks(p.numel()),):
+        raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} lacks the scales of its blocks")
+    if flat(value, p) is None:
+        raise BadCheckpoint(f"{opt.rule}: the checkpoint keeps {name} in int8 for another memory format of the model")
 
 
 def _shapes(rule: str, p: torch.Tensor, saved: Mapping[str, Any], names: Iterable[str]) -> None:

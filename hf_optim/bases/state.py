@@ -10,7 +10,9 @@ import torch
 
 from hf_optim.bases import checkpoint
 from hf_optim.core.rule import Rule
+from hf_optim.engine import codes
 from hf_optim.engine.step import Stepper
+from hf_optim.errors import UserError
 
 
 class Stateful(torch.optim.Optimizer, Rule):
@@ -18,6 +20,7 @@ class Stateful(torch.optim.Optimizer, Rule):
 
     rule: str
     state_dtype: torch.dtype | None
+    coded: dict[str, torch.dtype]
     _names: tuple[str, ...]
     _wanted: list[list[str]]
     _steps: Stepper
@@ -45,6 +48,22 @@ class Stateful(torch.optim.Optimizer, Rule):
         kept = self.state_dtype is p.dtype is torch.bfloat16
         return [*self._slots(group), *(["compensation"] if kept else [])]
 
+    def kept_as(self, name: str, p: torch.Tensor) -> torch.dtype | None:
+        """As which codes a slot of a parameter is kept; None if it is kept as numbers."""
+        return self.coded.get(name) if p.numel() >= codes.SMALLEST else None
+
+    def _first_values(self, name: str, p: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """What a new slot is kept in."""
+        kind, value = self.kept_as(name, p), self.slots[name]
+        if kind is None:
+            return {name: self._first_value(name, p, group)}
+        if hasattr(p, "_local_tensor") or getattr(p, "_fsdp_flattened", False):
+            raise UserError(
+                f"{self.rule}: state_dtype='int8' has scales of blocks, which shards would cut: use state_dtype='bf16'"
+            )
+        made = codes.filled(p, float(group[value] if isinstance(value, str) else value), kind)
+        return dict(zip((name, name + codes.SCALE), made, strict=True))
+
     def _first_value(self, name: str, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         dtype = self.state_dtype or self._compute_dtype(p)
         value = self.slots[name]
@@ -63,7 +82,7 @@ class Stateful(torch.optim.Optimizer, Rule):
             for p in group["params"]:
                 state = self.state.get(p, {})
                 for name in (k for k in names if state and k not in state):
-                    state[name] = self._first_value(name, p, group)
+                    state.update(self._first_values(name, p, group))
 
     def _make_state(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         slots = self._slots(group)
@@ -72,7 +91,7 @@ class Stateful(torch.optim.Optimizer, Rule):
         for name, value in self.scalar_slots.items():
             state[name] = torch.tensor(value, dtype=torch.float32)
         for name in slots:
-            state[name] = self._first_value(name, p, group)
+            state.update(self._first_values(name, p, group))
         if "compensation" in self._entries(p, group):
             state["compensation"] = torch.zeros_like(p, requires_grad=False)
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from hf_optim.bases.optimizer import Optimizer
-from hf_optim.core.validate import FOREIGN_KEYS, defaults
+from hf_optim.core.validate import FOREIGN_KEYS, defaults, equal
 from hf_optim.errors import BadCheckpoint
 
 log = logging.getLogger("hf_optim")
@@ -82,7 +82,7 @@ class TorchRule(Optimizer):
     def _ours(self, group: dict[str, Any]) -> bool:
         """Whether a group is of this rule: by the name in it, or by the hyper-parameters of torch's class."""
         if "made_by" in group:
-            return bool(group["made_by"] == self.rule)
+            return equal(group["made_by"], self.rule)
         wanted = {*self._names, *self.torch_fixed}
         beside = set(self.param_groups[0]) - wanted  # what wrappers around this rule keep
         names = set(group) - FOREIGN_KEYS - set(EXECUTION) - beside
@@ -92,7 +92,7 @@ class TorchRule(Optimizer):
         for name, value in self.torch_fixed.items():
             if name not in group and "made_by" not in group:
                 missing.add(name)
-            elif group.get(name, value) != value:
+            elif not equal(group.get(name, value), value):
                 raise BadCheckpoint(
                     f"{self.rule}: the checkpoint has {name} = {group[name]!r}, which here is {value!r}: "
                     "it is another rule's"

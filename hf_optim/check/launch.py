@@ -42,7 +42,8 @@ def _pair(folder: Path, first: int, total: int, done: Callable[[int, Verdict], N
     errors = [open(folder / f"rank{r}.err", "w+", encoding="utf-8") for r in RANKS]  # noqa: SIM115
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "hf_optim.check.world", str(folder), str(r), str(first)],
+            # -P: a file in the current folder must not shadow a package.
+            [sys.executable, "-P", "-m", "hf_optim.check.world", str(folder), str(r), str(first)],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=errors[r],

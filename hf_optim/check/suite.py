@@ -15,6 +15,7 @@ from hf_optim import __version__
 from hf_optim.check import launch
 from hf_optim.check.candidate import Candidate, expand
 from hf_optim.check.outcome import CHECKS, FAIL, NOT, Check, Report, Verdict, judge
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError, one_line
 
 Progress = Callable[[int, int, str], None]
@@ -84,7 +85,7 @@ def run(
     chosen = list(known) if checks is None else list(checks)
     for id in chosen:
         if id not in known:
-            raise UserError(f"there is no check {id!r}; there are {', '.join(known)}")
+            raise UserError(f"there is no check {id!r}{closest(id, known)}; there are {', '.join(known)}")
     if fast:
         chosen = [id for id in chosen if not known[id].slow]
     expanded = expand([names] if isinstance(names, str) else names)

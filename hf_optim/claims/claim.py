@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 from hf_optim.claims import cells as published_cells
 from hf_optim.claims import statement as statements
 from hf_optim.claims.statement import AS_PRINTED, AS_RUN, Statement
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
@@ -114,7 +115,6 @@ def load(name: str) -> Claim:
         UserError: there is none, or the file is wrong: the file and the line are named.
     """
     from dataclasses import replace
-    from difflib import get_close_matches
 
     from hf_optim.study.plan.source import read
 
@@ -122,8 +122,8 @@ def load(name: str) -> Claim:
     known = names()
     if not path.is_file():
         if name not in known:
-            near = get_close_matches(name, known, 3) or list(known)
-            raise UserError(f"no claim {name!r}: choose from {', '.join(near)} (`hf-optim reproduce --list` shows all)")
+            near = closest(name, known)
+            raise UserError(f"no claim {name!r}{near}: give a YAML file, or one that `hf-optim list --claims` shows")
         path = known[name]
     return replace(parse(read(path, path.name), published()), file=name)
 
@@ -191,7 +191,8 @@ def _setting(source: Source, key: str, value: Any, shared: Any, rows: list[Mappi
         from hf_optim.claims.theorems import CHECKS
 
         if name not in CHECKS:
-            raise source.error((key, "checks", i), f"unknown check {name!r}; valid: {', '.join(CHECKS)}")
+            near = closest(str(name), CHECKS)
+            raise source.error((key, "checks", i), f"unknown check {name!r}{near}; valid: {', '.join(CHECKS)}")
     commands = {
         place: tuple(str(word) for word in source.check_type((key, "commands", place), words, list, "a list of words"))
         for place, words in plain["commands"].items()
@@ -208,11 +209,16 @@ def _setting(source: Source, key: str, value: Any, shared: Any, rows: list[Mappi
 
 
 def _study(source: Source, key: str, value: Any) -> Source:
-    """The study as a document of its own, whose errors name the lines of the claim file."""
+    """The study as a document of its own, whose errors name the lines of the claim file.
+
+    A statement's rule compares task by task; without a score the tasks of two tables that are the same have the same
+    seeds, and so share their runs.
+    """
     from hf_optim.study.plan.source import Source as Document
 
     start = (key, "study")
     lines = {place[2:]: line for place, line in source.lines.items() if place[:2] == start}
+    value = {"family": "tasks", **value} if isinstance(value, Mapping) else value
     return Document(source.file, value, text(value), lines)
 
 

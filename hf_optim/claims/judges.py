@@ -15,7 +15,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_optim.study.statistics.paired import ALPHA, Summary, holm, summarise
+from hf_optim.study.statistics.failures import fisher
+from hf_optim.study.statistics.paired import ALPHA, Summary, difference_p, holm, mean_difference, summarise
 
 
 @dataclass(frozen=True)
@@ -75,38 +76,9 @@ def decide(comparisons: Sequence[Comparison]) -> list[Finding]:
     ]
 
 
-def fisher(a: int, b: int, n: int) -> float:
-    """Two-sided p-value of Fisher's exact test that `a` failures of n and `b` of n have one cause."""
-    total = math.comb(2 * n, a + b)
-    ways = [math.comb(n, k) * math.comb(n, a + b - k) for k in range(max(0, a + b - n), min(n, a + b) + 1)]
-    seen = math.comb(n, a) * math.comb(n, b)
-    return sum(way for way in ways if way <= seen) / total
-
-
-def share(hits: int, n: int) -> tuple[float, float]:
-    """The 95 % Clopper-Pearson interval of a share."""
-    from scipy.special import betaincinv
-
-    low = float(betaincinv(hits, n - hits + 1, ALPHA / 2)) if hits else 0.0
-    high = float(betaincinv(hits + 1, n - hits, 1 - ALPHA / 2)) if hits < n else 1.0
-    return low, high
-
-
-def paired_p(differences: Sequence[float], grain: float = 0.0) -> float:
-    """Two-sided p-value of the paired t-test, its deviation not below half a grain; NaN with fewer than two pairs.
-
-    A metric that is counted on a finite test set moves in grains. Differences that are all the same have no deviation,
-    and would be certain, or unknown, without that floor.
-    """
-    from scipy.special import stdtr
-
-    one = summarise(differences)
-    if one.n < 2:
-        return math.nan
-    deviation = max(one.sd, grain / 2)
-    if deviation <= 1e-12 * max(1.0, abs(one.mean)):
-        return 1.0 if abs(one.mean) <= 1e-12 else math.nan
-    return float(2 * stdtr(one.n - 1, -abs(one.mean) / (deviation / math.sqrt(one.n))))
+def _t_test(one: Comparison, values: Sequence[float]) -> float:
+    """The paired t-test; equal differences of a metric that moves in grains are rounded, not certain."""
+    return difference_p(mean_difference(values, _grain(one) / 2))
 
 
 def _grain(one: Comparison) -> float:
@@ -141,11 +113,11 @@ def _p_value(one: Comparison, values: Sequence[float]) -> float:
         agreed = {v > 0 for v in values}
         return 0.0 if len(agreed) == 1 and all(abs(v) > 1e-12 for v in values) else 1.0 if values else math.nan
     if _never(one) and len(values) >= 2:
-        exact = fisher(len(values), 0, len(values))
+        exact, _ = fisher(len(values), len(values), 0, len(values))
         # A bound on the value, as a budget is on a time, makes the t-test a cautious one rather than none.
-        timed = paired_p(values, _grain(one)) if one.worst is not None else math.nan
+        timed = _t_test(one, values) if one.worst is not None else math.nan
         return exact if math.isnan(timed) else min(exact, timed)
-    return paired_p(values, _grain(one))
+    return _t_test(one, values)
 
 
 def _finding(one: Comparison, values: list[float], p: float, adjusted: float) -> Finding:

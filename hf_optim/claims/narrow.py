@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.claims.claim import text
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.study.plan.source import Source
 
@@ -82,8 +83,11 @@ def _keep(value: dict[str, Any], only: Sequence[str]) -> None:
     rows = [row for row in optimizers if _label(row) in only]
     for one in only:
         if one not in map(_label, [*tasks, *optimizers]):
-            names = ", ".join(map(_label, [*tasks, *optimizers]))
-            raise UserError(f"--only {one!r}: no task and no optimizer has this label; labels: {names}")
+            names = [*map(_label, [*tasks, *optimizers])]
+            near = closest(one, names)
+            raise UserError(
+                f"--only {one!r}: no task and no optimizer has this label{near}; labels: {', '.join(names)}"
+            )
     value["tasks"], value["optimizers"] = columns or tasks, rows or optimizers
     labels = [_label(row) for row in value["optimizers"]]
     if value.get("baseline") not in labels:

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.claims.claim import Claim
-from hf_optim.claims.sizes import MOST_SEEDS, seeds_needed, visible
 from hf_optim.claims.statement import Statement
 from hf_optim.study.plan.plan import Plan
-from hf_optim.study.statistics.paired import ALPHA
+from hf_optim.study.statistics.paired import ALPHA, MOST_UNITS, detectable, units_needed
 
 
 @dataclass(frozen=True)
 class Outlook:
     """What a study can be expected to say of a statement.
 
-    needed: seeds that find the published effect with 80 % power, MOST_SEEDS + 1 where that many do not; None where the
+    needed: seeds that find the published effect with 80 % power, MOST_UNITS + 1 where that many do not; None where the
     paper prints no effect or the noise is not known. visible: the least true effect that the planned seeds find.
     """
 
@@ -38,7 +37,7 @@ class Outlook:
             return f"{what}: no published effect or no measured noise, so nothing can be said beforehand"
         if self.needed is None:
             return f"{what}: no effect is printed; {self.seeds} seeds find {self.visible:.2g} or more"
-        count = f"{self.needed} seeds" if self.needed <= MOST_SEEDS else f"more than {MOST_SEEDS} seeds"
+        count = f"{self.needed} seeds" if self.needed <= MOST_UNITS else f"more than {MOST_UNITS} seeds"
         return f"{what}: the published effect of {self.statement.effect:g} needs {count}, {self.seeds} are planned"
 
 
@@ -53,9 +52,9 @@ def outlooks(claim: Claim, size: str, plan: Plan) -> list[Outlook]:
         level = ALPHA / max(1, _comparisons(one.keys, plan))
         needed = least = None
         if deviation:
-            least = visible(len(plan.seeds), deviation, level)
+            least = detectable(len(plan.seeds), level) * deviation
             if one.effect:
-                needed = seeds_needed(one.effect / deviation, level) or MOST_SEEDS + 1
+                needed = units_needed(one.effect / deviation, level) or MOST_UNITS + 1
         made.append(Outlook(one, len(plan.seeds), needed, least))
     return made
 

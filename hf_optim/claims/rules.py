@@ -30,10 +30,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hf_optim.claims.evidence import COUNTED, Evidence
-from hf_optim.claims.judges import Comparison, share
+from hf_optim.claims.judges import Comparison
 from hf_optim.claims.ruling import Question, Ruling, negation, ruling
 from hf_optim.study.folder.store import number
-from hf_optim.study.statistics.paired import summarise
+from hf_optim.study.statistics.paired import clopper_pearson, summarise
 
 Answer = Question | Ruling
 
@@ -339,7 +339,7 @@ def _diverges(evidence: Evidence, optimizer: str, tasks: list[str] | None = None
         failed, made = failed + sum(map(math.isnan, values.values())), made + len(values)
     if not made:
         return Ruling("not tested", f"no runs of {optimizer}")
-    low, high = share(failed, made)
+    low, high = clopper_pearson(failed, made)
     words = f"{failed} of {made} runs failed, a share in [{low:.2f}, {high:.2f}] (95 %)"
     return Ruling("holds" if low > 0.5 else "contradicted" if high < 0.5 else "undecided", words)
 

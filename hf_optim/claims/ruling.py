@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hf_optim.claims.judges import Comparison, Finding, decide
-from hf_optim.claims.sizes import visible
-from hf_optim.study.statistics.paired import ALPHA
+from hf_optim.study.statistics.paired import ALPHA, detectable
 
 Verdict = Literal["holds", "contradicted", "partly", "undecided", "not tested", "not testable"]
 
@@ -62,7 +61,7 @@ def ruling(answer: Question | Ruling) -> Ruling:
     if len(so) == len(findings):
         return Ruling("holds", "; ".join([count, *words]), findings)
     seeds = max((f.pairs for f in findings), default=0)
-    effect = visible(max(2, seeds), 1.0, ALPHA / len(findings))
+    effect = detectable(max(2, seeds), ALPHA / len(findings))
     text = "; ".join(
         [f"{count}, the rest undecided with {seeds} seeds, which find {effect:.1f} deviations of a difference", *words]
     )

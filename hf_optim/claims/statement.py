@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_optim.claims import exhibits, rules
+from hf_optim.core.validate import closest
 from hf_optim.study.plan.source import Source, Where
 
 OWN = ("says", "section", "reading", "rule", "negated", "not_testable", "effect")
@@ -81,7 +82,8 @@ def check_rule(source: Source, where: Where, value: Any, own: tuple[str, ...] = 
     source.check_type(where, value, dict, "a mapping with a rule")
     name = value.get("rule")
     if name not in known:
-        raise source.error((*where, "rule"), f"unknown rule {name!r}; valid: {', '.join(known)}")
+        near = closest(str(name), known)
+        raise source.error((*where, "rule"), f"unknown rule {name!r}{near}; valid: {', '.join(known)}")
     _, required, optional = known[name]
     source.check_keys(where, value, (*own, *required, *optional), ("rule", *required))
     if name == "sooner" and ("target" in value) == ("share" in value):

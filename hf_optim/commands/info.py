@@ -1,41 +1,182 @@
-"""The command `hf-optim info`, from the registry alone: torch is never imported."""
+"""The command `hf-optim info`: all that is known of a name, whatever it names, without importing torch."""
 
 from __future__ import annotations
 
+import ast
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hf_optim import registry
 from hf_optim.commands.parser import Parser
+from hf_optim.core.validate import closest
+from hf_optim.errors import UserError
 
-ABOUT = "an optimizer's algorithm, defaults and source"
+ABOUT = "show what is known of an optimizer, a task, a model, a metric, a study or a claim"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what is known of one name; gives 0."""
-    parser = Parser("hf-optim info", "Prints an optimizer's algorithm, its defaults and its source.")
-    parser.add_argument("name", help="an optimizer's name, as `hf-optim list` shows it")
+    parser = Parser(
+        "hf-optim info",
+        "Show what is known of a name that `hf-optim list` shows: an optimizer's algorithm, defaults and source, a\n"
+        "task's models and sizes, a model's presets, what a metric means, a study's file, what a claim says.",
+    )
+    parser.add_argument("name", help="an optimizer, a task, a model, a metric, a study or a claim")
     return info(parser.parse_args(sys.argv[1:] if argv is None else argv).name)
 
 
 def info(name: str) -> int:
-    """Prints what there is to know about one optimizer. Raises UserError with the closest names if it is unknown."""
+    """Prints everything of that name. Raises UserError with the closest names if nothing is called so."""
+    known: list[str] = []
+    told = 0
+    for names, show in _KINDS:
+        here = names()
+        known += here
+        if name in here:
+            print("\n" * bool(told) + show(name))
+            told += 1
+    if not told:
+        kinds, near = "optimizer, task, model, metric, study or claim", closest(name, known)
+        raise UserError(f"there is no {kinds} {name!r}{near}; `hf-optim list --help` says how to list them")
+    return 0
+
+
+def optimizer(name: str) -> str:
+    """An optimizer's class, needs, defaults, algorithm and source."""
     about = registry.info(name)
+    int8 = "" if about.int8_bytes is None else f", {about.int8_bytes:.2f} with state_dtype='int8'"
     pairs = [
         ("class", about.cls),
         ("family", about.family),
         ("needs", ", ".join(sorted(about.needs)) or "nothing beyond gradients"),
         ("source", about.paper or "–"),
-        ("state", f"{about.state_bytes:g} bytes a parameter (fp32)"),
+        ("state", f"{about.state_bytes:g} bytes a parameter (fp32){int8}"),
         ("defaults", ", ".join(f"{k}={_value(v)}" for k, v in about.defaults.items()) or "–"),
         ("search space", ", ".join(f"{k}: {_value(v)}" for k, v in about.search_space.items()) or "–"),
     ]
-    print(name)
-    for key, value in pairs:
-        print(f"  {key + ':':14s}{value}")
-    if about.doc:
-        print("\n" + about.doc)
-    return 0
+    return _page(name, pairs) + (f"\n\n{about.doc}" if about.doc else "")
+
+
+def task(name: str) -> str:
+    """A task's models, sizes, data and metrics."""
+    from hf_optim.experiment.task import load
+
+    one = load(name)
+    pairs = [
+        ("task", one.title),
+        ("models", ", ".join(one.models)),
+        *((f"size {size}", entry.about) for size, entry in one.sizes.items()),
+        ("judged by", f"{one.primary.name}, {_way(one.primary.greater_is_better)}"),
+        ("metrics", ", ".join(metric.name for metric in one.metrics) or "loss"),
+        ("data", "; ".join(f"{key}: {about}" for key, about in one.embedded.items()) or "–"),
+        ("options", "; ".join(f"{key}: {about}" for key, about in one.options.items()) or "–"),
+    ]
+    return _page(name, pairs)
+
+
+def _tasks() -> list[str]:
+    from hf_optim.experiment.task import names
+
+    return names()
+
+
+def _models() -> list[str]:
+    from hf_optim.experiment.task import load
+
+    return [model for name in _tasks() for model in load(name).models]
+
+
+def model(name: str) -> str:
+    """The presets of a model at each size, with where each value is from."""
+    from hf_optim.experiment.task import load
+
+    lines = []
+    for one in map(load, _tasks()):
+        if name not in one.models:
+            continue
+        lines.append(f"{name}, a model of the task {one.name}")
+        for size, entry in one.sizes.items():
+            if name in entry.presets:
+                values = {k: v for k, v in entry.presets[name].sources().items() if v.value not in (None, {})}
+                lines.append(f"  {size}:")
+                lines += [f"    {k + ':':20s}{_value(v.value)}  ({v.source})" for k, v in values.items()]
+    return "\n".join(lines)
+
+
+def _metrics() -> list[str]:
+    from hf_optim import metrics
+    from hf_optim.experiment.task import EVERY_RUN, load
+
+    declared = [metric.name for name in _tasks() for metric in load(name).metrics]
+    return sorted({*metrics.names(), *declared, *(metric.name for metric in EVERY_RUN)})
+
+
+def metric(name: str) -> str:
+    """Which way is better and in what unit, by task, and what the metric's own file says."""
+    from hf_optim import metrics
+    from hf_optim.experiment.task import EVERY_RUN, load
+
+    pairs = []
+    for one in map(load, _tasks()):
+        declared = next((m for m in (*one.metrics, *EVERY_RUN) if m.name == name), None)
+        if declared is not None:
+            unit = f", in {declared.unit}" if declared.unit else ""
+            pairs.append((one.name, f"{_way(declared.greater_is_better)}{unit}"))
+    text = _page(f"{name}, a metric", pairs)
+    if name in metrics.names():
+        doc = ast.get_docstring(ast.parse(Path(metrics.path(name)).read_text(encoding="utf-8"))) or ""
+        text += f"\n\n{doc}\n\nevaluate.load({metrics.path(name)!r}), or hf_optim.metrics.load({name!r})"
+    return text
+
+
+def _studies() -> list[str]:
+    from hf_optim.study.plan.shipped import shipped_studies
+
+    return list(shipped_studies())
+
+
+def study(name: str) -> str:
+    """A study's file, whole: it says what it asks and how."""
+    from hf_optim.study.plan.shipped import shipped_studies
+
+    path = shipped_studies()[name]
+    return f"{name}, a study: hf-optim study {name}\n\n{path.read_text(encoding='utf-8').rstrip()}"
+
+
+def _claims() -> list[str]:
+    from hf_optim.commands.list import claims
+
+    return [row[0] for row in claims()[1]]
+
+
+def claim(name: str) -> str:
+    """What a paper says at one place, and at which sizes that is tried."""
+    from hf_optim.claims.claim import load
+
+    one = load(name)
+    pairs = [("claim", one.title), ("paper", f"{one.paper}, {one.where}"), ("sizes", ", ".join(one.settings) or "none")]
+    pairs += [("says", f"“{each.says}” ({each.section})") for each in one.statements]
+    return _page(name, pairs) + f"\n\nhf-optim reproduce {name}"
+
+
+_KINDS: tuple[tuple[Callable[[], list[str]], Callable[[str], str]], ...] = (
+    (registry.list_optimizers, optimizer),
+    (_tasks, task),
+    (_models, model),
+    (_metrics, metric),
+    (_studies, study),
+    (_claims, claim),
+)
+
+
+def _page(title: str, pairs: Sequence[tuple[str, str]]) -> str:
+    width = max([13, *(len(key) + 1 for key, _ in pairs)])
+    return "\n".join([title, *(f"  {key + ':':{width}s} {value}" for key, value in pairs)])
+
+
+def _way(greater_is_better: bool) -> str:
+    return "higher is better" if greater_is_better else "lower is better"
 
 
 def _value(value: object) -> str:

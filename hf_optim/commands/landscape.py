@@ -15,6 +15,7 @@ from typing import Any
 
 from hf_optim.commands.parser import Parser
 from hf_optim.core.text import csv_lines
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import write_atomically
 from hf_optim.toys.surfaces import SURFACES, Surface
@@ -36,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = list(SURFACES) if options.surfaces == ["all"] else options.surfaces
     for name in names:
         if name not in SURFACES:
-            raise UserError(f"unknown surface {name!r}: choose from {', '.join(SURFACES)}, or all")
+            raise UserError(
+                f"unknown surface {name!r}{closest(name, SURFACES)}: choose from {', '.join(SURFACES)}, or all"
+            )
     if options.steps < 1:
         raise UserError(f"--steps must be at least 1, got {options.steps}")
     specs: dict[str, dict[str, Any]] = {}

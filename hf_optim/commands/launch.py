@@ -16,6 +16,11 @@ from hf_optim.errors import UserError
 
 ABOUT = "run a script that uses Trainer, unchanged, with another optimizer"
 VARIABLE = "HF_OPTIM"
+#: commands and modules that start the processes which train
+LAUNCHERS = {
+    "accelerate", "accelerate-launch", "accelerate.commands.accelerate_cli", "accelerate.commands.launch", "torchrun",
+    "torch.distributed.run", "torch.distributed.launch", "deepspeed", "deepspeed.launcher.runner",
+}  # fmt: skip
 EPILOG = f"""
   hf-optim launch --optimizer smaran run_glue.py --model_name_or_path ...
   hf-optim launch --optimizer tlr --optimizer.base adamw --optimizer.base.lr 1e-4 -m my_package.train --config c.yaml
@@ -76,6 +81,11 @@ def run(spec: dict[str, Any], target: Sequence[str], module: bool = False) -> in
     from hf_optim.hub.starting import at_train, attached
 
     spec = to_spec(spec, {}, settled=False)
+    if Path(target[0]).name in LAUNCHERS:
+        raise UserError(
+            f"hf-optim launch: {target[0]} starts processes of its own, in which nothing would be attached: put it in "
+            "front, accelerate launch -m hf_optim launch --optimizer NAME script.py ARGS (torchrun likewise)"
+        )
     if not module and not Path(target[0]).is_file():
         raise UserError(f"hf-optim launch: there is no script {target[0]}")
     trained = 0

@@ -1,73 +1,153 @@
-"""The command `hf-optim list`, from the registry alone: torch is never imported."""
+"""The command `hf-optim list`: what comes with the package, read without importing torch."""
 
 from __future__ import annotations
 
 import fnmatch
+import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hf_optim.commands.parser import Parser
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
-ABOUT = "list optimizers, tasks or studies"
+if TYPE_CHECKING:
+    from hf_optim.registry import Info
+
+ABOUT = "list optimizers, tasks, models, metrics, studies or claims"
+KINDS = ("optimizers", "tasks", "models", "metrics", "studies", "claims")
+Row = tuple[str, ...]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """List; gives 0."""
-    parser = Parser("hf-optim list", "Lists the optimizers, or the tasks or studies that come with the package.")
-    parser.add_argument("pattern", nargs="?", default="*", help='names with wildcards, as "*agr*" (default: all)')
+    parser = Parser("hf-optim list", "List what comes with the package: optimizers, or what an option names.")
+    add = parser.add_argument
+    add("pattern", nargs="?", default="*", help='a part of the names, or wildcards: agr, "tlr_*" (default: all)')
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--tasks", action="store_true", help="list the tasks instead")
-    kind.add_argument("--studies", action="store_true", help="list the shipped studies instead")
+    for name in KINDS[1:]:
+        kind.add_argument(f"--{name}", dest="kind", action="store_const", const=name, help=f"list the {name} instead")
+    only = parser.add_argument_group("optimizers only").add_argument
+    only("--family", metavar="NAME", help="plain, transform, loss-aware, line-search, matrix, wrapper, ...")
+    only("--needs", metavar="WHAT", help="loss or evaluate; nothing: those that need gradients alone")
+    only("--bytes", type=float, metavar="N", help="state of at most N bytes a parameter")
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    if options.tasks:
-        return tasks(options.pattern)
-    return studies(options.pattern) if options.studies else optimizers(options.pattern)
+    given = {key: getattr(options, key) for key in ("family", "needs", "bytes") if getattr(options, key) is not None}
+    if options.kind and given:
+        raise UserError(f"--{next(iter(given))} filters optimizers: leave out --{options.kind}")
+    if options.kind is None:
+        return _print("optimizer", *optimizers(**given), options.pattern)
+    heads, rows = _KINDS[options.kind]()
+    return _print(options.kind, heads, rows, options.pattern)
 
 
-def optimizers(pattern: str = "*") -> int:
-    """Prints a table of the optimizers whose names match `pattern`. Raises UserError if none does."""
+def optimizers(
+    family: str | None = None, needs: str | None = None, bytes: float | None = None
+) -> tuple[Row, list[Row]]:
+    """Heads and rows of the optimizers that pass the filters. Raises UserError for an unknown family or need."""
     from hf_optim import registry
 
-    rows = []
-    for name in registry.list_optimizers(pattern):
-        info = registry.info(name)
-        rows.append(
-            (name, info.family, ", ".join(sorted(info.needs)) or "–", f"{info.state_bytes:g}", info.paper or "–")
+    known = [registry.info(name) for name in registry.list_optimizers()]
+    _among("--family", family, {info.family for info in known})
+    _among("--needs", needs, {"nothing", *(need for info in known for need in info.needs)})
+
+    def passes(info: Info) -> bool:
+        return (
+            (family is None or info.family == family)
+            and (needs is None or needs in (info.needs or {"nothing"}))
+            and (bytes is None or info.state_bytes <= bytes)
         )
-    if not rows:
-        raise UserError(f"no optimizer matches {pattern!r}; `hf-optim list` shows all of them")
-    _print_table(("name", "family", "needs", "bytes/param", "source"), rows)
-    return 0
+
+    rows = [
+        (
+            info.name,
+            info.family,
+            ", ".join(sorted(info.needs)) or "–",
+            f"{info.state_bytes:g}",
+            "–" if info.int8_bytes is None else f"{info.int8_bytes:.2f}",
+            info.paper or "–",
+        )
+        for info in known
+        if passes(info)
+    ]
+    return ("name", "family", "needs", "bytes/param", "int8", "source"), rows
 
 
-def tasks(pattern: str = "*") -> int:
-    """Prints the tasks with their models and sizes."""
+def _among(option: str, word: str | None, valid: set[str]) -> None:
+    if word is not None and word not in valid:
+        raise UserError(f"{option} {word}{closest(word, valid)}: choose from {', '.join(sorted(valid))}")
+
+
+def tasks() -> tuple[Row, list[Row]]:
+    """The tasks with what judges them."""
+    from hf_optim.experiment import task
+
+    loaded = [task.load(name) for name in task.names()]
+    return ("name", "judged by", "models", "title"), [
+        (one.name, one.primary.name, str(len(one.models)), one.title) for one in loaded
+    ]
+
+
+def models() -> tuple[Row, list[Row]]:
+    """The models with their tasks and the sizes that there are."""
     from hf_optim.experiment import task
 
     rows = []
     for name in task.names():
-        if fnmatch.fnmatch(name, pattern):
-            about = task.describe(name)
-            rows.append(
-                (name, ", ".join(about["models"]), ", ".join(about["sizes"]), about["primary"]["name"], about["title"])
-            )
-    if not rows:
-        raise UserError(f"no task matches {pattern!r}; `hf-optim list --tasks` shows all of them")
-    _print_table(("name", "models", "sizes", "primary metric", "title"), rows)
-    return 0
+        one = task.load(name)
+        sizes = {model: [size for size in one.sizes if model in one.sizes[size].presets] for model in one.models}
+        rows += [(model, one.name, ", ".join(sizes[model])) for model in one.models]
+    return ("name", "task", "sizes"), rows
 
 
-def studies(pattern: str = "*") -> int:
-    """Prints the studies that come with the package, each with the first comment line of its file."""
+def metrics() -> tuple[Row, list[Row]]:
+    """The figures that tasks record, which way is better, in what unit, and by which tasks; and the metric files."""
+    from hf_optim import metrics as files
+    from hf_optim.experiment import task
+
+    tasks_of: dict[str, list[str]] = {}
+    declared = {}
+    for name in task.names():
+        for metric in (*task.load(name).metrics, *task.EVERY_RUN):
+            tasks_of.setdefault(metric.name, []).append(name)
+            declared[metric.name] = metric
+    rows = [
+        (name, "higher" if one.greater_is_better else "lower", one.unit or "–", ", ".join(tasks_of[name]))
+        for name, one in sorted(declared.items())
+    ]
+    rows += [(name, "–", "–", "hf_optim.metrics") for name in files.names() if name not in declared]
+    return ("name", "better is", "unit", "recorded by"), sorted(rows)
+
+
+def studies() -> tuple[Row, list[Row]]:
+    """The studies that come with the package, each with the first comment line of its file."""
     from hf_optim.study.plan.shipped import shipped_studies
 
-    for name, path in shipped_studies().items():
-        if fnmatch.fnmatch(name, pattern):
-            print(f"{name:20s} {first_comment(path)}")
-    return 0
+    return ("name", "asks"), [(name, first_comment(path)) for name, path in shipped_studies().items()]
+
+
+def claims() -> tuple[Row, list[Row]]:
+    """The papers' tables, figures and theorems: paper, place, sizes and title, from the heads of their files."""
+    folder = Path(__file__).resolve().parents[1] / "configs" / "claims"
+    folder = folder if folder.is_dir() else folder.parents[2] / "configs" / "claims"
+    rows = []
+    for path in sorted(folder.glob("*.yaml")):
+        top = dict(re.findall(r"^(\w+): *(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
+        sizes = ", ".join(size for size, key in (("small", "small"), ("paper", "paper_size")) if key in top)
+        rows.append((path.stem, top["paper"], sizes or "not testable", top["where"], top["title"]))
+    return ("name", "paper", "sizes", "where", "title"), rows
+
+
+_KINDS: dict[str, Callable[[], tuple[Row, list[Row]]]] = {
+    "tasks": tasks,
+    "models": models,
+    "metrics": metrics,
+    "studies": studies,
+    "claims": claims,
+}
 
 
 def first_comment(path: Path) -> str:
@@ -77,12 +157,26 @@ def first_comment(path: Path) -> str:
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as their content; the last one is cut so that a line fits the terminal."""
-    widths = [max(len(str(r[i])) for r in (header, *rows)) for i in range(len(header))]
-    room = max(20, shutil.get_terminal_size((100, 24)).columns - sum(widths[:-1]) - 2 * (len(widths) - 1))
-    for row in (header, *rows):
-        last = row[-1] if len(row[-1]) <= room else row[-1][: room - 1] + "…"
-        print(
-            "  ".join([*(cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)), last]).rstrip()
-        )
+def _print(kind: str, heads: Row, rows: list[Row], pattern: str) -> int:
+    wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    some = [row for row in rows if fnmatch.fnmatchcase(row[0], wanted)]
+    if not some:
+        one = {"studies": "study"}.get(kind, kind.removesuffix("s"))
+        near = closest(pattern, [row[0] for row in rows])
+        raise UserError(f"no {one} matches {pattern!r}{near}; leave it out to see all of them")
+    for line in aligned([heads, *some], shutil.get_terminal_size((80, 24)).columns):
+        print(line)
+    return 0
+
+
+def aligned(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Rows as lines of at most `width` characters: what does not fit is cut, in the widest column first."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    while sum(widths) + 2 * (len(widths) - 1) > width and max(widths[1:]) > 8:
+        widest = max(range(1, len(widths)), key=lambda i: widths[i])
+        widths[widest] -= 1
+
+    def cell(text: str, width: int) -> str:
+        return (text if len(text) <= width else text[: width - 1] + "…").ljust(width)
+
+    return ["  ".join(map(cell, row, widths)).rstrip() for row in rows]

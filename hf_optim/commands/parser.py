@@ -25,7 +25,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: --([\w-]+)", message)
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         hint = _meant(unknown[1].replace("-", "_"), self._option_string_actions) if unknown else ""
+        if choice:
+            hint = validate.closest(choice[1], [word.strip("' ") for word in choice[2].split(",")])
         raise UserError(f"{message}{hint}; see {self.prog} --help")
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_optim.claims import claim as claims
 from hf_optim.claims.narrow import Wish
+from hf_optim.commands import list as listing
+from hf_optim.commands import overrides
 from hf_optim.commands.parser import Parser
 from hf_optim.core import text
 from hf_optim.errors import UserError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from hf_optim.claims.cost import Machine
     from hf_optim.claims.outcome import Outcome
+    from hf_optim.experiment.cards import Card
     from hf_optim.study.plan.plan import Plan
 
 ABOUT = "reproduce a table or a figure of one of the papers"
@@ -48,11 +51,14 @@ class Options:
     wish: Wish = Wish()
     seeds: int | None = None
     jobs: int | None = None
+    jobs_per_gpu: int = 1
     checkpoint_every: int | None = None
     dry_run: bool = False
     anyway: bool = False
     share: bool = True
     machine: Machine | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    card: Card | None = None
 
     def folder(self, name: str) -> Path:
         """Where the study of the claim `name` lies."""
@@ -63,6 +69,8 @@ class Options:
         words = ["hf-optim reproduce", f'"{name}"' if " " in name else name, "--size", self.size, *self.wish.words()]
         for option, value in (("--seeds", self.seeds), ("--output", self.output)):
             words += [option, str(value)] if value is not None else []
+        for key, value in self.overrides.items():
+            words += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
         return " ".join([*words, *(["--anyway"] if self.anyway else [])])
 
 
@@ -71,7 +79,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim reproduce") ->
     parser = _parser(prog)
     given = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
     if given.list:
-        return _list()
+        return listing.main(["--claims"])
     if given.all == bool(given.name):
         parser.error("give a claim such as agr-table6 (see --list), or --all")
     if given.all != (given.budget is not None):
@@ -84,11 +92,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim reproduce") ->
         wish=Wish(given.epochs, tuple(given.only or ()), given.tuned or 0, given.patience),
         seeds=given.seeds,
         jobs=given.jobs,
+        jobs_per_gpu=given.jobs_per_gpu,
         checkpoint_every=given.checkpoint_every,
         dry_run=given.dry_run,
         anyway=given.anyway,
         share=not given.no_sharing,
         machine=_machine(given),
+        overrides=overrides.given(given),
+        card=overrides.card(given),
     )
     if given.all:
         return _within(given.budget, options)
@@ -114,11 +125,14 @@ def _parser(prog: str) -> Parser:
     add("--tuned", type=int, metavar="N", help="search AMVT's printed grid of rates and decays, N trials an optimizer")
     add("--patience", type=int, metavar="N", help="end a run after N evaluations without a lower validation loss")
     add("--jobs", type=int, metavar="N", help="runs at a time (default: one on each core or GPU)")
+    add("--jobs-per-gpu", type=int, default=1, metavar="N", help="small runs that share a GPU (default: 1)")
     add("--checkpoint-every", type=int, metavar="STEPS", help="an interrupted run goes on from its last checkpoint")
     add("--dry-run", action="store_true", help="show the plan and what it costs, and write nothing")
+    overrides.add_card(parser)
     add("--page", action="store_true", help="write the page from the runs that are there, and run nothing")
     add("--anyway", action="store_true", help="run a stand-in that cannot decide the published effects")
     add("--no-sharing", action="store_true", help="take no runs from the studies beside this one")
+    overrides.add(parser.add_argument_group("how every run is computed"), overrides.THROUGHPUT)
     add("--tflops", type=float, metavar="N", help="operations per second that the machine reaches, for the cost")
     add("--dollars-per-hour", type=float, metavar="N", help="what an hour of one GPU (or core) costs")
     return parser
@@ -135,6 +149,9 @@ def _machine(given: argparse.Namespace) -> Machine:
     for option, value in (("--tflops", given.tflops), ("--dollars-per-hour", given.dollars_per_hour)):
         if value is not None and not value > 0:
             raise UserError(f"{option} must be above 0, got {value}")
+    card = overrides.card(given)
+    if card is not None:
+        machine = replace(machine, name=card.name, operations=card.operations(given.precision or "fp32"))
     return replace(
         machine,
         at_a_time=at_a_time,
@@ -158,7 +175,7 @@ def reproduce(name: str, options: Options) -> int:
     from hf_optim.study.plan.plan import expand
 
     source = narrow.study(setting.study, options.wish)
-    plan = expand(source, seeds=options.seeds)
+    plan = expand(source, seeds=options.seeds, overrides=options.overrides)
     _announce(chosen, plan, options, folder)
     if options.share and not options.dry_run:
         brought = shared.collect(plan.runs, folder, folder.parent)
@@ -168,6 +185,7 @@ def reproduce(name: str, options: Options) -> int:
         code = command.study(
             f"{chosen.name} ({options.size})", source=source, output=str(folder), jobs=options.jobs,
             seeds=options.seeds, dry_run=options.dry_run, checkpoint_every=options.checkpoint_every,
+            overrides=options.overrides, jobs_per_gpu=options.jobs_per_gpu, card=options.card,
         )  # fmt: skip
     except KeyboardInterrupt:
         if (folder / "plan.json").is_file():
@@ -287,10 +305,3 @@ def _within(budget: str, options: Options) -> int:
         return 0
     codes = [reproduce(entry.name, replace(options, anyway=True)) for entry in chosen]
     return max(codes, default=0)
-
-
-def _list() -> int:
-    for name in claims.names():
-        one = claims.load(name)
-        print(f"{name:24s} {one.paper:7s} {one.where:22s} {one.title}  [{', '.join(one.settings) or 'not testable'}]")
-    return 0

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core import text
 from hf_optim.errors import UserError
 
 ABOUT = "filter, group, compare, export and merge what studies found"
@@ -107,20 +104,7 @@ def results(
         exports.write(table, shown, Path(export))
         print(f"{len(table)} rows, {len(shown)} columns: {export}")
     else:
-        _print(table, shown)
+        exports.show(table, shown)
     if compare:
         print(worth)
     return 0
-
-
-def _print(table: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Aligned columns; the last one is cut where the terminal ends, a file or a pipe gets everything."""
-    from hf_optim.study.report import exports
-
-    cells = [[text.line(exports.cell(row.get(c))) for c in columns] for row in table]
-    right = [all(isinstance(row.get(c), int | float | None) for row in table) for c in columns]
-    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(columns)]
-    room = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
-    for line in [list(map(text.line, columns)), *cells]:
-        parts = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(line, widths, right, strict=True)]
-        print("  ".join(parts).rstrip()[:room])

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hf_optim.commands import overrides
 from hf_optim.commands.parser import Parser
 from hf_optim.errors import UserError
 
@@ -30,9 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         retry_failed=options.retry_failed,
         accept_change=options.accept_change,
         gpus_per_run=options.gpus_per_run,
+        jobs_per_gpu=options.jobs_per_gpu,
         checkpoint_every=options.checkpoint_every,
         launch=_launch(options),
         trust=options.trust,
+        overrides=overrides.given(options),
+        card=overrides.card(options),
+        data=options.data,
     )
 
 
@@ -47,12 +52,16 @@ def _parser() -> Parser:
     add("--output", metavar="DIR", help="the study's folder (default: studies/NAME)")
     add("--jobs", type=int, metavar="N", help="runs at a time (default: one on each core, or on each GPU)")
     add("--seeds", type=int, metavar="N", help="use seeds 0 to N-1 instead of the file's")
-    add("--dry-run", action="store_true", help="show the plan and write nothing")
+    add("--dry-run", action="store_true", help="show the plan and what it costs, and write nothing")
+    overrides.add_card(parser)
+    add("--data", metavar="NAME_OR_PATH", help="of every task, in place of the file's")
     add("--retry-failed", action="store_true", help="run those again that failed before")
     add("--accept-change", action="store_true", help="go on although runs of the folder are no longer in the plan")
     add("--trust", action="store_true", help="run code that only the study's folder names (docs/trust.md)")
     add("--gpus-per-run", type=int, metavar="N", help="GPUs that train one model together (default: one, if any)")
+    add("--jobs-per-gpu", type=int, default=1, metavar="N", help="small runs that share a GPU (default: 1)")
     add("--checkpoint-every", type=int, metavar="STEPS", help="an interrupted run goes on from its last checkpoint")
+    overrides.add(parser.add_argument_group("how every run is computed, in place of the file's"), overrides.THROUGHPUT)
     jobs = parser.add_argument_group("spread over jobs (docs/running.md)").add_argument
     jobs("--launch", choices=("slurm", "local", "debug"), help="submit jobs that take runs until none is left")
     jobs("--array", type=int, metavar="N", help="most jobs at a time (default: 1)")

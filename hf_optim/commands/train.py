@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_optim.commands import overrides
 from hf_optim.commands.nested import merged, take_nested
 from hf_optim.commands.parser import Parser
 from hf_optim.core.text import line, terminal
 from hf_optim.errors import UserError
+from hf_optim.experiment import cards
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
 from hf_optim.experiment.task import check_run, load, names
 from hf_optim.hub import schedules
@@ -26,6 +28,8 @@ RUN_KEYS = {
     "overwrite": bool,
     "quiet": bool,
     "report_to": str,
+    "dry_run": bool,
+    "card": str,
 }
 
 EPILOG = f"""
@@ -85,8 +89,7 @@ def parser(prog: str) -> Parser:
         help="a learning-rate schedule (default: the preset's); its values as --schedule.KEY VALUE",
     )
     budget = made.add_argument_group("in place of the preset's values")
-    for key, kind in OVERRIDES.items():
-        budget.add_argument(f"--{key.replace('_', '-')}", dest=key, type=kind, metavar="N", help=HELP[key])
+    overrides.add(budget, OVERRIDES)
     run = made.add_argument_group("the run")
     run.add_argument("--output", metavar="DIR", help="the folder of the run (default runs/ID)")
     run.add_argument(
@@ -97,26 +100,10 @@ def parser(prog: str) -> Parser:
         "--resume", action="store_true", default=None, help="go on from the folder's last whole checkpoint"
     )
     run.add_argument("--report-to", metavar="NAMES", help="trackers beside history.jsonl, as tensorboard,trackio,wandb")
+    run.add_argument("--dry-run", action="store_true", default=None, help="say what it costs, and write nothing")
+    overrides.add_card(run)
     run.add_argument("--quiet", action="store_true", default=None, help="no lines on the way")
     return made
-
-
-HELP = {
-    "steps": "optimizer steps",
-    "epochs": "passes over the train split",
-    "passes": "end after so many forward and backward passes together, in place of steps",
-    "seconds": "end after so many seconds of training, in place of steps",
-    "batch_size": "samples of one optimizer step, over all processes and accumulation",
-    "eval_every": "steps between evaluations on the validation split (default: once an epoch)",
-    "max_grad_norm": "clip the gradient's norm; 0 does not",
-    "gradient_accumulation_steps": "parts that a step's batch is computed in",
-    "sharpness": "record the Hessian's largest eigenvalue at the end, on so many train samples",
-    "train_curve": "evaluate so many train samples whenever validation is evaluated",
-    "init_seed": "of the initial weights alone (default: --seed)",
-    "order_seed": "of the order of batches alone (default: --seed)",
-    "split_seed": "train on a bootstrap sample of the train split, drawn with this seed",
-    "patience": "end the run after so many evaluations without a lower validation loss",
-}
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int:
@@ -124,6 +111,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
     loud = os.environ.get("RANK", "0") == "0"
     try:
         spec, run = parse(list(sys.argv[1:] if argv is None else argv), prog)
+        if run["dry_run"]:
+            from hf_optim.experiment import forecast
+
+            card = None if run["card"] is None else cards.find(run["card"])
+            print("\n".join(forecast.lines([(spec.id, spec.to_dict(), 1)], card)))
+            return 0
+        if run["card"] is not None:
+            raise UserError("--card says for which GPU costs are to be said: it belongs to --dry-run")
         folder = Path(run["output"] or f"runs/{spec.id}")
         if (folder / "record.json").is_file() and not run["overwrite"]:
             raise UserError(f"output: {folder} holds a finished run: choose another --output, or --overwrite it")
@@ -160,13 +155,13 @@ def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[
         if run[key] is not None and type(run[key]) is not kind:
             raise UserError(f"{key}: expected {kind.__name__}, got {run[key]!r}")
 
-    overrides = dict(_mapping(config, "overrides"))
+    changes = dict(_mapping(config, "overrides"))
     given = {key: options.pop(key) for key in OVERRIDES if key in options}
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if one in given and other not in given:
-            overrides.pop(other, None)
-    overrides.update(given)
-    values: dict[str, Any] = {"size": "small", "seed": 0, **config, "overrides": overrides}
+            changes.pop(other, None)
+    changes.update(given)
+    values: dict[str, Any] = {"size": "small", "seed": 0, **config, "overrides": changes}
     for key in NESTED:
         name = options.pop(key, None)
         base = {"name": values[key]} if isinstance(values.get(key), str) else dict(_mapping(values, key))

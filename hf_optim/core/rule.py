@@ -46,6 +46,9 @@ class Rule:
     #: slots that a configuration leaves out: name -> (hyper-parameter, the value with which the slot is needed; True
     #: is all but False and 0)
     optional_slots: ClassVar[dict[str, tuple[str, Any]]] = {}
+    #: slots that may be kept in 8 bits: name -> "signed" (an average of gradients) or "unsigned" (of their squares).
+    #: Never a copy of the parameter or of a gradient, a maximum, or an average so slow that the rounding adds up
+    int8_slots: ClassVar[dict[str, str]] = {}
     #: numbers that each parameter keeps, 0-d in float32 beside its step count: name -> first value. `scalars` reads
     #: them in `h` and returns what they become under the same names; parameters that share a call share them
     scalar_slots: ClassVar[dict[str, float]] = {}

@@ -53,6 +53,16 @@ _SAME = {
 }  # fmt: skip
 
 
+def equal(a: Any, b: Any) -> bool:
+    """Whether two values of a group say the same: a list as a tuple, a tensor of one number as the number;
+    anything may stand in a file, a tensor of more numbers too."""
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    if any(hasattr(x, "numel") and x.numel() != 1 for x in (a, b)):
+        return False
+    return bool(a == b)
+
+
 def closest(word: str, words: Iterable[str]) -> str:
     """` (did you mean ...?)` or nothing."""
     words = list(words)

@@ -11,6 +11,8 @@ import math
 
 import torch
 
+from hf_optim.engine import emit_codes
+from hf_optim.engine.codes import BLOCK, SCALE
 from hf_optim.engine.trace import TRUTHS, Program, Ref, Write
 
 #: bytes ahead of what is computed that are asked for
@@ -18,7 +20,10 @@ _AHEAD = 2048
 #: elements of a chunk: what a thread takes at once; part of the sums' definition, so never tuned
 CHUNK = 1 << 14
 
-_STORED = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "_Float16"}
+_STORED = {
+    torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "_Float16",
+    torch.int8: "int8_t", torch.uint8: "uint8_t",
+}  # fmt: skip
 
 # no headers: they take longer to read than the rest to compile
 _HEAD = """#define memcpy __builtin_memcpy
@@ -82,6 +87,7 @@ INLINE void store(bf16* p, V v, uint32_t key, uint32_t element) {  // stochastic
     memcpy(p, &out, sizeof out);
 }
 %(double)s
+%(codes)s
 INLINE double add_up(V v) { double s = 0; for (int i = 0; i < L; i++) s += v[i]; return s; }
 
 struct Pass {  // hf_optim.engine.kernels.Arguments
@@ -105,8 +111,9 @@ INLINE V to_f16(V v) { return reals(__builtin_convertvector(__builtin_convertvec
 INLINE V load(const _Float16* p) { HF h; memcpy(&h, p, sizeof h); return reals(__builtin_convertvector(h, F)); }
 INLINE void store(_Float16* p, V v) { const HF h = __builtin_convertvector(floats(v), HF); memcpy(p, &h, sizeof h); }"""
 
-_DOUBLE = """INLINE V load(const double* p) { V v; memcpy(&v, p, sizeof v); return v; }
-INLINE void store(double* p, V v) { memcpy(p, &v, sizeof v); }"""
+_DOUBLE = """typedef double D __attribute__((vector_size(L * 8)));
+INLINE V load(const double* p) { D d; memcpy(&d, p, sizeof d); return __builtin_convertvector(d, V); }
+INLINE void store(double* p, V v) { const D d = __builtin_convertvector(v, D); memcpy(p, &d, sizeof d); }"""
 
 #: an operation -> the C++ expression of its arguments
 _OPERATIONS = {
@@ -177,12 +184,18 @@ def emit(program: Program) -> str:
         "pow": "__builtin_powf" if single else "__builtin_pow",
         "to_float": "v" if single else "__builtin_convertvector(v, F)",
         "from_float": "v" if single else "__builtin_convertvector(v, V)",
-        "half": _HALF if _uses_half(program) else "", "double": "" if single else _DOUBLE,
+        "half": _HALF if _uses_half(program) else "",
+        "double": _DOUBLE if any(d is torch.float64 for _, d in program.tensors) else "",
+        "codes": emit_codes.CPP if program.coded else "",
     }  # fmt: skip
     body = _Body(program)
     names, terms = program.names, range(len(program.terms))
     at = {name: j for j, name in enumerate(names)}
     types = {name: _STORED[dtype] for name, dtype in program.tensors}
+    coded = program.coded
+    step_types = types | dict.fromkeys(coded, "float")  # of codes, what they stand for
+    here = {k: f"b_{k} + (q - begin)" if k in coded else f"p_{k} + q" for k in names}
+    block = BLOCK if coded else 1024 if terms else 0
     first_sum = len(names) + len(program.numbers)
     noisy = [w for w in program.writes if w.noisy]
     lines = [
@@ -194,38 +207,53 @@ def emit(program: Program) -> str:
         "if (row < 0) { " + " ".join(f"partial[{j}] = 0;" for j in terms) + " continue; }",
         "const int64_t n = p.sizes[i] - a < p.chunk ? p.sizes[i] - a : p.chunk;",
         *(f"{types[k]}* const p_{k} = ({types[k]}*)p.table[{j} * p.tensors + i] + a;" for k, j in at.items()),
+        *(
+            f"float* const p_{k}{SCALE} = (float*)p.table[{len(names) + j} * p.tensors + i] + a / {BLOCK};"
+            for j, k in enumerate(coded)
+        ),
         *(_number("numbers", "row", j, len(program.numbers), len(names)) for j in range(len(program.numbers))),
         *(_number("sums", "i", j, len(program.sums), first_sum) for j in range(len(program.sums))),
         *body.shared,
         *(f"const uint32_t key_{w.tensor} = p.keys[i] + {at[w.tensor]}u * 0x7FEB352Du;" for w in noisy),
         *(["const uint32_t origin = (uint32_t)(p.origin[i] + a);"] if noisy else []),
         *(f"double total{j} = 0;" for j in terms),
-        f"auto step = [&]({', '.join(f'{types[k]}* p_{k}' for k in names)}, M valid, uint32_t element, V* sum) "
+        f"auto step = [&]({', '.join(f'{step_types[k]}* p_{k}' for k in names)}, M valid, uint32_t element, V* sum) "
         "__attribute__((always_inline)) {",
         *(f"__builtin_prefetch((const char*)p_{k} + {_AHEAD});" for k in names),
         *(f"const V v{j} = load(p_{k});" for k, j in at.items()),
         *body.each,
         *(f"sum[{j}] += where(valid, all({body.name(term)}), all(0));" for j, term in enumerate(program.terms)),
         *(
-            f"store(p_{w.tensor}, all({body.name(w.value)}){f', key_{w.tensor}, element' if w.noisy else ''});"
+            f"store(p_{w.tensor}, all({body.name(w.value)})"
+            f"{f', key_{w.tensor}, element' if w.noisy and w.tensor not in coded else ''});"
             for w in program.writes
         ),
         "};",
         "M every; for (int l = 0; l < L; l++) every[l] = -1;",
         "int64_t q = 0;",
-        *(_streams(program) if terms and len(names) <= 2 else []),
+        *(_streams(program) if terms and len(names) <= 2 and not coded else []),
         "while (q < n) {",
-        f"const int64_t stop = {'q + 1024 < n ? q + 1024 : n' if terms else 'n'};",
+        f"const int64_t begin = q, stop = {f'q + {block} < n ? q + {block} : n' if block else 'n'};",
+        *(f"float b_{k}[{BLOCK}]; decode(p_{k} + q, p_{k}{SCALE}[q / {BLOCK}], b_{k}, stop - q);" for k in coded),
         f"V sum[{max(1, len(terms))}] = {{}};",
-        f"for (; q + L <= stop; q += L) step({', '.join(f'p_{k} + q' for k in names)}, every, {_element(noisy)}, sum);",
+        f"for (; q + L <= stop; q += L) step({', '.join(here.values())}, every, {_element(noisy)}, sum);",
         "if (q < stop) {  // fewer than L: in copies",
         "const int64_t left = stop - q;",
         "M valid; for (int l = 0; l < L; l++) valid[l] = l < left ? -1 : 0;",
-        *(f"{types[k]} rest_{k}[L] = {{}}; memcpy(rest_{k}, p_{k} + q, left * sizeof *p_{k});" for k in names),
+        *(
+            f"{step_types[k]} rest_{k}[L] = {{}}; memcpy(rest_{k}, {p}, left * sizeof *rest_{k});"
+            for k, p in here.items()
+        ),
         f"step({', '.join(f'rest_{k}' for k in names)}, valid, {_element(noisy)}, sum);",
-        *(f"memcpy(p_{k} + q, rest_{k}, left * sizeof *p_{k});" for k in program.written),
+        *(f"memcpy({here[k]}, rest_{k}, left * sizeof *rest_{k});" for k in program.written),
         "q = stop;",
         "}",
+        *(
+            f"encode(p_{k} + begin, p_{k}{SCALE} + begin / {BLOCK}, b_{k}, stop - begin, key_{k}, "
+            "origin + (uint32_t)begin);"
+            for k in program.written
+            if k in coded
+        ),
         *(f"total{j} += add_up(sum[{j}]);" for j in terms),
         "}",
         *(f"partial[{j}] = total{j};" for j in terms),

@@ -32,6 +32,8 @@ from dataclasses import dataclass
 
 import torch
 
+from hf_optim.engine import emit_codes
+from hf_optim.engine.codes import BLOCK, CODED
 from hf_optim.engine.trace import TRUTHS, Op, Program, Ref, Write
 
 _TYPES = {
@@ -39,6 +41,8 @@ _TYPES = {
     torch.float64: "tl.float64",
     torch.bfloat16: "tl.uint16",  # as bits
     torch.float16: "tl.float16",
+    torch.int8: "tl.int8",
+    torch.uint8: "tl.uint8",
 }
 
 _HEAD = '''\
@@ -225,7 +229,7 @@ def emit(program: Program, recipe: Program | None = None) -> str:
     Args:
         recipe: a scalar program that makes the program's sums (`r_NAME`) from a row of raw ones (`o_NAME`).
     """
-    kind, names = _TYPES[program.dtype], program.names
+    kind, names, coded = _TYPES[program.dtype], program.names, program.coded
     body = _Body(
         program,
         [*(f"v_{k}" for k in names), *(f"c_{k}" for k in program.numbers), *(f"s_{k}" for k in program.sums)],
@@ -240,8 +244,13 @@ def emit(program: Program, recipe: Program | None = None) -> str:
             f"    v_{k} = tl.load(p_{k} + at)",
             "else:",
             f"    v_{k} = tl.load(p_{k} + at, mask=inside, other=0)",
-            f"v_{k} = {'from_bf16(v_' + k + ')' if dtype is torch.bfloat16 else 'v_' + k}.to({kind})",
         ]
+        if k in coded:
+            lines += [
+                f"q_{k} = tl.load(table + {len(names) + coded.index(k)} * rows + i).to(tl.pointer_type(tl.float32))",
+                f"v_{k} = decoded(v_{k}, tl.load(q_{k} + at // {BLOCK}, mask=inside, other=0), {dtype is torch.int8})",
+            ]
+        lines.append(f"v_{k} = {'from_bf16(v_' + k + ')' if dtype is torch.bfloat16 else 'v_' + k}.to({kind})")
     width = len(program.numbers) + 1
     lines += [f"c_{k} = tl.load(numbers + r * {width} + {j}).to({kind})" for j, k in enumerate(program.numbers)]
     if recipe is None:
@@ -269,12 +278,23 @@ def emit(program: Program, recipe: Program | None = None) -> str:
             f"tl.store(partial + chunk * {len(program.terms)} + {j}, tl.sum(term, 0))",
         ]
     chunk = "".join(f"    {line}\n" for line in lines)
-    return _HEAD + _PASS % {"chunk": chunk} + (_GATHER if program.terms else "")
+    head = _HEAD + (emit_codes.TRITON if coded else "")
+    return head + _PASS % {"chunk": chunk} + (_GATHER if program.terms else "")
 
 
 def _store(write: Write, body: _Body, dtype: torch.dtype, slot: int) -> list[str]:
-    value = body.value(write.value)
-    if dtype is torch.float16:
+    value, k, before = body.value(write.value), write.tensor, []
+    if dtype in CODED:
+        offset = f"tl.full((), {slot * 0x7FEB352D & 0xFFFFFFFF}, tl.uint32)"
+        wide = f"tl.broadcast_to({value}, (CHUNK,)).to(tl.float32)"
+        before = [
+            f"e_{k}, scales_{k} = encoded({wide}, inside, element, key, {offset}, "
+            f"{dtype is torch.int8}, CHUNK, {BLOCK})",
+            f"block_{k} = start // {BLOCK} + tl.arange(0, CHUNK // {BLOCK})",
+            f"tl.store(q_{k} + block_{k}, scales_{k}, mask=block_{k} * {BLOCK} < size)",
+        ]
+        value = f"e_{k}"
+    elif dtype is torch.float16:
         value = f"{value}.to(tl.float32).to(tl.float16)"
     elif dtype is torch.bfloat16 and write.noisy:
         offset = slot * 0x7FEB352D & 0xFFFFFFFF
@@ -282,6 +302,7 @@ def _store(write: Write, body: _Body, dtype: torch.dtype, slot: int) -> list[str
     elif dtype is torch.bfloat16:
         value = f"to_bf16(rounded_to_bf16({value}.to(tl.float32)))"
     return [
+        *before,
         f"w_{write.tensor} = {value}.to({_TYPES[dtype]})",
         "if WHOLE:",
         f"    tl.store(p_{write.tensor} + at, w_{write.tensor})",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from hf_optim.engine.codes import SCALE, decode, encode
 from hf_optim.engine.trace import Program, Ref
 
 # --- the noise of stochastic rounding --------------------------------------------------------------------------------
@@ -85,7 +86,10 @@ def evaluate(
         0-d float64 tensors; of a scalar program its outputs, in the order of `writes`.
     """
     dtype = program.dtype
-    values: list[Any] = [tensors[k].to(dtype, copy=True) for k in program.names]
+    values: list[Any] = [
+        decode(tensors[k], tensors[k + SCALE]).to(dtype) if k in program.coded else tensors[k].to(dtype, copy=True)
+        for k in program.names
+    ]
     values += [
         torch.tensor(float(v), dtype=dtype)
         for v in (*(numbers[k] for k in program.numbers), *(sums[k] for k in program.sums))
@@ -104,6 +108,10 @@ def evaluate(
         target, new = tensors[write.tensor], value(write.value).expand(length)
         if write.noisy:
             bits = noise(torch.arange(first, first + length), key, program.names.index(write.tensor))
-            new = round_stochastically(new, bits)
+            if write.tensor in program.coded:
+                new, scales = encode(new.float(), bits, target.dtype)
+                tensors[write.tensor + SCALE].copy_(scales)
+            else:
+                new = round_stochastically(new, bits)
         target.copy_(new)
     return out

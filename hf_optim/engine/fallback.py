@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from hf_optim.core.vocabulary import BINARY, UNARY, Operand
+from hf_optim.engine.codes import BLOCK, CODED, SCALE, decode, encode
 from hf_optim.engine.evaluate import noise, round_stochastically
 
 
@@ -186,7 +187,7 @@ for _name in ("add", "sub", "mul", "truediv"):
 
 @dataclass(frozen=True)
 class Rounding:
-    """How bfloat16 tensors of one parameter are stored: `noisy` ones stochastically, with these bits' key."""
+    """How bfloat16 tensors and codes of one parameter are stored: `noisy` ones stochastically, by this key's bits."""
 
     noisy: frozenset[str] = frozenset()
     key: int = 0
@@ -207,7 +208,7 @@ def run(
     """Call a rule's function over flat tensors, in place.
 
     Args:
-        columns: of each name one tensor a parameter.
+        columns: of each name one tensor a parameter; of codes, their scales besides.
         sums: of each name one entry a parameter.
         dtype: in which to compute.
         roundings: one a parameter.
@@ -236,8 +237,12 @@ def _blocks(call: Any, tensors: Mapping[str, torch.Tensor], c: Any, dtype: torch
     size = limit.block * min(torch.get_num_threads(), limit.threads)
     if some.device.type not in limit.blocked:
         size = max(1, some.numel())
+    coded = [k for k, t in tensors.items() if t.dtype in CODED]
+    if coded:
+        size = -(-size // BLOCK) * BLOCK
     total: Any = None
-    pieces = [t.split(size) for t in tensors.values()] if some.numel() else [(t,) for t in tensors.values()]
+    sizes = dict.fromkeys(tensors, size) | {k + SCALE: size // BLOCK for k in coded}
+    pieces = [t.split(sizes[k]) if some.numel() else (t,) for k, t in tensors.items()]
     for number, row in enumerate(zip(*pieces, strict=True)):
         blocks = dict(zip(tensors, row, strict=True))
         out = _block(call, blocks, c, dtype, replace(how, first=how.first + number * size))
@@ -249,7 +254,10 @@ def _blocks(call: Any, tensors: Mapping[str, torch.Tensor], c: Any, dtype: torch
 
 def _block(call: Any, blocks: dict[str, torch.Tensor], c: Any, dtype: torch.dtype, how: Rounding) -> Any:
     """With a tensor `compensation` x is the sum of both: it keeps what rounding takes from x (Kahan)."""
-    work = {k: b.to(dtype) for k, b in blocks.items()}
+    scales = {k: blocks[k + SCALE] for k, b in blocks.items() if b.dtype in CODED}
+    work = {k: b.to(dtype) for k, b in blocks.items() if k not in scales and k.removesuffix(SCALE) not in scales}
+    work |= {k: decode(blocks[k], scale).to(dtype) for k, scale in scales.items()}
+    unwritten = {k: work[k]._version for k in scales}
     lost = work.pop("compensation", None)
     if lost is not None:
         work["x"].add_(lost)
@@ -259,10 +267,15 @@ def _block(call: Any, blocks: dict[str, torch.Tensor], c: Any, dtype: torch.dtyp
         blocks["x"].copy_(exact)
         blocks["compensation"].copy_(exact.sub_(blocks["x"]))
     for k, value in work.items():
-        if blocks[k].dtype is dtype or k == "g":
+        if blocks[k].dtype is dtype or k == "g" or value._version == unwritten.get(k):
             continue
         if k in how.noisy:
             element = torch.arange(how.first, how.first + len(value), device=value.device)
-            value = round_stochastically(value, noise(element, how.key, how.slots.index(k)))
+            bits = noise(element, how.key, how.slots.index(k))
+            if k in scales:
+                value, scale = encode(value.float(), bits, blocks[k].dtype)
+                scales[k].copy_(scale)
+            else:
+                value = round_stochastically(value, bits)
         blocks[k].copy_(value)
     return out

@@ -117,6 +117,17 @@ def _private(folder: Path) -> str | None:
         return f"{folder}: {e.strerror}"
 
 
+def cache_folder() -> tuple[Path | None, str]:
+    """Where built kernels are kept, and why not in the first choice; None where no folder is ours alone."""
+    reasons = []
+    for folder in _folders():
+        reason = _private(folder)
+        if reason is None:
+            return folder, "; ".join(reasons)
+        reasons.append(reason)
+    return None, "; ".join(reasons)
+
+
 def _trusted(file: Path) -> bool:
     """A file that we wrote."""
     try:
@@ -216,7 +227,8 @@ class Building:
                 if self._flags:
                     self._start()
                 else:
-                    self._why = f"the C++ compiler fails: {(said.strip().splitlines() or ['?'])[0]}"
+                    lines = said.strip().splitlines() or ["?"]
+                    self._why = f"the C++ compiler fails: {next((s for s in lines if 'error' in s), lines[0])}"
                 return
             Path(self._new).chmod(0o700)
             os.replace(self._new, self._file)

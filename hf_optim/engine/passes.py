@@ -7,7 +7,7 @@ function itself runs (`hf_optim.engine.fallback`), and `Table.why` says why.
 
 What a launch reads, all on the table's device (`Launch`):
 
-    table    int64 (names, rows)     addresses
+    table    int64 (names, rows)     addresses; those of scales (`hf_optim.engine.codes`) last
     which    int32 (chunks)          the row of each chunk
     where    int64 (chunks)          its first element
     first    int64 (rows + 1)        each row's first chunk
@@ -30,13 +30,14 @@ from typing import Any
 import torch
 
 from hf_optim.engine import fallback, kernels
+from hf_optim.engine.codes import CODED, SCALE
 from hf_optim.engine.evaluate import noise_key
 from hf_optim.engine.launch import Launch, Launcher
 from hf_optim.engine.launchers import launcher
 from hf_optim.engine.trace import Program, Untraceable, arguments, trace
 
 #: storage dtypes of which a kernel can read and write elements
-STORED = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+STORED = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16}) | CODED
 
 
 def flat(t: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -128,7 +129,8 @@ class Table:
     """Parameters of one device and of the same storage dtypes.
 
     Args:
-        columns: of each name one tensor a parameter; those of a parameter have one shape and layout, without gaps.
+        columns: of each name one tensor a parameter; those of a parameter have one shape and layout, without gaps,
+            but for the scales of codes.
         dtype: in which to compute; None for that of x, at least float32.
         why_not: why no kernel shall run; None if one may.
         noisy: names of bfloat16 columns that are rounded stochastically.
@@ -149,7 +151,8 @@ class Table:
         self.dtype = dtype or torch.promote_types(some[0].dtype, torch.float32)
         self.dtypes = {k: v[0].dtype for k, v in self.columns.items()}
         self.why = why_not
-        self.noisy = frozenset(k for k in noisy if self.dtypes.get(k) is torch.bfloat16)
+        coded = (k for k, dtype in self.dtypes.items() if dtype in CODED)
+        self.noisy = frozenset(k for k in noisy if self.dtypes.get(k) is torch.bfloat16).union(coded)
         self.origin = list(origin) or [(0, i) for i in range(self.rows)]
         self.lengths = [t.numel() for t in some]
         self.sizes = torch.tensor(self.lengths)
@@ -200,11 +203,6 @@ class Table:
                 total = out if total is None else total + out
         return total
 
-    def prefetch(self, f: Callable[..., Any], cohort: Cohort, names: tuple[str, ...] = (), raw: bool = False) -> None:
-        """Begin to build the kernel that a later step will need."""
-        if self.why is None and fallback.current().kernels:
-            Code(self, f, None if raw else cohort.transform, cohort.c, names).start()
-
     def refuse(self, why: str) -> None:
         """No kernels from now on."""
         self.why = why
@@ -227,7 +225,8 @@ class Code:
         self._cohorts: list[Cohort] = []
         self._chunks_version = self._rows_version = 0
         self._table_version = -1
-        self._own = [table.at[k] for k in self.names]
+        self._scales = [k + SCALE for k in self.names if table.dtypes[k] in CODED]
+        self._own = [table.at[k] for k in (*self.names, *self._scales)]
         self._addresses = self._which = self._where = self._first = self._row = torch.empty(0)
 
     def forget(self) -> None:
@@ -321,7 +320,7 @@ class Code:
             if not cohort.members:
                 continue
             c = cohort.known()
-            columns = {k: [_flat(table.columns[k][i]) for i in cohort.members] for k in self.names}
+            columns = {k: [_flat(table.columns[k][i]) for i in cohort.members] for k in (*self.names, *self._scales)}
             own: dict[str, torch.Tensor] = {}
             if sums.values is not None:
                 own = dict(zip(sums.names, sums.values[cohort.members].unbind(1), strict=True))

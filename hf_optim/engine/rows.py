@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
+from hf_optim.engine import codes
 from hf_optim.engine.passes import Cohort, Sums, Table, flat
 from hf_optim.engine.watch import Watch, overlapping, same
 from hf_optim.errors import UserError
@@ -37,6 +38,9 @@ class Host(Protocol):
     @property
     def noisy(self) -> frozenset[str]:
         """Slots that are rounded stochastically."""
+
+    def kept_as(self, name: str, p: torch.Tensor) -> torch.dtype | None:
+        """As which codes a slot of a parameter is kept; None if it is kept as numbers."""
 
 
 @dataclass(eq=False)
@@ -213,6 +217,8 @@ class Rows:
                     f"{rule}: the state {k!r} of a parameter of shape {shape} on {p.device} has shape "
                     f"{tuple(value.shape)} on {value.device}"
                 )
+            if value.dtype in codes.CODED:
+                columns[k + codes.SCALE] = self._scales(k, p, state)
             if value.layout is not torch.strided or value.is_neg() or flat(local(value), x) is None:
                 if local(value) is not value:
                     raise UserError(f"{rule}: the state {k!r} of a sharded parameter of shape {shape} lies otherwise")
@@ -221,6 +227,18 @@ class Rows:
         if not isinstance(state.get("step"), torch.Tensor) or state["step"].numel() != 1:
             raise UserError(f"{rule}: the state of a parameter of shape {shape} lacks its 'step'")
         return _Row(p, group, state, columns, index)
+
+    def _scales(self, k: str, p: torch.Tensor, state: dict[str, Any]) -> torch.Tensor:
+        """The scales of a slot's codes, if both are what this rule makes of them."""
+        scales, what = state.get(k + codes.SCALE), f"the state {k!r} of a parameter of shape {tuple(p.shape)}"
+        if state[k].dtype is not self._host.kept_as(k, p):
+            raise UserError(f"{self._rule}: {what} is in {state[k].dtype}, which it shall not be")
+        if flat(state[k], p) is None:
+            raise UserError(f"{self._rule}: {what} is in int8, in another memory format than its parameter")
+        form = (torch.Tensor, torch.float32, (codes.blocks(p.numel()),), p.device)
+        if scales is None or (type(scales), scales.dtype, scales.shape, scales.device) != form:
+            raise UserError(f"{self._rule}: {what} lacks the scales of its blocks")
+        return scales
 
     def _count_together(self) -> None:
         """All counts lie in one vector, so that one addition counts them."""

@@ -4,7 +4,8 @@
 
     dtype     in which it computes: torch.float32 or torch.float64
     tensors   ((name, storage dtype), ...): what a tensor of the model consists of: x, g, slots, compensation. Each is
-              flat and as long as the others. An element is loaded and converted to `dtype`.
+              flat and as long as the others. An element is loaded and converted to `dtype`. Those in int8 and uint8
+              are codes (`hf_optim.engine.codes`): each has a tensor of scales beside it, NAME_scale
     numbers   names of the step's numbers (c.lr, c.w1, ...): one row of a table in `dtype` for each group and step count
     sums      names of what was derived from sums (c.S, ...): one row in `dtype` for each tensor
     ops       (Op, ...): op number k computes value number len(tensors) + len(numbers) + len(sums) + k
@@ -25,8 +26,8 @@ or a term is such a number (an int) or a literal (a float, in `dtype`; it may be
 
 The order of operations is torch's and stays (no fused multiply-add, no reordering): addcmul is x + (value a) b, addcdiv
 x + (value a) / b, add with alpha x + alpha o. `Write(tensor, value, noisy)`: conversion to the storage dtype rounds to
-nearest; noisy ones, into bfloat16, round stochastically with the bits of `evaluate.noise`. Compensation (Kahan) is
-spelled out in ops. A pass reads every tensor of `tensors` and writes those in `writes`; nothing writes g.
+nearest; noisy ones, into bfloat16 and codes, round stochastically with the bits of `evaluate.noise`. Compensation
+(Kahan) is spelled out in ops. A pass reads every tensor of `tensors` and writes those in `writes`; nothing writes g.
 
 **A program without tensors** is a scalar one: `control`, `scalars`, `derive` as one piece of straight code in float64.
 `numbers` are its inputs, `writes` its outputs (truths as 1.0 and 0.0), `sums` and `terms` are empty.
@@ -46,6 +47,7 @@ from typing import Any
 import torch
 
 from hf_optim.core.vocabulary import BINARY, UNARY, Operand
+from hf_optim.engine.codes import CODED
 
 Ref = int | float
 
@@ -92,6 +94,11 @@ class Program:
     def names(self) -> tuple[str, ...]:
         """The tensors' names."""
         return tuple(name for name, _ in self.tensors)
+
+    @property
+    def coded(self) -> tuple[str, ...]:
+        """Names of the tensors that are codes. Tables hold the addresses of their scales, in this order, last."""
+        return tuple(name for name, dtype in self.tensors if dtype in CODED)
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -311,7 +318,7 @@ def trace(
         c: the step's scalars: floats become numbers, everything else selects code.
         sums: names in `c` of what was derived from sums.
         dtype: in which to compute.
-        noisy: names of bfloat16 tensors that are rounded stochastically.
+        noisy: names of bfloat16 tensors and codes that are rounded stochastically.
 
     Raises:
         Untraceable: call uses what a kernel cannot say.

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Subset
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.task import Data, Preset
 
 LOGS_PER_RUN = 60
@@ -30,6 +30,7 @@ class Budget:
 
     steps: int
     steps_per_epoch: int
+    batch: int
     per_device: int
     accumulation: int
     eval_every: int
@@ -39,12 +40,31 @@ class Budget:
     schedule: dict[str, Any]
     passes: int | None = None
     seconds: float | None = None
+    precision: str = "fp32"
+    compile_model: bool = False
+    workers: int = 0
+
+    def in_parts(self, parts: int) -> Budget:
+        """The same steps, each process's share of a batch computed in so many parts, which must divide it."""
+        share = self.per_device * self.accumulation
+        return replace(self, per_device=share // parts, accumulation=parts)
+
+    def trained(self, steps: int, samples: int) -> int:
+        """Samples that so many steps have seen, of a train split of `samples`."""
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        whole = min(samples, self.steps_per_epoch * self.batch)
+        return epochs * whole + min(rest * self.batch, whole)
 
 
 def budget(spec: RunSpec, preset: Preset, samples: int, processes: int) -> Budget:
-    """Work the numbers out; a `UserError` if the batch does not divide or the data are fewer than a batch."""
+    """Work the numbers out, in one part a step where they are to be found (`auto`, see `footprint`).
+
+    Raises:
+        UserError: the batch does not divide, or the data are fewer than a batch.
+    """
     given = spec.overrides
     batch, accumulation = given.get("batch_size", preset.batch_size.value), given.get("gradient_accumulation_steps", 1)
+    accumulation = 1 if accumulation == AUTO else accumulation
     if batch % (processes * accumulation):
         raise UserError(
             f"overrides: batch_size {batch} is the whole step's and must divide by {processes} process(es) x "
@@ -62,6 +82,7 @@ def budget(spec: RunSpec, preset: Preset, samples: int, processes: int) -> Budge
     return Budget(
         steps=steps,
         steps_per_epoch=per_epoch,
+        batch=batch,
         per_device=batch // (processes * accumulation),
         accumulation=accumulation,
         eval_every=given.get("eval_every", math.ceil(steps / spread) if spread else per_epoch),
@@ -71,4 +92,7 @@ def budget(spec: RunSpec, preset: Preset, samples: int, processes: int) -> Budge
         schedule=spec.schedule or preset.schedule.value,
         passes=given.get("passes"),
         seconds=given.get("seconds"),
+        precision=given.get("precision", preset.precision.value),
+        compile_model=given.get("compile_model", False),
+        workers=given.get("workers", 0),
     )

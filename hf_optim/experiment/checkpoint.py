@@ -81,11 +81,13 @@ def _json(file: Path) -> Any:
 def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
     """The model of a checkpoint; a `UserError` if it is of another class than the task's model `name`.
 
-    A class that picks the model's own by its configuration (transformers' `Auto...`) takes any.
+    A class of transformers that ours derives from will do: it has the same weights. A class that picks the model's own
+    by its configuration (transformers' `Auto...`) takes any.
     """
     cls: Any = task.model_class(name)
     stored = _json(checkpoint / "config.json").get("architectures")
-    if stored and isinstance(stored, list) and cls.__name__ not in stored and not cls.__name__.startswith("Auto"):
+    known = {one.__name__ for one in cls.__mro__ if issubclass(one, PreTrainedModel) and one is not PreTrainedModel}
+    if stored and isinstance(stored, list) and known.isdisjoint(stored) and not cls.__name__.startswith("Auto"):
         raise UserError(f"checkpoint: {checkpoint} holds {stored[0]}, but model {name!r} is {cls.__name__}")
     try:
         return cast(PreTrainedModel, cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False))

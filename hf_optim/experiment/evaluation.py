@@ -4,15 +4,65 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hf_optim.experiment.budget import resampled
 from hf_optim.experiment.checkpoint import check_checkpoint, read_model
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
-from hf_optim.experiment.task import Data, Preset, load
+from hf_optim.experiment.precision import check_precision, products
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.task import Data, Preset, check_run
 from hf_optim.experiment.trainer import UNWANTED, Diverged, TaskTrainer
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a checkpoint scores, and on what."""
+
+    metrics: dict[str, float]
+    data: str
+    fingerprint: str
+    samples: int
+    """Of the test split."""
+    precision: str
+
+
+def evaluate(spec: RunSpec, checkpoint: Path) -> Evaluated:
+    """A saved model on every split of the run `spec`: the numbers that its record holds, but for the best validation
+    value, of which a checkpoint knows its own moment's. `spec.optimizer` is not looked at.
+
+    Raises:
+        UserError: no such checkpoint, or one of another model or of other data.
+    """
+    task, name, preset = check_run(spec)
+    check_checkpoint(checkpoint)
+    chosen = spec.overrides.get("precision", preset.precision.value)
+    check_precision(chosen)
+    data = task.data(preset, spec.data)
+    if "split_seed" in spec.overrides:
+        data = resampled(data, spec.overrides["split_seed"])
+    with quiet(), products(chosen):
+        model = read_model(task, name, checkpoint)
+        task.suits(model, data)
+        trainer = TaskTrainer(
+            schedule={"name": "constant"},
+            evaluator=Evaluator(task, data, None),
+            model=model,
+            args=arguments(
+                checkpoint.parent,
+                task,
+                preset,
+                precision=chosen,
+                compile_model=spec.overrides.get("compile_model", False),
+                workers=spec.overrides.get("workers", 0),
+            ),
+        )
+        metrics = final_metrics(trainer, data, preset)
+    return Evaluated(metrics, data.name, data.fingerprint, len(data.test), chosen)  # type: ignore[arg-type]
 
 
 def evaluate_checkpoint(
@@ -23,26 +73,9 @@ def evaluate_checkpoint(
     data: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """The metrics of a saved model on every split: the numbers that its run's record holds.
-
-    Raises:
-        UserError: no such checkpoint, or one of another model or of other data.
-    """
-    chosen = load(task)
-    name = model or chosen.models[0]
-    preset = chosen.with_options(name, chosen.preset(name, size), options or {})
-    check_checkpoint(checkpoint)
-    splits = chosen.data(preset, data)
-    with quiet():
-        loaded = read_model(chosen, name, checkpoint)
-        chosen.suits(loaded, splits)
-        trainer = TaskTrainer(
-            schedule={"name": "constant"},
-            evaluator=Evaluator(chosen, splits, None),
-            model=loaded,
-            args=arguments(checkpoint.parent, chosen, preset),
-        )
-        return final_metrics(trainer, splits, preset)
+    """`evaluate`'s metrics, of a checkpoint whose run is known by its names."""
+    spec = RunSpec(task, model, size, {"name": "sgd"}, data=data, options=dict(options or {}))
+    return evaluate(spec, checkpoint).metrics
 
 
 def final_metrics(trainer: TaskTrainer, data: Data, preset: Preset) -> dict[str, float]:

@@ -13,6 +13,7 @@ from torch.utils.data import Subset
 from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from hf_optim.core.rewind import RandomState
+from hf_optim.experiment.precision import check_precision, trainer_arguments
 from hf_optim.experiment.task import Data, Moment, Preset, Task
 
 
@@ -62,8 +63,22 @@ def _world() -> tuple[int, int]:
     return 0, 1
 
 
-def arguments(folder: Path, task: Task, preset: Preset, **more: Any) -> TrainingArguments:
-    """TrainingArguments of a run or an evaluation; `more` are TrainingArguments' own."""
+def arguments(
+    folder: Path,
+    task: Task,
+    preset: Preset,
+    *,
+    precision: str,
+    compile_model: bool = False,
+    workers: int = 0,
+    **more: Any,
+) -> TrainingArguments:
+    """TrainingArguments of a run or an evaluation; `more` are TrainingArguments' own.
+
+    Raises:
+        UserError: the machine does not compute in `precision`.
+    """
+    check_precision(precision)
     on_cpu = not torch.accelerator.is_available()
     return TrainingArguments(
         output_dir=str(folder),
@@ -75,6 +90,9 @@ def arguments(folder: Path, task: Task, preset: Preset, **more: Any) -> Training
         use_cpu=on_cpu,
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=not on_cpu,
+        dataloader_num_workers=workers,
+        torch_compile=compile_model,
+        **trainer_arguments(precision),
         **{"report_to": "none", **more},
     )
 

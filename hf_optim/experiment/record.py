@@ -16,6 +16,9 @@ HISTORY = "history.jsonl"
 SAMPLES = "samples"  # what was generated
 SPEC = "spec.json"  # beside the checkpoints of a run: what it is
 
+#: the environment's word for how many runs share a GPU, said by whoever starts them
+SHARERS = "HF_OPTIM_RUNS_PER_GPU"
+
 
 def environment(processes: int, device: str) -> dict[str, Any]:
     """Versions, platform and the shape of the run: processes and threads."""
@@ -28,11 +31,34 @@ def environment(processes: int, device: str) -> dict[str, Any]:
         "accelerate": _version("accelerate"),
         "hf_optim": _version("hf-optim"),
         "platform": platform.platform(),
+        "cpu": cpu(),
         "cpu_count": os.cpu_count(),
         "device": device,
+        **card(),
         "processes": processes,
         "threads": torch.get_num_threads(),
     }
+
+
+def cpu() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def card() -> dict[str, Any]:
+    """`card`, the GPU's name, and `card_bytes`, its memory; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {"card": None, "card_bytes": None}
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {"card": properties.name, "card_bytes": properties.total_memory}
 
 
 def _version(package: str) -> str:
@@ -43,7 +69,11 @@ def _version(package: str) -> str:
 
 
 def reset_peak_memory() -> None:
-    """Start a new high-water mark, so that runs in one process do not inherit each other's (Linux only)."""
+    """Start new high-water marks, so that runs in one process do not inherit each other's (of the CPU: Linux only)."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -60,6 +90,13 @@ def peak_memory() -> int:
         pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_card_memory() -> int | None:
+    """The most bytes of the GPU that tensors took at a time, since `reset_peak_memory`; None without one."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
 def tensor_bytes(value: Any) -> int:

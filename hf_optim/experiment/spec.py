@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.hub import schedules
 
@@ -27,8 +28,15 @@ OVERRIDES: dict[str, type] = {
     "order_seed": int,
     "split_seed": int,
     "patience": int,
+    "precision": str,
+    "compile_model": bool,
+    "workers": int,
 }
-FROM_ZERO = ("max_grad_norm", "init_seed", "order_seed", "split_seed")
+FROM_ZERO = ("max_grad_norm", "init_seed", "order_seed", "split_seed", "workers")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+AUTO = "auto"
+#: overrides that change how long a run takes and none of its numbers: no part of what it is
+UNSEEN = ("workers",)
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,9 @@ class RunSpec:
             gradient_accumulation_steps, train_curve (so many train samples are evaluated whenever validation is),
             init_seed and order_seed (of the initial weights and of the order of batches, in place of `seed`),
             split_seed (train on a bootstrap sample of the train split, drawn with it), sharpness (of so many samples),
-            patience (end after so many evaluations without a lower validation loss).
+            patience (end after so many evaluations without a lower validation loss), precision (one of `PRECISIONS`;
+            see `hf_optim.experiment.precision`), compile_model (by torch.compile), workers (processes that read the
+            data ahead; 0: none). `gradient_accumulation_steps: auto` takes as few as fit into the device's memory.
         options: in place of values of the preset's model (`hidden_size`), or one of the task's own (`checkpoint`).
         pruning: [step, value] pairs: the run is stopped by its evaluation after so many steps if the best validation
             value of the primary metric so far is worse than this. A stopped run is recorded as failed and `pruned`.
@@ -103,7 +113,18 @@ class RunSpec:
             raise UserError(f"overrides: expected a mapping, got {self.overrides!r}")
         for key, value in self.overrides.items():
             if key not in OVERRIDES:
-                raise UserError(f"overrides: unknown key {key!r}; valid: {', '.join(OVERRIDES)}")
+                near = closest(str(key), OVERRIDES)
+                raise UserError(f"overrides: unknown key {key!r}{near}; valid: {', '.join(OVERRIDES)}")
+            if key == "precision":
+                if value not in PRECISIONS:
+                    raise UserError(f"overrides: precision must be one of {', '.join(PRECISIONS)}, got {value!r}")
+                continue
+            if key == "compile_model":
+                if not isinstance(value, bool):
+                    raise UserError(f"overrides: compile_model must be true or false, got {value!r}")
+                continue
+            if key == "gradient_accumulation_steps" and value == AUTO:
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float) if OVERRIDES[key] is float else int):
                 raise UserError(f"overrides: {key} must be a number ({OVERRIDES[key].__name__}), got {value!r}")
             if key == "seconds" and value <= 0:
@@ -129,7 +150,8 @@ class RunSpec:
         valid = [f.name for f in fields(cls)]
         unknown = [key for key in values if key not in valid]
         if unknown:
-            raise UserError(f"run: unknown key {unknown[0]!r}; valid: {', '.join(valid)}")
+            near = closest(str(unknown[0]), valid)
+            raise UserError(f"run: unknown key {unknown[0]!r}{near}; valid: {', '.join(valid)}")
         for key in ("task", "optimizer"):
             if key not in values:
                 raise UserError(f"run: missing key {key!r}")
@@ -142,9 +164,12 @@ class RunSpec:
 
 
 def id_of(values: Mapping[str, Any]) -> str:
-    """The id of the run with this specification: 12 hexadecimal characters of the SHA-256 of its canonical JSON. It is
-    always computed, and never taken from a file.
+    """The id of the run with this specification: 12 hexadecimal characters of the SHA-256 of its canonical JSON without
+    `UNSEEN`. It is always computed, and never taken from a file.
     """
+    overrides = values.get("overrides")
+    if isinstance(overrides, Mapping) and any(key in overrides for key in UNSEEN):
+        values = {**values, "overrides": {key: one for key, one in overrides.items() if key not in UNSEEN}}
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

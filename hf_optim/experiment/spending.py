@@ -1,7 +1,10 @@
-"""What a run has spent on training so far: forward and backward passes and seconds, evaluations not counted."""
+"""What a run has spent on training so far: forward and backward passes, seconds and operations, evaluations not
+counted.
+"""
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,34 +13,47 @@ from typing import Any
 import torch
 from torch import nn
 
-#: the columns of a history row that say it
-SPENT = ("forward_passes", "backward_passes", "seconds")
+from hf_optim.experiment.flops import PassCost, samples_in
+
+#: the columns of a history row that say it; the last is left out where operations were not counted
+SPENT = ("forward_passes", "backward_passes", "seconds", "flops")
 
 
 class Spending:
     """Counts the passes of a model, whoever asks for them: a training step, a line search, a second derivative.
 
-    A pass is one call of the model on one batch of one process: with gradient accumulation a step has several.
+    A pass is one call of the model on one batch of one process: with gradient accumulation a step has several. The
+    operations are those of all processes.
 
     Args:
         passes, seconds: how much there is to spend, of both kinds of passes together; None: no end.
+        cost: the operations of a sample's passes; None: they are not known.
+        processes: which make the same passes.
     """
 
-    def __init__(self, passes: int | None = None, seconds: float | None = None) -> None:
-        self.passes, self.seconds = passes, seconds
-        self.forward = self.backward = 0
+    def __init__(
+        self,
+        passes: int | None = None,
+        seconds: float | None = None,
+        cost: PassCost | None = None,
+        processes: int = 1,
+    ) -> None:
+        self.passes, self.seconds, self.cost, self.processes = passes, seconds, cost, processes
+        self.forward = self.backward = self.flops = 0
         self._before = self._begun = 0.0
         self.evaluation_seconds = 0.0
         self._counting = False
 
-    def watch(self, model: nn.Module) -> None:
-        """Count every pass of `model` from now on."""
-        model.register_forward_hook(self._passed)
+    def watch(self, model: nn.Module, *, compiled: bool = False) -> None:
+        """Count every pass of `model` from now on; one that is to be compiled is compiled around the counting."""
+        hook = torch.compiler.disable(self._passed) if compiled else self._passed
+        model.register_forward_hook(hook, with_kwargs=True)
 
     def begin(self, log: Sequence[Mapping[str, Any]]) -> None:
         """Training begins; a resumed run goes on from the last row of its log."""
         last: Mapping[str, Any] = next((row for row in reversed(log) if "forward_passes" in row), {})
         self.forward, self.backward = int(last.get("forward_passes", 0)), int(last.get("backward_passes", 0))
+        self.flops = int(last.get("flops", 0))
         self._before, self._begun, self.evaluation_seconds = float(last.get("seconds", 0.0)), time.perf_counter(), 0.0
         self._counting = True
 
@@ -57,22 +73,34 @@ class Spending:
         if not self._begun:
             return {}
         seconds = self._before + time.perf_counter() - self._begun - self.evaluation_seconds
-        return dict(zip(SPENT, (self.forward, self.backward, round(seconds, 4)), strict=True))
+        row = dict(zip(SPENT, (self.forward, self.backward, round(seconds, 4), self.flops), strict=True))
+        return row if self.cost is not None else {key: value for key, value in row.items() if key != "flops"}
 
     def share(self) -> float:
         """How much of what there is to spend is spent; 1 and more: all of it."""
         passes = (self.forward + self.backward) / self.passes if self.passes else 0.0
         return max(passes, self.row().get("seconds", 0.0) / self.seconds if self.seconds else 0.0)
 
-    def _passed(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _passed(self, module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> None:
         if self._counting:
+            samples = 0
+            if self.cost is not None:
+                samples = self.processes * samples_in(named or dict(enumerate(inputs)))
+                self.flops += samples * self.cost.forward
             self.forward += 1
             tensor = _differentiable(output)
-            if tensor is not None:
-                tensor.register_hook(self._returned)
+            if tensor is not None and tensor.grad_fn is not None:
+                _uncast(tensor.grad_fn).register_prehook(functools.partial(self._returned, samples))
 
-    def _returned(self, gradient: torch.Tensor) -> None:
+    def _returned(self, samples: int, gradients: Any) -> None:
         self.backward += 1
+        if self.cost is not None:
+            self.flops += samples * self.cost.backward
+
+
+def _uncast(node: Any) -> Any:
+    """The node before a change of type: under autocast outputs are copies in float32, which the loss is not made of."""
+    return node.next_functions[0][0] if node.name().startswith("ToCopyBackward") else node
 
 
 def _differentiable(output: Any) -> torch.Tensor | None:

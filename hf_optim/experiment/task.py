@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from hf_optim import registry
 from hf_optim.core.importing import import_path
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 
@@ -50,7 +51,8 @@ class Preset:
     number of samples held out of a data set that comes without a validation split. `drop_last` leaves out an epoch's
     last, smaller batch (another one every epoch), which makes one process and several take the same steps. `steps`
     bounds the run in place of `epochs`; `evaluations` spreads so many over the run (None: one an epoch); at the end
-    only the first `train_evaluation` samples of the train split are evaluated (None: all of them).
+    only the first `train_evaluation` samples of the train split are evaluated (None: all of them). `precision` is one
+    of `hf_optim.experiment.spec.PRECISIONS`.
     """
 
     epochs: Value[int]
@@ -67,6 +69,7 @@ class Preset:
     evaluations: Value[int | None] = field(default_factory=lambda: Value(None))
     train_evaluation: Value[int | None] = field(default_factory=lambda: Value(None))
     evaluation_batch: Value[int] = field(default_factory=lambda: Value(256))
+    precision: Value[str] = field(default_factory=lambda: Value("fp32", "ours", "the papers name none"))
 
     def sources(self) -> dict[str, Value[Any]]:
         """Every value by its name, for tables and documents."""
@@ -153,6 +156,18 @@ class Data:
     train_evaluated: Dataset[Any] | None = None
 
 
+@dataclass(frozen=True)
+class Rung:
+    """The size of a model, for a ladder: its parameters, the tokens that a sample trains on, the FLOPs of training on
+    one token, and in words how those are counted.
+    """
+
+    parameters: int
+    tokens: int
+    flops: float
+    counted: str
+
+
 class Task(ABC):
     """A task. Subclass it in `tasks/NAME.py` and put one instance there under the name `TASK`."""
 
@@ -165,6 +180,8 @@ class Task(ABC):
     sizes: Mapping[str, Size]
     embedded: Mapping[str, str] = {}
     """Data sets that come with the package: name -> one line about it."""
+    remote: Mapping[str, str] = {}
+    """Data sets of the Hub that the task knows by name: name -> one line about it."""
     options: Mapping[str, str] = {}
     """What `RunSpec.options` takes beside the values of the preset's `model`: name -> one line about it."""
     label_names: tuple[str, ...] = ("labels",)
@@ -178,9 +195,11 @@ class Task(ABC):
     def preset(self, model: str, size: str) -> Preset:
         """The preset of `model` at `size`; a `UserError` names the valid ones."""
         if not isinstance(size, str) or size not in self.sizes:
-            raise UserError(f"task {self.name!r} has no size {size!r}: choose from {', '.join(self.sizes)}")
+            near = closest(str(size), self.sizes)
+            raise UserError(f"task {self.name!r} has no size {size!r}{near}: choose from {', '.join(self.sizes)}")
         if model not in self.models:
-            raise UserError(f"task {self.name!r} has no model {model!r}: choose from {', '.join(self.models)}")
+            near = closest(str(model), self.models)
+            raise UserError(f"task {self.name!r} has no model {model!r}{near}: choose from {', '.join(self.models)}")
         return self.sizes[size].presets[model]
 
     @abstractmethod
@@ -198,6 +217,12 @@ class Task(ABC):
     @abstractmethod
     def measure(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         """The metrics of one split from all its gathered predictions; `loss` and the primary's stem among them."""
+
+    def synthetic(self, model: str, preset: Preset) -> Data | None:
+        """Random data of the form that `model` trains on under `preset`, made without a file or a network; None: the
+        task has none. `facts["train_samples"]` is the size of the real train split.
+        """
+        return None
 
     def collate(self, data: Data) -> Callable[[Any], dict[str, Any]] | None:
         """The function that makes a batch of `data`; None takes transformers' default."""
@@ -226,14 +251,21 @@ class Task(ABC):
     def suits(self, model: PreTrainedModel, data: Data) -> None:  # noqa: B027 - nothing to object to by default
         """Raise a `UserError` if a checkpoint's `model` was not made for `data`."""
 
+    def rung(self, model: str, preset: Preset) -> Rung:
+        """How large `model` is with the options of `preset`, worked out without making it; for a study's ladder.
+
+        Raises:
+            UserError: the task has no such count.
+        """
+        raise UserError(f"task {self.name!r} has no ladder: it cannot tell a model's parameters and tokens beforehand")
+
     def with_options(self, model: str, preset: Preset, options: Mapping[str, Any]) -> Preset:
         """The preset with `options` in place of its model values; an unknown one is a `UserError`."""
         valid = [*preset.model.value, *self.options]
         for key in options:
             if key not in valid:
-                raise UserError(
-                    f"task {self.name!r}, model {model!r}: unknown option {key!r}; valid: {', '.join(valid) or 'none'}"
-                )
+                listed, near = ", ".join(valid) or "none", closest(str(key), valid)
+                raise UserError(f"task {self.name!r}, model {model!r}: unknown option {key!r}{near}; valid: {listed}")
         merged = {**preset.model.value, **options}
         return replace(preset, model=replace(preset.model, value=merged)) if options else preset
 
@@ -261,7 +293,8 @@ def load(name: str) -> Task:
         task = import_path(f"{name}:TASK" if name.endswith(".py") else name)
     else:
         if name not in names():
-            raise UserError(f"unknown task {name!r}: choose from {', '.join(names())}, or give file.py:NAME")
+            near = closest(name, names())
+            raise UserError(f"unknown task {name!r}{near}: choose from {', '.join(names())}, or give file.py:NAME")
         task = importlib.import_module(f"hf_optim.tasks.{name}").TASK
     if not isinstance(task, Task):
         raise UserError(

@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from hf_optim import registry
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError, one_line
+from hf_optim.experiment import flops, footprint, precision
 from hf_optim.experiment import record as records
 from hf_optim.experiment.budget import Budget, budget, resampled
 from hf_optim.experiment.checkpoint import last_checkpoint
@@ -24,56 +26,12 @@ from hf_optim.experiment.evaluation import final_metrics, named
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.files import check_tree, read_json, remove, write_json, write_rows
 from hf_optim.experiment.own import OwnTraining
-from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.spending import SPENT, Spending
-from hf_optim.experiment.task import Data, Preset, Primary, Task, check_run
+from hf_optim.experiment.stopping import EarlyStopping, Pruned, Pruner
+from hf_optim.experiment.task import Data, Preset, Task, check_run
 from hf_optim.experiment.trainer import FOLLOWED, TaskTrainer, Watch
 from hf_optim.hub import attach, modes
-
-
-class Pruned(RuntimeError):
-    """The run was stopped early, as its specification asks."""
-
-
-class Pruner(TrainerCallback):
-    """Stops a run whose best validation value so far is worse than `limits` ([step, value]) ask at that evaluation."""
-
-    def __init__(self, primary: Primary, limits: list[list[float]]) -> None:
-        self.primary, self.limits = primary, {int(step): value for step, value in limits}
-        self.best: float | None = None
-
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
-    ) -> None:
-        value = (metrics or {}).get(f"eval_{self.primary.stem}")
-        if value is None or not state.global_step:
-            return
-        better = max if self.primary.greater_is_better else min
-        self.best = value if self.best is None else better(self.best, value)
-        limit = self.limits.get(state.global_step)
-        if limit is not None and limit != self.best and better(limit, self.best) == limit:
-            raise Pruned(
-                f"stopped at step {state.global_step}: the best validation {self.primary.stem} so far, "
-                f"{self.best:.6g}, is worse than {limit:.6g}"
-            )
-
-
-class EarlyStopping(TrainerCallback):
-    """Ends a run after `patience` evaluations without a lower validation loss; the run is whole, and shorter.
-
-    It reads the logged losses, which are in checkpoints, so that a resumed run ends where it would have.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        losses = {
-            row["step"]: row["eval_measured_loss"] for row in state.log_history if "eval_measured_loss" in row
-        }  # by step: an evaluation before the first one counts too
-        values = [losses[step] for step in sorted(losses)]
-        if values and len(values) - 1 - values.index(min(values)) >= self.patience:
-            control.should_training_stop = True
 
 
 def train(
@@ -119,9 +77,15 @@ def train(
     set_seed(spec.overrides.get("init_seed", spec.seed))
     model = task.model(model_name, preset, data)
     optimizer = registry.build(spec.optimizer, model)  # values out of range are the user's error, not a failed run
+    precision.check_precision(numbers.precision)
+    if spec.overrides.get("gradient_accumulation_steps") == AUTO:
+        batch = flops.probe(train_part(data, None), task.collate(data))
+        needs = footprint.measure(model, footprint.slots_of(optimizer), batch, numbers.precision)
+        numbers = numbers.in_parts(needs.parts(numbers.per_device, footprint.available()))
     checkpoint = last_checkpoint(folder) if resume else None
     if first:
         _prepare(folder, spec, keep=checkpoint is not None, checkpoints=checkpoint_every is not None)
+    cost = flops.cost(model, train_part(data, None), task.collate(data))
 
     records.reset_peak_memory()
     label = f"{spec.task}/{model_name} {spec.size} {spec.optimizer['name']} seed {spec.seed}"
@@ -134,11 +98,13 @@ def train(
     metrics: dict[str, float] = {}
     seconds = 0.0
     trainer: TaskTrainer | None = None
-    with quiet():
+    with quiet(), precision.products(numbers.precision):
         try:
             trainer = _trainer(
                 task, spec, preset, model, data, numbers, folder, checkpoint_every, watch, checkpoint is None, report_to
             )
+            trainer.spending = Spending(numbers.passes, numbers.seconds, cost, processes)
+            trainer.spending.watch(model, compiled=numbers.compile_model)
             attach(trainer, optimizer)
             begun = time.perf_counter()
             try:
@@ -170,6 +136,7 @@ def train(
         "samples": sorted(str(path.relative_to(folder)) for path in samples.rglob("*") if path.is_file()),
         "time": {
             "train_seconds": round(seconds, 3),
+            **_speed(numbers, cost, len(watch.step_seconds), trainer, len(data.train), seconds),  # type: ignore[arg-type]
             "step_ms_median": _median_ms(watch.step_seconds),
             "optimizer_ms_median": _median_ms(watch.optimizer_seconds),
             "steps": trainer.state.global_step if trainer is not None else 0,
@@ -180,6 +147,14 @@ def train(
             "optimizer_state_bytes": _state_bytes(trainer),
             "parameters": sum(p.numel() for p in model.parameters()),
             "peak_rss_bytes": records.peak_memory(),
+            "peak_card_bytes": records.peak_card_memory(),
+        },
+        "execution": {
+            "precision": numbers.precision,
+            "compile_model": numbers.compile_model,
+            "workers": numbers.workers,
+            "samples_at_a_time": numbers.per_device,
+            "gradient_accumulation_steps": numbers.accumulation,
         },
         "environment": records.environment(processes, str(trainer.args.device) if trainer is not None else "unknown"),
         "groups": _groups(trainer),
@@ -242,6 +217,9 @@ def _trainer(
             seed=spec.seed,
             data_seed=spec.overrides.get("order_seed", spec.seed),
             max_steps=numbers.steps,
+            precision=numbers.precision,
+            compile_model=numbers.compile_model,
+            workers=numbers.workers,
             per_device_train_batch_size=numbers.per_device,
             gradient_accumulation_steps=numbers.accumulation,
             max_grad_norm=numbers.max_grad_norm,
@@ -267,8 +245,6 @@ def _trainer(
         trainer.add_callback(Pruner(task.primary, spec.pruning))
     trainer.remove_callback(transformers.PrinterCallback)
     watch.trainer = trainer
-    trainer.spending = Spending(numbers.passes, numbers.seconds)
-    trainer.spending.watch(model)
     return trainer
 
 
@@ -287,7 +263,8 @@ def _check_trackers(names: Sequence[str]) -> None:
     for name in names:
         if name not in integration_utils.INTEGRATION_TO_CALLBACK:
             known = ", ".join(sorted(integration_utils.INTEGRATION_TO_CALLBACK))
-            raise UserError(f"report_to: {name!r} is no tracker; known: {known}")
+            near = closest(name, integration_utils.INTEGRATION_TO_CALLBACK)
+            raise UserError(f"report_to: {name!r} is no tracker{near}; known: {known}")
         if name not in integration_utils.get_available_reporting_integrations():
             raise UserError(f"report_to: {name} is not installed: pip install {name}")
 
@@ -307,6 +284,27 @@ def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
             rest = {names.get(key, key): value for key, value in sorted(entry.items()) if key not in where}
             rows.append({**where, **rest})
     return rows
+
+
+def _speed(
+    numbers: Budget,
+    cost: flops.PassCost | None,
+    made: int,
+    trainer: TaskTrainer | None,
+    samples: int,
+    seconds: float,
+) -> dict[str, float | None]:
+    """Samples and tokens a second of the `made` steps of this part of the run; operations of a plain step, which makes
+    one forward and one backward pass.
+    """
+    end = trainer.state.global_step if trainer is not None else 0
+    rate = (numbers.trained(end, samples) - numbers.trained(end - made, samples)) / seconds if made else None
+    tokens = cost.tokens if cost is not None else None
+    return {
+        "samples_per_second": rate and round(rate, 4),
+        "tokens_per_second": None if rate is None or tokens is None else round(rate * tokens, 2),
+        "flops_per_step": None if cost is None else cost.both * numbers.batch,
+    }
 
 
 def _median_ms(seconds: list[float]) -> float | None:

@@ -25,7 +25,7 @@ from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, companion, modes, schedules
 from hf_optim.hub.arguments import innermost, label, meaningless, settle, trial_parameters
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
-from hf_optim.hub.groups import Untrained, modules_of, of_trainer
+from hf_optim.hub.groups import Beside, Untrained, modules_of, of_trainer
 from hf_optim.hub.monitor import Monitor
 from hf_optim.hub.probe import LossProbe
 from hf_optim.hub.rates import LoggedRates
@@ -66,7 +66,7 @@ class Attachment(TrainerCallback):
         self._replay: Replay | None = None
         self._probe: LossProbe | None = None
         self._untrained: Untrained | None = None
-        self._beside: list[torch.Tensor] = []
+        self._beside: Beside | None = None
         self._rates = LoggedRates()
         self._said: set[str] = set()
         self._patched: dict[str, tuple[Any, Any, bool]] = {}
@@ -169,19 +169,21 @@ class Attachment(TrainerCallback):
             self._say(logging.WARNING, warning)
         wanted = needs(self.optimizer)
         self._brief = not ("evaluate" in wanted or closing)
-        if not self._brief or ("loss" in wanted and _makes_inputs(trainer)):
+        if not self._brief or ("loss" in wanted and _has_own_loss(trainer)):
             self._replay = Replay(trainer.accelerator, lambda: [trainer.model])
             self._replay.around = partial(counters_kept, trainer)
             self._patch(trainer, "training_step", self._training_step)
             self._patch(trainer, "_prepare_inputs", self._prepare_inputs)
+        self._beside = Beside(trainer, self.optimizer)
         if closing:
             assert self._replay is not None
-            self.closure = closures.Closure(self._replay, self.optimizer, args.max_grad_norm)
+            self.closure = closures.Closure(self._replay, self.optimizer, args.max_grad_norm, self._beside.average)
         self._hand_over_closures()
         for method in ("save_model", "_load_best_model"):
             self._patch(trainer, method, partial(self._with_the_answer, method))
         if wanted or closing:
             self.feed = LossFeed(trainer.accelerator, self.optimizer, None if self._brief else self._replay)
+            self.feed.wrappers.add(trainer.model_wrapped)
             self.feed.install()
             if self._replay is not None:
                 self._replay.feed = self.feed
@@ -189,8 +191,6 @@ class Attachment(TrainerCallback):
             if isinstance(monitor, Monitor):
                 monitor.join(self)
         self._untrained = Untrained(modules_of(trainer), [self.optimizer])
-        reached = set(trainer.model.parameters())
-        self._beside = [p for g in self.optimizer.param_groups for p in g["params"] if p not in reached]
         if LossProbe.applies(trainer):
             self._probe = LossProbe(trainer)
             self._probe.install()
@@ -201,6 +201,8 @@ class Attachment(TrainerCallback):
         if line is not None:
             self._say(logging.WARNING, f"{self.name}: {line}")
         self._rates.remember(self.optimizer)
+        if self._beside is not None:
+            self._beside.average()
         if self._replay is not None:
             if "evaluate" in needs(self.optimizer) or self.closure is not None:
                 self._replay.check_once(_REPLAY_ADVICE)
@@ -214,8 +216,8 @@ class Attachment(TrainerCallback):
             self.feed.reset()
         if self._replay is not None:
             self._replay.reset()
-        for p in self._beside:  # Trainer clears the model's gradients, and cannot reach those of a loss with weights
-            p.grad = None
+        if self._beside is not None:
+            self._beside.clear()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         companion.write(args, {**self.spec, "name": self.name}, state.global_step, modes.holds(self.optimizer))
@@ -336,8 +338,10 @@ class Attachment(TrainerCallback):
             self._given = None
 
 
-def _makes_inputs(trainer: Any) -> bool:
-    """Whether a trainer makes its batches itself, as those do whose loss is a policy's: it need not be a function."""
+def _has_own_loss(trainer: Any) -> bool:
+    """Whether a trainer makes its batches or its loss itself, as those do whose loss is a policy's: it need not be a
+    function of the parameters."""
     from transformers import Trainer
 
-    return getattr(type(trainer), "_prepare_inputs", None) is not Trainer._prepare_inputs
+    own = any(getattr(type(trainer), n, None) is not getattr(Trainer, n) for n in ("_prepare_inputs", "compute_loss"))
+    return own or getattr(trainer, "compute_loss_func", None) is not None

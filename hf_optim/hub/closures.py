@@ -57,12 +57,20 @@ class Closure:
         replay: the window that is repeated.
         optimizer: not wrapped; only its parameters' gradients change.
         max_norm: gradients are clipped to it, as the trainer clips the window's own; 0 or None for not at all.
+        average: called after each backward pass, for gradients that DDP does not average.
     """
 
-    def __init__(self, replay: Replay, optimizer: Any, max_norm: float | None = None) -> None:
+    def __init__(
+        self,
+        replay: Replay,
+        optimizer: Any,
+        max_norm: float | None = None,
+        average: Callable[[], None] = lambda: None,
+    ) -> None:
         self._replay = replay
         self._optimizer = optimizer
         self._max_norm = max_norm
+        self._average = average
         #: evaluations in this step, and in the last one
         self.calls = self.last_calls = 0
 
@@ -75,6 +83,7 @@ class Closure:
             for p in mine:
                 p.grad = None
             loss = self._replay(backward=True)
+            self._average()
         if self._max_norm:
             accelerator.clip_grad_norm_(mine, self._max_norm)
         return loss

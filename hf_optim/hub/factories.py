@@ -1,14 +1,15 @@
 """`Trainer(..., optimizer_cls_and_kwargs=factory("adamw_agr"))`: the optimizer alone, no feed, no log.
 
 Trainer calls the first element without arguments and the result with the model (`X()(model, **kwargs)`), other
-trainers with the model and the training arguments (`X()(model, args, **kwargs)`): both work.
+trainers with the model and the training arguments (`X()(model, args, **kwargs)`): both work. Neither names the trainer,
+so the one that holds the factory is noted when its `train()` begins.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from functools import partial
+import weakref
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.hub import modes
@@ -21,24 +22,37 @@ logger = logging.getLogger(__name__)
 
 
 class Builder:
-    """Builds one named optimizer over a model, its parameters divided as Trainer divides them."""
+    """Builds one named optimizer over a model, its parameters divided as the trainer divides them.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the optimizer.
+        trainer: gives the trainer whose groups are taken; None, or a result of None, takes those of a plain Trainer.
+    """
+
+    def __init__(self, name: str, trainer: Callable[[], Any] | None = None) -> None:
         self.name = name
+        self._trainer = trainer
 
     def __call__(self, model: torch.nn.Module, args: Any = None, /, **hyper: Any) -> torch.optim.Optimizer:
         from transformers import Trainer
 
         from hf_optim import registry
-        from hf_optim.core.groups import Parameters
+        from hf_optim.core.groups import Parameters, describe
+        from hf_optim.hub.groups import of_trainer
 
         spec = to_spec(self.name, hyper)
         if args is not None:
             spec, _, warnings = settle(spec, args, {})
             for line in warnings:
                 logger.warning("%s: %s", spec["name"], line)
-        decayed = Trainer.get_decay_parameter_names(None, model)  # type: ignore[arg-type]
-        optimizer = registry.build(spec, Parameters(model, decayed=set(decayed)))
+        trainer = None if self._trainer is None else self._trainer()
+        if trainer is None:
+            decayed = Trainer.get_decay_parameter_names(None, model)  # type: ignore[arg-type]
+            source = Parameters(model, decayed=set(decayed))
+        else:
+            source = of_trainer(trainer, model)
+        optimizer = registry.build(spec, source)
+        logger.info("%s: %s", spec["name"], describe(optimizer.param_groups))
         if modes.holds(optimizer) is not None:
             logger.warning(
                 "%s: a Trainer that was only given the optimizer saves what the last step or evaluation left in the "
@@ -46,6 +60,23 @@ class Builder:
                 spec["name"],
             )
         return optimizer
+
+
+class Factory:
+    """`factory()` gives a builder; the trainer that holds the factory is known once it trains."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.trainer: Callable[[], Any] | None = None
+
+    def __call__(self) -> Builder:
+        return Builder(self.name, self.trainer)
+
+
+def _note(trainer: Any) -> None:
+    given = getattr(trainer, "optimizer_cls_and_kwargs", None)
+    if given is not None and isinstance(given[0], Factory):
+        given[0].trainer = weakref.ref(trainer)
 
 
 def factory(name: str | Mapping[str, Any], **hyper: Any) -> tuple[Any, dict[str, Any]]:
@@ -57,13 +88,17 @@ def factory(name: str | Mapping[str, Any], **hyper: Any) -> tuple[Any, dict[str,
             on to a factory, so the rule's own defaults hold otherwise.
 
     Returns:
-        `(callable, kwargs)` with `callable()(model, **kwargs)` the optimizer, over Trainer's own groups: those that
-        decay first. A factory sees no trainer: one that divides in a way of its own needs `attach`.
+        `(callable, kwargs)` with `callable()(model, **kwargs)` the optimizer, over the groups of the trainer that
+        trains with it (`get_decay_parameter_names` and `get_optimizer_cls_and_kwargs`, overridden or not), those that
+        decay first; over a plain Trainer's where the optimizer is built before `train()`.
 
     Raises:
         UserError: unknown rule or hyper-parameter. A loss-aware rule is built, but its first `step` raises
             `MissingLoss` before anything moves: Trainer feeds no loss, `attach` does.
     """
+    from hf_optim.hub.starting import at_train
+
     spec = to_spec(name, hyper)
     rest = {k: v for k, v in spec.items() if k != "name"}
-    return partial(Builder, spec["name"]), rest
+    at_train(_note)
+    return Factory(spec["name"]), rest

@@ -12,7 +12,8 @@ of `optimizer.step`, which a gradient scaler may skip.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,6 +40,21 @@ def mean_over_ranks(accelerator: Any, value: torch.Tensor) -> torch.Tensor:
     return accelerator.reduce(value, reduction="mean") if accelerator.num_processes > 1 else value
 
 
+@contextmanager
+def noting_wrappers(wrappers: weakref.WeakSet[torch.nn.Module]) -> Iterator[None]:
+    """Every DDP module that is called inside is added."""
+
+    def note(module: torch.nn.Module, inputs: Any) -> None:
+        if isinstance(module, torch.nn.parallel.DistributedDataParallel):
+            wrappers.add(module)
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 class LossFeed:
     """Sums the objective of a window of micro-batches and feeds it to a loss-aware optimizer.
 
@@ -56,6 +72,8 @@ class LossFeed:
         self.fed: torch.Tensor | None = None
         #: a weak method: whether the loss now handed to backward belongs to this optimizer; None for always. May raise.
         self.mine: weakref.WeakMethod[Callable[[], bool]] | None = None
+        #: what averages gradients over processes (DDP); accelerate keeps only the models inside
+        self.wrappers: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         self._sum: torch.Tensor | None = None
         self._tell: Callable[..., None] = getattr(optimizer, "feed", lambda loss=None, evaluate=None: None)
         self._again: list[torch.Tensor] | None = None
@@ -117,9 +135,7 @@ class LossFeed:
         return part / steps if steps != 1 else part
 
     def _publish(self, total: torch.Tensor) -> None:
-        if self.accelerator.num_processes > 1 and any(
-            getattr(model, "require_backward_grad_sync", True) is False for model in self.accelerator._models
-        ):
+        if any(getattr(wrapper, "require_backward_grad_sync", True) is False for wrapper in self.wrappers):
             raise UserError(
                 f"{type(self.optimizer).__name__} reads the loss, and gradients are not averaged over processes here "
                 "(LocalSGD, or no_sync around the last micro-batch of a step): the mean loss is not theirs; average "

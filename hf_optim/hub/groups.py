@@ -69,6 +69,35 @@ def _modules_beside(trainer: Any, model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+class Beside:
+    """Parameters that an optimizer trains and that lie outside of the trainer's model, in a loss with weights.
+
+    Nobody else looks after them: DDP neither makes them alike in all processes nor averages their gradients, and
+    Trainer clears the model's gradients only.
+    """
+
+    def __init__(self, trainer: Any, optimizer: Any) -> None:
+        modules = _modules_beside(trainer, trainer.model).values()
+        known = {p for module in modules for p in module.parameters()} - set(trainer.model.parameters())
+        self._accelerator = trainer.accelerator
+        self._params = [p for g in optimizer.param_groups for p in g["params"] if p in known]
+        if self._accelerator.num_processes > 1:
+            for p in self._params:
+                torch.distributed.broadcast(p.detach(), 0)
+
+    def average(self) -> None:
+        """Their gradients become the mean over processes; one that a process lacks is zero there."""
+        if self._accelerator.num_processes == 1:
+            return
+        for p in self._params:
+            grad = torch.zeros_like(p) if p.grad is None else p.grad
+            p.grad = self._accelerator.reduce(grad, reduction="mean")
+
+    def clear(self) -> None:
+        for p in self._params:
+            p.grad = None
+
+
 class Untrained:
     """Parameters that get a gradient and that no optimizer has: said once each.
 

@@ -7,6 +7,8 @@ step size).
     constant
     linear      end: factor at the end (0)
     cosine      end: factor at the end (0); cycles: restarts, Loshchilov and Hutter's SGDR with equal periods (1)
+    wsd         decay: share of the run (below 1) or number of steps at the end that fall linearly (0.2), after the
+                warm-up and a stable part at 1; end: factor at the end (0)
     multistep   at: shares of the run in (0, 1) or step numbers ([0.5, 0.75]); gamma: factor at each (0.1)
     step        every: share of the run or number of steps (0.3); gamma (0.1)
 """
@@ -17,12 +19,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "constant": {},
     "linear": {"end": 0.0},
     "cosine": {"end": 0.0, "cycles": 1},
+    "wsd": {"decay": 0.2, "end": 0.0},
     "multistep": {"at": [0.5, 0.75], "gamma": 0.1},
     "step": {"every": 0.3, "gamma": 0.1},
 }
@@ -34,13 +38,13 @@ def check_schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"schedule: expected a mapping with a name, as {{name: cosine}}, got {schedule!r}")
     name = schedule["name"]
     if name not in SCHEDULES:
-        raise UserError(f"schedule: unknown name {name!r}; valid: {', '.join(SCHEDULES)}")
+        raise UserError(f"schedule: unknown name {name!r}{closest(name, SCHEDULES)}; valid: {', '.join(SCHEDULES)}")
     valid = {"name": name, "warmup": 0, **SCHEDULES[name]}
     for key, value in schedule.items():
         if key not in valid:
-            raise UserError(
-                f"schedule {name!r}: unknown parameter {key!r}; valid: {', '.join(k for k in valid if k != 'name')}"
-            )
+            known = [k for k in valid if k != "name"]
+            near = closest(key, known)
+            raise UserError(f"schedule {name!r}: unknown parameter {key!r}{near}; valid: {', '.join(known)}")
         if key == "name":
             continue
         entries = value if key == "at" else [value]
@@ -49,7 +53,7 @@ def check_schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
         for entry in entries:
             if isinstance(entry, bool) or not isinstance(entry, (int, float)) or not math.isfinite(entry) or entry < 0:
                 raise UserError(f"schedule {name!r}: {key} must be a number of 0 or more, got {entry!r}")
-            if key in ("every", "at", "cycles") and entry == 0:
+            if key in ("every", "at", "cycles", "decay") and entry == 0:
                 raise UserError(f"schedule {name!r}: {key} must be above 0")
     if not isinstance(schedule.get("cycles", 1), int):
         raise UserError(f"schedule {name!r}: cycles must be a whole number, got {schedule['cycles']!r}")
@@ -82,6 +86,10 @@ def _after_warmup(values: Mapping[str, Any], step: int, warmup: int, total: int)
         return float(values["gamma"] ** sum(step >= _steps(milestone, total) for milestone in values["at"]))
     if name == "step":
         return float(values["gamma"] ** (step // max(1, _steps(values["every"], total))))
+    if name == "wsd":
+        decay = min(_steps(values["decay"], total), total - warmup)
+        fallen = max(0, step - (total - decay)) / max(1, decay)
+        return float(1 + (values["end"] - 1) * fallen)
     done = (step - warmup) / max(1, total - warmup)
     if name == "cosine":
         cycles = values["cycles"]

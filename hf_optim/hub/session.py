@@ -14,15 +14,16 @@ import logging
 import types
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
+from hf_optim.core.groups import describe
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, modes
-from hf_optim.hub.feed import LossFeed, needs, unwrapped
+from hf_optim.hub.feed import LossFeed, needs, noting_wrappers, unwrapped
 from hf_optim.hub.groups import Untrained
 from hf_optim.hub.rates import LoggedRates
 from hf_optim.hub.replay import Replay
@@ -154,6 +155,8 @@ class Session:
         for inner in every:
             backends.refuse(accelerator, inner, type(inner).__name__, closing)
             backends.tell_skips(accelerator, inner)
+            if accelerator.is_main_process:
+                logger.info("%s: %s", type(inner).__name__, describe(inner.param_groups))
         if len(every) > 1 and (closing or "evaluate" in needs(self._inner)):
             raise UserError(
                 f"{name}: a line search or a closure moves all parameters of its loss: one optimizer for it"
@@ -203,9 +206,16 @@ class Session:
         if self._replay is not None:
             again = _frozen(fn)
             self._replay.record(lambda: self._backward(again(*args, **kwargs)), RandomState(self.accelerator.device))
-        value = fn(*args, **kwargs)
+        with self._wrappers_noted():
+            value = fn(*args, **kwargs)
         self._backward(value)
         return value.detach()
+
+    def _wrappers_noted(self) -> AbstractContextManager[None]:
+        feed = self._feed
+        if feed is None or feed.wrappers or self.accelerator.num_processes == 1:
+            return nullcontext()
+        return noting_wrappers(feed.wrappers)
 
     def _backward(self, value: torch.Tensor) -> None:
         self._inside = True

@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def names() -> list[str]:
 def path(name: str) -> str:
     """The file of metric `name`, for `evaluate.load`."""
     if name not in names():
-        raise UserError(f"unknown metric {name!r}: choose from {', '.join(names())}")
+        raise UserError(f"unknown metric {name!r}{closest(name, names())}: choose from {', '.join(names())}")
     return str(Path(__file__).parent / f"{name}.py")
 
 

@@ -44,6 +44,7 @@ class ACProp(Optimizer):
         2021,
     )
     slots = {"m": 0.0, "s": 0.0}
+    int8_slots = {"m": "signed", "s": "unsigned"}
     structural = ("weight_decouple", "rectify", "momentum_update")
     search_space = {"lr": ("log", 1e-5, 1e-1), "eps": ("choice", (1e-16, 1e-8)), "weight_decay": ("log", 1e-5, 0.1)}
 

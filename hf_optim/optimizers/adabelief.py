@@ -53,6 +53,7 @@ class AdaBelief(Optimizer):
     )
     slots = {"m": 0.0, "s": 0.0, "r": 0.0}
     optional_slots = {"r": ("amsgrad", True)}
+    int8_slots = {"m": "signed", "s": "unsigned"}
     state_bytes = 8
     structural = ("weight_decouple", "fixed_decay", "rectify", "amsgrad")
     search_space = {

@@ -45,6 +45,7 @@ class AdaBound(Optimizer):
     )
     slots = {"m": 0.0, "v": 0.0, "r": 0.0}
     optional_slots = {"r": ("amsbound", True)}
+    int8_slots = {"m": "signed", "v": "unsigned"}
     state_bytes = 8
     structural = ("amsbound",)
     bounds = {"gamma": (0.0, 1.0, False, False), "final_lr": (0.0, float("inf"), True, False)}

@@ -40,6 +40,7 @@ class AdamW(TorchRule):
     )
     slots = {"exp_avg": 0.0, "exp_avg_sq": 0.0, "max_exp_avg_sq": 0.0}
     optional_slots = {"max_exp_avg_sq": ("amsgrad", True)}
+    int8_slots = {"exp_avg": "signed", "exp_avg_sq": "unsigned"}
     state_bytes = 8
     structural = ("amsgrad",)
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}

@@ -43,6 +43,7 @@ class Adan(Optimizer):
         2024,
     )
     slots = {"m": 0.0, "v": 0.0, "n": 0.0, "previous": 0.0}
+    int8_slots = {"m": "signed", "v": "signed", "n": "unsigned"}
     structural: ClassVar[tuple[str, ...]] = ("no_prox", "restart_every")
     shared = ("max_grad_norm",)
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}

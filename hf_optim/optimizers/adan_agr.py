@@ -42,6 +42,7 @@ class AdanAGR(Adan):
     )
     slots = {"m": 0.0, "v": 0.0, "n": 0.0, "previous": 0.0, "raw_previous": 0.0}
     optional_slots = {"raw_previous": ("agr_moments", "first")}
+    int8_slots = {"m": "signed", "v": "signed", "n": "unsigned"}
     choices = {"agr_moments": ("first", "all", "m"), "agr_scope": ("matrix", "all")}
     structural = ("no_prox", "restart_every", "agr_steps")
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}

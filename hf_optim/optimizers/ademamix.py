@@ -43,6 +43,7 @@ class AdEMAMix(Optimizer):
         2025,
     )
     slots = {"m1": 0.0, "m2": 0.0, "v": 0.0}
+    int8_slots = {"m1": "signed", "v": "unsigned"}
     bounds = {
         "betas": (0.0, 1.0, False, False),
         "alpha": (0.0, float("inf"), True, False),

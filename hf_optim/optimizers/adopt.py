@@ -38,6 +38,7 @@ class ADOPT(Optimizer):
         2024,
     )
     slots = {"m": 0.0, "v": 0.0}
+    int8_slots = {"m": "signed", "v": "unsigned"}
     search_space = {"lr": ("log", 1e-5, 1e-2), "weight_decay": ("log", 1e-3, 1.0)}
 
     def __init__(

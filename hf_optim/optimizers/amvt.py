@@ -46,6 +46,7 @@ class AMVT(Optimizer):
         0,
     )
     slots = {"m": 0.0, "v": 0.0, "s": 0.0}
+    int8_slots = {"m": "signed", "v": "unsigned", "s": "unsigned"}
     choices = {"momentum": ("corrected", "raw"), "eps_mode": ("inside", "outside"), "decay": ("paper", "adamw")}
     shared = ("clip",)
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("choice", (0.0, 1e-5, 1e-4, 1e-3))}

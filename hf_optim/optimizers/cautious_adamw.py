@@ -40,6 +40,7 @@ class CautiousAdamW(Optimizer):
         2024,
     )
     slots = {"m": 0.0, "v": 0.0}
+    int8_slots = {"m": "signed", "v": "unsigned"}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 
     def __init__(

@@ -40,6 +40,7 @@ class LAMB(Optimizer):
         2020,
     )
     slots = {"m": 0.0, "v": 0.0}
+    int8_slots = {"m": "signed", "v": "unsigned"}
     structural = ("bias_correction",)
     search_space = {"lr": ("log", 1e-4, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 

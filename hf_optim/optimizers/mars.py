@@ -44,6 +44,7 @@ class MARS(Routed):
     routed = ("mars", "adamw")
     slots = {"m": 0.0, "v": 0.0, "previous": 0.0}
     optional_slots = {"previous": ("route", "mars")}
+    int8_slots = {"m": "signed", "v": "unsigned"}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 
     def __init__(

@@ -41,6 +41,7 @@ class NAdam(TorchRule):
         2016,
     )
     slots = {"exp_avg": 0.0, "exp_avg_sq": 0.0}
+    int8_slots = {"exp_avg": "signed", "exp_avg_sq": "unsigned"}
     scalar_slots = {"mu_product": 1.0}
     structural = ("decoupled_weight_decay",)
     bounds = {"momentum_decay": (0.0, float("inf"), True, False)}

@@ -39,6 +39,7 @@ class NAdamW(Optimizer):
         2016,
     )
     slots = {"m": 0.0, "v": 0.0}
+    int8_slots = {"m": "signed", "v": "unsigned"}
     bounds = {"momentum_decay": (0.0, float("inf"), True, False)}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 

@@ -38,6 +38,7 @@ class PAdam(Optimizer):
     )
     slots = {"m": 0.0, "v": 0.0, "r": 0.0}
     optional_slots = {"r": ("amsgrad", True)}
+    int8_slots = {"m": "signed", "v": "unsigned"}
     structural = ("amsgrad",)
     bounds = {"partial": (0.0, 0.5, True, True)}
     search_space = {

@@ -42,6 +42,7 @@ class RAdam(TorchRule):
         2020,
     )
     slots = {"exp_avg": 0.0, "exp_avg_sq": 0.0}
+    int8_slots = {"exp_avg": "signed", "exp_avg_sq": "unsigned"}
     structural = ("decoupled_weight_decay",)
     search_space = {"lr": ("log", 1e-5, 1e-1)}
     torch_keys = ("foreach", "capturable", "differentiable")

@@ -45,6 +45,7 @@ class ScheduleFreeAdamW(Averaged):
         2024,
     )
     slots = {"z": "param", "v": 0.0}
+    int8_slots = {"v": "unsigned"}
     bounds = {
         "betas": (0.0, 1.0, False, False),
         "warmup_steps": (0, float("inf"), True, False),

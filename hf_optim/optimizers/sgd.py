@@ -69,6 +69,7 @@ class SGD(TorchRule):
     )
     slots = {"momentum_buffer": 0.0}
     optional_slots = {"momentum_buffer": ("momentum", True)}
+    int8_slots = {"momentum_buffer": "signed"}
     state_bytes = 0
     structural = ("nesterov",)
     bounds = {"dampening": (0.0, 1.0, True, True)}

@@ -38,6 +38,7 @@ class SGDAGR(Optimizer):
         0,
     )
     slots = {"b": 0.0}
+    int8_slots = {"b": "signed"}
     choices = {"agr_moments": ("first", "all", "m"), "agr_scope": ("matrix", "all")}
     structural = ("agr_steps",)
     search_space = {"lr": ("log", 1e-3, 1.0), "momentum": ("choice", (0.0, 0.9)), "weight_decay": ("log", 1e-5, 1e-2)}

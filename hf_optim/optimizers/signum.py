@@ -32,6 +32,7 @@ class Signum(Optimizer):
         2018,
     )
     slots = {"m": 0.0}
+    int8_slots = {"m": "signed"}
     bounds = {"beta": (0.0, 1.0, True, False)}
     search_space = {"lr": ("log", 1e-6, 1e-2), "weight_decay": ("log", 1e-3, 1.0)}
 

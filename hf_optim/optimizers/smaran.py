@@ -46,6 +46,7 @@ class SMARAN(Optimizer):
     )
     needs = {"loss"}
     slots = {"m": 0.0}
+    int8_slots = {"m": "signed"}
     memory = {"v": 0.0, "V": 0.0}
     choices = {"norm_scope": ("global", "tensor")}
     shared = ("gamma", "eps")

@@ -36,6 +36,7 @@ class Yogi(Optimizer):
         2018,
     )
     slots = {"m": "initial_accumulator", "v": "initial_accumulator"}
+    int8_slots = {"m": "signed", "v": "unsigned"}
     bounds = {"initial_accumulator": (0.0, float("inf"), True, False)}
     search_space = {
         "lr": ("log", 1e-4, 1e-1),

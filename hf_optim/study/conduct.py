@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_optim.core import importing
 from hf_optim.core import text as safe
@@ -19,13 +20,14 @@ from hf_optim.study.folder import results as records
 from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.folder.standing import known
 from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.launch import estimate
 from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
 from hf_optim.study.launch.jobs import Launch
 from hf_optim.study.launch.progress import Display, duration
 from hf_optim.study.plan import plan as planning
-from hf_optim.study.plan import shipped, values
+from hf_optim.study.plan import shipped, units, values
 from hf_optim.study.plan.plan import Run
 from hf_optim.study.report import exports, pages
 from hf_optim.study.report import tables as texts
@@ -33,6 +35,7 @@ from hf_optim.study.report import tables as texts
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hf_optim.experiment.cards import Card
     from hf_optim.study.plan.source import Source
 
 
@@ -46,10 +49,14 @@ def study(
     retry_failed: bool = False,
     accept_change: bool = False,
     gpus_per_run: int | None = None,
+    jobs_per_gpu: int = 1,
     checkpoint_every: int | None = None,
     launch: Launch | None = None,
     source: Source | None = None,
     trust: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    card: Card | None = None,
+    data: str | None = None,
 ) -> int:
     """Runs what is missing of a study, writes tables and report, shows the table. Gives 1 if a run failed, else 0.
 
@@ -63,9 +70,13 @@ def study(
         accept_change: go on although runs of the folder are no longer in the plan; their records stay.
         gpus_per_run: GPUs, each with a process, that train one model together; default one where there are any (with
             SLURM, none: a GPU has to be asked for).
+        jobs_per_gpu: runs that share a GPU, for those too small to fill one; not with `gpus_per_run`.
         checkpoint_every: steps between checkpoints, from which an interrupted run goes on; default none: it restarts.
         launch: spread the runs over jobs (see `spread`) instead of running them here.
         trust: run code that only the study's folder names (`name` is the folder), or, with `dry_run`, any code.
+        overrides: of every run, in place of the file's, as {"precision": "bf16"}.
+        card: the GPU for which a dry run says the costs; default what is here.
+        data: of every task, in place of the file's: a name that the task knows, or a path from here.
         source: the study itself, where it stands in no file of its own; `name` then only says where it comes from.
 
     Raises:
@@ -75,12 +86,15 @@ def study(
     for option, number in (("jobs", jobs), ("gpus-per-run", gpus_per_run), ("checkpoint-every", checkpoint_every)):
         if number is not None and number < 1:
             raise UserError(f"--{option} must be at least 1, got {number}")
+    if jobs_per_gpu < 1 or (jobs_per_gpu > 1 and (gpus_per_run or 1) > 1):
+        raise UserError(f"--jobs-per-gpu must be at least 1, and 1 beside --gpus-per-run, got {jobs_per_gpu}")
     # What a folder holds may be a stranger's: its code is run where the YAML is named, or on a word.
     trust = trust or not (dry_run or Path(name).is_dir())
     why = "a dry run runs none" if dry_run else f"only {name} says that it is to be run: name its YAML file"
     source, origin = (source, name) if source is not None else shipped.find(name)
     with importing.refused(why, trust):
-        plan = planning.expand(source, seeds=seeds, origin=Path(origin).name)
+        data = str(Path(data).resolve()) if data is not None and Path(data).exists() else data
+        plan = planning.expand(source, seeds=seeds, origin=Path(origin).name, overrides=overrides, data=data)
         if not (trust or dry_run) and (code := importing.paths([*plan.tasks, *plan.optimizers])):
             raise importing.Untrusted(f"{', '.join(code)}: code, and {why}, or look at it and add --trust")
         if not (trust or dry_run) and (outside := [path for task in plan.tasks for path in paths_in(task)]):
@@ -88,10 +102,14 @@ def study(
         told = values.check_values(plan, source)
     folder = _folder(name, output, plan)
     change = changes.since(folder, plan)
-    for line in told:
+    looks = "" if plan.repetitions else units.explained(plan.looks)
+    for line in (*told, *([looks] if looks else [])):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if dry_run:
         _show_plan(plan, folder, console)
+        with importing.refused(why, trust):
+            _show_costs(plan, card, console)
+        _show_estimate(plan, console, jobs, gpus_per_run)
         _show_change(change, console)
         return 0
     run.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
@@ -103,22 +121,31 @@ def study(
             plan,
             launch,
             console,
-            jobs=jobs or 1,
+            jobs=jobs or jobs_per_gpu,
             gpus_per_run=gpus_per_run,
+            jobs_per_gpu=jobs_per_gpu,
             checkpoint_every=checkpoint_every,
             trust=trust,
         )
         return finish(folder) if ended else 0
+    if not any(folder.glob("runs/*/record.json")):
+        _show_estimate(plan, console, jobs, gpus_per_run)
     _run_here(
         plan,
         folder,
         console,
-        jobs=jobs or run.default_jobs(gpus_per_run or 1),
+        jobs=jobs or run.default_jobs(gpus_per_run or 1, jobs_per_gpu),
         gpus_per_run=gpus_per_run or 1,
         checkpoint_every=checkpoint_every,
         trust=trust,
     )
     return finish(folder)
+
+
+def _show_estimate(plan: planning.Plan, console: Console, jobs: int | None, gpus_per_run: int | None) -> None:
+    each = gpus_per_run or 1
+    for line in estimate.lines(plan, jobs or run.default_jobs(each), each):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_here(
@@ -252,6 +279,23 @@ def _show_question(folder: Path, console: Console) -> None:
     asked = questions.read(folder).digest
     text = f"question {asked}" if asked else "question not registered: the folder was begun before questions were"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_costs(plan: planning.Plan, card: Card | None, console: Console) -> None:
+    """A line a task, by the run of its first optimizer: the others' steps are as long, but for what they do more."""
+    from hf_optim.experiment import forecast
+
+    first: dict[str, tuple[Mapping[str, Any], int]] = {}
+    for task, optimizer, spec in plan.cells():
+        run_, count = first.get(task["label"], (None, 0))
+        run_ = run_ or planning.make_run(task, optimizer, spec, plan.seeds[0]).spec
+        first[task["label"]] = run_, count + len(plan.seeds)
+    told = forecast.lines([(label, run_, count) for label, (run_, count) in first.items()], card)
+    trials, _, further = stages.planned(plan)
+    if trials or further:
+        told.append(f"  and {trials + further} trials and further runs beside them")
+    for line in told:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_plan(plan: planning.Plan, folder: Path, console: Console) -> None:

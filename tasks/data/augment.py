@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
 DRAWS = 9
@@ -46,7 +47,7 @@ class Augment:
             raise UserError(f"augment: expected a mapping, as {{crop: 4, flip: true}}, got {values!r}")
         for key, value in values.items():
             if key not in valid:
-                raise UserError(f"augment: unknown key {key!r}; valid: {', '.join(valid)}")
+                raise UserError(f"augment: unknown key {key!r}{closest(str(key), valid)}; valid: {', '.join(valid)}")
             if not _LEGAL[key](value):
                 raise UserError(f"augment: {key} must be {_WORDS[key]}, got {value!r}")
         area = values.get("resized_crop")
@@ -109,9 +110,9 @@ def _grey(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
 
 
-def draws(count: int, epoch: int) -> torch.Tensor:
+def draws(count: int, seed: int, epoch: int) -> torch.Tensor:
     """The random numbers [count, DRAWS] of an epoch under the run's seed, drawn beside torch's random state."""
-    generator = torch.Generator().manual_seed((torch.initial_seed() * 1_000_003 + epoch + 1) % 2**63)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch + 1) % 2**63)
     return torch.rand(count, DRAWS, generator=generator)
 
 

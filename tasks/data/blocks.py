@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import paragraphs
+from hf_optim.tasks.data import distributed_text, paragraphs
 
 IGNORED = -100
 END, UNKNOWN = "<eos>", "<unk>"
@@ -37,6 +37,10 @@ class Stream:
     ids: np.ndarray
     covered: np.ndarray
     unknown: np.ndarray
+
+    def first(self, count: int) -> Stream:
+        """Its first so many tokens."""
+        return Stream(self.ids[:count], self.covered[:count], self.unknown[:count])
 
     @property
     def bytes(self) -> int:
@@ -84,15 +88,25 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
 
 
+def spread(blocks: Blocks, most: int) -> Dataset[dict[str, torch.Tensor]]:
+    """At most so many of the blocks, evenly spread over them."""
+    if len(blocks) <= most:
+        return blocks
+    return Subset(blocks, [i * len(blocks) // most for i in range(most)])
+
+
 def read(path: Path) -> tuple[dict[str, list[str]], str]:
     """The texts of each split of your own files, and a note about splits that were cut off the end of train.
 
-    Parquet, CSV and JSONL as `data/paragraphs.py` reads them; in a `.txt` file every line is a text, as in the Penn
-    Treebank's.
+    WikiText and the Penn Treebank as they are distributed (`data/distributed_text.py`), where a line that is not empty
+    is a text; parquet, CSV and JSONL as `data/paragraphs.py` reads them; in a `.txt` file every line is a text.
 
     Raises:
         UserError: no such path, no train split, a missing column, an empty split; each in one line.
     """
+    if path.exists() and (published := distributed_text.read(path)) is not None:
+        lines_of, note = published
+        return {split: [text for line in part if (text := line.strip())] for split, part in lines_of.items()}, note
     files = _text_files(path)
     if not files:
         return paragraphs.read(path)

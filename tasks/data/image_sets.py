@@ -15,13 +15,13 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from hf_optim.errors import UserError
 from hf_optim.tasks.data.augment import Augment, box, draws
 
-Row = tuple[str, "bytes | Path", Any]
-"""Where the row stands (for messages), its encoded image or its file, and its label."""
+Row = tuple[str, "bytes | Path | np.ndarray", Any]
+"""Where the row stands (for messages), its encoded image, its file or its pixels (see `picture`), and its label."""
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and deviation of each channel, of pixels in [0, 1]."""
 IMAGENET_MOMENTS: Moments = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -45,6 +45,7 @@ class ImageSet(Dataset[dict[str, torch.Tensor]]):
         self.shift = (mean / std).view(1, -1, 1, 1)
         self.augment: Augment | None = None
         self.epoch = 0
+        self.seed: int | None = None
         self._drawn: tuple[tuple[int, int], torch.Tensor] | None = None
 
     def augmented(self: S, augment: Augment) -> S:
@@ -73,9 +74,9 @@ class ImageSet(Dataset[dict[str, torch.Tensor]]):
         """uint8 [n, channels, height, width]; `numbers` [n, DRAWS] place what is cut out while decoding."""
 
     def _draws(self) -> torch.Tensor:
-        now = (torch.initial_seed(), self.epoch)
+        now = (torch.initial_seed() if self.seed is None else self.seed, self.epoch)
         if self._drawn is None or self._drawn[0] != now:
-            self._drawn = now, draws(len(self), self.epoch)
+            self._drawn = now, draws(len(self), *now)
         return self._drawn[1]
 
 
@@ -124,10 +125,13 @@ class EncodedImages(ImageSet):
         return EncodedImages(self.rows, positions, labels, self.mean, self.std, self.size)
 
     def pictures(self, chosen: torch.Tensor, numbers: torch.Tensor | None) -> torch.Tensor:
-        """See `ImageSet`; decoded by as many threads as there are processors, since Pillow lets go of the GIL."""
+        """See `ImageSet`; decoded by as many threads as there are processors, since Pillow lets go of the GIL, or one
+        after the other where several processes read ahead.
+        """
         places = self.positions[chosen].tolist()
         each = [None] * len(places) if numbers is None else list(numbers)
-        arrays = list(_pool().map(self._one, [self.rows[place] for place in places], each))
+        spread = map if get_worker_info() is not None else _pool().map
+        arrays = list(spread(self._one, [self.rows[place] for place in places], each))
         return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
     def _one(self, row: Row, numbers: torch.Tensor | None) -> np.ndarray:
@@ -151,8 +155,10 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1)
 
 
-def picture(place: str, image: bytes | Path) -> np.ndarray:
+def picture(place: str, image: bytes | Path | np.ndarray) -> np.ndarray:
     """uint8 [height, width, 1 or 3] of an encoded image, transparency on white; a `UserError` names its `place`."""
+    if isinstance(image, np.ndarray):
+        return image
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(image, Path) and not image.is_file():
@@ -237,7 +243,7 @@ def identity(rows: Sequence[Row]) -> str:
         return rows.fingerprint
     digest = hashlib.sha256()
     for place, image, _ in rows:
-        if isinstance(image, bytes):
+        if not isinstance(image, Path):
             digest.update(image)
         elif image.is_file():
             digest.update(f"{image.parent.name}/{image.name} {image.stat().st_size}".encode())

@@ -3,7 +3,8 @@
 A source of your own is one of
 - a folder with `train`, and if there are any `validation` and `test`, as `.parquet` or `.csv` files;
 - a folder with such sub-folders, each holding one folder of image files a class (or these class folders alone);
-- one `.parquet` or `.csv` file.
+- one `.parquet` or `.csv` file;
+- a paper's set as it is distributed (see `distributed`).
 Tables have the columns `image` (a path relative to the CSV file; in parquet the encoded bytes, or datasets' image
 type) and `label` (integers from 0, or names). Missing splits are taken out of `train`: 10% of the samples each, the
 same ones every time.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 from hf_optim.errors import UserError
+from hf_optim.tasks.data import distributed
 from hf_optim.tasks.data.image_sets import (
     IMAGENET_MOMENTS,
     EncodedImages,
@@ -31,6 +33,7 @@ from hf_optim.tasks.data.image_sets import (
     identity,
     picture,
 )
+from hf_optim.tasks.data.known import IMAGES, VALIDATION_IS_TEST, difference
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -55,8 +58,20 @@ class Splits:
     note: str
 
 
-def read(path: Path, label: str = "label", size: int | None = None) -> Splits:
+def read(
+    path: Path,
+    label: str = "label",
+    size: int | None = None,
+    *,
+    published: str | None = None,
+    held_out: int | None = None,
+) -> Splits:
     """The images of `path`, see the module; `size` as in `assemble`.
+
+    Args:
+        published: the set that is asked for, if it may be a paper's: sizes are then compared, and its validation split
+            is the test where the papers do so.
+        held_out: of a paper's set as it is distributed, as in `assemble`.
 
     Raises:
         UserError: no such path, no images, a missing column, a file that is no image, images of different sizes,
@@ -64,6 +79,9 @@ def read(path: Path, label: str = "label", size: int | None = None) -> Splits:
     """
     if not path.exists():
         raise UserError(f"data: no such file or folder: {path}")
+    known = distributed.read(path)
+    if known is not None:
+        return _published(known.name, known.rows, known.classes, size, held_out)
     found: dict[str, list[Row]] = {}
     names: list[str] = []
     for split, source in _sources(path).items():
@@ -78,7 +96,19 @@ def read(path: Path, label: str = "label", size: int | None = None) -> Splits:
         found[split] = rows
     if "train" not in found:
         raise UserError(f"data: no train split in {path}: expected train.parquet, train.csv or a folder train/")
+    if published in VALIDATION_IS_TEST and "test" not in found and "validation" in found:
+        found["test"] = found.pop("validation")
+        return _published(published, found, names, size, held_out)
     return assemble(found, names, size=size)
+
+
+def _published(
+    name: str, rows: Mapping[str, Sequence[Row]], classes: Sequence[str], size: int | None, held_out: int | None
+) -> Splits:
+    """A paper's set, with a word about it in the note."""
+    told = difference(name, {split: len(part) for split, part in rows.items()})
+    made = assemble(rows, classes, held_out=held_out, size=size, moments=IMAGES[name].moments)
+    return replace(made, note="; ".join(text for text in (told or name, made.note) if text))
 
 
 def assemble(
@@ -175,7 +205,7 @@ def _sources(path: Path) -> dict[str, Path]:
     """The file or folder of each split."""
     if path.is_file():
         if path.suffix not in (".parquet", ".csv"):
-            raise UserError(f"data: {path} is neither .parquet nor .csv nor a folder")
+            raise UserError(f"data: {path} is neither .parquet nor .csv, nor a folder or a paper's archive")
         return {"train": path}
     found = {}
     for split in SPLITS:

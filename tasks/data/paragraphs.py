@@ -2,7 +2,8 @@
 
 A source of your own is one of
 - a folder with `train`, and if there are any `validation` and `test`, as `.parquet`, `.csv`, `.jsonl` or `.txt` files;
-- one such file.
+- one such file;
+- WikiText or the Penn Treebank as they are distributed (see `distributed_text`).
 Tables have a column `text` with one paragraph a row; in a `.txt` file an empty line ends a paragraph. Missing splits
 are cut off the end of `train`: 10% of the paragraphs each, so that they come from other articles.
 """
@@ -10,11 +11,12 @@ are cut off the end of `train`: 10% of the paragraphs each, so that they come fr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
+from hf_optim.tasks.data import distributed_text
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -61,12 +63,35 @@ def read(path: Path) -> tuple[dict[str, list[str]], str]:
     """
     if not path.exists():
         raise UserError(f"data: no such file or folder: {path}")
+    published = distributed_text.read(path)
+    if published is not None:
+        lines, note = published
+        return {split: running(part) for split, part in lines.items()}, note
     found: dict[str, list[str]] = {}
-    for split, file in _sources(path).items():
+    for split, file in sources(path).items():
         found[split] = [text for text in _paragraphs(file) if text and not text.isspace()]
         if not found[split]:
             raise UserError(f"data: the {split} split is empty: {file} holds no text")
     return found, hold_out(found)
+
+
+def running(lines: Iterable[str]) -> list[str]:
+    """The paragraphs among lines of WikiText, of which others are empty or, between equals signs, headings."""
+    stripped = (line.strip() for line in lines)
+    return [line for line in stripped if line and not line.startswith("= ")]
+
+
+def apart(found: dict[str, list[str]]) -> int:
+    """Take texts out of validation and test that stand in train too, or in validation, in place; gives how many."""
+    seen, dropped = set(found["train"]), 0
+    for split in ("validation", "test"):
+        kept = [text for text in found[split] if text not in seen]
+        if not kept:
+            raise UserError(f"data: every text of the {split} split stands in another split too: bring other texts")
+        dropped += len(found[split]) - len(kept)
+        seen |= set(kept)
+        found[split] = kept
+    return dropped
 
 
 def hold_out(found: dict[str, list[str]]) -> str:
@@ -83,8 +108,14 @@ def hold_out(found: dict[str, list[str]]) -> str:
     return "; ".join(notes)
 
 
-def _sources(path: Path) -> dict[str, Path]:
-    """The file of each split."""
+def sources(path: Path) -> dict[str, Path]:
+    """The file of each split of a folder, or the one file as train.
+
+    Raises:
+        UserError: no such path, another kind of file, two files for a split, no train split.
+    """
+    if not path.exists():
+        raise UserError(f"data: no such file or folder: {path}")
     if path.is_file():
         if path.suffix not in SUFFIXES:
             raise UserError(f"data: {path} is none of {', '.join(SUFFIXES)} and no folder of such files")
@@ -106,15 +137,26 @@ def _paragraphs(file: Path) -> Sequence[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"data: {file} cannot be read as UTF-8 text ({error}): convert it first") from error
         return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text)]
+    return [" ".join(value.split()) for value in texts(file) if value is not None]
+
+
+def texts(file: Path, column: str = "text") -> list[str | None]:
+    """A column of a table, as it stands there.
+
+    Raises:
+        UserError: no such column, values that are no texts, a file that cannot be read.
+    """
     table = _table(file)
-    if "text" not in table.column_names:
+    if column not in table.column_names:
         columns = ", ".join(table.column_names) or "none"
-        raise UserError(f"data: {file} has no column 'text'; it has {columns}: rename yours")
-    values = table["text"].to_pylist()
+        raise UserError(f"data: {file} has no column {column!r}; it has {columns}: rename yours")
+    values: list[str | None] = table[column].to_pylist()
     for number, value in enumerate(values):
         if not isinstance(value, str | None):
-            raise UserError(f"data: {file}, row {number}: column 'text' must hold texts, not {type(value).__name__}")
-    return [" ".join(value.split()) for value in values if value is not None]
+            raise UserError(
+                f"data: {file}, row {number}: column {column!r} must hold texts, not {type(value).__name__}"
+            )
+    return values
 
 
 def _table(file: Path) -> Any:
@@ -128,7 +170,9 @@ def _table(file: Path) -> Any:
         ".csv": lambda path: pyarrow.csv.read_csv(
             path,
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(column_types={"text": pyarrow.string()}),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(("text", "question", "answer"), pyarrow.string())
+            ),
         ),
         ".jsonl": pyarrow.json.read_json,
     }

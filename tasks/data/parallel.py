@@ -3,6 +3,7 @@
 A source of your own is one of
 - a folder with `train`, and if there are any `validation` and `test`, each as `train.parquet`, `train.tsv`, or two
   files `train.de` and `train.en` with one sentence a line;
+- Multi30k as it is distributed (see `distributed_text`);
 - one `.parquet` or `.tsv` file, or `NAME` for two files `NAME.de` and `NAME.en`.
 Tables name the languages' columns in their first line (TSV, tab-separated, without quoting) or schema; `de` and `en`
 stand for whatever the columns are called. Missing splits are taken out of `train`: 10% of the pairs each, the same
@@ -14,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hf_optim.errors import UserError
+from hf_optim.tasks.data import distributed_text
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -68,6 +70,12 @@ def read(path: Path, source: str = "de", target: str = "en") -> Corpus:
     """
     if source == target:
         raise UserError(f"data: source_column and target_column are both {source!r}: name two columns")
+    published = distributed_text.multi30k(path, (source, target))
+    if published is not None:
+        texts, note = published
+        made = {split: _aligned(two, f"{path}, {split}", (source, target)) for split, two in texts.items()}
+        corpus = assemble(made)
+        return replace(corpus, note="; ".join(text for text in (note, corpus.note) if text))
     found: dict[str, Pairs] = {}
     for split, files in _sources(path, source, target).items():
         if len(files) == 2:
@@ -178,14 +186,17 @@ def _both(stem: Path, source: str, target: str) -> tuple[Path, Path] | None:
 
 def _plain(source: Path, target: Path, source_name: str, target_name: str) -> Pairs:
     """Two files, one sentence a line; only a line feed ends a line, as in other tools for aligned text."""
-    lines = [_text(file).removesuffix("\n").split("\n") if file.stat().st_size else [] for file in (source, target)]
+    return _aligned((_text(source), _text(target)), str(source.parent / source.stem), (source_name, target_name))
+
+
+def _aligned(texts: tuple[str, str], place: str, sides: tuple[str, str]) -> Pairs:
+    lines = [text.removesuffix("\n").split("\n") if text else [] for text in texts]
     if len(lines[0]) != len(lines[1]):
+        counts = f"{len(lines[0])} lines and {Path(place).name}.{sides[1]} has {len(lines[1])}"
         raise UserError(
-            f"data: {source} has {len(lines[0])} lines and {target.name} has {len(lines[1])}: line N of one must be "
-            "the translation of line N of the other"
+            f"data: {place}.{sides[0]} has {counts}: line N of one must be the translation of line N of the other"
         )
-    return pairs(lines[0], lines[1], f"{source.parent / source.stem}.{source_name}/{target_name}, line",
-                 (source_name, target_name), 1)  # fmt: skip
+    return pairs(lines[0], lines[1], f"{place}.{sides[0]}/{sides[1]}, line", sides, 1)
 
 
 def _tsv(file: Path, source: str, target: str) -> Pairs:

@@ -47,6 +47,11 @@ def tokenizer_of(checkpoint: str | None) -> Any:
     folder = Path(str(checkpoint))
     if not (folder / "config.json").is_file():
         raise UserError(f"checkpoint: {folder} holds no model (no config.json): give a folder of save_pretrained")
+    return tokenizer_in(folder)
+
+
+def tokenizer_in(folder: Path) -> Any:
+    """The fast tokenizer that `save_pretrained` left in a folder."""
     if not any(file.name.startswith(TOKENIZER_FILES) for file in folder.iterdir()):
         raise UserError(f"checkpoint: {folder} holds no tokenizer: save it into the folder with save_pretrained")
     try:

@@ -10,16 +10,24 @@ from hf_optim.experiment.task import Preset, Size, Value
 BPE = {"tokenizer": "bpe", "vocabulary": 1024, "block": 128}
 TINY = {"tokenizer": "bpe", "vocabulary": 384, "block": 32}
 # No dropout: at these sizes no sample is seen more than a few times.
-GPT2 = {"n_embd": 128, "n_layer": 3, "n_head": 4, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+GPT2: dict[str, Any] = {
+    "n_embd": 128,
+    "n_layer": 3,
+    "n_head": 4,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+}
 # GPT-2's 0.02 suits a width of 768; at 128 with tied weights it costs the first few hundred steps.
-GPT2["initializer_range"] = 0.08
-LLAMA = {
+GPT2 |= {"initializer_range": 0.08, "activation_function": "gelu_new"}
+LLAMA: dict[str, Any] = {
     "initializer_range": 0.08,
     "hidden_size": 128,
     "intermediate_size": 344,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
+    "tie_word_embeddings": False,
 }
 LSTM = {"embedding_size": 192, "hidden_size": 192, "num_layers": 2, "dropout": 0.0, "tie_word_embeddings": True}
 LSTM["initializer_range"] = 0.1
@@ -113,6 +121,7 @@ SIZE_TABLE = {
                     "num_hidden_layers": 8,
                     "num_attention_heads": 8,
                     "num_key_value_heads": 8,
+                    "tie_word_embeddings": False,
                 },
                 "33.7 million parameters",
             ),

@@ -179,7 +179,7 @@ def markdown(analysis: Analysis, title: str, decimals: Mapping[str, int]) -> str
         lines += ["## Speed-up", "", SPEEDUP, ""]
         lines += _table(
             [
-                {"task": r.task, "optimizer": r.optimizer, "times the baseline's budget": speedups.text(r.factor)}
+                {"task": r.task, "optimizer": r.optimizer, f"times the baseline's {r.unit}": speedups.said(r)}
                 for r in analysis.speedups
             ]
         )
@@ -243,20 +243,11 @@ def _friedman(one: omnibus.Omnibus, blocks: str) -> list[str]:
 def _targets(analysis: Analysis) -> list[str]:
     if not analysis.targets:
         return []
-    lines = ["## Time to target, in steps", ""]
+    lines = ["## Time to target", ""]
     for table in analysis.targets:
         word = "at least" if table.better == "higher" else "at most"
         lines += [f"{markdown_text(table.task)}: {table.metric.replace('_', ' ')} of {word} {table.value:g}.", ""]
-        lines += _table(
-            [
-                {
-                    "optimizer": row.optimizer,
-                    "median": f"{row.time:g}" if math.isfinite(row.time) else "never",
-                    "seeds that reached it": f"{row.count}/{len(row.times)}",
-                }
-                for row in table.rows
-            ]
-        )
+        lines += _table(profiles.cells(table))
     if analysis.profile:
         p = analysis.profile
         lines += [

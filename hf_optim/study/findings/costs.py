@@ -17,17 +17,6 @@ def sentence(table: TaskTable, row: Row) -> str:
     return f"a step costs {_passes(row)}{timed[0]} ({table.baseline}: {_passes(base)}{timed[1]})"
 
 
-def unequal(table: TaskTable) -> bool:
-    """Whether equal steps were not equal passes."""
-    known = [(row.costs["forward"], row.costs["backward"]) for row in table.rows if row.values]
-    known = [pair for pair in known if not any(map(math.isnan, pair))]
-    return any(not _near(a, b) for pair in known for a, b in zip(pair, known[0], strict=True))
-
-
-def _near(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=0.02, abs_tol=0.02)
-
-
 def _passes(row: Row) -> str:
     forward, backward = (row.costs[kind] for kind in ("forward", "backward"))
     return f"{forward:.3g} forward and {backward:.3g} backward passes"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hf_optim.study.findings.spending import KINDS, spent
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.plan import Run
@@ -82,7 +83,7 @@ def _history(results: Results, run: Run) -> list[dict[str, Any]]:
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
     found: Series = {}
     for row in rows:
-        value = _passes(row) if key == "passes" else row.get(key)
+        value = spent(row, key) if key in KINDS else row.get(key)
         if value is None:  # most rows hold other values
             continue
         # A rate may be logged one a group: the first group is the one with decay, that is, nearly all weights.
@@ -90,12 +91,6 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
         if not math.isnan(step) and not math.isnan(value):
             found[step] = value
     return found
-
-
-def _passes(row: Mapping[str, Any]) -> float | None:
-    """Forward and backward passes together."""
-    both = [number(row.get(key)) for key in ("forward_passes", "backward_passes")]
-    return None if any(map(math.isnan, both)) else sum(both)
 
 
 def _buckets(steps: Sequence[float], points: int = POINTS) -> dict[float, float]:

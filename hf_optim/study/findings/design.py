@@ -48,12 +48,15 @@ def lines(plan: Plan) -> list[str]:
         if math.isnan(effect):
             found.append(f"warning: one {naming.unit(plan, 1)} gives no verdict")
         else:
-            spread = "" if plan.family == "tasks" else ", fewer the more tasks"
+            tasks, where = len(plan.tasks), ""
+            if plan.family == "score":
+                # A mean over tasks that vary alike varies less by the root of their number.
+                effect, where = effect / math.sqrt(tasks), f" on each of {tasks} tasks that vary alike"
             found.append(
-                f"finds differences of {effect:.1f} deviations of a {naming.unit(plan, 1)}{spread} with 80 % "
+                f"finds differences of {effect:.1f} deviations of a {naming.unit(plan, 1)}{where} with 80 % "
                 f"({tests} {what}, looks after {looks} {units})"
             )
-            if effect > BLUNT and plan.family == "tasks":
+            if effect > BLUNT:
                 found.append(f"warning: more than {BLUNT:g} deviations: hardly anything will be decided; more {units}?")
     if plan.tuning is None or not plan.repetitions:
         found.append(f"verdicts will hold {naming.SETTINGS} only: tuning: repetitions: compares optimizers")

@@ -3,19 +3,20 @@
 A run's time is the step at which the metric reaches the target, interpolated between evaluations, and infinite if it
 never does; an optimizer's time on a task is the median over seeds. Divided by the shortest time of the task it is a
 ratio r, at least 1; the profile at tau is the share of tasks with r <= tau, and the score the mean of the profile from
-1 to 4.
+1 to 4. Beside the steps stand the passes, operations and seconds that were spent by then.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_optim.study.findings.spending import KINDS, spent
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 
@@ -26,11 +27,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Reached:
-    """One optimizer on one task: the time of every seed (infinite if the target was not reached), and their median."""
+    """One optimizer on one task: the steps of every seed (infinite if the target was not reached), and their median.
+    `spent` has the medians of what else was spent by then, by kind, where every run that arrived logged it.
+    """
 
     optimizer: str
     times: Mapping[int, float]
     time: float
+    spent: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -40,7 +44,7 @@ class Reached:
 
 @dataclass(frozen=True)
 class TargetTable:
-    """The times of one task, in optimizer steps."""
+    """The times of one task."""
 
     task: str
     metric: str
@@ -58,13 +62,15 @@ class Profile:
     shares: Mapping[str, tuple[float, ...]]
 
 
-def time_to_target(rows: Sequence[Mapping[str, Any]], metric: str, value: float, better: str) -> float:
-    """The step at which `metric` reaches `value`, interpolated linearly between the evaluations before and after;
-    infinite if it never does.
+def time_to_target(
+    rows: Sequence[Mapping[str, Any]], metric: str, value: float, better: str, kind: str = "step"
+) -> float:
+    """The step at which `metric` reaches `value`, or what was spent by then (`spending.KINDS`), interpolated linearly
+    between the evaluations before and after; infinite if it never does, or where no row says what was spent.
     """
     before: tuple[float, float] | None = None
     for row in rows:
-        seen, step = number(row.get(metric)), number(row.get("step"))
+        seen, step = number(row.get(metric)), spent(row, kind)
         if math.isnan(seen) or math.isnan(step):
             continue
         if seen >= value if better == "higher" else seen <= value:
@@ -84,14 +90,45 @@ def target_tables(results: Results) -> list[TargetTable]:
             continue
         rows = []
         for label in task["only"]:
-            times = {}
-            for run, record in results.runs(task["label"], label):
-                if record is not None:
-                    fine = record["status"] == "ok"
-                    times[run.seed] = time_to_target(results.history(run), **target) if fine else math.inf
-            rows.append(Reached(label, times, float(np.median(list(times.values()))) if times else math.inf))
+            logs = {
+                run.seed: results.history(run) if record["status"] == "ok" else []
+                for run, record in results.runs(task["label"], label)
+                if record is not None
+            }
+            times = {
+                kind: {seed: time_to_target(log, **target, kind=kind) for seed, log in logs.items()}
+                for kind in ("step", *KINDS)
+            }
+            steps = times.pop("step")
+            # What was not logged is not known, which is not "never".
+            known = {
+                k: v for k, v in times.items() if [*map(math.isinf, v.values())] == [*map(math.isinf, steps.values())]
+            }
+            rows.append(Reached(label, steps, _median(steps), {kind: _median(v) for kind, v in known.items()}))
         found.append(TargetTable(task["label"], target["metric"], target["value"], target["better"], tuple(rows)))
     return found
+
+
+def _median(times: Mapping[int, float]) -> float:
+    return float(np.median(list(times.values()))) if times else math.inf
+
+
+def cells(table: TargetTable) -> list[dict[str, str]]:
+    """The rows of a table as text, by column: who reached the target, and what it took in the median."""
+    kinds = [kind for kind in KINDS if any(kind in row.spent for row in table.rows)]
+    return [
+        {
+            "optimizer": row.optimizer,
+            "reached": f"{row.count}/{len(row.times)}",
+            "median steps": _amount(row.time),
+            **{f"median {KINDS[kind]}": _amount(row.spent.get(kind, math.nan)) for kind in kinds},
+        }
+        for row in table.rows
+    ]
+
+
+def _amount(value: float) -> str:
+    return "never" if math.isinf(value) else "–" if math.isnan(value) else f"{value:.6g}"
 
 
 def ratios(times: Array) -> Array:

@@ -9,18 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from hf_optim.study.findings import spending
 from hf_optim.study.folder.outcomes import Arm, arms
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import number
+from hf_optim.study.plan.plan import Run
 from hf_optim.study.statistics.speedup import SpeedUp, invert
 
 
 @dataclass(frozen=True)
 class Row:
-    """The factor of one optimizer on one task: how many times the budget the baseline needs to do as well."""
+    """The factor of one optimizer on one task: how many times the budget, in `unit`, the baseline needs to do as well.
+    `short` counts the runs of both that their steps ended before their passes or seconds were spent.
+    """
 
     task: str
     optimizer: str
     factor: SpeedUp
+    unit: str = "steps"
+    short: int = 0
 
 
 def speedups(results: Results) -> list[Row]:
@@ -37,6 +44,9 @@ def speedups(results: Results) -> list[Row]:
         for budget in budgets
         if budget != 1
     }
+    unit = str(plan.speedup.get("in", "steps"))
+    every = [*now.runs, *(one.run for one in now.budgets)] if unit != "steps" else []
+    ended = [(run.task, run.optimizer) for run in every if _unspent(results, run, unit)]
     found = []
     for task in plan.tasks:
         key = task["label"], plan.baseline
@@ -44,11 +54,22 @@ def speedups(results: Results) -> list[Row]:
         for label in task["only"]:
             if label != plan.baseline:
                 other = results.standing.arms.get((task["label"], label), Arm())
-                found.append(Row(task["label"], label, _factor(task, base, other, plan.per_unit)))
+                speedup = factor(task, base, other, plan.per_unit)
+                short = sum(one in (key, (task["label"], label)) for one in ended)
+                found.append(Row(task["label"], label, speedup, unit, short))
     return found
 
 
-def _factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_unit: int) -> SpeedUp:
+def _unspent(results: Results, run: Run, unit: str) -> bool:
+    """Whether a finished run left some of its passes or seconds, as its steps were over before."""
+    record = results.store.record(run.id) or {}
+    time = record.get("time") or {}
+    spent = number(time.get("train_seconds")) if unit == "seconds" else spending.spent(time, unit)
+    return record.get("status") == "ok" and spent < 0.99 * float(run.spec["overrides"][unit])
+
+
+def factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_unit: int) -> SpeedUp:
+    """How much faster `other` is than the baseline, whose arms stand by budget, in units of the other's, ascending."""
     greater = bool(task["primary"]["greater_is_better"])
     units = [u for u in other.values if all(u in arm.values for arm in base.values())]
     every = [v for arm in (*base.values(), other) for u in units for v in arm.values[u] if not math.isnan(v)]
@@ -63,13 +84,19 @@ def _factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_
     return invert(curves, [value(other, u) for u in units], list(base), least)
 
 
+def said(row: Row) -> str:
+    """The factor as text, and what limits it."""
+    short = f" ({row.short} runs ended by their steps before their {row.unit}: give more steps)" if row.short else ""
+    return text(row.factor) + short
+
+
 def text(one: SpeedUp) -> str:
     """1.40 [1.20, 1.71]; "more than" and "less than" at ends that the budgets leave open."""
     if one.n < 2:
         return "–"
     if one.low == one.most or one.high == one.least:
-        return f"more than {one.most:g}" if one.low == one.most else f"less than {one.least:g}"
-    low = f"less than {one.least:g}" if math.isnan(one.low) else f"{one.low:.2f}"
-    high = f"more than {one.most:g}" if math.isnan(one.high) else f"{one.high:.2f}"
+        return f"more than {one.most:.3g}" if one.low == one.most else f"less than {one.least:.3g}"
+    low = f"less than {one.least:.3g}" if math.isnan(one.low) else f"{one.low:.2f}"
+    high = f"more than {one.most:.3g}" if math.isnan(one.high) else f"{one.high:.2f}"
     value = "–" if math.isnan(one.value) else f"{one.value:.2f}"
     return f"{value} [{low}, {high}]"

@@ -14,6 +14,7 @@ from hf_optim.experiment import files
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.standing import standing
 from hf_optim.study.folder.store import RecordStore, read_status
+from hf_optim.study.plan import units
 from hf_optim.study.plan.plan import Plan, Run, flatten
 
 
@@ -94,6 +95,8 @@ def since(folder: Path, plan: Plan) -> Change | None:
         old = read_plan(folder)
     except FileNotFoundError:
         return None
+    if not plan.repetitions and len(plan.looks) > 1 and old.seeds == plan.looks:
+        raise UserError(f"{folder}: begun when a list named its seeds, and now {units.explained(plan.looks)}")
     # Under tuning the judged runs follow from the trials' records, and what is on record must keep its meaning.
     before, after = _with_known_runs(old, folder), _with_known_runs(plan, folder)
     known = {run.id for run in (*before.runs, *after.runs)}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.study.folder import judgement as judging
 from hf_optim.study.folder.results import Results
@@ -124,8 +125,9 @@ def _across(rows: Sequence[Row], a: str, b: str, greater: Mapping[str, bool]) ->
 def _side(rows: Sequence[Row], text: str) -> Side:
     some = where(rows, [text]) if "=" in text else [row for row in rows if row["optimizer"] == text]
     if not some:
-        labels = ", ".join(dict.fromkeys(str(row["optimizer"]) for row in rows))
-        raise UserError(f"--compare: no run matches {text!r}; optimizers: {labels}")
+        labels = list(dict.fromkeys(str(row["optimizer"]) for row in rows))
+        near = closest(text, labels)
+        raise UserError(f"--compare: no run matches {text!r}{near}; optimizers: {', '.join(labels)}")
     seen: dict[tuple[str, int], str] = {}
     values: dict[tuple[str, int], float] = {}
     for row in some:

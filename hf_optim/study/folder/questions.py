@@ -86,6 +86,7 @@ def question(plan: Plan) -> dict[str, Any]:
                 "margin": (plan.margin or {}).get(task["label"]),
                 "target": (plan.targets or {}).get(task["label"]),
                 **{key: task.get(key) for key in TASK},
+                **({"settings": task["settings"]} if task.get("settings") else {}),
             }
             for task in plan.tasks
         },

@@ -25,9 +25,9 @@ def of(results: Results) -> list[Row]:
     """A row a run: the judged ones in the plan's order, other stages' after them, then runs that are not planned.
 
     Columns: study, task and optimizer (labels), seed, id, status (ok, failed, missing), stage (judged, tuning,
-    speedup, sensitivity, variance, or none for a run that is in the folder and no longer in the plan), metric and
-    value (the primary metric), error; every metric by its name; time, memory, data and environment by theirs; and what
-    decided the run, as `spec.optimizer.lr`.
+    speedup, carried, sensitivity, variance, or none for a run that is in the folder and no longer in the plan), metric
+    and value (the primary metric), error; every metric by its name; time, memory, data, environment and execution
+    by theirs; and what decided the run, as `spec.optimizer.lr`.
     """
     plan = results.plan
     primary = {t["label"]: t["primary"]["name"] for t in plan.tasks}
@@ -63,6 +63,7 @@ def _staged(results: Results) -> Iterator[tuple[str, Run]]:
     state = results.standing.state
     yield from (("tuning", trial.run) for search in state.searches for trial in search.trials)
     yield from (("speedup", budget.run) for budget in state.budgets)
+    yield from (("carried", one.run) for one in state.carried)
     yield from (("sensitivity", one.run) for one in state.grid)
     yield from (("variance", one.run) for one in state.variations)
 
@@ -75,7 +76,7 @@ def _row(head: Row, spec: Mapping[str, Any], record: Mapping[str, Any] | None, m
             row |= {name: value for name, value in (record.get(place) or {}).items() if name not in FIRST}
         row["value"] = (record.get("metrics") or {}).get(metric)
         row |= {f"data.{k}": v for k, v in (record.get("data") or {}).items()}
-        row |= {f"environment.{k}": v for k, v in (record.get("environment") or {}).items()}
+        row |= {f"{p}.{k}": v for p in ("environment", "execution") for k, v in (record.get(p) or {}).items()}
         row |= {key: record.get(key) for key in ("started", "finished")}
     return row | {f"spec.{key}": value for key, value in flatten(spec).items()}
 

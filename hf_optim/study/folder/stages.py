@@ -9,6 +9,7 @@ any moment, and several launchers may work in one folder. How many units there a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +92,17 @@ class BudgetRun:
 
 
 @dataclass(frozen=True)
+class CarriedRun:
+    """A run of a ladder's larger rung with the settings that were chosen at the smallest size."""
+
+    unit: int
+    run: Run
+
+
+@dataclass(frozen=True)
 class State:
-    """A study up to so many units. `runs` are the judged ones; these, `grid`, `variations` and `budgets` are empty
-    until all trials are in (`settled`).
+    """A study up to so many units. `runs` are the judged ones; these, `grid`, `variations`, `budgets` and `carried`
+    are empty until all trials are in (`settled`).
     """
 
     searches: tuple[Search, ...]
@@ -102,11 +111,14 @@ class State:
     grid: tuple[GridRun, ...]
     variations: tuple[Variation, ...]
     budgets: tuple[BudgetRun, ...] = ()
+    carried: tuple[CarriedRun, ...] = ()
 
     @property
     def after_tuning(self) -> tuple[Run, ...]:
         """Everything but trials, each run once: the judged runs first."""
-        further: tuple[BudgetRun | GridRun | Variation, ...] = (*self.budgets, *self.grid, *self.variations)
+        further: tuple[BudgetRun | CarriedRun | GridRun | Variation, ...] = (
+            *self.budgets, *self.carried, *self.grid, *self.variations,
+        )  # fmt: skip
         every = [*self.runs, *(one.run for one in further)]
         return tuple({run.id: run for run in every}.values())
 
@@ -128,7 +140,7 @@ def _after(
 ) -> State:  # fmt: skip
     return State(
         searches, True, _judged(plan, chosen, units), tuple(_grid(plan, chosen)), tuple(_variations(plan, chosen)),
-        tuple(_budget_runs(plan, chosen, units)),
+        tuple(_budget_runs(plan, chosen, units)), tuple(_carried(plan, chosen, units)),
     )  # fmt: skip
 
 
@@ -141,7 +153,7 @@ def _judged(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int) -> 
         return tuple(run for run in plan.runs if run.seed in seeds)
     cells = [(task, label) for task, label, _ in plan.cells()]
     return tuple(
-        make_run(task, label, chosen[task["label"], label, plan.tuning_seed(unit), 1.0], seed)
+        make_run(task, label, chosen[_home(task), label, plan.tuning_seed(unit), 1.0], seed)
         for unit in range(units)
         for seed in plan.unit_seeds(unit)
         for task, label in cells
@@ -154,9 +166,29 @@ def _budget_runs(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int
         for seed in plan.unit_seeds(unit):
             for budget in speedup.others(plan.speedup):
                 for task, spec in specs:
-                    setting = chosen.get((task["label"], plan.baseline, plan.tuning_seed(unit), budget), spec)
+                    setting = chosen.get((_home(task), plan.baseline, plan.tuning_seed(unit), budget), spec)
                     over = speedup.steps_at(task, budget)
                     yield BudgetRun(budget, make_run(task, plan.baseline, setting, seed, over))
+
+
+def _home(task: Mapping[str, Any]) -> str:
+    """The label of the task whose settings a task takes: mostly its own."""
+    return str(task.get("settings") or task["label"])
+
+
+def _carried(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int) -> Iterator[CarriedRun]:
+    """Where a ladder asks for it: what was tuned, at each larger size, with the settings of the smallest one."""
+    if plan.ladder is None or plan.ladder["rates"] != "both":
+        return
+    searched = {(c["task"], c["optimizer"]) for c in (plan.tuning or {})["cells"] if c["points"]}
+    smallest = {rung["task"]: rung["smallest"] for rung in plan.ladder["rungs"] if rung["all"]}
+    for unit in range(units):
+        for seed in plan.unit_seeds(unit):
+            for task, label, _ in plan.cells():
+                home = smallest.get(task["label"], task["label"])
+                if home != task["label"] and (home, label) in searched:
+                    setting = chosen[home, label, plan.tuning_seed(unit), 1.0]
+                    yield CarriedRun(unit, make_run(task, label, setting, seed))
 
 
 def trial_runs(plan: Plan) -> tuple[Run, ...]:
@@ -183,21 +215,35 @@ def planned(plan: Plan) -> tuple[int, int, int]:
 
 def planned_to(plan: Plan, units: int) -> tuple[int, int, int]:
     """The same for the first so many units."""
+    trials, whole = _whole(plan, units)
+    judged = len(whole.runs)
+    return sum(trials.values()), judged, len(whole.after_tuning) - len({run.id for run in whole.runs})
+
+
+def planned_on(plan: Plan) -> Counter[str]:
+    """How many runs, of every kind, each task has at most, by its label."""
+    trials, whole = _whole(plan, plan.looks[-1])
+    return trials + Counter(run.task for run in whole.runs) + Counter(
+        run.task for run in whole.after_tuning[len({run.id for run in whole.runs}) :]
+    )  # fmt: skip
+
+
+def _whole(plan: Plan, units: int) -> tuple[Counter[str], State]:
+    """The trials on each task, and what follows from them whatever they find, up to so many units."""
     specs = {(task["label"], label): spec for task, label, spec in plan.cells()}
     lengths = {task["label"]: task.get("steps") for task in plan.tasks}
-    trials = 0
+    trials: Counter[str] = Counter()
     # Only how many runs there are counts here, so any setting will do for the chosen one.
     chosen: dict[Key, Mapping[str, Any]] = {(*key, plan.tuning_seed(0), 1.0): spec for key, spec in specs.items()}
     for cell in _cells(plan, units):
         most = len(cell["points"])
         if plan.tuning and plan.tuning["steps"] and plan.tuning["prune"] == "none":
             most = min(most, plan.tuning["steps"] // lengths[cell["task"]])
-        trials += most
+        trials[cell["task"]] += most
         key = cell["task"], cell["optimizer"]
         first = cell["points"][0] if cell["points"] else {}
         chosen[*key, cell["seed"], cell.get("budget", 1.0)] = tuning.assign(specs[key], first)
-    whole = _after(plan, (), chosen, units)
-    return trials, len(whole.runs), len(whole.after_tuning) - len({run.id for run in whole.runs})
+    return trials, _after(plan, (), chosen, units)
 
 
 def _cells(plan: Plan, units: int) -> Iterator[Mapping[str, Any]]:
@@ -297,7 +343,7 @@ def _grid(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]]) -> Iterator[GridR
     if plan.sensitivity is None:
         return
     for task, label, spec in plan.cells():
-        setting = chosen.get((task["label"], label, plan.tuning_seed(0), 1.0), spec)
+        setting = chosen.get((_home(task), label, plan.tuning_seed(0), 1.0), spec)
         for place, value in sensitivity.grid(plan.sensitivity, setting):
             for seed in plan.seeds[: plan.sensitivity["seeds"]]:
                 yield GridRun(value, make_run(task, label, tuning.assign(setting, {place: value}), seed))
@@ -309,5 +355,5 @@ def _variations(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]]) -> Iterator
     for task, label, spec in plan.cells():
         if label in plan.variance["optimizers"]:
             for one in variance.settings(plan.variance):
-                setting = chosen.get((task["label"], label, one.tuning_seed, 1.0), spec)
+                setting = chosen.get((_home(task), label, one.tuning_seed, 1.0), spec)
                 yield Variation(one.source, make_run(task, label, setting, one.seed, overrides=one.overrides))

@@ -31,6 +31,7 @@ SHAPE = {
     "time?": Each((float, None)),
     "memory?": Each((float, None)),
     "environment?": Each(_SCALAR),
+    "execution?": Each(_SCALAR),
     "data?": (Each(_SCALAR), None),
     "started?": (str, None),
     "finished?": (str, None),

@@ -82,6 +82,12 @@ class Share:
     gpus_per_run: int | None
     checkpoint_every: int | None
     trust: bool = False
+    jobs_per_gpu: int = 1
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a job needs."""
+        return math.ceil(self.jobs / self.jobs_per_gpu) * (self.gpus_per_run or 1)
 
     def __call__(self) -> dict[str, Any]:
         """How many runs this job saw to their end, and the problem that stopped it ("" if none)."""
@@ -125,6 +131,7 @@ def launch(
     gpus_per_run: int | None,
     checkpoint_every: int | None,
     trust: bool = False,
+    jobs_per_gpu: int = 1,
 ) -> bool:
     """Submits jobs for what is left of the study in `folder`, and waits for them unless told not to.
 
@@ -137,7 +144,7 @@ def launch(
         return True
     check_shared(folder)
     count = min(how.array, math.ceil(left / jobs))
-    share = Share(str(folder.resolve()), jobs, gpus_per_run, checkpoint_every, trust)
+    share = Share(str(folder.resolve()), jobs, gpus_per_run, checkpoint_every, trust, jobs_per_gpu)
     submitted = _submit(folder, how, share, count)
     names = f"{submitted[0].job_id}{f' to {submitted[-1].job_id}' if count > 1 else ''}"
     _say(console, f"{left} runs for {count} {how.where} job{'s'[: count > 1]} ({names}), logs in {folder / JOBS}")
@@ -182,7 +189,7 @@ def _submit(folder: Path, how: Launch, share: Share, count: int) -> list[Any]:
 
 def _submit_local(executor: Any, share: Share, number: int) -> Any:
     devices = [int(g) for g in run.gpus() if g.isdigit()]
-    each = share.jobs * (share.gpus_per_run or 1)
+    each = share.gpus
     mine = [devices[(number * each + k) % len(devices)] for k in range(each)] if len(devices) >= each else devices
     executor.update_parameters(gpus_per_node=len(mine))
     # The one parameter of submitit's local executor that its front does not pass on.
@@ -206,7 +213,7 @@ def parameters(how: Launch, share: Share) -> dict[str, Any]:
         "slurm_setup": setup,
         "slurm_additional_parameters": {"requeue": True, **how.sbatch},
     }
-    given |= {"gpus_per_node": share.jobs * share.gpus_per_run} if share.gpus_per_run else {}
+    given |= {"gpus_per_node": share.gpus} if share.gpus_per_run else {}
     return given | ({"slurm_partition": how.partition} if how.partition else {})
 
 

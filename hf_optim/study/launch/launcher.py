@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from typing import IO
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import own_folder, sweep, write_atomically
+from hf_optim.experiment.record import SHARERS
 from hf_optim.study.folder import changes, questions
 from hf_optim.study.folder.disk import check_disk, unwritable
 from hf_optim.study.folder.locks import LOCK_FILE, Lock
@@ -49,12 +51,11 @@ def gpus() -> list[str]:
     return [str(i) for i in range(len(glob.glob("/dev/nvidia[0-9]*")))]
 
 
-def default_jobs(gpus_per_run: int = 1) -> int:
-    """One run at a time on each GPU (or so many GPUs), or on each CPU core that this process may use."""
-    devices = gpus()
-    if not devices:
-        devices = [str(i) for i in range(len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else "1"))]
-    return max(1, len(devices) // gpus_per_run)
+def default_jobs(gpus_per_run: int = 1, jobs_per_gpu: int = 1) -> int:
+    """So many runs at a time on each GPU, or one on so many GPUs, or on each CPU core that this process may use."""
+    if devices := gpus():
+        return max(1, len(devices) // gpus_per_run) * jobs_per_gpu
+    return max(1, len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else "1") // gpus_per_run)
 
 
 def prepare(
@@ -290,7 +291,9 @@ def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
 
 
 def environments(jobs: int, gpus_per_run: int = 1) -> list[dict[str, str]]:
-    """The environment of each worker: one thread each on CPU, GPUs dealt out in turn, `gpus_per_run` to each."""
+    """The environment of each worker: one thread each on CPU, GPUs dealt out in turn, `gpus_per_run` to each; where
+    there are more workers than that, several share a GPU and know it (`record.SHARERS`).
+    """
     package_home = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(p for p in (package_home, os.environ.get("PYTHONPATH", "")) if p)
     common = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
@@ -300,7 +303,8 @@ def environments(jobs: int, gpus_per_run: int = 1) -> list[dict[str, str]]:
         if shares < 1:
             raise UserError(f"--gpus-per-run: {gpus_per_run} asked for, and {len(devices)} can be seen here")
         dealt = [",".join(devices[i * gpus_per_run : (i + 1) * gpus_per_run]) for i in range(shares)]
-        return [{**common, "CUDA_VISIBLE_DEVICES": dealt[i % shares]} for i in range(jobs)]
+        sharers = {SHARERS: str(math.ceil(jobs / shares))}
+        return [{**common, **sharers, "CUDA_VISIBLE_DEVICES": dealt[i % shares]} for i in range(jobs)]
     # Two threads in each of two workers on two cores run nearly ten times slower than one each.
     return [{**common, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} for _ in range(jobs)]
 

@@ -150,7 +150,11 @@ def _train(home: Path, spec: dict[str, Any], checkpoint_every: int | None, proce
     how = {"spec": spec, "home": str(home), "checkpoint_every": checkpoint_every, "worker": os.getpid(), "trust": trust}
     launch = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     ended = subprocess.run(
-        [*launch, "-m", "hf_optim.study.launch.member", json.dumps(how)], check=False, preexec_fn=end_with_parent
+        [*launch, "-m", "hf_optim.study.launch.member", json.dumps(how)],
+        check=False,
+        preexec_fn=end_with_parent,
+        # As -P, for the members: torchrun starts them without it, and the current folder may be a stranger's.
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
     )
     if read_status(home) is None:
         raise RuntimeError(f"the run's {processes} processes ended with exit code {ended.returncode}: see log.txt")

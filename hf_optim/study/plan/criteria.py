@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_optim.core.validate import closest
 from hf_optim.study.plan import entries
 from hf_optim.study.plan.source import Source, Where, describe
 
@@ -63,7 +64,9 @@ def targets(source: Source, value: Any, tasks: Sequence[Mapping[str, Any]]) -> d
 
 def _known(source: Source, where: Where, label: Any, labels: Sequence[str]) -> str:
     if label not in labels:
-        raise source.error((*where, label), f"{where[0]}: no task has the label {label!r}; labels: {', '.join(labels)}")
+        near = closest(str(label), labels)
+        listed = ", ".join(labels)
+        raise source.error((*where, label), f"{where[0]}: no task has the label {label!r}{near}; labels: {listed}")
     return str(label)
 
 

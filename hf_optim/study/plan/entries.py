@@ -15,6 +15,7 @@ from hf_optim.study.plan.source import Source, Where, describe
 
 TASK_KEYS = (
     "task", "label", "model", "size", "data", "schedule", "overrides", "options", "hyper", "schedules", "only",
+    "settings",
 )  # fmt: skip
 SIZES = ("smoke", "small", "paper")
 MOST = 10_000  # seeds, or trials of an optimizer
@@ -85,6 +86,14 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+def with_data(value: Any, data: str | None) -> Any:
+    """A list of tasks' entries with `data` in place of their own; what is none is left to `tasks` to refuse."""
+    if data is None or not isinstance(value, list):
+        return value
+    named = [{"task": entry} if isinstance(entry, str) else entry for entry in value]
+    return [{**entry, "data": data} if isinstance(entry, dict) else entry for entry in named]
+
+
 def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]:
     where: Where = ("tasks",)
     source.check_type(where, value, list, "a list of tasks")
@@ -100,6 +109,7 @@ def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]
             ("model", "a model's name"),
             ("data", "a path"),
             ("label", "a text"),
+            ("settings", "another task's label"),
         ):
             if entry.get(key) is not None:
                 source.check_type((*here, key), entry[key], str, expected)
@@ -159,14 +169,14 @@ def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
     entry["title"] = task.title
     entry["primary"] = {"name": task.primary.name, "greater_is_better": task.primary.greater_is_better}
     entry["metrics"] = {m.name: [m.greater_is_better, m.unit] for m in (*task.metrics, *EVERY_RUN)}
-    path = entry.get("data")
-    if path is not None and path not in task.embedded and not Path(path).is_absolute():
+    path, named = entry.get("data"), {**task.embedded, **task.remote}
+    if path is not None and path not in named and not Path(path).is_absolute():
         beside = Path(source.file).parent / path
         path = str((beside if beside.exists() else Path(path)).resolve())
-    if path is not None and path not in task.embedded and not Path(path).exists():
+    if path is not None and path not in named and not Path(path).exists():
         raise source.error(
             (*here, "data"),
-            f"no data set and no file or folder {entry['data']!r}; embedded sets: {', '.join(task.embedded) or 'none'}",
+            f"no data set and no file or folder {entry['data']!r}; sets by name: {', '.join(named) or 'none'}",
         )
     entry["data"] = path
 

@@ -20,6 +20,8 @@ The YAML (all keys; * required):
         schedules:              # the schedule of one optimizer, where it is not the task's
           adamw: {name: multistep, at: [0.5, 0.75]}
         only: [adamw, SMARAN]   # these optimizers alone, by label (default: all)
+        settings: MLP           # with tuning: nothing is tuned here, the settings chosen on that task are used
+    ladder: {...}               # in place of tasks: sizes x token budgets of a language model, see `ladder`
     optimizers:                 # *
       - adamw                   # a name, with its defaults
       - {name: smaran, lr: 0.1, label: SMARAN}          # label: default the name, for a wrapper name(base); unique
@@ -33,7 +35,8 @@ The YAML (all keys; * required):
     family: tasks               # what is corrected together: comparisons on tasks (default with one or two), or the
                                 # score of each optimizer over all tasks (default from three)
 
-Every optimizer runs with the same seeds, hence the same initial weights and batches: the runs are paired. Under
+Every optimizer runs with the same seeds, hence the same initial weights and batches: the runs are paired. A score adds
+up tasks as independent ones, so under it each task shifts all its seeds by a number of its own (`units`). Under
 `tuning` the judged runs are not known before the trials have records: `stages` says what follows from those.
 """
 
@@ -45,16 +48,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.core.text import is_plain
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.plan import criteria as stated
-from hf_optim.study.plan import entries, sensitivity, speedup, stored, tuning, units, variance
+from hf_optim.study.plan import entries, ladder, sensitivity, speedup, stored, tuning, units, variance
 from hf_optim.study.plan.entries import merged, optimizer_label, plain, split_setting
 from hf_optim.study.plan.source import Source
 
 __all__ = ["Plan", "Run", "expand", "flatten", "make_run", "optimizer_label", "plain"]
 FORMAT = 1
-BLOCKS = ("tuning", "sensitivity", "variance", "margin", "targets", "speedup")
+BLOCKS = ("tuning", "sensitivity", "variance", "margin", "targets", "speedup", "ladder")
 KEYS = ("name", "title", "baseline", "seeds", "family", "tasks", "optimizers", *BLOCKS)
 FAMILIES = ("tasks", "score")
 TASKS_FOR_SCORE = 3  # so many tasks and more are judged by one score an optimizer, unless the YAML says otherwise
@@ -94,6 +98,7 @@ class Plan:
     margin: Mapping[str, float] | None = None
     targets: Mapping[str, Mapping[str, Any]] | None = None
     speedup: Mapping[str, Any] | None = None
+    ladder: Mapping[str, Any] | None = None
     looks: tuple[int, ...] = ()
     per_unit: int = 1
     family: str = "tasks"
@@ -109,7 +114,7 @@ class Plan:
 
     def tuning_seed(self, unit: int) -> int:
         """The tuning seed by which a unit's settings are chosen."""
-        first = int(self.tuning["seed"]) if self.tuning else tuning.SEED
+        first = int(self.tuning["seed"]) if self.tuning else units.FIRST_TUNING_SEED
         return first + unit if self.repetitions else first
 
     def cells(self) -> Iterator[tuple[Mapping[str, Any], str, dict[str, Any]]]:
@@ -168,13 +173,21 @@ class Plan:
             raise UserError(f"{file}: not the plan of a study ({type(error).__name__}: {error})") from None
 
 
-def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Plan:
-    """The plan of a study's YAML. `seeds` replaces the number of seeds (0 .. n - 1) that the file asks for.
+def expand(
+    source: Source,
+    *,
+    seeds: int | None = None,
+    origin: str = "",
+    overrides: Mapping[str, Any] | None = None,
+    data: str | None = None,
+) -> Plan:
+    """The plan of a study's YAML. `seeds` replaces the number of seeds (0 .. n - 1) that the file asks for, each of
+    `overrides` that of every task, and `data` (a name or a path) the data of every task.
 
     Raises UserError with the file and line for unknown keys, wrong types, unknown optimizers or hyper-parameters,
     duplicate labels, unknown tasks, models or sizes, and empty lists.
     """
-    top = source.check_keys((), source.value, KEYS, ("name", "tasks", "optimizers"))
+    top = source.check_keys((), source.value, KEYS, ("name", "optimizers"))
     name = source.check_type(("name",), top["name"], str, "a text")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise source.error(("name",), f"name must be made of letters, digits, '-', '_' and '.', got {name!r}")
@@ -188,12 +201,26 @@ def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Pla
     labels = [o["label"] for o in optimizers]
     baseline = str(source.check_type(("baseline",), top.get("baseline", labels[0]), str, "an optimizer's label"))
     if baseline not in labels:
-        raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label; labels: {', '.join(labels)}")
-    tasks = entries.tasks(source, top["tasks"], labels)
+        near, valid = closest(baseline, labels), ", ".join(labels)
+        raise source.error(("baseline",), f"baseline {baseline!r} is no optimizer's label{near}; labels: {valid}")
+    blocks: dict[str, Any] = {}
+    if ("tasks" in top) == ("ladder" in top):
+        raise source.error((), "a study has either tasks: or a ladder:")
+    listed = top.get("tasks")
+    if "ladder" in top:
+        listed, blocks["ladder"] = ladder.expand(source, top["ladder"], baseline, top.get("tuning") is not None)
+    tasks = entries.tasks(source, entries.with_data(listed, data), labels)
+    ladder.check_settings(source, tasks, top.get("tuning") is not None)
+    if overrides:
+        tasks = [{**task, "overrides": {**(task.get("overrides") or {}), **overrides}} for task in tasks]
+    family = top.get("family", "score" if len(tasks) >= TASKS_FOR_SCORE else "tasks")
+    if family not in FAMILIES:
+        raise source.error(("family",), f"family must be {' or '.join(FAMILIES)}, got {family!r}")
+    if family == "score":
+        units.set_apart(source, tasks, chance, top.get("tuning"))
     cells = list(_checked_cells(source, tasks, optimizers))
     # Under tuning two optimizers may differ in what is searched alone.
     runs = _runs(source, cells, seed_list) if top.get("tuning") is None else ()
-    blocks: dict[str, Any] = {}
     if top.get("tuning") is not None:
         blocks["tuning"] = tuning.read(source, top["tuning"], cells, chance)
     if top.get("sensitivity") is not None:
@@ -210,9 +237,6 @@ def expand(source: Source, *, seeds: int | None = None, origin: str = "") -> Pla
         blocks["speedup"] = speedup.read(source, top["speedup"], [t for t in tasks if baseline in t["only"]])
         if "tuning" in blocks:
             blocks["tuning"] = tuning.with_budgets(source, blocks["tuning"], blocks["speedup"], cells, baseline)
-    family = top.get("family", "score" if len(tasks) >= TASKS_FOR_SCORE else "tasks")
-    if family not in FAMILIES:
-        raise source.error(("family",), f"family must be {' or '.join(FAMILIES)}, got {family!r}")
     shown = tuple({k: v for k, v in t.items() if k != "where"} for t in tasks)
     known = tuple({k: v for k, v in o.items() if k != "where"} for o in optimizers)
     return Plan(
@@ -234,7 +258,8 @@ def make_run(
     overrides: Mapping[str, Any] | None = None,
     pruning: Sequence[Sequence[float]] = (),
 ) -> Run:
-    """The run of a task's entry with an optimizer; raises the UserErrors of `RunSpec`.
+    """The run of a task's entry with an optimizer; raises the UserErrors of `RunSpec`. `seed` is the study's, which the
+    task may shift.
 
     What a setting says of the run itself (`run: {batch_size: ...}`, see `tuning`) is taken out of `spec`; another batch
     size keeps the number of samples, so that no setting is paid by more data.
@@ -249,7 +274,7 @@ def make_run(
         model=task["model"],
         size=task["size"],
         optimizer=spec,
-        seed=seed,
+        seed=units.shifted(task, seed),
         data=task["data"],
         schedule=run.get("schedule", (task.get("schedules") or {}).get(optimizer, task.get("schedule"))),
         overrides=given,

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import read_text
 
@@ -29,7 +30,8 @@ def find(name_or_file: str) -> tuple[Source, str]:
     if name_or_file in shipped:
         return read(shipped[name_or_file], f"{name_or_file}.yaml"), name_or_file
     raise UserError(
-        f"no study {name_or_file!r}: give a YAML file, a study's folder, or a shipped study: {', '.join(shipped)}"
+        f"no study {name_or_file!r}{closest(name_or_file, shipped)}: give a YAML file, a study's folder, "
+        f"or a shipped study: {', '.join(shipped)}"
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from hf_optim.core.validate import closest
 from hf_optim.core.yaml12 import Loader
 from hf_optim.errors import UserError
 
@@ -45,10 +46,13 @@ class Source:
             raise self.error(where, f"expected a mapping with the keys {', '.join(valid)}, got {describe(value)}")
         for key in value:
             if key not in valid:
-                raise self.error((*where, key), f"unknown key {key!r}; valid keys: {', '.join(valid)}")
+                near = closest(key, valid)
+                raise self.error((*where, key), f"unknown key {key!r}{near}; valid keys: {', '.join(valid)}")
         for key in required:
             if key not in value:
                 raise self.error(where, f"the key {key!r} is missing")
+            if value[key] is None:
+                raise self.error((*where, key), f"{key} has no value")
         return value
 
     def check_type(self, where: Where, value: Any, kind: type | tuple[type, ...], expected: str) -> Any:

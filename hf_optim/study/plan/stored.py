@@ -28,7 +28,12 @@ _TASK = {
     "options?": ({}, None),
     "schedule?": ({"name": str}, None),
     "schedules?": (Each({"name": str}), None),
+    "settings?": (str, None),
+    "seed_shift?": int,
 }
+_RUNG = {"task": str, "size": int, "parameters": int, "multiple": float, "tokens": int, "steps": int,
+         "batch_size": int,
+         "flops": float, "counted": str, "all": bool, "smallest": str}  # fmt: skip
 _CELL = {"task": str, "optimizer": str, "seed": int, "space": Each([(str, float, [(str, float, bool, None, [], {})])]),
          "points": [{}], "budget?": float}  # fmt: skip
 _PLAN = {
@@ -45,10 +50,11 @@ _PLAN = {
     "looks?": [int],
     "per_unit?": int,
     "family?": ("tasks", "score"),
-    "speedup?": {"budgets": [float]},
+    "speedup?": {"budgets": [float], "in?": ("steps", "passes", "seconds")},
     "sensitivity?": {"key": str, "values": [float], "seeds": int},
     "variance?": {"seeds": int, "sources": [str], "optimizers": [str], "seed": int, "tuning_seed": int},
     "margin?": Each(float),
+    "ladder?": {"rates": ("tuned", "carried", "both"), "rungs": [_RUNG]},
     "targets?": Each({"metric": str, "value": float, "better": ("higher", "lower")}),
 }
 
@@ -71,6 +77,8 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     if unknown := set(named) - {*labels}:
         raise UserError(f"{file}: no optimizer has the label {sorted(unknown)[0]!r}")
     places = [run["task"] for run in data["runs"]] + [*data.get("margin", ()), *data.get("targets", ())]
+    places += [task["settings"] for task in data["tasks"] if task.get("settings") is not None]
+    places += [rung[key] for rung in data.get("ladder", {}).get("rungs", ()) for key in ("task", "smallest")]
     if unknown := set(places) - {*tasks}:
         raise UserError(f"{file}: no task has the label {sorted(unknown)[0]!r}")
     if not all(len(two) == 2 for task in data["tasks"] for two in task.get("metrics", {}).values()):
@@ -95,7 +103,7 @@ def _cells(data: Mapping[str, Any], file: str) -> None:
         fine &= all(len(one) == 3 and all(map(_numeric, one[1:])) and one[1] < one[2] for one in ends)
         fine &= all(one[0] == "linear" or one[1] > 0 for one in ends)
         fine &= all(len(one) == 2 and isinstance(one[1], list) and one[1] for one in choices)
-        for point in cell["points"]:
+        for point in cell["points"] if fine else ():
             fine &= set(point) == set(cell["space"]) and all(
                 cell["space"][key][0] == "choice" or _numeric(value) for key, value in point.items()
             )

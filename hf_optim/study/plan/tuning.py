@@ -34,17 +34,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim import registry
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.study.plan import speedup
 from hf_optim.study.plan.entries import MOST, PlanCell, check_entry, merged, plain
 from hf_optim.study.plan.source import Source, Where, describe
-from hf_optim.study.plan.units import Units
+from hf_optim.study.plan.units import FIRST_TUNING_SEED, Units
 
 KEYS = ("trials", "repetitions", "seeds", "steps", "seed", "sampler", "prune", "space")
 RUN_KEYS = ("schedule", "max_grad_norm", "batch_size")
 SAMPLERS = ("qmc", "random")
 PRUNERS = ("none", "median")
-SEED = 1000
 SOURCE = "tuning"  # its name among the sources of variance
 Space = dict[str, list[Any]]  # "base.lr": ["log", low, high] or ["linear", low, high] or ["choice", [values]]
 
@@ -67,7 +67,7 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], units: Units) ->
         "trials": block["trials"],
         "repetitions": list(units.looks) if block.get("repetitions") is not None else None,
         "steps": block.get("steps"),
-        "seed": SEED if block.get("seed") is None else block["seed"],
+        "seed": FIRST_TUNING_SEED if block.get("seed") is None else block["seed"],
         "sampler": block.get("sampler", "qmc"),
         "prune": block.get("prune", "none"),
     }
@@ -82,6 +82,8 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], units: Units) ->
             raise source.error(
                 (*here, "space", label), f"space: no optimizer has the label {label!r}; labels: {', '.join(labels)}"
             )
+    # A task that takes its settings from another one is not tuned.
+    cells = [cell for cell in cells if cell.task.get("settings") is None]
     made["cells"] = [make_cell(source, made, cell, given, seed) for seed in seeds for cell in cells]
     seen: dict[str, str] = {}
     for cell, one in zip(cells, made["cells"], strict=False):
@@ -122,7 +124,7 @@ def with_budgets(
         for budget in speedup.others(block)
         for seed in seeds
         for cell in cells
-        if cell.optimizer == baseline
+        if cell.optimizer == baseline and cell.task.get("settings") is None
     ]
     return {**tuned, "cells": [*tuned["cells"], *made]}
 
@@ -220,7 +222,8 @@ def _check_run(source: Source, where: Where, cell: PlanCell, key: str, one: Sequ
 
     name = key.removeprefix("run.")
     if name not in RUN_KEYS:
-        raise source.error(where, f"run: unknown key {name!r}; valid keys: {', '.join(RUN_KEYS)}")
+        near = closest(name, RUN_KEYS)
+        raise source.error(where, f"run: unknown key {name!r}{near}; valid keys: {', '.join(RUN_KEYS)}")
     if name != "max_grad_norm" and one[0] != "choice":
         raise source.error(where, f"{name} is searched among {{choices: [...]}}")
     for value in one[1] if one[0] == "choice" else one[1:]:

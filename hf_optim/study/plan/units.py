@@ -8,7 +8,8 @@
 
 Unit r of a study with S seeds a unit has the judged seeds r S to r S + S - 1, and repetition r the tuning seed of
 `tuning: seed:` + r. No judged seed and no tuning seed belongs to two units: with a seed in common, the difference of
-two unlike optimizers on it would be counted several times.
+two unlike optimizers on it would be counted several times. For the same reason no seed belongs to two tasks where a
+score adds them up: the second task runs with 100,000 more than each seed, the third with 200,000 more, and so on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from hf_optim.errors import UserError
 from hf_optim.study.plan.source import Source, Where, describe
 
 LARGEST = 2**32
+FIRST_TUNING_SEED = 1000  # unless the YAML says otherwise
 MOST = 10_000  # seeds of a study
+APART = 100_000  # between the seeds of two tasks under a score
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,42 @@ def read(source: Source, top: Mapping[str, Any], asked: int | None) -> Units:
     if looks[0] < 1 or looks[-1] > MOST:
         raise source.error(where, f"seeds must be at least 1 and at most {MOST}, got {describe(value)}")
     return Units(tuple(range(looks[-1])), looks)
+
+
+def explained(looks: Sequence[int]) -> str:
+    """One line for a list under `seeds`, which once named the seeds; empty for a single look."""
+    if len(looks) < 2:
+        return ""
+    listed = ", ".join(map(str, looks))
+    return (
+        f"seeds: [{listed}] are looks: at most {looks[-1]} seeds (0 to {looks[-1] - 1}), looked at after {listed}; to "
+        f"run the seeds {listed} alone write seeds: {{these: [{listed}]}}"
+    )
+
+
+def set_apart(source: Source, tasks: Sequence[dict[str, Any]], chance: Units, tuned: Any) -> None:
+    """Gives each task but the first its `seed_shift`, so that no seed of judging or tuning belongs to two tasks."""
+    given = tuned.get("seed") if isinstance(tuned, Mapping) else None
+    first = given if isinstance(given, int) else FIRST_TUNING_SEED
+    trials = range(first, first + chance.looks[-1]) if tuned is not None else ()
+    owner: dict[int, int] = {}
+    for number, task in enumerate(tasks):
+        if number:
+            task["seed_shift"] = APART * number
+        for seed in {shifted(task, seed) for seed in (*chance.seeds, *trials)}:
+            if owner.setdefault(seed, number) != number:
+                where: Where = ("seeds",) if "these" in str(source.value.get("seeds")) else ("tuning",)
+                raise source.error(
+                    where,
+                    f"a score needs other seeds on each task, and those of tasks are {APART} apart: seed {seed} would "
+                    f"belong to {tasks[owner[seed]]['label']!r} and {task['label']!r}; choose seeds that are nearer "
+                    "to each other, or family: tasks",
+                )
+
+
+def shifted(task: Mapping[str, Any], seed: int) -> int:
+    """The seed of a task's runs for a seed of the study."""
+    return int((seed + task.get("seed_shift", 0)) % LARGEST)
 
 
 def _repetitions(source: Source, top: Mapping[str, Any], block: Mapping[str, Any], asked: int | None) -> Units:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.study.plan import tuning
+from hf_optim.study.plan import tuning, units
 from hf_optim.study.plan.entries import PlanCell
 from hf_optim.study.plan.source import Source, Where, describe
 
@@ -55,7 +55,7 @@ def read(
         "sources": [s for s in SOURCES if s in sources],
         "optimizers": [label for label in labels if label in optimizers],
         "seed": seeds[0],
-        "tuning_seed": tuned["seed"] if tuned else tuning.SEED,
+        "tuning_seed": tuned["seed"] if tuned else units.FIRST_TUNING_SEED,
         "judged": list(seeds),
     }
 

@@ -91,11 +91,15 @@ def _tuned(results: Results) -> str:
     plan = results.plan
     if plan.tuning is None:
         return '<p class="soft">Nothing was tuned: every value is as given, or a default.</p>'
-    spaces = {cell["optimizer"]: cell["space"] for cell in plan.tuning["cells"]}
+    spaces: dict[str, dict[str, dict[str, None]]] = {}  # label -> space -> the tasks that have it
+    for cell in plan.tuning["cells"]:
+        text = ", ".join(f"{key} {_space(one)}" for key, one in cell["space"].items()) or "untuned"
+        spaces.setdefault(cell["optimizer"], {}).setdefault(text, {})[cell["task"]] = None
     lines = []
     for o in plan.optimizers:
         _, trials, different = naming.searched(plan, o["label"])
-        space = ", ".join(f"{key} {_space(one)}" for key, one in spaces.get(o["label"], {}).items()) or "untuned"
+        mine = spaces.get(o["label"], {"untuned": {}})
+        space = "; ".join(text if len(mine) == 1 else f"{', '.join(on)}: {text}" for text, on in mine.items())
         few = f" ({different} distinct)" if different < trials else ""
         count = f"{trials}{few}"
         times = f"{plan.looks[-1]}" if plan.repetitions and trials else "1" if trials else "–"

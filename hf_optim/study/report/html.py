@@ -21,7 +21,7 @@ from hf_optim.study.findings.protocol import Protocol
 from hf_optim.study.findings.table import TaskTable
 from hf_optim.study.folder.results import Results, describe
 from hf_optim.study.plan.plan import Plan
-from hf_optim.study.report import charts, differs, sections, task, views
+from hf_optim.study.report import charts, differs, ladder, sections, task, views
 from hf_optim.study.report.columns import EXPLAINED, slug
 from hf_optim.study.report.document import document
 from hf_optim.study.report.pages import link
@@ -76,6 +76,7 @@ def _rest(
         parts.append(sections.profiles(analysis, styles))
     explained = "".join(f'<dt>{escape(k)}</dt><dd id="{slug(k)}">{escape(v)}</dd>' for k, v in EXPLAINED.items())
     return [
+        ladder.section(results, styles),
         *parts,
         sections.protocol(protocol, styles),
         differs.configurations(results),

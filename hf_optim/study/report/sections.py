@@ -14,8 +14,9 @@ from hf_optim.experiment.record import SAMPLES
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import SPEEDUP, Analysis
 from hf_optim.study.findings.curves import Curve
+from hf_optim.study.findings.profiles import cells as profile_cells
 from hf_optim.study.findings.protocol import Chosen, Protocol
-from hf_optim.study.findings.speedups import text as speedup_text
+from hf_optim.study.findings.speedups import said as speedup_text
 from hf_optim.study.findings.table import p_text
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
@@ -68,8 +69,8 @@ def speedups(analysis: Analysis) -> str:
     """How many times its budget the baseline needs to do as well; empty without a `speedup` block."""
     if not analysis.speedups:
         return ""
-    lines = [text_row(one.optimizer, [one.task, speedup_text(one.factor)]) for one in analysis.speedups]
-    table_ = html_table(["optimizer", "task", "times the baseline's budget"], lines, "Speed-up")
+    lines = [text_row(one.optimizer, [one.task, speedup_text(one)]) for one in analysis.speedups]
+    table_ = html_table(["optimizer", "task", f"times the baseline's {analysis.speedups[0].unit}"], lines, "Speed-up")
     return f'<h2 id="speed-up">Speed-up</h2>{table_}<p class="soft">{escape(SPEEDUP)}</p>'
 
 
@@ -92,14 +93,11 @@ def profiles(analysis: Analysis, styles: Mapping[str, str]) -> str:
         return ""
     parts = ['<h2 id="time-to-target">Time to target</h2>']
     for target in analysis.targets:
-        lines = [
-            text_row(
-                row.optimizer, [f"{row.count}/{len(row.times)}", "never" if math.isinf(row.time) else f"{row.time:g}"]
-            )
-            for row in target.rows
-        ]
+        rows = profile_cells(target)
+        head = list(rows[0]) if rows else []
+        lines = [text_row(row["optimizer"], [row[name] for name in head[1:]]) for row in rows]
         title = f"{escape(target.task)}: {escape(target.metric)} {target.better} {target.value:g}"
-        made = html_table(["optimizer", "reached", "median steps"], lines, f"Time to target: {target.task}")
+        made = html_table(head, lines, f"Time to target: {target.task}")
         parts.append(f"<h3>{title}</h3>{made}")
     profile = analysis.profile
     if profile:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 ALPHA = 0.05
 POWER = 0.80
 NAN = math.nan
+MOST_UNITS = 1000  # nobody will run more
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,21 @@ def detectable(n: int, alpha: float = ALPHA, target: float = POWER) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if power(middle, n, alpha) < target else (low, middle)
     return high
+
+
+def units_needed(effect: float, alpha: float = ALPHA, target: float = POWER) -> int | None:
+    """The fewest units with which the paired t-test finds `effect` (in deviations of a unit) with `target` power; None
+    if that takes more than MOST_UNITS, or for no effect.
+    """
+    if not effect or math.isnan(effect) or power(effect, MOST_UNITS, alpha) < target:
+        return None
+    low, high = 1, 2
+    while power(effect, high, alpha) < target:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(effect, middle, alpha) >= target else (middle, high)
+    return min(high, MOST_UNITS)
 
 
 def win_rate(differences: Sequence[float]) -> tuple[float, float, float]:

@@ -1,0 +1,148 @@
+"""What a run costs, said before it: operations, memory and hours, here (measured by a few steps) or on a named card.
+
+Everything is seen on random data of the preset's form (`Task.synthetic`), so nothing is read or downloaded. It is the
+training alone: evaluations, generated images and what reading takes are not in it, nor the further passes of line
+searches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_optim import registry
+from hf_optim.core.rewind import RandomState
+from hf_optim.errors import UserError
+from hf_optim.experiment import flops, footprint, record
+from hf_optim.experiment.budget import budget
+from hf_optim.experiment.cards import LEAST_STEP, UTILISATION, Card
+from hf_optim.experiment.evaluator import quiet
+from hf_optim.experiment.precision import check_precision, products
+from hf_optim.experiment.spec import AUTO, RunSpec
+from hf_optim.experiment.task import Data, Preset, Task, Value, check_run
+
+#: steps that are measured after one that is not, seconds after which they are enough, and samples of each on a CPU,
+#: where a whole batch may take minutes
+STEPS, ENOUGH, SAMPLES = 3, 2.0, 2
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of one run: its steps, the operations and bytes of memory that they take, and their seconds."""
+
+    steps: int
+    flops: int
+    memory: int
+    seconds: float
+
+    def sentence(self) -> str:
+        """In words."""
+        memory = footprint.gigabytes(self.memory)
+        return f"{self.steps:,} steps, {self.flops:.2g} FLOPs, {memory}, {duration(self.seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, for estimates."""
+    hours = seconds / 3600
+    if hours >= 1:
+        return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def stand_in(task: Task, model: str, preset: Preset, source: str | None) -> Data | None:
+    """Synthetic data of the preset's form, or of that of a set of the task's own that `source` names."""
+    if source in task.embedded:
+        preset = replace(preset, data=Value(source))
+    return task.synthetic(model, preset)
+
+
+def forecast(spec: RunSpec, card: Card | None) -> Forecast | None:
+    """The cost of a run on `card`, or here; None for a task without synthetic data.
+
+    Raises:
+        UserError: what the run itself would refuse, and what does not fit into the memory under `auto`.
+    """
+    task, name, preset = check_run(spec)
+    data = stand_in(task, name, preset, spec.data)
+    if data is None:
+        return None
+    samples = data.facts["train_samples"]
+    numbers = budget(spec, preset, min(samples, preset.samples.value or samples), 1)
+    if card is None:
+        check_precision(numbers.precision)
+    state = RandomState()
+    try:
+        with quiet():
+            model = task.model(name, preset, data)
+        optimizer = registry.build(spec.optimizer, model)
+        batch = flops.probe(data.train, task.collate(data))
+        cost = flops.pass_cost(model, batch)
+        needs = footprint.measure(model, footprint.slots_of(optimizer), batch, numbers.precision)
+        room = footprint.available() if card is None else int(footprint.SPARE * 1e9 * card.gigabytes)
+        if spec.overrides.get("gradient_accumulation_steps") == AUTO:
+            numbers = numbers.in_parts(needs.parts(numbers.per_device, room))
+        total = cost.both * numbers.batch * numbers.steps
+        if card is not None:
+            seconds = max(total / card.operations(numbers.precision), numbers.steps * LEAST_STEP)
+        else:
+            with products(numbers.precision):
+                each = _measured(model, task, data, numbers.per_device, numbers.precision)
+            seconds = each * numbers.accumulation * numbers.steps
+    finally:
+        state.restore()
+    return Forecast(numbers.steps, total, needs.of(numbers.per_device), seconds)
+
+
+def _measured(model: nn.Module, task: Task, data: Data, samples: int, precision: str) -> float:
+    """Seconds of a forward and a backward pass of so many samples on the device at hand."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    taken = samples if device == "cuda" else min(samples, SAMPLES)
+    rows: Any = data.train
+    fetch = getattr(rows, "__getitems__", lambda indices: [rows[index] for index in indices])
+    collate: Any = task.collate(data)
+    batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in collate(fetch(range(taken))).items()}
+    model = model.to(device).train()
+    seconds: list[float] = []
+    while len(seconds) <= STEPS and sum(seconds) < ENOUGH:
+        begun = time.perf_counter()
+        with footprint.autocast(precision, device):
+            loss = flops.loss_of(model(**batch))
+        loss.backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds) * samples / taken  # the first one warms up, and is all there is where it takes long
+
+
+def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None) -> list[str]:
+    """What runs cost, a line for each of (label, specification of one of them, how many), and all of them together."""
+    told, total, unknown = [], 0.0, False
+    for label, spec, count in specs:
+        try:
+            one = forecast(RunSpec.from_dict(spec), card)
+            why = "the task has no synthetic data"
+        except UserError as error:
+            one, why = None, str(error)
+        unknown = unknown or one is None
+        total += one.seconds * count if one else 0.0
+        told.append(
+            f"  {label}: {count} run{'s'[: count > 1]}, each {one.sentence() if one else f'of unknown cost ({why})'}"
+        )
+        room = 1e9 * card.gigabytes if card else footprint.available() / footprint.SPARE
+        if one and one.memory > room:
+            told[-1] += f": more than the {footprint.gigabytes(room)} there are (gradient_accumulation_steps: auto)"
+    where = f"on {card.name}, at {UTILISATION:.0%} of its peak" if card else f"here ({_here()}), by a few steps of each"
+    return [
+        f"costs {where}:",
+        *told,
+        f"  in all {duration(total)} one after the other{', and more' if unknown else ''}",
+    ]
+
+
+def _here() -> str:
+    return str(record.card()["card"] or record.cpu())

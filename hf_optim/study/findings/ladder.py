@@ -1,0 +1,268 @@
+"""What a ladder says beyond its tasks: loss against tokens, FLOPs and seconds with a trend, speed-up by size, rates.
+
+Everything is worked out unit by unit and then summarised by a t-interval over units, so that the luck of tuning is in
+every interval. Intervals hold singly; the verdicts are those of the study's judgement, and nothing here adds to them.
+
+The trend is ln loss = a - alpha ln N - beta ln D by least squares over an optimizer's rungs (N parameters, D tokens): a
+power law without an irreducible part, which so few rungs could not tell apart. It describes, and where it goes beyond
+the largest rung it supposes that this law goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hf_optim.study.findings import ladder_needs, ladder_rates, speedups
+from hf_optim.study.findings.ladder_laws import Line, Point, Rung, estimate, exponential, law, lines, shared
+from hf_optim.study.findings.ladder_needs import Cost, Need
+from hf_optim.study.findings.ladder_rates import Carried, Rate
+from hf_optim.study.folder.outcomes import Arm
+from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import number
+from hf_optim.study.plan.plan import Plan
+from hf_optim.study.statistics.intervals import Estimate
+from hf_optim.study.statistics.paired import NAN
+from hf_optim.study.statistics.speedup import SpeedUp
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The power law of an optimizer: exponents of size (NaN where size and tokens only grow together: then that of
+    tokens is of both) and of tokens, how far the rungs lie off it (root mean square, in per cent of the loss; NaN for
+    three rungs and fewer), and the loss that it says of the next size at the ladder's largest common budget.
+    """
+
+    optimizer: str
+    units: int
+    size: Estimate
+    tokens: Estimate
+    off: float
+    next_parameters: float
+    next_tokens: float
+    next_loss: Estimate
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How many times its tokens the tuned baseline needs to do as well as an optimizer on a rung. `bounded`, from
+    complete budgets, is of the test; `fitted` divides the advantage by the slope of the baseline's own law.
+    """
+
+    rung: Rung
+    optimizer: str
+    bounded: SpeedUp
+    fitted: Estimate
+
+
+@dataclass(frozen=True)
+class SpeedTrend:
+    """By what factor the fitted speed-up changes when the parameters grow tenfold, and what that says of the next
+    size.
+    """
+
+    optimizer: str
+    multiple: float
+    tenfold: Estimate
+    next_parameters: float
+    next_factor: Estimate
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Steps and tokens that an optimizer needs for `target` at a batch size, from its law over complete budgets."""
+
+    optimizer: str
+    size: int
+    batch_size: int
+    target: float
+    steps: Estimate
+    tokens: Estimate
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All of it; `counted` says how FLOPs are counted, `metric` what the loss is."""
+
+    metric: str
+    counted: str
+    baseline: str
+    points: tuple[Point, ...]
+    lines: tuple[Line, ...]
+    trends: tuple[Trend, ...]
+    speeds: tuple[Speed, ...]
+    speed_trends: tuple[SpeedTrend, ...]
+    rates: tuple[Rate, ...]
+    carried: tuple[Carried, ...]
+    batches: tuple[Batch, ...]
+    needs: tuple[Need, ...]
+    cost: Cost | None
+
+
+def build(results: Results) -> Ladder | None:
+    """What the records of a ladder say so far; None for a study without one, or judged by something else than a loss
+    that falls.
+    """
+    plan = results.plan
+    if plan.ladder is None or plan.tasks[0]["primary"]["greater_is_better"]:
+        return None
+    rungs = plan.ladder["rungs"]
+    points = tuple(p for rung in rungs for p in _points(results, rung))
+    by_size = sorted({rung["parameters"] for rung in rungs})
+    ahead = by_size[-1] * (by_size[-1] / by_size[-2] if len(by_size) > 1 else 10)
+    speeds = tuple(_speeds(results, points))
+    labels = [o["label"] for o in plan.optimizers]
+    of = {label: _comparable([p for p in points if p.optimizer == label]) for label in labels}
+    return Ladder(
+        metric=plan.tasks[0]["primary"]["name"],
+        counted=rungs[0]["counted"],
+        baseline=plan.baseline,
+        points=points,
+        lines=tuple(line for label in labels for line in lines(of[label])),
+        trends=tuple(t for label in labels if (t := _trend(of[label], ahead))),
+        speeds=speeds,
+        speed_trends=tuple(_speed_trends(plan, points, ahead)),
+        rates=tuple(ladder_rates.rates(results)),
+        carried=tuple(ladder_rates.carried(results, {(p.rung["task"], p.optimizer): p.losses for p in points})),
+        batches=tuple(_batches(plan, points)),
+        needs=tuple(ladder_needs.needs(results)),
+        cost=ladder_needs.cost(results),
+    )
+
+
+def _points(results: Results, rung: Rung) -> list[Point]:
+    plan, found = results.plan, []
+    task = next(t for t in plan.tasks if t["label"] == rung["task"])
+    for label in task["only"]:
+        arm = results.standing.arms.get((rung["task"], label), Arm())
+        losses = {u: math.fsum(v) / len(v) for u, v in arm.values.items() if not any(map(math.isnan, v))}
+        runs = [(run, r) for run, r in results.runs(rung["task"], label) if r is not None and r["status"] == "ok"]
+        if losses and runs:
+            flops = float(np.median([_flops(results.history(run), record["time"], rung) for run, record in runs]))
+            seconds = float(np.median([number(record["time"].get("train_seconds")) for _, record in runs]))
+            found.append(Point(rung, label, losses, float(rung["tokens"]), flops, seconds))
+    return found
+
+
+def _flops(history: Sequence[Mapping[str, Any]], time: Mapping[str, Any], rung: Rung) -> float:
+    """Those that a run has spent by its last logged row; where it did not count them, the rung's count for the passes
+    it made, of which a backward one has two thirds.
+    """
+    counted = [number(row["flops"]) for row in history if "flops" in row]
+    if counted:
+        return counted[-1]
+    passes = (number(time.get("forward_passes")) + 2 * number(time.get("backward_passes"))) / 3
+    steps = passes if passes > 0 else number(time.get("steps"))
+    return float(rung["flops"] * rung["tokens"] / rung["steps"] * steps)
+
+
+def _usable(points: Sequence[Point]) -> list[Point]:
+    return [p for p in points if p.losses and min(p.losses.values()) > 0]
+
+
+def _comparable(points: Sequence[Point]) -> list[Point]:
+    """Those that a law can go through: of one batch size."""
+    return [p for p in _usable(points) if p.rung["batch_size"] == points[0].rung["batch_size"]]
+
+
+def _trend(points: Sequence[Point], ahead: float) -> Trend | None:
+    units = shared(points)
+    if len({p.tokens for p in points}) < 2 or len(units) < 2:
+        return None
+    laws = [law(points, unit) for unit in units]
+    tokens = max(p.rung["multiple"] for p in points if p.rung["all"]) * ahead  # where all optimizers are
+    said = [math.exp(a - alpha * math.log(ahead) - beta * math.log(tokens)) for a, alpha, beta, _ in laws]
+    nothing = Estimate(NAN, NAN, NAN)
+    return Trend(
+        optimizer=points[0].optimizer,
+        units=len(units),
+        size=estimate([alpha for _, alpha, _, _ in laws]) if any(alpha for _, alpha, _, _ in laws) else nothing,
+        tokens=estimate([beta for _, _, beta, _ in laws]),
+        off=100 * float(np.mean([off for *_, off in laws])) if len(points) > 3 else NAN,
+        next_parameters=ahead,
+        next_tokens=tokens,
+        next_loss=estimate(said),
+    )
+
+
+def _like(rung: Rung, other: Rung) -> bool:
+    """Whether two rungs differ in their tokens alone."""
+    return bool(rung["parameters"] == other["parameters"] and rung["batch_size"] == other["batch_size"])
+
+
+def _speeds(results: Results, points: Sequence[Point]) -> list[Speed]:
+    plan, arms = results.plan, results.standing.arms
+    assert plan.ladder is not None
+    tasks = {task["label"]: task for task in plan.tasks}
+    found = []
+    for p in points:
+        base = [r for r in plan.ladder["rungs"] if _like(r, p.rung) and plan.baseline in tasks[r["task"]]["only"]]
+        if p.optimizer == plan.baseline or len(base) < 2:
+            continue
+        base.sort(key=lambda r: r["tokens"])
+        curve = {r["tokens"] / p.tokens: arms.get((r["task"], plan.baseline), Arm()) for r in base}
+        other = arms.get((p.rung["task"], p.optimizer), Arm())
+        bounded = speedups.factor(tasks[p.rung["task"]], curve, other, plan.per_unit)
+        logs = _log_factors(plan, points, p)
+        found.append(Speed(p.rung, p.optimizer, bounded, exponential(list(logs.values()))))
+    return found
+
+
+def _log_factors(plan: Plan, points: Sequence[Point], p: Point) -> dict[int, float]:
+    """ln of the fitted factor by unit: the advantage in ln loss over the baseline's mean slope against ln tokens."""
+    base = _usable([q for q in points if q.optimizer == plan.baseline and _like(q.rung, p.rung)])
+    here = next((q for q in base if q.rung["task"] == p.rung["task"]), None)
+    units = [u for u in shared([*base, p]) if p.losses[u] > 0]
+    if here is None or len(base) < 2 or not units:
+        return {}
+    slope = float(np.mean([law(base, u)[2] for u in units]))
+    if slope <= 0:  # the baseline does not gain by training longer, so nothing can be told in tokens
+        return {}
+    return {u: (math.log(here.losses[u]) - math.log(p.losses[u])) / slope for u in units}
+
+
+def _speed_trends(plan: Plan, points: Sequence[Point], ahead: float) -> list[SpeedTrend]:
+    found = []
+    for label in (o["label"] for o in plan.optimizers if o["label"] != plan.baseline):
+        for multiple in sorted({p.rung["multiple"] for p in points if p.optimizer == label}):
+            mine = [p for p in points if p.optimizer == label and p.rung["multiple"] == multiple]
+            mine = [p for p in mine if p.rung["batch_size"] == mine[0].rung["batch_size"]]
+            logs = [_log_factors(plan, points, p) for p in mine]
+            units = sorted(set.intersection(*map(set, logs)))
+            if len(mine) < 2 or len(units) < 2:
+                continue
+            x = np.log10([p.rung["parameters"] for p in mine])
+            lines = [np.polyfit(x, [one[u] for one in logs], 1) for u in units]
+            said = [float(np.polyval(line, math.log10(ahead))) for line in lines]
+            tenfold = exponential([float(line[0]) for line in lines])
+            found.append(SpeedTrend(label, multiple, tenfold, ahead, exponential(said)))
+    return found
+
+
+def _batches(plan: Plan, points: Sequence[Point]) -> list[Batch]:
+    """Steps to the hardest loss that the baseline reaches, on average, at every batch size of a model size."""
+    found = []
+    for size in sorted({p.rung["parameters"] for p in points}):
+        here = _usable([p for p in points if p.rung["parameters"] == size])
+        batches = sorted({p.rung["batch_size"] for p in here})
+        base = [p for p in here if p.optimizer == plan.baseline]
+        if len(batches) < 2 or {p.rung["batch_size"] for p in base} != set(batches):
+            continue
+        target = max(min(p.loss.value for p in base if p.rung["batch_size"] == b) for b in batches)
+        for label in (o["label"] for o in plan.optimizers):
+            for batch in batches:
+                mine = [p for p in here if p.optimizer == label and p.rung["batch_size"] == batch]
+                units = shared(mine)
+                laws = [law(mine, u) for u in units] if len(mine) > 1 else []
+                # Size is one here, so that its exponent is 0 and a holds it.
+                logs = [(a - math.log(target)) / beta for a, _, beta, _ in laws if beta > 0]
+                if len(logs) == len(laws) and logs:
+                    tokens = exponential(logs)
+                    each = mine[0].tokens / mine[0].rung["steps"]
+                    steps = Estimate(*(v / each for v in (tokens.value, tokens.low, tokens.high)))
+                    found.append(Batch(label, size, batch, target, steps, tokens))
+    return found

@@ -1,0 +1,229 @@
+"""Builds docs/ladder.md, its picture and docs/ladder/ladder.json from the folder of the study lm_ladder.
+
+    hf-optim study lm_ladder                              # once; it goes on where it stopped
+    python scripts/build_ladder_docs.py studies/lm_ladder
+    python scripts/build_ladder_docs.py                   # the page again, from the numbers that are kept
+
+Every number of the page comes from the study's records; the words around them stand in ladder_page.md beside this.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+KEPT, PICTURE, PAGE = DOCS / "ladder" / "ladder.json", DOCS / "ladder" / "ladder.svg", DOCS / "ladder.md"
+ALT = "![Loss against tokens, and the speed-up over tuned AdamW against size](ladder/ladder.svg)"
+WORDS = Path(__file__).with_name("ladder_page.md")
+
+
+def kept(folder: Path, *, draw: bool = True) -> dict[str, Any]:
+    """The numbers of the page, from a study's folder; draws the picture on the way."""
+    from hf_optim.study.findings import analysis, ladder, naming, table, verdicts
+    from hf_optim.study.folder import results as records
+    from hf_optim.study.folder import stages
+    from hf_optim.study.report.charts import style_of
+
+    results = records.load(folder)
+    found = ladder.build(results)
+    assert found is not None, f"{folder} holds no ladder"
+    plan, judgement = results.plan, results.standing.judgement
+    tables = table.build(results)
+    labels = [o["label"] for o in plan.optimizers]
+    if draw and found.points:
+        picture(found, style_of(labels))
+    rungs = [r for r in plan.ladder["rungs"] if r["all"]]  # type: ignore[index]
+    losses = {(p.optimizer, p.rung["task"]): p.loss for p in found.points}
+    fitted = {(s.optimizer, s.rung["task"]): s for s in found.speeds}
+    verdict = {} if judgement is None else {**judgement.scores}
+    trials, judged, further = stages.planned(plan)
+    data: Any = {
+        "title": plan.title,
+        "question": results.standing.register.digest,
+        "units": judgement.units if judgement else 0,
+        "looks": list(plan.looks),
+        "trials": plan.tuning["trials"] if plan.tuning else 0,
+        "planned": [trials, judged, further],
+        "finished": results.standing.finished,
+        "progress": verdicts.progress(results),
+        "rungs": [{k: r[k] for k in ("task", "parameters", "tokens", "steps", "batch_size", "all")} for r in rungs],
+        "budgets": [r["multiple"] for r in plan.ladder["rungs"] if r["size"] == rungs[0]["size"]],  # type: ignore[index]
+        "counted": found.counted,
+        "optimizers": [],
+        "trends": found.trends,
+        "speed_trends": found.speed_trends,
+        "rates": [{"rung": r.rung["task"], "optimizer": r.optimizer, "best": r.best} for r in found.rates],
+        "carried": [{"rung": c.rung["task"], "optimizer": c.optimizer, "costs": c.costs} for c in found.carried],
+        "needs": found.needs,
+        "cost": found.cost,
+        "sentences": verdicts.sentences(results, tables),
+    }
+    for label in labels:
+        c = verdict.get(label)
+        keys, tried, _ = naming.searched(plan, label)
+        data["optimizers"].append(
+            {
+                "label": label,
+                "tuned": bool(keys),
+                "named": naming.named(plan, label),
+                "losses": [losses.get((label, r["task"])) for r in rungs],
+                "fitted": [s.fitted if (s := fitted.get((label, r["task"]))) else None for r in rungs],
+                "bounded": [s.bounded if (s := fitted.get((label, r["task"]))) else None for r in rungs],
+                "verdict": c.verdict if c else "",
+                "score": [c.difference.mean, c.difference.low, c.difference.high, c.adjusted] if c else None,
+                "seconds": [
+                    next((p.seconds for p in found.points if (p.optimizer, p.rung["task"]) == (label, r["task"])), None)
+                    for r in rungs
+                ],
+            }
+        )
+    made: dict[str, Any] = json.loads(analysis.to_json(data))  # what has no value is null
+    return made
+
+
+def picture(found: Any, styles: dict[str, str]) -> None:
+    """The report's picture as a file of its own: the style sheet's light colours go along."""
+    from hf_optim.study.report.ladder import slide
+
+    css = (files("hf_optim.study.report") / "report.css").read_text(encoding="utf-8")
+    colours = re.search(r":root \{(.*?)\}", css, re.DOTALL)
+    assert colours is not None
+    rules = [line for line in css.splitlines() if line.lstrip().startswith(("svg", ".k", ".d"))]
+    style = f":root{{{colours[1]}}} svg{{background:#fdfdfc;font-family:system-ui,sans-serif}} {' '.join(rules)}"
+    text = slide(found, styles).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    PICTURE.parent.mkdir(exist_ok=True)
+    PICTURE.write_text(text.replace(">", f"><style>{style}</style>", 1) + "\n", encoding="utf-8")
+
+
+def page(data: dict[str, Any]) -> str:
+    """docs/ladder.md."""
+    fields = {
+        "answer": answer(data),
+        "picture": ALT if any(any(one["losses"]) for one in data["optimizers"]) else "",
+        "made": made(data),
+        "table": table_of(data),
+        "rates": rates(data),
+        "trend": trend(data),
+        "open": opened(data),
+        "sentences": "\n".join(f"- {line}" for line in data["sentences"]) or "There is no verdict yet.",
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda m: fields[m[1]], WORDS.read_text(encoding="utf-8"))
+
+
+def answer(data: dict[str, Any]) -> str:
+    """What is decided, in a few sentences."""
+    if not data["units"]:
+        return f"**Nothing is decided yet.** {data['progress']}"
+    groups: dict[str, list[str]] = {}
+    for one in data["optimizers"]:
+        if one["verdict"]:
+            name = one["label"] if one["tuned"] else f"{one['label']} (untuned)"
+            groups.setdefault(one["verdict"], []).append(name)
+    said = [
+        f"**{word.capitalize()}{'' if word == 'undecided' else ' than tuned AdamW'}:** {', '.join(groups[word])}."
+        for word in ("better", "worse", "equivalent", "undecided", "no verdict")
+        if word in groups
+    ]
+    return "\n\n".join([*said, data["progress"]] if data["progress"] else said)
+
+
+def made(data: dict[str, Any]) -> str:
+    sizes = " and ".join(f"{r['parameters']:,}" for r in data["rungs"])
+    tokens = " and ".join(f"{r['tokens']:,}" for r in data["rungs"])
+    looks = " and ".join(map(str, data["looks"]))
+    return (
+        f"GPT-2 with {sizes} parameters, trained on {tokens} tokens ({data['rungs'][0]['batch_size']} blocks a step, "
+        f"{' and '.join(str(r['steps']) for r in data['rungs'])} steps). Each repetition has {data['trials']} trials "
+        f"for every tuned optimizer at every size, and seeds of its own; looks after {looks} repetitions, of which "
+        f"{data['units']} are in. FLOPs: {data['counted']}. Question `{data['question'][:12]}`."
+    )
+
+
+def table_of(data: dict[str, Any]) -> str:
+    names = [r["task"] for r in data["rungs"]]
+    head = ["optimizer", "verdict over both sizes", *(f"test loss, {n}" for n in names)]
+    head += [f"times AdamW's tokens, {n}" for n in names]
+    rows = []
+    for one in data["optimizers"]:
+        label = one["label"] if one["tuned"] else f"{one['label']} *"
+        verdict = one["verdict"] or "baseline"
+        rows.append([label, verdict, *map(interval, one["losses"]), *map(factor, one["bounded"])])
+    return markdown(head, rows) + "\n\n\\* with the settings of the YAML, which nobody searched for it."
+
+
+def rates(data: dict[str, Any]) -> str:
+    best = [[r["optimizer"], r["rung"], interval(r["best"], ".2g")] for r in data["rates"]]
+    costs = [[c["optimizer"], c["rung"], interval(c["costs"], "+.3f")] for c in data["carried"]]
+    parts = [markdown(["optimizer", "rung", "best rate (geometric mean)"], best)] if best else []
+    if costs:
+        parts.append("Loss at the larger size with the rate of the smaller, less that with its own:")
+        parts.append(markdown(["optimizer", "rung", "carrying costs, nats"], costs))
+    return "\n\n".join(parts) or "Not known yet."
+
+
+def trend(data: dict[str, Any]) -> str:
+    rows = [
+        [t["optimizer"], f"{t['multiple']:g}", interval(t["tenfold"], ".2f"), interval(t["next_factor"], ".2f")]
+        for t in data["speed_trends"]
+    ]
+    if not rows:
+        return "Not known yet."
+    ahead = f"{data['speed_trends'][0]['next_parameters']:,.0f}"
+    return markdown(["optimizer", "tokens a parameter", "factor per tenfold size", f"said of {ahead} parameters"], rows)
+
+
+def opened(data: dict[str, Any]) -> str:
+    if not data["cost"]:
+        return "No look is complete, so nothing can be said yet."
+    c = data["cost"]
+    text = (
+        f"A repetition costs {c['tokens_a_unit']:,.0f} training tokens, trials and runs together. {c['more']} "
+        f"repetitions find true differences of {c['finds']:.1f} deviations of a repetition with 80 %."
+    )
+    rows = [
+        [n["what"], f"{n['seen']:.2f}", count(n["units"]), count(n["tokens"])] for n in data["needs"]
+    ]  # fmt: skip
+    if rows:
+        text += " At the differences that were seen, which are guesses where nothing is decided:\n\n"
+        text += markdown(["without a verdict", "seen, in deviations", "repetitions", "tokens"], rows)
+    return text
+
+
+def count(value: Any) -> str:
+    return "more than 1,000" if value == "never" else f"{value:,.0f}" if value is not None else "–"
+
+
+def interval(one: Any, shape: str = ".3f") -> str:
+    if not one or one["value"] is None:
+        return "–"
+    ends = "" if one["low"] is None else f" [{one['low']:{shape}}, {one['high']:{shape}}]"
+    return f"{one['value']:{shape}}{ends}"
+
+
+def factor(one: Any) -> str:
+    """As the report writes it."""
+    from hf_optim.study.findings.speedups import text
+    from hf_optim.study.statistics.speedup import SpeedUp
+
+    return "–" if not one else text(SpeedUp(**{k: float("nan") if v is None else v for k, v in one.items()}))
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    rule = "|" + "|".join("---" if i == 0 else "---:" for i in range(len(head))) + "|"
+    return "\n".join(["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(r) + " |" for r in rows)])
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        KEPT.parent.mkdir(exist_ok=True)
+        KEPT.write_text(json.dumps(kept(Path(sys.argv[1])), indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(json.loads(KEPT.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What runs cost, said before them; synthetic data of every task; runs that share a GPU; several processes."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_optim.commands import study
+from hf_optim.commands import train as command
+from hf_optim.errors import UserError
+from hf_optim.experiment import cards, flops, footprint, forecast
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.task import load, names
+from hf_optim.experiment.training import train
+from hf_optim.study.launch import jobs, launcher
+
+ROOT = Path(__file__).parent.parent
+BASE = RunSpec("vision", "mlp", "smoke", {"name": "adamw"})
+
+
+def test_a_named_card_is_its_stated_operations_times_the_share_that_is_said():
+    one = forecast.forecast(dataclasses.replace(BASE, size="paper"), cards.find("a100"))
+    samples, batch, epochs = 60_000 - 5_000, 128, 20
+    steps = epochs * -(-samples // batch)
+    each = 2 * (784 * 1000 + 1000 * 10) + 2 * (784 * 1000 + 2 * 1000 * 10)
+    assert (one.steps, one.flops) == (steps, each * batch * steps)
+    assert one.seconds == steps * cards.LEAST_STEP  # an MLP does not fill it
+    weights = 4 * (784 * 1000 + 1000 + 10_000 + 10)
+    assert 4 * weights < one.memory < 5 * weights + batch * 4 * 2 * (784 + 1000)
+    wide = RunSpec("vision", "resnet50@tlr-imagenet", "paper", {"name": "sgd"})
+    card = cards.find("H100")
+    assert card.operations("bf16") == pytest.approx(cards.UTILISATION * 989e12)
+    assert wide.id and cards.find("A100-80GB").gigabytes == 80
+    with pytest.raises(UserError, match="T4 does not compute in bf16; it has fp32, fp16"):
+        cards.find("t4").operations("bf16")
+
+
+def test_dry_runs_say_it_and_write_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--task", "vision", "--size", "smoke"]
+    assert command.main([*argv, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("costs here (") and "by a few steps of each" in shown and "FLOPs" in shown
+    assert command.main([*argv, "--dry-run", "--card", "A1000"]) == 2
+    assert "'A1000' is not known; known: T4, V100" in capsys.readouterr().err
+    assert command.main([*argv, "--card", "A100"]) == 2
+    (tmp_path / "s.yaml").write_text(
+        "name: s\nseeds: 3\ntasks: [{task: vision, size: smoke, label: M}]\noptimizers: [sgd, adamw]\n"
+    )
+    assert study.main(["s.yaml", "--dry-run", "--card", "A100", "--precision", "bf16"]) == 0
+    shown = capsys.readouterr().out
+    assert "costs on A100, at 30% of its peak:" in shown and "M: 6 runs, each 16 steps, 2.1e+08 FLOPs" in shown
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.yaml"]
+
+
+def test_what_does_not_fit_is_said(monkeypatch):
+    monkeypatch.setattr(footprint, "available", lambda: 1000)
+    assert "more than the 1.18e-06 GB there are" in forecast.lines([("M", BASE.to_dict(), 1)], None)[1]
+    auto = dataclasses.replace(BASE, overrides={"gradient_accumulation_steps": "auto"})
+    assert (
+        "of unknown cost (gradient_accumulation_steps: auto: one sample takes"
+        in forecast.lines([("M", auto.to_dict(), 1)], None)[1]
+    )
+
+
+@pytest.mark.parametrize("name", names())
+def test_synthetic_data_have_the_form_of_the_real_ones(name):
+    """The same columns, types and shapes as the embedded data's, and a bf16 step of a model is finite."""
+    task = load(name)
+    model = task.models[0]
+    preset = task.preset(model, "smoke")
+    made = task.synthetic(model, preset)
+    network = task.model(model, preset, made)
+    batch = flops.probe(made.train, task.collate(made))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = flops.loss_of(network.train()(**batch))
+    loss.backward()
+    assert torch.isfinite(loss) and made.facts["train_samples"] == len(made.train)
+    if name in ("vision", "logistic"):
+        real = task.data(preset, None)
+        theirs = flops.probe(real.train, task.collate(real))
+        kinds = [{k: (v.dtype, v.shape[1:]) for k, v in one.items()} for one in (batch, theirs)]
+        assert kinds[0] == kinds[1]
+
+
+def test_runs_share_gpus(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
+    assert launcher.default_jobs(1, 3) == 6
+    made = launcher.environments(6)
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in made] == ["0", "3"] * 3
+    assert {one[footprint.SHARERS] for one in made} == {"3"}
+    assert {one[footprint.SHARERS] for one in launcher.environments(2)} == {"1"}
+    share = jobs.Share("x", 6, 1, None, jobs_per_gpu=3)
+    assert jobs.parameters(jobs.Launch("slurm"), share)["gpus_per_node"] == 2
+    with pytest.raises(UserError, match="1 beside --gpus-per-run"):
+        study.main(["quickstart", "--jobs-per-gpu", "2", "--gpus-per-run", "2"])
+
+
+def test_two_processes_in_bf16_train_as_one(tmp_path):
+    argv = ["--task", "vision", "--model", "mlp", "--size", "smoke", "--steps", "4", "--precision", "bf16"]
+    done = subprocess.run(
+        [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "scripts/train.py"),
+         *argv, "--output", str(tmp_path / "two"), "--quiet"],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = json.loads((tmp_path / "two" / "record.json").read_text())
+    spec = dataclasses.replace(BASE, optimizer=two["spec"]["optimizer"], overrides={"steps": 4, "precision": "bf16"})
+    one = train(spec, tmp_path / "one", progress=False)
+    assert two["environment"]["processes"] == 2 and two["id"] == one["id"]
+    assert two["metrics"]["test_loss"] == pytest.approx(one["metrics"]["test_loss"], rel=2e-3)  # bf16 has 8 bits
+    last = [json.loads((tmp_path / n / "history.jsonl").read_text().splitlines()[-1])["flops"] for n in ("one", "two")]
+    assert last[0] == last[1] == 4 * one["time"]["flops_per_step"]

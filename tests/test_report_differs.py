@@ -1,0 +1,98 @@
+"""The report's "What differs": values, spaces, trials, budgets and parameter groups of the optimizers side by side."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+
+from tuning_fakes import YAML, expand, whole
+
+from hf_optim.study.folder import results as records
+from hf_optim.study.report.differs import configurations
+
+STUDY = """\
+name: differs
+seeds: 2
+tasks:
+  - {task: vision, model: mlp, size: smoke, label: MLP, overrides: {steps: 100}, hyper: {B: {eps: 1e-6}}}
+optimizers:
+  - {name: adamw, label: A}
+  - {name: adamw, label: B, betas: [0.9, 0.95], weight_decay: 0.1}
+  - {name: tlr, base: sgd}
+  - {name: sgd, lr: 0.3, label: fixed}
+tuning:
+  trials: 4
+  steps: 500
+  space: {A: {lr: [1e-4, 0.1, log]}, B: {lr: {choices: [0.01, 0.1]}}, fixed: {}}
+"""
+
+
+def tables(html: str) -> list[dict[str, list[str]]]:
+    """The cells of each table's rows, by the row's first cell; the heads stand under ""."""
+    made = []
+    for table in re.findall(r"<table>(.*?)</table>", html, re.DOTALL):
+        rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+        cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
+        plain = [[unescape(re.sub(r"<[^>]+>", " | ", cell)) for cell in row] for row in cells]
+        made.append({"": plain[0], **{row[0]: row[1:] for row in plain[1:]}})
+    return made
+
+
+def shown(text: str, folder: Path) -> str:
+    made = expand(text)
+    whole(made, folder, lambda run: {"validation_accuracy": 0.5, "validation_loss": 0.5, "test_accuracy": 0.8})
+    for file in sorted(folder.glob("runs/*/record.json")):
+        record = json.loads(file.read_text())
+        decay = record["spec"]["optimizer"].get("weight_decay", 0.0)
+        groups = [{"parameters": 1000, "weight_decay": decay}, {"parameters": 10, "weight_decay": 0.0}]
+        file.write_text(json.dumps({**record, "groups": groups}))
+    return configurations(records.load(folder))
+
+
+def test_values_spaces_trials_budgets_and_groups_stand_side_by_side(tmp_path: Path) -> None:
+    html = shown(STUDY, tmp_path)
+    values, tuning, groups = tables(html)
+    # Only what is not the same for all: a value that was given, a default, or a dot where there is none.
+    assert values[""][:2] == ["label", "optimizer"]
+    column = {name: i - 1 for i, name in enumerate(values[""])}
+    assert [values[label][column["betas"]] for label in "AB"] == ["(0.9, 0.999)", "(0.9, 0.95)"]
+    assert values["tlr(sgd)"][column["betas"]] == "·" and values["fixed"][column["lr"]] == "0.3"
+    assert '<td class="default">(0.9, 0.999)</td>' in html and "<td>(0.9, 0.95)</td>" in html
+    # How each was tuned: the trials, how often, the budget of steps, and the space.
+    assert tuning[""] == ["tuning", "trials", "repetitions at most", "steps of the trials", "space"]
+    assert tuning["A"] == ["4", "1", "500", "lr 0.0001 to 0.1 (log)"]
+    assert tuning["B"] == ["4 (2 distinct)", "1", "500", "lr in (0.01, 0.1)"]
+    assert tuning["fixed"] == ["0", "–", "500", "untuned"]
+    assert {"gamma", "base.lr"} <= set(re.findall(r"[a-z.]+(?= \d)", tuning["tlr(sgd)"][3]))
+    assert "The optimizers had different numbers of trials." in html
+    # What they trained with: decay on some parameters and none on the others.
+    both = "1,000 parameters with weight_decay {}; 10 parameters with weight_decay 0"
+    assert groups["A"] == [f"MLP: {both.format(0)}"] and groups["B"] == [f"MLP: {both.format(0.1)}"]
+    assert "<li>MLP: B with eps 1e-06</li>" in html
+
+
+def test_a_space_that_differs_between_tasks_is_shown_for_each(tmp_path: Path) -> None:
+    other = "  - {task: vision, model: mlp, size: smoke, label: Fixed, hyper: {A: {weight_decay: 0.01}}"
+    other += ", overrides: {steps: 90}}\n"
+    both = "A: {lr: [1e-4, 0.1, log]}, "
+    text = (
+        STUDY.replace("optimizers:", f"{other}optimizers:", 1)
+        .replace(both, "")
+        .replace(", hyper: {B: {eps: 1e-6}}", "")
+    )
+    _, tuning, _ = tables(shown(text, tmp_path))
+    on = dict(part.split(": ", 1) for part in tuning["A"][3].split("; "))
+    assert set(on) == {"MLP", "Fixed"} and "weight_decay" in on["MLP"] and "weight_decay" not in on["Fixed"]
+
+
+def test_equal_tuning_and_none_say_so(tmp_path: Path) -> None:
+    equal = shown(
+        YAML.replace("  trials: 6\n", "  trials: 2\n  repetitions: [2, 3]\n").replace("seeds: 3\n", ""), tmp_path / "a"
+    )
+    _, tuning, _ = tables(equal)
+    assert {tuple(row[:3]) for label, row in tuning.items() if label} == {("2", "3", "not bounded")}
+    assert "different numbers of trials" not in equal
+    untuned = shown(YAML[: YAML.index("tuning:")], tmp_path / "b")
+    assert "Nothing was tuned: every value is as given, or a default." in untuned

@@ -1,0 +1,41 @@
+"""Every script says what it does when it is asked, and does nothing."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+STARTED = [p for p in sorted(SCRIPTS.glob("*.py")) if '__name__ == "__main__"' in p.read_text(encoding="utf-8")]
+DEEDS = {
+    pathlib.Path: ("write_text", "write_bytes", "unlink", "mkdir", "rmdir"),
+    subprocess: ("run", "call", "check_call", "check_output"),
+    os: ("system", "remove", "unlink"),
+}
+
+
+def _refused_to_scripts(deed):
+    def guarded(*args, **kwargs):
+        assert SCRIPTS not in Path(sys._getframe(1).f_code.co_filename).parents, f"--help did something: {args}"
+        return deed(*args, **kwargs)
+
+    return guarded
+
+
+@pytest.mark.parametrize("script", STARTED, ids=lambda path: path.stem)
+def test_help_is_all_that_happens(script, monkeypatch, capsys):
+    for owner, names in DEEDS.items():
+        for name in names:
+            monkeypatch.setattr(owner, name, _refused_to_scripts(getattr(owner, name)))
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    out = capsys.readouterr().out
+    assert not end.value.code and out.startswith("usage") and len(out.splitlines()) > 3

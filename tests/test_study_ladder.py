@@ -1,0 +1,309 @@
+"""A ladder is a study: what its block expands into, and what is found where losses follow a law that is known."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_optim.errors import UserError
+from hf_optim.experiment.files import write_json, write_rows
+from hf_optim.experiment.task import load
+from hf_optim.hub import schedules
+from hf_optim.study.findings import ladder
+from hf_optim.study.findings.ladder import Ladder
+from hf_optim.study.folder import questions, results, stages
+from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.launch import estimate
+from hf_optim.study.launch.follow import follow
+from hf_optim.study.launch.progress import duration
+from hf_optim.study.plan import plan, shipped, source
+from hf_optim.study.plan.plan import Plan, Run
+from hf_optim.study.report.charts import style_of
+from hf_optim.study.report.ladder import section
+from hf_optim.tasks.presets import shapes
+
+YAML = """\
+name: steps
+baseline: AdamW
+ladder:
+  model: gpt2
+  size: smoke
+  parameters: [2000, 8000]
+  tokens: [4, 8]
+  baseline_tokens: [2, 16]
+  batch_size: 4
+  options: {held_out: 8}
+  rates: both
+optimizers:
+  - {name: adamw, label: AdamW}
+  - {name: lion, label: Lion}
+  - {name: sgd, label: SGD, lr: 0.1}
+tuning: {trials: 3, repetitions: 3, space: {SGD: {}, AdamW: {lr: [1e-4, 0.1, log]}, Lion: {lr: [1e-5, 0.01, log]}}}
+"""
+NO_LADDER = "{name: s, seeds: 2, tasks: [{task: vision, size: smoke}], optimizers: [adamw]}"
+ROOT = Path(__file__).parent.parent
+ALPHA, BETA, FASTER, CARRYING = 0.07, 0.05, 1.5, 0.02
+
+
+def expand(text: str = YAML) -> Plan:
+    return plan.expand(source.parse(text, "s.yaml"))
+
+
+def loss(run: Run, rung: dict[str, Any], carried: bool) -> float:
+    """The law, with Lion 1.5 times as fast as AdamW and the larger size's own settings a little better."""
+    tokens = rung["tokens"] * (FASTER if run.optimizer == "Lion" else 0.5 if run.optimizer == "SGD" else 1.0)
+    ln = 3.0 - ALPHA * math.log(rung["parameters"]) - BETA * math.log(tokens)
+    noise = random.Random(f"{run.seed} {rung['parameters']}").gauss(0, 0.002)  # the same for all on a seed
+    own = random.Random(f"{run.seed} {run.optimizer} {run.task}").gauss(0, 0.0005)
+    return math.exp(ln + noise + own) + CARRYING * carried
+
+
+def run_all(made: Plan, folder: Path) -> Ladder:
+    """The whole study with records that follow the law; trials are best at the geometric middle of their range."""
+    folder.mkdir()
+    (folder / "plan.json").write_text(json.dumps(made.to_dict()), encoding="utf-8")
+    questions.register(folder, made, 0)
+    assert made.ladder is not None
+    rungs = {rung["task"]: rung for rung in made.ladder["rungs"]}
+    for stage in follow(made, folder):
+        now = stages.state(made, RecordStore(folder))
+        own = {run.id for run in now.runs}
+        extra = {one.run.id for one in now.carried} - own
+        for run in stage.todo:
+            value = loss(run, rungs[run.task], run.id in extra)
+            home = folder / "runs" / run.id
+            home.mkdir(parents=True)
+            write_rows(home / "history.jsonl", [{"step": 0, "validation_loss": 9.0}])
+            metrics = {"validation_loss": value, "test_loss": value}
+            steps = rungs[run.task]["steps"]
+            time = {"steps": steps, "forward_passes": steps, "backward_passes": steps, "train_seconds": steps / 100}
+            record = {"id": run.id, "spec": run.spec, "status": "ok", "error": None, "metrics": metrics}
+            write_json(home / "record.json", {**record, "time": time, "memory": {}, "history": "history.jsonl"})
+    found = ladder.build(results.load(folder))
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def climbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ladder]:
+    folder = tmp_path_factory.mktemp("ladder") / "s"
+    return folder, run_all(expand(), folder)
+
+
+# --- the block -------------------------------------------------------------------------------------------------------
+
+
+def test_a_rung_is_a_task_whose_steps_follow_from_its_tokens() -> None:
+    made = expand()
+    assert made.ladder is not None
+    assert [t["label"] for t in made.tasks][:4] == [f"gpt2 2k × {m}" for m in (2, 4, 8, 16)]
+    for task, rung in zip(made.tasks, made.ladder["rungs"], strict=True):
+        assert task["label"] == rung["task"]
+        assert rung["tokens"] == task["overrides"]["steps"] * 4 * 31  # a block of 32 predicts 31
+        assert rung["tokens"] == pytest.approx(rung["multiple"] * rung["parameters"], rel=0.02)
+        assert task["only"] == (["AdamW", "Lion", "SGD"] if rung["all"] else ["AdamW"])
+    assert Plan.from_dict(json.loads(json.dumps(made.to_dict())), "plan.json") == made
+
+
+@pytest.mark.parametrize(("model", "tied"), [("gpt2", True), ("llama", False), ("llama", True)])
+@pytest.mark.parametrize("asked", [2500, 9000])
+def test_the_count_is_that_of_the_model_that_is_made(model: str, tied: bool, asked: int) -> None:
+    task = load("lm")
+    options = {"parameters": asked, **({} if model == "gpt2" else {"tie_word_embeddings": tied})}
+    preset = task.with_options(model, task.preset(model, "smoke"), {"vocabulary": 300, **options})
+    data = task.data(preset, None)
+    assert data.facts["vocabulary"] == 300
+    made = task.model(model, preset, data)
+    assert sum(p.numel() for p in made.parameters()) == task.rung(model, preset).parameters
+
+
+@pytest.mark.parametrize("model", ["gpt2", "llama"])
+def test_shapes_are_near_what_is_asked_and_neither_flat_nor_thin(model: str) -> None:
+    for asked in (30_000_000, 125_000_000, 300_000_000):
+        made = shapes.options(model, asked, 32_768, 1024, True)
+        width = made["n_embd" if model == "gpt2" else "hidden_size"]
+        depth = made["n_layer" if model == "gpt2" else "num_hidden_layers"]
+        assert shapes.count(model, made, 32_768, 1024, True) == pytest.approx(asked, rel=0.06)
+        assert 30 < width / depth < 80 and width % 64 == 0
+
+
+def test_carried_rates_are_tuned_at_the_smallest_size_alone() -> None:
+    made = expand(YAML.replace("rates: both", "rates: carried"))
+    assert made.tuning is not None
+    assert {cell["task"] for cell in made.tuning["cells"]} == {f"gpt2 2k × {m}" for m in (2, 4, 8, 16)}
+    assert [t.get("settings") for t in made.tasks][-1] == "gpt2 2k × 16"
+    assert questions.question(made)["tasks"]["gpt2 8k × 4"]["settings"] == "gpt2 2k × 4"
+
+
+def test_runs_of_larger_sizes_have_the_settings_of_the_smallest(tmp_path: Path) -> None:
+    made = expand(YAML.replace("rates: both", "rates: carried"))
+    run_all(made, tmp_path / "s")
+    now = stages.state(made, RecordStore(tmp_path / "s"))
+    chosen = {(s.task, s.optimizer, s.seed): s.choice.spec for s in now.searches if s.choice}
+    for run in now.runs:
+        home = run.task.replace("8k", "2k")
+        assert run.spec["optimizer"] == chosen[home, run.optimizer, made.tuning_seed(run.seed)]
+
+
+def test_what_is_planned_on_each_task_is_what_is_run(climbed: tuple[Path, Ladder]) -> None:
+    folder, _ = climbed
+    made = expand()
+    assert sum(stages.planned_on(made).values()) == stages.run_count(made)
+    assert stages.run_count(made) >= len(list((folder / "runs").iterdir()))  # a setting may be carried into itself
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("tokens: [4, 8]", "tokens: [8, 4]", "ascend"),
+        ("baseline_tokens: [2, 16]", "baseline_tokens: [4]", "among tokens already"),
+        ("rates: both", "rates: tuned\n  overrides: {steps: 5}", "is the ladder's"),
+        ("rates: both", "rates: some", "rates must be one of"),
+        ("model: gpt2", "model: lstm", "chooses the shape of gpt2 and llama"),
+        ("parameters: [2000, 8000]", "parameters: [20, 8000]", "has about 20 parameters"),
+        ("ladder:", "tasks: [vision]\nladder:", "either tasks: or a ladder:"),
+        ("parameters: [2000, 8000]", "sizes: [1]", "unknown key 'sizes'"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(old: str, new: str, said: str) -> None:
+    with pytest.raises(UserError, match=r"s.yaml, line \d+") as error:
+        expand(YAML.replace(old, new))
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["lm_ladder", "lm_batch", "lm_ladder_gpu"])
+def test_the_shipped_ladders_are_plans(name: str) -> None:
+    file, _ = shipped.find(name)
+    assert plan.expand(file).ladder
+
+
+def test_data_of_the_command_line_are_those_of_every_rung(tmp_path: Path) -> None:
+    made = plan.expand(source.parse(YAML, "s.yaml"), data=str(tmp_path))
+    assert {task["data"] for task in made.tasks} == {str(tmp_path)}
+    with pytest.raises(UserError, match="no data set and no file or folder 'nowhere'"):
+        plan.expand(source.parse(YAML, "s.yaml"), data="nowhere")
+    assert plan.expand(source.parse(YAML, "s.yaml"), data="c4").tasks[0]["data"] == "c4"
+
+
+def test_wsd_rises_stays_and_falls() -> None:
+    factor = schedules.factor({"name": "wsd", "warmup": 0.1, "decay": 0.2, "end": 0.1}, 100)
+    assert factor(0) == pytest.approx(1 / 11) and factor(9) == pytest.approx(10 / 11)
+    assert factor(10) == factor(80) == 1.0
+    assert factor(90) == pytest.approx(0.55) and factor(100) == pytest.approx(0.1)
+    with pytest.raises(UserError, match="decay must be above 0"):
+        schedules.check_schedule({"name": "wsd", "decay": 0})
+
+
+# --- what is found ---------------------------------------------------------------------------------------------------
+
+
+def test_the_law_that_made_the_losses_is_found(climbed: tuple[Path, Ladder]) -> None:
+    _, found = climbed
+    for trend in found.trends:
+        assert trend.tokens.value == pytest.approx(BETA, abs=0.003)
+        assert trend.size.value == pytest.approx(ALPHA, abs=0.004)
+    ahead = next(t for t in found.trends if t.optimizer == "AdamW")
+    said = math.exp(3.0 - ALPHA * math.log(ahead.next_parameters) - BETA * math.log(ahead.next_tokens))
+    assert ahead.next_loss.low < said < ahead.next_loss.high
+
+
+def test_the_planted_speed_up_is_found_at_every_size(climbed: tuple[Path, Ladder]) -> None:
+    _, found = climbed
+    for one in found.speeds:
+        true = FASTER if one.optimizer == "Lion" else 0.5
+        assert one.fitted.value == pytest.approx(true, rel=0.05)
+        # An end that the baseline's budgets do not reach is open; the loss itself is interpolated, not its logarithm.
+        assert not one.bounded.low > 1.02 * true and not one.bounded.high < 0.98 * true
+        assert one.optimizer == "SGD" or one.bounded.low > 1
+    for trend in found.speed_trends:
+        assert trend.tenfold.value == pytest.approx(1.0, abs=0.05)  # it does not depend on the size
+
+
+def test_what_carrying_costs_is_found(climbed: tuple[Path, Ladder]) -> None:
+    _, found = climbed
+    assert {c.optimizer for c in found.carried} == {"AdamW", "Lion"}  # SGD is not tuned
+    for one in found.carried:
+        assert one.rung["size"] == 8000 and one.rung["all"]
+        assert one.costs.value == pytest.approx(CARRYING, abs=0.004)
+
+
+def test_counted_flops_go_before_estimated_ones() -> None:
+    rung = {"flops": 10.0, "tokens": 600, "steps": 3}
+    time = {"steps": 3, "forward_passes": 6, "backward_passes": 3}  # a second forward pass a step
+    assert ladder._flops([{"step": 3}], time, rung) == pytest.approx(10 * 600 * 4 / 3)
+    assert ladder._flops([{"step": 1, "flops": 50}, {"step": 3, "flops": 70}, {"step": 3}], time, rung) == 70
+
+
+def test_flops_count_passes_and_seconds_are_those_of_the_records(climbed: tuple[Path, Ladder]) -> None:
+    _, found = climbed
+    for p in found.points:
+        assert p.flops == pytest.approx(p.tokens * p.rung["flops"])
+        assert p.seconds == pytest.approx(p.rung["steps"] / 100)
+
+
+def test_steps_to_a_loss_at_each_batch_size(tmp_path: Path) -> None:
+    text = YAML.replace("parameters: [2000, 8000]", "parameters: [2000]").replace("rates: both", "rates: tuned")
+    found = run_all(expand(text.replace("batch_size: 4", "batch_size: [2, 8]")), tmp_path / "s")
+    lion, adamw = ([b for b in found.batches if b.optimizer == label] for label in ("Lion", "AdamW"))
+    # The law knows tokens alone: four times the batch is a quarter of the steps.
+    assert adamw[0].steps.value / adamw[1].steps.value == pytest.approx(4, rel=0.1)
+    assert adamw[0].tokens.value / lion[0].tokens.value == pytest.approx(FASTER, rel=0.1)
+
+
+def test_what_is_open_says_how_many_tokens_it_would_take(climbed: tuple[Path, Ladder]) -> None:
+    folder, found = climbed
+    assert found.cost is not None and expand().ladder is not None
+    tokens = {rung["task"]: rung["tokens"] for rung in (expand().ladder or {})["rungs"]}
+    made = expand()
+    now = stages.state(made, RecordStore(folder))
+    every = [*(t.run for s in now.searches for t in s.trials), *now.after_tuning]
+    assert found.cost.tokens_a_unit == pytest.approx(sum(tokens[r.task] for r in every) / 3)
+
+
+def test_the_section_shows_all_of_it_and_nothing_without_a_ladder(climbed: tuple[Path, Ladder]) -> None:
+    folder, _ = climbed
+    loaded = results.load(folder)
+    html = section(loaded, style_of(["AdamW", "Lion", "SGD"]))
+    for title in ("The ladder", "The trend", "Speed-up over tuned AdamW", "Rates", "The rate carried over"):
+        assert title in html
+    assert html.count("<svg") == 3 + 3 and "nan" not in html
+
+
+def test_a_ladder_is_timed_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def execute(todo: list[Run], folder: Path, *, on_finish: Callable[[Run, str, float], None], **_: Any) -> None:
+        for run in todo:
+            assert run.optimizer == "AdamW" and run.spec["overrides"]["steps"] == estimate.STEPS
+            record = {"id": run.id, "spec": run.spec, "status": "ok", "metrics": {}, "error": None}
+            (folder / "runs" / run.id).mkdir()
+            write_json(folder / "runs" / run.id / "record.json", {**record, "time": {"step_ms_median": 10.0}})
+            on_finish(run, "ok", 1.04)
+
+    monkeypatch.setattr(estimate.launcher, "execute", execute)
+    made = expand()
+    said = estimate.lines(made, 2)
+    assert made.ladder is not None and len(said) == len(made.ladder["rungs"]) + 1
+    counts = stages.planned_on(made)
+    seconds = {rung["task"]: 1.0 + 0.01 * rung["steps"] for rung in made.ladder["rungs"]}  # a second, and its steps
+    assert said[1] == f"timed: gpt2 2k × 4: 70 steps of 10 ms, 1.7 s a run, {counts['gpt2 2k × 4']} runs"
+    total = sum(counts[task] * each for task, each in seconds.items()) / 2
+    assert said[-1].startswith(f"about {duration(total)} in all, 2 at a time")
+    assert estimate.lines(expand(NO_LADDER), 1) == []
+
+
+def test_the_page_is_made_of_the_numbers_that_are_kept(climbed: tuple[Path, Ladder]) -> None:
+    spec = importlib.util.spec_from_file_location("build_ladder_docs", ROOT / "scripts" / "build_ladder_docs.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.page(json.loads(script.KEPT.read_text(encoding="utf-8"))) == script.PAGE.read_text(encoding="utf-8")
+    data = script.kept(climbed[0], draw=False)
+    text = script.page(data)
+    assert "{{" not in text and "nan" not in text.lower()
+    assert "| Lion | better |" in text and "| SGD * | worse |" in text
