@@ -160,8 +160,8 @@ def test_every_shipped_study_expands() -> None:
         assert made.name == name
 
 
-def test_quickstart_compares_the_papers_methods() -> None:
-    made = plan.expand(shipped.find("quickstart")[0])
+def test_ten_optimizers_compares_the_papers_methods() -> None:
+    made = plan.expand(shipped.find("ten_optimizers")[0])
     names = {o["spec"]["name"] for o in made.optimizers}
     assert len(made.optimizers) >= 8 and len(made.seeds) == 3
     assert {"smaran", "adamw_agr", "adan_agr", "amvt", "tlr"} <= names
