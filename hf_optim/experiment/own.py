@@ -138,7 +138,7 @@ class OwnTraining(Task):
         except Exception as problem:
             error, metrics = one_line(problem), {}
         seconds = time.perf_counter() - begun
-        record = {
+        record: dict[str, Any] = {
             "id": spec.id,
             "spec": spec.to_dict(),
             "status": "ok" if error is None else "failed",

@@ -157,7 +157,12 @@ def write_all(
     from matplotlib import pyplot
 
     # Text stays text, and the same study gives the same bytes.
-    settings: dict[str, Any] = {"font.size": font, "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "0"}
+    settings: Any = {  # matplotlib's own type lists every key
+        "font.size": font,
+        "pdf.fonttype": 42,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "0",
+    }
     written = []
     with matplotlib.rc_context(settings):
         for one in tables:

@@ -84,9 +84,9 @@ def draw(rows: Sequence[ForestRow], left: Panel, right: Panel, styles: Mapping[s
         out.append(f'<g class="a{number}">{panel.axis}</g>')
     for i, row in enumerate(rows):
         name = f'<text class="row" x="{LEFT[0] - 10:.0f}" y="4">{escape(shorten(row.label, 18))}</text>'
-        at = f"translate(0 {TOP + LINE * i + LINE / 2:g})"
+        place = f"translate(0 {TOP + LINE * i + LINE / 2:g})"
         out.append(
-            f'<g class="s {styles[row.label]}" data-k="{keys[row.label]}" transform="{at}">'
+            f'<g class="s {styles[row.label]}" data-k="{keys[row.label]}" transform="{place}">'
             f'{name}<g class="m0">{left.marks[i]}</g><g class="m1">{right.marks[i]}</g></g>'
         )
     return "".join(out) + "</svg>"
