@@ -20,7 +20,6 @@ from hf_optim.study.folder import results as records
 from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.folder.standing import known
 from hf_optim.study.folder.store import RecordStore
-from hf_optim.study.launch import estimate
 from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
@@ -109,7 +108,6 @@ def study(
         _show_plan(plan, folder, console)
         with importing.refused(why, trust):
             _show_costs(plan, card, console)
-        _show_estimate(plan, console, jobs, gpus_per_run)
         _show_change(change, console)
         return 0
     run.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
@@ -128,8 +126,8 @@ def study(
             trust=trust,
         )
         return finish(folder) if ended else 0
-    if not any(folder.glob("runs/*/record.json")):
-        _show_estimate(plan, console, jobs, gpus_per_run)
+    if plan.ladder is not None and not any(folder.glob("runs/*/record.json")):
+        _show_costs(plan, None, console)  # sizes that were never run before may take days
     _run_here(
         plan,
         folder,
@@ -140,12 +138,6 @@ def study(
         trust=trust,
     )
     return finish(folder)
-
-
-def _show_estimate(plan: planning.Plan, console: Console, jobs: int | None, gpus_per_run: int | None) -> None:
-    each = gpus_per_run or 1
-    for line in estimate.lines(plan, jobs or run.default_jobs(each), each):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_here(
@@ -282,18 +274,17 @@ def _show_question(folder: Path, console: Console) -> None:
 
 
 def _show_costs(plan: planning.Plan, card: Card | None, console: Console) -> None:
-    """A line a task, by the run of its first optimizer: the others' steps are as long, but for what they do more."""
+    """A line a task with all its runs, trials among them, by that of its first optimizer: the others' steps are as
+    long, but for what they do more.
+    """
     from hf_optim.experiment import forecast
 
-    first: dict[str, tuple[Mapping[str, Any], int]] = {}
+    first: dict[str, Mapping[str, Any]] = {}
     for task, optimizer, spec in plan.cells():
-        run_, count = first.get(task["label"], (None, 0))
-        run_ = run_ or planning.make_run(task, optimizer, spec, plan.seeds[0]).spec
-        first[task["label"]] = run_, count + len(plan.seeds)
-    told = forecast.lines([(label, run_, count) for label, (run_, count) in first.items()], card)
-    trials, _, further = stages.planned(plan)
-    if trials or further:
-        told.append(f"  and {trials + further} trials and further runs beside them")
+        if task["label"] not in first:
+            first[task["label"]] = planning.make_run(task, optimizer, spec, plan.seeds[0]).spec
+    counts = stages.planned_on(plan)
+    told = forecast.lines([(label, spec, counts[label]) for label, spec in first.items()], card)
     for line in told:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
