@@ -42,7 +42,8 @@ class Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()
 
     def advance(self, done: int, total: int, what: str) -> None:
         """Show that `done` of `total` cells are known; `what` came last."""
