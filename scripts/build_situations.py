@@ -31,6 +31,8 @@ from table import KINDS, SITUATIONS, STEPS, STOCK, Situation  # noqa: E402
 
 #: difference from plain torch, as a share of how far the weights were moved, up to which both are called equal
 ROUNDING = 1e-3
+#: what the page says of a run that there was none of
+NOT_RUN = "not run"
 #: scripts that share a process in each phase
 TOGETHER = 6
 MODES = {"whole": "whole", "resumed": "resumed", "two": "two processes"}
@@ -82,9 +84,9 @@ def weights(folder: Path) -> dict[str, Any]:
 
 
 def outcome(folder: Path, mode: str) -> dict[str, Any]:
-    """What the worker said of a run; nothing where it did not come to it."""
+    """What the worker said of a run: nothing where all is well."""
     file = folder / f"{mode}.json"
-    return json.loads(file.read_text()) if file.is_file() else {"failed": "it was not started"}
+    return json.loads(file.read_text()) if file.is_file() else {NOT_RUN: "stopped before it"}
 
 
 def compared(folder: Path, mode: str, other: str) -> dict[str, Any]:
@@ -155,8 +157,8 @@ def cell(verdict: dict[str, Any] | None) -> str:
         return "-"
     if verdict["status"] == "equal":
         return "equal" if not verdict["apart"] else f"equal ({verdict['apart']:.0e})"
-    if verdict["status"] == "as stock":
-        return "as stock"
+    if verdict["status"] in ("as stock", NOT_RUN):
+        return str(verdict["status"])
     if verdict["status"] == "different":
         return f"**different** ({verdict['apart']:.0e})"
     return "refused" if verdict["status"] == "refused" else "**failed**"
@@ -190,6 +192,10 @@ def kept() -> dict[str, Any]:
     return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
 
 
+def _unfinished(kinds: dict[str, dict[str, Any]]) -> bool:
+    return any(verdict["status"] == NOT_RUN for verdicts in kinds.values() for verdict in verdicts.values())
+
+
 def main() -> int:
     """Run what is asked for; 1 where something is neither equal nor refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -197,7 +203,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for the runs (default: a temporary one, removed)")
     given = parser.parse_args()
     results = kept()
-    names = given.only or [n for n in SITUATIONS if n not in results]
+    names = given.only or [n for n in SITUATIONS if n not in results or _unfinished(results[n])]
     for some in (names[i : i + TOGETHER] for i in range(0, len(names), TOGETHER)):
         with tempfile.TemporaryDirectory() as temporary:
             folder = (given.keep or Path(temporary)).resolve()

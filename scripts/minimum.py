@@ -10,6 +10,7 @@ the higher of their lowest versions counts. What the packages themselves depend 
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tomllib
 from pathlib import Path
@@ -39,6 +40,8 @@ def minimums(project: dict) -> dict[str, Version]:
 
 
 def main() -> int:
+    """Print them; gives 0."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     project = tomllib.loads(PYPROJECT.read_text())["project"]
     for name, version in sorted(minimums(project).items()):
         print(f"{name}=={version}")

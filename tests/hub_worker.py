@@ -58,8 +58,9 @@ class WeightedLoss(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        torch.manual_seed(self.args.process_index)
-        self.loss = torch.nn.Linear(3, 3)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.args.process_index)
+            self.loss = torch.nn.Linear(3, 3)
 
     def get_optimizer_cls_and_kwargs(self, args: Any, model: Any = None) -> Any:
         cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)

@@ -88,6 +88,19 @@ def test_the_kept_calibration_is_whole_and_within_bounds(scripts: dict[str, Modu
     assert contrast["hits"] / contrast["studies"] > 0.15
 
 
+def test_measuring_goes_on_where_it_was_left_and_begins_anew_with_other_rules(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibrate, data, name = scripts["calibrate"], {}, "one comparison, 3 seeds"
+    monkeypatch.setattr(calibrate, "save", lambda data: None)
+    said = []
+    for digest in ("first", "first", "second"):
+        monkeypatch.setattr(calibrate, "code", lambda digest=digest: digest)
+        calibrate.measure(2, data, name)
+        said.append(capsys.readouterr().out.count(name))
+    assert said == [1, 0, 1] and len(data["cells"]) == 1
+
+
 def test_the_page_is_made_from_the_kept_numbers(scripts: dict[str, ModuleType], kept: dict) -> None:
     assert (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8") == scripts["calibrate"].page(kept)
 

@@ -69,7 +69,7 @@ BAD = {
     ("list", "adm"): "(did you mean adam",
     ("list", "--family", "matrx"): "(did you mean matrix?)",
     ("list", "--tasks", "--needs", "loss"): "filters optimizers",
-    ("info", "visoin"): "(did you mean vision?)",
+    ("info", "visoin"): "(did you mean vision",
     ("study", "quikstart"): "(did you mean quickstart",
     ("train", "--task", "vison"): "(did you mean vision?)",
     ("train", "--task", "vision", "--model", "mpl"): "(did you mean mlp",

@@ -79,7 +79,9 @@ def test_cifar(tmp_path, capsys, kind, fine, form):
     train = {row.tobytes() for row in splits.train.pixels.numpy()}
     assert train < {row.tobytes() for row in expected["train"][0].reshape(-1, 3, 32, 32)}
     told = f"not {'cifar100' if fine else 'cifar10'} as it is published: {len(expected['train'][1])} train images"
-    assert told in splits.note and capsys.readouterr().err.count(told) == 1
+    resized = images.read(place, size=16, held_out=4)
+    assert resized.shape == (3, 16, 16) and resized.test[0]["pixel_values"].shape == (3, 16, 16)
+    assert told in splits.note and capsys.readouterr().err.count(told) == 2  # it was read twice
 
 
 def test_mnist_with_and_without_gz(tmp_path):

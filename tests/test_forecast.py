@@ -75,6 +75,9 @@ def test_synthetic_data_have_the_form_of_the_real_ones(name):
     model = task.models[0]
     preset = task.preset(model, "smoke")
     made = task.synthetic(model, preset)
+    if made is None:  # its model is read from a folder, with its tokenizer
+        assert name == "finetune"
+        return
     network = task.model(model, preset, made)
     batch = flops.probe(made.train, task.collate(made))
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""The report's "What differs": values, spaces, trials, budgets and parameter groups of the optimizers side by side."""
+"""The report's "What differs": values, spaces, trials, budgets, groups and what a step costs, side by side."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import re
 from html import unescape
 from pathlib import Path
 
+import pytest
+from study_fakes import make_study
 from tuning_fakes import YAML, expand, whole
 
+from hf_optim.study.findings.curves import Histories
 from hf_optim.study.folder import results as records
 from hf_optim.study.report.differs import configurations
 
@@ -96,3 +99,28 @@ def test_equal_tuning_and_none_say_so(tmp_path: Path) -> None:
     assert "different numbers of trials" not in equal
     untuned = shown(YAML[: YAML.index("tuning:")], tmp_path / "b")
     assert "Nothing was tuned: every value is as given, or a default." in untuned
+
+
+def test_the_loss_is_drawn_over_what_was_spent_where_a_step_costs_more(tmp_path: Path) -> None:
+    """Passes are forward and backward ones; operations stand there where the histories know them."""
+    folder = make_study(tmp_path, labels=("adamw", "smaran"), seeds=2)
+    results = records.load(folder)
+    task = results.plan.tasks[0]
+    assert Histories(results, task).kinds() == {}  # folders of before say nothing
+    for extra, kinds in ((0, ["seconds"]), (2, ["passes", "flops", "seconds"])):
+        for run in results.plan.runs:
+            file = folder / "runs" / run.id / "history.jsonl"
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            a_step = 1 + (extra if run.optimizer == "smaran" else 0)
+            for row in rows:
+                step = row["step"]
+                spent = {"forward_passes": a_step * step, "backward_passes": step, "seconds": 0.01 * step}
+                row |= {**spent, "flops": 1e6 * (a_step + 2) * step}
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        histories = Histories(records.load(folder), task)
+        assert list(histories.kinds()) == kinds
+    steps = {curve.optimizer: curve.steps for curve in histories.curves("train_loss")}
+    over = {curve.optimizer: curve for curve in histories.over("train_loss", "flops")}
+    assert over["smaran"].steps == pytest.approx([5e6 * s for s in steps["smaran"]])
+    passes = {curve.optimizer: curve.steps[-1] for curve in histories.over("train_loss", "passes")}
+    assert passes == {"adamw": pytest.approx(2 * 40), "smaran": pytest.approx(4 * 40)}

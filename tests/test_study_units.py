@@ -262,7 +262,7 @@ def test_budgets_are_multiplied_in_passes_or_seconds_too(tmp_path: Path) -> None
         assert f"runs ended by their steps before their {unit}" in speedups.said(row)
     for more, message in (
         ("in: passes", "'MLP' has no passes to multiply"),
-        ("in: flops", "in must be steps, passes or seconds, got 'flops'"),
+        ("in: flops", "in must be steps, passes or seconds, got the text 'flops'"),
     ):
         with pytest.raises(UserError, match=message):
             expand(text + f"speedup: {{budgets: [0.5, 1], {more}}}\n")

@@ -85,8 +85,7 @@ def machine() -> Iterator[Line]:
             yield "ok", f"GPU {i}", f"{name}, {total / 2**30:.0f} GiB, {free / 2**30:.0f} free"
     else:
         built = torch.version.cuda or torch.version.hip
-        why = "none that torch sees" if built else "none: this torch is built for the CPU alone"
-        yield "note", "GPU", why
+        yield "note", "GPU", "none that torch sees" if built else "none: this torch is built for the CPU alone"
     try:
         import triton
 

@@ -61,7 +61,7 @@ def optimizers(
             and (bytes is None or info.state_bytes <= bytes)
         )
 
-    rows = [
+    rows: list[Row] = [
         (
             info.name,
             info.family,
@@ -95,7 +95,7 @@ def models() -> tuple[Row, list[Row]]:
     """The models with their tasks and the sizes that there are."""
     from hf_optim.experiment import task
 
-    rows = []
+    rows: list[Row] = []
     for name in task.names():
         one = task.load(name)
         sizes = {model: [size for size in one.sizes if model in one.sizes[size].presets] for model in one.models}
@@ -114,7 +114,7 @@ def metrics() -> tuple[Row, list[Row]]:
         for metric in (*task.load(name).metrics, *task.EVERY_RUN):
             tasks_of.setdefault(metric.name, []).append(name)
             declared[metric.name] = metric
-    rows = [
+    rows: list[Row] = [
         (name, "higher" if one.greater_is_better else "lower", one.unit or "–", ", ".join(tasks_of[name]))
         for name, one in sorted(declared.items())
     ]
@@ -133,7 +133,7 @@ def claims() -> tuple[Row, list[Row]]:
     """The papers' tables, figures and theorems: paper, place, sizes and title, from the heads of their files."""
     folder = Path(__file__).resolve().parents[1] / "configs" / "claims"
     folder = folder if folder.is_dir() else folder.parents[2] / "configs" / "claims"
-    rows = []
+    rows: list[Row] = []
     for path in sorted(folder.glob("*.yaml")):
         top = dict(re.findall(r"^(\w+): *(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
         sizes = ", ".join(size for size, key in (("small", "small"), ("paper", "paper_size")) if key in top)

@@ -297,8 +297,8 @@ def _store(write: Write, body: _Body, dtype: torch.dtype, slot: int) -> list[str
     elif dtype is torch.float16:
         value = f"{value}.to(tl.float32).to(tl.float16)"
     elif dtype is torch.bfloat16 and write.noisy:
-        offset = slot * 0x7FEB352D & 0xFFFFFFFF
-        value = f"to_bf16(rounded_by_noise({value}.to(tl.float32), element, key, tl.full((), {offset}, tl.uint32)))"
+        offset = f"tl.full((), {slot * 0x7FEB352D & 0xFFFFFFFF}, tl.uint32)"
+        value = f"to_bf16(rounded_by_noise({value}.to(tl.float32), element, key, {offset}))"
     elif dtype is torch.bfloat16:
         value = f"to_bf16(rounded_to_bf16({value}.to(tl.float32)))"
     return [

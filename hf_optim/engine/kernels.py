@@ -119,7 +119,7 @@ def _private(folder: Path) -> str | None:
 
 def cache_folder() -> tuple[Path | None, str]:
     """Where built kernels are kept, and why not in the first choice; None where no folder is ours alone."""
-    reasons = []
+    reasons: list[str] = []
     for folder in _folders():
         reason = _private(folder)
         if reason is None:

@@ -56,7 +56,7 @@ def duration(seconds: float) -> str:
 
 def stand_in(task: Task, model: str, preset: Preset, source: str | None) -> Data | None:
     """Synthetic data of the preset's form, or of that of a set of the task's own that `source` names."""
-    if source in task.embedded:
+    if source is not None and source in task.embedded:
         preset = replace(preset, data=Value(source))
     return task.synthetic(model, preset)
 

@@ -16,9 +16,6 @@ import torch
 
 from hf_optim.errors import UserError
 
-#: bytes of a number that is kept for the backward pass, about: under autocast some stay in float32
-ACTIVATION_BYTES = {"fp32": 4.0, "tf32": 4.0, "bf16": 2.5, "fp16": 2.5}
-
 
 def check_precision(name: str) -> None:
     """A `UserError` if the machine does not compute in `name` (one of `spec.PRECISIONS`)."""
@@ -30,7 +27,7 @@ def check_precision(name: str) -> None:
         raise UserError("precision: this GPU does not compute in bf16: take fp16 or fp32")
 
 
-def trainer_arguments(name: str) -> dict[str, bool]:
+def trainer_arguments(name: str) -> dict[str, Any]:
     """What TrainingArguments is to be told."""
     return {"bf16": name == "bf16", "fp16": name == "fp16"}
 
@@ -38,7 +35,8 @@ def trainer_arguments(name: str) -> dict[str, bool]:
 def _settings() -> list[tuple[Any, str, Any, Any]]:
     """(where, attribute, its value for exact products, its value for TF32): torch 2.9 has new names for them."""
     if hasattr(torch.backends, "fp32_precision"):
-        places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
+        cudnn: Any = torch.backends.cudnn
+        places = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
         return [(place, "fp32_precision", "ieee", "tf32") for place in places]
     return [(place, "allow_tf32", False, True) for place in (torch.backends.cuda.matmul, torch.backends.cudnn)]
 

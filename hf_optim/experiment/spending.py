@@ -85,7 +85,7 @@ class Spending:
         if self._counting:
             samples = 0
             if self.cost is not None:
-                samples = self.processes * samples_in(named or dict(enumerate(inputs)))
+                samples = self.processes * samples_in(named or {str(i): each for i, each in enumerate(inputs)})
                 self.flops += samples * self.cost.forward
             self.forward += 1
             tensor = _differentiable(output)

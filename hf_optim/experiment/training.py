@@ -25,6 +25,7 @@ from hf_optim.experiment.checkpoint import last_checkpoint
 from hf_optim.experiment.evaluation import final_metrics, named
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.files import check_tree, read_json, remove, write_json, write_rows
+from hf_optim.experiment.own import OwnTraining
 from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.spending import SPENT, Spending
 from hf_optim.experiment.stopping import EarlyStopping, Pruned, Pruner
@@ -67,6 +68,8 @@ def train(
     if checkpoint_every is not None and checkpoint_every < 1:
         raise UserError(f"checkpoint_every: expected 1 or more, got {checkpoint_every}")
     _check_trackers(report_to)
+    if isinstance(task, OwnTraining):
+        return task.run(spec, folder)
     data = task.data(preset, spec.data)
     if "split_seed" in spec.overrides:
         data = resampled(data, spec.overrides["split_seed"])

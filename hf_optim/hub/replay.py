@@ -229,6 +229,7 @@ class Replay:
         """f at `eta` along the descent direction."""
         with torch.no_grad():
             for p, start in zip(params, starts, strict=True):
+                assert p.grad is not None
                 p.copy_(start).sub_(p.grad.to(p.dtype), alpha=eta)
         return float(self())
 

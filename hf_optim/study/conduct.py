@@ -28,7 +28,7 @@ from hf_optim.study.launch.progress import Display, duration
 from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan import shipped, units, values
 from hf_optim.study.plan.plan import Run
-from hf_optim.study.report import exports
+from hf_optim.study.report import exports, pages
 from hf_optim.study.report import tables as texts
 
 if TYPE_CHECKING:
@@ -197,8 +197,10 @@ def _run_here(
         console.print(f"{count} runs in {duration(time.monotonic() - start)}", highlight=False)
 
 
-def finish(folder: Path) -> int:
-    """Writes tables and report from the records in `folder`, and shows the table. Gives 1 if a run failed, else 0."""
+def finish(folder: Path, quiet: bool = False) -> int:
+    """Writes tables and report from the records in `folder`, and shows the table unless `quiet`. Gives 1 if a run
+    failed, else 0.
+    """
     from hf_optim.study.findings import analysis
     from hf_optim.study.report import html as report
 
@@ -224,15 +226,18 @@ def finish(folder: Path) -> int:
         for name, text in files:
             write_atomically(folder / name, text)
         exports.write_parquet(rows.of(results), folder / "runs.parquet")
+        pages.write(results)
     except OSError as error:
         raise unwritable(folder, error) from None
+    failures = results.failures()
+    if quiet:
+        return 1 if failures else 0
     texts.show(tables, console)
     for text in (*verdicts.changed(results), *analysed.verdicts, verdicts.looked(results), verdicts.progress(results)):
         if text:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
     for note in protocol.notes if protocol is not None else ():
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    failures = results.failures()
     for failed, why in failures:
         console.print(f"failed: {records.describe(failed)}: {why}", markup=False, highlight=False, soft_wrap=True)
     for run_, why in results.unreadable():

@@ -7,6 +7,7 @@ smaller by far.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import tarfile
 import zipfile
@@ -95,7 +96,7 @@ def _zip(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
                 continue
             if (entry.external_attr >> 16) & 0o170000 not in (0, 0o100000):
                 raise UserError(f"data: {path}: {entry.filename!r} is a link or a device, and data are plain files")
-            yield _plain(path, entry.filename), entry.file_size, lambda entry=entry: archive.open(entry)
+            yield _plain(path, entry.filename), entry.file_size, functools.partial(archive.open, entry)
 
 
 def _plain(path: Path, name: str) -> str:
@@ -105,7 +106,7 @@ def _plain(path: Path, name: str) -> str:
     return "/".join(parts)
 
 
-def _bounded(stream: IO[bytes], what: str) -> bytes:
+def _bounded(stream: IO[bytes] | gzip.GzipFile, what: str) -> bytes:
     content = stream.read(LARGEST + 1)
     if len(content) > LARGEST:
         raise UserError(f"data: {what} grows beyond {LARGEST >> 30} GB: it is none of the data sets")

@@ -17,7 +17,7 @@ from hf_optim.tasks.data.known import TEXTS, difference
 
 _STEMS = {"train": "train", "validation": "valid", "test": "test"}
 #: file names of a split's text, by the set's kind
-_FILES = {
+_FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "wikitext": {split: (f"wiki.{stem}.raw", f"wiki.{stem}.tokens") for split, stem in _STEMS.items()},
     "ptb": {split: (f"ptb.{stem}.txt",) for split, stem in _STEMS.items()},
 }

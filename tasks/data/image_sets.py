@@ -244,7 +244,7 @@ def identity(rows: Sequence[Row]) -> str:
     digest = hashlib.sha256()
     for place, image, _ in rows:
         if not isinstance(image, Path):
-            digest.update(image)
+            digest.update(bytes(image))
         elif image.is_file():
             digest.update(f"{image.parent.name}/{image.name} {image.stat().st_size}".encode())
         else:

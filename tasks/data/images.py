@@ -96,7 +96,7 @@ def read(
         found[split] = rows
     if "train" not in found:
         raise UserError(f"data: no train split in {path}: expected train.parquet, train.csv or a folder train/")
-    if published in VALIDATION_IS_TEST and "test" not in found and "validation" in found:
+    if published is not None and published in VALIDATION_IS_TEST and "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
         return _published(published, found, names, size, held_out)
     return assemble(found, names, size=size)

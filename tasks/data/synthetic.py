@@ -111,7 +111,8 @@ def sentences(name: str, vocabulary: int, longest: int) -> Data:
     draw = generator()
     sides = []
     for _ in range(2):
-        lengths = torch.randint(*(min(bound, longest) for bound in SENTENCE), (ROWS,), generator=draw).tolist()
+        shortest, longer = (min(bound, longest - 1) for bound in SENTENCE)
+        lengths = torch.randint(shortest, longer + 1, (ROWS,), generator=draw).tolist()
         sides.append([torch.randint(len(SPECIAL), vocabulary, (n,), generator=draw).tolist() for n in lengths])
     samples = TEXTS[name].train if name in TEXTS else 24_723
     repeated = [(side * (samples // ROWS + 1))[:samples] for side in sides]
