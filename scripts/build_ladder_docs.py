@@ -187,8 +187,9 @@ def opened(data: dict[str, Any]) -> str:
         f"repetitions find true differences of {c['finds']:.1f} deviations of a repetition with 80 %."
     )
     rows = [
-        [n["what"], f"{n['seen']:.2f}", count(n["units"]), "–" if n["tokens"] == "never" else count(n["tokens"])] for n in data["needs"]
-    ]  # fmt: skip
+        [n["what"], f"{n['seen']:.2f}", count(n["units"]), "–" if n["tokens"] == "never" else count(n["tokens"])]
+        for n in data["needs"]
+    ]
     if rows:
         text += " At the differences that were seen, which are guesses where nothing is decided:\n\n"
         text += markdown(["without a verdict", "seen, in deviations", "repetitions", "tokens"], rows)
