@@ -15,8 +15,7 @@ from torch import nn
 from hf_optim import registry
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.bases.wrapper import Wrapper
-from hf_optim.check.outcome import DoesNotApply, Fails
-from hf_optim.check.problem import KINDS, STEPS, Problem, close, moved
+from hf_optim.check.problem import KINDS, STEPS, Problem, moved
 from hf_optim.errors import UserError, one_line
 
 #: arguments that make something happen within a dozen steps
@@ -312,21 +311,3 @@ class TrainingRun:
         for group in self.opt.param_groups:
             if "lr" in group:
                 group["lr"] = group["lr"] * factor
-
-
-def exact(walk: TrainingRun, other: TrainingRun, bound: float, what: str) -> str:
-    """`close` for two runs in float64; does not apply to a rule that makes more of rounding than was found."""
-    a, b = walk.params(), other.params()
-    try:
-        return close(a, b, walk.start, bound, what)
-    except Fails:
-        nudged = TrainingRun(walk.candidate, torch.float64)
-        with torch.no_grad():
-            for p in nudged.problem.params:
-                p.mul_(1 + 1e-13)
-        plain = TrainingRun(walk.candidate, torch.float64).go()
-        drift = max(float((x - y).abs().max()) for x, y in zip(plain.params(), nudged.go().params(), strict=True))
-        gap = max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
-        if gap <= 100 * drift:
-            raise DoesNotApply(f"it amplifies rounding: runs that begin 1e-13 apart end {drift:.1g} apart") from None
-        raise

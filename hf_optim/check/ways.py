@@ -9,9 +9,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_optim.bases.optimizer import Optimizer
-from hf_optim.check.candidate import Candidate, TrainingRun, exact
+from hf_optim.check.candidate import Candidate, TrainingRun
 from hf_optim.check.outcome import DoesNotApply, Fails, check
-from hf_optim.check.problem import close
+from hf_optim.check.rounding import alike
 from hf_optim.core.rule import Rule
 from hf_optim.engine.fallback import limits
 from hf_optim.engine.kernels import build
@@ -53,7 +53,7 @@ def execution(s: Candidate) -> str:
         for name in options:
             runs[name] = TrainingRun(s, torch.float64, **{**off, name: True}).go()
     for name, walk in runs.items():
-        exact(plain, walk, 1e-7, f"{name} against one tensor at a time, float64")
+        alike(plain, walk, 1e-7, f"{name} against one tensor at a time, float64")
     return ", ".join(runs)
 
 
@@ -78,7 +78,7 @@ def compiled(s: Candidate) -> str:
     how = getattr(fast.opt, "execution", "")
     if isinstance(_innermost(fast.opt), Optimizer) and "kernels" not in how.partition(":")[0]:
         raise DoesNotApply(f"there are no kernels here ({how})")
-    return close(eager.params(), fast.params(), eager.start, 1e-4, "compiled against eager, float32")
+    return alike(eager, fast, 1e-4, "compiled against eager, float32")
 
 
 # --- host synchronisation --------------------------------------------------------------------------------------------

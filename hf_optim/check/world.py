@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from hf_optim.check.candidate import Candidate, TrainingRun, exact
+from hf_optim.check.candidate import Candidate, TrainingRun
 from hf_optim.check.outcome import CHECKS, NOT, PASS, DoesNotApply, Fails, check, judge
 from hf_optim.check.problem import STEPS, same
+from hf_optim.check.rounding import alike
 from hf_optim.errors import one_line
 
 WORLD = 2
@@ -70,7 +71,7 @@ def ddp(s: Candidate) -> str:
     for p in (other := [p.clone() for p in mine]):
         dist.broadcast(p, 0)
     same(mine, other, "the two replicas after the last step")
-    return exact(one, walk, 1e-6, f"{STEPS} steps of two processes against one, float64")
+    return alike(one, walk, 1e-6, f"{STEPS} steps of two processes against one, float64")
 
 
 @check(
@@ -98,7 +99,7 @@ def fsdp(s: Candidate) -> str:
     with torch.no_grad():
         for p, part in zip(gathered.problem.params, walk.problem.params, strict=True):
             p.copy_(part.full_tensor())  # type: ignore[attr-defined]
-    return exact(one, gathered, 1e-6, f"{STEPS} sharded steps against one process, float64")
+    return alike(one, gathered, 1e-6, f"{STEPS} sharded steps against one process, float64")
 
 
 # --- one of the two processes ----------------------------------------------------------------------------------------
