@@ -14,13 +14,16 @@ import hf_optim
 import hf_optim.check
 from hf_optim.check import launch, show
 from hf_optim.check.candidate import Candidate, expand
-from hf_optim.check.outcome import FAIL, NOT, PASS, Report, Verdict
+from hf_optim.check.outcome import FAIL, NOT, PASS, UNMADE, Report, Verdict
 from hf_optim.commands import check as cli
 from hf_optim.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 CHECKS = hf_optim.check.registered()
-HONEST, FORGETFUL, DROPS = (f"broken_optimizers:{n}" for n in ("Honest", "ForgetfulLookahead", "DropsItsMomentum"))
+HONEST, FORGETFUL, DROPS, COARSE, COARSE_LOCAL = (
+    f"broken_optimizers:{n}"
+    for n in ("Honest", "ForgetfulLookahead", "DropsItsMomentum", "RoundsInside", "RoundsInsideLocally")
+)
 #: one of each family, under every check
 OURS = ("adamw_agr", "smaran", "sls", "tlr_sgdm")
 MOMENTUM = {"name": "torch.optim:SGD", "lr": 0.05, "momentum": 0.9}
@@ -33,7 +36,7 @@ def path(check: str) -> str:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Report:
     """Every broken optimizer under every check, with one pair of processes, beside a `torch.py` of others."""
-    names = [HONEST, FORGETFUL, DROPS, *map(path, BROKEN), *OURS]
+    names = [HONEST, FORGETFUL, DROPS, COARSE, COARSE_LOCAL, *map(path, BROKEN), *OURS]
     here = tmp_path_factory.mktemp("theirs")
     (here / "torch.py").write_text("raise SystemExit('this is not torch')")
     with pytest.MonkeyPatch.context() as patch:
@@ -70,6 +73,14 @@ def test_a_rule_that_drops_its_momentum_is_caught_and_explained(report):
     found = red(report, DROPS)
     assert "one step after resuming: parameters differ" in found["resume"]
     assert "after load_state" in found["accelerate"]
+
+
+def test_a_rule_that_rounds_inside_is_allowed_its_rounding_and_no_more(report):
+    assert red(report, COARSE) == {}
+    note = report.cells[COARSE, "fsdp"].why
+    assert "noise of one rounding of its gradients (bfloat16) and parameters (float64)" in note, note
+    found = red(report, COARSE_LOCAL)
+    assert set(found) == {"fsdp"} and "bfloat16" in found["fsdp"], found
 
 
 def test_every_cell_that_is_no_pass_says_why(report):
@@ -123,16 +134,22 @@ def test_how_an_optimizer_wants_to_be_stepped_is_found_out(name, kind, style):
     assert (candidate.kind, candidate.style, candidate.trouble) == (kind, style, "")
 
 
-def test_what_cannot_be_stepped_is_one_failure_and_not_two_dozen(tmp_path):
+def test_what_cannot_be_stepped_is_a_row_of_its_own_and_no_failure(tmp_path, capsys):
     file = tmp_path / "mine.py"
     file.write_text(
         "import torch\n\n\nclass Mine(torch.optim.SGD):\n    def step(self, closure=None):\n"
         "        raise RuntimeError('not today')\n"
     )
     found = hf_optim.check.run(f"{file}:Mine", fast=True)
-    assert [c.check for c in found.failed] == ["convex"]
-    assert "not today" in found.failed[0].why and "cannot be stepped" in found.failed[0].why
-    assert {c.status for c in found.ordered()} == {FAIL, NOT}
+    assert found.failed == [] and {c.status for c in found.ordered()} == {UNMADE}
+    (why,) = found.unmade.values()
+    assert "not today" in why and "cannot be stepped" in why
+    page = show.page({"Mine": found}, CHECKS, ["gone"])
+    assert page.count("not today") == 1 and f"**{show.UNMADE_TITLE}**" in page and "| `Mine` | ? | ? |" in page
+    assert "1 optimizers could not be made" in page and page.rstrip().endswith("not tried: gone.")
+    assert cli.main([f"{file}:Mine", "--checks", "convex"]) == 3
+    out = capsys.readouterr().out
+    assert show.UNMADE_TITLE in out and "not today" in out
 
 
 def test_undeclared_classes_are_not_held_to_what_they_never_promised():
@@ -259,7 +276,9 @@ def test_the_page_is_up_to_date(builder):
     assert data["tables"]["This library"]["names"] == hf_optim.list_optimizers()
     reports = {title: Report.from_dict(table) for title, table in data["tables"].items()}
     assert all(r.checks == list(CHECKS) for r in reports.values()), AGAIN
-    assert builder.PAGE.read_text() == show.page(reports, CHECKS), f"the page is not what the data say: {AGAIN}"
+    assert builder.PAGE.read_text() == show.page(reports, CHECKS, data.get("missing", ())), (
+        f"the page is not what the data say: {AGAIN}"
+    )
     assert len(reports["pytorch_optimizer"].names) >= 20 and len(reports["torch.optim"].names) >= 14
 
 

@@ -5,7 +5,7 @@
 An optimizer of any make is taken to have `step(closure)`, parameter groups and state; whatever else it declares
 (`family`, `needs`, `state_bytes`, options such as `foreach` or `compile`) is held to its word. Each check is one small
 function; `hf_optim.check.registered()` lists them. A cell of the result is "pass", "fail" or "not applicable", and
-says why.
+says why; all cells of what could not be made or stepped say that.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-PASS, FAIL, NOT = "pass", "fail", "not applicable"
+PASS, FAIL, NOT, UNMADE = "pass", "fail", "not applicable", "could not be made"
 
 
 class Fails(Exception):
@@ -56,7 +56,8 @@ def check(
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one check said of one optimizer; `why` is never empty unless it passed."""
+    """What one check said of one optimizer; `why` is never empty unless it passed. What could not be made or stepped
+    has the status `UNMADE` under every check, for the same reason."""
 
     name: str
     check: str
@@ -103,6 +104,11 @@ class Report:
     def failed(self) -> list[Verdict]:
         """Cells that failed, row by row."""
         return [c for c in self.ordered() if c.status == FAIL]
+
+    @property
+    def unmade(self) -> dict[str, str]:
+        """Optimizers that could not be made or stepped, so that nothing was checked, and why."""
+        return {c.name: c.why for c in self.ordered() if c.status == UNMADE}
 
     def ordered(self) -> list[Verdict]:
         """All cells, row by row."""

@@ -1,12 +1,13 @@
 """Whether two runs are equal up to rounding, by what rounding makes of the optimizer under test.
 
 A rule may amplify rounding (a line search, an eigenbasis) or round more coarsely than its tensors (a step in bf16). So
-how far apart two honest runs of it end is measured: every gradient of the same run gets elementwise noise of one
-rounding, in the coarsest precision that the rule rounds to.
+how far apart two honest runs of it end is measured: the same run with elementwise noise of one rounding, of its
+gradients in the coarsest precision that the rule rounds to and of its parameters in their own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from hf_optim.check.candidate import Candidate, TrainingRun
 from hf_optim.check.outcome import DoesNotApply, Fails
-from hf_optim.check.problem import close, distance
+from hf_optim.check.problem import STEPS, close, distance
 from hf_optim.engine.fallback import limits
 
 #: two runs may differ by as much as this many roundings make
@@ -59,28 +60,37 @@ def precision(candidate: Candidate, dtype: torch.dtype) -> torch.dtype:
     return seen.coarsest
 
 
-def response(candidate: Candidate, dtype: torch.dtype, size: float) -> float:
-    """How far elementwise relative noise within +-`size` on every gradient moves the end of a run, at most; the loss
-    is as noisy as `dtype` rounds."""
+def response(candidate: Candidate, dtype: torch.dtype, rounded: torch.dtype) -> float:
+    """How far noise of one rounding moves the end of a run, at most: of every gradient to `rounded`, and of the
+    parameters before every step and of every loss to `dtype`, in which a step that is small beside them gets lost."""
     plain = TrainingRun(candidate, dtype).go().params()
-    half = torch.finfo(dtype).eps / 2
+    unit = torch.finfo(dtype).eps
+    # half a unit in the last place of `dtype` itself would be rounded away where it is added
+    size = max(unit, torch.finfo(rounded).eps / 2)
     furthest = 0.0
     for seed in range(SEEDS):
         draw = torch.Generator().manual_seed(seed)
 
-        def spoil(params: list[nn.Parameter], draw: torch.Generator = draw) -> None:
+        def noisy(tensor: torch.Tensor, size: float, draw: torch.Generator = draw) -> None:
+            values = tensor._values() if tensor.is_sparse else tensor
+            noise = torch.rand(values.shape, generator=draw, dtype=torch.float64) * 2 - 1
+            values.add_((values * noise * size).to(values.dtype))
+
+        def spoil(params: list[nn.Parameter], noisy: Callable[..., None] = noisy) -> None:
             for p in params:
                 if p.grad is not None:
-                    values = p.grad._values() if p.grad.is_sparse else p.grad
-                    noise = torch.rand(values.shape, generator=draw, dtype=torch.float64) * 2 - 1
-                    # what is added rounds to the nearest number, so less than half a unit in the last place is none
-                    values.add_((values * noise * size).to(values.dtype))
+                    noisy(p.grad, size)
 
         def twist(loss: torch.Tensor, draw: torch.Generator = draw) -> torch.Tensor:
-            return loss * (1 + 2 * half * float(torch.randint(-1, 2, (), generator=draw)))
+            return loss * (1 + unit * float(torch.randint(-1, 2, (), generator=draw)))
 
-        noisy = TrainingRun(candidate, dtype).go(spoil=spoil, twist=twist)
-        furthest = max(furthest, distance(plain, noisy.params()))
+        walk = TrainingRun(candidate, dtype)
+        for t in range(STEPS):
+            with torch.no_grad():
+                for p in walk.problem.params:
+                    noisy(p, unit)
+            walk.step(t, spoil=spoil, twist=twist)
+        furthest = max(furthest, distance(plain, walk.params()))
     return furthest
 
 
@@ -98,10 +108,11 @@ def alike(walk: TrainingRun, other: TrainingRun, bound: float, what: str) -> str
     except Fails as reason:
         dtype = a[0].dtype
         rounded = precision(walk.candidate, dtype)
-        # noise of half a unit is lost where the gradient itself is rounded to the same precision: a whole one is not
-        size = torch.finfo(rounded).eps / (1 if rounded is dtype else 2)
-        noise, gap, way = response(walk.candidate, dtype, size), distance(a, b), distance(a, walk.start)
-        moves = f"noise of one rounding to {_called(rounded)} of its gradients moves it by {noise:.1g}"
+        noise, gap, way = response(walk.candidate, dtype, rounded), distance(a, b), distance(a, walk.start)
+        moves = (
+            f"noise of one rounding of its gradients ({_called(rounded)}) and parameters ({_called(dtype)}) "
+            f"moves it by {noise:.1g}"
+        )
         if not gap <= ROUNDINGS * noise:
             raise Fails(f"{reason}; {moves}") from None
         if not noise <= CHAOTIC * way:

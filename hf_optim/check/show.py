@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from hf_optim.check.outcome import FAIL, NOT, PASS, Check, Report
+from hf_optim.check.outcome import FAIL, NOT, PASS, UNMADE, Check, Report
 from hf_optim.core.text import markdown as markdown_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SIGNS = {PASS: "✓", FAIL: "✗", NOT: "·"}
-STYLES = {PASS: "green", FAIL: "bold red", NOT: "dim"}
+SIGNS = {PASS: "✓", FAIL: "✗", NOT: "·", UNMADE: "?"}
+STYLES = {PASS: "green", FAIL: "bold red", NOT: "dim", UNMADE: "yellow"}
+
+
+#: above the optimizers that nothing was checked of
+UNMADE_TITLE = "Could not be made"
 
 
 def short(name: str) -> str:
@@ -21,10 +25,10 @@ def short(name: str) -> str:
 
 
 def reasons(report: Report, status: str) -> dict[tuple[str, str], list[str]]:
-    """(check, why) -> the names it is said of, check by check; not those that only point to another cell."""
+    """(check, why) -> the names it is said of, check by check."""
     failing: dict[tuple[str, str], list[str]] = {}
     for c in sorted(report.ordered(), key=lambda c: report.checks.index(c.check)):
-        if c.status == status and not c.why.startswith("see "):
+        if c.status == status:
             failing.setdefault((c.check, c.why), []).append(short(c.name))
     return failing
 
@@ -59,15 +63,20 @@ def terminal(report: Report, checks: Mapping[str, Check], console: Console) -> N
             console.print(f"  {id}: {', '.join(names)}: {why}", markup=False, highlight=False)
             if status == FAIL:
                 console.print(f"      {checks[id].breaking}", style="dim", markup=False, highlight=False)
+    if report.unmade:
+        console.print(f"\n{UNMADE_TITLE}", style=STYLES[UNMADE])
+    for name, why in report.unmade.items():
+        console.print(f"  {short(name)}: {why}", markup=False, highlight=False)
     console.print(f"\n{summary(report)}", highlight=False)
 
 
 def summary(report: Report) -> str:
     """Counts, in a line."""
     count = {s: sum(c.status == s for c in report.ordered()) for s in SIGNS}
+    unmade = f"; {len(report.unmade)} optimizers could not be made" if report.unmade else ""
     return (
         f"{len(report.names)} optimizers, {len(report.checks)} checks: {count[PASS]} passed, {count[FAIL]} failed, "
-        f"{count[NOT]} do not apply"
+        f"{count[NOT]} do not apply{unmade}"
     )
 
 
@@ -89,6 +98,9 @@ def matrix(report: Report) -> str:
                 f"- {numbers[id]} `{id}`: {', '.join(names)}: {markdown_text(why)}"
                 for (id, why), names in groups.items()
             ]
+    if report.unmade:
+        lines += ["", f"**{UNMADE_TITLE}**", ""]
+        lines += [f"- {short(name)}: {markdown_text(why)}" for name, why in report.unmade.items()]
     if report.hyper:
         lines += [
             "",
@@ -114,22 +126,31 @@ def markdown(report: Report, checks: Mapping[str, Check]) -> str:
 INTRODUCTION = """\
 # Conformance
 
-What a training run does to an optimizer, tried on each. ✓ holds, ✗ is broken, · does not apply; the reason of every
-cell that is not ✓ stands below its table. An optimizer of any package is taken to have `step(closure)`, parameter
-groups and state, as `torch.optim.Optimizer` says; what a class does not promise beyond that is reported under "does not
-apply", with what was measured. The tables say what these versions did on the small convex problem of
-`hf_optim/check/problem.py` with default hyper-parameters; they say nothing about how well a method trains.
+What a training run does to an optimizer, tried on each. ✓ holds, ✗ is broken, · does not apply, ? could not be made or
+stepped, so that nothing is known; the reason of every cell that is not ✓ stands below its table. An optimizer of any
+package is taken to have `step(closure)`, parameter groups and state, as `torch.optim.Optimizer` says; what a class does
+not promise beyond that is reported under "does not apply", with what was measured. The tables say what these versions
+did on the small convex problem of `hf_optim/check/problem.py` with default hyper-parameters; they say nothing about how
+well a method trains. The tensors are small: classes that keep large state in 8 or 4 bits keep this one in 32. What
+`torch.compile` would do inside a foreign class was switched off, for minutes of it go into tensors of a few numbers.
+
+What must be equal up to rounding (`accumulation`, `execution`, `compile`, `ddp`, `fsdp`) may differ by as much as
+rounding makes of the same optimizer: 10 times what noise of one rounding moves the end by, of its gradients in the
+coarsest precision that its step rounds to and of its parameters in their own. Where that noise is more than a tenth of
+the way, nothing can be said, and the check does not apply.
 
 One row: `hf-optim check NAME`, for instance `hf-optim check torch.optim:Adam` or `hf-optim check my_file.py:MyOwn`.
 All of them: `python scripts/build_conformance.py --all`, which writes this page and `conformance.json` beside it.
 """
 
 
-def page(reports: Mapping[str, Report], checks: Mapping[str, Check]) -> str:
-    """docs/conformance.md: several reports under one legend."""
+def page(reports: Mapping[str, Report], checks: Mapping[str, Check], missing: Iterable[str] = ()) -> str:
+    """docs/conformance.md: several reports under one legend; `missing` packages were not installed."""
     some = next(iter(reports.values()))
     parts = [INTRODUCTION, legend(checks, some.checks)]
     parts += [f"## {title}\n\n{_made(report)}\n\n{matrix(report)}" for title, report in reports.items()]
+    if missing:
+        parts.append(f"Not installed where this was made, and so not tried: {', '.join(missing)}.\n")
     return "\n".join(parts)
 
 

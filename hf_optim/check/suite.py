@@ -14,11 +14,22 @@ import torch
 from hf_optim import __version__
 from hf_optim.check import launch
 from hf_optim.check.candidate import Candidate, expand
-from hf_optim.check.outcome import CHECKS, FAIL, NOT, Check, Report, Verdict, judge
+from hf_optim.check.outcome import CHECKS, FAIL, UNMADE, Check, Report, Verdict, judge
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError, one_line
 
 Progress = Callable[[int, int, str], None]
+#: packages whose versions a report names, where they are installed
+PACKAGES = (
+    "torch",
+    "accelerate",
+    "transformers",
+    "pytorch-optimizer",
+    "schedulefree",
+    "heavyball",
+    "bitsandbytes",
+    "torchao",
+)
 #: the order of the columns
 ORDER = (
     "convex",
@@ -76,7 +87,7 @@ def run(
         progress: called with (cells done, cells in all, what comes next).
 
     Returns:
-        The report; `.failed` lists what is red.
+        The report; `.failed` lists what is red, `.unmade` what could not be checked at all.
 
     Raises:
         UserError: a name or a check that does not exist.
@@ -127,8 +138,8 @@ def _run(
         if not candidate.trouble:
             able.append(candidate)
             continue
-        for i, one in enumerate(checks):
-            add(candidate, one, (NOT, f"see {checks[0].id}") if i else (FAIL, candidate.trouble), 0.0)
+        for one in checks:
+            add(candidate, one, (UNMADE, candidate.trouble), 0.0)
     pairs = [(s, c) for c in checks if c.world for s in able]
     stop = threading.Event()
     thread = threading.Thread(target=_world, args=(pairs, add, stop))
@@ -180,7 +191,7 @@ def _environment() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"hf_optim": __version__, "python": platform.python_version()}
-    for package in ("torch", "accelerate", "transformers", "pytorch-optimizer"):
+    for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

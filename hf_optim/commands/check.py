@@ -19,7 +19,8 @@ Does to an optimizer what a training run does, and says what it breaks. Names:
   package.module:Class  any installed one: torch.optim:Adam, "torch.optim:*"
   file.py:Class         your own
 
-Exit code: 0 all cells pass or do not apply, 1 a cell failed, 2 a wrong argument."""
+Exit code: 0 all cells pass or do not apply, 1 a cell failed, 2 a wrong argument,
+3 none failed, but an optimizer could not be made or stepped."""
 
 
 class Bar:
@@ -80,7 +81,7 @@ def _parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; gives 0, or 1 when a cell failed.
+    """Run the command; gives 0, 1 when a cell failed, or 3 when none did and an optimizer could not be made.
 
     Raises:
         UserError: a wrong name, check or option.
@@ -130,4 +131,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         Path(options.json).expanduser().write_text(report.to_json(), encoding="utf-8")
     if options.markdown:
         Path(options.markdown).expanduser().write_text(show.markdown(report, known), encoding="utf-8")
-    return 1 if report.failed else 0
+    return 1 if report.failed else 3 if report.unmade else 0
