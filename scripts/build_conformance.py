@@ -186,7 +186,7 @@ def main() -> int:
         sys.path.insert(0, str(ROOT))
         build_references()
         return 0
-    # before torch is imported, here and in the two processes: heavyball compiles for minutes what runs for a millisecond
+    # before torch is imported, here and in the two processes: heavyball compiles for minutes what runs in no time
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     marks, tables = fingerprints(), sections()
     from hf_optim.check.outcome import Report
@@ -230,9 +230,8 @@ def main() -> int:
     )
     PAGE.write_text(page(reports, registered(), missing), encoding="utf-8")
     for title, report in reports.items():
-        print(
-            f"{title}: {len(report.names)} optimizers, {len(report.failed)} failed cells, {len(report.unmade)} not made"
-        )
+        unmade = f", {len(report.unmade)} could not be made" if report.unmade else ""
+        print(f"{title}: {len(report.names)} optimizers, {len(report.failed)} failed cells{unmade}")
     return 0
 
 

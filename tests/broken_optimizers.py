@@ -259,20 +259,6 @@ class LocalNorm(Honest):
         return p.grad / (1 + part.norm())
 
 
-class RoundsInside(Honest):
-    """Takes its step in bf16, with a norm whose last digits depend on how a tensor is cut: not broken."""
-
-    def gradient(self, p):
-        return (p.grad / (1 + p.grad.norm())).bfloat16()
-
-
-class RoundsInsideLocally(LocalNorm):
-    """The same with the norm of this process's part: the rounding is no excuse."""
-
-    def gradient(self, p):
-        return super().gradient(p).bfloat16()
-
-
 class Normalises(Honest):
     """0 / 0 where the gradient is zero."""
 

@@ -81,6 +81,7 @@ class Candidate:
         style: how it is stepped: "bare" step(), "loss" step(loss=...), "closure" step(closure), "primed" the same with
             the gradients already there, "value" with a closure that only returns the loss.
         idle: first steps, beyond two, in which it moves nothing (a variance that is not yet trusted).
+        wide: the precision of runs that are compared: float64, or float32 for what takes no more.
         trouble: why it cannot be stepped at all; empty when it can.
     """
 
@@ -97,6 +98,7 @@ class Candidate:
         self._wraps = self._first_argument() in WRAPS and self.info is None
         self._fill()
         self.kind, self.style, self.trouble, self.idle = "mixed", "bare", "", 0
+        self.wide = torch.float64
         self._probe()
 
     @property
@@ -207,9 +209,22 @@ class Candidate:
                     refusals.append(f"{CALLS[style]}: {one_line(error)}")
                     continue
                 self._needs = needs
+                self._widen()
                 return
             complaints = complaints or ["cannot be stepped: " + "; ".join(refusals)]
         self.trouble = complaints[0]
+
+    def _widen(self) -> None:
+        """Fall back to float32 for a class that breaks with float64."""
+        try:
+            TrainingRun(self, torch.float64).go()
+        except Exception:  # noqa: BLE001 - what else is wrong the checks find out in float32
+            self.wide = torch.float32
+
+    @property
+    def precision(self) -> str:
+        """`wide`, as a note writes it."""
+        return str(self.wide).removeprefix("torch.")
 
     def _try(self) -> None:
         """A few steps; notes how many of the first move nothing, and whether a closure finds the gradients ready."""

@@ -56,8 +56,8 @@ def closure(s: Candidate) -> str:
     "The batch size that fits the memory changes the algorithm.",
 )
 def accumulation(s: Candidate) -> str:
-    big, parts = TrainingRun(s, torch.float64).go(), TrainingRun(s, torch.float64).go(parts=2)
-    return alike(big, parts, 1e-6, "2 micro-batches against one batch, float64")
+    big, parts = TrainingRun(s, s.wide).go(), TrainingRun(s, s.wide).go(parts=2)
+    return alike(big, parts, 1e-6, f"2 micro-batches against one batch, {s.precision}")
 
 
 # --- parameter groups ------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def _decay(s: Candidate) -> str:
             first, second = _halves(params)
             return [{"params": first, "weight_decay": 0.0}, {"params": second, "weight_decay": value}]
 
-        runs.append(_halves(TrainingRun(s, torch.float64, groups=split).go(0, 3 + s.idle).params()))
+        runs.append(_halves(TrainingRun(s, s.wide, groups=split).go(0, 3 + s.idle).params()))
     if not moved(runs[0][1], runs[1][1]):
         raise Fails("a group's own weight_decay is ignored")
     return ", weight_decay"

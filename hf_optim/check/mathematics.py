@@ -26,7 +26,7 @@ MARKS = (1, 5, 12)
 def convex(s: Candidate) -> str:
     # a rate fitted to windows of 2 steps overshoots
     often: dict[str, Any] = {"interval": 10} if "interval" in s.hyper else {}
-    walk = TrainingRun(s, torch.float64, **often)
+    walk = TrainingRun(s, s.wide, **often)
     before = walk.loss()
     after = walk.go(0, 40).loss()
     if not after < before:

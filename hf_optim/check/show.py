@@ -73,7 +73,7 @@ def terminal(report: Report, checks: Mapping[str, Check], console: Console) -> N
 def summary(report: Report) -> str:
     """Counts, in a line."""
     count = {s: sum(c.status == s for c in report.ordered()) for s in SIGNS}
-    unmade = f"; {len(report.unmade)} optimizers could not be made" if report.unmade else ""
+    unmade = f"; {len(report.unmade)} of them could not be made" if report.unmade else ""
     return (
         f"{len(report.names)} optimizers, {len(report.checks)} checks: {count[PASS]} passed, {count[FAIL]} failed, "
         f"{count[NOT]} do not apply{unmade}"

@@ -29,7 +29,7 @@ def _innermost(opt: Any) -> Any:
     "The fast way of running a rule is another rule than the plain one.",
 )
 def execution(s: Candidate) -> str:
-    plain = TrainingRun(s, torch.float64)
+    plain = TrainingRun(s, s.wide)
     runs: dict[str, TrainingRun] = {}
     if isinstance(_innermost(plain.opt), Optimizer):
         with limits(kernels=False):
@@ -41,7 +41,7 @@ def execution(s: Candidate) -> str:
         }
         for name, way in ways.items():
             with limits(**way):
-                runs[name] = TrainingRun(s, torch.float64).go()
+                runs[name] = TrainingRun(s, s.wide).go()
     else:
         options = [o for o in ("foreach", "fused") if s.accepts(o)]
         if not options:
@@ -49,11 +49,11 @@ def execution(s: Candidate) -> str:
         if s.kind == "sparse":
             raise DoesNotApply("sparse gradients run one way")
         off: dict[str, Any] = dict.fromkeys(options, False)
-        plain = TrainingRun(s, torch.float64, **off).go()
+        plain = TrainingRun(s, s.wide, **off).go()
         for name in options:
-            runs[name] = TrainingRun(s, torch.float64, **{**off, name: True}).go()
+            runs[name] = TrainingRun(s, s.wide, **{**off, name: True}).go()
     for name, walk in runs.items():
-        alike(plain, walk, 1e-7, f"{name} against one tensor at a time, float64")
+        alike(plain, walk, 1e-7, f"{name} against one tensor at a time, {s.precision}")
     return ", ".join(runs)
 
 

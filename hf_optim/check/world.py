@@ -44,7 +44,7 @@ def _one(s: Candidate) -> TrainingRun:
     """The run of a single process, and where it ended in rank 0."""
     if dist.get_world_size() != WORLD:
         raise Fails(f"{dist.get_world_size()} processes instead of {WORLD}")
-    walk = TrainingRun(s, torch.float64).go()
+    walk = TrainingRun(s, s.wide).go()
     with torch.no_grad():
         for p in walk.problem.params:
             dist.broadcast(p, 0)
@@ -64,14 +64,14 @@ def ddp(s: Candidate) -> str:
     if s.kind == "sparse":
         raise DoesNotApply("tried with dense gradients only")
     one = _one(s)
-    walk = _shared(TrainingRun(s, torch.float64))
+    walk = _shared(TrainingRun(s, s.wide))
     walk.model = DistributedDataParallel(walk.problem)
     walk.go()
     mine = walk.params()
     for p in (other := [p.clone() for p in mine]):
         dist.broadcast(p, 0)
     same(mine, other, "the two replicas after the last step")
-    return alike(one, walk, 1e-6, f"{STEPS} steps of two processes against one, float64")
+    return alike(one, walk, 1e-6, f"{STEPS} steps of two processes against one, {s.precision}")
 
 
 @check(
@@ -89,17 +89,17 @@ def fsdp(s: Candidate) -> str:
     if s.kind == "sparse":
         raise DoesNotApply("FSDP2 shards no sparse gradients")
     one = _one(s)
-    whole = TrainingRun(s, torch.float64).problem
+    whole = TrainingRun(s, s.wide).problem
     fully_shard(whole, mesh=init_device_mesh("cpu", (WORLD,)))
     sharded = [p for p in whole.params if isinstance(p, DTensor) and p.to_local().numel() < p.numel()]
     if not sharded:
         raise Fails("the test itself is broken: nothing was sharded")
     _shared(walk := TrainingRun(s, problem=whole)).go()
-    gathered = TrainingRun(s, torch.float64)
+    gathered = TrainingRun(s, s.wide)
     with torch.no_grad():
         for p, part in zip(gathered.problem.params, walk.problem.params, strict=True):
             p.copy_(part.full_tensor())  # type: ignore[attr-defined]
-    return alike(one, gathered, 1e-6, f"{STEPS} sharded steps against one process, float64")
+    return alike(one, gathered, 1e-6, f"{STEPS} sharded steps against one process, {s.precision}")
 
 
 # --- one of the two processes ----------------------------------------------------------------------------------------
