@@ -81,6 +81,11 @@ def test_a_rule_that_rounds_inside_is_allowed_its_rounding_and_no_more(report):
     assert set(found) == {"fsdp"} and "bfloat16" in found["fsdp"], found
 
 
+def test_where_rounding_decides_nothing_is_said():
+    said = hf_optim.check.run("soap", checks=["accumulation"]).cells["soap", "accumulation"]
+    assert said.status == NOT and said.why.startswith("chaotic under rounding"), said
+
+
 def test_every_cell_that_is_no_pass_says_why(report):
     assert len(report.cells) == len(report.names) * len(report.checks)
     assert all(c.why for c in report.ordered() if c.status != PASS)
@@ -146,7 +151,7 @@ def test_what_cannot_be_stepped_is_a_row_of_its_own_and_no_failure(tmp_path, cap
     assert (
         page.count("cannot be stepped: ") == 1 and f"**{show.UNMADE_TITLE}**" in page and "| `Mine` | ? | ? |" in page
     )
-    assert "1 optimizers could not be made" in page and page.rstrip().endswith("not tried: gone.")
+    assert "1 of them could not be made" in page and page.rstrip().endswith("not tried: gone.")
     assert cli.main([f"{file}:Mine", "--checks", "convex"]) == 3
     out = capsys.readouterr().out
     assert show.UNMADE_TITLE in out and "not today" in out
