@@ -56,6 +56,7 @@ class Info:
     doc: str = field(repr=False)
     base: MappingProxyType[str, Any] | None = None
     arguments: MappingProxyType[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    cited: tuple[str, str, str, int] = ("", "", "", 0)
     #: how many of its slots may be kept in 8 bits
     int8_slots: int = 0
 
@@ -131,6 +132,7 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
         own.get("state_bytes", 4 * len(slots)),
         MappingProxyType(own.get("search_space", {})),
         ast.get_docstring(cls) or "",
+        cited=own.get("cited", ("", "", "", 0)),
         int8_slots=len(own.get("int8_slots", ())),
     )
     infos[path.stem] = info
@@ -150,6 +152,7 @@ def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
         info,
         name=name,
         paper=preset["paper"],
+        cited=preset.get("cited", ("", "", "", 0)),
         defaults=MappingProxyType({**info.defaults, **changed}),
         arguments=MappingProxyType(changed),
         state_bytes=preset.get("state_bytes", info.state_bytes),

@@ -44,6 +44,7 @@ def kept(folder: Path, *, draw: bool = True) -> dict[str, Any]:
     trials, judged, further = stages.planned(plan)
     data: Any = {
         "title": plan.title,
+        "baseline": plan.baseline,
         "question": results.standing.register.digest,
         "units": judgement.units if judgement else 0,
         "looks": list(plan.looks),
@@ -151,7 +152,7 @@ def table_of(data: dict[str, Any]) -> str:
     rows = []
     for one in data["optimizers"]:
         label = one["label"] if one["tuned"] else f"{one['label']} *"
-        verdict = one["verdict"] or "baseline"
+        verdict = "baseline" if one["label"] == data["baseline"] else one["verdict"] or "–"
         rows.append([label, verdict, *map(interval, one["losses"]), *map(factor, one["bounded"])])
     return markdown(head, rows) + "\n\n\\* with the settings of the YAML, which nobody searched for it."
 
@@ -186,8 +187,9 @@ def opened(data: dict[str, Any]) -> str:
         f"repetitions find true differences of {c['finds']:.1f} deviations of a repetition with 80 %."
     )
     rows = [
-        [n["what"], f"{n['seen']:.2f}", count(n["units"]), count(n["tokens"])] for n in data["needs"]
-    ]  # fmt: skip
+        [n["what"], f"{n['seen']:.2f}", count(n["units"]), "–" if n["tokens"] == "never" else count(n["tokens"])]
+        for n in data["needs"]
+    ]
     if rows:
         text += " At the differences that were seen, which are guesses where nothing is decided:\n\n"
         text += markdown(["without a verdict", "seen, in deviations", "repetitions", "tokens"], rows)
@@ -220,11 +222,11 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", nargs="?", type=Path, help="folder of the study (default: the numbers that are kept)")
-    study = parser.parse_args().study
-    if study is not None:
+    parser.add_argument("folder", nargs="?", type=Path, help="the study's folder (default: the numbers that are kept)")
+    folder = parser.parse_args().folder
+    if folder is not None:
         KEPT.parent.mkdir(exist_ok=True)
-        KEPT.write_text(json.dumps(kept(study), indent=1) + "\n", encoding="utf-8")
+        KEPT.write_text(json.dumps(kept(folder), indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(json.loads(KEPT.read_text(encoding="utf-8"))), encoding="utf-8")
 
 

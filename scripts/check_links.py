@@ -5,6 +5,7 @@ python scripts/check_links.py     one line a broken link; exit code 1 if there i
 
 from __future__ import annotations
 
+import argparse
 import re
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,7 @@ def broken(root: Path = ROOT) -> list[str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     lines = broken()
     print("\n".join(lines) or f"{len(pages())} pages, no broken link")
     raise SystemExit(bool(lines))

@@ -29,8 +29,11 @@ def make_study(
     missing: Collection[tuple[str, int]] = (),
     steps: int = 40,
     milliseconds: float = 5.0,
+    spent: bool = False,
 ) -> Path:
-    """Writes plan.json and the records of a study; `value` gives the test accuracy of a label and a seed."""
+    """Writes plan.json and the records of a study; `value` gives the test accuracy of a label and a seed; with `spent`
+    the histories say what was spent.
+    """
     runs = []
     for seed in range(seeds):
         for task in tasks:
@@ -42,6 +45,8 @@ def make_study(
                     home = folder / "runs" / run_id
                     home.mkdir(parents=True, exist_ok=True)
                     _write_run(home, runs[-1], value(label, seed), (label, seed) in failed, steps, milliseconds)
+                    if spent:
+                        _spend(home / "history.jsonl", 1 + labels.index(label))
     plan = {
         "format": 1,
         "name": "fake",
@@ -64,6 +69,15 @@ def make_study(
     (folder / "plan.json").write_text(json.dumps(plan))
     (folder / "study.yaml").write_text("name: fake\n")
     return folder
+
+
+def _spend(history: Path, passes: int) -> None:
+    """Every row says that a step took so many forward passes, one backward pass and a tenth of a second."""
+    rows = [json.loads(line) for line in history.read_text().splitlines()]
+    for row in rows:
+        n = row["step"]
+        row |= {"forward_passes": passes * n, "backward_passes": n, "seconds": n / 10}
+    history.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _write_run(home: Path, run: dict, value: float, failed: bool, steps: int, milliseconds: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -10,14 +12,13 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from study_fakes import make_study
+from study_fakes import accuracy, make_study
 
 from hf_optim.commands.main import main
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser", "chrome"))), None)
 # Runs in the page, after the report's own script, and leaves what it saw in an element.
 VISIT = """
-<script>
 addEventListener("load", async () => {
   const seen = {}, saved = [];
   HTMLAnchorElement.prototype.click = function () {
@@ -55,31 +56,101 @@ addEventListener("load", async () => {
   for (const b of all("figure .save button").slice(0, 2)) b.click();
   for (let i = 0; i < 40 && saved.length < 2; i++) await new Promise((done) => setTimeout(done, 50));
   seen.saved = saved;
+
+  // sort, and what a column means
+  const table = document.querySelector("table.result"), heads = [...table.querySelectorAll("thead th")];
+  const sorter = heads.find((h) => h.textContent === "test accuracy"), column = heads.indexOf(sorter);
+  const texts = () => [...table.tBodies[0].rows].map((row) => row.cells[column].textContent);
+  const button = sorter.querySelector("button");
+  seen.sorted = [0, 1].map(() => { button.click(); return [texts(), sorter.getAttribute("aria-sort")]; });
+  button.dispatchEvent(new PointerEvent("pointerenter"));
+  seen.told = [tip.style.display, tip.textContent];
+  dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+  seen.told.push(tip.style.display);
+
+  // copy
+  const copies = [];
+  Object.defineProperty(navigator, "clipboard", { value: { writeText: async (t) => { copies.push(t); } } });
+  document.execCommand = () => { copies.push(document.activeElement.value); return true; };
+  for (const b of all(".copy")[0].querySelectorAll("button")) b.click();
+  seen.copies = copies;
+
+  // another baseline and metric, and back
+  const section = document.querySelector("section.task"), asked = section.querySelector(".asked");
+  const set = (name, value) => {
+    const select = section.querySelector(`[data-set="${name}"]`);
+    select.value = value;
+    select.dispatchEvent(new Event("change"));
+  };
+  const cells = (row) => [...row.cells].slice(1, 7).map((c) => c.textContent);
+  const state = () => [
+    Object.fromEntries([...table.tBodies[0].rows].map((row) => [row.cells[0].textContent, cells(row)])),
+    getComputedStyle(asked).display === "none", section.querySelector(".forest").textContent,
+  ];
+  seen.registered = state();
+  set("baseline", "adan");
+  seen.other = state();
+  set("metric", "test_loss");
+  seen.loss = state();
+  asked.querySelector("button").click();
+  seen.home = state();
+
+  // another axis, and single seeds
+  const line = section.querySelector(".curves .line"), before = line.getAttribute("d");
+  set("axis", "passes");
+  seen.axis = [section.querySelector(".curves .xs").textContent, line.getAttribute("d") !== before];
+  set("axis", "step");
+  seen.axis.push(line.getAttribute("d") === before);
+  const singles = () => all(".curves .seed1").filter((p) => getComputedStyle(p).display !== "none").length;
+  seen.seeds = [singles()];
+  line.parentNode.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+  seen.seeds.push(singles());
+  section.querySelector('[data-set="seeds"]').click();
+  seen.seeds.push(singles());
+
+  // contents, links, and where the verdict stands
+  seen.anchors = all(".contents a").map((a) => document.querySelector(a.getAttribute("href")) !== null);
+  seen.pages = all('a[href^="pages/"]').map((a) => a.getAttribute("href"));
+  seen.verdict = document.querySelector("table.result tbody td").getBoundingClientRect().right - innerWidth;
   const out = document.createElement("pre");
   out.id = "seen";
   out.textContent = JSON.stringify(seen);
   document.body.append(out);
 });
-</script>
 """
+
+
+def visit(page: Path, width: int, script: str, profile: Path) -> dict:
+    """What `script` saw on a page; its hash joins the page's own, or the page's policy would keep it from running."""
+    assert BROWSER is not None
+    text = page.read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert text.count("script-src 'sha256-") == 1
+    text = text.replace("script-src ", f"script-src 'sha256-{digest}' ")
+    visited = page.with_name("visited.html")
+    visited.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    done = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900",
+         f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--dump-dom", visited.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, "the visit did not come to its end"
+    return json.loads(unescape(found[1]))
+
+
+def apart(label: str, seed: int) -> float:
+    """adan far behind, the others close together."""
+    return accuracy(label, seed) - 0.2 * (label == "adan")
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_reader_clicks_through_the_report(width: int, tmp_path: Path) -> None:
-    folder = make_study(tmp_path / "study", labels=("adamw", "smaran", "adan", "a rule with a rather long name"))
+    labels = ("adamw", "smaran", "adan", "a rule with a rather long name")
+    folder = make_study(tmp_path / "study", labels, value=apart, seeds=5, spent=True)
     assert main(["report", str(folder)]) == 0
-    page = tmp_path / "visited.html"
-    page.write_text((folder / "report.html").read_text(encoding="utf-8") + VISIT, encoding="utf-8")
-    assert BROWSER is not None
-    done = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900",
-         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, "the visit did not come to its end"
-    seen = json.loads(unescape(found[1]))
+    seen = visit(folder / "report.html", width, VISIT, tmp_path / "profile")
     assert seen["wide"] <= 0 and seen["wideOpen"] <= 0, "the page is wider than the window"
     assert seen["before"] == 0 and seen["clicked"][0] > 0 and seen["clicked"][1] == "false"
     assert seen["again"] == [0, "true"]
@@ -89,3 +160,22 @@ def test_a_reader_clicks_through_the_report(width: int, tmp_path: Path) -> None:
     assert seen["open"]
     (svg, _, _), (png, kind, size) = seen["saved"]
     assert svg.endswith(".svg") and png.endswith(".png") and kind == "data:image/png;base64," and size > 5000
+    (up, upward), (down, downward) = seen["sorted"]
+    numbers = [float(text.split()[0]) for text in up]
+    assert numbers == sorted(numbers) and down == up[::-1] and (upward, downward) == ("ascending", "descending")
+    assert seen["told"][0] == "block" and "mean over the units" in seen["told"][1] and seen["told"][2] == "none"
+    csv, latex, markdown = seen["copies"]
+    assert csv.startswith("optimizer,verdict,test accuracy,") and csv.count("\n") == 5
+    assert "\\toprule" in latex and "$\\pm$" in latex and markdown.splitlines()[1].startswith("| --- | ---: |")
+    registered, hidden, drawn = seen["registered"]
+    assert hidden and registered["adan"][0] == "worse" and "difference to adamw" in drawn
+    other, hidden, drawn = seen["other"]
+    assert not hidden and other["adamw"][0] == "better (exploratory)" and other["adan"][2] == "baseline"
+    assert other["adamw"][1] == registered["adamw"][1] and "difference to adan" in drawn
+    assert not seen["loss"][1] and seen["loss"][0]["adan"][1].startswith("0.2") and "test loss" in seen["loss"][2]
+    assert seen["home"] == seen["registered"]
+    assert "passes" in seen["axis"][0] and seen["axis"][1:] == [True, True]
+    assert seen["seeds"] == [0, 15, 60]  # three charts of curves, five seeds, four optimizers
+    assert seen["anchors"] and all(seen["anchors"])
+    assert len(seen["pages"]) == 20 and all((folder / name).is_file() for name in seen["pages"])
+    assert seen["verdict"] <= 0, "the verdict cannot be seen without scrolling"

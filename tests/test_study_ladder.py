@@ -6,7 +6,6 @@ import importlib.util
 import json
 import math
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,12 @@ from hf_optim.errors import UserError
 from hf_optim.experiment.files import write_json, write_rows
 from hf_optim.experiment.task import load
 from hf_optim.hub import schedules
+from hf_optim.study.conduct import study
 from hf_optim.study.findings import ladder
 from hf_optim.study.findings.ladder import Ladder
 from hf_optim.study.folder import questions, results, stages
 from hf_optim.study.folder.store import RecordStore
-from hf_optim.study.launch import estimate
 from hf_optim.study.launch.follow import follow
-from hf_optim.study.launch.progress import duration
 from hf_optim.study.plan import plan, shipped, source
 from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.report.charts import style_of
@@ -47,7 +45,6 @@ optimizers:
   - {name: sgd, label: SGD, lr: 0.1}
 tuning: {trials: 3, repetitions: 3, space: {SGD: {}, AdamW: {lr: [1e-4, 0.1, log]}, Lion: {lr: [1e-5, 0.01, log]}}}
 """
-NO_LADDER = "{name: s, seeds: 2, tasks: [{task: vision, size: smoke}], optimizers: [adamw]}"
 ROOT = Path(__file__).parent.parent
 ALPHA, BETA, FASTER, CARRYING = 0.07, 0.05, 1.5, 0.02
 
@@ -276,25 +273,14 @@ def test_the_section_shows_all_of_it_and_nothing_without_a_ladder(climbed: tuple
     assert html.count("<svg") == 3 + 3 and "nan" not in html
 
 
-def test_a_ladder_is_timed_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def execute(todo: list[Run], folder: Path, *, on_finish: Callable[[Run, str, float], None], **_: Any) -> None:
-        for run in todo:
-            assert run.optimizer == "AdamW" and run.spec["overrides"]["steps"] == estimate.STEPS
-            record = {"id": run.id, "spec": run.spec, "status": "ok", "metrics": {}, "error": None}
-            (folder / "runs" / run.id).mkdir()
-            write_json(folder / "runs" / run.id / "record.json", {**record, "time": {"step_ms_median": 10.0}})
-            on_finish(run, "ok", 1.04)
-
-    monkeypatch.setattr(estimate.launcher, "execute", execute)
-    made = expand()
-    said = estimate.lines(made, 2)
-    assert made.ladder is not None and len(said) == len(made.ladder["rungs"]) + 1
-    counts = stages.planned_on(made)
-    seconds = {rung["task"]: 1.0 + 0.01 * rung["steps"] for rung in made.ladder["rungs"]}  # a second, and its steps
-    assert said[1] == f"timed: gpt2 2k × 4: 70 steps of 10 ms, 1.7 s a run, {counts['gpt2 2k × 4']} runs"
-    total = sum(counts[task] * each for task, each in seconds.items()) / 2
-    assert said[-1].startswith(f"about {duration(total)} in all, 2 at a time")
-    assert estimate.lines(expand(NO_LADDER), 1) == []
+def test_a_dry_run_says_what_every_rung_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.yaml").write_text(YAML, encoding="utf-8")
+    assert study(str(tmp_path / "s.yaml"), output=str(tmp_path / "out"), dry_run=True) == 0
+    shown, made = capsys.readouterr().out, expand()
+    assert made.ladder is not None and not (tmp_path / "out").exists()
+    for rung in made.ladder["rungs"]:
+        assert f"{rung['task']}: {stages.planned_on(made)[rung['task']]} runs, each {rung['steps']:,} steps, " in shown
+    assert "in all " in shown
 
 
 def test_the_page_is_made_of_the_numbers_that_are_kept(climbed: tuple[Path, Ladder]) -> None:

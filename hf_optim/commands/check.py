@@ -39,14 +39,15 @@ class Bar:
         self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> Bar:
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()
 
     def advance(self, done: int, total: int, what: str) -> None:
         """Show that `done` of `total` cells are known; `what` came last."""
+        self._progress.start()  # not before: what is wrong with the names is one line, and no bar
         self._progress.update(self._task, completed=done, total=total, description=what[:46])
 
 

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     into = Path(options.into)
     published = publish(Path(options.study), into)
-    finish(into)
+    finish(into, quiet=True)
     write_atomically(into / "index.html", index(published.plan.title))
     write_atomically(into / "README.md", readme(published))
     for line in published.told:

@@ -82,7 +82,7 @@ def parser(prog: str) -> Parser:
         help="an optimizer's name (default: the preset's); its values as --optimizer.KEY VALUE",
     )
     add("--seed", type=int, metavar="N", help="of the initial weights and the order of batches (default 0)")
-    add("--data", metavar="NAME|PATH", help="an embedded data set's name, or your own parquet, CSV or image folder")
+    add("--data", metavar="NAME|PATH", help="a data set's name, or your own parquet, CSV, text or image folder")
     add(
         "--schedule",
         metavar="NAME",

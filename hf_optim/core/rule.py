@@ -37,6 +37,8 @@ class Rule:
     family: ClassVar[str] = "plain"
     #: where the rule comes from, for people
     paper: ClassVar[str] = ""
+    #: the same for a bibliography: authors ("Last, First and ..."), title, where it appeared, year; "" and 0: not known
+    cited: ClassVar[tuple[str, str, str, int]] = ("", "", "", 0)
     #: what step() must be given: any of "loss", "evaluate"
     needs: frozenset[str] | set[str] = frozenset()
     #: state of one number an element: name -> first value (a number, "param" for a copy, or a hyper-parameter's name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv as _csv
 import html as _html
 import io
+import json as _json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -43,6 +44,11 @@ def line(text: object) -> str:
 def html(text: object) -> str:
     """For HTML and SVG: between tags, or in an attribute in quotes."""
     return _html.escape(terminal(text))
+
+
+def json_in_html(value: Any) -> str:
+    """Plain data for a script element of type application/json: no text of it can end the element."""
+    return _json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def markdown(text: object) -> str:

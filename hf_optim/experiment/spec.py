@@ -50,7 +50,8 @@ class RunSpec:
         optimizer: `{"name": "smaran", "gamma": 0.9}`, nested for wrappers; a bare name is taken too.
         seed: of the initial weights, of the order of batches and of what else is drawn (dropout); the same for every
             optimizer of a comparison.
-        data: an embedded data set's name or a path to your own files; None takes the preset's.
+        data: an embedded data set's name, one of the Hub's that the task knows, or a path to your own files; None takes
+            the preset's.
         schedule: see `hf_optim.hub.schedules`; None takes the preset's.
         overrides: of the preset: steps or epochs; passes (forward and backward ones together) or seconds of training,
             which end the run, and its schedule with it, if they are spent before its steps are; batch_size (samples a

@@ -297,7 +297,10 @@ def load(name: str) -> Task:
             raise UserError(f"unknown task {name!r}{near}: choose from {', '.join(names())}, or give file.py:NAME")
         task = importlib.import_module(f"hf_optim.tasks.{name}").TASK
     if not isinstance(task, Task):
-        raise UserError(f"task {name!r} is not an instance of hf_optim.experiment.task.Task")
+        raise UserError(
+            f"task {name!r} is not an instance of hf_optim.experiment.task.Task; a function that trains becomes one "
+            "by @hf_optim.study.training(metric=..., greater_is_better=...)"
+        )
     return task
 
 

@@ -24,6 +24,7 @@ from hf_optim.experiment.checkpoint import last_checkpoint
 from hf_optim.experiment.evaluation import final_metrics, named
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.files import check_tree, read_json, remove, write_json, write_rows
+from hf_optim.experiment.own import OwnTraining
 from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.spending import SPENT, Spending
 from hf_optim.experiment.stopping import EarlyStopping, Pruned, Pruner
@@ -55,7 +56,8 @@ def train(
         progress: one line on stderr an evaluation, and a bar on a terminal.
         checkpoint_every: write a checkpoint every so many steps and at the end (`folder/checkpoint-STEP`).
         resume: go on from the folder's last whole checkpoint, bit-identically; without one, start again.
-        report_to: trackers that transformers knows, as "tensorboard", "trackio" or "wandb", fed beside history.jsonl.
+        report_to: trackers that transformers knows, as "tensorboard", "trackio" or "wandb", fed beside history.jsonl;
+            a training of your own feeds them itself.
         run_name, project: what a tracker calls the run, and what it puts it under; default its own choice.
 
     Raises:
@@ -69,6 +71,8 @@ def train(
     if checkpoint_every is not None and checkpoint_every < 1:
         raise UserError(f"checkpoint_every: expected 1 or more, got {checkpoint_every}")
     trackers.check(report_to)
+    if isinstance(task, OwnTraining):
+        return task.run(spec, folder)
     data = task.data(preset, spec.data)
     if "split_seed" in spec.overrides:
         data = resampled(data, spec.overrides["split_seed"])

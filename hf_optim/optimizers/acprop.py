@@ -37,6 +37,12 @@ class ACProp(Optimizer):
     """
 
     paper = "Momentum Centering and Asynchronous Update for Adaptive Gradient Methods"
+    cited = (
+        "Zhuang, Juntang and Ding, Yifan and Tang, Tommy and Dvornek, Nicha and Tatikonda, Sekhar and Duncan, James S.",
+        "Momentum Centering and Asynchronous Update for Adaptive Gradient Methods",
+        "Advances in Neural Information Processing Systems",
+        2021,
+    )
     slots = {"m": 0.0, "s": 0.0}
     int8_slots = {"m": "signed", "s": "unsigned"}
     structural = ("weight_decouple", "rectify", "momentum_update")

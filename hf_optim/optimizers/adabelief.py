@@ -44,6 +44,13 @@ class AdaBelief(Optimizer):
     """
 
     paper = "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients"
+    cited = (
+        "Zhuang, Juntang and Tang, Tommy and Ding, Yifan and Tatikonda, Sekhar and Dvornek, Nicha "
+        "and Papademetris, Xenophon and Duncan, James S.",
+        "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients",
+        "Advances in Neural Information Processing Systems",
+        2020,
+    )
     slots = {"m": 0.0, "s": 0.0, "r": 0.0}
     optional_slots = {"r": ("amsgrad", True)}
     int8_slots = {"m": "signed", "s": "unsigned"}

@@ -37,6 +37,12 @@ class AdaBound(Optimizer):
     """
 
     paper = "Adaptive Gradient Methods with Dynamic Bound of Learning Rate"
+    cited = (
+        "Luo, Liangchen and Xiong, Yuanhao and Liu, Yan and Sun, Xu",
+        "Adaptive Gradient Methods with Dynamic Bound of Learning Rate",
+        "International Conference on Learning Representations",
+        2019,
+    )
     slots = {"m": 0.0, "v": 0.0, "r": 0.0}
     optional_slots = {"r": ("amsbound", True)}
     int8_slots = {"m": "signed", "v": "unsigned"}

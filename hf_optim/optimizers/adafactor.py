@@ -40,6 +40,12 @@ class Adafactor(MatrixOptimizer):
 
     family = "matrix"
     paper = "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost"
+    cited = (
+        "Shazeer, Noam and Stern, Mitchell",
+        "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
+        "International Conference on Machine Learning",
+        2018,
+    )
     routed = ("factored", "vector")
     slots = {"v": 0.0}
     optional_slots = {"v": ("route", "vector")}

@@ -29,6 +29,12 @@ class Adagrad(TorchRule):
     """
 
     paper = "Duchi et al. 2011"
+    cited = (
+        "Duchi, John and Hazan, Elad and Singer, Yoram",
+        "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization",
+        "Journal of Machine Learning Research",
+        2011,
+    )
     slots = {"sum": "initial_accumulator_value"}
     bounds = {
         "lr_decay": (0.0, float("inf"), True, False),

@@ -11,6 +11,12 @@ PRESETS = {
         "arguments": {"amsgrad": True},
         "state_bytes": 12,
         "paper": "Reddi et al. 2018",
+        "cited": (
+            "Reddi, Sashank J. and Kale, Satyen and Kumar, Sanjiv",
+            "On the Convergence of Adam and Beyond",
+            "International Conference on Learning Representations",
+            2018,
+        ),
         "search_space": {"lr": ("log", 1e-5, 1e-1)},
     },
 }
@@ -41,6 +47,12 @@ class Adam(TorchRule):
     """
 
     paper = "Kingma and Ba 2015"
+    cited = (
+        "Kingma, Diederik P. and Ba, Jimmy",
+        "Adam: A Method for Stochastic Optimization",
+        "International Conference on Learning Representations",
+        2015,
+    )
     slots = {"exp_avg": 0.0, "exp_avg_sq": 0.0, "max_exp_avg_sq": 0.0}
     optional_slots = {"max_exp_avg_sq": ("amsgrad", True)}
     int8_slots = {"exp_avg": "signed", "exp_avg_sq": "unsigned"}

@@ -32,6 +32,12 @@ class AdamW(TorchRule):
     """
 
     paper = "Loshchilov and Hutter 2019"
+    cited = (
+        "Loshchilov, Ilya and Hutter, Frank",
+        "Decoupled Weight Decay Regularization",
+        "International Conference on Learning Representations",
+        2019,
+    )
     slots = {"exp_avg": 0.0, "exp_avg_sq": 0.0, "max_exp_avg_sq": 0.0}
     optional_slots = {"max_exp_avg_sq": ("amsgrad", True)}
     int8_slots = {"exp_avg": "signed", "exp_avg_sq": "unsigned"}

@@ -37,6 +37,12 @@ class AdamWAGR(Optimizer):
 
     family = "transform"
     paper = "Adaptive Gradient Regularization"
+    cited = (
+        "",
+        "Adaptive Gradient Regularization",
+        "",
+        0,
+    )
     slots = {"m": 0.0, "v": 0.0}
     int8_slots = {"m": "signed", "v": "unsigned"}
     choices = {"agr_moments": ("first", "all", "m"), "agr_scope": ("matrix", "all")}

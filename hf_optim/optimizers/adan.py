@@ -36,6 +36,12 @@ class Adan(Optimizer):
     """
 
     paper = "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models"
+    cited = (
+        "Xie, Xingyu and Zhou, Pan and Li, Huan and Lin, Zhouchen and Yan, Shuicheng",
+        "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models",
+        "IEEE Transactions on Pattern Analysis and Machine Intelligence",
+        2024,
+    )
     slots = {"m": 0.0, "v": 0.0, "n": 0.0, "previous": 0.0}
     int8_slots = {"m": "signed", "v": "signed", "n": "unsigned"}
     structural: ClassVar[tuple[str, ...]] = ("no_prox", "restart_every")

@@ -34,6 +34,12 @@ class AdanAGR(Adan):
 
     family = "transform"
     paper = "Adaptive Gradient Regularization"
+    cited = (
+        "",
+        "Adaptive Gradient Regularization",
+        "",
+        0,
+    )
     slots = {"m": 0.0, "v": 0.0, "n": 0.0, "previous": 0.0, "raw_previous": 0.0}
     optional_slots = {"raw_previous": ("agr_moments", "first")}
     int8_slots = {"m": "signed", "v": "signed", "n": "unsigned"}

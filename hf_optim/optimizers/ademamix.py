@@ -37,6 +37,12 @@ class AdEMAMix(Optimizer):
     """
 
     paper = "The AdEMAMix Optimizer: Better, Faster, Older"
+    cited = (
+        "Pagliardini, Matteo and Ablin, Pierre and Grangier, David",
+        "The AdEMAMix Optimizer: Better, Faster, Older",
+        "International Conference on Learning Representations",
+        2025,
+    )
     slots = {"m1": 0.0, "m2": 0.0, "v": 0.0}
     int8_slots = {"m1": "signed", "v": "unsigned"}
     bounds = {

@@ -32,6 +32,12 @@ class ADOPT(Optimizer):
     """
 
     paper = "ADOPT: Modified Adam Can Converge with Any beta2 with the Optimal Rate"
+    cited = (
+        "Taniguchi, Shohei and others",
+        "ADOPT: Modified Adam Can Converge with Any beta2 with the Optimal Rate",
+        "Advances in Neural Information Processing Systems",
+        2024,
+    )
     slots = {"m": 0.0, "v": 0.0}
     int8_slots = {"m": "signed", "v": "unsigned"}
     search_space = {"lr": ("log", 1e-5, 1e-2), "weight_decay": ("log", 1e-3, 1.0)}

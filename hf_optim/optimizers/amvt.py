@@ -39,6 +39,12 @@ class AMVT(Optimizer):
     """
 
     paper = "Deep Learning Optimization Using Adaptive Gradient Methods (AMVT)"
+    cited = (
+        "Saravana Ram, R.",
+        "Deep Learning Optimization Using Adaptive Gradient Methods: A Mathematical Framework for Enhanced Convergence",
+        "",
+        0,
+    )
     slots = {"m": 0.0, "v": 0.0, "s": 0.0}
     int8_slots = {"m": "signed", "v": "unsigned", "s": "unsigned"}
     choices = {"momentum": ("corrected", "raw"), "eps_mode": ("inside", "outside"), "decay": ("paper", "adamw")}

@@ -52,6 +52,12 @@ class AMVTModules(AMVT):
     """
 
     paper = "Deep Learning Optimization Using Adaptive Gradient Methods (AMVT); modules: our definitions"
+    cited = (
+        "Saravana Ram, R.",
+        "Deep Learning Optimization Using Adaptive Gradient Methods: A Mathematical Framework for Enhanced Convergence",
+        "",
+        0,
+    )
     slots = {"m": 0.0, "v": 0.0, "s": 0.0, "q": 0.0, "y": 0.0}
     optional_slots = {"q": ("curvature", True), "y": ("curvature", True)}
     state_bytes = 12

@@ -34,6 +34,12 @@ class CautiousAdamW(Optimizer):
     """
 
     paper = "Cautious Optimizers: Improving Training with One Line of Code"
+    cited = (
+        "Liang, Kaizhao and Chen, Lizhang and Liu, Bo and Liu, Qiang",
+        "Cautious Optimizers: Improving Training with One Line of Code",
+        "arXiv preprint",
+        2024,
+    )
     slots = {"m": 0.0, "v": 0.0}
     int8_slots = {"m": "signed", "v": "unsigned"}
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}

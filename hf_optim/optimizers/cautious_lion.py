@@ -32,6 +32,12 @@ class CautiousLion(Optimizer):
     """
 
     paper = "Cautious Optimizers: Improving Training with One Line of Code"
+    cited = (
+        "Liang, Kaizhao and Chen, Lizhang and Liu, Bo and Liu, Qiang",
+        "Cautious Optimizers: Improving Training with One Line of Code",
+        "arXiv preprint",
+        2024,
+    )
     slots = {"m": 0.0}
     int8_slots = {"m": "signed"}
     search_space = {"lr": ("log", 1e-6, 1e-2), "weight_decay": ("log", 1e-3, 1.0)}

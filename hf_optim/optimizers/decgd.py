@@ -40,6 +40,12 @@ class DecGD(Optimizer):
 
     family = "loss-aware"
     paper = "A new adaptive gradient method with gradient decomposition"
+    cited = (
+        "Shao, Zhou and Lin, Tong",
+        "A new adaptive gradient method with gradient decomposition",
+        "arXiv preprint",
+        2021,
+    )
     needs = {"loss"}
     slots = {"m": 0.0, "v": 0.0, "previous": 0.0, "u": 0.0}
     optional_slots = {"u": ("ams", True)}

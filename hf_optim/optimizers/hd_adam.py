@@ -39,6 +39,12 @@ class HDAdam(Hypergradient):
     """
 
     paper = "Online Learning Rate Adaptation with Hypergradient Descent (Baydin et al. 2018)"
+    cited = (
+        "Baydin, Atilim Gunes and Cornish, Robert and Martinez Rubio, David and Schmidt, Mark and Wood, Frank",
+        "Online Learning Rate Adaptation with Hypergradient Descent",
+        "International Conference on Learning Representations",
+        2018,
+    )
     slots = {"m": 0.0, "v": 0.0}
     choices = {"rule": ("additive", "multiplicative")}
     search_space = {"lr": ("log", 1e-5, 1e-1), "hypergrad_lr": ("log", 1e-10, 1e-3)}

@@ -38,6 +38,12 @@ class HDSGD(Hypergradient):
     """
 
     paper = "Online Learning Rate Adaptation with Hypergradient Descent (Baydin et al. 2018)"
+    cited = (
+        "Baydin, Atilim Gunes and Cornish, Robert and Martinez Rubio, David and Schmidt, Mark and Wood, Frank",
+        "Online Learning Rate Adaptation with Hypergradient Descent",
+        "International Conference on Learning Representations",
+        2018,
+    )
     slots = {"u": 0.0, "b": 0.0}
     optional_slots = {"b": ("nesterov", True)}
     choices = {"rule": ("additive", "multiplicative")}

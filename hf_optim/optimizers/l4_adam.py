@@ -38,6 +38,12 @@ class L4Adam(L4Mom):
 
     family = "loss-aware"
     paper = "L4: Practical loss-based stepsize adaptation for deep learning (Rolinek and Martius 2018)"
+    cited = (
+        "Rolinek, Michal and Martius, Georg",
+        "L4: Practical loss-based stepsize adaptation for deep learning",
+        "Advances in Neural Information Processing Systems",
+        2018,
+    )
     needs = {"loss"}
     slots = {"m": 0.0, "s": 0.0}
     search_space = {"fraction": ("choice", (0.05, 0.15, 0.25))}

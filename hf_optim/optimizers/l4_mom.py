@@ -38,6 +38,12 @@ class L4Mom(Optimizer):
 
     family = "loss-aware"
     paper = "L4: Practical loss-based stepsize adaptation for deep learning (Rolinek and Martius 2018)"
+    cited = (
+        "Rolinek, Michal and Martius, Georg",
+        "L4: Practical loss-based stepsize adaptation for deep learning",
+        "Advances in Neural Information Processing Systems",
+        2018,
+    )
     needs = {"loss"}
     fixed_lr = True
     slots = {"m": 0.0}

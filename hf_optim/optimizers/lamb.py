@@ -33,6 +33,12 @@ class LAMB(Optimizer):
     """
 
     paper = "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes"
+    cited = (
+        "You, Yang and others",
+        "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
+        "International Conference on Learning Representations",
+        2020,
+    )
     slots = {"m": 0.0, "v": 0.0}
     int8_slots = {"m": "signed", "v": "unsigned"}
     structural = ("bias_correction",)

@@ -28,6 +28,12 @@ class Lion(Optimizer):
     """
 
     paper = "Symbolic Discovery of Optimization Algorithms"
+    cited = (
+        "Chen, Xiangning and others",
+        "Symbolic Discovery of Optimization Algorithms",
+        "Advances in Neural Information Processing Systems",
+        2023,
+    )
     slots = {"m": 0.0}
     int8_slots = {"m": "signed"}
     search_space = {"lr": ("log", 1e-6, 1e-2), "weight_decay": ("log", 1e-3, 1.0)}

@@ -36,6 +36,12 @@ class MARS(Routed):
     """
 
     paper = "MARS: Unleashing the Power of Variance Reduction for Training Large Models"
+    cited = (
+        "Yuan, Huizhuo and Liu, Yifeng and Wu, Shuang and Zhou, Xun and Gu, Quanquan",
+        "MARS: Unleashing the Power of Variance Reduction for Training Large Models",
+        "arXiv preprint",
+        2024,
+    )
     routed = ("mars", "adamw")
     slots = {"m": 0.0, "v": 0.0, "previous": 0.0}
     optional_slots = {"previous": ("route", "mars")}

@@ -50,6 +50,12 @@ class Muon(MatrixOptimizer):
 
     family = "matrix"
     paper = "Muon: An optimizer for hidden layers in neural networks"
+    cited = (
+        "Jordan, Keller and others",
+        "Muon: An optimizer for hidden layers in neural networks",
+        "",
+        2024,
+    )
     routed = ("muon", "adamw")
     beside = {"lr": "adamw_lr", "weight_decay": "adamw_weight_decay"}
     slots = {"buffer": 0.0, "m": 0.0, "v": 0.0}

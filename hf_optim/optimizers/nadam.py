@@ -34,6 +34,12 @@ class NAdam(TorchRule):
     """
 
     paper = "Dozat 2016"
+    cited = (
+        "Dozat, Timothy",
+        "Incorporating Nesterov Momentum into Adam",
+        "International Conference on Learning Representations, Workshop",
+        2016,
+    )
     slots = {"exp_avg": 0.0, "exp_avg_sq": 0.0}
     int8_slots = {"exp_avg": "signed", "exp_avg_sq": "unsigned"}
     scalar_slots = {"mu_product": 1.0}

@@ -33,6 +33,12 @@ class NAdamW(Optimizer):
     """
 
     paper = "Incorporating Nesterov Momentum into Adam"
+    cited = (
+        "Dozat, Timothy",
+        "Incorporating Nesterov Momentum into Adam",
+        "International Conference on Learning Representations, Workshop",
+        2016,
+    )
     slots = {"m": 0.0, "v": 0.0}
     int8_slots = {"m": "signed", "v": "unsigned"}
     bounds = {"momentum_decay": (0.0, float("inf"), True, False)}

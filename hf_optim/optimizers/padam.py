@@ -30,6 +30,12 @@ class PAdam(Optimizer):
     """
 
     paper = "Closing the Generalization Gap of Adaptive Gradient Methods in Training Deep Neural Networks"
+    cited = (
+        "Chen, Jinghui and Zhou, Dongruo and Tang, Yiqi and Yang, Ziyan and Cao, Yuan and Gu, Quanquan",
+        "Closing the Generalization Gap of Adaptive Gradient Methods in Training Deep Neural Networks",
+        "International Joint Conference on Artificial Intelligence",
+        2020,
+    )
     slots = {"m": 0.0, "v": 0.0, "r": 0.0}
     optional_slots = {"r": ("amsgrad", True)}
     int8_slots = {"m": "signed", "v": "unsigned"}

@@ -40,6 +40,12 @@ class PoNoS(LineSearch):
 
     family = "line search"
     paper = "Don't be so Monotone: Relaxing Stochastic Line Search (Galli, Rauhut and Schmidt 2023)"
+    cited = (
+        "Galli, Leonardo and Rauhut, Holger and Schmidt, Mark",
+        "Don't be so Monotone: Relaxing Stochastic Line Search in Over-Parameterized Models",
+        "Advances in Neural Information Processing Systems",
+        2023,
+    )
     needs = {"evaluate"}
     memory = {"Q": 0.0, "C": 0.0, "backtracks": 0.0, "eta": 0.0}
     structural = ("save_backtracks",)

@@ -50,6 +50,12 @@ class Prodigy(Optimizer):
     """
 
     paper = "Prodigy: An Expeditiously Adaptive Parameter-Free Learner"
+    cited = (
+        "Mishchenko, Konstantin and Defazio, Aaron",
+        "Prodigy: An Expeditiously Adaptive Parameter-Free Learner",
+        "International Conference on Machine Learning",
+        2024,
+    )
     slots = {"m": 0.0, "v": 0.0, "s": 0.0, "x0": "param"}
     sliced = ("s", "x0")
     optional_slots = {"s": ("slice_p", 1), "x0": ("slice_p", 1)}

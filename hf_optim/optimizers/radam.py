@@ -34,6 +34,13 @@ class RAdam(TorchRule):
     """
 
     paper = "Liu et al. 2020"
+    cited = (
+        "Liu, Liyuan and Jiang, Haoming and He, Pengcheng and Chen, Weizhu and Liu, Xiaodong "
+        "and Gao, Jianfeng and Han, Jiawei",
+        "On the Variance of the Adaptive Learning Rate and Beyond",
+        "International Conference on Learning Representations",
+        2020,
+    )
     slots = {"exp_avg": 0.0, "exp_avg_sq": 0.0}
     int8_slots = {"exp_avg": "signed", "exp_avg_sq": "unsigned"}
     structural = ("decoupled_weight_decay",)

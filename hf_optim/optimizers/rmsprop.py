@@ -32,6 +32,12 @@ class RMSprop(TorchRule):
     """
 
     paper = "Tieleman and Hinton 2012"
+    cited = (
+        "Tieleman, Tijmen and Hinton, Geoffrey",
+        "Lecture 6.5: RMSprop, Divide the gradient by a running average of its recent magnitude",
+        "Neural Networks for Machine Learning, lecture notes",
+        2012,
+    )
     slots = {"square_avg": 0.0, "grad_avg": 0.0, "momentum_buffer": 0.0}
     optional_slots = {"grad_avg": ("centered", True), "momentum_buffer": ("momentum", True)}
     state_bytes = 4

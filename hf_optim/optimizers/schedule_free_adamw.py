@@ -37,6 +37,13 @@ class ScheduleFreeAdamW(Averaged):
     """
 
     paper = "The Road Less Scheduled"
+    cited = (
+        "Defazio, Aaron and Yang, Xingyu and Mehta, Harsh and Mishchenko, Konstantin "
+        "and Khaled, Ahmed and Cutkosky, Ashok",
+        "The Road Less Scheduled",
+        "Advances in Neural Information Processing Systems",
+        2024,
+    )
     slots = {"z": "param", "v": 0.0}
     int8_slots = {"v": "unsigned"}
     bounds = {

@@ -34,6 +34,13 @@ class ScheduleFreeSGD(Averaged):
     """
 
     paper = "The Road Less Scheduled"
+    cited = (
+        "Defazio, Aaron and Yang, Xingyu and Mehta, Harsh and Mishchenko, Konstantin "
+        "and Khaled, Ahmed and Cutkosky, Ashok",
+        "The Road Less Scheduled",
+        "Advances in Neural Information Processing Systems",
+        2024,
+    )
     slots = {"z": "param"}
     interpolation = "momentum"
     bounds = {

@@ -12,12 +12,24 @@ PRESETS = {
         "arguments": {"momentum": 0.9},
         "state_bytes": 4,
         "paper": "Polyak 1964",
+        "cited": (
+            "Polyak, Boris T.",
+            "Some methods of speeding up the convergence of iteration methods",
+            "USSR Computational Mathematics and Mathematical Physics",
+            1964,
+        ),
         "search_space": {"lr": ("log", 1e-4, 1.0), "weight_decay": ("log", 1e-5, 1e-2)},
     },
     "nesterov": {
         "arguments": {"momentum": 0.9, "nesterov": True},
         "state_bytes": 4,
         "paper": "Nesterov 1983",
+        "cited": (
+            "Nesterov, Yurii",
+            "A method for solving the convex programming problem with convergence rate O(1/k^2)",
+            "Doklady Akademii Nauk SSSR",
+            1983,
+        ),
         "search_space": {"lr": ("log", 1e-4, 1.0), "weight_decay": ("log", 1e-5, 1e-2)},
     },
 }
@@ -49,6 +61,12 @@ class SGD(TorchRule):
     """
 
     paper = "Robbins and Monro 1951"
+    cited = (
+        "Robbins, Herbert and Monro, Sutton",
+        "A Stochastic Approximation Method",
+        "The Annals of Mathematical Statistics",
+        1951,
+    )
     slots = {"momentum_buffer": 0.0}
     optional_slots = {"momentum_buffer": ("momentum", True)}
     int8_slots = {"momentum_buffer": "signed"}

@@ -31,6 +31,12 @@ class SGDAGR(Optimizer):
 
     family = "transform"
     paper = "Adaptive Gradient Regularization"
+    cited = (
+        "",
+        "Adaptive Gradient Regularization",
+        "",
+        0,
+    )
     slots = {"b": 0.0}
     int8_slots = {"b": "signed"}
     choices = {"agr_moments": ("first", "all", "m"), "agr_scope": ("matrix", "all")}

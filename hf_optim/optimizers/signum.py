@@ -26,6 +26,12 @@ class Signum(Optimizer):
     """
 
     paper = "signSGD: Compressed Optimisation for Non-Convex Problems"
+    cited = (
+        "Bernstein, Jeremy and Wang, Yu-Xiang and Azizzadenesheli, Kamyar and Anandkumar, Animashree",
+        "signSGD: Compressed Optimisation for Non-Convex Problems",
+        "International Conference on Machine Learning",
+        2018,
+    )
     slots = {"m": 0.0}
     int8_slots = {"m": "signed"}
     bounds = {"beta": (0.0, 1.0, True, False)}

@@ -39,6 +39,13 @@ class SLS(LineSearch):
 
     family = "line search"
     paper = "Painless Stochastic Gradient: Interpolation, Line-Search, and Convergence Rates (Vaswani et al. 2019)"
+    cited = (
+        "Vaswani, Sharan and Mishkin, Aaron and Laradji, Issam and Schmidt, Mark "
+        "and Gidel, Gauthier and Lacoste-Julien, Simon",
+        "Painless Stochastic Gradient: Interpolation, Line-Search, and Convergence Rates",
+        "Advances in Neural Information Processing Systems",
+        2019,
+    )
     needs = {"evaluate"}
     memory = {"eta_previous": "init_step_size", "eta": "init_step_size"}
     choices = {"reset_option": (0, 1, 2)}

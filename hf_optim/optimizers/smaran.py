@@ -38,6 +38,12 @@ class SMARAN(Optimizer):
 
     family = "loss-aware"
     paper = "SMARAN: Closing the Generalization Gap with Performance Driven Optimization Method"
+    cited = (
+        "Anonymous",
+        "SMARAN: Closing the Generalization Gap with Performance Driven Optimization Method",
+        "under review",
+        0,
+    )
     needs = {"loss"}
     slots = {"m": 0.0}
     int8_slots = {"m": "signed"}

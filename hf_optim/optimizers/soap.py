@@ -44,6 +44,12 @@ class SOAP(MatrixOptimizer):
 
     family = "matrix"
     paper = "SOAP: Improving and Stabilizing Shampoo using Adam"
+    cited = (
+        "Vyas, Nikhil and others",
+        "SOAP: Improving and Stabilizing Shampoo using Adam",
+        "International Conference on Learning Representations",
+        2025,
+    )
     routed = ("soap", "adam")
     slots = {"m": 0.0, "v": 0.0}
     structural = ("max_dim",)

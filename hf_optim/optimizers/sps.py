@@ -45,6 +45,12 @@ class SPS(Optimizer):
 
     family = "loss-aware"
     paper = "Stochastic Polyak Step-size for SGD (Loizou et al. 2021)"
+    cited = (
+        "Loizou, Nicolas and Vaswani, Sharan and Laradji, Issam and Lacoste-Julien, Simon",
+        "Stochastic Polyak Step-size for SGD: An Adaptive Learning Rate for Fast Convergence",
+        "International Conference on Artificial Intelligence and Statistics",
+        2021,
+    )
     needs = {"loss"}
     fixed_lr = True
     no_transform = "its theory uses ||g||^2"

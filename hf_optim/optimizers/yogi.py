@@ -29,6 +29,12 @@ class Yogi(Optimizer):
     """
 
     paper = "Adaptive Methods for Nonconvex Optimization"
+    cited = (
+        "Zaheer, Manzil and Reddi, Sashank J. and Sachan, Devendra and Kale, Satyen and Kumar, Sanjiv",
+        "Adaptive Methods for Nonconvex Optimization",
+        "Advances in Neural Information Processing Systems",
+        2018,
+    )
     slots = {"m": "initial_accumulator", "v": "initial_accumulator"}
     int8_slots = {"m": "signed", "v": "unsigned"}
     bounds = {"initial_accumulator": (0.0, float("inf"), True, False)}

@@ -21,7 +21,6 @@ from hf_optim.study.folder import results as records
 from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.folder.standing import known
 from hf_optim.study.folder.store import RecordStore
-from hf_optim.study.launch import estimate
 from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
@@ -30,7 +29,7 @@ from hf_optim.study.launch.progress import Display, duration
 from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan import shipped, units, values
 from hf_optim.study.plan.plan import Run
-from hf_optim.study.report import exports
+from hf_optim.study.report import exports, pages
 from hf_optim.study.report import tables as texts
 
 if TYPE_CHECKING:
@@ -113,7 +112,6 @@ def study(
         _show_plan(plan, folder, console)
         with importing.refused(why, trust):
             _show_costs(plan, card, console)
-        _show_estimate(plan, console, jobs, gpus_per_run)
         _show_change(change, console)
         return 0
     run.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
@@ -133,8 +131,8 @@ def study(
             report_to=tuple(report_to),
         )
         return finish(folder) if ended else 0
-    if not any(folder.glob("runs/*/record.json")):
-        _show_estimate(plan, console, jobs, gpus_per_run)
+    if plan.ladder is not None and not any(folder.glob("runs/*/record.json")):
+        _show_costs(plan, None, console)  # sizes that were never run before may take days
     _run_here(
         plan,
         folder,
@@ -146,12 +144,6 @@ def study(
         report_to=report_to,
     )
     return finish(folder)
-
-
-def _show_estimate(plan: planning.Plan, console: Console, jobs: int | None, gpus_per_run: int | None) -> None:
-    each = gpus_per_run or 1
-    for line in estimate.lines(plan, jobs or run.default_jobs(each), each):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_here(
@@ -213,8 +205,10 @@ def _run_here(
         console.print(f"{count} runs in {duration(time.monotonic() - start)}", highlight=False)
 
 
-def finish(folder: Path) -> int:
-    """Writes tables and report from the records in `folder`, and shows the table. Gives 1 if a run failed, else 0."""
+def finish(folder: Path, quiet: bool = False) -> int:
+    """Writes tables and report from the records in `folder`, and shows the table unless `quiet`. Gives 1 if a run
+    failed, else 0.
+    """
     from hf_optim.study.findings import analysis
     from hf_optim.study.report import html as report
 
@@ -240,15 +234,18 @@ def finish(folder: Path) -> int:
         for name, text in files:
             write_atomically(folder / name, text)
         exports.write_parquet(rows.of(results), folder / "runs.parquet")
+        pages.write(results)
     except OSError as error:
         raise unwritable(folder, error) from None
+    failures = results.failures()
+    if quiet:
+        return 1 if failures else 0
     texts.show(tables, console)
     for text in (*verdicts.changed(results), *analysed.verdicts, verdicts.looked(results), verdicts.progress(results)):
         if text:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
     for note in protocol.notes if protocol is not None else ():
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    failures = results.failures()
     for failed, why in failures:
         console.print(f"failed: {records.describe(failed)}: {why}", markup=False, highlight=False, soft_wrap=True)
     for run_, why in results.unreadable():
@@ -285,18 +282,17 @@ def _show_question(folder: Path, console: Console) -> None:
 
 
 def _show_costs(plan: planning.Plan, card: Card | None, console: Console) -> None:
-    """A line a task, by the run of its first optimizer: the others' steps are as long, but for what they do more."""
+    """A line a task with all its runs, trials among them, by that of its first optimizer: the others' steps are as
+    long, but for what they do more.
+    """
     from hf_optim.experiment import forecast
 
-    first: dict[str, tuple[Mapping[str, Any], int]] = {}
+    first: dict[str, Mapping[str, Any]] = {}
     for task, optimizer, spec in plan.cells():
-        run_, count = first.get(task["label"], (None, 0))
-        run_ = run_ or planning.make_run(task, optimizer, spec, plan.seeds[0]).spec
-        first[task["label"]] = run_, count + len(plan.seeds)
-    told = forecast.lines([(label, run_, count) for label, (run_, count) in first.items()], card)
-    trials, _, further = stages.planned(plan)
-    if trials or further:
-        told.append(f"  and {trials + further} trials and further runs beside them")
+        if task["label"] not in first:
+            first[task["label"]] = planning.make_run(task, optimizer, spec, plan.seeds[0]).spec
+    counts = stages.planned_on(plan)
+    told = forecast.lines([(label, spec, counts[label]) for label, spec in first.items()], card)
     for line in told:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

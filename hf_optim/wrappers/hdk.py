@@ -37,6 +37,12 @@ class HDK(RateWindows):
     """
 
     paper = "Newton-based Trainable Learning Rate (TLR), Table 1: hypergradient baseline"
+    cited = (
+        "Retsinas, George and Sfikas, Giorgos and Filntisis, Panagiotis Paraskevas and Maragos, Petros",
+        "Newton-based Trainable Learning Rate",
+        "",
+        0,
+    )
     state_bytes = 8
     choices = {"rule": ("additive", "multiplicative"), "average": ("mean", "sum")}
     search_space = {"eta": ("log", 1e-5, 1e-1), "rule": ("choice", ("additive", "multiplicative"))}

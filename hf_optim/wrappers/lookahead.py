@@ -46,6 +46,12 @@ class Lookahead(Wrapper):
     """
 
     paper = "Lookahead Optimizer: k steps forward, 1 step back (Zhang et al. 2019)"
+    cited = (
+        "Zhang, Michael R. and Lucas, James and Hinton, Geoffrey and Ba, Jimmy",
+        "Lookahead Optimizer: k steps forward, 1 step back",
+        "Advances in Neural Information Processing Systems",
+        2019,
+    )
     memory = {"la_count": 0}
     tensors = ("la_slow", "la_momentum_buffer", "la_exp_avg", "la_m", "la_b")
     state_bytes = 4

@@ -63,6 +63,12 @@ class TLR(RateWindows):
     """
 
     paper = "Newton-based Trainable Learning Rate (TLR)"
+    cited = (
+        "Retsinas, George and Sfikas, Giorgos and Filntisis, Panagiotis Paraskevas and Maragos, Petros",
+        "Newton-based Trainable Learning Rate",
+        "",
+        0,
+    )
     state_bytes = 8
     choices = {"scope": ("global", "group", "tensor")}
     search_space = {"gamma": ("linear", 0.2, 0.5), "p": ("linear", 0.1, 0.5)}

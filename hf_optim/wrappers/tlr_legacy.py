@@ -40,6 +40,12 @@ class TLRLegacy(TLR):
     """
 
     paper = "Newton-based Trainable Learning Rate (TLR), published code"
+    cited = (
+        "Retsinas, George and Sfikas, Giorgos and Filntisis, Panagiotis Paraskevas and Maragos, Petros",
+        "Newton-based Trainable Learning Rate",
+        "",
+        0,
+    )
     state_bytes = 8
     from_start = False
     search_space = {"gamma": ("linear", 0.1, 0.5), "p": ("linear", 0.1, 0.5)}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from hf_optim.study.findings.spending import KINDS, alike, spent
+from hf_optim.study.findings.spending import KINDS, spent
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.plan import Run
@@ -48,28 +46,18 @@ class Histories:
                 if record is not None:
                     self._rows[label].append((record["status"] == "ok", _history(results, run)))
 
-    def over(self, key: str, against: str) -> list[Curve]:
-        """The curves of one logged value over what was spent by then: passes, flops or seconds.
+    def spent(self, against: str) -> dict[str, Curve]:
+        """What was spent by each step, on average over the finished runs: passes, tokens, flops or seconds."""
+        return {c.optimizer: c for c in self.curves(against) if not c.failed}
 
-        The mean at each step stands where the runs were at that step on average. Runs that failed are left out.
-        """
-        spent = {c.optimizer: c for c in self.curves(against) if not c.failed}
-        return [
-            replace(c, steps=tuple(np.interp(c.steps, spent[c.optimizer].steps, spent[c.optimizer].mean).tolist()))
-            for c in self.curves(key)
-            if not c.failed and c.optimizer in spent
-        ]
-
-    def kinds(self) -> dict[str, str]:
-        """What a figure over steps leaves open: the kinds of spending that runs logged, with their names. Passes and
-        operations only where a step of one optimizer costs more of them than one of another.
-        """
-        found = {}
-        for kind, name in KINDS.items():
-            rates = [c.mean[-1] / c.steps[-1] for c in self.curves(kind) if not c.failed and c.steps[-1] > 0]
-            if rates and (kind == "seconds" or not alike(rates)):
-                found[kind] = name
-        return found
+    def singles(self, key: str, points: int) -> dict[str, list[Curve]]:
+        """The curves of single finished runs, of at most so many points, by optimizer."""
+        series = {
+            label: [one for ok, rows in runs if ok and (one := _series(rows, key))]
+            for label, runs in self._rows.items()
+        }
+        buckets = _buckets(sorted({step for runs in series.values() for one in runs for step in one}), points)
+        return {label: [_mean(label, [_bucketed(one, buckets)]) for one in runs] for label, runs in series.items()}
 
     def curves(self, key: str) -> list[Curve]:
         """The curves of one logged value, in the plan's order; optimizers that did not log it are left out."""
@@ -105,14 +93,14 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
     return found
 
 
-def _buckets(steps: Sequence[float]) -> dict[float, float]:
+def _buckets(steps: Sequence[float], points: int = POINTS) -> dict[float, float]:
     """Maps each step to the step that stands for its bucket."""
-    if len(steps) <= POINTS:
+    if len(steps) <= points:
         return {step: step for step in steps}
-    low, width = steps[0], (steps[-1] - steps[0]) / POINTS
+    low, width = steps[0], (steps[-1] - steps[0]) / points
     groups: dict[int, list[float]] = {}
     for step in steps:
-        groups.setdefault(min(POINTS - 1, int((step - low) / width)), []).append(step)
+        groups.setdefault(min(points - 1, int((step - low) / width)), []).append(step)
     return {step: round(math.fsum(group) / len(group), 2) for group in groups.values() for step in group}
 
 

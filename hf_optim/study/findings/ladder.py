@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from hf_optim.study.findings import ladder_needs, ladder_rates, speedups
 from hf_optim.study.findings.ladder_laws import Line, Point, Rung, estimate, exponential, law, lines, shared
 from hf_optim.study.findings.ladder_needs import Cost, Need
 from hf_optim.study.findings.ladder_rates import Carried, Rate
-from hf_optim.study.folder.outcomes import Arm
+from hf_optim.study.folder import stages
+from hf_optim.study.folder.outcomes import Arm, arms
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.plan import Plan
@@ -107,9 +108,11 @@ def build(results: Results) -> Ladder | None:
     """What the records of a ladder say so far; None for a study without one, or judged by something else than a loss
     that falls.
     """
-    plan = results.plan
-    if plan.ladder is None or plan.tasks[0]["primary"]["greater_is_better"]:
+    if results.plan.ladder is None or results.plan.tasks[0]["primary"]["greater_is_better"]:
         return None
+    results = _looked_at(results)
+    plan = results.plan
+    assert plan.ladder is not None
     rungs = plan.ladder["rungs"]
     points = tuple(p for rung in rungs for p in _points(results, rung))
     by_size = sorted({rung["parameters"] for rung in rungs})
@@ -131,6 +134,23 @@ def build(results: Results) -> Ladder | None:
         batches=tuple(_batches(plan, points)),
         needs=tuple(ladder_needs.needs(results)),
         cost=ladder_needs.cost(results),
+    )
+
+
+def _looked_at(results: Results) -> Results:
+    """The results, or while the trials of the next look are still made those of the last complete one."""
+    stands = results.standing
+    if stands.state.settled or stands.judgement is None:
+        return results
+    units = stands.judgement.units
+    now = stages.state(results.plan, results.store, units)
+    records = {run.id: record for run in now.runs if (record := results.store.record(run.id)) is not None}
+    found = arms(results.plan, now.runs, results.store)
+    return replace(
+        results,
+        plan=replace(results.plan, runs=now.runs),
+        records=records,
+        standing=replace(stands, state=now, units=units, arms=found),
     )
 
 
@@ -195,7 +215,7 @@ def _like(rung: Rung, other: Rung) -> bool:
 
 
 def _speeds(results: Results, points: Sequence[Point]) -> list[Speed]:
-    plan, arms = results.plan, results.standing.arms
+    plan, known = results.plan, results.standing.arms
     assert plan.ladder is not None
     tasks = {task["label"]: task for task in plan.tasks}
     found = []
@@ -204,8 +224,8 @@ def _speeds(results: Results, points: Sequence[Point]) -> list[Speed]:
         if p.optimizer == plan.baseline or len(base) < 2:
             continue
         base.sort(key=lambda r: r["tokens"])
-        curve = {r["tokens"] / p.tokens: arms.get((r["task"], plan.baseline), Arm()) for r in base}
-        other = arms.get((p.rung["task"], p.optimizer), Arm())
+        curve = {r["tokens"] / p.tokens: known.get((r["task"], plan.baseline), Arm()) for r in base}
+        other = known.get((p.rung["task"], p.optimizer), Arm())
         bounded = speedups.factor(tasks[p.rung["task"]], curve, other, plan.per_unit)
         logs = _log_factors(plan, points, p)
         found.append(Speed(p.rung, p.optimizer, bounded, exponential(list(logs.values()))))
@@ -235,12 +255,20 @@ def _speed_trends(plan: Plan, points: Sequence[Point], ahead: float) -> list[Spe
             units = sorted(set.intersection(*map(set, logs)))
             if len(mine) < 2 or len(units) < 2:
                 continue
+            if not all(_within(plan, points, p, list(one.values())) for p, one in zip(mine, logs, strict=True)):
+                continue  # a factor that the baseline's budgets do not nearly reach has no trend worth telling
             x = np.log10([p.rung["parameters"] for p in mine])
             lines = [np.polyfit(x, [one[u] for one in logs], 1) for u in units]
             said = [float(np.polyval(line, math.log10(ahead))) for line in lines]
             tenfold = exponential([float(line[0]) for line in lines])
             found.append(SpeedTrend(label, multiple, tenfold, ahead, exponential(said)))
     return found
+
+
+def _within(plan: Plan, points: Sequence[Point], p: Point, logs: Sequence[float]) -> bool:
+    """Whether a mean factor lies within half the baseline's least budget and twice its largest one."""
+    budgets = [q.tokens / p.tokens for q in points if q.optimizer == plan.baseline and _like(q.rung, p.rung)]
+    return min(budgets) / 2 <= math.exp(float(np.mean(logs))) <= 2 * max(budgets)
 
 
 def _batches(plan: Plan, points: Sequence[Point]) -> list[Batch]:

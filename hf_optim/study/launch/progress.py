@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_optim.study.folder.results import describe
 from hf_optim.study.launch.launcher import RunQueue
@@ -25,16 +25,31 @@ def duration(seconds: float) -> str:
     )
 
 
+class _Line(str):
+    """A text that a notebook shows without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 class Display:
     """A context manager whose `finished` and `watch` are given to `run.execute`."""
 
     def __init__(self, console: Console, total: int, done_before: int, jobs: int) -> None:
         self.console, self.total, self.done, self.jobs = console, total, done_before, jobs
         self.failed = 0
+        self._left: float | None = None
         self.live = console.is_terminal
+        self.notebook = console.is_jupyter
+        self._shown: Any = None
         self._bar: Progress | None = None
 
     def __enter__(self) -> Display:
+        if self.notebook:
+            from IPython.display import display
+
+            self._shown = display(self._line(), display_id=True)
+            return self
         if self.live:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -55,11 +70,18 @@ class Display:
         if self._bar:
             self._bar.stop()
 
+    def _line(self) -> _Line:
+        left = f", about {duration(self._left)} left" if self._left is not None and self.done < self.total else ""
+        lost = f", {self.failed} failed" if self.failed else ""
+        return _Line(f"{self.done} of {self.total} runs{lost}{left}")
+
     def finished(self, run: Run, status: str, seconds: float) -> None:
         """A run has its record."""
         self.done += 1
         self.failed += status == "failed"
-        if self._bar:
+        if self._shown is not None:
+            self._shown.update(self._line())
+        elif self._bar:
             self._bar.update(self._task, completed=self.done)
             if status == "failed":
                 self._bar.console.print(f"failed: {describe(run)}", markup=False, highlight=False)
@@ -69,6 +91,8 @@ class Display:
 
     def watch(self, board: RunQueue) -> None:
         """Refreshes the bar's note: time left, failures, what is running and for how long."""
+        if self._shown is not None:
+            self._left = board.remaining_seconds(self.jobs)
         if not self._bar:
             return
         left = board.remaining_seconds(self.jobs)

@@ -1,4 +1,4 @@
-"""Charts as SVG text: learning curves with bands and direct labels, and forest plots. No dependency, no network.
+"""Learning curves as SVG text, with bands, single seeds and direct labels. No dependency, no network.
 
 Colours come from the page's style sheet (classes k0 to k7, dashes d0 to d2), so that one drawing serves light and dark.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from hf_optim.core.text import html as escape
 from hf_optim.study.findings.curves import Curve
-from hf_optim.study.statistics.paired import Summary
 
 WIDTH, HEIGHT = 560, 340
 LEFT, RIGHT, TOP, BOTTOM = 54, 116, 12, 40
@@ -94,23 +93,25 @@ def lines(
     log: bool = False,
     x_name: str = "step",
     start: float = 0.0,
+    end: float = 0.0,
+    singles: Mapping[str, Sequence[Curve]] | None = None,
 ) -> str:
-    """Curves over steps (or `x_name`, from `start`): mean lines, bands from the lowest to the highest seed, failed runs
-    thin with a cross.
+    """Curves over steps (or `x_name`, from `start`, to `end` at least): mean lines, bands from the lowest to the
+    highest seed, failed runs thin with a cross; `singles` are those of single seeds, shown when asked.
     """
     whole = [c for c in curves if not c.failed] or list(curves)
     if not whole:
         return ""
-    end = max(c.steps[-1] for c in curves)
-    x = Scale("linear", start, end if end > start else start + 1.0, LEFT, WIDTH - RIGHT)
+    end = max(end, *(c.steps[-1] for c in curves))
+    x = x_scale(end, start)
     y = choose([v for c in whole for v in (*c.low, *c.high)], HEIGHT - BOTTOM, TOP, share=share, log=log)
     keys = {label: i for i, label in enumerate(styles)}
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}" '
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(_spoken(name, curves))}" '
         f'data-kind="{y.kind}" data-name="{escape(x_name)}" '
         f'data-y="{y.low:.8g} {y.high:.8g} {y.start} {y.end}" data-x="{x.low:g} {x.high:g} {x.start} {x.end}">'
     ]
-    parts += _axes(x, y, x_name)
+    parts += _y_axis(y) + [f'<g class="xs">{x_axis(x, x_name)}</g>']
     labels: list[tuple[float, float, float, str]] = []
     for curve in curves:
         points = [f"{x(s):.1f} {y(v):.2f}" for s, v in zip(curve.steps, curve.mean, strict=True)]
@@ -128,7 +129,8 @@ def lines(
         dot = ""
         if len(points) == 1:
             dot = f'<circle class="dot" cx="{x(curve.steps[0]):.1f}" cy="{y(curve.mean[0]):.1f}" r="3"/>'
-        parts.append(f'<g {classes}>{band}<path class="line" d="M{"L".join(points)}"/>{dot}</g>')
+        seeds = "".join(_single(one, x, y) for one in (singles or {}).get(curve.optimizer, ()))
+        parts.append(f'<g {classes}>{band}{seeds}<path class="line" d="M{"L".join(points)}"/>{dot}</g>')
         labels.append((x(curve.steps[-1]), y(curve.mean[-1]), y(curve.mean[-1]), curve.optimizer))
     for x_end, y_end, y_label, label in _dodge(labels):
         parts.append(
@@ -140,7 +142,18 @@ def lines(
     return "".join(parts)
 
 
-def _axes(x: Scale, y: Scale, name: str) -> list[str]:
+def _single(curve: Curve, x: Scale, y: Scale) -> str:
+    points = [f"{x(s):.0f} {y(v):.0f}" for s, v in zip(curve.steps, curve.mean, strict=True)]
+    return f'<path class="seed1" d="M{"L".join(points)}"/>' if len(points) > 1 else ""
+
+
+def _spoken(name: str, curves: Sequence[Curve]) -> str:
+    """What a chart says to who does not see it: where every curve ends."""
+    ends = [f"{c.optimizer} {'fails at' if c.failed else 'ends at'} {c.mean[-1]:.4g}" for c in curves]
+    return f"{name}: {', '.join(ends)}" if len(ends) <= 24 else name
+
+
+def _y_axis(y: Scale) -> list[str]:
     parts = []
     for tick in y.ticks():
         at = y(tick)
@@ -148,11 +161,22 @@ def _axes(x: Scale, y: Scale, name: str) -> list[str]:
             f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>'
             f'<text class="tick end" x="{LEFT - 6}" y="{at + 4:.1f}">{tick_text(tick)}</text>'
         )
-    for tick in x.ticks():
-        parts.append(f'<text class="tick mid" x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 17}">{tick_text(tick)}</text>')
-    parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
-    parts.append(f'<text class="tick mid" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 6}">{escape(name)}</text>')
-    return parts
+    return [*parts, f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>']
+
+
+def x_axis(x: Scale, name: str) -> str:
+    """The numbers and the name below a chart."""
+    ticks = "".join(
+        f'<text class="tick mid" x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 17}">{tick_text(tick)}</text>'
+        for tick in x.ticks()
+    )
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    return f'{ticks}<text class="tick mid" x="{middle:.0f}" y="{HEIGHT - 6}">{escape(name)}</text>'
+
+
+def x_scale(end: float, start: float = 0.0) -> Scale:
+    """The scale below a chart that ends at `end`."""
+    return Scale("linear", start, end if end > start else start + 1.0, LEFT, WIDTH - RIGHT)
 
 
 def _dodge(labels: Sequence[tuple[float, float, float, str]]) -> list[tuple[float, float, float, str]]:
@@ -186,96 +210,6 @@ def _top(block: Sequence[int], centre: float) -> float:
 
 def _bottom(block: Sequence[int], centre: float) -> float:
     return centre + _half(block)
-
-
-@dataclass(frozen=True)
-class ForestRow:
-    """A row of the forest plot; `difference` is None for the baseline, `note` stands where there is no mean."""
-
-    label: str
-    values: Sequence[float]
-    mean: Summary
-    difference: Summary | None
-    verdict: str
-    note: str = ""
-
-
-def forest(rows: Sequence[ForestRow], styles: Mapping[str, str], metric: str, baseline: str, share: bool) -> str:
-    """Two panels: each seed and the mean with its interval; the paired difference to the baseline with its interval."""
-    width, line, top = 900, 24, 30
-    height = top + line * len(rows) + 34
-    keys = {label: i for i, label in enumerate(styles)}
-    left = (140.0, 500.0)
-    right = (530.0, 880.0)
-    values = [v for r in rows for v in r.values]
-    if not values:
-        return ""
-    x = choose(values, *left, share=share)
-    differences = [r.difference for r in rows if r.difference and r.difference.n]
-    spans = [max(abs(d.low), abs(d.high)) for d in differences if not math.isnan(d.low)]
-    points = [abs(d.mean) for d in differences]
-    # One hopeless optimizer, or one wide interval, must not squeeze all others: what leaves the panel gets an arrow.
-    limit = min(max([*spans, *points, 0.0]), 3 * _median([*spans, *points])) or 1.0
-    z = Scale("linear", -limit * 1.08, limit * 1.08, *right)
-    heads = (f"{metric}: seeds, mean and 95 % interval", f"paired difference to {shorten(baseline, 20)}, 95 % interval")
-    out = [f'<svg class="forest" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(heads[0])}">']
-    out += [
-        f'<text class="head" x="{panel[0]:.0f}" y="14">{escape(head)}</text>'
-        for panel, head in zip((left, right), heads, strict=True)
-    ]
-    bottom = top + line * len(rows)
-    for scale in (x, z):
-        for tick in scale.ticks():
-            at = scale(tick)
-            strong = " zero" if scale is z and tick == 0 else ""
-            out.append(
-                f'<path class="grid{strong}" d="M{at:.1f} {top - 6}V{bottom}"/>'
-                f'<text class="tick mid" x="{at:.1f}" y="{bottom + 17}">{tick_text(tick)}</text>'
-            )
-    for i, row in enumerate(rows):
-        y = top + line * i + line / 2
-        out.append(f'<g class="s {styles[row.label]}" data-k="{keys[row.label]}">')
-        out.append(f'<text class="row" x="{left[0] - 10:.0f}" y="{y + 4:.1f}">{escape(shorten(row.label, 18))}</text>')
-        out += [f'<circle class="seed" cx="{x(v):.1f}" cy="{y:.1f}" r="3.2"/>' for v in row.values]
-        if row.note:
-            out.append(f'<text class="note" x="{right[0]:.0f}" y="{y + 4:.1f}">{escape(row.note)}</text>')
-        else:
-            out.append(_whisker(x, row.mean, y))
-            if row.difference is None:
-                out.append(f'<text class="note" x="{z(0) + 8:.0f}" y="{y + 4:.1f}">baseline</text>')
-            elif row.difference.n:
-                out.append(f'<g class="{"sure" if row.verdict in ("better", "worse") else "open"}">')
-                out.append(_whisker(z, row.difference, y) + "</g>")
-        out.append("</g>")
-    return "".join(out) + "</svg>"
-
-
-def _whisker(scale: Scale, summary: Summary, y: float) -> str:
-    """The interval and the mean; an arrow at an end that the panel cuts off, or alone where all of it lies outside."""
-    if math.isnan(summary.mean):
-        return ""
-    low, high = (summary.mean, summary.mean) if math.isnan(summary.low) else (summary.low, summary.high)
-    if high < scale.low or low > scale.high:
-        at, turn, anchor = (scale.start, 1, "start") if high < scale.low else (scale.end, -1, "end")
-        text = f'<text class="note {anchor}" x="{at + 12 * turn:.1f}" y="{y + 4:.1f}">{summary.mean:+.3g}</text>'
-        return _arrow(at, y, turn) + text
-    a, b = scale(low), scale(high)
-    text = f'<path class="ci" d="M{a:.1f} {y:.1f}H{b:.1f}"/>' if b > a else ""
-    text += _arrow(a, y, 1) if low < scale.low else ""
-    # A share cannot exceed 1, so an interval that does is no news.
-    text += _arrow(b, y, -1) if high > scale.high and scale.kind != "accuracy" else ""
-    if scale.low <= summary.mean <= scale.high:
-        text += f'<path class="mean" d="M{scale(summary.mean):.1f} {y - 6:.1f}v12"/>'
-    return text
-
-
-def _arrow(x: float, y: float, turn: int) -> str:
-    return f'<path class="arrow" d="M{x + 5 * turn:.1f} {y - 4:.1f}L{x:.1f} {y:.1f}l{5 * turn} 4"/>'
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(v for v in values if v > 0)
-    return ordered[len(ordered) // 2] if ordered else 0.0
 
 
 def _linear_ticks(low: float, high: float) -> list[float]:

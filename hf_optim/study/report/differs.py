@@ -10,8 +10,9 @@ from hf_optim.core.definitions import own_definitions
 from hf_optim.core.text import html as escape
 from hf_optim.study.findings import naming
 from hf_optim.study.folder.results import Results
-from hf_optim.study.plan.plan import flatten
-from hf_optim.study.report.sections import html_table
+from hf_optim.study.plan.entries import split_setting
+from hf_optim.study.plan.plan import cell_spec, flatten
+from hf_optim.study.report.pieces import html_table
 from hf_optim.study.report.tables import OURS
 
 LONG = 12  # a hyper-parameter table with more columns than this shows what was given only
@@ -21,17 +22,40 @@ def configurations(results: Results) -> str:
     """What differs between the optimizers: given values strong, defaults pale, a dot where there is none; how each was
     tuned, and its parameter groups.
     """
+    ours = "".join(
+        f"<li>{escape(o['label'])}: {escape(line)}</li>"
+        for o in results.plan.optimizers
+        for line in own_definitions(o["spec"])
+    )
     plan = results.plan
     given = {o["label"]: _hyper(o["spec"]) for o in plan.optimizers}
-    defaults = {o["label"]: flatten(o["defaults"]) for o in plan.optimizers}
+    text = f'<h2 id="differs">What differs</h2>{_side_by_side(results, given, "What differs")}{_tuned(results)}'
+    return text + (f"<p>{OURS}</p><ul>{ours}</ul>" if ours else "")
+
+
+def on_task(results: Results, task: Mapping[str, Any]) -> str:
+    """The same for one task, folded: its own hyper-parameters included, and the parameter groups trained with."""
+    given = {
+        o["label"]: _hyper(split_setting(cell_spec(task, o))[0])
+        for o in results.plan.optimizers
+        if o["label"] in task["only"]
+    }
+    made = _side_by_side(results, given, f"What differs on {task['label']}") + _groups(results, task["label"])
+    return f"<details class='more'><summary>What differs on {escape(task['label'])}</summary>{made}</details>"
+
+
+def _side_by_side(results: Results, given: Mapping[str, Mapping[str, Any]], caption: str) -> str:
+    """Hyper-parameters that are not the same for all: a column each, given values strong and defaults pale."""
+    optimizers = [o for o in results.plan.optimizers if o["label"] in given]
+    defaults = {o["label"]: flatten(o["defaults"]) for o in optimizers}
     asked = dict.fromkeys(k for one in given.values() for k in one)
     everything = dict.fromkeys([*asked, *(k for one in defaults.values() for k in one)])
     differing = [k for k in everything if k != "name" and _differs(k, given, defaults)]
     columns = differing if len(differing) <= LONG else [k for k in differing if k in asked]
     lines = []
-    for o in plan.optimizers:
+    for o in optimizers:
         label = o["label"]
-        line = f'<td>{escape(label)}</td><td class="left">{escape(str(o["spec"]["name"]))}</td>'
+        line = f'<th scope="row">{escape(label)}</th><td class="left">{escape(str(o["spec"]["name"]))}</td>'
         for key in columns:
             if key in given[label]:
                 line += f"<td>{escape(_value(given[label][key]))}</td>"
@@ -40,22 +64,8 @@ def configurations(results: Results) -> str:
             else:
                 line += '<td class="default">·</td>'
         lines.append(f"<tr>{line}</tr>")
-    head = '<th>label</th><th class="left">optimizer</th>' + "".join(f"<th>{escape(k)}</th>" for k in columns)
-    text = (
-        '<h2>What differs</h2><p class="soft">Only values that are not the same for all; pale ones are defaults.</p>'
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-    )
-    text += _tuned(results) + _groups(results)
-    special = [
-        f"<li>{escape(task['label'])}: {escape(label)} with {escape(_pairs(hyper))}</li>"
-        for task in plan.tasks
-        for label, hyper in (task.get("hyper") or {}).items()
-    ]
-    text += f"<p>On single tasks:</p><ul>{''.join(special)}</ul>" if special else ""
-    ours = "".join(
-        f"<li>{escape(o['label'])}: {escape(line)}</li>" for o in plan.optimizers for line in own_definitions(o["spec"])
-    )
-    return text + (f"<p>{OURS}</p><ul>{ours}</ul>" if ours else "")
+    note = '<p class="soft">Only values that are not the same for all; pale ones are defaults.</p>'
+    return note + html_table(["optimizer", "rule", *columns], lines, caption)
 
 
 def _hyper(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,10 +76,6 @@ def _hyper(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _differs(key: str, given: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Mapping[str, Any]]) -> bool:
     values = {json.dumps(given[label].get(key, defaults[label].get(key, "·")), sort_keys=True) for label in given}
     return len(values) > 1
-
-
-def _pairs(hyper: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {_value(v)}" for k, v in flatten(hyper).items())
 
 
 def _value(value: Any) -> str:
@@ -99,32 +105,30 @@ def _tuned(results: Results) -> str:
         times = f"{plan.looks[-1]}" if plan.repetitions and trials else "1" if trials else "–"
         steps = f"{plan.tuning['steps']}" if plan.tuning["steps"] else "not bounded"
         lines.append(
-            f"<tr><td>{escape(o['label'])}</td><td>{count}</td><td>{times}</td><td>{steps}</td>"
+            f'<tr><th scope="row">{escape(o["label"])}</th><td>{count}</td><td>{times}</td><td>{steps}</td>'
             f'<td class="wide">{escape(space)}</td></tr>'
         )
     warning = '<p class="bad">The optimizers had different numbers of trials.</p>' if naming.unequal(plan) else ""
-    return html_table(["tuning", "trials", "repetitions at most", "steps of the trials", "space"], lines) + warning
+    head = ["optimizer", "trials", "repetitions at most", "steps of the trials", "space"]
+    return html_table(head, lines, "Tuning") + warning
 
 
 def _space(one: Any) -> str:
     return f"in {_value(one[1])}" if one[0] == "choice" else f"{one[1]:g} to {one[2]:g} ({one[0]})"
 
 
-def _groups(results: Results) -> str:
+def _groups(results: Results, task: str) -> str:
     """The parameter groups each optimizer trained with, from the records; empty where these do not say."""
     seen: dict[str, dict[str, None]] = {}
     for run in results.plan.runs:
-        groups = (results.records.get(run.id) or {}).get("groups")
+        groups = (results.records.get(run.id) or {}).get("groups") if run.task == task else None
         if groups:
-            text = "; ".join(_group(one) for one in groups)
-            seen.setdefault(run.optimizer, {})[f"{run.task}: {text}"] = None
-    if not seen:
-        return ""
+            seen.setdefault(run.optimizer, {})["; ".join(_group(one) for one in groups)] = None
     lines = [
-        f'<tr><td>{escape(label)}</td><td class="wide">{"<br>".join(map(escape, texts))}</td></tr>'
+        f'<tr><th scope="row">{escape(label)}</th><td class="wide">{"<br>".join(map(escape, texts))}</td></tr>'
         for label, texts in seen.items()
     ]
-    return html_table(["parameter groups", ""], lines)
+    return html_table(["optimizer", "parameter groups"], lines, "Parameter groups") if lines else ""
 
 
 def _group(one: Mapping[str, Any]) -> str:

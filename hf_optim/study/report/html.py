@@ -1,36 +1,34 @@
 """report.html: one file, no network, the same bytes from the same records.
 
 What it says comes from the plan, the records and the histories; no clock, path or host of the machine that draws it
-enters.
+enters. Beside it lies a page for every run (`pages`), to which it links.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any
 
+from hf_optim.core import text as safe
 from hf_optim.core.text import html as escape
+from hf_optim.core.text import json_in_html
 from hf_optim.experiment.files import read_text
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import Analysis
-from hf_optim.study.findings.curves import Histories
 from hf_optim.study.findings.protocol import Protocol
-from hf_optim.study.findings.table import COSTS, Row, TaskTable
+from hf_optim.study.findings.table import TaskTable
 from hf_optim.study.folder.results import Results, describe
-from hf_optim.study.plan.entries import declared
-from hf_optim.study.report import charts, differs, ladder, sections
-from hf_optim.study.report.sections import html_table
-from hf_optim.study.report.summary import headline, sentences, words
+from hf_optim.study.plan.plan import Plan
+from hf_optim.study.report import charts, differs, ladder, sections, task, views
+from hf_optim.study.report.columns import EXPLAINED, slug
+from hf_optim.study.report.document import document
+from hf_optim.study.report.pages import link
+from hf_optim.study.report.pieces import html_table
+from hf_optim.study.report.summary import glance, headline, sentences
 
-# No script but the one below, whose hash this is: what a label might smuggle in does not run.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash}'; img-src data:; base-uri 'none'; \
-form-action 'none'"
+SCRIPTS = ("legend.js", "tables.js", "curves.js")
 
 
 def render(
@@ -39,212 +37,83 @@ def render(
     """The report of a study as HTML text; `analysis` and `protocol` add their sections."""
     plan = results.plan
     styles = charts.style_of([o["label"] for o in plan.optimizers])
+    fitting = views.fitting(results, list(tables))
+    drawn, data = [], {}
+    for entry, one in zip(plan.tasks, tables, strict=True):
+        section, data[one.task] = task.section(results, entry, one, styles, fitting[one.task])
+        drawn.append(section)
+    rest = [_block(part) for part in _rest(results, tables, analysis, protocol, styles) if part]
     body = [
-        f"<h1>{escape(plan.title)}</h1>",
-        f'<p class="facts">{escape(headline(results))}</p>',
-        '<section class="summary"><ul>'
+        f"<header><h1>{escape(plan.title)}</h1>",
+        f'<p class="facts">{escape(headline(results))}</p></header>',
+        f'<section class="summary" aria-label="What was found">{glance(results, tables)}<ul>'
         + "".join(f"<li>{s}</li>" for s in sentences(results, tables))
         + "</ul></section>",
-        _legend(styles),
+        _contents([(task.anchor(one), one.task) for one in tables], rest),
+        task.legend(styles),
+        "<main>",
+        *drawn,
+        *rest,
+        "</main>",
+        '<div id="tip" role="tooltip"></div>',
+        f'<script type="application/json" id="data">{json_in_html({"tasks": data, "texts": _texts(plan)})}</script>',
     ]
-    for task, one in zip(plan.tasks, tables, strict=True):
-        body += _task(results, task, one, styles)
-    body.append(ladder.section(results, styles))
+    return document(plan.title, _asset("report.css"), body, "\n" + "".join(map(_asset, SCRIPTS)))
+
+
+def _rest(
+    results: Results,
+    tables: Sequence[TaskTable],
+    analysis: Analysis | None,
+    protocol: Protocol | None,
+    styles: Mapping[str, str],
+) -> list[str]:
+    """The sections after the tasks, each with a heading that has an anchor."""
+    parts = []
     if analysis is not None:
-        body.append(sections.statistics(analysis, {one.task: one.decimals for one in tables}))
-        body.append(sections.speedups(analysis))
-        body.append(sections.profiles(analysis, styles))
-    body += [
+        parts.append(sections.statistics(analysis, {one.task: one.decimals for one in tables}))
+        parts.append(sections.speedups(analysis))
+        parts.append(sections.profiles(analysis, styles))
+    explained = "".join(f'<dt>{escape(k)}</dt><dd id="{slug(k)}">{escape(v)}</dd>' for k, v in EXPLAINED.items())
+    return [
+        ladder.section(results, styles),
+        *parts,
         sections.protocol(protocol, styles),
         differs.configurations(results),
         _failures(results),
+        _runs(results),
         _environment(results),
         _again(results),
-        f"<h2>How to read it</h2><p>{escape(table.note(results))}</p>"
+        f'<h2 id="reading">How to read it</h2><p>{escape(table.note(results))}</p>'
         "<p>Curves show the mean over seeds, bands reach from the lowest to the highest seed, and a cross ends a run "
         "that failed. Accuracies beyond 0.9 are drawn on the logarithm of the error, so that 0.98 and 0.99 stay "
-        "apart. In the plot of differences, intervals without a verdict are pale, "
-        "and an arrow marks one that leaves the panel.</p>",
-        '<div id="tip" role="status"></div>',
+        "apart. Over passes, tokens and seconds a curve stands where its runs were at that step on average. In the "
+        "plot of differences, intervals without a verdict are pale, and an arrow marks one that leaves the panel.</p>"
+        f"<details><summary>What the columns mean</summary><dl>{explained}</dl></details>",
     ]
-    script = f"\n{_asset('report.js')}"
-    policy = POLICY.format(hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
-    # The lines of the style sheet are kept as they are: the report is also read as source.
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(plan.title)}</title>\n<style>\n{_asset('report.css')}</style></head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + f"\n<script>{script}</script>\n</body></html>\n"
-    )
+
+
+def _block(section: str) -> str:
+    return f'<section class="more">{section}</section>'
+
+
+def _contents(tasks: Sequence[tuple[str, str]], rest: Sequence[str]) -> str:
+    """Links to every section."""
+    found = re.findall(r'<h2 id=["\']([a-z-]+)["\']>([^<]+)</h2>', "".join(rest))
+    links = "".join(f'<a href="#{at}">{escape(name)}</a>' for at, name in tasks)
+    links += "".join(f'<a href="#{at}">{name}</a>' for at, name in found)
+    return f'<nav class="contents" aria-label="Contents">{links}</nav>'
+
+
+def _texts(plan: Plan) -> dict[str, dict[str, str]]:
+    """Every label and name of a metric, as it stands in LaTeX and Markdown: the page only puts cells together."""
+    names = [o["label"] for o in plan.optimizers]
+    names += [f"− {label}" for label in names]
+    return {name: {"latex": safe.latex(name), "markdown": safe.markdown(name), "csv": safe.csv(name)} for name in names}
 
 
 def _asset(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
-
-
-def _legend(styles: Mapping[str, str]) -> str:
-    buttons = "".join(
-        f'<button type="button" aria-pressed="true" data-k="{i}">{_swatch(style)}{escape(label)}</button>'
-        for i, (label, style) in enumerate(styles.items())
-    )
-    return f'<nav class="legend" title="Click: hide or show. Double click: this one alone.">{buttons}</nav>'
-
-
-def _swatch(style: str) -> str:
-    return f'<svg class="swatch {style}" viewBox="0 0 22 8" aria-hidden="true"><path class="line" d="M0 4H22"/></svg>'
-
-
-def _task(results: Results, task: Mapping[str, Any], one: TaskTable, styles: Mapping[str, str]) -> list[str]:
-    share = _is_share(task, one.metric)
-    rows = [
-        charts.ForestRow(
-            row.optimizer,
-            list(row.units.values()),
-            row.mean,
-            row.comparison.difference if row.comparison else None,
-            row.verdict,
-            "" if row.mean.n else row.state,
-        )
-        for row in one.rows
-    ]
-    plot = charts.forest(rows, styles, words(one.metric), one.baseline, share)
-    parts = [f"<h2>{escape(one.task + one.suffix)}</h2>", f'<p class="facts">{escape(_facts(results, task))}</p>']
-    if plot:
-        name = _file_name(one.task, "result")
-        parts.append(
-            f"<figure><figcaption><span>Result</span>{_save(name)}</figcaption>"
-            f'<div class="scroll">{plot}</div></figure>'
-        )
-    parts.append(_result_table(one, styles))
-    histories = Histories(results, task)
-    stem = one.metric.removeprefix("test_")
-    figures = []
-    for key, caption, note in (
-        ("train_loss", "Training loss", ""),
-        ("validation_loss", "Validation loss", ""),
-        (f"validation_{stem}", f"Validation {stem}", "higher is better" if one.greater else "lower is better"),
-        ("effective_lr", "Effective learning rate", "the rate times what the rule itself adapts"),
-    ):
-        if key == "validation_loss" and stem == "loss":
-            continue
-        drawing = charts.lines(
-            caption, histories.curves(key), styles, share=_is_share(task, key), log=key == "effective_lr"
-        )
-        figures += [_figure(one, caption, note, key, drawing)] if drawing else []
-    for against, name in histories.kinds().items():
-        drawing = charts.lines("Training loss", histories.over("train_loss", against), styles, x_name=name)
-        figures += [_figure(one, "Training loss", f"over {name}", f"loss-{against}", drawing)] if drawing else []
-    parts.append(f'<div class="grid2">{"".join(figures)}</div>')
-    parts.append(f'<div class="grid2"><div>{_others(one, styles)}</div><div>{_costs(one, styles)}</div></div>')
-    parts += [sections.extra(results, task, one), sections.samples(results, task)]
-    return parts
-
-
-def _figure(one: TaskTable, caption: str, note: str, key: str, drawing: str) -> str:
-    return (
-        f"<figure><figcaption><span>{escape(caption)} <small>{note}</small></span>"
-        f"{_save(_file_name(one.task, key))}</figcaption>{drawing}</figure>"
-    )
-
-
-def _is_share(task: Mapping[str, Any], metric: str) -> bool:
-    return (declared(task, metric) or (False, ""))[1] == "share"
-
-
-def _save(name: str) -> str:
-    buttons = "".join(f'<button type="button" data-kind="{kind.lower()}">{kind}</button>' for kind in ("SVG", "PNG"))
-    return f'<span class="save" data-name="{name}">save as {buttons}</span>'
-
-
-def _file_name(*parts: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", " ".join(parts)).strip("-").lower()
-
-
-def _facts(results: Results, task: Mapping[str, Any]) -> str:
-    """One line about the task: what was trained on what, for how long."""
-    here = [
-        results.records[run.id] for run in results.plan.runs if run.task == task["label"] and run.id in results.records
-    ]
-    fine = [record for record in here if record["status"] == "ok"]
-    facts = [f"{task['title']}, {task['task']}/{task['model']}, size {task['size']}"]
-    notes = sorted({str(r["data"].get("note") or r["data"].get("name")) for r in fine if r.get("data")})
-    facts += notes[:2]
-    steps = sorted({r["time"].get("steps") for r in fine} - {None})
-    facts += [f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"] if steps else []
-    sizes = sorted({r["memory"].get("parameters") for r in fine} - {None})
-    facts += [f"{sizes[0]:,} parameters"] if len(sizes) == 1 else []
-    if task.get("schedule"):
-        facts.append(
-            "schedule " + ", ".join(f"{k} {v}" if k != "name" else str(v) for k, v in task["schedule"].items())
-        )
-    facts += [f"{k} {v}" for k, v in (task.get("overrides") or {}).items() if k != "steps"]
-    return " · ".join(facts)
-
-
-def _name_cell(label: str, styles: Mapping[str, str]) -> str:
-    return f"<td>{_swatch(styles[label])}{escape(label)}</td>"
-
-
-def _result_table(one: TaskTable, styles: Mapping[str, str]) -> str:
-    cells = [table.result_cells(one, row) for row in one.rows]
-    if not cells:
-        return ""
-    names = [n for n in cells[0] if n != "optimizer"]
-    lines = []
-    for row, texts in zip(one.rows, cells, strict=True):
-        line = _name_cell(row.optimizer, styles)
-        kinds = {"better": "better", "worse": "worse", "equivalent": "equivalent", row.state or None: "bad"}
-        for name in names:
-            kind = kinds.get(texts[name])
-            line += f'<td class="{kind}">{escape(texts[name])}</td>' if kind else f"<td>{escape(texts[name])}</td>"
-        line += f"<td>{_win_rate(row)}</td>"
-        lines.append(f'<tr class="base">{line}</tr>' if row.optimizer == one.baseline else f"<tr>{line}</tr>")
-    return html_table(["optimizer", *(words(n) if n == one.metric else n.strip() for n in names), "P(better)"], lines)
-
-
-def _others(one: TaskTable, styles: Mapping[str, str]) -> str:
-    shown = [name for name in table.OTHERS if name != one.metric and any(row.others[name].n for row in one.rows)]
-    if not shown:
-        return ""
-    lines = [
-        f"<tr>{_name_cell(row.optimizer, styles)}"
-        + "".join(f"<td>{table.spread(row.others[n], one.decimals)}</td>" for n in shown)
-        + "</tr>"
-        for row in one.rows
-    ]
-    note = (
-        "Gaps are test minus train for losses and train minus test for accuracies, the train side in evaluation mode."
-    )
-    return f'<h3>Losses and gaps</h3>{html_table(["optimizer", *map(words, shown)], lines)}<p class="soft">{note}</p>'
-
-
-def _win_rate(row: Row) -> str:
-    c = row.comparison
-    return "–" if c is None or math.isnan(c.better) else f"{c.better:.2f} [{c.better_low:.2f}, {c.better_high:.2f}]"
-
-
-def _costs(one: TaskTable, styles: Mapping[str, str]) -> str:
-    keys = [k for k in COSTS if any(not math.isnan(row.costs[k]) for row in one.rows)]
-    if not keys:
-        return ""
-    most = {k: max(row.costs[k] for row in one.rows if not math.isnan(row.costs[k])) for k in keys}
-    lines = []
-    for row in one.rows:
-        line = _name_cell(row.optimizer, styles)
-        for k in keys:
-            value = row.costs[k]
-            share = value / most[k] if value >= 0 and most[k] > 0 else 0.0
-            line += (
-                f'<td>{table.cost_text(k, value)}<span class="bar"><i style="width:{100 * share:.0f}%"></i></span></td>'
-            )
-        lines.append(f"<tr>{line}</tr>")
-    return (
-        f"<h3>Time and memory</h3>{html_table(['optimizer', *(COSTS[k][2] for k in keys)], lines)}"
-        '<p class="soft">Medians over seeds. Runs may have shared the machine: compare within this table only. '
-        "Memory is the optimizer's state.</p>"
-    )
 
 
 def _failures(results: Results) -> str:
@@ -253,15 +122,14 @@ def _failures(results: Results) -> str:
     unreadable = results.unreadable()
     if not failures and not missing and not unreadable:
         return ""
-    lines = "".join(
-        f'<tr><td>{escape(run.task)}</td><td class="left">{escape(run.optimizer)}</td><td>{escape(run.seed)}</td>'
-        f'<td class="wide">{escape(why)}</td><td><code>{escape(run.id)}</code></td></tr>'
+    lines = [
+        f'<tr><th scope="row">{escape(run.optimizer)}</th><td class="left">{escape(run.task)}</td>'
+        f'<td>{escape(run.seed)}</td><td class="wide">{escape(why)}</td><td>{link(results, run.id)}</td></tr>'
         for run, why in failures
-    )
-    text = "<h2>Failures</h2>"
+    ]
+    text = '<h2 id="failures">Failures</h2>'
     if failures:
-        head = '<th>task</th><th class="left">optimizer</th><th>seed</th><th class="left">reason</th><th>run</th>'
-        text += f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+        text += html_table(["optimizer", "task", "seed", "reason", "run"], lines, "Runs that failed")
     if unreadable:
         text += "<p>Not readable, and left out:</p><ul>"
         text += "".join(f"<li>{escape(describe(run))}: {escape(why)}</li>" for run, why in unreadable) + "</ul>"
@@ -269,6 +137,25 @@ def _failures(results: Results) -> str:
         count = f"{len(missing)} of {len(results.plan.runs)}"
         text += f'<p class="bad">{count} planned runs have no record: the study is not finished.</p>'
     return text
+
+
+def _runs(results: Results) -> str:
+    """Every judged run with its page, folded: a line an optimizer and task."""
+    cells: dict[tuple[str, str], list[str]] = {}
+    for run in results.plan.runs:
+        if (record := results.records.get(run.id)) is not None:
+            kind = "" if record["status"] == "ok" else "bad"
+            cells.setdefault((run.optimizer, run.task), []).append(link(results, run.id, f"seed {run.seed}", kind))
+    lines = [
+        f'<tr><th scope="row">{escape(optimizer)}</th><td class="left">{escape(task)}</td>'
+        f'<td class="wide">{" ".join(links)}</td></tr>'
+        for (optimizer, task), links in cells.items()
+    ]
+    if not lines:
+        return ""
+    made = html_table(["optimizer", "task", "run"], lines, "Every judged run")
+    note = '<p class="soft">Each run has a page beside this file: record, settings, history, log and samples.</p>'
+    return f'<h2 id="runs">Runs</h2>{note}<details><summary>{len(results.records)} runs</summary>{made}</details>'
 
 
 def _environment(results: Results) -> str:
@@ -281,11 +168,13 @@ def _environment(results: Results) -> str:
         if data:
             prints.add(f"{data.get('name')} (sha256 {str(data.get('fingerprint'))[:12]})")
     lines = "".join(
-        f'<tr><td>{escape(key)}</td><td class="left">{escape(_counted(values))}</td></tr>'
+        f'<tr><th scope="row">{escape(key)}</th><td class="left">{escape(_counted(values))}</td></tr>'
         for key, values in seen.items()
     )
-    lines += f'<tr><td>data</td><td class="left">{escape(", ".join(sorted(prints)))}</td></tr>' if prints else ""
-    return f'<h2>Environment</h2><div class="scroll"><table><tbody>{lines}</tbody></table></div>' if lines else ""
+    listed = escape(", ".join(sorted(prints)))
+    lines += f'<tr><th scope="row">data</th><td class="left">{listed}</td></tr>' if prints else ""
+    body = f'<div class="scroll"><table><tbody>{lines}</tbody></table></div>'
+    return f'<h2 id="environment">Environment</h2>{body}' if lines else ""
 
 
 def _counted(values: Counter[str]) -> str:
@@ -303,7 +192,8 @@ def _again(results: Results) -> str:
     plain = not plan.repetitions and len(plan.looks) == 1 and plan.seeds == tuple(range(len(plan.seeds)))
     command = "hf-optim study study.yaml" + (f" --seeds {len(plan.seeds)}" if plain else "")
     return (
-        "<h2>Do it again</h2><p>Save the text below as <code>study.yaml</code> and run it; in the study's own folder "
+        '<h2 id="again">Do it again</h2>'
+        "<p>Save the text below as <code>study.yaml</code> and run it; in the study's own folder "
         "the same command only makes what is missing.</p>"
         f"<pre>{escape(command)}</pre><details><summary>study.yaml</summary><pre>{escape(text)}</pre></details>"
     )

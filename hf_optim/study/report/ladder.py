@@ -13,7 +13,7 @@ from hf_optim.study.findings.speedups import text as speedup_text
 from hf_optim.study.folder.results import Results
 from hf_optim.study.report.charts import COLOURS
 from hf_optim.study.report.ladder_charts import Series, drawing, panel, short
-from hf_optim.study.report.sections import html_table
+from hf_optim.study.report.pieces import html_table
 from hf_optim.study.statistics.intervals import Estimate
 from hf_optim.study.statistics.paired import NAN
 
@@ -39,7 +39,7 @@ def section(results: Results, styles: Mapping[str, str]) -> str:
     if found is None or not found.points:
         return ""
     parts = [
-        "<h2>The ladder</h2>",
+        '<h2 id="ladder">The ladder</h2>',
         f"<figure><figcaption><span>{escape(results.plan.title)}</span></figcaption>"
         f'<div class="scroll">{slide(found, styles)}</div></figure>',
         f'<p class="soft">{escape(HOW)} FLOPs of training: as the runs counted them (products of '
@@ -117,7 +117,7 @@ def _trends(found: Ladder) -> str:
         f"{short(ahead.next_tokens)} tokens: an extrapolation. Without an alpha, size and tokens only grow "
         "together, and beta is of both."
     )
-    return f'<h3>The trend</h3>{html_table(head, lines)}<p class="soft">{note}</p>'
+    return f'<h3>The trend</h3>{html_table(head, lines, "The trend")}<p class="soft">{note}</p>'
 
 
 def _speeds(found: Ladder) -> str:
@@ -131,7 +131,8 @@ def _speeds(found: Ladder) -> str:
         tenfold = _text(trend.tenfold, 2) if trend else "–"
         lines.append(_row(s.optimizer, [s.rung["task"], speedup_text(s.bounded), _text(s.fitted, 2), tenfold]))
     note = escape(SPEED.format(baseline=found.baseline))
-    return f'<h3>Speed-up over tuned {escape(found.baseline)}</h3>{html_table(head, lines)}<p class="soft">{note}</p>'
+    made = html_table(head, lines, "Speed-up over the baseline")
+    return f'<h3>Speed-up over tuned {escape(found.baseline)}</h3>{made}<p class="soft">{note}</p>'
 
 
 def _rates(found: Ladder, styles: Mapping[str, str]) -> str:
@@ -169,7 +170,7 @@ def _rates(found: Ladder, styles: Mapping[str, str]) -> str:
         )
         for r in found.rates
     ]
-    table = f"<details><summary>Chosen rates</summary>{html_table(head, lines)}</details>"
+    table = f"<details><summary>Chosen rates</summary>{html_table(head, lines, 'Chosen rates')}</details>"
     return f'<h3>Rates</h3><div class="grid2">{"".join(figures)}</div>{table}{_carried(found)}'
 
 
@@ -190,7 +191,7 @@ def _carried(found: Ladder) -> str:
         for c in found.carried
     ]
     note = "Loss at a larger size with the settings that were chosen at the smallest one, paired by unit."
-    return f'<h3>The rate carried over</h3>{html_table(head, lines)}<p class="soft">{note}</p>'
+    return f'<h3>The rate carried over</h3>{html_table(head, lines, "The rate carried over")}<p class="soft">{note}</p>'
 
 
 def _batches(found: Ladder, styles: Mapping[str, str]) -> str:
@@ -206,7 +207,7 @@ def _batches(found: Ladder, styles: Mapping[str, str]) -> str:
         drawn = panel("steps against batch size", series, styles, "batch size (samples)", "steps to the loss")
         caption = f"{short(size)} parameters: steps to a loss of {here[0].target:.3f}"
         lines = [_row(b.optimizer, [str(b.batch_size), _text(b.steps, 0), short(b.tokens.value)]) for b in here]
-        table = html_table(["optimizer", "batch", "steps", "tokens"], lines)
+        table = html_table(["optimizer", "batch", "steps", "tokens"], lines, "Batch sizes")
         parts.append(f"<figure><figcaption><span>{caption}</span></figcaption>{drawn}</figure><div>{table}</div>")
     note = "By the law of each batch size's complete budgets; the loss is the hardest that the baseline always reaches."
     return f'<h3>Batch size</h3><div class="grid2">{"".join(parts)}</div><p class="soft">{note}</p>'
@@ -229,7 +230,7 @@ def _needs(found: Ladder) -> str:
             )
             for n in found.needs
         ]
-        text += html_table(head, lines)
+        text += html_table(head, lines, "The ladder")
         text += '<p class="soft">Units at which a difference as large as the one seen is found with 80 %: a guess.</p>'
     return f"<h3>What would decide the rest</h3>{text}"
 

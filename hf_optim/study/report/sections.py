@@ -1,4 +1,4 @@
-"""Sections of the report beyond the result of each task: statistics, the protocol, profiles, samples, extra figures."""
+"""Sections of the report beyond the result of a task: statistics, the protocol, profiles, samples, extra figures."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from hf_optim.study.findings.table import p_text
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 from hf_optim.study.report import charts
+from hf_optim.study.report.pieces import figure, file_name, html_table, text_row
 from hf_optim.study.statistics import intervals
 from hf_optim.study.statistics.places import place_text
 
@@ -49,8 +50,9 @@ def statistics(analysis: Analysis, decimals: Mapping[str, int]) -> str:
                 if effect
                 else ["–"] * 3
             )
-            lines.append(_row(label, cells))
-        parts.append(f"<h3>{escape(task.task)}</h3>{html_table(head, lines)}{_omnibus(task.omnibus)}")
+            lines.append(text_row(label, cells))
+        made = html_table(head, lines, f"{task.task}: intervals, effects, places")
+        parts.append(f"<h3>{escape(task.task)}</h3>{made}{_omnibus(task.omnibus)}")
     if not parts:
         return ""
     note = (
@@ -60,16 +62,16 @@ def statistics(analysis: Analysis, decimals: Mapping[str, int]) -> str:
     )
     body = "".join(parts)
     folded = f'<details><summary>Intervals, effects, places</summary>{body}<p class="soft">{note}</p></details>'
-    return f"<h2>Statistics</h2>{folded}"
+    return f'<h2 id="statistics">Statistics</h2>{folded}'
 
 
 def speedups(analysis: Analysis) -> str:
     """How many times its budget the baseline needs to do as well; empty without a `speedup` block."""
     if not analysis.speedups:
         return ""
-    lines = [_row(one.optimizer, [one.task, speedup_text(one)]) for one in analysis.speedups]
-    table_ = html_table(["optimizer", "task", f"times the baseline's {analysis.speedups[0].unit}"], lines)
-    return f'<h2>Speed-up</h2>{table_}<p class="soft">{escape(SPEEDUP)}</p>'
+    lines = [text_row(one.optimizer, [one.task, speedup_text(one)]) for one in analysis.speedups]
+    table_ = html_table(["optimizer", "task", f"times the baseline's {analysis.speedups[0].unit}"], lines, "Speed-up")
+    return f'<h2 id="speed-up">Speed-up</h2>{table_}<p class="soft">{escape(SPEEDUP)}</p>'
 
 
 def _fixed(value: float, decimals: int) -> str:
@@ -89,13 +91,14 @@ def profiles(analysis: Analysis, styles: Mapping[str, str]) -> str:
     """Times to the stated targets and the performance profile; empty where the study states none."""
     if not analysis.targets:
         return ""
-    parts = ["<h2>Time to target</h2>"]
+    parts = ['<h2 id="time-to-target">Time to target</h2>']
     for target in analysis.targets:
         rows = profile_cells(target)
         head = list(rows[0]) if rows else []
-        lines = [_row(row["optimizer"], [row[name] for name in head[1:]]) for row in rows]
+        lines = [text_row(row["optimizer"], [row[name] for name in head[1:]]) for row in rows]
         title = f"{escape(target.task)}: {escape(target.metric)} {target.better} {target.value:g}"
-        parts.append(f"<h3>{title}</h3>{html_table(head, lines)}")
+        made = html_table(head, lines, f"Time to target: {target.task}")
+        parts.append(f"<h3>{title}</h3>{made}")
     profile = analysis.profile
     if profile:
         curves = [
@@ -103,11 +106,10 @@ def profiles(analysis: Analysis, styles: Mapping[str, str]) -> str:
             for label, shares in profile.shares.items()
         ]
         drawing = charts.lines("Performance profile", curves, styles, x_name="times the fastest", start=1.0)
-        lines = [_row(label, [f"{score:.3f}"]) for label, score in profile.scores.items()]
-        parts.append(
-            f"<figure><figcaption><span>Performance profile <small>share of tasks within so many times the fastest"
-            f"</small></span></figcaption>{drawing}</figure>{html_table(['optimizer', 'score'], lines)}"
-        )
+        lines = [text_row(label, [f"{score:.3f}"]) for label, score in profile.scores.items()]
+        note = "share of tasks within so many times the fastest"
+        parts.append(figure("Performance profile", note, drawing, "performance-profile"))
+        parts.append(html_table(["optimizer", "score"], lines, "Scores of the performance profile"))
     return "".join(parts)
 
 
@@ -117,12 +119,12 @@ def protocol(found: Protocol | None, styles: Mapping[str, str]) -> str:
         return ""
     parts = []
     if found.chosen:
-        lines = [_row(one.optimizer, _choice(one)) for one in found.chosen]
+        lines = [text_row(one.optimizer, _choice(one)) for one in found.chosen]
         head = ["optimizer", "task", "repetition", "trials", "chosen", "validation"]
-        table_ = html_table(head, lines)
+        table_ = html_table(head, lines, "What tuning chose")
         if len(lines) > MOST_CHOICES:
             table_ = f"<details><summary>{len(lines)} choices</summary>{table_}</details>"
-        parts.append(f"<h2>Tuning</h2>{table_}")
+        parts.append(f'<h2 id="tuning">Tuning</h2>{table_}')
     if found.notes:
         parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in found.notes) + "</ul>")
     for task in dict.fromkeys(one.task for one in found.expected):
@@ -139,15 +141,15 @@ def protocol(found: Protocol | None, styles: Mapping[str, str]) -> str:
         start = min((s for c in curves for s in c.steps), default=0.0)
         name = f"log10 of {mine[0].key}"
         parts.append(_figure(f"Sensitivity: {task}", "validation loss", curves, styles, name, start))
-        lines = [_row(one.optimizer, [_plain(one.number, 4)]) for one in mine]
-        parts.append(html_table(["optimizer", "sensitivity (Wortsman)"], lines))
+        lines = [text_row(one.optimizer, [_plain(one.number, 4)]) for one in mine]
+        parts.append(html_table(["optimizer", "sensitivity (Wortsman)"], lines, f"Sensitivity: {task}"))
     if found.shares:
         lines = [
-            _row(one.optimizer, [one.task, one.source, str(one.n), _plain(one.sd, 4), _plain(one.share, 2)])
+            text_row(one.optimizer, [one.task, one.source, str(one.n), _plain(one.sd, 4), _plain(one.share, 2)])
             for one in found.shares
         ]
         head = ["optimizer", "task", "varied", "n", "standard deviation", "share"]
-        parts.append(f"<h2>Where the spread comes from</h2>{html_table(head, lines)}")
+        parts.append(f"<h2 id='spread'>Where the spread comes from</h2>{html_table(head, lines, 'Shares of variance')}")
     return "".join(parts)
 
 
@@ -167,11 +169,7 @@ def _figure(
     title: str, note: str, curves: Sequence[Curve], styles: Mapping[str, str], x_name: str, start: float = 1.0
 ) -> str:
     drawing = charts.lines(title, [c for c in curves if c.steps], styles, x_name=x_name, start=start)
-    if not drawing:
-        return ""
-    return (
-        f"<figure><figcaption><span>{escape(title)} <small>{escape(note)}</small></span></figcaption>{drawing}</figure>"
-    )
+    return figure(title, note, drawing, file_name(title))
 
 
 def extra(results: Results, task: Mapping[str, Any], one: table.TaskTable) -> str:
@@ -188,11 +186,12 @@ def extra(results: Results, task: Mapping[str, Any], one: table.TaskTable) -> st
     if not seen:
         return ""
     lines = [
-        _row(row.optimizer, [_spread(seen[key].get(row.optimizer, [])) for key in seen])
+        text_row(row.optimizer, [_spread(seen[key].get(row.optimizer, [])) for key in seen])
         for row in one.rows if any(row.optimizer in values for values in seen.values())
     ]  # fmt: skip
     head = ["optimizer", *(key.replace("_", " ") for key in seen)]
-    return f"<details><summary>Further figures, mean ± standard deviation</summary>{html_table(head, lines)}</details>"
+    made = html_table(head, lines, f"{one.task}: further figures")
+    return f"<details><summary>Further figures, mean ± standard deviation</summary>{made}</details>"
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -231,16 +230,6 @@ def samples(results: Results, task: Mapping[str, Any]) -> str:
         if len(parts) >= MOST_SAMPLES:
             break
     return f'<h3>Samples</h3><div class="grid2">{"".join(parts)}</div>' if parts else ""
-
-
-def _row(label: str, cells: Sequence[str]) -> str:
-    return f"<tr><td>{escape(label)}</td>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
-
-
-def html_table(head: Sequence[str], rows: Sequence[str]) -> str:
-    """A table that scrolls sideways on its own; `head` holds <th> texts, the first of them left, `rows` whole <tr>."""
-    cells = "".join(f"<th>{escape(text)}</th>" for text in head)
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _plain(value: Any, decimals: int) -> str:

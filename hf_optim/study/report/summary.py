@@ -10,7 +10,7 @@ from hf_optim.study.findings.design import lines
 from hf_optim.study.findings.table import TaskTable, spread
 from hf_optim.study.folder.results import Results
 
-WORDS = ("better", "worse", "equivalent")
+WORDS = ("better", "worse", "equivalent", "undecided")
 
 
 def headline(results: Results) -> str:
@@ -29,6 +29,31 @@ def headline(results: Results) -> str:
         parts.append(f"{missing} not run yet")
     ends = sorted(str(r["finished"])[:10] for r in results.records.values() if r.get("finished"))
     return " · ".join(parts + ([ends[-1]] if ends else []))
+
+
+def glance(results: Results, tables: Sequence[TaskTable]) -> str:
+    """Every verdict in a word, as HTML: what a reader on a phone sees first. Empty before the first look."""
+    judgement = results.standing.judgement
+    if judgement is None:
+        return ""
+    if judgement.family == "score":
+        return _verdicts("Over all tasks", [(x, c.verdict, bool(c.exploratory)) for x, c in judgement.scores.items()])
+    return "".join(
+        _verdicts(
+            one.task,
+            [(r.optimizer, c.verdict, bool(c.exploratory)) for r in one.rows if (c := r.comparison) is not None],
+        )
+        for one in tables
+    )
+
+
+def _verdicts(title: str, given: Sequence[tuple[str, str, bool]]) -> str:
+    parts = [
+        f'<li>{escape(label)} <span class="{word if word in WORDS and not early else ""}">'
+        f"{escape(word)}{' (exploratory)' if early and word in WORDS[:3] else ''}</span></li>"
+        for label, word, early in given
+    ]
+    return f'<div class="glance"><b>{escape(title)}</b><ul>{"".join(parts)}</ul></div>' if parts else ""
 
 
 def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:

@@ -1,36 +1,3 @@
-"use strict";
-// Every optimizer has a number, data-k, wherever it is drawn.
-const hidden = new Set();
-const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-const buttons = all(".legend button");
-const keys = new Set(buttons.map((b) => b.dataset.k));
-
-function redraw() {
-  for (const part of all(".s")) part.classList.toggle("off", hidden.has(part.dataset.k));
-  for (const b of buttons) b.setAttribute("aria-pressed", String(!hidden.has(b.dataset.k)));
-}
-function highlight(k) {
-  document.body.classList.toggle("dim", k !== null && !hidden.has(k));
-  for (const part of all(".s")) part.classList.toggle("hot", part.dataset.k === k);
-}
-for (const b of buttons) {
-  b.addEventListener("click", () => {
-    hidden.has(b.dataset.k) ? hidden.delete(b.dataset.k) : hidden.add(b.dataset.k);
-    highlight(null);
-    redraw();
-  });
-  b.addEventListener("dblclick", () => {
-    // The two clicks before have cancelled each other: show this one alone, or all again.
-    const alone = hidden.size === keys.size - 1 && !hidden.has(b.dataset.k);
-    hidden.clear();
-    if (!alone) for (const k of keys) if (k !== b.dataset.k) hidden.add(k);
-    redraw();
-  });
-  b.addEventListener("pointerenter", (e) => { if (e.pointerType === "mouse") highlight(b.dataset.k); });
-  b.addEventListener("pointerleave", () => highlight(null));
-}
-
-const tip = document.getElementById("tip");
 const names = new Map(buttons.map((b) => [b.dataset.k, b.textContent.trim()]));
 const numbers = (text) => text.match(/-?\d+(\.\d+)?(e-?\d+)?/g).map(Number);
 const short = (v) => (v === 0 ? "0" : Math.abs(v) >= 1e-3 && Math.abs(v) < 1e5 ? String(+v.toPrecision(4)) : v.toExponential(2));
@@ -46,12 +13,13 @@ function prepare(svg) {
     const at = numbers(path.getAttribute("d"));
     const points = [];
     for (let i = 0; i < at.length; i += 2) points.push([at[i], value(at[i + 1])]);
-    return { k: path.parentNode.dataset.k, colour: getComputedStyle(path).stroke, points };
+    return { k: path.parentNode.dataset.k, gone: path.parentNode.classList.contains("gone"), colour: getComputedStyle(path).stroke, points };
   });
   return { series, step: (px) => x0 + ((px - px0) / (px1 - px0)) * (x1 - x0), px0, px1 };
 }
 for (const svg of all("svg.chart")) {
   let chart = null;
+  svg.addEventListener("moved", () => { chart = null; });
   const hair = svg.querySelector(".hair");
   svg.addEventListener("pointermove", (event) => {
     chart ??= prepare(svg);
@@ -61,7 +29,7 @@ for (const svg of all("svg.chart")) {
     let nearest = null;
     const rows = [];
     for (const s of chart.series) {
-      if (hidden.has(s.k)) continue;
+      if (hidden.has(s.k) || s.gone) continue;
       const p = s.points.reduce((a, b) => (Math.abs(b[0] - px) < Math.abs(a[0] - px) ? b : a));
       if (nearest === null || Math.abs(p[0] - px) < Math.abs(nearest - px)) nearest = p[0];
       rows.push([s, p]);
@@ -81,14 +49,58 @@ for (const svg of all("svg.chart")) {
       row.insertCell().textContent = short(p[1]);
     }
     tip.append(head, table);
-    tip.style.display = "block";
-    const box = tip.getBoundingClientRect();
-    const left = event.clientX + 18 + box.width > innerWidth ? event.clientX - box.width - 18 : event.clientX + 18;
-    tip.style.left = Math.max(4, left) + "px";
-    tip.style.top = Math.max(4, Math.min(event.clientY - 20, innerHeight - box.height - 8)) + "px";
+    tip.className = "";
+    place(event.clientX, event.clientY);
   });
-  function leave() { tip.style.display = "none"; hair.setAttribute("visibility", "hidden"); }
+  function leave() { hideTip(); hair.setAttribute("visibility", "hidden"); }
   svg.addEventListener("pointerleave", leave);
+}
+
+// --- another axis: every optimizer's steps stand where its runs were, on average, when they had spent so much ---
+const drawn = new Map();
+function moveX(section, key) {
+  const axis = key === "step" ? null : DATA.tasks[section.dataset.task].axes[key];
+  for (const svg of all(".curves svg.chart", section)) {
+    const xs = svg.querySelector(".xs");
+    if (!drawn.has(xs)) drawn.set(xs, [xs.innerHTML, svg.dataset.x, svg.dataset.name]);
+    const [marks, range, name] = drawn.get(xs);
+    const [, , start, end] = numbers(range);
+    xs.innerHTML = axis ? axis.svg : marks;
+    svg.dataset.x = axis ? `0 ${axis.end} ${start} ${end}` : range;
+    svg.dataset.name = axis ? axis.name : name;
+    for (const part of all(".s", svg)) {
+      const knots = axis && axis.knots[part.dataset.k];
+      part.classList.toggle("gone", Boolean(axis) && !knots);
+      for (const path of all("path", part)) {
+        if (!drawn.has(path)) drawn.set(path, path.getAttribute("d"));
+        path.setAttribute("d", knots ? moved(drawn.get(path), knots, end) : drawn.get(path));
+      }
+    }
+    svg.dispatchEvent(new Event("moved"));
+  }
+}
+// The x of every point; what lies beyond the axis (the end of a lead, at its label) stays.
+function moved(d, [from, to], end) {
+  return d.replace(/([ML])(-?[\d.]+) /g, (whole, letter, x) => {
+    if (+x > end + 1) return whole;
+    const after = from.findIndex((f) => f >= +x - 0.06);
+    const i = after < 0 ? from.length - 1 : Math.max(1, after);
+    const share = (x - from[i - 1]) / (from[i] - from[i - 1] || 1);
+    return letter + (to[i - 1] + share * (to[i] - to[i - 1])).toFixed(1) + " ";
+  });
+}
+for (const section of all("section.task")) {
+  const parts = all(".curves .s", section);
+  section.querySelector('[data-set="axis"]')?.addEventListener("change", (e) => moveX(section, e.target.value));
+  section.querySelector('[data-set="seeds"]')?.addEventListener("change", (e) => {
+    for (const part of parts) part.classList.toggle("single", e.target.checked);
+  });
+  for (const part of parts) {
+    part.addEventListener("click", () => {
+      const on = !part.classList.contains("single");
+      for (const same of parts) if (same.dataset.k === part.dataset.k) same.classList.toggle("single", on);
+    });
+  }
 }
 
 // A chart on its own: the style sheet goes along, since colours and dashes live there.

@@ -1,0 +1,61 @@
+"""The command `hf-optim cite`, from the registry alone: torch is never imported."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+
+from hf_optim import __version__, registry
+from hf_optim.commands.parser import Parser
+from hf_optim.core import text
+
+ABOUT = "the paper behind an optimizer, as BibTeX"
+#: how this package is cited; CITATION.cff says the same
+OWN = f"""@software{{hf_optim,
+  title = {{hf_optim: papers' optimizers for Hugging Face runs, and an honest testbed}},
+  version = {{{__version__}}},
+}}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the entries; gives 0."""
+    parser = Parser(
+        "hf-optim cite", "Prints the paper behind each optimizer as BibTeX, and this package where none is named."
+    )
+    parser.add_argument("names", metavar="NAME", nargs="*", help="optimizers, as `hf-optim list` shows them")
+    names = parser.parse_args(sys.argv[1:] if argv is None else argv).names
+    print("\n".join(dict.fromkeys(map(entry, names))) if names else OWN, end="")
+    return 0
+
+
+def entry(name: str) -> str:
+    """The BibTeX of the paper behind an optimizer; what is not known of it is left out. UserError: an unknown name."""
+    info = registry.info(name)
+    authors, title, where, year = info.cited
+    title = title or info.paper
+    lines = [f"  title = {{{_safe(title)}}},"]
+    lines += [f"  author = {{{_safe(authors)}}},"] if authors else []
+    kind, field = _kind(where)
+    lines += [f"  {field} = {{{_safe(where)}}},"] if where else []
+    lines += [f"  year = {{{year}}},"] if year else []
+    return f"@{kind}{{{_key(authors, title, year)},\n" + "\n".join(lines) + "\n}\n"
+
+
+def _kind(where: str) -> tuple[str, str]:
+    if re.search("Journal|Transactions|Annals|USSR|Doklady|arXiv", where):
+        return "article", "journal"
+    if re.search("Conference|Advances", where):
+        return "inproceedings", "booktitle"
+    return "misc", "howpublished"
+
+
+def _key(authors: str, title: str, year: int) -> str:
+    first = re.sub("[^a-z]", "", authors.partition(",")[0].lower())
+    word = re.sub("[^a-z0-9]", "", re.split("[ :-]", title)[0].lower())
+    return f"{first}{year or ''}{word}"
+
+
+def _safe(value: str) -> str:
+    return text.latex(value)

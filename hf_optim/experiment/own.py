@@ -1,0 +1,190 @@
+"""A training of one's own in a study: a function that trains and measures, without a Task to write.
+
+from hf_optim import study
+
+@study.training(metric="test_accuracy", greater_is_better=True)
+def train(optimizer, seed, log):
+    ...
+    return {"test_accuracy": 0.93, "validation_accuracy": 0.94}
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hf_optim.core.validate import closest
+from hf_optim.errors import UserError, one_line
+from hf_optim.experiment import record as records
+from hf_optim.experiment.files import remove, write_json, write_rows
+from hf_optim.experiment.spec import SIZES, RunSpec
+from hf_optim.experiment.task import Data, Metric, Preset, Primary, Size, Task, Value
+
+#: arguments that a function may ask for by name; every other one is an option of the study's YAML
+GIVEN = ("optimizer", "seed", "log", "folder")
+MODEL = "own"
+
+
+def training(
+    *, metric: str, greater_is_better: bool, unit: str = "", title: str = ""
+) -> Callable[[Callable[..., Any]], OwnTraining]:
+    """Makes a function a task that a study names as `file.py:FUNCTION`.
+
+    The function is called once a run, in a process of its own, with what it asks for by name: `optimizer`, the
+    specification (`{"name": "smaran", "lr": 0.1}`), which `hf_optim.create(spec, model)` and `hf_optim.attach(trainer,
+    spec)` take; `seed`, with which all generators have been seeded already; `log(step, train_loss=..., ...)`, which
+    writes a row of the history; `folder`, the run's own. Other arguments are the study's `options`.
+
+    It returns a mapping of figures with `metric` among them, or such a mapping and a Trainer's `state.log_history`.
+
+    Args:
+        metric: what decides, such as "test_accuracy"; tuning chooses by "validation_accuracy".
+        greater_is_better: its direction.
+        unit: "share" (0 to 1), "points", "nats", "bits" or "".
+        title: a line about it; default the first one of the function's docstring.
+
+    Raises:
+        UserError: a metric that is no figure of the test split.
+    """
+    if not metric.startswith("test_"):
+        raise UserError(f"metric: a study judges on the test split: name it test_..., got {metric!r}")
+
+    def decorate(function: Callable[..., Any]) -> OwnTraining:
+        return OwnTraining(function, Primary(metric, greater_is_better), unit, title)
+
+    return decorate
+
+
+class OwnTraining(Task):
+    """The task that `training` makes of a function; calling it calls the function."""
+
+    models = (MODEL,)
+
+    def __init__(self, function: Callable[..., Any], primary: Primary, unit: str, title: str) -> None:
+        parameters = inspect.signature(function).parameters
+        for needed in ("optimizer", "seed"):
+            if needed not in parameters:
+                raise UserError(f"{function.__name__}: a training takes `optimizer` and `seed`, among others")
+        self.function, self.primary = function, primary
+        self.name = function.__name__
+        self.title = title or (inspect.getdoc(function) or self.name).splitlines()[0]
+        self.metrics = (Metric(primary.stem, primary.greater_is_better, unit),)  # type: ignore[arg-type]
+        self.options = {name: "an argument of the function" for name in parameters if name not in GIVEN}
+        preset = Preset(epochs=Value(1), batch_size=Value(1), optimizer=Value({"name": "adamw"}), data=Value("own"))
+        self.sizes = {size: Size("as the function says", {MODEL: preset}) for size in SIZES}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    @property
+    def path(self) -> str:
+        """`file.py:NAME`, by which a worker process finds the function.
+
+        Raises:
+            UserError: it was defined in a notebook or at a prompt, where no other process can see it.
+        """
+        file = inspect.getsourcefile(self.function)
+        if file is None or not Path(file).is_file() or not file.endswith(".py"):
+            raise UserError(
+                f"{self.name} lives in this notebook, where the processes of a study cannot see it: write its cell to "
+                f'a file (%%writefile mine.py) and name "mine.py:{self.name}"'
+            )
+        return f"{file}:{self.name}"
+
+    def data(self, preset: Preset, source: str | None) -> Data:
+        raise self._inside("data")
+
+    def model(self, name: str, preset: Preset, data: Data) -> Any:
+        raise self._inside("model")
+
+    def model_class(self, name: str) -> Any:
+        raise self._inside("model")
+
+    def measure(self, predictions: Any, references: Any) -> dict[str, float]:
+        raise self._inside("metrics")
+
+    def _inside(self, what: str) -> UserError:
+        return UserError(f"{self.name} is a training of its own: its {what} are inside the function")
+
+    def run(self, spec: RunSpec, folder: Path) -> dict[str, Any]:
+        """One run: calls the function and leaves history and record, as every run does."""
+        self._check(spec)
+        import torch
+        from transformers import set_seed
+
+        rows: list[dict[str, Any]] = []
+
+        def log(step: int, **values: float) -> None:
+            rows.append({"step": int(step), **values, "seconds": round(time.perf_counter() - begun, 4)})
+
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (records.RECORD, records.HISTORY):
+            remove(folder / name)
+        set_seed(spec.seed)
+        started, begun = datetime.now(UTC), time.perf_counter()
+        metrics: dict[str, float] = {}
+        error: str | None = None
+        given = {"optimizer": spec.optimizer, "seed": spec.seed, "log": log, "folder": folder} | spec.options
+        asked = inspect.signature(self.function).parameters
+        try:
+            result = self.function(**{name: value for name, value in given.items() if name in asked})
+            metrics, logged = self._figures(result)
+            rows = rows or logged
+        except Exception as problem:
+            error, metrics = one_line(problem), {}
+        seconds = time.perf_counter() - begun
+        record: dict[str, Any] = {
+            "id": spec.id,
+            "spec": spec.to_dict(),
+            "status": "ok" if error is None else "failed",
+            "error": error,
+            "metrics": metrics,
+            "primary": {"name": self.primary.name, "greater_is_better": self.primary.greater_is_better},
+            "history": records.HISTORY,
+            "samples": [],
+            "time": {"train_seconds": round(seconds, 3), "steps": max((row["step"] for row in rows), default=0)},
+            "memory": {"peak_rss_bytes": records.peak_memory()},
+            "environment": records.environment(1, "cuda" if torch.cuda.is_available() else "cpu"),
+            "data": None,
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_rows(folder / records.HISTORY, rows)
+        write_json(folder / records.RECORD, record)
+        return record
+
+    def _check(self, spec: RunSpec) -> None:
+        for what, value in (("overrides", spec.overrides), ("schedule", spec.schedule), ("data", spec.data)):
+            if value:
+                raise UserError(f"{what}: {self.name} is a training of its own: give it as an argument, under options")
+        if spec.pruning:
+            raise UserError(f"prune: {self.name} is a training of its own, which cannot be stopped early")
+
+    def _figures(self, result: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """What the function returned, checked: figures, and the rows of a Trainer's log where it gave one."""
+        logged: Sequence[Mapping[str, Any]] = ()
+        if isinstance(result, tuple) and len(result) == 2:
+            result, logged = result
+        if not isinstance(result, Mapping):
+            raise UserError(f"{self.name} has to return a mapping of figures, got {type(result).__name__}")
+        metrics = {str(key): float(value) for key, value in result.items()}
+        if self.primary.name not in metrics:
+            near = closest(self.primary.name, metrics)
+            raise UserError(f"{self.name} returned no {self.primary.name}, by which it is judged{near}")
+        if not math.isfinite(metrics[self.primary.name]):
+            raise UserError(f"{self.primary.name} is not finite")
+        names = {"loss": "train_loss", "learning_rate": "lr"}
+        rows = []
+        for entry in logged:
+            figures = {names.get(k, k.replace("eval_", "validation_", 1)): v for k, v in entry.items() if _is_figure(v)}
+            rows.append({"step": int(entry["step"]), **figures})
+        return {key: value for key, value in metrics.items() if math.isfinite(value)}, rows
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,58 @@
+"""What each column of the report's tables means, in one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+#: by a column's name; a name that varies (a metric, a baseline) is found by `key_of`
+EXPLAINED = {
+    "verdict": "What the test says of this optimizer against the baseline; undecided is no proof of equality.",
+    "metric": "The mean over the units that finished, and ± their standard deviation.",
+    "difference": "This optimizer's metric less the baseline's, averaged over pairs with the same weights and batches.",
+    "interval of the difference": "As wide as the verdict asks: it leaves zero exactly where better or worse is said.",
+    "p": "From the paired t-test, after the planned looks and Holm's correction over all comparisons of the family.",
+    "P(better)": "The share of pairs in which it beats the baseline, ties counting half, with its 95 % interval.",
+    "n": "How many runs finished, of how many that were planned.",
+    "place": "The places that it can have by tests of all pairs; ● may be the best.",
+    "95 % CI": "The 95 % t-interval of the mean.",
+    "median": "The middle of the units' values.",
+    "IQM": "The mean of the middle half of the values, which single bad seeds do not move.",
+    "mean": "The mean over units with its 95 % t-interval.",
+    "d_z": "The mean paired difference over its standard deviation; positive is better.",
+    "d_av": "The mean difference over the mean of the two standard deviations; positive is better.",
+    "improvement": "P(better) over all combinations of units, not only the pairs.",
+    "test loss": "The loss on the test split at the end of training.",
+    "train loss": "The loss on the train split at the end of training, in evaluation mode.",
+    "loss gap": "Test loss less train loss, both in evaluation mode.",
+    "accuracy gap": "Train accuracy less test accuracy, both in evaluation mode.",
+    "forward passes a step": "How often the model was run on a batch for one optimizer step.",
+    "backward passes a step": "How often a gradient was computed for one optimizer step.",
+    "ms a step": "The median time of one optimizer step, forward and backward passes included.",
+    "of it optimizer": "The part of a step's milliseconds that the optimizer itself took.",
+    "training s": "Seconds of training, evaluations left out; compare within this table only.",
+    "optimizer state": "The memory that the optimizer keeps between steps.",
+    "trials": "How many settings were tried on the validation split.",
+    "validation": "The validation metric of the chosen setting, by which it was chosen.",
+    "chosen": "The setting with the best validation metric at the end of training.",
+    "run": "One optimizer with one seed: its record, settings, history, log and samples.",
+}  # fmt: skip
+
+
+def key_of(name: str, metric: str = "", baseline: str = "") -> str:
+    """The explanation of a column of the result table: its names hold the metric and the baseline."""
+    if name == metric:
+        return "metric"
+    if baseline and name == f"− {baseline}":
+        return "difference"
+    return "interval of the difference" if name == "95 % CI " else name.strip()
+
+
+def slug(key: str) -> str:
+    """The anchor of an explanation."""
+    return "col-" + re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
+
+
+def used(keys: Iterable[str]) -> list[str]:
+    """Those of `keys` that are explained, once each."""
+    return [key for key in dict.fromkeys(keys) if key in EXPLAINED]

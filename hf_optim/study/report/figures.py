@@ -1,0 +1,186 @@
+"""A study's charts by matplotlib, for a notebook and for a paper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_optim.core.validate import closest
+from hf_optim.errors import UserError
+from hf_optim.experiment.files import whole
+from hf_optim.study.findings.curves import Curve, Histories
+from hf_optim.study.findings.table import TaskTable
+from hf_optim.study.folder.results import Results
+from hf_optim.study.plan.entries import declared
+from hf_optim.study.report.pieces import file_name
+from hf_optim.study.report.summary import words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: the report's colours, which a colour-blind reader can tell apart, and its dashes
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b34a94", "#c08a00", "#4aa3df", "#6f6f6f", "#6a4fc0")
+DASHES = ("-", "--", ":")
+#: inches of a column or a page in what people submit to
+WIDTHS = {
+    "neurips column": 5.5, "iclr column": 5.5, "icml column": 3.25, "icml page": 6.75, "acl column": 3.03,
+    "acl page": 6.3, "ieee column": 3.5, "ieee page": 7.16,
+}  # fmt: skip
+FORMATS = ("pdf", "svg", "png")
+OVER = {"step": "step", "passes": "forward and backward passes", "tokens": "tokens", "flops": "FLOPs",
+        "seconds": "seconds of training"}  # fmt: skip
+
+
+def width_of(text: str) -> float:
+    """Inches: a number, or a name such as "icml column". Raises UserError."""
+    if text.lower() in WIDTHS:
+        return WIDTHS[text.lower()]
+    try:
+        inches = float(text)
+    except ValueError:
+        inches = math.nan
+    if not 1 <= inches <= 40:
+        raise UserError(f"--width: inches from 1 to 40, or one of {', '.join(WIDTHS)}; got {text!r}")
+    return inches
+
+
+def draw(
+    results: Results,
+    tables: Sequence[TaskTable],
+    what: str,
+    *,
+    task: str | None = None,
+    over: str = "step",
+    axes: Axes | None = None,
+) -> Axes:
+    """Draws one chart; see `study.Study.plot`."""
+    one = tables[0] if task is None else next((t for t in tables if t.task == task), None)
+    if one is None:
+        labels = [t.task for t in tables]
+        raise UserError(f"no task {task!r}{closest(str(task), labels)}; tasks: {', '.join(labels)}")
+    if over not in OVER:
+        raise UserError(f"over: expected one of {', '.join(OVER)}, got {over!r}")
+    if axes is None:
+        from matplotlib import pyplot
+
+        axes = pyplot.subplots(layout="constrained")[1]
+    styles = {o["label"]: (COLOURS[i % 8], DASHES[i // 8 % 3]) for i, o in enumerate(results.plan.optimizers)}
+    if what in ("result", "difference"):
+        (_result if what == "result" else _difference)(axes, one, styles)
+    else:
+        _curves(axes, results, one, what, over, styles)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def _result(axes: Axes, one: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
+    for y, row in enumerate(reversed(one.rows)):
+        colour = styles[row.optimizer][0]
+        axes.plot(list(row.units.values()), [y] * len(row.units), "o", color=colour, alpha=0.45, markersize=3.5)
+        if row.mean.n > 1 and not math.isnan(row.mean.low):
+            axes.plot([row.mean.low, row.mean.high], [y, y], color=colour)
+        axes.plot([row.mean.mean], [y], "|", color=colour, markersize=10, markeredgewidth=2)
+    axes.set_yticks(range(len(one.rows)), [row.optimizer for row in reversed(one.rows)])
+    axes.set_xlabel(f"{words(one.metric)}: seeds, mean and 95 % interval")
+
+
+def _difference(axes: Axes, one: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
+    rows = [row for row in reversed(one.rows) if row.comparison and row.comparison.pairs]
+    axes.axvline(0, color="0.5", linewidth=0.8)
+    for y, row in enumerate(rows):
+        assert row.comparison is not None
+        d, sure = row.comparison.difference, row.comparison.decided
+        axes.plot([d.low, d.high], [y, y], color=styles[row.optimizer][0], alpha=1 if sure else 0.5)
+        axes.plot([d.mean], [y], "|", color=styles[row.optimizer][0], markersize=10, markeredgewidth=2)
+    axes.set_yticks(range(len(rows)), [f"{row.optimizer}: {row.verdict}" for row in rows])
+    axes.set_xlabel(f"{words(one.metric)}, paired difference to {one.baseline}")
+
+
+def _curves(
+    axes: Axes, results: Results, one: TaskTable, key: str, over: str, styles: dict[str, tuple[str, str]]
+) -> None:
+    task = next(t for t in results.plan.tasks if t["label"] == one.task)
+    histories = Histories(results, task)
+    curves = histories.curves(key)
+    if not curves:
+        raise UserError(f"nothing was logged under {key!r}: result, difference, or a column of study.curves")
+    spent = histories.spent(over) if over != "step" else {}
+    if over != "step" and not spent:
+        raise UserError(f"over: the histories of this study do not say {OVER[over]}")
+    for curve in curves:
+        if over != "step" and curve.optimizer not in spent:
+            continue
+        x = _x(curve, spent.get(curve.optimizer))
+        colour, dash = styles[curve.optimizer]
+        if curve.failed:
+            axes.plot(x, curve.mean, color=colour, linewidth=0.7)
+            axes.plot(x[-1:], curve.mean[-1:], "x", color=colour)
+            continue
+        axes.plot(x, curve.mean, dash, color=colour, label=curve.optimizer)
+        axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.13, linewidth=0)
+    values = [v for c in curves if not c.failed for v in (*c.low, *c.high)]
+    if values and min(values) > 0 and max(values) > 20 * min(values):
+        axes.set_yscale("log")
+    axes.set_xlabel(OVER[over])
+    better = declared(task, key)
+    axes.set_ylabel(words(key) + ("" if better is None or key == "train_loss" else " ↑" if better[0] else " ↓"))
+    axes.legend(frameon=False)
+
+
+def _x(curve: Curve, spent: Curve | None) -> list[float]:
+    return list(curve.steps) if spent is None else np.interp(curve.steps, spent.steps, spent.mean).tolist()
+
+
+def write_all(
+    results: Results,
+    tables: Sequence[TaskTable],
+    folder: Path,
+    *,
+    kind: str = "pdf",
+    width: float = 5.5,
+    font: float = 9,
+) -> list[Path]:
+    """Writes every chart of every task below `folder` and gives the files: results, differences and curves.
+
+    Args:
+        kind: pdf, svg or png.
+        width: inches; a chart is as high as its rows need, or 0.62 times as high as wide.
+        font: points.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    # Text stays text, and the same study gives the same bytes.
+    settings: Any = {  # matplotlib's own type lists every key
+        "font.size": font,
+        "pdf.fonttype": 42,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "0",
+    }
+    written = []
+    with matplotlib.rc_context(settings):
+        for one in tables:
+            stem = one.metric.removeprefix("test_")
+            charts = ["result", "difference", "train_loss", "validation_loss", f"validation_{stem}", "effective_lr"]
+            for what in dict.fromkeys(charts):
+                rows = len(one.rows) * font / 72 * 1.9 + 0.6
+                height = rows if what in ("result", "difference") else 0.62 * width
+                figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+                try:
+                    draw(results, tables, what, task=one.task, axes=axes)
+                except UserError:  # not logged by this task
+                    continue
+                finally:
+                    pyplot.close(figure)
+                path = folder / f"{file_name(one.task, what)}.{kind}"
+                about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
+                with whole(path) as temporary:
+                    figure.savefig(temporary, format=kind, dpi=300, metadata=about)
+                written.append(path)
+    return written

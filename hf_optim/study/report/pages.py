@@ -1,0 +1,148 @@
+"""A page for every run, beside the report: settings, figures, curves, samples, log, and the run's own files."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import PurePosixPath
+from typing import Any
+
+from hf_optim.core.text import html as escape
+from hf_optim.experiment.files import own_folder, read_bytes, write_atomically
+from hf_optim.experiment.record import RECORD, SAMPLES
+from hf_optim.study.folder.results import Results, describe
+from hf_optim.study.folder.standing import known
+from hf_optim.study.plan.plan import Run, flatten
+from hf_optim.study.report.document import document
+
+FOLDER = "pages"
+#: of a log, the end; of samples, so many files and bytes; of curves, what a reader looks for first
+MOST_LOG, MOST_SAMPLES, MOST_BYTES = 20_000, 12, 400_000
+FIRST = ("train_loss", "validation_loss", "validation_accuracy", "effective_lr", "lr")
+
+
+def link(results: Results, run_id: str, text: str = "", kind: str = "") -> str:
+    """A link to the page of a run with a record; its id alone for another."""
+    if results.store.record(run_id) is None:
+        return f"<code>{escape(run_id)}</code>"
+    of_kind = f' class="{kind}"' if kind else ""
+    return f'<a{of_kind} href="{FOLDER}/{escape(run_id)}.html">{escape(text or run_id)}</a>'
+
+
+def write(results: Results) -> int:
+    """Writes the page of every run that has a record and whose page is not the one it should be; gives how many."""
+    folder = own_folder(results.folder, FOLDER)
+    style = (files(__package__) / "page.css").read_text(encoding="utf-8")
+    written = 0
+    for run in {run.id: run for run in (*results.plan.runs, *known(results.plan, results.store))}.values():
+        if (record := results.store.record(run.id)) is None:
+            continue
+        name = f"{run.id}.html"
+        text = document(describe(run), style, list(_body(results, run, record)))
+        if _stands(results, name, text):
+            continue
+        write_atomically(folder / name, text)
+        written += 1
+    return written
+
+
+def _stands(results: Results, name: str, text: str) -> bool:
+    try:
+        return read_bytes(results.folder, f"{FOLDER}/{name}") == text.encode()
+    except OSError:
+        return False
+
+
+def _body(results: Results, run: Run, record: Mapping[str, Any]) -> Iterator[str]:
+    yield f'<p><a href="../report.html">{escape(results.plan.title)}</a></p><h1>{escape(describe(run))}</h1>'
+    if record["status"] == "ok":
+        primary = (record.get("primary") or {}).get("name")
+        value = f": {escape(primary)} {_text(record['metrics'].get(primary))}" if primary else ""
+        yield f"<p>finished{value}</p>"
+    else:
+        yield f'<p class="bad">failed: {escape(record.get("error") or "no reason recorded")}</p>'
+    home = f"../runs/{escape(run.id)}"
+    yield f'<p>Files: <a href="{home}/{RECORD}">{RECORD}</a>'
+    if (history := record.get("history")) == "history.jsonl":
+        yield f' · <a href="{home}/{history}">{history}</a>'
+    yield "</p>"
+    rows = results.history(run)
+    yield f'<h2>History</h2><div class="curves">{"".join(_curves(rows))}</div>' if rows else ""
+    yield from _samples(results, run, record)
+    yield _table("Settings", flatten(run.spec))
+    for place in ("metrics", "time", "memory", "data", "environment"):
+        yield _table(place.capitalize(), record.get(place) or {})
+    yield _table("Run", {"id": run.id, "started": record.get("started"), "finished": record.get("finished")})
+    if log := _log(results, run):
+        yield f"<h2>Log</h2><pre>{escape(log)}</pre>"
+
+
+def _table(title: str, values: Mapping[str, Any]) -> str:
+    lines = "".join(f"<tr><th>{escape(k)}</th><td>{_text(v)}</td></tr>" for k, v in values.items() if v is not None)
+    return f"<h2>{title}</h2><table><tbody>{lines}</tbody></table>" if lines else ""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return escape(json.dumps(value) if isinstance(value, list | dict) else "–" if value is None else value)
+
+
+def _curves(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A small curve for every figure of the history, those that are read first in front."""
+    names = dict.fromkeys(k for row in rows for k in row if k not in ("step", "epoch"))
+    for name in [*(n for n in FIRST if n in names), *(n for n in names if n not in FIRST)][:12]:
+        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float) and "step" in row]
+        points = [(s, v) for s, v in points if isinstance(s, int | float) and v == v and abs(v) < 1e300]
+        if len(points) < 2:
+            continue
+        stride = max(1, len(points) // 120)
+        points = points[::stride] + ([points[-1]] if (len(points) - 1) % stride else [])
+        (low, high), end = _range(v for _, v in points), max(points[-1][0], 1)
+        at = [f"{250 * s / end:.0f} {8 + 84 * (high - v) / ((high - low) or 1):.1f}" for s, v in points]
+        shown = f"{name.replace('_', ' ')}: {points[0][1]:.4g} to {points[-1][1]:.4g}"
+        yield (
+            f"<figure><figcaption>{escape(shown)}</figcaption>"
+            f'<svg viewBox="0 0 252 112" role="img" aria-label="{escape(shown)}"><path d="M{"L".join(at)}"/>'
+            f'<text x="0" y="110">step {points[0][0]:g}</text><text x="250" y="110" text-anchor="end">{end:g}</text>'
+            "</svg></figure>"
+        )
+
+
+def _range(values: Iterator[float]) -> tuple[float, float]:
+    every = list(values)
+    return min(every), max(every)
+
+
+def _samples(results: Results, run: Run, record: Mapping[str, Any]) -> Iterator[str]:
+    """What the run generated, pictures as data and texts as text, as far as MOST_BYTES reach."""
+    left, shown = MOST_BYTES, []
+    for name in sorted(record.get("samples") or ())[-MOST_SAMPLES:]:
+        file = PurePosixPath(str(name))
+        if file.parts[:1] != (SAMPLES,):
+            continue
+        try:
+            content = read_bytes(results.folder, f"runs/{run.id}/{file}", left)
+        except OSError:  # not there, too large, or not one of the run's own files
+            continue
+        left -= len(content)
+        caption = f"<figcaption>{escape(file.name)}</figcaption>"
+        if file.suffix == ".png" and content.startswith(b"\x89PNG\r\n"):
+            data = base64.b64encode(content).decode()
+            picture = f'<img alt="{escape(file.name)}" src="data:image/png;base64,{data}">'
+            shown.append(f"<figure>{caption}{picture}</figure>")
+        elif file.suffix == ".txt":
+            text = content.decode("utf-8", errors="replace")[:8000]
+            shown.append(f"<figure>{caption}<pre>{escape(text)}</pre></figure>")
+    if shown:
+        yield f"<h2>Samples</h2>{''.join(shown)}"
+
+
+def _log(results: Results, run: Run) -> str:
+    """The end of what the run printed."""
+    try:
+        return read_bytes(results.folder, f"runs/{run.id}/log.txt").decode("utf-8", errors="replace")[-MOST_LOG:]
+    except OSError:
+        return ""

@@ -1,0 +1,317 @@
+"""The report's section on one task: the result under every baseline and metric, the curves, the costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_optim.core.text import html as escape
+from hf_optim.study.findings import table
+from hf_optim.study.findings.curves import Curve, Histories
+from hf_optim.study.findings.table import COSTS, Row, TaskTable
+from hf_optim.study.folder.results import Results
+from hf_optim.study.plan.entries import declared
+from hf_optim.study.report import charts, differs, forest, sections, views
+from hf_optim.study.report.columns import key_of
+from hf_optim.study.report.pieces import figure, file_name, html_table, name_cell, swatch
+from hf_optim.study.report.summary import words
+
+#: what a reader looks for first stands first
+ORDER = ("verdict", "metric", "difference", "interval of the difference", "p")
+#: what the curves can be drawn over, beside steps
+AXES = {"passes": "forward and backward passes", "tokens": "tokens", "flops": "FLOPs", "seconds": "seconds of training"}
+KNOTS = 13
+#: characters of all curves of single seeds in a report, about
+SINGLES = 260_000
+
+
+def section(
+    results: Results, task: Mapping[str, Any], one: TaskTable, styles: Mapping[str, str], metrics: Sequence[str]
+) -> tuple[str, dict[str, Any]]:
+    """The section as HTML, and the data to show it differently; `metrics` are those to choose from."""
+    data: dict[str, Any] = {"columns": _columns(one), "metrics": {}}
+    marks = _forest(results, task, one, one)
+    parts = [
+        f'<section class="task" id="{anchor(one)}" data-task="{escape(one.task)}">',
+        f"<h2>{escape(one.task + one.suffix)}</h2>",
+        f'<p class="facts">{escape(_facts(results, task))}</p>',
+    ]
+    if marks:
+        parts.append(_controls(one, metrics))
+        rows, left, right = marks
+        drawing = f'<div class="scroll">{forest.draw(rows, left, right, styles)}</div>'
+        parts.append(figure("Result", "", drawing, file_name(one.task, "result")))
+    parts.append(_result_table(one, styles))
+    for metric, baseline, view in views.variants(results, task, one, list(metrics)) if metrics else ():
+        _add(data["metrics"], _view(results, task, one, metric, baseline, view), metric, baseline)
+    charts_, data["axes"] = _curves(results, task, one, styles)
+    parts.append(charts_)
+    parts.append(
+        f'<div class="more">{_others(one, styles)}{_costs(one, styles)}</div>'
+        f"{differs.on_task(results, task)}{sections.extra(results, task, one)}"
+        f"{sections.samples(results, task)}</section>"
+    )
+    return "".join(parts), data
+
+
+def anchor(one: TaskTable) -> str:
+    """The place of a task's section."""
+    return f"task-{file_name(one.task)}"
+
+
+# --- the result ------------------------------------------------------------------------------------------------------
+
+
+def _controls(one: TaskTable, metrics: Sequence[str]) -> str:
+    """What the page can change in place, said to be exploratory where it is."""
+    if not metrics:
+        return ""
+    against = "".join(
+        f'<option value="{escape(r.optimizer)}"{" selected" if r.optimizer == one.baseline else ""}>'
+        f"{escape(r.optimizer)}</option>"
+        for r in one.rows
+    )
+    judged = "".join(
+        f'<option value="{escape(name)}"{" selected" if name == one.metric else ""}>{escape(words(name))}</option>'
+        for name in metrics
+    )
+    return (
+        f'<p class="controls"><label>against <select data-set="baseline">{against}</select></label>'
+        f'<label>judged by <select data-set="metric">{judged}</select></label>'
+        '<span class="asked" role="status" hidden>Exploratory: the registered question is against '
+        f'{escape(one.baseline)} by {escape(words(one.metric))}. <button type="button">back to it</button></span></p>'
+    )
+
+
+def _cells(view: TaskTable, row: Row) -> dict[str, str]:
+    """The cells of a row by what explains their column, those that are read first in front."""
+    named = {key_of(k, view.metric, view.baseline): v for k, v in table.result_cells(view, row).items()}
+    named["P(better)"] = _win_rate(row)
+    first = {key: named.pop(key) for key in ("optimizer", *ORDER) if key in named}
+    return first | {"P(better)": named.pop("P(better)")} | named
+
+
+def _heads(view: TaskTable) -> dict[str, str]:
+    heads = {key_of(k, view.metric, view.baseline): k.strip() for k in table.result_cells(view, view.rows[0])}
+    fixed = {"interval of the difference": "its interval", "P(better)": "P(better)"}
+    return heads | fixed | {"metric": words(view.metric)}
+
+
+def _columns(one: TaskTable) -> list[str]:
+    return list(_cells(one, one.rows[0])) if one.rows else []
+
+
+def _kind(row: Row, text: str) -> str:
+    kinds = {"better": "better", "worse": "worse", "equivalent": "equivalent"}
+    return "bad" if row.state and text == row.state else kinds.get(text, "")
+
+
+def _result_table(one: TaskTable, styles: Mapping[str, str]) -> str:
+    if not one.rows:
+        return ""
+    columns, heads = _columns(one), _heads(one)
+    lines = []
+    for row in one.rows:
+        cells = _cells(one, row)
+        line = name_cell(row.optimizer, styles[row.optimizer])
+        for key in columns[1:]:
+            kind = _kind(row, cells[key])
+            line += f'<td class="{kind}">{escape(cells[key])}</td>' if kind else f"<td>{escape(cells[key])}</td>"
+        lines.append(f'<tr class="base">{line}</tr>' if row.optimizer == one.baseline else f"<tr>{line}</tr>")
+    caption = f"{one.task}: {words(one.metric)} of every optimizer"
+    return html_table([heads[key] for key in columns], lines, caption, keys=columns, kind="result")
+
+
+def _forest(
+    results: Results, task: Mapping[str, Any], order: TaskTable, view: TaskTable
+) -> tuple[list[forest.ForestRow], forest.Panel, forest.Panel] | None:
+    """The plot of a view, its rows in the order of the registered table."""
+    by = {row.optimizer: row for row in view.rows}
+    rows = [
+        forest.ForestRow(
+            row.optimizer,
+            list(row.units.values()),
+            row.mean,
+            row.comparison.difference if row.comparison else None,
+            row.comparison.verdict if row.comparison else "",
+            "" if row.mean.n else row.state,
+        )
+        for row in (by[one.optimizer] for one in order.rows)
+    ]
+    left = forest.means(rows, words(view.metric), _is_share(task, view.metric))
+    return None if left is None else (rows, left, forest.differences(rows, view.baseline))
+
+
+def _view(
+    results: Results, task: Mapping[str, Any], one: TaskTable, metric: str, baseline: str, view: TaskTable
+) -> dict[str, Any]:
+    """What one metric and one baseline show, as texts and marks."""
+    marks = _forest(results, task, one, view)
+    by = {row.optimizer: row for row in view.rows}
+    heads = _heads(view)
+    rows = []
+    for row in (by[known.optimizer] for known in one.rows):
+        cells = _cells(view, row)
+        rows.append([[cells.get(key, "–"), _kind(row, cells.get(key, ""))] for key in _columns(one)[1:]])
+    panels = [dataclasses.asdict(panel) for panel in marks[1:]] if marks else None
+    return {"heads": [heads.get(key, key) for key in _columns(one)], "rows": rows, "panels": panels}
+
+
+#: so many columns behind the name change with the baseline: ORDER and P(better); the others follow from the metric
+_CHANGING = len(ORDER) + 1
+
+
+def _add(known: dict[str, Any], view: Mapping[str, Any], metric: str, baseline: str) -> None:
+    """Puts a view to the others of its metric: what all baselines share is kept once."""
+    rest = [row[_CHANGING:] for row in view["rows"]]
+    left, right = view["panels"] or (None, None)
+    mine = known.setdefault(metric, {"left": left, "rows": rest, "bases": {}})
+    changing = [row[:_CHANGING] for row in view["rows"]]
+    mine["bases"][baseline] = {"heads": view["heads"], "right": right, "rows": changing}
+
+
+def _win_rate(row: Row) -> str:
+    c = row.comparison
+    return "–" if c is None or math.isnan(c.better) else f"{c.better:.2f} [{c.better_low:.2f}, {c.better_high:.2f}]"
+
+
+# --- curves ----------------------------------------------------------------------------------------------------------
+
+
+def _curves(
+    results: Results, task: Mapping[str, Any], one: TaskTable, styles: Mapping[str, str]
+) -> tuple[str, dict[str, Any]]:
+    """The curves of a task over steps, and what turns steps into passes, tokens, FLOPs and seconds."""
+    histories, stem = Histories(results, task), one.metric.removeprefix("test_")
+    asked = {
+        "train_loss": ("Training loss", ""),
+        "validation_loss": ("Validation loss", ""),
+        f"validation_{stem}": (f"Validation {words(stem)}", "higher is better" if one.greater else "lower is better"),
+        "effective_lr": ("Effective learning rate", "the rate times what the rule itself adapts"),
+    }
+    curves = {key: histories.curves(key) for key in asked}
+    end = max((c.steps[-1] for some in curves.values() for c in some), default=0.0)
+    runs = max(1, len(results.plan.runs))
+    points = min(40, max(8, SINGLES // (runs * 3 * 8)))
+    drawn = []
+    for key, (title, note) in asked.items():
+        drawing = charts.lines(
+            f"{title} of {one.task}",
+            curves[key],
+            styles,
+            share=_is_share(task, key),
+            log=key == "effective_lr",
+            end=end,
+            singles=None if key == "effective_lr" else histories.singles(key, points),
+        )
+        drawn.append(figure(title, note, drawing, file_name(one.task, key)))
+    axes = {key: _axis(histories.spent(key), name, styles, end) for key, name in AXES.items()}
+    axes = {key: value for key, value in axes.items() if value}
+    if not any(drawn):
+        return "", {}
+    over = "".join(f'<option value="{key}">{name}</option>' for key, name in {"step": "steps", **_named(axes)}.items())
+    controls = (
+        f'<p class="controls"><label>over <select data-set="axis">{over}</select></label>'
+        '<label><input type="checkbox" data-set="seeds"> single seeds</label>'
+        '<small class="soft">or click a curve for the seeds of one optimizer</small></p>'
+    )
+    return f'<div class="curves"><h3>Curves</h3>{controls}<div class="grid2">{"".join(drawn)}</div></div>', axes
+
+
+def _named(axes: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value["name"] for key, value in axes.items()}
+
+
+def _axis(spent: Mapping[str, Curve], name: str, styles: Mapping[str, str], end: float) -> dict[str, Any] | None:
+    """Where a step's pixel stands on another axis, at a few knots for each optimizer; None where nothing was logged."""
+    whole = {label: curve for label, curve in spent.items() if len(curve.steps) > 1 and curve.mean[-1] > 0}
+    if not whole:
+        return None
+    steps, scale = charts.x_scale(end), charts.x_scale(max(curve.mean[-1] for curve in whole.values()))
+    keys = {label: i for i, label in enumerate(styles)}
+    knots = {}
+    for label, curve in whole.items():
+        at = sorted({round(i * (len(curve.steps) - 1) / (KNOTS - 1)) for i in range(KNOTS)})
+        pairs = [(0.0, 0.0)] if curve.steps[0] > 0 else []
+        pairs += [(curve.steps[i], curve.mean[i]) for i in at]
+        knots[str(keys[label])] = [[round(steps(s), 1) for s, _ in pairs], [round(scale(v), 1) for _, v in pairs]]
+    return {"name": name, "end": scale.high, "svg": charts.x_axis(scale, name), "knots": knots}
+
+
+def _is_share(task: Mapping[str, Any], metric: str) -> bool:
+    return (declared(task, metric) or (False, ""))[1] == "share"
+
+
+# --- figures beside the result ---------------------------------------------------------------------------------------
+
+
+def _others(one: TaskTable, styles: Mapping[str, str]) -> str:
+    shown = [name for name in table.OTHERS if name != one.metric and any(row.others[name].n for row in one.rows)]
+    if not shown:
+        return ""
+    lines = [
+        f"<tr>{name_cell(row.optimizer, styles[row.optimizer])}"
+        + "".join(f"<td>{table.spread(row.others[n], one.decimals)}</td>" for n in shown)
+        + "</tr>"
+        for row in one.rows
+    ]
+    note = (
+        "Gaps are test minus train for losses and train minus test for accuracies, the train side in evaluation mode."
+    )
+    made = html_table(["optimizer", *map(words, shown)], lines, f"{one.task}: losses and gaps")
+    return f'<h3>Losses and gaps</h3>{made}<p class="soft">{note}</p>'
+
+
+def _costs(one: TaskTable, styles: Mapping[str, str]) -> str:
+    keys = [k for k in COSTS if any(not math.isnan(row.costs[k]) for row in one.rows)]
+    if not keys:
+        return ""
+    most = {k: max(row.costs[k] for row in one.rows if not math.isnan(row.costs[k])) for k in keys}
+    lines = []
+    for row in one.rows:
+        line = name_cell(row.optimizer, styles[row.optimizer])
+        for k in keys:
+            value = row.costs[k]
+            share = value / most[k] if value >= 0 and most[k] > 0 else 0.0
+            bar = f'<span class="bar"><i style="width:{100 * share:.0f}%"></i></span>'
+            line += f"<td>{table.cost_text(k, value)}{bar}</td>"
+        lines.append(f"<tr>{line}</tr>")
+    made = html_table(["optimizer", *(COSTS[k][2] for k in keys)], lines, f"{one.task}: time and memory")
+    return (
+        f"<h3>Time and memory</h3>{made}"
+        '<p class="soft">Medians over seeds. Runs may have shared the machine: compare within this table only. '
+        "Memory is the optimizer's state.</p>"
+    )
+
+
+def _facts(results: Results, task: Mapping[str, Any]) -> str:
+    """One line about the task: what was trained on what, for how long."""
+    here = [
+        results.records[run.id] for run in results.plan.runs if run.task == task["label"] and run.id in results.records
+    ]
+    fine = [record for record in here if record["status"] == "ok"]
+    facts = [f"{task['title']}, {task['task']}/{task['model']}, size {task['size']}"]
+    notes = sorted({str(r["data"].get("note") or r["data"].get("name")) for r in fine if r.get("data")})
+    facts += notes[:2]
+    steps = sorted({r["time"].get("steps") for r in fine} - {None})
+    facts += [f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"] if steps else []
+    sizes = sorted({r["memory"].get("parameters") for r in fine} - {None})
+    facts += [f"{sizes[0]:,} parameters"] if len(sizes) == 1 else []
+    if task.get("schedule"):
+        facts.append(
+            "schedule " + ", ".join(f"{k} {v}" if k != "name" else str(v) for k, v in task["schedule"].items())
+        )
+    facts += [f"{k} {v}" for k, v in (task.get("overrides") or {}).items() if k != "steps"]
+    return " · ".join(facts)
+
+
+def legend(styles: Mapping[str, str]) -> str:
+    """A button an optimizer, which hides and shows it everywhere."""
+    buttons = "".join(
+        f'<button type="button" aria-pressed="true" data-k="{i}">{swatch(style)}{escape(label)}</button>'
+        for i, (label, style) in enumerate(styles.items())
+    )
+    told = "Click: hide or show. Double click: this one alone."
+    return f'<div class="legend" role="group" aria-label="Optimizers shown" title="{told}">{buttons}</div>'

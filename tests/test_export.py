@@ -1,0 +1,117 @@
+"""A paper's table, charts and citations."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+import pytest
+from study_fakes import make_study
+
+import hf_optim
+from hf_optim.commands.cite import entry
+from hf_optim.commands.main import main
+from hf_optim.study.findings import table
+from hf_optim.study.folder import results as records
+from hf_optim.study.report import paper
+from hf_optim.study.statistics.paired import summarise
+
+
+@pytest.mark.parametrize(
+    "values, decimals",
+    [
+        ([0.93, 0.94], 3),
+        ([0.9310, 0.9352], 3),
+        ([61.0, 68.0], 0),
+        ([0.90, 0.92], 3),
+        ([1.0, 1.1357], 2),
+        ([1, 1], None),
+    ],
+)
+def test_digits_follow_the_deviation(values, decimals):
+    # deviations: 0.0071, 0.0030, 4.9, 0.014 (two figures: it begins with 1), 0.096 (which rounds to 0.1: two), none
+    assert paper.digits(summarise(values)) == decimals
+
+
+def value(label, seed):
+    """b well ahead, c behind, d as b but for chance."""
+    noise = 0.001 * ((seed * 7919 + len(label)) % 5)
+    return (
+        {"adamw": 0.8, "best": 0.9, "behind": 0.7, "close": 0.9}[label]
+        + noise
+        + 0.002 * (label == "close") * (-1) ** seed
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_study(tmp_path / "s", ("adamw", "best", "behind", "close"), ("A", "B_2"), 6, value=value, spent=True)
+
+
+def test_the_table_marks_the_best_ties_and_verdicts(folder, capsys):
+    for kind in ("latex", "markdown", "csv"):
+        assert main(["export", str(folder), "--table", kind]) == 0
+    text = capsys.readouterr().out
+    latex = text[: text.index("| optimizer")]
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"B\_2", r"\uparrow", r"^{\ddagger}", r"^{\dagger}"):
+        assert rule in latex, rule
+    tables = table.build(records.load(folder))
+    for one in tables:
+        column = paper.cells(one)
+        leader = max(one.rows, key=lambda row: row.mean.mean).optimizer
+        assert [name for name, cell in column.items() if cell.best] == [leader]
+        assert {name for name, cell in column.items() if cell.tied} == {"best", "close"} - {leader}
+        assert (column["behind"].verdict, column["best"].verdict, column["adamw"].verdict) == ("worse", "better", "")
+        assert all(re.fullmatch(r"0\.\d{4}", cell.mean) for cell in column.values())
+    assert latex.count(r"\mathbf") == 2 and latex.count(r"\underline") == 2
+    lines = list(csv.DictReader(io.StringIO(paper.csv(tables))))
+    assert len(lines) == 8 and {line["verdict"] for line in lines} == {"", "better", "worse"}
+
+
+def test_a_failed_arm_has_a_note_and_is_never_the_best(tmp_path):
+    make_study(tmp_path, ("adamw", "best"), seeds=4, value=value, failed={("best", 0)})
+    (one,) = table.build(records.load(tmp_path))
+    cell = paper.cells(one)["best"]
+    assert cell.note == "1/4 runs failed" and not cell.best and "1/4 failed" in paper.latex([one])
+
+
+def test_charts_have_the_width_that_is_asked_for(tmp_path, capsys):
+    folder = make_study(tmp_path / "s", ("adamw", "best"), ("B_2",), 3, value=value)
+    assert main(["export", str(folder), "--figure", "pdf", "--width", "icml column"]) == 0
+    files = sorted((folder / "figures").glob("*.pdf"))
+    assert {"b-2-result.pdf", "b-2-train-loss.pdf"} <= {file.name for file in files}
+    for file in files:
+        box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", file.read_bytes())
+        assert box and float(box[1]) == pytest.approx(3.25 * 72, abs=0.5)
+        assert b"CreationDate" not in file.read_bytes(), "no clock: the same study gives the same bytes"
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ([], "say what to export"),
+        (["--table", "latex", "--width", "3"], "--width belongs to --figure"),
+        (["--figure", "pdf", "--width", "wide"], "icml column"),
+        (["--figure", "pdf", "--font-size", "90"], "points from 3 to 40"),
+    ],
+)
+def test_mistakes_are_one_line(folder, capsys, options, words):
+    assert main(["export", str(folder), *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_every_optimizer_can_be_cited():
+    for name in hf_optim.list_optimizers():
+        text = entry(name)
+        assert re.match(r"@\w+\{[a-z0-9]+,\n  title = \{.+\},\n", text) and text.count("{") == text.count("}")
+    assert "author = {Kingma, Diederik P. and Ba, Jimmy}" in entry("adam") and "year = {2015}" in entry("adam")
+    assert "Reddi" in entry("amsgrad") and entry("tlr_sgd") == entry("tlr")
+
+
+def test_citing_nothing_cites_this_package(capsys):
+    from pathlib import Path
+
+    assert main(["cite"]) == 0 and f"version = {{{hf_optim.__version__}}}" in capsys.readouterr().out
+    assert f"version: {hf_optim.__version__}" in (Path(__file__).parent.parent / "CITATION.cff").read_text()
+    assert main(["cite", "adamv"]) == 2 and "adam" in capsys.readouterr().err
