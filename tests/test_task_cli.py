@@ -84,8 +84,8 @@ def test_the_preset_brings_an_optimizer() -> None:
         (["--model", "vit"], "choose from mlp, resnet"),
         (["--data", "/nowhere"], "no such file or folder: /nowhere"),
         (["--config", "/nowhere.yaml"], "/nowhere.yaml: cannot be read"),
-        (["--model.hiden_size", "8"], "unknown option 'hiden_size'; valid: hidden_size"),
-        (["--report-to", "tensorbord"], "'tensorbord' is no tracker; known: "),
+        (["--model.hiden_size", "8"], "unknown option 'hiden_size' (did you mean hidden_size?); valid: hidden_size"),
+        (["--report-to", "tensorbord"], "'tensorbord' is no tracker (did you mean tensorboard?); known: "),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(argv, message, capsys, tmp_path) -> None:
