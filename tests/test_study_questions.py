@@ -161,7 +161,8 @@ def test_with_repetitions_a_verdict_names_optimizer_space_and_trials() -> None:
     assert "6 trials over lr, 2 distinct settings" in naming.named(made, "SMARAN")
     untuned = expand(text.replace("SMARAN: {lr: [0.003, 1.0, log]}", "SMARAN: {}"))
     assert naming.named(untuned, "SMARAN") == "SMARAN with these settings (defaults, untuned)"
-    assert naming.unequal(untuned) and not naming.unequal(made)
+    assert naming.unequal(untuned, "SMARAN") and not naming.unequal(untuned, "adamw")
+    assert not naming.unequal(made, "SMARAN")
 
 
 def test_the_dry_run_says_what_the_design_finds_and_warns() -> None:

@@ -20,6 +20,7 @@ from hf_optim.study.findings import profiles
 from hf_optim.study.plan import criteria as stated
 from hf_optim.study.plan import plan
 from hf_optim.study.plan.source import parse
+from hf_optim.study.statistics import holm as corrections
 from hf_optim.study.statistics import intervals, omnibus
 from hf_optim.study.statistics import paired as s
 from hf_optim.study.statistics.comparisons import compare
@@ -56,9 +57,9 @@ def test_paired_p_is_scipys() -> None:
 
 def test_holm_against_values_worked_by_hand() -> None:
     # Ordered .01 x4, .02 x3, .03 x2 (raised to .06 of before), .04 x1 (the same).
-    assert s.holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert s.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
-    adjusted = s.holm([0.01, math.nan, 0.02])
+    assert corrections.holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert corrections.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    adjusted = corrections.holm([0.01, math.nan, 0.02])
     assert adjusted[0] == pytest.approx(0.02) and math.isnan(adjusted[1]) and adjusted[2] == pytest.approx(0.02)
 
 
@@ -110,7 +111,7 @@ def test_own_formulas_are_the_libraries_to_ten_digits(n: int) -> None:
 def test_holm_is_statsmodels_to_ten_digits() -> None:
     for seed in range(0, 20, 4):
         p = np.random.default_rng(seed).random(1 + seed) ** 2
-        assert s.holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1], rel=1e-10)
+        assert corrections.holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1], rel=1e-10)
 
 
 def test_equivalence_asks_for_the_whole_interval_within_the_margin() -> None:
@@ -123,7 +124,7 @@ def test_equivalence_asks_for_the_whole_interval_within_the_margin() -> None:
 
 def test_shaffers_form_by_hand() -> None:
     # Two comparisons with a margin each: at most two of the four hypotheses can be true, then one, once a pair is done.
-    differences, equivalences = s.adjust([0.01, 0.60], [0.02, 0.03])
+    differences, equivalences = corrections.adjust([0.01, 0.60], [0.02, 0.03])
     # .01 x2; .02 x2 (the other half of the pair of .01 may still be true); .03 x1, raised to .04; .60 x1.
     assert differences == pytest.approx([0.02, 0.60]) and equivalences == pytest.approx([0.04, 0.04])
 

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_optim.study.statistics.failures import fisher
-from hf_optim.study.statistics.paired import ALPHA, Summary, difference_p, holm, mean_difference, summarise
+from hf_optim.study.statistics.holm import holm
+from hf_optim.study.statistics.paired import ALPHA, Summary, difference_p, mean_difference, summarise
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,9 @@ def searched(plan: Plan, label: str) -> tuple[list[str], int, int]:
     return keys, max(len(c["points"]) for c in cells), min(distinct(c["points"]) for c in cells)
 
 
-def unequal(plan: Plan) -> bool:
-    """Whether some optimizers had other numbers of trials than others."""
-    return len({searched(plan, o["label"])[1] for o in plan.optimizers}) > 1
+def unequal(plan: Plan, label: str) -> bool:
+    """Whether an optimizer had another number of trials than the baseline."""
+    return searched(plan, label)[1] != searched(plan, plan.baseline)[1]
 
 
 def _own(spec: Mapping[str, Any]) -> dict[str, Any]:

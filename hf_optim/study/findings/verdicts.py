@@ -145,7 +145,7 @@ def _fisher(c: Comparison) -> str:
 
 
 def _against(plan: Plan, label: str) -> str:
-    more = ", with unequal trials," if naming.unequal(plan) else ""
+    more = ", with unequal trials," if naming.unequal(plan, label) else ""
     return f"{naming.named(plan, label)} against {naming.named(plan, plan.baseline)}{more}"
 
 

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hf_optim.study.statistics.holm import at_most_one, tarone_holm
 from hf_optim.study.statistics.looks import shares
-from hf_optim.study.statistics.paired import ALPHA, NAN, at_most_one, clopper_pearson
+from hf_optim.study.statistics.paired import ALPHA, NAN, clopper_pearson
 
 Runs = Sequence[float]  # the values of one unit's runs, NaN for one that failed
 
@@ -82,22 +83,8 @@ def compare(counts: Sequence[Sequence[tuple[int, int, int, int]]], looks: Sequen
     for k in range(max((len(one) for one in counts), default=0)):
         found = [fisher(*one[k]) if k < len(one) else (NAN, NAN) for one in counts]
         level = ALPHA * weights[k]
-        for i, adjusted in enumerate(_tarone_holm(found, level)):
+        for i, adjusted in enumerate(tarone_holm(found, level)):
             after = adjusted / weights[k]
             if not made[i].sure and (math.isnan(made[i].adjusted) or not after > made[i].adjusted):
                 made[i] = FailureTest(found[i][0], at_most_one(after), k)
     return made
-
-
-def _tarone_holm(found: Sequence[tuple[float, float]], level: float) -> list[float]:
-    """Holm's p over the hypotheses that could be rejected; 1 for the others, NaN where there is no test."""
-    least = [p for _, p in found if not math.isnan(p)]
-    # Tarone's K: the smallest number such that no more than K hypotheses can reach level / K.
-    k = next((k for k in range(1, len(least) + 1) if sum(p <= level / k for p in least) <= k), len(least))
-    tested = sorted((p, i) for i, (p, most) in enumerate(found) if most <= level / k)
-    adjusted = [NAN if math.isnan(p) else 1.0 for p, _ in found]
-    running = 0.0
-    for rank, (p, i) in enumerate(tested):
-        running = max(running, p * (k - rank))
-        adjusted[i] = running
-    return adjusted

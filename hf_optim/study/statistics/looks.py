@@ -14,13 +14,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hf_optim.study.statistics.holm import adjust, at_most_one
 from hf_optim.study.statistics.paired import (
     ALPHA,
     NAN,
     POWER,
     MeanDifference,
-    adjust,
-    at_most_one,
     detectable,
     difference_p,
     equivalence_p,

@@ -1,4 +1,4 @@
-"""Small-sample statistics of paired units: means, the tests of difference and equivalence, correction, power.
+"""Small-sample statistics of paired units: means, the tests of difference and equivalence, power.
 
 A unit is what chance is drawn anew for: a repetition of the tuning, or a seed where nothing is repeated. Everything
 that a verdict rests on. Only `scipy.special` is needed, which loads in a fraction of the time of `scipy.stats`; the
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -114,39 +113,6 @@ def interval(one: MeanDifference, level: float) -> tuple[float, float]:
         return NAN, NAN
     half = t_quantile(1 - level / 2, one.freedom) * one.error
     return one.value - half, one.value + half
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, in the given order, at most 1. NaN (no test made) stays NaN and is not counted."""
-    return [at_most_one(p) for p in adjust(p_values, [NAN] * len(p_values))[0]]
-
-
-def at_most_one(p: float) -> float:
-    """A corrected p as it is shown; NaN stays NaN, which `min` would lose."""
-    return p if math.isnan(p) else min(1.0, p)
-
-
-def adjust(differences: Sequence[float], equivalences: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Corrects the p-values of difference and of equivalence of a family together. They may exceed 1, as a factor of
-    the p-value is wanted that is not cut off.
-
-    Holm's step-down with Shaffer's (1986) use of logic: of one comparison's two null hypotheses, "no difference" and
-    "a difference of at least the margin", only one can be true. So no claim of the family is false with a probability
-    above the level, and stating a margin costs little power. Without equivalences (all NaN) this is Holm's correction.
-    """
-    both = (differences, equivalences)
-    tests = sorted((p, kind, i) for kind in (0, 1) for i, p in enumerate(both[kind]) if not math.isnan(p))
-    left = Counter(i for _, _, i in tests)
-    adjusted = ([NAN] * len(differences), [NAN] * len(equivalences))
-    running = 0.0
-    for p, kind, i in tests:
-        # As many hypotheses can still be true as comparisons have one that is not yet rejected.
-        running = max(running, p * len(left))
-        adjusted[kind][i] = running
-        left[i] -= 1
-        if not left[i]:
-            del left[i]
-    return adjusted
 
 
 def power(effect: float, n: int, alpha: float = ALPHA) -> float:
