@@ -231,7 +231,13 @@ class WorkerThread(threading.Thread):
         if not (self.folder / "plan.json").is_file():
             raise UserError(f"{self.folder}: was moved or removed: the same command goes on, given its new place")
         last = self.board.last_attempt(run)
-        request = {"folder": str(self.folder), "id": run.id, "spec": run.spec, "last": last, **self.how}
+        request: dict[str, object] = {
+            "folder": str(self.folder),
+            "id": run.id,
+            "spec": run.spec,
+            "last": last,
+            **self.how,
+        }
         if self.report_to:
             tracked = Tracked(self.report_to, str(self.folder), self.group, run.task, run.optimizer, run.seed, run.id)
             request["tracked"] = asdict(tracked)
