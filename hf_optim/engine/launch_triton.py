@@ -199,7 +199,7 @@ class TritonLauncher(Launcher):
         """Which row of numbers each tensor reads, and of those tensors alone that lie at multiples of 16, or do not:
         each alignment has a launch of its own."""
         everyone = self._up("row", row, torch.int32, what.device)
-        kinds = set(map(bool, self._aligned[what.row >= 0].numpy()))  # the tables are made on the host
+        kinds = set(self._aligned[what.row >= 0].tolist())
         if len(kinds) < 2 and mode() == Mode():
             self._row = [(everyone, True in kinds)]
             return
