@@ -200,7 +200,7 @@ def test_tables_alone_leave_no_files(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["beel"], "unknown surface 'beel': choose from beale"),
+        (["beel"], "unknown surface 'beel' (did you mean beale?): choose from beale"),
         (["beale", "--optimizers", "smaram"], "did you mean smaran"),
         (["beale", "--optimizers", "{name: sgd, momentun: 0.9}"], "did you mean momentum"),
         (["beale", "--optimizers", "{momentum: 0.9}"], "needs a name"),

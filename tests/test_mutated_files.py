@@ -30,6 +30,7 @@ from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.task import check_run
 from hf_optim.experiment.training import _prepare
+from hf_optim.hub import schedules
 from hf_optim.study import conduct
 from hf_optim.study.folder import results, rows
 from hf_optim.study.plan import values
@@ -296,4 +297,37 @@ def test_a_tensor_in_the_place_of_an_option_is_refused_in_words(name: str, key: 
     state = opt.state_dict()
     state["param_groups"][0][key] = torch.zeros(2)
     with pytest.raises(UserError, match=key):
+        opt.load_state_dict(state)
+
+
+def test_a_step_that_no_float_holds_is_left_out_of_the_curves(plain: Path) -> None:
+    file = victim(plain) / "history.jsonl"
+    lines = file.read_text().splitlines()
+    with put(file, "\n".join([f'{{"step": {10**400}, "train_loss": 1.0}}', *lines]).encode()):
+        assert "Report: " in look(plain)
+
+
+def test_a_tuning_without_its_budget_is_a_damaged_plan(tuned: Path) -> None:
+    plan = json.loads((tuned / "plan.json").read_text())
+    del plan["tuning"]["steps"]
+    with put(tuned / "plan.json", json.dumps(plan).encode()):
+        assert look(tuned).startswith("error: ")
+
+
+def test_a_warm_up_that_no_float_holds_is_refused() -> None:
+    with pytest.raises(UserError, match="warmup must be a finite number"):
+        schedules.check_schedule({"name": "cosine", "warmup": 10**400})
+
+
+def test_an_architecture_that_is_no_name_is_no_traceback(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    with put(saved / "config.json", json.dumps({**config, "architectures": [[["x"]]]}).encode()):
+        quietly(lambda: checkpoints.read_model(check_run(SPEC)[0], "mlp", saved))
+
+
+def test_a_tensor_in_the_place_of_the_rules_name_is_refused() -> None:
+    opt = hf_optim.create("adamw", [torch.nn.Parameter(torch.ones(2))])
+    state = opt.state_dict()
+    state["param_groups"][0]["made_by"] = torch.zeros(3, 2)
+    with pytest.raises(UserError, match="another optimizer"):
         opt.load_state_dict(state)

@@ -13,7 +13,7 @@ from tuning_fakes import YAML, expand, whole
 
 from hf_optim.study.findings.curves import Histories
 from hf_optim.study.folder import results as records
-from hf_optim.study.report.differs import configurations
+from hf_optim.study.report.differs import configurations, on_task
 
 STUDY = """\
 name: differs
@@ -35,10 +35,10 @@ tuning:
 def tables(html: str) -> list[dict[str, list[str]]]:
     """The cells of each table's rows, by the row's first cell; the heads stand under ""."""
     made = []
-    for table in re.findall(r"<table>(.*?)</table>", html, re.DOTALL):
-        rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+    for table in re.findall(r"<table[^>]*>(.*?)</table>", html, re.DOTALL):
+        rows = re.findall(r"<tr[^>]*>(.*?)</tr>", table, re.DOTALL)
         cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
-        plain = [[unescape(re.sub(r"<[^>]+>", " | ", cell)) for cell in row] for row in cells]
+        plain = [[unescape(re.sub(r"<[^>]+>", " | ", cell)).strip(" |") for cell in row] for row in cells]
         made.append({"": plain[0], **{row[0]: row[1:] for row in plain[1:]}})
     return made
 
@@ -51,20 +51,21 @@ def shown(text: str, folder: Path) -> str:
         decay = record["spec"]["optimizer"].get("weight_decay", 0.0)
         groups = [{"parameters": 1000, "weight_decay": decay}, {"parameters": 10, "weight_decay": 0.0}]
         file.write_text(json.dumps({**record, "groups": groups}))
-    return configurations(records.load(folder))
+    results = records.load(folder)
+    return configurations(results) + on_task(results, results.plan.tasks[0])
 
 
 def test_values_spaces_trials_budgets_and_groups_stand_side_by_side(tmp_path: Path) -> None:
     html = shown(STUDY, tmp_path)
-    values, tuning, groups = tables(html)
+    values, tuning, on_mlp, groups = tables(html)
     # Only what is not the same for all: a value that was given, a default, or a dot where there is none.
-    assert values[""][:2] == ["label", "optimizer"]
+    assert values[""][:2] == ["optimizer", "rule"]
     column = {name: i - 1 for i, name in enumerate(values[""])}
     assert [values[label][column["betas"]] for label in "AB"] == ["(0.9, 0.999)", "(0.9, 0.95)"]
     assert values["tlr(sgd)"][column["betas"]] == "·" and values["fixed"][column["lr"]] == "0.3"
     assert '<td class="default">(0.9, 0.999)</td>' in html and "<td>(0.9, 0.95)</td>" in html
     # How each was tuned: the trials, how often, the budget of steps, and the space.
-    assert tuning[""] == ["tuning", "trials", "repetitions at most", "steps of the trials", "space"]
+    assert tuning[""] == ["optimizer", "trials", "repetitions at most", "steps of the trials", "space"]
     assert tuning["A"] == ["4", "1", "500", "lr 0.0001 to 0.1 (log)"]
     assert tuning["B"] == ["4 (2 distinct)", "1", "500", "lr in (0.01, 0.1)"]
     assert tuning["fixed"] == ["0", "–", "500", "untuned"]
@@ -72,8 +73,10 @@ def test_values_spaces_trials_budgets_and_groups_stand_side_by_side(tmp_path: Pa
     assert "The optimizers had different numbers of trials." in html
     # What they trained with: decay on some parameters and none on the others.
     both = "1,000 parameters with weight_decay {}; 10 parameters with weight_decay 0"
-    assert groups["A"] == [f"MLP: {both.format(0)}"] and groups["B"] == [f"MLP: {both.format(0.1)}"]
-    assert "<li>MLP: B with eps 1e-06</li>" in html
+    assert groups["A"] == [both.format(0)] and groups["B"] == [both.format(0.1)]
+    # A value that a task has of its own stands with the task.
+    own = {name: i - 1 for i, name in enumerate(on_mlp[""])}
+    assert "eps" not in column and on_mlp["B"][own["eps"]] == "1e-06"
 
 
 def test_a_space_that_differs_between_tasks_is_shown_for_each(tmp_path: Path) -> None:
@@ -85,7 +88,7 @@ def test_a_space_that_differs_between_tasks_is_shown_for_each(tmp_path: Path) ->
         .replace(both, "")
         .replace(", hyper: {B: {eps: 1e-6}}", "")
     )
-    _, tuning, _ = tables(shown(text, tmp_path))
+    _, tuning, *_ = tables(shown(text, tmp_path))
     on = dict(part.split(": ", 1) for part in tuning["A"][3].split("; "))
     assert set(on) == {"MLP", "Fixed"} and "weight_decay" in on["MLP"] and "weight_decay" not in on["Fixed"]
 
@@ -94,33 +97,30 @@ def test_equal_tuning_and_none_say_so(tmp_path: Path) -> None:
     equal = shown(
         YAML.replace("  trials: 6\n", "  trials: 2\n  repetitions: [2, 3]\n").replace("seeds: 3\n", ""), tmp_path / "a"
     )
-    _, tuning, _ = tables(equal)
+    _, tuning, *_ = tables(equal)
     assert {tuple(row[:3]) for label, row in tuning.items() if label} == {("2", "3", "not bounded")}
     assert "different numbers of trials" not in equal
     untuned = shown(YAML[: YAML.index("tuning:")], tmp_path / "b")
     assert "Nothing was tuned: every value is as given, or a default." in untuned
 
 
-def test_the_loss_is_drawn_over_what_was_spent_where_a_step_costs_more(tmp_path: Path) -> None:
+def test_the_loss_is_drawn_over_what_was_spent(tmp_path: Path) -> None:
     """Passes are forward and backward ones; operations stand there where the histories know them."""
     folder = make_study(tmp_path, labels=("adamw", "smaran"), seeds=2)
     results = records.load(folder)
     task = results.plan.tasks[0]
-    assert Histories(results, task).kinds() == {}  # folders of before say nothing
-    for extra, kinds in ((0, ["seconds"]), (2, ["passes", "flops", "seconds"])):
-        for run in results.plan.runs:
-            file = folder / "runs" / run.id / "history.jsonl"
-            rows = [json.loads(line) for line in file.read_text().splitlines()]
-            a_step = 1 + (extra if run.optimizer == "smaran" else 0)
-            for row in rows:
-                step = row["step"]
-                spent = {"forward_passes": a_step * step, "backward_passes": step, "seconds": 0.01 * step}
-                row |= {**spent, "flops": 1e6 * (a_step + 2) * step}
-            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        histories = Histories(records.load(folder), task)
-        assert list(histories.kinds()) == kinds
-    steps = {curve.optimizer: curve.steps for curve in histories.curves("train_loss")}
-    over = {curve.optimizer: curve for curve in histories.over("train_loss", "flops")}
-    assert over["smaran"].steps == pytest.approx([5e6 * s for s in steps["smaran"]])
-    passes = {curve.optimizer: curve.steps[-1] for curve in histories.over("train_loss", "passes")}
+    assert Histories(results, task).spent("flops") == {}  # folders of before say nothing
+    for run in results.plan.runs:
+        file = folder / "runs" / run.id / "history.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        a_step = 3 if run.optimizer == "smaran" else 1
+        for row in rows:
+            step = row["step"]
+            spent = {"forward_passes": a_step * step, "backward_passes": step, "seconds": 0.01 * step}
+            row |= {**spent, "flops": 1e6 * (a_step + 2) * step}
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    histories = Histories(records.load(folder), task)
+    flops = histories.spent("flops")["smaran"]
+    assert flops.mean == pytest.approx([5e6 * s for s in flops.steps])
+    passes = {label: curve.mean[-1] for label, curve in histories.spent("passes").items()}
     assert passes == {"adamw": pytest.approx(2 * 40), "smaran": pytest.approx(4 * 40)}

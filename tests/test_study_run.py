@@ -88,6 +88,7 @@ def check_what_a_study_leaves(whole: Path) -> None:
         [
             ".lock",
             "study.yaml",
+            "pages",
             "plan.json",
             "runs",
             "runs.parquet",

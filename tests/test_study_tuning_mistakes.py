@@ -35,7 +35,7 @@ BAD = {
     "log of zero": (("[0.003, 1.0, log]", "[0, 1.0, log]"), 12, "a log range must lie above 0"),
     "a number for a range": (("[0.003, 1.0, log]", "0.1"), 12, "lr must be [low, high, log]"),
     "empty choices": (("[0.003, 1.0, log]", "{choices: []}"), 12, "choices must be a list of different values"),
-    "choices misspelt": (("[0.003, 1.0, log]", "{choice: [1]}"), 12, "unknown key 'choice'; valid keys: choices"),
+    "choices misspelt": (("[0.003, 1.0, log]", "{choice: [1]}"), 12, "unknown key 'choice' (did you mean choices?)"),
     "fixed and searched": (
         ("label: SMARAN", "label: SMARAN, lr: 0.1"),
         12,

@@ -30,17 +30,17 @@ def test_the_id_depends_on_every_field_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"task": "vision", "optimizer": "adamw", "sede": 1}, "unknown key 'sede'; valid: task, model, size"),
+        ({"task": "vision", "optimizer": "adamw", "sede": 1}, "unknown key 'sede' .*valid: task, model, size"),
         ({"task": "vision"}, "missing key 'optimizer'"),
         ({"task": "vision", "optimizer": {"lr": 1}}, "a mapping with a name"),
         ({"task": "vision", "optimizer": "adamw", "seed": True}, "seed: expected an integer"),
         ({"task": "vision", "optimizer": "adamw", "seed": -1}, "seed: expected an integer"),
         ({"task": "vision", "optimizer": "adamw", "size": "huge"}, "expected one of smoke, small, paper"),
-        ({"task": "vision", "optimizer": "adamw", "overrides": {"epoch": 1}}, "unknown key 'epoch'; valid: steps"),
+        ({"task": "vision", "optimizer": "adamw", "overrides": {"epoch": 1}}, "unknown key 'epoch' .*valid: steps"),
         ({"task": "vision", "optimizer": "adamw", "overrides": {"epochs": 0}}, "epochs must be 1 or more"),
         ({"task": "vision", "optimizer": "adamw", "overrides": {"epochs": 1.5}}, "epochs must be a number"),
         ({"task": "vision", "optimizer": "adamw", "overrides": {"epochs": 1, "steps": 2}}, "give one of them"),
-        ({"task": "vision", "optimizer": "adamw", "schedule": "cosin"}, "unknown name 'cosin'; valid: constant"),
+        ({"task": "vision", "optimizer": "adamw", "schedule": "cosin"}, "unknown name 'cosin' .*valid: constant"),
         ({"task": "vision", "optimizer": "adamw", "schedule": {"name": "linear", "at": 1}}, "valid: warmup, end"),
     ],
 )
@@ -52,8 +52,8 @@ def test_bad_specs_say_what_is_wrong(values, message) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task": "visoin"}, "unknown task 'visoin': choose from .*vision"),
-        ({"model": "vit"}, "no model 'vit': choose from mlp, resnet"),
+        ({"task": "visoin"}, "unknown task 'visoin' .*choose from .*vision"),
+        ({"model": "vit"}, "no model 'vit' .*choose from mlp, resnet"),
         ({"optimizer": "smarn"}, "smaran"),
         ({"optimizer": {"name": "smaran", "gama": 1}}, "gamma"),
     ],

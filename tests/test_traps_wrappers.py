@@ -126,7 +126,7 @@ def test_a_first_gradient_after_a_resume(name, at):
 @pytest.mark.parametrize("name", ["tlr", "tlr_legacy", "hdk"])
 def test_another_schedulers_scale_is_let_be(name):
     """timm's and MAE's group["lr_scale"]: neither read nor written, in the log under a prefix of ours."""
-    own = {"base": {"name": "sgd", "lr": 0.1}, "interval": 2}
+    own = {"base": {"name": "sgd", "lr": 0.1}, "interval": 2} | ({"eta": 1e-3} if name == "hdk" else {})
     scaled = hf_optim.create(name, [{"params": _params(), "lr_scale": 0.5}], **own)
     plain = hf_optim.create(name, _params(), **own)
     for opt in (scaled, plain):

@@ -87,9 +87,9 @@ def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
 def _of_this_rule(opt: Holder, saved: dict[str, Any]) -> dict[str, Any]:
     """A saved group as it is, once it is known to be of this rule and this structure."""
     rule = saved.get("made_by")
-    if rule != opt.rule:
+    if not validate.equal(rule, opt.rule):
         keys = ", ".join(sorted(set(saved) - {"params"}))
-        other = f"rule {rule!r}" if rule else f"another optimizer (its groups have {keys})"
+        other = f"rule {rule!r}" if isinstance(rule, str) else f"another optimizer (its groups have {keys})"
         raise BadCheckpoint(
             f"this checkpoint was written by {other}, not by {opt.rule!r}: "
             "create the optimizer it names, or start without its state"

@@ -42,4 +42,5 @@ class Hypergradient(Optimizer):
     @staticmethod
     def rate(h: SimpleNamespace, memory: dict[str, float]) -> float:
         lr_0 = where(h.lr_0 > 0, h.lr_0, h.lr)
-        return float(h.lr * (memory["lr_factor"] + memory["lr_shift"] / maximum(lr_0, TINY)))
+        rate: float = h.lr * (memory["lr_factor"] + memory["lr_shift"] / maximum(lr_0, TINY))  # a symbol in a trace
+        return rate

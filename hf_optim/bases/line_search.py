@@ -185,7 +185,8 @@ class LineSearch(Optimizer):
 
     @staticmethod
     def rate(h: SimpleNamespace, memory: dict[str, float]) -> float:
-        return float(h.lr) * memory["eta"]
+        rate: float = h.lr * memory["eta"]  # a symbol in a trace
+        return rate
 
 
 def _placed(x: Block, g: Block, start: Block, c: SimpleNamespace) -> None:

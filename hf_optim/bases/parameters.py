@@ -55,7 +55,7 @@ def check_step(rule: str, groups: Iterable[Mapping[str, Any]]) -> None:
         raise UserError(f"{rule}: step() within torch.inference_mode(), whose state no later step could use")
     for i, group in enumerate(groups):
         rate = group.get("lr")
-        if isinstance(rate, (int, float)) and not math.isfinite(rate):
+        if isinstance(rate, (int, float)) and not abs(rate) < math.inf:
             raise UserError(
                 f"{rule}: lr of parameter group {i} is {rate} (a schedule or a callback sets it): nothing was moved"
             )

@@ -20,6 +20,7 @@ ABOUT = "compare optimizers over tasks and seeds, and write a report"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing of a study, then tabulate and report. Gives 1 if a run failed."""
     options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    from hf_optim.experiment import trackers
     from hf_optim.study.conduct import study
 
     return study(
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         overrides=overrides.given(options),
         card=overrides.card(options),
         data=options.data,
+        report_to=trackers.names(options.report_to),
     )
 
 
@@ -60,6 +62,7 @@ def _parser() -> Parser:
     add("--trust", action="store_true", help="run code that only the study's folder names (docs/trust.md)")
     add("--gpus-per-run", type=int, metavar="N", help="GPUs that train one model together (default: one, if any)")
     add("--jobs-per-gpu", type=int, default=1, metavar="N", help="small runs that share a GPU (default: 1)")
+    add("--report-to", metavar="NAMES", help="trackers beside the records, as tensorboard,trackio,wandb")
     add("--checkpoint-every", type=int, metavar="STEPS", help="an interrupted run goes on from its last checkpoint")
     overrides.add(parser.add_argument_group("how every run is computed, in place of the file's"), overrides.THROUGHPUT)
     jobs = parser.add_argument_group("spread over jobs (docs/running.md)").add_argument

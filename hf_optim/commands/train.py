@@ -13,7 +13,7 @@ from hf_optim.commands.nested import merged, take_nested
 from hf_optim.commands.parser import Parser
 from hf_optim.core.text import line, terminal
 from hf_optim.errors import UserError
-from hf_optim.experiment import cards
+from hf_optim.experiment import cards, trackers
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
 from hf_optim.experiment.task import check_run, load, names
 from hf_optim.hub import schedules
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
             progress=not run["quiet"],
             checkpoint_every=run["checkpoint_every"],
             resume=bool(run["resume"]),
-            report_to=tuple(name for name in (run["report_to"] or "").split(",") if name),
+            report_to=trackers.names(run["report_to"]),
         )
     except UserError as error:
         if loud:

@@ -146,7 +146,8 @@ class Rule:
     @staticmethod
     def rate(h: SimpleNamespace, memory: dict[str, float]) -> float:
         """The rate in force for a group with hyper-parameters h."""
-        return float(h.lr)
+        rate: float = h.lr  # a symbol in a trace
+        return rate
 
 
 class Transform:

@@ -87,8 +87,9 @@ def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
     cls: Any = task.model_class(name)
     stored = _json(checkpoint / "config.json").get("architectures")
     known = {one.__name__ for one in cls.__mro__ if issubclass(one, PreTrainedModel) and one is not PreTrainedModel}
-    if stored and isinstance(stored, list) and known.isdisjoint(stored) and not cls.__name__.startswith("Auto"):
-        raise UserError(f"checkpoint: {checkpoint} holds {stored[0]}, but model {name!r} is {cls.__name__}")
+    listed = [one for one in stored if isinstance(one, str)] if isinstance(stored, list) else []
+    if listed and known.isdisjoint(listed) and not cls.__name__.startswith("Auto"):
+        raise UserError(f"checkpoint: {checkpoint} holds {listed[0]}, but model {name!r} is {cls.__name__}")
     try:
         return cast(PreTrainedModel, cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False))
     except UserError:

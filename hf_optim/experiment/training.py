@@ -16,9 +16,8 @@ import transformers
 from transformers import PreTrainedModel, set_seed
 
 from hf_optim import registry
-from hf_optim.core.validate import closest
 from hf_optim.errors import UserError, one_line
-from hf_optim.experiment import flops, footprint, precision
+from hf_optim.experiment import flops, footprint, precision, trackers
 from hf_optim.experiment import record as records
 from hf_optim.experiment.budget import Budget, budget, resampled
 from hf_optim.experiment.checkpoint import last_checkpoint
@@ -42,6 +41,8 @@ def train(
     checkpoint_every: int | None = None,
     resume: bool = False,
     report_to: Sequence[str] = (),
+    run_name: str | None = None,
+    project: str | None = None,
 ) -> dict[str, Any]:
     """Run `spec` and leave `history.jsonl` and, last of all, `record.json` in `folder`; gives the record.
 
@@ -55,7 +56,9 @@ def train(
         progress: one line on stderr an evaluation, and a bar on a terminal.
         checkpoint_every: write a checkpoint every so many steps and at the end (`folder/checkpoint-STEP`).
         resume: go on from the folder's last whole checkpoint, bit-identically; without one, start again.
-        report_to: trackers that transformers knows, as "tensorboard", "trackio" or "wandb", fed beside history.jsonl.
+        report_to: trackers that transformers knows, as "tensorboard", "trackio" or "wandb", fed beside history.jsonl;
+            a training of your own feeds them itself.
+        run_name, project: what a tracker calls the run, and what it puts it under; default its own choice.
 
     Raises:
         UserError: what can be known to be wrong before anything is written: names, values, data files.
@@ -67,7 +70,7 @@ def train(
     task, model_name, preset = check_run(spec)
     if checkpoint_every is not None and checkpoint_every < 1:
         raise UserError(f"checkpoint_every: expected 1 or more, got {checkpoint_every}")
-    _check_trackers(report_to)
+    trackers.check(report_to)
     if isinstance(task, OwnTraining):
         return task.run(spec, folder)
     data = task.data(preset, spec.data)
@@ -93,6 +96,8 @@ def train(
         where = f" on {processes} processes" if processes > 1 else ""
         print(f"{label}: {numbers.steps} steps of {data.name}{where}", file=sys.stderr, flush=True)
     watch = Watch(label, progress)
+    named_as = {"run_name": run_name, "project": project}
+    tracking = {"report_to": list(report_to) or "none", **{k: v for k, v in named_as.items() if v is not None}}
     error: str | None = None
     pruned = False
     metrics: dict[str, float] = {}
@@ -101,7 +106,7 @@ def train(
     with quiet(), precision.products(numbers.precision):
         try:
             trainer = _trainer(
-                task, spec, preset, model, data, numbers, folder, checkpoint_every, watch, checkpoint is None, report_to
+                task, spec, preset, model, data, numbers, folder, checkpoint_every, watch, checkpoint is None, tracking
             )
             trainer.spending = Spending(numbers.passes, numbers.seconds, cost, processes)
             trainer.spending.watch(model, compiled=numbers.compile_model)
@@ -202,7 +207,7 @@ def _trainer(
     checkpoint_every: int | None,
     watch: Watch,
     fresh: bool,
-    report_to: Sequence[str],
+    tracking: dict[str, Any],
 ) -> TaskTrainer:
     trainer = TaskTrainer(
         schedule=numbers.schedule,
@@ -213,7 +218,7 @@ def _trainer(
             folder,
             task,
             preset,
-            report_to=list(report_to) or "none",
+            **tracking,
             seed=spec.seed,
             data_seed=spec.overrides.get("order_seed", spec.seed),
             max_steps=numbers.steps,
@@ -254,19 +259,6 @@ def _sharpness(trainer: TaskTrainer, data: Data, samples: int) -> float:
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     return hessian.sharpness(gather(model, train_part(data, None), trainer.evaluator.collate(), samples))
-
-
-def _check_trackers(names: Sequence[str]) -> None:
-    """A tracker that is unknown or not installed is said before anything is written."""
-    from transformers.integrations import integration_utils
-
-    for name in names:
-        if name not in integration_utils.INTEGRATION_TO_CALLBACK:
-            known = ", ".join(sorted(integration_utils.INTEGRATION_TO_CALLBACK))
-            near = closest(name, integration_utils.INTEGRATION_TO_CALLBACK)
-            raise UserError(f"report_to: {name!r} is no tracker{near}; known: {known}")
-        if name not in integration_utils.get_available_reporting_integrations():
-            raise UserError(f"report_to: {name} is not installed: pip install {name}")
 
 
 def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -51,8 +51,9 @@ def check_schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(entries, (list, tuple)) or not entries:
             raise UserError(f"schedule {name!r}: {key} must be a list of numbers, got {value!r}")
         for entry in entries:
-            if isinstance(entry, bool) or not isinstance(entry, (int, float)) or not math.isfinite(entry) or entry < 0:
-                raise UserError(f"schedule {name!r}: {key} must be a number of 0 or more, got {entry!r}")
+            counted = isinstance(entry, (int, float)) and not isinstance(entry, bool)
+            if not counted or not 0 <= entry < 2**63:  # so no NaN either
+                raise UserError(f"schedule {name!r}: {key} must be a finite number of 0 or more, got {entry!r}")
             if key in ("every", "at", "cycles", "decay") and entry == 0:
                 raise UserError(f"schedule {name!r}: {key} must be above 0")
     if not isinstance(schedule.get("cycles", 1), int):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.core import importing
 from hf_optim.core import text as safe
 from hf_optim.errors import UserError
+from hf_optim.experiment import trackers
 from hf_optim.experiment.checkpoint import paths_in
 from hf_optim.experiment.files import write_atomically
 from hf_optim.study.findings import design, naming, table, verdicts
@@ -56,6 +57,7 @@ def study(
     overrides: Mapping[str, Any] | None = None,
     card: Card | None = None,
     data: str | None = None,
+    report_to: Sequence[str] = (),
 ) -> int:
     """Runs what is missing of a study, writes tables and report, shows the table. Gives 1 if a run failed, else 0.
 
@@ -76,6 +78,7 @@ def study(
         overrides: of every run, in place of the file's, as {"precision": "bf16"}.
         card: the GPU for which a dry run says the costs; default what is here.
         data: of every task, in place of the file's: a name that the task knows, or a path from here.
+        report_to: trackers that are fed beside the records, as "tensorboard", "trackio" or "wandb".
         source: the study itself, where it stands in no file of its own; `name` then only says where it comes from.
 
     Raises:
@@ -87,6 +90,7 @@ def study(
             raise UserError(f"--{option} must be at least 1, got {number}")
     if jobs_per_gpu < 1 or (jobs_per_gpu > 1 and (gpus_per_run or 1) > 1):
         raise UserError(f"--jobs-per-gpu must be at least 1, and 1 beside --gpus-per-run, got {jobs_per_gpu}")
+    trackers.check(report_to)
     # What a folder holds may be a stranger's: its code is run where the YAML is named, or on a word.
     trust = trust or not (dry_run or Path(name).is_dir())
     why = "a dry run runs none" if dry_run else f"only {name} says that it is to be run: name its YAML file"
@@ -124,6 +128,7 @@ def study(
             jobs_per_gpu=jobs_per_gpu,
             checkpoint_every=checkpoint_every,
             trust=trust,
+            report_to=tuple(report_to),
         )
         return finish(folder) if ended else 0
     if plan.ladder is not None and not any(folder.glob("runs/*/record.json")):
@@ -136,6 +141,7 @@ def study(
         gpus_per_run=gpus_per_run or 1,
         checkpoint_every=checkpoint_every,
         trust=trust,
+        report_to=report_to,
     )
     return finish(folder)
 
@@ -149,6 +155,7 @@ def _run_here(
     gpus_per_run: int,
     checkpoint_every: int | None,
     trust: bool,
+    report_to: Sequence[str],
 ) -> None:
     reader = RecordStore(folder)
     total = stages.run_count(plan)
@@ -183,6 +190,7 @@ def _run_here(
                     gpus_per_run=gpus_per_run,
                     checkpoint_every=checkpoint_every,
                     trust=trust,
+                    report_to=report_to,
                     on_finish=finished,
                     watch=display.watch,
                 )

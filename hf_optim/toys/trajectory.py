@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_optim import registry, transforms
-from hf_optim.core.rule import Transform
+from hf_optim import registry
 from hf_optim.errors import UserError
 from hf_optim.toys.surfaces import Surface
 
@@ -176,6 +175,9 @@ def label_of(spec: Mapping[str, Any]) -> str:
 
 def prepared(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The specification with the arguments with which a transform takes vectors, too, where they are not given."""
+    from hf_optim import transforms  # torch comes with them
+    from hf_optim.core.rule import Transform
+
     complete = dict(spec)
     complete |= {
         k: v for k, v in getattr(registry.resolve(complete["name"]), "everywhere", {}).items() if k not in complete

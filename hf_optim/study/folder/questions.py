@@ -148,7 +148,7 @@ def _short(value: Any) -> str:
 def register(folder: Path, plan: Plan, records: int) -> str:
     """Writes the question down unless it is the one that stands last; gives its digest. Raises OSError."""
     asked = question(plan)
-    key, lines = digest(asked), _lines(folder)
+    key, lines = digest(asked), read_lines(folder)
     if not lines and records:
         return ""  # begun before questions were written down
     if not lines or lines[-1]["sha256"] != key:
@@ -160,7 +160,7 @@ def register(folder: Path, plan: Plan, records: int) -> str:
 
 def read(folder: Path) -> Register:
     """The register of a study's folder."""
-    return registered(_lines(folder))
+    return registered(read_lines(folder))
 
 
 def registered(lines: Sequence[Mapping[str, Any]]) -> Register:
@@ -183,7 +183,7 @@ def registered(lines: Sequence[Mapping[str, Any]]) -> Register:
     return Register(lines[-1]["sha256"], first["time"], lines[-1]["records"], tuple(told), generations)
 
 
-def _lines(folder: Path) -> list[dict[str, Any]]:
+def read_lines(folder: Path) -> list[dict[str, Any]]:
     """Every line that is one of ours: of the shape that is written here, and with the digest of its question."""
     try:
         text = read_text(folder, FILE)

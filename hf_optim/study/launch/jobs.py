@@ -83,6 +83,7 @@ class Share:
     checkpoint_every: int | None
     trust: bool = False
     jobs_per_gpu: int = 1
+    report_to: tuple[str, ...] = ()
 
     @property
     def gpus(self) -> int:
@@ -108,6 +109,7 @@ class Share:
                     gpus_per_run=self.gpus_per_run or 1,
                     checkpoint_every=self.checkpoint_every,
                     trust=self.trust,
+                    report_to=self.report_to,
                     on_finish=finished,
                 )
         except UserError as error:
@@ -132,6 +134,7 @@ def launch(
     checkpoint_every: int | None,
     trust: bool = False,
     jobs_per_gpu: int = 1,
+    report_to: tuple[str, ...] = (),
 ) -> bool:
     """Submits jobs for what is left of the study in `folder`, and waits for them unless told not to.
 
@@ -144,7 +147,7 @@ def launch(
         return True
     check_shared(folder)
     count = min(how.array, math.ceil(left / jobs))
-    share = Share(str(folder.resolve()), jobs, gpus_per_run, checkpoint_every, trust, jobs_per_gpu)
+    share = Share(str(folder.resolve()), jobs, gpus_per_run, checkpoint_every, trust, jobs_per_gpu, report_to)
     submitted = _submit(folder, how, share, count)
     names = f"{submitted[0].job_id}{f' to {submitted[-1].job_id}' if count > 1 else ''}"
     _say(console, f"{left} runs for {count} {how.where} job{'s'[: count > 1]} ({names}), logs in {folder / JOBS}")

@@ -19,14 +19,15 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import own_folder, sweep, write_atomically
 from hf_optim.experiment.record import SHARERS
+from hf_optim.experiment.trackers import Tracked
 from hf_optim.study.folder import changes, questions
 from hf_optim.study.folder.disk import check_disk, unwritable
 from hf_optim.study.folder.locks import LOCK_FILE, Lock
@@ -193,8 +194,16 @@ class RunQueue:
 class WorkerThread(threading.Thread):
     """One worker process and the thread that feeds it; a process serves many runs, so imports are paid once."""
 
-    def __init__(self, board: RunQueue, folder: Path, environment: dict[str, str], how: dict[str, int | None]) -> None:
+    def __init__(
+        self,
+        board: RunQueue,
+        folder: Path,
+        environment: dict[str, str],
+        how: dict[str, int | None],
+        report_to: Sequence[str] = (),
+    ) -> None:
         super().__init__(daemon=True)
+        self.report_to, self.group = report_to, changes.read_plan(folder).name if report_to else ""
         self.board, self.folder, self.environment, self.how = board, folder, environment, how
         self.process: subprocess.Popen[str] | None = None
 
@@ -222,7 +231,17 @@ class WorkerThread(threading.Thread):
         if not (self.folder / "plan.json").is_file():
             raise UserError(f"{self.folder}: was moved or removed: the same command goes on, given its new place")
         last = self.board.last_attempt(run)
-        answer = self._ask({"folder": str(self.folder), "id": run.id, "spec": run.spec, "last": last, **self.how})
+        request: dict[str, object] = {
+            "folder": str(self.folder),
+            "id": run.id,
+            "spec": run.spec,
+            "last": last,
+            **self.how,
+        }
+        if self.report_to:
+            tracked = Tracked(self.report_to, str(self.folder), self.group, run.task, run.optimizer, run.seed, run.id)
+            request["tracked"] = asdict(tracked)
+        answer = self._ask(request)
         if self.board.stopped and answer is None:
             return
         if answer is None:
@@ -317,6 +336,7 @@ def execute(
     gpus_per_run: int = 1,
     checkpoint_every: int | None = None,
     trust: bool = False,
+    report_to: Sequence[str] = (),
     on_finish: Callable[[Run, str, float], None] | None = None,
     watch: Callable[[RunQueue], None] | None = None,
 ) -> dict[str, str]:
@@ -324,15 +344,17 @@ def execute(
 
     A run on more than one GPU has a process for each (without GPUs, so many processes). With `checkpoint_every`
     steps, a run that was interrupted goes on from its last checkpoint. `trust` lets the workers run the code that the
-    plan names (see `core.importing`). `on_finish` is called (from a worker's thread)
-    with run, status and seconds; `watch` five times a second with the board. On KeyboardInterrupt the workers are
-    ended, nothing is recorded for what they were at, and the interrupt goes on. Raises UserError when the folder
-    takes no more files: finished runs are kept.
+    plan names (see `core.importing`). `report_to` names trackers that are fed as well.
+    `on_finish` is called (from a worker's thread) with run, status and seconds; `watch` five times a second with the
+    board. On KeyboardInterrupt the workers are ended, nothing is recorded for what they were at, and the interrupt goes
+    on. Raises UserError when the folder takes no more files: finished runs are kept.
     """
     board = RunQueue(todo, len(todo), on_finish)
     how = {"checkpoint_every": checkpoint_every, "processes": gpus_per_run, "trust": trust}
     slots = (
-        [WorkerThread(board, folder, e, how) for e in environments(min(jobs, len(todo)), gpus_per_run)] if todo else []
+        [WorkerThread(board, folder, e, how, report_to) for e in environments(min(jobs, len(todo)), gpus_per_run)]
+        if todo
+        else []
     )
     for slot in slots:
         slot.start()

@@ -19,12 +19,14 @@ def main() -> None:
     if sys.platform == "linux" and _parent(os.getppid()) != how["worker"]:
         raise SystemExit("the worker was gone before this process had begun")
     from hf_optim.experiment.spec import RunSpec
+    from hf_optim.experiment.trackers import Tracked, following
     from hf_optim.experiment.training import train
 
     every = how["checkpoint_every"]
-    with importing.refused(STORED, how["trust"]):
+    tracked = Tracked(**how["tracked"]) if how["tracked"] else None
+    with importing.refused(STORED, how["trust"]), following(tracked) as tracking:
         spec = RunSpec.from_dict(how["spec"])
-        train(spec, how["home"], progress=False, checkpoint_every=every, resume=every is not None)
+        train(spec, how["home"], progress=False, checkpoint_every=every, resume=every is not None, **tracking)
 
 
 def _parent(process: int) -> int | None:

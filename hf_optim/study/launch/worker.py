@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from hf_optim.core import importing
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment.files import check_tree, own_folder, read_json, sweep, write_json
 from hf_optim.experiment.record import RECORD
+from hf_optim.experiment.trackers import Tracked, following
 from hf_optim.study.folder.disk import check_disk, check_space, unwritable
 from hf_optim.study.folder.locks import Lock
 from hf_optim.study.folder.store import read_status
@@ -66,6 +68,7 @@ def execute(
     processes: int = 1,
     last: bool = True,
     trust: bool = False,
+    tracked: Tracked | None = None,
 ) -> str:
     """Executes one run unless it has a record; gives "ok", "failed", or "busy" if another process is at it.
 
@@ -75,6 +78,7 @@ def execute(
     What the run prints goes to `log.txt` in its folder. With `checkpoint_every`, an interrupted run goes on from its
     last whole checkpoint (checkpoints are removed once there is a record); without it, it starts again. `processes`
     above 1 train one model together. `trust` says that the user asked for the code that `spec` names.
+    `tracked`: trackers are fed as well.
 
     Raises UserError, and leaves no record, where the disk is the problem: that says nothing about the run.
     """
@@ -96,7 +100,7 @@ def execute(
         started = time.time()
         try:
             with output_to(home / "log.txt"):
-                _train(home, spec, checkpoint_every, processes, trust)
+                _train(home, spec, checkpoint_every, processes, trust, tracked)
         except Exception as error:
             check_disk(folder, error)
             if read_status(home) is None:
@@ -133,21 +137,30 @@ def _record(home: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _train(home: Path, spec: dict[str, Any], checkpoint_every: int | None, processes: int, trust: bool) -> None:
+def _train(
+    home: Path,
+    spec: dict[str, Any],
+    checkpoint_every: int | None,
+    processes: int,
+    trust: bool,
+    tracked: Tracked | None,
+) -> None:
     if processes == 1:
         from hf_optim.experiment.spec import RunSpec
         from hf_optim.experiment.training import train
 
-        with importing.refused(STORED, trust):
+        with importing.refused(STORED, trust), following(tracked) as tracking:
             train(
                 RunSpec.from_dict(spec),
                 home,
                 progress=False,
                 checkpoint_every=checkpoint_every,
                 resume=checkpoint_every is not None,
+                **tracking,
             )
         return
     how = {"spec": spec, "home": str(home), "checkpoint_every": checkpoint_every, "worker": os.getpid(), "trust": trust}
+    how["tracked"] = asdict(tracked) if tracked else None
     launch = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     ended = subprocess.run(
         [*launch, "-m", "hf_optim.study.launch.member", json.dumps(how)],
@@ -209,7 +222,9 @@ def _requests() -> queue.Queue[str]:
 
 
 def main() -> None:
-    """Serves requests {"folder", "id", "spec", "checkpoint_every", "processes", "trust"} until its input closes."""
+    """Serves requests until its input closes: {"folder", "id", "spec", "checkpoint_every", "processes", "trust"}, and
+    "tracked" where trackers are fed.
+    """
     # Answers get a channel of their own: whatever a library prints must not be read as an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -225,6 +240,7 @@ def main() -> None:
                 processes=request["processes"],
                 last=request.get("last", True),
                 trust=request["trust"],
+                tracked=Tracked(**request["tracked"]) if request.get("tracked") else None,
             )
             answer = {"id": request["id"], "status": status}
         except OSError as error:

@@ -46,7 +46,7 @@ _PLAN = {
     "tasks": [_TASK],
     "optimizers": [{"label": str, "spec": _SPEC, "defaults": {}}],
     "runs": [{"id": str, "task": str, "optimizer": str, "seed": int, "spec": {"task": str, "optimizer": _SPEC}}],
-    "tuning?": {"trials": int, "steps?": (int, None), "seed": int, "sampler": str, "prune": str, "cells": [_CELL]},
+    "tuning?": {"trials": int, "steps": (int, None), "seed": int, "sampler": str, "prune": str, "cells": [_CELL]},
     "looks?": [int],
     "per_unit?": int,
     "family?": ("tasks", "score"),

@@ -108,7 +108,8 @@ def _tuned(results: Results) -> str:
             f'<tr><th scope="row">{escape(o["label"])}</th><td>{count}</td><td>{times}</td><td>{steps}</td>'
             f'<td class="wide">{escape(space)}</td></tr>'
         )
-    warning = '<p class="bad">The optimizers had different numbers of trials.</p>' if naming.unequal(plan) else ""
+    differ = any(naming.unequal(plan, o["label"]) for o in plan.optimizers)
+    warning = '<p class="bad">The optimizers had different numbers of trials.</p>' if differ else ""
     head = ["optimizer", "trials", "repetitions at most", "steps of the trials", "space"]
     return html_table(head, lines, "Tuning") + warning
 

@@ -14,6 +14,7 @@ from hf_optim.experiment.files import own_folder, read_bytes, write_atomically
 from hf_optim.experiment.record import RECORD, SAMPLES
 from hf_optim.study.folder.results import Results, describe
 from hf_optim.study.folder.standing import known
+from hf_optim.study.folder.store import number
 from hf_optim.study.plan.plan import Run, flatten
 from hf_optim.study.report.document import document
 
@@ -94,8 +95,8 @@ def _curves(rows: list[dict[str, Any]]) -> Iterator[str]:
     """A small curve for every figure of the history, those that are read first in front."""
     names = dict.fromkeys(k for row in rows for k in row if k not in ("step", "epoch"))
     for name in [*(n for n in FIRST if n in names), *(n for n in names if n not in FIRST)][:12]:
-        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float) and "step" in row]
-        points = [(s, v) for s, v in points if isinstance(s, int | float) and v == v and abs(v) < 1e300]
+        points = [(number(row.get("step")), number(row.get(name))) for row in rows]
+        points = [(s, v) for s, v in points if s == s and abs(v) < 1e300]
         if len(points) < 2:
             continue
         stride = max(1, len(points) // 120)

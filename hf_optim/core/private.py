@@ -1,0 +1,114 @@
+"""What says whose machine a text is from, taken out of it: paths, names of users and hosts, addresses, secrets.
+
+A path keeps its last part, so that `data: /home/somebody/digits.parquet` still says which file it was.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import socket
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+#: instead of what was taken out
+USER, HOST, SECRET, MAIL, ADDRESS = "USER", "HOST", "REMOVED", "MAIL", "ADDRESS"
+#: users and hosts that are everybody's
+EVERYBODY = {"root", "user", "users", "admin", "ubuntu", "runner", "nobody", "home", "host", "localhost", "jovyan"}
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|(?:^|_)KEY|PRIVATE", re.IGNORECASE)
+_PART = r"[^\s/\\:;,'\"<>|()\[\]{}=`]+"
+_HOMES = "home|Users|root|tmp|mnt|media|var|private|scratch|work|workspace|data|opt|usr|srv|gpfs|lustre|nfs"
+_OWNER = re.compile(rf"[/\\](?:home|Users)[/\\]({_PART})")
+_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"-----BEGIN [A-Z ]+-----.*?(?:-----END [A-Z ]+-----|\Z)", re.DOTALL), SECRET),
+    (re.compile(r"(?<=://)[^\s/@]+@"), ""),  # a name and a password before a host
+    (re.compile(r"\bBearer +\S+", re.IGNORECASE), f"Bearer {SECRET}"),
+    # the forms of those who give tokens out, and a JSON web token; 40 hexadecimal digits are W&B's
+    (re.compile(r"\bhf_[A-Za-z0-9]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}|\bAIza[\w-]{30,}"), SECRET),
+    (re.compile(r"\b(?:gh[opsu]|github_pat|glpat|xox[abp]|sk|pk|rk)[-_](?=[\w-]*\d)[\w-]{16,}"), SECRET),
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"), SECRET),
+    (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{40}(?![0-9a-fA-F])"), SECRET),
+    # an environment's variable, and a word that says what follows
+    (re.compile(r"\b([A-Z][A-Z0-9]*_[A-Z0-9_]+)=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
+    (
+        re.compile(r"(?i)\b((?:api[-_]?key|token|secret|passw(?:or)?d)[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]{6,}"),
+        rf"\1{SECRET}",
+    ),
+    (re.compile(r"\b[\w.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"), MAIL),
+    (re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])"), ADDRESS),
+)  # fmt: skip
+_PATHS = (
+    re.compile(rf"(?:file://)?(?<![\w./~-])(?<!:/)(?:~[\w.-]*)?/(?!/)(?:{_PART}/+)*({_PART})?/?"),
+    re.compile(rf"/(?:{_HOMES})/(?:{_PART}/+)*({_PART})?/?"),  # behind a letter too, as in -I/home/somebody
+    re.compile(rf"(?:\b[A-Za-z]:[\\/]|\\\\)(?:{_PART}[\\/]+)*({_PART})?[\\/]?"),
+)
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every text in plain data, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from strings(key)
+            yield from strings(entry)
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from strings(entry)
+
+
+def changed(value: Any, change: Callable[[str], str]) -> Any:
+    """Plain data with every text in it, keys too, put through `change`."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {changed(key, change): changed(entry, change) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [changed(entry, change) for entry in value]
+    return value
+
+
+class Scrubber:
+    """Takes out of texts what is private: `scrub(text)`.
+
+    Args:
+        texts: what will be scrubbed, as far as it is known: the owners of home folders in it are users.
+        spoken: words that mean something else here (labels, names of optimizers): a user who is called Adam does not
+            rename them. `kept` holds those that are names and stay for that reason.
+    """
+
+    def __init__(self, texts: Iterable[str] = (), spoken: Collection[str] = ()) -> None:
+        users = {_user(), Path.home().name}
+        for text in texts:
+            users |= set(_OWNER.findall(text))
+        host = socket.gethostname()
+        names = dict.fromkeys(users, USER) | dict.fromkeys((host, host.partition(".")[0]), HOST)
+        names = {name: put for name, put in names.items() if len(name) > 2 and name.lower() not in EVERYBODY}
+        words = {word.lower() for word in spoken}
+        self.kept = sorted(name for name in names if name.lower() in words)
+        secrets = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 8 and not v.isdigit()}
+        self._known = [(re.compile(re.escape(secret)), SECRET) for secret in sorted(secrets, key=len, reverse=True)] + [
+            (re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", re.IGNORECASE), put)
+            for name, put in sorted(names.items(), key=lambda one: -len(one[0]))
+            if name not in self.kept
+        ]
+
+    def scrub(self, text: str) -> str:
+        """`text` without what is private; a text without any is returned as it is."""
+        secrets = [known for known in self._known if known[1] == SECRET]
+        for pattern, put in (*secrets, *_PATTERNS):
+            text = pattern.sub(put, text)
+        for pattern in _PATHS:
+            text = pattern.sub(lambda path: path[1] or "", text)
+        for pattern, put in self._known:
+            text = pattern.sub(put, text)
+        return text
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return ""

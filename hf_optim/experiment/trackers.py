@@ -1,0 +1,122 @@
+"""Trackers beside a run's own record: which there are, and how the runs of a study stand together in them.
+
+Nothing here is part of a run's specification: a tracked run has the id and the numbers of one that is not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_optim.core.validate import closest
+from hf_optim.errors import UserError
+from hf_optim.experiment.files import own_folder
+
+#: what trackers write where they are not given a server, below the study's folder
+FOLDER = "trackers"
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """The trackers of "tensorboard,wandb"."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def check(report_to: Sequence[str]) -> None:
+    """Raise UserError for a tracker that transformers does not know or that is not installed."""
+    if not report_to:
+        return
+    from transformers.integrations import integration_utils
+
+    for name in report_to:
+        if name not in integration_utils.INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(integration_utils.INTEGRATION_TO_CALLBACK))
+            near = closest(name, integration_utils.INTEGRATION_TO_CALLBACK)
+            raise UserError(f"report_to: {name!r} is no tracker{near}; known: {known}")
+        if name not in integration_utils.get_available_reporting_integrations():
+            raise UserError(f"report_to: {name} is not installed: pip install {name}")
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """One run of a study as trackers see it.
+
+    Args:
+        report_to: the trackers' names.
+        folder: the study's.
+        group: the study's name: W&B's group, trackio's project.
+        task, optimizer, seed, id: the run.
+    """
+
+    report_to: Sequence[str]
+    folder: str
+    group: str
+    task: str
+    optimizer: str
+    seed: int
+    id: str
+
+    @property
+    def name(self) -> str:
+        """The run's name; trials of an optimizer share its seed, so its id belongs to it."""
+        return f"{self.optimizer}/{self.seed}/{self.id}"
+
+    def options(self) -> dict[str, Any]:
+        """What `training.train` is given."""
+        return {"report_to": tuple(self.report_to), "run_name": self.name, "project": self.group}
+
+    def environment(self) -> dict[str, str]:
+        """What trackers read from the environment. W&B works offline unless WANDB_MODE says otherwise."""
+        told: dict[str, str] = {}
+        if "tensorboard" in self.report_to:
+            # Labels may be a stranger's: as folders they keep what is harmless.
+            parts = [re.sub(r"[^A-Za-z0-9_-]+", "-", part) for part in (self.task, self.optimizer)]
+            place = own_folder(Path(self.folder), FOLDER, "tensorboard", *parts, f"{self.seed}-{self.id}")
+            told["TENSORBOARD_LOGGING_DIR"] = str(place)
+        if "wandb" in self.report_to:
+            told |= {
+                "WANDB_MODE": os.environ.get("WANDB_MODE", "offline"),
+                "WANDB_PROJECT": os.environ.get("WANDB_PROJECT", "hf_optim"),
+                "WANDB_DIR": str(own_folder(Path(self.folder), FOLDER)),
+                "WANDB_RUN_GROUP": self.group,
+                "WANDB_JOB_TYPE": self.task,
+                "WANDB_NAME": self.name,
+            }
+        return told
+
+
+def _end(report_to: Sequence[str]) -> None:
+    """Trainer leaves a run of these open, even after it has ended it, and the next run would go on in it."""
+    if "wandb" in report_to:
+        import wandb
+
+        wandb.finish()
+    if "trackio" in report_to:
+        import trackio
+
+        with suppress(RuntimeError):  # there is none
+            trackio.finish()
+
+
+@contextmanager
+def following(tracked: Tracked | None) -> Iterator[dict[str, Any]]:
+    """Within the block trackers know the run; gives what `training.train` is given. None: nothing is tracked."""
+    if tracked is None:
+        yield {}
+        return
+    told = tracked.environment()
+    before = {key: os.environ.get(key) for key in told}
+    os.environ.update(told)
+    try:
+        yield tracked.options()
+    finally:
+        _end(tracked.report_to)
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

@@ -1,0 +1,258 @@
+"""A copy of a study's folder with nothing private in it: the plan, the YAML, the question, records and histories.
+
+The copy is a study's folder like any other, from which tables and report are made. What is taken out says where a run
+was and not what it was; a path in a run's own specification keeps its last part, and the run's id, which is the
+specification's hash, changes with it. What runs printed (log.txt) is not copied.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import uuid
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_optim.core import importing
+from hf_optim.core.private import Scrubber, changed, strings
+from hf_optim.core.text import html, markdown
+from hf_optim.errors import UserError
+from hf_optim.experiment import files
+from hf_optim.experiment.record import HISTORY, RECORD
+from hf_optim.experiment.spec import id_of
+from hf_optim.study.folder import questions
+from hf_optim.study.folder.changes import read_plan
+from hf_optim.study.folder.disk import unwritable
+from hf_optim.study.folder.results import load
+from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.plan.plan import Plan
+from hf_optim.study.plan.source import parse
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_DRAWN = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the parts of a PNG that are the picture
+
+
+@dataclass
+class Published:
+    """What was copied: `plan` as it stands in the copy, the number of `records`, and in a line each what differs."""
+
+    plan: Plan
+    records: int
+    versions: dict[str, list[str]]
+    told: list[str] = field(default_factory=list)
+
+
+def check_destination(folder: Path) -> None:
+    """Raise UserError unless `folder` is missing or an empty folder of its own."""
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link, which is not written through: choose another folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty: choose a new folder to publish into")
+
+
+def publish(study: Path, into: Path) -> Published:
+    """Copies the study in the folder `study` to `into`, whole or not at all, without what is private.
+
+    Raises:
+        UserError: no study there, `into` is not empty, two runs that differ in the place of a file alone, a full disk.
+    """
+    check_destination(into)
+    source = load(study)
+    store = source.store
+    names = sorted(path.name for path in (study / "runs").iterdir()) if (study / "runs").is_dir() else []
+    records = {name: record for name in names if (record := store.record(name)) is not None}
+    histories = {name: store.history(name) for name in records}
+    yaml, told = _yaml(study)
+    plan = read_plan(study).to_dict()
+    scrubber = Scrubber([yaml, *strings([plan, records, histories])], _words(source.plan))
+    told += [f"{name} is a word of the study too, and stays" for name in scrubber.kept]
+    told += [f"left out: {why}" for why in store.unreadable.values()]
+
+    temporary = into.with_name(f".{into.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        files.own_folder(temporary, "runs")
+        ids = _ids(plan, records, scrubber.scrub)
+        put = _put(ids, scrubber.scrub)
+        files.write_json(temporary / "plan.json", changed(plan, put))
+        _write_question(study, temporary, scrubber.scrub)
+        if yaml:
+            told += _write_yaml(temporary, yaml, scrubber.scrub)
+        for name, record in records.items():
+            home = files.own_folder(temporary, "runs", ids[name])
+            told += _copy_samples(store, name, home, record, scrubber.scrub)
+            history = {} if record.get("history") is None else {"history": HISTORY}
+            files.write_json(home / RECORD, {**changed(record, put), "id": ids[name], **history})
+            if history:
+                files.write_rows(home / HISTORY, changed(histories[name], scrubber.scrub))
+        copy = load(temporary)
+        if len(copy.records) != len(source.records):
+            raise UserError(
+                f"{study}: {len(source.records) - len(copy.records)} runs would be lost, because they are planned from "
+                "texts that hold a path or a name: rename these in the YAML"
+            )
+        if into.is_dir():
+            into.rmdir()
+        temporary.rename(into)
+    except OSError as error:
+        raise unwritable(into, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if any(old != new for old, new in ids.items()):
+        told.append("runs that named a path have another id than in the study, since it was shortened")
+    if code := importing.paths([*copy.plan.tasks, *copy.plan.optimizers]):
+        told.append(f"code of your own is named and not copied: {', '.join(code)}")
+    return Published(copy.plan, len(records), _versions(records), told)
+
+
+def _words(plan: Plan) -> set[str]:
+    """What the study calls things, which a user may be called as well."""
+    labels = [task["label"] for task in plan.tasks] + [optimizer["label"] for optimizer in plan.optimizers]
+    names = [str(task["task"]) for task in plan.tasks] + [str(o["spec"]["name"]) for o in plan.optimizers]
+    return {word for name in (*labels, *names) for word in (name, *name.replace("_", " ").replace("/", " ").split())}
+
+
+def _ids(plan: Mapping[str, Any], records: Mapping[str, Any], scrub: Callable[[str], str]) -> dict[str, str]:
+    """The id of every run once its specification is scrubbed."""
+    specs = {run["id"]: run["spec"] for run in plan["runs"]} | {name: one["spec"] for name, one in records.items()}
+    ids: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for old, spec in specs.items():
+        ids[old] = id_of(changed(spec, scrub))
+        if taken.setdefault(ids[old], old) != old:
+            raise UserError(
+                f"the runs {taken[ids[old]]} and {old} differ only in what is private (the place of a file, a name): "
+                "give the files names of their own"
+            )
+    return ids
+
+
+def _put(ids: Mapping[str, str], scrub: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda text: ids.get(text) or scrub(text)
+
+
+def _yaml(study: Path) -> tuple[str, list[str]]:
+    try:
+        return files.read_text(study, "study.yaml"), []
+    except FileNotFoundError:
+        return "", []
+    except (OSError, ValueError) as error:
+        return "", [f"left out: {error}"]
+
+
+def _write_yaml(folder: Path, text: str, scrub: Callable[[str], str]) -> list[str]:
+    scrubbed = scrub(text)
+    try:
+        parse(scrubbed, "study.yaml")
+    except UserError as error:
+        return [f"left out: {error}"]
+    files.write_atomically(folder / "study.yaml", scrubbed)
+    return []
+
+
+def _write_question(study: Path, folder: Path, scrub: Callable[[str], str]) -> None:
+    """The register of the question, each line with the digest of what stands there now."""
+    rows = []
+    for row in questions.read_lines(study):
+        asked = changed(row["question"], scrub)
+        rows.append({**changed(row, scrub), "question": asked, "sha256": questions.digest(asked)})
+    if rows:
+        files.write_rows(folder / questions.FILE, rows)
+
+
+def _copy_samples(
+    store: RecordStore, name: str, home: Path, record: Mapping[str, Any], scrub: Callable[[str], str]
+) -> list[str]:
+    """What was generated: texts scrubbed, pictures without what is written beside them in the file."""
+    told = []
+    for sample in record.get("samples") or ():
+        try:
+            content = files.read_bytes(store.folder, f"runs/{name}/{sample}")
+            if content.startswith(_PNG):
+                content = picture(content)
+            else:
+                content = scrub(content.decode("utf-8")).encode()
+            *folders, file = scrub(sample).split("/")
+            with files.whole(files.own_folder(home, *folders) / file) as temporary:
+                temporary.write_bytes(content)
+        except (OSError, ValueError, struct.error) as error:
+            told.append(f"left out: runs/{name}/{sample}: {error}")
+    return told
+
+
+def picture(content: bytes) -> bytes:
+    """A PNG's picture alone. Raises ValueError or struct.error where it is none."""
+    parts, at = [_PNG], len(_PNG)
+    while at < len(content):
+        length, kind = struct.unpack(">I4s", content[at : at + 8])
+        part = content[at : at + length + 12]
+        if len(part) != length + 12 or struct.unpack(">I", part[-4:])[0] != zlib.crc32(part[4:-4]):
+            raise ValueError("is a damaged PNG")
+        if kind in _DRAWN:
+            parts.append(part)
+        at += length + 12
+        if kind == b"IEND":
+            break
+    return b"".join(parts)
+
+
+def _versions(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The versions that the runs were made with, by package."""
+    return {
+        package: sorted({str(v) for record in records.values() if (v := record["environment"].get(package))})
+        for package in ("hf_optim", "python", "torch", "transformers", "accelerate")
+    }
+
+
+def readme(published: Published) -> str:
+    """README.md: a Hub's front matter (of a data set and of a static Space), what is here, and how to make it again."""
+    plan, versions = published.plan, {name: some for name, some in published.versions.items() if some}
+    version = versions.get("hf_optim", [""])
+    pinned = f"=={version[0]}" if len(version) == 1 and version[0][:1].isdigit() else ""
+    code = importing.paths([*plan.tasks, *plan.optimizers])
+    lines = [
+        "---",
+        f"title: {json.dumps(markdown(plan.title))}",
+        "sdk: static",
+        "app_file: index.html",
+        "tags: [hf_optim, optimizers]",
+        "configs:",
+        "- {config_name: runs, data_files: runs.parquet}",
+        "---",
+        "",
+        f"# {markdown(plan.title)}",
+        "",
+        f"A comparison of optimizers by hf_optim: {published.records} runs of {len(plan.optimizers)} optimizers on "
+        f"{len(plan.tasks)} task{'s'[: len(plan.tasks) != 1]}, baseline {markdown(plan.baseline)}.",
+        "[report.html](report.html) is all of it in one page.",
+        "",
+        "- [table.md](table.md), [table.csv](table.csv): what each optimizer reached",
+        "- [statistics.md](statistics.md): the comparisons; [costs.md](costs.md): time and memory",
+        "- `runs.parquet`, `runs.csv`: a row a run; `runs/`: each run's record and history",
+        "- `study.yaml`, `plan.json`, `questions.jsonl`: what was asked, and when",
+        "",
+        "## Make it again",
+        "",
+        "```bash",
+        f'pip install "hf-optim[study]{pinned}"',
+        "hf-optim report .                            # tables and report again, from the records",
+        "hf-optim study study.yaml --output again     # every run again",
+        "```",
+        "",
+        *([f"Needs code that is not here: {', '.join(f'`{markdown(one)}`' for one in code)}.", ""] if code else []),
+        "Made with " + ", ".join(f"{name} {markdown(', '.join(some))}" for name, some in versions.items()) + ".",
+        "Paths are shortened to their last part; names of users and machines, addresses and tokens are removed.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def index(title: str) -> str:
+    """index.html, which leads to the report."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="refresh" content="0; url=report.html"><title>{html(title)}</title></head>'
+        f'<body><a href="report.html">{html(title)}</a></body></html>\n'
+    )

@@ -1,0 +1,188 @@
+"""A published study: what a stranger may see, and nothing of whose machine it was."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+import yaml
+from study_fakes import make_study
+
+from hf_optim.commands.main import main
+from hf_optim.core import private
+from hf_optim.experiment.spec import id_of
+from hf_optim.study.folder import questions
+from hf_optim.study.folder.changes import read_plan
+from hf_optim.study.folder.results import load
+
+USER, HOST = "wilhelmina", "turnip-07"
+TOKEN = "hf_" + "aBcD1234" * 4
+SECRET = "correct-horse-battery"
+PRIVATE = (USER, HOST, "turnip", TOKEN, SECRET, "/home", "/Users", "/scratch", "example.org", "10.1.2.3", "EarlyGrey")
+
+
+@pytest.fixture(autouse=True)
+def whose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", USER)
+    monkeypatch.setenv("HOME", f"/home/{USER}")
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", SECRET)
+    monkeypatch.setattr(private.socket, "gethostname", lambda: f"{HOST}.example.org")
+
+
+def edit(file: Path, **values: object) -> dict:
+    record = {**json.loads(file.read_text()), **values}
+    file.write_text(json.dumps(record))
+    return record
+
+
+def planted(folder: Path) -> Path:
+    """A study with something private in each place that has texts."""
+    make_study(folder, failed=[("adan", 1)])
+    plan = json.loads((folder / "plan.json").read_text())
+    for run in plan["runs"]:
+        run["spec"]["data"] = f"/home/{USER}/data/digits-mine.parquet"
+        old, run["id"] = run["id"], id_of(run["spec"])
+        (folder / "runs" / old).rename(folder / "runs" / run["id"])
+        edit(folder / "runs" / run["id"] / "record.json", id=run["id"], spec=run["spec"])
+    plan["tasks"][0]["data"] = f"/home/{USER}/data/digits-mine.parquet"
+    plan["title"] = f"What {USER} found on {HOST}"
+    plan["origin"] = f"/scratch/{USER}/my.yaml"
+    (folder / "plan.json").write_text(json.dumps(plan))
+    questions.register(folder, read_plan(folder), 0)
+    first = folder / "runs" / plan["runs"][0]["id"]
+    lost = next(run["id"] for run in plan["runs"] if (run["optimizer"], run["seed"]) == ("adan", 1))
+    edit(
+        folder / "runs" / lost / "record.json",
+        error=f"OSError: -I/Users/{USER}/x.h {HOST} MY_VAR=EarlyGrey token {TOKEN} {SECRET} w@example.org 10.1.2.3",
+    )
+    edit(first / "record.json", environment={"torch": "2.13", "host": f"{HOST}.example.org"}, samples=["samples/a.png"])
+    with open(first / "history.jsonl", "a") as history:
+        history.write(json.dumps({"step": 99, "note": f"file:///home/{USER}/x"}) + "\n")
+    (first / "samples").mkdir()
+    (first / "samples" / "a.png").write_bytes(png(USER.encode()))
+    (first / "log.txt").write_text(f"/home/{USER} {TOKEN}")
+    (folder / "study.yaml").write_text(
+        f"# {USER}@{HOST}: https://{USER}:{SECRET}@example.com/x\nname: fake\n"
+        f"data: '/home/{USER}/data/digits.parquet'\n"
+    )
+    return folder
+
+
+def png(text: bytes) -> bytes:
+    def part(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    parts = (b"IHDR", head), (b"tEXt", b"Author\0" + text), (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(part(*one) for one in parts) + text
+
+
+def test_nothing_private_is_published_and_the_rest_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, into = planted(tmp_path / "study"), tmp_path / "public"
+    before = {p: p.read_bytes() for p in study.rglob("*") if p.is_file()}
+    assert all(any(word.encode() in text for text in before.values()) for word in PRIVATE)  # the search can find it
+    assert main(["publish", str(study), str(into)]) == 0
+    assert {p: p.read_bytes() for p in study.rglob("*") if p.is_file()} == before
+    files = {str(p.relative_to(into)): p.read_bytes() for p in into.rglob("*") if p.is_file()}
+    for name, content in files.items():
+        for word in (*PRIVATE, str(tmp_path)):
+            assert word.encode().lower() not in content.lower() + name.encode().lower(), f"{word} in {name}"
+    assert {"README.md", "index.html", "report.html", "table.md", "table.csv", "study.yaml", "runs.parquet"} <= {*files}
+    assert not any(name.endswith("log.txt") for name in files)
+    assert b"digits-mine.parquet" in files["plan.json"] and b"another id" in capsys.readouterr().out.encode()
+    old, new = load(study), load(into)
+    assert len(new.records) == len(old.records) == 9 and not new.store.unreadable
+    for a, b in zip(old.plan.runs, new.plan.runs, strict=True):
+        one, two = old.records[a.id], new.records[b.id]
+        assert (one["metrics"], one["status"], one["time"]) == (two["metrics"], two["status"], two["time"])
+        assert [row["step"] for row in old.history(a)] == [row["step"] for row in new.history(b)]
+    assert questions.read(into).digest  # it is the digest of what stands there
+    samples = [content for name, content in files.items() if name.endswith("a.png")]
+    assert len(samples) == 1 and b"IDAT" in samples[0] and b"Author" not in samples[0]
+
+
+def test_the_front_matter_is_a_hubs_and_the_commands_are_there(tmp_path: Path) -> None:
+    study, into = make_study(tmp_path / "study", seeds=1), tmp_path / "public"
+    assert main(["publish", str(study), str(into)]) == 0
+    _, front, text = (into / "README.md").read_text().split("---\n", 2)
+    front = yaml.safe_load(front)
+    assert front["title"] == "A fake study" and front["sdk"] == "static"
+    assert (into / front["app_file"]).is_file() and (into / front["configs"][0]["data_files"]).is_file()
+    assert "hf-optim study study.yaml" in text and "torch 2.13" in text
+    assert {p.name for p in (study / "runs").iterdir()} == {p.name for p in (into / "runs").iterdir()}  # no id changed
+    assert main(["report", str(into)]) == 0
+
+
+def test_it_is_written_to_a_new_folder_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = make_study(tmp_path / "study", seeds=1)
+    full, link = tmp_path / "full", tmp_path / "link"
+    full.mkdir()
+    (full / "mine").write_text("x")
+    link.symlink_to(tmp_path / "elsewhere")
+    for into in (full, link, study):
+        assert main(["publish", str(study), str(into)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "elsewhere").exists() and [p.name for p in full.iterdir()] == ["mine"]
+    assert main(["publish", str(tmp_path), str(tmp_path / "new")]) == 2
+    assert not [p.name for p in tmp_path.iterdir() if p.name not in ("study", "full", "link")]  # nothing half
+
+
+def test_what_lies_elsewhere_is_not_published(tmp_path: Path) -> None:
+    study, into = make_study(tmp_path / "study", seeds=2), tmp_path / "public"
+    (tmp_path / "secret.json").write_text('{"secret": "elsewhere"}')
+    runs = sorted((study / "runs").iterdir())
+    (runs[0] / "history.jsonl").unlink()
+    (runs[0] / "history.jsonl").symlink_to(tmp_path / "secret.json")
+    (runs[1] / "record.json").unlink()
+    (runs[1] / "record.json").symlink_to(tmp_path / "secret.json")
+    edit(runs[2] / "record.json", samples=["../../../secret.json", "samples/x"])
+    (study / "study.yaml").unlink()
+    (study / "study.yaml").symlink_to(tmp_path / "secret.json")
+    assert main(["publish", str(study), str(into)]) == 0
+    assert not any(b"elsewhere" in p.read_bytes() for p in into.rglob("*") if p.is_file())
+    assert not any(p.is_symlink() for p in into.rglob("*")) and len(list(into.glob("runs/*/record.json"))) == 5
+
+
+def test_runs_that_only_a_place_tells_apart_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = make_study(tmp_path / "study", ("adamw", "smaran"), seeds=1)
+    plan = json.loads((study / "plan.json").read_text())
+    for run, place in zip(plan["runs"], ("/data/a/x.parquet", "/data/b/x.parquet"), strict=True):
+        run["spec"] = {**plan["runs"][0]["spec"], "data": place}
+        run["id"] = id_of(run["spec"])
+    (study / "plan.json").write_text(json.dumps(plan))
+    assert main(["publish", str(study), str(tmp_path / "public")]) == 2
+    assert "differ only in what is private" in capsys.readouterr().err and not (tmp_path / "public").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "published"),
+    [
+        ("data: /home/wilhelmina/x.csv", "data: x.csv"),
+        ("~/opt.py:Mine, ~wilhelmina/a", "opt.py:Mine, a"),
+        (r"C:\Users\wilhelmina\x.csv and \\turnip-07\share\y", "x.csv and y"),
+        ("PATH_LIKE /usr/bin:/home/wilhelmina/bin", "PATH_LIKE bin:bin"),
+        ("see https://example.com/a/b", "see https://example.com/a/b"),
+        (
+            "hf_optim_effective_learning_rate skewness_of_the_rates",
+            "hf_optim_effective_learning_rate skewness_of_the_rates",
+        ),
+        (f"sk-proj-{'a1' * 12} ghp_{'A1b2' * 9}", "REMOVED REMOVED"),
+        ("tokens/s, 3/4, lr 1e-3, vision/mlp/small", "tokens/s, 3/4, lr 1e-3, vision/mlp/small"),
+        ("api_key: 'abcdef123456'", "api_key: 'REMOVED'"),
+        ("0123456789" * 4, "REMOVED"),
+        ("ab" * 32, "ab" * 32),  # the fingerprint of data
+        ("Wilhelmina's run on TURNIP-07", "USER's run on HOST"),
+        ("HF_HOME=/x OMP_NUM_THREADS=1", "HF_HOME=REMOVED OMP_NUM_THREADS=REMOVED"),
+    ],
+)
+def test_each_kind_by_itself(text: str, published: str) -> None:
+    assert private.Scrubber().scrub(text) == published
+
+
+def test_a_user_called_adam_renames_no_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "adam")
+    scrubber = private.Scrubber(spoken={"adam"})
+    assert scrubber.kept == ["adam"] and scrubber.scrub("adam at /home/adam/x") == "adam at x"

@@ -1,0 +1,103 @@
+"""Trackers for whole studies: the runs stand grouped in them, and are the same runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from hf_optim.commands.main import main
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.trackers import Tracked, following, names
+from hf_optim.study.folder.changes import read_plan
+from hf_optim.study.launch import jobs
+from hf_optim.study.launch.follow import Stage
+
+YAML = """name: mine
+seeds: 1
+tasks: [{task: vision, model: mlp, size: smoke, overrides: {steps: 2}, label: ../digits}]
+optimizers: [{name: adamw}, {name: sgd, label: plain sgd}]
+"""
+SPEC = RunSpec(task="vision", model="mlp", size="smoke", optimizer={"name": "adamw"}, overrides={"steps": 2})
+
+
+def tracked(folder: Path, *report_to: str, optimizer: str = "adamw") -> Tracked:
+    return Tracked(report_to, str(folder), "mine", "digits", optimizer, 0, SPEC.id)
+
+
+def test_a_studys_runs_stand_grouped_and_no_run_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard's files, and trackio's local database, of a study that one worker executes."""
+    pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+    (tmp_path / "s.yaml").write_text(YAML)
+    out = tmp_path / "study"
+    arguments = [str(tmp_path / "s.yaml"), "--output", str(out), "--jobs", "1"]
+    assert main(["study", *arguments, "--report-to", "tensorboard,trackio"]) == 0
+    plan = read_plan(out)
+    seen = EventMultiplexer().AddRunsFromDirectory(str(out / "trackers" / "tensorboard")).Reload()
+    assert sorted(seen.Runs()) == sorted(f"-digits/{run.optimizer.replace(' ', '-')}/0-{run.id}" for run in plan.runs)
+    for run in plan.runs:
+        record = json.loads((out / "runs" / run.id / "record.json").read_text())
+        name = next(name for name in seen.Runs() if name.endswith(run.id))
+        shown = seen.Scalars(name, "eval/measured_loss")[-1]
+        assert shown.step == 2 and shown.value == pytest.approx(record["metrics"]["validation_loss"], rel=1e-6)
+        assert not [p for p in (out / "runs" / run.id).rglob("*tfevents*")]
+    with sqlite3.connect(tmp_path / "trackio" / "mine.db") as database:
+        logged = {row[0] for row in database.execute("select distinct run_name from metrics")}
+    assert logged == {f"{run.optimizer}/{run.seed}/{run.id}" for run in plan.runs}
+    assert main(["study", *arguments]) == 0  # nothing is left to run: tracked or not, they are the same runs
+    assert read_plan(out).runs == plan.runs
+
+
+def test_an_unknown_tracker_is_said_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.yaml").write_text(YAML)
+    for name, why in (("tensorbord", "is no tracker"), ("mlflow", "is not installed: pip install mlflow")):
+        assert main(["study", str(tmp_path / "s.yaml"), "--output", str(tmp_path / "o"), "--report-to", name]) == 2
+        assert why in (err := capsys.readouterr().err) and err.count("\n") == 1
+    assert not (tmp_path / "o").exists() and names(" tensorboard, wandb,") == ("tensorboard", "wandb")
+
+
+def test_wandb_is_told_group_and_name_and_is_offline_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What W&B reads, without W&B: a project a person named stays, a mode too, and afterwards nothing is left."""
+    ended: list[str | None] = []
+    fake = types.ModuleType("wandb")
+    fake.finish = lambda: ended.append(os.environ.get("WANDB_NAME"))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for key in [key for key in os.environ if key.startswith("WANDB_")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("WANDB_PROJECT", "my-project")
+    with pytest.raises(RuntimeError), following(tracked(tmp_path, "wandb")) as options:
+        told = {key: value for key, value in os.environ.items() if key.startswith("WANDB_")}
+        raise RuntimeError  # a run that fails ends its run in the tracker too
+    assert told == {
+        "WANDB_MODE": "offline", "WANDB_PROJECT": "my-project", "WANDB_DIR": str(tmp_path / "trackers"),
+        "WANDB_RUN_GROUP": "mine", "WANDB_JOB_TYPE": "digits", "WANDB_NAME": f"adamw/0/{SPEC.id}",
+    }  # fmt: skip
+    assert options == {"report_to": ("wandb",), "run_name": f"adamw/0/{SPEC.id}", "project": "mine"}
+    assert ended == [f"adamw/0/{SPEC.id}"]
+    assert [key for key in os.environ if key.startswith("WANDB_")] == ["WANDB_PROJECT"]
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert tracked(tmp_path, "wandb").environment()["WANDB_MODE"] == "online"
+
+
+def test_a_label_is_no_path(tmp_path: Path) -> None:
+    place = tracked(tmp_path, "tensorboard", optimizer="../../x").environment()["TENSORBOARD_LOGGING_DIR"]
+    assert Path(place).resolve().is_relative_to(tmp_path / "trackers") and place.endswith(f"-x/0-{SPEC.id}")
+
+
+def test_a_job_passes_trackers_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[str, ...]] = []
+    monkeypatch.setattr(jobs.run, "execute", lambda *_, report_to, **__: given.append(report_to) or {})
+    monkeypatch.setattr(jobs, "read_plan", lambda folder: None)
+    monkeypatch.setattr(jobs, "follow", lambda plan, folder: [Stage("runs", (), (), 1)])
+    assert jobs.Share("/s", 1, None, None, report_to=("wandb",))()["problem"] == "" and given == [("wandb",)]
