@@ -6,7 +6,6 @@ python scripts/build_docs.py --check    write nothing; exit 1 and name the pages
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -14,7 +13,9 @@ from textwrap import dedent
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+import generated_pages  # noqa: E402
 
 from hf_optim import registry  # noqa: E402
 from hf_optim.core import definitions  # noqa: E402
@@ -202,31 +203,13 @@ def pages() -> dict[str, str]:
 
 
 def stale(folder: Path = FOLDER) -> list[str]:
-    """Names of files that differ from the code, are missing, or describe nothing."""
-    wanted = pages()
-    there = {f.name: f.read_text(encoding="utf-8") for f in folder.glob("*.md")} if folder.is_dir() else {}
-    return sorted(name for name in {*wanted, *there} if wanted.get(name) != there.get(name))
+    """Names of the pages that are out of date."""
+    return generated_pages.stale(pages(), folder)
 
 
 def main() -> int:
     """Command line: 0, or 1 where --check finds stale pages."""
-    parser = argparse.ArgumentParser(description="Write docs/optimizers from the code.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
-    options = parser.parse_args()
-    names = stale()
-    if options.check:
-        if names:
-            print(f"out of date: {', '.join(names)}; run python scripts/build_docs.py", file=sys.stderr)
-        return 1 if names else 0
-    wanted = pages()
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        if name in wanted:
-            (FOLDER / name).write_text(wanted[name], encoding="utf-8")
-        else:
-            (FOLDER / name).unlink()
-    print(f"{len(names)} of {len(wanted)} pages written in {FOLDER.relative_to(ROOT)}")
-    return 0
+    return generated_pages.write(pages(), FOLDER, "build_docs")
 
 
 if __name__ == "__main__":

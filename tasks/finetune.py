@@ -129,14 +129,12 @@ class FineTuning(Task):
         """[batch, 5] float64: nats of the answer, its tokens, those that are the likeliest, whether all are, bytes."""
         import torch
 
-        scores = logits[0] if isinstance(logits, tuple) else logits
+        from hf_optim.tasks.models.language import next_tokens
+
         tokens, size = labels
-        truth, scores = tokens[:, 1:], scores[:, :-1].float()
-        kept = truth != -100
-        nats = torch.nn.functional.cross_entropy(scores.flatten(0, 1), truth.flatten(), reduction="none")
-        right = (scores.argmax(-1) == truth) & kept
+        nats, kept, right = next_tokens(logits, tokens)
         whole = right.sum(1) == kept.sum(1)
-        parts = [nats.view(truth.shape).double().sum(1), kept.sum(1), right.sum(1), whole, size]
+        parts = [nats.sum(1), kept.sum(1), right.sum(1), whole, size]
         return torch.stack([part.double() for part in parts], dim=1)
 
     def measure(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:

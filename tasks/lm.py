@@ -165,13 +165,11 @@ class CausalLM(Task):
         """[batch, 5] float64: nats, predicted tokens, right ones, bytes they cover, unknown ones among them."""
         import torch
 
-        scores = logits[0] if isinstance(logits, tuple) else logits
+        from hf_optim.tasks.models.language import next_tokens
+
         tokens, covered = labels
-        truth, scores = tokens[:, 1:], scores[:, :-1].float()
-        kept = truth != -100
-        nats = torch.nn.functional.cross_entropy(scores.flatten(0, 1), truth.flatten(), reduction="none")
-        right = (scores.argmax(-1) == truth) & kept
-        sums = [nats.view(truth.shape).double().sum(1), kept.sum(1), right.sum(1), covered[:, 0], covered[:, 1]]
+        nats, kept, right = next_tokens(logits, tokens)
+        sums = [nats.sum(1), kept.sum(1), right.sum(1), covered[:, 0], covered[:, 1]]
         return torch.stack([part.double() for part in sums], dim=1)
 
     def measure(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:

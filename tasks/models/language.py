@@ -28,6 +28,17 @@ AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
 AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM, exist_ok=True)
 
 
+def next_tokens(logits: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of every token but the first, each [batch, length - 1]: nats (float64), whether it counts (label not -100),
+    and whether it is the likeliest.
+    """
+    scores = logits[0] if isinstance(logits, tuple) else logits
+    truth, scores = tokens[:, 1:], scores[:, :-1].float()
+    counts = truth != -100
+    nats = torch.nn.functional.cross_entropy(scores.flatten(0, 1), truth.flatten(), reduction="none")
+    return nats.view(truth.shape).double(), counts, (scores.argmax(-1) == truth) & counts
+
+
 class KeepTokenizer(TrainerCallback):
     """Writes `tokenizer` into every checkpoint of a run."""
 

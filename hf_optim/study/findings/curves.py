@@ -10,7 +10,6 @@ from typing import Any
 from hf_optim.study.findings.spending import KINDS, spent
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
-from hf_optim.study.plan.plan import Run
 
 POINTS = 60  # a curve with more logged steps is averaged into this many buckets, which keeps a report of 500 runs small
 
@@ -44,7 +43,7 @@ class Histories:
             self._rows[label] = []
             for run, record in results.runs(task["label"], label):
                 if record is not None:
-                    self._rows[label].append((record["status"] == "ok", _history(results, run)))
+                    self._rows[label].append((record["status"] == "ok", results.history(run)))
 
     def spent(self, against: str) -> dict[str, Curve]:
         """What was spent by each step, on average over the finished runs: passes, tokens, flops or seconds."""
@@ -74,10 +73,6 @@ class Histories:
                 if not ok:
                     found.append(_mean(label, [_bucketed(one, buckets)], failed=True))
         return [c for c in found if c.steps]
-
-
-def _history(results: Results, run: Run) -> list[dict[str, Any]]:
-    return results.history(run)
 
 
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +17,3 @@ def spent(row: Mapping[str, Any], kind: str) -> float:
     if kind == "passes":
         return number(row.get("forward_passes")) + number(row.get("backward_passes"))
     return number(row.get(kind))
-
-
-def alike(amounts: list[float]) -> bool:
-    """Whether amounts a step are the same for all, to within 2 %, so that a figure over them is the one over steps."""
-    return all(math.isclose(amount, amounts[0], rel_tol=0.02, abs_tol=0.02) for amount in amounts)

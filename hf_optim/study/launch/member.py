@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from hf_optim.core import importing
-from hf_optim.study.launch.worker import STORED, end_with_parent
+from hf_optim.experiment.trackers import Tracked
+from hf_optim.study.launch.worker import end_with_parent, train_stored
 
 
 def main() -> None:
@@ -18,15 +18,8 @@ def main() -> None:
     end_with_parent()
     if sys.platform == "linux" and _parent(os.getppid()) != how["worker"]:
         raise SystemExit("the worker was gone before this process had begun")
-    from hf_optim.experiment.spec import RunSpec
-    from hf_optim.experiment.trackers import Tracked, following
-    from hf_optim.experiment.training import train
-
-    every = how["checkpoint_every"]
     tracked = Tracked(**how["tracked"]) if how["tracked"] else None
-    with importing.refused(STORED, how["trust"]), following(tracked) as tracking:
-        spec = RunSpec.from_dict(how["spec"])
-        train(spec, how["home"], progress=False, checkpoint_every=every, resume=every is not None, **tracking)
+    train_stored(how["home"], how["spec"], how["checkpoint_every"], how["trust"], tracked)
 
 
 def _parent(process: int) -> int | None:

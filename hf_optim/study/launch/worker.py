@@ -146,18 +146,7 @@ def _train(
     tracked: Tracked | None,
 ) -> None:
     if processes == 1:
-        from hf_optim.experiment.spec import RunSpec
-        from hf_optim.experiment.training import train
-
-        with importing.refused(STORED, trust), following(tracked) as tracking:
-            train(
-                RunSpec.from_dict(spec),
-                home,
-                progress=False,
-                checkpoint_every=checkpoint_every,
-                resume=checkpoint_every is not None,
-                **tracking,
-            )
+        train_stored(home, spec, checkpoint_every, trust, tracked)
         return
     how = {"spec": spec, "home": str(home), "checkpoint_every": checkpoint_every, "worker": os.getpid(), "trust": trust}
     how["tracked"] = asdict(tracked) if tracked else None
@@ -171,6 +160,24 @@ def _train(
     )
     if read_status(home) is None:
         raise RuntimeError(f"the run's {processes} processes ended with exit code {ended.returncode}: see log.txt")
+
+
+def train_stored(
+    home: str | Path, spec: dict[str, Any], checkpoint_every: int | None, trust: bool, tracked: Tracked | None
+) -> None:
+    """Trains, in this process, a run that stands in a study's folder, or this process's part of it."""
+    from hf_optim.experiment.spec import RunSpec
+    from hf_optim.experiment.training import train
+
+    with importing.refused(STORED, trust), following(tracked) as tracking:
+        train(
+            RunSpec.from_dict(spec),
+            home,
+            progress=False,
+            checkpoint_every=checkpoint_every,
+            resume=checkpoint_every is not None,
+            **tracking,
+        )
 
 
 def end_with_parent() -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
-from pathlib import PurePosixPath
 from typing import Any
 
 from hf_optim.core.text import html as escape
 from hf_optim.experiment.files import own_folder, read_bytes, write_atomically
-from hf_optim.experiment.record import RECORD, SAMPLES
+from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder.results import Results, describe
 from hf_optim.study.folder.standing import known
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.plan import Run, flatten
+from hf_optim.study.report import samples
 from hf_optim.study.report.document import document
 
 FOLDER = "pages"
@@ -121,22 +120,12 @@ def _samples(results: Results, run: Run, record: Mapping[str, Any]) -> Iterator[
     """What the run generated, pictures as data and texts as text, as far as MOST_BYTES reach."""
     left, shown = MOST_BYTES, []
     for name in sorted(record.get("samples") or ())[-MOST_SAMPLES:]:
-        file = PurePosixPath(str(name))
-        if file.parts[:1] != (SAMPLES,):
+        if (sample := samples.read(results, run, name, left)) is None:
             continue
-        try:
-            content = read_bytes(results.folder, f"runs/{run.id}/{file}", left)
-        except OSError:  # not there, too large, or not one of the run's own files
-            continue
+        file, content = sample
         left -= len(content)
-        caption = f"<figcaption>{escape(file.name)}</figcaption>"
-        if file.suffix == ".png" and content.startswith(b"\x89PNG\r\n"):
-            data = base64.b64encode(content).decode()
-            picture = f'<img alt="{escape(file.name)}" src="data:image/png;base64,{data}">'
-            shown.append(f"<figure>{caption}{picture}</figure>")
-        elif file.suffix == ".txt":
-            text = content.decode("utf-8", errors="replace")[:8000]
-            shown.append(f"<figure>{caption}<pre>{escape(text)}</pre></figure>")
+        if drawn := samples.picture(file, content, file.name) or samples.text(file, content, 8000):
+            shown.append(f"<figure><figcaption>{escape(file.name)}</figcaption>{drawn}</figure>")
     if shown:
         yield f"<h2>Samples</h2>{''.join(shown)}"
 

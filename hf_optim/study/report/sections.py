@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from hf_optim.core.text import html as escape
-from hf_optim.experiment.files import read_bytes
-from hf_optim.experiment.record import SAMPLES
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import SPEEDUP, Analysis
 from hf_optim.study.findings.curves import Curve
@@ -21,6 +17,7 @@ from hf_optim.study.findings.table import p_text
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 from hf_optim.study.report import charts
+from hf_optim.study.report import samples as generated
 from hf_optim.study.report.pieces import figure, file_name, html_table, text_row
 from hf_optim.study.statistics import intervals
 from hf_optim.study.statistics.places import place_text
@@ -209,23 +206,15 @@ def samples(results: Results, task: Mapping[str, Any]) -> str:
             if record is None or record["status"] != "ok" or not record.get("samples"):
                 continue
             names = [str(name) for name in record["samples"] if "test" not in str(name)] or record["samples"]
-            file = PurePosixPath(sorted(names)[-1])
-            try:
-                content = read_bytes(results.folder, f"runs/{run.id}/{file}", MOST_BYTES - used)
-            except OSError:  # not there, too large, or not one of the run's own files
+            if (sample := generated.read(results, run, sorted(names)[-1], MOST_BYTES - used)) is None:
                 break
-            if file.parts[0] != SAMPLES:
-                break
+            file, content = sample
             used += len(content)
-            caption = f"<figcaption>{escape(label)}, seed {run.seed}</figcaption>"
-            if file.suffix == ".png" and content.startswith(b"\x89PNG\r\n"):
-                data = base64.b64encode(content).decode()
-                picture = f'<img alt="samples of {escape(label)}" src="data:image/png;base64,{data}">'
-                parts.append(f'<figure class="samples">{caption}{picture}</figure>')
-            elif file.suffix == ".txt":
-                text = escape(content.decode("utf-8", errors="replace")[:4000])
-                summary = f"<summary>{escape(label)}, seed {run.seed}</summary>"
-                parts.append(f"<details>{summary}<pre>{text}</pre></details>")
+            if drawn := generated.picture(file, content, f"samples of {label}"):
+                caption = f"<figcaption>{escape(label)}, seed {run.seed}</figcaption>"
+                parts.append(f'<figure class="samples">{caption}{drawn}</figure>')
+            elif drawn := generated.text(file, content, 4000):
+                parts.append(f"<details><summary>{escape(label)}, seed {run.seed}</summary>{drawn}</details>")
             break
         if len(parts) >= MOST_SAMPLES:
             break

@@ -24,7 +24,6 @@ from hf_optim.study.statistics.paired import (
     difference_p,
     equivalence_p,
     interval,
-    power,
 )
 
 
@@ -122,9 +121,3 @@ def detectable_effect(looks: tuple[int, ...], comparisons: int, target: float = 
     levels = [ALPHA * w / max(1, comparisons) for w in shares(looks)]
     known = [detectable(n, level, target) for n, level in zip(looks, levels, strict=True) if n > 1]
     return min(known, default=NAN)
-
-
-def power_of(effect: float, looks: Sequence[int], comparisons: int) -> float:
-    """The power at a true difference of `effect` deviations: that of the best single look."""
-    levels = [ALPHA * w / max(1, comparisons) for w in shares(looks)]
-    return max((power(effect, n, level) for n, level in zip(looks, levels, strict=True)), default=0.0)
