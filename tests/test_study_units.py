@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 
 import pytest
+from study_fakes import make_study
 from tuning_fakes import YAML, expand, finish, good_rate, whole
 
 from hf_optim.errors import UserError
@@ -268,3 +270,17 @@ def test_budgets_are_multiplied_in_passes_or_seconds_too(tmp_path: Path) -> None
             expand(text + f"speedup: {{budgets: [0.5, 1], {more}}}\n")
     with pytest.raises(UserError, match=r"ends after 100 steps.*give it overrides: \{steps: 250\} at least"):
         expand(spent.replace("passes: 120", "passes: 500") + "speedup: {budgets: [1, 2], in: passes}\n")
+
+
+def test_what_was_measured_before_training_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_study(tmp_path, labels=("adamw",), seeds=1)
+    store = RecordStore(folder)
+    (run,) = (home.name for home in (folder / "runs").iterdir())
+    file = folder / "runs" / run / "history.jsonl"
+    file.rename(file.with_suffix(".away"))
+    assert math.isnan(store.untrained(run, "validation_loss"))
+    rows = [{"step": 0, "validation_loss": 2.5}, {"step": 0, "validation_loss": 9.0}, {"step": 5, "late": 1.0}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert store.untrained(run, "validation_loss") == 2.5  # it is there now, and the first row counts
+    monkeypatch.setattr(store, "history", None)
+    assert store.untrained(run, "validation_loss") == 2.5 and math.isnan(store.untrained(run, "late"))

@@ -11,6 +11,9 @@ from hf_optim.study.folder.store import number
 #: where a pass could be counted; seconds are measured, and stand apart
 KINDS = {"passes": "passes", "flops": "floating-point operations", "seconds": "seconds of training"}
 
+#: what a curve can stand over in place of steps, as an axis names it
+AXES = {"passes": "forward and backward passes", "tokens": "tokens", "flops": "FLOPs", "seconds": "seconds of training"}
+
 
 def spent(row: Mapping[str, Any], kind: str) -> float:
     """How much of it, "step" or one of KINDS, was spent when the row was logged; NaN where the row does not say."""

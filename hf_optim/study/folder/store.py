@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +49,8 @@ _MISSING: dict[str, Any] = {
 
 
 class RecordStore:
-    """The runs below a study's folder, each record read once (one that is missing is looked for again).
+    """The runs below a study's folder, each record read once (one that is missing is looked for again), and
+    what was measured before training.
 
     `unreadable` holds the reason in one line, by run id, for every record or history that was asked for, is there and
     is not ours: such a run counts as one without a record.
@@ -58,6 +60,7 @@ class RecordStore:
         self.folder = folder
         self.unreadable: dict[str, str] = {}
         self._records: dict[str, Mapping[str, Any]] = {}
+        self._untrained: dict[str, dict[str, Any]] = {}
 
     def home(self, run_id: str) -> Path:
         """The folder of a run."""
@@ -94,12 +97,13 @@ class RecordStore:
 
     def untrained(self, run_id: str, metric: str) -> float:
         """A metric of the validation split before the first step; NaN where it was not measured."""
-        for row in self.history(run_id):
-            if row.get("step") != 0:  # rows ascend
-                break
-            if metric in row:
-                return number(row[metric])
-        return math.nan
+        if run_id not in self._untrained:
+            rows = self.history(run_id)
+            if not rows:
+                return math.nan
+            before = itertools.takewhile(lambda row: row.get("step") == 0, rows)  # rows ascend
+            self._untrained[run_id] = {k: v for row in reversed([*before]) for k, v in row.items()}  # the first counts
+        return number(self._untrained[run_id].get(metric))
 
 
 def _read(folder: Path, run_id: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import whole
 from hf_optim.study.findings.curves import Curve, Histories
+from hf_optim.study.findings.spending import AXES
 from hf_optim.study.findings.table import TaskTable
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import declared
@@ -31,8 +32,7 @@ WIDTHS = {
     "acl page": 6.3, "ieee column": 3.5, "ieee page": 7.16,
 }  # fmt: skip
 FORMATS = ("pdf", "svg", "png")
-OVER = {"step": "step", "passes": "forward and backward passes", "tokens": "tokens", "flops": "FLOPs",
-        "seconds": "seconds of training"}  # fmt: skip
+OVER = {"step": "step", **AXES}
 
 
 def width_of(text: str) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 from hf_optim.core.text import html as escape
 from hf_optim.study.findings import table
 from hf_optim.study.findings.curves import Curve, Histories
+from hf_optim.study.findings.spending import AXES
 from hf_optim.study.findings.table import COSTS, Row, TaskTable
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import declared
@@ -20,8 +21,7 @@ from hf_optim.study.report.summary import words
 
 #: what a reader looks for first stands first
 ORDER = ("verdict", "metric", "difference", "interval of the difference", "p")
-#: what the curves can be drawn over, beside steps
-AXES = {"passes": "forward and backward passes", "tokens": "tokens", "flops": "FLOPs", "seconds": "seconds of training"}
+#: how many places of a curve say where a step stands on another axis
 KNOTS = 13
 #: characters of all curves of single seeds in a report, about
 SINGLES = 260_000
