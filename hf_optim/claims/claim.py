@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 from hf_optim.claims import cells as published_cells
 from hf_optim.claims import statement as statements
 from hf_optim.claims.statement import AS_PRINTED, AS_RUN, Statement
+from hf_optim.core import configs
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
@@ -96,16 +97,9 @@ class Claim:
         return tuple(made)
 
 
-def folder() -> Path:
-    """Where the claim files are: in the installed package, or in the checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "configs" / "claims"
-    return installed if installed.is_dir() else package.parent / "configs" / "claims"
-
-
 def names() -> dict[str, Path]:
     """The claim files that come with the package, by name."""
-    return {path.stem: path for path in sorted(folder().glob("*.yaml"))}
+    return configs.shipped("claims")
 
 
 def load(name: str) -> Claim:
@@ -130,7 +124,7 @@ def load(name: str) -> Claim:
 
 def published() -> list[Mapping[str, Any]]:
     """Every figure that the four papers print: paper, table, dataset, model, metric, optimizer, setting, value, std."""
-    file = folder() / "published.json"
+    file = configs.folder("claims") / "published.json"
     return list(json.loads(file.read_text(encoding="utf-8"))["rows"])
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.claims.claim import folder
+from hf_optim.core import configs
 from hf_optim.errors import UserError
 from hf_optim.study.plan.plan import Run
 
@@ -100,7 +100,7 @@ def of(runs: Iterable[Run], machine: Machine) -> Cost:
 
 @functools.cache
 def _counted() -> dict[str, list[float]]:
-    file = folder() / "flops.json"
+    file = configs.folder("claims") / "flops.json"
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 

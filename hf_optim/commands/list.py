@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_optim.commands.parser import Parser
+from hf_optim.core import configs
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
@@ -131,13 +132,11 @@ def studies() -> tuple[Row, list[Row]]:
 
 def claims() -> tuple[Row, list[Row]]:
     """The papers' tables, figures and theorems: paper, place, sizes and title, from the heads of their files."""
-    folder = Path(__file__).resolve().parents[1] / "configs" / "claims"
-    folder = folder if folder.is_dir() else folder.parents[2] / "configs" / "claims"
     rows: list[Row] = []
-    for path in sorted(folder.glob("*.yaml")):
+    for name, path in configs.shipped("claims").items():
         top = dict(re.findall(r"^(\w+): *(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
         sizes = ", ".join(size for size, key in (("small", "small"), ("paper", "paper_size")) if key in top)
-        rows.append((path.stem, top["paper"], sizes or "not testable", top["where"], top["title"]))
+        rows.append((name, top["paper"], sizes or "not testable", top["where"], top["title"]))
     return ("name", "paper", "sizes", "where", "title"), rows
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hf_optim.core import configs
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import read_text
@@ -50,7 +51,4 @@ def stored(folder: Path) -> Source:
 
 def shipped_studies() -> dict[str, Path]:
     """The studies that come with the package, by name."""
-    package = Path(__file__).resolve().parents[2]
-    installed, checkout = package / "configs" / "studies", package.parent / "configs" / "studies"
-    folder = installed if installed.is_dir() else checkout
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return configs.shipped("studies")
