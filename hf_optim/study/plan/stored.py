@@ -10,6 +10,7 @@ from hf_optim.core import shape
 from hf_optim.core.shape import Each
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec, id_of
+from hf_optim.study.plan import units
 
 _SPEC = {"name": str, "base?": (str, {"name?": str}, None)}
 _TASK = {
@@ -34,7 +35,7 @@ _TASK = {
 _RUNG = {"task": str, "size": int, "parameters": int, "multiple": float, "tokens": int, "steps": int,
          "batch_size": int,
          "flops": float, "counted": str, "all": bool, "smallest": str}  # fmt: skip
-_CELL = {"task": str, "optimizer": str, "seed": int, "space": Each([(str, float, [(str, float, bool, None, [], {})])]),
+_CELL = {"task": str, "optimizer": str, "seed": int, "space": Each([(str, float, [(str, float, bool, None, list, {})])]),
          "points": [{}], "budget?": float}  # fmt: skip
 _PLAN = {
     "format": int,
@@ -88,8 +89,10 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     if each < 1 or not looks or looks != sorted(set(looks)) or looks[0] < 1 or looks[-1] * each != len(data["seeds"]):
         raise UserError(f"{file}: looks ascend, and the last one has all the seeds")
     _cells(data, file)
+    by_label = {task["label"]: task for task in data["tasks"]}
     for run in data["runs"]:
-        if run["id"] != id_of(run["spec"]) or run["spec"].get("seed") != run["seed"]:
+        seed = units.shifted(by_label[run["task"]], run["seed"])
+        if run["id"] != id_of(run["spec"]) or run["spec"].get("seed") != seed:
             raise UserError(f"{file}: the id {run['id']!r} is not the hash of its specification")
         _specification(run["spec"], file)
 
