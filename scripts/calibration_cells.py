@@ -353,7 +353,7 @@ def everything(stands: Standing, plan: Plan, store: RecordStore) -> list[Any]:
     """The verdicts of a study, of scores, tasks, failures, places and speed-ups, with their numbers to six digits."""
     judgement = stands.judgement
     assert judgement is not None
-    said: list[Any] = [judgement.units, judgement.family, judgement.tests]
+    said: list[Any] = [judgement.units, judgement.family, sum(judgement.families)]
     for c in (*judgement.comparisons.values(), *judgement.scores.values()):
         d, failed = c.difference, c.failure_test.adjusted if c.failure_test else math.nan
         numbers = (c.p, c.adjusted, c.p_equivalent, c.adjusted_equivalent, d.mean, d.low, d.high, c.detectable, failed)

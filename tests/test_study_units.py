@@ -175,7 +175,7 @@ def test_a_failed_machine_leaves_its_optimizer_out_and_the_look_is_taken(tmp_pat
         if run.optimizer == "SMARAN" and run.seed == 1:
             file.write_text(json.dumps({**json.loads(file.read_text()), "fault": "machine"}))
     judgement = records.load(tmp_path).standing.judgement
-    assert judgement is not None and judgement.tests == 1
+    assert judgement is not None and judgement.families == (1,)
     lost = judgement.comparisons["MLP", "SMARAN"]
     assert lost.verdict == "no verdict" and "cannot be run here" in lost.reason
     assert judgement.comparisons["MLP", "tlr(sgd)"].pairs == 3

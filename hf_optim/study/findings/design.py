@@ -57,7 +57,9 @@ def lines(plan: Plan) -> list[str]:
                 f"({tests} {what}, looks after {looks} {units})"
             )
             if effect > BLUNT:
-                found.append(f"warning: more than {BLUNT:g} deviations: hardly anything will be decided; more {units}?")
+                found.append(
+                    f"warning: more than {BLUNT:g} deviations: hardly anything will be decided; plan more {units}"
+                )
     if plan.tuning is None or not plan.repetitions:
         found.append(f"verdicts will hold {naming.SETTINGS} only: tuning: repetitions: compares optimizers")
     if plan.tuning is not None and plan.tuning["trials"] < FEW_TRIALS:

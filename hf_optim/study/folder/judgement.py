@@ -27,12 +27,13 @@ ALIKE = "every seed gave the same run: the seed does nothing, so nothing tells c
 @dataclass(frozen=True)
 class Judgement:
     """`units` is how many were looked at. `comparisons` are with the baseline, by task and optimizer; `scores` by
-    optimizer, where these are the family; `places` by task. `tests` counts the family.
+    optimizer, where these are the family; `places` by task. `families` are the sizes of the first family and of
+    those that were added.
     """
 
     units: int
     family: str
-    tests: int
+    families: tuple[int, ...]
     comparisons: Mapping[Key, Comparison]
     scores: Mapping[str, Comparison]
     places: Mapping[str, Places]
@@ -47,7 +48,7 @@ class Judgement:
     @property
     def decided(self) -> bool:
         """Whether more units could say nothing more."""
-        return bool(self.verdicts) and all(c.decided or (c.reason and c.pairs == 0) for c in self.verdicts)
+        return bool(self.verdicts) and all(c.decided or c.over or c.pairs == 0 for c in self.verdicts)
 
 
 def judge(plan: Plan, arms: Mapping[Key, Arm], looks: Sequence[int], register: Register) -> Judgement:
@@ -60,22 +61,24 @@ def judge(plan: Plan, arms: Mapping[Key, Arm], looks: Sequence[int], register: R
     family = "score" if plan.family == "score" and scale else "tasks"
     described = family == "score"
     made: dict[Key, Comparison] = {}
-    failed = failures.compare([asked[key].counts for key in pairs], plan.looks)
     for generation in sorted({register.generation(label) for _, label in pairs}):
         keys = [key for key in pairs if register.generation(key[1]) == generation]
-        made |= _decided(plan, {key: asked[key] for key in keys}, whole, register)
-    for key, test in zip(pairs, failed, strict=True):
-        made[key] = replace(made[key], failures=asked[key].rates, failure_test=test)
-    scores = _scores(plan, whole, asked, scale, register) if described else {}
-    tests = len(scores) if described else sum(c.pairs > 1 and not c.reason for c in made.values())
+        made |= _decided(plan, {key: asked[key] for key in keys}, register)
+    scores = _scores(plan, asked, scale, register) if described else {}
+    sizes = {register.generation(label): c.tests for label, c in scores.items()} if described else {
+        register.generation(label): c.tests for (_, label), c in made.items() if c.pairs > 1
+    }  # fmt: skip
+    families = tuple(sizes[generation] for generation in sorted(sizes))
     if described:
         made = {key: replace(c, verdict="described", adjusted=NAN, adjusted_equivalent=NAN) for key, c in made.items()}
-    return Judgement(looks[-1], family, tests, made, scores, _places(plan, whole), units, note)
+    return Judgement(looks[-1], family, families, made, scores, _places(plan, whole), units, note)
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """One pair: mean advantages at each look, those of all units so far, failure counts, and why it has no verdict."""
+    """One pair: mean advantages and failure counts at each look that the machine could run, the advantages of all their
+    units, the failures so far, and why there is no verdict, unless an earlier look gave one.
+    """
 
     means: list[MeanDifference]
     advantages: list[float]
@@ -84,6 +87,11 @@ class _Asked:
     margin: float
     greater: bool
     reason: str
+
+    @property
+    def unfailed(self) -> int:
+        """How many looks went by before anything had failed."""
+        return sum(not mine and not other for mine, _, other, _ in self.counts)
 
 
 class _Study:
@@ -111,43 +119,49 @@ class _Study:
         least = grain / 2 / math.sqrt(self.per_unit)
         return [mean_difference(self.advantages(task, first, second, n), least) for n in self.looks]
 
-    def unusable(self, task: str, label: str) -> str:
-        """Why nothing can be said of an arm."""
+    def unusable(self, task: str, label: str) -> tuple[str, int]:
+        """Why nothing more can be said of an arm, and after how many looks; no reason, and all, where it can."""
         arm = self.arms.get((task, label), Arm())
-        if arm.cannot_run:
-            return f"{label} cannot be run here: the machine failed it twice"
-        return f"{label}: {ALIKE}" if arm.same else ""
+        if arm.same:
+            return f"{label}: {ALIKE}", 0
+        lost = f"{label} cannot be run here: the machine failed it twice" if arm.lost < self.looks[-1] else ""
+        return lost, sum(n <= arm.lost for n in self.looks)
 
 
 def _asked(plan: Plan, whole: _Study, key: Key) -> _Asked:
     task, label = key
-    reason = whole.unusable(task, plan.baseline) or whole.unusable(task, label)
+    reasons = [whole.unusable(task, one) for one in (plan.baseline, label)]
+    usable = min(looks for _, looks in reasons)
     counts = []
     for n in whole.looks:
         mine, other = (failures.rate(units) for units in whole.shared(task, label, plan.baseline, n))
         counts.append((mine.count, mine.n, other.count, other.n))
-    usable = not reason
     return _Asked(
-        whole.means(task, label, plan.baseline) if usable else [],
-        whole.advantages(task, label, plan.baseline, whole.looks[-1]) if usable else [],
-        counts if usable else [],
+        whole.means(task, label, plan.baseline)[:usable],
+        whole.advantages(task, label, plan.baseline, whole.looks[usable - 1]) if usable else [],
+        counts[:usable],
         (mine, other),
         (plan.margin or {}).get(task, NAN),
         whole.greater[task],
-        reason,
+        next((reason for reason, looks in reasons if reason and looks == usable), ""),
     )
 
 
-def _decided(
-    plan: Plan, asked: Mapping[Key, _Asked], whole: _Study, register: Register
-) -> dict[Key, Comparison]:  # fmt: skip
-    claims = [Claim(one.means, one.margin, not any(rate.count for rate in one.rates)) for one in asked.values()]
+def _decided(plan: Plan, asked: Mapping[Key, _Asked], register: Register) -> dict[Key, Comparison]:
+    claims = [Claim(one.means, one.margin, one.unfailed) for one in asked.values()]
     tests = max(1, sum(any(m.n > 1 for m in claim.means) for claim in claims))
+    failed = failures.compare([one.counts for one in asked.values()], plan.looks)
     made = {}
-    for (key, one), decision in zip(asked.items(), decide(claims, plan.looks), strict=True):
+    for (key, one), decision, test in zip(asked.items(), decide(claims, plan.looks), failed, strict=True):
         c = comparison(decision, one.advantages, plan.looks, tests, one.margin, one.greater)
-        made[key] = replace(c, reason=one.reason or c.reason, exploratory=register.exploratory(*key))
+        c = replace(c, failures=one.rates, failure_test=test, exploratory=register.exploratory(*key))
+        made[key] = _without(c, one.reason)
     return made
+
+
+def _without(c: Comparison, reason: str) -> Comparison:
+    """A comparison of which no more can be known; what an earlier look decided stays."""
+    return replace(c, verdict="no verdict", reason=reason, over=True) if reason and not c.decided else c
 
 
 def _scales(plan: Plan, whole: _Study) -> tuple[str, dict[str, float], str]:
@@ -170,30 +184,31 @@ def _scales(plan: Plan, whole: _Study) -> tuple[str, dict[str, float], str]:
 
 
 def _scores(
-    plan: Plan, whole: _Study, asked: Mapping[Key, _Asked], scale: Mapping[str, float], register: Register
+    plan: Plan, asked: Mapping[Key, _Asked], scale: Mapping[str, float], register: Register
 ) -> dict[str, Comparison]:
     margin = 1.0 if plan.margin and all(label in plan.margin for label in scale) else NAN
     made: dict[str, Comparison] = {}
     claims: dict[str, tuple[Claim, str]] = {}
+    rates: dict[str, tuple[failures.FailureRate, failures.FailureRate]] = {}
     for optimizer in plan.optimizers:
         label = optimizer["label"]
         tasks = [task for task in scale if (task, label) in asked]
         if label == plan.baseline or not tasks:
             continue
-        reason = next((asked[task, label].reason for task in tasks if asked[task, label].reason), "")
-        failed = any(rate.count for task in tasks for rate in asked[task, label].rates)
-        means = [] if reason else [
-            score([asked[task, label].means[k] for task in tasks], [scale[task] for task in tasks])
-            for k in range(len(whole.looks))
-        ]  # fmt: skip
-        claims[label] = Claim(means, margin, not failed), reason
+        on = [asked[task, label] for task in tasks]
+        usable = min(len(one.means) for one in on)
+        units = [scale[task] for task in tasks]
+        means = [score([one.means[k] for one in on], units) for k in range(usable)]
+        reason = next((one.reason for one in on if one.reason and len(one.means) == usable), "")
+        claims[label] = Claim(means, margin, min(one.unfailed for one in on)), reason
+        rates[label] = failures.together([one.rates[0] for one in on]), failures.together([one.rates[1] for one in on])
     for generation in sorted({register.generation(label) for label in claims}):
         some = {label: one for label, one in claims.items() if register.generation(label) == generation}
         decisions = decide([claim for claim, _ in some.values()], plan.looks)
         for (label, (_, reason)), decision in zip(some.items(), decisions, strict=True):
             c = comparison(decision, [], plan.looks, len(some), margin, True)
             touched = dict.fromkeys(why for task in scale for why in register.exploratory(task, label))
-            made[label] = replace(c, reason=reason or c.reason, exploratory=tuple(touched))
+            made[label] = _without(replace(c, failures=rates[label], exploratory=tuple(touched)), reason)
     return made
 
 
@@ -201,7 +216,7 @@ def _places(plan: Plan, whole: _Study) -> dict[str, Places]:
     tasks: list[dict[Pair, list[MeanDifference]]] = []
     for task in plan.tasks:
         name = task["label"]
-        labels = [x for x in task["only"] if not whole.unusable(name, x) and (name, x) in whole.arms]
+        labels = [x for x in task["only"] if not whole.unusable(name, x)[0] and (name, x) in whole.arms]
         tasks.append({(a, b): whole.means(name, a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]})
     return {task["label"]: one for task, one in zip(plan.tasks, places(tasks, plan.looks), strict=True)}
 
