@@ -120,8 +120,8 @@ class Study:
 
     @cached_property
     def verdicts(self) -> pandas.DataFrame:
-        """A row an optimizer and task: mean, deviation, the paired difference with its interval, p, the verdict, and the
-        optimizer as the verdict names it: with its search space and trials, or with these settings.
+        """A row an optimizer and task: mean, deviation, the paired difference with its interval, p, the verdict, and
+        the optimizer as the verdict names it: with its search space and trials, or with these settings.
         """
         found = []
         for one in self._tables:

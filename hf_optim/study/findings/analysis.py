@@ -51,6 +51,8 @@ class TaskAnalysis:
     omnibus: omnibus.Omnibus
     places: Mapping[str, tuple[int, int]]
     pairs: Mapping[str, Decision]
+    #: " (with these settings)" where the unit is a seed
+    suffix: str
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _task_analysis(table: TaskTable, judgement: Judgement | None) -> TaskAnalysi
         omnibus.compare_all(_values([row for row in rows if not row.failed]), table.greater),
         places.sets if places else {},
         {f"{a} − {b}": decision for (a, b), decision in places.pairs.items()} if places else {},
+        table.suffix,
     )
 
 
@@ -188,7 +191,7 @@ def markdown(analysis: Analysis, title: str, decimals: Mapping[str, int]) -> str
 
 
 def _task(task: TaskAnalysis, decimals: int) -> list[str]:
-    lines = [f"## {markdown_text(task.task)}: {markdown_text(task.metric)}", ""]
+    lines = [f"## {markdown_text(task.task)}{task.suffix}: {markdown_text(task.metric)}", ""]
     rows = []
     for label, one in task.descriptions.items():
         row = {"optimizer": label, "n": str(one.n), "mean": intervals.text(one.mean, decimals)}

@@ -35,8 +35,8 @@ _TASK = {
 _RUNG = {"task": str, "size": int, "parameters": int, "multiple": float, "tokens": int, "steps": int,
          "batch_size": int,
          "flops": float, "counted": str, "all": bool, "smallest": str}  # fmt: skip
-_CELL = {"task": str, "optimizer": str, "seed": int, "space": Each([(str, float, [(str, float, bool, None, list, {})])]),
-         "points": [{}], "budget?": float}  # fmt: skip
+_CELL = {"task": str, "optimizer": str, "seed": int, "points": [{}], "budget?": float,
+         "space": Each([(str, float, [(str, float, bool, None, list, {})])])}  # fmt: skip
 _PLAN = {
     "format": int,
     "name": str,

@@ -48,8 +48,8 @@ def statistics(analysis: Analysis, decimals: Mapping[str, int]) -> str:
                 else ["–"] * 3
             )
             lines.append(text_row(label, cells))
-        made = html_table(head, lines, f"{task.task}: intervals, effects, places")
-        parts.append(f"<h3>{escape(task.task)}</h3>{made}{_omnibus(task.omnibus)}")
+        made = html_table(head, lines, f"{task.task}{task.suffix}: intervals, effects, places")
+        parts.append(f"<h3>{escape(task.task)}{task.suffix}</h3>{made}{_omnibus(task.omnibus)}")
     if not parts:
         return ""
     note = (
