@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -175,6 +176,18 @@ def test_what_stands_behind_a_promise_exists(scripts: dict[str, ModuleType]) -> 
             file, _, name = one.partition("::")
             assert not name or f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), promise
     assert len({promise for promise, _, _ in promises}) == len(promises)
+
+
+def test_pages_that_promise_are_on_the_list(scripts: dict[str, ModuleType]) -> None:
+    """A page that says how often a verdict may be wrong, or when there is one, is named beside a promise."""
+    named = {name for _, where, _ in scripts["promises"].PROMISES for name in where.split(", ")} - {"report"}
+    pages = {"README": ROOT / "README.md", **{file.name: file for file in (ROOT / "docs").glob("*.md")}}
+    assert named <= pages.keys()
+    promising = re.compile(
+        r"verdict[^.]*\b5 %|\b(better|worse|verdict)\b[^.]*\bof 100\b|stays decided|no verdict before"
+    )
+    found = {name for name, file in pages.items() if promising.search(" ".join(file.read_text("utf-8").split()))}
+    assert found - {"calibration.md", "README"} <= named and {"README", "honest.md", "studies.md"} <= found | {"README"}
 
 
 def test_algoperfs_published_scores_follow_from_its_published_times() -> None:
