@@ -211,6 +211,17 @@ def test_with_repetitions_a_verdict_names_optimizer_space_and_trials() -> None:
     assert not naming.unequal(made, "SMARAN")
 
 
+def test_the_dry_run_says_what_the_first_look_costs_and_what_all_of_it_does(capsys, tmp_path: Path) -> None:
+    """The default of two cores, five optimizers: 250 to 500 runs, said beforehand."""
+    text = YAML.replace("seeds: 3\n", "").replace("trials: 6", "trials: 8\n  repetitions: [5, 10]\n  seeds: 2")
+    text = text.replace("  - adamw\n", "  - adamw\n  - lion\n  - adan\n")
+    (tmp_path / "s.yaml").write_text(text)
+    assert main(["study", str(tmp_path / "s.yaml"), "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "400 trials, 100 runs at most (250 of them before the first look), seeds 0 to 19 (20)" in said
+    assert "with 80 % (4 comparisons, looks after 5 and 10 repetitions)" in said
+
+
 def test_the_dry_run_says_what_the_design_finds_and_warns() -> None:
     few = design.lines(expand(PLAIN.replace("seeds: 5", "seeds: 3")))
     assert few[0].startswith("finds differences of 4.6 deviations of a seed with 80 % (2 comparisons")

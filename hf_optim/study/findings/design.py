@@ -44,7 +44,7 @@ def lines(plan: Plan) -> list[str]:
     if tests:
         looks = " and ".join(f"{n}" for n in plan.looks)
         effect = detectable_effect(tuple(plan.looks), tests)
-        what = "scores" if plan.family == "score" else "comparisons"
+        what = ("score" if plan.family == "score" else "comparison") + ("s" if tests > 1 else "")
         if math.isnan(effect):
             found.append(f"warning: one {naming.unit(plan, 1)} gives no verdict")
         else:
