@@ -179,7 +179,7 @@ def markdown(analysis: Analysis, title: str, decimals: Mapping[str, int]) -> str
         lines += ["## Over all tasks", "", *_friedman(analysis.over_tasks, "tasks")]
     lines += _targets(analysis)
     if analysis.speedups:
-        lines += ["## Speed-up", "", SPEEDUP, ""]
+        lines += [f"## Speed-up{analysis.tasks[0].suffix}", "", SPEEDUP, ""]
         lines += _table(
             [
                 {"task": r.task, "optimizer": r.optimizer, f"times the baseline's {r.unit}": speedups.said(r)}

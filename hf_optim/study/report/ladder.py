@@ -26,7 +26,7 @@ HOW = (
     "irreducible loss must not be followed far beyond its rungs."
 )
 SPEED = (
-    "How many times its tokens tuned {baseline} needs for the loss that the other has at its end. “From complete "
+    "How many times its tokens {tuned} {baseline} needs for the loss that the other has at its end. “From complete "
     "budgets”: a factor belongs to the interval unless a paired t-test rejects it; what {baseline}'s budgets do not "
     "bound is “more than” or “less than”. “Fitted” divides the advantage in ln loss by {baseline}'s own slope against "
     "ln tokens and so goes beyond them; the trend is that of the fitted factors."
@@ -56,7 +56,7 @@ def section(results: Results, styles: Mapping[str, str]) -> str:
 
 
 def slide(found: Ladder, styles: Mapping[str, str]) -> str:
-    """One SVG: loss against tokens on the left, the speed-up over the tuned baseline against size on the right."""
+    """One SVG: loss against tokens on the left, the speed-up over the baseline against size on the right."""
     width, height = SLIDE
     left = drawing(_series(found, "tokens"), styles, "tokens", f"{_words(found)}, log axes", 0, width / 2, height)
     shown = [s for s in found.speeds if s.fitted.value > 0]
@@ -66,7 +66,7 @@ def slide(found: Ladder, styles: Mapping[str, str]) -> str:
             Series(label, [(s.rung["parameters"], s.fitted) for s in shown if s.optimizer == label], joined=True)
             for label in dict.fromkeys(s.optimizer for s in shown)
         ]
-        name = f"speed-up in tokens over tuned {found.baseline} (fitted)"
+        name = f"speed-up in tokens over {_tuned(found)} {found.baseline} (fitted)"
         right = drawing(series, styles, "parameters", name, width / 2, width / 2, height, at=1.0, most=MOST)
     return (
         f'<svg class="forest ladder" viewBox="0 0 {width} {height}" role="img" aria-label="the ladder">'
@@ -130,9 +130,13 @@ def _speeds(found: Ladder) -> str:
         trend = trends.get((s.optimizer, s.rung["multiple"]))
         tenfold = _text(trend.tenfold, 2) if trend else "–"
         lines.append(_row(s.optimizer, [s.rung["task"], speedup_text(s.bounded), _text(s.fitted, 2), tenfold]))
-    note = escape(SPEED.format(baseline=found.baseline))
+    note = escape(SPEED.format(tuned=_tuned(found), baseline=found.baseline))
     made = html_table(head, lines, "Speed-up over the baseline")
-    return f'<h3>Speed-up over tuned {escape(found.baseline)}</h3>{made}<p class="soft">{note}</p>'
+    return f'<h3>Speed-up over {_tuned(found)} {escape(found.baseline)}</h3>{made}<p class="soft">{note}</p>'
+
+
+def _tuned(found: Ladder) -> str:
+    return "tuned" if found.tuned else "untuned"
 
 
 def _rates(found: Ladder, styles: Mapping[str, str]) -> str:

@@ -67,7 +67,8 @@ def speedups(analysis: Analysis) -> str:
     if not analysis.speedups:
         return ""
     lines = [text_row(one.optimizer, [one.task, speedup_text(one)]) for one in analysis.speedups]
-    table_ = html_table(["optimizer", "task", f"times the baseline's {analysis.speedups[0].unit}"], lines, "Speed-up")
+    head = ["optimizer", "task", f"times the baseline's {analysis.speedups[0].unit}"]
+    table_ = html_table(head, lines, f"Speed-up{analysis.tasks[0].suffix}")
     return f'<h2 id="speed-up">Speed-up</h2>{table_}<p class="soft">{escape(SPEEDUP)}</p>'
 
 

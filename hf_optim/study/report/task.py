@@ -120,7 +120,7 @@ def _result_table(one: TaskTable, styles: Mapping[str, str]) -> str:
             kind = _kind(row, cells[key])
             line += f'<td class="{kind}">{escape(cells[key])}</td>' if kind else f"<td>{escape(cells[key])}</td>"
         lines.append(f'<tr class="base">{line}</tr>' if row.optimizer == one.baseline else f"<tr>{line}</tr>")
-    caption = f"{one.task}: {words(one.metric)} of every optimizer"
+    caption = f"{one.task}{one.suffix}: {words(one.metric)} of every optimizer"
     return html_table([heads[key] for key in columns], lines, caption, keys=columns, kind="result")
 
 
