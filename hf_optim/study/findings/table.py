@@ -141,7 +141,7 @@ def note(results: Results) -> str:
     plan, judgement = results.plan, results.standing.judgement
     family = "scores, one an optimizer over all tasks" if judgement and judgement.family == "score" else "comparisons"
     looks = ", ".join(map(str, plan.looks))
-    tests = " and ".join(map(str, judgement.families)) if judgement else "0"
+    tests = " and ".join(map(str, judgement.families if judgement else ())) or "0"
     text = NOTE.format(
         units=naming.unit(plan), unit=naming.unit(plan, 1), looks=looks, tests=tests, family=family
     )  # fmt: skip

@@ -76,8 +76,8 @@ def judge(plan: Plan, arms: Mapping[Key, Arm], looks: Sequence[int], register: R
 
 @dataclass(frozen=True)
 class _Asked:
-    """One pair: mean advantages and failure counts at each look that the machine could run, the advantages of all their
-    units, the failures so far, and why there is no verdict, unless an earlier look gave one.
+    """One pair: mean advantages and failure counts at each look that the machine could run, the advantages and failures
+    of all their units, and why there is no verdict, unless an earlier look gave one.
     """
 
     means: list[MeanDifference]
@@ -119,6 +119,13 @@ class _Study:
         least = grain / 2 / math.sqrt(self.per_unit)
         return [mean_difference(self.advantages(task, first, second, n), least) for n in self.looks]
 
+    def rates(
+        self, task: str, first: str, second: str, units: int
+    ) -> tuple[failures.FailureRate, failures.FailureRate]:
+        """The failures of both in the first so many units."""
+        a, b = self.shared(task, first, second, units)
+        return failures.rate(a), failures.rate(b)
+
     def unusable(self, task: str, label: str) -> tuple[str, int]:
         """Why nothing more can be said of an arm, and after how many looks; no reason, and all, where it can."""
         arm = self.arms.get((task, label), Arm())
@@ -132,15 +139,13 @@ def _asked(plan: Plan, whole: _Study, key: Key) -> _Asked:
     task, label = key
     reasons = [whole.unusable(task, one) for one in (plan.baseline, label)]
     usable = min(looks for _, looks in reasons)
-    counts = []
-    for n in whole.looks:
-        mine, other = (failures.rate(units) for units in whole.shared(task, label, plan.baseline, n))
-        counts.append((mine.count, mine.n, other.count, other.n))
+    units = whole.looks[usable - 1] if usable else 0
+    rates = [whole.rates(task, label, plan.baseline, n) for n in whole.looks[:usable]]
     return _Asked(
         whole.means(task, label, plan.baseline)[:usable],
-        whole.advantages(task, label, plan.baseline, whole.looks[usable - 1]) if usable else [],
-        counts[:usable],
-        (mine, other),
+        whole.advantages(task, label, plan.baseline, units),
+        [(mine.count, mine.n, other.count, other.n) for mine, other in rates],
+        whole.rates(task, label, plan.baseline, units),
         (plan.margin or {}).get(task, NAN),
         whole.greater[task],
         next((reason for reason, looks in reasons if reason and looks == usable), ""),
