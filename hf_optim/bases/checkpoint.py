@@ -42,7 +42,7 @@ def form(rule: str, state_dict: Any) -> None:
         raise BadCheckpoint(f"{rule}: not an optimizer state dict (it needs 'state' and 'param_groups')")
     groups, state = state_dict["param_groups"], state_dict["state"]
     fine = isinstance(groups, list) and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
-    if not fine or not isinstance(state, Mapping) or not all(isinstance(one, Mapping) for one in state.values()):
+    if not fine or not isinstance(state, Mapping) or not all(isinstance(entry, Mapping) for entry in state.values()):
         raise BadCheckpoint(f"{rule}: a damaged state dict: its groups or states are not mappings")
     names = [name for group in groups for name in group["params"]]
     if not all(isinstance(name, (int, str)) for name in names) or len(set(names)) < len(names):

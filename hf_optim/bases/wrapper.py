@@ -43,8 +43,8 @@ class Wrapper(torch.optim.Optimizer):
 
     def __init__(self, base: torch.optim.Optimizer) -> None:
         if not isinstance(base, torch.optim.Optimizer):
-            what = "a class: give an instance" if isinstance(base, type) else f"{type(base).__name__}"
-            raise UserError(f"{type(self).__name__} wraps a torch.optim.Optimizer, got {what}")
+            kind = "a class: give an instance" if isinstance(base, type) else f"{type(base).__name__}"
+            raise UserError(f"{type(self).__name__} wraps a torch.optim.Optimizer, got {kind}")
         inner = base
         while isinstance(inner, Wrapper):
             if set(inner.memory) & set(self.memory) or set(inner.tensors) & set(self.tensors):
