@@ -133,17 +133,17 @@ def remarks(surface: Surface, paths: Sequence[Trajectory], chosen: Sequence[str]
     """What a reader of the plot has to know: how rates were chosen, and what differs from the defaults."""
     from hf_optim.core.definitions import own_definitions
 
-    found = []
+    lines = []
     if chosen and surface.rate is not None:
-        found.append(f"lr = {surface.rate:g} for {', '.join(chosen)}: no minimum, so nothing to choose it by")
+        lines.append(f"lr = {surface.rate:g} for {', '.join(chosen)}: no minimum, so nothing to choose it by")
     elif chosen:
-        found.append(f"lr of {', '.join(chosen)}: the one of {', '.join(f'{r:g}' for r in RATES)} that ends lowest")
+        lines.append(f"lr of {', '.join(chosen)}: the one of {', '.join(f'{r:g}' for r in RATES)} that ends lowest")
     agr = [path.label for path in paths if "agr_scope" in json.dumps(path.spec) or '"agr"' in json.dumps(path.spec)]
     for path in paths:
-        found += [f"{path.label}, our definition: {text}" for text in own_definitions(path.spec)]
+        lines += [f"{path.label}, our definition: {text}" for text in own_definitions(path.spec)]
     if agr:
-        found.append(f'{", ".join(agr)}: AGR on the vector (x, y), as with agr_scope="all"')
-    return found
+        lines.append(f'{", ".join(agr)}: AGR on the vector (x, y), as with agr_scope="all"')
+    return lines
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -281,7 +281,7 @@ def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _speed(
     numbers: Budget,
     cost: flops.PassCost | None,
-    made: int,
+    steps: int,
     trainer: TaskTrainer | None,
     samples: int,
     seconds: float,
@@ -290,7 +290,7 @@ def _speed(
     one forward and one backward pass.
     """
     end = trainer.state.global_step if trainer is not None else 0
-    rate = (numbers.trained(end, samples) - numbers.trained(end - made, samples)) / seconds if made else None
+    rate = (numbers.trained(end, samples) - numbers.trained(end - steps, samples)) / seconds if steps else None
     tokens = cost.tokens if cost is not None else None
     return {
         "samples_per_second": rate and round(rate, 4),
