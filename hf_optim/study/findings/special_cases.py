@@ -59,21 +59,21 @@ def _inside(spec: Mapping[str, Any]) -> set[str]:
     name = str(spec["name"])
     if ":" in name:
         return set()
-    info, found = registry.info(name), {special for general, _, special in PAIRS if general == name}
+    info, inside = registry.info(name), {special for general, _, special in PAIRS if general == name}
     base = spec.get("base")
     inner = {**(info.base or {}), **({"name": base} if isinstance(base, str) else base or {})}
     if any(info.cls == registry.info(wrapper).cls for wrapper, _ in WRAPPERS) and inner:
-        found |= {inner["name"], *_inside(inner)}
-    return found
+        inside |= {inner["name"], *_inside(inner)}
+    return inside
 
 
 def findings(results: Results) -> list[Finding]:
     """The general rules that lost on a task, by the tests of all pairs, which have 5 % of their own."""
-    judgement, found = results.standing.judgement, []
+    judgement, flagged = results.standing.judgement, []
     for task in results.plan.tasks if judgement else ():
         for general, special in related(results.plan):
-            one = pair(judgement, task["label"], general, special) if judgement else None
-            if one is not None and one.verdict == "worse":
-                mean, low, high = one.mean.value, one.low, one.high
-                found.append(Finding(task["label"], general, special, mean, low, high))
-    return found
+            comparison = pair(judgement, task["label"], general, special) if judgement else None
+            if comparison is not None and comparison.verdict == "worse":
+                mean, low, high = comparison.mean.value, comparison.low, comparison.high
+                flagged.append(Finding(task["label"], general, special, mean, low, high))
+    return flagged
