@@ -54,7 +54,7 @@ SOURCES = {module_of(p): p for folder in ("hf_optim", "tasks") for p in sorted((
 @cache
 def imports(module: str) -> list[tuple[str, int]]:
     """(module of ours, line) of every import of a file: in functions and for types only, too."""
-    found = []
+    imported = []
     for node in ast.walk(ast.parse(SOURCES[module].read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
@@ -66,8 +66,8 @@ def imports(module: str) -> list[tuple[str, int]]:
             assert name.split(".")[0] not in ("scripts", "tests", "tasks"), f"{SOURCES[module]}:{node.lineno}: {name}"
             there = name if name in SOURCES else name.rpartition(".")[0]
             if there in SOURCES and there != module:
-                found.append((there, node.lineno))
-    return found
+                imported.append((there, node.lineno))
+    return imported
 
 
 def floor(module: str, floors: list[set[str]], level: int) -> int | None:
@@ -100,7 +100,7 @@ def test_arrows_run_one_way(module):
 
 def circles(graph: dict[str, list[str]]) -> list[list[str]]:
     """A way from a node back to itself for each set of nodes that reach each other."""
-    found, done = [], set()
+    loops, done = [], set()
     for start in graph:
         if start in done:
             continue
@@ -113,14 +113,14 @@ def circles(graph: dict[str, list[str]]) -> list[list[str]]:
                     while here != start:
                         way.insert(1, here)
                         here = came[here]
-                    found.append([*way, start])
+                    loops.append([*way, start])
                     done |= set(way)
                     stack = []
                     break
                 if there not in came:
                     came[there] = here
                     stack.append(there)
-    return found
+    return loops
 
 
 def test_no_file_reaches_itself():

@@ -89,8 +89,8 @@ def test_any_optimizer_descends(text):
 
 def test_smarans_figure():
     """Figure 1e: on Beale in 100 steps SMARAN arrives; SGD and Adam at their best rates are not yet as low."""
-    found = {name: tuned(SURFACES["beale"], {"name": name}, 100, START["beale"]) for name in ("smaran", "adam", "sgd")}
-    rows = {name: path.row(SURFACES["beale"]) for name, path in found.items()}
+    paths = {name: tuned(SURFACES["beale"], {"name": name}, 100, START["beale"]) for name in ("smaran", "adam", "sgd")}
+    rows = {name: path.row(SURFACES["beale"]) for name, path in paths.items()}
     assert rows["smaran"]["steps"] is not None and rows["smaran"]["distance"] < 0.05
     assert rows["smaran"]["f"] < min(rows["adam"]["f"], rows["sgd"]["f"])
 
