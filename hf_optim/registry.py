@@ -330,11 +330,11 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
 
 def _named(optimizer: Made, source: Any, earlier: list[list[str]] | None = None) -> Made:
     """The optimizer with its tensors' names in its groups, where a model has told them."""
-    from hf_optim.bases import layout
+    from hf_optim.bases import parameter_names
 
     names = getattr(source, "names", {})
     if all(p in names for group in optimizer.param_groups for p in group["params"]):
-        layout.name(optimizer, names, [list(names.values())] if earlier is None else earlier)
+        parameter_names.name(optimizer, names, [list(names.values())] if earlier is None else earlier)
     return optimizer
 
 

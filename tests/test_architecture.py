@@ -179,12 +179,13 @@ NAMED = {
     ("core/validate.py", "decay"),
     ("core/validate.py", "beta"),
     ("hub/schedules.py", "decay"),
-    ("engine/ahead.py", "rule"),
+    ("engine/step_ahead.py", "rule"),
     ("engine/launch_triton.py", "partial"),
 }
 SHARED = [p for p in SOURCES.values() if p.parent.name in ("core", "engine", "hub", "check") or p.stem == "registry"]
 SHARED += [
-    ROOT / "hf_optim" / "bases" / f"{name}.py" for name in ("optimizer", "state", "saved", "checkpoint", "layout")
+    ROOT / "hf_optim" / "bases" / f"{name}.py"
+    for name in ("optimizer", "state", "saved_form", "checkpoint", "parameter_names")
 ]
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from study_fakes import make_study
 
-from hf_optim.claims import agenda, beside, claim, cost, narrow, outcome, power, shared, show
+from hf_optim.claims import agenda, claim, cost, counterparts, outcome, power, shared, show, wishes
 from hf_optim.claims.evidence import Evidence
-from hf_optim.claims.narrow import Wish
+from hf_optim.claims.wishes import Wish
 from hf_optim.commands import main as cli
 from hf_optim.commands import reproduce
 from hf_optim.commands.reproduce import Options
@@ -85,7 +85,7 @@ def test_a_figure_at_an_epoch_needs_a_row_near_it(tmp_path) -> None:
         for file in (tmp_path / "runs").glob("*/history.jsonl"):
             file.write_text(json.dumps({"step": 9, "epoch": epoch, "validation_accuracy": 0.5}) + "\n")
         evidence = Evidence(records.load(tmp_path))
-        return beside.pairs(loaded, list(loaded.settings["small"].cells), evidence)[0].obtained.n
+        return counterparts.pairs(loaded, list(loaded.settings["small"].cells), evidence)[0].obtained.n
 
     assert [obtained(epoch) for epoch in (400.0, 403.0, 397.0, 405.0, 10.0)] == [6, 6, 6, 0, 0]
 
@@ -116,7 +116,7 @@ def test_figures_over_tasks_and_against_another_optimizer(tmp_path) -> None:
         ("task: one, metric: test_accuracy, against: adamw, form: reduction", 1 - 0.901 / 0.801, 3),
     ):
         loaded = read_claim(HEAD + SAYS + f"cells: [{{match: {{}}, optimizer: smaran, {cell}}}]\n" + STUDY)
-        pair = beside.pairs(loaded, list(loaded.settings["small"].cells), Evidence(results))[0]
+        pair = counterparts.pairs(loaded, list(loaded.settings["small"].cells), Evidence(results))[0]
         assert pair.obtained.n == n and pair.obtained.mean == pytest.approx(expected, rel=1e-3)
 
 
@@ -125,32 +125,32 @@ def test_figures_over_tasks_and_against_another_optimizer(tmp_path) -> None:
 
 def test_epochs_rows_and_columns_narrow_a_study() -> None:
     source = claim.load("tlr-table1").settings["small"].study
-    less = plan.expand(narrow.study(source, Wish(epochs=2, only=("TLR", "1e-1, batch 64"))))
+    less = plan.expand(wishes.study(source, Wish(epochs=2, only=("TLR", "1e-1, batch 64"))))
     assert {(run.task, run.optimizer) for run in less.runs} == {("1e-1, batch 64", "TLR")}
     assert less.runs[0].spec["overrides"] == {"batch_size": 64, "epochs": 2} and less.baseline == "TLR"
-    rows = plan.expand(narrow.study(source, Wish(only=("TLR",))))
+    rows = plan.expand(wishes.study(source, Wish(only=("TLR",))))
     assert len(rows.tasks) == 6 and [o["label"] for o in rows.optimizers] == ["TLR"]
     # A part of the study is made of the study's own runs.
     assert {run.id for run in rows.runs} <= {run.id for run in plan.expand(source).runs}
-    steps = plan.expand(narrow.study(claim.load("agr-table6").settings["small"].study, Wish(epochs=1)))
+    steps = plan.expand(wishes.study(claim.load("agr-table6").settings["small"].study, Wish(epochs=1)))
     assert steps.runs[0].spec["overrides"] == {"epochs": 1}  # in place of steps, which bound the run too
     with pytest.raises(UserError, match="--only 'TRL'.*labels: 1e-1, batch 64"):
-        narrow.study(source, Wish(only=("TRL",)))
+        wishes.study(source, Wish(only=("TRL",)))
     with pytest.raises(UserError, match="--epochs must be at least 1"):
-        narrow.study(source, Wish(epochs=0))
+        wishes.study(source, Wish(epochs=0))
     assert Wish(epochs=3, only=("a b",), tuned=4).suffix == "-epochs3-only-a_b-tuned4"
-    early = plan.expand(narrow.study(source, Wish(only=("TLR",), patience=20)))
+    early = plan.expand(wishes.study(source, Wish(only=("TLR",), patience=20)))
     assert early.runs[0].spec["overrides"] == {"batch_size": 64, "patience": 20}
 
 
 def test_the_printed_grid_can_be_searched() -> None:
-    tuned = plan.expand(narrow.study(claim.load("amvt-section52").settings["small"].study, Wish(tuned=5)))
+    tuned = plan.expand(wishes.study(claim.load("amvt-section52").settings["small"].study, Wish(tuned=5)))
     assert tuned.tuning is not None and tuned.tuning["trials"] == 5
     cell = next(c for c in tuned.tuning["cells"] if c["optimizer"] == "AMVT")
     assert cell["space"]["lr"] == ["choice", [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]]
     assert cell["space"]["weight_decay"] == ["choice", [0.0, 1e-5, 1e-4, 1e-3]]
     with pytest.raises(UserError, match="varies the rate"):
-        narrow.study(claim.load("tlr-figure2").settings["small"].study, Wish(tuned=5))
+        wishes.study(claim.load("tlr-figure2").settings["small"].study, Wish(tuned=5))
 
 
 def test_the_command_lists_plans_and_says_what_is_wrong(tmp_path, capsys, monkeypatch) -> None:

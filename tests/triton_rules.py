@@ -15,7 +15,7 @@ import torch
 from contract import FAMILY, OURS, Problem, make, run, step
 
 import hf_optim
-from hf_optim.check.ways import _Methods, _Operators
+from hf_optim.check.execution import _Methods, _Operators
 from hf_optim.core.reduce import dot
 from hf_optim.engine import launch_triton
 from hf_optim.engine.device import Device

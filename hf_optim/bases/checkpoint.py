@@ -8,8 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from hf_optim.bases import layout
-from hf_optim.bases import saved as saved_form
+from hf_optim.bases import parameter_names, saved_form
 from hf_optim.core import validate
 from hf_optim.errors import BadCheckpoint
 
@@ -57,7 +56,7 @@ def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
     """
     form(opt.rule, state_dict)
     groups = [_of_this_rule(opt, group) for group in state_dict["param_groups"]]
-    state_dict = layout.aligned(opt, {**state_dict, "param_groups": groups})
+    state_dict = parameter_names.aligned(opt, {**state_dict, "param_groups": groups})
     groups = state_dict["param_groups"]
     mine_counts, saved_counts = [[len(g["params"]) for g in gs] for gs in (opt.param_groups, groups)]
     if mine_counts != saved_counts:

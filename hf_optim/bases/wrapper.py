@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from hf_optim.bases import checkpoint, layout
+from hf_optim.bases import checkpoint, parameter_names
 from hf_optim.core import validate
 from hf_optim.engine.capture import capturing
 from hf_optim.errors import BadCheckpoint, UserError
@@ -212,7 +212,7 @@ class Wrapper(torch.optim.Optimizer):
             state_dict = state_dict if changed is None else changed
         checkpoint.form(self.rule, state_dict)
         groups = [self._of_this_chain(group) for group in state_dict["param_groups"]]
-        state_dict = layout.aligned(self, {**state_dict, "param_groups": groups})
+        state_dict = parameter_names.aligned(self, {**state_dict, "param_groups": groups})
         self.base.load_state_dict(state_dict)
         self._pending.clear()
         ids = [i for group in state_dict["param_groups"] for i in group["params"]]

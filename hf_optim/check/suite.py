@@ -61,7 +61,7 @@ ORDER = (
 
 def registered() -> dict[str, Check]:
     """Every check by its id, in the order of the columns."""
-    from hf_optim.check import loop, mathematics, state, ways, world  # noqa: F401 - importing registers
+    from hf_optim.check import execution, loop, mathematics, state, world  # noqa: F401 - importing registers
 
     return {id: CHECKS[id] for id in (*ORDER, *(c for c in CHECKS if c not in ORDER))}
 

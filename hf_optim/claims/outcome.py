@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.claims import exhibits, power, rules, settings
-from hf_optim.claims.beside import Pair, pairs
 from hf_optim.claims.claim import Claim
+from hf_optim.claims.counterparts import Pair, pairs
 from hf_optim.claims.evidence import Evidence
 from hf_optim.claims.power import Outlook
 from hf_optim.claims.ruling import Ruling

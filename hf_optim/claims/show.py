@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from hf_optim.claims.beside import Pair
+from hf_optim.claims.counterparts import Pair
 from hf_optim.claims.judges import Finding
 from hf_optim.claims.outcome import Judgement, Outcome
 from hf_optim.claims.settings import values

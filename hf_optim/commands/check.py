@@ -47,7 +47,7 @@ class Bar:
             self._progress.stop()
 
     def advance(self, done: int, total: int, label: str) -> None:
-        """Show that `done` of `total` cells are known; `what` came last."""
+        """Show that `done` of `total` cells are known; `label` came last."""
         self._progress.start()  # not before: what is wrong with the names is one line, and no bar
         self._progress.update(self._task, completed=done, total=total, description=label[:46])
 

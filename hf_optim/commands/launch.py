@@ -78,7 +78,7 @@ def run(spec: dict[str, Any], target: Sequence[str], module: bool = False) -> in
     """Run `target` (a script or module and its arguments) with `spec` attached to every trainer that trains."""
     from hf_optim.hub.arguments import to_spec
     from hf_optim.hub.attaching import attach
-    from hf_optim.hub.starting import at_train, attached
+    from hf_optim.hub.train_start import at_train, attached
 
     spec = to_spec(spec, {}, settled=False)
     if Path(target[0]).name in LAUNCHERS:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.claims import claim as claims
-from hf_optim.claims.narrow import Wish
+from hf_optim.claims.wishes import Wish
 from hf_optim.commands import list as listing
 from hf_optim.commands import overrides
 from hf_optim.commands.parser import Parser
@@ -170,11 +170,11 @@ def reproduce(name: str, options: Options) -> int:
     folder = options.folder(chosen.name)
     if setting.study is None:
         return _run_commands(chosen, options, folder)
-    from hf_optim.claims import narrow, shared
+    from hf_optim.claims import shared, wishes
     from hf_optim.study import conduct as command
     from hf_optim.study.plan.plan import expand
 
-    source = narrow.study(setting.study, options.wish)
+    source = wishes.study(setting.study, options.wish)
     plan = expand(source, seeds=options.seeds, overrides=options.overrides)
     _announce(chosen, plan, options, folder)
     if options.share and not options.dry_run:

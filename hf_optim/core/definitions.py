@@ -19,8 +19,8 @@ def own_definitions(optimizer: Any) -> list[str]:
     """The definitions of our own in use, a line each; [] for a rule that follows its paper.
 
     Args:
-        thing: a specification as `hf_optim.create` takes it (a name, or a mapping with `name`), read without importing
-            torch; or an optimizer. Bases of wrappers and gradient transforms count too.
+        optimizer: a specification as `hf_optim.create` takes it (a name, or a mapping with `name`), read without
+            importing torch; or an optimizer. Bases of wrappers and gradient transforms count too.
     """
     if isinstance(optimizer, str):
         optimizer = {"name": optimizer}

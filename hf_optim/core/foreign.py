@@ -28,13 +28,13 @@ def make(imported: Any, name: str, params_or_model: Any, hyper: Mapping[str, Any
     """The optimizer that a class, a factory or an instance stands for.
 
     Args:
-        thing: the class, factory or instance.
+        imported: the class, factory or instance.
         name: what errors call it.
         params_or_model: what torch's optimizers take, or a model's `Parameters`; None for an instance.
         hyper: keyword arguments.
 
     Raises:
-        UserError: what `thing` raises as TypeError or ValueError; arguments that it has not; a factory that wants a
+        UserError: what `imported` raises as TypeError or ValueError; arguments that it has not; a factory that wants a
             model and gets tensors, or returns no optimizer; an instance with parameters or hyper-parameters beside it.
     """
     if isinstance(imported, torch.optim.Optimizer):

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from hf_optim.core.vocabulary import isfinite, where
-from hf_optim.engine.known import Decision, Known, flattened, symbolic
+from hf_optim.engine.known_numbers import Decision, Known, flattened, symbolic
 from hf_optim.engine.launch_triton import Place, Scalars, up
 from hf_optim.engine.mode import Mode, mode, using
 from hf_optim.engine.passes import Sums

@@ -286,7 +286,7 @@ def _speed(
     samples: int,
     seconds: float,
 ) -> dict[str, float | None]:
-    """Samples and tokens a second of the `made` steps of this part of the run; operations of a plain step, which makes
+    """Samples and tokens a second of the `steps` steps of this part of the run; operations of a plain step, which makes
     one forward and one backward pass.
     """
     end = trainer.state.global_step if trainer is not None else 0

@@ -122,7 +122,7 @@ def assemble(
     """Decode, check, split and normalise rows.
 
     Args:
-        found: the rows of each split; `train` is among them.
+        splits: the rows of each split; `train` is among them.
         names: of the classes, if the labels are numbers that have names.
         held_out: samples of a missing split (default: 10% of train).
         size: leave the images encoded and read them when they are asked for, as colour pictures of this many pixels a
