@@ -257,3 +257,20 @@ def test_a_transform_of_ones_own_by_import_path(tmp_path):
     assert_equal(follow("lion", grad_transform=f"{file}:Half"), by_hand)
     with pytest.raises(UserError, match="not a hf_optim.Transform class"):
         make("torch.nn:Linear")
+
+
+@pytest.mark.parametrize(("value", "instead"), [(True, 'opt_out = "agr"'), (False, "leave it out")])
+def test_the_former_word_for_an_opt_out_is_not_ignored(value, instead):
+    with pytest.raises(UserError, match=f"Former: a transform has no weights_only any more: .*{instead}") as raised:
+        type("Former", (Transform,), {"weights_only": value})
+    assert "\n" not in str(raised.value)
+
+
+def test_a_plugin_with_the_former_word_is_refused_in_one_line(tmp_path):
+    file = tmp_path / "plugin.py"
+    file.write_text(
+        "import hf_optim\n\n\nclass Half(hf_optim.Transform):\n    name = 'half'\n    weights_only = True\n"
+    )
+    with pytest.raises(UserError, match='write opt_out = "agr"') as raised:
+        make(f"{file}:Half")
+    assert "\n" not in str(raised.value)
