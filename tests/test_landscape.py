@@ -102,7 +102,10 @@ def test_agr_reaches_the_vector_and_says_so():
     path = follow(SURFACES["beale"], {"name": "adamw_agr", "lr": 0.1}, 3, START["beale"])
     plain = follow(SURFACES["beale"], {"name": "adamw", "lr": 0.1}, 3, START["beale"])
     assert path.points[-1] != plain.points[-1]
-    assert any("agr_scope" in note for note in landscape.remarks(SURFACES["beale"], [path], []))
+    assert any(note.endswith(': agr_scope="all"') for note in landscape.remarks(SURFACES["beale"], [path], []))
+    assert trajectory.on_vectors(spec) == ['agr_scope="all"']
+    assert trajectory.on_vectors(trajectory.prepared({"name": "sgd_agr", "agr_scope": "matrix"})) == []
+    assert trajectory.on_vectors(trajectory.prepared({"name": "lion", "grad_transform": "agr"})) == ['scope="all"']
 
 
 def test_definitions_of_our_own_are_named():

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tuning_fakes import BEFORE, YAML, expand, good_rate, rate, whole, write
 
+from hf_optim import registry
 from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
 from hf_optim.study.findings import protocol as tuning_report
 from hf_optim.study.folder import results as records
@@ -157,29 +158,33 @@ def test_shares_are_those_of_the_variances(tmp_path: Path) -> None:
 # --- special cases ---
 
 
-@pytest.mark.parametrize("pair", special_cases.PAIRS, ids=lambda p: f"{p[0]}-{p[2]}")
-def test_declared_pairs_are_true(pair: tuple[str, dict[str, float], str]) -> None:
-    general, values, special = pair
+KNOWN = {name: registry.info(name) for name in registry.list_optimizers()}
+PAIRS = [(name, special) for name, info in KNOWN.items() for special in info.special_cases]
+MAY_BE_BASES = [name for name, info in KNOWN.items() if info.as_base and info.base is None]
+
+
+def test_rules_and_wrappers_declare_what_they_contain() -> None:
+    assert {("adamw", "adam"), ("sgdm", "sgd"), ("nesterov", "sgd"), ("hd_sgd", "sgd"), ("hd_adam", "adam")} <= {*PAIRS}
+    assert {"tlr", "lookahead", "hdk"} <= {*MAY_BE_BASES}
+
+
+@pytest.mark.parametrize(("general", "special"), PAIRS)
+def test_declared_pairs_are_true(general: str, special: str) -> None:
     # hd_adam adds its eps to the uncorrected root, which shows in the eighth digit.
-    assert _descend({"name": general, "lr": 0.05, **values}) == pytest.approx(
+    assert _descend({"name": general, "lr": 0.05, **KNOWN[general].special_cases[special]}) == pytest.approx(
         _descend({"name": special, "lr": 0.05}), abs=1e-6
     )
 
 
-@pytest.mark.parametrize("pair", special_cases.WRAPPERS, ids=lambda p: p[0])
-def test_declared_wrappers_contain_their_base(pair: tuple[str, dict[str, float]]) -> None:
-    from hf_optim import registry
-
-    name, values = pair
-    required = dict.fromkeys([*registry.info(name).required, *(["interval"] if name == "tlr" else [])], 2)
-    end = _descend({"name": name, **required, **values, "base": {"name": "sgd", "lr": 0.05}})
+@pytest.mark.parametrize("name", MAY_BE_BASES)
+def test_declared_wrappers_contain_their_base(name: str) -> None:
+    required = dict.fromkeys([*KNOWN[name].required, *(["interval"] if name == "tlr" else [])], 2)
+    end = _descend({"name": name, **required, **KNOWN[name].as_base, "base": {"name": "sgd", "lr": 0.05}})
     assert end == pytest.approx(_descend({"name": "sgd", "lr": 0.05}), abs=1e-6)
 
 
 def _descend(spec: dict[str, Any]) -> list[float]:
     import torch
-
-    from hf_optim import registry
 
     x = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64))
     given = dict(spec)

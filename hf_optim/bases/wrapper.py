@@ -31,6 +31,8 @@ class Wrapper(torch.optim.Optimizer):
     """
 
     family: ClassVar[str] = "wrapper"
+    #: the values of hyper-parameters with which it is its base; {} where none make it so
+    as_base: ClassVar[dict[str, float]] = {}
     #: numbers kept in every parameter group, with their first values
     memory: ClassVar[dict[str, Any]] = {}
     #: tensors kept in state[p]

@@ -75,6 +75,8 @@ class Rule:
     #: with which vectors are transformed, too; see `Transform`
     opt_out: ClassVar[str] = ""
     everywhere: ClassVar[dict[str, Any]] = {}
+    #: the rules that this one contains: name -> the values of hyper-parameters with which it is that rule
+    special_cases: ClassVar[dict[str, dict[str, float]]] = {}
     #: why a gradient transform would break the theory, where it would
     no_transform: ClassVar[str] = ""
 

@@ -22,7 +22,7 @@ __all__ = ["Attachment", "Callback", "Monitor", "Session", "attach", "factory"]
 _HOME = {
     "attach": "attaching",
     "Attachment": "attachment",
-    "Callback": "starting",
+    "Callback": "train_start",
     "factory": "factories",
     "Monitor": "monitor",
     "Session": "session",
