@@ -171,7 +171,7 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 #: where a shared file may: Trainer hands the arguments of its AdamW to ours, an instance that is wrapped is checked
-#: with sgd in its place, three commands show some unless told others, and SMARAN's theorems are tried on its regret; the
+#: with sgd in its place, three commands show some unless told others, SMARAN's theorems are tried on its regret; the
 #: others are other things of the same name
 NAMED = {
     ("hub/arguments.py", "adamw"),
