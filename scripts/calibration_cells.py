@@ -77,15 +77,15 @@ class Pieces:
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
-        self._made: dict[Any, Run] = {}
+        self._runs: dict[Any, Run] = {}
 
     def make(self, task: Any, optimizer: str, spec: Any, seed: int, overrides: Any = None, pruning: Any = ()) -> Run:
         """As the shipped one, once for each different call."""
         key = task["label"], optimizer, repr(spec), seed, repr(overrides)
-        if key not in self._made:
-            self._made[key] = run = make_run(task, optimizer, spec, seed, overrides, pruning)
+        if key not in self._runs:
+            self._runs[key] = run = make_run(task, optimizer, spec, seed, overrides, pruning)
             self.runs[run.id] = run
-        return self._made[key]
+        return self._runs[key]
 
 
 def judged(plan: Plan, store: Simulated) -> Standing:
@@ -134,7 +134,7 @@ def better(stands: Standing, plan: Plan, store: RecordStore) -> bool:
 def not_tied(stands: Standing, plan: Plan, store: RecordStore) -> bool:
     """Some optimizer was refused the first place."""
     assert stands.judgement is not None
-    return any(first > 1 for one in stands.judgement.places.values() for first, _ in one.sets.values())
+    return any(first > 1 for placed in stands.judgement.places.values() for first, _ in placed.sets.values())
 
 
 def fails_more(stands: Standing, plan: Plan, store: RecordStore) -> bool:
@@ -148,8 +148,11 @@ def misses(factor: float) -> Said:
 
     def said(stands: Standing, plan: Plan, store: RecordStore) -> bool:
         (row,) = speedups.speedups(Results(store, plan, {}, stands))
-        one = row.factor
-        low, high = (edge if math.isnan(end) else end for end, edge in ((one.low, one.least), (one.high, one.most)))
+        speedup = row.factor
+        low, high = (
+            edge if math.isnan(end) else end
+            for end, edge in ((speedup.low, speedup.least), (speedup.high, speedup.most))
+        )
         return not low <= factor <= high
 
     return said
@@ -344,7 +347,7 @@ def digest(cell: Cell, seed: int = 0) -> str:
     """What the first FEW studies of a cell say, to six digits, and what is counted of it: it changes with the cell and
     with the code that plans and judges, and not with where that code stands or how it is written.
     """
-    few = [[cell.said(*one), everything(*one)] for one in simulate(cell, FEW, seed)]
+    few = [[cell.said(*study), everything(*study)] for study in simulate(cell, FEW, seed)]
     text = json.dumps([cell.name, cell.promise, cell.share, few])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -358,6 +361,6 @@ def everything(stands: Standing, plan: Plan, store: RecordStore) -> list[Any]:
         d, failed = c.difference, c.failure_test.adjusted if c.failure_test else math.nan
         numbers = (c.p, c.adjusted, c.p_equivalent, c.adjusted_equivalent, d.mean, d.low, d.high, c.detectable, failed)
         said.append([c.verdict, c.fails_more, c.pairs, *(f"{x:.6g}" for x in numbers)])
-    said += [dict(one.sets) for one in judgement.places.values()]
+    said += [dict(places.sets) for places in judgement.places.values()]
     factors = [row.factor for row in speedups.speedups(Results(store, plan, {}, stands))]
-    return said + [f"{x:.6g}" for one in factors for x in (one.value, one.low, one.high)]
+    return said + [f"{x:.6g}" for factor in factors for x in (factor.value, factor.low, factor.high)]

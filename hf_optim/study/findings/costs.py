@@ -20,7 +20,7 @@ def sentence(table: TaskTable, row: Row, timed: bool = True) -> str:
     base = next((r for r in table.rows if r.baseline), None)
     if base is None or math.isnan(row.costs["forward"]) or math.isnan(base.costs["forward"]):
         return ""
-    times = [one.costs["step_ms"] for one in (row, base)]
+    times = [side.costs["step_ms"] for side in (row, base)]
     took = [f" in {t:.3g} ms" if timed and not any(map(math.isnan, times)) else "" for t in times]
     return f"a step costs {_passes(row)}{took[0]} ({table.baseline}: {_passes(base)}{took[1]})"
 

@@ -46,9 +46,11 @@ def progress(results: Results) -> str:
     open_trials = [t for s in state.searches for t in s.trials if not t.status]
     waiting = sum(s.waiting for s in state.searches)
     missing = [run for run in state.after_tuning if results.store.record(run.id) is None]
-    what = f"{len(missing)} runs" if state.settled else f"{len(open_trials) + waiting} trials, and the runs after them"
+    outstanding = (
+        f"{len(missing)} runs" if state.settled else f"{len(open_trials) + waiting} trials, and the runs after them"
+    )
     before = f"verdicts are those of the look after {stands.judgement.units}" if stands.judgement else "no verdict yet"
-    return f"Unfinished: {what} are missing before the look after {stands.units} {units}; {before}."
+    return f"Unfinished: {outstanding} are missing before the look after {stands.units} {units}; {before}."
 
 
 def looked(results: Results) -> str:
@@ -135,8 +137,8 @@ def failed(c: Comparison) -> str:
     return f"failures {_rate(mine)} (the baseline's {_rate(other)})"
 
 
-def _rate(one: FailureRate) -> str:
-    return f"{one.count} of {one.n}, at most {100 * one.high:.0f} %"
+def _rate(rate: FailureRate) -> str:
+    return f"{rate.count} of {rate.n}, at most {100 * rate.high:.0f} %"
 
 
 def _fisher(c: Comparison) -> str:
@@ -162,8 +164,9 @@ def _score(results: Results, tables: Sequence[TaskTable], label: str) -> str:
     decimals = 1 + leading((c.difference.high - c.difference.low) / 2)
     parts = [word(c, score=True)]
     for table in tables:
-        one = judgement.comparisons.get((table.task, label))
-        parts += [f"fails {one.fails_more} on {table.task} ({_fisher(one)})"] if one and one.fails_more else []
+        on_task = judgement.comparisons.get((table.task, label))
+        if on_task and on_task.fails_more:
+            parts.append(f"fails {on_task.fails_more} on {table.task} ({_fisher(on_task)})")
     parts += _undecided(results, c, decimals, True)
     if c.pairs > 1 and not math.isnan(c.difference.mean):
         parts.append(f"score {_numbers(results, c, decimals)}, in units of {judgement.score_unit}")

@@ -60,18 +60,20 @@ def judge(plan: Plan, arms: Mapping[Key, Arm], looks: Sequence[int], register: R
     units, scale, note = _scales(plan, whole)
     family = "score" if plan.family == "score" and scale else "tasks"
     described = family == "score"
-    made: dict[Key, Comparison] = {}
+    compared: dict[Key, Comparison] = {}
     for generation in sorted({register.generation(label) for _, label in pairs}):
         keys = [key for key in pairs if register.generation(key[1]) == generation]
-        made |= _decided(plan, {key: asked[key] for key in keys}, register)
+        compared |= _decided(plan, {key: asked[key] for key in keys}, register)
     scores = _scores(plan, asked, scale, register) if described else {}
     sizes = {register.generation(label): c.tests for label, c in scores.items()} if described else {
-        register.generation(label): c.tests for (_, label), c in made.items() if c.pairs > 1
+        register.generation(label): c.tests for (_, label), c in compared.items() if c.pairs > 1
     }  # fmt: skip
     families = tuple(sizes[generation] for generation in sorted(sizes))
     if described:
-        made = {key: replace(c, verdict="described", adjusted=NAN, adjusted_equivalent=NAN) for key, c in made.items()}
-    return Judgement(looks[-1], family, families, made, scores, _places(plan, whole), units, note)
+        compared = {
+            key: replace(c, verdict="described", adjusted=NAN, adjusted_equivalent=NAN) for key, c in compared.items()
+        }
+    return Judgement(looks[-1], family, families, compared, scores, _places(plan, whole), units, note)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class _Study:
 
 def _asked(plan: Plan, whole: _Study, key: Key) -> _Asked:
     task, label = key
-    reasons = [whole.unusable(task, one) for one in (plan.baseline, label)]
+    reasons = [whole.unusable(task, side) for side in (plan.baseline, label)]
     usable = min(looks for _, looks in reasons)
     units = whole.looks[usable - 1] if usable else 0
     rates = [whole.rates(task, label, plan.baseline, n) for n in whole.looks[:usable]]
@@ -153,15 +155,15 @@ def _asked(plan: Plan, whole: _Study, key: Key) -> _Asked:
 
 
 def _decided(plan: Plan, asked: Mapping[Key, _Asked], register: Register) -> dict[Key, Comparison]:
-    claims = [Claim(one.means, one.margin, one.unfailed) for one in asked.values()]
+    claims = [Claim(question.means, question.margin, question.unfailed) for question in asked.values()]
     tests = max(1, sum(any(m.n > 1 for m in claim.means) for claim in claims))
-    failed = failures.compare([one.counts for one in asked.values()], plan.looks)
-    made = {}
-    for (key, one), decision, test in zip(asked.items(), decide(claims, plan.looks), failed, strict=True):
-        c = comparison(decision, one.advantages, plan.looks, tests, one.margin, one.greater)
-        c = replace(c, failures=one.rates, failure_test=test, exploratory=register.exploratory(*key))
-        made[key] = _without(c, one.reason)
-    return made
+    failed = failures.compare([question.counts for question in asked.values()], plan.looks)
+    compared = {}
+    for (key, question), decision, test in zip(asked.items(), decide(claims, plan.looks), failed, strict=True):
+        c = comparison(decision, question.advantages, plan.looks, tests, question.margin, question.greater)
+        c = replace(c, failures=question.rates, failure_test=test, exploratory=register.exploratory(*key))
+        compared[key] = _without(c, question.reason)
+    return compared
 
 
 def _without(c: Comparison, reason: str) -> Comparison:
@@ -192,7 +194,7 @@ def _scores(
     plan: Plan, asked: Mapping[Key, _Asked], scale: Mapping[str, float], register: Register
 ) -> dict[str, Comparison]:
     margin = 1.0 if plan.margin and all(label in plan.margin for label in scale) else NAN
-    made: dict[str, Comparison] = {}
+    scored: dict[str, Comparison] = {}
     claims: dict[str, tuple[Claim, str]] = {}
     rates: dict[str, tuple[failures.FailureRate, failures.FailureRate]] = {}
     for optimizer in plan.optimizers:
@@ -201,20 +203,21 @@ def _scores(
         if label == plan.baseline or not tasks:
             continue
         on = [asked[task, label] for task in tasks]
-        usable = min(len(one.means) for one in on)
+        usable = min(len(question.means) for question in on)
         units = [scale[task] for task in tasks]
-        means = [score([one.means[k] for one in on], units) for k in range(usable)]
-        reason = next((one.reason for one in on if one.reason and len(one.means) == usable), "")
-        claims[label] = Claim(means, margin, min(one.unfailed for one in on)), reason
-        rates[label] = failures.together([one.rates[0] for one in on]), failures.together([one.rates[1] for one in on])
+        means = [score([question.means[k] for question in on], units) for k in range(usable)]
+        reason = next((question.reason for question in on if question.reason and len(question.means) == usable), "")
+        claims[label] = Claim(means, margin, min(question.unfailed for question in on)), reason
+        mine, other = zip(*(question.rates for question in on), strict=True)
+        rates[label] = failures.together(mine), failures.together(other)
     for generation in sorted({register.generation(label) for label in claims}):
-        some = {label: one for label, one in claims.items() if register.generation(label) == generation}
+        some = {label: claim for label, claim in claims.items() if register.generation(label) == generation}
         decisions = decide([claim for claim, _ in some.values()], plan.looks)
         for (label, (_, reason)), decision in zip(some.items(), decisions, strict=True):
             c = comparison(decision, [], plan.looks, len(some), margin, True)
             touched = dict.fromkeys(why for task in scale for why in register.exploratory(task, label))
-            made[label] = _without(replace(c, failures=rates[label], exploratory=tuple(touched)), reason)
-    return made
+            scored[label] = _without(replace(c, failures=rates[label], exploratory=tuple(touched)), reason)
+    return scored
 
 
 def _places(plan: Plan, whole: _Study) -> dict[str, Places]:
@@ -223,7 +226,7 @@ def _places(plan: Plan, whole: _Study) -> dict[str, Places]:
         name = task["label"]
         labels = [x for x in task["only"] if not whole.unusable(name, x)[0] and (name, x) in whole.arms]
         tasks.append({(a, b): whole.means(name, a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]})
-    return {task["label"]: one for task, one in zip(plan.tasks, places(tasks, plan.looks), strict=True)}
+    return {task["label"]: placed for task, placed in zip(plan.tasks, places(tasks, plan.looks), strict=True)}
 
 
 def pair(judgement: Judgement, task: str, first: str, second: str) -> Decision | None:
