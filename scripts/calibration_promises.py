@@ -113,7 +113,7 @@ PROMISES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("The spread of a source has its 95 % chi-squared interval", "studies.md",
      ("test_study_protocol.py::test_shares_are_those_of_the_variances",)),
     ("A paper's sentence: all its comparisons together at 5 %, and right in both directions", "claims.md",
-     ("test_claims_judges.py::test_false_alarms_of_a_claim_stay_at_five_per_cent",
+     ("test_claims_comparisons.py::test_false_alarms_of_a_claim_stay_at_five_per_cent",
       "test_claims_worlds.py::test_a_verdict_is_right_in_every_world",
       "test_claims_worlds.py::test_a_table_gives_the_right_verdict_in_every_world")),
 )  # fmt: skip
