@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import own_folder
 from hf_optim.study.folder import stages
@@ -92,6 +93,7 @@ class Share:
 
     def __call__(self) -> dict[str, Any]:
         """How many runs this job saw to their end, and the problem that stopped it ("" if none)."""
+        importing.ignore_current_folder()
         folder, count = Path(self.folder), 0
 
         def finished(one: Run, status: str, seconds: float) -> None:
