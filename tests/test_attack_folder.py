@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from hf_optim.study.launch import jobs
 
 #: how a program of ours begins, and what it imports then
 STARTS = {
@@ -55,3 +59,21 @@ def test_a_matplotlibrc_of_the_current_folder_is_not_heeded(tmp_path: Path) -> N
     code = "import matplotlib; print(matplotlib.rcParams['font.size'])"
     assert _python(code, tmp_path) == "33.0\n"
     assert _python(f"{STARTS['command']}; {code}", tmp_path).endswith("\n10.0\n")
+
+
+def test_a_local_job_does_not_import_what_lies_in_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """submitit starts it with `python -m`, for which a pickle.py there is the pickle of all."""
+
+    class Executor:
+        _executor = SimpleNamespace(parameters={})
+
+        def update_parameters(self, **_: object) -> None:
+            pass
+
+        def submit(self, _: jobs.Share) -> dict[str, str]:
+            return dict(os.environ)
+
+    monkeypatch.setenv("PYTHONPATH", "mine")
+    before = dict(os.environ)
+    told = jobs._submit_local(Executor(), jobs.Share("nowhere", 1, None, None), 0)
+    assert told["PYTHONSAFEPATH"] == "1" and told["PYTHONPATH"].endswith(f"{os.pathsep}mine") and os.environ == before
