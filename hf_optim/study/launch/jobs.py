@@ -41,7 +41,7 @@ Where = Literal["slurm", "local", "debug"]
 WHERE: tuple[Where, ...] = ("slurm", "local", "debug")
 #: submitit's files: logs, and what it hands to jobs
 JOBS = "jobs"
-#: where a job finds this package; PYTHONSAFEPATH beside it, as for workers: no file in the current folder shadows another
+#: where a job finds this package; PYTHONSAFEPATH beside it: no file in the current folder shadows another
 HOME = str(Path(__file__).resolve().parents[3])
 REQUEUES = 1000  # submitit counts the times that a job ran out of time; a study ends when its runs do
 _LOOK_SECONDS = 1.0
