@@ -13,7 +13,7 @@ from study_fakes import make_study
 
 from hf_optim.claims import shared
 from hf_optim.commands.main import main
-from hf_optim.core import text
+from hf_optim.core import safe_text
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files
@@ -138,7 +138,7 @@ def test_a_label_is_no_formula_of_matplotlib(tmp_path: Path, capsys: pytest.Capt
     study = make_study(tmp_path / "study", ("adamw", r"$\evil$", r"\$a$_b"), seeds=2)
     assert command(capsys, "export", study, "--figure", "svg", "--output", tmp_path / "out")[0] == 0
     drawn = (tmp_path / "out" / "mlp-result.svg").read_text()
-    assert r"$\evil$" in drawn and text.plot("a$b\n") == r"a\$b"
+    assert r"$\evil$" in drawn and safe_text.plot("a$b\n") == r"a\$b"
 
 
 # --- models ---

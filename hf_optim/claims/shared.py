@@ -24,11 +24,11 @@ def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
         home = folder / "runs" / run.id
         if (home / "record.json").is_file():
             continue
-        found = next((other / run.id for other in others if _finished(other.parent, run.id)), None)
-        if found is None:
+        finished = next((other / run.id for other in others if _finished(other.parent, run.id)), None)
+        if finished is None:
             continue
         part = own_folder(folder, "runs") / f".{run.id}.{uuid.uuid4().hex}.part"
-        shutil.copytree(found, part, copy_function=_link, ignore=shutil.ignore_patterns("checkpoint-*"))
+        shutil.copytree(finished, part, copy_function=_link, ignore=shutil.ignore_patterns("checkpoint-*"))
         shutil.rmtree(home, ignore_errors=True)  # what an interrupted run left
         os.replace(part, home)
         brought.append(run.id)
