@@ -23,6 +23,9 @@ from hf_optim.experiment.task import Task, check_run, load
 
 #: modules of a model; the largest there are have some ten thousand
 MOST_PARTS = 200_000
+#: what the files of a tokenizer are called, and bytes of one; the largest there are have some 30 MB
+TOKENIZERS = ("tokenizer", "vocab", "merges", "spiece", "sentencepiece", "tiktoken", "added_tokens", "special_tokens")
+LARGEST_TOKENIZER = 128 << 20
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -41,18 +44,44 @@ def check_checkpoint(checkpoint: Path) -> None:
     """Raise a `UserError` unless `checkpoint` is the folder of a saved model."""
     if not (checkpoint / "config.json").is_file():
         raise UserError(f"checkpoint: {checkpoint} holds no config.json: give a folder such as RUN/checkpoint-432")
-    config = _json(checkpoint / "config.json")
-    if asked := _asks(config):
+    _check_files(checkpoint)
+    if asked := _asks(_json(checkpoint / "config.json")):
         raise UserError(f"checkpoint: {checkpoint}: its config.json asks for code or files of others ({asked})")
-    for path in checkpoint.iterdir():
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
-            raise UserError(f"checkpoint: {path} is no plain file")
     if (checkpoint / "adapter_config.json").exists():
         raise UserError(f"checkpoint: {checkpoint} holds an adapter (adapter_config.json): merge it into its model")
+    check_shards(checkpoint)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise a `UserError` unless the tokenizer that `folder` holds is plain data, of a size that tokenizers have."""
+    _check_files(folder)
+    for file in folder.iterdir():
+        if file.is_file() and file.name.startswith(TOKENIZERS) and file.stat().st_size > LARGEST_TOKENIZER:
+            raise UserError(f"checkpoint: {file} has more than {LARGEST_TOKENIZER >> 20} MB: it is no tokenizer")
+    for name in ("config.json", "tokenizer_config.json"):
+        config = _json(folder / name) if (folder / name).is_file() else {}
+        # older versions of transformers read what the configuration calls its vocabulary, wherever that lies
+        files_of_others = [key for key in config if key in ("vocab_file", "merges_file", "tokenizer_file", "spm_file")]
+        if asked := _asks(config) or "".join(files_of_others[:1]):
+            raise UserError(f"checkpoint: {folder}: its {name} asks for code or files of others ({asked})")
+
+
+def check_shards(checkpoint: Path) -> None:
+    """Raise a `UserError` if an index of weights names a file that is not beside it."""
     for index in checkpoint.glob("*.index.json"):
         shards = _json(index).get("weight_map")
         if not shape.fits(shards, Each(str)) or any(Path(shard).name != shard for shard in shards.values()):
             raise UserError(f"checkpoint: {checkpoint}: {index.name} names a file that is not beside it")
+
+
+def _check_files(checkpoint: Path) -> None:
+    """Plain files and folders, or links as a cache of models holds them: snapshots/REVISION/x to blobs/HASH."""
+    blobs = checkpoint.resolve().parent.parent / "blobs"
+    for path in checkpoint.iterdir():
+        if path.is_symlink() and path.resolve().parent not in (checkpoint.resolve(), blobs):
+            raise UserError(f"checkpoint: {path} is a link that leads elsewhere: put the file itself there")
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+            raise UserError(f"checkpoint: {path} is no plain file")
 
 
 #: keys of config.json with which transformers would run code, or read what is not in the folder
@@ -96,11 +125,18 @@ def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
     listed = [entry for entry in stored if isinstance(entry, str)] if isinstance(stored, list) else []
     if listed and known.isdisjoint(listed) and not cls.__name__.startswith("Auto"):
         raise UserError(f"checkpoint: {checkpoint} holds {listed[0]}, but model {name!r} is {cls.__name__}")
+    return from_folder(cls, checkpoint)
+
+
+def from_folder(cls: Any, checkpoint: Path, **how: Any) -> PreTrainedModel:
+    """`cls.from_pretrained(checkpoint, **how)`, of a folder that is looked through before: it runs no code of others,
+    reads nothing elsewhere, and grows no further than its files. A `UserError` if there is no such model in it.
+    """
+    check_checkpoint(checkpoint)
     try:
         with _bounded(checkpoint):
-            return cast(
-                PreTrainedModel, cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
-            )
+            model = cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False, **how)
+            return cast(PreTrainedModel, model)
     except UserError:
         raise
     except Exception as error:  # whatever transformers, safetensors and torch say of files that are damaged
