@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from hf_optim.errors import UserError
 
@@ -82,7 +82,7 @@ def _tar(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
         zipped = begins.read(2) == b"\x1f\x8b"
     with gzip.open(path) if zipped else path.open("rb") as stored:
         watched = _Watched(stored, path)
-        archive: Any = tarfile.open(fileobj=watched, mode="r|")  # noqa: SIM115  # it holds `watched` alone
+        archive: Any = tarfile.open(fileobj=cast(Any, watched), mode="r|")  # noqa: SIM115  # it holds `watched` alone
         for number, member in enumerate(archive):
             watched.left = LARGEST_HEADERS + member.size
             archive.members.clear()  # it keeps all that it has seen
