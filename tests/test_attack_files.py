@@ -140,6 +140,15 @@ def test_a_file_full_of_holes_is_not_copied(tmp_path: Path, capsys: pytest.Captu
     assert code == 2 and "holds more than 1024 MB" in err and not (tmp_path / "into" / "runs").exists()
 
 
+def test_a_journal_without_end_is_set_aside_unread(tmp_path: Path) -> None:
+    from hf_optim.study.launch import journal
+
+    with (tmp_path / journal.FILE).open("wb") as file:
+        file.truncate(1 << 42)
+    journal._open(tmp_path / journal.FILE)
+    assert (tmp_path / "tuning.damaged").stat().st_size == 1 << 42
+
+
 # --- YAML ---
 
 
@@ -256,10 +265,11 @@ def test_a_tokenizer_reads_nothing_that_its_settings_name(tmp_path: Path, key: s
         checkpoints.check_tokenizer(tmp_path)
 
 
-def test_a_tokenizer_of_gigabytes_is_not_read(tmp_path: Path) -> None:
-    with (tmp_path / "tokenizer.json").open("wb") as words:
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "merges.txt", "chat_template.jinja"])
+def test_what_is_read_whole_has_no_gigabytes(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as words:
         words.truncate(1 << 40)
-    with pytest.raises(UserError, match="it is no tokenizer"):
+    with pytest.raises(UserError, match=f"{name} has more than 128 MB"):
         checkpoints.check_tokenizer(tmp_path)
 
 

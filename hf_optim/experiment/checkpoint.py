@@ -23,9 +23,8 @@ from hf_optim.experiment.task import Task, check_run, load
 
 #: modules of a model; the largest there are have some ten thousand
 MOST_PARTS = 200_000
-#: what the files of a tokenizer are called, and bytes of one; the largest there are have some 30 MB
-TOKENIZERS = ("tokenizer", "vocab", "merges", "spiece", "sentencepiece", "tiktoken", "added_tokens", "special_tokens")
-LARGEST_TOKENIZER = 128 << 20
+#: how the files of a model end that are read whole, and bytes of one; the largest tokenizers there are have some 30 MB
+READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 << 20
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -53,11 +52,8 @@ def check_checkpoint(checkpoint: Path) -> None:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raise a `UserError` unless the tokenizer that `folder` holds is plain data, of a size that tokenizers have."""
+    """Raise a `UserError` unless the tokenizer that `folder` holds is plain data, and all of it there."""
     _check_files(folder)
-    for file in folder.iterdir():
-        if file.is_file() and file.name.startswith(TOKENIZERS) and file.stat().st_size > LARGEST_TOKENIZER:
-            raise UserError(f"checkpoint: {file} has more than {LARGEST_TOKENIZER >> 20} MB: it is no tokenizer")
     for name in ("config.json", "tokenizer_config.json"):
         config = _json(folder / name) if (folder / name).is_file() else {}
         # older versions of transformers read what the configuration calls its vocabulary, wherever that lies
@@ -82,6 +78,8 @@ def _check_files(checkpoint: Path) -> None:
             raise UserError(f"checkpoint: {path} is a link that leads elsewhere: put the file itself there")
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
             raise UserError(f"checkpoint: {path} is no plain file")
+        if path.suffix in READ_WHOLE and path.is_file() and path.stat().st_size > LARGEST:
+            raise UserError(f"checkpoint: {path} has more than {LARGEST >> 20} MB")
 
 
 #: keys of config.json with which transformers would run code, or read what is not in the folder
@@ -105,6 +103,8 @@ def _asks(config: Any) -> str:
 def _json(file: Path) -> Any:
     """What the user names may lie behind a link (a cache of models does), but must be plain data."""
     try:
+        if file.stat().st_size > files.LARGEST:
+            raise ValueError(f"has more than {files.LARGEST >> 20} MB")
         value = files.parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from None
