@@ -10,7 +10,7 @@ from hf_optim import __version__, registry
 from hf_optim.commands.parser import Parser
 from hf_optim.core import text
 
-ABOUT = "the paper behind an optimizer, as BibTeX"
+ABOUT = "print the paper behind an optimizer, as BibTeX"
 #: how this package is cited; CITATION.cff says the same
 OWN = f"""@software{{hf_optim,
   title = {{hf_optim: papers' optimizers for Hugging Face runs, and an honest testbed}},
@@ -22,7 +22,9 @@ OWN = f"""@software{{hf_optim,
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the entries; gives 0."""
     parser = Parser(
-        "hf-optim cite", "Prints the paper behind each optimizer as BibTeX, and this package where none is named."
+        "hf-optim cite",
+        "Print the paper behind each optimizer as BibTeX, or this package where none is named.",
+        ("hf-optim cite smaran adamw", "hf-optim cite > hf_optim.bib"),
     )
     parser.add_argument("names", metavar="NAME", nargs="*", help="optimizers, as `hf-optim list` shows them")
     names = parser.parse_args(sys.argv[1:] if argv is None else argv).names

@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "hf-optim info",
         "Show what is known of a name that `hf-optim list` shows: an optimizer's algorithm, defaults and source, a\n"
         "task's models and sizes, a model's presets, what a metric means, a study's file, what a claim says.",
+        ("hf-optim info smaran", "hf-optim info vision"),
     )
     parser.add_argument("name", help="an optimizer, a task, a model, a metric, a study or a claim")
     return info(parser.parse_args(sys.argv[1:] if argv is None else argv).name)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_optim import registry
+from hf_optim.core import validate
 from hf_optim.errors import UserError
 
 #: TrainingArguments that an attached optimizer takes over (when set), and those it would make meaningless
@@ -72,7 +73,20 @@ def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[s
     instance = base is not None and not isinstance(base, (str, Mapping))  # it has been checked when it was made
     late = {} if settled else dict.fromkeys(set(_required(spec["name"])) & set(_TAKEN.values()), 0.0)
     registry.check_spec({**late, **spec, **({"base": "sgd"} if instance else {})})
+    _check_values(spec)
     return spec
+
+
+def _check_values(spec: Mapping[str, Any]) -> None:
+    """What the innermost rule would refuse when it is built, refused now."""
+    inner, name = _innermost(dict(spec))
+    if not isinstance(name, str) or not name or ":" in name:
+        return
+    rule = registry.resolve(name)
+    known = validate.defaults(rule)
+    given = {k: v for k, v in inner.items() if k in known and not (isinstance(v, str) and v == FROM_ARGS)}
+    kinds = {k: known[k] for k in given}
+    validate.values(name, given, kinds, rule.choices, rule.bounds, validate.whole_numbers(rule))
 
 
 def _required(name: Any) -> tuple[str, ...]:
@@ -184,6 +198,8 @@ def settle(
                 differs.append(f"{hyper}={inner[hyper]}, as given, not TrainingArguments.{field}={argument}")
         elif asked or _chosen(args, field, searched) or (hyper in defaults and stock(name)):
             if hyper in defaults:
+                if hyper == "lr" and not asked and field not in searched:
+                    warnings += _unusual(name, argument, defaults[hyper])
                 inner[hyper] = argument
                 lines.append(f"{hyper}={argument} from TrainingArguments.{field}")
             else:
@@ -204,12 +220,21 @@ def settle(
             inner[hyper] = value
             lines.append(f"{hyper}={value} from TrainingArguments' {where}")
     if differs:
-        warnings.append(f"in force is {' and '.join(differs)}; {' or '.join(_asking(differs))} takes the argument's")
+        asking = " or ".join(f'{line.partition("=")[0]}="args"' for line in differs)
+        warnings.append(f"trains with {', and with '.join(differs)}; {asking} takes the argument's")
     return full, lines, warnings
 
 
-def _asking(differs: list[str]) -> list[str]:
-    return [f'{line.partition("=")[0]}="args"' for line in differs]
+def _unusual(name: Any, rate: float, default: Any) -> list[str]:
+    """A warning where the argument's rate was meant for another rule: far from where this one's is looked for."""
+    known = isinstance(name, str) and ":" not in name and not stock(name)
+    space = registry.info(name).search_space.get("lr") if known else None
+    if not space or space[0] not in ("log", "linear") or space[1] <= rate <= space[2]:
+        return []
+    return [
+        f"TrainingArguments.learning_rate={rate:g} is in force, where {name} is used with {space[1]:g} to {space[2]:g} "
+        f'(its default is {default:g}): give lr=..., or lr="args" if it is meant'
+    ]
 
 
 def meaningless(args: Any, name: str = "") -> list[str]:

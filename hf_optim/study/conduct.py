@@ -277,7 +277,7 @@ def _show_change(change: changes.Change | None, console: Console) -> None:
 
 def _show_question(folder: Path, console: Console) -> None:
     asked = questions.read(folder).digest
-    text = f"question {asked}" if asked else "question not registered: the folder was begun before questions were"
+    text = f"question {asked[:12]}" if asked else "question not registered: the folder was begun before questions were"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -313,5 +313,5 @@ def _show_plan(plan: planning.Plan, folder: Path, console: Console) -> None:
             f"  {optimizer['label']}: {optimizer['spec']['name']} " + ", ".join(f"{k}={v}" for k, v in given.items())
         )
     asked = questions.digest(questions.question(plan))
-    for line in [*lines, *(f"  {text}" for text in design.lines(plan)), f"  question {asked}"]:
+    for line in [*lines, *(f"  {text}" for text in design.lines(plan)), f"  question {asked[:12]}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

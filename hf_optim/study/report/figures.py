@@ -32,6 +32,8 @@ WIDTHS = {
     "acl page": 6.3, "ieee column": 3.5, "ieee page": 7.16,
 }  # fmt: skip
 FORMATS = ("pdf", "svg", "png")
+#: charts with a line for each optimizer
+ROWS = ("result", "difference")
 OVER = {"step": "step", **AXES}
 
 
@@ -67,14 +69,20 @@ def draw(
     if axes is None:
         from matplotlib import pyplot
 
-        axes = pyplot.subplots(layout="constrained")[1]
+        size = (6.4, _height(len(one.rows), 10)) if what in ROWS else None
+        axes = pyplot.subplots(figsize=size, layout="constrained")[1]
     styles = {o["label"]: (COLOURS[i % 8], DASHES[i // 8 % 3]) for i, o in enumerate(results.plan.optimizers)}
-    if what in ("result", "difference"):
+    if what in ROWS:
         (_result if what == "result" else _difference)(axes, one, styles)
     else:
         _curves(axes, results, one, what, over, styles)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
+
+
+def _height(rows: int, font: float) -> float:
+    """Inches of a chart with a line for each row."""
+    return rows * font / 72 * 1.9 + 0.6
 
 
 def _result(axes: Axes, one: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
@@ -169,8 +177,7 @@ def write_all(
             stem = one.metric.removeprefix("test_")
             charts = ["result", "difference", "train_loss", "validation_loss", f"validation_{stem}", "effective_lr"]
             for what in dict.fromkeys(charts):
-                rows = len(one.rows) * font / 72 * 1.9 + 0.6
-                height = rows if what in ("result", "difference") else 0.62 * width
+                height = _height(len(one.rows), font) if what in ROWS else 0.62 * width
                 figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
                 try:
                     draw(results, tables, what, task=one.task, axes=axes)

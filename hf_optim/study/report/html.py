@@ -40,7 +40,8 @@ def render(
     fitting = views.fitting(results, list(tables))
     drawn, data = [], {}
     for entry, one in zip(plan.tasks, tables, strict=True):
-        section, data[one.task] = task.section(results, entry, one, styles, fitting[one.task])
+        names, dropped = fitting[one.task]
+        section, data[one.task] = task.section(results, entry, one, styles, names, dropped)
         drawn.append(section)
     rest = [_block(part) for part in _rest(results, tables, analysis, protocol, styles) if part]
     body = [
@@ -163,7 +164,8 @@ def _environment(results: Results) -> str:
     prints: set[str] = set()
     for record in results.records.values():
         for key, value in (record.get("environment") or {}).items():
-            seen.setdefault(key, Counter())[str(value)] += 1
+            if value is not None:
+                seen.setdefault(key.replace("_", " "), Counter())[str(value)] += 1
         data = record.get("data") or {}
         if data:
             prints.add(f"{data.get('name')} (sha256 {str(data.get('fingerprint'))[:12]})")

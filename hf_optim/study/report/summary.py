@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from hf_optim.core.text import html as escape
@@ -60,11 +61,12 @@ def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
     """What the first screen says, as HTML."""
     found = [f'<b class="bad">{escape(text)}</b>' for text in [verdicts.progress(results)] if text]
     found += [f'<span class="bad">{escape(text)}</span>' for text in verdicts.changed(results)]
-    found += [_marked(text) for text in verdicts.sentences(results, tables)]
     found += [_best(one) for one in tables]
+    found += [_marked(text) for text in verdicts.sentences(results, tables)]
     if results.plan.looks[-1] == 1:
         found.append(f"With <b>one {naming.unit(results.plan, 1)}</b> nothing can be said about differences.")
-    found.append(escape(f"{verdicts.looked(results)} {naming.scope(results.plan)} {verdicts.scope(tables)}"))
+    text = escape(f"{verdicts.looked(results)} {naming.scope(results.plan)} {verdicts.scope(tables)}")
+    found.append(re.sub("`([^`]+)`", r"<code>\1</code>", text))
     found += [escape(f"The design: {text}.") for text in lines(results.plan) if text.startswith("warning")]
     return found
 
@@ -88,7 +90,7 @@ def _best(one: TaskTable) -> str:
     text = f"{name}: {escape(best.optimizer)} has the {word} mean {metric}, {spread(best.mean, one.decimals)}"
     tied = [escape(row.optimizer) for row in one.rows if row.tied]
     if any(row.place for row in one.rows):
-        text += f"; the best can be {', '.join(tied)}"
+        text += f"; the best may be {', '.join(tied[:-1])} or {tied[-1]}" if tied[1:] else "; no other can be the best"
     failed = [f"{escape(row.optimizer)} ({row.failed} of {row.planned})" for row in one.rows if row.failed]
     return f'{text}; <span class="bad">failed runs</span>: {", ".join(failed)}.' if failed else f"{text}."
 

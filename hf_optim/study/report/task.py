@@ -28,9 +28,16 @@ SINGLES = 260_000
 
 
 def section(
-    results: Results, task: Mapping[str, Any], one: TaskTable, styles: Mapping[str, str], metrics: Sequence[str]
+    results: Results,
+    task: Mapping[str, Any],
+    one: TaskTable,
+    styles: Mapping[str, str],
+    metrics: Sequence[str],
+    dropped: int = 0,
 ) -> tuple[str, dict[str, Any]]:
-    """The section as HTML, and the data to show it differently; `metrics` are those to choose from."""
+    """The section as HTML, and the data to show it differently; `metrics` are those to choose from, and so many were
+    `dropped` for the size of the page.
+    """
     data: dict[str, Any] = {"columns": _columns(one), "metrics": {}}
     marks = _forest(results, task, one, one)
     parts = [
@@ -39,7 +46,7 @@ def section(
         f'<p class="facts">{escape(_facts(results, task))}</p>',
     ]
     if marks:
-        parts.append(_controls(one, metrics))
+        parts.append(_controls(one, metrics) + _too_many(results, dropped))
         rows, left, right = marks
         drawing = f'<div class="scroll">{forest.draw(rows, left, right, styles)}</div>'
         parts.append(figure("Result", "", drawing, file_name(one.task, "result")))
@@ -82,6 +89,16 @@ def _controls(one: TaskTable, metrics: Sequence[str]) -> str:
         f'<label>judged by <select data-set="metric">{judged}</select></label>'
         '<span class="asked" role="status" hidden>Exploratory: the registered question is against '
         f'{escape(one.baseline)} by {escape(words(one.metric))}. <button type="button">back to it</button></span></p>'
+    )
+
+
+def _too_many(results: Results, dropped: int) -> str:
+    if not dropped:
+        return ""
+    some = f"{dropped} further metric{'s' if dropped > 1 else ''} cannot be chosen here"
+    return (
+        f'<p class="soft">{some}, since the page would get too large: '
+        "<code>hf-optim results</code> has them, and so has runs.csv.</p>"
     )
 
 

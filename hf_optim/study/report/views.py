@@ -33,12 +33,14 @@ def metrics(results: Results, task: Mapping[str, Any], one: TaskTable) -> list[s
     return [one.metric, *(name for name in named if name != one.metric)]
 
 
-def fitting(results: Results, tables: list[TaskTable]) -> dict[str, list[str]]:
-    """Which metrics can be shown with every baseline before the page gets too large, by task; none: no views."""
+def fitting(results: Results, tables: list[TaskTable]) -> dict[str, tuple[list[str], int]]:
+    """By task, which metrics can be shown with every baseline before the page gets too large, and how many cannot; none
+    of both: no views.
+    """
     left = MOST_BYTES
     kept: dict[str, list[str]] = {one.task: [] for one in tables}
     if results.standing.judgement is None:
-        return kept
+        return {task: ([], 0) for task in kept}
     known = {one.task: metrics(results, task, one) for task, one in zip(results.plan.tasks, tables, strict=True)}
     for number in range(max(map(len, known.values()), default=0)):
         for one in tables:
@@ -46,7 +48,8 @@ def fitting(results: Results, tables: list[TaskTable]) -> dict[str, list[str]]:
             if number < len(known[one.task]) and cost <= left and len(one.rows) > 1:
                 kept[one.task].append(known[one.task][number])
                 left -= cost
-    return kept
+    several = {one.task: len(one.rows) > 1 for one in tables}
+    return {task: (names, (len(known[task]) - len(names)) * several[task]) for task, names in kept.items()}
 
 
 def variants(
