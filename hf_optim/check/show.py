@@ -76,8 +76,8 @@ def summary(report: Report) -> str:
     unmade = f"; {len(report.unmade)} of them could not be made" if report.unmade else ""
     number = len(report.names)
     return (
-        f"{number} optimizer{'s' * (number != 1)}, {len(report.checks)} checks: {count[PASS]} passed, {count[FAIL]} failed, "
-        f"{count[NOT]} do not apply{unmade}"
+        f"{number} optimizer{'s' * (number != 1)}, {len(report.checks)} checks: {count[PASS]} passed, "
+        f"{count[FAIL]} failed, {count[NOT]} do not apply{unmade}"
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
+from hf_optim.experiment.own import MODEL as OWN
 from hf_optim.study.findings import naming
 from hf_optim.study.folder.outcomes import Arm
 from hf_optim.study.folder.results import Results
@@ -128,7 +129,7 @@ def build(results: Results) -> list[TaskTable]:
         tables.append(
             TaskTable(
                 label, task["title"], task["primary"]["name"], greater, plan.baseline, ranked, ours,
-                task.get("size", ""), naming.suffix(plan), note(results),
+                "" if task.get("model") == OWN else task.get("size", ""), naming.suffix(plan), note(results),
             )
         )  # fmt: skip
     return tables

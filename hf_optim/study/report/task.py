@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim.core.text import html as escape
+from hf_optim.experiment.own import MODEL as OWN
 from hf_optim.study.findings import table
 from hf_optim.study.findings.curves import Curve, Histories
 from hf_optim.study.findings.spending import AXES
@@ -309,7 +310,8 @@ def _facts(results: Results, task: Mapping[str, Any]) -> str:
         results.records[run.id] for run in results.plan.runs if run.task == task["label"] and run.id in results.records
     ]
     fine = [record for record in here if record["status"] == "ok"]
-    facts = [f"{task['title']}, {task['task']}/{task['model']}, size {task['size']}"]
+    own = task["model"] == OWN
+    facts = [f"{task['title']}, {task['task']}" + ("" if own else f"/{task['model']}, size {task['size']}")]
     notes = sorted({str(r["data"].get("note") or r["data"].get("name")) for r in fine if r.get("data")})
     facts += notes[:2]
     steps = sorted({r["time"].get("steps") for r in fine} - {None})
