@@ -154,7 +154,7 @@ def test_doctor_says_what_is_used(capsys) -> None:
 def test_info_tells_algorithm_defaults_and_needs(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "info", "smaran")
     assert code == 0
-    for part in ("hf_optim.SMARAN", "needs:        loss", "gamma=0.9", "ghat = g / (||g|| + eps)", "search space"):
+    for part in ("hf_optim.SMARAN", "needs:        loss", "gamma=0.9", "ghat = g / (||g|| + eps)", "lr 0.001 to 1, "):
         assert part in out
 
 

@@ -11,8 +11,8 @@ import pytest
 from study_fakes import make_study
 from tuning_fakes import YAML, expand, whole
 
-from hf_optim.study.findings import table
 from hf_optim.study.findings.curves import Histories
+from hf_optim.study.findings.table import build
 from hf_optim.study.folder import results as records
 from hf_optim.study.report import views
 from hf_optim.study.report.differs import configurations, on_task
@@ -131,7 +131,7 @@ def test_the_loss_is_drawn_over_what_was_spent(tmp_path: Path) -> None:
 
 def test_the_page_says_how_many_metrics_did_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = records.load(make_study(tmp_path, seeds=4))
-    tables_ = table.build(results)
+    tables_ = build(results)
     metrics, dropped = views.fitting(results, tables_)["MLP"]
     assert len(metrics) > 1 and dropped == 0 and "cannot be chosen here" not in render(results, tables_)
     monkeypatch.setattr(views, "MOST_BYTES", 9 * views.ROW_BYTES)  # three optimizers, one metric
