@@ -175,11 +175,11 @@ def run_shell(command: str, folder: Path, limit: float) -> tuple[str, str]:
             status = "failed" if process.wait(limit or None) else "ok"
         except subprocess.TimeoutExpired:
             status = "stopped"
-            for how in (signal.SIGINT, signal.SIGKILL):
+            for how in (signal.SIGTERM, signal.SIGKILL):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, how)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(20)
+                    process.wait(10)
         out.seek(0)
         return status, out.read()[-1500:]
 
