@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from study_fakes import make_study
 
 from hf_optim.commands.main import main
 from hf_optim.registry import info, list_optimizers
@@ -50,7 +51,18 @@ def test_overviews_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert got.stdout.splitlines()[-1] == "HEAVY 0 []", got.stdout
 
 
+def test_a_report_comes_from_records_without_torch(tmp_path: Path) -> None:
+    make_study(tmp_path)
+    script = (
+        "import sys\nfrom hf_optim.commands.main import main\n"
+        "assert main(sys.argv[1:]) == 0 and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script, "report", str(tmp_path)], cwd=ROOT, capture_output=True, check=True)
+    assert (tmp_path / "report.html").is_file()
+
+
 BAD = {
+    ("compare", "adamw", "smaran", "--task", "vision", "--report-to", "tensorbord"): "tensorboard",
     ("study", "no_such_study"): "quickstart",
     ("study", "smoke", "--jobs", "0"): "--jobs must be at least 1",
     ("study", "smoke", "--seeds", "0", "--dry-run"): "--seeds must be at least 1",

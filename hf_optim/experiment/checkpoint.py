@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +15,7 @@ from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files, record
 from hf_optim.experiment.evaluator import quiet, train_part
-from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.spec import RunSpec, paths_in
 from hf_optim.experiment.task import Task, check_run, load
 
 
@@ -115,12 +113,6 @@ def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
         raise UserError(f"checkpoint: there is no {file}, so say which run it was: --task, --model, --size") from error
     except (OSError, ValueError) as error:
         raise UserError(f"checkpoint: {file} does not name a run: {one_line(error)}") from error
-
-
-def paths_in(spec: Mapping[str, Any]) -> list[str]:
-    """What of a run's data and options is a path rather than a name."""
-    named = [spec.get("data"), *(spec.get("options") or {}).values()]
-    return [one for one in named if isinstance(one, str) and (os.sep in one or one.startswith((".", "~")))]
 
 
 def read_solution(

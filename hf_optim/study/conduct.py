@@ -12,8 +12,8 @@ from hf_optim.core import importing
 from hf_optim.core import text as safe
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
-from hf_optim.experiment.checkpoint import paths_in
 from hf_optim.experiment.files import write_atomically
+from hf_optim.experiment.spec import paths_in
 from hf_optim.study.findings import design, naming, table, verdicts
 from hf_optim.study.findings import protocol as tuning_report
 from hf_optim.study.folder import changes, questions, rows, stages
