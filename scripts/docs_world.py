@@ -17,6 +17,8 @@ baseline: adamw
 tasks: [{task: logistic, size: smoke}]
 optimizers: [{name: adamw, lr: 0.01}, {name: smaran, lr: 0.1}, {name: sgd, lr: 0.1}]
 """
+#: studies that pages read: made of STUDY under their names, with these seeds, when a command first names them
+FURTHER = {"a": [0], "b": [1], "before": [0, 1], "after": [0, 1]}
 SCRIPT = """\
 import torch
 from transformers import Trainer, TrainingArguments
@@ -72,6 +74,9 @@ def lay(folder: Path) -> None:
     shutil.copytree(ROOT / "docs" / "examples", folder / "docs" / "examples")
     for name, text in {"my.yaml": STUDY, "run_glue.py": SCRIPT, "my_optimizers.py": SAM}.items():
         (folder / name).write_text(text)
+    for name, seeds in FURTHER.items():
+        text = STUDY.replace("name: my", f"name: {name}").replace("seeds: 2", f"seeds: {{these: {seeds}}}")
+        (folder / f"{name}.yaml").write_text(text)
     lines = [" ".join(WORDS[(i * j + j) % len(WORDS)] for j in range(1, 30)) + "." for i in range(400)]
     for name in ("my/text", "my/corpus"):
         (folder / name).mkdir(parents=True)

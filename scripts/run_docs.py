@@ -201,6 +201,9 @@ def run_page(page: Path, folder: Path, limit: float, quick: bool = False) -> Ite
             if (moved := re.fullmatch(r"cd (\S+)", printed)) is not None:
                 place = place / moved[1]
                 continue
+            for name in docs_world.FURTHER:
+                if re.search(rf"studies/{name}\b", command) and not (folder / "studies" / name).exists():
+                    run_shell(f"hf-optim study {name}.yaml", folder, 0)
             status, said = run_shell(command, place, 0 if WHOLE.search(command) else limit)
             yield block.page, status, printed, said
         if block.language == "bash":
