@@ -59,6 +59,9 @@ class Info:
     cited: tuple[str, str, str, int] = ("", "", "", 0)
     #: how many of its slots may be kept in 8 bits
     int8_slots: int = 0
+    #: the rules that it contains, and its base of a wrapper that may be its base: see `core.rule` and `bases.wrapper`
+    special_cases: MappingProxyType[str, dict[str, float]] = field(default_factory=lambda: MappingProxyType({}))
+    as_base: MappingProxyType[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def int8_bytes(self) -> float | None:
@@ -134,6 +137,8 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
         ast.get_docstring(cls) or "",
         cited=own.get("cited", ("", "", "", 0)),
         int8_slots=len(own.get("int8_slots", ())),
+        special_cases=MappingProxyType(own.get("special_cases", {})),
+        as_base=MappingProxyType(own.get("as_base", {})),
     )
     infos[path.stem] = info
     for name, preset in top.get("PRESETS", {}).items():
@@ -157,6 +162,7 @@ def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
         arguments=MappingProxyType(changed),
         state_bytes=preset.get("state_bytes", info.state_bytes),
         search_space=MappingProxyType(preset["search_space"]),
+        special_cases=MappingProxyType(preset.get("special_cases", {})),
     )
 
 
@@ -330,11 +336,11 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
 
 def _named(optimizer: Made, source: Any, earlier: list[list[str]] | None = None) -> Made:
     """The optimizer with its tensors' names in its groups, where a model has told them."""
-    from hf_optim.bases import layout
+    from hf_optim.bases import parameter_names
 
     names = getattr(source, "names", {})
     if all(p in names for group in optimizer.param_groups for p in group["params"]):
-        layout.name(optimizer, names, [list(names.values())] if earlier is None else earlier)
+        parameter_names.name(optimizer, names, [list(names.values())] if earlier is None else earlier)
     return optimizer
 
 

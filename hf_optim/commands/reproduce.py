@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim reproduce") ->
         parser.error("--all and --budget go together: --all --budget 10h")
     if given.all and (given.output or given.only):
         parser.error("--output and --only belong to one claim, and not to --all")
-    from hf_optim.claims.narrow import Wish
+    from hf_optim.claims.wishes import Wish
     from hf_optim.commands import reproduction
 
     options = reproduction.Options(

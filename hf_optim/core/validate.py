@@ -69,9 +69,9 @@ def _as_close(word: str, words: Iterable[str]) -> list[str]:
 def closest(word: str, words: Iterable[str]) -> str:
     """` (did you mean ...?)` or nothing."""
     words = list(words)
-    lower = {one.lower(): one for one in reversed(words)}
-    near = [one for one in (_SAME.get(word.lower(), ""), word) if one in words and one != word]
-    near = near or [lower[one] for one in _as_close(word.lower(), lower)]
+    lower = {known.lower(): known for known in reversed(words)}
+    near = [candidate for candidate in (_SAME.get(word.lower(), ""), word) if candidate in words and candidate != word]
+    near = near or [lower[match] for match in _as_close(word.lower(), lower)]
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
