@@ -77,13 +77,18 @@ def lay(folder: Path) -> None:
     for name, seeds in FURTHER.items():
         text = STUDY.replace("name: my", f"name: {name}").replace("seeds: 2", f"seeds: {{these: {seeds}}}")
         (folder / f"{name}.yaml").write_text(text)
-    lines = [" ".join(WORDS[(i * j + j) % len(WORDS)] for j in range(1, 30)) + "." for i in range(400)]
+    sentences = [" ".join(WORDS[(i * j + j) % len(WORDS)] for j in range(1, 15)).capitalize() + "." for i in range(800)]
+    paragraphs = [" ".join(pair) for pair in zip(sentences[::2], sentences[1::2], strict=True)]
     for name in ("my/text", "my/corpus"):
         (folder / name).mkdir(parents=True)
-        for split, part in (("train", lines[:320]), ("validation", lines[320:360]), ("test", lines[360:])):
+        for split, part in (
+            ("train", paragraphs[:320]),
+            ("validation", paragraphs[320:360]),
+            ("test", paragraphs[360:]),
+        ):
             (folder / name / f"{split}.txt").write_text("\n\n".join(part))
     for language in ("de", "en"):
-        (folder / f"my/corpus.{language}").write_text("\n".join(line[:60] for line in lines))
+        (folder / f"my/sentences.{language}").write_text("\n".join(sentences))
     pairs = [{"prompt": f"{word}?", "answer": word} for word in WORDS * 10]
     (folder / "my/pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     _photos(folder / "photos")
