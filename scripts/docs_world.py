@@ -79,13 +79,10 @@ def lay(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(text)
     sentences = [" ".join(WORDS[(i * j + j) % len(WORDS)] for j in range(1, 15)).capitalize() + "." for i in range(800)]
     paragraphs = [" ".join(pair) for pair in zip(sentences[::2], sentences[1::2], strict=True)]
+    splits = {"train": paragraphs[:320], "validation": paragraphs[320:360], "test": paragraphs[360:]}
     for name in ("my/text", "my/corpus"):
         (folder / name).mkdir(parents=True)
-        for split, part in (
-            ("train", paragraphs[:320]),
-            ("validation", paragraphs[320:360]),
-            ("test", paragraphs[360:]),
-        ):
+        for split, part in splits.items():
             (folder / name / f"{split}.txt").write_text("\n\n".join(part))
     for language in ("de", "en"):
         (folder / f"my/sentences.{language}").write_text("\n".join(sentences))
