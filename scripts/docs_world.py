@@ -77,7 +77,8 @@ def lay(folder: Path) -> None:
     for name, seeds in FURTHER.items():
         text = STUDY.replace("name: my", f"name: {name}").replace("seeds: 2", f"seeds: {{these: {seeds}}}")
         (folder / f"{name}.yaml").write_text(text)
-    sentences = [" ".join(WORDS[(i * j + j) % len(WORDS)] for j in range(1, 15)).capitalize() + "." for i in range(800)]
+    sentences = [" ".join(WORDS[(i * j + j) % len(WORDS)] for j in range(1, 15)) for i in range(800)]
+    sentences = [f"In line {i} {sentence}." for i, sentence in enumerate(sentences)]
     paragraphs = [" ".join(pair) for pair in zip(sentences[::2], sentences[1::2], strict=True)]
     splits = {"train": paragraphs[:320], "validation": paragraphs[320:360], "test": paragraphs[360:]}
     for name in ("my/text", "my/corpus"):
