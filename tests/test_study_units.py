@@ -18,7 +18,7 @@ from hf_optim.study.folder import stages
 from hf_optim.study.folder.standing import standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch.follow import follow
-from hf_optim.study.plan import candidates
+from hf_optim.study.plan import tuning_points
 from hf_optim.study.plan.plan import Plan, Run
 
 REPEATED = YAML.replace("seeds: 3\n", "").replace("  trials: 6\n", "  trials: 3\n  repetitions: [2, 4]\n  seeds: 2\n")
@@ -65,7 +65,7 @@ def test_repetitions_have_points_of_their_own_and_tasks_too() -> None:
     cells = [c for c in expand(two).tuning["cells"] if c["optimizer"] == "SMARAN"]
     assert len(cells) == 8 and len({json.dumps(c["points"]) for c in cells}) == 8
     once = [c for c in expand(YAML).tuning["cells"] if c["optimizer"] == "SMARAN"]
-    assert once[0]["points"] == candidates.draw(once[0]["space"], "qmc", 1000, 6)
+    assert once[0]["points"] == tuning_points.draw(once[0]["space"], "qmc", 1000, 6)
 
 
 THREE = "".join(
@@ -123,9 +123,9 @@ def test_points_are_optunas_quasi_random_ones() -> None:
     space = {"lr": ["log", 1e-4, 1.0], "k": ["choice", [1, [2, 3], None]], "a": ["linear", -2.0, 5.0]}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.QMCSampler(qmc_type="sobol", scramble=True, seed=7))
-    ranges = candidates.distributions(space)
+    ranges = tuning_points.distributions(space)
     study.ask(ranges)
-    for point in candidates.draw(space, "qmc", 7, 5):
+    for point in tuning_points.draw(space, "qmc", 7, 5):
         theirs = study.ask(ranges).params
         assert point["k"] == json.loads(theirs["k"])
         assert (point["lr"], point["a"]) == pytest.approx((theirs["lr"], theirs["a"]), rel=1e-3)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from hf_optim import __version__, registry
 from hf_optim.commands.parser import Parser
-from hf_optim.core import text
+from hf_optim.core import safe_text
 from hf_optim.errors import UserError
 
 ABOUT = "print the paper behind an optimizer, as BibTeX"
@@ -69,4 +69,4 @@ def _key(authors: str, title: str, year: int) -> str:
 
 
 def _safe(value: str) -> str:
-    return text.latex(value)
+    return safe_text.latex(value)

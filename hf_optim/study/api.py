@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.errors import UserError
-from hf_optim.experiment.own import OwnTraining
+from hf_optim.experiment.own_training import OwnTraining
 from hf_optim.study.findings import table, verdicts
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder import rows

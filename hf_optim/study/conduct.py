@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.core import importing
-from hf_optim.core import text as safe
+from hf_optim.core import safe_text as safe
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
 from hf_optim.experiment.files import write_atomically

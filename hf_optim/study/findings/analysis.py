@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from hf_optim.core.text import markdown as markdown_text
+from hf_optim.core.safe_text import markdown as markdown_text
 from hf_optim.study.findings import naming, profiles, speedups, verdicts
 from hf_optim.study.findings.table import Row, TaskTable, p_text
 from hf_optim.study.folder.judgement import Judgement

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
-from hf_optim.experiment.own import MODEL as OWN
+from hf_optim.experiment.own_training import MODEL as OWN
 from hf_optim.study.findings import naming
 from hf_optim.study.folder.outcomes import Arm
 from hf_optim.study.folder.results import Results

@@ -101,7 +101,7 @@ def make_cell(
     source: Source, block: Mapping[str, Any], cell: PlanCell, given: Mapping[str, Any], seed: int
 ) -> dict[str, Any]:
     """The space of one optimizer on one task, and its points for one tuning seed."""
-    from hf_optim.study.plan.candidates import draw
+    from hf_optim.study.plan.tuning_points import draw
 
     space = space_of(source, cell, given)
     # A score adds up tasks, so in repetitions the luck of tuning must be another one on each.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.study.findings import ladder as findings
 from hf_optim.study.findings.ladder import Ladder
 from hf_optim.study.findings.ladder_rates import Rate

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_optim.core import text as safe
+from hf_optim.core import safe_text as safe
 from hf_optim.study.findings.table import Row, TaskTable
 from hf_optim.study.report.summary import words
 from hf_optim.study.statistics.paired import Summary

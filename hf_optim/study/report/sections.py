@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import SPEEDUP, Analysis
 from hf_optim.study.findings.curves import Curve

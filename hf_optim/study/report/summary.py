@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.study.findings import naming, verdicts
 from hf_optim.study.findings.design import lines
 from hf_optim.study.findings.table import TaskTable, spread

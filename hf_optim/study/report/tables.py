@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_optim.core import text as safe
+from hf_optim.core import safe_text as safe
 from hf_optim.study.findings.table import COSTS, OTHERS, TaskTable, cost_text, result_cells, spread
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number

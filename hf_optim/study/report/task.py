@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_optim.core.text import html as escape
-from hf_optim.experiment.own import MODEL as OWN
+from hf_optim.core.safe_text import html as escape
+from hf_optim.experiment.own_training import MODEL as OWN
 from hf_optim.study.findings import table
 from hf_optim.study.findings.curves import Curve, Histories
 from hf_optim.study.findings.spending import AXES
