@@ -99,7 +99,7 @@ def _photos(folder: Path) -> None:
         for i, kind in enumerate(("cats", "dogs")):
             (folder / split / kind).mkdir(parents=True)
             for n in range(count):
-                Image.new("RGB", (32, 32), (200 * i, (n * 5) % 255, 90)).save(folder / split / kind / f"{n}.png")
+                Image.new("RGB", (32, 32), (200 * i, 5 * n % 255, 90 + 3 * n)).save(folder / split / kind / f"{n}.png")
 
 
 def _model() -> Any:
