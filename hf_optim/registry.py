@@ -206,13 +206,24 @@ def info(name: str) -> Info:
         ) from None
 
 
+def stands(thing: Any) -> bool:
+    """Whether it can be where a name is: a name, an optimizer class, or what can be called for one."""
+    return isinstance(thing, str) or (callable(thing) and (not isinstance(thing, type) or hasattr(thing, "step")))
+
+
+def named(thing: Any) -> Any:
+    """The name of a class of this library; anything else as it is."""
+    home, _, stem = (thing.__module__ if isinstance(thing, type) else "").rpartition(".")
+    ours = home in ("hf_optim.optimizers", "hf_optim.wrappers") and info(stem).cls.endswith(f".{thing.__name__}")
+    return stem if ours else thing
+
+
 def as_spec(spec: Any) -> dict[str, Any]:
-    """A name or a mapping with `name`, as a mapping."""
-    if isinstance(spec, str):
-        return {"name": spec}
-    if isinstance(spec, dict) and isinstance(spec.get("name"), str):
-        return dict(spec)
-    raise UserError(f"an optimizer is a name or a mapping with a 'name', got {spec!r}")
+    """A name or a mapping with `name`, as a mapping; a class or a factory stands as its own name."""
+    given = dict(spec) if isinstance(spec, dict) else {"name": spec}
+    if stands(given.get("name")):
+        return {**given, "name": named(given["name"])}
+    raise UserError(f"an optimizer is a name, a class, a factory or a mapping with a 'name', got {spec!r}")
 
 
 def check_spec(spec: Any) -> None:
@@ -223,7 +234,7 @@ def check_spec(spec: Any) -> None:
     """
     given = as_spec(spec)
     name = given.pop("name")
-    if ":" in name:
+    if not isinstance(name, str) or ":" in name:
         return
     known = info(name)
     if known.family == "wrapper":
@@ -276,7 +287,7 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
             that decay and groups that do not (`hf_optim.core.groups`), whoever wrote the optimizer. None for an
             instance.
         hyper: the rule's hyper-parameters and options (`info(name).defaults`). Wrappers take `base`: a name, a
-            mapping with `name`, or an optimizer instance; then `params_or_model` is the base's (None for an instance).
+            mapping with `name`, a class, a factory, or an instance, with `params_or_model` None then.
             `decay_all=True` decays a model's biases and normalisation layers too, as published code without parameter
             groups does.
 
@@ -293,11 +304,11 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         spec = {**as_spec(name), **hyper}
         return create(spec.pop("name"), params_or_model, **spec)
     source = Parameters(params_or_model) if isinstance(params_or_model, nn.Module) else params_or_model
+    name = named(name)
     if not isinstance(name, str):
-        if not (isinstance(name, torch.optim.Optimizer) or callable(name)):
+        if not (isinstance(name, torch.optim.Optimizer) or stands(name)):
             raise UserError(f"an optimizer is a name, a class, a factory or an instance, got {type(name).__name__}")
-        label = getattr(name, "__name__", type(name).__name__)
-        return _named(foreign.make(name, label, source, hyper), source)
+        return _named(foreign.make(name, foreign.label(name), source, hyper), source)
     spec = {"name": name, **hyper}
     base = hyper.get("base")
     if isinstance(base, torch.optim.Optimizer):
@@ -372,12 +383,13 @@ def check_values(spec: Any) -> None:
     from hf_optim.core import foreign
 
     inner = as_spec(spec)
-    while isinstance(inner.get("base"), (str, dict)) and (isinstance(inner["base"], str) or "name" in inner["base"]):
+    while stands(inner.get("base")) or (isinstance(inner.get("base"), dict) and "name" in inner["base"]):
         inner = as_spec(inner["base"])
     name = inner.pop("name")
-    if ":" in name and not foreign.is_class(resolve(name)):
+    thing = resolve(name) if isinstance(name, str) and ":" in name else name
+    if not isinstance(thing, str) and not foreign.is_class(thing):
         check_spec(spec)
-        foreign.check_arguments(resolve(name), name, inner)
+        foreign.check_arguments(thing, foreign.label(name), inner)
         return
     build(spec, torch.nn.Linear(2, 2))
 

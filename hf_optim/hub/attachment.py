@@ -19,11 +19,12 @@ import torch
 from transformers import TrainerCallback
 
 from hf_optim import registry
+from hf_optim.core.foreign import label
 from hf_optim.core.groups import Parameters, describe
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, companion, modes, schedules
-from hf_optim.hub.arguments import innermost, label, meaningless, settle, trial_parameters
+from hf_optim.hub.arguments import innermost, meaningless, settle, trial_parameters
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
 from hf_optim.hub.groups import Beside, Untrained, modules_of, of_trainer
 from hf_optim.hub.monitor import Monitor

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core.foreign import label
+
 FILE = "hf_optim.json"
 
 
@@ -15,7 +17,7 @@ def describe(args: Any, spec: dict[str, Any]) -> dict[str, Any]:
         "processes": args.world_size,
         "step_samples": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
-        "optimizer": json.loads(json.dumps(spec, default=str)),
+        "optimizer": json.loads(json.dumps(spec, default=lambda v: label(v) if callable(v) else str(v))),
     }
 
 
