@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_parts import Tiny, TinyConfig, data, make, rows, weights
+from hub_parts import Tiny, TinyConfig, make, rows, weights
 from torch import nn
 from torch.nn import functional
 from transformers import Trainer, set_seed
@@ -153,52 +153,6 @@ def test_mistakes_of_a_launch_are_one_line(tmp_path, capsys, monkeypatch):
 
 
 # --- frameworks -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_lightning(tmp_path, accumulation):
-    """The loss of the whole accumulation window, and the epoch's length."""
-    lightning = pytest.importorskip("lightning")
-    from hf_optim.hub.lightning import LightningFeed
-
-    batches = [(torch.stack([r["x"] for r in d]), torch.stack([r["labels"] for r in d])) for d in _batches(24)]
-
-    class Module(lightning.LightningModule):
-        def __init__(self, name, **hyper):
-            super().__init__()
-            self.model, self.spec = _tiny(), (name, hyper)
-
-        def training_step(self, batch, index):
-            return functional.cross_entropy(self.model.logits(batch[0]), batch[1])
-
-        def configure_optimizers(self):
-            self.made = hf_optim.create(self.spec[0], self.model, **self.spec[1])
-            return self.made
-
-    def fit(module):
-        lightning.Trainer(
-            max_epochs=1, accelerator="cpu", devices=1, accumulate_grad_batches=accumulation, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            default_root_dir=tmp_path, callbacks=[LightningFeed()],
-        ).fit(module, train_dataloaders=torch.utils.data.DataLoader(batches, batch_size=None))  # fmt: skip
-        return module
-
-    found = fit(Module("smaran", lr=0.05))
-    torch.testing.assert_close(
-        weights(found.model), _smaran_by_hand(batches, accumulation=accumulation), rtol=0, atol=1e-6
-    )
-    told = fit(Module("tlr_sgd", p=0.5)).made
-    assert told.param_groups[0]["tlr_interval"] == int(0.5 * 6 / accumulation)
-    if accumulation > 1:
-        with pytest.raises(hf_optim.UserError, match="accumulate_grad_batches=1"):
-            fit(Module("sls"))
-    else:
-        assert not torch.equal(weights(fit(Module("sls")).model), weights(_tiny()))
-
-
-def _batches(n):
-    every = data(n)
-    return [every[i : i + 4] for i in range(0, n, 4)]
 
 
 def test_timm(tmp_path):

@@ -165,9 +165,13 @@ class Attachment(TrainerCallback):
                 f"{name}: the rate changes after {first} steps at the earliest and the run has "
                 f"{state.max_steps}: it stays what it is; give a smaller p or interval",
             )
-        warning = backends.clipping(self.optimizer, name, args.max_grad_norm, closing)
-        if warning:
-            self._say(logging.WARNING, warning)
+        shortened = backends.clipping(self.optimizer, name, closing)
+        if args.max_grad_norm and shortened:
+            self._say(
+                logging.WARNING,
+                f"max_grad_norm={args.max_grad_norm} (TrainingArguments' default is 1.0) {shortened}: "
+                f"set max_grad_norm=0{' for a line search' if closing else ''}",
+            )
         wanted = needs(self.optimizer)
         self._brief = not ("evaluate" in wanted or closing)
         if not self._brief or ("loss" in wanted and _has_own_loss(trainer)):
