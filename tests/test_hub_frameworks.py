@@ -166,6 +166,15 @@ def test_timm(tmp_path):
 
     names = door.register()
     assert "hf-adan" in names and "hf-adamw-agr" in names and not {"hf-smaran", "hf-tlr"} & set(names)
+    assert not [name for name in names if "schedule-free" in name]  # timm's script never calls eval()
+    for name in names:
+        layer = nn.Linear(2, 2)
+        opt = timm.optim.create_optimizer_v2(layer, name, lr=0.1, weight_decay=0.0)
+        before = weights(layer)
+        for _ in range(2):  # ACProp's first step fills its memory
+            layer(torch.ones(1, 2)).sum().backward()
+            opt.step()
+        assert not torch.equal(before, weights(layer)), name
     found = []
     for name in ("hf-adamw", "adamw"):
         torch.manual_seed(0)

@@ -17,6 +17,7 @@ WRAPPED = {
     "tlr": {"base": {"name": "adan"}, "interval": 2},
     "lookahead": {"base": {"name": "torch.optim:SGD", "lr": 0.1, "momentum": 0.9}, "k": 3},
     "hdk": {"base": {"name": "sgd", "lr": 0.1}, "eta": 1e-3, "interval": 2},
+    "tlr_legacy": {"base": {"name": "sgd", "lr": 0.1}, "interval": 2},
 }
 
 

@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -180,6 +181,7 @@ class Attachment(TrainerCallback):
             self._patch(trainer, "training_step", self._training_step)
             self._patch(trainer, "_prepare_inputs", self._prepare_inputs)
         self._beside = Beside(trainer, self.optimizer)
+        self._beside.spread()
         if closing:
             assert self._replay is not None
             self.closure = closures.Closure(self._replay, self.optimizer, args.max_grad_norm, self._beside.average)
@@ -226,6 +228,8 @@ class Attachment(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         companion.write(args, {**self.spec, "name": self.name}, state.global_step, modes.holds(self.optimizer))
+        if self._beside is not None:
+            self._beside.write(companion.folder(args, state.global_step))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         modes.evaluate(self.optimizer)
@@ -235,7 +239,12 @@ class Attachment(TrainerCallback):
         for line in companion.differences(self.trainer.args, {**self.spec, "name": self.name}, checkpoint):
             self._say(logging.WARNING, f"{self.name}: {line}")
         assert self._inner_load is not None
-        return self._inner_load(checkpoint, *args, **kwargs)
+        result = self._inner_load(checkpoint, *args, **kwargs)
+        if checkpoint is not None:
+            line = Beside(self.trainer, self.optimizer).read(Path(checkpoint))
+            if line is not None:
+                self._say(logging.WARNING, f"{self.name}: {line}")
+        return result
 
     def _assert_ours(self) -> None:
         used = self.trainer.optimizer

@@ -21,13 +21,17 @@ def describe(args: Any, spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def folder(args: Any, step: int) -> Path:
+    """Where Trainer writes the checkpoint of a step."""
+    return Path(args.output_dir) / f"checkpoint-{step}"
+
+
 def write(args: Any, spec: dict[str, Any], step: int, weights: str | None = None) -> None:
     """Beside the checkpoint of `step`, by the first process; `weights` says which of two an optimizer's own are saved
     (`hf_optim.hub.modes.holds`)."""
-    folder = Path(args.output_dir) / f"checkpoint-{step}"
-    if args.process_index == 0 and folder.is_dir():
+    if args.process_index == 0 and folder(args, step).is_dir():
         described = describe(args, spec) | ({} if weights is None else {"weights": weights})
-        (folder / FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        (folder(args, step) / FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
 def differences(args: Any, spec: dict[str, Any], checkpoint: str | None) -> list[str]:
