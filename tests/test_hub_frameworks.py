@@ -262,14 +262,26 @@ def test_sentence_transformers(tmp_path):
 
 
 def test_axolotl_calls_the_plugin(tmp_path):
-    """Its interface as read: `post_trainer_create(cfg, trainer)` between building and training."""
+    """Its interface as read: `post_trainer_create(cfg, trainer)` between building and training. Its trainer then calls
+    what stands in `optimizer_cls_and_kwargs` bare, and the result with the model and the training arguments."""
     from hf_optim.hub.axolotl import Plugin
 
     plugin = Plugin()
     assert plugin.get_input_args() == "hf_optim.hub.axolotl.Arguments"
-    trainer = make(tmp_path, n=24)
+
+    class Axolotls(Trainer):
+        def create_optimizer(self, model=None):
+            make_optimizer, hyper = self.optimizer_cls_and_kwargs
+            self.optimizer = make_optimizer()(self.model if model is None else model, self.args, **hyper)
+            return self.optimizer
+
+    trainer = make(tmp_path, trainer=Axolotls, n=24)
     with pytest.raises(hf_optim.UserError, match="hf_optim: {name"):
         plugin.post_trainer_create({}, trainer)
+    trainer.args.embedding_lr = 1e-5
+    with pytest.raises(hf_optim.UserError, match="embedding_lr of axolotl would have no effect"):
+        plugin.post_trainer_create({"hf_optim": "smaran"}, trainer)
+    trainer.args.embedding_lr = None
     plugin.post_trainer_create({"hf_optim": {"name": "smaran", "lr": 0.05}}, trainer)
     trainer.train()
     torch.testing.assert_close(weights(trainer), _smaran_by_hand(trainer.model.seen), rtol=0, atol=1e-6)
