@@ -32,7 +32,7 @@ class Plugin(BasePlugin):  # type: ignore[misc, unused-ignore]
             raise UserError("the hf_optim plugin needs `hf_optim: {name: ...}` in the YAML, or leave the plugin out")
         own = [key for key in _OWN_GROUPS if getattr(trainer.args, key, None) is not None]
         if own:
-            raise UserError(f"{', '.join(own)} of axolotl would have no effect on an attached optimizer: leave them out")
+            raise UserError(f"{', '.join(own)} of axolotl would have no effect on an attached optimizer: leave it out")
         return attach(trainer, spec if isinstance(spec, str) else dict(spec))
 
 
