@@ -24,7 +24,7 @@ from hf_optim.core.foreign import label
 from hf_optim.core.groups import Parameters, describe
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
-from hf_optim.hub import backends, closures, companion, modes, schedules
+from hf_optim.hub import backends, closures, companion, modes, renamed, schedules
 from hf_optim.hub.arguments import innermost, meaningless, settle, trial_parameters
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
 from hf_optim.hub.groups import Beside, Untrained, modules_of, of_trainer
@@ -241,10 +241,18 @@ class Attachment(TrainerCallback):
         assert self._inner_load is not None
         result = self._inner_load(checkpoint, *args, **kwargs)
         if checkpoint is not None:
+            self._complete(checkpoint)
             line = Beside(self.trainer, self.optimizer).read(Path(checkpoint))
             if line is not None:
                 self._say(logging.WARNING, f"{self.name}: {line}")
         return result
+
+    def _complete(self, checkpoint: str) -> None:
+        """Weights that Trainer has not found in a checkpoint of its own; where the model is whole."""
+        kind = str(getattr(self.trainer.accelerator.distributed_type, "value", "")).upper()
+        line = None if kind in ("FSDP", "DEEPSPEED") else renamed.complete(self.trainer.model, Path(checkpoint))
+        if line is not None:
+            self._say(logging.WARNING, f"{self.name}: {line}")
 
     def _assert_ours(self) -> None:
         used = self.trainer.optimizer
@@ -296,7 +304,11 @@ class Attachment(TrainerCallback):
     def _with_the_answer(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """What is saved are the weights that are evaluated; the next training step goes back to its own."""
         modes.evaluate(self.optimizer)
-        return self._patched[method][1](*args, **kwargs)
+        result = self._patched[method][1](*args, **kwargs)
+        best = self.trainer.state.best_model_checkpoint
+        if method == "_load_best_model" and best is not None:
+            self._complete(best)
+        return result
 
     def _hand_over_closures(self) -> None:
         """Stand in for the step of Accelerate's wrapper, which Trainer calls with nothing."""
