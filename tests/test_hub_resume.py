@@ -100,8 +100,8 @@ def test_weights_under_an_older_releases_names_are_resumed_with(tmp_path, caplog
             hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=2,
         )  # fmt: skip
         args = TrainingArguments(
-            str(tmp_path), use_cpu=True, report_to=[], per_device_train_batch_size=4, max_steps=6, save_strategy="steps",
-            save_steps=3, disable_tqdm=True, **arguments,
+            str(tmp_path), use_cpu=True, report_to=[], per_device_train_batch_size=4, max_steps=6, disable_tqdm=True,
+            save_strategy="steps", save_steps=3, **arguments,
         )  # fmt: skip
         trainer = Trainer(ViTForImageClassification(config), args, train_dataset=images, eval_dataset=images)
         hf_optim.attach(trainer, "adan", lr=0.05)

@@ -1,7 +1,7 @@
 """Weights that Trainer leaves out when it loads a checkpoint of its own.
 
-transformers writes some models (ViT among them) under the names of an older release, and `from_pretrained` reads them;
-but Trainer, which resumes by the names of this release, would go on with fresh weights beside the optimizer's old state.
+transformers writes some models (ViT among them) under the names of an older release, which `from_pretrained` reads.
+Trainer resumes by the names of this one, and would go on with fresh weights beside the optimizer's old state.
 """
 
 from __future__ import annotations
