@@ -242,9 +242,9 @@ class Attachment(TrainerCallback):
         result = self._inner_load(checkpoint, *args, **kwargs)
         if checkpoint is not None:
             self._complete(checkpoint)
-            line = Beside(self.trainer, self.optimizer).read(Path(checkpoint))
-            if line is not None:
-                self._say(logging.WARNING, f"{self.name}: {line}")
+            lacking = Beside(self.trainer, self.optimizer).read(Path(checkpoint))
+            if lacking is not None:
+                self._say(logging.WARNING, f"{self.name}: {lacking}")
         return result
 
     def _complete(self, checkpoint: str) -> None:

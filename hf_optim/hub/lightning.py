@@ -98,12 +98,24 @@ class LightningFeed(Callback):
         for optimizer in trainer.optimizers:
             modes.train(optimizer)
 
-    def _hold_the_answer(self, trainer: Any, *_: Any) -> None:
+    def _hold_the_answer(self, trainer: Any) -> None:
         for optimizer in trainer.optimizers:
             modes.evaluate(optimizer)
 
-    on_validation_start = on_test_start = on_predict_start = _hold_the_answer
-    on_train_epoch_end = on_train_end = _hold_the_answer  # before checkpoints: Lightning calls their callbacks last
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._hold_the_answer(trainer)
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        self._hold_the_answer(trainer)
+
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+        self._hold_the_answer(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._hold_the_answer(trainer)  # before a checkpoint: Lightning calls what saves last
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._hold_the_answer(trainer)
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         if any(getattr(saves, "save_weights_only", False) for saves in trainer.checkpoint_callbacks):
