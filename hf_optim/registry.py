@@ -59,6 +59,9 @@ class Info:
     cited: tuple[str, str, str, int] = ("", "", "", 0)
     #: how many of its slots may be kept in 8 bits
     int8_slots: int = 0
+    #: the rules that it contains, and its base of a wrapper that may be its base: see `core.rule` and `bases.wrapper`
+    special_cases: MappingProxyType[str, dict[str, float]] = field(default_factory=lambda: MappingProxyType({}))
+    as_base: MappingProxyType[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def int8_bytes(self) -> float | None:
@@ -134,6 +137,8 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
         ast.get_docstring(cls) or "",
         cited=own.get("cited", ("", "", "", 0)),
         int8_slots=len(own.get("int8_slots", ())),
+        special_cases=MappingProxyType(own.get("special_cases", {})),
+        as_base=MappingProxyType(own.get("as_base", {})),
     )
     infos[path.stem] = info
     for name, preset in top.get("PRESETS", {}).items():
@@ -157,6 +162,7 @@ def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
         arguments=MappingProxyType(changed),
         state_bytes=preset.get("state_bytes", info.state_bytes),
         search_space=MappingProxyType(preset["search_space"]),
+        special_cases=MappingProxyType(preset.get("special_cases", {})),
     )
 
 
@@ -206,16 +212,16 @@ def info(name: str) -> Info:
         ) from None
 
 
-def stands(thing: Any) -> bool:
+def stands(value: Any) -> bool:
     """Whether it can be where a name is: a name, an optimizer class, or what can be called for one."""
-    return isinstance(thing, str) or (callable(thing) and (not isinstance(thing, type) or hasattr(thing, "step")))
+    return isinstance(value, str) or (callable(value) and (not isinstance(value, type) or hasattr(value, "step")))
 
 
-def named(thing: Any) -> Any:
+def named(value: Any) -> Any:
     """The name of a class of this library; anything else as it is."""
-    home, _, stem = (thing.__module__ if isinstance(thing, type) else "").rpartition(".")
-    ours = home in ("hf_optim.optimizers", "hf_optim.wrappers") and info(stem).cls.endswith(f".{thing.__name__}")
-    return stem if ours else thing
+    home, _, stem = (value.__module__ if isinstance(value, type) else "").rpartition(".")
+    ours = home in ("hf_optim.optimizers", "hf_optim.wrappers") and info(stem).cls.endswith(f".{value.__name__}")
+    return stem if ours else value
 
 
 def as_spec(spec: Any) -> dict[str, Any]:
@@ -341,11 +347,11 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
 
 def _named(optimizer: Made, source: Any, earlier: list[list[str]] | None = None) -> Made:
     """The optimizer with its tensors' names in its groups, where a model has told them."""
-    from hf_optim.bases import layout
+    from hf_optim.bases import parameter_names
 
     names = getattr(source, "names", {})
     if all(p in names for group in optimizer.param_groups for p in group["params"]):
-        layout.name(optimizer, names, [list(names.values())] if earlier is None else earlier)
+        parameter_names.name(optimizer, names, [list(names.values())] if earlier is None else earlier)
     return optimizer
 
 
@@ -386,10 +392,10 @@ def check_values(spec: Any) -> None:
     while stands(inner.get("base")) or (isinstance(inner.get("base"), dict) and "name" in inner["base"]):
         inner = as_spec(inner["base"])
     name = inner.pop("name")
-    thing = resolve(name) if isinstance(name, str) and ":" in name else name
-    if not isinstance(thing, str) and not foreign.is_class(thing):
+    target = resolve(name) if isinstance(name, str) and ":" in name else name
+    if not isinstance(target, str) and not foreign.is_class(target):
         check_spec(spec)
-        foreign.check_arguments(thing, foreign.label(name), inner)
+        foreign.check_arguments(target, foreign.label(name), inner)
         return
     build(spec, torch.nn.Linear(2, 2))
 

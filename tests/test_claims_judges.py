@@ -19,9 +19,9 @@ def comparison(pairs, **more) -> Comparison:
 def test_a_comparison_is_a_paired_t_test_with_its_slack() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(0.1, 1, 8), rng.normal(0, 1, 8)
-    (found,) = judges.decide([comparison(zip(a, b, strict=True), slack=0.4)])
-    assert found.p == pytest.approx(stats.ttest_1samp(a - b, -0.4).pvalue)
-    assert found.difference.mean == pytest.approx((a - b).mean())  # without the slack
+    (finding,) = judges.decide([comparison(zip(a, b, strict=True), slack=0.4)])
+    assert finding.p == pytest.approx(stats.ttest_1samp(a - b, -0.4).pvalue)
+    assert finding.difference.mean == pytest.approx((a - b).mean())  # without the slack
     (lower,) = judges.decide([comparison(zip(-a, -b, strict=True), sign=-1)])
     assert lower.difference.mean == pytest.approx((a - b).mean())  # in the metric's own direction
 
@@ -36,17 +36,17 @@ def test_comparisons_of_a_claim_are_corrected_together() -> None:
 
 def test_a_failed_run_counts_as_the_worst_of_both_arms() -> None:
     pairs = [(0.9, 0.5), (0.8, 0.6), (0.85, NAN), (0.95, 0.55)]
-    (found,) = judges.decide([comparison(pairs)])
-    assert found.p == pytest.approx(stats.ttest_1samp([0.4, 0.2, 0.35, 0.4], 0).pvalue)
-    assert found.pairs == 4 and found.comparison.failures() == (0, 1)
+    (finding,) = judges.decide([comparison(pairs)])
+    assert finding.p == pytest.approx(stats.ttest_1samp([0.4, 0.2, 0.35, 0.4], 0).pvalue)
+    assert finding.pairs == 4 and finding.comparison.failures() == (0, 1)
     # Where both failed there is nothing to say.
     (both,) = judges.decide([comparison([*pairs[:2], (NAN, NAN)])])
     assert both.pairs == 2
 
 
 def test_an_arm_that_never_finishes_is_decided_by_its_failures() -> None:
-    (found,) = judges.decide([comparison([(0.9 + i / 100, NAN) for i in range(5)])])
-    assert found.truth is True and found.p == pytest.approx(2 / math.comb(10, 5))
+    (finding,) = judges.decide([comparison([(0.9 + i / 100, NAN) for i in range(5)])])
+    assert finding.truth is True and finding.p == pytest.approx(2 / math.comb(10, 5))
     (turned,) = judges.decide([comparison([(NAN, 0.9 + i / 100) for i in range(5)])])
     assert turned.truth is False
     (few,) = judges.decide([comparison([(0.9, NAN), (0.91, NAN), (0.92, NAN)])])
@@ -58,16 +58,16 @@ def test_an_arm_that_never_finishes_is_decided_by_its_failures() -> None:
 def test_who_never_arrives_needed_the_whole_budget() -> None:
     """On a time the budget is a bound: three seeds against none already decide."""
     times = [(-math.log(20 + i), NAN) for i in range(3)]
-    (found,) = judges.decide([comparison(times, worst=-math.log(1000), sign=-1)])
-    assert found.truth is True
+    (finding,) = judges.decide([comparison(times, worst=-math.log(1000), sign=-1)])
+    assert finding.truth is True
     expected = stats.ttest_1samp([math.log(1000 / (20 + i)) for i in range(3)], 0).pvalue
-    assert found.p == pytest.approx(min(expected, stats.fisher_exact([[3, 0], [0, 3]]).pvalue))
+    assert finding.p == pytest.approx(min(expected, stats.fisher_exact([[3, 0], [0, 3]]).pvalue))
 
 
 def test_a_counted_metric_needs_no_spread() -> None:
-    (found,) = judges.decide([comparison([(3.0, 2.0)] * 2, exact=True)])
+    (finding,) = judges.decide([comparison([(3.0, 2.0)] * 2, exact=True)])
     (same,) = judges.decide([comparison([(2.0, 2.0)] * 2, exact=True)])
-    assert found.truth is True and same.truth is None
+    assert finding.truth is True and same.truth is None
 
 
 def test_false_alarms_of_a_claim_stay_at_five_per_cent() -> None:
@@ -76,8 +76,8 @@ def test_false_alarms_of_a_claim_stay_at_five_per_cent() -> None:
     wrong, trials = 0, 400
     for _ in range(trials):
         values = np.where(rng.random((8, 5)) < 1 / 8, NAN, rng.normal(0, 1, (8, 5)))
-        found = judges.decide([comparison(zip(values[0], other, strict=True)) for other in values[1:]])
-        wrong += any(one.truth is not None for one in found)
+        findings = judges.decide([comparison(zip(values[0], other, strict=True)) for other in values[1:]])
+        wrong += any(finding.truth is not None for finding in findings)
     assert wrong / trials < 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
 
 

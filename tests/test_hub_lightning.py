@@ -45,8 +45,8 @@ class Module(lightning.LightningModule):
         self.seen.append(weights(self.model))
 
     def configure_optimizers(self):
-        self.made = hf_optim.create(self.spec[0], self.model, **self.spec[1])
-        return self.made
+        self.built = hf_optim.create(self.spec[0], self.model, **self.spec[1])
+        return self.built
 
 
 def fit(module, folder, validation=False, callbacks=(), resume=None, **more):
@@ -80,10 +80,10 @@ def by_hand(name, steps, accumulation=1, epochs=1, **hyper):
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_the_loss_is_that_of_the_whole_window(tmp_path, accumulation):
     """Also of the last window of an epoch, which is short; and the epoch's length in steps is told."""
-    found = fit(Module("smaran", lr=0.05), tmp_path, max_epochs=2, accumulate_grad_batches=accumulation)
+    fitted = fit(Module("smaran", lr=0.05), tmp_path, max_epochs=2, accumulate_grad_batches=accumulation)
     model, _ = by_hand("smaran", 99, accumulation, 2, lr=0.05)
-    torch.testing.assert_close(weights(found.model), weights(model), rtol=0, atol=1e-6)
-    told = fit(Module("tlr_sgd", p=0.5), tmp_path, accumulate_grad_batches=accumulation).made
+    torch.testing.assert_close(weights(fitted.model), weights(model), rtol=0, atol=1e-6)
+    told = fit(Module("tlr_sgd", p=0.5), tmp_path, accumulate_grad_batches=accumulation).built
     assert told.param_groups[0]["tlr_interval"] == (4 if accumulation == 1 else 1)
 
 
@@ -100,7 +100,7 @@ def test_what_is_evaluated_and_saved_is_the_average(tmp_path, name, saves, alone
     """With an optimizer that knows two sets of weights; `alone`, a checkpoint holds nothing but weights."""
     pytest.importorskip("schedulefree")
     keeping = ModelCheckpoint(dirpath=tmp_path, save_top_k=-1, save_weights_only=alone, **saves)
-    found = fit(Module(name, lr=0.05), tmp_path, validation=True, callbacks=[keeping])
+    fitted = fit(Module(name, lr=0.05), tmp_path, validation=True, callbacks=[keeping])
     files = list(tmp_path.glob("*.ckpt"))
     assert len(files) == (1 if "every_n_epochs" in saves else 2)
     for file in files:
@@ -113,8 +113,8 @@ def test_what_is_evaluated_and_saved_is_the_average(tmp_path, name, saves, alone
     model, opt = by_hand(name, 8, lr=0.05)
     at_y = weights(model)
     opt.eval()
-    torch.testing.assert_close(found.seen[-1], weights(model), rtol=0, atol=1e-6)
-    torch.testing.assert_close(weights(found.model), weights(model), rtol=0, atol=1e-6)
+    torch.testing.assert_close(fitted.seen[-1], weights(model), rtol=0, atol=1e-6)
+    torch.testing.assert_close(weights(fitted.model), weights(model), rtol=0, atol=1e-6)
     assert not torch.allclose(at_y, weights(model), rtol=0, atol=1e-4)
 
 

@@ -29,7 +29,7 @@ def advance(opt: Any, some: list[torch.nn.Parameter], steps: range) -> None:
         opt.step(loss=1.0 + 0.1 * t)
 
 
-def made(name: str, **more: Any) -> tuple[list[torch.nn.Parameter], Any]:
+def eight_bit(name: str, **more: Any) -> tuple[list[torch.nn.Parameter], Any]:
     some = params()
     return some, make(name, some, state_dtype="int8", **({"momentum": 0.9} if name == "sgd" else {}), **more)
 
@@ -65,7 +65,7 @@ def test_nothing_small_becomes_zero_and_nothing_infinite_is_lost():
 
 @pytest.mark.parametrize("name", ["adamw", "adan", "lamb", "lion", "sgd", "smaran"])
 def test_kernels_and_the_rule_as_written_agree_and_the_state_is_small(name):
-    (fast, ours), (alone, others) = made(name), made(name, compile=False)
+    (fast, ours), (alone, others) = eight_bit(name), eight_bit(name, compile=False)
     start = [p.detach().clone() for p in fast]
     plain = params()
     exact = make(name, plain, **({"momentum": 0.9} if name == "sgd" else {}))
@@ -85,10 +85,10 @@ def test_kernels_and_the_rule_as_written_agree_and_the_state_is_small(name):
 
 @pytest.mark.parametrize("name", ["adan", "lamb"])
 def test_a_resumed_run_is_the_same_to_the_bit(name, tmp_path):
-    some, opt = made(name)
+    some, opt = eight_bit(name)
     advance(opt, some, range(3))
     torch.save(opt.state_dict(), tmp_path / "opt.pt")
-    others, again = made(name)
+    others, again = eight_bit(name)
     for p, q in zip(others, some, strict=True):
         p.data.copy_(q.data)
     again.load_state_dict(torch.load(tmp_path / "opt.pt", weights_only=True))
@@ -102,7 +102,7 @@ def test_what_does_not_suit_is_refused_in_a_line():
     for name in ("prodigy", "adagrad", "muon"):
         with pytest.raises(UserError, match="state_dtype='int8' suits none of its state"):
             make(name, params(), state_dtype="int8")
-    some, opt = made("adan")
+    some, opt = eight_bit("adan")
     advance(opt, some, range(1))
     assert opt.state[some[0]]["previous"].dtype is torch.float32  # a copy of a gradient stays as it is
     broken = copy.deepcopy(opt.state_dict())
@@ -128,7 +128,7 @@ def test_what_does_not_suit_is_refused_in_a_line():
     ],
 )
 def test_codes_that_no_kernel_may_see_are_refused_and_nothing_moves(edit, match):
-    some, opt = made("lion")
+    some, opt = eight_bit("lion")
     advance(opt, some, range(2))
     edit(opt.state[some[0]], some[0])
     before = [p.detach().clone() for p in some]

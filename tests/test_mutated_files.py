@@ -232,7 +232,7 @@ def test_states_of_optimizers(data: st.DataObject) -> None:
     """What `load_state_dict` refuses has changed nothing; what it takes, it can step with or refuse in words."""
     name = data.draw(st.sampled_from(["smaran", "adamw", "lion", "hd_adam"]))
 
-    def made() -> tuple[torch.nn.Linear, Any]:
+    def build() -> tuple[torch.nn.Linear, Any]:
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 2)
         optimizer = registry.create(name, model.parameters(), **({} if name == "smaran" else {"lr": 0.1}))
@@ -244,12 +244,14 @@ def test_states_of_optimizers(data: st.DataObject) -> None:
         loss.backward()
         optimizer.step(lambda: loss)
 
-    model, optimizer = made()
+    model, optimizer = build()
     step(model, optimizer)
     state = optimizer.state_dict()
     ways = [("state",), ("param_groups",), ("param_groups", 0)]
     ways += [("param_groups", 0, key) for key in state["param_groups"][0]]
-    ways += [("state", i) for i in state["state"]] + [("state", i, k) for i, one in state["state"].items() for k in one]
+    ways += [("state", i) for i in state["state"]] + [
+        ("state", i, k) for i, entry in state["state"].items() for k in entry
+    ]
     way, new = data.draw(st.sampled_from(ways)), data.draw(st.sampled_from(JUNK))
     holder = state
     for key in way[:-1]:
@@ -258,7 +260,7 @@ def test_states_of_optimizers(data: st.DataObject) -> None:
         del holder[way[-1]]
     else:
         holder[way[-1]] = new
-    model, other = made()
+    model, other = build()
     step(model, other)
     before = repr(other.state_dict())
     try:

@@ -27,8 +27,8 @@ def test_frames_hold_what_the_records_hold(tmp_path):
     mine = study.load(tmp_path)
     runs = mine.runs
     assert len(runs) == 12 and runs.status.value_counts().to_dict() == {"ok": 11, "failed": 1}
-    one = runs[(runs.optimizer == "smaran") & (runs.seed == 2)].iloc[0]
-    assert one.test_accuracy == accuracy("smaran", 2)
+    row = runs[(runs.optimizer == "smaran") & (runs.seed == 2)].iloc[0]
+    assert row.test_accuracy == accuracy("smaran", 2)
     verdicts = mine.verdicts.set_index("optimizer")
     assert verdicts.loc["adamw", "verdict"] == "baseline" and verdicts.loc["adan", "failed"] == 1
     mean = sum(accuracy("smaran", s) - accuracy("adamw", s) for s in range(4)) / 4

@@ -24,9 +24,9 @@ from hf_optim.core.groups import as_groups
 from hf_optim.core.reduce import local
 from hf_optim.core.rule import Transform
 from hf_optim.engine import capture, codes, launchers
-from hf_optim.engine.ahead import Ahead
 from hf_optim.engine.rows import takes_part
 from hf_optim.engine.step import Stepper
+from hf_optim.engine.step_ahead import Ahead
 from hf_optim.errors import BadLoss, MissingLoss, UserError
 
 log = logging.getLogger("hf_optim")

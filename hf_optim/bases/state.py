@@ -61,8 +61,8 @@ class Stateful(torch.optim.Optimizer, Rule):
             raise UserError(
                 f"{self.rule}: state_dtype='int8' has scales of blocks, which shards would cut: use state_dtype='bf16'"
             )
-        made = codes.filled(p, float(group[value] if isinstance(value, str) else value), kind)
-        return dict(zip((name, name + codes.SCALE), made, strict=True))
+        tensors = codes.filled(p, float(group[value] if isinstance(value, str) else value), kind)
+        return dict(zip((name, name + codes.SCALE), tensors, strict=True))
 
     def _first_value(self, name: str, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         dtype = self.state_dtype or self._compute_dtype(p)

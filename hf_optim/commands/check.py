@@ -46,10 +46,10 @@ class Bar:
         if self._progress.live.is_started:
             self._progress.stop()
 
-    def advance(self, done: int, total: int, what: str) -> None:
-        """Show that `done` of `total` cells are known; `what` came last."""
+    def advance(self, done: int, total: int, label: str) -> None:
+        """Show that `done` of `total` cells are known; `label` came last."""
         self._progress.start()  # not before: what is wrong with the names is one line, and no bar
-        self._progress.update(self._task, completed=done, total=total, description=what[:46])
+        self._progress.update(self._task, completed=done, total=total, description=label[:46])
 
 
 def _mapping(text: str, option: str) -> Any:
@@ -109,8 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     known = registered()
     if options.list:
-        for i, (id, one) in enumerate(known.items(), 1):
-            print(f"{i:3d} {id:14s} {one.title}{' (slow)' if one.slow else ''}")
+        for i, (id, check) in enumerate(known.items(), 1):
+            print(f"{i:3d} {id:14s} {check.title}{' (slow)' if check.slow else ''}")
         return 0
     expanded = expand(names)
     chosen = [c.strip() for c in options.checks.split(",") if c.strip()] if options.checks else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.claims import claim as claims
-from hf_optim.claims.narrow import Wish
+from hf_optim.claims.wishes import Wish
 from hf_optim.commands import list as listing
 from hf_optim.commands import overrides
 from hf_optim.commands.parser import Parser
@@ -170,11 +170,11 @@ def reproduce(name: str, options: Options) -> int:
     folder = options.folder(chosen.name)
     if setting.study is None:
         return _run_commands(chosen, options, folder)
-    from hf_optim.claims import narrow, shared
+    from hf_optim.claims import shared, wishes
     from hf_optim.study import conduct as command
     from hf_optim.study.plan.plan import expand
 
-    source = narrow.study(setting.study, options.wish)
+    source = wishes.study(setting.study, options.wish)
     plan = expand(source, seeds=options.seeds, overrides=options.overrides)
     _announce(chosen, plan, options, folder)
     if options.share and not options.dry_run:
@@ -222,12 +222,12 @@ def _announce(chosen: claims.Claim, plan: Plan, options: Options, folder: Path) 
     machine = options.machine or (cost.GPU if options.size == "paper" else cost.CORE)
     left = [run for run in plan.runs if not (folder / "runs" / run.id / "record.json").is_file()]
     print(f"To run: {cost.of(left, machine).sentence(machine)}")
-    found = power.outlooks(chosen, options.size, plan)
-    told = [one for one in found if one.decides is not None or one.visible is not None]
-    for sentence in dict.fromkeys(one.sentence() for one in told):
+    outlooks = power.outlooks(chosen, options.size, plan)
+    told = [outlook for outlook in outlooks if outlook.decides is not None or outlook.visible is not None]
+    for sentence in dict.fromkeys(outlook.sentence() for outlook in told):
         print(f"  {sentence}")
-    if power.hopeless(found) and not options.anyway and not options.dry_run and left:
-        needed = min(one.needed for one in found if one.needed is not None)
+    if power.hopeless(outlooks) and not options.anyway and not options.dry_run and left:
+        needed = min(outlook.needed for outlook in outlooks if outlook.needed is not None)
         raise UserError(
             f"{chosen.name} at size {options.size} cannot decide what the paper claims with {len(plan.seeds)} seeds "
             f"(its largest published effect needs {needed}): give --anyway to run it all the same, or --seeds {needed}"
@@ -256,13 +256,13 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
 def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
     from hf_optim.claims import outcome
 
-    found = outcome.of_tables(chosen, options.size, folder, options.again(chosen.file or chosen.name))
+    reproduced = outcome.of_tables(chosen, options.size, folder, options.again(chosen.file or chosen.name))
     files = tuple(
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.name.startswith("reproduction.")
     )
-    _write(found, folder, files)
+    _write(reproduced, folder, files)
     return 0
 
 
@@ -271,22 +271,24 @@ def write(chosen: claims.Claim, options: Options, folder: Path) -> None:
     from hf_optim.claims import outcome
     from hf_optim.study.folder import results as records
 
-    found = outcome.of_study(chosen, options.size, records.load(folder), options.again(chosen.file or chosen.name))
-    _write(found, folder)
+    reproduced = outcome.of_study(chosen, options.size, records.load(folder), options.again(chosen.file or chosen.name))
+    _write(reproduced, folder)
 
 
-def _write(found: Outcome, folder: Path, files: tuple[str, ...] = ()) -> None:
+def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> None:
     from hf_optim.claims import show
     from hf_optim.claims.drawing import drawing
     from hf_optim.experiment.files import write_atomically
 
-    write_atomically(folder / "reproduction.md", show.markdown(found, files))
-    write_atomically(folder / "reproduction.json", json.dumps(show.plain(found), indent=1, ensure_ascii=False) + "\n")
-    drawn = drawing(found)
+    write_atomically(folder / "reproduction.md", show.markdown(reproduced, files))
+    write_atomically(
+        folder / "reproduction.json", json.dumps(show.plain(reproduced), indent=1, ensure_ascii=False) + "\n"
+    )
+    drawn = drawing(reproduced)
     if drawn:
         write_atomically(folder / "reproduction.svg", drawn)
     console = text.console()
-    show.terminal(found, console)
+    show.terminal(reproduced, console)
     console.print(f"Reproduction: {folder / 'reproduction.md'}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -124,17 +124,16 @@ def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None
     told, total, unknown = [], 0.0, False
     for label, spec, count in specs:
         try:
-            one = forecast(RunSpec.from_dict(spec), card)
+            estimate = forecast(RunSpec.from_dict(spec), card)
             why = "the task has no synthetic data"
         except UserError as error:
-            one, why = None, str(error)
-        unknown = unknown or one is None
-        total += one.seconds * count if one else 0.0
-        told.append(
-            f"  {label}: {count} run{'s'[: count > 1]}, each {one.sentence() if one else f'of unknown cost ({why})'}"
-        )
+            estimate, why = None, str(error)
+        unknown = unknown or estimate is None
+        total += estimate.seconds * count if estimate else 0.0
+        cost = estimate.sentence() if estimate else f"of unknown cost ({why})"
+        told.append(f"  {label}: {count} run{'s'[: count > 1]}, each {cost}")
         room = 1e9 * card.gigabytes if card else footprint.available() / footprint.SPARE
-        if one and one.memory > room:
+        if estimate and estimate.memory > room:
             told[-1] += f": more than the {footprint.gigabytes(room)} there are (gradient_accumulation_steps: auto)"
     where = f"on {card.name}, at {UTILISATION:.0%} of its peak" if card else f"here ({_here()}), by a few steps of each"
     return [

@@ -68,10 +68,10 @@ def _chosen(args: Any, field: str, searched: Mapping[str, Any]) -> bool:
     return field in searched or (declared is not None and getattr(args, field) != declared.default)
 
 
-def _is_instance(thing: Any) -> bool:
+def _is_instance(value: Any) -> bool:
     import torch
 
-    return isinstance(thing, torch.optim.Optimizer)
+    return isinstance(value, torch.optim.Optimizer)
 
 
 def _innermost(full: dict[str, Any]) -> tuple[dict[str, Any], Any]:

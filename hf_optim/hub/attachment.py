@@ -115,14 +115,14 @@ class Attachment(TrainerCallback):
                 f"{', '.join(ignored)} of TrainingArguments have no effect: {self.name} takes its own "
                 "hyper-parameters through attach",
             )
-        optimizer = self._made(spec, of_trainer(trainer, model))
+        optimizer = self._from_spec(spec, of_trainer(trainer, model))
         self._say(logging.INFO, f"{self.name}: {describe(optimizer.param_groups)}, as this trainer divides them")
         closing = closures.choice(optimizer, self._closure_asked, self.name)
         backends.refuse(trainer.accelerator, optimizer, self.name, closing)
         self.optimizer = optimizer
         return optimizer
 
-    def _made(self, spec: dict[str, Any], source: Parameters) -> Any:
+    def _from_spec(self, spec: dict[str, Any], source: Parameters) -> Any:
         name = spec.pop("name")
         if not isinstance(name, torch.optim.Optimizer):
             return registry.create(name, source, **spec)
@@ -204,7 +204,7 @@ class Attachment(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._assert_ours()
-        line = self._untrained.found() if self._untrained is not None else None
+        line = self._untrained.late() if self._untrained is not None else None
         if line is not None:
             self._say(logging.WARNING, f"{self.name}: {line}")
         self._rates.remember(self.optimizer)

@@ -99,7 +99,7 @@ def factory(name: Any, **hyper: Any) -> tuple[Any, dict[str, Any]]:
         UserError: unknown rule or hyper-parameter; an instance. A loss-aware rule is built, but its first `step` raises
             `MissingLoss` before anything moves: Trainer feeds no loss, `attach` does.
     """
-    from hf_optim.hub.starting import at_train
+    from hf_optim.hub.train_start import at_train
 
     spec = to_spec(name, hyper)
     if not (isinstance(spec["name"], str) or callable(spec["name"])):

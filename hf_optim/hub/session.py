@@ -303,7 +303,7 @@ class Session:
         if self._untrained is None:
             models = [("", model) for model in self.accelerator._models]
             self._untrained = Untrained(models, self.accelerator._optimizers)
-        line = self._untrained.found()
+        line = self._untrained.late()
         if line is not None and self.accelerator.is_main_process:
             logger.warning("%s: %s", self._name, line)
 
