@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_optim.core import validate
-from hf_optim.core.importing import import_path
+from hf_optim.core.importing import import_path, stands
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
@@ -212,11 +212,6 @@ def info(name: str) -> Info:
         ) from None
 
 
-def stands(value: Any) -> bool:
-    """Whether it can be where a name is: a name, an optimizer class, or what can be called for one."""
-    return isinstance(value, str) or (callable(value) and (not isinstance(value, type) or hasattr(value, "step")))
-
-
 def named(value: Any) -> Any:
     """The name of a class of this library; anything else as it is."""
     home, _, stem = (value.__module__ if isinstance(value, type) else "").rpartition(".")
@@ -307,8 +302,7 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     from hf_optim.core.groups import Parameters
 
     if isinstance(name, dict):
-        spec = {**as_spec(name), **hyper}
-        return create(spec.pop("name"), params_or_model, **spec)
+        return build({**name, **hyper}, params_or_model)
     source = Parameters(params_or_model) if isinstance(params_or_model, nn.Module) else params_or_model
     name = named(name)
     if not isinstance(name, str):
@@ -384,7 +378,7 @@ def check_values(spec: Any) -> None:
     Raises:
         UserError: what `create` would raise in a run.
     """
-    import torch
+    from torch import nn
 
     from hf_optim.core import foreign
 
@@ -396,8 +390,8 @@ def check_values(spec: Any) -> None:
     if not isinstance(target, str) and not foreign.is_class(target):
         check_spec(spec)
         foreign.check_arguments(target, foreign.label(name), inner)
-        return
-    build(spec, torch.nn.Linear(2, 2))
+    else:
+        build(spec, nn.Linear(2, 2))
 
 
 def build(spec: Any, params_or_model: Any) -> torch.optim.Optimizer:

@@ -15,6 +15,7 @@ from typing import Any
 
 from hf_optim import registry
 from hf_optim.core.foreign import label
+from hf_optim.core.importing import stands
 from hf_optim.errors import UserError
 
 #: TrainingArguments that an attached optimizer takes over (when set), and those it would make meaningless
@@ -44,7 +45,7 @@ def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[s
         if hyper:
             raise UserError(f"{label(name)} is an instance with hyper-parameters of its own: give none")
         return {"name": name}
-    elif registry.stands(name):
+    elif stands(name):
         spec = {"name": registry.named(name), **hyper}
         if not isinstance(spec["name"], str):
             return spec
