@@ -73,17 +73,22 @@ class Info:
 # --- reading files -------------------------------------------------------------------------------------------------
 
 
-def _literals(body: list[ast.stmt]) -> dict[str, Any]:
+#: what is read of a file: anything else in it may be computed
+_READ = {"family", "paper", "cited", "needs", "slots", "int8_slots", "state_bytes", "search_space", "special_cases",
+         "as_base", "base", "PRESETS"}  # fmt: skip
+
+
+def _literals(body: list[ast.stmt], path: Path) -> dict[str, Any]:
     literals = {}
     for node in body:
-        if not isinstance(node, (ast.Assign, ast.AnnAssign)):
-            continue
-        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-        if isinstance(target, ast.Name) and node.value is not None:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
             try:
                 literals[target.id] = _value(node.value)
             except ValueError:
-                continue
+                if target.id in _READ:
+                    said = "must be a literal: the registry reads it without running the file"
+                    raise UserError(f"{path}:{node.lineno}: {target.id} {said}") from None
     return literals
 
 
@@ -112,14 +117,14 @@ def _has_init(cls: ast.ClassDef) -> bool:
 
 def _read(path: Path, kind: str) -> dict[str, Info]:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    top = _literals(tree.body)
+    top = _literals(tree.body, path)
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.bases]
     infos: dict[str, Info] = {}
     optimizers = [c for c in classes if _has_init(c)]
     if not optimizers:
         return infos
     cls = optimizers[0]
-    own = _literals(cls.body)
+    own = _literals(cls.body, path)
     defaults, required, options = _signature(cls)
     family = "wrapper" if kind == "wrappers" else own.get("family", "plain")
     slots = own.get("slots", {})

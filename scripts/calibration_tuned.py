@@ -11,8 +11,8 @@ import numpy as np
 from calibration_cells import Array, Cell, Simulated, better, told_apart
 from numpy.typing import NDArray
 
-from hf_optim.study.plan.candidates import draw
 from hf_optim.study.plan.plan import Plan, Run
+from hf_optim.study.plan.tuning_points import draw
 from hf_optim.study.statistics.looks import detectable_effect
 
 BANK = Path(__file__).with_name("calibration_bank.npz")

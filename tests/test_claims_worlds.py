@@ -10,7 +10,7 @@ import functools
 import claim_worlds as worlds
 import pytest
 
-from hf_optim.claims import claim, exhibits, outcome, rules
+from hf_optim.claims import claim, exhibits, judge, rules
 from hf_optim.study.plan import plan as planning
 
 SEEDS = 7
@@ -44,7 +44,7 @@ def placed(name: str, i: int):
     statement = loaded(name).judged()[i]
     for size, setting in loaded(name).settings.items():
         plan = expanded(name, size)
-        if outcome._here(statement.keys, {task["label"] for task in plan.tasks}):
+        if judge._here(statement.keys, {task["label"] for task in plan.tasks}):
             return statement.keys, plan, setting.metrics
     raise AssertionError(f"{name}: no size has the tasks of {statement.says!r}")
 

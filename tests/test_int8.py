@@ -9,8 +9,8 @@ import pytest
 import torch
 from contract import make
 
-from hf_optim.engine import codes
-from hf_optim.engine.evaluate import noise
+from hf_optim.engine import int8_codes
+from hf_optim.engine.stochastic_rounding import noise
 from hf_optim.errors import BadCheckpoint, UserError
 
 SHAPES = ((70, 70), (4400,), (30,))  # blocks that end within a tensor; one tensor below the smallest
@@ -36,18 +36,19 @@ def eight_bit(name: str, **more: Any) -> tuple[list[torch.nn.Parameter], Any]:
 
 @pytest.mark.parametrize(("dtype", "sign"), [(torch.int8, -1), (torch.uint8, 0)])
 def test_codes_are_unbiased_and_fine_where_numbers_are_small(dtype, sign):
-    size = torch.logspace(-3.5, 0, codes.BLOCK)
+    size = torch.logspace(-3.5, 0, int8_codes.BLOCK)
     size = size if sign else size**2
-    values = torch.where(torch.arange(codes.BLOCK) % 2 == 0, size, sign * size if sign else size)
-    mean = torch.zeros(codes.BLOCK, dtype=torch.float64)
+    values = torch.where(torch.arange(int8_codes.BLOCK) % 2 == 0, size, sign * size if sign else size)
+    mean = torch.zeros(int8_codes.BLOCK, dtype=torch.float64)
     for key in range(400):
-        mean += codes.decode(*codes.encode(values, noise(torch.arange(codes.BLOCK), key * 7919, 0), dtype)) / 400
+        bits = noise(torch.arange(int8_codes.BLOCK), key * 7919, 0)
+        mean += int8_codes.decode(*int8_codes.encode(values, bits, dtype)) / 400
     q = torch.arange(1, 128) / 127.0 if sign else torch.arange(1, 256) / 255.0
     grid = torch.cat([torch.zeros(1), q**2 if sign else q**4])
     gap = (grid[1:] - grid[:-1])[torch.bucketize(size.clamp(max=0.999999), grid[1:])]
     inside = size > (0 if sign else float(grid[1]))  # below, an unsigned one is raised
     assert ((mean - values).abs() <= 5 * 0.5 * gap / 20)[inside].all()  # five standard errors
-    exact = codes.decode(*codes.encode(values[-1:], torch.zeros(1, dtype=torch.int64), dtype))
+    exact = int8_codes.decode(*int8_codes.encode(values[-1:], torch.zeros(1, dtype=torch.int64), dtype))
     assert torch.equal(exact, values[-1:])
 
 
@@ -55,12 +56,12 @@ def test_nothing_small_becomes_zero_and_nothing_infinite_is_lost():
     bits = torch.full((512,), 65535)
     values = torch.zeros(512)
     values[1], values[2], values[300] = 1.0, 1e-30, float("nan")
-    kept, scales = codes.encode(values, bits, torch.uint8)
+    kept, scales = int8_codes.encode(values, bits, torch.uint8)
     assert kept[0] == 0 and kept[2] == 1 and scales.tolist() == [1.0, float("inf")]
-    back = codes.decode(kept, scales)
+    back = int8_codes.decode(kept, scales)
     assert back[:256].isfinite().all() and back[256:].isnan().all()
-    assert torch.equal(codes.decode(*codes.filled(values, 0.25, torch.uint8)), torch.full((512,), 0.25))
-    assert torch.equal(codes.decode(*codes.filled(values, -0.25, torch.int8)), torch.full((512,), -0.25))
+    assert torch.equal(int8_codes.decode(*int8_codes.filled(values, 0.25, torch.uint8)), torch.full((512,), 0.25))
+    assert torch.equal(int8_codes.decode(*int8_codes.filled(values, -0.25, torch.int8)), torch.full((512,), -0.25))
 
 
 @pytest.mark.parametrize("name", ["adamw", "adan", "lamb", "lion", "sgd", "smaran"])
@@ -80,7 +81,7 @@ def test_kernels_and_the_rule_as_written_agree_and_the_state_is_small(name):
     assert coded and all(ours.state[p][k].itemsize == 1 and ours.state[fast[2]][k].itemsize == 4 for k in coded)
     held = sum(v.nbytes for k, v in ours.state[p].items() if k != "step")
     whole = sum(v.nbytes for k, v in exact.state[plain[0]].items() if k != "step")
-    assert held == whole - len(coded) * (3 * p.numel() - 4 * codes.blocks(p.numel()))
+    assert held == whole - len(coded) * (3 * p.numel() - 4 * int8_codes.blocks(p.numel()))
 
 
 @pytest.mark.parametrize("name", ["adan", "lamb"])

@@ -14,8 +14,9 @@ from contract import OURS, Problem, make, run
 from hf_optim.core.reduce import dot, l1
 from hf_optim.core.vocabulary import isfinite, maximum, minimum, sqrt, where
 from hf_optim.engine import emit_cpp, fallback, kernels, passes
-from hf_optim.engine.evaluate import evaluate, noise, noise_key
 from hf_optim.engine.fallback import limits
+from hf_optim.engine.reference import evaluate
+from hf_optim.engine.stochastic_rounding import noise, noise_key
 from hf_optim.engine.trace import Untraceable, trace, trace_scalars
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16

@@ -141,6 +141,22 @@ def test_plans(plain: Path, tuned: Path, data: st.DataObject) -> None:
     assert ("Report: " in said) != said.startswith("error: ")
 
 
+@pytest.mark.parametrize("damage", ["a wrapper without a base", "a setting of the run that is a number"])
+def test_plans_whose_settings_cannot_be_put_together(tuned: Path, damage: str) -> None:
+    file = tuned / "plan.json"
+    plan = json.loads(file.read_text())
+    if damage == "a wrapper without a base":
+        next(o for o in plan["optimizers"] if "base" in o["spec"])["spec"]["base"] = None
+    else:
+        cell = plan["tuning"]["cells"][0]
+        cell["space"]["run"] = cell["space"].pop("lr")
+        for point in cell["points"]:
+            point["run"] = point.pop("lr")
+    with put(file, json.dumps(plan).encode()):
+        said = look(tuned)
+    assert ("Report: " in said) != said.startswith("error: ")
+
+
 @many
 @given(st.data())
 def test_records_of_trials(tuned: Path, data: st.DataObject) -> None:
@@ -333,3 +349,7 @@ def test_a_tensor_in_the_place_of_the_rules_name_is_refused() -> None:
     state["param_groups"][0]["made_by"] = torch.zeros(3, 2)
     with pytest.raises(UserError, match="another optimizer"):
         opt.load_state_dict(state)
+
+
+def test_a_tensor_is_shown_in_one_line() -> None:
+    assert str(UserError(f"lr must be a number, got {torch.zeros(2, 2)}")).endswith("got tensor([[0., 0.], [0., 0.]])")

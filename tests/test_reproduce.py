@@ -5,7 +5,7 @@ import json
 import pytest
 from study_fakes import make_study
 
-from hf_optim.claims import agenda, claim, cost, counterparts, outcome, power, shared, show, wishes
+from hf_optim.claims import agenda, claim, cost, counterparts, judge, power, shared, show, wishes
 from hf_optim.claims.evidence import Evidence
 from hf_optim.claims.wishes import Wish
 from hf_optim.commands import main as cli
@@ -61,7 +61,7 @@ def test_a_page_quotes_judges_and_shows_published_beside_obtained(tmp_path, caps
 def test_a_half_finished_study_has_a_page_that_says_what_ran(tmp_path) -> None:
     missing = [("smaran", seed) for seed in range(6)] + [("adamw", 5)]
     results = study(tmp_path, {"adamw": 0.90, "smaran": 0.95}, missing=missing)
-    page = show.markdown(outcome.of_study(read_claim(HEAD + SAYS + STUDY), "small", results))
+    page = show.markdown(judge.of_study(read_claim(HEAD + SAYS + STUDY), "small", results))
     assert "5 of 12 runs finished" in page and "7 not made yet (none at all of smaran on MLP)" in page
     assert "**not tested**" in page and "smaran −" not in page.partition("## ")[0]
 
@@ -95,7 +95,7 @@ def test_as_printed_and_as_run_stand_side_by_side_and_one_owns_the_published_fig
         "cells: [{match: {optimizer: AdamW(AGR)}, task: MLP, optimizer: smaran, metric: test_accuracy, scale: 100}]\n"
     )
     text = HEAD + "readings: {as run: {smaran: adan}}\npublished_is: as run\n" + SAYS + cell + STUDY
-    judged = outcome.of_study(read_claim(text), "small", study(tmp_path, {"adamw": 0.90, "smaran": 0.95, "adan": 0.85}))
+    judged = judge.of_study(read_claim(text), "small", study(tmp_path, {"adamw": 0.90, "smaran": 0.95, "adan": 0.85}))
     assert [(j.statement.variant, j.ruling.verdict) for j in judged.judgements] == [
         ("as printed", "holds"),
         ("as run", "contradicted"),

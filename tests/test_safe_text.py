@@ -16,7 +16,7 @@ import pytest
 from study_fakes import make_study
 
 from hf_optim.commands.main import main
-from hf_optim.core import text
+from hf_optim.core import safe_text
 from hf_optim.study.plan.plan import expand
 from hf_optim.study.plan.source import parse
 
@@ -164,20 +164,20 @@ def test_the_terminal_gets_no_escape_sequence(study: Path, capsys: pytest.Captur
     ],
 )
 def test_markdown(given: str, safe: str) -> None:
-    assert text.markdown(given) == safe
+    assert safe_text.markdown(given) == safe
 
 
 def test_each_function_by_hand() -> None:
-    assert text.html("<a href='x'>\x00&\ud800") == "&lt;a href=&#x27;x&#x27;&gt;�&amp;�"
-    assert text.latex("50% of $x_1 & #2 ~^\\{}") == (
+    assert safe_text.html("<a href='x'>\x00&\ud800") == "&lt;a href=&#x27;x&#x27;&gt;�&amp;�"
+    assert safe_text.latex("50% of $x_1 & #2 ~^\\{}") == (
         r"50\% of \$x\_1 \& \#2 \textasciitilde{}\textasciicircum{}\textbackslash{}\{\}"
     )
-    assert text.latex("[4pt] x") == "{}[4pt] x"
-    assert [text.csv(x) for x in ("=1", " +1a", "@x", "-0.5", "+1e-3", "a", 3, None)] == [
+    assert safe_text.latex("[4pt] x") == "{}[4pt] x"
+    assert [safe_text.csv(x) for x in ("=1", " +1a", "@x", "-0.5", "+1e-3", "a", 3, None)] == [
         "'=1", "' +1a", "'@x", "-0.5", "+1e-3", "a", 3, None
     ]  # fmt: skip
-    assert text.terminal("a\x1b[31m\u202eb\tc\nd\x9b") == "a�[31m�b�c\nd�".replace("b�c", "b\tc")
-    assert [text.is_plain(x) for x in ("a b", "", " ", "a\nb", "a\x1b", "a\u202eb", "é ✓")] == [
+    assert safe_text.terminal("a\x1b[31m\u202eb\tc\nd\x9b") == "a�[31m�b�c\nd�".replace("b�c", "b\tc")
+    assert [safe_text.is_plain(x) for x in ("a b", "", " ", "a\nb", "a\x1b", "a\u202eb", "é ✓")] == [
         True, False, False, False, False, False, True
     ]  # fmt: skip
 
@@ -195,7 +195,7 @@ def test_labels_have_a_length_and_nothing_hidden(bad: str) -> None:
 def test_nothing_is_written_past_these_functions() -> None:
     """The means of writing HTML, CSV and to a terminal are imported in one file alone."""
     for file in [*(ROOT / "hf_optim").rglob("*.py")]:
-        if file == ROOT / "hf_optim" / "core" / "text.py":
+        if file == ROOT / "hf_optim" / "core" / "safe_text.py":
             continue
         for node in ast.walk(ast.parse(file.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []

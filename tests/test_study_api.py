@@ -111,7 +111,7 @@ def test_mistakes_of_a_training_are_one_line(tmp_path):
 def test_a_notebook_shows_progress_in_one_line(monkeypatch):
     import types
 
-    from hf_optim.core import text
+    from hf_optim.core import safe_text
     from hf_optim.study.launch.progress import Display
 
     shown: list[str] = []
@@ -119,7 +119,7 @@ def test_a_notebook_shows_progress_in_one_line(monkeypatch):
     module = types.SimpleNamespace(display=lambda line, display_id: shown.append(repr(line)) or handle)
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=module))
     monkeypatch.setitem(sys.modules, "IPython.display", module)
-    with Display(text.console(force_jupyter=True), 3, 1, 1) as display:
+    with Display(safe_text.console(force_jupyter=True), 3, 1, 1) as display:
         display.finished(None, "failed", 1.0)
     assert shown == ["1 of 3 runs", "2 of 3 runs, 1 failed"]
 

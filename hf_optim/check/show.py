@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.check.outcome import FAIL, NOT, PASS, UNMADE, Check, Report
-from hf_optim.core.text import markdown as markdown_text
+from hf_optim.core.safe_text import markdown as markdown_text
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_optim.claims.judges import Comparison, decide
+from hf_optim.claims.comparisons import Comparison, decide
 from hf_optim.claims.ruling import Ruling
 from hf_optim.study.folder.store import number
 

@@ -30,8 +30,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hf_optim.claims.comparisons import Comparison
 from hf_optim.claims.evidence import COUNTED, Evidence
-from hf_optim.claims.judges import Comparison
 from hf_optim.claims.ruling import Question, Ruling, negation, ruling
 from hf_optim.study.folder.store import number
 from hf_optim.study.statistics.paired import clopper_pearson, summarise

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hf_optim.claims.judges import Comparison, Finding, decide
+from hf_optim.claims.comparisons import Comparison, Finding, decide
 from hf_optim.study.statistics.paired import ALPHA, detectable
 
 Verdict = Literal["holds", "contradicted", "partly", "undecided", "not tested", "not testable"]

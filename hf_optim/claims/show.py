@@ -6,11 +6,11 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.claims.comparisons import Finding
 from hf_optim.claims.counterparts import Pair
-from hf_optim.claims.judges import Finding
-from hf_optim.claims.outcome import Judgement, Outcome
+from hf_optim.claims.judge import Judgement, Outcome
 from hf_optim.claims.settings import values
-from hf_optim.core.text import markdown as safe
+from hf_optim.core.safe_text import markdown as safe
 from hf_optim.study.statistics.paired import Summary
 
 if TYPE_CHECKING:

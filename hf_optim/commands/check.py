@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core import text
+from hf_optim.core import safe_text
 from hf_optim.errors import UserError
 
 ABOUT = "test an optimizer, ours or yours, for correctness"
@@ -36,7 +36,7 @@ class Bar:
             TimeElapsedColumn(),
             TextColumn("{task.description}"),
         )
-        self._progress = Progress(*columns, console=text.console(stderr=True), transient=True)
+        self._progress = Progress(*columns, console=safe_text.console(stderr=True), transient=True)
         self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> Bar:
@@ -123,9 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             references=dict.fromkeys(expanded, reference),
             progress=bar.advance,
         )
-    console = text.console()
+    console = safe_text.console()
     if not console.is_terminal:
-        console = text.console(width=100)
+        console = safe_text.console(width=100)
     show.terminal(report, known, console)
     if options.json:
         Path(options.json).expanduser().write_text(report.to_json(), encoding="utf-8")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core.text import csv_lines
+from hf_optim.core.safe_text import csv_lines
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import whole, write_atomically
 from hf_optim.toys.regret import COLUMNS, ETA, Run, exponent, follow, tuned

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core.text import terminal
+from hf_optim.core.safe_text import terminal
 
 ABOUT = "show versions, compiler, GPU and caches, and what will be used"
 Line = tuple[str, str, str]  # "ok" | "note" | "bad", what, how it is

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_optim.commands.parser import Parser
 from hf_optim.core import importing
-from hf_optim.core.text import csv_lines, terminal
+from hf_optim.core.safe_text import csv_lines, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core.text import csv_lines
+from hf_optim.core.safe_text import csv_lines
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import write_atomically

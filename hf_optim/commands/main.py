@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core.text import line
+from hf_optim.core.safe_text import line
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 

@@ -14,14 +14,14 @@ from hf_optim.claims.wishes import Wish
 from hf_optim.commands import list as listing
 from hf_optim.commands import overrides
 from hf_optim.commands.parser import Parser
-from hf_optim.core import text
+from hf_optim.core import safe_text
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
 
     from hf_optim.claims.cost import Machine
-    from hf_optim.claims.outcome import Outcome
+    from hf_optim.claims.judge import Outcome
     from hf_optim.experiment.cards import Card
     from hf_optim.study.plan.plan import Plan
 
@@ -254,9 +254,9 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
 
 
 def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
-    from hf_optim.claims import outcome
+    from hf_optim.claims import judge
 
-    reproduced = outcome.of_tables(chosen, options.size, folder, options.again(chosen.file or chosen.name))
+    reproduced = judge.of_tables(chosen, options.size, folder, options.again(chosen.file or chosen.name))
     files = tuple(
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*"))
@@ -268,10 +268,10 @@ def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
 
 def write(chosen: claims.Claim, options: Options, folder: Path) -> None:
     """Judge the records in `folder`; write reproduction.md, .json and .svg, and show the tables."""
-    from hf_optim.claims import outcome
+    from hf_optim.claims import judge
     from hf_optim.study.folder import results as records
 
-    reproduced = outcome.of_study(chosen, options.size, records.load(folder), options.again(chosen.file or chosen.name))
+    reproduced = judge.of_study(chosen, options.size, records.load(folder), options.again(chosen.file or chosen.name))
     _write(reproduced, folder)
 
 
@@ -287,7 +287,7 @@ def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> No
     drawn = drawing(reproduced)
     if drawn:
         write_atomically(folder / "reproduction.svg", drawn)
-    console = text.console()
+    console = safe_text.console()
     show.terminal(reproduced, console)
     console.print(f"Reproduction: {folder / 'reproduction.md'}", markup=False, highlight=False, soft_wrap=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 from hf_optim.commands import overrides
 from hf_optim.commands.nested import merged, take_nested
 from hf_optim.commands.parser import Parser
-from hf_optim.core.text import line, terminal
+from hf_optim.core.safe_text import line, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment import cards, trackers
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec

@@ -77,6 +77,10 @@ class Rule:
     everywhere: ClassVar[dict[str, Any]] = {}
     #: the rules that this one contains: name -> the values of hyper-parameters with which it is that rule
     special_cases: ClassVar[dict[str, dict[str, float]]] = {}
+    #: what the paper names without a formula, off by default: argument -> our definition, for reports
+    ours: ClassVar[dict[str, str]] = {}
+    #: bytes of fp32 state of one parameter, where they are not 4 a slot; for lists
+    state_bytes: ClassVar[int | None] = None
     #: why a gradient transform would break the theory, where it would
     no_transform: ClassVar[str] = ""
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from hf_optim.core.rule import Rule
-from hf_optim.engine import codes
+from hf_optim.engine import int8_codes
 from hf_optim.engine.passes import Cohort, Sums, Table, flat
 from hf_optim.engine.watch import Watch, overlapping, same
 from hf_optim.errors import UserError
@@ -224,8 +224,8 @@ class Rows:
                     f"{rule}: the state {k!r} of a parameter of shape {shape} on {p.device} has shape "
                     f"{tuple(value.shape)} on {value.device}"
                 )
-            if value.dtype in codes.CODED:
-                columns[k + codes.SCALE] = self._scales(k, p, state)
+            if value.dtype in int8_codes.CODED:
+                columns[k + int8_codes.SCALE] = self._scales(k, p, state)
             if value.layout is not torch.strided or value.is_neg() or flat(local(value), x) is None:
                 if local(value) is not value:
                     raise UserError(f"{rule}: the state {k!r} of a sharded parameter of shape {shape} lies otherwise")
@@ -237,12 +237,12 @@ class Rows:
 
     def _scales(self, k: str, p: torch.Tensor, state: dict[str, Any]) -> torch.Tensor:
         """The scales of a slot's codes, if both are what this rule makes of them."""
-        scales, slot = state.get(k + codes.SCALE), f"the state {k!r} of a parameter of shape {tuple(p.shape)}"
+        scales, slot = state.get(k + int8_codes.SCALE), f"the state {k!r} of a parameter of shape {tuple(p.shape)}"
         if state[k].dtype is not self._host.kept_as(k, p):
             raise UserError(f"{self._rule}: {slot} is in {state[k].dtype}, which it shall not be")
         if flat(state[k], p) is None:
             raise UserError(f"{self._rule}: {slot} is in int8, in another memory format than its parameter")
-        form = (torch.Tensor, torch.float32, (codes.blocks(p.numel()),), p.device)
+        form = (torch.Tensor, torch.float32, (int8_codes.blocks(p.numel()),), p.device)
         if scales is None or (type(scales), scales.dtype, scales.shape, scales.device) != form:
             raise UserError(f"{self._rule}: {slot} lacks the scales of its blocks")
         return scales

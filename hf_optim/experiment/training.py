@@ -24,7 +24,7 @@ from hf_optim.experiment.checkpoint import last_checkpoint
 from hf_optim.experiment.evaluation import final_metrics, named
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.files import check_tree, read_json, remove, write_json, write_rows
-from hf_optim.experiment.own import OwnTraining
+from hf_optim.experiment.own_training import OwnTraining
 from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.spending import SPENT, Spending
 from hf_optim.experiment.stopping import EarlyStopping, Pruned, Pruner

@@ -27,11 +27,11 @@ from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, companion, modes, renamed, schedules
 from hf_optim.hub.arguments import innermost, meaningless, settle, trial_parameters
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
-from hf_optim.hub.groups import Beside, Untrained, modules_of, of_trainer
 from hf_optim.hub.monitor import Monitor
 from hf_optim.hub.probe import LossProbe
 from hf_optim.hub.rates import LoggedRates
 from hf_optim.hub.replay import Replay, counters_kept
+from hf_optim.hub.trainer_groups import Beside, Untrained, modules_of, of_trainer
 
 logger = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ class Builder:
 
         from hf_optim import registry
         from hf_optim.core.groups import Parameters, describe
-        from hf_optim.hub.groups import of_trainer
+        from hf_optim.hub.trainer_groups import of_trainer
 
         spec = to_spec(self.name, hyper)
         called = label(spec["name"])

@@ -24,9 +24,9 @@ from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, modes
 from hf_optim.hub.feed import LossFeed, needs, noting_wrappers, unwrapped
-from hf_optim.hub.groups import Untrained
 from hf_optim.hub.rates import LoggedRates
 from hf_optim.hub.replay import Replay
+from hf_optim.hub.trainer_groups import Untrained
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.errors import UserError
-from hf_optim.experiment.own import OwnTraining
+from hf_optim.experiment.own_training import OwnTraining
 from hf_optim.study.findings import table, verdicts
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder import rows
@@ -120,7 +120,9 @@ class Study:
 
     @cached_property
     def verdicts(self) -> pandas.DataFrame:
-        """A row an optimizer and task: mean, deviation, the paired difference with its interval, p and the verdict."""
+        """A row an optimizer and task: mean, deviation, the paired difference with its interval, p, the verdict, and
+        the optimizer as the verdict names it: with its search space and trials, or with these settings.
+        """
         rows = []
         for task_table in self._tables:
             for row in task_table.rows:
@@ -140,6 +142,7 @@ class Study:
                         "high": c.difference.high if c else math.nan,
                         "p": c.adjusted if c else math.nan,
                         "verdict": "baseline" if row.baseline else row.verdict,
+                        "named": row.named,
                     }
                 )
         return _frame(rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.core import importing
-from hf_optim.core import text as safe
+from hf_optim.core import safe_text as safe
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
 from hf_optim.experiment.checkpoint import paths_in
@@ -302,7 +302,8 @@ def _show_costs(plan: planning.Plan, card: Card | None, console: Console) -> Non
 
 def _show_plan(plan: planning.Plan, folder: Path, console: Console) -> None:
     seeds = changes.shown(plan.seeds)
-    at_most = " at most" if len(plan.looks) > 1 else ""
+    first = sum(stages.planned_to(plan, plan.looks[0]))
+    at_most = f" at most ({first} of them before the first look)" if len(plan.looks) > 1 else ""
     trials, judged, further = stages.planned(plan)
     counts = [f"{trials} trials"] if trials else []
     counts += [f"{judged} runs"] + ([f"{further} further runs"] if further else [])

@@ -19,7 +19,7 @@ from typing import Any
 
 from hf_optim.core import importing
 from hf_optim.core.private import Scrubber, changed, strings
-from hf_optim.core.text import html, markdown
+from hf_optim.core.safe_text import html, markdown
 from hf_optim.errors import UserError
 from hf_optim.experiment import files
 from hf_optim.experiment.record import HISTORY, RECORD

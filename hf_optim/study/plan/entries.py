@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_optim.core.text import is_plain
+from hf_optim.core.safe_text import is_plain
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import EVERY_RUN, stem_of
 from hf_optim.study.plan.source import Source, Where, describe
@@ -191,9 +191,9 @@ def merged(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     merged_spec = dict(spec)
     for key, value in changes.items():
         if key == "run":
-            value = {**merged_spec.get("run", {}), **value}
+            value = {**(merged_spec.get("run") or {}), **value}
         elif key == "base" and isinstance(value, Mapping):
-            base = merged_spec.get("base", {})
+            base = merged_spec.get("base") or {}
             value = merged({"name": base} if isinstance(base, str) else base, value)
         merged_spec[key] = value
     return merged_spec

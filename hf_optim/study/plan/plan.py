@@ -47,7 +47,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.core.text import is_plain
+from hf_optim.core.safe_text import is_plain
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hf_optim import registry
 from hf_optim.core import shape
 from hf_optim.core.shape import Each
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec, id_of
+from hf_optim.study.plan import units
 
-_SPEC = {"name": str, "base?": (str, {"name?": str}, None)}
+_SPEC = {"name": str, "base?": (str, {"name?": str}, None), "run?": ({}, None)}
 _TASK = {
     "task": str,
     "label": str,
@@ -34,8 +36,8 @@ _TASK = {
 _RUNG = {"task": str, "size": int, "parameters": int, "multiple": float, "tokens": int, "steps": int,
          "batch_size": int,
          "flops": float, "counted": str, "all": bool, "smallest": str}  # fmt: skip
-_CELL = {"task": str, "optimizer": str, "seed": int, "space": Each([(str, float, [(str, float, bool, None, [], {})])]),
-         "points": [{}], "budget?": float}  # fmt: skip
+_CELL = {"task": str, "optimizer": str, "seed": int, "points": [{}], "budget?": float,
+         "space": Each([(str, float, [(str, float, bool, None, list, {})])])}  # fmt: skip
 _PLAN = {
     "format": int,
     "name": str,
@@ -87,11 +89,25 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     looks = data.get("looks", [len(data["seeds"]) // max(1, each)])
     if each < 1 or not looks or looks != sorted(set(looks)) or looks[0] < 1 or looks[-1] * each != len(data["seeds"]):
         raise UserError(f"{file}: looks ascend, and the last one has all the seeds")
+    for optimizer in data["optimizers"]:
+        _around(optimizer["spec"], f"{file}: {optimizer['label']!r}")
     _cells(data, file)
+    by_label = {task["label"]: task for task in data["tasks"]}
     for run in data["runs"]:
-        if run["id"] != id_of(run["spec"]) or run["spec"].get("seed") != run["seed"]:
+        seed = units.shifted(by_label[run["task"]], run["seed"])
+        if run["id"] != id_of(run["spec"]) or run["spec"].get("seed") != seed:
             raise UserError(f"{file}: the id {run['id']!r} is not the hash of its specification")
         _specification(run["spec"], file)
+
+
+def _around(spec: Mapping[str, Any], where: str) -> None:
+    """Raise UserError if a wrapper of ours wraps nothing; a name that this version does not know is not judged."""
+    base = spec.get("base")
+    info = registry.info(spec["name"]) if spec["name"] in registry.list_optimizers() else None
+    if info and info.family == "wrapper" and base is None and info.base is None:
+        raise UserError(f"{where} wraps another optimizer, and none is named")
+    if isinstance(base, Mapping) and "name" in base:
+        _around(base, where)
 
 
 def _cells(data: Mapping[str, Any], file: str) -> None:
@@ -100,6 +116,7 @@ def _cells(data: Mapping[str, Any], file: str) -> None:
         ends = [bounds for bounds in cell["space"].values() if bounds[:1] in (["log"], ["linear"])]
         choices = [bounds for bounds in cell["space"].values() if bounds[:1] == ["choice"]]
         fine = (cell["task"], cell["optimizer"]) in there and len(ends) + len(choices) == len(cell["space"])
+        fine &= "run" not in cell["space"]  # what is searched of a run is one of its settings
         fine &= all(len(bounds) == 3 and all(map(_numeric, bounds[1:])) and bounds[1] < bounds[2] for bounds in ends)
         fine &= all(bounds[0] == "linear" or bounds[1] > 0 for bounds in ends)
         fine &= all(len(bounds) == 2 and isinstance(bounds[1], list) and bounds[1] for bounds in choices)

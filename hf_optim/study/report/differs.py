@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.study.findings import naming
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import split_setting

@@ -97,7 +97,7 @@ def _difference(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]
         axes.plot([d.low, d.high], [y, y], color=styles[row.optimizer][0], alpha=1 if sure else 0.5)
         axes.plot([d.mean], [y], "|", color=styles[row.optimizer][0], markersize=10, markeredgewidth=2)
     axes.set_yticks(range(len(rows)), [f"{row.optimizer}: {row.verdict}" for row in rows])
-    axes.set_xlabel(f"{words(table.metric)}, paired difference to {table.baseline}")
+    axes.set_xlabel(f"{words(table.metric)}, paired difference to {table.baseline}{table.suffix}")
 
 
 def _curves(

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-from hf_optim.core import text as safe
-from hf_optim.core.text import html as escape
-from hf_optim.core.text import json_in_html
+from hf_optim.core import safe_text as safe
+from hf_optim.core.safe_text import html as escape
+from hf_optim.core.safe_text import json_in_html
 from hf_optim.experiment.files import read_text
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import Analysis
