@@ -314,11 +314,10 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
         if not (isinstance(name, torch.optim.Optimizer) or stands(name)):
             raise UserError(f"an optimizer is a name, a class, a factory or an instance, got {type(name).__name__}")
         return _named(foreign.make(name, foreign.label(name), source, hyper), source)
-    spec = {"name": name, **hyper}
     base = hyper.get("base")
     if isinstance(base, torch.optim.Optimizer):
         return _wrap(name, base, {k: v for k, v in hyper.items() if k != "base"})
-    check_spec(spec)
+    check_spec({"name": name, **hyper})
     if ":" in name:
         return _named(foreign.make(resolve(name), name, source, hyper), source)
     known = info(name)
@@ -330,9 +329,7 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     if not isinstance(decay_all, bool):
         raise UserError(f"{name}: decay_all must be true or false, got {decay_all!r}")
     cls, params = resolve(name), source
-    decay, opt_out = _division(cls, known, hyper)
-    if decay_all:
-        decay = None  # no division: one group, decayed as the rule itself says
+    decay, opt_out = _division(cls, known, hyper, decay_all)
     if isinstance(source, Parameters):
         params = source.groups(decay, opt_out=opt_out, route=getattr(cls, "route", None))
     optimizer: Optimizer = cls(params, **{**known.arguments, **hyper})
@@ -354,17 +351,16 @@ def _named(optimizer: Made, source: Any, earlier: list[list[str]] | None = None)
     return optimizer
 
 
-def _division(cls: Any, known: Info, hyper: dict[str, Any]) -> tuple[float | None, str]:
-    """The decay of the groups that decay, None for a rule without one; the key with which embeddings stay
-    out of a transform."""
-    transform = hyper.get("grad_transform")
-    if transform is not None:
+def _division(cls: Any, known: Info, hyper: dict[str, Any], decay_all: bool) -> tuple[float | None, str]:
+    """The decay of the groups that decay, None for a rule without one and where one group decays as the rule itself
+    says; the key with which embeddings stay out of a transform."""
+    opt_out = cls.opt_out
+    if not opt_out and hyper.get("grad_transform") is not None:
         from hf_optim.transforms import make
 
-        transform = make(transform)
-    opt_out = cls.opt_out or (transform.opt_out if transform is not None else "")
-    decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
-    return decay, opt_out
+        opt_out = make(hyper["grad_transform"]).opt_out
+    divided = "weight_decay" in known.defaults and not decay_all
+    return hyper.get("weight_decay", known.defaults["weight_decay"]) if divided else None, opt_out
 
 
 def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.optim.Optimizer:
@@ -372,8 +368,7 @@ def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.
     if known.family != "wrapper":
         raise UserError(f"{name} takes no base")
     validate.unknown(name, own, [*known.required, *known.defaults, *known.options])
-    wrapped: torch.optim.Optimizer = resolve(name)(base, **own)
-    return wrapped
+    return resolve(name)(base, **own)  # type: ignore[no-any-return]
 
 
 def check_values(spec: Any) -> None:

@@ -20,7 +20,7 @@ from hf_optim.core.groups import describe
 from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, modes
 from hf_optim.hub.feed import needs
-from hf_optim.hub.groups import Untrained
+from hf_optim.hub.trainer_groups import Untrained
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class LightningFeed(Callback):
                 optimizer.feed(loss=total)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        line = self._untrained.found() if self._untrained is not None else None
+        line = self._untrained.late() if self._untrained is not None else None
         if line is not None and trainer.is_global_zero:
             logger.warning("%s", line)
 
