@@ -175,6 +175,24 @@ def test_a_loss_with_weights_is_trained(tmp_path, decay):
     torch.testing.assert_close(weights(trainer), weights(model))
 
 
+def test_a_loss_with_weights_is_resumed_with_them(tmp_path, caplog):
+    """Trainer's checkpoints hold the model alone; one that stock has written is said to lack the rest."""
+
+    def run(folder, resume=None, attached=True):
+        torch.manual_seed(5)
+        trainer = make(folder, trainer=OwnGroups, n=24, save_strategy="steps", save_steps=3, learning_rate=1e-2)
+        if attached:
+            hf_optim.attach(trainer, "adamw")
+        trainer.train(resume_from_checkpoint=resume and str(folder / "checkpoint-3"))
+        return torch.cat([weights(trainer), weights(trainer.loss)])
+
+    whole = run(tmp_path)
+    assert torch.equal(whole, run(tmp_path, resume=True)) and "begin anew" not in caplog.text
+    run(tmp_path / "stock", attached=False)
+    assert not torch.equal(whole, run(tmp_path / "stock", resume=True))
+    assert "not what they held: they lie outside" in caplog.text and "loss.weight, loss.bias" in caplog.text
+
+
 class Named(Tiny):
     def no_weight_decay(self):
         return {"first.weight"}
