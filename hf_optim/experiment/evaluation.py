@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hf_optim.experiment.budget import resampled
 from hf_optim.experiment.checkpoint import check_checkpoint, read_model
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.precision import check_precision, products
+from hf_optim.experiment.sharding import total_norm
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.task import Data, Preset, check_run
 from hf_optim.experiment.trainer import UNWANTED, Diverged, TaskTrainer
@@ -92,7 +91,7 @@ def final_metrics(trainer: TaskTrainer, data: Data, preset: Preset) -> dict[str,
         raise Diverged(f"{key} is not finite at the end of the run")
     model = trainer.model
     assert model is not None
-    metrics["parameter_norm"] = float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
+    metrics["parameter_norm"] = total_norm(p.detach() for p in model.parameters())
     metrics["loss_gap"] = metrics["test_loss"] - metrics["train_loss"]
     if "test_accuracy" in metrics:
         metrics["accuracy_gap"] = metrics["train_accuracy"] - metrics["test_accuracy"]

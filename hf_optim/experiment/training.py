@@ -81,6 +81,7 @@ def train(
     model = task.model(model_name, preset, data)
     optimizer = registry.build(spec.optimizer, model)  # values out of range are the user's error, not a failed run
     precision.check_precision(numbers.precision)
+    precision.check_launcher(numbers.precision, numbers.compile_model)
     if spec.overrides.get("gradient_accumulation_steps") == AUTO:
         batch = flops.probe(train_part(data, None), task.collate(data))
         needs = footprint.measure(model, footprint.slots_of(optimizer), batch, numbers.precision)
