@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.experiment.budget import resampled
-from hf_optim.experiment.checkpoint import check_checkpoint, read_model
+from hf_optim.experiment.checkpoint import ADAPTERS, check_checkpoint, read_adapters, read_model
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.precision import check_precision, products
 from hf_optim.experiment.sharding import total_norm
@@ -38,14 +38,19 @@ def evaluate(spec: RunSpec, checkpoint: Path) -> Evaluated:
         UserError: no such checkpoint, or one of another model or of other data.
     """
     task, name, preset = check_run(spec)
-    check_checkpoint(checkpoint)
+    adapted = (checkpoint / ADAPTERS).is_file()
+    if not adapted:
+        check_checkpoint(checkpoint)
     chosen = spec.overrides.get("precision", preset.precision.value)
     check_precision(chosen)
     data = task.data(preset, spec.data)
     if "split_seed" in spec.overrides:
         data = resampled(data, spec.overrides["split_seed"])
     with quiet(), products(chosen):
-        model = read_model(task, name, checkpoint)
+        if adapted:
+            model = read_adapters(task.model(name, preset, data), checkpoint)
+        else:
+            model = read_model(task, name, checkpoint)
         task.suits(model, data)
         trainer = TaskTrainer(
             schedule={"name": "constant"},

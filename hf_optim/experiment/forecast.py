@@ -29,6 +29,8 @@ from hf_optim.experiment.task import Data, Preset, Task, Value, check_run
 #: steps that are measured after one that is not, seconds after which they are enough, and samples of each on a CPU,
 #: where a whole batch may take minutes
 STEPS, ENOUGH, SAMPLES = 3, 2.0, 2
+#: seconds of measuring after which what is left is told by its operations
+PATIENCE = 30.0
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,11 @@ def stand_in(task: Task, model: str, preset: Preset, source: str | None) -> Data
     return task.synthetic(model, preset)
 
 
-def forecast(spec: RunSpec, card: Card | None) -> Forecast | None:
+def forecast(spec: RunSpec, card: Card | None, rate: float | None = None) -> Forecast | None:
     """The cost of a run on `card`, or here; None for a task without synthetic data.
+
+    Args:
+        rate: operations a second that are reached here; None: a few steps are measured.
 
     Raises:
         UserError: what the run itself would refuse, and what does not fit into the memory under `auto`.
@@ -89,6 +94,8 @@ def forecast(spec: RunSpec, card: Card | None) -> Forecast | None:
         total = cost.both * numbers.batch * numbers.steps
         if card is not None:
             seconds = max(total / card.operations(numbers.precision), numbers.steps * LEAST_STEP)
+        elif rate is not None:
+            seconds = total / rate
         else:
             with products(numbers.precision):
                 each = _measured(model, task, data, numbers.per_device, numbers.precision)
@@ -121,17 +128,23 @@ def _measured(model: nn.Module, task: Task, data: Data, samples: int, precision:
 
 def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None) -> list[str]:
     """What runs cost, a line for each of (label, specification of one of them, how many), and all of them together."""
-    told, total, unknown = [], 0.0, False
+    told, total, unknown, begun = [], 0.0, False, time.monotonic()
+    largest: Forecast | None = None  # of the steps that were measured: small ones say little of the others
     for label, spec, count in specs:
+        late = card is None and largest is not None and time.monotonic() - begun > PATIENCE
+        rate = largest.flops / largest.seconds if late and largest is not None else None
         try:
-            one = forecast(RunSpec.from_dict(spec), card)
+            one = forecast(RunSpec.from_dict(spec), card, rate)
             why = "the task has no synthetic data"
         except UserError as error:
             one, why = None, str(error)
         unknown = unknown or one is None
+        if one is not None and rate is None and (largest is None or _a_step(one) > _a_step(largest)):
+            largest = one
         total += one.seconds * count if one else 0.0
         told.append(
             f"  {label}: {count} run{'s'[: count > 1]}, each {one.sentence() if one else f'of unknown cost ({why})'}"
+            + (", by its operations alone" if one and rate is not None else "")
         )
         room = 1e9 * card.gigabytes if card else footprint.available() / footprint.SPARE
         if one and one.memory > room:
@@ -142,6 +155,10 @@ def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None
         *told,
         f"  in all {duration(total)} one after the other{', and more' if unknown else ''}",
     ]
+
+
+def _a_step(one: Forecast) -> float:
+    return one.flops / one.steps
 
 
 def _here() -> str:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_optim import registry
 from hf_optim.errors import UserError, one_line
-from hf_optim.experiment import flops, footprint, precision, trackers
+from hf_optim.experiment import flops, footprint, precision, sharding, trackers
 from hf_optim.experiment import record as records
 from hf_optim.experiment.budget import Budget, budget, resampled
 from hf_optim.experiment.checkpoint import last_checkpoint
@@ -109,6 +109,8 @@ def train(
             trainer = _trainer(
                 task, spec, preset, model, data, numbers, folder, checkpoint_every, watch, checkpoint is None, tracking
             )
+            if sharding.wanted() and not trainer.is_fsdp_enabled and first:
+                print("FSDP2 needs GPUs: every process has all of the weights (DDP)", file=sys.stderr, flush=True)
             trainer.spending = Spending(numbers.passes, numbers.seconds, cost, processes)
             trainer.spending.watch(model, compiled=numbers.compile_model)
             attach(trainer, optimizer)
@@ -161,6 +163,7 @@ def train(
             "workers": numbers.workers,
             "samples_at_a_time": numbers.per_device,
             "gradient_accumulation_steps": numbers.accumulation,
+            "sharded": trainer is not None and trainer.is_fsdp_enabled,
         },
         "environment": records.environment(processes, str(trainer.args.device) if trainer is not None else "unknown"),
         "groups": _groups(trainer),

@@ -265,7 +265,7 @@ def _others(one: TaskTable, styles: Mapping[str, str]) -> str:
 
 
 def _costs(one: TaskTable, styles: Mapping[str, str]) -> str:
-    keys = [k for k in COSTS if any(not math.isnan(row.costs[k]) for row in one.rows)]
+    keys = table.measured_costs(one)
     if not keys:
         return ""
     most = {k: max(row.costs[k] for row in one.rows if not math.isnan(row.costs[k])) for k in keys}
@@ -282,7 +282,7 @@ def _costs(one: TaskTable, styles: Mapping[str, str]) -> str:
     return (
         f"<h3>Time and memory</h3>{made}"
         '<p class="soft">Medians over seeds. Runs may have shared the machine: compare within this table only. '
-        "Memory is the optimizer's state.</p>"
+        "A plain step is one forward and one backward pass; peaks are the most memory held at a time.</p>"
     )
 
 
@@ -303,7 +303,8 @@ def _facts(results: Results, task: Mapping[str, Any]) -> str:
         facts.append(
             "schedule " + ", ".join(f"{k} {v}" if k != "name" else str(v) for k, v in task["schedule"].items())
         )
-    facts += [f"{k} {v}" for k, v in (task.get("overrides") or {}).items() if k != "steps"]
+    changed = [f"{k} {v}" for k, v in (task.get("overrides") or {}).items() if k != "steps"]
+    facts += [f"in place of the preset's: {', '.join(changed)}"] if changed else []
     return " · ".join(facts)
 
 
