@@ -1,7 +1,7 @@
 """How many floating-point operations a training pass takes, counted by torch's own formulas on a pass of a few samples.
 
-The pass is made once, by a copy of the model whose tensors have shapes and no numbers, so that nothing is computed; a
-model that looks at numbers is computed after all, on the CPU. A multiplication and an addition count as two.
+The pass is made once, by a copy of the model on the CPU; of a large model by one whose tensors have shapes and no
+numbers, so that nothing is computed, unless it looks at numbers. A multiplication and an addition count as two.
 Elementwise work is not counted, as is usual.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 #: samples of the pass that is counted: two, for batch norm; more of texts, which differ in length
 IMAGES, TEXTS = 2, 16
+#: parameters above which imagining a pass takes less than computing it
+LARGE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -91,23 +93,23 @@ def cost(model: nn.Module, dataset: Any, collate: Any) -> PassCost | None:
 
 def pass_cost(model: nn.Module, batch: Mapping[str, Any]) -> PassCost:
     """The cost of a training pass of `model` (left as it is) on `batch`; raises what the model raises."""
-    forward, backward = imagined(counted, model, batch)
+    forward, backward = of_a_pass(counted, model, batch)
     samples = samples_in(batch)
     return PassCost(forward // samples, backward // samples, _tokens(batch))
 
 
-def imagined(measure: Callable[[nn.Module, Mapping[str, Any]], T], model: nn.Module, batch: Mapping[str, Any]) -> T:
-    """`measure(model, batch)` of a copy of `model` in training mode, without numbers if that can be."""
+def of_a_pass(measure: Callable[[nn.Module, Mapping[str, Any]], T], model: nn.Module, batch: Mapping[str, Any]) -> T:
+    """`measure(model, batch)` of a copy of `model` in training mode, which is only imagined if it is large."""
     state = RandomState()
     try:
-        try:
-            mode = FakeTensorMode()
-            with FakeCopyMode(mode):
-                shapes, empty = copy.deepcopy((model, dict(batch)))
-            with mode:
-                return measure(shapes.train(), empty)
-        except Exception:  # whatever a model does with numbers that are not there
-            return measure(copy.deepcopy(model).cpu().train(), batch)
+        if sum(p.numel() for p in model.parameters()) > LARGE:
+            with suppress(Exception):  # whatever a model does with numbers that are not there
+                mode = FakeTensorMode()
+                with FakeCopyMode(mode):
+                    shapes, empty = copy.deepcopy((model, dict(batch)))
+                with mode:
+                    return measure(shapes.train(), empty)
+        return measure(copy.deepcopy(model).cpu().train(), batch)
     finally:
         state.restore()
 

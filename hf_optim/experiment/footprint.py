@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
-from hf_optim.experiment.flops import imagined, loss_of, samples_in
+from hf_optim.experiment.flops import loss_of, of_a_pass, samples_in
 from hf_optim.experiment.record import SHARERS
 
 #: the share of the memory that is planned with
@@ -86,11 +85,23 @@ def measure(model: nn.Module, slots: int, batch: Mapping[str, Any], precision: s
     Args:
         slots: tensors of a parameter's size that the optimizer keeps.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        kept = _allocated(model, batch, precision)
-    else:
-        kept = imagined(partial(_kept, precision=precision), model, batch)
+    if torch.cuda.is_available():
+        return _footprint(model, slots, batch, _allocated(model, batch, precision))
+    state = RandomState()
+    try:
+        kept = _kept(copy.deepcopy(model).train(), batch, precision)
+    finally:
+        state.restore()
+    return _footprint(model, slots, batch, kept)
+
+
+def estimate(model: nn.Module, slots: int, batch: Mapping[str, Any], precision: str) -> Footprint:
+    """The same by the size of the kept tensors, wherever it is; of a large model without computing them."""
+    kept = of_a_pass(lambda copied, given: _kept(copied, given, precision), model, batch)
+    return _footprint(model, slots, batch, kept)
+
+
+def _footprint(model: nn.Module, slots: int, batch: Mapping[str, Any], kept: int) -> Footprint:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return Footprint(weights + (1 + slots) * trained, max(1, kept // samples_in(batch)))
@@ -123,7 +134,7 @@ def _allocated(model: nn.Module, batch: Mapping[str, Any], precision: str) -> in
         state.restore()
 
 
-def _kept(model: nn.Module, batch: Mapping[str, Any], *, precision: str) -> int:
+def _kept(model: nn.Module, batch: Mapping[str, Any], precision: str) -> int:
     """Bytes of the tensors that a forward pass keeps for the backward pass."""
     weights = {_storage(p) for p in model.parameters()}
     sizes: dict[int, int] = {}

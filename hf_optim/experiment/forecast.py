@@ -87,7 +87,9 @@ def forecast(spec: RunSpec, card: Card | None, rate: float | None = None) -> For
         optimizer = registry.build(spec.optimizer, model)
         batch = flops.probe(data.train, task.collate(data))
         cost = flops.pass_cost(model, batch)
-        needs = footprint.measure(model, footprint.slots_of(optimizer), batch, numbers.precision)
+        here = card is None and torch.cuda.is_available()
+        see = footprint.measure if here else footprint.estimate
+        needs = see(model, footprint.slots_of(optimizer), batch, numbers.precision)
         room = footprint.available() if card is None else int(footprint.SPARE * 1e9 * card.gigabytes)
         if spec.overrides.get("gradient_accumulation_steps") == AUTO:
             numbers = numbers.in_parts(needs.parts(numbers.per_device, room))

@@ -6,14 +6,15 @@ import functools
 import math
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from hf_optim.core import reduce
-from hf_optim.core.rewind import reshard
+from hf_optim.core.rewind import RandomState, reshard
 from hf_optim.experiment import sharding
 from hf_optim.experiment.evaluator import Evaluator
 from hf_optim.experiment.spending import Spending
@@ -64,6 +65,21 @@ class TaskTrainer(Trainer):
             whole = self.accelerator.get_state_dict(self.model)
             if self.args.should_save:
                 self._save(output_dir, state_dict=whole)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Trainer's; a whole model by transformers' own reader, since it may be saved under other names than it has
+        (ViT), which Trainer leaves as they are and goes on.
+        """
+        whole = (Path(resume_from_checkpoint) / "config.json").is_file()
+        if not whole or self.is_fsdp_enabled or not isinstance(self.model, PreTrainedModel):
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        state = RandomState()
+        try:
+            stored = type(self.model).from_pretrained(resume_from_checkpoint, local_files_only=True)
+        finally:
+            state.restore()
+        self.model.load_state_dict(stored.state_dict())
+        return None
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
