@@ -6,6 +6,7 @@ import functools
 import math
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,10 @@ class TaskTrainer(Trainer):
                 return self._evaluated(*args, prefix=metric_key_prefix, **kwargs)
             finally:
                 reshard([self.model])  # type: ignore[list-item]
+
+    def uncounted(self) -> AbstractContextManager[None]:
+        """Around what is no training (`hf_optim.hub.replay.uncounted`)."""
+        return self.spending.evaluating()
 
     def _share_buffers(self) -> None:
         if reduce.distributed():

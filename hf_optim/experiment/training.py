@@ -109,6 +109,8 @@ def train(
             trainer = _trainer(
                 task, spec, preset, model, data, numbers, folder, checkpoint_every, watch, checkpoint is None, tracking
             )
+            if trainer.is_fsdp_enabled and "sharpness" in spec.overrides:
+                raise UserError("overrides: sharpness needs whole weights: hf-optim inspect has it of a checkpoint")
             if sharding.wanted() and not trainer.is_fsdp_enabled and first:
                 print("FSDP2 needs GPUs: every process has all of the weights (DDP)", file=sys.stderr, flush=True)
             trainer.spending = Spending(numbers.passes, numbers.seconds, cost, processes)

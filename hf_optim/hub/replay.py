@@ -12,7 +12,7 @@ import copy
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,14 @@ def counters_kept(trainer: Any) -> Iterator[None]:
         for key, (live, kept) in containers.items():
             vars(trainer)[key] = _refill(live, kept)
         vars(trainer.state).update(state)
+
+
+def uncounted(trainer: Any) -> AbstractContextManager[Any]:
+    """Around what is looked at once, at the beginning of a training or of its resumption, and is none: a trainer that
+    counts what it spends has a method of this name for it.
+    """
+    context: AbstractContextManager[Any] = getattr(trainer, "uncounted", nullcontext)()
+    return context
 
 
 @dataclass
