@@ -24,7 +24,7 @@ def spec(name: str) -> Any:
     """One of `RUNS`."""
     from hf_optim.experiment.spec import RunSpec
 
-    overrides = {"steps": STEPS, "eval_every": 1, "max_grad_norm": 0}
+    overrides = {"steps": STEPS, "eval_every": STEPS // 2, "max_grad_norm": 0}
     return RunSpec.from_dict({**RUNS[name], "size": "smoke", "overrides": overrides})
 
 
