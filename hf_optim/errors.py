@@ -6,10 +6,12 @@ import re
 class UserError(ValueError):
     """What was wrong, where, and what to do; the command line prints it and exits with 2.
 
-    A name of more than 500 letters, as a stranger's file may hold it, is shortened."""
+    A name of more than 500 letters, as a stranger's file may hold it, is shortened; what shows in several lines, as a
+    tensor does, stands in one."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(re.sub(r"\S{501,}", lambda m: f"{m[0][:200]}... ({len(m[0])} letters)", str(message)))
+        line = re.sub(r"\s*\n\s*", " ", str(message))
+        super().__init__(re.sub(r"\S{501,}", lambda m: f"{m[0][:200]}... ({len(m[0])} letters)", line))
 
 
 class MissingLoss(UserError):

@@ -59,6 +59,9 @@ class Info:
     cited: tuple[str, str, str, int] = ("", "", "", 0)
     #: how many of its slots may be kept in 8 bits
     int8_slots: int = 0
+    #: the rules that it contains, and its base of a wrapper that may be its base: see `core.rule` and `bases.wrapper`
+    special_cases: MappingProxyType[str, dict[str, float]] = field(default_factory=lambda: MappingProxyType({}))
+    as_base: MappingProxyType[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def int8_bytes(self) -> float | None:
@@ -70,17 +73,22 @@ class Info:
 # --- reading files -------------------------------------------------------------------------------------------------
 
 
-def _literals(body: list[ast.stmt]) -> dict[str, Any]:
+#: what is read of a file: anything else in it may be computed
+_READ = {"family", "paper", "cited", "needs", "slots", "int8_slots", "state_bytes", "search_space", "special_cases",
+         "as_base", "base", "PRESETS"}  # fmt: skip
+
+
+def _literals(body: list[ast.stmt], path: Path) -> dict[str, Any]:
     literals = {}
     for node in body:
-        if not isinstance(node, (ast.Assign, ast.AnnAssign)):
-            continue
-        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-        if isinstance(target, ast.Name) and node.value is not None:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
             try:
                 literals[target.id] = _value(node.value)
             except ValueError:
-                continue
+                if target.id in _READ:
+                    said = "must be a literal: the registry reads it without running the file"
+                    raise UserError(f"{path}:{node.lineno}: {target.id} {said}") from None
     return literals
 
 
@@ -109,14 +117,14 @@ def _has_init(cls: ast.ClassDef) -> bool:
 
 def _read(path: Path, kind: str) -> dict[str, Info]:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    top = _literals(tree.body)
+    top = _literals(tree.body, path)
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.bases]
     infos: dict[str, Info] = {}
     optimizers = [c for c in classes if _has_init(c)]
     if not optimizers:
         return infos
     cls = optimizers[0]
-    own = _literals(cls.body)
+    own = _literals(cls.body, path)
     defaults, required, options = _signature(cls)
     family = "wrapper" if kind == "wrappers" else own.get("family", "plain")
     slots = own.get("slots", {})
@@ -134,6 +142,8 @@ def _read(path: Path, kind: str) -> dict[str, Info]:
         ast.get_docstring(cls) or "",
         cited=own.get("cited", ("", "", "", 0)),
         int8_slots=len(own.get("int8_slots", ())),
+        special_cases=MappingProxyType(own.get("special_cases", {})),
+        as_base=MappingProxyType(own.get("as_base", {})),
     )
     infos[path.stem] = info
     for name, preset in top.get("PRESETS", {}).items():
@@ -157,6 +167,7 @@ def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
         arguments=MappingProxyType(changed),
         state_bytes=preset.get("state_bytes", info.state_bytes),
         search_space=MappingProxyType(preset["search_space"]),
+        special_cases=MappingProxyType(preset.get("special_cases", {})),
     )
 
 
@@ -330,11 +341,11 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
 
 def _named(optimizer: Made, source: Any, earlier: list[list[str]] | None = None) -> Made:
     """The optimizer with its tensors' names in its groups, where a model has told them."""
-    from hf_optim.bases import layout
+    from hf_optim.bases import parameter_names
 
     names = getattr(source, "names", {})
     if all(p in names for group in optimizer.param_groups for p in group["params"]):
-        layout.name(optimizer, names, [list(names.values())] if earlier is None else earlier)
+        parameter_names.name(optimizer, names, [list(names.values())] if earlier is None else earlier)
     return optimizer
 
 

@@ -98,12 +98,12 @@ def write(home: Path, run: dict[str, Any], chance: random.Random) -> None:
     (home / "record.json").write_text(json.dumps(record))
 
 
-def timed(what: str, work: Callable[[], T]) -> T:
+def timed(label: str, work: Callable[[], T]) -> T:
     """Does `work` and prints how long it took, in seconds of the clock and of this process's own time."""
     clock, own = time.perf_counter(), time.process_time()
     result = work()
     size = f", {len(result) / 1e6:.1f} MB" if isinstance(result, str) else ""
-    print(f"{what:24s} {time.perf_counter() - clock:7.1f} s, cpu {time.process_time() - own:6.1f} s{size}", flush=True)
+    print(f"{label:24s} {time.perf_counter() - clock:7.1f} s, cpu {time.process_time() - own:6.1f} s{size}", flush=True)
     return result
 
 

@@ -115,11 +115,11 @@ MODELS: dict[str, Callable[[], list[tuple[int, ...]]]] = {
 
 def tensors(shapes: list[tuple[int, ...]]) -> list[torch.nn.Parameter]:
     """Parameters with gradients."""
-    made = [torch.nn.Parameter(torch.randn(s) * 0.02) for s in shapes]
-    for p in made:
+    parameters = [torch.nn.Parameter(torch.randn(s) * 0.02) for s in shapes]
+    for p in parameters:
         p.grad = torch.randn_like(p) * 0.01
         p.given = p.grad  # type: ignore[attr-defined]
-    return made
+    return parameters
 
 
 def bandwidth(size: int, repeats: int = 5) -> float:
@@ -159,23 +159,23 @@ def traffic(step: Callable[[], Any]) -> tuple[int, int]:
 
 def contestants(name: str, shapes: list[tuple[int, ...]], written: bool) -> dict[str, torch.optim.Optimizer]:
     """The rule in all its forms, by label, after torch's fused AdamW."""
-    found: dict[str, torch.optim.Optimizer] = {FUSED: torch.optim.AdamW(tensors(shapes), fused=True)}
+    optimizers: dict[str, torch.optim.Optimizer] = {FUSED: torch.optim.AdamW(tensors(shapes), fused=True)}
     if name == "adamw":
-        found["torch AdamW foreach"] = torch.optim.AdamW(tensors(shapes), foreach=True)
-    found[name] = ours(name, shapes)
+        optimizers["torch AdamW foreach"] = torch.optim.AdamW(tensors(shapes), foreach=True)
+    optimizers[name] = ours(name, shapes)
     if written and "compile" in hf_optim.info(name).options:
-        found[f"{name} as written"] = ours(name, shapes, compile=False)
+        optimizers[f"{name} as written"] = ours(name, shapes, compile=False)
     for package, cls, options in PEERS.get(name, []):
         try:
             peer = getattr(importlib.import_module(package), cls)(tensors(shapes), **options)
             getattr(peer, "train", lambda: None)()  # of a schedule-free one
             step(peer)
-            found[f"{package}.{cls}"] = peer
+            optimizers[f"{package}.{cls}"] = peer
         except ImportError:
             continue
         except Exception as error:  # a peer that refuses these tensors is left out, by name
             print(f"left out: {package}.{cls}: {error}")
-    return found
+    return optimizers
 
 
 def ours(name: str, shapes: list[tuple[int, ...]], **options: Any) -> torch.optim.Optimizer:
@@ -334,29 +334,29 @@ class Measured:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self.folder, self.found = folder, {"rows": [], "first steps": []}  # type: ignore[var-annotated]
+        self.folder, self.results = folder, {"rows": [], "first steps": []}  # type: ignore[var-annotated]
         if folder is not None and (folder / "steps.json").exists():
-            self.found = json.loads((folder / "steps.json").read_text(encoding="utf-8"))
+            self.results = json.loads((folder / "steps.json").read_text(encoding="utf-8"))
 
     def has(self, model: str, name: str, threads: int) -> bool:
         """Whether a rule was measured."""
-        return any((r["model"], r["rule"], r["threads"]) == (model, name, threads) for r in self.found["rows"])
+        return any((r["model"], r["rule"], r["threads"]) == (model, name, threads) for r in self.results["rows"])
 
     def has_first(self, name: str) -> bool:
         """Whether its first steps were."""
-        return any(r["optimizer"] == name for r in self.found["first steps"])
+        return any(r["optimizer"] == name for r in self.results["first steps"])
 
     def add(self, kind: str, rows: list[dict[str, Any]]) -> None:
         """Print and write rows."""
         print(table(rows) if kind == "rows" else first_table(rows), flush=True)
-        self.found[kind] += [{**r, "torch": torch.__version__} for r in rows]
+        self.results[kind] += [{**r, "torch": torch.__version__} for r in rows]
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         for file, text in (
-            ("steps.json", json.dumps(self.found, indent=1)),
-            ("steps.md", table([r for r in self.found["rows"] if r["optimizer"] != FUSED or r["rule"] == "adamw"])),
-            ("first.md", first_table(self.found["first steps"])),
+            ("steps.json", json.dumps(self.results, indent=1)),
+            ("steps.md", table([r for r in self.results["rows"] if r["optimizer"] != FUSED or r["rule"] == "adamw"])),
+            ("first.md", first_table(self.results["first steps"])),
         ):
             (self.folder / f"{file}.new").write_text(text + "\n", encoding="utf-8")
             os.replace(self.folder / f"{file}.new", self.folder / file)
@@ -388,8 +388,8 @@ def main() -> None:
                 measured.add("rows", compare(model, name, repeats, not options.kernels_only, threads))
         if not options.kernels_only and not measured.has_first(name) and time.monotonic() < end:
             measured.add("first steps", [first_steps(name)])
-    if options.output and measured.found["rows"]:
-        plot(measured.found["rows"], options.output / "steps.png")
+    if options.output and measured.results["rows"]:
+        plot(measured.results["rows"], options.output / "steps.png")
 
 
 if __name__ == "__main__":

@@ -71,10 +71,10 @@ def run(
 def compare_losses(given: argparse.Namespace) -> None:
     """Print the largest relative difference of a step's loss from those of torch's two AdamWs."""
     with tempfile.TemporaryDirectory() as folder:
-        _, found = run(given, given.optimizer, given.steps, folder)
+        _, losses = run(given, given.optimizer, given.steps, folder)
         for stock in ("adamw_torch", "adamw_torch_fused"):
             _, wanted = run(given, None, given.steps, folder, stock)
-            gap = max(abs(a - b) / b for a, b in zip(found, wanted, strict=True))
+            gap = max(abs(a - b) / b for a, b in zip(losses, wanted, strict=True))
             print(f"{stock}: losses {wanted[0]:.4f} to {wanted[-1]:.4f}, attached {given.optimizer} within {gap:.2g}")
 
 

@@ -87,7 +87,7 @@ def signature(node: ast.FunctionDef, name: str) -> str:
     """A call as it is written, in one line if it fits, else an argument a line."""
     arguments = ast.parse(ast.unparse(node)).body[0].args  # type: ignore[attr-defined]
     for some in (arguments.posonlyargs, arguments.args):
-        some[:] = [one for one in some if one.arg not in ("self", "cls")]
+        some[:] = [argument for argument in some if argument.arg not in ("self", "cls")]
     returns = f" -> {ast.unparse(node.returns)}" if node.returns and node.name != "__init__" else ""
     text = f"{name}({ast.unparse(arguments)}){returns}"
     if len(text) <= 100:
@@ -127,22 +127,26 @@ def entry(module: str, name: str) -> list[str]:
     doc = ast.get_docstring(node)
     if not doc:
         raise SystemExit(f"build_api.py: {module}:{name} has no docstring")
-    made = node if isinstance(node, ast.FunctionDef) else method(node, "__init__")
-    shown = signature(made, name) if made else f"class {name}"
+    function = node if isinstance(node, ast.FunctionDef) else method(node, "__init__")
+    shown = signature(function, name) if function else f"class {name}"
     lines = [f"## {name}", "", "```text", shown, "```", "", prose(doc), ""]
     if isinstance(node, ast.ClassDef):
-        for one in node.body:
-            if isinstance(one, ast.FunctionDef) and not one.name.startswith("_") and (doc := ast.get_docstring(one)):
-                attribute = any("property" in ast.unparse(d) for d in one.decorator_list)
-                lines += [f"### {name}.{one.name}", ""]
-                lines += [] if attribute else ["```text", signature(one, one.name), "```", ""]
+        for member in node.body:
+            if (
+                isinstance(member, ast.FunctionDef)
+                and not member.name.startswith("_")
+                and (doc := ast.get_docstring(member))
+            ):
+                attribute = any("property" in ast.unparse(d) for d in member.decorator_list)
+                lines += [f"### {name}.{member.name}", ""]
+                lines += [] if attribute else ["```text", signature(member, member.name), "```", ""]
                 lines += [prose(dedent(doc)), ""]
     return lines
 
 
 def method(node: ast.ClassDef, name: str) -> ast.FunctionDef | None:
     """A class's own method, if it has it."""
-    return next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == name), None)
+    return next((member for member in node.body if isinstance(member, ast.FunctionDef) and member.name == name), None)
 
 
 def page(title: str) -> str:

@@ -47,33 +47,33 @@ def page() -> str:
     parts = [HEAD]
     for paper in claim.PAPERS:
         parts.append(f"\n## {paper}\n")
-        parts += [_entry(one) for one in map(claim.load, claim.names()) if one.paper == paper]
+        parts += [_entry(loaded) for loaded in map(claim.load, claim.names()) if loaded.paper == paper]
     return "\n".join(parts) + "\n"
 
 
-def _entry(one: claim.Claim) -> str:
-    plans = {size: expand(s.study) for size, s in one.settings.items() if s.study is not None}
-    found = {size: _found(one, size) for size in one.settings}
-    lines = [f"### {one.where}: {one.title}", "", _how(one, plans), ""]
+def _entry(loaded: claim.Claim) -> str:
+    plans = {size: expand(s.study) for size, s in loaded.settings.items() if s.study is not None}
+    by_size = {size: _judgements(loaded, size) for size in loaded.settings}
+    lines = [f"### {loaded.where}: {loaded.title}", "", _how(loaded, plans), ""]
     lines += ["| the paper says | read as | judged by | found |", "|---|---|---|---|"]
-    for statement in one.judged():
+    for statement in loaded.judged():
         cells = (
             f"“{statement.says}” ({statement.section})",
             ", ".join(text for text in (statement.variant, statement.reading) if text),
             _rule(statement),
-            _verdicts(statement, found),
+            _verdicts(statement, by_size),
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    lines += [""] if one.notes else []
-    return "\n".join([*lines, *(f"- {note}" for note in one.notes), ""])
+    lines += [""] if loaded.notes else []
+    return "\n".join([*lines, *(f"- {note}" for note in loaded.notes), ""])
 
 
-def _how(one: claim.Claim, plans: dict[str, Plan]) -> str:
-    if not one.settings:
+def _how(loaded: claim.Claim, plans: dict[str, Plan]) -> str:
+    if not loaded.settings:
         return "Nothing to run."
-    parts = [f"`hf-optim reproduce {one.name}`"]
-    for size, setting in one.settings.items():
-        link = f" ([found]({DONE.name}/{one.name}-{size}/reproduction.md))" if _file(one, size).is_file() else ""
+    parts = [f"`hf-optim reproduce {loaded.name}`"]
+    for size, setting in loaded.settings.items():
+        link = f" ([found]({DONE.name}/{loaded.name}-{size}/reproduction.md))" if _file(loaded, size).is_file() else ""
         if setting.study is None:
             parts.append(f"judged without training{link}")
             continue
@@ -82,7 +82,7 @@ def _how(one: claim.Claim, plans: dict[str, Plan]) -> str:
         price = cost.of(plan.runs, machine)
         words = f"{size}: {len(plan.runs)} runs, {cost.duration(price.hours)} of one {machine.name}"
         words += f", ${price.hours * machine.dollars:,.0f}" if size == "paper" else ""
-        outlook = power.outlooks(one, size, plan)
+        outlook = power.outlooks(loaded, size, plan)
         needed = [each.needed for each in outlook if each.needed is not None]
         if needed:
             cannot = "cannot with" if power.hopeless(outlook) else "decides with"
@@ -107,22 +107,22 @@ def _rule(statement: Statement) -> str:
     return negated + ", ".join(dict.fromkeys(words))
 
 
-def _file(one: claim.Claim, size: str) -> Path:
-    return DONE / f"{one.name}-{size}" / "reproduction.json"
+def _file(loaded: claim.Claim, size: str) -> Path:
+    return DONE / f"{loaded.name}-{size}" / "reproduction.json"
 
 
-def _found(one: claim.Claim, size: str) -> list[dict[str, Any]]:
-    file = _file(one, size)
+def _judgements(loaded: claim.Claim, size: str) -> list[dict[str, Any]]:
+    file = _file(loaded, size)
     return list(json.loads(file.read_text(encoding="utf-8"))["judgements"]) if file.is_file() else []
 
 
-def _verdicts(statement: Statement, found: dict[str, list[dict[str, Any]]]) -> str:
+def _verdicts(statement: Statement, by_size: dict[str, list[dict[str, Any]]]) -> str:
     """Each size's verdict on the statement; a verdict on other words is none."""
     if statement.keys is None:
         return "–"
     same = (statement.says, statement.reading, statement.variant, statement.rule)
     said = []
-    for size, judgements in found.items():
+    for size, judgements in by_size.items():
         verdict = next(
             (j["verdict"] for j in judgements if (j["says"], j["reading"], j["variant"], j["rule"]) == same), None
         )

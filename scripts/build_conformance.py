@@ -129,7 +129,7 @@ def fingerprints() -> dict[str, str]:
     for name in registry.list_optimizers():
         known = [registry.info(name)]
         known += [registry.info(known[0].base["name"])] if known[0].base else []
-        paths = [modules[one.cls.rsplit(".", 1)[1]][0].replace(".", "/") + ".py" for one in known]
+        paths = [modules[entry.cls.rsplit(".", 1)[1]][0].replace(".", "/") + ".py" for entry in known]
         files = set().union(*(imported(ROOT / path) for path in paths))
         prints[name] = fingerprint(*files, extra=json.dumps(rows.get(name)))
     return prints

@@ -85,8 +85,8 @@ def trainer(section: dict[str, Any]) -> str:
     for name, row in section["rows"].items():
         cells = [row.get("error", "")] if "error" in row else []
         for precision in ("fp32", "bf16", "fp16"):
-            one = row.get(precision, {})
-            cells.append(one.get("error") or (f"{one['last']:.3f}, {one['resume']:.1g}" if one else ""))
+            cell = row.get(precision, {})
+            cells.append(cell.get("error") or (f"{cell['last']:.3f}, {cell['resume']:.1g}" if cell else ""))
         rows.append([name, *cells[-3:]])
     return "Last logged loss, and distance of a resumed run's weights to the undisturbed run's.\n\n" + table(
         ["optimizer", "fp32", "bf16", "fp16"], rows

@@ -30,16 +30,16 @@ def kept(folder: Path, *, draw: bool = True) -> dict[str, Any]:
     from hf_optim.study.report.charts import style_of
 
     results = records.load(folder)
-    found = ladder.build(results)
-    assert found is not None, f"{folder} holds no ladder"
+    built = ladder.build(results)
+    assert built is not None, f"{folder} holds no ladder"
     plan, judgement = results.plan, results.standing.judgement
     tables = table.build(results)
     labels = [o["label"] for o in plan.optimizers]
-    if draw and found.points:
-        picture(found, style_of(labels))
+    if draw and built.points:
+        picture(built, style_of(labels))
     rungs = [r for r in plan.ladder["rungs"] if r["all"]]  # type: ignore[index]
-    losses = {(p.optimizer, p.rung["task"]): p.loss for p in found.points}
-    fitted = {(s.optimizer, s.rung["task"]): s for s in found.speeds}
+    losses = {(p.optimizer, p.rung["task"]): p.loss for p in built.points}
+    fitted = {(s.optimizer, s.rung["task"]): s for s in built.speeds}
     verdict = {} if judgement is None else {**judgement.scores}
     trials, judged, further = stages.planned(plan)
     data: Any = {
@@ -54,14 +54,14 @@ def kept(folder: Path, *, draw: bool = True) -> dict[str, Any]:
         "progress": verdicts.progress(results),
         "rungs": [{k: r[k] for k in ("task", "parameters", "tokens", "steps", "batch_size", "all")} for r in rungs],
         "budgets": [r["multiple"] for r in plan.ladder["rungs"] if r["size"] == rungs[0]["size"]],  # type: ignore[index]
-        "counted": found.counted,
+        "counted": built.counted,
         "optimizers": [],
-        "trends": found.trends,
-        "speed_trends": found.speed_trends,
-        "rates": [{"rung": r.rung["task"], "optimizer": r.optimizer, "best": r.best} for r in found.rates],
-        "carried": [{"rung": c.rung["task"], "optimizer": c.optimizer, "costs": c.costs} for c in found.carried],
-        "needs": found.needs,
-        "cost": found.cost,
+        "trends": built.trends,
+        "speed_trends": built.speed_trends,
+        "rates": [{"rung": r.rung["task"], "optimizer": r.optimizer, "best": r.best} for r in built.rates],
+        "carried": [{"rung": c.rung["task"], "optimizer": c.optimizer, "costs": c.costs} for c in built.carried],
+        "needs": built.needs,
+        "cost": built.cost,
         "sentences": verdicts.sentences(results, tables),
     }
     for label in labels:
@@ -78,16 +78,16 @@ def kept(folder: Path, *, draw: bool = True) -> dict[str, Any]:
                 "verdict": c.verdict if c else "",
                 "score": [c.difference.mean, c.difference.low, c.difference.high, c.adjusted] if c else None,
                 "seconds": [
-                    next((p.seconds for p in found.points if (p.optimizer, p.rung["task"]) == (label, r["task"])), None)
+                    next((p.seconds for p in built.points if (p.optimizer, p.rung["task"]) == (label, r["task"])), None)
                     for r in rungs
                 ],
             }
         )
-    made: dict[str, Any] = json.loads(analysis.to_json(data))  # what has no value is null
-    return made
+    plain: dict[str, Any] = json.loads(analysis.to_json(data))  # what has no value is null
+    return plain
 
 
-def picture(found: Any, styles: dict[str, str]) -> None:
+def picture(built: Any, styles: dict[str, str]) -> None:
     """The report's picture as a file of its own: the style sheet's light colours go along."""
     from hf_optim.study.report.ladder import slide
 
@@ -96,7 +96,7 @@ def picture(found: Any, styles: dict[str, str]) -> None:
     assert colours is not None
     rules = [line for line in css.splitlines() if line.lstrip().startswith(("svg", ".k", ".d"))]
     style = f":root{{{colours[1]}}} svg{{background:#fdfdfc;font-family:system-ui,sans-serif}} {' '.join(rules)}"
-    text = slide(found, styles).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    text = slide(built, styles).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     PICTURE.parent.mkdir(exist_ok=True)
     PICTURE.write_text(text.replace(">", f"><style>{style}</style>", 1) + "\n", encoding="utf-8")
 
@@ -105,8 +105,8 @@ def page(data: dict[str, Any]) -> str:
     """docs/ladder.md."""
     fields = {
         "answer": answer(data),
-        "picture": ALT if any(any(one["losses"]) for one in data["optimizers"]) else "",
-        "made": made(data),
+        "picture": ALT if any(any(row["losses"]) for row in data["optimizers"]) else "",
+        "made": provenance(data),
         "table": table_of(data),
         "rates": rates(data),
         "trend": trend(data),
@@ -121,10 +121,10 @@ def answer(data: dict[str, Any]) -> str:
     if not data["units"]:
         return f"**Nothing is decided yet.** {data['progress']}"
     groups: dict[str, list[str]] = {}
-    for one in data["optimizers"]:
-        if one["verdict"]:
-            name = one["label"] if one["tuned"] else f"{one['label']} (untuned)"
-            groups.setdefault(one["verdict"], []).append(name)
+    for row in data["optimizers"]:
+        if row["verdict"]:
+            name = row["label"] if row["tuned"] else f"{row['label']} (untuned)"
+            groups.setdefault(row["verdict"], []).append(name)
     said = [
         f"**{word.capitalize()}{'' if word == 'undecided' else ' than tuned AdamW'}:** {', '.join(groups[word])}."
         for word in ("better", "worse", "equivalent", "undecided", "no verdict")
@@ -133,7 +133,7 @@ def answer(data: dict[str, Any]) -> str:
     return "\n\n".join([*said, data["progress"]] if data["progress"] else said)
 
 
-def made(data: dict[str, Any]) -> str:
+def provenance(data: dict[str, Any]) -> str:
     sizes = " and ".join(f"{r['parameters']:,}" for r in data["rungs"])
     tokens = " and ".join(f"{r['tokens']:,}" for r in data["rungs"])
     looks = " and ".join(map(str, data["looks"]))
@@ -150,10 +150,10 @@ def table_of(data: dict[str, Any]) -> str:
     head = ["optimizer", "verdict over both sizes", *(f"test loss, {n}" for n in names)]
     head += [f"times AdamW's tokens, {n}" for n in names]
     rows = []
-    for one in data["optimizers"]:
-        label = one["label"] if one["tuned"] else f"{one['label']} *"
-        verdict = "baseline" if one["label"] == data["baseline"] else one["verdict"] or "–"
-        rows.append([label, verdict, *map(interval, one["losses"]), *map(factor, one["bounded"])])
+    for row in data["optimizers"]:
+        label = row["label"] if row["tuned"] else f"{row['label']} *"
+        verdict = "baseline" if row["label"] == data["baseline"] else row["verdict"] or "–"
+        rows.append([label, verdict, *map(interval, row["losses"]), *map(factor, row["bounded"])])
     return markdown(head, rows) + "\n\n\\* with the settings of the YAML, which nobody searched for it."
 
 
@@ -200,19 +200,19 @@ def count(value: Any) -> str:
     return "more than 1,000" if value == "never" else f"{value:,.0f}" if value is not None else "–"
 
 
-def interval(one: Any, shape: str = ".3f") -> str:
-    if not one or one["value"] is None:
+def interval(estimate: Any, shape: str = ".3f") -> str:
+    if not estimate or estimate["value"] is None:
         return "–"
-    ends = "" if one["low"] is None else f" [{one['low']:{shape}}, {one['high']:{shape}}]"
-    return f"{one['value']:{shape}}{ends}"
+    ends = "" if estimate["low"] is None else f" [{estimate['low']:{shape}}, {estimate['high']:{shape}}]"
+    return f"{estimate['value']:{shape}}{ends}"
 
 
-def factor(one: Any) -> str:
+def factor(estimate: Any) -> str:
     """As the report writes it."""
     from hf_optim.study.findings.speedups import text
     from hf_optim.study.statistics.speedup import SpeedUp
 
-    return "–" if not one else text(SpeedUp(**{k: float("nan") if v is None else v for k, v in one.items()}))
+    return "–" if not estimate else text(SpeedUp(**{k: float("nan") if v is None else v for k, v in estimate.items()}))
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:

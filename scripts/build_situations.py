@@ -95,11 +95,11 @@ def compared(folder: Path, mode: str, other: str) -> dict[str, Any]:
         said = outcome(folder, each)
         if said:
             return {"status": next(iter(said)), "why": next(iter(said.values()))}
-    found, expected, start = (weights(folder / each) for each in (mode, other, "start"))
-    if not found or found.keys() != expected.keys() or found.keys() != start.keys():
+    ended, expected, start = (weights(folder / each) for each in (mode, other, "start"))
+    if not ended or ended.keys() != expected.keys() or ended.keys() != start.keys():
         return {"status": "failed", "why": "the runs saved different tensors"}
     moved = max(float((expected[k] - start[k]).abs().max()) for k in start)
-    apart = max(float((expected[k] - found[k]).abs().max()) for k in start)
+    apart = max(float((expected[k] - ended[k]).abs().max()) for k in start)
     if not moved > 1e-4:
         return {"status": "failed", "why": f"training moved no weight by more than {moved:g}"}
     same = apart == 0 if mode == "resumed" else apart <= ROUNDING * moved
@@ -122,7 +122,7 @@ def logged(folder: Path, kind: str) -> str:
 
 def judge(script: Situation, folder: Path) -> dict[str, dict[str, Any]]:
     """kind -> mode -> verdict, for one script."""
-    found: dict[str, dict[str, Any]] = {}
+    cells: dict[str, dict[str, Any]] = {}
     ends = []
     for kind in KINDS:
         here = folder / kind.replace(" ", "_")
@@ -139,16 +139,16 @@ def judge(script: Situation, folder: Path) -> dict[str, dict[str, Any]]:
             wrong = logged(here, kind) if script.door == "attach" else ""
             if wrong:
                 cell["whole"] = {"status": "failed", "why": wrong}
-        found[kind] = cell
-    for i, one in enumerate(ends):
-        assert all(any((one[k] - two[k]).abs().max() > 1e-4 for k in one) for two in ends[:i]), "two rules are one"
-    return found
+        cells[kind] = cell
+    for i, end in enumerate(ends):
+        assert all(any((end[k] - two[k]).abs().max() > 1e-4 for k in end) for two in ends[:i]), "two rules are one"
+    return cells
 
 
 def _stock_differs(folder: Path) -> bool:
     """Whether Trainer's own optimizer is not resumed bit for bit either."""
-    one, two = (weights(folder / mode) for mode in ("straight", "resumed"))
-    return bool(one) and any(not one[k].equal(two[k]) for k in one)
+    straight, resumed = (weights(folder / mode) for mode in ("straight", "resumed"))
+    return bool(straight) and any(not straight[k].equal(resumed[k]) for k in straight)
 
 
 def cell(verdict: dict[str, Any] | None) -> str:

@@ -42,8 +42,8 @@ def measure(studies: int, data: dict[str, Any], only: str) -> None:
         if only in cell.name and (before.get("code"), before.get("asked")) != (now, studies):
             start = time.process_time()
             kept[cell.name] = {**c.measure(cell, studies), "asked": studies, "code": now}
-            one = kept[cell.name]
-            print(f"{one['hits']}/{one['studies']} ({time.process_time() - start:.0f} s) {cell.name}", flush=True)
+            tally = kept[cell.name]
+            print(f"{tally['hits']}/{tally['studies']} ({time.process_time() - start:.0f} s) {cell.name}", flush=True)
             save(data)
     data["cells"] = {cell.name: kept[cell.name] for cell in cells if cell.name in kept}
 
@@ -77,13 +77,13 @@ def profile() -> list[dict[str, Any]]:
     ]
 
 
-def within(one: dict[str, Any], cells: int) -> bool:
+def within(tally: dict[str, Any], cells: int) -> bool:
     """Whether a cell keeps its promise, within a binomial bound that is corrected for the number of cells."""
     import calibration_cells as c
 
-    if one["promise"] == "false":
-        return int(one["hits"]) <= c.bound(one["studies"], cells)
-    return one["promise"] != "found" or one["studies"] - int(one["hits"]) <= c.bound(one["studies"], cells, 0.2)
+    if tally["promise"] == "false":
+        return int(tally["hits"]) <= c.bound(tally["studies"], cells)
+    return tally["promise"] != "found" or tally["studies"] - int(tally["hits"]) <= c.bound(tally["studies"], cells, 0.2)
 
 
 def page(data: dict[str, Any]) -> str:
@@ -112,9 +112,9 @@ def page(data: dict[str, Any]) -> str:
         "",
     ]
     for title, tuned in (("1. Simulated studies", False), ("2. Tuned studies, from real runs", True)):
-        some = [one for one in cells if one["tuned"] == tuned]
+        some = [tally for tally in cells if tally["tuned"] == tuned]
         lines += [f"## {title}", "", *(_bank_text() if tuned else []), "| what is counted | promised | studies | % |"]
-        lines += ["|---|---|---:|---:|", *(_row(one, len(cells)) for one in some), ""]
+        lines += ["|---|---|---:|---:|", *(_row(tally, len(cells)) for tally in some), ""]
     lines += [
         "## What this does not cover",
         "",
@@ -131,11 +131,11 @@ def page(data: dict[str, Any]) -> str:
     if "profile" in data:
         lines += _profile_text(data["profile"])
     lines += ["## Every promise, and what stands behind it", "", "| promise | where | behind it |", "|---|---|---|"]
-    return "\n".join([*lines, *(_promise(*one) for one in PROMISES), ""])
+    return "\n".join([*lines, *(_promise(*row) for row in PROMISES), ""])
 
 
 def _promise(promise: str, where: str, behind: tuple[str, ...]) -> str:
-    named = (f"`tests/{one}`" if "::" in one else one for one in behind)
+    named = (f"`tests/{place}`" if "::" in place else place for place in behind)
     return f"| {promise} | {where} | {'; '.join(named)} |"
 
 
@@ -150,10 +150,12 @@ def _bank_text() -> list[str]:
     ]
 
 
-def _row(one: dict[str, Any], cells: int) -> str:
-    share = f"{100 * one['hits'] / one['studies']:.1f}"
-    promised = {"false": "at most 5", "found": "at least 80"}.get(one["promise"], "nothing")
-    return f"| {one['cell']} | {promised} | {one['studies']:,} | {share if within(one, cells) else f'**{share}**'} |"
+def _row(tally: dict[str, Any], cells: int) -> str:
+    share = f"{100 * tally['hits'] / tally['studies']:.1f}"
+    promised = {"false": "at most 5", "found": "at least 80"}.get(tally["promise"], "nothing")
+    return (
+        f"| {tally['cell']} | {promised} | {tally['studies']:,} | {share if within(tally, cells) else f'**{share}**'} |"
+    )
 
 
 def _profile_text(rows: list[dict[str, Any]]) -> list[str]:
@@ -181,14 +183,14 @@ def save(data: dict[str, Any]) -> None:
 def main() -> int:
     """Measures what the arguments say, then writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cells", "profile", "page"))
+    parser.add_argument("part", choices=("cells", "profile", "page"))
     parser.add_argument("--studies", type=int, default=STUDIES, help="simulated studies a cell (default: 2000)")
     parser.add_argument("--only", default="", help="cells whose name holds this text (default: all)")
     options = parser.parse_args()
     data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
-    if options.what == "cells":
+    if options.part == "cells":
         measure(options.studies, data, options.only)
-    elif options.what == "profile":
+    elif options.part == "profile":
         data["profile"] = profile()
     save(data)
     PAGE.write_text(page(data), encoding="utf-8")

@@ -73,15 +73,15 @@ class Pieces:
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
-        self._made: dict[Any, Run] = {}
+        self._runs: dict[Any, Run] = {}
 
     def make(self, task: Any, optimizer: str, spec: Any, seed: int, overrides: Any = None, pruning: Any = ()) -> Run:
         """As the shipped one, once for each different call."""
         key = task["label"], optimizer, repr(spec), seed, repr(overrides)
-        if key not in self._made:
-            self._made[key] = run = make_run(task, optimizer, spec, seed, overrides, pruning)
+        if key not in self._runs:
+            self._runs[key] = run = make_run(task, optimizer, spec, seed, overrides, pruning)
             self.runs[run.id] = run
-        return self._made[key]
+        return self._runs[key]
 
 
 def judged(plan: Plan, store: Simulated) -> Standing:
@@ -130,7 +130,7 @@ def better(stands: Standing, plan: Plan, store: RecordStore) -> bool:
 def not_tied(stands: Standing, plan: Plan, store: RecordStore) -> bool:
     """Some optimizer was refused the first place."""
     assert stands.judgement is not None
-    return any(first > 1 for one in stands.judgement.places.values() for first, _ in one.sets.values())
+    return any(first > 1 for placed in stands.judgement.places.values() for first, _ in placed.sets.values())
 
 
 def fails_more(stands: Standing, plan: Plan, store: RecordStore) -> bool:
@@ -144,8 +144,11 @@ def misses(factor: float) -> Said:
 
     def said(stands: Standing, plan: Plan, store: RecordStore) -> bool:
         (row,) = speedups.speedups(Results(store, plan, {}, stands))
-        one = row.factor
-        low, high = (edge if math.isnan(end) else end for end, edge in ((one.low, one.least), (one.high, one.most)))
+        speedup = row.factor
+        low, high = (
+            edge if math.isnan(end) else end
+            for end, edge in ((speedup.low, speedup.least), (speedup.high, speedup.most))
+        )
         return not low <= factor <= high
 
     return said

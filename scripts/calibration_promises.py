@@ -84,7 +84,7 @@ PROMISES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("A general rule that loses to its special case is flagged", "studies.md",
      ("test_study_protocol.py::test_a_general_rule_that_loses_to_its_special_case_is_flagged",)),
     ("A paper's sentence: all its comparisons together at 5 %, and right in both directions", "claims.md",
-     ("test_claims_judges.py::test_false_alarms_of_a_claim_stay_at_five_per_cent",
+     ("test_claims_comparisons.py::test_false_alarms_of_a_claim_stay_at_five_per_cent",
       "test_claims_worlds.py::test_a_verdict_is_right_in_every_world",
       "test_claims_worlds.py::test_a_table_gives_the_right_verdict_in_every_world")),
 )  # fmt: skip

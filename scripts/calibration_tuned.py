@@ -11,8 +11,8 @@ import numpy as np
 from calibration_cells import Array, Cell, Simulated, better, told_apart
 from numpy.typing import NDArray
 
-from hf_optim.study.plan.candidates import draw
 from hf_optim.study.plan.plan import Plan, Run
+from hf_optim.study.plan.tuning_points import draw
 from hf_optim.study.statistics.looks import detectable_effect
 
 BANK = Path(__file__).with_name("calibration_bank.npz")
@@ -36,12 +36,12 @@ class Bank:
         """
         rng = np.random.default_rng(len(kinds))
         seeds = rng.random((draws * shuffles, self.seeds)).argsort(1)[:, :3]
-        found = []
+        means = []
         for i, kind in enumerate(kinds):
             rates = np.repeat(place(drawn_rates(inert and i > 0, draws), len(self.rates)), shuffles, axis=0)
             chosen = rates[np.arange(len(rates)), self.validation[kind][rates, seeds[:, :1]].argmax(1)]
-            found.append(self.test[kind][chosen[:, None], seeds[:, 1:]].mean(1))
-        return np.stack(found, axis=1)
+            means.append(self.test[kind][chosen[:, None], seeds[:, 1:]].mean(1))
+        return np.stack(means, axis=1)
 
 
 @functools.cache

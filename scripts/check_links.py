@@ -23,11 +23,11 @@ def prose(text: str) -> str:
 def anchors(file: Path) -> frozenset[str]:
     """The anchors of a page's headings, as GitHub and MkDocs make them, and those that it writes itself."""
     text = re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.M | re.S)
-    made = set(re.findall(r"(?:id|name)=\"([^\"]+)\"", text))
+    ids = set(re.findall(r"(?:id|name)=\"([^\"]+)\"", text))
     for heading in re.findall(r"^#{1,6} +(.+?) *#*$", text, re.M):
         word = re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", heading).lower())
-        made |= {word.replace(" ", "-"), re.sub(r"[\s-]+", "-", word).strip("-")}
-    return frozenset(made)
+        ids |= {word.replace(" ", "-"), re.sub(r"[\s-]+", "-", word).strip("-")}
+    return frozenset(ids)
 
 
 def pages(root: Path = ROOT) -> list[Path]:

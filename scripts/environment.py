@@ -57,7 +57,7 @@ def lock_of(torch: str, extras: str) -> Path | None:
     if not file.is_file() or sys.platform != "linux" or platform.machine() != "x86_64":
         return None
     text = file.read_text()
-    return file if all(re.search(rf"^{re.escape(one)}\s", text, re.M) for one in torch.split()) else None
+    return file if all(re.search(rf"^{re.escape(package)}\s", text, re.M) for package in torch.split()) else None
 
 
 def made_by(venv: Path) -> str:

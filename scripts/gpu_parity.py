@@ -13,19 +13,19 @@ from hf_optim.engine.fallback import limits
 
 def of_a_step(run: Any, t: int, device: torch.device) -> dict[str, Any]:
     """What one call of the optimizer's step waits for and launches; forward and backward are left out."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     plain = run.opt.step
 
     def step(*args: Any, **more: Any) -> Any:
         out: list[Any] = []
         with Launches() as launches:
-            found["waits"] = waits(lambda: out.append(plain(*args, **more)), device)
-        found["launches"] = launches.count
+            figures["waits"] = waits(lambda: out.append(plain(*args, **more)), device)
+        figures["launches"] = launches.count
         return out[0]
 
     run.opt.step = step
     run.step(t)
-    return found
+    return figures
 
 
 def main() -> None:
@@ -38,15 +38,15 @@ def main() -> None:
             return {"error": candidate.trouble}
         with limits(kernels=False):
             exact = walk(candidate, torch.device("cpu"), torch.float64).go(0, steps).params()
-        found: dict[str, Any] = {}
+        figures: dict[str, Any] = {}
         for label, dtype in (("float64", torch.float64), ("float32", torch.float32), ("bfloat16", torch.bfloat16)):
             run = walk(candidate, device, dtype)
             run.go(0, steps)
-            found[label] = distance(run.params(), exact)
+            figures[label] = distance(run.params(), exact)
             if dtype is torch.float32:
-                found["execution"] = getattr(run.opt, "execution", None)
-                found |= of_a_step(run, steps, device)
-        return found
+                figures["execution"] = getattr(run.opt, "execution", None)
+                figures |= of_a_step(run, steps, device)
+        return figures
 
     rows(output, names, row, steps=steps)
 

@@ -44,7 +44,7 @@ def worker(rank: int, kind: str, port: int, names: list[str], output: str) -> No
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if kind == "cuda" else "gloo", rank=rank, world_size=2)
     mesh = distributed.device_mesh.init_device_mesh(kind, (2,))
-    found: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for name in names:
         row: dict[str, Any] = {}
         for way in ("ddp", "fsdp2"):
@@ -62,10 +62,10 @@ def worker(rank: int, kind: str, port: int, names: list[str], output: str) -> No
                 row[way] = distance(whole, list(alone.parameters()))
             except Exception as e:
                 row[way] = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"
-        found[name] = row
+        rows[name] = row
         if rank == 0:
             print(f"{name:24s} {row}", flush=True)
-            Path(output).write_text(json.dumps({"rows": found}))
+            Path(output).write_text(json.dumps({"rows": rows}))
     distributed.destroy_process_group()
 
 
@@ -80,9 +80,9 @@ def main() -> None:
         return
     names = args.names or hf_optim.list_optimizers()
     names = [n for n in names if "evaluate" not in Candidate(n).needs]
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     torch.multiprocessing.spawn(worker, (args.device, port, names, str(args.output)), nprocs=2)
 
 

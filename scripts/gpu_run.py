@@ -25,24 +25,24 @@ PACKAGES = ("torch", "triton", "transformers", "accelerate", "pytorch_optimizer"
 
 def machine(device: str) -> dict[str, Any]:
     """The card and the versions."""
-    found: dict[str, Any] = {"python": platform.python_version()}
+    facts: dict[str, Any] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            facts[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
     if device == "cuda":
-        found["card"] = torch.cuda.get_device_name()
-        found["cards"] = torch.cuda.device_count()
-        found["memory_gib"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
-        found["cuda"] = torch.version.cuda
+        facts["card"] = torch.cuda.get_device_name()
+        facts["cards"] = torch.cuda.device_count()
+        facts["memory_gib"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
+        facts["cuda"] = torch.version.cuda
         said = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True
         )
-        found["driver"] = said.stdout.split("\n")[0].strip() or None
+        facts["driver"] = said.stdout.split("\n")[0].strip() or None
     else:
-        found["card"] = None
-    return found
+        facts["card"] = None
+    return facts
 
 
 def commit() -> str | None:
@@ -65,8 +65,8 @@ def section(name: str, device: str, names: list[str], limit: float) -> dict[str,
             failed = None if done.returncode == 0 else f"exit status {done.returncode}"
         except subprocess.TimeoutExpired:
             failed = f"not done after {limit:.0f} s"
-        found = json.loads(out.read_text()) if out.exists() else {}
-    return {**found, "seconds": round(time.time() - start, 1), **({"failed": failed} if failed else {})}
+        report = json.loads(out.read_text()) if out.exists() else {}
+    return {**report, "seconds": round(time.time() - start, 1), **({"failed": failed} if failed else {})}
 
 
 def main() -> None:

@@ -66,26 +66,26 @@ CPU_MODELS: dict[str, Callable[[], Shapes]] = {"2 small": lambda: [(64, 64), (64
 
 def tensors(shapes: Shapes, device: torch.device) -> list[torch.nn.Parameter]:
     """Parameters with gradients."""
-    made = [torch.nn.Parameter(torch.randn(s, device=device) * 0.02) for s in shapes]
-    for p in made:
+    parameters = [torch.nn.Parameter(torch.randn(s, device=device) * 0.02) for s in shapes]
+    for p in parameters:
         p.grad = torch.randn_like(p) * 0.01
-    return made
+    return parameters
 
 
 def contestants(names: list[str], device: torch.device) -> dict[str, Callable[[Any], Any]]:
     """What is measured, by label: parameters -> optimizer."""
-    found: dict[str, Callable[[Any], Any]] = {}
+    makers: dict[str, Callable[[Any], Any]] = {}
     for way in ("fused", "foreach") if device.type == "cuda" else ("foreach",):
-        found[f"torch AdamW {way}"] = lambda ps, way=way: torch.optim.AdamW(ps, lr=1e-3, **{way: True})
+        makers[f"torch AdamW {way}"] = lambda ps, way=way: torch.optim.AdamW(ps, lr=1e-3, **{way: True})
     for name in names:
-        found[name] = Candidate(name).make
+        makers[name] = Candidate(name).make
         for package, cls, options in PEERS.get(name, []) if device.type == "cuda" else []:
             try:
-                made = getattr(importlib.import_module(package), cls)
+                optimizer = getattr(importlib.import_module(package), cls)
             except (ImportError, AttributeError):
                 continue
-            found[f"{package}.{cls}"] = lambda ps, made=made, options=options: made(ps, **options)
-    return found
+            makers[f"{package}.{cls}"] = lambda ps, optimizer=optimizer, options=options: optimizer(ps, **options)
+    return makers
 
 
 def stepping(opt: Any, device: torch.device) -> Callable[[], Any]:
@@ -129,21 +129,21 @@ def measure(make: Callable[[Any], Any], shapes: Shapes, device: torch.device) ->
     repeats = 7 if device.type == "cuda" else 1
     for _ in range(3):
         step()
-    found: dict[str, Any] = {"execution": getattr(opt, "execution", None)}
+    figures: dict[str, Any] = {"execution": getattr(opt, "execution", None)}
     if isinstance(opt, torch.optim.AdamW):
-        found["bytes"] = 28  # x, m, v both ways, g
-    elif "kernels" in (found["execution"] or ""):
-        found["bytes"] = traffic(step)[0] / numel
+        figures["bytes"] = 28  # x, m, v both ways, g
+    elif "kernels" in (figures["execution"] or ""):
+        figures["bytes"] = traffic(step)[0] / numel
     if device.type == "cuda":
         wait(device)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
         wait(device)
-        found["temp"] = (torch.cuda.max_memory_allocated() - before) / numel
-    found["host"] = statistics.median(milliseconds(step, device, 1)[0] for _ in range(repeats))
-    found["pipe"] = statistics.median(milliseconds(step, device, 10)[1] / 10 for _ in range(repeats))
-    return found
+        figures["temp"] = (torch.cuda.max_memory_allocated() - before) / numel
+    figures["host"] = statistics.median(milliseconds(step, device, 1)[0] for _ in range(repeats))
+    figures["pipe"] = statistics.median(milliseconds(step, device, 10)[1] / 10 for _ in range(repeats))
+    return figures
 
 
 def cold(name: str, device: torch.device) -> list[float]:
@@ -177,18 +177,18 @@ def main() -> None:
     chosen = [n for n in chosen if "evaluate" not in Candidate(n).needs]
     report: dict[str, Any] = {"columns": __doc__, "bandwidth": {}, "rows": {}, "first": {}}
     for model, shapes in (CUDA_MODELS if device.type == "cuda" else CPU_MODELS).items():
-        made = shapes()
-        numel = sum(math.prod(s) for s in made)
+        model_shapes = shapes()
+        numel = sum(math.prod(s) for s in model_shapes)
         report["bandwidth"][model] = speed = bandwidth(device)
-        report["rows"][model] = found = {}
+        report["rows"][model] = rows = {}
         for label, make in contestants(chosen, device).items():
             try:
-                row = measure(make, made, device)
+                row = measure(make, model_shapes, device)
                 if "bytes" in row:
                     row["B"] = row["pipe"] * 1e-3 * speed / (row["bytes"] * numel)
             except Exception as e:
                 row = {"error": f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"}
-            found[label] = row
+            rows[label] = row
             print(f"{model:12s} {label:28s} {row}", flush=True)
             args.output.write_text(json.dumps(report))
             gc.collect()

@@ -43,12 +43,12 @@ def main() -> None:
             seed=0, data_seed=0, disable_tqdm=True, use_cpu=device.type == "cpu", dataloader_pin_memory=False,
             bf16=precision == "bf16", fp16=precision == "fp16",
         )  # fmt: skip
-        made = Trainer(GPT2LMHeadModel(config), args, train_dataset=data, callbacks=list(callbacks))
-        hf_optim.attach(made, name, **Candidate(name).hyper)
-        return made
+        built = Trainer(GPT2LMHeadModel(config), args, train_dataset=data, callbacks=list(callbacks))
+        hf_optim.attach(built, name, **Candidate(name).hyper)
+        return built
 
     def row(name: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        cells: dict[str, Any] = {}
         for precision in ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32",):
             with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as parts:
                 try:
@@ -57,14 +57,14 @@ def main() -> None:
                     trainer(name, precision, parts, Stop()).train()
                     again = trainer(name, precision, parts)
                     again.train(resume_from_checkpoint=True)
-                    found[precision] = {
+                    cells[precision] = {
                         "first": losses[0],
                         "last": losses[-1],
                         "resume": distance(list(again.model.parameters()), list(run.model.parameters())),
                     }
                 except Exception as e:
-                    found[precision] = {"error": f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"}
-        return found
+                    cells[precision] = {"error": f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"}
+        return cells
 
     rows(output, names, row)
 

@@ -51,7 +51,7 @@ def workers(process: int) -> list[int]:
             pids += map(int, children.read_text().split())
         except OSError:
             continue
-    return pids + [one for child in pids for one in workers(child)]
+    return pids + [descendant for child in pids for descendant in workers(child)]
 
 
 def alive(process: int) -> bool:
@@ -64,7 +64,7 @@ def alive(process: int) -> bool:
 def orphans(processes: list[int], seconds: float = 20) -> list[int]:
     """Those of `processes` that still run after so long."""
     until = time.monotonic() + seconds
-    while (left := [one for one in processes if alive(one)]) and time.monotonic() < until:
+    while (left := [process for process in processes if alive(process)]) and time.monotonic() < until:
         time.sleep(0.05)
     return left
 
@@ -116,14 +116,14 @@ def main() -> int:
             launcher = start(options.study, folder, options.jobs, options.seeds)
             more = [start(options.study, folder, options.jobs, options.seeds) for _ in range(options.launchers - 1)]
             if kill % 3 == 0:
-                wait, what = moments.uniform(0, starting), "after its start"
+                wait, stage = moments.uniform(0, starting), "after its start"
             elif kill % 3 == 1:
                 wait_for_a_run(launcher, folder, moment)
-                wait, what = moments.uniform(0, first), "into its first run"
+                wait, stage = moments.uniform(0, first), "into its first run"
             else:
                 while launcher.poll() is None and len(records(folder)) == len(before):
                     time.sleep(0.02)
-                wait, what = moments.uniform(0, 2 * length), "after it finished a run"
+                wait, stage = moments.uniform(0, 2 * length), "after it finished a run"
             try:
                 launcher.communicate(timeout=wait)
                 ended = "it had ended"
@@ -141,7 +141,7 @@ def main() -> int:
                 other.communicate()
             after = records(folder)
             again += sum(after.get(name) != when for name, when in before.items())
-            print(f"{kill + 1}: {ended} {wait:.1f} s {what}: {len(after)} finished, {begun(folder)} half", flush=True)
+            print(f"{kill + 1}: {ended} {wait:.1f} s {stage}: {len(after)} finished, {begun(folder)} half", flush=True)
         before = records(folder)
         text, _ = start(options.study, folder, options.jobs, options.seeds).communicate()
         after = records(folder)

@@ -63,7 +63,7 @@ def lock(extra: str, uv: Path, temporary: Path) -> str:
 
 def locked(text: str) -> dict[str, str]:
     """The versions in a lock."""
-    return {_name(found[1]): found[2] for found in re.finditer(r"^([\w.-]+)==([^\s;\\]+)", text, re.M)}
+    return {_name(match[1]): match[2] for match in re.finditer(r"^([\w.-]+)==([^\s;\\]+)", text, re.M)}
 
 
 def _name(name: str) -> str:
@@ -78,12 +78,12 @@ def unsatisfied(extra: str, text: str) -> list[str]:
     versions, seen, lines = locked(text), set(), []
     waiting = [*project["dependencies"], f"hf-optim[{extra}]", *TORCH.split()]
     while waiting:
-        one = Requirement(waiting.pop())
-        if _name(one.name) == "hf-optim":
-            waiting += [r for e in one.extras - seen for r in project["optional-dependencies"][e]]
-            seen |= one.extras
-        elif not one.specifier.contains(versions.get(_name(one.name), "0"), prereleases=True):
-            lines.append(f"{one} ({versions.get(_name(one.name), 'not locked')})")
+        requirement = Requirement(waiting.pop())
+        if _name(requirement.name) == "hf-optim":
+            waiting += [r for e in requirement.extras - seen for r in project["optional-dependencies"][e]]
+            seen |= requirement.extras
+        elif not requirement.specifier.contains(versions.get(_name(requirement.name), "0"), prereleases=True):
+            lines.append(f"{requirement} ({versions.get(_name(requirement.name), 'not locked')})")
     return lines
 
 
@@ -94,7 +94,9 @@ def main() -> int:
     given = parser.parse_args()
     if given.check:
         bad = [
-            f"{extra}: {one}" for extra in EXTRAS for one in unsatisfied(extra, (FOLDER / f"{extra}.txt").read_text())
+            f"{extra}: {problem}"
+            for extra in EXTRAS
+            for problem in unsatisfied(extra, (FOLDER / f"{extra}.txt").read_text())
         ]
         print("\n".join(bad) or "the locks satisfy pyproject.toml")
         return 1 if bad else 0

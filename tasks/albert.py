@@ -316,7 +316,7 @@ def _texts(name: str, own: bool) -> tuple[dict[str, list[str]], str]:
     from hf_optim.tasks.data import hub
 
     repository, config = HUB[name]
-    parts = hub.load(repository, config=config, what="data")
+    parts = hub.load(repository, config=config, key="data")
     texts = {split: paragraphs.running(parts[split]["text"]) for split in paragraphs.SPLITS}
     return texts, f"{repository}, {config} from the Hub"
 

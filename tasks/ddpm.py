@@ -181,11 +181,11 @@ class DDPM(Task):
         from hf_optim.tasks.data import synthetic
 
         settings = checked(preset.model.value)
-        made = synthetic.images(preset.data.value, preset.validation.value, settings["resolution"])
-        rows: Any = made.train
+        images = synthetic.images(preset.data.value, preset.validation.value, settings["resolution"])
+        rows: Any = images.train
         del rows.columns["labels"]
-        facts = {"image_channels": made.facts["shape"][0], "settings": settings}
-        return synthetic.data(rows, made.name, {**facts, "train_samples": len(rows)})
+        facts = {"image_channels": images.facts["shape"][0], "settings": settings}
+        return synthetic.data(rows, images.name, {**facts, "train_samples": len(rows)})
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The UNet for the data's channels."""
@@ -205,11 +205,11 @@ class DDPM(Task):
         built = (model.config.image_channels, model.config.resolution, model.config.timesteps)
         settings = data.facts["settings"]
         here = (data.facts["image_channels"], settings["resolution"], settings["timesteps"])
-        for what, theirs, ours in zip(("channel(s)", "pixels a side", "timesteps"), built, here, strict=True):
+        for quantity, theirs, ours in zip(("channel(s)", "pixels a side", "timesteps"), built, here, strict=True):
             if theirs != ours:
                 raise UserError(
-                    f"checkpoint: it was trained for {theirs} {what}, and {data.name} at this size has {ours}: give "
-                    "the --data and --model.KEY values of its training"
+                    f"checkpoint: it was trained for {theirs} {quantity}, and {data.name} at this size has {ours}: "
+                    "give the --data and --model.KEY values of its training"
                 )
 
     def measure(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
@@ -285,9 +285,9 @@ def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _require(key: str, fine: bool, what: str, value: Any) -> None:
+def _require(key: str, fine: bool, expected: str, value: Any) -> None:
     if not fine:
-        raise UserError(f"model: {key} must be {what}, got {value!r}")
+        raise UserError(f"model: {key} must be {expected}, got {value!r}")
 
 
 @lru_cache(maxsize=2)

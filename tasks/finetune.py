@@ -96,12 +96,12 @@ class FineTuning(Task):
         from hf_optim.tasks.models.language import pretrained
 
         values = preset.model.value
-        made: Any = pretrained(str(_checkpoint(values)), data.facts)
+        model: Any = pretrained(str(_checkpoint(values)), data.facts)
         if name == "lora":
-            made = _adapted(made, values)
-        made.config.use_cache = False
-        made.tokenizer = data.facts["tokenizer"]
-        return made  # type: ignore[no-any-return]
+            model = _adapted(model, values)
+        model.config.use_cache = False
+        model.tokenizer = data.facts["tokenizer"]
+        return model  # type: ignore[no-any-return]
 
     def model_class(self, name: str) -> type[PreTrainedModel]:
         """transformers finds the class of a full checkpoint; one of adapters is read into the model that has them."""
@@ -197,13 +197,13 @@ def _data(name: str, own: bool, limit: int | None, checkpoint: str, length: int,
     if limit:
         pairs = {split: part[: limit if split == "train" else max(1, limit // 10)] for split, part in pairs.items()}
     tokenizer = tokenizer_of(checkpoint)
-    made, dropped = answers.splits(tokenizer, pairs, length)
+    splits, dropped = answers.splits(tokenizer, pairs, length)
     if dropped:
         note += f"; longer than {length} tokens and left out: " + ", ".join(f"{n} of {s}" for s, n in dropped.items())
     commonest = _commonest([answer for _, answer in pairs["train"]], [answer for _, answer in pairs["test"]])
     note += f"; always giving train's commonest answer: {commonest:.3f} of test"
     digest = hashlib.sha256(repr((length, blocks.fingerprint(tokenizer))).encode())
-    for split, part in made.items():
+    for split, part in splits.items():
         for tensor in (part.ids, part.labels):
             digest.update(split.encode() + tensor.numpy().tobytes())
     facts = {
@@ -213,12 +213,12 @@ def _data(name: str, own: bool, limit: int | None, checkpoint: str, length: int,
         "block": length,
     }
     shown = Path(name).resolve().name if own else name
-    return Data(**made, name=shown, fingerprint=digest.hexdigest(), note=note, facts=facts)
+    return Data(**splits, name=shown, fingerprint=digest.hexdigest(), note=note, facts=facts)
 
 
 def _commonest(train: list[str], test: list[str]) -> float:
     answer = max(dict.fromkeys(train), key=train.count)
-    return sum(one == answer for one in test) / len(test)
+    return sum(reply == answer for reply in test) / len(test)
 
 
 TASK = FineTuning()

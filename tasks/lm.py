@@ -123,7 +123,7 @@ class CausalLM(Task):
         if name == "pretrained":
             from hf_optim.tasks.models.language import pretrained
 
-            made = pretrained(preset.model.value["checkpoint"], data.facts)
+            model = pretrained(preset.model.value["checkpoint"], data.facts)
         else:
             shape = {"vocab_size": data.facts["vocabulary"], "bos_token_id": end, "eos_token_id": end}
             if name == "gpt2":
@@ -137,13 +137,13 @@ class CausalLM(Task):
             else:
                 from hf_optim.tasks.models.lstm import LSTMConfig as Config  # type: ignore[assignment,no-redef]
             try:
-                made = self.model_class(name)(Config(**shape, **values))
+                model = self.model_class(name)(Config(**shape, **values))
             except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
                 raise UserError(f"model {name!r}: {values} make no model: {' '.join(str(error).split())}") from error
-        made.config.use_cache = False  # nothing is generated while it trains
-        made.config.tokenizer_fingerprint = data.facts["fingerprint"]
-        made.tokenizer = tokenizer
-        return made
+        model.config.use_cache = False  # nothing is generated while it trains
+        model.config.tokenizer_fingerprint = data.facts["fingerprint"]
+        model.tokenizer = tokenizer
+        return model
 
     def model_class(self, name: str) -> type[PreTrainedModel]:
         """The class that reads a checkpoint of `name`; transformers finds that of a pretrained one itself."""
@@ -181,12 +181,12 @@ class CausalLM(Task):
         nats, tokens, right, covered, unknown = predictions.sum(axis=0)
         loss = float(nats / tokens)
         with np.errstate(over="ignore"):
-            found = {"loss": loss, "perplexity": float(np.exp(loss)), "accuracy": float(right / tokens)}
+            figures = {"loss": loss, "perplexity": float(np.exp(loss)), "accuracy": float(right / tokens)}
         if unknown:
-            found["unknown"] = float(unknown / tokens)
+            figures["unknown"] = float(unknown / tokens)
         else:
-            found["bits_per_byte"] = float(nats / np.log(2) / covered)
-        return found
+            figures["bits_per_byte"] = float(nats / np.log(2) / covered)
+        return figures
 
     def callbacks(self, model: PreTrainedModel, preset: Preset, steps: int) -> list[Any]:
         """The tokenizer goes into every checkpoint, so that it can be used and trained further."""
@@ -258,14 +258,14 @@ def _data(
             f"data: the train split has {count} tokens, fewer than one block of {block}: "
             "bring more text, or set --model.block"
         )
-    made: dict[str, Any] = {
+    splits: dict[str, Any] = {
         split: corpora.Packed(stream, block) if packed else blocks.Blocks(stream, block, whole=split != "train")
         for split, stream in streams.items()
     }
     mark = blocks.fingerprint(tokenizer)
     digest = _digest(streams, mark, block)
     if held_out is not None:
-        made |= {split: blocks.spread(made[split], held_out) for split in ("validation", "test")}
+        splits |= {split: blocks.spread(splits[split], held_out) for split in ("validation", "test")}
         digest += f"-{held_out}"
         note += f"; at most {held_out} blocks of validation and of test are evaluated"
     facts = {
@@ -277,7 +277,7 @@ def _data(
         "bytes": {split: stream.bytes for split, stream in streams.items()},
     }
     note += f"; predicting each test token by its frequency in train alone: {facts['frequency_loss']:.4f} nats"
-    return Data(**made, name=Path(name).resolve().name if own else name, fingerprint=digest, note=note, facts=facts)
+    return Data(**splits, name=Path(name).resolve().name if own else name, fingerprint=digest, note=note, facts=facts)
 
 
 @lru_cache(maxsize=2)
@@ -328,10 +328,10 @@ def _corpus(
     tokenizer = _given(checkpoint, kind, vocabulary)
     if tokenizer is None:
         tokenizer = corpora.trained_tokenizer(documents(), key, str(kind), vocabulary)
-    made = corpora.prepare(documents(), key, tokenizer, tokens)
-    counts = ", ".join(f"{c['tokens']:,} tokens of {split}" for split, c in made.facts["splits"].items())
+    corpus = corpora.prepare(documents(), key, tokenizer, tokens)
+    counts = ", ".join(f"{c['tokens']:,} tokens of {split}" for split, c in corpus.facts["splits"].items())
     note = f"{'documents of your own' if own else ' '.join(filter(None, corpora.HUB[name]))}, split by their hashes: "
-    return made.streams, tokenizer, f"{note}{counts}; {made.facts['dropped']} equal held-out documents left out"
+    return corpus.streams, tokenizer, f"{note}{counts}; {corpus.facts['dropped']} equal held-out documents left out"
 
 
 def _texts(name: str, own: bool) -> tuple[dict[str, list[str]], str]:
@@ -350,7 +350,7 @@ def _texts(name: str, own: bool) -> tuple[dict[str, list[str]], str]:
     from hf_optim.tasks.data import hub
 
     repository, config = HUB[name]
-    parts = hub.load(repository, config=config, what="data")
+    parts = hub.load(repository, config=config, key="data")
     texts = {split: [text.strip() for text in parts[split]["text"] if text.strip()] for split in paragraphs.SPLITS}
     return texts, f"{repository}, {config} from the Hub; a line that is not empty is a text"
 

@@ -204,7 +204,7 @@ def _images(place: str, own: bool, held_out: int) -> tuple[Splits, str]:
     from hf_optim.tasks.data import hub
 
     repository, image, label = HUB[place]
-    parts = hub.load(repository, what="data")
+    parts = hub.load(repository, key="data")
     rows: dict[str, list[Any]] = {}
     for split in parts:
         part = parts[split].cast_column(image, datasets.Image(decode=False))

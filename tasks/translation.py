@@ -288,12 +288,12 @@ def _translate(model: PreTrainedModel, data: Data, split: Sentences, batch: list
     return [text.strip() for text in data.facts["target"].batch_decode(output, skip_special_tokens=True)]
 
 
-def _write(moment: Moment, split: Sentences, shown: list[int], found: dict[int, str]) -> None:
+def _write(moment: Moment, split: Sentences, shown: list[int], hypotheses: dict[int, str]) -> None:
     assert moment.folder is not None
     file = moment.folder / "samples" / f"{moment.split}-{moment.step:06d}.txt"
     file.parent.mkdir(parents=True, exist_ok=True)
     blocks = [
-        f"source:     {split.pairs.source[i]}\nreference:  {split.pairs.target[i]}\nhypothesis: {found[i]}\n"
+        f"source:     {split.pairs.source[i]}\nreference:  {split.pairs.target[i]}\nhypothesis: {hypotheses[i]}\n"
         for i in shown
     ]
     file.write_text("\n".join(blocks), encoding="utf-8")

@@ -138,10 +138,12 @@ class Vision(Task):
     def suits(self, model: PreTrainedModel, data: Data) -> None:
         """A checkpoint belongs to images of one shape and to classes of certain names."""
         shape, classes = list(data.facts["shape"]), list(data.facts["classes"])
-        made: Any = model.config
-        if list(getattr(made, "image_shape", shape)) != shape:
-            raise UserError(f"checkpoint: made for images of {_size(made.image_shape)}, {data.name} has {_size(shape)}")
-        known = [made.id2label[number] for number in sorted(made.id2label)]
+        config: Any = model.config
+        if list(getattr(config, "image_shape", shape)) != shape:
+            raise UserError(
+                f"checkpoint: made for images of {_size(config.image_shape)}, {data.name} has {_size(shape)}"
+            )
+        known = [config.id2label[number] for number in sorted(config.id2label)]
         unnamed = known == [f"LABEL_{number}" for number in range(len(classes))]  # somebody else's, in the data's order
         if known != classes and not unnamed:
             raise UserError(
@@ -234,12 +236,12 @@ def _hub(name: str, held_out: int, size: int | None) -> Splits:
 
     known = HUB[name]
     parts = hub.load(known.repository)
-    found = {
+    splits = {
         split: HubRows(parts[there], f"{known.repository}, {there}", known.image, known.label)
         for split, there in (("train", "train"), ("test", known.test))
     }
     names = parts["train"].features[known.label].names
-    return assemble(found, names, held_out=held_out, size=size, moments=IMAGES[name].moments)
+    return assemble(splits, names, held_out=held_out, size=size, moments=IMAGES[name].moments)
 
 
 TASK = Vision()

@@ -62,43 +62,43 @@ def levels(keys: Mapping[str, Any], plan: Plan, world: str) -> Levels:
         world = OPPOSITE[world]
     rule, metric, tasks = keys["rule"], metric_of(keys, plan), tasks_of(keys, plan)
     gain = {"right": STEP, "wrong": -STEP, "margin": 0.0}[world]
-    made: Levels = {}
+    placed: Levels = {}
     if rule == "all":
         for part in keys["of"]:
-            made |= levels(part, plan, world)
+            placed |= levels(part, plan, world)
     elif rule in ("better", "on_par", "no_worse", "at_most"):
         margin = keys.get("margin", 0.0) * (MIDDLE if keys.get("relative") else 1.0)
         if rule != "better":
             gain = {"right": 0.0, "wrong": -2 * margin, "margin": -margin}[world]
         for task in tasks:
             for label in baselines(keys):
-                made[metric, task, label] = 2.0 if rule == "at_most" else MIDDLE
-            made[metric, task, keys["optimizer"]] = MIDDLE + gain
+                placed[metric, task, label] = 2.0 if rule == "at_most" else MIDDLE
+            placed[metric, task, keys["optimizer"]] = MIDDLE + gain
             if rule == "at_most":
                 share = {"right": 0.5, "wrong": 1.5, "margin": 1.0}[world]
-                made[metric, task, keys["optimizer"]] = 2.0 * keys["factor"] * share
+                placed[metric, task, keys["optimizer"]] = 2.0 * keys["factor"] * share
     elif rule == "ordered":
         for i, label in enumerate(keys["optimizers"]):
-            made |= {(metric, task, label): MIDDLE + i * gain for task in tasks}
+            placed |= {(metric, task, label): MIDDLE + i * gain for task in tasks}
     elif rule == "insensitive":
         off = {"right": 0.0, "wrong": 3.0, "margin": 1.0}[world] * keys["margin"]
         for task in tasks:
             for label in keys.get("optimizers") or [keys["optimizer"]]:
-                made[metric, task, label] = MIDDLE
-        made[next(iter(made))] -= off * (MIDDLE if keys.get("relative") else 1.0)
+                placed[metric, task, label] = MIDDLE
+        placed[next(iter(placed))] -= off * (MIDDLE if keys.get("relative") else 1.0)
     elif rule == "steadier":
         widths = {"right": (0.0, STEP), "wrong": (STEP, 0.0), "margin": (STEP, STEP)}[world]
         for label, width in zip((keys["optimizer"], *baselines(keys)), widths, strict=True):
-            made |= {(metric, task, label): MIDDLE - width * (i == 0) for i, task in enumerate(tasks)}
+            placed |= {(metric, task, label): MIDDLE - width * (i == 0) for i, task in enumerate(tasks)}
     elif rule in ("degrades", "degrades_less"):
         drops = {"right": (0.1, 0.3), "wrong": (-0.1, -0.3), "margin": (0.0, 0.0)}[world]
         if rule == "degrades_less":
             drops = {"right": (0.1, 0.3), "wrong": (0.3, 0.1), "margin": (0.2, 0.2)}[world]
         who = (keys["optimizer"], *(baselines(keys) if rule == "degrades_less" else ()))
         for label, drop in zip(who, drops, strict=False):
-            made[metric, keys["reference"], label] = MIDDLE
-            made |= {(metric, task, label): MIDDLE - drop for task in tasks}
-    return made
+            placed[metric, keys["reference"], label] = MIDDLE
+            placed |= {(metric, task, label): MIDDLE - drop for task in tasks}
+    return placed
 
 
 def histories(
@@ -129,13 +129,13 @@ def evidence(
 ) -> Evidence:
     """Records of the world; `failing` are (task, label) whose runs all fail (and arrive nowhere)."""
     names = renamed or {}
-    made = levels(keys, plan, world)
+    planted = levels(keys, plan, world)
     records, rows = {}, {}
     for run in plan.runs:
         failed = (run.task, run.optimizer) in failing
         metrics = {plan.tasks[0]["primary"]["name"]: MIDDLE}
         parts: dict[str, dict[str, Any]] = {"time": {"steps": 1000}, "memory": {}}
-        for (metric, task, label), level in made.items():
+        for (metric, task, label), level in planted.items():
             if (task, label) != (run.task, run.optimizer):
                 continue
             drawn = noise(metric, task, label, seeds=len(plan.seeds))[plan.seeds.index(run.seed)]

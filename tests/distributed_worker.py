@@ -162,13 +162,13 @@ class Walk:
 
 def tried(cases: Iterable[str], do: Callable[[str], Any]) -> dict[str, Any]:
     """do(case) for every case, or the line in which it was refused."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for case in cases:
         try:
-            found[case] = do(case)
+            results[case] = do(case)
         except Exception as error:  # noqa: BLE001 - a test reads it
-            found[case] = f"{type(error).__name__}: {error}"
-    return found
+            results[case] = f"{type(error).__name__}: {error}"
+    return results
 
 
 def ddp(case: str) -> torch.Tensor:
@@ -270,12 +270,12 @@ def fsdp(folder: Path) -> dict[str, dict[str, Any]]:
 def main(folder: Path, world: int) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=30))
     assert dist.get_world_size() == world
-    found: dict[str, Any] = {"world": dist.get_world_size(), "ddp": tried(CASES, ddp)}
+    results: dict[str, Any] = {"world": dist.get_world_size(), "ddp": tried(CASES, ddp)}
     if world == 2:
-        found |= fsdp(folder / "shards")
+        results |= fsdp(folder / "shards")
     else:
-        found["from shards"] = from_shards(folder / "shards", shard, RESHARDED)
-    torch.save(found, folder / f"world{world}_rank{dist.get_rank()}.pt")
+        results["from shards"] = from_shards(folder / "shards", shard, RESHARDED)
+    torch.save(results, folder / f"world{world}_rank{dist.get_rank()}.pt")
     dist.destroy_process_group()
 
 

@@ -86,9 +86,9 @@ def same(a, b) -> bool:
 def compare(folder: Path, case: str) -> None:
     whole = run(folder / "whole", case)
     resumed = run(folder / "killed", case, resume=True)
-    found = {key: same(whole[key], resumed[key]) for key in whole}
-    found["moved"] = not torch.equal(whole["weights"], torch.load(folder / "start.pt"))
-    (folder / "found.json").write_text(json.dumps(found))
+    equal = {key: same(whole[key], resumed[key]) for key in whole}
+    equal["moved"] = not torch.equal(whole["weights"], torch.load(folder / "start.pt"))
+    (folder / "found.json").write_text(json.dumps(equal))
 
 
 def main(root: Path) -> None:
@@ -103,8 +103,8 @@ def main(root: Path) -> None:
 
         status = in_child(killed)
         code = in_child(lambda folder=folder, case=case: compare(folder, case))
-        found = json.loads((folder / "found.json").read_text()) if code == 0 else {}
-        report[case] = {"signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, "found": found}
+        outcome = json.loads((folder / "found.json").read_text()) if code == 0 else {}
+        report[case] = {"signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, "found": outcome}
     (root / "report.json").write_text(json.dumps(report))
 
 

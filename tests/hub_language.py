@@ -18,11 +18,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate(("<pad>", "<eos>", "<unk>", *WORDS))}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    made = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", bos_token="<eos>"
     )
-    made.chat_template = CHAT
-    return made
+    fast.chat_template = CHAT
+    return fast
 
 
 def model(head: str = "lm", dropout: float = 0.1) -> Any:

@@ -216,9 +216,9 @@ def search(folder: Path, family: str) -> None:
     build = attachment._build
 
     def noting(*args: Any) -> Any:
-        made = build(*args)
-        seen.append(made.param_groups[0]["lr"])
-        return made
+        optimizer = build(*args)
+        seen.append(optimizer.param_groups[0]["lr"])
+        return optimizer
 
     attachment._build = noting  # type: ignore[method-assign]
     best = trainer.hyperparameter_search(

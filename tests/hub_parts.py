@@ -120,7 +120,7 @@ def make(
     )
     spare_imports()
     set_seed(0)
-    made = trainer(
+    quiet = trainer(
         model(TinyConfig(dropout=dropout, norm=norm)),
         args,
         train_dataset=data(n),
@@ -129,8 +129,8 @@ def make(
         optimizers=optimizers,
         optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
     )
-    made.pop_callback(next(c for c in made.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"))
-    return made
+    quiet.pop_callback(next(c for c in quiet.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"))
+    return quiet
 
 
 def rows(trainer: Trainer, key: str = "loss") -> list[dict[str, float]]:

@@ -25,7 +25,7 @@ CASES = {
 
 def run(folder: Path, world: int) -> dict[str, dict[str, list[float]]]:
     """Every case with batches of 4 x 2 accumulated x 1 or 2 processes, always 16 samples a step (the last 12 or so)."""
-    found = {}
+    results = {}
     for case, (model, name, hyper) in CASES.items():
         trainer = make(folder / case, model, n=56, num_train_epochs=2, gradient_accumulation_steps=4 // world)
         assert trainer.accelerator.num_processes == trainer.args.world_size == world
@@ -40,17 +40,17 @@ def run(folder: Path, world: int) -> dict[str, dict[str, list[float]]]:
         trainer.add_callback(Watch())
         trainer.train()
         search = getattr(attachment.optimizer, "pairs", [])
-        found[case] = {
+        results[case] = {
             "fed": fed,
             "weights": weights(trainer).tolist(),
             "rates": [row["effective_lr"] for row in rows(trainer)],
             "norms": [row["grad_norm"] for row in rows(trainer)],
             "replay": [abs(a - b) for a, b in search],
         }
-    found["session"] = session(world)
-    found["weighted loss"] = weighted(folder, world)
-    found["local"] = {"refused": local(world)}
-    return found
+    results["session"] = session(world)
+    results["weighted loss"] = weighted(folder, world)
+    results["local"] = {"refused": local(world)}
+    return results
 
 
 class WeightedLoss(Trainer):

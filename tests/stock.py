@@ -61,7 +61,7 @@ def walk(opt: torch.optim.Optimizer, params: list[torch.nn.Parameter], first: in
         opt.step()
 
 
-def made(stem: str, params: list[torch.nn.Parameter], **extra: Any) -> torch.optim.Optimizer:
+def theirs(stem: str, params: list[torch.nn.Parameter], **extra: Any) -> torch.optim.Optimizer:
     """torch's optimizer of a case."""
     name, hyper = CASES[stem]
     return getattr(torch.optim, name)(groups(params, hyper["lr"]), **hyper, **extra)
@@ -71,13 +71,13 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for stem in CASES:
         params = start()
-        opt = made(stem, params)
+        opt = theirs(stem, params)
         walk(opt, params, 1, STEPS)
-        found: dict[str, Any] = {"torch": str(torch.__version__), "optimizer": copy.deepcopy(opt.state_dict())}
-        found["parameters"] = [p.detach().clone() for p in params]
+        checkpoint: dict[str, Any] = {"torch": str(torch.__version__), "optimizer": copy.deepcopy(opt.state_dict())}
+        checkpoint["parameters"] = [p.detach().clone() for p in params]
         walk(opt, params, STEPS + 1, 2 * STEPS)
-        found["later"] = [p.detach().clone() for p in params]
-        torch.save(found, FOLDER / f"{stem}.pt")
+        checkpoint["later"] = [p.detach().clone() for p in params]
+        torch.save(checkpoint, FOLDER / f"{stem}.pt")
 
 
 if __name__ == "__main__":

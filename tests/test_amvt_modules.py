@@ -214,9 +214,9 @@ SPECS: list[tuple[Any, int]] = [
 
 @pytest.mark.parametrize(("spec", "count"), SPECS, ids=str)
 def test_own_definitions_of_a_specification_and_of_its_optimizer(spec, count):
-    found = own_definitions(spec)
-    assert len(found) == count and len(set(found)) == count
-    assert own_definitions(registry.build(spec, start())) == found
+    definitions = own_definitions(spec)
+    assert len(definitions) == count and len(set(definitions)) == count
+    assert own_definitions(registry.build(spec, start())) == definitions
 
 
 def test_own_definitions_of_other_optimizers():
@@ -234,11 +234,11 @@ def test_own_definitions_need_no_torch():
 
 
 def test_the_ablation_can_be_run():
-    made = plan.expand(source.read(STUDY))
-    found = {o["label"]: own_definitions(o["spec"]) for o in made.optimizers}
-    assert [len(texts) for texts in found.values()] == [0, 0, 2, 6]
-    assert made.baseline == "Adam"
-    for entry in made.optimizers:
+    study_plan = plan.expand(source.read(STUDY))
+    definitions = {o["label"]: own_definitions(o["spec"]) for o in study_plan.optimizers}
+    assert [len(texts) for texts in definitions.values()] == [0, 0, 2, 6]
+    assert study_plan.baseline == "Adam"
+    for entry in study_plan.optimizers:
         params, spec = start(), dict(entry["spec"])
         steps(hf_optim.create(spec.pop("name"), params, **spec), params, 1, 2)
         assert all(torch.isfinite(p).all() for p in params)

@@ -39,8 +39,8 @@ def test_a_page_has_every_public_name_with_its_arguments(title: str) -> None:
     for place in api.PAGES[title][1]:
         module, _, name = place.partition(":")
         for each in api.public(module) if name == "*" else [name]:
-            thing = getattr(importlib.import_module(module), each)
-            first = (thing.__doc__ or "").strip().splitlines()[0]
+            member = getattr(importlib.import_module(module), each)
+            first = (member.__doc__ or "").strip().splitlines()[0]
             assert f"## {each}\n" in page and first in page
     if title == "hub":
         import hf_optim.hub

@@ -54,7 +54,7 @@ SOURCES = {module_of(p): p for folder in ("hf_optim", "tasks") for p in sorted((
 @cache
 def imports(module: str) -> list[tuple[str, int]]:
     """(module of ours, line) of every import of a file: in functions and for types only, too."""
-    found = []
+    imported = []
     for node in ast.walk(ast.parse(SOURCES[module].read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
@@ -66,8 +66,8 @@ def imports(module: str) -> list[tuple[str, int]]:
             assert name.split(".")[0] not in ("scripts", "tests", "tasks"), f"{SOURCES[module]}:{node.lineno}: {name}"
             there = name if name in SOURCES else name.rpartition(".")[0]
             if there in SOURCES and there != module:
-                found.append((there, node.lineno))
-    return found
+                imported.append((there, node.lineno))
+    return imported
 
 
 def floor(module: str, floors: list[set[str]], level: int) -> int | None:
@@ -100,7 +100,7 @@ def test_arrows_run_one_way(module):
 
 def circles(graph: dict[str, list[str]]) -> list[list[str]]:
     """A way from a node back to itself for each set of nodes that reach each other."""
-    found, done = [], set()
+    loops, done = [], set()
     for start in graph:
         if start in done:
             continue
@@ -113,14 +113,14 @@ def circles(graph: dict[str, list[str]]) -> list[list[str]]:
                     while here != start:
                         way.insert(1, here)
                         here = came[here]
-                    found.append([*way, start])
+                    loops.append([*way, start])
                     done |= set(way)
                     stack = []
                     break
                 if there not in came:
                     came[there] = here
                     stack.append(there)
-    return found
+    return loops
 
 
 def test_no_file_reaches_itself():
@@ -170,21 +170,31 @@ def test_importing_the_package_imports_nothing_heavy():
     assert out.strip() == "[]"
 
 
-#: where a shared file may: Trainer hands the arguments of its own AdamW to ours, and an instance that is wrapped is
-#: checked with sgd in its place; the others are other things of the same name
+#: where a shared file may: Trainer hands the arguments of its AdamW to ours, an instance that is wrapped is checked
+#: with sgd in its place, three commands show some unless told others, SMARAN's theorems are tried on its regret; the
+#: others are other things of the same name
 NAMED = {
     ("hub/arguments.py", "adamw"),
     ("hub/arguments.py", "sgd"),
+    ("commands/convergence.py", "smaran"),
+    ("commands/convergence.py", "amvt"),
+    ("commands/convergence.py", "sgd"),
+    ("commands/doctor.py", "adamw"),
+    ("commands/landscape.py", "smaran"),
+    ("commands/landscape.py", "adam"),
+    ("commands/landscape.py", "sgd"),
+    ("toys/regret.py", "hf_optim.SMARAN"),
     ("core/moments.py", "decay"),
     ("core/validate.py", "decay"),
     ("core/validate.py", "beta"),
     ("hub/schedules.py", "decay"),
-    ("engine/ahead.py", "rule"),
+    ("engine/step_ahead.py", "rule"),
     ("engine/launch_triton.py", "partial"),
 }
 SHARED = [p for p in SOURCES.values() if p.parent.name in ("core", "engine", "hub", "check") or p.stem == "registry"]
 SHARED += [
-    ROOT / "hf_optim" / "bases" / f"{name}.py" for name in ("optimizer", "state", "saved", "checkpoint", "layout")
+    ROOT / "hf_optim" / "bases" / f"{name}.py"
+    for name in ("optimizer", "state", "saved_form", "checkpoint", "parameter_names")
 ]
 
 
@@ -205,17 +215,46 @@ def keys(tree: ast.AST):
         yield from (part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
 
 
+def mentions(tree: ast.AST):
+    """Texts of a file and what it reads of `hf_optim`; not the names of specifications, which may be any."""
+    spared: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            named = (isinstance(key, ast.Constant) and key.value == "name" for key in node.keys)
+            spared |= {value for value, name in zip(node.values, named, strict=True) if name}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in spared:
+            yield node.value
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "hf_optim":
+            yield f"hf_optim.{node.attr}"
+
+
 def test_what_one_rule_needs_is_declared_there():
-    """No shared file knows a rule, a transform or a hyper-parameter of few rules by name."""
+    """No shared file knows a rule or a transform by name, and those that all rules share no hyper-parameter of few."""
     from hf_optim import registry
 
     rules = registry.list_optimizers()
     transforms = {m.rpartition(".")[2] for m in SOURCES if m.startswith("hf_optim.transforms.")}
     owners = Counter(name for rule in rules for name in registry.info(rule).defaults)
     own = {*rules, *transforms, *(name for name, count in owners.items() if count <= 3)}
+    catalogue = (
+        "hf_optim.optimizers.",
+        "hf_optim.wrappers.",
+        "hf_optim.transforms.",
+        "hf_optim.tasks",
+        "hf_optim.claims",
+    )
     known = {
-        (f"{path.parent.name}/{path.name}", key)
-        for path in SHARED
-        for key in set(keys(ast.parse(path.read_text(encoding="utf-8")))) & own
+        (f"{path.parent.name}/{path.name}", name)
+        for read, paths, names in (
+            (keys, SHARED, own),
+            (
+                mentions,
+                [path for module, path in SOURCES.items() if not module.startswith(catalogue)],
+                {*rules, *transforms, *(f"hf_optim.{name}" for name in registry.classes())},
+            ),
+        )
+        for path in paths
+        for name in set(read(ast.parse(path.read_text(encoding="utf-8")))) & names
     }
     assert known <= NAMED, sorted(known - NAMED)

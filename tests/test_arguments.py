@@ -31,12 +31,12 @@ class Every(Optimizer):
         x.add_(g, alpha=-c.lr)
 
 
-def made(**hyper: Any) -> Every:
+def create(**hyper: Any) -> Every:
     return Every([torch.nn.Parameter(torch.ones(3))], **hyper)
 
 
 def test_a_local_is_no_hyper_parameter():
-    opt = made(every=3)
+    opt = create(every=3)
     assert opt.defaults == {"lr": 0.1, "every": 3, "nus": (0.7, 1.0)}
     opt.param_groups[0]["params"][0].grad = torch.ones(3)
     opt.step()
@@ -46,13 +46,13 @@ def test_a_local_is_no_hyper_parameter():
 @pytest.mark.parametrize("value", ["soon", 1.5, True, [1]])
 def test_an_optional_count_takes_whole_numbers_only(value):
     with pytest.raises(UserError, match="every must be a"):
-        made(every=value)
+        create(every=value)
 
 
 def test_a_tuple_is_not_taken_for_betas():
-    assert made(nus=(1.5, -2.0)).defaults["nus"] == (1.5, -2.0)
+    assert create(nus=(1.5, -2.0)).defaults["nus"] == (1.5, -2.0)
     with pytest.raises(UserError, match="nus must be 2 numbers"):
-        made(nus=0.7)
+        create(nus=0.7)
 
 
 def test_kinds_are_read_from_annotations():

@@ -63,11 +63,11 @@ def test_eval_shows_the_average_that_a_plain_loop_keeps(name, hyper):
     for t, (y, extra) in enumerate(expected, 1):
         walk.go(t, t)
         walk.opt.eval()
-        for found, wanted in zip(walk.values(), extra["average"], strict=True):
-            np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=1e-11)
+        for point, wanted in zip(walk.values(), extra["average"], strict=True):
+            np.testing.assert_allclose(point.numpy(), wanted, rtol=0, atol=1e-11)
         walk.opt.train()
-        for found, wanted in zip(walk.values(), y, strict=True):
-            np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=1e-11)
+        for point, wanted in zip(walk.values(), y, strict=True):
+            np.testing.assert_allclose(point.numpy(), wanted, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -204,11 +204,11 @@ def test_what_trainer_evaluates_and_saves_is_the_average(tmp_path):
 
 
 def test_evaluations_in_trainer_change_nothing_and_resumed_runs_are_the_same(tmp_path):
-    whole, one = trained(tmp_path / "a", "schedule_free_adamw")
-    never, two = trained(tmp_path / "b", "schedule_free_adamw", eval_strategy="no", save_strategy="no")
-    resumed, three = trained(tmp_path / "a", "schedule_free_adamw", resume=str(tmp_path / "a" / "checkpoint-4"))
+    whole, first = trained(tmp_path / "a", "schedule_free_adamw")
+    never, second = trained(tmp_path / "b", "schedule_free_adamw", eval_strategy="no", save_strategy="no")
+    resumed, third = trained(tmp_path / "a", "schedule_free_adamw", resume=str(tmp_path / "a" / "checkpoint-4"))
     assert torch.equal(weights(whole), weights(never)) and torch.equal(weights(whole), weights(resumed))
-    for attachment in (one, two, three):
+    for attachment in (first, second, third):
         attachment.optimizer.train()
     assert torch.equal(weights(whole), weights(never)) and torch.equal(weights(whole), weights(resumed))
 

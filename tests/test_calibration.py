@@ -52,16 +52,16 @@ def kept() -> dict:
 )
 def test_rules_that_give_verdicts_keep_five_per_cent(scripts: dict[str, ModuleType], name: str) -> None:
     (cell,) = (cell for cell in scripts["cells"].cells() if cell.name == name)
-    found = scripts["cells"].measure(cell, 300, seed=1)
-    assert found["hits"] <= scripts["cells"].bound(300, 3), found
+    measured = scripts["cells"].measure(cell, 300, seed=1)
+    assert measured["hits"] <= scripts["cells"].bound(300, 3), measured
 
 
 def test_one_tuning_read_as_if_it_spoke_of_optimizers_is_found_out(scripts: dict[str, ModuleType]) -> None:
     """The fault that repetitions are for shows up in a few studies of the same machinery."""
     c, t = scripts["cells"], scripts["tuned"]
     once = next(cell for cell in t.cells(t.Bank()) if cell.name.startswith("one tuning"))
-    found = c.measure(once, 200, seed=2)
-    assert found["studies"] == 50 and found["hits"] > c.bound(50, 1)
+    measured = c.measure(once, 200, seed=2)
+    assert measured["studies"] == 50 and measured["hits"] > c.bound(50, 1)
 
 
 def test_a_slice_of_the_bank_is_the_run_that_it_would_be_alone(scripts: dict[str, ModuleType]) -> None:
@@ -82,9 +82,9 @@ def test_a_slice_of_the_bank_is_the_run_that_it_would_be_alone(scripts: dict[str
 def test_the_kept_calibration_is_whole_and_within_bounds(scripts: dict[str, ModuleType], kept: dict) -> None:
     c, t, rates = scripts["cells"], scripts["tuned"], kept["cells"]
     assert set(rates) == {cell.name for cell in (*c.cells(), *t.cells(t.Bank()))}
-    for one in rates.values():
-        assert scripts["calibrate"].within(one, len(rates)), one
-    contrast = next(one for name, one in rates.items() if name.startswith("one tuning"))
+    for rate in rates.values():
+        assert scripts["calibrate"].within(rate, len(rates)), rate
+    contrast = next(rate for name, rate in rates.items() if name.startswith("one tuning"))
     assert contrast["hits"] / contrast["studies"] > 0.15
 
 
@@ -109,8 +109,8 @@ def test_what_stands_behind_a_promise_exists(scripts: dict[str, ModuleType]) -> 
     promises = scripts["promises"].PROMISES
     for promise, _, behind in promises:
         assert behind, promise
-        for one in behind:
-            file, _, name = one.partition("::")
+        for test in behind:
+            file, _, name = test.partition("::")
             assert not name or f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), promise
     assert len({promise for promise, _, _ in promises}) == len(promises)
 

@@ -52,9 +52,9 @@ def test_every_check_has_its_broken_optimizer():
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_check_turns_red_for_what_breaks_it_alone(report, check):
-    found = red(report, path(check))
-    assert set(found) == {check}, found
-    assert len(found[check]) > 15  # it says what it saw
+    failed = red(report, path(check))
+    assert set(failed) == {check}, failed
+    assert len(failed[check]) > 15  # it says what it saw
 
 
 def test_an_honest_optimizer_passes(report):
@@ -63,22 +63,22 @@ def test_an_honest_optimizer_passes(report):
 
 
 def test_a_wrapper_that_forgets_what_it_wraps_is_caught_and_explained(report):
-    found = red(report, FORGETFUL)
-    assert "parameters differ" in found["resume"] and "accelerate" in found
+    failed = red(report, FORGETFUL)
+    assert "parameters differ" in failed["resume"] and "accelerate" in failed
 
 
 def test_a_rule_that_drops_its_momentum_is_caught_and_explained(report):
-    found = red(report, DROPS)
-    assert "one step after resuming: parameters differ" in found["resume"]
-    assert "after load_state" in found["accelerate"]
+    failed = red(report, DROPS)
+    assert "one step after resuming: parameters differ" in failed["resume"]
+    assert "after load_state" in failed["accelerate"]
 
 
 def test_a_rule_that_rounds_inside_is_allowed_its_rounding_and_no_more(report):
     assert red(report, COARSE) == {}
     note = report.cells[COARSE, "fsdp"].why
     assert "noise of one rounding of its gradients (bfloat16) and parameters (float64)" in note, note
-    found = red(report, COARSE_LOCAL)
-    assert set(found) == {"fsdp"} and "bfloat16" in found["fsdp"], found
+    failed = red(report, COARSE_LOCAL)
+    assert set(failed) == {"fsdp"} and "bfloat16" in failed["fsdp"], failed
 
 
 def test_where_rounding_decides_nothing_is_said():
@@ -105,8 +105,8 @@ KNOWN = {
 
 def test_ours_pass_the_fast_checks():
     one_of_each_class = {hf_optim.info(name).cls: name for name in hf_optim.list_optimizers()}
-    found = hf_optim.check.run(sorted(set(one_of_each_class.values()) - set(OURS)), fast=True)
-    wrong = {(c.name, c.check): c.why for c in found.failed}
+    report = hf_optim.check.run(sorted(set(one_of_each_class.values()) - set(OURS)), fast=True)
+    wrong = {(c.name, c.check): c.why for c in report.failed}
     assert set(wrong) == set(KNOWN), wrong
 
 
@@ -143,11 +143,11 @@ def test_what_cannot_be_stepped_is_a_row_of_its_own_and_no_failure(tmp_path, cap
         "import torch\n\n\nclass Mine(torch.optim.SGD):\n    def step(self, closure=None):\n"
         "        raise RuntimeError('not today')\n"
     )
-    found = hf_optim.check.run(f"{file}:Mine", fast=True)
-    assert found.failed == [] and {c.status for c in found.ordered()} == {UNMADE}
-    (why,) = found.unmade.values()
+    report = hf_optim.check.run(f"{file}:Mine", fast=True)
+    assert report.failed == [] and {c.status for c in report.ordered()} == {UNMADE}
+    (why,) = report.unmade.values()
     assert "not today" in why and "cannot be stepped" in why
-    page = show.page({"Mine": found}, CHECKS, ["gone"])
+    page = show.page({"Mine": report}, CHECKS, ["gone"])
     assert (
         page.count("cannot be stepped: ") == 1 and f"**{show.UNMADE_TITLE}**" in page and "| `Mine` | ? | ? |" in page
     )
@@ -158,16 +158,16 @@ def test_what_cannot_be_stepped_is_a_row_of_its_own_and_no_failure(tmp_path, cap
 
 
 def test_undeclared_classes_are_not_held_to_what_they_never_promised():
-    found = hf_optim.check.run("torch.optim:Adam", checks=["bf16", "state_bytes", "compile", "host_sync"])
-    assert found.failed == []
-    assert "exp_avg" in found.cells["torch.optim:Adam", "bf16"].why
-    assert "8 bytes" in found.cells["torch.optim:Adam", "state_bytes"].why
+    report = hf_optim.check.run("torch.optim:Adam", checks=["bf16", "state_bytes", "compile", "host_sync"])
+    assert report.failed == []
+    assert "exp_avg" in report.cells["torch.optim:Adam", "bf16"].why
+    assert "8 bytes" in report.cells["torch.optim:Adam", "state_bytes"].why
 
 
 def test_a_reference_may_be_named():
     torchs = {"name": "torch.optim:AdamW", "lr": 0.001}
-    found = hf_optim.check.run(["adamw", "adan"], checks=["reference"], references={"adamw": torchs, "adan": torchs})
-    assert [c.name for c in found.failed] == ["adan"]
+    report = hf_optim.check.run(["adamw", "adan"], checks=["reference"], references={"adamw": torchs, "adan": torchs})
+    assert [c.name for c in report.failed] == ["adan"]
 
 
 def test_what_two_processes_say_is_the_worse_verdict_or_the_crash():

@@ -23,22 +23,22 @@ NAMES = claim.names()
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_shipped_claim_reads_and_its_studies_expand(name) -> None:
-    one = claim.load(name)
-    assert one.name == name
-    for size, setting in one.settings.items():
+    loaded = claim.load(name)
+    assert loaded.name == name
+    for size, setting in loaded.settings.items():
         for words in setting.commands.values():
             assert words[0] in reproduce.COMMANDS
         assert set(setting.checks) <= set(theorems.CHECKS)
         if setting.study is None:
-            assert all(s.keys is None or s.on_tables() for s in one.statements)
+            assert all(s.keys is None or s.on_tables() for s in loaded.statements)
             continue
         expanded = plan.expand(setting.study)
         assert expanded.runs and expanded.name == f"{name}-{size}"
         assert all(t["size"] == size for t in expanded.tasks)
         labels = {o["label"] for o in expanded.optimizers}
-        for statement in one.judged():
+        for statement in loaded.judged():
             assert statement.labels() <= labels, statement
-        for row in one.published:
+        for row in loaded.published:
             cell = cells.find(list(setting.cells), row)
             if cell is not None and not cell.why:
                 tasks = {t["label"] for t in expanded.tasks}
@@ -46,31 +46,31 @@ def test_every_shipped_claim_reads_and_its_studies_expand(name) -> None:
                 assert not cell.against or cell.against in labels
     tasks = {
         task["label"]
-        for setting in one.settings.values()
+        for setting in loaded.settings.values()
         if setting.study is not None
         for task in plan.expand(setting.study).tasks
     }
-    for statement in one.statements:
+    for statement in loaded.statements:
         for part in (statement.keys or {}).get("of", [statement.keys or {}]):
             assert set(part.get("tasks") or []) <= tasks, statement
 
 
 def test_every_statement_quotes_the_paper_and_is_judged_or_says_why_not() -> None:
-    for one in map(claim.load, NAMES):
-        for statement in one.statements:
-            assert statement.says and statement.section, one.name
+    for loaded in map(claim.load, NAMES):
+        for statement in loaded.statements:
+            assert statement.says and statement.section, loaded.name
             assert (statement.keys is None) == bool(statement.not_testable)
             # What a margin or a choice of ours adds is told apart from what the paper says.
             if statement.keys is not None and {"margin", "factor"} & set(statement.keys):
-                assert statement.reading, (one.name, statement.says)
+                assert statement.reading, (loaded.name, statement.says)
 
 
 def test_every_printed_figure_has_a_cell_or_a_reason() -> None:
     """All 236: at the paper's size, of the claim that its table belongs to."""
     seen = set()
-    for one in map(claim.load, NAMES):
-        paper = one.settings.get("paper")
-        for row in one.published:
+    for loaded in map(claim.load, NAMES):
+        paper = loaded.settings.get("paper")
+        for row in loaded.published:
             assert paper is not None and cells.find(list(paper.cells), row) is not None, row
             seen.add(json.dumps(row, sort_keys=True))
     assert len(seen) == len(claim.published()) == 236
@@ -79,17 +79,17 @@ def test_every_printed_figure_has_a_cell_or_a_reason() -> None:
 def test_published_code_that_is_another_algorithm_has_its_own_rows() -> None:
     as_run = {"smaran": {"norm_scope": "tensor"}, "tlr": {"name": "tlr_legacy"}}
     as_run |= {name: {"agr_scope": "all", "agr_moments": "all"} for name in ("adamw_agr", "adan_agr")}
-    for one in map(claim.load, NAMES):
-        for setting in one.settings.values():
-            if setting.study is None or not one.readings:
+    for loaded in map(claim.load, NAMES):
+        for setting in loaded.settings.values():
+            if setting.study is None or not loaded.readings:
                 continue
             rows = {o["label"]: o["spec"] for o in plan.expand(setting.study).optimizers}
-            for printed, run in one.readings["as run"].items():
+            for printed, run in loaded.readings["as run"].items():
                 changed = as_run.get(rows[printed]["name"])
                 if changed is not None:
-                    assert changed.items() <= rows[run].items(), (one.name, run)
+                    assert changed.items() <= rows[run].items(), (loaded.name, run)
                 assert {**rows[run], **changed} != rows[printed] if changed else rows[run] != rows[printed]
-        assert not one.readings or not one.published or one.published_is == "as run"
+        assert not loaded.readings or not loaded.published or loaded.published_is == "as run"
 
 
 def test_values_of_the_papers_settings() -> None:
@@ -129,15 +129,15 @@ def test_rows_of_two_tables_that_are_the_same_runs_are_the_same() -> None:
 
 
 def test_differences_are_computed_from_the_two_settings() -> None:
-    one = claim.load("agr-table4")
-    small = settings.differences(one, "small", plan.expand(one.settings["small"].study))
+    loaded = claim.load("agr-table4")
+    small = settings.differences(loaded, "small", plan.expand(loaded.settings["small"].study))
     text = "\n".join(small)
     assert "5 seeds for the paper's 4." in small
     assert "epochs 20 for 300" in text and "batch size 64 for 256" in text and "data emoji for tiny-imagenet" in text
     assert "model resnet@emoji for tinyvit_5m / tinyvit_11m / tinyvit_21m" in text
     assert "AdamW: lr 0.001 for 0.00025, weight_decay default for 0.05." in small
-    whole = settings.paper_plan(one)
-    paper = settings.differences(one, "paper", whole)
+    whole = settings.paper_plan(loaded)
+    paper = settings.differences(loaded, "paper", whole)
     assert not any("for tinyvit" in line for line in paper)
     assert "gradient clipping 5 is from the code." in paper
     assert any(line.startswith("held-out train samples 5000 is ours") for line in paper)
@@ -146,8 +146,8 @@ def test_differences_are_computed_from_the_two_settings() -> None:
 
 
 def test_every_value_of_a_paper_preset_is_marked() -> None:
-    for one in map(claim.load, NAMES):
-        whole = settings.paper_plan(one)
+    for loaded in map(claim.load, NAMES):
+        whole = settings.paper_plan(loaded)
         if whole is not None:
             rows = settings.values(whole)
             assert {source for _, _, _, source, _ in rows} <= {"printed", "code", "ours"}
@@ -193,9 +193,9 @@ def test_a_wrong_claim_file_is_named_with_its_line(text, message) -> None:
 
 
 def test_an_error_in_the_study_points_into_the_claim_file() -> None:
-    one = claim.parse(parse(HEAD + GOOD + STUDY.replace("[adamw]", "[adamww]"), "x.yaml"), claim.published())
+    loaded = claim.parse(parse(HEAD + GOOD + STUDY.replace("[adamw]", "[adamww]"), "x.yaml"), claim.published())
     with pytest.raises(UserError, match="x.yaml, line 13: .*adamw"):
-        plan.expand(one.settings["small"].study)
+        plan.expand(loaded.settings["small"].study)
 
 
 # --- documents -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import functools
 import claim_worlds as worlds
 import pytest
 
-from hf_optim.claims import claim, exhibits, outcome, rules
+from hf_optim.claims import claim, exhibits, judge, rules
 from hf_optim.study.plan import plan as planning
 
 SEEDS = 7
@@ -28,12 +28,12 @@ def expanded(name: str, size: str) -> planning.Plan:
 
 def cases():
     """(name, index of the judged statement) of all that are judged, by kind."""
-    found = {True: [], False: []}
+    by_tables = {True: [], False: []}
     for name in claim.names():
-        for i, one in enumerate(loaded(name).judged()):
-            if one.keys is not None:
-                found[one.on_tables()].append(pytest.param(name, i, id=f"{name}-{i}-{one.rule}"))
-    return found
+        for i, statement in enumerate(loaded(name).judged()):
+            if statement.keys is not None:
+                by_tables[statement.on_tables()].append(pytest.param(name, i, id=f"{name}-{i}-{statement.rule}"))
+    return by_tables
 
 
 CASES = cases()
@@ -41,12 +41,12 @@ CASES = cases()
 
 def placed(name: str, i: int):
     """The statement's keys, the plan of the first size that has its tasks, and that size's metric names."""
-    one = loaded(name).judged()[i]
+    statement = loaded(name).judged()[i]
     for size, setting in loaded(name).settings.items():
         plan = expanded(name, size)
-        if outcome._here(one.keys, {task["label"] for task in plan.tasks}):
-            return one.keys, plan, setting.metrics
-    raise AssertionError(f"{name}: no size has the tasks of {one.says!r}")
+        if judge._here(statement.keys, {task["label"] for task in plan.tasks}):
+            return statement.keys, plan, setting.metrics
+    raise AssertionError(f"{name}: no size has the tasks of {statement.says!r}")
 
 
 @pytest.mark.parametrize(("name", "i"), CASES[False])

@@ -48,10 +48,10 @@ def test_overviews_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
         "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as end:\n    code = end.code or 0\n"
         f"print('HEAVY', code, [m for m in {HEAVY} if m in sys.modules])"
     )
-    got = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert got.stdout.splitlines()[-1] == "HEAVY 0 []", got.stdout
+    assert process.stdout.splitlines()[-1] == "HEAVY 0 []", process.stdout
 
 
 BAD = {
@@ -151,8 +151,8 @@ def test_compare_is_a_study(capsys, tmp_path: Path) -> None:
 def test_doctor_says_what_is_used(capsys) -> None:
     code, out, _ = run(capsys, "doctor")
     assert code == 0 and "a step on cpu" in out and str(Path.home()) + "/" not in out
-    for what in ("torch", "C++ compiler", "triton", "GPU", "kernel cache"):
-        assert any(line[2:].startswith(what) for line in out.splitlines()), what
+    for topic in ("torch", "C++ compiler", "triton", "GPU", "kernel cache"):
+        assert any(line[2:].startswith(topic) for line in out.splitlines()), topic
 
 
 def test_info_tells_algorithm_defaults_and_needs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,8 +170,8 @@ def test_every_optimizer_has_an_info_page(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_reader_that_leaves_is_no_error() -> None:
     script = f"{sys.executable} -m hf_optim.commands.main list | head -1; exit ${{PIPESTATUS[0]}}"
-    got = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert got.returncode == 0 and got.stderr == ""
+    process = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0 and process.stderr == ""
 
 
 def test_a_value_out_of_range_ends_a_study_before_anything_is_written(tmp_path, capsys):

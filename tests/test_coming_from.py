@@ -19,10 +19,10 @@ class Regression(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.norm, self.two = torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 1)
+        self.inner, self.norm, self.outer = torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 1)
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        out = self.two(self.norm(self.one(x)).tanh()).squeeze(-1)
+        out = self.outer(self.norm(self.inner(x)).tanh()).squeeze(-1)
         return {"loss": (out - labels).square().mean(), "logits": out}
 
 

@@ -45,23 +45,23 @@ def test_copies_go_their_own_way(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_hooks_and_closures(name):
     """Every kind of hook once a step; step(closure) returns the closure's loss; step(loss) and step(closure) agree."""
-    one, two = Problem(), Problem()
-    a, b = make(name, one.params), make(name, two.params)
+    first, second = Problem(), Problem()
+    a, b = make(name, first.params), make(name, second.params)
     seen = []
     a.register_step_pre_hook(lambda *_: seen.append("before"))
     a.register_step_post_hook(lambda *_: seen.append("after"))
 
     def closure():
         a.zero_grad()
-        loss = one.loss(0)
+        loss = first.loss(0)
         loss.backward()
         return loss
 
     value = a.step(closure)
     assert seen == ["before", "after"]
     assert torch.is_tensor(value) and torch.isfinite(value)
-    step(b, lambda: two.loss(0))
-    assert torch.equal(_flat(one.params), _flat(two.params))
+    step(b, lambda: second.loss(0))
+    assert torch.equal(_flat(first.params), _flat(second.params))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,37 +79,37 @@ def test_no_gradient_no_step(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_named_parameters(name):
     """(name, tensor) pairs are tensors with names, which come back in the state dict and put a checkpoint in order."""
-    one, two = Problem(), Problem()
+    first, second = Problem(), Problem()
     order = [2, 0, 3, 1]
-    a = make(name, [(f"w{i}", p) for i, p in enumerate(one.params)])
-    b = make(name, [(f"w{i}", two.params[i]) for i in order])
+    a = make(name, [(f"w{i}", p) for i, p in enumerate(first.params)])
+    b = make(name, [(f"w{i}", second.params[i]) for i in order])
     assert all(set(g["param_names"]) <= {"w0", "w1", "w2", "w3"} for g in a.param_groups)
-    _walk(a, one, 0, 3)
+    _walk(a, first, 0, 3)
     with torch.no_grad():
-        for p, q in zip(one.params, two.params, strict=True):
+        for p, q in zip(first.params, second.params, strict=True):
             q.copy_(p)
     b.load_state_dict(copy.deepcopy(a.state_dict()))
-    _walk(a, one, 3, 6)
-    _walk(b, two, 3, 6)
-    torch.testing.assert_close(_flat(one.params), _flat(two.params), rtol=1e-5, atol=1e-7)
+    _walk(a, first, 3, 6)
+    _walk(b, second, 3, 6)
+    torch.testing.assert_close(_flat(first.params), _flat(second.params), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_empty_tensors_and_tensors_without_gradients(name):
     """A tensor of no elements, an integer table and a frozen tensor ride along and change nothing."""
-    one, two = Problem(), Problem()
+    first, second = Problem(), Problem()
     more = [
         nn.Parameter(torch.zeros(0, 3)),
         nn.Parameter(torch.arange(3), requires_grad=False),
         nn.Parameter(torch.ones(2), requires_grad=False),
     ]
-    a, b = make(name, [*one.params, *more]), make(name, two.params)
+    a, b = make(name, [*first.params, *more]), make(name, second.params)
     for t in range(3):
-        for opt, problem, empty in ((a, one, more[0]), (b, two, None)):
+        for opt, problem, empty in ((a, first, more[0]), (b, second, None)):
             extra = 0.0 if empty is None else empty.sum()
             step(opt, lambda problem=problem, extra=extra, t=t: problem.loss(t) + extra)
             extra = None
-    torch.testing.assert_close(_flat(one.params), _flat(two.params), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(_flat(first.params), _flat(second.params), rtol=1e-5, atol=1e-7)
     assert torch.equal(more[1], torch.arange(3)) and torch.equal(more[2], torch.ones(2))
 
 
@@ -122,11 +122,11 @@ def test_complex_tensors_are_refused(name):
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in SEARCHES])
 def test_groups_of_one_tensor_each_are_one_group(name):
     """How tensors are laid into groups of equal numbers changes nothing."""
-    one, two = Problem(), Problem()
-    a, b = make(name, one.params), make(name, [{"params": [p]} for p in two.params])
-    _walk(a, one, 0, 4)
-    _walk(b, two, 0, 4)
-    torch.testing.assert_close(_flat(one.params), _flat(two.params), rtol=1e-5, atol=1e-7)
+    first, second = Problem(), Problem()
+    a, b = make(name, first.params), make(name, [{"params": [p]} for p in second.params])
+    _walk(a, first, 0, 4)
+    _walk(b, second, 0, 4)
+    torch.testing.assert_close(_flat(first.params), _flat(second.params), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if FAMILY[n] == "plain"])

@@ -20,9 +20,9 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def loop():
     """scripts/ddpm_loop.py, on digits that are read once."""
-    found = importlib.util.spec_from_file_location("ddpm_loop", ROOT / "scripts" / "ddpm_loop.py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    spec = importlib.util.spec_from_file_location("ddpm_loop", ROOT / "scripts" / "ddpm_loop.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     with pytest.MonkeyPatch.context() as patch:
         digits = images.read(module.DIGITS)
         patch.setattr(images, "read", lambda path: digits)

@@ -27,9 +27,9 @@ def packed(folder: Path, archive: Path) -> Path:
     """The folder as .zip or .tar.gz, with itself as the top."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive, "w") as made:
+        with zipfile.ZipFile(archive, "w") as zipped:
             for file in files:
-                made.write(file, f"{folder.name}/{file.relative_to(folder)}")
+                zipped.write(file, f"{folder.name}/{file.relative_to(folder)}")
     else:
         with tarfile.open(archive, "w:gz") as tar:
             tar.add(folder, folder.name)
@@ -177,14 +177,14 @@ def test_penn_treebank(tmp_path, form, capsys):
 )
 def test_multi30k(tmp_path, form, name, capsys):
     for stem, packing in (("train", "training"), ("val", "validation"), (name, "mmt16_task1_test")):
-        with tarfile.open(tmp_path / f"{packing}.tar.gz", "w:gz") if form == "tar" else io.BytesIO() as made:
+        with tarfile.open(tmp_path / f"{packing}.tar.gz", "w:gz") if form == "tar" else io.BytesIO() as tarred:
             for side, text in (("de", f"Ein {stem} .\nZwei .\n"), ("en", f"A {stem} .\nTwo .\n")):
                 if form == "gz":
                     (tmp_path / f"{stem}.{side}.gz").write_bytes(gzip.compress(text.encode()))
                 else:
                     entry = tarfile.TarInfo(f"{stem}.{side}")
                     entry.size = len(text)
-                    made.addfile(entry, io.BytesIO(text.encode()))
+                    tarred.addfile(entry, io.BytesIO(text.encode()))
     corpus = parallel.read(tmp_path)
     assert corpus.train.source == ("Ein train .", "Zwei .") and corpus.test.target[0] == f"A {name} ."
     assert "2 test lines for 1,000" in corpus.note and corpus.note in capsys.readouterr().err
@@ -209,9 +209,9 @@ def test_every_task_of_images_takes_them(tmp_path, name, model):
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
-    made = tarfile.TarInfo(name)
-    made.type, made.linkname = kind, target
-    return made
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile
     ],
 )
 def test_archives_that_lead_elsewhere_are_refused(tmp_path, member, why):
-    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as made:
-        made.addfile(member)
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as tarred:
+        tarred.addfile(member)
     with pytest.raises(UserError, match=why):
         archives.read_archive(tmp_path / "x.tar.gz", lambda name: True)
 
@@ -235,11 +235,11 @@ def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "LARGEST", 1000)
     monkeypatch.setattr(archives, "LARGEST_ARCHIVE", 2500)
     zeros = b"\0" * 900
-    with zipfile.ZipFile(tmp_path / "one.zip", "w", zipfile.ZIP_DEFLATED) as made:
-        made.writestr("a", zeros * 2)
-    with zipfile.ZipFile(tmp_path / "many.zip", "w", zipfile.ZIP_DEFLATED) as made:
+    with zipfile.ZipFile(tmp_path / "one.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("a", zeros * 2)
+    with zipfile.ZipFile(tmp_path / "many.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
         for k in range(3):
-            made.writestr(f"{k}", zeros)
+            zipped.writestr(f"{k}", zeros)
     with tarfile.open(tmp_path / "in.tar.gz", "w:gz") as tar:  # a small file that grows
         grows = gzip.compress(zeros * 2)
         member = entry("a.gz")

@@ -130,8 +130,8 @@ def test_killing_one_process_ends_the_other_and_says_so(killed):
 def test_the_killed_run_resumes_bit_for_bit(whole, killed):
     folder, interrupted = whole[0], killed[0]
     finished(start(TORCHRUN, interrupted, "--resume"))
-    one, other = (json.loads((f / "record.json").read_text()) for f in (folder, interrupted))
-    assert other["metrics"] == one["metrics"] and other["time"]["steps"] == STEPS
+    straight, other = (json.loads((f / "record.json").read_text()) for f in (folder, interrupted))
+    assert other["metrics"] == straight["metrics"] and other["time"]["steps"] == STEPS
     last = f"checkpoint-{STEPS}"
     assert untimed(folder) == untimed(interrupted)
     assert (folder / last / "model.safetensors").read_bytes() == (interrupted / last / "model.safetensors").read_bytes()

@@ -88,7 +88,7 @@ def three(folder, two):
 
 
 @pytest.fixture(scope="module")
-def one():
+def single():
     """One process: where every case begins, is at HALF, and ends."""
     return {case: [walk.go(t).end().clone() for t in (0, HALF, STEPS)] for case in CASES for walk in [Walk(case)]}
 
@@ -99,41 +99,41 @@ def loaded(folder, two):
     return from_shards(folder / "shards", lambda model: model, SHARDED)
 
 
-def same(found, one, case, at=2):
-    assert isinstance(found, torch.Tensor), found
-    start, *ends = one[case]
+def same(ended, single, case, at=2):
+    assert isinstance(ended, torch.Tensor), ended
+    start, *ends = single[case]
     moved = float((ends[at - 1] - start).abs().max())
     assert moved > 1e-5  # a problem on which nothing moves shows nothing
-    assert float((found - ends[at - 1]).abs().max()) <= CLOSE * moved
+    assert float((ended - ends[at - 1]).abs().max()) <= CLOSE * moved
 
 
 def test_the_processes_were_as_many_as_asked_for(two, three):
-    assert [found["world"] for found in two] == [2, 2]
-    assert [found["world"] for found in three] == [3, 3, 3]
-    assert min(found["rows"]["least"] for found in two) == 0, "no process had an empty shard"
+    assert [rank["world"] for rank in two] == [2, 2]
+    assert [rank["world"] for rank in three] == [3, 3, 3]
+    assert min(rank["rows"]["least"] for rank in two) == 0, "no process had an empty shard"
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_copies_equal_one_process(case, one, two):
-    same(two[0]["ddp"][case], one, case)
+def test_two_copies_equal_one_process(case, single, two):
+    same(two[0]["ddp"][case], single, case)
     assert torch.equal(two[0]["ddp"][case], two[1]["ddp"][case])  # also: all took the same line-search decisions
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_three_copies_equal_one_process(case, one, three):
-    same(three[0]["ddp"][case], one, case)
-    assert all(torch.equal(three[0]["ddp"][case], found["ddp"][case]) for found in three[1:])
+def test_three_copies_equal_one_process(case, single, three):
+    same(three[0]["ddp"][case], single, case)
+    assert all(torch.equal(three[0]["ddp"][case], rank["ddp"][case]) for rank in three[1:])
 
 
 @pytest.mark.parametrize("case", SHARDED)
-def test_two_shards_equal_copies(case, one, two):
-    same(two[0]["fsdp"][case], one, case)
+def test_two_shards_equal_copies(case, single, two):
+    same(two[0]["fsdp"][case], single, case)
     assert torch.equal(two[0]["fsdp"][case], two[1]["fsdp"][case])
 
 
 @pytest.mark.parametrize("case", ACCELERATED)
-def test_a_session_feeds_what_accelerate_has_sharded(case, one, two):
-    same(two[0]["accelerated"][case], one, case)
+def test_a_session_feeds_what_accelerate_has_sharded(case, single, two):
+    same(two[0]["accelerated"][case], single, case)
     assert torch.equal(two[0]["accelerated"][case], two[1]["accelerated"][case])
 
 
@@ -148,25 +148,25 @@ def test_full_state_dicts_resume_bit_for_bit(case, two):
 
 
 @pytest.mark.parametrize("case", RESHARDED)
-def test_shards_of_two_resume_in_three(case, one, three):
-    same(three[0]["from shards"][case], one, case)
-    assert all(torch.equal(three[0]["from shards"][case], found["from shards"][case]) for found in three[1:])
+def test_shards_of_two_resume_in_three(case, single, three):
+    same(three[0]["from shards"][case], single, case)
+    assert all(torch.equal(three[0]["from shards"][case], rank["from shards"][case]) for rank in three[1:])
 
 
 @pytest.mark.parametrize("case", SHARDED)
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
-def test_shards_of_two_resume_in_one(case, one, loaded):
-    same(loaded[case], one, case)
+def test_shards_of_two_resume_in_one(case, single, loaded):
+    same(loaded[case], single, case)
 
 
 @pytest.mark.parametrize("case", SHARDED)
-def test_fsdp1_serves_element_by_element_rules_and_refuses_the_others(case, one, two):
-    found = two[0]["fsdp1"][case]
+def test_fsdp1_serves_element_by_element_rules_and_refuses_the_others(case, single, two):
+    result = two[0]["fsdp1"][case]
     if case in SUMMING:
-        assert isinstance(found, str) and found.startswith("UserError") and found.count("\n") == 0
-        assert "fully_shard" in found or "finds no tensor" in found  # to a transform of matrices, pieces are vectors
+        assert isinstance(result, str) and result.startswith("UserError") and result.count("\n") == 0
+        assert "fully_shard" in result or "finds no tensor" in result  # to a transform of matrices, pieces are vectors
     else:
-        same(found, one, case, at=1)
+        same(result, single, case, at=1)
 
 
 @pytest.mark.parametrize("case", CASES)

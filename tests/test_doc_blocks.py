@@ -32,11 +32,11 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 def printed() -> list[tuple[str, str]]:
     """Every command of ours in a block: (page, command), lines that go on put together."""
-    found = []
+    commands = []
     for page, text in blocks("bash"):
         for line in text.replace("\\\n", " ").splitlines():
-            found += [(page, part) for part in re.findall(r"(?:^|&& )(hf-optim [^#&|>]+)", line.strip())]
-    return sorted(set(found))
+            commands += [(page, part) for part in re.findall(r"(?:^|&& )(hf-optim [^#&|>]+)", line.strip())]
+    return sorted(set(commands))
 
 
 class Accepted(Exception):

@@ -48,10 +48,10 @@ def test_defaults_in_the_text_are_those_of_the_code(cls):
     """Where an argument's text begins with a number, it is the default."""
     info = hf_optim.info(CLASSES[cls])
     for name, text in docs.sections(info.doc)["args"].items():
-        found = re.match(r"(?:[\w ]+, )?(\d+(?:\.\d+)?(?:e-?\d+)?)(?=[.,;:]|$)", text)
+        match = re.match(r"(?:[\w ]+, )?(\d+(?:\.\d+)?(?:e-?\d+)?)(?=[.,;:]|$)", text)
         default = info.defaults.get(name)
-        if found and isinstance(default, (int, float)) and not isinstance(default, bool):
-            assert float(found[1]) == pytest.approx(default), f"{cls}: {name} is {found[1]} in Args, {default} in code"
+        if match and isinstance(default, (int, float)) and not isinstance(default, bool):
+            assert float(match[1]) == pytest.approx(default), f"{cls}: {name} is {match[1]} in Args, {default} in code"
 
 
 def test_the_pages_are_up_to_date():
@@ -94,9 +94,9 @@ def test_the_examples_run(name):
         return loss
 
     code = docs.example(hf_optim.info(name)).strip("`").removeprefix("python\n")
-    made, call = code.strip().split("\n", 1)
+    setup, call = code.strip().split("\n", 1)
     scope = {"hf_optim": hf_optim, "model": model, "closure": closure, "loss": forward()}
-    exec(made, scope)
+    exec(setup, scope)
     opt = scope["opt"]
     before = [p.detach().clone() for p in model.parameters()]
     for _ in range(2):  # some first steps move nothing

@@ -32,7 +32,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     real = subprocess.run
 
     def run(command: list[object], **options: object) -> object:
-        words = [str(one) for one in command]
+        words = [str(word) for word in command]
         if words[1:3] == ["-m", "venv"]:
             words.insert(3, "--without-pip")
         return real(words, **options)  # type: ignore[call-overload]
@@ -135,7 +135,7 @@ def test_the_locks_are_locks() -> None:
         text = (lock.FOLDER / f"{extra}.txt").read_text()
         assert lock.unsatisfied(extra, text) == [], "run python scripts/lock.py"
         packages = re.split(r"\n(?=[\w.-]+==)", text.partition("\n")[2])
-        assert len(packages) > 30 and all("--hash=sha256:" in one for one in packages if "==" in one)
+        assert len(packages) > 30 and all("--hash=sha256:" in line for line in packages if "==" in line)
         assert "://" not in text and "index-url" not in text
 
 

@@ -25,14 +25,14 @@ NAMES = [n for n in OURS if "evaluate" not in hf_optim.info(n).needs]
 def launches(monkeypatch) -> list[str]:
     """What is launched from now on."""
     seen: list[str] = []
-    launch, made = kernels.Kernel.launch, kernels.Kernel.__init__
+    launch, initialise = kernels.Kernel.launch, kernels.Kernel.__init__
 
     def counted(self, arguments, threads):
         seen.append("run")
         launch(self, arguments, threads)
 
     def with_gather(self, library):
-        made(self, library)
+        initialise(self, library)
         gather = self.gather
         if gather is not None:
             self.gather = lambda *a: (seen.append("gather"), gather(*a))

@@ -57,9 +57,9 @@ def test_the_table_marks_the_best_ties_and_verdicts(folder, capsys):
     for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"B\_2", r"\uparrow", r"^{\ddagger}", r"^{\dagger}"):
         assert rule in latex, rule
     tables = table.build(records.load(folder))
-    for one in tables:
-        column = paper.cells(one)
-        leader = max(one.rows, key=lambda row: row.mean.mean).optimizer
+    for task_table in tables:
+        column = paper.cells(task_table)
+        leader = max(task_table.rows, key=lambda row: row.mean.mean).optimizer
         assert [name for name, cell in column.items() if cell.best] == [leader]
         assert {name for name, cell in column.items() if cell.tied} == {"best", "close"} - {leader}
         assert (column["behind"].verdict, column["best"].verdict, column["adamw"].verdict) == ("worse", "better", "")
@@ -71,9 +71,9 @@ def test_the_table_marks_the_best_ties_and_verdicts(folder, capsys):
 
 def test_a_failed_arm_has_a_note_and_is_never_the_best(tmp_path):
     make_study(tmp_path, ("adamw", "best"), seeds=4, value=value, failed={("best", 0)})
-    (one,) = table.build(records.load(tmp_path))
-    cell = paper.cells(one)["best"]
-    assert cell.note == "1/4 runs failed" and not cell.best and "1/4 failed" in paper.latex([one])
+    (task_table,) = table.build(records.load(tmp_path))
+    cell = paper.cells(task_table)["best"]
+    assert cell.note == "1/4 runs failed" and not cell.best and "1/4 failed" in paper.latex([task_table])
 
 
 def test_charts_have_the_width_that_is_asked_for(tmp_path, capsys):

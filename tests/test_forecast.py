@@ -24,14 +24,14 @@ BASE = RunSpec("vision", "mlp", "smoke", {"name": "adamw"})
 
 
 def test_a_named_card_is_its_stated_operations_times_the_share_that_is_said():
-    one = forecast.forecast(dataclasses.replace(BASE, size="paper"), cards.find("a100"))
+    estimate = forecast.forecast(dataclasses.replace(BASE, size="paper"), cards.find("a100"))
     samples, batch, epochs = 60_000 - 5_000, 128, 20
     steps = epochs * -(-samples // batch)
     each = 2 * (784 * 1000 + 1000 * 10) + 2 * (784 * 1000 + 2 * 1000 * 10)
-    assert (one.steps, one.flops) == (steps, each * batch * steps)
-    assert one.seconds == steps * cards.LEAST_STEP  # an MLP does not fill it
+    assert (estimate.steps, estimate.flops) == (steps, each * batch * steps)
+    assert estimate.seconds == steps * cards.LEAST_STEP  # an MLP does not fill it
     weights = 4 * (784 * 1000 + 1000 + 10_000 + 10)
-    assert 4 * weights < one.memory < 5 * weights + batch * 4 * 2 * (784 + 1000)
+    assert 4 * weights < estimate.memory < 5 * weights + batch * 4 * 2 * (784 + 1000)
     wide = RunSpec("vision", "resnet50@tlr-imagenet", "paper", {"name": "sgd"})
     card = cards.find("H100")
     assert card.operations("bf16") == pytest.approx(cards.UTILISATION * 989e12)
@@ -74,30 +74,30 @@ def test_synthetic_data_have_the_form_of_the_real_ones(name):
     task = load(name)
     model = task.models[0]
     preset = task.preset(model, "smoke")
-    made = task.synthetic(model, preset)
-    if made is None:  # its model is read from a folder, with its tokenizer
+    data = task.synthetic(model, preset)
+    if data is None:  # its model is read from a folder, with its tokenizer
         assert name == "finetune"
         return
-    network = task.model(model, preset, made)
-    batch = flops.probe(made.train, task.collate(made))
+    network = task.model(model, preset, data)
+    batch = flops.probe(data.train, task.collate(data))
     with torch.autocast("cpu", torch.bfloat16):
         loss = flops.loss_of(network.train()(**batch))
     loss.backward()
-    assert torch.isfinite(loss) and made.facts["train_samples"] == len(made.train)
+    assert torch.isfinite(loss) and data.facts["train_samples"] == len(data.train)
     if name in ("vision", "logistic"):
         real = task.data(preset, None)
         theirs = flops.probe(real.train, task.collate(real))
-        kinds = [{k: (v.dtype, v.shape[1:]) for k, v in one.items()} for one in (batch, theirs)]
+        kinds = [{k: (v.dtype, v.shape[1:]) for k, v in tensors.items()} for tensors in (batch, theirs)]
         assert kinds[0] == kinds[1]
 
 
 def test_runs_share_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
     assert launcher.default_jobs(1, 3) == 6
-    made = launcher.environments(6)
-    assert [one["CUDA_VISIBLE_DEVICES"] for one in made] == ["0", "3"] * 3
-    assert {one[footprint.SHARERS] for one in made} == {"3"}
-    assert {one[footprint.SHARERS] for one in launcher.environments(2)} == {"1"}
+    environments = launcher.environments(6)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["0", "3"] * 3
+    assert {environment[footprint.SHARERS] for environment in environments} == {"3"}
+    assert {environment[footprint.SHARERS] for environment in launcher.environments(2)} == {"1"}
     share = jobs.Share("x", 6, 1, None, jobs_per_gpu=3)
     assert jobs.parameters(jobs.Launch("slurm"), share)["gpus_per_node"] == 2
     with pytest.raises(UserError, match="1 beside --gpus-per-run"):
@@ -114,8 +114,8 @@ def test_two_processes_in_bf16_train_as_one(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads((tmp_path / "two" / "record.json").read_text())
     spec = dataclasses.replace(BASE, optimizer=two["spec"]["optimizer"], overrides={"steps": 4, "precision": "bf16"})
-    one = train(spec, tmp_path / "one", progress=False)
-    assert two["environment"]["processes"] == 2 and two["id"] == one["id"]
-    assert two["metrics"]["test_loss"] == pytest.approx(one["metrics"]["test_loss"], rel=2e-3)  # bf16 has 8 bits
+    single = train(spec, tmp_path / "one", progress=False)
+    assert two["environment"]["processes"] == 2 and two["id"] == single["id"]
+    assert two["metrics"]["test_loss"] == pytest.approx(single["metrics"]["test_loss"], rel=2e-3)  # bf16 has 8 bits
     last = [json.loads((tmp_path / n / "history.jsonl").read_text().splitlines()[-1])["flops"] for n in ("one", "two")]
-    assert last[0] == last[1] == 4 * one["time"]["flops_per_step"]
+    assert last[0] == last[1] == 4 * single["time"]["flops_per_step"]

@@ -131,12 +131,12 @@ def test_foreign_ones_beside_ours_in_a_study(tmp_path):
     heavyball.utils.compile_mode = None  # it would compile for minutes
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("FILE", str(HERE)))
-    found = {}
-    for number, made in enumerate(plan.expand(source.read(file)).runs):
-        spec = RunSpec.from_dict(made.spec)
+    losses = {}
+    for number, run in enumerate(plan.expand(source.read(file)).runs):
+        spec = RunSpec.from_dict(run.spec)
         record = train(spec, tmp_path / str(number), progress=False)
         assert record["status"] == "ok", record["error"]
-        found[spec.optimizer["name"].replace(str(HERE), "theirs")] = record["metrics"]["train_loss"]
-    assert all(loss < 2.2 for loss in found.values())  # log(10) is 2.3
-    assert found["muon"] == pytest.approx(found["theirs:torch_muon"], rel=0.02)
-    assert found["soap"] == pytest.approx(found["theirs:soap"], rel=0.05)
+        losses[spec.optimizer["name"].replace(str(HERE), "theirs")] = record["metrics"]["train_loss"]
+    assert all(loss < 2.2 for loss in losses.values())  # log(10) is 2.3
+    assert losses["muon"] == pytest.approx(losses["theirs:torch_muon"], rel=0.02)
+    assert losses["soap"] == pytest.approx(losses["theirs:soap"], rel=0.05)

@@ -109,15 +109,15 @@ def test_lbfgs_fits_a_batch_in_a_few_steps(tmp_path):
 
 
 def test_lbfgs_under_accumulation_steps_on_the_whole_window(tmp_path):
-    found = []
+    ends = []
     for batch, accumulation in ((16, 1), (4, 4)):
         trainer = make(
             tmp_path, Honest, n=48, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
         )
         hf_optim.attach(trainer, "torch.optim:LBFGS", lr=0.5, max_iter=4)
         trainer.train()
-        found.append(weights(trainer))
-    assert torch.allclose(*found, atol=1e-4)
+        ends.append(weights(trainer))
+    assert torch.allclose(*ends, atol=1e-4)
 
 
 def test_sam_needs_to_be_told_of(tmp_path):
@@ -144,11 +144,11 @@ def test_exact_tlr_works_with_a_closure(tmp_path):
 
 
 def test_loss_aware_rules_and_line_searches_take_a_closure_too(tmp_path):
-    found = []
+    ends = []
     for closure in (None, True):
         trainer, _, _ = _trained(tmp_path, "smaran", closure=closure, dropout=0.3, hyper={"lr": 0.05})
-        found.append(weights(trainer))
-    assert torch.equal(*found)
+        ends.append(weights(trainer))
+    assert torch.equal(*ends)
     trainer, _, _ = _trained(tmp_path, "sls", closure=True)
     assert all(row["closure_calls"] >= 2 for row in rows(trainer))
 

@@ -42,17 +42,17 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("case", [*CASES, "session", "weighted loss"])
 def test_two_processes_equal_one(runs, case):
-    one, (first, second) = runs
+    single, (first, second) = runs
     assert first[case]["weights"] == second[case]["weights"]  # replicas never drift apart
-    for key in one[case]:
-        assert first[case][key] == pytest.approx(one[case][key], rel=1e-3, abs=1e-5), key
-    assert len(one[case]["rates"]) == (3 if case in ("session", "weighted loss") else 8)
+    for key in single[case]:
+        assert first[case][key] == pytest.approx(single[case][key], rel=1e-3, abs=1e-5), key
+    assert len(single[case]["rates"]) == (3 if case in ("session", "weighted loss") else 8)
 
 
 def test_local_gradients_and_a_mean_loss_do_not_go_together(runs):
     """In one process LocalSGD does nothing; in two, what reads the loss is refused on each."""
-    one, (first, second) = runs
-    assert one["local"]["refused"] == [0.0, 0.0, 0.0]
+    single, (first, second) = runs
+    assert single["local"]["refused"] == [0.0, 0.0, 0.0]
     assert first["local"] == second["local"] == {"refused": [1.0, 1.0, 0.0]}
 
 

@@ -20,9 +20,9 @@ PAGE = (Path(__file__).parent.parent / "docs" / "trainer.md").read_text(encoding
 
 
 def _block(title: str) -> str:
-    found = re.search(rf"<!-- {re.escape(title)} -->\n```python\n(.*?)```", PAGE, re.DOTALL)
-    assert found is not None, title
-    return found[1]
+    match = re.search(rf"<!-- {re.escape(title)} -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+    assert match is not None, title
+    return match[1]
 
 
 @pytest.fixture

@@ -41,8 +41,8 @@ def test_loss_aware_rule_without_the_feed_raises_before_anything_moves(tmp_path,
 def test_both_signatures(tmp_path):
     cls, kwargs = hf_optim.factory("tlr", base={"name": "sgd", "momentum": 0.9}, interval=3)
     model = Tiny(TinyConfig())
-    one = cls()(model, **kwargs)
-    assert one.param_groups[0]["lr"] == 1e-3 and one.param_groups[0]["momentum"] == 0.9
+    optimizer = cls()(model, **kwargs)
+    assert optimizer.param_groups[0]["lr"] == 1e-3 and optimizer.param_groups[0]["momentum"] == 0.9
     args = TrainingArguments(str(tmp_path), learning_rate=0.25, use_cpu=True, report_to=[])
     two = cls()(model, args, **kwargs)
     assert two.param_groups[0]["lr"] == 0.25

@@ -108,7 +108,7 @@ def test_two_backward_calls_a_step_are_both_seen(tmp_path):
 
 def test_careless_model_is_repaired(tmp_path, caplog):
     """Its gradient at accumulation 4 is that of one batch of the same 16 samples, not four times as large."""
-    found = {}
+    trainers = {}
     for name, batch, accumulation in (("whole", 16, 1), ("parts", 4, 4)):
         trainer = make(
             tmp_path / name,
@@ -119,11 +119,11 @@ def test_careless_model_is_repaired(tmp_path, caplog):
         )
         hf_optim.attach(trainer, "smaran")
         trainer.train()
-        found[name] = trainer
-    norms = {k: [row["grad_norm"] for row in rows(t)] for k, t in found.items()}
+        trainers[name] = trainer
+    norms = {k: [row["grad_norm"] for row in rows(t)] for k, t in trainers.items()}
     assert norms["parts"] == pytest.approx(norms["whole"], rel=1e-4)
-    assert torch.allclose(weights(found["parts"]), weights(found["whole"]), atol=1e-6)
-    assert found["parts"].model_accepts_loss_kwargs is False
+    assert torch.allclose(weights(trainers["parts"]), weights(trainers["whole"]), atol=1e-6)
+    assert trainers["parts"].model_accepts_loss_kwargs is False
     assert "Careless ignores num_items_in_batch" in caplog.text and "4 times too large" in caplog.text
 
 

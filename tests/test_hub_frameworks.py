@@ -75,9 +75,9 @@ from hub_parts import make, weights
 torch.set_num_threads(1)
 trainer = make(sys.argv[1], n=24)
 trainer.train()
-found = {{"weights": weights(trainer), "seen": trainer.model.seen, "world": trainer.args.world_size}}
+saved = {{"weights": weights(trainer), "seen": trainer.model.seen, "world": trainer.args.world_size}}
 if trainer.args.process_index == 0:
-    torch.save(found, sys.argv[2])
+    torch.save(saved, sys.argv[2])
 """
 
 
@@ -96,8 +96,8 @@ def test_a_script_that_cannot_be_edited(tmp_path, script, how, monkeypatch):
     given = ["--optimizer", "smaran", "--optimizer.lr", "0.05"] if how == "options" else []
     monkeypatch.setenv("HF_OPTIM", "" if given else json.dumps({"name": "smaran", "lr": 0.05}))
     assert main(["launch", *given, str(script), str(tmp_path), str(out)]) == 0
-    found = torch.load(out)
-    torch.testing.assert_close(found["weights"], _smaran_by_hand(found["seen"]), rtol=0, atol=1e-6)
+    saved = torch.load(out)
+    torch.testing.assert_close(saved["weights"], _smaran_by_hand(saved["seen"]), rtol=0, atol=1e-6)
 
 
 #: the launchers as the page of scripts that cannot be edited writes them, on a CPU
@@ -123,12 +123,12 @@ def test_under_a_launcher_of_two_processes(tmp_path, script, launcher):
     environment |= {"OMP_NUM_THREADS": "1", "HF_OPTIM": "" if options else '{"name": "smaran", "lr": 0.05}'}
     command = ["-m", *LAUNCHERS[launcher], "-m", "hf_optim", "launch", *options, str(script), str(tmp_path), str(out)]
     subprocess.run([sys.executable, *command], check=True, timeout=240, env=environment)
-    found = torch.load(out)
-    assert found["world"] == 2
-    one = make(tmp_path, n=24, per_device_train_batch_size=8)
-    hf_optim.attach(one, "smaran", lr=0.05)
-    one.train()
-    torch.testing.assert_close(found["weights"], weights(one), rtol=0, atol=1e-5)
+    saved = torch.load(out)
+    assert saved["world"] == 2
+    single = make(tmp_path, n=24, per_device_train_batch_size=8)
+    hf_optim.attach(single, "smaran", lr=0.05)
+    single.train()
+    torch.testing.assert_close(saved["weights"], weights(single), rtol=0, atol=1e-5)
 
 
 def test_mistakes_of_a_launch_are_one_line(tmp_path, capsys, monkeypatch):
@@ -172,8 +172,8 @@ def test_lightning(tmp_path, accumulation):
             return functional.cross_entropy(self.model.logits(batch[0]), batch[1])
 
         def configure_optimizers(self):
-            self.made = hf_optim.create(self.spec[0], self.model, **self.spec[1])
-            return self.made
+            self.built = hf_optim.create(self.spec[0], self.model, **self.spec[1])
+            return self.built
 
     def fit(module):
         lightning.Trainer(
@@ -183,11 +183,11 @@ def test_lightning(tmp_path, accumulation):
         ).fit(module, train_dataloaders=torch.utils.data.DataLoader(batches, batch_size=None))  # fmt: skip
         return module
 
-    found = fit(Module("smaran", lr=0.05))
+    fitted = fit(Module("smaran", lr=0.05))
     torch.testing.assert_close(
-        weights(found.model), _smaran_by_hand(batches, accumulation=accumulation), rtol=0, atol=1e-6
+        weights(fitted.model), _smaran_by_hand(batches, accumulation=accumulation), rtol=0, atol=1e-6
     )
-    told = fit(Module("tlr_sgd", p=0.5)).made
+    told = fit(Module("tlr_sgd", p=0.5)).built
     assert told.param_groups[0]["tlr_interval"] == int(0.5 * 6 / accumulation)
     if accumulation > 1:
         with pytest.raises(hf_optim.UserError, match="accumulate_grad_batches=1"):
@@ -212,7 +212,7 @@ def test_timm(tmp_path):
 
     names = door.register()
     assert "hf-adan" in names and "hf-adamw-agr" in names and not {"hf-smaran", "hf-tlr"} & set(names)
-    found = []
+    ends = []
     for name in ("hf-adamw", "adamw"):
         torch.manual_seed(0)
         model = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=8, depth=2, num_heads=2)
@@ -224,8 +224,8 @@ def test_timm(tmp_path):
             x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(t))
             model(x).square().mean().backward()
             opt.step()
-        found.append(weights(model))
-    torch.testing.assert_close(*found, rtol=0, atol=1e-6)
+        ends.append(weights(model))
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-6)
     lacking = [n for n in names if "weight_decay" not in hf_optim.info(n[3:].replace("-", "_")).defaults]
     for name in lacking[:1]:
         with pytest.raises(hf_optim.UserError, match="has no weight_decay"):

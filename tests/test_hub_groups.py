@@ -78,17 +78,17 @@ def _swin():
     ("build", "table"), [(_t5, "relative_attention_bias"), (_swin, "relative_position_bias_table")]
 )
 def test_tables_of_biases_divide_as_stock(tmp_path, build, table):
-    found = []
+    names = []
     for attached in (False, True):
         args = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[], weight_decay=0.1)
         trainer = Trainer(build(), args, train_dataset=data(4))
         if attached:
             hf_optim.attach(trainer, "adan")
         trainer.create_optimizer()
-        found.append(_names(trainer))
-    assert found[0] == found[1] and any(table in n for n in found[0][1])
+        names.append(_names(trainer))
+    assert names[0] == names[1] and any(table in n for n in names[0][1])
     own = hf_optim.create("adan", build(), weight_decay=0.1)
-    assert [[n for n in g["hf_optim_names"]] for g in own.param_groups] == found[0]
+    assert [[n for n in g["hf_optim_names"]] for g in own.param_groups] == names[0]
 
 
 def test_a_stock_checkpoint_goes_on_under_attach(tmp_path):
@@ -274,18 +274,18 @@ def test_groups_in_another_order_are_matched_by_name(name):
     turned = [
         {"params": [of[n] for n in names], "weight_decay": d} for names, d in zip(old[::-1], (0.0, 0.1), strict=True)
     ]
-    one = hf_optim.create(name, turned, **hyper)
-    _steps(model, one, 3)
-    saved = copy.deepcopy(one.state_dict())  # torch's own classes would share the tensors
+    first = hf_optim.create(name, turned, **hyper)
+    _steps(model, first, 3)
+    saved = copy.deepcopy(first.state_dict())  # torch's own classes would share the tensors
     names = [
         {**g, "hf_optim_names": n} for g, n in zip(saved["param_groups"], old[::-1], strict=True)
     ]  # with names: any order
     twin = _fresh()
-    two = hf_optim.create(name, twin, **hyper, **decayed)
+    second = hf_optim.create(name, twin, **hyper, **decayed)
     twin.load_state_dict(model.state_dict())
-    two.load_state_dict({**saved, "param_groups": names})
-    _steps(model, one, 3, 3)
-    _steps(twin, two, 3, 3)
+    second.load_state_dict({**saved, "param_groups": names})
+    _steps(model, first, 3, 3)
+    _steps(twin, second, 3, 3)
     assert torch.equal(weights(model), weights(twin))
 
 
@@ -298,31 +298,31 @@ def test_a_checkpoint_of_the_earlier_release_is_matched(tmp_path):
     old = source.earlier(0.1)
     assert old[0][0] == "norm.weight"  # without decay, first
     of = {n: p for p, n in source.names.items()}
-    one = hf_optim.create(
+    first = hf_optim.create(
         "adan", [{"params": [of[n] for n in ns], "weight_decay": d} for ns, d in zip(old, (0.0, 0.1), strict=True)]
     )
-    _steps(model, one, 3)
+    _steps(model, first, 3)
     twin = copy.deepcopy(model)
-    two = hf_optim.create("adan", twin, weight_decay=0.1)
-    two.load_state_dict(one.state_dict())
-    assert [g["weight_decay"] for g in two.param_groups] == [0.1, 0.0]
-    _steps(model, one, 3, 3)
-    _steps(twin, two, 3, 3)
+    second = hf_optim.create("adan", twin, weight_decay=0.1)
+    second.load_state_dict(first.state_dict())
+    assert [g["weight_decay"] for g in second.param_groups] == [0.1, 0.0]
+    _steps(model, first, 3, 3)
+    _steps(twin, second, 3, 3)
     assert torch.equal(weights(model), weights(twin))
 
 
 @pytest.mark.parametrize("name", ["smaran", "adamw", "lookahead_adam"])
 def test_a_model_with_other_parameters_is_refused(name):
     small, large = _fresh(Tiny), _fresh(Plain)
-    one, two = hf_optim.create(name, small), hf_optim.create(name, large)
-    _steps(small, one, 2)
-    _steps(large, two, 2)
-    before = {k: v.clone() for k, v in two.state[large.first.weight].items() if isinstance(v, torch.Tensor)}
+    first, second = hf_optim.create(name, small), hf_optim.create(name, large)
+    _steps(small, first, 2)
+    _steps(large, second, 2)
+    before = {k: v.clone() for k, v in second.state[large.first.weight].items() if isinstance(v, torch.Tensor)}
     with pytest.raises(hf_optim.BadCheckpoint, match="checkpoint lacks the optimizer's state of shift"):
-        two.load_state_dict(one.state_dict())
+        second.load_state_dict(first.state_dict())
     with pytest.raises(hf_optim.BadCheckpoint, match="this model lacks the optimizer's state of shift"):
-        one.load_state_dict(two.state_dict())
-    assert all(torch.equal(v, two.state[large.first.weight][k]) for k, v in before.items())
+        first.load_state_dict(second.state_dict())
+    assert all(torch.equal(v, second.state[large.first.weight][k]) for k, v in before.items())
 
 
 @pytest.mark.parametrize("kind", [OwnNames, OwnGroups])

@@ -66,13 +66,13 @@ def test_a_line_search_logs_its_trials(tmp_path):
 
 
 def test_it_does_not_change_the_run(tmp_path):
-    found = []
+    ends = []
     for callbacks in ([Monitor(per_layer=True, every=1)], []):
         trainer = make(tmp_path, dropout=0.3, norm=True, callbacks=callbacks)
         hf_optim.attach(trainer, "smaran")
         trainer.train()
-        found.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
-    assert torch.equal(*found)
+        ends.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    assert torch.equal(*ends)
 
 
 def test_it_reaches_tensorboard_and_every_reporter(tmp_path):

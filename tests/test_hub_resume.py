@@ -45,11 +45,11 @@ def _flat(state):
 
 @pytest.mark.parametrize("case", list(_CASES))
 def test_resume_is_bit_identical(tmp_path, case):
-    whole, one = _run(tmp_path, case)
-    resumed, two = _run(tmp_path, case, resume=str(tmp_path / "checkpoint-7"))
+    whole, first = _run(tmp_path, case)
+    resumed, second = _run(tmp_path, case, resume=str(tmp_path / "checkpoint-7"))
     assert whole.state.global_step == resumed.state.global_step == 10
     assert torch.equal(weights(whole), weights(resumed))
-    a, b = one.optimizer.state_dict(), two.optimizer.state_dict()
+    a, b = first.optimizer.state_dict(), second.optimizer.state_dict()
     assert a["param_groups"] == b["param_groups"]
     for (i, k, x), (j, m, y) in zip(_flat(a), _flat(b), strict=True):
         assert (i, k) == (j, m) and (torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y)

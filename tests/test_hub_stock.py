@@ -46,8 +46,8 @@ def attached(tmp_path_factory):
 
 def test_the_losses_are_the_stock_runs(stock, attached):
     """With the same arguments: rate, decay and its groups, schedule, clipping."""
-    wanted, found = ([row["loss"] for row in rows(trainer)] for trainer, _ in (stock, attached))
-    assert len(wanted) == 10 and found == pytest.approx(wanted, rel=1e-6)
+    wanted, losses = ([row["loss"] for row in rows(trainer)] for trainer, _ in (stock, attached))
+    assert len(wanted) == 10 and losses == pytest.approx(wanted, rel=1e-6)
     torch.testing.assert_close(weights(attached[0]), weights(stock[0]), rtol=1e-5, atol=5e-6)
     decays = [[g["weight_decay"] for g in trainer.optimizer.param_groups] for trainer, _ in (stock, attached)]
     assert decays == [[0.1, 0.0], [0.1, 0.0]]

@@ -143,12 +143,12 @@ def test_directions_are_normalised_filter_by_filter() -> None:
 
 def test_a_surface_holds_the_solution_in_its_middle_and_leaves_it_alone(solution) -> None:
     before = [p.detach().clone() for p in solution.parameters]
-    found = landscape.surface(solution, points=5, distance=0.5)
-    assert found.first == found.second == (-0.5, -0.25, 0.0, 0.25, 0.5)
-    assert found.loss[2][2] == pytest.approx(solution.loss(), rel=1e-12)
+    surface = landscape.surface(solution, points=5, distance=0.5)
+    assert surface.first == surface.second == (-0.5, -0.25, 0.0, 0.25, 0.5)
+    assert surface.loss[2][2] == pytest.approx(solution.loss(), rel=1e-12)
     assert all(torch.equal(p, b) for p, b in zip(solution.parameters, before, strict=True))
     line = landscape.surface(solution, points=5, distance=0.5, dimensions=1)
-    assert [row[0] for row in line.loss] == pytest.approx([row[2] for row in found.loss], rel=1e-12)
+    assert [row[0] for row in line.loss] == pytest.approx([row[2] for row in surface.loss], rel=1e-12)
     with pytest.raises(UserError, match="odd"):
         landscape.surface(solution, points=4)
 

@@ -14,8 +14,9 @@ from contract import OURS, Problem, make, run
 from hf_optim.core.reduce import dot, l1
 from hf_optim.core.vocabulary import isfinite, maximum, minimum, sqrt, where
 from hf_optim.engine import emit_cpp, fallback, kernels, passes
-from hf_optim.engine.evaluate import evaluate, noise, noise_key
 from hf_optim.engine.fallback import limits
+from hf_optim.engine.reference import evaluate
+from hf_optim.engine.stochastic_rounding import noise, noise_key
 from hf_optim.engine.trace import Untraceable, trace, trace_scalars
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
@@ -38,20 +39,20 @@ class Evaluated(passes.Launcher):
     def __init__(self, program) -> None:
         self.program = program
 
-    def launch(self, what):
+    def launch(self, request):
         program = self.program
         Evaluated.launched += 1
-        total = torch.zeros(len(what.sizes), len(program.terms), dtype=F64)
-        for i, (size, row) in enumerate(zip(what.sizes.tolist(), what.row.tolist(), strict=True)):
+        total = torch.zeros(len(request.sizes), len(program.terms), dtype=F64)
+        for i, (size, row) in enumerate(zip(request.sizes.tolist(), request.row.tolist(), strict=True)):
             if row < 0:
                 continue
             tensors = {
-                name: viewed(int(what.table[j, i]), dtype, size) for j, (name, dtype) in enumerate(program.tensors)
+                name: viewed(int(request.table[j, i]), dtype, size) for j, (name, dtype) in enumerate(program.tensors)
             }
-            numbers = dict(zip(program.numbers, what.numbers[row], strict=True))
-            sums = {} if what.sums is None else dict(zip(program.sums, what.sums[i].tolist(), strict=True))
-            key = 0 if what.keys is None else int(what.keys[i]) & 0xFFFFFFFF
-            out = evaluate(program, tensors, numbers, sums, key, int(what.origin[i]))
+            numbers = dict(zip(program.numbers, request.numbers[row], strict=True))
+            sums = {} if request.sums is None else dict(zip(program.sums, request.sums[i].tolist(), strict=True))
+            key = 0 if request.keys is None else int(request.keys[i]) & 0xFFFFFFFF
+            out = evaluate(program, tensors, numbers, sums, key, int(request.origin[i]))
             if out:
                 total[i] = torch.stack(out)
         return total if program.terms else None
@@ -101,28 +102,28 @@ def test_every_operation_equals_torch(dtypes):
     expected = {k: t.clone() for k, t in columns.items()}
     sums = evaluate(program, expected, numbers, {})
     table = passes.Table({k: [t] for k, t in columns.items()}, dtype)
-    found = table.run(everything, [passes.Cohort([0], c=numbers)])
+    totals = table.run(everything, [passes.Cohort([0], c=numbers)])
     assert table.why is None
     for k in columns:
         torch.testing.assert_close(
             columns[k], expected[k], rtol=2e-7 if dtype is F32 else 1e-15, atol=0, equal_nan=True
         )
-    torch.testing.assert_close(found[0], torch.stack(sums), rtol=1e-6, atol=0, equal_nan=True)
+    torch.testing.assert_close(totals[0], torch.stack(sums), rtol=1e-6, atol=0, equal_nan=True)
 
 
 def test_sums_have_the_same_bits_for_any_number_of_threads():
     g = torch.randn(3 * emit_cpp.CHUNK + 77, generator=torch.Generator().manual_seed(0))
-    found = set()
+    totals = set()
     before = torch.get_num_threads()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         try:
             table = passes.Table({"g": [g, g[:1000].clone(), g[:3].clone()]})
-            found.add(tuple(table.run(squares, [passes.Cohort([0, 1, 2])]).flatten().tolist()))
+            totals.add(tuple(table.run(squares, [passes.Cohort([0, 1, 2])]).flatten().tolist()))
         finally:
             torch.set_num_threads(before)
-    assert len(found) == 1
-    assert next(iter(found))[0] == pytest.approx(float((g.double() ** 2).sum()), rel=1e-7)
+    assert len(totals) == 1
+    assert next(iter(totals))[0] == pytest.approx(float((g.double() ** 2).sum()), rel=1e-7)
 
 
 def squares(g, c):
@@ -166,10 +167,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_what_a_kernel_cannot_say_is_refused_while_it_is_traced(what):
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_kernel_cannot_say_is_refused_while_it_is_traced(case):
     with pytest.raises(Untraceable):
-        trace(REFUSED[what], {"x": F32, "g": F32}, {"lr": 0.1}, (), F32)
+        trace(REFUSED[case], {"x": F32, "g": F32}, {"lr": 0.1}, (), F32)
 
 
 def test_a_rule_that_cannot_be_traced_runs_as_it_is_written_and_says_so():
@@ -209,8 +210,8 @@ def test_one_text_of_the_numbers_serves_floats_tensors_and_symbols():
     for a, b in ((4.0, 0.5), (1.0, 3.0), (9.0, float("inf")), (0.0, -1.0)):
         floats = control({"a": a, "b": b})
         tensors = control({"a": torch.tensor([a], dtype=F64), "b": torch.tensor([b], dtype=F64)})
-        found = evaluate(program, {}, {"a": a, "b": b}, {})
-        for value, tensor, symbol in zip(floats.values(), tensors.values(), found, strict=True):
+        evaluated = evaluate(program, {}, {"a": a, "b": b}, {})
+        for value, tensor, symbol in zip(floats.values(), tensors.values(), evaluated, strict=True):
             assert float(tensor) == pytest.approx(value) and float(symbol) == pytest.approx(value)
 
 

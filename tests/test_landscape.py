@@ -89,8 +89,8 @@ def test_any_optimizer_descends(text):
 
 def test_smarans_figure():
     """Figure 1e: on Beale in 100 steps SMARAN arrives; SGD and Adam at their best rates are not yet as low."""
-    found = {name: tuned(SURFACES["beale"], {"name": name}, 100, START["beale"]) for name in ("smaran", "adam", "sgd")}
-    rows = {name: path.row(SURFACES["beale"]) for name, path in found.items()}
+    paths = {name: tuned(SURFACES["beale"], {"name": name}, 100, START["beale"]) for name in ("smaran", "adam", "sgd")}
+    rows = {name: path.row(SURFACES["beale"]) for name, path in paths.items()}
     assert rows["smaran"]["steps"] is not None and rows["smaran"]["distance"] < 0.05
     assert rows["smaran"]["f"] < min(rows["adam"]["f"], rows["sgd"]["f"])
 
@@ -102,7 +102,10 @@ def test_agr_reaches_the_vector_and_says_so():
     path = follow(SURFACES["beale"], {"name": "adamw_agr", "lr": 0.1}, 3, START["beale"])
     plain = follow(SURFACES["beale"], {"name": "adamw", "lr": 0.1}, 3, START["beale"])
     assert path.points[-1] != plain.points[-1]
-    assert any("agr_scope" in note for note in landscape.remarks(SURFACES["beale"], [path], []))
+    assert any(note.endswith(': agr_scope="all"') for note in landscape.remarks(SURFACES["beale"], [path], []))
+    assert trajectory.on_vectors(spec) == ['agr_scope="all"']
+    assert trajectory.on_vectors(trajectory.prepared({"name": "sgd_agr", "agr_scope": "matrix"})) == []
+    assert trajectory.on_vectors(trajectory.prepared({"name": "lion", "grad_transform": "agr"})) == ['scope="all"']
 
 
 def test_definitions_of_our_own_are_named():

@@ -24,11 +24,11 @@ def both(
     for name, hyper in ((first, a), (second, b)):
         registered(name, hyper)
     problem = problem or problems.tanh()
-    one, two = Ours(first, problem, **a), Ours(second, problem, **b)
+    left, right = Ours(first, problem, **a), Ours(second, problem, **b)
     for k in range(1, steps + 1):
-        one.step(k)
-        two.step(k)
-        for i, (x, y) in enumerate(zip(one.arrays(), two.arrays(), strict=True)):
+        left.step(k)
+        right.step(k)
+        for i, (x, y) in enumerate(zip(left.arrays(), right.arrays(), strict=True)):
             np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol, err_msg=f"tensor {i} after {k} updates")
 
 
@@ -192,13 +192,13 @@ def test_yogi_begins_as_adam() -> None:
 def test_tlr_before_2k_is_its_base_to_the_bit_and_moves_at_2k(base: dict[str, Any], k: int) -> None:
     registered("tlr", {})
     hyper = {key: value for key, value in base.items() if key != "name"}
-    one, two = Ours("tlr", problems.lsq(), interval=k, base=base), Ours(base["name"], problems.lsq(), **hyper)
+    first, second = Ours("tlr", problems.lsq(), interval=k, base=base), Ours(base["name"], problems.lsq(), **hyper)
     for t in range(1, 2 * k + 1):
-        one.step(t)
-        two.step(t)
-        for a, b in zip(one.arrays(), two.arrays(), strict=True):
+        first.step(t)
+        second.step(t)
+        for a, b in zip(first.arrays(), second.arrays(), strict=True):
             np.testing.assert_array_equal(a, b)
-        assert (one.opt.effective_lr()[0] == base["lr"]) == (t < 2 * k)
+        assert (first.opt.effective_lr()[0] == base["lr"]) == (t < 2 * k)
 
 
 @pytest.mark.parametrize("scopes", [("global", "group"), ("group", "tensor")])
@@ -270,12 +270,12 @@ def test_two_equal_groups_are_one_group(name: str) -> None:
     hyper = usual(name)
     registered(name, hyper)
     problem = problems.tanh()
-    one = Ours(name, problem, **hyper)
-    two = Ours(name, problem, [{"at": [0, 1, 2]}, {"at": [3, 4]}], **hyper)
+    whole = Ours(name, problem, **hyper)
+    divided = Ours(name, problem, [{"at": [0, 1, 2]}, {"at": [3, 4]}], **hyper)
     for k in range(1, 9):
-        one.step(k)
-        two.step(k)
-        for a, b in zip(one.arrays(), two.arrays(), strict=True):
+        whole.step(k)
+        divided.step(k)
+        for a, b in zip(whole.arrays(), divided.arrays(), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12, err_msg=f"after {k} updates")
 
 
@@ -320,9 +320,9 @@ def test_a_tensor_without_a_gradient_is_as_if_it_were_not_there(name: str) -> No
     for _ in range(10):
         g = draw.normal(size=(2, 2))
         wanted = alone.step([g], 0.7)[0]
-        idle, found = beside.step([None, g], 0.7)
+        idle, stepped = beside.step([None, g], 0.7)
         np.testing.assert_array_equal(idle, np.full((2, 3), 7.0))
-        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+        np.testing.assert_allclose(stepped, wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["sps", "l4_mom", "l4_adam"])

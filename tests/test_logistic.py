@@ -106,9 +106,9 @@ def test_a_deterministic_method_reaches_the_minimum(tmp_path) -> None:
 
 
 def test_a_checkpoint_gives_the_numbers_of_its_record(run) -> None:
-    found = evaluate_checkpoint("logistic", "logistic", "smoke", run[0] / "checkpoint-140")
-    same = [key for key in found if not key.startswith("best_")]
-    assert {key: found[key] for key in same} == {key: run[1]["metrics"][key] for key in same}
+    figures = evaluate_checkpoint("logistic", "logistic", "smoke", run[0] / "checkpoint-140")
+    same = [key for key in figures if not key.startswith("best_")]
+    assert {key: figures[key] for key in same} == {key: run[1]["metrics"][key] for key in same}
 
 
 def test_softmax_tells_ten_digits_apart(tmp_path) -> None:
@@ -168,34 +168,34 @@ def test_values_are_means_of_what_is_drawn(problem) -> None:
 
 def test_the_printed_bound_by_hand() -> None:
     # G D^2 sqrt(T) / (eta V) + G lambda D^2 + G eta (G + lambda D)^2 (2 sqrt(T) - 1), with D = 4
-    found = regret.theorem3(9, radius=2.0, slope=3.0, rate=0.5, decay=0.25, least_speed=0.1)
-    assert found == pytest.approx(3 * 16 * 3 / 0.05 + 3 * 0.25 * 16 + 3 * 0.5 * (3 + 1) ** 2 * 5)
+    bound = regret.theorem3(9, radius=2.0, slope=3.0, rate=0.5, decay=0.25, least_speed=0.1)
+    assert bound == pytest.approx(3 * 16 * 3 / 0.05 + 3 * 0.25 * 16 + 3 * 0.5 * (3 + 1) ** 2 * 5)
     assert regret.theorem3(9, 2.0, 3.0, 0.5, 0.25, 0.0) == math.inf
 
 
 def test_smaran_keeps_its_theorems_on_the_digits(digits) -> None:
-    found = regret.follow(digits, {"name": "smaran", "lr": 0.1}, 256, seed=0)
-    assert found.column("T") == [2**k for k in range(9)] and not found.note
-    assert found.momentum is not None and found.speeds is not None
-    assert 0.9 < found.momentum < 1
-    assert 0 <= found.speeds[0] < found.speeds[1] < 1
-    assert all(row["slack"] > 1 for row in found.rows)
-    excess = found.column("excess_mean")
+    followed = regret.follow(digits, {"name": "smaran", "lr": 0.1}, 256, seed=0)
+    assert followed.column("T") == [2**k for k in range(9)] and not followed.note
+    assert followed.momentum is not None and followed.speeds is not None
+    assert 0.9 < followed.momentum < 1
+    assert 0 <= followed.speeds[0] < followed.speeds[1] < 1
+    assert all(row["slack"] > 1 for row in followed.rows)
+    excess = followed.column("excess_mean")
     assert all(value > 0 for value in excess) and excess[-1] < excess[0] / 4
     # f is convex: at the mean of the points it is at most the mean of f
-    assert all(row["excess_of_mean"] <= row["excess_mean"] + 1e-12 for row in found.rows)
-    assert regret.exponent([found], "excess_mean")[0] < -0.4
+    assert all(row["excess_of_mean"] <= row["excess_mean"] + 1e-12 for row in followed.rows)
+    assert regret.exponent([followed], "excess_mean")[0] < -0.4
 
 
 def test_the_regret_of_theorem_3_outgrows_its_bound() -> None:
     # All assumptions hold: f_t convex and smooth, |f_t'| < 0.1, iterates in a ball, lambda in (0, 1), eta_t as it says.
-    found = regret.follow(TwoPulls(), {"name": "smaran", "lr": regret.ETA}, 4096, seed=0)
-    last = found.rows[-1]
+    followed = regret.follow(TwoPulls(), {"name": "smaran", "lr": regret.ETA}, 4096, seed=0)
+    last = followed.rows[-1]
     assert last["radius"] < 1.7 and last["V"] > 0.25 and last["G"] == 0.1
     assert last["regret"] > 1.5 * last["bound"]
-    assert found.rows[9]["regret"] < found.rows[9]["bound"]  # not yet at T = 512
-    assert min(row["regret"] / row["T"] for row in found.rows[-3:]) > 0.05  # it does not fall: the regret is linear
-    said = convergence.findings([found])
+    assert followed.rows[9]["regret"] < followed.rows[9]["bound"]  # not yet at T = 512
+    assert min(row["regret"] / row["T"] for row in followed.rows[-3:]) > 0.05  # it does not fall: the regret is linear
+    said = convergence.findings([followed])
     assert any("Theorem 3" in text and "FAILS, exceeded from T = 2048" in text for text in said)
 
 
@@ -206,16 +206,16 @@ def test_every_optimizer_sees_the_same_functions(digits) -> None:
 
 
 def test_an_optimizer_that_diverges_is_a_note(digits) -> None:
-    found = regret.follow(digits, {"name": "sgd", "lr": 1e308}, 64, seed=0)
-    assert "diverged at step" in found.note and len(found.rows) < 7
+    followed = regret.follow(digits, {"name": "sgd", "lr": 1e308}, 64, seed=0)
+    assert "diverged at step" in followed.note and len(followed.rows) < 7
 
 
 def test_exponents_and_their_interval() -> None:
     runs = []
     for power in (-0.4, -0.5, -0.6):
-        made = regret.Run("x", None, 0)
-        made.rows = [{"T": 2**k, "excess_mean": 3 * 2.0 ** (k * power), "regret": 2.0**k} for k in range(13)]
-        runs.append(made)
+        series = regret.Run("x", None, 0)
+        series.rows = [{"T": 2**k, "excess_mean": 3 * 2.0 ** (k * power), "regret": 2.0**k} for k in range(13)]
+        runs.append(series)
     mean, half = regret.exponent(runs, "excess_mean")
     assert mean == pytest.approx(-0.5) and half == pytest.approx(4.3027 * 0.1 / math.sqrt(3), rel=1e-3)
     assert regret.exponent(runs[:1], "regret", divide=True)[0] == pytest.approx(0.0, abs=1e-12)

@@ -21,10 +21,10 @@ SIZES = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size":
 
 
 def ways(model: nn.Module, name: str = "muon") -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    by_way: dict[str, set[str]] = {}
     for parameter, way in hf_optim.create(name, model).routes().items():
-        found.setdefault(way, set()).add(parameter)
-    return found
+        by_way.setdefault(way, set()).add(parameter)
+    return by_way
 
 
 # --- routes ----------------------------------------------------------------------------------------------------------
@@ -33,12 +33,12 @@ def ways(model: nn.Module, name: str = "muon") -> dict[str, set[str]]:
 @pytest.mark.parametrize("tied", [True, False])
 def test_hidden_matrices_of_a_language_model_go_by_muon(tied):
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**SIZES, tie_word_embeddings=tied))
-    found = ways(model)
+    by_way = ways(model)
     hidden = {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
-    assert found["muon"] == {f"transformer.h.0.{name}.weight" for name in hidden}
-    assert {"transformer.wte.weight", "transformer.wpe.weight"} <= found["adamw"]
-    assert ("lm_head.weight" in found["adamw"]) is not tied
-    assert found["muon"] | found["adamw"] == {name for name, _ in model.named_parameters()}
+    assert by_way["muon"] == {f"transformer.h.0.{name}.weight" for name in hidden}
+    assert {"transformer.wte.weight", "transformer.wpe.weight"} <= by_way["adamw"]
+    assert ("lm_head.weight" in by_way["adamw"]) is not tied
+    assert by_way["muon"] | by_way["adamw"] == {name for name, _ in model.named_parameters()}
 
 
 class Vision(nn.Module):
@@ -133,8 +133,8 @@ def quintic(s: np.ndarray, steps: int) -> np.ndarray:
 def test_newton_schulz_moves_singular_values_only(shape):
     """Against the polynomial of the singular values themselves, which LAPACK finds."""
     u = np.random.default_rng(0).normal(size=(3, *shape))
-    found = muon.orthogonal(torch.tensor(u), 5, torch.float64).numpy()
-    for a, b in zip(u, found, strict=True):
+    turned = muon.orthogonal(torch.tensor(u), 5, torch.float64).numpy()
+    for a, b in zip(u, turned, strict=True):
         left, s, right = np.linalg.svd(a, full_matrices=False)
         np.testing.assert_allclose(b, left * quintic(s / (np.linalg.norm(a) + 1e-7), 5) @ right, atol=1e-12)
     assert muon.orthogonal(torch.zeros(1, 3, 2), 5, torch.float32).abs().max() == 0

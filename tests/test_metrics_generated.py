@@ -18,29 +18,29 @@ def sets() -> tuple[np.ndarray, np.ndarray]:
 def test_the_frechet_distance_by_its_formula() -> None:
     from scipy.linalg import sqrtm
 
-    made, real = sets()
-    a, b = np.cov(made.astype(np.float64).T), np.cov(real.astype(np.float64).T)
-    apart = ((made.astype(np.float64).mean(0) - real.astype(np.float64).mean(0)) ** 2).sum()
+    generated, real = sets()
+    a, b = np.cov(generated.astype(np.float64).T), np.cov(real.astype(np.float64).T)
+    apart = ((generated.astype(np.float64).mean(0) - real.astype(np.float64).mean(0)) ** 2).sum()
     expected = apart + np.trace(a + b - 2 * sqrtm(a @ b).real)
-    assert frechet.distance(made, real) == pytest.approx(expected, rel=1e-8)
+    assert frechet.distance(generated, real) == pytest.approx(expected, rel=1e-8)
     assert frechet.distance(real, real) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_kernel_distance_by_its_formula(monkeypatch) -> None:
-    made, real = (values.astype(np.float64) for values in sets())
+    generated, real = (values.astype(np.float64) for values in sets())
     real = real[:60]
 
     def kernel(a, b):
         return (a @ b.T / 5 + 1) ** 3
 
-    within = [(kernel(x, x).sum() - np.trace(kernel(x, x))) / (60 * 59) for x in (made, real)]
-    expected = sum(within) - 2 * kernel(made, real).mean()
-    assert kid.distance(made, real) == pytest.approx(expected, rel=1e-8)
+    within = [(kernel(x, x).sum() - np.trace(kernel(x, x))) / (60 * 59) for x in (generated, real)]
+    expected = sum(within) - 2 * kernel(generated, real).mean()
+    assert kid.distance(generated, real) == pytest.approx(expected, rel=1e-8)
     monkeypatch.setattr(kid, "SUBSET", 40)
     monkeypatch.setattr(kid, "SUBSETS", 20)
     state = torch.get_rng_state()
-    several = kid.distance(made, real)
-    assert several == kid.distance(made, real) != expected  # the same subsets every time
+    several = kid.distance(generated, real)
+    assert several == kid.distance(generated, real) != expected  # the same subsets every time
     assert several == pytest.approx(expected, rel=0.5) and torch.equal(torch.get_rng_state(), state)
 
 
@@ -56,11 +56,11 @@ def test_figures_are_not_gathered_a_second_time(monkeypatch) -> None:
     # torchmetrics gathers by itself when there are several processes, and would count everything once for each.
     import torchmetrics
 
-    made, real = sets()
-    alone = frechet.distance(made, real), kid.distance(made, real), inception_score.score(made)
+    generated, real = sets()
+    alone = frechet.distance(generated, real), kid.distance(generated, real), inception_score.score(generated)
     monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
     monkeypatch.setattr(torchmetrics.Metric, "_sync_dist", lambda *_, **__: pytest.fail("gathered"))
-    assert (frechet.distance(made, real), kid.distance(made, real), inception_score.score(made)) == alone
+    assert (frechet.distance(generated, real), kid.distance(generated, real), inception_score.score(generated)) == alone
 
 
 def test_the_metric_modules_load_by_path_and_take_sets_of_two_sizes(tmp_path, monkeypatch) -> None:
@@ -70,12 +70,12 @@ def test_the_metric_modules_load_by_path_and_take_sets_of_two_sizes(tmp_path, mo
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    made, real = sets()
-    for name, expected in (("frechet", frechet.distance(made, real)), ("kid", kid.distance(made, real))):
+    generated, real = sets()
+    for name, expected in (("frechet", frechet.distance(generated, real)), ("kid", kid.distance(generated, real))):
         loaded = evaluate.load(metrics.path(name), keep_in_memory=True)
-        assert loaded.compute(predictions=[made], references=[real])[name] == pytest.approx(expected, rel=1e-9)
-        loaded.add(prediction=made[:20], reference=real[:50])
-        loaded.add(prediction=made[20:], reference=real[50:])
+        assert loaded.compute(predictions=[generated], references=[real])[name] == pytest.approx(expected, rel=1e-9)
+        loaded.add(prediction=generated[:20], reference=real[:50])
+        loaded.add(prediction=generated[20:], reference=real[50:])
         assert loaded.compute()[name] == pytest.approx(expected, rel=1e-9)
-    score = evaluate.load(metrics.path("inception_score"), keep_in_memory=True).compute(predictions=made)
-    assert (score["inception_score"], score["inception_score_std"]) == pytest.approx(inception_score.score(made))
+    score = evaluate.load(metrics.path("inception_score"), keep_in_memory=True).compute(predictions=generated)
+    assert (score["inception_score"], score["inception_score_std"]) == pytest.approx(inception_score.score(generated))

@@ -141,6 +141,22 @@ def test_plans(plain: Path, tuned: Path, data: st.DataObject) -> None:
     assert ("Report: " in said) != said.startswith("error: ")
 
 
+@pytest.mark.parametrize("damage", ["a wrapper without a base", "a setting of the run that is a number"])
+def test_plans_whose_settings_cannot_be_put_together(tuned: Path, damage: str) -> None:
+    file = tuned / "plan.json"
+    plan = json.loads(file.read_text())
+    if damage == "a wrapper without a base":
+        next(o for o in plan["optimizers"] if "base" in o["spec"])["spec"]["base"] = None
+    else:
+        cell = plan["tuning"]["cells"][0]
+        cell["space"]["run"] = cell["space"].pop("lr")
+        for point in cell["points"]:
+            point["run"] = point.pop("lr")
+    with put(file, json.dumps(plan).encode()):
+        said = look(tuned)
+    assert ("Report: " in said) != said.startswith("error: ")
+
+
 @many
 @given(st.data())
 def test_records_of_trials(tuned: Path, data: st.DataObject) -> None:
@@ -232,7 +248,7 @@ def test_states_of_optimizers(data: st.DataObject) -> None:
     """What `load_state_dict` refuses has changed nothing; what it takes, it can step with or refuse in words."""
     name = data.draw(st.sampled_from(["smaran", "adamw", "lion", "hd_adam"]))
 
-    def made() -> tuple[torch.nn.Linear, Any]:
+    def build() -> tuple[torch.nn.Linear, Any]:
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 2)
         optimizer = registry.create(name, model.parameters(), **({} if name == "smaran" else {"lr": 0.1}))
@@ -244,12 +260,14 @@ def test_states_of_optimizers(data: st.DataObject) -> None:
         loss.backward()
         optimizer.step(lambda: loss)
 
-    model, optimizer = made()
+    model, optimizer = build()
     step(model, optimizer)
     state = optimizer.state_dict()
     ways = [("state",), ("param_groups",), ("param_groups", 0)]
     ways += [("param_groups", 0, key) for key in state["param_groups"][0]]
-    ways += [("state", i) for i in state["state"]] + [("state", i, k) for i, one in state["state"].items() for k in one]
+    ways += [("state", i) for i in state["state"]] + [
+        ("state", i, k) for i, entry in state["state"].items() for k in entry
+    ]
     way, new = data.draw(st.sampled_from(ways)), data.draw(st.sampled_from(JUNK))
     holder = state
     for key in way[:-1]:
@@ -258,7 +276,7 @@ def test_states_of_optimizers(data: st.DataObject) -> None:
         del holder[way[-1]]
     else:
         holder[way[-1]] = new
-    model, other = made()
+    model, other = build()
     step(model, other)
     before = repr(other.state_dict())
     try:
@@ -331,3 +349,7 @@ def test_a_tensor_in_the_place_of_the_rules_name_is_refused() -> None:
     state["param_groups"][0]["made_by"] = torch.zeros(3, 2)
     with pytest.raises(UserError, match="another optimizer"):
         opt.load_state_dict(state)
+
+
+def test_a_tensor_is_shown_in_one_line() -> None:
+    assert str(UserError(f"lr must be a number, got {torch.zeros(2, 2)}")).endswith("got tensor([[0., 0.], [0., 0.]])")

@@ -169,8 +169,8 @@ def comparisons(name: str) -> list[Comparison]:
 
 def seen(among: list[Comparison], change: Callable[[Any], None] | None = None) -> bool:
     """Whether any comparison fails; the one that did is tried first the next time."""
-    for i, one in enumerate(among):
-        if one.fails(change):
+    for i, comparison in enumerate(among):
+        if comparison.fails(change):
             among.insert(0, among.pop(i))
             return True
     return False
@@ -224,15 +224,15 @@ def test_every_scalar_matters(name: str) -> None:
     if not hasattr(type(comparisons(name)[0].ours().opt), "scalars"):
         pytest.skip("a wrapper has no scalars of its own")
     places: dict[str, list[Comparison]] = {}
-    for one in comparisons(name):
+    for comparison in comparisons(name):
 
-        def note(values: dict[str, Any], one: Comparison = one) -> dict[str, Any]:
+        def note(values: dict[str, Any], comparison: Comparison = comparison) -> dict[str, Any]:
             for key, value in values.items():
-                if type(value) is float and value != 0 and one not in places.setdefault(key, []):
-                    places[key].append(one)
+                if type(value) is float and value != 0 and comparison not in places.setdefault(key, []):
+                    places[key].append(comparison)
             return values
 
-        one.fails(lambda opt, note=note: through(opt, note))
+        comparison.fails(lambda opt, note=note: through(opt, note))
     unseen = []
     for key, among in places.items():
         for word, perturb in PERTURBATIONS.items():

@@ -26,8 +26,8 @@ STUDY = "name: s\nseeds: 1\ntasks:\n  - {task: vision, model: mlp, size: smoke}\
     ],
 )  # fmt: skip
 def test_plain_values_are_those_of_yaml_1_2(text: str, value: object) -> None:
-    found = parse(f"a:\n  - {text}\n", "x.yaml").value["a"][0]
-    assert found == value and type(found) is type(value)
+    read = parse(f"a:\n  - {text}\n", "x.yaml").value["a"][0]
+    assert read == value and type(read) is type(value)
     from hf_optim.commands.nested import value as of_the_command_line
 
     assert of_the_command_line(text) == value

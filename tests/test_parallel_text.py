@@ -21,8 +21,8 @@ def test_every_form_of_the_same_pairs_is_the_same_corpus(tmp_path) -> None:
     rows = "\n".join(f"{i}\t{en}\t{de}" for i, (de, en) in enumerate(zip(GERMAN, ENGLISH, strict=True)))
     (tmp_path / "one.tsv").write_text(f"id\ten\tde\r\n{rows}\n", encoding="utf-8")
     pq.write_table(pa.table({"de": GERMAN, "page": list(range(40)), "en": ENGLISH}), tmp_path / "one.parquet")
-    found = [files, read(tmp_path / "plain" / "train"), read(tmp_path / "one.tsv"), read(tmp_path / "one.parquet")]
-    assert len({corpus.fingerprint for corpus in found}) == 1
+    corpora = [files, read(tmp_path / "plain" / "train"), read(tmp_path / "one.tsv"), read(tmp_path / "one.parquet")]
+    assert len({corpus.fingerprint for corpus in corpora}) == 1
     assert (len(files.train), len(files.validation), len(files.test)) == (32, 4, 4)
     assert "test: 4 pairs taken out of train; validation: 4" in files.note
     everything = [*files.train.source, *files.validation.source, *files.test.source]

@@ -25,9 +25,9 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 def block(heading: str, language: str) -> str:
     """The first code block of a language under a heading."""
     section = TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
-    assert found, f"CONTRIBUTING.md: no {language} block under {heading!r}"
-    return found[1]
+    match = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    assert match, f"CONTRIBUTING.md: no {language} block under {heading!r}"
+    return match[1]
 
 
 HEAVY_BALL = block("Add an optimizer", "python")
@@ -157,8 +157,8 @@ def test_the_example_study_is_one(tmp_path):
 
     file = tmp_path / "signum.yaml"
     file.write_text(block("Add a study", "yaml"))
-    made = plan.expand(source.read(file))
-    assert len(made.runs) == 10 and made.baseline == "adamw"
+    study_plan = plan.expand(source.read(file))
+    assert len(study_plan.runs) == 10 and study_plan.baseline == "adamw"
 
 
 def test_every_file_it_names_exists():

@@ -77,7 +77,7 @@ def png(text: bytes) -> bytes:
 
     head = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
     parts = (b"IHDR", head), (b"tEXt", b"Author\0" + text), (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(part(*one) for one in parts) + text
+    return b"\x89PNG\r\n\x1a\n" + b"".join(part(*chunk) for chunk in parts) + text
 
 
 def test_nothing_private_is_published_and_the_rest_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,8 +96,12 @@ def test_nothing_private_is_published_and_the_rest_is(tmp_path: Path, capsys: py
     old, new = load(study), load(into)
     assert len(new.records) == len(old.records) == 9 and not new.store.unreadable
     for a, b in zip(old.plan.runs, new.plan.runs, strict=True):
-        one, two = old.records[a.id], new.records[b.id]
-        assert (one["metrics"], one["status"], one["time"]) == (two["metrics"], two["status"], two["time"])
+        first, second = old.records[a.id], new.records[b.id]
+        assert (first["metrics"], first["status"], first["time"]) == (
+            second["metrics"],
+            second["status"],
+            second["time"],
+        )
         assert [row["step"] for row in old.history(a)] == [row["step"] for row in new.history(b)]
     assert questions.read(into).digest  # it is the digest of what stands there
     samples = [content for name, content in files.items() if name.endswith("a.png")]

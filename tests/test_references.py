@@ -33,8 +33,8 @@ def test_the_two_views_of_a_problem_agree(name: str) -> None:
 
     params = problem(name).parameters()
     loss = problem(name).torch(params, 3)
-    found, wanted = problem(name).numpy([p.detach().numpy() for p in params], 3)
-    assert abs(found - loss.item()) < 1e-14
+    value, wanted = problem(name).numpy([p.detach().numpy() for p in params], 3)
+    assert abs(value - loss.item()) < 1e-14
     for a, b in zip(torch.autograd.grad(loss, params), wanted, strict=True):
         np.testing.assert_allclose(a.numpy(), b, rtol=1e-12, atol=1e-14)
 
@@ -49,9 +49,9 @@ def test_twin_follows_the_stored_trajectory(stem: str) -> None:
         seen.setdefault(t, loss)
         return loss, gradients
 
-    found = run(name, problem("lsq").start, f, 60, **hyper)
+    steps = run(name, problem("lsq").start, f, 60, **hyper)
     for k, (wanted, atol, _) in stored.checkpoints(stem).items():
-        for a, b in zip(found[k - 1][0] if k else problem("lsq").start, wanted, strict=True):
+        for a, b in zip(steps[k - 1][0] if k else problem("lsq").start, wanted, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=atol, err_msg=f"after {k} updates")
     np.testing.assert_allclose([seen[t + 1] for t in range(60)], stored.losses(stem), rtol=1e-12)
 
@@ -127,7 +127,7 @@ def test_defaults_are_those_of_the_contract(name: str) -> None:
         hidden |= {"agr_moments", "agr_scope", "agr_steps"}
     if name == "l4_mom":
         hidden |= {"adam_eps"}
-    found = hf_optim.info(name).defaults
+    defaults = hf_optim.info(name).defaults
     required = {
         "sgd_agr": {"lr"},
         "hd_sgd": {"lr"},
@@ -143,8 +143,8 @@ def test_defaults_are_those_of_the_contract(name: str) -> None:
     for key, value in contract.items():
         if key in hidden or key in required:
             continue
-        assert key in found, f"{name} has no {key}; it has {', '.join(found)}"
-        assert found[key] == value, f"{name}: {key} defaults to {found[key]!r}, the contract says {value!r}"
+        assert key in defaults, f"{name} has no {key}; it has {', '.join(defaults)}"
+        assert defaults[key] == value, f"{name}: {key} defaults to {defaults[key]!r}, the contract says {value!r}"
 
 
 @pytest.mark.parametrize("name", sorted(TWINS))

@@ -154,3 +154,11 @@ def test_published_code_without_groups_decays_everything():
         hf_optim.create("tlr", model, base="sgd", decay_all=True)
     with pytest.raises(UserError, match="true or false"):
         hf_optim.create("adamw", model, decay_all=1)
+
+
+def test_a_declaration_that_cannot_be_read_is_named(tmp_path):
+    """What the registry would not see is no silent default: a computed `needs` would make a loss-aware rule plain."""
+    file = tmp_path / "computed.py"
+    file.write_text("class Computed(Optimizer):\n    needs = {LOSS}\n\n    def __init__(self, params): ...\n")
+    with pytest.raises(UserError, match=r"computed.py:2: needs must be a literal"):
+        registry._read(file, "optimizers")

@@ -134,9 +134,9 @@ def visit(page: Path, width: int, script: str, profile: Path) -> dict:
          f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--dump-dom", visited.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, "the visit did not come to its end"
-    return json.loads(unescape(found[1]))
+    match = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert match, "the visit did not come to its end"
+    return json.loads(unescape(match[1]))
 
 
 def apart(label: str, seed: int) -> float:

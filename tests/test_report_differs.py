@@ -34,18 +34,18 @@ tuning:
 
 def tables(html: str) -> list[dict[str, list[str]]]:
     """The cells of each table's rows, by the row's first cell; the heads stand under ""."""
-    made = []
+    listed = []
     for table in re.findall(r"<table[^>]*>(.*?)</table>", html, re.DOTALL):
         rows = re.findall(r"<tr[^>]*>(.*?)</tr>", table, re.DOTALL)
         cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
         plain = [[unescape(re.sub(r"<[^>]+>", " | ", cell)).strip(" |") for cell in row] for row in cells]
-        made.append({"": plain[0], **{row[0]: row[1:] for row in plain[1:]}})
-    return made
+        listed.append({"": plain[0], **{row[0]: row[1:] for row in plain[1:]}})
+    return listed
 
 
 def shown(text: str, folder: Path) -> str:
-    made = expand(text)
-    whole(made, folder, lambda run: {"validation_accuracy": 0.5, "validation_loss": 0.5, "test_accuracy": 0.8})
+    planned = expand(text)
+    whole(planned, folder, lambda run: {"validation_accuracy": 0.5, "validation_loss": 0.5, "test_accuracy": 0.8})
     for file in sorted(folder.glob("runs/*/record.json")):
         record = json.loads(file.read_text())
         decay = record["spec"]["optimizer"].get("weight_decay", 0.0)

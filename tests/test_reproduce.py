@@ -5,9 +5,9 @@ import json
 import pytest
 from study_fakes import make_study
 
-from hf_optim.claims import agenda, beside, claim, cost, narrow, outcome, power, shared, show
+from hf_optim.claims import agenda, claim, cost, counterparts, judge, power, shared, show, wishes
 from hf_optim.claims.evidence import Evidence
-from hf_optim.claims.narrow import Wish
+from hf_optim.claims.wishes import Wish
 from hf_optim.commands import main as cli
 from hf_optim.commands import reproduce
 from hf_optim.commands.reproduce import Options
@@ -21,7 +21,7 @@ STUDY = "small:\n  study:\n    name: x\n    seeds: 1\n    tasks: [{task: vision}
 SAYS = "claims:\n  - {says: AGR helps, section: Section 5.4, rule: better, optimizer: smaran, baseline: adamw}\n"
 
 
-def made(text: str, name: str = "x.yaml") -> claim.Claim:
+def read_claim(text: str, name: str = "x.yaml") -> claim.Claim:
     return claim.parse(parse(text, name), claim.published())
 
 
@@ -35,13 +35,13 @@ def study(folder, means: dict[str, float], **more) -> records.Results:
 
 
 def test_a_page_quotes_judges_and_shows_published_beside_obtained(tmp_path, capsys) -> None:
-    one = made(
+    loaded = read_claim(
         HEAD + "notes: [printed twice]\n" + SAYS + "cells:\n"
         "  - {match: {optimizer: AdamW, setting: weight decay 0}, task: MLP, optimizer: adamw, metric: test_accuracy,"
         " scale: 100}\n  - {match: {setting: weight decay 2e-4}, why: for a reason}\n" + STUDY
     )  # fmt: skip
     study(tmp_path, {"adamw": 0.90, "smaran": 0.95})
-    reproduce.write(one, Options(), tmp_path)
+    reproduce.write(loaded, Options(), tmp_path)
     written = (tmp_path / "reproduction.md").read_text()
     assert "- **holds**: “AGR helps” (Section 5.4)" in written
     assert "| ALBERT, AdamW, weight decay 0 | SOP accuracy | 80.02 % | 89.97" in written
@@ -61,7 +61,7 @@ def test_a_page_quotes_judges_and_shows_published_beside_obtained(tmp_path, caps
 def test_a_half_finished_study_has_a_page_that_says_what_ran(tmp_path) -> None:
     missing = [("smaran", seed) for seed in range(6)] + [("adamw", 5)]
     results = study(tmp_path, {"adamw": 0.90, "smaran": 0.95}, missing=missing)
-    page = show.markdown(outcome.of_study(made(HEAD + SAYS + STUDY), "small", results))
+    page = show.markdown(judge.of_study(read_claim(HEAD + SAYS + STUDY), "small", results))
     assert "5 of 12 runs finished" in page and "7 not made yet (none at all of smaran on MLP)" in page
     assert "**not tested**" in page and "smaran −" not in page.partition("## ")[0]
 
@@ -78,14 +78,14 @@ def test_the_command_that_repeats_a_page_is_the_users_own(tmp_path, monkeypatch,
 
 def test_a_figure_at_an_epoch_needs_a_row_near_it(tmp_path) -> None:
     cell = "cells: [{match: {optimizer: AdamW}, task: MLP, optimizer: adamw, metric: validation_accuracy, at: 400}]\n"
-    one = made(HEAD + SAYS + cell + STUDY)
+    loaded = read_claim(HEAD + SAYS + cell + STUDY)
     study(tmp_path, {"adamw": 0.90, "smaran": 0.95})
 
     def obtained(epoch: float) -> int:
         for file in (tmp_path / "runs").glob("*/history.jsonl"):
             file.write_text(json.dumps({"step": 9, "epoch": epoch, "validation_accuracy": 0.5}) + "\n")
         evidence = Evidence(records.load(tmp_path))
-        return beside.pairs(one, list(one.settings["small"].cells), evidence)[0].obtained.n
+        return counterparts.pairs(loaded, list(loaded.settings["small"].cells), evidence)[0].obtained.n
 
     assert [obtained(epoch) for epoch in (400.0, 403.0, 397.0, 405.0, 10.0)] == [6, 6, 6, 0, 0]
 
@@ -95,14 +95,14 @@ def test_as_printed_and_as_run_stand_side_by_side_and_one_owns_the_published_fig
         "cells: [{match: {optimizer: AdamW(AGR)}, task: MLP, optimizer: smaran, metric: test_accuracy, scale: 100}]\n"
     )
     text = HEAD + "readings: {as run: {smaran: adan}}\npublished_is: as run\n" + SAYS + cell + STUDY
-    found = outcome.of_study(made(text), "small", study(tmp_path, {"adamw": 0.90, "smaran": 0.95, "adan": 0.85}))
-    assert [(j.statement.variant, j.ruling.verdict) for j in found.judgements] == [
+    judged = judge.of_study(read_claim(text), "small", study(tmp_path, {"adamw": 0.90, "smaran": 0.95, "adan": 0.85}))
+    assert [(j.statement.variant, j.ruling.verdict) for j in judged.judgements] == [
         ("as printed", "holds"),
         ("as run", "contradicted"),
     ]
-    first, second = [pair for pair in found.pairs if pair.obtained.n][:2]
+    first, second = [pair for pair in judged.pairs if pair.obtained.n][:2]
     assert (first.variant, first.belongs, second.variant, second.belongs) == ("as printed", False, "as run", True)
-    assert "(of the other reading)" in show.markdown(found)
+    assert "(of the other reading)" in show.markdown(judged)
 
 
 def test_figures_over_tasks_and_against_another_optimizer(tmp_path) -> None:
@@ -115,8 +115,8 @@ def test_figures_over_tasks_and_against_another_optimizer(tmp_path) -> None:
         ("task: one, metric: test_accuracy, against: adamw, form: difference", 0.1, 3),
         ("task: one, metric: test_accuracy, against: adamw, form: reduction", 1 - 0.901 / 0.801, 3),
     ):
-        one = made(HEAD + SAYS + f"cells: [{{match: {{}}, optimizer: smaran, {cell}}}]\n" + STUDY)
-        pair = beside.pairs(one, list(one.settings["small"].cells), Evidence(results))[0]
+        loaded = read_claim(HEAD + SAYS + f"cells: [{{match: {{}}, optimizer: smaran, {cell}}}]\n" + STUDY)
+        pair = counterparts.pairs(loaded, list(loaded.settings["small"].cells), Evidence(results))[0]
         assert pair.obtained.n == n and pair.obtained.mean == pytest.approx(expected, rel=1e-3)
 
 
@@ -125,32 +125,32 @@ def test_figures_over_tasks_and_against_another_optimizer(tmp_path) -> None:
 
 def test_epochs_rows_and_columns_narrow_a_study() -> None:
     source = claim.load("tlr-table1").settings["small"].study
-    less = plan.expand(narrow.study(source, Wish(epochs=2, only=("TLR", "1e-1, batch 64"))))
+    less = plan.expand(wishes.study(source, Wish(epochs=2, only=("TLR", "1e-1, batch 64"))))
     assert {(run.task, run.optimizer) for run in less.runs} == {("1e-1, batch 64", "TLR")}
     assert less.runs[0].spec["overrides"] == {"batch_size": 64, "epochs": 2} and less.baseline == "TLR"
-    rows = plan.expand(narrow.study(source, Wish(only=("TLR",))))
+    rows = plan.expand(wishes.study(source, Wish(only=("TLR",))))
     assert len(rows.tasks) == 6 and [o["label"] for o in rows.optimizers] == ["TLR"]
     # A part of the study is made of the study's own runs.
     assert {run.id for run in rows.runs} <= {run.id for run in plan.expand(source).runs}
-    steps = plan.expand(narrow.study(claim.load("agr-table6").settings["small"].study, Wish(epochs=1)))
+    steps = plan.expand(wishes.study(claim.load("agr-table6").settings["small"].study, Wish(epochs=1)))
     assert steps.runs[0].spec["overrides"] == {"epochs": 1}  # in place of steps, which bound the run too
     with pytest.raises(UserError, match="--only 'TRL'.*labels: 1e-1, batch 64"):
-        narrow.study(source, Wish(only=("TRL",)))
+        wishes.study(source, Wish(only=("TRL",)))
     with pytest.raises(UserError, match="--epochs must be at least 1"):
-        narrow.study(source, Wish(epochs=0))
+        wishes.study(source, Wish(epochs=0))
     assert Wish(epochs=3, only=("a b",), tuned=4).suffix == "-epochs3-only-a_b-tuned4"
-    early = plan.expand(narrow.study(source, Wish(only=("TLR",), patience=20)))
+    early = plan.expand(wishes.study(source, Wish(only=("TLR",), patience=20)))
     assert early.runs[0].spec["overrides"] == {"batch_size": 64, "patience": 20}
 
 
 def test_the_printed_grid_can_be_searched() -> None:
-    tuned = plan.expand(narrow.study(claim.load("amvt-section52").settings["small"].study, Wish(tuned=5)))
+    tuned = plan.expand(wishes.study(claim.load("amvt-section52").settings["small"].study, Wish(tuned=5)))
     assert tuned.tuning is not None and tuned.tuning["trials"] == 5
     cell = next(c for c in tuned.tuning["cells"] if c["optimizer"] == "AMVT")
     assert cell["space"]["lr"] == ["choice", [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]]
     assert cell["space"]["weight_decay"] == ["choice", [0.0, 1e-5, 1e-4, 1e-3]]
     with pytest.raises(UserError, match="varies the rate"):
-        narrow.study(claim.load("tlr-figure2").settings["small"].study, Wish(tuned=5))
+        wishes.study(claim.load("tlr-figure2").settings["small"].study, Wish(tuned=5))
 
 
 def test_the_command_lists_plans_and_says_what_is_wrong(tmp_path, capsys, monkeypatch) -> None:
@@ -193,29 +193,29 @@ def test_what_a_stand_in_can_decide_is_said_beforehand() -> None:
     from scipy.stats import nct, t
 
     text = HEAD + SAYS.replace("}", ", metric: test_accuracy, effect: 0.02}") + STUDY
-    one = made(text.replace("small:\n", "small:\n  noise: {test_accuracy: 0.02}\n"))
-    study_plan = plan.expand(one.settings["small"].study, seeds=5)
-    (found,) = power.outlooks(one, "small", study_plan)
+    loaded = read_claim(text.replace("small:\n", "small:\n  noise: {test_accuracy: 0.02}\n"))
+    study_plan = plan.expand(loaded.settings["small"].study, seeds=5)
+    (outlook,) = power.outlooks(loaded, "small", study_plan)
 
     def chance(n: int) -> float:
         critical = t.ppf(0.975, n - 1)
         return nct.sf(critical, n - 1, n**0.5) + nct.cdf(-critical, n - 1, n**0.5)
 
-    assert chance(found.needed) >= 0.8 > chance(found.needed - 1)
-    assert found.needed == 10 and found.decides is False and power.hopeless([found])
-    assert "needs 10 seeds, 5 are planned" in found.sentence()
-    (enough,) = power.outlooks(one, "small", plan.expand(one.settings["small"].study, seeds=10))
+    assert chance(outlook.needed) >= 0.8 > chance(outlook.needed - 1)
+    assert outlook.needed == 10 and outlook.decides is False and power.hopeless([outlook])
+    assert "needs 10 seeds, 5 are planned" in outlook.sentence()
+    (enough,) = power.outlooks(loaded, "small", plan.expand(loaded.settings["small"].study, seeds=10))
     assert enough.decides and not power.hopeless([enough])
-    (unknown,) = power.outlooks(made(HEAD + SAYS + STUDY), "small", study_plan)
+    (unknown,) = power.outlooks(read_claim(HEAD + SAYS + STUDY), "small", study_plan)
     assert unknown.decides is None and not power.hopeless([unknown])
 
 
 def test_a_cost_is_the_operations_over_what_the_machine_reaches() -> None:
     runs = plan.expand(claim.load("agr-table4").settings["paper"].study, seeds=1).runs
     by_hand = 3 * 300 * 95_000 * 2 * (2.5e9 + 4.0e9 + 8.5e9) * 1.5  # three rows of three models, two of them agr
-    found = cost.of(runs, cost.Machine("GPU", 1e13, 0.0, 2.0))
-    assert found.operations == pytest.approx(by_hand, rel=0.02) and len(runs) == found.runs == 9
-    assert found.hours == pytest.approx(found.operations / 1e13 / 3600)
+    price = cost.of(runs, cost.Machine("GPU", 1e13, 0.0, 2.0))
+    assert price.operations == pytest.approx(by_hand, rel=0.02) and len(runs) == price.runs == 9
+    assert price.hours == pytest.approx(price.operations / 1e13 / 3600)
     slow = cost.of(runs, cost.Machine("GPU", 1e30, 0.1, 2.0))
     assert slow.hours == pytest.approx(9 * 300 * 372 * 0.1 / 3600, rel=0.01)  # nothing but the steps' own time
     diffusion = cost.of(plan.expand(claim.load("agr-table2").settings["paper"].study, seeds=1).runs[:1], cost.GPU)

@@ -16,7 +16,7 @@ import pytest
 from study_fakes import make_study
 
 from hf_optim.commands.main import main
-from hf_optim.core import text
+from hf_optim.core import safe_text
 from hf_optim.study.plan.plan import expand
 from hf_optim.study.plan.source import parse
 
@@ -60,7 +60,7 @@ def put_everywhere(value: object, keep: tuple[str, ...]) -> object:
     if isinstance(value, dict):
         return {k: v if k in keep else put_everywhere(v, keep) for k, v in value.items()}
     if isinstance(value, list):
-        return [put_everywhere(one, keep) for one in value]
+        return [put_everywhere(entry, keep) for entry in value]
     return f"{value} {EVIL}\x1b[31m\x07" if isinstance(value, str) else value
 
 
@@ -92,16 +92,16 @@ def study(tmp_path: Path) -> Path:
 def test_the_report_holds_no_tag_that_is_not_ours(study: Path) -> None:
     assert main(["report", str(study)]) == 0
     page = (study / "report.html").read_text()
-    found = Tags(page)
-    assert [a.get("type") for tag, a in found.tags if tag == "script"] == ["application/json", None]
-    views = json.loads(found.data)["tasks"]  # what the page puts in place of its own tables and drawings
+    parsed = Tags(page)
+    assert [a.get("type") for tag, a in parsed.tags if tag == "script"] == ["application/json", None]
+    views = json.loads(parsed.data)["tasks"]  # what the page puts in place of its own tables and drawings
     assert all(task["metrics"] for task in views.values())
     for drawing in drawings(views):
-        found.tags += Tags(drawing).tags
-    links = [a["href"] for tag, a in found.tags if tag == "a"]
+        parsed.tags += Tags(drawing).tags
+    links = [a["href"] for tag, a in parsed.tags if tag == "a"]
     assert links and all(re.fullmatch(r"#[a-z0-9-]+|pages/[0-9a-f]{12}\.html", link or "") for link in links)
-    assert not [(tag, key) for tag, attributes in found.tags for key in attributes if key.startswith("on")]
-    assert {tag for tag, _ in found.tags} <= {
+    assert not [(tag, key) for tag, attributes in parsed.tags for key in attributes if key.startswith("on")]
+    assert {tag for tag, _ in parsed.tags} <= {
         "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "section", "ul", "li", "b", "nav",
         "button",
         "svg", "path", "text", "g", "circle", "line", "figure", "figcaption", "span", "div", "table", "thead",
@@ -110,8 +110,8 @@ def test_the_report_holds_no_tag_that_is_not_ours(study: Path) -> None:
         "label", "select", "option", "input", "caption", "dl", "dt", "dd",
     }  # fmt: skip
     assert "\x1b" not in page and "\x07" not in page
-    (policy,) = (a["content"] for t, a in found.tags if t == "meta" and "http-equiv" in a)
-    digest = base64.b64encode(hashlib.sha256(found.script.encode()).digest()).decode()
+    (policy,) = (a["content"] for t, a in parsed.tags if t == "meta" and "http-equiv" in a)
+    digest = base64.b64encode(hashlib.sha256(parsed.script.encode()).digest()).decode()
     for file in (study / "pages").glob("*.html"):
         tags = Tags(file.read_text())
         assert "script" not in dict(tags.tags) and "script-src 'none'" in file.read_text()
@@ -142,7 +142,7 @@ def test_markdown_csv_and_latex_hold_texts(study: Path, tmp_path: Path) -> None:
 
 def test_the_terminal_gets_no_escape_sequence(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["report", study], ["results", study], ["results", f"{study}\x1b[31m"], ["report", "\x1b[31m"]):
-        main([str(one) for one in arguments])
+        main([str(word) for word in arguments])
         out, err = capsys.readouterr()
         assert not [c for c in out + err if ord(c) < 32 and c != "\n"], (out + err)[:300]
     main(["\x1b[31m"])
@@ -164,20 +164,20 @@ def test_the_terminal_gets_no_escape_sequence(study: Path, capsys: pytest.Captur
     ],
 )
 def test_markdown(given: str, safe: str) -> None:
-    assert text.markdown(given) == safe
+    assert safe_text.markdown(given) == safe
 
 
 def test_each_function_by_hand() -> None:
-    assert text.html("<a href='x'>\x00&\ud800") == "&lt;a href=&#x27;x&#x27;&gt;�&amp;�"
-    assert text.latex("50% of $x_1 & #2 ~^\\{}") == (
+    assert safe_text.html("<a href='x'>\x00&\ud800") == "&lt;a href=&#x27;x&#x27;&gt;�&amp;�"
+    assert safe_text.latex("50% of $x_1 & #2 ~^\\{}") == (
         r"50\% of \$x\_1 \& \#2 \textasciitilde{}\textasciicircum{}\textbackslash{}\{\}"
     )
-    assert text.latex("[4pt] x") == "{}[4pt] x"
-    assert [text.csv(x) for x in ("=1", " +1a", "@x", "-0.5", "+1e-3", "a", 3, None)] == [
+    assert safe_text.latex("[4pt] x") == "{}[4pt] x"
+    assert [safe_text.csv(x) for x in ("=1", " +1a", "@x", "-0.5", "+1e-3", "a", 3, None)] == [
         "'=1", "' +1a", "'@x", "-0.5", "+1e-3", "a", 3, None
     ]  # fmt: skip
-    assert text.terminal("a\x1b[31m\u202eb\tc\nd\x9b") == "a�[31m�b�c\nd�".replace("b�c", "b\tc")
-    assert [text.is_plain(x) for x in ("a b", "", " ", "a\nb", "a\x1b", "a\u202eb", "é ✓")] == [
+    assert safe_text.terminal("a\x1b[31m\u202eb\tc\nd\x9b") == "a�[31m�b�c\nd�".replace("b�c", "b\tc")
+    assert [safe_text.is_plain(x) for x in ("a b", "", " ", "a\nb", "a\x1b", "a\u202eb", "é ✓")] == [
         True, False, False, False, False, False, True
     ]  # fmt: skip
 
@@ -195,7 +195,7 @@ def test_labels_have_a_length_and_nothing_hidden(bad: str) -> None:
 def test_nothing_is_written_past_these_functions() -> None:
     """The means of writing HTML, CSV and to a terminal are imported in one file alone."""
     for file in [*(ROOT / "hf_optim").rglob("*.py")]:
-        if file == ROOT / "hf_optim" / "core" / "text.py":
+        if file == ROOT / "hf_optim" / "core" / "safe_text.py":
             continue
         for node in ast.walk(ast.parse(file.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []

@@ -28,7 +28,7 @@ SECRET = "the-words-of-a-private-key"
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = main([str(one) for one in arguments])
+    code = main([str(word) for word in arguments])
     out, err = capsys.readouterr()
     assert "Traceback" not in err and err.count("\n") <= 1, err
     return code, out, err
@@ -46,11 +46,11 @@ def study(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    made = tmp_path / "home" / "secret"
-    made.mkdir(parents=True)
-    (made / "key.txt").write_text(SECRET)
-    (made / "record.json").write_text("{}")
-    return made
+    home = tmp_path / "home" / "secret"
+    home.mkdir(parents=True)
+    (home / "key.txt").write_text(SECRET)
+    (home / "record.json").write_text("{}")
+    return home
 
 
 def first(study: Path) -> Path:

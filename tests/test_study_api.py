@@ -27,8 +27,8 @@ def test_frames_hold_what_the_records_hold(tmp_path):
     mine = study.load(tmp_path)
     runs = mine.runs
     assert len(runs) == 12 and runs.status.value_counts().to_dict() == {"ok": 11, "failed": 1}
-    one = runs[(runs.optimizer == "smaran") & (runs.seed == 2)].iloc[0]
-    assert one.test_accuracy == accuracy("smaran", 2)
+    row = runs[(runs.optimizer == "smaran") & (runs.seed == 2)].iloc[0]
+    assert row.test_accuracy == accuracy("smaran", 2)
     verdicts = mine.verdicts.set_index("optimizer")
     assert verdicts.loc["adamw", "verdict"] == "baseline" and verdicts.loc["adan", "failed"] == 1
     mean = sum(accuracy("smaran", s) - accuracy("adamw", s) for s in range(4)) / 4
@@ -111,7 +111,7 @@ def test_mistakes_of_a_training_are_one_line(tmp_path):
 def test_a_notebook_shows_progress_in_one_line(monkeypatch):
     import types
 
-    from hf_optim.core import text
+    from hf_optim.core import safe_text
     from hf_optim.study.launch.progress import Display
 
     shown: list[str] = []
@@ -119,7 +119,7 @@ def test_a_notebook_shows_progress_in_one_line(monkeypatch):
     module = types.SimpleNamespace(display=lambda line, display_id: shown.append(repr(line)) or handle)
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=module))
     monkeypatch.setitem(sys.modules, "IPython.display", module)
-    with Display(text.console(force_jupyter=True), 3, 1, 1) as display:
+    with Display(safe_text.console(force_jupyter=True), 3, 1, 1) as display:
         display.finished(None, "failed", 1.0)
     assert shown == ["1 of 3 runs", "2 of 3 runs, 1 failed"]
 

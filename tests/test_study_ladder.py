@@ -62,17 +62,17 @@ def loss(run: Run, rung: dict[str, Any], carried: bool) -> float:
     return math.exp(ln + noise + own) + CARRYING * carried
 
 
-def run_all(made: Plan, folder: Path) -> Ladder:
+def run_all(planned: Plan, folder: Path) -> Ladder:
     """The whole study with records that follow the law; trials are best at the geometric middle of their range."""
     folder.mkdir()
-    (folder / "plan.json").write_text(json.dumps(made.to_dict()), encoding="utf-8")
-    questions.register(folder, made, 0)
-    assert made.ladder is not None
-    rungs = {rung["task"]: rung for rung in made.ladder["rungs"]}
-    for stage in follow(made, folder):
-        now = stages.state(made, RecordStore(folder))
+    (folder / "plan.json").write_text(json.dumps(planned.to_dict()), encoding="utf-8")
+    questions.register(folder, planned, 0)
+    assert planned.ladder is not None
+    rungs = {rung["task"]: rung for rung in planned.ladder["rungs"]}
+    for stage in follow(planned, folder):
+        now = stages.state(planned, RecordStore(folder))
         own = {run.id for run in now.runs}
-        extra = {one.run.id for one in now.carried} - own
+        extra = {carried.run.id for carried in now.carried} - own
         for run in stage.todo:
             value = loss(run, rungs[run.task], run.id in extra)
             home = folder / "runs" / run.id
@@ -83,9 +83,9 @@ def run_all(made: Plan, folder: Path) -> Ladder:
             time = {"steps": steps, "forward_passes": steps, "backward_passes": steps, "train_seconds": steps / 100}
             record = {"id": run.id, "spec": run.spec, "status": "ok", "error": None, "metrics": metrics}
             write_json(home / "record.json", {**record, "time": time, "memory": {}, "history": "history.jsonl"})
-    found = ladder.build(results.load(folder))
-    assert found is not None
-    return found
+    findings = ladder.build(results.load(folder))
+    assert findings is not None
+    return findings
 
 
 @pytest.fixture(scope="module")
@@ -98,15 +98,15 @@ def climbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ladder]:
 
 
 def test_a_rung_is_a_task_whose_steps_follow_from_its_tokens() -> None:
-    made = expand()
-    assert made.ladder is not None
-    assert [t["label"] for t in made.tasks][:4] == [f"gpt2 2k × {m}" for m in (2, 4, 8, 16)]
-    for task, rung in zip(made.tasks, made.ladder["rungs"], strict=True):
+    planned = expand()
+    assert planned.ladder is not None
+    assert [t["label"] for t in planned.tasks][:4] == [f"gpt2 2k × {m}" for m in (2, 4, 8, 16)]
+    for task, rung in zip(planned.tasks, planned.ladder["rungs"], strict=True):
         assert task["label"] == rung["task"]
         assert rung["tokens"] == task["overrides"]["steps"] * 4 * 31  # a block of 32 predicts 31
         assert rung["tokens"] == pytest.approx(rung["multiple"] * rung["parameters"], rel=0.02)
         assert task["only"] == (["AdamW", "Lion", "SGD"] if rung["all"] else ["AdamW"])
-    assert Plan.from_dict(json.loads(json.dumps(made.to_dict())), "plan.json") == made
+    assert Plan.from_dict(json.loads(json.dumps(planned.to_dict())), "plan.json") == planned
 
 
 @pytest.mark.parametrize(("model", "tied"), [("gpt2", True), ("llama", False), ("llama", True)])
@@ -117,43 +117,43 @@ def test_the_count_is_that_of_the_model_that_is_made(model: str, tied: bool, ask
     preset = task.with_options(model, task.preset(model, "smoke"), {"vocabulary": 300, **options})
     data = task.data(preset, None)
     assert data.facts["vocabulary"] == 300
-    made = task.model(model, preset, data)
-    assert sum(p.numel() for p in made.parameters()) == task.rung(model, preset).parameters
+    network = task.model(model, preset, data)
+    assert sum(p.numel() for p in network.parameters()) == task.rung(model, preset).parameters
 
 
 @pytest.mark.parametrize("model", ["gpt2", "llama"])
 def test_shapes_are_near_what_is_asked_and_neither_flat_nor_thin(model: str) -> None:
     for asked in (30_000_000, 125_000_000, 300_000_000):
-        made = shapes.options(model, asked, 32_768, 1024, True)
-        width = made["n_embd" if model == "gpt2" else "hidden_size"]
-        depth = made["n_layer" if model == "gpt2" else "num_hidden_layers"]
-        assert shapes.count(model, made, 32_768, 1024, True) == pytest.approx(asked, rel=0.06)
+        shape = shapes.options(model, asked, 32_768, 1024, True)
+        width = shape["n_embd" if model == "gpt2" else "hidden_size"]
+        depth = shape["n_layer" if model == "gpt2" else "num_hidden_layers"]
+        assert shapes.count(model, shape, 32_768, 1024, True) == pytest.approx(asked, rel=0.06)
         assert 30 < width / depth < 80 and width % 64 == 0
 
 
 def test_carried_rates_are_tuned_at_the_smallest_size_alone() -> None:
-    made = expand(YAML.replace("rates: both", "rates: carried"))
-    assert made.tuning is not None
-    assert {cell["task"] for cell in made.tuning["cells"]} == {f"gpt2 2k × {m}" for m in (2, 4, 8, 16)}
-    assert [t.get("settings") for t in made.tasks][-1] == "gpt2 2k × 16"
-    assert questions.question(made)["tasks"]["gpt2 8k × 4"]["settings"] == "gpt2 2k × 4"
+    planned = expand(YAML.replace("rates: both", "rates: carried"))
+    assert planned.tuning is not None
+    assert {cell["task"] for cell in planned.tuning["cells"]} == {f"gpt2 2k × {m}" for m in (2, 4, 8, 16)}
+    assert [t.get("settings") for t in planned.tasks][-1] == "gpt2 2k × 16"
+    assert questions.question(planned)["tasks"]["gpt2 8k × 4"]["settings"] == "gpt2 2k × 4"
 
 
 def test_runs_of_larger_sizes_have_the_settings_of_the_smallest(tmp_path: Path) -> None:
-    made = expand(YAML.replace("rates: both", "rates: carried"))
-    run_all(made, tmp_path / "s")
-    now = stages.state(made, RecordStore(tmp_path / "s"))
+    planned = expand(YAML.replace("rates: both", "rates: carried"))
+    run_all(planned, tmp_path / "s")
+    now = stages.state(planned, RecordStore(tmp_path / "s"))
     chosen = {(s.task, s.optimizer, s.seed): s.choice.spec for s in now.searches if s.choice}
     for run in now.runs:
         home = run.task.replace("8k", "2k")
-        assert run.spec["optimizer"] == chosen[home, run.optimizer, made.tuning_seed(run.seed)]
+        assert run.spec["optimizer"] == chosen[home, run.optimizer, planned.tuning_seed(run.seed)]
 
 
 def test_what_is_planned_on_each_task_is_what_is_run(climbed: tuple[Path, Ladder]) -> None:
     folder, _ = climbed
-    made = expand()
-    assert sum(stages.planned_on(made).values()) == stages.run_count(made)
-    assert stages.run_count(made) >= len(list((folder / "runs").iterdir()))  # a setting may be carried into itself
+    planned = expand()
+    assert sum(stages.planned_on(planned).values()) == stages.run_count(planned)
+    assert stages.run_count(planned) >= len(list((folder / "runs").iterdir()))  # a setting may be carried into itself
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,8 @@ def test_the_shipped_ladders_are_plans(name: str) -> None:
 
 
 def test_data_of_the_command_line_are_those_of_every_rung(tmp_path: Path) -> None:
-    made = plan.expand(source.parse(YAML, "s.yaml"), data=str(tmp_path))
-    assert {task["data"] for task in made.tasks} == {str(tmp_path)}
+    planned = plan.expand(source.parse(YAML, "s.yaml"), data=str(tmp_path))
+    assert {task["data"] for task in planned.tasks} == {str(tmp_path)}
     with pytest.raises(UserError, match="no data set and no file or folder 'nowhere'"):
         plan.expand(source.parse(YAML, "s.yaml"), data="nowhere")
     assert plan.expand(source.parse(YAML, "s.yaml"), data="c4").tasks[0]["data"] == "c4"
@@ -202,33 +202,33 @@ def test_wsd_rises_stays_and_falls() -> None:
 
 
 def test_the_law_that_made_the_losses_is_found(climbed: tuple[Path, Ladder]) -> None:
-    _, found = climbed
-    for trend in found.trends:
+    _, findings = climbed
+    for trend in findings.trends:
         assert trend.tokens.value == pytest.approx(BETA, abs=0.003)
         assert trend.size.value == pytest.approx(ALPHA, abs=0.004)
-    ahead = next(t for t in found.trends if t.optimizer == "AdamW")
+    ahead = next(t for t in findings.trends if t.optimizer == "AdamW")
     said = math.exp(3.0 - ALPHA * math.log(ahead.next_parameters) - BETA * math.log(ahead.next_tokens))
     assert ahead.next_loss.low < said < ahead.next_loss.high
 
 
 def test_the_planted_speed_up_is_found_at_every_size(climbed: tuple[Path, Ladder]) -> None:
-    _, found = climbed
-    for one in found.speeds:
-        true = FASTER if one.optimizer == "Lion" else 0.5
-        assert one.fitted.value == pytest.approx(true, rel=0.05)
+    _, findings = climbed
+    for speed in findings.speeds:
+        true = FASTER if speed.optimizer == "Lion" else 0.5
+        assert speed.fitted.value == pytest.approx(true, rel=0.05)
         # An end that the baseline's budgets do not reach is open; the loss itself is interpolated, not its logarithm.
-        assert not one.bounded.low > 1.02 * true and not one.bounded.high < 0.98 * true
-        assert one.optimizer == "SGD" or one.bounded.low > 1
-    for trend in found.speed_trends:
+        assert not speed.bounded.low > 1.02 * true and not speed.bounded.high < 0.98 * true
+        assert speed.optimizer == "SGD" or speed.bounded.low > 1
+    for trend in findings.speed_trends:
         assert trend.tenfold.value == pytest.approx(1.0, abs=0.05)  # it does not depend on the size
 
 
 def test_what_carrying_costs_is_found(climbed: tuple[Path, Ladder]) -> None:
-    _, found = climbed
-    assert {c.optimizer for c in found.carried} == {"AdamW", "Lion"}  # SGD is not tuned
-    for one in found.carried:
-        assert one.rung["size"] == 8000 and one.rung["all"]
-        assert one.costs.value == pytest.approx(CARRYING, abs=0.004)
+    _, findings = climbed
+    assert {c.optimizer for c in findings.carried} == {"AdamW", "Lion"}  # SGD is not tuned
+    for carried in findings.carried:
+        assert carried.rung["size"] == 8000 and carried.rung["all"]
+        assert carried.costs.value == pytest.approx(CARRYING, abs=0.004)
 
 
 def test_counted_flops_go_before_estimated_ones() -> None:
@@ -239,29 +239,29 @@ def test_counted_flops_go_before_estimated_ones() -> None:
 
 
 def test_flops_count_passes_and_seconds_are_those_of_the_records(climbed: tuple[Path, Ladder]) -> None:
-    _, found = climbed
-    for p in found.points:
+    _, findings = climbed
+    for p in findings.points:
         assert p.flops == pytest.approx(p.tokens * p.rung["flops"])
         assert p.seconds == pytest.approx(p.rung["steps"] / 100)
 
 
 def test_steps_to_a_loss_at_each_batch_size(tmp_path: Path) -> None:
     text = YAML.replace("parameters: [2000, 8000]", "parameters: [2000]").replace("rates: both", "rates: tuned")
-    found = run_all(expand(text.replace("batch_size: 4", "batch_size: [2, 8]")), tmp_path / "s")
-    lion, adamw = ([b for b in found.batches if b.optimizer == label] for label in ("Lion", "AdamW"))
+    findings = run_all(expand(text.replace("batch_size: 4", "batch_size: [2, 8]")), tmp_path / "s")
+    lion, adamw = ([b for b in findings.batches if b.optimizer == label] for label in ("Lion", "AdamW"))
     # The law knows tokens alone: four times the batch is a quarter of the steps.
     assert adamw[0].steps.value / adamw[1].steps.value == pytest.approx(4, rel=0.1)
     assert adamw[0].tokens.value / lion[0].tokens.value == pytest.approx(FASTER, rel=0.1)
 
 
 def test_what_is_open_says_how_many_tokens_it_would_take(climbed: tuple[Path, Ladder]) -> None:
-    folder, found = climbed
-    assert found.cost is not None and expand().ladder is not None
+    folder, findings = climbed
+    assert findings.cost is not None and expand().ladder is not None
     tokens = {rung["task"]: rung["tokens"] for rung in (expand().ladder or {})["rungs"]}
-    made = expand()
-    now = stages.state(made, RecordStore(folder))
+    planned = expand()
+    now = stages.state(planned, RecordStore(folder))
     every = [*(t.run for s in now.searches for t in s.trials), *now.after_tuning]
-    assert found.cost.tokens_a_unit == pytest.approx(sum(tokens[r.task] for r in every) / 3)
+    assert findings.cost.tokens_a_unit == pytest.approx(sum(tokens[r.task] for r in every) / 3)
 
 
 def test_the_section_shows_all_of_it_and_nothing_without_a_ladder(climbed: tuple[Path, Ladder]) -> None:
@@ -276,10 +276,12 @@ def test_the_section_shows_all_of_it_and_nothing_without_a_ladder(climbed: tuple
 def test_a_dry_run_says_what_every_rung_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "s.yaml").write_text(YAML, encoding="utf-8")
     assert study(str(tmp_path / "s.yaml"), output=str(tmp_path / "out"), dry_run=True) == 0
-    shown, made = capsys.readouterr().out, expand()
-    assert made.ladder is not None and not (tmp_path / "out").exists()
-    for rung in made.ladder["rungs"]:
-        assert f"{rung['task']}: {stages.planned_on(made)[rung['task']]} runs, each {rung['steps']:,} steps, " in shown
+    shown, planned = capsys.readouterr().out, expand()
+    assert planned.ladder is not None and not (tmp_path / "out").exists()
+    for rung in planned.ladder["rungs"]:
+        assert (
+            f"{rung['task']}: {stages.planned_on(planned)[rung['task']]} runs, each {rung['steps']:,} steps, " in shown
+        )
     assert "in all " in shown
 
 

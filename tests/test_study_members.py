@@ -21,7 +21,7 @@ SPEC = RunSpec(task="vision", model="mlp", size="smoke", optimizer={"name": "ada
 
 def members(folder: Path) -> list[int]:
     """The processes that train the run in `folder`."""
-    found = []
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().decode().split("\0")
@@ -29,8 +29,8 @@ def members(folder: Path) -> list[int]:
         except OSError:
             continue
         if "hf_optim.study.launch.member" in command and any(str(folder) in part for part in command) and state != "Z":
-            found.append(int(process.name))
-    return found
+            pids.append(int(process.name))
+    return pids
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process that ends with its parent is Linux's")

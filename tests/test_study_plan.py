@@ -38,16 +38,16 @@ def expand(text: str, **options: object) -> plan.Plan:
 
 
 def test_expansion() -> None:
-    made = expand(GOOD)
-    assert len(made.runs) == 2 * 2 * 3 and made.seeds == (0, 1)
-    assert [o["label"] for o in made.optimizers] == ["adamw", "SMARAN", "tlr(sgd)"]
-    assert [t["label"] for t in made.tasks] == ["vision/mlp/smoke", "small net"]
+    planned = expand(GOOD)
+    assert len(planned.runs) == 2 * 2 * 3 and planned.seeds == (0, 1)
+    assert [o["label"] for o in planned.optimizers] == ["adamw", "SMARAN", "tlr(sgd)"]
+    assert [t["label"] for t in planned.tasks] == ["vision/mlp/smoke", "small net"]
     # Seed by seed, so that what an interrupted study has is balanced.
-    assert [r.seed for r in made.runs] == [0] * 6 + [1] * 6
-    rates = {(r.task, r.optimizer): r.spec["optimizer"].get("base", {}).get("lr") for r in made.runs}
+    assert [r.seed for r in planned.runs] == [0] * 6 + [1] * 6
+    rates = {(r.task, r.optimizer): r.spec["optimizer"].get("base", {}).get("lr") for r in planned.runs}
     assert (rates["vision/mlp/smoke", "tlr(sgd)"], rates["small net", "tlr(sgd)"]) == (0.1, 0.3)
-    assert made.runs[1].spec["optimizer"] == {"name": "smaran", "lr": 0.1}
-    assert len({r.id for r in made.runs}) == 12
+    assert planned.runs[1].spec["optimizer"] == {"name": "smaran", "lr": 0.1}
+    assert len({r.id for r in planned.runs}) == 12
 
 
 def test_labels_and_order_do_not_change_the_identity_of_runs() -> None:
@@ -60,8 +60,8 @@ def test_labels_and_order_do_not_change_the_identity_of_runs() -> None:
 
 
 def test_only_restricts_a_task() -> None:
-    made = expand(GOOD.replace("label: small net", "label: small net\n    only: [adamw, tlr(sgd)]"))
-    assert sum(r.task == "small net" for r in made.runs) == 4
+    planned = expand(GOOD.replace("label: small net", "label: small net\n    only: [adamw, tlr(sgd)]"))
+    assert sum(r.task == "small net" for r in planned.runs) == 4
 
 
 def test_seeds_from_the_command_line_and_lists() -> None:
@@ -72,8 +72,8 @@ def test_seeds_from_the_command_line_and_lists() -> None:
 
 
 def test_plan_json_round_trip() -> None:
-    made = expand(GOOD, origin="good")
-    assert plan.Plan.from_dict(json.loads(json.dumps(made.to_dict())), "plan.json") == made
+    planned = expand(GOOD, origin="good")
+    assert plan.Plan.from_dict(json.loads(json.dumps(planned.to_dict())), "plan.json") == planned
 
 
 BAD = {
@@ -140,8 +140,8 @@ def test_an_alias_bomb_is_refused_quickly() -> None:
 
 
 def test_numbers_follow_yaml_1_2() -> None:
-    got = source.parse("[1e-3, 1.5e+3, 0.1, 3, '1e-3', 2026-01-01, .5, v1, 1., -2E4]", "n").value
-    assert got == [0.001, 1500.0, 0.1, 3, "1e-3", "2026-01-01", 0.5, "v1", 1.0, -20000.0]
+    numbers = source.parse("[1e-3, 1.5e+3, 0.1, 3, '1e-3', 2026-01-01, .5, v1, 1., -2E4]", "n").value
+    assert numbers == [0.001, 1500.0, 0.1, 3, "1e-3", "2026-01-01", 0.5, "v1", 1.0, -20000.0]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -156,20 +156,20 @@ def test_every_shipped_study_expands() -> None:
     studies = shipped.shipped_studies()
     assert {"quickstart", "smoke"} <= set(studies)
     for name in studies:
-        made = plan.expand(shipped.find(name)[0])
-        assert made.name == name
+        planned = plan.expand(shipped.find(name)[0])
+        assert planned.name == name
 
 
 def test_ten_optimizers_compares_the_papers_methods() -> None:
-    made = plan.expand(shipped.find("ten_optimizers")[0])
-    names = {o["spec"]["name"] for o in made.optimizers}
-    assert len(made.optimizers) >= 8 and len(made.seeds) == 3
+    planned = plan.expand(shipped.find("ten_optimizers")[0])
+    names = {o["spec"]["name"] for o in planned.optimizers}
+    assert len(planned.optimizers) >= 8 and len(planned.seeds) == 3
     assert {"smaran", "adamw_agr", "adan_agr", "amvt", "tlr"} <= names
-    assert {o["spec"]["base"]["name"] for o in made.optimizers if o["spec"]["name"] == "tlr"} >= {"sgd", "adamw"}
+    assert {o["spec"]["base"]["name"] for o in planned.optimizers if o["spec"]["name"] == "tlr"} >= {"sgd", "adamw"}
 
 
-def known(made: plan.Plan, folder: Path) -> set[str]:
-    return {run.id for run in standing.pending(made, RecordStore(folder))}
+def known(planned: plan.Plan, folder: Path) -> set[str]:
+    return {run.id for run in standing.pending(planned, RecordStore(folder))}
 
 
 def test_a_folder_takes_additions_and_refuses_changes(tmp_path: Path) -> None:
@@ -197,25 +197,27 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_only_failed_runs_are_retried(tmp_path: Path) -> None:
-    made = expand(GOOD)
-    run.prepare(made, GOOD, tmp_path / "s")
-    for one, status in zip(made.runs, ("ok", "failed"), strict=False):
-        home = tmp_path / "s" / "runs" / one.id
+    planned = expand(GOOD)
+    run.prepare(planned, GOOD, tmp_path / "s")
+    for planned_run, status in zip(planned.runs, ("ok", "failed"), strict=False):
+        home = tmp_path / "s" / "runs" / planned_run.id
         home.mkdir(parents=True)
-        (home / "record.json").write_text(json.dumps({"id": one.id, "spec": one.spec, "status": status, "metrics": {}}))
-    run.prepare(made, GOOD, tmp_path / "s")
-    assert len(known(made, tmp_path / "s")) == 10
-    run.prepare(made, GOOD, tmp_path / "s", retry_failed=True)
-    assert len(known(made, tmp_path / "s")) == 11 and made.runs[1].id in known(made, tmp_path / "s")
+        (home / "record.json").write_text(
+            json.dumps({"id": planned_run.id, "spec": planned_run.spec, "status": status, "metrics": {}})
+        )
+    run.prepare(planned, GOOD, tmp_path / "s")
+    assert len(known(planned, tmp_path / "s")) == 10
+    run.prepare(planned, GOOD, tmp_path / "s", retry_failed=True)
+    assert len(known(planned, tmp_path / "s")) == 11 and planned.runs[1].id in known(planned, tmp_path / "s")
 
 
 def test_options_of_a_task_reach_its_runs() -> None:
-    made = expand(GOOD.replace("label: small net", "label: small net\n    options: {embedding_size: 8}"))
-    assert {r.spec.get("options", {}).get("embedding_size") for r in made.runs if r.task == "small net"} == {8}
+    planned = expand(GOOD.replace("label: small net", "label: small net\n    options: {embedding_size: 8}"))
+    assert {r.spec.get("options", {}).get("embedding_size") for r in planned.runs if r.task == "small net"} == {8}
     with pytest.raises(UserError, match="line 10: .*unknown option 'depth'"):
         expand(GOOD.replace("label: small net", "label: small net\n    options: {depth: 8}"))
 
 
 def test_a_class_of_another_package_may_be_compared() -> None:
-    made = expand(GOOD.replace("  - adamw\n", "  - adamw\n  - {name: 'torch.optim:NAdam', lr: 1e-3}\n"))
-    assert made.optimizers[1]["label"] == "torch.optim:NAdam" and made.optimizers[1]["defaults"] == {}
+    planned = expand(GOOD.replace("  - adamw\n", "  - adamw\n  - {name: 'torch.optim:NAdam', lr: 1e-3}\n"))
+    assert planned.optimizers[1]["label"] == "torch.optim:NAdam" and planned.optimizers[1]["defaults"] == {}

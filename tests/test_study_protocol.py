@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tuning_fakes import BEFORE, YAML, expand, good_rate, rate, whole, write
 
+from hf_optim import registry
 from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
 from hf_optim.study.findings import protocol as tuning_report
 from hf_optim.study.folder import results as records
@@ -25,9 +26,9 @@ from hf_optim.study.plan.plan import Plan, Run
 PLAIN = YAML[: YAML.index("tuning:")]
 
 
-def state(made: Plan, folder: Path) -> tuple[stages.State, RecordStore]:
+def state(planned: Plan, folder: Path) -> tuple[stages.State, RecordStore]:
     reader = RecordStore(folder)
-    return stages.state(made, reader), reader
+    return stages.state(planned, reader), reader
 
 
 # --- expected best ---
@@ -48,9 +49,9 @@ def test_both_estimators_are_what_drawing_every_sample_gives(values: list[float]
 
 
 def test_curves_count_failures_as_the_untrained_model_and_end_at_the_chosen_trial(tmp_path: Path) -> None:
-    made = expand()
-    whole(made, tmp_path, lambda run: None if run.optimizer == "adamw" and rate(run) > 0.01 else good_rate(run))
-    now, reader = state(made, tmp_path)
+    planned = expand()
+    whole(planned, tmp_path, lambda run: None if run.optimizer == "adamw" and rate(run) > 0.01 else good_rate(run))
+    now, reader = state(planned, tmp_path)
     plan = records.load(tmp_path).plan
     curves = {c.optimizer: c for c in expected_best.curves(plan, now.searches, reader)}
     for search in now.searches:
@@ -76,36 +77,36 @@ def test_wortsmans_number_by_hand() -> None:
 
 
 def test_the_grid_is_run_at_the_chosen_setting_and_gives_the_number(tmp_path: Path) -> None:
-    made = expand(YAML + "sensitivity: {values: [0.1, 0.001, 0.01], seeds: 2}\n")
-    assert stages.planned(made) == (18, 9, 18)
+    planned = expand(YAML + "sensitivity: {values: [0.1, 0.001, 0.01], seeds: 2}\n")
+    assert stages.planned(planned) == (18, 9, 18)
 
     def outcome(run: Run) -> dict[str, Any] | None:
         if run.optimizer == "SMARAN" and rate(run) == 0.1 and run.seed != 1000:
             return None
         return {**good_rate(run), "validation_loss": abs(math.log10(rate(run) / 0.01)) + 0.25 + 0.001 * run.seed}
 
-    whole(made, tmp_path, outcome)
-    now, reader = state(made, tmp_path)
+    whole(planned, tmp_path, outcome)
+    now, reader = state(planned, tmp_path)
     chosen = {s.optimizer: s.choice.spec for s in now.searches if s.choice}
-    for one in now.grid:
-        assert rate(one.run) == one.value
-        if one.run.optimizer == "adamw":
-            assert one.run.spec["optimizer"]["weight_decay"] == chosen["adamw"]["weight_decay"]
-    curves = {c.optimizer: c for c in sensitivity_curves.curves(made, now.grid, reader)}
+    for grid_run in now.grid:
+        assert rate(grid_run.run) == grid_run.value
+        if grid_run.run.optimizer == "adamw":
+            assert grid_run.run.spec["optimizer"]["weight_decay"] == chosen["adamw"]["weight_decay"]
+    curves = {c.optimizer: c for c in sensitivity_curves.curves(planned, now.grid, reader)}
     assert curves["tlr(sgd)"].key == "base.lr" and curves["adamw"].values == (0.001, 0.01, 0.1)
     assert curves["adamw"].losses == pytest.approx((1.2505, 0.2505, 1.2505))
     assert curves["adamw"].number == pytest.approx((1.25 + 0.25 + 1.25) / 3 - 0.25)
     assert curves["SMARAN"].failed == (0, 0, 2)
     assert curves["SMARAN"].number == pytest.approx((1.2505 + 0.2505 + 2.3) / 3 - 0.2505)
     protocol = tuning_report.build(records.load(tmp_path))
-    assert "sensitivity to lr" in tuning_report.markdown(protocol, made)
+    assert "sensitivity to lr" in tuning_report.markdown(protocol, planned)
 
 
 def test_optimizers_without_the_hyper_parameter_are_left_out(tmp_path: Path) -> None:
-    made = expand(PLAIN.replace("- {name: smaran, label: SMARAN}", "- sls") + "sensitivity: {key: weight_decay}\n")
-    assert {one.run.optimizer for one in state(made, tmp_path)[0].grid} == {"adamw", "tlr(sgd)"}
-    assert len(made.runs) == 9  # without tuning the judged runs are known at once
-    unfinished = sensitivity_curves.curves(made, state(made, tmp_path)[0].grid, RecordStore(tmp_path))
+    planned = expand(PLAIN.replace("- {name: smaran, label: SMARAN}", "- sls") + "sensitivity: {key: weight_decay}\n")
+    assert {grid_run.run.optimizer for grid_run in state(planned, tmp_path)[0].grid} == {"adamw", "tlr(sgd)"}
+    assert len(planned.runs) == 9  # without tuning the judged runs are known at once
+    unfinished = sensitivity_curves.curves(planned, state(planned, tmp_path)[0].grid, RecordStore(tmp_path))
     assert all(math.isnan(c.number) for c in unfinished)
 
 
@@ -113,26 +114,26 @@ def test_optimizers_without_the_hyper_parameter_are_left_out(tmp_path: Path) -> 
 
 
 def test_one_source_is_varied_at_a_time() -> None:
-    made = expand(YAML + "variance: {seeds: 3, optimizers: [adamw, SMARAN]}\n")
-    assert made.variance is not None and made.tuning is not None
-    found = list(variance.settings(made.variance))
-    assert [one.source for one in found] == ["", *(s for s in variance.SOURCES for _ in range(2))]
-    common = found[0]
+    planned = expand(YAML + "variance: {seeds: 3, optimizers: [adamw, SMARAN]}\n")
+    assert planned.variance is not None and planned.tuning is not None
+    varied_settings = list(variance.settings(planned.variance))
+    assert [setting.source for setting in varied_settings] == ["", *(s for s in variance.SOURCES for _ in range(2))]
+    common = varied_settings[0]
     assert dict(common.overrides) == {"split_seed": 0} and (common.seed, common.tuning_seed) == (0, 1000)
-    for one in found[1:]:
+    for setting in varied_settings[1:]:
         base = {"init_seed": 0, "order_seed": 0, "split_seed": 0, "tuning": 1000}
-        mine = {**base, **one.overrides, "tuning": one.tuning_seed}
-        varied = one.source if one.source == "tuning" else f"{one.source}_seed"
+        mine = {**base, **setting.overrides, "tuning": setting.tuning_seed}
+        varied = setting.source if setting.source == "tuning" else f"{setting.source}_seed"
         assert [key for key in base if mine[key] != base[key]] == [varied]
-        assert one.seed == common.seed
-    assert {(c["optimizer"], c["seed"]) for c in made.tuning["cells"]} == {
+        assert setting.seed == common.seed
+    assert {(c["optimizer"], c["seed"]) for c in planned.tuning["cells"]} == {
         ("adamw", 1000), ("adamw", 1001), ("adamw", 1002), ("SMARAN", 1000), ("SMARAN", 1001), ("SMARAN", 1002),
         ("tlr(sgd)", 1000),
     }  # fmt: skip
 
 
 def test_shares_are_those_of_the_variances(tmp_path: Path) -> None:
-    made = expand(YAML + "variance: {seeds: 4, optimizers: [adamw]}\n")
+    planned = expand(YAML + "variance: {seeds: 4, optimizers: [adamw]}\n")
     effect = {"init_seed": 0.01, "order_seed": 0.02, "split_seed": 0.03}
 
     def outcome(run: Run) -> dict[str, Any]:
@@ -140,9 +141,9 @@ def test_shares_are_those_of_the_variances(tmp_path: Path) -> None:
         test = 0.8 + sum(over.get(key, 0) * size for key, size in effect.items())
         return {**good_rate(run), "test_accuracy": test}
 
-    whole(made, tmp_path, outcome)
-    now, reader = state(made, tmp_path)
-    shares = {s.source: s for s in variance_shares.shares(made, now.variations, reader)}
+    whole(planned, tmp_path, outcome)
+    now, reader = state(planned, tmp_path)
+    shares = {s.source: s for s in variance_shares.shares(planned, now.variations, reader)}
     unit = statistics.stdev([0, 1, 2, 3])
     assert shares["split"].sd == pytest.approx(0.03 * unit) and shares["tuning"].sd == pytest.approx(0, abs=1e-12)
     assert [shares[s].share for s in variance.SOURCES] == pytest.approx([9 / 14, 1 / 14, 4 / 14, 0], abs=1e-9)
@@ -157,29 +158,33 @@ def test_shares_are_those_of_the_variances(tmp_path: Path) -> None:
 # --- special cases ---
 
 
-@pytest.mark.parametrize("pair", special_cases.PAIRS, ids=lambda p: f"{p[0]}-{p[2]}")
-def test_declared_pairs_are_true(pair: tuple[str, dict[str, float], str]) -> None:
-    general, values, special = pair
+KNOWN = {name: registry.info(name) for name in registry.list_optimizers()}
+PAIRS = [(name, special) for name, info in KNOWN.items() for special in info.special_cases]
+MAY_BE_BASES = [name for name, info in KNOWN.items() if info.as_base and info.base is None]
+
+
+def test_rules_and_wrappers_declare_what_they_contain() -> None:
+    assert {("adamw", "adam"), ("sgdm", "sgd"), ("nesterov", "sgd"), ("hd_sgd", "sgd"), ("hd_adam", "adam")} <= {*PAIRS}
+    assert {"tlr", "lookahead", "hdk"} <= {*MAY_BE_BASES}
+
+
+@pytest.mark.parametrize(("general", "special"), PAIRS)
+def test_declared_pairs_are_true(general: str, special: str) -> None:
     # hd_adam adds its eps to the uncorrected root, which shows in the eighth digit.
-    assert _descend({"name": general, "lr": 0.05, **values}) == pytest.approx(
+    assert _descend({"name": general, "lr": 0.05, **KNOWN[general].special_cases[special]}) == pytest.approx(
         _descend({"name": special, "lr": 0.05}), abs=1e-6
     )
 
 
-@pytest.mark.parametrize("pair", special_cases.WRAPPERS, ids=lambda p: p[0])
-def test_declared_wrappers_contain_their_base(pair: tuple[str, dict[str, float]]) -> None:
-    from hf_optim import registry
-
-    name, values = pair
-    required = dict.fromkeys([*registry.info(name).required, *(["interval"] if name == "tlr" else [])], 2)
-    made = _descend({"name": name, **required, **values, "base": {"name": "sgd", "lr": 0.05}})
-    assert made == pytest.approx(_descend({"name": "sgd", "lr": 0.05}), abs=1e-6)
+@pytest.mark.parametrize("name", MAY_BE_BASES)
+def test_declared_wrappers_contain_their_base(name: str) -> None:
+    required = dict.fromkeys([*KNOWN[name].required, *(["interval"] if name == "tlr" else [])], 2)
+    end = _descend({"name": name, **required, **KNOWN[name].as_base, "base": {"name": "sgd", "lr": 0.05}})
+    assert end == pytest.approx(_descend({"name": "sgd", "lr": 0.05}), abs=1e-6)
 
 
 def _descend(spec: dict[str, Any]) -> list[float]:
     import torch
-
-    from hf_optim import registry
 
     x = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64))
     given = dict(spec)
@@ -201,25 +206,27 @@ CASES = PLAIN.replace("  - {name: smaran, label: SMARAN}", "  - adam\n  - sgd").
 
 @pytest.mark.parametrize(("loss", "flagged"), [(0.05, True), (0.0, False), (-0.05, False)])
 def test_a_general_rule_that_loses_to_its_special_case_is_flagged(tmp_path: Path, loss: float, flagged: bool) -> None:
-    made = expand(CASES)
-    assert set(special_cases.related(made)) == {("adamw", "adam"), ("tlr(sgd)", "sgd")}
+    planned = expand(CASES)
+    assert set(special_cases.related(planned)) == {("adamw", "adam"), ("tlr(sgd)", "sgd")}
     noise = {0: 0.01, 1: -0.012, 2: 0.004, 3: -0.003, 4: 0.002}
-    for run in made.runs:
+    for run in planned.runs:
         worse = loss + noise[run.seed] if run.optimizer == "adamw" else 0.0
         write(run, tmp_path, {"validation_accuracy": 0.5, "validation_loss": 1.0, "test_accuracy": 0.8 - worse})
-    (tmp_path / "plan.json").write_text(json.dumps(made.to_dict()))
-    found = special_cases.findings(records.load(tmp_path))
-    assert [(f.general, f.special) for f in found] == ([("adamw", "adam")] if flagged else [])
+    (tmp_path / "plan.json").write_text(json.dumps(planned.to_dict()))
+    findings = special_cases.findings(records.load(tmp_path))
+    assert [(f.general, f.special) for f in findings] == ([("adamw", "adam")] if flagged else [])
     if flagged:
         from scipy import stats
 
         # One pair of six is told apart, at Holm's first step over all of them.
         half = stats.t.ppf(1 - 0.025 / 6, 4) * statistics.stdev(noise.values()) / math.sqrt(5)
-        assert found[0].high - found[0].low == pytest.approx(2 * half)
+        assert findings[0].high - findings[0].low == pytest.approx(2 * half)
 
 
 def test_presets_of_wrappers_contain_their_base_and_what_that_contains() -> None:
-    made = expand(PLAIN.replace("- {name: smaran, label: SMARAN}", "- lookahead_adam\n  - adam\n  - {name: tlr_adamw}"))
-    assert set(special_cases.related(made)) == {
+    planned = expand(
+        PLAIN.replace("- {name: smaran, label: SMARAN}", "- lookahead_adam\n  - adam\n  - {name: tlr_adamw}")
+    )
+    assert set(special_cases.related(planned)) == {
         ("adamw", "adam"), ("lookahead_adam", "adam"), ("tlr_adamw", "adamw"), ("tlr_adamw", "adam"),
     }  # fmt: skip

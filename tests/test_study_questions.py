@@ -24,18 +24,18 @@ PLAIN = PLAIN.replace("base: sgd", "base: {name: sgd, lr: 0.1}").replace("- adam
 
 
 def begin(text: str, folder: Path, *, accept: bool = False) -> Plan:
-    made = expand(text)
-    launcher.prepare(made, text, folder, accept_change=accept)
-    return made
+    planned = expand(text)
+    launcher.prepare(planned, text, folder, accept_change=accept)
+    return planned
 
 
-def run_all(made: Plan, folder: Path) -> None:
+def run_all(planned: Plan, folder: Path) -> None:
     def outcome(run: Run) -> dict[str, float]:
         gap = {"adamw": 0.0, "SMARAN": 0.05, "tlr(sgd)": 0.001}.get(run.optimizer, -0.05)
         wobble = 0.001 * ((run.seed * 7 + len(run.optimizer) * 3) % 5)
         return {**good_rate(run), "test_accuracy": 0.8 + gap + wobble}
 
-    for run in stages.state(made, RecordStore(folder)).runs:
+    for run in stages.state(planned, RecordStore(folder)).runs:
         finish(run, folder, outcome)
 
 
@@ -76,8 +76,8 @@ CHANGES = {
 def test_a_change_after_records_is_told_and_makes_what_it_touches_exploratory(tmp_path: Path, change: str) -> None:
     text, words, touched = CHANGES[change]
     run_all(begin(PLAIN, tmp_path), tmp_path)
-    made = begin(text, tmp_path, accept=True)
-    run_all(made, tmp_path)
+    planned = begin(text, tmp_path, accept=True)
+    run_all(planned, tmp_path)
     results = records.load(tmp_path)
     judgement = results.standing.judgement
     assert judgement is not None and lines(tmp_path)[-1]["records"] == 15
@@ -89,8 +89,8 @@ def test_a_change_after_records_is_told_and_makes_what_it_touches_exploratory(tm
 def test_an_added_optimizer_is_a_family_of_its_own(tmp_path: Path) -> None:
     run_all(begin(PLAIN, tmp_path), tmp_path)
     before = records.load(tmp_path).standing.judgement
-    made = begin(PLAIN + "  - {name: sgdm, lr: 0.1, label: late}\n", tmp_path)
-    run_all(made, tmp_path)
+    planned = begin(PLAIN + "  - {name: sgdm, lr: 0.1, label: late}\n", tmp_path)
+    run_all(planned, tmp_path)
     results = records.load(tmp_path)
     after = results.standing.judgement
     assert before is not None and after is not None
@@ -117,24 +117,24 @@ def test_results_compare_is_the_report_to_the_digit_whatever_is_filtered(
     assert judgement is not None
     some = rows.where(rows.of(results), ["task=A", "seed<4", "optimizer!=lion"])
     for a, b, sign in (("smaran", "adamw", 1), ("adamw", "smaran", -1)):
-        found, worth = pairs.compare([results], some, a, b)
-        assert [row["task"] for row in found] == ["A", "B"] and "the family of 6" in worth
-        for row in found:
+        compared, worth = pairs.compare([results], some, a, b)
+        assert [row["task"] for row in compared] == ["A", "B"] and "the family of 6" in worth
+        for row in compared:
             c = judgement.comparisons[row["task"], "smaran"]
             assert (row["difference"], row["p corrected"]) == (sign * c.difference.mean, c.adjusted)
             assert {row["low"], row["high"]} == {sign * c.difference.low, sign * c.difference.high}
             assert row["verdict"] == c.verdict or sign < 0
-    found, worth = pairs.compare([results], some, "adan", "lion")
-    assert "all pairs" in worth and found[0]["p corrected"] == judgement.places["A"].pairs["adan", "lion"].adjusted
+    compared, worth = pairs.compare([results], some, "adan", "lion")
+    assert "all pairs" in worth and compared[0]["p corrected"] == judgement.places["A"].pairs["adan", "lion"].adjusted
     assert main(["results", str(tmp_path), "--compare", "smaran", "adamw", "--where", "task=A"]) == 0
     assert "the study's own numbers, whatever is filtered" in capsys.readouterr().out
 
 
 def test_a_comparison_that_no_study_planned_is_exploratory(tmp_path: Path) -> None:
     loaded = [records.load(make_study(tmp_path / name, seeds=5)) for name in ("a", "b")]
-    every = [row | {"study": name} for one, name in zip(loaded, "ab", strict=True) for row in rows.of(one)]
-    found, worth = pairs.compare(loaded, every, "study=a,optimizer=adamw", "study=b,optimizer=smaran")
-    assert worth.startswith("exploratory") and found[0]["verdict"] in (
+    every = [row | {"study": name} for study, name in zip(loaded, "ab", strict=True) for row in rows.of(study)]
+    compared, worth = pairs.compare(loaded, every, "study=a,optimizer=adamw", "study=b,optimizer=smaran")
+    assert worth.startswith("exploratory") and compared[0]["verdict"] in (
         "undecided", "better (exploratory)", "worse (exploratory)",
     )  # fmt: skip
     with pytest.raises(UserError, match="no verdict before the first look"):
@@ -156,13 +156,13 @@ def test_without_repetitions_everything_is_said_of_these_settings(tmp_path: Path
 
 def test_with_repetitions_a_verdict_names_optimizer_space_and_trials() -> None:
     text = YAML.replace("seeds: 3\n", "").replace("trials: 6", "trials: 6\n  repetitions: 5")
-    made = expand(text.replace("SMARAN: {lr: [0.003, 1.0, log]}", "SMARAN: {lr: {choices: [0.1, 0.2]}}"))
-    assert naming.named(made, "adamw").startswith("adamw (tuned: 6 trials over lr, ")
-    assert "6 trials over lr, 2 distinct settings" in naming.named(made, "SMARAN")
+    planned = expand(text.replace("SMARAN: {lr: [0.003, 1.0, log]}", "SMARAN: {lr: {choices: [0.1, 0.2]}}"))
+    assert naming.named(planned, "adamw").startswith("adamw (tuned: 6 trials over lr, ")
+    assert "6 trials over lr, 2 distinct settings" in naming.named(planned, "SMARAN")
     untuned = expand(text.replace("SMARAN: {lr: [0.003, 1.0, log]}", "SMARAN: {}"))
     assert naming.named(untuned, "SMARAN") == "SMARAN with these settings (defaults, untuned)"
     assert naming.unequal(untuned, "SMARAN") and not naming.unequal(untuned, "adamw")
-    assert not naming.unequal(made, "SMARAN")
+    assert not naming.unequal(planned, "SMARAN")
 
 
 def test_the_dry_run_says_what_the_design_finds_and_warns() -> None:

@@ -50,9 +50,9 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return process
 
 
-def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
 
@@ -207,9 +207,9 @@ def test_a_lock_is_exclusive_and_never_stale(tmp_path: Path) -> None:
     other.kill()
     other.communicate()
     assert mine.acquire()
-    got = subprocess.run([*command[:2], script.replace("'one'", "'two'").replace("60", "0"), str(tmp_path)],
+    process = subprocess.run([*command[:2], script.replace("'one'", "'two'").replace("60", "0"), str(tmp_path)],
                          cwd=ROOT, capture_output=True, text=True, check=True)  # fmt: skip
-    assert got.stdout == "False\n"
+    assert process.stdout == "False\n"
     mine.release()
     another.release()
 
@@ -231,8 +231,8 @@ def test_the_board_postpones_what_another_launcher_holds() -> None:
 
 def test_a_worker_may_die_once_on_a_run() -> None:
     board = run.RunQueue([], 0)
-    one = Run("a", "t", "o", 0, {})
-    assert [board.died(one, -signal.SIGKILL), board.died(one, -signal.SIGKILL)] == [False, True]
+    queued = Run("a", "t", "o", 0, {})
+    assert [board.died(queued, -signal.SIGKILL), board.died(queued, -signal.SIGKILL)] == [False, True]
     # A cluster that takes a node back asks politely, and says nothing about the run.
     two = Run("b", "t", "o", 0, {})
     deaths = [board.died(two, -signal.SIGTERM) for _ in range(run.ATTEMPTS_ASKED)]

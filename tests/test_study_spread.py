@@ -37,9 +37,9 @@ def prepared(folder: Path, seeds: int) -> Plan:
     return plan
 
 
-def finish(folder: Path, one: Run) -> None:
-    record = {"id": one.id, "spec": dict(one.spec), "status": "ok", "metrics": {"test_accuracy": 0.5}}
-    write_atomically(folder / "runs" / one.id / "record.json", json.dumps(record))
+def finish(folder: Path, ended: Run) -> None:
+    record = {"id": ended.id, "spec": dict(ended.spec), "status": "ok", "metrics": {"test_accuracy": 0.5}}
+    write_atomically(folder / "runs" / ended.id / "record.json", json.dumps(record))
 
 
 def test_debug_jobs_run_here_and_the_rest_of_the_array_finds_nothing_to_do(
@@ -50,8 +50,8 @@ def test_debug_jobs_run_here_and_the_rest_of_the_array_finds_nothing_to_do(
 
     def execute(todo: list[Run], folder: Path, *, jobs: int, gpus_per_run: int, **_: object) -> None:
         calls.append((len(todo), jobs, gpus_per_run))
-        for one in todo:
-            finish(folder, one)
+        for ended in todo:
+            finish(folder, ended)
 
     monkeypatch.setattr(run, "execute", execute)
     how = Launch("debug", array=2)
@@ -86,7 +86,7 @@ def test_two_jobs_share_a_folder_and_an_interrupted_one_is_requeued(tmp_path: Pa
     share = Share(str(folder), 1, None, 5)
     how = Launch("local", array=2, minutes=10)
     jobs = spread._submit(folder, how, share, 2)
-    homes = [folder / "runs" / one.id for one in plan.runs]
+    homes = [folder / "runs" / ended.id for ended in plan.runs]
     try:
         deadline = time.monotonic() + 600  # hangs, and no verdict on speed
         # In the middle of a run: it has a checkpoint and no record.

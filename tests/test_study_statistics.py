@@ -39,15 +39,15 @@ B = [0.901, 0.903, 0.908, 0.895, 0.911]
 
 
 def test_summary_is_the_t_interval() -> None:
-    got = s.summarise(A)
+    summary = s.summarise(A)
     low, high = stats.t.interval(0.95, 4, loc=sum(A) / 5, scale=stats.sem(A))
-    assert (got.n, got.mean, got.sd) == (5, pytest.approx(sum(A) / 5), pytest.approx(stats.tstd(A)))
-    assert (got.low, got.high) == (pytest.approx(low), pytest.approx(high))
+    assert (summary.n, summary.mean, summary.sd) == (5, pytest.approx(sum(A) / 5), pytest.approx(stats.tstd(A)))
+    assert (summary.low, summary.high) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
-    one, none = s.summarise([0.5]), s.summarise([])
-    assert one.mean == 0.5 and math.isnan(one.sd) and math.isnan(one.low)
+    single, none = s.summarise([0.5]), s.summarise([])
+    assert single.mean == 0.5 and math.isnan(single.sd) and math.isnan(single.low)
     assert none.n == 0 and math.isnan(none.mean)
 
 
@@ -84,8 +84,8 @@ def test_verdicts_follow_the_direction_of_the_metric() -> None:
 
 
 def test_few_seeds_give_no_verdict() -> None:
-    one, none = compare([[(0.9, 0.1)]], [True])[0], compare([[]], [True])[0]
-    assert (one.verdict, one.reason) == ("no verdict", "one unit shows no spread")
+    single, none = compare([[(0.9, 0.1)]], [True])[0], compare([[]], [True])[0]
+    assert (single.verdict, single.reason) == ("no verdict", "one unit shows no spread")
     assert (none.verdict, none.reason) == ("no verdict", "there is nothing to compare")
 
 
@@ -135,8 +135,8 @@ def test_words_of_a_margin() -> None:
     small = [(b + 0.01 + 0.001 * e, b) for b, e in zip(base, (1, -1, 2, -2, 1), strict=True)]
     words = [c.verdict for c in compare([near, small, small], [True] * 3, [0.05, 0.05, math.nan])]
     assert words == ["equivalent", "equivalent", "better"]
-    one = compare([near], [True], [0.0005])[0]
-    assert one.verdict == "undecided" and one.margin == 0.0005
+    compared = compare([near], [True], [0.0005])[0]
+    assert compared.verdict == "undecided" and compared.margin == 0.0005
 
 
 # --- describing ---
@@ -144,16 +144,16 @@ def test_words_of_a_margin() -> None:
 
 def test_descriptions_are_numpys_and_scipys() -> None:
     values = [0.91, 0.95, 0.93, 0.97, 0.90, 0.92]
-    one, none = intervals.describe(values), intervals.describe([])
-    assert (one.median, one.iqm) == (pytest.approx(0.925), pytest.approx(stats.trim_mean(values, 0.25)))
-    assert one.mean == s.summarise(values) and none.n == 0 and math.isnan(none.median)
+    description, none = intervals.describe(values), intervals.describe([])
+    assert (description.median, description.iqm) == (pytest.approx(0.925), pytest.approx(stats.trim_mean(values, 0.25)))
+    assert description.mean == s.summarise(values) and none.n == 0 and math.isnan(none.median)
 
 
 def test_effects_by_hand() -> None:
-    got = intervals.effect([(3.0, 1.0), (4.0, 3.0), (5.0, 2.0)], True)
-    assert got.d_z == pytest.approx(2.0) and got.d_av == pytest.approx(2.0)
-    assert got.wins.value == 1.0
-    assert got.improvement.value == pytest.approx(stats.mannwhitneyu([3, 4, 5], [1, 3, 2]).statistic / 9)
+    effect = intervals.effect([(3.0, 1.0), (4.0, 3.0), (5.0, 2.0)], True)
+    assert effect.d_z == pytest.approx(2.0) and effect.d_av == pytest.approx(2.0)
+    assert effect.wins.value == 1.0
+    assert effect.improvement.value == pytest.approx(stats.mannwhitneyu([3, 4, 5], [1, 3, 2]).statistic / 9)
     turned = intervals.effect([(3.0, 1.0), (4.0, 3.0), (5.0, 2.0)], False)
     assert turned.d_z == pytest.approx(-2.0) and turned.wins.value == 0.0
     assert math.isnan(intervals.effect([], True).d_z)
@@ -182,9 +182,9 @@ def test_anova_is_statsmodels() -> None:
 def test_friedman_is_scipys() -> None:
     table = draw(5, 8, 4) + np.array([0, 0, 0, 2])
     values = {f"o{j}": {s_: float(table[s_, j]) for s_ in range(8)} for j in range(4)}
-    got = omnibus.compare_all(values, True)
-    assert got.friedman is not None and got.friedman.p == pytest.approx(stats.friedmanchisquare(*table.T).pvalue)
-    assert got.friedman.mean_ranks["o3"] == min(got.friedman.mean_ranks.values())
+    tested = omnibus.compare_all(values, True)
+    assert tested.friedman is not None and tested.friedman.p == pytest.approx(stats.friedmanchisquare(*table.T).pvalue)
+    assert tested.friedman.mean_ranks["o3"] == min(tested.friedman.mean_ranks.values())
     # Lower is better turns the ranks round.
     turned = omnibus.compare_all(values, False).friedman
     assert turned is not None and turned.mean_ranks["o3"] == max(turned.mean_ranks.values())

@@ -47,9 +47,9 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 def mounted(folder: Path, size: str) -> Iterator[Path]:
     """A small disk of its own; skips where this process may not mount one."""
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
-    if made.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {made.stderr.decode().strip()}")
+    mounting = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    if mounting.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {mounting.stderr.decode().strip()}")
     try:
         yield folder
     finally:
@@ -115,8 +115,10 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: check_disk(Path(sys.argv[1]))\nexcept ValueError as error: print(error)"
     )
-    got = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "the disk is full" in got.stdout and list(tmp_path.iterdir()) == []
+    process = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "the disk is full" in process.stdout and list(tmp_path.iterdir()) == []
     check_disk(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -249,8 +251,8 @@ def test_the_command_tells_the_first_difference(tmp_path: Path, capsys: pytest.C
 @pytest.fixture
 def two(tmp_path: Path) -> list[str]:
     """Two studies of the same plan on other tasks, one run of the first failed."""
-    one = make_study(tmp_path / "one", tasks=("MLP",), failed=[("adan", 1)])
-    return [str(one), str(make_study(tmp_path / "two", tasks=("CNN",), seeds=2))]
+    first = make_study(tmp_path / "one", tasks=("MLP",), failed=[("adan", 1)])
+    return [str(first), str(make_study(tmp_path / "two", tasks=("CNN",), seeds=2))]
 
 
 def test_results_filters_and_exports(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -365,9 +367,9 @@ def test_contradictions_are_refused_before_anything_is_written(tmp_path: Path) -
     a = make_study(tmp_path / "a")
     b = make_study(tmp_path / "b", value=lambda label, seed: accuracy(label, seed) + (label == "adan"))
     into = tmp_path / "ab"
-    with pytest.raises(UserError, match=r"adan on MLP, seed 0 .* two results, in a and in b: test_accuracy") as found:
+    with pytest.raises(UserError, match=r"adan on MLP, seed 0 .* two results, in a and in b: test_accuracy") as raised:
         merge.merge([a, b], into)
-    assert "\n" not in str(found.value) and not into.exists()
+    assert "\n" not in str(raised.value) and not into.exists()
     merge.merge([a, b], into, keep_first=True)
     assert records.load(into).records == records.load(a).records
     noted = json.loads((into / merge.ORIGIN).read_text())["set_aside"]

@@ -30,31 +30,31 @@ def load(folder: Path) -> tuple[records.Results, list[table.TaskTable]]:
 
 
 def test_numbers_are_those_of_the_records(tmp_path: Path) -> None:
-    _, (one,) = load(make_study(tmp_path, seeds=5))
-    assert [r.optimizer for r in one.rows] == sorted(
+    _, (task_table,) = load(make_study(tmp_path, seeds=5))
+    assert [r.optimizer for r in task_table.rows] == sorted(
         ("adamw", "smaran", "adan"), key=lambda x: -sum(accuracy(x, s) for s in range(5))
     )
-    row = next(r for r in one.rows if r.optimizer == "adan")
+    row = next(r for r in task_table.rows if r.optimizer == "adan")
     mine, base = [accuracy("adan", s) for s in range(5)], [accuracy("adamw", s) for s in range(5)]
     assert row.mean.mean == pytest.approx(sum(mine) / 5)
     assert row.comparison is not None
     assert row.comparison.difference.mean == pytest.approx((sum(mine) - sum(base)) / 5)
     assert row.comparison.p == pytest.approx(stats.ttest_rel(mine, base).pvalue)
-    assert next(r for r in one.rows if r.optimizer == "adamw").comparison is None
+    assert next(r for r in task_table.rows if r.optimizer == "adamw").comparison is None
 
 
 def test_lower_is_better_sorts_and_judges_the_other_way(tmp_path: Path) -> None:
     folder = make_study(tmp_path, ("a", "b"), value=lambda x, s: 2 + 0.01 * s if x == "a" else 1 + s * s / 500)
     plan = (folder / "plan.json").read_text().replace('"greater_is_better": true', '"greater_is_better": false')
     (folder / "plan.json").write_text(plan)
-    _, (one,) = load(folder)
-    assert [r.optimizer for r in one.rows] == ["b", "a"]
-    assert one.rows[0].verdict == "better"
+    _, (task_table,) = load(folder)
+    assert [r.optimizer for r in task_table.rows] == ["b", "a"]
+    assert task_table.rows[0].verdict == "better"
 
 
 def test_a_failed_run_is_an_outcome_and_is_shown(tmp_path: Path) -> None:
-    results, (one,) = load(make_study(tmp_path, failed={("smaran", 1)}))
-    row = one.rows[-1]
+    results, (task_table,) = load(make_study(tmp_path, failed={("smaran", 1)}))
+    row = task_table.rows[-1]
     assert (row.optimizer, row.state, row.mean.n) == ("smaran", "1/3 runs failed", 2)
     # In the comparison it has the worst finished value of the two arms.
     c, base = row.comparison, {s: accuracy("adamw", s) for s in range(3)}
@@ -62,18 +62,18 @@ def test_a_failed_run_is_an_outcome_and_is_shown(tmp_path: Path) -> None:
     mine[1] = min(*base.values(), *mine.values())
     assert c is not None and c.difference.mean == pytest.approx(sum(mine[s] - base[s] for s in range(3)) / 3)
     assert c.failures is not None and (c.failures[0].count, c.failures[1].count) == (1, 0)
-    said = verdicts.sentences(results, [one])[0]
+    said = verdicts.sentences(results, [task_table])[0]
     assert "failures 1 of 3, at most 91 % (the baseline's 0 of 3, at most 71 %)" in said
-    assert "1/3 runs failed" in output.markdown([one], "x")
-    line = next(csv.DictReader(io.StringIO(output.result_csv([one]))), None)
+    assert "1/3 runs failed" in output.markdown([task_table], "x")
+    line = next(csv.DictReader(io.StringIO(output.result_csv([task_table]))), None)
     assert line is not None
-    html = report.render(results, [one])
+    html = report.render(results, [task_table])
     assert "1/3 runs failed" in html and "the loss became NaN at step 13" in html and 'class="cross"' in html
 
 
 def test_a_failed_baseline_keeps_its_comparisons(tmp_path: Path) -> None:
-    _, (one,) = load(make_study(tmp_path, failed={("adamw", 0)}))
-    compared = [r.comparison for r in one.rows if not r.baseline]
+    _, (task_table,) = load(make_study(tmp_path, failed={("adamw", 0)}))
+    compared = [r.comparison for r in task_table.rows if not r.baseline]
     assert all(c is not None and c.pairs == 3 and c.failures[1].count == 1 for c in compared)
 
 
@@ -84,11 +84,11 @@ def test_every_arm_failing_everywhere_leaves_nothing_to_compare(tmp_path: Path) 
 
 
 def test_an_unfinished_study_says_what_is_missing_and_gives_no_verdict(tmp_path: Path) -> None:
-    results, (one,) = load(make_study(tmp_path, missing={("adan", 2)}))
-    row = next(r for r in one.rows if r.optimizer == "adan")
+    results, (task_table,) = load(make_study(tmp_path, missing={("adan", 2)}))
+    row = next(r for r in task_table.rows if r.optimizer == "adan")
     assert row.comparison is None and row.missing == 1 and row.verdict == "not yet"
-    assert verdicts.sentences(results, [one]) == []
-    text = report.render(results, [one])
+    assert verdicts.sentences(results, [task_table]) == []
+    text = report.render(results, [task_table])
     assert "the study is not finished" in text and "1 runs are missing before the look after 3 seeds" in text
 
 
@@ -99,9 +99,9 @@ def test_one_seed_says_so(tmp_path: Path) -> None:
 
 
 def test_holm_counts_every_task(tmp_path: Path) -> None:
-    one, _ = load(make_study(tmp_path / "1", tasks=("A",)))
-    two, _ = load(make_study(tmp_path / "2", tasks=("A", "B")))
-    assert [x.standing.judgement.tests for x in (one, two)] == [2, 4]
+    first, _ = load(make_study(tmp_path / "1", tasks=("A",)))
+    second, _ = load(make_study(tmp_path / "2", tasks=("A", "B")))
+    assert [x.standing.judgement.tests for x in (first, second)] == [2, 4]
 
 
 def test_times_do_not_touch_the_result_files(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def stated_study(folder: Path, **keys: object) -> tuple[records.Results, list[ta
 
 def test_a_stated_margin_gives_equivalent_in_table_and_words(tmp_path: Path) -> None:
     results, tables = stated_study(tmp_path, margin={"A": 0.05})
-    first, second = ({r.optimizer: r for r in one.rows} for one in tables)
+    first, second = ({r.optimizer: r for r in task_table.rows} for task_table in tables)
     assert first["smaran"].verdict == "equivalent" and second["smaran"].verdict == "undecided"
     line = list(csv.DictReader(io.StringIO(output.result_csv(tables))))
     by = {(row["task"], row["optimizer"]): row for row in line}
@@ -244,8 +244,8 @@ def test_ties_are_marked_where_there_are_seeds(tmp_path: Path) -> None:
     def value(label: str, seed: int) -> float:
         return 0.9 * (label != "b") + 0.01 * seed**2 + 0.001 * seed * (label == "a")
 
-    _, (one,) = load(make_study(tmp_path / "5", ("a", "b", "c"), seeds=5, value=value))
-    cells = {row.optimizer: table.result_cells(one, row) for row in one.rows}
+    _, (task_table,) = load(make_study(tmp_path / "5", ("a", "b", "c"), seeds=5, value=value))
+    cells = {row.optimizer: table.result_cells(task_table, row) for row in task_table.rows}
     assert (cells["a"]["place"], cells["b"]["place"]) == ("1 ●", "2 to 3")
     _, (alone,) = load(make_study(tmp_path / "1", seeds=1))
     assert "place" not in table.result_cells(alone, alone.rows[0])
@@ -272,19 +272,19 @@ def test_statistics_files_hold_everything_and_are_the_same_twice(tmp_path: Path)
 def test_small_and_broken_studies_have_statistics_too(tmp_path: Path, labels: tuple[str, ...], seeds: int) -> None:
     for name, lost in (("fine", []), ("lost", [(label, 0) for label in labels])):
         results, tables = load(make_study(tmp_path / name, labels, seeds=seeds, failed=lost))
-        one = analysis.analyse(results, tables)
-        json.loads(analysis.to_json(one))
-        assert len(one.verdicts) == len(labels) - 1 and "question not registered" in one.looked.lower()
-        assert "nan" not in analysis.markdown(one, "x", {}).lower()
+        analysed = analysis.analyse(results, tables)
+        json.loads(analysis.to_json(analysed))
+        assert len(analysed.verdicts) == len(labels) - 1 and "question not registered" in analysed.looked.lower()
+        assert "nan" not in analysis.markdown(analysed, "x", {}).lower()
 
 
 def test_a_run_that_never_reaches_its_target_takes_forever(tmp_path: Path) -> None:
     targets = {"A": {"metric": "validation_accuracy", "value": 2.0, "better": "higher"}}
     results, tables = stated_study(tmp_path, targets=targets)
-    one = analysis.analyse(results, tables)
-    assert all(row.time == math.inf and row.count == 0 for row in one.targets[0].rows)
-    assert one.profile is not None and set(one.profile.scores.values()) == {0.0}
-    assert '"never"' in analysis.to_json(one) and "| never |" in analysis.markdown(one, "x", {})
+    analysed = analysis.analyse(results, tables)
+    assert all(row.time == math.inf and row.count == 0 for row in analysed.targets[0].rows)
+    assert analysed.profile is not None and set(analysed.profile.scores.values()) == {0.0}
+    assert '"never"' in analysis.to_json(analysed) and "| never |" in analysis.markdown(analysed, "x", {})
 
 
 def test_the_report_names_the_split(tmp_path: Path) -> None:

@@ -21,23 +21,23 @@ from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import journal as tuning_log
 from hf_optim.study.launch.follow import follow
 from hf_optim.study.launch.launcher import prepare
-from hf_optim.study.plan import candidates as points
 from hf_optim.study.plan import tuning
+from hf_optim.study.plan import tuning_points as points
 from hf_optim.study.plan.plan import Plan, Run, make_run
 
 LOCAL = {"suppress_health_check": [HealthCheck.function_scoped_fixture], "deadline": None}
 
 
-def first_trials(made: Plan, folder: Path) -> list[Run]:
-    return list(next(follow(made, folder)).runs)
+def first_trials(planned: Plan, folder: Path) -> list[Run]:
+    return list(next(follow(planned, folder)).runs)
 
 
-def chosen(made: Plan, folder: Path) -> dict[str, int]:
-    found = {}
-    for search in stages.state(made, RecordStore(folder)).searches:
+def chosen(planned: Plan, folder: Path) -> dict[str, int]:
+    numbers = {}
+    for search in stages.state(planned, RecordStore(folder)).searches:
         assert search.choice and search.choice.trial
-        found[search.optimizer] = search.choice.trial.number
-    return found
+        numbers[search.optimizer] = search.choice.trial.number
+    return numbers
 
 
 # --- the search space ---
@@ -45,7 +45,7 @@ def chosen(made: Plan, folder: Path) -> dict[str, int]:
 
 def test_spaces_are_the_declared_ones_without_what_the_yaml_fixes() -> None:
     cells = {c["optimizer"]: c["space"] for c in expand().tuning["cells"]}
-    assert cells["adamw"] == {key: list(one) for key, one in registry.info("adamw").search_space.items()}
+    assert cells["adamw"] == {key: list(bounds) for key, bounds in registry.info("adamw").search_space.items()}
     assert cells["SMARAN"] == {"lr": ["log", 0.003, 1.0]}
     assert set(cells["tlr(sgd)"]) == {"gamma", "p", "base.lr", "base.weight_decay"}
     text = YAML.replace("  - adamw", "  - {name: adamw, weight_decay: 0.1}")
@@ -55,11 +55,11 @@ def test_spaces_are_the_declared_ones_without_what_the_yaml_fixes() -> None:
 
 
 def test_every_optimizer_gets_the_same_number_of_trials_with_valid_settings(tmp_path: Path) -> None:
-    made = expand()
-    runs = first_trials(made, tmp_path)
+    planned = expand()
+    runs = first_trials(planned, tmp_path)
     assert sorted({r.optimizer for r in runs}) == ["SMARAN", "adamw", "tlr(sgd)"]
     assert all(sum(r.optimizer == label for r in runs) == 6 for label in ("adamw", "SMARAN", "tlr(sgd)"))
-    assert {r.seed for r in runs} == {1000} and not made.runs
+    assert {r.seed for r in runs} == {1000} and not planned.runs
     for run in runs:
         registry.check_spec(run.spec["optimizer"])
     # Trial by trial: what an interrupted tuning has is balanced.
@@ -123,9 +123,9 @@ def test_two_optimizers_with_one_space_try_the_same_values(tmp_path: Path) -> No
 
 
 def test_the_best_validation_value_is_chosen_and_judged_on_other_seeds(tmp_path: Path) -> None:
-    made = expand()
-    whole(made, tmp_path)
-    now = stages.state(made, RecordStore(tmp_path))
+    planned = expand()
+    whole(planned, tmp_path)
+    now = stages.state(planned, RecordStore(tmp_path))
     for search in now.searches:
         best = min(search.trials, key=lambda t: abs(math.log10(rate(t.run) / 0.01)))
         assert search.choice and search.choice.trial and search.choice.trial.number == best.number
@@ -141,23 +141,23 @@ METRIC = st.floats(allow_nan=True, allow_infinity=True)
 @settings(max_examples=12, **LOCAL)
 @given(st.lists(st.tuples(METRIC, METRIC), min_size=18, max_size=18))
 def test_test_metrics_cannot_influence_the_choice(tmp_path: Path, metrics: list[tuple[float, float]]) -> None:
-    made = expand()
+    planned = expand()
     folder = tmp_path / "a"
-    plain = chosen(made, whole(made, folder))
-    for run, (accuracy, loss) in zip(first_trials(made, tmp_path / "none"), metrics, strict=True):
+    plain = chosen(planned, whole(planned, folder))
+    for run, (accuracy, loss) in zip(first_trials(planned, tmp_path / "none"), metrics, strict=True):
         others = {"test_accuracy": accuracy, "test_loss": loss, "best_validation_accuracy": accuracy}
         write(run, folder, {**good_rate(run), **others})
-    assert chosen(made, folder) == plain
+    assert chosen(planned, folder) == plain
 
 
 def test_failed_trials_count_as_worst_and_ties_go_to_the_lower_loss_then_the_earlier(tmp_path: Path) -> None:
-    made = expand(YAML.replace("trials: 6", "trials: 4"))
-    trials = [r for r in first_trials(made, tmp_path) if r.optimizer == "adamw"]
+    planned = expand(YAML.replace("trials: 6", "trials: 4"))
+    trials = [r for r in first_trials(planned, tmp_path) if r.optimizer == "adamw"]
 
     def outcomes(*values: tuple[float, float] | None) -> int:
         for run, value in zip(trials, values, strict=True):
             write(run, tmp_path, value and {"validation_accuracy": value[0], "validation_loss": value[1]})
-        search = next(s for s in stages.state(made, RecordStore(tmp_path)).searches if s.optimizer == "adamw")
+        search = next(s for s in stages.state(planned, RecordStore(tmp_path)).searches if s.optimizer == "adamw")
         assert search.choice
         return search.choice.trial.number if search.choice.trial else -1
 
@@ -174,9 +174,9 @@ def test_a_lower_metric_is_better_where_the_task_says_so() -> None:
 
 
 def test_when_every_trial_failed_the_judged_runs_say_so(tmp_path: Path) -> None:
-    made = expand()
-    whole(made, tmp_path, lambda run: None if run.optimizer == "SMARAN" else good_rate(run))
-    now = stages.state(made, RecordStore(tmp_path))
+    planned = expand()
+    whole(planned, tmp_path, lambda run: None if run.optimizer == "SMARAN" else good_rate(run))
+    now = stages.state(planned, RecordStore(tmp_path))
     search = next(s for s in now.searches if s.optimizer == "SMARAN")
     judged = next(r for r in now.runs if r.optimizer == "SMARAN")
     assert judged.spec["optimizer"] == search.trials[0].run.spec["optimizer"]
@@ -185,9 +185,9 @@ def test_when_every_trial_failed_the_judged_runs_say_so(tmp_path: Path) -> None:
 
 
 def test_an_optimizer_may_be_left_untuned(tmp_path: Path) -> None:
-    made = expand(YAML.replace("{lr: [0.003, 1.0, log]}", "{}").replace("label: SMARAN", "label: SMARAN, lr: 0.1"))
-    assert not [r for r in first_trials(made, tmp_path) if r.optimizer == "SMARAN"]
-    whole(made, tmp_path)
+    planned = expand(YAML.replace("{lr: [0.003, 1.0, log]}", "{}").replace("label: SMARAN", "label: SMARAN, lr: 0.1"))
+    assert not [r for r in first_trials(planned, tmp_path) if r.optimizer == "SMARAN"]
+    whole(planned, tmp_path)
     loaded = records.load(tmp_path)
     assert {r.spec["optimizer"]["lr"] for r in loaded.plan.runs if r.optimizer == "SMARAN"} == {0.1}
     assert "SMARAN on MLP was not tuned." in tuning_report.build(loaded).notes
@@ -202,8 +202,8 @@ def test_an_optimizer_may_be_left_untuned(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_values_within_five_per_cent_of_an_edge_are_flagged(space: list, value: float, end: str) -> None:
-    found = tuning.edges({"lr": space}, {"lr": value})
-    assert (f"at the {end} end" in found[0]) if end else not found
+    notes = tuning.edges({"lr": space}, {"lr": value})
+    assert (f"at the {end} end" in notes[0]) if end else not notes
 
 
 # --- killed, resumed, extended, shared ---
@@ -214,29 +214,29 @@ def test_values_within_five_per_cent_of_an_edge_are_flagged(space: list, value: 
 def test_killed_anywhere_and_started_again_nothing_changes(
     tmp_path: Path, kills: list[int], prune: str, chance: random.Random
 ) -> None:
-    made = expand(YAML.replace("trials: 6", f"trials: 6\n  prune: {prune}"))
+    planned = expand(YAML.replace("trials: 6", f"trials: 6\n  prune: {prune}"))
     name = str(chance.random())
-    straight, broken = whole(made, tmp_path / "a" / prune), tmp_path / name
+    straight, broken = whole(planned, tmp_path / "a" / prune), tmp_path / name
     executed: list[str] = []
     for kill in kills:
-        for i, run in enumerate(steps(made, broken)):
+        for i, run in enumerate(steps(planned, broken)):
             if i == kill:
                 break  # the run that it was at has no record
             executed.append(run.id)
         journal = broken / tuning_log.FILE
         if journal.exists() and chance.random() < 0.5:  # killed while the log was written
             journal.write_bytes(journal.read_bytes()[: -chance.randrange(1, 40)])
-    whole(made, broken)
+    whole(planned, broken)
     assert contents(broken) == contents(straight)
-    assert stages.state(made, RecordStore(broken)).runs == stages.state(made, RecordStore(straight)).runs
+    assert stages.state(planned, RecordStore(broken)).runs == stages.state(planned, RecordStore(straight)).runs
 
 
 def test_two_launchers_share_a_folder(tmp_path: Path) -> None:
-    made = expand(YAML.replace("trials: 6", "trials: 6\n  prune: median"))
-    alone = whole(made, tmp_path / "alone")
-    one, other = steps(made, tmp_path / "both"), steps(made, tmp_path / "both")
+    planned = expand(YAML.replace("trials: 6", "trials: 6\n  prune: median"))
+    alone = whole(planned, tmp_path / "alone")
+    first, other = steps(planned, tmp_path / "both"), steps(planned, tmp_path / "both")
     for _ in range(200):
-        if next(one, None) is None and next(other, None) is None:
+        if next(first, None) is None and next(other, None) is None:
             break
     assert contents(tmp_path / "both") == contents(alone)
 
@@ -264,32 +264,32 @@ def test_another_tuning_seed_or_space_is_another_study(tmp_path: Path) -> None:
 
 
 def test_failed_trials_are_retried_when_asked_and_pruned_ones_are_not(tmp_path: Path) -> None:
-    made = expand(YAML.replace("trials: 6", "trials: 6\n  prune: median"))
-    whole(made, tmp_path, lambda one: None if one.optimizer == "adamw" and rate(one) > 0.01 else good_rate(one))
+    planned = expand(YAML.replace("trials: 6", "trials: 6\n  prune: median"))
+    whole(planned, tmp_path, lambda run: None if run.optimizer == "adamw" and rate(run) > 0.01 else good_rate(run))
     made_by_id = {i: json.loads((tmp_path / "runs" / i / "record.json").read_text()) for i in contents(tmp_path)}
     stopped = {i for i, record in made_by_id.items() if record.get("pruned")}
     failed = {i for i, record in made_by_id.items() if record["status"] == "failed"} - stopped
     assert stopped and failed
     again: set[str] = set()
-    prepare(made, YAML, tmp_path, retry_failed=True)
-    for stage in follow(made, tmp_path):
-        again |= {one.id for one in stage.todo}
-        for one in stage.todo:
-            finish(one, tmp_path)
+    prepare(planned, YAML, tmp_path, retry_failed=True)
+    for stage in follow(planned, tmp_path):
+        again |= {run.id for run in stage.todo}
+        for run in stage.todo:
+            finish(run, tmp_path)
     # A trial whose median has changed since is another run, so not every failed one comes back under its id.
-    assert failed & again and not stopped & again & {r.id for r in first_trials(made, tmp_path)}
-    searches = stages.state(made, RecordStore(tmp_path)).searches
+    assert failed & again and not stopped & again & {r.id for r in first_trials(planned, tmp_path)}
+    searches = stages.state(planned, RecordStore(tmp_path)).searches
     assert all(trial.status in ("ok", "pruned") for search in searches for trial in search.trials)
     import optuna
 
-    study = optuna.load_study(study_name=_name(made, tmp_path, "adamw"), storage=_storage(tmp_path))
+    study = optuna.load_study(study_name=_name(planned, tmp_path, "adamw"), storage=_storage(tmp_path))
     states = [t.state.name for t in study.trials]
     assert "FAIL" in states and states.count("COMPLETE") + states.count("PRUNED") == 6
 
 
 def test_a_record_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    made = expand()
-    for stage in (stages_ := follow(made, tmp_path)):
+    planned = expand()
+    for stage in (stages_ := follow(planned, tmp_path)):
         for run in stage.todo:
             (tmp_path / "runs" / run.id).mkdir(parents=True)
             (tmp_path / "runs" / run.id / "record.json").write_text("{}")
@@ -307,21 +307,21 @@ def _storage(folder: Path):
     return JournalStorage(JournalFileBackend(str(folder / tuning_log.FILE)))
 
 
-def _name(made: Plan, folder: Path, optimizer: str) -> str:
-    searches = stages.state(made, RecordStore(folder)).searches
+def _name(planned: Plan, folder: Path, optimizer: str) -> str:
+    searches = stages.state(planned, RecordStore(folder)).searches
     return tuning_log.name(next(s for s in searches if s.optimizer == optimizer))
 
 
 def test_the_journal_holds_every_trial_once(tmp_path: Path) -> None:
     import optuna
 
-    made = expand()
-    for i, _ in enumerate(steps(made, tmp_path)):
+    planned = expand()
+    for i, _ in enumerate(steps(planned, tmp_path)):
         if i == 8:
             break
-    whole(made, tmp_path)
-    study = optuna.load_study(study_name=_name(made, tmp_path, "adamw"), storage=_storage(tmp_path))
-    search = next(s for s in stages.state(made, RecordStore(tmp_path)).searches if s.optimizer == "adamw")
+    whole(planned, tmp_path)
+    study = optuna.load_study(study_name=_name(planned, tmp_path, "adamw"), storage=_storage(tmp_path))
+    search = next(s for s in stages.state(planned, RecordStore(tmp_path)).searches if s.optimizer == "adamw")
     assert [t.user_attrs["run"] for t in study.trials] == [t.run.id for t in search.trials]
     assert [t.params for t in study.trials] == [dict(t.point) for t in search.trials]
     assert [t.value for t in study.trials] == [t.value for t in search.trials]
@@ -329,26 +329,26 @@ def test_the_journal_holds_every_trial_once(tmp_path: Path) -> None:
 
 
 def test_a_damaged_or_lost_journal_is_made_again(tmp_path: Path) -> None:
-    made = expand()
-    whole(made, tmp_path)
-    runs, journal = stages.state(made, RecordStore(tmp_path)).runs, tmp_path / tuning_log.FILE
+    planned = expand()
+    whole(planned, tmp_path)
+    runs, journal = stages.state(planned, RecordStore(tmp_path)).runs, tmp_path / tuning_log.FILE
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join([*lines[:3], "{broken\n", *lines[4:]]))
-    whole(made, tmp_path)
+    whole(planned, tmp_path)
     assert (tmp_path / "tuning.damaged").exists() and len(journal.read_text().splitlines()) >= len(lines) - 20
     journal.unlink()
-    whole(made, tmp_path)
-    assert journal.exists() and stages.state(made, RecordStore(tmp_path)).runs == runs
+    whole(planned, tmp_path)
+    assert journal.exists() and stages.state(planned, RecordStore(tmp_path)).runs == runs
 
 
 # --- budgets ---
 
 
 def test_pruning_measures_later_trials_by_the_medians_of_the_first(tmp_path: Path) -> None:
-    made = expand(YAML.replace("trials: 6", "trials: 12\n  prune: median"))
-    assert len(first_trials(made, tmp_path)) == 3 * pruning.FIRST
-    whole(made, tmp_path)
-    for search in stages.state(made, RecordStore(tmp_path)).searches:
+    planned = expand(YAML.replace("trials: 6", "trials: 12\n  prune: median"))
+    assert len(first_trials(planned, tmp_path)) == 3 * pruning.FIRST
+    whole(planned, tmp_path)
+    for search in stages.state(planned, RecordStore(tmp_path)).searches:
         first = sorted(t.value for t in search.trials[: pruning.FIRST])
         middle = (first[1] + first[2]) / 2
         for trial in search.trials:
@@ -377,8 +377,8 @@ def test_a_budget_in_steps_buys_more_trials_where_some_stop_early(tmp_path: Path
     assert stages.planned(plain) == (18, 9, 0)
     whole(plain, tmp_path / "plain")
     spent = [[t.steps for t in s.trials] for s in stages.state(plain, RecordStore(tmp_path / "plain")).searches]
-    assert all(len(one) == 6 for one in spent)
+    assert all(len(amounts) == 6 for amounts in spent)
     pruned = expand(text.replace("steps: 650", "steps: 650\n  prune: median"))
     whole(pruned, tmp_path / "pruned")
     spent = [[t.steps for t in s.trials] for s in stages.state(pruned, RecordStore(tmp_path / "pruned")).searches]
-    assert all(sum(x for x in one if x) <= 650 for one in spent) and any(len(one) > 6 for one in spent)
+    assert all(sum(x for x in amounts if x) <= 650 for amounts in spent) and any(len(amounts) > 6 for amounts in spent)

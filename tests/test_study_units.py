@@ -18,16 +18,16 @@ from hf_optim.study.folder import stages
 from hf_optim.study.folder.standing import standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch.follow import follow
-from hf_optim.study.plan import candidates
+from hf_optim.study.plan import tuning_points
 from hf_optim.study.plan.plan import Plan, Run
 
 REPEATED = YAML.replace("seeds: 3\n", "").replace("  trials: 6\n", "  trials: 3\n  repetitions: [2, 4]\n  seeds: 2\n")
 
 
-def every_run(made: Plan, folder: Path) -> list[Run]:
+def every_run(planned: Plan, folder: Path) -> list[Run]:
     """All runs of the plan up to its last look, made by following it with records that decide nothing."""
-    store = RecordStore(whole(made, folder))
-    now = stages.state(made, store)
+    store = RecordStore(whole(planned, folder))
+    now = stages.state(planned, store)
     return [*(t.run for s in now.searches for t in s.trials), *now.after_tuning]
 
 
@@ -41,21 +41,21 @@ def even(run: Run) -> dict[str, float]:
 
 
 def test_no_tuning_seed_and_no_judged_seed_occurs_in_two_repetitions(tmp_path: Path) -> None:
-    made = expand(REPEATED)
-    units = [(set(made.unit_seeds(u)), made.tuning_seed(u)) for u in range(made.looks[-1])]
+    planned = expand(REPEATED)
+    units = [(set(planned.unit_seeds(u)), planned.tuning_seed(u)) for u in range(planned.looks[-1])]
     judged = [seed for seeds, _ in units for seed in seeds]
     tuning = [seed for _, seed in units]
     assert len(judged) == len(set(judged)) == 8 and len(tuning) == len(set(tuning)) == 4
     assert not set(judged) & set(tuning)
     # Not the rule alone: the runs that are made.
-    runs = every_run(made, tmp_path)
+    runs = every_run(planned, tmp_path)
     owner = {seed: u for u, (seeds, own) in enumerate(units) for seed in (*seeds, own)}
     assert {run.seed for run in runs} == set(owner)
     # Judged runs of a repetition have the setting that its own trials chose.
-    now = stages.state(made, RecordStore(tmp_path))
+    now = stages.state(planned, RecordStore(tmp_path))
     chosen = {(s.optimizer, s.seed): s.choice.spec for s in now.searches if s.choice}
     for run in now.runs:
-        assert run.spec["optimizer"] == chosen[run.optimizer, made.tuning_seed(owner[run.seed])]
+        assert run.spec["optimizer"] == chosen[run.optimizer, planned.tuning_seed(owner[run.seed])]
 
 
 def test_repetitions_have_points_of_their_own_and_tasks_too() -> None:
@@ -65,7 +65,7 @@ def test_repetitions_have_points_of_their_own_and_tasks_too() -> None:
     cells = [c for c in expand(two).tuning["cells"] if c["optimizer"] == "SMARAN"]
     assert len(cells) == 8 and len({json.dumps(c["points"]) for c in cells}) == 8
     once = [c for c in expand(YAML).tuning["cells"] if c["optimizer"] == "SMARAN"]
-    assert once[0]["points"] == candidates.draw(once[0]["space"], "qmc", 1000, 6)
+    assert once[0]["points"] == tuning_points.draw(once[0]["space"], "qmc", 1000, 6)
 
 
 THREE = "".join(
@@ -75,16 +75,16 @@ THREE = "".join(
 
 def test_a_score_adds_up_tasks_that_share_no_seed(tmp_path: Path) -> None:
     """Neither of tuning nor of judging; within a task all optimizers keep the same ones, and so the same weights."""
-    made = expand(REPEATED.replace("optimizers:", f"{THREE}optimizers:", 1))
-    assert made.family == "score"
+    planned = expand(REPEATED.replace("optimizers:", f"{THREE}optimizers:", 1))
+    assert planned.family == "score"
     seeds: dict[str, dict[str, set[int]]] = {}
-    for run in every_run(made, tmp_path):
+    for run in every_run(planned, tmp_path):
         seeds.setdefault(run.task, {}).setdefault(run.optimizer, set()).add(run.spec["seed"])
     for arms in seeds.values():
         assert len(arms) == 3 and len({frozenset(some) for some in arms.values()}) == 1
     every = [seed for arms in seeds.values() for seed in next(iter(arms.values()))]
     assert len(every) == len(set(every)) == 3 * 12
-    assert Plan.from_dict(made.to_dict(), "plan.json").to_dict() == made.to_dict()
+    assert Plan.from_dict(planned.to_dict(), "plan.json").to_dict() == planned.to_dict()
     # Comparisons task by task need no such thing, and runs of one task keep their ids whatever others there are.
     by_tasks = expand(REPEATED.replace("optimizers:", f"{THREE}optimizers:", 1) + "family: tasks\n")
     assert not any("seed_shift" in task for task in by_tasks.tasks)
@@ -123,19 +123,19 @@ def test_points_are_optunas_quasi_random_ones() -> None:
     space = {"lr": ["log", 1e-4, 1.0], "k": ["choice", [1, [2, 3], None]], "a": ["linear", -2.0, 5.0]}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.QMCSampler(qmc_type="sobol", scramble=True, seed=7))
-    made = candidates.distributions(space)
-    study.ask(made)
-    for point in candidates.draw(space, "qmc", 7, 5):
-        theirs = study.ask(made).params
+    ranges = tuning_points.distributions(space)
+    study.ask(ranges)
+    for point in tuning_points.draw(space, "qmc", 7, 5):
+        theirs = study.ask(ranges).params
         assert point["k"] == json.loads(theirs["k"])
         assert (point["lr"], point["a"]) == pytest.approx((theirs["lr"], theirs["a"]), rel=1e-3)
 
 
 def test_units_are_added_until_everything_is_decided(tmp_path: Path) -> None:
     """One command: the second look is reached where the first left something open, and only there."""
-    made = expand(REPEATED)
+    planned = expand(REPEATED)
     asked = []
-    for stage in follow(made, tmp_path / "open"):
+    for stage in follow(planned, tmp_path / "open"):
         asked.append((stage.name, stage.units))
         for run in stage.todo:
             finish(run, tmp_path / "open", even)
@@ -146,7 +146,7 @@ def test_units_are_added_until_everything_is_decided(tmp_path: Path) -> None:
         return {**good_rate(run), "test_accuracy": 0.8 + gap + 1e-6 * run.seed * (len(run.optimizer))}
 
     asked = []
-    for stage in follow(made, tmp_path / "clear"):
+    for stage in follow(planned, tmp_path / "clear"):
         asked.append((stage.name, stage.units))
         for run in stage.todo:
             finish(run, tmp_path / "clear", clear)
@@ -154,22 +154,22 @@ def test_units_are_added_until_everything_is_decided(tmp_path: Path) -> None:
 
 
 def test_before_the_first_look_and_between_looks_there_is_progress_and_no_new_verdict(tmp_path: Path) -> None:
-    made = expand(YAML[: YAML.index("tuning:")].replace("seeds: 3", "seeds: [3, 6]"))
-    (tmp_path / "plan.json").write_text(json.dumps(made.to_dict()))
-    runs = list(stages.state(made, RecordStore(tmp_path)).runs)
+    planned = expand(YAML[: YAML.index("tuning:")].replace("seeds: 3", "seeds: [3, 6]"))
+    (tmp_path / "plan.json").write_text(json.dumps(planned.to_dict()))
+    runs = list(stages.state(planned, RecordStore(tmp_path)).runs)
     heard = []
     for run in runs:
         finish(run, tmp_path, even)
-        judgement = standing(made, RecordStore(tmp_path)).judgement
+        judgement = standing(planned, RecordStore(tmp_path)).judgement
         heard.append(judgement.units if judgement else 0)
     assert heard == [0] * 8 + [3] * 9 + [6]
     assert records.load(tmp_path).standing.finished
 
 
 def test_a_failed_machine_leaves_its_optimizer_out_and_the_look_is_taken(tmp_path: Path) -> None:
-    made = expand(YAML[: YAML.index("tuning:")])
-    (tmp_path / "plan.json").write_text(json.dumps(made.to_dict()))
-    for run in made.runs:
+    planned = expand(YAML[: YAML.index("tuning:")])
+    (tmp_path / "plan.json").write_text(json.dumps(planned.to_dict()))
+    for run in planned.runs:
         finish(run, tmp_path, lambda r: None if r.optimizer == "SMARAN" and r.seed == 1 else even(r))
         file = tmp_path / "runs" / run.id / "record.json"
         if run.optimizer == "SMARAN" and run.seed == 1:
@@ -182,9 +182,9 @@ def test_a_failed_machine_leaves_its_optimizer_out_and_the_look_is_taken(tmp_pat
 
 
 def test_runs_that_a_seed_does_not_change_get_no_verdict(tmp_path: Path) -> None:
-    made = expand(YAML[: YAML.index("tuning:")])
-    (tmp_path / "plan.json").write_text(json.dumps(made.to_dict()))
-    for run in made.runs:
+    planned = expand(YAML[: YAML.index("tuning:")])
+    (tmp_path / "plan.json").write_text(json.dumps(planned.to_dict()))
+    for run in planned.runs:
         fixed = {"validation_accuracy": 0.5, "validation_loss": 1.0, "test_accuracy": 0.9, "train_loss": 0.25}
         finish(run, tmp_path, lambda r, fixed=fixed: fixed if r.optimizer == "SMARAN" else even(r))
     judgement = records.load(tmp_path).standing.judgement
@@ -192,9 +192,9 @@ def test_runs_that_a_seed_does_not_change_get_no_verdict(tmp_path: Path) -> None
 
 
 def test_no_better_than_untrained_is_a_failure(tmp_path: Path) -> None:
-    made = expand(YAML[: YAML.index("tuning:")])
-    (tmp_path / "plan.json").write_text(json.dumps(made.to_dict()))
-    for run in made.runs:
+    planned = expand(YAML[: YAML.index("tuning:")])
+    (tmp_path / "plan.json").write_text(json.dumps(planned.to_dict()))
+    for run in planned.runs:
         # The fakes begin at a validation accuracy of .1.
         value = 0.1 if run.optimizer == "SMARAN" and run.seed == 2 else 0.5
         finish(run, tmp_path, lambda r, value=value: {**even(r), "validation_accuracy": value})
@@ -206,11 +206,14 @@ def test_no_better_than_untrained_is_a_failure(tmp_path: Path) -> None:
 
 def test_a_batch_size_that_is_searched_keeps_the_samples(tmp_path: Path) -> None:
     text = YAML.replace("SMARAN: {lr: [0.003, 1.0, log]}", "SMARAN: {run: {batch_size: {choices: [32, 128]}}}")
-    made = expand(text)
-    whole(made, tmp_path, even)
-    batch = made.tasks[0]["batch"]
+    planned = expand(text)
+    whole(planned, tmp_path, even)
+    batch = planned.tasks[0]["batch"]
     runs = [
-        t.run for s in stages.state(made, RecordStore(tmp_path)).searches if s.optimizer == "SMARAN" for t in s.trials
+        t.run
+        for s in stages.state(planned, RecordStore(tmp_path)).searches
+        if s.optimizer == "SMARAN"
+        for t in s.trials
     ]
     for run in runs:
         over = run.spec["overrides"]
@@ -222,7 +225,7 @@ def test_a_batch_size_that_is_searched_keeps_the_samples(tmp_path: Path) -> None
 
 
 def test_the_baseline_is_tuned_and_judged_at_every_budget(tmp_path: Path) -> None:
-    made = expand(REPEATED.replace("repetitions: [2, 4]", "repetitions: 3") + "speedup: {budgets: [0.5, 1, 2]}\n")
+    planned = expand(REPEATED.replace("repetitions: [2, 4]", "repetitions: 3") + "speedup: {budgets: [0.5, 1, 2]}\n")
 
     def outcome(run: Run) -> dict[str, float]:
         # The baseline gains .1 with each doubling; the others are as good as it at 1.5 times the budget.
@@ -232,9 +235,9 @@ def test_the_baseline_is_tuned_and_judged_at_every_budget(tmp_path: Path) -> Non
         wobble = 0.002 * ((run.seed * 3 + len(run.optimizer)) % 5 - 2)
         return {**good_rate(run), "test_accuracy": 0.5 + 0.1 * math.log2(steps) + wobble}
 
-    whole(made, tmp_path, outcome)
+    whole(planned, tmp_path, outcome)
     results = records.load(tmp_path)
-    at = {one.budget: one.run for one in results.standing.state.budgets}
+    at = {budgeted.budget: budgeted.run for budgeted in results.standing.state.budgets}
     assert {b: run.spec["overrides"]["steps"] for b, run in at.items()} == {0.5: 50, 2: 200}
     assert len(results.standing.state.budgets) == 2 * 3 * 2 and all(r.optimizer == "adamw" for r in at.values())
     for row in speedups.speedups(results):
@@ -247,14 +250,14 @@ def test_budgets_are_multiplied_in_passes_or_seconds_too(tmp_path: Path) -> None
     text = REPEATED.replace("repetitions: [2, 4]", "repetitions: 2")
     spent = text.replace("{steps: 100}", "{steps: 100, passes: 120, seconds: 8.0}")
     for unit in ("passes", "seconds"):
-        made = expand(spent + f"speedup: {{budgets: [0.5, 1, 2], in: {unit}}}\n")
+        planned = expand(spent + f"speedup: {{budgets: [0.5, 1, 2], in: {unit}}}\n")
         folder = tmp_path / unit
-        whole(made, folder, even)
+        whole(planned, folder, even)
         for file in folder.glob("runs/*/record.json"):
             time = {"steps": 100, "forward_passes": 40, "backward_passes": 40, "train_seconds": 5.0}
             file.write_text(json.dumps({**json.loads(file.read_text()), "time": time}))
         results = records.load(folder)
-        over = {one.budget: one.run.spec["overrides"] for one in results.standing.state.budgets}
+        over = {budgeted.budget: budgeted.run.spec["overrides"] for budgeted in results.standing.state.budgets}
         assert {b: (o["steps"], o["passes"], o["seconds"]) for b, o in over.items()} == {
             0.5: (50, 60, 4.0), 2: (200, 240, 16.0)
         }  # fmt: skip

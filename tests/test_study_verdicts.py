@@ -33,19 +33,19 @@ def test_shares_are_those_of_new_units() -> None:
 
 def test_the_p_after_looks_is_the_smallest_over_its_share() -> None:
     d = drawn(0, 20, 1.0)
-    (one,) = looks.decide([looks.Claim(means(d, (5, 10, 20)))], (5, 10, 20))
+    (decision,) = looks.decide([looks.Claim(means(d, (5, 10, 20)))], (5, 10, 20))
     p = [stats.ttest_1samp(d[:n], 0).pvalue / w for n, w in ((5, 0.25), (10, 0.25), (20, 0.5))]
     first = next((k for k, _ in enumerate(p) if min(p[: k + 1]) < 0.05), None)
-    assert first is not None and one.look == first and one.adjusted == pytest.approx(min(p[: first + 1]))
-    assert one.verdict == "better"
+    assert first is not None and decision.look == first and decision.adjusted == pytest.approx(min(p[: first + 1]))
+    assert decision.verdict == "better"
 
 
 def test_a_single_look_is_the_paired_t_test() -> None:
     d = drawn(1, 8, 0.4)
-    (one,) = looks.decide([looks.Claim(means(d, (8,)))], (8,))
+    (decision,) = looks.decide([looks.Claim(means(d, (8,)))], (8,))
     reference = stats.ttest_1samp(d, 0)
-    assert one.p == one.adjusted == pytest.approx(reference.pvalue)
-    assert (one.low, one.high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
+    assert decision.p == decision.adjusted == pytest.approx(reference.pvalue)
+    assert (decision.low, decision.high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
 
 
 def test_what_is_decided_stays_decided_whatever_comes() -> None:
@@ -62,13 +62,15 @@ def test_what_is_decided_stays_decided_whatever_comes() -> None:
 def test_an_interval_leaves_zero_exactly_when_the_verdict_is_given(seed: int, margin: float) -> None:
     sizes = (4, 8, 16)
     claims = [looks.Claim(means(drawn(100 * seed + i, 16, i / 4), sizes), margin) for i in range(5)]
-    for one in looks.decide(claims, sizes):
-        assert (one.verdict in ("better", "worse")) == (not one.low <= 0 <= one.high) or one.verdict == "equivalent"
+    for decision in looks.decide(claims, sizes):
+        assert (decision.verdict in ("better", "worse")) == (
+            not decision.low <= 0 <= decision.high
+        ) or decision.verdict == "equivalent"
         if not math.isnan(margin):
-            assert (one.verdict == "equivalent") == (
-                -margin < one.low and one.high < margin
-            ) or one.verdict != "undecided"
-            assert one.verdict != "equivalent" or (-margin < one.low and one.high < margin)
+            assert (decision.verdict == "equivalent") == (
+                -margin < decision.low and decision.high < margin
+            ) or decision.verdict != "undecided"
+            assert decision.verdict != "equivalent" or (-margin < decision.low and decision.high < margin)
 
 
 def test_equivalence_is_withheld_where_an_arm_failed() -> None:
@@ -94,8 +96,8 @@ def test_the_detectable_effect_has_the_power_it_says_and_the_designs_of_the_defa
 
 def test_equal_differences_of_a_counted_metric_are_rounded_not_certain() -> None:
     grain = 1 / 500
-    one = s.mean_difference([grain] * 5, grain / 2)
-    assert s.difference_p(one) == pytest.approx(0.011, abs=0.001)
+    difference = s.mean_difference([grain] * 5, grain / 2)
+    assert s.difference_p(difference) == pytest.approx(0.011, abs=0.001)
     assert s.difference_p(s.mean_difference([grain] * 3, grain / 2)) == pytest.approx(0.074, abs=0.001)
     assert math.isnan(s.difference_p(s.mean_difference([0.3] * 5)))
     assert s.difference_p(s.mean_difference([0.0] * 5)) == 1.0
@@ -124,11 +126,11 @@ def test_four_failures_of_five_against_none_are_told_apart_and_three_are_not() -
 
 def test_pairs_that_cannot_reach_significance_do_not_dilute() -> None:
     hopeless = [[(0, 5, 0, 5)]] * 8 + [[(1, 5, 0, 5)]]
-    found = failures.compare([[(5, 5, 0, 5)], *hopeless], (5,))
-    assert found[0].adjusted == pytest.approx(failures.fisher(5, 5, 0, 5)[0]) and found[0].sure
-    assert all(one.adjusted == 1.0 for one in found[1:])
+    tests = failures.compare([[(5, 5, 0, 5)], *hopeless], (5,))
+    assert tests[0].adjusted == pytest.approx(failures.fisher(5, 5, 0, 5)[0]) and tests[0].sure
+    assert all(test.adjusted == 1.0 for test in tests[1:])
     twice = failures.compare([[(5, 5, 0, 5)], [(5, 5, 0, 5)]], (5,))
-    assert [one.adjusted for one in twice] == pytest.approx([2 * failures.fisher(5, 5, 0, 5)[0]] * 2, rel=1.0)
+    assert [test.adjusted for test in twice] == pytest.approx([2 * failures.fisher(5, 5, 0, 5)[0]] * 2, rel=1.0)
 
 
 def test_a_failed_run_counts_as_the_worst_finished_of_both_arms() -> None:
@@ -141,9 +143,14 @@ def test_a_failed_run_counts_as_the_worst_finished_of_both_arms() -> None:
 
 
 def test_failure_rates_are_clopper_pearson_over_units() -> None:
-    one = failures.rate([(0.9, NAN), (NAN, NAN), (0.8, 0.7), (0.5, 0.5)])
+    rate = failures.rate([(0.9, NAN), (NAN, NAN), (0.8, 0.7), (0.5, 0.5)])
     reference = stats.binomtest(2, 4).proportion_ci(method="exact")
-    assert (one.count, one.n, one.low, one.high) == (2, 4, pytest.approx(reference.low), pytest.approx(reference.high))
+    assert (rate.count, rate.n, rate.low, rate.high) == (
+        2,
+        4,
+        pytest.approx(reference.low),
+        pytest.approx(reference.high),
+    )
     assert failures.rate([(0.9,)] * 10).high == pytest.approx(0.308, abs=1e-3)
 
 
@@ -151,19 +158,19 @@ def test_failure_rates_are_clopper_pearson_over_units() -> None:
 
 
 def test_the_score_of_one_task_is_its_t_test_in_other_units() -> None:
-    one = s.mean_difference(drawn(3, 6, 0.5))
-    scored = scores.score([one], [0.01])
-    assert scored.freedom == pytest.approx(5) and s.difference_p(scored) == pytest.approx(s.difference_p(one))
-    assert scored.value == pytest.approx(one.value / 0.01)
+    difference = s.mean_difference(drawn(3, 6, 0.5))
+    scored = scores.score([difference], [0.01])
+    assert scored.freedom == pytest.approx(5) and s.difference_p(scored) == pytest.approx(s.difference_p(difference))
+    assert scored.value == pytest.approx(difference.value / 0.01)
 
 
 def test_the_score_of_two_tasks_is_welchs_test_with_fewer_degrees() -> None:
     # The sum of two independent means is the difference of one and the other's negative: Welch's test.
     x, y = drawn(4, 9, 0.4), [3 * v for v in drawn(5, 9, 0.1)]
-    found = scores.score([s.mean_difference(x), s.mean_difference(y)], [1.0, 1.0])
+    scored = scores.score([s.mean_difference(x), s.mean_difference(y)], [1.0, 1.0])
     welch = stats.ttest_ind(x, [-v for v in y], equal_var=False)
-    assert found.value / found.error == pytest.approx(welch.statistic)
-    assert found.freedom == pytest.approx(max(8, welch.df * 8 / 10))
+    assert scored.value / scored.error == pytest.approx(welch.statistic)
+    assert scored.freedom == pytest.approx(max(8, welch.df * 8 / 10))
     assert math.isnan(scores.score([s.mean_difference([0.1])], [1.0]).error)
 
 
@@ -171,7 +178,12 @@ def test_the_score_of_two_tasks_is_welchs_test_with_fewer_degrees() -> None:
 def test_the_score_keeps_its_level_at_three_units_also_at_the_levels_of_a_large_family(spread: Sequence[float]) -> None:
     """Satterthwaite's own degrees give 6 % for 5 and .7 for .25 here."""
     studies = np.random.default_rng(7).normal(size=(8000, 3, 3)) * np.array(spread)[None, :, None]
-    p = np.array([s.difference_p(scores.score([s.mean_difference(d) for d in one], [1.0] * 3)) for one in studies])
+    p = np.array(
+        [
+            s.difference_p(scores.score([s.mean_difference(d) for d in differences], [1.0] * 3))
+            for differences in studies
+        ]
+    )
     for level in (0.05, 0.0025):
         assert (p < level).sum() <= stats.binom.ppf(0.9995, len(p), level)
 
@@ -185,17 +197,17 @@ def test_the_factor_is_where_the_interpolated_baseline_is_as_good() -> None:
     noise = np.random.default_rng(0).normal(0, 0.02, 8)
     baseline = np.array([curve + e for e in noise])
     other = [math.log2(1.4) + e + 0.1 * (-1) ** i for i, e in enumerate(noise)]
-    one = speedup.invert(baseline, other, budgets)
-    assert one.value == pytest.approx(1.4, rel=0.01) and one.low < 1.4 < one.high
-    for s_, inside in ((one.low * 1.02, True), (one.low * 0.98, False)):
+    factor = speedup.invert(baseline, other, budgets)
+    assert factor.value == pytest.approx(1.4, rel=0.01) and factor.low < 1.4 < factor.high
+    for s_, inside in ((factor.low * 1.02, True), (factor.low * 0.98, False)):
         d = [o - np.interp(math.log(s_), np.log(budgets), row) for o, row in zip(other, baseline, strict=True)]
         assert (stats.ttest_1samp(d, 0).pvalue >= 0.05) == inside
 
 
 def test_open_ends_are_open() -> None:
     baseline = np.array([[0.0, 1.0], [0.1, 1.05], [0.0, 0.97]])
-    one = speedup.invert(baseline, [2.0, 2.5, 1.2], (1.0, 2.0))
-    assert math.isnan(one.high) and not math.isnan(one.low) and one.most == 2.0
+    factor = speedup.invert(baseline, [2.0, 2.5, 1.2], (1.0, 2.0))
+    assert math.isnan(factor.high) and not math.isnan(factor.low) and factor.most == 2.0
     far = speedup.invert(baseline, [9.0, 9.1, 9.05], (1.0, 2.0))
     assert (far.low, math.isnan(far.high)) == (2.0, True)
     assert speedup.invert(baseline, [-9.0, -9.1, -9.05], (1.0, 2.0)).high == 1.0
@@ -211,9 +223,9 @@ def test_places_follow_from_pairs_that_are_told_apart() -> None:
         (x, y): means([p - q + 1e-3 * e for p, q, e in zip(arms[x], arms[y], drawn(9, 10), strict=True)], (10,))
         for x, y in (("a", "b"), ("a", "c"), ("b", "c"))
     }
-    (one,) = places.places([pairs], (10,))
-    assert one.sets == {"a": (1, 1), "b": (2, 3), "c": (2, 3)} and one.tied_with_best() == {"a"}
-    assert [places.place_text(one.sets[x]) for x in "ab"] == ["1", "2 to 3"]
+    (placed,) = places.places([pairs], (10,))
+    assert placed.sets == {"a": (1, 1), "b": (2, 3), "c": (2, 3)} and placed.tied_with_best() == {"a"}
+    assert [places.place_text(placed.sets[x]) for x in "ab"] == ["1", "2 to 3"]
 
 
 # --- two statements ---

@@ -68,14 +68,14 @@ def built(texts, length: int):
 
 def test_pairs_are_openings_and_what_follows_in_both_orders() -> None:
     texts = text(40)
-    words, made = built(texts, 24)
-    assert len(made) == 80
+    words, dataset = built(texts, 24)
+    assert len(dataset) == 80
     for row in range(80):  # a sentence has 8 tokens, a segment at most 10
-        sample = made[row]
+        sample = dataset[row]
         _, *rest = split = [sentence.replace(".", " .") for sentence in paragraphs.sentences(texts[row % 40])]
         expected = [split[0], " ".join(" ".join(rest).split()[:10])]
         assert shown(words, sample) == (expected[::-1] if sample["sentence_order_label"] else expected)
-    batch = made.__getitems__(range(80))
+    batch = dataset.__getitems__(range(80))
     order = batch["sentence_order_label"]
     assert (order[:40] + order[40:] == 1).all() and order[:40].sum() == 20
     in_order = batch["words"][order == 0]
@@ -83,7 +83,7 @@ def test_pairs_are_openings_and_what_follows_in_both_orders() -> None:
     assert (batch["token_type_ids"].sum(1) == torch.where(order == 0, 11, 9)).all()
     assert (batch["attention_mask"].sum(1) == 21).all()
     again = built(texts, 24)[1]
-    assert again.digest() == made.digest() != built(texts, 25)[1].digest()
+    assert again.digest() == dataset.digest() != built(texts, 25)[1].digest()
 
 
 def test_long_sentences_are_cut_and_short_ones_joined() -> None:
@@ -92,20 +92,20 @@ def test_long_sentences_are_cut_and_short_ones_joined() -> None:
         (f"Ab is. Cd. {long} More.", "Ab is . Cd .", "The" + " long" * 9),
         (f"{long} Last one is here now.", "The" + " long" * 9, "Last one is here now ."),
     ):
-        words, made = built([paragraph, "One sentence only here."], 23)
-        samples = [made[0], made[1]] if made[0]["sentence_order_label"] == 0 else [made[1], made[0]]
+        words, dataset = built([paragraph, "One sentence only here."], 23)
+        samples = [dataset[0], dataset[1]] if dataset[0]["sentence_order_label"] == 0 else [dataset[1], dataset[0]]
         assert [shown(words, sample) for sample in samples] == [[first, second], [second, first]]
 
 
 def test_training_sees_a_pair_once_an_epoch_and_swaps_it_from_epoch_to_epoch() -> None:
-    words, made = built(text(40), 24)
-    swapping = pairs.Swapping(made)
+    words, dataset = built(text(40), 24)
+    swapping = pairs.Swapping(dataset)
     assert len(swapping) == 40
     even = swapping.__getitems__(range(40))
     swapping.epoch = 1
     odd = swapping.__getitems__(range(40))
     assert (even["sentence_order_label"] + odd["sentence_order_label"] == 1).all()
-    assert shown(words, swapping[7]) == shown(words, made[47]) == shown(words, made[7])[::-1]
+    assert shown(words, swapping[7]) == shown(words, dataset[47]) == shown(words, dataset[7])[::-1]
 
 
 def test_masks_are_whole_ngrams_of_the_right_share() -> None:
@@ -255,8 +255,8 @@ def test_accumulation_keeps_the_scale_of_loss_and_gradient(tmp_path) -> None:
     for parts in (1, 4):
         overrides = {"steps": 1, "gradient_accumulation_steps": parts}
         assert train(spec(optimizer="sgd", overrides=overrides), tmp_path, progress=False)["status"] == "ok"
-        found = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-        rows.append(next(row for row in found if "train_loss" in row))
+        logged = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+        rows.append(next(row for row in logged if "train_loss" in row))
     # Other masks, hence not the same numbers; unscaled, they would be four times as large.
     assert rows[1]["train_loss"] == pytest.approx(rows[0]["train_loss"], rel=0.1)
     assert rows[1]["grad_norm"] == pytest.approx(rows[0]["grad_norm"], rel=0.5)
@@ -300,8 +300,8 @@ def test_every_kind_of_file_gives_the_same_text(tmp_path, suffix) -> None:
         "",
     )
     write(tmp_path / "one", f"mine{suffix}", texts)
-    found, note = paragraphs.read(tmp_path / "one" / f"mine{suffix}")
-    assert found == {"train": texts[:16], "validation": texts[16:18], "test": texts[18:]}
+    splits, note = paragraphs.read(tmp_path / "one" / f"mine{suffix}")
+    assert splits == {"train": texts[:16], "validation": texts[16:18], "test": texts[18:]}
     assert note == "test: the last 2 paragraphs of train; validation: the last 2 paragraphs of train"
 
 
@@ -388,5 +388,5 @@ def test_the_paper_models_take_a_step(tmp_path, monkeypatch, name, millions) -> 
     torch.optim.SGD(model.parameters(), lr=1.0).step()
     after = [p.detach().sum().item() for p in model.parameters()]
     assert math.isfinite(loss.item()) and all(map(math.isfinite, after))
-    moved = sum(one != other for one, other in zip(before, after, strict=True))
+    moved = sum(old != other for old, other in zip(before, after, strict=True))
     assert moved > 0.9 * len(before), "a part of the model gets no gradient"

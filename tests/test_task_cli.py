@@ -173,10 +173,10 @@ def test_two_processes_train_as_one(tmp_path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert task_cli.main([*argv, "--output", str(tmp_path / "one"), "--quiet"]) == 0
-    two, one = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("two", "one"))
-    assert (two["environment"]["processes"], one["environment"]["processes"]) == (2, 1)
+    two, single = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("two", "one"))
+    assert (two["environment"]["processes"], single["environment"]["processes"]) == (2, 1)
     assert done.stdout.count("record: ") == 1  # one process writes and speaks
-    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-3)
+    assert two["metrics"] == pytest.approx(single["metrics"], rel=1e-3)
     first, second = (untimed(tmp_path / name) for name in ("two", "one"))
     assert [row["step"] for row in first] == [row["step"] for row in second]
     for mine, other in zip(first, second, strict=True):

@@ -30,23 +30,23 @@ def words() -> object:
 def test_no_document_stands_on_both_sides_and_equal_held_out_ones_count_once() -> None:
     held = [d for d in DOCUMENTS if corpora.split_of(d) != "train"]
     assert 2 < len(held) < 40 and {corpora.split_of(d) for d in held} == {"validation", "test"}
-    made = corpora.prepare([*DOCUMENTS, *DOCUMENTS], "twice", words(), 10**9)
-    assert made.facts["dropped"] == len(held) and made.facts["ended"]
-    counted = {split: one["documents"] for split, one in made.facts["splits"].items()}
+    corpus = corpora.prepare([*DOCUMENTS, *DOCUMENTS], "twice", words(), 10**9)
+    assert corpus.facts["dropped"] == len(held) and corpus.facts["ended"]
+    counted = {split: counts["documents"] for split, counts in corpus.facts["splits"].items()}
     assert counted["validation"] + counted["test"] == len(held)
     assert counted["train"] == 2 * (len(DOCUMENTS) - len(held))
 
 
 def test_tokens_bytes_and_blocks_are_those_of_text_in_memory() -> None:
     tokenizer = words()
-    made = corpora.prepare(DOCUMENTS, "once", tokenizer, 10**9)
+    corpus = corpora.prepare(DOCUMENTS, "once", tokenizer, 10**9)
     for split in paragraphs.SPLITS:
         texts = [d for d in DOCUMENTS if corpora.split_of(d) == split]
         whole = blocks.encode(tokenizer, texts)
         for part in ("ids", "covered", "unknown"):
-            assert np.array_equal(getattr(made.streams[split], part), getattr(whole, part)), (split, part)
-        assert made.facts["splits"][split]["bytes"] == sum(len(t.encode()) for t in texts)
-        ours, theirs = corpora.Packed(made.streams[split], 9), blocks.Blocks(whole, 9, whole=False)
+            assert np.array_equal(getattr(corpus.streams[split], part), getattr(whole, part)), (split, part)
+        assert corpus.facts["splits"][split]["bytes"] == sum(len(t.encode()) for t in texts)
+        ours, theirs = corpora.Packed(corpus.streams[split], 9), blocks.Blocks(whole, 9, whole=False)
         assert len(ours) == len(theirs) > 1
         a, b = ours.__getitems__(range(len(ours))), theirs.__getitems__(range(len(ours)))
         assert all(a[key].equal(b[key]) for key in ("input_ids", "labels", "covered"))
@@ -60,10 +60,12 @@ def test_it_is_read_only_as_far_as_asked_and_only_once() -> None:
             read.append(document)
             yield document
 
-    made = corpora.prepare(source(), "some", words(), 1000)
-    assert 1000 <= made.facts["splits"]["train"]["tokens"] and len(read) == corpora.BATCH and not made.facts["ended"]
+    corpus = corpora.prepare(source(), "some", words(), 1000)
+    assert (
+        1000 <= corpus.facts["splits"]["train"]["tokens"] and len(read) == corpora.BATCH and not corpus.facts["ended"]
+    )
     again = corpora.prepare(source(), "some", words(), 1000)
-    assert len(read) == corpora.BATCH and again.facts == made.facts
+    assert len(read) == corpora.BATCH and again.facts == corpus.facts
     assert not list(cache.folder().glob("making-*"))
 
 
@@ -143,8 +145,8 @@ def test_a_corpus_of_the_hub_is_streamed_from_its_repository(monkeypatch: pytest
 
 
 def test_texts_of_ones_own_are_held_out_without_those_of_train() -> None:
-    found = {"train": ["a", "b"], "validation": ["b", "c"], "test": ["c", "d", "a"]}
-    assert paragraphs.apart(found) == 3
-    assert found == {"train": ["a", "b"], "validation": ["c"], "test": ["d"]}
+    splits = {"train": ["a", "b"], "validation": ["b", "c"], "test": ["c", "d", "a"]}
+    assert paragraphs.apart(splits) == 3
+    assert splits == {"train": ["a", "b"], "validation": ["c"], "test": ["d"]}
     with pytest.raises(UserError, match="every text of the test split"):
         paragraphs.apart({"train": ["a"], "validation": ["b"], "test": ["a"]})

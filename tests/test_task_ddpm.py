@@ -65,12 +65,14 @@ def ran(tmp_path_factory):
 def test_a_run_records_the_loss_and_the_figures_of_its_samples(ran) -> None:
     folder, record = ran
     assert record["status"] == "ok", record["error"]
-    found = record["metrics"]
+    figures = record["metrics"]
     for key in ("loss", "fid_small_cnn", "kid_small_cnn", "is_small_cnn", "is_std_small_cnn"):
-        assert math.isfinite(found[f"test_{key}"]) and math.isfinite(found[f"validation_{key}"])
-    assert "train_fid_small_cnn" not in found and "test_fid" not in found  # no Inception here, so none of its figures
-    assert 0 < found["test_loss"] < 1.1 and found["loss_gap"] == found["test_loss"] - found["train_loss"]
-    assert record["primary"]["name"] in found and 1 <= found["test_is_small_cnn"] <= 10
+        assert math.isfinite(figures[f"test_{key}"]) and math.isfinite(figures[f"validation_{key}"])
+    assert (
+        "train_fid_small_cnn" not in figures and "test_fid" not in figures
+    )  # no Inception here, so none of its figures
+    assert 0 < figures["test_loss"] < 1.1 and figures["loss_gap"] == figures["test_loss"] - figures["train_loss"]
+    assert record["primary"]["name"] in figures and 1 <= figures["test_is_small_cnn"] <= 10
     assert "small_cnn: a CNN trained on the train split's labels" in record["data"]["note"]
     assert "8x8" in record["data"]["note"]
 
@@ -102,9 +104,9 @@ def test_a_killed_run_goes_on_bit_identically_with_its_average(ran, tmp_path) ->
 
 def test_a_checkpoint_gives_the_numbers_of_its_record_and_only_for_its_data(ran) -> None:
     folder, record = ran
-    found = evaluate_checkpoint("ddpm", None, "smoke", folder / "checkpoint-8")
+    figures = evaluate_checkpoint("ddpm", None, "smoke", folder / "checkpoint-8")
     best = "best_validation_fid_small_cnn"  # a checkpoint knows only its own moment
-    assert {**found, best: 0} == {**record["metrics"], best: 0}
+    assert {**figures, best: 0} == {**record["metrics"], best: 0}
     with pytest.raises(UserError, match="trained for 1 channel.*has 3"):
         evaluate_checkpoint("ddpm", None, "smoke", folder / "checkpoint-8", data="emoji")
 
@@ -271,10 +273,10 @@ def inception_file(tmp_path_factory):
 
 
 def test_given_inception_weights_are_used_for_the_published_kind_of_figures(inception_file, monkeypatch) -> None:
-    found = extractors.inception(str(inception_file))
-    features, logits = found(torch.randint(0, 255, (2, 1, 8, 8), dtype=torch.uint8), torch.device("cpu"))
-    assert features.shape == (2, 2048) and logits.shape == (2, 1008) and found.suffix == ""
-    monkeypatch.setattr(extractors, "inception", lambda place: found)
+    extractor = extractors.inception(str(inception_file))
+    features, logits = extractor(torch.randint(0, 255, (2, 1, 8, 8), dtype=torch.uint8), torch.device("cpu"))
+    assert features.shape == (2, 2048) and logits.shape == (2, 1008) and extractor.suffix == ""
+    monkeypatch.setattr(extractors, "inception", lambda place: extractor)
     preset = TASK.with_options("unet", TASK.preset("unet", "smoke"), {"inception": str(inception_file)})
     data = TASK.data(preset, None)
     assert [extractor.suffix for extractor in data.facts["sampling"].extractors] == ["_small_cnn", ""]

@@ -33,11 +33,11 @@ def test_only_the_answer_is_trained_on() -> None:
     tokenizer = blocks.words(["Question: red or blue? Answer: blue. red."], 20)
     rows, dropped = answers.encode(tokenizer, [("red or blue?", "blue."), ("red " * 40, "red.")], 12)
     assert dropped == 1 and len(rows) == 1
-    made = answers.Answers(rows, 12, 0).__getitems__([0])
-    trained = made["labels"][0] != blocks.IGNORED
-    assert tokenizer.decode(made["input_ids"][0][trained]) == "blue. <eos>" and made["answer_bytes"].tolist() == [5]
-    assert "Question: red or blue? Answer:" in tokenizer.decode(made["input_ids"][0][: rows[0].asked])
-    assert made["attention_mask"].sum() == len(rows[0].ids)
+    batch = answers.Answers(rows, 12, 0).__getitems__([0])
+    trained = batch["labels"][0] != blocks.IGNORED
+    assert tokenizer.decode(batch["input_ids"][0][trained]) == "blue. <eos>" and batch["answer_bytes"].tolist() == [5]
+    assert "Question: red or blue? Answer:" in tokenizer.decode(batch["input_ids"][0][: rows[0].asked])
+    assert batch["attention_mask"].sum() == len(rows[0].ids)
 
 
 def test_the_tokenizers_own_chat_template_is_used_and_must_continue_the_question() -> None:
@@ -67,11 +67,11 @@ def test_accuracy_is_that_of_whole_answers_by_greedy_decoding() -> None:
     scores = torch.full((2, 4, 5), -4.0)
     for row, place, token in ((0, 1, 1), (0, 2, 2), (1, 0, 3), (1, 1, 4)):  # the last one is wrong
         scores[row, place, token] = 4.0
-    found = task.measure(task.reduce(scores, (labels, torch.tensor([2, 3]))).numpy(), None)  # type: ignore[arg-type]
+    figures = task.measure(task.reduce(scores, (labels, torch.tensor([2, 3]))).numpy(), None)  # type: ignore[arg-type]
     nats = -torch.log_softmax(scores[0, 1], 0)
     expected = (3 * nats[1] + nats[0]).item() / 4
-    assert found["accuracy"] == 0.5 and found["token_accuracy"] == 0.75
-    assert found["loss"] == pytest.approx(expected, rel=1e-6)
+    assert figures["accuracy"] == 0.5 and figures["token_accuracy"] == 0.75
+    assert figures["loss"] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +120,10 @@ def test_the_model_to_tune_is_made_once_and_whole(monkeypatch: pytest.MonkeyPatc
 
     def raced(spec: RunSpec, folder: Path, **_: Any) -> Any:
         """Somebody else is done while this one trains."""
-        made = folder / "checkpoint-6"
-        made.mkdir(parents=True)
-        (made / "config.json").write_text("{}", encoding="utf-8")
-        key = [p for p in cache.folder().glob("making-*") if p in made.parents]
+        checkpoint = folder / "checkpoint-6"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "config.json").write_text("{}", encoding="utf-8")
+        key = [p for p in cache.folder().glob("making-*") if p in checkpoint.parents]
         assert len(key) == 1
         return {"status": "ok"}
 
@@ -136,13 +136,13 @@ def test_pairs_of_ones_own(tmp_path: Path) -> None:
     rows = [{"question": f"What is {i}?", "answer": str(i)} for i in range(60)]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, [rows[0], {"question": "q", "answer": "a"}])))
-    found, note = answers.read(tmp_path)
+    splits, note = answers.read(tmp_path)
     assert (
-        found["test"]
-        and all(question == "q" for question, _ in found["test"])
-        or rows[0]["question"] not in {question for question, _ in found["train"]}
+        splits["test"]
+        and all(question == "q" for question, _ in splits["test"])
+        or rows[0]["question"] not in {question for question, _ in splits["train"]}
     )
-    assert not {q for q, _ in found["train"]} & {q for q, _ in found["validation"] + found["test"]}
+    assert not {q for q, _ in splits["train"]} & {q for q, _ in splits["validation"] + splits["test"]}
     assert "validation taken out of train" in note
     (tmp_path / "train.jsonl").write_text(json.dumps({"question": "q"}), encoding="utf-8")
     with pytest.raises(UserError, match="no column 'answer'"):
@@ -159,8 +159,8 @@ seeds: 2
 ladder: {task: finetune, model: lora, size: smoke, parameters: [2500, 5000], tokens: [1]}
 optimizers: [{name: adamw, lr: 0.003}, {name: lion, lr: 0.001}]
 """
-    made = plan.expand(source.parse(text, "s.yaml"))
-    assert [t["options"]["parameters"] for t in made.tasks] == [2500, 5000]
+    planned = plan.expand(source.parse(text, "s.yaml"))
+    assert [t["options"]["parameters"] for t in planned.tasks] == [2500, 5000]
     task = load("finetune")
     preset = task.preset("full", "smoke")
     model = task.model("full", preset, task.data(preset, None))

@@ -47,8 +47,8 @@ def gpt2_run(tmp_path_factory):
 @pytest.mark.parametrize("make", [bpe, lambda texts: blocks.words(texts, 6)], ids=["bpe", "words"])
 @pytest.mark.parametrize("length", [2, 5, 64])
 def test_every_token_is_predicted_once_and_every_byte_counted_once(make, length) -> None:
-    made = make(TEXTS)
-    stream = blocks.encode(made, TEXTS)
+    tokenizer = make(TEXTS)
+    stream = blocks.encode(tokenizer, TEXTS)
     whole = blocks.Blocks(stream, length, whole=True)
     batch = whole.__getitems__(range(len(whole)))
     assert batch["input_ids"].shape == batch["labels"].shape == (len(whole), length)
@@ -64,21 +64,21 @@ def test_every_token_is_predicted_once_and_every_byte_counted_once(make, length)
 
 
 def test_bytes_go_to_the_token_that_ends_after_them() -> None:
-    made = blocks.words(["aé b"], 10)
-    stream = blocks.encode(made, ["aé  b "])
-    assert made.convert_ids_to_tokens(stream.ids.tolist()) == ["<eos>", "aé", "b", "<eos>"]
+    tokenizer = blocks.words(["aé b"], 10)
+    stream = blocks.encode(tokenizer, ["aé  b "])
+    assert tokenizer.convert_ids_to_tokens(stream.ids.tolist()) == ["<eos>", "aé", "b", "<eos>"]
     assert stream.covered.tolist() == [0, 3, 3, 1]  # the last blank belongs to the end mark
 
 
 def test_unknown_words_are_counted_but_a_written_unk_is_not() -> None:
-    made = blocks.words(["a a b"], 3)
-    stream = blocks.encode(made, ["a b <unk> c"])
+    tokenizer = blocks.words(["a a b"], 3)
+    stream = blocks.encode(tokenizer, ["a b <unk> c"])
     assert stream.unknown.tolist() == [False, False, True, False, True, False]
 
 
 def test_words_keep_the_most_frequent_and_split_at_blanks_alone() -> None:
-    made = blocks.words(["n't n't u.s. N", "u.s. n't"], 4)
-    assert made.get_vocab() == {"<eos>": 0, "<unk>": 1, "n't": 2, "u.s.": 3}
+    tokenizer = blocks.words(["n't n't u.s. N", "u.s. n't"], 4)
+    assert tokenizer.get_vocab() == {"<eos>": 0, "<unk>": 1, "n't": 2, "u.s.": 3}
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
@@ -88,28 +88,28 @@ def test_words_keep_the_most_frequent_and_split_at_blanks_alone() -> None:
 def test_figures_do_not_depend_on_the_batches(size) -> None:
     task = load("lm")
     torch.manual_seed(0)
-    made = bpe(TEXTS)
-    stream = blocks.encode(made, TEXTS)
+    tokenizer = bpe(TEXTS)
+    stream = blocks.encode(tokenizer, TEXTS)
     data = blocks.Blocks(stream, 6, whole=True)
-    logits = torch.randn(len(data), 6, len(made))
+    logits = torch.randn(len(data), 6, len(tokenizer))
     rows = []
     for start in range(0, len(data), size):
         chosen = range(start, min(start + size, len(data)))
         batch = data.__getitems__(chosen)
         rows.append(task.reduce(logits[list(chosen)], (batch["labels"], batch["covered"])))
-    found = task.measure(torch.cat(rows).numpy(), None)
-    flat = logits[:, :-1].reshape(-1, len(made))[: len(stream.ids) - 1].double()
+    figures = task.measure(torch.cat(rows).numpy(), None)
+    flat = logits[:, :-1].reshape(-1, len(tokenizer))[: len(stream.ids) - 1].double()
     truth = torch.from_numpy(stream.ids[1:])
     nats = torch.nn.functional.cross_entropy(flat, truth, reduction="sum").item()
-    assert found["loss"] == pytest.approx(nats / len(truth), rel=1e-6)
-    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
-    assert found["accuracy"] == pytest.approx((flat.argmax(1) == truth).double().mean().item())
-    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / sum(len(t.encode()) for t in TEXTS), rel=1e-6)
+    assert figures["loss"] == pytest.approx(nats / len(truth), rel=1e-6)
+    assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
+    assert figures["accuracy"] == pytest.approx((flat.argmax(1) == truth).double().mean().item())
+    assert figures["bits_per_byte"] == pytest.approx(nats / math.log(2) / sum(len(t.encode()) for t in TEXTS), rel=1e-6)
 
 
 def test_unknown_words_leave_bits_per_byte_out() -> None:
-    found = load("lm").measure(np.array([[4.0, 2, 1, 9, 0], [2.0, 2, 0, 7, 1]]), None)
-    assert found == {"loss": 1.5, "perplexity": math.exp(1.5), "accuracy": 0.25, "unknown": 0.25}
+    figures = load("lm").measure(np.array([[4.0, 2, 1, 9, 0], [2.0, 2, 0, 7, 1]]), None)
+    assert figures == {"loss": 1.5, "perplexity": math.exp(1.5), "accuracy": 0.25, "unknown": 0.25}
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -149,16 +149,16 @@ def test_accumulation_changes_neither_loss_nor_gradient(model, tmp_path) -> None
         run = spec(model, {"name": "sgd", "lr": 0.1}, overrides=overrides)
         assert train(run, tmp_path, progress=False)["status"] == "ok"
         rows.append([row for row in history(tmp_path) if "train_loss" in row])
-    for one, four in zip(*rows, strict=True):
-        assert four["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
-        assert four["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    for single, four in zip(*rows, strict=True):
+        assert four["train_loss"] == pytest.approx(single["train_loss"], rel=1e-5)
+        assert four["grad_norm"] == pytest.approx(single["grad_norm"], rel=1e-4)
 
 
 def test_a_checkpoint_gives_the_numbers_of_its_record(gpt2_run) -> None:
     folder, record = gpt2_run
-    found = evaluate_checkpoint("lm", "gpt2", "smoke", folder / "checkpoint-40")
-    same = [key for key in found if not key.startswith("best_")]
-    assert {key: found[key] for key in same} == {key: record["metrics"][key] for key in same} and len(same) >= 14
+    figures = evaluate_checkpoint("lm", "gpt2", "smoke", folder / "checkpoint-40")
+    same = [key for key in figures if not key.startswith("best_")]
+    assert {key: figures[key] for key in same} == {key: record["metrics"][key] for key in same} and len(same) >= 14
 
 
 def test_a_checkpoint_of_another_tokenizer_is_refused(gpt2_run) -> None:
@@ -186,17 +186,17 @@ def test_the_lstm_ties_its_weights_and_comes_back_from_a_folder(tmp_path) -> Non
     from hf_optim.tasks.models.lstm import LSTMConfig, LSTMForCausalLM
 
     torch.manual_seed(0)
-    made = LSTMForCausalLM(LSTMConfig(vocab_size=50, embedding_size=8, hidden_size=8, dropout=0.5)).eval()
-    assert made.decoder.weight is made.embedding.weight
-    assert made.embedding.weight.abs().max().item() <= 0.05 and made.lstm.bias_ih_l0.abs().max().item() == 0
-    made.save_pretrained(tmp_path)
+    model = LSTMForCausalLM(LSTMConfig(vocab_size=50, embedding_size=8, hidden_size=8, dropout=0.5)).eval()
+    assert model.decoder.weight is model.embedding.weight
+    assert model.embedding.weight.abs().max().item() <= 0.05 and model.lstm.bias_ih_l0.abs().max().item() == 0
+    model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     ids = torch.arange(12).view(2, 6)
-    assert torch.equal(made(ids).logits, again(ids).logits)
+    assert torch.equal(model(ids).logits, again(ids).logits)
     assert again.decoder.weight is again.embedding.weight
     later = ids.clone()
     later[:, 4] = 7  # what comes later changes nothing before
-    assert torch.equal(made(later).logits[:, :4], made(ids).logits[:, :4])
+    assert torch.equal(model(later).logits[:, :4], model(ids).logits[:, :4])
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "lstm"])

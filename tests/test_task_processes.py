@@ -63,8 +63,8 @@ def test_two_processes_train_and_measure_as_one(name, tmp_path) -> None:
     # The same steps, made by this one process.
     overrides = {"steps": STEPS, "eval_every": STEPS}
     spec = RunSpec(task=name, size="smoke", optimizer={"name": "sgd", "lr": RATE}, overrides=overrides)
-    one = train(spec, tmp_path / "one", progress=False)
-    assert one["status"] == "ok", one["error"]
+    single = train(spec, tmp_path / "one", progress=False)
+    assert single["status"] == "ok", single["error"]
     near = NEAR.get(name, 1e-4)
     rows = [read(tmp_path / folder) for folder in ("one", "two")]
     assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
@@ -74,7 +74,7 @@ def test_two_processes_train_and_measure_as_one(name, tmp_path) -> None:
     losses = [key for key in figures if key.endswith("_loss")]
     assert len(losses) >= 3
     for key in losses:
-        assert figures[key] == pytest.approx(one["metrics"][key], rel=near), key
+        assert figures[key] == pytest.approx(single["metrics"][key], rel=near), key
 
 
 def read(folder: Path) -> list[dict]:

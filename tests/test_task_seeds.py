@@ -26,8 +26,8 @@ def losses(record: dict[str, Any], folder: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], list[float]]]:
-    found = {}
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], list[float]]]:
+    runs = {}
     for name, options in {
         "plain": {}, "same": {"init_seed": 0, "order_seed": 0}, "init": {"init_seed": 1}, "order": {"order_seed": 1},
         "both": {"init_seed": 1, "order_seed": 1}, "other": {"seed": 1}, "split": {"split_seed": 0},
@@ -35,12 +35,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, 
     }.items():  # fmt: skip
         folder = tmp_path_factory.mktemp("run")
         record = run(folder, **options)  # type: ignore[arg-type]
-        found[name] = record, losses(record, folder)
-    return found
+        runs[name] = record, losses(record, folder)
+    return runs
 
 
-def test_each_seed_moves_what_it_is_of(made: dict[str, tuple[dict[str, Any], list[float]]]) -> None:
-    curve = {name: one for name, (_, one) in made.items()}
+def test_each_seed_moves_what_it_is_of(trained: dict[str, tuple[dict[str, Any], list[float]]]) -> None:
+    curve = {name: points for name, (_, points) in trained.items()}
     assert curve["same"] == curve["plain"]
     # The first loss is that of the untrained model: only the weights' seed moves it.
     assert curve["init"][0] != curve["plain"][0] and curve["order"][0] == curve["plain"][0]
@@ -49,12 +49,12 @@ def test_each_seed_moves_what_it_is_of(made: dict[str, tuple[dict[str, Any], lis
     assert curve["both"] == curve["other"]
 
 
-def test_a_split_seed_resamples_the_train_split_alone(made: dict[str, tuple[dict[str, Any], list[float]]]) -> None:
-    curve = {name: one for name, (_, one) in made.items()}
+def test_a_split_seed_resamples_the_train_split_alone(trained: dict[str, tuple[dict[str, Any], list[float]]]) -> None:
+    curve = {name: points for name, (_, points) in trained.items()}
     assert curve["split"] == curve["split again"] and curve["split"][0] == curve["plain"][0]
     assert curve["split"][-1] != curve["plain"][-1] and curve["another split"][-1] != curve["split"][-1]
-    assert "bootstrap sample of the train split, seed 1" in made["another split"][0]["data"]["note"]
-    assert made["split"][0]["data"]["fingerprint"] == made["plain"][0]["data"]["fingerprint"]
+    assert "bootstrap sample of the train split, seed 1" in trained["another split"][0]["data"]["note"]
+    assert trained["split"][0]["data"]["fingerprint"] == trained["plain"][0]["data"]["fingerprint"]
 
 
 def test_a_run_is_stopped_at_the_first_limit_that_its_best_value_misses(tmp_path: Path) -> None:

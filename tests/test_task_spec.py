@@ -108,12 +108,12 @@ def test_schedules_at_their_corners() -> None:
 
 @pytest.mark.parametrize("name", task.names())
 def test_tasks_declare_which_way_is_better(name) -> None:
-    one = task.load(name)
-    stems = [metric.name for metric in (*one.metrics, *task.EVERY_RUN)]
+    loaded = task.load(name)
+    stems = [metric.name for metric in (*loaded.metrics, *task.EVERY_RUN)]
     assert len(stems) == len(set(stems))
-    for metric in one.metrics:
-        if metric.name == one.primary.stem:
-            assert metric.greater_is_better is one.primary.greater_is_better
-    primary = one.metric(one.primary.name)
-    assert primary is not None and primary.greater_is_better is one.primary.greater_is_better
-    assert one.metric("validation_loss").greater_is_better is False and one.metric("test_nothing") is None
+    for metric in loaded.metrics:
+        if metric.name == loaded.primary.stem:
+            assert metric.greater_is_better is loaded.primary.greater_is_better
+    primary = loaded.metric(loaded.primary.name)
+    assert primary is not None and primary.greater_is_better is loaded.primary.greater_is_better
+    assert loaded.metric("validation_loss").greater_is_better is False and loaded.metric("test_nothing") is None

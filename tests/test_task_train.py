@@ -118,9 +118,9 @@ def test_accumulation_changes_neither_loss_nor_gradient(tmp_path) -> None:
         overrides = {"gradient_accumulation_steps": accumulation, "steps": 3}
         assert train(spec("sgd", overrides=overrides), tmp_path, progress=False)["status"] == "ok"
         rows.append([row for row in history(tmp_path) if "train_loss" in row])
-    for one, four in zip(*rows, strict=True):
-        assert four["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
-        assert four["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    for single, four in zip(*rows, strict=True):
+        assert four["train_loss"] == pytest.approx(single["train_loss"], rel=1e-5)
+        assert four["grad_norm"] == pytest.approx(single["grad_norm"], rel=1e-4)
 
 
 @pytest.mark.parametrize("model", ["mlp", "resnet"])

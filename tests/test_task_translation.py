@@ -57,8 +57,8 @@ def test_batches_are_padded_with_what_the_loss_ignores(data) -> None:
 
 
 def test_the_first_train_pairs_are_a_fair_sample(tmp_path) -> None:
-    made = TASK.data(SMOKE, str(plain(tmp_path / "own")))
-    order = [int(text.split()[2]) for text in made.train.pairs.source]
+    own = TASK.data(SMOKE, str(plain(tmp_path / "own")))
+    order = [int(text.split()[2]) for text in own.train.pairs.source]
     assert order != sorted(order) and len(set(order)) == 32
     assert order == [int(text.split()[2]) for text in TASK.data(SMOKE, str(tmp_path / "own")).train.pairs.source]
     assert spread(10, 4) == [0, 2, 5, 7] and spread(3, 4) == [0, 1, 2]
@@ -93,11 +93,11 @@ def test_values_out_of_range(options, expected) -> None:
 
 
 def test_weights_depend_on_torchs_random_state_only(data) -> None:
-    one, same, other = fresh(data), fresh(data), fresh(data, seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
-    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
-    assert one.lm_head.weight is not one.model.decoder.embed_tokens.weight
-    for model in (one, fresh(data, initialisation="glorot")):
+    first, same, other = fresh(data), fresh(data), fresh(data, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), same.parameters(), strict=True))
+    assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
+    assert first.lm_head.weight is not first.model.decoder.embed_tokens.weight
+    for model in (first, fresh(data, initialisation="glorot")):
         positions = model.model.encoder.embed_positions.weight
         assert positions[0, 0] == 0 and positions[0, -1] == 1 and not positions.requires_grad
 
@@ -163,8 +163,8 @@ def test_greedy_search_takes_the_likeliest_token(data) -> None:
     model = fresh(data).eval()
     split, batch = data.test, [1, 4, 9]
     features = data.facts["source"].pad({"input_ids": [split[i]["input_ids"] for i in batch]}, return_tensors="pt")
-    made = model.generate(**features)
-    for row, index in zip(made, batch, strict=True):
+    generated = model.generate(**features)
+    for row, index in zip(generated, batch, strict=True):
         ids = [data.facts["target"].bos_token_id]
         for _ in range(SMOKE.model.value["longest"]):
             alone = torch.tensor([split[index]["input_ids"]])
@@ -248,9 +248,9 @@ def test_accumulation_changes_neither_loss_nor_gradient(tmp_path) -> None:
         assert train(spec, tmp_path, progress=False)["status"] == "ok"
         lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
         rows.append([row for row in lines if "train_loss" in row])
-    for one, four in zip(*rows, strict=True):
-        assert four["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
-        assert four["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    for single, four in zip(*rows, strict=True):
+        assert four["train_loss"] == pytest.approx(single["train_loss"], rel=1e-5)
+        assert four["grad_norm"] == pytest.approx(single["grad_norm"], rel=1e-4)
 
 
 def test_ones_own_files_train(tmp_path) -> None:

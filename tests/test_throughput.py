@@ -30,7 +30,7 @@ def history(folder) -> list[dict]:
 def test_what_changes_numbers_is_part_of_a_run_and_what_does_not_is_not():
     assert spec(workers=4).id == BASE.id and spec(workers=4).to_dict() != BASE.to_dict()
     others = [spec(precision="bf16"), spec(compile_model=True), spec(gradient_accumulation_steps="auto")]
-    assert len({BASE.id, *(one.id for one in others)}) == 4
+    assert len({BASE.id, *(spec.id for spec in others)}) == 4
 
 
 @pytest.mark.parametrize(
@@ -149,11 +149,11 @@ def test_accumulation_is_as_little_as_fits(tmp_path, monkeypatch):
 
 
 def test_readers_change_no_number(tmp_path):
-    one = dataclasses.replace(
+    spec = dataclasses.replace(
         BASE, model="resnet", options={"augment": {"crop": 3, "flip": True}}, overrides={"epochs": 2}
     )
-    alone = train(one, tmp_path / "alone", progress=False)
-    read = train(dataclasses.replace(one, overrides={"epochs": 2, "workers": 1}), tmp_path / "read", progress=False)
+    alone = train(spec, tmp_path / "alone", progress=False)
+    read = train(dataclasses.replace(spec, overrides={"epochs": 2, "workers": 1}), tmp_path / "read", progress=False)
     assert read["metrics"] == alone["metrics"] and read["execution"]["workers"] == 1 and read["id"] == alone["id"]
 
 
@@ -163,8 +163,8 @@ def test_the_options_reach_every_run_of_a_study():
     from hf_optim.commands.study import _parser
 
     assert overrides.given(_parser().parse_args(["quickstart", *words])) == asked
-    made, _ = parse(["--task", "vision", *words])
-    assert made.overrides == asked
+    spec, _ = parse(["--task", "vision", *words])
+    assert spec.overrides == asked
     source = read_yaml(
         "{name: a, seeds: 2, tasks: [{task: vision, size: smoke, overrides: {precision: fp16, epochs: 1}}],"
         " optimizers: [sgd]}",

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 import torch
-from stock import CASES, FOLDER, STEPS, gradients, groups, made, start, walk
+from stock import CASES, FOLDER, STEPS, gradients, groups, start, theirs, walk
 
 import hf_optim
 from hf_optim.errors import BadCheckpoint
@@ -29,14 +29,14 @@ def same(a, b, rtol=1e-12):
 @pytest.mark.parametrize("stem", CASES)
 def test_ours_goes_on_where_torch_stopped(stem):
     """From a file that torch wrote; what it reaches later is in the file."""
-    found = torch.load(FOLDER / f"{stem}.pt", weights_only=True)
-    params = [torch.nn.Parameter(p) for p in found["parameters"]]
+    checkpoint = torch.load(FOLDER / f"{stem}.pt", weights_only=True)
+    params = [torch.nn.Parameter(p) for p in checkpoint["parameters"]]
     opt = ours(stem, params)
-    opt.load_state_dict(found["optimizer"])
+    opt.load_state_dict(checkpoint["optimizer"])
     assert not set(EXECUTION) & set(opt.param_groups[0])
     walk(opt, params, STEPS + 1, 2 * STEPS)
-    same(params, found["later"])
-    assert opt.param_groups[1]["lr"] == found["optimizer"]["param_groups"][1]["lr"]
+    same(params, checkpoint["later"])
+    assert opt.param_groups[1]["lr"] == checkpoint["optimizer"]["param_groups"][1]["lr"]
 
 
 @pytest.mark.parametrize("stem", CASES)
@@ -45,9 +45,9 @@ def test_a_run_changes_hands_and_back(stem):
     # torch's own load makes a float64 of NAdam's float32 product, which it then rounds no more
     rtol = 1e-7 if stem == "nadam" else 1e-12
     whole, params = start(), start()
-    alone = made(stem, whole)
-    opt = made(stem, params)
-    for leg, make in enumerate((made, ours, made, ours)):
+    alone = theirs(stem, whole)
+    opt = theirs(stem, params)
+    for leg, make in enumerate((theirs, ours, theirs, ours)):
         saved = copy.deepcopy(opt.state_dict())
         params = [torch.nn.Parameter(p.detach().clone()) for p in params]
         opt = make(stem, params)
@@ -55,29 +55,29 @@ def test_a_run_changes_hands_and_back(stem):
         for runner, its in ((alone, whole), (opt, params)):
             walk(runner, its, 2 * leg + 1, 2 * leg + 2)
         same(params, whole, rtol)
-        wanted, found = alone.state_dict(), opt.state_dict()
-        for a, b in zip(wanted["param_groups"], found["param_groups"], strict=True):
+        wanted, state = alone.state_dict(), opt.state_dict()
+        for a, b in zip(wanted["param_groups"], state["param_groups"], strict=True):
             assert {k: b[k] for k in a} == a and set(b) - set(a) <= {"made_by"}
         for i, entry in wanted["state"].items():
             for k, v in entry.items():
-                same([found["state"][i][k]], [v], rtol)
+                same([state["state"][i][k]], [v], rtol)
 
 
 def test_nothing_of_execution_is_taken_and_torchs_defaults_are_written():
     params = start()
-    saved = made("adamw", params, fused=True).state_dict()
+    saved = theirs("adamw", params, fused=True).state_dict()
     opt = ours("adamw", params)
     opt.load_state_dict(saved)
     written = opt.state_dict()["param_groups"][0]
     assert not set(EXECUTION) & set(opt.param_groups[0])
     assert {k: written[k] for k in EXECUTION} == EXECUTION and written["decoupled_weight_decay"] is True
-    stock = made("adamw", start())
+    stock = theirs("adamw", start())
     stock.load_state_dict(opt.state_dict())
     assert not stock.param_groups[0]["fused"]
 
 
 @pytest.mark.parametrize(("mine", "theirs"), list(itertools.permutations(CASES, 2)))
-@pytest.mark.parametrize("make", [made, ours], ids=["torch", "ours"])
+@pytest.mark.parametrize("make", [theirs, ours], ids=["torch", "ours"])
 def test_another_rules_checkpoint_is_refused_in_one_line(mine, theirs, make):
     """Of torch's classes and of our names, each from each: also adam's by amsgrad, sgd's by sgdm, adam's by adamw."""
     params, other = start(), start()
@@ -106,8 +106,8 @@ OLD = {
 @pytest.mark.parametrize("stem", OLD)
 def test_checkpoints_of_old_versions_load_and_what_they_lack_is_said_once(stem, caplog):
     """Fewer keys, numbers where tensors are now, None where SGD kept no average."""
-    found = torch.load(FOLDER / f"{stem}.pt", weights_only=True)
-    saved = found["optimizer"]
+    checkpoint = torch.load(FOLDER / f"{stem}.pt", weights_only=True)
+    saved = checkpoint["optimizer"]
     for group in saved["param_groups"]:
         for key in OLD[stem]:
             del group[key]
@@ -116,7 +116,7 @@ def test_checkpoints_of_old_versions_load_and_what_they_lack_is_said_once(stem, 
             entry["step"] = int(entry["step"])
         if "mu_product" in entry:
             entry["mu_product"] = float(entry["mu_product"])
-    params = [torch.nn.Parameter(p) for p in found["parameters"]]
+    params = [torch.nn.Parameter(p) for p in checkpoint["parameters"]]
     opt = ours(stem, params)
     with caplog.at_level(logging.WARNING, "hf_optim"):
         opt.load_state_dict(saved)
@@ -124,12 +124,12 @@ def test_checkpoints_of_old_versions_load_and_what_they_lack_is_said_once(stem, 
     assert len(said) == 1 and "maximize (False is taken)" in said[0]
     assert ("Adam's and AdamW's cannot be told apart" in said[0]) == ("decoupled_weight_decay" in OLD[stem])
     walk(opt, params, STEPS + 1, 2 * STEPS)
-    same(params, found["later"])
+    same(params, checkpoint["later"])
 
 
 def test_sgd_without_momentum_has_no_state_or_an_empty_one():
     params = start()
-    stock = made("sgd", params)
+    stock = theirs("sgd", params)
     walk(stock, params, 1, 2)
     for entry in ({}, {"momentum_buffer": None}):
         saved = stock.state_dict()
@@ -161,18 +161,18 @@ def test_a_contiguous_checkpoint_goes_on_in_channels_last():
     first = torch.randn(2, 3, 4, 5, generator=torch.manual_seed(9))
     whole, part = ([torch.nn.Parameter(first.clone())] for _ in range(2))
     grads = [torch.randn(2, 3, 4, 5, generator=torch.manual_seed(t)) for t in range(4)]
-    one, two = hf_optim.create("adamw", whole, lr=0.1), hf_optim.create("adamw", part, lr=0.1)
+    straight, stopped = hf_optim.create("adamw", whole, lr=0.1), hf_optim.create("adamw", part, lr=0.1)
     for g in grads[:2]:
-        for opt, p in ((one, whole[0]), (two, part[0])):
+        for opt, p in ((straight, whole[0]), (stopped, part[0])):
             p.grad = g.clone()
             opt.step()
     last = [torch.nn.Parameter(part[0].detach().to(memory_format=torch.channels_last))]
-    three = hf_optim.create("adamw", last, lr=0.1)
-    three.load_state_dict(two.state_dict())
+    resumed = hf_optim.create("adamw", last, lr=0.1)
+    resumed.load_state_dict(stopped.state_dict())
     for g in grads[2:]:
         whole[0].grad, last[0].grad = g.clone(), g.to(memory_format=torch.channels_last)
-        one.step()
-        three.step()
+        straight.step()
+        resumed.step()
     torch.testing.assert_close(last[0], whole[0], rtol=1e-6, atol=1e-7)
 
 

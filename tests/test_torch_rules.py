@@ -141,7 +141,7 @@ def test_gradients_of_any_layout(name, size, layout):
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_that_are_views_leave_their_neighbours_alone(name):
     """Two rows of one matrix, and a parameter that lies in memory as its transpose does."""
-    found = []
+    memories = []
     for make in (
         getattr(torch.optim, OPTIONS[name][0]),
         lambda params, **hyper: hf_optim.create(name, params, **hyper),
@@ -157,8 +157,8 @@ def test_parameters_that_are_views_leave_their_neighbours_alone(name):
         assert all(p.data_ptr() == memory[i].data_ptr() for p, i in zip(params, (2, 6, 7), strict=True))
         rest = [0, 1, 4, 5, 9]
         assert torch.equal(memory[rest], whole[rest]) and not torch.equal(memory, whole)
-        found.append(memory)
-    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-7)
+        memories.append(memory)
+    torch.testing.assert_close(memories[1], memories[0], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("size", [8, 40_000], ids=["packed", "alone"])
@@ -254,9 +254,9 @@ def test_group_dicts_are_the_callers_own(name):
     params = start()
     given = [{"params": params[:2]}, {"params": params[2:], "lr": 0.5}]
     before = [dict(group) for group in given]
-    one, two = hf_optim.create(name, given), hf_optim.create(name, given)
-    one.param_groups[0]["lr"] = one.param_groups[1]["lr"] = 7.0
-    assert given == before and two.param_groups[1]["lr"] == 0.5
+    first, second = hf_optim.create(name, given), hf_optim.create(name, given)
+    first.param_groups[0]["lr"] = first.param_groups[1]["lr"] = 7.0
+    assert given == before and second.param_groups[1]["lr"] == 0.5
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -35,22 +35,22 @@ def test_the_line_that_solves_it(tmp_path, page, i, code):
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     accelerator = Accelerator(cpu=True)
-    one, two = Tiny(TinyConfig()), Tiny(TinyConfig())
-    before = weights(one), weights(two)
+    first, second = Tiny(TinyConfig()), Tiny(TinyConfig())
+    before = weights(first), weights(second)
     loader = torch.utils.data.DataLoader(data(16), batch_size=4)
-    one, two, a, b = accelerator.prepare(
-        one, two, hf_optim.create("smaran", one, lr=0.05), hf_optim.create("adan", two, lr=0.01)
+    first, second, a, b = accelerator.prepare(
+        first, second, hf_optim.create("smaran", first, lr=0.05), hf_optim.create("adan", second, lr=0.01)
     )
     exec(  # noqa: S102
         code,
         {
-            "hf_optim": hf_optim, "accelerator": accelerator, "model": one, "optimizer": a, "d_optimizer": a,
+            "hf_optim": hf_optim, "accelerator": accelerator, "model": first, "optimizer": a, "d_optimizer": a,
             "g_optimizer": b, "loader": loader, "loss_fn": lambda model, batch: model(**batch)["loss"],
-            "d_loss": lambda batch: one(**batch)["loss"], "g_loss": lambda batch: two(**batch)["loss"],
+            "d_loss": lambda batch: first(**batch)["loss"], "g_loss": lambda batch: second(**batch)["loss"],
         },
     )  # fmt: skip
-    assert not torch.equal(before[0], weights(one))
-    assert torch.equal(before[1], weights(two)) == ("g_optimizer" not in code)
+    assert not torch.equal(before[0], weights(first))
+    assert torch.equal(before[1], weights(second)) == ("g_optimizer" not in code)
 
 
 def test_every_page_is_in_the_overview():

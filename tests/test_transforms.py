@@ -26,9 +26,9 @@ Gradients = list[np.ndarray]
 def gradients(t: int, shapes: tuple[tuple[int, ...], ...] = SHAPES) -> Gradients:
     """Of step t, with outliers and exact zeros."""
     rng = np.random.default_rng(t)
-    made = [rng.standard_normal(s) ** 3 for s in shapes]
-    made[0].flat[:9] = 0.0
-    return made
+    drawn = [rng.standard_normal(s) ** 3 for s in shapes]
+    drawn[0].flat[:9] = 0.0
+    return drawn
 
 
 def follow(
@@ -87,8 +87,8 @@ DEFINITIONS: dict[str, tuple[Any, Callable[[Gradients], Gradients]]] = {
 @pytest.mark.parametrize("name", TAKERS)
 def test_any_rule_takes_it_as_if_its_gradients_had_come_that_way(name, case):
     transform, by_hand = DEFINITIONS[case]
-    found = follow(name, grad_transform=transform)
-    assert_equal(found, follow(name, by_hand))
+    ended = follow(name, grad_transform=transform)
+    assert_equal(ended, follow(name, by_hand))
 
 
 def test_the_cases_change_something():
@@ -201,10 +201,10 @@ def test_agr_and_amvt(moments):
 def test_agr_inside_tlr():
     """TLR around a rule with AGR is TLR around torch's rule that is handed psi(g)."""
     base = {"name": "sgd_agr", "lr": 0.1, "agr_scope": "all"}
-    found = follow("tlr", base=base, interval=2, steps=9)
+    ended = follow("tlr", base=base, interval=2, steps=9)
     around = {"base": {"name": "sgd", "lr": 0.1}, "interval": 2, "steps": 9}
-    assert_equal(found, follow("tlr", lambda gs: [psi(g) for g in gs], **around))
-    assert not np.allclose(found[0], follow("sgd_agr", lr=0.1, agr_scope="all", steps=9)[0])
+    assert_equal(ended, follow("tlr", lambda gs: [psi(g) for g in gs], **around))
+    assert not np.allclose(ended[0], follow("sgd_agr", lr=0.1, agr_scope="all", steps=9)[0])
 
 
 @pytest.mark.parametrize("name", ["sps", "sls", "ponos"])
@@ -218,8 +218,8 @@ def test_rules_whose_theory_forbids_it_say_so(name):
 
 def test_names_and_instances():
     assert {"agr", "centralize", "normalize", "outlier_filter"} <= set(names())
-    one = make({"name": "outlier_filter", "threshold": 3})
-    assert make(one) is one and isinstance(one, Transform) and one.threshold == 3.0
+    transform = make({"name": "outlier_filter", "threshold": 3})
+    assert make(transform) is transform and isinstance(transform, Transform) and transform.threshold == 3.0
     assert make("normalize").spec() != make({"name": "normalize", "outliers": 5.0}).spec()
 
 
@@ -257,3 +257,20 @@ def test_a_transform_of_ones_own_by_import_path(tmp_path):
     assert_equal(follow("lion", grad_transform=f"{file}:Half"), by_hand)
     with pytest.raises(UserError, match="not a hf_optim.Transform class"):
         make("torch.nn:Linear")
+
+
+@pytest.mark.parametrize(("value", "instead"), [(True, 'opt_out = "agr"'), (False, "leave it out")])
+def test_the_former_word_for_an_opt_out_is_not_ignored(value, instead):
+    with pytest.raises(UserError, match=f"Former: a transform has no weights_only any more: .*{instead}") as raised:
+        type("Former", (Transform,), {"weights_only": value})
+    assert "\n" not in str(raised.value)
+
+
+def test_a_plugin_with_the_former_word_is_refused_in_one_line(tmp_path):
+    file = tmp_path / "plugin.py"
+    file.write_text(
+        "import hf_optim\n\n\nclass Half(hf_optim.Transform):\n    name = 'half'\n    weights_only = True\n"
+    )
+    with pytest.raises(UserError, match='write opt_out = "agr"') as raised:
+        make(f"{file}:Half")
+    assert "\n" not in str(raised.value)

@@ -117,16 +117,16 @@ class Made(Trainer):
 
 
 def test_the_check_of_the_first_step_leaves_no_trace(tmp_path):
-    found = []
+    trainers = []
     for kind in (Made, Trainer):
         trainer = make(tmp_path, trainer=kind, n=24, dropout=0.2)
         if kind is Trainer:
             trainer.train_dataset = [{**row, "x": row["x"] * 1.5} for row in data(24)]
         hf_optim.attach(trainer, "smaran", lr=0.05)
         trainer.train()
-        found.append(trainer)
-    assert torch.equal(*map(weights, found))
-    assert [r["loss"] for r in rows(found[0])] == [r["loss"] for r in rows(found[1])]
+        trainers.append(trainer)
+    assert torch.equal(*map(weights, trainers))
+    assert [r["loss"] for r in rows(trainers[0])] == [r["loss"] for r in rows(trainers[1])]
 
 
 @pytest.mark.parametrize("name", ["adamw", "torch.optim:AdamW"])

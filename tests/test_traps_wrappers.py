@@ -203,30 +203,30 @@ def test_nothing_happens_after_convergence():
 
 
 def test_a_hyper_parameter_added_since_keeps_its_value_and_is_said(caplog):
-    one = hf_optim.create("adan", (a := _params()), eps=1e-3)
-    _step(one, a, 0)
-    saved = copy.deepcopy(one.state_dict())
+    first = hf_optim.create("adan", (a := _params()), eps=1e-3)
+    _step(first, a, 0)
+    saved = copy.deepcopy(first.state_dict())
     for group in saved["param_groups"]:
         del group["eps"]
-    two = hf_optim.create("adan", (b := [nn.Parameter(p.detach().clone()) for p in a]), eps=1e-3)
+    second = hf_optim.create("adan", (b := [nn.Parameter(p.detach().clone()) for p in a]), eps=1e-3)
     with caplog.at_level(logging.WARNING, logger="hf_optim"):
-        two.load_state_dict(saved)
+        second.load_state_dict(saved)
     assert "lacks eps (now 0.001)" in caplog.text
-    _step(one, a, 1)
-    _step(two, b, 1)
+    _step(first, a, 1)
+    _step(second, b, 1)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_steps_counted_in_numbers():
-    one = hf_optim.create("adan", (a := _params()))
-    _step(one, a, 0)
-    saved = copy.deepcopy(one.state_dict())
+    first = hf_optim.create("adan", (a := _params()))
+    _step(first, a, 0)
+    saved = copy.deepcopy(first.state_dict())
     for entry in saved["state"].values():
         entry["step"] = int(entry["step"])
-    two = hf_optim.create("adan", (b := [nn.Parameter(p.detach().clone()) for p in a]))
-    two.load_state_dict(saved)
-    _step(one, a, 1)
-    _step(two, b, 1)
+    second = hf_optim.create("adan", (b := [nn.Parameter(p.detach().clone()) for p in a]))
+    second.load_state_dict(saved)
+    _step(first, a, 1)
+    _step(second, b, 1)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
@@ -236,10 +236,10 @@ def test_a_tensor_as_a_rate(name, shape):
     rate = torch.full(shape, 0.01)
     hyper = {"base": {"name": "adan", "lr": rate}} if name == "lookahead" else {"lr": rate}
     plain = {"base": {"name": "adan", "lr": 0.01}} if name == "lookahead" else {"lr": float(rate)}
-    one, two = hf_optim.create(name, (a := _params()), **hyper), hf_optim.create(name, (b := _params()), **plain)
+    first, second = hf_optim.create(name, (a := _params()), **hyper), hf_optim.create(name, (b := _params()), **plain)
     for t in range(3):
-        _step(one, a, t)
-        _step(two, b, t)
+        _step(first, a, t)
+        _step(second, b, t)
     assert all(torch.allclose(x, y, rtol=1e-6) for x, y in zip(a, b, strict=True))
 
 
@@ -259,9 +259,9 @@ def test_resumed_in_another_layout(name):
         return [nn.Parameter(like.detach().clone().contiguous(memory_format=layout))]
 
     formats = torch.contiguous_format, torch.channels_last
-    for one, other in (formats, formats[::-1]):
+    for layout, other in (formats, formats[::-1]):
         torch.manual_seed(0)
-        a = fresh(torch.randn(4, 3, 5, 2), one)
+        a = fresh(torch.randn(4, 3, 5, 2), layout)
         first = hf_optim.create(name, a, **hyper)
         for t in range(3):
             _step(first, a, t)
@@ -280,19 +280,19 @@ def test_a_model_that_changes_its_layout_goes_on(name):
     torch.manual_seed(0)
     start = torch.randn(4, 3, 5, 2)
     a, b = [nn.Parameter(start.clone())], [nn.Parameter(start.clone())]
-    one, two = hf_optim.create(name, a, **hyper), hf_optim.create(name, b, **hyper)
+    first, second = hf_optim.create(name, a, **hyper), hf_optim.create(name, b, **hyper)
     for t in range(6):
         if t == 3:
             b[0].data = b[0].data.contiguous(memory_format=torch.channels_last)
-        _step(one, a, t)
-        _step(two, b, t)
+        _step(first, a, t)
+        _step(second, b, t)
     assert torch.allclose(a[0], b[0], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["smaran", "adan", "lookahead"])
 def test_compiled_steps_are_the_same(name):
     hyper = {"base": {"name": "adan"}, "k": 2} if name == "lookahead" else {}
-    found = []
+    ends = []
     for compiled in (False, True):
         params = _params()
         opt = hf_optim.create(name, params, **hyper)
@@ -301,8 +301,8 @@ def test_compiled_steps_are_the_same(name):
             for i, p in enumerate(params):
                 p.grad = torch.full_like(p, 0.1 * (t + i + 1))
             step(loss=torch.tensor(2.0))
-        found.append(params)
-    assert all(torch.equal(x, y) for x, y in zip(*found, strict=True))
+        ends.append(params)
+    assert all(torch.equal(x, y) for x, y in zip(*ends, strict=True))
 
 
 def test_the_conformance_suite_would_have_caught_it(monkeypatch):
@@ -313,5 +313,5 @@ def test_the_conformance_suite_would_have_caught_it(monkeypatch):
     assert suite.run(["lookahead_adam"], checks=["resume"]).cells["lookahead_adam", "resume"].status == "pass"
     begin = Lookahead._begin
     monkeypatch.setattr(Lookahead, "_begin", lambda self, g: None if g["la_count"] else begin(self, g))
-    found = suite.run(["lookahead_adam"], checks=["resume"]).cells["lookahead_adam", "resume"]
-    assert found.status == "fail" and "first gradient comes after resuming" in found.why
+    verdict = suite.run(["lookahead_adam"], checks=["resume"]).cells["lookahead_adam", "resume"]
+    assert verdict.status == "fail" and "first gradient comes after resuming" in verdict.why

@@ -63,7 +63,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def run(*arguments: object) -> int:
-    return main([str(one) for one in arguments])
+    return main([str(word) for word in arguments])
 
 
 def test_a_yaml_that_is_named_may_have_its_code_run(tmp_path: Path, code: str, mark: Path, asked: list[bool]) -> None:
@@ -218,9 +218,9 @@ def test_files_of_this_machine_are_not_read_because_a_folder_names_them(
 def test_a_journal_that_is_not_ours_is_set_aside(tmp_path: Path) -> None:
     from tuning_fakes import expand, whole
 
-    made = expand()
+    planned = expand()
     (tmp_path / "s").mkdir()
     for text in ('{"op_code": 99}\n', '{"op_code": 0, "worker_id": "x"}\n', "[]\n", '{"op_code": 4, "trial_id": 7}\n'):
         (tmp_path / "s" / "tuning.journal").write_text(text)
-        whole(made, tmp_path / "s")
+        whole(planned, tmp_path / "s")
         assert (tmp_path / "s" / "tuning.damaged").read_text() == text

@@ -42,14 +42,14 @@ def failing(monkeypatch: pytest.MonkeyPatch, number: int, error: int) -> Iterato
     monkeypatch.setattr(os, "replace", replace)
 
 
-@pytest.mark.parametrize("what", WRITES)
+@pytest.mark.parametrize("command", WRITES)
 def test_the_disk_fills_at_any_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     study = make_study(tmp_path / "study", ("adamw", "smaran"), seeds=1, steps=10)
     for number in range(1, 30):
         into = tmp_path / f"into {number}"
-        arguments = ["report", str(study)] if what == "report" else ["results", str(study), "--merge", str(into)]
+        arguments = ["report", str(study)] if command == "report" else ["results", str(study), "--merge", str(into)]
         disk = failing(monkeypatch, number, errno.ENOSPC)
         next(disk)
         code = main(arguments)
@@ -88,8 +88,8 @@ def test_a_folder_that_is_moved_gets_no_second_one(tmp_path: Path, monkeypatch: 
 def test_a_clock_that_goes_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(2_000_000_000, 0, -86_400))
     monkeypatch.setattr(time, "time", lambda: float(next(clock)))
-    made = expand()
-    folder = whole(made, tmp_path / "study")
+    planned = expand()
+    folder = whole(planned, tmp_path / "study")
     (folder / "study.yaml").write_text("name: tuned\n")
     for place in (folder / "runs").iterdir():
         os.utime(place / "record.json", (0, 0))

@@ -41,13 +41,13 @@ def pixels(count: int = 64, channels: int = 3, height: int = 9, width: int = 7) 
 
 def test_a_crop_is_a_window_of_the_padded_picture_and_every_window_occurs() -> None:
     given, numbers = pixels(500), draws(500, torch.initial_seed(), 0)
-    made = Augment.of({"crop": 1})(given, numbers)
-    assert made.dtype == torch.uint8 and made.shape == given.shape
+    cropped = Augment.of({"crop": 1})(given, numbers)
+    assert cropped.dtype == torch.uint8 and cropped.shape == given.shape
     padded = torch.nn.functional.pad(given, (1,) * 4)
     seen = set()
     for i in range(len(given)):
         places = [(y, x) for y in range(3) for x in range(3)]
-        windows = [(y, x) for y, x in places if torch.equal(padded[i, :, y : y + 9, x : x + 7], made[i])]
+        windows = [(y, x) for y, x in places if torch.equal(padded[i, :, y : y + 9, x : x + 7], cropped[i])]
         assert len(windows) == 1
         seen.add(windows[0])
     assert len(seen) == 9
@@ -55,18 +55,18 @@ def test_a_crop_is_a_window_of_the_padded_picture_and_every_window_occurs() -> N
 
 def test_flips_mirror_about_half_of_the_pictures() -> None:
     given = pixels(400)
-    made = Augment.of({"flip": True})(given, uniform(400))
-    mirrored = (made == given.flip(3)).flatten(1).all(1)
-    assert ((made == given).flatten(1).all(1) ^ mirrored).all() and 0.4 < mirrored.float().mean() < 0.6
+    flipped = Augment.of({"flip": True})(given, uniform(400))
+    mirrored = (flipped == given.flip(3)).flatten(1).all(1)
+    assert ((flipped == given).flatten(1).all(1) ^ mirrored).all() and 0.4 < mirrored.float().mean() < 0.6
 
 
 def test_a_turn_of_a_right_angle_is_exact_and_small_ones_stay_small() -> None:
     square = pixels(2, 3, 8, 8)
     numbers = torch.zeros(2, DRAWS)
     numbers[0, 3], numbers[1, 3] = 1.0, 0.5  # + 90 degrees, 0 degrees
-    made = Augment.of({"rotate": 90})(square, numbers)
-    assert torch.equal(made[1], square[1].float())
-    assert any(torch.equal(made[0], torch.rot90(square[0].float(), k, (1, 2))) for k in (1, 3))
+    turned = Augment.of({"rotate": 90})(square, numbers)
+    assert torch.equal(turned[1], square[1].float())
+    assert any(torch.equal(turned[0], torch.rot90(square[0].float(), k, (1, 2))) for k in (1, 3))
     wide = torch.zeros(1, 1, 21, 41)
     wide[0, 0, 10, 20] = 255  # the centre stays where it is, whatever the proportions
     assert Augment.of({"rotate": 40})(wide, torch.rand(1, DRAWS))[0, 0, 10, 20] == 255
@@ -86,14 +86,14 @@ def test_jitter_changes_brightness_contrast_and_saturation_as_much_as_asked() ->
     for index, expected in ((4, given.float() * 1.5), (5, None), (6, None)):
         numbers = middle.clone()
         numbers[0, index] = 1.0
-        made = Augment.of({"jitter": 0.5})(given, numbers)
+        jittered = Augment.of({"jitter": 0.5})(given, numbers)
         if expected is not None:
-            assert torch.allclose(made, expected, atol=1e-3)
+            assert torch.allclose(jittered, expected, atol=1e-3)
         else:  # both stretch differences by half: to the mean luminance, and to each pixel's own
             luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
             grey = (given * luma).sum(1, keepdim=True)
             centre = grey.mean() if index == 5 else grey
-            assert torch.allclose(made, (given - centre) * 1.5 + centre, atol=1e-3)
+            assert torch.allclose(jittered, (given - centre) * 1.5 + centre, atol=1e-3)
     grey = pixels(8, 1)
     assert torch.allclose(Augment.of({"jitter": 0.4})(grey, torch.full((8, DRAWS), 0.5)), grey.float(), atol=1e-3)
 
@@ -161,20 +161,20 @@ def spec(**values) -> RunSpec:
 
 def pictures(monkeypatch, run) -> list[torch.Tensor]:
     """The training pictures of a run, batch by batch."""
-    found: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []
     original = Images.__getitems__
 
     def recording(self, indices):
-        made = original(self, indices)
+        batch = original(self, indices)
         if self.augment is not None:
-            found.append(made["pixel_values"])
-        return made
+            seen.append(batch["pixel_values"])
+        return batch
 
     monkeypatch.setattr(Images, "__getitems__", recording)
     record = run()
     monkeypatch.undo()
     assert record["status"] == "ok", record["error"]
-    return found
+    return seen
 
 
 def test_runs_with_augmentation_are_paired_and_resume_bit_identically(monkeypatch, tmp_path) -> None:
@@ -275,7 +275,7 @@ def hub_set(count=40, sizes=((20, 12),), columns=("image", "label"), kind="PNG")
 def test_sets_of_the_hub(monkeypatch, name, columns, test, sizes) -> None:
     asked = []
 
-    def fake(repository, *, config=None, what="data"):
+    def fake(repository, *, config=None, key="data"):
         asked.append(repository)
         return datasets.DatasetDict({"train": hub_set(40, sizes, columns), test: hub_set(10, sizes, columns)})
 
@@ -312,7 +312,7 @@ def test_hub_rows_read_one_image_at_a_time() -> None:
 
 def test_printed_moments_replace_the_measured_ones() -> None:
     rows = HubRows(hub_set(5), "set", "image", "label")
-    found = {"train": rows, "validation": rows, "test": rows}
-    splits = assemble(found, ["cat", "dog"], moments=((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+    by_split = {"train": rows, "validation": rows, "test": rows}
+    splits = assemble(by_split, ["cat", "dog"], moments=((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
     batch = splits.train.__getitems__([0])["pixel_values"]
     assert torch.allclose(batch, (splits.train.pixels[:1] / 255 - 0.5) / 0.25, atol=1e-5)

@@ -87,12 +87,12 @@ def test_small_stems_have_the_sizes_known_from_cifar(name, classes, millions) ->
 
 def representatives() -> list[str]:
     """One preset of every family in every setting that it is trained in."""
-    found: dict[tuple[str, str], str] = {}
+    chosen: dict[tuple[str, str], str] = {}
     for preset in TASK.sizes["paper"].presets:
         name, at, setting = preset.partition("@")
         if at:
-            found.setdefault((ARCHITECTURES[name].family, setting), preset)
-    return list(found.values())
+            chosen.setdefault((ARCHITECTURES[name].family, setting), preset)
+    return list(chosen.values())
 
 
 @pytest.mark.parametrize("preset", representatives())

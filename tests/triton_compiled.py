@@ -36,9 +36,9 @@ def assembly(kernel: Any, signature: dict[str, str], constants: dict[str, Any], 
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
     source = ASTSource(kernel, signature, constants, attrs=aligned)
     options = {"num_warps": 4, "enable_fp_fusion": False}
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    assert made.asm["cubin"]
-    return str(made.asm["ptx"])
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assert compiled.asm["cubin"]
+    return str(compiled.asm["ptx"])
 
 
 @pytest.mark.parametrize("capability", [80, 90])

@@ -12,8 +12,9 @@ import torch
 from hf_optim.core.reduce import dot, l1
 from hf_optim.core.vocabulary import isfinite, maximum, minimum, sqrt, where
 from hf_optim.engine import launch_triton
-from hf_optim.engine.evaluate import evaluate, noise_key
 from hf_optim.engine.passes import Cohort, Sums, Table
+from hf_optim.engine.reference import evaluate
+from hf_optim.engine.stochastic_rounding import noise_key
 from hf_optim.engine.trace import trace, trace_scalars
 
 SIZES = (1, 1024, 1501, 0)

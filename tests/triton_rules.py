@@ -15,7 +15,7 @@ import torch
 from contract import FAMILY, OURS, Problem, make, run, step
 
 import hf_optim
-from hf_optim.check.ways import _Methods, _Operators
+from hf_optim.check.execution import _Methods, _Operators
 from hf_optim.core.reduce import dot
 from hf_optim.engine import launch_triton
 from hf_optim.engine.device import Device
@@ -69,13 +69,13 @@ def reads(opt: Any, more: Callable[[], Any] = lambda: None) -> list[str]:
     states = [state for state in opt.state.values() if isinstance(state, dict)]
     counters = [v for state in states for k, v in state.items() if k in ("step", *getattr(opt, "scalar_slots", ()))]
     operators = _Operators(set(map(id, counters)))
-    found = operators.found
+    calls = operators.calls
 
     def unheard(f: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            known = len(found)
+            known = len(calls)
             out = f(*arguments, **options)
-            del found[known:]
+            del calls[known:]
             return out
 
         return call
@@ -85,10 +85,10 @@ def reads(opt: Any, more: Callable[[], Any] = lambda: None) -> list[str]:
         placed = launch_triton.TritonLauncher._place_rows  # of tables that are made on the host, and only sent
         patch.setattr(launch_triton.TritonLauncher, "_place_rows", unheard(placed))
         patch.setattr(Device, "notice", unheard(Device.notice))
-        with operators, _Methods(found, {v.untyped_storage().data_ptr() for v in counters}):
+        with operators, _Methods(calls, {v.untyped_storage().data_ptr() for v in counters}):
             opt.step(loss=LOSS) if getattr(opt, "needs", None) else opt.step()
             more()
-    return found
+    return calls
 
 
 def test_a_read_is_seen() -> None:
@@ -254,9 +254,9 @@ def test_rates_of_groups_change_without_new_programs() -> None:
             else:
                 with limits(kernels=False):
                     step(o, on.loss)
-        found = sum(map(len, opt._ahead.device._hooks.values()))
-        known = found if i == 0 else known
-        assert found == known, "a schedule made another program"
+        programs = sum(map(len, opt._ahead.device._hooks.values()))
+        known = programs if i == 0 else known
+        assert programs == known, "a schedule made another program"
     for p, q in zip(here.params, other.params, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
 

@@ -70,28 +70,28 @@ def finish(run: Run, folder: Path, outcome: Callable[[Run], Outcome | None] = go
     """Executes a fake run as the worker would: unless it has a record, and stopped early where it is to be."""
     if (folder / "runs" / run.id / "record.json").exists():
         return
-    made = outcome(run)
+    metrics = outcome(run)
     for step, limit in run.spec.get("pruning", ()):
-        if made is not None and 0.1 + (made["validation_accuracy"] - 0.1) * step / 100 < limit:
+        if metrics is not None and 0.1 + (metrics["validation_accuracy"] - 0.1) * step / 100 < limit:
             write(run, folder, None, steps=step, pruned=True)
             return
-    write(run, folder, made, steps=100 if made else 40)
+    write(run, folder, metrics, steps=100 if metrics else 40)
 
 
-def whole(made: Plan, folder: Path, outcome: Callable[[Run], Outcome | None] = good_rate) -> Path:
+def whole(planned: Plan, folder: Path, outcome: Callable[[Run], Outcome | None] = good_rate) -> Path:
     """The study from its first trial to its last run."""
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    (folder / "plan.json").write_text(json.dumps(made.to_dict()))
-    for stage in follow(made, folder):
+    (folder / "plan.json").write_text(json.dumps(planned.to_dict()))
+    for stage in follow(planned, folder):
         for run in stage.todo:
             finish(run, folder, outcome)
     return folder
 
 
-def steps(made: Plan, folder: Path, outcome: Callable[[Run], Outcome | None] = good_rate) -> Iterator[Run]:
+def steps(planned: Plan, folder: Path, outcome: Callable[[Run], Outcome | None] = good_rate) -> Iterator[Run]:
     """A launcher that may be abandoned (killed) after any run: yields each run before it is finished."""
     folder.mkdir(parents=True, exist_ok=True)
-    for stage in follow(made, folder):
+    for stage in follow(planned, folder):
         for run in stage.todo:
             yield run
             finish(run, folder, outcome)

@@ -8,8 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from hf_optim.bases import layout
-from hf_optim.bases import saved as saved_form
+from hf_optim.bases import parameter_names, saved_form
 from hf_optim.core import validate
 from hf_optim.errors import BadCheckpoint
 
@@ -42,7 +41,7 @@ def form(rule: str, state_dict: Any) -> None:
         raise BadCheckpoint(f"{rule}: not an optimizer state dict (it needs 'state' and 'param_groups')")
     groups, state = state_dict["param_groups"], state_dict["state"]
     fine = isinstance(groups, list) and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
-    if not fine or not isinstance(state, Mapping) or not all(isinstance(one, Mapping) for one in state.values()):
+    if not fine or not isinstance(state, Mapping) or not all(isinstance(entry, Mapping) for entry in state.values()):
         raise BadCheckpoint(f"{rule}: a damaged state dict: its groups or states are not mappings")
     names = [name for group in groups for name in group["params"]]
     if not all(isinstance(name, (int, str)) for name in names) or len(set(names)) < len(names):
@@ -57,7 +56,7 @@ def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
     """
     form(opt.rule, state_dict)
     groups = [_of_this_rule(opt, group) for group in state_dict["param_groups"]]
-    state_dict = layout.aligned(opt, {**state_dict, "param_groups": groups})
+    state_dict = parameter_names.aligned(opt, {**state_dict, "param_groups": groups})
     groups = state_dict["param_groups"]
     mine_counts, saved_counts = [[len(g["params"]) for g in gs] for gs in (opt.param_groups, groups)]
     if mine_counts != saved_counts:

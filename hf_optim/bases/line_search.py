@@ -90,7 +90,7 @@ class LineSearch(Optimizer):
         raise NotImplementedError
 
     @staticmethod
-    def finish(h: SimpleNamespace, eta: float, backtracks: int, found: bool, memory: dict[str, float]) -> None:
+    def finish(h: SimpleNamespace, eta: float, backtracks: int, accepted: bool, memory: dict[str, float]) -> None:
         """Remember what the next search begins with."""
         raise NotImplementedError
 

@@ -23,10 +23,10 @@ from hf_optim.core.compiling import uncompiled
 from hf_optim.core.groups import as_groups
 from hf_optim.core.reduce import local
 from hf_optim.core.rule import Transform
-from hf_optim.engine import capture, codes, launchers
-from hf_optim.engine.ahead import Ahead
+from hf_optim.engine import capture, int8_codes, launchers
 from hf_optim.engine.rows import takes_part
 from hf_optim.engine.step import Stepper
+from hf_optim.engine.step_ahead import Ahead
 from hf_optim.errors import BadLoss, MissingLoss, UserError
 
 log = logging.getLogger("hf_optim")
@@ -72,7 +72,7 @@ class Optimizer(Stateful):
             raise UserError(f"{self.rule}: state_dtype='int8' suits none of its state: leave it out")
         self.state_dtype = _STATE_DTYPES[state_dtype]
         #: how slots of large tensors are coded
-        self.coded = {k: codes.KINDS[v] for k, v in self.int8_slots.items()} if state_dtype == "int8" else {}
+        self.coded = {k: int8_codes.KINDS[v] for k, v in self.int8_slots.items()} if state_dtype == "int8" else {}
         if self.fixed_lr:
             hyper["lr"] = 1.0
         defaults = validate.defaults(type(self))

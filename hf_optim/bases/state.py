@@ -10,7 +10,7 @@ import torch
 
 from hf_optim.bases import checkpoint
 from hf_optim.core.rule import Rule
-from hf_optim.engine import codes
+from hf_optim.engine import int8_codes
 from hf_optim.engine.step import Stepper
 from hf_optim.errors import UserError
 
@@ -50,7 +50,7 @@ class Stateful(torch.optim.Optimizer, Rule):
 
     def kept_as(self, name: str, p: torch.Tensor) -> torch.dtype | None:
         """As which codes a slot of a parameter is kept; None if it is kept as numbers."""
-        return self.coded.get(name) if p.numel() >= codes.SMALLEST else None
+        return self.coded.get(name) if p.numel() >= int8_codes.SMALLEST else None
 
     def _first_values(self, name: str, p: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
         """What a new slot is kept in."""
@@ -61,8 +61,8 @@ class Stateful(torch.optim.Optimizer, Rule):
             raise UserError(
                 f"{self.rule}: state_dtype='int8' has scales of blocks, which shards would cut: use state_dtype='bf16'"
             )
-        made = codes.filled(p, float(group[value] if isinstance(value, str) else value), kind)
-        return dict(zip((name, name + codes.SCALE), made, strict=True))
+        tensors = int8_codes.filled(p, float(group[value] if isinstance(value, str) else value), kind)
+        return dict(zip((name, name + int8_codes.SCALE), tensors, strict=True))
 
     def _first_value(self, name: str, p: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         dtype = self.state_dtype or self._compute_dtype(p)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from hf_optim.bases import checkpoint, layout
+from hf_optim.bases import checkpoint, parameter_names
 from hf_optim.core import validate
 from hf_optim.engine.capture import capturing
 from hf_optim.errors import BadCheckpoint, UserError
@@ -31,6 +31,8 @@ class Wrapper(torch.optim.Optimizer):
     """
 
     family: ClassVar[str] = "wrapper"
+    #: the values of hyper-parameters with which it is its base; {} where none make it so
+    as_base: ClassVar[dict[str, float]] = {}
     #: numbers kept in every parameter group, with their first values
     memory: ClassVar[dict[str, Any]] = {}
     #: tensors kept in state[p]
@@ -43,8 +45,8 @@ class Wrapper(torch.optim.Optimizer):
 
     def __init__(self, base: torch.optim.Optimizer) -> None:
         if not isinstance(base, torch.optim.Optimizer):
-            what = "a class: give an instance" if isinstance(base, type) else f"{type(base).__name__}"
-            raise UserError(f"{type(self).__name__} wraps a torch.optim.Optimizer, got {what}")
+            kind = "a class: give an instance" if isinstance(base, type) else f"{type(base).__name__}"
+            raise UserError(f"{type(self).__name__} wraps a torch.optim.Optimizer, got {kind}")
         inner = base
         while isinstance(inner, Wrapper):
             if set(inner.memory) & set(self.memory) or set(inner.tensors) & set(self.tensors):
@@ -212,7 +214,7 @@ class Wrapper(torch.optim.Optimizer):
             state_dict = state_dict if changed is None else changed
         checkpoint.form(self.rule, state_dict)
         groups = [self._of_this_chain(group) for group in state_dict["param_groups"]]
-        state_dict = layout.aligned(self, {**state_dict, "param_groups": groups})
+        state_dict = parameter_names.aligned(self, {**state_dict, "param_groups": groups})
         self.base.load_state_dict(state_dict)
         self._pending.clear()
         ids = [i for group in state_dict["param_groups"] for i in group["params"]]

@@ -26,14 +26,14 @@ def closure(s: Candidate) -> str:
         raise Fails("step(closure) takes the gradients that were there before it called the closure")
     if s.style == "value":
         raise Fails("a closure that runs a backward pass, as torch's do, is called with gradients switched off")
-    one = TrainingRun(s)
-    one.style = "closure"
-    value = one.step(0)
+    walk = TrainingRun(s)
+    walk.style = "closure"
+    value = walk.step(0)
     if value is None:
         raise Fails("step(closure) does not return the closure's loss")
-    one.go(1, 6 + s.idle)
+    walk.go(1, 6 + s.idle)
     if s.style == "bare":
-        same(one.params(), TrainingRun(s).go(0, 6 + s.idle).params(), "step() against step(closure)")
+        same(walk.params(), TrainingRun(s).go(0, 6 + s.idle).params(), "step() against step(closure)")
         return "the same"
     two = TrainingRun(s)
     two.closure(0)()
@@ -46,7 +46,7 @@ def closure(s: Candidate) -> str:
     else:
         raise Fails("a bare step() without the loss it needs is not noticed")
     if s.style == "loss":
-        same(one.params(), TrainingRun(s).go(0, 6).params(), "step(loss=...) against step(closure)")
+        same(walk.params(), TrainingRun(s).go(0, 6).params(), "step(loss=...) against step(closure)")
     return "a bare step() raises"
 
 

@@ -108,15 +108,15 @@ def reference(s: Candidate) -> str:
 # --- the edges -------------------------------------------------------------------------------------------------------
 
 
-def _recovers(walk: TrainingRun, what: str) -> None:
+def _recovers(walk: TrainingRun, cause: str) -> None:
     if not healthy(walk.params()):
-        raise Fails(f"{what} makes parameters NaN or infinite")
+        raise Fails(f"{cause} makes parameters NaN or infinite")
     before = walk.params()
     walk.go(20, 24 + walk.candidate.idle)
     if not healthy(walk.params()):
-        raise Fails(f"ordinary steps after {what} make parameters NaN or infinite")
+        raise Fails(f"ordinary steps after {cause} make parameters NaN or infinite")
     if not moved(before, walk.params()):
-        raise Fails(f"ordinary steps after {what} move nothing any more")
+        raise Fails(f"ordinary steps after {cause} move nothing any more")
 
 
 @check("zero_grad", "a gradient of zero", "A layer that gets no signal for a batch destroys the weights.")

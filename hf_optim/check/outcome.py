@@ -66,17 +66,17 @@ class Verdict:
     seconds: float = 0.0
 
 
-def judge(one: Check, candidate: Any) -> tuple[str, str]:
+def judge(check: Check, candidate: Any) -> tuple[str, str]:
     """Status and reason of a check on a candidate; whatever it raises is a reason, never a crash of the suite."""
     try:
-        return PASS, one.run(candidate) or ""
+        return PASS, check.run(candidate) or ""
     except DoesNotApply as reason:
         return NOT, str(reason)
     except Fails as reason:
         status, why = FAIL, str(reason)
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything
         status, why = FAIL, one_line(error)
-    if not one.promised and not candidate.declared:
+    if not check.promised and not candidate.declared:
         return NOT, f"not promised: {why}"
     return status, why
 

@@ -84,17 +84,17 @@ def distance(a: Tensors, b: Tensors) -> float:
     return max((float((x - y).abs().max()) for x, y in zip(a, b, strict=True)), default=0.0)
 
 
-def same(a: Tensors, b: Tensors, what: str) -> None:
+def same(a: Tensors, b: Tensors, label: str) -> None:
     """Fail unless equal bit for bit."""
     if moved(a, b):
-        raise Fails(f"{what}: parameters differ by up to {distance(a, b):.2g}")
+        raise Fails(f"{label}: parameters differ by up to {distance(a, b):.2g}")
 
 
-def close(a: Tensors, b: Tensors, start: Tensors, bound: float, what: str) -> str:
+def close(a: Tensors, b: Tensors, start: Tensors, bound: float, label: str) -> str:
     """Fail unless the largest difference is within `bound` of the largest distance travelled, plus rounding of the
     parameters themselves (8 units in the last place); returns a note with the difference."""
     gap, way = distance(a, b), distance(a, start)
     size = max(float(x.abs().max()) for x in a)
     if not gap <= bound * way + 8 * torch.finfo(a[0].dtype).eps * size:
-        raise Fails(f"{what}: parameters differ by {gap:.2g} after a way of {way:.2g} (allowed {bound:g} of it)")
+        raise Fails(f"{label}: parameters differ by {gap:.2g} after a way of {way:.2g} (allowed {bound:g} of it)")
     return f"within {gap / way if way else 0.0:.1g} of the way"

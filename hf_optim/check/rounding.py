@@ -94,7 +94,7 @@ def response(candidate: Candidate, dtype: torch.dtype, rounded: torch.dtype) -> 
     return furthest
 
 
-def alike(walk: TrainingRun, other: TrainingRun, bound: float, what: str) -> str:
+def alike(walk: TrainingRun, other: TrainingRun, bound: float, label: str) -> str:
     """Fail unless two runs of the whole length end within `bound` of the way, or within `ROUNDINGS` times what noise of
     one rounding makes; returns a note.
 
@@ -104,7 +104,7 @@ def alike(walk: TrainingRun, other: TrainingRun, bound: float, what: str) -> str
     """
     a, b = walk.params(), other.params()
     try:
-        return close(a, b, walk.start, bound, what)
+        return close(a, b, walk.start, bound, label)
     except Fails as reason:
         dtype = a[0].dtype
         rounded = precision(walk.candidate, dtype)
@@ -117,7 +117,7 @@ def alike(walk: TrainingRun, other: TrainingRun, bound: float, what: str) -> str
             raise Fails(f"{reason}; {moves}") from None
         if not noise <= CHAOTIC * way:
             raise DoesNotApply(f"chaotic under rounding: {moves} after a way of {way:.2g}") from None
-        return f"{what}: equal to {gap:.1g} after a way of {way:.2g}; {moves}"
+        return f"{label}: equal to {gap:.1g} after a way of {way:.2g}; {moves}"
 
 
 def _called(dtype: torch.dtype) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.check.outcome import FAIL, NOT, PASS, UNMADE, Check, Report
-from hf_optim.core.text import markdown as markdown_text
+from hf_optim.core.safe_text import markdown as markdown_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,7 +120,7 @@ def legend(checks: Mapping[str, Check], ids: Iterable[str]) -> str:
 
 def markdown(report: Report, checks: Mapping[str, Check]) -> str:
     """One report as a document."""
-    return f"# Conformance\n\n{_made(report)}\n\n{legend(checks, report.checks)}\n{matrix(report)}"
+    return f"# Conformance\n\n{_versions(report)}\n\n{legend(checks, report.checks)}\n{matrix(report)}"
 
 
 INTRODUCTION = """\
@@ -148,13 +148,13 @@ def page(reports: Mapping[str, Report], checks: Mapping[str, Check], missing: It
     """docs/conformance.md: several reports under one legend; `missing` packages were not installed."""
     some = next(iter(reports.values()))
     parts = [INTRODUCTION, legend(checks, some.checks)]
-    parts += [f"## {title}\n\n{_made(report)}\n\n{matrix(report)}" for title, report in reports.items()]
+    parts += [f"## {title}\n\n{_versions(report)}\n\n{matrix(report)}" for title, report in reports.items()]
     if missing:
         parts.append(f"Not installed where this was made, and so not tried: {', '.join(missing)}.\n")
     return "\n".join(parts)
 
 
-def _made(report: Report) -> str:
+def _versions(report: Report) -> str:
     versions: dict[str, Any] = report.environment
     return f"{summary(report)}. Made with " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."
 

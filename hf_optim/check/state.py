@@ -27,8 +27,8 @@ def through_disk(state: dict[str, Any]) -> dict[str, Any]:
         return torch.load(buffer, weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)|Unsupported (\S+ \S+)", str(error))
-        what = (named.group(1) or named.group(2)).rstrip(".") if named else "what it holds"
-        raise Fails(f"torch.load(weights_only=True) refuses its state dict: {what} is not allowed there") from None
+        refused = (named.group(1) or named.group(2)).rstrip(".") if named else "what it holds"
+        raise Fails(f"torch.load(weights_only=True) refuses its state dict: {refused} is not allowed there") from None
 
 
 def copied(problem: Problem) -> Problem:
@@ -188,9 +188,9 @@ def bf16(s: Candidate) -> str:
     again.opt.load_state_dict(copy.deepcopy(walk.opt.state_dict()))
     low: dict[str, str] = {}
     dtypes = set()
-    for when, one in (("", walk), (" after a load", again)):
-        index = {p: i for i, p in enumerate(one.problem.params)}
-        for p, k, v in _slots(s, one):
+    for when, run in (("", walk), (" after a load", again)):
+        index = {p: i for i, p in enumerate(run.problem.params)}
+        for p, k, v in _slots(s, run):
             copies = [row[index[p]] for row in seen]  # an exact copy of bf16 weights loses nothing
             if v.is_floating_point() and not any(torch.equal(v, c) for c in copies if v.dtype is c.dtype):
                 dtypes.add(k)

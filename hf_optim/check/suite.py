@@ -61,7 +61,7 @@ ORDER = (
 
 def registered() -> dict[str, Check]:
     """Every check by its id, in the order of the columns."""
-    from hf_optim.check import loop, mathematics, state, ways, world  # noqa: F401 - importing registers
+    from hf_optim.check import execution, loop, mathematics, state, world  # noqa: F401 - importing registers
 
     return {id: CHECKS[id] for id in (*ORDER, *(c for c in CHECKS if c not in ORDER))}
 
@@ -127,30 +127,30 @@ def _run(
     report.hyper = {s.name: _written(s.hyper) for s in candidates if s.hyper}
     lock = threading.Lock()
 
-    def add(candidate: Candidate, one: Check, verdict: tuple[str, str], seconds: float) -> None:
+    def add(candidate: Candidate, check: Check, verdict: tuple[str, str], seconds: float) -> None:
         with lock:
-            report.cells[candidate.name, one.id] = Verdict(candidate.name, one.id, *verdict, round(seconds, 3))
+            report.cells[candidate.name, check.id] = Verdict(candidate.name, check.id, *verdict, round(seconds, 3))
             if progress is not None:
-                progress(len(report.cells), len(names) * len(checks), f"{candidate.name}: {one.title}")
+                progress(len(report.cells), len(names) * len(checks), f"{candidate.name}: {check.title}")
 
     able = []
     for candidate in candidates:
         if not candidate.trouble:
             able.append(candidate)
             continue
-        for one in checks:
-            add(candidate, one, (UNMADE, candidate.trouble), 0.0)
+        for check in checks:
+            add(candidate, check, (UNMADE, candidate.trouble), 0.0)
     pairs = [(s, c) for c in checks if c.world for s in able]
     stop = threading.Event()
     thread = threading.Thread(target=_world, args=(pairs, add, stop))
     thread.start()
     try:
         for candidate in able:
-            for one in checks:
-                if not one.world:
+            for check in checks:
+                if not check.world:
                     began = time.perf_counter()
-                    verdict = judge(one, candidate)
-                    add(candidate, one, verdict, time.perf_counter() - began)
+                    verdict = judge(check, candidate)
+                    add(candidate, check, verdict, time.perf_counter() - began)
     except BaseException:  # an interrupt: the two processes end with this one
         stop.set()
         raise

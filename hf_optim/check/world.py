@@ -40,7 +40,7 @@ def _shared(walk: TrainingRun) -> TrainingRun:
     return walk
 
 
-def _one(s: Candidate) -> TrainingRun:
+def _single(s: Candidate) -> TrainingRun:
     """The run of a single process, and where it ended in rank 0."""
     if dist.get_world_size() != WORLD:
         raise Fails(f"{dist.get_world_size()} processes instead of {WORLD}")
@@ -63,7 +63,7 @@ def ddp(s: Candidate) -> str:
 
     if s.kind == "sparse":
         raise DoesNotApply("tried with dense gradients only")
-    one = _one(s)
+    single = _single(s)
     walk = _shared(TrainingRun(s, s.wide))
     walk.model = DistributedDataParallel(walk.problem)
     walk.go()
@@ -71,7 +71,7 @@ def ddp(s: Candidate) -> str:
     for p in (other := [p.clone() for p in mine]):
         dist.broadcast(p, 0)
     same(mine, other, "the two replicas after the last step")
-    return alike(one, walk, 1e-6, f"{STEPS} steps of two processes against one, {s.precision}")
+    return alike(single, walk, 1e-6, f"{STEPS} steps of two processes against one, {s.precision}")
 
 
 @check(
@@ -88,7 +88,7 @@ def fsdp(s: Candidate) -> str:
 
     if s.kind == "sparse":
         raise DoesNotApply("FSDP2 shards no sparse gradients")
-    one = _one(s)
+    single = _single(s)
     whole = TrainingRun(s, s.wide).problem
     fully_shard(whole, mesh=init_device_mesh("cpu", (WORLD,)))
     sharded = [p for p in whole.params if isinstance(p, DTensor) and p.to_local().numel() < p.numel()]
@@ -99,7 +99,7 @@ def fsdp(s: Candidate) -> str:
     with torch.no_grad():
         for p, part in zip(gathered.problem.params, walk.problem.params, strict=True):
             p.copy_(part.full_tensor())  # type: ignore[attr-defined]
-    return alike(one, gathered, 1e-6, f"{STEPS} sharded steps against one process, {s.precision}")
+    return alike(single, gathered, 1e-6, f"{STEPS} sharded steps against one process, {s.precision}")
 
 
 # --- one of the two processes ----------------------------------------------------------------------------------------

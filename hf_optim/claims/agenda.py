@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hf_optim.claims import claim as claims
-from hf_optim.claims import cost, narrow, power
+from hf_optim.claims import cost, power, wishes
 from hf_optim.claims.cost import Machine
-from hf_optim.claims.narrow import Wish
+from hf_optim.claims.wishes import Wish
 from hf_optim.study.plan.plan import Run, expand
 
 #: what is judged without training takes a minute or two
@@ -68,12 +68,12 @@ def _entry(name: str, size: str, wish: Wish, seeds: int | None, machine: Machine
         return None
     if setting.study is None:
         return Entry(name, 2, "judged without training", WITHOUT_TRAINING)
-    study = expand(narrow.study(setting.study, wish), seeds=seeds)
-    found = power.outlooks(chosen, size, study)
-    known = [one.decides for one in found if one.decides is not None]
+    study = expand(wishes.study(setting.study, wish), seeds=seeds)
+    outlooks = power.outlooks(chosen, size, study)
+    known = [outlook.decides for outlook in outlooks if outlook.decides is not None]
     price = cost.of(study.runs, machine).hours / machine.at_a_time
-    if power.hopeless(found):
-        needed = min(one.needed for one in found if one.needed is not None)
+    if power.hopeless(outlooks):
+        needed = min(outlook.needed for outlook in outlooks if outlook.needed is not None)
         return Entry(name, 0, f"its published effects need {needed} seeds or more", price, study.runs)
     rank, why = (2, "finds the published effect") if any(known) else (1, "nothing is known beforehand")
     return Entry(name, rank, why, price, study.runs)

@@ -89,12 +89,12 @@ class Claim:
 
     def judged(self) -> tuple[Statement, ...]:
         """The statements, each once for every reading of the algorithm that it concerns."""
-        made: list[Statement] = []
-        for one in self.statements:
-            concerned = [(name, swap) for name, swap in self.readings.items() if one.labels() & set(swap)]
-            made.append(one.under(AS_PRINTED, {}) if concerned else one)
-            made += [one.under(name, swap) for name, swap in concerned]
-        return tuple(made)
+        judged: list[Statement] = []
+        for statement in self.statements:
+            concerned = [(name, swap) for name, swap in self.readings.items() if statement.labels() & set(swap)]
+            judged.append(statement.under(AS_PRINTED, {}) if concerned else statement)
+            judged += [statement.under(name, swap) for name, swap in concerned]
+        return tuple(judged)
 
 
 def names() -> dict[str, Path]:
@@ -141,11 +141,11 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
     listed = source.check_type(("claims",), top["claims"], list, "a list of claims")
     if not listed:
         raise source.error(("claims",), "claims is empty: state at least one")
-    made = tuple(statements.read(source, ("claims", i), value) for i, value in enumerate(listed))
+    claims = tuple(statements.read(source, ("claims", i), value) for i, value in enumerate(listed))
     settings = {
         size: _setting(source, key, top[key], top.get("cells", []), mine) for size, key in SIZES.items() if key in top
     }
-    if not settings and any(one.keys is not None for one in made):
+    if not settings and any(statement.keys is not None for statement in claims):
         raise source.error((), "a claim that is judged needs a setting: small, paper_size or both")
     readings = source.check_type(("readings",), top.get("readings", {}), dict, "a mapping of readings")
     for name, swap in readings.items():
@@ -161,7 +161,7 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
         where=str(top["where"]),
         title=top["title"],
         notes=tuple(top.get("notes", [])),
-        statements=made,
+        statements=claims,
         published=tuple(mine),
         settings=settings,
         printed=source.check_type(("printed",), top.get("printed", {}), dict, "a mapping"),

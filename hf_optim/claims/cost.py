@@ -89,12 +89,12 @@ def of(runs: Iterable[Run], machine: Machine) -> Cost:
     count, operations, time, unknown = 0, 0.0, 0.0, 0
     for run in runs:
         count += 1
-        one = _operations(run.spec)
-        if one is None:
+        work = _operations(run.spec)
+        if work is None:
             unknown += 1
             continue
-        operations += one[0]
-        time += max(one[0] / machine.operations, one[1] * machine.step_seconds) / 3600
+        operations += work[0]
+        time += max(work[0] / machine.operations, work[1] * machine.step_seconds) / 3600
     return Cost(count, operations, time, unknown)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 
 if TYPE_CHECKING:
-    from hf_optim.claims.outcome import Outcome
+    from hf_optim.claims.judge import Outcome
 
 
 def drawing(outcome: Outcome) -> str:

@@ -47,30 +47,30 @@ class Evidence:
 
     def values(self, task: str, label: str, metric: str) -> dict[int, float]:
         """The metric by seed; NaN for a run that failed. A run that was not made, or has no such metric, is absent."""
-        found = {}
+        by_seed = {}
         for run, record in self.results.runs(task, label):
             if record is None:
                 continue
             if record["status"] != "ok":
-                found[run.seed] = math.nan
+                by_seed[run.seed] = math.nan
                 continue
             value = _gap_as_run(record, self.history(run)) if metric == GAP_AS_RUN else measured(record, metric)
             if not math.isnan(value):
-                found[run.seed] = value
+                by_seed[run.seed] = value
             elif metric in record["metrics"]:  # a metric that is there and no number is a failure of the run
-                found[run.seed] = math.nan
-        return found
+                by_seed[run.seed] = math.nan
+        return by_seed
 
     def arrivals(
         self, task: str, label: str, metric: str, target: float | Mapping[int, float], sign: int
     ) -> dict[int, float]:
         """Steps until the logged metric is as good as `target` (or a target of each seed), NaN where it never is."""
-        found = {}
+        by_seed = {}
         for run, record in self.results.runs(task, label):
             if record is None:
                 continue
             goal = target.get(run.seed, math.nan) if isinstance(target, Mapping) else target
-            found[run.seed] = next(
+            by_seed[run.seed] = next(
                 (
                     number(row["step"])
                     for row in self.history(run)
@@ -78,7 +78,7 @@ class Evidence:
                 ),
                 math.nan,
             )
-        return found
+        return by_seed
 
     def budget(self, task: str) -> float:
         """The last step that any run of the task made."""
@@ -91,14 +91,16 @@ class Evidence:
 
     def best(self, task: str, labels: list[str], metric: str, sign: int) -> dict[int, float]:
         """The best logged value of each seed over all of these optimizers."""
-        found: dict[int, float] = {}
+        by_seed: dict[int, float] = {}
         for label in labels:
             for run, record in self.results.runs(task, label):
                 seen = [number(row.get(metric)) for row in self.history(run)] if record is not None else []
                 seen = [sign * value for value in seen if not math.isnan(value)]
                 if seen:
-                    found[run.seed] = max([*seen, *([sign * found[run.seed]] if run.seed in found else [])]) * sign
-        return found
+                    by_seed[run.seed] = (
+                        max([*seen, *([sign * by_seed[run.seed]] if run.seed in by_seed else [])]) * sign
+                    )
+        return by_seed
 
     def history(self, run: Run) -> list[dict[str, Any]]:
         """The rows of a run's history."""

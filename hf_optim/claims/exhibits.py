@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_optim.claims.judges import Comparison, decide
+from hf_optim.claims.comparisons import Comparison, decide
 from hf_optim.claims.ruling import Ruling
 from hf_optim.study.folder.store import number
 
@@ -36,11 +36,11 @@ def rule(folder: Path, keys: Mapping[str, Any]) -> Ruling:
         return Ruling("not tested", f"there is no {keys['file']}")
     if not rows:
         return Ruling("not tested", f"{keys['file']} has no such rows")
-    found = function(rows, **rest)
+    ruling = function(rows, **rest)
     if not keys.get("negated"):
-        return found
-    turned: Any = {"holds": "contradicted", "contradicted": "holds"}.get(found.verdict, found.verdict)
-    return Ruling(turned, f"of the opposite: {found.words}", found.findings)
+        return ruling
+    turned: Any = {"holds": "contradicted", "contradicted": "holds"}.get(ruling.verdict, ruling.verdict)
+    return Ruling(turned, f"of the opposite: {ruling.words}", ruling.findings)
 
 
 def _kept(row: Row, where: Mapping[str, str]) -> bool:
@@ -91,9 +91,9 @@ def _falls_as(
             return Ruling("not tested", f"no fit to {column} of {units} {unit}: a figure is not positive")
         x, y = np.log(np.array(points)).T
         slopes[i] = float(np.polyfit(x, y, 1)[0])
-    one = Comparison(f"exponent of {over}", column, f"{exponent:g}", "exponent",
+    comparison = Comparison(f"exponent of {over}", column, f"{exponent:g}", "exponent",
                      tuple((-slope, -exponent) for slope in slopes.values()), -1)  # fmt: skip
-    (finding,) = decide([one])
+    (finding,) = decide([comparison])
     mean = sum(slopes.values()) / len(slopes)
     words = f"{column} falls as {over}^{mean:.3f} over {len(slopes)} {units}s, asked for {exponent:g} or less"
     if finding.pairs < 2:

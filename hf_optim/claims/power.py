@@ -32,36 +32,36 @@ class Outlook:
 
     def sentence(self) -> str:
         """In words."""
-        what = self.statement.reading or self.statement.says
+        claimed = self.statement.reading or self.statement.says
         if self.needed is None and self.visible is None:
-            return f"{what}: no published effect or no measured noise, so nothing can be said beforehand"
+            return f"{claimed}: no published effect or no measured noise, so nothing can be said beforehand"
         if self.needed is None:
-            return f"{what}: no effect is printed; {self.seeds} seeds find {self.visible:.2g} or more"
+            return f"{claimed}: no effect is printed; {self.seeds} seeds find {self.visible:.2g} or more"
         count = f"{self.needed} seeds" if self.needed <= MOST_UNITS else f"more than {MOST_UNITS} seeds"
-        return f"{what}: the published effect of {self.statement.effect:g} needs {count}, {self.seeds} are planned"
+        return f"{claimed}: the published effect of {self.statement.effect:g} needs {count}, {self.seeds} are planned"
 
 
 def outlooks(claim: Claim, size: str, plan: Plan) -> list[Outlook]:
     """One for each statement that the study's records judge."""
     noise = claim.settings[size].noise
-    made = []
-    for one in claim.judged():
-        if one.keys is None or one.on_tables() or not _concerns(one.keys, plan):
+    expected = []
+    for statement in claim.judged():
+        if statement.keys is None or statement.on_tables() or not _concerns(statement.keys, plan):
             continue
-        deviation = noise.get(str(one.keys.get("metric", plan.tasks[0]["primary"]["name"])))
-        level = ALPHA / max(1, _comparisons(one.keys, plan))
+        deviation = noise.get(str(statement.keys.get("metric", plan.tasks[0]["primary"]["name"])))
+        level = ALPHA / max(1, _comparisons(statement.keys, plan))
         needed = least = None
         if deviation:
             least = detectable(len(plan.seeds), level) * deviation
-            if one.effect:
-                needed = units_needed(one.effect / deviation, level) or MOST_UNITS + 1
-        made.append(Outlook(one, len(plan.seeds), needed, least))
-    return made
+            if statement.effect:
+                needed = units_needed(statement.effect / deviation, level) or MOST_UNITS + 1
+        expected.append(Outlook(statement, len(plan.seeds), needed, least))
+    return expected
 
 
 def hopeless(outlook: Sequence[Outlook]) -> bool:
     """Whether effects are published, and none of them can be found with the seeds that are planned."""
-    known = [one.decides for one in outlook if one.decides is not None]
+    known = [expectation.decides for expectation in outlook if expectation.decides is not None]
     return bool(known) and not any(known)
 
 

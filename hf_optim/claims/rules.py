@@ -27,10 +27,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from hf_optim.claims.comparisons import Comparison
 from hf_optim.claims.evidence import COUNTED, Evidence
-from hf_optim.claims.judges import Comparison
 from hf_optim.claims.ruling import Question, Ruling, negation, ruling
 from hf_optim.study.folder.store import number
 from hf_optim.study.statistics.paired import clopper_pearson, summarise
@@ -40,8 +41,8 @@ Answer = Question | Ruling
 
 def rule(evidence: Evidence, keys: Mapping[str, Any]) -> Ruling:
     """The ruling on a statement; `keys` are its rule and the rule's keys."""
-    found = ruling(_ask(evidence, keys))
-    return negation(found) if keys.get("negated") else found
+    ruled = ruling(_ask(evidence, keys))
+    return negation(ruled) if keys.get("negated") else ruled
 
 
 def _ask(evidence: Evidence, keys: Mapping[str, Any]) -> Answer:
@@ -69,15 +70,17 @@ def _two(
     greater: bool | None,
 ) -> list[Comparison]:
     """The optimizer against each baseline on each task that has both."""
-    made = []
+    comparisons = []
     for task in evidence.tasks(tasks):
         name, sign = evidence.direction(task, metric, greater)
         for other in baselines:
             if {optimizer, other} <= set(task["only"]):
                 a, b = (evidence.values(task["label"], label, name) for label in (optimizer, other))
                 pairs = _pairs(a, b, sign)
-                made.append(Comparison(task["label"], optimizer, other, name, pairs, sign, exact=name in COUNTED))
-    return made
+                comparisons.append(
+                    Comparison(task["label"], optimizer, other, name, pairs, sign, exact=name in COUNTED)
+                )
+    return comparisons
 
 
 def _better(
@@ -98,10 +101,10 @@ def _ordered(
     tasks: list[str] | None = None,
     greater: bool | None = None,
 ) -> Answer:
-    made: list[Comparison] = []
+    comparisons: list[Comparison] = []
     for worse, better in zip(optimizers, optimizers[1:], strict=False):
-        made += _two(evidence, better, [worse], metric, tasks, greater)
-    return Question(tuple(made))
+        comparisons += _two(evidence, better, [worse], metric, tasks, greater)
+    return Question(tuple(comparisons))
 
 
 def _bound(pairs: Sequence[tuple[float, float]], margin: float, relative: bool) -> float:
@@ -109,12 +112,12 @@ def _bound(pairs: Sequence[tuple[float, float]], margin: float, relative: bool) 
     return margin * summarise(values).mean if relative and values else margin
 
 
-def _within(one: Comparison, bound: float) -> tuple[Comparison, Comparison]:
+def _within(comparison: Comparison, bound: float) -> tuple[Comparison, Comparison]:
     """ "No worse by the bound" and "no better by the bound"."""
-    turned = tuple((b, a) for a, b in one.pairs)
+    turned = tuple((b, a) for a, b in comparison.pairs)
     return (
-        Comparison(one.task, one.first, one.second, one.metric, one.pairs, one.sign, bound, one.worst, one.exact),
-        Comparison(one.task, one.second, one.first, one.metric, turned, one.sign, bound, one.worst, one.exact),
+        replace(comparison, slack=bound),
+        replace(comparison, first=comparison.second, second=comparison.first, pairs=turned, slack=bound),
     )
 
 
@@ -128,10 +131,10 @@ def _on_par(
     tasks: list[str] | None = None,
     greater: bool | None = None,
 ) -> Answer:
-    made: list[Comparison] = []
-    for one in _two(evidence, optimizer, _listed(baseline), metric, tasks, greater):
-        made += _within(one, _bound(one.pairs, margin, relative))
-    return Question(tuple(made), f"margin {margin:g}{' of the baseline' if relative else ''}", parts=False)
+    comparisons: list[Comparison] = []
+    for comparison in _two(evidence, optimizer, _listed(baseline), metric, tasks, greater):
+        comparisons += _within(comparison, _bound(comparison.pairs, margin, relative))
+    return Question(tuple(comparisons), f"margin {margin:g}{' of the baseline' if relative else ''}", parts=False)
 
 
 def _no_worse(
@@ -144,25 +147,29 @@ def _no_worse(
     tasks: list[str] | None = None,
     greater: bool | None = None,
 ) -> Answer:
-    made = [
-        _within(one, _bound(one.pairs, margin, relative))[0]
-        for one in _two(evidence, optimizer, _listed(baseline), metric, tasks, greater)
+    comparisons = [
+        _within(comparison, _bound(comparison.pairs, margin, relative))[0]
+        for comparison in _two(evidence, optimizer, _listed(baseline), metric, tasks, greater)
     ]
-    return Question(tuple(made), f"margin {margin:g}{' of the baseline' if relative else ''}")
+    return Question(tuple(comparisons), f"margin {margin:g}{' of the baseline' if relative else ''}")
 
 
 def _at_most(
     evidence: Evidence, optimizer: str, baseline: str, factor: float, metric: str, tasks: list[str] | None = None
 ) -> Answer:
     """`factor` times the baseline's is more than the optimizer's."""
-    made = []
-    for one in _two(evidence, optimizer, [baseline], metric, tasks, False):
-        pairs = tuple((a, factor * b) for a, b in one.pairs)
+    comparisons = []
+    for comparison in _two(evidence, optimizer, [baseline], metric, tasks, False):
+        pairs = tuple((a, factor * b) for a, b in comparison.pairs)
         second = f"{factor:g} x {baseline}"
-        made.append(Comparison(one.task, optimizer, second, one.metric, pairs, one.sign, exact=one.exact))
-    ratios = [a / b for one in made for a, b in one.pairs if b]
+        comparisons.append(
+            Comparison(
+                comparison.task, optimizer, second, comparison.metric, pairs, comparison.sign, exact=comparison.exact
+            )
+        )
+    ratios = [a / b for comparison in comparisons for a, b in comparison.pairs if b]
     seen = f"{factor * summarise(ratios).mean:.4g} times {baseline}'s" if ratios else ""
-    return Question(tuple(made), seen)
+    return Question(tuple(comparisons), seen)
 
 
 # --- rules about settings ------------------------------------------------------------------------------------------
@@ -199,14 +206,14 @@ def _insensitive(
         return Ruling("not tested", "every run of every setting failed")
     best = (max if sign > 0 else min)(means, key=lambda where: means[where])
     bound = margin * abs(means[best]) if relative else margin
-    made: list[Comparison] = []
+    comparisons: list[Comparison] = []
     for where, values in cells.items():
         if where != best:
-            one = Comparison("over the settings", where, best, name, _pairs(values, cells[best], sign), sign)
-            made += _within(one, bound)
+            comparison = Comparison("over the settings", where, best, name, _pairs(values, cells[best], sign), sign)
+            comparisons += _within(comparison, bound)
     spread = max(means.values()) - min(means.values())
     return Question(
-        tuple(made),
+        tuple(comparisons),
         f"means within {spread:.3g} over {len(cells)} settings, margin {bound:.3g}, best {best}",
         parts=False,
     )
@@ -244,15 +251,15 @@ def _losses(
 def _degrades(
     evidence: Evidence, optimizer: str, reference: str, tasks: list[str], metric: str | None = None
 ) -> Answer:
-    made = []
+    comparisons = []
     for task in tasks:
         (there,) = evidence.tasks([task])
         name, sign = evidence.direction(there, metric, None)
         of, at = (evidence.values(label, optimizer, name) for label in (reference, task))
-        made.append(
+        comparisons.append(
             Comparison(task, f"{optimizer}, {reference}", f"{optimizer}, {task}", name, _pairs(of, at, sign), sign)
         )
-    return Question(tuple(made))
+    return Question(tuple(comparisons))
 
 
 def _degrades_less(
@@ -260,16 +267,16 @@ def _degrades_less(
 ) -> Answer:
     first = _degrades(evidence, optimizer, reference, tasks, metric)
     assert isinstance(first, Question)
-    made = list(first.comparisons)
+    comparisons = list(first.comparisons)
     for task in tasks:
         name, ours, _ = _losses(evidence, optimizer, reference, task, metric)
         _, theirs, _ = _losses(evidence, baseline, reference, task, metric)
-        made.append(
+        comparisons.append(
             Comparison(
                 f"{task} against {reference}", optimizer, baseline, f"loss of {name}", _pairs(ours, theirs, -1), -1
             )
         )
-    return Question(tuple(made), parts=False)
+    return Question(tuple(comparisons), parts=False)
 
 
 # --- rules about histories -----------------------------------------------------------------------------------------
@@ -285,7 +292,7 @@ def _sooner(
     tasks: list[str] | None = None,
 ) -> Answer:
     """Steps to a target, on the logarithm, paired by seed; who never arrives needed more than the whole budget."""
-    made = []
+    comparisons = []
     others = _listed(baseline)
     for task in evidence.tasks(tasks):
         label = task["label"]
@@ -295,19 +302,19 @@ def _sooner(
             best = evidence.best(label, [optimizer, *others], name, sign)
             goal = {seed: value * (share if sign > 0 else 1 / share) for seed, value in best.items()}
         budget = evidence.budget(label)
-        times = {one: evidence.arrivals(label, one, name, goal, sign) for one in (optimizer, *others)}
-        logs = {one: {s: math.log(t) if t > 0 else t for s, t in found.items()} for one, found in times.items()}
+        times = {arm: evidence.arrivals(label, arm, name, goal, sign) for arm in (optimizer, *others)}
+        logs = {arm: {s: math.log(t) if t > 0 else t for s, t in arrivals.items()} for arm, arrivals in times.items()}
         for other in others:
             if {optimizer, other} <= set(task["only"]):
                 pairs = _pairs(logs[optimizer], logs[other], -1)
                 worst = None if math.isnan(budget) else -math.log(budget)
-                made.append(Comparison(label, optimizer, other, f"log steps to {name}", pairs, -1, worst=worst))
+                comparisons.append(Comparison(label, optimizer, other, f"log steps to {name}", pairs, -1, worst=worst))
     ratios = []
-    for one in made:
-        both = [b - a for a, b in one.pairs if not math.isnan(a + b)]
+    for comparison in comparisons:
+        both = [b - a for a, b in comparison.pairs if not math.isnan(a + b)]
         if both:
-            ratios.append(f"{math.exp(summarise(both).mean):.2f}x those of {one.second} on {one.task}")
-    return Question(tuple(made), "steps needed: " + ", ".join(ratios) if ratios else "")
+            ratios.append(f"{math.exp(summarise(both).mean):.2f}x those of {comparison.second} on {comparison.task}")
+    return Question(tuple(comparisons), "steps needed: " + ", ".join(ratios) if ratios else "")
 
 
 def _bounded(evidence: Evidence, optimizer: str, key: str, low: float = -math.inf, high: float = math.inf) -> Answer:
@@ -332,32 +339,32 @@ def _bounded(evidence: Evidence, optimizer: str, key: str, low: float = -math.in
 
 
 def _diverges(evidence: Evidence, optimizer: str, tasks: list[str] | None = None) -> Answer:
-    failed = made = 0
+    failed = runs = 0
     for task in evidence.tasks(tasks):
         name, _ = evidence.direction(task, None, None)
         values = evidence.values(task["label"], optimizer, name)
-        failed, made = failed + sum(map(math.isnan, values.values())), made + len(values)
-    if not made:
+        failed, runs = failed + sum(map(math.isnan, values.values())), runs + len(values)
+    if not runs:
         return Ruling("not tested", f"no runs of {optimizer}")
-    low, high = clopper_pearson(failed, made)
-    words = f"{failed} of {made} runs failed, a share in [{low:.2f}, {high:.2f}] (95 %)"
+    low, high = clopper_pearson(failed, runs)
+    words = f"{failed} of {runs} runs failed, a share in [{low:.2f}, {high:.2f}] (95 %)"
     return Ruling("holds" if low > 0.5 else "contradicted" if high < 0.5 else "undecided", words)
 
 
 def _all(evidence: Evidence, of: list[Mapping[str, Any]]) -> Answer:
     """Comparisons of several rules, decided together; a part that is negated or reads histories is judged by itself."""
-    made: list[Comparison] = []
+    comparisons: list[Comparison] = []
     alone: list[Ruling] = []
     for part in of:
         answer = _ask(evidence, part)
         if isinstance(answer, Question) and not answer.missing and not part.get("negated"):
-            made += answer.comparisons
+            comparisons += answer.comparisons
         else:
             alone.append(rule(evidence, part))
-    rulings = [*([ruling(Question(tuple(made)))] if made else []), *alone]
-    verdicts = [one.verdict for one in rulings]
-    words = "; ".join(one.words for one in rulings)
-    findings = tuple(f for one in rulings for f in one.findings)
+    rulings = [*([ruling(Question(tuple(comparisons)))] if comparisons else []), *alone]
+    verdicts = [ruling.verdict for ruling in rulings]
+    words = "; ".join(ruling.words for ruling in rulings)
+    findings = tuple(f for ruling in rulings for f in ruling.findings)
     for verdict in ("contradicted", "not tested"):
         if verdict in verdicts:
             return Ruling(verdict, words, findings)  # type: ignore[arg-type]

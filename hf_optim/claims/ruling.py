@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hf_optim.claims.judges import Comparison, Finding, decide
+from hf_optim.claims.comparisons import Comparison, Finding, decide
 from hf_optim.study.statistics.paired import ALPHA, detectable
 
 Verdict = Literal["holds", "contradicted", "partly", "undecided", "not tested", "not testable"]
@@ -35,10 +35,10 @@ class Question:
     parts: bool = True
 
 
-def negation(one: Ruling) -> Ruling:
+def negation(ruling: Ruling) -> Ruling:
     """The ruling on the opposite statement."""
     turned: dict[Verdict, Verdict] = {"holds": "contradicted", "contradicted": "holds", "partly": "undecided"}
-    return Ruling(turned.get(one.verdict, one.verdict), f"of the opposite: {one.words}", one.findings)
+    return Ruling(turned.get(ruling.verdict, ruling.verdict), f"of the opposite: {ruling.words}", ruling.findings)
 
 
 def ruling(answer: Question | Ruling) -> Ruling:
@@ -72,9 +72,11 @@ def _failed(findings: Sequence[Finding]) -> list[str]:
     """A sentence on each arm that has failures, once."""
     said: dict[tuple[str, str], str] = {}
     for finding in findings:
-        one = finding.comparison
-        what = "did not arrive" if one.worst is not None else "failed"
-        for label, count in zip((one.first, one.second), one.failures(), strict=True):
+        comparison = finding.comparison
+        failure = "did not arrive" if comparison.worst is not None else "failed"
+        for label, count in zip((comparison.first, comparison.second), comparison.failures(), strict=True):
             if count:
-                said[one.task, label] = f"{label} {what} on {one.task} with {count} of {len(one.pairs)} seeds"
+                said[comparison.task, label] = (
+                    f"{label} {failure} on {comparison.task} with {count} of {len(comparison.pairs)} seeds"
+                )
     return list(said.values())

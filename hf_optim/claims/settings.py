@@ -59,25 +59,25 @@ def _source(value: Value[Any]) -> str:
 def _preset(task: Mapping[str, Any]) -> dict[str, Value[Any]]:
     """The values of a task's preset, with what the study overrides as ours."""
     preset: Preset = load(task["task"]).preset(task["model"], task["size"])
-    found = {key: value for key, value in preset.sources().items() if key not in LOOKING}
-    model = found["model"]
+    values = {key: value for key, value in preset.sources().items() if key not in LOOKING}
+    model = values["model"]
     changed = {**model.value, **(task.get("options") or {})}
-    found["model"] = Value({"name": task["model"], **changed}, model.source, model.note)
+    values["model"] = Value({"name": task["model"], **changed}, model.source, model.note)
     for key, value in (task.get("overrides") or {}).items():
-        if key in found:
-            same = found[key].value == value
-            found[key] = found[key] if same else Value(value, "ours", "set by the study")
+        if key in values:
+            same = values[key].value == value
+            values[key] = values[key] if same else Value(value, "ours", "set by the study")
     if task.get("data"):
-        found["data"] = Value(task["data"], "ours", "set by the study")
+        values["data"] = Value(task["data"], "ours", "set by the study")
     if task.get("schedule"):
-        found["schedule"] = Value(task["schedule"], "ours", "set by the study")
-    if found["steps"].value is None:
-        del found["steps"]
+        values["schedule"] = Value(task["schedule"], "ours", "set by the study")
+    if values["steps"].value is None:
+        del values["steps"]
     elif "epochs" in (task.get("overrides") or {}):
-        del found["steps"]
+        del values["steps"]
     else:
-        del found["epochs"]
-    return found
+        del values["epochs"]
+    return values
 
 
 def _short(value: Any) -> str:
@@ -102,7 +102,7 @@ def _printed(claim: Claim, plan: Plan) -> list[str]:
 
 def _open(plan: Plan) -> list[str]:
     """What the paper does not print, once for all tasks that share it."""
-    found: dict[str, list[str]] = {}
+    by_line: dict[str, list[str]] = {}
     for task in plan.tasks:
         for name, value in _preset(task).items():
             if value.source != "paper":
@@ -111,9 +111,9 @@ def _open(plan: Plan) -> list[str]:
                 line = (
                     f"{NAMES.get(name, name)} {shown} is {'from the code' if value.source == 'code' else 'ours'}{note}."
                 )
-                found.setdefault(line, []).append(task["label"])
+                by_line.setdefault(line, []).append(task["label"])
     everywhere = len(plan.tasks)
-    return [line if len(tasks) == everywhere else f"{', '.join(tasks)}: {line}" for line, tasks in found.items()]
+    return [line if len(tasks) == everywhere else f"{', '.join(tasks)}: {line}" for line, tasks in by_line.items()]
 
 
 def _counterparts(claim: Claim, size: str, task: Mapping[str, Any], whole: Plan) -> list[Mapping[str, Any]]:
@@ -128,15 +128,15 @@ def _task(task: Mapping[str, Any], stands_for: Iterable[Mapping[str, Any]]) -> l
     ours = _preset(task)
     theirs = [_preset(other) for other in stands_for]
     lines = []
-    for name in dict.fromkeys([*ours, *(key for one in theirs for key in one)]):
-        here = _one(name, ours)
-        there = list(dict.fromkeys(_one(name, one) for one in theirs))
+    for name in dict.fromkeys([*ours, *(key for preset in theirs for key in preset)]):
+        here = _text(name, ours)
+        there = list(dict.fromkeys(_text(name, preset) for preset in theirs))
         if there != [here]:
             lines.append(f"{NAMES.get(name, name)} {here} for {' / '.join(there)}")
     return [f"{task['label']}: {'; '.join(lines)}."] if lines else []
 
 
-def _one(name: str, preset: Mapping[str, Value[Any]]) -> str:
+def _text(name: str, preset: Mapping[str, Value[Any]]) -> str:
     if name not in preset:
         return "as its epochs have it" if name == "steps" else "as its steps have it"
     value = preset[name].value
@@ -147,7 +147,7 @@ def _optimizers(plan: Plan, whole: Plan) -> list[str]:
     lines = []
     for optimizer in plan.optimizers:
         label = optimizer["label"]
-        other = next((one for one in whole.optimizers if one["label"] == label), None)
+        other = next((entry for entry in whole.optimizers if entry["label"] == label), None)
         if other is None:
             lines.append(f"{label} is not in the paper's study.")
             continue
@@ -161,7 +161,7 @@ def _optimizers(plan: Plan, whole: Plan) -> list[str]:
                 if a.get(key) != b.get(key)
             ]
             lines.append(f"{label}: {', '.join(changed)}.")
-    gone = [one["label"] for one in whole.optimizers if one["label"] not in {o["label"] for o in plan.optimizers}]
+    gone = [entry["label"] for entry in whole.optimizers if entry["label"] not in {o["label"] for o in plan.optimizers}]
     return [*lines, *([f"Without {', '.join(gone)}."] if gone else [])]
 
 

@@ -23,12 +23,12 @@ def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
         home = folder / "runs" / run.id
         if (home / "record.json").is_file():
             continue
-        found = next((other / run.id for other in others if _finished(other / run.id, run.id)), None)
-        if found is None:
+        finished = next((other / run.id for other in others if _finished(other / run.id, run.id)), None)
+        if finished is None:
             continue
         part = folder / "runs" / f".{run.id}.{uuid.uuid4().hex}.part"
         part.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(found, part, copy_function=_link, ignore=shutil.ignore_patterns("checkpoint-*"))
+        shutil.copytree(finished, part, copy_function=_link, ignore=shutil.ignore_patterns("checkpoint-*"))
         shutil.rmtree(home, ignore_errors=True)  # what an interrupted run left
         os.replace(part, home)
         brought.append(run.id)

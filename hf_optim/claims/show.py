@@ -6,11 +6,11 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from hf_optim.claims.beside import Pair
-from hf_optim.claims.judges import Finding
-from hf_optim.claims.outcome import Judgement, Outcome
+from hf_optim.claims.comparisons import Finding
+from hf_optim.claims.counterparts import Pair
+from hf_optim.claims.judge import Judgement, Outcome
 from hf_optim.claims.settings import values
-from hf_optim.core.text import markdown as safe
+from hf_optim.core.safe_text import markdown as safe
 from hf_optim.study.statistics.paired import Summary
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
     lines += [_ran(outcome), ""] if outcome.results is not None else []
     lines += [f"- [{name}]({name})" for name in files] + ([""] if files else [])
     lines += ["## Verdicts", ""]
-    for one in outcome.judgements:
-        lines += _verdict_lines(one)
-    findings = [finding for one in outcome.judgements for finding in one.ruling.findings]
+    for judgement in outcome.judgements:
+        lines += _verdict_lines(judgement)
+    findings = [finding for judgement in outcome.judgements for finding in judgement.ruling.findings]
     if findings:
         lines += [
             "",
@@ -52,7 +52,7 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
     lines += _beside(outcome)
     if outcome.outlooks:
         lines += ["", "## What this study could decide", ""]
-        lines += [f"- {text}" for text in dict.fromkeys(one.sentence() for one in outcome.outlooks)]
+        lines += [f"- {text}" for text in dict.fromkeys(outlook.sentence() for outlook in outcome.outlooks)]
     if outcome.differences:
         lines += ["", "## What differs from the paper", "", *(f"- {text}" for text in outcome.differences)]
     if outcome.results is not None and outcome.size == "paper":
@@ -86,12 +86,12 @@ def _ran(outcome: Outcome) -> str:
     return f"{', '.join(parts)}. {CAUTION[outcome.size]}"
 
 
-def _verdict_lines(one: Judgement) -> list[str]:
-    statement = one.statement
+def _verdict_lines(judgement: Judgement) -> list[str]:
+    statement = judgement.statement
     variant = f" ({statement.variant})" if statement.variant else ""
-    lines = [f"- **{one.ruling.verdict}**{variant}: “{statement.says}” ({statement.section})"]
+    lines = [f"- **{judgement.ruling.verdict}**{variant}: “{statement.says}” ({statement.section})"]
     lines += [f"  - read as: {statement.reading}"] if statement.reading else []
-    return [*lines, f"  - {one.ruling.words}"] if one.ruling.words else lines
+    return [*lines, f"  - {judgement.ruling.words}"] if judgement.ruling.words else lines
 
 
 def _beside(outcome: Outcome) -> list[str]:
@@ -128,16 +128,16 @@ def plain(outcome: Outcome) -> dict[str, Any]:
         "differs": list(outcome.differences),
         "judgements": [
             {
-                "says": one.statement.says,
-                "section": one.statement.section,
-                "reading": one.statement.reading,
-                "variant": one.statement.variant,
-                "rule": one.statement.rule,
-                "verdict": one.ruling.verdict,
-                "words": one.ruling.words,
-                "comparisons": [_plain(finding, outcome) for finding in one.ruling.findings],
+                "says": judgement.statement.says,
+                "section": judgement.statement.section,
+                "reading": judgement.statement.reading,
+                "variant": judgement.statement.variant,
+                "rule": judgement.statement.rule,
+                "verdict": judgement.ruling.verdict,
+                "words": judgement.ruling.words,
+                "comparisons": [_plain(finding, outcome) for finding in judgement.ruling.findings],
             }
-            for one in outcome.judgements
+            for judgement in outcome.judgements
         ],
         "figures": [
             {
@@ -159,21 +159,21 @@ def plain(outcome: Outcome) -> dict[str, Any]:
 
 
 def _plain(finding: Finding, outcome: Outcome) -> dict[str, Any]:
-    one = finding.comparison
+    comparison = finding.comparison
     runs = [] if outcome.results is None else [
         run.id
-        for label in (one.first, one.second)
-        for run, record in outcome.results.runs(one.task, label)
+        for label in (comparison.first, comparison.second)
+        for run, record in outcome.results.runs(comparison.task, label)
         if record is not None
     ]  # fmt: skip
     return {
-        "task": one.task,
-        "first": one.first,
-        "second": one.second,
-        "metric": one.metric,
-        "slack": one.slack,
+        "task": comparison.task,
+        "first": comparison.first,
+        "second": comparison.second,
+        "metric": comparison.metric,
+        "slack": comparison.slack,
         "pairs": finding.pairs,
-        "failures": list(one.failures()),
+        "failures": list(comparison.failures()),
         "difference": _number(finding.difference.mean),
         "low": _number(finding.difference.low),
         "high": _number(finding.difference.high),
@@ -200,8 +200,8 @@ def terminal(outcome: Outcome, console: Console) -> None:
         for pair in shown:
             table.add_row(pair.label, _published(pair), _obtained(pair))
         console.print(table)
-    for one in outcome.judgements:
-        statement, ruling = one.statement, one.ruling
+    for judgement in outcome.judgements:
+        statement, ruling = judgement.statement, judgement.ruling
         variant = f" ({statement.variant})" if statement.variant else ""
         reading = f", read as: {statement.reading}" if statement.reading else ""
         words = f"{variant}: {statement.says} ({statement.section}){reading}"
@@ -212,14 +212,14 @@ def terminal(outcome: Outcome, console: Console) -> None:
 
 
 def _cells(finding: Finding) -> list[str]:
-    one, difference = finding.comparison, finding.difference
+    comparison, difference = finding.comparison, finding.difference
     interval = "–" if math.isnan(difference.low) else f"[{difference.low:+.4g}, {difference.high:+.4g}]"
-    slack = f" (given {one.slack:.3g})" if one.slack else ""
+    slack = f" (given {comparison.slack:.3g})" if comparison.slack else ""
     p = finding.adjusted
     return [
-        one.task,
-        f"{one.first} − {one.second}{slack}",
-        one.metric,
+        comparison.task,
+        f"{comparison.first} − {comparison.second}{slack}",
+        comparison.metric,
         "–" if math.isnan(difference.mean) else f"{difference.mean:+.4g}",
         interval,
         "–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}",
@@ -236,9 +236,9 @@ def _published(pair: Pair) -> str:
 
 
 def _obtained(pair: Pair) -> str:
-    one: Summary = pair.obtained
+    summary: Summary = pair.obtained
     unit = f" {pair.published['unit']}" if pair.published.get("unit") else ""
-    return f"{one.mean:.4g}" + (f" ± {one.sd:.2g}" if one.n > 1 else "") + unit
+    return f"{summary.mean:.4g}" + (f" ± {summary.sd:.2g}" if summary.n > 1 else "") + unit
 
 
 def _number(value: float) -> float | None:

@@ -105,13 +105,13 @@ def _labels(keys: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _exchanged(keys: Mapping[str, Any], exchange: Mapping[str, str]) -> dict[str, Any]:
-    made = dict(keys)
+    swapped = dict(keys)
     for key in LABELS:
         named = keys.get(key)
         if isinstance(named, str):
-            made[key] = exchange.get(named, named)
+            swapped[key] = exchange.get(named, named)
         elif named is not None:
-            made[key] = [exchange.get(label, label) for label in named]
+            swapped[key] = [exchange.get(label, label) for label in named]
     if "of" in keys:
-        made["of"] = [_exchanged(part, exchange) for part in keys["of"]]
-    return made
+        swapped["of"] = [_exchanged(part, exchange) for part in keys["of"]]
+    return swapped

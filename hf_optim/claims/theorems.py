@@ -142,7 +142,7 @@ CHECKS: dict[str, Callable[[], Table]] = {
 
 def write(names: list[str], folder: Path) -> list[Path]:
     """NAME.csv of each check below `folder`; gives their paths."""
-    from hf_optim.core.text import csv_lines
+    from hf_optim.core.safe_text import csv_lines
     from hf_optim.experiment.files import write_atomically
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core import text
+from hf_optim.core import safe_text
 from hf_optim.errors import UserError
 
 ABOUT = "test an optimizer, ours or yours, for correctness"
@@ -36,7 +36,7 @@ class Bar:
             TimeElapsedColumn(),
             TextColumn("{task.description}"),
         )
-        self._progress = Progress(*columns, console=text.console(stderr=True), transient=True)
+        self._progress = Progress(*columns, console=safe_text.console(stderr=True), transient=True)
         self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> Bar:
@@ -46,10 +46,10 @@ class Bar:
         if self._progress.live.is_started:
             self._progress.stop()
 
-    def advance(self, done: int, total: int, what: str) -> None:
-        """Show that `done` of `total` cells are known; `what` came last."""
+    def advance(self, done: int, total: int, label: str) -> None:
+        """Show that `done` of `total` cells are known; `label` came last."""
         self._progress.start()  # not before: what is wrong with the names is one line, and no bar
-        self._progress.update(self._task, completed=done, total=total, description=what[:46])
+        self._progress.update(self._task, completed=done, total=total, description=label[:46])
 
 
 def _mapping(text: str, option: str) -> Any:
@@ -109,8 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     known = registered()
     if options.list:
-        for i, (id, one) in enumerate(known.items(), 1):
-            print(f"{i:3d} {id:14s} {one.title}{' (slow)' if one.slow else ''}")
+        for i, (id, check) in enumerate(known.items(), 1):
+            print(f"{i:3d} {id:14s} {check.title}{' (slow)' if check.slow else ''}")
         return 0
     expanded = expand(names)
     chosen = [c.strip() for c in options.checks.split(",") if c.strip()] if options.checks else None
@@ -123,9 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             references=dict.fromkeys(expanded, reference),
             progress=bar.advance,
         )
-    console = text.console()
+    console = safe_text.console()
     if not console.is_terminal:
-        console = text.console(width=100)
+        console = safe_text.console(width=100)
     show.terminal(report, known, console)
     if options.json:
         Path(options.json).expanduser().write_text(report.to_json(), encoding="utf-8")

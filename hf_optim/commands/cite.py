@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from hf_optim import __version__, registry
 from hf_optim.commands.parser import Parser
-from hf_optim.core import text
+from hf_optim.core import safe_text
 
 ABOUT = "the paper behind an optimizer, as BibTeX"
 #: how this package is cited; CITATION.cff says the same
@@ -58,4 +58,4 @@ def _key(authors: str, title: str, year: int) -> str:
 
 
 def _safe(value: str) -> str:
-    return text.latex(value)
+    return safe_text.latex(value)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core.text import csv_lines
+from hf_optim.core.safe_text import csv_lines
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import whole, write_atomically
 from hf_optim.toys.regret import COLUMNS, ETA, Run, exponent, follow, tuned
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     problem = online.Digits() if options.problem == "digits" else online.TwoPulls()
     print(f"{problem.title}; {steps} steps, lr eta / sqrt(t), {options.seeds} seed(s); min f = {problem.least:.10f}")
-    found: dict[str, list[Run]] = {}
+    by_label: dict[str, list[Run]] = {}
     for label, spec in specs.items():
         if options.lr is not None:
             spec = with_rate(spec, options.lr)
@@ -63,13 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             spec = with_rate(spec, ETA)
         elif takes_rate(spec):
             spec = tuned(problem, spec, steps, options.seeds)
-        found[label] = [follow(problem, spec, steps, seed) for seed in range(options.seeds)]
-        print(f"\n{label}" + ("" if found[label][0].rate is None else f", eta = {found[label][0].rate:g}"))
-        print(table(found[label]))
-        for finding in findings(found[label]):
+        by_label[label] = [follow(problem, spec, steps, seed) for seed in range(options.seeds)]
+        print(f"\n{label}" + ("" if by_label[label][0].rate is None else f", eta = {by_label[label][0].rate:g}"))
+        print(table(by_label[label]))
+        for finding in findings(by_label[label]):
             print(f"  {finding}")
     if options.output is not None:
-        for file in write(Path(options.output), options.problem, problem, found):
+        for file in write(Path(options.output), options.problem, problem, by_label):
             print(file)
     return 0
 
@@ -118,14 +118,14 @@ def findings(runs: Sequence[Run]) -> list[str]:
     runs = [run for run in runs if run.rows]
     if not runs:
         return said
-    for name, what, divide in (
+    for name, quantity, divide in (
         ("regret", "R(T)/T", True),
         ("excess_mean", "mean f - f*", False),
         ("excess_of_mean", "f(mean) - f*", False),
     ):
         mean, half = exponent(runs, name, divide)
         interval = "" if math.isnan(half) else f" ± {half:.3f} (95%, {len(runs)} seeds)"
-        said.append(f"exponent of T in {what}: " + ("no fit" if math.isnan(mean) else f"{mean:.3f}{interval}"))
+        said.append(f"exponent of T in {quantity}: " + ("no fit" if math.isnan(mean) else f"{mean:.3f}{interval}"))
         if not divide and not math.isnan(mean):
             said[-1] += f"; O(1/sqrt T) asks for -0.5 or less: {_verdict(mean <= -0.5)}"
     if runs[0].momentum is None or runs[0].speeds is None:
@@ -158,15 +158,15 @@ def _need_matplotlib() -> None:
         raise UserError("plots need matplotlib: pip install 'hf-optim[study]', or leave --output out") from None
 
 
-def write(folder: Path, name: str, problem: Online, found: Mapping[str, Sequence[Run]]) -> list[Path]:
+def write(folder: Path, name: str, problem: Online, by_label: Mapping[str, Sequence[Run]]) -> list[Path]:
     """convergence.csv with a row for each optimizer, seed and T, and the plots; gives their paths."""
     from hf_optim.toys import regret_plot as convergence_plot
 
     files = [folder / f"convergence.{kind}" for kind in ("csv", "svg", "png")]
     try:
-        rows = ({"problem": name, **row} for runs in found.values() for run in runs for row in run.rows)
+        rows = ({"problem": name, **row} for runs in by_label.values() for run in runs for row in run.rows)
         write_atomically(files[0], csv_lines([COLUMNS, *([row[key] for key in COLUMNS] for row in rows)]))
-        figure = convergence_plot.draw(problem.title, found)
+        figure = convergence_plot.draw(problem.title, by_label)
         for file in files[1:]:
             dateless = {"Date": None} if file.suffix == ".svg" else None  # the same run, the same file
             with whole(file) as part:

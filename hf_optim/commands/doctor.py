@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core.text import terminal
+from hf_optim.core.safe_text import terminal
 
 ABOUT = "show versions, compiler, GPU and caches, and what will be used"
 Line = tuple[str, str, str]  # "ok" | "note" | "bad", what, how it is
@@ -25,10 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.parse_args(sys.argv[1:] if argv is None else argv)
     lines = [*versions(), *machine(), *caches(), *use()]
-    width = max(len(what) for _, what, _ in lines)
+    width = max(len(topic) for _, topic, _ in lines)
     marks = {"ok": " ", "note": "·", "bad": "✗"}
-    for sign, what, how in lines:
-        print(terminal(f"{marks[sign]} {what:{width}s}  {how}".replace(str(Path.home()), "~")))
+    for sign, topic, how in lines:
+        print(terminal(f"{marks[sign]} {topic:{width}s}  {how}".replace(str(Path.home()), "~")))
     return int(any(sign == "bad" for sign, _, _ in lines))
 
 
@@ -46,18 +46,22 @@ def versions() -> Iterator[Line]:
     absent: dict[str, list[str]] = {}
     seen = set()
     for line in listed:
-        one = Requirement(line)
-        extra = str(one.marker).rpartition("extra == ")[2].strip('"') if one.marker else ""
-        if extra in ("dev", "docs") or one.name == "hf-optim" or one.name in seen:
+        requirement = Requirement(line)
+        extra = str(requirement.marker).rpartition("extra == ")[2].strip('"') if requirement.marker else ""
+        if extra in ("dev", "docs") or requirement.name == "hf-optim" or requirement.name in seen:
             continue
-        seen.add(one.name)
+        seen.add(requirement.name)
         try:
-            there = version(one.name)
+            there = version(requirement.name)
         except PackageNotFoundError:
-            absent.setdefault(extra, []).append(one.name)
+            absent.setdefault(extra, []).append(requirement.name)
             continue
-        fits = one.specifier.contains(there, prereleases=True)
-        yield ("ok", one.name, there) if fits else ("bad", one.name, f"{there}, and {one.specifier} is needed")
+        fits = requirement.specifier.contains(there, prereleases=True)
+        yield (
+            ("ok", requirement.name, there)
+            if fits
+            else ("bad", requirement.name, f"{there}, and {requirement.specifier} is needed")
+        )
     for extra, names in absent.items():
         yield "note", ", ".join(names), f"not installed: pip install 'hf-optim[{extra}]'"
 

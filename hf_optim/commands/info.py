@@ -62,15 +62,15 @@ def task(name: str) -> str:
     """A task's models, sizes, data and metrics."""
     from hf_optim.experiment.task import load
 
-    one = load(name)
+    loaded = load(name)
     pairs = [
-        ("task", one.title),
-        ("models", ", ".join(one.models)),
-        *((f"size {size}", entry.about) for size, entry in one.sizes.items()),
-        ("judged by", f"{one.primary.name}, {_way(one.primary.greater_is_better)}"),
-        ("metrics", ", ".join(metric.name for metric in one.metrics) or "loss"),
-        ("data", "; ".join(f"{key}: {about}" for key, about in one.embedded.items()) or "–"),
-        ("options", "; ".join(f"{key}: {about}" for key, about in one.options.items()) or "–"),
+        ("task", loaded.title),
+        ("models", ", ".join(loaded.models)),
+        *((f"size {size}", entry.about) for size, entry in loaded.sizes.items()),
+        ("judged by", f"{loaded.primary.name}, {_way(loaded.primary.greater_is_better)}"),
+        ("metrics", ", ".join(metric.name for metric in loaded.metrics) or "loss"),
+        ("data", "; ".join(f"{key}: {about}" for key, about in loaded.embedded.items()) or "–"),
+        ("options", "; ".join(f"{key}: {about}" for key, about in loaded.options.items()) or "–"),
     ]
     return _page(name, pairs)
 
@@ -92,11 +92,11 @@ def model(name: str) -> str:
     from hf_optim.experiment.task import load
 
     lines = []
-    for one in map(load, _tasks()):
-        if name not in one.models:
+    for owner in map(load, _tasks()):
+        if name not in owner.models:
             continue
-        lines.append(f"{name}, a model of the task {one.name}")
-        for size, entry in one.sizes.items():
+        lines.append(f"{name}, a model of the task {owner.name}")
+        for size, entry in owner.sizes.items():
             if name in entry.presets:
                 values = {k: v for k, v in entry.presets[name].sources().items() if v.value not in (None, {})}
                 lines.append(f"  {size}:")
@@ -118,11 +118,11 @@ def metric(name: str) -> str:
     from hf_optim.experiment.task import EVERY_RUN, load
 
     pairs = []
-    for one in map(load, _tasks()):
-        declared = next((m for m in (*one.metrics, *EVERY_RUN) if m.name == name), None)
+    for owner in map(load, _tasks()):
+        declared = next((m for m in (*owner.metrics, *EVERY_RUN) if m.name == name), None)
         if declared is not None:
             unit = f", in {declared.unit}" if declared.unit else ""
-            pairs.append((one.name, f"{_way(declared.greater_is_better)}{unit}"))
+            pairs.append((owner.name, f"{_way(declared.greater_is_better)}{unit}"))
     text = _page(f"{name}, a metric", pairs)
     if name in metrics.names():
         doc = ast.get_docstring(ast.parse(Path(metrics.path(name)).read_text(encoding="utf-8"))) or ""
@@ -154,9 +154,13 @@ def claim(name: str) -> str:
     """What a paper says at one place, and at which sizes that is tried."""
     from hf_optim.claims.claim import load
 
-    one = load(name)
-    pairs = [("claim", one.title), ("paper", f"{one.paper}, {one.where}"), ("sizes", ", ".join(one.settings) or "none")]
-    pairs += [("says", f"“{each.says}” ({each.section})") for each in one.statements]
+    loaded = load(name)
+    pairs = [
+        ("claim", loaded.title),
+        ("paper", f"{loaded.paper}, {loaded.where}"),
+        ("sizes", ", ".join(loaded.settings) or "none"),
+    ]
+    pairs += [("says", f"“{each.says}” ({each.section})") for each in loaded.statements]
     return _page(name, pairs) + f"\n\nhf-optim reproduce {name}"
 
 

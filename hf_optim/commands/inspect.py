@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_optim.commands.parser import Parser
 from hf_optim.core import importing
-from hf_optim.core.text import csv_lines, terminal
+from hf_optim.core.safe_text import csv_lines, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec
 
@@ -76,38 +76,38 @@ def look(given: argparse.Namespace) -> int:
             task=given.task, model=given.model, size=given.size, data=given.data, optimizer={"name": "adamw"}
         )
     spec = checkpoints.specification(given.checkpoint, named)
-    one = checkpoints.read_solution(given.checkpoint, spec, given.split, given.samples, double=given.double)
+    solution = checkpoints.read_solution(given.checkpoint, spec, given.split, given.samples, double=given.double)
     figures: dict[str, Any] = {
         "checkpoint": str(given.checkpoint),
         "split": given.split,
-        "samples": one.samples,
-        "loss": one.loss(),
-        **norms(one.parameters),
+        "samples": solution.samples,
+        "loss": solution.loss(),
+        **norms(solution.parameters),
     }
-    _say("loss", f"{figures['loss']:.6g} on {one.samples} {given.split} samples")
-    if one.averaged:
+    _say("loss", f"{figures['loss']:.6g} on {solution.samples} {given.split} samples")
+    if solution.averaged:
         _say("note", "evaluation uses an average of the weights: that is what is looked at")
     _say("parameter norm", f"{figures['parameter_norm']:.6g}")
     if given.eigenvalues:
-        figures["eigenvalues"] = hessian.eigenvalues(one, given.eigenvalues)
+        figures["eigenvalues"] = hessian.eigenvalues(solution, given.eigenvalues)
         _say("largest eigenvalues", ", ".join(f"{value:.5g}" for value in figures["eigenvalues"]))
     if given.trace:
-        estimate = hessian.trace(one, given.trace)
+        estimate = hessian.trace(solution, given.trace)
         figures["trace"] = {"mean": estimate.mean, "standard_error": estimate.error, "probes": estimate.probes}
         _say("trace", f"{estimate.mean:.5g} ± {estimate.error:.2g} (standard error, {estimate.probes} probes)")
     folder = given.output or given.checkpoint / "inspection"
     pictures: list[tuple[str, Any]] = []
     if given.landscape:
-        found = landscape.surface(
-            one, points=given.points, distance=given.distance, dimensions=given.landscape, seed=given.seed,
+        surface = landscape.surface(
+            solution, points=given.points, distance=given.distance, dimensions=given.landscape, seed=given.seed,
             progress=_progress,
         )  # fmt: skip
-        pictures.append(("landscape", found))
+        pictures.append(("landscape", surface))
     if given.other:
         second = checkpoints.read_solution(
             given.other, checkpoints.specification(given.other, named), given.split, 1, double=given.double
         )
-        pictures.append(("interpolation", landscape.between(one, second)))
+        pictures.append(("interpolation", landscape.between(solution, second)))
         figures["other"] = str(given.other)
     _write(folder, figures, pictures)
     _say("written to", str(folder))
@@ -130,16 +130,16 @@ def _write(folder: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "inspection.json", figures)
-        for name, found in pictures:
-            write_atomically(folder / f"{name}.csv", _csv(name, found))
+        for name, measured in pictures:
+            write_atomically(folder / f"{name}.csv", _csv(name, measured))
             with whole(folder / f"{name}.png") as picture:
-                plots.draw(name, found, picture)
+                plots.draw(name, measured, picture)
     except OSError as error:
         raise UserError(f"--output: {folder} cannot be written ({error.strerror or error})") from error
 
 
-def _csv(name: str, found: Any) -> str:
+def _csv(name: str, measured: Any) -> str:
     if name == "interpolation":
-        return csv_lines([("share", "loss"), *found])
-    rows = [(a, b, found.loss[i][j]) for i, a in enumerate(found.first) for j, b in enumerate(found.second)]
+        return csv_lines([("share", "loss"), *measured])
+    rows = [(a, b, measured.loss[i][j]) for i, a in enumerate(measured.first) for j, b in enumerate(measured.second)]
     return csv_lines([("first", "second", "loss"), *rows])

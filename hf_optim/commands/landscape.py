@@ -1,25 +1,36 @@
 """Optimizers on surfaces of two variables: who goes where (SMARAN, Figure 1). `hf-optim landscape beale`.
 
-The point is one float64 tensor of shape (2,), and every step sees the exact function. AGR, which leaves vectors out by
-default, runs with agr_scope="all". Rules that count in epochs are told that one has `EPOCH` steps.
+The point is one float64 tensor of shape (2,), and every step sees the exact function. A transform that leaves vectors
+out by default takes them here, and the remarks say with which argument. Rules that count in epochs are told that one
+has `EPOCH` steps.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core.text import csv_lines
+from hf_optim.core.safe_text import csv_lines
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import write_atomically
 from hf_optim.toys.surfaces import SURFACES, Surface
-from hf_optim.toys.trajectory import CLOSE, RATES, Trajectory, follow, label_of, parse, takes_rate, tuned, with_rate
+from hf_optim.toys.trajectory import (
+    CLOSE,
+    RATES,
+    Trajectory,
+    follow,
+    label_of,
+    on_vectors,
+    parse,
+    takes_rate,
+    tuned,
+    with_rate,
+)
 
 ABOUT = "follow optimizers over a two-dimensional surface"
 
@@ -133,17 +144,15 @@ def remarks(surface: Surface, paths: Sequence[Trajectory], chosen: Sequence[str]
     """What a reader of the plot has to know: how rates were chosen, and what differs from the defaults."""
     from hf_optim.core.definitions import own_definitions
 
-    found = []
+    lines = []
     if chosen and surface.rate is not None:
-        found.append(f"lr = {surface.rate:g} for {', '.join(chosen)}: no minimum, so nothing to choose it by")
+        lines.append(f"lr = {surface.rate:g} for {', '.join(chosen)}: no minimum, so nothing to choose it by")
     elif chosen:
-        found.append(f"lr of {', '.join(chosen)}: the one of {', '.join(f'{r:g}' for r in RATES)} that ends lowest")
-    agr = [path.label for path in paths if "agr_scope" in json.dumps(path.spec) or '"agr"' in json.dumps(path.spec)]
+        lines.append(f"lr of {', '.join(chosen)}: the one of {', '.join(f'{r:g}' for r in RATES)} that ends lowest")
     for path in paths:
-        found += [f"{path.label}, our definition: {text}" for text in own_definitions(path.spec)]
-    if agr:
-        found.append(f'{", ".join(agr)}: AGR on the vector (x, y), as with agr_scope="all"')
-    return found
+        lines += [f"{path.label}, our definition: {text}" for text in own_definitions(path.spec)]
+        lines += [f"{path.label}: its transform takes the vector (x, y): {text}" for text in on_vectors(path.spec)]
+    return lines
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -64,21 +64,21 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
 def _spec(name: str | None, hyper: dict[str, Any]) -> dict[str, Any]:
     text = os.environ.get(VARIABLE, "").strip()
     try:
-        found = json.loads(text) if text.startswith("{") else {"name": text} if text else {}
+        spec = json.loads(text) if text.startswith("{") else {"name": text} if text else {}
     except ValueError as error:
         raise UserError(f'{VARIABLE}: not JSON ({error}): a name, or {{"name": "smaran", ...}}') from None
     if name is not None:
-        found = {"name": name}
-    if "name" not in found:
+        spec = {"name": name}
+    if "name" not in spec:
         raise UserError(f"hf-optim launch: which optimizer? --optimizer NAME, or {VARIABLE} in the environment")
-    return {**found, **hyper}
+    return {**spec, **hyper}
 
 
 def run(spec: dict[str, Any], target: Sequence[str], module: bool = False) -> int:
     """Run `target` (a script or module and its arguments) with `spec` attached to every trainer that trains."""
     from hf_optim.hub.arguments import to_spec
     from hf_optim.hub.attaching import attach
-    from hf_optim.hub.starting import at_train, attached
+    from hf_optim.hub.train_start import at_train, attached
 
     spec = to_spec(spec, {}, settled=False)
     if Path(target[0]).name in LAUNCHERS:

@@ -88,7 +88,7 @@ def tasks() -> tuple[Row, list[Row]]:
 
     loaded = [task.load(name) for name in task.names()]
     return ("name", "judged by", "models", "title"), [
-        (one.name, one.primary.name, str(len(one.models)), one.title) for one in loaded
+        (entry.name, entry.primary.name, str(len(entry.models)), entry.title) for entry in loaded
     ]
 
 
@@ -98,9 +98,9 @@ def models() -> tuple[Row, list[Row]]:
 
     rows: list[Row] = []
     for name in task.names():
-        one = task.load(name)
-        sizes = {model: [size for size in one.sizes if model in one.sizes[size].presets] for model in one.models}
-        rows += [(model, one.name, ", ".join(sizes[model])) for model in one.models]
+        entry = task.load(name)
+        sizes = {model: [size for size in entry.sizes if model in entry.sizes[size].presets] for model in entry.models}
+        rows += [(model, entry.name, ", ".join(sizes[model])) for model in entry.models]
     return ("name", "task", "sizes"), rows
 
 
@@ -116,8 +116,8 @@ def metrics() -> tuple[Row, list[Row]]:
             tasks_of.setdefault(metric.name, []).append(name)
             declared[metric.name] = metric
     rows: list[Row] = [
-        (name, "higher" if one.greater_is_better else "lower", one.unit or "–", ", ".join(tasks_of[name]))
-        for name, one in sorted(declared.items())
+        (name, "higher" if metric.greater_is_better else "lower", metric.unit or "–", ", ".join(tasks_of[name]))
+        for name, metric in sorted(declared.items())
     ]
     rows += [(name, "–", "–", "hf_optim.metrics") for name in files.names() if name not in declared]
     return ("name", "better is", "unit", "recorded by"), sorted(rows)
@@ -160,9 +160,9 @@ def _print(kind: str, heads: Row, rows: list[Row], pattern: str) -> int:
     wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     some = [row for row in rows if fnmatch.fnmatchcase(row[0], wanted)]
     if not some:
-        one = {"studies": "study"}.get(kind, kind.removesuffix("s"))
+        singular = {"studies": "study"}.get(kind, kind.removesuffix("s"))
         near = closest(pattern, [row[0] for row in rows])
-        raise UserError(f"no {one} matches {pattern!r}{near}; leave it out to see all of them")
+        raise UserError(f"no {singular} matches {pattern!r}{near}; leave it out to see all of them")
     for line in aligned([heads, *some], shutil.get_terminal_size((80, 24)).columns):
         print(line)
     return 0

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core.text import line
+from hf_optim.core.safe_text import line
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
@@ -49,12 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def commands() -> dict[str, str]:
     """Every command with the line that the overview shows, read without importing it."""
-    found = {}
+    known = {}
     for file in sorted(Path(__file__).parent.glob("*.py")):
         about = re.search(r'^ABOUT = "(.+)"$', file.read_text(encoding="utf-8"), re.MULTILINE)
         if about:
-            found[file.stem] = about[1]
-    return found
+            known[file.stem] = about[1]
+    return known
 
 
 def _run(arguments: list[str]) -> int:

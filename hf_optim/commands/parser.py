@@ -42,4 +42,4 @@ def _meant(word: str, options: Mapping[str, Any]) -> str:
     if word in known:
         return f" (did you mean {known[word]}?)"
     near = validate.closest(word, known)
-    return re.sub(r"(?<=mean |..or )\w+", lambda found: known.get(found[0], found[0]), near)
+    return re.sub(r"(?<=mean |..or )\w+", lambda match: known.get(match[0], match[0]), near)

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("study", metavar="STUDY", help="the study's folder")
     parser.add_argument("into", metavar="DEST", help="a folder that is new or empty")
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    from hf_optim.core.text import terminal
+    from hf_optim.core.safe_text import terminal
     from hf_optim.experiment.files import write_atomically
     from hf_optim.study.conduct import finish
     from hf_optim.study.folder.publish import index, publish, readme

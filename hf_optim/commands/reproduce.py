@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.claims import claim as claims
-from hf_optim.claims.narrow import Wish
+from hf_optim.claims.wishes import Wish
 from hf_optim.commands import list as listing
 from hf_optim.commands import overrides
 from hf_optim.commands.parser import Parser
-from hf_optim.core import text
+from hf_optim.core import safe_text
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
 
     from hf_optim.claims.cost import Machine
-    from hf_optim.claims.outcome import Outcome
+    from hf_optim.claims.judge import Outcome
     from hf_optim.experiment.cards import Card
     from hf_optim.study.plan.plan import Plan
 
@@ -172,11 +172,11 @@ def reproduce(name: str, options: Options) -> int:
     folder = options.folder(chosen.name)
     if setting.study is None:
         return _run_commands(chosen, options, folder)
-    from hf_optim.claims import narrow, shared
+    from hf_optim.claims import shared, wishes
     from hf_optim.study import conduct as command
     from hf_optim.study.plan.plan import expand
 
-    source = narrow.study(setting.study, options.wish)
+    source = wishes.study(setting.study, options.wish)
     plan = expand(source, seeds=options.seeds, overrides=options.overrides)
     _announce(chosen, plan, options, folder)
     if options.share and not options.dry_run:
@@ -224,12 +224,12 @@ def _announce(chosen: claims.Claim, plan: Plan, options: Options, folder: Path) 
     machine = options.machine or (cost.GPU if options.size == "paper" else cost.CORE)
     left = [run for run in plan.runs if not (folder / "runs" / run.id / "record.json").is_file()]
     print(f"To run: {cost.of(left, machine).sentence(machine)}")
-    found = power.outlooks(chosen, options.size, plan)
-    told = [one for one in found if one.decides is not None or one.visible is not None]
-    for sentence in dict.fromkeys(one.sentence() for one in told):
+    outlooks = power.outlooks(chosen, options.size, plan)
+    told = [outlook for outlook in outlooks if outlook.decides is not None or outlook.visible is not None]
+    for sentence in dict.fromkeys(outlook.sentence() for outlook in told):
         print(f"  {sentence}")
-    if power.hopeless(found) and not options.anyway and not options.dry_run and left:
-        needed = min(one.needed for one in found if one.needed is not None)
+    if power.hopeless(outlooks) and not options.anyway and not options.dry_run and left:
+        needed = min(outlook.needed for outlook in outlooks if outlook.needed is not None)
         raise UserError(
             f"{chosen.name} at size {options.size} cannot decide what the paper claims with {len(plan.seeds)} seeds "
             f"(its largest published effect needs {needed}): give --anyway to run it all the same, or --seeds {needed}"
@@ -256,39 +256,41 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
 
 
 def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
-    from hf_optim.claims import outcome
+    from hf_optim.claims import judge
 
-    found = outcome.of_tables(chosen, options.size, folder, options.again(chosen.file or chosen.name))
+    reproduced = judge.of_tables(chosen, options.size, folder, options.again(chosen.file or chosen.name))
     files = tuple(
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.name.startswith("reproduction.")
     )
-    _write(found, folder, files)
+    _write(reproduced, folder, files)
     return 0
 
 
 def write(chosen: claims.Claim, options: Options, folder: Path) -> None:
     """Judge the records in `folder`; write reproduction.md, .json and .svg, and show the tables."""
-    from hf_optim.claims import outcome
+    from hf_optim.claims import judge
     from hf_optim.study.folder import results as records
 
-    found = outcome.of_study(chosen, options.size, records.load(folder), options.again(chosen.file or chosen.name))
-    _write(found, folder)
+    reproduced = judge.of_study(chosen, options.size, records.load(folder), options.again(chosen.file or chosen.name))
+    _write(reproduced, folder)
 
 
-def _write(found: Outcome, folder: Path, files: tuple[str, ...] = ()) -> None:
+def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> None:
     from hf_optim.claims import show
     from hf_optim.claims.drawing import drawing
     from hf_optim.experiment.files import write_atomically
 
-    write_atomically(folder / "reproduction.md", show.markdown(found, files))
-    write_atomically(folder / "reproduction.json", json.dumps(show.plain(found), indent=1, ensure_ascii=False) + "\n")
-    drawn = drawing(found)
+    write_atomically(folder / "reproduction.md", show.markdown(reproduced, files))
+    write_atomically(
+        folder / "reproduction.json", json.dumps(show.plain(reproduced), indent=1, ensure_ascii=False) + "\n"
+    )
+    drawn = drawing(reproduced)
     if drawn:
         write_atomically(folder / "reproduction.svg", drawn)
-    console = text.console()
-    show.terminal(found, console)
+    console = safe_text.console()
+    show.terminal(reproduced, console)
     console.print(f"Reproduction: {folder / 'reproduction.md'}", markup=False, highlight=False, soft_wrap=True)
 
 

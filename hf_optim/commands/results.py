@@ -84,7 +84,7 @@ def results(
     if export:
         exports.check_format(Path(export))
     loaded = [records.load(folder) for folder in folders]
-    every = [row for one in loaded for row in rows.of(one)]
+    every = [row for study in loaded for row in rows.of(study)]
     some = rows.where(every, where)
     if not some:
         raise UserError("no run meets " + " and ".join(where) if where else "these studies have no runs")

@@ -11,7 +11,7 @@ from typing import Any
 from hf_optim.commands import overrides
 from hf_optim.commands.nested import merged, take_nested
 from hf_optim.commands.parser import Parser
-from hf_optim.core.text import line, terminal
+from hf_optim.core.safe_text import line, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment import cards, trackers
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
@@ -62,12 +62,12 @@ Exit code: 0, 1 if the run failed (its record says why), 2 if something given wa
 
 def parser(prog: str) -> Parser:
     """The options; nested ones (`--optimizer.lr`) are taken out before."""
-    made = Parser(
+    command = Parser(
         prog=prog,
         description="Train one model of a task with one optimizer; leaves record.json and history.jsonl in --output.",
         epilog=EPILOG,
     )
-    add = made.add_argument
+    add = command.add_argument
     add("--config", metavar="FILE", help="a YAML file with the values below")
     add("--task", metavar="NAME", help=f"a task ({', '.join(names())}) or file.py:NAME")
     add("--model", metavar="NAME", help="one of the task's models (default: its first)")
@@ -88,9 +88,9 @@ def parser(prog: str) -> Parser:
         metavar="NAME",
         help="a learning-rate schedule (default: the preset's); its values as --schedule.KEY VALUE",
     )
-    budget = made.add_argument_group("in place of the preset's values")
+    budget = command.add_argument_group("in place of the preset's values")
     overrides.add(budget, OVERRIDES)
-    run = made.add_argument_group("the run")
+    run = command.add_argument_group("the run")
     run.add_argument("--output", metavar="DIR", help="the folder of the run (default runs/ID)")
     run.add_argument(
         "--overwrite", action="store_true", default=None, help="run although the folder holds a finished run"
@@ -103,7 +103,7 @@ def parser(prog: str) -> Parser:
     run.add_argument("--dry-run", action="store_true", default=None, help="say what it costs, and write nothing")
     overrides.add_card(run)
     run.add_argument("--quiet", action="store_true", default=None, help="no lines on the way")
-    return made
+    return command
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int:
@@ -157,8 +157,8 @@ def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[
 
     changes = dict(_mapping(config, "overrides"))
     given = {key: options.pop(key) for key in OVERRIDES if key in options}
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if one in given and other not in given:
+    for unit, other in (("steps", "epochs"), ("epochs", "steps")):
+        if unit in given and other not in given:
             changes.pop(other, None)
     changes.update(given)
     values: dict[str, Any] = {"size": "small", "seed": 0, **config, "overrides": changes}
@@ -213,12 +213,12 @@ def _read_config(file: str) -> dict[str, Any]:
 
     valid = ("task", "model", "size", "optimizer", "seed", "data", "schedule", "overrides", "options", *RUN_KEYS)
     try:
-        found = read(Path(file))
+        source = read(Path(file))
     except UserError as error:
         raise UserError(f"--config: {error}") from None
-    if not isinstance(found.value, dict):
+    if not isinstance(source.value, dict):
         raise UserError(f"--config: {file} must hold a mapping, as the example of --help")
-    return dict(found.check_keys((), found.value, valid))
+    return dict(source.check_keys((), source.value, valid))
 
 
 def _leave_group() -> None:

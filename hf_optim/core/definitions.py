@@ -15,24 +15,24 @@ from typing import Any
 _HERE = Path(__file__).parent.parent
 
 
-def own_definitions(thing: Any) -> list[str]:
+def own_definitions(optimizer: Any) -> list[str]:
     """The definitions of our own in use, a line each; [] for a rule that follows its paper.
 
     Args:
-        thing: a specification as `hf_optim.create` takes it (a name, or a mapping with `name`), read without importing
-            torch; or an optimizer. Bases of wrappers and gradient transforms count too.
+        optimizer: a specification as `hf_optim.create` takes it (a name, or a mapping with `name`), read without
+            importing torch; or an optimizer. Bases of wrappers and gradient transforms count too.
     """
-    if isinstance(thing, str):
-        thing = {"name": thing}
-    if not isinstance(thing, Mapping):
-        return _of_optimizer(thing)
-    texts = _in_use(declared(thing.get("name")), thing)
-    transform = thing.get("grad_transform")
+    if isinstance(optimizer, str):
+        optimizer = {"name": optimizer}
+    if not isinstance(optimizer, Mapping):
+        return _of_optimizer(optimizer)
+    texts = _in_use(declared(optimizer.get("name")), optimizer)
+    transform = optimizer.get("grad_transform")
     if transform is not None:
         given = {"name": transform} if isinstance(transform, str) else transform
         mapped = isinstance(given, Mapping)
         texts += _in_use(declared(given.get("name"), "transforms"), given) if mapped else _of(given)
-    base = thing.get("base")
+    base = optimizer.get("base")
     return texts + (own_definitions(base) if base is not None else [])
 
 
@@ -45,8 +45,8 @@ def _of_optimizer(opt: Any) -> list[str]:
     )
 
 
-def _of(thing: Any, values: Mapping[str, Any] | None = None) -> list[str]:
-    return _in_use(getattr(type(thing), "ours", {}), vars(thing) if values is None else values)
+def _of(owner: Any, values: Mapping[str, Any] | None = None) -> list[str]:
+    return _in_use(getattr(type(owner), "ours", {}), vars(owner) if values is None else values)
 
 
 def _in_use(ours: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:

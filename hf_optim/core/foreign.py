@@ -19,36 +19,36 @@ from hf_optim.errors import UserError
 OFFERED = ("model", "named_parameters", "groups", "params")
 
 
-def is_class(thing: Any) -> bool:
+def is_class(value: Any) -> bool:
     """Whether it is an optimizer class."""
-    return isinstance(thing, type) and issubclass(thing, torch.optim.Optimizer)
+    return isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
 
 
-def make(thing: Any, name: str, params_or_model: Any, hyper: Mapping[str, Any]) -> torch.optim.Optimizer:
+def make(imported: Any, name: str, params_or_model: Any, hyper: Mapping[str, Any]) -> torch.optim.Optimizer:
     """The optimizer that a class, a factory or an instance stands for.
 
     Args:
-        thing: the class, factory or instance.
+        imported: the class, factory or instance.
         name: what errors call it.
         params_or_model: what torch's optimizers take, or a model's `Parameters`; None for an instance.
         hyper: keyword arguments.
 
     Raises:
-        UserError: what `thing` raises as TypeError or ValueError; arguments that it has not; a factory that wants a
+        UserError: what `imported` raises as TypeError or ValueError; arguments that it has not; a factory that wants a
             model and gets tensors, or returns no optimizer; an instance with parameters or hyper-parameters beside it.
     """
-    if isinstance(thing, torch.optim.Optimizer):
+    if isinstance(imported, torch.optim.Optimizer):
         if params_or_model is not None or hyper:
             raise UserError(
                 f"{name} is an instance with parameters and hyper-parameters of its own: give None and none"
             )
-        return thing
+        return imported
     try:
-        if is_class(thing):
-            optimizer = thing(_of_class(thing, params_or_model, hyper), **hyper)
+        if is_class(imported):
+            optimizer = imported(_of_class(imported, params_or_model, hyper), **hyper)
         else:
-            check_arguments(thing, name, hyper)
-            optimizer = thing(**_offers(thing, name, params_or_model, hyper), **hyper)
+            check_arguments(imported, name, hyper)
+            optimizer = imported(**_offers(imported, name, params_or_model, hyper), **hyper)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name}: {error}") from None
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -68,8 +68,8 @@ def check_arguments(factory: Callable[..., Any], name: str, hyper: Mapping[str, 
         raise UserError(f"{name}: {error}; it takes {', '.join(k for k in parameters if k not in OFFERED)}") from None
 
 
-def _default(thing: Any, name: str) -> Any:
-    parameter = inspect.signature(thing).parameters.get(name)
+def _default(function: Any, name: str) -> Any:
+    parameter = inspect.signature(function).parameters.get(name)
     return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
 
 

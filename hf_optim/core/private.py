@@ -91,7 +91,7 @@ class Scrubber:
         secrets = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 8 and not v.isdigit()}
         self._known = [(re.compile(re.escape(secret)), SECRET) for secret in sorted(secrets, key=len, reverse=True)] + [
             (re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", re.IGNORECASE), put)
-            for name, put in sorted(names.items(), key=lambda one: -len(one[0]))
+            for name, put in sorted(names.items(), key=lambda pair: -len(pair[0]))
             if name not in self.kept
         ]
 

@@ -29,6 +29,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from hf_optim.errors import UserError
+
 
 class Rule:
     """Defaults of everything an optimizer file may declare."""
@@ -73,6 +75,12 @@ class Rule:
     #: with which vectors are transformed, too; see `Transform`
     opt_out: ClassVar[str] = ""
     everywhere: ClassVar[dict[str, Any]] = {}
+    #: the rules that this one contains: name -> the values of hyper-parameters with which it is that rule
+    special_cases: ClassVar[dict[str, dict[str, float]]] = {}
+    #: what the paper names without a formula, off by default: argument -> our definition, for reports
+    ours: ClassVar[dict[str, str]] = {}
+    #: bytes of fp32 state of one parameter, where they are not 4 a slot; for lists
+    state_bytes: ClassVar[int | None] = None
     #: why a gradient transform would break the theory, where it would
     no_transform: ClassVar[str] = ""
 
@@ -170,6 +178,12 @@ class Transform:
     measures: ClassVar[tuple[str, ...]] = ()
     #: names of what derive() makes of them for apply(); () for no measuring pass
     sums: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "weights_only" in vars(cls):  # how `opt_out` was said before: ignored, it would reach embeddings too
+            instead = 'write opt_out = "agr"' if vars(cls)["weights_only"] else "leave it out, which says the same"
+            raise UserError(f"{cls.__qualname__}: a transform has no weights_only any more: {instead}")
 
     def covers(self, p: torch.Tensor) -> bool:
         """Whether p is a tensor this transform is made for."""

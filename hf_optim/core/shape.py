@@ -38,17 +38,17 @@ def fits(value: Any, shape: Any) -> bool:
     if shape is None or isinstance(shape, str):
         return value is None if shape is None else bool(value == shape)
     if isinstance(shape, tuple):
-        return any(fits(value, one) for one in shape)
+        return any(fits(value, option) for option in shape)
     if isinstance(shape, list):
         return isinstance(value, list) and all(fits(entry, shape[0]) for entry in value)
     if not isinstance(value, dict):
         return False
     if isinstance(shape, Each):
         return all(isinstance(key, str) and fits(entry, shape.shape) for key, entry in value.items())
-    for key, one in shape.items():
+    for key, inner in shape.items():
         name = key.removesuffix("?")
         if name in value:
-            if not fits(value[name], one):
+            if not fits(value[name], inner):
                 return False
         elif name == key:
             return False
@@ -78,14 +78,14 @@ def _first(value: Any, shape: Any, place: str) -> tuple[str, str]:
             if not fits(entry, shape.shape):
                 return _first(entry, shape.shape, f"{place}.{str(key)[:40]}")
     if isinstance(shape, dict) and isinstance(value, dict):
-        for key, one in shape.items():
+        for key, inner in shape.items():
             name = key.removesuffix("?")
             if name not in value and name == key:
                 return place, f"a key {name!r}"
-            if name in value and not fits(value[name], one):
-                return _first(value[name], one, f"{place}.{name}")
+            if name in value and not fits(value[name], inner):
+                return _first(value[name], inner, f"{place}.{name}")
     if isinstance(shape, tuple):
-        nested = [one for one in shape if isinstance(one, (dict, list, Each))]
+        nested = [option for option in shape if isinstance(option, (dict, list, Each))]
         if len(nested) == 1 and isinstance(value, list if isinstance(nested[0], list) else dict):
             return _first(value, nested[0], place)
     return place, f"{_words(shape)}, got {_short(value)}"
@@ -97,7 +97,7 @@ def _words(shape: Any) -> str:
             shape, "a list"
         )
     if isinstance(shape, tuple):
-        return " or ".join(dict.fromkeys(_words(one) for one in shape))
+        return " or ".join(dict.fromkeys(_words(option) for option in shape))
     return "null" if shape is None else repr(shape) if isinstance(shape, str) else _words(_kind(shape))
 
 

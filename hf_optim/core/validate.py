@@ -62,9 +62,9 @@ def equal(a: Any, b: Any) -> bool:
 def closest(word: str, words: Iterable[str]) -> str:
     """` (did you mean ...?)` or nothing."""
     words = list(words)
-    lower = {one.lower(): one for one in reversed(words)}
-    near = [one for one in (_SAME.get(word.lower(), ""), word) if one in words and one != word]
-    near = near or [lower[one] for one in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.5)]
+    lower = {known.lower(): known for known in reversed(words)}
+    near = [candidate for candidate in (_SAME.get(word.lower(), ""), word) if candidate in words and candidate != word]
+    near = near or [lower[match] for match in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.5)]
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 

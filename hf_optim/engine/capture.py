@@ -29,7 +29,7 @@ from hf_optim.engine.mode import Another, Mode, using
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
-    from hf_optim.engine.ahead import Ahead
+    from hf_optim.engine.step_ahead import Ahead
 
 
 def capturing() -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from hf_optim.core.vocabulary import isfinite, where
-from hf_optim.engine.known import Decision, Known, flattened, symbolic
+from hf_optim.engine.known_numbers import Decision, Known, flattened, symbolic
 from hf_optim.engine.launch_triton import Place, Scalars, up
 from hf_optim.engine.mode import Mode, mode, using
 from hf_optim.engine.passes import Sums
@@ -146,22 +146,22 @@ class Device:
 
     def fill(self, name: str, parts: Sequence[Any]) -> None:
         """Add what `prepare` or `scalars` says to every part's `c`; its numbers come to lie in the part's `numbers`."""
-        made: list[tuple[_Hook, torch.Tensor | None, torch.Tensor]] = []
-        found: dict[tuple[int, int], tuple[torch.Tensor, dict[str, Any]]] = {}
+        hooks: list[tuple[_Hook, torch.Tensor | None, torch.Tensor]] = []
+        filled: dict[tuple[int, int], tuple[torch.Tensor, dict[str, Any]]] = {}
         for part in parts:
             key = part.row, id(part.c)
-            if key not in found:
+            if key not in filled:
                 hook = self._filling(name, part)
-                numbers = next((n for h, before, n in made if h is hook and before is part.numbers), None)
+                numbers = next((n for h, before, n in hooks if h is hook and before is part.numbers), None)
                 if numbers is None:
                     numbers = self._empty(len(hook.numbers) + 1, len(self._values))
                     tables = {"given": self._given, "memory": self.memory, "shared": self._shared, "kept": self._kept}
                     before = numbers if part.numbers is None else part.numbers
                     if hook.numbers or self._host.noisy:  # who rounds reads the step count
                         hook.run(len(numbers), 1, **tables, before=before, numbers=numbers)
-                    made.append((hook, part.numbers, numbers))
-                found[key] = numbers, hook.c
-            part.numbers, part.c = found[key]
+                    hooks.append((hook, part.numbers, numbers))
+                filled[key] = numbers, hook.c
+            part.numbers, part.c = filled[key]
 
     def _filling(self, name: str, part: Any) -> _Hook:
         """`prepare` or `scalars` of a part, after what was said before."""

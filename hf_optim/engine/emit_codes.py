@@ -1,4 +1,4 @@
-"""The codes of `hf_optim.engine.codes` as C++ and as Triton: the same operations in the same order."""
+"""The codes of `hf_optim.engine.int8_codes` as C++ and as Triton: the same operations in the same order."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TRITON = '''
 
 @triton.jit
 def decoded(code, scale, SIGNED: tl.constexpr):
-    """`hf_optim.engine.codes.decode`."""
+    """`hf_optim.engine.int8_codes.decode`."""
     if SIGNED:
         share = tl.div_rn(code.to(tl.float32), tl.full((), 127.0, tl.float32))
         return scale * (share * tl.abs(share))
@@ -61,7 +61,7 @@ def decoded(code, scale, SIGNED: tl.constexpr):
 
 @triton.jit
 def encoded(value, inside, element, key, slot, SIGNED: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
-    """`hf_optim.engine.codes.encode`: codes as float32 (CHUNK,), and the scales of their blocks."""
+    """`hf_optim.engine.int8_codes.encode`: codes as float32 (CHUNK,), and the scales of their blocks."""
     size = tl.abs(value)
     size = tl.where(inside, tl.where(size != size, float("inf"), size), 0.0)
     scales = tl.max(tl.reshape(size, (CHUNK // BLOCK, BLOCK)), 1)

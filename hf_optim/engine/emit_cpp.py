@@ -12,7 +12,7 @@ import math
 import torch
 
 from hf_optim.engine import emit_codes
-from hf_optim.engine.codes import BLOCK, SCALE
+from hf_optim.engine.int8_codes import BLOCK, SCALE
 from hf_optim.engine.trace import TRUTHS, Program, Ref, Write
 
 #: bytes ahead of what is computed that are asked for

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import torch
 
 from hf_optim.engine import emit_codes
-from hf_optim.engine.codes import BLOCK, CODED
+from hf_optim.engine.int8_codes import BLOCK, CODED
 from hf_optim.engine.trace import TRUTHS, Op, Program, Ref, Write
 
 _TYPES = {
@@ -70,7 +70,7 @@ def rounded_to_bf16(value):
 
 @triton.jit
 def rounded_by_noise(value, element, key, slot):
-    """float32, rounded to bfloat16 with 16 random bits: `hf_optim.engine.evaluate.noise`."""
+    """float32, rounded to bfloat16 with 16 random bits: `hf_optim.engine.stochastic_rounding.noise`."""
     h = (element.to(tl.uint32) * 0x9E3779B1) ^ (key + slot)
     h = h ^ (h >> 15)
     h = h * 0x846CA68B
@@ -81,7 +81,7 @@ def rounded_by_noise(value, element, key, slot):
 
 @triton.jit
 def noise_key(index, time):
-    """`hf_optim.engine.evaluate.noise_key` of seed 0."""
+    """`hf_optim.engine.stochastic_rounding.noise_key` of seed 0."""
     h = time.to(tl.uint64) * 0xBF58476D1CE4E5B9 + index.to(tl.uint64) * 0x94D049BB133111EB
     h = h ^ (h >> 30)
     h = h * 0xBF58476D1CE4E5B9

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from hf_optim.core.vocabulary import BINARY, UNARY, Operand
-from hf_optim.engine.codes import BLOCK, CODED, SCALE, decode, encode
-from hf_optim.engine.evaluate import noise, round_stochastically
+from hf_optim.engine.int8_codes import BLOCK, CODED, SCALE, decode, encode
+from hf_optim.engine.stochastic_rounding import noise, round_stochastically
 
 
 @dataclass(frozen=True)

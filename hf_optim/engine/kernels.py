@@ -107,10 +107,10 @@ def _private(folder: Path) -> str | None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for place in (folder, folder.parent):
-            found = place.stat()
-            if found.st_uid != os.getuid():
+            status = place.stat()
+            if status.st_uid != os.getuid():
                 return f"{place} belongs to somebody else"
-            if found.st_mode & 0o022:
+            if status.st_mode & 0o022:
                 return f"others may write {place}: chmod go-w it"
         return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"
     except OSError as e:
@@ -131,10 +131,10 @@ def cache_folder() -> tuple[Path | None, str]:
 def _trusted(file: Path) -> bool:
     """A file that we wrote."""
     try:
-        found = file.lstat()
+        status = file.lstat()
     except OSError:
         return False
-    return found.st_uid == os.getuid() and not found.st_mode & 0o022 and not file.is_symlink()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022 and not file.is_symlink()
 
 
 # --- building --------------------------------------------------------------------------------------------------------
@@ -288,5 +288,5 @@ def _runtime() -> str | None:
         loaded = {line.split(maxsplit=5)[5] for line in maps if line.count("/")}
     except OSError:
         loaded = {str(f) for f in (home / "lib").glob("lib*omp*")}
-    found = sorted(f for f in loaded if Path(f).name.startswith(names) and Path(f).exists())
-    return next((f for f in found if home.parent in Path(f).parents), found[0] if found else None)
+    libraries = sorted(f for f in loaded if Path(f).name.startswith(names) and Path(f).exists())
+    return next((f for f in libraries if home.parent in Path(f).parents), libraries[0] if libraries else None)

@@ -51,6 +51,6 @@ class Launcher:
     def forget(self) -> None:
         """Put every table where the kernel reads it again with the next launch."""
 
-    def launch(self, what: Launch) -> torch.Tensor | None:
+    def launch(self, request: Launch) -> torch.Tensor | None:
         """Run; the sums, float64 (rows, terms). Raises kernels.Unbuildable before anything moved."""
         raise NotImplementedError

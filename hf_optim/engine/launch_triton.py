@@ -100,10 +100,10 @@ def module(source: str) -> ModuleType:
     """An emitted module. Triton asks for the text of what it compiles, and finds it where Python keeps source lines."""
     name = f"<hf_optim {hashlib.sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    made = ModuleType(name)
-    made.__file__ = name
-    exec(compile(source, name, "exec"), made.__dict__)
-    return made
+    namespace = ModuleType(name)
+    namespace.__file__ = name
+    exec(compile(source, name, "exec"), namespace.__dict__)
+    return namespace
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:
@@ -126,30 +126,31 @@ class TritonLauncher(Launcher):
         self._versions = (-1, -1, -1)
         self._compiled: set[bool] = set()
 
-    def launch(self, what: Launch) -> torch.Tensor | None:
-        device, program, there = what.device, self._program, self._there
-        if what.recipe is not self._recipe:
-            self._module, self._recipe = module(emit(program, what.recipe)), what.recipe
+    def launch(self, request: Launch) -> torch.Tensor | None:
+        device, program, there = request.device, self._program, self._there
+        if request.recipe is not self._recipe:
+            self._module, self._recipe = module(emit(program, request.recipe)), request.recipe
             self._compiled.clear()
         with on(device):
-            self._tables(what)
-            numbers = self._numbers(what)
+            self._tables(request)
+            numbers = self._numbers(request)
             arguments = [
                 (
                     (*(there[k] for k in ("table", "which", "where", "sizes")), row, numbers,
-                     numbers if what.sums is None else what.sums, *(there[k] for k in ("partial", "index", "origin")),
-                     there["never"] if what.halt is None else what.halt, len(what.sizes)),
+                     numbers if request.sums is None else request.sums,
+                     *(there[k] for k in ("partial", "index", "origin")),
+                     there["never"] if request.halt is None else request.halt, len(request.sizes)),
                     {"CHUNK": self.chunk, "ALIGNED": aligned, "num_warps": _WARPS, "enable_fp_fusion": False},
                 )
                 for row, aligned in self._row
             ]  # fmt: skip
             for given, more in arguments:
-                self._compile(given, more, (len(what.which),))
+                self._compile(given, more, (len(request.which),))
             for given, more in arguments:
-                start(self._module.hf_optim_pass, len(what.which), *given, **more)
+                start(self._module.hf_optim_pass, len(request.which), *given, **more)
             if not program.terms:
                 return None
-            total = torch.empty(len(what.sizes), len(program.terms), dtype=torch.float64, device=device)
+            total = torch.empty(len(request.sizes), len(program.terms), dtype=torch.float64, device=device)
             start(
                 self._module.hf_optim_gather, len(total), there["partial"], there["first"], there["row"], total,
                 TERMS=len(program.terms), LANES=_LANES, num_warps=_WARPS,
@@ -173,48 +174,48 @@ class TritonLauncher(Launcher):
         self._there[name] = up(values, dtype, device, self._there.get(name))
         return self._there[name]
 
-    def _tables(self, what: Launch) -> None:
+    def _tables(self, request: Launch) -> None:
         """Put on the device what has changed."""
-        device, versions = what.device, what.versions
+        device, versions = request.device, request.versions
         if versions == self._versions:
             return
         placed, chunks, rows = (new != old for new, old in zip(versions, self._versions, strict=True))
         if placed:
-            self._up("table", what.table, torch.int64, device)
-            self._aligned = (what.table % 16 == 0).all(0)
+            self._up("table", request.table, torch.int64, device)
+            self._aligned = (request.table % 16 == 0).all(0)
         if chunks:
             for name in ("where", "sizes", "index", "origin"):
-                self._up(name, getattr(what, name), torch.int64, device)
+                self._up(name, getattr(request, name), torch.int64, device)
             for name in ("which", "first"):
-                self._up(name, getattr(what, name), torch.int32, device)
+                self._up(name, getattr(request, name), torch.int32, device)
             if mode().uploads == "new":
                 terms = max(1, len(self._program.terms))
-                self._there["partial"] = torch.empty(len(what.which), terms, dtype=torch.float64, device=device)
+                self._there["partial"] = torch.empty(len(request.which), terms, dtype=torch.float64, device=device)
                 self._there["never"] = torch.zeros(1, dtype=torch.float64, device=device)
         if placed or rows:
-            self._place_rows(what, torch.full_like(what.row, -1) if mode().idle else what.row)
+            self._place_rows(request, torch.full_like(request.row, -1) if mode().idle else request.row)
         self._versions = versions
 
-    def _place_rows(self, what: Launch, row: torch.Tensor) -> None:
+    def _place_rows(self, request: Launch, row: torch.Tensor) -> None:
         """Which row of numbers each tensor reads, and of those tensors alone that lie at multiples of 16, or do not:
         each alignment has a launch of its own."""
-        everyone = self._up("row", row, torch.int32, what.device)
-        kinds = set(self._aligned[what.row >= 0].tolist())
+        everyone = self._up("row", row, torch.int32, request.device)
+        kinds = set(self._aligned[request.row >= 0].tolist())
         if len(kinds) < 2 and mode() == Mode():
             self._row = [(everyone, True in kinds)]
             return
         own = {
-            kind: self._up(f"row {kind}", torch.where(self._aligned == kind, row, -1), torch.int32, what.device)
+            kind: self._up(f"row {kind}", torch.where(self._aligned == kind, row, -1), torch.int32, request.device)
             for kind in (True, False)
         }
         self._row = [(everyone, True in kinds)] if len(kinds) < 2 else [(own[kind], kind) for kind in own]
 
-    def _numbers(self, what: Launch) -> torch.Tensor:
+    def _numbers(self, request: Launch) -> torch.Tensor:
         """The numbers on the device; they may lie there already."""
-        if isinstance(what.numbers, torch.Tensor):
-            return what.numbers
-        rows = [[*row, float(t)] for row, t in zip(what.numbers, what.times, strict=True)]
-        return self._up("numbers", rows, torch.float64, what.device)
+        if isinstance(request.numbers, torch.Tensor):
+            return request.numbers
+        rows = [[*row, float(t)] for row, t in zip(request.numbers, request.times, strict=True)]
+        return self._up("numbers", rows, torch.float64, request.device)
 
 
 class Scalars:

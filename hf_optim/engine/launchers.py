@@ -30,27 +30,27 @@ class CppLauncher(Launcher):
         self._partial = self._total = torch.empty(0)
         self._kept: Launch | None = None
 
-    def launch(self, what: Launch) -> torch.Tensor | None:
+    def launch(self, request: Launch) -> torch.Tensor | None:
         kernel, a = self._building.kernel(), self._arguments
-        self._kept = what  # its tables must outlive the addresses
-        if self._versions != what.versions:
-            self._versions = what.versions
-            a.table, a.which, a.where = what.table.data_ptr(), what.which.data_ptr(), what.where.data_ptr()
-            a.sizes, a.row, a.origin = what.sizes.data_ptr(), what.row.data_ptr(), what.origin.data_ptr()
-            a.tensors, a.chunks = len(what.sizes), len(what.which)
+        self._kept = request  # its tables must outlive the addresses
+        if self._versions != request.versions:
+            self._versions = request.versions
+            a.table, a.which, a.where = request.table.data_ptr(), request.which.data_ptr(), request.where.data_ptr()
+            a.sizes, a.row, a.origin = request.sizes.data_ptr(), request.row.data_ptr(), request.origin.data_ptr()
+            a.tensors, a.chunks = len(request.sizes), len(request.which)
             if self._terms:
-                self._partial = torch.empty(len(what.which), self._terms, dtype=torch.float64)
+                self._partial = torch.empty(len(request.which), self._terms, dtype=torch.float64)
                 a.partial = self._partial.data_ptr()
-        self._numbers = array("d", chain.from_iterable(what.numbers))
+        self._numbers = array("d", chain.from_iterable(request.numbers))
         a.numbers = self._numbers.buffer_info()[0]
-        a.sums = None if what.sums is None else what.sums.data_ptr()
-        a.keys = None if what.keys is None else what.keys.data_ptr()
+        a.sums = None if request.sums is None else request.sums.data_ptr()
+        a.keys = None if request.keys is None else request.keys.data_ptr()
         kernel.launch(a, torch.get_num_threads())
         if not self._terms:
             return None
-        total = torch.empty(len(what.sizes), self._terms, dtype=torch.float64)
+        total = torch.empty(len(request.sizes), self._terms, dtype=torch.float64)
         assert kernel.gather is not None
-        kernel.gather(a.partial, what.first.data_ptr(), len(what.sizes), total.data_ptr())
+        kernel.gather(a.partial, request.first.data_ptr(), len(request.sizes), total.data_ptr())
         return total
 
 

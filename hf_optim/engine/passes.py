@@ -7,7 +7,7 @@ function itself runs (`hf_optim.engine.fallback`), and `Table.why` says why.
 
 What a launch reads, all on the table's device (`Launch`):
 
-    table    int64 (names, rows)     addresses; those of scales (`hf_optim.engine.codes`) last
+    table    int64 (names, rows)     addresses; those of scales (`hf_optim.engine.int8_codes`) last
     which    int32 (chunks)          the row of each chunk
     where    int64 (chunks)          its first element
     first    int64 (rows + 1)        each row's first chunk
@@ -30,10 +30,10 @@ from typing import Any
 import torch
 
 from hf_optim.engine import fallback, kernels
-from hf_optim.engine.codes import CODED, SCALE
-from hf_optim.engine.evaluate import noise_key
+from hf_optim.engine.int8_codes import CODED, SCALE
 from hf_optim.engine.launch import Launch, Launcher
 from hf_optim.engine.launchers import launcher
+from hf_optim.engine.stochastic_rounding import noise_key
 from hf_optim.engine.trace import Program, Untraceable, arguments, trace
 
 #: storage dtypes of which a kernel can read and write elements

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from hf_optim.core.rule import Rule
-from hf_optim.engine import codes
+from hf_optim.engine import int8_codes
 from hf_optim.engine.passes import Cohort, Sums, Table, flat
 from hf_optim.engine.watch import Watch, overlapping, same
 from hf_optim.errors import UserError
@@ -217,15 +217,15 @@ class Rows:
         for k in self._entry_names(p, group):
             value = state.get(k)
             if not isinstance(value, torch.Tensor):
-                what = f"lacks its {k!r}" if value is None else f"has a {type(value).__name__} as its {k!r}"
-                raise UserError(f"{rule}: the state of a parameter of shape {shape} {what}")
+                fault = f"lacks its {k!r}" if value is None else f"has a {type(value).__name__} as its {k!r}"
+                raise UserError(f"{rule}: the state of a parameter of shape {shape} {fault}")
             if value.shape != p.shape or value.device != p.device or local(value).shape != x.shape:
                 raise UserError(
                     f"{rule}: the state {k!r} of a parameter of shape {shape} on {p.device} has shape "
                     f"{tuple(value.shape)} on {value.device}"
                 )
-            if value.dtype in codes.CODED:
-                columns[k + codes.SCALE] = self._scales(k, p, state)
+            if value.dtype in int8_codes.CODED:
+                columns[k + int8_codes.SCALE] = self._scales(k, p, state)
             if value.layout is not torch.strided or value.is_neg() or flat(local(value), x) is None:
                 if local(value) is not value:
                     raise UserError(f"{rule}: the state {k!r} of a sharded parameter of shape {shape} lies otherwise")
@@ -237,14 +237,14 @@ class Rows:
 
     def _scales(self, k: str, p: torch.Tensor, state: dict[str, Any]) -> torch.Tensor:
         """The scales of a slot's codes, if both are what this rule makes of them."""
-        scales, what = state.get(k + codes.SCALE), f"the state {k!r} of a parameter of shape {tuple(p.shape)}"
+        scales, slot = state.get(k + int8_codes.SCALE), f"the state {k!r} of a parameter of shape {tuple(p.shape)}"
         if state[k].dtype is not self._host.kept_as(k, p):
-            raise UserError(f"{self._rule}: {what} is in {state[k].dtype}, which it shall not be")
+            raise UserError(f"{self._rule}: {slot} is in {state[k].dtype}, which it shall not be")
         if flat(state[k], p) is None:
-            raise UserError(f"{self._rule}: {what} is in int8, in another memory format than its parameter")
-        form = (torch.Tensor, torch.float32, (codes.blocks(p.numel()),), p.device)
+            raise UserError(f"{self._rule}: {slot} is in int8, in another memory format than its parameter")
+        form = (torch.Tensor, torch.float32, (int8_codes.blocks(p.numel()),), p.device)
         if scales is None or (type(scales), scales.dtype, scales.shape, scales.device) != form:
-            raise UserError(f"{self._rule}: {what} lacks the scales of its blocks")
+            raise UserError(f"{self._rule}: {slot} lacks the scales of its blocks")
         return scales
 
     def _count_together(self) -> None:

@@ -115,14 +115,14 @@ class Stepper(Rows):
 
     def fill(self, numbers: Callable[[SimpleNamespace, int], dict[str, Any]]) -> None:
         """Add numbers(h, t) to every part's `c`, once for a group and step count."""
-        made: dict[Any, dict[str, Any]] = {}
+        computed: dict[Any, dict[str, Any]] = {}
         for part in self.parts:
             key = (id(part.group), part.t, *part.own.values())
-            if key not in made:
+            if key not in computed:
                 h = self._hyper(part.group)
                 vars(h).update(part.own)
-                made[key] = part.c | numbers(h, part.t)
-            part.c = made[key]
+                computed[key] = part.c | numbers(h, part.t)
+            part.c = computed[key]
 
     def run(self, f: Callable[..., Any], tables: Sequence[Table] | None = None, raw: bool = False) -> list[Any]:
         """Call f for all parts; what each table's rows add up to."""
@@ -136,10 +136,10 @@ class Stepper(Rows):
         self, f: Callable[..., Any], width: int, tables: Sequence[Table] | None = None, raw: bool = False
     ) -> list[torch.Tensor]:
         """f's sums over all shards: float64 (rows, width) for each table, 0 where it did not run."""
-        found = self.run(f, tables, raw)
+        launched = self.run(f, tables, raw)
         sums = [
             torch.zeros(t.rows, width, dtype=torch.float64, device=t.device) if s is None else s
-            for s, t in zip(found, self.tables, strict=True)
+            for s, t in zip(launched, self.tables, strict=True)
         ]
         if not (reduce.distributed() and mode().launches):
             return sums
@@ -160,10 +160,10 @@ class Stepper(Rows):
             self.parts = parts
 
     def _transform_sums(self) -> None:
-        found = self.transform_totals()
-        if found is None:
+        summed = self.transform_totals()
+        if summed is None:
             return
-        transform, totals = found
+        transform, totals = summed
         everything = _added(totals)
         for i, sums in enumerate(totals):
             own = dict(zip(transform.measures, sums.unbind(1), strict=True))
@@ -188,11 +188,11 @@ class Stepper(Rows):
 
     def now(self) -> list[tuple[torch.Tensor, dict[str, Any], torch.Tensor, torch.Tensor]]:
         """(parameter, group, local x, local g) of every parameter of this step."""
-        found = []
+        tensors = []
         for part in self.parts:
             columns, rows = self.tables[part.table].columns, self._members[part.table]
-            found += [(rows[i].p, part.group, columns["x"][i], columns["g"][i]) for i in part.members]
-        return found
+            tensors += [(rows[i].p, part.group, columns["x"][i], columns["g"][i]) for i in part.members]
+        return tensors
 
     def why(self) -> list[tuple[int, str]]:
         """(tensors, why no kernel takes them), of what goes the fallback's way."""

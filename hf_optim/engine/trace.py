@@ -5,7 +5,7 @@
     dtype     in which it computes: torch.float32 or torch.float64
     tensors   ((name, storage dtype), ...): what a tensor of the model consists of: x, g, slots, compensation. Each is
               flat and as long as the others. An element is loaded and converted to `dtype`. Those in int8 and uint8
-              are codes (`hf_optim.engine.codes`): each has a tensor of scales beside it, NAME_scale
+              are codes (`hf_optim.engine.int8_codes`): each has a tensor of scales beside it, NAME_scale
     numbers   names of the step's numbers (c.lr, c.w1, ...): one row of a table in `dtype` for each group and step count
     sums      names of what was derived from sums (c.S, ...): one row in `dtype` for each tensor
     ops       (Op, ...): op number k computes value number len(tensors) + len(numbers) + len(sums) + k
@@ -32,7 +32,7 @@ nearest; noisy ones, into bfloat16 and codes, round stochastically with the bits
 **A program without tensors** is a scalar one: `control`, `scalars`, `derive` as one piece of straight code in float64.
 `numbers` are its inputs, `writes` its outputs (truths as 1.0 and 0.0), `sums` and `terms` are empty.
 
-`hf_optim.engine.evaluate` runs either kind with torch: the reference for emitters.
+`hf_optim.engine.reference` runs either kind with torch: the reference for emitters.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from typing import Any
 import torch
 
 from hf_optim.core.vocabulary import BINARY, UNARY, Operand
-from hf_optim.engine.codes import CODED
+from hf_optim.engine.int8_codes import CODED
 
 Ref = int | float
 

@@ -59,9 +59,9 @@ class Watch:
 
 def overlapping(ranges: Iterable[tuple[int, int]]) -> set[int]:
     """Starts of those ranges of addresses (start, end) that meet another one."""
-    found, last = set(), (0, 0)
+    overlaps, last = set(), (0, 0)
     for start, end in sorted(r for r in ranges if r[1] > r[0]):
         if start < last[1]:
-            found |= {start, last[0]}
+            overlaps |= {start, last[0]}
         last = max(last, (start, end), key=lambda r: r[1])
-    return found
+    return overlaps

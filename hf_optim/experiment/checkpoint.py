@@ -65,8 +65,8 @@ def _asks(config: Any) -> str:
     for key, value in config.items() if isinstance(config, dict) else ():
         if key in _ASKING and value not in (None, "eager", "sdpa"):
             return str(key)
-        if found := _asks(value):
-            return found
+        if asked := _asks(value):
+            return asked
     return ""
 
 
@@ -89,8 +89,8 @@ def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
     """
     cls: Any = task.model_class(name)
     stored = _json(checkpoint / "config.json").get("architectures")
-    known = {one.__name__ for one in cls.__mro__ if issubclass(one, PreTrainedModel) and one is not PreTrainedModel}
-    listed = [one for one in stored if isinstance(one, str)] if isinstance(stored, list) else []
+    known = {base.__name__ for base in cls.__mro__ if issubclass(base, PreTrainedModel) and base is not PreTrainedModel}
+    listed = [entry for entry in stored if isinstance(entry, str)] if isinstance(stored, list) else []
     if listed and known.isdisjoint(listed) and not cls.__name__.startswith("Auto"):
         raise UserError(f"checkpoint: {checkpoint} holds {listed[0]}, but model {name!r} is {cls.__name__}")
     try:
@@ -147,7 +147,7 @@ def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
 def paths_in(spec: Mapping[str, Any]) -> list[str]:
     """What of a run's data and options is a path rather than a name."""
     named = [spec.get("data"), *(spec.get("options") or {}).values()]
-    return [one for one in named if isinstance(one, str) and (os.sep in one or one.startswith((".", "~")))]
+    return [entry for entry in named if isinstance(entry, str) and (os.sep in entry or entry.startswith((".", "~")))]
 
 
 def read_solution(

@@ -126,7 +126,7 @@ def _shallow(value: Any, levels: int) -> bool:
         value = value.values()
     elif not isinstance(value, list):
         return True
-    return levels > 0 and all(_shallow(one, levels - 1) for one in value if isinstance(one, (dict, list)))
+    return levels > 0 and all(_shallow(inner, levels - 1) for inner in value if isinstance(inner, (dict, list)))
 
 
 def check_tree(folder: Path) -> None:

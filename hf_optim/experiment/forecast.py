@@ -136,20 +136,19 @@ def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None
         late = card is None and largest is not None and time.monotonic() - begun > PATIENCE
         rate = largest.flops / largest.seconds if late and largest is not None else None
         try:
-            one = forecast(RunSpec.from_dict(spec), card, rate)
+            estimate = forecast(RunSpec.from_dict(spec), card, rate)
             why = "the task has no synthetic data"
         except UserError as error:
-            one, why = None, str(error)
-        unknown = unknown or one is None
-        if one is not None and rate is None and (largest is None or _a_step(one) > _a_step(largest)):
-            largest = one
-        total += one.seconds * count if one else 0.0
-        told.append(
-            f"  {label}: {count} run{'s'[: count > 1]}, each {one.sentence() if one else f'of unknown cost ({why})'}"
-            + (", by its operations alone" if one and rate is not None else "")
-        )
+            estimate, why = None, str(error)
+        unknown = unknown or estimate is None
+        if estimate is not None and rate is None and (largest is None or _a_step(estimate) > _a_step(largest)):
+            largest = estimate
+        total += estimate.seconds * count if estimate else 0.0
+        cost = estimate.sentence() if estimate else f"of unknown cost ({why})"
+        cost += ", by its operations alone" if estimate and rate is not None else ""
+        told.append(f"  {label}: {count} run{'s'[: count > 1]}, each {cost}")
         room = 1e9 * card.gigabytes if card else footprint.available() / footprint.SPARE
-        if one and one.memory > room:
+        if estimate and estimate.memory > room:
             told[-1] += f": more than the {footprint.gigabytes(room)} there are (gradient_accumulation_steps: auto)"
     where = f"on {card.name}, at {UTILISATION:.0%} of its peak" if card else f"here ({_here()}), by a few steps of each"
     return [

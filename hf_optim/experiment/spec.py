@@ -170,7 +170,7 @@ def id_of(values: Mapping[str, Any]) -> str:
     """
     overrides = values.get("overrides")
     if isinstance(overrides, Mapping) and any(key in overrides for key in UNSEEN):
-        values = {**values, "overrides": {key: one for key, one in overrides.items() if key not in UNSEEN}}
+        values = {**values, "overrides": {key: value for key, value in overrides.items() if key not in UNSEEN}}
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -273,12 +273,12 @@ class Task(ABC):
 def names() -> list[str]:
     """The tasks that come with the package, sorted."""
     spec = importlib.util.find_spec("hf_optim.tasks")
-    found = set()
+    stems = set()
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for file in Path(folder).glob("*.py"):
             if re.search(r"^TASK\b", file.read_text(encoding="utf-8"), re.MULTILINE):
-                found.add(file.stem)
-    return sorted(found)
+                stems.add(file.stem)
+    return sorted(stems)
 
 
 def load(name: str) -> Task:

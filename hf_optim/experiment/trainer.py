@@ -210,9 +210,9 @@ class Watch(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         logs = logs or {}
-        for key, what in (("loss", "train"), ("eval_measured_loss", "validation")):
+        for key, split in (("loss", "train"), ("eval_measured_loss", "validation")):
             if key in logs and not math.isfinite(logs[key]):
-                raise Diverged(f"the {what} loss is not finite ({logs[key]}) at step {state.global_step}")
+                raise Diverged(f"the {split} loss is not finite ({logs[key]}) at step {state.global_step}")
         self._last_loss = logs.get("loss", self._last_loss)
         if self.progress and state.is_world_process_zero and "eval_measured_loss" in logs:
             train = "" if self._last_loss is None else f"  train loss {self._last_loss:.4f}"

@@ -24,7 +24,7 @@ from hf_optim.experiment.checkpoint import last_checkpoint
 from hf_optim.experiment.evaluation import final_metrics, named
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.files import check_tree, read_json, remove, write_json, write_rows
-from hf_optim.experiment.own import OwnTraining
+from hf_optim.experiment.own_training import OwnTraining
 from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.spending import SPENT, Spending
 from hf_optim.experiment.stopping import EarlyStopping, Pruned, Pruner
@@ -287,16 +287,16 @@ def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _speed(
     numbers: Budget,
     cost: flops.PassCost | None,
-    made: int,
+    steps: int,
     trainer: TaskTrainer | None,
     samples: int,
     seconds: float,
 ) -> dict[str, float | None]:
-    """Samples and tokens a second of the `made` steps of this part of the run; operations of a plain step, which makes
+    """Samples and tokens a second of the `steps` steps of this part of the run; operations of a plain step, which makes
     one forward and one backward pass.
     """
     end = trainer.state.global_step if trainer is not None else 0
-    rate = (numbers.trained(end, samples) - numbers.trained(end - made, samples)) / seconds if made else None
+    rate = (numbers.trained(end, samples) - numbers.trained(end - steps, samples)) / seconds if steps else None
     tokens = cost.tokens if cost is not None else None
     return {
         "samples_per_second": rate and round(rate, 4),
@@ -320,14 +320,24 @@ def _state_bytes(trainer: TaskTrainer | None) -> int:
 
 def _groups(trainer: TaskTrainer | None) -> list[dict[str, Any]]:
     """The optimizer's parameter groups: how many parameters each has, and what may differ between groups."""
-    groups = getattr(trainer.optimizer, "param_groups", None) if trainer is not None else None
+    optimizer = trainer.optimizer if trainer is not None else None
+    kept = ["weight_decay", *_opt_outs(optimizer)]
     return [
         {
             "parameters": sum(p.numel() for p in group["params"]),
-            **{key: group[key] for key in ("weight_decay", "agr") if isinstance(group.get(key), int | float)},
+            **{key: group[key] for key in kept if isinstance(group.get(key), int | float)},
         }
-        for group in groups or ()
+        for group in getattr(optimizer, "param_groups", ())
     ]
+
+
+def _opt_outs(optimizer: Any) -> list[str]:
+    """The keys with which groups opt out of the transforms of an optimizer and of what it wraps."""
+    keys = []
+    while optimizer is not None:
+        keys.append(getattr(getattr(optimizer, "transform", None), "opt_out", ""))
+        optimizer = getattr(optimizer, "optimizer", None) or getattr(optimizer, "base", None)
+    return [key for key in keys if key]
 
 
 def _prepare(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> None:

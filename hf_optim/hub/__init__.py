@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from hf_optim.hub.factories import factory
     from hf_optim.hub.monitor import Monitor
     from hf_optim.hub.session import Session
-    from hf_optim.hub.starting import Callback
+    from hf_optim.hub.train_start import Callback
 
 __all__ = ["Attachment", "Callback", "Monitor", "Session", "attach", "factory"]
 
 _HOME = {
     "attach": "attaching",
     "Attachment": "attachment",
-    "Callback": "starting",
+    "Callback": "train_start",
     "factory": "factories",
     "Monitor": "monitor",
     "Session": "session",

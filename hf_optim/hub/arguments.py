@@ -90,10 +90,10 @@ def _is_optimizer(cls: Any) -> bool:
     return isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)
 
 
-def _is_instance(thing: Any) -> bool:
+def _is_instance(value: Any) -> bool:
     import torch
 
-    return isinstance(thing, torch.optim.Optimizer)
+    return isinstance(value, torch.optim.Optimizer)
 
 
 def _innermost(full: dict[str, Any]) -> tuple[dict[str, Any], Any]:

@@ -25,11 +25,11 @@ from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, companion, modes, schedules
 from hf_optim.hub.arguments import innermost, label, meaningless, settle, trial_parameters
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
-from hf_optim.hub.groups import Beside, Untrained, modules_of, of_trainer
 from hf_optim.hub.monitor import Monitor
 from hf_optim.hub.probe import LossProbe
 from hf_optim.hub.rates import LoggedRates
 from hf_optim.hub.replay import Replay, counters_kept, uncounted
+from hf_optim.hub.trainer_groups import Beside, Untrained, modules_of, of_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -113,14 +113,14 @@ class Attachment(TrainerCallback):
                 f"{', '.join(ignored)} of TrainingArguments have no effect: {self.name} takes its own "
                 "hyper-parameters through attach",
             )
-        optimizer = self._made(spec, of_trainer(trainer, model))
+        optimizer = self._from_spec(spec, of_trainer(trainer, model))
         self._say(logging.INFO, f"{self.name}: {describe(optimizer.param_groups)}, as this trainer divides them")
         closing = closures.choice(optimizer, self._closure_asked, self.name)
         backends.refuse(trainer.accelerator, optimizer, self.name, closing)
         self.optimizer = optimizer
         return optimizer
 
-    def _made(self, spec: dict[str, Any], source: Parameters) -> Any:
+    def _from_spec(self, spec: dict[str, Any], source: Parameters) -> Any:
         name = spec.pop("name")
         if not isinstance(name, torch.optim.Optimizer):
             return registry.create(name, source, **spec)
@@ -197,7 +197,7 @@ class Attachment(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._assert_ours()
-        line = self._untrained.found() if self._untrained is not None else None
+        line = self._untrained.late() if self._untrained is not None else None
         if line is not None:
             self._say(logging.WARNING, f"{self.name}: {line}")
         self._rates.remember(self.optimizer)

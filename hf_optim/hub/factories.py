@@ -38,7 +38,7 @@ class Builder:
 
         from hf_optim import registry
         from hf_optim.core.groups import Parameters, describe
-        from hf_optim.hub.groups import of_trainer
+        from hf_optim.hub.trainer_groups import of_trainer
 
         spec = to_spec(self.name, hyper)
         if args is not None:
@@ -96,7 +96,7 @@ def factory(name: str | Mapping[str, Any], **hyper: Any) -> tuple[Any, dict[str,
         UserError: unknown rule or hyper-parameter. A loss-aware rule is built, but its first `step` raises
             `MissingLoss` before anything moves: Trainer feeds no loss, `attach` does.
     """
-    from hf_optim.hub.starting import at_train
+    from hf_optim.hub.train_start import at_train
 
     spec = to_spec(name, hyper)
     rest = {k: v for k, v in spec.items() if k != "name"}

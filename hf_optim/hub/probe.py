@@ -66,8 +66,8 @@ class LossProbe:
             with untouched([trainer.model], device), counters_kept(trainer), uncounted(trainer):
                 loss = self._original(model, copy.copy(inputs), num_items_in_batch=items * factor)
                 pair.append(loss.detach().mean().to(torch.float32))
-        one, two = mean_over_ranks(trainer.accelerator, torch.stack(pair)).tolist()
-        share = 2 * two / one - 1 if one != 0 else float("nan")
+        once, twice = mean_over_ranks(trainer.accelerator, torch.stack(pair)).tolist()
+        share = 2 * twice / once - 1 if once != 0 else float("nan")
         return share if share == share and abs(share) != float("inf") else None
 
     def _conclude(self, share: float) -> None:

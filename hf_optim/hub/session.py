@@ -24,9 +24,9 @@ from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, modes
 from hf_optim.hub.feed import LossFeed, needs, noting_wrappers, unwrapped
-from hf_optim.hub.groups import Untrained
 from hf_optim.hub.rates import LoggedRates
 from hf_optim.hub.replay import Replay
+from hf_optim.hub.trainer_groups import Untrained
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +287,7 @@ class Session:
         if self._untrained is None:
             models = [("", model) for model in self.accelerator._models]
             self._untrained = Untrained(models, self.accelerator._optimizers)
-        line = self._untrained.found()
+        line = self._untrained.late()
         if line is not None and self.accelerator.is_main_process:
             logger.warning("%s: %s", self._name, line)
 

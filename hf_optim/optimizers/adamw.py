@@ -44,6 +44,7 @@ class AdamW(TorchRule):
     state_bytes = 8
     structural = ("amsgrad",)
     search_space = {"lr": ("log", 1e-5, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
+    special_cases = {"adam": {"weight_decay": 0.0}}
     torch_fixed = {"decoupled_weight_decay": True}
     torch_later = ("maximize", "decoupled_weight_decay")
 

@@ -48,6 +48,7 @@ class HDAdam(Hypergradient):
     slots = {"m": 0.0, "v": 0.0}
     choices = {"rule": ("additive", "multiplicative")}
     search_space = {"lr": ("log", 1e-5, 1e-1), "hypergrad_lr": ("log", 1e-10, 1e-3)}
+    special_cases = {"adam": {"hypergrad_lr": 0.0}}
 
     def __init__(
         self,

@@ -49,6 +49,7 @@ class HDSGD(Hypergradient):
     choices = {"rule": ("additive", "multiplicative")}
     structural = ("nesterov",)
     search_space = {"lr": ("log", 1e-4, 1.0), "hypergrad_lr": ("log", 1e-8, 1e-1), "momentum": ("choice", (0.0, 0.9))}
+    special_cases = {"sgd": {"hypergrad_lr": 0.0, "momentum": 0.0}}
 
     def __init__(
         self,

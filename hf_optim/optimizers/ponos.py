@@ -96,6 +96,6 @@ class PoNoS(LineSearch):
         return h.delta
 
     @staticmethod
-    def finish(h, eta, backtracks, found, memory):
+    def finish(h, eta, backtracks, accepted, memory):
         if h.save_backtracks:
             memory["backtracks"] = max(memory["backtracks"] + backtracks - 1, 0.0)

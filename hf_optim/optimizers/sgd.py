@@ -19,6 +19,7 @@ PRESETS = {
             1964,
         ),
         "search_space": {"lr": ("log", 1e-4, 1.0), "weight_decay": ("log", 1e-5, 1e-2)},
+        "special_cases": {"sgd": {"momentum": 0.0}},
     },
     "nesterov": {
         "arguments": {"momentum": 0.9, "nesterov": True},
@@ -31,6 +32,7 @@ PRESETS = {
             1983,
         ),
         "search_space": {"lr": ("log", 1e-4, 1.0), "weight_decay": ("log", 1e-5, 1e-2)},
+        "special_cases": {"sgd": {"momentum": 1e-12}},  # 0 itself is refused
     },
 }
 

@@ -91,6 +91,6 @@ class SLS(LineSearch):
         return h.beta_b
 
     @staticmethod
-    def finish(h, eta, backtracks, found, memory):
-        if found:
+    def finish(h, eta, backtracks, accepted, memory):
+        if accepted:
             memory["eta_previous"] = eta

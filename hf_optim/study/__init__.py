@@ -16,7 +16,7 @@ FUNCTIONS = {
     "run": "hf_optim.study.api",
     "load": "hf_optim.study.api",
     "Study": "hf_optim.study.api",
-    "training": "hf_optim.experiment.own",
+    "training": "hf_optim.experiment.own_training",
 }
 
 

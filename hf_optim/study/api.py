@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.errors import UserError
-from hf_optim.experiment.own import OwnTraining
+from hf_optim.experiment.own_training import OwnTraining
 from hf_optim.study.findings import table, verdicts
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder import rows
@@ -112,29 +112,29 @@ class Study:
     @cached_property
     def curves(self) -> pandas.DataFrame:
         """A row a logged step of a judged run: task, optimizer, seed, id, step and what was logged."""
-        found = []
-        for one in self._results.plan.runs:
-            head = {"task": one.task, "optimizer": one.optimizer, "seed": one.seed, "id": one.id}
-            found += [head | row for row in self._results.history(one)]
-        return _frame(found)
+        rows = []
+        for run in self._results.plan.runs:
+            head = {"task": run.task, "optimizer": run.optimizer, "seed": run.seed, "id": run.id}
+            rows += [head | row for row in self._results.history(run)]
+        return _frame(rows)
 
     @cached_property
     def verdicts(self) -> pandas.DataFrame:
         """A row an optimizer and task: mean, deviation, the paired difference with its interval, p and the verdict."""
-        found = []
-        for one in self._tables:
-            for row in one.rows:
+        rows = []
+        for task_table in self._tables:
+            for row in task_table.rows:
                 c = row.comparison
-                found.append(
+                rows.append(
                     {
-                        "task": one.task,
+                        "task": task_table.task,
                         "optimizer": row.optimizer,
-                        "metric": one.metric,
+                        "metric": task_table.metric,
                         "n": len(row.values),
                         "failed": row.failed,
                         "mean": row.mean.mean,
                         "sd": row.mean.sd,
-                        "baseline": one.baseline,
+                        "baseline": task_table.baseline,
                         "difference": c.difference.mean if c else math.nan,
                         "low": c.difference.low if c else math.nan,
                         "high": c.difference.high if c else math.nan,
@@ -142,7 +142,7 @@ class Study:
                         "verdict": "baseline" if row.baseline else row.verdict,
                     }
                 )
-        return _frame(found)
+        return _frame(rows)
 
     def plot(
         self, what: str = "result", *, task: str | None = None, over: str = "step", axes: Axes | None = None
@@ -172,22 +172,22 @@ class Study:
         return "\n".join([*lines, *filter(None, [verdicts.progress(self._results)])])
 
     def _repr_html_(self) -> str:
-        shown = "".join(_html(one) for one in self._tables)
+        shown = "".join(_html(task_table) for task_table in self._tables)
         said = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.sentences)
         going = verdicts.progress(self._results)
         return f"<p><b>{escape(self._results.plan.title)}</b> {escape(going)}</p>{shown}<ul>{said}</ul>"
 
 
-def _html(one: table.TaskTable) -> str:
-    cells = [table.result_cells(one, row) for row in one.rows]
+def _html(task_table: table.TaskTable) -> str:
+    cells = [table.result_cells(task_table, row) for row in task_table.rows]
     head = "".join(f"<th>{escape(name.strip())}</th>" for name in cells[0]) if cells else ""
     body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row.values()) + "</tr>" for row in cells)
-    return f"<table><caption>{escape(one.task + one.suffix)}</caption><tr>{head}</tr>{body}</table>"
+    return f"<table><caption>{escape(task_table.task + task_table.suffix)}</caption><tr>{head}</tr>{body}</table>"
 
 
-def _frame(found: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+def _frame(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
     try:
         pandas = importlib.import_module("pandas")
     except ModuleNotFoundError:
         raise UserError("frames need pandas: pip install pandas") from None
-    return pandas.DataFrame(list(found))
+    return pandas.DataFrame(list(rows))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.core import importing
-from hf_optim.core import text as safe
+from hf_optim.core import safe_text as safe
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
 from hf_optim.experiment.checkpoint import paths_in
@@ -159,7 +159,7 @@ def _run_here(
 ) -> None:
     reader = RecordStore(folder)
     total = stages.run_count(plan)
-    left = total - sum(reader.record(one.id) is not None for one in known(plan, reader))
+    left = total - sum(reader.record(planned.id) is not None for planned in known(plan, reader))
     console.print(
         f"{plan.title}: {total} runs, {total - left} finished before, {min(jobs, max(1, left))} at a time, in {folder}",
         markup=False,
@@ -170,9 +170,9 @@ def _run_here(
     try:
         with Display(console, total, total - left, jobs) as display:
 
-            def finished(one: Run, status: str, seconds: float) -> None:
-                stopped = status == "failed" and stages.stopped_early(one, folder)
-                display.finished(one, "stopped" if stopped else status, seconds)
+            def finished(ended: Run, status: str, seconds: float) -> None:
+                stopped = status == "failed" and stages.stopped_early(ended, folder)
+                display.finished(ended, "stopped" if stopped else status, seconds)
 
             for stage in follow(plan, folder):
                 if plan.tuning is not None:
@@ -221,7 +221,10 @@ def finish(folder: Path, quiet: bool = False) -> int:
     files: list[tuple[str, str]] = [
         ("table.md", texts.markdown(tables, title) + tuning_report.notes(protocol)),
         ("table.csv", texts.result_csv(tables)),
-        ("statistics.md", analysis.markdown(analysed, title, {one.task: one.decimals for one in tables})),
+        (
+            "statistics.md",
+            analysis.markdown(analysed, title, {task_table.task: task_table.decimals for task_table in tables}),
+        ),
         ("statistics.json", analysis.to_json(analysed)),
         ("runs.csv", texts.runs_csv(results)),
         ("costs.md", texts.costs_markdown(tables, title)),

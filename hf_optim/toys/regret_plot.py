@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hf_optim.toys.regret import Run
 
 
-def draw(title: str, found: Mapping[str, Sequence[Run]]) -> Any:
+def draw(title: str, by_label: Mapping[str, Sequence[Run]]) -> Any:
     """A matplotlib figure: left R(T), dashed the bound of SMARAN's Theorem 3; right f of the mean iterate minus the
     least f, with a line that falls as 1/sqrt(T). Lines are means over seeds, bands reach from the least to the most.
     """
@@ -23,7 +23,7 @@ def draw(title: str, found: Mapping[str, Sequence[Run]]) -> Any:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for axes, name in ((left, "regret"), (right, "excess_of_mean")):
-        for i, (label, runs) in enumerate(found.items()):
+        for i, (label, runs) in enumerate(by_label.items()):
             colour, _, marker = style(i)
             steps, low, mean, high = _spread(runs, name)
             axes.plot(steps, mean, color=colour, marker=marker, markersize=5, label=label)
@@ -35,7 +35,7 @@ def draw(title: str, found: Mapping[str, Sequence[Run]]) -> Any:
         axes.set_yscale("log")
         axes.set_xlabel("T")
         axes.grid(color="#dddddd", linewidth=0.6)
-    reference = next((_spread(runs, "excess_of_mean") for runs in found.values() if runs and runs[0].rows), None)
+    reference = next((_spread(runs, "excess_of_mean") for runs in by_label.values() if runs and runs[0].rows), None)
     if reference is not None and len(reference[0]) > 1 and reference[2][0] > 0:
         steps, _, mean, _ = reference
         line = [mean[0] / math.sqrt(step / steps[0]) for step in steps]

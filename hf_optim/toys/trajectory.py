@@ -179,9 +179,7 @@ def prepared(spec: Mapping[str, Any]) -> dict[str, Any]:
     from hf_optim.core.rule import Transform
 
     complete = dict(spec)
-    complete |= {
-        k: v for k, v in getattr(registry.resolve(complete["name"]), "everywhere", {}).items() if k not in complete
-    }
+    complete |= {k: v for k, v in _everywhere(complete).items() if k not in complete}
     transform = complete.get("grad_transform")
     if transform is not None and not isinstance(transform, Transform):
         mapping = {"name": transform} if isinstance(transform, str) else transform
@@ -192,6 +190,23 @@ def prepared(spec: Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(complete.get("base"), str):
         complete["base"] = prepared({"name": complete["base"]})
     return complete
+
+
+def _everywhere(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(getattr(registry.resolve(spec["name"]), "everywhere", {}))
+
+
+def on_vectors(spec: Mapping[str, Any]) -> list[str]:
+    """The arguments of a prepared specification that let a transform take vectors, too, as `name="value"`."""
+    from hf_optim import transforms  # torch comes with them
+
+    given = [(spec, _everywhere(spec))]
+    transform = spec.get("grad_transform")
+    if isinstance(transform, Mapping):
+        given.append((transform, transforms.make(transform).everywhere))
+    texts = [f"{k}={json.dumps(v)}" for own, more in given for k, v in more.items() if own.get(k) == v]
+    base = spec.get("base")
+    return texts + (on_vectors(base) if isinstance(base, Mapping) and "name" in base else [])
 
 
 def takes_rate(spec: Mapping[str, Any]) -> bool:

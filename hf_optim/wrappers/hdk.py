@@ -46,6 +46,7 @@ class HDK(RateWindows):
     state_bytes = 8
     choices = {"rule": ("additive", "multiplicative"), "average": ("mean", "sum")}
     search_space = {"eta": ("log", 1e-5, 1e-1), "rule": ("choice", ("additive", "multiplicative"))}
+    as_base = {"eta": 0.0}
     bounds = {"eta": (0.0, math.inf, True, False), "interval": (1, math.inf, True, False)}
 
     def __init__(

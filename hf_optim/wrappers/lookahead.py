@@ -57,6 +57,7 @@ class Lookahead(Wrapper):
     state_bytes = 4
     choices = {"pullback_momentum": ("none", "reset", "pullback")}
     search_space = {"k": ("choice", (5, 10)), "alpha": ("choice", (0.2, 0.5, 0.8))}
+    as_base = {"alpha": 1.0}
     defaults_own = {"k": 5, "alpha": 0.5, "pullback_momentum": "none"}
     bounds = {"k": (1, float("inf"), True, False), "alpha": (0.0, 1.0, False, True)}
 

@@ -72,6 +72,7 @@ class TLR(RateWindows):
     state_bytes = 8
     choices = {"scope": ("global", "group", "tensor")}
     search_space = {"gamma": ("linear", 0.2, 0.5), "p": ("linear", 0.1, 0.5)}
+    as_base = {"gamma": 1e-12}  # 0 itself is refused
     defaults_own = {
         "gamma": 0.33,
         "p": 0.20,

@@ -64,12 +64,12 @@ def by_hand(start: Path | None = None) -> Iterator[None]:
     """Inside, `hf_optim.Session` is the plain one; the weights before the first step go to `start`, if given."""
     session = hf_optim.Session
 
-    def made(accelerator: Any, *args: Any, **kwargs: Any) -> PlainSession:
+    def plain_session(accelerator: Any, *args: Any, **kwargs: Any) -> PlainSession:
         if start is not None:
             accelerator.save_model(accelerator._models[-1], start)
         return PlainSession(accelerator, *args, **kwargs)
 
-    hf_optim.Session = made
+    hf_optim.Session = plain_session
     try:
         yield
     finally:

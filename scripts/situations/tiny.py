@@ -37,12 +37,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
         pair="<cls> $A <sep> $B:1 <sep>:1",
         special_tokens=[("<cls>", words["<cls>"]), ("<sep>", words["<sep>"])],
     )
-    made = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", bos_token="<eos>",
         mask_token="<mask>", cls_token="<cls>", sep_token="<sep>", model_max_length=48,
     )  # fmt: skip
-    made.chat_template = CHAT
-    return made
+    fast.chat_template = CHAT
+    return fast
 
 
 def gpt2(dropout: float, **more: Any) -> GPT2Config:

@@ -79,11 +79,11 @@ def letters(folder: Path) -> dict[str, list[Pair]]:
 
 def split(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
     """A tenth of the questions for validation and a tenth for test, by the hash of each: equal ones stay together."""
-    made: dict[str, list[Pair]] = {name: [] for name in paragraphs.SPLITS}
+    parts: dict[str, list[Pair]] = {name: [] for name in paragraphs.SPLITS}
     for question, answer in pairs:
         place = int.from_bytes(hashlib.sha256(question.encode()).digest()[:4], "big") % 10
-        made["test" if place == 0 else "validation" if place == 1 else "train"].append((question, answer))
-    return made
+        parts["test" if place == 0 else "validation" if place == 1 else "train"].append((question, answer))
+    return parts
 
 
 def read(path: Path) -> tuple[dict[str, list[Pair]], str]:
@@ -93,22 +93,22 @@ def read(path: Path) -> tuple[dict[str, list[Pair]], str]:
         UserError: no such path, no train split, a column that is missing or holds no text, a split without a pair.
     """
     files = paragraphs.sources(path)
-    found = {name: _pairs(file) for name, file in files.items()}
+    parts = {name: _pairs(file) for name, file in files.items()}
     notes = []
-    if missing := [name for name in paragraphs.SPLITS if name not in found]:
-        cut = split(found["train"])
-        found |= {name: cut[name] for name in ("train", *missing)}
+    if missing := [name for name in paragraphs.SPLITS if name not in parts]:
+        cut = split(parts["train"])
+        parts |= {name: cut[name] for name in ("train", *missing)}
         notes.append(f"{' and '.join(missing)} taken out of train by the questions' hashes")
-    known = {question for question, _ in found["train"]}
+    known = {question for question, _ in parts["train"]}
     for name in ("validation", "test"):
-        kept = [pair for pair in found[name] if pair[0] not in known]
-        if len(kept) < len(found[name]):
-            notes.append(f"{len(found[name]) - len(kept)} questions of {name} left out that stand in train")
-        found[name] = kept
-    for name, pairs in found.items():
+        kept = [pair for pair in parts[name] if pair[0] not in known]
+        if len(kept) < len(parts[name]):
+            notes.append(f"{len(parts[name]) - len(kept)} questions of {name} left out that stand in train")
+        parts[name] = kept
+    for name, pairs in parts.items():
         if not pairs:
             raise UserError(f"data: the {name} split has no pair of its own: bring more questions")
-    return found, "; ".join(["pairs of your own", *notes])
+    return parts, "; ".join(["pairs of your own", *notes])
 
 
 def _pairs(file: Path) -> list[Pair]:
@@ -161,5 +161,5 @@ def splits(
     """The splits as data sets, and how many conversations of each were too long."""
     filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_of(tokenizer)
     coded = {name: encode(tokenizer, part, length) for name, part in pairs.items()}
-    made = {name: Answers(rows, length, filler) for name, (rows, _) in coded.items()}
-    return made, {name: dropped for name, (_, dropped) in coded.items() if dropped}
+    encoded = {name: Answers(rows, length, filler) for name, (rows, _) in coded.items()}
+    return encoded, {name: dropped for name, (_, dropped) in coded.items() if dropped}

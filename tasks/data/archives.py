@@ -106,10 +106,10 @@ def _plain(path: Path, name: str) -> str:
     return "/".join(parts)
 
 
-def _bounded(stream: IO[bytes] | gzip.GzipFile, what: str) -> bytes:
+def _bounded(stream: IO[bytes] | gzip.GzipFile, name: str) -> bytes:
     content = stream.read(LARGEST + 1)
     if len(content) > LARGEST:
-        raise UserError(f"data: {what} grows beyond {LARGEST >> 30} GB: it is none of the data sets")
+        raise UserError(f"data: {name} grows beyond {LARGEST >> 30} GB: it is none of the data sets")
     return content
 
 

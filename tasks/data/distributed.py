@@ -54,9 +54,9 @@ def read(path: Path) -> Distributed | None:
         if (folder / "val" / "val_annotations.txt").is_file():
             return _tiny_folder(folder)
         names = {file.name.removesuffix(".gz"): file for file in folder.iterdir() if file.is_file()}
-        made = _known(str(folder), list(names), lambda name, names=names: archives.read_file(names[name]))  # type: ignore[misc]
-        if made is not None:
-            return made
+        data = _known(str(folder), list(names), lambda name, names=names: archives.read_file(names[name]))  # type: ignore[misc]
+        if data is not None:
+            return data
     for file in sorted(path.iterdir()):  # the archive lies in the folder that is named
         if archives.is_archive(file) and file.name.startswith(("cifar-10", "tiny-imagenet")):
             return _archive(file)

@@ -44,8 +44,8 @@ def read(path: Path) -> tuple[dict[str, list[str]], str] | None:
         members = archives.read_archive(path, lambda name: name.rpartition("/")[2] in wanted)
         return _text(path, {name.rpartition("/")[2]: content for name, content in members.items()}.get)
     for folder in (path, *(path / name for name in BELOW)):
-        if folder.is_dir() and (made := _text(folder, lambda name, folder=folder: _content(folder / name))):  # type: ignore[misc]
-            return made
+        if folder.is_dir() and (corpus := _text(folder, lambda name, folder=folder: _content(folder / name))):  # type: ignore[misc]
+            return corpus
     for file in sorted(path.iterdir()) if path.is_dir() else ():  # the archive lies in the folder that is named
         if archives.is_archive(file) and file.name.startswith(("wikitext-", "simple-examples")):
             return read(file)
@@ -61,7 +61,7 @@ def is_one(path: Path) -> bool:
 
 
 def _there(file: Path) -> Path | None:
-    return next((one for one in (file, file.with_name(f"{file.name}.gz")) if one.is_file()), None)
+    return next((path for path in (file, file.with_name(f"{file.name}.gz")) if path.is_file()), None)
 
 
 def _content(file: Path) -> bytes | None:
@@ -109,18 +109,18 @@ def multi30k(path: Path, sides: tuple[str, str]) -> tuple[dict[str, tuple[str, s
         if file.is_file():
             members = archives.read_archive(file, lambda name: name.rpartition("/")[2].endswith(sides))
             packed |= {name.rpartition("/")[2]: content for name, content in members.items()}
-    made: dict[str, tuple[str, str]] = {}
+    parts: dict[str, tuple[str, str]] = {}
     for split, stems in MULTI30K.items():
         for stem in stems:
             texts = [_side(path, f"{stem}.{side}", packed) for side in sides]
-            if texts[0] is not None and texts[1] is not None and split not in made:
-                made[split] = texts[0], texts[1]
+            if texts[0] is not None and texts[1] is not None and split not in parts:
+                parts[split] = texts[0], texts[1]
             elif (texts[0] is None) != (texts[1] is None):
                 raise UserError(f"data: {path}: of {stem} there is only one of the languages {sides[0]} and {sides[1]}")
-    if "train" not in made or "test" not in made:
+    if "train" not in parts or "test" not in parts:
         return None
-    told = difference("multi30k", {split: text[0].removesuffix("\n").count("\n") + 1 for split, text in made.items()})
-    return made, told or "multi30k as it is distributed"
+    told = difference("multi30k", {split: text[0].removesuffix("\n").count("\n") + 1 for split, text in parts.items()})
+    return parts, told or "multi30k as it is distributed"
 
 
 def _side(path: Path, name: str, packed: Mapping[str, bytes]) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 from hf_optim.errors import UserError
 
 
-def load(repository: str, *, config: str | None = None, what: str = "data") -> Any:
+def load(repository: str, *, config: str | None = None, key: str = "data") -> Any:
     """`datasets.load_dataset(repository, config)`: a DatasetDict.
 
     Raises:
@@ -19,6 +19,6 @@ def load(repository: str, *, config: str | None = None, what: str = "data") -> A
         return datasets.load_dataset(repository, config)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"{what}: {repository} cannot be loaded from the Hub ({type(error).__name__}): "
+            f"{key}: {repository} cannot be loaded from the Hub ({type(error).__name__}): "
             "connect (and log in where the set asks for it), or give your own files with data=PATH, or take size small"
         ) from error

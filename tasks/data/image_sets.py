@@ -131,10 +131,10 @@ class EncodedImages(ImageSet):
         places = self.positions[chosen].tolist()
         each = [None] * len(places) if numbers is None else list(numbers)
         spread = map if get_worker_info() is not None else _pool().map
-        arrays = list(spread(self._one, [self.rows[place] for place in places], each))
+        arrays = list(spread(self._decoded, [self.rows[place] for place in places], each))
         return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
-    def _one(self, row: Row, numbers: torch.Tensor | None) -> np.ndarray:
+    def _decoded(self, row: Row, numbers: torch.Tensor | None) -> np.ndarray:
         from PIL import Image
 
         pixels = picture(row[0], row[1])

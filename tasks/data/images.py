@@ -82,7 +82,7 @@ def read(
     known = distributed.read(path)
     if known is not None:
         return _published(known.name, known.rows, known.classes, size, held_out)
-    found: dict[str, list[Row]] = {}
+    splits: dict[str, list[Row]] = {}
     names: list[str] = []
     for split, source in _sources(path).items():
         if source.is_dir():
@@ -93,13 +93,13 @@ def read(
             rows, names = _parquet_rows(source, label, names)
         if not rows:
             raise UserError(f"data: the {split} split is empty: {source} holds no images")
-        found[split] = rows
-    if "train" not in found:
+        splits[split] = rows
+    if "train" not in splits:
         raise UserError(f"data: no train split in {path}: expected train.parquet, train.csv or a folder train/")
-    if published is not None and published in VALIDATION_IS_TEST and "test" not in found and "validation" in found:
-        found["test"] = found.pop("validation")
-        return _published(published, found, names, size, held_out)
-    return assemble(found, names, size=size)
+    if published is not None and published in VALIDATION_IS_TEST and "test" not in splits and "validation" in splits:
+        splits["test"] = splits.pop("validation")
+        return _published(published, splits, names, size, held_out)
+    return assemble(splits, names, size=size)
 
 
 def _published(
@@ -107,12 +107,12 @@ def _published(
 ) -> Splits:
     """A paper's set, with a word about it in the note."""
     told = difference(name, {split: len(part) for split, part in rows.items()})
-    made = assemble(rows, classes, held_out=held_out, size=size, moments=IMAGES[name].moments)
-    return replace(made, note="; ".join(text for text in (told or name, made.note) if text))
+    splits = assemble(rows, classes, held_out=held_out, size=size, moments=IMAGES[name].moments)
+    return replace(splits, note="; ".join(text for text in (told or name, splits.note) if text))
 
 
 def assemble(
-    found: Mapping[str, Sequence[Row]],
+    splits: Mapping[str, Sequence[Row]],
     names: Sequence[str] = (),
     held_out: int | None = None,
     *,
@@ -122,21 +122,21 @@ def assemble(
     """Decode, check, split and normalise rows.
 
     Args:
-        found: the rows of each split; `train` is among them.
+        splits: the rows of each split; `train` is among them.
         names: of the classes, if the labels are numbers that have names.
         held_out: samples of a missing split (default: 10% of train).
         size: leave the images encoded and read them when they are asked for, as colour pictures of this many pixels a
             side; without it they are decoded now and must be of one size.
         moments: mean and deviation of each channel in [0, 1]; default: of the train split, or ImageNet's with `size`.
     """
-    where = {split: Places(rows) for split, rows in found.items()}
-    arrays = {} if size is not None else {split: _decode(rows) for split, rows in found.items()}
+    where = {split: Places(rows) for split, rows in splits.items()}
+    arrays = {} if size is not None else {split: _decode(rows) for split, rows in splits.items()}
     if size is None:
         _same_shape(arrays, where)
-    labels, classes = _labels({split: _values(rows) for split, rows in found.items()}, where, names)
+    labels, classes = _labels({split: _values(rows) for split, rows in splits.items()}, where, names)
     parts, note = _hold_out(labels, held_out)
     if size is not None:
-        return _lazily(found, labels, classes, parts, note, size, moments or IMAGENET_MOMENTS)
+        return _lazily(splits, labels, classes, parts, note, size, moments or IMAGENET_MOMENTS)
     if len({array.shape[3] for array in arrays.values()}) > 1:
         arrays = {split: np.repeat(a, 3, axis=3) if a.shape[3] == 1 else a for split, a in arrays.items()}
     pixels = {split: arrays[source][at] for split, (source, at) in parts.items()}
@@ -168,13 +168,13 @@ def _tensors(
         )
     if moments is not None:
         mean, std = torch.tensor(moments[0]), torch.tensor(moments[1])
-    made = {split: Images(pixels[split], torch.from_numpy(labels[split]), mean, std) for split in SPLITS}
+    images = {split: Images(pixels[split], torch.from_numpy(labels[split]), mean, std) for split in SPLITS}
     channels, height, width = pixels["train"].shape[1:]
-    return Splits(**made, classes=classes, shape=(channels, height, width), fingerprint=digest.hexdigest(), note=note)
+    return Splits(**images, classes=classes, shape=(channels, height, width), fingerprint=digest.hexdigest(), note=note)
 
 
 def _lazily(
-    found: Mapping[str, Sequence[Row]],
+    splits: Mapping[str, Sequence[Row]],
     labels: dict[str, np.ndarray],
     classes: tuple[str, ...],
     parts: dict[str, tuple[str, Any]],
@@ -183,16 +183,16 @@ def _lazily(
     moments: Moments,
 ) -> Splits:
     digest = hashlib.sha256(repr(classes).encode())
-    for split in sorted(found):
-        digest.update(f"{split} {identity(found[split])}".encode())
+    for split in sorted(splits):
+        digest.update(f"{split} {identity(splits[split])}".encode())
         digest.update(labels[split].tobytes())
     mean, std = torch.tensor(moments[0]), torch.tensor(moments[1])
-    made = {}
+    images = {}
     for split, (source, at) in parts.items():
-        positions = torch.arange(len(found[source]))[torch.as_tensor(at) if isinstance(at, np.ndarray) else at]
+        positions = torch.arange(len(splits[source]))[torch.as_tensor(at) if isinstance(at, np.ndarray) else at]
         targets = torch.from_numpy(labels[source][at])
-        made[split] = EncodedImages(found[source], positions, targets, mean, std, size)
-    return Splits(**made, classes=classes, shape=(3, size, size), fingerprint=digest.hexdigest(), note=note)
+        images[split] = EncodedImages(splits[source], positions, targets, mean, std, size)
+    return Splits(**images, classes=classes, shape=(3, size, size), fingerprint=digest.hexdigest(), note=note)
 
 
 def _values(rows: Sequence[Row]) -> Sequence[Any]:
@@ -207,15 +207,15 @@ def _sources(path: Path) -> dict[str, Path]:
         if path.suffix not in (".parquet", ".csv"):
             raise UserError(f"data: {path} is neither .parquet nor .csv, nor a folder or a paper's archive")
         return {"train": path}
-    found = {}
+    sources = {}
     for split in SPLITS:
         for alias in ALIASES[split]:
             candidates = [path / f"{alias}.parquet", path / f"{alias}.csv", path / alias]
             existing = [candidate for candidate in candidates if candidate.exists()]
-            if existing and split not in found:
-                found[split] = existing[0]
-    if found:
-        return found
+            if existing and split not in sources:
+                sources[split] = existing[0]
+    if sources:
+        return sources
     if any(entry.is_dir() and any(_image_files(entry)) for entry in path.iterdir()):
         return {"train": path}
     raise UserError(
@@ -348,10 +348,10 @@ def _hold_out(labels: dict[str, np.ndarray], held_out: int | None) -> tuple[dict
     """
     notes = []
     left = np.arange(len(labels["train"]))
-    found: dict[str, tuple[str, Any]] = {}
+    places: dict[str, tuple[str, Any]] = {}
     for split in ("test", "validation"):
         if split in labels:
-            found[split] = split, slice(None)
+            places[split] = split, slice(None)
             continue
         count = held_out or max(1, round(HELD_OUT * len(left)))
         if count >= len(left) - 1:
@@ -359,10 +359,10 @@ def _hold_out(labels: dict[str, np.ndarray], held_out: int | None) -> tuple[dict
                 f"data: {len(left)} train samples are too few to take a {split} split of {count} out of them"
             )
         order = np.random.default_rng(0).permutation(len(left))
-        found[split] = "train", left[np.sort(order[:count])]
+        places[split] = "train", left[np.sort(order[:count])]
         left = left[np.sort(order[count:])]
         notes.append(f"{split}: {count} samples taken out of train")
-    found["train"] = "train", left if notes else slice(None)
-    if len(set(labels["train"][found["train"][1]].tolist())) < 2:
+    places["train"] = "train", left if notes else slice(None)
+    if len(set(labels["train"][places["train"][1]].tolist())) < 2:
         raise UserError("data: after taking the missing splits out, train has one class only: bring more samples")
-    return found, "; ".join(notes)
+    return places, "; ".join(notes)

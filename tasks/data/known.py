@@ -56,12 +56,12 @@ TEXTS = {
 }
 
 
-def difference(name: str, found: Mapping[str, int]) -> str:
+def difference(name: str, counts: Mapping[str, int]) -> str:
     """A line if the samples or lines of splits are not those of the published set `name`, else "". It is told on
     stderr, too.
     """
     known: KnownImages | KnownText = IMAGES[name] if name in IMAGES else TEXTS[name]
-    other = {split: count for split, count in found.items() if getattr(known, split, count) != count}
+    other = {split: count for split, count in counts.items() if getattr(known, split, count) != count}
     if not other:
         return ""
     unit = "images" if name in IMAGES else "lines"

@@ -42,16 +42,16 @@ def sentences(paragraph: str) -> list[str]:
     A sentence ends at `.`, `!`, `?` or `…` (and closing quotes or brackets) before white space, unless a lower-case
     letter follows or the full stop belongs to an abbreviation or an initial.
     """
-    found, begin = [], 0
+    cut, begin = [], 0
     for match in _END.finditer(paragraph):
         follows = next((character for character in paragraph[match.end() :] if character.isalnum()), "")
         word = match[1].lstrip("\"'“‘«([").lower()
         dotted = match[2] == "." and not match[3] and (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha()))
         if follows and not follows.islower() and not dotted:
-            found.append(paragraph[begin : match.end()].strip())
+            cut.append(paragraph[begin : match.end()].strip())
             begin = match.end()
     rest = paragraph[begin:].strip()
-    return [*found, rest] if rest else found
+    return [*cut, rest] if rest else cut
 
 
 def read(path: Path) -> tuple[dict[str, list[str]], str]:
@@ -67,12 +67,12 @@ def read(path: Path) -> tuple[dict[str, list[str]], str]:
     if published is not None:
         lines, note = published
         return {split: running(part) for split, part in lines.items()}, note
-    found: dict[str, list[str]] = {}
+    splits: dict[str, list[str]] = {}
     for split, file in sources(path).items():
-        found[split] = [text for text in _paragraphs(file) if text and not text.isspace()]
-        if not found[split]:
+        splits[split] = [text for text in _paragraphs(file) if text and not text.isspace()]
+        if not splits[split]:
             raise UserError(f"data: the {split} split is empty: {file} holds no text")
-    return found, hold_out(found)
+    return splits, hold_out(splits)
 
 
 def running(lines: Iterable[str]) -> list[str]:
@@ -81,29 +81,29 @@ def running(lines: Iterable[str]) -> list[str]:
     return [line for line in stripped if line and not line.startswith("= ")]
 
 
-def apart(found: dict[str, list[str]]) -> int:
+def apart(splits: dict[str, list[str]]) -> int:
     """Take texts out of validation and test that stand in train too, or in validation, in place; gives how many."""
-    seen, dropped = set(found["train"]), 0
+    seen, dropped = set(splits["train"]), 0
     for split in ("validation", "test"):
-        kept = [text for text in found[split] if text not in seen]
+        kept = [text for text in splits[split] if text not in seen]
         if not kept:
             raise UserError(f"data: every text of the {split} split stands in another split too: bring other texts")
-        dropped += len(found[split]) - len(kept)
+        dropped += len(splits[split]) - len(kept)
         seen |= set(kept)
-        found[split] = kept
+        splits[split] = kept
     return dropped
 
 
-def hold_out(found: dict[str, list[str]]) -> str:
+def hold_out(splits: dict[str, list[str]]) -> str:
     """Cut missing splits off the end of train, in place; gives a note that says so."""
     notes = []
     for split in ("test", "validation"):
-        if split not in found:
-            total = len(found["train"])
+        if split not in splits:
+            total = len(splits["train"])
             count = max(1, round(HELD_OUT * total))
             if total < 3:
                 raise UserError(f"data: {total} paragraph(s) are too few to take a {split} split out of them")
-            found["train"], found[split] = found["train"][:-count], found["train"][-count:]
+            splits["train"], splits[split] = splits["train"][:-count], splits["train"][-count:]
             notes.append(f"{split}: the last {count} paragraphs of train")
     return "; ".join(notes)
 

@@ -73,30 +73,30 @@ def read(path: Path, source: str = "de", target: str = "en") -> Corpus:
     published = distributed_text.multi30k(path, (source, target))
     if published is not None:
         texts, note = published
-        made = {split: _aligned(two, f"{path}, {split}", (source, target)) for split, two in texts.items()}
-        corpus = assemble(made)
+        aligned = {split: _aligned(two, f"{path}, {split}", (source, target)) for split, two in texts.items()}
+        corpus = assemble(aligned)
         return replace(corpus, note="; ".join(text for text in (note, corpus.note) if text))
-    found: dict[str, Pairs] = {}
+    splits: dict[str, Pairs] = {}
     for split, files in _sources(path, source, target).items():
         if len(files) == 2:
-            found[split] = _plain(files[0], files[1], source, target)
+            splits[split] = _plain(files[0], files[1], source, target)
         elif files[0].suffix == ".tsv":
-            found[split] = _tsv(files[0], source, target)
+            splits[split] = _tsv(files[0], source, target)
         else:
-            found[split] = _parquet(files[0], source, target)
-    if "train" not in found:
+            splits[split] = _parquet(files[0], source, target)
+    if "train" not in splits:
         raise UserError(
             f"data: no train split in {path}: expected train.parquet, train.tsv or train.{source} and train.{target}"
         )
-    return assemble(found)
+    return assemble(splits)
 
 
-def assemble(found: Mapping[str, Pairs]) -> Corpus:
+def assemble(read_splits: Mapping[str, Pairs]) -> Corpus:
     """Splits from what was found; a missing validation or test split is taken out of train."""
-    for split, pairs in found.items():
+    for split, pairs in read_splits.items():
         if not pairs:
             raise UserError(f"data: the {split} split is empty: it holds no sentence pairs")
-    splits, notes = dict(found), []
+    splits, notes = dict(read_splits), []
     for split in ("test", "validation"):
         if split in splits:
             continue
@@ -160,19 +160,19 @@ def _sources(path: Path, source: str, target: str) -> dict[str, tuple[Path, ...]
         if both is None:
             raise UserError(f"data: no such file or folder: {path} (nor {path.name}.{source} and {path.name}.{target})")
         return {"train": both}
-    found: dict[str, tuple[Path, ...]] = {}
+    sources: dict[str, tuple[Path, ...]] = {}
     for split in SPLITS:
         for alias in ALIASES[split]:
             tables = [(table,) for table in (path / f"{alias}.parquet", path / f"{alias}.tsv") if table.is_file()]
             files = tables[0] if tables else _both(path / alias, source, target)
-            if files is not None and split not in found:
-                found[split] = files
-    if not found:
+            if files is not None and split not in sources:
+                sources[split] = files
+    if not sources:
         raise UserError(
             f"data: no sentence pairs in {path}: expected train.parquet, train.tsv, or train.{source} and "
             f"train.{target} (other names: --model.source_column and --model.target_column)"
         )
-    return found
+    return sources
 
 
 def _both(stem: Path, source: str, target: str) -> tuple[Path, Path] | None:

@@ -95,7 +95,7 @@ def from_hub(repository: str, image: str, label: str, held_out: int) -> Splits:
 
     from hf_optim.tasks.data import hub
 
-    parts = hub.load(repository, what="data")
+    parts = hub.load(repository, key="data")
     by_split: dict[str, list[Any]] = {}
     for split in ("train", "validation", "test"):
         if split in parts:

@@ -59,7 +59,10 @@ def prepare(corpus: Corpus, limit: int | None, vocabulary: int, longest: int) ->
     ]
     splits, notes = {}, []
     for split, pairs in parts.items():
-        ids = [one(list(side))["input_ids"] for one, side in zip(both, (pairs.source, pairs.target), strict=True)]
+        ids = [
+            tokenizer(list(side))["input_ids"]
+            for tokenizer, side in zip(both, (pairs.source, pairs.target), strict=True)
+        ]
         kept = [i for i in range(len(pairs)) if max(len(ids[0][i]), len(ids[1][i])) <= longest]
         if not kept:
             raise UserError(
@@ -69,5 +72,5 @@ def prepare(corpus: Corpus, limit: int | None, vocabulary: int, longest: int) ->
             notes.append(f"{len(pairs) - len(kept)} of {len(pairs)} {split}")
         splits[split] = Sentences(pairs.take(kept), [ids[0][i] for i in kept], [ids[1][i] for i in kept])
     note = f"pairs of more than {longest} tokens left out: {', '.join(notes)}" if notes else ""
-    names = hashlib.sha256("".join(one.fingerprint for one in both).encode()).hexdigest()[:16]
+    names = hashlib.sha256("".join(tokenizer.fingerprint for tokenizer in both).encode()).hexdigest()[:16]
     return {"splits": splits, "facts": {"source": both[0], "target": both[1], "tokenizers": names}, "note": note}

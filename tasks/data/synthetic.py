@@ -88,11 +88,11 @@ def pairs(name: str, vocabulary: int, length: int, share: float, longest: int) -
     words[:, [0, length // 2, length - 1]] = -1
     segments = (torch.arange(length) > length // 2).int().repeat(2 * ROWS, 1)
     order = torch.arange(2 * ROWS) % 2
-    made = Pairs(ids.int(), words.int(), segments, order, masking)
+    dataset = Pairs(ids.int(), words.int(), segments, order, masking)
     samples = TEXTS[name].pairs if name in TEXTS else 4000
     text = {"tokenizer": "synthetic", "length": length, "mask_share": share, "longest_ngram": longest}
     facts = {"vocabulary": vocabulary, "masking": asdict(masking), "text": text, "train_samples": samples}
-    return data(Rows({key: column.long() for key, column in made.columns.items()}, samples), name, facts)
+    return data(Rows({key: column.long() for key, column in dataset.columns.items()}, samples), name, facts)
 
 
 def sentences(name: str, vocabulary: int, longest: int) -> Data:

@@ -101,5 +101,7 @@ def read(content: bytes, place: str) -> dict[str, Any]:
         raise UserError(f"data: {place} is no pickle of plain arrays ({why}): nothing of it was run") from None
     if not isinstance(value, dict):
         raise UserError(f"data: {place} holds no mapping, as a batch of CIFAR does")
-    names = {key.decode("ascii", "replace") if isinstance(key, bytes) else str(key): one for key, one in value.items()}
-    return {key: one.value if isinstance(one, _Array) else one for key, one in names.items()}
+    names = {
+        key.decode("ascii", "replace") if isinstance(key, bytes) else str(key): entry for key, entry in value.items()
+    }
+    return {key: entry.value if isinstance(entry, _Array) else entry for key, entry in names.items()}

@@ -55,11 +55,11 @@ def checkpoint(size: str, parameters: int, vocabulary: int, block: int, steps: i
             record = train(spec, Path(making) / "run", progress=False, checkpoint_every=steps)
             if record["status"] != "ok":
                 raise UserError(f"checkpoint: the model to fine-tune could not be trained: {record['error']}")
-            made = Path(making) / "run" / f"checkpoint-{steps}"
+            trained = Path(making) / "run" / f"checkpoint-{steps}"
             for name in LEFT:
-                (made / name).unlink(missing_ok=True)
+                (trained / name).unlink(missing_ok=True)
             try:
-                os.replace(made, home)
+                os.replace(trained, home)
             except OSError:
                 if not (home / "config.json").is_file():  # else another process was done first
                     raise

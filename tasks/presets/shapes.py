@@ -41,22 +41,27 @@ def options(model: str, parameters: int, vocabulary: int, block: int, tied: bool
         raise UserError(f"options: parameters chooses the shape of {' and '.join(DECIDES)}, not of {model!r}")
     if isinstance(parameters, bool) or not isinstance(parameters, int) or parameters < 1:
         raise UserError(f"options: parameters must be a whole number of at least 1, got {parameters!r}")
-    found = [
-        (count(model, made, vocabulary, block, tied) / parameters - 1, width / depth, made)
+    candidates = [
+        (count(model, shape, vocabulary, block, tied) / parameters - 1, width / depth, shape)
         for depth in DEPTHS
         for width in _widths()
-        for made in [_shape(model, width, depth)]
+        for shape in [_shape(model, width, depth)]
     ]
-    error, _, made = min(
-        found, key=lambda one: (max(abs(one[0]), CLOSE), max(one[1] / ASPECT, ASPECT / one[1]), abs(one[0]))
+    error, _, best = min(
+        candidates,
+        key=lambda candidate: (
+            max(abs(candidate[0]), CLOSE),
+            max(candidate[1] / ASPECT, ASPECT / candidate[1]),
+            abs(candidate[0]),
+        ),
     )
     if abs(error) > 0.25:
-        least = min(count(model, one, vocabulary, block, tied) for _, _, one in found)
+        least = min(count(model, shape, vocabulary, block, tied) for _, _, shape in candidates)
         raise UserError(
             f"options: no {model} with a vocabulary of {vocabulary} has about {parameters} parameters "
             f"(the smallest has {least}): ask for more, or for a smaller vocabulary"
         )
-    return made
+    return best
 
 
 def count(model: str, values: Mapping[str, Any], vocabulary: int, block: int, tied: bool) -> int:

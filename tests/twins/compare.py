@@ -136,9 +136,9 @@ class Trajectory:
     atol: list[float]
     first: list[int]
 
-    def wrong(self, k: int, found: Arrays) -> str:
+    def wrong(self, k: int, arrays: Arrays) -> str:
         """What differs after ``k`` updates; empty if nothing does."""
-        for i, (a, b) in enumerate(zip(found, self.steps[k - 1][0], strict=True)):
+        for i, (a, b) in enumerate(zip(arrays, self.steps[k - 1][0], strict=True)):
             gap = float(np.abs(a - b).max())
             if not gap <= self.atol[k - 1]:
                 values = f"{a.ravel()[:4]} for {b.ravel()[:4]}"

@@ -124,9 +124,9 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         yield "dropped", ast.copy_location(ast.Pass(), node)
     elif isinstance(new, ast.If) and not any(isinstance(n, ast.Raise) for n in ast.walk(new)):
         for value in (True, False):
-            one = copy.deepcopy(new)
-            one.test = ast.copy_location(ast.Constant(value), new.test)
-            yield f"always {value}", one
+            forced = copy.deepcopy(new)
+            forced.test = ast.copy_location(ast.Constant(value), new.test)
+            yield f"always {value}", forced
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -191,7 +191,7 @@ def in_force(mutant: Mutant, module: ModuleType) -> Iterator[None]:
 
 def modules_of(opt: Any) -> list[ModuleType]:
     """The files whose functions an optimizer runs: its class's and those it inherits from, and its transform's."""
-    things = [cls for thing in (opt, getattr(opt, "transform", None)) for cls in type(thing).__mro__]
+    classes = [cls for owner in (opt, getattr(opt, "transform", None)) for cls in type(owner).__mro__]
     folders = ("hf_optim.optimizers.", "hf_optim.wrappers.", "hf_optim.transforms.")
-    names = dict.fromkeys(cls.__module__ for cls in things if cls.__module__.startswith(folders))
+    names = dict.fromkeys(cls.__module__ for cls in classes if cls.__module__.startswith(folders))
     return [sys.modules[name] for name in names]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from hf_optim.core.text import markdown as markdown_text
+from hf_optim.core.safe_text import markdown as markdown_text
 from hf_optim.study.findings import naming, profiles, speedups, verdicts
 from hf_optim.study.findings.table import Row, TaskTable, p_text
 from hf_optim.study.folder.judgement import Judgement
@@ -117,12 +117,12 @@ def _values(rows: Sequence[Row]) -> dict[str, Mapping[int, float]]:
 
 def _effects(table: TaskTable, rows: Sequence[Row]) -> dict[str, intervals.Effect]:
     base = next((row for row in rows if row.baseline), None)
-    found = {}
+    effects = {}
     for row in rows:
         if base is not None and row is not base:
             shared = [(value, base.units[u]) for u, value in row.units.items() if u in base.units]
-            found[row.optimizer] = intervals.effect(shared, table.greater)
-    return found
+            effects[row.optimizer] = intervals.effect(shared, table.greater)
+    return effects
 
 
 def _over_tasks(tables: Sequence[TaskTable]) -> omnibus.Omnibus | None:
@@ -190,21 +190,24 @@ def markdown(analysis: Analysis, title: str, decimals: Mapping[str, int]) -> str
 def _task(task: TaskAnalysis, decimals: int) -> list[str]:
     lines = [f"## {markdown_text(task.task)}: {markdown_text(task.metric)}", ""]
     rows = []
-    for label, one in task.descriptions.items():
-        row = {"optimizer": label, "n": str(one.n), "mean": intervals.text(one.mean, decimals)}
-        row |= {"median": _number(one.median, f".{decimals}f"), "iqm": _number(one.iqm, f".{decimals}f")}
+    for label, description in task.descriptions.items():
+        row = {"optimizer": label, "n": str(description.n), "mean": intervals.text(description.mean, decimals)}
+        row |= {
+            "median": _number(description.median, f".{decimals}f"),
+            "iqm": _number(description.iqm, f".{decimals}f"),
+        }
         rows.append({**row, "place": place_text(task.places.get(label))})
     lines += _table(rows)
     lines += _table(
         [
             {
                 "optimizer": label,
-                "d_z": _number(one.d_z, "+.2f"),
-                "d_av": _number(one.d_av, "+.2f"),
-                "wins": intervals.text(one.wins, 2),
-                "improvement": intervals.text(one.improvement, 2),
+                "d_z": _number(effect.d_z, "+.2f"),
+                "d_av": _number(effect.d_av, "+.2f"),
+                "wins": intervals.text(effect.wins, 2),
+                "improvement": intervals.text(effect.improvement, 2),
             }
-            for label, one in task.effects.items()
+            for label, effect in task.effects.items()
         ]
     )
     if task.omnibus.anova:
@@ -220,23 +223,23 @@ def _task(task: TaskAnalysis, decimals: int) -> list[str]:
             [
                 {
                     "pair": pair,
-                    "advantage": _number(one.mean.value, f"+.{decimals}f"),
-                    "p": p_text(one.p),
-                    "p, all pairs": p_text(one.adjusted),
+                    "advantage": _number(comparison.mean.value, f"+.{decimals}f"),
+                    "p": p_text(comparison.p),
+                    "p, all pairs": p_text(comparison.adjusted),
                 }
-                for pair, one in task.pairs.items()
+                for pair, comparison in task.pairs.items()
             ]
         )
     return lines
 
 
-def _friedman(one: omnibus.Omnibus, blocks: str) -> list[str]:
-    if one.friedman is None:
+def _friedman(result: omnibus.Omnibus, blocks: str) -> list[str]:
+    if result.friedman is None:
         return []
-    f = one.friedman
+    f = result.friedman
     ranked = sorted(f.mean_ranks.items(), key=lambda item: item[1])
     listed = ", ".join(f"{markdown_text(label)} {rank:.2f}" for label, rank in ranked)
-    head = f"Friedman over {one.units} {blocks}: chi-square = {f.chi_square:.2f}, p {_equals(f.p)}; "
+    head = f"Friedman over {result.units} {blocks}: chi-square = {f.chi_square:.2f}, p {_equals(f.p)}; "
     return [f"{head}mean ranks: {listed}.", ""]
 
 

@@ -12,7 +12,7 @@ def sentence(table: TaskTable, row: Row) -> str:
     base = next((r for r in table.rows if r.baseline), None)
     if base is None or math.isnan(row.costs["forward"]) or math.isnan(base.costs["forward"]):
         return ""
-    times = [one.costs["step_ms"] for one in (row, base)]
+    times = [side.costs["step_ms"] for side in (row, base)]
     timed = [f" in {t:.3g} ms" if not any(map(math.isnan, times)) else "" for t in times]
     return f"a step costs {_passes(row)}{timed[0]} ({table.baseline}: {_passes(base)}{timed[1]})"
 

@@ -52,31 +52,34 @@ class Histories:
     def singles(self, key: str, points: int) -> dict[str, list[Curve]]:
         """The curves of single finished runs, of at most so many points, by optimizer."""
         series = {
-            label: [one for ok, rows in runs if ok and (one := _series(rows, key))]
+            label: [logged for ok, rows in runs if ok and (logged := _series(rows, key))]
             for label, runs in self._rows.items()
         }
-        buckets = _buckets(sorted({step for runs in series.values() for one in runs for step in one}), points)
-        return {label: [_mean(label, [_bucketed(one, buckets)]) for one in runs] for label, runs in series.items()}
+        buckets = _buckets(sorted({step for runs in series.values() for logged in runs for step in logged}), points)
+        return {
+            label: [_mean(label, [_bucketed(logged, buckets)]) for logged in runs] for label, runs in series.items()
+        }
 
     def curves(self, key: str) -> list[Curve]:
         """The curves of one logged value, in the plan's order; optimizers that did not log it are left out."""
         series = {
-            label: [(ok, one) for ok, rows in runs if (one := _series(rows, key))] for label, runs in self._rows.items()
+            label: [(ok, logged) for ok, rows in runs if (logged := _series(rows, key))]
+            for label, runs in self._rows.items()
         }
-        buckets = _buckets(sorted({step for runs in series.values() for _, one in runs for step in one}))
-        found: list[Curve] = []
+        buckets = _buckets(sorted({step for runs in series.values() for _, logged in runs for step in logged}))
+        drawn: list[Curve] = []
         for label, runs in series.items():
-            fine = [_bucketed(one, buckets) for ok, one in runs if ok]
+            fine = [_bucketed(logged, buckets) for ok, logged in runs if ok]
             if fine:
-                found.append(_mean(label, fine))
-            for ok, one in runs:
+                drawn.append(_mean(label, fine))
+            for ok, logged in runs:
                 if not ok:
-                    found.append(_mean(label, [_bucketed(one, buckets)], failed=True))
-        return [c for c in found if c.steps]
+                    drawn.append(_mean(label, [_bucketed(logged, buckets)], failed=True))
+        return [c for c in drawn if c.steps]
 
 
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
-    found: Series = {}
+    series: Series = {}
     for row in rows:
         value = spent(row, key) if key in KINDS else row.get(key)
         if value is None:  # most rows hold other values
@@ -84,8 +87,8 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
         # A rate may be logged one a group: the first group is the one with decay, that is, nearly all weights.
         step, value = number(row.get("step")), number(value[0] if isinstance(value, list) and value else value)
         if not math.isnan(step) and not math.isnan(value):
-            found[step] = value
-    return found
+            series[step] = value
+    return series
 
 
 def _buckets(steps: Sequence[float], points: int = POINTS) -> dict[float, float]:

@@ -40,30 +40,30 @@ def further(plan: Plan, units: int) -> tuple[int, float, int]:
 def lines(plan: Plan) -> list[str]:
     """What the design finds and what is doubtful about it, a line each."""
     tests, units = comparisons(plan), naming.unit(plan)
-    found = []
+    notes = []
     if tests:
         looks = " and ".join(f"{n}" for n in plan.looks)
         effect = detectable_effect(tuple(plan.looks), tests)
-        what = "scores" if plan.family == "score" else "comparisons"
+        kind = "scores" if plan.family == "score" else "comparisons"
         if math.isnan(effect):
-            found.append(f"warning: one {naming.unit(plan, 1)} gives no verdict")
+            notes.append(f"warning: one {naming.unit(plan, 1)} gives no verdict")
         else:
             tasks, where = len(plan.tasks), ""
             if plan.family == "score":
                 # A mean over tasks that vary alike varies less by the root of their number.
                 effect, where = effect / math.sqrt(tasks), f" on each of {tasks} tasks that vary alike"
-            found.append(
+            notes.append(
                 f"finds differences of {effect:.1f} deviations of a {naming.unit(plan, 1)}{where} with 80 % "
-                f"({tests} {what}, looks after {looks} {units})"
+                f"({tests} {kind}, looks after {looks} {units})"
             )
             if effect > BLUNT:
-                found.append(f"warning: more than {BLUNT:g} deviations: hardly anything will be decided; more {units}?")
+                notes.append(f"warning: more than {BLUNT:g} deviations: hardly anything will be decided; more {units}?")
     if plan.tuning is None or not plan.repetitions:
-        found.append(f"verdicts will hold {naming.SETTINGS} only: tuning: repetitions: compares optimizers")
+        notes.append(f"verdicts will hold {naming.SETTINGS} only: tuning: repetitions: compares optimizers")
     if plan.tuning is not None and plan.tuning["trials"] < FEW_TRIALS:
-        found.append(f"warning: {plan.tuning['trials']} trials are few: below {FEW_TRIALS} the luck of tuning is large")
+        notes.append(f"warning: {plan.tuning['trials']} trials are few: below {FEW_TRIALS} the luck of tuning is large")
     for optimizer in plan.optimizers:
         _, trials, different = naming.searched(plan, optimizer["label"])
         if different < trials:
-            found.append(f"{optimizer['label']}: its space has few settings: {different} distinct in {trials} trials")
-    return found
+            notes.append(f"{optimizer['label']}: its space has few settings: {different} distinct in {trials} trials")
+    return notes

@@ -52,13 +52,13 @@ def curves(plan: Plan, searches: Sequence[Search], reader: RecordStore) -> list[
     if plan.tuning is None:
         return []
     tasks = {task["label"]: task for task in plan.tasks}
-    found = []
+    drawn = []
     for search in searches:
         if search.choice and search.trials and search.seed == plan.tuning_seed(0) and search.budget == 1:
             task = tasks[search.task]
             same = [trial for other in searches if _alike(other, search) for trial in other.trials]
-            found.append(_curve(plan, task, search, _before(task, same, reader), reader))
-    return found
+            drawn.append(_curve(plan, task, search, _before(task, same, reader), reader))
+    return drawn
 
 
 def _alike(a: Search, b: Search) -> bool:
@@ -103,8 +103,8 @@ def _test(task: Mapping[str, Any], trial: Trial, reader: RecordStore) -> float:
 
 def _judged(plan: Plan, task: Mapping[str, Any], optimizer: str, reader: RecordStore) -> float:
     runs = [run for run in plan.runs if (run.task, run.optimizer) == (task["label"], optimizer)]
-    found = [reader.record(run.id) for run in runs]
-    values = [number(record["metrics"].get(task["primary"]["name"])) for record in found if record]
+    records = [reader.record(run.id) for run in runs]
+    values = [number(record["metrics"].get(task["primary"]["name"])) for record in records if record]
     return math.fsum(values) / len(values) if runs and len(values) == len(runs) else math.nan
 
 

@@ -145,17 +145,17 @@ def _looked_at(results: Results) -> Results:
     units = stands.judgement.units
     now = stages.state(results.plan, results.store, units)
     records = {run.id: record for run in now.runs if (record := results.store.record(run.id)) is not None}
-    found = arms(results.plan, now.runs, results.store)
+    outcomes = arms(results.plan, now.runs, results.store)
     return replace(
         results,
         plan=replace(results.plan, runs=now.runs),
         records=records,
-        standing=replace(stands, state=now, units=units, arms=found),
+        standing=replace(stands, state=now, units=units, arms=outcomes),
     )
 
 
 def _points(results: Results, rung: Rung) -> list[Point]:
-    plan, found = results.plan, []
+    plan, points = results.plan, []
     task = next(t for t in plan.tasks if t["label"] == rung["task"])
     for label in task["only"]:
         arm = results.standing.arms.get((rung["task"], label), Arm())
@@ -164,8 +164,8 @@ def _points(results: Results, rung: Rung) -> list[Point]:
         if losses and runs:
             flops = float(np.median([_flops(results.history(run), record["time"], rung) for run, record in runs]))
             seconds = float(np.median([number(record["time"].get("train_seconds")) for _, record in runs]))
-            found.append(Point(rung, label, losses, float(rung["tokens"]), flops, seconds))
-    return found
+            points.append(Point(rung, label, losses, float(rung["tokens"]), flops, seconds))
+    return points
 
 
 def _flops(history: Sequence[Mapping[str, Any]], time: Mapping[str, Any], rung: Rung) -> float:
@@ -218,7 +218,7 @@ def _speeds(results: Results, points: Sequence[Point]) -> list[Speed]:
     plan, known = results.plan, results.standing.arms
     assert plan.ladder is not None
     tasks = {task["label"]: task for task in plan.tasks}
-    found = []
+    speeds = []
     for p in points:
         base = [r for r in plan.ladder["rungs"] if _like(r, p.rung) and plan.baseline in tasks[r["task"]]["only"]]
         if p.optimizer == plan.baseline or len(base) < 2:
@@ -228,8 +228,8 @@ def _speeds(results: Results, points: Sequence[Point]) -> list[Speed]:
         other = known.get((p.rung["task"], p.optimizer), Arm())
         bounded = speedups.factor(tasks[p.rung["task"]], curve, other, plan.per_unit)
         logs = _log_factors(plan, points, p)
-        found.append(Speed(p.rung, p.optimizer, bounded, exponential(list(logs.values()))))
-    return found
+        speeds.append(Speed(p.rung, p.optimizer, bounded, exponential(list(logs.values()))))
+    return speeds
 
 
 def _log_factors(plan: Plan, points: Sequence[Point], p: Point) -> dict[int, float]:
@@ -246,7 +246,7 @@ def _log_factors(plan: Plan, points: Sequence[Point], p: Point) -> dict[int, flo
 
 
 def _speed_trends(plan: Plan, points: Sequence[Point], ahead: float) -> list[SpeedTrend]:
-    found = []
+    trends = []
     for label in (o["label"] for o in plan.optimizers if o["label"] != plan.baseline):
         for multiple in sorted({p.rung["multiple"] for p in points if p.optimizer == label}):
             mine = [p for p in points if p.optimizer == label and p.rung["multiple"] == multiple]
@@ -255,14 +255,14 @@ def _speed_trends(plan: Plan, points: Sequence[Point], ahead: float) -> list[Spe
             units = sorted(set.intersection(*map(set, logs)))
             if len(mine) < 2 or len(units) < 2:
                 continue
-            if not all(_within(plan, points, p, list(one.values())) for p, one in zip(mine, logs, strict=True)):
+            if not all(_within(plan, points, p, list(by_unit.values())) for p, by_unit in zip(mine, logs, strict=True)):
                 continue  # a factor that the baseline's budgets do not nearly reach has no trend worth telling
             x = np.log10([p.rung["parameters"] for p in mine])
-            lines = [np.polyfit(x, [one[u] for one in logs], 1) for u in units]
+            lines = [np.polyfit(x, [by_unit[u] for by_unit in logs], 1) for u in units]
             said = [float(np.polyval(line, math.log10(ahead))) for line in lines]
             tenfold = exponential([float(line[0]) for line in lines])
-            found.append(SpeedTrend(label, multiple, tenfold, ahead, exponential(said)))
-    return found
+            trends.append(SpeedTrend(label, multiple, tenfold, ahead, exponential(said)))
+    return trends
 
 
 def _within(plan: Plan, points: Sequence[Point], p: Point, logs: Sequence[float]) -> bool:
@@ -273,7 +273,7 @@ def _within(plan: Plan, points: Sequence[Point], p: Point, logs: Sequence[float]
 
 def _batches(plan: Plan, points: Sequence[Point]) -> list[Batch]:
     """Steps to the hardest loss that the baseline reaches, on average, at every batch size of a model size."""
-    found = []
+    measured = []
     for size in sorted({p.rung["parameters"] for p in points}):
         here = _usable([p for p in points if p.rung["parameters"] == size])
         batches = sorted({p.rung["batch_size"] for p in here})
@@ -292,5 +292,5 @@ def _batches(plan: Plan, points: Sequence[Point]) -> list[Batch]:
                     tokens = exponential(logs)
                     each = mine[0].tokens / mine[0].rung["steps"]
                     steps = Estimate(*(v / each for v in (tokens.value, tokens.low, tokens.high)))
-                    found.append(Batch(label, size, batch, target, steps, tokens))
-    return found
+                    measured.append(Batch(label, size, batch, target, steps, tokens))
+    return measured

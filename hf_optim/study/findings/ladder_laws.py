@@ -49,14 +49,14 @@ class Line:
 
 def estimate(values: Sequence[float]) -> Estimate:
     """The mean over units with its 95 % t-interval."""
-    one = summarise(values)
-    return Estimate(one.mean, one.low, one.high)
+    summary = summarise(values)
+    return Estimate(summary.mean, summary.low, summary.high)
 
 
 def exponential(values: Sequence[float]) -> Estimate:
     """The geometric mean of what `values` are the logarithms of, with its interval."""
-    one = estimate(values)
-    return Estimate(*(math.exp(min(v, 700.0)) for v in (one.value, one.low, one.high)))
+    estimated = estimate(values)
+    return Estimate(*(math.exp(min(v, 700.0)) for v in (estimated.value, estimated.low, estimated.high)))
 
 
 def shared(points: Sequence[Point]) -> list[int]:
@@ -79,16 +79,16 @@ def law(points: Sequence[Point], unit: int) -> tuple[float, float, float, float]
             kept.append(name)
     design = np.column_stack(columns)
     solved, *_ = np.linalg.lstsq(design, y, rcond=None)
-    found = {name: -float(value) for name, value in zip(kept, solved[1:], strict=True)}
+    powers = {name: -float(value) for name, value in zip(kept, solved[1:], strict=True)}
     off = float(np.sqrt(np.mean((design @ solved - y) ** 2)))
-    return float(solved[0]), found.get("alpha", 0.0), found.get("beta", 0.0), off
+    return float(solved[0]), powers.get("alpha", 0.0), powers.get("beta", 0.0), off
 
 
 def lines(points: Sequence[Point]) -> list[Line]:
     """The lines of one optimizer over each axis: over tokens one for each size, by the law; over FLOPs and seconds one
     through all rungs, ln loss against ln x. None with fewer than two units or places on the axis.
     """
-    units, found = shared(points), []
+    units, fitted = shared(points), []
     if len(units) < 2:
         return []
     if len({p.tokens for p in points}) > 1:
@@ -96,15 +96,15 @@ def lines(points: Sequence[Point]) -> list[Line]:
         for size in sorted({p.rung["parameters"] for p in points}):
             x = _grid([p.tokens for p in points if p.rung["parameters"] == size])
             said = [[a - alpha * math.log(size) - beta * math.log(v) for v in x] for a, alpha, beta, _ in laws]
-            found.append(Line(points[0].optimizer, "tokens", size, x, _over_units(said)))
+            fitted.append(Line(points[0].optimizer, "tokens", size, x, _over_units(said)))
     for axis in ("flops", "seconds"):
         at = [getattr(p, axis) for p in points]
         if len(set(at)) > 1 and min(at) > 0:
             x = _grid(at)
             fits = [np.polyfit(np.log(at), np.log([p.losses[u] for p in points]), 1) for u in units]
             said = [np.polyval(fit, np.log(x)).tolist() for fit in fits]
-            found.append(Line(points[0].optimizer, axis, None, x, _over_units(said)))
-    return found
+            fitted.append(Line(points[0].optimizer, axis, None, x, _over_units(said)))
+    return fitted
 
 
 def _grid(values: Sequence[float]) -> tuple[float, ...]:

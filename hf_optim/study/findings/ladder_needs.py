@@ -62,12 +62,12 @@ def needs(results: Results) -> list[Need]:
         if judgement.family == "score"
         else ((f"{label} on {task}", c) for (task, label), c in judgement.comparisons.items())
     )
-    found = []
-    for what, c in named:
+    still_open = []
+    for question, c in named:
         if c.decided or c.reason or c.pairs < 2 or not c.difference.sd > 0:
             continue
         seen = abs(c.difference.mean) / c.difference.sd
         tests = design.comparisons(plan)
         units = next((n for n in range(2, MOST_UNITS) if detectable_effect((n,), tests) <= seen), math.inf)
-        found.append(Need(what, seen, units, units * each.tokens_a_unit))
-    return found
+        still_open.append(Need(question, seen, units, units * each.tokens_a_unit))
+    return still_open

@@ -70,15 +70,15 @@ def carried(results: Results, own: Mapping[tuple[str, str], Mapping[int, float]]
     losses: dict[tuple[str, str], dict[int, list[float]]] = {}
     failed: dict[tuple[str, str], int] = {}
     primary = plan.tasks[0]["primary"]["name"]
-    for one in results.standing.state.carried:
-        record = results.store.record(one.run.id)
+    for carried_run in results.standing.state.carried:
+        record = results.store.record(carried_run.run.id)
         if record is None:
             continue
-        key = one.run.task, one.run.optimizer
+        key = carried_run.run.task, carried_run.run.optimizer
         value = number((record.get("metrics") or {}).get(primary)) if record["status"] == "ok" else math.nan
         failed[key] = failed.get(key, 0) + math.isnan(value)
         if not math.isnan(value):
-            losses.setdefault(key, {}).setdefault(one.unit, []).append(value)
+            losses.setdefault(key, {}).setdefault(carried_run.unit, []).append(value)
     for rung in plan.ladder["rungs"] if plan.ladder else ():
         for label in (o["label"] for o in plan.optimizers):
             key = rung["task"], label
@@ -92,5 +92,5 @@ def carried(results: Results, own: Mapping[tuple[str, str], Mapping[int, float]]
 
 
 def _estimate(values: list[float]) -> Estimate:
-    one = summarise(values)
-    return Estimate(one.mean, one.low, one.high)
+    summary = summarise(values)
+    return Estimate(summary.mean, summary.low, summary.high)

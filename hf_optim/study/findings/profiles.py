@@ -83,7 +83,7 @@ def time_to_target(
 
 def target_tables(results: Results) -> list[TargetTable]:
     """The times of every task with a target, from the histories; a failed run has not reached it."""
-    found = []
+    tables = []
     for task in results.plan.tasks:
         target = (results.plan.targets or {}).get(task["label"])
         if target is None:
@@ -105,8 +105,8 @@ def target_tables(results: Results) -> list[TargetTable]:
                 k: v for k, v in times.items() if [*map(math.isinf, v.values())] == [*map(math.isinf, steps.values())]
             }
             rows.append(Reached(label, steps, _median(steps), {kind: _median(v) for kind, v in known.items()}))
-        found.append(TargetTable(task["label"], target["metric"], target["value"], target["better"], tuple(rows)))
-    return found
+        tables.append(TargetTable(task["label"], target["metric"], target["value"], target["better"], tuple(rows)))
+    return tables
 
 
 def _median(times: Mapping[int, float]) -> float:
@@ -139,8 +139,8 @@ def ratios(times: Array) -> Array:
     best = clean.min(axis=-2, keepdims=True)
     # A target that is reached before the first step takes no time: whoever does the same is at 1, all others beyond.
     known = np.isfinite(clean) & np.isfinite(best) & (best > 0)
-    found = np.divide(clean, best, out=np.full(clean.shape, np.inf), where=known)
-    return np.where((clean == 0) & (best == 0), 1.0, found)
+    quotients = np.divide(clean, best, out=np.full(clean.shape, np.inf), where=known)
+    return np.where((clean == 0) & (best == 0), 1.0, quotients)
 
 
 def shares(times: Array, taus: Array) -> Array:

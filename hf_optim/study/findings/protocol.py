@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.core import text as safe
+from hf_optim.core import safe_text as safe
 from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.results import Results
@@ -100,50 +100,52 @@ def _chosen(search: stages.Search, metric: str, repetition: int, reader: RecordS
 
 
 def _steps(trial: stages.Trial, reader: RecordStore) -> int:
-    made = number(((reader.record(trial.run.id) or {}).get("time") or {}).get("steps"))
-    return 0 if math.isnan(made) else int(made)
+    steps = number(((reader.record(trial.run.id) or {}).get("time") or {}).get("steps"))
+    return 0 if math.isnan(steps) else int(steps)
 
 
 def _notes(plan: Plan, chosen: Sequence[Chosen], findings: Sequence[special_cases.Finding]) -> list[str]:
-    found = []
-    for task, optimizer in dict.fromkeys((one.task, one.optimizer) for one in chosen):
-        some = [one for one in chosen if (one.task, one.optimizer) == (task, optimizer)]
-        found += [f"{optimizer} on {task}{text}" for text in _search_notes(some)]
-    if pruned := sum(one.pruned for one in chosen):
-        total = sum(one.trials for one in chosen)
-        found.append(f"{pruned} of {total} trials were stopped early (median rule) and cannot be chosen.")
+    notes = []
+    for task, optimizer in dict.fromkeys((choice.task, choice.optimizer) for choice in chosen):
+        some = [choice for choice in chosen if (choice.task, choice.optimizer) == (task, optimizer)]
+        notes += [f"{optimizer} on {task}{text}" for text in _search_notes(some)]
+    if pruned := sum(choice.pruned for choice in chosen):
+        total = sum(choice.trials for choice in chosen)
+        notes.append(f"{pruned} of {total} trials were stopped early (median rule) and cannot be chosen.")
     for f in findings:
-        found.append(
+        notes.append(
             f"{f.general} lost to its special case {f.special} on {f.task} by {abs(f.difference):.4g} "
             f"(interval of its advantage {f.low:.4g} to {f.high:.4g}), which good tuning does not allow: "
             "doubt its search space or the budget, not the rule."
         )
-    return found
+    return notes
 
 
 def _search_notes(some: Sequence[Chosen]) -> list[str]:
     """What is doubtful about the searches of one optimizer on one task, all repetitions together."""
-    found = []
+    texts = []
     several = len(some) > 1
-    for end in dict.fromkeys(edge if not several else edge.partition(" = ")[0] for one in some for edge in one.edges):
+    for end in dict.fromkeys(
+        edge if not several else edge.partition(" = ")[0] for choice in some for edge in choice.edges
+    ):
         if not several:
-            found.append(f": the chosen {end}; beyond it may be better: widen the range.")
+            texts.append(f": the chosen {end}; beyond it may be better: widen the range.")
             continue
-        count = sum(any(edge.startswith(f"{end} = ") for edge in one.edges) for one in some)
-        found.append(f": the chosen {end} lies at an end of its range in {count} of {len(some)} repetitions.")
-    trials, failed = sum(one.trials for one in some), sum(one.failed for one in some)
+        count = sum(any(edge.startswith(f"{end} = ") for edge in choice.edges) for choice in some)
+        texts.append(f": the chosen {end} lies at an end of its range in {count} of {len(some)} repetitions.")
+    trials, failed = sum(choice.trials for choice in some), sum(choice.failed for choice in some)
     if not trials:
-        return [*found, " was not tuned."]
-    lost = sum(one.failed == one.trials for one in some)
+        return [*texts, " was not tuned."]
+    lost = sum(choice.failed == choice.trials for choice in some)
     if lost:
         where = f" in {lost} of {len(some)} repetitions" if several else ""
-        found.append(f": every trial failed{where}; the judged runs have the first trial's setting.")
+        texts.append(f": every trial failed{where}; the judged runs have the first trial's setting.")
     elif failed:
-        found.append(f": {failed} of {trials} trials failed and count as worst.")
-    few = min(one.distinct for one in some)
-    if few < min(one.trials for one in some):
-        found.append(f": its space has few settings: {few} distinct in {some[0].trials} trials.")
-    return found
+        texts.append(f": {failed} of {trials} trials failed and count as worst.")
+    few = min(choice.distinct for choice in some)
+    if few < min(choice.trials for choice in some):
+        texts.append(f": its space has few settings: {few} distinct in {some[0].trials} trials.")
+    return texts
 
 
 def notes(protocol: Protocol | None) -> str:
@@ -163,7 +165,7 @@ def markdown(protocol: Protocol, plan: Plan) -> str:
         lines += [_budget(plan), ""]
         if protocol.waiting:
             lines += [f"The trials of {protocol.waiting} optimizers are not all in: nothing is chosen yet.", ""]
-        lines += _table([_choice_cells(one) for one in protocol.chosen])
+        lines += _table([_choice_cells(choice) for choice in protocol.chosen])
     lines += [*(f"- {safe.markdown(note)}" for note in protocol.notes), ""] if protocol.notes else []
     lines += _expected(protocol.expected)
     lines += _sensitivity(protocol.sensitivity)
@@ -186,18 +188,18 @@ def _budget(plan: Plan) -> str:
     )
 
 
-def _choice_cells(one: Chosen) -> dict[str, str]:
-    setting = ", ".join(f"{key} = {_short(value)}" for key, value in flatten(one.point).items())
+def _choice_cells(choice: Chosen) -> dict[str, str]:
+    setting = ", ".join(f"{key} = {_short(value)}" for key, value in flatten(choice.point).items())
     return {
-        "task": one.task,
-        "optimizer": one.optimizer,
-        "repetition": f"{one.repetition}" if one.repetition else "–",
+        "task": choice.task,
+        "optimizer": choice.optimizer,
+        "repetition": f"{choice.repetition}" if choice.repetition else "–",
         "chosen": setting or "as given",
-        one.metric: _number(one.value),
-        "trials": str(one.trials),
-        "failed": str(one.failed),
-        "stopped": str(one.pruned),
-        "steps": str(one.steps),
+        choice.metric: _number(choice.value),
+        "trials": str(choice.trials),
+        "failed": str(choice.failed),
+        "stopped": str(choice.pruned),
+        "steps": str(choice.steps),
     }
 
 
@@ -253,16 +255,16 @@ def _shares(shares: Sequence[variance_shares.Share]) -> list[str]:
     lines = ["## Where the spread comes from", ""]
     lines += ["The standard deviation of the test metric when one source alone is varied.", ""]
     rows = []
-    for one in shares:
+    for share in shares:
         rows.append(
             {
-                "task": one.task,
-                "optimizer": one.optimizer,
-                "source": one.source,
-                "n": str(one.n) + (f" ({one.failed} failed)" if one.failed else ""),
-                "sd": _number(one.sd),
-                "95 % interval": "–" if math.isnan(one.low) else f"{_number(one.low)} to {_number(one.high)}",
-                "share": "–" if math.isnan(one.share) else f"{100 * one.share:.0f} %",
+                "task": share.task,
+                "optimizer": share.optimizer,
+                "source": share.source,
+                "n": str(share.n) + (f" ({share.failed} failed)" if share.failed else ""),
+                "sd": _number(share.sd),
+                "95 % interval": "–" if math.isnan(share.low) else f"{_number(share.low)} to {_number(share.high)}",
+                "share": "–" if math.isnan(share.share) else f"{100 * share.share:.0f} %",
             }
         )
     return lines + _table(rows)

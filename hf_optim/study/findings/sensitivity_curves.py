@@ -40,21 +40,21 @@ def curves(plan: Plan, runs: Sequence[GridRun], reader: RecordStore) -> list[Cur
     """The curve of every optimizer that has the hyper-parameter, from the records there are."""
     if plan.sensitivity is None:
         return []
-    block, found = plan.sensitivity, []
+    block, drawn = plan.sensitivity, []
     seeds = plan.seeds[: block["seeds"]]
     for task, label, spec in plan.cells():
-        mine = [one for one in runs if (one.run.task, one.run.optimizer) == (task["label"], label)]
+        mine = [grid_run for grid_run in runs if (grid_run.run.task, grid_run.run.optimizer) == (task["label"], label)]
         place = rate_key(spec, block["key"])
         if place is None:
             continue
         # Before the first step the optimizer does not matter, so any run of the seed says it.
         before = {seed: _before(runs, task["label"], seed, reader) for seed in seeds}
-        losses = {(one.value, one.run.seed): _loss(one.run, reader) for one in mine}
+        losses = {(grid_run.value, grid_run.run.seed): _loss(grid_run.run, reader) for grid_run in mine}
         rows = [[losses.get((value, seed)) for seed in seeds] for value in block["values"]]
         kept = [[_kept(x, before[s]) for x, s in zip(row, seeds, strict=True) if x is not None] for row in rows]
         whole = all(None not in row for row in rows)
         numbers = [wortsman([losses[v, s] or 0.0 for v in block["values"]], before[s]) for s in seeds] if whole else []
-        found.append(
+        drawn.append(
             Curve(
                 task=task["label"],
                 optimizer=label,
@@ -66,7 +66,7 @@ def curves(plan: Plan, runs: Sequence[GridRun], reader: RecordStore) -> list[Cur
                 number=_mean(numbers),
             )
         )
-    return found
+    return drawn
 
 
 def _kept(loss: float, before: float) -> float:
@@ -82,9 +82,9 @@ def _loss(run: Run, reader: RecordStore) -> float | None:
 
 
 def _before(runs: Sequence[GridRun], task: str, seed: int, reader: RecordStore) -> float:
-    for one in runs:
-        if (one.run.task, one.run.seed) == (task, seed):
-            for row in reader.history(one.run.id):
+    for grid_run in runs:
+        if (grid_run.run.task, grid_run.run.seed) == (task, seed):
+            for row in reader.history(grid_run.run.id):
                 value = number(row.get("validation_loss"))
                 if row.get("step") == 0 and not math.isnan(value):
                     return value

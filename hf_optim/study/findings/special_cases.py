@@ -15,22 +15,6 @@ from hf_optim.study.folder.judgement import pair
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.plan import Plan
 
-NEARLY_ZERO = 1e-12  # where 0 itself is refused
-#: (general rule, the values with which it is the special case, special case)
-PAIRS: tuple[tuple[str, Mapping[str, float], str], ...] = (
-    ("adamw", {"weight_decay": 0.0}, "adam"),
-    ("sgdm", {"momentum": 0.0}, "sgd"),
-    ("nesterov", {"momentum": NEARLY_ZERO}, "sgd"),
-    ("hd_sgd", {"hypergrad_lr": 0.0, "momentum": 0.0}, "sgd"),
-    ("hd_adam", {"hypergrad_lr": 0.0}, "adam"),
-)
-#: (wrapper, the values with which it is its base)
-WRAPPERS: tuple[tuple[str, Mapping[str, float]], ...] = (
-    ("tlr", {"gamma": NEARLY_ZERO}),
-    ("lookahead", {"alpha": 1.0}),
-    ("hdk", {"eta": 0.0}),
-)
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -59,21 +43,22 @@ def _inside(spec: Mapping[str, Any]) -> set[str]:
     name = str(spec["name"])
     if ":" in name:
         return set()
-    info, found = registry.info(name), {special for general, _, special in PAIRS if general == name}
+    info = registry.info(name)
+    inside = set(info.special_cases)
     base = spec.get("base")
     inner = {**(info.base or {}), **({"name": base} if isinstance(base, str) else base or {})}
-    if any(info.cls == registry.info(wrapper).cls for wrapper, _ in WRAPPERS) and inner:
-        found |= {inner["name"], *_inside(inner)}
-    return found
+    if info.as_base and inner:
+        inside |= {inner["name"], *_inside(inner)}
+    return inside
 
 
 def findings(results: Results) -> list[Finding]:
     """The general rules that lost on a task, by the tests of all pairs, which have 5 % of their own."""
-    judgement, found = results.standing.judgement, []
+    judgement, flagged = results.standing.judgement, []
     for task in results.plan.tasks if judgement else ():
         for general, special in related(results.plan):
-            one = pair(judgement, task["label"], general, special) if judgement else None
-            if one is not None and one.verdict == "worse":
-                mean, low, high = one.mean.value, one.low, one.high
-                found.append(Finding(task["label"], general, special, mean, low, high))
-    return found
+            comparison = pair(judgement, task["label"], general, special) if judgement else None
+            if comparison is not None and comparison.verdict == "worse":
+                mean, low, high = comparison.mean.value, comparison.low, comparison.high
+                flagged.append(Finding(task["label"], general, special, mean, low, high))
+    return flagged

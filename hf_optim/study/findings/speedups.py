@@ -40,14 +40,14 @@ def speedups(results: Results) -> list[Row]:
         return []
     budgets = list(plan.speedup["budgets"])
     at = {
-        budget: arms(plan, [one.run for one in now.budgets if one.budget == budget], results.store)
+        budget: arms(plan, [budgeted.run for budgeted in now.budgets if budgeted.budget == budget], results.store)
         for budget in budgets
         if budget != 1
     }
     unit = str(plan.speedup.get("in", "steps"))
-    every = [*now.runs, *(one.run for one in now.budgets)] if unit != "steps" else []
+    every = [*now.runs, *(budgeted.run for budgeted in now.budgets)] if unit != "steps" else []
     ended = [(run.task, run.optimizer) for run in every if _unspent(results, run, unit)]
-    found = []
+    rows = []
     for task in plan.tasks:
         key = task["label"], plan.baseline
         base = {b: results.standing.arms.get(key, Arm()) if b == 1 else at[b].get(key, Arm()) for b in budgets}
@@ -55,9 +55,9 @@ def speedups(results: Results) -> list[Row]:
             if label != plan.baseline:
                 other = results.standing.arms.get((task["label"], label), Arm())
                 speedup = factor(task, base, other, plan.per_unit)
-                short = sum(one in (key, (task["label"], label)) for one in ended)
-                found.append(Row(task["label"], label, speedup, unit, short))
-    return found
+                short = sum(ended_key in (key, (task["label"], label)) for ended_key in ended)
+                rows.append(Row(task["label"], label, speedup, unit, short))
+    return rows
 
 
 def _unspent(results: Results, run: Run, unit: str) -> bool:
@@ -90,13 +90,13 @@ def said(row: Row) -> str:
     return text(row.factor) + short
 
 
-def text(one: SpeedUp) -> str:
+def text(factor: SpeedUp) -> str:
     """1.40 [1.20, 1.71]; "more than" and "less than" at ends that the budgets leave open."""
-    if one.n < 2:
+    if factor.n < 2:
         return "–"
-    if one.low == one.most or one.high == one.least:
-        return f"more than {one.most:.3g}" if one.low == one.most else f"less than {one.least:.3g}"
-    low = f"less than {one.least:.3g}" if math.isnan(one.low) else f"{one.low:.2f}"
-    high = f"more than {one.most:.3g}" if math.isnan(one.high) else f"{one.high:.2f}"
-    value = "–" if math.isnan(one.value) else f"{one.value:.2f}"
+    if factor.low == factor.most or factor.high == factor.least:
+        return f"more than {factor.most:.3g}" if factor.low == factor.most else f"less than {factor.least:.3g}"
+    low = f"less than {factor.least:.3g}" if math.isnan(factor.low) else f"{factor.low:.2f}"
+    high = f"more than {factor.most:.3g}" if math.isnan(factor.high) else f"{factor.high:.2f}"
+    value = "–" if math.isnan(factor.value) else f"{factor.value:.2f}"
     return f"{value} [{low}, {high}]"

@@ -218,10 +218,10 @@ def _units(plan: Plan, values: Mapping[int, float]) -> dict[int, float]:
 
 def _numbers(records: Sequence[Mapping[str, Any]], place: str, name: str) -> list[float]:
     if name.endswith("_a_step"):
-        found = [_a_step(record.get(place) or {}, name.removesuffix("_a_step")) for record in records]
+        values = [_a_step(record.get(place) or {}, name.removesuffix("_a_step")) for record in records]
     else:
-        found = [number((record.get(place) or {}).get(name)) for record in records]
-    return [] if any(math.isnan(x) for x in found) else found
+        values = [number((record.get(place) or {}).get(name)) for record in records]
+    return [] if any(math.isnan(x) for x in values) else values
 
 
 def _a_step(time: Mapping[str, Any], kind: str) -> float:

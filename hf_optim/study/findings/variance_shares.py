@@ -34,20 +34,20 @@ def shares(plan: Plan, variations: Sequence[Variation], reader: RecordStore) -> 
     """The sources of every optimizer on every task, from the records there are."""
     if plan.variance is None:
         return []
-    found: list[Share] = []
+    measured: list[Share] = []
     for task, label, _ in plan.cells():
         if label not in plan.variance["optimizers"]:
             continue
         values: dict[str, list[float]] = {source: [] for source in plan.variance["sources"]}
         failed = dict.fromkeys(values, 0)
-        for one in variations:
-            if (one.run.task, one.run.optimizer) != (task["label"], label):
+        for variation in variations:
+            if (variation.run.task, variation.run.optimizer) != (task["label"], label):
                 continue
-            record = reader.record(one.run.id)
+            record = reader.record(variation.run.id)
             if record is None:
                 continue
             value = number(record["metrics"].get(task["primary"]["name"])) if record["status"] == "ok" else math.nan
-            for source in [one.source] if one.source else values:
+            for source in [variation.source] if variation.source else values:
                 failed[source] += math.isnan(value)
                 values[source] += [] if math.isnan(value) else [value]
         deviations = {s: statistics.stdev(v) if len(v) > 1 else math.nan for s, v in values.items()}
@@ -56,8 +56,8 @@ def shares(plan: Plan, variations: Sequence[Variation], reader: RecordStore) -> 
             n = len(values[source])
             low, high = _interval(sd, n)
             share = sd * sd / total if total > 0 else math.nan
-            found.append(Share(task["label"], label, source, n, failed[source], sd, low, high, share))
-    return found
+            measured.append(Share(task["label"], label, source, n, failed[source], sd, low, high, share))
+    return measured
 
 
 def _interval(sd: float, n: int) -> tuple[float, float]:

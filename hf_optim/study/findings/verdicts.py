@@ -46,9 +46,11 @@ def progress(results: Results) -> str:
     open_trials = [t for s in state.searches for t in s.trials if not t.status]
     waiting = sum(s.waiting for s in state.searches)
     missing = [run for run in state.after_tuning if results.store.record(run.id) is None]
-    what = f"{len(missing)} runs" if state.settled else f"{len(open_trials) + waiting} trials, and the runs after them"
+    outstanding = (
+        f"{len(missing)} runs" if state.settled else f"{len(open_trials) + waiting} trials, and the runs after them"
+    )
     before = f"verdicts are those of the look after {stands.judgement.units}" if stands.judgement else "no verdict yet"
-    return f"Unfinished: {what} are missing before the look after {stands.units} {units}; {before}."
+    return f"Unfinished: {outstanding} are missing before the look after {stands.units} {units}; {before}."
 
 
 def looked(results: Results) -> str:
@@ -134,8 +136,8 @@ def failed(c: Comparison) -> str:
     return f"failures {_rate(mine)} (the baseline's {_rate(other)})"
 
 
-def _rate(one: FailureRate) -> str:
-    return f"{one.count} of {one.n}, at most {100 * one.high:.0f} %"
+def _rate(rate: FailureRate) -> str:
+    return f"{rate.count} of {rate.n}, at most {100 * rate.high:.0f} %"
 
 
 def _fisher(c: Comparison) -> str:

@@ -43,16 +43,16 @@ class Change:
 
     def lines(self) -> list[str]:
         """Which runs, a line for each optimizer on a task."""
-        found = []
+        texts = []
         named = (("still counts", self.still), ("new", self.new), ("no longer in the plan", self.gone))
-        for what, runs in named:
+        for change, runs in named:
             cells: dict[tuple[str, str], list[Run]] = {}
             for run in runs:
                 cells.setdefault((run.optimizer, run.task), []).append(run)
             for (optimizer, task), some in cells.items():
                 seeds = shown([run.seed for run in some])
-                found.append(f"  {what}: {optimizer} on {task}, seeds {seeds}{self._recorded(some)}")
-        return found
+                texts.append(f"  {change}: {optimizer} on {task}, seeds {seeds}{self._recorded(some)}")
+        return texts
 
     def _recorded(self, runs: Sequence[Run], more: str = "") -> str:
         count = sum(run.id in self.recorded for run in runs)
@@ -119,8 +119,8 @@ def _first(gone: Sequence[Run], planned: Sequence[Run]) -> str:
         return ""
     run = gone[0]
     here = {(r.task, r.optimizer, r.seed): r for r in planned}.get((run.task, run.optimizer, run.seed))
-    what = f"{run.optimizer} on {run.task}, seed {run.seed}"
-    return f"{what}: {difference(run.spec, here.spec)}" if here else f"{what} is left out"
+    place = f"{run.optimizer} on {run.task}, seed {run.seed}"
+    return f"{place}: {difference(run.spec, here.spec)}" if here else f"{place} is left out"
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

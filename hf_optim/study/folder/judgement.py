@@ -59,18 +59,20 @@ def judge(plan: Plan, arms: Mapping[Key, Arm], looks: Sequence[int], register: R
     units, scale, note = _scales(plan, whole)
     family = "score" if plan.family == "score" and scale else "tasks"
     described = family == "score"
-    made: dict[Key, Comparison] = {}
+    compared: dict[Key, Comparison] = {}
     failed = failures.compare([asked[key].counts for key in pairs], plan.looks)
     for generation in sorted({register.generation(label) for _, label in pairs}):
         keys = [key for key in pairs if register.generation(key[1]) == generation]
-        made |= _decided(plan, {key: asked[key] for key in keys}, whole, register)
+        compared |= _decided(plan, {key: asked[key] for key in keys}, whole, register)
     for key, test in zip(pairs, failed, strict=True):
-        made[key] = replace(made[key], failures=asked[key].rates, failure_test=test)
+        compared[key] = replace(compared[key], failures=asked[key].rates, failure_test=test)
     scores = _scores(plan, whole, asked, scale, register) if described else {}
-    tests = len(scores) if described else sum(c.pairs > 1 and not c.reason for c in made.values())
+    tests = len(scores) if described else sum(c.pairs > 1 and not c.reason for c in compared.values())
     if described:
-        made = {key: replace(c, verdict="described", adjusted=NAN, adjusted_equivalent=NAN) for key, c in made.items()}
-    return Judgement(looks[-1], family, tests, made, scores, _places(plan, whole), units, note)
+        compared = {
+            key: replace(c, verdict="described", adjusted=NAN, adjusted_equivalent=NAN) for key, c in compared.items()
+        }
+    return Judgement(looks[-1], family, tests, compared, scores, _places(plan, whole), units, note)
 
 
 @dataclass(frozen=True)
@@ -141,13 +143,16 @@ def _asked(plan: Plan, whole: _Study, key: Key) -> _Asked:
 def _decided(
     plan: Plan, asked: Mapping[Key, _Asked], whole: _Study, register: Register
 ) -> dict[Key, Comparison]:  # fmt: skip
-    claims = [Claim(one.means, one.margin, not any(rate.count for rate in one.rates)) for one in asked.values()]
+    claims = [
+        Claim(question.means, question.margin, not any(rate.count for rate in question.rates))
+        for question in asked.values()
+    ]
     tests = max(1, sum(any(m.n > 1 for m in claim.means) for claim in claims))
-    made = {}
-    for (key, one), decision in zip(asked.items(), decide(claims, plan.looks), strict=True):
-        c = comparison(decision, one.advantages, plan.looks, tests, one.margin, one.greater)
-        made[key] = replace(c, reason=one.reason or c.reason, exploratory=register.exploratory(*key))
-    return made
+    compared = {}
+    for (key, question), decision in zip(asked.items(), decide(claims, plan.looks), strict=True):
+        c = comparison(decision, question.advantages, plan.looks, tests, question.margin, question.greater)
+        compared[key] = replace(c, reason=question.reason or c.reason, exploratory=register.exploratory(*key))
+    return compared
 
 
 def _scales(plan: Plan, whole: _Study) -> tuple[str, dict[str, float], str]:
@@ -173,7 +178,7 @@ def _scores(
     plan: Plan, whole: _Study, asked: Mapping[Key, _Asked], scale: Mapping[str, float], register: Register
 ) -> dict[str, Comparison]:
     margin = 1.0 if plan.margin and all(label in plan.margin for label in scale) else NAN
-    made: dict[str, Comparison] = {}
+    scored: dict[str, Comparison] = {}
     claims: dict[str, tuple[Claim, str]] = {}
     for optimizer in plan.optimizers:
         label = optimizer["label"]
@@ -188,13 +193,13 @@ def _scores(
         ]  # fmt: skip
         claims[label] = Claim(means, margin, not failed), reason
     for generation in sorted({register.generation(label) for label in claims}):
-        some = {label: one for label, one in claims.items() if register.generation(label) == generation}
+        some = {label: claim for label, claim in claims.items() if register.generation(label) == generation}
         decisions = decide([claim for claim, _ in some.values()], plan.looks)
         for (label, (_, reason)), decision in zip(some.items(), decisions, strict=True):
             c = comparison(decision, [], plan.looks, len(some), margin, True)
             touched = dict.fromkeys(why for task in scale for why in register.exploratory(task, label))
-            made[label] = replace(c, reason=reason or c.reason, exploratory=tuple(touched))
-    return made
+            scored[label] = replace(c, reason=reason or c.reason, exploratory=tuple(touched))
+    return scored
 
 
 def _places(plan: Plan, whole: _Study) -> dict[str, Places]:
@@ -203,7 +208,7 @@ def _places(plan: Plan, whole: _Study) -> dict[str, Places]:
         name = task["label"]
         labels = [x for x in task["only"] if not whole.unusable(name, x) and (name, x) in whole.arms]
         tasks.append({(a, b): whole.means(name, a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]})
-    return {task["label"]: one for task, one in zip(plan.tasks, places(tasks, plan.looks), strict=True)}
+    return {task["label"]: placed for task, placed in zip(plan.tasks, places(tasks, plan.looks), strict=True)}
 
 
 def pair(judgement: Judgement, task: str, first: str, second: str) -> Decision | None:

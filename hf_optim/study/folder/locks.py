@@ -101,9 +101,9 @@ def check_shared(folder: Path, mounts: str | None = None) -> None:
     if kind == "lustre" and "flock" not in options:
         deaf = {"localflock", "noflock"}
         options = [*options, *({"noflock"} - {*options})]
-    found = sorted(deaf & {*options})
-    if found:
+    local_only = sorted(deaf & {*options})
+    if local_only:
         raise UserError(
-            f"{folder}: mounted as {kind} with {found[0]}, so that machines do not see each other's locks and would "
-            "run the same runs: have it mounted with locks, or use another --output"
+            f"{folder}: mounted as {kind} with {local_only[0]}, so that machines do not see each other's locks and "
+            "would run the same runs: have it mounted with locks, or use another --output"
         )

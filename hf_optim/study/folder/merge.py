@@ -50,8 +50,8 @@ def plans(named: Sequence[tuple[str, Plan]]) -> Plan:
         for run in plan.runs:
             there, same = cells.setdefault((run.task, run.optimizer, run.seed), (folder, run))
             if same.id != run.id:
-                what = f"{run.optimizer} on {run.task}, seed {run.seed},"
-                raise _contradiction(what, there, folder, same.spec, run.spec)
+                place = f"{run.optimizer} on {run.task}, seed {run.seed},"
+                raise _contradiction(place, there, folder, same.spec, run.spec)
     _unique([run for _, run in cells.values()])
     return dataclasses.replace(
         first,
@@ -65,7 +65,7 @@ def plans(named: Sequence[tuple[str, Plan]]) -> Plan:
 def _task(tasks: dict[str, tuple[str, dict[str, Any]]], folder: str, task: Mapping[str, Any]) -> None:
     there, known = tasks.setdefault(task["label"], (folder, {**task, "only": [], "hyper": {}}))
     # Plans of before declare no metrics.
-    fixed = [{k: v for k, v in one.items() if k not in ("only", "hyper", "metrics")} for one in (known, task)]
+    fixed = [{k: v for k, v in entry.items() if k not in ("only", "hyper", "metrics")} for entry in (known, task)]
     if fixed[0] != fixed[1]:
         raise _contradiction(f"the task {task['label']!r}", there, folder, *fixed)
     known["only"] = list(dict.fromkeys([*known["only"], *task["only"]]))
@@ -85,9 +85,9 @@ def _unique(runs: Sequence[Run]) -> None:
             )
 
 
-def _contradiction(what: str, a: str, b: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> UserError:
+def _contradiction(place: str, a: str, b: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> UserError:
     changed = difference(old, new).replace(" there", f" in {a}").replace(" here", f" in {b}")
-    return UserError(f"merge: {what} differs ({changed}): give one of them another label")
+    return UserError(f"merge: {place} differs ({changed}): give one of them another label")
 
 
 def _differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:

@@ -40,10 +40,10 @@ def arms(plan: Plan, runs: Sequence[Run], store: RecordStore) -> dict[Key, Arm]:
     for run in runs:
         by_arm.setdefault((run.task, run.optimizer), {}).setdefault(unit_of[run.seed], []).append(run)
     before: dict[tuple[str, int], float] = {}
-    found = {}
+    outcomes = {}
     for (task, label), units in by_arm.items():
-        found[task, label] = _arm(tasks[task], units, store, before)
-    return found
+        outcomes[task, label] = _arm(tasks[task], units, store, before)
+    return outcomes
 
 
 def _arm(
@@ -70,7 +70,7 @@ def _arm(
             samples = max(samples, int((record.get("data") or {}).get("test_samples") or 0))
         arm.values[unit] = tuple(values)
         arm.gains[unit] = math.fsum(gains) / len(gains)
-    finished = [one for one in traces if not math.isnan(one[0])]
+    finished = [trace for trace in traces if not math.isnan(trace[0])]
     arm.same = len(finished) > 1 and len(set(finished)) == 1 and finished[0][1] is not None
     arm.grain = grain([v for values in arm.values.values() for v in values], samples)
     return arm

@@ -38,7 +38,7 @@ def compare(loaded: Sequence[Results], rows: Sequence[Row], a: str, b: str) -> t
         labels = [o["label"] for o in loaded[0].plan.optimizers]
         if a in labels and b in labels and a != b:
             return _within(loaded[0], a, b)
-    greater = {t["label"]: bool(t["primary"]["greater_is_better"]) for one in loaded for t in one.plan.tasks}
+    greater = {t["label"]: bool(t["primary"]["greater_is_better"]) for study in loaded for t in study.plan.tasks}
     return _across(rows, a, b, greater), "exploratory: no study planned this comparison; Holm over the tasks shown"
 
 
@@ -47,19 +47,19 @@ def _within(results: Results, a: str, b: str) -> tuple[list[Row], str]:
     unit = "repetitions" if plan.repetitions else "seeds"
     if judgement is None:
         raise UserError(f"--compare: no verdict before the first look, after {plan.looks[0]} {unit}: run the study on")
-    made, base = [], plan.baseline in (a, b)
+    rows, base = [], plan.baseline in (a, b)
     for task in plan.tasks:
         if a in task["only"] and b in task["only"]:
-            one = _with_baseline(judgement, task, a, b, plan.baseline) if base else _pair(judgement, task, a, b)
+            numbers = _with_baseline(judgement, task, a, b, plan.baseline) if base else _pair(judgement, task, a, b)
             means = [_mean(results, task["label"], label) for label in (a, b)]
             head = {"task": task["label"], "metric": task["primary"]["name"], "a": a, "b": b}
-            made.append({**head, "pairs": one.pop("pairs"), "a mean": means[0], "b mean": means[1], **one})
-    if not made:
+            rows.append({**head, "pairs": numbers.pop("pairs"), "a mean": means[0], "b mean": means[1], **numbers})
+    if not rows:
         raise UserError(f"--compare: {a!r} and {b!r} have no task in common, so there is nothing to pair")
     family = f"the family of {judgement.tests}" if base else "all pairs, which serve places, not verdicts"
     if base and judgement.family == "score":
         family = "none: the family is one score an optimizer, and tasks describe"
-    return made, f"the study's own numbers, whatever is filtered: {judgement.units} {unit}, corrected over {family}"
+    return rows, f"the study's own numbers, whatever is filtered: {judgement.units} {unit}, corrected over {family}"
 
 
 def _with_baseline(judgement: judging.Judgement, task: Mapping[str, Any], a: str, b: str, baseline: str) -> Row:
@@ -74,14 +74,15 @@ def _with_baseline(judgement: judging.Judgement, task: Mapping[str, Any], a: str
 
 
 def _pair(judgement: judging.Judgement, task: Mapping[str, Any], a: str, b: str) -> Row:
-    one = judging.pair(judgement, task["label"], a, b)
-    if one is None:
+    comparison = judging.pair(judgement, task["label"], a, b)
+    if comparison is None:
         return {"pairs": 0, **dict.fromkeys(("difference", "low", "high", "p", "p corrected")), "verdict": "no verdict"}
     sign = 1 if task["primary"]["greater_is_better"] else -1
-    low, high = sorted((sign * one.low, sign * one.high))
+    low, high = sorted((sign * comparison.low, sign * comparison.high))
     return {
-        "pairs": one.mean.n, "difference": cell(sign * one.mean.value), "low": cell(low), "high": cell(high),
-        "p": cell(one.p), "p corrected": cell(one.adjusted), "verdict": one.verdict,
+        "pairs": comparison.mean.n, "difference": cell(sign * comparison.mean.value), "low": cell(low),
+        "high": cell(high), "p": cell(comparison.p), "p corrected": cell(comparison.adjusted),
+        "verdict": comparison.verdict,
     }  # fmt: skip
 
 
@@ -101,24 +102,24 @@ def _across(rows: Sequence[Row], a: str, b: str, greater: Mapping[str, bool]) ->
             pairs[task] = [(left.values[task, seed], right.values[task, seed]) for seed in seeds]
     if not pairs:
         raise UserError(f"--compare: {a!r} and {b!r} have no task and seed in common, so there is nothing to pair")
-    made = compare_all(list(pairs.values()), [greater[task] for task in pairs])
+    compared = compare_all(list(pairs.values()), [greater[task] for task in pairs])
     return [
         {
             "task": task,
             "metric": left.metrics[task],
             "a": a,
             "b": b,
-            "pairs": one.pairs,
+            "pairs": comparison.pairs,
             "a mean": summarise([x for x, _ in pairs[task]]).mean,
             "b mean": summarise([y for _, y in pairs[task]]).mean,
-            "difference": cell(one.difference.mean),
-            "low": cell(one.difference.low),
-            "high": cell(one.difference.high),
-            "p": cell(one.p),
-            "p corrected": cell(one.adjusted),
-            "verdict": f"{one.verdict} (exploratory)" if one.decided else one.verdict,
+            "difference": cell(comparison.difference.mean),
+            "low": cell(comparison.difference.low),
+            "high": cell(comparison.difference.high),
+            "p": cell(comparison.p),
+            "p corrected": cell(comparison.adjusted),
+            "verdict": f"{comparison.verdict} (exploratory)" if comparison.decided else comparison.verdict,
         }
-        for task, one in zip(pairs, made, strict=True)
+        for task, comparison in zip(pairs, compared, strict=True)
     ]
 
 

@@ -28,12 +28,14 @@ def thresholds(
     whole = [_series(rows, metric) for rows in histories if rows is not None]
     if not whole:
         return []
-    steps = sorted(set.intersection(*(set(one) for one in whole)))
+    steps = sorted(set.intersection(*(set(series) for series in whole)))
     worst = [-math.inf if greater else math.inf] * (len(histories) - len(whole))
-    medians = ((step, statistics.median([*worst, *(one[step] for one in whole)])) for step in steps[:-1] if step > 0)
+    medians = (
+        (step, statistics.median([*worst, *(series[step] for series in whole)])) for step in steps[:-1] if step > 0
+    )
     return [(step, value) for step, value in medians if math.isfinite(value)]
 
 
 def _series(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:
-    found = {number(row.get("step")): number(row.get(metric)) for row in rows if metric in row}
-    return {int(step): value for step, value in found.items() if not (math.isnan(step) or math.isnan(value))}
+    by_step = {number(row.get("step")): number(row.get(metric)) for row in rows if metric in row}
+    return {int(step): value for step, value in by_step.items() if not (math.isnan(step) or math.isnan(value))}

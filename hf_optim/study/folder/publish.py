@@ -19,7 +19,7 @@ from typing import Any
 
 from hf_optim.core import importing
 from hf_optim.core.private import Scrubber, changed, strings
-from hf_optim.core.text import html, markdown
+from hf_optim.core.safe_text import html, markdown
 from hf_optim.errors import UserError
 from hf_optim.experiment import files
 from hf_optim.experiment.record import HISTORY, RECORD
@@ -117,7 +117,9 @@ def _words(plan: Plan) -> set[str]:
 
 def _ids(plan: Mapping[str, Any], records: Mapping[str, Any], scrub: Callable[[str], str]) -> dict[str, str]:
     """The id of every run once its specification is scrubbed."""
-    specs = {run["id"]: run["spec"] for run in plan["runs"]} | {name: one["spec"] for name, one in records.items()}
+    specs = {run["id"]: run["spec"] for run in plan["runs"]} | {
+        name: record["spec"] for name, record in records.items()
+    }
     ids: dict[str, str] = {}
     taken: dict[str, str] = {}
     for old, spec in specs.items():
@@ -242,7 +244,7 @@ def readme(published: Published) -> str:
         "hf-optim study study.yaml --output again     # every run again",
         "```",
         "",
-        *([f"Needs code that is not here: {', '.join(f'`{markdown(one)}`' for one in code)}.", ""] if code else []),
+        *([f"Needs code that is not here: {', '.join(f'`{markdown(name)}`' for name in code)}.", ""] if code else []),
         "Made with " + ", ".join(f"{name} {markdown(', '.join(some))}" for name, some in versions.items()) + ".",
         "Paths are shortened to their last part; names of users and machines, addresses and tokens are removed.",
     ]

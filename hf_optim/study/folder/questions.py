@@ -103,34 +103,34 @@ def digest(asked: Mapping[str, Any]) -> str:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     """What differs between two questions."""
-    found = []
+    changed = []
     for key in ("baseline", "family", "units", "looks", "seeds", "seeds a unit", "tuning", "speedup"):
         if key == "seeds" and old["looks"] != new["looks"]:
             continue  # said already
         if old.get(key) != new.get(key):
-            found.append(Change(f"{key}: {_short(old.get(key))} became {_short(new.get(key))}"))
+            changed.append(Change(f"{key}: {_short(old.get(key))} became {_short(new.get(key))}"))
     for label in {**old["tasks"], **new["tasks"]}:
         a, b = old["tasks"].get(label), new["tasks"].get(label)
         if a is None or b is None:
-            found.append(Change(f"the task {label} was {'added' if a is None else 'left out'}"))
+            changed.append(Change(f"the task {label} was {'added' if a is None else 'left out'}"))
         elif a != b:
-            found += [Change(f"{label}: {text}", task=label) for text in _differences(a, b)]
+            changed += [Change(f"{label}: {text}", task=label) for text in _differences(a, b)]
     for label in {**old["optimizers"], **new["optimizers"]}:
         a, b = old["optimizers"].get(label), new["optimizers"].get(label)
         if a is None:
-            found.append(Change(f"{label} was added: a family of its own", added=label))
+            changed.append(Change(f"{label} was added: a family of its own", added=label))
         elif b is None:
-            found.append(Change(f"{label} was left out"))
+            changed.append(Change(f"{label} was left out"))
         else:
             whose = None if label == new["baseline"] else label
             for task in [t for t in a if t in b and a[t] != b[t]]:
-                found += [
+                changed += [
                     Change(f"{label} on {task}: {text}", task=task, optimizer=whose)
                     for text in _differences(a[task], b[task])
                 ]
             for task in [t for t in {**a, **b} if (t in a) != (t in b) and t in old["tasks"] and t in new["tasks"]]:
-                found.append(Change(f"{label} was {'left out' if task in a else 'added'} on {task}", task=task))
-    return found
+                changed.append(Change(f"{label} was {'left out' if task in a else 'added'} on {task}", task=task))
+    return changed
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -154,7 +154,7 @@ def register(folder: Path, plan: Plan, records: int) -> str:
     if not lines or lines[-1]["sha256"] != key:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = {"sha256": key, "time": now, "records": records, "question": asked}
-        write_atomically(folder / FILE, "".join(json.dumps(one) + "\n" for one in (*lines, line)))
+        write_atomically(folder / FILE, "".join(json.dumps(entry) + "\n" for entry in (*lines, line)))
     return key
 
 
@@ -175,9 +175,9 @@ def registered(lines: Sequence[Mapping[str, Any]]) -> Register:
         if not new["records"]:
             first = new
             continue
-        found = changes(old["question"], new["question"])
-        told += found
-        added = [c.added for c in found if c.added is not None]
+        news = changes(old["question"], new["question"])
+        told += news
+        added = [c.added for c in news if c.added is not None]
         number += bool(added)
         generations |= dict.fromkeys(added, number)
     return Register(lines[-1]["sha256"], first["time"], lines[-1]["records"], tuple(told), generations)
@@ -189,13 +189,13 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
         text = read_text(folder, FILE)
     except (OSError, ValueError):
         return []
-    found = []
+    entries = []
     for line in text.splitlines():
         try:
-            one = parse_json(line)
-            shape.check_shape(one, SHAPE, FILE)
+            entry = parse_json(line)
+            shape.check_shape(entry, SHAPE, FILE)
         except (ValueError, UserError):
             continue
-        if digest(one["question"]) == one["sha256"]:
-            found.append(one)
-    return found
+        if digest(entry["question"]) == entry["sha256"]:
+            entries.append(entry)
+    return entries

@@ -44,12 +44,12 @@ class Results:
 
     def failures(self) -> list[tuple[Run, str]]:
         """The failed runs and their reasons, in the plan's order."""
-        found = []
+        failed = []
         for run in self.plan.runs:
             record = self.records.get(run.id)
             if record is not None and record["status"] != "ok":
-                found.append((run, str(record.get("error") or "no reason recorded")))
-        return found
+                failed.append((run, str(record.get("error") or "no reason recorded")))
+        return failed
 
     def unreadable(self) -> list[tuple[Run, str]]:
         """The runs with a record or a history (of those that were asked for) that is not ours, and why."""

@@ -63,9 +63,9 @@ def _staged(results: Results) -> Iterator[tuple[str, Run]]:
     state = results.standing.state
     yield from (("tuning", trial.run) for search in state.searches for trial in search.trials)
     yield from (("speedup", budget.run) for budget in state.budgets)
-    yield from (("carried", one.run) for one in state.carried)
-    yield from (("sensitivity", one.run) for one in state.grid)
-    yield from (("variance", one.run) for one in state.variations)
+    yield from (("carried", carried.run) for carried in state.carried)
+    yield from (("sensitivity", grid_run.run) for grid_run in state.grid)
+    yield from (("variance", variation.run) for variation in state.variations)
 
 
 def _row(head: Row, spec: Mapping[str, Any], record: Mapping[str, Any] | None, metric: str) -> Row:
@@ -178,7 +178,7 @@ def group(rows: Sequence[Row], by: Sequence[str], measured: Sequence[str]) -> li
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row.get(name) for name in by), []).append(row)
-    made = []
+    lines = []
     for key, some in groups.items():
         counts = {status: sum(row["status"] == status for row in some) for status in ("ok", "failed", "missing")}
         line: Row = {**dict(zip(by, key, strict=True)), "runs": len(some), **counts}
@@ -186,8 +186,8 @@ def group(rows: Sequence[Row], by: Sequence[str], measured: Sequence[str]) -> li
             fine = [as_float(row.get(name)) for row in some if row["status"] == "ok"]
             summary = statistics.summarise([x for x in fine if x is not None and math.isfinite(x)])
             line[f"{name} mean"], line[f"{name} sd"] = cell(summary.mean), cell(summary.sd)
-        made.append(line)
-    return made
+        lines.append(line)
+    return lines
 
 
 def cell(value: float) -> float | None:
@@ -197,9 +197,9 @@ def cell(value: float) -> float | None:
 
 def folders(names: Sequence[str]) -> list[Path]:
     """The study folders that `names` mean; a UserError for one that is none."""
-    found = []
+    paths = []
     for name in names:
         if not (Path(name) / "plan.json").is_file():
             raise UserError(f"no study in {name!r}: give the folder of a study, such as studies/quickstart")
-        found.append(Path(name))
-    return found
+        paths.append(Path(name))
+    return paths

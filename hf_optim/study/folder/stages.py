@@ -119,7 +119,7 @@ class State:
         further: tuple[BudgetRun | CarriedRun | GridRun | Variation, ...] = (
             *self.budgets, *self.carried, *self.grid, *self.variations,
         )  # fmt: skip
-        every = [*self.runs, *(one.run for one in further)]
+        every = [*self.runs, *(entry.run for entry in further)]
         return tuple({run.id: run for run in every}.values())
 
 
@@ -198,8 +198,10 @@ def trial_runs(plan: Plan) -> tuple[Run, ...]:
     for cell in plan.tuning["cells"] if plan.tuning else ():
         task, spec = entry[cell["task"], cell["optimizer"]]
         over = speedup.steps_at(task, cell.get("budget", 1.0))
-        made = (make_run(task, cell["optimizer"], tuning.assign(spec, p), cell["seed"], over) for p in cell["points"])
-        trials += made
+        cell_runs = (
+            make_run(task, cell["optimizer"], tuning.assign(spec, p), cell["seed"], over) for p in cell["points"]
+        )
+        trials += cell_runs
     return tuple(trials)
 
 
@@ -251,7 +253,7 @@ def _cells(plan: Plan, units: int) -> Iterator[Mapping[str, Any]]:
     if plan.tuning is None:
         return
     later = {plan.tuning_seed(unit) for unit in range(units, plan.looks[-1])} if plan.repetitions else set()
-    later -= {one.tuning_seed for one in variance.settings(plan.variance)} if plan.variance else set()
+    later -= {varied.tuning_seed for varied in variance.settings(plan.variance)} if plan.variance else set()
     yield from (cell for cell in plan.tuning["cells"] if cell["seed"] not in later)
 
 
@@ -319,8 +321,8 @@ def _trials(
 def _outcome(i: int, point: Mapping[str, Any], run: Run, metric: str, record: Mapping[str, Any] | None) -> Trial:
     if record is None:
         return Trial(i, point, run, "", math.nan, math.nan, None)
-    made = number((record.get("time") or {}).get("steps"))
-    steps = None if math.isnan(made) else int(made)
+    count = number((record.get("time") or {}).get("steps"))
+    steps = None if math.isnan(count) else int(count)
     if record.get("status") != "ok":
         return Trial(i, point, run, "pruned" if record.get("pruned") else "failed", math.nan, math.nan, steps)
     value, loss = number(record["metrics"].get(metric)), number(record["metrics"].get("validation_loss"))
@@ -354,6 +356,6 @@ def _variations(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]]) -> Iterator
         return
     for task, label, spec in plan.cells():
         if label in plan.variance["optimizers"]:
-            for one in variance.settings(plan.variance):
-                setting = chosen.get((_home(task), label, one.tuning_seed, 1.0), spec)
-                yield Variation(one.source, make_run(task, label, setting, one.seed, overrides=one.overrides))
+            for varied in variance.settings(plan.variance):
+                setting = chosen.get((_home(task), label, varied.tuning_seed, 1.0), spec)
+                yield Variation(varied.source, make_run(task, label, setting, varied.seed, overrides=varied.overrides))

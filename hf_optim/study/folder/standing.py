@@ -38,12 +38,12 @@ def standing(plan: Plan, store: RecordStore, register: questions.Register | None
         now = state(plan, store, units)
         complete = now.settled and all(store.record(run.id) is not None for run in now.after_tuning)
         judged = now.settled and all(store.record(run.id) is not None for run in now.runs)
-        found = arms(plan, now.runs, store)
+        outcomes = arms(plan, now.runs, store)
         if judged:
-            judgement = judge(plan, found, plan.looks[: index + 1], register)
+            judgement = judge(plan, outcomes, plan.looks[: index + 1], register)
         last = units == plan.looks[-1]
         if not complete or last or (judgement is not None and judgement.decided):
-            return Standing(now, units, judgement, found, complete, register)
+            return Standing(now, units, judgement, outcomes, complete, register)
     raise AssertionError("a plan has looks")
 
 

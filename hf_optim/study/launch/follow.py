@@ -64,4 +64,4 @@ def follow(plan: Plan, folder: Path) -> Iterator[Stage]:
 def _trials(now: State) -> tuple[Run, ...]:
     """Each run once, trial by trial, so that an interrupted tuning is balanced; a small space may repeat a setting."""
     every = [(trial.number, trial.run) for search in now.searches for trial in search.trials]
-    return tuple({run.id: run for _, run in sorted(every, key=lambda one: one[0])}.values())
+    return tuple({run.id: run for _, run in sorted(every, key=lambda pair: pair[0])}.values())

@@ -94,10 +94,10 @@ class Share:
         """How many runs this job saw to their end, and the problem that stopped it ("" if none)."""
         folder, count = Path(self.folder), 0
 
-        def finished(one: Run, status: str, seconds: float) -> None:
+        def finished(ended: Run, status: str, seconds: float) -> None:
             nonlocal count
             count += 1
-            print(f"{status:6s} {describe(one)} ({seconds:.1f} s)", flush=True)
+            print(f"{status:6s} {describe(ended)} ({seconds:.1f} s)", flush=True)
 
         problem = ""
         try:
@@ -142,7 +142,7 @@ def launch(
     sbatch refuses; and if jobs were stopped by a problem of the folder.
     """
     reader = RecordStore(folder)
-    left = stages.run_count(plan) - sum(reader.record(one.id) is not None for one in known(plan, reader))
+    left = stages.run_count(plan) - sum(reader.record(planned.id) is not None for planned in known(plan, reader))
     if not pending(plan, reader):
         return True
     check_shared(folder)
@@ -223,7 +223,7 @@ def parameters(how: Launch, share: Share) -> dict[str, Any]:
 def _wait(folder: Path, plan: Plan, how: Launch, jobs: Sequence[Any], console: Console) -> list[str]:
     """Waits until every job has ended; tells of each run that is finished; gives the problems that stopped jobs."""
     began, reader, total = time.monotonic(), RecordStore(folder), stages.run_count(plan)
-    told = {one.id for one in known(plan, reader) if reader.record(one.id) is not None}
+    told = {ended.id for ended in known(plan, reader) if reader.record(ended.id) is not None}
     before, alive, left = len(told), True, True
     while alive:
         if how.where == "debug":
@@ -231,11 +231,11 @@ def _wait(folder: Path, plan: Plan, how: Launch, jobs: Sequence[Any], console: C
                 job.results()
         alive = _alive(how.where, jobs)
         looked = time.monotonic()
-        for one in known(plan, reader):
-            record = reader.record(one.id)
-            if record is not None and one.id not in told:
-                told.add(one.id)
-                _say(console, f"[{len(told)}/{total}] {record.get('status', 'failed'):6s} {describe(one)}")
+        for ended in known(plan, reader):
+            record = reader.record(ended.id)
+            if record is not None and ended.id not in told:
+                told.add(ended.id)
+                _say(console, f"[{len(told)}/{total}] {record.get('status', 'failed'):6s} {describe(ended)}")
         left = bool(pending(plan, reader))
         if how.where == "slurm" and alive and not left:
             # Those that still wait for a node have nothing to do.

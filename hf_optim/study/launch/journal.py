@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from hf_optim.errors import UserError
 from hf_optim.study.folder.locks import Lock
 from hf_optim.study.folder.stages import Search, Trial
-from hf_optim.study.plan import candidates as points
+from hf_optim.study.plan import tuning_points as points
 from hf_optim.study.plan.plan import Plan
 
 if TYPE_CHECKING:

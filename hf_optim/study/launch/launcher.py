@@ -181,7 +181,7 @@ class RunQueue:
     def remaining_seconds(self, jobs: int) -> float | None:
         """An estimate from the runs finished so far; None before the first."""
         with self._lock:
-            every = [s for one in self._seconds.values() for s in one]
+            every = [s for times in self._seconds.values() for s in times]
             if not every:
                 return None
             mean = {task: sum(s) / len(s) for task, s in self._seconds.items()}

@@ -45,7 +45,7 @@ def targets(source: Source, value: Any, tasks: Sequence[Mapping[str, Any]]) -> d
     where: Where = ("targets",)
     source.check_type(where, value, dict, "a mapping from a task's label to {metric, value}")
     by_label = {task["label"]: task for task in tasks}
-    found = {}
+    goals = {}
     for label, entry in value.items():
         here = (*where, _known(source, where, label, list(by_label)))
         source.check_keys(here, entry, TARGET_KEYS, ("metric", "value"))
@@ -58,8 +58,8 @@ def targets(source: Source, value: Any, tasks: Sequence[Mapping[str, Any]]) -> d
         if better not in DIRECTIONS:
             why = f"got {describe(better)}" if better else f"its task declares no metric {metric!r}"
             raise source.error((*here, "better" if better else "metric"), f"give better: higher or lower; {why}")
-        found[label] = {"metric": metric, "value": float(goal), "better": better}
-    return found
+        goals[label] = {"metric": metric, "value": float(goal), "better": better}
+    return goals
 
 
 def _known(source: Source, where: Where, label: Any, labels: Sequence[str]) -> str:

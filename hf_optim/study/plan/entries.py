@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_optim.core.text import is_plain
+from hf_optim.core.safe_text import is_plain
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import EVERY_RUN, stem_of
 from hf_optim.study.plan.source import Source, Where, describe
@@ -46,7 +46,7 @@ def optimizers(source: Source, value: Any) -> list[dict[str, Any]]:
     source.check_type(where, value, list, "a list of optimizers")
     if not value:
         raise source.error(where, "optimizers is empty: name at least one")
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for i, item in enumerate(value):
         here = (*where, i)
         source.check_type(here, item, (str, dict), "an optimizer's name or a mapping with a name")
@@ -58,12 +58,12 @@ def optimizers(source: Source, value: Any) -> list[dict[str, Any]]:
         label = optimizer_label(spec) if label is None else source.check_type((*here, "label"), label, str, "a text")
         if not is_plain(label) or len(label) > 40:
             raise source.error(here, f"a label has 1 to 40 characters in one line, got {describe(label)}")
-        if label in [o["label"] for o in found]:
+        if label in [o["label"] for o in entries]:
             raise source.error(here, f"the label {label!r} is used twice: add a different label: to one of the two")
         # An import path says nothing about its defaults before it is imported, which is not done here.
         defaults = {} if ":" in spec["name"] else plain(registry.info(spec["name"]).defaults)
-        found.append({"label": label, "spec": spec, "defaults": defaults, "where": here})
-    return found
+        entries.append({"label": label, "spec": spec, "defaults": defaults, "where": here})
+    return entries
 
 
 def check_entry(source: Source, where: Where, spec: Mapping[str, Any]) -> None:
@@ -99,7 +99,7 @@ def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]
     source.check_type(where, value, list, "a list of tasks")
     if not value:
         raise source.error(where, "tasks is empty: name at least one")
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for i, item in enumerate(value):
         here = (*where, i)
         item = {"task": item} if isinstance(item, str) else item
@@ -138,12 +138,12 @@ def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]
             entry["label"] = "/".join(str(p) for p in (entry["task"], entry["model"], entry["size"]) if p)
         if not is_plain(entry["label"]) or len(entry["label"]) > 80:
             raise source.error(here, f"a label has 1 to 80 characters in one line, got {describe(entry['label'])}")
-        if entry["label"] in [t["label"] for t in found]:
+        if entry["label"] in [t["label"] for t in entries]:
             raise source.error(
                 here, f"the label {entry['label']!r} is used twice: add a different label: to one of the two"
             )
-        found.append({**entry, "where": here})
-    return found
+        entries.append({**entry, "where": here})
+    return entries
 
 
 def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
@@ -188,15 +188,15 @@ def split_setting(spec: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str,
 
 def merged(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`spec` with `changes`; those of a wrapper's base are merged into its base, those of the run into its run's."""
-    made = dict(spec)
+    merged_spec = dict(spec)
     for key, value in changes.items():
         if key == "run":
-            value = {**made.get("run", {}), **value}
+            value = {**(merged_spec.get("run") or {}), **value}
         elif key == "base" and isinstance(value, Mapping):
-            base = made.get("base", {})
+            base = merged_spec.get("base") or {}
             value = merged({"name": base} if isinstance(base, str) else base, value)
-        made[key] = value
-    return made
+        merged_spec[key] = value
+    return merged_spec
 
 
 def declared(task: Mapping[str, Any], metric: str) -> tuple[bool, str] | None:

@@ -99,9 +99,9 @@ def _rung(
     overrides = {**shared["overrides"], "steps": steps, **({} if batch is None else {"batch_size": samples})}
     label = f"{model} {short(size)} × {multiple:g}"
     entry = {"task": name, **shared, "label": label, "options": options, "overrides": overrides}
-    made = {"task": label, "size": size, "parameters": rung.parameters, "multiple": multiple}
-    made |= {"tokens": steps * samples * rung.tokens, "steps": steps, "batch_size": samples}
-    return entry, {**made, "flops": float(rung.flops), "counted": rung.counted}
+    facts = {"task": label, "size": size, "parameters": rung.parameters, "multiple": multiple}
+    facts |= {"tokens": steps * samples * rung.tokens, "steps": steps, "batch_size": samples}
+    return entry, {**facts, "flops": float(rung.flops), "counted": rung.counted}
 
 
 def short(count: float) -> str:
@@ -133,9 +133,11 @@ def check_settings(source: Source, tasks: Sequence[Mapping[str, Any]], tuned: bo
 def _numbers(source: Source, key: str, value: Any, *, whole: bool = False) -> list[float]:
     where: Where = (*HERE, key)
     many = value if isinstance(value, list) else [value]
-    for i, one in enumerate(many):
-        source.check_type((*where, i), one, int if whole else (int, float), "a whole number" if whole else "a number")
-        if not (math.isfinite(one) and one > 0) or (i and one <= many[i - 1]):
+    for i, number in enumerate(many):
+        source.check_type(
+            (*where, i), number, int if whole else (int, float), "a whole number" if whole else "a number"
+        )
+        if not (math.isfinite(number) and number > 0) or (i and number <= many[i - 1]):
             raise source.error(where, f"{key}: numbers above 0 that ascend, got {describe(value)}")
     if not many:
         raise source.error(where, f"{key} is empty")

@@ -47,7 +47,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.core.text import is_plain
+from hf_optim.core.safe_text import is_plain
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
@@ -269,7 +269,7 @@ def make_run(
     if "batch_size" in run and (steps := given.get("steps", task["steps"])) is not None:
         given["steps"] = max(1, round(steps * task["batch"] / run["batch_size"]))
     given |= {key: run[key] for key in ("batch_size", "max_grad_norm") if key in run}
-    made = RunSpec(
+    run_spec = RunSpec(
         task=task["task"],
         model=task["model"],
         size=task["size"],
@@ -281,7 +281,7 @@ def make_run(
         options=dict(task.get("options") or {}),
         pruning=[list(pair) for pair in pruning],
     )
-    return Run(made.id, task["label"], optimizer, seed, plain(made.to_dict()))
+    return Run(run_spec.id, task["label"], optimizer, seed, plain(run_spec.to_dict()))
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -29,17 +29,17 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], seeds: Sequence[
     block = source.check_keys(here, value, KEYS)
     key = source.check_type((*here, "key"), block.get("key", "lr"), str, "a hyper-parameter's name")
     values = source.check_type((*here, "values"), block.get("values", list(VALUES)), list, "a list of numbers")
-    for i, one in enumerate(values):
-        source.check_type((*here, "values", i), one, (int, float), "a number")
+    for i, entry in enumerate(values):
+        source.check_type((*here, "values", i), entry, (int, float), "a number")
     if len(values) < 2 or len(set(values)) < len(values):
         raise source.error((*here, "values"), "values must be at least two different numbers")
     count = source.check_type((*here, "seeds"), block.get("seeds", 1), int, "a number of seeds")
     if not 1 <= count <= len(seeds):
         raise source.error((*here, "seeds"), f"seeds must lie between 1 and the study's {len(seeds)}, got {count}")
-    made = {"key": key, "values": sorted(float(v) for v in values), "seeds": count}
-    if not any(list(grid(made, cell.spec)) for cell in cells):
+    stated = {"key": key, "values": sorted(float(v) for v in values), "seeds": count}
+    if not any(list(grid(stated, cell.spec)) for cell in cells):
         raise source.error((*here, "key"), f"no optimizer of this study has the hyper-parameter {key!r}")
-    return made
+    return stated
 
 
 def rate_key(spec: Mapping[str, Any], key: str) -> str | None:
@@ -53,8 +53,8 @@ def rate_key(spec: Mapping[str, Any], key: str) -> str | None:
         return None
     base = spec.get("base")
     inner = {**(info.base or {}), **({"name": base} if isinstance(base, str) else base or {})}
-    found = rate_key(inner, key)
-    return None if found is None else f"base.{found}"
+    inner_key = rate_key(inner, key)
+    return None if inner_key is None else f"base.{inner_key}"
 
 
 def grid(block: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

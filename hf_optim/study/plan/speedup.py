@@ -22,8 +22,8 @@ def read(source: Source, value: Any, tasks: Sequence[Mapping[str, Any]]) -> dict
     here: Where = ("speedup",)
     block = source.check_keys(here, value, ("budgets", "in"), ("budgets",))
     budgets = source.check_type((*here, "budgets"), block["budgets"], list, "a list of factors")
-    for i, one in enumerate(budgets):
-        source.check_type((*here, "budgets", i), one, (int, float), "a number")
+    for i, budget in enumerate(budgets):
+        source.check_type((*here, "budgets", i), budget, (int, float), "a number")
     if len(budgets) < 2 or 1 not in budgets or min(budgets) <= 0 or sorted(set(budgets)) != budgets:
         raise source.error((*here, "budgets"), f"budgets ascend, and 1 is among them; got {describe(budgets)}")
     unit = block.get("in", "steps")
@@ -53,9 +53,9 @@ def steps_at(task: Mapping[str, Any], budget: float) -> dict[str, Any]:
     if budget == 1:
         return {}
     given = task.get("overrides") or {}
-    made: dict[str, Any] = {"steps": max(1, round(budget * task["steps"]))}
-    made |= {"passes": max(1, round(budget * given["passes"]))} if "passes" in given else {}
-    return made | ({"seconds": budget * given["seconds"]} if "seconds" in given else {})
+    overrides: dict[str, Any] = {"steps": max(1, round(budget * task["steps"]))}
+    overrides |= {"passes": max(1, round(budget * given["passes"]))} if "passes" in given else {}
+    return overrides | ({"seconds": budget * given["seconds"]} if "seconds" in given else {})
 
 
 def others(block: Mapping[str, Any] | None) -> list[float]:

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hf_optim import registry
 from hf_optim.core import shape
 from hf_optim.core.shape import Each
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec, id_of
 
-_SPEC = {"name": str, "base?": (str, {"name?": str}, None)}
+_SPEC = {"name": str, "base?": (str, {"name?": str}, None), "run?": ({}, None)}
 _TASK = {
     "task": str,
     "label": str,
@@ -67,9 +68,9 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     shape.check_shape(data, _PLAN, file)
     tasks = [task["label"] for task in data["tasks"]]
     labels = [optimizer["label"] for optimizer in data["optimizers"]]
-    for what, names in (("tasks", tasks), ("optimizers", labels), ("seeds", data["seeds"])):
+    for kind, names in (("tasks", tasks), ("optimizers", labels), ("seeds", data["seeds"])):
         if not names or len(set(names)) < len(names):
-            raise UserError(f"{file}: {what} must be different, and at least one")
+            raise UserError(f"{file}: {kind} must be different, and at least one")
     if not all(0 <= seed < 2**32 for seed in data["seeds"]):
         raise UserError(f"{file}: a seed lies between 0 and 4294967295")
     named = [data["baseline"], *(label for task in data["tasks"] for label in (*task["only"], *task["hyper"]))]
@@ -87,6 +88,8 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     looks = data.get("looks", [len(data["seeds"]) // max(1, each)])
     if each < 1 or not looks or looks != sorted(set(looks)) or looks[0] < 1 or looks[-1] * each != len(data["seeds"]):
         raise UserError(f"{file}: looks ascend, and the last one has all the seeds")
+    for optimizer in data["optimizers"]:
+        _around(optimizer["spec"], f"{file}: {optimizer['label']!r}")
     _cells(data, file)
     for run in data["runs"]:
         if run["id"] != id_of(run["spec"]) or run["spec"].get("seed") != run["seed"]:
@@ -94,15 +97,26 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
         _specification(run["spec"], file)
 
 
+def _around(spec: Mapping[str, Any], where: str) -> None:
+    """Raise UserError if a wrapper of ours wraps nothing; a name that this version does not know is not judged."""
+    base = spec.get("base")
+    info = registry.info(spec["name"]) if spec["name"] in registry.list_optimizers() else None
+    if info and info.family == "wrapper" and base is None and info.base is None:
+        raise UserError(f"{where} wraps another optimizer, and none is named")
+    if isinstance(base, Mapping) and "name" in base:
+        _around(base, where)
+
+
 def _cells(data: Mapping[str, Any], file: str) -> None:
     there = {(task["label"], label) for task in data["tasks"] for label in task["only"]}
     for cell in data.get("tuning", {}).get("cells", ()):
-        ends = [one for one in cell["space"].values() if one[:1] in (["log"], ["linear"])]
-        choices = [one for one in cell["space"].values() if one[:1] == ["choice"]]
+        ends = [bounds for bounds in cell["space"].values() if bounds[:1] in (["log"], ["linear"])]
+        choices = [bounds for bounds in cell["space"].values() if bounds[:1] == ["choice"]]
         fine = (cell["task"], cell["optimizer"]) in there and len(ends) + len(choices) == len(cell["space"])
-        fine &= all(len(one) == 3 and all(map(_numeric, one[1:])) and one[1] < one[2] for one in ends)
-        fine &= all(one[0] == "linear" or one[1] > 0 for one in ends)
-        fine &= all(len(one) == 2 and isinstance(one[1], list) and one[1] for one in choices)
+        fine &= "run" not in cell["space"]  # what is searched of a run is one of its settings
+        fine &= all(len(bounds) == 3 and all(map(_numeric, bounds[1:])) and bounds[1] < bounds[2] for bounds in ends)
+        fine &= all(bounds[0] == "linear" or bounds[1] > 0 for bounds in ends)
+        fine &= all(len(bounds) == 2 and isinstance(bounds[1], list) and bounds[1] for bounds in choices)
         for point in cell["points"] if fine else ():
             fine &= set(point) == set(cell["space"]) and all(
                 cell["space"][key][0] == "choice" or _numeric(value) for key, value in point.items()

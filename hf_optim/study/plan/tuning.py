@@ -63,7 +63,7 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], units: Units) ->
     for key, valid in (("sampler", SAMPLERS), ("prune", PRUNERS)):
         if key in block and block[key] not in valid:
             raise source.error((*here, key), f"{key} must be {' or '.join(valid)}, got {describe(block[key])}")
-    made: dict[str, Any] = {
+    tuned: dict[str, Any] = {
         "trials": block["trials"],
         "repetitions": list(units.looks) if block.get("repetitions") is not None else None,
         "steps": block.get("steps"),
@@ -71,7 +71,7 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], units: Units) ->
         "sampler": block.get("sampler", "qmc"),
         "prune": block.get("prune", "none"),
     }
-    seeds = list(range(made["seed"], made["seed"] + (units.looks[-1] if made["repetitions"] else 1)))
+    seeds = list(range(tuned["seed"], tuned["seed"] + (units.looks[-1] if tuned["repetitions"] else 1)))
     for seed in seeds:
         _check_seed(source, seed, units.seeds)
     given = block.get("space") or {}
@@ -84,24 +84,24 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], units: Units) ->
             )
     # A task that takes its settings from another one is not tuned.
     cells = [cell for cell in cells if cell.task.get("settings") is None]
-    made["cells"] = [make_cell(source, made, cell, given, seed) for seed in seeds for cell in cells]
+    tuned["cells"] = [make_cell(source, tuned, cell, given, seed) for seed in seeds for cell in cells]
     seen: dict[str, str] = {}
-    for cell, one in zip(cells, made["cells"], strict=False):
-        if made["steps"] is not None:
-            _check_steps(source, cell, made["steps"])
-        key = json.dumps([cell.task["label"], plain(cell.spec), one["space"]], sort_keys=True)
+    for cell, tuned_cell in zip(cells, tuned["cells"], strict=False):
+        if tuned["steps"] is not None:
+            _check_steps(source, cell, tuned["steps"])
+        key = json.dumps([cell.task["label"], plain(cell.spec), tuned_cell["space"]], sort_keys=True)
         if key in seen:
             raise source.error(cell.where, f"{cell.optimizer!r} is the same as {seen[key]!r} and has the same space")
         seen[key] = cell.optimizer
-    made["space"] = plain(given)
-    return made
+    tuned["space"] = plain(given)
+    return tuned
 
 
 def make_cell(
     source: Source, block: Mapping[str, Any], cell: PlanCell, given: Mapping[str, Any], seed: int
 ) -> dict[str, Any]:
     """The space of one optimizer on one task, and its points for one tuning seed."""
-    from hf_optim.study.plan.candidates import draw
+    from hf_optim.study.plan.tuning_points import draw
 
     space = space_of(source, cell, given)
     # A score adds up tasks, so in repetitions the luck of tuning must be another one on each.
@@ -119,14 +119,14 @@ def with_budgets(
 ) -> dict[str, Any]:
     """The tuning block with the baseline's searches at the further budgets of `speedup`, a search for each seed."""
     seeds = [tuned["seed"] + unit for unit in range(tuned["repetitions"][-1] if tuned["repetitions"] else 1)]
-    made = [
+    budget_cells = [
         {**make_cell(source, tuned, cell, tuned["space"], seed), "budget": budget}
         for budget in speedup.others(block)
         for seed in seeds
         for cell in cells
         if cell.optimizer == baseline and cell.task.get("settings") is None
     ]
-    return {**tuned, "cells": [*tuned["cells"], *made]}
+    return {**tuned, "cells": [*tuned["cells"], *budget_cells]}
 
 
 def distinct(points: Sequence[Mapping[str, Any]]) -> int:
@@ -140,16 +140,18 @@ def space_of(source: Source, cell: PlanCell, given: Mapping[str, Any]) -> Space:
     if cell.optimizer in given:
         where: Where = ("tuning", "space", cell.optimizer)
         space = _read_space(source, where, given[cell.optimizer], "")
-        for key, one in space.items():
+        for key, bounds in space.items():
             place = (*where, *key.split("."))
             if key in fixed:
                 raise source.error(place, f"{key} is searched here, but fixed where {cell.optimizer!r} is listed")
             if key.startswith("run."):
-                _check_run(source, place, cell, key, one)
+                _check_run(source, place, cell, key, bounds)
             else:
-                check_entry(source, place, assign(cell.spec, {key: one[1] if one[0] != "choice" else one[1][0]}))
+                check_entry(
+                    source, place, assign(cell.spec, {key: bounds[1] if bounds[0] != "choice" else bounds[1][0]})
+                )
         return dict(sorted(space.items()))
-    space = {key: one for key, one in sorted(declared(cell.spec).items()) if key not in fixed}
+    space = {key: bounds for key, bounds in sorted(declared(cell.spec).items()) if key not in fixed}
     if not space:
         raise source.error(
             cell.where,
@@ -163,11 +165,11 @@ def declared(spec: Mapping[str, Any]) -> Space:
     if ":" in spec["name"]:
         return {}
     info = registry.info(spec["name"])
-    space = {key: plain(list(one)) for key, one in info.search_space.items()}
+    space = {key: plain(list(bounds)) for key, bounds in info.search_space.items()}
     base = spec.get("base")
     if info.family == "wrapper":
         inner = {**(info.base or {}), **({"name": base} if isinstance(base, str) else base or {})}
-        space |= {f"base.{key}": one for key, one in declared(inner).items()}
+        space |= {f"base.{key}": bounds for key, bounds in declared(inner).items()}
     return space
 
 
@@ -184,7 +186,7 @@ def assign(spec: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
 
 def edges(space: Mapping[str, Sequence[Any]], point: Mapping[str, Any], margin: float = 0.05) -> list[str]:
     """The searched values of `point` within `margin` of an end of their range (of its logarithm, where it is one)."""
-    found = []
+    notes = []
     for key, (kind, *bounds) in space.items():
         if kind == "choice" or key not in point:
             continue
@@ -193,8 +195,8 @@ def edges(space: Mapping[str, Sequence[Any]], point: Mapping[str, Any], margin: 
         place = (scale(point[key]) - low) / (high - low)
         if place <= margin or place >= 1 - margin:
             end = "lower" if place <= margin else "upper"
-            found.append(f"{key} = {point[key]:.4g} lies at the {end} end of [{bounds[0]:.4g}, {bounds[1]:.4g}]")
-    return found
+            notes.append(f"{key} = {point[key]:.4g} lies at the {end} end of [{bounds[0]:.4g}, {bounds[1]:.4g}]")
+    return notes
 
 
 def _check_seed(source: Source, seed: int, judged: Sequence[int]) -> None:
@@ -216,7 +218,7 @@ def _check_steps(source: Source, cell: PlanCell, steps: int) -> None:
         raise source.error(("tuning", "steps"), f"one run of {cell.task['label']!r} takes {length} steps already")
 
 
-def _check_run(source: Source, where: Where, cell: PlanCell, key: str, one: Sequence[Any]) -> None:
+def _check_run(source: Source, where: Where, cell: PlanCell, key: str, bounds: Sequence[Any]) -> None:
     """The values of a searched property of the run, by the rules of a run's specification."""
     from hf_optim.experiment.spec import RunSpec
 
@@ -224,9 +226,9 @@ def _check_run(source: Source, where: Where, cell: PlanCell, key: str, one: Sequ
     if name not in RUN_KEYS:
         near = closest(name, RUN_KEYS)
         raise source.error(where, f"run: unknown key {name!r}{near}; valid keys: {', '.join(RUN_KEYS)}")
-    if name != "max_grad_norm" and one[0] != "choice":
+    if name != "max_grad_norm" and bounds[0] != "choice":
         raise source.error(where, f"{name} is searched among {{choices: [...]}}")
-    for value in one[1] if one[0] == "choice" else one[1:]:
+    for value in bounds[1] if bounds[0] == "choice" else bounds[1:]:
         try:
             more = {"schedule": value} if name == "schedule" else {"overrides": {name: value}}
             RunSpec(task=cell.task["task"], optimizer={"name": "sgd"}, **more)
@@ -245,18 +247,18 @@ def _flat(spec: Mapping[str, Any], prefix: str = "") -> list[str]:
 def _read_space(source: Source, where: Where, value: Any, prefix: str) -> Space:
     source.check_type(where, value, dict, "a mapping from hyper-parameters to ranges, such as {lr: [1e-4, 0.1, log]}")
     space: Space = {}
-    for key, one in value.items():
+    for key, entry in value.items():
         here = (*where, key)
         if key == "base" or (key == "run" and not prefix):
-            space |= _read_space(source, here, one, f"{prefix}{key}.")
-        elif isinstance(one, dict):
-            source.check_keys(here, one, ("choices",), ("choices",))
-            options = source.check_type((*here, "choices"), one["choices"], list, "a list of values")
+            space |= _read_space(source, here, entry, f"{prefix}{key}.")
+        elif isinstance(entry, dict):
+            source.check_keys(here, entry, ("choices",), ("choices",))
+            options = source.check_type((*here, "choices"), entry["choices"], list, "a list of values")
             if not options or any(option in options[:i] for i, option in enumerate(options)):
                 raise source.error((*here, "choices"), "choices must be a list of different values")
             space[prefix + key] = ["choice", plain(options)]
         else:
-            space[prefix + key] = _read_range(source, here, one)
+            space[prefix + key] = _read_range(source, here, entry)
     return space
 
 

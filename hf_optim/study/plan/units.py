@@ -118,15 +118,15 @@ def _repetitions(source: Source, top: Mapping[str, Any], block: Mapping[str, Any
     return Units(tuple(range(looks[-1] * each)), looks, each)
 
 
-def _looks(source: Source, where: Where, value: Sequence[Any], what: str) -> tuple[int, ...]:
-    hint = f"a list of {what} says when to look, such as [5, 10, 20]"
-    hint += "; to name seeds write {these: [1, 7, 42]}" if what == "seeds" else ""
+def _looks(source: Source, where: Where, value: Sequence[Any], units: str) -> tuple[int, ...]:
+    hint = f"a list of {units} says when to look, such as [5, 10, 20]"
+    hint += "; to name seeds write {these: [1, 7, 42]}" if units == "seeds" else ""
     if len(value) < 2:
-        raise source.error(where, f"{what}: {hint}; got {describe(value)}")
+        raise source.error(where, f"{units}: {hint}; got {describe(value)}")
     for i, number in enumerate(value):
         source.check_type((*where, i), number, int, "a whole number")
         if number < 2 or (i and number <= value[i - 1]):
-            raise source.error((*where, i), f"{what}: looks ascend from 2; {hint}; got {describe(value)}")
+            raise source.error((*where, i), f"{units}: looks ascend from 2; {hint}; got {describe(value)}")
     return tuple(value)
 
 

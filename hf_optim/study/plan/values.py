@@ -23,13 +23,13 @@ def check_values(plan: Plan, source: Source) -> list[str]:
     Raises UserError, with the file and the line, for what comes with the package.
     """
     said: dict[str, None] = {}
-    made: set[str] = set()
+    tried: set[str] = set()
     for where, label, spec in _specifications(plan):
         own, _ = split_setting(spec)
         text = json.dumps(plain(own), sort_keys=True)
-        if text in made:
+        if text in tried:
             continue
-        made.add(text)
+        tried.add(text)
         foreign = paths(spec)
         try:
             registry.check_values(json.loads(text))

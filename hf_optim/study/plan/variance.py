@@ -64,10 +64,10 @@ def _names(source: Source, where: Where, value: Any, valid: Sequence[str]) -> li
     given: list[str] = source.check_type(where, value, list, "a list of names")
     if not given:
         raise source.error(where, f"{where[-1]} is empty; valid: {', '.join(valid)}")
-    for i, one in enumerate(given):
-        if one not in valid or one in given[:i]:
-            what = "is given twice" if one in given[:i] else f"is none of {', '.join(valid)}"
-            raise source.error((*where, i), f"{where[-1]}: {describe(one)} {what}")
+    for i, name in enumerate(given):
+        if name not in valid or name in given[:i]:
+            fault = "is given twice" if name in given[:i] else f"is none of {', '.join(valid)}"
+            raise source.error((*where, i), f"{where[-1]}: {describe(name)} {fault}")
     return given
 
 
@@ -75,17 +75,17 @@ def with_tuning_seeds(
     source: Source, tuned: Mapping[str, Any], block: Mapping[str, Any], cells: Sequence[PlanCell]
 ) -> dict[str, Any]:
     """The tuning block with the searches of the further tuning seeds."""
-    made = list(tuned["cells"])
-    known = {(cell["task"], cell["optimizer"], cell["seed"]) for cell in made}  # of repetitions
-    for seed in (one.tuning_seed for one in settings(block) if one.source == tuning.SOURCE):
+    every_cell = list(tuned["cells"])
+    known = {(cell["task"], cell["optimizer"], cell["seed"]) for cell in every_cell}  # of repetitions
+    for seed in (varied.tuning_seed for varied in settings(block) if varied.source == tuning.SOURCE):
         if seed in block["judged"]:
             raise source.error(("variance",), f"the tuning seed {seed} would also be a judged seed: move tuning: seed:")
-        made += [
+        every_cell += [
             tuning.make_cell(source, tuned, cell, tuned["space"], seed)
             for cell in cells
             if cell.optimizer in block["optimizers"] and (cell.task["label"], cell.optimizer, seed) not in known
         ]
-    return {**tuned, "cells": made}
+    return {**tuned, "cells": every_cell}
 
 
 def settings(block: Mapping[str, Any]) -> Iterator[Setting]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.study.findings.curves import Curve
 
 WIDTH, HEIGHT = 560, 340
@@ -129,7 +129,7 @@ def lines(
         dot = ""
         if len(points) == 1:
             dot = f'<circle class="dot" cx="{x(curve.steps[0]):.1f}" cy="{y(curve.mean[0]):.1f}" r="3"/>'
-        seeds = "".join(_single(one, x, y) for one in (singles or {}).get(curve.optimizer, ()))
+        seeds = "".join(_single(single, x, y) for single in (singles or {}).get(curve.optimizer, ()))
         parts.append(f'<g {classes}>{band}{seeds}<path class="line" d="M{"L".join(points)}"/>{dot}</g>')
         labels.append((x(curve.steps[-1]), y(curve.mean[-1]), y(curve.mean[-1]), curve.optimizer))
     for x_end, y_end, y_label, label in _dodge(labels):

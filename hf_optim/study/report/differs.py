@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.study.findings import naming
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import split_setting
@@ -40,16 +40,16 @@ def on_task(results: Results, task: Mapping[str, Any]) -> str:
         for o in results.plan.optimizers
         if o["label"] in task["only"]
     }
-    made = _side_by_side(results, given, f"What differs on {task['label']}") + _groups(results, task["label"])
-    return f"<details class='more'><summary>What differs on {escape(task['label'])}</summary>{made}</details>"
+    content = _side_by_side(results, given, f"What differs on {task['label']}") + _groups(results, task["label"])
+    return f"<details class='more'><summary>What differs on {escape(task['label'])}</summary>{content}</details>"
 
 
 def _side_by_side(results: Results, given: Mapping[str, Mapping[str, Any]], caption: str) -> str:
     """Hyper-parameters that are not the same for all: a column each, given values strong and defaults pale."""
     optimizers = [o for o in results.plan.optimizers if o["label"] in given]
     defaults = {o["label"]: flatten(o["defaults"]) for o in optimizers}
-    asked = dict.fromkeys(k for one in given.values() for k in one)
-    everything = dict.fromkeys([*asked, *(k for one in defaults.values() for k in one)])
+    asked = dict.fromkeys(k for settings in given.values() for k in settings)
+    everything = dict.fromkeys([*asked, *(k for settings in defaults.values() for k in settings)])
     differing = [k for k in everything if k != "name" and _differs(k, given, defaults)]
     columns = differing if len(differing) <= LONG else [k for k in differing if k in asked]
     lines = []
@@ -93,7 +93,7 @@ def _tuned(results: Results) -> str:
         return '<p class="soft">Nothing was tuned: every value is as given, or a default.</p>'
     spaces: dict[str, dict[str, dict[str, None]]] = {}  # label -> space -> the tasks that have it
     for cell in plan.tuning["cells"]:
-        text = ", ".join(f"{key} {_space(one)}" for key, one in cell["space"].items()) or "untuned"
+        text = ", ".join(f"{key} {_space(bounds)}" for key, bounds in cell["space"].items()) or "untuned"
         spaces.setdefault(cell["optimizer"], {}).setdefault(text, {})[cell["task"]] = None
     lines = []
     for o in plan.optimizers:
@@ -114,8 +114,8 @@ def _tuned(results: Results) -> str:
     return html_table(head, lines, "Tuning") + warning
 
 
-def _space(one: Any) -> str:
-    return f"in {_value(one[1])}" if one[0] == "choice" else f"{one[1]:g} to {one[2]:g} ({one[0]})"
+def _space(bounds: Any) -> str:
+    return f"in {_value(bounds[1])}" if bounds[0] == "choice" else f"{bounds[1]:g} to {bounds[2]:g} ({bounds[0]})"
 
 
 def _groups(results: Results, task: str) -> str:
@@ -124,7 +124,7 @@ def _groups(results: Results, task: str) -> str:
     for run in results.plan.runs:
         groups = (results.records.get(run.id) or {}).get("groups") if run.task == task else None
         if groups:
-            seen.setdefault(run.optimizer, {})["; ".join(_group(one) for one in groups)] = None
+            seen.setdefault(run.optimizer, {})["; ".join(_group(group) for group in groups)] = None
     lines = [
         f'<tr><th scope="row">{escape(label)}</th><td class="wide">{"<br>".join(map(escape, texts))}</td></tr>'
         for label, texts in seen.items()
@@ -132,6 +132,6 @@ def _groups(results: Results, task: str) -> str:
     return html_table(["optimizer", "parameter groups"], lines, "Parameter groups") if lines else ""
 
 
-def _group(one: Mapping[str, Any]) -> str:
-    rest = ", ".join(f"{key} {_value(value)}" for key, value in one.items() if key != "parameters")
-    return f"{one.get('parameters', 0):,} parameters{f' with {rest}' if rest else ''}"
+def _group(group: Mapping[str, Any]) -> str:
+    rest = ", ".join(f"{key} {_value(value)}" for key, value in group.items() if key != "parameters")
+    return f"{group.get('parameters', 0):,} parameters{f' with {rest}' if rest else ''}"

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 
 # No script but the one below, whose hash this is: what a label might smuggle in does not run.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash}'; img-src data:; base-uri 'none'; \

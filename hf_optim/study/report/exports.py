@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_optim.core import text
-from hf_optim.core.text import latex as latex_text
+from hf_optim.core import safe_text
+from hf_optim.core.safe_text import latex as latex_text
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import whole, write_atomically
 from hf_optim.study.folder.disk import unwritable
@@ -31,11 +31,11 @@ def cell(value: Any) -> str:
 
 def show(rows: Sequence[Row], columns: Sequence[str]) -> None:
     """Print aligned columns; a line is cut where the terminal ends, a file or a pipe gets everything."""
-    cells = [[text.line(cell(row.get(c))) for c in columns] for row in rows]
+    cells = [[safe_text.line(cell(row.get(c))) for c in columns] for row in rows]
     right = [all(isinstance(row.get(c), int | float | None) for row in rows) for c in columns]
     widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(columns)]
     room = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
-    for line in [list(map(text.line, columns)), *cells]:
+    for line in [list(map(safe_text.line, columns)), *cells]:
         parts = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(line, widths, right, strict=True)]
         print("  ".join(parts).rstrip()[:room])
 

@@ -51,15 +51,15 @@ def width_of(text: str) -> float:
 def draw(
     results: Results,
     tables: Sequence[TaskTable],
-    what: str,
+    chart: str,
     *,
     task: str | None = None,
     over: str = "step",
     axes: Axes | None = None,
 ) -> Axes:
     """Draws one chart; see `study.Study.plot`."""
-    one = tables[0] if task is None else next((t for t in tables if t.task == task), None)
-    if one is None:
+    table = tables[0] if task is None else next((t for t in tables if t.task == task), None)
+    if table is None:
         labels = [t.task for t in tables]
         raise UserError(f"no task {task!r}{closest(str(task), labels)}; tasks: {', '.join(labels)}")
     if over not in OVER:
@@ -69,27 +69,27 @@ def draw(
 
         axes = pyplot.subplots(layout="constrained")[1]
     styles = {o["label"]: (COLOURS[i % 8], DASHES[i // 8 % 3]) for i, o in enumerate(results.plan.optimizers)}
-    if what in ("result", "difference"):
-        (_result if what == "result" else _difference)(axes, one, styles)
+    if chart in ("result", "difference"):
+        (_result if chart == "result" else _difference)(axes, table, styles)
     else:
-        _curves(axes, results, one, what, over, styles)
+        _curves(axes, results, table, chart, over, styles)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
 
-def _result(axes: Axes, one: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
-    for y, row in enumerate(reversed(one.rows)):
+def _result(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
+    for y, row in enumerate(reversed(table.rows)):
         colour = styles[row.optimizer][0]
         axes.plot(list(row.units.values()), [y] * len(row.units), "o", color=colour, alpha=0.45, markersize=3.5)
         if row.mean.n > 1 and not math.isnan(row.mean.low):
             axes.plot([row.mean.low, row.mean.high], [y, y], color=colour)
         axes.plot([row.mean.mean], [y], "|", color=colour, markersize=10, markeredgewidth=2)
-    axes.set_yticks(range(len(one.rows)), [row.optimizer for row in reversed(one.rows)])
-    axes.set_xlabel(f"{words(one.metric)}: seeds, mean and 95 % interval")
+    axes.set_yticks(range(len(table.rows)), [row.optimizer for row in reversed(table.rows)])
+    axes.set_xlabel(f"{words(table.metric)}: seeds, mean and 95 % interval")
 
 
-def _difference(axes: Axes, one: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
-    rows = [row for row in reversed(one.rows) if row.comparison and row.comparison.pairs]
+def _difference(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
+    rows = [row for row in reversed(table.rows) if row.comparison and row.comparison.pairs]
     axes.axvline(0, color="0.5", linewidth=0.8)
     for y, row in enumerate(rows):
         assert row.comparison is not None
@@ -97,13 +97,13 @@ def _difference(axes: Axes, one: TaskTable, styles: dict[str, tuple[str, str]]) 
         axes.plot([d.low, d.high], [y, y], color=styles[row.optimizer][0], alpha=1 if sure else 0.5)
         axes.plot([d.mean], [y], "|", color=styles[row.optimizer][0], markersize=10, markeredgewidth=2)
     axes.set_yticks(range(len(rows)), [f"{row.optimizer}: {row.verdict}" for row in rows])
-    axes.set_xlabel(f"{words(one.metric)}, paired difference to {one.baseline}")
+    axes.set_xlabel(f"{words(table.metric)}, paired difference to {table.baseline}")
 
 
 def _curves(
-    axes: Axes, results: Results, one: TaskTable, key: str, over: str, styles: dict[str, tuple[str, str]]
+    axes: Axes, results: Results, table: TaskTable, key: str, over: str, styles: dict[str, tuple[str, str]]
 ) -> None:
-    task = next(t for t in results.plan.tasks if t["label"] == one.task)
+    task = next(t for t in results.plan.tasks if t["label"] == table.task)
     histories = Histories(results, task)
     curves = histories.curves(key)
     if not curves:
@@ -165,20 +165,20 @@ def write_all(
     }
     written = []
     with matplotlib.rc_context(settings):
-        for one in tables:
-            stem = one.metric.removeprefix("test_")
+        for table in tables:
+            stem = table.metric.removeprefix("test_")
             charts = ["result", "difference", "train_loss", "validation_loss", f"validation_{stem}", "effective_lr"]
-            for what in dict.fromkeys(charts):
-                rows = len(one.rows) * font / 72 * 1.9 + 0.6
-                height = rows if what in ("result", "difference") else 0.62 * width
+            for chart in dict.fromkeys(charts):
+                rows = len(table.rows) * font / 72 * 1.9 + 0.6
+                height = rows if chart in ("result", "difference") else 0.62 * width
                 figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
                 try:
-                    draw(results, tables, what, task=one.task, axes=axes)
+                    draw(results, tables, chart, task=table.task, axes=axes)
                 except UserError:  # not logged by this task
                     continue
                 finally:
                     pyplot.close(figure)
-                path = folder / f"{file_name(one.task, what)}.{kind}"
+                path = folder / f"{file_name(table.task, chart)}.{kind}"
                 about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
                 with whole(path) as temporary:
                     figure.savefig(temporary, format=kind, dpi=300, metadata=about)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.study.report.charts import Scale, choose, shorten, tick_text
 from hf_optim.study.statistics.paired import Summary
 

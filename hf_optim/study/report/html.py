@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-from hf_optim.core import text as safe
-from hf_optim.core.text import html as escape
-from hf_optim.core.text import json_in_html
+from hf_optim.core import safe_text as safe
+from hf_optim.core.safe_text import html as escape
+from hf_optim.core.safe_text import json_in_html
 from hf_optim.experiment.files import read_text
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import Analysis
@@ -39,8 +39,8 @@ def render(
     styles = charts.style_of([o["label"] for o in plan.optimizers])
     fitting = views.fitting(results, list(tables))
     drawn, data = [], {}
-    for entry, one in zip(plan.tasks, tables, strict=True):
-        section, data[one.task] = task.section(results, entry, one, styles, fitting[one.task])
+    for entry, task_table in zip(plan.tasks, tables, strict=True):
+        section, data[task_table.task] = task.section(results, entry, task_table, styles, fitting[task_table.task])
         drawn.append(section)
     rest = [_block(part) for part in _rest(results, tables, analysis, protocol, styles) if part]
     body = [
@@ -49,7 +49,7 @@ def render(
         f'<section class="summary" aria-label="What was found">{glance(results, tables)}<ul>'
         + "".join(f"<li>{s}</li>" for s in sentences(results, tables))
         + "</ul></section>",
-        _contents([(task.anchor(one), one.task) for one in tables], rest),
+        _contents([(task.anchor(task_table), task_table.task) for task_table in tables], rest),
         task.legend(styles),
         "<main>",
         *drawn,
@@ -71,7 +71,7 @@ def _rest(
     """The sections after the tasks, each with a heading that has an anchor."""
     parts = []
     if analysis is not None:
-        parts.append(sections.statistics(analysis, {one.task: one.decimals for one in tables}))
+        parts.append(sections.statistics(analysis, {task_table.task: task_table.decimals for task_table in tables}))
         parts.append(sections.speedups(analysis))
         parts.append(sections.profiles(analysis, styles))
     explained = "".join(f'<dt>{escape(k)}</dt><dd id="{slug(k)}">{escape(v)}</dd>' for k, v in EXPLAINED.items())
@@ -99,9 +99,9 @@ def _block(section: str) -> str:
 
 def _contents(tasks: Sequence[tuple[str, str]], rest: Sequence[str]) -> str:
     """Links to every section."""
-    found = re.findall(r'<h2 id=["\']([a-z-]+)["\']>([^<]+)</h2>', "".join(rest))
+    headings = re.findall(r'<h2 id=["\']([a-z-]+)["\']>([^<]+)</h2>', "".join(rest))
     links = "".join(f'<a href="#{at}">{escape(name)}</a>' for at, name in tasks)
-    links += "".join(f'<a href="#{at}">{name}</a>' for at, name in found)
+    links += "".join(f'<a href="#{at}">{name}</a>' for at, name in headings)
     return f'<nav class="contents" aria-label="Contents">{links}</nav>'
 
 
@@ -153,9 +153,9 @@ def _runs(results: Results) -> str:
     ]
     if not lines:
         return ""
-    made = html_table(["optimizer", "task", "run"], lines, "Every judged run")
+    content = html_table(["optimizer", "task", "run"], lines, "Every judged run")
     note = '<p class="soft">Each run has a page beside this file: record, settings, history, log and samples.</p>'
-    return f'<h2 id="runs">Runs</h2>{note}<details><summary>{len(results.records)} runs</summary>{made}</details>'
+    return f'<h2 id="runs">Runs</h2>{note}<details><summary>{len(results.records)} runs</summary>{content}</details>'
 
 
 def _environment(results: Results) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.study.findings import ladder as findings
 from hf_optim.study.findings.ladder import Ladder
 from hf_optim.study.findings.ladder_rates import Rate
@@ -35,38 +35,38 @@ SPEED = (
 
 def section(results: Results, styles: Mapping[str, str]) -> str:
     """HTML; empty for a study without a ladder, or before anything of it has run."""
-    found = findings.build(results)
-    if found is None or not found.points:
+    ladder = findings.build(results)
+    if ladder is None or not ladder.points:
         return ""
     parts = [
         '<h2 id="ladder">The ladder</h2>',
         f"<figure><figcaption><span>{escape(results.plan.title)}</span></figcaption>"
-        f'<div class="scroll">{slide(found, styles)}</div></figure>',
+        f'<div class="scroll">{slide(ladder, styles)}</div></figure>',
         f'<p class="soft">{escape(HOW)} FLOPs of training: as the runs counted them (products of '
-        f"matrices, all passes), else {escape(found.counted)}; an optimizer's own arithmetic is not in them.</p>",
-        f'<div class="grid2">{_over(found, styles, "flops", "FLOPs")}'
-        f"{_over(found, styles, 'seconds', 'seconds')}</div>",
-        _trends(found),
-        _speeds(found),
-        _rates(found, styles),
-        _batches(found, styles),
-        _needs(found),
+        f"matrices, all passes), else {escape(ladder.counted)}; an optimizer's own arithmetic is not in them.</p>",
+        f'<div class="grid2">{_over(ladder, styles, "flops", "FLOPs")}'
+        f"{_over(ladder, styles, 'seconds', 'seconds')}</div>",
+        _trends(ladder),
+        _speeds(ladder),
+        _rates(ladder, styles),
+        _batches(ladder, styles),
+        _needs(ladder),
     ]
     return "".join(part for part in parts if part)
 
 
-def slide(found: Ladder, styles: Mapping[str, str]) -> str:
+def slide(ladder: Ladder, styles: Mapping[str, str]) -> str:
     """One SVG: loss against tokens on the left, the speed-up over the tuned baseline against size on the right."""
     width, height = SLIDE
-    left = drawing(_series(found, "tokens"), styles, "tokens", f"{_words(found)}, log axes", 0, width / 2, height)
-    shown = [s for s in found.speeds if s.fitted.value > 0]
+    left = drawing(_series(ladder, "tokens"), styles, "tokens", f"{_words(ladder)}, log axes", 0, width / 2, height)
+    shown = [s for s in ladder.speeds if s.fitted.value > 0]
     right: list[str] = []
     if shown:
         series = [
             Series(label, [(s.rung["parameters"], s.fitted) for s in shown if s.optimizer == label], joined=True)
             for label in dict.fromkeys(s.optimizer for s in shown)
         ]
-        name = f"speed-up in tokens over tuned {found.baseline} (fitted)"
+        name = f"speed-up in tokens over tuned {ladder.baseline} (fitted)"
         right = drawing(series, styles, "parameters", name, width / 2, width / 2, height, at=1.0, most=MOST)
     return (
         f'<svg class="forest ladder" viewBox="0 0 {width} {height}" role="img" aria-label="the ladder">'
@@ -75,30 +75,32 @@ def slide(found: Ladder, styles: Mapping[str, str]) -> str:
     )
 
 
-def _words(found: Ladder) -> str:
-    return found.metric.replace("_", " ")
+def _words(ladder: Ladder) -> str:
+    return ladder.metric.replace("_", " ")
 
 
-def _series(found: Ladder, axis: str) -> list[Series]:
-    made = []
-    for label in dict.fromkeys(p.optimizer for p in found.points):
-        points = [(float(getattr(p, axis)), p.loss) for p in found.points if p.optimizer == label]
+def _series(ladder: Ladder, axis: str) -> list[Series]:
+    series = []
+    for label in dict.fromkeys(p.optimizer for p in ladder.points):
+        points = [(float(getattr(p, axis)), p.loss) for p in ladder.points if p.optimizer == label]
         lines = [
-            list(zip(one.x, one.y, strict=True)) for one in found.lines if (one.optimizer, one.axis) == (label, axis)
+            list(zip(line.x, line.y, strict=True))
+            for line in ladder.lines
+            if (line.optimizer, line.axis) == (label, axis)
         ]
-        made.append(Series(label, sorted(points, key=lambda p: p[0]), lines))
-    return made
+        series.append(Series(label, sorted(points, key=lambda p: p[0]), lines))
+    return series
 
 
-def _over(found: Ladder, styles: Mapping[str, str], axis: str, name: str) -> str:
-    drawn = panel(f"loss over {name}", _series(found, axis), styles, f"{name} of training", _words(found))
+def _over(ladder: Ladder, styles: Mapping[str, str], axis: str, name: str) -> str:
+    drawn = panel(f"loss over {name}", _series(ladder, axis), styles, f"{name} of training", _words(ladder))
     return f"<figure><figcaption><span>Loss against {name}</span></figcaption>{drawn}</figure>"
 
 
-def _trends(found: Ladder) -> str:
-    if not found.trends:
+def _trends(ladder: Ladder) -> str:
+    if not ladder.trends:
         return ""
-    ahead = found.trends[0]
+    ahead = ladder.trends[0]
     head = ["optimizer", "beta (tokens)", "alpha (size)", "off the rungs", f"at {short(ahead.next_parameters)}"]
     lines = [
         _row(
@@ -110,7 +112,7 @@ def _trends(found: Ladder) -> str:
                 _text(t.next_loss, 3),
             ],
         )
-        for t in found.trends
+        for t in ladder.trends
     ]
     note = (
         f"The last column is what the law says of {short(ahead.next_parameters)} parameters and "
@@ -120,27 +122,27 @@ def _trends(found: Ladder) -> str:
     return f'<h3>The trend</h3>{html_table(head, lines, "The trend")}<p class="soft">{note}</p>'
 
 
-def _speeds(found: Ladder) -> str:
-    if not found.speeds:
+def _speeds(ladder: Ladder) -> str:
+    if not ladder.speeds:
         return ""
-    trends = {(t.optimizer, t.multiple): t for t in found.speed_trends}
+    trends = {(t.optimizer, t.multiple): t for t in ladder.speed_trends}
     head = ["optimizer", "rung", "from complete budgets", "fitted", "fitted factor, × per tenfold size"]
     lines = []
-    for s in found.speeds:
+    for s in ladder.speeds:
         trend = trends.get((s.optimizer, s.rung["multiple"]))
         tenfold = _text(trend.tenfold, 2) if trend else "–"
         lines.append(_row(s.optimizer, [s.rung["task"], speedup_text(s.bounded), _text(s.fitted, 2), tenfold]))
-    note = escape(SPEED.format(baseline=found.baseline))
-    made = html_table(head, lines, "Speed-up over the baseline")
-    return f'<h3>Speed-up over tuned {escape(found.baseline)}</h3>{made}<p class="soft">{note}</p>'
+    note = escape(SPEED.format(baseline=ladder.baseline))
+    content = html_table(head, lines, "Speed-up over the baseline")
+    return f'<h3>Speed-up over tuned {escape(ladder.baseline)}</h3>{content}<p class="soft">{note}</p>'
 
 
-def _rates(found: Ladder, styles: Mapping[str, str]) -> str:
-    if not found.rates:
+def _rates(ladder: Ladder, styles: Mapping[str, str]) -> str:
+    if not ladder.rates:
         return ""
-    labels = list(dict.fromkeys(r.optimizer for r in found.rates))
+    labels = list(dict.fromkeys(r.optimizer for r in ladder.rates))
     best = [
-        Series(label, [(r.rung["parameters"], r.best) for r in found.rates if r.optimizer == label and r.rung["all"]])
+        Series(label, [(r.rung["parameters"], r.best) for r in ladder.rates if r.optimizer == label and r.rung["all"]])
         for label in labels
     ]
     figures = [
@@ -148,7 +150,7 @@ def _rates(found: Ladder, styles: Mapping[str, str]) -> str:
         f"{panel('best rate against size', best, styles, 'parameters', 'chosen rate')}</figure>"
     ]
     for label in labels:
-        mine = [r for r in found.rates if r.optimizer == label and r.rung["all"]]
+        mine = [r for r in ladder.rates if r.optimizer == label and r.rung["all"]]
         sizes = sorted({r.rung["size"] for r in mine})
         drawn = panel(
             f"{label}: loss over its rate",
@@ -168,10 +170,10 @@ def _rates(found: Ladder, styles: Mapping[str, str]) -> str:
                 f"{r.at_edge} of {len(r.chosen)}",
             ],
         )
-        for r in found.rates
+        for r in ladder.rates
     ]
     table = f"<details><summary>Chosen rates</summary>{html_table(head, lines, 'Chosen rates')}</details>"
-    return f'<h3>Rates</h3><div class="grid2">{"".join(figures)}</div>{table}{_carried(found)}'
+    return f'<h3>Rates</h3><div class="grid2">{"".join(figures)}</div>{table}{_carried(ladder)}'
 
 
 def _tried(label: str, rate: Rate, colour: int) -> Series:
@@ -179,8 +181,8 @@ def _tried(label: str, rate: Rate, colour: int) -> Series:
     return Series(label, points, (), short(rate.rung["size"]), style=f"k{colour % COLOURS} d0")
 
 
-def _carried(found: Ladder) -> str:
-    if not found.carried:
+def _carried(ladder: Ladder) -> str:
+    if not ladder.carried:
         return ""
     head = ["optimizer", "rung", "own rate", "the smallest size's", "carrying costs", "failed"]
     lines = [
@@ -188,18 +190,18 @@ def _carried(found: Ladder) -> str:
             c.optimizer,
             [c.rung["task"], _text(c.own, 3), _text(c.carried, 3), _text(c.costs, 3, signed=True), str(c.failed)],
         )
-        for c in found.carried
+        for c in ladder.carried
     ]
     note = "Loss at a larger size with the settings that were chosen at the smallest one, paired by unit."
     return f'<h3>The rate carried over</h3>{html_table(head, lines, "The rate carried over")}<p class="soft">{note}</p>'
 
 
-def _batches(found: Ladder, styles: Mapping[str, str]) -> str:
-    if not found.batches:
+def _batches(ladder: Ladder, styles: Mapping[str, str]) -> str:
+    if not ladder.batches:
         return ""
     parts = []
-    for size in dict.fromkeys(b.size for b in found.batches):
-        here = [b for b in found.batches if b.size == size]
+    for size in dict.fromkeys(b.size for b in ladder.batches):
+        here = [b for b in ladder.batches if b.size == size]
         series = [
             Series(label, [(b.batch_size, b.steps) for b in here if b.optimizer == label], joined=True)
             for label in dict.fromkeys(b.optimizer for b in here)
@@ -213,22 +215,22 @@ def _batches(found: Ladder, styles: Mapping[str, str]) -> str:
     return f'<h3>Batch size</h3><div class="grid2">{"".join(parts)}</div><p class="soft">{note}</p>'
 
 
-def _needs(found: Ladder) -> str:
-    if found.cost is None:
+def _needs(ladder: Ladder) -> str:
+    if ladder.cost is None:
         return ""
-    c = found.cost
+    c = ladder.cost
     text = (
         f"<p>A unit costs {short(c.tokens_a_unit)} training tokens, trials and runs together; {c.units} were looked "
         f"at. {c.more} units would find differences of {c.finds:.1f} deviations, for "
         f"{short((c.more - c.units) * c.tokens_a_unit)} more tokens.</p>"
     )
-    if found.needs:
+    if ladder.needs:
         head = ["without a verdict", "seen, in deviations", "units", "tokens"]
         lines = [
             _row(
                 n.what, [f"{n.seen:.2f}", f"{n.units:g}" if math.isfinite(n.units) else "over 1000", _tokens(n.tokens)]
             )
-            for n in found.needs
+            for n in ladder.needs
         ]
         text += html_table(head, lines, "The ladder")
         text += '<p class="soft">Units at which a difference as large as the one seen is found with 80 %: a guess.</p>'
@@ -239,13 +241,13 @@ def _tokens(value: float) -> str:
     return short(value) if math.isfinite(value) else "–"
 
 
-def _text(one: Estimate, decimals: int, kind: str = "f", signed: bool = False) -> str:
+def _text(estimate: Estimate, decimals: int, kind: str = "f", signed: bool = False) -> str:
     """1.40 [1.20, 1.71]; a dash where there is nothing."""
-    if math.isnan(one.value):
+    if math.isnan(estimate.value):
         return "–"
     shape = f"{'+' if signed else ''}.{decimals}{kind}"
-    ends = "" if math.isnan(one.low) else f" [{one.low:{shape}}, {one.high:{shape}}]"
-    return f"{one.value:{shape}}{ends}"
+    ends = "" if math.isnan(estimate.low) else f" [{estimate.low:{shape}}, {estimate.high:{shape}}]"
+    return f"{estimate.value:{shape}}{ends}"
 
 
 def _row(label: str, cells: Sequence[str]) -> str:

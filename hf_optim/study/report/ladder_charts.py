@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.study.report.charts import Scale, shorten
 from hf_optim.study.statistics.intervals import Estimate
 
@@ -43,9 +43,9 @@ def ticks(low: float, high: float) -> list[float]:
     """Round values on a log axis: decades, or 1, 2, 5, or as fine as it takes for three of them."""
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8)):
         exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        found = [m * 10.0**e for e in exponents for m in steps if low <= m * 10.0**e <= high]
-        if len(found) >= 3:
-            return found
+        marks = [m * 10.0**e for e in exponents for m in steps if low <= m * 10.0**e <= high]
+        if len(marks) >= 3:
+            return marks
     span = high - low
     step = 10 ** math.floor(math.log10(span / 3))
     step *= next((m for m in (1, 2, 5) if span / (step * m) <= 6), 10)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.experiment.files import own_folder, read_bytes, write_atomically
 from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder.results import Results, describe

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_optim.core import text as safe
+from hf_optim.core import safe_text as safe
 from hf_optim.study.findings.table import Row, TaskTable
 from hf_optim.study.report.summary import words
 from hf_optim.study.statistics.paired import Summary
@@ -40,13 +40,13 @@ def digits(summary: Summary) -> int | None:
     return max(0, -int(exponent) + (leading == "1"))
 
 
-def cells(one: TaskTable) -> dict[str, Cell]:
+def cells(table: TaskTable) -> dict[str, Cell]:
     """The column of a task, by optimizer. One number of decimals serves the whole column: that of its widest need."""
-    known = [d for row in one.rows if (d := digits(row.mean)) is not None]
-    decimals = max(known) if known else one.decimals
-    whole = [row for row in one.rows if row.mean.n and not row.failed]
-    best = (max if one.greater else min)((row.mean.mean for row in whole), default=math.nan)
-    return {row.optimizer: _cell(row, decimals, best) for row in one.rows}
+    known = [d for row in table.rows if (d := digits(row.mean)) is not None]
+    decimals = max(known) if known else table.decimals
+    whole = [row for row in table.rows if row.mean.n and not row.failed]
+    best = (max if table.greater else min)((row.mean.mean for row in whole), default=math.nan)
+    return {row.optimizer: _cell(row, decimals, best) for row in table.rows}
 
 
 def _cell(row: Row, decimals: int, best: float) -> Cell:
@@ -60,12 +60,12 @@ def _cell(row: Row, decimals: int, best: float) -> Cell:
 
 
 def _labels(tables: Sequence[TaskTable]) -> list[str]:
-    return list(dict.fromkeys(row.optimizer for one in tables for row in one.rows))
+    return list(dict.fromkeys(row.optimizer for table in tables for row in table.rows))
 
 
 def legend(tables: Sequence[TaskTable]) -> list[str]:
     """What the marks mean, as sentences; only those that are used."""
-    every = [cell for one in tables for cell in cells(one).values()]
+    every = [cell for table in tables for cell in cells(table).values()]
     used = {cell.verdict for cell in every}
     said = ["Mean and standard deviation; the best mean of a column is bold."]
     if any(cell.tied for cell in every):
@@ -82,9 +82,9 @@ def legend(tables: Sequence[TaskTable]) -> list[str]:
 
 def latex(tables: Sequence[TaskTable]) -> str:
     r"""A tabular for `\usepackage{booktabs}`; its legend stands above it as a comment, to be put into the caption."""
-    columns = [cells(one) for one in tables]
-    head = [safe.latex(one.task) for one in tables]
-    under = [f"{safe.latex(words(one.metric))} {_arrow(one, True)}" for one in tables]
+    columns = [cells(table) for table in tables]
+    head = [safe.latex(table.task) for table in tables]
+    under = [f"{safe.latex(words(table.metric))} {_arrow(table, True)}" for table in tables]
     lines = [
         *(f"% {safe.line(_ascii(sentence))}" for sentence in legend(tables)),
         rf"\begin{{tabular}}{{l{'r' * len(tables)}}}",
@@ -116,8 +116,8 @@ def _latex(cell: Cell | None) -> str:
 
 def markdown(tables: Sequence[TaskTable]) -> str:
     """The same as Markdown, with its legend below."""
-    columns = [cells(one) for one in tables]
-    head = ["optimizer", *(f"{safe.markdown(one.task)}, {words(one.metric)} {_arrow(one)}" for one in tables)]
+    columns = [cells(table) for table in tables]
+    head = ["optimizer", *(f"{safe.markdown(table.task)}, {words(table.metric)} {_arrow(table)}" for table in tables)]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * len(tables) + "|"]
     for label in _labels(tables):
         lines.append("| " + " | ".join([safe.markdown(label), *(_markdown(c.get(label)) for c in columns)]) + " |")
@@ -132,19 +132,19 @@ def _markdown(cell: Cell | None) -> str:
     return number + (f" ± {cell.deviation}" if cell.deviation else "") + mark + (f" ({cell.note})" if cell.note else "")
 
 
-def _arrow(one: TaskTable, tex: bool = False) -> str:
+def _arrow(table: TaskTable, tex: bool = False) -> str:
     if tex:
-        return r"$\uparrow$" if one.greater else r"$\downarrow$"
-    return "↑" if one.greater else "↓"
+        return r"$\uparrow$" if table.greater else r"$\downarrow$"
+    return "↑" if table.greater else "↓"
 
 
 def csv(tables: Sequence[TaskTable]) -> str:
     """The same as CSV: a line an optimizer and task, with the marks as words."""
     head = ["optimizer", "task", "metric", "mean", "sd", "best", "tied", "verdict", "note"]
     lines: list[list[str]] = [head]
-    for one in tables:
-        for label, cell in cells(one).items():
+    for table in tables:
+        for label, cell in cells(table).items():
             mean = "" if cell.mean == "–" else cell.mean
             marks = ["yes" if mark else "no" for mark in (cell.best, cell.tied)]
-            lines.append([label, one.task, one.metric, mean, cell.deviation, *marks, cell.verdict, cell.note])
+            lines.append([label, table.task, table.metric, mean, cell.deviation, *marks, cell.verdict, cell.note])
     return safe.csv_lines(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.study.report.columns import EXPLAINED, slug
 
 

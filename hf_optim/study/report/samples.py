@@ -6,7 +6,7 @@ import base64
 from pathlib import PurePosixPath
 from typing import Any
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.experiment.files import read_bytes
 from hf_optim.experiment.record import SAMPLES
 from hf_optim.study.folder.results import Results

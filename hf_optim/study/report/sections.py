@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import SPEEDUP, Analysis
 from hf_optim.study.findings.curves import Curve
@@ -38,9 +38,9 @@ def statistics(analysis: Analysis, decimals: Mapping[str, int]) -> str:
         d = decimals.get(task.task, 4)
         head = ["optimizer", "mean", "median", "IQM", "place", "d_z", "d_av", "improvement"]
         lines = []
-        for label, one in task.descriptions.items():
+        for label, description in task.descriptions.items():
             effect = task.effects.get(label)
-            cells = [intervals.text(one.mean, d), _fixed(one.median, d), _fixed(one.iqm, d)]
+            cells = [intervals.text(description.mean, d), _fixed(description.median, d), _fixed(description.iqm, d)]
             cells.append(place_text(task.places.get(label)))
             cells += (
                 [_plain(effect.d_z, 2), _plain(effect.d_av, 2), intervals.text(effect.improvement, 2)]
@@ -48,8 +48,8 @@ def statistics(analysis: Analysis, decimals: Mapping[str, int]) -> str:
                 else ["–"] * 3
             )
             lines.append(text_row(label, cells))
-        made = html_table(head, lines, f"{task.task}: intervals, effects, places")
-        parts.append(f"<h3>{escape(task.task)}</h3>{made}{_omnibus(task.omnibus)}")
+        content = html_table(head, lines, f"{task.task}: intervals, effects, places")
+        parts.append(f"<h3>{escape(task.task)}</h3>{content}{_omnibus(task.omnibus)}")
     if not parts:
         return ""
     note = (
@@ -66,7 +66,7 @@ def speedups(analysis: Analysis) -> str:
     """How many times its budget the baseline needs to do as well; empty without a `speedup` block."""
     if not analysis.speedups:
         return ""
-    lines = [text_row(one.optimizer, [one.task, speedup_text(one)]) for one in analysis.speedups]
+    lines = [text_row(factor.optimizer, [factor.task, speedup_text(factor)]) for factor in analysis.speedups]
     table_ = html_table(["optimizer", "task", f"times the baseline's {analysis.speedups[0].unit}"], lines, "Speed-up")
     return f'<h2 id="speed-up">Speed-up</h2>{table_}<p class="soft">{escape(SPEEDUP)}</p>'
 
@@ -75,12 +75,12 @@ def _fixed(value: float, decimals: int) -> str:
     return "–" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
-def _omnibus(found: Any) -> str:
+def _omnibus(omnibus: Any) -> str:
     said = []
-    if found.anova:
-        said.append(f"repeated-measures ANOVA p {p_text(found.anova.p_corrected)}")
-    if found.friedman:
-        said.append(f"Friedman p {p_text(found.friedman.p)}")
+    if omnibus.anova:
+        said.append(f"repeated-measures ANOVA p {p_text(omnibus.anova.p_corrected)}")
+    if omnibus.friedman:
+        said.append(f"Friedman p {p_text(omnibus.friedman.p)}")
     return f'<p class="soft">Whether any differs: {", ".join(said)}.</p>' if said else ""
 
 
@@ -94,8 +94,8 @@ def profiles(analysis: Analysis, styles: Mapping[str, str]) -> str:
         head = list(rows[0]) if rows else []
         lines = [text_row(row["optimizer"], [row[name] for name in head[1:]]) for row in rows]
         title = f"{escape(target.task)}: {escape(target.metric)} {target.better} {target.value:g}"
-        made = html_table(head, lines, f"Time to target: {target.task}")
-        parts.append(f"<h3>{title}</h3>{made}")
+        content = html_table(head, lines, f"Time to target: {target.task}")
+        parts.append(f"<h3>{title}</h3>{content}")
     profile = analysis.profile
     if profile:
         curves = [
@@ -110,50 +110,52 @@ def profiles(analysis: Analysis, styles: Mapping[str, str]) -> str:
     return "".join(parts)
 
 
-def protocol(found: Protocol | None, styles: Mapping[str, str]) -> str:
+def protocol(findings: Protocol | None, styles: Mapping[str, str]) -> str:
     """What tuning chose and how the verdict depends on its budget; sensitivity; shares of variance."""
-    if found is None:
+    if findings is None:
         return ""
     parts = []
-    if found.chosen:
-        lines = [text_row(one.optimizer, _choice(one)) for one in found.chosen]
+    if findings.chosen:
+        lines = [text_row(choice.optimizer, _choice(choice)) for choice in findings.chosen]
         head = ["optimizer", "task", "repetition", "trials", "chosen", "validation"]
         table_ = html_table(head, lines, "What tuning chose")
         if len(lines) > MOST_CHOICES:
             table_ = f"<details><summary>{len(lines)} choices</summary>{table_}</details>"
         parts.append(f'<h2 id="tuning">Tuning</h2>{table_}')
-    if found.notes:
-        parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in found.notes) + "</ul>")
-    for task in dict.fromkeys(one.task for one in found.expected):
+    if findings.notes:
+        parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in findings.notes) + "</ul>")
+    for task in dict.fromkeys(curve.task for curve in findings.expected):
         curves = [
-            _curve(one.optimizer, range(1, len(one.unbiased) + 1), one.unbiased)
-            for one in found.expected if one.task == task
+            _curve(curve.optimizer, range(1, len(curve.unbiased) + 1), curve.unbiased)
+            for curve in findings.expected if curve.task == task
         ]  # fmt: skip
         parts.append(
             _figure(f"Expected best of k trials: {task}", "validation, unbiased estimate", curves, styles, "trials")
         )
-    for task in dict.fromkeys(one.task for one in found.sensitivity):
-        mine = [one for one in found.sensitivity if one.task == task]
-        curves = [_curve(one.optimizer, [math.log10(v) for v in one.values], one.losses) for one in mine]
+    for task in dict.fromkeys(curve.task for curve in findings.sensitivity):
+        mine = [curve for curve in findings.sensitivity if curve.task == task]
+        curves = [_curve(curve.optimizer, [math.log10(v) for v in curve.values], curve.losses) for curve in mine]
         start = min((s for c in curves for s in c.steps), default=0.0)
         name = f"log10 of {mine[0].key}"
         parts.append(_figure(f"Sensitivity: {task}", "validation loss", curves, styles, name, start))
-        lines = [text_row(one.optimizer, [_plain(one.number, 4)]) for one in mine]
+        lines = [text_row(curve.optimizer, [_plain(curve.number, 4)]) for curve in mine]
         parts.append(html_table(["optimizer", "sensitivity (Wortsman)"], lines, f"Sensitivity: {task}"))
-    if found.shares:
+    if findings.shares:
         lines = [
-            text_row(one.optimizer, [one.task, one.source, str(one.n), _plain(one.sd, 4), _plain(one.share, 2)])
-            for one in found.shares
+            text_row(
+                share.optimizer, [share.task, share.source, str(share.n), _plain(share.sd, 4), _plain(share.share, 2)]
+            )
+            for share in findings.shares
         ]
         head = ["optimizer", "task", "varied", "n", "standard deviation", "share"]
         parts.append(f"<h2 id='spread'>Where the spread comes from</h2>{html_table(head, lines, 'Shares of variance')}")
     return "".join(parts)
 
 
-def _choice(one: Chosen) -> list[str]:
-    setting = ", ".join(f"{key} {_plain(value, 4)}" for key, value in one.point.items()) or "not tuned"
-    trials = f"{one.trials}" + (f" ({one.failed} failed)" if one.failed else "")
-    return [one.task, f"{one.repetition}" if one.repetition else "–", trials, setting, _plain(one.value, 4)]
+def _choice(choice: Chosen) -> list[str]:
+    setting = ", ".join(f"{key} {_plain(value, 4)}" for key, value in choice.point.items()) or "not tuned"
+    trials = f"{choice.trials}" + (f" ({choice.failed} failed)" if choice.failed else "")
+    return [choice.task, f"{choice.repetition}" if choice.repetition else "–", trials, setting, _plain(choice.value, 4)]
 
 
 def _curve(label: str, steps: Any, values: Sequence[float]) -> Curve:
@@ -169,33 +171,35 @@ def _figure(
     return figure(title, note, drawing, file_name(title))
 
 
-def extra(results: Results, task: Mapping[str, Any], one: table.TaskTable) -> str:
+def extra(results: Results, task: Mapping[str, Any], task_table: table.TaskTable) -> str:
     """Norm and sharpness of the solutions, and the task's further metrics, where the records have them."""
     seen: dict[str, dict[str, list[float]]] = {}
-    for row in one.rows:
+    for row in task_table.rows:
         for _, record in results.runs(task["label"], row.optimizer):
             if record is None or record["status"] != "ok":
                 continue
             for key, value in record["metrics"].items():
-                wanted = key in EXTRA or (key.startswith("test_") and key != one.metric and key not in table.OTHERS)
+                wanted = key in EXTRA or (
+                    key.startswith("test_") and key != task_table.metric and key not in table.OTHERS
+                )
                 if wanted and not math.isnan(number(value)):
                     seen.setdefault(key, {}).setdefault(row.optimizer, []).append(number(value))
     if not seen:
         return ""
     lines = [
         text_row(row.optimizer, [_spread(seen[key].get(row.optimizer, [])) for key in seen])
-        for row in one.rows if any(row.optimizer in values for values in seen.values())
+        for row in task_table.rows if any(row.optimizer in values for values in seen.values())
     ]  # fmt: skip
     head = ["optimizer", *(key.replace("_", " ") for key in seen)]
-    made = html_table(head, lines, f"{one.task}: further figures")
-    return f"<details><summary>Further figures, mean ± standard deviation</summary>{made}</details>"
+    content = html_table(head, lines, f"{task_table.task}: further figures")
+    return f"<details><summary>Further figures, mean ± standard deviation</summary>{content}</details>"
 
 
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return "–"
-    one = table.summarise(list(values))
-    return f"{one.mean:.4g}" + (f" ± {one.sd:.2g}" if one.n > 1 else "")
+    summary = table.summarise(list(values))
+    return f"{summary.mean:.4g}" + (f" ± {summary.sd:.2g}" if summary.n > 1 else "")
 
 
 def samples(results: Results, task: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.study.findings import naming, verdicts
 from hf_optim.study.findings.design import lines
 from hf_optim.study.findings.table import TaskTable, spread
@@ -40,10 +40,10 @@ def glance(results: Results, tables: Sequence[TaskTable]) -> str:
         return _verdicts("Over all tasks", [(x, c.verdict, bool(c.exploratory)) for x, c in judgement.scores.items()])
     return "".join(
         _verdicts(
-            one.task,
-            [(r.optimizer, c.verdict, bool(c.exploratory)) for r in one.rows if (c := r.comparison) is not None],
+            table.task,
+            [(r.optimizer, c.verdict, bool(c.exploratory)) for r in table.rows if (c := r.comparison) is not None],
         )
-        for one in tables
+        for table in tables
     )
 
 
@@ -58,15 +58,15 @@ def _verdicts(title: str, given: Sequence[tuple[str, str, bool]]) -> str:
 
 def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
     """What the first screen says, as HTML."""
-    found = [f'<b class="bad">{escape(text)}</b>' for text in [verdicts.progress(results)] if text]
-    found += [f'<span class="bad">{escape(text)}</span>' for text in verdicts.changed(results)]
-    found += [_marked(text) for text in verdicts.sentences(results, tables)]
-    found += [_best(one) for one in tables]
+    texts = [f'<b class="bad">{escape(text)}</b>' for text in [verdicts.progress(results)] if text]
+    texts += [f'<span class="bad">{escape(text)}</span>' for text in verdicts.changed(results)]
+    texts += [_marked(text) for text in verdicts.sentences(results, tables)]
+    texts += [_best(table) for table in tables]
     if results.plan.looks[-1] == 1:
-        found.append(f"With <b>one {naming.unit(results.plan, 1)}</b> nothing can be said about differences.")
-    found.append(escape(f"{verdicts.looked(results)} {naming.scope(results.plan)} {verdicts.scope(tables)}"))
-    found += [escape(f"The design: {text}.") for text in lines(results.plan) if text.startswith("warning")]
-    return found
+        texts.append(f"With <b>one {naming.unit(results.plan, 1)}</b> nothing can be said about differences.")
+    texts.append(escape(f"{verdicts.looked(results)} {naming.scope(results.plan)} {verdicts.scope(tables)}"))
+    texts += [escape(f"The design: {text}.") for text in lines(results.plan) if text.startswith("warning")]
+    return texts
 
 
 def _marked(text: str) -> str:
@@ -77,19 +77,19 @@ def _marked(text: str) -> str:
     return marked
 
 
-def _best(one: TaskTable) -> str:
+def _best(table: TaskTable) -> str:
     """Who can be the best of a task; a mean alone is no place."""
-    ranked = [row for row in one.rows if row.mean.n]
-    name = f"<b>{escape(one.task)}</b>"
+    ranked = [row for row in table.rows if row.mean.n]
+    name = f"<b>{escape(table.task)}</b>"
     if not ranked:
         return f"{name}: no optimizer has finished a run."
     best = ranked[0]
-    word, metric = "highest" if one.greater else "lowest", escape(words(one.metric))
-    text = f"{name}: {escape(best.optimizer)} has the {word} mean {metric}, {spread(best.mean, one.decimals)}"
-    tied = [escape(row.optimizer) for row in one.rows if row.tied]
-    if any(row.place for row in one.rows):
+    word, metric = "highest" if table.greater else "lowest", escape(words(table.metric))
+    text = f"{name}: {escape(best.optimizer)} has the {word} mean {metric}, {spread(best.mean, table.decimals)}"
+    tied = [escape(row.optimizer) for row in table.rows if row.tied]
+    if any(row.place for row in table.rows):
         text += f"; the best can be {', '.join(tied)}"
-    failed = [f"{escape(row.optimizer)} ({row.failed} of {row.planned})" for row in one.rows if row.failed]
+    failed = [f"{escape(row.optimizer)} ({row.failed} of {row.planned})" for row in table.rows if row.failed]
     return f'{text}; <span class="bad">failed runs</span>: {", ".join(failed)}.' if failed else f"{text}."
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_optim.core import text as safe
+from hf_optim.core import safe_text as safe
 from hf_optim.study.findings.table import COSTS, OTHERS, TaskTable, cost_text, measured_costs, result_cells, spread
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
@@ -152,7 +152,7 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
             width = sum(max(len(n.strip()), *(len(r[n]) for r in rows)) + 3 for n in names)
             if width > console.width and droppable in names:
                 names.remove(droppable)
-        made = RichTable(
+        rich_table = RichTable(
             box=SIMPLE_HEAD,
             pad_edge=False,
             padding=(0, 1),
@@ -161,10 +161,12 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
             title_style="bold",
         )
         for name in names:
-            made.add_column(name.strip(), justify="left" if name in ("optimizer", "verdict") else "right", no_wrap=True)
+            rich_table.add_column(
+                name.strip(), justify="left" if name in ("optimizer", "verdict") else "right", no_wrap=True
+            )
         for row in rows:
-            made.add_row(*(Text(row[n], style=colours.get(row[n], "") if n == "verdict" else "") for n in names))
-        console.print(made)
+            rich_table.add_row(*(Text(row[n], style=colours.get(row[n], "") if n == "verdict" else "") for n in names))
+        console.print(rich_table)
     for line in tables[0].ours if tables else ():
         console.print(f"our definition, not the paper's: {line}", markup=False, style="dim", highlight=False)
     console.print(

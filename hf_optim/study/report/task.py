@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_optim.core.text import html as escape
+from hf_optim.core.safe_text import html as escape
 from hf_optim.study.findings import table
 from hf_optim.study.findings.curves import Curve, Histories
 from hf_optim.study.findings.spending import AXES
@@ -28,60 +28,62 @@ SINGLES = 260_000
 
 
 def section(
-    results: Results, task: Mapping[str, Any], one: TaskTable, styles: Mapping[str, str], metrics: Sequence[str]
+    results: Results, task: Mapping[str, Any], task_table: TaskTable, styles: Mapping[str, str], metrics: Sequence[str]
 ) -> tuple[str, dict[str, Any]]:
     """The section as HTML, and the data to show it differently; `metrics` are those to choose from."""
-    data: dict[str, Any] = {"columns": _columns(one), "metrics": {}}
-    marks = _forest(results, task, one, one)
+    data: dict[str, Any] = {"columns": _columns(task_table), "metrics": {}}
+    marks = _forest(results, task, task_table, task_table)
     parts = [
-        f'<section class="task" id="{anchor(one)}" data-task="{escape(one.task)}">',
-        f"<h2>{escape(one.task + one.suffix)}</h2>",
+        f'<section class="task" id="{anchor(task_table)}" data-task="{escape(task_table.task)}">',
+        f"<h2>{escape(task_table.task + task_table.suffix)}</h2>",
         f'<p class="facts">{escape(_facts(results, task))}</p>',
     ]
     if marks:
-        parts.append(_controls(one, metrics))
+        parts.append(_controls(task_table, metrics))
         rows, left, right = marks
         drawing = f'<div class="scroll">{forest.draw(rows, left, right, styles)}</div>'
-        parts.append(figure("Result", "", drawing, file_name(one.task, "result")))
-    parts.append(_result_table(one, styles))
-    for metric, baseline, view in views.variants(results, task, one, list(metrics)) if metrics else ():
-        _add(data["metrics"], _view(results, task, one, metric, baseline, view), metric, baseline)
-    charts_, data["axes"] = _curves(results, task, one, styles)
+        parts.append(figure("Result", "", drawing, file_name(task_table.task, "result")))
+    parts.append(_result_table(task_table, styles))
+    for metric, baseline, view in views.variants(results, task, task_table, list(metrics)) if metrics else ():
+        _add(data["metrics"], _view(results, task, task_table, metric, baseline, view), metric, baseline)
+    charts_, data["axes"] = _curves(results, task, task_table, styles)
     parts.append(charts_)
     parts.append(
-        f'<div class="more">{_others(one, styles)}{_costs(one, styles)}</div>'
-        f"{differs.on_task(results, task)}{sections.extra(results, task, one)}"
+        f'<div class="more">{_others(task_table, styles)}{_costs(task_table, styles)}</div>'
+        f"{differs.on_task(results, task)}{sections.extra(results, task, task_table)}"
         f"{sections.samples(results, task)}</section>"
     )
     return "".join(parts), data
 
 
-def anchor(one: TaskTable) -> str:
+def anchor(task_table: TaskTable) -> str:
     """The place of a task's section."""
-    return f"task-{file_name(one.task)}"
+    return f"task-{file_name(task_table.task)}"
 
 
 # --- the result ------------------------------------------------------------------------------------------------------
 
 
-def _controls(one: TaskTable, metrics: Sequence[str]) -> str:
+def _controls(task_table: TaskTable, metrics: Sequence[str]) -> str:
     """What the page can change in place, said to be exploratory where it is."""
     if not metrics:
         return ""
     against = "".join(
-        f'<option value="{escape(r.optimizer)}"{" selected" if r.optimizer == one.baseline else ""}>'
+        f'<option value="{escape(r.optimizer)}"{" selected" if r.optimizer == task_table.baseline else ""}>'
         f"{escape(r.optimizer)}</option>"
-        for r in one.rows
+        for r in task_table.rows
     )
     judged = "".join(
-        f'<option value="{escape(name)}"{" selected" if name == one.metric else ""}>{escape(words(name))}</option>'
+        f'<option value="{escape(name)}"{" selected" if name == task_table.metric else ""}>'
+        f"{escape(words(name))}</option>"
         for name in metrics
     )
     return (
         f'<p class="controls"><label>against <select data-set="baseline">{against}</select></label>'
         f'<label>judged by <select data-set="metric">{judged}</select></label>'
         '<span class="asked" role="status" hidden>Exploratory: the registered question is against '
-        f'{escape(one.baseline)} by {escape(words(one.metric))}. <button type="button">back to it</button></span></p>'
+        f"{escape(task_table.baseline)} by {escape(words(task_table.metric))}. "
+        '<button type="button">back to it</button></span></p>'
     )
 
 
@@ -99,8 +101,8 @@ def _heads(view: TaskTable) -> dict[str, str]:
     return heads | fixed | {"metric": words(view.metric)}
 
 
-def _columns(one: TaskTable) -> list[str]:
-    return list(_cells(one, one.rows[0])) if one.rows else []
+def _columns(task_table: TaskTable) -> list[str]:
+    return list(_cells(task_table, task_table.rows[0])) if task_table.rows else []
 
 
 def _kind(row: Row, text: str) -> str:
@@ -108,19 +110,19 @@ def _kind(row: Row, text: str) -> str:
     return "bad" if row.state and text == row.state else kinds.get(text, "")
 
 
-def _result_table(one: TaskTable, styles: Mapping[str, str]) -> str:
-    if not one.rows:
+def _result_table(task_table: TaskTable, styles: Mapping[str, str]) -> str:
+    if not task_table.rows:
         return ""
-    columns, heads = _columns(one), _heads(one)
+    columns, heads = _columns(task_table), _heads(task_table)
     lines = []
-    for row in one.rows:
-        cells = _cells(one, row)
+    for row in task_table.rows:
+        cells = _cells(task_table, row)
         line = name_cell(row.optimizer, styles[row.optimizer])
         for key in columns[1:]:
             kind = _kind(row, cells[key])
             line += f'<td class="{kind}">{escape(cells[key])}</td>' if kind else f"<td>{escape(cells[key])}</td>"
-        lines.append(f'<tr class="base">{line}</tr>' if row.optimizer == one.baseline else f"<tr>{line}</tr>")
-    caption = f"{one.task}: {words(one.metric)} of every optimizer"
+        lines.append(f'<tr class="base">{line}</tr>' if row.optimizer == task_table.baseline else f"<tr>{line}</tr>")
+    caption = f"{task_table.task}: {words(task_table.metric)} of every optimizer"
     return html_table([heads[key] for key in columns], lines, caption, keys=columns, kind="result")
 
 
@@ -138,25 +140,25 @@ def _forest(
             row.comparison.verdict if row.comparison else "",
             "" if row.mean.n else row.state,
         )
-        for row in (by[one.optimizer] for one in order.rows)
+        for row in (by[ordered.optimizer] for ordered in order.rows)
     ]
     left = forest.means(rows, words(view.metric), _is_share(task, view.metric))
     return None if left is None else (rows, left, forest.differences(rows, view.baseline))
 
 
 def _view(
-    results: Results, task: Mapping[str, Any], one: TaskTable, metric: str, baseline: str, view: TaskTable
+    results: Results, task: Mapping[str, Any], task_table: TaskTable, metric: str, baseline: str, view: TaskTable
 ) -> dict[str, Any]:
     """What one metric and one baseline show, as texts and marks."""
-    marks = _forest(results, task, one, view)
+    marks = _forest(results, task, task_table, view)
     by = {row.optimizer: row for row in view.rows}
     heads = _heads(view)
     rows = []
-    for row in (by[known.optimizer] for known in one.rows):
+    for row in (by[known.optimizer] for known in task_table.rows):
         cells = _cells(view, row)
-        rows.append([[cells.get(key, "–"), _kind(row, cells.get(key, ""))] for key in _columns(one)[1:]])
+        rows.append([[cells.get(key, "–"), _kind(row, cells.get(key, ""))] for key in _columns(task_table)[1:]])
     panels = [dataclasses.asdict(panel) for panel in marks[1:]] if marks else None
-    return {"heads": [heads.get(key, key) for key in _columns(one)], "rows": rows, "panels": panels}
+    return {"heads": [heads.get(key, key) for key in _columns(task_table)], "rows": rows, "panels": panels}
 
 
 #: so many columns behind the name change with the baseline: ORDER and P(better); the others follow from the metric
@@ -181,14 +183,17 @@ def _win_rate(row: Row) -> str:
 
 
 def _curves(
-    results: Results, task: Mapping[str, Any], one: TaskTable, styles: Mapping[str, str]
+    results: Results, task: Mapping[str, Any], task_table: TaskTable, styles: Mapping[str, str]
 ) -> tuple[str, dict[str, Any]]:
     """The curves of a task over steps, and what turns steps into passes, tokens, FLOPs and seconds."""
-    histories, stem = Histories(results, task), one.metric.removeprefix("test_")
+    histories, stem = Histories(results, task), task_table.metric.removeprefix("test_")
     asked = {
         "train_loss": ("Training loss", ""),
         "validation_loss": ("Validation loss", ""),
-        f"validation_{stem}": (f"Validation {words(stem)}", "higher is better" if one.greater else "lower is better"),
+        f"validation_{stem}": (
+            f"Validation {words(stem)}",
+            "higher is better" if task_table.greater else "lower is better",
+        ),
         "effective_lr": ("Effective learning rate", "the rate times what the rule itself adapts"),
     }
     curves = {key: histories.curves(key) for key in asked}
@@ -198,7 +203,7 @@ def _curves(
     drawn = []
     for key, (title, note) in asked.items():
         drawing = charts.lines(
-            f"{title} of {one.task}",
+            f"{title} of {task_table.task}",
             curves[key],
             styles,
             share=_is_share(task, key),
@@ -206,7 +211,7 @@ def _curves(
             end=end,
             singles=None if key == "effective_lr" else histories.singles(key, points),
         )
-        drawn.append(figure(title, note, drawing, file_name(one.task, key)))
+        drawn.append(figure(title, note, drawing, file_name(task_table.task, key)))
     axes = {key: _axis(histories.spent(key), name, styles, end) for key, name in AXES.items()}
     axes = {key: value for key, value in axes.items() if value}
     if not any(drawn):
@@ -247,30 +252,34 @@ def _is_share(task: Mapping[str, Any], metric: str) -> bool:
 # --- figures beside the result ---------------------------------------------------------------------------------------
 
 
-def _others(one: TaskTable, styles: Mapping[str, str]) -> str:
-    shown = [name for name in table.OTHERS if name != one.metric and any(row.others[name].n for row in one.rows)]
+def _others(task_table: TaskTable, styles: Mapping[str, str]) -> str:
+    shown = [
+        name
+        for name in table.OTHERS
+        if name != task_table.metric and any(row.others[name].n for row in task_table.rows)
+    ]
     if not shown:
         return ""
     lines = [
         f"<tr>{name_cell(row.optimizer, styles[row.optimizer])}"
-        + "".join(f"<td>{table.spread(row.others[n], one.decimals)}</td>" for n in shown)
+        + "".join(f"<td>{table.spread(row.others[n], task_table.decimals)}</td>" for n in shown)
         + "</tr>"
-        for row in one.rows
+        for row in task_table.rows
     ]
     note = (
         "Gaps are test minus train for losses and train minus test for accuracies, the train side in evaluation mode."
     )
-    made = html_table(["optimizer", *map(words, shown)], lines, f"{one.task}: losses and gaps")
-    return f'<h3>Losses and gaps</h3>{made}<p class="soft">{note}</p>'
+    content = html_table(["optimizer", *map(words, shown)], lines, f"{task_table.task}: losses and gaps")
+    return f'<h3>Losses and gaps</h3>{content}<p class="soft">{note}</p>'
 
 
-def _costs(one: TaskTable, styles: Mapping[str, str]) -> str:
-    keys = table.measured_costs(one)
+def _costs(task_table: TaskTable, styles: Mapping[str, str]) -> str:
+    keys = table.measured_costs(task_table)
     if not keys:
         return ""
-    most = {k: max(row.costs[k] for row in one.rows if not math.isnan(row.costs[k])) for k in keys}
+    most = {k: max(row.costs[k] for row in task_table.rows if not math.isnan(row.costs[k])) for k in keys}
     lines = []
-    for row in one.rows:
+    for row in task_table.rows:
         line = name_cell(row.optimizer, styles[row.optimizer])
         for k in keys:
             value = row.costs[k]
@@ -278,9 +287,9 @@ def _costs(one: TaskTable, styles: Mapping[str, str]) -> str:
             bar = f'<span class="bar"><i style="width:{100 * share:.0f}%"></i></span>'
             line += f"<td>{table.cost_text(k, value)}{bar}</td>"
         lines.append(f"<tr>{line}</tr>")
-    made = html_table(["optimizer", *(COSTS[k][2] for k in keys)], lines, f"{one.task}: time and memory")
+    content = html_table(["optimizer", *(COSTS[k][2] for k in keys)], lines, f"{task_table.task}: time and memory")
     return (
-        f"<h3>Time and memory</h3>{made}"
+        f"<h3>Time and memory</h3>{content}"
         '<p class="soft">Medians over seeds. Runs may have shared the machine: compare within this table only. '
         "A plain step is one forward and one backward pass; peaks are the most memory held at a time.</p>"
     )

@@ -24,27 +24,30 @@ MOST_BYTES = 450_000
 ROW_BYTES = 190
 
 
-def metrics(results: Results, task: Mapping[str, Any], one: TaskTable) -> list[str]:
+def metrics(results: Results, task: Mapping[str, Any], task_table: TaskTable) -> list[str]:
     """The metrics of a task that every finished run has and whose direction is declared; the registered one first."""
-    labels = [row.optimizer for row in one.rows if row.values]
+    labels = [row.optimizer for row in task_table.rows if row.values]
     records = [r for label in labels for _, r in results.runs(task["label"], label) if r and r["status"] == "ok"]
     shared = set.intersection(*(set(r["metrics"]) for r in records)) if records else set()
     named = [name for name in sorted(shared) if name.startswith("test_") and declared(task, name) is not None]
-    return [one.metric, *(name for name in named if name != one.metric)]
+    return [task_table.metric, *(name for name in named if name != task_table.metric)]
 
 
 def fitting(results: Results, tables: list[TaskTable]) -> dict[str, list[str]]:
     """Which metrics can be shown with every baseline before the page gets too large, by task; none: no views."""
     left = MOST_BYTES
-    kept: dict[str, list[str]] = {one.task: [] for one in tables}
+    kept: dict[str, list[str]] = {task_table.task: [] for task_table in tables}
     if results.standing.judgement is None:
         return kept
-    known = {one.task: metrics(results, task, one) for task, one in zip(results.plan.tasks, tables, strict=True)}
+    known = {
+        task_table.task: metrics(results, task, task_table)
+        for task, task_table in zip(results.plan.tasks, tables, strict=True)
+    }
     for number in range(max(map(len, known.values()), default=0)):
-        for one in tables:
-            cost = ROW_BYTES * len(one.rows) ** 2
-            if number < len(known[one.task]) and cost <= left and len(one.rows) > 1:
-                kept[one.task].append(known[one.task][number])
+        for task_table in tables:
+            cost = ROW_BYTES * len(task_table.rows) ** 2
+            if number < len(known[task_table.task]) and cost <= left and len(task_table.rows) > 1:
+                kept[task_table.task].append(known[task_table.task][number])
                 left -= cost
     return kept
 
@@ -63,18 +66,18 @@ def variants(
         margin = results.plan.margin if metric == registered.metric else None
         plan = dataclasses.replace(results.plan, tasks=(other,), family="tasks", margin=margin)
         runs = [run for run in results.standing.state.runs if run.task == task["label"]]
-        found = arms(plan, runs, results.store)
+        outcomes = arms(plan, runs, results.store)
         for baseline in (row.optimizer for row in registered.rows):
             if (metric, baseline) == (registered.metric, registered.baseline):
                 yield metric, baseline, registered
                 continue
             asked = dataclasses.replace(plan, baseline=baseline)
-            judged = judge(asked, found, looks, results.standing.register)
+            judged = judge(asked, outcomes, looks, results.standing.register)
             compared = {
                 key: dataclasses.replace(c, exploratory=(NOT_ASKED, *c.exploratory))
                 for key, c in judged.comparisons.items()
             }
             judged = dataclasses.replace(judged, comparisons=compared)
-            standing = dataclasses.replace(results.standing, judgement=judged, arms=found)
+            standing = dataclasses.replace(results.standing, judgement=judged, arms=outcomes)
             (view,) = table.build(dataclasses.replace(results, plan=asked, standing=standing))
             yield metric, baseline, view

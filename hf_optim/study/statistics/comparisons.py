@@ -86,7 +86,7 @@ def compare(
     """
     stated = [NAN] * len(pairs) if margins is None else list(margins)
     advantages = [
-        [a - b if up else b - a for a, b in one] for one, up in zip(pairs, greater_is_better, strict=True)
+        [a - b if up else b - a for a, b in task_pairs] for task_pairs, up in zip(pairs, greater_is_better, strict=True)
     ]  # fmt: skip
     claims = [Claim([mean_difference(d)], m) for d, m in zip(advantages, stated, strict=True)]
     tests = max(1, sum(len(d) > 1 for d in advantages))

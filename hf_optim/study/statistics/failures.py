@@ -79,12 +79,12 @@ def compare(counts: Sequence[Sequence[tuple[int, int, int, int]]], looks: Sequen
     significance (Tarone 1990): where hardly anything fails, one failure more is not diluted by pairs without any.
     """
     weights = shares(looks)
-    made = [FailureTest(NAN, NAN, 0) for _ in counts]
-    for k in range(max((len(one) for one in counts), default=0)):
-        found = [fisher(*one[k]) if k < len(one) else (NAN, NAN) for one in counts]
+    tests = [FailureTest(NAN, NAN, 0) for _ in counts]
+    for k in range(max((len(by_look) for by_look in counts), default=0)):
+        exact = [fisher(*by_look[k]) if k < len(by_look) else (NAN, NAN) for by_look in counts]
         level = ALPHA * weights[k]
-        for i, adjusted in enumerate(tarone_holm(found, level)):
+        for i, adjusted in enumerate(tarone_holm(exact, level)):
             after = adjusted / weights[k]
-            if not made[i].sure and (math.isnan(made[i].adjusted) or not after > made[i].adjusted):
-                made[i] = FailureTest(found[i][0], at_most_one(after), k)
-    return made
+            if not tests[i].sure and (math.isnan(tests[i].adjusted) or not after > tests[i].adjusted):
+                tests[i] = FailureTest(exact[i][0], at_most_one(after), k)
+    return tests

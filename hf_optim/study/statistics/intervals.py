@@ -101,11 +101,15 @@ def improvement(a: Array, b: Array) -> Estimate:
     return Estimate(share, max(0.0, share - half), min(1.0, share + half))
 
 
-def text(one: Estimate | Summary, decimals: int, signed: bool = False) -> str:
+def text(figure: Estimate | Summary, decimals: int, signed: bool = False) -> str:
     """0.912 [0.904, 0.920]; without an interval the number alone, a dash without a number."""
-    number = one.mean if isinstance(one, Summary) else one.value
+    number = figure.mean if isinstance(figure, Summary) else figure.value
     sign = "+" if signed else ""
     if math.isnan(number):
         return "–"
     shown = f"{number:{sign}.{decimals}f}"
-    return shown if math.isnan(one.low) else f"{shown} [{one.low:{sign}.{decimals}f}, {one.high:{sign}.{decimals}f}]"
+    return (
+        shown
+        if math.isnan(figure.low)
+        else f"{shown} [{figure.low:{sign}.{decimals}f}, {figure.high:{sign}.{decimals}f}]"
+    )

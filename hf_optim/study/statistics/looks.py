@@ -73,13 +73,13 @@ def decide(claims: Sequence[Claim], looks: Sequence[int]) -> list[Decision]:
     equivalence = [
         [equivalence_p(m, c.margin) if c.may_be_equivalent else NAN for m in c.means] for c in claims
     ]  # fmt: skip
-    made: list[Decision | None] = [None] * len(claims)
+    decisions: list[Decision | None] = [None] * len(claims)
     for k in range(reached):
         best = [_least(p, weights, k) for p in p_values]
         close = [_least(p, weights, k) for p in equivalence]
         adjusted, adjusted_close = adjust([p for p, _ in best], [p for p, _ in close])
         for i, claim in enumerate(claims):
-            if made[i] is not None or not claim.means:
+            if decisions[i] is not None or not claim.means:
                 continue
             # Equivalent goes first: what is smaller than the margin was said not to matter.
             kinds = ((adjusted_close[i], close[i], "equivalent"), (adjusted[i], best[i], "different"))
@@ -98,12 +98,12 @@ def decide(claims: Sequence[Claim], looks: Sequence[int]) -> list[Decision]:
             if kind == "undecided" and math.isnan(p_values[i][at]):
                 word = "no verdict"
             ends = interval(mean, level)
-            made[i] = Decision(
+            decisions[i] = Decision(
                 word, at, mean, *ends, p_values[i][at], at_most_one(adjusted[i]), equivalence[i][at],
                 at_most_one(adjusted_close[i]),
             )  # fmt: skip
     nothing = MeanDifference(0, NAN, NAN, NAN, NAN)
-    return [one or Decision("no verdict", 0, nothing, NAN, NAN, NAN, NAN, NAN, NAN) for one in made]
+    return [decision or Decision("no verdict", 0, nothing, NAN, NAN, NAN, NAN, NAN, NAN) for decision in decisions]
 
 
 def _least(p_values: Sequence[float], weights: Sequence[float], k: int) -> tuple[float, int]:

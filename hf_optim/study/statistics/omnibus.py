@@ -64,7 +64,7 @@ def compare_all(values: Mapping[str, Mapping[int, float]], greater_is_better: bo
 def block(values: Mapping[str, Mapping[int, float]]) -> tuple[list[str], Array]:
     """The labels, and their values over the units that all of them have, as a (units, optimizers) array."""
     labels = list(values)
-    shared = set.intersection(*(set(one) for one in values.values())) if values else set()
+    shared = set.intersection(*(set(by_unit) for by_unit in values.values())) if values else set()
     table = [[values[label][s] for label in labels] for s in sorted(shared)]
     return labels, np.array(table, dtype=float).reshape(len(shared), len(labels))
 
@@ -99,8 +99,8 @@ def friedman(labels: Sequence[str], table: Array, greater_is_better: bool) -> Fr
     ranks = stats.rankdata(-table if greater_is_better else table, axis=1).mean(axis=0)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        made = stats.friedmanchisquare(*table.T)
-    if math.isnan(made.pvalue):
+        test = stats.friedmanchisquare(*table.T)
+    if math.isnan(test.pvalue):
         return None
     shown = {label: float(rank) for label, rank in zip(labels, ranks, strict=True)}
-    return Friedman(float(made.statistic), float(made.pvalue), shown)
+    return Friedman(float(test.statistic), float(test.pvalue), shown)

@@ -70,14 +70,14 @@ def mean_difference(differences: Sequence[float], least_sd: float = 0.0) -> Mean
     A metric that is counted on N samples has a grain of 1/N: differences that happen to be equal, or nearly so, are
     rounded, not certain. Half a grain is the deviation that rounding alone allows for.
     """
-    one = summarise(differences)
-    if one.n < 2:
-        return MeanDifference(one.n, one.mean, NAN, NAN, NAN)
-    sd = max(one.sd, least_sd)
-    return MeanDifference(one.n, one.mean, sd, sd / math.sqrt(one.n), one.n - 1)
+    summary = summarise(differences)
+    if summary.n < 2:
+        return MeanDifference(summary.n, summary.mean, NAN, NAN, NAN)
+    sd = max(summary.sd, least_sd)
+    return MeanDifference(summary.n, summary.mean, sd, sd / math.sqrt(summary.n), summary.n - 1)
 
 
-def difference_p(one: MeanDifference) -> float:
+def difference_p(difference: MeanDifference) -> float:
     """Two-sided p-value that the true mean is zero; NaN with fewer than two units.
 
     All differences zero gives 1. Equal differences that are not zero give NaN where no grain is known: a variance of
@@ -85,14 +85,14 @@ def difference_p(one: MeanDifference) -> float:
     """
     from scipy.special import stdtr
 
-    if one.n < 2:
+    if difference.n < 2:
         return NAN
-    if one.flat:
-        return 1.0 if abs(one.value) <= 1e-12 else NAN
-    return float(2 * stdtr(one.freedom, -abs(one.value) / one.error))
+    if difference.flat:
+        return 1.0 if abs(difference.value) <= 1e-12 else NAN
+    return float(2 * stdtr(difference.freedom, -abs(difference.value) / difference.error))
 
 
-def equivalence_p(one: MeanDifference, margin: float) -> float:
+def equivalence_p(difference: MeanDifference, margin: float) -> float:
     """p-value of equivalence within +-margin; NaN with fewer than two units or without any variance.
 
     Twice the larger p-value of the two one-sided t-tests (Schuirmann 1987), so that p < 0.05 says: the whole 95 %
@@ -101,18 +101,18 @@ def equivalence_p(one: MeanDifference, margin: float) -> float:
     """
     from scipy.special import stdtr
 
-    if one.n < 2 or one.flat or math.isnan(margin):
+    if difference.n < 2 or difference.flat or math.isnan(margin):
         return NAN
-    sides = [stdtr(one.freedom, -(margin + side * one.value) / one.error) for side in (1, -1)]
+    sides = [stdtr(difference.freedom, -(margin + side * difference.value) / difference.error) for side in (1, -1)]
     return min(1.0, 2 * float(max(sides)))
 
 
-def interval(one: MeanDifference, level: float) -> tuple[float, float]:
+def interval(difference: MeanDifference, level: float) -> tuple[float, float]:
     """The t-interval of the mean that misses the truth with probability `level`."""
-    if one.n < 2 or one.flat:
+    if difference.n < 2 or difference.flat:
         return NAN, NAN
-    half = t_quantile(1 - level / 2, one.freedom) * one.error
-    return one.value - half, one.value + half
+    half = t_quantile(1 - level / 2, difference.freedom) * difference.error
+    return difference.value - half, difference.value + half
 
 
 def power(effect: float, n: int, alpha: float = ALPHA) -> float:

@@ -32,7 +32,7 @@ def places(tasks: Sequence[Mapping[Pair, Sequence[MeanDifference]]], looks: Sequ
     """
     every = [(number, pair) for number, pairs in enumerate(tasks) for pair in pairs]
     decisions = decide([Claim(tasks[number][pair]) for number, pair in every], looks)
-    found = []
+    placed = []
     for number, pairs in enumerate(tasks):
         mine = {pair: d for (at, pair), d in zip(every, decisions, strict=True) if at == number}
         labels = list(dict.fromkeys(label for pair in pairs for label in pair))
@@ -44,10 +44,10 @@ def places(tasks: Sequence[Mapping[Pair, Sequence[MeanDifference]]], looks: Sequ
                 above[loser] += 1
                 below[winner] += 1
         sets = {x: (1 + above[x], len(labels) - below[x]) for x in labels} if known else {}
-        found.append(Places(mine, sets))
-    return found
+        placed.append(Places(mine, sets))
+    return placed
 
 
-def place_text(one: tuple[int, int] | None) -> str:
+def place_text(place: tuple[int, int] | None) -> str:
     """A set of places in words: "1", "2 to 5"; a dash where there is none."""
-    return "–" if one is None else f"{one[0]}" if one[0] == one[1] else f"{one[0]} to {one[1]}"
+    return "–" if place is None else f"{place[0]}" if place[0] == place[1] else f"{place[0]} to {place[1]}"

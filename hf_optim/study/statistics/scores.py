@@ -23,14 +23,14 @@ def score(means: Sequence[MeanDifference], units: Sequence[float]) -> MeanDiffer
     The tasks' chance is independent: each has seeds of its own, for its settings, weights and batches (`plan`).
     """
     t = len(means)
-    if not t or any(one.n < 2 for one in means):
-        return MeanDifference(min((one.n for one in means), default=0), NAN, NAN, NAN, NAN)
-    value = math.fsum(one.value / unit for one, unit in zip(means, units, strict=True)) / t
-    parts = [(one.error / unit / t) ** 2 for one, unit in zip(means, units, strict=True)]
+    if not t or any(mean.n < 2 for mean in means):
+        return MeanDifference(min((mean.n for mean in means), default=0), NAN, NAN, NAN, NAN)
+    value = math.fsum(mean.value / unit for mean, unit in zip(means, units, strict=True)) / t
+    parts = [(mean.error / unit / t) ** 2 for mean, unit in zip(means, units, strict=True)]
     variance = math.fsum(parts)
-    n = min(one.n for one in means)
+    n = min(mean.n for mean in means)
     if variance <= 0:
         return MeanDifference(n, value, 0.0, 0.0, NAN)
-    each = [one.freedom for one in means]
+    each = [mean.freedom for mean in means]
     freedom = variance**2 / math.fsum(p**2 * (nu + 2) / nu**2 for p, nu in zip(parts, each, strict=True))
     return MeanDifference(n, value, math.sqrt(variance * n), math.sqrt(variance), max(freedom, min(each)))

@@ -102,8 +102,8 @@ class Ahead:
         """On the device where the hook may ask for what only the device knows."""
         if not controlled:
             empty: dict[str, float] = {}
-            one = self._host.scalars if hook == "scalars" else self._host.prepare
-            steps.fill(lambda h, t: one(h, t, SimpleNamespace() if hook == "scalars" else empty))
+            call = self._host.scalars if hook == "scalars" else self._host.prepare
+            steps.fill(lambda h, t: call(h, t, SimpleNamespace() if hook == "scalars" else empty))
             return
         self.device.fill(hook, steps.parts)
         for part in steps.parts:  # a model on several devices
@@ -111,9 +111,9 @@ class Ahead:
             part.numbers = part.numbers.to(steps.tables[part.table].device)
 
     def _transform(self, steps: Stepper, alone: bool) -> None:
-        found = steps.transform_totals()
-        if found is not None:
-            transform, totals = found
+        summed = steps.transform_totals()
+        if summed is not None:
+            transform, totals = summed
             self._derive(
                 steps, transform, lambda h, own, all: transform.derive(own, all), transform.measures, totals, alone
             )
@@ -165,10 +165,10 @@ class Ahead:
         """How many of the last steps were not taken and the bad loss; None if all were, as far as is known."""
         if wait:
             self.tell()
-        found = self.device.notice(wait)
-        if wait or found:
+        notice = self.device.notice(wait)
+        if wait or notice:
             self.unknown = 0
-        return found
+        return notice
 
 
 def _in_torch(
@@ -180,5 +180,5 @@ def _in_torch(
 ) -> Sums:
     """What `Device.derive` gives, in torch's operations."""
     sums = (dict(zip(names, columns.unbind(1), strict=True)) for columns in (own, all.sum(0).expand_as(own)))
-    made = call(h, *sums)
-    return Sums(tuple(made), torch.stack([v.double().expand(len(own)) for v in made.values()], 1))
+    values = call(h, *sums)
+    return Sums(tuple(values), torch.stack([v.double().expand(len(own)) for v in values.values()], 1))

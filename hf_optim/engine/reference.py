@@ -1,7 +1,4 @@
-"""What a Program means, said with torch: the noise of stochastic rounding, and every operation.
-
-`evaluate` is the reference that emitters are held against; the fallback rounds with the same noise as kernels.
-"""
+"""What a Program means, said with torch, operation by operation: the reference that emitters are held against."""
 
 from __future__ import annotations
 
@@ -10,50 +7,9 @@ from typing import Any
 
 import torch
 
-from hf_optim.engine.codes import SCALE, decode, encode
+from hf_optim.engine.int8_codes import SCALE, decode, encode
+from hf_optim.engine.stochastic_rounding import noise, round_stochastically
 from hf_optim.engine.trace import Program, Ref
-
-# --- the noise of stochastic rounding --------------------------------------------------------------------------------
-
-
-def noise(element: torch.Tensor, key: int, slot: int) -> torch.Tensor:
-    """16 random bits for each element (its number in the whole, unsharded parameter), as int64 below 2^16.
-
-    `key`, 32 bits, stands for the seed, the step and the parameter (`noise_key`), `slot` is the number of the tensor
-    in its Program. All in unsigned 32-bit arithmetic, two multiplications an element:
-
-        h = (element * 0x9E3779B1) ^ (key + slot * 0x7FEB352D);  h ^= h >> 15;  h *= 0x846CA68B;  bits = h >> 16
-    """
-    mask = 0xFFFFFFFF
-    h = ((element & mask) * 0x9E3779B1 & mask) ^ ((key + slot * 0x7FEB352D) & mask)
-    h = h ^ (h >> 15)
-    h = _times(h, 0x846CA68B)
-    return h >> 16
-
-
-def _times(h: torch.Tensor, factor: int) -> torch.Tensor:
-    """h * factor in 32 bits, without overflow of int64."""
-    low = (h & 0xFFFF) * factor
-    high = ((h >> 16) * (factor & 0xFFFF)) << 16
-    return (low + high) & 0xFFFFFFFF
-
-
-def noise_key(seed: int, t: int, index: int) -> int:
-    """The key of the index-th parameter's t-th step."""
-    h = (seed * 0x9E3779B97F4A7C15 + t * 0xBF58476D1CE4E5B9 + index * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    h ^= h >> 30
-    h = h * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-    h ^= h >> 27
-    return (h * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF) >> 32
-
-
-def round_stochastically(value: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
-    """float32 values -> bfloat16, with 16 random bits added below the kept ones; infinities and NaN stay."""
-    raised = value.float().view(torch.int32).add(bits.to(torch.int32)).bitwise_and(-65536).view(torch.float32)
-    return torch.where(value.isfinite(), raised, value.float()).to(torch.bfloat16)
-
-
-# --- the reference ---------------------------------------------------------------------------------------------------
 
 
 def _lerp(a: Any, b: Any, w: Any) -> Any:
@@ -80,7 +36,8 @@ def evaluate(
     """Run a program over flat tensors of one length, in place; its terms, added up in float64.
 
     Args:
-        key, first: for noisy writes: `noise_key`, and the number of the first element in the whole parameter.
+        key, first: for noisy writes: `stochastic_rounding.noise_key`, and the number of the first element in the whole
+            parameter.
 
     Returns:
         0-d float64 tensors; of a scalar program its outputs, in the order of `writes`.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_optim.claims import judges, rules, theorems
-from hf_optim.claims.judges import Comparison
+from hf_optim.claims import comparisons, rules, theorems
+from hf_optim.claims.comparisons import Comparison
 
 NAN = math.nan
 
@@ -19,55 +19,55 @@ def comparison(pairs, **more) -> Comparison:
 def test_a_comparison_is_a_paired_t_test_with_its_slack() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(0.1, 1, 8), rng.normal(0, 1, 8)
-    (found,) = judges.decide([comparison(zip(a, b, strict=True), slack=0.4)])
-    assert found.p == pytest.approx(stats.ttest_1samp(a - b, -0.4).pvalue)
-    assert found.difference.mean == pytest.approx((a - b).mean())  # without the slack
-    (lower,) = judges.decide([comparison(zip(-a, -b, strict=True), sign=-1)])
+    (finding,) = comparisons.decide([comparison(zip(a, b, strict=True), slack=0.4)])
+    assert finding.p == pytest.approx(stats.ttest_1samp(a - b, -0.4).pvalue)
+    assert finding.difference.mean == pytest.approx((a - b).mean())  # without the slack
+    (lower,) = comparisons.decide([comparison(zip(-a, -b, strict=True), sign=-1)])
     assert lower.difference.mean == pytest.approx((a - b).mean())  # in the metric's own direction
 
 
 def test_comparisons_of_a_claim_are_corrected_together() -> None:
     rng = np.random.default_rng(1)
     pairs = [(x, 0.0) for x in rng.normal(0.9, 1, 10)]
-    (alone,) = judges.decide([comparison(pairs)])
-    together = judges.decide([comparison(pairs)] * 4)
+    (alone,) = comparisons.decide([comparison(pairs)])
+    together = comparisons.decide([comparison(pairs)] * 4)
     assert alone.truth and together[0].adjusted == pytest.approx(4 * alone.p)
 
 
 def test_a_failed_run_counts_as_the_worst_of_both_arms() -> None:
     pairs = [(0.9, 0.5), (0.8, 0.6), (0.85, NAN), (0.95, 0.55)]
-    (found,) = judges.decide([comparison(pairs)])
-    assert found.p == pytest.approx(stats.ttest_1samp([0.4, 0.2, 0.35, 0.4], 0).pvalue)
-    assert found.pairs == 4 and found.comparison.failures() == (0, 1)
+    (finding,) = comparisons.decide([comparison(pairs)])
+    assert finding.p == pytest.approx(stats.ttest_1samp([0.4, 0.2, 0.35, 0.4], 0).pvalue)
+    assert finding.pairs == 4 and finding.comparison.failures() == (0, 1)
     # Where both failed there is nothing to say.
-    (both,) = judges.decide([comparison([*pairs[:2], (NAN, NAN)])])
+    (both,) = comparisons.decide([comparison([*pairs[:2], (NAN, NAN)])])
     assert both.pairs == 2
 
 
 def test_an_arm_that_never_finishes_is_decided_by_its_failures() -> None:
-    (found,) = judges.decide([comparison([(0.9 + i / 100, NAN) for i in range(5)])])
-    assert found.truth is True and found.p == pytest.approx(2 / math.comb(10, 5))
-    (turned,) = judges.decide([comparison([(NAN, 0.9 + i / 100) for i in range(5)])])
+    (finding,) = comparisons.decide([comparison([(0.9 + i / 100, NAN) for i in range(5)])])
+    assert finding.truth is True and finding.p == pytest.approx(2 / math.comb(10, 5))
+    (turned,) = comparisons.decide([comparison([(NAN, 0.9 + i / 100) for i in range(5)])])
     assert turned.truth is False
-    (few,) = judges.decide([comparison([(0.9, NAN), (0.91, NAN), (0.92, NAN)])])
+    (few,) = comparisons.decide([comparison([(0.9, NAN), (0.91, NAN), (0.92, NAN)])])
     assert few.truth is None  # 3 of 3 against 0 of 3 is p = .1
-    (none,) = judges.decide([comparison([(NAN, NAN)] * 5)])
+    (none,) = comparisons.decide([comparison([(NAN, NAN)] * 5)])
     assert none.truth is None and none.pairs == 0
 
 
 def test_who_never_arrives_needed_the_whole_budget() -> None:
     """On a time the budget is a bound: three seeds against none already decide."""
     times = [(-math.log(20 + i), NAN) for i in range(3)]
-    (found,) = judges.decide([comparison(times, worst=-math.log(1000), sign=-1)])
-    assert found.truth is True
+    (finding,) = comparisons.decide([comparison(times, worst=-math.log(1000), sign=-1)])
+    assert finding.truth is True
     expected = stats.ttest_1samp([math.log(1000 / (20 + i)) for i in range(3)], 0).pvalue
-    assert found.p == pytest.approx(min(expected, stats.fisher_exact([[3, 0], [0, 3]]).pvalue))
+    assert finding.p == pytest.approx(min(expected, stats.fisher_exact([[3, 0], [0, 3]]).pvalue))
 
 
 def test_a_counted_metric_needs_no_spread() -> None:
-    (found,) = judges.decide([comparison([(3.0, 2.0)] * 2, exact=True)])
-    (same,) = judges.decide([comparison([(2.0, 2.0)] * 2, exact=True)])
-    assert found.truth is True and same.truth is None
+    (finding,) = comparisons.decide([comparison([(3.0, 2.0)] * 2, exact=True)])
+    (same,) = comparisons.decide([comparison([(2.0, 2.0)] * 2, exact=True)])
+    assert finding.truth is True and same.truth is None
 
 
 def test_false_alarms_of_a_claim_stay_at_five_per_cent() -> None:
@@ -76,8 +76,8 @@ def test_false_alarms_of_a_claim_stay_at_five_per_cent() -> None:
     wrong, trials = 0, 400
     for _ in range(trials):
         values = np.where(rng.random((8, 5)) < 1 / 8, NAN, rng.normal(0, 1, (8, 5)))
-        found = judges.decide([comparison(zip(values[0], other, strict=True)) for other in values[1:]])
-        wrong += any(one.truth is not None for one in found)
+        findings = comparisons.decide([comparison(zip(values[0], other, strict=True)) for other in values[1:]])
+        wrong += any(finding.truth is not None for finding in findings)
     assert wrong / trials < 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
 
 

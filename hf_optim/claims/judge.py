@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.claims import exhibits, power, rules, settings
-from hf_optim.claims.beside import Pair, pairs
 from hf_optim.claims.claim import Claim
+from hf_optim.claims.counterparts import Pair, pairs
 from hf_optim.claims.evidence import Evidence
 from hf_optim.claims.power import Outlook
 from hf_optim.claims.ruling import Ruling
@@ -56,30 +56,30 @@ def of_study(claim: Claim, size: str, results: Results, again: str = "") -> Outc
 
 def of_tables(claim: Claim, size: str, folder: Path, again: str = "") -> Outcome:
     """The outcome of the tables that commands and checks left in `folder`."""
-    made = []
-    for one in claim.judged():
-        if one.keys is None:
-            made.append(Judgement(one, Ruling("not testable", one.not_testable)))
+    judgements = []
+    for statement in claim.judged():
+        if statement.keys is None:
+            judgements.append(Judgement(statement, Ruling("not testable", statement.not_testable)))
         else:
-            made.append(Judgement(one, exhibits.rule(folder, one.keys)))
-    return Outcome(claim, size, None, tuple(made), again=again)
+            judgements.append(Judgement(statement, exhibits.rule(folder, statement.keys)))
+    return Outcome(claim, size, None, tuple(judgements), again=again)
 
 
 def judge(claim: Claim, evidence: Evidence) -> tuple[Judgement, ...]:
     """The ruling on each statement from a study's records; labels that the study lacks are not tested."""
     there = {optimizer["label"] for optimizer in evidence.results.plan.optimizers}
     tasks = {task["label"] for task in evidence.results.plan.tasks}
-    made = []
-    for one in claim.judged():
-        if one.keys is None:
-            made.append(Judgement(one, Ruling("not testable", one.not_testable)))
-        elif absent := sorted(one.labels() - there):
-            made.append(Judgement(one, Ruling("not tested", f"{', '.join(absent)} is not in this study")))
-        elif not _here(one.keys, tasks):
-            made.append(Judgement(one, Ruling("not tested", "its tasks are not in this study")))
+    judgements = []
+    for statement in claim.judged():
+        if statement.keys is None:
+            judgements.append(Judgement(statement, Ruling("not testable", statement.not_testable)))
+        elif absent := sorted(statement.labels() - there):
+            judgements.append(Judgement(statement, Ruling("not tested", f"{', '.join(absent)} is not in this study")))
+        elif not _here(statement.keys, tasks):
+            judgements.append(Judgement(statement, Ruling("not tested", "its tasks are not in this study")))
         else:
-            made.append(Judgement(one, rules.rule(evidence, one.keys)))
-    return tuple(made)
+            judgements.append(Judgement(statement, rules.rule(evidence, statement.keys)))
+    return tuple(judgements)
 
 
 def _here(keys: Any, tasks: set[str]) -> bool:

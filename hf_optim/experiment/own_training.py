@@ -108,8 +108,8 @@ class OwnTraining(Task):
     def measure(self, predictions: Any, references: Any) -> dict[str, float]:
         raise self._inside("metrics")
 
-    def _inside(self, what: str) -> UserError:
-        return UserError(f"{self.name} is a training of its own: its {what} are inside the function")
+    def _inside(self, part: str) -> UserError:
+        return UserError(f"{self.name} is a training of its own: its {part} are inside the function")
 
     def run(self, spec: RunSpec, folder: Path) -> dict[str, Any]:
         """One run: calls the function and leaves history and record, as every run does."""
@@ -159,9 +159,9 @@ class OwnTraining(Task):
         return record
 
     def _check(self, spec: RunSpec) -> None:
-        for what, value in (("overrides", spec.overrides), ("schedule", spec.schedule), ("data", spec.data)):
+        for key, value in (("overrides", spec.overrides), ("schedule", spec.schedule), ("data", spec.data)):
             if value:
-                raise UserError(f"{what}: {self.name} is a training of its own: give it as an argument, under options")
+                raise UserError(f"{key}: {self.name} is a training of its own: give it as an argument, under options")
         if spec.pruning:
             raise UserError(f"prune: {self.name} is a training of its own, which cannot be stopped early")
 

@@ -44,26 +44,26 @@ class Pair:
 
 def pairs(claim: Claim, cells: Sequence[Mapping[str, Any]], evidence: Evidence) -> list[Pair]:
     """Every published row of the claim, with the study's counterpart, once for each reading of the algorithm."""
-    made = []
+    paired = []
     for row in claim.published:
         cell = find(list(cells), row)
         if cell is None or cell.why:
-            made.append(Pair(row, summarise([]), why=cell.why if cell else "this size has no counterpart"))
+            paired.append(Pair(row, summarise([]), why=cell.why if cell else "this size has no counterpart"))
             continue
-        for variant, one, belongs in _variants(claim, cell):
-            values, runs = _obtained(evidence, one)
-            why = "" if values else _absence(evidence, one)
-            metric = "" if not values else one.metric
-            made.append(Pair(row, summarise(values), metric, tuple(runs), variant, belongs, why))
-    return made
+        for variant, variant_cell, belongs in _variants(claim, cell):
+            values, runs = _obtained(evidence, variant_cell)
+            why = "" if values else _absence(evidence, variant_cell)
+            metric = "" if not values else variant_cell.metric
+            paired.append(Pair(row, summarise(values), metric, tuple(runs), variant, belongs, why))
+    return paired
 
 
 def _variants(claim: Claim, cell: PublishedCell) -> list[tuple[str, PublishedCell, bool]]:
     swaps = [(name, swap) for name, swap in claim.readings.items() if cell.optimizer in swap]
     if not swaps:
         return [("", cell, True)]
-    found = [(AS_PRINTED, cell, claim.published_is == AS_PRINTED)]
-    return found + [
+    variants = [(AS_PRINTED, cell, claim.published_is == AS_PRINTED)]
+    return variants + [
         (name, replace(cell, optimizer=swap[cell.optimizer]), claim.published_is == name == AS_RUN)
         for name, swap in swaps
     ]
@@ -104,7 +104,7 @@ def _obtained(evidence: Evidence, cell: PublishedCell) -> tuple[list[float], lis
 def _by_seed(
     evidence: Evidence, task: Mapping[str, Any], label: str, cell: PublishedCell
 ) -> dict[int, tuple[float, str]]:
-    found = {}
+    by_seed = {}
     for run, record in evidence.results.runs(task["label"], label):
         if record is None or record["status"] != "ok":
             continue
@@ -116,8 +116,8 @@ def _by_seed(
         else:
             value = evidence.values(task["label"], label, name).get(run.seed, math.nan)
         if not math.isnan(value):
-            found[run.seed] = (value, run.id)
-    return found
+            by_seed[run.seed] = (value, run.id)
+    return by_seed
 
 
 def _at(rows: Sequence[Mapping[str, Any]], metric: str, epoch: float) -> float:

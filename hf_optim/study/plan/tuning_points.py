@@ -18,13 +18,13 @@ def distributions(space: Mapping[str, Sequence[Any]]) -> dict[str, BaseDistribut
     """The space as Optuna's distributions, sorted by name; choices as JSON, since Optuna stores plain ones only."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    made: dict[str, BaseDistribution] = {}
+    ranges: dict[str, BaseDistribution] = {}
     for key, (kind, *bounds) in sorted(space.items()):
         if kind == "choice":
-            made[key] = CategoricalDistribution([json.dumps(value) for value in bounds[0]])
+            ranges[key] = CategoricalDistribution([json.dumps(value) for value in bounds[0]])
         else:
-            made[key] = FloatDistribution(bounds[0], bounds[1], log=kind == "log")
-    return made
+            ranges[key] = FloatDistribution(bounds[0], bounds[1], log=kind == "log")
+    return ranges
 
 
 def encode(space: Mapping[str, Sequence[Any]], point: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,15 +38,15 @@ def draw(space: Mapping[str, Sequence[Any]], sampler: str, seed: int, number: in
         return [_point(space, row) for row in _sobol(len(space), seed, number)]
     import optuna
 
-    made = distributions(space)
+    ranges = distributions(space)
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-        asked = [study.ask(made).params for _ in range(number)]
+        asked = [study.ask(ranges).params for _ in range(number)]
     finally:
         optuna.logging.set_verbosity(before)
-    return [{key: _value(space[key], params[key]) for key in made} for params in asked]
+    return [{key: _value(space[key], params[key]) for key in ranges} for params in asked]
 
 
 def _sobol(dimensions: int, seed: int, number: int) -> list[list[float]]:
@@ -62,18 +62,18 @@ def _sobol(dimensions: int, seed: int, number: int) -> list[list[float]]:
 
 
 def _point(space: Mapping[str, Sequence[Any]], row: Sequence[float]) -> dict[str, Any]:
-    found = {}
-    for (key, one), u in zip(sorted(space.items()), row, strict=True):
-        if one[0] == "choice":
-            found[key] = one[1][int(u * len(one[1]))]
+    point = {}
+    for (key, bounds), u in zip(sorted(space.items()), row, strict=True):
+        if bounds[0] == "choice":
+            point[key] = bounds[1][int(u * len(bounds[1]))]
             continue
-        low, high = (math.log(v) if one[0] == "log" else v for v in one[1:])
+        low, high = (math.log(v) if bounds[0] == "log" else v for v in bounds[1:])
         at = low + u * (high - low)
-        found[key] = _value(one, math.exp(at) if one[0] == "log" else at)
-    return found
+        point[key] = _value(bounds, math.exp(at) if bounds[0] == "log" else at)
+    return point
 
 
-def _value(one: Sequence[Any], drawn: Any) -> Any:
-    if one[0] == "choice":
+def _value(bounds: Sequence[Any], drawn: Any) -> Any:
+    if bounds[0] == "choice":
         return json.loads(drawn)
-    return min(max(float(f"{drawn:.{DIGITS}g}"), one[1]), one[2])
+    return min(max(float(f"{drawn:.{DIGITS}g}"), bounds[1]), bounds[2])

@@ -94,24 +94,24 @@ class _Operators(TorchDispatchMode):
 
     def __init__(self, counters: set[int]) -> None:
         super().__init__()
-        self.counters, self.found = counters, []  # type: ignore[var-annotated]
+        self.counters, self.calls = counters, []  # type: ignore[var-annotated]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func._schema.name in _READS and not (args and id(args[0]) in self.counters):
-            self.found.append(func._schema.name.removeprefix("aten::").replace("_local_scalar_dense", "item"))
+            self.calls.append(func._schema.name.removeprefix("aten::").replace("_local_scalar_dense", "item"))
         return func(*args, **(kwargs or {}))
 
 
 class _Methods(TorchFunctionMode):
     """Counts methods that read a tensor, but of memory that the counters of the state lie in."""
 
-    def __init__(self, found: list[str], counters: set[int]) -> None:
+    def __init__(self, calls: list[str], counters: set[int]) -> None:
         super().__init__()
-        self.found, self.counters = found, counters
+        self.calls, self.counters = calls, counters
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _METHODS and args[0].untyped_storage().data_ptr() not in self.counters:
-            self.found.append(_METHODS[func])
+            self.calls.append(_METHODS[func])
         return func(*args, **(kwargs or {}))
 
 
@@ -143,10 +143,10 @@ def host_sync(s: Candidate) -> str:
     most: list[str] = []
     for t in (2, 3):
         walk.closure(t)()
-        operators.found.clear()
-        with operators, _Methods(operators.found, counted):
+        operators.calls.clear()
+        with operators, _Methods(operators.calls, counted):
             walk.opt.step()
-        most = max(most, list(operators.found), key=len)
+        most = max(most, list(operators.calls), key=len)
     if most:
         kinds = ", ".join(sorted(set(most)))
         raise Fails(f"{len(most)} reads on the host in a step of {len(walk.start)} tensors ({kinds})")

@@ -85,12 +85,12 @@ def flattened(h: SimpleNamespace) -> tuple[dict[str, float], tuple[Any, ...]]:
 
 def symbolic(h: SimpleNamespace, symbols: Mapping[str, Any]) -> SimpleNamespace:
     """Hyper-parameters with symbols for their floats."""
-    made = {}
+    values = {}
     for k, v in vars(h).items():
         if k in symbols:
-            made[k] = symbols[k]
+            values[k] = symbols[k]
         elif f"{k}_0" in symbols:
-            made[k] = tuple(symbols[f"{k}_{i}"] for i in range(len(v)))
+            values[k] = tuple(symbols[f"{k}_{i}"] for i in range(len(v)))
         else:
-            made[k] = v
-    return SimpleNamespace(**made)
+            values[k] = v
+    return SimpleNamespace(**values)

@@ -7,8 +7,8 @@ stand closer the smaller the number, as the update divides one average by the ro
     uint8   unsigned: scale (q / 255)^4,    q in 0..255, and 0 only for 0: nothing small becomes a zero to divide by
 
 A number is rounded to one of the two codes around it with the odds that keep its mean, by the bits of
-`hf_optim.engine.evaluate.noise`. The operations and their order are those of the emitters: the same codes everywhere.
-The codes of a tensor lie in the order of its memory, so that a block is a piece of that.
+`hf_optim.engine.stochastic_rounding.noise`. The operations and their order are those of the emitters: the same codes
+everywhere. The codes of a tensor lie in the order of its memory, so that a block is a piece of that.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Wish:
     def suffix(self) -> str:
         """What the study's folder is called beside others of the same claim."""
         parts = [f"epochs{self.epochs}"] if self.epochs else []
-        parts += ["only-" + "-".join("".join(c if c.isalnum() else "_" for c in one) for one in self.only)] * bool(
+        parts += ["only-" + "-".join("".join(c if c.isalnum() else "_" for c in label) for label in self.only)] * bool(
             self.only
         )
         parts += [f"tuned{self.tuned}"] if self.tuned else []
@@ -44,7 +44,7 @@ class Wish:
     def words(self) -> list[str]:
         """The options that ask for it."""
         epochs = ["--epochs", str(self.epochs)] if self.epochs else []
-        only = [word for one in self.only for word in ("--only", f'"{one}"' if " " in one else one)]
+        only = [word for label in self.only for word in ("--only", f'"{label}"' if " " in label else label)]
         tuned = ["--tuned", str(self.tuned)] if self.tuned else []
         return [*epochs, *only, *tuned, *(["--patience", str(self.patience)] if self.patience else [])]
 
@@ -81,12 +81,12 @@ def _keep(value: dict[str, Any], only: Sequence[str]) -> None:
     tasks, optimizers = value["tasks"], value["optimizers"]
     columns = [task for task in tasks if _label(task) in only]
     rows = [row for row in optimizers if _label(row) in only]
-    for one in only:
-        if one not in map(_label, [*tasks, *optimizers]):
+    for label in only:
+        if label not in map(_label, [*tasks, *optimizers]):
             names = [*map(_label, [*tasks, *optimizers])]
-            near = closest(one, names)
+            near = closest(label, names)
             raise UserError(
-                f"--only {one!r}: no task and no optimizer has this label{near}; labels: {', '.join(names)}"
+                f"--only {label!r}: no task and no optimizer has this label{near}; labels: {', '.join(names)}"
             )
     value["tasks"], value["optimizers"] = columns or tasks, rows or optimizers
     labels = [_label(row) for row in value["optimizers"]]

@@ -68,62 +68,62 @@ class Finding:
 
 def decide(comparisons: Sequence[Comparison]) -> list[Finding]:
     """Every comparison of a claim, decided together at 5 %."""
-    filled = [_differences(one) for one in comparisons]
-    p_values = [_p_value(one, values) for one, values in zip(comparisons, filled, strict=True)]
+    filled = [_differences(comparison) for comparison in comparisons]
+    p_values = [_p_value(comparison, values) for comparison, values in zip(comparisons, filled, strict=True)]
     adjusted = holm(p_values)
     return [
-        _finding(one, values, p, corrected)
-        for one, values, p, corrected in zip(comparisons, filled, p_values, adjusted, strict=True)
+        _finding(comparison, values, p, corrected)
+        for comparison, values, p, corrected in zip(comparisons, filled, p_values, adjusted, strict=True)
     ]
 
 
-def _t_test(one: Comparison, values: Sequence[float]) -> float:
+def _t_test(comparison: Comparison, values: Sequence[float]) -> float:
     """The paired t-test; equal differences of a metric that moves in grains are rounded, not certain."""
-    return difference_p(mean_difference(values, _grain(one) / 2))
+    return difference_p(mean_difference(values, _grain(comparison) / 2))
 
 
-def _grain(one: Comparison) -> float:
+def _grain(comparison: Comparison) -> float:
     """The smallest step between two values that were seen: at least the metric's own grain."""
-    seen = sorted({v for pair in one.pairs for v in pair if not math.isnan(v)})
+    seen = sorted({v for pair in comparison.pairs for v in pair if not math.isnan(v)})
     steps = [b - a for a, b in zip(seen, seen[1:], strict=False)]
     return min((step for step in steps if step > 1e-12), default=0.0)
 
 
-def _informative(one: Comparison) -> list[tuple[float, float]]:
-    return [(a, b) for a, b in one.pairs if not (math.isnan(a) and math.isnan(b))]
+def _informative(comparison: Comparison) -> list[tuple[float, float]]:
+    return [(a, b) for a, b in comparison.pairs if not (math.isnan(a) and math.isnan(b))]
 
 
-def _never(one: Comparison) -> int:
+def _never(comparison: Comparison) -> int:
     """1 where the second arm alone never finished, -1 where the first alone did not, else 0."""
-    pairs = _informative(one)
+    pairs = _informative(comparison)
     first, second = (all(math.isnan(pair[i]) for pair in pairs) for i in (0, 1))
     return 0 if not pairs or first == second else (-1 if first else 1)
 
 
-def _differences(one: Comparison) -> list[float]:
-    pairs = _informative(one)
+def _differences(comparison: Comparison) -> list[float]:
+    pairs = _informative(comparison)
     finished = [v for pair in pairs for v in pair if not math.isnan(v)]
     if not finished:
         return []
-    worst = min(finished) if one.worst is None else min(one.worst, *finished)
-    return [(worst if math.isnan(a) else a) - (worst if math.isnan(b) else b) + one.slack for a, b in pairs]
+    worst = min(finished) if comparison.worst is None else min(comparison.worst, *finished)
+    return [(worst if math.isnan(a) else a) - (worst if math.isnan(b) else b) + comparison.slack for a, b in pairs]
 
 
-def _p_value(one: Comparison, values: Sequence[float]) -> float:
-    if one.exact:
+def _p_value(comparison: Comparison, values: Sequence[float]) -> float:
+    if comparison.exact:
         agreed = {v > 0 for v in values}
         return 0.0 if len(agreed) == 1 and all(abs(v) > 1e-12 for v in values) else 1.0 if values else math.nan
-    if _never(one) and len(values) >= 2:
+    if _never(comparison) and len(values) >= 2:
         exact, _ = fisher(len(values), len(values), 0, len(values))
         # A bound on the value, as a budget is on a time, makes the t-test a cautious one rather than none.
-        timed = _t_test(one, values) if one.worst is not None else math.nan
+        timed = _t_test(comparison, values) if comparison.worst is not None else math.nan
         return exact if math.isnan(timed) else min(exact, timed)
-    return _t_test(one, values)
+    return _t_test(comparison, values)
 
 
-def _finding(one: Comparison, values: list[float], p: float, adjusted: float) -> Finding:
+def _finding(comparison: Comparison, values: list[float], p: float, adjusted: float) -> Finding:
     truth = None
     if not math.isnan(adjusted) and adjusted < ALPHA:
-        truth = _never(one) > 0 if _never(one) and not one.exact else math.fsum(values) > 0
-    shown = summarise([one.sign * (v - one.slack) for v in values])
-    return Finding(one, truth, shown, p, adjusted)
+        truth = _never(comparison) > 0 if _never(comparison) and not comparison.exact else math.fsum(values) > 0
+    shown = summarise([comparison.sign * (v - comparison.slack) for v in values])
+    return Finding(comparison, truth, shown, p, adjusted)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hf_optim.core import validate
-from hf_optim.engine import codes
+from hf_optim.engine import int8_codes
 from hf_optim.engine.passes import flat
 from hf_optim.errors import BadCheckpoint, UserError
 
@@ -62,8 +62,8 @@ def _codes(opt: Any, p: torch.Tensor, name: str, saved: Mapping[str, Any]) -> No
             f"{opt.rule}: the checkpoint keeps {name} in {its}, this optimizer in {mine}: create it with the "
             "state_dtype of the run that wrote it"
         )
-    scales = saved.get(name + codes.SCALE)
-    if not isinstance(scales, torch.Tensor) or scales.shape != (codes.blocks(p.numel()),):
+    scales = saved.get(name + int8_codes.SCALE)
+    if not isinstance(scales, torch.Tensor) or scales.shape != (int8_codes.blocks(p.numel()),):
         raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} lacks the scales of its blocks")
     if flat(value, p) is None:
         raise BadCheckpoint(f"{opt.rule}: the checkpoint keeps {name} in int8 for another memory format of the model")

@@ -119,7 +119,7 @@ class Untrained:
     def _trained(self) -> set[torch.Tensor]:
         return {p for opt in self._optimizers for group in opt.param_groups for p in group["params"]}
 
-    def found(self) -> str | None:
+    def late(self) -> str | None:
         """Before a step: a sentence about those that have a gradient now and had none so far."""
         if not any(p.grad is not None for _, p in self._left):
             return None
