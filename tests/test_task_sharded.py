@@ -51,8 +51,8 @@ def test_sharded_weights_train_and_measure_as_whole_ones(name, runs):
     assert sharded["metrics"] == pytest.approx(alone["metrics"], rel=1e-4, abs=1e-6)
     assert sharded["memory"]["parameters"] == alone["memory"]["parameters"]
     rows = [untimed(runs / folder) for folder in (f"{name}-alone", name)]
-    for one, two in zip(*rows, strict=True):
-        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+    for whole_row, sharded_row in zip(*rows, strict=True):
+        assert sharded_row == pytest.approx(whole_row, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", RUNS)
