@@ -11,12 +11,11 @@ from typing import Any
 import torch
 
 STEPS = 4
-#: a model without embeddings, averaged weights that every evaluation swaps in, and dropout; tied embeddings and layers
-#: that are sharded each for itself, and a rule that reads the loss; adapters, the rest frozen
+#: a model without embeddings, and averaged weights that every evaluation swaps in; tied embeddings and layers that are
+#: sharded each for itself, and a rule that reads the loss
 RUNS: dict[str, dict[str, Any]] = {
     "vision": {"task": "vision", "model": "mlp", "optimizer": {"name": "schedule_free_adamw", "lr": 1e-2}},
     "lm": {"task": "lm", "model": "gpt2", "optimizer": {"name": "smaran"}},
-    "lora": {"task": "finetune", "model": "lora", "optimizer": {"name": "lamb"}},
 }
 
 

@@ -25,7 +25,7 @@ def runs(tmp_path_factory):
     """The folder of all runs: NAME and NAME-resumed by two processes, NAME-alone by this one."""
     folder = tmp_path_factory.mktemp("sharded")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # what is trained to be tuned
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # tokenizers are not left at home
         for name in RUNS:
             train(spec(name), folder / f"{name}-alone", progress=False)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
