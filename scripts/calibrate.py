@@ -1,18 +1,19 @@
 """Measures how often a verdict is wrong, and writes docs/calibration.md and docs/calibration.json.
 
-    python scripts/calibrate.py cells      # 2,000 simulated studies a cell, through the shipped path: an hour
+    python scripts/calibrate.py cells      # 2,000 simulated studies a cell, through the shipped path: ten minutes
     python scripts/calibrate.py profile    # AlgoPerf's published scores from its published times
     python scripts/calibrate.py page       # the page again, from the numbers in docs/calibration.json
 
-Interrupt `cells` at any moment: the same command goes on, and keeps the cells that this very code has measured.
-The tuned cells resample the real runs of scripts/calibration_bank.npz (`calibration_bank.py` makes them).
+Interrupt `cells` at any moment: the same command goes on. A cell is kept if its first twenty studies say today, to six
+digits, what they said when it was measured, that is if neither the cell nor what plans and judges it became another;
+--anew measures it again all the same. The tuned cells resample the real runs of scripts/calibration_bank.npz, which
+`calibration_bank.py` makes.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import math
 import sys
@@ -27,38 +28,38 @@ PUBLISHED = ROOT / "tests" / "algoperf_leaderboard.csv"
 STUDIES = 2000
 
 
-def measure(studies: int, data: dict[str, Any], only: str) -> None:
-    """Every cell whose name holds `only`, but for those that this code has measured already; saved after each."""
+def measure(
+    data: dict[str, Any], studies: int = STUDIES, *, only: str = "", anew: bool = False, minutes: float = math.inf
+) -> None:
+    """Every cell whose name holds `only`, but for those that were measured as they are now; saved after each. After
+    so many `minutes` none is begun.
+    """
     import calibration_cells as c
     import calibration_tuned
 
-    cells = [*c.cells(), *calibration_tuned.cells(calibration_tuned.Bank())]
-    kept: dict[str, Any] = data.setdefault("cells", {})
-    for stale in kept.keys() - {cell.name for cell in cells}:
-        del kept[stale]
-    now = code()
-    for cell in cells:
-        before = kept.get(cell.name, {})
-        if only in cell.name and (before.get("code"), before.get("asked")) != (now, studies):
-            start = time.process_time()
-            kept[cell.name] = {**c.measure(cell, studies), "asked": studies, "code": now}
-            tally = kept[cell.name]
-            print(f"{tally['hits']}/{tally['studies']} ({time.process_time() - start:.0f} s) {cell.name}", flush=True)
-            save(data)
-    data["cells"] = {cell.name: kept[cell.name] for cell in cells if cell.name in kept}
+    from hf_optim.commands.check import Bar
 
-
-def code() -> str:
-    """A digest of what decides the numbers: plans, stages, statistics, and the cells."""
-    parts = [
-        path for name in ("plan", "statistics", "folder") for path in (ROOT / "hf_optim/study" / name).glob("*.py")
-    ]
-    here = (
-        ROOT / "scripts" / name for name in ("calibration_cells.py", "calibration_tuned.py", "calibration_bank.npz")
-    )
-    files = [*sorted(parts), ROOT / "hf_optim/study/findings/speedups.py", *here]
-    whole = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
-    return hashlib.sha256(whole).hexdigest()[:12]
+    cells = {cell.name: cell for cell in (*c.cells(), *calibration_tuned.cells(calibration_tuned.Bank()))}
+    before: dict[str, Any] = data.get("cells", {})
+    data["cells"] = kept = {name: before[name] for name in cells if name in before}
+    asked = [cell for name, cell in cells.items() if only in name]
+    end, left = time.monotonic() + 60 * minutes, 0
+    for number, cell in enumerate(asked, 1):
+        now = {"asked": studies, "digest": c.digest(cell)}
+        if not anew and now.items() <= kept.get(cell.name, {}).items():
+            continue
+        if time.monotonic() >= end:
+            left += 1
+            continue
+        start = time.process_time()
+        with Bar(f"cell {number} of {len(asked)}") as bar:
+            kept[cell.name] = {**c.measure(cell, studies, advance=bar.advance), **now}
+        data["cells"] = kept = {name: kept[name] for name in cells if name in kept}
+        save(data)
+        row = kept[cell.name]
+        print(f"{row['hits']}/{row['studies']} ({time.process_time() - start:.0f} s) {cell.name}", flush=True)
+    if left:
+        print(f"{left} of {len(asked)} cells are left: the same command goes on")
 
 
 def profile() -> list[dict[str, Any]]:
@@ -101,14 +102,15 @@ def page(data: dict[str, Any]) -> str:
         "",
         "```bash",
         "python scripts/calibration_bank.py     # the bank of real runs: minutes of one core",
-        "python scripts/calibrate.py cells      # the tables below: an hour of one core; goes on after a kill",
+        "python scripts/calibrate.py cells      # the tables below: ten minutes of one core; goes on after a kill",
         "python scripts/calibrate.py profile    # AlgoPerf's published scores",
         "```",
         "",
-        "and kept in `docs/calibration.json`. A row gives the share, in per cent, of studies that say at least one "
-        "false thing (at most 5 are promised), or that find a planted effect (at least 80). Chance alone moves the "
-        "shares; a row within its bound is one that a rule of exactly the promised level reaches in 999 of 1,000 "
-        "tables as large as this. What lies beyond is in bold.",
+        "and kept in `docs/calibration.json`, with a digest of what each row's first studies say, by which a test sees "
+        "that the code that judges is still the one that was measured. A row gives the share, in per cent, of studies "
+        "that say at least one false thing (at most 5 are promised), or that find a planted effect (at least 80). "
+        "Chance alone moves the shares; a row within its bound is one that a rule of exactly the promised level "
+        "reaches in 999 of 1,000 tables as large as this. What lies beyond is in bold.",
         "",
     ]
     for title, tuned in (("1. Simulated studies", False), ("2. Tuned studies, from real runs", True)):
@@ -175,9 +177,10 @@ def _profile_text(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def save(data: dict[str, Any]) -> None:
-    """Writes docs/calibration.json."""
+    """Writes docs/calibration.json, and the page from it."""
     kept = {key: data[key] for key in ("cells", "profile") if key in data}
     DATA.write_text(json.dumps(kept, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
+    PAGE.write_text(page(data), encoding="utf-8")
 
 
 def main() -> int:
@@ -186,14 +189,15 @@ def main() -> int:
     parser.add_argument("part", choices=("cells", "profile", "page"))
     parser.add_argument("--studies", type=int, default=STUDIES, help="simulated studies a cell (default: 2000)")
     parser.add_argument("--only", default="", help="cells whose name holds this text (default: all)")
+    parser.add_argument("--anew", action="store_true", help="measure what is kept again, too")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no cell after so many (default: all)")
     options = parser.parse_args()
     data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
     if options.part == "cells":
-        measure(options.studies, data, options.only)
+        measure(data, options.studies, only=options.only, anew=options.anew, minutes=options.minutes)
     elif options.part == "profile":
         data["profile"] = profile()
     save(data)
-    PAGE.write_text(page(data), encoding="utf-8")
     return 0
 
 

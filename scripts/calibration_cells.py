@@ -6,8 +6,10 @@ Only training is replaced: a run's record holds a number that is drawn here, or 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ Outcome = Callable[[Run], float]  # the test metric of a run, NaN for one that f
 Said = Callable[[Standing, Plan, RecordStore], bool]
 #: how surely a table of rules that all keep their level stays within its bounds
 SURE = 0.999
+#: so many studies of a cell tell whether it is what was measured before
+FEW = 20
 
 
 def bound(studies: int, cells: int, level: float = 0.05) -> int:
@@ -315,15 +319,48 @@ def cells() -> list[Cell]:
     return listed
 
 
-def measure(cell: Cell, studies: int, seed: int = 0) -> dict[str, Any]:
-    """How many of so many studies said what the cell counts."""
+def measure(
+    cell: Cell, studies: int, seed: int = 0, advance: Callable[[int, int, str], None] | None = None
+) -> dict[str, Any]:
+    """How many of so many studies said what the cell counts; `advance` hears how many are over, of how many."""
     count, hits = max(1, round(studies * cell.share)), 0
+    for number, (stands, plan, store) in enumerate(simulate(cell, count, seed), 1):
+        hits += cell.said(stands, plan, store)
+        if advance is not None:
+            advance(number, count, cell.name)
+    return {"cell": cell.name, "promise": cell.promise, "studies": count, "hits": hits, "tuned": cell.tuned}
+
+
+def simulate(cell: Cell, studies: int, seed: int = 0) -> Iterator[tuple[Standing, Plan, Simulated]]:
+    """The studies of a cell, judged; each has numbers of its own, whatever else is made."""
     plan = planning.expand(parse(cell.text, "calibration.yaml")) if isinstance(cell.text, str) else None
-    for number in range(count):
+    for number in range(studies):
         rng = np.random.default_rng([seed, number])
         if not isinstance(cell.text, str):
             plan = planning.expand(parse(cell.text(number), "calibration.yaml"))
         assert plan is not None
         store = cell.outcome(rng, plan)
-        hits += cell.said(judged(plan, store), plan, store)
-    return {"cell": cell.name, "promise": cell.promise, "studies": count, "hits": hits, "tuned": cell.tuned}
+        yield judged(plan, store), plan, store
+
+
+def digest(cell: Cell, seed: int = 0) -> str:
+    """What the first FEW studies of a cell say, to six digits, and what is counted of it: it changes with the cell and
+    with the code that plans and judges, and not with where that code stands or how it is written.
+    """
+    few = [[cell.said(*study), everything(*study)] for study in simulate(cell, FEW, seed)]
+    text = json.dumps([cell.name, cell.promise, cell.share, few])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def everything(stands: Standing, plan: Plan, store: RecordStore) -> list[Any]:
+    """The verdicts of a study, of scores, tasks, failures, places and speed-ups, with their numbers to six digits."""
+    judgement = stands.judgement
+    assert judgement is not None
+    said: list[Any] = [judgement.units, judgement.family, sum(judgement.families)]
+    for c in (*judgement.comparisons.values(), *judgement.scores.values()):
+        d, failed = c.difference, c.failure_test.adjusted if c.failure_test else math.nan
+        numbers = (c.p, c.adjusted, c.p_equivalent, c.adjusted_equivalent, d.mean, d.low, d.high, c.detectable, failed)
+        said.append([c.verdict, c.fails_more, c.pairs, *(f"{x:.6g}" for x in numbers)])
+    said += [dict(places.sets) for places in judgement.places.values()]
+    factors = [row.factor for row in speedups.speedups(Results(store, plan, {}, stands))]
+    return said + [f"{x:.6g}" for factor in factors for x in (factor.value, factor.low, factor.high)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from hf_optim.study.findings import profiles
+from hf_optim.study.statistics import looks
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,17 +91,77 @@ def test_the_kept_calibration_is_whole_and_within_bounds(scripts: dict[str, Modu
     assert contrast["hits"] / contrast["studies"] > 0.15
 
 
-def test_measuring_goes_on_where_it_was_left_and_begins_anew_with_other_rules(
-    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def two_cells(scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
+    """Two small cells in place of all, and files of their own; the list may be changed."""
+    cells = [cell for cell in scripts["cells"].cells() if "one comparison" in cell.name or "equivalent" in cell.name]
+    assert len(cells) == 2
+    monkeypatch.setattr(scripts["cells"], "cells", lambda: cells)
+    monkeypatch.setattr(scripts["tuned"], "cells", lambda bank: [])
+    for name in ("PAGE", "DATA"):
+        monkeypatch.setattr(scripts["calibrate"], name, tmp_path / name)
+    return cells
+
+
+def calibrate(scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, dict]:
+    """Runs the command and gives what it kept."""
+    monkeypatch.setattr(sys, "argv", ["calibrate.py", "cells", "--studies", "25", *words])
+    assert scripts["calibrate"].main() == 0
+    data = json.loads(scripts["calibrate"].DATA.read_text(encoding="utf-8"))
+    assert scripts["calibrate"].PAGE.read_text(encoding="utf-8") == scripts["calibrate"].page(data)
+    return data["cells"]
+
+
+def test_measuring_goes_on_where_it_was_killed_and_keeps_what_is_unchanged(
+    scripts: dict[str, ModuleType], two_cells: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calibrate, data, name = scripts["calibrate"], {}, "one comparison, 3 seeds"
-    monkeypatch.setattr(calibrate, "save", lambda data: None)
-    said = []
-    for digest in ("first", "first", "second"):
-        monkeypatch.setattr(calibrate, "code", lambda digest=digest: digest)
-        calibrate.measure(2, data, name)
-        said.append(capsys.readouterr().out.count(name))
-    assert said == [1, 0, 1] and len(data["cells"]) == 1
+    c, measured = scripts["cells"], []
+    whole = c.measure
+
+    def measure(cell, *rest, **more):
+        if cell.name in killed:
+            raise KeyboardInterrupt
+        measured.append(cell.name)
+        return whole(cell, *rest, **more)
+
+    monkeypatch.setattr(c, "measure", measure)
+    first, second = (cell.name for cell in two_cells)
+    killed = {second}
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(scripts, monkeypatch)
+    assert calibrate(scripts, monkeypatch, "--minutes", "0").keys() == {first} and measured == [first]
+    killed = set()
+    kept = calibrate(scripts, monkeypatch)
+    assert list(kept) == measured == [first, second] and kept[second]["studies"] == 25
+    assert calibrate(scripts, monkeypatch) == kept and measured == [first, second]
+    assert calibrate(scripts, monkeypatch, "--anew", "--only", "equivalent") == kept
+    assert measured == [first, second, second]
+    calibrate(scripts, monkeypatch, "--studies", "21")
+    assert measured[3:] == [first, second]
+
+
+def test_another_cell_and_other_rules_are_measured_anew(
+    scripts: dict[str, ModuleType], two_cells: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = calibrate(scripts, monkeypatch)
+    first, second = (cell.name for cell in two_cells)
+    two_cells[0] = dataclasses.replace(two_cells[0], text=scripts["cells"].yaml("seeds: 4"))
+    changed = calibrate(scripts, monkeypatch)
+    assert changed[first]["digest"] != before[first]["digest"] and changed[second] == before[second]
+    monkeypatch.setattr(looks, "ALPHA", 0.1)
+    assert all(row["digest"] != changed[name]["digest"] for name, row in calibrate(scripts, monkeypatch).items())
+    del two_cells[0]
+    assert set(calibrate(scripts, monkeypatch)) == {second}
+
+
+def test_the_kept_calibration_is_of_the_code_that_judges_today(scripts: dict[str, ModuleType], kept: dict) -> None:
+    """If this fails a verdict says other things than what was measured: `python scripts/calibrate.py cells`."""
+    c, t = scripts["cells"], scripts["tuned"]
+    few = [
+        cell for cell in (*c.cells(), *t.cells(t.Bank())) if "19 comp" not in cell.name and "20 opt" not in cell.name
+    ]
+    stale = [cell.name for cell in few if c.digest(cell) != kept["cells"][cell.name]["digest"]]
+    assert not stale and len(few) > 20
 
 
 def test_the_page_is_made_from_the_kept_numbers(scripts: dict[str, ModuleType], kept: dict) -> None:
@@ -113,6 +176,18 @@ def test_what_stands_behind_a_promise_exists(scripts: dict[str, ModuleType]) -> 
             file, _, name = test.partition("::")
             assert not name or f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), promise
     assert len({promise for promise, _, _ in promises}) == len(promises)
+
+
+def test_pages_that_promise_are_on_the_list(scripts: dict[str, ModuleType]) -> None:
+    """A page that says how often a verdict may be wrong, or when there is one, is named beside a promise."""
+    named = {name for _, where, _ in scripts["promises"].PROMISES for name in where.split(", ")} - {"report"}
+    pages = {"README": ROOT / "README.md", **{file.name: file for file in (ROOT / "docs").glob("*.md")}}
+    assert named <= pages.keys()
+    promising = re.compile(
+        r"verdict[^.]*\b5 %|\b(better|worse|verdict)\b[^.]*\bof 100\b|stays decided|no verdict before"
+    )
+    found = {name for name, file in pages.items() if promising.search(" ".join(file.read_text("utf-8").split()))}
+    assert found - {"calibration.md"} <= named and {"README", "honest.md", "studies.md"} <= found
 
 
 def test_algoperfs_published_scores_follow_from_its_published_times() -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,10 @@ def test_the_section_shows_all_of_it_and_nothing_without_a_ladder(climbed: tuple
     for title in ("The ladder", "The trend", "Speed-up over tuned AdamW", "Rates", "The rate carried over"):
         assert title in html
     assert html.count("<svg") == 3 + 3 and "nan" not in html
+    # A study without tuning never speaks of a tuned baseline.
+    given = replace(loaded, plan=replace(loaded.plan, tuning=None, ladder={**loaded.plan.ladder, "rates": "tuned"}))
+    untuned = section(given, style_of(["AdamW", "Lion", "SGD"]))
+    assert "Speed-up over untuned AdamW" in untuned and "over tuned" not in untuned and "tokens tuned" not in untuned
 
 
 def test_a_dry_run_says_what_every_rung_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

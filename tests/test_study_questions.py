@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,16 @@ from tuning_fakes import YAML, expand, finish, good_rate
 
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
-from hf_optim.study.findings import design, naming, table, verdicts
-from hf_optim.study.folder import pairs, questions, rows, stages
+from hf_optim.study.api import Study
+from hf_optim.study.findings import analysis, design, naming, table, verdicts
+from hf_optim.study.folder import merge, pairs, questions, rows, stages
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import launcher, worker
 from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.report import html as report
+from hf_optim.study.report import paper
+from hf_optim.study.report.tables import result_csv
 
 PLAIN = YAML[: YAML.index("tuning:")].replace("seeds: 3", "seeds: 5").replace("label: SMARAN", "label: SMARAN, lr: 0.1")
 PLAIN = PLAIN.replace("base: sgd", "base: {name: sgd, lr: 0.1}").replace("- adamw", "- {name: adamw, lr: 0.01}")
@@ -98,7 +102,41 @@ def test_an_added_optimizer_is_a_family_of_its_own(tmp_path: Path) -> None:
         assert after.comparisons[key] == c and not c.exploratory
     late = after.comparisons["MLP", "late"]
     assert late.adjusted == pytest.approx(late.p) and not late.exploratory
+    assert after.families == (2, 1) and "over the family (2 and 1 comparisons)" in table.note(results)
+    first, _, last = verdicts.sentences(results, table.build(results))
+    assert "Holm over 2" in first and "Holm" not in last
     assert any("late was added: a family of its own" in text for text in verdicts.changed(results))
+
+
+def test_failures_of_an_added_optimizer_leave_the_others_as_they_were(tmp_path: Path) -> None:
+    """Fisher's tests, too, are of one family each: four failures of five against none are 0.048, of two 0.095."""
+
+    def outcome(run: Run) -> dict[str, float] | None:
+        return None if run.optimizer in ("SMARAN", "late") and run.seed else good_rate(run)
+
+    made = begin(PLAIN, tmp_path)
+    for text in (PLAIN, PLAIN + "  - {name: sgdm, lr: 0.1, label: late}\n"):
+        made = begin(text, tmp_path)
+        for run in made.runs:
+            finish(run, tmp_path, outcome)
+        judgement = records.load(tmp_path).standing.judgement
+        assert judgement is not None and judgement.comparisons["MLP", "SMARAN"].fails_more == "more often"
+    assert judgement.comparisons["MLP", "late"].fails_more == "more often"
+
+
+def test_a_merge_looks_once_at_seeds_that_no_study_planned_and_tells_it(tmp_path: Path) -> None:
+    for name, text in (("a", PLAIN), ("b", PLAIN.replace("seeds: 5", "seeds: {these: [5, 6, 7]}"))):
+        run_all(begin(text, tmp_path / name), tmp_path / name)
+    for into in (tmp_path / "ab", tmp_path / "a"):
+        merge.merge([tmp_path / "a", tmp_path / "b"], into)
+        results = records.load(into)
+        judgement = results.standing.judgement
+        assert judgement is not None and results.plan.looks == (8,) == (judgement.units,)
+    assert "Question not registered" in verdicts.looked(records.load(tmp_path / "ab"))
+    assert results.standing.register.digest == questions.digest(questions.question(results.plan))
+    assert verdicts.changed(results) == [
+        "Changed after results were known: looks: [5] became [8]; what it touches is exploratory."
+    ]
 
 
 def test_folders_of_before_say_that_nothing_was_registered(tmp_path: Path) -> None:
@@ -152,6 +190,14 @@ def test_without_repetitions_everything_is_said_of_these_settings(tmp_path: Path
     assert all(t.suffix == " (with these settings)" for t in tables) and naming.SCOPE in table.note(results)
     page = report.render(results, tables)
     assert "MLP (with these settings)" in page and "holds with these settings" in page
+    # The first screen's short list and its line on the best, statistics, exports, frames and comparisons say it too.
+    assert "<b>MLP (with these settings)</b><ul>" in page and "</b> (with these settings): " in page
+    assert "MLP (with these settings)" in analysis.markdown(analysis.analyse(results, tables), "T", {})
+    frame = Study(results.folder).verdicts
+    settings = "smaran with these settings (lr 0.1, untuned)"
+    assert settings in set(frame["named"]) and settings in result_csv(tables) and settings in paper.csv(tables)
+    _, worth = pairs.compare([results], [], "smaran", "adamw")
+    assert worth.endswith("; verdicts hold with these settings")
 
 
 def test_with_repetitions_a_verdict_names_optimizer_space_and_trials() -> None:
@@ -165,6 +211,17 @@ def test_with_repetitions_a_verdict_names_optimizer_space_and_trials() -> None:
     assert not naming.unequal(planned, "SMARAN")
 
 
+def test_the_dry_run_says_what_the_first_look_costs_and_what_all_of_it_does(capsys, tmp_path: Path) -> None:
+    """The default of two cores, five optimizers: 250 to 500 runs, said beforehand."""
+    text = YAML.replace("seeds: 3\n", "").replace("trials: 6", "trials: 8\n  repetitions: [5, 10]\n  seeds: 2")
+    text = text.replace("  - adamw\n", "  - adamw\n  - lion\n  - adan\n")
+    (tmp_path / "s.yaml").write_text(text)
+    assert main(["study", str(tmp_path / "s.yaml"), "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "400 trials, 100 runs at most (250 of them before the first look), seeds 0 to 19 (20)" in said
+    assert "with 80 % (4 comparisons, looks after 5 and 10 repetitions)" in said
+
+
 def test_the_dry_run_says_what_the_design_finds_and_warns() -> None:
     few = design.lines(expand(PLAIN.replace("seeds: 5", "seeds: 3")))
     assert few[0].startswith("finds differences of 4.6 deviations of a seed with 80 % (2 comparisons")
@@ -176,6 +233,37 @@ def test_the_dry_run_says_what_the_design_finds_and_warns() -> None:
     tuned = design.lines(expand(YAML.replace("trials: 6", "trials: 4")))
     assert any("4 trials are few" in line for line in tuned) and any("with these settings only" in x for x in tuned)
     assert any("gives no verdict" in line for line in design.lines(expand(PLAIN.replace("seeds: 5", "seeds: 1"))))
+
+
+def test_a_score_says_what_failed_what_a_step_costs_and_how_little_it_differs(tmp_path: Path) -> None:
+    def outcome(run: Run) -> dict[str, float] | None:
+        if run.optimizer == "SMARAN" and run.task == "T1" and run.seed:
+            return None
+        gap = {"SMARAN": 1e-4, "tlr(sgd)": 1e-5}.get(run.optimizer, 0.0)
+        wobble = 1e-5 * ((run.seed * 7 + len(run.optimizer) * 3 + int(run.task[-1], 36)) % 5)
+        return {"validation_accuracy": 0.8, "validation_loss": 0.5, "test_accuracy": 0.8 + gap + wobble}
+
+    more = "".join(f"  - {{task: vision, model: mlp, size: smoke, label: T{i}}}\n" for i in range(2))
+    text = PLAIN.replace("overrides: {steps: 100}", "overrides: {steps: 90}")
+    made = begin(text.replace("optimizers:", f"{more}optimizers:", 1), tmp_path)
+    for run in made.runs:
+        finish(run, tmp_path, outcome)
+        file = tmp_path / "runs" / run.id / "record.json"
+        time = {"steps": 100, "forward_passes": 300 if run.optimizer == "SMARAN" else 100, "backward_passes": 100}
+        file.write_text(json.dumps({**json.loads(file.read_text()), "time": time}))
+    results = records.load(tmp_path)
+    tables = table.build(results)
+    smaran, tlr = verdicts.sentences(results, tables)
+    assert "fails more often on T1 (4 of 5 against 0 of 5" in smaran
+    assert "failures 4 of 15, at most 55 % (the baseline's 0 of 15, at most 22 %)" in smaran
+    assert "a step costs 3 forward and 1 backward passes (adamw: 1 forward and 1 backward passes)" in smaran
+    # Two figures of the interval at least: "between 0.00 worse and 0.00 better" would say nothing.
+    c = results.standing.judgement.scores["tlr(sgd)"]
+    said = re.search(r"score (\S+) \[(\S+), (\S+)\]", tlr)
+    assert said is not None and 0 < c.difference.high - c.difference.low < 1e-3
+    half = (c.difference.high - c.difference.low) / 2
+    assert [float(x) for x in said.groups()] == pytest.approx([c.difference.mean, c.difference.low, c.difference.high],
+                                                              abs=0.05 * half)  # fmt: skip
 
 
 # --- the machine's fault ---

@@ -101,7 +101,7 @@ def test_one_seed_says_so(tmp_path: Path) -> None:
 def test_holm_counts_every_task(tmp_path: Path) -> None:
     first, _ = load(make_study(tmp_path / "1", tasks=("A",)))
     second, _ = load(make_study(tmp_path / "2", tasks=("A", "B")))
-    assert [x.standing.judgement.tests for x in (first, second)] == [2, 4]
+    assert [sum(x.standing.judgement.families) for x in (first, second)] == [2, 4]
 
 
 def test_times_do_not_touch_the_result_files(tmp_path: Path) -> None:

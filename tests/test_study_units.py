@@ -85,6 +85,9 @@ def test_a_score_adds_up_tasks_that_share_no_seed(tmp_path: Path) -> None:
     every = [seed for arms in seeds.values() for seed in next(iter(arms.values()))]
     assert len(every) == len(set(every)) == 3 * 12
     assert Plan.from_dict(planned.to_dict(), "plan.json").to_dict() == planned.to_dict()
+    plain = YAML[: YAML.index("tuning:")].replace("optimizers:", f"{THREE}optimizers:", 1)
+    folder = whole(expand(plain), tmp_path / "untuned", even)
+    assert records.load(folder).standing.judgement.family == "score"
     # Comparisons task by task need no such thing, and runs of one task keep their ids whatever others there are.
     by_tasks = expand(REPEATED.replace("optimizers:", f"{THREE}optimizers:", 1) + "family: tasks\n")
     assert not any("seed_shift" in task for task in by_tasks.tasks)
@@ -175,10 +178,45 @@ def test_a_failed_machine_leaves_its_optimizer_out_and_the_look_is_taken(tmp_pat
         if run.optimizer == "SMARAN" and run.seed == 1:
             file.write_text(json.dumps({**json.loads(file.read_text()), "fault": "machine"}))
     judgement = records.load(tmp_path).standing.judgement
-    assert judgement is not None and judgement.tests == 1
+    assert judgement is not None and judgement.families == (1,)
     lost = judgement.comparisons["MLP", "SMARAN"]
     assert lost.verdict == "no verdict" and "cannot be run here" in lost.reason
     assert judgement.comparisons["MLP", "tlr(sgd)"].pairs == 3
+
+
+def test_what_was_decided_outlives_later_failures_and_a_machine_that_fails_later(tmp_path: Path) -> None:
+    """Decided at the first look; the second is reached because the other optimizer is open."""
+    plain = YAML[: YAML.index("tuning:")].replace("seeds: 3", "seeds: [5, 10]") + "margin: 0.05\n"
+    for late, verdict in ((False, "equivalent"), (True, "better")):
+        made, folder = expand(plain), tmp_path / verdict
+
+        def outcome(run: Run, late: bool = late) -> dict[str, float] | None:
+            if run.optimizer == "SMARAN" and run.seed == 7:
+                return None
+            rest = {"validation_accuracy": 0.5, "validation_loss": 1.0}
+            wobble = 0.1 if run.optimizer == "tlr(sgd)" else 0.001
+            gap = 0.2 if late and run.optimizer == "SMARAN" else 0.0
+            return {**rest, "test_accuracy": 0.5 + gap + wobble * ((run.seed * 7 + len(run.optimizer)) % 5 - 2)}
+
+        whole(made, folder, outcome)
+        if late:
+            (run,) = (r for r in made.runs if (r.optimizer, r.seed) == ("SMARAN", 7))
+            file = folder / "runs" / run.id / "record.json"
+            file.write_text(json.dumps({**json.loads(file.read_text()), "fault": "machine"}))
+        judgement = records.load(folder).standing.judgement
+        assert judgement is not None and judgement.units == 10
+        kept = judgement.comparisons["MLP", "SMARAN"]
+        # The machine's fault is no failure of the optimizer, of whose units five were looked at.
+        failed = (0, 5) if late else (1, 10)
+        assert (kept.verdict, kept.pairs, kept.reason) == (verdict, 5, "")
+        assert (kept.failures[0].count, kept.failures[0].n) == failed
+    # What was open when the machine failed stays without a verdict.
+    (run,) = (r for r in made.runs if (r.optimizer, r.seed) == ("tlr(sgd)", 9))
+    file = folder / "runs" / run.id / "record.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "status": "failed", "fault": "machine"}))
+    judgement = records.load(folder).standing.judgement
+    lost = judgement.comparisons["MLP", "tlr(sgd)"]
+    assert lost.verdict == "no verdict" and "cannot be run here" in lost.reason and judgement.decided
 
 
 def test_runs_that_a_seed_does_not_change_get_no_verdict(tmp_path: Path) -> None:
@@ -222,6 +260,23 @@ def test_a_batch_size_that_is_searched_keeps_the_samples(tmp_path: Path) -> None
         expand(text.replace("batch_size: {choices: [32, 128]}", "betas: {choices: [1]}"))
     with pytest.raises(UserError, match="batch_size must be a number"):
         expand(text.replace("[32, 128]", "[big]"))
+
+
+def test_what_a_run_does_is_searched_and_read_back(tmp_path: Path) -> None:
+    """Schedules with their warm-up, clipping, betas and batch sizes; a plan in a folder has them as the YAML has."""
+    space = "{betas: {choices: [[0.9, 0.999], [0.8, 0.9]]}, run: {max_grad_norm: [0.1, 10, log], "
+    space += "schedule: {choices: [{name: cosine}, {name: cosine, warmup: 0.1}]}, batch_size: {choices: [32, 128]}}}"
+    text = YAML.replace("SMARAN: {lr: [0.003, 1.0, log]}", f"adamw: {space}")
+    made = expand(text)
+    whole(made, tmp_path, even)
+    assert records.load(tmp_path).plan.to_dict() == made.to_dict()
+    (search,) = (s for s in records.load(tmp_path).standing.state.searches if s.optimizer == "adamw")
+    specs = [trial.run.spec for trial in search.trials]
+    for values in ([s["optimizer"]["betas"] for s in specs], [s["schedule"] for s in specs]):
+        assert len({json.dumps(value) for value in values}) == 2
+    assert len({s["overrides"]["max_grad_norm"] for s in specs}) == 6
+    with pytest.raises(UserError, match=r"'adamw' is tuned over the batch size, which changes them"):
+        expand(text.replace("  trials: 6", "  trials: 6\n  steps: 1000"))
 
 
 def test_the_baseline_is_tuned_and_judged_at_every_budget(tmp_path: Path) -> None:

@@ -75,9 +75,7 @@ def test_an_interval_leaves_zero_exactly_when_the_verdict_is_given(seed: int, ma
 
 def test_equivalence_is_withheld_where_an_arm_failed() -> None:
     d = [0.01, -0.02, 0.015, 0.0, -0.01, 0.02]
-    (fine,), (withheld,) = (
-        looks.decide([looks.Claim(means(d, (6,)), 0.5, allowed)], (6,)) for allowed in (True, False)
-    )
+    (fine,), (withheld,) = (looks.decide([looks.Claim(means(d, (6,)), 0.5, unfailed)], (6,)) for unfailed in (1, 0))
     assert (fine.verdict, withheld.verdict) == ("equivalent", "undecided")
 
 

@@ -110,6 +110,9 @@ def test_runs_of_one_seed_are_paired(monkeypatch, tmp_path) -> None:
     assert first[1]["train_loss"] == second[1]["train_loss"] and first[1]["grad_norm"] == second[1]["grad_norm"]
     assert first[2]["train_loss"] != second[2]["train_loss"]
     assert other != adamw and third[0]["validation_loss"] != first[0]["validation_loss"]
+    # Another batch size begins with the same weights.
+    _, _, fourth = seen(monkeypatch, tmp_path, "adamw", overrides={"batch_size": 32, "steps": 2})
+    assert fourth[0] == first[0] and fourth[1]["train_loss"] != first[1]["train_loss"]
 
 
 def test_accumulation_changes_neither_loss_nor_gradient(tmp_path) -> None:

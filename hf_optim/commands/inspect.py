@@ -95,7 +95,6 @@ def look(given: argparse.Namespace) -> int:
         estimate = hessian.trace(solution, given.trace)
         figures["trace"] = {"mean": estimate.mean, "standard_error": estimate.error, "probes": estimate.probes}
         _say("trace", f"{estimate.mean:.5g} ± {estimate.error:.2g} (standard error, {estimate.probes} probes)")
-    folder = given.output or given.checkpoint / "inspection"
     pictures: list[tuple[str, Any]] = []
     if given.landscape:
         surface = landscape.surface(
@@ -109,7 +108,7 @@ def look(given: argparse.Namespace) -> int:
         )
         pictures.append(("interpolation", landscape.between(solution, second)))
         figures["other"] = str(given.other)
-    _write(folder, figures, pictures)
+    folder = _write(given.output, given.checkpoint, figures, pictures)
     _say("written to", str(folder))
     return 0
 
@@ -123,12 +122,14 @@ def _progress(done: int, total: int) -> None:
         print(f"\rlandscape {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
-def _write(folder: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]]) -> None:
+def _write(output: Path | None, checkpoint: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]]) -> Path:
+    """Writes into `output`, or into a folder of the checkpoint's own; gives it."""
     from hf_optim.curvature import plots
-    from hf_optim.experiment.files import whole, write_atomically, write_json
+    from hf_optim.experiment.files import own_folder, whole, write_atomically, write_json
 
+    folder = output or checkpoint / "inspection"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = own_folder(output) if output else own_folder(checkpoint, "inspection")
         write_json(folder / "inspection.json", figures)
         for name, measured in pictures:
             write_atomically(folder / f"{name}.csv", _csv(name, measured))
@@ -136,6 +137,7 @@ def _write(folder: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]
                 plots.draw(name, measured, picture)
     except OSError as error:
         raise UserError(f"--output: {folder} cannot be written ({error.strerror or error})") from error
+    return folder
 
 
 def _csv(name: str, measured: Any) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ from hf_optim.experiment.task import Task, check_run, load
 
 #: what says that a checkpoint holds adapters, and their weights
 ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+#: modules of a model; the largest there are have some ten thousand
+MOST_PARTS = 200_000
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -57,13 +60,15 @@ def check_checkpoint(checkpoint: Path) -> None:
 #: keys of config.json with which transformers would run code, or read what is not in the folder
 _ASKING = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
            "experts_implementation", "_experts_implementation", "quantization_config", "base_model_name_or_path",
-           "custom_pipelines")  # fmt: skip
+           "custom_pipelines", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")  # fmt: skip
 
 
 def _asks(config: Any) -> str:
     """The first key of `_ASKING` in a configuration, at any depth, whose value is not one of torch's own words."""
     for key, value in config.items() if isinstance(config, dict) else ():
         if key in _ASKING and value not in (None, "eager", "sdpa"):
+            return str(key)
+        if key == "architecture" and ":" in str(value):  # timm's, of a hub or another folder
             return str(key)
         if asked := _asks(value):
             return asked
@@ -94,7 +99,10 @@ def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
     if listed and known.isdisjoint(listed) and not cls.__name__.startswith("Auto"):
         raise UserError(f"checkpoint: {checkpoint} holds {listed[0]}, but model {name!r} is {cls.__name__}")
     try:
-        return cast(PreTrainedModel, cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False))
+        with _bounded(checkpoint):
+            return cast(
+                PreTrainedModel, cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+            )
     except UserError:
         raise
     except Exception as error:  # whatever transformers, safetensors and torch say of files that are damaged
@@ -113,9 +121,11 @@ def read_adapters(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
+    if not file.is_file():  # a pipe would be waited for
+        raise UserError(f"checkpoint: {checkpoint} has no {ADAPTER_WEIGHTS}")
     try:
         weights = load_file(file)
-    except Exception as error:  # whatever safetensors says of a file that is missing or damaged
+    except Exception as error:  # whatever safetensors says of a damaged file
         raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from error
     here = get_peft_model_state_dict(model)
     if {name: t.shape for name, t in weights.items()} != {name: t.shape for name, t in here.items()}:
@@ -124,6 +134,48 @@ def read_adapters(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:
         )
     set_peft_model_state_dict(model, weights)
     return model
+
+
+@contextmanager
+def _bounded(checkpoint: Path) -> Iterator[None]:
+    """Within it a model of more parts, or numbers, than the files of the checkpoint can hold is a `UserError`, however
+    its config.json calls what it counts: it would be built until memory ends.
+    """
+    held = sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file())
+    parts = numbers = 0
+    largest = max(_whole_numbers(_json(checkpoint / "config.json")), default=0)
+    if largest > max(held, 10_000_000):  # before there is a layer, tables are made for each
+        raise UserError(f"checkpoint: {checkpoint}: its config.json counts beyond what its files hold")
+
+    def part(*_: object) -> None:
+        nonlocal parts
+        parts += 1
+        if parts > MOST_PARTS:
+            raise UserError(f"checkpoint: {checkpoint}: its config.json asks for more than {MOST_PARTS} layers")
+
+    def tensor(module: object, name: str, value: Tensor | None) -> None:
+        nonlocal numbers
+        numbers += 0 if value is None else value.numel()
+        if numbers > 8 * held + (64 << 20):  # two for a tied one, buffers, 8 bits at the least, and tables of masks
+            raise UserError(f"checkpoint: {checkpoint}: its config.json asks for more numbers than its files hold")
+
+    hooks = (
+        torch.nn.modules.module.register_module_module_registration_hook(part),
+        torch.nn.modules.module.register_module_parameter_registration_hook(tensor),
+        torch.nn.modules.module.register_module_buffer_registration_hook(tensor),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    for entry in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _whole_numbers(entry)
 
 
 def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:

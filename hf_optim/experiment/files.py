@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 #: bytes of a file that is read at once; histories of long runs have some MB
-LARGEST = 128 << 20
+LARGEST = 64 << 20
 #: levels of JSON that we write are five or six
 DEEPEST = 24
+#: folders within folders of a run; ours are two or three
+FARTHEST_DOWN = 40
 #: what a writer that was killed leaves
 _LEFT = re.compile(r"\.(.+\.[0-9a-f]{32}\.tmp|probe\.[0-9a-f]{32})")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -130,10 +132,12 @@ def _shallow(value: Any, levels: int) -> bool:
 
 
 def check_tree(folder: Path) -> None:
-    """Raise `Refused` unless everything below `folder` is a folder or a plain file."""
+    """Raise `Refused` unless everything below `folder` is a folder or a plain file, and not too far below."""
     if folder.is_symlink():
         raise Refused(folder.name, "is a link, which is not followed")
     for place, folders, files in os.walk(folder):
+        if len(Path(place).parts) - len(folder.parts) > FARTHEST_DOWN:
+            raise Refused(folder.name, f"holds folders more than {FARTHEST_DOWN} deep")
         for name in (*folders, *files):
             path = Path(place) / name
             mode = path.lstat().st_mode

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from hf_optim.core import reduce
 from hf_optim.core.rewind import RandomState, reshard
 from hf_optim.experiment import sharding
+from hf_optim.experiment.checkpoint import check_checkpoint
 from hf_optim.experiment.evaluator import Evaluator
 from hf_optim.experiment.spending import Spending
 from hf_optim.hub import schedules
@@ -74,9 +75,12 @@ class TaskTrainer(Trainer):
         whole = (Path(resume_from_checkpoint) / "config.json").is_file()
         if not whole or self.is_fsdp_enabled or not isinstance(self.model, PreTrainedModel):
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        check_checkpoint(Path(resume_from_checkpoint))
         state = RandomState()
         try:
-            stored = type(self.model).from_pretrained(resume_from_checkpoint, local_files_only=True)
+            stored = type(self.model).from_pretrained(
+                resume_from_checkpoint, config=self.model.config, local_files_only=True
+            )
         finally:
             state.restore()
         self.model.load_state_dict(stored.state_dict())

@@ -120,7 +120,9 @@ class Study:
 
     @cached_property
     def verdicts(self) -> pandas.DataFrame:
-        """A row an optimizer and task: mean, deviation, the paired difference with its interval, p and the verdict."""
+        """A row an optimizer and task: mean, deviation, the paired difference with its interval, p, the verdict, and
+        the optimizer as the verdict names it: with its search space and trials, or with these settings.
+        """
         rows = []
         for task_table in self._tables:
             for row in task_table.rows:
@@ -140,6 +142,7 @@ class Study:
                         "high": c.difference.high if c else math.nan,
                         "p": c.adjusted if c else math.nan,
                         "verdict": "baseline" if row.baseline else row.verdict,
+                        "named": row.named,
                     }
                 )
         return _frame(rows)

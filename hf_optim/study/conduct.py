@@ -302,7 +302,8 @@ def _show_costs(plan: planning.Plan, card: Card | None, console: Console) -> Non
 
 def _show_plan(plan: planning.Plan, folder: Path, console: Console) -> None:
     seeds = changes.shown(plan.seeds)
-    at_most = " at most" if len(plan.looks) > 1 else ""
+    first = sum(stages.planned_to(plan, plan.looks[0]))
+    at_most = f" at most ({first} of them before the first look)" if len(plan.looks) > 1 else ""
     trials, judged, further = stages.planned(plan)
     counts = [f"{trials} trials"] if trials else []
     counts += [f"{judged} runs"] + ([f"{further} further runs"] if further else [])

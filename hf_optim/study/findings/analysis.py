@@ -51,6 +51,8 @@ class TaskAnalysis:
     omnibus: omnibus.Omnibus
     places: Mapping[str, tuple[int, int]]
     pairs: Mapping[str, Decision]
+    #: " (with these settings)" where the unit is a seed
+    suffix: str
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _task_analysis(table: TaskTable, judgement: Judgement | None) -> TaskAnalysi
         omnibus.compare_all(_values([row for row in rows if not row.failed]), table.greater),
         places.sets if places else {},
         {f"{a} − {b}": decision for (a, b), decision in places.pairs.items()} if places else {},
+        table.suffix,
     )
 
 
@@ -176,7 +179,7 @@ def markdown(analysis: Analysis, title: str, decimals: Mapping[str, int]) -> str
         lines += ["## Over all tasks", "", *_friedman(analysis.over_tasks, "tasks")]
     lines += _targets(analysis)
     if analysis.speedups:
-        lines += ["## Speed-up", "", SPEEDUP, ""]
+        lines += [f"## Speed-up{analysis.tasks[0].suffix}", "", SPEEDUP, ""]
         lines += _table(
             [
                 {"task": r.task, "optimizer": r.optimizer, f"times the baseline's {r.unit}": speedups.said(r)}
@@ -188,7 +191,7 @@ def markdown(analysis: Analysis, title: str, decimals: Mapping[str, int]) -> str
 
 
 def _task(task: TaskAnalysis, decimals: int) -> list[str]:
-    lines = [f"## {markdown_text(task.task)}: {markdown_text(task.metric)}", ""]
+    lines = [f"## {markdown_text(task.task)}{task.suffix}: {markdown_text(task.metric)}", ""]
     rows = []
     for label, description in task.descriptions.items():
         row = {"optimizer": label, "n": str(description.n), "mean": intervals.text(description.mean, decimals)}

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from hf_optim.study.findings.table import Row, TaskTable
 
 
-def sentence(table: TaskTable, row: Row) -> str:
+def over_tasks(tables: Sequence[TaskTable], label: str) -> str:
+    """What a step costs on every task, in passes alone: seconds are those of a task. Said once where it is the same."""
+    said = {t.task: sentence(t, row, timed=False) for t in tables for row in t.rows if row.optimizer == label}
+    several = len(set(said.values())) > 1
+    return "; ".join(f"on {task} {text}" for task, text in said.items() if text) if several else min(said.values())
+
+
+def sentence(table: TaskTable, row: Row, timed: bool = True) -> str:
     """What a step of an optimizer and of the baseline cost: "a step costs 3.5 forward and 1 backward passes (...)"."""
     base = next((r for r in table.rows if r.baseline), None)
     if base is None or math.isnan(row.costs["forward"]) or math.isnan(base.costs["forward"]):
         return ""
     times = [side.costs["step_ms"] for side in (row, base)]
-    timed = [f" in {t:.3g} ms" if not any(map(math.isnan, times)) else "" for t in times]
-    return f"a step costs {_passes(row)}{timed[0]} ({table.baseline}: {_passes(base)}{timed[1]})"
+    took = [f" in {t:.3g} ms" if timed and not any(map(math.isnan, times)) else "" for t in times]
+    return f"a step costs {_passes(row)}{took[0]} ({table.baseline}: {_passes(base)}{took[1]})"
 
 
 def _passes(row: Row) -> str:

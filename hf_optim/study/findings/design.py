@@ -44,7 +44,7 @@ def lines(plan: Plan) -> list[str]:
     if tests:
         looks = " and ".join(f"{n}" for n in plan.looks)
         effect = detectable_effect(tuple(plan.looks), tests)
-        kind = "scores" if plan.family == "score" else "comparisons"
+        kind = ("score" if plan.family == "score" else "comparison") + ("s" if tests > 1 else "")
         if math.isnan(effect):
             notes.append(f"warning: one {naming.unit(plan, 1)} gives no verdict")
         else:
@@ -57,7 +57,9 @@ def lines(plan: Plan) -> list[str]:
                 f"({tests} {kind}, looks after {looks} {units})"
             )
             if effect > BLUNT:
-                notes.append(f"warning: more than {BLUNT:g} deviations: hardly anything will be decided; more {units}?")
+                notes.append(
+                    f"warning: more than {BLUNT:g} deviations: hardly anything will be decided; plan more {units}"
+                )
     if plan.tuning is None or not plan.repetitions:
         notes.append(f"verdicts will hold {naming.SETTINGS} only: tuning: repetitions: compares optimizers")
     if plan.tuning is not None and plan.tuning["trials"] < FEW_TRIALS:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_optim.study.findings import ladder_needs, ladder_rates, speedups
+from hf_optim.study.findings import ladder_needs, ladder_rates, naming, speedups
 from hf_optim.study.findings.ladder_laws import Line, Point, Rung, estimate, exponential, law, lines, shared
 from hf_optim.study.findings.ladder_needs import Cost, Need
 from hf_optim.study.findings.ladder_rates import Carried, Rate
@@ -50,7 +50,7 @@ class Trend:
 
 @dataclass(frozen=True)
 class Speed:
-    """How many times its tokens the tuned baseline needs to do as well as an optimizer on a rung. `bounded`, from
+    """How many times its tokens the baseline needs to do as well as an optimizer on a rung. `bounded`, from
     complete budgets, is of the test; `fitted` divides the advantage by the slope of the baseline's own law.
     """
 
@@ -92,6 +92,8 @@ class Ladder:
     metric: str
     counted: str
     baseline: str
+    #: whether the baseline was tuned
+    tuned: bool
     points: tuple[Point, ...]
     lines: tuple[Line, ...]
     trends: tuple[Trend, ...]
@@ -124,6 +126,7 @@ def build(results: Results) -> Ladder | None:
         metric=plan.tasks[0]["primary"]["name"],
         counted=rungs[0]["counted"],
         baseline=plan.baseline,
+        tuned=naming.searched(plan, plan.baseline)[1] > 0,
         points=points,
         lines=tuple(line for label in labels for line in lines(of[label])),
         trends=tuple(t for label in labels if (t := _trend(of[label], ahead))),

@@ -8,8 +8,8 @@ from typing import Any
 
 from hf_optim.study.plan.plan import Plan, flatten
 from hf_optim.study.plan.tuning import distinct
+from hf_optim.study.plan.units import SETTINGS
 
-SETTINGS = "with these settings"
 #: below the title of every table and page of a study whose unit is a seed
 SCOPE = (
     "Every verdict here holds with these settings and for no others: the luck of finding them is in no interval. "

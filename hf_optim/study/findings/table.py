@@ -67,6 +67,8 @@ class Row:
     others: Mapping[str, Summary]
     costs: Mapping[str, float]
     baseline: bool = False
+    #: as a verdict names it: with its search space and trials, or with its settings
+    named: str = ""
     #: the first and the last place that it can have
     place: tuple[int, int] | None = None
 
@@ -114,7 +116,7 @@ class TaskTable:
     def decimals(self) -> int:
         """How many decimals the metric is shown with."""
         largest = max((abs(v) for row in self.rows for v in row.values.values()), default=1.0)
-        return 4 if largest < 10 else 3 if largest < 100 else 1
+        return 3 + leading(largest) if largest < 0.1 else 4 if largest < 10 else 3 if largest < 100 else 1
 
 
 def build(results: Results) -> list[TaskTable]:
@@ -144,7 +146,7 @@ def note(results: Results) -> str:
     plan, judgement = results.plan, results.standing.judgement
     family = "scores, one an optimizer over all tasks" if judgement and judgement.family == "score" else "comparisons"
     looks = ", ".join(map(str, plan.looks))
-    tests = judgement.tests if judgement else 0
+    tests = " and ".join(map(str, judgement.families if judgement else ())) or "0"
     text = NOTE.format(
         units=naming.unit(plan), unit=naming.unit(plan, 1), looks=looks, tests=tests, family=family
     )  # fmt: skip
@@ -194,6 +196,7 @@ def _row(
         others={name: summarise(_numbers(fine, "metrics", name)) for name in OTHERS},
         costs={key: _median(_numbers(fine, place, name)) for key, (place, name, _) in COSTS.items()},
         baseline=optimizer == results.plan.baseline,
+        named=naming.named(results.plan, optimizer),
         place=place,
     )
 
@@ -240,6 +243,11 @@ def signed(value: float, decimals: int) -> str:
     """+0.0120, -0.0031, or a dash for NaN."""
     # Adding zero turns a rounded -0.0 into 0.0.
     return "–" if math.isnan(value) else f"{round(value, decimals) + 0.0:+.{decimals}f}"
+
+
+def leading(value: float) -> int:
+    """The decimal in which a number below 1 begins: 1 for .25, 3 for .004; 1 for larger ones and for 0."""
+    return max(1, -math.floor(math.log10(value))) if value > 0 else 1
 
 
 def plain_number(value: float, decimals: int) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from hf_optim.study.findings import costs, design, naming
-from hf_optim.study.findings.table import Row, TaskTable, p_text, signed
+from hf_optim.study.findings.table import Row, TaskTable, leading, p_text, signed
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.statistics.comparisons import Comparison
@@ -24,7 +24,7 @@ def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
     labels = [o["label"] for o in plan.optimizers if o["label"] != plan.baseline]
     if judgement.family == "score":
         return [
-            f"{_against(plan, label)} over all tasks: {_score(results, judgement.scores[label])}."
+            f"{_against(plan, label)} over all tasks: {_score(results, tables, label)}."
             for label in labels
             if label in judgement.scores
         ]
@@ -101,14 +101,15 @@ def part(results: Results, table: TaskTable, row: Row) -> str:
     return "; ".join(text for text in parts if text)
 
 
-def word(c: Comparison) -> str:
+def word(c: Comparison, score: bool = False) -> str:
     """The verdict, or the two statements where runs failed: "better where it trains; fails more often"."""
     often = f"; fails {c.fails_more} ({_fisher(c)})" if c.fails_more else ""
     if c.reason:
         text = f"no verdict, {c.reason}"
     elif c.verdict == "equivalent":
+        margin = "stated margins" if score else f"stated margin of {c.margin:g}"
         small = " (a difference was found, but one that was said not to matter)" if c.adjusted < ALPHA else ""
-        text = f"equivalent where it trains, within the stated margin of {c.margin:g}{small}"
+        text = f"equivalent where it trains, within the {margin}{small}"
     elif c.verdict in ("better", "worse"):
         text = f"{c.verdict}{_despite(c)}"
     else:
@@ -155,12 +156,21 @@ def _size(table: TaskTable) -> str:
     return f" at size {table.size}" if table.size else ""
 
 
-def _score(results: Results, c: Comparison) -> str:
-    parts = [word(c), *_undecided(results, c, 2, True)]
+def _score(results: Results, tables: Sequence[TaskTable], label: str) -> str:
+    judgement = results.standing.judgement
+    assert judgement is not None
+    c = judgement.scores[label]
+    # Two figures of the interval's half: what training gains is many times what optimizers differ by.
+    decimals = 1 + leading((c.difference.high - c.difference.low) / 2)
+    parts = [word(c, score=True)]
+    for table in tables:
+        on_task = judgement.comparisons.get((table.task, label))
+        if on_task and on_task.fails_more:
+            parts.append(f"fails {on_task.fails_more} on {table.task} ({_fisher(on_task)})")
+    parts += _undecided(results, c, decimals, True)
     if c.pairs > 1 and not math.isnan(c.difference.mean):
-        judgement = results.standing.judgement
-        assert judgement is not None
-        parts.append(f"score {_numbers(results, c, 2)}, in units of {judgement.score_unit}")
+        parts.append(f"score {_numbers(results, c, decimals)}, in units of {judgement.score_unit}")
+    parts += [failed(c), costs.over_tasks(tables, label)]
     return "; ".join(text for text in parts if text)
 
 
@@ -179,10 +189,9 @@ def _undecided(results: Results, c: Comparison, decimals: int, greater: bool) ->
 
 
 def _numbers(results: Results, c: Comparison, digits: int) -> str:
-    d, judgement = c.difference, results.standing.judgement
-    assert judgement is not None
+    d = c.difference
     text = f"{signed(d.mean, digits)} [{signed(d.low, digits)}, {signed(d.high, digits)}]"
-    how = [f"Holm over {judgement.tests}"] if judgement.tests > 1 else []
+    how = [f"Holm over {c.tests}"] if c.tests > 1 else []
     how = [f"{len(results.plan.looks)} looks", *how] if len(results.plan.looks) > 1 else how
     corrected = f" after {' and '.join(how)}" if how else ""
     if not math.isnan(c.adjusted):

@@ -27,12 +27,13 @@ ALIKE = "every seed gave the same run: the seed does nothing, so nothing tells c
 @dataclass(frozen=True)
 class Judgement:
     """`units` is how many were looked at. `comparisons` are with the baseline, by task and optimizer; `scores` by
-    optimizer, where these are the family; `places` by task. `tests` counts the family.
+    optimizer, where these are the family; `places` by task. `families` are the sizes of the first family and of
+    those that were added.
     """
 
     units: int
     family: str
-    tests: int
+    families: tuple[int, ...]
     comparisons: Mapping[Key, Comparison]
     scores: Mapping[str, Comparison]
     places: Mapping[str, Places]
@@ -47,7 +48,7 @@ class Judgement:
     @property
     def decided(self) -> bool:
         """Whether more units could say nothing more."""
-        return bool(self.verdicts) and all(c.decided or (c.reason and c.pairs == 0) for c in self.verdicts)
+        return bool(self.verdicts) and all(c.decided or c.over or c.pairs == 0 for c in self.verdicts)
 
 
 def judge(plan: Plan, arms: Mapping[Key, Arm], looks: Sequence[int], register: Register) -> Judgement:
@@ -60,24 +61,26 @@ def judge(plan: Plan, arms: Mapping[Key, Arm], looks: Sequence[int], register: R
     family = "score" if plan.family == "score" and scale else "tasks"
     described = family == "score"
     compared: dict[Key, Comparison] = {}
-    failed = failures.compare([asked[key].counts for key in pairs], plan.looks)
     for generation in sorted({register.generation(label) for _, label in pairs}):
         keys = [key for key in pairs if register.generation(key[1]) == generation]
-        compared |= _decided(plan, {key: asked[key] for key in keys}, whole, register)
-    for key, test in zip(pairs, failed, strict=True):
-        compared[key] = replace(compared[key], failures=asked[key].rates, failure_test=test)
-    scores = _scores(plan, whole, asked, scale, register) if described else {}
-    tests = len(scores) if described else sum(c.pairs > 1 and not c.reason for c in compared.values())
+        compared |= _decided(plan, {key: asked[key] for key in keys}, register)
+    scores = _scores(plan, asked, scale, register) if described else {}
+    sizes = {register.generation(label): c.tests for label, c in scores.items()} if described else {
+        register.generation(label): c.tests for (_, label), c in compared.items() if c.pairs > 1
+    }  # fmt: skip
+    families = tuple(sizes[generation] for generation in sorted(sizes))
     if described:
         compared = {
             key: replace(c, verdict="described", adjusted=NAN, adjusted_equivalent=NAN) for key, c in compared.items()
         }
-    return Judgement(looks[-1], family, tests, compared, scores, _places(plan, whole), units, note)
+    return Judgement(looks[-1], family, families, compared, scores, _places(plan, whole), units, note)
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """One pair: mean advantages at each look, those of all units so far, failure counts, and why it has no verdict."""
+    """One pair: mean advantages and failure counts at each look that the machine could run, the advantages and failures
+    of all their units, and why there is no verdict, unless an earlier look gave one.
+    """
 
     means: list[MeanDifference]
     advantages: list[float]
@@ -86,6 +89,11 @@ class _Asked:
     margin: float
     greater: bool
     reason: str
+
+    @property
+    def unfailed(self) -> int:
+        """How many looks went by before anything had failed."""
+        return sum(not mine and not other for mine, _, other, _ in self.counts)
 
 
 class _Study:
@@ -113,46 +121,54 @@ class _Study:
         least = grain / 2 / math.sqrt(self.per_unit)
         return [mean_difference(self.advantages(task, first, second, n), least) for n in self.looks]
 
-    def unusable(self, task: str, label: str) -> str:
-        """Why nothing can be said of an arm."""
+    def rates(
+        self, task: str, first: str, second: str, units: int
+    ) -> tuple[failures.FailureRate, failures.FailureRate]:
+        """The failures of both in the first so many units."""
+        a, b = self.shared(task, first, second, units)
+        return failures.rate(a), failures.rate(b)
+
+    def unusable(self, task: str, label: str) -> tuple[str, int]:
+        """Why nothing more can be said of an arm, and after how many looks; no reason, and all, where it can."""
         arm = self.arms.get((task, label), Arm())
-        if arm.cannot_run:
-            return f"{label} cannot be run here: the machine failed it twice"
-        return f"{label}: {ALIKE}" if arm.same else ""
+        if arm.same:
+            return f"{label}: {ALIKE}", 0
+        lost = f"{label} cannot be run here: the machine failed it twice" if arm.lost < self.looks[-1] else ""
+        return lost, sum(n <= arm.lost for n in self.looks)
 
 
 def _asked(plan: Plan, whole: _Study, key: Key) -> _Asked:
     task, label = key
-    reason = whole.unusable(task, plan.baseline) or whole.unusable(task, label)
-    counts = []
-    for n in whole.looks:
-        mine, other = (failures.rate(units) for units in whole.shared(task, label, plan.baseline, n))
-        counts.append((mine.count, mine.n, other.count, other.n))
-    usable = not reason
+    reasons = [whole.unusable(task, side) for side in (plan.baseline, label)]
+    usable = min(looks for _, looks in reasons)
+    units = whole.looks[usable - 1] if usable else 0
+    rates = [whole.rates(task, label, plan.baseline, n) for n in whole.looks[:usable]]
     return _Asked(
-        whole.means(task, label, plan.baseline) if usable else [],
-        whole.advantages(task, label, plan.baseline, whole.looks[-1]) if usable else [],
-        counts if usable else [],
-        (mine, other),
+        whole.means(task, label, plan.baseline)[:usable],
+        whole.advantages(task, label, plan.baseline, units),
+        [(mine.count, mine.n, other.count, other.n) for mine, other in rates],
+        whole.rates(task, label, plan.baseline, units),
         (plan.margin or {}).get(task, NAN),
         whole.greater[task],
-        reason,
+        next((reason for reason, looks in reasons if reason and looks == usable), ""),
     )
 
 
-def _decided(
-    plan: Plan, asked: Mapping[Key, _Asked], whole: _Study, register: Register
-) -> dict[Key, Comparison]:  # fmt: skip
-    claims = [
-        Claim(question.means, question.margin, not any(rate.count for rate in question.rates))
-        for question in asked.values()
-    ]
+def _decided(plan: Plan, asked: Mapping[Key, _Asked], register: Register) -> dict[Key, Comparison]:
+    claims = [Claim(question.means, question.margin, question.unfailed) for question in asked.values()]
     tests = max(1, sum(any(m.n > 1 for m in claim.means) for claim in claims))
+    failed = failures.compare([question.counts for question in asked.values()], plan.looks)
     compared = {}
-    for (key, question), decision in zip(asked.items(), decide(claims, plan.looks), strict=True):
+    for (key, question), decision, test in zip(asked.items(), decide(claims, plan.looks), failed, strict=True):
         c = comparison(decision, question.advantages, plan.looks, tests, question.margin, question.greater)
-        compared[key] = replace(c, reason=question.reason or c.reason, exploratory=register.exploratory(*key))
+        c = replace(c, failures=question.rates, failure_test=test, exploratory=register.exploratory(*key))
+        compared[key] = _without(c, question.reason)
     return compared
+
+
+def _without(c: Comparison, reason: str) -> Comparison:
+    """A comparison of which no more can be known; what an earlier look decided stays."""
+    return replace(c, verdict="no verdict", reason=reason, over=True) if reason and not c.decided else c
 
 
 def _scales(plan: Plan, whole: _Study) -> tuple[str, dict[str, float], str]:
@@ -175,30 +191,32 @@ def _scales(plan: Plan, whole: _Study) -> tuple[str, dict[str, float], str]:
 
 
 def _scores(
-    plan: Plan, whole: _Study, asked: Mapping[Key, _Asked], scale: Mapping[str, float], register: Register
+    plan: Plan, asked: Mapping[Key, _Asked], scale: Mapping[str, float], register: Register
 ) -> dict[str, Comparison]:
     margin = 1.0 if plan.margin and all(label in plan.margin for label in scale) else NAN
     scored: dict[str, Comparison] = {}
     claims: dict[str, tuple[Claim, str]] = {}
+    rates: dict[str, tuple[failures.FailureRate, failures.FailureRate]] = {}
     for optimizer in plan.optimizers:
         label = optimizer["label"]
         tasks = [task for task in scale if (task, label) in asked]
         if label == plan.baseline or not tasks:
             continue
-        reason = next((asked[task, label].reason for task in tasks if asked[task, label].reason), "")
-        failed = any(rate.count for task in tasks for rate in asked[task, label].rates)
-        means = [] if reason else [
-            score([asked[task, label].means[k] for task in tasks], [scale[task] for task in tasks])
-            for k in range(len(whole.looks))
-        ]  # fmt: skip
-        claims[label] = Claim(means, margin, not failed), reason
+        on = [asked[task, label] for task in tasks]
+        usable = min(len(question.means) for question in on)
+        units = [scale[task] for task in tasks]
+        means = [score([question.means[k] for question in on], units) for k in range(usable)]
+        reason = next((question.reason for question in on if question.reason and len(question.means) == usable), "")
+        claims[label] = Claim(means, margin, min(question.unfailed for question in on)), reason
+        mine, other = zip(*(question.rates for question in on), strict=True)
+        rates[label] = failures.together(mine), failures.together(other)
     for generation in sorted({register.generation(label) for label in claims}):
         some = {label: claim for label, claim in claims.items() if register.generation(label) == generation}
         decisions = decide([claim for claim, _ in some.values()], plan.looks)
         for (label, (_, reason)), decision in zip(some.items(), decisions, strict=True):
             c = comparison(decision, [], plan.looks, len(some), margin, True)
             touched = dict.fromkeys(why for task in scale for why in register.exploratory(task, label))
-            scored[label] = replace(c, reason=reason or c.reason, exploratory=tuple(touched))
+            scored[label] = _without(replace(c, failures=rates[label], exploratory=tuple(touched)), reason)
     return scored
 
 
@@ -206,7 +224,7 @@ def _places(plan: Plan, whole: _Study) -> dict[str, Places]:
     tasks: list[dict[Pair, list[MeanDifference]]] = []
     for task in plan.tasks:
         name = task["label"]
-        labels = [x for x in task["only"] if not whole.unusable(name, x) and (name, x) in whole.arms]
+        labels = [x for x in task["only"] if not whole.unusable(name, x)[0] and (name, x) in whole.arms]
         tasks.append({(a, b): whole.means(name, a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]})
     return {task["label"]: placed for task, placed in zip(plan.tasks, places(tasks, plan.looks), strict=True)}
 

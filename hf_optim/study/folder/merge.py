@@ -15,6 +15,7 @@ from hf_optim.errors import UserError
 from hf_optim.experiment.files import Refused, check_tree, own_folder, read_text, remove, write_atomically
 from hf_optim.study.folder.changes import difference
 from hf_optim.study.folder.disk import unwritable
+from hf_optim.study.folder.questions import register
 from hf_optim.study.folder.results import load
 from hf_optim.study.folder.rows import of
 from hf_optim.study.folder.store import read_status
@@ -53,9 +54,12 @@ def plans(named: Sequence[tuple[str, Plan]]) -> Plan:
                 place = f"{run.optimizer} on {run.task}, seed {run.seed},"
                 raise _contradiction(place, there, folder, same.spec, run.spec)
     _unique([run for _, run in cells.values()])
+    seeds = tuple(dict.fromkeys(seed for _, plan in named for seed in plan.seeds))
     return dataclasses.replace(
         first,
-        seeds=tuple(dict.fromkeys(seed for _, plan in named for seed in plan.seeds)),
+        seeds=seeds,
+        # More seeds than were planned: nobody planned when to look at them, so it is once, at all.
+        looks=first.looks if seeds == first.seeds else (len(seeds),),
         tasks=tuple(task for _, task in tasks.values()),
         optimizers=tuple(optimizer for _, optimizer in optimizers.values()),
         runs=tuple(run for _, run in cells.values()),
@@ -161,6 +165,7 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
             (into / "study.yaml").unlink(missing_ok=True)
         # Last: without a plan the folder is no study yet, and the merge may be started again.
         write_atomically(into / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
+        register(into, plan, sum(len(results.records) for _, results in loaded))
     except OSError as error:
         raise unwritable(into, error) from None
     return plan

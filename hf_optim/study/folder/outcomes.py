@@ -26,8 +26,8 @@ class Arm:
     gains: dict[int, float] = field(default_factory=dict)
     #: every run gave the same result although its seed is another
     same: bool = False
-    #: the machine could not run it
-    cannot_run: bool = False
+    #: the first unit that the machine could not run
+    lost: float = math.inf
     #: the step from one possible value of the metric to the next; 0 where it is not counted on samples
     grain: float = 0.0
 
@@ -57,7 +57,8 @@ def _arm(
     for unit, runs in units.items():
         records = [store.record(run.id) for run in runs]
         known = [record for record in records if record is not None]
-        arm.cannot_run |= any(record.get("fault") == "machine" for record in known)
+        if any(record.get("fault") == "machine" for record in known):
+            arm.lost = min(arm.lost, unit)
         if len(known) < len(records):
             continue
         values, gains = [], []

@@ -11,6 +11,7 @@ from hf_optim.errors import UserError
 from hf_optim.study.folder import judgement as judging
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.rows import Row, as_float, cell, where
+from hf_optim.study.plan.units import SETTINGS
 from hf_optim.study.statistics.comparisons import compare as compare_all
 from hf_optim.study.statistics.paired import summarise
 
@@ -39,7 +40,9 @@ def compare(loaded: Sequence[Results], rows: Sequence[Row], a: str, b: str) -> t
         if a in labels and b in labels and a != b:
             return _within(loaded[0], a, b)
     greater = {t["label"]: bool(t["primary"]["greater_is_better"]) for study in loaded for t in study.plan.tasks}
-    return _across(rows, a, b, greater), "exploratory: no study planned this comparison; Holm over the tasks shown"
+    return _across(rows, a, b, greater), (
+        f"exploratory: no study planned this comparison; Holm over the tasks shown; verdicts hold {SETTINGS}"
+    )
 
 
 def _within(results: Results, a: str, b: str) -> tuple[list[Row], str]:
@@ -56,10 +59,16 @@ def _within(results: Results, a: str, b: str) -> tuple[list[Row], str]:
             rows.append({**head, "pairs": numbers.pop("pairs"), "a mean": means[0], "b mean": means[1], **numbers})
     if not rows:
         raise UserError(f"--compare: {a!r} and {b!r} have no task in common, so there is nothing to pair")
-    family = f"the family of {judgement.tests}" if base else "all pairs, which serve places, not verdicts"
+    family = "all pairs, which serve places, not verdicts"
+    if base:
+        label = a if b == plan.baseline else b
+        family = f"the family of {judgement.comparisons[rows[0]['task'], label].tests}"
     if base and judgement.family == "score":
         family = "none: the family is one score an optimizer, and tasks describe"
-    return rows, f"the study's own numbers, whatever is filtered: {judgement.units} {unit}, corrected over {family}"
+    scope = "" if plan.repetitions else f"; verdicts hold {SETTINGS}"
+    return rows, (
+        f"the study's own numbers, whatever is filtered: {judgement.units} {unit}, corrected over {family}{scope}"
+    )
 
 
 def _with_baseline(judgement: judging.Judgement, task: Mapping[str, Any], a: str, b: str, baseline: str) -> Row:

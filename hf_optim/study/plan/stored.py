@@ -11,6 +11,7 @@ from hf_optim.core import shape
 from hf_optim.core.shape import Each
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec, id_of
+from hf_optim.study.plan import units
 
 _SPEC = {"name": str, "base?": (str, {"name?": str}, None), "run?": ({}, None)}
 _TASK = {
@@ -35,8 +36,8 @@ _TASK = {
 _RUNG = {"task": str, "size": int, "parameters": int, "multiple": float, "tokens": int, "steps": int,
          "batch_size": int,
          "flops": float, "counted": str, "all": bool, "smallest": str}  # fmt: skip
-_CELL = {"task": str, "optimizer": str, "seed": int, "space": Each([(str, float, [(str, float, bool, None, [], {})])]),
-         "points": [{}], "budget?": float}  # fmt: skip
+_CELL = {"task": str, "optimizer": str, "seed": int, "points": [{}], "budget?": float,
+         "space": Each([(str, float, [(str, float, bool, None, list, {})])])}  # fmt: skip
 _PLAN = {
     "format": int,
     "name": str,
@@ -91,8 +92,10 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     for optimizer in data["optimizers"]:
         _around(optimizer["spec"], f"{file}: {optimizer['label']!r}")
     _cells(data, file)
+    by_label = {task["label"]: task for task in data["tasks"]}
     for run in data["runs"]:
-        if run["id"] != id_of(run["spec"]) or run["spec"].get("seed") != run["seed"]:
+        seed = units.shifted(by_label[run["task"]], run["seed"])
+        if run["id"] != id_of(run["spec"]) or run["spec"].get("seed") != seed:
             raise UserError(f"{file}: the id {run['id']!r} is not the hash of its specification")
         _specification(run["spec"], file)
 

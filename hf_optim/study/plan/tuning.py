@@ -88,7 +88,7 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], units: Units) ->
     seen: dict[str, str] = {}
     for cell, tuned_cell in zip(cells, tuned["cells"], strict=False):
         if tuned["steps"] is not None:
-            _check_steps(source, cell, tuned["steps"])
+            _check_steps(source, cell, tuned["steps"], tuned_cell["space"])
         key = json.dumps([cell.task["label"], plain(cell.spec), tuned_cell["space"]], sort_keys=True)
         if key in seen:
             raise source.error(cell.where, f"{cell.optimizer!r} is the same as {seen[key]!r} and has the same space")
@@ -207,8 +207,14 @@ def _check_seed(source: Source, seed: int, judged: Sequence[int]) -> None:
         raise source.error(where, f"the tuning seed {seed} is also a judged seed: judged runs need seeds of their own")
 
 
-def _check_steps(source: Source, cell: PlanCell, steps: int) -> None:
+def _check_steps(source: Source, cell: PlanCell, steps: int, space: Space) -> None:
     length = cell.task["steps"]
+    if "run.batch_size" in space:
+        raise source.error(
+            ("tuning", "steps"),
+            f"steps counts those of the task, and {cell.optimizer!r} is tuned over the batch size, which changes them: "
+            "leave one of the two out (trials: gives every optimizer the same number)",
+        )
     if length is None:
         raise source.error(
             ("tuning", "steps"),

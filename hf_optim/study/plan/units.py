@@ -21,6 +21,8 @@ from typing import Any
 from hf_optim.errors import UserError
 from hf_optim.study.plan.source import Source, Where, describe
 
+#: what a verdict speaks of whose unit is a seed: the luck of finding them is in no interval
+SETTINGS = "with these settings"
 LARGEST = 2**32
 FIRST_TUNING_SEED = 1000  # unless the YAML says otherwise
 MOST = 10_000  # seeds of a study

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_optim.core.safe_text import plot
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import whole
@@ -84,8 +85,8 @@ def _result(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]) ->
         if row.mean.n > 1 and not math.isnan(row.mean.low):
             axes.plot([row.mean.low, row.mean.high], [y, y], color=colour)
         axes.plot([row.mean.mean], [y], "|", color=colour, markersize=10, markeredgewidth=2)
-    axes.set_yticks(range(len(table.rows)), [row.optimizer for row in reversed(table.rows)])
-    axes.set_xlabel(f"{words(table.metric)}: seeds, mean and 95 % interval")
+    axes.set_yticks(range(len(table.rows)), [plot(row.optimizer) for row in reversed(table.rows)])
+    axes.set_xlabel(f"{plot(words(table.metric))}: seeds, mean and 95 % interval")
 
 
 def _difference(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
@@ -96,8 +97,8 @@ def _difference(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]
         d, sure = row.comparison.difference, row.comparison.decided
         axes.plot([d.low, d.high], [y, y], color=styles[row.optimizer][0], alpha=1 if sure else 0.5)
         axes.plot([d.mean], [y], "|", color=styles[row.optimizer][0], markersize=10, markeredgewidth=2)
-    axes.set_yticks(range(len(rows)), [f"{row.optimizer}: {row.verdict}" for row in rows])
-    axes.set_xlabel(f"{words(table.metric)}, paired difference to {table.baseline}")
+    axes.set_yticks(range(len(rows)), [plot(f"{row.optimizer}: {row.verdict}") for row in rows])
+    axes.set_xlabel(plot(f"{words(table.metric)}, paired difference to {table.baseline}{table.suffix}"))
 
 
 def _curves(
@@ -120,14 +121,14 @@ def _curves(
             axes.plot(x, curve.mean, color=colour, linewidth=0.7)
             axes.plot(x[-1:], curve.mean[-1:], "x", color=colour)
             continue
-        axes.plot(x, curve.mean, dash, color=colour, label=curve.optimizer)
+        axes.plot(x, curve.mean, dash, color=colour, label=plot(curve.optimizer))
         axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.13, linewidth=0)
     values = [v for c in curves if not c.failed for v in (*c.low, *c.high)]
     if values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
     axes.set_xlabel(OVER[over])
     better = declared(task, key)
-    axes.set_ylabel(words(key) + ("" if better is None or key == "train_loss" else " ↑" if better[0] else " ↓"))
+    axes.set_ylabel(plot(words(key)) + ("" if better is None or key == "train_loss" else " ↑" if better[0] else " ↓"))
     axes.legend(frameon=False)
 
 

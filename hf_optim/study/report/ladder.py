@@ -26,7 +26,7 @@ HOW = (
     "irreducible loss must not be followed far beyond its rungs."
 )
 SPEED = (
-    "How many times its tokens tuned {baseline} needs for the loss that the other has at its end. “From complete "
+    "How many times its tokens {tuned} {baseline} needs for the loss that the other has at its end. “From complete "
     "budgets”: a factor belongs to the interval unless a paired t-test rejects it; what {baseline}'s budgets do not "
     "bound is “more than” or “less than”. “Fitted” divides the advantage in ln loss by {baseline}'s own slope against "
     "ln tokens and so goes beyond them; the trend is that of the fitted factors."
@@ -56,7 +56,7 @@ def section(results: Results, styles: Mapping[str, str]) -> str:
 
 
 def slide(ladder: Ladder, styles: Mapping[str, str]) -> str:
-    """One SVG: loss against tokens on the left, the speed-up over the tuned baseline against size on the right."""
+    """One SVG: loss against tokens on the left, the speed-up over the baseline against size on the right."""
     width, height = SLIDE
     left = drawing(_series(ladder, "tokens"), styles, "tokens", f"{_words(ladder)}, log axes", 0, width / 2, height)
     shown = [s for s in ladder.speeds if s.fitted.value > 0]
@@ -66,7 +66,7 @@ def slide(ladder: Ladder, styles: Mapping[str, str]) -> str:
             Series(label, [(s.rung["parameters"], s.fitted) for s in shown if s.optimizer == label], joined=True)
             for label in dict.fromkeys(s.optimizer for s in shown)
         ]
-        name = f"speed-up in tokens over tuned {ladder.baseline} (fitted)"
+        name = f"speed-up in tokens over {_tuned(ladder)} {ladder.baseline} (fitted)"
         right = drawing(series, styles, "parameters", name, width / 2, width / 2, height, at=1.0, most=MOST)
     return (
         f'<svg class="forest ladder" viewBox="0 0 {width} {height}" role="img" aria-label="the ladder">'
@@ -132,9 +132,13 @@ def _speeds(ladder: Ladder) -> str:
         trend = trends.get((s.optimizer, s.rung["multiple"]))
         tenfold = _text(trend.tenfold, 2) if trend else "–"
         lines.append(_row(s.optimizer, [s.rung["task"], speedup_text(s.bounded), _text(s.fitted, 2), tenfold]))
-    note = escape(SPEED.format(baseline=ladder.baseline))
+    note = escape(SPEED.format(tuned=_tuned(ladder), baseline=ladder.baseline))
     content = html_table(head, lines, "Speed-up over the baseline")
-    return f'<h3>Speed-up over tuned {escape(ladder.baseline)}</h3>{content}<p class="soft">{note}</p>'
+    return f'<h3>Speed-up over {_tuned(ladder)} {escape(ladder.baseline)}</h3>{content}<p class="soft">{note}</p>'
+
+
+def _tuned(ladder: Ladder) -> str:
+    return "tuned" if ladder.tuned else "untuned"
 
 
 def _rates(ladder: Ladder, styles: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ MARKS = {"better": ("†", r"\dagger"), "worse": ("‡", r"\ddagger"), "equivale
 @dataclass(frozen=True)
 class Cell:
     """One optimizer on one task: mean and deviation as texts, whether it has the best mean, whether it may be the best,
-    and its verdict.
+    its verdict, and its name as a verdict gives it.
     """
 
     mean: str
@@ -28,6 +28,7 @@ class Cell:
     tied: bool = False
     verdict: str = ""
     note: str = ""
+    named: str = ""
 
 
 def digits(summary: Summary) -> int | None:
@@ -51,12 +52,14 @@ def cells(table: TaskTable) -> dict[str, Cell]:
 
 def _cell(row: Row, decimals: int, best: float) -> Cell:
     if not row.mean.n:
-        return Cell("–", "", note=row.state)
+        return Cell("–", "", note=row.state, named=row.named)
     deviation = f"{row.mean.sd:.{decimals}f}" if row.mean.n > 1 else ""
     c = row.comparison
     verdict = c.verdict if c is not None and c.decided and not c.exploratory else ""
     leads = not row.failed and row.mean.mean == best
-    return Cell(f"{row.mean.mean:.{decimals}f}", deviation, leads, row.tied and not leads, verdict, row.state)
+    return Cell(
+        f"{row.mean.mean:.{decimals}f}", deviation, leads, row.tied and not leads, verdict, row.state, row.named
+    )
 
 
 def _labels(tables: Sequence[TaskTable]) -> list[str]:
@@ -140,11 +143,13 @@ def _arrow(table: TaskTable, tex: bool = False) -> str:
 
 def csv(tables: Sequence[TaskTable]) -> str:
     """The same as CSV: a line an optimizer and task, with the marks as words."""
-    head = ["optimizer", "task", "metric", "mean", "sd", "best", "tied", "verdict", "note"]
+    head = ["optimizer", "task", "metric", "mean", "sd", "best", "tied", "verdict", "note", "named"]
     lines: list[list[str]] = [head]
     for table in tables:
         for label, cell in cells(table).items():
             mean = "" if cell.mean == "–" else cell.mean
             marks = ["yes" if mark else "no" for mark in (cell.best, cell.tied)]
-            lines.append([label, table.task, table.metric, mean, cell.deviation, *marks, cell.verdict, cell.note])
+            lines.append(
+                [label, table.task, table.metric, mean, cell.deviation, *marks, cell.verdict, cell.note, cell.named]
+            )
     return safe.csv_lines(lines)

@@ -48,8 +48,8 @@ def statistics(analysis: Analysis, decimals: Mapping[str, int]) -> str:
                 else ["–"] * 3
             )
             lines.append(text_row(label, cells))
-        content = html_table(head, lines, f"{task.task}: intervals, effects, places")
-        parts.append(f"<h3>{escape(task.task)}</h3>{content}{_omnibus(task.omnibus)}")
+        content = html_table(head, lines, f"{task.task}{task.suffix}: intervals, effects, places")
+        parts.append(f"<h3>{escape(task.task)}{task.suffix}</h3>{content}{_omnibus(task.omnibus)}")
     if not parts:
         return ""
     note = (
@@ -67,7 +67,8 @@ def speedups(analysis: Analysis) -> str:
     if not analysis.speedups:
         return ""
     lines = [text_row(factor.optimizer, [factor.task, speedup_text(factor)]) for factor in analysis.speedups]
-    table_ = html_table(["optimizer", "task", f"times the baseline's {analysis.speedups[0].unit}"], lines, "Speed-up")
+    head = ["optimizer", "task", f"times the baseline's {analysis.speedups[0].unit}"]
+    table_ = html_table(head, lines, f"Speed-up{analysis.tasks[0].suffix}")
     return f'<h2 id="speed-up">Speed-up</h2>{table_}<p class="soft">{escape(SPEEDUP)}</p>'
 
 

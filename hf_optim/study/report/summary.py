@@ -37,10 +37,13 @@ def glance(results: Results, tables: Sequence[TaskTable]) -> str:
     if judgement is None:
         return ""
     if judgement.family == "score":
-        return _verdicts("Over all tasks", [(x, c.verdict, bool(c.exploratory)) for x, c in judgement.scores.items()])
+        return _verdicts(
+            f"Over all tasks{naming.suffix(results.plan)}",
+            [(x, c.verdict, bool(c.exploratory)) for x, c in judgement.scores.items()],
+        )
     return "".join(
         _verdicts(
-            table.task,
+            table.task + table.suffix,
             [(r.optimizer, c.verdict, bool(c.exploratory)) for r in table.rows if (c := r.comparison) is not None],
         )
         for table in tables
@@ -80,7 +83,7 @@ def _marked(text: str) -> str:
 def _best(table: TaskTable) -> str:
     """Who can be the best of a task; a mean alone is no place."""
     ranked = [row for row in table.rows if row.mean.n]
-    name = f"<b>{escape(table.task)}</b>"
+    name = f"<b>{escape(table.task)}</b>{table.suffix}"
     if not ranked:
         return f"{name}: no optimizer has finished a run."
     best = ranked[0]

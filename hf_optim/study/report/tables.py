@@ -79,7 +79,7 @@ def result_csv(tables: Sequence[TaskTable]) -> str:
         "ci_low", "ci_high", "baseline", "units", "difference", "difference_low", "difference_high", "p", "p_corrected",
         "p_better", "p_better_low", "p_better_high", "detectable", "verdict", "first_place", "last_place", "margin",
         "p_equivalent", "p_equivalent_corrected", "failed_units", "failed_units_high", "failed_units_baseline",
-        "p_failures", "exploratory",
+        "p_failures", "exploratory", "named",
     ]  # fmt: skip
     header += [f"{name}_{part}" for name in OTHERS for part in ("mean", "sd")]
     rows = []
@@ -98,10 +98,10 @@ def result_csv(tables: Sequence[TaskTable]) -> str:
                     c.pairs, d.mean, d.low, d.high, c.p, c.adjusted, c.better, c.better_low, c.better_high,
                     c.detectable, r.verdict, first, last, c.margin, c.p_equivalent, c.adjusted_equivalent,
                     mine.count if mine else "", mine.high if mine else "", other.count if other else "",
-                    c.failure_test.adjusted if c.failure_test else math.nan, "; ".join(c.exploratory),
+                    c.failure_test.adjusted if c.failure_test else math.nan, "; ".join(c.exploratory), r.named,
                 ]  # fmt: skip
             else:
-                line += [0, *[math.nan] * 9, r.verdict, first, last, *[math.nan] * 3, "", "", "", math.nan, ""]
+                line += [0, *[math.nan] * 9, r.verdict, first, last, *[math.nan] * 3, "", "", "", math.nan, "", r.named]
             line += [x for name in OTHERS for x in (r.others[name].mean, r.others[name].sd)]
             rows.append(line)
     return csv_text(header, rows)

@@ -122,7 +122,7 @@ def _result_table(task_table: TaskTable, styles: Mapping[str, str]) -> str:
             kind = _kind(row, cells[key])
             line += f'<td class="{kind}">{escape(cells[key])}</td>' if kind else f"<td>{escape(cells[key])}</td>"
         lines.append(f'<tr class="base">{line}</tr>' if row.optimizer == task_table.baseline else f"<tr>{line}</tr>")
-    caption = f"{task_table.task}: {words(task_table.metric)} of every optimizer"
+    caption = f"{task_table.task}{task_table.suffix}: {words(task_table.metric)} of every optimizer"
     return html_table([heads[key] for key in columns], lines, caption, keys=columns, kind="result")
 
 

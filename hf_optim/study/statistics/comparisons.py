@@ -21,8 +21,9 @@ class Comparison:
     `p` and `p_equivalent` (NaN where no margin was stated) are of the look that decided, else of the last; `adjusted`
     and `adjusted_equivalent` the same after looks and family. `better` is P(optimizer beats baseline) over the pairs
     (ties count half) with its 95 % Clopper-Pearson interval. `detectable` is the true difference that the whole design
-    finds with 80 % at least, at the deviation seen. `reason` says why there is no verdict. `failures` are those of the
-    optimizer and of the baseline, by unit; a failed run counts as the worst finished one of both.
+    finds with 80 % at least, at the deviation seen. `tests` is the size of its family. `reason` says why there is no
+    verdict. `failures` are those of the optimizer and of the baseline, by unit (of a score, over all tasks); a failed
+    run counts as the worst finished one of both.
     """
 
     pairs: int
@@ -34,6 +35,7 @@ class Comparison:
     better_high: float
     detectable: float
     verdict: str
+    tests: int = 1
     margin: float = NAN
     p_equivalent: float = NAN
     adjusted_equivalent: float = NAN
@@ -41,6 +43,8 @@ class Comparison:
     failures: tuple[FailureRate, FailureRate] | None = None
     failure_test: FailureTest | None = None
     exploratory: tuple[str, ...] = ()
+    #: whether no more units can give a verdict
+    over: bool = False
 
     @property
     def decided(self) -> bool:
@@ -72,7 +76,7 @@ def comparison(
             reason = "every unit gave the same difference, so nothing tells how sure it is"
     return Comparison(
         mean.n, difference, decision.p, decision.adjusted, *win_rate(advantages[: mean.n]),
-        effect * mean.sd, decision.verdict, margin, decision.p_equivalent, decision.adjusted_equivalent, reason,
+        effect * mean.sd, decision.verdict, tests, margin, decision.p_equivalent, decision.adjusted_equivalent, reason,
     )  # fmt: skip
 
 

@@ -42,7 +42,17 @@ class FailureTest:
 def rate(units: Sequence[Runs]) -> FailureRate:
     """The failures of an arm, by unit: runs of one unit share its setting, and are not independent."""
     count, n = sum(any(v != v for v in runs) for runs in units), len(units)
-    return FailureRate(count, n, *(clopper_pearson(count, n) if n else (NAN, NAN)))
+    return FailureRate(count, n, *_share(count, n))
+
+
+def together(rates: Sequence[FailureRate]) -> FailureRate:
+    """The failures of an arm on several tasks, whose runs share nothing."""
+    count, n = sum(one.count for one in rates), sum(one.n for one in rates)
+    return FailureRate(count, n, *_share(count, n))
+
+
+def _share(count: int, n: int) -> tuple[float, float]:
+    return clopper_pearson(count, n) if n else (NAN, NAN)
 
 
 def with_worst(first: Sequence[Runs], second: Sequence[Runs], greater: bool) -> tuple[list[float], list[float]]:

@@ -35,8 +35,8 @@ class Claim:
 
     means: Sequence[MeanDifference]
     margin: float = NAN
-    #: whether "equivalent" may be said at all: failures withhold it
-    may_be_equivalent: bool = True
+    #: of so many of the first looks "equivalent" may be said: from the first failure on it is withheld
+    unfailed: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def decide(claims: Sequence[Claim], looks: Sequence[int]) -> list[Decision]:
     reached = max((len(claim.means) for claim in claims), default=0)
     p_values = [[difference_p(m) for m in claim.means] for claim in claims]
     equivalence = [
-        [equivalence_p(m, c.margin) if c.may_be_equivalent else NAN for m in c.means] for c in claims
+        [equivalence_p(m, c.margin) if k < c.unfailed else NAN for k, m in enumerate(c.means)] for c in claims
     ]  # fmt: skip
     decisions: list[Decision | None] = [None] * len(claims)
     for k in range(reached):
