@@ -91,7 +91,7 @@ def _row(place: Path, named: RunSpec | None, data: str | None, computed: dict[st
     from hf_optim.experiment.evaluation import evaluate
 
     checkpoint = place
-    if not (place / "config.json").is_file():
+    if not any((place / name).is_file() for name in ("config.json", checkpoints.ADAPTERS)):
         last = checkpoints.last_checkpoint(place)
         if last is None:
             raise UserError(f"{place} holds no checkpoint: give one, or train with --checkpoint-every")

@@ -69,6 +69,8 @@ def look(given: argparse.Namespace) -> int:
     from hf_optim.curvature.solution import norms
     from hf_optim.experiment import checkpoint as checkpoints
 
+    for place in filter(None, (given.checkpoint, given.other)):
+        checkpoints.check_checkpoint(place)
     named = None
     if given.task:
         named = RunSpec(

@@ -109,16 +109,18 @@ def _machine(given: argparse.Namespace) -> Machine:
     import os
 
     from hf_optim.claims.cost import CORE, GPU
+    from hf_optim.experiment.cards import LEAST_STEP
     from hf_optim.study.launch.launcher import gpus
 
-    machine = GPU if given.size == "paper" else CORE
-    at_a_time = given.jobs or (max(1, len(gpus())) if given.size == "paper" else os.cpu_count() or 1)
+    card = overrides.card(given)
+    machine = GPU if given.size == "paper" or card else CORE
+    at_a_time = given.jobs or (max(1, len(gpus())) if machine is GPU else os.cpu_count() or 1)
     for option, value in (("--tflops", given.tflops), ("--dollars-per-hour", given.dollars_per_hour)):
         if value is not None and not value > 0:
             raise UserError(f"{option} must be above 0, got {value}")
-    card = overrides.card(given)
     if card is not None:
-        machine = replace(machine, name=card.name, operations=card.operations(given.precision or "fp32"))
+        operations = card.operations(given.precision or "fp32")
+        machine = replace(machine, name=card.name, operations=operations, step_seconds=LEAST_STEP)
     return replace(
         machine,
         at_a_time=at_a_time,

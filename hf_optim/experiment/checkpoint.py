@@ -20,6 +20,8 @@ from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.spec import RunSpec, paths_in
 from hf_optim.experiment.task import Task, check_run, load
 
+#: what says that a checkpoint holds adapters, and their weights
+ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 #: modules of a model; the largest there are have some ten thousand
 MOST_PARTS = 200_000
 
@@ -46,8 +48,8 @@ def check_checkpoint(checkpoint: Path) -> None:
     for path in checkpoint.iterdir():
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
             raise UserError(f"checkpoint: {path} is no plain file")
-    if (checkpoint / "adapter_config.json").exists():
-        raise UserError(f"checkpoint: {checkpoint} holds an adapter (adapter_config.json): merge it into its model")
+    if (checkpoint / ADAPTERS).exists():
+        raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}): merge it into its model")
     for index in checkpoint.glob("*.index.json"):
         shards = _json(index).get("weight_map")
         if not shape.fits(shards, Each(str)) or any(Path(shard).name != shard for shard in shards.values()):
@@ -106,6 +108,33 @@ def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
         raise UserError(f"checkpoint: {checkpoint} holds no model that can be read: {one_line(error)}") from error
 
 
+def read_adapters(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:
+    """`model`, as its task makes it, with the adapters of a checkpoint. Nothing but their numbers is taken from it.
+
+    Raises:
+        UserError: the model has no adapters, or others.
+    """
+    file = checkpoint / ADAPTER_WEIGHTS
+    if not hasattr(model, "peft_config"):
+        raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}), and the model takes none: merge it")
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if not file.is_file():  # a pipe would be waited for
+        raise UserError(f"checkpoint: {checkpoint} has no {ADAPTER_WEIGHTS}")
+    try:
+        weights = load_file(file)
+    except Exception as error:  # whatever safetensors says of a damaged file
+        raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from error
+    here = get_peft_model_state_dict(model)
+    if {name: t.shape for name, t in weights.items()} != {name: t.shape for name, t in here.items()}:
+        raise UserError(
+            f"checkpoint: {checkpoint} holds other adapters than the model: give the --model.KEY values of its training"
+        )
+    set_peft_model_state_dict(model, weights)
+    return model
+
+
 @contextmanager
 def _bounded(checkpoint: Path) -> Iterator[None]:
     """Within it a model of more parts, or numbers, than the files of the checkpoint can hold is a `UserError`, however
@@ -150,7 +179,6 @@ def _whole_numbers(value: Any) -> Iterator[int]:
 
 def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
     """The run that a checkpoint belongs to: the one that `spec.json` beside it names, or `given`."""
-    check_checkpoint(checkpoint)
     file = checkpoint.parent / record.SPEC
     if given is not None:
         return given
@@ -175,6 +203,7 @@ def read_solution(
     Raises:
         UserError: a checkpoint of another model, or of other data.
     """
+    check_checkpoint(checkpoint)
     task, name, preset = check_run(spec)
     data = load(spec.task).data(preset, spec.data)
     with quiet():

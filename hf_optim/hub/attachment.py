@@ -30,7 +30,7 @@ from hf_optim.hub.feed import LossFeed, needs, unwrapped
 from hf_optim.hub.monitor import Monitor
 from hf_optim.hub.probe import LossProbe
 from hf_optim.hub.rates import LoggedRates
-from hf_optim.hub.replay import Replay, counters_kept
+from hf_optim.hub.replay import Replay, counters_kept, uncounted
 from hf_optim.hub.trainer_groups import Beside, Untrained, modules_of, of_trainer
 
 logger = logging.getLogger(__name__)
@@ -211,10 +211,11 @@ class Attachment(TrainerCallback):
         if self._beside is not None:
             self._beside.average()
         if self._replay is not None:
-            if "evaluate" in needs(self.optimizer) or self.closure is not None:
-                self._replay.check_once(_REPLAY_ADVICE)
-            if needs(self.optimizer):
-                self._replay.check_moves(self.optimizer)
+            with uncounted(self.trainer):
+                if "evaluate" in needs(self.optimizer) or self.closure is not None:
+                    self._replay.check_once(_REPLAY_ADVICE)
+                if needs(self.optimizer):
+                    self._replay.check_moves(self.optimizer)
             if self._brief:
                 self._forget_batches()
 

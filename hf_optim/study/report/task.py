@@ -292,7 +292,7 @@ def _others(task_table: TaskTable, styles: Mapping[str, str]) -> str:
 
 
 def _costs(task_table: TaskTable, styles: Mapping[str, str]) -> str:
-    keys = [k for k in COSTS if any(not math.isnan(row.costs[k]) for row in task_table.rows)]
+    keys = table.measured_costs(task_table)
     if not keys:
         return ""
     most = {k: max(row.costs[k] for row in task_table.rows if not math.isnan(row.costs[k])) for k in keys}
@@ -309,7 +309,7 @@ def _costs(task_table: TaskTable, styles: Mapping[str, str]) -> str:
     return (
         f"<h3>Time and memory</h3>{content}"
         '<p class="soft">Medians over seeds. Runs may have shared the machine: compare within this table only. '
-        "Memory is the optimizer's state.</p>"
+        "A plain step is one forward and one backward pass; peaks are the most memory held at a time.</p>"
     )
 
 
@@ -331,7 +331,8 @@ def _facts(results: Results, task: Mapping[str, Any]) -> str:
         facts.append(
             "schedule " + ", ".join(f"{k} {v}" if k != "name" else str(v) for k, v in task["schedule"].items())
         )
-    facts += [f"{k} {v}" for k, v in (task.get("overrides") or {}).items() if k != "steps"]
+    changed = [f"{k} {v}" for k, v in (task.get("overrides") or {}).items() if k != "steps"]
+    facts += [f"in place of the preset's: {', '.join(changed)}"] if changed else []
     return " · ".join(facts)
 
 
