@@ -38,8 +38,8 @@ def reshard(models: Iterable[nn.Module]) -> None:
     """Let go of what FSDP2 has gathered: after a forward pass without a graph the root and the last modules keep whole
     weights, which are stale as soon as the shards change.
     """
-    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
+    kind: Any = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
     for model in models:
         for module in model.modules():
             if isinstance(module, kind):
-                module.reshard()  # type: ignore[operator]
+                module.reshard()

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from hf_optim.core import reduce
-from hf_optim.core.rewind import RandomState, reshard
+from hf_optim.core.rewind import reshard
 from hf_optim.experiment import sharding
 from hf_optim.experiment.checkpoint import check_checkpoint
 from hf_optim.experiment.evaluator import Evaluator
@@ -69,22 +69,10 @@ class TaskTrainer(Trainer):
                 self._save(output_dir, state_dict=whole)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Trainer's; a whole model by transformers' own reader, since it may be saved under other names than it has
-        (ViT), which Trainer leaves as they are and goes on.
-        """
-        whole = (Path(resume_from_checkpoint) / "config.json").is_file()
-        if not whole or self.is_fsdp_enabled or not isinstance(self.model, PreTrainedModel):
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        check_checkpoint(Path(resume_from_checkpoint))
-        state = RandomState()
-        try:
-            stored = type(self.model).from_pretrained(
-                resume_from_checkpoint, config=self.model.config, local_files_only=True
-            )
-        finally:
-            state.restore()
-        self.model.load_state_dict(stored.state_dict())
-        return None
+        """Trainer's, of a checkpoint that asks for nothing else; `attach` adds what lies there under other names."""
+        if (Path(resume_from_checkpoint) / "config.json").is_file():
+            check_checkpoint(Path(resume_from_checkpoint))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

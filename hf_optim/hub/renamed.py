@@ -38,7 +38,8 @@ def complete(model: nn.Module, folder: Path) -> str | None:
     lacking = [name for name, tensor in own.items() if name not in written and tensor.data_ptr() not in loaded]
     if not lacking:  # tied ones are written once
         return None
-    model.load_state_dict(type(model).from_pretrained(folder).state_dict())
+    stored = type(model).from_pretrained(folder, config=model.config, local_files_only=True)
+    model.load_state_dict(stored.state_dict())
     return (
         f"{len(lacking)} tensors of {type(model).__name__} ({lacking[0]}, ...) lie in {folder.name} under the names of "
         "another release, by which Trainer does not load them: from_pretrained did"

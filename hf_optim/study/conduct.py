@@ -29,7 +29,7 @@ from hf_optim.study.launch.progress import Display, duration
 from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan import shipped, units, values
 from hf_optim.study.plan.plan import Run
-from hf_optim.study.report import exports, pages
+from hf_optim.study.report import exports, run_pages
 from hf_optim.study.report import tables as texts
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def finish(folder: Path, quiet: bool = False) -> int:
         for name, text in files:
             write_atomically(folder / name, text)
         exports.write_parquet(rows.of(results), folder / "runs.parquet")
-        pages.write(results)
+        run_pages.write(results)
     except OSError as error:
         raise unwritable(folder, error) from None
     failures = results.failures()

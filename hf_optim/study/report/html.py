@@ -24,8 +24,8 @@ from hf_optim.study.plan.plan import Plan
 from hf_optim.study.report import charts, differs, ladder, sections, task, views
 from hf_optim.study.report.columns import EXPLAINED, slug
 from hf_optim.study.report.document import document
-from hf_optim.study.report.pages import link
 from hf_optim.study.report.pieces import html_table
+from hf_optim.study.report.run_pages import link
 from hf_optim.study.report.summary import glance, headline, sentences
 
 SCRIPTS = ("legend.js", "tables.js", "curves.js")

@@ -34,7 +34,7 @@ def link(results: Results, run_id: str, text: str = "", kind: str = "") -> str:
 def write(results: Results) -> int:
     """Writes the page of every run that has a record and whose page is not the one it should be; gives how many."""
     folder = own_folder(results.folder, FOLDER)
-    style = (files(__package__) / "page.css").read_text(encoding="utf-8")
+    style = (files(__package__) / "run_page.css").read_text(encoding="utf-8")
     written = 0
     for run in {run.id: run for run in (*results.plan.runs, *known(results.plan, results.store))}.values():
         if (record := results.store.record(run.id)) is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hf_optim.errors import UserError
 from hf_optim.tasks.data import archives
-from hf_optim.tasks.data.known import TEXTS, difference
+from hf_optim.tasks.data.published_counts import TEXTS, difference
 
 _STEMS = {"train": "train", "validation": "valid", "test": "test"}
 #: file names of a split's text, by the set's kind
