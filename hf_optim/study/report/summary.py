@@ -64,8 +64,8 @@ def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
     """What the first screen says, as HTML."""
     texts = [f'<b class="bad">{escape(text)}</b>' for text in [verdicts.progress(results)] if text]
     texts += [f'<span class="bad">{escape(text)}</span>' for text in verdicts.changed(results)]
-    texts += [_best(table) for table in tables]
-    texts += [_marked(text) for text in verdicts.sentences(results, tables)]
+    best, judged = [_best(table) for table in tables], [_marked(text) for text in verdicts.sentences(results, tables)]
+    texts += [*judged, *best] if results.plan.family == "score" else [*best, *judged]  # there, tasks are description
     if results.plan.looks[-1] == 1:
         texts.append(f"With <b>one {naming.unit(results.plan, 1)}</b> nothing can be said about differences.")
     reach = escape(f"{verdicts.looked(results)} {naming.scope(results.plan)} {verdicts.scope(tables)}")
