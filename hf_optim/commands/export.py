@@ -9,7 +9,7 @@ from pathlib import Path
 from hf_optim.commands.parser import Parser
 from hf_optim.errors import UserError
 
-ABOUT = "a study's table (LaTeX, Markdown, CSV) and charts (PDF), for a paper"
+ABOUT = "write a study's table (LaTeX, Markdown, CSV) and charts (PDF) for a paper"
 TABLES = ("latex", "markdown", "csv")
 CHARTS = ("pdf", "svg", "png")
 
@@ -18,8 +18,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print or write the table, write the charts; gives 0."""
     parser = Parser(
         "hf-optim export",
-        "Writes a study's result as a table for a paper, and each of its charts as a file.\n"
+        "Write a study's result as a table for a paper, and each of its charts as a file.\n"
         "Mean and deviation to the digits that they are good for; best bold, ties underlined, verdicts as daggers.",
+        (
+            "hf-optim export studies/quickstart --table latex",
+            'hf-optim export studies/quickstart --figure pdf --width "icml column"',
+        ),
     )
     add = parser.add_argument
     add("folder", metavar="STUDY", help="the study's folder")

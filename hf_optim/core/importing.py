@@ -134,6 +134,11 @@ def _from_file(name: str) -> ModuleType:
     return sys.modules[key]
 
 
+def stands(value: Any) -> bool:
+    """Whether it can be where a name is: a name, an optimizer class, or what can be called for one."""
+    return isinstance(value, str) or (callable(value) and (not isinstance(value, type) or hasattr(value, "step")))
+
+
 if __name__ == "__main__":  # MODULE ARGUMENTS, as after `python -m`
     import runpy
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +17,11 @@ from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files, record
 from hf_optim.experiment.evaluator import quiet, train_part
-from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.spec import RunSpec, paths_in
 from hf_optim.experiment.task import Task, check_run, load
 
+#: what says that a checkpoint holds adapters, and their weights
+ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 #: modules of a model; the largest there are have some ten thousand
 MOST_PARTS = 200_000
 #: how the files of a model end that are read whole, and bytes of one; the largest tokenizers there are have some 30 MB
@@ -46,8 +47,8 @@ def check_checkpoint(checkpoint: Path) -> None:
     _check_files(checkpoint)
     if asked := _asks(_json(checkpoint / "config.json")):
         raise UserError(f"checkpoint: {checkpoint}: its config.json asks for code or files of others ({asked})")
-    if (checkpoint / "adapter_config.json").exists():
-        raise UserError(f"checkpoint: {checkpoint} holds an adapter (adapter_config.json): merge it into its model")
+    if (checkpoint / ADAPTERS).exists():
+        raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}): merge it into its model")
     check_shards(checkpoint)
 
 
@@ -143,6 +144,34 @@ def from_folder(cls: Any, checkpoint: Path, **how: Any) -> PreTrainedModel:
         raise UserError(f"checkpoint: {checkpoint} holds no model that can be read: {one_line(error)}") from error
 
 
+def read_adapters(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:
+    """`model`, as its task makes it, with the adapters of a checkpoint. Nothing but their numbers is taken from it.
+
+    Raises:
+        UserError: the model has no adapters, or others.
+    """
+    _check_files(checkpoint)
+    file = checkpoint / ADAPTER_WEIGHTS
+    if not hasattr(model, "peft_config"):
+        raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}), and the model takes none: merge it")
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if not file.is_file():  # a pipe would be waited for
+        raise UserError(f"checkpoint: {checkpoint} has no {ADAPTER_WEIGHTS}")
+    try:
+        weights = load_file(file)
+    except Exception as error:  # whatever safetensors says of a damaged file
+        raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from error
+    here = get_peft_model_state_dict(model)
+    if {name: t.shape for name, t in weights.items()} != {name: t.shape for name, t in here.items()}:
+        raise UserError(
+            f"checkpoint: {checkpoint} holds other adapters than the model: give the --model.KEY values of its training"
+        )
+    set_peft_model_state_dict(model, weights)
+    return model
+
+
 @contextmanager
 def _bounded(checkpoint: Path) -> Iterator[None]:
     """Within it a model of more parts, or numbers, than the files of the checkpoint can hold is a `UserError`, however
@@ -187,7 +216,6 @@ def _whole_numbers(value: Any) -> Iterator[int]:
 
 def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
     """The run that a checkpoint belongs to: the one that `spec.json` beside it names, or `given`."""
-    check_checkpoint(checkpoint)
     file = checkpoint.parent / record.SPEC
     if given is not None:
         return given
@@ -204,12 +232,6 @@ def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
         raise UserError(f"checkpoint: {file} does not name a run: {one_line(error)}") from error
 
 
-def paths_in(spec: Mapping[str, Any]) -> list[str]:
-    """What of a run's data and options is a path rather than a name."""
-    named = [spec.get("data"), *(spec.get("options") or {}).values()]
-    return [entry for entry in named if isinstance(entry, str) and (os.sep in entry or entry.startswith((".", "~")))]
-
-
 def read_solution(
     checkpoint: Path, spec: RunSpec, split: str, samples: int | None, *, double: bool = False
 ) -> Solution:
@@ -218,6 +240,7 @@ def read_solution(
     Raises:
         UserError: a checkpoint of another model, or of other data.
     """
+    check_checkpoint(checkpoint)
     task, name, preset = check_run(spec)
     data = load(spec.task).data(preset, spec.data)
     with quiet():

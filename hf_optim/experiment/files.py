@@ -30,8 +30,6 @@ FARTHEST_DOWN = 40
 #: bytes of a run's folder that is copied without its checkpoints; ours have some MB
 LARGEST_RUN = 1 << 30
 CHECKPOINTS = "checkpoint-*"
-#: what a writer that was killed leaves
-_LEFT = re.compile(r"\.(.+\.[0-9a-f]{32}\.tmp|probe\.[0-9a-f]{32})")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -209,7 +207,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def _begin(path: Path) -> tuple[Path, int]:
-    """A new file beside `path`, and its descriptor, whose lock tells `sweep` that somebody is at it."""
+    """A new file beside `path`, and its descriptor, whose lock tells `leftovers.sweep` that somebody is at it."""
     while True:
         # A process's number would not do: two machines may share the folder.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -219,19 +217,6 @@ def _begin(path: Path) -> tuple[Path, int]:
         if os.fstat(held).st_nlink:  # else it was swept before it was locked
             return temporary, held
         os.close(held)
-
-
-def sweep(folder: Path) -> None:
-    """Takes away what writers in `folder` left behind that were killed; what somebody is writing stays."""
-    for entry in os.scandir(folder):
-        if _LEFT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-            with suppress(OSError):
-                held = os.open(entry.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(entry.path)
-                finally:
-                    os.close(held)
 
 
 def write_atomically(path: Path, text: str) -> None:

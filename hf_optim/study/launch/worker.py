@@ -24,7 +24,8 @@ from typing import Any
 
 from hf_optim.core import importing
 from hf_optim.errors import UserError, one_line
-from hf_optim.experiment.files import check_tree, own_folder, read_json, remove, sweep, write_json
+from hf_optim.experiment.files import check_tree, own_folder, read_json, remove, write_json
+from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import RECORD
 from hf_optim.experiment.trackers import Tracked, following
 from hf_optim.study.folder.disk import check_disk, check_space, unwritable

@@ -33,6 +33,8 @@ WIDTHS = {
     "acl page": 6.3, "ieee column": 3.5, "ieee page": 7.16,
 }  # fmt: skip
 FORMATS = ("pdf", "svg", "png")
+#: charts with a line for each optimizer
+ROWS = ("result", "difference")
 OVER = {"step": "step", **AXES}
 
 
@@ -68,14 +70,20 @@ def draw(
     if axes is None:
         from matplotlib import pyplot
 
-        axes = pyplot.subplots(layout="constrained")[1]
+        size = (6.4, _height(len(table.rows), 10)) if chart in ROWS else None
+        axes = pyplot.subplots(figsize=size, layout="constrained")[1]
     styles = {o["label"]: (COLOURS[i % 8], DASHES[i // 8 % 3]) for i, o in enumerate(results.plan.optimizers)}
-    if chart in ("result", "difference"):
+    if chart in ROWS:
         (_result if chart == "result" else _difference)(axes, table, styles)
     else:
         _curves(axes, results, table, chart, over, styles)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
+
+
+def _height(rows: int, font: float) -> float:
+    """Inches of a chart with a line for each row."""
+    return rows * font / 72 * 1.9 + 0.6
 
 
 def _result(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
@@ -170,8 +178,7 @@ def write_all(
             stem = table.metric.removeprefix("test_")
             charts = ["result", "difference", "train_loss", "validation_loss", f"validation_{stem}", "effective_lr"]
             for chart in dict.fromkeys(charts):
-                rows = len(table.rows) * font / 72 * 1.9 + 0.6
-                height = rows if chart in ("result", "difference") else 0.62 * width
+                height = _height(len(table.rows), font) if chart in ROWS else 0.62 * width
                 figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
                 try:
                     draw(results, tables, chart, task=table.task, axes=axes)
