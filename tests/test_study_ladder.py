@@ -295,8 +295,9 @@ def test_the_page_is_made_of_the_numbers_that_are_kept(climbed: tuple[Path, Ladd
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.page(json.loads(script.KEPT.read_text(encoding="utf-8"))) == script.PAGE.read_text(encoding="utf-8")
+    ladders, batches = (json.loads(file.read_text(encoding="utf-8")) for file in (script.KEPT, script.BATCHES))
+    assert script.page(ladders, batches) == script.PAGE.read_text(encoding="utf-8")
     data = script.kept(climbed[0], draw=False)
-    text = script.page(data)
+    text = script.page(data, batches)
     assert "{{" not in text and "nan" not in text.lower()
     assert "| Lion | better |" in text and "| SGD * | worse |" in text

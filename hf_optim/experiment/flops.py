@@ -1,12 +1,11 @@
 """How many floating-point operations a training pass takes, counted by torch's own formulas on a pass of a few samples.
 
-The pass is made once, by a copy of the model on the CPU. A multiplication and an addition count as two. Elementwise
+The pass is made once, by a copy of the model on the CPU, or imagined where that takes long. A multiplication and an addition count as two. Elementwise
 work is not counted, as is usual.
 """
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from hf_optim.core.rewind import RandomState
+from hf_optim.experiment import imagined
 
 #: samples of the pass that is counted: two, for batch norm; more of texts, which differ in length
 IMAGES, TEXTS = 2, 16
@@ -89,7 +89,7 @@ def pass_cost(model: nn.Module, batch: Mapping[str, Any]) -> PassCost:
     """The cost of a training pass of `model` (left as it is) on `batch`; raises what the model raises."""
     state = RandomState()
     try:
-        forward, backward = counted(copy.deepcopy(model).cpu().train(), batch)
+        forward, backward = imagined.seen(counted, model, batch)
     finally:
         state.restore()
     samples = samples_in(batch)

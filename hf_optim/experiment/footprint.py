@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
+from hf_optim.experiment import imagined
 from hf_optim.experiment.flops import loss_of, samples_in
 from hf_optim.experiment.record import SHARERS
 
@@ -88,7 +90,10 @@ def measure(model: nn.Module, slots: int, batch: Mapping[str, Any], precision: s
     device = "cuda" if torch.cuda.is_available() else "cpu"
     state = RandomState()
     try:
-        kept = _kept(copy.deepcopy(model).to(device).train(), batch, precision, device)
+        if device == "cuda":
+            kept = _marked(copy.deepcopy(model).to(device).train(), batch, precision)
+        else:
+            kept = imagined.seen(partial(_kept, precision=precision), model, batch)
     finally:
         state.restore()
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -107,25 +112,29 @@ def autocast(precision: str, device: str) -> torch.autocast:
     return torch.autocast(device, half, enabled=precision in ("fp16", "bf16"))
 
 
-def _kept(model: nn.Module, batch: Mapping[str, Any], precision: str, device: str) -> int:
-    """Bytes that a forward pass keeps for the backward pass."""
-    batch = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        with autocast(precision, device):
-            loss_of(model(**batch)).backward()
-        gradients = sum(p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None)
-        return max(0, torch.cuda.max_memory_allocated() - before - gradients)
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    sizes: dict[int, int] = {}
+def _marked(model: nn.Module, batch: Mapping[str, Any], precision: str) -> int:
+    """Bytes that a forward pass keeps for the backward pass, by the GPU's allocator."""
+    batch = {key: value.to("cuda") if isinstance(value, Tensor) else value for key, value in batch.items()}
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    with autocast(precision, "cuda"):
+        loss_of(model(**batch)).backward()
+    gradients = sum(p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None)
+    return max(0, torch.cuda.max_memory_allocated() - before - gradients)
+
+
+def _kept(model: nn.Module, batch: Mapping[str, Any], precision: str) -> int:
+    """The same on a CPU, by the size of the kept tensors."""
+    # A storage's own address: that of its bytes is the same for all that are imagined.
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            sizes[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
         return tensor
 
-    with autocast(precision, device), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with autocast(precision, "cpu"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss_of(model(**batch))
-    return sum(sizes.values())
+    return sum(storage.nbytes() for storage in kept.values())

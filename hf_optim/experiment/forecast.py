@@ -7,6 +7,7 @@ searches.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ from hf_optim.experiment.task import Data, Preset, Task, Value, check_run
 #: steps that are measured after one that is not, seconds after which they are enough, and samples of each on a CPU,
 #: where a whole batch may take minutes
 STEPS, ENOUGH, SAMPLES = 3, 2.0, 2
+#: a model's passes and memory, by what decides them: the rungs of a ladder share sizes
+Seen = dict[str, tuple[flops.PassCost, footprint.Footprint]]
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,11 @@ def stand_in(task: Task, model: str, preset: Preset, source: str | None) -> Data
     return task.synthetic(model, preset)
 
 
-def forecast(spec: RunSpec, card: Card | None) -> Forecast | None:
+def forecast(spec: RunSpec, card: Card | None, seen: Seen | None = None) -> Forecast | None:
     """The cost of a run on `card`, or here; None for a task without synthetic data.
+
+    Args:
+        seen: what was counted of other runs' models, for `card`; more is put there.
 
     Raises:
         UserError: what the run itself would refuse, and what does not fit into the memory under `auto`.
@@ -75,14 +81,18 @@ def forecast(spec: RunSpec, card: Card | None) -> Forecast | None:
     numbers = budget(spec, preset, min(samples, preset.samples.value or samples), 1)
     if card is None:
         check_precision(numbers.precision)
+    seen = {} if seen is None or card is None else seen  # what is timed here is timed every time
+    key = json.dumps([spec.task, name, spec.size, spec.data, spec.options, spec.optimizer, numbers.precision])
     state = RandomState()
     try:
-        with quiet():
-            model = task.model(name, preset, data)
-        optimizer = registry.build(spec.optimizer, model)
-        batch = flops.probe(data.train, task.collate(data))
-        cost = flops.pass_cost(model, batch)
-        needs = footprint.measure(model, footprint.slots_of(optimizer), batch, numbers.precision)
+        if key not in seen:
+            with quiet():
+                model = task.model(name, preset, data)
+            optimizer = registry.build(spec.optimizer, model)
+            batch = flops.probe(data.train, task.collate(data))
+            needs = footprint.measure(model, footprint.slots_of(optimizer), batch, numbers.precision)
+            seen[key] = flops.pass_cost(model, batch), needs
+        cost, needs = seen[key]
         room = footprint.available() if card is None else int(footprint.SPARE * 1e9 * card.gigabytes)
         if spec.overrides.get("gradient_accumulation_steps") == AUTO:
             numbers = numbers.in_parts(needs.parts(numbers.per_device, room))
@@ -122,9 +132,10 @@ def _measured(model: nn.Module, task: Task, data: Data, samples: int, precision:
 def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None) -> list[str]:
     """What runs cost, a line for each of (label, specification of one of them, how many), and all of them together."""
     told, total, unknown = [], 0.0, False
+    seen: Seen = {}
     for label, spec, count in specs:
         try:
-            estimate = forecast(RunSpec.from_dict(spec), card)
+            estimate = forecast(RunSpec.from_dict(spec), card, seen)
             why = "the task has no synthetic data"
         except UserError as error:
             estimate, why = None, str(error)
