@@ -1,7 +1,7 @@
 """How many floating-point operations a training pass takes, counted by torch's own formulas on a pass of a few samples.
 
-The pass is made once, by a copy of the model on the CPU, or imagined where that takes long. A multiplication and an addition count as two. Elementwise
-work is not counted, as is usual.
+The pass is made once, by a copy of the model on the CPU, or imagined where that takes long. A multiplication and an
+addition count as two. Elementwise work is not counted, as is usual.
 """
 
 from __future__ import annotations

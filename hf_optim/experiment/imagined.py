@@ -29,14 +29,15 @@ Batch = Mapping[str, Any]
 
 def seen(look: Callable[[nn.Module, Batch], T], model: nn.Module, batch: Batch) -> T:
     """`look(copy of the model, batch)` on the CPU in training mode, imagined where the model is large and allows it."""
+    copied = copy.deepcopy(model).cpu().train()
     if sum(p.numel() for p in model.parameters()) >= LARGE:
         mode = FakeTensorMode()
         try:
             with FakeCopyMode(mode):
-                copied = copy.deepcopy(model.cpu())
+                shadow = copy.deepcopy(copied)
             inputs = {k: mode.from_tensor(v.cpu()) if isinstance(v, Tensor) else v for k, v in batch.items()}
             with mode:
-                return look(copied.train(), inputs)
+                return look(shadow, inputs)
         except LOOKED:
             pass
-    return look(copy.deepcopy(model).cpu().train(), batch)
+    return look(copied, batch)
