@@ -1,4 +1,4 @@
-"""A pass without numbers: shapes, types and storages are those of the real one, and nothing is computed.
+"""A pass without numbers: its shapes and types are those of the real one, and nothing is computed.
 
 What is counted of a pass (operations, bytes kept) does not depend on its numbers, and a pass of a large model on a CPU
 takes minutes. A model that looks at its numbers on the way cannot be imagined and makes its pass.
