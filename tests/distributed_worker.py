@@ -61,9 +61,9 @@ def net(seed: int = 0) -> nn.Module:
 
 
 def tensors(case: str, model: Any) -> Any:
-    """What a case's optimizer is given. Where SOAP rotates, that is what has a basis which rounding does not choose: the
-    6 columns of the first matrix and the 5 rows of the second, which a batch of 12 samples fills. The head's gradient
-    has rank 1.
+    """What a case's optimizer is given. Where SOAP rotates, that is what has a basis which rounding does not choose:
+    the 6 columns of the first matrix and the 5 rows of the second, which a batch of 12 samples fills. The head's
+    gradient has rank 1.
     """
     if case != "soap bases":
         return model

@@ -149,8 +149,7 @@ def test_a_pass_that_is_imagined_counts_what_the_real_one_does(computed_in, monk
         cases = (model, batch), (looks, x)
         costs = [pass_cost(*case) for case in cases]
         kept = [footprint.measure(case[0], 2, case[1], computed_in) for case in cases]
-        # Layers that share a mask are imagined to have one each.
-        return costs, [k.fixed for k in kept], pytest.approx([k.sample for k in kept], rel=0.05)
+        return costs, [k.fixed for k in kept], [k.sample for k in kept]
 
     real, state = counted(), torch.get_rng_state()
     monkeypatch.setattr(imagined, "LARGE", 0)
@@ -158,7 +157,8 @@ def test_a_pass_that_is_imagined_counts_what_the_real_one_does(computed_in, monk
     layer = model.model.layers[0]
     layer.register_forward_pre_hook(lambda _, given: passes.append(type(given[0]).__name__))
     costs, fixed, sample = counted()
-    assert (costs, fixed) == real[:2] and sample.expected == real[2] and passes == ["FakeTensor"] * 2
+    assert (costs, fixed) == real[:2] and passes == ["FakeTensor"] * 2
+    assert sample == pytest.approx(real[2], rel=0.05)  # layers that share a mask are imagined to have one each
     assert torch.equal(torch.get_rng_state(), state) and not model.training
     assert all(type(p) is torch.nn.Parameter and p.grad is None for p in model.parameters())
 
