@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_optim.core import validate
-from hf_optim.core.importing import import_path
+from hf_optim.core.importing import import_path, stands
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
@@ -217,13 +217,19 @@ def info(name: str) -> Info:
         ) from None
 
 
+def named(value: Any) -> Any:
+    """The name of a class of this library; anything else as it is."""
+    home, _, stem = (value.__module__ if isinstance(value, type) else "").rpartition(".")
+    ours = home in ("hf_optim.optimizers", "hf_optim.wrappers") and info(stem).cls.endswith(f".{value.__name__}")
+    return stem if ours else value
+
+
 def as_spec(spec: Any) -> dict[str, Any]:
-    """A name or a mapping with `name`, as a mapping."""
-    if isinstance(spec, str):
-        return {"name": spec}
-    if isinstance(spec, dict) and isinstance(spec.get("name"), str):
-        return dict(spec)
-    raise UserError(f"an optimizer is a name or a mapping with a 'name', got {spec!r}")
+    """A name or a mapping with `name`, as a mapping; a class or a factory stands as its own name."""
+    given = dict(spec) if isinstance(spec, dict) else {"name": spec}
+    if stands(given.get("name")):
+        return {**given, "name": named(given["name"])}
+    raise UserError(f"an optimizer is a name, a class, a factory or a mapping with a 'name', got {spec!r}")
 
 
 def check_spec(spec: Any) -> None:
@@ -234,7 +240,7 @@ def check_spec(spec: Any) -> None:
     """
     given = as_spec(spec)
     name = given.pop("name")
-    if ":" in name:
+    if not isinstance(name, str) or ":" in name:
         return
     known = info(name)
     if known.family == "wrapper":
@@ -287,7 +293,7 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
             that decay and groups that do not (`hf_optim.core.groups`), whoever wrote the optimizer. None for an
             instance.
         hyper: the rule's hyper-parameters and options (`info(name).defaults`). Wrappers take `base`: a name, a
-            mapping with `name`, or an optimizer instance; then `params_or_model` is the base's (None for an instance).
+            mapping with `name`, a class, a factory, or an instance, with `params_or_model` None then.
             `decay_all=True` decays a model's biases and normalisation layers too, as published code without parameter
             groups does.
 
@@ -301,19 +307,17 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     from hf_optim.core.groups import Parameters
 
     if isinstance(name, dict):
-        spec = {**as_spec(name), **hyper}
-        return create(spec.pop("name"), params_or_model, **spec)
+        return build({**name, **hyper}, params_or_model)
     source = Parameters(params_or_model) if isinstance(params_or_model, nn.Module) else params_or_model
+    name = named(name)
     if not isinstance(name, str):
-        if not (isinstance(name, torch.optim.Optimizer) or callable(name)):
+        if not (isinstance(name, torch.optim.Optimizer) or stands(name)):
             raise UserError(f"an optimizer is a name, a class, a factory or an instance, got {type(name).__name__}")
-        label = getattr(name, "__name__", type(name).__name__)
-        return _named(foreign.make(name, label, source, hyper), source)
-    spec = {"name": name, **hyper}
+        return _named(foreign.make(name, foreign.label(name), source, hyper), source)
     base = hyper.get("base")
     if isinstance(base, torch.optim.Optimizer):
         return _wrap(name, base, {k: v for k, v in hyper.items() if k != "base"})
-    check_spec(spec)
+    check_spec({"name": name, **hyper})
     if ":" in name:
         return _named(foreign.make(resolve(name), name, source, hyper), source)
     known = info(name)
@@ -325,9 +329,7 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     if not isinstance(decay_all, bool):
         raise UserError(f"{name}: decay_all must be true or false, got {decay_all!r}")
     cls, params = resolve(name), source
-    decay, opt_out = _division(cls, known, hyper)
-    if decay_all:
-        decay = None  # no division: one group, decayed as the rule itself says
+    decay, opt_out = _division(cls, known, hyper, decay_all)
     if isinstance(source, Parameters):
         params = source.groups(decay, opt_out=opt_out, route=getattr(cls, "route", None))
     optimizer: Optimizer = cls(params, **{**known.arguments, **hyper})
@@ -349,17 +351,16 @@ def _named(optimizer: Made, source: Any, earlier: list[list[str]] | None = None)
     return optimizer
 
 
-def _division(cls: Any, known: Info, hyper: dict[str, Any]) -> tuple[float | None, str]:
-    """The decay of the groups that decay, None for a rule without one; the key with which embeddings stay
-    out of a transform."""
-    transform = hyper.get("grad_transform")
-    if transform is not None:
+def _division(cls: Any, known: Info, hyper: dict[str, Any], decay_all: bool) -> tuple[float | None, str]:
+    """The decay of the groups that decay, None for a rule without one and where one group decays as the rule itself
+    says; the key with which embeddings stay out of a transform."""
+    opt_out = cls.opt_out
+    if not opt_out and hyper.get("grad_transform") is not None:
         from hf_optim.transforms import make
 
-        transform = make(transform)
-    opt_out = cls.opt_out or (transform.opt_out if transform is not None else "")
-    decay = hyper.get("weight_decay", known.defaults["weight_decay"]) if "weight_decay" in known.defaults else None
-    return decay, opt_out
+        opt_out = make(hyper["grad_transform"]).opt_out
+    divided = "weight_decay" in known.defaults and not decay_all
+    return hyper.get("weight_decay", known.defaults["weight_decay"]) if divided else None, opt_out
 
 
 def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.optim.Optimizer:
@@ -367,8 +368,7 @@ def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.
     if known.family != "wrapper":
         raise UserError(f"{name} takes no base")
     validate.unknown(name, own, [*known.required, *known.defaults, *known.options])
-    wrapped: torch.optim.Optimizer = resolve(name)(base, **own)
-    return wrapped
+    return resolve(name)(base, **own)  # type: ignore[no-any-return]
 
 
 def check_values(spec: Any) -> None:
@@ -378,19 +378,20 @@ def check_values(spec: Any) -> None:
     Raises:
         UserError: what `create` would raise in a run.
     """
-    import torch
+    from torch import nn
 
     from hf_optim.core import foreign
 
     inner = as_spec(spec)
-    while isinstance(inner.get("base"), (str, dict)) and (isinstance(inner["base"], str) or "name" in inner["base"]):
+    while stands(inner.get("base")) or (isinstance(inner.get("base"), dict) and "name" in inner["base"]):
         inner = as_spec(inner["base"])
     name = inner.pop("name")
-    if ":" in name and not foreign.is_class(resolve(name)):
+    target = resolve(name) if isinstance(name, str) and ":" in name else name
+    if not isinstance(target, str) and not foreign.is_class(target):
         check_spec(spec)
-        foreign.check_arguments(resolve(name), name, inner)
-        return
-    build(spec, torch.nn.Linear(2, 2))
+        foreign.check_arguments(target, foreign.label(name), inner)
+    else:
+        build(spec, nn.Linear(2, 2))
 
 
 def build(spec: Any, params_or_model: Any) -> torch.optim.Optimizer:

@@ -115,7 +115,7 @@ def main() -> int:
     from hf_optim.study.findings import analysis, table
     from hf_optim.study.folder import results as records
     from hf_optim.study.folder import rows
-    from hf_optim.study.report import exports, pages
+    from hf_optim.study.report import exports, run_pages
     from hf_optim.study.report import html as report
     from hf_optim.study.report import tables as output
 
@@ -133,8 +133,8 @@ def main() -> int:
         timed("runs.csv", lambda: output.runs_csv(results))
         timed("runs.parquet", lambda: exports.write_parquet(rows.of(results), folder / "runs.parquet"))
         timed("report.html", lambda: report.render(results, tables))
-        timed("a page for every run", lambda: pages.write(results))
-        timed("the pages once more", lambda: pages.write(results))
+        timed("a page for every run", lambda: run_pages.write(results))
+        timed("the pages once more", lambda: run_pages.write(results))
         total = time.perf_counter() - began
         profile.disable()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -18,6 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import generated_pages  # noqa: E402
 
 from hf_optim import registry  # noqa: E402
+from hf_optim.commands.info import searched  # noqa: E402
 from hf_optim.core import definitions  # noqa: E402
 from hf_optim.errors import UserError  # noqa: E402
 
@@ -91,9 +92,7 @@ def search(space: tuple | None) -> str:
     """A search space in words."""
     if space is None:
         return ""
-    if space[0] == "choice":
-        return ", ".join(value(v) for v in space[1])
-    return f"{space[1]:g} to {space[2]:g}" + (", logarithmic" if space[0] == "log" else "")
+    return searched(space)
 
 
 def memory(info: registry.Info) -> str:

@@ -104,7 +104,7 @@ class FineTuning(Task):
         return model  # type: ignore[no-any-return]
 
     def model_class(self, name: str) -> type[PreTrainedModel]:
-        """transformers finds the class of a full checkpoint; one of adapters is refused until they are merged."""
+        """transformers finds the class of a full checkpoint; one of adapters is read into the model that has them."""
         import transformers
 
         chosen: type[PreTrainedModel] = transformers.AutoModelForCausalLM  # type: ignore[assignment]

@@ -98,7 +98,7 @@ class Logistic(Task):
         import torch
 
         from hf_optim.tasks.data import synthetic
-        from hf_optim.tasks.data.known import IMAGES
+        from hf_optim.tasks.data.published_counts import IMAGES
 
         values, known = preset.model.value, IMAGES[preset.data.value]
         inputs = ((known.shape[1] - 2 * values["crop"]) // values["pool"]) ** 2

@@ -232,7 +232,7 @@ def _hub(name: str, held_out: int, size: int | None) -> Splits:
     from hf_optim.tasks.data import hub
     from hf_optim.tasks.data.image_sets import HubRows
     from hf_optim.tasks.data.images import assemble
-    from hf_optim.tasks.data.known import IMAGES
+    from hf_optim.tasks.data.published_counts import IMAGES
 
     known = HUB[name]
     parts = hub.load(known.repository)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from study_fakes import make_study
 
 from hf_optim.commands.main import main
 from hf_optim.registry import info, list_optimizers
@@ -28,8 +29,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     "arguments",
     [
         ("--help",),
-        ("study", "--help"),
-        ("results", "--help"),
         ("list",),
         ("list", "--tasks"),
         ("list", "--studies"),
@@ -37,8 +36,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         ("list", "--models"),
         ("info", "smaran"),
         ("info", "vision"),
-        ("compare", "--help"),
-        ("doctor", "--help"),
         ("--version",),
     ],
 )
@@ -54,7 +51,18 @@ def test_overviews_import_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert process.stdout.splitlines()[-1] == "HEAVY 0 []", process.stdout
 
 
+def test_a_report_comes_from_records_without_torch(tmp_path: Path) -> None:
+    make_study(tmp_path)
+    script = (
+        "import sys\nfrom hf_optim.commands.main import main\n"
+        "assert main(sys.argv[1:]) == 0 and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script, "report", str(tmp_path)], cwd=ROOT, capture_output=True, check=True)
+    assert (tmp_path / "report.html").is_file()
+
+
 BAD = {
+    ("compare", "adamw", "smaran", "--task", "vision", "--report-to", "tensorbord"): "tensorboard",
     ("study", "no_such_study"): "quickstart",
     ("study", "smoke", "--jobs", "0"): "--jobs must be at least 1",
     ("study", "smoke", "--seeds", "0", "--dry-run"): "--seeds must be at least 1",
@@ -158,7 +166,7 @@ def test_doctor_says_what_is_used(capsys) -> None:
 def test_info_tells_algorithm_defaults_and_needs(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "info", "smaran")
     assert code == 0
-    for part in ("hf_optim.SMARAN", "needs:        loss", "gamma=0.9", "ghat = g / (||g|| + eps)", "search space"):
+    for part in ("hf_optim.SMARAN", "needs:        loss", "gamma=0.9", "ghat = g / (||g|| + eps)", "lr 0.001 to 1, "):
         assert part in out
 
 

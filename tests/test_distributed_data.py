@@ -14,7 +14,7 @@ from PIL import Image
 
 from hf_optim.errors import UserError
 from hf_optim.experiment import task
-from hf_optim.tasks.data import archives, blocks, images, known, paragraphs, parallel, unpickled
+from hf_optim.tasks.data import archives, blocks, corpora, images, known, paragraphs, parallel, unpickled
 
 RANDOM = np.random.default_rng(0)
 
@@ -156,22 +156,27 @@ def test_wikitext(tmp_path, name, capsys):
     assert running["test"] == ["One sentence here . Another one there .", "And a third .", "test text ."]
 
 
-@pytest.mark.parametrize("form", ["simple-examples.tgz", "data"])
+@pytest.mark.parametrize("form", ["simple-examples.tgz", "data", "simple-examples"])
 def test_penn_treebank(tmp_path, form, capsys):
     folder = tmp_path / "simple-examples" / "data"
     folder.mkdir(parents=True)
     for split in ("train", "valid", "test"):
         (folder / f"ptb.{split}.txt").write_text(f" the {split} <unk> N \n of it \n")
-    place = packed(folder.parent, tmp_path / form) if form.endswith("tgz") else folder
+    (folder.parent / "README.txt").write_text("what it is")
+    places = {"data": folder, "simple-examples": folder.parent}
+    place = places.get(form) or packed(folder.parent, tmp_path / form)
+    assert not corpora.is_folder_of_documents(place)
     texts, note = blocks.read(place)
     assert texts["validation"] == ["the valid <unk> N", "of it"]
     assert "not ptb as it is published: 2 train lines for 42,068" in note
     assert note in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("form", ["gz", "tar"])
-def test_multi30k(tmp_path, form, capsys):
-    for stem, packing in (("train", "training"), ("val", "validation"), ("test_2016_flickr", "mmt16_task1_test")):
+@pytest.mark.parametrize(
+    ("form", "name"), [("gz", "test_2016_flickr"), ("tar", "test_2016_flickr"), ("tar", "test"), ("gz", "test")]
+)
+def test_multi30k(tmp_path, form, name, capsys):
+    for stem, packing in (("train", "training"), ("val", "validation"), (name, "mmt16_task1_test")):
         with tarfile.open(tmp_path / f"{packing}.tar.gz", "w:gz") if form == "tar" else io.BytesIO() as tarred:
             for side, text in (("de", f"Ein {stem} .\nZwei .\n"), ("en", f"A {stem} .\nTwo .\n")):
                 if form == "gz":
@@ -181,7 +186,7 @@ def test_multi30k(tmp_path, form, capsys):
                     entry.size = len(text)
                     tarred.addfile(entry, io.BytesIO(text.encode()))
     corpus = parallel.read(tmp_path)
-    assert corpus.train.source == ("Ein train .", "Zwei .") and corpus.test.target[0] == "A test_2016_flickr ."
+    assert corpus.train.source == ("Ein train .", "Zwei .") and corpus.test.target[0] == f"A {name} ."
     assert "2 test lines for 1,000" in corpus.note and corpus.note in capsys.readouterr().err
 
 

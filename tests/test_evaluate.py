@@ -16,6 +16,7 @@ from hf_optim.experiment.training import train
 RUNS = {
     "vision": RunSpec("vision", "mlp", "smoke", {"name": "adamw"}, overrides={"steps": 3, "precision": "bf16"}),
     "bootstrap": RunSpec("logistic", "softmax", "smoke", {"name": "adamw"}, overrides={"steps": 3, "split_seed": 4}),
+    "adapters": RunSpec("finetune", "lora", "smoke", {"name": "adamw"}, overrides={"steps": 3}),
 }
 
 
@@ -30,19 +31,23 @@ def runs(tmp_path_factory):
 def test_runs_of_several_tasks_give_the_numbers_of_their_records(runs, tmp_path, capsys):
     folder, records = runs
     file = tmp_path / "all.csv"
-    places = [str(folder / "vision"), str(folder / "bootstrap" / "checkpoint-3")]
+    places = [str(folder / "vision"), str(folder / "bootstrap" / "checkpoint-3"), str(folder / "adapters")]
     assert evaluate.main([*places, "--export", str(file), "--columns", "*"]) == 0
     capsys.readouterr()
     rows = list(csv.DictReader(file.open()))
-    assert [(row["task"], row["precision"]) for row in rows] == [("vision", "bf16"), ("logistic", "fp32")]
+    assert [(row["task"], row["precision"]) for row in rows] == [
+        ("vision", "bf16"),
+        ("logistic", "fp32"),
+        ("finetune", "fp32"),
+    ]
     for row, record in zip(rows, records.values(), strict=True):
-        assert row["data"] == "digits" and int(row["test_samples"]) == record["data"]["test_samples"]
+        assert row["data"] == record["data"]["name"] and int(row["test_samples"]) == record["data"]["test_samples"]
         for key, value in record["metrics"].items():
             if not key.startswith("best_"):
                 assert float(row[key]) == pytest.approx(value, rel=1e-11), key  # a CSV has twelve digits
     assert evaluate.main(places) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert len(shown) == 3 and "test_excess" in shown[0] and "train_loss" not in shown[0]
+    assert len(shown) == 4 and "test_excess" in shown[0] and "train_loss" not in shown[0]
 
 
 def test_the_numbers_are_equal_to_the_bit_and_another_precision_gives_others(runs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import foreign_factories
@@ -143,3 +144,36 @@ def test_foreign_ones_beside_ours_in_a_study(tmp_path):
     assert all(loss < 2.2 for loss in losses.values())  # log(10) is 2.3
     assert losses["muon"] == pytest.approx(losses["theirs:torch_muon"], rel=0.02)
     assert losses["soap"] == pytest.approx(losses["theirs:soap"], rel=0.05)
+
+
+def test_some_arguments_given_leave_a_class_a_class():
+    """functools.partial: its groups, names and defaults are the class's."""
+    momentum = functools.partial(torch.optim.SGD, momentum=0.9, weight_decay=0.1)
+    opt = hf_optim.create(momentum, model(), lr=0.1)
+    assert decays(opt) == [(0.1, [2, 2]), (0.0, [1, 1, 1, 1])] and opt.param_groups[0]["momentum"] == 0.9
+    with pytest.raises(UserError, match="SGD: .*lrr"):
+        hf_optim.create(momentum, model(), lrr=0.1)
+
+
+def of_groups(groups, lr=0.1, weight_decay=0.0):
+    return torch.optim.SGD(groups, lr, weight_decay=weight_decay)
+
+
+@pytest.mark.parametrize("base", [torch.optim.SGD, of_groups, hf_optim.SGD, "sgd"])
+def test_a_wrapper_takes_what_create_takes(base):
+    spec = {"name": base, "lr": 0.25, "weight_decay": 0.1}
+    opt = hf_optim.create("lookahead", model(), base=spec)
+    assert decays(opt) == [(0.1, [2, 2]), (0.0, [1, 1, 1, 1])] and opt.param_groups[0]["lr"] == 0.25
+    registry.check_values({"name": "lookahead", "base": spec})
+    for wrong in (3, nn.Linear, dict):
+        with pytest.raises(UserError, match="an optimizer is a name, a class"):
+            hf_optim.create("lookahead", model(), base=wrong)
+
+
+def test_a_class_of_ours_is_its_name():
+    """Its groups, too: embeddings stay out of AGR."""
+    net = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
+    by_name, by_class = hf_optim.create("adamw_agr", net), hf_optim.create(hf_optim.AdamWAGR, net)
+    assert len(by_name.param_groups) == 3
+    assert [len(g["params"]) for g in by_class.param_groups] == [len(g["params"]) for g in by_name.param_groups]
+    assert [g.get("agr") for g in by_class.param_groups] == [g.get("agr") for g in by_name.param_groups]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,21 @@ def test_an_instance_over_the_trainers_model(tmp_path):
     trainer.train()
     assert unwrapped(trainer.optimizer) is mine
     torch.testing.assert_close(weights(trainer), by_hand(trainer), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("door", ["factory", "wrapper", "partial"])
+def test_a_class_goes_wherever_a_name_goes(tmp_path, door):
+    hyper = {"lr": 0.05, "weight_decay": 0.2}
+    given = hf_optim.factory(Foreign, **hyper) if door == "factory" else None
+    trainer = make(tmp_path, n=24, optimizer_cls_and_kwargs=given)
+    if door == "wrapper":  # that does nothing within this run
+        hf_optim.attach(trainer, "lookahead", base={"name": Foreign, **hyper}, k=1000)
+    elif door == "partial":
+        hf_optim.attach(trainer, functools.partial(Foreign, **hyper), lr=0.05)
+    trainer.train()
+    torch.testing.assert_close(weights(trainer), by_hand(trainer), rtol=0, atol=1e-6)
+    with pytest.raises(hf_optim.UserError, match="an instance over one model"):
+        hf_optim.factory(trainer.optimizer.optimizer)
 
 
 def test_a_class_of_this_library_is_its_name(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_parts import Tiny, TinyConfig, data, make, rows, weights
+from hub_parts import Tiny, TinyConfig, make, rows, weights
 from torch import nn
 from torch.nn import functional
 from transformers import Trainer, set_seed
@@ -155,52 +155,6 @@ def test_mistakes_of_a_launch_are_one_line(tmp_path, capsys, monkeypatch):
 # --- frameworks -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_lightning(tmp_path, accumulation):
-    """The loss of the whole accumulation window, and the epoch's length."""
-    lightning = pytest.importorskip("lightning")
-    from hf_optim.hub.lightning import LightningFeed
-
-    batches = [(torch.stack([r["x"] for r in d]), torch.stack([r["labels"] for r in d])) for d in _batches(24)]
-
-    class Module(lightning.LightningModule):
-        def __init__(self, name, **hyper):
-            super().__init__()
-            self.model, self.spec = _tiny(), (name, hyper)
-
-        def training_step(self, batch, index):
-            return functional.cross_entropy(self.model.logits(batch[0]), batch[1])
-
-        def configure_optimizers(self):
-            self.built = hf_optim.create(self.spec[0], self.model, **self.spec[1])
-            return self.built
-
-    def fit(module):
-        lightning.Trainer(
-            max_epochs=1, accelerator="cpu", devices=1, accumulate_grad_batches=accumulation, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            default_root_dir=tmp_path, callbacks=[LightningFeed()],
-        ).fit(module, train_dataloaders=torch.utils.data.DataLoader(batches, batch_size=None))  # fmt: skip
-        return module
-
-    fitted = fit(Module("smaran", lr=0.05))
-    torch.testing.assert_close(
-        weights(fitted.model), _smaran_by_hand(batches, accumulation=accumulation), rtol=0, atol=1e-6
-    )
-    told = fit(Module("tlr_sgd", p=0.5)).built
-    assert told.param_groups[0]["tlr_interval"] == int(0.5 * 6 / accumulation)
-    if accumulation > 1:
-        with pytest.raises(hf_optim.UserError, match="accumulate_grad_batches=1"):
-            fit(Module("sls"))
-    else:
-        assert not torch.equal(weights(fit(Module("sls")).model), weights(_tiny()))
-
-
-def _batches(n):
-    every = data(n)
-    return [every[i : i + 4] for i in range(0, n, 4)]
-
-
 def test_timm(tmp_path):
     """timm's factory, groups, layer decay and scheduler, with our rule and with torch's own in their place."""
     pytest.importorskip("timm")
@@ -212,6 +166,15 @@ def test_timm(tmp_path):
 
     names = door.register()
     assert "hf-adan" in names and "hf-adamw-agr" in names and not {"hf-smaran", "hf-tlr"} & set(names)
+    assert not [name for name in names if "schedule-free" in name]  # timm's script never calls eval()
+    for name in names:
+        layer = nn.Linear(2, 2)
+        opt = timm.optim.create_optimizer_v2(layer, name, lr=0.1, weight_decay=0.0)
+        before = weights(layer)
+        for _ in range(2):  # ACProp's first step fills its memory
+            layer(torch.ones(1, 2)).sum().backward()
+            opt.step()
+        assert not torch.equal(before, weights(layer)), name
     ends = []
     for name in ("hf-adamw", "adamw"):
         torch.manual_seed(0)
@@ -299,14 +262,26 @@ def test_sentence_transformers(tmp_path):
 
 
 def test_axolotl_calls_the_plugin(tmp_path):
-    """Its interface as read: `post_trainer_create(cfg, trainer)` between building and training."""
+    """Its interface as read: `post_trainer_create(cfg, trainer)` between building and training. Its trainer then calls
+    what stands in `optimizer_cls_and_kwargs` bare, and the result with the model and the training arguments."""
     from hf_optim.hub.axolotl import Plugin
 
     plugin = Plugin()
     assert plugin.get_input_args() == "hf_optim.hub.axolotl.Arguments"
-    trainer = make(tmp_path, n=24)
+
+    class Axolotls(Trainer):
+        def create_optimizer(self, model=None):
+            make_optimizer, hyper = self.optimizer_cls_and_kwargs
+            self.optimizer = make_optimizer()(self.model if model is None else model, self.args, **hyper)
+            return self.optimizer
+
+    trainer = make(tmp_path, trainer=Axolotls, n=24)
     with pytest.raises(hf_optim.UserError, match="hf_optim: {name"):
         plugin.post_trainer_create({}, trainer)
+    trainer.args.embedding_lr = 1e-5
+    with pytest.raises(hf_optim.UserError, match="embedding_lr of axolotl would have no effect"):
+        plugin.post_trainer_create({"hf_optim": "smaran"}, trainer)
+    trainer.args.embedding_lr = None
     plugin.post_trainer_create({"hf_optim": {"name": "smaran", "lr": 0.05}}, trainer)
     trainer.train()
     torch.testing.assert_close(weights(trainer), _smaran_by_hand(trainer.model.seen), rtol=0, atol=1e-6)

@@ -175,6 +175,24 @@ def test_a_loss_with_weights_is_trained(tmp_path, decay):
     torch.testing.assert_close(weights(trainer), weights(model))
 
 
+def test_a_loss_with_weights_is_resumed_with_them(tmp_path, caplog):
+    """Trainer's checkpoints hold the model alone; one that stock has written is said to lack the rest."""
+
+    def run(folder, resume=None, attached=True):
+        torch.manual_seed(5)
+        trainer = make(folder, trainer=OwnGroups, n=24, save_strategy="steps", save_steps=3, learning_rate=1e-2)
+        if attached:
+            hf_optim.attach(trainer, "adamw")
+        trainer.train(resume_from_checkpoint=resume and str(folder / "checkpoint-3"))
+        return torch.cat([weights(trainer), weights(trainer.loss)])
+
+    whole = run(tmp_path)
+    assert torch.equal(whole, run(tmp_path, resume=True)) and "begin anew" not in caplog.text
+    run(tmp_path / "stock", attached=False)
+    assert not torch.equal(whole, run(tmp_path / "stock", resume=True))
+    assert "not what they held: they lie outside" in caplog.text and "loss.weight, loss.bias" in caplog.text
+
+
 class Named(Tiny):
     def no_weight_decay(self):
         return {"first.weight"}
@@ -218,7 +236,7 @@ def test_a_gradient_that_nobody_uses_is_said_once(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("name", "arguments", "hyper", "said"),
     [
-        ("smaran", {}, {}, ["lr=0.1, the rule's default, not TrainingArguments.learning_rate=5e-05"]),
+        ("smaran", {}, {}, ["trains with lr=0.1, the rule's default, not TrainingArguments.learning_rate=5e-05"]),
         ("adan", {"learning_rate": 0.02, "weight_decay": 0.0}, {"lr": 0.01}, ["lr=0.01, as given", 'lr="args"']),
         ("smaran", {"weight_decay": 0.01}, {"lr": "args"}, []),
         ("adamw", {}, {}, []),
@@ -230,11 +248,32 @@ def test_one_warning_where_the_argument_is_not_in_force(tmp_path, caplog, name, 
     with caplog.at_level(logging.WARNING, logger="hf_optim"):
         trainer.train()
         trainer.train()
-    assert caplog.text.count("in force is") == bool(said)
+    assert caplog.text.count("trains with") == bool(said)
     for words in said:
         assert words in caplog.text
     if hyper.get("lr") == "args":
         assert unwrapped(trainer.optimizer).param_groups[0]["lr"] == trainer.args.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "hyper", "warned"),
+    [
+        ("smaran", 2e-5, {}, True),  # a rate for AdamW, which SMARAN hardly moves with
+        ("smaran", 0.03, {}, False),
+        ("smaran", 2e-5, {"lr": "args"}, False),
+        ("adamw", 1e-7, {}, False),  # Trainer's own rule: the argument was meant for it
+        ("adan", 1e-6, {}, True),
+    ],
+)
+def test_a_rate_that_was_meant_for_another_rule_is_warned_of(name, rate, hyper, warned):
+    from hf_optim.hub.arguments import settle
+
+    args = TrainingArguments("out", learning_rate=rate)
+    full, _, warnings = settle({"name": name, **hyper}, args, {})
+    assert sum(f"learning_rate={rate:g} is in force" in line for line in warnings) == warned
+    assert {**full, **full.get("base", {})}["lr"] == rate
+    searched = settle({"name": name, **hyper}, args, {"learning_rate": rate})[2]
+    assert not any("is in force" in line for line in searched)
 
 
 def test_args_stands_for_nothing_else(tmp_path):

@@ -60,6 +60,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "factory name": (factory("adamw_arg"), "adamw_agr"),
     "factory argument": (factory("adamw", momentum=0.9), "momentum"),
     # mistyped
+    "no rate": (attach("smaran", lr=None), "lr must be a number"),
     "number as a name": (attach(3), "int"),
     "a class that is no optimizer": (attach(torch.nn.Linear), "type"),
     "text as a rate": (attach("smaran", lr="0.1"), "lr"),

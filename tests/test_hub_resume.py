@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hub_parts import LINE_SEARCH, Honest, make, rows, weights
+from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
 
 import hf_optim
 
@@ -85,3 +86,33 @@ def test_a_run_of_another_shape_is_told_in_words(tmp_path, caplog):
     trainer, attachment = _run(tmp_path, "changed", resume=str(tmp_path / "checkpoint-7"))
     assert "the hyper-parameters of the checkpoint are in force" in caplog.text
     assert attachment.optimizer.param_groups[0]["gamma"] == 0.9
+
+
+def test_weights_under_an_older_releases_names_are_resumed_with(tmp_path, caplog):
+    """transformers writes ViT's layers as `encoder.layer.N`, and Trainer resumes by today's names."""
+    rng = torch.Generator().manual_seed(0)
+    images = [{"pixel_values": torch.randn(3, 4, 4, generator=rng), "labels": i % 2} for i in range(24)]
+
+    def run(resume=None, **arguments):
+        set_seed(0)
+        config = ViTConfig(
+            image_size=4, patch_size=2, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=2,
+        )  # fmt: skip
+        args = TrainingArguments(
+            str(tmp_path), use_cpu=True, report_to=[], per_device_train_batch_size=4, max_steps=6, disable_tqdm=True,
+            save_strategy="steps", save_steps=3, **arguments,
+        )  # fmt: skip
+        trainer = Trainer(ViTForImageClassification(config), args, train_dataset=images, eval_dataset=images)
+        hf_optim.attach(trainer, "adan", lr=0.05)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = weights(run())
+    before = weights(ViTForImageClassification.from_pretrained(tmp_path / "checkpoint-3"))
+    assert torch.equal(whole, weights(run(str(tmp_path / "checkpoint-3"))))
+    assert "under the names of another release" in caplog.text
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 3, "metric_for_best_model": "loss"}
+    trainer = run(**best, greater_is_better=False)  # the labels are noise: the loss rises
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-3")
+    assert torch.equal(weights(trainer), before) and not torch.equal(before, whole)

@@ -18,6 +18,7 @@ from hf_optim.engine.fallback import limits
 from hf_optim.engine.reference import evaluate
 from hf_optim.engine.stochastic_rounding import noise, noise_key
 from hf_optim.engine.trace import Untraceable, trace, trace_scalars
+from hf_optim.errors import UserError
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 
@@ -171,6 +172,20 @@ REFUSED = {
 def test_what_a_kernel_cannot_say_is_refused_while_it_is_traced(case):
     with pytest.raises(Untraceable):
         trace(REFUSED[case], {"x": F32, "g": F32}, {"lr": 0.1}, (), F32)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda x, g, c: x.sub_(g / g.norm()),
+        lambda x, g, c: x.sub_(g * (g * x).sum()),
+        lambda x, g, c: x.sub_(g * torch.mean(g)),
+        lambda x, g, c: x.sub_(g / torch.linalg.norm(g)),
+    ],
+)
+def test_a_sum_of_its_own_is_refused_since_a_rule_sees_pieces(rule):
+    with pytest.raises(UserError, match="may be a piece of a tensor: let `measure` give the sum"):
+        trace(rule, {"x": F32, "g": F32}, {"lr": 0.1}, (), F32)
 
 
 def test_a_rule_that_cannot_be_traced_runs_as_it_is_written_and_says_so():

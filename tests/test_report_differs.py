@@ -12,8 +12,11 @@ from study_fakes import make_study
 from tuning_fakes import YAML, expand, whole
 
 from hf_optim.study.findings.curves import Histories
+from hf_optim.study.findings.table import build
 from hf_optim.study.folder import results as records
+from hf_optim.study.report import views
 from hf_optim.study.report.differs import configurations, on_task
+from hf_optim.study.report.html import render
 
 STUDY = """\
 name: differs
@@ -124,3 +127,13 @@ def test_the_loss_is_drawn_over_what_was_spent(tmp_path: Path) -> None:
     assert flops.mean == pytest.approx([5e6 * s for s in flops.steps])
     passes = {label: curve.mean[-1] for label, curve in histories.spent("passes").items()}
     assert passes == {"adamw": pytest.approx(2 * 40), "smaran": pytest.approx(4 * 40)}
+
+
+def test_the_page_says_how_many_metrics_did_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = records.load(make_study(tmp_path, seeds=4))
+    tables_ = build(results)
+    metrics, dropped = views.fitting(results, tables_)["MLP"]
+    assert len(metrics) > 1 and dropped == 0 and "cannot be chosen here" not in render(results, tables_)
+    monkeypatch.setattr(views, "MOST_BYTES", 9 * views.ROW_BYTES)  # three optimizers, one metric
+    assert views.fitting(results, tables_)["MLP"] == (metrics[:1], len(metrics) - 1)
+    assert f"{len(metrics) - 1} further metric" in render(results, tables_)

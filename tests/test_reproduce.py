@@ -9,8 +9,8 @@ from hf_optim.claims import agenda, claim, cost, counterparts, judge, power, sha
 from hf_optim.claims.evidence import Evidence
 from hf_optim.claims.wishes import Wish
 from hf_optim.commands import main as cli
-from hf_optim.commands import reproduce
-from hf_optim.commands.reproduce import Options
+from hf_optim.commands import reproduction
+from hf_optim.commands.reproduction import Options
 from hf_optim.errors import UserError
 from hf_optim.study.folder import results as records
 from hf_optim.study.plan import plan
@@ -41,7 +41,7 @@ def test_a_page_quotes_judges_and_shows_published_beside_obtained(tmp_path, caps
         " scale: 100}\n  - {match: {setting: weight decay 2e-4}, why: for a reason}\n" + STUDY
     )  # fmt: skip
     study(tmp_path, {"adamw": 0.90, "smaran": 0.95})
-    reproduce.write(loaded, Options(), tmp_path)
+    reproduction.write(loaded, Options(), tmp_path)
     written = (tmp_path / "reproduction.md").read_text()
     assert "- **holds**: “AGR helps” (Section 5.4)" in written
     assert "| ALBERT, AdamW, weight decay 0 | SOP accuracy | 80.02 % | 89.97" in written

@@ -18,7 +18,7 @@ from study_fakes import make_study
 
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
-from hf_optim.experiment import files
+from hf_optim.experiment import files, leftovers
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder import results as records
 from hf_optim.study.launch import worker
@@ -233,7 +233,7 @@ def test_what_a_killed_writer_left_goes_and_what_is_being_written_stays(tmp_path
     (tmp_path / f".plan.json.{'0' * 32}.tmp").write_text("half")
     (tmp_path / f".probe.{'0' * 32}").write_text("")
     with files.whole(tmp_path / "x") as temporary:
-        files.sweep(tmp_path)
+        leftovers.sweep(tmp_path)
         assert list(tmp_path.iterdir()) == [temporary]
         temporary.write_text("whole")
     assert [p.name for p in tmp_path.iterdir()] == ["x"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_optim import registry
 from hf_optim.errors import UserError
 from hf_optim.study.folder import standing
 from hf_optim.study.folder.store import RecordStore
@@ -221,3 +222,16 @@ def test_options_of_a_task_reach_its_runs() -> None:
 def test_a_class_of_another_package_may_be_compared() -> None:
     planned = expand(GOOD.replace("  - adamw\n", "  - adamw\n  - {name: 'torch.optim:NAdam', lr: 1e-3}\n"))
     assert planned.optimizers[1]["label"] == "torch.optim:NAdam" and planned.optimizers[1]["defaults"] == {}
+
+
+def test_the_plan_of_every_optimizer_is_strict_json():
+    def entry(name: str) -> dict:
+        info = registry.info(name)
+        base = {"base": {"name": "sgd", "lr": 0.1}} if info.family == "wrapper" and info.base is None else {}
+        return {"name": name, **dict.fromkeys(info.required, 0.1), **base, "label": name}
+
+    text = json.dumps([entry(name) for name in registry.list_optimizers()])
+    planned = expand(f"name: all\nseeds: 1\ntasks: [{{task: logistic, size: smoke}}]\noptimizers: {text}\n")
+    read = json.loads(json.dumps(planned.to_dict(), allow_nan=False))
+    defaults = {optimizer["label"]: optimizer["defaults"] for optimizer in read["optimizers"]}
+    assert len(defaults) > 50 and defaults["tlr_legacy"]["cap"] == "inf"

@@ -20,7 +20,7 @@ from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import launcher, worker
 from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.report import html as report
-from hf_optim.study.report import paper
+from hf_optim.study.report import paper, summary
 from hf_optim.study.report.tables import result_csv
 
 PLAIN = YAML[: YAML.index("tuning:")].replace("seeds: 3", "seeds: 5").replace("label: SMARAN", "label: SMARAN, lr: 0.1")
@@ -256,7 +256,9 @@ def test_a_score_says_what_failed_what_a_step_costs_and_how_little_it_differs(tm
     smaran, tlr = verdicts.sentences(results, tables)
     assert "fails more often on T1 (4 of 5 against 0 of 5" in smaran
     assert "failures 4 of 15, at most 55 % (the baseline's 0 of 15, at most 22 %)" in smaran
-    assert "a step costs 3 forward and 1 backward passes (adamw: 1 forward and 1 backward passes)" in smaran
+    assert "a step costs 3 forward and 1 backward pass (adamw: 1 forward and 1 backward pass)" in smaran
+    first = [re.sub("<[^>]+>", "", text) for text in summary.sentences(results, tables)[:3]]  # then the tasks
+    assert first[0].startswith("SMARAN") and first[1].startswith("tlr(sgd)") and "best" in first[2]
     # Two figures of the interval at least: "between 0.00 worse and 0.00 better" would say nothing.
     c = results.standing.judgement.scores["tlr(sgd)"]
     said = re.search(r"score (\S+) \[(\S+), (\S+)\]", tlr)

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.spending import Spending
 from hf_optim.experiment.training import train
 
 
@@ -45,3 +47,26 @@ def test_a_budget_of_seconds_ends_the_run(tmp_path: Path) -> None:
     for bad in (0, -1.0):
         with pytest.raises(UserError, match="seconds must be above 0"):
             RunSpec("vision", optimizer={"name": "adamw"}, overrides={"seconds": bad})
+
+
+def test_tokens_are_those_that_a_backward_pass_went_over():
+    class Reader(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = torch.nn.Embedding(9, 3)
+
+        def forward(self, input_ids=None, x=None):
+            return {"logits": self.words(input_ids if x is None else x)}
+
+    model, spending, ids = Reader(), Spending(processes=2), torch.zeros(4, 7, dtype=torch.long)
+    spending.watch(model)
+    spending.begin([])
+    model(x=ids)["logits"].sum().backward()
+    assert "tokens" not in spending.row()  # numbers are no tokens
+    model(input_ids=ids)["logits"].sum().backward()
+    with torch.no_grad():
+        model(input_ids=ids)  # a second look trains on none
+    assert spending.row()["tokens"] == 2 * 4 * 7
+    resumed = Spending()
+    resumed.begin([{"step": 1, **spending.row()}, {"step": 2}])
+    assert resumed.row()["tokens"] == 56

@@ -213,6 +213,15 @@ def test_a_killed_run_goes_on_bit_identically(tmp_path, optimizer) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["history.jsonl", "record.json"]
 
 
+def test_a_model_that_is_saved_under_other_names_goes_on(tmp_path) -> None:
+    chosen = spec({"name": "sgd", "lr": 1.0}, model="vit_b16", overrides={"steps": 2, "eval_every": 1})
+    whole = train(chosen, tmp_path, progress=False, checkpoint_every=1)
+    assert whole["status"] == "ok", whole["error"]
+    (tmp_path / "record.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    assert train(chosen, tmp_path, progress=False, checkpoint_every=1, resume=True)["metrics"] == whole["metrics"]
+
+
 def test_a_checkpoint_gives_the_numbers_of_its_record(tmp_path) -> None:
     chosen = spec(model="resnet", overrides={"steps": 3})
     record = train(chosen, tmp_path, progress=False, checkpoint_every=50)

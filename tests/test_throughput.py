@@ -9,7 +9,7 @@ import torch
 from hf_optim.commands import overrides
 from hf_optim.commands.train import parse
 from hf_optim.errors import UserError
-from hf_optim.experiment import flops, footprint, imagined, precision
+from hf_optim.experiment import flops, footprint, precision
 from hf_optim.experiment.flops import cost, pass_cost
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.task import load
@@ -148,11 +148,11 @@ def test_a_pass_that_is_imagined_counts_what_the_real_one_does(computed_in, monk
     def counted():
         cases = (model, batch), (looks, x)
         costs = [pass_cost(*case) for case in cases]
-        kept = [footprint.measure(case[0], 2, case[1], computed_in) for case in cases]
+        kept = [footprint.estimate(case[0], 2, case[1], computed_in) for case in cases]
         return costs, [k.fixed for k in kept], [k.sample for k in kept]
 
     real, state = counted(), torch.get_rng_state()
-    monkeypatch.setattr(imagined, "LARGE", 0)
+    monkeypatch.setattr(flops, "LARGE", 0)
     passes = []
     layer = model.model.layers[0]
     layer.register_forward_pre_hook(lambda _, given: passes.append(type(given[0]).__name__))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,19 @@ from hub_parts import Tiny, TinyConfig, data, make, rows, weights
 
 import hf_optim
 
+OVERVIEW = Path(__file__).parent.parent / "docs" / "trainer.md"
 PAGES = sorted((Path(__file__).parent.parent / "docs" / "trainer").glob("*.md"))
 BLOCKS = [
     (page.stem, i, code)
     for page in PAGES
     for i, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
 ]
+
+
+def _accelerator():
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    return Accelerator(cpu=True)
 
 
 @pytest.mark.parametrize(("page", "i", "code"), BLOCKS, ids=[f"{page}-{i}" for page, i, _ in BLOCKS])
@@ -32,9 +40,7 @@ def test_the_line_that_solves_it(tmp_path, page, i, code):
         if '"args"' in code:
             assert trainer.optimizer.param_groups[0]["lr"] == trainer.args.learning_rate
         return
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    accelerator = Accelerator(cpu=True)
+    accelerator = _accelerator()
     first, second = Tiny(TinyConfig()), Tiny(TinyConfig())
     before = weights(first), weights(second)
     loader = torch.utils.data.DataLoader(data(16), batch_size=4)
@@ -51,6 +57,48 @@ def test_the_line_that_solves_it(tmp_path, page, i, code):
     )  # fmt: skip
     assert not torch.equal(before[0], weights(first))
     assert torch.equal(before[1], weights(second)) == ("g_optimizer" not in code)
+
+
+def _of_overview(starts):
+    blocks = re.findall(r"```python\n(.*?)```", OVERVIEW.read_text(encoding="utf-8"), re.DOTALL)
+    return next(block for block in blocks if block.startswith(starts))
+
+
+@pytest.mark.parametrize(
+    "line", re.findall(r"^hf_optim\.attach\(trainer.*$", OVERVIEW.read_text("utf-8"), re.MULTILINE)
+)
+def test_the_overviews_lines(tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(Path(__file__).with_name("hub_closures.py"), "my_optimizers.py")
+    trainer = make(tmp_path, n=24, max_grad_norm=0)
+    before = weights(trainer)
+    exec(line, {"hf_optim": hf_optim, "trainer": trainer})  # noqa: S102 - our own page
+    exec(_of_overview("trainer.add_callback"), {"hf_optim": hf_optim, "trainer": trainer})  # noqa: S102
+    trainer.train()
+    assert not torch.equal(before, weights(trainer)) and "gradient_norm" in str(trainer.state.log_history)
+    if ":" in line:
+        assert rows(trainer)[-1]["closure_calls"] >= 1
+
+
+def test_the_overviews_loop():
+    accelerator = _accelerator()
+    model = Tiny(TinyConfig())
+    optimizer = hf_optim.create("schedule_free_sgd", model, lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1.0)
+    loader = torch.utils.data.DataLoader(data(16), batch_size=4)
+    model, optimizer, scheduler, loader = accelerator.prepare(model, optimizer, scheduler, loader)
+    seen = []
+    inside = {
+        "hf_optim": hf_optim, "accelerator": accelerator, "model": model, "optimizer": optimizer, "loader": loader,
+        "scheduler": scheduler, "loss_fn": lambda m, batch: m(**batch)["loss"],
+        "evaluate": lambda m: seen.append(weights(m)),
+    }  # fmt: skip
+    exec(_of_overview("session ="), inside)  # noqa: S102
+    at_y = weights(model)
+    exec(_of_overview("with session.evaluation"), inside)  # noqa: S102
+    assert torch.equal(at_y, weights(model)) and not torch.equal(at_y, seen[0])
+    optimizer.eval()
+    assert torch.equal(seen[0], weights(model))
 
 
 def test_every_page_is_in_the_overview():

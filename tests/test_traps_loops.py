@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import weakref
@@ -123,6 +124,60 @@ def test_one_loss_for_two_optimizers():
     assert "hf_optim_V" in session.figures()
     with pytest.raises(hf_optim.UserError, match="one optimizer for it"):
         hf_optim.Session(accelerator, [a, accelerator.prepare(hf_optim.create("sls", list(model.parameters())))])
+
+
+@pytest.mark.parametrize("why", ["too large", "backward", "left out"])
+@pytest.mark.parametrize("name", ["smaran", "sls"])
+def test_a_batch_that_is_given_up_leaves_nothing_in_its_window(name, why):
+    """It raises, in the forward or the backward pass, or gradients are cleared after a look at its loss: the steps are
+    those of a loop that never saw it."""
+    accelerator = _accelerator()
+    model = accelerator.prepare(_net(4, 1, 0))
+    opt = accelerator.prepare(hf_optim.create(name, model))
+    session = hf_optim.Session(accelerator, opt, steps_per_epoch=4)
+
+    def loss(t, broken=False):
+        value = model(_noise(t)).square().mean() + 1
+        if broken and why == "too large":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        if broken and why == "backward":
+            value.register_hook(lambda _: 1 / 0)
+        return value * (50 if broken else 1)
+
+    for t in range(4):
+        if t % 2:
+            with contextlib.suppress(torch.cuda.OutOfMemoryError, ZeroDivisionError):
+                session.loss(loss, 10 + t, broken=True)
+            if why == "left out":
+                opt.zero_grad()
+        session.loss(loss, t)
+        assert session.step()
+    twin = _net(4, 1, 0)
+    plain = hf_optim.create(name, twin)
+    if name == "sls":
+        plain.set_steps_per_epoch(4)
+    for t in range(4):
+        plain.zero_grad()
+
+        def again(t=t):
+            return twin(_noise(t)).square().mean() + 1
+
+        value = again()
+        value.backward()
+        with torch.no_grad():
+            plain.step(loss=value, **({"evaluate": again} if name == "sls" else {}))
+    assert torch.equal(_flat(model), _flat(twin))
+
+
+def test_a_gradient_that_no_optimizer_has_is_said_once(caplog):
+    """A head that was added after the optimizer was made."""
+    accelerator = _accelerator()
+    model, head = accelerator.prepare(_net(4, 3, 0), nn.Linear(3, 1))
+    session = hf_optim.Session(accelerator, accelerator.prepare(hf_optim.create("adan", model)))
+    for t in range(3):
+        session.loss(lambda t=t: head(model(_noise(t))).square().mean())
+        session.step()
+    assert caplog.text.count("weight, bias got a gradient and no optimizer has them") == 1
 
 
 # --- skipped steps ----------------------------------------------------------------------------------------------------

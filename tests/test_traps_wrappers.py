@@ -17,6 +17,7 @@ WRAPPED = {
     "tlr": {"base": {"name": "adan"}, "interval": 2},
     "lookahead": {"base": {"name": "torch.optim:SGD", "lr": 0.1, "momentum": 0.9}, "k": 3},
     "hdk": {"base": {"name": "sgd", "lr": 0.1}, "eta": 1e-3, "interval": 2},
+    "tlr_legacy": {"base": {"name": "sgd", "lr": 0.1}, "interval": 2},
 }
 
 
@@ -215,6 +216,25 @@ def test_a_hyper_parameter_added_since_keeps_its_value_and_is_said(caplog):
     _step(first, a, 1)
     _step(second, b, 1)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_rate_that_is_replaced_is_said(caplog, scheduled):
+    """The checkpoint's is in force, as in torch; under a schedule it is the one that the schedule begins with."""
+    one = hf_optim.create("adan", (a := _params()), lr=0.02, eps=1e-3)
+    two = hf_optim.create("adan", _params(), lr=0.01, eps=1e-3)
+    same = hf_optim.create("adan", _params(), lr=0.02, eps=1e-3)
+    for opt in (one, two, same) if scheduled else ():
+        scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda t: 1 / (1 + t))
+        if opt is one:
+            _step(one, a, 0)
+            scheduler.step()
+    saved = copy.deepcopy(one.state_dict())
+    same.load_state_dict(saved)
+    assert "replace" not in caplog.text
+    two.load_state_dict(saved)
+    assert caplog.text.count("the checkpoint's lr = 0.02 (was 0.01) replace those of the constructor") == 1
+    assert two.param_groups[0]["lr"] == (0.01 if scheduled else 0.02)
 
 
 def test_steps_counted_in_numbers():

@@ -16,7 +16,7 @@ from tuning_fakes import expand, whole
 import hf_optim.experiment.training as training
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
-from hf_optim.experiment import files
+from hf_optim.experiment import leftovers
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder import merge
 from hf_optim.study.folder.results import load
@@ -95,7 +95,7 @@ def test_a_clock_that_goes_back_changes_nothing(tmp_path: Path, monkeypatch: pyt
         os.utime(place / "record.json", (0, 0))
     assert main(["report", str(folder)]) == 0
     first = (folder / "table.md").read_bytes()
-    files.sweep(folder)
+    leftovers.sweep(folder)
     assert main(["report", str(folder)]) == 0 and (folder / "table.md").read_bytes() == first
 
 

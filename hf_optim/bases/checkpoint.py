@@ -113,7 +113,7 @@ def _say(opt: Holder, groups: list[dict[str, Any]], complete: list[dict[str, Any
             if k in saved and k != "lr" and not validate.equal(saved[k], mine[k])
         ]  # fmt: skip
         now, then = mine.get("initial_lr", mine.get("lr")), saved.get("initial_lr", saved.get("lr"))
-        if "initial_lr" in saved and not validate.equal(then, now):
+        if then is not None and not validate.equal(then, now):
             changed.append(("lr", then, now))
         if changed:
             lines["the checkpoint's {} replace those of the constructor".format(

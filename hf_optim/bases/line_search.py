@@ -8,7 +8,6 @@ norms) with which the step's own loss was computed, and gradients, buffers and r
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ from torch import nn
 
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
-from hf_optim.core.rewind import RandomState
+from hf_optim.core.rewind import RandomState, reshard
 from hf_optim.core.vocabulary import Block
 from hf_optim.engine import passes
 from hf_optim.errors import MissingLoss
@@ -36,16 +35,14 @@ class _World:
 
     def __init__(self, models: Iterable[nn.Module], devices: Iterable[torch.device]) -> None:
         self._random = RandomState(*devices)
-        modules = [module for model in models for module in model.modules()]
+        self._models = list(models)
+        modules = [module for model in self._models for module in model.modules()]
         owned = [(module, name, b) for module in modules for name, b in module._buffers.items() if b is not None]
-        sharded = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
-        self._sharded: list[Any] = [module for module in modules if isinstance(module, sharded)]
         self._buffers = [(module, name, b, b.detach().clone()) for module, name, b in owned]
 
     def restore(self) -> None:
         self._random.restore()
-        for module in self._sharded:  # what a pass without a graph gathered last stays, and would be computed with
-            module.reshard()
+        reshard(self._models)
         for module, name, buffer, before in self._buffers:
             module._buffers[name] = buffer
             buffer.copy_(before)

@@ -43,7 +43,16 @@ def _pair(folder: Path, first: int, total: int, done: Callable[[int, Verdict], N
     processes = [
         subprocess.Popen(
             # -P: a file in the current folder must not shadow a package.
-            [sys.executable, "-P", "-m", "hf_optim.check.world", str(folder), str(r), str(first)],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "hf_optim.core.importing",
+                "hf_optim.check.world",
+                str(folder),
+                str(r),
+                str(first),
+            ],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=errors[r],

@@ -74,9 +74,10 @@ def summary(report: Report) -> str:
     """Counts, in a line."""
     count = {s: sum(c.status == s for c in report.ordered()) for s in SIGNS}
     unmade = f"; {len(report.unmade)} of them could not be made" if report.unmade else ""
+    number = len(report.names)
     return (
-        f"{len(report.names)} optimizers, {len(report.checks)} checks: {count[PASS]} passed, {count[FAIL]} failed, "
-        f"{count[NOT]} do not apply{unmade}"
+        f"{number} optimizer{'s' * (number != 1)}, {len(report.checks)} checks: {count[PASS]} passed, "
+        f"{count[FAIL]} failed, {count[NOT]} do not apply{unmade}"
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
+from hf_optim.experiment.files import Refused, check_tree, own_folder
+from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Run
 
 
@@ -23,11 +24,10 @@ def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
         home = folder / "runs" / run.id
         if (home / "record.json").is_file():
             continue
-        finished = next((other / run.id for other in others if _finished(other / run.id, run.id)), None)
+        finished = next((other / run.id for other in others if _finished(other.parent, run.id)), None)
         if finished is None:
             continue
-        part = folder / "runs" / f".{run.id}.{uuid.uuid4().hex}.part"
-        part.parent.mkdir(parents=True, exist_ok=True)
+        part = own_folder(folder, "runs") / f".{run.id}.{uuid.uuid4().hex}.part"
         shutil.copytree(finished, part, copy_function=_link, ignore=shutil.ignore_patterns("checkpoint-*"))
         shutil.rmtree(home, ignore_errors=True)  # what an interrupted run left
         os.replace(part, home)
@@ -35,12 +35,16 @@ def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
     return brought
 
 
-def _finished(home: Path, run_id: str) -> bool:
-    try:
-        record = json.loads((home / "record.json").read_text(encoding="utf-8"))
-        return bool(record["id"] == run_id and record["status"] == "ok")
-    except (OSError, ValueError, KeyError, TypeError):
+def _finished(study: Path, run_id: str) -> bool:
+    """Whether a study has a record of the run, and nothing in the run's folder leads out of it."""
+    record = RecordStore(study).record(run_id)
+    if record is None or record["status"] != "ok":
         return False
+    try:
+        check_tree(study / "runs" / run_id)
+    except Refused:
+        return False
+    return True
 
 
 def _link(source: str, target: str) -> None:

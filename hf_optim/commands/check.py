@@ -13,7 +13,7 @@ from hf_optim.errors import UserError
 
 ABOUT = "test an optimizer, ours or yours, for correctness"
 DESCRIPTION = """\
-Does to an optimizer what a training run does, and says what it breaks. Names:
+Do to an optimizer what a training run does, and say what it breaks. Names:
 
   NAME                  a registered one, wildcards too: smaran, "tlr*"
   package.module:Class  any installed one: torch.optim:Adam, "torch.optim:*"
@@ -63,6 +63,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="hf-optim check",
         description=DESCRIPTION,
+        examples=("hf-optim check smaran", "hf-optim check torch.optim:NAdam my_optimizers.py:Mine --fast"),
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to check")
     parser.add_argument("--all", action="store_true", help="every registered optimizer")

@@ -1,4 +1,4 @@
-"""The command `hf-optim cite`, from the registry alone: torch is never imported."""
+"""The command `hf-optim cite`, from the registry alone: torch is not imported for what comes along."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from hf_optim import __version__, registry
 from hf_optim.commands.parser import Parser
 from hf_optim.core import safe_text
+from hf_optim.errors import UserError
 
-ABOUT = "the paper behind an optimizer, as BibTeX"
+ABOUT = "print the paper behind an optimizer, as BibTeX"
 #: how this package is cited; CITATION.cff says the same
 OWN = f"""@software{{hf_optim,
   title = {{hf_optim: papers' optimizers for Hugging Face runs, and an honest testbed}},
@@ -22,19 +23,29 @@ OWN = f"""@software{{hf_optim,
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the entries; gives 0."""
     parser = Parser(
-        "hf-optim cite", "Prints the paper behind each optimizer as BibTeX, and this package where none is named."
+        "hf-optim cite",
+        "Print the paper behind each optimizer as BibTeX, or this package where none is named.",
+        ("hf-optim cite smaran adamw", "hf-optim cite > hf_optim.bib"),
     )
-    parser.add_argument("names", metavar="NAME", nargs="*", help="optimizers, as `hf-optim list` shows them")
+    parser.add_argument(
+        "names", metavar="NAME", nargs="*", help="optimizers, as `hf-optim list` shows them, or file.py:Class"
+    )
     names = parser.parse_args(sys.argv[1:] if argv is None else argv).names
     print("\n".join(dict.fromkeys(map(entry, names))) if names else OWN, end="")
     return 0
 
 
 def entry(name: str) -> str:
-    """The BibTeX of the paper behind an optimizer; what is not known of it is left out. UserError: an unknown name."""
-    info = registry.info(name)
-    authors, title, where, year = info.cited
-    title = title or info.paper
+    """The BibTeX of the paper behind an optimizer; what is not known of it is left out.
+
+    Raises:
+        UserError: an unknown name, or an optimizer of the user's own that names no paper.
+    """
+    known = registry.resolve(name) if ":" in name else registry.info(name)
+    authors, title, where, year = getattr(known, "cited", ("", "", "", 0))
+    title = title or getattr(known, "paper", "")
+    if not title:
+        raise UserError(f"{name} names no paper: give its class `paper` or `cited` (see optimizers/lamb.py)")
     lines = [f"  title = {{{_safe(title)}}},"]
     lines += [f"  author = {{{_safe(authors)}}},"] if authors else []
     kind, field = _kind(where)

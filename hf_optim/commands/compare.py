@@ -11,10 +11,11 @@ from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES
 
 ABOUT = "compare a few optimizers on one task: the short way to a study"
+EXAMPLES = (
+    "hf-optim compare adamw smaran --task lm",
+    'hf-optim compare adamw "tlr(sgd)" "{name: smaran, lr: 0.05}" --task vision --model resnet --trials 8',
+)
 EPILOG = """
-  hf-optim compare adamw smaran --task lm
-  hf-optim compare adamw "tlr(sgd)" "{name: smaran, lr: 0.05}" --task vision --model resnet --trials 8
-
 The first optimizer is the baseline. The study's YAML lies in its folder as study.yaml: copy it to ask for more. Without
 --trials the rates are the defaults, and the verdict is about these settings; with it each optimizer is tuned alike, on
 the validation split. Interrupt it at any moment: the same command goes on.
@@ -24,32 +25,34 @@ the validation split. Interrupt it at any moment: the same command goes on.
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the study, run what is missing of it, report. Gives 1 if a run failed."""
     parser = Parser(
-        "hf-optim compare", "Compare optimizers on one task over several seeds, and write a report.", EPILOG
+        "hf-optim compare", "Compare optimizers on one task over several seeds, and write a report.", EXAMPLES, EPILOG
     )
     add = parser.add_argument
     add("optimizers", nargs="+", metavar="OPTIMIZER", help="names, 'wrapper(base)', 'file.py:Class', or mappings")
     add("--task", required=True, metavar="NAME", help="a task (`list --tasks`) or file.py:NAME")
     add("--model", metavar="NAME", help="one of its models (default: its first)")
-    add("--size", choices=SIZES, default="small", help="default: small")
+    add("--size", choices=SIZES, default="small", help="its size (default: small)")
     add("--data", metavar="NAME|PATH", help="an embedded set, or your own files (default: the preset's)")
     add("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
     add("--trials", type=int, metavar="N", help="tune each optimizer with N trials first (default: no tuning)")
     add("--output", metavar="DIR", help="the study's folder (default: studies/A-vs-B-TASK)")
     add("--jobs", type=int, metavar="N", help="runs at a time (default: one on each core, or on each GPU)")
-    add("--dry-run", action="store_true", help="show the plan and write nothing")
+    add("--report-to", metavar="NAMES", help="trackers beside the records, as tensorboard,trackio,wandb")
+    add("--dry-run", action="store_true", help="show the plan and what it costs, and write nothing")
     given = parser.parse_args(sys.argv[1:] if argv is None else argv)
     for option in ("seeds", "trials"):
         if getattr(given, option) is not None and getattr(given, option) < 1:
             raise UserError(f"--{option} must be at least 1, got {getattr(given, option)}")
     if len(given.optimizers) < 2:
         raise UserError("give two optimizers or more; `hf-optim train` trains with one")
+    from hf_optim.experiment import trackers
     from hf_optim.study.conduct import study
     from hf_optim.study.plan.source import parse
 
     text = written(given)
     return study(
         "hf-optim compare", source=parse(text, "hf-optim compare"), output=given.output, jobs=given.jobs,
-        dry_run=given.dry_run, trust=True,
+        dry_run=given.dry_run, trust=True, report_to=trackers.names(given.report_to),
     )  # fmt: skip
 
 

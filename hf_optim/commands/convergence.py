@@ -78,7 +78,11 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     rates = ", ".join(f"{rate:g}" for rate in RATES)
     parser = Parser(
         prog="hf-optim convergence",
-        description="Regret and suboptimality on a convex problem, against the bounds that the papers print.",
+        description="Measure regret and suboptimality on a convex problem, against the bounds that the papers print.",
+        examples=(
+            "hf-optim convergence",
+            "hf-optim convergence --problem two-pulls --optimizer smaran --output convergence",
+        ),
         epilog="problems:\n" + "\n".join(f"  {name:<10} {text}" for name, text in PROBLEMS.items()),
     )
     add = parser.add_argument

@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         "hf-optim doctor",
         "Show the versions, the compiler, Triton, the GPU and the caches; what will be used, and why not better.",
+        ("hf-optim doctor",),
         "Paste its output into a bug report: it holds no path of your home, no names and no environment.",
     )
     parser.parse_args(sys.argv[1:] if argv is None else argv)

@@ -19,14 +19,16 @@ from hf_optim.experiment.task import names
 
 ABOUT = "evaluate checkpoints of any tasks into one table"
 COMPUTED = ("precision", "compile_model", "workers")
+EXAMPLES = (
+    "hf-optim evaluate runs/a runs/b/checkpoint-324",
+    "hf-optim evaluate runs/* --export all.csv",
+    "hf-optim evaluate theirs/ --task vision --model vit_b16 --size paper --data cifar-10-python.tar.gz",
+    "hf-optim evaluate theirs/ --task lm --model pretrained --model.checkpoint theirs/",
+)
 EPILOG = """
 A run is known from the spec.json beside its checkpoints (`hf-optim train ... --checkpoint-every N`); of a run's folder
-the last checkpoint is taken. Its numbers are those of its record. A checkpoint of somebody else's needs a word:
-
-  hf-optim evaluate runs/a runs/b/checkpoint-324
-  hf-optim evaluate runs/* --export all.csv
-  hf-optim evaluate theirs/ --task vision --model vit_b16 --size paper --data cifar-10-python.tar.gz
-  hf-optim evaluate theirs/ --task lm --model pretrained --model.checkpoint theirs/
+the last checkpoint is taken. Its numbers are those of its record. A checkpoint of somebody else's
+needs --task and --model.
 
 Several processes: torchrun --nproc_per_node 2 -m hf_optim evaluate ...
 """
@@ -34,7 +36,7 @@ Several processes: torchrun --nproc_per_node 2 -m hf_optim evaluate ...
 
 def main(argv: Sequence[str] | None = None, prog: str = "hf-optim evaluate") -> int:
     """Parse, evaluate, print or export; gives 0."""
-    parser = Parser(prog, "The metrics of checkpoints on every split of their data, in one table.", EPILOG)
+    parser = Parser(prog, "Evaluate checkpoints on every split of their data, in one table.", EXAMPLES, EPILOG)
     add = parser.add_argument
     add(
         "checkpoints",
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim evaluate") -> 
     )
     add("--task", metavar="NAME", help=f"of checkpoints without spec.json: {', '.join(names())} or file.py:NAME")
     add("--model", metavar="NAME", help="their model (default: the task's first); its options as --model.KEY VALUE")
-    add("--size", choices=SIZES, help="their size (default small)")
+    add("--size", choices=SIZES, help="their size (default: small)")
     add("--data", metavar="NAME|PATH", help="other data than the run's, or the preset's")
     overrides.add(parser.add_argument_group("how they are computed, in place of the run's"), COMPUTED)
     add(
@@ -89,7 +91,7 @@ def _row(place: Path, named: RunSpec | None, data: str | None, computed: dict[st
     from hf_optim.experiment.evaluation import evaluate
 
     checkpoint = place
-    if not (place / "config.json").is_file():
+    if not any((place / name).is_file() for name in ("config.json", checkpoints.ADAPTERS)):
         last = checkpoints.last_checkpoint(place)
         if last is None:
             raise UserError(f"{place} holds no checkpoint: give one, or train with --checkpoint-every")

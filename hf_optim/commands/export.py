@@ -9,7 +9,7 @@ from pathlib import Path
 from hf_optim.commands.parser import Parser
 from hf_optim.errors import UserError
 
-ABOUT = "a study's table (LaTeX, Markdown, CSV) and charts (PDF), for a paper"
+ABOUT = "write a study's table (LaTeX, Markdown, CSV) and charts (PDF) for a paper"
 TABLES = ("latex", "markdown", "csv")
 CHARTS = ("pdf", "svg", "png")
 
@@ -18,8 +18,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print or write the table, write the charts; gives 0."""
     parser = Parser(
         "hf-optim export",
-        "Writes a study's result as a table for a paper, and each of its charts as a file.\n"
+        "Write a study's result as a table for a paper, and each of its charts as a file.\n"
         "Mean and deviation to the digits that they are good for; best bold, ties underlined, verdicts as daggers.",
+        (
+            "hf-optim export studies/quickstart --table latex",
+            'hf-optim export studies/quickstart --figure pdf --width "icml column"',
+        ),
     )
     add = parser.add_argument
     add("folder", metavar="STUDY", help="the study's folder")
@@ -55,7 +59,7 @@ def export(
         raise UserError(f"--{'width' if width is not None else 'font-size'} belongs to --figure")
     if font_size is not None and not 3 <= font_size <= 40:
         raise UserError(f"--font-size: points from 3 to 40, got {font_size:g}")
-    from hf_optim.experiment.files import write_atomically
+    from hf_optim.experiment.files import own_folder, write_atomically
     from hf_optim.study.findings import table as tables
     from hf_optim.study.folder import results as records
     from hf_optim.study.folder.disk import unwritable
@@ -77,7 +81,7 @@ def export(
         from hf_optim.study.report import figures
 
         inches = figures.width_of(width or "5.5")
-        where = Path(output) if output else Path(folder) / "figures"
+        where = Path(output) if output else own_folder(Path(folder), "figures")
         for path in figures.write_all(results, built, where, kind=figure, width=inches, font=font_size or 9):
             print(path)
     except OSError as error:

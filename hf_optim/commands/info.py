@@ -6,6 +6,7 @@ import ast
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_optim import registry
 from hf_optim.commands.parser import Parser
@@ -21,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "hf-optim info",
         "Show what is known of a name that `hf-optim list` shows: an optimizer's algorithm, defaults and source, a\n"
         "task's models and sizes, a model's presets, what a metric means, a study's file, what a claim says.",
+        ("hf-optim info smaran", "hf-optim info vision"),
     )
     parser.add_argument("name", help="an optimizer, a task, a model, a metric, a study or a claim")
     return info(parser.parse_args(sys.argv[1:] if argv is None else argv).name)
@@ -53,9 +55,16 @@ def optimizer(name: str) -> str:
         ("source", about.paper or "–"),
         ("state", f"{about.state_bytes:g} bytes a parameter (fp32){int8}"),
         ("defaults", ", ".join(f"{k}={_value(v)}" for k, v in about.defaults.items()) or "–"),
-        ("search space", ", ".join(f"{k}: {_value(v)}" for k, v in about.search_space.items()) or "–"),
+        ("search space", "; ".join(f"{k} {searched(v)}" for k, v in about.search_space.items()) or "–"),
     ]
     return _page(name, pairs) + (f"\n\n{about.doc}" if about.doc else "")
+
+
+def searched(space: tuple[Any, ...]) -> str:
+    """Where a hyper-parameter is looked for, in words: "0.001 to 1, logarithmic"."""
+    if space[0] == "choice":
+        return ", ".join(map(_value, space[1]))
+    return f"{space[1]:g} to {space[2]:g}" + (", logarithmic" if space[0] == "log" else "")
 
 
 def task(name: str) -> str:

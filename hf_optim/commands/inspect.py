@@ -14,14 +14,14 @@ from hf_optim.core.safe_text import csv_lines, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec
 
-ABOUT = "curvature and loss landscape of a checkpoint"
+ABOUT = "measure curvature and loss landscape of a checkpoint"
+EXAMPLES = (
+    "hf-optim inspect runs/adamw/checkpoint-324",
+    "hf-optim inspect runs/adamw/checkpoint-324 runs/sgd/checkpoint-324 --landscape 1",
+    "hf-optim inspect model/ --task vision --model mlp --size small --eigenvalues 5 --trace 30",
+)
 EPILOG = """
-The run is known from the spec.json beside its checkpoints (`hf-optim train ... --checkpoint-every N`). Examples:
-
-  hf-optim inspect runs/adamw/checkpoint-324
-  hf-optim inspect runs/adamw/checkpoint-324 runs/sgd/checkpoint-324 --landscape 1
-  hf-optim inspect model/ --task vision --model mlp --size small --eigenvalues 5 --trace 30
-
+The run is known from the spec.json beside its checkpoints (`hf-optim train ... --checkpoint-every N`).
 It prints a table and leaves, in --output (default: CHECKPOINT/inspection): inspection.json, landscape.csv,
 interpolation.csv and a plot of each as PNG. Everything is in evaluation mode, on the first --samples of --split.
 Eigenvalues of the Hessian of the mean loss come from Lanczos' method on Hessian-vector products.
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim inspect") -> i
     """Parse, look, print and write; gives the exit code."""
     parser = Parser(
         prog=prog,
-        description="Largest Hessian eigenvalues, trace, parameter norm and loss landscape of a checkpoint.",
+        description="Measure Hessian eigenvalues, trace, parameter norm and loss landscape of a checkpoint.",
+        examples=EXAMPLES,
         epilog=EPILOG,
     )
     add = parser.add_argument
@@ -40,19 +41,19 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim inspect") -> i
     add("other", type=Path, nargs="?", metavar="OTHER", help="another solution of the same model: interpolate to it")
     add("--task", metavar="NAME", help="the task, where no spec.json says it")
     add("--model", metavar="NAME", help="its model (default: the task's first)")
-    add("--size", choices=SIZES, default="small", help="its size (default small)")
+    add("--size", choices=SIZES, default="small", help="its size (default: small)")
     add("--data", metavar="NAME|PATH", help="its data, if not the preset's")
-    add("--split", choices=("train", "validation", "test"), default="train", help="whose loss (default train)")
-    add("--samples", type=int, default=512, metavar="N", help="of the split (default 512)")
-    add("--eigenvalues", type=int, default=1, metavar="K", help="the largest K (default 1; 0 for none)")
-    add("--trace", type=int, default=0, metavar="PROBES", help="estimate the trace from so many probes (default none)")
-    add("--landscape", type=int, choices=(0, 1, 2), default=2, help="its dimensions (default 2; 0 for none)")
-    add("--points", type=int, default=11, metavar="N", help="of each direction, odd (default 11)")
+    add("--split", choices=("train", "validation", "test"), default="train", help="whose loss (default: train)")
+    add("--samples", type=int, default=512, metavar="N", help="of the split (default: 512)")
+    add("--eigenvalues", type=int, default=1, metavar="K", help="the largest K (default: 1; 0 for none)")
+    add("--trace", type=int, default=0, metavar="PROBES", help="estimate the trace from so many probes (default: none)")
+    add("--landscape", type=int, choices=(0, 1, 2), default=2, help="its dimensions (default: 2; 0 for none)")
+    add("--points", type=int, default=11, metavar="N", help="of each direction, odd (default: 11)")
     add("--distance", type=float, default=1.0, metavar="D", help="reach of the landscape; 1: the weights' own length")
-    add("--seed", type=int, default=0, metavar="N", help="of the directions (default 0)")
+    add("--seed", type=int, default=0, metavar="N", help="of the directions (default: 0)")
     add("--double", action="store_true", help="in float64: slower, for eigenvalues close to zero")
     add("--trust", action="store_true", help="run the code (file.py:NAME) that a spec.json names (docs/trust.md)")
-    add("--output", type=Path, metavar="DIR", help="where the files go (default CHECKPOINT/inspection)")
+    add("--output", type=Path, metavar="DIR", help="where the files go (default: CHECKPOINT/inspection)")
     given = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
     if given.samples < 1:
         raise UserError(f"--samples must be at least 1, got {given.samples}")
@@ -68,6 +69,8 @@ def look(given: argparse.Namespace) -> int:
     from hf_optim.curvature.solution import norms
     from hf_optim.experiment import checkpoint as checkpoints
 
+    for place in filter(None, (given.checkpoint, given.other)):
+        checkpoints.check_checkpoint(place)
     named = None
     if given.task:
         named = RunSpec(
@@ -93,7 +96,6 @@ def look(given: argparse.Namespace) -> int:
         estimate = hessian.trace(solution, given.trace)
         figures["trace"] = {"mean": estimate.mean, "standard_error": estimate.error, "probes": estimate.probes}
         _say("trace", f"{estimate.mean:.5g} ± {estimate.error:.2g} (standard error, {estimate.probes} probes)")
-    folder = given.output or given.checkpoint / "inspection"
     pictures: list[tuple[str, Any]] = []
     if given.landscape:
         surface = landscape.surface(
@@ -107,7 +109,7 @@ def look(given: argparse.Namespace) -> int:
         )
         pictures.append(("interpolation", landscape.between(solution, second)))
         figures["other"] = str(given.other)
-    _write(folder, figures, pictures)
+    folder = _write(given.output, given.checkpoint, figures, pictures)
     _say("written to", str(folder))
     return 0
 
@@ -121,12 +123,14 @@ def _progress(done: int, total: int) -> None:
         print(f"\rlandscape {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
-def _write(folder: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]]) -> None:
+def _write(output: Path | None, checkpoint: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]]) -> Path:
+    """Writes into `output`, or into a folder of the checkpoint's own; gives it."""
     from hf_optim.curvature import plots
-    from hf_optim.experiment.files import whole, write_atomically, write_json
+    from hf_optim.experiment.files import own_folder, whole, write_atomically, write_json
 
+    folder = output or checkpoint / "inspection"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = own_folder(output) if output else own_folder(checkpoint, "inspection")
         write_json(folder / "inspection.json", figures)
         for name, measured in pictures:
             write_atomically(folder / f"{name}.csv", _csv(name, measured))
@@ -134,6 +138,7 @@ def _write(folder: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]
                 plots.draw(name, measured, picture)
     except OSError as error:
         raise UserError(f"--output: {folder} cannot be written ({error.strerror or error})") from error
+    return folder
 
 
 def _csv(name: str, measured: Any) -> str:

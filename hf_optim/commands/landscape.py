@@ -98,8 +98,12 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     rates = ", ".join(f"{rate:g}" for rate in RATES)
     parser = Parser(
         prog="hf-optim landscape",
-        description="Follow optimizers over a surface of two variables; writes "
+        description="Follow optimizers over a surface of two variables; write "
         "a table, SURFACE.png and a self-contained SURFACE.html.",
+        examples=(
+            "hf-optim landscape beale --optimizers smaran adam sgd",
+            "hf-optim landscape all --steps 200 --lr sgd=0.01",
+        ),
     )
     parser.add_argument("surfaces", nargs="+", metavar="SURFACE", help=f"{', '.join(SURFACES)}, or all")
     parser.add_argument(

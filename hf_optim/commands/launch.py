@@ -21,12 +21,13 @@ LAUNCHERS = {
     "accelerate", "accelerate-launch", "accelerate.commands.accelerate_cli", "accelerate.commands.launch", "torchrun",
     "torch.distributed.run", "torch.distributed.launch", "deepspeed", "deepspeed.launcher.runner",
 }  # fmt: skip
+EXAMPLES = (
+    "hf-optim launch --optimizer smaran run_glue.py --model_name_or_path ...",
+    "hf-optim launch --optimizer tlr --optimizer.base adamw --optimizer.base.lr 1e-4 -m my_package.train",
+    "accelerate launch --num_processes 2 -m hf_optim launch --optimizer smaran run_glue.py ...",
+    f"{VARIABLE}=smaran torchrun --nproc_per_node 2 -m hf_optim launch run_glue.py ...",
+)
 EPILOG = f"""
-  hf-optim launch --optimizer smaran run_glue.py --model_name_or_path ...
-  hf-optim launch --optimizer tlr --optimizer.base adamw --optimizer.base.lr 1e-4 -m my_package.train --config c.yaml
-  accelerate launch --num_processes 2 -m hf_optim launch --optimizer smaran run_glue.py ...
-  {VARIABLE}=smaran torchrun --nproc_per_node 2 -m hf_optim launch run_glue.py ...
-
 {VARIABLE} in the environment is a name, or JSON such as {{"name": "smaran", "gamma": 0.9}}; the options win.
 Every transformers Trainer that the script trains is attached to. A script that trains without one is an error at its
 end: nothing was attached.
@@ -39,10 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="hf-optim launch",
         description="Run a script or a module (-m) in which a Trainer trains, with another optimizer.",
+        examples=EXAMPLES,
         epilog=EPILOG,
     )
     parser.add_argument(
-        "--optimizer", metavar="NAME", help=f"its hyper-parameters as --optimizer.KEY VALUE; {VARIABLE}"
+        "--optimizer", metavar="NAME", help=f"its name, or {VARIABLE}; its values as --optimizer.KEY VALUE"
     )
     parser.add_argument("-m", dest="module", action="store_true", help="the script is a module's name")
     plain, nested = take_nested(options, ("optimizer",))

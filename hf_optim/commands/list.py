@@ -25,7 +25,11 @@ Row = tuple[str, ...]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """List; gives 0."""
-    parser = Parser("hf-optim list", "List what comes with the package: optimizers, or what an option names.")
+    parser = Parser(
+        "hf-optim list",
+        "List what comes with the package: optimizers, or what an option names.",
+        ("hf-optim list agr", "hf-optim list --needs loss --bytes 4", "hf-optim list --studies"),
+    )
     add = parser.add_argument
     add("pattern", nargs="?", default="*", help='a part of the names, or wildcards: agr, "tlr_*" (default: all)')
     kind = parser.add_mutually_exclusive_group()

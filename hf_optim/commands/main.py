@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
+from hf_optim.core import importing
 from hf_optim.core.safe_text import line
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
@@ -24,6 +25,7 @@ OVERVIEW = "Any paper's optimizer in your Hugging Face run, and an honest testbe
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Gives the exit code: 0, 1 (a run failed), 2 (a user's error), 130 (interrupted)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    importing.ignore_current_folder()
     try:
         code = _run(arguments)
         sys.stdout.flush()

@@ -31,7 +31,7 @@ HELP = {
     "patience": "end the run after so many evaluations without a lower validation loss",
     "precision": "what the model computes in: fp32, tf32, bf16 or fp16 (default: the preset's)",
     "compile_model": "compile the model (torch.compile)",
-    "workers": "processes that read the data ahead (default 0; changes no number)",
+    "workers": "processes that read the data ahead (default: 0; changes no number)",
 }
 
 

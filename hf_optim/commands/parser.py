@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from hf_optim.core import validate
 from hf_optim.errors import UserError
 
 
-class Parser(argparse.ArgumentParser):
-    """Options are never abbreviated; a mistake is a `UserError` that names the help to read."""
+class _Filled(argparse.HelpFormatter):
+    """Wraps paragraphs to the terminal, and leaves lines that are indented as they are."""
 
-    def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        out: list[str] = []
+        for inset, group in itertools.groupby(text.splitlines(), lambda line: not line or line[0] == " "):
+            lines = list(group)
+            out += lines if inset else textwrap.wrap(" ".join(lines), width)
+        return "\n".join(out)
+
+
+class Parser(argparse.ArgumentParser):
+    """Options are never abbreviated; a mistake is a `UserError` that names the help to read.
+
+    Args:
+        prog: "hf-optim COMMAND".
+        description: what the command does, as an order.
+        examples: command lines that work.
+        epilog: what else there is to know.
+    """
+
+    def __init__(self, prog: str, description: str, examples: Sequence[str] = (), epilog: str = "") -> None:
+        shown = "examples:\n" + "".join(f"  {line}\n" for line in examples) if examples else ""
         super().__init__(
             prog=prog,
             description=description,
-            epilog=epilog,
+            epilog="\n".join(filter(None, (shown, epilog.strip()))) or None,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Filled,
         )
 
     def error(self, message: str) -> NoReturn:

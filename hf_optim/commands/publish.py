@@ -15,9 +15,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the folder; gives 0."""
     parser = Parser(
         "hf-optim publish",
-        "Writes report, tables, records and a README to a new folder, which a Hub data set, a static Space or any\n"
+        "Write report, tables, records and a README to a new folder, which a Hub data set, a static Space or any\n"
         "web server shows. Paths, names of users and machines, addresses and tokens are taken out;\n"
         "look through it all the same.",
+        ("hf-optim publish studies/quickstart public",),
     )
     parser.add_argument("study", metavar="STUDY", help="the study's folder")
     parser.add_argument("into", metavar="DEST", help="a folder that is new or empty")

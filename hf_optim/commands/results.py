@@ -14,7 +14,15 @@ ABOUT = "filter, group, compare, export and merge what studies found"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Show, export or merge; gives 0."""
-    parser = Parser("hf-optim results", "Shows the runs of study folders, a line a run, straight from their records.")
+    parser = Parser(
+        "hf-optim results",
+        "Show the runs of study folders, a line a run, straight from their records.",
+        (
+            "hf-optim results studies/*",
+            "hf-optim results studies/quickstart --compare NAdamW AdamW",
+            "hf-optim results studies/* --by task,optimizer --export table.tex",
+        ),
+    )
     add = parser.add_argument
     add("folders", nargs="+", metavar="DIR", help="folders of studies")
     add("--where", action="append", default=[], metavar="COND", help="e.g. 'optimizer=adam*,lr<=0.01,status!=ok'")

@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "hf-optim study",
-        "Runs what is missing of a study, then writes its tables and report.html.\n"
+        "Run what is missing of a study, then write its tables and report.html.\n"
         "Interrupt it at any moment; the same command goes on.",
+        ("hf-optim study quickstart", "hf-optim study mine.yaml --dry-run", "hf-optim study mine.yaml --jobs 2"),
     )
     add = parser.add_argument
     add("name", metavar="NAME_OR_FILE", help="a YAML file, a study's folder, or a shipped study (`list --studies`)")

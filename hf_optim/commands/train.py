@@ -32,6 +32,10 @@ RUN_KEYS = {
     "card": str,
 }
 
+EXAMPLES = (
+    "hf-optim train --task vision --model mlp --optimizer smaran --size smoke --output runs/smaran",
+    "hf-optim train --task lm --data my/corpus --optimizer adamw --optimizer.lr 3e-3",
+)
 EPILOG = f"""
 An optimizer's, a schedule's and a model's own values are given with a dot, as YAML values, to any depth:
 
@@ -64,7 +68,8 @@ def parser(prog: str) -> Parser:
     """The options; nested ones (`--optimizer.lr`) are taken out before."""
     command = Parser(
         prog=prog,
-        description="Train one model of a task with one optimizer; leaves record.json and history.jsonl in --output.",
+        description="Train one model of a task with one optimizer; leave record.json and history.jsonl in --output.",
+        examples=EXAMPLES,
         epilog=EPILOG,
     )
     add = command.add_argument
@@ -81,7 +86,7 @@ def parser(prog: str) -> Parser:
         metavar="NAME",
         help="an optimizer's name (default: the preset's); its values as --optimizer.KEY VALUE",
     )
-    add("--seed", type=int, metavar="N", help="of the initial weights and the order of batches (default 0)")
+    add("--seed", type=int, metavar="N", help="of the initial weights and the order of batches (default: 0)")
     add("--data", metavar="NAME|PATH", help="a data set's name, or your own parquet, CSV, text or image folder")
     add(
         "--schedule",
@@ -91,7 +96,7 @@ def parser(prog: str) -> Parser:
     budget = command.add_argument_group("in place of the preset's values")
     overrides.add(budget, OVERRIDES)
     run = command.add_argument_group("the run")
-    run.add_argument("--output", metavar="DIR", help="the folder of the run (default runs/ID)")
+    run.add_argument("--output", metavar="DIR", help="the folder of the run (default: runs/ID)")
     run.add_argument(
         "--overwrite", action="store_true", default=None, help="run although the folder holds a finished run"
     )

@@ -6,6 +6,7 @@ undecayed parameters, as every optimizer made from a model has them) or `params`
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,8 +20,24 @@ from hf_optim.errors import UserError
 OFFERED = ("model", "named_parameters", "groups", "params")
 
 
+def _bare(value: Any) -> Any:
+    """What `functools.partial` has given arguments to."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    return value
+
+
+def label(value: Any) -> str:
+    """What messages call a name, a class, a factory or an instance."""
+    value = _bare(value)
+    if isinstance(value, str):
+        return value
+    return str(getattr(value, "rule", None) or getattr(value, "__name__", None) or type(value).__name__)
+
+
 def is_class(value: Any) -> bool:
-    """Whether it is an optimizer class."""
+    """Whether it is an optimizer class, with some of its arguments given or not."""
+    value = _bare(value)
     return isinstance(value, type) and issubclass(value, torch.optim.Optimizer)
 
 
@@ -78,7 +95,7 @@ def _of_class(cls: Any, given: Any, hyper: Mapping[str, Any]) -> Any:
     if not isinstance(given, Parameters):
         return list(given)
     decay = hyper.get("weight_decay", _default(cls, "weight_decay"))
-    return given.groups(decay if isinstance(decay, (int, float)) else None, route=getattr(cls, "route", None))
+    return given.groups(decay if isinstance(decay, (int, float)) else None, route=getattr(_bare(cls), "route", None))
 
 
 def _groups(given: Parameters, decay: Any) -> list[dict[str, Any]]:

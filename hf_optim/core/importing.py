@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,11 +23,44 @@ from typing import Any
 from hf_optim.core import validate
 from hf_optim.errors import UserError
 
+#: what looks into the current folder while it is imported: a library of torch's (cuSPARSELt, whose search path has an
+#: empty part) loads a libcuda.so.1 that lies there, and matplotlib heeds a matplotlibrc
+_LOOKING = ("torch", "matplotlib")
+
 _refused: ContextVar[str] = ContextVar("_refused", default="")
 
 
 class Untrusted(UserError):
     """A name of code that stands where a stranger may have written it."""
+
+
+class _Elsewhere:
+    """Imports what is in `_LOOKING` while Python's own folder is the current one."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The usual spec, with a loader that leaves the current folder meanwhile; None for every other module."""
+        spec = PathFinder.find_spec(fullname, path, target) if fullname in _LOOKING else None
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def from_elsewhere(module: ModuleType) -> None:
+            here = os.open(".", os.O_RDONLY)
+            os.chdir(sys.prefix)
+            try:
+                execute(module)
+            finally:
+                os.fchdir(here)
+                os.close(here)
+
+        spec.loader.exec_module = from_elsewhere  # type: ignore[method-assign]
+        return spec
+
+
+def ignore_current_folder() -> None:
+    """For programs of ours, before they import much: the current folder may be a stranger's, and is not searched."""
+    if not any(isinstance(finder, _Elsewhere) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Elsewhere())
 
 
 @contextmanager
@@ -97,3 +132,16 @@ def _from_file(name: str) -> ModuleType:
             del sys.modules[key]
             raise
     return sys.modules[key]
+
+
+def stands(value: Any) -> bool:
+    """Whether it can be where a name is: a name, an optimizer class, or what can be called for one."""
+    return isinstance(value, str) or (callable(value) and (not isinstance(value, type) or hasattr(value, "step")))
+
+
+if __name__ == "__main__":  # MODULE ARGUMENTS, as after `python -m`
+    import runpy
+
+    ignore_current_folder()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

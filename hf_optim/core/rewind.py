@@ -1,12 +1,14 @@
-"""The random state a forward pass may use, kept and put back."""
+"""What a forward pass may use or leave behind: random state, kept and put back; gathered weights, let go."""
 
 from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 
 class RandomState:
@@ -30,3 +32,14 @@ class RandomState:
         torch.set_rng_state(self._cpu)
         for module, device, state in self._accelerators:
             module.set_rng_state(state, device)
+
+
+def reshard(models: Iterable[nn.Module]) -> None:
+    """Let go of what FSDP2 has gathered: after a forward pass without a graph the root and the last modules keep whole
+    weights, which are stale as soon as the shards change.
+    """
+    kind: Any = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
+    for model in models:
+        for module in model.modules():
+            if isinstance(module, kind):
+                module.reshard()

@@ -66,6 +66,11 @@ def latex(text: object) -> str:
     return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
+def plot(text: object) -> str:
+    """For matplotlib, in one line: a dollar begins no formula."""
+    return line(text).replace("$", r"\$")
+
+
 def csv(value: Any) -> Any:
     """For a cell of a CSV file: a text that a spreadsheet would take for a formula gets an apostrophe before it."""
     if not isinstance(value, str):

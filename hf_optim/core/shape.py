@@ -2,19 +2,19 @@
 
 A shape is a type; a tuple of shapes, one of which must fit, in which a text stands for itself and None for null; a list
 of one shape, for every entry; a mapping from keys to shapes, where a key that ends in "?" may be missing and further
-keys are let be; or `Each(shape)`, for every value of a mapping. `int` is below 2**63, `float` any finite number, and no
-truth value is either.
+keys are let be; or `Each(shape)`, for every value of a mapping. `int` is below 2**63, `float` any number below
+`FARTHEST`, and no truth value is either.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.errors import UserError
 
 LONGEST = 20_000  # characters of a text
+FARTHEST = 1e150  # from 0: squares and quotients of numbers are numbers, too
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _is(value: Any, kind: type) -> bool:
     if isinstance(value, int):
         return kind in (int, float) and abs(value) < 2**63
     if isinstance(value, float):
-        return kind is float and math.isfinite(value)
+        return kind is float and abs(value) < FARTHEST
     return isinstance(value, kind)
 
 

@@ -59,12 +59,19 @@ def equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def _as_close(word: str, words: Iterable[str]) -> list[str]:
+    """Up to three of the words that are alike enough, and about as much as the most alike."""
+    near = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    likeness = [difflib.SequenceMatcher(None, one, word).ratio() for one in near]
+    return [one for one, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - 0.15]
+
+
 def closest(word: str, words: Iterable[str]) -> str:
     """` (did you mean ...?)` or nothing."""
     words = list(words)
     lower = {known.lower(): known for known in reversed(words)}
     near = [candidate for candidate in (_SAME.get(word.lower(), ""), word) if candidate in words and candidate != word]
-    near = near or [lower[match] for match in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.5)]
+    near = near or [lower[match] for match in _as_close(word.lower(), lower)]
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 

@@ -14,12 +14,19 @@ from typing import Any, Protocol
 
 import torch
 
+from hf_optim.errors import UserError
+
 BINARY = ("add", "sub", "mul", "div", "pow", "maximum", "minimum")
 UNARY = ("sqrt", "abs", "neg", "sign", "reciprocal")
 #: methods of x, g and slots; each but maximum and minimum also in place, with `_`
 METHODS = (*BINARY, *UNARY, "lerp", "addcmul", "addcdiv", "clamp", "copy_", "zero_", "clone")
 #: functions of this module
 FUNCTIONS = ("where", "sqrt", "minimum", "maximum", "isfinite")
+#: of torch's methods and functions, those that look at all of a tensor
+REDUCTIONS = (
+    *("sum", "mean", "norm", "linalg_norm", "linalg_vector_norm", "max", "min", "amax", "amin", "std", "var", "prod"),
+    *("dot", "median", "all", "any", "count_nonzero"),
+)
 #: what to take for a divisor that may be 0: `a / maximum(b, TINY)`
 TINY = 1e-300
 
@@ -116,6 +123,15 @@ class Operand:
         raise TypeError("a value of a rule is no Python number: use the functions of hf_optim.core.vocabulary")
 
     __int__ = __index__ = __float__
+
+
+def refuse_sum(name: str) -> None:
+    """A rule may be called with a piece of a tensor, whose sum is not the tensor's: it would be wrong in silence."""
+    if name in REDUCTIONS:
+        raise UserError(
+            f"a rule calls {name}(), but what it is called with may be a piece of a tensor: let `measure` give the sum "
+            "and `derive` what follows from it (hf_optim/optimizers/lamb.py: of each tensor; smaran.py: of all)"
+        )
 
 
 def _operand(*values: Any) -> type[Operand] | None:

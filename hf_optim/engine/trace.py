@@ -46,8 +46,9 @@ from typing import Any
 
 import torch
 
-from hf_optim.core.vocabulary import BINARY, UNARY, Operand
+from hf_optim.core.vocabulary import BINARY, UNARY, Operand, refuse_sum
 from hf_optim.engine.int8_codes import CODED
+from hf_optim.errors import UserError
 
 Ref = int | float
 
@@ -160,6 +161,7 @@ class Symbol(Operand):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        refuse_sum(name)
         raise Untraceable(f"{name!r} is no word of the vocabulary of rules (hf_optim.core.vocabulary)")
 
     def add(self, o: Any, alpha: Any = 1) -> Any:
@@ -322,6 +324,7 @@ def trace(
 
     Raises:
         Untraceable: call uses what a kernel cannot say.
+        UserError: call sums a tensor up by itself.
     """
     numbers = tuple(k for k, v in c.items() if isinstance(v, float))
     builder = _Builder(len(tensors) + len(numbers) + len(sums))
@@ -334,7 +337,10 @@ def trace(
         elements["x"]._ref = builder.value("add", _ref(elements["x"]), _ref(lost))
     try:
         out = call(**elements, c=SimpleNamespace(**values))
+    except UserError:
+        raise
     except (TypeError, AttributeError, NotImplementedError, ValueError) as e:
+        refuse_sum(str(e).partition("():")[0])  # torch's own function was called: "norm(): argument 'input' ..."
         raise Untraceable(str(e)) from e
     terms = tuple(_term(term) for term in out or ())
     writes = [Write(k, e._ref, k in set(noisy)) for k, e in elements.items() if e.changed]

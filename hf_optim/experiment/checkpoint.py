@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,8 +17,13 @@ from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files, record
 from hf_optim.experiment.evaluator import quiet, train_part
-from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.spec import RunSpec, paths_in
 from hf_optim.experiment.task import Task, check_run, load
+
+#: what says that a checkpoint holds adapters, and their weights
+ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+#: modules of a model; the largest there are have some ten thousand
+MOST_PARTS = 200_000
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -43,8 +48,8 @@ def check_checkpoint(checkpoint: Path) -> None:
     for path in checkpoint.iterdir():
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
             raise UserError(f"checkpoint: {path} is no plain file")
-    if (checkpoint / "adapter_config.json").exists():
-        raise UserError(f"checkpoint: {checkpoint} holds an adapter (adapter_config.json): merge it into its model")
+    if (checkpoint / ADAPTERS).exists():
+        raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}): merge it into its model")
     for index in checkpoint.glob("*.index.json"):
         shards = _json(index).get("weight_map")
         if not shape.fits(shards, Each(str)) or any(Path(shard).name != shard for shard in shards.values()):
@@ -54,13 +59,15 @@ def check_checkpoint(checkpoint: Path) -> None:
 #: keys of config.json with which transformers would run code, or read what is not in the folder
 _ASKING = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
            "experts_implementation", "_experts_implementation", "quantization_config", "base_model_name_or_path",
-           "custom_pipelines")  # fmt: skip
+           "custom_pipelines", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")  # fmt: skip
 
 
 def _asks(config: Any) -> str:
     """The first key of `_ASKING` in a configuration, at any depth, whose value is not one of torch's own words."""
     for key, value in config.items() if isinstance(config, dict) else ():
         if key in _ASKING and value not in (None, "eager", "sdpa"):
+            return str(key)
+        if key == "architecture" and ":" in str(value):  # timm's, of a hub or another folder
             return str(key)
         if asked := _asks(value):
             return asked
@@ -91,16 +98,87 @@ def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
     if listed and known.isdisjoint(listed) and not cls.__name__.startswith("Auto"):
         raise UserError(f"checkpoint: {checkpoint} holds {listed[0]}, but model {name!r} is {cls.__name__}")
     try:
-        return cast(PreTrainedModel, cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False))
+        with _bounded(checkpoint):
+            return cast(
+                PreTrainedModel, cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+            )
     except UserError:
         raise
     except Exception as error:  # whatever transformers, safetensors and torch say of files that are damaged
         raise UserError(f"checkpoint: {checkpoint} holds no model that can be read: {one_line(error)}") from error
 
 
+def read_adapters(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:
+    """`model`, as its task makes it, with the adapters of a checkpoint. Nothing but their numbers is taken from it.
+
+    Raises:
+        UserError: the model has no adapters, or others.
+    """
+    file = checkpoint / ADAPTER_WEIGHTS
+    if not hasattr(model, "peft_config"):
+        raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}), and the model takes none: merge it")
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if not file.is_file():  # a pipe would be waited for
+        raise UserError(f"checkpoint: {checkpoint} has no {ADAPTER_WEIGHTS}")
+    try:
+        weights = load_file(file)
+    except Exception as error:  # whatever safetensors says of a damaged file
+        raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from error
+    here = get_peft_model_state_dict(model)
+    if {name: t.shape for name, t in weights.items()} != {name: t.shape for name, t in here.items()}:
+        raise UserError(
+            f"checkpoint: {checkpoint} holds other adapters than the model: give the --model.KEY values of its training"
+        )
+    set_peft_model_state_dict(model, weights)
+    return model
+
+
+@contextmanager
+def _bounded(checkpoint: Path) -> Iterator[None]:
+    """Within it a model of more parts, or numbers, than the files of the checkpoint can hold is a `UserError`, however
+    its config.json calls what it counts: it would be built until memory ends.
+    """
+    held = sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file())
+    parts = numbers = 0
+    largest = max(_whole_numbers(_json(checkpoint / "config.json")), default=0)
+    if largest > max(held, 10_000_000):  # before there is a layer, tables are made for each
+        raise UserError(f"checkpoint: {checkpoint}: its config.json counts beyond what its files hold")
+
+    def part(*_: object) -> None:
+        nonlocal parts
+        parts += 1
+        if parts > MOST_PARTS:
+            raise UserError(f"checkpoint: {checkpoint}: its config.json asks for more than {MOST_PARTS} layers")
+
+    def tensor(module: object, name: str, value: Tensor | None) -> None:
+        nonlocal numbers
+        numbers += 0 if value is None else value.numel()
+        if numbers > 8 * held + (64 << 20):  # two for a tied one, buffers, 8 bits at the least, and tables of masks
+            raise UserError(f"checkpoint: {checkpoint}: its config.json asks for more numbers than its files hold")
+
+    hooks = (
+        torch.nn.modules.module.register_module_module_registration_hook(part),
+        torch.nn.modules.module.register_module_parameter_registration_hook(tensor),
+        torch.nn.modules.module.register_module_buffer_registration_hook(tensor),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    for entry in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _whole_numbers(entry)
+
+
 def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
     """The run that a checkpoint belongs to: the one that `spec.json` beside it names, or `given`."""
-    check_checkpoint(checkpoint)
     file = checkpoint.parent / record.SPEC
     if given is not None:
         return given
@@ -117,12 +195,6 @@ def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
         raise UserError(f"checkpoint: {file} does not name a run: {one_line(error)}") from error
 
 
-def paths_in(spec: Mapping[str, Any]) -> list[str]:
-    """What of a run's data and options is a path rather than a name."""
-    named = [spec.get("data"), *(spec.get("options") or {}).values()]
-    return [entry for entry in named if isinstance(entry, str) and (os.sep in entry or entry.startswith((".", "~")))]
-
-
 def read_solution(
     checkpoint: Path, spec: RunSpec, split: str, samples: int | None, *, double: bool = False
 ) -> Solution:
@@ -131,6 +203,7 @@ def read_solution(
     Raises:
         UserError: a checkpoint of another model, or of other data.
     """
+    check_checkpoint(checkpoint)
     task, name, preset = check_run(spec)
     data = load(spec.task).data(preset, spec.data)
     with quiet():

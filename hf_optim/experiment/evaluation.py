@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hf_optim.experiment.budget import resampled
-from hf_optim.experiment.checkpoint import check_checkpoint, read_model
+from hf_optim.experiment.checkpoint import ADAPTERS, check_checkpoint, read_adapters, read_model
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.precision import check_precision, products
+from hf_optim.experiment.sharding import total_norm
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.task import Data, Preset, check_run
 from hf_optim.experiment.trainer import UNWANTED, Diverged, TaskTrainer
@@ -39,14 +38,19 @@ def evaluate(spec: RunSpec, checkpoint: Path) -> Evaluated:
         UserError: no such checkpoint, or one of another model or of other data.
     """
     task, name, preset = check_run(spec)
-    check_checkpoint(checkpoint)
+    adapted = (checkpoint / ADAPTERS).is_file()
+    if not adapted:
+        check_checkpoint(checkpoint)
     chosen = spec.overrides.get("precision", preset.precision.value)
     check_precision(chosen)
     data = task.data(preset, spec.data)
     if "split_seed" in spec.overrides:
         data = resampled(data, spec.overrides["split_seed"])
     with quiet(), products(chosen):
-        model = read_model(task, name, checkpoint)
+        if adapted:
+            model = read_adapters(task.model(name, preset, data), checkpoint)
+        else:
+            model = read_model(task, name, checkpoint)
         task.suits(model, data)
         trainer = TaskTrainer(
             schedule={"name": "constant"},
@@ -92,7 +96,7 @@ def final_metrics(trainer: TaskTrainer, data: Data, preset: Preset) -> dict[str,
         raise Diverged(f"{key} is not finite at the end of the run")
     model = trainer.model
     assert model is not None
-    metrics["parameter_norm"] = float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
+    metrics["parameter_norm"] = total_norm(p.detach() for p in model.parameters())
     metrics["loss_gap"] = metrics["test_loss"] - metrics["train_loss"]
     if "test_accuracy" in metrics:
         metrics["accuracy_gap"] = metrics["train_accuracy"] - metrics["test_accuracy"]

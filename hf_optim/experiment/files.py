@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 #: bytes of a file that is read at once; histories of long runs have some MB
-LARGEST = 128 << 20
+LARGEST = 64 << 20
 #: levels of JSON that we write are five or six
 DEEPEST = 24
-#: what a writer that was killed leaves
-_LEFT = re.compile(r"\.(.+\.[0-9a-f]{32}\.tmp|probe\.[0-9a-f]{32})")
+#: folders within folders of a run; ours are two or three
+FARTHEST_DOWN = 40
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -130,10 +130,12 @@ def _shallow(value: Any, levels: int) -> bool:
 
 
 def check_tree(folder: Path) -> None:
-    """Raise `Refused` unless everything below `folder` is a folder or a plain file."""
+    """Raise `Refused` unless everything below `folder` is a folder or a plain file, and not too far below."""
     if folder.is_symlink():
         raise Refused(folder.name, "is a link, which is not followed")
     for place, folders, files in os.walk(folder):
+        if len(Path(place).parts) - len(folder.parts) > FARTHEST_DOWN:
+            raise Refused(folder.name, f"holds folders more than {FARTHEST_DOWN} deep")
         for name in (*folders, *files):
             path = Path(place) / name
             mode = path.lstat().st_mode
@@ -184,7 +186,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def _begin(path: Path) -> tuple[Path, int]:
-    """A new file beside `path`, and its descriptor, whose lock tells `sweep` that somebody is at it."""
+    """A new file beside `path`, and its descriptor, whose lock tells `leftovers.sweep` that somebody is at it."""
     while True:
         # A process's number would not do: two machines may share the folder.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -194,19 +196,6 @@ def _begin(path: Path) -> tuple[Path, int]:
         if os.fstat(held).st_nlink:  # else it was swept before it was locked
             return temporary, held
         os.close(held)
-
-
-def sweep(folder: Path) -> None:
-    """Takes away what writers in `folder` left behind that were killed; what somebody is writing stays."""
-    for entry in os.scandir(folder):
-        if _LEFT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-            with suppress(OSError):
-                held = os.open(entry.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(entry.path)
-                finally:
-                    os.close(held)
 
 
 def write_atomically(path: Path, text: str) -> None:

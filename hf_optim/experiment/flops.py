@@ -1,28 +1,34 @@
 """How many floating-point operations a training pass takes, counted by torch's own formulas on a pass of a few samples.
 
-The pass is made once, by a copy of the model on the CPU, or imagined where that takes long. A multiplication and an
-addition count as two. Elementwise work is not counted, as is usual.
+The pass is made once, by a copy of the model on the CPU; of a large model by one whose tensors have shapes and no
+numbers, so that nothing is computed, unless it looks at numbers. A multiplication and an addition count as two.
+Elementwise work is not counted, as is usual.
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from hf_optim.core.rewind import RandomState
-from hf_optim.experiment import imagined
+
+T = TypeVar("T")
 
 #: samples of the pass that is counted: two, for batch norm; more of texts, which differ in length
 IMAGES, TEXTS = 2, 16
+#: parameters above which imagining a pass takes less than computing it
+LARGE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -87,13 +93,25 @@ def cost(model: nn.Module, dataset: Any, collate: Any) -> PassCost | None:
 
 def pass_cost(model: nn.Module, batch: Mapping[str, Any]) -> PassCost:
     """The cost of a training pass of `model` (left as it is) on `batch`; raises what the model raises."""
-    state = RandomState()
-    try:
-        forward, backward = imagined.seen(counted, model, batch)
-    finally:
-        state.restore()
+    forward, backward = of_a_pass(counted, model, batch)
     samples = samples_in(batch)
     return PassCost(forward // samples, backward // samples, _tokens(batch))
+
+
+def of_a_pass(measure: Callable[[nn.Module, Mapping[str, Any]], T], model: nn.Module, batch: Mapping[str, Any]) -> T:
+    """`measure(model, batch)` of a copy of `model` in training mode, which is only imagined if it is large."""
+    state = RandomState()
+    try:
+        if sum(p.numel() for p in model.parameters()) > LARGE:
+            with suppress(Exception):  # whatever a model does with numbers that are not there
+                mode = FakeTensorMode()
+                with FakeCopyMode(mode):
+                    shapes, empty = copy.deepcopy((model, dict(batch)))
+                with mode:
+                    return measure(shapes.train(), empty)
+        return measure(copy.deepcopy(model).cpu().train(), batch)
+    finally:
+        state.restore()
 
 
 def counted(model: nn.Module, batch: Mapping[str, Any]) -> tuple[int, int]:

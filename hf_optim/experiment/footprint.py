@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from torch import Tensor, nn
 
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
-from hf_optim.experiment import imagined
-from hf_optim.experiment.flops import loss_of, samples_in
+from hf_optim.experiment.flops import loss_of, of_a_pass, samples_in
 from hf_optim.experiment.record import SHARERS
 
 #: the share of the memory that is planned with
@@ -87,15 +85,23 @@ def measure(model: nn.Module, slots: int, batch: Mapping[str, Any], precision: s
     Args:
         slots: tensors of a parameter's size that the optimizer keeps.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return _footprint(model, slots, batch, _allocated(model, batch, precision))
     state = RandomState()
     try:
-        if device == "cuda":
-            kept = _marked(copy.deepcopy(model).to(device).train(), batch, precision)
-        else:
-            kept = imagined.seen(partial(_kept, precision=precision), model, batch)
+        kept = _kept(copy.deepcopy(model).train(), batch, precision)
     finally:
         state.restore()
+    return _footprint(model, slots, batch, kept)
+
+
+def estimate(model: nn.Module, slots: int, batch: Mapping[str, Any], precision: str) -> Footprint:
+    """The same by the size of the kept tensors, wherever it is; of a large model without computing them."""
+    kept = of_a_pass(lambda copied, given: _kept(copied, given, precision), model, batch)
+    return _footprint(model, slots, batch, kept)
+
+
+def _footprint(model: nn.Module, slots: int, batch: Mapping[str, Any], kept: int) -> Footprint:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return Footprint(weights + (1 + slots) * trained, max(1, kept // samples_in(batch)))
@@ -112,29 +118,37 @@ def autocast(precision: str, device: str) -> torch.autocast:
     return torch.autocast(device, half, enabled=precision in ("fp16", "bf16"))
 
 
-def _marked(model: nn.Module, batch: Mapping[str, Any], precision: str) -> int:
-    """Bytes that a forward pass keeps for the backward pass, by the GPU's allocator."""
-    batch = {key: value.to("cuda") if isinstance(value, Tensor) else value for key, value in batch.items()}
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    with autocast(precision, "cuda"):
-        loss_of(model(**batch)).backward()
-    gradients = sum(p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None)
-    return max(0, torch.cuda.max_memory_allocated() - before - gradients)
+def _allocated(model: nn.Module, batch: Mapping[str, Any], precision: str) -> int:
+    """Bytes that a forward pass on the GPU keeps for the backward pass."""
+    state = RandomState()
+    try:
+        copied = copy.deepcopy(model).to("cuda").train()
+        batch = {key: value.to("cuda") if isinstance(value, Tensor) else value for key, value in batch.items()}
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        with autocast(precision, "cuda"):
+            loss_of(copied(**batch)).backward()
+        gradients = sum(p.grad.numel() * p.grad.element_size() for p in copied.parameters() if p.grad is not None)
+        return max(0, torch.cuda.max_memory_allocated() - before - gradients)
+    finally:
+        state.restore()
 
 
 def _kept(model: nn.Module, batch: Mapping[str, Any], precision: str) -> int:
-    """The same on a CPU, by the size of the kept tensors."""
-    # A storage's own address: that of its bytes is the same for all that are imagined.
-    weights = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
+    """Bytes of the tensors that a forward pass keeps for the backward pass."""
+    weights = {_storage(p) for p in model.parameters()}
+    sizes: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage
+        if _storage(tensor) not in weights:
+            sizes[_storage(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
     with autocast(precision, "cpu"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss_of(model(**batch))
-    return sum(storage.nbytes() for storage in kept.values())
+    return sum(sizes.values())
+
+
+def _storage(tensor: Tensor) -> int:
+    """Which storage a tensor has, also one without numbers."""
+    return int(tensor.untyped_storage()._cdata)

@@ -7,7 +7,6 @@ searches.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -30,8 +29,8 @@ from hf_optim.experiment.task import Data, Preset, Task, Value, check_run
 #: steps that are measured after one that is not, seconds after which they are enough, and samples of each on a CPU,
 #: where a whole batch may take minutes
 STEPS, ENOUGH, SAMPLES = 3, 2.0, 2
-#: a model's passes and memory, by what decides them: the rungs of a ladder share sizes
-Seen = dict[str, tuple[flops.PassCost, footprint.Footprint]]
+#: seconds of measuring after which what is left is told by its operations
+PATIENCE = 30.0
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,11 @@ def stand_in(task: Task, model: str, preset: Preset, source: str | None) -> Data
     return task.synthetic(model, preset)
 
 
-def forecast(spec: RunSpec, card: Card | None, seen: Seen | None = None) -> Forecast | None:
+def forecast(spec: RunSpec, card: Card | None, rate: float | None = None) -> Forecast | None:
     """The cost of a run on `card`, or here; None for a task without synthetic data.
 
     Args:
-        seen: what was counted of other runs' models, for `card`; more is put there.
+        rate: operations a second that are reached here; None: a few steps are measured.
 
     Raises:
         UserError: what the run itself would refuse, and what does not fit into the memory under `auto`.
@@ -81,24 +80,24 @@ def forecast(spec: RunSpec, card: Card | None, seen: Seen | None = None) -> Fore
     numbers = budget(spec, preset, min(samples, preset.samples.value or samples), 1)
     if card is None:
         check_precision(numbers.precision)
-    seen = {} if seen is None or card is None else seen  # what is timed here is timed every time
-    key = json.dumps([spec.task, name, spec.size, spec.data, spec.options, spec.optimizer, numbers.precision])
     state = RandomState()
     try:
-        if key not in seen:
-            with quiet():
-                model = task.model(name, preset, data)
-            optimizer = registry.build(spec.optimizer, model)
-            batch = flops.probe(data.train, task.collate(data))
-            needs = footprint.measure(model, footprint.slots_of(optimizer), batch, numbers.precision)
-            seen[key] = flops.pass_cost(model, batch), needs
-        cost, needs = seen[key]
+        with quiet():
+            model = task.model(name, preset, data)
+        optimizer = registry.build(spec.optimizer, model)
+        batch = flops.probe(data.train, task.collate(data))
+        cost = flops.pass_cost(model, batch)
+        here = card is None and torch.cuda.is_available()
+        see = footprint.measure if here else footprint.estimate
+        needs = see(model, footprint.slots_of(optimizer), batch, numbers.precision)
         room = footprint.available() if card is None else int(footprint.SPARE * 1e9 * card.gigabytes)
         if spec.overrides.get("gradient_accumulation_steps") == AUTO:
             numbers = numbers.in_parts(needs.parts(numbers.per_device, room))
         total = cost.both * numbers.batch * numbers.steps
         if card is not None:
             seconds = max(total / card.operations(numbers.precision), numbers.steps * LEAST_STEP)
+        elif rate is not None:
+            seconds = total / rate
         else:
             with products(numbers.precision):
                 each = _measured(model, task, data, numbers.per_device, numbers.precision)
@@ -131,17 +130,22 @@ def _measured(model: nn.Module, task: Task, data: Data, samples: int, precision:
 
 def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None) -> list[str]:
     """What runs cost, a line for each of (label, specification of one of them, how many), and all of them together."""
-    told, total, unknown = [], 0.0, False
-    seen: Seen = {}
+    told, total, unknown, begun = [], 0.0, False, time.monotonic()
+    largest: Forecast | None = None  # of the steps that were measured: small ones say little of the others
     for label, spec, count in specs:
+        late = card is None and largest is not None and time.monotonic() - begun > PATIENCE
+        rate = largest.flops / largest.seconds if late and largest is not None else None
         try:
-            estimate = forecast(RunSpec.from_dict(spec), card, seen)
+            estimate = forecast(RunSpec.from_dict(spec), card, rate)
             why = "the task has no synthetic data"
         except UserError as error:
             estimate, why = None, str(error)
         unknown = unknown or estimate is None
+        if estimate is not None and rate is None and (largest is None or _a_step(estimate) > _a_step(largest)):
+            largest = estimate
         total += estimate.seconds * count if estimate else 0.0
         cost = estimate.sentence() if estimate else f"of unknown cost ({why})"
+        cost += ", by its operations alone" if estimate and rate is not None else ""
         told.append(f"  {label}: {count} run{'s'[: count > 1]}, each {cost}")
         room = 1e9 * card.gigabytes if card else footprint.available() / footprint.SPARE
         if estimate and estimate.memory > room:
@@ -152,6 +156,10 @@ def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None
         *told,
         f"  in all {duration(total)} one after the other{', and more' if unknown else ''}",
     ]
+
+
+def _a_step(one: Forecast) -> float:
+    return one.flops / one.steps
 
 
 def _here() -> str:

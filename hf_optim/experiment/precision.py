@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,27 @@ def check_precision(name: str) -> None:
         raise UserError("precision: fp16 needs a GPU, for its gradient scaler, and there is none here: take bf16")
     if name == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError("precision: this GPU does not compute in bf16: take fp16 or fp32")
+
+
+def check_launcher(name: str, compiled: bool) -> None:
+    """A `UserError` if `accelerate launch` or its configuration asks for what the run would not be, nor record.
+
+    Args:
+        name: the run's precision.
+        compiled: whether its model is compiled.
+    """
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked != "no" and asked != name:
+        raise UserError(
+            f"precision: accelerate launch asks for {asked}, and the run for {name}: give --precision {asked}, or "
+            "leave mixed_precision out of the launcher's options and configuration"
+        )
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() != "no" and not compiled:
+        raise UserError(
+            f"compile_model: accelerate launch asks for {backend.lower()}, and the run does not: give --compile-model, "
+            "or leave dynamo_backend out of the launcher's options and configuration"
+        )
 
 
 def trainer_arguments(name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -180,3 +181,9 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+def paths_in(spec: Mapping[str, Any]) -> list[str]:
+    """What of a run's data and options is a path rather than a name."""
+    named = [spec.get("data"), *(spec.get("options") or {}).values()]
+    return [one for one in named if isinstance(one, str) and (os.sep in one or one.startswith((".", "~")))]

@@ -15,15 +15,17 @@ from torch import nn
 
 from hf_optim.experiment.flops import PassCost, samples_in
 
-#: the columns of a history row that say it; the last is left out where operations were not counted
-SPENT = ("forward_passes", "backward_passes", "seconds", "flops")
+#: the columns of a history row that say it; operations are left out where they were not counted, and tokens where the
+#: model reads none
+SPENT = ("forward_passes", "backward_passes", "seconds", "flops", "tokens")
 
 
 class Spending:
     """Counts the passes of a model, whoever asks for them: a training step, a line search, a second derivative.
 
     A pass is one call of the model on one batch of one process: with gradient accumulation a step has several. The
-    operations are those of all processes.
+    operations and the tokens are those of all processes. Tokens are the places of `input_ids`, padding too, that a
+    backward pass went over: another look at a batch without one trains on none.
 
     Args:
         passes, seconds: how much there is to spend, of both kinds of passes together; None: no end.
@@ -39,7 +41,7 @@ class Spending:
         processes: int = 1,
     ) -> None:
         self.passes, self.seconds, self.cost, self.processes = passes, seconds, cost, processes
-        self.forward = self.backward = self.flops = 0
+        self.forward = self.backward = self.flops = self.tokens = 0
         self._before = self._begun = 0.0
         self.evaluation_seconds = 0.0
         self._counting = False
@@ -53,7 +55,7 @@ class Spending:
         """Training begins; a resumed run goes on from the last row of its log."""
         last: Mapping[str, Any] = next((row for row in reversed(log) if "forward_passes" in row), {})
         self.forward, self.backward = int(last.get("forward_passes", 0)), int(last.get("backward_passes", 0))
-        self.flops = int(last.get("flops", 0))
+        self.flops, self.tokens = int(last.get("flops", 0)), int(last.get("tokens", 0))
         self._before, self._begun, self.evaluation_seconds = float(last.get("seconds", 0.0)), time.perf_counter(), 0.0
         self._counting = True
 
@@ -73,8 +75,9 @@ class Spending:
         if not self._begun:
             return {}
         seconds = self._before + time.perf_counter() - self._begun - self.evaluation_seconds
-        row = dict(zip(SPENT, (self.forward, self.backward, round(seconds, 4), self.flops), strict=True))
-        return row if self.cost is not None else {key: value for key, value in row.items() if key != "flops"}
+        values = (self.forward, self.backward, round(seconds, 4), self.flops, self.tokens)
+        unknown = [key for key, known in (("flops", self.cost is not None), ("tokens", self.tokens)) if not known]
+        return {key: value for key, value in zip(SPENT, values, strict=True) if key not in unknown}
 
     def share(self) -> float:
         """How much of what there is to spend is spent; 1 and more: all of it."""
@@ -84,16 +87,19 @@ class Spending:
     def _passed(self, module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> None:
         if self._counting:
             samples = 0
+            ids = named.get("input_ids")
+            tokens = 0 if ids is None else self.processes * ids.numel()
             if self.cost is not None:
                 samples = self.processes * samples_in(named or {str(i): each for i, each in enumerate(inputs)})
                 self.flops += samples * self.cost.forward
             self.forward += 1
             tensor = _differentiable(output)
             if tensor is not None and tensor.grad_fn is not None:
-                _uncast(tensor.grad_fn).register_prehook(functools.partial(self._returned, samples))
+                _uncast(tensor.grad_fn).register_prehook(functools.partial(self._returned, samples, tokens))
 
-    def _returned(self, samples: int, gradients: Any) -> None:
+    def _returned(self, samples: int, tokens: int, gradients: Any) -> None:
         self.backward += 1
+        self.tokens += tokens
         if self.cost is not None:
             self.flops += samples * self.cost.backward
 

@@ -6,12 +6,18 @@ import functools
 import math
 import sys
 import time
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
+from hf_optim.core import reduce
+from hf_optim.core.rewind import reshard
+from hf_optim.experiment import sharding
+from hf_optim.experiment.checkpoint import check_checkpoint
 from hf_optim.experiment.evaluator import Evaluator
 from hf_optim.experiment.spending import Spending
 from hf_optim.hub import schedules
@@ -45,6 +51,29 @@ class TaskTrainer(Trainer):
         self.spending = Spending()
         self.grad_norm: float | None = None
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Trainer's, whose accelerator shards any model where it shards."""
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            sharding.adapt(self.accelerator)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's; of sharded weights it writes the shards alone (for going on), so the model is added, for
+        evaluations. All processes go on with the buffers of the first one, which are the model's.
+        """
+        self._share_buffers()
+        super().save_model(output_dir, _internal_call)
+        if self.is_fsdp_enabled and "FULL" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
+            whole = self.accelerator.get_state_dict(self.model)
+            if self.args.should_save:
+                self._save(output_dir, state_dict=whole)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Trainer's, of a checkpoint that asks for nothing else; `attach` adds what lies there under other names."""
+        if (Path(resume_from_checkpoint) / "config.json").is_file():
+            check_checkpoint(Path(resume_from_checkpoint))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
@@ -73,13 +102,23 @@ class TaskTrainer(Trainer):
         Before the first step nothing is sampled: it would say nothing and may cost as much as the training.
         """
         with self.spending.evaluating():
-            return self._evaluated(*args, prefix=metric_key_prefix, **kwargs)
+            try:
+                return self._evaluated(*args, prefix=metric_key_prefix, **kwargs)
+            finally:
+                reshard([self.model])  # type: ignore[list-item]
 
-    def _evaluated(self, *args: Any, prefix: str, **kwargs: Any) -> Any:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+    def uncounted(self) -> AbstractContextManager[None]:
+        """Around what is no training (`hf_optim.hub.replay.uncounted`)."""
+        return self.spending.evaluating()
+
+    def _share_buffers(self) -> None:
+        if reduce.distributed():
             assert self.model is not None
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
+
+    def _evaluated(self, *args: Any, prefix: str, **kwargs: Any) -> Any:
+        self._share_buffers()
         output = super().evaluation_loop(*args, metric_key_prefix=prefix, **kwargs)  # type: ignore[misc]
         step = self.state.global_step
         if step or self.finished:
@@ -150,8 +189,7 @@ class Watch(TrainerCallback):
         step = state.global_step + 1
         due = step % args.logging_steps == 0 or (args.save_strategy == "steps" and step % args.save_steps == 0)
         if due and not args.max_grad_norm and self.trainer is not None:
-            gradients = [p.grad for p in model.parameters() if p.grad is not None]
-            self.trainer.grad_norm = float(torch.nn.utils.get_total_norm(gradients))
+            self.trainer.grad_norm = sharding.total_norm(p.grad for p in model.parameters() if p.grad is not None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.step_seconds.append(self._now() - self._begun)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_optim import registry
 from hf_optim.errors import UserError, one_line
-from hf_optim.experiment import flops, footprint, precision, trackers
+from hf_optim.experiment import flops, footprint, precision, sharding, trackers
 from hf_optim.experiment import record as records
 from hf_optim.experiment.budget import Budget, budget, resampled
 from hf_optim.experiment.checkpoint import last_checkpoint
@@ -81,6 +81,7 @@ def train(
     model = task.model(model_name, preset, data)
     optimizer = registry.build(spec.optimizer, model)  # values out of range are the user's error, not a failed run
     precision.check_precision(numbers.precision)
+    precision.check_launcher(numbers.precision, numbers.compile_model)
     if spec.overrides.get("gradient_accumulation_steps") == AUTO:
         batch = flops.probe(train_part(data, None), task.collate(data))
         needs = footprint.measure(model, footprint.slots_of(optimizer), batch, numbers.precision)
@@ -108,6 +109,10 @@ def train(
             trainer = _trainer(
                 task, spec, preset, model, data, numbers, folder, checkpoint_every, watch, checkpoint is None, tracking
             )
+            if trainer.is_fsdp_enabled and "sharpness" in spec.overrides:
+                raise UserError("overrides: sharpness needs whole weights: hf-optim inspect has it of a checkpoint")
+            if sharding.wanted() and not trainer.is_fsdp_enabled and first:
+                print("FSDP2 needs GPUs: every process has all of the weights (DDP)", file=sys.stderr, flush=True)
             trainer.spending = Spending(numbers.passes, numbers.seconds, cost, processes)
             trainer.spending.watch(model, compiled=numbers.compile_model)
             attach(trainer, optimizer)
@@ -160,6 +165,7 @@ def train(
             "workers": numbers.workers,
             "samples_at_a_time": numbers.per_device,
             "gradient_accumulation_steps": numbers.accumulation,
+            "sharded": trainer is not None and trainer.is_fsdp_enabled,
         },
         "environment": records.environment(processes, str(trainer.args.device) if trainer is not None else "unknown"),
         "groups": _groups(trainer),

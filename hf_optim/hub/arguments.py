@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_optim import registry
+from hf_optim.core import validate
+from hf_optim.core.foreign import label
+from hf_optim.core.importing import stands
 from hf_optim.errors import UserError
 
 #: TrainingArguments that an attached optimizer takes over (when set), and those it would make meaningless
@@ -21,22 +24,6 @@ _TAKEN = {"learning_rate": "lr", "weight_decay": "weight_decay"}
 #: "take the argument's", as the value of a hyper-parameter
 FROM_ARGS = "args"
 _REPLACED = ("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon")
-
-
-def label(name: Any) -> str:
-    """What messages call a name, a class, a factory or an instance."""
-    if isinstance(name, str):
-        return name
-    return str(getattr(name, "rule", None) or getattr(name, "__name__", None) or type(name).__name__)
-
-
-def _registered(cls: Any) -> str | None:
-    """The name of a class of this library."""
-    module = getattr(cls, "__module__", "")
-    for name, info in registry._all().items() if isinstance(cls, type) and module.startswith("hf_optim.") else ():
-        if info.base is None and info.cls.endswith(f".{cls.__name__}") and registry.resolve(name) is cls:
-            return name
-    return None
 
 
 def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[str, Any]:
@@ -54,13 +41,13 @@ def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[s
     elif isinstance(name, Mapping):
         if "name" not in name:
             raise UserError(f"an optimizer specification needs a name: {{'name': 'smaran', ...}}, got {dict(name)}")
-        spec = {**name, **hyper}
+        spec = {**name, "name": registry.named(name["name"]), **hyper}
     elif _is_instance(name):
         if hyper:
             raise UserError(f"{label(name)} is an instance with hyper-parameters of its own: give none")
         return {"name": name}
-    elif callable(name) and (_is_optimizer(name) or not isinstance(name, type)):
-        spec = {"name": _registered(name) or name, **hyper}
+    elif stands(name):
+        spec = {"name": registry.named(name), **hyper}
         if not isinstance(spec["name"], str):
             return spec
     else:
@@ -68,11 +55,23 @@ def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[s
             "an optimizer is given by name, as {'name': ...}, as a class, a factory or an instance, not as "
             f"{type(name).__name__}"
         )
-    base = spec.get("base")
-    instance = base is not None and not isinstance(base, (str, Mapping))  # it has been checked when it was made
+    instance = _is_instance(spec.get("base"))  # it has been checked when it was made
     late = {} if settled else dict.fromkeys(set(_required(spec["name"])) & set(_TAKEN.values()), 0.0)
     registry.check_spec({**late, **spec, **({"base": "sgd"} if instance else {})})
+    _check_values(spec)
     return spec
+
+
+def _check_values(spec: Mapping[str, Any]) -> None:
+    """What the innermost rule would refuse when it is built, refused now."""
+    inner, name = _innermost(dict(spec))
+    if not isinstance(name, str) or not name or ":" in name:
+        return
+    rule = registry.resolve(name)
+    known = validate.defaults(rule)
+    given = {k: v for k, v in inner.items() if k in known and not (isinstance(v, str) and v == FROM_ARGS)}
+    kinds = {k: known[k] for k in given}
+    validate.values(name, given, kinds, rule.choices, rule.bounds, validate.whole_numbers(rule))
 
 
 def _required(name: Any) -> tuple[str, ...]:
@@ -82,12 +81,6 @@ def _required(name: Any) -> tuple[str, ...]:
 def _chosen(args: Any, field: str, searched: Mapping[str, Any]) -> bool:
     declared = getattr(type(args), "__dataclass_fields__", {}).get(field)
     return field in searched or (declared is not None and getattr(args, field) != declared.default)
-
-
-def _is_optimizer(cls: Any) -> bool:
-    import torch
-
-    return isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)
 
 
 def _is_instance(value: Any) -> bool:
@@ -105,18 +98,18 @@ def _innermost(full: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         return ({}, "") if _is_instance(full["name"]) else (full, full["name"])
     inner, name = full, str(full["name"])
     while True:
-        known = None if ":" in name else registry.info(name)
+        known = None if not isinstance(name, str) or ":" in name else registry.info(name)
         if known is None or known.family != "wrapper":
             return inner, name
         base = inner.get("base")
         if known.base is not None:  # a preset: its base has a name already, and takes hyper-parameters only
             inner["base"] = dict(base or {})
             name = str(known.base["name"])
-        elif isinstance(base, (str, Mapping)):
+        elif _is_instance(base):
+            return {}, ""
+        else:
             inner["base"] = registry.as_spec(base)
             name = inner["base"]["name"]
-        else:
-            return {}, ""
         inner = inner["base"]
 
 
@@ -184,6 +177,8 @@ def settle(
                 differs.append(f"{hyper}={inner[hyper]}, as given, not TrainingArguments.{field}={argument}")
         elif asked or _chosen(args, field, searched) or (hyper in defaults and stock(name)):
             if hyper in defaults:
+                if hyper == "lr" and not asked and field not in searched:
+                    warnings += _unusual(name, argument, defaults[hyper])
                 inner[hyper] = argument
                 lines.append(f"{hyper}={argument} from TrainingArguments.{field}")
             else:
@@ -204,12 +199,21 @@ def settle(
             inner[hyper] = value
             lines.append(f"{hyper}={value} from TrainingArguments' {where}")
     if differs:
-        warnings.append(f"in force is {' and '.join(differs)}; {' or '.join(_asking(differs))} takes the argument's")
+        asking = " or ".join(f'{line.partition("=")[0]}="args"' for line in differs)
+        warnings.append(f"trains with {', and with '.join(differs)}; {asking} takes the argument's")
     return full, lines, warnings
 
 
-def _asking(differs: list[str]) -> list[str]:
-    return [f'{line.partition("=")[0]}="args"' for line in differs]
+def _unusual(name: Any, rate: float, default: Any) -> list[str]:
+    """A warning where the argument's rate was meant for another rule: far from where this one's is looked for."""
+    known = isinstance(name, str) and ":" not in name and not stock(name)
+    space = registry.info(name).search_space.get("lr") if known else None
+    if not space or space[0] not in ("log", "linear") or space[1] <= rate <= space[2]:
+        return []
+    return [
+        f"TrainingArguments.learning_rate={rate:g} is in force, where {name} is used with {space[1]:g} to {space[2]:g} "
+        f'(its default is {default:g}): give lr=..., or lr="args" if it is meant'
+    ]
 
 
 def meaningless(args: Any, name: str = "") -> list[str]:

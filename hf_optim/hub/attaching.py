@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hf_optim.core.foreign import label
 from hf_optim.errors import UserError
 from hf_optim.hub import schedules
-from hf_optim.hub.arguments import label, to_spec
+from hf_optim.hub.arguments import to_spec
 from hf_optim.hub.attachment import Attachment
 from hf_optim.hub.feed import unwrapped
 

@@ -13,22 +13,24 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
 from hf_optim import registry
+from hf_optim.core.foreign import label
 from hf_optim.core.groups import Parameters, describe
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
-from hf_optim.hub import backends, closures, companion, modes, schedules
-from hf_optim.hub.arguments import innermost, label, meaningless, settle, trial_parameters
+from hf_optim.hub import backends, closures, companion, modes, renamed, schedules
+from hf_optim.hub.arguments import innermost, meaningless, settle, trial_parameters
 from hf_optim.hub.feed import LossFeed, needs, unwrapped
 from hf_optim.hub.monitor import Monitor
 from hf_optim.hub.probe import LossProbe
 from hf_optim.hub.rates import LoggedRates
-from hf_optim.hub.replay import Replay, counters_kept
+from hf_optim.hub.replay import Replay, counters_kept, uncounted
 from hf_optim.hub.trainer_groups import Beside, Untrained, modules_of, of_trainer
 
 logger = logging.getLogger(__name__)
@@ -164,9 +166,13 @@ class Attachment(TrainerCallback):
                 f"{name}: the rate changes after {first} steps at the earliest and the run has "
                 f"{state.max_steps}: it stays what it is; give a smaller p or interval",
             )
-        warning = backends.clipping(self.optimizer, name, args.max_grad_norm, closing)
-        if warning:
-            self._say(logging.WARNING, warning)
+        shortened = backends.clipping(self.optimizer, name, closing)
+        if args.max_grad_norm and shortened:
+            self._say(
+                logging.WARNING,
+                f"max_grad_norm={args.max_grad_norm} (TrainingArguments' default is 1.0) {shortened}: "
+                f"set max_grad_norm=0{' for a line search' if closing else ''}",
+            )
         wanted = needs(self.optimizer)
         self._brief = not ("evaluate" in wanted or closing)
         if not self._brief or ("loss" in wanted and _has_own_loss(trainer)):
@@ -175,6 +181,7 @@ class Attachment(TrainerCallback):
             self._patch(trainer, "training_step", self._training_step)
             self._patch(trainer, "_prepare_inputs", self._prepare_inputs)
         self._beside = Beside(trainer, self.optimizer)
+        self._beside.spread()
         if closing:
             assert self._replay is not None
             self.closure = closures.Closure(self._replay, self.optimizer, args.max_grad_norm, self._beside.average)
@@ -204,10 +211,11 @@ class Attachment(TrainerCallback):
         if self._beside is not None:
             self._beside.average()
         if self._replay is not None:
-            if "evaluate" in needs(self.optimizer) or self.closure is not None:
-                self._replay.check_once(_REPLAY_ADVICE)
-            if needs(self.optimizer):
-                self._replay.check_moves(self.optimizer)
+            with uncounted(self.trainer):
+                if "evaluate" in needs(self.optimizer) or self.closure is not None:
+                    self._replay.check_once(_REPLAY_ADVICE)
+                if needs(self.optimizer):
+                    self._replay.check_moves(self.optimizer)
             if self._brief:
                 self._forget_batches()
 
@@ -221,6 +229,8 @@ class Attachment(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         companion.write(args, {**self.spec, "name": self.name}, state.global_step, modes.holds(self.optimizer))
+        if self._beside is not None:
+            self._beside.write(companion.folder(args, state.global_step))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         modes.evaluate(self.optimizer)
@@ -230,7 +240,20 @@ class Attachment(TrainerCallback):
         for line in companion.differences(self.trainer.args, {**self.spec, "name": self.name}, checkpoint):
             self._say(logging.WARNING, f"{self.name}: {line}")
         assert self._inner_load is not None
-        return self._inner_load(checkpoint, *args, **kwargs)
+        result = self._inner_load(checkpoint, *args, **kwargs)
+        if checkpoint is not None:
+            self._complete(checkpoint)
+            lacking = Beside(self.trainer, self.optimizer).read(Path(checkpoint))
+            if lacking is not None:
+                self._say(logging.WARNING, f"{self.name}: {lacking}")
+        return result
+
+    def _complete(self, checkpoint: str) -> None:
+        """Weights that Trainer has not found in a checkpoint of its own; where the model is whole."""
+        kind = str(getattr(self.trainer.accelerator.distributed_type, "value", "")).upper()
+        line = None if kind in ("FSDP", "DEEPSPEED") else renamed.complete(self.trainer.model, Path(checkpoint))
+        if line is not None:
+            self._say(logging.WARNING, f"{self.name}: {line}")
 
     def _assert_ours(self) -> None:
         used = self.trainer.optimizer
@@ -282,7 +305,11 @@ class Attachment(TrainerCallback):
     def _with_the_answer(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """What is saved are the weights that are evaluated; the next training step goes back to its own."""
         modes.evaluate(self.optimizer)
-        return self._patched[method][1](*args, **kwargs)
+        result = self._patched[method][1](*args, **kwargs)
+        best = self.trainer.state.best_model_checkpoint
+        if method == "_load_best_model" and best is not None:
+            self._complete(best)
+        return result
 
     def _hand_over_closures(self) -> None:
         """Stand in for the step of Accelerate's wrapper, which Trainer calls with nothing."""

@@ -14,6 +14,10 @@ except ImportError:  # its interface, as far as this plugin is called through it
     BasePlugin = object  # type: ignore[assignment, misc, unused-ignore]
 
 
+#: axolotl's arguments that divide parameters for its own optimizers, and that an attached one would not see
+_OWN_GROUPS = ("loraplus_lr_ratio", "embedding_lr", "embedding_lr_scale", "lr_groups")
+
+
 class Plugin(BasePlugin):  # type: ignore[misc, unused-ignore]
     """Attaches the optimizer of `cfg.hf_optim` to the trainer that axolotl has built."""
 
@@ -26,6 +30,9 @@ class Plugin(BasePlugin):  # type: ignore[misc, unused-ignore]
         spec = cfg.get("hf_optim") if hasattr(cfg, "get") else getattr(cfg, "hf_optim", None)
         if not spec:
             raise UserError("the hf_optim plugin needs `hf_optim: {name: ...}` in the YAML, or leave the plugin out")
+        own = [key for key in _OWN_GROUPS if getattr(trainer.args, key, None) is not None]
+        if own:
+            raise UserError(f"{', '.join(own)} of axolotl would have no effect on an attached optimizer: leave it out")
         return attach(trainer, spec if isinstance(spec, str) else dict(spec))
 
 

@@ -75,17 +75,11 @@ def _looks_across(optimizer: Any) -> bool:
     return measures is not None and bool(measures(SimpleNamespace(**optimizer.param_groups[0])))
 
 
-def clipping(optimizer: Any, name: str, max_grad_norm: float | None, closure: bool = False) -> str | None:
-    """One line if gradient clipping breaks the rule: its step size divides the loss by the gradient's own norm."""
-    reason = getattr(optimizer, "no_transform", "")
-    if max_grad_norm and closure:
-        return (
-            f"max_grad_norm={max_grad_norm} (TrainingArguments' default is 1.0) shortens the gradients of {name}'s "
-            "closure, which are then not those of the loss that it returns: set max_grad_norm=0 for a line search"
-        )
-    if not max_grad_norm or not (reason or getattr(optimizer, "no_clipping", "")):
-        return None
-    return (
-        f"max_grad_norm={max_grad_norm} (TrainingArguments' default is 1.0) shortens the gradient that {name} divides "
-        "the loss by, and makes its steps too long: set max_grad_norm=0"
-    )
+def clipping(optimizer: Any, name: str, closure: bool = False) -> str | None:
+    """What clipping the gradient does to a rule that it breaks: its step size divides the loss by the gradient's own
+    norm, or its closure returns the loss that the gradient should be of."""
+    if closure:
+        return f"shortens the gradients of {name}'s closure, which are then not those of the loss that it returns"
+    if getattr(optimizer, "no_transform", "") or getattr(optimizer, "no_clipping", ""):
+        return f"shortens the gradient that {name} divides the loss by, and makes its steps too long"
+    return None

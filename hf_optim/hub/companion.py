@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core.foreign import label
+
 FILE = "hf_optim.json"
 
 
@@ -15,17 +17,21 @@ def describe(args: Any, spec: dict[str, Any]) -> dict[str, Any]:
         "processes": args.world_size,
         "step_samples": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
-        "optimizer": json.loads(json.dumps(spec, default=str)),
+        "optimizer": json.loads(json.dumps(spec, default=lambda v: label(v) if callable(v) else str(v))),
     }
+
+
+def folder(args: Any, step: int) -> Path:
+    """Where Trainer writes the checkpoint of a step."""
+    return Path(args.output_dir) / f"checkpoint-{step}"
 
 
 def write(args: Any, spec: dict[str, Any], step: int, weights: str | None = None) -> None:
     """Beside the checkpoint of `step`, by the first process; `weights` says which of two an optimizer's own are saved
     (`hf_optim.hub.modes.holds`)."""
-    folder = Path(args.output_dir) / f"checkpoint-{step}"
-    if args.process_index == 0 and folder.is_dir():
+    if args.process_index == 0 and folder(args, step).is_dir():
         described = describe(args, spec) | ({} if weights is None else {"weights": weights})
-        (folder / FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        (folder(args, step) / FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
 def differences(args: Any, spec: dict[str, Any], checkpoint: str | None) -> list[str]:

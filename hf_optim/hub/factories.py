@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core.foreign import label
+from hf_optim.errors import UserError
 from hf_optim.hub import modes
 from hf_optim.hub.arguments import settle, to_spec
 
@@ -29,7 +31,7 @@ class Builder:
         trainer: gives the trainer whose groups are taken; None, or a result of None, takes those of a plain Trainer.
     """
 
-    def __init__(self, name: str, trainer: Callable[[], Any] | None = None) -> None:
+    def __init__(self, name: Any, trainer: Callable[[], Any] | None = None) -> None:
         self.name = name
         self._trainer = trainer
 
@@ -41,10 +43,11 @@ class Builder:
         from hf_optim.hub.trainer_groups import of_trainer
 
         spec = to_spec(self.name, hyper)
+        called = label(spec["name"])
         if args is not None:
             spec, _, warnings = settle(spec, args, {})
             for line in warnings:
-                logger.warning("%s: %s", spec["name"], line)
+                logger.warning("%s: %s", called, line)
         trainer = None if self._trainer is None else self._trainer()
         if trainer is None:
             decayed = Trainer.get_decay_parameter_names(None, model)  # type: ignore[arg-type]
@@ -52,12 +55,12 @@ class Builder:
         else:
             source = of_trainer(trainer, model)
         optimizer = registry.build(spec, source)
-        logger.info("%s: %s", spec["name"], describe(optimizer.param_groups))
+        logger.info("%s: %s", called, describe(optimizer.param_groups))
         if modes.holds(optimizer) is not None:
             logger.warning(
                 "%s: a Trainer that was only given the optimizer saves what the last step or evaluation left in the "
                 "parameters; hf_optim.attach sees to it that they are those that are evaluated",
-                spec["name"],
+                called,
             )
         return optimizer
 
@@ -65,7 +68,7 @@ class Builder:
 class Factory:
     """`factory()` gives a builder; the trainer that holds the factory is known once it trains."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: Any) -> None:
         self.name = name
         self.trainer: Callable[[], Any] | None = None
 
@@ -79,11 +82,11 @@ def _note(trainer: Any) -> None:
         given[0].trainer = weakref.ref(trainer)
 
 
-def factory(name: str | Mapping[str, Any], **hyper: Any) -> tuple[Any, dict[str, Any]]:
+def factory(name: Any, **hyper: Any) -> tuple[Any, dict[str, Any]]:
     """What the `optimizer_cls_and_kwargs` argument of a Trainer takes.
 
     Args:
-        name: a registered name, an import path, or a specification `{"name": ..., ...}`.
+        name: a registered name, an import path, a specification `{"name": ..., ...}`, a class or a factory.
         **hyper: its hyper-parameters. Give the rate here: Trainer passes neither `learning_rate` nor `weight_decay`
             on to a factory, so the rule's own defaults hold otherwise.
 
@@ -93,12 +96,17 @@ def factory(name: str | Mapping[str, Any], **hyper: Any) -> tuple[Any, dict[str,
         decay first; over a plain Trainer's where the optimizer is built before `train()`.
 
     Raises:
-        UserError: unknown rule or hyper-parameter. A loss-aware rule is built, but its first `step` raises
+        UserError: unknown rule or hyper-parameter; an instance. A loss-aware rule is built, but its first `step` raises
             `MissingLoss` before anything moves: Trainer feeds no loss, `attach` does.
     """
     from hf_optim.hub.train_start import at_train
 
     spec = to_spec(name, hyper)
+    if not (isinstance(spec["name"], str) or callable(spec["name"])):
+        raise UserError(
+            f"{label(name)} is an instance over one model, and a factory builds for any: give its class, or "
+            "Trainer(optimizers=(instance, None))"
+        )
     rest = {k: v for k, v in spec.items() if k != "name"}
     at_train(_note)
     return Factory(spec["name"]), rest

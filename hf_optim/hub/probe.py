@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from hf_optim.hub.feed import mean_over_ranks
-from hf_optim.hub.replay import counters_kept, untouched
+from hf_optim.hub.replay import counters_kept, uncounted, untouched
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class LossProbe:
         device = trainer.accelerator.device
         pair = []
         for factor in (1, 2):
-            with untouched([trainer.model], device), counters_kept(trainer):
+            with untouched([trainer.model], device), counters_kept(trainer), uncounted(trainer):
                 loss = self._original(model, copy.copy(inputs), num_items_in_batch=items * factor)
                 pair.append(loss.detach().mean().to(torch.float32))
         once, twice = mean_over_ranks(trainer.accelerator, torch.stack(pair)).tolist()

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 from torch import nn
 
 from hf_optim.core import reduce
-from hf_optim.core.rewind import RandomState
+from hf_optim.core.rewind import RandomState, reshard
 from hf_optim.errors import UserError
 from hf_optim.hub.feed import LossFeed, mean_over_ranks
 
@@ -47,19 +46,8 @@ def untouched(models: Iterable[nn.Module], device: torch.device, grad: bool = Fa
                 buffer.copy_(before)
         for module, training in modes:
             module.training = training
-        _reshard(models)
+        reshard(models)
         state.restore()
-
-
-def _reshard(models: Iterable[nn.Module]) -> None:
-    """Under FSDP2 a forward pass without a graph leaves the root and the last modules gathered, hence stale."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    kind = getattr(fsdp, "FSDPModule", None)
-    if kind is not None:
-        for model in models:
-            for module in model.modules():
-                if isinstance(module, kind):
-                    module.reshard()
 
 
 _COUNTERS = (bool, int, float, str, type(None))
@@ -102,6 +90,14 @@ def counters_kept(trainer: Any) -> Iterator[None]:
         for key, (live, kept) in containers.items():
             vars(trainer)[key] = _refill(live, kept)
         vars(trainer.state).update(state)
+
+
+def uncounted(trainer: Any) -> AbstractContextManager[Any]:
+    """Around what is looked at once, at the beginning of a training or of its resumption, and is none: a trainer that
+    counts what it spends has a method of this name for it.
+    """
+    context: AbstractContextManager[Any] = getattr(trainer, "uncounted", nullcontext)()
+    return context
 
 
 @dataclass

@@ -177,7 +177,7 @@ class Session:
         self._save_hook = accelerator.register_save_state_pre_hook(_weakly(self, "_evaluate"))
         self._feed: LossFeed | None = None
         self._mine = {p for group in self._inner.param_groups for p in group["params"]}
-        self._begun = False
+        self._begun = self._reached = False
         self._untrained: Untrained | None = None
         self._beside: weakref.WeakSet[Session] = vars(accelerator).setdefault("_hf_optim_sessions", weakref.WeakSet())
         self._beside.add(self)
@@ -200,16 +200,32 @@ class Session:
         Returns:
             The loss of this micro-batch, detached, as fn returned it. Several calls before one `step` add up, as
             their gradients do.
+
+        A window is given up where fn or its backward pass raises (a batch that was too large), and where gradients
+        have been cleared since its last loss (a batch that is left out): the next call begins a new one.
         """
         modes.train(self._inner)
+        if self._reached and not self._have_gradients():
+            self.reset()
         self._begin()
-        if self._replay is not None:
-            again = _frozen(fn)
-            self._replay.record(lambda: self._backward(again(*args, **kwargs)), RandomState(self.accelerator.device))
-        with self._wrappers_noted():
-            value = fn(*args, **kwargs)
-        self._backward(value)
+        try:
+            if self._replay is not None:
+                again = _frozen(fn)
+                state = RandomState(self.accelerator.device)
+                self._replay.record(lambda: self._backward(again(*args, **kwargs)), state)
+            with self._wrappers_noted():
+                value = fn(*args, **kwargs)
+            self._backward(value)
+            self._reached = self._have_gradients()  # under FSDP2, not before the window's last backward pass
+        except BaseException:
+            for p in self._mine:
+                p.grad = None
+            self.reset()
+            raise
         return value.detach()
+
+    def _have_gradients(self) -> bool:
+        return any(p.grad is not None for p in self._mine)
 
     def _wrappers_noted(self) -> AbstractContextManager[None]:
         feed = self._feed
@@ -313,7 +329,7 @@ class Session:
 
     def reset(self) -> None:
         """Forget a window that was begun, when its batches are given up; `load_state` does so too."""
-        self._begun = False
+        self._begun = self._reached = False
         if self._feed is not None:
             self._feed.reset()
         if self._replay is not None:

@@ -18,11 +18,12 @@ from hf_optim.errors import UserError
 
 def register() -> list[str]:
     """Register every rule that makes do with parameters; gives their names. Wrappers need a base and are left out, and
-    so are rules that must be told the loss: timm's training script calls `optimizer.step()` with nothing."""
+    so are rules that must be told the loss, or when their weights are evaluated (Schedule-Free): timm's training script
+    calls `optimizer.step()` with nothing, and neither `train()` nor `eval()`."""
     names = []
     for name in registry.list_optimizers():
         info = registry.info(name)
-        if info.family == "wrapper" or info.needs:
+        if info.family == "wrapper" or info.needs or hasattr(registry.resolve(name), "eval"):
             continue
         names.append(f"hf-{name.replace('_', '-')}")
         default_registry.register(

@@ -12,8 +12,9 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
+from hf_optim.core.foreign import label
 from hf_optim.errors import UserError
-from hf_optim.hub.arguments import label, to_spec
+from hf_optim.hub.arguments import to_spec
 from hf_optim.hub.attaching import attach
 from hf_optim.hub.attachment import Attachment
 

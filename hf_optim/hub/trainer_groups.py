@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hf_optim.core.groups import DECAYS, Parameters
@@ -72,30 +74,61 @@ def _modules_beside(trainer: Any, model: nn.Module) -> dict[str, nn.Module]:
 class Beside:
     """Parameters that an optimizer trains and that lie outside of the trainer's model, in a loss with weights.
 
-    Nobody else looks after them: DDP neither makes them alike in all processes nor averages their gradients, and
-    Trainer clears the model's gradients only.
+    Nobody else looks after them: DDP neither makes them alike in all processes nor averages their gradients, Trainer
+    clears the model's gradients only, and its checkpoints leave them out.
     """
 
+    FILE = "hf_optim_beside.safetensors"
+
     def __init__(self, trainer: Any, optimizer: Any) -> None:
-        modules = _modules_beside(trainer, trainer.model).values()
-        known = {p for module in modules for p in module.parameters()} - set(trainer.model.parameters())
+        left = {p for g in optimizer.param_groups for p in g["params"]} - set(trainer.model.parameters())
         self._accelerator = trainer.accelerator
-        self._params = [p for g in optimizer.param_groups for p in g["params"] if p in known]
+        self._params: dict[str, torch.Tensor] = {}
+        for prefix, module in _modules_beside(trainer, trainer.model).items():
+            for name, p in module.named_parameters(prefix):
+                if p in left:
+                    self._params[name] = p
+                    left.remove(p)
+
+    def spread(self) -> None:
+        """All processes begin with the first one's."""
         if self._accelerator.num_processes > 1:
-            for p in self._params:
+            for p in self._params.values():
                 torch.distributed.broadcast(p.detach(), 0)
 
     def average(self) -> None:
         """Their gradients become the mean over processes; one that a process lacks is zero there."""
         if self._accelerator.num_processes == 1:
             return
-        for p in self._params:
+        for p in self._params.values():
             grad = torch.zeros_like(p) if p.grad is None else p.grad
             p.grad = self._accelerator.reduce(grad, reduction="mean")
 
     def clear(self) -> None:
-        for p in self._params:
+        for p in self._params.values():
             p.grad = None
+
+    def write(self, folder: Path) -> None:
+        """Into a checkpoint, by the first process."""
+        if self._params and self._accelerator.is_main_process and folder.is_dir():
+            held = {name: p.detach().contiguous() for name, p in self._params.items()}
+            save_file(held, folder / self.FILE)
+
+    def read(self, folder: Path) -> str | None:
+        """What a checkpoint holds of them, put into them; a sentence where it holds nothing."""
+        file = folder / self.FILE
+        held = load_file(file) if self._params and file.is_file() else {}
+        fits = [name for name, p in self._params.items() if name in held and held[name].shape == p.shape]
+        with torch.no_grad():
+            for name in fits:
+                self._params[name].copy_(held[name])
+        lacking = [name for name in self._params if name not in fits]
+        if not lacking:
+            return None
+        return (
+            f"the checkpoint has the optimizer's state of {', '.join(lacking)}, but not what they held: they lie "
+            "outside of the model, and begin anew unless they are loaded before train()"
+        )
 
 
 class Untrained:

@@ -12,8 +12,8 @@ from hf_optim.core import importing
 from hf_optim.core import safe_text as safe
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
-from hf_optim.experiment.checkpoint import paths_in
 from hf_optim.experiment.files import write_atomically
+from hf_optim.experiment.spec import paths_in
 from hf_optim.study.findings import design, naming, table, verdicts
 from hf_optim.study.findings import protocol as tuning_report
 from hf_optim.study.folder import changes, questions, rows, stages
@@ -29,7 +29,7 @@ from hf_optim.study.launch.progress import Display, duration
 from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan import shipped, units, values
 from hf_optim.study.plan.plan import Run
-from hf_optim.study.report import exports, pages
+from hf_optim.study.report import exports, run_pages
 from hf_optim.study.report import tables as texts
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def finish(folder: Path, quiet: bool = False) -> int:
         for name, text in files:
             write_atomically(folder / name, text)
         exports.write_parquet(rows.of(results), folder / "runs.parquet")
-        pages.write(results)
+        run_pages.write(results)
     except OSError as error:
         raise unwritable(folder, error) from None
     failures = results.failures()
@@ -280,7 +280,7 @@ def _show_change(change: changes.Change | None, console: Console) -> None:
 
 def _show_question(folder: Path, console: Console) -> None:
     asked = questions.read(folder).digest
-    text = f"question {asked}" if asked else "question not registered: the folder was begun before questions were"
+    text = f"question {asked[:12]}" if asked else "question not registered: the folder was begun before questions were"
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -317,5 +317,5 @@ def _show_plan(plan: planning.Plan, folder: Path, console: Console) -> None:
             f"  {optimizer['label']}: {optimizer['spec']['name']} " + ", ".join(f"{k}={v}" for k, v in given.items())
         )
     asked = questions.digest(questions.question(plan))
-    for line in [*lines, *(f"  {text}" for text in design.lines(plan)), f"  question {asked}"]:
+    for line in [*lines, *(f"  {text}" for text in design.lines(plan)), f"  question {asked[:12]}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -77,17 +77,6 @@ def by_hand(start: Path | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unattached() -> Iterator[None]:
-    """Inside, nothing is attached: Trainer trains with its own optimizer."""
-    attach = hf_optim.attach
-    hf_optim.attach = lambda trainer, spec: None
-    try:
-        yield
-    finally:
-        hf_optim.attach = attach
-
-
-@contextlib.contextmanager
 def written_down(windows: list[dict[str, Any]]) -> Iterator[None]:
     """Every batch that a trainer's `compute_loss` trains on goes to `windows` as well."""
     attach, patched = hf_optim.attach, []

@@ -18,9 +18,11 @@ def main(argv=None):
     script_args, training_args = parser.parse_args_into_dataclasses(argv)
     set_seed(training_args.seed)
 
-    encoder = f"{training_args.output_dir}/encoder-{training_args.process_index}"
-    AutoModel.from_config(bert(script_args.dropout)).save_pretrained(encoder)
-    tokenizer().save_pretrained(encoder)
+    encoder, bare = f"{training_args.output_dir}/encoder", AutoModel.from_config(bert(script_args.dropout))
+    with training_args.main_process_first():
+        if training_args.process_index == 0:
+            bare.save_pretrained(encoder)
+            tokenizer().save_pretrained(encoder)
     model = SentenceTransformer(encoder, device="cpu")  # with mean pooling
     first, second = sentences(48), sentences(48, seed=1)
     labels = [a + b for a, b in zip(classes(first), classes(second), strict=True)]

@@ -21,7 +21,7 @@ def main(argv=None):
     set_seed(training_args.seed)
 
     words = tokenizer()
-    model = AutoModelForMultipleChoice.from_config(bert(script_args.dropout))
+    model = AutoModelForMultipleChoice.from_config(bert(script_args.dropout, initializer_range=0.3))
     text = sentences(5 * 48)
     raw = Dataset.from_dict(
         {

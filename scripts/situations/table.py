@@ -15,8 +15,6 @@ KINDS: dict[str, dict] = {
     "wrapper": {"name": "tlr", "base": {"name": "adamw", "lr": 5e-3, "weight_decay": 0.0, "eps": 1e-3}, "interval": 2},
     "line search": {"name": "sls", "steps_per_epoch": 5},
 }
-#: Trainer's own optimizer, to see what a resume is without this library
-STOCK = "stock"
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,9 @@ class Situation:
         checkpoint: the folder that it leaves in the middle; empty where the script has no checkpoints.
         accumulation: micro-batches of a step.
         by_labels: whether its loss is divided by the number of a step's labels, and is not the mean over its batches.
+        draws: whether its batches are masked or flipped anew each time. Trainer draws the next batch before it keeps
+            the random state in a checkpoint, so that a resumed run sees others than the one that was not interrupted;
+            it is compared with plain torch over the batches that it saw.
         local: whether each process steps on its own gradients, so that two are compared with two in plain torch.
         more: further arguments.
     """
@@ -40,6 +41,7 @@ class Situation:
     checkpoint: str = "checkpoint-3"
     accumulation: int = 1
     by_labels: bool = False
+    draws: bool = False
     local: bool = False
     more: tuple[str, ...] = ()
 
@@ -50,11 +52,11 @@ SITUATIONS: dict[str, Situation] = {
     s.name: s
     for s in (
         Situation("clm", "transformers, run_clm.py", accumulation=2, by_labels=True),
-        Situation("mlm", "transformers, run_mlm.py", accumulation=2),
+        Situation("mlm", "transformers, run_mlm.py", accumulation=2, draws=True),
         Situation("glue", "transformers, run_glue.py"),
         Situation("translation", "transformers, run_translation.py", accumulation=2),
         Situation("qa", "transformers, run_qa.py"),
-        Situation("image_classification", "transformers, run_image_classification.py"),
+        Situation("image_classification", "transformers, run_image_classification.py", draws=True),
         Situation("swag", "transformers, run_swag.py"),
         Situation("unconditional_image", "diffusers, train_unconditional.py", door="Session"),
         Situation("nlp_example", "accelerate, nlp_example.py", **_LOOP),

@@ -3,8 +3,8 @@
     python scripts/situations/worker.py PHASE FOLDER SCRIPT ...
 
 PHASE is "first": the whole run, the same in plain torch, and one with dropout that leaves a checkpoint; "two": started
-twice by torchrun; "last": the checkpoint gone on with, and the two processes' batches in plain torch. Weights, batches
-and outcomes go to FOLDER/SCRIPT. Most of the time is that of imports, so scripts share a process.
+twice by torchrun; "last": the checkpoint gone on with, and what it and two processes saw in plain torch. Weights,
+batches and outcomes go to FOLDER/SCRIPT. Most of the time is that of imports, so scripts share a process.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import hf_optim
 
 sys.path.insert(0, str(Path(__file__).parent))
 import plain  # noqa: E402
-from table import KINDS, SITUATIONS, STEPS, STOCK, Situation  # noqa: E402
+from table import KINDS, SITUATIONS, STEPS, Situation  # noqa: E402
 
 
 def arguments(script: Situation, kind: str, mode: str, folder: Path, world: int) -> list[str]:
     """The command line of one run: 8 samples a step on any number of processes."""
-    dropout = "0.1" if mode in ("straight", "resumed") else "0"
-    given = ["--optimizer", json.dumps(KINDS.get(kind, kind)), "--dropout", dropout, "--output_dir", str(folder / mode)]
+    dropout = "0.1" if mode in ("straight", "resumed") and not script.draws else "0"
+    given = ["--optimizer", json.dumps(KINDS[kind]), "--dropout", dropout, "--output_dir", str(folder / mode)]
     checkpoint = folder / "straight" / script.checkpoint
     if mode == "resumed":
         given += ["--resume_from_checkpoint", str(checkpoint)]
@@ -76,19 +76,18 @@ def _windows(flat: list[Any], accumulation: int) -> list[list[Any]]:
 
 def first(script: Situation, kind: str, folder: Path) -> None:
     """The whole run against plain torch, and the run that is interrupted later."""
-    if kind == STOCK:
-        run(script, kind, "straight", folder, plain.unattached())
-        return
+    flat: list[Any] = []
     if script.door == "Session":
         if run(script, kind, "whole", folder):
             run(script, kind, "plain", folder, plain.by_hand(folder / "start"))
     else:
-        flat: list[Any] = []
         if run(script, kind, "whole", folder, plain.written_down(flat)):
             windows = _windows(flat, script.accumulation)
             run(script, kind, "plain", folder, plain.repeated(windows, script.by_labels, folder / "start"))
     if script.checkpoint:
-        run(script, kind, "straight", folder)
+        flat = []
+        run(script, kind, "straight", folder, plain.written_down(flat) if script.draws else None)
+        torch.save(flat[: STEPS // 2 * script.accumulation], folder / "batches-before.pt")
 
 
 def two(script: Situation, kind: str, folder: Path) -> None:
@@ -103,8 +102,12 @@ def two(script: Situation, kind: str, folder: Path) -> None:
 def last(script: Situation, kind: str, folder: Path) -> None:
     """The checkpoint gone on with in a new process, and the batches of two processes in one."""
     if script.checkpoint and not json.loads((folder / "straight.json").read_text()):
-        run(script, kind, "resumed", folder, plain.unattached() if kind == STOCK else None)
-    if kind != STOCK and script.door == "attach" and not json.loads((folder / "two.json").read_text()):
+        flat: list[Any] = []
+        if run(script, kind, "resumed", folder, plain.written_down(flat) if script.draws else None) and script.draws:
+            before = torch.load(folder / "batches-before.pt", weights_only=False)
+            windows = _windows(before + flat, script.accumulation)
+            run(script, kind, "plain_resumed", folder, plain.repeated(windows, script.by_labels))
+    if script.door == "attach" and not json.loads((folder / "two.json").read_text()):
         ranks = [torch.load(folder / f"batches-{r}.pt", weights_only=False) for r in (0, 1)]
         windows = [a + b for a, b in zip(*(_windows(flat, script.accumulation) for flat in ranks), strict=True)]
         run(script, kind, "plain_two", folder, plain.repeated(windows, script.by_labels))
@@ -124,8 +127,7 @@ def main() -> None:
     phase = {"first": first, "two": two, "last": last}[given.phase]
     for name in given.scripts:
         script = SITUATIONS[name]
-        stock = [STOCK] if script.door == "attach" and given.phase != "two" else []
-        for kind in [*KINDS, *stock]:
+        for kind in KINDS:
             phase(script, kind, given.folder / name / kind.replace(" ", "_"))
     if _many():
         torch.distributed.destroy_process_group()

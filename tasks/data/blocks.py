@@ -98,7 +98,7 @@ def spread(blocks: Blocks, most: int) -> Dataset[dict[str, torch.Tensor]]:
 def read(path: Path) -> tuple[dict[str, list[str]], str]:
     """The texts of each split of your own files, and a note about splits that were cut off the end of train.
 
-    WikiText and the Penn Treebank as they are distributed (`data/distributed_text.py`), where a line that is not empty
+    WikiText and the Penn Treebank as they are distributed (`data/published_texts.py`), where a line that is not empty
     is a text; parquet, CSV and JSONL as `data/paragraphs.py` reads them; in a `.txt` file every line is a text.
 
     Raises:

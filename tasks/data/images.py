@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import distributed
+from hf_optim.tasks.data import published_images
 from hf_optim.tasks.data.image_sets import (
     IMAGENET_MOMENTS,
     EncodedImages,
@@ -33,7 +33,7 @@ from hf_optim.tasks.data.image_sets import (
     identity,
     picture,
 )
-from hf_optim.tasks.data.known import IMAGES, VALIDATION_IS_TEST, difference
+from hf_optim.tasks.data.published_counts import IMAGES, VALIDATION_IS_TEST, difference
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -79,7 +79,7 @@ def read(
     """
     if not path.exists():
         raise UserError(f"data: no such file or folder: {path}")
-    known = distributed.read(path)
+    known = published_images.read(path)
     if known is not None:
         return _published(known.name, known.rows, known.classes, size, held_out)
     splits: dict[str, list[Row]] = {}

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hf_optim.experiment.task import Data
-from hf_optim.tasks.data.known import IMAGES, TEXTS
+from hf_optim.tasks.data.published_counts import IMAGES, TEXTS
 
 #: so many rows are drawn, and repeated
 ROWS = 64

@@ -27,4 +27,4 @@ def sentence(table: TaskTable, row: Row, timed: bool = True) -> str:
 
 def _passes(row: Row) -> str:
     forward, backward = (row.costs[kind] for kind in ("forward", "backward"))
-    return f"{forward:.3g} forward and {backward:.3g} backward passes"
+    return f"{forward:.3g} forward and {backward:.3g} backward pass{'es' * (backward > 1)}"

@@ -13,7 +13,7 @@ from hf_optim.study.plan.units import SETTINGS
 #: below the title of every table and page of a study whose unit is a seed
 SCOPE = (
     "Every verdict here holds with these settings and for no others: the luck of finding them is in no interval. "
-    "`tuning: repetitions:` compares the optimizers themselves."
+    "To compare the optimizers themselves, have the tuning repeated: `tuning: {trials: 8, repetitions: 5}`."
 )
 REPEATED = "A verdict speaks of each optimizer as tuned here: its search space, its trials, all of it repeated."
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
+from hf_optim.experiment.own_training import MODEL as OWN
 from hf_optim.study.findings import naming
 from hf_optim.study.folder.outcomes import Arm
 from hf_optim.study.folder.results import Results
@@ -26,7 +27,12 @@ COSTS = {
     "step_ms": ("time", "step_ms_median", "ms a step"),
     "optimizer_ms": ("time", "optimizer_ms_median", "of it optimizer"),
     "train_seconds": ("time", "train_seconds", "training s"),
+    "samples": ("time", "samples_per_second", "samples a second"),
+    "tokens": ("time", "tokens_per_second", "tokens a second"),
+    "flops": ("time", "flops_per_step", "FLOPs of a plain step"),
     "state_bytes": ("memory", "optimizer_state_bytes", "optimizer state"),
+    "peak_bytes": ("memory", "peak_rss_bytes", "peak of the process"),
+    "card_bytes": ("memory", "peak_card_bytes", "peak on the card"),
 }
 NOTE = (
     "± is the standard deviation over {units}; CI the 95 % t-interval of the mean. The difference is paired by {unit}; "
@@ -130,7 +136,7 @@ def build(results: Results) -> list[TaskTable]:
         tables.append(
             TaskTable(
                 label, task["title"], task["primary"]["name"], greater, plan.baseline, ranked, ours,
-                task.get("size", ""), naming.suffix(plan), note(results),
+                "" if task.get("model") == OWN else task.get("size", ""), naming.suffix(plan), note(results),
             )
         )  # fmt: skip
     return tables
@@ -277,10 +283,17 @@ def size_text(count: float) -> str:
     raise AssertionError
 
 
+def measured_costs(table: TaskTable) -> list[str]:
+    """The `COSTS` that some row of a table has."""
+    return [key for key in COSTS if any(not math.isnan(row.costs[key]) for row in table.rows)]
+
+
 def cost_text(key: str, value: float) -> str:
     """A cost with its unit's usual precision."""
     if key.endswith("bytes"):
         return size_text(value)
+    if key == "flops":
+        return f"{value:.3g}" if value >= 0 else "–"
     return plain_number(value, 1 if key == "train_seconds" else 3 if value < 10 else 1)
 
 

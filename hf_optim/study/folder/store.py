@@ -15,6 +15,8 @@ from hf_optim.experiment import files
 from hf_optim.experiment.record import RECORD
 from hf_optim.experiment.spec import id_of
 
+#: bytes of a record; ours have some kB
+LARGEST = 1 << 20
 _SCALAR = (str, float, bool, None)
 #: a record as `experiment.training` and `launch.worker` write it; what a later version adds is let be
 SHAPE = {
@@ -24,7 +26,7 @@ SHAPE = {
     "error?": (str, None),
     "pruned?": bool,
     "fault?": str,
-    "groups?": [Each((float, bool, str, None))],
+    "groups?": [Each(_SCALAR)],
     "metrics": Each((float, None)),
     "primary?": ({"name": str, "greater_is_better": bool}, None),
     "history?": (str, None),
@@ -108,7 +110,7 @@ class RecordStore:
 
 def _read(folder: Path, run_id: str) -> dict[str, Any]:
     """The record of a run. Raises OSError or ValueError."""
-    record = files.read_json(folder, f"runs/{run_id}/{RECORD}")
+    record = files.parse_json(files.read_bytes(folder, f"runs/{run_id}/{RECORD}", LARGEST).decode("utf-8"))
     shape.check_shape(record, SHAPE, "the record")
     if record["id"] != run_id or id_of(record["spec"]) != run_id:
         raise UserError(f"the record is of another run than {run_id}: its specification has the id {_id(record)}")
@@ -156,12 +158,7 @@ def read_status(home: Path) -> str | None:
 
 
 def number(value: Any) -> float:
-    """`value` as a float; NaN for anything that is no finite number."""
-    if type(value) is float:
-        return value if math.isfinite(value) else math.nan
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            return math.nan
-    return math.nan
+    """`value` as a float; NaN for anything that is no number below `shape.FARTHEST`, 0 for what is as close to 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < shape.FARTHEST:
+        return math.nan
+    return float(value) if abs(value) > 1 / shape.FARTHEST else 0.0

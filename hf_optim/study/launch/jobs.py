@@ -9,6 +9,7 @@ there are checkpoints. All the machines must see the folder, and each other's lo
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import own_folder
 from hf_optim.study.folder import stages
@@ -39,6 +41,8 @@ Where = Literal["slurm", "local", "debug"]
 WHERE: tuple[Where, ...] = ("slurm", "local", "debug")
 #: submitit's files: logs, and what it hands to jobs
 JOBS = "jobs"
+#: where a job finds this package; PYTHONSAFEPATH beside it: no file in the current folder shadows another
+HOME = str(Path(__file__).resolve().parents[3])
 REQUEUES = 1000  # submitit counts the times that a job ran out of time; a study ends when its runs do
 _LOOK_SECONDS = 1.0
 
@@ -92,6 +96,7 @@ class Share:
 
     def __call__(self) -> dict[str, Any]:
         """How many runs this job saw to their end, and the problem that stopped it ("" if none)."""
+        importing.ignore_current_folder()
         folder, count = Path(self.folder), 0
 
         def finished(ended: Run, status: str, seconds: float) -> None:
@@ -197,7 +202,13 @@ def _submit_local(executor: Any, share: Share, number: int) -> Any:
     executor.update_parameters(gpus_per_node=len(mine))
     # The one parameter of submitit's local executor that its front does not pass on.
     executor._executor.parameters["visible_gpus"] = tuple(mine)
-    return executor.submit(share)
+    before = dict(os.environ)
+    os.environ.update(PYTHONSAFEPATH="1", PYTHONPATH=os.pathsep.join(filter(None, (HOME, before.get("PYTHONPATH")))))
+    try:
+        return executor.submit(share)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def parameters(how: Launch, share: Share) -> dict[str, Any]:
@@ -205,9 +216,7 @@ def parameters(how: Launch, share: Share) -> dict[str, Any]:
     given: dict[str, Any] = {"name": "hf-optim", "timeout_min": how.minutes}
     if how.where != "slurm":
         return given
-    home = shlex.quote(str(Path(__file__).resolve().parents[3]))
-    # PYTHONSAFEPATH, as for workers: a file in the current folder must not shadow a package.
-    setup = [f"export PYTHONSAFEPATH=1 PYTHONPATH={home}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    setup = [f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(HOME)}${{PYTHONPATH:+:$PYTHONPATH}}"]
     if share.gpus_per_run is None:
         setup.append("export CUDA_VISIBLE_DEVICES=")  # a node may show GPUs that are not this job's
     given |= {

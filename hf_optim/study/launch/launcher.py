@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import IO
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import own_folder, sweep, write_atomically
+from hf_optim.experiment.files import own_folder, write_atomically
+from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import SHARERS
 from hf_optim.experiment.trackers import Tracked
 from hf_optim.study.folder import changes, questions

@@ -7,12 +7,14 @@ import os
 import sys
 from pathlib import Path
 
+from hf_optim.core import importing
 from hf_optim.experiment.trackers import Tracked
 from hf_optim.study.launch.worker import end_with_parent, train_stored
 
 
 def main() -> None:
     """Trains the run that the one argument describes; the first process writes the record."""
+    importing.ignore_current_folder()
     how = json.loads(sys.argv[1])
     # The worker holds the run's lock. When it is killed, torchrun is, and then nobody may go on writing.
     end_with_parent()

@@ -25,7 +25,8 @@ from typing import Any
 
 from hf_optim.core import importing
 from hf_optim.errors import UserError, one_line
-from hf_optim.experiment.files import check_tree, own_folder, read_json, sweep, write_json
+from hf_optim.experiment.files import check_tree, own_folder, read_json, write_json
+from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import RECORD
 from hf_optim.experiment.trackers import Tracked, following
 from hf_optim.study.folder.disk import check_disk, check_space, unwritable
@@ -150,7 +151,8 @@ def _train(
         return
     how = {"spec": spec, "home": str(home), "checkpoint_every": checkpoint_every, "worker": os.getpid(), "trust": trust}
     how["tracked"] = asdict(tracked) if tracked else None
-    launch = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    run = [sys.executable, "-P", "-m", "hf_optim.core.importing", "torch.distributed.run"]
+    launch = [*run, "--standalone", f"--nproc-per-node={processes}"]
     ended = subprocess.run(
         [*launch, "-m", "hf_optim.study.launch.member", json.dumps(how)],
         check=False,
@@ -232,6 +234,7 @@ def main() -> None:
     """Serves requests until its input closes: {"folder", "id", "spec", "checkpoint_every", "processes", "trust"}, and
     "tracked" where trackers are fed.
     """
+    importing.ignore_current_folder()
     # Answers get a channel of their own: whatever a library prints must not be read as an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,11 +79,13 @@ def check_entry(source: Source, where: Where, spec: Mapping[str, Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON can hold it: tuples become lists, anything unusual its text."""
+    """`value` as JSON can hold it: tuples become lists, anything unusual its text: infinity is "inf"."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 

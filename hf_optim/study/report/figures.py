@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_optim.core.safe_text import plot
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import whole
@@ -32,6 +33,8 @@ WIDTHS = {
     "acl page": 6.3, "ieee column": 3.5, "ieee page": 7.16,
 }  # fmt: skip
 FORMATS = ("pdf", "svg", "png")
+#: charts with a line for each optimizer
+ROWS = ("result", "difference")
 OVER = {"step": "step", **AXES}
 
 
@@ -67,14 +70,20 @@ def draw(
     if axes is None:
         from matplotlib import pyplot
 
-        axes = pyplot.subplots(layout="constrained")[1]
+        size = (6.4, _height(len(table.rows), 10)) if chart in ROWS else None
+        axes = pyplot.subplots(figsize=size, layout="constrained")[1]
     styles = {o["label"]: (COLOURS[i % 8], DASHES[i // 8 % 3]) for i, o in enumerate(results.plan.optimizers)}
-    if chart in ("result", "difference"):
+    if chart in ROWS:
         (_result if chart == "result" else _difference)(axes, table, styles)
     else:
         _curves(axes, results, table, chart, over, styles)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
+
+
+def _height(rows: int, font: float) -> float:
+    """Inches of a chart with a line for each row."""
+    return rows * font / 72 * 1.9 + 0.6
 
 
 def _result(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
@@ -84,8 +93,8 @@ def _result(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]) ->
         if row.mean.n > 1 and not math.isnan(row.mean.low):
             axes.plot([row.mean.low, row.mean.high], [y, y], color=colour)
         axes.plot([row.mean.mean], [y], "|", color=colour, markersize=10, markeredgewidth=2)
-    axes.set_yticks(range(len(table.rows)), [row.optimizer for row in reversed(table.rows)])
-    axes.set_xlabel(f"{words(table.metric)}: seeds, mean and 95 % interval")
+    axes.set_yticks(range(len(table.rows)), [plot(row.optimizer) for row in reversed(table.rows)])
+    axes.set_xlabel(f"{plot(words(table.metric))}: seeds, mean and 95 % interval")
 
 
 def _difference(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
@@ -96,8 +105,8 @@ def _difference(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]
         d, sure = row.comparison.difference, row.comparison.decided
         axes.plot([d.low, d.high], [y, y], color=styles[row.optimizer][0], alpha=1 if sure else 0.5)
         axes.plot([d.mean], [y], "|", color=styles[row.optimizer][0], markersize=10, markeredgewidth=2)
-    axes.set_yticks(range(len(rows)), [f"{row.optimizer}: {row.verdict}" for row in rows])
-    axes.set_xlabel(f"{words(table.metric)}, paired difference to {table.baseline}{table.suffix}")
+    axes.set_yticks(range(len(rows)), [plot(f"{row.optimizer}: {row.verdict}") for row in rows])
+    axes.set_xlabel(plot(f"{words(table.metric)}, paired difference to {table.baseline}{table.suffix}"))
 
 
 def _curves(
@@ -120,14 +129,14 @@ def _curves(
             axes.plot(x, curve.mean, color=colour, linewidth=0.7)
             axes.plot(x[-1:], curve.mean[-1:], "x", color=colour)
             continue
-        axes.plot(x, curve.mean, dash, color=colour, label=curve.optimizer)
+        axes.plot(x, curve.mean, dash, color=colour, label=plot(curve.optimizer))
         axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.13, linewidth=0)
     values = [v for c in curves if not c.failed for v in (*c.low, *c.high)]
     if values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
     axes.set_xlabel(OVER[over])
     better = declared(task, key)
-    axes.set_ylabel(words(key) + ("" if better is None or key == "train_loss" else " ↑" if better[0] else " ↓"))
+    axes.set_ylabel(plot(words(key)) + ("" if better is None or key == "train_loss" else " ↑" if better[0] else " ↓"))
     axes.legend(frameon=False)
 
 
@@ -169,8 +178,7 @@ def write_all(
             stem = table.metric.removeprefix("test_")
             charts = ["result", "difference", "train_loss", "validation_loss", f"validation_{stem}", "effective_lr"]
             for chart in dict.fromkeys(charts):
-                rows = len(table.rows) * font / 72 * 1.9 + 0.6
-                height = rows if chart in ("result", "difference") else 0.62 * width
+                height = _height(len(table.rows), font) if chart in ROWS else 0.62 * width
                 figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
                 try:
                     draw(results, tables, chart, task=table.task, axes=axes)

@@ -24,8 +24,8 @@ from hf_optim.study.plan.plan import Plan
 from hf_optim.study.report import charts, differs, ladder, sections, task, views
 from hf_optim.study.report.columns import EXPLAINED, slug
 from hf_optim.study.report.document import document
-from hf_optim.study.report.pages import link
 from hf_optim.study.report.pieces import html_table
+from hf_optim.study.report.run_pages import link
 from hf_optim.study.report.summary import glance, headline, sentences
 
 SCRIPTS = ("legend.js", "tables.js", "curves.js")
@@ -40,7 +40,8 @@ def render(
     fitting = views.fitting(results, list(tables))
     drawn, data = [], {}
     for entry, task_table in zip(plan.tasks, tables, strict=True):
-        section, data[task_table.task] = task.section(results, entry, task_table, styles, fitting[task_table.task])
+        names, dropped = fitting[task_table.task]
+        section, data[task_table.task] = task.section(results, entry, task_table, styles, names, dropped)
         drawn.append(section)
     rest = [_block(part) for part in _rest(results, tables, analysis, protocol, styles) if part]
     body = [
@@ -163,7 +164,8 @@ def _environment(results: Results) -> str:
     prints: set[str] = set()
     for record in results.records.values():
         for key, value in (record.get("environment") or {}).items():
-            seen.setdefault(key, Counter())[str(value)] += 1
+            if value is not None:
+                seen.setdefault(key.replace("_", " "), Counter())[str(value)] += 1
         data = record.get("data") or {}
         if data:
             prints.add(f"{data.get('name')} (sha256 {str(data.get('fingerprint'))[:12]})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from hf_optim.core.safe_text import html as escape
@@ -63,11 +64,12 @@ def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
     """What the first screen says, as HTML."""
     texts = [f'<b class="bad">{escape(text)}</b>' for text in [verdicts.progress(results)] if text]
     texts += [f'<span class="bad">{escape(text)}</span>' for text in verdicts.changed(results)]
-    texts += [_marked(text) for text in verdicts.sentences(results, tables)]
-    texts += [_best(table) for table in tables]
+    best, judged = [_best(table) for table in tables], [_marked(text) for text in verdicts.sentences(results, tables)]
+    texts += [*judged, *best] if results.plan.family == "score" else [*best, *judged]  # there, tasks are description
     if results.plan.looks[-1] == 1:
         texts.append(f"With <b>one {naming.unit(results.plan, 1)}</b> nothing can be said about differences.")
-    texts.append(escape(f"{verdicts.looked(results)} {naming.scope(results.plan)} {verdicts.scope(tables)}"))
+    reach = escape(f"{verdicts.looked(results)} {naming.scope(results.plan)} {verdicts.scope(tables)}")
+    texts.append(re.sub("`([^`]+)`", r"<code>\1</code>", reach))
     texts += [escape(f"The design: {text}.") for text in lines(results.plan) if text.startswith("warning")]
     return texts
 
@@ -91,7 +93,7 @@ def _best(table: TaskTable) -> str:
     text = f"{name}: {escape(best.optimizer)} has the {word} mean {metric}, {spread(best.mean, table.decimals)}"
     tied = [escape(row.optimizer) for row in table.rows if row.tied]
     if any(row.place for row in table.rows):
-        text += f"; the best can be {', '.join(tied)}"
+        text += f"; the best may be {', '.join(tied[:-1])} or {tied[-1]}" if tied[1:] else "; no other can be the best"
     failed = [f"{escape(row.optimizer)} ({row.failed} of {row.planned})" for row in table.rows if row.failed]
     return f'{text}; <span class="bad">failed runs</span>: {", ".join(failed)}.' if failed else f"{text}."
 

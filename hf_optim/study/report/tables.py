@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.core import safe_text as safe
-from hf_optim.study.findings.table import COSTS, OTHERS, TaskTable, cost_text, result_cells, spread
+from hf_optim.study.findings.table import COSTS, OTHERS, TaskTable, cost_text, measured_costs, result_cells, spread
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 
@@ -131,7 +131,8 @@ def costs_markdown(tables: Sequence[TaskTable], title: str) -> str:
     """Medians over seeds of time and memory, as Markdown."""
     lines = [f"# {safe.markdown(title)}: time and memory", ""]
     for t in tables:
-        cells = [{"optimizer": r.optimizer, **{COSTS[k][2]: cost_text(k, r.costs[k]) for k in COSTS}} for r in t.rows]
+        keys = measured_costs(t)
+        cells = [{"optimizer": r.optimizer, **{COSTS[k][2]: cost_text(k, r.costs[k]) for k in keys}} for r in t.rows]
         lines += [f"## {safe.markdown(t.task)}", "", *markdown_table(cells)]
     lines += ["Medians over seeds. Runs shared the machine, so compare times within this table only.", ""]
     return "\n".join(lines)

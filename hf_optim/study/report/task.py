@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim.core.safe_text import html as escape
+from hf_optim.experiment.own_training import MODEL as OWN
 from hf_optim.study.findings import table
 from hf_optim.study.findings.curves import Curve, Histories
 from hf_optim.study.findings.spending import AXES
@@ -28,9 +29,16 @@ SINGLES = 260_000
 
 
 def section(
-    results: Results, task: Mapping[str, Any], task_table: TaskTable, styles: Mapping[str, str], metrics: Sequence[str]
+    results: Results,
+    task: Mapping[str, Any],
+    task_table: TaskTable,
+    styles: Mapping[str, str],
+    metrics: Sequence[str],
+    dropped: int = 0,
 ) -> tuple[str, dict[str, Any]]:
-    """The section as HTML, and the data to show it differently; `metrics` are those to choose from."""
+    """The section as HTML, and the data to show it differently; `metrics` are those to choose from, and so many were
+    `dropped` for the size of the page.
+    """
     data: dict[str, Any] = {"columns": _columns(task_table), "metrics": {}}
     marks = _forest(results, task, task_table, task_table)
     parts = [
@@ -39,7 +47,7 @@ def section(
         f'<p class="facts">{escape(_facts(results, task))}</p>',
     ]
     if marks:
-        parts.append(_controls(task_table, metrics))
+        parts.append(_controls(task_table, metrics) + _too_many(results, dropped))
         rows, left, right = marks
         drawing = f'<div class="scroll">{forest.draw(rows, left, right, styles)}</div>'
         parts.append(figure("Result", "", drawing, file_name(task_table.task, "result")))
@@ -84,6 +92,16 @@ def _controls(task_table: TaskTable, metrics: Sequence[str]) -> str:
         '<span class="asked" role="status" hidden>Exploratory: the registered question is against '
         f"{escape(task_table.baseline)} by {escape(words(task_table.metric))}. "
         '<button type="button">back to it</button></span></p>'
+    )
+
+
+def _too_many(results: Results, dropped: int) -> str:
+    if not dropped:
+        return ""
+    some = f"{dropped} further metric{'s' if dropped > 1 else ''} cannot be chosen here"
+    return (
+        f'<p class="soft">{some}, since the page would get too large: '
+        "<code>hf-optim results</code> has them, and so has runs.csv.</p>"
     )
 
 
@@ -274,7 +292,7 @@ def _others(task_table: TaskTable, styles: Mapping[str, str]) -> str:
 
 
 def _costs(task_table: TaskTable, styles: Mapping[str, str]) -> str:
-    keys = [k for k in COSTS if any(not math.isnan(row.costs[k]) for row in task_table.rows)]
+    keys = table.measured_costs(task_table)
     if not keys:
         return ""
     most = {k: max(row.costs[k] for row in task_table.rows if not math.isnan(row.costs[k])) for k in keys}
@@ -291,7 +309,7 @@ def _costs(task_table: TaskTable, styles: Mapping[str, str]) -> str:
     return (
         f"<h3>Time and memory</h3>{content}"
         '<p class="soft">Medians over seeds. Runs may have shared the machine: compare within this table only. '
-        "Memory is the optimizer's state.</p>"
+        "A plain step is one forward and one backward pass; peaks are the most memory held at a time.</p>"
     )
 
 
@@ -301,7 +319,8 @@ def _facts(results: Results, task: Mapping[str, Any]) -> str:
         results.records[run.id] for run in results.plan.runs if run.task == task["label"] and run.id in results.records
     ]
     fine = [record for record in here if record["status"] == "ok"]
-    facts = [f"{task['title']}, {task['task']}/{task['model']}, size {task['size']}"]
+    own = task["model"] == OWN
+    facts = [f"{task['title']}, {task['task']}" + ("" if own else f"/{task['model']}, size {task['size']}")]
     notes = sorted({str(r["data"].get("note") or r["data"].get("name")) for r in fine if r.get("data")})
     facts += notes[:2]
     steps = sorted({r["time"].get("steps") for r in fine} - {None})
@@ -312,7 +331,8 @@ def _facts(results: Results, task: Mapping[str, Any]) -> str:
         facts.append(
             "schedule " + ", ".join(f"{k} {v}" if k != "name" else str(v) for k, v in task["schedule"].items())
         )
-    facts += [f"{k} {v}" for k, v in (task.get("overrides") or {}).items() if k != "steps"]
+    changed = [f"{k} {v}" for k, v in (task.get("overrides") or {}).items() if k != "steps"]
+    facts += [f"in place of the preset's: {', '.join(changed)}"] if changed else []
     return " · ".join(facts)
 
 

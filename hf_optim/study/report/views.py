@@ -33,12 +33,14 @@ def metrics(results: Results, task: Mapping[str, Any], task_table: TaskTable) ->
     return [task_table.metric, *(name for name in named if name != task_table.metric)]
 
 
-def fitting(results: Results, tables: list[TaskTable]) -> dict[str, list[str]]:
-    """Which metrics can be shown with every baseline before the page gets too large, by task; none: no views."""
+def fitting(results: Results, tables: list[TaskTable]) -> dict[str, tuple[list[str], int]]:
+    """By task, which metrics can be shown with every baseline before the page gets too large, and how many cannot; none
+    of both: no views.
+    """
     left = MOST_BYTES
     kept: dict[str, list[str]] = {task_table.task: [] for task_table in tables}
     if results.standing.judgement is None:
-        return kept
+        return {name: ([], 0) for name in kept}
     known = {
         task_table.task: metrics(results, task, task_table)
         for task, task_table in zip(results.plan.tasks, tables, strict=True)
@@ -49,7 +51,8 @@ def fitting(results: Results, tables: list[TaskTable]) -> dict[str, list[str]]:
             if number < len(known[task_table.task]) and cost <= left and len(task_table.rows) > 1:
                 kept[task_table.task].append(known[task_table.task][number])
                 left -= cost
-    return kept
+    several = {task_table.task: len(task_table.rows) > 1 for task_table in tables}
+    return {name: (some, (len(known[name]) - len(some)) * several[name]) for name, some in kept.items()}
 
 
 def variants(

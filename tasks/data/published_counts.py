@@ -34,6 +34,8 @@ class KnownText:
 
 #: the test labels of Tiny-ImageNet and ImageNet are not public: their validation split is the test, as in the papers
 VALIDATION_IS_TEST = ("tiny-imagenet", "imagenet")
+# MNIST: LeCun et al. 1998; CIFAR: Krizhevsky 2009; Tiny-ImageNet: its folders; ImageNet: Russakovsky et al. 2015, whose
+# images differ in size: the shape is that of the papers' crops.
 IMAGES = {
     "digits": KnownImages(3500, 1000, (1, 28, 28), 10),
     "emoji": KnownImages(3048, 468, (3, 32, 32), 9),
@@ -44,6 +46,8 @@ IMAGES = {
     "tiny-imagenet": KnownImages(100_000, 10_000, (3, 64, 64), 200, ((0.480, 0.448, 0.398), (0.277, 0.269, 0.282))),
     "imagenet": KnownImages(1_281_167, 50_000, (3, 224, 224), 1000),
 }
+# The lines are those of the Hub's cards of `wikitext`, `ptb_text_only` and `bentrevett/multi30k`; words of WikiText are
+# of Merity et al. 2016 (Table 1), of the Penn Treebank of Mikolov et al. 2010.
 TEXTS = {
     "wikitext-2": KnownText(36_718, 3_760, 4_358, 2_088_628, 17_000),
     "wikitext-103": KnownText(1_801_350, 3_760, 4_358, 103_227_021, 850_000),

@@ -34,7 +34,7 @@ def link(results: Results, run_id: str, text: str = "", kind: str = "") -> str:
 def write(results: Results) -> int:
     """Writes the page of every run that has a record and whose page is not the one it should be; gives how many."""
     folder = own_folder(results.folder, FOLDER)
-    style = (files(__package__) / "page.css").read_text(encoding="utf-8")
+    style = (files(__package__) / "run_page.css").read_text(encoding="utf-8")
     written = 0
     for run in {run.id: run for run in (*results.plan.runs, *known(results.plan, results.store))}.values():
         if (record := results.store.record(run.id)) is None:
@@ -72,7 +72,7 @@ def _body(results: Results, run: Run, record: Mapping[str, Any]) -> Iterator[str
     yield f'<h2>History</h2><div class="curves">{"".join(_curves(rows))}</div>' if rows else ""
     yield from _samples(results, run, record)
     yield _table("Settings", flatten(run.spec))
-    for place in ("metrics", "time", "memory", "data", "environment"):
+    for place in ("metrics", "time", "memory", "execution", "data", "environment"):
         yield _table(place.capitalize(), record.get(place) or {})
     yield _table("Run", {"id": run.id, "started": record.get("started"), "finished": record.get("finished")})
     if log := _log(results, run):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hf_optim.errors import UserError
 from hf_optim.tasks.data import archives
-from hf_optim.tasks.data.known import TEXTS, difference
+from hf_optim.tasks.data.published_counts import TEXTS, difference
 
 _STEMS = {"train": "train", "validation": "valid", "test": "test"}
 #: file names of a split's text, by the set's kind
@@ -26,7 +26,7 @@ BELOW = ("wikitext-2-raw", "wikitext-2", "wikitext-103-raw", "wikitext-103", "da
 MULTI30K = {
     "train": ("train",),
     "validation": ("val",),
-    "test": ("test_2016_flickr", "test2016", "test_2016", "flickr2016"),
+    "test": ("test_2016_flickr", "test2016", "test_2016", "flickr2016", "test"),
 }
 _PACKED = ("training.tar.gz", "validation.tar.gz", "mmt_task1_test2016.tar.gz", "mmt16_task1_test.tar.gz")
 
@@ -52,10 +52,21 @@ def read(path: Path) -> tuple[dict[str, list[str]], str] | None:
     return None
 
 
-def _content(file: Path) -> bytes | None:
-    return next(
-        (archives.read_file(path) for path in (file, file.with_name(f"{file.name}.gz")) if path.is_file()), None
+def is_one(path: Path) -> bool:
+    """Whether `path` is a folder with one of these texts in files, which are then no documents of one corpus."""
+    first = [name for files in _FILES.values() for name in files["train"]]
+    return any(
+        _there(folder / name) is not None for folder in (path, *(path / below for below in BELOW)) for name in first
     )
+
+
+def _there(file: Path) -> Path | None:
+    return next((path for path in (file, file.with_name(f"{file.name}.gz")) if path.is_file()), None)
+
+
+def _content(file: Path) -> bytes | None:
+    place = _there(file)
+    return None if place is None else archives.read_file(place)
 
 
 def _text(place: Path, content: Callable[[str], bytes | None]) -> tuple[dict[str, list[str]], str] | None:

@@ -1,0 +1,203 @@
+"""What `hf-optim reproduce` does: what it costs and can decide, the study, and the page of what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_optim.claims import claim as claims
+from hf_optim.claims.wishes import Wish
+from hf_optim.core import safe_text
+from hf_optim.errors import UserError
+
+if TYPE_CHECKING:
+    from hf_optim.claims.cost import Machine
+    from hf_optim.claims.judge import Outcome
+    from hf_optim.experiment.cards import Card
+    from hf_optim.study.plan.plan import Plan
+
+COMMANDS = {"landscape": "hf_optim.commands.landscape", "convergence": "hf_optim.commands.convergence"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a claim is to be reproduced; see the command's help."""
+
+    size: str = "small"
+    output: str | None = None
+    wish: Wish = Wish()
+    seeds: int | None = None
+    jobs: int | None = None
+    jobs_per_gpu: int = 1
+    checkpoint_every: int | None = None
+    dry_run: bool = False
+    anyway: bool = False
+    share: bool = True
+    machine: Machine | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    card: Card | None = None
+
+    def folder(self, name: str) -> Path:
+        """Where the study of the claim `name` lies."""
+        return Path(self.output or f"reproductions/{name}-{self.size}{self.wish.suffix}")
+
+    def again(self, name: str) -> str:
+        """The command that does the same."""
+        words = ["hf-optim reproduce", f'"{name}"' if " " in name else name, "--size", self.size, *self.wish.words()]
+        for option, value in (("--seeds", self.seeds), ("--output", self.output)):
+            words += [option, str(value)] if value is not None else []
+        for key, value in self.overrides.items():
+            words += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
+        return " ".join([*words, *(["--anyway"] if self.anyway else [])])
+
+
+def reproduce(name: str, options: Options) -> int:
+    """Run what is missing of the claim's study, and write and show what came out.
+
+    Raises:
+        UserError: no such claim, or it has no setting of this size, or its stand-in cannot decide it.
+    """
+    chosen, setting = _chosen(name, options)
+    folder = options.folder(chosen.name)
+    if setting.study is None:
+        return _run_commands(chosen, options, folder)
+    from hf_optim.claims import shared, wishes
+    from hf_optim.study import conduct as command
+    from hf_optim.study.plan.plan import expand
+
+    source = wishes.study(setting.study, options.wish)
+    plan = expand(source, seeds=options.seeds, overrides=options.overrides)
+    _announce(chosen, plan, options, folder)
+    if options.share and not options.dry_run:
+        brought = shared.collect(plan.runs, folder, folder.parent)
+        if brought:
+            print(f"{len(brought)} runs are taken from the studies beside it")
+    try:
+        code = command.study(
+            f"{chosen.name} ({options.size})", source=source, output=str(folder), jobs=options.jobs,
+            seeds=options.seeds, dry_run=options.dry_run, checkpoint_every=options.checkpoint_every,
+            overrides=options.overrides, jobs_per_gpu=options.jobs_per_gpu, card=options.card,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        if (folder / "plan.json").is_file():
+            write(chosen, options, folder)
+        raise
+    if not options.dry_run:
+        write(chosen, options, folder)
+    return code
+
+
+def page(name: str, options: Options) -> int:
+    """Write the page of what is there."""
+    chosen, setting = _chosen(name, options)
+    folder = options.folder(chosen.name)
+    if setting.study is None:
+        return _write_tables(chosen, options, folder)
+    write(chosen, options, folder)
+    return 0
+
+
+def _chosen(name: str, options: Options) -> tuple[claims.Claim, claims.Setting]:
+    chosen = claims.load(name)
+    if options.size not in chosen.settings:
+        if not chosen.settings:
+            raise UserError(f"{chosen.name} has nothing to run: {chosen.statements[0].not_testable}")
+        raise UserError(f"{chosen.name} has no setting of size {options.size}: choose {' or '.join(chosen.settings)}")
+    return chosen, chosen.settings[options.size]
+
+
+def _announce(chosen: claims.Claim, plan: Plan, options: Options, folder: Path) -> None:
+    """What it costs and what it can decide; a UserError for a stand-in that cannot decide anything published."""
+    from hf_optim.claims import cost, power
+
+    machine = options.machine or (cost.GPU if options.size == "paper" else cost.CORE)
+    left = [run for run in plan.runs if not (folder / "runs" / run.id / "record.json").is_file()]
+    print(f"To run: {cost.of(left, machine).sentence(machine)}")
+    outlooks = power.outlooks(chosen, options.size, plan)
+    told = [outlook for outlook in outlooks if outlook.decides is not None or outlook.visible is not None]
+    for sentence in dict.fromkeys(outlook.sentence() for outlook in told):
+        print(f"  {sentence}")
+    if power.hopeless(outlooks) and not options.anyway and not options.dry_run and left:
+        needed = min(outlook.needed for outlook in outlooks if outlook.needed is not None)
+        raise UserError(
+            f"{chosen.name} at size {options.size} cannot decide what the paper claims with {len(plan.seeds)} seeds "
+            f"(its largest published effect needs {needed}): give --anyway to run it all the same, or --seeds {needed}"
+        )
+
+
+def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
+    """What a figure or a theorem without a study shows: the output of commands and checks, and verdicts on it."""
+    import importlib
+
+    from hf_optim.claims import theorems
+
+    setting = chosen.settings[options.size]
+    for place, words in setting.commands.items():
+        print(f"hf-optim {' '.join(words)} --output {folder / place}")
+        if not options.dry_run:
+            importlib.import_module(COMMANDS[words[0]]).main([*words[1:], "--output", str(folder / place)])
+    for name in setting.checks:
+        print(f"check {name}")
+    if options.dry_run:
+        return 0
+    theorems.write(list(setting.checks), folder)
+    return _write_tables(chosen, options, folder)
+
+
+def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
+    from hf_optim.claims import judge
+
+    reproduced = judge.of_tables(chosen, options.size, folder, options.again(chosen.file or chosen.name))
+    files = tuple(
+        str(path.relative_to(folder))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith("reproduction.")
+    )
+    _write(reproduced, folder, files)
+    return 0
+
+
+def write(chosen: claims.Claim, options: Options, folder: Path) -> None:
+    """Judge the records in `folder`; write reproduction.md, .json and .svg, and show the tables."""
+    from hf_optim.claims import judge
+    from hf_optim.study.folder import results as records
+
+    reproduced = judge.of_study(chosen, options.size, records.load(folder), options.again(chosen.file or chosen.name))
+    _write(reproduced, folder)
+
+
+def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> None:
+    from hf_optim.claims import show
+    from hf_optim.claims.drawing import drawing
+    from hf_optim.experiment.files import write_atomically
+
+    write_atomically(folder / "reproduction.md", show.markdown(reproduced, files))
+    write_atomically(
+        folder / "reproduction.json", json.dumps(show.plain(reproduced), indent=1, ensure_ascii=False) + "\n"
+    )
+    drawn = drawing(reproduced)
+    if drawn:
+        write_atomically(folder / "reproduction.svg", drawn)
+    console = safe_text.console()
+    show.terminal(reproduced, console)
+    console.print(f"Reproduction: {folder / 'reproduction.md'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def within(budget: str, options: Options) -> int:
+    """Everything that fits into the budget, most decidable first; says what it leaves out."""
+    from hf_optim.claims import agenda, cost
+
+    machine = options.machine or (cost.GPU if options.size == "paper" else cost.CORE)
+    chosen, left = agenda.plan(cost.hours(budget), options.size, options.wish, options.seeds, machine)
+    for entry in chosen:
+        print(f"{entry.name}: {entry.why}, {cost.duration(entry.hours)}")
+    print(f"{len(chosen)} claims, {cost.duration(sum(entry.hours for entry in chosen))} of {budget}")
+    for entry in left:
+        print(f"left out: {entry.name}: {entry.why}, {cost.duration(entry.hours)}")
+    if options.dry_run:
+        return 0
+    codes = [reproduce(entry.name, replace(options, anyway=True)) for entry in chosen]
+    return max(codes, default=0)

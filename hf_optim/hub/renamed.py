@@ -1,0 +1,46 @@
+"""Weights that Trainer leaves out when it loads a checkpoint of its own.
+
+transformers writes some models (ViT among them) under the names of an older release, which `from_pretrained` reads.
+Trainer resumes by the names of this one, and would go on with fresh weights beside the optimizer's old state.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def _written(folder: Path) -> set[str]:
+    """Names of the tensors in a checkpoint; none where it does not hold a whole model in this form."""
+    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    if not whole.is_file():
+        return set()
+    with safe_open(whole, "pt") as file:
+        return set(file.keys())
+
+
+def complete(model: nn.Module, folder: Path) -> str | None:
+    """Load what lies in `folder` under other names than the model's; a sentence where there was something.
+
+    Args:
+        model: not wrapped, not sharded; Trainer has loaded the rest.
+    """
+    written, own = _written(folder), model.state_dict()
+    if not isinstance(model, PreTrainedModel) or not written - own.keys():
+        return None
+    loaded = {own[name].data_ptr() for name in own.keys() & written}
+    lacking = [name for name, tensor in own.items() if name not in written and tensor.data_ptr() not in loaded]
+    if not lacking:  # tied ones are written once
+        return None
+    stored = type(model).from_pretrained(folder, config=model.config, local_files_only=True)
+    model.load_state_dict(stored.state_dict())
+    return (
+        f"{len(lacking)} tensors of {type(model).__name__} ({lacking[0]}, ...) lie in {folder.name} under the names of "
+        "another release, by which Trainer does not load them: from_pretrained did"
+    )
