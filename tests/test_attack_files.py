@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from study_fakes import make_study
 
 from hf_optim.claims import shared
 from hf_optim.commands.main import main
-from hf_optim.core import safe_text
+from hf_optim.core import safe_text, yaml12
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
-from hf_optim.experiment import files
+from hf_optim.experiment import files, trackers
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder import store
+from hf_optim.study.plan.source import read
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -114,15 +116,64 @@ def test_a_number_is_one_that_can_be_computed_with() -> None:
 
 
 def test_folders_without_end_are_refused(tmp_path: Path) -> None:
-    at = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(60):
+    (tmp_path / "home").mkdir()
+    at = os.open(tmp_path / "home", os.O_RDONLY)
+    for _ in range(1200):
         os.mkdir("d", dir_fd=at)
         below = os.open("d", os.O_RDONLY, dir_fd=at)
         os.close(at)
         at = below
     os.close(at)
     with pytest.raises(files.Refused, match="deep"):
-        files.check_tree(tmp_path)
+        files.check_tree(tmp_path / "home")
+    (tmp_path / "key").write_text("secret")
+    (tmp_path / "home" / "d" / "link").symlink_to(tmp_path)
+    files.remove(tmp_path / "home")  # what Python's rmtree has no levels for
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_file_full_of_holes_is_not_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=1)
+    with next(study.glob("runs/*/record.json")).with_name("log.txt").open("wb") as log:
+        log.truncate(1 << 42)
+    code, _, err = command(capsys, "results", study, "--merge", tmp_path / "into")
+    assert code == 2 and "holds more than 1024 MB" in err and not (tmp_path / "into" / "runs").exists()
+
+
+def test_a_journal_without_end_is_set_aside_unread(tmp_path: Path) -> None:
+    from hf_optim.study.launch import journal
+
+    with (tmp_path / journal.FILE).open("wb") as file:
+        file.truncate(1 << 42)
+    journal._open(tmp_path / journal.FILE)
+    assert (tmp_path / "tuning.damaged").stat().st_size == 1 << 42
+
+
+# --- YAML ---
+
+
+def test_a_yaml_file_has_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.yaml").write_text("# " + "x" * yaml12.LARGEST)
+    assert "more than 262,144 characters" in command(capsys, "study", tmp_path / "s.yaml", "--dry-run")[2]
+    with pytest.raises(UserError, match="more than 262,144 characters"):
+        read(Path("/dev/zero"))
+
+
+def test_an_optimizer_in_words_has_no_aliases() -> None:
+    with pytest.raises(yaml.YAMLError, match="aliases"):
+        yaml12.load("{a: &a [1, 1], b: [*a, *a]}")
+
+
+# --- W&B ---
+
+
+def test_a_server_that_a_folder_names_is_not_sent_a_key(tmp_path: Path) -> None:
+    (tmp_path / "wandb").mkdir()
+    trackers.check_settings(["wandb"], tmp_path)
+    (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = http://them\n")
+    trackers.check_settings(["tensorboard"], tmp_path)
+    with pytest.raises(UserError, match="may send your key elsewhere"):
+        trackers.check_settings(["wandb"], tmp_path)
 
 
 def test_a_record_of_megabytes_is_unreadable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,3 +244,53 @@ def test_timm_reads_nothing_that_a_checkpoint_names(tmp_path: Path, config: dict
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="asks for code or files of others"):
         checkpoints.check_checkpoint(tmp_path)
+
+
+def test_a_language_model_of_a_folder_is_looked_through_before(tmp_path: Path) -> None:
+    from hf_optim.tasks.models import language
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_layer": 10**9}))
+    with pytest.raises(UserError, match="counts beyond what its files hold"):
+        language.pretrained(str(tmp_path), {})
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "auto_map": {"AutoModelForCausalLM": "x"}}))
+    with pytest.raises(UserError, match="asks for code"):
+        language.pretrained(str(tmp_path), {})
+
+
+@pytest.mark.parametrize("key", ["auto_map", "vocab_file", "tokenizer_file"])
+def test_a_tokenizer_reads_nothing_that_its_settings_name(tmp_path: Path, key: str) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({key: "/home/me/words"}))
+    with pytest.raises(UserError, match=f"asks for code or files of others \\({key}"):
+        checkpoints.check_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "merges.txt", "chat_template.jinja"])
+def test_what_is_read_whole_has_no_gigabytes(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as words:
+        words.truncate(1 << 40)
+    with pytest.raises(UserError, match=f"{name} has more than 128 MB"):
+        checkpoints.check_tokenizer(tmp_path)
+
+
+def test_links_of_a_checkpoint_lead_into_its_cache_or_nowhere(tmp_path: Path, elsewhere: Path) -> None:
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "1", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True), blobs.mkdir()
+    (blobs / "abc").write_text("{}")
+    (snapshot / "config.json").symlink_to("../../blobs/abc")
+    checkpoints.check_checkpoint(snapshot)
+    (elsewhere / "mine").write_text("{}")
+    (snapshot / "model.safetensors").symlink_to(elsewhere / "mine")
+    with pytest.raises(UserError, match="a link that leads elsewhere"):
+        checkpoints.check_checkpoint(snapshot)
+
+
+def test_a_resumed_run_reads_no_shards_elsewhere(tmp_path: Path) -> None:
+    from hf_optim.experiment.training import _prepare
+
+    spec = RunSpec("vision", "mlp", "smoke", {"name": "sgd"})
+    whole = tmp_path / "checkpoint-3"
+    whole.mkdir()
+    (whole / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../x.safetensors"}}))
+    with pytest.raises(UserError, match="names a file that is not beside it"):
+        _prepare(tmp_path, spec, keep=True, checkpoints=True)

@@ -253,6 +253,36 @@ def test_bombs_are_not_unpacked(tmp_path, monkeypatch):
         archives.read_file(tmp_path / "x.gz")
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_headers_without_end_are_not_read(tmp_path, kind):
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 1 << 40  # what is read at once, into memory
+    with gzip.open(tmp_path / "x.tar.gz", "wb") as packed:
+        packed.write(header.tobuf(tarfile.GNU_FORMAT) + b"\0" * (2 << 20))
+    with pytest.raises(UserError, match="describes a file in more than 1 MB"):
+        archives.read_archive(tmp_path / "x.tar.gz", lambda name: True)
+
+
+def test_folders_count_among_the_files_of_an_archive(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MOST", 2)
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in "abc":
+            tar.addfile(entry(name, tarfile.DIRTYPE))
+    with pytest.raises(UserError, match="more than 2 files"):
+        archives.read_archive(tmp_path / "x.tar", lambda name: True)
+
+
+def test_a_damaged_zip_is_one_line_whatever_packed_it(tmp_path):
+    for packing in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path / "x.zip", "w", packing) as zipped:
+            zipped.writestr("a", RANDOM.bytes(3000))
+        content = bytearray((tmp_path / "x.zip").read_bytes())
+        content[60:600] = bytes(540)
+        (tmp_path / "x.zip").write_bytes(content)
+        with pytest.raises(UserError, match="cannot be read .*fetch it anew"):
+            archives.read_archive(tmp_path / "x.zip", lambda name: True)
+
+
 def test_a_damaged_archive_is_one_line(tmp_path):
     (tmp_path / "a").write_bytes(RANDOM.bytes(5000))
     with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as tar:

@@ -24,6 +24,24 @@ SECRET = "correct-horse-battery"
 PRIVATE = (USER, HOST, "turnip", TOKEN, SECRET, "/home", "/Users", "/scratch", "example.org", "10.1.2.3", "EarlyGrey")
 
 
+@pytest.mark.parametrize(
+    ("text", "scrubbed"),
+    [
+        ("to fe80::1ff:fe23:4567:890a and 2001:db8:0:0:1:0:0:1", "to ADDRESS and ADDRESS"),
+        ("card aa:bb:cc:dd:ee:ff, at 10:20:30, std::vector, a::b", "card ADDRESS, at 10:20:30, std::vector, a::b"),
+        ("Authorization: Basic YWxhZGRpbjpv", "Authorization: Basic REMOVED"),
+        ("npm_abcdefghijklmnopqrstuv0123456789 pypi-AgEIcHlwaS5vcmcCJ0abcdefgh12", "REMOVED REMOVED"),
+        (
+            "AccountKey=abcdefghij== password: pw1 HF_TOKEN: short",
+            "AccountKey=REMOVED password: REMOVED HF_TOKEN: REMOVED",
+        ),
+        ("tokens: 1000000, pad_token: padding_of_mine", "tokens: 1000000, pad_token: padding_of_mine"),
+    ],
+)
+def test_addresses_and_secrets_of_usual_forms_are_taken_out(text: str, scrubbed: str) -> None:
+    assert private.Scrubber().scrub(text) == scrubbed
+
+
 @pytest.fixture(autouse=True)
 def whose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", USER)

@@ -306,7 +306,7 @@ def test_bad_checkpoints_are_one_line(gpt2_run, tmp_path) -> None:
     bpe([" ".join(map(str, range(5000)))], 600).save_pretrained(other)
     refused(other, "knows 384 tokens, but the tokenizer has 600")
     shutil.copytree(whole, empty, ignore=shutil.ignore_patterns("*.safetensors"))
-    refused(empty, "holds no causal language model")
+    refused(empty, "holds no model that can be read")
 
 
 def test_the_penn_treebank_says_what_to_bring(tmp_path) -> None:

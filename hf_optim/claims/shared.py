@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from hf_optim.experiment.files import Refused, check_tree, own_folder
+from hf_optim.experiment.files import LARGEST_RUN, Refused, check_tree, own_folder, remove
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Run
 
@@ -29,7 +29,7 @@ def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
             continue
         part = own_folder(folder, "runs") / f".{run.id}.{uuid.uuid4().hex}.part"
         shutil.copytree(finished, part, copy_function=_link, ignore=shutil.ignore_patterns("checkpoint-*"))
-        shutil.rmtree(home, ignore_errors=True)  # what an interrupted run left
+        remove(home)  # what an interrupted run left
         os.replace(part, home)
         brought.append(run.id)
     return brought
@@ -41,7 +41,7 @@ def _finished(study: Path, run_id: str) -> bool:
     if record is None or record["status"] != "ok":
         return False
     try:
-        check_tree(study / "runs" / run_id)
+        check_tree(study / "runs" / run_id, LARGEST_RUN)
     except Refused:
         return False
     return True

@@ -45,7 +45,7 @@ class _Elsewhere:
         execute = spec.loader.exec_module
 
         def from_elsewhere(module: ModuleType) -> None:
-            here = os.open(".", os.O_RDONLY)
+            here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # of a folder that may not be listed, too
             os.chdir(sys.prefix)
             try:
                 execute(module)

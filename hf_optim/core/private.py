@@ -24,20 +24,28 @@ _OWNER = re.compile(rf"[/\\](?:home|Users)[/\\]({_PART})")
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]+-----.*?(?:-----END [A-Z ]+-----|\Z)", re.DOTALL), SECRET),
     (re.compile(r"(?<=://)[^\s/@]+@"), ""),  # a name and a password before a host
-    (re.compile(r"\bBearer +\S+", re.IGNORECASE), f"Bearer {SECRET}"),
+    (re.compile(r"\b(Bearer|Authorization: *Basic) +\S+", re.IGNORECASE), rf"\1 {SECRET}"),
     # the forms of those who give tokens out, and a JSON web token; 40 hexadecimal digits are W&B's
     (re.compile(r"\bhf_[A-Za-z0-9]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}|\bAIza[\w-]{30,}"), SECRET),
     (re.compile(r"\b(?:gh[opsu]|github_pat|glpat|xox[abp]|sk|pk|rk)[-_](?=[\w-]*\d)[\w-]{16,}"), SECRET),
+    (re.compile(r"\b(?:npm|pypi|dckr_pat|gsk)[-_](?=[\w-]*\d)[\w-]{16,}"), SECRET),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"), SECRET),
     (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{40}(?![0-9a-fA-F])"), SECRET),
     # an environment's variable, and a word that says what follows
     (re.compile(r"\b([A-Z][A-Z0-9]*_[A-Z0-9_]+)=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
     (
-        re.compile(r"(?i)\b((?:api[-_]?key|token|secret|passw(?:or)?d)[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]{6,}"),
+        re.compile(r"(?i)\b((?:(?:api|account|access)[-_]?key|token|secret)[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]{6,}"),
         rf"\1{SECRET}",
     ),
+    (re.compile(r"(?i)(passw(?:or)?d[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]+"), rf"\1{SECRET}"),
+    (re.compile(r"\b([A-Z][A-Z0-9_]*(?:TOKEN|SECRET|KEY): *)\S+"), rf"\1{SECRET}"),
     (re.compile(r"\b[\w.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"), MAIL),
     (re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])"), ADDRESS),
+    # of a network's card, and of IP's sixth version: in full, and with a gap
+    (re.compile(r"(?i)(?<![\w:])(?:[0-9a-f]{2}:){5}[0-9a-f]{2}(?![\w:])"), ADDRESS),
+    (re.compile(r"(?i)(?<![\w:])(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}(?![\w:])"), ADDRESS),
+    (re.compile(r"(?i)(?<![\w:])(?=[0-9a-f:]*\d)[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*::[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*(?![\w:])"),
+     ADDRESS),
 )  # fmt: skip
 _PATHS = (
     re.compile(rf"(?:file://)?(?<![\w./~-])(?<!:/)(?:~[\w.-]*)?/(?!/)(?:{_PART}/+)*({_PART})?/?"),

@@ -28,6 +28,8 @@ _MARKDOWN = (
     (re.compile(r"&(?=#|[A-Za-z]+;)"), "&amp;"),
     (re.compile(r"<(?=[A-Za-z/!?])"), "&lt;"),
     (re.compile(r"\](?=[\[(:])"), r"\\]"),
+    (re.compile(r"(?<=[A-Za-z]):(?=//)"), r"\\:"),  # an address alone is a link on GitHub
+    (re.compile(r"\b(www)\.", re.IGNORECASE), r"\1\\."),
 )
 
 

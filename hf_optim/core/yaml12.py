@@ -7,11 +7,19 @@ from typing import Any
 
 import yaml
 
+#: characters of a text: PyYAML reads a few ten thousand a second, and ours have some thousand
+LARGEST = 256 << 10
+
 
 class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     """SafeLoader with the plain values of YAML 1.2's core schema: 010 is 10, and yes, 1:30 and 2026-01-01 are texts."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
+
+    def __init__(self, text: str) -> None:
+        if len(text) > LARGEST:
+            raise yaml.YAMLError(f"more than {LARGEST:,} characters")
+        super().__init__(text)
 
 
 for _kind, _rule, _first in (
@@ -32,6 +40,16 @@ def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 
 
+class _Unaliased(Loader):
+    """Without aliases: aliases of aliases grow without bound as soon as the value is written out."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """PyYAML's, of everything but an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are for files")
+        return super().compose_node(parent, index)
+
+
 def load(text: str) -> Any:
-    """The plain data of a YAML text. Raises yaml.YAMLError, ValueError or RecursionError."""
-    return yaml.load(text, Loader=Loader)
+    """The plain data of a YAML text without aliases. Raises yaml.YAMLError, ValueError or RecursionError."""
+    return yaml.load(text, Loader=_Unaliased)

@@ -24,6 +24,8 @@ from hf_optim.experiment.task import Task, check_run, load
 ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 #: modules of a model; the largest there are have some ten thousand
 MOST_PARTS = 200_000
+#: how the files of a model end that are read whole, and bytes of one; the largest tokenizers there are have some 30 MB
+READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 << 20
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -42,18 +44,43 @@ def check_checkpoint(checkpoint: Path) -> None:
     """Raise a `UserError` unless `checkpoint` is the folder of a saved model."""
     if not (checkpoint / "config.json").is_file():
         raise UserError(f"checkpoint: {checkpoint} holds no config.json: give a folder such as RUN/checkpoint-432")
-    config = _json(checkpoint / "config.json")
-    if asked := _asks(config):
+    _check_files(checkpoint)
+    if asked := _asks(_json(checkpoint / "config.json")):
         raise UserError(f"checkpoint: {checkpoint}: its config.json asks for code or files of others ({asked})")
-    for path in checkpoint.iterdir():
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
-            raise UserError(f"checkpoint: {path} is no plain file")
     if (checkpoint / ADAPTERS).exists():
         raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}): merge it into its model")
+    check_shards(checkpoint)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise a `UserError` unless the tokenizer that `folder` holds is plain data, and all of it there."""
+    _check_files(folder)
+    for name in ("config.json", "tokenizer_config.json"):
+        config = _json(folder / name) if (folder / name).is_file() else {}
+        # older versions of transformers read what the configuration calls its vocabulary, wherever that lies
+        files_of_others = [key for key in config if key in ("vocab_file", "merges_file", "tokenizer_file", "spm_file")]
+        if asked := _asks(config) or "".join(files_of_others[:1]):
+            raise UserError(f"checkpoint: {folder}: its {name} asks for code or files of others ({asked})")
+
+
+def check_shards(checkpoint: Path) -> None:
+    """Raise a `UserError` if an index of weights names a file that is not beside it."""
     for index in checkpoint.glob("*.index.json"):
         shards = _json(index).get("weight_map")
         if not shape.fits(shards, Each(str)) or any(Path(shard).name != shard for shard in shards.values()):
             raise UserError(f"checkpoint: {checkpoint}: {index.name} names a file that is not beside it")
+
+
+def _check_files(checkpoint: Path) -> None:
+    """Plain files and folders, or links as a cache of models holds them: snapshots/REVISION/x to blobs/HASH."""
+    blobs = checkpoint.resolve().parent.parent / "blobs"
+    for path in checkpoint.iterdir():
+        if path.is_symlink() and path.resolve().parent not in (checkpoint.resolve(), blobs):
+            raise UserError(f"checkpoint: {path} is a link that leads elsewhere: put the file itself there")
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+            raise UserError(f"checkpoint: {path} is no plain file")
+        if path.suffix in READ_WHOLE and path.is_file() and path.stat().st_size > LARGEST:
+            raise UserError(f"checkpoint: {path} has more than {LARGEST >> 20} MB")
 
 
 #: keys of config.json with which transformers would run code, or read what is not in the folder
@@ -77,6 +104,8 @@ def _asks(config: Any) -> str:
 def _json(file: Path) -> Any:
     """What the user names may lie behind a link (a cache of models does), but must be plain data."""
     try:
+        if file.stat().st_size > files.LARGEST:
+            raise ValueError(f"has more than {files.LARGEST >> 20} MB")
         value = files.parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from None
@@ -97,11 +126,18 @@ def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
     listed = [entry for entry in stored if isinstance(entry, str)] if isinstance(stored, list) else []
     if listed and known.isdisjoint(listed) and not cls.__name__.startswith("Auto"):
         raise UserError(f"checkpoint: {checkpoint} holds {listed[0]}, but model {name!r} is {cls.__name__}")
+    return from_folder(cls, checkpoint)
+
+
+def from_folder(cls: Any, checkpoint: Path, **how: Any) -> PreTrainedModel:
+    """`cls.from_pretrained(checkpoint, **how)`, of a folder that is looked through before: it runs no code of others,
+    reads nothing elsewhere, and grows no further than its files. A `UserError` if there is no such model in it.
+    """
+    check_checkpoint(checkpoint)
     try:
         with _bounded(checkpoint):
-            return cast(
-                PreTrainedModel, cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
-            )
+            model = cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False, **how)
+            return cast(PreTrainedModel, model)
     except UserError:
         raise
     except Exception as error:  # whatever transformers, safetensors and torch say of files that are damaged
@@ -114,6 +150,7 @@ def read_adapters(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:
     Raises:
         UserError: the model has no adapters, or others.
     """
+    _check_files(checkpoint)
     file = checkpoint / ADAPTER_WEIGHTS
     if not hasattr(model, "peft_config"):
         raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}), and the model takes none: merge it")

@@ -13,11 +13,11 @@ import json
 import math
 import os
 import re
-import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ LARGEST = 64 << 20
 DEEPEST = 24
 #: folders within folders of a run; ours are two or three
 FARTHEST_DOWN = 40
+#: bytes of a run's folder that is copied without its checkpoints; ours have some MB
+LARGEST_RUN = 1 << 30
+CHECKPOINTS = "checkpoint-*"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -129,8 +132,12 @@ def _shallow(value: Any, levels: int) -> bool:
     return levels > 0 and all(_shallow(inner, levels - 1) for inner in value if isinstance(inner, (dict, list)))
 
 
-def check_tree(folder: Path) -> None:
-    """Raise `Refused` unless everything below `folder` is a folder or a plain file, and not too far below."""
+def check_tree(folder: Path, most: int | None = None) -> None:
+    """Raise `Refused` unless everything below `folder` is a folder or a plain file, and not too far below.
+
+    `most`: bytes that a copy of it may have, without `CHECKPOINTS`; a file full of holes counts in its full length.
+    """
+    size = 0
     if folder.is_symlink():
         raise Refused(folder.name, "is a link, which is not followed")
     for place, folders, files in os.walk(folder):
@@ -138,11 +145,16 @@ def check_tree(folder: Path) -> None:
             raise Refused(folder.name, f"holds folders more than {FARTHEST_DOWN} deep")
         for name in (*folders, *files):
             path = Path(place) / name
-            mode = path.lstat().st_mode
+            standing = path.lstat()
+            mode = standing.st_mode
             if stat.S_ISLNK(mode):
                 raise Refused(str(path.relative_to(folder.parent)), "is a link, which is not followed")
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise Refused(str(path.relative_to(folder.parent)), "is no plain file")
+            if stat.S_ISREG(mode) and not fnmatch(path.relative_to(folder).parts[0], CHECKPOINTS):
+                size += standing.st_size
+    if most is not None and size > most:
+        raise Refused(folder.name, f"holds more than {most >> 20} MB beside checkpoints")
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -162,10 +174,19 @@ def own_folder(folder: Path, *names: str) -> Path:
 
 def remove(path: Path) -> None:
     """Takes away a file, a link (not what it points to) or a folder with all that is in it; nothing is fine too."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
+        return
+    while below := [*os.scandir(path)]:
+        for entry in below:
+            if entry.is_dir(follow_symlinks=False):
+                # What is in it comes up here: the deepest tree has then neither too long names nor too many levels.
+                for inner in [*os.scandir(entry.path)]:
+                    os.rename(inner.path, path / f".{uuid.uuid4().hex}.old")
+                os.rmdir(entry.path)
+            else:
+                os.unlink(entry.path)
+    os.rmdir(path)
 
 
 @contextmanager

@@ -41,6 +41,15 @@ def check(report_to: Sequence[str]) -> None:
             raise UserError(f"report_to: {name} is not installed: pip install {name}")
 
 
+def check_settings(report_to: Sequence[str], folder: Path) -> None:
+    """Raise UserError if W&B, which writes to `folder`, would take from there which server it sends a key to."""
+    for settings in (folder / "wandb" / "settings", folder / ".wandb" / "settings"):
+        if "wandb" in report_to and os.path.lexists(settings):
+            raise UserError(
+                f"report_to: W&B heeds {settings}, which may send your key elsewhere: take it away, or set WANDB_DIR"
+            )
+
+
 @dataclass(frozen=True)
 class Tracked:
     """One run of a study as trackers see it.

@@ -20,7 +20,7 @@ from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import flops, footprint, precision, sharding, trackers
 from hf_optim.experiment import record as records
 from hf_optim.experiment.budget import Budget, budget, resampled
-from hf_optim.experiment.checkpoint import last_checkpoint
+from hf_optim.experiment.checkpoint import check_shards, last_checkpoint
 from hf_optim.experiment.evaluation import final_metrics, named
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.files import check_tree, read_json, remove, write_json, write_rows
@@ -71,6 +71,7 @@ def train(
     if checkpoint_every is not None and checkpoint_every < 1:
         raise UserError(f"checkpoint_every: expected 1 or more, got {checkpoint_every}")
     trackers.check(report_to)
+    trackers.check_settings(report_to, Path(os.environ.get("WANDB_DIR") or "."))
     if isinstance(task, OwnTraining):
         return task.run(spec, folder)
     data = task.data(preset, spec.data)
@@ -353,6 +354,7 @@ def _prepare(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> N
         if keep:  # all of it is read, or written into
             for name in (records.SAMPLES, *(path.name for path in folder.glob("checkpoint-*"))):
                 check_tree(folder / name)
+                check_shards(folder / name)
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UserError) else UserError(f"resume: {folder}: {one_line(error)}") from error
     try:

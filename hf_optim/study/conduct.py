@@ -104,6 +104,7 @@ def study(
             raise importing.Untrusted(f"{', '.join(outside)}: files of this machine, and {why}, or add --trust")
         told = values.check_values(plan, source)
     folder = _folder(name, output, plan)
+    trackers.check_settings(report_to, folder / trackers.FOLDER)
     change = changes.since(folder, plan)
     looks = "" if plan.repetitions else units.explained(plan.looks)
     for line in (*told, *([looks] if looks else [])):

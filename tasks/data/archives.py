@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import functools
 import gzip
+import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any, cast
 
 from hf_optim.errors import UserError
 
 #: bytes of a file, bytes of all files of an archive, files of an archive
 LARGEST, LARGEST_ARCHIVE, MOST = 1 << 30, 8 << 30, 500_000
+#: bytes of what stands between two files of a tar
+LARGEST_HEADERS = 1 << 20
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, OSError, NotImplementedError,
-           RuntimeError, ValueError)  # fmt: skip
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, OSError,
+           NotImplementedError, RuntimeError, ValueError, IndexError, KeyError, struct.error)  # fmt: skip
 
 
 def is_archive(path: Path) -> bool:
@@ -54,12 +58,12 @@ def read_archive(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
     total = 0
     try:
         entries = _zip(path) if path.suffix == ".zip" else _tar(path)
-        for number, (name, size, opened) in enumerate(entries):
+        for name, size, opened in entries:
             total += size
-            if number >= MOST or total > LARGEST_ARCHIVE or size > LARGEST:
+            if total > LARGEST_ARCHIVE or size > LARGEST:
                 raise UserError(
-                    f"data: {path} holds more than {MOST:,} files, {LARGEST_ARCHIVE >> 30} GB in all or "
-                    f"{LARGEST >> 30} GB in one: it is none of the data sets, or unpack it first"
+                    f"data: {path} holds more than {LARGEST_ARCHIVE >> 30} GB in all or {LARGEST >> 30} GB in one "
+                    "file: it is none of the data sets, or unpack it first"
                 )
             plain = name.removesuffix(".gz")
             if not wanted(plain):
@@ -74,11 +78,18 @@ def read_archive(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
 
 
 def _tar(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
-    with tarfile.open(path, "r|*") as archive:
-        for member in archive:
+    with path.open("rb") as begins:
+        zipped = begins.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if zipped else path.open("rb") as stored:
+        watched = _Watched(stored, path)
+        archive: Any = tarfile.open(fileobj=cast(Any, watched), mode="r|")  # noqa: SIM115  # it holds `watched` alone
+        for number, member in enumerate(archive):
+            watched.left = LARGEST_HEADERS + member.size
+            archive.members.clear()  # it keeps all that it has seen
+            _few(path, number)
             if member.isdir():
                 continue
-            if not member.isreg():
+            if not member.isreg() or member.issparse():
                 raise UserError(f"data: {path}: {member.name!r} is a link or a device, and data are plain files")
 
             def opened(member: tarfile.TarInfo = member) -> IO[bytes]:
@@ -91,12 +102,35 @@ def _tar(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
 
 def _zip(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
     with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
+        for number, entry in enumerate(archive.infolist()):
+            _few(path, number)
             if entry.is_dir():
                 continue
             if (entry.external_attr >> 16) & 0o170000 not in (0, 0o100000):
                 raise UserError(f"data: {path}: {entry.filename!r} is a link or a device, and data are plain files")
             yield _plain(path, entry.filename), entry.file_size, functools.partial(archive.open, entry)
+
+
+class _Watched:
+    """A tar's bytes. What it says about a file is read into memory whole, and may be made to go on for ever."""
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, path: Path) -> None:
+        self.stream, self.path, self.left = stream, path, LARGEST_HEADERS
+
+    def read(self, size: int) -> bytes:
+        """The next bytes; a `UserError` where more come than `left`."""
+        content = self.stream.read(size)
+        self.left -= len(content)
+        if self.left < 0:
+            raise UserError(
+                f"data: {self.path} describes a file in more than {LARGEST_HEADERS >> 20} MB: it is damaged"
+            )
+        return content
+
+
+def _few(path: Path, number: int) -> None:
+    if number >= MOST:
+        raise UserError(f"data: {path} holds more than {MOST:,} files: it is none of the data sets, or unpack it first")
 
 
 def _plain(path: Path, name: str) -> str:

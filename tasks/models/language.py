@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.checkpoint import check_tokenizer, from_folder
 from hf_optim.tasks.models.lstm import LSTMConfig, LSTMForCausalLM
 
 # Without any of these transformers makes an empty tokenizer and says nothing.
@@ -65,6 +66,7 @@ def tokenizer_in(folder: Path) -> Any:
     """The fast tokenizer that `save_pretrained` left in a folder."""
     if not any(file.name.startswith(TOKENIZER_FILES) for file in folder.iterdir()):
         raise UserError(f"checkpoint: {folder} holds no tokenizer: save it into the folder with save_pretrained")
+    check_tokenizer(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -76,13 +78,7 @@ def tokenizer_in(folder: Path) -> Any:
 
 def pretrained(checkpoint: str, facts: Mapping[str, Any]) -> PreTrainedModel:
     """The model of a folder, in float32."""
-    try:
-        network = AutoModelForCausalLM.from_pretrained(
-            checkpoint, local_files_only=True, trust_remote_code=False, dtype=torch.float32
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"checkpoint: {checkpoint} holds no causal language model: {reason}") from error
+    network: Any = from_folder(AutoModelForCausalLM, Path(checkpoint), dtype=torch.float32)
     if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(network.forward).parameters.values()):
         raise UserError(
             f"checkpoint: {type(network).__name__} takes no further arguments in forward: it is not supported"

@@ -8,11 +8,12 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import Refused, check_tree, own_folder, read_text, remove, write_atomically
+from hf_optim.experiment.files import LARGEST_RUN, Refused, check_tree, own_folder, read_text, remove, write_atomically
 from hf_optim.study.folder.changes import difference
 from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.folder.questions import register
@@ -142,7 +143,7 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
     copied = {run_id: folder for run_id, (_, folder, _) in taken.items() if folder != into.resolve()}
     for run_id, folder in copied.items():
         try:
-            check_tree(folder / "runs" / run_id)
+            check_tree(folder / "runs" / run_id, LARGEST_RUN)
         except Refused as error:
             raise UserError(f"merge: {folder}: {error}; nothing was written") from None
     try:
@@ -190,4 +191,5 @@ def _copy(source: Path, home: Path) -> None:
         # It collects what went wrong; the first cause is an OSError's text.
         raise OSError(0, str(error.args[0][0][2])) from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            remove(temporary)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import LARGEST
 from hf_optim.study.folder.locks import Lock
 from hf_optim.study.folder.stages import Search, Trial
 from hf_optim.study.plan import tuning_points as points
@@ -132,11 +133,13 @@ def _open(path: Path) -> Any:
 
 
 def _repair(path: Path) -> None:
-    """Cuts off a last line that was not written whole; a journal that is damaged elsewhere is set aside."""
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
+    """Cuts off a last line that was not written whole; a journal damaged elsewhere, or without end, is set aside."""
+    if not path.exists():
         return
+    if path.stat().st_size > LARGEST:
+        path.replace(path.with_suffix(".damaged"))
+        return
+    text = path.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
     if whole != text:
         with path.open("r+b") as file:

@@ -11,21 +11,20 @@ from __future__ import annotations
 import json
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hf_optim.core import importing
 from hf_optim.errors import UserError, one_line
-from hf_optim.experiment.files import check_tree, own_folder, read_json, write_json
+from hf_optim.experiment.files import check_tree, own_folder, read_json, remove, write_json
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import RECORD
 from hf_optim.experiment.trackers import Tracked, following
@@ -93,7 +92,7 @@ def execute(
             return status
         if not (checkpoint_every and any(home.glob("checkpoint-*"))):
             # What an interrupted run left is thrown away: a run is whole or it is not there.
-            shutil.rmtree(home, ignore_errors=True)
+            remove(home)
         home.mkdir(parents=True, exist_ok=True)
         check_tree(home)
         sweep(home)
@@ -119,7 +118,8 @@ def execute(
                 (home / RECORD).unlink(missing_ok=True)
                 raise
         for left in home.glob("checkpoint-*"):
-            shutil.rmtree(left, ignore_errors=True)
+            with suppress(OSError):
+                remove(left)
         return status
     finally:
         lock.release()

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from hf_optim.core.validate import closest
-from hf_optim.core.yaml12 import Loader
+from hf_optim.core.yaml12 import LARGEST, Loader
 from hf_optim.errors import UserError
 
 Where = tuple[str | int, ...]  # the way from the document's root to a value: ("optimizers", 2, "lr")
@@ -76,7 +76,8 @@ def read(path: Path, name: str | None = None) -> Source:
     """Reads the YAML file at `path`; `name` is what errors call it (default: the path as given)."""
     name = name or str(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as opened:
+            text = opened.read(LARGEST + 1)
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: not a UTF-8 text file (byte {error.start})") from None
     except OSError as error:
