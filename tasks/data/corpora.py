@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import cache, distributed_text, paragraphs
+from hf_optim.tasks.data import cache, paragraphs, published_texts
 from hf_optim.tasks.data.blocks import END, IGNORED, UNKNOWN, Stream, encode, fingerprint
 
 FORMAT = 1  # changes when the same documents would give other files
@@ -101,7 +101,7 @@ def documents(name: str) -> Iterator[str]:
 
 def is_folder_of_documents(path: Path) -> bool:
     """A folder of tables or texts none of which is called train: all of it is one corpus, split here."""
-    if not path.is_dir() or distributed_text.is_one(path):
+    if not path.is_dir() or published_texts.is_one(path):
         return False
     named = {alias for aliases in paragraphs.ALIASES.values() for alias in aliases}
     files = _files(path)

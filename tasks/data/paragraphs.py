@@ -3,7 +3,7 @@
 A source of your own is one of
 - a folder with `train`, and if there are any `validation` and `test`, as `.parquet`, `.csv`, `.jsonl` or `.txt` files;
 - one such file;
-- WikiText or the Penn Treebank as they are distributed (see `distributed_text`).
+- WikiText or the Penn Treebank as they are distributed (see `published_texts`).
 Tables have a column `text` with one paragraph a row; in a `.txt` file an empty line ends a paragraph. Missing splits
 are cut off the end of `train`: 10% of the paragraphs each, so that they come from other articles.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import distributed_text
+from hf_optim.tasks.data import published_texts
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -63,7 +63,7 @@ def read(path: Path) -> tuple[dict[str, list[str]], str]:
     """
     if not path.exists():
         raise UserError(f"data: no such file or folder: {path}")
-    published = distributed_text.read(path)
+    published = published_texts.read(path)
     if published is not None:
         lines, note = published
         return {split: running(part) for split, part in lines.items()}, note

@@ -3,7 +3,7 @@
 A source of your own is one of
 - a folder with `train`, and if there are any `validation` and `test`, each as `train.parquet`, `train.tsv`, or two
   files `train.de` and `train.en` with one sentence a line;
-- Multi30k as it is distributed (see `distributed_text`);
+- Multi30k as it is distributed (see `published_texts`);
 - one `.parquet` or `.tsv` file, or `NAME` for two files `NAME.de` and `NAME.en`.
 Tables name the languages' columns in their first line (TSV, tab-separated, without quoting) or schema; `de` and `en`
 stand for whatever the columns are called. Missing splits are taken out of `train`: 10% of the pairs each, the same
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import distributed_text
+from hf_optim.tasks.data import published_texts
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -70,7 +70,7 @@ def read(path: Path, source: str = "de", target: str = "en") -> Corpus:
     """
     if source == target:
         raise UserError(f"data: source_column and target_column are both {source!r}: name two columns")
-    published = distributed_text.multi30k(path, (source, target))
+    published = published_texts.multi30k(path, (source, target))
     if published is not None:
         texts, note = published
         aligned = {split: _aligned(two, f"{path}, {split}", (source, target)) for split, two in texts.items()}
