@@ -40,6 +40,18 @@ def test_a_named_card_is_its_stated_operations_times_the_share_that_is_said():
         cards.find("t4").operations("bf16")
 
 
+def test_runs_that_differ_in_their_steps_are_counted_once(monkeypatch):
+    counted = []
+    monkeypatch.setattr(flops, "pass_cost", lambda *of, plain=flops.pass_cost: counted.append(of) or plain(*of))
+    runs = {"a": {"steps": 10}, "b": {"steps": 30, "batch_size": 8}}
+    specs = [(label, dataclasses.replace(BASE, overrides=o).to_dict(), 1) for label, o in runs.items()]
+    told = forecast.lines(specs, cards.find("a100"))
+    assert len(counted) == 1 and "10 steps" in told[1] and "30 steps" in told[2]
+    other = dataclasses.replace(BASE, optimizer={"name": "sgdm"}).to_dict()
+    forecast.lines([*specs, ("d", other, 1)], cards.find("a100"))
+    assert len(counted) == 3  # an optimizer keeps memory of its own
+
+
 def test_dry_runs_say_it_and_write_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     argv = ["--task", "vision", "--size", "smoke"]

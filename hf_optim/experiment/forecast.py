@@ -7,6 +7,7 @@ searches.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -63,11 +64,16 @@ def stand_in(task: Task, model: str, preset: Preset, source: str | None) -> Data
     return task.synthetic(model, preset)
 
 
-def forecast(spec: RunSpec, card: Card | None, rate: float | None = None) -> Forecast | None:
+#: what a pass of a model takes, by all of a specification that it hangs on
+Seen = dict[str, tuple[flops.PassCost, footprint.Footprint]]
+
+
+def forecast(spec: RunSpec, card: Card | None, rate: float | None = None, seen: Seen | None = None) -> Forecast | None:
     """The cost of a run on `card`, or here; None for a task without synthetic data.
 
     Args:
         rate: operations a second that are reached here; None: a few steps are measured.
+        seen: what passes took before, and now this one's: runs that differ in their steps are counted once.
 
     Raises:
         UserError: what the run itself would refuse, and what does not fit into the memory under `auto`.
@@ -82,14 +88,17 @@ def forecast(spec: RunSpec, card: Card | None, rate: float | None = None) -> For
         check_precision(numbers.precision)
     state = RandomState()
     try:
-        with quiet():
-            model = task.model(name, preset, data)
-        optimizer = registry.build(spec.optimizer, model)
-        batch = flops.probe(data.train, task.collate(data))
-        cost = flops.pass_cost(model, batch)
-        here = card is None and torch.cuda.is_available()
-        see = footprint.measure if here else footprint.estimate
-        needs = see(model, footprint.slots_of(optimizer), batch, numbers.precision)
+        model, key = None, _pass_key(spec, numbers.precision)
+        if seen is None or key not in seen or (card is None and rate is None):
+            with quiet():
+                model = task.model(name, preset, data)
+            optimizer = registry.build(spec.optimizer, model)
+            batch = flops.probe(data.train, task.collate(data))
+            see = footprint.measure if card is None and torch.cuda.is_available() else footprint.estimate
+            needs = see(model, footprint.slots_of(optimizer), batch, numbers.precision)
+            seen = {} if seen is None else seen
+            seen[key] = flops.pass_cost(model, batch), needs
+        cost, needs = seen[key]
         room = footprint.available() if card is None else int(footprint.SPARE * 1e9 * card.gigabytes)
         if spec.overrides.get("gradient_accumulation_steps") == AUTO:
             numbers = numbers.in_parts(needs.parts(numbers.per_device, room))
@@ -99,12 +108,20 @@ def forecast(spec: RunSpec, card: Card | None, rate: float | None = None) -> For
         elif rate is not None:
             seconds = total / rate
         else:
+            assert model is not None
             with products(numbers.precision):
                 each = _measured(model, task, data, numbers.per_device, numbers.precision)
             seconds = each * numbers.accumulation * numbers.steps
     finally:
         state.restore()
     return Forecast(numbers.steps, total, needs.of(numbers.per_device), seconds)
+
+
+def _pass_key(spec: RunSpec, precision: str) -> str:
+    """Of runs whose passes are the same; what ends a run, or cuts its batches, is no part of it."""
+    return json.dumps(
+        [spec.task, spec.model, spec.size, spec.data, spec.options, spec.optimizer, precision], default=str
+    )
 
 
 def _measured(model: nn.Module, task: Task, data: Data, samples: int, precision: str) -> float:
@@ -131,12 +148,13 @@ def _measured(model: nn.Module, task: Task, data: Data, samples: int, precision:
 def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None) -> list[str]:
     """What runs cost, a line for each of (label, specification of one of them, how many), and all of them together."""
     told, total, unknown, begun = [], 0.0, False, time.monotonic()
+    seen: Seen = {}
     largest: Forecast | None = None  # of the steps that were measured: small ones say little of the others
     for label, spec, count in specs:
         late = card is None and largest is not None and time.monotonic() - begun > PATIENCE
         rate = largest.flops / largest.seconds if late and largest is not None else None
         try:
-            estimate = forecast(RunSpec.from_dict(spec), card, rate)
+            estimate = forecast(RunSpec.from_dict(spec), card, rate, seen)
             why = "the task has no synthetic data"
         except UserError as error:
             estimate, why = None, str(error)
