@@ -14,7 +14,7 @@ from PIL import Image
 
 from hf_optim.errors import UserError
 from hf_optim.experiment import task
-from hf_optim.tasks.data import archives, blocks, corpora, images, known, paragraphs, parallel, unpickled
+from hf_optim.tasks.data import archives, blocks, corpora, images, paragraphs, parallel, unpickled
 
 RANDOM = np.random.default_rng(0)
 
@@ -191,7 +191,7 @@ def test_multi30k(tmp_path, form, name, capsys):
 
 
 def test_sizes_as_published_are_no_difference(capsys):
-    assert known.difference("cifar10", {"train": 50_000, "test": 10_000}) == "" == capsys.readouterr().err
+    assert published_counts.difference("cifar10", {"train": 50_000, "test": 10_000}) == "" == capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "model"), [("vision", "resnet"), ("ddpm", "unet"), ("logistic", "softmax")])
