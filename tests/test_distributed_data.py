@@ -14,7 +14,7 @@ from PIL import Image
 
 from hf_optim.errors import UserError
 from hf_optim.experiment import task
-from hf_optim.tasks.data import archives, blocks, corpora, images, paragraphs, parallel, unpickled
+from hf_optim.tasks.data import archives, blocks, corpora, images, paragraphs, parallel, published_counts, unpickled
 
 RANDOM = np.random.default_rng(0)
 
