@@ -1,7 +1,8 @@
-"""Builds docs/ladder.md, its picture and docs/ladder/ladder.json from the folder of the study lm_ladder.
+"""Builds docs/ladder.md, its picture and what it keeps in docs/ladder/ from the folders of two studies.
 
     hf-optim study lm_ladder                              # once; it goes on where it stopped
-    python scripts/build_ladder_docs.py studies/lm_ladder
+    hf-optim study lm_batch
+    python scripts/build_ladder_docs.py studies/lm_ladder --batch studies/lm_batch
     python scripts/build_ladder_docs.py                   # the page again, from the numbers that are kept
 
 Every number of the page comes from the study's records; the words around them stand in ladder_page.md beside this.
@@ -18,6 +19,7 @@ from typing import Any
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 KEPT, PICTURE, PAGE = DOCS / "ladder" / "ladder.json", DOCS / "ladder" / "ladder.svg", DOCS / "ladder.md"
+BATCHES = DOCS / "ladder" / "batch.json"
 ALT = "![Loss against tokens, and the speed-up over tuned AdamW against size](ladder/ladder.svg)"
 WORDS = Path(__file__).with_name("ladder_page.md")
 
@@ -87,6 +89,32 @@ def kept(folder: Path, *, draw: bool = True) -> dict[str, Any]:
     return plain
 
 
+def kept_batches(folder: Path) -> dict[str, Any]:
+    """The numbers of the section on batch size, from the folder of lm_batch."""
+    from hf_optim.study.findings import analysis, ladder, table, verdicts
+    from hf_optim.study.folder import results as records
+
+    results = records.load(folder)
+    built, plan, judgement = ladder.build(results), results.plan, results.standing.judgement
+    assert built is not None and built.batches, f"{folder} holds no batch sizes"
+    tables, rung = table.build(results), plan.ladder["rungs"][0]  # type: ignore[index]
+    data: Any = {
+        "question": results.standing.register.digest,
+        "units": judgement.units if judgement else 0,
+        "trials": plan.tuning["trials"] if plan.tuning else 0,
+        "parameters": rung["parameters"],
+        "block": rung["tokens"] // (rung["steps"] * rung["batch_size"]),
+        "batches": built.batches,
+        "points": [
+            {"optimizer": p.optimizer, **{k: p.rung[k] for k in ("multiple", "batch_size", "steps")}, "loss": p.loss}
+            for p in built.points
+        ],
+        "sentences": [*verdicts.sentences(results, tables), *filter(None, [verdicts.progress(results)])],
+    }
+    plain: dict[str, Any] = json.loads(analysis.to_json(data))
+    return plain
+
+
 def picture(built: Any, styles: dict[str, str]) -> None:
     """The report's picture as a file of its own: the style sheet's light colours go along."""
     from hf_optim.study.report.ladder import slide
@@ -101,7 +129,7 @@ def picture(built: Any, styles: dict[str, str]) -> None:
     PICTURE.write_text(text.replace(">", f"><style>{style}</style>", 1) + "\n", encoding="utf-8")
 
 
-def page(data: dict[str, Any]) -> str:
+def page(data: dict[str, Any], batches: dict[str, Any]) -> str:
     """docs/ladder.md."""
     fields = {
         "answer": answer(data),
@@ -111,6 +139,7 @@ def page(data: dict[str, Any]) -> str:
         "rates": rates(data),
         "trend": trend(data),
         "open": opened(data),
+        "batch": batch_section(batches),
         "sentences": "\n".join(f"- {line}" for line in data["sentences"]) or "There is no verdict yet.",
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda m: fields[m[1]], WORDS.read_text(encoding="utf-8"))
@@ -178,6 +207,37 @@ def trend(data: dict[str, Any]) -> str:
     return markdown(["optimizer", "tokens a parameter", "factor per tenfold size", f"said of {ahead} parameters"], rows)
 
 
+def batch_section(data: dict[str, Any]) -> str:
+    rows, budgets = data["batches"], sorted({p["multiple"] for p in data["points"]})
+    made = (
+        f"GPT-2 with {data['parameters']:,} parameters, {data['trials']} trials of the rate for each optimizer at "
+        f"every batch size and budget, the whole repeated {data['units']} times. Question `{data['question'][:12]}`."
+    )
+    target = (
+        f"Steps and tokens to a test loss of {rows[0]['target']:.3f}, the hardest that tuned AdamW reaches on average "
+        f"at every batch size. A batch holds so many blocks of {data['block']} predicted tokens:"
+    )
+    head = ["optimizer", "batch", "steps", "tokens"]
+    table = [
+        [b["optimizer"], str(b["batch_size"]), *(interval(b[k], ",.0f") for k in ("steps", "tokens"))] for b in rows
+    ]
+    losses = {(p["optimizer"], p["batch_size"], p["multiple"]): p["loss"] for p in data["points"]}
+    ends = [
+        [label, str(batch), *(interval(losses.get((label, batch, m))) for m in budgets)]
+        for label, batch in dict.fromkeys((b["optimizer"], b["batch_size"]) for b in rows)
+    ]
+    return "\n\n".join(
+        [
+            made,
+            target,
+            markdown(head, table),
+            "The losses that these are read between:",
+            markdown(["optimizer", "batch", *(f"test loss, {m:g} tokens a parameter" for m in budgets)], ends),
+            "\n".join(f"- {line}" for line in data["sentences"]),
+        ]
+    )
+
+
 def opened(data: dict[str, Any]) -> str:
     if not data["cost"]:
         return "No look is complete, so nothing can be said yet."
@@ -223,11 +283,13 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, help="the study's folder (default: the numbers that are kept)")
-    folder = parser.parse_args().folder
-    if folder is not None:
-        KEPT.parent.mkdir(exist_ok=True)
-        KEPT.write_text(json.dumps(kept(folder), indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page(json.loads(KEPT.read_text(encoding="utf-8"))), encoding="utf-8")
+    parser.add_argument("--batch", type=Path, help="the folder of lm_batch (default: the numbers that are kept)")
+    given = parser.parse_args()
+    KEPT.parent.mkdir(exist_ok=True)
+    for folder, file, read in ((given.folder, KEPT, kept), (given.batch, BATCHES, kept_batches)):
+        if folder is not None:
+            file.write_text(json.dumps(read(folder), indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(*(json.loads(file.read_text(encoding="utf-8")) for file in (KEPT, BATCHES))), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ SEARCHES = ("sls", "ponos")
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in NAMES if not info(name).base} | {
     "tlr_legacy": ("tlr_legacy", {"interval": 1}),
     "soap": ("soap", {"max_dim": 1, "frequency": 2}),  # of longer sides rounding chooses the first basis
+    "soap bases": ("soap", {"max_dim": 6, "frequency": 2}),
     "muon match": ("muon", {"adjust_lr": "match_rms_adamw", "nesterov": False}),
     "smaran tensor": ("smaran", {"norm_scope": "tensor"}),
     "adan clip": ("adan", {"max_grad_norm": 0.1}),
@@ -57,6 +58,18 @@ def net(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     layers = nn.Linear(6, 7), nn.Tanh(), nn.LayerNorm(7), nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 1)
     return nn.Sequential(*layers).double()
+
+
+def tensors(case: str, model: Any) -> Any:
+    """What a case's optimizer is given. Where SOAP rotates, that is what has a basis which rounding does not choose:
+    the 6 columns of the first matrix and the 5 rows of the second, which a batch of 12 samples fills. The head's
+    gradient has rank 1.
+    """
+    if case != "soap bases":
+        return model
+    head = [*model[-1].parameters()]
+    rest = [p for p in model.parameters() if all(p is not q for q in head)]
+    return [{"params": rest}, {"params": head, "route": "adam"}]
 
 
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -87,7 +100,7 @@ KINDS = (
 SHARDED = tuple(case for case, (name, _) in CASES.items() if not info(name).arguments or case in KINDS)
 ACCELERATED = ("smaran", "sls", "tlr", "adamw_agr")
 #: cases that three processes go on with: every kind of state and every scope of a sum
-WHOLE = ("muon", "soap", "adafactor", "schedule_free_adamw")
+WHOLE = ("muon", "soap", "soap bases", "adafactor", "schedule_free_adamw")
 RESHARDED = (*KINDS, *WHOLE, "lamb", "smaran tensor", "adamw_agr", "normalize")
 
 
@@ -98,7 +111,7 @@ class Walk:
         self.case, (name, hyper) = case, CASES[case]
         inner = net(seed)
         self.model = wrap(inner)
-        self.opt: Any = make(name, inner, **hyper)
+        self.opt: Any = make(name, tensors(case, inner), **hyper)
         self.t = 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0

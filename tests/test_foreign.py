@@ -137,6 +137,9 @@ def test_foreign_ones_beside_ours_in_a_study(tmp_path):
         spec = RunSpec.from_dict(run.spec)
         record = train(spec, tmp_path / str(number), progress=False)
         assert record["status"] == "ok", record["error"]
+        routes = {group.get("route") for group in record["groups"]}
+        ours = {"muon": {"muon", "adamw"}, "soap": {"soap", "adam"}}
+        assert routes == ours.get(spec.optimizer["name"], {None})  # the report shows what went where
         losses[spec.optimizer["name"].replace(str(HERE), "theirs")] = record["metrics"]["train_loss"]
     assert all(loss < 2.2 for loss in losses.values())  # log(10) is 2.3
     assert losses["muon"] == pytest.approx(losses["theirs:torch_muon"], rel=0.02)

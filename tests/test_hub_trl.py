@@ -142,3 +142,21 @@ def test_a_loop_of_its_own_is_refused():
 
     with pytest.raises(hf_optim.UserError, match="use hf_optim.Session for a loop of your own"):
         hf_optim.attach(Loop(), "smaran")
+
+
+def test_schedule_free_saves_its_average(tmp_path):
+    """What TRL's trainer saves and leaves is x, worked out from the optimizer's file alone."""
+    from safetensors.torch import load_file
+
+    trainer = _make(tmp_path, "sft")
+    trainer.args.save_strategy, trainer.args.save_steps = "steps", 3
+    attachment = hf_optim.attach(trainer, "schedule_free_adamw", lr=0.02)
+    trainer.train()
+    home = tmp_path / "checkpoint-3"
+    states = torch.load(home / "optimizer.pt", weights_only=True)["state"]
+    saved, names = load_file(home / "model.safetensors"), {p: n for n, p in trainer.model.named_parameters()}
+    params = [p for group in attachment.optimizer.param_groups for p in group["params"]]
+    for (_, s), p in zip(sorted(states.items()), params, strict=True):
+        average = s["y"] + (1 - 1 / 0.9) * (s["z"] - s["y"])
+        torch.testing.assert_close(saved[names[p]], average)
+        assert torch.equal(p.detach(), saved[names[p]]) and not torch.equal(s["y"], average)

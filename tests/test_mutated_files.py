@@ -141,12 +141,16 @@ def test_plans(plain: Path, tuned: Path, data: st.DataObject) -> None:
     assert ("Report: " in said) != said.startswith("error: ")
 
 
-@pytest.mark.parametrize("damage", ["a wrapper without a base", "a setting of the run that is a number"])
+@pytest.mark.parametrize(
+    "damage", ["a wrapper without a base", "a setting of the run that is a number", "a search that is missing"]
+)
 def test_plans_whose_settings_cannot_be_put_together(tuned: Path, damage: str) -> None:
     file = tuned / "plan.json"
     plan = json.loads(file.read_text())
     if damage == "a wrapper without a base":
         next(o for o in plan["optimizers"] if "base" in o["spec"])["spec"]["base"] = None
+    elif damage == "a search that is missing":
+        del plan["tuning"]["cells"][0]
     else:
         cell = plan["tuning"]["cells"][0]
         cell["space"]["run"] = cell["space"].pop("lr")

@@ -52,7 +52,7 @@ def shown(text: str, folder: Path) -> str:
     for file in sorted(folder.glob("runs/*/record.json")):
         record = json.loads(file.read_text())
         decay = record["spec"]["optimizer"].get("weight_decay", 0.0)
-        groups = [{"parameters": 1000, "weight_decay": decay}, {"parameters": 10, "weight_decay": 0.0}]
+        groups = [{"parameters": 1000, "route": "muon", "weight_decay": decay}, {"parameters": 10, "weight_decay": 0.0}]
         file.write_text(json.dumps({**record, "groups": groups}))
     results = records.load(folder)
     return configurations(results) + on_task(results, results.plan.tasks[0])
@@ -74,8 +74,8 @@ def test_values_spaces_trials_budgets_and_groups_stand_side_by_side(tmp_path: Pa
     assert tuning["fixed"] == ["0", "–", "500", "untuned"]
     assert {"gamma", "base.lr"} <= set(re.findall(r"[a-z.]+(?= \d)", tuning["tlr(sgd)"][3]))
     assert "The optimizers had different numbers of trials." in html
-    # What they trained with: decay on some parameters and none on the others.
-    both = "1,000 parameters with weight_decay {}; 10 parameters with weight_decay 0"
+    # What they trained with: which way it went, decay on some parameters and none on the others.
+    both = "1,000 parameters with route muon, weight_decay {}; 10 parameters with weight_decay 0"
     assert groups["A"] == [both.format(0)] and groups["B"] == [both.format(0.1)]
     # A value that a task has of its own stands with the task.
     own = {name: i - 1 for i, name in enumerate(on_mlp[""])}

@@ -253,6 +253,11 @@ def test_steps_to_a_loss_at_each_batch_size(tmp_path: Path) -> None:
     # The law knows tokens alone: four times the batch is a quarter of the steps.
     assert adamw[0].steps.value / adamw[1].steps.value == pytest.approx(4, rel=0.1)
     assert adamw[0].tokens.value / lion[0].tokens.value == pytest.approx(FASTER, rel=0.1)
+    assert all(math.isnan(t.next_loss.value) for t in findings.trends)  # of one size
+    html = section(results.load(tmp_path / "s"), style_of(["AdamW", "Lion", "SGD"]))
+    assert "Best rate against batch size" in html and "nothing is said of another" in html and "nan" not in html
+    for word in ("× 4, batch 2", "× 4, batch 8", "× 8, batch 2", "× 8, batch 8"):
+        assert html.count(f">{word}<") == 2, word  # of AdamW and Lion
 
 
 def test_what_is_open_says_how_many_tokens_it_would_take(climbed: tuple[Path, Ladder]) -> None:
@@ -295,8 +300,9 @@ def test_the_page_is_made_of_the_numbers_that_are_kept(climbed: tuple[Path, Ladd
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.page(json.loads(script.KEPT.read_text(encoding="utf-8"))) == script.PAGE.read_text(encoding="utf-8")
+    ladders, batches = (json.loads(file.read_text(encoding="utf-8")) for file in (script.KEPT, script.BATCHES))
+    assert script.page(ladders, batches) == script.PAGE.read_text(encoding="utf-8")
     data = script.kept(climbed[0], draw=False)
-    text = script.page(data)
+    text = script.page(data, batches)
     assert "{{" not in text and "nan" not in text.lower()
     assert "| Lion | better |" in text and "| SGD * | worse |" in text

@@ -87,6 +87,23 @@ def test_both_models_train_and_judge_on_answers(tuned: dict[str, Any]) -> None:
     assert tuned["lora"]["metrics"]["test_loss"] != tuned["full"]["metrics"]["test_loss"]
 
 
+def test_what_was_seen_is_written_from_records_of_one_comparison(
+    tuned: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "scripts")
+    import build_finetune_docs as script
+
+    text = script.section([*tuned.values()])
+    for name, record in tuned.items():
+        trained = sum(group["parameters"] for group in record["groups"])
+        assert f"| `{name}` | adamw, rate 0.003 | {trained:,} | {record['metrics']['test_loss']:.3f} |" in text
+    other = {**tuned["lora"], "spec": {**tuned["lora"]["spec"], "seed": 1}}
+    with pytest.raises(SystemExit, match="differ in data, steps, seed or size"):
+        script.section([tuned["full"], other])
+    kept = script.PAGE.read_text(encoding="utf-8").partition(script.BEGIN)[2]
+    assert kept.count("| `full` | ") == 3 and kept.count("| `lora` | ") == 4  # as its docstring runs it
+
+
 def test_lora_trains_adapters_alone(tuned: dict[str, Any]) -> None:
     task = load("finetune")
     preset = task.preset("lora", "smoke")

@@ -9,9 +9,10 @@ import torch
 from hf_optim.commands import overrides
 from hf_optim.commands.train import parse
 from hf_optim.errors import UserError
-from hf_optim.experiment import footprint, precision
+from hf_optim.experiment import flops, footprint, precision
 from hf_optim.experiment.flops import cost, pass_cost
 from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.task import load
 from hf_optim.experiment.training import train
 from hf_optim.study.plan.plan import expand
 from hf_optim.study.plan.source import parse as read_yaml
@@ -122,6 +123,44 @@ def test_attention_and_recurrent_products_are_counted():
     assert (
         cost(torch.nn.Linear(8, 2), [x] * 2, lambda rows: rows[0]) is None
     )  # does not take the batch: not known, and no failure
+
+
+class Looks(torch.nn.Module):
+    """A pass that depends on its numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 2)
+
+    def forward(self, x):
+        return {"loss": self.layer(x[x[:, 0] > x.mean()]).sum()}
+
+
+@pytest.mark.parametrize("computed_in", ["fp32", "bf16"])
+def test_a_pass_that_is_imagined_counts_what_the_real_one_does(computed_in, monkeypatch):
+    task = load("lm")
+    preset = task.with_options("llama", task.preset("llama", "smoke"), {"tie_word_embeddings": True})
+    data = task.synthetic("llama", preset)
+    model = task.model("llama", preset, data).eval()
+    batch = flops.probe(data.train, task.collate(data))
+    looks, x = Looks(), {"x": torch.randn(6, 8)}
+
+    def counted():
+        cases = (model, batch), (looks, x)
+        costs = [pass_cost(*case) for case in cases]
+        kept = [footprint.estimate(case[0], 2, case[1], computed_in) for case in cases]
+        return costs, [k.fixed for k in kept], [k.sample for k in kept]
+
+    real, state = counted(), torch.get_rng_state()
+    monkeypatch.setattr(flops, "LARGE", 0)
+    passes = []
+    layer = model.model.layers[0]
+    layer.register_forward_pre_hook(lambda _, given: passes.append(type(given[0]).__name__))
+    costs, fixed, sample = counted()
+    assert (costs, fixed) == real[:2] and passes == ["FakeTensor"] * 2
+    assert sample == pytest.approx(real[2], rel=0.05)  # layers that share a mask are imagined to have one each
+    assert torch.equal(torch.get_rng_state(), state) and not model.training
+    assert all(type(p) is torch.nn.Parameter and p.grad is None for p in model.parameters())
 
 
 def test_accumulation_is_as_little_as_fits(tmp_path, monkeypatch):

@@ -320,13 +320,15 @@ def _state_bytes(trainer: TaskTrainer | None) -> int:
 
 
 def _groups(trainer: TaskTrainer | None) -> list[dict[str, Any]]:
-    """The optimizer's parameter groups: how many parameters each has, and what may differ between groups."""
+    """The optimizer's parameter groups: how many parameters each has, which way they go, and what may differ between
+    groups.
+    """
     optimizer = trainer.optimizer if trainer is not None else None
-    kept = ["weight_decay", *_opt_outs(optimizer)]
+    kept = ["route", "weight_decay", *_opt_outs(optimizer)]
     return [
         {
             "parameters": sum(p.numel() for p in group["params"]),
-            **{key: group[key] for key in kept if isinstance(group.get(key), int | float)},
+            **{key: group[key] for key in kept if isinstance(group.get(key), int | float | str)},
         }
         for group in getattr(optimizer, "param_groups", ())
     ]

@@ -35,7 +35,8 @@ from hf_optim.study.statistics.speedup import SpeedUp
 class Trend:
     """The power law of an optimizer: exponents of size (NaN where size and tokens only grow together: then that of
     tokens is of both) and of tokens, how far the rungs lie off it (root mean square, in per cent of the loss; NaN for
-    three rungs and fewer), and the loss that it says of the next size at the ladder's largest common budget.
+    three rungs and fewer), and the loss that it says of the next size at the ladder's largest common budget (NaN where
+    one size says nothing of another).
     """
 
     optimizer: str
@@ -208,7 +209,7 @@ def _trend(points: Sequence[Point], ahead: float) -> Trend | None:
         off=100 * float(np.mean([off for *_, off in laws])) if len(points) > 3 else NAN,
         next_parameters=ahead,
         next_tokens=tokens,
-        next_loss=estimate(said),
+        next_loss=estimate(said) if len({p.rung["parameters"] for p in points}) > 1 else nothing,
     )
 
 

@@ -123,6 +123,14 @@ class State:
         return tuple({run.id: run for run in every}.values())
 
 
+class Chosen(dict[Key, Mapping[str, Any]]):
+    """What each search has chosen; a plan that asks for the choice of a search that it has not is a damaged one."""
+
+    def __missing__(self, key: Key) -> Mapping[str, Any]:
+        task, optimizer, seed, _ = key
+        raise UserError(f"plan.json: tuning: the cell of {optimizer!r} on {task!r} with seed {seed} is missing")
+
+
 def state(plan: Plan, store: RecordStore, units: int | None = None) -> State:
     """The trials of the first so many units (default: of all), the choices if every trial has its record, and what
     follows from them.
@@ -131,7 +139,7 @@ def state(plan: Plan, store: RecordStore, units: int | None = None) -> State:
     searches = tuple(_searches(plan, store, units))
     if not all(search.choice for search in searches):
         return State(searches, False, (), (), ())
-    chosen = {(s.task, s.optimizer, s.seed, s.budget): s.choice.spec for s in searches if s.choice}
+    chosen = Chosen({(s.task, s.optimizer, s.seed, s.budget): s.choice.spec for s in searches if s.choice})
     return _after(plan, searches, chosen, units)
 
 

@@ -26,7 +26,7 @@ SHAPE = {
     "error?": (str, None),
     "pruned?": bool,
     "fault?": str,
-    "groups?": [Each((float, bool, None))],
+    "groups?": [Each(_SCALAR)],
     "metrics": Each((float, None)),
     "primary?": ({"name": str, "greater_is_better": bool}, None),
     "history?": (str, None),

@@ -101,6 +101,7 @@ def _trends(ladder: Ladder) -> str:
     if not ladder.trends:
         return ""
     ahead = ladder.trends[0]
+    sizes = len({p.rung["parameters"] for p in ladder.points})
     head = ["optimizer", "beta (tokens)", "alpha (size)", "off the rungs", f"at {short(ahead.next_parameters)}"]
     lines = [
         _row(
@@ -118,6 +119,8 @@ def _trends(ladder: Ladder) -> str:
         f"The last column is what the law says of {short(ahead.next_parameters)} parameters and "
         f"{short(ahead.next_tokens)} tokens: an extrapolation. Without an alpha, size and tokens only grow "
         "together, and beta is of both."
+        if sizes > 1
+        else "Of one size: nothing is said of another."
     )
     return f'<h3>The trend</h3>{html_table(head, lines, "The trend")}<p class="soft">{note}</p>'
 
@@ -145,20 +148,21 @@ def _rates(ladder: Ladder, styles: Mapping[str, str]) -> str:
     if not ladder.rates:
         return ""
     labels = list(dict.fromkeys(r.optimizer for r in ladder.rates))
-    best = [
-        Series(label, [(r.rung["parameters"], r.best) for r in ladder.rates if r.optimizer == label and r.rung["all"]])
-        for label in labels
-    ]
+    common = [r for r in ladder.rates if r.rung["all"]]
+    one_size = len({r.rung["parameters"] for r in common}) == 1
+    what, axis, key = (
+        ("batch size", "batch size (samples)", "batch_size") if one_size else ("size", *["parameters"] * 2)
+    )
+    best = [Series(label, [(r.rung[key], r.best) for r in common if r.optimizer == label]) for label in labels]
     figures = [
-        "<figure><figcaption><span>Best rate against size</span></figcaption>"
-        f"{panel('best rate against size', best, styles, 'parameters', 'chosen rate')}</figure>"
+        f"<figure><figcaption><span>Best rate against {what}</span></figcaption>"
+        f"{panel(f'best rate against {what}', best, styles, axis, 'chosen rate')}</figure>"
     ]
     for label in labels:
-        mine = [r for r in ladder.rates if r.optimizer == label and r.rung["all"]]
-        sizes = sorted({r.rung["size"] for r in mine})
+        mine = [r for r in common if r.optimizer == label]
         drawn = panel(
             f"{label}: loss over its rate",
-            [_tried(label, r, sizes.index(r.rung["size"])) for r in mine],
+            [_tried(label, r, i, mine) for i, r in enumerate(mine)],
             styles, "rate", "validation loss of every trial",
         )  # fmt: skip
         caption = f"<figcaption><span>{escape(label)}: loss over its rate</span></figcaption>"
@@ -180,9 +184,13 @@ def _rates(ladder: Ladder, styles: Mapping[str, str]) -> str:
     return f'<h3>Rates</h3><div class="grid2">{"".join(figures)}</div>{table}{_carried(ladder)}'
 
 
-def _tried(label: str, rate: Rate, colour: int) -> Series:
+def _tried(label: str, rate: Rate, colour: int, among: Sequence[Rate]) -> Series:
+    """A rung's trials, named by what tells it from the others: its size, its tokens a parameter, its batch size."""
     points = [(v, Estimate(loss, NAN, NAN)) for v, loss in rate.tried]
-    return Series(label, points, (), short(rate.rung["size"]), style=f"k{colour % COLOURS} d0")
+    shown = {"size": short, "multiple": "× {:g}".format, "batch_size": "batch {}".format}
+    differing = [key for key in shown if len({r.rung[key] for r in among}) > 1] or ["size"]
+    word = ", ".join(shown[key](rate.rung[key]) for key in differing)
+    return Series(label, points, (), word, style=f"k{colour % COLOURS} d0")
 
 
 def _carried(ladder: Ladder) -> str:
