@@ -33,7 +33,7 @@ _IDX = {
 
 @dataclass(frozen=True)
 class Distributed:
-    """A set's name in `known.IMAGES`, the rows of its splits, and the names of its classes if it tells them."""
+    """A set's name in `published_counts`, the rows of its splits, and the names of its classes if it tells them."""
 
     name: str
     rows: Mapping[str, list[Row]]
