@@ -142,7 +142,8 @@ def test_plans(plain: Path, tuned: Path, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["a wrapper without a base", "a setting of the run that is a number", "a search that is missing"]
+    "damage",
+    ["a wrapper without a base", "a setting of the run that is a number", "a search that is missing", "a new source"],
 )
 def test_plans_whose_settings_cannot_be_put_together(tuned: Path, damage: str) -> None:
     file = tuned / "plan.json"
@@ -151,6 +152,8 @@ def test_plans_whose_settings_cannot_be_put_together(tuned: Path, damage: str) -
         next(o for o in plan["optimizers"] if "base" in o["spec"])["spec"]["base"] = None
     elif damage == "a search that is missing":
         del plan["tuning"]["cells"][0]
+    elif damage == "a new source":
+        plan["variance"]["sources"][0] = "weather"
     else:
         cell = plan["tuning"]["cells"][0]
         cell["space"]["run"] = cell["space"].pop("lr")

@@ -12,6 +12,8 @@ from hf_optim.core.shape import Each
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec, id_of
 from hf_optim.study.plan import units
+from hf_optim.study.plan.tuning import PRUNERS, SAMPLERS
+from hf_optim.study.plan.variance import SOURCES
 
 _SPEC = {"name": str, "base?": (str, {"name?": str}, None), "run?": ({}, None)}
 _TASK = {
@@ -48,13 +50,20 @@ _PLAN = {
     "tasks": [_TASK],
     "optimizers": [{"label": str, "spec": _SPEC, "defaults": {}}],
     "runs": [{"id": str, "task": str, "optimizer": str, "seed": int, "spec": {"task": str, "optimizer": _SPEC}}],
-    "tuning?": {"trials": int, "steps": (int, None), "seed": int, "sampler": str, "prune": str, "cells": [_CELL]},
+    "tuning?": {
+        "trials": int,
+        "steps": (int, None),
+        "seed": int,
+        "sampler": SAMPLERS,
+        "prune": PRUNERS,
+        "cells": [_CELL],
+    },
     "looks?": [int],
     "per_unit?": int,
     "family?": ("tasks", "score"),
     "speedup?": {"budgets": [float], "in?": ("steps", "passes", "seconds")},
     "sensitivity?": {"key": str, "values": [float], "seeds": int},
-    "variance?": {"seeds": int, "sources": [str], "optimizers": [str], "seed": int, "tuning_seed": int},
+    "variance?": {"seeds": int, "sources": [SOURCES], "optimizers": [str], "seed": int, "tuning_seed": int},
     "margin?": Each(float),
     "ladder?": {"rates": ("tuned", "carried", "both"), "rungs": [_RUNG]},
     "targets?": Each({"metric": str, "value": float, "better": ("higher", "lower")}),
@@ -75,7 +84,7 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     if not all(0 <= seed < 2**32 for seed in data["seeds"]):
         raise UserError(f"{file}: a seed lies between 0 and 4294967295")
     named = [data["baseline"], *(label for task in data["tasks"] for label in (*task["only"], *task["hyper"]))]
-    named += [run["optimizer"] for run in data["runs"]]
+    named += [run["optimizer"] for run in data["runs"]] + data.get("variance", {}).get("optimizers", [])
     if unknown := set(named) - {*labels}:
         raise UserError(f"{file}: no optimizer has the label {sorted(unknown)[0]!r}")
     places = [run["task"] for run in data["runs"]] + [*data.get("margin", ()), *data.get("targets", ())]
