@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,11 @@ def test_curves_of_the_largest_and_the_smallest_numbers_are_drawn(
         rows = [{"step": 1, "train_loss": 1e308}, {"step": 2, "train_loss": 5e-324}, {"step": 3, "train_loss": 1.0}]
         history.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"step": 1e300, "train_loss": -1e307}]))
     assert command(capsys, "report", study)[0] == 0
+
+
+def test_no_record_of_ours_is_unreadable_for_its_numbers(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "r.json", {"perplexity": math.exp(460), "loss": 460.0, "bad": math.inf})
+    assert json.loads((tmp_path / "r.json").read_text()) == {"perplexity": None, "loss": 460.0, "bad": None}
 
 
 def test_a_number_is_one_that_can_be_computed_with() -> None:

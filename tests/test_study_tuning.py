@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -215,8 +216,7 @@ def test_killed_anywhere_and_started_again_nothing_changes(
     tmp_path: Path, kills: list[int], prune: str, chance: random.Random
 ) -> None:
     planned = expand(YAML.replace("trials: 6", f"trials: 6\n  prune: {prune}"))
-    name = str(chance.random())
-    straight, broken = whole(planned, tmp_path / "a" / prune), tmp_path / name
+    straight, broken = whole(planned, tmp_path / "a" / prune), Path(tempfile.mkdtemp(dir=tmp_path))
     executed: list[str] = []
     for kill in kills:
         for i, run in enumerate(steps(planned, broken)):

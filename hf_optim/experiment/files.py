@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import math
 import os
 import re
 import stat
@@ -20,6 +19,8 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from hf_optim.core.shape import FARTHEST
 
 #: bytes of a file that is read at once; histories of long runs have some MB
 LARGEST = 64 << 20
@@ -227,12 +228,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically; numbers that are not finite become null."""
+    """Write `value` as JSON, atomically; numbers that are not finite, or beyond what readers take, become null."""
     write_atomically(path, json.dumps(_finite(value), indent=1, sort_keys=False, allow_nan=False) + "\n")
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, atomically; numbers that are not finite become null."""
+    """Write one JSON object a line, as `write_json` does."""
     write_atomically(path, "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows))
 
 
@@ -241,6 +242,6 @@ def _finite(value: Any) -> Any:
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not abs(value) < FARTHEST:  # a perplexity of e^400 as infinity
         return None
     return value
