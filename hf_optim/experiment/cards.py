@@ -37,9 +37,9 @@ def _card(name: str, gigabytes: float, fp32: float, tf32: float | None, bf16: fl
     return Card(name, {key: value for key, value in every.items() if value is not None}, gigabytes)
 
 
-# NVIDIA's datasheets of T4, V100 (SXM2), A10, L4, L40S, A100, H100 (SXM) and H200, where the tensor cores' numbers of
-# the last five are half of those with sparsity; appendix A of the whitepaper on GA102 and that on Ada for the two RTX
-# cards, products of half precision added up in float32.
+# As vendors' and makers' tables quote NVIDIA's datasheets of T4, V100 (SXM2), A10, L4, L40S, A100, H100 (SXM) and H200,
+# where the tensor cores' numbers of the last five are half of those with sparsity, and its whitepapers on GA102 and Ada
+# for the two RTX cards, products of half precision added up in float32.
 CARDS = {
     card.name.lower(): card
     for card in (
