@@ -20,6 +20,12 @@ import pytest  # noqa: E402 - after the environment that it would pass on
 QUICK = {"architecture", "arguments", "cli", "docs", "metrics", "plugin", "references", "registry", "study_plan"}
 
 
+def pytest_ignore_collect(collection_path, config):
+    """The quick subset does not wait for the import of all other files."""
+    other = collection_path.suffix == ".py" and collection_path.stem.removeprefix("test_") not in QUICK
+    return True if other and config.option.markexpr == "quick" else None
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem.removeprefix("test_") in QUICK:
