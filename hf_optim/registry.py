@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import importlib
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -73,22 +74,21 @@ class Info:
 # --- reading files -------------------------------------------------------------------------------------------------
 
 
-#: what is read of a file: anything else in it may be computed
-_READ = {"family", "paper", "cited", "needs", "slots", "int8_slots", "state_bytes", "search_space", "special_cases",
-         "as_base", "base", "PRESETS"}  # fmt: skip
+_DECLARED = ("family", "paper", "cited", "needs", "slots", "int8_slots", "state_bytes", "search_space",
+             "special_cases", "as_base")  # fmt: skip
 
 
-def _literals(body: list[ast.stmt], path: Path) -> dict[str, Any]:
+def _literals(body: list[ast.stmt], names: Collection[str], path: Path) -> dict[str, Any]:
+    """The values of those of `names` that are assigned in `body`, where anything else may be computed."""
     literals = {}
-    for node in body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if isinstance(target, ast.Name) and isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+    for node in (statement for statement in body if isinstance(statement, (ast.Assign, ast.AnnAssign))):
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if isinstance(target, ast.Name) and target.id in names and node.value is not None:
             try:
                 literals[target.id] = _value(node.value)
             except ValueError:
-                if target.id in _READ:
-                    said = "must be a literal: the registry reads it without running the file"
-                    raise UserError(f"{path}:{node.lineno}: {target.id} {said}") from None
+                where = f"{path}:{node.lineno}: {target.id}"
+                raise UserError(f"{where} must be a literal: the registry reads it without running the file") from None
     return literals
 
 
@@ -117,14 +117,14 @@ def _has_init(cls: ast.ClassDef) -> bool:
 
 def _read(path: Path, kind: str) -> dict[str, Info]:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    top = _literals(tree.body, path)
+    top = _literals(tree.body, ("PRESETS",), path)
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.bases]
     infos: dict[str, Info] = {}
     optimizers = [c for c in classes if _has_init(c)]
     if not optimizers:
         return infos
     cls = optimizers[0]
-    own = _literals(cls.body, path)
+    own = _literals(cls.body, _DECLARED, path)
     defaults, required, options = _signature(cls)
     family = "wrapper" if kind == "wrappers" else own.get("family", "plain")
     slots = own.get("slots", {})

@@ -82,21 +82,21 @@ def forecast(spec: RunSpec, card: Card | None, rate: float | None = None, seen: 
     data = stand_in(task, name, preset, spec.data)
     if data is None:
         return None
+    seen = {} if seen is None else seen
     samples = data.facts["train_samples"]
     numbers = budget(spec, preset, min(samples, preset.samples.value or samples), 1)
     if card is None:
         check_precision(numbers.precision)
     state = RandomState()
     try:
-        model, key = None, _pass_key(spec, numbers.precision)
-        if seen is None or key not in seen or (card is None and rate is None):
-            with quiet():
-                model = task.model(name, preset, data)
+        key, measured = _pass_key(spec, numbers.precision), card is None and rate is None
+        with quiet():
+            model = task.model(name, preset, data) if measured or key not in seen else None
+        if model is not None and key not in seen:
             optimizer = registry.build(spec.optimizer, model)
             batch = flops.probe(data.train, task.collate(data))
             see = footprint.measure if card is None and torch.cuda.is_available() else footprint.estimate
             needs = see(model, footprint.slots_of(optimizer), batch, numbers.precision)
-            seen = {} if seen is None else seen
             seen[key] = flops.pass_cost(model, batch), needs
         cost, needs = seen[key]
         room = footprint.available() if card is None else int(footprint.SPARE * 1e9 * card.gigabytes)

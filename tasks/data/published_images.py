@@ -100,16 +100,15 @@ def _pickled(
     have: set[str],
     content: Callable[[str], bytes],
 ) -> Distributed:
-    rows: dict[str, list[Row]] = {}
-    for split, files in splits.items():
-        rows[split] = []
-        for file in files:
-            batch = unpickled.read(content(file), f"{place}/{file}")
-            pixels, labels = batch.get("data"), batch.get(label)
-            whole = isinstance(labels, list) and all(type(number) is int for number in labels)
-            if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or not whole:
-                raise UserError(f"data: {place}/{file}: no batch of CIFAR: no bytes 'data', or no numbers {label!r}")
-            rows[split] += _rows(f"{place}/{file}", pixels, labels)  # type: ignore[arg-type]
+    def read(file: str) -> list[Row]:
+        batch = unpickled.read(content(file), f"{place}/{file}")
+        pixels, labels = batch.get("data"), batch.get(label)
+        whole = isinstance(labels, list) and all(type(number) is int for number in labels)
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or not whole:
+            raise UserError(f"data: {place}/{file}: no batch of CIFAR: no bytes 'data', or no numbers {label!r}")
+        return _rows(f"{place}/{file}", pixels, labels)  # type: ignore[arg-type]
+
+    rows = _joined(splits, read)
     names = unpickled.read(content(meta[0]), f"{place}/{meta[0]}").get(meta[1]) if meta[0] in have else None
     told = names if isinstance(names, list) else []
     return Distributed(name, rows, [n.decode("utf-8", "replace") for n in told if isinstance(n, bytes)])
@@ -125,19 +124,21 @@ def _binary(
     content: Callable[[str], bytes],
 ) -> Distributed:
     """Records of `labels` label bytes, the last of them the one that counts, and 3,072 of pixels."""
-    rows: dict[str, list[Row]] = {}
-    for split, files in splits.items():
-        rows[split] = []
-        for file in files:
-            raw = np.frombuffer(content(file), np.uint8)
-            if not len(raw) or len(raw) % (labels + 3072):
-                raise UserError(
-                    f"data: {place}/{file}: {len(raw)} bytes are no records of {labels + 3072}: fetch it anew"
-                )
-            table = raw.reshape(-1, labels + 3072)
-            rows[split] += _rows(f"{place}/{file}", table[:, labels:], table[:, labels - 1].tolist())
+
+    def read(file: str) -> list[Row]:
+        raw = np.frombuffer(content(file), np.uint8)
+        if not len(raw) or len(raw) % (labels + 3072):
+            raise UserError(f"data: {place}/{file}: {len(raw)} bytes are no records of {labels + 3072}: fetch it anew")
+        table = raw.reshape(-1, labels + 3072)
+        return _rows(f"{place}/{file}", table[:, labels:], table[:, labels - 1].tolist())
+
     names = content(meta).decode("utf-8", "replace").split() if meta in have else []
-    return Distributed(name, rows, names)
+    return Distributed(name, _joined(splits, read), names)
+
+
+def _joined(splits: Mapping[str, list[str]], read: Callable[[str], list[Row]]) -> dict[str, list[Row]]:
+    """The rows of each split, file by file."""
+    return {split: [row for file in files for row in read(file)] for split, files in splits.items()}
 
 
 def _rows(place: str, pixels: np.ndarray, labels: list[int]) -> list[Row]:
