@@ -57,6 +57,17 @@ def test_a_studys_runs_stand_grouped_and_no_run_is_another(tmp_path: Path, monke
     assert read_plan(out).runs == plan.runs
 
 
+def test_the_short_way_to_a_study_is_tracked_too(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+    out = tmp_path / "study"
+    arguments = ["compare", "adamw", "sgd", "--task", "vision", "--model", "mlp", "--size", "smoke", "--seeds", "1"]
+    assert main([*arguments, "--jobs", "1", "--output", str(out), "--report-to", "tensorboard"]) == 0
+    seen = EventMultiplexer().AddRunsFromDirectory(str(out / "trackers" / "tensorboard")).Reload()
+    assert sorted(seen.Runs()) == sorted(f"MLP/{run.optimizer}/0-{run.id}" for run in read_plan(out).runs)
+    assert all("train/loss" in seen.GetAccumulator(name).Tags()["scalars"] for name in seen.Runs())
+
+
 def test_an_unknown_tracker_is_said_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

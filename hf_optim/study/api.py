@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,11 @@ from hf_optim.study.plan.source import Source, parse
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
+
+with warnings.catch_warnings():
+    # Where a notebook has no ipywidgets, tqdm warns once and draws plain bars, which is all that we and transformers need.
+    warnings.simplefilter("ignore")
+    import tqdm.auto  # noqa: F401
 
 
 def run(
