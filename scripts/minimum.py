@@ -1,4 +1,4 @@
-"""Prints the lowest versions that pyproject.toml allows to some extras, as constraints for pip, so that a job tries them.
+"""Prints the lowest versions that pyproject.toml allows to some extras, as constraints for pip: a job tries just those.
 
     python scripts/minimum.py study,slurm,vision > minimum.txt
     python -m pip install -c minimum.txt "torchvision==0.21.0" -e ".[study,slurm,vision]" pytest hypothesis

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 with warnings.catch_warnings():
-    # Where a notebook has no ipywidgets, tqdm warns once and draws plain bars, which is all that we and transformers need.
+    # Where a notebook has no ipywidgets, tqdm warns once and draws plain bars, which is all that anybody needs here.
     warnings.simplefilter("ignore")
     import tqdm.auto  # noqa: F401
 
