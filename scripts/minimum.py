@@ -1,8 +1,8 @@
 """Prints the lowest versions that pyproject.toml allows to some extras, as constraints for pip: a job tries just those.
 
     python scripts/minimum.py study,slurm,vision > minimum.txt
-    python -m pip install -c minimum.txt "torchvision==0.21.0" -e ".[study,slurm,vision]" pytest hypothesis
-    python -m pytest                      with what the tests need that nobody else does at its newest
+    python -m pip install -c minimum.txt "torchvision==0.21.0" -e ".[study,slurm,vision]" pytest hypothesis statsmodels tensorboard
+    python -m pytest tests/test_study_*.py        what the tests alone need is at its newest
 
 Where two of the extras name a package, the higher of their lowest versions counts. What the packages themselves depend
 on is the newest that they accept; a lowest version that does not go with the others is refused by pip.

@@ -19,11 +19,12 @@ PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 CORE = """
 import io, sys
 from contextlib import redirect_stderr, redirect_stdout
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ABSENT:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Absent())
+from importlib.machinery import PathFinder
+class Present:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return None if name.partition(".")[0] in ABSENT else PathFinder.find_spec(name, path, target)
+sys.meta_path[:] = [Present if finder is PathFinder else finder for finder in sys.meta_path]
 from hf_optim.commands.main import main
 def run(*command):
     out, err = io.StringIO(), io.StringIO()

@@ -226,12 +226,8 @@ def test_sentence_transformers(tmp_path):
     st = pytest.importorskip("sentence_transformers")
     datasets = pytest.importorskip("datasets")
     from hub_language import sentences, tokenizer
+    from sentence_transformers.sentence_transformer import losses
     from transformers import BertConfig, BertModel
-
-    try:
-        from sentence_transformers.sentence_transformer import losses
-    except ModuleNotFoundError:  # where it was before
-        from sentence_transformers import losses
 
     words = tokenizer()
     torch.manual_seed(0)
