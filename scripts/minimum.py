@@ -1,7 +1,7 @@
 """Prints the lowest versions that pyproject.toml allows to some extras, as constraints for pip: a job tries just those.
 
     python scripts/minimum.py study,slurm,vision > minimum.txt
-    python -m pip install -c minimum.txt "torchvision==0.21.0" -e ".[study,slurm,vision]" pytest hypothesis statsmodels tensorboard
+    python -m pip install -c minimum.txt "torchvision==0.21.0" -e ".[study,slurm,vision]" pytest hypothesis statsmodels
     python -m pytest tests/test_study_*.py        what the tests alone need is at its newest
 
 Where two of the extras name a package, the higher of their lowest versions counts. What the packages themselves depend

@@ -43,10 +43,11 @@ def core(code: str) -> None:
 
 def test_the_core_alone_lists_and_says_which_extra_a_command_needs() -> None:
     core("""
-for command in (["list"], ["list", "--tasks"], ["info", "smaran"], ["info", "lm"], ["cite", "smaran"], ["doctor"]):
+for command in (["list"], ["list", "--tasks"], ["info", "smaran"], ["info", "lm"], ["cite", "smaran"]):
     code, out, err = run(*command)
     assert code == 0 and out and not err, (command, code, err)
-assert "none installed: pip install 'hf-optim[hf]'" in out
+_, out, err = run("doctor")
+assert not err and ("none installed: pip install 'hf-optim[hf]'" in out or "not installed: pip install hf-optim" in out)
 for command, extra in {
     "study smoke": "study", "compare adamw sgd --task lm": "study", "check adamw": "study", "report x": "study",
     "train --task vision --size smoke": "tasks", "inspect x": "tasks",
