@@ -69,7 +69,7 @@ PEERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
 def rules() -> list[str]:
     """Every rule that steps without trial steps, and wrappers in the middle of their windows."""
     about = map(hf_optim.info, hf_optim.list_optimizers())
-    return [i.name for i in about if "evaluate" not in i.needs and i.family != "matrix" and "base" not in i.required]
+    return [i.name for i in about if "evaluate" not in i.needs and i.family != "matrix"]
 
 
 def resnet18() -> list[tuple[int, ...]]:
@@ -179,11 +179,13 @@ def contestants(name: str, shapes: list[tuple[int, ...]], written: bool) -> dict
 
 
 def ours(name: str, shapes: list[tuple[int, ...]], **options: Any) -> torch.optim.Optimizer:
-    """A rule of this library with its defaults; wrappers change nothing while they are measured."""
+    """A rule of this library with its defaults, wrappers around AdamW; these change nothing while they are measured."""
     info = hf_optim.info(name)
-    hyper: dict[str, Any] = {"lr": 1e-3} if "lr" in info.required else {}
+    hyper: dict[str, Any] = {k: {"lr": 1e-3, "eta": 1e-4, "interval": 1000}[k] for k in info.required}
     hyper |= {"interval": 1000} if "interval" in info.defaults else {}
-    hyper |= {"k": 1000} if "k" in info.defaults and info.family == "wrapper" else {}
+    if info.family == "wrapper":
+        hyper |= {"k": 1000} if "k" in info.defaults else {}
+        hyper |= {"base": {"name": "adamw"}} if info.base is None else {}
     return hf_optim.create(name, tensors(shapes), **hyper, **options)
 
 
