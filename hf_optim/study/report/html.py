@@ -24,9 +24,9 @@ from hf_optim.study.plan.plan import Plan
 from hf_optim.study.report import charts, differs, ladder, sections, task, views
 from hf_optim.study.report.columns import EXPLAINED, slug
 from hf_optim.study.report.document import document
-from hf_optim.study.report.pieces import html_table
+from hf_optim.study.report.pieces import html_table, paragraphs
 from hf_optim.study.report.run_pages import link
-from hf_optim.study.report.summary import glance, headline, sentences
+from hf_optim.study.report.summary import glance, headline, sentences, words
 
 SCRIPTS = ("legend.js", "tables.js", "curves.js")
 
@@ -85,11 +85,11 @@ def _rest(
         _runs(results),
         _environment(results),
         _again(results),
-        f'<h2 id="reading">How to read it</h2><p>{escape(table.note(results))}</p>'
-        "<p>Curves show the mean over seeds, bands reach from the lowest to the highest seed, and a cross ends a run "
+        f'<h2 id="reading">How to read it</h2>{paragraphs(table.note(results))}'
+        "<p>Curves show the mean over runs, bands reach from the lowest to the highest of them, and a cross ends a run "
         "that failed. Accuracies beyond 0.9 are drawn on the logarithm of the error, so that 0.98 and 0.99 stay "
-        "apart. Over passes, tokens and seconds a curve stands where its runs were at that step on average. In the "
-        "plot of differences, intervals without a verdict are pale, and an arrow marks one that leaves the panel.</p>"
+        "apart. Over passes, tokens, FLOPs and seconds a curve stands where its runs were at that step on average. In "
+        "the plot of differences, intervals without a verdict are pale; an arrow marks one that leaves the panel.</p>"
         f"<details><summary>What the columns mean</summary><dl>{explained}</dl></details>",
     ]
 
@@ -165,7 +165,7 @@ def _environment(results: Results) -> str:
     for record in results.records.values():
         for key, value in (record.get("environment") or {}).items():
             if value is not None:
-                seen.setdefault(key.replace("_", " "), Counter())[str(value)] += 1
+                seen.setdefault(key if key == "hf_optim" else words(key), Counter())[str(value)] += 1
         data = record.get("data") or {}
         if data:
             prints.add(f"{data.get('name')} (sha256 {str(data.get('fingerprint'))[:12]})")
