@@ -43,16 +43,19 @@ def render(
         names, dropped = fitting[task_table.task]
         section, data[task_table.task] = task.section(results, entry, task_table, styles, names, dropped)
         drawn.append(section)
+    first = [_block(part) for part in [ladder.section(results, styles)] if part]
     rest = [_block(part) for part in _rest(results, tables, analysis, protocol, styles) if part]
+    anchors = [(task.anchor(task_table), escape(task_table.task)) for task_table in tables]
     body = [
         f"<header><h1>{escape(plan.title)}</h1>",
         f'<p class="facts">{escape(headline(results))}</p></header>',
         f'<section class="summary" aria-label="What was found">{glance(results, tables)}<ul>'
         + "".join(f"<li>{s}</li>" for s in sentences(results, tables))
         + "</ul></section>",
-        _contents([(task.anchor(task_table), task_table.task) for task_table in tables], rest),
+        _contents([*_headings(first), *anchors, *_headings(rest)]),
         task.legend(styles),
         "<main>",
+        *first,
         *drawn,
         *rest,
         "</main>",
@@ -77,7 +80,6 @@ def _rest(
         parts.append(sections.profiles(analysis, styles))
     explained = "".join(f'<dt>{escape(k)}</dt><dd id="{slug(k)}">{escape(v)}</dd>' for k, v in EXPLAINED.items())
     return [
-        ladder.section(results, styles),
         *parts,
         sections.protocol(protocol, styles),
         differs.configurations(results),
@@ -98,11 +100,14 @@ def _block(section: str) -> str:
     return f'<section class="more">{section}</section>'
 
 
-def _contents(tasks: Sequence[tuple[str, str]], rest: Sequence[str]) -> str:
+def _headings(blocks: Sequence[str]) -> list[tuple[str, str]]:
+    """The anchors and headings of blocks, as HTML."""
+    return re.findall(r'<h2 id=["\']([a-z-]+)["\']>([^<]+)</h2>', "".join(blocks))
+
+
+def _contents(sections: Sequence[tuple[str, str]]) -> str:
     """Links to every section."""
-    headings = re.findall(r'<h2 id=["\']([a-z-]+)["\']>([^<]+)</h2>', "".join(rest))
-    links = "".join(f'<a href="#{at}">{escape(name)}</a>' for at, name in tasks)
-    links += "".join(f'<a href="#{at}">{name}</a>' for at, name in headings)
+    links = "".join(f'<a href="#{at}">{name}</a>' for at, name in sections)
     return f'<nav class="contents" aria-label="Contents">{links}</nav>'
 
 
