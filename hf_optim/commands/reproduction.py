@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,22 +65,18 @@ def reproduce(name: str, options: Options) -> int:
     folder = options.folder(chosen.name)
     if setting.study is None:
         return _run_commands(chosen, options, folder)
-    from hf_optim.claims import shared, wishes
+    from hf_optim.claims import wishes
     from hf_optim.study import conduct as command
     from hf_optim.study.plan.plan import expand
 
     source = wishes.study(setting.study, options.wish)
     plan = expand(source, seeds=options.seeds, overrides=options.overrides)
     _announce(chosen, plan, options, folder)
-    if options.share and not options.dry_run:
-        brought = shared.collect(plan.runs, folder, folder.parent)
-        if brought:
-            print(f"{len(brought)} runs are taken from the studies beside it")
     try:
         code = command.study(
             f"{chosen.name} ({options.size})", source=source, output=str(folder), jobs=options.jobs,
             seeds=options.seeds, dry_run=options.dry_run, checkpoint_every=options.checkpoint_every,
-            overrides=options.overrides, jobs_per_gpu=options.jobs_per_gpu, card=options.card,
+            overrides=options.overrides, jobs_per_gpu=options.jobs_per_gpu, card=options.card, sharing=options.share,
         )  # fmt: skip
     except KeyboardInterrupt:
         if (folder / "plan.json").is_file():
@@ -133,6 +130,7 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
     import importlib
 
     from hf_optim.claims import theorems
+    from hf_optim.study.folder.disk import unwritable
 
     setting = chosen.settings[options.size]
     for place, words in setting.commands.items():
@@ -143,8 +141,11 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
         print(f"check {name}")
     if options.dry_run:
         return 0
-    theorems.write(list(setting.checks), folder)
-    return _write_tables(chosen, options, folder)
+    try:
+        theorems.write(list(setting.checks), folder)
+        return _write_tables(chosen, options, folder)
+    except OSError as error:
+        raise unwritable(folder, error) from None
 
 
 def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
@@ -199,5 +200,11 @@ def within(budget: str, options: Options) -> int:
         print(f"left out: {entry.name}: {entry.why}, {cost.duration(entry.hours)}")
     if options.dry_run:
         return 0
-    codes = [reproduce(entry.name, replace(options, anyway=True)) for entry in chosen]
-    return max(codes, default=0)
+    code = 0
+    for entry in chosen:
+        try:
+            code = max(code, reproduce(entry.name, replace(options, anyway=True)))
+        except UserError as error:  # what is wrong with one keeps none of the others from being decided
+            print(safe_text.line(f"error: {entry.name}: {error}"), file=sys.stderr)
+            code = 2
+    return code
