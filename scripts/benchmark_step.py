@@ -29,13 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark_tables import FUSED, first_table, plot, table, wide
 
 import hf_optim
 from hf_optim.engine import passes
 from hf_optim.engine.trace import trace
 
-#: against which all are measured
-FUSED = "torch AdamW fused"
 #: the same rule in other packages: package, class, arguments
 PEERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     "adabelief": [("pytorch_optimizer", "AdaBelief", {})],
@@ -69,7 +68,7 @@ PEERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
 def rules() -> list[str]:
     """Every rule that steps without trial steps, and wrappers in the middle of their windows."""
     about = map(hf_optim.info, hf_optim.list_optimizers())
-    return [i.name for i in about if "evaluate" not in i.needs and i.family != "matrix" and "base" not in i.required]
+    return [i.name for i in about if "evaluate" not in i.needs and i.family != "matrix"]
 
 
 def resnet18() -> list[tuple[int, ...]]:
@@ -179,11 +178,13 @@ def contestants(name: str, shapes: list[tuple[int, ...]], written: bool) -> dict
 
 
 def ours(name: str, shapes: list[tuple[int, ...]], **options: Any) -> torch.optim.Optimizer:
-    """A rule of this library with its defaults; wrappers change nothing while they are measured."""
+    """A rule of this library with its defaults, wrappers around AdamW; these change nothing while they are measured."""
     info = hf_optim.info(name)
-    hyper: dict[str, Any] = {"lr": 1e-3} if "lr" in info.required else {}
+    hyper: dict[str, Any] = {k: {"lr": 1e-3, "eta": 1e-4, "interval": 1000}[k] for k in info.required}
     hyper |= {"interval": 1000} if "interval" in info.defaults else {}
-    hyper |= {"k": 1000} if "k" in info.defaults and info.family == "wrapper" else {}
+    if info.family == "wrapper":
+        hyper |= {"k": 1000} if "k" in info.defaults else {}
+        hyper |= {"base": {"name": "adamw"}} if info.base is None else {}
     return hf_optim.create(name, tensors(shapes), **hyper, **options)
 
 
@@ -280,52 +281,6 @@ def first_steps(name: str) -> dict[str, Any]:
     return {"optimizer": name, "cold": cold, "cached": cached}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
-    lines = [
-        "| model | threads | optimizer | bytes | x F | (quartiles) | x B | ms | temporaries, bytes/parameter |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        low, high = r["F quartiles"]
-        lines.append(
-            f"| {r['model']} | {r['threads']} | {r['optimizer']} | {r['bytes']:.0f} | {r['F']:.2f} "
-            f"| {low:.2f}-{high:.2f} | {r['B']:.2f} | {r['milliseconds']:.2f} | {r['temporaries per parameter']:.2f} |"
-        )
-    return "\n".join(lines)
-
-
-def first_table(rows: list[dict[str, Any]]) -> str:
-    """Markdown."""
-    lines = [
-        "| optimizer | first step, nothing cached, s | second | first, in a later process | second |",
-        "|" + "---|" * 5,
-    ]
-    lines += [f"| {r['optimizer']} | {' | '.join(f'{t:.2f}' for t in (*r['cold'], *r['cached']))} |" for r in rows]
-    return "\n".join(lines)
-
-
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Bars of x B, a panel a model and number of threads."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    panels = sorted({(r["threads"], r["model"]) for r in rows})
-    most = max(sum((r["threads"], r["model"]) == panel for r in rows) for panel in panels)
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 0.24 * most + 1.2), squeeze=False)
-    for axis, (threads, model) in zip(axes[0], panels, strict=True):
-        own = [r for r in rows if (r["threads"], r["model"]) == (threads, model)][::-1]
-        own = [r for r in own if r["optimizer"] != FUSED or r["rule"] == "adamw"]
-        colours = ["#e45756" if "kernels" in r["execution"] else "#4c78a8" if r["execution"] else "#999" for r in own]
-        axis.barh([r["optimizer"] for r in own], [r["B"] for r in own], color=colours)
-        axis.axvline(1, color="#444", linewidth=1)
-        axis.set(title=f"{model}, {threads} thread(s)", xlabel="time of a step / bound")
-    figure.tight_layout()
-    figure.savefig(path)
-
-
 class Measured:
     """DIR/steps.json, and the tables and the plot beside it; without a folder, what is printed.
 
@@ -355,7 +310,7 @@ class Measured:
         self.folder.mkdir(parents=True, exist_ok=True)
         for file, text in (
             ("steps.json", json.dumps(self.results, indent=1)),
-            ("steps.md", table([r for r in self.results["rows"] if r["optimizer"] != FUSED or r["rule"] == "adamw"])),
+            ("steps.md", wide(self.results["rows"])),
             ("first.md", first_table(self.results["first steps"])),
         ):
             (self.folder / f"{file}.new").write_text(text + "\n", encoding="utf-8")
@@ -372,7 +327,7 @@ def main() -> None:
         "--kernels-only", action="store_true", help="leave out the forms that run as written, and the first steps"
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after so many")
-    parser.add_argument("--output", type=Path, help="folder for steps.json, steps.md, first.md, steps.png")
+    parser.add_argument("--output", type=Path, help="folder for steps.json (all), steps.md, first.md and steps.png")
     parser.add_argument("--first-step", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.first_step:

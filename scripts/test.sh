@@ -7,4 +7,6 @@ cd "$(dirname "$0")/.."
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 "$VENV/bin/ruff" check .
 "$VENV/bin/mypy"
-"$VENV/bin/python" -m pytest -n "$("$VENV/bin/python" -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')" "$@"
+cores=$("$VENV/bin/python" -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
+# a file stays in one process, so that what its tests share is made once
+"$VENV/bin/python" -m pytest -n "$cores" --dist loadfile --no-loadscope-reorder "$@"

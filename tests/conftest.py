@@ -19,6 +19,18 @@ import pytest  # noqa: E402 - after the environment that it would pass on
 #: files of the subset that CONTRIBUTING.md calls quick
 QUICK = {"architecture", "arguments", "cli", "docs", "metrics", "plugin", "references", "registry", "study_plan"}
 
+#: files of minutes: begun first, none of them is alone at the end
+LONG = {
+    "check",
+    "distributed_rules",
+    "hub_distributed",
+    "hub_killed",
+    "study_run",
+    "study_spread",
+    "task_processes",
+    "triton",
+}
+
 
 def pytest_ignore_collect(collection_path, config):
     """The quick subset does not wait for the import of all other files."""
@@ -27,6 +39,7 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
     for item in items:
         if item.path.stem.removeprefix("test_") in QUICK:
             item.add_marker("quick")

@@ -44,7 +44,7 @@ def make_study(
                 if (label, seed) not in missing:
                     home = folder / "runs" / run_id
                     home.mkdir(parents=True, exist_ok=True)
-                    _write_run(home, runs[-1], value(label, seed), (label, seed) in failed, steps, milliseconds)
+                    write_run(home, runs[-1], value(label, seed), (label, seed) in failed, steps, milliseconds)
                     if spent:
                         _spend(home / "history.jsonl", 1 + labels.index(label))
     plan = {
@@ -80,7 +80,7 @@ def _spend(history: Path, passes: int) -> None:
     history.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _write_run(home: Path, run: dict, value: float, failed: bool, steps: int, milliseconds: float) -> None:
+def write_run(home: Path, run: dict, value: float, failed: bool, steps: int, milliseconds: float) -> None:
     rows = []
     for step in range(1, (steps // 3 if failed else steps) + 1):
         loss = 2.3 * math.exp(-step / 10) + 0.01

@@ -1,18 +1,22 @@
 """`hf-optim reproduce`: the page, the costs, what is shared, and what fits into a budget."""
 
 import json
+from dataclasses import replace
 
 import pytest
-from study_fakes import make_study
+from study_fakes import make_study, write_run
 
-from hf_optim.claims import agenda, claim, cost, counterparts, judge, power, shared, show, wishes
+from hf_optim.claims import agenda, claim, cost, counterparts, judge, power, show, wishes
 from hf_optim.claims.evidence import Evidence
 from hf_optim.claims.wishes import Wish
 from hf_optim.commands import main as cli
 from hf_optim.commands import reproduction
 from hf_optim.commands.reproduction import Options
 from hf_optim.errors import UserError
+from hf_optim.experiment import cards
+from hf_optim.study import conduct
 from hf_optim.study.folder import results as records
+from hf_optim.study.folder import shared
 from hf_optim.study.plan import plan
 from hf_optim.study.plan.source import parse
 
@@ -253,6 +257,46 @@ def test_finished_runs_of_another_study_are_taken_and_failed_ones_are_not(tmp_pa
     assert len(brought) == 8 and shared.collect(other.plan.runs, tmp_path / "two", tmp_path) == []
     assert len(records.load(tmp_path / "two").records) == 8
     assert not list((tmp_path / "two" / "runs").glob(".*"))
+
+
+def test_a_study_of_its_own_begins_with_the_runs_of_those_beside_it(tmp_path, capsys) -> None:
+    source = parse(STUDY.partition("study:")[2].replace("\n    ", "\n"), "x.yaml")
+    for entry in plan.expand(source).to_dict()["runs"]:
+        home = tmp_path / "one" / "runs" / entry["id"]
+        home.mkdir(parents=True)
+        write_run(home, entry, 0.9, False, 40, 5.0)
+    assert conduct.study("x", source=source, output=str(tmp_path / "two"), sharing=True) == 0
+    told = capsys.readouterr().out
+    assert "2 runs are taken" in told and "2 runs, 2 finished before" in told
+    assert len(records.load(tmp_path / "two").records) == 2
+
+
+def test_within_a_budget_a_claim_that_cannot_be_run_keeps_no_other_from_it(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reproductions").mkdir()
+    (tmp_path / "reproductions" / "agr-theorem41-small").write_text("a file in the way")
+    tried = agenda.plan(1, "small", Wish(), None, cost.CORE, ["agr-theorem41", "agr-theorem42"])
+    monkeypatch.setattr(agenda, "plan", lambda *rest: tried)
+    assert reproduction.within("1h", Options()) == 2
+    captured = capsys.readouterr()
+    assert "error: agr-theorem41: " in captured.err and "AGR" in captured.out
+    assert (tmp_path / "reproductions" / "agr-theorem42-small" / "reproduction.md").is_file()
+
+
+def test_a_dry_run_within_a_budget_counts_shared_runs_once(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (entry,), _ = agenda.plan(100, "small", Wish(), None, cost.CORE, ["amvt-ablation"])
+    monkeypatch.setattr(agenda, "plan", lambda *rest: ([entry, replace(entry, name="again")], []))
+    asked = Options(dry_run=True, card=cards.find("T4"), overrides={"precision": "bf16"})
+    assert reproduction.within("1h", asked) == 0
+    assert "of unknown cost (--card: T4 does not compute in bf16" in capsys.readouterr().out
+    assert reproduction.within("1h", replace(asked, card=cards.find("A100"))) == 0
+    told = capsys.readouterr().out.partition("costs on A100")[2].splitlines()[1:]
+    assert len(told) == 1 + len({run.task for run in entry.runs}) and "again" not in "".join(told)
+    for line, task in zip(told, dict.fromkeys(run.task for run in entry.runs), strict=False):
+        count = sum(run.task == task for run in entry.runs)
+        assert line.startswith(f"  amvt-ablation, {task}: {count} runs, each ") and "FLOPs" in line and "GB" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_early_stopping_ends_a_run_that_no_longer_improves() -> None:

@@ -39,3 +39,11 @@ def test_help_is_all_that_happens(script, monkeypatch, capsys):
         runpy.run_path(str(script), run_name="__main__")
     out = capsys.readouterr().out
     assert not end.value.code and out.startswith("usage") and len(out.splitlines()) > 3
+
+
+def test_the_benchmark_can_make_every_rule_that_it_offers(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    benchmark = runpy.run_path(str(SCRIPTS / "benchmark_step.py"))
+    for name in benchmark["rules"]():
+        assert benchmark["step"](benchmark["ours"](name, [(4, 4), (4,)])) > 0, name
+    assert {"lion", "tlr", "lookahead", "hdk", "smaran"} <= set(benchmark["rules"]())

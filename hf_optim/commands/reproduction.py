@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from hf_optim.core import safe_text
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
+    from hf_optim.claims.agenda import Entry
     from hf_optim.claims.cost import Machine
     from hf_optim.claims.judge import Outcome
     from hf_optim.experiment.cards import Card
@@ -64,22 +66,18 @@ def reproduce(name: str, options: Options) -> int:
     folder = options.folder(chosen.name)
     if setting.study is None:
         return _run_commands(chosen, options, folder)
-    from hf_optim.claims import shared, wishes
+    from hf_optim.claims import wishes
     from hf_optim.study import conduct as command
     from hf_optim.study.plan.plan import expand
 
     source = wishes.study(setting.study, options.wish)
     plan = expand(source, seeds=options.seeds, overrides=options.overrides)
     _announce(chosen, plan, options, folder)
-    if options.share and not options.dry_run:
-        brought = shared.collect(plan.runs, folder, folder.parent)
-        if brought:
-            print(f"{len(brought)} runs are taken from the studies beside it")
     try:
         code = command.study(
             f"{chosen.name} ({options.size})", source=source, output=str(folder), jobs=options.jobs,
             seeds=options.seeds, dry_run=options.dry_run, checkpoint_every=options.checkpoint_every,
-            overrides=options.overrides, jobs_per_gpu=options.jobs_per_gpu, card=options.card,
+            overrides=options.overrides, jobs_per_gpu=options.jobs_per_gpu, card=options.card, sharing=options.share,
         )  # fmt: skip
     except KeyboardInterrupt:
         if (folder / "plan.json").is_file():
@@ -133,6 +131,7 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
     import importlib
 
     from hf_optim.claims import theorems
+    from hf_optim.study.folder.disk import unwritable
 
     setting = chosen.settings[options.size]
     for place, words in setting.commands.items():
@@ -143,8 +142,11 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
         print(f"check {name}")
     if options.dry_run:
         return 0
-    theorems.write(list(setting.checks), folder)
-    return _write_tables(chosen, options, folder)
+    try:
+        theorems.write(list(setting.checks), folder)
+        return _write_tables(chosen, options, folder)
+    except OSError as error:
+        raise unwritable(folder, error) from None
 
 
 def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
@@ -198,6 +200,31 @@ def within(budget: str, options: Options) -> int:
     for entry in left:
         print(f"left out: {entry.name}: {entry.why}, {cost.duration(entry.hours)}")
     if options.dry_run:
+        from hf_optim.experiment import forecast
+
+        print("\n".join(forecast.lines(_kinds(chosen, options.overrides), options.card)))
         return 0
-    codes = [reproduce(entry.name, replace(options, anyway=True)) for entry in chosen]
-    return max(codes, default=0)
+    code = 0
+    for entry in chosen:
+        try:
+            code = max(code, reproduce(entry.name, replace(options, anyway=True)))
+        except UserError as error:  # what is wrong with one keeps none of the others from being decided
+            print(safe_text.line(f"error: {entry.name}: {error}"), file=sys.stderr)
+            code = 2
+    return code
+
+
+def _kinds(chosen: Sequence[Entry], overrides: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], int]]:
+    """(claim and task, the specification of one run, how many) of all runs; what claims share counts once."""
+    kinds: dict[str, tuple[dict[str, Any], int]] = {}
+    counted: set[str] = set()
+    for entry in chosen:
+        for run in entry.runs:
+            if run.id in counted:
+                continue
+            counted.add(run.id)
+            label = f"{entry.name}, {run.task}"
+            spec = {**run.spec, "overrides": {**(run.spec.get("overrides") or {}), **overrides}}
+            first, count = kinds.get(label, (spec, 0))
+            kinds[label] = first, count + 1
+    return [(label, spec, count) for label, (spec, count) in kinds.items()]

@@ -16,7 +16,7 @@ from hf_optim.experiment.files import write_atomically
 from hf_optim.experiment.spec import paths_in
 from hf_optim.study.findings import design, naming, table, verdicts
 from hf_optim.study.findings import protocol as tuning_report
-from hf_optim.study.folder import changes, questions, rows, stages
+from hf_optim.study.folder import changes, questions, rows, shared, stages
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.folder.standing import known
@@ -58,6 +58,7 @@ def study(
     card: Card | None = None,
     data: str | None = None,
     report_to: Sequence[str] = (),
+    sharing: bool = False,
 ) -> int:
     """Runs what is missing of a study, writes tables and report, shows the table. Gives 1 if a run failed, else 0.
 
@@ -79,6 +80,7 @@ def study(
         card: the GPU for which a dry run says the costs; default what is here.
         data: of every task, in place of the file's: a name that the task knows, or a path from here.
         report_to: trackers that are fed beside the records, as "tensorboard", "trackio" or "wandb".
+        sharing: take finished runs from the studies beside the folder.
         source: the study itself, where it stands in no file of its own; `name` then only says where it comes from.
 
     Raises:
@@ -116,6 +118,8 @@ def study(
         _show_change(change, console)
         return 0
     run.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
+    if sharing and (brought := shared.collect(plan.runs, folder, folder.parent)):
+        console.print(f"{len(brought)} runs are taken from the studies beside it")
     _show_change(change, console)
     _show_question(folder, console)
     if launch is not None:

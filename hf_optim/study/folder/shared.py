@@ -1,4 +1,4 @@
-"""Runs that another claim's study has made already: the same specification is the same run, whatever its table."""
+"""Runs that another study has made already: the same specification is the same run, whatever its study."""
 
 from __future__ import annotations
 
