@@ -241,8 +241,8 @@ def test_sentence_transformers(tmp_path):
     rows_ = datasets.Dataset.from_dict({"first": text[:8], "second": text[8:], "label": [i % 3 for i in range(8)]})
 
     def built():
-        torch.manual_seed(2)
         model = st.SentenceTransformer(str(folder), device="cpu")  # mean pooling
+        torch.manual_seed(2)
         loss = losses.SoftmaxLoss(model, sentence_embedding_dimension=8, num_labels=3)
         args = st.SentenceTransformerTrainingArguments(
             str(tmp_path), per_device_train_batch_size=4, num_train_epochs=1, use_cpu=True, report_to=[],
