@@ -14,11 +14,12 @@ import yaml
 from study_fakes import make_study
 
 from hf_optim.commands.main import main
-from hf_optim.core import configs, safe_text, yaml12
+from hf_optim.core import safe_text, yaml12
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files, trackers
 from hf_optim.experiment.spec import RunSpec
+from hf_optim.study.api import load
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder import shared, store
 from hf_optim.study.plan.source import read
@@ -187,6 +188,42 @@ def test_a_record_of_megabytes_is_unreadable(tmp_path: Path, capsys: pytest.Capt
     assert "is larger than" in command(capsys, "report", study)[1]
 
 
+@pytest.mark.parametrize("text", ['{"":0}\n' * (store.MOST_ROWS + 1), '{"a":[' + "[]," * files.MOST_VALUES + "1]}"])
+def test_a_history_without_end_is_unreadable(tmp_path: Path, text: str) -> None:
+    """Its zip has some kB; parsed it would have gigabytes."""
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=1)
+    run = records.load(study).plan.runs[0]
+    (study / "runs" / run.id / "history.jsonl").write_text(text)
+    results = records.load(study)
+    assert results.history(run) == [] and "more than" in results.store.unreadable[run.id]
+
+
+def test_figures_without_end_make_no_table_without_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=2)
+    for i, file in enumerate(study.glob("runs/*/record.json")):
+        written = json.loads(file.read_text())
+        written["metrics"] |= {f"{i} {k}": 1.0 for k in range(store.MOST_NAMES // 2)}
+        file.write_text(json.dumps(written))
+    assert command(capsys, "report", study)[1].count("names of figures") == 3
+    study = make_study(tmp_path / "other", ("adamw", "sgd"), seeds=2)
+    with next(study.glob("runs/*/history.jsonl")).open("w") as history:
+        history.write(json.dumps({f"{k}": 1.0 for k in range(4000)}) + "\n" + '{"step": 1}\n' * 3000)
+    with pytest.raises(UserError, match="3,001 rows of 4,00. columns"):
+        _ = load(study).curves
+
+
+# --- notebooks ---
+
+
+def test_a_notebook_shows_texts(tmp_path: Path) -> None:
+    bad = "<b>\x1b[2J$\\href{javascript:alert(1)}{x}$"
+    study = load(make_study(tmp_path / "study", ("adamw", bad[:40]), seeds=3))
+    shown = [repr(study), *study.sentences, *(repr(frame) for frame in (study.runs, study.verdicts, study.curves))]
+    assert not [text for text in shown if "\x1b" in text]
+    html = study._repr_html_()
+    assert html.startswith('<div class="tex2jax_ignore mathjax_ignore">') and "<b>\ufffd" not in html
+
+
 # --- charts ---
 
 
@@ -299,89 +336,3 @@ def test_a_resumed_run_reads_no_shards_elsewhere(tmp_path: Path) -> None:
     (whole / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../x.safetensors"}}))
     with pytest.raises(UserError, match="names a file that is not beside it"):
         _prepare(tmp_path, spec, keep=True, checkpoints=True)
-
-
-# --- claims: tables that a stranger left, and files of claims ---
-
-CLAIM = yaml.safe_load((configs.folder("claims") / "agr-theorem41.yaml").read_text())
-TABLE = "case,norm,norm_bound,slope,slope_bound\n"
-
-
-def claim(folder: Path, **changes: Any) -> Path:
-    """A claim file in `folder`, judged on tables."""
-    (folder / "claim.yaml").write_text(yaml.safe_dump({**CLAIM, **changes}))
-    return folder / "claim.yaml"
-
-
-@pytest.mark.parametrize(
-    "table",
-    [
-        b"case\n\xff\xfe",
-        b"case\n" + b"x" * 140_000,
-        b"a\nb,c\n\n",
-        b"a," * 1000 + b"a\n" * 10_000,
-        None,
-        "pipe",
-        "link",
-    ],
-)
-def test_a_table_of_a_claim_is_a_file_of_its_folder(
-    tmp_path: Path, elsewhere: Path, table: bytes | str | None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (elsewhere / "mine.csv").write_text(TABLE + "SECRET,5,1,5,1\n")
-    (tmp_path / "out").mkdir()
-    file = tmp_path / "out" / "agr-theorem41.csv"
-    if isinstance(table, bytes):
-        file.write_bytes(table)
-    elif table == "pipe":
-        os.mkfifo(file)
-    elif table == "link":
-        file.symlink_to(elsewhere / "mine.csv")
-    else:
-        with file.open("wb") as holes:
-            holes.truncate(1 << 40)
-    assert command(capsys, "reproduce", "agr-theorem41", "--page", "--output", tmp_path / "out")[0] == 0
-    assert "**not tested**" in (page := (tmp_path / "out" / "reproduction.md").read_text()) and "SECRET" not in page
-
-
-def test_a_claim_leaves_its_folder_neither_to_read_nor_to_write(
-    tmp_path: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (elsewhere / "mine.csv").write_text(TABLE + "SECRET,5,1,5,1\n")
-    judged = [{**CLAIM["claims"][0], "file": "../home/mine.csv"}]
-    assert command(capsys, "reproduce", claim(tmp_path, claims=judged), "--page", "--output", tmp_path / "out")[0] == 0
-    assert "SECRET" not in (tmp_path / "out" / "reproduction.md").read_text()
-    assert "name must be made of" in command(capsys, "reproduce", claim(tmp_path, name="../../home/x"), "--page")[2]
-    for place in ("../home", str(elsewhere), ".."):
-        moved = claim(tmp_path, small={"commands": {place: ["landscape", "beale"]}})
-        assert "no name of a folder below" in command(capsys, "reproduce", moved, "--output", tmp_path / "out")[2]
-    (tmp_path / "out" / "b").symlink_to(elsewhere)
-    moved = claim(tmp_path, small={"commands": {"b": ["landscape", "beale", "--steps", "1"]}})
-    assert "not written through" in command(capsys, "reproduce", moved, "--output", tmp_path / "out")[2]
-    assert [path.name for path in elsewhere.iterdir()] == ["mine.csv"]
-
-
-def test_what_a_claim_says_stands_as_text_on_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bad = "<img src=x onerror=alert(1)> [a](javascript:x) | `b`"
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "agr-theorem41.csv").write_text(f"{TABLE}{bad},3,1,3,1\n")
-    (tmp_path / "out" / "](javascript:alert(1)) <b>\x1b[2J\n.csv").write_text("")
-    said = [{**CLAIM["claims"][0], "says": bad, "section": bad, "reading": bad}]
-    named = claim(tmp_path, title=bad, where=bad, notes=[bad], claims=said)
-    code, out, _ = command(capsys, "reproduce", named, "--page", "--output", tmp_path / "out")
-    page = (tmp_path / "out" / "reproduction.md").read_text()
-    assert code == 0 and page.count(r"&lt;img src=x onerror=alert(1)> [a\](javascript:x) \| \`b\`") == 7
-    assert not [tag for tag in ("<img", "<b>", "\x1b", "](java") if tag in page.replace(r"\]", "")]
-
-
-@pytest.mark.parametrize("wrong", [None, 5, [[]], {"a": {"b": 1}}, 10**30, "\x1b[31m"])
-def test_a_claim_of_another_shape_is_one_line(tmp_path: Path, wrong: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    for key in ("name", "paper", "where", "title", "notes", "published", "readings", "claims", "small"):
-        command(capsys, "reproduce", claim(tmp_path, **{key: wrong}), "--page", "--output", tmp_path / "out")
-    for key in ("rule", "file", "left", "where", "tolerance", "strict", "negated", "effect", "says"):
-        judged = [{**CLAIM["claims"][0], key: wrong}]
-        command(capsys, "reproduce", claim(tmp_path, claims=judged), "--page", "--output", tmp_path / "out")
-    for key in ("checks", "commands", "metrics", "stands_for", "noise", "cells"):
-        setting = {**CLAIM["small"], key: wrong}
-        command(capsys, "reproduce", claim(tmp_path, small=setting), "--page", "--output", tmp_path / "out")
