@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from study_fakes import make_study
 
 from hf_optim.commands.main import main
 from hf_optim.core import configs
@@ -108,3 +110,20 @@ def test_a_claim_of_another_shape_is_one_line(tmp_path: Path, wrong: Any, capsys
     for key in ("checks", "commands", "metrics", "stands_for", "noise", "cells"):
         setting = {**CLAIM["small"], key: wrong}
         command(capsys, "reproduce", claim(tmp_path, small=setting), "--page", "--output", tmp_path / "out")
+
+
+def test_a_page_runs_no_code_that_a_plan_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What differs from the paper is asked of the tasks."""
+    study = make_study(tmp_path / "out", ("adamw", "sgd"), seeds=2)
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    plan = json.loads((study / "plan.json").read_text())
+    plan["tasks"][0]["task"] = f"{tmp_path}/theirs.py:TASK"
+    (study / "plan.json").write_text(json.dumps(plan))
+    asked = {"study": {"name": "s", "seeds": 2, "tasks": [{"task": "vision"}], "optimizers": ["adamw", "sgd"]}}
+    judged = [{"says": "it", "section": "1", "rule": "better", "optimizer": "adamw", "baseline": "sgd"}]
+    named = claim(tmp_path, claims=judged, small=asked, paper_size=asked)
+    code, _, said = command(capsys, "reproduce", named, "--page", "--output", study)
+    assert code == 2 and "names code that the claim does not" in said and not (tmp_path / "ran").exists()
+    asked["study"]["tasks"] = [{"task": f"{tmp_path}/theirs.py:TASK"}]
+    named = claim(tmp_path, claims=judged, small=asked)
+    assert command(capsys, "reproduce", named, "--dry-run")[0] == 2 and not (tmp_path / "ran").exists()
