@@ -89,7 +89,7 @@ def step(task: Task, model: str, preset: Preset, options: argparse.Namespace) ->
         "flops_per_sample": cost.both if cost else None,
         "flops_per_second": round(cost.both * batch / each) if cost else None,
         "peak_bytes": records.peak_card_memory() or records.peak_memory(),
-        "loss": round(float(loss), 4),
+        "loss": round(loss.item(), 4),
     }
 
 

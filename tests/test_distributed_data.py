@@ -188,6 +188,10 @@ def test_multi30k(tmp_path, form, name, capsys):
     corpus = parallel.read(tmp_path)
     assert corpus.train.source == ("Ein train .", "Zwei .") and corpus.test.target[0] == f"A {name} ."
     assert "2 test lines for 1,000" in corpus.note and corpus.note in capsys.readouterr().err
+    for file in tmp_path.glob("val*"):
+        file.unlink()
+    with pytest.raises(UserError, match="has train.de and no val.de"):
+        parallel.read(tmp_path)
 
 
 def test_sizes_as_published_are_no_difference(capsys):

@@ -45,11 +45,35 @@ def test_runs_that_differ_in_their_steps_are_counted_once(monkeypatch):
     monkeypatch.setattr(flops, "pass_cost", lambda *of, plain=flops.pass_cost: counted.append(of) or plain(*of))
     runs = {"a": {"steps": 10}, "b": {"steps": 30, "batch_size": 8}}
     specs = [(label, dataclasses.replace(BASE, overrides=o).to_dict(), 1) for label, o in runs.items()]
-    told = forecast.lines(specs, cards.find("a100"))
-    assert len(counted) == 1 and "10 steps" in told[1] and "30 steps" in told[2]
+    other = dataclasses.replace(BASE, optimizer={"name": "adamw", "lr": 0.5, "weight_decay": 0.1}).to_dict()
+    told = forecast.lines([*specs, ("c", other, 1)], cards.find("a100"))
+    assert len(counted) == 1 and "10 steps" in told[1] and "30 steps" in told[2] and "16 steps" in told[3]
     other = dataclasses.replace(BASE, optimizer={"name": "sgdm"}).to_dict()
     forecast.lines([*specs, ("d", other, 1)], cards.find("a100"))
     assert len(counted) == 3  # an optimizer keeps memory of its own
+
+
+def test_what_is_left_when_patience_ends_is_told_by_its_operations(monkeypatch):
+    """At the rate of the largest step that was measured; every model is measured once."""
+    clock, measured = [0.0], []
+
+    def measure(model, task, data, samples, precision):
+        measured.append(samples)
+        clock[0] += 0.6 * forecast.PATIENCE
+        return 2.0 if samples == 64 else 7.0
+
+    monkeypatch.setattr(forecast, "_measured", measure)
+    monkeypatch.setattr(forecast.time, "monotonic", lambda: clock[0])
+    batches = {"a": 64, "again": 64, "b": 8, "late": 32}
+    specs = [
+        (label, dataclasses.replace(BASE, overrides={"steps": 10, "batch_size": batch}).to_dict(), 1)
+        for label, batch in batches.items()
+    ]
+    told = forecast.lines(specs, None)[1:]
+    assert measured == [64, 8]
+    assert [line.split(", ")[-1] for line in told[:3]] == ["20 s", "20 s", "70 s"]
+    assert "10 s, by its operations alone" in told[3]  # half of the largest one's operations
+    assert not any("operations alone" in line for line in told[:3])
 
 
 def test_dry_runs_say_it_and_write_nothing(tmp_path, monkeypatch, capsys):

@@ -41,6 +41,14 @@ def test_splits_that_are_there_are_taken(tmp_path) -> None:
     assert corpus.validation.source == tuple(GERMAN[:5])
 
 
+def test_plain_files_of_ones_own_are_not_taken_for_multi30k(tmp_path, capsys) -> None:
+    for split, count in (("train", 40), ("validation", 5), ("test", 2)):
+        plain(tmp_path / "own", GERMAN[:count], ENGLISH[:count], split)
+    corpus = read(tmp_path / "own")
+    assert (len(corpus.train), len(corpus.validation), len(corpus.test)) == (40, 5, 2)
+    assert corpus.note == "" == capsys.readouterr().err
+
+
 BROKEN = [
     (GERMAN, ENGLISH[:39], r"train.de has 40 lines and train.en has 39: line N of one must be the translation"),
     ([*GERMAN[:7], " ", *GERMAN[8:]], ENGLISH, "line 8: the 'de' sentence is empty"),

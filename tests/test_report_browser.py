@@ -99,6 +99,10 @@ addEventListener("load", async () => {
   const line = section.querySelector(".curves .line"), before = line.getAttribute("d");
   set("axis", "passes");
   seen.axis = [section.querySelector(".curves .xs").textContent, line.getAttribute("d") !== before];
+  const chart = line.closest("svg");
+  const xs = (path) => path.getAttribute("d").match(/[ML]-?[0-9.]+/g).map((m) => Number(m.slice(1)));
+  seen.leads = [...chart.querySelectorAll(".tag")].map((tag) =>
+    xs(tag.querySelector(".lead"))[0] - xs(chart.querySelector(`[data-k="${tag.dataset.k}"] .line`)).at(-1));
   set("axis", "step");
   seen.axis.push(line.getAttribute("d") === before);
   const singles = () => all(".curves .seed1").filter((p) => getComputedStyle(p).display !== "none").length;
@@ -175,6 +179,7 @@ def test_a_reader_clicks_through_the_report(width: int, tmp_path: Path) -> None:
     assert not seen["loss"][1] and seen["loss"][0]["adan"][1].startswith("0.2") and "test loss" in seen["loss"][2]
     assert seen["home"] == seen["registered"]
     assert "passes" in seen["axis"][0] and seen["axis"][1:] == [True, True]
+    assert len(seen["leads"]) == 4 and all(0 < gap < 5 for gap in seen["leads"]), "a name that is not led to its curve"
     assert seen["seeds"] == [0, 15, 60]  # three charts of curves, five seeds, four optimizers
     assert seen["anchors"] and all(seen["anchors"])
     assert len(seen["pages"]) == 20 and all((folder / name).is_file() for name in seen["pages"])

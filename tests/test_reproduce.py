@@ -1,6 +1,7 @@
 """`hf-optim reproduce`: the page, the costs, what is shared, and what fits into a budget."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from study_fakes import make_study, write_run
@@ -12,6 +13,7 @@ from hf_optim.commands import main as cli
 from hf_optim.commands import reproduction
 from hf_optim.commands.reproduction import Options
 from hf_optim.errors import UserError
+from hf_optim.experiment import cards
 from hf_optim.study import conduct
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder import shared
@@ -279,6 +281,22 @@ def test_within_a_budget_a_claim_that_cannot_be_run_keeps_no_other_from_it(tmp_p
     captured = capsys.readouterr()
     assert "error: agr-theorem41: " in captured.err and "AGR" in captured.out
     assert (tmp_path / "reproductions" / "agr-theorem42-small" / "reproduction.md").is_file()
+
+
+def test_a_dry_run_within_a_budget_counts_shared_runs_once(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (entry,), _ = agenda.plan(100, "small", Wish(), None, cost.CORE, ["amvt-ablation"])
+    monkeypatch.setattr(agenda, "plan", lambda *rest: ([entry, replace(entry, name="again")], []))
+    asked = Options(dry_run=True, card=cards.find("T4"), overrides={"precision": "bf16"})
+    assert reproduction.within("1h", asked) == 0
+    assert "of unknown cost (--card: T4 does not compute in bf16" in capsys.readouterr().out
+    assert reproduction.within("1h", replace(asked, card=cards.find("A100"))) == 0
+    told = capsys.readouterr().out.partition("costs on A100")[2].splitlines()[1:]
+    assert len(told) == 1 + len({run.task for run in entry.runs}) and "again" not in "".join(told)
+    for line, task in zip(told, dict.fromkeys(run.task for run in entry.runs), strict=False):
+        count = sum(run.task == task for run in entry.runs)
+        assert line.startswith(f"  amvt-ablation, {task}: {count} runs, each ") and "FLOPs" in line and "GB" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_early_stopping_ends_a_run_that_no_longer_improves() -> None:

@@ -158,14 +158,23 @@ def test_five_hundred_runs_stay_small(tmp_path: Path) -> None:
 
 
 def test_curves_hold_the_mean_and_the_range_over_seeds(tmp_path: Path) -> None:
-    results, _ = load(make_study(tmp_path, ("a", "b"), failed={("b", 2)}, steps=200))
+    results, _ = load(make_study(tmp_path, ("a", "b"), failed={("b", 2)}, steps=200, spent=True))
     histories = Histories(results, results.plan.tasks[0])
     a, b, broken = histories.curves("validation_accuracy")[:3]
     last = [accuracy("a", s) for s in range(3)]
     assert (a.mean[-1], a.low[-1], a.high[-1]) == pytest.approx((sum(last) / 3, min(last), max(last)))
     assert (b.runs, b.failed, broken.failed) == (2, False, True)
     assert len(histories.curves("train_loss")[0].steps) == POINTS
+    assert histories.spent("seconds")["a"].mean[-1] == pytest.approx(
+        20
+    )  # the end of training, not of a last bucket's middle
     assert histories.curves("no_such_value") == []
+
+
+def test_an_optimizer_alone_is_compared_with_nothing(tmp_path: Path) -> None:
+    page = report.render(*load(make_study(tmp_path, ("adamw",))))
+    assert "adamw alone was run, to a test accuracy of" in page and "paired difference to" not in page
+    assert page.count("<code>tuning: {trials: 8, repetitions: 5}</code>") == 2 and "`tuning" not in page
 
 
 def test_scales_and_labels() -> None:

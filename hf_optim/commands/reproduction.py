@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from hf_optim.core import importing, safe_text
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
+    from hf_optim.claims.agenda import Entry
     from hf_optim.claims.cost import Machine
     from hf_optim.claims.judge import Outcome
     from hf_optim.experiment.cards import Card
@@ -216,6 +217,9 @@ def within(budget: str, options: Options) -> int:
     for entry in left:
         print(f"left out: {entry.name}: {entry.why}, {cost.duration(entry.hours)}")
     if options.dry_run:
+        from hf_optim.experiment import forecast
+
+        print("\n".join(forecast.lines(_kinds(chosen, options.overrides), options.card)))
         return 0
     code = 0
     for entry in chosen:
@@ -225,3 +229,19 @@ def within(budget: str, options: Options) -> int:
             print(safe_text.line(f"error: {entry.name}: {error}"), file=sys.stderr)
             code = 2
     return code
+
+
+def _kinds(chosen: Sequence[Entry], overrides: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], int]]:
+    """(claim and task, the specification of one run, how many) of all runs; what claims share counts once."""
+    kinds: dict[str, tuple[dict[str, Any], int]] = {}
+    counted: set[str] = set()
+    for entry in chosen:
+        for run in entry.runs:
+            if run.id in counted:
+                continue
+            counted.add(run.id)
+            label = f"{entry.name}, {run.task}"
+            spec = {**run.spec, "overrides": {**(run.spec.get("overrides") or {}), **overrides}}
+            first, count = kinds.get(label, (spec, 0))
+            kinds[label] = first, count + 1
+    return [(label, spec, count) for label, (spec, count) in kinds.items()]

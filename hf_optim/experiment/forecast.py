@@ -7,10 +7,11 @@ searches.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -64,8 +65,12 @@ def stand_in(task: Task, model: str, preset: Preset, source: str | None) -> Data
     return task.synthetic(model, preset)
 
 
-#: what a pass of a model takes, by all of a specification that it hangs on
-Seen = dict[str, tuple[flops.PassCost, footprint.Footprint]]
+@dataclass
+class Seen:
+    """What passes took before, by what it hangs on (`_pass_key`; the seconds on the samples, too)."""
+
+    passes: dict[str, tuple[flops.PassCost, footprint.Footprint]] = field(default_factory=dict)
+    seconds: dict[tuple[str, int], float] = field(default_factory=dict)
 
 
 def forecast(spec: RunSpec, card: Card | None, rate: float | None = None, seen: Seen | None = None) -> Forecast | None:
@@ -73,7 +78,7 @@ def forecast(spec: RunSpec, card: Card | None, rate: float | None = None, seen: 
 
     Args:
         rate: operations a second that are reached here; None: a few steps are measured.
-        seen: what passes took before, and now this one's: runs that differ in their steps are counted once.
+        seen: what passes took before, and now this one's.
 
     Raises:
         UserError: what the run itself would refuse, and what does not fit into the memory under `auto`.
@@ -82,23 +87,27 @@ def forecast(spec: RunSpec, card: Card | None, rate: float | None = None, seen: 
     data = stand_in(task, name, preset, spec.data)
     if data is None:
         return None
-    seen = {} if seen is None else seen
+    seen = Seen() if seen is None else seen
     samples = data.facts["train_samples"]
     numbers = budget(spec, preset, min(samples, preset.samples.value or samples), 1)
     if card is None:
         check_precision(numbers.precision)
+
+    @functools.cache
+    def model() -> nn.Module:
+        with quiet():
+            return task.model(name, preset, data)
+
     state = RandomState()
     try:
-        key, measured = _pass_key(spec, numbers.precision), card is None and rate is None
-        with quiet():
-            model = task.model(name, preset, data) if measured or key not in seen else None
-        if model is not None and key not in seen:
-            optimizer = registry.build(spec.optimizer, model)
+        key = _pass_key(spec, numbers.precision)
+        if key not in seen.passes:
+            optimizer = registry.build(spec.optimizer, model())
             batch = flops.probe(data.train, task.collate(data))
             see = footprint.measure if card is None and torch.cuda.is_available() else footprint.estimate
-            needs = see(model, footprint.slots_of(optimizer), batch, numbers.precision)
-            seen[key] = flops.pass_cost(model, batch), needs
-        cost, needs = seen[key]
+            needs = see(model(), footprint.slots_of(optimizer), batch, numbers.precision)
+            seen.passes[key] = flops.pass_cost(model(), batch), needs
+        cost, needs = seen.passes[key]
         room = footprint.available() if card is None else int(footprint.SPARE * 1e9 * card.gigabytes)
         if spec.overrides.get("gradient_accumulation_steps") == AUTO:
             numbers = numbers.in_parts(needs.parts(numbers.per_device, room))
@@ -108,20 +117,22 @@ def forecast(spec: RunSpec, card: Card | None, rate: float | None = None, seen: 
         elif rate is not None:
             seconds = total / rate
         else:
-            assert model is not None
-            with products(numbers.precision):
-                each = _measured(model, task, data, numbers.per_device, numbers.precision)
-            seconds = each * numbers.accumulation * numbers.steps
+            if (key, numbers.per_device) not in seen.seconds:
+                with products(numbers.precision):
+                    each = _measured(model(), task, data, numbers.per_device, numbers.precision)
+                seen.seconds[key, numbers.per_device] = each
+            seconds = seen.seconds[key, numbers.per_device] * numbers.accumulation * numbers.steps
     finally:
         state.restore()
     return Forecast(numbers.steps, total, needs.of(numbers.per_device), seconds)
 
 
 def _pass_key(spec: RunSpec, precision: str) -> str:
-    """Of runs whose passes are the same; what ends a run, or cuts its batches, is no part of it."""
-    return json.dumps(
-        [spec.task, spec.model, spec.size, spec.data, spec.options, spec.optimizer, precision], default=str
-    )
+    """Of runs whose passes are the same; what ends a run, or cuts its batches, is no part of it, nor are the values of
+    an optimizer, whose class says what it keeps.
+    """
+    parts = [spec.task, spec.model, spec.size, spec.data, spec.options, spec.optimizer["name"], precision]
+    return json.dumps(parts, default=str)
 
 
 def _measured(model: nn.Module, task: Task, data: Data, samples: int, precision: str) -> float:
@@ -148,7 +159,7 @@ def _measured(model: nn.Module, task: Task, data: Data, samples: int, precision:
 def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None) -> list[str]:
     """What runs cost, a line for each of (label, specification of one of them, how many), and all of them together."""
     told, total, unknown, begun = [], 0.0, False, time.monotonic()
-    seen: Seen = {}
+    seen = Seen()
     largest: Forecast | None = None  # of the steps that were measured: small ones say little of the others
     for label, spec, count in specs:
         late = card is None and largest is not None and time.monotonic() - begun > PATIENCE

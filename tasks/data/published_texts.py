@@ -99,8 +99,11 @@ def decoded(raw: bytes, place: str) -> str:
 
 
 def multi30k(path: Path, sides: tuple[str, str]) -> tuple[dict[str, tuple[str, str]], str] | None:
-    """The texts of both languages of each split of Multi30k, and a note; None if the folder does not hold it in
-    compressed files or archives (`parallel.read` knows plain ones).
+    """The texts of both languages of each split of Multi30k, and a note; None if the folder does not hold it. Plain
+    files of names that anybody's have are for `parallel.read`.
+
+    Raises:
+        UserError: it does, and a file of it is missing or cannot be read.
     """
     if not path.is_dir():
         return None
@@ -109,6 +112,8 @@ def multi30k(path: Path, sides: tuple[str, str]) -> tuple[dict[str, tuple[str, s
         if file.is_file():
             members = archives.read_archive(file, lambda name: name.rpartition("/")[2].endswith(sides))
             packed |= {name.rpartition("/")[2]: content for name, content in members.items()}
+    if not packed and (path / f"test.{sides[0]}").is_file():
+        return None
     parts: dict[str, tuple[str, str]] = {}
     for split, stems in MULTI30K.items():
         for stem in stems:
@@ -119,6 +124,10 @@ def multi30k(path: Path, sides: tuple[str, str]) -> tuple[dict[str, tuple[str, s
                 raise UserError(f"data: {path}: of {stem} there is only one of the languages {sides[0]} and {sides[1]}")
     if "train" not in parts or "test" not in parts:
         return None
+    if "validation" not in parts:
+        raise UserError(
+            f"data: {path} has train.{sides[0]} and no val.{sides[0]}, or is not Multi30k: unpack its files"
+        )
     told = difference("multi30k", {split: text[0].removesuffix("\n").count("\n") + 1 for split, text in parts.items()})
     return parts, told or "multi30k as it is distributed"
 

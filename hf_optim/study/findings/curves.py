@@ -47,9 +47,10 @@ class Histories:
 
     def spent(self, against: str) -> dict[str, Curve]:
         """What was spent by each step, on average over the finished runs: passes, tokens, flops or seconds."""
-        return {c.optimizer: c for c in self.curves(against) if not c.failed}
+        # Every step, unlike in a drawing: the mean of a last bucket would end before the curves do.
+        return {c.optimizer: c for c in self.curves(against, math.inf) if not c.failed}
 
-    def singles(self, key: str, points: int) -> dict[str, list[Curve]]:
+    def singles(self, key: str, points: float) -> dict[str, list[Curve]]:
         """The curves of single finished runs, of at most so many points, by optimizer."""
         series = {
             label: [logged for ok, rows in runs if ok and (logged := _series(rows, key))]
@@ -60,13 +61,15 @@ class Histories:
             label: [_mean(label, [_bucketed(logged, buckets)]) for logged in runs] for label, runs in series.items()
         }
 
-    def curves(self, key: str) -> list[Curve]:
-        """The curves of one logged value, in the plan's order; optimizers that did not log it are left out."""
+    def curves(self, key: str, points: float = POINTS) -> list[Curve]:
+        """The curves of one logged value, of at most so many points, in the plan's order, without optimizers that did
+        not log it.
+        """
         series = {
             label: [(ok, logged) for ok, rows in runs if (logged := _series(rows, key))]
             for label, runs in self._rows.items()
         }
-        buckets = _buckets(sorted({step for runs in series.values() for _, logged in runs for step in logged}))
+        buckets = _buckets(sorted({step for runs in series.values() for _, logged in runs for step in logged}), points)
         drawn: list[Curve] = []
         for label, runs in series.items():
             fine = [_bucketed(logged, buckets) for ok, logged in runs if ok]
@@ -91,14 +94,14 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
     return series
 
 
-def _buckets(steps: Sequence[float], points: int = POINTS) -> dict[float, float]:
+def _buckets(steps: Sequence[float], points: float) -> dict[float, float]:
     """Maps each step to the step that stands for its bucket."""
     if len(steps) <= points:
         return {step: step for step in steps}
     low, width = steps[0], (steps[-1] - steps[0]) / points
     groups: dict[int, list[float]] = {}
     for step in steps:
-        groups.setdefault(min(points - 1, int((step - low) / width)), []).append(step)
+        groups.setdefault(min(int(points) - 1, int((step - low) / width)), []).append(step)
     return {step: round(math.fsum(group) / len(group), 2) for group in groups.values() for step in group}
 
 

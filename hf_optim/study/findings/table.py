@@ -34,21 +34,24 @@ COSTS = {
     "peak_bytes": ("memory", "peak_rss_bytes", "peak of the process"),
     "card_bytes": ("memory", "peak_card_bytes", "peak on the card"),
 }
-NOTE = (
-    "± is the standard deviation over {units}; CI the 95 % t-interval of the mean. The difference is paired by {unit}; "
-    "its interval is as wide as its own verdict asks for, so that it leaves zero exactly where better or worse is "
-    "said, and holds singly. p is from the paired t-test after the planned looks ({looks} {units}) and Holm's "
-    "correction over the family ({tests} {family}); a verdict needs p < 0.05, and comes at a planned look alone. "
-    "“Equivalent” needs a margin stated in the study's YAML and no failed run: the whole interval lies within it, "
-    "after the same correction. A verdict speaks of the tasks and sizes that were run and of no others: one at size "
-    "small says nothing about size paper. “place” are the places that an optimizer can have, ● those that can be the "
-    "best: from paired t-tests of all pairs, with 5 % of their own. A run has failed if it ended in an error, "
-    "without a number, or no better on validation than untrained; in a comparison it counts as the worst finished "
-    "run of the two. Failures are compared by Fisher's test, with 5 % of their own. The mean of an optimizer with "
-    "failures is that of its finished runs. P(better) is the share of {units} in which it beats the baseline, ties "
-    "counting half, with its 95 % interval; it gives no verdict. Deleted folders, and looks at records before a "
-    "planned look, cannot be seen from here."
-)
+NOTE = """
+A verdict needs p < 0.05, and comes at a planned look alone. p is from the paired t-test after the planned looks \
+({looks} {units}) and Holm's correction over the family ({tests} {family}). “Equivalent” needs a margin stated in the \
+study's YAML and no failed run: the whole interval lies within it, after the same correction. A verdict speaks of the \
+tasks and sizes that were run and of no others: one at size small says nothing about size paper.
+
+± is the standard deviation over {units}; CI the 95 % t-interval of the mean. The difference is paired by {unit}; its \
+interval is as wide as its own verdict asks for, so that it leaves zero exactly where better or worse is said, and \
+holds singly. P(better) is the share of {units} in which it beats the baseline, ties counting half, with its 95 % \
+interval; it gives no verdict. “place” are the places that an optimizer can have, ● those that can be the best: from \
+paired t-tests of all pairs, with 5 % of their own.
+
+A run has failed if it ended in an error, without a number, or no better on validation than untrained; in a \
+comparison it counts as the worst finished run of the two. Failures are compared by Fisher's test, with 5 % of their \
+own. The mean of an optimizer with failures is that of its finished runs.
+
+Deleted folders, and looks at records before a planned look, cannot be seen from here.
+""".strip()
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def build(results: Results) -> list[TaskTable]:
 
 
 def note(results: Results) -> str:
-    """What stands below the tables: how the numbers came about."""
+    """What stands below the tables: how the numbers came about, in paragraphs."""
     plan, judgement = results.plan, results.standing.judgement
     family = "scores, one an optimizer over all tasks" if judgement and judgement.family == "score" else "comparisons"
     looks = ", ".join(map(str, plan.looks))
@@ -151,7 +154,7 @@ def note(results: Results) -> str:
     text = NOTE.format(
         units=naming.unit(plan), unit=naming.unit(plan, 1), looks=looks, tests=tests, family=family
     )  # fmt: skip
-    return f"{naming.scope(plan)} {text}"
+    return f"{naming.scope(plan)}\n\n{text}"
 
 
 def _rank(row: Row, greater: bool) -> tuple[int, float]:

@@ -13,7 +13,7 @@ from hf_optim.core.safe_text import html as escape
 from hf_optim.study.findings.curves import Curve
 
 WIDTH, HEIGHT = 560, 340
-LEFT, RIGHT, TOP, BOTTOM = 54, 116, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 54, 132, 12, 40
 LABEL_HEIGHT = 13.5
 COLOURS, DASHES = 8, 3
 
@@ -136,7 +136,7 @@ def lines(
         parts.append(
             f'<g class="s tag {styles[label]}" data-k="{keys[label]}">'
             f'<path class="lead" d="M{x_end + 2:.1f} {y_end:.1f}L{WIDTH - RIGHT + 10} {y_label:.1f}"/>'
-            f'<text x="{WIDTH - RIGHT + 13}" y="{y_label + 4:.1f}">{escape(shorten(label, 15))}</text></g>'
+            f'<text x="{WIDTH - RIGHT + 13}" y="{y_label + 4:.1f}">{escape(shorten(label, 16))}</text></g>'
         )
     parts.append('<line class="hair" y1="12" y2="300" visibility="hidden"/></svg>')
     return "".join(parts)

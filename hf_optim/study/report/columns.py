@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 #: by a column's name; a name that varies (a metric, a baseline) is found by `key_of`
 EXPLAINED = {
-    "verdict": "What the test says of this optimizer against the baseline; undecided is no proof of equality.",
+    "verdict": "What the test says against the baseline. Undecided is no tie; the described is judged over all tasks.",
     "metric": "The mean over the units that finished, and ± their standard deviation.",
     "difference": "This optimizer's metric less the baseline's, averaged over pairs with the same weights and batches.",
     "interval of the difference": "As wide as the verdict asks: it leaves zero exactly where better or worse is said.",
@@ -31,7 +31,12 @@ EXPLAINED = {
     "ms a step": "The median time of one optimizer step, forward and backward passes included.",
     "of it optimizer": "The part of a step's milliseconds that the optimizer itself took.",
     "training s": "Seconds of training, evaluations left out; compare within this table only.",
+    "samples a second": "Training samples a second, evaluations left out.",
+    "tokens a second": "Training tokens a second, evaluations left out.",
+    "FLOPs of a plain step": "Operations of a forward and a backward pass on a batch; a product with its sum is two.",
     "optimizer state": "The memory that the optimizer keeps between steps.",
+    "peak of the process": "The most memory that the run's process held at a time.",
+    "peak on the card": "The most memory that the run held on the card at a time.",
     "trials": "How many settings were tried on the validation split.",
     "validation": "The validation metric of the chosen setting, by which it was chosen.",
     "chosen": "The setting with the best validation metric at the end of training.",

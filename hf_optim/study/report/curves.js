@@ -79,10 +79,10 @@ function moveX(section, key) {
     svg.dispatchEvent(new Event("moved"));
   }
 }
-// The x of every point; what lies beyond the axis (the end of a lead, at its label) stays.
+// The x of every point; the end of a lead, beyond the axis at its label, stays.
 function moved(d, [from, to], end) {
   return d.replace(/([ML])(-?[\d.]+) /g, (whole, letter, x) => {
-    if (+x > end + 1) return whole;
+    if (letter === "L" && +x > end + 1) return whole;
     const after = from.findIndex((f) => f >= +x - 0.06);
     const i = after < 0 ? from.length - 1 : Math.max(1, after);
     const share = (x - from[i - 1]) / (from[i] - from[i - 1] || 1);

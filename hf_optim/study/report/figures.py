@@ -13,6 +13,7 @@ from hf_optim.core.safe_text import plot
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import whole
+from hf_optim.study.findings import naming
 from hf_optim.study.findings.curves import Curve, Histories
 from hf_optim.study.findings.spending import AXES
 from hf_optim.study.findings.table import TaskTable
@@ -73,8 +74,10 @@ def draw(
         size = (6.4, _height(len(table.rows), 10)) if chart in ROWS else None
         axes = pyplot.subplots(figsize=size, layout="constrained")[1]
     styles = {o["label"]: (COLOURS[i % 8], DASHES[i // 8 % 3]) for i, o in enumerate(results.plan.optimizers)}
-    if chart in ROWS:
-        (_result if chart == "result" else _difference)(axes, table, styles)
+    if chart == "result":
+        _result(axes, table, styles, naming.unit(results.plan))
+    elif chart in ROWS:
+        _difference(axes, table, styles)
     else:
         _curves(axes, results, table, chart, over, styles)
     axes.spines[["top", "right"]].set_visible(False)
@@ -86,7 +89,7 @@ def _height(rows: int, font: float) -> float:
     return rows * font / 72 * 1.9 + 0.6
 
 
-def _result(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
+def _result(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]], units: str) -> None:
     for y, row in enumerate(reversed(table.rows)):
         colour = styles[row.optimizer][0]
         axes.plot(list(row.units.values()), [y] * len(row.units), "o", color=colour, alpha=0.45, markersize=3.5)
@@ -94,7 +97,7 @@ def _result(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]) ->
             axes.plot([row.mean.low, row.mean.high], [y, y], color=colour)
         axes.plot([row.mean.mean], [y], "|", color=colour, markersize=10, markeredgewidth=2)
     axes.set_yticks(range(len(table.rows)), [plot(row.optimizer) for row in reversed(table.rows)])
-    axes.set_xlabel(f"{plot(words(table.metric))}: seeds, mean and 95 % interval")
+    axes.set_xlabel(f"{plot(words(table.metric))}: {units}, mean and 95 % interval")
 
 
 def _difference(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]) -> None:

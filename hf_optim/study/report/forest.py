@@ -1,4 +1,4 @@
-"""The forest plot: every seed, the mean and its interval, and the paired difference to the baseline with its own.
+"""The forest plot: every unit, the mean and its interval, and the paired difference to the baseline with its own.
 
 A row's marks are drawn around zero and moved to their place, so that the page can put another view's marks there.
 """
@@ -38,21 +38,27 @@ class Panel:
     marks: list[str]
 
 
-def means(rows: Sequence[ForestRow], metric: str, share: bool) -> Panel | None:
-    """The left half: each seed, the mean and its interval; None without any value."""
+def means(rows: Sequence[ForestRow], metric: str, units: str, share: bool) -> Panel | None:
+    """The left half: each unit (`units` is the word for them), the mean and its interval; None without any value."""
     values = [v for row in rows for v in row.values]
     if not values:
         return None
-    x = choose(values, *LEFT, share=share)
+    # Intervals have room as far as they do not squeeze the values.
+    low, high = min(values), max(values)
+    ends = [end for row in rows for end in (row.mean.low, row.mean.high) if not math.isnan(end)]
+    fitting = [end for end in ends if low - (high - low) / 3 <= end <= high + (high - low) / 3]
+    x = choose([*values, *fitting], *LEFT, share=share)
     marks = []
     for row in rows:
         seeds = "".join(f'<circle class="seed" cx="{x(v):.1f}" cy="0" r="3.2"/>' for v in row.values)
         marks.append(seeds + ("" if row.note else _whisker(x, row.mean)))
-    return Panel(f"{metric}: seeds, mean and 95 % interval", _axis(x, len(rows)), marks)
+    return Panel(f"{metric}: {units}, mean and 95 % interval", _axis(x, len(rows)), marks)
 
 
 def differences(rows: Sequence[ForestRow], baseline: str) -> Panel:
-    """The right half: the paired difference to the baseline with its interval."""
+    """The right half: the paired difference to the baseline with its interval; empty where the baseline is alone."""
+    if all(row.difference is None for row in rows):
+        return Panel("", "", [""] * len(rows))
     known = [row.difference for row in rows if row.difference and row.difference.n]
     spans = [max(abs(d.low), abs(d.high)) for d in known if not math.isnan(d.low)]
     points = [abs(d.mean) for d in known]
@@ -77,7 +83,7 @@ def draw(rows: Sequence[ForestRow], left: Panel, right: Panel, styles: Mapping[s
     """Both halves as one SVG."""
     height = TOP + LINE * len(rows) + 34
     keys = {label: i for i, label in enumerate(styles)}
-    spoken = f"{left.head}; {right.head}: the table below has the numbers"
+    spoken = f"{'; '.join(filter(None, (left.head, right.head)))}: the table below has the numbers"
     out = [f'<svg class="forest" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(spoken)}">']
     for number, (panel, at) in enumerate(((left, LEFT), (right, RIGHT))):
         out.append(f'<text class="head h{number}" x="{at[0]:.0f}" y="14">{escape(panel.head)}</text>')

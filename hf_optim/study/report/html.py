@@ -24,9 +24,9 @@ from hf_optim.study.plan.plan import Plan
 from hf_optim.study.report import charts, differs, ladder, sections, task, views
 from hf_optim.study.report.columns import EXPLAINED, slug
 from hf_optim.study.report.document import document
-from hf_optim.study.report.pieces import html_table
+from hf_optim.study.report.pieces import html_table, paragraphs
 from hf_optim.study.report.run_pages import link
-from hf_optim.study.report.summary import glance, headline, sentences
+from hf_optim.study.report.summary import glance, headline, sentences, words
 
 SCRIPTS = ("legend.js", "tables.js", "curves.js")
 
@@ -43,16 +43,19 @@ def render(
         names, dropped = fitting[task_table.task]
         section, data[task_table.task] = task.section(results, entry, task_table, styles, names, dropped)
         drawn.append(section)
+    first = [_block(part) for part in [ladder.section(results, styles)] if part]
     rest = [_block(part) for part in _rest(results, tables, analysis, protocol, styles) if part]
+    anchors = [(task.anchor(task_table), escape(task_table.task)) for task_table in tables]
     body = [
         f"<header><h1>{escape(plan.title)}</h1>",
         f'<p class="facts">{escape(headline(results))}</p></header>',
         f'<section class="summary" aria-label="What was found">{glance(results, tables)}<ul>'
         + "".join(f"<li>{s}</li>" for s in sentences(results, tables))
         + "</ul></section>",
-        _contents([(task.anchor(task_table), task_table.task) for task_table in tables], rest),
+        _contents([*_headings(first), *anchors, *_headings(rest)]),
         task.legend(styles),
         "<main>",
+        *first,
         *drawn,
         *rest,
         "</main>",
@@ -77,7 +80,6 @@ def _rest(
         parts.append(sections.profiles(analysis, styles))
     explained = "".join(f'<dt>{escape(k)}</dt><dd id="{slug(k)}">{escape(v)}</dd>' for k, v in EXPLAINED.items())
     return [
-        ladder.section(results, styles),
         *parts,
         sections.protocol(protocol, styles),
         differs.configurations(results),
@@ -85,11 +87,11 @@ def _rest(
         _runs(results),
         _environment(results),
         _again(results),
-        f'<h2 id="reading">How to read it</h2><p>{escape(table.note(results))}</p>'
-        "<p>Curves show the mean over seeds, bands reach from the lowest to the highest seed, and a cross ends a run "
+        f'<h2 id="reading">How to read it</h2>{paragraphs(table.note(results))}'
+        "<p>Curves show the mean over runs, bands reach from the lowest to the highest of them, and a cross ends a run "
         "that failed. Accuracies beyond 0.9 are drawn on the logarithm of the error, so that 0.98 and 0.99 stay "
-        "apart. Over passes, tokens and seconds a curve stands where its runs were at that step on average. In the "
-        "plot of differences, intervals without a verdict are pale, and an arrow marks one that leaves the panel.</p>"
+        "apart. Over passes, tokens, FLOPs and seconds a curve stands where its runs were at that step on average. In "
+        "the plot of differences, intervals without a verdict are pale; an arrow marks one that leaves the panel.</p>"
         f"<details><summary>What the columns mean</summary><dl>{explained}</dl></details>",
     ]
 
@@ -98,11 +100,14 @@ def _block(section: str) -> str:
     return f'<section class="more">{section}</section>'
 
 
-def _contents(tasks: Sequence[tuple[str, str]], rest: Sequence[str]) -> str:
+def _headings(blocks: Sequence[str]) -> list[tuple[str, str]]:
+    """The anchors and headings of blocks, as HTML."""
+    return re.findall(r'<h2 id=["\']([a-z-]+)["\']>([^<]+)</h2>', "".join(blocks))
+
+
+def _contents(sections: Sequence[tuple[str, str]]) -> str:
     """Links to every section."""
-    headings = re.findall(r'<h2 id=["\']([a-z-]+)["\']>([^<]+)</h2>', "".join(rest))
-    links = "".join(f'<a href="#{at}">{escape(name)}</a>' for at, name in tasks)
-    links += "".join(f'<a href="#{at}">{name}</a>' for at, name in headings)
+    links = "".join(f'<a href="#{at}">{name}</a>' for at, name in sections)
     return f'<nav class="contents" aria-label="Contents">{links}</nav>'
 
 
@@ -165,7 +170,7 @@ def _environment(results: Results) -> str:
     for record in results.records.values():
         for key, value in (record.get("environment") or {}).items():
             if value is not None:
-                seen.setdefault(key.replace("_", " "), Counter())[str(value)] += 1
+                seen.setdefault(key if key == "hf_optim" else words(key), Counter())[str(value)] += 1
         data = record.get("data") or {}
         if data:
             prints.add(f"{data.get('name')} (sha256 {str(data.get('fingerprint'))[:12]})")

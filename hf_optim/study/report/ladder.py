@@ -23,7 +23,7 @@ HOW = (
     "Points are means over units with 95 % t-intervals. Lines: over tokens ln loss = a - alpha ln N - beta ln D, "
     "fitted to an optimizer's rungs unit by unit, one line for each size; over FLOPs and seconds one straight line on "
     "log axes. Bands are 95 % intervals over units. Intervals hold singly and give no verdict; a law without an "
-    "irreducible loss must not be followed far beyond its rungs."
+    "irreducible loss must not be followed far beyond its rungs. Speed-ups beyond the picture stand at its edge."
 )
 SPEED = (
     "How many times its tokens {tuned} {baseline} needs for the loss that the other has at its end. “From complete "

@@ -69,6 +69,16 @@ def swatch(style: str) -> str:
     return f'<svg class="swatch {style}" viewBox="0 0 22 8" aria-hidden="true"><path class="line" d="M0 4H22"/></svg>'
 
 
+def coded(text: str) -> str:
+    """A text whose `backticks` are code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def paragraphs(text: str) -> str:
+    """A text whose paragraphs are parted by empty lines."""
+    return "".join(f"<p>{coded(part)}</p>" for part in text.split("\n\n"))
+
+
 def name_cell(label: str, style: str) -> str:
     """The first cell of an optimizer's row."""
     return f'<th scope="row">{swatch(style)}{escape(label)}</th>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from hf_optim.core.safe_text import html as escape
@@ -10,6 +9,7 @@ from hf_optim.study.findings import naming, verdicts
 from hf_optim.study.findings.design import lines
 from hf_optim.study.findings.table import TaskTable, spread
 from hf_optim.study.folder.results import Results
+from hf_optim.study.report.pieces import coded
 
 WORDS = ("better", "worse", "equivalent", "undecided")
 
@@ -68,8 +68,7 @@ def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
     texts += [*judged, *best] if results.plan.family == "score" else [*best, *judged]  # there, tasks are description
     if results.plan.looks[-1] == 1:
         texts.append(f"With <b>one {naming.unit(results.plan, 1)}</b> nothing can be said about differences.")
-    reach = escape(f"{verdicts.looked(results)} {naming.scope(results.plan)} {verdicts.scope(tables)}")
-    texts.append(re.sub("`([^`]+)`", r"<code>\1</code>", reach))
+    texts.append(coded(f"{verdicts.looked(results)} {naming.scope(results.plan)} {verdicts.scope(tables)}"))
     texts += [escape(f"The design: {text}.") for text in lines(results.plan) if text.startswith("warning")]
     return texts
 
@@ -91,6 +90,8 @@ def _best(table: TaskTable) -> str:
     best = ranked[0]
     word, metric = "highest" if table.greater else "lowest", escape(words(table.metric))
     text = f"{name}: {escape(best.optimizer)} has the {word} mean {metric}, {spread(best.mean, table.decimals)}"
+    if len(table.rows) == 1:
+        text = f"{name}: {escape(best.optimizer)} alone was run, to a {metric} of {spread(best.mean, table.decimals)}"
     tied = [escape(row.optimizer) for row in table.rows if row.tied]
     if any(row.place for row in table.rows):
         text += f"; the best may be {', '.join(tied[:-1])} or {tied[-1]}" if tied[1:] else "; no other can be the best"

@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_optim.core.safe_text import html as escape
 from hf_optim.experiment.own_training import MODEL as OWN
-from hf_optim.study.findings import table
+from hf_optim.study.findings import naming, table
 from hf_optim.study.findings.curves import Curve, Histories
 from hf_optim.study.findings.spending import AXES
 from hf_optim.study.findings.table import COSTS, Row, TaskTable
@@ -160,7 +160,7 @@ def _forest(
         )
         for row in (by[ordered.optimizer] for ordered in order.rows)
     ]
-    left = forest.means(rows, words(view.metric), _is_share(task, view.metric))
+    left = forest.means(rows, words(view.metric), naming.unit(results.plan), _is_share(task, view.metric))
     return None if left is None else (rows, left, forest.differences(rows, view.baseline))
 
 
@@ -296,13 +296,14 @@ def _costs(task_table: TaskTable, styles: Mapping[str, str]) -> str:
     if not keys:
         return ""
     most = {k: max(row.costs[k] for row in task_table.rows if not math.isnan(row.costs[k])) for k in keys}
+    differing = [k for k in keys if len({table.cost_text(k, row.costs[k]) for row in task_table.rows}) > 1]
     lines = []
     for row in task_table.rows:
         line = name_cell(row.optimizer, styles[row.optimizer])
         for k in keys:
             value = row.costs[k]
             share = value / most[k] if value >= 0 and most[k] > 0 else 0.0
-            bar = f'<span class="bar"><i style="width:{100 * share:.0f}%"></i></span>'
+            bar = f'<span class="bar"><i style="width:{100 * share:.0f}%"></i></span>' if k in differing else ""
             line += f"<td>{table.cost_text(k, value)}{bar}</td>"
         lines.append(f"<tr>{line}</tr>")
     content = html_table(["optimizer", *(COSTS[k][2] for k in keys)], lines, f"{task_table.task}: time and memory")
