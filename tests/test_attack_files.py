@@ -13,15 +13,15 @@ import pytest
 import yaml
 from study_fakes import make_study
 
-from hf_optim.claims import shared
 from hf_optim.commands.main import main
 from hf_optim.core import safe_text, yaml12
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files, trackers
 from hf_optim.experiment.spec import RunSpec
+from hf_optim.study.api import load
 from hf_optim.study.folder import results as records
-from hf_optim.study.folder import store
+from hf_optim.study.folder import shared, store
 from hf_optim.study.plan.source import read
 
 
@@ -155,6 +155,11 @@ def test_a_journal_without_end_is_set_aside_unread(tmp_path: Path) -> None:
     assert (tmp_path / "tuning.damaged").stat().st_size == 1 << 42
 
 
+def test_a_name_that_is_too_long_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("report", "results", "study", "reproduce"):
+        assert "File name too long" in command(capsys, name, "x" * 5000)[2]
+
+
 # --- YAML ---
 
 
@@ -186,6 +191,42 @@ def test_a_record_of_megabytes_is_unreadable(tmp_path: Path, capsys: pytest.Capt
     study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=1)
     next(study.glob("runs/*/record.json")).write_text("[" + "[]," * store.LARGEST + "[]]")
     assert "is larger than" in command(capsys, "report", study)[1]
+
+
+@pytest.mark.parametrize("text", ['{"":0}\n' * (store.MOST_ROWS + 1), '{"a":[' + "[]," * files.MOST_VALUES + "1]}"])
+def test_a_history_without_end_is_unreadable(tmp_path: Path, text: str) -> None:
+    """Its zip has some kB; parsed it would have gigabytes."""
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=1)
+    run = records.load(study).plan.runs[0]
+    (study / "runs" / run.id / "history.jsonl").write_text(text)
+    results = records.load(study)
+    assert results.history(run) == [] and "more than" in results.store.unreadable[run.id]
+
+
+def test_figures_without_end_make_no_table_without_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=2)
+    for i, file in enumerate(study.glob("runs/*/record.json")):
+        written = json.loads(file.read_text())
+        written["metrics"] |= {f"{i} {k}": 1.0 for k in range(store.MOST_NAMES // 2)}
+        file.write_text(json.dumps(written))
+    assert command(capsys, "report", study)[1].count("names of figures") == 3
+    study = make_study(tmp_path / "other", ("adamw", "sgd"), seeds=2)
+    with next(study.glob("runs/*/history.jsonl")).open("w") as history:
+        history.write(json.dumps({f"{k}": 1.0 for k in range(4000)}) + "\n" + '{"step": 1}\n' * 3000)
+    with pytest.raises(UserError, match=r"rows of 4,0\d\d columns, nearly all of them empty"):
+        _ = load(study).curves
+
+
+# --- notebooks ---
+
+
+def test_a_notebook_shows_texts(tmp_path: Path) -> None:
+    bad = "<b>\x1b[2J$\\href{javascript:alert(1)}{x}$"
+    study = load(make_study(tmp_path / "study", ("adamw", bad[:40]), seeds=3))
+    shown = [repr(study), *study.sentences, *(repr(frame) for frame in (study.runs, study.verdicts, study.curves))]
+    assert not [text for text in shown if "\x1b" in text]
+    html = study._repr_html_()
+    assert html.startswith('<div class="tex2jax_ignore mathjax_ignore">') and "<b>\ufffd" not in html
 
 
 # --- charts ---

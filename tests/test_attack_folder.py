@@ -10,7 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from hf_optim.claims import claim
 from hf_optim.study.launch import jobs
+from hf_optim.study.plan import shipped
 
 #: how a program of ours begins, and what it imports then
 STARTS = {
@@ -77,3 +79,15 @@ def test_a_local_job_does_not_import_what_lies_in_the_current_folder(monkeypatch
     before = dict(os.environ)
     told = jobs._submit_local(Executor(), jobs.Share("nowhere", 1, None, None), 0)
     assert told["PYTHONSAFEPATH"] == "1" and told["PYTHONPATH"].endswith(f"{os.pathsep}mine") and os.environ == before
+
+
+def test_a_name_of_ours_is_ours_whatever_the_current_folder_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is called so could name code, and a YAML that is named may have its code run."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("quickstart", "agr-table6"):
+        (tmp_path / name).write_text("name: theirs\ntasks: [{task: theirs.py:TASK}]\noptimizers: [sgd]\n")
+    assert shipped.find("quickstart")[0].value["name"] == "quickstart"
+    assert shipped.find("./quickstart")[0].value["name"] == "theirs"
+    assert claim.load("agr-table6").paper == "AGR"

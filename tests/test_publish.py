@@ -13,6 +13,7 @@ from study_fakes import make_study
 
 from hf_optim.commands.main import main
 from hf_optim.core import private
+from hf_optim.errors import UserError
 from hf_optim.experiment.spec import id_of
 from hf_optim.study.folder import questions
 from hf_optim.study.folder.changes import read_plan
@@ -40,6 +41,17 @@ PRIVATE = (USER, HOST, "turnip", TOKEN, SECRET, "/home", "/Users", "/scratch", "
 )
 def test_addresses_and_secrets_of_usual_forms_are_taken_out(text: str, scrubbed: str) -> None:
     assert private.Scrubber().scrub(text) == scrubbed
+
+
+@pytest.mark.parametrize("part", ["1.", "a-", "www.", "sk-", "A_", "/a", "a@"])
+def test_a_long_text_is_read_through_once(part: str) -> None:
+    """In quadratic time it would take hours, and a test has minutes."""
+    assert private.Scrubber().scrub(part * 50_000)
+
+
+def test_owners_of_home_folders_without_end_are_refused() -> None:
+    with pytest.raises(UserError, match="more than 500 users"):
+        private.Scrubber([" ".join(f"/home/someone{i}" for i in range(600))])
 
 
 @pytest.fixture(autouse=True)

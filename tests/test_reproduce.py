@@ -45,7 +45,7 @@ def test_a_page_quotes_judges_and_shows_published_beside_obtained(tmp_path, caps
         " scale: 100}\n  - {match: {setting: weight decay 2e-4}, why: for a reason}\n" + STUDY
     )  # fmt: skip
     study(tmp_path, {"adamw": 0.90, "smaran": 0.95})
-    reproduction.write(loaded, Options(), tmp_path)
+    reproduction.write(loaded, Options(), tmp_path, loaded.settings["small"].study)
     written = (tmp_path / "reproduction.md").read_text()
     assert "- **holds**: “AGR helps” (Section 5.4)" in written
     assert "| ALBERT, AdamW, weight decay 0 | SOP accuracy | 80.02 % | 89.97" in written

@@ -160,6 +160,7 @@ def test_the_terminal_gets_no_escape_sequence(study: Path, capsys: pytest.Captur
         ("[x]: http://a", "[x\\]: http\\://a"),
         ("see https://a.b/c or www.a.b", "see https\\://a.b/c or www\\.a.b"),
         ("`rm`|x", "\\`rm\\`\\|x"),
+        (r"$\href{javascript:1}{x}$", r"\$\\href{javascript:1}{x}\$"),
         ("1. one", "1\\. one"),
         ("# head\n- item", "\\# head - item"),
     ],

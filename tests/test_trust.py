@@ -14,6 +14,7 @@ from hf_optim import registry
 from hf_optim.commands.main import main
 from hf_optim.core import importing
 from hf_optim.errors import UserError
+from hf_optim.experiment.checkpoint import specification
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study import conduct
 from hf_optim.study.launch import launcher, worker
@@ -197,7 +198,7 @@ def test_the_library_itself_imports_what_the_caller_names(code: str) -> None:
 
 
 def test_files_of_this_machine_are_not_read_because_a_folder_names_them(
-    tmp_path: Path, asked: list[bool], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, asked: list[bool], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine").mkdir()
     for entry in ("data: ../mine", f"data: '{tmp_path}/mine'", "options: {hidden_size: /etc/passwd}"):
@@ -213,6 +214,19 @@ def test_files_of_this_machine_are_not_read_because_a_folder_names_them(
     (checkpoint.parent / "spec.json").write_text(json.dumps(spec.to_dict()))
     assert run("inspect", checkpoint) == 2
     assert "/etc/hostname is a file of this machine, and only a spec.json" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    for change in ({"data": "mine"}, {"options": {"hidden_size": "mine"}}):  # a name that the current folder has
+        (checkpoint.parent / "spec.json").write_text(json.dumps({**spec.to_dict(), "data": None, **change}))
+        assert run("inspect", checkpoint) == 2
+        assert "mine is a file of this machine, and only a spec.json" in capsys.readouterr().err
+
+
+def test_a_file_starts_no_thousand_processes(tmp_path: Path) -> None:
+    spec = RunSpec("vision", "mlp", "smoke", {"name": "sgd"}, overrides={"steps": 1, "workers": 9})
+    (tmp_path / "spec.json").write_text(json.dumps(spec.to_dict()))
+    assert specification(tmp_path / "checkpoint-1", None).overrides == {"steps": 1}
+    with pytest.raises(UserError, match="workers must be at most 256"):
+        RunSpec("vision", "mlp", "smoke", {"name": "sgd"}, overrides={"workers": 10**6})
 
 
 def test_a_journal_that_is_not_ours_is_set_aside(tmp_path: Path) -> None:

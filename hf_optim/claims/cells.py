@@ -20,12 +20,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hf_optim.core.shape import Each
 from hf_optim.study.plan.source import Source, Where
 
 MATCHED = ("dataset", "model", "metric", "optimizer", "setting")
 KEYS = ("match", "task", "optimizer", "metric", "scale", "at", "until", "against", "form", "why")
 FORMS = ("value", "difference", "reduction")
 EPOCH = re.compile(r"epoch (\d+)$")
+BEST = re.compile(r"best (0?\.\d*[1-9]\d*|1)")
+#: what the keys of a cell hold
+SHAPE = {
+    "match": Each((str, [str])), "task?": (str, [str], Each((str, [str]))), "optimizer?": (str, Each(str)),
+    "metric?": str, "scale?": float, "at?": ("epoch", float), "until?": (str, float), "against?": str, "form?": FORMS,
+    "why?": str,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,12 @@ def read(source: Source, where: Where, value: Any, rows: list[Mapping[str, Any]]
     source.check_type(where, value, list, "a list of cells")
     for i, entry in enumerate(value):
         here = (*where, i)
+        source.check_shape(here, entry, dict)
         source.check_keys(here, entry, KEYS, ("match",) if "why" in entry else ("match", "task", "metric"))
+        source.check_shape(here, entry, SHAPE)
         source.check_keys((*here, "match"), entry["match"], MATCHED)
-        if entry.get("form", "value") not in FORMS:
-            raise source.error((*here, "form"), f"form must be one of {', '.join(FORMS)}")
+        if isinstance(entry.get("until"), str) and not BEST.fullmatch(entry["until"]):
+            raise source.error((*here, "until"), f"until must be a number or as 'best 0.9', got {entry['until']!r}")
         if ("against" in entry) != (entry.get("form", "value") != "value"):
             raise source.error(here, "against and form go together")
         if not any(_matches(entry, row) for row in rows):

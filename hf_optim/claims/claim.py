@@ -33,6 +33,7 @@ small:                         # and / or `paper_size`: a study, or commands, or
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ from hf_optim.claims import cells as published_cells
 from hf_optim.claims import statement as statements
 from hf_optim.claims.statement import AS_PRINTED, AS_RUN, Statement
 from hf_optim.core import configs
+from hf_optim.core.shape import Each
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
@@ -54,7 +56,19 @@ KEYS = (
 )  # fmt: skip
 SETTING_KEYS = ("study", "commands", "checks", "stands_for", "metrics", "noise", "cells")
 SIZES = {"small": "small", "paper": "paper_size"}
+COMMANDS = ("landscape", "convergence")
 PAPERS = ("SMARAN", "AGR", "TLR", "AMVT")
+#: what the keys of a file and of a setting hold, as far as nobody else looks
+SHAPE = {
+    "name": str, "where": (str, float), "title": str, "notes?": [str], "published?": [str], "printed?": dict,
+    "readings?": Each(Each(str)), "published_is?": str,
+}  # fmt: skip
+SETTING_SHAPE = {
+    "commands?": Each([(str, float)]), "checks?": [str], "metrics?": Each(str), "stands_for?": Each([str]),
+    "noise?": Each(float),
+}  # fmt: skip
+#: a word that is a folder's name, here and below the study's
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,7 @@ def names() -> dict[str, Path]:
 
 
 def load(name: str) -> Claim:
-    """The claim of a name that comes with the package, or of a file of yours.
+    """The claim of a name that comes with the package, or of a file of yours (`./NAME` where ours is called so, too).
 
     Raises:
         UserError: there is none, or the file is wrong: the file and the line are named.
@@ -114,11 +128,11 @@ def load(name: str) -> Claim:
 
     path = Path(name)
     known = names()
-    if not path.is_file():
-        if name not in known:
-            near = closest(name, known)
-            raise UserError(f"no claim {name!r}{near}: give a YAML file, or one that `hf-optim list --claims` shows")
+    if name in known:
         path = known[name]
+    elif not path.is_file():
+        near = closest(name, known)
+        raise UserError(f"no claim {name!r}{near}: give a YAML file, or one that `hf-optim list --claims` shows")
     return replace(parse(read(path, path.name), published()), file=name)
 
 
@@ -133,7 +147,10 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
     top = source.check_keys((), source.value, KEYS, ("name", "paper", "where", "title", "claims"))
     if top["paper"] not in PAPERS:
         raise source.error(("paper",), f"paper must be one of {', '.join(PAPERS)}, got {top['paper']!r}")
-    tables = source.check_type(("published",), top.get("published", []), list, "a list of the paper's tables")
+    source.check_shape((), top, SHAPE)
+    if not WORD.fullmatch(top["name"]):
+        raise source.error(("name",), f"name must be made of letters, digits, '-', '_' and '.', got {top['name']!r}")
+    tables = top.get("published", [])
     mine = [row for row in rows if row["paper"] == top["paper"] and row["table"] in tables]
     for i, table in enumerate(tables):
         if not any(row["table"] == table for row in mine):
@@ -147,9 +164,12 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
     }
     if not settings and any(statement.keys is not None for statement in claims):
         raise source.error((), "a claim that is judged needs a setting: small, paper_size or both")
-    readings = source.check_type(("readings",), top.get("readings", {}), dict, "a mapping of readings")
-    for name, swap in readings.items():
-        source.check_type(("readings", name), swap, dict, "a mapping from an optimizer's label to another's")
+    for size, setting in settings.items():
+        for i, statement in enumerate(claims):
+            if statement.keys is not None and statement.on_tables() == (setting.study is not None):
+                what = "a study" if setting.study is None else "commands or checks"
+                raise source.error(("claims", i), f"{statement.rule} needs {what} in {SIZES[size]}")
+    readings = top.get("readings", {})
     belongs = top.get("published_is", "")
     if belongs and belongs not in (AS_PRINTED, AS_RUN):
         raise source.error(("published_is",), f"published_is must be {AS_PRINTED!r} or {AS_RUN!r}, got {belongs!r}")
@@ -164,7 +184,7 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
         statements=claims,
         published=tuple(mine),
         settings=settings,
-        printed=source.check_type(("printed",), top.get("printed", {}), dict, "a mapping"),
+        printed=top.get("printed", {}),
         readings=readings,
         published_is=belongs,
     )
@@ -172,33 +192,34 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
 
 def _setting(source: Source, key: str, value: Any, shared: Any, rows: list[Mapping[str, Any]]) -> Setting:
     source.check_keys((key,), value, SETTING_KEYS)
+    source.check_shape((key,), value, SETTING_SHAPE)
     kinds = [kind for kind in ("study", "commands", "checks") if kind in value]
     if not kinds or ("study" in kinds and len(kinds) > 1):
         raise source.error((key,), "give a study, or commands, or checks")
     where: Where = (key, "cells") if "cells" in value else ("cells",)
-    plain = {
-        name: source.check_type((key, name), value.get(name, {}), dict, "a mapping")
-        for name in ("metrics", "stands_for", "noise", "commands")
-    }
-    checks = source.check_type((key, "checks"), value.get("checks", []), list, "a list of checks")
+    checks = value.get("checks", [])
     for i, name in enumerate(checks):
         from hf_optim.claims.theorems import CHECKS
 
         if name not in CHECKS:
-            near = closest(str(name), CHECKS)
+            near = closest(name, CHECKS)
             raise source.error((key, "checks", i), f"unknown check {name!r}{near}; valid: {', '.join(CHECKS)}")
-    commands = {
-        place: tuple(str(word) for word in source.check_type((key, "commands", place), words, list, "a list of words"))
-        for place, words in plain["commands"].items()
-    }
+    for place, words in value.get("commands", {}).items():
+        if not WORD.fullmatch(place):
+            raise source.error((key, "commands", place), f"{place!r} is no name of a folder below the study's")
+        if not words or words[0] not in COMMANDS:
+            raise source.error((key, "commands", place), f"begin with one of the commands {', '.join(COMMANDS)}")
+    for name, deviation in value.get("noise", {}).items():
+        if not deviation > 0:
+            raise source.error((key, "noise", name), f"a deviation is above 0, got {deviation:g}")
     return Setting(
         study=_study(source, key, value["study"]) if "study" in value else None,
-        commands=commands,
+        commands={place: tuple(map(str, words)) for place, words in value.get("commands", {}).items()},
         checks=tuple(checks),
         cells=tuple(published_cells.read(source, where, value.get("cells", shared), rows)),
-        metrics=plain["metrics"],
-        stands_for=plain["stands_for"],
-        noise=plain["noise"],
+        metrics=value.get("metrics", {}),
+        stands_for=value.get("stands_for", {}),
+        noise=value.get("noise", {}),
     )
 
 

@@ -79,7 +79,7 @@ def hours(text: str) -> float:
         value = float(text[:-1] if unit else text) * (unit or 1.0)
     except ValueError:
         value = math.nan
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise UserError(f"--budget: expected hours as 10h, minutes as 90m or days as 2d, got {text!r}")
     return value
 

@@ -12,6 +12,7 @@ Keys (* required): `file`* is below the claim's folder; `where` keeps the rows w
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,21 +20,27 @@ from typing import Any
 
 from hf_optim.claims.comparisons import Comparison, decide
 from hf_optim.claims.ruling import Ruling
+from hf_optim.core.shape import FARTHEST
+from hf_optim.experiment.files import read_bytes
 from hf_optim.study.folder.store import number
 
 Row = Mapping[str, str]
+
+#: bytes and cells of a table; those of our commands have some thousand
+LARGEST = 4 << 20
+MOST_CELLS = 1_000_000
 
 
 def rule(folder: Path, keys: Mapping[str, Any]) -> Ruling:
     """The ruling on a statement from the tables below `folder`."""
     function, _, _ = RULES[keys["rule"]]
     rest = {key: value for key, value in keys.items() if key not in ("rule", "file", "where", "negated")}
-    file = folder / keys["file"]
     try:
-        with file.open(encoding="utf-8", newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if _kept(row, keys.get("where", {}))]
-    except OSError:
+        rows = [row for row in _table(folder, keys["file"]) if _kept(row, keys.get("where", {}))]
+    except (FileNotFoundError, NotADirectoryError):
         return Ruling("not tested", f"there is no {keys['file']}")
+    except (OSError, ValueError, csv.Error) as error:
+        return Ruling("not tested", f"{keys['file']} cannot be read: {error}")
     if not rows:
         return Ruling("not tested", f"{keys['file']} has no such rows")
     ruling = function(rows, **rest)
@@ -41,6 +48,15 @@ def rule(folder: Path, keys: Mapping[str, Any]) -> Ruling:
         return ruling
     turned: Any = {"holds": "contradicted", "contradicted": "holds"}.get(ruling.verdict, ruling.verdict)
     return Ruling(turned, f"of the opposite: {ruling.words}", ruling.findings)
+
+
+def _table(folder: Path, name: str) -> list[Row]:
+    """The rows of a CSV file below `folder`; "" where a row is short. Raises OSError, ValueError or csv.Error."""
+    text = read_bytes(folder, name, LARGEST).decode("utf-8")
+    table = csv.DictReader(io.StringIO(text, newline=""), restval="")
+    if (text.count("\n") + text.count("\r")) * len(table.fieldnames or ()) > MOST_CELLS:
+        raise ValueError(f"more than {MOST_CELLS:,} cells")
+    return list(table)
 
 
 def _kept(row: Row, where: Mapping[str, str]) -> bool:
@@ -65,7 +81,7 @@ def _inequality(
         return Ruling("not tested", f"no figures under {left} and {right}")
 
     def excess(a: float, b: float) -> float:
-        return -math.inf if b == math.inf else (a - b) / max(abs(b), 1e-300) if b else a
+        return -b if math.isinf(b) else (a - b) / max(abs(b), 1e-300) if b else a
 
     a, b, row = max(sides, key=lambda side: excess(side[0], side[1]))
     named = ", ".join(f"{key} {row[key]}" for key in ("case", "problem", "seed", "T") if row.get(key))
@@ -84,11 +100,11 @@ def _falls_as(
     import numpy as np
 
     slopes: dict[int, float] = {}
-    for i, unit in enumerate(sorted({row[units] for row in rows})):
-        points = [(_figure(row, over), _figure(row, column)) for row in rows if row[units] == unit]
-        points = [(x, y) for x, y in points if x >= start and not math.isnan(y)]
-        if len(points) < 2 or any(y <= 0 for _, y in points):
-            return Ruling("not tested", f"no fit to {column} of {units} {unit}: a figure is not positive")
+    for i, unit in enumerate(sorted({row.get(units, "") for row in rows})):
+        points = [(_figure(row, over), _figure(row, column)) for row in rows if row.get(units, "") == unit]
+        points = [(x, y) for x, y in points if max(start, 0) <= x and not math.isnan(y)]
+        if len({x for x, _ in points}) < 2 or not all(0 < x < FARTHEST and 0 < y < FARTHEST for x, y in points):
+            return Ruling("not tested", f"no fit to {column} of {units} {unit}: a figure is not positive, or one alone")
         x, y = np.log(np.array(points)).T
         slopes[i] = float(np.polyfit(x, y, 1)[0])
     comparison = Comparison(f"exponent of {over}", column, f"{exponent:g}", "exponent",
@@ -103,8 +119,8 @@ def _falls_as(
 
 
 def _lowest(rows: Sequence[Row], column: str, optimizer: str, tolerance: float = 1e-9) -> Ruling:
-    ours = [_figure(row, column) for row in rows if row["optimizer"] == optimizer]
-    others = {row["optimizer"]: _figure(row, column) for row in rows if row["optimizer"] != optimizer}
+    ours = [_figure(row, column) for row in rows if row.get("optimizer") == optimizer]
+    others = {row.get("optimizer", ""): _figure(row, column) for row in rows if row.get("optimizer") != optimizer}
     finished = {label: number(value) for label, value in others.items() if not math.isnan(number(value))}
     if not ours or not others:
         return Ruling("not tested", f"{optimizer} or its rivals have no row")

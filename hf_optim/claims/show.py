@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from hf_optim.claims.comparisons import Finding
 from hf_optim.claims.counterparts import Pair
 from hf_optim.claims.judge import Judgement, Outcome
 from hf_optim.claims.settings import values
+from hf_optim.core.safe_text import line
 from hf_optim.core.safe_text import markdown as safe
 from hf_optim.study.statistics.paired import Summary
 
@@ -34,9 +36,9 @@ CAUTION = {
 def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
     """The whole reproduction as Markdown: what ran, and nothing else. `files` are a command's own."""
     claim = outcome.claim
-    lines = [f"# {claim.paper}, {claim.where}: {claim.title}", ""]
+    lines = [f"# {safe(f'{claim.paper}, {claim.where}: {claim.title}')}", ""]
     lines += [_ran(outcome), ""] if outcome.results is not None else []
-    lines += [f"- [{name}]({name})" for name in files] + ([""] if files else [])
+    lines += [f"- [{safe(name)}]({quote(name, errors='surrogateescape')})" for name in files] + ([""] if files else [])
     lines += ["## Verdicts", ""]
     for judgement in outcome.judgements:
         lines += _verdict_lines(judgement)
@@ -52,9 +54,9 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
     lines += _beside(outcome)
     if outcome.outlooks:
         lines += ["", "## What this study could decide", ""]
-        lines += [f"- {text}" for text in dict.fromkeys(outlook.sentence() for outlook in outcome.outlooks)]
+        lines += [f"- {safe(text)}" for text in dict.fromkeys(outlook.sentence() for outlook in outcome.outlooks)]
     if outcome.differences:
-        lines += ["", "## What differs from the paper", "", *(f"- {text}" for text in outcome.differences)]
+        lines += ["", "## What differs from the paper", "", *(f"- {safe(text)}" for text in outcome.differences)]
     if outcome.results is not None and outcome.size == "paper":
         lines += [
             "",
@@ -63,11 +65,11 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
             "| task | value | | source | note |",
             "|---|---|---|---|---|",
         ]
-        lines += [f"| {' | '.join(row)} |" for row in values(outcome.results.plan)]
+        lines += [f"| {' | '.join(map(safe, row))} |" for row in values(outcome.results.plan)]
     if claim.notes:
         lines += ["", "## What the paper leaves open, and where it contradicts itself", ""]
-        lines += [f"- {note}" for note in claim.notes]
-    again = outcome.again or f"hf-optim reproduce {claim.name} --size {outcome.size}"
+        lines += [f"- {safe(note)}" for note in claim.notes]
+    again = line(outcome.again or f"hf-optim reproduce {claim.name} --size {outcome.size}").replace("`", "'")
     return "\n".join([*lines, "", f"Again: `{again}`", ""])
 
 
@@ -81,7 +83,8 @@ def _ran(outcome: Outcome) -> str:
     parts += [f"{status['failed']} failed"] if status["failed"] else []
     if missing:
         there = {(run.task, run.optimizer) for run in plan.runs if run.id in results.records}
-        bare = [f"{label} on {task['label']}" for task, label, _ in plan.cells() if (task["label"], label) not in there]
+        cells = [(task["label"], label) for task, label, _ in plan.cells()]
+        bare = [safe(f"{label} on {task}") for task, label in cells if (task, label) not in there]
         parts.append(f"{missing} not made yet" + (f" (none at all of {', '.join(bare)})" if bare and there else ""))
     return f"{', '.join(parts)}. {CAUTION[outcome.size]}"
 
@@ -89,9 +92,9 @@ def _ran(outcome: Outcome) -> str:
 def _verdict_lines(judgement: Judgement) -> list[str]:
     statement = judgement.statement
     variant = f" ({statement.variant})" if statement.variant else ""
-    lines = [f"- **{judgement.ruling.verdict}**{variant}: “{statement.says}” ({statement.section})"]
-    lines += [f"  - read as: {statement.reading}"] if statement.reading else []
-    return [*lines, f"  - {judgement.ruling.words}"] if judgement.ruling.words else lines
+    lines = [f"- **{judgement.ruling.verdict}**{variant}: “{safe(statement.says)}” ({safe(statement.section)})"]
+    lines += [f"  - read as: {safe(statement.reading)}"] if statement.reading else []
+    return [*lines, f"  - {safe(judgement.ruling.words)}"] if judgement.ruling.words else lines
 
 
 def _beside(outcome: Outcome) -> list[str]:
@@ -113,7 +116,7 @@ def _beside(outcome: Outcome) -> list[str]:
     bare = Counter(pair.why for pair in outcome.pairs if not pair.obtained.n)
     if bare:
         lines += ["", f"{'Published' if not shown else 'Further published'} figures without a counterpart:", ""]
-        lines += [f"- {count}: {why}" for why, count in bare.items()]
+        lines += [f"- {count}: {safe(why)}" for why, count in bare.items()]
     return lines
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_optim.claims import exhibits, rules
+from hf_optim.core.shape import Each
 from hf_optim.core.validate import closest
 from hf_optim.study.plan.source import Source, Where
 
@@ -14,6 +15,16 @@ OWN = ("says", "section", "reading", "rule", "negated", "not_testable", "effect"
 LABELS = ("optimizer", "baseline", "optimizers")
 MOST_WORDS = 60
 AS_PRINTED, AS_RUN = "as printed", "as run"
+#: what the keys of the rules hold
+SHAPES: dict[str, Any] = {
+    "rule": str, "negated": bool, "of": [dict], "optimizer": str, "baseline": (str, [str]), "optimizers": [str],
+    "reference": str, "tasks": [str], "metric": str, "greater": bool, "margin": float, "relative": bool,
+    "factor": float, "target": float, "share": float, "key": str, "low": float, "high": float, "file": str,
+    "where": Each((str, float, bool)), "left": str, "right": (str, float), "tolerance": float, "strict": bool,
+    "column": str, "exponent": float, "over": str, "start": float, "units": str,
+}  # fmt: skip
+#: rules that have one baseline
+ONE_BASELINE = ("at_most", "steadier", "degrades_less")
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ def read(source: Source, where: Where, value: Any) -> Statement:
         raise source.error(where, "give either a rule or not_testable with the reason")
     effect = value.get("effect")
     if effect is not None:
-        source.check_type((*where, "effect"), effect, (int, float), "a number")
+        source.check_shape((*where, "effect"), effect, float)
     common = (value["says"], value["section"], str(value.get("reading", "")))
     if "not_testable" in value:
         source.check_keys(where, value, ("says", "section", "reading", "not_testable"))
@@ -81,16 +92,22 @@ def check_rule(source: Source, where: Where, value: Any, own: tuple[str, ...] = 
     known = {**rules.RULES, **exhibits.RULES}
     source.check_type(where, value, dict, "a mapping with a rule")
     name = value.get("rule")
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         near = closest(str(name), known)
         raise source.error((*where, "rule"), f"unknown rule {name!r}{near}; valid: {', '.join(known)}")
     _, required, optional = known[name]
     source.check_keys(where, value, (*own, *required, *optional), ("rule", *required))
+    for key in value.keys() & SHAPES.keys():
+        one_alone = key == "baseline" and name in ONE_BASELINE
+        source.check_shape((*where, key), value[key], str if one_alone else SHAPES[key])
+    if "share" in value and not value["share"] > 0:
+        raise source.error((*where, "share"), f"share must be above 0, got {value['share']:g}")
     if name == "sooner" and ("target" in value) == ("share" in value):
         raise source.error(where, "sooner needs either a target or a share")
     if name == "all":
-        parts = source.check_type((*where, "of"), value["of"], list, "a list of rules")
-        for i, part in enumerate(parts):
+        for i, part in enumerate(value["of"]):
+            if str(part.get("rule")) in exhibits.RULES:
+                raise source.error((*where, "of", i), f"{part['rule']} reads a table, and is no part of a study's rule")
             check_rule(source, (*where, "of", i), part)
 
 

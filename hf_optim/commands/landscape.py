@@ -91,7 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Where each optimizer ended on each surface."""
-    write_atomically(file, csv_lines([list(rows[0]), *(list(row.values()) for row in rows)]))
+    try:
+        write_atomically(file, csv_lines([list(rows[0]), *(list(row.values()) for row in rows)]))
+    except OSError as error:
+        raise UserError(f"--output {file.parent}: {error.strerror or error}") from None
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -6,6 +6,7 @@ Nothing heavy is imported before the command that needs it is known.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import re
@@ -42,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, UserError):
             raise
         print(f"error: {line(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # of what is given, which no command need look at by itself
+            raise
+        print(f"error: {line(error.filename)[:80]}...: {error.strerror}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if not extras.bringing(error.name, "tasks"):

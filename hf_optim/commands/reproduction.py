@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_optim.claims import claim as claims
 from hf_optim.claims.wishes import Wish
-from hf_optim.core import safe_text
+from hf_optim.core import importing, safe_text
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from hf_optim.claims.judge import Outcome
     from hf_optim.experiment.cards import Card
     from hf_optim.study.plan.plan import Plan
-
-COMMANDS = {"landscape": "hf_optim.commands.landscape", "convergence": "hf_optim.commands.convergence"}
+    from hf_optim.study.plan.source import Source
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,9 @@ def reproduce(name: str, options: Options) -> int:
     from hf_optim.study.plan.plan import expand
 
     source = wishes.study(setting.study, options.wish)
-    plan = expand(source, seeds=options.seeds, overrides=options.overrides)
-    _announce(chosen, plan, options, folder)
+    with importing.refused("a dry run runs none", trust=not options.dry_run):
+        plan = expand(source, seeds=options.seeds, overrides=options.overrides)
+        _announce(chosen, plan, options, folder)
     try:
         code = command.study(
             f"{chosen.name} ({options.size})", source=source, output=str(folder), jobs=options.jobs,
@@ -81,10 +81,10 @@ def reproduce(name: str, options: Options) -> int:
         )  # fmt: skip
     except KeyboardInterrupt:
         if (folder / "plan.json").is_file():
-            write(chosen, options, folder)
+            write(chosen, options, folder, source)
         raise
     if not options.dry_run:
-        write(chosen, options, folder)
+        write(chosen, options, folder, source)
     return code
 
 
@@ -94,7 +94,7 @@ def page(name: str, options: Options) -> int:
     folder = options.folder(chosen.name)
     if setting.study is None:
         return _write_tables(chosen, options, folder)
-    write(chosen, options, folder)
+    write(chosen, options, folder, setting.study)
     return 0
 
 
@@ -117,7 +117,7 @@ def _announce(chosen: claims.Claim, plan: Plan, options: Options, folder: Path) 
     outlooks = power.outlooks(chosen, options.size, plan)
     told = [outlook for outlook in outlooks if outlook.decides is not None or outlook.visible is not None]
     for sentence in dict.fromkeys(outlook.sentence() for outlook in told):
-        print(f"  {sentence}")
+        print(f"  {safe_text.line(sentence)}")
     if power.hopeless(outlooks) and not options.anyway and not options.dry_run and left:
         needed = min(outlook.needed for outlook in outlooks if outlook.needed is not None)
         raise UserError(
@@ -131,22 +131,28 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
     import importlib
 
     from hf_optim.claims import theorems
+    from hf_optim.experiment.files import own_folder
     from hf_optim.study.folder.disk import unwritable
 
     setting = chosen.settings[options.size]
     for place, words in setting.commands.items():
-        print(f"hf-optim {' '.join(words)} --output {folder / place}")
+        print(safe_text.line(f"hf-optim {' '.join(words)} --output {folder / place}"))
         if not options.dry_run:
-            importlib.import_module(COMMANDS[words[0]]).main([*words[1:], "--output", str(folder / place)])
+            try:
+                own_folder(folder, place)
+            except OSError as error:
+                raise unwritable(folder, error) from None
+            command = importlib.import_module(f"hf_optim.commands.{words[0]}")
+            command.main([*words[1:], "--output", str(folder / place)])
     for name in setting.checks:
         print(f"check {name}")
     if options.dry_run:
         return 0
     try:
         theorems.write(list(setting.checks), folder)
-        return _write_tables(chosen, options, folder)
     except OSError as error:
         raise unwritable(folder, error) from None
+    return _write_tables(chosen, options, folder)
 
 
 def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
@@ -156,18 +162,25 @@ def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
     files = tuple(
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith("reproduction.")
+        if path.is_file() and not path.is_symlink() and not path.name.startswith("reproduction.")
     )
     _write(reproduced, folder, files)
     return 0
 
 
-def write(chosen: claims.Claim, options: Options, folder: Path) -> None:
-    """Judge the records in `folder`; write reproduction.md, .json and .svg, and show the tables."""
+def write(chosen: claims.Claim, options: Options, folder: Path, study: Source) -> None:
+    """Judge the records in `folder`; write reproduction.md, .json and .svg, and show the tables.
+
+    Tasks are asked for their presets: code of a task is run where the claim's own `study` names it, and not where the
+    folder's plan alone does.
+    """
     from hf_optim.claims import judge
     from hf_optim.study.folder import results as records
 
-    reproduced = judge.of_study(chosen, options.size, records.load(folder), options.again(chosen.file or chosen.name))
+    results = records.load(folder)
+    if code := sorted({*importing.paths(results.plan.tasks)} - {*importing.paths(study.value)}):
+        raise importing.Untrusted(f"{folder}: its plan names code that the claim does not: {', '.join(code)}")
+    reproduced = judge.of_study(chosen, options.size, results, options.again(chosen.file or chosen.name))
     _write(reproduced, folder)
 
 
@@ -175,14 +188,18 @@ def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> No
     from hf_optim.claims import show
     from hf_optim.claims.drawing import drawing
     from hf_optim.experiment.files import write_atomically
+    from hf_optim.study.folder.disk import unwritable
 
-    write_atomically(folder / "reproduction.md", show.markdown(reproduced, files))
-    write_atomically(
-        folder / "reproduction.json", json.dumps(show.plain(reproduced), indent=1, ensure_ascii=False) + "\n"
-    )
     drawn = drawing(reproduced)
-    if drawn:
-        write_atomically(folder / "reproduction.svg", drawn)
+    try:
+        write_atomically(folder / "reproduction.md", show.markdown(reproduced, files))
+        write_atomically(
+            folder / "reproduction.json", json.dumps(show.plain(reproduced), indent=1, ensure_ascii=False) + "\n"
+        )
+        if drawn:
+            write_atomically(folder / "reproduction.svg", drawn)
+    except OSError as error:
+        raise unwritable(folder, error) from None
     console = safe_text.console()
     show.terminal(reproduced, console)
     console.print(f"Reproduction: {folder / 'reproduction.md'}", markup=False, highlight=False, soft_wrap=True)

@@ -13,23 +13,27 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_optim.errors import UserError
+
 #: instead of what was taken out
 USER, HOST, SECRET, MAIL, ADDRESS = "USER", "HOST", "REMOVED", "MAIL", "ADDRESS"
 #: users and hosts that are everybody's
 EVERYBODY = {"root", "user", "users", "admin", "ubuntu", "runner", "nobody", "home", "host", "localhost", "jovyan"}
+MOST_OWNERS = 500
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|(?:^|_)KEY|PRIVATE", re.IGNORECASE)
 _PART = r"[^\s/\\:;,'\"<>|()\[\]{}=`]+"
 _HOMES = "home|Users|root|tmp|mnt|media|var|private|scratch|work|workspace|data|opt|usr|srv|gpfs|lustre|nfs"
 _OWNER = re.compile(rf"[/\\](?:home|Users)[/\\]({_PART})")
+# No pattern looks to the end of a text from each of its places: texts of a stranger's are long, and there are many.
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]+-----.*?(?:-----END [A-Z ]+-----|\Z)", re.DOTALL), SECRET),
     (re.compile(r"(?<=://)[^\s/@]+@"), ""),  # a name and a password before a host
     (re.compile(r"\b(Bearer|Authorization: *Basic) +\S+", re.IGNORECASE), rf"\1 {SECRET}"),
     # the forms of those who give tokens out, and a JSON web token; 40 hexadecimal digits are W&B's
     (re.compile(r"\bhf_[A-Za-z0-9]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}|\bAIza[\w-]{30,}"), SECRET),
-    (re.compile(r"\b(?:gh[opsu]|github_pat|glpat|xox[abp]|sk|pk|rk)[-_](?=[\w-]*\d)[\w-]{16,}"), SECRET),
-    (re.compile(r"\b(?:npm|pypi|dckr_pat|gsk)[-_](?=[\w-]*\d)[\w-]{16,}"), SECRET),
-    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"), SECRET),
+    (re.compile(r"\b(?:gh[opsu]|github_pat|glpat|xox[abp]|sk|pk|rk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
+    (re.compile(r"\b(?:npm|pypi|dckr_pat|gsk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
+    (re.compile(r"\beyJ[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*"), SECRET),
     (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{40}(?![0-9a-fA-F])"), SECRET),
     # an environment's variable, and a word that says what follows
     (re.compile(r"\b([A-Z][A-Z0-9]*_[A-Z0-9_]+)=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
@@ -39,7 +43,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (re.compile(r"(?i)(passw(?:or)?d[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]+"), rf"\1{SECRET}"),
     (re.compile(r"\b([A-Z][A-Z0-9_]*(?:TOKEN|SECRET|KEY): *)\S+"), rf"\1{SECRET}"),
-    (re.compile(r"\b[\w.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"), MAIL),
+    (re.compile(r"(?<![\w.+-])[\w.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"), MAIL),
     (re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])"), ADDRESS),
     # of a network's card, and of IP's sixth version: in full, and with a gap
     (re.compile(r"(?i)(?<![\w:])(?:[0-9a-f]{2}:){5}[0-9a-f]{2}(?![\w:])"), ADDRESS),
@@ -85,12 +89,17 @@ class Scrubber:
         texts: what will be scrubbed, as far as it is known: the owners of home folders in it are users.
         spoken: words that mean something else here (labels, names of optimizers): a user who is called Adam does not
             rename them. `kept` holds those that are names and stay for that reason.
+
+    Raises:
+        UserError: texts that name the home folders of more than `MOST_OWNERS` users.
     """
 
     def __init__(self, texts: Iterable[str] = (), spoken: Collection[str] = ()) -> None:
         users = {_user(), Path.home().name}
         for text in texts:
             users |= set(_OWNER.findall(text))
+            if len(users) > MOST_OWNERS:  # each is looked for in every text
+                raise UserError(f"the home folders of more than {MOST_OWNERS} users are named: nothing is published")
         host = socket.gethostname()
         names = dict.fromkeys(users, USER) | dict.fromkeys((host, host.partition(".")[0]), HOST)
         names = {name: put for name, put in names.items() if len(name) > 2 and name.lower() not in EVERYBODY}

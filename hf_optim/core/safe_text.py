@@ -22,9 +22,9 @@ _LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{"
           "<": r"\textless{}", ">": r"\textgreater{}", "`": r"\textasciigrave{}",
           '"': r"\textquotedbl{}"}  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-#: what makes more of a text in Markdown: code, tables, tags, entities, links and pictures
+#: what makes more of a text in Markdown: code, tables, formulas, tags, entities, links and pictures
 _MARKDOWN = (
-    (re.compile(r"([`|\\])"), r"\\\1"),
+    (re.compile(r"([`|$\\])"), r"\\\1"),
     (re.compile(r"&(?=#|[A-Za-z]+;)"), "&amp;"),
     (re.compile(r"<(?=[A-Za-z/!?])"), "&lt;"),
     (re.compile(r"\](?=[\[(:])"), r"\\]"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files, record
 from hf_optim.experiment.evaluator import quiet, train_part
-from hf_optim.experiment.spec import RunSpec, paths_in
+from hf_optim.experiment.spec import UNSEEN, RunSpec, paths_in
 from hf_optim.experiment.task import Task, check_run, load
 
 #: what says that a checkpoint holds adapters, and their weights
@@ -223,6 +224,8 @@ def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:
         stored = files.read_json(checkpoint.parent, record.SPEC)
         shape.check_shape(stored, {}, record.SPEC)
         spec = RunSpec.from_dict(stored)
+        # how the run was read ahead is no matter of a checkpoint's, and would start processes here
+        spec = replace(spec, overrides={key: value for key, value in spec.overrides.items() if key not in UNSEEN})
         if (why := importing.reason()) and (outside := paths_in(stored)):
             raise importing.Untrusted(f"{outside[0]} is a file of this machine, and {why}: --trust reads it")
         return spec

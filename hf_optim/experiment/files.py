@@ -24,6 +24,8 @@ from hf_optim.core.shape import FARTHEST
 
 #: bytes of a file that is read at once; histories of long runs have some MB
 LARGEST = 64 << 20
+#: values of a JSON text: a short one of a list's is three characters in a file and a hundred bytes in memory
+MOST_VALUES = 4_000_000
 #: levels of JSON that we write are five or six
 DEEPEST = 24
 #: folders within folders of a run; ours are two or three
@@ -105,8 +107,9 @@ def read_json(folder: Path, name: str) -> Any:
 
 def parse_json(text: str) -> Any:
     """Plain data. A ValueError for what is not JSON, and for what Python takes and nobody means: NaN, halves of
-    characters, hundreds of levels.
+    characters, hundreds of levels, millions of values.
     """
+    check_count(text)
     try:
         value = json.loads(text, parse_constant=_no_constant)
     except RecursionError:
@@ -119,6 +122,12 @@ def parse_json(text: str) -> Any:
         except UnicodeEncodeError:
             raise ValueError("a text holds half a character (a lone surrogate)") from None
     return value
+
+
+def check_count(text: str) -> None:
+    """Raise a ValueError if JSON (or JSON lines) would be more than `MOST_VALUES` values, without parsing it."""
+    if len(text) > MOST_VALUES and sum(map(text.count, ",[{\n")) > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES:,} values")
 
 
 def _no_constant(name: str) -> Any:

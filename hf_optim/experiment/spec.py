@@ -34,6 +34,8 @@ OVERRIDES: dict[str, type] = {
     "workers": int,
 }
 FROM_ZERO = ("max_grad_norm", "init_seed", "order_seed", "split_seed", "workers")
+#: processes that read ahead; a file that asks for thousands would bring the machine down
+MOST_WORKERS = 256
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 AUTO = "auto"
 #: overrides that change how long a run takes and none of its numbers: no part of what it is
@@ -133,6 +135,8 @@ class RunSpec:
                 raise UserError(f"overrides: seconds must be above 0, got {value!r}")
             if key != "seconds" and value < (least := 0 if key in FROM_ZERO else 1):
                 raise UserError(f"overrides: {key} must be {least} or more, got {value!r}")
+            if key == "workers" and value > MOST_WORKERS:
+                raise UserError(f"overrides: workers must be at most {MOST_WORKERS}, got {value!r}")
             if key.endswith("_seed") and value >= 2**32:
                 raise UserError(f"overrides: {key} must be below 2**32, got {value!r}")
         if "steps" in self.overrides and "epochs" in self.overrides:
@@ -184,6 +188,6 @@ def _copied(value: Any) -> Any:
 
 
 def paths_in(spec: Mapping[str, Any]) -> list[str]:
-    """What of a run's data and options is a path rather than a name."""
-    named = [spec.get("data"), *(spec.get("options") or {}).values()]
-    return [one for one in named if isinstance(one, str) and (os.sep in one or one.startswith((".", "~")))]
+    """What of a run's data and options is a path rather than a name, or a name that the current folder has, too."""
+    named = [value for value in (spec.get("data"), *(spec.get("options") or {}).values()) if isinstance(value, str)]
+    return [name for name in named if os.sep in name or name.startswith((".", "~")) or os.path.lexists(name)]

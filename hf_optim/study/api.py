@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.core.safe_text import html as escape
+from hf_optim.core.safe_text import line, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.own_training import OwnTraining
 from hf_optim.study.findings import table, verdicts
@@ -21,6 +22,9 @@ from hf_optim.study.plan.source import Source, parse
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
+
+#: of a frame that is as good as empty
+MOST_CELLS = 5_000_000
 
 with warnings.catch_warnings():
     # Where a notebook has no ipywidgets, tqdm warns once and draws plain bars, which is all that anybody needs here.
@@ -108,7 +112,7 @@ class Study:
     @property
     def sentences(self) -> list[str]:
         """What the study says, one sentence an optimizer."""
-        return verdicts.sentences(self._results, self._tables)
+        return [line(sentence) for sentence in verdicts.sentences(self._results, self._tables)]
 
     @cached_property
     def runs(self) -> pandas.DataFrame:
@@ -178,13 +182,15 @@ class Study:
 
     def __repr__(self) -> str:
         lines = [f"{self._results.plan.title} ({self.folder})", *self.sentences]
-        return "\n".join([*lines, *filter(None, [verdicts.progress(self._results)])])
+        return "\n".join(map(line, [*lines, *filter(None, [verdicts.progress(self._results)])]))
 
     def _repr_html_(self) -> str:
         shown = "".join(_html(task_table) for task_table in self._tables)
         said = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.sentences)
         going = verdicts.progress(self._results)
-        return f"<p><b>{escape(self._results.plan.title)}</b> {escape(going)}</p>{shown}<ul>{said}</ul>"
+        title = f"<p><b>{escape(self._results.plan.title)}</b> {escape(going)}</p>"
+        # MathJax, which a notebook has, would take what stands between dollars for a formula, and make links of some.
+        return f'<div class="tex2jax_ignore mathjax_ignore">{title}{shown}<ul>{said}</ul></div>'
 
 
 def _html(task_table: table.TaskTable) -> str:
@@ -199,4 +205,12 @@ def _frame(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
         pandas = importlib.import_module("pandas")
     except ModuleNotFoundError:
         raise UserError("frames need pandas: pip install pandas") from None
-    return pandas.DataFrame(list(rows))
+    columns = {name for row in rows for name in row}
+    if len(rows) * len(columns) > max(MOST_CELLS, 50 * sum(map(len, rows))):
+        raise UserError(
+            f"the frame would have {len(rows):,} rows of {len(columns):,} columns, nearly all of them empty"
+        )
+    shown = {name: terminal(name) for name in columns}  # a frame prints what it holds
+    return pandas.DataFrame(
+        [{shown[k]: terminal(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
+    )

@@ -56,19 +56,18 @@ def style(i: int) -> tuple[str, tuple[float, ...], str]:
 
 def write(folder: Path, name: str, surface: Surface, paths: Sequence[Trajectory], notes: Sequence[str]) -> list[Path]:
     """Write NAME.png and NAME.html into the folder; returns their paths."""
+    files = [folder / f"{name}.png", folder / f"{name}.html"]
+    drawn, text = folder / f".{name}.png.part", folder / f".{name}.html.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        drawn.unlink(missing_ok=True)  # what stands there may be a link
+        png(drawn, surface, paths)
+        os.replace(drawn, files[0])
+        text.unlink(missing_ok=True)
+        text.write_text(page(name, surface, paths, notes), encoding="utf-8")
+        os.replace(text, files[1])
     except OSError as error:
         raise UserError(f"--output {folder}: {error.strerror or error}") from None
-    files = [folder / f"{name}.png", folder / f"{name}.html"]
-    drawn = folder / f".{name}.png.part"
-    drawn.unlink(missing_ok=True)  # what stands there may be a link
-    png(drawn, surface, paths)
-    os.replace(drawn, files[0])
-    text = folder / f".{name}.html.part"
-    text.unlink(missing_ok=True)
-    text.write_text(page(name, surface, paths, notes), encoding="utf-8")
-    os.replace(text, files[1])
     return files
 
 

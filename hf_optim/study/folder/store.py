@@ -17,6 +17,10 @@ from hf_optim.experiment.spec import id_of
 
 #: bytes of a record; ours have some kB
 LARGEST = 1 << 20
+#: rows of a history; a run that logs a hundred thousand steps has as many
+MOST_ROWS = 500_000
+#: names of figures in the records or in the histories of a study, each a column of a table; ours have some dozens
+MOST_NAMES = 5000
 _SCALAR = (str, float, bool, None)
 #: a record as `experiment.training` and `launch.worker` write it; what a later version adds is let be
 SHAPE = {
@@ -39,6 +43,8 @@ SHAPE = {
     "started?": (str, None),
     "finished?": (str, None),
 }
+#: the parts of a record that become columns
+_NAMED = ("metrics", "time", "memory", "environment", "execution", "data")
 _MISSING: dict[str, Any] = {
     "error": None,
     "primary": None,
@@ -62,6 +68,7 @@ class RecordStore:
         self.folder = folder
         self.unreadable: dict[str, str] = {}
         self._records: dict[str, Mapping[str, Any]] = {}
+        self._names: dict[str, set[str]] = {"records": set(), "histories": set()}
         self._untrained: dict[str, dict[str, Any]] = {}
 
     def home(self, run_id: str) -> Path:
@@ -72,7 +79,9 @@ class RecordStore:
         """The record of a run, None without a readable one."""
         if run_id not in self._records:
             try:
-                self._records[run_id] = _read(self.folder, run_id)
+                record = _read(self.folder, run_id)
+                self._know("records", {name for part in _NAMED for name in record.get(part) or ()})
+                self._records[run_id] = record
             except FileNotFoundError:
                 return None
             except (OSError, ValueError) as error:
@@ -89,13 +98,30 @@ class RecordStore:
         place = f"runs/{run_id}/{name}"
         try:
             text = files.read_bytes(self.folder, place).decode("utf-8", errors="replace")
-        except OSError as error:
+            files.check_count(text)
+            if text.count("\n") > MOST_ROWS:
+                raise UserError(f"more than {MOST_ROWS:,} rows")
+        except (OSError, ValueError) as error:
             self.unreadable[run_id] = _why(place, error)
             return []
         rows, damaged = _rows(text.splitlines())
+        try:
+            self._know("histories", {name for row in rows for name in row})
+        except UserError as error:
+            self.unreadable[run_id] = _why(place, error)
+            return []
         if damaged:
             self.unreadable[run_id] = f"{place}: {damaged} of {damaged + len(rows)} lines are no rows of a history"
         return rows
+
+    def _know(self, where: str, names: set[str]) -> None:
+        """Raise a UserError where a study's records (or histories) would have more than `MOST_NAMES` names with these:
+        a small file could make a table without end.
+        """
+        known = self._names[where]
+        if len(known) + len(names - known) > MOST_NAMES:
+            raise UserError(f"with it the study's {where} have more than {MOST_NAMES:,} names of figures")
+        known |= names
 
     def untrained(self, run_id: str, metric: str) -> float:
         """A metric of the validation split before the first step; NaN where it was not measured."""

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def find(name_or_file: str) -> tuple[Source, str]:
-    """The study that `name_or_file` means: a YAML file, a study's folder, or the name of a shipped study.
+    """The study that `name_or_file` means: a study's folder, the name of a shipped study, or a YAML file (`./NAME`
+    where ours is called so, too: who asks for ours runs no code that lies in the current folder).
 
     Returns its source and the name it was found by. Raises UserError listing the shipped studies.
     """
@@ -25,11 +26,11 @@ def find(name_or_file: str) -> tuple[Source, str]:
     path = Path(name_or_file)
     if path.is_dir() and os.path.lexists(path / "study.yaml"):
         return stored(path), name_or_file
-    if path.is_file():
-        return read(path), name_or_file
     shipped = shipped_studies()
     if name_or_file in shipped:
         return read(shipped[name_or_file], f"{name_or_file}.yaml"), name_or_file
+    if path.is_file():
+        return read(path), name_or_file
     raise UserError(
         f"no study {name_or_file!r}{closest(name_or_file, shipped)}: give a YAML file, a study's folder, "
         f"or a shipped study: {', '.join(shipped)}"

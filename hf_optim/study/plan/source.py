@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from hf_optim.core import shape as shapes
 from hf_optim.core.validate import closest
 from hf_optim.core.yaml12 import LARGEST, Loader
 from hf_optim.errors import UserError
@@ -60,6 +61,14 @@ class Source:
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise self.error(where, f"{where[-1] if where else 'the file'} must be {expected}, got {describe(value)}")
+        return value
+
+    def check_shape(self, where: Where, value: Any, shape: Any) -> Any:
+        """`value`, if it has the shape (see `hf_optim.core.shape`)."""
+        try:
+            shapes.check_shape(value, shape, str(where[-1]) if where else "the file")
+        except UserError as error:
+            raise self.error(where, str(error)) from None
         return value
 
 

@@ -83,8 +83,8 @@ def write_parquet(rows: Sequence[Row], path: Path, columns: Sequence[str] | None
 
     names = list(dict.fromkeys(name for row in rows for name in row)) if columns is None else list(columns)
     arrays = {name: _array([row.get(name) for row in rows]) for name in names}
-    with whole(path) as temporary:
-        parquet.write_table(pyarrow.table(arrays), temporary)
+    with whole(path) as temporary, temporary.open("wb") as file:  # pyarrow itself knows names in UTF-8 alone
+        parquet.write_table(pyarrow.table(arrays), file)
 
 
 def _array(values: list[Any]) -> Any:

@@ -1,0 +1,129 @@
+"""Claims of a stranger: the tables that are judged, the folders that are written, and what the page says."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from study_fakes import make_study
+
+from hf_optim.commands.main import main
+from hf_optim.core import configs
+
+CLAIM = yaml.safe_load((configs.folder("claims") / "agr-theorem41.yaml").read_text())
+TABLE = "case,norm,norm_bound,slope,slope_bound\n"
+
+
+def claim(folder: Path, **changes: Any) -> Path:
+    """A claim file in `folder`, judged on tables."""
+    (folder / "claim.yaml").write_text(yaml.safe_dump({**CLAIM, **changes}))
+    return folder / "claim.yaml"
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err and err.count("\n") <= 1, err
+    return code, out, err
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A folder of the reader's, with a table."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (folder / "mine.csv").write_text(TABLE + "SECRET,5,1,5,1\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        b"case\n\xff\xfe",
+        b"case\n" + b"x" * 140_000,
+        b"a\nb,c\n\n",
+        b"a," * 1000 + b"a\n" * 10_000,
+        None,
+        "pipe",
+        "link",
+    ],
+)
+def test_a_table_of_a_claim_is_a_file_of_its_folder(
+    tmp_path: Path, elsewhere: Path, table: bytes | str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    file = tmp_path / "out" / "agr-theorem41.csv"
+    if isinstance(table, bytes):
+        file.write_bytes(table)
+    elif table == "pipe":
+        os.mkfifo(file)
+    elif table == "link":
+        file.symlink_to(elsewhere / "mine.csv")
+    else:
+        with file.open("wb") as holes:
+            holes.truncate(1 << 40)
+    assert command(capsys, "reproduce", "agr-theorem41", "--page", "--output", tmp_path / "out")[0] == 0
+    assert "**not tested**" in (page := (tmp_path / "out" / "reproduction.md").read_text()) and "SECRET" not in page
+
+
+def test_a_claim_leaves_its_folder_neither_to_read_nor_to_write(
+    tmp_path: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    judged = [{**CLAIM["claims"][0], "file": "../home/mine.csv"}]
+    assert command(capsys, "reproduce", claim(tmp_path, claims=judged), "--page", "--output", tmp_path / "out")[0] == 0
+    assert "SECRET" not in (tmp_path / "out" / "reproduction.md").read_text()
+    assert "name must be made of" in command(capsys, "reproduce", claim(tmp_path, name="../../home/x"), "--page")[2]
+    for place in ("../home", str(elsewhere), ".."):
+        moved = claim(tmp_path, small={"commands": {place: ["landscape", "beale"]}})
+        assert "no name of a folder below" in command(capsys, "reproduce", moved, "--output", tmp_path / "out")[2]
+    (tmp_path / "out" / "b").symlink_to(elsewhere)
+    moved = claim(tmp_path, small={"commands": {"b": ["landscape", "beale", "--steps", "1"]}})
+    assert "not written through" in command(capsys, "reproduce", moved, "--output", tmp_path / "out")[2]
+    assert [path.name for path in elsewhere.iterdir()] == ["mine.csv"]
+
+
+def test_what_a_claim_says_stands_as_text_on_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = "<img src=x onerror=alert(1)> [a](javascript:x) | `b`"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "agr-theorem41.csv").write_text(f"{TABLE}{bad},3,1,3,1\n")
+    (tmp_path / "out" / "](javascript:alert(1)) <b>\x1b[2J\n.csv").write_text("")
+    said = [{**CLAIM["claims"][0], "says": bad, "section": bad, "reading": bad}]
+    named = claim(tmp_path, title=bad, where=bad, notes=[bad], claims=said)
+    code, out, _ = command(capsys, "reproduce", named, "--page", "--output", tmp_path / "out")
+    page = (tmp_path / "out" / "reproduction.md").read_text()
+    assert code == 0 and page.count(r"&lt;img src=x onerror=alert(1)> [a\](javascript:x) \| \`b\`") == 7
+    assert not [tag for tag in ("<img", "<b>", "\x1b", "](java") if tag in page.replace(r"\]", "")]
+
+
+@pytest.mark.parametrize("wrong", [None, 5, [[]], {"a": {"b": 1}}, 10**30, "\x1b[31m"])
+def test_a_claim_of_another_shape_is_one_line(tmp_path: Path, wrong: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for key in ("name", "paper", "where", "title", "notes", "published", "readings", "claims", "small"):
+        command(capsys, "reproduce", claim(tmp_path, **{key: wrong}), "--page", "--output", tmp_path / "out")
+    for key in ("rule", "file", "left", "where", "tolerance", "strict", "negated", "effect", "says"):
+        judged = [{**CLAIM["claims"][0], key: wrong}]
+        command(capsys, "reproduce", claim(tmp_path, claims=judged), "--page", "--output", tmp_path / "out")
+    for key in ("checks", "commands", "metrics", "stands_for", "noise", "cells"):
+        setting = {**CLAIM["small"], key: wrong}
+        command(capsys, "reproduce", claim(tmp_path, small=setting), "--page", "--output", tmp_path / "out")
+
+
+def test_a_page_runs_no_code_that_a_plan_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What differs from the paper is asked of the tasks."""
+    study = make_study(tmp_path / "out", ("adamw", "sgd"), seeds=2)
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    plan = json.loads((study / "plan.json").read_text())
+    plan["tasks"][0]["task"] = f"{tmp_path}/theirs.py:TASK"
+    (study / "plan.json").write_text(json.dumps(plan))
+    asked = {"study": {"name": "s", "seeds": 2, "tasks": [{"task": "vision"}], "optimizers": ["adamw", "sgd"]}}
+    judged = [{"says": "it", "section": "1", "rule": "better", "optimizer": "adamw", "baseline": "sgd"}]
+    named = claim(tmp_path, claims=judged, small=asked, paper_size=asked)
+    code, _, said = command(capsys, "reproduce", named, "--page", "--output", study)
+    assert code == 2 and "names code that the claim does not" in said and not (tmp_path / "ran").exists()
+    asked["study"]["tasks"] = [{"task": f"{tmp_path}/theirs.py:TASK"}]
+    named = claim(tmp_path, claims=judged, small=asked)
+    assert command(capsys, "reproduce", named, "--dry-run")[0] == 2 and not (tmp_path / "ran").exists()
