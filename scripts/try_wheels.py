@@ -39,7 +39,7 @@ hf_optim.attach(trainer, "smaran")
 trainer.train()
 """
 OURS = ["-m", "hf_optim"]
-TRAIN = [*OURS, "train", "--size", "smoke", "--output", "run", "--task"]
+TRAIN = [*OURS, "train", "--size", "smoke", "--overwrite", "--output", "run", "--task"]
 STUDY = ([*OURS, "study", "smoke"], "hf-optim[study]")
 #: extra -> (commands that work, commands that end with one line, and the extra that this line names)
 TRIED: dict[str, tuple[list[list[str]], list[tuple[list[str], str]]]] = {
