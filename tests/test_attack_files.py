@@ -244,6 +244,8 @@ def test_a_plan_holds_what_a_yaml_may_say(tmp_path: Path, capsys: pytest.Capture
         wrong = {**plan, "ladder": {"rates": "tuned", "rungs": [{**rung, key: 0}]}}
         (study / "plan.json").write_text(json.dumps(wrong))
         assert "rung counts is above 0" in command(capsys, "report", study)[2]
+    (study / "plan.json").write_text(json.dumps({**plan, "ladder": {"rates": "tuned", "rungs": []}}))
+    assert "the ladder has no rungs" in command(capsys, "report", study)[2]
 
 
 # --- charts ---

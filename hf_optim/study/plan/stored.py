@@ -92,6 +92,8 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     places += [rung[key] for rung in data.get("ladder", {}).get("rungs", ()) for key in ("task", "smallest")]
     if unknown := set(places) - {*tasks}:
         raise UserError(f"{file}: no task has the label {sorted(unknown)[0]!r}")
+    if "ladder" in data and not data["ladder"]["rungs"]:
+        raise UserError(f"{file}: the ladder has no rungs")
     for rung in data.get("ladder", {}).get("rungs", ()):
         if not min(rung[key] for key in ("parameters", "multiple", "tokens", "steps", "batch_size", "flops")) > 0:
             raise UserError(f"{file}: what a ladder's rung counts is above 0")
