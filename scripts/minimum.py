@@ -1,11 +1,11 @@
-"""Prints the lowest versions that pyproject.toml allows, as constraints for pip, so that a job can try just those.
+"""Prints the lowest versions that pyproject.toml allows to some extras, as constraints for pip: a job tries just those.
 
-    python scripts/minimum.py > minimum.txt
-    python -m pip install -c minimum.txt "torchvision==0.21.0" -e ".[study,slurm,vision]" pytest hypothesis
-    python -m pytest                      with what the tests need that nobody else does at its newest
+    python scripts/minimum.py study,slurm,vision > minimum.txt
+    python -m pip install -c minimum.txt "torchvision==0.21.0" -e ".[study,slurm,vision]" pytest hypothesis statsmodels
+    python -m pytest tests/test_study_*.py        what the tests alone need is at its newest
 
-`dev` and `docs` are left out: they are tools, and no user is held to their versions. Where two extras name a package,
-the higher of their lowest versions counts. What the packages themselves depend on is the newest that they accept.
+Where two of the extras name a package, the higher of their lowest versions counts. What the packages themselves depend
+on is the newest that they accept; a lowest version that does not go with the others is refused by pip.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
-TOOLS = ("dev", "docs")
 
 
-def minimums(project: dict) -> dict[str, Version]:
-    """The lowest version of each package that a [project] table names."""
-    extras = project["optional-dependencies"]
-    listed = [*project["dependencies"], *(line for name in extras if name not in TOOLS for line in extras[name])]
+def minimums(project: dict, extras: list[str]) -> dict[str, Version]:
+    """The lowest version of each package that a [project] table names for `extras`, and for what they contain."""
+    waiting, seen = [*project["dependencies"], f"{project['name']}[{','.join(extras)}]"], set()
     lowest: dict[str, Version] = {}
-    for requirement in map(Requirement, listed):
+    while waiting:
+        requirement = Requirement(waiting.pop())
         name = canonicalize_name(requirement.name)
         if name == canonicalize_name(project["name"]):
+            waiting += [line for extra in requirement.extras - seen for line in project["optional-dependencies"][extra]]
+            seen |= requirement.extras
             continue
         bounds = [Version(bound.version) for bound in requirement.specifier if bound.operator == ">="]
         if len(bounds) != 1:
@@ -41,9 +42,14 @@ def minimums(project: dict) -> dict[str, Version]:
 
 def main() -> int:
     """Print them; gives 0."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     project = tomllib.loads(PYPROJECT.read_text())["project"]
-    for name, version in sorted(minimums(project).items()):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = ", ".join(project["optional-dependencies"])
+    parser.add_argument("extras", help=f"with commas between them, of {known}")
+    extras = parser.parse_args().extras.split(",")
+    if unknown := sorted(set(extras) - set(project["optional-dependencies"])):
+        parser.error(f"there is no extra {unknown[0]}; there are {known}")
+    for name, version in sorted(minimums(project, extras).items()):
         print(f"{name}=={version}")
     return 0
 

@@ -1,11 +1,12 @@
-"""Tries a wheel in empty environments, one for the core and one for each extra that a user may want alone.
+"""Tries what is to be released in empty environments, one for the core and one for each extra that a user wants alone.
 
-    python scripts/try_wheels.py dist/hf_optim-0.1.0-py3-none-any.whl [--only core --only study]
+    python scripts/try_wheels.py dist/* [--only core --only study]
 
 Each environment gets the wheel with one extra and nothing else, and does what that extra is for; what belongs to
-another extra must be one line that names it.
+another extra must be one line that names it. Of the sdist the core is tried.
 
-That is several GB of downloads without a cache: a release runs it, the suite does not.
+That is several GB of downloads without a cache: a release runs it, the suite does not. `PIP_CONSTRAINT=FILE` with a
+line `torch==VERSION+cpu` tries it with a small torch, where pip can find that one.
 """
 
 from __future__ import annotations
@@ -20,25 +21,59 @@ STEP = (
     "import torch, hf_optim; w = torch.nn.Parameter(torch.ones(3)); o = hf_optim.create('adamw', [w]); "
     "w.grad = torch.ones(3); o.step(); assert (w < 1).all()"
 )
-#: extra -> (commands that work, commands that end with one line, exit code 2, and the extra that is missing)
+TRAINER = """
+import torch, transformers, hf_optim
+class Line(transformers.PreTrainedModel):
+    config_class = transformers.PretrainedConfig
+    def __init__(self, config):
+        super().__init__(config)
+        self.layer = torch.nn.Linear(2, 1)
+        self.post_init()
+    def forward(self, x, labels):
+        out = self.layer(x).squeeze(-1)
+        return {"loss": (out - labels).square().mean(), "logits": out}
+args = transformers.TrainingArguments("out", max_steps=3, use_cpu=True, report_to=[], save_strategy="no")
+rows = [{"x": torch.tensor([1.0, i]), "labels": torch.tensor(2.0)} for i in range(8)]
+trainer = transformers.Trainer(Line(transformers.PretrainedConfig()), args, train_dataset=rows)
+hf_optim.attach(trainer, "smaran")
+trainer.train()
+"""
+OURS = ["-m", "hf_optim"]
+TRAIN = [*OURS, "train", "--size", "smoke", "--output", "run", "--task"]
+STUDY = ([*OURS, "study", "smoke"], "hf-optim[study]")
+#: extra -> (commands that work, commands that end with one line, and the extra that this line names)
 TRIED: dict[str, tuple[list[list[str]], list[tuple[list[str], str]]]] = {
     "core": (
-        [["-c", STEP], ["-m", "hf_optim", "list"], ["-m", "hf_optim", "info", "smaran"]],
-        [(["-m", "hf_optim", "study", "smoke"], "hf-optim[study]")],
+        [["-c", STEP], [*OURS, "list"], [*OURS, "list", "--tasks"], [*OURS, "info", "smaran"], [*OURS, "doctor"]],
+        [
+            STUDY,
+            ([*TRAIN, "vision"], "hf-optim[tasks]"),
+            ([*OURS, "check", "adamw"], "hf-optim[study]"),
+            (["-c", "from hf_optim import attach"], "hf-optim[hf]"),
+            (["-c", "from hf_optim.study import run"], "hf-optim[study]"),
+        ],
     ),
-    "hf": (
-        [["-c", STEP], ["-c", "import hf_optim, transformers; hf_optim.factory('adamw')"]],
-        [(["-m", "hf_optim", "study", "smoke"], "hf-optim[study]")],
+    "hf": ([["-c", TRAINER], [*OURS, "doctor"]], [STUDY, ([*TRAIN, "vision"], "hf-optim[tasks]")]),
+    "tasks": (
+        [[*TRAIN, "vision", "--model", "mlp"]],
+        [STUDY, ([*TRAIN, "vision", "--model", "densenet121"], "hf-optim[vision]"), ([*TRAIN, "ddpm"], "[diffusion]")],
     ),
-    "study": ([["-m", "hf_optim", "study", "smoke", "--jobs", "1"], ["-m", "hf_optim", "doctor"]], []),
+    "vision": ([[*TRAIN, "vision", "--model", "densenet121"]], [STUDY]),
+    "diffusion": ([[*TRAIN, "ddpm"]], [STUDY]),
+    "study": (
+        [[*OURS, "study", "smoke", "--jobs", "1"], [*OURS, "doctor"]],
+        [([*OURS, "study", "smoke", "--launch", "slurm"], "hf-optim[slurm]")],
+    ),
+    "slurm": ([["-c", "import submitit"], [*OURS, "study", "smoke", "--dry-run"]], []),
+    "trl": ([["-c", TRAINER], ["-c", "from trl import SFTTrainer"]], [STUDY]),
 }
 
 
-def tried(wheel: Path, extra: str, folder: Path) -> list[str]:
-    """What went wrong with one extra; empty if nothing did."""
+def tried(file: Path, extra: str, folder: Path) -> list[str]:
+    """What went wrong with one extra of a wheel or sdist; empty if nothing did."""
     subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
     python = folder / "env" / "bin" / "python"
-    wanted = str(wheel) if extra == "core" else f"{wheel}[{extra}]"
+    wanted = str(file) if extra == "core" else f"{file}[{extra}]"
     subprocess.run([python, "-m", "pip", "install", "--quiet", wanted], check=True)
     told = []
     works, misses = TRIED[extra]
@@ -48,21 +83,24 @@ def tried(wheel: Path, extra: str, folder: Path) -> list[str]:
             told.append(f"{extra}: {' '.join(arguments)}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     for arguments, says in misses:
         done = subprocess.run([python, *arguments], cwd=folder, capture_output=True, text=True)
-        if done.returncode != 2 or says not in done.stderr or done.stderr.count("\n") != 1:
+        lines = done.stderr.splitlines()
+        ours = arguments[0] == "-m"  # a program's traceback is Python's; its last line is ours
+        if done.returncode != (2 if ours else 1) or says not in lines[-1] or (ours and len(lines) > 1):
             told.append(f"{extra}: {' '.join(arguments)} should say {says} in one line: {done.stderr[-300:]}")
     return told
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("wheel", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="the wheel, and the sdist")
     parser.add_argument("--only", action="append", choices=TRIED)
     given = parser.parse_args()
     told = []
-    for extra in given.only or TRIED:
-        with tempfile.TemporaryDirectory() as folder:
-            told += tried(given.wheel.resolve(), extra, Path(folder))
-        print(f"{extra}: tried", flush=True)
+    for file in given.files:
+        for extra in (given.only or TRIED) if file.suffix == ".whl" else ("core",):
+            with tempfile.TemporaryDirectory() as folder:
+                told += tried(file.resolve(), extra, Path(folder))
+            print(f"{file.name}: {extra}: tried", flush=True)
     print("\n".join(told) or "each does what it is for, and says what it lacks")
     return int(bool(told))
 

@@ -140,7 +140,7 @@ class DDPM(Task):
         """The preset's set, the embedded one of a name (`./NAME` is a folder of yours), or files of your own."""
         for package in ("diffusers", "torchmetrics"):
             if importlib.util.find_spec(package) is None:
-                raise UserError(f"ddpm: {package} is missing: pip install {package}")
+                raise UserError(f"ddpm needs {package}: pip install 'hf-optim[diffusion]'")
         settings = checked(preset.model.value)
         extra = []
         if settings["inception"] != "none":  # first of all: it may be missing, and nothing should wait for that

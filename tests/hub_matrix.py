@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hub_parts import Honest, Tiny, TinyConfig, data, make, rows, weights
+from hub_parts import CHECKPOINTING, Honest, Tiny, TinyConfig, data, make, rows, weights
 from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
@@ -134,7 +134,7 @@ def checkpointing(folder: Path, family: str) -> None:
 
     args = Seq2SeqTrainingArguments(
         str(folder), per_device_train_batch_size=2, max_steps=2, logging_steps=1, use_cpu=True, report_to=[],
-        save_strategy="no", disable_tqdm=True, max_grad_norm=0.0, activation_checkpointing=True,
+        save_strategy="no", disable_tqdm=True, max_grad_norm=0.0, **{CHECKPOINTING: True},
     )  # fmt: skip
     tokens = torch.randint(3, 17, (4, 6), generator=torch.Generator().manual_seed(0))
     gpt = model()
@@ -142,7 +142,7 @@ def checkpointing(folder: Path, family: str) -> None:
     before = weights(trainer)
     attach(trainer, family)
     trainer.train()
-    assert gpt.is_activation_checkpointing
+    assert getattr(gpt, f"is_{CHECKPOINTING}")
     checked(trainer, before, family)
 
 

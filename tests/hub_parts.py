@@ -15,6 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 transformers_logging.set_verbosity_error()
 
+#: the argument by the name that this release of transformers knows
+CHECKPOINTING = "gradient_checkpointing"
+if hasattr(TrainingArguments, "activation_checkpointing"):
+    CHECKPOINTING = "activation_checkpointing"
 LINE_SEARCH = f"{Path(__file__).with_name('hub_line_search.py')}:Armijo"
 
 

@@ -87,6 +87,8 @@ BAD = {
     ("check", "sgd", "--checks", "resum"): "(did you mean resume",
     ("landscape", "beal"): "(did you mean beale",
     ("compare", "adamw", "--task", "lm"): "give two optimizers or more",
+    ("compare", "adamw", "sgd", "--task", "lm", "--space", "{}"): "give --trials N, too",
+    ("compare", "adamw", "sgd", "--task", "lm", "--trials", "2", "--space", "{"): "--space {: not YAML",
     ("compare", "adamw", "smarann", "--task", "lm", "--dry-run"): "(did you mean smaran",
     ("compare", "adamw", "smaran", "--task", "ln", "--dry-run"): "(did you mean lm",
     ("list", "zzz*", "--tasks"): "no task matches",
@@ -154,6 +156,15 @@ def test_compare_is_a_study(capsys, tmp_path: Path) -> None:
     assert code == 0 and "6 runs, seeds 0, 1, baseline adamw" in out and "smaran lr=0.05" in out
     code, out, _ = run(capsys, *given, "--trials", "3", "--output", str(tmp_path / "out"), "--dry-run")
     assert code == 0 and "9 trials, 15 runs" in out and list(tmp_path.iterdir()) == []
+
+
+def test_compare_tunes_an_optimizer_that_declares_nothing(capsys, tmp_path: Path) -> None:
+    given = ("compare", "adamw", "torch.optim:NAdam", "--task", "logistic", "--size", "smoke", "--dry-run")
+    given += ("--trials", "2", "--seeds", "2", "--output", str(tmp_path / "out"))
+    code, _, err = run(capsys, *given)
+    assert code == 2 and "nothing to tune" in err and "--space" in err
+    code, out, _ = run(capsys, *given, "--space", "{torch.optim:NAdam: {lr: [1e-4, 0.1, log]}}")
+    assert code == 0 and "4 trials, 4 runs" in out
 
 
 def test_doctor_says_what_is_used(capsys) -> None:

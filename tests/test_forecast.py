@@ -76,6 +76,22 @@ def test_what_is_left_when_patience_ends_is_told_by_its_operations(monkeypatch):
     assert not any("operations alone" in line for line in told[:3])
 
 
+def test_a_few_samples_stand_for_a_batch_that_would_take_long(monkeypatch):
+    task = load("vision")
+    preset = task.preset("mlp", "smoke")
+    data = task.synthetic("mlp", preset)
+    model, seen = task.model("mlp", preset, data), []
+    model.register_forward_pre_hook(lambda _, args, given: seen.append(len(given["labels"])), with_kwargs=True)
+    monkeypatch.setattr(forecast, "ENOUGH", 1e9)
+    forecast._measured(model, task, data, 64, "fp32")
+    assert seen == [2] * 4 + [64] * 4
+    seen.clear()
+    monkeypatch.setattr(forecast, "ENOUGH", 1e-9)
+    ticks = iter([5.0, 5.25])
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: next(ticks))
+    assert forecast._measured(model, task, data, 64, "fp32") == 0.25 * 32 and seen == [2]
+
+
 def test_dry_runs_say_it_and_write_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     argv = ["--task", "vision", "--size", "smoke"]

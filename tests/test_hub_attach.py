@@ -193,7 +193,14 @@ def test_stream_without_length_says_what_is_missing(tmp_path):
 def test_seq2seq_trainer_repairs_t5_and_trains(tmp_path):
     """T5's head ignores num_items_in_batch: unrepaired, its gradient would be twice as large."""
     config = T5Config(
-        vocab_size=32, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0, dropout_rate=0
+        vocab_size=32,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        decoder_start_token_id=0,
+        dropout_rate=0.0,
     )
     tokens = torch.randint(1, 32, (16, 6), generator=torch.Generator().manual_seed(0))
     dataset = [{"input_ids": t, "labels": t.flip(0)} for t in tokens]

@@ -24,6 +24,7 @@ class Independent(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         window, model.seen = model.seen, []
+        assert self.attachment is not None and self.attachment.feed is not None
         with torch.no_grad():
             losses = []
             for x, labels in window:
@@ -32,11 +33,11 @@ class Independent(TrainerCallback):
                         deepcopy(model).logits(x), labels, label_smoothing=self.smoothing, reduction="none"
                     )
                 )
-        if self.per_sample:
+        # A Trainer whose smoothing forgets the number of items is repaired: it takes the mean of the batches' means.
+        if self.per_sample and self.attachment.trainer.model_accepts_loss_kwargs:
             self.expected.append(torch.cat(losses).mean().item())
         else:
             self.expected.append(sum(part.mean().item() for part in losses) / len(losses))
-        assert self.attachment is not None and self.attachment.feed is not None
         self.fed.append(float(self.attachment.feed.fed))
 
 
@@ -48,16 +49,14 @@ def _watched(tmp_path, model, smoothing, per_sample, **arguments):
     trainer.add_callback(watch)
     # Label smoothing takes the labels out of the inputs: let the model note them where they come in.
     if smoothing:
-        original = trainer.compute_loss
+        smoother = trainer.label_smoother
 
-        def noting(model, inputs, **kwargs):
-            labels = inputs["labels"]
-            result = original(model, inputs, **kwargs)
-            if model.training:
-                model.seen[-1] = (model.seen[-1][0], labels)
-            return result
+        def noting(outputs, labels, **kwargs):
+            if trainer.model.training and torch.is_grad_enabled():
+                trainer.model.seen[-1] = (trainer.model.seen[-1][0], labels)
+            return smoother(outputs, labels, **kwargs)
 
-        trainer.compute_loss = noting
+        trainer.label_smoother = noting
     trainer.train()
     return trainer, watch
 

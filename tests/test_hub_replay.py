@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 import torch
-from hub_parts import LINE_SEARCH, Honest, Tiny, make, rows, weights
+from hub_parts import CHECKPOINTING, LINE_SEARCH, Honest, Tiny, make, rows, weights
 from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -47,7 +47,7 @@ def test_replay_of_a_transformer_with_activation_checkpointing(tmp_path):
     tokens = torch.randint(1, 32, (12, 6), generator=torch.Generator().manual_seed(0))
     args = Seq2SeqTrainingArguments(
         str(tmp_path), per_device_train_batch_size=2, gradient_accumulation_steps=2, num_train_epochs=1, use_cpu=True,
-        report_to=[], save_strategy="no", disable_tqdm=True, max_grad_norm=0.0, activation_checkpointing=True,
+        report_to=[], save_strategy="no", disable_tqdm=True, max_grad_norm=0.0, **{CHECKPOINTING: True},
     )  # fmt: skip
     set_seed(0)
     trainer = Seq2SeqTrainer(
@@ -55,7 +55,7 @@ def test_replay_of_a_transformer_with_activation_checkpointing(tmp_path):
     )
     attachment = hf_optim.attach(trainer, LINE_SEARCH)
     trainer.train()
-    assert trainer.model.is_activation_checkpointing and trainer.model_accepts_loss_kwargs is False
+    assert getattr(trainer.model, f"is_{CHECKPOINTING}") and trainer.model_accepts_loss_kwargs is False
     assert len(attachment.optimizer.pairs) == 3 and all(a == b for a, b in attachment.optimizer.pairs)
 
 

@@ -61,6 +61,10 @@ def test_either_goes_on_with_the_others_checkpoint(first, stock, attached):
     torch.testing.assert_close(weights(trainer), weights(whole), rtol=1e-5, atol=5e-6)
 
 
-def test_another_rules_run_is_not_gone_on_with(stock):
+def test_another_rules_run_is_not_gone_on_with(stock, caplog):
+    if "decoupled_weight_decay" not in torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))]).param_groups[0]:
+        run(stock[1], "adam", resume=str(stock[1] / "checkpoint-7"))  # it does not say which of the two wrote it
+        assert "cannot be told apart without it" in caplog.text
+        return
     with pytest.raises(hf_optim.BadCheckpoint, match="decoupled_weight_decay = True, this optimizer False"):
         run(stock[1], "adam", resume=str(stock[1] / "checkpoint-7"))

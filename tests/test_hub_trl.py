@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hub_parts import LINE_SEARCH, rows, spare_imports
+from hub_parts import CHECKPOINTING, LINE_SEARCH, rows, spare_imports
 
 import hf_optim
 
@@ -33,7 +33,7 @@ def _make(folder, kind: str, lora: bool = False, **arguments: Any) -> Any:
     config = getattr(trl, f"{KINDS[kind]}Config")(
         str(folder), per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=3, logging_steps=1,
         use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, max_grad_norm=0.0, seed=1, bf16=False,
-        lr_scheduler_type="constant", activation_checkpointing=False, **own, **arguments,
+        lr_scheduler_type="constant", **{CHECKPOINTING: False}, **own, **arguments,
     )  # fmt: skip
     given: dict[str, Any] = {"peft_config": _lora()} if lora else {}
     if kind in ("dpo", "kto") and not lora:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -122,6 +123,21 @@ def test_a_notebook_shows_progress_in_one_line(monkeypatch):
     with Display(safe_text.console(force_jupyter=True), 3, 1, 1) as display:
         display.finished(None, "failed", 1.0)
     assert shown == ["1 of 3 runs", "2 of 3 runs, 1 failed"]
+
+
+def test_a_notebook_without_widgets_is_told_nothing_about_them():
+    """tqdm.auto takes us for a notebook's kernel, misses ipywidgets, and draws its plain bars without a word."""
+    code = """
+import sys, types
+shell = types.SimpleNamespace(config={"IPKernelApp": {}}, kernel=None)
+sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: shell)
+sys.modules["ipywidgets"] = None
+import hf_optim.study.api
+import tqdm.auto, tqdm.std
+assert issubclass(tqdm.auto.tqdm, tqdm.std.tqdm) and "notebook" not in tqdm.auto.tqdm.__mro__[1].__module__
+"""
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "IProgress" not in done.stderr, done.stderr
 
 
 def test_the_example_notebook_runs_as_it_stands(tmp_path, monkeypatch):

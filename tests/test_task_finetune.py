@@ -76,6 +76,7 @@ def test_accuracy_is_that_of_whole_answers_by_greedy_decoding() -> None:
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("peft")
     return {name: train(spec(name), tmp_path_factory.mktemp(name), progress=False) for name in ("full", "lora")}
 
 

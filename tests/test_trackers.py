@@ -8,12 +8,14 @@ import sqlite3
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hf_optim.commands.main import main
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.trackers import Tracked, following, names
+from hf_optim.study import conduct
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.launch import jobs
 from hf_optim.study.launch.follow import Stage
@@ -55,6 +57,15 @@ def test_a_studys_runs_stand_grouped_and_no_run_is_another(tmp_path: Path, monke
     assert logged == {f"{run.optimizer}/{run.seed}/{run.id}" for run in plan.runs}
     assert main(["study", *arguments]) == 0  # nothing is left to run: tracked or not, they are the same runs
     assert read_plan(out).runs == plan.runs
+
+
+def test_the_short_way_to_a_study_is_tracked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`compare` hands trackers to what the test above runs."""
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(conduct, "study", lambda *_, **options: given.append(options) or 0)
+    command = ["compare", "adamw", "sgd", "--task", "vision", "--size", "smoke"]
+    assert main([*command, "--report-to", "tensorboard, wandb"]) == main(command) == 0
+    assert [options["report_to"] for options in given] == [("tensorboard", "wandb"), ()]
 
 
 def test_an_unknown_tracker_is_said_before_anything_is_written(

@@ -209,7 +209,7 @@ def _insensitive(
     comparisons: list[Comparison] = []
     for where, values in cells.items():
         if where != best:
-            comparison = Comparison("over the settings", where, best, name, _pairs(values, cells[best], sign), sign)
+            comparison = Comparison("the settings", where, best, name, _pairs(values, cells[best], sign), sign)
             comparisons += _within(comparison, bound)
     spread = max(means.values()) - min(means.values())
     return Question(
@@ -231,7 +231,7 @@ def _steadier(evidence: Evidence, optimizer: str, baseline: str, tasks: list[str
         seeds = set.intersection(*(set(cell) for cell in cells)) if cells else set()
         ranges[label] = {s: _range([cell[s] for cell in cells]) for s in seeds}
     pairs = _pairs(ranges[optimizer], ranges[baseline], -1)
-    return Question((Comparison("range over the settings", optimizer, baseline, name, pairs, -1),))
+    return Question((Comparison("the range over the settings", optimizer, baseline, name, pairs, -1),))
 
 
 def _range(values: Sequence[float]) -> float:

@@ -14,6 +14,7 @@ ABOUT = "compare a few optimizers on one task: the short way to a study"
 EXAMPLES = (
     "hf-optim compare adamw smaran --task lm",
     'hf-optim compare adamw "tlr(sgd)" "{name: smaran, lr: 0.05}" --task vision --model resnet --trials 8',
+    'hf-optim compare adamw my.py:Mine --task lm --trials 8 --space "{my.py:Mine: {lr: [1e-4, 0.1, log]}}"',
 )
 EPILOG = """
 The first optimizer is the baseline. The study's YAML lies in its folder as study.yaml: copy it to ask for more. Without
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--data", metavar="NAME|PATH", help="an embedded set, or your own files (default: the preset's)")
     add("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N-1 (default: 5)")
     add("--trials", type=int, metavar="N", help="tune each optimizer with N trials first (default: no tuning)")
+    add("--space", metavar="YAML", help="what --trials searches of an optimizer, in place of what its file declares")
     add("--output", metavar="DIR", help="the study's folder (default: studies/A-vs-B-TASK)")
     add("--jobs", type=int, metavar="N", help="runs at a time (default: one on each core, or on each GPU)")
     add("--report-to", metavar="NAMES", help="trackers beside the records, as tensorboard,trackio,wandb")
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for option in ("seeds", "trials"):
         if getattr(given, option) is not None and getattr(given, option) < 1:
             raise UserError(f"--{option} must be at least 1, got {getattr(given, option)}")
+    if given.space and not given.trials:
+        raise UserError("--space says what --trials searches: give --trials N, too")
     if len(given.optimizers) < 2:
         raise UserError("give two optimizers or more; `hf-optim train` trains with one")
     from hf_optim.experiment import trackers
@@ -78,5 +82,17 @@ def written(given: Any) -> str:
         *(f"  - {json.dumps(spec, ensure_ascii=False)}" for spec in specs),
     ]
     if given.trials:
-        lines.append(f"tuning: {{trials: {given.trials}}}")
+        space = f", space: {json.dumps(_space(given.space), ensure_ascii=False)}" if given.space else ""
+        lines.append(f"tuning: {{trials: {given.trials}{space}}}")
     return "\n".join(lines) + "\n"
+
+
+def _space(text: str) -> Any:
+    import yaml
+
+    from hf_optim.core import yaml12
+
+    try:
+        return yaml12.load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UserError(f"--space {text}: not YAML; as in '{{my.py:Mine: {{lr: [1e-4, 0.1, log]}}}}'") from None

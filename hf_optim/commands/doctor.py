@@ -42,7 +42,16 @@ def versions() -> Iterator[Line]:
     except PackageNotFoundError:
         yield "bad", "hf-optim", "not installed: pip install hf-optim"
         return
-    from packaging.requirements import Requirement
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:  # every extra brings it
+        yield "ok", "torch", version("torch")
+        yield (
+            "note",
+            "extras",
+            "none installed: pip install 'hf-optim[hf]' for Trainer, 'hf-optim[study]' for studies",
+        )
+        return
 
     absent: dict[str, list[str]] = {}
     seen = set()

@@ -11,11 +11,12 @@ import importlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core import importing
+from hf_optim.core import extras, importing
 from hf_optim.core.safe_text import line
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Gives the exit code: 0, 1 (a run failed), 2 (a user's error), 130 (interrupted)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     importing.ignore_current_folder()
+    warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # torch's, of the core alone, which has none
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -48,10 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {line(error.filename)[:80]}...: {error.strerror}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        extra = _extra(error.name or "")
-        if not extra:
+        if not extras.bringing(error.name, "tasks"):
             raise
-        print(f"error: this command needs {error.name}: pip install 'hf-optim[{extra}]'", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
 
 
@@ -68,28 +69,13 @@ def commands() -> dict[str, str]:
 def _run(arguments: list[str]) -> int:
     name = arguments[0] if arguments else ""
     if name in commands():
-        return int(importlib.import_module(f"hf_optim.commands.{name}").main(arguments[1:]) or 0)
+        with extras.needed("this command", "tasks"):  # the doors alone are for no command
+            return int(importlib.import_module(f"hf_optim.commands.{name}").main(arguments[1:]) or 0)
     if name and not name.startswith("-"):
         near = closest(name, commands())
         raise UserError(f"there is no command {name!r}{near}; `hf-optim --help` lists them")
     _overview().parse_args(arguments)
     raise AssertionError("an unknown command passed the parser")
-
-
-def _extra(module: str) -> str:
-    """The extra that brings `module`; empty if none does."""
-    package = module.partition(".")[0]
-    for extra, packages in {
-        "study": ("rich", "yaml", "scipy", "optuna", "matplotlib"),
-        "vision": ("timm", "torchvision"),
-        "diffusion": ("diffusers", "torchmetrics", "torch_fidelity"),
-        "tasks": ("datasets", "evaluate", "sklearn", "pyarrow", "PIL", "numpy"),
-        "hf": ("transformers", "accelerate"),
-        "slurm": ("submitit",),
-    }.items():
-        if package in packages:
-            return extra
-    return ""
 
 
 def _overview() -> Parser:

@@ -28,8 +28,8 @@ from hf_optim.experiment.precision import check_precision, products
 from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.task import Data, Preset, Task, Value, check_run
 
-#: steps that are measured after one that is not, seconds after which they are enough, and samples of each on a CPU,
-#: where a whole batch may take minutes
+#: steps that are measured after one that is not, seconds after which they are enough, and samples of each on a CPU if
+#: a whole batch would take longer than that
 STEPS, ENOUGH, SAMPLES = 3, 2.0, 2
 #: seconds of measuring after which what is left is told by its operations
 PATIENCE = 30.0
@@ -136,24 +136,31 @@ def _pass_key(spec: RunSpec, precision: str) -> str:
 
 
 def _measured(model: nn.Module, task: Task, data: Data, samples: int, precision: str) -> float:
-    """Seconds of a forward and a backward pass of so many samples on the device at hand."""
+    """Seconds of a forward and a backward pass of so many samples on the device at hand; on a CPU of a few, scaled up,
+    where all of them would take long.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    taken = samples if device == "cuda" else min(samples, SAMPLES)
     rows: Any = data.train
     fetch = getattr(rows, "__getitems__", lambda indices: [rows[index] for index in indices])
     collate: Any = task.collate(data)
-    batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in collate(fetch(range(taken))).items()}
     model = model.to(device).train()
-    seconds: list[float] = []
-    while len(seconds) <= STEPS and sum(seconds) < ENOUGH:
-        begun = time.perf_counter()
-        with footprint.autocast(precision, device):
-            loss = flops.loss_of(model(**batch))
-        loss.backward()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begun)
-    return min(seconds) * samples / taken  # the first one warms up, and is all there is where it takes long
+
+    def fastest(taken: int) -> float:
+        batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in collate(fetch(range(taken))).items()}
+        seconds: list[float] = []
+        while len(seconds) <= STEPS and sum(seconds) < ENOUGH:
+            begun = time.perf_counter()
+            with footprint.autocast(precision, device):
+                loss = flops.loss_of(model(**batch))
+            loss.backward()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - begun)
+        return min(seconds)  # the first one warms up, and is all there is where it takes long
+
+    few = samples if device == "cuda" else min(samples, SAMPLES)
+    scaled = fastest(few) * samples / few
+    return fastest(samples) if few < samples and scaled < ENOUGH else scaled
 
 
 def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None) -> list[str]:

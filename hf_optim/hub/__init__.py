@@ -34,4 +34,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    from hf_optim.core import extras
+
+    with extras.needed(f"hf_optim.{name}", "hf"):
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

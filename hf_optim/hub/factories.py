@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core import extras
 from hf_optim.core.foreign import label
 from hf_optim.errors import UserError
 from hf_optim.hub import modes
@@ -99,7 +100,8 @@ def factory(name: Any, **hyper: Any) -> tuple[Any, dict[str, Any]]:
         UserError: unknown rule or hyper-parameter; an instance. A loss-aware rule is built, but its first `step` raises
             `MissingLoss` before anything moves: Trainer feeds no loss, `attach` does.
     """
-    from hf_optim.hub.train_start import at_train
+    with extras.needed("hf_optim.factory", "hf"):
+        from hf_optim.hub.train_start import at_train
 
     spec = to_spec(name, hyper)
     if not (isinstance(spec["name"], str) or callable(spec["name"])):

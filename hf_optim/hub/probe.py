@@ -2,8 +2,9 @@
 
 Trainer hands the number of labels of the whole effective batch to every model whose `forward` takes `**kwargs`, and
 then leaves out its own division by the accumulation. A head that swallows the number and returns a plain mean gets a
-loss and a gradient that are too large by accumulation x processes. Doubling the number must halve the loss; where it
-does not, the model is told apart here, on the first batch, with the same verdict on every rank.
+loss and a gradient that are too large by accumulation x processes, and so does a model under the label smoothing of
+older Trainers (transformers 5.14 is one). Doubling the number must halve the loss; where it does not, the model is told
+apart here, on the first batch, with the same verdict on every rank.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ class LossProbe:
             many
             and bool(getattr(trainer, "model_accepts_loss_kwargs", False))
             and trainer.compute_loss_func is None
-            and trainer.label_smoother is None
             and getattr(trainer, "loss_is_scaled_for_ga", None) is None
         )
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from hf_optim.core import extras
+
 #: found when first used, so that importing the package imports nothing
 FUNCTIONS = {
     "run": "hf_optim.study.api",
@@ -22,7 +24,8 @@ FUNCTIONS = {
 
 def __getattr__(name: str) -> Any:
     if name in FUNCTIONS:
-        return getattr(importlib.import_module(FUNCTIONS[name]), name)
+        with extras.needed(f"hf_optim.study.{name}", "study"):
+            return getattr(importlib.import_module(FUNCTIONS[name]), name)
     raise AttributeError(f"module 'hf_optim.study' has no attribute {name!r}")
 
 

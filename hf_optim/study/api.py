@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 #: of a frame that is as good as empty
 MOST_CELLS = 5_000_000
+
+with warnings.catch_warnings():
+    # Where a notebook has no ipywidgets, tqdm warns once and draws plain bars, which is all that anybody needs here.
+    warnings.simplefilter("ignore")
+    import tqdm.auto  # noqa: F401
 
 
 def run(

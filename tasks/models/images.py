@@ -50,7 +50,7 @@ def _home(family: str) -> Any:
         except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision made for another torch
             raise UserError(
                 f"this model comes from timm, which cannot be imported ({' '.join(str(error).split())[:120]}): "
-                "install timm and a torchvision that fits your torch"
+                "pip install 'hf-optim[vision]', with a torchvision that fits your torch"
             ) from error
     return importlib.import_module(f"hf_optim.tasks.models.{FAMILIES[family][0]}")
 

@@ -71,7 +71,10 @@ class WRNForImageClassification(Classifier, PreTrainedModel):  # type: ignore[mi
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, (nn.Linear, nn.BatchNorm2d)):
+        elif isinstance(module, nn.BatchNorm2d):  # not its running statistics, which may have come from a checkpoint
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
             module.reset_parameters()
 
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> Any:

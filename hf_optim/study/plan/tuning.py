@@ -155,7 +155,8 @@ def space_of(source: Source, cell: PlanCell, given: Mapping[str, Any]) -> Space:
     if not space:
         raise source.error(
             cell.where,
-            f"{cell.optimizer!r} has nothing to tune: give a space under tuning: space:, or {{}} there to leave it so",
+            f"{cell.optimizer!r} has nothing to tune: give a space under tuning: space: (compare: --space), or {{}} "
+            "there to leave it so",
         )
     return space
 

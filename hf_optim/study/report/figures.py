@@ -97,6 +97,7 @@ def _result(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]], un
             axes.plot([row.mean.low, row.mean.high], [y, y], color=colour)
         axes.plot([row.mean.mean], [y], "|", color=colour, markersize=10, markeredgewidth=2)
     axes.set_yticks(range(len(table.rows)), [plot(row.optimizer) for row in reversed(table.rows)])
+    axes.set_ylim(-0.5, len(table.rows) - 0.5)
     axes.set_xlabel(f"{plot(words(table.metric))}: {units}, mean and 95 % interval")
 
 
@@ -109,6 +110,7 @@ def _difference(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]
         axes.plot([d.low, d.high], [y, y], color=styles[row.optimizer][0], alpha=1 if sure else 0.5)
         axes.plot([d.mean], [y], "|", color=styles[row.optimizer][0], markersize=10, markeredgewidth=2)
     axes.set_yticks(range(len(rows)), [plot(f"{row.optimizer}: {row.verdict}") for row in rows])
+    axes.set_ylim(-0.5, max(len(rows), 1) - 0.5)
     axes.set_xlabel(plot(f"{words(table.metric)}, paired difference to {table.baseline}{table.suffix}"))
 
 

@@ -1,0 +1,94 @@
+"""What a person without the extras is told, in a process in which their modules cannot be imported.
+
+`scripts/try_wheels.py` does this in environments that really lack them.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hf_optim.core import extras
+
+PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
+CORE = """
+import io, sys
+from contextlib import redirect_stderr, redirect_stdout
+from importlib.machinery import PathFinder
+class Present:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return None if name.partition(".")[0] in ABSENT else PathFinder.find_spec(name, path, target)
+sys.meta_path[:] = [Present if finder is PathFinder else finder for finder in sys.meta_path]
+from hf_optim.commands.main import main
+def run(*command):
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(list(command))
+    return code, out.getvalue(), err.getvalue()
+"""
+
+
+def core(code: str) -> None:
+    modules = {module for brought in extras._BROUGHT.values() for module in brought}
+    script = f"ABSENT = {modules!r}\n{CORE}\n{code}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_core_alone_lists_and_says_which_extra_a_command_needs() -> None:
+    core("""
+for command in (["list"], ["list", "--tasks"], ["info", "smaran"], ["info", "lm"], ["cite", "smaran"]):
+    code, out, err = run(*command)
+    assert code == 0 and out and not err, (command, code, err)
+_, out, err = run("doctor")
+assert not err and ("none installed: pip install 'hf-optim[hf]'" in out or "not installed: pip install hf-optim" in out)
+for command, extra in {
+    "study smoke": "study", "compare adamw sgd --task lm": "study", "check adamw": "study", "report x": "study",
+    "train --task vision --size smoke": "tasks", "inspect x": "tasks",
+}.items():
+    code, out, err = run(*command.split())
+    assert code == 2 and err.count("\\n") == 1 and f"pip install 'hf-optim[{extra}]'" in err, (command, code, err)
+import hf_optim, hf_optim.study
+for name, use in {
+    "attach": lambda: hf_optim.attach, "Session": lambda: hf_optim.Session,
+    "factory": lambda: hf_optim.factory("adamw"), "study.run": lambda: hf_optim.study.run,
+}.items():
+    try:
+        use()
+    except ModuleNotFoundError as error:
+        extra = "study" if "study" in name else "hf"
+        assert str(error).startswith(f"hf_optim.{name} needs ") and f"hf-optim[{extra}]" in str(error), error
+    else:
+        raise AssertionError(name)
+""")
+
+
+@pytest.mark.parametrize(
+    ("module", "least", "extra"),
+    [("transformers.trainer", "hf", "hf"), ("transformers", "tasks", "tasks"), ("yaml", "tasks", "study"),
+     ("timm", "tasks", "vision"), ("my_module", "hf", ""), (None, "hf", "")],
+)  # fmt: skip
+def test_the_extra_that_is_named_is_enough(module: str | None, least: str, extra: str) -> None:
+    assert extras.bringing(module, least) == extra
+
+
+def test_a_module_that_no_extra_brings_is_left_as_it_is() -> None:
+    with pytest.raises(ModuleNotFoundError, match="^No module named 'no_such_module'$"), extras.needed("this", "hf"):
+        import no_such_module  # noqa: F401
+
+
+def test_every_package_of_an_extra_has_its_module() -> None:
+    """By pyproject.toml: what a user's extra names is known, under that extra or one inside it."""
+    spelled = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml", "torch-fidelity": "torch_fidelity"}
+    table = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+    for extra in extras._BROUGHT:
+        for line in table[extra]:
+            name = re.split(r"[\[>]", line)[0]
+            if name != "hf-optim":
+                assert extras.bringing(spelled.get(name, name), "hf"), f"{extra}: {name}"
