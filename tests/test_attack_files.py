@@ -229,6 +229,25 @@ def test_a_notebook_shows_texts(tmp_path: Path) -> None:
     assert html.startswith('<div class="tex2jax_ignore mathjax_ignore">') and "<b>\ufffd" not in html
 
 
+# --- plans ---
+
+
+def test_a_plan_holds_what_a_yaml_may_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=2)
+    plan = json.loads((study / "plan.json").read_text())
+    plan["tasks"][0]["overrides"] = {"precision": "bf16", "compile_model": True, "gradient_accumulation_steps": "auto"}
+    (study / "plan.json").write_text(json.dumps(plan))
+    assert command(capsys, "report", study)[0] == 0
+    rung = {"task": "MLP", "size": 1, "parameters": 5, "multiple": 1.0, "tokens": 5, "steps": 1, "batch_size": 1}
+    rung |= {"flops": 1.0, "counted": "x", "all": True, "smallest": "MLP"}
+    for key in ("parameters", "multiple", "tokens", "steps", "batch_size", "flops"):
+        wrong = {**plan, "ladder": {"rates": "tuned", "rungs": [{**rung, key: 0}]}}
+        (study / "plan.json").write_text(json.dumps(wrong))
+        assert "rung counts is above 0" in command(capsys, "report", study)[2]
+    (study / "plan.json").write_text(json.dumps({**plan, "ladder": {"rates": "tuned", "rungs": []}}))
+    assert "the ladder has no rungs" in command(capsys, "report", study)[2]
+
+
 # --- charts ---
 
 

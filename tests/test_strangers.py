@@ -242,12 +242,18 @@ def test_what_a_killed_writer_left_goes_and_what_is_being_written_stays(tmp_path
 def test_a_resumed_run_does_not_follow_its_checkpoints(tmp_path: Path, secret: Path) -> None:
     from hf_optim.experiment.checkpoint import last_checkpoint
 
-    (secret / "trainer_state.json").write_text("{}")
+    state = json.dumps({"global_step": 3, "log_history": [{"step": 3, "loss": 1.0}]})
+    (secret / "trainer_state.json").write_text(state.replace("3", "9"))
     (tmp_path / "checkpoint-9").symlink_to(secret)
     assert last_checkpoint(tmp_path) is None
     whole = tmp_path / "checkpoint-3"
     whole.mkdir()
-    (whole / "trainer_state.json").write_text("{}")
+    (whole / "trainer_state.json").write_text(state)
+    wrong = ("{}", '{"global_step": 8, "log_history": 5}', '{"global_step": 8, "log_history": [{}]}', state)
+    for damaged in (*wrong, '{"global_step": 8, "log_history": [{"step": 8, "epoch": "x"}]}'):
+        (tmp_path / "checkpoint-8").mkdir(exist_ok=True)
+        (tmp_path / "checkpoint-8" / "trainer_state.json").write_text(damaged)
+        assert last_checkpoint(tmp_path) == str(whole)
     (whole / "optimizer.pt").symlink_to(secret / "key.txt")
     assert last_checkpoint(tmp_path) == str(whole)
     with pytest.raises(files.Refused, match="optimizer.pt"):

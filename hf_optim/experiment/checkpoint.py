@@ -23,6 +23,8 @@ from hf_optim.experiment.task import Task, check_run, load
 
 #: what says that a checkpoint holds adapters, and their weights
 ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+#: what a run that goes on takes from Trainer's state
+STATE = {"global_step": int, "log_history": [{"step": float, "epoch?": (float, None)}]}
 #: modules of a model; the largest there are have some ten thousand
 MOST_PARTS = 200_000
 #: how the files of a model end that are read whole, and bytes of one; the largest tokenizers there are have some 30 MB
@@ -30,12 +32,14 @@ READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 <<
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that was written whole: Trainer writes its state file last."""
+    """The last checkpoint that was written whole, with a state that Trainer wrote: it writes that file last."""
     whole = []
     for path in folder.glob("checkpoint-*"):
         try:
-            files.read_json(folder, f"{path.name}/trainer_state.json")
-            whole.append((int(path.name.rpartition("-")[2]), str(path)))
+            state = files.read_json(folder, f"{path.name}/trainer_state.json")
+            shape.check_shape(state, STATE, path.name)
+            if state["global_step"] == int(path.name.rpartition("-")[2]):
+                whole.append((state["global_step"], str(path)))
         except (OSError, ValueError):
             continue
     return max(whole)[1] if whole else None

@@ -28,7 +28,7 @@ _TASK = {
     "primary": {"name": str, "greater_is_better": bool},
     "metrics?": Each([(bool, str)]),
     "steps?": (int, None),
-    "overrides?": (Each(float), None),
+    "overrides?": (Each((float, bool, str)), None),
     "options?": ({}, None),
     "schedule?": ({"name": str}, None),
     "schedules?": (Each({"name": str}), None),
@@ -92,6 +92,11 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     places += [rung[key] for rung in data.get("ladder", {}).get("rungs", ()) for key in ("task", "smallest")]
     if unknown := set(places) - {*tasks}:
         raise UserError(f"{file}: no task has the label {sorted(unknown)[0]!r}")
+    if "ladder" in data and not data["ladder"]["rungs"]:
+        raise UserError(f"{file}: the ladder has no rungs")
+    for rung in data.get("ladder", {}).get("rungs", ()):
+        if not min(rung[key] for key in ("parameters", "multiple", "tokens", "steps", "batch_size", "flops")) > 0:
+            raise UserError(f"{file}: what a ladder's rung counts is above 0")
     if not all(len(two) == 2 for task in data["tasks"] for two in task.get("metrics", {}).values()):
         raise UserError(f"{file}: a task's metrics have a direction and a unit each")
     each = data.get("per_unit", 1)
