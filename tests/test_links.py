@@ -15,7 +15,7 @@ def load(name: str):
     return module
 
 
-links, minimum = load("check_links"), load("minimum")
+links = load("check_links")
 
 
 def test_no_link_is_broken():
@@ -31,15 +31,3 @@ def test_broken_links_are_named(tmp_path):
     )
     told = [line.split(": ")[1] for line in links.broken(tmp_path)]
     assert told == ["gone.md", "docs/b.md#no", "#no"]
-
-
-def test_the_higher_of_two_minimums_counts():
-    project = {
-        "name": "mine",
-        "dependencies": ["torch>=2.6"],
-        "optional-dependencies": {"a": ["mine[b]", "SciPy>=1.9"], "b": ["scipy>=1.10,<2"], "dev": ["pytest>=8"]},
-    }
-    assert {name: str(version) for name, version in minimum.minimums(project).items()} == {
-        "torch": "2.6",
-        "scipy": "1.10",
-    }

@@ -71,7 +71,9 @@ def prepare(
     try:
         change = changes.since(folder, plan)
         if change is not None and change.gone and not accept_change:
-            raise UserError(f"{change.sentence()}; --accept-change goes on, another --output starts anew")
+            raise UserError(
+                f"{change.sentence()}; `hf-optim study` with --accept-change goes on, another --output starts anew"
+            )
         if change is None and folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file: choose another --output")
         if change is None and folder.exists() and any(p.name != LOCK_FILE for p in folder.iterdir()):
