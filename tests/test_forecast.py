@@ -98,6 +98,8 @@ def test_dry_runs_say_it_and_write_nothing(tmp_path, monkeypatch, capsys):
     assert command.main([*argv, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("costs here (") and "by a few steps of each" in shown and "FLOPs" in shown
+    for wrong in ("abc", "-1"):  # what the run checks
+        assert command.main([*argv, "--dry-run", "--optimizer.lr", wrong]) == 2
     assert command.main([*argv, "--dry-run", "--card", "A1000"]) == 2
     assert "'A1000' is not known; known: T4, V100" in capsys.readouterr().err
     assert command.main([*argv, "--card", "A100"]) == 2

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_optim import registry
 from hf_optim.commands import overrides
 from hf_optim.commands.nested import merged, take_nested
 from hf_optim.commands.parser import Parser
+from hf_optim.core import importing
 from hf_optim.core.safe_text import line, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment import cards, trackers
@@ -119,6 +121,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
         if run["dry_run"]:
             from hf_optim.experiment import forecast
 
+            if not importing.paths(spec.optimizer):  # a dry run runs no code
+                registry.check_values(spec.optimizer)
             card = None if run["card"] is None else cards.find(run["card"])
             print("\n".join(forecast.lines([(spec.id, spec.to_dict(), 1)], card)))
             return 0
