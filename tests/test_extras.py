@@ -92,3 +92,14 @@ def test_every_package_of_an_extra_has_its_module() -> None:
             name = re.split(r"[\[>]", line)[0]
             if name != "hf-optim":
                 assert extras.bringing(spelled.get(name, name), "hf"), f"{extra}: {name}"
+
+
+def test_a_study_that_would_lack_a_module_in_the_middle_does_not_begin(monkeypatch, tmp_path) -> None:
+    from hf_optim.study import conduct
+
+    find = extras.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda module: None if module == "pyarrow" else find(module))
+    with pytest.raises(ModuleNotFoundError, match=r"^a study needs pyarrow: pip install 'hf-optim\[study\]'$"):
+        conduct.study("smoke", output=str(tmp_path / "s"))
+    assert not (tmp_path / "s").exists()
+    extras.installed("the doors", "hf")

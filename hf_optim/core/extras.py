@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 #: extra -> the modules that it brings; each of `tasks`, `study`, ... brings those of the ones it contains as well
 _BROUGHT = {
@@ -40,3 +41,16 @@ def needed(what: str, least: str) -> Iterator[None]:
             raise
         line = f"{what} needs {error.name}: pip install 'hf-optim[{extra}]'"
         raise ModuleNotFoundError(line, name=error.name) from None
+
+
+def installed(what: str, extra: str) -> None:
+    """Say before `what` begins, in that line, which module of `extra` and of those it contains is missing.
+
+    Raises:
+        ModuleNotFoundError: as of `needed`.
+    """
+    order = list(_BROUGHT)
+    with needed(what, extra):
+        for module in (module for name in order[: order.index(extra) + 1] for module in _BROUGHT[name]):
+            if find_spec(module) is None:
+                raise ModuleNotFoundError(module, name=module)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_optim.core import importing
+from hf_optim.core import extras, importing
 from hf_optim.core import safe_text as safe
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
@@ -117,6 +117,7 @@ def study(
             _show_costs(plan, card, console)
         _show_change(change, console)
         return 0
+    extras.installed("a study", "study")
     run.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
     if sharing and (brought := shared.collect(plan.runs, folder, folder.parent)):
         console.print(f"{len(brought)} runs are taken from the studies beside it")
