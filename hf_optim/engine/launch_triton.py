@@ -165,7 +165,8 @@ class TritonLauncher(Launcher):
         """Before anything is launched, since what fails here shall not have moved anything."""
         if more["ALIGNED"] not in self._compiled:
             try:
-                self._module.hf_optim_pass.warmup(*given, grid=grid, **more)
+                # Triton 3.2's interpreter has none: it compiles nothing.
+                getattr(self._module.hf_optim_pass, "warmup", lambda *given, **more: None)(*given, grid=grid, **more)
             except Exception as e:  # whatever a compiler may raise
                 raise Unbuildable(f"Triton: {first_line(e)}") from e
             self._compiled.add(more["ALIGNED"])
