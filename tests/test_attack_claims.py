@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from attack_parts import command
 from study_fakes import make_study
 
-from hf_optim.commands.main import main
 from hf_optim.core import configs
 
 CLAIM = yaml.safe_load((configs.folder("claims") / "agr-theorem41.yaml").read_text())
@@ -22,13 +22,6 @@ def claim(folder: Path, **changes: Any) -> Path:
     """A claim file in `folder`, judged on tables."""
     (folder / "claim.yaml").write_text(yaml.safe_dump({**CLAIM, **changes}))
     return folder / "claim.yaml"
-
-
-def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    assert "Traceback" not in err and err.count("\n") <= 1, err
-    return code, out, err
 
 
 @pytest.fixture

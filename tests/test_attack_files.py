@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from attack_parts import command
 from study_fakes import make_study
 
-from hf_optim.commands.main import main
 from hf_optim.core import safe_text, yaml12
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
@@ -23,13 +23,6 @@ from hf_optim.study.api import load
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder import shared, store
 from hf_optim.study.plan.source import read
-
-
-def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = main([str(one) for one in arguments])
-    out, err = capsys.readouterr()
-    assert "Traceback" not in err and err.count("\n") <= 1, err
-    return code, out, err
 
 
 @pytest.fixture

@@ -132,26 +132,22 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
 
     from hf_optim.claims import theorems
     from hf_optim.experiment.files import own_folder
-    from hf_optim.study.folder.disk import unwritable
+    from hf_optim.study.folder.disk import writing
 
     setting = chosen.settings[options.size]
     for place, words in setting.commands.items():
         print(safe_text.line(f"hf-optim {' '.join(words)} --output {folder / place}"))
         if not options.dry_run:
-            try:
+            with writing(folder):
                 own_folder(folder, place)
-            except OSError as error:
-                raise unwritable(folder, error) from None
             command = importlib.import_module(f"hf_optim.commands.{words[0]}")
             command.main([*words[1:], "--output", str(folder / place)])
     for name in setting.checks:
         print(f"check {name}")
     if options.dry_run:
         return 0
-    try:
+    with writing(folder):
         theorems.write(list(setting.checks), folder)
-    except OSError as error:
-        raise unwritable(folder, error) from None
     return _write_tables(chosen, options, folder)
 
 
@@ -188,18 +184,16 @@ def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> No
     from hf_optim.claims import show
     from hf_optim.claims.drawing import drawing
     from hf_optim.experiment.files import write_atomically
-    from hf_optim.study.folder.disk import unwritable
+    from hf_optim.study.folder.disk import writing
 
     drawn = drawing(reproduced)
-    try:
+    with writing(folder):
         write_atomically(folder / "reproduction.md", show.markdown(reproduced, files))
         write_atomically(
             folder / "reproduction.json", json.dumps(show.plain(reproduced), indent=1, ensure_ascii=False) + "\n"
         )
         if drawn:
             write_atomically(folder / "reproduction.svg", drawn)
-    except OSError as error:
-        raise unwritable(folder, error) from None
     console = safe_text.console()
     show.terminal(reproduced, console)
     console.print(f"Reproduction: {folder / 'reproduction.md'}", markup=False, highlight=False, soft_wrap=True)

@@ -6,7 +6,8 @@ import errno
 import os
 import shutil
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hf_optim.errors import UserError
@@ -27,6 +28,15 @@ def unwritable(folder: Path, error: OSError) -> UserError:
             f"{folder}: the disk is full ({why}): make space, and the same command goes on; finished runs are kept"
         )
     return UserError(f"{folder}: cannot be written ({why}): make it writable or choose another --output")
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """An error of the disk within the block is `unwritable`'s line."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(folder, error) from None
 
 
 def check_space(folder: Path) -> None:
