@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attack_parts import command
 from study_fakes import make_study
 
-from hf_optim.commands.main import main
 from hf_optim.errors import UserError
 from hf_optim.experiment import files, leftovers
 from hf_optim.experiment.spec import RunSpec
@@ -25,13 +25,6 @@ from hf_optim.study.launch import worker
 
 ONE = ("adamw", "smaran")
 SECRET = "the-words-of-a-private-key"
-
-
-def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = main([str(word) for word in arguments])
-    out, err = capsys.readouterr()
-    assert "Traceback" not in err and err.count("\n") <= 1, err
-    return code, out, err
 
 
 def changed(file: Path, change: Callable[[Any], Any]) -> None:

@@ -44,13 +44,14 @@ def needed(what: str, least: str) -> Iterator[None]:
 
 
 def installed(what: str, extra: str) -> None:
-    """Say before `what` begins, in that line, which module of `extra` and of those it contains is missing.
+    """Say before `what` begins, in that line, which module of `extra` (hf, tasks or study, each of which contains those
+    before it) is missing.
 
     Raises:
         ModuleNotFoundError: as of `needed`.
     """
-    order = list(_BROUGHT)
+    chain = ("hf", "tasks", "study")
     with needed(what, extra):
-        for module in (module for name in order[: order.index(extra) + 1] for module in _BROUGHT[name]):
+        for module in (module for name in chain[: chain.index(extra) + 1] for module in _BROUGHT[name]):
             if find_spec(module) is None:
                 raise ModuleNotFoundError(module, name=module)
