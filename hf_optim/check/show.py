@@ -127,13 +127,14 @@ def markdown(report: Report, checks: Mapping[str, Check]) -> str:
 INTRODUCTION = """\
 # Conformance
 
-What a training run does to an optimizer, tried on each. ✓ holds, ✗ is broken, · does not apply, ? could not be made or
-stepped, so that nothing is known; the reason of every cell that is not ✓ stands below its table. An optimizer of any
-package is taken to have `step(closure)`, parameter groups and state, as `torch.optim.Optimizer` says; what a class does
-not promise beyond that is reported under "does not apply", with what was measured. The tables say what these versions
-did on the small convex problem of `hf_optim/check/problem.py` with default hyper-parameters; they say nothing about how
-well a method trains. The tensors are small: classes that keep large state in 8 or 4 bits keep this one in 32. What
-`torch.compile` would do inside a foreign class was switched off, for minutes of it go into tensors of a few numbers.
+What a training run does to an optimizer, tried on each. ✓ holds, ✗ is broken or raises an error, · does not apply, ?
+could not be made or stepped, so that nothing is known; the reason of every cell that is not ✓ stands below its table.
+An optimizer of any package is taken to have `step(closure)`, parameter groups and state, as `torch.optim.Optimizer`
+says; what a class does not promise beyond that is reported under "does not apply", with what was measured. The tables
+say what these versions did on the small convex problem of `hf_optim/check/problem.py` with default hyper-parameters;
+they say nothing about how well a method trains. The tensors are small: classes that keep large state in 8 or 4 bits
+keep this one in 32. What `torch.compile` would do inside a foreign class was switched off, for minutes of it go into
+tensors of a few numbers.
 
 What must be equal up to rounding (`accumulation`, `execution`, `compile`, `ddp`, `fsdp`) may differ by as much as
 rounding makes of the same optimizer: 10 times what noise of one rounding moves the end by, of its gradients in the

@@ -126,18 +126,15 @@ def _progress(done: int, total: int) -> None:
 def _write(output: Path | None, checkpoint: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]]) -> Path:
     """Writes into `output`, or into a folder of the checkpoint's own; gives it."""
     from hf_optim.curvature import plots
-    from hf_optim.experiment.files import own_folder, whole, write_atomically, write_json
+    from hf_optim.experiment.files import own_folder, whole, write_atomically, write_json, writing
 
-    folder = output or checkpoint / "inspection"
-    try:
+    with writing(output or checkpoint / "inspection"):
         folder = own_folder(output) if output else own_folder(checkpoint, "inspection")
         write_json(folder / "inspection.json", figures)
         for name, measured in pictures:
             write_atomically(folder / f"{name}.csv", _csv(name, measured))
             with whole(folder / f"{name}.png") as picture:
                 plots.draw(name, measured, picture)
-    except OSError as error:
-        raise UserError(f"--output: {folder} cannot be written ({error.strerror or error})") from error
     return folder
 
 

@@ -16,13 +16,17 @@ def over_tasks(tables: Sequence[TaskTable], label: str) -> str:
 
 
 def sentence(table: TaskTable, row: Row, timed: bool = True) -> str:
-    """What a step of an optimizer and of the baseline cost: "a step costs 3.5 forward and 1 backward passes (...)"."""
+    """What a step of an optimizer and of the baseline cost: "a step costs 3.5 forward and 1 backward pass (...)"; of
+    passes that are the same for both, "a step costs the same passes"."""
     base = next((r for r in table.rows if r.baseline), None)
     if base is None or math.isnan(row.costs["forward"]) or math.isnan(base.costs["forward"]):
         return ""
     times = [side.costs["step_ms"] for side in (row, base)]
     took = [f" in {t:.3g} ms" if timed and not any(map(math.isnan, times)) else "" for t in times]
-    return f"a step costs {_passes(row)}{took[0]} ({table.baseline}: {_passes(base)}{took[1]})"
+    own, its = _passes(row), _passes(base)
+    if own == its:
+        return f"a step costs the same passes{took[0]}" + (f" ({table.baseline}:{took[1]})" if took[1] else "")
+    return f"a step costs {own}{took[0]} ({table.baseline}: {its}{took[1]})"
 
 
 def _passes(row: Row) -> str:
