@@ -64,7 +64,7 @@ TRIED: dict[str, tuple[list[list[str]], list[tuple[list[str], str]]]] = {
     "diffusion": ([[*TRAIN, "ddpm"]], [STUDY]),
     "study": (
         [[*OURS, "study", "smoke", "--jobs", "1"], [*OURS, "doctor"]],
-        [([*OURS, "study", "smoke", "--launch", "slurm"], "hf-optim[slurm]")],
+        [([*OURS, "study", "smoke", "--launch", "slurm", "--output", "launched"], "hf-optim[slurm]")],
     ),
     "slurm": ([["-c", "import submitit"], [*OURS, "study", "smoke", "--dry-run"]], []),
     "trl": ([["-c", TRAINER], ["-c", "from trl import SFTTrainer"]], [STUDY]),

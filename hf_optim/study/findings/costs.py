@@ -22,11 +22,12 @@ def sentence(table: TaskTable, row: Row, timed: bool = True) -> str:
     if base is None or math.isnan(row.costs["forward"]) or math.isnan(base.costs["forward"]):
         return ""
     times = [side.costs["step_ms"] for side in (row, base)]
-    took = [f" in {t:.3g} ms" if timed and not any(map(math.isnan, times)) else "" for t in times]
+    took = [f"{t:.3g} ms" if timed and not any(map(math.isnan, times)) else "" for t in times]
     own, its = _passes(row), _passes(base)
     if own == its:
-        return f"a step costs the same passes{took[0]}" + (f" ({table.baseline}:{took[1]})" if took[1] else "")
-    return f"a step costs {own}{took[0]} ({table.baseline}: {its}{took[1]})"
+        return "a step costs the same passes" + (f" in {took[0]} ({table.baseline}: {took[1]})" if took[0] else "")
+    own, its = (f"{passes} in {time}" if time else passes for passes, time in zip((own, its), took, strict=True))
+    return f"a step costs {own} ({table.baseline}: {its})"
 
 
 def _passes(row: Row) -> str:
