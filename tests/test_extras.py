@@ -92,6 +92,18 @@ def test_what_is_nearest_to_the_missing_module_has_said_it() -> None:
     assert isinstance(caught.value, ModuleNotFoundError) and caught.value.name == "timm"
 
 
+def test_what_transformers_hides_of_a_torchvision_for_another_torch_is_one_line() -> None:
+    with pytest.raises(UserError) as caught, extras.needed("this command", "tasks"):
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as error:  # as transformers' lazy modules do
+            raise ModuleNotFoundError("Could not import module 'PreTrainedModel'. Are this object's ...") from error
+    assert str(caught.value) == (
+        "this command needs what cannot be imported here: RuntimeError: operator torchvision::nms does not exist; "
+        "install the torchvision that was built for your torch"
+    )
+
+
 def test_a_task_says_its_extra_as_commands_do(monkeypatch) -> None:
     from hf_optim.experiment.task import load
 

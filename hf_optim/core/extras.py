@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, one_line
 
 #: extra -> the modules that it brings beside those of the extra it contains
 _BROUGHT = {
@@ -49,16 +49,24 @@ def needed(what: str, least: str) -> Iterator[None]:
 
     Raises:
         MissingExtra: with that line, and the missing module's name.
+        UserError: transformers could not import a part of itself; with the reason, which its own error hides.
     """
     try:
         yield
     except MissingExtra:  # said by what is nearer to it
         raise
     except ModuleNotFoundError as error:
-        extra = bringing(error.name, least)
-        if not extra:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        module = cause.name if isinstance(cause, ModuleNotFoundError) else None
+        extra = bringing(module, least)
+        if extra:
+            raise MissingExtra(f"{what} needs {module}: pip install 'hf-optim[{extra}]'", module or "") from None
+        if cause is error:
             raise
-        raise MissingExtra(f"{what} needs {error.name}: pip install 'hf-optim[{extra}]'", error.name or "") from None
+        advice = "; install the torchvision that was built for your torch" * ("torchvision" in str(cause))
+        raise UserError(f"{what} needs what cannot be imported here: {one_line(cause)}{advice}") from error
 
 
 def installed(what: str, extra: str) -> None:
