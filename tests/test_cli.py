@@ -92,6 +92,18 @@ BAD = {
     ("compare", "adamw", "smarann", "--task", "lm", "--dry-run"): "(did you mean smaran",
     ("compare", "adamw", "smaran", "--task", "ln", "--dry-run"): "(did you mean lm",
     ("list", "zzz*", "--tasks"): "no task matches",
+    (
+        "compare",
+        "adamw",
+        "sgd",
+        "--task",
+        "vision",
+        "--model",
+        "mlpp",
+        "--dry-run",
+    ): "error: task 'vision' has no model",
+    ("inspect", "/no/such"): "there is no folder '/no/such'",
+    ("evaluate", "/no/such"): "there is no folder '/no/such'",
     ("stdy",): "there is no command 'stdy' (did you mean study",
     (): "required",
 }

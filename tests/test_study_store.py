@@ -312,10 +312,11 @@ def test_compare_pairs_by_seed(two: list[str], capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--where", "optimizr=a"), "no column 'optimizr'"),
+        (("--where", "optimizr=a"), "no column 'optimizr' (did you mean optimizer?)"),
         (("--where", "optimizer"), "is no condition"),
         (("--where", "seed<few"), "needs a number"),
         (("--where", "optimizer=nobody"), "no run meets"),
+        (("--where", "optimizer=smaram"), "no run meets optimizer=smaram (did you mean smaran?)"),
         (("--columns", "nope"), "no column 'nope'"),
         (("--export", "x.xls"), "must end in"),
         (("--compare", "adamw", "nobody"), "no run matches 'nobody'"),

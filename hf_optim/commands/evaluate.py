@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_optim.commands import overrides
 from hf_optim.commands.nested import take_nested
-from hf_optim.commands.parser import Parser
+from hf_optim.commands.parser import Parser, folder
 from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim evaluate") -> 
     add(
         "checkpoints",
         nargs="+",
-        type=Path,
+        type=folder,
         metavar="FOLDER",
         help="a run's folder, or a checkpoint (RUN/checkpoint-STEP)",
     )

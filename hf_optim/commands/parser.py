@@ -7,6 +7,7 @@ import itertools
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_optim.core import validate
@@ -51,6 +52,13 @@ class Parser(argparse.ArgumentParser):
         if choice:
             hint = validate.closest(choice[1], [word.strip("' ") for word in choice[2].split(",")])
         raise UserError(f"{message}{hint}; see {self.prog} --help")
+
+
+def folder(text: str) -> Path:
+    """The type of an argument that names a folder, which must be there: known before anything heavy is imported."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
+    return Path(text)
 
 
 def _meant(word: str, options: Mapping[str, Any]) -> str:
