@@ -60,6 +60,9 @@ from hf_optim.wrappers.hdk import HDK as HDK
 from hf_optim.wrappers.lookahead import Lookahead as Lookahead
 from hf_optim.wrappers.tlr import TLR as TLR
 from hf_optim.wrappers.tlr_legacy import TLRLegacy as TLRLegacy
+from hf_optim import check as check
+from hf_optim import metrics as metrics
+from hf_optim import study as study
 
 __version__: str
 __all__ = [

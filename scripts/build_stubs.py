@@ -30,6 +30,7 @@ def text() -> str:
     lines = [HEAD]
     for module in sorted(modules):
         lines += [f"from {module} import {name} as {name}\n" for name in sorted(modules[module])]
+    lines += [f"from hf_optim import {name} as {name}\n" for name in hf_optim.PACKAGES]
     names = "".join(f'    "{name}",\n' for name in sorted(homes))
     return "".join([*lines, "\n__version__: str\n", f"__all__ = [\n{names}]\n"])
 

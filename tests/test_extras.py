@@ -51,7 +51,7 @@ _, out, err = run("doctor")
 assert not err and ("none installed: pip install 'hf-optim[hf]'" in out or "not installed: pip install hf-optim" in out)
 for command, extra in {
     "study smoke": "study", "compare adamw sgd --task lm": "study", "check adamw": "study", "report x": "study",
-    "train --task vision --size smoke": "tasks", "inspect x": "tasks",
+    "train --task vision --size smoke": "tasks", "inspect .": "tasks",
 }.items():
     code, out, err = run(*command.split())
     assert code == 2 and err.count("\\n") == 1 and f"pip install 'hf-optim[{extra}]'" in err, (command, code, err)

@@ -147,7 +147,8 @@ def _curves(
     histories = Histories(results, task)
     curves = histories.curves(key)
     if not curves:
-        raise UserError(f"nothing was logged under {key!r}: result, difference, or a column of study.curves")
+        near = closest(key, [*ROWS, *sorted(histories.keys())])
+        raise UserError(f"nothing was logged under {key!r}{near}: result, difference, or a column of study.curves")
     spent = histories.spent(over) if over != "step" else {}
     if over != "step" and not spent:
         raise UserError(f"over: the histories of this study do not say {OVER[over]}")
