@@ -1,4 +1,7 @@
 # Made by scripts/build_stubs.py from the registry: do not edit.
+from hf_optim import check as check
+from hf_optim import metrics as metrics
+from hf_optim import study as study
 from hf_optim.bases.optimizer import Optimizer as Optimizer
 from hf_optim.bases.wrapper import Wrapper as Wrapper
 from hf_optim.core.rule import Transform as Transform
@@ -60,9 +63,6 @@ from hf_optim.wrappers.hdk import HDK as HDK
 from hf_optim.wrappers.lookahead import Lookahead as Lookahead
 from hf_optim.wrappers.tlr import TLR as TLR
 from hf_optim.wrappers.tlr_legacy import TLRLegacy as TLRLegacy
-from hf_optim import check as check
-from hf_optim import metrics as metrics
-from hf_optim import study as study
 
 __version__: str
 __all__ = [

@@ -27,10 +27,9 @@ def text() -> str:
     modules: dict[str, list[str]] = {}
     for name, module in homes.items():
         modules.setdefault(module, []).append(name)
-    lines = [HEAD]
+    lines = [HEAD, *(f"from hf_optim import {name} as {name}\n" for name in hf_optim.PACKAGES)]
     for module in sorted(modules):
         lines += [f"from {module} import {name} as {name}\n" for name in sorted(modules[module])]
-    lines += [f"from hf_optim import {name} as {name}\n" for name in hf_optim.PACKAGES]
     names = "".join(f'    "{name}",\n' for name in sorted(homes))
     return "".join([*lines, "\n__version__: str\n", f"__all__ = [\n{names}]\n"])
 

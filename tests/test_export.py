@@ -14,7 +14,7 @@ from hf_optim.commands.cite import entry
 from hf_optim.commands.main import main
 from hf_optim.study.findings import table
 from hf_optim.study.folder import results as records
-from hf_optim.study.report import figures, paper
+from hf_optim.study.report import figure_texts, figures, paper
 from hf_optim.study.statistics.paired import summarise
 
 
@@ -98,7 +98,7 @@ def test_all_of_a_chart_lies_within_its_width_and_its_legend_covers_no_curve(tmp
         for part in [*(part for part in parts if part.get_text()), *([legend] if legend else [])]:
             box = part.get_window_extent()
             assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, part
-        if legend and len(legend.get_texts()) > figures.FEW:
+        if legend and len(legend.get_texts()) > figure_texts.FEW:
             assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
             legends.append(legend)
 

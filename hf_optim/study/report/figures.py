@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from hf_optim.study.findings.spending import AXES
 from hf_optim.study.findings.table import TaskTable
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import declared
+from hf_optim.study.report import figure_texts as texts
 from hf_optim.study.report import ladder_figures
 from hf_optim.study.report.pieces import file_name
 from hf_optim.study.report.summary import words
@@ -37,8 +38,6 @@ WIDTHS = {
     "acl page": 6.3, "ieee column": 3.5, "ieee page": 7.16,
 }  # fmt: skip
 FORMATS = ("pdf", "svg", "png")
-#: so many names stand in a chart
-FEW = 5
 #: charts with a line for each optimizer
 ROWS = ("result", "difference")
 OVER = {"step": "step", **AXES}
@@ -108,7 +107,7 @@ def _result(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]], un
         axes.plot([row.mean.mean], [y], "|", color=colour, markersize=10, markeredgewidth=2)
     axes.set_yticks(range(len(table.rows)), [plot(row.optimizer) for row in reversed(table.rows)])
     axes.set_ylim(-0.5, len(table.rows) - 0.5)
-    _label(axes, f"{plot(words(table.metric))}: {units}, mean and 95 % interval")
+    texts.below(axes, f"{plot(words(table.metric))}: {units}, mean and 95 % interval")
 
 
 def _difference(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
@@ -121,23 +120,7 @@ def _difference(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]
         axes.plot([d.mean], [y], "|", color=styles[row.optimizer][0], markersize=10, markeredgewidth=2)
     axes.set_yticks(range(len(rows)), [plot(f"{row.optimizer}: {row.verdict}") for row in rows])
     axes.set_ylim(-0.5, max(len(rows), 1) - 0.5)
-    _label(axes, plot(f"{words(table.metric)}, paired difference to {table.baseline}{table.suffix}"))
-
-
-def _label(axes: Axes, text: str) -> None:
-    """Below a chart whose rows have names on the left: from the right edge on, in lines that the figure holds."""
-    inches, points = axes.figure.get_figwidth(), axes.xaxis.label.get_fontsize()  # type: ignore[union-attr]
-    axes.set_xlabel(textwrap.fill(text, max(12, _letters(inches, points))), loc="right", multialignment="right")
-
-
-def _letters(inches: float, points: float) -> int:
-    """How many letters of a usual text stand side by side."""
-    return int(inches * 72 / (0.58 * points))
-
-
-def _columns(labels: Sequence[str], inches: float, points: float) -> int:
-    """How many names of a legend, each with its line, stand side by side."""
-    return max(1, min(len(labels), _letters(inches, points) // (max(map(len, labels)) + 6)))
+    texts.below(axes, plot(f"{words(table.metric)}, paired difference to {table.baseline}{table.suffix}"))
 
 
 def _curves(
@@ -169,17 +152,7 @@ def _curves(
     axes.set_xlabel(OVER[over])
     better = declared(task, key)
     axes.set_ylabel(plot(words(key)) + ("" if better is None or key == "train_loss" else " ↑" if better[0] else " ↓"))
-    _legend(axes)
-
-
-def _legend(axes: Axes) -> None:
-    """Inside the chart, or, of more lines than leave it a free corner, above it."""
-    labels = axes.get_legend_handles_labels()[1]
-    if len(labels) <= FEW:
-        axes.legend(frameon=False)
-        return
-    columns = _columns(labels, axes.figure.get_figwidth(), axes.xaxis.label.get_fontsize())  # type: ignore[union-attr]
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.02), borderaxespad=0, ncols=columns)
+    texts.legend(axes)
 
 
 def _x(curve: Curve, spent: Curve | None) -> list[float]:
@@ -214,47 +187,31 @@ def write_all(
         "svg.fonttype": "none",
         "svg.hashsalt": "0",
     }
-    written = []
-
-    def written_as(name: str, height: float, drawing: Callable[[Axes], object]) -> None:
-        figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
-        try:
-            drawing(axes)
-        except UserError:  # not logged by this task
-            return
-        finally:
-            pyplot.close(figure)
-        path = folder / f"{name}.{kind}"
-        about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
-        with whole(path) as temporary:
-            figure.savefig(temporary, format=kind, dpi=300, metadata=about)
-        written.append(path)
-
     styles = _styles(results)
-    curves = 0.62 * width + _above(list(styles), width, font)
+    curves = 0.62 * width + texts.above(list(styles), width, font)
+    charts: dict[str, tuple[float, Callable[..., object]]] = {}
+    for table in tables:
+        stem = table.metric.removeprefix("test_")
+        for chart in dict.fromkeys([*ROWS, "train_loss", "validation_loss", f"validation_{stem}", "effective_lr"]):
+            height = _height(len(table.rows), font) if chart in ROWS else curves
+            charts[file_name(table.task, chart)] = height, partial(draw, results, tables, chart, task=table.task)
+    ladder = ladders.build(results)
+    if ladder is not None and ladder.points:
+        for chart in ladder_figures.CHARTS:
+            charts[f"ladder-{chart}"] = curves, partial(ladder_figures.draw, ladder, chart, styles)
+    written = []
     with matplotlib.rc_context(settings):
-        for table in tables:
-            stem = table.metric.removeprefix("test_")
-            charts = ["result", "difference", "train_loss", "validation_loss", f"validation_{stem}", "effective_lr"]
-            for chart in dict.fromkeys(charts):
-                written_as(
-                    file_name(table.task, chart),
-                    _height(len(table.rows), font) if chart in ROWS else curves,
-                    lambda axes, table=table, chart=chart: draw(results, tables, chart, task=table.task, axes=axes),
-                )
-        ladder = ladders.build(results)
-        if ladder is not None and ladder.points:
-            for name, drawing in ladder_figures.CHARTS.items():
-
-                def of_ladder(axes: Axes, drawing: Any = drawing) -> None:
-                    drawing(axes, ladder, styles)
-                    _legend(axes)
-                    axes.spines[["top", "right"]].set_visible(False)
-
-                written_as(f"ladder-{name}", curves, of_ladder)
+        for name, (height, drawing) in charts.items():
+            figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+            try:
+                drawing(axes=axes)
+            except UserError:  # not logged by this task
+                continue
+            finally:
+                pyplot.close(figure)
+            path = folder / f"{name}.{kind}"
+            about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
+            with whole(path) as temporary:
+                figure.savefig(temporary, format=kind, dpi=300, metadata=about)
+            written.append(path)
     return written
-
-
-def _above(labels: Sequence[str], width: float, font: float) -> float:
-    """Inches of the legend that `_legend` puts above a chart."""
-    return 0.0 if len(labels) <= FEW else math.ceil(len(labels) / _columns(labels, width, font)) * 1.45 * font / 72

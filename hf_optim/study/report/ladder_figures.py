@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_optim.core.safe_text import plot
 from hf_optim.study.findings.ladder import Ladder
+from hf_optim.study.report import figure_texts as texts
 from hf_optim.study.report.ladder import MOST
 from hf_optim.study.report.ladder_charts import short, ticks
 from hf_optim.study.report.summary import words
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 #: of each kind of line
 MARKERS = {"-": "o", "--": "s", ":": "^"}
+
+
+def draw(ladder: Ladder, chart: str, styles: Mapping[str, tuple[str, str]], *, axes: Axes) -> None:
+    """Draws one of `CHARTS`; `styles`: colour and dashes by optimizer."""
+    CHARTS[chart](axes, ladder, styles)
+    texts.legend(axes)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def loss(axes: Axes, ladder: Ladder, styles: Mapping[str, tuple[str, str]]) -> None:
