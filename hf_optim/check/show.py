@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,11 @@ def terminal(report: Report, checks: Mapping[str, Check], console: Console) -> N
     """Print the matrix, its legend and a reason for every cell that is not a pass; wide tables are split."""
     from rich.text import Text
 
+    def say(text: str, inset: int, style: str = "") -> None:
+        """A paragraph that begins `inset` from the left, its further lines 6."""
+        wrapped = textwrap.fill(text, console.width, initial_indent=" " * inset, subsequent_indent=" " * 6)
+        console.print(wrapped, style=style, markup=False, highlight=False)
+
     numbers = {id: i for i, id in enumerate(report.checks, 1)}
     first = min(30, max([4, *(len(short(n)) for n in report.names)]))
     room = max(1, (console.width - first - 1) // 3)
@@ -60,13 +66,13 @@ def terminal(report: Report, checks: Mapping[str, Check], console: Console) -> N
         if groups:
             console.print(f"\n{title}", style=STYLES[status] if status == FAIL else "bold")
         for (id, why), names in groups.items():
-            console.print(f"  {id}: {', '.join(names)}: {why}", markup=False, highlight=False)
+            say(f"{id}: {', '.join(names)}: {why}", 2)
             if status == FAIL:
-                console.print(f"      {checks[id].breaking}", style="dim", markup=False, highlight=False)
+                say(checks[id].breaking, 6, "dim")
     if report.unmade:
         console.print(f"\n{UNMADE_TITLE}", style=STYLES[UNMADE])
     for name, why in report.unmade.items():
-        console.print(f"  {short(name)}: {why}", markup=False, highlight=False)
+        say(f"{short(name)}: {why}", 2)
     console.print(f"\n{summary(report)}", highlight=False)
 
 
