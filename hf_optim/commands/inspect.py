@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_optim.commands.parser import Parser, folder
+from hf_optim.commands.parser import Parser, check_folders
 from hf_optim.core import importing
 from hf_optim.core.safe_text import csv_lines, terminal
 from hf_optim.errors import UserError
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim inspect") -> i
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add("checkpoint", type=folder, metavar="CHECKPOINT", help="RUN/checkpoint-STEP")
-    add("other", type=folder, nargs="?", metavar="OTHER", help="another solution of the same model: interpolate to it")
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="RUN/checkpoint-STEP")
+    add("other", type=Path, nargs="?", metavar="OTHER", help="another solution of the same model: interpolate to it")
     add("--task", metavar="NAME", help="the task, where no spec.json says it")
     add("--model", metavar="NAME", help="its model (default: the task's first)")
     add("--size", choices=SIZES, default="small", help="its size (default: small)")
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim inspect") -> i
     add("--trust", action="store_true", help="run the code (file.py:NAME) that a spec.json names (docs/trust.md)")
     add("--output", type=Path, metavar="DIR", help="where the files go (default: CHECKPOINT/inspection)")
     given = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
+    check_folders(*filter(None, (given.checkpoint, given.other)))
     if given.samples < 1:
         raise UserError(f"--samples must be at least 1, got {given.samples}")
     if given.eigenvalues < 0:

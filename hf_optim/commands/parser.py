@@ -54,11 +54,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}{hint}; see {self.prog} --help")
 
 
-def folder(text: str) -> Path:
-    """The type of an argument that names a folder, which must be there: known before anything heavy is imported."""
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
-    return Path(text)
+def check_folders(*folders: Path) -> None:
+    """Raise a `UserError` for one that is not there, before anything heavy is imported to look into it."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {str(folder)!r}")
 
 
 def _meant(word: str, options: Mapping[str, Any]) -> str:
