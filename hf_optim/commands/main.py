@@ -49,11 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {line(error.filename)[:80]}...: {error.strerror}", file=sys.stderr)
         return 2
-    except ModuleNotFoundError as error:
-        if not extras.bringing(error.name, "tasks"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
 
 
 def commands() -> dict[str, str]:
