@@ -104,10 +104,11 @@ KNOWN = {
 }
 
 
-def test_ours_pass_the_fast_checks():
+def test_ours_pass_every_check(builder):
+    """As the page's script saw them: the page is of this very code (`test_the_page_is_up_to_date`)."""
+    ours = Report.from_dict(json.loads(builder.DATA.read_text())["tables"]["This library"])
     one_of_each_class = {hf_optim.info(name).cls: name for name in hf_optim.list_optimizers()}
-    report = hf_optim.check.run(sorted(set(one_of_each_class.values()) - set(OURS)), fast=True)
-    wrong = {(c.name, c.check): c.why for c in report.failed}
+    wrong = {(c.name, c.check): c.why for c in ours.failed if c.name in one_of_each_class.values()}
     assert set(wrong) == set(KNOWN), wrong
 
 
