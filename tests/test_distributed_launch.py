@@ -117,6 +117,7 @@ def test_the_documented_command_trains_in_two_processes(whole):
     record = json.loads((folder / "record.json").read_text())
     assert record["status"] == "ok" and record["environment"]["processes"] == 2
     assert "on 2 processes" in out and record["metrics"]["test_accuracy"] > 0.7
+    assert out.count("record: ") == 1  # one process writes and speaks
 
 
 def test_killing_one_process_ends_the_other_and_says_so(killed):

@@ -1,10 +1,6 @@
 """What runs cost, said before them; synthetic data of every task; runs that share a GPU; several processes."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +12,6 @@ from hf_optim.errors import UserError
 from hf_optim.experiment import cards, flops, footprint, forecast
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.task import load, names
-from hf_optim.experiment.training import train
 from hf_optim.study.launch import jobs, launcher
 
 ROOT = Path(__file__).parent.parent
@@ -156,20 +151,3 @@ def test_runs_share_gpus(monkeypatch):
     assert jobs.parameters(jobs.Launch("slurm"), share)["gpus_per_node"] == 2
     with pytest.raises(UserError, match="1 beside --gpus-per-run"):
         study.main(["quickstart", "--jobs-per-gpu", "2", "--gpus-per-run", "2"])
-
-
-def test_two_processes_in_bf16_train_as_one(tmp_path):
-    argv = ["--task", "vision", "--model", "mlp", "--size", "smoke", "--steps", "4", "--precision", "bf16"]
-    done = subprocess.run(
-        [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "scripts/train.py"),
-         *argv, "--output", str(tmp_path / "two"), "--quiet"],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    two = json.loads((tmp_path / "two" / "record.json").read_text())
-    spec = dataclasses.replace(BASE, optimizer=two["spec"]["optimizer"], overrides={"steps": 4, "precision": "bf16"})
-    single = train(spec, tmp_path / "one", progress=False)
-    assert two["environment"]["processes"] == 2 and two["id"] == single["id"]
-    assert two["metrics"]["test_loss"] == pytest.approx(single["metrics"]["test_loss"], rel=2e-3)  # bf16 has 8 bits
-    last = [json.loads((tmp_path / n / "history.jsonl").read_text().splitlines()[-1])["flops"] for n in ("one", "two")]
-    assert last[0] == last[1] == 4 * single["time"]["flops_per_step"]

@@ -1,13 +1,11 @@
 """The command line of one run."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from untimed import untimed
 
 from hf_optim.commands import train as task_cli
 from hf_optim.errors import UserError
@@ -151,33 +149,3 @@ def test_help_and_errors_load_no_framework() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "--optimizer.base.lr 1e-3" in done.stdout and "--checkpoint-every" in done.stdout
-
-
-def test_two_processes_train_as_one(tmp_path) -> None:
-    argv = [*VISION, "--size", "smoke", "--optimizer", "smaran", "--steps", "6"]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node",
-            "2",
-            str(SCRIPTS / "train.py"),
-        ]
-        + [*argv, "--output", str(tmp_path / "two")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert task_cli.main([*argv, "--output", str(tmp_path / "one"), "--quiet"]) == 0
-    two, single = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("two", "one"))
-    assert (two["environment"]["processes"], single["environment"]["processes"]) == (2, 1)
-    assert done.stdout.count("record: ") == 1  # one process writes and speaks
-    assert two["metrics"] == pytest.approx(single["metrics"], rel=1e-3)
-    first, second = (untimed(tmp_path / name) for name in ("two", "one"))
-    assert [row["step"] for row in first] == [row["step"] for row in second]
-    for mine, other in zip(first, second, strict=True):
-        assert mine == pytest.approx(other, rel=2e-4)
