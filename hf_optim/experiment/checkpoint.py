@@ -18,8 +18,8 @@ from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files, record
 from hf_optim.experiment.evaluator import quiet, train_part
-from hf_optim.experiment.spec import UNSEEN, RunSpec, paths_in
-from hf_optim.experiment.task import Task, check_run, load
+from hf_optim.experiment.spec import UNSEEN, RunSpec
+from hf_optim.experiment.task import Task, check_run, load, paths_in
 
 #: what says that a checkpoint holds adapters, and their weights
 ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -11,12 +11,11 @@ are cut off the end of `train`: 10% of the paragraphs each, so that they come fr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import published_texts
+from hf_optim.tasks.data import published_texts, tables
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -146,40 +145,14 @@ def texts(file: Path, column: str = "text") -> list[str | None]:
     Raises:
         UserError: no such column, values that are no texts, a file that cannot be read.
     """
-    table = _table(file)
+    table = tables.read(file, ("text", "question", "answer"))
     if column not in table.column_names:
         columns = ", ".join(table.column_names) or "none"
         raise UserError(f"data: {file} has no column {column!r}; it has {columns}: rename yours")
-    values: list[str | None] = table[column].to_pylist()
+    values: list[str | None] = tables.column(table, column, file)
     for number, value in enumerate(values):
         if not isinstance(value, str | None):
             raise UserError(
                 f"data: {file}, row {number}: column {column!r} must hold texts, not {type(value).__name__}"
             )
     return values
-
-
-def _table(file: Path) -> Any:
-    import pyarrow
-    import pyarrow.csv
-    import pyarrow.json
-    import pyarrow.parquet
-
-    readers: Mapping[str, Any] = {
-        ".parquet": pyarrow.parquet.read_table,
-        ".csv": lambda path: pyarrow.csv.read_csv(
-            path,
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(("text", "question", "answer"), pyarrow.string())
-            ),
-        ),
-        ".jsonl": pyarrow.json.read_json,
-    }
-    try:
-        return readers[file.suffix](file)
-    except (pyarrow.ArrowException, OSError) as error:
-        if not file.stat().st_size or "Empty" in str(error):
-            raise UserError(f"data: {file} is empty") from error
-        reason = str(error).splitlines()[0]
-        raise UserError(f"data: {file} cannot be read as {file.suffix[1:]}: {reason}") from error

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import published_texts
+from hf_optim.tasks.data import published_texts, tables
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -214,14 +214,9 @@ def _tsv(file: Path, source: str, target: str) -> Pairs:
 
 
 def _parquet(file: Path, source: str, target: str) -> Pairs:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"data: {file} cannot be read as parquet: {str(error).splitlines()[0]}") from error
-    texts = {name: table[name].to_pylist() if name in (source, target) else [] for name in table.column_names}
+    table = tables.read(file)
+    names = table.column_names
+    texts = {name: tables.column(table, name, file) if name in (source, target) else [] for name in names}
     return columns(texts, str(file), source, target)
 
 

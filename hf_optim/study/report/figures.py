@@ -34,6 +34,8 @@ WIDTHS = {
     "acl page": 6.3, "ieee column": 3.5, "ieee page": 7.16,
 }  # fmt: skip
 FORMATS = ("pdf", "svg", "png")
+#: letters of a chart's file
+LONGEST_NAME = 120
 #: charts with a line for each optimizer
 ROWS = ("result", "difference")
 OVER = {"step": "step", **AXES}
@@ -149,6 +151,14 @@ def _x(curve: Curve, spent: Curve | None) -> list[float]:
     return list(curve.steps) if spent is None else np.interp(curve.steps, spent.steps, spent.mean).tolist()
 
 
+def _new(folder: Path, name: str, kind: str, written: Sequence[Path]) -> Path:
+    """A file of this name, or of one like it where labels that differ (in case, in letters of no ASCII, at their end)
+    give the same.
+    """
+    names = [name[:LONGEST_NAME], *(f"{name[:LONGEST_NAME]}-{n}" for n in range(2, len(written) + 2))]
+    return next(path for path in (folder / f"{name}.{kind}" for name in names) if path not in written)
+
+
 def write_all(
     results: Results,
     tables: Sequence[TaskTable],
@@ -177,7 +187,7 @@ def write_all(
         "svg.fonttype": "none",
         "svg.hashsalt": "0",
     }
-    written = []
+    written: list[Path] = []
     with matplotlib.rc_context(settings):
         for table in tables:
             stem = table.metric.removeprefix("test_")
@@ -191,7 +201,7 @@ def write_all(
                     continue
                 finally:
                     pyplot.close(figure)
-                path = folder / f"{file_name(table.task, chart)}.{kind}"
+                path = _new(folder, file_name(table.task, chart), kind, written)
                 about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
                 with whole(path) as temporary:
                     figure.savefig(temporary, format=kind, dpi=300, metadata=about)
