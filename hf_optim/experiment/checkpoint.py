@@ -31,11 +31,15 @@ MOST_PARTS = 200_000
 READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 << 20
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that was written whole, with a state that Trainer wrote: it writes that file last."""
+def last_checkpoint(folder: Path, training: bool = False) -> str | None:
+    """The last checkpoint that was written whole, with a state that Trainer wrote: it writes that file last. With
+    `training` all that a run goes on from is there, too: Trainer would begin anew with what is missing, unsaid.
+    """
     whole = []
     for path in folder.glob("checkpoint-*"):
         try:
+            if training and not _goes_on(path):
+                continue
             state = files.read_json(folder, f"{path.name}/trainer_state.json")
             shape.check_shape(state, STATE, path.name)
             if state["global_step"] == int(path.name.rpartition("-")[2]):
@@ -43,6 +47,12 @@ def last_checkpoint(folder: Path) -> str | None:
         except (OSError, ValueError):
             continue
     return max(whole)[1] if whole else None
+
+
+def _goes_on(checkpoint: Path) -> bool:
+    """Whether the optimizer's state (of shards a folder), the schedule's and the random states are there."""
+    random = any(map(Path.is_file, checkpoint.glob("rng_state*")))
+    return random and (checkpoint / "scheduler.pt").is_file() and any(checkpoint.glob("optimizer*"))
 
 
 def check_checkpoint(checkpoint: Path) -> None:

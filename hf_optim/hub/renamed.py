@@ -13,6 +13,8 @@ from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_optim.errors import UserError
+
 
 def _written(folder: Path) -> set[str]:
     """Names of the tensors in a checkpoint; none where it does not hold a whole model in this form."""
@@ -30,6 +32,9 @@ def complete(model: nn.Module, folder: Path) -> str | None:
 
     Args:
         model: not wrapped, not sharded; Trainer has loaded the rest.
+
+    Raises:
+        UserError: some lie there under no name that is known.
     """
     written, own = _written(folder), model.state_dict()
     if not isinstance(model, PreTrainedModel) or not written - own.keys():
@@ -38,7 +43,13 @@ def complete(model: nn.Module, folder: Path) -> str | None:
     lacking = [name for name, tensor in own.items() if name not in written and tensor.data_ptr() not in loaded]
     if not lacking:  # tied ones are written once
         return None
-    stored = type(model).from_pretrained(folder, config=model.config, local_files_only=True)
+    stored, told = type(model).from_pretrained(
+        folder, config=model.config, local_files_only=True, output_loading_info=True
+    )
+    if absent := sorted(told["missing_keys"]):
+        raise UserError(
+            f"{folder} lacks {len(absent)} tensors of {type(model).__name__} ({absent[0]}, ...): it is another model's"
+        )
     model.load_state_dict(stored.state_dict())
     return (
         f"{len(lacking)} tensors of {type(model).__name__} ({lacking[0]}, ...) lie in {folder.name} under the names of "

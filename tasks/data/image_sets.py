@@ -164,9 +164,9 @@ def picture(place: str, image: bytes | Path | np.ndarray) -> np.ndarray:
         return image
     from PIL import Image
 
-    if isinstance(image, Path) and not image.is_file():
-        raise UserError(f"data: {place}: no such image file: {image}")
     try:
+        if isinstance(image, Path) and not image.is_file():
+            raise UserError(f"data: {place}: no such image file: {image}")
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS) as opened:
             if opened.mode.startswith(("I", "F")):
                 raise UserError(

@@ -288,9 +288,7 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str
 def _need_columns(file: Path, columns: Sequence[str], label: str) -> None:
     for column in ("image", label):
         if column not in columns:
-            raise UserError(
-                f"data: {file} has no column {column!r}; it has {', '.join(columns) or 'none'}: rename yours"
-            )
+            raise UserError(f"data: {file} has no column {column!r}; it has {tables.listed(columns)}: rename yours")
 
 
 def _decode(rows: Sequence[Row]) -> np.ndarray:

@@ -32,7 +32,8 @@ ABBREVIATIONS = frozenset(
     "op ed eds pp approx est inc ltd co corp bros mt ft jan feb mar apr jun jul aug sep sept oct nov dec "
     "e.g i.e u.s u.k u.n d.c a.m p.m b.c a.d ph.d".split()
 )
-_END = re.compile(r"(\S*?)([.!?…]+)([\"'”’»)\]]*)\s+")
+# From each place it looks as far as one run of stops reaches, and no further: texts are long, and some have no spaces.
+_END = re.compile(r"(?<![.!?…])([.!?…]+)([\"'”’»)\]]*)\s+")
 
 
 def sentences(paragraph: str) -> list[str]:
@@ -41,11 +42,15 @@ def sentences(paragraph: str) -> list[str]:
     A sentence ends at `.`, `!`, `?` or `…` (and closing quotes or brackets) before white space, unless a lower-case
     letter follows or the full stop belongs to an abbreviation or an initial.
     """
-    cut, begin = [], 0
+    cut, begin, seen, letter = [], 0, 0, 0
     for match in _END.finditer(paragraph):
-        follows = next((character for character in paragraph[match.end() :] if character.isalnum()), "")
-        word = match[1].lstrip("\"'“‘«([").lower()
-        dotted = match[2] == "." and not match[3] and (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha()))
+        while letter < len(paragraph) and (letter < match.end() or not paragraph[letter].isalnum()):
+            letter = max(letter + 1, match.end())
+        follows = paragraph[letter : letter + 1]
+        before = paragraph[seen : match.start()].split()
+        word = before[-1].lstrip("\"'“‘«([").lower() if before and not paragraph[match.start() - 1].isspace() else ""
+        seen = match.end()
+        dotted = match[1] == "." and not match[2] and (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha()))
         if follows and not follows.islower() and not dotted:
             cut.append(paragraph[begin : match.end()].strip())
             begin = match.end()
@@ -147,7 +152,7 @@ def texts(file: Path, column: str = "text") -> list[str | None]:
     """
     table = tables.read(file, ("text", "question", "answer"))
     if column not in table.column_names:
-        columns = ", ".join(table.column_names) or "none"
+        columns = tables.listed(table.column_names)
         raise UserError(f"data: {file} has no column {column!r}; it has {columns}: rename yours")
     values: list[str | None] = tables.column(table, column, file)
     for number, value in enumerate(values):

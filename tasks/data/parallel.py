@@ -234,7 +234,7 @@ def _text(file: Path) -> str:
 def _need_columns(where: object, columns: Sequence[str], source: str, target: str) -> None:
     for name, option in ((source, "source_column"), (target, "target_column")):
         if name not in columns:
+            there = tables.listed([*map(repr, columns)])
             raise UserError(
-                f"data: {where} has no column {name!r}; it has {', '.join(map(repr, columns))}: name the column with "
-                f"--model.{option}"
+                f"data: {where} has no column {name!r}; it has {there}: name the column with --model.{option}"
             )

@@ -6,7 +6,7 @@ What pyarrow says of a damaged file, or of one that only looks like a table, is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,11 @@ def column(table: Any, name: str, file: Path) -> list[Any]:
     except Exception as error:
         raise UserError(f"data: {file}: column {name!r} cannot be read: {_first_line(error)}") from error
     return values
+
+
+def listed(names: Sequence[object]) -> str:
+    """Columns in a message: a table may have a million."""
+    return ", ".join(map(str, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none"
 
 
 def _check_depth(file: Path) -> None:

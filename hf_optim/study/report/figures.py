@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,8 @@ from hf_optim.study.report.summary import words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+log = logging.getLogger("hf_optim")
 
 #: the report's colours, which a colour-blind reader can tell apart, and its dashes
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b34a94", "#c08a00", "#4aa3df", "#6f6f6f", "#6a4fc0")
@@ -188,7 +192,7 @@ def write_all(
         "svg.hashsalt": "0",
     }
     written: list[Path] = []
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(settings), warnings.catch_warnings(record=True) as said:
         for table in tables:
             stem = table.metric.removeprefix("test_")
             charts = ["result", "difference", "train_loss", "validation_loss", f"validation_{stem}", "effective_lr"]
@@ -206,4 +210,6 @@ def write_all(
                 with whole(path) as temporary:
                     figure.savefig(temporary, format=kind, dpi=300, metadata=about)
                 written.append(path)
+    if any("missing from" in str(warning.message) for warning in said):
+        log.warning("matplotlib's fonts lack letters of the labels, which are boxes: choose its font.family")
     return written
