@@ -121,7 +121,7 @@ def _json(file: Path) -> Any:
     try:
         if file.stat().st_size > files.LARGEST:
             raise ValueError(f"has more than {files.LARGEST >> 20} MB")
-        value = files.parse_json(file.read_text(encoding="utf-8"))
+        value = files.parse_json(file.read_text(encoding="utf-8"), wide=True)
     except (OSError, ValueError) as error:
         raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from None
     if not isinstance(value, dict):
@@ -151,12 +151,19 @@ def from_folder(cls: Any, checkpoint: Path, **how: Any) -> PreTrainedModel:
     check_checkpoint(checkpoint)
     try:
         with _bounded(checkpoint):
-            model = cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False, **how)
-            return cast(PreTrainedModel, model)
+            model, told = cls.from_pretrained(
+                checkpoint, local_files_only=True, trust_remote_code=False, output_loading_info=True, **how
+            )
     except UserError:
         raise
     except Exception as error:  # whatever transformers, safetensors and torch say of files that are damaged
         raise UserError(f"checkpoint: {checkpoint} holds no model that can be read: {one_line(error)}") from error
+    if absent := sorted(told["missing_keys"]):  # transformers would draw them at random, unsaid
+        raise UserError(
+            f"checkpoint: {checkpoint} lacks {len(absent)} tensors of {type(model).__name__} ({absent[0]}, ...): it is "
+            "damaged, or another model's"
+        )
+    return cast(PreTrainedModel, model)
 
 
 def read_adapters(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:

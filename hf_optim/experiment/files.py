@@ -106,9 +106,10 @@ def read_json(folder: Path, name: str) -> Any:
     return parse_json(read_text(folder, name))
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, wide: bool = False) -> Any:
     """Plain data. A ValueError for what is not JSON, and for what Python takes and nobody means: NaN, halves of
-    characters, whole numbers of more than 64 bits, hundreds of levels, millions of values.
+    characters, hundreds of levels, millions of values, and whole numbers of more than 64 bits unless `wide` (as
+    transformers writes for "no limit").
     """
     check_count(text)
     try:
@@ -117,7 +118,7 @@ def parse_json(text: str) -> Any:
         raise ValueError("nested too deeply") from None
     if not _shallow(value, DEEPEST):
         raise ValueError("nested too deeply")
-    if _LONG.search(text) and not _in_64_bits(value):
+    if not wide and _LONG.search(text) and not _in_64_bits(value):
         raise ValueError("a whole number has more than 64 bits")
     if _SURROGATE.search(text):
         try:

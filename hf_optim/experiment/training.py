@@ -210,7 +210,7 @@ def _check_devices() -> None:
 def _damaged(checkpoint: str, problem: Exception) -> str:
     # What torch says of other than plain data is how to run it.
     why = "it holds more than plain data" if isinstance(problem, UnpicklingError) else one_line(problem)[:200]
-    return f"resume: {checkpoint} cannot be gone on with ({why}): take it away, and the run goes on from one before it or begins anew"
+    return f"resume: {checkpoint} cannot be gone on with ({why}): take it away and start again"
 
 
 def _lost(problem: Exception) -> bool:
