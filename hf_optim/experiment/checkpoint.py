@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,7 +29,9 @@ ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 STATE = {"global_step": int, "log_history": [{"step": float, "epoch?": (float, None)}]}
 #: modules of a model; the largest there are have some ten thousand
 MOST_PARTS = 200_000
+MOST_LABELS = 1_000_000
 #: how the files of a model end that are read whole, and bytes of one; the largest tokenizers there are have some 30 MB
+GROWTH = 1000  # times that a tokenizer may lengthen a text
 READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 << 20
 
 
@@ -76,6 +80,28 @@ def check_tokenizer(folder: Path) -> None:
         files_of_others = [key for key in config if key in ("vocab_file", "merges_file", "tokenizer_file", "spm_file")]
         if asked := _asks(config) or "".join(files_of_others[:1]):
             raise UserError(f"checkpoint: {folder}: its {name} asks for code or files of others ({asked})")
+        if not isinstance(config.get("model_max_length", 0), (int, float)):
+            raise UserError(f"checkpoint: {folder}: model_max_length in its {name} is no number")
+    if _growth(_normalizer(folder / "tokenizer.json")) > GROWTH:
+        raise UserError(f"checkpoint: {folder}: its tokenizer.json makes a text longer than {GROWTH} times its length")
+
+
+def _normalizer(file: Path) -> Any:
+    """What a tokenizer does to a text first; None where its own reader will say what is wrong."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return told.get("normalizer") if isinstance(told, dict) else None
+
+
+def _growth(normalizer: Any) -> int:
+    """How many letters a letter may become by what a tokenizer puts in its place, or before it."""
+    if not isinstance(normalizer, dict):
+        return 1
+    own = max(len(put) if isinstance(put := normalizer.get(key), str) else 1 for key in ("content", "prepend"))
+    inner = normalizer.get("normalizers")
+    return math.prod(map(_growth, inner if isinstance(inner, list) else ()), start=max(1, own))
 
 
 def check_shards(checkpoint: Path) -> None:
@@ -201,8 +227,10 @@ def _bounded(checkpoint: Path) -> Iterator[None]:
     """
     held = sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file())
     parts = numbers = 0
-    largest = max(_whole_numbers(_json(checkpoint / "config.json")), default=0)
-    if largest > max(held, 10_000_000):  # before there is a layer, tables are made for each
+    config = _json(checkpoint / "config.json")
+    largest, labels = max(_whole_numbers(config), default=0), config.get("num_labels")
+    # before there is a layer, tables are made for each, and names for each label
+    if largest > max(held, 10_000_000) or (isinstance(labels, int) and labels > MOST_LABELS):
         raise UserError(f"checkpoint: {checkpoint}: its config.json counts beyond what its files hold")
 
     def part(*_: object) -> None:

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 from hf_optim.errors import UserError, one_line
 from hf_optim.tasks.data import paragraphs
 from hf_optim.tasks.data.blocks import IGNORED, end_of
+from hf_optim.tasks.data.tokenizer import using
 
 #: for tokenizers without a chat template of their own
 TEMPLATE = (
@@ -156,7 +157,8 @@ def _text(tokenizer: Any, template: str | None, said: Sequence[tuple[str, str]])
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])
+    with using("tokenizer: it fails at a text of the data: save it again, or take another"):
+        return list(tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])
 
 
 def splits(
