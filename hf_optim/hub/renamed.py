@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from torch import nn
@@ -39,13 +40,14 @@ def complete(model: nn.Module, folder: Path) -> str | None:
     written, own = _written(folder), model.state_dict()
     if not isinstance(model, PreTrainedModel) or not written - own.keys():
         return None
-    loaded = {own[name].data_ptr() for name in own.keys() & written}
-    lacking = [name for name, tensor in own.items() if name not in written and tensor.data_ptr() not in loaded]
+    there = {own[name].data_ptr() for name in own.keys() & written}
+    lacking = [name for name, tensor in own.items() if name not in written and tensor.data_ptr() not in there]
     if not lacking:  # tied ones are written once
         return None
-    stored, told = type(model).from_pretrained(
+    loaded: Any = type(model).from_pretrained(
         folder, config=model.config, local_files_only=True, output_loading_info=True
     )
+    stored, told = loaded
     if absent := sorted(told["missing_keys"]):
         raise UserError(
             f"{folder} lacks {len(absent)} tensors of {type(model).__name__} ({absent[0]}, ...): it is another model's"
