@@ -202,6 +202,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         ("", "list", ">/dev/full", 2, "error: output: No space left on device"),
         ("", "--help", ">/dev/full", 0, ""),
         ("PYTHONIOENCODING=ascii", "list", ">/dev/null", 0, ""),
+        ("LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0", "list", ">/dev/null", 0, ""),
     ],
 )
 def test_streams_that_take_nothing_end_in_no_traceback(
@@ -210,6 +211,14 @@ def test_streams_that_take_nothing_end_in_no_traceback(
     script = f"{before} {sys.executable} -m hf_optim {command} {after}"
     process = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert process.returncode == code and process.stderr.strip() == told, process.stderr
+
+
+def test_a_user_without_a_home_has_no_caches_in_the_current_folder(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 54321)
+    assert run(capsys, "doctor") == (2, "", "error: this user has no home folder: set HOME to one\n")
 
 
 def test_what_no_command_looks_for_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

@@ -74,7 +74,7 @@ def _open_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if number == 0 else "w", encoding="utf-8"))
     reconfigure = getattr(sys.stdout, "reconfigure", None)  # what a test or a notebook puts there may have none
-    if reconfigure is not None and sys.stdout.errors == "strict":
+    if reconfigure is not None and sys.stdout.errors in ("strict", "surrogateescape"):
         reconfigure(errors="replace")
 
 
@@ -97,6 +97,10 @@ def commands() -> dict[str, str]:
 
 
 def _run(arguments: list[str]) -> int:
+    try:
+        Path.home()
+    except RuntimeError:  # libraries would then take a folder "~" of the current one for their caches
+        raise UserError("this user has no home folder: set HOME to one") from None
     name = arguments[0] if arguments else ""
     if name in commands():
         with extras.needed("this command", "tasks"):  # the doors alone are for no command
