@@ -90,10 +90,10 @@ def train(
         needs = footprint.measure(model, footprint.slots_of(optimizer), batch, numbers.precision)
         numbers = numbers.in_parts(needs.parts(numbers.per_device, footprint.available()))
     checkpoint = last_checkpoint(folder, training=True) if resume else None
-    if checkpoint is not None and int(checkpoint.rpartition("-")[2]) > numbers.steps:
-        raise DamagedCheckpoint(f"resume: {checkpoint} is beyond the run's {numbers.steps} steps: take it away")
     if first:
         _prepare(folder, spec, keep=checkpoint is not None, checkpoints=checkpoint_every is not None)
+    if checkpoint is not None and int(checkpoint.rpartition("-")[2]) > numbers.steps:
+        raise DamagedCheckpoint(f"resume: {checkpoint} is beyond the run's {numbers.steps} steps: take it away")
     cost = flops.cost(model, train_part(data, None), task.collate(data))
 
     records.reset_peak_memory()
