@@ -29,6 +29,8 @@ FUNCTIONS = {
     "BadLoss": "hf_optim.errors",
     "BadCheckpoint": "hf_optim.errors",
 }
+#: packages that are found without an import of their own
+PACKAGES = ("check", "metrics", "study")
 
 
 def __getattr__(name: str) -> Any:
@@ -36,13 +38,15 @@ def __getattr__(name: str) -> Any:
         return sorted([*FUNCTIONS, *_classes()])
     if name in FUNCTIONS:
         return getattr(importlib.import_module(FUNCTIONS[name]), name)
+    if name in PACKAGES:
+        return importlib.import_module(f"hf_optim.{name}")
     if name[:1].isupper() and (home := _classes().get(name)):
         return getattr(importlib.import_module(home[0]), home[1])
     raise AttributeError(f"module 'hf_optim' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *FUNCTIONS, *_classes()])
+    return sorted([*globals(), *FUNCTIONS, *PACKAGES, *_classes()])
 
 
 def _classes() -> dict[str, tuple[str, str]]:

@@ -1,4 +1,7 @@
 # Made by scripts/build_stubs.py from the registry: do not edit.
+from hf_optim import check as check
+from hf_optim import metrics as metrics
+from hf_optim import study as study
 from hf_optim.bases.optimizer import Optimizer as Optimizer
 from hf_optim.bases.wrapper import Wrapper as Wrapper
 from hf_optim.core.rule import Transform as Transform

@@ -27,7 +27,7 @@ def text() -> str:
     modules: dict[str, list[str]] = {}
     for name, module in homes.items():
         modules.setdefault(module, []).append(name)
-    lines = [HEAD]
+    lines = [HEAD, *(f"from hf_optim import {name} as {name}\n" for name in hf_optim.PACKAGES)]
     for module in sorted(modules):
         lines += [f"from {module} import {name} as {name}\n" for name in sorted(modules[module])]
     names = "".join(f'    "{name}",\n' for name in sorted(homes))

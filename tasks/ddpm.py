@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core import extras
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import Data, Metric, Moment, Preset, Primary, Size, Task, Value
 
@@ -138,9 +138,7 @@ class DDPM(Task):
 
     def data(self, preset: Preset, source: str | None) -> Data:
         """The preset's set, the embedded one of a name (`./NAME` is a folder of yours), or files of your own."""
-        for package in ("diffusers", "torchmetrics"):
-            if importlib.util.find_spec(package) is None:
-                raise UserError(f"ddpm needs {package}: pip install 'hf-optim[diffusion]'")
+        extras.installed("ddpm", "diffusion")
         settings = checked(preset.model.value)
         extra = []
         if settings["inception"] != "none":  # first of all: it may be missing, and nothing should wait for that

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core import extras
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import Data, Metric, Preset, Primary, Rung, Size, Task, Value
 from hf_optim.tasks.presets import shapes
@@ -169,10 +170,8 @@ def _checkpoint(values: Mapping[str, Any]) -> Path:
 
 
 def _adapted(model: Any, values: Mapping[str, Any]) -> Any:
-    try:
+    with extras.needed("model 'lora'", "trl"):
         from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise UserError("model 'lora' needs PEFT: pip install 'hf-optim[trl]'") from error
     for key in LORA:
         if isinstance(values[key], bool) or not isinstance(values[key], int | float) or values[key] < 1:
             raise UserError(f"options: {key} must be a number of at least 1, got {values[key]!r}")

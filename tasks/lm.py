@@ -38,7 +38,7 @@ BRING = {
 }
 FEW = 20_000_000  # tokens of a split whose frequencies are counted
 #: values of a preset's `model` that concern the text; the others are the configuration's
-TEXT = ("block", "tokenizer", "vocabulary", "checkpoint", "held_out", "corpus_tokens")
+TEXT = ("block", "tokenizer", "vocabulary", "checkpoint", "held_out", "corpus_tokens", "duplicates")
 
 
 class CausalLM(Task):
@@ -61,6 +61,7 @@ class CausalLM(Task):
         "parameters": "about so many parameters, embeddings included, in place of width and depth (gpt2 and llama)",
         "held_out": "so many blocks of validation and of test, evenly spread, are evaluated (default: all)",
         "corpus_tokens": "at most so many train tokens of a streamed corpus are kept (default: 100 million)",
+        "duplicates": "drop or keep held-out texts that stand in another split too (default: drop)",
     }
     label_names = ("labels", "covered")
 
@@ -102,7 +103,10 @@ class CausalLM(Task):
             key += (None, 0)
         held_out = None if values.get("held_out") is None else _whole(values, "held_out", 1)
         tokens = None if values.get("corpus_tokens") is None else _whole(values, "corpus_tokens", block)
-        return _data(*key, _newest(name) + _newest(values.get("checkpoint")), block, held_out, tokens)
+        duplicates = values.get("duplicates")
+        if duplicates not in (None, "drop", "keep"):
+            raise UserError(f"options: duplicates must be drop or keep, got {duplicates!r}")
+        return _data(*key, _newest(name) + _newest(values.get("checkpoint")), duplicates, block, held_out, tokens)
 
     def synthetic(self, model: str, preset: Preset) -> Data | None:
         """See `Task`; none for a checkpoint, whose tokenizer is its own."""
@@ -162,31 +166,29 @@ class CausalLM(Task):
         return dict
 
     def reduce(self, logits: Any, labels: Any) -> Any:
-        """[batch, 5] float64: nats, predicted tokens, right ones, bytes they cover, unknown ones among them."""
+        """[batch, 6] float64: nats, predicted tokens, right ones; of `blocks.counted`, the three columns."""
         import torch
 
         from hf_optim.tasks.models.language import next_tokens
 
         tokens, covered = labels
         nats, kept, right = next_tokens(logits, tokens)
-        sums = [nats.sum(1), kept.sum(1), right.sum(1), covered[:, 0], covered[:, 1]]
+        sums = [nats.sum(1), kept.sum(1), right.sum(1), *covered.unbind(1)]
         return torch.stack([part.double() for part in sums], dim=1)
 
     def measure(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         """loss (nats a token), perplexity, accuracy (of the next token), and bits_per_byte of the text, which compares
-        across tokenizers; it is left out where unknown words hide what the text says.
+        across tokenizers: an unknown word, of which the model says no more than that, is spelled at 8 bits a byte.
         """
         import numpy as np
 
-        nats, tokens, right, covered, unknown = predictions.sum(axis=0)
+        nats, tokens, right, covered, unknown, spelled = predictions.sum(axis=0)
         loss = float(nats / tokens)
         with np.errstate(over="ignore"):
             figures = {"loss": loss, "perplexity": float(np.exp(loss)), "accuracy": float(right / tokens)}
         if unknown:
             figures["unknown"] = float(unknown / tokens)
-        else:
-            figures["bits_per_byte"] = float(nats / np.log(2) / covered)
-        return figures
+        return {**figures, "bits_per_byte": float((nats / np.log(2) + 8 * spelled) / covered)}
 
     def callbacks(self, model: PreTrainedModel, preset: Preset, steps: int) -> list[Any]:
         """The tokenizer goes into every checkpoint, so that it can be used and trained further."""
@@ -238,6 +240,7 @@ def _data(
     kind: str | None,
     vocabulary: int,
     changed: int,
+    duplicates: str | None,
     block: int,
     held_out: int | None,
     tokens: int | None,
@@ -251,7 +254,9 @@ def _data(
     elif tokens is not None:
         raise UserError("options: corpus_tokens is for a streamed corpus; these data are read as a whole")
     else:
-        streams, tokenizer, note = _streams(name, own, limit, checkpoint, kind, vocabulary, changed)
+        streams, tokenizer, note = _streams(
+            name, own, limit, checkpoint, kind, vocabulary, changed, duplicates != "keep"
+        )
     count = len(streams["train"].ids)
     if count < block:
         raise UserError(
@@ -282,12 +287,21 @@ def _data(
 
 @lru_cache(maxsize=2)
 def _streams(
-    name: str, own: bool, limit: int | None, checkpoint: str | None, kind: str | None, vocabulary: int, changed: int
+    name: str,
+    own: bool,
+    limit: int | None,
+    checkpoint: str | None,
+    kind: str | None,
+    vocabulary: int,
+    changed: int,
+    apart: bool,
 ) -> tuple[dict[str, Stream], Any, str]:
     """The splits as streams of tokens, their tokenizer and a note; read once for the runs of a process."""
-    from hf_optim.tasks.data import blocks
+    from hf_optim.tasks.data import blocks, paragraphs
 
     texts, note = _texts(name, own)
+    if apart and (dropped := paragraphs.apart(texts)):
+        note += f"; {dropped} held-out texts left out that stand in another split too"
     if limit:
         texts = {split: part[: limit if split == "train" else limit // 4] for split, part in texts.items()}
         note += f"; the first {limit} paragraphs of train and {limit // 4} of the others only"
@@ -339,9 +353,7 @@ def _texts(name: str, own: bool) -> tuple[dict[str, list[str]], str]:
 
     if own:
         texts, note = blocks.read(Path(name))
-        note = "files of your own" + (f"; {note}" if note else "")
-        dropped = paragraphs.apart(texts)
-        return texts, note + (f"; {dropped} held-out texts left out that stand in another split too" if dropped else "")
+        return texts, "files of your own" + (f"; {note}" if note else "")
     if name in EMBEDDED:
         texts, _ = paragraphs.read(HERE / "wiki_paragraphs")
         return texts, f"{EMBEDDED[name]}; not comparable with published figures"

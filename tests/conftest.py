@@ -46,6 +46,14 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
+def what_is_said_once_is_said_in_every_test():
+    """What an earlier test's optimizer said of itself counts for that test alone."""
+    notes = sys.modules.get("hf_optim.core.notes")
+    if notes is not None:
+        notes.once.cache_clear()
+
+
+@pytest.fixture(autouse=True)
 def no_metric_modules_are_left():
     """`evaluate.load` by path leaves a package behind that shadows the one of the next test's cache folder."""
     yield

@@ -8,13 +8,14 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from broken_optimizers import BROKEN
 
 import hf_optim
 import hf_optim.check
-from hf_optim.check import launch, show
+from hf_optim.check import launch, show, world
 from hf_optim.check.candidate import Candidate, expand
-from hf_optim.check.outcome import FAIL, NOT, PASS, UNMADE, Report, Verdict
+from hf_optim.check.outcome import FAIL, NOT, PASS, UNMADE, Report, Verdict, judge
 from hf_optim.commands import check as cli
 from hf_optim.errors import UserError
 
@@ -155,6 +156,21 @@ def test_what_cannot_be_stepped_is_a_row_of_its_own_and_no_failure(tmp_path, cap
     assert cli.main([f"{file}:Mine", "--checks", "convex"]) == 3
     out = capsys.readouterr().out
     assert show.UNMADE_TITLE in out and "not today" in out
+
+
+def test_an_operator_that_refuses_float64_only_when_sharded_is_judged_in_float32(monkeypatch):
+    def sharded(candidate, dtype):
+        raise RuntimeError(f"no sharding strategy for {dtype}")
+
+    candidate = Candidate("sgd")
+    monkeypatch.setattr(world, "_sharded", sharded)
+    assert judge(CHECKS["fsdp"], candidate) == (
+        FAIL,
+        "RuntimeError: no sharding strategy for torch.float32 (test_check.py, sharded)",
+    )
+    narrow = {torch.float32: lambda *_: "equal", torch.float64: sharded}
+    monkeypatch.setattr(world, "_sharded", lambda candidate, dtype: narrow[dtype](candidate, dtype))
+    assert judge(CHECKS["fsdp"], candidate) == (PASS, "equal")
 
 
 def test_undeclared_classes_are_not_held_to_what_they_never_promised():

@@ -93,6 +93,18 @@ BAD = {
     ("compare", "adamw", "smarann", "--task", "lm", "--dry-run"): "(did you mean smaran",
     ("compare", "adamw", "smaran", "--task", "ln", "--dry-run"): "(did you mean lm",
     ("list", "zzz*", "--tasks"): "no task matches",
+    (
+        "compare",
+        "adamw",
+        "sgd",
+        "--task",
+        "vision",
+        "--model",
+        "mlpp",
+        "--dry-run",
+    ): "error: task 'vision' has no model",
+    ("inspect", "/no/such"): "there is no folder '/no/such'",
+    ("evaluate", "/no/such"): "there is no folder '/no/such'",
     ("stdy",): "there is no command 'stdy' (did you mean study",
     (): "required",
 }
@@ -182,10 +194,16 @@ def test_info_tells_algorithm_defaults_and_needs(capsys: pytest.CaptureFixture[s
         assert part in out
 
 
-def test_every_optimizer_has_an_info_page(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_optimizer_has_an_info_page_that_loses_nothing_on_a_terminal_of_80_columns(capsys, monkeypatch) -> None:
     for name in list_optimizers():
-        code, out, _ = run(capsys, "info", name)
-        assert code == 0 and out.startswith(name + "\n") and len(out.splitlines()) > 8, name
+        pages = []
+        for columns in ("80", "500"):
+            monkeypatch.setenv("COLUMNS", columns)
+            code, out, _ = run(capsys, "info", name)
+            assert code == 0 and out.startswith(name + "\n") and len(out.splitlines()) > 8, name
+            assert max(map(len, out.splitlines())) <= int(columns), name
+            pages.append(out)
+        assert pages[0].split() == pages[1].split() and info(name).doc in pages[1], name
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

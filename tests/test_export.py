@@ -14,7 +14,7 @@ from hf_optim.commands.cite import entry
 from hf_optim.commands.main import main
 from hf_optim.study.findings import table
 from hf_optim.study.folder import results as records
-from hf_optim.study.report import paper
+from hf_optim.study.report import figure_texts, figures, paper
 from hf_optim.study.statistics.paired import summarise
 
 
@@ -85,6 +85,30 @@ def test_charts_have_the_width_that_is_asked_for(tmp_path, capsys):
         box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", file.read_bytes())
         assert box and float(box[1]) == pytest.approx(3.25 * 72, abs=0.5)
         assert b"CreationDate" not in file.read_bytes(), "no clock: the same study gives the same bytes"
+
+
+def test_all_of_a_chart_lies_within_its_width_and_its_legend_covers_no_curve(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def saved(figure: Figure, *_: object, **__: object) -> None:
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        parts = [axes.xaxis.label, axes.yaxis.label, *axes.get_yticklabels()]
+        legend = axes.get_legend()
+        for part in [*(part for part in parts if part.get_text()), *([legend] if legend else [])]:
+            box = part.get_window_extent()
+            assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, part
+        if legend and len(legend.get_texts()) > figure_texts.FEW:
+            assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
+            legends.append(legend)
+
+    legends: list[object] = []
+    monkeypatch.setattr(Figure, "savefig", saved)
+    names = ("adamw", *(f"an optimizer of a long name {i}" for i in range(6)))
+    folder = make_study(tmp_path / "s", names)
+    results = records.load(folder)
+    figures.write_all(results, table.build(results), tmp_path / "out", width=3.25, font=8)
+    assert legends
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hf_optim.core import extras
+from hf_optim.errors import UserError
 
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 CORE = """
@@ -50,7 +51,7 @@ _, out, err = run("doctor")
 assert not err and ("none installed: pip install 'hf-optim[hf]'" in out or "not installed: pip install hf-optim" in out)
 for command, extra in {
     "study smoke": "study", "compare adamw sgd --task lm": "study", "check adamw": "study", "report x": "study",
-    "train --task vision --size smoke": "tasks", "inspect x": "tasks",
+    "train --task vision --size smoke": "tasks", "inspect .": "tasks",
 }.items():
     code, out, err = run(*command.split())
     assert code == 2 and err.count("\\n") == 1 and f"pip install 'hf-optim[{extra}]'" in err, (command, code, err)
@@ -72,7 +73,8 @@ for name, use in {
 @pytest.mark.parametrize(
     ("module", "least", "extra"),
     [("transformers.trainer", "hf", "hf"), ("transformers", "tasks", "tasks"), ("yaml", "tasks", "study"),
-     ("timm", "tasks", "vision"), ("my_module", "hf", ""), (None, "hf", "")],
+     ("timm", "tasks", "vision"), ("yaml", "vision", "study"), ("numpy", "slurm", "slurm"), ("my_module", "hf", ""),
+     (None, "hf", "")],
 )  # fmt: skip
 def test_the_extra_that_is_named_is_enough(module: str | None, least: str, extra: str) -> None:
     assert extras.bringing(module, least) == extra
@@ -81,6 +83,39 @@ def test_the_extra_that_is_named_is_enough(module: str | None, least: str, extra
 def test_a_module_that_no_extra_brings_is_left_as_it_is() -> None:
     with pytest.raises(ModuleNotFoundError, match="^No module named 'no_such_module'$"), extras.needed("this", "hf"):
         import no_such_module  # noqa: F401
+
+
+def test_what_is_nearest_to_the_missing_module_has_said_it() -> None:
+    with pytest.raises(UserError, match=r"^a model needs timm: pip install 'hf-optim\[vision\]'$") as caught:
+        with extras.needed("this command", "tasks"), extras.needed("a model", "vision"):
+            raise ModuleNotFoundError("No module named 'timm'", name="timm")
+    assert isinstance(caught.value, ModuleNotFoundError) and caught.value.name == "timm"
+
+
+def test_what_transformers_hides_of_a_torchvision_for_another_torch_is_one_line() -> None:
+    with pytest.raises(UserError) as caught, extras.needed("this command", "tasks"):
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as error:  # as transformers' lazy modules do
+            raise ModuleNotFoundError("Could not import module 'PreTrainedModel'. Are this object's ...") from error
+    assert str(caught.value) == (
+        "this command needs what cannot be imported here: RuntimeError: operator torchvision::nms does not exist; "
+        "install the torchvision that was built for your torch"
+    )
+
+
+def test_a_task_says_its_extra_as_commands_do(monkeypatch) -> None:
+    from hf_optim.experiment.task import load
+
+    find = extras.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda module: None if module in ("diffusers", "timm") else find(module))
+    task = load("ddpm")
+    with pytest.raises(UserError, match=r"^ddpm needs diffusers: pip install 'hf-optim\[diffusion\]'$"):
+        task.data(task.preset("unet", "smoke"), None)
+    from hf_optim.tasks.models import images
+
+    with pytest.raises(UserError, match=r"^this model needs timm: pip install 'hf-optim\[vision\]'$"):
+        images.model_class("timm")
 
 
 def test_every_package_of_an_extra_has_its_module() -> None:

@@ -198,7 +198,7 @@ def test_the_command_looks_at_a_runs_checkpoint(runs, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "holds no config.json"),
+        (["nowhere"], "there is no folder 'nowhere'"),
         (["CHECKPOINT", "--points", "4"], "odd number"),
         (["CHECKPOINT", "--samples", "0"], "--samples must be"),
         (["CHECKPOINT", "--task", "vision", "--model", "resnet", "--size", "smoke"], "but model 'resnet' is"),

@@ -228,8 +228,17 @@ def test_mistakes_are_one_clear_line(arguments, message, tmp_path, monkeypatch, 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--output"):
+    with pytest.raises(UserError, match=r"file/x: cannot be written \(.*choose another --output"):
         landscape.main(["quadratic", "--optimizers", "sgd", "--steps", "2", "--output", str(tmp_path / "file" / "x")])
+
+
+def test_without_matplotlib_the_line_names_the_extra_and_the_way_without(tmp_path, monkeypatch, capsys):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.main(["landscape", "quadratic", "--optimizers", "sgd", "--output", str(tmp_path / "out")]) == 2
+    said = "error: a plot (--no-plots draws none) needs matplotlib: pip install 'hf-optim[study]'\n"
+    assert capsys.readouterr().err == said and not list(tmp_path.iterdir())
 
 
 def test_the_command_starts_without_torch():

@@ -78,6 +78,15 @@ def test_each_route_has_its_own_numbers_and_biases_no_decay():
     assert opt.figures() == {f"{way}_parameters": float(n) for way, n in sizes.items()}
 
 
+def test_what_is_said_of_the_construction_is_said_once_of_the_same(caplog):
+    for width, said in ((2, 1), (2, 1), (3, 2), (2, 2)):
+        hf_optim.create("muon", [nn.Parameter(torch.zeros(3, width))])
+        hf_optim.create("sps", [nn.Parameter(torch.zeros(3, width))], f_star=0.5)
+        lines = [line.message for line in caplog.records]
+        assert sum("embeddings and heads" in line for line in lines) == said
+        assert sum("f_star = 0.5 has no effect" in line for line in lines) == 1
+
+
 def test_tensors_go_by_dimensions_and_it_is_said_once(caplog):
     with caplog.at_level(logging.WARNING, "hf_optim"):
         opt = hf_optim.create("muon", [nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.zeros(3))])

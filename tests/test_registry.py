@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -16,6 +18,15 @@ from hf_optim.errors import UserError
 def test_wildcards():
     assert {"adamw_agr", "adan_agr", "sgd_agr"} <= set(hf_optim.list_optimizers("*agr*"))
     assert hf_optim.list_optimizers("nothing*") == []
+
+
+def test_packages_are_found_without_an_import_of_their_own_and_bring_nothing_heavy():
+    code = (
+        "import sys, hf_optim; assert not hasattr(hf_optim, 'nothing')\n"
+        "for name in hf_optim.PACKAGES: assert getattr(hf_optim, name).__name__ == f'hf_optim.{name}'\n"
+        "assert set(hf_optim.PACKAGES) <= set(dir(hf_optim)) and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", NAMES)

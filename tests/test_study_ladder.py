@@ -17,14 +17,16 @@ from hf_optim.experiment.files import write_json, write_rows
 from hf_optim.experiment.task import load
 from hf_optim.hub import schedules
 from hf_optim.study.conduct import study
-from hf_optim.study.findings import ladder
+from hf_optim.study.findings import ladder, table
 from hf_optim.study.findings.ladder import Ladder
 from hf_optim.study.folder import questions, results, stages
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch.follow import follow
 from hf_optim.study.plan import plan, shipped, source
 from hf_optim.study.plan.plan import Plan, Run
+from hf_optim.study.report import figures
 from hf_optim.study.report.charts import style_of
+from hf_optim.study.report.html import render
 from hf_optim.study.report.ladder import section
 from hf_optim.tasks.presets import shapes
 
@@ -277,6 +279,10 @@ def test_the_section_shows_all_of_it_and_nothing_without_a_ladder(climbed: tuple
     for title in ("The ladder", "The trend", "Speed-up over tuned AdamW", "Rates", "The rate carried over"):
         assert title in html
     assert html.count("<svg") == 3 + 3 and "nan" not in html
+    drawn = {path.name for path in figures.write_all(loaded, table.build(loaded), folder / "drawn", kind="svg")}
+    assert {"ladder-loss.svg", "ladder-speedup.svg"} < drawn
+    whole = render(loaded, table.build(loaded))
+    assert '<section><h2 id="ladder">' in whole, "what is `more` is not printed"
     # A study without tuning never speaks of a tuned baseline.
     given = replace(loaded, plan=replace(loaded.plan, tuning=None, ladder={**loaded.plan.ladder, "rates": "tuned"}))
     untuned = section(given, style_of(["AdamW", "Lion", "SGD"]))

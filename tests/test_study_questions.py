@@ -257,6 +257,7 @@ def test_a_score_says_what_failed_what_a_step_costs_and_how_little_it_differs(tm
     assert "fails more often on T1 (4 of 5 against 0 of 5" in smaran
     assert "failures 4 of 15, at most 55 % (the baseline's 0 of 15, at most 22 %)" in smaran
     assert "a step costs 3 forward and 1 backward pass (adamw: 1 forward and 1 backward pass)" in smaran
+    assert tlr.rstrip(".").endswith("; a step costs the same passes")
     first = [re.sub("<[^>]+>", "", text) for text in summary.sentences(results, tables)[:3]]  # then the tasks
     assert first[0].startswith("SMARAN") and first[1].startswith("tlr(sgd)") and "best" in first[2]
     # Two figures of the interval at least: "between 0.00 worse and 0.00 better" would say nothing.

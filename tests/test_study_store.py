@@ -88,7 +88,7 @@ def test_a_disk_that_fills_in_a_run_leaves_no_record_and_the_study_goes_on(
 
         for bad in (trains_until_the_disk_is_full, catches_it):
             monkeypatch.setattr(hf_optim.experiment.training, "train", bad)
-            with pytest.raises(UserError, match="the disk is full.*the same command goes on"):
+            with pytest.raises(UserError, match="the disk is full.*the same command again"):
                 worker.execute(folder, "one", SPEC)
             assert read_status(folder / "runs" / "one") is None
             # Nothing is begun on a disk that is nearly full.
@@ -312,10 +312,11 @@ def test_compare_pairs_by_seed(two: list[str], capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--where", "optimizr=a"), "no column 'optimizr'"),
+        (("--where", "optimizr=a"), "no column 'optimizr' (did you mean optimizer?)"),
         (("--where", "optimizer"), "is no condition"),
         (("--where", "seed<few"), "needs a number"),
         (("--where", "optimizer=nobody"), "no run meets"),
+        (("--where", "optimizer=smaram"), "no run meets optimizer=smaram (did you mean smaran?)"),
         (("--columns", "nope"), "no column 'nope'"),
         (("--export", "x.xls"), "must end in"),
         (("--compare", "adamw", "nobody"), "no run matches 'nobody'"),

@@ -11,6 +11,7 @@ import pytest
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.task import Data, load
 from hf_optim.experiment.training import train
 from hf_optim.tasks.data import blocks, cache, corpora, paragraphs
 
@@ -142,6 +143,25 @@ def test_a_corpus_of_the_hub_is_streamed_from_its_repository(monkeypatch: pytest
     monkeypatch.setattr(datasets, "load_dataset", dead)
     with pytest.raises(UserError, match="allenai/c4 cannot be streamed"):
         list(corpora.documents("c4"))
+
+
+def test_texts_of_the_hub_are_held_out_without_those_of_train_unless_they_are_asked_for(monkeypatch) -> None:
+    from hf_optim.tasks.data import hub
+
+    parts = {"train": ["a b", "c d"], "validation": ["c d", "e f"], "test": ["a b", "g h", "g h"]}
+    monkeypatch.setattr(hub, "load", lambda *_, **__: {split: {"text": part} for split, part in parts.items()})
+
+    def data(**options: str) -> Data:
+        lm = load("lm")
+        values = {"tokenizer": "words", "vocabulary": 20, "block": 3, **options}
+        return lm.data(lm.with_options("gpt2", lm.preset("gpt2", "paper"), values), "wikitext-2")
+
+    apart, whole = data(), data(duplicates="keep")
+    assert "; 2 held-out texts left out" in apart.note and "left out" not in whole.note
+    assert apart.facts["bytes"] == {"train": 6, "validation": 3, "test": 6}
+    assert whole.facts["bytes"] == {"train": 6, "validation": 6, "test": 9}
+    with pytest.raises(UserError, match="duplicates must be drop or keep, got 'no'"):
+        data(duplicates="no")
 
 
 def test_texts_of_ones_own_are_held_out_without_those_of_train() -> None:

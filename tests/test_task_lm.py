@@ -3,7 +3,6 @@
 import math
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from untimed import untimed
@@ -107,9 +106,16 @@ def test_figures_do_not_depend_on_the_batches(size) -> None:
     assert figures["bits_per_byte"] == pytest.approx(nats / math.log(2) / sum(len(t.encode()) for t in TEXTS), rel=1e-6)
 
 
-def test_unknown_words_leave_bits_per_byte_out() -> None:
-    figures = load("lm").measure(np.array([[4.0, 2, 1, 9, 0], [2.0, 2, 0, 7, 1]]), None)
-    assert figures == pytest.approx({"loss": 1.5, "perplexity": math.exp(1.5), "accuracy": 0.25, "unknown": 0.25})
+def test_unknown_words_are_spelled_in_bits_per_byte() -> None:
+    tokenizer = blocks.words(["a a b"], 3)
+    data = blocks.Blocks(blocks.encode(tokenizer, ["a b <unk> cé"]), 3, whole=True)
+    assert data.covered.tolist() == [[3, 1, 2], [10, 1, 4], [0, 0, 0]]  # " b" and " cé" are unknown; "<unk>" is written
+    rows = load("lm").reduce(torch.zeros(3, 3, 3), (data.__getitems__(range(3))["labels"], data.covered))
+    figures = load("lm").measure(rows.numpy(), None)
+    loss = math.log(3)
+    assert figures["loss"] == pytest.approx(loss) and figures["perplexity"] == pytest.approx(3)
+    assert figures["unknown"] == 2 / 5
+    assert figures["bits_per_byte"] == pytest.approx((5 * math.log2(3) + 8 * 6) / 13)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

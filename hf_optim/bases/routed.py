@@ -6,7 +6,6 @@ without `route` is divided by dimensions. `routes()` tells what went where.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -14,9 +13,8 @@ from typing import Any, ClassVar
 import torch
 
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.notes import once
 from hf_optim.errors import BadCheckpoint, UserError
-
-log = logging.getLogger("hf_optim")
 
 
 class Routed(Optimizer):
@@ -49,7 +47,7 @@ class Routed(Optimizer):
             routes.setdefault(self.routed[p.dim() < 2], []).append(entry)
         for way, some in routes.items() if routes else [(self.routed[0], params)]:
             self._add({**group, "params": some}, way)
-        self._say()
+        self._say(params)
 
     def _add(self, group: dict[str, Any], route: str) -> None:
         if route == self.routed[1]:
@@ -58,15 +56,15 @@ class Routed(Optimizer):
         super().add_param_group(group)
         self.param_groups[-1]["route"] = route
 
-    def _say(self) -> None:
+    def _say(self, params: list[Any]) -> None:
         """That embeddings and heads could not be told apart, once, where the rule would tell them apart."""
         if not self._said and type(self).route.__func__ is not Routed.route.__func__:  # type: ignore[attr-defined]
             self._said = True
-            log.warning(
-                "%s was given tensors, not a model: those of two dimensions and more go by %s, embeddings and heads "
-                "among them; give the model, or groups with 'route'",
-                self.rule,
-                self.routed[0],
+            shapes = tuple((entry[1] if isinstance(entry, tuple) else entry).shape for entry in params)
+            once(
+                f"{self.rule} was given tensors, not a model: those of two dimensions and more go by {self.routed[0]}, "
+                "embeddings and heads among them; give the model, or groups with 'route'",
+                shapes,
             )
 
     def _hyper(self, group: dict[str, Any]) -> SimpleNamespace:

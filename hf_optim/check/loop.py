@@ -19,7 +19,8 @@ from hf_optim.errors import one_line
 @check(
     "closure",
     "step() and step(closure) agree",
-    "A rule that reads the loss trains with a wrong one where nobody gives a closure, as most trainers do not.",
+    "A loop that steps with a closure, as Lightning's does, crashes or trains another way than one that does not; a "
+    "rule that reads the loss may train with a wrong one.",
 )
 def closure(s: Candidate) -> str:
     if s.style == "primed":
@@ -68,7 +69,9 @@ def _halves(params: list[Any]) -> list[list[Any]]:
 
 
 @check(
-    "groups", "groups keep their own numbers", "Layer-wise rates and weights without decay are ignored without a word."
+    "groups",
+    "groups keep their own numbers",
+    "Layer-wise rates and weights without decay cannot be given, are ignored, or act on other layers too.",
 )
 def groups(s: Candidate) -> str:
     for still in (0, 1):
@@ -188,7 +191,9 @@ def _scheduled(s: Candidate, name: str, make: Callable[[Any], Any], steps: int) 
 
 
 @check(
-    "schedulers", "torch's learning rate schedulers", "The schedule that is logged is not the one that is trained with."
+    "schedulers",
+    "torch's learning rate schedulers",
+    "No schedule can be given, or the one that is logged is not the one that is trained with.",
 )
 def schedulers(s: Candidate) -> str:
     from torch.optim import lr_scheduler as lr
@@ -206,7 +211,7 @@ def schedulers(s: Candidate) -> str:
 @check(
     "hf_schedulers",
     "transformers' schedulers, with warm-up from zero",
-    "A warm-up from 0 moves weights at rate 0, or leaves the rate at 0 for good.",
+    "No schedule can be given, or a warm-up from 0 moves weights at rate 0 or leaves the rate at 0 for good.",
 )
 def hf_schedulers(s: Candidate) -> str:
     if find_spec("transformers") is None:

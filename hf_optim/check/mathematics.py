@@ -119,7 +119,7 @@ def _recovers(walk: TrainingRun, cause: str) -> None:
         raise Fails(f"ordinary steps after {cause} move nothing any more")
 
 
-@check("zero_grad", "a gradient of zero", "A layer that gets no signal for a batch destroys the weights.")
+@check("zero_grad", "a gradient of zero", "A layer without a signal for a batch destroys the weights, or ends the run.")
 def zero_grad(s: Candidate) -> None:
     walk = TrainingRun(s)
     walk.step(0, twist=lambda loss: 0 * loss + loss.detach())
@@ -141,7 +141,7 @@ def zero_loss(s: Candidate) -> None:
 @check(
     "nonfinite",
     "NaN and infinite gradients are seen",
-    "One overflow poisons the state while the weights look healthy: training is broken and nothing shows it.",
+    "One overflow poisons the state while the weights look healthy and nothing shows it, or leaves a step half done.",
 )
 def nonfinite(s: Candidate) -> str:
     seen = []

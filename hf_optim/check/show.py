@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,11 @@ def terminal(report: Report, checks: Mapping[str, Check], console: Console) -> N
     """Print the matrix, its legend and a reason for every cell that is not a pass; wide tables are split."""
     from rich.text import Text
 
+    def say(text: str, inset: int, style: str = "") -> None:
+        """A paragraph that begins `inset` from the left, its further lines 6."""
+        wrapped = textwrap.fill(text, console.width, initial_indent=" " * inset, subsequent_indent=" " * 6)
+        console.print(wrapped, style=style, markup=False, highlight=False)
+
     numbers = {id: i for i, id in enumerate(report.checks, 1)}
     first = min(30, max([4, *(len(short(n)) for n in report.names)]))
     room = max(1, (console.width - first - 1) // 3)
@@ -60,13 +66,13 @@ def terminal(report: Report, checks: Mapping[str, Check], console: Console) -> N
         if groups:
             console.print(f"\n{title}", style=STYLES[status] if status == FAIL else "bold")
         for (id, why), names in groups.items():
-            console.print(f"  {id}: {', '.join(names)}: {why}", markup=False, highlight=False)
+            say(f"{id}: {', '.join(names)}: {why}", 2)
             if status == FAIL:
-                console.print(f"      {checks[id].breaking}", style="dim", markup=False, highlight=False)
+                say(checks[id].breaking, 6, "dim")
     if report.unmade:
         console.print(f"\n{UNMADE_TITLE}", style=STYLES[UNMADE])
     for name, why in report.unmade.items():
-        console.print(f"  {short(name)}: {why}", markup=False, highlight=False)
+        say(f"{short(name)}: {why}", 2)
     console.print(f"\n{summary(report)}", highlight=False)
 
 
@@ -127,13 +133,14 @@ def markdown(report: Report, checks: Mapping[str, Check]) -> str:
 INTRODUCTION = """\
 # Conformance
 
-What a training run does to an optimizer, tried on each. ✓ holds, ✗ is broken, · does not apply, ? could not be made or
-stepped, so that nothing is known; the reason of every cell that is not ✓ stands below its table. An optimizer of any
-package is taken to have `step(closure)`, parameter groups and state, as `torch.optim.Optimizer` says; what a class does
-not promise beyond that is reported under "does not apply", with what was measured. The tables say what these versions
-did on the small convex problem of `hf_optim/check/problem.py` with default hyper-parameters; they say nothing about how
-well a method trains. The tensors are small: classes that keep large state in 8 or 4 bits keep this one in 32. What
-`torch.compile` would do inside a foreign class was switched off, for minutes of it go into tensors of a few numbers.
+What a training run does to an optimizer, tried on each. ✓ holds, ✗ is broken or raises an error, · does not apply, ?
+could not be made or stepped, so that nothing is known; the reason of every cell that is not ✓ stands below its table.
+An optimizer of any package is taken to have `step(closure)`, parameter groups and state, as `torch.optim.Optimizer`
+says; what a class does not promise beyond that is reported under "does not apply", with what was measured. The tables
+say what these versions did on the small convex problem of `hf_optim/check/problem.py` with default hyper-parameters;
+they say nothing about how well a method trains. The tensors are small: classes that keep large state in 8 or 4 bits
+keep this one in 32. What `torch.compile` would do inside a foreign class was switched off, for minutes of it go into
+tensors of a few numbers.
 
 What must be equal up to rounding (`accumulation`, `execution`, `compile`, `ddp`, `fsdp`) may differ by as much as
 rounding makes of the same optimizer: 10 times what noise of one rounding moves the end by, of its gradients in the

@@ -41,7 +41,7 @@ def copied(problem: Problem) -> Problem:
 @check(
     "resume",
     "save and resume, bit for bit",
-    "A run that was interrupted becomes another run: moments, counts or rates are lost.",
+    "A run that was interrupted cannot go on, or becomes another run: moments, counts or rates are lost.",
 )
 def resume(s: Candidate) -> None:
     whole, half = TrainingRun(s).go(0, CUT), TrainingRun(s).go(0, CUT)
@@ -142,13 +142,17 @@ def _twins(s: Candidate, how: Callable[[Any], Any]) -> None:
 @check(
     "deepcopy",
     "copy.deepcopy goes on alike",
-    "A copy (of a trainer, for a second run, in a search) is not the same optimizer.",
+    "A copy (of a trainer, for a second run, in a search) cannot step, or is not the same optimizer.",
 )
 def deepcopy(s: Candidate) -> None:
     _twins(s, copy.deepcopy)
 
 
-@check("pickle", "pickle goes on alike", "Workers and launchers that send the optimizer along get another one.")
+@check(
+    "pickle",
+    "pickle goes on alike",
+    "Workers and launchers that send the optimizer along get one that cannot step, or another one.",
+)
 def pickled(s: Candidate) -> None:
     _twins(s, lambda pair: pickle.loads(pickle.dumps(pair)))
 
@@ -168,7 +172,7 @@ def _slots(s: Candidate, walk: TrainingRun) -> list[tuple[torch.nn.Parameter, st
     "bf16",
     "bf16 parameters, fp32 state",
     promised=False,
-    breaking="In bf16 an average with a decay of 0.999 no longer moves: it silently stops averaging.",
+    breaking="bf16 weights do not move, or an average with a decay of 0.999 that is kept in bf16 silently stops.",
 )
 def bf16(s: Candidate) -> str:
     if s.kind == "sparse":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import threading
 import time
@@ -104,11 +105,15 @@ def run(
     threads = torch.get_num_threads()
     random = torch.get_rng_state()
     torch.set_num_threads(1)  # the tensors are tiny, and results must not depend on the machine
+    log = logging.getLogger("hf_optim")
+    level = log.level
+    log.setLevel(logging.ERROR)  # other rates in a checkpoint, tensors without a model: that is what is tried here
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             report = _run(expanded, [known[id] for id in chosen], hyper or {}, references or {}, progress)
     finally:
+        log.setLevel(level)
         torch.set_num_threads(threads)
         torch.set_rng_state(random)
     report.seconds = round(time.perf_counter() - started, 1)

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     text = written(given)
     return study(
-        "hf-optim compare", source=parse(text, "hf-optim compare"), output=given.output, jobs=given.jobs,
+        "hf-optim compare", source=parse(text, ""), output=given.output, jobs=given.jobs,
         dry_run=given.dry_run, trust=True, report_to=trackers.names(given.report_to),
     )  # fmt: skip
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_optim.commands.parser import Parser
+from hf_optim.core import extras
 from hf_optim.core.safe_text import csv_lines
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import whole, write_atomically
+from hf_optim.experiment.files import whole, write_atomically, writing
 from hf_optim.toys.regret import COLUMNS, ETA, Run, exponent, follow, tuned
 from hf_optim.toys.trajectory import RATES, label_of, parse, takes_rate, with_rate
 
@@ -156,25 +157,21 @@ def _verdict(holds: bool) -> str:
 
 
 def _need_matplotlib() -> None:
-    try:
+    with extras.needed("a plot (without --output there is none)", "study"):
         import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError("plots need matplotlib: pip install 'hf-optim[study]', or leave --output out") from None
 
 
 def write(folder: Path, name: str, problem: Online, by_label: Mapping[str, Sequence[Run]]) -> list[Path]:
     """convergence.csv with a row for each optimizer, seed and T, and the plots; gives their paths."""
-    from hf_optim.toys import regret_plot as convergence_plot
+    from hf_optim.toys import regret_plot
 
     files = [folder / f"convergence.{kind}" for kind in ("csv", "svg", "png")]
-    try:
+    with writing(folder):
         rows = ({"problem": name, **row} for runs in by_label.values() for run in runs for row in run.rows)
         write_atomically(files[0], csv_lines([COLUMNS, *([row[key] for key in COLUMNS] for row in rows)]))
-        figure = convergence_plot.draw(problem.title, by_label)
+        figure = regret_plot.draw(problem.title, by_label)
         for file in files[1:]:
             dateless = {"Date": None} if file.suffix == ".svg" else None  # the same run, the same file
             with whole(file) as part:
                 figure.savefig(part, format=file.suffix[1:], dpi=130, metadata=dateless)
-    except OSError as error:
-        raise UserError(f"--output {folder}: {error.strerror or error}") from None
     return files

@@ -7,10 +7,12 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
 from hf_optim.core.safe_text import terminal
+from hf_optim.errors import one_line
 
 ABOUT = "show versions, compiler, GPU and caches, and what will be used"
 Line = tuple[str, str, str]  # "ok" | "note" | "bad", what, how it is
@@ -100,6 +102,17 @@ def machine() -> Iterator[Line]:
     else:
         built = torch.version.cuda or torch.version.hip
         yield "note", "GPU", "none that torch sees" if built else "none: this torch is built for the CPU alone"
+    if find_spec("torchvision") is not None:
+        try:
+            import torchvision
+
+            yield "ok", "torchvision", torchvision.__version__
+        except (ImportError, RuntimeError) as why:
+            yield (
+                "bad",
+                "torchvision",
+                f"was built for another torch ({one_line(why)}): install the one for {torch.__version__}",
+            )
     try:
         import triton
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_optim.commands import overrides
 from hf_optim.commands.nested import take_nested
-from hf_optim.commands.parser import Parser
+from hf_optim.commands.parser import Parser, check_folders
 from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim evaluate") -> 
     given = parser.parse_args(plain)
     if not given.task and (given.model or given.size or nested["model"]):
         raise UserError("--model and --size say what a checkpoint without spec.json is: give its --task, too")
+    check_folders(*given.checkpoints)
     from hf_optim.study.folder import rows
     from hf_optim.study.report import exports
 

@@ -59,14 +59,13 @@ def export(
         raise UserError(f"--{'width' if width is not None else 'font-size'} belongs to --figure")
     if font_size is not None and not 3 <= font_size <= 40:
         raise UserError(f"--font-size: points from 3 to 40, got {font_size:g}")
-    from hf_optim.experiment.files import own_folder, write_atomically
+    from hf_optim.experiment.files import own_folder, write_atomically, writing
     from hf_optim.study.findings import table as tables
     from hf_optim.study.folder import results as records
-    from hf_optim.study.folder.disk import unwritable
 
     results = records.load(Path(folder))
     built = tables.build(results)
-    try:
+    with writing(Path(output or folder)):
         if table is not None:
             from hf_optim.study.report import paper
 
@@ -84,6 +83,4 @@ def export(
         where = Path(output) if output else own_folder(Path(folder), "figures")
         for path in figures.write_all(results, built, where, kind=figure, width=inches, font=font_size or 9):
             print(path)
-    except OSError as error:
-        raise unwritable(Path(output or folder), error) from None
     return 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,8 @@ def info(name: str) -> int:
         here = names()
         known += here
         if name in here:
-            print("\n" * bool(told) + show(name))
+            text = show(name) if show is study else _fitted(show(name), shutil.get_terminal_size((80, 24)).columns)
+            print("\n" * bool(told) + text)
             told += 1
     if not told:
         kinds, near = "optimizer, task, model, metric, study or claim", closest(name, known)
@@ -78,10 +82,10 @@ def task(name: str) -> str:
         *((f"size {size}", entry.about) for size, entry in loaded.sizes.items()),
         ("judged by", f"{loaded.primary.name}, {_way(loaded.primary.greater_is_better)}"),
         ("metrics", ", ".join(metric.name for metric in loaded.metrics) or "loss"),
-        ("data", "; ".join(f"{key}: {about}" for key, about in loaded.embedded.items()) or "–"),
-        ("options", "; ".join(f"{key}: {about}" for key, about in loaded.options.items()) or "–"),
+        *((f"data {key}", about) for key, about in loaded.embedded.items()),
     ]
-    return _page(name, pairs)
+    options = [(f"--model.{key}", about) for key, about in loaded.options.items()]
+    return _page(name, pairs) + (f"\n\n{_page('options', options)}" if options else "")
 
 
 def _tasks() -> list[str]:
@@ -186,6 +190,40 @@ _KINDS: tuple[tuple[Callable[[], list[str]], Callable[[str], str]], ...] = (
 def _page(title: str, pairs: Sequence[tuple[str, str]]) -> str:
     width = max([13, *(len(key) + 1 for key, _ in pairs)])
     return "\n".join([title, *(f"  {key + ':':{width}s} {value}" for key, value in pairs)])
+
+
+def _fitted(text: str, width: int) -> str:
+    """`text` in lines of at most `width`, where words allow it: what a line has too many goes on below it, together
+    with the lines below that were wrapped already."""
+    lines: list[list[str]] = []
+    for line in text.splitlines():
+        last = lines[-1] if lines else [""]
+        insets = (_inset(last[-1]), _inset(last[0]) + 4)
+        goes_on = len(last[-1]) > max(width, 100) and _prose(last[-1]) and _prose(line) and _inset(line) in insets
+        if goes_on:
+            last.append(line)
+        else:
+            lines.append([line])
+    return "\n".join(_wrapped(parts, width) for parts in lines)
+
+
+def _prose(line: str) -> bool:
+    """Not empty, and nothing that stands in columns."""
+    return bool(line.strip()) and "  " not in line.strip()
+
+
+def _wrapped(lines: Sequence[str], width: int) -> str:
+    if len(lines) == 1 and len(lines[0]) <= width:
+        return lines[0]
+    pair = re.match(r"  \S[^:]*: +", lines[0])
+    alone = len(pair[0]) if pair else _inset(lines[0]) + 4 * (_inset(lines[0]) > 0)
+    hang = " " * (_inset(lines[1]) if lines[1:] else alone)
+    text = " ".join([lines[0], *(line.strip() for line in lines[1:])])
+    return textwrap.fill(text, width, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False)
+
+
+def _inset(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _way(greater_is_better: bool) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_optim.commands.parser import Parser
+from hf_optim.commands.parser import Parser, check_folders
 from hf_optim.core import importing
 from hf_optim.core.safe_text import csv_lines, terminal
 from hf_optim.errors import UserError
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim inspect") -> i
     add("--trust", action="store_true", help="run the code (file.py:NAME) that a spec.json names (docs/trust.md)")
     add("--output", type=Path, metavar="DIR", help="where the files go (default: CHECKPOINT/inspection)")
     given = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
+    check_folders(*filter(None, (given.checkpoint, given.other)))
     if given.samples < 1:
         raise UserError(f"--samples must be at least 1, got {given.samples}")
     if given.eigenvalues < 0:
@@ -126,18 +127,15 @@ def _progress(done: int, total: int) -> None:
 def _write(output: Path | None, checkpoint: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]]) -> Path:
     """Writes into `output`, or into a folder of the checkpoint's own; gives it."""
     from hf_optim.curvature import plots
-    from hf_optim.experiment.files import own_folder, whole, write_atomically, write_json
+    from hf_optim.experiment.files import own_folder, whole, write_atomically, write_json, writing
 
-    folder = output or checkpoint / "inspection"
-    try:
+    with writing(output or checkpoint / "inspection"):
         folder = own_folder(output) if output else own_folder(checkpoint, "inspection")
         write_json(folder / "inspection.json", figures)
         for name, measured in pictures:
             write_atomically(folder / f"{name}.csv", _csv(name, measured))
             with whole(folder / f"{name}.png") as picture:
                 plots.draw(name, measured, picture)
-    except OSError as error:
-        raise UserError(f"--output: {folder} cannot be written ({error.strerror or error})") from error
     return folder
 
 

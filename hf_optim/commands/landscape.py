@@ -17,7 +17,7 @@ from hf_optim.commands.parser import Parser
 from hf_optim.core.safe_text import csv_lines
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import write_atomically
+from hf_optim.experiment.files import whole, write_atomically, writing
 from hf_optim.toys.surfaces import SURFACES, Surface
 from hf_optim.toys.trajectory import (
     CLOSE,
@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             label, n = f"{label_of(spec)} {n}", n + 1
         specs[label] = spec
     rates = dict(_rate(text, specs) for text in options.lr)
-    from hf_optim.toys import trajectory_plot as landscape_plot
+    from hf_optim.toys import trajectory_plot
 
-    landscape_plot.check_plotting()
+    trajectory_plot.check_plotting()
     rows: list[dict[str, Any]] = []
     for name in names:
         surface = SURFACES[name]
@@ -81,20 +81,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         for note in notes:
             print(f"  {note}")
         if options.output is not None:
-            for file in landscape_plot.write(Path(options.output), name, surface, paths, notes):
-                print(f"  {file}")
+            folder = Path(options.output)
+            picture, text = folder / f"{name}.png", folder / f"{name}.html"
+            with writing(folder):
+                with whole(picture) as part:
+                    trajectory_plot.png(part, surface, paths)
+                write_atomically(text, trajectory_plot.page(name, surface, paths, notes))
+            print(f"  {picture}\n  {text}")
         print()
-    if options.output is not None:
-        _write_csv(Path(options.output) / "landscape.csv", rows)
+    if options.output is not None:  # where each optimizer ended on each surface
+        with writing(folder):
+            table_of = [list(rows[0]), *(list(row.values()) for row in rows)]
+            write_atomically(folder / "landscape.csv", csv_lines(table_of))
     return 0
-
-
-def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Where each optimizer ended on each surface."""
-    try:
-        write_atomically(file, csv_lines([list(rows[0]), *(list(row.values()) for row in rows)]))
-    except OSError as error:
-        raise UserError(f"--output {file.parent}: {error.strerror or error}") from None
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -55,11 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         print(f"error: there is not enough memory{f' ({line(error)})' if str(error) else ''}", file=sys.stderr)
         return 2
-    except ModuleNotFoundError as error:
-        if not extras.bringing(error.name, "tasks"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
 
 
 def _open_streams() -> None:

@@ -7,6 +7,7 @@ import itertools
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_optim.core import validate
@@ -51,6 +52,13 @@ class Parser(argparse.ArgumentParser):
         if choice:
             hint = validate.closest(choice[1], [word.strip("' ") for word in choice[2].split(",")])
         raise UserError(f"{message}{hint}; see {self.prog} --help")
+
+
+def check_folders(*folders: Path) -> None:
+    """Raise a `UserError` for one that is not there, before anything heavy is imported to look into it."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {str(folder)!r}")
 
 
 def _meant(word: str, options: Mapping[str, Any]) -> str:

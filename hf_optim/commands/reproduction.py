@@ -131,8 +131,7 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
     import importlib
 
     from hf_optim.claims import theorems
-    from hf_optim.experiment.files import own_folder
-    from hf_optim.study.folder.disk import writing
+    from hf_optim.experiment.files import own_folder, writing
 
     setting = chosen.settings[options.size]
     for place, words in setting.commands.items():
@@ -183,8 +182,7 @@ def write(chosen: claims.Claim, options: Options, folder: Path, study: Source) -
 def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> None:
     from hf_optim.claims import show
     from hf_optim.claims.drawing import drawing
-    from hf_optim.experiment.files import write_atomically
-    from hf_optim.study.folder.disk import writing
+    from hf_optim.experiment.files import write_atomically, writing
 
     drawn = drawing(reproduced)
     with writing(folder):

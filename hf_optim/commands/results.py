@@ -95,7 +95,8 @@ def results(
     every = [row for study in loaded for row in rows.of(study)]
     some = rows.where(every, where)
     if not some:
-        raise UserError("no run meets " + " and ".join(where) if where else "these studies have no runs")
+        met = f"no run meets {' and '.join(where)}{rows.meant(every, where)}"
+        raise UserError(met if where else "these studies have no runs")
     if compare:
         table, worth = pairs.compare(loaded, [row for row in some if row["stage"] == "judged"], *compare)
         shown = rows.choose(table, columns, list(table[0]))

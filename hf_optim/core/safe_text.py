@@ -20,7 +20,7 @@ _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 _LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
           "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
           "<": r"\textless{}", ">": r"\textgreater{}", "`": r"\textasciigrave{}",
-          '"': r"\textquotedbl{}"}  # fmt: skip
+          '"': r"\textquotedbl{}", "×": r"$\times$"}  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 #: what makes more of a text in Markdown: code, tables, formulas, tags, entities, links and pictures
 _MARKDOWN = (

@@ -24,7 +24,7 @@ from hf_optim.experiment.budget import Budget, budget, resampled
 from hf_optim.experiment.checkpoint import check_shards, last_checkpoint
 from hf_optim.experiment.evaluation import final_metrics, named
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
-from hf_optim.experiment.files import check_tree, read_json, remove, write_json, write_rows
+from hf_optim.experiment.files import check_tree, read_json, remove, write_json, write_rows, writing
 from hf_optim.experiment.own_training import OwnTraining
 from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.spending import SPENT, Spending
@@ -373,7 +373,7 @@ def _prepare(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> N
                 check_shards(folder / name)
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UserError) else UserError(f"resume: {folder}: {one_line(error)}") from error
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name in (records.RECORD, records.HISTORY):
             remove(folder / name)
@@ -382,5 +382,3 @@ def _prepare(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> N
                 remove(old)
         if checkpoints or keep:
             write_json(stored, spec.to_dict())
-    except OSError as error:
-        raise UserError(f"output: cannot write {folder}: {error.strerror}") from error

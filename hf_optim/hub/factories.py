@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_optim.core import extras
 from hf_optim.core.foreign import label
+from hf_optim.core.notes import once
 from hf_optim.errors import UserError
 from hf_optim.hub import modes
 from hf_optim.hub.arguments import settle, to_spec
@@ -48,7 +49,7 @@ class Builder:
         if args is not None:
             spec, _, warnings = settle(spec, args, {})
             for line in warnings:
-                logger.warning("%s: %s", called, line)
+                once(f"{called}: {line}")
         trainer = None if self._trainer is None else self._trainer()
         if trainer is None:
             decayed = Trainer.get_decay_parameter_names(None, model)  # type: ignore[arg-type]
@@ -58,10 +59,9 @@ class Builder:
         optimizer = registry.build(spec, source)
         logger.info("%s: %s", called, describe(optimizer.param_groups))
         if modes.holds(optimizer) is not None:
-            logger.warning(
-                "%s: a Trainer that was only given the optimizer saves what the last step or evaluation left in the "
-                "parameters; hf_optim.attach sees to it that they are those that are evaluated",
-                called,
+            once(
+                f"{called}: a Trainer that was only given the optimizer saves what the last step or evaluation left in "
+                "the parameters; hf_optim.attach sees to it that they are those that are evaluated"
             )
         return optimizer
 

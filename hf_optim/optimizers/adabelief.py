@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.notes import once
 from hf_optim.errors import UserError
-
-log = logging.getLogger("hf_optim")
 
 
 class AdaBelief(Optimizer):
@@ -81,7 +79,7 @@ class AdaBelief(Optimizer):
         if fixed_decay and not weight_decouple:
             raise UserError("adabelief: fixed_decay is a kind of decoupled decay: set weight_decouple=True or leave it")
         if amsgrad and rectify:
-            log.warning(
+            once(
                 "adabelief: amsgrad has no effect on rectified steps, as in the published code; "
                 "set rectify=False to use the maximum"
             )

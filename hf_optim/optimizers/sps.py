@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.notes import once
 from hf_optim.core.reduce import dot
 from hf_optim.core.vocabulary import TINY, maximum, minimum, sqrt, where
 
@@ -83,7 +83,7 @@ class SPS(Optimizer):
     ) -> None:
         super().__init__(params, locals())
         if f_star != 0 and adapt == "smooth_iter":
-            logging.getLogger("hf_optim").warning("sps: f_star = %r has no effect with adapt='smooth_iter'", f_star)
+            once(f"sps: f_star = {f_star!r} has no effect with adapt='smooth_iter'")
 
     @staticmethod
     def loss_floor(h):

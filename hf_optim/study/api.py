@@ -95,7 +95,7 @@ def _source(study: Mapping[str, Any]) -> Source:
             return {str(key): plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
-    return parse(yaml.safe_dump(plain(study), sort_keys=False, allow_unicode=True), "the study")
+    return parse(yaml.safe_dump(plain(study), sort_keys=False, allow_unicode=True), "")
 
 
 class Study:

@@ -12,13 +12,12 @@ from hf_optim.core import extras, importing
 from hf_optim.core import safe_text as safe
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
-from hf_optim.experiment.files import write_atomically
+from hf_optim.experiment.files import unwritable, write_atomically
 from hf_optim.experiment.task import paths_in
 from hf_optim.study.findings import design, naming, table, verdicts
 from hf_optim.study.findings import protocol as tuning_report
 from hf_optim.study.folder import changes, questions, rows, shared, stages
 from hf_optim.study.folder import results as records
-from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.folder.standing import known
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import jobs as spread

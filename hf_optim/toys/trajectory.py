@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_optim import registry
+from hf_optim.core import extras
 from hf_optim.errors import UserError
 from hf_optim.toys.surfaces import Surface
 
@@ -153,12 +154,10 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _yaml(text: str) -> Any:
-    try:
+    with extras.needed(f"optimizer {text}: not JSON, and YAML", "study"):
         import yaml
 
         from hf_optim.core import yaml12
-    except ImportError:
-        raise UserError(f"optimizer {text}: not JSON; for YAML, pip install 'hf-optim[study]'") from None
     try:
         return yaml12.load(text)
     except (yaml.YAMLError, ValueError, RecursionError):

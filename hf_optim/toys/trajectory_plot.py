@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core import extras
 from hf_optim.core.safe_text import html as escape
-from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,11 +25,9 @@ SIZE = 161
 
 
 def check_plotting() -> None:
-    """Raise UserError if matplotlib is missing."""
-    try:
+    """Raise MissingExtra if matplotlib is missing."""
+    with extras.needed("a plot (--no-plots draws none)", "study"):
         import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError("plots need matplotlib: pip install 'hf-optim[study]', or give --no-plots") from None
 
 
 def grid(surface: Surface) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -52,23 +49,6 @@ def grid(surface: Surface) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
 def style(i: int) -> tuple[str, tuple[float, ...], str]:
     """Colour, dashes and marker of the i-th trajectory."""
     return COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)], MARKERS[i % len(MARKERS)]
-
-
-def write(folder: Path, name: str, surface: Surface, paths: Sequence[Trajectory], notes: Sequence[str]) -> list[Path]:
-    """Write NAME.png and NAME.html into the folder; returns their paths."""
-    files = [folder / f"{name}.png", folder / f"{name}.html"]
-    drawn, text = folder / f".{name}.png.part", folder / f".{name}.html.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        drawn.unlink(missing_ok=True)  # what stands there may be a link
-        png(drawn, surface, paths)
-        os.replace(drawn, files[0])
-        text.unlink(missing_ok=True)
-        text.write_text(page(name, surface, paths, notes), encoding="utf-8")
-        os.replace(text, files[1])
-    except OSError as error:
-        raise UserError(f"--output {folder}: {error.strerror or error}") from None
-    return files
 
 
 def png(file: Path, surface: Surface, paths: Sequence[Trajectory]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from hf_optim.bases.rate_windows import RateWindows
-from hf_optim.bases.wrapper import log
 from hf_optim.core import reduce, validate
 from hf_optim.core.compiling import uncompiled
+from hf_optim.core.notes import once
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 
@@ -120,13 +120,10 @@ class TLR(RateWindows):
     def _window(self, steps_per_epoch: int) -> int:
         K = max(1, int(self.p * steps_per_epoch))
         if K == 1 and not self.lookahead:
-            log.warning(
-                "%s: K = max(1, int(p steps_per_epoch)) = 1 with p = %g and %d steps an epoch: the rate follows single "
-                "steps, and may grow by a factor of %g at each; give a larger p, or interval",
-                self.rule,
-                self.p,
-                steps_per_epoch,
-                self.cap,
+            once(
+                f"{self.rule}: K = max(1, int(p steps_per_epoch)) = 1 with p = {self.p:g} and {steps_per_epoch} steps "
+                f"an epoch: the rate follows single steps, and may grow by a factor of {self.cap:g} at each; give a "
+                "larger p, or interval"
             )
         return K
 

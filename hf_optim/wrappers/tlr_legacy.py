@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 
+from hf_optim.core.notes import once
 from hf_optim.wrappers.tlr import TLR
 
 
@@ -77,11 +77,9 @@ class TLRLegacy(TLR):
     def _window(self, steps_per_epoch: int) -> int:
         K = int(self.p * steps_per_epoch)
         if K == 0:
-            logging.getLogger("hf_optim").warning(
-                "tlr_legacy: int(p steps_per_epoch) = int(%g * %d) = 0, so the rate "
-                "never moves; give a larger p, or interval",
-                self.p,
-                steps_per_epoch,
+            once(
+                f"tlr_legacy: int(p steps_per_epoch) = int({self.p:g} * {steps_per_epoch}) = 0, so the rate "
+                "never moves; give a larger p, or interval"
             )
         return K or -1  # 0 in a group stands for "not known yet"
 

@@ -65,16 +65,17 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
         end = int(stream.ids[0])
         self.ids = torch.from_numpy(np.pad(stream.ids, (0, filled), constant_values=end))
         self.targets = torch.from_numpy(np.pad(stream.ids, (0, filled), constant_values=IGNORED))
-        counted = np.stack([stream.covered, stream.unknown.astype(np.int64)], axis=1)
-        counted = np.pad(counted, ((0, filled), (0, 0)))[1 : self.count * step + 1]
-        #: bytes covered and unknown tokens among the predicted tokens of each block, int64 [count, 2]
-        self.covered = torch.from_numpy(counted.reshape(self.count, step, 2).sum(axis=1))
+        covered, unknown = (
+            np.pad(part, (0, filled))[1 : self.count * step + 1].reshape(self.count, step)
+            for part in (stream.covered, stream.unknown)
+        )
+        self.covered = counted(covered, unknown)
 
     def __len__(self) -> int:
         return self.count
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """A whole batch: `input_ids` and `labels` int64 [n, length] (the model shifts the labels), `covered` [n, 2].
+        """A whole batch: `input_ids` and `labels` int64 [n, length] (the model shifts the labels), `covered` [n, 3].
 
         The first label of a block is ignored: no model predicts it, but Trainer counts it for those (GPT-2) whose loss
         it does not know to be shifted, which would make loss and gradient (length - 1) / length of what they are.
@@ -87,6 +88,14 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
+
+
+def counted(covered: np.ndarray, unknown: np.ndarray) -> torch.Tensor:
+    """int64 [blocks, 3]: the bytes that the predicted tokens of each block cover, the unknown ones, and
+    the bytes of those; from `covered` and `unknown` of a stream, [blocks, tokens] each.
+    """
+    parts = (covered, unknown, np.where(unknown, covered, 0))
+    return torch.from_numpy(np.stack([part.sum(axis=1, dtype=np.int64) for part in parts], axis=1))
 
 
 def spread(blocks: Blocks, most: int) -> Dataset[dict[str, torch.Tensor]]:

@@ -25,7 +25,7 @@ from hf_optim.core import shape
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import read_json, remove
 from hf_optim.tasks.data import cache, paragraphs, published_texts
-from hf_optim.tasks.data.blocks import END, IGNORED, UNKNOWN, Stream, encode, fingerprint
+from hf_optim.tasks.data.blocks import END, IGNORED, UNKNOWN, Stream, counted, encode, fingerprint
 
 FORMAT = 1  # changes when the same documents would give other files
 #: name -> (repository, configuration); the column `text` of the split `train` of each
@@ -71,9 +71,11 @@ class Packed(Dataset[dict[str, torch.Tensor]]):
         labels = ids.clone()
         labels[:, 0] = IGNORED
         later = places[:, 1:]
-        covered = self.stream.covered[later].sum(axis=1, dtype=np.int64)
-        unknown = self.stream.unknown[later].sum(axis=1, dtype=np.int64)
-        return {"input_ids": ids, "labels": labels, "covered": torch.from_numpy(np.stack([covered, unknown], axis=1))}
+        return {
+            "input_ids": ids,
+            "labels": labels,
+            "covered": counted(self.stream.covered[later], self.stream.unknown[later]),
+        }
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {name: value[0] for name, value in self.__getitems__([index]).items()}

@@ -72,7 +72,7 @@ def blocks(name: str, length: int, vocabulary: int) -> Data:
     labels[:, 0] = texts.IGNORED
     samples = words // (length - 1)
     facts = {"tokenizer": tokenizer, "fingerprint": "synthetic", "vocabulary": len(tokenizer), "block": length}
-    columns = {"input_ids": ids, "labels": labels, "covered": torch.ones(ROWS, 2, dtype=torch.int64)}
+    columns = {"input_ids": ids, "labels": labels, "covered": torch.ones(ROWS, 3, dtype=torch.int64)}
     return data(Rows(columns, samples), name, {**facts, "train_samples": samples})
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hf_optim.core import extras
 from hf_optim.errors import UserError
 from hf_optim.tasks.data import cache
 
@@ -133,10 +134,8 @@ class Inception:
     suffix = ""
 
     def __init__(self, file: Path) -> None:
-        try:
+        with extras.needed("inception", "diffusion"):
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except ImportError as error:
-            raise UserError("inception: torch-fidelity is missing: pip install torch-fidelity") from error
 
         try:
             stored = torch.load(file, map_location="cpu", weights_only=True)

@@ -10,6 +10,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
+from hf_optim.core import extras
 from hf_optim.errors import UserError
 
 #: family -> module, the names of the configuration and of the model in it, and the configuration's name for dropout
@@ -45,12 +46,13 @@ def model_class(family: str) -> type[PreTrainedModel]:
 def _home(family: str) -> Any:
     """The module of a family."""
     if family == "timm":
+        extras.installed("this model", "vision")
         try:
             import timm  # noqa: F401 - transformers' wrapper would say so much later, and not in one line
-        except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision made for another torch
+        except (ImportError, RuntimeError) as error:
             raise UserError(
                 f"this model comes from timm, which cannot be imported ({' '.join(str(error).split())[:120]}): "
-                "pip install 'hf-optim[vision]', with a torchvision that fits your torch"
+                "install the torchvision that was built for your torch"
             ) from error
     return importlib.import_module(f"hf_optim.tasks.models.{FAMILIES[family][0]}")
 

@@ -144,6 +144,7 @@ SIZE_TABLE = {
                         "num_layers": 2,
                         "dropout": 0.3,
                         "tie_word_embeddings": True,
+                        "duplicates": "keep",  # what is published is of the whole test split
                     },
                     "ours",
                     "AMVT prints 'LSTM' and a dropout of .1 to .3; the rest is Zaremba et al.'s medium model, tied",

@@ -16,13 +16,18 @@ def over_tasks(tables: Sequence[TaskTable], label: str) -> str:
 
 
 def sentence(table: TaskTable, row: Row, timed: bool = True) -> str:
-    """What a step of an optimizer and of the baseline cost: "a step costs 3.5 forward and 1 backward passes (...)"."""
+    """What a step of an optimizer and of the baseline cost: "a step costs 3.5 forward and 1 backward pass (...)"; of
+    passes that are the same for both, "a step costs the same passes"."""
     base = next((r for r in table.rows if r.baseline), None)
     if base is None or math.isnan(row.costs["forward"]) or math.isnan(base.costs["forward"]):
         return ""
     times = [side.costs["step_ms"] for side in (row, base)]
-    took = [f" in {t:.3g} ms" if timed and not any(map(math.isnan, times)) else "" for t in times]
-    return f"a step costs {_passes(row)}{took[0]} ({table.baseline}: {_passes(base)}{took[1]})"
+    took = [f"{t:.3g} ms" if timed and not any(map(math.isnan, times)) else "" for t in times]
+    own, its = _passes(row), _passes(base)
+    if own == its:
+        return "a step costs the same passes" + (f" in {took[0]} ({table.baseline}: {took[1]})" if took[0] else "")
+    own, its = (f"{passes} in {time}" if time else passes for passes, time in zip((own, its), took, strict=True))
+    return f"a step costs {own} ({table.baseline}: {its})"
 
 
 def _passes(row: Row) -> str:

@@ -45,6 +45,10 @@ class Histories:
                 if record is not None:
                     self._rows[label].append((record["status"] == "ok", results.history(run)))
 
+    def keys(self) -> set[str]:
+        """What was logged under, and the step."""
+        return {key for runs in self._rows.values() for _, rows in runs for row in rows for key in row}
+
     def spent(self, against: str) -> dict[str, Curve]:
         """What was spent by each step, on average over the finished runs: passes, tokens, flops or seconds."""
         # Every step, unlike in a drawing: the mean of a last bucket would end before the curves do.

@@ -6,37 +6,13 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from hf_optim.errors import UserError
-from hf_optim.experiment.files import Refused
+from hf_optim.experiment.files import FULL, unwritable
 
 #: what a run must find free before it starts: its record, history and log need less
 SPACE = 4 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def unwritable(folder: Path, error: OSError) -> UserError:
-    """One line for a folder that takes no more files."""
-    if isinstance(error, Refused):
-        return UserError(f"{folder}: {error}: remove it")
-    why = error.strerror or str(error)
-    if error.errno in _FULL:
-        return UserError(
-            f"{folder}: the disk is full ({why}): make space, and the same command goes on; finished runs are kept"
-        )
-    return UserError(f"{folder}: cannot be written ({why}): make it writable or choose another --output")
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """An error of the disk within the block is `unwritable`'s line."""
-    try:
-        yield
-    except OSError as error:
-        raise unwritable(folder, error) from None
 
 
 def check_space(folder: Path) -> None:
@@ -51,7 +27,7 @@ def check_space(folder: Path) -> None:
 
 def check_disk(folder: Path, error: BaseException | None = None) -> None:
     """Raises UserError if `error` is the disk's, or if `folder` does not take a small file now."""
-    if isinstance(error, OSError) and error.errno in (*_FULL, errno.EROFS, errno.ESTALE):
+    if isinstance(error, OSError) and error.errno in (*FULL, errno.EROFS, errno.ESTALE):
         raise unwritable(folder, error) from None
     probe = folder / f".probe.{uuid.uuid4().hex}"
     try:

@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import LARGEST_RUN, Refused, check_tree, own_folder, read_text, remove, write_atomically
+from hf_optim.experiment.files import (
+    LARGEST_RUN,
+    Refused,
+    check_tree,
+    own_folder,
+    read_text,
+    remove,
+    unwritable,
+    write_atomically,
+)
 from hf_optim.study.folder.changes import difference
-from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.folder.questions import register
 from hf_optim.study.folder.results import load
 from hf_optim.study.folder.rows import of

@@ -26,7 +26,6 @@ from hf_optim.experiment.record import HISTORY, RECORD
 from hf_optim.experiment.spec import id_of
 from hf_optim.study.folder import questions
 from hf_optim.study.folder.changes import read_plan
-from hf_optim.study.folder.disk import unwritable
 from hf_optim.study.folder.results import load
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Plan
@@ -98,7 +97,7 @@ def publish(study: Path, into: Path) -> Published:
             into.rmdir()
         temporary.rename(into)
     except OSError as error:
-        raise unwritable(into, error) from None
+        raise files.unwritable(into, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     if any(old != new for old, new in ids.items()):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder.results import Results
@@ -96,7 +97,8 @@ def find_column(name: str, known: Sequence[str]) -> str:
     if ending:
         raise UserError(f"column {name!r} may mean {' or '.join(ending)}: write one of them")
     near = [column for column in known if name.lower() in column.lower()]
-    raise UserError(f"no column {name!r}; " + (f"near: {', '.join(near[:8])}" if near else _listed(known)))
+    said = f"near: {', '.join(near[:8])}" if near else _listed(known)
+    raise UserError(f"no column {name!r}{closest(name, known)}; {said}")
 
 
 def _listed(known: Sequence[str]) -> str:
@@ -133,6 +135,17 @@ def where(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
     known = columns(rows)
     tests = [_condition(part, known) for text in conditions for part in text.split(",") if part.strip()]
     return [row for row in rows if all(test(row) for test in tests)]
+
+
+def meant(rows: Sequence[Row], conditions: Sequence[str]) -> str:
+    """` (did you mean ...?)` for the first condition whose value no row has, where another is near it."""
+    known = columns(rows)
+    for parsed in (_CONDITION.fullmatch(part) for text in conditions for part in text.split(",")):
+        word = parsed is not None and parsed[2] == "=" and as_float(parsed[3]) is None
+        if parsed is not None and word and not where(rows, [parsed[0]]):
+            column = find_column(parsed[1], known)
+            return closest(parsed[3], {str(row[column]) for row in rows if row.get(column) is not None})
+    return ""
 
 
 def _condition(text: str, known: Sequence[str]) -> Callable[[Row], bool]:

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import IO
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import own_folder, write_atomically
+from hf_optim.experiment.files import own_folder, unwritable, write_atomically
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import SHARERS
 from hf_optim.experiment.trackers import Tracked
 from hf_optim.study.folder import changes, questions
-from hf_optim.study.folder.disk import check_disk, unwritable
+from hf_optim.study.folder.disk import check_disk
 from hf_optim.study.folder.locks import LOCK_FILE, Lock
 from hf_optim.study.folder.standing import known, standing
 from hf_optim.study.folder.store import RecordStore

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.core import importing
+from hf_optim.core.notes import once
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
-from hf_optim.experiment.files import check_tree, own_folder, read_json, remove, write_json
+from hf_optim.experiment.files import check_tree, own_folder, read_json, remove, unwritable, write_json
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import RECORD
 from hf_optim.experiment.trackers import Tracked, following
-from hf_optim.study.folder.disk import check_disk, check_space, unwritable
+from hf_optim.study.folder.disk import check_disk, check_space
 from hf_optim.study.folder.locks import Lock
 from hf_optim.study.folder.store import read_status
 
@@ -99,6 +100,7 @@ def execute(
         sweep(home)
         check_space(folder)
         started = time.time()
+        once.cache_clear()  # each run has a log of its own
         try:
             with output_to(home / "log.txt"):
                 _train(home, spec, checkpoint_every, processes, trust, tracked)

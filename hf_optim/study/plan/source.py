@@ -25,7 +25,7 @@ _MOST_DEPTH = 20
 
 @dataclass
 class Source:
-    """A document's plain value, and the line (1-based) of every value in it."""
+    """A document's plain value, and the line (1-based) of every value in it; `file` is empty where none was read."""
 
     file: str
     value: Any
@@ -36,7 +36,7 @@ class Source:
         """A UserError that starts with the file and the line of `where` (or of the nearest parent with a line)."""
         while where and where not in self.lines:
             where = where[:-1]
-        return UserError(f"{self.file}, line {self.lines.get(where, 1)}: {message}")
+        return UserError(f"{self.file}, line {self.lines.get(where, 1)}: {message}" if self.file else message)
 
     def check_keys(
         self, where: Where, value: Any, valid: Iterable[str], required: Iterable[str] = ()

@@ -13,8 +13,7 @@ from typing import Any
 from hf_optim.core import safe_text
 from hf_optim.core.safe_text import latex as latex_text
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import whole, write_atomically
-from hf_optim.study.folder.disk import unwritable
+from hf_optim.experiment.files import unwritable, whole, write_atomically
 from hf_optim.study.report import tables as texts
 
 Row = Mapping[str, Any]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,15 @@ from hf_optim.core.safe_text import plot
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import whole
+from hf_optim.study.findings import ladder as ladders
 from hf_optim.study.findings import naming
 from hf_optim.study.findings.curves import Curve, Histories
 from hf_optim.study.findings.spending import AXES
 from hf_optim.study.findings.table import TaskTable
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import declared
+from hf_optim.study.report import figure_texts as texts
+from hf_optim.study.report import ladder_figures
 from hf_optim.study.report.pieces import file_name
 from hf_optim.study.report.summary import words
 
@@ -79,7 +83,7 @@ def draw(
 
         size = (6.4, _height(len(table.rows), 10)) if chart in ROWS else None
         axes = pyplot.subplots(figsize=size, layout="constrained")[1]
-    styles = {o["label"]: (COLOURS[i % 8], DASHES[i // 8 % 3]) for i, o in enumerate(results.plan.optimizers)}
+    styles = _styles(results)
     if chart == "result":
         _result(axes, table, styles, naming.unit(results.plan))
     elif chart in ROWS:
@@ -88,6 +92,11 @@ def draw(
         _curves(axes, results, table, chart, over, styles)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
+
+
+def _styles(results: Results) -> dict[str, tuple[str, str]]:
+    """Colour and dashes of each optimizer."""
+    return {o["label"]: (COLOURS[i % 8], DASHES[i // 8 % 3]) for i, o in enumerate(results.plan.optimizers)}
 
 
 def _height(rows: int, font: float) -> float:
@@ -104,7 +113,7 @@ def _result(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]], un
         axes.plot([row.mean.mean], [y], "|", color=colour, markersize=10, markeredgewidth=2)
     axes.set_yticks(range(len(table.rows)), [plot(row.optimizer) for row in reversed(table.rows)])
     axes.set_ylim(-0.5, len(table.rows) - 0.5)
-    axes.set_xlabel(f"{plot(words(table.metric))}: {units}, mean and 95 % interval")
+    texts.below(axes, f"{plot(words(table.metric))}: {units}, mean and 95 % interval")
 
 
 def _difference(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]) -> None:
@@ -117,7 +126,7 @@ def _difference(axes: Axes, table: TaskTable, styles: dict[str, tuple[str, str]]
         axes.plot([d.mean], [y], "|", color=styles[row.optimizer][0], markersize=10, markeredgewidth=2)
     axes.set_yticks(range(len(rows)), [plot(f"{row.optimizer}: {row.verdict}") for row in rows])
     axes.set_ylim(-0.5, max(len(rows), 1) - 0.5)
-    axes.set_xlabel(plot(f"{words(table.metric)}, paired difference to {table.baseline}{table.suffix}"))
+    texts.below(axes, plot(f"{words(table.metric)}, paired difference to {table.baseline}{table.suffix}"))
 
 
 def _curves(
@@ -127,7 +136,8 @@ def _curves(
     histories = Histories(results, task)
     curves = histories.curves(key)
     if not curves:
-        raise UserError(f"nothing was logged under {key!r}: result, difference, or a column of study.curves")
+        near = closest(key, [*ROWS, *sorted(histories.keys())])
+        raise UserError(f"nothing was logged under {key!r}{near}: result, difference, or a column of study.curves")
     spent = histories.spent(over) if over != "step" else {}
     if over != "step" and not spent:
         raise UserError(f"over: the histories of this study do not say {OVER[over]}")
@@ -148,7 +158,7 @@ def _curves(
     axes.set_xlabel(OVER[over])
     better = declared(task, key)
     axes.set_ylabel(plot(words(key)) + ("" if better is None or key == "train_loss" else " ↑" if better[0] else " ↓"))
-    axes.legend(frameon=False)
+    texts.legend(axes)
 
 
 def _x(curve: Curve, spent: Curve | None) -> list[float]:
@@ -191,25 +201,34 @@ def write_all(
         "svg.fonttype": "none",
         "svg.hashsalt": "0",
     }
+    styles = _styles(results)
+    curves = 0.62 * width + texts.above(list(styles), width, font)
+    charts: list[tuple[str, float, Callable[..., object]]] = []
+    for table in tables:
+        stem = table.metric.removeprefix("test_")
+        for chart in dict.fromkeys([*ROWS, "train_loss", "validation_loss", f"validation_{stem}", "effective_lr"]):
+            height = _height(len(table.rows), font) if chart in ROWS else curves
+            drawing = partial(draw, results, tables, chart, task=table.task)
+            charts.append((file_name(table.task, chart), height, drawing))
+    ladder = ladders.build(results)
+    if ladder is not None and ladder.points:
+        for chart in ladder_figures.CHARTS:
+            charts.append((f"ladder-{chart}", curves, partial(ladder_figures.draw, ladder, chart, styles)))
     written: list[Path] = []
     with matplotlib.rc_context(settings), warnings.catch_warnings(record=True) as said:
-        for table in tables:
-            stem = table.metric.removeprefix("test_")
-            charts = ["result", "difference", "train_loss", "validation_loss", f"validation_{stem}", "effective_lr"]
-            for chart in dict.fromkeys(charts):
-                height = _height(len(table.rows), font) if chart in ROWS else 0.62 * width
-                figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
-                try:
-                    draw(results, tables, chart, task=table.task, axes=axes)
-                except UserError:  # not logged by this task
-                    continue
-                finally:
-                    pyplot.close(figure)
-                path = _new(folder, file_name(table.task, chart), kind, written)
-                about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
-                with whole(path) as temporary:
-                    figure.savefig(temporary, format=kind, dpi=300, metadata=about)
-                written.append(path)
+        for name, height, drawing in charts:
+            figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+            try:
+                drawing(axes=axes)
+            except UserError:  # not logged by this task
+                continue
+            finally:
+                pyplot.close(figure)
+            path = _new(folder, name, kind, written)
+            about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
+            with whole(path) as temporary:
+                figure.savefig(temporary, format=kind, dpi=300, metadata=about)
+            written.append(path)
     if any("missing from" in str(warning.message) for warning in said):
         log.warning("matplotlib's fonts lack letters of the labels, which are boxes: choose its font.family")
     return written

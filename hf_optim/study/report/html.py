@@ -43,7 +43,7 @@ def render(
         names, dropped = fitting[task_table.task]
         section, data[task_table.task] = task.section(results, entry, task_table, styles, names, dropped)
         drawn.append(section)
-    first = [_block(part) for part in [ladder.section(results, styles)] if part]
+    first = [f"<section>{part}</section>" for part in [ladder.section(results, styles)] if part]
     rest = [_block(part) for part in _rest(results, tables, analysis, protocol, styles) if part]
     anchors = [(task.anchor(task_table), escape(task_table.task)) for task_table in tables]
     body = [
