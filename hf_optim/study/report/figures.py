@@ -208,8 +208,8 @@ def write_all(
         stem = table.metric.removeprefix("test_")
         for chart in dict.fromkeys([*ROWS, "train_loss", "validation_loss", f"validation_{stem}", "effective_lr"]):
             height = _height(len(table.rows), font) if chart in ROWS else curves
-            drawing = partial(draw, results, tables, chart, task=table.task)
-            charts.append((file_name(table.task, chart), height, drawing))
+            of_task = partial(draw, results, tables, chart, task=table.task)
+            charts.append((file_name(table.task, chart), height, of_task))
     ladder = ladders.build(results)
     if ladder is not None and ladder.points:
         for chart in ladder_figures.CHARTS:
