@@ -26,6 +26,10 @@ class BadCheckpoint(UserError):
     """A state dict that another rule, or the same rule with another structure, has written."""
 
 
+class DamagedCheckpoint(UserError):
+    """A run's own checkpoint with which it cannot go on, which says nothing about the run."""
+
+
 def one_line(error: BaseException) -> str:
     """An error as one line of at most 500 characters: its kind, unless it is a message to the user, and its text."""
     text, kind = " ".join(str(error).split()), type(error).__name__

@@ -18,10 +18,11 @@ from hf_optim.core import safe_text, yaml12
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files, trackers
-from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.spec import RunSpec, id_of
 from hf_optim.study.api import load
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder import shared, store
+from hf_optim.study.plan.plan import MOST_NAMES
 from hf_optim.study.plan.source import read
 
 
@@ -200,7 +201,7 @@ def test_figures_without_end_make_no_table_without_end(tmp_path: Path, capsys: p
     study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=2)
     for i, file in enumerate(study.glob("runs/*/record.json")):
         written = json.loads(file.read_text())
-        written["metrics"] |= {f"{i} {k}": 1.0 for k in range(store.MOST_NAMES // 2)}
+        written["metrics"] |= {f"{i} {k}": 1.0 for k in range(MOST_NAMES // 2)}
         file.write_text(json.dumps(written))
     assert command(capsys, "report", study)[1].count("names of figures") == 3
     study = make_study(tmp_path / "other", ("adamw", "sgd"), seeds=2)
@@ -211,6 +212,33 @@ def test_figures_without_end_make_no_table_without_end(tmp_path: Path, capsys: p
 
 
 # --- notebooks ---
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [({"lr": 10**400}, "more than 64 bits"), ({f"k{i}": 1 for i in range(MOST_NAMES + 1)}, "names of settings")],
+    ids=["a number", "names"],
+)
+def test_settings_without_end_are_one_line(
+    tmp_path: Path, settings: dict[str, Any], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=1)
+    plan = json.loads((study / "plan.json").read_text())
+    for run in plan["runs"]:
+        run["spec"]["optimizer"] |= settings
+        run["id"] = id_of(run["spec"])
+    (study / "plan.json").write_text(json.dumps(plan))
+    code, _, err = command(capsys, "report", study)
+    assert code == 2 and why in err
+
+
+def test_charts_of_labels_that_are_alike_keep_their_files(tmp_path: Path) -> None:
+    from hf_optim.study.report import figures, pieces
+
+    written: list[Path] = []
+    for label in ("A/b", "a-B", "数据", "données", "x" * 300, "x" * 301):
+        written.append(figures._new(tmp_path, pieces.file_name(label, "result"), "svg", written))
+    assert len({path.name.casefold() for path in written}) == 6 and all(len(path.name) < 200 for path in written)
 
 
 def test_a_notebook_shows_texts(tmp_path: Path) -> None:

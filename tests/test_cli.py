@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from study_fakes import make_study
@@ -209,6 +210,44 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     script = f"{sys.executable} -m hf_optim.commands.main list | head -1; exit ${{PIPESTATUS[0]}}"
     process = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert process.returncode == 0 and process.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "command", "after", "code", "told"),
+    [
+        ("", "list", ">&-", 0, ""),
+        ("", "list", "<&- >/dev/null", 0, ""),
+        ("", "list", ">/dev/full", 2, "error: output: No space left on device"),
+        ("", "--help", ">/dev/full", 0, ""),
+        ("PYTHONIOENCODING=ascii", "list", ">/dev/null", 0, ""),
+        ("LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0", "list", ">/dev/null", 0, ""),
+    ],
+)
+def test_streams_that_take_nothing_end_in_no_traceback(
+    before: str, command: str, after: str, code: int, told: str
+) -> None:
+    script = f"{before} {sys.executable} -m hf_optim {command} {after}"
+    process = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == code and process.stderr.strip() == told, process.stderr
+
+
+def test_a_user_without_a_home_has_no_caches_in_the_current_folder(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 54321)
+    assert run(capsys, "doctor") == (2, "", "error: this user has no home folder: set HOME to one\n")
+
+
+def test_what_no_command_looks_for_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    from hf_optim.commands import cite
+
+    for error, told in (
+        (PermissionError(13, "Permission denied", "secret\x1b[31m.json"), "secret�[31m.json: Permission denied"),
+        (MemoryError("Unable to allocate 9 TiB"), "there is not enough memory (Unable to allocate 9 TiB)"),
+    ):
+        monkeypatch.setattr(cite, "main", lambda _, error=error: (_ for _ in ()).throw(error))
+        assert main(["cite"]) == 2 and capsys.readouterr().err == f"error: {told}\n"
 
 
 def test_a_value_out_of_range_ends_a_study_before_anything_is_written(tmp_path, capsys):

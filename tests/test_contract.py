@@ -113,10 +113,26 @@ def test_empty_tensors_and_tensors_without_gradients(name):
     assert torch.equal(more[1], torch.arange(3)) and torch.equal(more[2], torch.ones(2))
 
 
+#: what no rule can move, alone or trained beside others, and why
+UNMOVABLE = {
+    "complex": (lambda: torch.zeros(2, dtype=torch.complex64), "complex64, which cannot be optimised"),
+    "float8": (lambda: torch.zeros(2).to(torch.float8_e4m3fn), "float8_e4m3fn, too coarse"),
+    "meta": (lambda: torch.zeros(2, device="meta"), "materialise the model first"),
+}
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_complex_tensors_are_refused(name):
-    with pytest.raises(hf_optim.UserError, match="complex"):
-        make(name, [nn.Parameter(torch.zeros(2, dtype=torch.complex64))])
+def test_what_cannot_be_moved_is_refused(name):
+    """When it is to be trained, and where there is nothing else; frozen beside others it rides along."""
+    for kind, (make_one, why) in UNMOVABLE.items():
+        with pytest.raises(hf_optim.UserError, match=why):
+            make(name, [nn.Parameter(torch.zeros(2)), nn.Parameter(make_one())])
+        make(name, [nn.Parameter(torch.zeros(2)), nn.Parameter(make_one(), requires_grad=False)])
+        if kind != "meta":  # frozen, it may be a layer that is loaded when it is needed
+            with pytest.raises(hf_optim.UserError, match=f"there is nothing to optimise: .*{why}"):
+                make(name, [make_one()])
+    with pytest.raises(hf_optim.UserError, match=r"nothing to optimise: a tensor of shape \(0, 3\) has no elements"):
+        make(name, [nn.Parameter(torch.zeros(0, 3))])
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in SEARCHES])

@@ -36,6 +36,7 @@ WRONG: dict[str, tuple[Callable[[], torch.Tensor], str]] = {
     "gaps": (lambda: nn.Parameter(torch.zeros(8)[::2]), "gaps or overlaps in memory"),
     "columns": (lambda: nn.Parameter(torch.zeros(4, 4)[:, :2]), "gaps or overlaps in memory"),
     "inference": (inference, "was made in inference mode"),
+    "meta": (lambda: nn.Parameter(torch.zeros(2, device="meta")), "materialise the model first"),
 }
 
 
@@ -58,6 +59,44 @@ def test_parameters_that_share_memory_are_refused(name: str) -> None:
         make(name, nn.Parameter(base[:4]), nn.Parameter(base[2:]))
     make(name, nn.Parameter(base[:3]), nn.Parameter(base[3:]))
     make(name, nn.Parameter(torch.zeros(0)), nn.Parameter(torch.zeros(4, 3).t()), nn.Parameter(torch.zeros(())))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64])
+def test_a_frozen_tensor_that_no_step_moves_is_refused_with_its_first_gradient(dtype: torch.dtype) -> None:
+    """Handed over as it came from `model.parameters()`, which is fine until somebody gives it a gradient."""
+    p, frozen = nn.Parameter(torch.ones(2)), torch.ones(2).to(dtype)
+    optimizer = make("adamw", p, frozen)
+    p.grad = torch.ones(2)
+    optimizer.step()
+    before = everything(p, optimizer)
+    frozen.grad = torch.ones(2).to(dtype)
+    with pytest.raises(UserError, match=r"shape \(2,\) is of dtype torch\."):
+        optimizer.step()
+    assert everything(p, optimizer) == before
+
+
+def test_parameters_that_torch_swaps_may_be_made_on_the_meta_device() -> None:
+    """They stay the same objects when they get their numbers: an optimizer may be made before."""
+    model = nn.Linear(2, 2, device="meta")
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        optimizer = make("adamw", *model.parameters())
+        model.to_empty(device="cpu")
+        nn.init.ones_(model.weight), nn.init.zeros_(model.bias)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert (model.weight != 1).all()
+
+
+def test_an_empty_tensor_may_stand_for_what_another_process_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FSDP1 with original parameters leaves some processes empty ones, DeepSpeed's ZeRO-3 all."""
+    sharded = nn.Parameter(torch.zeros(0))
+    sharded.ds_id = 0  # type: ignore[attr-defined]
+    make("adamw", sharded)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    make("adamw", nn.Parameter(torch.zeros(0)))
 
 
 def loss_of(p: torch.Tensor) -> torch.Tensor:

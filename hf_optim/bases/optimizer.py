@@ -94,6 +94,7 @@ class Optimizer(Stateful):
         self._wanted: list[list[str]] = []
         self._shared = SimpleNamespace()
         super().__init__(as_groups(params), hyper)
+        parameters.check_any(self.rule, (p for group in self.param_groups for p in group["params"]))
 
     # --- construction and groups -----------------------------------------------------------------------------------
 

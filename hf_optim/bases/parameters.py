@@ -9,29 +9,55 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_optim.core import validate
 from hf_optim.core.reduce import local
 from hf_optim.engine.passes import flat
 from hf_optim.errors import UserError
 
 
 def check_parameters(rule: str, params: Iterable[Tensor], others: Iterable[Tensor]) -> None:
-    """Raise a UserError for parameters that no rule here can move; `others` are those of the groups before."""
-    params, others = list(params), [p for p in others if p.requires_grad]
+    """Raise a UserError for parameters that no rule here can move; `others` are those of the groups before. What is
+    frozen is handed over, and never moved: it may be anything.
+    """
+    params, others = [p for p in params if p.requires_grad], [p for p in others if p.requires_grad]
     for p in params:
         shown = f"{rule}: a parameter of shape {tuple(p.shape)}"
-        if p.is_complex() or (p.requires_grad and not p.is_floating_point()):
-            raise UserError(
-                f"{rule}: a parameter of dtype {p.dtype} cannot be optimised here; give real floating-point tensors"
-            )
-        if not p.requires_grad:  # frozen: it is handed over, and never moved
-            continue
-        if p.dtype.itemsize < 2:
-            raise UserError(f"{shown} is {p.dtype}, too coarse to be moved by a step: train it in bfloat16 or float32")
+        if why := validate.unmovable(p):
+            raise UserError(f"{shown} {why}")
         if p.is_inference():
             raise UserError(f"{shown} was made in inference mode, in which nothing is trained: make it outside")
+        if _lost(p):
+            raise UserError(
+                f"{shown} is on the meta device, where it has no numbers, and to_empty() or loading puts others in its "
+                "place: materialise the model first, then make its optimizer"
+            )
         if p.layout is torch.strided and p.numel() and flat(local(p)) is None:
             raise UserError(f"{shown} has gaps or overlaps in memory; replace it by p.contiguous()")
-    _apart(rule, [*others, *(p for p in params if p.requires_grad)])
+    _apart(rule, [*others, *params])
+
+
+def check_any(rule: str, params: Iterable[Tensor]) -> None:
+    """Raise a UserError if a step could move none of them, now or later; where there are none, that is for torch."""
+    params = list(params)
+    if not params or any(not validate.unmovable(p) and (p.numel() or _elsewhere(p)) for p in params):
+        return
+    p = params[0]
+    why = validate.unmovable(p) or "has no elements"
+    several = "" if len(params) == 1 else f", and of the {len(params)} that were given no other can be moved either"
+    raise UserError(f"{rule}: there is nothing to optimise: a tensor of shape {tuple(p.shape)} {why}{several}")
+
+
+def _lost(p: Tensor) -> bool:
+    """Whether a parameter is on the meta device and will be another object when it has numbers. A shard (FSDP2's, a
+    tensor of a class of its own) stays the same, and so does every parameter where torch swaps them.
+    """
+    plain = type(p) in (Tensor, torch.nn.Parameter)
+    return p.is_meta and plain and not torch.__future__.get_swap_module_params_on_conversion()
+
+
+def _elsewhere(p: Tensor) -> bool:
+    """Whether an empty tensor may stand for elements that other processes or DeepSpeed's ZeRO keep."""
+    return hasattr(p, "ds_id") or (torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
 def _apart(rule: str, params: list[Tensor]) -> None:

@@ -23,7 +23,7 @@ def values(opt: Any, group: Mapping[str, Any]) -> None:
         validate.values(opt.rule, given, validate.defaults(type(opt)), opt.choices, opt.bounds)
     except UserError as error:
         raise BadCheckpoint(f"the checkpoint cannot be used: {error}") from None
-    for name in (*opt.memory, *opt.kept):
+    for name in (*opt.memory, *opt.kept, *({"initial_lr"} & set(group))):
         if isinstance(group[name], bool) or not isinstance(group[name], (int, float)):
             raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} is no number: {str(group[name])[:40]}")
 

@@ -6,7 +6,6 @@ Nothing heavy is imported before the command that needs it is known.
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import re
@@ -27,6 +26,7 @@ OVERVIEW = "Any paper's optimizer in your Hugging Face run, and an honest testbe
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Gives the exit code: 0, 1 (a run failed), 2 (a user's error), 130 (interrupted)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     importing.ignore_current_folder()
     warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # torch's, of the core alone, which has none
     try:
@@ -35,20 +35,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         return 130
+    except SystemExit:  # of --help
+        _drop_output()
+        raise
     except BrokenPipeError:
-        # The reader (`head`, a pager) has left; the interpreter's own flush at exit must not complain about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader (`head`, a pager) has left
         return 0
     except ValueError as error:
         if not isinstance(error, UserError):
             raise
         print(f"error: {line(error)}", file=sys.stderr)
         return 2
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:  # of what is given, which no command need look at by itself
-            raise
-        print(f"error: {line(error.filename)[:80]}...: {error.strerror}", file=sys.stderr)
+    except OSError as error:  # of what is given or where it is written to, which no command has said better
+        named = line(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else "output"
+        named = named if len(named) <= 80 else f"{named[:80]}..."
+        print(f"error: {named}: {error.strerror or line(error)}", file=sys.stderr)
+        _drop_output()
         return 2
+    except MemoryError as error:
+        print(f"error: there is not enough memory{f' ({line(error)})' if str(error) else ''}", file=sys.stderr)
+        return 2
+
+
+def _open_streams() -> None:
+    """Makes the three streams usable: one that is closed is the null device (or the next file that is opened would be
+    written to in its place), and a character that the terminal's encoding has not is a question mark.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w", encoding="utf-8"))
+    reconfigure = getattr(sys.stdout, "reconfigure", None)  # what a test or a notebook puts there may have none
+    if reconfigure is not None and sys.stdout.errors in ("strict", "surrogateescape"):
+        reconfigure(errors="replace")
+
+
+def _drop_output() -> None:
+    """Where nobody takes what is printed: the interpreter's own flush at its end must not complain about it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def commands() -> dict[str, str]:
@@ -62,6 +92,10 @@ def commands() -> dict[str, str]:
 
 
 def _run(arguments: list[str]) -> int:
+    try:
+        Path.home()
+    except RuntimeError:  # libraries would then take a folder "~" of the current one for their caches
+        raise UserError("this user has no home folder: set HOME to one") from None
     name = arguments[0] if arguments else ""
     if name in commands():
         with extras.needed("this command", "tasks"):  # the doors alone are for no command

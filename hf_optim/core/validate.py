@@ -154,3 +154,12 @@ def whole_numbers(rule: Callable[..., Any]) -> frozenset[str]:
         if re.fullmatch(r"(typing\.)?(Optional\[)?int\]?( \| None)?", text):
             names.append(name)
     return frozenset(names)
+
+
+def unmovable(p: Any) -> str:
+    """Why no step here moves a tensor, whatever gradient it is given; empty where one can."""
+    if p.is_complex() or not p.is_floating_point():
+        return f"is of dtype {p.dtype}, which cannot be optimised here: give real floating-point tensors"
+    if p.dtype.itemsize < 2:
+        return f"is of dtype {p.dtype}, too coarse to be moved by a step: train it in bfloat16 or float32"
+    return ""

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
+from hf_optim.core import validate
 from hf_optim.core.rule import Rule
 from hf_optim.engine import int8_codes
 from hf_optim.engine.passes import Cohort, Sums, Table, flat
@@ -180,6 +181,7 @@ class Rows:
         for i, (p, grad, group) in enumerate(zip(params, grads, groups, strict=True)):
             if grad is not None:
                 self._check_layout(grad)
+                self._check_movable(p)
                 state = host.state[p]
                 if not state:
                     self._make_state(p, state, group)
@@ -204,6 +206,11 @@ class Rows:
         tensors = [local(t) for some in (self._params, *self._entries.values()) for t in some]
         self._watch, self._places = Watch(tensors), list(map(_place, tensors))
         self._written = [row.local["x"] for row in rows]  # what autograd may have saved
+
+    def _check_movable(self, p: torch.Tensor) -> None:
+        """A tensor that was handed over frozen may be of any kind, until it is given a gradient."""
+        if why := validate.unmovable(p):
+            raise UserError(f"{self._rule}: a parameter of shape {tuple(p.shape)} {why}")
 
     def _row(self, p: torch.Tensor, group: dict[str, Any], state: dict[str, Any], index: int) -> _Row:
         """A parameter with its state, if they fit each other."""

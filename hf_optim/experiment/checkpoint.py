@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,8 +20,8 @@ from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files, record
 from hf_optim.experiment.evaluator import quiet, train_part
-from hf_optim.experiment.spec import UNSEEN, RunSpec, paths_in
-from hf_optim.experiment.task import Task, check_run, load
+from hf_optim.experiment.spec import UNSEEN, RunSpec
+from hf_optim.experiment.task import Task, check_run, load, paths_in
 
 #: what says that a checkpoint holds adapters, and their weights
 ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -27,15 +29,21 @@ ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 STATE = {"global_step": int, "log_history": [{"step": float, "epoch?": (float, None)}]}
 #: modules of a model; the largest there are have some ten thousand
 MOST_PARTS = 200_000
+MOST_LABELS = 1_000_000
 #: how the files of a model end that are read whole, and bytes of one; the largest tokenizers there are have some 30 MB
+GROWTH = 1000  # times that a tokenizer may lengthen a text
 READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 << 20
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that was written whole, with a state that Trainer wrote: it writes that file last."""
+def last_checkpoint(folder: Path, training: bool = False) -> str | None:
+    """The last checkpoint that was written whole, with a state that Trainer wrote: it writes that file last. With
+    `training` all that a run goes on from is there, too: Trainer would begin anew with what is missing, unsaid.
+    """
     whole = []
     for path in folder.glob("checkpoint-*"):
         try:
+            if training and not _goes_on(path):
+                continue
             state = files.read_json(folder, f"{path.name}/trainer_state.json")
             shape.check_shape(state, STATE, path.name)
             if state["global_step"] == int(path.name.rpartition("-")[2]):
@@ -43,6 +51,12 @@ def last_checkpoint(folder: Path) -> str | None:
         except (OSError, ValueError):
             continue
     return max(whole)[1] if whole else None
+
+
+def _goes_on(checkpoint: Path) -> bool:
+    """Whether the optimizer's state (of shards a folder), the schedule's and the random states are there."""
+    random = any(map(Path.is_file, checkpoint.glob("rng_state*")))
+    return random and (checkpoint / "scheduler.pt").is_file() and any(checkpoint.glob("optimizer*"))
 
 
 def check_checkpoint(checkpoint: Path) -> None:
@@ -66,6 +80,28 @@ def check_tokenizer(folder: Path) -> None:
         files_of_others = [key for key in config if key in ("vocab_file", "merges_file", "tokenizer_file", "spm_file")]
         if asked := _asks(config) or "".join(files_of_others[:1]):
             raise UserError(f"checkpoint: {folder}: its {name} asks for code or files of others ({asked})")
+        if not isinstance(config.get("model_max_length", 0), (int, float)):
+            raise UserError(f"checkpoint: {folder}: model_max_length in its {name} is no number")
+    if _growth(_normalizer(folder / "tokenizer.json")) > GROWTH:
+        raise UserError(f"checkpoint: {folder}: its tokenizer.json makes a text longer than {GROWTH} times its length")
+
+
+def _normalizer(file: Path) -> Any:
+    """What a tokenizer does to a text first; None where its own reader will say what is wrong."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return told.get("normalizer") if isinstance(told, dict) else None
+
+
+def _growth(normalizer: Any) -> int:
+    """How many letters a letter may become by what a tokenizer puts in its place, or before it."""
+    if not isinstance(normalizer, dict):
+        return 1
+    own = max(len(put) if isinstance(put := normalizer.get(key), str) else 1 for key in ("content", "prepend"))
+    inner = normalizer.get("normalizers")
+    return math.prod(map(_growth, inner if isinstance(inner, list) else ()), start=max(1, own))
 
 
 def check_shards(checkpoint: Path) -> None:
@@ -111,7 +147,7 @@ def _json(file: Path) -> Any:
     try:
         if file.stat().st_size > files.LARGEST:
             raise ValueError(f"has more than {files.LARGEST >> 20} MB")
-        value = files.parse_json(file.read_text(encoding="utf-8"))
+        value = files.parse_json(file.read_text(encoding="utf-8"), wide=True)
     except (OSError, ValueError) as error:
         raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from None
     if not isinstance(value, dict):
@@ -141,12 +177,19 @@ def from_folder(cls: Any, checkpoint: Path, **how: Any) -> PreTrainedModel:
     check_checkpoint(checkpoint)
     try:
         with _bounded(checkpoint):
-            model = cls.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False, **how)
-            return cast(PreTrainedModel, model)
+            model, told = cls.from_pretrained(
+                checkpoint, local_files_only=True, trust_remote_code=False, output_loading_info=True, **how
+            )
     except UserError:
         raise
     except Exception as error:  # whatever transformers, safetensors and torch say of files that are damaged
         raise UserError(f"checkpoint: {checkpoint} holds no model that can be read: {one_line(error)}") from error
+    if absent := sorted(told["missing_keys"]):  # transformers would draw them at random, unsaid
+        raise UserError(
+            f"checkpoint: {checkpoint} lacks {len(absent)} tensors of {type(model).__name__} ({absent[0]}, ...): it is "
+            "damaged, or another model's"
+        )
+    return cast(PreTrainedModel, model)
 
 
 def read_adapters(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:
@@ -184,8 +227,10 @@ def _bounded(checkpoint: Path) -> Iterator[None]:
     """
     held = sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file())
     parts = numbers = 0
-    largest = max(_whole_numbers(_json(checkpoint / "config.json")), default=0)
-    if largest > max(held, 10_000_000):  # before there is a layer, tables are made for each
+    config = _json(checkpoint / "config.json")
+    largest, labels = max(_whole_numbers(config), default=0), config.get("num_labels")
+    # before there is a layer, tables are made for each, and names for each label
+    if largest > max(held, 10_000_000) or (isinstance(labels, int) and labels > MOST_LABELS):
         raise UserError(f"checkpoint: {checkpoint}: its config.json counts beyond what its files hold")
 
     def part(*_: object) -> None:

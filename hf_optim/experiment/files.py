@@ -36,6 +36,7 @@ LARGEST_RUN = 1 << 30
 CHECKPOINTS = "checkpoint-*"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_LONG = re.compile("[0-9]{19}")
 
 
 class Refused(OSError):
@@ -107,9 +108,10 @@ def read_json(folder: Path, name: str) -> Any:
     return parse_json(read_text(folder, name))
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, wide: bool = False) -> Any:
     """Plain data. A ValueError for what is not JSON, and for what Python takes and nobody means: NaN, halves of
-    characters, hundreds of levels, millions of values.
+    characters, hundreds of levels, millions of values, and whole numbers of more than 64 bits unless `wide` (as
+    transformers writes for "no limit").
     """
     check_count(text)
     try:
@@ -118,12 +120,23 @@ def parse_json(text: str) -> Any:
         raise ValueError("nested too deeply") from None
     if not _shallow(value, DEEPEST):
         raise ValueError("nested too deeply")
+    if not wide and _LONG.search(text) and not _in_64_bits(value):
+        raise ValueError("a whole number has more than 64 bits")
     if _SURROGATE.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ValueError("a text holds half a character (a lone surrogate)") from None
     return value
+
+
+def _in_64_bits(value: Any) -> bool:
+    """What no other program reads, and no float holds. (Hashes are texts.)"""
+    if isinstance(value, int):
+        return abs(value) < 2**64
+    return all(
+        map(_in_64_bits, value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+    )
 
 
 def check_count(text: str) -> None:

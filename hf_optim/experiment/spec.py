@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -185,9 +184,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list) else value
-
-
-def paths_in(spec: Mapping[str, Any]) -> list[str]:
-    """What of a run's data and options is a path rather than a name, or a name that the current folder has, too."""
-    named = [value for value in (spec.get("data"), *(spec.get("options") or {}).values()) if isinstance(value, str)]
-    return [name for name in named if os.sep in name or name.startswith((".", "~")) or os.path.lexists(name)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -341,3 +342,23 @@ def check_run(spec: RunSpec) -> tuple[Task, str, Preset]:
     preset = task.with_options(model, task.preset(model, spec.size), spec.options)
     registry.check_spec(spec.optimizer)
     return task, model, preset
+
+
+def names_data(task: str, name: str) -> bool:
+    """Whether a task has a data set of its own under this name: it is then meant, whatever the current folder holds
+    (`./NAME` is what lies there).
+    """
+    try:
+        known = load(task)
+    except UserError:
+        return False
+    return name in known.embedded or name in known.remote
+
+
+def paths_in(spec: Mapping[str, Any]) -> list[str]:
+    """What of a run's data and options is a path rather than a name, or a name that the current folder has, too."""
+    data, options = spec.get("data"), (spec.get("options") or {}).values()
+    named = [value for value in options if isinstance(value, str)]
+    if isinstance(data, str) and not names_data(spec["task"], data):
+        named.insert(0, data)
+    return [name for name in named if os.sep in name or name.startswith((".", "~")) or os.path.lexists(name)]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import transformers
 from transformers import PreTrainedModel, set_seed
 
 from hf_optim import registry
-from hf_optim.errors import UserError, one_line
+from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment import flops, footprint, precision, sharding, trackers
 from hf_optim.experiment import record as records
 from hf_optim.experiment.budget import Budget, budget, resampled
@@ -62,6 +63,7 @@ def train(
 
     Raises:
         UserError: what can be known to be wrong before anything is written: names, values, data files.
+        DamagedCheckpoint: with `resume`; there is no record.
     """
     folder = Path(folder)
     started, processes = datetime.now(UTC), int(os.environ.get("WORLD_SIZE", "1"))
@@ -87,9 +89,11 @@ def train(
         batch = flops.probe(train_part(data, None), task.collate(data))
         needs = footprint.measure(model, footprint.slots_of(optimizer), batch, numbers.precision)
         numbers = numbers.in_parts(needs.parts(numbers.per_device, footprint.available()))
-    checkpoint = last_checkpoint(folder) if resume else None
+    checkpoint = last_checkpoint(folder, training=True) if resume else None
     if first:
         _prepare(folder, spec, keep=checkpoint is not None, checkpoints=checkpoint_every is not None)
+    if checkpoint is not None and int(checkpoint.rpartition("-")[2]) > numbers.steps:
+        raise DamagedCheckpoint(f"resume: {checkpoint} is beyond the run's {numbers.steps} steps: take it away")
     cost = flops.cost(model, train_part(data, None), task.collate(data))
 
     records.reset_peak_memory()
@@ -120,12 +124,18 @@ def train(
             begun = time.perf_counter()
             try:
                 trainer.train(resume_from_checkpoint=checkpoint)
+            except Exception as problem:
+                if checkpoint is not None and not watch.begun:
+                    raise DamagedCheckpoint(_damaged(checkpoint, problem)) from problem
+                raise
             finally:
                 seconds = time.perf_counter() - begun - trainer.spending.evaluation_seconds
                 watch.close()
             metrics = final_metrics(trainer, data, preset)
             if "sharpness" in spec.overrides:
                 metrics["sharpness"] = _sharpness(trainer, data, spec.overrides["sharpness"])
+        except DamagedCheckpoint:
+            raise
         except Exception as problem:
             if processes > 1 and _lost(problem):  # says nothing about this run: no record, so that it is run again
                 raise UserError(
@@ -195,6 +205,12 @@ def _check_devices() -> None:
             f"{here} processes on this machine would share {cards} GPU{'s' if cards > 1 else ''}: start {cards}, or "
             "hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
+
+
+def _damaged(checkpoint: str, problem: Exception) -> str:
+    # What torch says of other than plain data is how to run it.
+    why = "it holds more than plain data" if isinstance(problem, UnpicklingError) else one_line(problem)[:200]
+    return f"resume: {checkpoint} cannot be gone on with ({why}): take it away and start again"
 
 
 def _lost(problem: Exception) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.core.foreign import label
+from hf_optim.core.safe_text import line
 
 FILE = "hf_optim.json"
 
@@ -66,4 +67,4 @@ def differences(args: Any, spec: dict[str, Any], checkpoint: str | None) -> list
             f"the checkpoint's run was asked for {then.get('optimizer')}, this one for {now['optimizer']}: "
             "the hyper-parameters of the checkpoint are in force"
         )
-    return lines
+    return [line(text) for text in lines]

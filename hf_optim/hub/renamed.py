@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
+
+from hf_optim.errors import UserError
 
 
 def _written(folder: Path) -> set[str]:
@@ -30,15 +33,25 @@ def complete(model: nn.Module, folder: Path) -> str | None:
 
     Args:
         model: not wrapped, not sharded; Trainer has loaded the rest.
+
+    Raises:
+        UserError: some lie there under no name that is known.
     """
     written, own = _written(folder), model.state_dict()
     if not isinstance(model, PreTrainedModel) or not written - own.keys():
         return None
-    loaded = {own[name].data_ptr() for name in own.keys() & written}
-    lacking = [name for name, tensor in own.items() if name not in written and tensor.data_ptr() not in loaded]
+    there = {own[name].data_ptr() for name in own.keys() & written}
+    lacking = [name for name, tensor in own.items() if name not in written and tensor.data_ptr() not in there]
     if not lacking:  # tied ones are written once
         return None
-    stored = type(model).from_pretrained(folder, config=model.config, local_files_only=True)
+    loaded: Any = type(model).from_pretrained(
+        folder, config=model.config, local_files_only=True, output_loading_info=True
+    )
+    stored, told = loaded
+    if absent := sorted(told["missing_keys"]):
+        raise UserError(
+            f"{folder} lacks {len(absent)} tensors of {type(model).__name__} ({absent[0]}, ...): it is another model's"
+        )
     model.load_state_dict(stored.state_dict())
     return (
         f"{len(lacking)} tensors of {type(model).__name__} ({lacking[0]}, ...) lie in {folder.name} under the names of "

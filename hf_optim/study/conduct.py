@@ -13,7 +13,7 @@ from hf_optim.core import safe_text as safe
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
 from hf_optim.experiment.files import unwritable, write_atomically
-from hf_optim.experiment.spec import paths_in
+from hf_optim.experiment.task import paths_in
 from hf_optim.study.findings import design, naming, table, verdicts
 from hf_optim.study.findings import protocol as tuning_report
 from hf_optim.study.folder import changes, questions, rows, shared, stages
@@ -97,7 +97,6 @@ def study(
     why = "a dry run runs none" if dry_run else f"only {name} says that it is to be run: name its YAML file"
     source, origin = (source, name) if source is not None else shipped.find(name)
     with importing.refused(why, trust):
-        data = str(Path(data).resolve()) if data is not None and Path(data).exists() else data
         plan = planning.expand(source, seeds=seeds, origin=Path(origin).name, overrides=overrides, data=data)
         if not (trust or dry_run) and (code := importing.paths([*plan.tasks, *plan.optimizers])):
             raise importing.Untrusted(f"{', '.join(code)}: code, and {why}, or look at it and add --trust")

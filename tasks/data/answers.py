@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, one_line
 from hf_optim.tasks.data import paragraphs
 from hf_optim.tasks.data.blocks import IGNORED, end_of
+from hf_optim.tasks.data.tokenizer import using
 
 #: for tokenizers without a chat template of their own
 TEMPLATE = (
@@ -125,7 +126,8 @@ def encode(tokenizer: Any, pairs: Sequence[Pair], length: int) -> tuple[list[Enc
     Raises:
         UserError: a template that does not continue the question by the answer, or nothing is short enough.
     """
-    template = tokenizer.chat_template or TEMPLATE
+    given = tokenizer.chat_template
+    template = TEMPLATE if not given else given if isinstance(given, str) else None  # of several, their default
     rows, dropped = [], 0
     for question, answer in pairs:
         asked = _text(tokenizer, template, [("user", question)])
@@ -142,17 +144,21 @@ def encode(tokenizer: Any, pairs: Sequence[Pair], length: int) -> tuple[list[Enc
     return rows, dropped
 
 
-def _text(tokenizer: Any, template: str, said: Sequence[tuple[str, str]]) -> str:
+def _text(tokenizer: Any, template: str | None, said: Sequence[tuple[str, str]]) -> str:
     messages = [{"role": role, "content": content} for role, content in said]
-    return str(
-        tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=len(said) == 1
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=len(said) == 1
+            )
         )
-    )
+    except Exception as error:  # a template is a program of Jinja's, which may raise anything
+        raise UserError(f"tokenizer: its chat template cannot be used: {one_line(error)}") from error
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])
+    with using("tokenizer: it fails at a text of the data: save it again, or take another"):
+        return list(tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])
 
 
 def splits(

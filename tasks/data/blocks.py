@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Subset
 
 from hf_optim.errors import UserError
 from hf_optim.tasks.data import paragraphs, published_texts
+from hf_optim.tasks.data.tokenizer import using
 
 IGNORED = -100
 END, UNKNOWN = "<eos>", "<unk>"
@@ -191,6 +192,10 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> Stream:
     for start in range(0, len(texts), 1000):
         part = list(texts[start : start + 1000])
         try:
+            borders = [_borders(text) for text in part]
+        except UnicodeEncodeError as error:
+            raise UserError(f"data: a text holds a lone surrogate ({error.reason}): repair its encoding") from error
+        with using("tokenizer: it fails at a text of the data: save it again, or take another"):
             coded = tokenizer(
                 part,
                 add_special_tokens=False,
@@ -199,9 +204,6 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> Stream:
                 return_token_type_ids=False,
                 verbose=False,
             )
-            borders = [_borders(text) for text in part]
-        except UnicodeEncodeError as error:
-            raise UserError(f"data: a text holds a lone surrogate ({error.reason}): repair its encoding") from error
         for text, border, tokens, offsets in zip(
             part, borders, coded["input_ids"], coded["offset_mapping"], strict=True
         ):

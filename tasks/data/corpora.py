@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from hf_optim.core import shape
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import read_json, remove
 from hf_optim.tasks.data import cache, paragraphs, published_texts
 from hf_optim.tasks.data.blocks import END, IGNORED, UNKNOWN, Stream, counted, encode, fingerprint
 
@@ -36,6 +38,9 @@ HELD_OUT = {"validation": 5, "test": 5}  # of 1,000 documents
 TOKENS = 100_000_000  # of train, unless the options say otherwise
 TRAINED_ON = 20_000  # documents of train that a tokenizer is trained on
 BATCH = 1000  # documents that are tokenized together
+_COUNTED = {"tokens": int, "documents": int, "bytes": int}
+FACTS = {"splits": dict.fromkeys(paragraphs.SPLITS, _COUNTED), "dropped": int, "ended": bool,
+         "width": ("uint16", "uint32")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,8 @@ def prepare(source: Iterable[str], key: str, tokenizer: Any, tokens: int) -> Cor
     """
     settings = repr((FORMAT, key, fingerprint(tokenizer), tokens))
     home = cache.folder() / f"corpus-{hashlib.sha256(settings.encode()).hexdigest()[:32]}"
-    if not (home / "corpus.json").is_file():
+    facts = _kept(home)
+    if facts is None:
         try:
             home.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=home.parent, prefix="making-") as making:
@@ -151,12 +157,31 @@ def prepare(source: Iterable[str], key: str, tokenizer: Any, tokens: int) -> Cor
                 try:
                     os.replace(Path(making) / "made", home)
                 except OSError:
-                    if not (home / "corpus.json").is_file():
-                        raise
+                    if _kept(home) is None:  # else another process was done first
+                        remove(home)
+                        os.replace(Path(making) / "made", home)
         except OSError as error:
             raise UserError(f"data: the tokens cannot be kept in {home.parent}: {error.strerror or error}") from error
-    facts = json.loads((home / "corpus.json").read_text(encoding="utf-8"))
+        facts = _kept(home)
+    if facts is None:
+        raise UserError(f"data: the tokens in {home} are damaged while they are read: take the folder away")
     return Corpus({split: _read(home, split, facts["width"]) for split in paragraphs.SPLITS}, facts)
+
+
+def _kept(home: Path) -> dict[str, Any] | None:
+    """What is known of a corpus in the cache; None where there is none, or one that is cut short."""
+    try:
+        facts = read_json(home, "corpus.json")
+        shape.check_shape(facts, FACTS, "corpus.json")
+        sizes = {part: np.dtype(kind).itemsize for part, kind in _parts(facts["width"]).items()}
+        whole = all(
+            (home / f"{split}.{part}").stat().st_size == size * facts["splits"][split]["tokens"]
+            for split in paragraphs.SPLITS
+            for part, size in sizes.items()
+        )
+    except (OSError, ValueError):
+        return None
+    return facts if whole else None
 
 
 def trained_tokenizer(source: Iterable[str], key: str, kind: str, vocabulary: int) -> Any:
@@ -168,15 +193,17 @@ def trained_tokenizer(source: Iterable[str], key: str, kind: str, vocabulary: in
 
     settings = repr((FORMAT, key, kind, vocabulary, TRAINED_ON))
     name = f"corpus-tokenizer-{hashlib.sha256(settings.encode()).hexdigest()[:32]}.json"
-    if (kept := cache.read(name)) is None:
-        cache.keep(name, _trained(source, kind, vocabulary).backend_tokenizer.to_str().encode())
-        kept = cache.read(name)
-    if kept is None:
-        raise UserError(f"data: the tokenizer cannot be kept in {cache.folder()}: make it writable")
+    kept = cache.read(name)
+    try:
+        known = None if kept is None else Tokenizer.from_str(kept.decode())
+    except Exception:  # a damaged one is made anew; tokenizers raises nothing more precise
+        known = None
+    if known is None:
+        known = _trained(source, kind, vocabulary).backend_tokenizer
+        cache.keep(name, known.to_str().encode())
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(kept.decode()), eos_token=END, unk_token=UNKNOWN,
-        clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=known, eos_token=END, unk_token=UNKNOWN, clean_up_tokenization_spaces=False
+    )
 
 
 def _trained(source: Iterable[str], kind: str, vocabulary: int) -> Any:

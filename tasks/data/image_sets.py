@@ -28,6 +28,9 @@ IMAGENET_MOMENTS: Moments = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CENTRE = 224 / 256
 """The share of a picture's shorter side that evaluations of ImageNet's models see."""
 
+#: what is decoded, by Pillow alone: for others it starts programs (Ghostscript for EPS)
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "PPM", "TIFF")
+
 S = TypeVar("S", bound="ImageSet")
 
 
@@ -159,12 +162,12 @@ def picture(place: str, image: bytes | Path | np.ndarray) -> np.ndarray:
     """uint8 [height, width, 1 or 3] of an encoded image, transparency on white; a `UserError` names its `place`."""
     if isinstance(image, np.ndarray):
         return image
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    if isinstance(image, Path) and not image.is_file():
-        raise UserError(f"data: {place}: no such image file: {image}")
     try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        if isinstance(image, Path) and not image.is_file():
+            raise UserError(f"data: {place}: no such image file: {image}")
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS) as opened:
             if opened.mode.startswith(("I", "F")):
                 raise UserError(
                     f"data: {place}: a {opened.mode} image of more than 8 bits a channel: convert it to 8 bits first"
@@ -177,9 +180,11 @@ def picture(place: str, image: bytes | Path | np.ndarray) -> np.ndarray:
                     Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
                 )
             return np.asarray(opened)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UserError(f"data: {place}: an image of more pixels than Pillow takes: make it smaller") from error
+    except Exception as error:  # whatever Pillow says of a damaged file
         raise UserError(f"data: {place}: not a readable image (corrupt or cut short): replace or remove it") from error
 
 

@@ -13,6 +13,7 @@ same ones every time.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_optim.core import shape
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import published_images
+from hf_optim.experiment.files import parse_json
+from hf_optim.tasks.data import published_images, tables
 from hf_optim.tasks.data.image_sets import (
     IMAGENET_MOMENTS,
     EncodedImages,
@@ -237,32 +240,27 @@ def _folder_rows(folder: Path) -> Iterator[Row]:
 def _csv_rows(file: Path, label: str) -> Iterator[Row]:
     import csv
 
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        _need_columns(file, reader.fieldnames or [], label)
-        for row in reader:
-            image, value = row["image"], row[label]
-            place = f"{file}, line {reader.line_num}"
-            if not image or value in (None, ""):
-                raise UserError(f"data: {place}: image or {label} is empty")
-            yield place, file.parent / image, int(value) if value.lstrip("-").isdigit() else value
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            _need_columns(file, reader.fieldnames or [], label)
+            for row in reader:
+                image, value = row["image"], row[label]
+                place = f"{file}, line {reader.line_num}"
+                if not image or value in (None, ""):
+                    raise UserError(f"data: {place}: image or {label} is empty")
+                yield place, file.parent / image, int(value) if re.fullmatch("-?[0-9]{1,18}", value) else value
+    except (OSError, UnicodeDecodeError, csv.Error) as error:  # not UTF-8, a cell of megabytes
+        raise UserError(f"data: {file} cannot be read as csv: {error}") from error
 
 
 def _parquet_rows(file: Path, label: str, names: list[str]) -> tuple[list[Row], list[str]]:
-    import json
-
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"data: {file} cannot be read as parquet: {str(error).splitlines()[0]}") from error
+    table = tables.read(file)
     _need_columns(file, table.column_names, label)
-    features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    names = names or list(features.get(label, {}).get("names", []))
+    names = names or _class_names(table.schema.metadata, label)
     rows: list[Row] = []
-    for number, (image, value) in enumerate(zip(table["image"].to_pylist(), table[label].to_pylist(), strict=True)):
+    images, labels = (tables.column(table, name, file) for name in ("image", label))
+    for number, (image, value) in enumerate(zip(images, labels, strict=True)):
         place = f"{file}, row {number}"
         if isinstance(image, dict):
             image = image.get("bytes") or image.get("path")
@@ -276,12 +274,21 @@ def _parquet_rows(file: Path, label: str, names: list[str]) -> tuple[list[Row], 
     return rows, names
 
 
+def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> list[str]:
+    """The names of the classes as datasets writes them beside a table; none where it did not."""
+    try:
+        told = parse_json((metadata or {}).get(b"huggingface", b"{}").decode())
+    except ValueError:
+        return []
+    if not shape.fits(told, {"info": {"features": {label: {"names": [str]}}}}):
+        return []
+    return list(told["info"]["features"][label]["names"])
+
+
 def _need_columns(file: Path, columns: Sequence[str], label: str) -> None:
     for column in ("image", label):
         if column not in columns:
-            raise UserError(
-                f"data: {file} has no column {column!r}; it has {', '.join(columns) or 'none'}: rename yours"
-            )
+            raise UserError(f"data: {file} has no column {column!r}; it has {tables.listed(columns)}: rename yours")
 
 
 def _decode(rows: Sequence[Row]) -> np.ndarray:
@@ -323,15 +330,15 @@ def _labels(
         for split, entries in values.items():
             for place, value in zip(where[split], entries, strict=True):
                 if value not in index:
-                    raise UserError(f"data: {place}: label {value!r} does not occur in the train split")
+                    raise UserError(f"data: {place}: label {_short(value)} does not occur in the train split")
         numbers = {split: np.asarray([index[value] for value in entries]) for split, entries in values.items()}
     else:
-        count = len(names) or len(set(values["train"]))
+        count = len(names) or len({value for value in values["train"] if isinstance(value, int)})
         for split, entries in values.items():
             for place, value in zip(where[split], entries, strict=True):
                 if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
                     raise UserError(
-                        f"data: {place}: label {value!r} is not one of 0 to {count - 1} "
+                        f"data: {place}: label {_short(value)} is not one of 0 to {count - 1} "
                         f"(the train split has {count} classes): number the classes from 0 without gaps"
                     )
         classes = tuple(names) or tuple(str(number) for number in range(count))
@@ -339,6 +346,11 @@ def _labels(
     if len(set(numbers["train"].tolist())) < 2:
         raise UserError("data: the train split has one class only: there is nothing to tell apart")
     return {split: entries.astype(np.int64) for split, entries in numbers.items()}, classes
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _hold_out(labels: dict[str, np.ndarray], held_out: int | None) -> tuple[dict[str, tuple[str, Any]], str]:

@@ -11,12 +11,11 @@ are cut off the end of `train`: 10% of the paragraphs each, so that they come fr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import published_texts
+from hf_optim.tasks.data import published_texts, tables
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -33,7 +32,8 @@ ABBREVIATIONS = frozenset(
     "op ed eds pp approx est inc ltd co corp bros mt ft jan feb mar apr jun jul aug sep sept oct nov dec "
     "e.g i.e u.s u.k u.n d.c a.m p.m b.c a.d ph.d".split()
 )
-_END = re.compile(r"(\S*?)([.!?…]+)([\"'”’»)\]]*)\s+")
+# From each place it looks as far as one run of stops reaches, and no further: texts are long, and some have no spaces.
+_END = re.compile(r"(?<![.!?…])([.!?…]+)([\"'”’»)\]]*)\s+")
 
 
 def sentences(paragraph: str) -> list[str]:
@@ -42,11 +42,15 @@ def sentences(paragraph: str) -> list[str]:
     A sentence ends at `.`, `!`, `?` or `…` (and closing quotes or brackets) before white space, unless a lower-case
     letter follows or the full stop belongs to an abbreviation or an initial.
     """
-    cut, begin = [], 0
+    cut, begin, seen, letter = [], 0, 0, 0
     for match in _END.finditer(paragraph):
-        follows = next((character for character in paragraph[match.end() :] if character.isalnum()), "")
-        word = match[1].lstrip("\"'“‘«([").lower()
-        dotted = match[2] == "." and not match[3] and (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha()))
+        while letter < len(paragraph) and (letter < match.end() or not paragraph[letter].isalnum()):
+            letter = max(letter + 1, match.end())
+        follows = paragraph[letter : letter + 1]
+        before = paragraph[seen : match.start()].split()
+        word = before[-1].lstrip("\"'“‘«([").lower() if before and not paragraph[match.start() - 1].isspace() else ""
+        seen = match.end()
+        dotted = match[1] == "." and not match[2] and (word in ABBREVIATIONS or (len(word) == 1 and word.isalpha()))
         if follows and not follows.islower() and not dotted:
             cut.append(paragraph[begin : match.end()].strip())
             begin = match.end()
@@ -146,40 +150,14 @@ def texts(file: Path, column: str = "text") -> list[str | None]:
     Raises:
         UserError: no such column, values that are no texts, a file that cannot be read.
     """
-    table = _table(file)
+    table = tables.read(file, ("text", "question", "answer"))
     if column not in table.column_names:
-        columns = ", ".join(table.column_names) or "none"
+        columns = tables.listed(table.column_names)
         raise UserError(f"data: {file} has no column {column!r}; it has {columns}: rename yours")
-    values: list[str | None] = table[column].to_pylist()
+    values: list[str | None] = tables.column(table, column, file)
     for number, value in enumerate(values):
         if not isinstance(value, str | None):
             raise UserError(
                 f"data: {file}, row {number}: column {column!r} must hold texts, not {type(value).__name__}"
             )
     return values
-
-
-def _table(file: Path) -> Any:
-    import pyarrow
-    import pyarrow.csv
-    import pyarrow.json
-    import pyarrow.parquet
-
-    readers: Mapping[str, Any] = {
-        ".parquet": pyarrow.parquet.read_table,
-        ".csv": lambda path: pyarrow.csv.read_csv(
-            path,
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(("text", "question", "answer"), pyarrow.string())
-            ),
-        ),
-        ".jsonl": pyarrow.json.read_json,
-    }
-    try:
-        return readers[file.suffix](file)
-    except (pyarrow.ArrowException, OSError) as error:
-        if not file.stat().st_size or "Empty" in str(error):
-            raise UserError(f"data: {file} is empty") from error
-        reason = str(error).splitlines()[0]
-        raise UserError(f"data: {file} cannot be read as {file.suffix[1:]}: {reason}") from error

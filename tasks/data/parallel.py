@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import published_texts
+from hf_optim.tasks.data import published_texts, tables
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -214,14 +214,9 @@ def _tsv(file: Path, source: str, target: str) -> Pairs:
 
 
 def _parquet(file: Path, source: str, target: str) -> Pairs:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"data: {file} cannot be read as parquet: {str(error).splitlines()[0]}") from error
-    texts = {name: table[name].to_pylist() if name in (source, target) else [] for name in table.column_names}
+    table = tables.read(file)
+    names = table.column_names
+    texts = {name: tables.column(table, name, file) if name in (source, target) else [] for name in names}
     return columns(texts, str(file), source, target)
 
 
@@ -239,7 +234,7 @@ def _text(file: Path) -> str:
 def _need_columns(where: object, columns: Sequence[str], source: str, target: str) -> None:
     for name, option in ((source, "source_column"), (target, "target_column")):
         if name not in columns:
+            there = tables.listed([*map(repr, columns)])
             raise UserError(
-                f"data: {where} has no column {name!r}; it has {', '.join(map(repr, columns))}: name the column with "
-                f"--model.{option}"
+                f"data: {where} has no column {name!r}; it has {there}: name the column with --model.{option}"
             )

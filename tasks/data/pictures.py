@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import whole
 from hf_optim.tasks.data.image_sets import Images
 from hf_optim.tasks.data.images import Splits, assemble
 
@@ -118,5 +119,5 @@ def save_grid(pixels: torch.Tensor, file: Path, columns: int = 8, side: int = 32
     for number, tile in enumerate(tiles):
         canvas[number // columns, :height, number % columns, :width] = tile
     picture = canvas.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((picture[:, :, 0] if channels == 1 else picture).numpy()).save(file)
+    with whole(file) as part:
+        Image.fromarray((picture[:, :, 0] if channels == 1 else picture).numpy()).save(part, "PNG")

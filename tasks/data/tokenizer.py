@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -125,3 +125,16 @@ def _build(
         pair = {} if template[1] is None else {"pair": template[1]}
         tokenizer.post_processor = processors.TemplateProcessing(single=template[0], special_tokens=ids, **pair)  # type: ignore[assignment, arg-type]
     return tokenizer
+
+
+@contextmanager
+def using(why: str) -> Iterator[None]:
+    """Whatever a tokenizer of somebody's raises within it is a `UserError` that says `why`. A panic of Rust's (at an
+    expression that looks back for too long) is no Exception.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise UserError(why) from error

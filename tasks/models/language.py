@@ -19,6 +19,7 @@ from transformers import (
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.checkpoint import check_tokenizer, from_folder
+from hf_optim.tasks.data.tokenizer import using
 from hf_optim.tasks.models.lstm import LSTMConfig, LSTMForCausalLM
 
 # Without any of these transformers makes an empty tokenizer and says nothing.
@@ -67,10 +68,8 @@ def tokenizer_in(folder: Path) -> Any:
     if not any(file.name.startswith(TOKENIZER_FILES) for file in folder.iterdir()):
         raise UserError(f"checkpoint: {folder} holds no tokenizer: save it into the folder with save_pretrained")
     check_tokenizer(folder)
-    try:
+    with using(f"checkpoint: {folder} holds a tokenizer that cannot be read: save it again"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"checkpoint: {folder} holds a tokenizer that cannot be read: save it again") from error
     if not tokenizer.is_fast:
         raise UserError(f"checkpoint: the tokenizer of {folder} is not a fast one: convert it to tokenizer.json")
     return tokenizer

@@ -28,7 +28,10 @@ def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
         if finished is None:
             continue
         part = own_folder(folder, "runs") / f".{run.id}.{uuid.uuid4().hex}.part"
-        shutil.copytree(finished, part, copy_function=_link, ignore=shutil.ignore_patterns("checkpoint-*"))
+        # Links were refused; one that comes meanwhile is copied as a link, and refused by whoever reads it.
+        shutil.copytree(
+            finished, part, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns("checkpoint-*")
+        )
         remove(home)  # what an interrupted run left
         os.replace(part, home)
         brought.append(run.id)

@@ -14,13 +14,12 @@ from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files
 from hf_optim.experiment.record import RECORD
 from hf_optim.experiment.spec import id_of
+from hf_optim.study.plan.plan import MOST_NAMES, flatten
 
 #: bytes of a record; ours have some kB
 LARGEST = 1 << 20
 #: rows of a history; a run that logs a hundred thousand steps has as many
 MOST_ROWS = 500_000
-#: names of figures in the records or in the histories of a study, each a column of a table; ours have some dozens
-MOST_NAMES = 5000
 _SCALAR = (str, float, bool, None)
 #: a record as `experiment.training` and `launch.worker` write it; what a later version adds is let be
 SHAPE = {
@@ -80,7 +79,8 @@ class RecordStore:
         if run_id not in self._records:
             try:
                 record = _read(self.folder, run_id)
-                self._know("records", {name for part in _NAMED for name in record.get(part) or ()})
+                names = {name for part in _NAMED for name in record.get(part) or ()}
+                self._know("records", {*names, *flatten(record["spec"])})
                 self._records[run_id] = record
             except FileNotFoundError:
                 return None

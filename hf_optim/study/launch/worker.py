@@ -8,6 +8,7 @@ share a folder.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import queue
@@ -24,7 +25,7 @@ from typing import Any
 
 from hf_optim.core import importing
 from hf_optim.core.notes import once
-from hf_optim.errors import UserError, one_line
+from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment.files import check_tree, own_folder, read_json, remove, unwritable, write_json
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import RECORD
@@ -173,8 +174,10 @@ def train_stored(
     from hf_optim.experiment.spec import RunSpec
     from hf_optim.experiment.training import train
 
+    home, alone = Path(home), os.environ.get("WORLD_SIZE", "1") == "1"
     with importing.refused(STORED, trust), following(tracked) as tracking:
-        train(
+        run = functools.partial(
+            train,
             RunSpec.from_dict(spec),
             home,
             progress=False,
@@ -182,6 +185,15 @@ def train_stored(
             resume=checkpoint_every is not None,
             **tracking,
         )
+        try:
+            run()
+        except DamagedCheckpoint as error:
+            if not alone:
+                raise
+            print(one_line(error), flush=True)  # to the run's log
+            for left in home.glob("checkpoint-*"):
+                remove(left)
+            run()
 
 
 def end_with_parent() -> None:

@@ -90,11 +90,21 @@ def plain(value: Any) -> Any:
 
 
 def with_data(value: Any, data: str | None) -> Any:
-    """A list of tasks' entries with `data` in place of their own; what is none is left to `tasks` to refuse."""
+    """A list of tasks' entries with `data` in place of their own: the set that a task has under this name, else a path
+    from the current folder. What is no list of entries is left to `tasks` to refuse.
+    """
+    from hf_optim.experiment.task import names_data
+
     if data is None or not isinstance(value, list):
         return value
+    here = str(Path(data).resolve()) if Path(data).exists() else data
     named = [{"task": entry} if isinstance(entry, str) else entry for entry in value]
-    return [{**entry, "data": data} if isinstance(entry, dict) else entry for entry in named]
+    return [
+        {**entry, "data": data if names_data(entry.get("task", ""), data) else here}
+        if isinstance(entry, dict)
+        else entry
+        for entry in named
+    ]
 
 
 def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]:

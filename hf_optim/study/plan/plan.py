@@ -61,6 +61,8 @@ FORMAT = 1
 BLOCKS = ("tuning", "sensitivity", "variance", "margin", "targets", "speedup", "ladder")
 KEYS = ("name", "title", "baseline", "seeds", "family", "tasks", "optimizers", *BLOCKS)
 FAMILIES = ("tasks", "score")
+#: names of settings, of figures in records or in histories of a study, each a column of a table; ours have some dozens
+MOST_NAMES = 5000
 TASKS_FOR_SCORE = 3  # so many tasks and more are judged by one score an optimizer, unless the YAML says otherwise
 
 
@@ -154,6 +156,8 @@ class Plan:
                     f"{file}: written by another version (format {data['format']}, this one reads {FORMAT})"
                 )
             stored.check_stored(data, file)
+            if len({name for run in data["runs"] for name in flatten(run["spec"])}) > MOST_NAMES:
+                raise UserError(f"{file}: its runs have more than {MOST_NAMES:,} names of settings")
             return cls(
                 name=data["name"],
                 title=data["title"],

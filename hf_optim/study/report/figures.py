@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,8 @@ from hf_optim.study.report.summary import words
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+log = logging.getLogger("hf_optim")
+
 #: the report's colours, which a colour-blind reader can tell apart, and its dashes
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b34a94", "#c08a00", "#4aa3df", "#6f6f6f", "#6a4fc0")
 DASHES = ("-", "--", ":")
@@ -38,6 +42,8 @@ WIDTHS = {
     "acl page": 6.3, "ieee column": 3.5, "ieee page": 7.16,
 }  # fmt: skip
 FORMATS = ("pdf", "svg", "png")
+#: letters of a chart's file
+LONGEST_NAME = 120
 #: charts with a line for each optimizer
 ROWS = ("result", "difference")
 OVER = {"step": "step", **AXES}
@@ -159,6 +165,14 @@ def _x(curve: Curve, spent: Curve | None) -> list[float]:
     return list(curve.steps) if spent is None else np.interp(curve.steps, spent.steps, spent.mean).tolist()
 
 
+def _new(folder: Path, name: str, kind: str, written: Sequence[Path]) -> Path:
+    """A file of this name, or of one like it where labels that differ (in case, in letters of no ASCII, at their end)
+    give the same.
+    """
+    names = [name[:LONGEST_NAME], *(f"{name[:LONGEST_NAME]}-{n}" for n in range(2, len(written) + 2))]
+    return next(path for path in (folder / f"{name}.{kind}" for name in names) if path not in written)
+
+
 def write_all(
     results: Results,
     tables: Sequence[TaskTable],
@@ -189,19 +203,20 @@ def write_all(
     }
     styles = _styles(results)
     curves = 0.62 * width + texts.above(list(styles), width, font)
-    charts: dict[str, tuple[float, Callable[..., object]]] = {}
+    charts: list[tuple[str, float, Callable[..., object]]] = []
     for table in tables:
         stem = table.metric.removeprefix("test_")
         for chart in dict.fromkeys([*ROWS, "train_loss", "validation_loss", f"validation_{stem}", "effective_lr"]):
             height = _height(len(table.rows), font) if chart in ROWS else curves
-            charts[file_name(table.task, chart)] = height, partial(draw, results, tables, chart, task=table.task)
+            of_task = partial(draw, results, tables, chart, task=table.task)
+            charts.append((file_name(table.task, chart), height, of_task))
     ladder = ladders.build(results)
     if ladder is not None and ladder.points:
         for chart in ladder_figures.CHARTS:
-            charts[f"ladder-{chart}"] = curves, partial(ladder_figures.draw, ladder, chart, styles)
-    written = []
-    with matplotlib.rc_context(settings):
-        for name, (height, drawing) in charts.items():
+            charts.append((f"ladder-{chart}", curves, partial(ladder_figures.draw, ladder, chart, styles)))
+    written: list[Path] = []
+    with matplotlib.rc_context(settings), warnings.catch_warnings(record=True) as said:
+        for name, height, drawing in charts:
             figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
             try:
                 drawing(axes=axes)
@@ -209,9 +224,11 @@ def write_all(
                 continue
             finally:
                 pyplot.close(figure)
-            path = folder / f"{name}.{kind}"
+            path = _new(folder, name, kind, written)
             about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
             with whole(path) as temporary:
                 figure.savefig(temporary, format=kind, dpi=300, metadata=about)
             written.append(path)
+    if any("missing from" in str(warning.message) for warning in said):
+        log.warning("matplotlib's fonts lack letters of the labels, which are boxes: choose its font.family")
     return written

@@ -1,0 +1,88 @@
+"""Tables of files: parquet, CSV and JSON lines. Whatever is wrong with one is one line that names it.
+
+What pyarrow says of a damaged file, or of one that only looks like a table, is of many kinds; none of them is ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_optim.errors import UserError
+
+#: levels of JSON
+DEEPEST = 100
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+
+
+def read(file: Path, texts: Iterable[str] = ()) -> Any:
+    """The pyarrow table of a file, by its ending.
+
+    Args:
+        texts: columns that a CSV file holds as texts, whatever they look like.
+
+    Raises:
+        UserError: it is empty, or cannot be read.
+    """
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet
+
+    readers: Mapping[str, Callable[[Path], Any]] = {
+        ".parquet": pyarrow.parquet.read_table,
+        ".csv": lambda path: pyarrow.csv.read_csv(
+            path,
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(texts, pyarrow.string())),
+        ),
+        ".jsonl": pyarrow.json.read_json,
+    }
+    try:
+        if file.suffix == ".jsonl":
+            _check_depth(file)
+        table = readers[file.suffix](file)
+        _ = table.column_names  # which may be no texts
+        return table
+    except Exception as error:
+        if (file.is_file() and not file.stat().st_size) or "Empty" in str(error):
+            raise UserError(f"data: {file} is empty") from error
+        raise UserError(f"data: {file} cannot be read as {file.suffix[1:]}: {_first_line(error)}") from error
+
+
+def column(table: Any, name: str, file: Path) -> list[Any]:
+    """The values of a column, which the table has.
+
+    Raises:
+        UserError: it stands there twice, or holds what is no value in Python (a text that is not UTF-8, a year 10,000).
+    """
+    if table.column_names.count(name) > 1:
+        raise UserError(f"data: {file} has the column {name!r} twice: keep one")
+    try:
+        values: list[Any] = table[name].to_pylist()
+    except Exception as error:
+        raise UserError(f"data: {file}: column {name!r} cannot be read: {_first_line(error)}") from error
+    return values
+
+
+def listed(names: Sequence[object]) -> str:
+    """Columns in a message: a table may have a million."""
+    return ", ".join(map(str, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none"
+
+
+def _check_depth(file: Path) -> None:
+    """Raise a ValueError for JSON that is nested so deeply that pyarrow's parser would end the process."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.count(b"[") + line.count(b"{") <= DEEPEST:
+                continue
+            depth = 0
+            for bracket in re.findall(rb"[][{}]", _STRING.sub(b"", line)):
+                depth += 1 if bracket in b"[{" else -1
+                if depth > DEEPEST:
+                    raise ValueError(f"line {number} is nested more than {DEEPEST} levels deep")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,222 @@
+"""Data of strangers: tables that are none, pictures that start programs, texts without end, names that mean two things.
+
+Whatever it is, it is one line: none of these may end in what pyarrow, csv, Pillow or Jinja say, or not end at all.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from hf_optim.errors import UserError
+from hf_optim.experiment.task import names_data, paths_in
+from hf_optim.study.plan.entries import with_data
+from hf_optim.tasks.data import answers, cache, corpora, images, paragraphs, parallel
+from hf_optim.tasks.data.image_sets import picture
+
+BYTES = pa.array([b"\xff\xfe no text"] * 4, pa.binary())
+#: a column of texts that are not UTF-8, as only a program that means it writes them
+NO_TEXT = pa.Array.from_buffers(pa.string(), 4, BYTES.buffers())
+NO_DATE = pa.array([2**62] * 4, pa.int64()).view(pa.timestamp("ms"))
+
+TABLES: dict[str, tuple[str, Any, str]] = {
+    "not UTF-8": (".parquet", pa.table({"text": NO_TEXT}), "column 'text' cannot be read"),
+    "no date": (".parquet", pa.table({"text": NO_DATE}), "column 'text' cannot be read"),
+    "twice": (".csv", b"text,text\na,b\n", "the column 'text' twice"),
+    "nested": (".parquet", pa.table({"text": [{"a": 1}] * 4}), "must hold texts, not dict"),
+    "names of bytes": (".csv", "text\nhello\n".encode("utf-16"), "cannot be read as csv"),
+    "many columns": (".csv", ",".join(f"c{i}" for i in range(5000)).encode() + b"\n", "c19 and 4980 more"),
+    # pyarrow's parser goes down into it until the process ends
+    "without end": (".jsonl", b'{"text":' + b"[" * 60_000 + b"]" * 60_000 + b"}\n", "nested more than 100 levels"),
+}
+
+
+def stored(folder: Path, ending: str, content: Any) -> Path:
+    file = folder / f"train{ending}"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        pq.write_table(content, file)
+    return file
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_that_is_none_is_one_line(tmp_path: Path, name: str) -> None:
+    ending, content, why = TABLES[name]
+    with pytest.raises(UserError, match=why) as error:
+        paragraphs.texts(stored(tmp_path, ending, content))
+    assert len(str(error.value)) < 1000
+
+
+def test_brackets_in_a_text_are_no_levels(tmp_path: Path) -> None:
+    file = stored(tmp_path, ".jsonl", json.dumps({"text": '["' + "[" * 500}).encode() + b"\n")
+    assert paragraphs.texts(file) == ['["' + "[" * 500]
+
+
+def test_tables_of_pairs_and_of_images_are_read_by_the_same_hand(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'en' cannot be read"):
+        parallel.read(stored(tmp_path, ".parquet", pa.table({"de": ["a"] * 4, "en": NO_TEXT})))
+    with pytest.raises(UserError, match="'label' cannot be read"):
+        images.read(stored(tmp_path, ".parquet", pa.table({"image": BYTES, "label": NO_TEXT})))
+
+
+# --- pictures ---
+
+
+def encoded(kind: str = "PNG", size: tuple[int, int] = (2, 2)) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size).save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"{", b"[]", b'{"info": null}', b'{"info": {"features": {"label": {"names": 5}}}}', b"\xff"]
+)
+def test_what_datasets_writes_beside_a_table_is_looked_through(tmp_path: Path, metadata: bytes) -> None:
+    table = pa.table({"image": [encoded()], "label": [0]}).replace_schema_metadata({b"huggingface": metadata})
+    assert images._parquet_rows(stored(tmp_path, ".parquet", table), "label", [])[1] == []
+
+
+@pytest.mark.parametrize("label", ["²", "--5", "9" * 5000])
+def test_a_label_that_only_looks_like_a_number_is_a_name(tmp_path: Path, label: str) -> None:
+    file = stored(tmp_path, ".csv", f"image,label\nx.png,{label}\n".encode())
+    assert [row[2] for row in images._csv_rows(file, "label")] == [label]
+
+
+@pytest.mark.parametrize("content", [b"image,label\nx\xe9.png,1\n", b"image,label\n" + b"x" * 200_000 + b",1\n"])
+def test_a_csv_of_images_that_is_none_is_one_line(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(UserError, match="cannot be read as csv"):
+        list(images._csv_rows(stored(tmp_path, ".csv", content), "label"))
+
+
+@pytest.mark.parametrize("labels", [[{"a": 0}] * 4, [[1]] * 4, [b"a", b"b"] * 2, [1.0] * 4])
+def test_labels_of_other_kinds_are_one_line(tmp_path: Path, labels: list[Any]) -> None:
+    with pytest.raises(UserError, match="is not one of 0 to"):
+        images.read(stored(tmp_path, ".parquet", pa.table({"image": [encoded()] * 4, "label": labels})))
+
+
+def test_a_picture_starts_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands EPS to Ghostscript, a program that runs it."""
+    from PIL import EpsImagePlugin
+
+    ran: list[Any] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: ran.append(a) or Image.new("RGB", (2, 2)).im)
+    with pytest.raises(UserError, match="not a readable image"):
+        picture("here", encoded("EPS"))
+    assert not ran
+
+
+@pytest.mark.parametrize("image", [Path("x" * 5000), Path("a\0b"), encoded(size=(500, 500))])
+def test_a_picture_that_cannot_be_opened_is_one_line(image: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match="data: here: "):
+        picture("here", image)
+
+
+# --- texts ---
+
+
+@pytest.mark.parametrize("text", ["a" * 200_000, "a. " * 60_000, "." * 200_000, ". " * 60_000, "… " * 60_000])
+def test_a_text_without_sentences_is_read_once(text: str) -> None:
+    """From each letter to the end would take minutes, and days for a file of some megabytes."""
+    assert len(paragraphs.sentences(text)) == 1
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% for", "{{ a.b.c }}", "{{ 'a' * 9**16 }}"])
+def test_a_chat_template_that_fails_is_one_line(template: str) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    apply = PreTrainedTokenizerFast.apply_chat_template
+    tokenizer: Any = type("Tokenizer", (), {"apply_chat_template": apply, "get_chat_template": lambda s, t, *a: t})()
+    tokenizer.special_tokens_map, tokenizer.chat_template = {}, template
+    with pytest.raises(UserError, match="its chat template cannot be used"):
+        answers.encode(tokenizer, [("a", "b")], 8)
+
+
+@pytest.mark.parametrize("damage", ["{", '{"width": "uint16"}', None])
+def test_a_corpus_that_is_cut_short_in_the_cache_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str | None
+) -> None:
+    from hf_optim.tasks.data import blocks
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    documents = [f"document number {i}" for i in range(2000)]
+    tokenizer = blocks.words(documents, 100)
+    whole = corpora.prepare(documents, "key", tokenizer, 10**9)
+    ids, facts = whole.streams["train"].ids.tolist(), whole.facts
+    del whole  # its files are mapped
+    (home,) = cache.folder().glob("corpus-*")
+    if damage is None:
+        (home / "train.ids").write_bytes(b"")
+    else:
+        (home / "corpus.json").write_text(damage)
+    again = corpora.prepare(documents, "key", tokenizer, 10**9)
+    assert again.facts == facts and again.streams["train"].ids.tolist() == ids
+
+
+# --- a name that means two things ---
+
+
+def test_a_set_of_ours_is_meant_by_its_name_whatever_the_current_folder_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir(), (tmp_path / "mine").mkdir()
+
+    def given(data: str) -> list[str]:
+        return [entry["data"] for entry in with_data(["vision", {"task": "lm"}], data)]
+
+    assert given("digits") == ["digits", str(tmp_path / "digits")]
+    assert given("./digits") == [str(tmp_path / "digits")] * 2 and given("mine") == [str(tmp_path / "mine")] * 2
+    assert paths_in({"task": "vision", "data": "digits"}) == [] and paths_in({"task": "lm", "data": "digits"})
+    assert names_data("lm", "fineweb-edu") and not names_data("no task", "digits")
+
+
+# --- tokenizers ---
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer as `save_pretrained` leaves it."""
+    from hf_optim.tasks.data import tokenizer
+
+    folder = tmp_path_factory.mktemp("words")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        roles = {"unk_token": "<unk>", "eos_token": "<eos>"}
+        tokenizer.train("bpe", ["some words"], 300, ("<unk>", "<eos>"), roles=roles).save_pretrained(folder / "kept")
+    return folder / "kept"
+
+
+def replaced(letters: int) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": "e"}, "content": "e" * letters}
+
+
+BLOWS_UP = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
+TOKENIZERS: dict[str, tuple[dict[str, Any], str]] = {
+    "grows": ({"normalizer": {"type": "Sequence", "normalizers": [replaced(100)] * 3}}, "longer than 1000 times"),
+    "panics": ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA////"}}, "fails|cannot be read"),
+    "no expression": ({"pre_tokenizer": {**BLOWS_UP, "pattern": {"Regex": "("}}}, "cannot be read"),
+    "no end": ({"pre_tokenizer": BLOWS_UP}, "it fails at a text of the data"),
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_tokenizer_that_fails_is_one_line(tmp_path: Path, words: Path, name: str) -> None:
+    from hf_optim.tasks.data import blocks
+    from hf_optim.tasks.models.language import tokenizer_in
+
+    change, why = TOKENIZERS[name]
+    shutil.copytree(words, tmp_path / "theirs")
+    file = tmp_path / "theirs" / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(UserError, match=why):
+        blocks.encode(tokenizer_in(file.parent), ["x" * 60])

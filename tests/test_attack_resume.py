@@ -1,0 +1,140 @@
+"""A run that goes on from a checkpoint which is not what it wrote: that is said, and is no result of the run's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hf_optim.errors import DamagedCheckpoint, UserError
+from hf_optim.experiment import checkpoint as checkpoints
+from hf_optim.experiment.checkpoint import last_checkpoint
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.task import load
+from hf_optim.experiment.training import train
+from hf_optim.hub import companion
+from hf_optim.study.launch import worker
+
+SPEC = RunSpec("vision", "mlp", "smoke", {"name": "adamw", "lr": 1e-3}, overrides={"steps": 4, "eval_every": 4})
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with one checkpoint, of step 2."""
+    folder = tmp_path_factory.mktemp("run") / SPEC.id
+    assert train(SPEC, folder, progress=False, checkpoint_every=2)["status"] == "ok"
+    shutil.rmtree(folder / "checkpoint-4")
+    return folder
+
+
+class Code:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch ran",)
+
+
+def changed(name: str, change: Callable[[Any], Any]) -> Callable[[Path], Any]:
+    def apply(checkpoint: Path) -> None:
+        file = checkpoint / name
+        torch.save(change(torch.load(file, weights_only=False)), file)
+
+    return apply
+
+
+def grouped(**values: Any) -> Callable[[Path], Any]:
+    return changed("optimizer.pt", lambda v: {**v, "param_groups": [{**g, **values} for g in v["param_groups"]]})
+
+
+def others(checkpoint: Path) -> None:
+    save_file({"another": torch.zeros(2)}, checkpoint / "model.safetensors", {"format": "pt"})
+
+
+def told_more(checkpoint: Path) -> None:
+    file = checkpoint / "trainer_state.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "foo": 1}))
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "code": (changed("optimizer.pt", lambda _: Code()), "it holds more than plain data"),
+    "code in random states": (changed("rng_state.pth", lambda _: Code()), "it holds more than plain data"),
+    "no file of torch's": (lambda checkpoint: (checkpoint / "scheduler.pt").write_text("hello"), "KeyError"),
+    "a rate in words": (grouped(lr="x"), "lr must be a number"),
+    "an initial rate in words": (grouped(initial_lr="x"), "initial_lr is no number"),
+    "a short random state": (changed("rng_state.pth", lambda v: {**v, "cpu": v["cpu"][:3]}), "size"),
+    "a state of others": (told_more, "unexpected keyword argument 'foo'"),
+    "weights of others": (others, "lacks 4 tensors of MLPForImageClassification"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_checkpoint_is_no_failed_run(
+    tmp_path: Path, interrupted: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own advice about code in a file is how to run it, and is not passed on."""
+    damage, why = DAMAGED[name]
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / SPEC.id
+    shutil.copytree(interrupted, folder)
+    damage(folder / "checkpoint-2")
+    with pytest.raises(DamagedCheckpoint, match=why) as error:
+        train(SPEC, folder, progress=False, checkpoint_every=2, resume=True)
+    assert "checkpoint-2 cannot be gone on with" in str(error.value) and "weights_only" not in str(error.value)
+    assert not (folder / "record.json").exists() and not (tmp_path / "ran").exists()
+
+
+def test_a_run_of_a_study_begins_anew_where_its_checkpoint_is_damaged(
+    tmp_path: Path, interrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "runs" / SPEC.id
+    shutil.copytree(interrupted, home)
+    (home / "record.json").unlink()
+    DAMAGED["code"][0](home / "checkpoint-2")
+    assert worker.execute(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=2) == "ok"
+    assert "it holds more than plain data" in capsys.readouterr().out
+
+
+def test_a_checkpoint_beyond_the_run_is_not_its_end(tmp_path: Path, interrupted: Path) -> None:
+    folder = tmp_path / SPEC.id
+    shutil.copytree(interrupted, folder)
+    (folder / "checkpoint-2").rename(folder / "checkpoint-9000")
+    state = folder / "checkpoint-9000" / "trainer_state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "global_step": 9000}))
+    with pytest.raises(UserError, match="is beyond the run's 4 steps"):
+        train(SPEC, folder, progress=False, checkpoint_every=2, resume=True)
+
+
+@pytest.mark.parametrize("missing", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_what_a_run_goes_on_from_is_all_there(tmp_path: Path, interrupted: Path, missing: str) -> None:
+    """Trainer would begin anew with what is missing, and say nothing."""
+    shutil.copytree(interrupted, tmp_path / "run")
+    assert last_checkpoint(tmp_path / "run", training=True)
+    (tmp_path / "run" / "checkpoint-2" / missing).unlink()
+    assert last_checkpoint(tmp_path / "run", training=True) is None and last_checkpoint(tmp_path / "run")
+
+
+def test_weights_that_a_checkpoint_lacks_are_not_drawn(tmp_path: Path, interrupted: Path) -> None:
+    theirs = tmp_path / "theirs"
+    shutil.copytree(interrupted / "checkpoint-2", theirs)
+    weights = load_file(theirs / "model.safetensors")
+    assert checkpoints.read_model(load("vision"), "mlp", theirs) is not None
+    weights.pop(next(iter(weights)))
+    save_file(weights, theirs / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="lacks 1 tensors of MLPForImageClassification"):
+        checkpoints.read_model(load("vision"), "mlp", theirs)
+    config = json.loads((theirs / "config.json").read_text())
+    (theirs / "config.json").write_text(json.dumps({**config, "num_labels": 9_000_000}))
+    with pytest.raises(UserError, match="counts beyond what its files hold"):
+        checkpoints.read_model(load("vision"), "mlp", theirs)
+
+
+def test_what_a_checkpoint_says_of_its_run_moves_no_cursor(tmp_path: Path) -> None:
+    (tmp_path / companion.FILE).write_text(json.dumps({"processes": "\x1b]0;theirs\x07", "step_samples": "\n\x1b[2J"}))
+    args = type("Arguments", (), {"world_size": 1, "train_batch_size": 1, "gradient_accumulation_steps": 1})()
+    said = companion.differences(args, {"name": "sgd"}, str(tmp_path))
+    assert said and not any(letter in line for line in said for letter in "\x1b\x07\n")
