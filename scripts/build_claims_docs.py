@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ HEAD = """# What the papers claim, and what was found
 Every table, figure and theorem of the four papers and their headline sentences: the paper's own words, the rule that
 judges them, what judging costs, and what was found, and at which size. Each has a file in `configs/claims`;
 `hf-optim reproduce NAME` runs it and writes a page of verdicts, with published figures beside obtained ones.
+
+**{tally}**
 
 - **Size small** trains on data of the package, minutes to hours on a few cores. A verdict there speaks of the stand-in
   and of nothing larger. **Size paper** is the paper's setting, for a GPU; none of it was run here.
@@ -44,11 +47,26 @@ Made by `scripts/build_claims_docs.py`.
 
 def page() -> str:
     """The page as Markdown."""
-    parts = [HEAD]
+    all_claims = [claim.load(name) for name in claim.names()]
+    parts = [HEAD.replace("{tally}", _tally(all_claims))]
     for paper in claim.PAPERS:
         parts.append(f"\n## {paper}\n")
-        parts += [_entry(loaded) for loaded in map(claim.load, claim.names()) if loaded.paper == paper]
+        parts += [_entry(loaded) for loaded in all_claims if loaded.paper == paper]
     return "\n".join(parts) + "\n"
+
+
+def _tally(all_claims: list[claim.Claim]) -> str:
+    """How many of the rows below have which verdict."""
+    said: list[str] = []
+    for loaded in all_claims:
+        by_size = {size: _judgements(loaded, size) for size in loaded.settings}
+        said += [_verdicts(statement, by_size) for statement in loaded.judged()]
+    counts = Counter(text.split("**")[1] if "**" in text else text for text in said)
+    parts = [f"{counts[word]} {word}" for word in ("holds", "contradicted", "partly", "undecided") if counts[word]]
+    return (
+        f"Of {len(said)} rows below, {len(said) - counts['not run'] - counts['–']} were judged, none at size paper: "
+        f"{', '.join(parts)}. {counts['–']} cannot be tested as they are written, and {counts['not run']} were not run."
+    )
 
 
 def _entry(loaded: claim.Claim) -> str:

@@ -54,7 +54,9 @@ def kept(folder: Path, *, draw: bool = True) -> dict[str, Any]:
         "planned": [trials, judged, further],
         "finished": results.standing.finished,
         "progress": verdicts.progress(results),
-        "rungs": [{k: r[k] for k in ("task", "parameters", "tokens", "steps", "batch_size", "all")} for r in rungs],
+        "rungs": [
+            {k: r[k] for k in ("task", "parameters", "multiple", "tokens", "steps", "batch_size", "all")} for r in rungs
+        ],
         "budgets": [r["multiple"] for r in plan.ladder["rungs"] if r["size"] == rungs[0]["size"]],  # type: ignore[index]
         "counted": built.counted,
         "optimizers": [],
@@ -132,7 +134,7 @@ def picture(built: Any, styles: dict[str, str]) -> None:
 def page(data: dict[str, Any], batches: dict[str, Any]) -> str:
     """docs/ladder.md."""
     fields = {
-        "answer": answer(data),
+        "answer": answer(data) + "".join(f"\n\n{line}" for line in other(batches)),
         "picture": ALT if any(any(row["losses"]) for row in data["optimizers"]) else "",
         "made": provenance(data),
         "table": table_of(data),
@@ -159,15 +161,49 @@ def answer(data: dict[str, Any]) -> str:
         for word in ("better", "worse", "equivalent", "undecided", "no verdict")
         if word in groups
     ]
-    return "\n\n".join([*said, data["progress"]] if data["progress"] else said)
+    said.append(
+        f"Seen with {sizes_of(data)} parameters and {data['rungs'][0]['multiple']:g} tokens for each, no larger."
+    )
+    return "\n\n".join([*said, *crossings(data), *filter(None, [data["progress"]])])
+
+
+def other(batches: dict[str, Any]) -> list[str]:
+    """What the study of batch sizes says, up to its figures."""
+    size = f"{batches['parameters']:,}"
+    verdicts = [line.partition(";")[0] for line in batches["sentences"] if ": " in line and ";" in line]
+    return [
+        f"**Over three [batch sizes](#batch-size) of {size} parameters**, asked apart: {text}." for text in verdicts
+    ]
+
+
+def sizes_of(data: dict[str, Any]) -> str:
+    return "GPT-2 of " + " and ".join(f"{r['parameters']:,}" for r in data["rungs"])
+
+
+def crossings(data: dict[str, Any]) -> list[str]:
+    """A line for each optimizer whose loss lies apart from the baseline's, and not on the same side at every size."""
+    base = next(row["losses"] for row in data["optimizers"] if row["label"] == data["baseline"])
+    lines = []
+    for row in data["optimizers"]:
+        sides = [side(*pair) for pair in zip(row["losses"], base, strict=True)]
+        if {"lower", "higher"} <= set(sides):
+            places = ", ".join(f"{word} at {r['task']}" for word, r in zip(sides, data["rungs"], strict=True) if word)
+            lines.append(f"**{row['label']} crosses:** its loss is {places} (intervals apart; each size singly).")
+    return lines
+
+
+def side(own: Any, other: Any) -> str:
+    """Where an interval lies against another; nothing if they meet or one is unknown."""
+    if not own or not other or None in (own["low"], own["high"], other["low"], other["high"]):
+        return ""
+    return "lower" if own["high"] < other["low"] else "higher" if own["low"] > other["high"] else ""
 
 
 def provenance(data: dict[str, Any]) -> str:
-    sizes = " and ".join(f"{r['parameters']:,}" for r in data["rungs"])
     tokens = " and ".join(f"{r['tokens']:,}" for r in data["rungs"])
     looks = " and ".join(map(str, data["looks"]))
     return (
-        f"GPT-2 with {sizes} parameters, trained on {tokens} tokens ({data['rungs'][0]['batch_size']} blocks a step, "
+        f"{sizes_of(data)} parameters, trained on {tokens} tokens ({data['rungs'][0]['batch_size']} blocks a step, "
         f"{' and '.join(str(r['steps']) for r in data['rungs'])} steps). Each repetition has {data['trials']} trials "
         f"for every tuned optimizer at every size, and seeds of its own; looks after {looks} repetitions, of which "
         f"{data['units']} are in. FLOPs: {data['counted']}. Question `{data['question'][:12]}`."
@@ -197,14 +233,10 @@ def rates(data: dict[str, Any]) -> str:
 
 
 def trend(data: dict[str, Any]) -> str:
-    rows = [
-        [t["optimizer"], f"{t['multiple']:g}", interval(t["tenfold"], ".2f"), interval(t["next_factor"], ".2f")]
-        for t in data["speed_trends"]
-    ]
+    rows = [[t["optimizer"], f"{t['multiple']:g}", interval(t["tenfold"], ".2f")] for t in data["speed_trends"]]
     if not rows:
-        return "Not known yet."
-    ahead = f"{data['speed_trends'][0]['next_parameters']:,.0f}"
-    return markdown(["optimizer", "tokens a parameter", "factor per tenfold size", f"said of {ahead} parameters"], rows)
+        return "No optimizer has a factor within AdamW's budgets at every size, so there is no trend to tell."
+    return markdown(["optimizer", "tokens a parameter", "factor per tenfold size"], rows)
 
 
 def batch_section(data: dict[str, Any]) -> str:

@@ -184,6 +184,18 @@ def test_a_failed_machine_leaves_its_optimizer_out_and_the_look_is_taken(tmp_pat
     assert judgement.comparisons["MLP", "tlr(sgd)"].pairs == 3
 
 
+def test_an_arm_that_never_trains_has_no_verdict_no_figures_and_no_place(tmp_path: Path) -> None:
+    planned = expand(YAML[: YAML.index("tuning:")])
+    whole(planned, tmp_path, lambda r: None if r.optimizer == "SMARAN" else even(r))
+    judgement = records.load(tmp_path).standing.judgement
+    assert judgement is not None
+    never = judgement.comparisons["MLP", "SMARAN"]
+    assert (never.verdict, never.over) == ("no verdict", False) and "no run of SMARAN trained" in never.reason
+    assert math.isnan(never.difference.mean) and math.isnan(never.adjusted)
+    assert (never.failures[0].count, never.failures[1].count) == (3, 0)
+    assert {label for some in judgement.places["MLP"].pairs for label in some} == {"adamw", "tlr(sgd)"}
+
+
 def test_what_was_decided_outlives_later_failures_and_a_machine_that_fails_later(tmp_path: Path) -> None:
     """Decided at the first look; the second is reached because the other optimizer is open."""
     plain = YAML[: YAML.index("tuning:")].replace("seeds: 3", "seeds: [5, 10]") + "margin: 0.05\n"

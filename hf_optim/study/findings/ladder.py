@@ -63,15 +63,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class SpeedTrend:
-    """By what factor the fitted speed-up changes when the parameters grow tenfold, and what that says of the next
-    size.
-    """
+    """By what factor the fitted speed-up changes when the parameters grow tenfold; of no size that was not run."""
 
     optimizer: str
     multiple: float
     tenfold: Estimate
-    next_parameters: float
-    next_factor: Estimate
 
 
 @dataclass(frozen=True)
@@ -132,7 +128,7 @@ def build(results: Results) -> Ladder | None:
         lines=tuple(line for label in labels for line in lines(of[label])),
         trends=tuple(t for label in labels if (t := _trend(of[label], ahead))),
         speeds=speeds,
-        speed_trends=tuple(_speed_trends(plan, points, ahead)),
+        speed_trends=tuple(_speed_trends(plan, points)),
         rates=tuple(ladder_rates.rates(results)),
         carried=tuple(ladder_rates.carried(results, {(p.rung["task"], p.optimizer): p.losses for p in points})),
         batches=tuple(_batches(plan, points)),
@@ -249,7 +245,7 @@ def _log_factors(plan: Plan, points: Sequence[Point], p: Point) -> dict[int, flo
     return {u: (math.log(here.losses[u]) - math.log(p.losses[u])) / slope for u in units}
 
 
-def _speed_trends(plan: Plan, points: Sequence[Point], ahead: float) -> list[SpeedTrend]:
+def _speed_trends(plan: Plan, points: Sequence[Point]) -> list[SpeedTrend]:
     trends = []
     for label in (o["label"] for o in plan.optimizers if o["label"] != plan.baseline):
         for multiple in sorted({p.rung["multiple"] for p in points if p.optimizer == label}):
@@ -260,19 +256,17 @@ def _speed_trends(plan: Plan, points: Sequence[Point], ahead: float) -> list[Spe
             if len(mine) < 2 or len(units) < 2:
                 continue
             if not all(_within(plan, points, p, list(by_unit.values())) for p, by_unit in zip(mine, logs, strict=True)):
-                continue  # a factor that the baseline's budgets do not nearly reach has no trend worth telling
+                continue  # what no budget of the baseline reaches is a guess, and so is a line through it
             x = np.log10([p.rung["parameters"] for p in mine])
             lines = [np.polyfit(x, [by_unit[u] for by_unit in logs], 1) for u in units]
-            said = [float(np.polyval(line, math.log10(ahead))) for line in lines]
-            tenfold = exponential([float(line[0]) for line in lines])
-            trends.append(SpeedTrend(label, multiple, tenfold, ahead, exponential(said)))
+            trends.append(SpeedTrend(label, multiple, exponential([float(line[0]) for line in lines])))
     return trends
 
 
 def _within(plan: Plan, points: Sequence[Point], p: Point, logs: Sequence[float]) -> bool:
-    """Whether a mean factor lies within half the baseline's least budget and twice its largest one."""
+    """Whether a mean factor lies within the baseline's budgets."""
     budgets = [q.tokens / p.tokens for q in points if q.optimizer == plan.baseline and _like(q.rung, p.rung)]
-    return min(budgets) / 2 <= math.exp(float(np.mean(logs))) <= 2 * max(budgets)
+    return min(budgets) <= math.exp(float(np.mean(logs))) <= max(budgets)
 
 
 def _batches(plan: Plan, points: Sequence[Point]) -> list[Batch]:

@@ -316,7 +316,7 @@ def result_cells(table: TaskTable, row: Row) -> dict[str, str]:
         **place,
         "95 % CI": interval(row.mean, d),
         f"− {table.baseline}": versus,
-        "95 % CI ": interval(difference, d, sign=True),
+        "its interval": interval(difference, d, sign=True),
         "p": p_text(c.adjusted) if c else "–",
         "verdict": row.verdict or "–",
     }

@@ -63,7 +63,7 @@ def looked(results: Results) -> str:
         if judgement.note:
             parts.append(f"Judged by tasks: {judgement.note}.")
     if register.digest:
-        parts.append(f"Question {register.digest[:12]}, registered {register.time[:10]}.")
+        parts.append(f"Question {register.digest[:12]}, kept in this folder since {register.time[:10]}.")
     else:
         parts.append("Question not registered: nothing tells whether it was changed after the answer.")
     return " ".join(parts)
@@ -95,7 +95,7 @@ def part(results: Results, table: TaskTable, row: Row) -> str:
     parts = [word(c), *_undecided(results, c, table.decimals, table.greater)]
     if c.pairs > 1 and not math.isnan(c.difference.mean):
         parts += [f"{metric} {_numbers(results, c, table.decimals)}", _odds(results.plan, c)]
-    elif c.pairs == 1:
+    elif c.pairs == 1 and not math.isnan(c.difference.mean):
         parts.append(f"difference {signed(c.difference.mean, table.decimals)}")
     parts += [failed(c), costs.sentence(table, row)]
     return "; ".join(text for text in parts if text)

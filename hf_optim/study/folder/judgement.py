@@ -17,7 +17,7 @@ from hf_optim.study.plan.plan import Plan
 from hf_optim.study.statistics import failures
 from hf_optim.study.statistics.comparisons import Comparison, comparison
 from hf_optim.study.statistics.looks import Claim, Decision, decide
-from hf_optim.study.statistics.paired import NAN, MeanDifference, mean_difference
+from hf_optim.study.statistics.paired import NAN, MeanDifference, mean_difference, summarise
 from hf_optim.study.statistics.places import Pair, Places, places
 from hf_optim.study.statistics.scores import score
 
@@ -128,6 +128,11 @@ class _Study:
         a, b = self.shared(task, first, second, units)
         return failures.rate(a), failures.rate(b)
 
+    def trains(self, task: str, label: str) -> bool:
+        """Whether any run of an arm came to something."""
+        runs = self.arms.get((task, label), Arm()).values.values()
+        return any(not math.isnan(value) for values in runs for value in values)
+
     def unusable(self, task: str, label: str) -> tuple[str, int]:
         """Why nothing more can be said of an arm, and after how many looks; no reason, and all, where it can."""
         arm = self.arms.get((task, label), Arm())
@@ -162,8 +167,20 @@ def _decided(plan: Plan, asked: Mapping[Key, _Asked], register: Register) -> dic
     for (key, question), decision, test in zip(asked.items(), decide(claims, plan.looks), failed, strict=True):
         c = comparison(decision, question.advantages, plan.looks, tests, question.margin, question.greater)
         c = replace(c, failures=question.rates, failure_test=test, exploratory=register.exploratory(*key))
-        compared[key] = _without(c, question.reason)
+        compared[key] = _trained(_without(c, question.reason), key[1], plan.baseline)
     return compared
+
+
+def _trained(c: Comparison, label: str, baseline: str) -> Comparison:
+    """An undecided comparison as none, where an arm has nothing but failures: what stands in their place is no
+    measurement. More units may still say which fails more often.
+    """
+    sides = zip((label, baseline), c.failures or (), strict=False)
+    never = [side for side, rate in sides if rate.count == rate.n > 0]
+    if c.decided or c.reason or not never:
+        return c
+    reason = f"no run of {never[0]} trained (failed, or no better than untrained)"
+    return replace(c, verdict="no verdict", reason=reason, difference=summarise([]), p=NAN, adjusted=NAN)
 
 
 def _without(c: Comparison, reason: str) -> Comparison:
@@ -224,7 +241,7 @@ def _places(plan: Plan, whole: _Study) -> dict[str, Places]:
     tasks: list[dict[Pair, list[MeanDifference]]] = []
     for task in plan.tasks:
         name = task["label"]
-        labels = [x for x in task["only"] if not whole.unusable(name, x)[0] and (name, x) in whole.arms]
+        labels = [x for x in task["only"] if not whole.unusable(name, x)[0] and whole.trains(name, x)]
         tasks.append({(a, b): whole.means(name, a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]})
     return {task["label"]: placed for task, placed in zip(plan.tasks, places(tasks, plan.looks), strict=True)}
 

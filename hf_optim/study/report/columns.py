@@ -50,7 +50,7 @@ def key_of(name: str, metric: str = "", baseline: str = "") -> str:
         return "metric"
     if baseline and name == f"− {baseline}":
         return "difference"
-    return "interval of the difference" if name == "95 % CI " else name.strip()
+    return "interval of the difference" if name == "its interval" else name
 
 
 def slug(key: str) -> str:

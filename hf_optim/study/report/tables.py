@@ -148,8 +148,8 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
     for table in tables:
         rows = [result_cells(table, row) for row in table.rows]
         names = list(rows[0]) if rows else []
-        for droppable in ("95 % CI", "95 % CI ", "place", "p"):
-            width = sum(max(len(n.strip()), *(len(r[n]) for r in rows)) + 3 for n in names)
+        for droppable in ("95 % CI", "its interval", "place", "p"):
+            width = sum(max(len(n), *(len(r[n]) for r in rows)) + 3 for n in names)
             if width > console.width and droppable in names:
                 names.remove(droppable)
         rich_table = RichTable(
@@ -161,9 +161,7 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
             title_style="bold",
         )
         for name in names:
-            rich_table.add_column(
-                name.strip(), justify="left" if name in ("optimizer", "verdict") else "right", no_wrap=True
-            )
+            rich_table.add_column(name, justify="left" if name in ("optimizer", "verdict") else "right", no_wrap=True)
         for row in rows:
             rich_table.add_row(*(Text(row[n], style=colours.get(row[n], "") if n == "verdict" else "") for n in names))
         console.print(rich_table)
