@@ -43,6 +43,23 @@ def test_copies_go_their_own_way(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_state_that_was_away_and_came_back_goes_on(name):
+    """What offloading does: every tensor of the state has other memory behind it, its step count too."""
+    problem, stayed = Problem(), Problem()
+    opt, other = make(name, problem.params), make(name, stayed.params)
+    _walk(opt, problem, 0, 3)
+    for state in opt.state.values():
+        for value in state.values():
+            if torch.is_tensor(value):
+                value.data = value.data.clone()
+    _walk(opt, problem, 3, 6)
+    _walk(other, stayed, 0, 6)
+    assert torch.equal(_flat(problem.params), _flat(stayed.params))
+    mine, theirs = (o.state_dict()["state"] for o in (opt, other))
+    assert [s.get("step") for s in mine.values()] == [s.get("step") for s in theirs.values()]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_hooks_and_closures(name):
     """Every kind of hook once a step; step(closure) returns the closure's loss; step(loss) and step(closure) agree."""
     first, second = Problem(), Problem()

@@ -160,7 +160,9 @@ class Rows:
             steps = list(map(itemgetter("step"), self._states))
         except KeyError:
             return False
-        if not same(steps, self._views):
+        if not (
+            same(steps, self._views) and list(map(_place, steps)) == self._counts
+        ):  # `.data` may have been replaced
             return False
         if not all(same(entries[k], known) for k, known in self._entries.items()):
             return False
@@ -261,6 +263,7 @@ class Rows:
         self._views = [self._steps[i : i + 1].view(count.shape) for i, count in enumerate(counts)]
         for row, view in zip(self._rows, self._views, strict=True):
             row.state["step"] = view
+        self._counts = list(map(_place, self._views))
         self._counted = self._steps._version
 
     def _tabulate(self) -> None:
