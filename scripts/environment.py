@@ -78,12 +78,12 @@ def unfit(venv: Path, chosen: bool) -> str:
     return f"it has Python {its}, and {mine} is asked for" if chosen and its != mine else ""
 
 
-def prepare(venv: Path, chosen: bool) -> None:
-    """Leaves an environment of this Python, whose making has begun."""
+def prepare(venv: Path, chosen: bool, why: str = "") -> None:
+    """Leaves an environment of this Python, whose making has begun; `why` it is to be made anew, if it is."""
     ours = (venv / "pyvenv.cfg").is_file() or (venv / BEGUN).is_file()
     if venv.exists() and not ours and (not venv.is_dir() or any(venv.iterdir())):
         raise Problem(f"{venv} is there and is no environment: name another with VENV=...")
-    why = "its making was interrupted" if (venv / BEGUN).is_file() else unfit(venv, chosen) if ours else ""
+    why = why or ("its making was interrupted" if (venv / BEGUN).is_file() else unfit(venv, chosen) if ours else "")
     if why:
         print(f"making the environment {venv} anew: {why}", flush=True)
         for path in list(venv.iterdir()):
@@ -130,11 +130,15 @@ def install(venv: Path, torch: str, extras: str) -> None:
     """Everything, locked where a lock fits."""
     lock = lock_of(torch, extras)
     if lock is not None:
-        if pip(venv, "install", "--quiet", "--require-hashes", "-r", str(lock)) == 0:
+        code = pip(venv, "install", "--quiet", "--require-hashes", "-r", str(lock))
+        if code == 0:
             if pip(venv, "install", "--quiet", "--no-deps", "--editable", "."):
                 raise Problem("the package itself could not be installed: see above")
             return
+        if code < 0:
+            raise Problem(f"pip was ended by signal {-code} (9: too little memory?); the same command makes it anew")
         print(f"{lock.relative_to(ROOT)} does not fit this machine or its index: installing what pyproject.toml allows")
+        prepare(venv, False, "a package may be half there")  # pip takes one without its list of files for a whole one
     else:
         print(f"no lock for {torch} with [{extras}] on this kind of machine: installing what pyproject.toml allows")
     if pip(venv, "install", "--quiet", *torch.split()) or pip(venv, "install", "--quiet", "--editable", f".[{extras}]"):

@@ -79,6 +79,26 @@ def test_a_lock_that_does_not_fit_is_said_and_left(
     assert script("environment").lock_of("torch==2.7.0", "dev") is None
 
 
+def test_half_of_a_package_is_never_left_for_a_whole_one(
+    environment: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    venv, codes = tmp_path / "env", iter([0, -9, 0, 1, 0, 0])
+    monkeypatch.setattr(environment, "lock_of", lambda *_: ROOT / "scripts" / "locked" / "dev.txt")
+
+    def pip(_: Path, *words: str, **__: object) -> int:
+        if "--require-hashes" in words:
+            (venv / "half").write_text("")
+        return next(codes)
+
+    monkeypatch.setattr(environment, "pip", pip)
+    assert make(environment, venv) == 2  # reached, then killed
+    assert "error: pip was ended by signal 9" in capsys.readouterr().err
+    assert make(environment, venv) == 0  # reached, the lock did not fit, two steps without it
+    said = capsys.readouterr().out
+    assert "its making was interrupted" in said and "a package may be half there" in said
+    assert not (venv / "half").exists() and next(codes, None) is None
+
+
 def test_an_interrupted_one_is_made_anew(
     environment: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
