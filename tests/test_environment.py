@@ -71,6 +71,7 @@ def test_a_lock_that_does_not_fit_is_said_and_left(
     monkeypatch.setattr(
         environment, "pip", lambda _, *words, **__: seen.append(words) or int("--require-hashes" in words)
     )
+    environment.prepare(tmp_path / "env", False)
     environment.install(tmp_path / "env", "torch==2.14.1 torchvision==0.29.1", "dev")
     assert "dev.txt does not fit this machine or its index" in capsys.readouterr().out
     assert seen[1:] == [("install", "--quiet", "torch==2.14.1", "torchvision==0.29.1"),
