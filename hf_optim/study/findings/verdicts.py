@@ -184,7 +184,8 @@ def _undecided(results: Results, c: Comparison, decimals: int, greater: bool) ->
     worse, better = (-d.low, d.high) if greater else (d.high, -d.low)
     at_most = f"between {worse:.{decimals}f} worse and {better:.{decimals}f} better"
     finds = f"this design finds {c.detectable:.{decimals}f} with 80 %"
-    next_ = f"{more} {naming.unit(plan)} would find {effect * d.sd:.{decimals}f} for {runs} more runs"
+    finding = f"would find {effect * d.sd:.{decimals}f} for {runs} more runs, if planned beforehand"
+    next_ = f"{more} {naming.unit(plan)} {finding}"
     return [at_most, finds, next_]
 
 
