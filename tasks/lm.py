@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ class CausalLM(Task):
         "parameters": "about so many parameters, embeddings included, in place of width and depth (gpt2 and llama)",
         "held_out": "so many blocks of validation and of test, evenly spread, are evaluated (default: all)",
         "corpus_tokens": "at most so many train tokens of a streamed corpus are kept (default: 100 million)",
-        "duplicates": "drop or keep held-out texts that stand in another split too (default: drop)",
+        "duplicates": "drop or keep held-out texts that stand in another split too (default: drop; streams: always)",
     }
     label_names = ("labels", "covered")
 
@@ -93,20 +93,23 @@ class CausalLM(Task):
         """
         values = preset.model.value
         block = _whole(values, "block", 2)
-        name = source or preset.data.value
-        limit = preset.samples.value if source is None else None
-        own = source is not None and name not in EMBEDDED and name not in REMOTE
-        key: tuple[Any, ...] = (name, own, limit, values.get("checkpoint"))
-        if "checkpoint" not in values:
-            key += (values["tokenizer"], _whole(values, "vocabulary", 3))
-        else:
-            key += (None, 0)
+        name, checkpoint = source or preset.data.value, values.get("checkpoint")
         held_out = None if values.get("held_out") is None else _whole(values, "held_out", 1)
         tokens = None if values.get("corpus_tokens") is None else _whole(values, "corpus_tokens", block)
         duplicates = values.get("duplicates")
         if duplicates not in (None, "drop", "keep"):
             raise UserError(f"options: duplicates must be drop or keep, got {duplicates!r}")
-        return _data(*key, _newest(name) + _newest(values.get("checkpoint")), duplicates, block, held_out, tokens)
+        text = _Text(
+            name,
+            own=source is not None and name not in EMBEDDED and name not in REMOTE,
+            limit=preset.samples.value if source is None else None,
+            apart=duplicates != "keep",
+            checkpoint=checkpoint,
+            kind=None if "checkpoint" in values else values["tokenizer"],
+            vocabulary=0 if "checkpoint" in values else _whole(values, "vocabulary", 3),
+            changed=_newest(name) + _newest(checkpoint),
+        )
+        return _data(text, block, held_out, tokens)
 
     def synthetic(self, model: str, preset: Preset) -> Data | None:
         """See `Task`; none for a checkpoint, whose tokenizer is its own."""
@@ -231,32 +234,35 @@ def _newest(path: str | None) -> int:
     return max(entry.stat().st_mtime_ns for entry in [here, *(here.iterdir() if here.is_dir() else ())])
 
 
+@dataclass(frozen=True)
+class _Text:
+    """Which text, in which tokens: of an `own` path or of a name here, the first `limit` paragraphs of train, held-out
+    ones `apart` from the other splits'; a tokenizer of a `kind` and size, or where that is None the checkpoint's.
+    `changed` tells two states of the same files apart.
+    """
+
+    name: str
+    own: bool
+    limit: int | None
+    apart: bool
+    checkpoint: str | None
+    kind: str | None
+    vocabulary: int
+    changed: int
+
+
 @lru_cache(maxsize=4)
-def _data(
-    name: str,
-    own: bool,
-    limit: int | None,
-    checkpoint: str | None,
-    kind: str | None,
-    vocabulary: int,
-    changed: int,
-    duplicates: str | None,
-    block: int,
-    held_out: int | None,
-    tokens: int | None,
-) -> Data:
+def _data(text: _Text, block: int, held_out: int | None, tokens: int | None) -> Data:
     """The splits as blocks, at most `held_out` of validation and of test; made once for the runs of a process."""
     from hf_optim.tasks.data import blocks, corpora
 
-    packed = name in corpora.HUB or (own and corpora.is_folder_of_documents(Path(name)))
+    packed = text.name in corpora.HUB or (text.own and corpora.is_folder_of_documents(Path(text.name)))
     if packed:
-        streams, tokenizer, note = _corpus(name, own, checkpoint, kind, vocabulary, tokens or corpora.TOKENS)
+        streams, tokenizer, note = _corpus(text, tokens or corpora.TOKENS)
     elif tokens is not None:
         raise UserError("options: corpus_tokens is for a streamed corpus; these data are read as a whole")
     else:
-        streams, tokenizer, note = _streams(
-            name, own, limit, checkpoint, kind, vocabulary, changed, duplicates != "keep"
-        )
+        streams, tokenizer, note = _streams(text)
     count = len(streams["train"].ids)
     if count < block:
         raise UserError(
@@ -282,42 +288,35 @@ def _data(
         "bytes": {split: stream.bytes for split, stream in streams.items()},
     }
     note += f"; predicting each test token by its frequency in train alone: {facts['frequency_loss']:.4f} nats"
-    return Data(**splits, name=Path(name).resolve().name if own else name, fingerprint=digest, note=note, facts=facts)
+    name = Path(text.name).resolve().name if text.own else text.name
+    return Data(**splits, name=name, fingerprint=digest, note=note, facts=facts)
 
 
 @lru_cache(maxsize=2)
-def _streams(
-    name: str,
-    own: bool,
-    limit: int | None,
-    checkpoint: str | None,
-    kind: str | None,
-    vocabulary: int,
-    changed: int,
-    apart: bool,
-) -> tuple[dict[str, Stream], Any, str]:
+def _streams(text: _Text) -> tuple[dict[str, Stream], Any, str]:
     """The splits as streams of tokens, their tokenizer and a note; read once for the runs of a process."""
     from hf_optim.tasks.data import blocks, paragraphs
 
-    texts, note = _texts(name, own)
-    if apart and (dropped := paragraphs.apart(texts)):
+    texts, note = _texts(text.name, text.own)
+    if text.apart and (dropped := paragraphs.apart(texts)):
         note += f"; {dropped} held-out texts left out that stand in another split too"
-    if limit:
+    if limit := text.limit:
         texts = {split: part[: limit if split == "train" else limit // 4] for split, part in texts.items()}
         note += f"; the first {limit} paragraphs of train and {limit // 4} of the others only"
-    tokenizer = _given(checkpoint, kind, vocabulary)
-    if tokenizer is None and kind == "bpe":
+    tokenizer = _given(text)
+    if tokenizer is None and text.kind == "bpe":
         from hf_optim.tasks.data import tokenizer as training
 
         roles = {"eos_token": blocks.END, "unk_token": blocks.UNKNOWN}
-        tokenizer = training.train("bpe", texts["train"], vocabulary, (blocks.END, blocks.UNKNOWN), roles=roles)
+        tokenizer = training.train("bpe", texts["train"], text.vocabulary, (blocks.END, blocks.UNKNOWN), roles=roles)
     elif tokenizer is None:
-        tokenizer = blocks.words(texts["train"], vocabulary)
+        tokenizer = blocks.words(texts["train"], text.vocabulary)
     return {split: blocks.encode(tokenizer, part) for split, part in texts.items()}, tokenizer, note
 
 
-def _given(checkpoint: str | None, kind: str | None, vocabulary: int) -> Any:
+def _given(text: _Text) -> Any:
     """The tokenizer of a checkpoint (no kind) or of the folder that `kind` names; None where one is to be trained."""
+    kind, vocabulary = text.kind, text.vocabulary
     if kind is not None and kind not in ("bpe", "words") and not Path(kind).is_dir():
         raise UserError(f"options: tokenizer must be bpe, words or a folder with one, got {kind!r}")
     if kind == "bpe" and vocabulary < 258:
@@ -326,22 +325,22 @@ def _given(checkpoint: str | None, kind: str | None, vocabulary: int) -> Any:
         return None
     from hf_optim.tasks.models.language import tokenizer_in, tokenizer_of
 
-    return tokenizer_of(checkpoint) if kind is None else tokenizer_in(Path(kind))
+    return tokenizer_of(text.checkpoint) if kind is None else tokenizer_in(Path(kind))
 
 
-def _corpus(
-    name: str, own: bool, checkpoint: str | None, kind: str | None, vocabulary: int, tokens: int
-) -> tuple[dict[str, Stream], Any, str]:
+def _corpus(text: _Text, tokens: int) -> tuple[dict[str, Stream], Any, str]:
     """The same of a corpus that is streamed into token files."""
     from hf_optim.tasks.data import corpora
+
+    name, own = text.name, text.own
 
     def documents() -> Any:
         return corpora.documents_in(Path(name)) if own else corpora.documents(name)
 
     key = corpora.fingerprint_of(Path(name)) if own else repr(corpora.HUB[name])
-    tokenizer = _given(checkpoint, kind, vocabulary)
+    tokenizer = _given(text)
     if tokenizer is None:
-        tokenizer = corpora.trained_tokenizer(documents(), key, str(kind), vocabulary)
+        tokenizer = corpora.trained_tokenizer(documents(), key, str(text.kind), text.vocabulary)
     corpus = corpora.prepare(documents(), key, tokenizer, tokens)
     counts = ", ".join(f"{c['tokens']:,} tokens of {split}" for split, c in corpus.facts["splits"].items())
     note = f"{'documents of your own' if own else ' '.join(filter(None, corpora.HUB[name]))}, split by their hashes: "
