@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hf_optim.study.plan.plan import Plan, expand
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "claims.md"
 DONE = ROOT / "docs" / "reproductions"
+Judged = dict[str, list[dict[str, Any]]]  # judgements by size
 HEAD = """# What the papers claim, and what was found
 
 Every table, figure and theorem of the four papers and their headline sentences: the paper's own words, the rule that
@@ -47,20 +49,18 @@ Made by `scripts/build_claims_docs.py`.
 
 def page() -> str:
     """The page as Markdown."""
-    all_claims = [claim.load(name) for name in claim.names()]
-    parts = [HEAD.replace("{tally}", _tally(all_claims))]
+    claims = map(claim.load, claim.names())
+    judged = [(loaded, {size: _judgements(loaded, size) for size in loaded.settings}) for loaded in claims]
+    parts = [HEAD.replace("{tally}", _tally(judged))]
     for paper in claim.PAPERS:
         parts.append(f"\n## {paper}\n")
-        parts += [_entry(loaded) for loaded in all_claims if loaded.paper == paper]
+        parts += [_entry(loaded, by_size) for loaded, by_size in judged if loaded.paper == paper]
     return "\n".join(parts) + "\n"
 
 
-def _tally(all_claims: list[claim.Claim]) -> str:
+def _tally(judged: Sequence[tuple[claim.Claim, Judged]]) -> str:
     """How many of the rows below have which verdict."""
-    said: list[str] = []
-    for loaded in all_claims:
-        by_size = {size: _judgements(loaded, size) for size in loaded.settings}
-        said += [_verdicts(statement, by_size) for statement in loaded.judged()]
+    said = [_verdicts(statement, by_size) for loaded, by_size in judged for statement in loaded.judged()]
     counts = Counter(text.split("**")[1] if "**" in text else text for text in said)
     parts = [f"{counts[word]} {word}" for word in ("holds", "contradicted", "partly", "undecided") if counts[word]]
     return (
@@ -69,9 +69,8 @@ def _tally(all_claims: list[claim.Claim]) -> str:
     )
 
 
-def _entry(loaded: claim.Claim) -> str:
+def _entry(loaded: claim.Claim, by_size: Judged) -> str:
     plans = {size: expand(s.study) for size, s in loaded.settings.items() if s.study is not None}
-    by_size = {size: _judgements(loaded, size) for size in loaded.settings}
     lines = [f"### {loaded.where}: {loaded.title}", "", _how(loaded, plans), ""]
     lines += ["| the paper says | read as | judged by | found |", "|---|---|---|---|"]
     for statement in loaded.judged():
@@ -134,7 +133,7 @@ def _judgements(loaded: claim.Claim, size: str) -> list[dict[str, Any]]:
     return list(json.loads(file.read_text(encoding="utf-8"))["judgements"]) if file.is_file() else []
 
 
-def _verdicts(statement: Statement, by_size: dict[str, list[dict[str, Any]]]) -> str:
+def _verdicts(statement: Statement, by_size: Judged) -> str:
     """Each size's verdict on the statement; a verdict on other words is none."""
     if statement.keys is None:
         return "–"

@@ -171,9 +171,7 @@ def other(batches: dict[str, Any]) -> list[str]:
     """What the study of batch sizes says, up to its figures."""
     size = f"{batches['parameters']:,}"
     verdicts = [line.partition(";")[0] for line in batches["sentences"] if ": " in line and ";" in line]
-    return [
-        f"**Over three [batch sizes](#batch-size) of {size} parameters**, asked apart: {text}." for text in verdicts
-    ]
+    return [f"**Over [batch sizes](#batch-size), {size} parameters**, asked apart: {text}." for text in verdicts]
 
 
 def sizes_of(data: dict[str, Any]) -> str:

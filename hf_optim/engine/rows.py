@@ -160,9 +160,7 @@ class Rows:
             steps = list(map(itemgetter("step"), self._states))
         except KeyError:
             return False
-        if not (
-            same(steps, self._views) and list(map(_place, steps)) == self._counts
-        ):  # `.data` may have been replaced
+        if not (same(steps, self._views) and list(map(_place, steps)) == self._counts):  # a new `.data`
             return False
         if not all(same(entries[k], known) for k, known in self._entries.items()):
             return False

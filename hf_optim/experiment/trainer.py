@@ -154,10 +154,14 @@ class Watch(TrainerCallback):
         self.trainer: TaskTrainer | None = None
         self.step_seconds: list[float] = []
         self.optimizer_seconds: list[float] = []
-        self.begun = False
         self._begun = 0.0
         self._bar: Any = None
         self._last_loss: float | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether a first step has."""
+        return self._begun > 0
 
     @staticmethod
     def _now() -> float:
@@ -184,7 +188,7 @@ class Watch(TrainerCallback):
         optimizer.step = timed
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.begun, self._begun = True, self._now()
+        self._begun = self._now()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         step = state.global_step + 1
