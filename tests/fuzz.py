@@ -123,8 +123,8 @@ def followed(
 
 
 def hold(name: str, cases: list[Any], number: int, edit: Any) -> None:
-    """float64 agrees to rounding. The others agree with the rule alone in their own precision, all but one in 500
-    elements (a sign may turn on the last bit), and in float32 nearly all come near what float64 gives."""
+    """float64 agrees to rounding. The others agree with the rule alone in their own precision (of two bytes, but for
+    one element in 500: a sign may turn on the last bit), and in float32 nearly all come near what float64 gives."""
     start, exact = followed(name, cases, number, edit, kernels=False, exact=True)
     _, fast = followed(name, cases, number, edit, kernels=True, exact=False)
     _, alone = followed(name, cases, number, edit, kernels=False, exact=False)
@@ -136,7 +136,7 @@ def hold(name: str, cases: list[Any], number: int, edit: Any) -> None:
         step = float((c.double() - x).nan_to_num(0, 0, 0).abs().amax()) if x.numel() else 0.0
         rounding = 2 * torch.finfo(b.dtype).eps if b.dtype.itemsize == 2 else 1e-6
         apart = ~torch.isclose(b, c, rtol=rounding, atol=1e-4 * step + 1e-8, equal_nan=True)
-        assert apart.sum() <= b.numel() // 500, (b[apart], c[apart])
+        assert apart.sum() <= (b.numel() // 500 if b.dtype.itemsize == 2 else 0), (b[apart], c[apart])
         if b.dtype is torch.float32 and all(dtype.itemsize > 2 for *_, dtype in cases):  # sums are of all tensors
             near = torch.isclose(b.double(), a, rtol=1e-4, atol=1e-2 * step + 1e-7, equal_nan=True)
             assert (~near).sum() <= 1 + 0.02 * near.numel(), (b, a)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from paired_tasks import RUNS, STEPS, spec
+from torchrun import torchrun
 from untimed import untimed
 
 from hf_optim.experiment.evaluation import evaluate
 from hf_optim.experiment.task import load
 from hf_optim.experiment.training import train
 
-ROOT = Path(__file__).parent.parent
 #: How near the two trainings come: as near as rounding. ALBERT draws its masks in the forward pass from each process's
 #: random state, so that two processes see other masks than one; bf16 has 8 bits.
 NEAR = {"albert": 5e-2, "bf16": 2e-3}
@@ -28,14 +24,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("paired")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # tokenizers are not left at home
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
-        environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        done = subprocess.run(
-            [*command, str(ROOT / "tests" / "paired_tasks.py"), str(folder)],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400,
-        )  # fmt: skip
-        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        torchrun("paired_tasks.py", folder)
         yield folder
 
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from sharded_tasks import RUNS, STEPS, spec
+from torchrun import torchrun
 from untimed import untimed
 
 from hf_optim.errors import UserError
 from hf_optim.experiment import precision, sharding
 from hf_optim.experiment.evaluation import evaluate
 from hf_optim.experiment.training import train
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +24,7 @@ def runs(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # tokenizers are not left at home
         for name in RUNS:
             train(spec(name), folder / f"{name}-alone", progress=False)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
-        environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        done = subprocess.run(
-            [*command, str(ROOT / "tests" / "sharded_tasks.py"), str(folder)],
-            env=environment, capture_output=True, text=True, timeout=400,
-        )  # fmt: skip
-        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        torchrun("sharded_tasks.py", folder)
         yield folder
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from hf_optim.experiment import files, record
 from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.spec import UNSEEN, RunSpec
 from hf_optim.experiment.task import Task, check_run, load, paths_in
+from hf_optim.hub.renamed import read_whole
 
 #: what says that a checkpoint holds adapters, and their weights
 ADAPTERS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -177,19 +178,11 @@ def from_folder(cls: Any, checkpoint: Path, **how: Any) -> PreTrainedModel:
     check_checkpoint(checkpoint)
     try:
         with _bounded(checkpoint):
-            model, told = cls.from_pretrained(
-                checkpoint, local_files_only=True, trust_remote_code=False, output_loading_info=True, **how
-            )
+            return read_whole(cls, checkpoint, trust_remote_code=False, **how)
     except UserError:
         raise
     except Exception as error:  # whatever transformers, safetensors and torch say of files that are damaged
         raise UserError(f"checkpoint: {checkpoint} holds no model that can be read: {one_line(error)}") from error
-    if absent := sorted(told["missing_keys"]):  # transformers would draw them at random, unsaid
-        raise UserError(
-            f"checkpoint: {checkpoint} lacks {len(absent)} tensors of {type(model).__name__} ({absent[0]}, ...): it is "
-            "damaged, or another model's"
-        )
-    return cast(PreTrainedModel, model)
 
 
 def read_adapters(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:

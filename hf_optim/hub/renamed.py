@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import safe_open
 from torch import nn
@@ -28,6 +28,21 @@ def _written(folder: Path) -> set[str]:
         return set(file.keys())
 
 
+def read_whole(cls: Any, folder: Path, **how: Any) -> PreTrainedModel:
+    """`cls.from_pretrained(folder, **how)`, which by itself would draw at random what the folder lacks, unsaid.
+
+    Raises:
+        UserError: it lacks tensors of the model.
+    """
+    model, told = cls.from_pretrained(folder, local_files_only=True, output_loading_info=True, **how)
+    if absent := sorted(told["missing_keys"]):
+        raise UserError(
+            f"checkpoint: {folder} lacks {len(absent)} tensors of {type(model).__name__} ({absent[0]}, ...): it is "
+            "damaged, or another model's"
+        )
+    return cast(PreTrainedModel, model)
+
+
 def complete(model: nn.Module, folder: Path) -> str | None:
     """Load what lies in `folder` under other names than the model's; a sentence where there was something.
 
@@ -44,14 +59,7 @@ def complete(model: nn.Module, folder: Path) -> str | None:
     lacking = [name for name, tensor in own.items() if name not in written and tensor.data_ptr() not in there]
     if not lacking:  # tied ones are written once
         return None
-    loaded: Any = type(model).from_pretrained(
-        folder, config=model.config, local_files_only=True, output_loading_info=True
-    )
-    stored, told = loaded
-    if absent := sorted(told["missing_keys"]):
-        raise UserError(
-            f"{folder} lacks {len(absent)} tensors of {type(model).__name__} ({absent[0]}, ...): it is another model's"
-        )
+    stored = read_whole(type(model), folder, config=model.config)
     model.load_state_dict(stored.state_dict())
     return (
         f"{len(lacking)} tensors of {type(model).__name__} ({lacking[0]}, ...) lie in {folder.name} under the names of "
