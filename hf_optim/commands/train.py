@@ -43,7 +43,7 @@ An optimizer's, a schedule's and a model's own values are given with a dot, as Y
 
   --optimizer smaran --optimizer.lr 0.1 --optimizer.gamma 0.9
   --optimizer adamw --optimizer.betas "[0.9, 0.99]"
-  --optimizer tlr --optimizer.gamma 0.33 --optimizer.base adamw --optimizer.base.lr 1e-3
+  --optimizer tlr --optimizer.base adamw --optimizer.base.lr 1e-3
   --schedule cosine --schedule.warmup 0.05
   --model mlp --model.hidden_size 256
 
