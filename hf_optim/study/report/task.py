@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim.core.safe_text import html as escape
-from hf_optim.experiment.own_training import MODEL as OWN
 from hf_optim.study.findings import naming, table
 from hf_optim.study.findings.curves import Curve, Histories
 from hf_optim.study.findings.spending import AXES
 from hf_optim.study.findings.table import COSTS, Row, TaskTable
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import declared
-from hf_optim.study.report import charts, differs, forest, sections, views
+from hf_optim.study.report import charts, differs, forest, recipe, sections, views
 from hf_optim.study.report.columns import key_of
 from hf_optim.study.report.pieces import figure, file_name, html_table, name_cell, swatch
 from hf_optim.study.report.summary import words
@@ -44,7 +43,7 @@ def section(
     parts = [
         f'<section class="task" id="{anchor(task_table)}" data-task="{escape(task_table.task)}">',
         f"<h2>{escape(task_table.task + task_table.suffix)}</h2>",
-        f'<p class="facts">{escape(_facts(results, task))}</p>',
+        f'<p class="facts">{escape(recipe.line(results, task))}</p>',
     ]
     if marks:
         parts.append(_controls(task_table, metrics) + _too_many(results, dropped))
@@ -312,29 +311,6 @@ def _costs(task_table: TaskTable, styles: Mapping[str, str]) -> str:
         '<p class="soft">Medians over seeds. Runs may have shared the machine: compare within this table only. '
         "A plain step is one forward and one backward pass; peaks are the most memory held at a time.</p>"
     )
-
-
-def _facts(results: Results, task: Mapping[str, Any]) -> str:
-    """One line about the task: what was trained on what, for how long."""
-    here = [
-        results.records[run.id] for run in results.plan.runs if run.task == task["label"] and run.id in results.records
-    ]
-    fine = [record for record in here if record["status"] == "ok"]
-    own = task["model"] == OWN
-    facts = [f"{task['title']}, {task['task']}" + ("" if own else f"/{task['model']}, size {task['size']}")]
-    notes = sorted({str(r["data"].get("note") or r["data"].get("name")) for r in fine if r.get("data")})
-    facts += notes[:2]
-    steps = sorted({r["time"].get("steps") for r in fine} - {None})
-    facts += [f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"] if steps else []
-    sizes = sorted({r["memory"].get("parameters") for r in fine} - {None})
-    facts += [f"{sizes[0]:,} parameters"] if len(sizes) == 1 else []
-    if task.get("schedule"):
-        facts.append(
-            "schedule " + ", ".join(f"{k} {v}" if k != "name" else str(v) for k, v in task["schedule"].items())
-        )
-    changed = [f"{k} {v}" for k, v in (task.get("overrides") or {}).items() if k != "steps"]
-    facts += [f"in place of the preset's: {', '.join(changed)}"] if changed else []
-    return " · ".join(facts)
 
 
 def legend(styles: Mapping[str, str]) -> str:
