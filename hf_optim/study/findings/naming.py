@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim.study.plan.plan import Plan, flatten
@@ -55,9 +55,19 @@ def searched(plan: Plan, label: str) -> tuple[list[str], int, int]:
     return keys, max(len(c["points"]) for c in cells), min(distinct(c["points"]) for c in cells)
 
 
-def unequal(plan: Plan, label: str) -> bool:
-    """Whether an optimizer had another number of trials than the baseline."""
-    return searched(plan, label)[1] != searched(plan, plan.baseline)[1]
+def unlike(plan: Plan, label: str) -> str:
+    """Where an optimizer was tuned more or less than the baseline, a sentence that says so; else empty."""
+    mine, other = searched(plan, label), searched(plan, plan.baseline)
+    if (len(mine[0]), *mine[1:]) == (len(other[0]), *other[1:]):
+        return ""
+    return f"Not tuned alike: {label} {_effort(*mine)}, {plan.baseline} {_effort(*other)}."
+
+
+def _effort(keys: Sequence[str], trials: int, different: int) -> str:
+    if not keys:
+        return "was not tuned"
+    few = f", {different} of them distinct" if different < trials else ""
+    return f"was tuned with {trials} trials over {len(keys)} hyper-parameter{'s'[: len(keys) > 1]}{few}"
 
 
 def _own(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def line(results: Results, task: Mapping[str, Any]) -> str:
 
 
 def _either(values: Iterable[Any]) -> str:
-    """"64", "32 or 64", "100 to 400", and of texts all of them; empty without any."""
+    """ "64", "32 or 64", "100 to 400", and of texts all of them; empty without any."""
     listed = list(values)
     counted = all(number(value) == value for value in listed)
     ordered = sorted(listed) if counted else list(map(str, listed))

@@ -117,8 +117,9 @@ def protocol(findings: Protocol | None, styles: Mapping[str, str]) -> str:
         return ""
     parts = []
     if findings.chosen:
-        lines = [text_row(choice.optimizer, _choice(choice)) for choice in findings.chosen]
-        head = ["optimizer", "task", "repetition", "trials", "chosen", "validation"]
+        repeated = any(choice.repetition for choice in findings.chosen)
+        lines = [text_row(choice.optimizer, _choice(choice, repeated)) for choice in findings.chosen]
+        head = ["optimizer", "task", *(["repetition"] if repeated else []), "trials", "chosen", "validation"]
         table_ = html_table(head, lines, "What tuning chose")
         if len(lines) > MOST_CHOICES:
             table_ = f"<details><summary>{len(lines)} choices</summary>{table_}</details>"
@@ -153,10 +154,10 @@ def protocol(findings: Protocol | None, styles: Mapping[str, str]) -> str:
     return "".join(parts)
 
 
-def _choice(choice: Chosen) -> list[str]:
+def _choice(choice: Chosen, repeated: bool) -> list[str]:
     setting = ", ".join(f"{key} {_plain(value, 4)}" for key, value in choice.point.items()) or "not tuned"
     trials = f"{choice.trials}" + (f" ({choice.failed} failed)" if choice.failed else "")
-    return [choice.task, f"{choice.repetition}" if choice.repetition else "–", trials, setting, _plain(choice.value, 4)]
+    return [choice.task, *([f"{choice.repetition}"] if repeated else []), trials, setting, _plain(choice.value, 4)]
 
 
 def _curve(label: str, steps: Any, values: Sequence[float]) -> Curve:
