@@ -34,6 +34,8 @@ COSTS = {
     "peak_bytes": ("memory", "peak_rss_bytes", "peak of the process"),
     "card_bytes": ("memory", "peak_card_bytes", "peak on the card"),
 }
+#: behind a verdict that nobody asked for beforehand
+EXPLORATORY = " (exploratory)"
 NOTE = """
 A verdict needs p < 0.05, and comes at a planned look alone. p is from the paired t-test after the planned looks \
 ({looks} {units}) and Holm's correction over the family ({tests} {family}). “Equivalent” needs a margin stated in the \
@@ -96,7 +98,7 @@ class Row:
         if self.comparison is None:
             return "not yet"
         c = self.comparison
-        return f"{c.verdict} (exploratory)" if c.exploratory and c.decided else c.verdict
+        return f"{c.verdict}{EXPLORATORY}" if c.exploratory and c.decided else c.verdict
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,13 @@ class TaskTable:
     #: " (with these settings)" where the unit is a seed
     suffix: str = ""
     note: str = ""
+    #: what is counted by n, in the plural: "seeds", "repetitions"
+    unit: str = "seeds"
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better."""
+        return arrow(self.greater)
 
     @property
     def decimals(self) -> int:
@@ -140,6 +149,7 @@ def build(results: Results) -> list[TaskTable]:
             TaskTable(
                 label, task["title"], task["primary"]["name"], greater, plan.baseline, ranked, ours,
                 "" if task.get("model") == OWN else task.get("size", ""), naming.suffix(plan), note(results),
+                naming.unit(plan),
             )
         )  # fmt: skip
     return tables
@@ -241,6 +251,11 @@ def _median(values: Sequence[float]) -> float:
 
 
 # --- the text of single cells ---
+
+
+def arrow(greater: bool) -> str:
+    """Behind a metric's name: ↑ where higher is better, ↓ where lower is."""
+    return "↑" if greater else "↓"
 
 
 def signed(value: float, decimals: int) -> str:
