@@ -59,7 +59,7 @@ addEventListener("load", async () => {
 
   // sort, and what a column means
   const table = document.querySelector("table.result"), heads = [...table.querySelectorAll("thead th")];
-  const sorter = heads.find((h) => h.textContent === "test accuracy"), column = heads.indexOf(sorter);
+  const sorter = heads.find((h) => h.textContent === "test accuracy ↑"), column = heads.indexOf(sorter);
   const texts = () => [...table.tBodies[0].rows].map((row) => row.cells[column].textContent);
   const button = sorter.querySelector("button");
   seen.sorted = [0, 1].map(() => { button.click(); return [texts(), sorter.getAttribute("aria-sort")]; });
@@ -169,8 +169,13 @@ def test_a_reader_clicks_through_the_report(width: int, tmp_path: Path) -> None:
     assert numbers == sorted(numbers) and down == up[::-1] and (upward, downward) == ("ascending", "descending")
     assert seen["told"][0] == "block" and "mean over the units" in seen["told"][1] and seen["told"][2] == "none"
     csv, latex, markdown = seen["copies"]
-    assert csv.startswith("optimizer,verdict,test accuracy,") and csv.count("\n") == 5
-    assert "\\toprule" in latex and "$\\pm$" in latex and markdown.splitlines()[1].startswith("| --- | ---: |")
+    assert csv.startswith("optimizer,verdict,test accuracy (higher is better),") and csv.count("\n") == 5
+    assert (
+        "\\toprule" in latex
+        and "$\\pm$" in latex
+        and "$\\uparrow$" in latex
+        and markdown.splitlines()[1].startswith("| --- | ---: |")
+    )
     registered, hidden, drawn = seen["registered"]
     assert hidden and registered["adan"][0] == "worse" and "difference to adamw" in drawn
     other, hidden, drawn = seen["other"]

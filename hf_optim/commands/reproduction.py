@@ -194,7 +194,7 @@ def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> No
             write_atomically(folder / "reproduction.svg", drawn)
     console = safe_text.console()
     show.terminal(reproduced, console)
-    console.print(f"Reproduction: {folder / 'reproduction.md'}", markup=False, highlight=False, soft_wrap=True)
+    safe_text.say(console, f"Reproduction: {folder / 'reproduction.md'}")
 
 
 def within(budget: str, options: Options) -> int:

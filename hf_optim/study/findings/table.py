@@ -126,6 +126,11 @@ class TaskTable:
         return arrow(self.greater)
 
     @property
+    def head(self) -> str:
+        """The metric above its column: "test_loss ↓"."""
+        return f"{self.metric} {self.arrow}"
+
+    @property
     def decimals(self) -> int:
         """How many decimals the metric is shown with."""
         largest = max((abs(v) for row in self.rows for v in row.values.values()), default=1.0)
@@ -258,6 +263,11 @@ def arrow(greater: bool) -> str:
     return "↑" if greater else "↓"
 
 
+def headed(name: str, declared: tuple[bool, str] | None) -> str:
+    """A figure's name above its column, with the arrow where its task declares which way is better."""
+    return name if declared is None else f"{name} {arrow(declared[0])}"
+
+
 def signed(value: float, decimals: int) -> str:
     """+0.0120, -0.0031, or a dash for NaN."""
     # Adding zero turns a rounded -0.0 into 0.0.
@@ -327,7 +337,7 @@ def result_cells(table: TaskTable, row: Row) -> dict[str, str]:
     return {
         "optimizer": row.optimizer,
         "n": str(len(row.values)) if len(row.values) == row.planned else f"{len(row.values)}/{row.planned}",
-        table.metric: f"{shown}; {row.state}" if row.failed and row.mean.n else shown,
+        table.head: f"{shown}; {row.state}" if row.failed and row.mean.n else shown,
         **place,
         "95 % CI": interval(row.mean, d),
         f"− {table.baseline}": versus,

@@ -6,6 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core.safe_text import say
 from hf_optim.study.folder.results import describe
 from hf_optim.study.launch.launcher import RunQueue
 from hf_optim.study.plan.plan import Run
@@ -87,7 +88,7 @@ class Display:
                 self._bar.console.print(f"failed: {describe(run)}", markup=False, highlight=False)
         else:
             line = f"[{self.done}/{self.total}] {status:6s} {describe(run)} ({seconds:.1f} s)"
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(self.console, line)
 
     def watch(self, board: RunQueue) -> None:
         """Refreshes the bar's note: time left, failures, what is running and for how long."""

@@ -145,7 +145,13 @@ def latex(tables: Sequence[TaskTable]) -> str:
         lines.append(
             " & ".join([safe.latex(_named(label, tables)), *(_latex(column.get(label)) for column in columns)]) + r" \\"
         )
-    lines += [r"\bottomrule", r"\end{tabular}", "", r"\smallskip", r"\begin{minipage}{\linewidth}\footnotesize"]
+    lines += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+        r"\smallskip",
+        r"\noindent\begin{minipage}{\linewidth}\footnotesize",
+    ]
     lines += [_signs(safe.latex(sentence)) for sentence in legend(tables)]
     return "\n".join([*lines, r"\end{minipage}", ""])
 

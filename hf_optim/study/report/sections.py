@@ -16,6 +16,7 @@ from hf_optim.study.findings.speedups import said as speedup_text
 from hf_optim.study.findings.table import p_text
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
+from hf_optim.study.plan.entries import declared
 from hf_optim.study.report import charts
 from hf_optim.study.report import samples as generated
 from hf_optim.study.report.pieces import figure, file_name, html_table, text_row
@@ -192,7 +193,7 @@ def extra(results: Results, task: Mapping[str, Any], task_table: table.TaskTable
         text_row(row.optimizer, [_spread(seen[key].get(row.optimizer, [])) for key in seen])
         for row in task_table.rows if any(row.optimizer in values for values in seen.values())
     ]  # fmt: skip
-    head = ["optimizer", *(key.replace("_", " ") for key in seen)]
+    head = ["optimizer", *(table.headed(key.replace("_", " "), declared(task, key)) for key in seen)]
     content = html_table(head, lines, f"{task_table.task}: further figures")
     return f"<details><summary>Further figures, mean ± standard deviation</summary>{content}</details>"
 

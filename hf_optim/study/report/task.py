@@ -56,7 +56,7 @@ def section(
     charts_, data["axes"] = _curves(results, task, task_table, styles)
     parts.append(charts_)
     parts.append(
-        f'<div class="more">{_others(task_table, styles)}{_costs(task_table, styles)}</div>'
+        f'<div class="more">{_others(task, task_table, styles)}{_costs(task_table, styles)}</div>'
         f"{differs.on_task(results, task)}{sections.extra(results, task, task_table)}"
         f"{sections.samples(results, task)}</section>"
     )
@@ -106,16 +106,16 @@ def _too_many(results: Results, dropped: int) -> str:
 
 def _cells(view: TaskTable, row: Row) -> dict[str, str]:
     """The cells of a row by what explains their column, those that are read first in front."""
-    named = {key_of(k, view.metric, view.baseline): v for k, v in table.result_cells(view, row).items()}
+    named = {key_of(k, view.head, view.baseline): v for k, v in table.result_cells(view, row).items()}
     named["P(better)"] = _win_rate(row)
     first = {key: named.pop(key) for key in ("optimizer", *ORDER) if key in named}
     return first | {"P(better)": named.pop("P(better)")} | named
 
 
 def _heads(view: TaskTable) -> dict[str, str]:
-    heads = {key_of(k, view.metric, view.baseline): k.strip() for k in table.result_cells(view, view.rows[0])}
+    heads = {key_of(k, view.head, view.baseline): k.strip() for k in table.result_cells(view, view.rows[0])}
     fixed = {"interval of the difference": "its interval", "P(better)": "P(better)"}
-    return heads | fixed | {"metric": words(view.metric)}
+    return heads | fixed | {"metric": words(view.head)}
 
 
 def _columns(task_table: TaskTable) -> list[str]:
@@ -269,7 +269,7 @@ def _is_share(task: Mapping[str, Any], metric: str) -> bool:
 # --- figures beside the result ---------------------------------------------------------------------------------------
 
 
-def _others(task_table: TaskTable, styles: Mapping[str, str]) -> str:
+def _others(task: Mapping[str, Any], task_table: TaskTable, styles: Mapping[str, str]) -> str:
     shown = [
         name
         for name in table.OTHERS
@@ -286,7 +286,10 @@ def _others(task_table: TaskTable, styles: Mapping[str, str]) -> str:
     note = (
         "Gaps are test minus train for losses and train minus test for accuracies, the train side in evaluation mode."
     )
-    content = html_table(["optimizer", *map(words, shown)], lines, f"{task_table.task}: losses and gaps")
+    heads = [table.headed(words(name), declared(task, name)) for name in shown]
+    content = html_table(
+        ["optimizer", *heads], lines, f"{task_table.task}: losses and gaps", keys=["optimizer", *map(words, shown)]
+    )
     return f'<h3>Losses and gaps</h3>{content}<p class="soft">{note}</p>'
 
 
