@@ -70,7 +70,7 @@ def test_values_spaces_trials_budgets_and_groups_stand_side_by_side(tmp_path: Pa
     # Of what was searched, the value that was judged stands before its range, and no default.
     chosen = {label: values[label][column["lr"]] for label in "AB"}
     judged = {run.optimizer: run.spec["optimizer"] for run in records.load(tmp_path).plan.runs}
-    assert chosen["A"] == f"{judged['A']['lr']:g} (searched 0.0001 to 0.1 (log))"
+    assert chosen["A"] == f"{judged['A']['lr']:g} (searched 0.0001 to 0.1, log)"
     assert chosen["B"] == f"{judged['B']['lr']:g} (searched in (0.01, 0.1))" and "before the range" in html
     assert values["tlr(sgd)"][column["base.lr"]].startswith(f"{judged['tlr(sgd)']['base']['lr']:g} (searched ")
     # How each was tuned: the trials, the budget of steps, and the space; nothing of repetitions where there are none.

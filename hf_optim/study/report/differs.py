@@ -89,7 +89,7 @@ def _searched(results: Results, label: str, tasks: Sequence[str]) -> dict[str, s
     for cell in (results.plan.tuning or {}).get("cells", ()):
         if cell["optimizer"] == label and cell["task"] in tasks:
             for key, bounds in cell["space"].items():
-                spaces.setdefault(key, {})[_space(bounds)] = None
+                spaces.setdefault(key, {})[_space(bounds, "{}, {}")] = None
     judged = [_settings(run.spec) for run in results.plan.runs if run.optimizer == label and run.task in tasks]
     told = {}
     for key, ranges in spaces.items():
@@ -168,8 +168,11 @@ def _tuned(results: Results) -> str:
     return html_table(head, lines, "Tuning") + warning
 
 
-def _space(bounds: Any) -> str:
-    return f"in {_value(bounds[1])}" if bounds[0] == "choice" else f"{bounds[1]:g} to {bounds[2]:g} ({bounds[0]})"
+def _space(bounds: Any, shape: str = "{} ({})") -> str:
+    """The range and its kind as `shape` puts them."""
+    if bounds[0] == "choice":
+        return f"in {_value(bounds[1])}"
+    return shape.format(f"{bounds[1]:g} to {bounds[2]:g}", bounds[0])
 
 
 def _groups(results: Results, task: str) -> str:

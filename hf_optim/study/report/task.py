@@ -16,7 +16,7 @@ from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import declared
 from hf_optim.study.report import charts, differs, forest, recipe, sections, views
 from hf_optim.study.report.columns import key_of
-from hf_optim.study.report.pieces import figure, file_name, html_table, name_cell, swatch
+from hf_optim.study.report.pieces import figure, file_name, html_table, name_cell, scroll, swatch
 from hf_optim.study.report.summary import words
 
 #: what a reader looks for first stands first
@@ -32,28 +32,30 @@ def section(
     task: Mapping[str, Any],
     task_table: TaskTable,
     styles: Mapping[str, str],
+    name: str,
     metrics: Sequence[str],
     dropped: int = 0,
 ) -> tuple[str, dict[str, Any]]:
-    """The section as HTML, and the data to show it differently; `metrics` are those to choose from, and so many were
-    `dropped` for the size of the page.
+    """The section as HTML, and the data to show it differently; `name` is the task's own among the page's anchors and
+    files, `metrics` are those to choose from, and so many were `dropped` for the size of the page.
     """
     data: dict[str, Any] = {"columns": _columns(task_table), "metrics": {}}
     marks = _forest(results, task, task_table, task_table)
     parts = [
-        f'<section class="task" id="{anchor(task_table)}" data-task="{escape(task_table.task)}">',
-        f"<h2>{escape(task_table.task + task_table.suffix)}</h2>",
+        f'<section class="task" id="{anchor(name)}" data-task="{escape(task_table.task)}" '
+        f'aria-labelledby="{anchor(name)}-title">',
+        f'<h2 id="{anchor(name)}-title">{escape(task_table.task + task_table.suffix)}</h2>',
         f'<p class="facts">{escape(recipe.line(results, task))}</p>',
     ]
     if marks:
         parts.append(_controls(task_table, metrics) + _too_many(results, dropped))
         rows, left, right = marks
-        drawing = f'<div class="scroll">{forest.draw(rows, left, right, styles)}</div>'
-        parts.append(figure("Result", "", drawing, file_name(task_table.task, "result")))
+        drawing = scroll(forest.draw(rows, left, right, styles), f"{task_table.task}: the plot of the result")
+        parts.append(figure("Result", "", drawing, f"{name}-result"))
     parts.append(_result_table(task_table, styles))
     for metric, baseline, view in views.variants(results, task, task_table, list(metrics)) if metrics else ():
         _add(data["metrics"], _view(results, task, task_table, metric, baseline, view), metric, baseline)
-    charts_, data["axes"] = _curves(results, task, task_table, styles)
+    charts_, data["axes"] = _curves(results, task, task_table, styles, name)
     parts.append(charts_)
     parts.append(
         f'<div class="more">{_others(task, task_table, styles)}{_costs(task_table, styles)}</div>'
@@ -63,9 +65,9 @@ def section(
     return "".join(parts), data
 
 
-def anchor(task_table: TaskTable) -> str:
+def anchor(name: str) -> str:
     """The place of a task's section."""
-    return f"task-{file_name(task_table.task)}"
+    return f"task-{name}"
 
 
 # --- the result ------------------------------------------------------------------------------------------------------
@@ -200,7 +202,7 @@ def _win_rate(row: Row) -> str:
 
 
 def _curves(
-    results: Results, task: Mapping[str, Any], task_table: TaskTable, styles: Mapping[str, str]
+    results: Results, task: Mapping[str, Any], task_table: TaskTable, styles: Mapping[str, str], name: str
 ) -> tuple[str, dict[str, Any]]:
     """The curves of a task over steps, and what turns steps into passes, tokens, FLOPs and seconds."""
     histories, stem = Histories(results, task), task_table.metric.removeprefix("test_")
@@ -228,12 +230,12 @@ def _curves(
             end=end,
             singles=None if key == "effective_lr" else histories.singles(key, points),
         )
-        drawn.append(figure(title, note, drawing, file_name(task_table.task, key)))
-    axes = {key: _axis(histories.spent(key), name, styles, end) for key, name in AXES.items()}
+        drawn.append(figure(title, note, drawing, f"{name}-{file_name(key)}"))
+    axes = {key: _axis(histories.spent(key), word, styles, end) for key, word in AXES.items()}
     axes = {key: value for key, value in axes.items() if value}
     if not any(drawn):
         return "", {}
-    over = "".join(f'<option value="{key}">{name}</option>' for key, name in {"step": "steps", **_named(axes)}.items())
+    over = "".join(f'<option value="{key}">{word}</option>' for key, word in {"step": "steps", **_named(axes)}.items())
     controls = (
         f'<p class="controls"><label>over <select data-set="axis">{over}</select></label>'
         '<label><input type="checkbox" data-set="seeds"> single seeds</label>'
