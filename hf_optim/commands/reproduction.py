@@ -113,11 +113,12 @@ def _announce(chosen: claims.Claim, plan: Plan, options: Options, folder: Path) 
 
     machine = options.machine or (cost.GPU if options.size == "paper" else cost.CORE)
     left = [run for run in plan.runs if not (folder / "runs" / run.id / "record.json").is_file()]
-    print(f"To run: {cost.of(left, machine).sentence(machine)}")
+    console = safe_text.console()
+    safe_text.say(console, f"To run: {cost.of(left, machine).sentence(machine)}")
     outlooks = power.outlooks(chosen, options.size, plan)
     told = [outlook for outlook in outlooks if outlook.decides is not None or outlook.visible is not None]
     for sentence in dict.fromkeys(outlook.sentence() for outlook in told):
-        print(f"  {safe_text.line(sentence)}")
+        safe_text.say(console, f"  {safe_text.line(sentence)}")
     if power.hopeless(outlooks) and not options.anyway and not options.dry_run and left:
         needed = min(outlook.needed for outlook in outlooks if outlook.needed is not None)
         raise UserError(

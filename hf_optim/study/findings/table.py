@@ -163,9 +163,10 @@ def build(results: Results) -> list[TaskTable]:
 def note(results: Results) -> str:
     """What stands below the tables: how the numbers came about, in paragraphs."""
     plan, judgement = results.plan, results.standing.judgement
-    family = "scores, one an optimizer over all tasks" if judgement and judgement.family == "score" else "comparisons"
     looks = ", ".join(map(str, plan.looks))
     tests = " and ".join(map(str, judgement.families if judgement else ())) or "0"
+    scored = judgement is not None and judgement.family == "score"
+    family = "scores, one an optimizer over all tasks" if scored else f"comparison{'s'[: tests != '1']}"
     text = NOTE.format(
         units=naming.unit(plan), unit=naming.unit(plan, 1), looks=looks, tests=tests, family=family
     )  # fmt: skip
