@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from study_fakes import make_study
-from tuning_fakes import YAML, expand, whole
+from tuning_fakes import YAML, expand, good_rate, whole
 
 from hf_optim.core.safe_text import say
-from hf_optim.study.findings import protocol, table, verdicts
+from hf_optim.study.findings import naming, protocol, table, verdicts
 from hf_optim.study.folder import results as records
 from hf_optim.study.report import html as report
 from hf_optim.study.report import recipe, sections, tables
@@ -127,3 +127,19 @@ def test_a_verdict_warns_where_tuning_was_unequal(tmp_path: Path) -> None:
     expected = f"Not tuned alike: SMARAN {of} 1 hyper-parameter, adamw {of} 2 hyper-parameters."
     assert said["SMARAN"].endswith(f". {expected}")
     assert expected in unescape(report.render(results, task_tables))
+
+
+def test_trials_that_ended_early_left_steps_for_more_and_that_is_said(tmp_path: Path) -> None:
+    """Bounded by steps, an optimizer of which trials fail has more of them."""
+    text = YAML.replace("trials: 6", "trials: 9\n  steps: 400").replace("    SMARAN: {lr: [0.003, 1.0, log]}\n",
+        "    SMARAN: {lr: [0.003, 1.0, log], eps: [1e-8, 1e-4, log]}\n")  # fmt: skip
+    planned = expand(text)
+    assert "4 trials over lr" in naming.named(planned, "adamw"), "nine points, of which four have room"
+    failing = {"SMARAN"}
+    outcome = lambda run: None if run.optimizer in failing and run.seed >= 1000 else good_rate(run)  # noqa: E731
+    results, task_tables = loaded(whole(planned, tmp_path / "a", outcome))
+    said = {sentence.split()[0]: sentence for sentence in verdicts.sentences(results, task_tables)}
+    assert said["SMARAN"].endswith("Not tuned alike: for the same steps SMARAN had 8 trials in all, adamw had 4.")
+    failing.clear()
+    results, task_tables = loaded(whole(planned, tmp_path / "b", outcome))
+    assert not any("SMARAN" in s and "Not tuned alike" in s for s in verdicts.sentences(results, task_tables))

@@ -47,12 +47,16 @@ def named(plan: Plan, label: str) -> str:
 
 
 def searched(plan: Plan, label: str) -> tuple[list[str], int, int]:
-    """The searched hyper-parameters of an optimizer, its trials on a task, and how many of them differ at least."""
+    """The searched hyper-parameters of an optimizer, its trials on a task (as many as a bound on their steps has room
+    for, if none ends early), and how many of them differ at least.
+    """
     cells = [c for c in (plan.tuning or {}).get("cells", ()) if c["optimizer"] == label and c["points"]]
-    if not cells:
+    if plan.tuning is None or not cells:
         return [], 0, 0
     keys = list(dict.fromkeys(key for cell in cells for key in cell["space"]))
-    return keys, max(len(c["points"]) for c in cells), min(distinct(c["points"]) for c in cells)
+    lengths, most = {task["label"]: task.get("steps") for task in plan.tasks}, plan.tuning["steps"]
+    tried = [c["points"][: most // lengths[c["task"]]] if most else c["points"] for c in cells]
+    return keys, max(map(len, tried)), min(map(distinct, tried))
 
 
 def unlike(plan: Plan, label: str) -> str:

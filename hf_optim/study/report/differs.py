@@ -10,7 +10,7 @@ from typing import Any
 from hf_optim.core.definitions import own_definitions
 from hf_optim.core.safe_text import html as escape
 from hf_optim.hub.schedules import described
-from hf_optim.study.findings import naming
+from hf_optim.study.findings import naming, verdicts
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.entries import split_setting
@@ -162,7 +162,7 @@ def _tuned(results: Results) -> str:
         *first, space = map(escape, cells.values())
         line = "".join(f"<td>{cell}</td>" for cell in first)
         lines.append(f'<tr><th scope="row">{escape(label)}</th>{line}<td class="wide">{space}</td></tr>')
-    unlike = [sentence for o in plan.optimizers if (sentence := naming.unlike(plan, o["label"]))]
+    unlike = [sentence for o in plan.optimizers if (sentence := verdicts.unlike(results, o["label"]))]
     warning = "".join(f'<p class="bad">{escape(sentence)}</p>' for sentence in unlike)
     head = ["optimizer", *next(iter(rows.values()))]
     return html_table(head, lines, "Tuning") + warning
