@@ -228,7 +228,8 @@ def rates(data: dict[str, Any]) -> str:
         [r["optimizer"], r["rung"], interval(r["best"], ".2g"), "{} of {}".format(*r["at_edge"])] for r in data["rates"]
     ]
     costs = [[c["optimizer"], c["rung"], interval(c["costs"], "+.3f")] for c in data["carried"]]
-    parts = [markdown(["optimizer", "rung", "best rate (geometric mean)", "chosen at an end of the range"], best)] if best else []
+    head = ["optimizer", "rung", "best rate (geometric mean)", "chosen at an end of the range"]
+    parts = [markdown(head, best)] if best else []
     if costs:
         parts.append("Loss at the larger size with the rate of the smaller, less that with its own:")
         parts.append(markdown(["optimizer", "rung", "carrying costs, nats"], costs))
