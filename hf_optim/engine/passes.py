@@ -77,6 +77,7 @@ def bound(f: Callable[..., Any], apply: Callable[..., Any] | None, all_moments: 
             rest["g"] = new
         return f(c=c, **rest)
 
+    call.__qualname__ = f.__qualname__  # for messages
     return call
 
 
