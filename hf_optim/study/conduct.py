@@ -96,7 +96,7 @@ def study(
     trust = trust or not (dry_run or Path(name).is_dir())
     why = "a dry run runs none" if dry_run else f"only {name} says that it is to be run: name its YAML file"
     source, origin = (source, name) if source is not None else shipped.find(name)
-    with importing.refused(why, trust):
+    with importing.refused(why, trust, read=not Path(name).is_dir()):
         plan = planning.expand(source, seeds=seeds, origin=Path(origin).name, overrides=overrides, data=data)
         if not (trust or dry_run) and (code := importing.paths([*plan.tasks, *plan.optimizers])):
             raise importing.Untrusted(f"{', '.join(code)}: code, and {why}, or look at it and add --trust")
@@ -176,7 +176,8 @@ def _run_here(
 
             def finished(ended: Run, status: str, seconds: float) -> None:
                 stopped = status == "failed" and stages.stopped_early(ended, folder)
-                display.finished(ended, "stopped" if stopped else status, seconds)
+                why = str((RecordStore(folder).record(ended.id) or {}).get("error")) if status == "failed" else ""
+                display.finished(ended, "stopped" if stopped else status, seconds, why)
 
             for stage in follow(plan, folder):
                 if plan.tuning is not None:
@@ -195,6 +196,7 @@ def _run_here(
                     checkpoint_every=checkpoint_every,
                     trust=trust,
                     report_to=report_to,
+                    asks=stage.asks,
                     on_finish=finished,
                     watch=display.watch,
                 )

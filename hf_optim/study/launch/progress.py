@@ -75,8 +75,8 @@ class Display:
         lost = f", {self.failed} failed" if self.failed else ""
         return _Line(f"{self.done} of {self.total} runs{lost}{left}")
 
-    def finished(self, run: Run, status: str, seconds: float) -> None:
-        """A run has its record."""
+    def finished(self, run: Run, status: str, seconds: float, why: str = "") -> None:
+        """A run has its record; `why` it failed is said with it."""
         self.done += 1
         self.failed += status == "failed"
         if self._shown is not None:
@@ -84,9 +84,11 @@ class Display:
         elif self._bar:
             self._bar.update(self._task, completed=self.done)
             if status == "failed":
-                self._bar.console.print(f"failed: {describe(run)}", markup=False, highlight=False)
+                self._bar.console.print(f"failed: {describe(run)}: {why}", markup=False, highlight=False)
         else:
-            line = f"[{self.done}/{self.total}] {status:6s} {describe(run)} ({seconds:.1f} s)"
+            line = f"[{self.done}/{self.total}] {status:6s} {describe(run)} ({seconds:.1f} s)" + (
+                f": {why}" if status == "failed" else ""
+            )
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def watch(self, board: RunQueue) -> None:
