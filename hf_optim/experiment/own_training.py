@@ -124,6 +124,8 @@ class OwnTraining(Task):
         import torch
         from transformers import set_seed
 
+        from hf_optim.hub.arguments import sources
+
         rows: list[dict[str, Any]] = []
 
         def log(step: int, **values: float) -> None:
@@ -139,8 +141,10 @@ class OwnTraining(Task):
         fault: dict[str, str] = {}
         given = {"optimizer": spec.optimizer, "seed": spec.seed, "log": log, "folder": folder} | spec.options
         asked = inspect.signature(self.function).parameters
+        settled: list[str] = []
         try:
-            result = self.function(**{name: value for name, value in given.items() if name in asked})
+            with sources() as settled:
+                result = self.function(**{name: value for name, value in given.items() if name in asked})
             metrics, logged = self._figures(result)
             rows = rows or logged
         except Exception as problem:
@@ -153,6 +157,7 @@ class OwnTraining(Task):
             "status": "ok" if error is None else "failed",
             "error": error,
             **fault,
+            "settled": settled,
             "metrics": metrics,
             "primary": {"name": self.primary.name, "greater_is_better": self.primary.greater_is_better},
             "history": records.HISTORY,

@@ -171,13 +171,19 @@ def _run_here(
         soft_wrap=True,
     )
     start, count, look = time.monotonic(), 0, 0
+    told: set[str] = set()
     try:
         with Display(console, total, total - left, jobs) as display:
 
             def finished(ended: Run, status: str, seconds: float) -> None:
                 stopped = status == "failed" and stages.stopped_early(ended, folder)
-                why = str((RecordStore(folder).record(ended.id) or {}).get("error")) if status == "failed" else ""
-                display.finished(ended, "stopped" if stopped else status, seconds, why)
+                record = RecordStore(folder).record(ended.id) or {}
+                display.finished(ended, "stopped" if stopped else status, seconds, str(record.get("error")))
+                arm = f"{ended.optimizer} on {ended.task}"
+                if record.get("settled") and arm not in told:
+                    told.add(arm)
+                    line = f"{arm} trains with {'; '.join(record['settled'])}"
+                    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
             for stage in follow(plan, folder):
                 if plan.tuning is not None:
