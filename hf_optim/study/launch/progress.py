@@ -6,6 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core.notes import PATIENCE
 from hf_optim.study.folder.results import describe
 from hf_optim.study.launch.launcher import RunQueue
 from hf_optim.study.plan.plan import Run
@@ -37,7 +38,7 @@ class Display:
 
     def __init__(self, console: Console, total: int, done_before: int, jobs: int) -> None:
         self.console, self.total, self.done, self.jobs = console, total, done_before, jobs
-        self.failed = 0
+        self.failed, self._before = 0, done_before
         self._left: float | None = None
         self.live = console.is_terminal
         self.notebook = console.is_jupyter
@@ -100,6 +101,8 @@ class Display:
         left = board.remaining_seconds(self.jobs)
         now = time.monotonic()
         parts = [f"about {duration(left)} left"] if left is not None else []
+        if self.done == self._before and any(now - start > PATIENCE for _, start in board.running.values()):
+            parts.append("the first runs load PyTorch and build kernels")
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [
             f"{run.optimizer} s{run.seed} ({now - start:.0f} s)" for run, start in list(board.running.values())[:4]
