@@ -58,7 +58,7 @@ def test_info_is_frozen():
     [
         ("smarn", "did you mean smaran"),
         ({"name": "smaran", "gama": 0.9}, "did you mean gamma"),
-        ({"name": "tlr"}, "give base"),
+        ({"name": "tlr"}, "give its base"),
         ({"name": "tlr", "base": {"name": "sgd", "learning_rate": 1}}, "sgd has no hyper-parameter 'learning_rate'"),
         ({"name": "tlr_sgd", "base": {"name": "adam"}}, "fixes its base"),
         ({"name": "tlr_sgd", "lr": 0.1}, "no hyper-parameter 'lr'"),

@@ -16,7 +16,7 @@ from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
-    from hf_optim.registry import Info
+    from hf_optim.core.catalogue import Info
 
 ABOUT = "list optimizers, tasks, models, metrics, studies or claims"
 KINDS = ("optimizers", "tasks", "models", "metrics", "studies", "claims")

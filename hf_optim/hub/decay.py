@@ -43,8 +43,9 @@ def _share(name: str, hyper: Mapping[str, Any]) -> float | None:
     known = registry.info(name)
     if "evaluate" in known.needs:
         return None
-    # Nothing is drawn at random; the last matrix would be taken for a head.
-    model = nn.Sequential(*(nn.utils.skip_init(nn.Linear, 4, 4, bias=False, dtype=torch.float64) for _ in "ab"))
+    # Nothing is drawn at random (an empty model on "meta"); the last matrix would be taken for a head.
+    layers = (nn.Linear(4, 4, bias=False, dtype=torch.float64, device="meta") for _ in "ab")
+    model = nn.Sequential(*layers).to_empty(device="cpu")
     for p in model.parameters():
         p.data.fill_(1.0)
         p.grad = torch.zeros_like(p)
