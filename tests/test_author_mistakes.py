@@ -13,7 +13,9 @@ from hf_optim.check.candidate import Candidate
 from hf_optim.check.outcome import NOT, PASS, Verdict
 from hf_optim.check.show import matrix
 from hf_optim.check.suite import Report, registered
+from hf_optim.core.rule import Transform
 from hf_optim.engine.fallback import limits
+from hf_optim.engine.trace import trace
 from hf_optim.errors import UserError
 
 SLOTS, SCALARS, UPDATE = 'slots = {"m": 0.0}', "def scalars(h, t, s):", "def update(x, g, m, c):"
@@ -80,6 +82,31 @@ def test_a_hook_that_fails_is_named_however_the_step_runs(mistake: str, way: dic
     with limits(**way), pytest.raises(UserError, match=message) as error:
         opt.step()
     assert not any(word in str(error.value) for word in ("Lists", "Element", "SimpleNamespace", "Symbol"))
+
+
+class Lost(Transform):
+    """Forgets to return."""
+
+    name = "lost"
+
+    @staticmethod
+    def apply(g, c):
+        g.mul(2.0)
+
+
+@pytest.mark.parametrize("blockwise", [True, False])
+def test_a_transform_that_returns_nothing_is_named(blockwise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lost, "blockwise", blockwise)
+    x = torch.nn.Parameter(torch.ones(3))
+    opt = hf_optim.create("adamw", [x], grad_transform=Lost())
+    x.grad = torch.ones(3)
+    with pytest.raises(UserError, match="Lost.apply returned nothing: let it return the transformed gradient"):
+        opt.step()
+
+
+def test_a_number_of_the_step_is_not_written_by_a_method() -> None:
+    with pytest.raises(UserError, match=r"mul_\(\) writes a number of c"):
+        trace(lambda x, g, c: x.add_(g * c.S.mul_(2.0)), dict.fromkeys("xg", torch.float32), {}, ("S",), torch.float32)
 
 
 def test_a_name_that_a_hook_may_miss_is_seen_as_missing(tmp_path: Path) -> None:

@@ -64,6 +64,21 @@ def test_a_class_that_cannot_be_read_is_asked_itself(folder, capsys):
     assert told(capsys, "info", "sub.py:Sob")[0] == 2 and told(capsys, "info", "none.py:Sub")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("from hf_optim.bases.optimizer import Optimizer", "from torch.optim import Optimizer"),
+        ("beta: float = 0.9,", "beta: float = len('nine') / 5,"),
+        ("state_dtype: str | None = None,", "state_dtype: str | None = None,\n        **rest: Any,"),
+    ],
+)
+def test_what_reading_does_not_tell_for_certain_is_left_to_the_code(old, new, folder):
+    assert HEAVY_BALL.count(old) == 1
+    Path("odd.py").write_text(HEAVY_BALL.replace(old, new) + RUNS)
+    with pytest.raises(UserError, match="this file ran"):
+        registry.about("odd.py:HeavyBall")
+
+
 def test_nothing_is_even_read_where_a_stranger_may_have_written_the_name(folder):
     Path("heavy.py").write_text(HEAVY_BALL)
     with importing.refused("a test"), pytest.raises(importing.Untrusted):

@@ -103,12 +103,20 @@ def written(path: str) -> Info | None:
         return None
     try:
         tree = ast.parse(Path(file).expanduser().read_text(encoding="utf-8"))
+        ours = ["Optimizer"] if any(map(_imports_ours, tree.body)) else ["hf_optim.Optimizer"]
         for cls in (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name and _has_init(n)):
-            if [ast.unparse(base).rpartition(".")[2] for base in cls.bases] == ["Optimizer"]:
+            init = next(n.args for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+            if list(map(ast.unparse, cls.bases)) == ours and init.kwarg is None:
                 return _declared(cls, path, path, "optimizers", Path(file))
     except (OSError, SyntaxError, ValueError, KeyError, RecursionError, MemoryError):
         pass  # whoever runs it is told why
     return None
+
+
+def _imports_ours(node: ast.stmt) -> bool:
+    """Whether it is `from hf_optim... import Optimizer`, and not torch's."""
+    ours = isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "hf_optim"
+    return ours and any((a.asname or a.name) == "Optimizer" for a in node.names)  # type: ignore[attr-defined]
 
 
 def _has_init(cls: ast.ClassDef) -> bool:

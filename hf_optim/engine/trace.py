@@ -45,7 +45,7 @@ from typing import Any
 
 import torch
 
-from hf_optim.core.hooks import Numbers, gradient_written
+from hf_optim.core.hooks import Numbers, RuleError, gradient_written
 from hf_optim.core.vocabulary import BINARY, UNARY, Operand
 from hf_optim.engine.int8_codes import CODED
 from hf_optim.errors import UserError
@@ -160,6 +160,8 @@ class Symbol(Operand):
 
     @classmethod
     def foreign(cls, word: str) -> Exception:
+        if word.endswith("_()") and cls is not Element:
+            return RuleError(f"{word} writes a number of c, which tensors share: use the method without _ at its end")
         return Untraceable(f"{word} is no word of the vocabulary of rules (hf_optim.core.vocabulary)")
 
     def add(self, o: Any, alpha: Any = 1) -> Any:
