@@ -134,7 +134,7 @@ def _speeds(ladder: Ladder) -> str:
     for s in ladder.speeds:
         trend = trends.get((s.optimizer, s.rung["multiple"]))
         tenfold = _text(trend.tenfold, 2) if trend else "–"
-        lines.append(_row(s.optimizer, [s.rung["task"], speedup_text(s.bounded), _text(s.fitted, 2), tenfold]))
+        lines.append(_row(s.optimizer, [s.rung["task"], speedup_text(s.bounded), _factor(s.fitted), tenfold]))
     note = escape(SPEED.format(tuned=_tuned(ladder), baseline=ladder.baseline))
     content = html_table(head, lines, "Speed-up over the baseline")
     return f'<h3>Speed-up over {_tuned(ladder)} {escape(ladder.baseline)}</h3>{content}<p class="soft">{note}</p>'
@@ -247,6 +247,13 @@ def _needs(ladder: Ladder) -> str:
         text += html_table(head, lines, "The ladder")
         text += '<p class="soft">Units at which a difference as large as the one seen is found with 80 %: a guess.</p>'
     return f"<h3>What would decide the rest</h3>{text}"
+
+
+def _factor(fitted: Estimate) -> str:
+    """A fitted speed-up; of one beyond the picture no digits, which only the line's slope would have given."""
+    if fitted.value > MOST:
+        return f"more than {MOST:g}"
+    return f"less than 1/{MOST:g}" if fitted.value < 1 / MOST else _text(fitted, 2)
 
 
 def _tokens(value: float) -> str:
