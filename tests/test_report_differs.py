@@ -53,14 +53,15 @@ def shown(text: str, folder: Path) -> str:
         record = json.loads(file.read_text())
         decay = record["spec"]["optimizer"].get("weight_decay", 0.0)
         groups = [{"parameters": 1000, "route": "muon", "weight_decay": decay}, {"parameters": 10, "weight_decay": 0.0}]
-        file.write_text(json.dumps({**record, "groups": groups}))
+        settled = [f"weight_decay={decay} from TrainingArguments.weight_decay"]
+        file.write_text(json.dumps({**record, "groups": groups, "settled": settled}))
     results = records.load(folder)
     return configurations(results) + on_task(results, results.plan.tasks[0])
 
 
 def test_values_spaces_trials_budgets_and_groups_stand_side_by_side(tmp_path: Path) -> None:
     html = shown(STUDY, tmp_path)
-    values, tuning, on_mlp, groups = tables(html)
+    values, tuning, on_mlp, groups, settled = tables(html)
     # Only what is not the same for all: a value that was given, a default, or a dot where there is none.
     assert values[""][:2] == ["optimizer", "rule"]
     column = {name: i - 1 for i, name in enumerate(values[""])}
@@ -83,6 +84,7 @@ def test_values_spaces_trials_budgets_and_groups_stand_side_by_side(tmp_path: Pa
     # What they trained with: which way it went, decay on some parameters and none on the others.
     both = "1,000 parameters with route muon, weight_decay {}; 10 parameters with weight_decay 0"
     assert groups["A"] == [both.format(0)] and groups["B"] == [both.format(0.1)]
+    assert settled["B"] == ["weight_decay=0.1 from TrainingArguments.weight_decay"]
     # A value that a task has of its own stands with the task.
     own = {name: i - 1 for i, name in enumerate(on_mlp[""])}
     assert "eps" not in column and on_mlp["B"][own["eps"]] == "1e-06"

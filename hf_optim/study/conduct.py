@@ -96,7 +96,7 @@ def study(
     trust = trust or not (dry_run or Path(name).is_dir())
     why = "a dry run runs none" if dry_run else f"only {name} says that it is to be run: name its YAML file"
     source, origin = (source, name) if source is not None else shipped.find(name)
-    with importing.refused(why, trust):
+    with importing.refused(why, trust, read=not Path(name).is_dir()):
         plan = planning.expand(source, seeds=seeds, origin=Path(origin).name, overrides=overrides, data=data)
         if not (trust or dry_run) and (code := importing.paths([*plan.tasks, *plan.optimizers])):
             raise importing.Untrusted(f"{', '.join(code)}: code, and {why}, or look at it and add --trust")
@@ -167,12 +167,19 @@ def _run_here(
     at_a_time = min(jobs, max(1, left))
     safe.say(console, f"{plan.title}: {total} runs, {total - left} finished before, {at_a_time} at a time, in {folder}")
     start, count, look = time.monotonic(), 0, 0
+    told: set[str] = set()
     try:
         with Display(console, total, total - left, jobs) as display:
 
             def finished(ended: Run, status: str, seconds: float) -> None:
                 stopped = status == "failed" and stages.stopped_early(ended, folder)
-                display.finished(ended, "stopped" if stopped else status, seconds)
+                record = RecordStore(folder).record(ended.id) or {}
+                display.finished(ended, "stopped" if stopped else status, seconds, str(record.get("error")))
+                arm = f"{ended.optimizer} on {ended.task}"
+                if record.get("settled") and arm not in told:
+                    told.add(arm)
+                    line = f"{arm} trains with {'; '.join(record['settled'])}"
+                    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
             for stage in follow(plan, folder):
                 if plan.tuning is not None:
@@ -191,6 +198,7 @@ def _run_here(
                     checkpoint_every=checkpoint_every,
                     trust=trust,
                     report_to=report_to,
+                    asks=stage.asks,
                     on_finish=finished,
                     watch=display.watch,
                 )

@@ -116,6 +116,7 @@ class Share:
                     checkpoint_every=self.checkpoint_every,
                     trust=self.trust,
                     report_to=self.report_to,
+                    asks=stage.asks,
                     on_finish=finished,
                 )
         except UserError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
@@ -47,7 +47,7 @@ def on_task(results: Results, task: Mapping[str, Any]) -> str:
         if o["label"] in task["only"]
     }
     content = _side_by_side(results, given, f"What differs on {task['label']}", [task])
-    content += _groups(results, task["label"])
+    content += _groups(results, task["label"]) + _settled(results, task["label"])
     return f"<details class='more'><summary>What differs on {escape(task['label'])}</summary>{content}</details>"
 
 
@@ -176,17 +176,27 @@ def _space(bounds: Any, shape: str = "{} ({})") -> str:
 
 
 def _groups(results: Results, task: str) -> str:
-    """The parameter groups each optimizer trained with, from the records; empty where these do not say."""
+    """The parameter groups each optimizer trained with."""
+    return _of_records(results, task, "groups", _group, "parameter groups")
+
+
+def _settled(results: Results, task: str) -> str:
+    """Where the rates and decays of a script of the user's own came from."""
+    return _of_records(results, task, "settled", str, "rate and decay, and whence")
+
+
+def _of_records(results: Results, task: str, key: str, text: Callable[[Any], str], head: str) -> str:
+    """What the records of each optimizer's runs say under `key`; empty where they say nothing."""
     seen: dict[str, dict[str, None]] = {}
     for run in results.plan.runs:
-        groups = (results.records.get(run.id) or {}).get("groups") if run.task == task else None
-        if groups:
-            seen.setdefault(run.optimizer, {})["; ".join(_group(group) for group in groups)] = None
+        entries = (results.records.get(run.id) or {}).get(key) if run.task == task else None
+        if entries:
+            seen.setdefault(run.optimizer, {})["; ".join(map(text, entries))] = None
     lines = [
         f'<tr><th scope="row">{escape(label)}</th><td class="wide">{"<br>".join(map(escape, texts))}</td></tr>'
         for label, texts in seen.items()
     ]
-    return html_table(["optimizer", "parameter groups"], lines, "Parameter groups") if lines else ""
+    return html_table(["optimizer", head], lines, head.capitalize()) if lines else ""
 
 
 def _group(group: Mapping[str, Any]) -> str:
