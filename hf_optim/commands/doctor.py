@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
+from hf_optim.core.caches import safe
 from hf_optim.core.safe_text import terminal
 from hf_optim.errors import one_line
 
@@ -123,11 +124,7 @@ def machine() -> Iterator[Line]:
 
 def caches() -> Iterator[Line]:
     """Where kernels and the Hub's data are kept."""
-    try:
-        from hf_optim.engine.kernels import cache_folder
-    except ImportError:  # no torch
-        return
-    folder, why = cache_folder()
+    folder, why = safe("kernels")
     if folder is None:
         yield "note", "kernel cache", f"none, so every process builds its kernels: {why}"
     else:
