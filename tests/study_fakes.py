@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from hf_optim.experiment.spec import id_of
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.study.plan.plan import cell_spec, make_run
 
 PRIMARY = {"name": "test_accuracy", "greater_is_better": True}
 
@@ -38,9 +40,9 @@ def make_study(
     for seed in range(seeds):
         for task in tasks:
             for label in labels:
-                spec = {"task": "vision", "model": task, "optimizer": {"name": label, "lr": 0.1}, "seed": seed}
-                run_id = id_of(spec)
-                runs.append({"id": run_id, "task": task, "optimizer": label, "seed": seed, "spec": spec})
+                asked = RunSpec("vision", task, "small", {"name": label, "lr": 0.1}, seed)
+                run_id = asked.id
+                runs.append({"id": run_id, "task": task, "optimizer": label, "seed": seed, "spec": asked.to_dict()})
                 if (label, seed) not in missing:
                     home = folder / "runs" / run_id
                     home.mkdir(parents=True, exist_ok=True)
@@ -55,7 +57,7 @@ def make_study(
         "baseline": labels[0],
         "seeds": list(range(seeds)),
         "tasks": [
-            {"task": "vision", "label": task, "model": "mlp", "size": "small", "data": None, "hyper": {},
+            {"task": "vision", "label": task, "model": task, "size": "small", "data": None, "hyper": {},
              "only": list(labels), "title": "Images", "primary": PRIMARY}
             for task in tasks
         ],
@@ -69,6 +71,25 @@ def make_study(
     (folder / "plan.json").write_text(json.dumps(plan))
     (folder / "study.yaml").write_text("name: fake\n")
     return folder
+
+
+def replan(folder: Path, change: Callable[[dict], None]) -> dict:
+    """Changes the plan of a study, and then every run and its record to what its labels say; gives the plan."""
+    plan = json.loads((folder / "plan.json").read_text())
+    change(plan)
+    tasks = {task["label"]: task for task in plan["tasks"]}
+    optimizers = {optimizer["label"]: optimizer for optimizer in plan["optimizers"]}
+    for run in plan["runs"]:
+        task, gone = tasks[run["task"]], folder / "runs" / run["id"]
+        run |= dataclasses.asdict(
+            make_run(task, run["optimizer"], cell_spec(task, optimizers[run["optimizer"]]), run["seed"])
+        )
+        if gone.is_dir():
+            home = gone.rename(gone.with_name(run["id"]))
+            record = json.loads((home / "record.json").read_text())
+            (home / "record.json").write_text(json.dumps({**record, "id": run["id"], "spec": run["spec"]}))
+    (folder / "plan.json").write_text(json.dumps(plan))
+    return plan
 
 
 def _spend(history: Path, passes: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from attack_parts import command
-from study_fakes import make_study
+from study_fakes import make_study, replan
 
 from hf_optim.core import configs
 
@@ -109,9 +108,7 @@ def test_a_page_runs_no_code_that_a_plan_names(tmp_path: Path, capsys: pytest.Ca
     """What differs from the paper is asked of the tasks."""
     study = make_study(tmp_path / "out", ("adamw", "sgd"), seeds=2)
     (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    plan = json.loads((study / "plan.json").read_text())
-    plan["tasks"][0]["task"] = f"{tmp_path}/theirs.py:TASK"
-    (study / "plan.json").write_text(json.dumps(plan))
+    replan(study, lambda plan: plan["tasks"][0].update(task=f"{tmp_path}/theirs.py:TASK"))
     asked = {"study": {"name": "s", "seeds": 2, "tasks": [{"task": "vision"}], "optimizers": ["adamw", "sgd"]}}
     judged = [{"says": "it", "section": "1", "rule": "better", "optimizer": "adamw", "baseline": "sgd"}]
     named = claim(tmp_path, claims=judged, small=asked, paper_size=asked)

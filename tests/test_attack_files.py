@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from attack_parts import command
-from study_fakes import make_study
+from study_fakes import make_study, replan
 
 from hf_optim.core import safe_text, yaml12
 from hf_optim.errors import UserError
@@ -255,9 +255,8 @@ def test_a_notebook_shows_texts(tmp_path: Path) -> None:
 
 def test_a_plan_holds_what_a_yaml_may_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=2)
-    plan = json.loads((study / "plan.json").read_text())
-    plan["tasks"][0]["overrides"] = {"precision": "bf16", "compile_model": True, "gradient_accumulation_steps": "auto"}
-    (study / "plan.json").write_text(json.dumps(plan))
+    how = {"precision": "bf16", "compile_model": True, "gradient_accumulation_steps": "auto"}
+    plan = replan(study, lambda plan: plan["tasks"][0].update(overrides=how))
     assert command(capsys, "report", study)[0] == 0
     rung = {"task": "MLP", "size": 1, "parameters": 5, "multiple": 1.0, "tokens": 5, "steps": 1, "batch_size": 1}
     rung |= {"flops": 1.0, "counted": "x", "all": True, "smallest": "MLP"}

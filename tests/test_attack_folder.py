@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from hf_optim.claims import claim
+from hf_optim.core import caches, importing
+from hf_optim.engine import kernels
 from hf_optim.study.launch import jobs
 from hf_optim.study.plan import shipped
 
@@ -25,7 +28,11 @@ def _python(code: str, folder: Path, *path: Path) -> str:
     """What Python prints that runs `code` in `folder`."""
     root = Path(__file__).resolve().parents[1]
     run = [sys.executable, "-P", "-c", code]
-    environment = {"PYTHONPATH": ":".join(map(str, (*path, root))), "PATH": "/usr/bin:/bin"}
+    environment = {
+        "PYTHONPATH": ":".join(map(str, (*path, root))),
+        "PATH": "/usr/bin:/bin",
+        "XDG_CACHE_HOME": str(folder / "own"),
+    }
     return subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, check=False).stdout
 
 
@@ -61,6 +68,84 @@ def test_a_matplotlibrc_of_the_current_folder_is_not_heeded(tmp_path: Path) -> N
     code = "import matplotlib; print(matplotlib.rcParams['font.size'])"
     assert _python(code, tmp_path) == "33.0\n"
     assert _python(f"{STARTS['command']}; {code}", tmp_path).endswith("\n10.0\n")
+
+
+def test_a_linker_takes_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GNU's looks there first for what its scripts name: code that lies there was linked into a kernel, and kept."""
+    (tmp_path / "libgcc_s.so.1").write_text("INPUT(./theirs.o)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_OPTIM_CACHE", "mine")  # of the current folder, as the user says
+    kernels.Building('extern "C" void run(void*) {}').kernel()
+    assert [file.suffix for file in (tmp_path / "mine" / "kernels").iterdir()] == [".so"]
+
+
+#: as in `torch` and `triton`: what starts a program, and tells where
+STARTER = (
+    "import os\ndef _build(): print('started in', os.getcwd())\nclass SubprocPool:\n    __init__ = lambda _: _build()\n"
+)
+
+
+@pytest.mark.parametrize("module", importing._STARTING)
+def test_what_torch_and_triton_start_does_not_look_into_the_current_folder(module: str, tmp_path: Path) -> None:
+    *packages, name = module.split(".")
+    folder = tmp_path / "packages"
+    for package in packages:
+        (folder := folder / package).mkdir(parents=True)
+        (folder / "__init__.py").touch()
+    (folder / f"{name}.py").write_text(STARTER)
+    start = f"{STARTS['command']}; import os, {module} as it; it.{importing._STARTING[module].partition('.')[0]}()"
+    said = _python(f"{start}; print('we are in', os.getcwd())", tmp_path, tmp_path / "packages")
+    assert said.endswith(f"started in {sys.prefix}\nwe are in {tmp_path}\n")
+
+
+@pytest.mark.parametrize(("module", "name"), importing._STARTING.items())
+def test_what_is_run_elsewhere_is_called_so_in_what_is_installed(module: str, name: str) -> None:
+    top, _, rest = module.partition(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"{top} is not installed")
+    text = (Path(spec.origin).parent / f"{rest.replace('.', '/')}.py").read_text()
+    assert all(f"def {part}(" in text or f"class {part}:" in text for part in name.split("."))
+
+
+def test_what_torch_compiles_is_kept_where_nobody_else_writes(tmp_path: Path, torch: Path) -> None:
+    """In the temporary folder, where torch keeps it, whoever makes a folder of the user's name decides what is run."""
+    (torch / "torch" / "__init__.py").write_text("import os\nprint(os.environ['TORCHINDUCTOR_CACHE_DIR'])\n")
+    own = tmp_path / "own"
+    code = f"{STARTS['command']}; import torch"
+    assert _python(code, tmp_path, torch).endswith(f"\n{own}/hf_optim/inductor\n")
+    assert caches.unsafe(own / "hf_optim" / "inductor") is None
+    kept = f"import os; os.environ['TORCHINDUCTOR_CACHE_DIR'] = 'theirs'; {code}"
+    assert _python(kept, tmp_path, torch).endswith("\ntheirs\n")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o000])
+def test_a_cache_is_this_users_alone_whatever_the_umask(
+    umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where groups are of one user each, files are made for the group, and no kernel was ever kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_OPTIM_CACHE", raising=False)
+    before = os.umask(umask)
+    try:
+        assert caches.safe("kernels") == (tmp_path / "cache" / "hf_optim" / "kernels", "")
+    finally:
+        os.umask(before)
+
+
+def test_a_cache_of_the_current_folder_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    assert caches.home() == Path.home() / ".cache" / "hf_optim"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's link is made by root alone")
+def test_a_link_of_somebody_else_is_no_cache(tmp_path: Path) -> None:
+    """It leads to a folder of ours while it is looked at, and elsewhere when a kernel is loaded."""
+    (tmp_path / "ours" / "kernels").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "ours")
+    assert caches.unsafe(tmp_path / "link" / "kernels") is None
+    os.chown(tmp_path / "link", 12345, 12345, follow_symlinks=False)
+    assert "belongs to somebody else" in str(caches.unsafe(tmp_path / "link" / "kernels"))
 
 
 def test_a_local_job_does_not_import_what_lies_in_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:

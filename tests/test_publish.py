@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from study_fakes import make_study
+from study_fakes import make_study, replan
 
 from hf_optim.commands.main import main
 from hf_optim.core import private
@@ -181,12 +181,13 @@ def test_what_lies_elsewhere_is_not_published(tmp_path: Path) -> None:
 
 
 def test_runs_that_only_a_place_tells_apart_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study = make_study(tmp_path / "study", ("adamw", "smaran"), seeds=1)
-    plan = json.loads((study / "plan.json").read_text())
-    for run, place in zip(plan["runs"], ("/data/a/x.parquet", "/data/b/x.parquet"), strict=True):
-        run["spec"] = {**plan["runs"][0]["spec"], "data": place}
-        run["id"] = id_of(run["spec"])
-    (study / "plan.json").write_text(json.dumps(plan))
+    study = make_study(tmp_path / "study", ("adamw", "smaran"), tasks=("A", "B"), seeds=1)
+
+    def place(plan: dict) -> None:
+        for task in plan["tasks"]:
+            task.update(model="mlp", data=f"/data/{task['label']}/x.parquet")
+
+    replan(study, place)
     assert main(["publish", str(study), str(tmp_path / "public")]) == 2
     assert "differ only in what is private" in capsys.readouterr().err and not (tmp_path / "public").exists()
 

@@ -78,7 +78,6 @@ def study(tmp_path: Path) -> Path:
     folder = make_study(tmp_path / "study", LABELS, tasks=(f"T {EVIL} \x1b[2J",), seeds=2, failed=[("a|b`c`", 1)])
     plan = json.loads((folder / "plan.json").read_text())
     plan["title"] = plan["tasks"][0]["title"] = f"# {EVIL}\x1b]0;owned\x07"
-    plan["tasks"][0]["schedule"] = {"name": EVIL, EVIL: 1}
     (folder / "plan.json").write_text(json.dumps(plan))
     (folder / "study.yaml").write_text(f"name: x # {EVIL}")
     for file in folder.glob("runs/*/record.json"):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from study_fakes import accuracy, make_study
+from study_fakes import accuracy, make_study, replan
 
 import hf_optim.experiment.training
 from hf_optim.commands.main import main
@@ -379,9 +379,7 @@ def test_contradictions_are_refused_before_anything_is_written(tmp_path: Path) -
 
 def test_a_label_with_two_meanings_is_refused(tmp_path: Path) -> None:
     a, b = make_study(tmp_path / "a"), make_study(tmp_path / "b")
-    plan = json.loads((b / "plan.json").read_text())
-    plan["optimizers"][1]["spec"]["lr"] = 0.2
-    (b / "plan.json").write_text(json.dumps(plan))
+    replan(b, lambda plan: plan["optimizers"][1]["spec"].update(lr=0.2))
     with pytest.raises(UserError, match="the optimizer 'smaran' differs .*lr: 0.1 in a, 0.2 in b.* another label"):
         merge.merge([a, b], tmp_path / "ab")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_fakes import make_study
+from study_fakes import make_study, replan
 from tuning_fakes import write
 
 from hf_optim import registry
@@ -129,15 +129,12 @@ def test_no_stored_file_runs_code(tmp_path: Path, code: str, mark: Path, place: 
     task = code.replace("Mine", "TASK") if place == "task" else "vision"
     spec = RunSpec(task=task, model="mlp", size="smoke", optimizer=optimizer)
     folder = make_study(tmp_path / "study", ("adamw", "smaran"), seeds=1)
-    plan = json.loads((folder / "plan.json").read_text())
-    plan["optimizers"][0]["spec"] = optimizer
-    plan["tasks"][0]["task"] = task
-    gone = plan["runs"][0]["id"]
-    plan["runs"][0] |= {"id": spec.id, "spec": spec.to_dict()}
-    (folder / "plan.json").write_text(json.dumps(plan))
-    (folder / "runs" / gone).rename(folder / "runs" / spec.id)
-    record = folder / "runs" / spec.id / "record.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "id": spec.id, "spec": spec.to_dict()}))
+
+    def name(plan: dict[str, Any]) -> None:
+        plan["optimizers"][0]["spec"] = optimizer
+        plan["tasks"][0]["task"] = task
+
+    replan(folder, name)
     for arguments in (["report", folder], ["results", folder], ["results", folder, "--merge", tmp_path / "into"]):
         assert run(*arguments) == 0
     checkpoint = tmp_path / "run" / "checkpoint-1"

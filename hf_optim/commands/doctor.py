@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -11,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
+from hf_optim.core.caches import safe
+from hf_optim.core.private import Scrubber
 from hf_optim.core.safe_text import terminal
 from hf_optim.errors import one_line
 
@@ -30,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = [*versions(), *machine(), *caches(), *use()]
     width = max(len(topic) for _, topic, _ in lines)
     marks = {"ok": " ", "note": "·", "bad": "✗"}
+    private, home = Scrubber(), re.compile(re.escape(str(Path.home()).rstrip("/") or "\0") + r"(?=/|$)")
     for sign, topic, how in lines:
-        print(terminal(f"{marks[sign]} {topic:{width}s}  {how}".replace(str(Path.home()), "~")))
+        print(terminal(f"{marks[sign]} {topic:{width}s}  {private.unnamed(home.sub('~', how))}"))
     return int(any(sign == "bad" for sign, _, _ in lines))
 
 
@@ -123,11 +127,7 @@ def machine() -> Iterator[Line]:
 
 def caches() -> Iterator[Line]:
     """Where kernels and the Hub's data are kept."""
-    try:
-        from hf_optim.engine.kernels import cache_folder
-    except ImportError:  # no torch
-        return
-    folder, why = cache_folder()
+    folder, why = safe("kernels")
     if folder is None:
         yield "note", "kernel cache", f"none, so every process builds its kernels: {why}"
     else:

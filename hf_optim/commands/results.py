@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
+from hf_optim.core import safe_text
 from hf_optim.errors import UserError
 
 ABOUT = "filter, group, compare, export and merge what studies found"
@@ -84,6 +85,8 @@ def results(
         from hf_optim.study.conduct import finish
 
         merge.merge(folders, Path(into), keep_first=keep_first)
+        for why in merge.left_out(Path(into)):
+            print(safe_text.line(f"left out: {why}"))
         finish(Path(into))
         return 0
     if keep_first:

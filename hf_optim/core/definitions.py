@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+#: letters of a name of ours; longer ones, as a stranger's file may hold them, no file system takes
+LONGEST = 100
 _HERE = Path(__file__).parent.parent
 
 
@@ -56,8 +58,10 @@ def _in_use(ours: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:
 @cache
 def declared(name: Any, folder: str = "optimizers") -> Mapping[str, str]:
     """`ours` of the rule (or with folder "transforms", transform) `name`, from its source; {} if it declares none."""
+    if not isinstance(name, str) or not name.isidentifier() or len(name) > LONGEST:
+        return {}
     path = _HERE / folder / f"{name}.py"
-    if not isinstance(name, str) or not name.isidentifier() or not path.is_file():
+    if not path.is_file():
         return {}
     for cls in ast.parse(path.read_text(encoding="utf-8")).body:
         for node in cls.body if isinstance(cls, ast.ClassDef) else []:

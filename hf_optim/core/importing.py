@@ -7,11 +7,14 @@ and says which code it would have run.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.util
 import os
 import sys
+import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,12 +23,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hf_optim.core import validate
+from hf_optim.core import caches, validate
 from hf_optim.errors import UserError
 
 #: what looks into the current folder while it is imported: a library of torch's (cuSPARSELt, whose search path has an
 #: empty part) loads a libcuda.so.1 that lies there, and matplotlib heeds a matplotlibrc
 _LOOKING = ("torch", "matplotlib")
+#: what starts programs that look there: a linker, which takes a libgcc_s.so.1 that lies there for its own, and a Python
+#: that imports torch
+_STARTING = {"triton.runtime.build": "_build", "torch._inductor.compile_worker.subproc_pool": "SubprocPool.__init__"}
 
 _refused: ContextVar[str] = ContextVar("_refused", default="")
 _unread: ContextVar[bool] = ContextVar("_unread", default=False)
@@ -35,27 +41,52 @@ class Untrusted(UserError):
     """A name of code that stands where a stranger may have written it."""
 
 
+@contextmanager
+def elsewhere() -> Iterator[None]:
+    """Within it Python's own folder is the current one."""
+    here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # of a folder that may not be listed, too
+    try:
+        os.chdir(sys.prefix)
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
+
+
 class _Elsewhere:
-    """Imports what is in `_LOOKING` while Python's own folder is the current one."""
+    """Imports what is in `_LOOKING`, and runs what is in `_STARTING`, while Python's own folder is the current one."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """The usual spec, with a loader that leaves the current folder meanwhile; None for every other module."""
-        spec = PathFinder.find_spec(fullname, path, target) if fullname in _LOOKING else None
+        if fullname not in _LOOKING and fullname not in _STARTING:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
         def from_elsewhere(module: ModuleType) -> None:
-            here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # of a folder that may not be listed, too
-            os.chdir(sys.prefix)
-            try:
-                execute(module)
-            finally:
-                os.fchdir(here)
-                os.close(here)
+            if fullname in _LOOKING:
+                if fullname == "torch":
+                    _keep_compiled_apart()
+                with elsewhere():
+                    return execute(module)
+            execute(module)
+            *owners, name = _STARTING[fullname].split(".")
+            owner = functools.reduce(getattr, owners, module)
+            setattr(owner, name, elsewhere()(getattr(owner, name)))
 
         spec.loader.exec_module = from_elsewhere  # type: ignore[method-assign]
         return spec
+
+
+def _keep_compiled_apart() -> None:
+    """Unless the environment says where, torch.compile keeps what it makes in the temporary folder under the user's
+    name, and runs what it finds there: whoever of the machine's users makes that folder first decides what that is.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        folder = caches.safe("inductor")[0] or Path(tempfile.gettempdir()) / f"hf_optim-{uuid.uuid4().hex}"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def ignore_current_folder() -> None:

@@ -119,6 +119,10 @@ class Scrubber:
             text = pattern.sub(put, text)
         for pattern in _PATHS:
             text = pattern.sub(lambda path: path[1] or "", text)
+        return self.unnamed(text)
+
+    def unnamed(self, text: str) -> str:
+        """`text` without names of users and machines, and without the environment's secrets; paths stay."""
         for pattern, put in self._known:
             text = pattern.sub(put, text)
         return text

@@ -16,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from hf_optim.core import caches
 from hf_optim.core.notes import waiting
 
 _BASE = ("-std=c++17", "-O3", "-shared", "-fPIC", "-w", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
@@ -73,6 +74,7 @@ def compiler() -> tuple[str, str]:
     for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
         path = shutil.which(name)
         if path is not None:
+            path = os.path.abspath(path)
             said = subprocess.run([path, "--version"], capture_output=True, text=True)
             if said.returncode == 0:
                 return path, said.stdout
@@ -93,41 +95,7 @@ def _processor() -> str:
 
 
 def _folders() -> Iterator[Path]:
-    if os.environ.get("HF_OPTIM_CACHE"):
-        yield Path(os.environ["HF_OPTIM_CACHE"]) / "kernels"
-        return
-    home = os.environ.get("XDG_CACHE_HOME")
-    try:
-        yield (Path(home) if home else Path.home() / ".cache") / "hf_optim" / "kernels"
-    except RuntimeError:  # no home
-        pass
-    yield Path(tempfile.gettempdir()) / f"hf_optim-{os.getuid()}" / "kernels"
-
-
-def _private(folder: Path) -> str | None:
-    """Make a folder that is ours alone; why it is not, if it is not."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for place in (folder, folder.parent):
-            status = place.stat()
-            if status.st_uid != os.getuid():
-                return f"{place} belongs to somebody else"
-            if status.st_mode & 0o022:
-                return f"others may write {place}: chmod go-w it"
-        return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"
-    except OSError as e:
-        return f"{folder}: {e.strerror}"
-
-
-def cache_folder() -> tuple[Path | None, str]:
-    """Where built kernels are kept, and why not in the first choice; None where no folder is ours alone."""
-    reasons: list[str] = []
-    for folder in _folders():
-        reason = _private(folder)
-        if reason is None:
-            return folder, "; ".join(reasons)
-        reasons.append(reason)
-    return None, "; ".join(reasons)
+    return caches.folders("kernels")
 
 
 def _trusted(file: Path) -> bool:
@@ -174,7 +142,7 @@ class Building:
         self._places = list(_folders())
         self._flags = _working_flags()
         self._process: subprocess.Popen[str] | None = None
-        self._start()
+        self._attempt(self._start)
 
     def kernel(self) -> Kernel:
         """The kernel, as soon as it is built.
@@ -184,10 +152,16 @@ class Building:
         """
         with self._lock, waiting("building a kernel for this rule, once: it is kept on disk for the next run"):
             while self._kernel is None and self._why is None:
-                self._go_on()
+                self._attempt(self._go_on)
         if self._kernel is None:
             raise Unbuildable(str(self._why))
         return self._kernel
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except OSError as error:  # of a disk, or of a compiler that is gone
+            self._why = f"no kernel can be built: {error.strerror or error}"
 
     def _start(self) -> None:
         """Find a kernel of the past, or begin to build one."""
@@ -196,7 +170,7 @@ class Building:
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         refused = None
         while self._places:
-            refused = _private(self._places[0])
+            refused = caches.unsafe(self._places[0])
             if refused is None:
                 break
             self._places.pop(0)
@@ -210,7 +184,12 @@ class Building:
         os.close(handle)
         command = [path, *self._flags[0], "-x", "c++", "-", "-o", self._new]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=self._places[0],  # a linker takes libraries from the current folder, which may be a stranger's
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdin is not None
         self._process.stdin.write(self._source)

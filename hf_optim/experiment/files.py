@@ -158,7 +158,7 @@ def _shallow(value: Any, levels: int) -> bool:
 
 
 def check_tree(folder: Path, most: int | None = None) -> None:
-    """Raise `Refused` unless everything below `folder` is a folder or a plain file, and not too far below.
+    """Raise `Refused` unless everything below `folder` is a folder or a plain file that can be read, not too far below.
 
     `most`: bytes that a copy of it may have, without `CHECKPOINTS`; a file full of holes counts in its full length.
     """
@@ -176,6 +176,8 @@ def check_tree(folder: Path, most: int | None = None) -> None:
                 raise Refused(str(path.relative_to(folder.parent)), "is a link, which is not followed")
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise Refused(str(path.relative_to(folder.parent)), "is no plain file")
+            if not os.access(path, os.R_OK | os.X_OK if stat.S_ISDIR(mode) else os.R_OK):
+                raise Refused(str(path.relative_to(folder.parent)), "cannot be read")
             if stat.S_ISREG(mode) and not fnmatch(path.relative_to(folder).parts[0], CHECKPOINTS):
                 size += standing.st_size
     if most is not None and size > most:
@@ -188,7 +190,7 @@ def check_tree(folder: Path, most: int | None = None) -> None:
 def unwritable(folder: Path, error: OSError) -> UserError:
     """One line for a folder that takes no more files."""
     if isinstance(error, Refused):
-        return UserError(f"{folder}: {error}: remove it")
+        return UserError(f"{folder}: {error}: remove it, or choose another place")
     why = error.strerror or str(error)
     if error.errno in FULL:
         again = "make space and give the same command again; what is finished is kept"
@@ -237,8 +239,14 @@ def remove(path: Path) -> None:
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Gives an empty file to write to, which becomes `path` if the block ends well, and is taken away if not. A link at
-    `path` is replaced, and not followed.
+    `path` is replaced, and not followed; `Refused` for a pipe or a device, of which there may be one alone (/dev/null).
     """
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if path.parent.resolve() == Path("/dev") or not any(
+            is_a(mode) for is_a in (stat.S_ISREG, stat.S_ISLNK, stat.S_ISDIR)
+        ):
+            raise Refused(path.name, "is no plain file, and is not replaced")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, held = _begin(path)
     try:

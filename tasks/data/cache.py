@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import suppress
-from pathlib import Path
 
+from hf_optim.core.caches import home as folder
+from hf_optim.core.caches import make
 
-def folder() -> Path:
-    """The cache folder; it need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf_optim"
+__all__ = ["folder", "keep", "make", "read"]
 
 
 def read(name: str) -> bytes | None:
@@ -24,7 +23,7 @@ def read(name: str) -> bytes | None:
 def keep(name: str, content: bytes) -> None:
     """Write the file whole or not at all. A cache that cannot be written costs time and nothing else."""
     with suppress(OSError):
-        folder().mkdir(parents=True, exist_ok=True)
+        make(folder())
         with tempfile.NamedTemporaryFile("wb", dir=folder(), delete=False) as stream:
             stream.write(content)
         os.replace(stream.name, folder() / name)

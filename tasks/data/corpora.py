@@ -151,7 +151,7 @@ def prepare(source: Iterable[str], key: str, tokenizer: Any, tokens: int) -> Cor
     facts = _kept(home)
     if facts is None:
         try:
-            home.parent.mkdir(parents=True, exist_ok=True)
+            cache.make(home.parent)
             with tempfile.TemporaryDirectory(dir=home.parent, prefix="making-") as making:
                 _write(source, Path(making) / "made", tokenizer, tokens)
                 try:

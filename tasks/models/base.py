@@ -50,7 +50,7 @@ def checkpoint(size: str, parameters: int, vocabulary: int, block: int, steps: i
     from hf_optim.experiment.training import train
 
     try:
-        home.parent.mkdir(parents=True, exist_ok=True)
+        cache.make(home.parent)
         with tempfile.TemporaryDirectory(dir=home.parent, prefix="making-") as making:
             record = train(spec, Path(making) / "run", progress=False, checkpoint_every=steps)
             if record["status"] != "ok":

@@ -99,7 +99,7 @@ def lines(points: Sequence[Point]) -> list[Line]:
             fitted.append(Line(points[0].optimizer, "tokens", size, x, _over_units(said)))
     for axis in ("flops", "seconds"):
         at = [getattr(p, axis) for p in points]
-        if len(set(at)) > 1 and min(at) > 0:
+        if len(set(at)) > 1 and all(0 < v < math.inf for v in at):
             x = _grid(at)
             fits = [np.polyfit(np.log(at), np.log([p.losses[u] for p in points]), 1) for u in units]
             said = [np.polyval(fit, np.log(x)).tolist() for fit in fits]

@@ -18,6 +18,7 @@ from hf_optim.experiment.files import (
     Refused,
     check_tree,
     own_folder,
+    read_json,
     read_text,
     remove,
     unwritable,
@@ -28,7 +29,7 @@ from hf_optim.study.folder.questions import register
 from hf_optim.study.folder.results import load
 from hf_optim.study.folder.rows import of
 from hf_optim.study.folder.store import read_status
-from hf_optim.study.plan.plan import BLOCKS, Plan, Run
+from hf_optim.study.plan.plan import BLOCKS, Plan, Run, check_runs
 
 #: how a merged folder says what came from where
 ORIGIN = "merged.json"
@@ -64,7 +65,7 @@ def plans(named: Sequence[tuple[str, Plan]]) -> Plan:
                 raise _contradiction(place, there, folder, same.spec, run.spec)
     _unique([run for _, run in cells.values()])
     seeds = tuple(dict.fromkeys(seed for _, plan in named for seed in plan.seeds))
-    return dataclasses.replace(
+    plan = dataclasses.replace(
         first,
         seeds=seeds,
         # More seeds than were planned: nobody planned when to look at them, so it is once, at all.
@@ -73,6 +74,9 @@ def plans(named: Sequence[tuple[str, Plan]]) -> Plan:
         optimizers=tuple(optimizer for _, optimizer in optimizers.values()),
         runs=tuple(run for _, run in cells.values()),
     )
+    if plan.tuning is None:
+        check_runs(plan, "merge")
+    return plan
 
 
 def _task(tasks: dict[str, tuple[str, dict[str, Any]]], folder: str, task: Mapping[str, Any]) -> None:
@@ -83,7 +87,7 @@ def _task(tasks: dict[str, tuple[str, dict[str, Any]]], folder: str, task: Mappi
         raise _contradiction(f"the task {task['label']!r}", there, folder, *fixed)
     known["only"] = list(dict.fromkeys([*known["only"], *task["only"]]))
     for label, hyper in (task.get("hyper") or {}).items():
-        # Contradicting ones make runs that differ, which are refused by name.
+        # Contradicting ones make runs that are not what their labels say, which are refused by name.
         known["hyper"].setdefault(label, hyper)
 
 
@@ -160,6 +164,7 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
             "studies": [name for name, _ in loaded],
             "runs": {run_id: name for run_id, (name, _, _) in taken.items()},
             "set_aside": set_aside,
+            "left_out": [f"{name}: {why}" for name, results in loaded for why in results.store.unreadable.values()],
         }
         write_atomically(into / ORIGIN, json.dumps(origin, indent=1) + "\n")
         own_folder(into, "runs")
@@ -178,6 +183,11 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
     except OSError as error:
         raise unwritable(into, error) from None
     return plan
+
+
+def left_out(into: Path) -> list[str]:
+    """A line for each record or history that the merge into `into` could not read: its run is missing there."""
+    return list(read_json(into, ORIGIN)["left_out"])
 
 
 def _text(folder: Path) -> str:

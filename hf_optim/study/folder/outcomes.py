@@ -68,7 +68,8 @@ def _arm(
             gains.append(gain)
             metrics = record.get("metrics") or {}
             traces.append((value, *(metrics.get(name) for name in TRACES)))
-            samples = max(samples, int((record.get("data") or {}).get("test_samples") or 0))
+            tested = number((record.get("data") or {}).get("test_samples"))
+            samples = max(samples, 0 if math.isnan(tested) else int(tested))
         arm.values[unit] = tuple(values)
         arm.gains[unit] = math.fsum(gains) / len(gains)
     finished = [trace for trace in traces if not math.isnan(trace[0])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,13 @@ class RecordStore:
         self._records: dict[str, Mapping[str, Any]] = {}
         self._names: dict[str, set[str]] = {"records": set(), "histories": set()}
         self._untrained: dict[str, dict[str, Any]] = {}
+        self._judged_by: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+
+    def judged_by(self, tasks: Iterable[Mapping[str, Any]]) -> None:
+        """From now on a record that was judged by another metric than its task in the plan, or the other way round,
+        is unreadable.
+        """
+        self._judged_by = {(task["task"], task["model"], task["size"]): task["primary"] for task in tasks}
 
     def home(self, run_id: str) -> Path:
         """The folder of a run."""
@@ -80,6 +87,7 @@ class RecordStore:
         if run_id not in self._records:
             try:
                 record = _read(self.folder, run_id)
+                self._check_primary(record)
                 names = {name for part in _NAMED for name in record.get(part) or ()}
                 self._know("records", {*names, *flatten(record["spec"])})
                 self._records[run_id] = record
@@ -90,6 +98,14 @@ class RecordStore:
                 return None
             self.unreadable.pop(run_id, None)
         return self._records[run_id]
+
+    def _check_primary(self, record: Mapping[str, Any]) -> None:
+        spec, said = record["spec"], record["primary"]
+        planned = self._judged_by.get((spec["task"], spec.get("model"), spec.get("size")))
+        keys = ("name", "greater_is_better")
+        if said is not None and planned is not None and any(said[key] != planned[key] for key in keys):
+            mine, theirs = (f"{p['name']}, {'higher' if p['greater_is_better'] else 'lower'}" for p in (said, planned))
+            raise UserError(f"the run was judged by {mine} is better, and the plan says {theirs} is better")
 
     def history(self, run_id: str) -> list[dict[str, Any]]:
         """The rows of a run's history; what cannot be read is left out, and said in `unreadable`."""

@@ -158,7 +158,7 @@ class Plan:
             stored.check_stored(data, file)
             if len({name for run in data["runs"] for name in flatten(run["spec"])}) > MOST_NAMES:
                 raise UserError(f"{file}: its runs have more than {MOST_NAMES:,} names of settings")
-            return cls(
+            plan = cls(
                 name=data["name"],
                 title=data["title"],
                 baseline=data["baseline"],
@@ -173,6 +173,8 @@ class Plan:
                 family=data.get("family", "tasks"),
                 **{key: data[key] for key in BLOCKS if key in data},
             )
+            check_runs(plan, file)
+            return plan
         except (KeyError, TypeError) as error:
             raise UserError(f"{file}: not the plan of a study ({type(error).__name__}: {error})") from None
 
@@ -270,6 +272,8 @@ def make_run(
     """
     spec, run = split_setting(spec)
     given = {**(task.get("overrides") or {}), **(overrides or {})}
+    if "batch_size" in run and not stored.is_count(run["batch_size"]):
+        raise UserError(f"run.batch_size must be a whole number above 0, got {run['batch_size']!r}")
     if "batch_size" in run and (steps := given.get("steps", task["steps"])) is not None:
         given["steps"] = max(1, round(steps * task["batch"] / run["batch_size"]))
     given |= {key: run[key] for key in ("batch_size", "max_grad_norm") if key in run}
@@ -286,6 +290,27 @@ def make_run(
         pruning=[list(pair) for pair in pruning],
     )
     return Run(run_spec.id, task["label"], optimizer, seed, plain(run_spec.to_dict()))
+
+
+def check_runs(plan: Plan, where: str) -> None:
+    """Raise a UserError that begins with `where` unless each planned run is the one that its labels and its seed say,
+    and no other is: else a report would show one optimizer's numbers under the settings of another.
+    """
+    tasks = {task["label"]: task for task in plan.tasks}
+    specs = {(task["label"], optimizer): spec for task, optimizer, spec in plan.cells()}
+    seeds, seen = set(plan.seeds), set[tuple[str, str, int]]()
+    for run in plan.runs:
+        cell = run.task, run.optimizer
+        place = f"{where}: {run.optimizer!r} on {run.task!r}, seed {run.seed},"
+        if cell not in specs or run.seed not in seeds or (*cell, run.seed) in seen:
+            raise UserError(f"{place} is not planned, or planned twice")
+        seen.add((*cell, run.seed))
+        try:
+            meant = make_run(tasks[run.task], run.optimizer, specs[cell], run.seed)
+        except UserError as error:
+            raise UserError(f"{place} {error}") from None
+        if meant.id != run.id:
+            raise UserError(f"{place} is planned with other settings than its task and its optimizer have")
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -146,6 +146,11 @@ def _numeric(value: Any) -> bool:
     return shape.fits(value, float)
 
 
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number above 0."""
+    return shape.fits(value, int) and value > 0
+
+
 def _specification(spec: Mapping[str, Any], file: str) -> None:
     try:
         RunSpec.from_dict(spec)

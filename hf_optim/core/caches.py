@@ -1,0 +1,61 @@
+"""Where things that are made once are kept; those that are run again, in folders that nobody else may write."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def home() -> Path:
+    """This user's folder, which need not exist: `$XDG_CACHE_HOME/hf_optim`, default ~/.cache.
+
+    A relative $XDG_CACHE_HOME counts for none: it would name a folder of the current one, which may be a stranger's.
+    """
+    given = Path(os.environ.get("XDG_CACHE_HOME") or ".")
+    return (given if given.is_absolute() else Path.home() / ".cache") / "hf_optim"
+
+
+def make(folder: Path) -> None:
+    """Makes a folder for this user alone, whatever the umask; one that is there is left as it is."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def folders(name: str) -> Iterator[Path]:
+    """The places for what is run again, best first: below $HF_OPTIM_CACHE; else `home`, then the temporary folder."""
+    if os.environ.get("HF_OPTIM_CACHE"):
+        yield Path(os.environ["HF_OPTIM_CACHE"]).absolute() / name
+        return
+    try:
+        yield home() / name
+    except RuntimeError:  # no home
+        pass
+    yield Path(tempfile.gettempdir()) / f"hf_optim-{os.getuid()}" / name
+
+
+def unsafe(folder: Path) -> str | None:
+    """Makes a folder and the one it lies in; why what is in it may not be run, None if it may."""
+    try:
+        for place in (folder.parent, folder):
+            make(place)
+        for place in (folder, folder.parent):
+            link, status = place.lstat(), place.stat()
+            if {link.st_uid, status.st_uid} != {os.getuid()}:  # a link of somebody else's may lead elsewhere soon
+                return f"{place} belongs to somebody else"
+            if status.st_mode & 0o022:
+                return f"others may write {place}: chmod go-w it"
+        return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+
+
+def safe(name: str) -> tuple[Path | None, str]:
+    """The first of `folders` that is safe, and why not those before it; None where no folder is ours alone."""
+    reasons: list[str] = []
+    for folder in folders(name):
+        reason = unsafe(folder)
+        if reason is None:
+            return folder, "; ".join(reasons)
+        reasons.append(reason)
+    return None, "; ".join(reasons)

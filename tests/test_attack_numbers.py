@@ -1,0 +1,165 @@
+"""No plan and no record shows numbers under a name that is not theirs; what contradicts itself is said."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attack_parts import command
+from study_fakes import make_study, replan
+
+from hf_optim.core.definitions import own_definitions
+from hf_optim.errors import UserError
+from hf_optim.experiment import files
+from hf_optim.experiment.spec import id_of
+from hf_optim.study.findings import ladder_laws
+from hf_optim.study.findings.ladder_laws import Point
+from hf_optim.study.folder import merge
+from hf_optim.study.plan.plan import make_run
+
+Plan = dict[str, Any]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return make_study(tmp_path / "study", ("adamw", "sgd"), seeds=2)
+
+
+# --- plans ---
+
+
+def of_another_optimizer(plan: Plan) -> None:
+    for run in plan["runs"]:
+        run["spec"]["optimizer"] = {"name": "lion", "lr": 9.0}
+
+
+def of_another_budget(plan: Plan) -> None:
+    plan["runs"][0]["spec"]["overrides"] = {"epochs": 100}
+
+
+def of_a_seed_that_is_none(plan: Plan) -> None:
+    plan["runs"][0]["seed"] = plan["runs"][0]["spec"]["seed"] = 7
+
+
+def planned_twice(plan: Plan) -> None:
+    plan["runs"].append(plan["runs"][0])
+
+
+def where_its_task_has_it_not(plan: Plan) -> None:
+    plan["tasks"][0]["only"] = ["adamw"]
+
+
+LIES = (of_another_optimizer, of_another_budget, of_a_seed_that_is_none, planned_twice, where_its_task_has_it_not)
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_run_is_what_its_labels_say(study: Path, lie: Callable[[Plan], None], capsys: Any) -> None:
+    plan = json.loads((study / "plan.json").read_text())
+    lie(plan)
+    for run in plan["runs"]:
+        run["id"] = id_of(run["spec"])
+    (study / "plan.json").write_text(json.dumps(plan))
+    code, _, said = command(capsys, "report", study)
+    assert code == 2 and "plan.json: 'adamw' on 'MLP', seed " in said or "'sgd' on 'MLP'" in said
+    assert "is planned with other settings" in said or "is not planned, or planned twice" in said
+
+
+def test_a_label_means_one_thing_for_all_seeds_of_a_merge(tmp_path: Path) -> None:
+    """The settings of a task are its own in each study; with seeds of its own, no run contradicts another."""
+    a, b = make_study(tmp_path / "a", seeds=2), make_study(tmp_path / "b", seeds=2)
+
+    def other(plan: Plan) -> None:
+        plan["seeds"] = [5, 6]
+        plan["tasks"][0]["hyper"] = {"smaran": {"lr": 0.3}}
+        for run in plan["runs"]:
+            run["seed"] += 5
+
+    replan(b, other)
+    with pytest.raises(UserError, match="merge: 'smaran' on 'MLP', seed ., is planned with other settings"):
+        merge.merge([a, b], tmp_path / "ab")
+    assert not (tmp_path / "ab").exists()
+
+
+def test_a_batch_size_in_words_is_refused_before_it_is_divided_by() -> None:
+    task = {"task": "vision", "label": "T", "model": "mlp", "size": "small", "data": None, "steps": 8, "batch": 4}
+    with pytest.raises(UserError, match=r"run.batch_size must be a whole number above 0, got 'x'"):
+        make_run(task, "a", {"name": "adamw", "run": {"batch_size": "x"}}, 0)
+
+
+def test_a_name_that_no_file_system_takes_declares_nothing() -> None:
+    assert own_definitions({"name": "a" * 400, "base": "b" * 300}) == []
+
+
+# --- records ---
+
+
+@pytest.mark.parametrize("other", [{"name": "test_loss"}, {"greater_is_better": False}])
+def test_a_record_judged_otherwise_than_the_plan_says_is_unreadable(study: Path, other: Any, capsys: Any) -> None:
+    """The plan's direction alone would turn every verdict round."""
+    file = sorted(study.glob("runs/*/record.json"))[0]
+    record = json.loads(file.read_text())
+    record["primary"] |= other
+    file.write_text(json.dumps(record))
+    said = command(capsys, "report", study)[1]
+    assert "1 run" in said and "was judged by" in (study / "report.html").read_text()
+
+
+@pytest.mark.parametrize("samples", ["x", "1e5", True, -5, 1e30, None, 2.5])
+def test_a_number_of_samples_that_is_none_is_not_counted_on(study: Path, samples: Any, capsys: Any) -> None:
+    for file in study.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        record["data"]["test_samples"] = samples
+        file.write_text(json.dumps(record))
+    assert command(capsys, "report", study)[0] == 0
+
+
+def test_no_line_is_laid_through_what_was_not_spent() -> None:
+    rung = {"parameters": 10, "tokens": 10, "steps": 1, "batch_size": 1, "multiple": 1.0}
+    points = [
+        Point({**rung, "parameters": n}, "adamw", {0: 2.0, 1: 2.1}, 10.0, spent, spent)
+        for n, spent in ((10, 1.0), (20, float("nan")), (30, float("inf")))
+    ]
+    assert not [line for line in ladder_laws.lines(points) if line.axis in ("flops", "seconds")]
+
+
+def test_what_a_merge_could_not_read_is_said(study: Path, tmp_path: Path, capsys: Any) -> None:
+    file = sorted(study.glob("runs/*/record.json"))[0]
+    file.write_text("{")
+    said = command(capsys, "results", study, "--merge", tmp_path / "into")[1]
+    assert said.startswith(f"left out: study: runs/{file.parent.name}/record.json: ")
+
+
+def test_what_may_not_be_read_is_refused_before_anything_is_copied(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's file: it is the source that is at fault, and not the folder that is written to."""
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, *how: Path(path).name != "history.jsonl" and may(path, *how))
+    with pytest.raises(UserError, match="study: .*history.jsonl: cannot be read; nothing was written"):
+        merge.merge([study], tmp_path / "into")
+    assert not (tmp_path / "into").exists()
+
+
+# --- what is written ---
+
+
+def test_a_device_is_not_replaced_by_a_file(study: Path, tmp_path: Path, capsys: Any) -> None:
+    """By root, --output /dev/null would take it from every program of the machine."""
+    os.mkfifo(tmp_path / "pipe.csv")
+    for arguments in (
+        ("export", study, "--table", "csv", "--output", tmp_path / "pipe.csv"),
+        ("results", study, "--export", tmp_path / "pipe.csv"),
+    ):
+        code, _, said = command(capsys, *arguments)
+        assert code == 2 and "pipe.csv: is no plain file, and is not replaced" in said
+        assert (tmp_path / "pipe.csv").is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").is_symlink(), reason="there is no link to the output")
+def test_a_link_of_the_machines_own_is_not_replaced() -> None:
+    with pytest.raises(files.Refused), files.whole(Path("/dev/stdout")):
+        raise AssertionError("nothing may be written beside it")
