@@ -73,7 +73,6 @@ def results(
     Raises:
         UserError: for what is wrong with the folders, the conditions or the file, before anything is written.
     """
-    from hf_optim.core import safe_text
     from hf_optim.study.folder import merge, pairs, rows
     from hf_optim.study.folder import results as records
     from hf_optim.study.report import exports
