@@ -14,6 +14,10 @@ class UserError(ValueError):
         super().__init__(re.sub(r"\S{501,}", lambda m: f"{m[0][:200]}... ({len(m[0])} letters)", line))
 
 
+class UnknownName(UserError):
+    """A hyper-parameter that an optimizer does not have."""
+
+
 class MissingLoss(UserError):
     """A loss-aware rule was stepped without the loss of the batch."""
 

@@ -7,18 +7,14 @@ so that listing and checking import neither torch nor the rule.
 
 from __future__ import annotations
 
-import ast
 import fnmatch
 import importlib
-from collections.abc import Collection
-from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
-from types import MappingProxyType
+import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hf_optim.core import validate
-from hf_optim.core.importing import import_path, stands
+from hf_optim.core import catalogue, validate
+from hf_optim.core.catalogue import Info, classes, everything
+from hf_optim.core.importing import import_path, readable, stands
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,168 +24,8 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made", bound="torch.optim.Optimizer")
 
-_HERE = Path(__file__).parent
-_BASES = {"optimizers": "Optimizer", "wrappers": "Wrapper"}
 #: of how an optimizer is built over a model, and no hyper-parameter of its rule
 BUILDING = ("decay_all",)
-
-
-@dataclass(frozen=True)
-class Info:
-    """What is known of a name without importing it.
-
-    `cls` is its public path, `needs` what step() must be given, `state_bytes` the fp32 state of one parameter,
-    `int8_bytes` that of a large tensor with state_dtype="int8" (None where that does not suit), `search_space` name ->
-    ("log" | "linear", low, high) or ("choice", values); `options` are further keyword-only arguments that choose a way
-    of running. A preset has what it gives: `base` to a wrapper, `arguments` to a rule.
-    """
-
-    name: str
-    cls: str
-    family: str
-    paper: str
-    needs: frozenset[str]
-    defaults: MappingProxyType[str, Any]
-    required: tuple[str, ...]
-    options: tuple[str, ...]
-    state_bytes: int
-    search_space: MappingProxyType[str, tuple[Any, ...]]
-    doc: str = field(repr=False)
-    base: MappingProxyType[str, Any] | None = None
-    arguments: MappingProxyType[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    cited: tuple[str, str, str, int] = ("", "", "", 0)
-    #: how many of its slots may be kept in 8 bits
-    int8_slots: int = 0
-    #: the rules that it contains, and its base of a wrapper that may be its base: see `core.rule` and `bases.wrapper`
-    special_cases: MappingProxyType[str, dict[str, float]] = field(default_factory=lambda: MappingProxyType({}))
-    as_base: MappingProxyType[str, float] = field(default_factory=lambda: MappingProxyType({}))
-
-    @property
-    def int8_bytes(self) -> float | None:
-        """Codes of one byte, and four bytes for each 256 of them."""
-        coded = min(self.int8_slots, self.state_bytes // 4)
-        return self.state_bytes - coded * (3 - 4 / 256) if coded else None
-
-
-# --- reading files -------------------------------------------------------------------------------------------------
-
-
-_DECLARED = ("family", "paper", "cited", "needs", "slots", "int8_slots", "state_bytes", "search_space",
-             "special_cases", "as_base")  # fmt: skip
-
-
-def _literals(body: list[ast.stmt], names: Collection[str], path: Path) -> dict[str, Any]:
-    """The values of those of `names` that are assigned in `body`, where anything else may be computed."""
-    literals = {}
-    for node in (statement for statement in body if isinstance(statement, (ast.Assign, ast.AnnAssign))):
-        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-        if isinstance(target, ast.Name) and target.id in names and node.value is not None:
-            try:
-                literals[target.id] = _value(node.value)
-            except (KeyError, ValueError):
-                where = f"{path}:{node.lineno}: {target.id}"
-                raise UserError(f"{where} must be a literal: the registry reads it without running the file") from None
-    return literals
-
-
-def _value(node: ast.expr) -> Any:
-    """A literal, or float("inf"), math.inf, set() and the like as their values."""
-    try:
-        return ast.literal_eval(node)
-    except ValueError:  # to unparse every literal of every file would take a sixth of the time
-        inf = float("inf")
-        return {"float('inf')": inf, "math.inf": inf, "inf": inf, "set()": set()}[ast.unparse(node)]
-
-
-def _signature(cls: ast.ClassDef) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
-    init = next(n for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-    args = init.args.args[2:]  # without self and params or base
-    values = [_value(d) for d in init.args.defaults]
-    required = tuple(a.arg for a in args[: len(args) - len(values)])
-    defaults = dict(zip([a.arg for a in args[len(required) :]], values, strict=True))
-    return defaults, required, tuple(a.arg for a in init.args.kwonlyargs)
-
-
-def _has_init(cls: ast.ClassDef) -> bool:
-    return any(isinstance(n, ast.FunctionDef) and n.name == "__init__" for n in cls.body)
-
-
-def _read(path: Path, kind: str) -> dict[str, Info]:
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    top = _literals(tree.body, ("PRESETS",), path)
-    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.bases]
-    infos: dict[str, Info] = {}
-    optimizers = [c for c in classes if _has_init(c)]
-    if not optimizers:
-        return infos
-    cls = optimizers[0]
-    own = _literals(cls.body, _DECLARED, path)
-    defaults, required, options = _signature(cls)
-    family = "wrapper" if kind == "wrappers" else own.get("family", "plain")
-    slots = own.get("slots", {})
-    info = Info(
-        path.stem,
-        f"hf_optim.{cls.name}",
-        family,
-        own.get("paper", ""),
-        frozenset(own.get("needs", ())),
-        MappingProxyType(defaults),
-        required,
-        options,
-        own.get("state_bytes", 4 * len(slots)),
-        MappingProxyType(own.get("search_space", {})),
-        ast.get_docstring(cls) or "",
-        cited=own.get("cited", ("", "", "", 0)),
-        int8_slots=len(own.get("int8_slots", ())),
-        special_cases=MappingProxyType(own.get("special_cases", {})),
-        as_base=MappingProxyType(own.get("as_base", {})),
-    )
-    infos[path.stem] = info
-    for name, preset in top.get("PRESETS", {}).items():
-        infos[name] = _preset(name, info, preset)
-    return infos
-
-
-def _preset(name: str, info: Info, preset: dict[str, Any]) -> Info:
-    """A wrapper around a certain base, or a rule with other arguments, and so from another paper."""
-    if info.family == "wrapper":
-        return replace(
-            info, name=name, base=MappingProxyType(preset), doc=f"{info.doc}\n\nThe base is {preset['name']}."
-        )
-    changed = preset["arguments"]
-    return replace(
-        info,
-        name=name,
-        paper=preset["paper"],
-        cited=preset.get("cited", ("", "", "", 0)),
-        defaults=MappingProxyType({**info.defaults, **changed}),
-        arguments=MappingProxyType(changed),
-        state_bytes=preset.get("state_bytes", info.state_bytes),
-        search_space=MappingProxyType(preset["search_space"]),
-        special_cases=MappingProxyType(preset.get("special_cases", {})),
-    )
-
-
-@cache
-def _all() -> dict[str, Info]:
-    infos: dict[str, Info] = {}
-    for kind in _BASES:
-        for path in sorted((_HERE / kind).glob("*.py")):
-            if not path.stem.startswith("_"):
-                infos.update(_read(path, kind))
-    return infos
-
-
-@cache
-def classes() -> dict[str, tuple[str, str]]:
-    """Public class name -> (module, class)."""
-    homes = {}
-    for name, info in _all().items():
-        short = info.cls.rsplit(".", 1)[1]
-        for kind in _BASES:
-            if (_HERE / kind / f"{name}.py").exists():
-                homes[short] = (f"hf_optim.{kind}.{name}", short)
-    return homes
 
 
 # --- the public functions ------------------------------------------------------------------------------------------
@@ -197,7 +33,7 @@ def classes() -> dict[str, tuple[str, str]]:
 
 def list_optimizers(pattern: str = "*") -> list[str]:
     """Registered names that match a wildcard pattern, sorted."""
-    return sorted(n for n in _all() if fnmatch.fnmatchcase(n, pattern))
+    return sorted(n for n in everything() if fnmatch.fnmatchcase(n, pattern))
 
 
 def info(name: str) -> Info:
@@ -207,13 +43,31 @@ def info(name: str) -> Info:
         UserError: no such name; it says which are near.
     """
     try:
-        return _all()[name]
+        return everything()[name]
     except KeyError:
-        near = validate.closest(str(name), _all())
+        wrapper, _, rest = str(name).partition("(")
+        if rest and wrapper in everything():  # as reports label it
+            raise UserError(f"{name}: write it as {wrapper} with base={rest.removesuffix(')')!r}") from None
+        near = validate.closest(str(name), everything())
         raise UserError(
             f"there is no optimizer {name!r}{near}; hf_optim.list_optimizers() lists them, and "
             "'package.module:Class' or 'file.py:Class' names any other"
         ) from None
+
+
+def about(name: str) -> Info:
+    """`info`, also of an import path: what its class declares, for which its code runs where reading does not do.
+
+    Raises:
+        UserError: no such name, or nothing that makes an optimizer.
+    """
+    if ":" not in name:
+        return info(name)
+    return _written(name) or catalogue.described(name, resolve(name))
+
+
+def _written(name: str) -> Info | None:
+    return catalogue.written(name) if readable() else None
 
 
 def named(value: Any) -> Any:
@@ -240,6 +94,9 @@ def check_spec(spec: Any) -> None:
     given = as_spec(spec)
     name = given.pop("name")
     if not isinstance(name, str) or ":" in name:
+        foreign = _written(name) if isinstance(name, str) else None
+        if foreign is not None:
+            validate.unknown(name, given, [*foreign.required, *foreign.defaults, *foreign.options])
         return
     known = info(name)
     if known.family == "wrapper":
@@ -247,7 +104,7 @@ def check_spec(spec: Any) -> None:
         if known.base is not None:
             base = {**known.base, **({} if base is None else _preset_base(name, base))}
         if base is None:
-            raise UserError(f"{name} wraps another optimizer: give base, e.g. base: {{name: sgd, lr: 0.1}}")
+            raise UserError(_baseless(name, known))
         check_spec(base)
     building = () if known.family == "wrapper" else BUILDING  # a wrapper's base is what is built over the model
     validate.unknown(name, given, [*known.required, *known.defaults, *known.options, *building])
@@ -258,6 +115,17 @@ def check_spec(spec: Any) -> None:
     for r in known.required:
         if r not in given:
             raise UserError(f"{name} has no default for {r}: give it")
+
+
+def _baseless(name: str, wrapper: Info) -> str:
+    """A wrapper without its base, in the spellings of every door."""
+    ready = [k for k, v in everything().items() if v.cls == wrapper.cls and v.base is not None]
+    return (
+        f"{name} wraps another optimizer: give its base, in Python "
+        f'base="adamw" or base={{"name": "adamw", "lr": 1e-3}}, '
+        f"{{name: {name}, base: adamw}} in YAML, --optimizer.base adamw or '{name}(adamw)' on the command line"
+        + (f"; or take {' or '.join(ready)}" if ready else "")
+    )
 
 
 def _preset_base(name: str, base: Any) -> dict[str, Any]:
@@ -368,6 +236,23 @@ def _wrap(name: str, base: torch.optim.Optimizer, own: dict[str, Any]) -> torch.
         raise UserError(f"{name} takes no base")
     validate.unknown(name, own, [*known.required, *known.defaults, *known.options])
     return resolve(name)(base, **own)  # type: ignore[no-any-return]
+
+
+def check_names(spec: Any) -> None:
+    """Check the hyper-parameters' names of classes that an import path names, whose code runs; `check_spec` knows the
+    others.
+
+    Raises:
+        UserError: a name that the class does not take, with the nearest.
+    """
+    given = as_spec(spec)
+    name, base = given.pop("name"), given.get("base")
+    if isinstance(name, str) and ":" in name and isinstance(resolve(name), type):
+        takes = inspect.signature(resolve(name)).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+            validate.unknown(name, given, list(takes)[1:])
+    if isinstance(base, str) or (isinstance(base, dict) and "name" in base):
+        check_names(base)
 
 
 def check_values(spec: Any) -> None:

@@ -37,8 +37,9 @@ judges them, what judging costs, and what was found, and at which size. Each has
   favour and none against. *undecided*: not enough runs. *not testable*: the paper leaves out what it would take.
 - *as printed*, *as run*: where a paper's published code is another algorithm than its text, both are run, and the
   published figures are the code's.
-- A run that fails, or never arrives, counts as the worst there is. A theorem "holds" if no case broke it; that is no
-  proof.
+- *no noise, no interval*: no test was made. One deterministic run of each optimizer on a surface is compared as it is,
+  and another start may turn it; a theorem "holds" if none of the computed cases broke it, which is no proof.
+- A run that fails, or never arrives, counts as the worst there is.
 - Costs are rough: GPU hours at 30 TFLOP/s and $3 an hour, core hours at 13 GFLOP/s. Tables that share runs pay once.
 - "cannot" before the seeds: the published effects would need more of them than are planned, so that the stand-in is
   not run unless `--anyway` asks for it.
@@ -144,7 +145,9 @@ def _verdicts(statement: Statement, by_size: Judged) -> str:
             (j["verdict"] for j in judgements if (j["says"], j["reading"], j["variant"], j["rule"]) == same), None
         )
         if verdict is not None:
-            said.append(f"**{verdict}**" + (f" at {size}" if not statement.on_tables() else ""))
+            certain = statement.noiseless() if verdict in ("holds", "contradicted") else ""
+            told = f" at {size}" if not statement.on_tables() else ""
+            said.append(f"**{verdict}**{told}{f' ({certain})' if certain else ''}")
     return ", ".join(said) or "not run"
 
 

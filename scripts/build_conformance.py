@@ -102,7 +102,7 @@ def fingerprint(*files: Path, extra: str = "") -> str:
 def imported(file: Path) -> set[Path]:
     """A file of the package and all files of the package that it imports, directly or not, without those that only
     know names."""
-    names = {ROOT / "hf_optim" / "__init__.py", ROOT / "hf_optim" / "registry.py"}
+    names = {ROOT / "hf_optim" / at for at in ("__init__.py", "registry.py", "core/catalogue.py")}
     files: set[Path] = set()
     todo = [file]
     while todo:

@@ -62,7 +62,10 @@ def kept(folder: Path, *, draw: bool = True) -> dict[str, Any]:
         "optimizers": [],
         "trends": built.trends,
         "speed_trends": built.speed_trends,
-        "rates": [{"rung": r.rung["task"], "optimizer": r.optimizer, "best": r.best} for r in built.rates],
+        "rates": [
+            {"rung": r.rung["task"], "optimizer": r.optimizer, "best": r.best, "at_edge": [r.at_edge, len(r.chosen)]}
+            for r in built.rates
+        ],
         "carried": [{"rung": c.rung["task"], "optimizer": c.optimizer, "costs": c.costs} for c in built.carried],
         "needs": built.needs,
         "cost": built.cost,
@@ -221,9 +224,12 @@ def table_of(data: dict[str, Any]) -> str:
 
 
 def rates(data: dict[str, Any]) -> str:
-    best = [[r["optimizer"], r["rung"], interval(r["best"], ".2g")] for r in data["rates"]]
+    best = [
+        [r["optimizer"], r["rung"], interval(r["best"], ".2g"), "{} of {}".format(*r["at_edge"])] for r in data["rates"]
+    ]
     costs = [[c["optimizer"], c["rung"], interval(c["costs"], "+.3f")] for c in data["carried"]]
-    parts = [markdown(["optimizer", "rung", "best rate (geometric mean)"], best)] if best else []
+    head = ["optimizer", "rung", "best rate (geometric mean)", "chosen at an end of the range"]
+    parts = [markdown(head, best)] if best else []
     if costs:
         parts.append("Loss at the larger size with the rate of the smaller, less that with its own:")
         parts.append(markdown(["optimizer", "rung", "carrying costs, nats"], costs))

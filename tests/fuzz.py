@@ -18,6 +18,8 @@ LAYOUTS = ["plain", "transposed", "expanded", "strided", "misaligned", "negated"
 VALUES = ["usual", "zeros", "tiny", "large", "special"]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SCALES = {"usual": 1.0, "zeros": 0.0, "tiny": 1e-6, "large": 1e3, "special": 1.0}
+#: whose matrices turn in bases that are the linear algebra library's choice where the first gradient has not full rank
+TURNED = ("soap",)
 SPECIAL = (float("nan"), float("inf"), -float("inf"), -0.0)
 
 
@@ -137,7 +139,8 @@ def hold(name: str, cases: list[Any], number: int, edit: Any) -> None:
         rounding = 2 * torch.finfo(b.dtype).eps if b.dtype.itemsize == 2 else 1e-6
         apart = ~torch.isclose(b, c, rtol=rounding, atol=1e-4 * step + 1e-8, equal_nan=True)
         assert apart.sum() <= (b.numel() // 500 if b.dtype.itemsize == 2 else 0), (b[apart], c[apart])
-        if b.dtype is torch.float32 and all(dtype.itemsize > 2 for *_, dtype in cases):  # sums are of all tensors
+        chosen = name in TURNED and b.dim() > 1  # float32 and float64 find other bases
+        if b.dtype is torch.float32 and not chosen and all(d.itemsize > 2 for *_, d in cases):  # sums are of all
             near = torch.isclose(b.double(), a, rtol=1e-4, atol=1e-2 * step + 1e-7, equal_nan=True)
             assert (~near).sum() <= 1 + 0.02 * near.numel(), (b, a)
 

@@ -171,7 +171,7 @@ def test_the_page_is_made_from_the_kept_numbers(scripts: dict[str, ModuleType], 
 def test_what_stands_behind_a_promise_exists(scripts: dict[str, ModuleType]) -> None:
     promises = scripts["promises"].PROMISES
     for promise, _, behind in promises:
-        assert behind, promise
+        assert isinstance(behind, tuple) and behind, promise
         for test in behind:
             file, _, name = test.partition("::")
             assert not name or f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), promise

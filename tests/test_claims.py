@@ -204,6 +204,16 @@ def test_the_page_of_claims_is_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_verdict_without_noise_says_so_in_its_row() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "claims.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if re.search(r"\*\*(holds|contradicted)\*\*", line)]
+    sure = {rule: [row for row in rows if f"| {rule} |" in row] for rule in ("lowest", "inequality", "falls_as")}
+    assert all("no noise, no interval)" in row for row in (*sure["lowest"], *sure["inequality"]))
+    assert all("one deterministic run of each" in row for row in sure["lowest"])
+    seeded = [row for row in rows if " at small" in row and "memory." not in row] + sure["falls_as"]
+    assert all(sure.values()) and seeded and not any("no noise" in row for row in seeded)
+
+
 def test_the_example_of_a_factory_makes_an_optimizer(tmp_path) -> None:
     text = (Path(__file__).parent.parent / "docs" / "adding.md").read_text(encoding="utf-8")
     (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?)```", text, flags=re.S)[1])

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 from study_fakes import make_study
 
+from hf_optim.commands import main as main_module
 from hf_optim.commands.main import main
+from hf_optim.core import notes
 from hf_optim.registry import info, list_optimizers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -261,3 +265,22 @@ def test_a_value_out_of_range_ends_a_study_before_anything_is_written(tmp_path, 
     assert main(["study", str(file), "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.strip() == f"error: {file}, line 5: smaran: gamma = 1.5 is outside [0, 1)"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("seconds", "busy", "told"), [(0.4, True, 1), (0.0, True, 0), (0.4, False, 0)])
+def test_a_terminal_is_told_once_why_nothing_moves(seconds, busy, told, monkeypatch, capsys):
+    monkeypatch.setattr(notes, "PATIENCE", 0.1)
+    over = threading.Event()
+    for terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        with notes.waiting("at it", busy=lambda: busy):
+            over.wait(seconds)
+        assert capsys.readouterr().err == "at it\n" * (told and terminal)
+
+
+def test_a_command_tells_that_a_large_package_is_being_imported(monkeypatch):
+    spec = types.SimpleNamespace(_initializing=True)
+    monkeypatch.setitem(sys.modules, "optuna", types.SimpleNamespace(__spec__=spec))
+    assert main_module._loading()
+    spec._initializing = False
+    assert not main_module._loading()

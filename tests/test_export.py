@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+import shutil
+import subprocess
 
 import pytest
 from study_fakes import make_study
@@ -49,24 +52,67 @@ def folder(tmp_path):
     return make_study(tmp_path / "s", ("adamw", "best", "behind", "close"), ("A", "B_2"), 6, value=value, spent=True)
 
 
-def test_the_table_marks_the_best_ties_and_verdicts(folder, capsys):
+def test_the_table_marks_the_best_and_verdicts_and_calls_nothing_a_tie(folder, capsys):
     for kind in ("latex", "markdown", "csv"):
         assert main(["export", str(folder), "--table", kind]) == 0
     text = capsys.readouterr().out
     latex = text[: text.index("| optimizer")]
-    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"B\_2", r"\uparrow", r"^{\ddagger}", r"^{\dagger}"):
+    for rule in (
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+        r"B\_2",
+        r"$\uparrow$",
+        r"^{\ddagger}",
+        r"^{\bullet\dagger}",
+    ):
         assert rule in latex, rule
     tables = table.build(records.load(folder))
     for task_table in tables:
-        column = paper.cells(task_table)
+        column, rows = paper.cells(task_table), {row.optimizer: row for row in task_table.rows}
         leader = max(task_table.rows, key=lambda row: row.mean.mean).optimizer
         assert [name for name, cell in column.items() if cell.best] == [leader]
-        assert {name for name, cell in column.items() if cell.tied} == {"best", "close"} - {leader}
-        assert (column["behind"].verdict, column["best"].verdict, column["adamw"].verdict) == ("worse", "better", "")
+        assert {name for name, cell in column.items() if cell.may_be_best} == {"best", "close"}
+        assert (column["behind"].verdict, column["best"].verdict) == ("worse", "better")
+        assert column["adamw"].verdict == "baseline" and {cell.n for cell in column.values()} == {6}
         assert all(re.fullmatch(r"0\.\d{4}", cell.mean) for cell in column.values())
-    assert latex.count(r"\mathbf") == 2 and latex.count(r"\underline") == 2
+        assert {name: row.verdict for name, row in rows.items() if name != "adamw"} == {
+            name: cell.verdict for name, cell in column.items() if name != "adamw"
+        }, "the words are those of the report"
+    assert latex.count(r"\mathbf") == 2 and "adamw (baseline)" in latex
+    for exported in (latex.replace("$", ""), paper.markdown(tables)):
+        assert "n = 6 seeds" in exported and "standard deviation" in exported and "underline" not in exported
     lines = list(csv.DictReader(io.StringIO(paper.csv(tables))))
-    assert len(lines) == 8 and {line["verdict"] for line in lines} == {"", "better", "worse"}
+    assert len(lines) == 8 and {line["verdict"] for line in lines} == {"baseline", "better", "worse"}
+    assert {(line["n"], line["better_is"]) for line in lines} == {("6", "higher")} and "tied" not in lines[0]
+
+
+def test_undecided_is_said_to_be_no_tie_and_equivalent_is_marked_as_what_it_is(tmp_path):
+    make_study(tmp_path, ("adamw", "same"), ("A", "B"), 5)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, "margin": {"A": 0.5}}))
+    first, second = tables = table.build(records.load(tmp_path))
+    assert paper.cells(first)["same"].verdict == "equivalent" and paper.cells(second)["same"].verdict == "undecided"
+    said = " ".join(paper.legend(tables))
+    assert "§ equivalent against adamw" in said and "No such mark: undecided, which is no tie." in said
+    assert " §" in paper.markdown([first]) and "§" not in paper.markdown([second])
+    assert "No mark: undecided, which is no tie (against adamw" in " ".join(paper.legend([second]))
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
+def test_latex_sets_the_table_with_its_note_below(folder, tmp_path):
+    assert main(["export", str(folder), "--table", "latex", "--output", str(tmp_path / "table.tex")]) == 0
+    around = r"""\documentclass{article}\usepackage{booktabs}\pdfcompresslevel=0\begin{document}
+\begin{table}\centering\input{table}\caption{Both.}\end{table}\end{document}"""
+    (tmp_path / "paper.tex").write_text(around)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout, "the note is wider than the column"
+    drawn = re.sub(rb"\)-?[\d.]*\(", b"", (tmp_path / "paper.pdf").read_bytes())  # the kerns between letters
+    assert b"standarddeviation" in drawn.replace(b" ", b"") or b"deviation" in drawn, "the note is no comment"
 
 
 def test_a_failed_arm_has_a_note_and_is_never_the_best(tmp_path):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hub_parts import Tiny, TinyConfig, make, weights
+from hub_parts import Careless, Tiny, TinyConfig, make, weights
 from transformers import TrainingArguments
 
 import hf_optim
+from hf_optim.core.notes import once
+from hf_optim.hub.factories import _note
 
 
 def test_trainer_takes_the_factory(tmp_path):
@@ -57,3 +59,16 @@ def test_mistakes_are_found_at_once():
         hf_optim.factory("adamw_agr", beta=0.9)
     with pytest.raises(hf_optim.UserError, match="needs a name"):
         hf_optim.factory({"lr": 0.1})
+
+
+@pytest.mark.parametrize(("model", "windows", "warned"), [(Careless, 2, True), (Careless, 1, False), (Tiny, 2, False)])
+def test_a_factory_says_what_it_cannot_repair(tmp_path, caplog, model, windows, warned):
+    """A loss that may be inflated by accumulation, where Trainer leaves its division to the model."""
+    once.cache_clear()
+    made = hf_optim.factory("adamw", lr=0.01)
+    trainer = make(tmp_path, model, gradient_accumulation_steps=windows, optimizer_cls_and_kwargs=made)
+    for _ in range(2):
+        with caplog.at_level("WARNING", "hf_optim"):
+            _note(trainer)
+    told = [r.getMessage() for r in caplog.records if "ignores num_items_in_batch" in r.getMessage()]
+    assert len(told) == warned and all("hf_optim.attach tries the loss" in line for line in told)

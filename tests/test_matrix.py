@@ -207,6 +207,26 @@ def test_soap_with_two_bases_follows_its_twin():
         np.testing.assert_allclose(p.detach().numpy(), wanted[0], atol=1e-9, err_msg=f"after {t} steps")
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("late", [0, 2])
+def test_a_bad_gradient_spoils_its_own_matrix_alone(bad, late):
+    def trained(bad: float) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        matrices = [nn.Parameter(torch.randn(4, 3, generator=generator)) for _ in range(2)]
+        optimizer = hf_optim.create("soap", matrices, frequency=2)
+        for step in range(5):
+            for p in matrices:
+                p.grad = torch.randn(4, 3, generator=generator)
+            if step == late:
+                matrices[0].grad[1, 1] = bad
+            optimizer.step()
+        return [p.detach() for p in matrices]
+
+    spoiled, other = trained(bad)
+    assert not spoiled.isfinite().any()
+    assert torch.equal(other, trained(0.0)[1])
+
+
 def test_long_sides_cost_no_state():
     _, opt = stepped("soap", (3, 7), max_dim=5)
     state = opt.state[opt.param_groups[0]["params"][0]]

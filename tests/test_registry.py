@@ -12,6 +12,7 @@ from contract import NAMES, Problem
 
 import hf_optim
 from hf_optim import registry
+from hf_optim.core import catalogue
 from hf_optim.errors import UserError
 
 
@@ -57,7 +58,7 @@ def test_info_is_frozen():
     [
         ("smarn", "did you mean smaran"),
         ({"name": "smaran", "gama": 0.9}, "did you mean gamma"),
-        ({"name": "tlr"}, "give base"),
+        ({"name": "tlr"}, "give its base"),
         ({"name": "tlr", "base": {"name": "sgd", "learning_rate": 1}}, "sgd has no hyper-parameter 'learning_rate'"),
         ({"name": "tlr_sgd", "base": {"name": "adam"}}, "fixes its base"),
         ({"name": "tlr_sgd", "lr": 0.1}, "no hyper-parameter 'lr'"),
@@ -172,4 +173,4 @@ def test_a_declaration_that_cannot_be_read_is_named(tmp_path):
     file = tmp_path / "computed.py"
     file.write_text("class Computed(Optimizer):\n    needs = {LOSS}\n\n    def __init__(self, params): ...\n")
     with pytest.raises(UserError, match=r"computed.py:2: needs must be a literal"):
-        registry._read(file, "optimizers")
+        catalogue.read(file, "optimizers")

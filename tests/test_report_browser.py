@@ -59,7 +59,7 @@ addEventListener("load", async () => {
 
   // sort, and what a column means
   const table = document.querySelector("table.result"), heads = [...table.querySelectorAll("thead th")];
-  const sorter = heads.find((h) => h.textContent === "test accuracy"), column = heads.indexOf(sorter);
+  const sorter = heads.find((h) => h.textContent === "test accuracy ↑"), column = heads.indexOf(sorter);
   const texts = () => [...table.tBodies[0].rows].map((row) => row.cells[column].textContent);
   const button = sorter.querySelector("button");
   seen.sorted = [0, 1].map(() => { button.click(); return [texts(), sorter.getAttribute("aria-sort")]; });
@@ -116,6 +116,29 @@ addEventListener("load", async () => {
   seen.anchors = all(".contents a").map((a) => document.querySelector(a.getAttribute("href")) !== null);
   seen.pages = all('a[href^="pages/"]').map((a) => a.getAttribute("href"));
   seen.verdict = document.querySelector("table.result tbody td").getBoundingClientRect().right - innerWidth;
+
+  // whether every text that is shown can be read: the least contrast with what is behind it
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => numbers(colour).slice(0, 3)
+    .map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const ground = getComputedStyle(e).backgroundColor;
+      if (numbers(ground)[3] !== 0) return ground;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  seen.read = [99, "", 0];
+  for (const e of all("body *")) {
+    const own = [...e.childNodes].filter((n) => n.nodeType === 3).map((n) => n.textContent.trim()).join("");
+    if (!own || e.matches("script, style, option") || !e.checkVisibility()) continue;
+    const style = getComputedStyle(e), two = [e.closest("svg") ? style.fill : style.color, behind(e)].map(light);
+    const contrast = (Math.max(...two) + 0.05) / (Math.min(...two) + 0.05);
+    seen.read[2] += 1;
+    if (contrast < seen.read[0]) seen.read = [contrast, own.slice(0, 40), seen.read[2]];
+  }
+  seen.dark = matchMedia("(prefers-color-scheme: dark)").matches;
   const out = document.createElement("pre");
   out.id = "seen";
   out.textContent = JSON.stringify(seen);
@@ -124,7 +147,7 @@ addEventListener("load", async () => {
 """
 
 
-def visit(page: Path, width: int, script: str, profile: Path) -> dict:
+def visit(page: Path, width: int, script: str, profile: Path, *flags: str) -> dict:
     """What `script` saw on a page; its hash joins the page's own, or the page's policy would keep it from running."""
     assert BROWSER is not None
     text = page.read_text(encoding="utf-8")
@@ -134,7 +157,7 @@ def visit(page: Path, width: int, script: str, profile: Path) -> dict:
     visited = page.with_name("visited.html")
     visited.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
     done = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900",
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", *flags,
          f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--dump-dom", visited.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
@@ -149,12 +172,15 @@ def apart(label: str, seed: int) -> float:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_reader_clicks_through_the_report(width: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("width, dark", [(1280, False), (390, True)])
+def test_a_reader_clicks_through_the_report(width: int, dark: bool, tmp_path: Path) -> None:
     labels = ("adamw", "smaran", "adan", "a rule with a rather long name")
     folder = make_study(tmp_path / "study", labels, value=apart, seeds=5, spent=True)
     assert main(["report", str(folder)]) == 0
-    seen = visit(folder / "report.html", width, VISIT, tmp_path / "profile")
+    scheme = ["--force-dark-mode"] if dark else []
+    seen = visit(folder / "report.html", width, VISIT, tmp_path / "profile", *scheme)
+    least, said, texts = seen["read"]
+    assert seen["dark"] == dark and texts > 200 and least >= 4.5, f"{said!r} has a contrast of {least:.2f}"
     assert seen["wide"] <= 0 and seen["wideOpen"] <= 0, "the page is wider than the window"
     assert seen["before"] == 0 and seen["clicked"][0] > 0 and seen["clicked"][1] == "false"
     assert seen["again"] == [0, "true"]
@@ -169,8 +195,13 @@ def test_a_reader_clicks_through_the_report(width: int, tmp_path: Path) -> None:
     assert numbers == sorted(numbers) and down == up[::-1] and (upward, downward) == ("ascending", "descending")
     assert seen["told"][0] == "block" and "mean over the units" in seen["told"][1] and seen["told"][2] == "none"
     csv, latex, markdown = seen["copies"]
-    assert csv.startswith("optimizer,verdict,test accuracy,") and csv.count("\n") == 5
-    assert "\\toprule" in latex and "$\\pm$" in latex and markdown.splitlines()[1].startswith("| --- | ---: |")
+    assert csv.startswith("optimizer,verdict,test accuracy (higher is better),") and csv.count("\n") == 5
+    assert (
+        "\\toprule" in latex
+        and "$\\pm$" in latex
+        and "$\\uparrow$" in latex
+        and markdown.splitlines()[1].startswith("| --- | ---: |")
+    )
     registered, hidden, drawn = seen["registered"]
     assert hidden and registered["adan"][0] == "worse" and "difference to adamw" in drawn
     other, hidden, drawn = seen["other"]

@@ -53,30 +53,38 @@ def shown(text: str, folder: Path) -> str:
         record = json.loads(file.read_text())
         decay = record["spec"]["optimizer"].get("weight_decay", 0.0)
         groups = [{"parameters": 1000, "route": "muon", "weight_decay": decay}, {"parameters": 10, "weight_decay": 0.0}]
-        file.write_text(json.dumps({**record, "groups": groups}))
+        settled = [f"weight_decay={decay} from TrainingArguments.weight_decay"]
+        file.write_text(json.dumps({**record, "groups": groups, "settled": settled}))
     results = records.load(folder)
     return configurations(results) + on_task(results, results.plan.tasks[0])
 
 
 def test_values_spaces_trials_budgets_and_groups_stand_side_by_side(tmp_path: Path) -> None:
     html = shown(STUDY, tmp_path)
-    values, tuning, on_mlp, groups = tables(html)
+    values, tuning, on_mlp, groups, settled = tables(html)
     # Only what is not the same for all: a value that was given, a default, or a dot where there is none.
     assert values[""][:2] == ["optimizer", "rule"]
     column = {name: i - 1 for i, name in enumerate(values[""])}
     assert [values[label][column["betas"]] for label in "AB"] == ["(0.9, 0.999)", "(0.9, 0.95)"]
     assert values["tlr(sgd)"][column["betas"]] == "·" and values["fixed"][column["lr"]] == "0.3"
     assert '<td class="default">(0.9, 0.999)</td>' in html and "<td>(0.9, 0.95)</td>" in html
-    # How each was tuned: the trials, how often, the budget of steps, and the space.
-    assert tuning[""] == ["optimizer", "trials", "repetitions at most", "steps of the trials", "space"]
-    assert tuning["A"] == ["4", "1", "500", "lr 0.0001 to 0.1 (log)"]
-    assert tuning["B"] == ["4 (2 distinct)", "1", "500", "lr in (0.01, 0.1)"]
-    assert tuning["fixed"] == ["0", "–", "500", "untuned"]
-    assert {"gamma", "base.lr"} <= set(re.findall(r"[a-z.]+(?= \d)", tuning["tlr(sgd)"][3]))
-    assert "The optimizers had different numbers of trials." in html
+    # Of what was searched, the value that was judged stands before its range, and no default.
+    chosen = {label: values[label][column["lr"]] for label in "AB"}
+    judged = {run.optimizer: run.spec["optimizer"] for run in records.load(tmp_path).plan.runs}
+    assert chosen["A"] == f"{judged['A']['lr']:g} (searched 0.0001 to 0.1, log)"
+    assert chosen["B"] == f"{judged['B']['lr']:g} (searched in (0.01, 0.1))" and "before the range" in html
+    assert values["tlr(sgd)"][column["base.lr"]].startswith(f"{judged['tlr(sgd)']['base']['lr']:g} (searched ")
+    # How each was tuned: the trials, the budget of steps, and the space; nothing of repetitions where there are none.
+    assert tuning[""] == ["optimizer", "trials", "steps of the trials at most", "space"]
+    assert tuning["A"] == ["4", "500", "lr 0.0001 to 0.1 (log)"]
+    assert tuning["B"] == ["4 (2 distinct)", "500", "lr in (0.01, 0.1)"]
+    assert tuning["fixed"] == ["0", "500", "untuned"]
+    assert {"gamma", "base.lr"} <= set(re.findall(r"[a-z.]+(?= \d)", tuning["tlr(sgd)"][2]))
+    assert "Not tuned alike: fixed was not tuned, A was tuned with 4 trials over 1 hyper-parameter." in html
     # What they trained with: which way it went, decay on some parameters and none on the others.
     both = "1,000 parameters with route muon, weight_decay {}; 10 parameters with weight_decay 0"
     assert groups["A"] == [both.format(0)] and groups["B"] == [both.format(0.1)]
+    assert settled["B"] == ["weight_decay=0.1 from TrainingArguments.weight_decay"]
     # A value that a task has of its own stands with the task.
     own = {name: i - 1 for i, name in enumerate(on_mlp[""])}
     assert "eps" not in column and on_mlp["B"][own["eps"]] == "1e-06"
@@ -92,7 +100,7 @@ def test_a_space_that_differs_between_tasks_is_shown_for_each(tmp_path: Path) ->
         .replace(", hyper: {B: {eps: 1e-6}}", "")
     )
     _, tuning, *_ = tables(shown(text, tmp_path))
-    on = dict(part.split(": ", 1) for part in tuning["A"][3].split("; "))
+    on = dict(part.split(": ", 1) for part in tuning["A"][-1].split("; "))
     assert set(on) == {"MLP", "Fixed"} and "weight_decay" in on["MLP"] and "weight_decay" not in on["Fixed"]
 
 
@@ -100,9 +108,14 @@ def test_equal_tuning_and_none_say_so(tmp_path: Path) -> None:
     equal = shown(
         YAML.replace("  trials: 6\n", "  trials: 2\n  repetitions: [2, 3]\n").replace("seeds: 3\n", ""), tmp_path / "a"
     )
-    _, tuning, *_ = tables(equal)
-    assert {tuple(row[:3]) for label, row in tuning.items() if label} == {("2", "3", "not bounded")}
-    assert "different numbers of trials" not in equal
+    values, tuning, *_ = tables(equal)
+    assert tuning[""] == ["optimizer", "trials", "repetitions at most", "space"]
+    assert {tuple(row[:2]) for label, row in tuning.items() if label} == {("2", "3")}
+    rates = {
+        f"{run.spec['optimizer']['lr']:g}" for run in records.load(tmp_path / "a").plan.runs if run.optimizer == "adamw"
+    }
+    cell = values["adamw"][values[""].index("lr") - 1]
+    assert set(cell.partition(" (searched")[0].split(", ")) == rates and len(rates) > 1, "each repetition's own"
     untuned = shown(YAML[: YAML.index("tuning:")], tmp_path / "b")
     assert "Nothing was tuned: every value is as given, or a default." in untuned
 

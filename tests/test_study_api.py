@@ -91,9 +91,32 @@ def test_a_function_is_a_run(tmp_path):
     assert json.loads((tmp_path / "record.json").read_text())["primary"]["name"] == "test_loss"
 
 
+@study.training(metric="test_loss", greater_is_better=False)
+def attaches(optimizer, seed):
+    from transformers import TrainingArguments
+
+    from hf_optim.hub.arguments import settle
+
+    settle(optimizer, TrainingArguments("out", weight_decay=0.1), {})
+    return {"test_loss": 1.0}
+
+
+def test_a_record_says_where_rate_and_decay_came_from(tmp_path):
+    run = RunSpec("mine.py:attaches", "own", optimizer={"name": "adan", "lr": 0.02})
+    assert attaches.run(run, tmp_path)["settled"] == [
+        "lr=0.02 as given", "weight_decay=0.1 from TrainingArguments.weight_decay",
+    ]  # fmt: skip
+    run = RunSpec("mine.py:attaches", "own", optimizer={"name": "adan", "weight_decay": 0.0})
+    assert attaches.run(run, tmp_path)["settled"] == [
+        "lr=0.001, the rule's default (TrainingArguments.learning_rate=5e-05 is not set)",
+        "weight_decay=0.0 as given",
+    ]
+    assert halves.run(spec(), tmp_path)["settled"] == []
+
+
 def test_mistakes_of_a_training_are_one_line(tmp_path):
     record = halves.run(spec(give="tset_loss"), tmp_path)
-    assert record["status"] == "failed" and "returned no test_loss" in record["error"]
+    assert record["status"] == "failed" and "and no test_loss" in record["error"]
     assert "did you mean" in record["error"]
     with pytest.raises(UserError, match="give it as an argument"):
         halves.run(RunSpec("m.py:halves", "own", optimizer={"name": "sgd"}, overrides={"steps": 3}), tmp_path)

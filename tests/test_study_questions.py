@@ -207,8 +207,18 @@ def test_with_repetitions_a_verdict_names_optimizer_space_and_trials() -> None:
     assert "6 trials over lr, 2 distinct settings" in naming.named(planned, "SMARAN")
     untuned = expand(text.replace("SMARAN: {lr: [0.003, 1.0, log]}", "SMARAN: {}"))
     assert naming.named(untuned, "SMARAN") == "SMARAN with these settings (defaults, untuned)"
-    assert naming.unequal(untuned, "SMARAN") and not naming.unequal(untuned, "adamw")
-    assert not naming.unequal(planned, "SMARAN")
+    assert naming.unlike(untuned, "adamw") == ""
+    over = "adamw was tuned with 6 trials over 2 hyper-parameters."
+    assert naming.unlike(untuned, "SMARAN") == f"Not tuned alike: SMARAN was not tuned, {over}"
+    few = "SMARAN was tuned with 6 trials over 1 hyper-parameter, 2 of them distinct"
+    assert naming.unlike(planned, "SMARAN") == f"Not tuned alike: {few}, {over}"
+    alike = expand(
+        text.replace(
+            "    SMARAN: {lr: [0.003, 1.0, log]}\n", "    SMARAN: {lr: [0.1, 1.0, log], eps: [1e-8, 1e-4, log]}\n"
+        )
+    )
+    assert naming.unlike(alike, "SMARAN") == ""
+    assert f"Not tuned alike: {few}, {over}"[:-1] in design.lines(planned), "it is said before anything has run"
 
 
 def test_the_dry_run_says_what_the_first_look_costs_and_what_all_of_it_does(capsys, tmp_path: Path) -> None:

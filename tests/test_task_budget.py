@@ -27,7 +27,13 @@ def test_every_row_says_what_was_spent_and_a_line_search_spends_more(tmp_path: P
     assert all(row["forward_passes"] == row["backward_passes"] == row["step"] for row in rows)
     assert all(a["seconds"] <= b["seconds"] for a, b in zip(rows, rows[1:], strict=False))
     decayed, whole = sorted(group.get("weight_decay", 0.0) for group in record["groups"])
-    assert (decayed, whole) == (0.0, 0.01) and record["data"]["test_samples"] == 512
+    assert (decayed, whole) == (0.0, 0.01)
+    # What a reader asks of a task: how it was trained, on how much.
+    told = {key: record["execution"][key] for key in ("batch_size", "schedule", "max_grad_norm", "precision")}
+    assert told == {"batch_size": 64, "schedule": "linear", "max_grad_norm": 0.0, "precision": "fp32"}
+    assert record["time"]["epochs"] == 12 / (512 // 64)
+    splits = ("train", "validation", "test")
+    assert [record["data"][f"{split}_samples"] for split in splits] == [512, 500, 512]
     record, _ = run(tmp_path / "sls", "sls")
     assert record["time"]["backward_passes"] == 12 < record["time"]["forward_passes"]
 

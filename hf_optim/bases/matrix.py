@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 
 from hf_optim.bases.routed import Routed
+from hf_optim.core.hooks import explains
 from hf_optim.core.reduce import local
 from hf_optim.engine.capture import capturing
 from hf_optim.errors import UserError
@@ -56,6 +57,7 @@ class MatrixOptimizer(Routed):
         raise NotImplementedError
 
     @torch.no_grad()
+    @explains
     def step(
         self,
         closure: Callable[[], Any] | None = None,

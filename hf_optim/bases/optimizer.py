@@ -12,15 +12,17 @@ import logging
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from hf_optim.bases import parameters
+from hf_optim.bases.declarations import check_rule
 from hf_optim.bases.state import Stateful
 from hf_optim.core import validate
 from hf_optim.core.compiling import uncompiled
 from hf_optim.core.groups import as_groups
+from hf_optim.core.hooks import Hyper, explains
 from hf_optim.core.reduce import local
 from hf_optim.core.rule import Transform
 from hf_optim.engine import capture, int8_codes, launchers
@@ -55,6 +57,11 @@ class Optimizer(Stateful):
     bfloat16 and float16 parameters are computed in float32, element by element. A NaN in a gradient is not looked for:
     that would make every step wait for the device; clipping or GradScaler see it.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Before a constructor that may not even be the rule's own."""
+        check_rule(cls)  # type: ignore[arg-type]  # a class is hashable
+        return super().__new__(cls)
 
     def __init__(self, params: Any, arguments: dict[str, Any]) -> None:
         # Of a constructor's locals, its arguments: another local would become a hyper-parameter.
@@ -155,7 +162,7 @@ class Optimizer(Stateful):
             raise
 
     def _hyper(self, group: dict[str, Any]) -> SimpleNamespace:
-        h = SimpleNamespace(**{k: group[k] for k in (*self._names, *self.kept)})
+        h = Hyper(**{k: group[k] for k in (*self._names, *self.kept)})
         if isinstance(getattr(h, "lr", None), torch.Tensor):
             h.lr = float(h.lr)
         return h
@@ -240,6 +247,7 @@ class Optimizer(Stateful):
 
     @uncompiled
     @torch.no_grad()
+    @explains
     def step(
         self,
         closure: Callable[[], Any] | None = None,
@@ -379,6 +387,7 @@ class Optimizer(Stateful):
 
     # --- what it is doing ------------------------------------------------------------------------------------------
 
+    @explains
     def effective_lr(self) -> list[float]:
         """The rate in force, one number a group."""
         return [float(self.rate(self._hyper(g), self._memory)) for g in self.param_groups]

@@ -172,6 +172,14 @@ class Candidate:
                     self.hyper.setdefault(name, REQUIRED[name])
         self._filled = set(self.hyper) - before
 
+    def _missing(self) -> list[str]:
+        """Arguments without a default, and without a value here."""
+        if self.info is not None:
+            return []
+        parameters = list(inspect.signature(self.cls).parameters.values())[1:]
+        named = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        return [name for name in named if name not in self.hyper]
+
     def _declared_bytes(self) -> int | None:
         if self.info is not None:
             return self.info.state_bytes
@@ -190,6 +198,9 @@ class Candidate:
     def _probe(self) -> None:
         """Find the tensors and the call it takes; the complaints about a mixed model are kept when none works."""
         self._needs: frozenset[str] = frozenset()
+        if missing := self._missing():
+            self.trouble = f"cannot be made: {', '.join(missing)} of its constructor has no default: give one (--hyper)"
+            return
         complaints: list[str] = []
         for kind in KINDS:
             try:
@@ -200,18 +211,21 @@ class Candidate:
             styles = (
                 ("closure",) if "evaluate" in needs else ("loss",) if "loss" in needs else ("bare", "closure", "value")
             )
-            refusals = []
+            refusals: dict[str, list[str]] = {}
             for style in styles:
                 self.kind, self.style = kind, style
                 try:
                     self._try()
                 except Exception as error:  # noqa: BLE001
-                    refusals.append(f"{CALLS[style]}: {one_line(error)}")
+                    refusals.setdefault(one_line(error), []).append(CALLS[style])
                     continue
                 self._needs = needs
                 self._widen()
                 return
-            complaints = complaints or ["cannot be stepped: " + "; ".join(refusals)]
+            said = "; ".join(
+                f"{', '.join(calls)}: {why}" if len(refusals) > 1 else why for why, calls in refusals.items()
+            )
+            complaints = complaints or [f"cannot be stepped: {said}"]
         self.trouble = complaints[0]
 
     def _widen(self) -> None:
@@ -234,6 +248,11 @@ class Candidate:
         while self.idle < STEPS and not moved(walk.start, walk.params()):
             self.idle += 1
             walk.step(1 + self.idle)
+        if self.ours and not moved(walk.start, walk.params()):
+            raise UserError(
+                f"{2 + self.idle} steps move no parameter: `update` has to write x in place, as "
+                "x.add_(m, alpha=-c.lr), where x = x - c.lr * m only gives the name x to another tensor"
+            )
         if self.style == "closure" and not self.declared:
             primed = TrainingRun(self)
             primed.style = "primed"

@@ -25,6 +25,12 @@ def short(name: str) -> str:
     return name.rpartition(":")[2]
 
 
+def _numbers(ids: Iterable[str], checks: Mapping[str, Check]) -> dict[str, int]:
+    """The column of each check; what was left out leaves a gap, so that a check has one number always."""
+    known = list(checks)
+    return {id: known.index(id) + 1 for id in ids}
+
+
 def reasons(report: Report, status: str) -> dict[tuple[str, str], list[str]]:
     """(check, why) -> the names it is said of, check by check."""
     failing: dict[tuple[str, str], list[str]] = {}
@@ -46,7 +52,7 @@ def terminal(report: Report, checks: Mapping[str, Check], console: Console) -> N
         wrapped = textwrap.fill(text, console.width, initial_indent=" " * inset, subsequent_indent=" " * 6)
         console.print(wrapped, style=style, markup=False, highlight=False)
 
-    numbers = {id: i for i, id in enumerate(report.checks, 1)}
+    numbers = _numbers(report.checks, checks)
     first = min(30, max([4, *(len(short(n)) for n in report.names)]))
     room = max(1, (console.width - first - 1) // 3)
     for begin in range(0, len(report.checks), room):
@@ -73,6 +79,12 @@ def terminal(report: Report, checks: Mapping[str, Check], console: Console) -> N
         console.print(f"\n{UNMADE_TITLE}", style=STYLES[UNMADE])
     for name, why in report.unmade.items():
         say(f"{short(name)}: {why}", 2)
+    if report.hyper:
+        console.print()
+        say(
+            "Given beside the defaults: " + "; ".join(f"{short(name)} {given}" for name, given in report.hyper.items()),
+            0,
+        )
     console.print(f"\n{summary(report)}", highlight=False)
 
 
@@ -90,9 +102,9 @@ def summary(report: Report) -> str:
 # --- Markdown --------------------------------------------------------------------------------------------------------
 
 
-def matrix(report: Report) -> str:
+def matrix(report: Report, checks: Mapping[str, Check]) -> str:
     """The table of a report in Markdown, with the reason of every cell that is not a pass below it."""
-    numbers = {id: i for i, id in enumerate(report.checks, 1)}
+    numbers = _numbers(report.checks, checks)
     lines = ["| | " + " | ".join(map(str, numbers.values())) + " |", "|---|" + ":-:|" * len(numbers)]
     for name in report.names:
         signs = [SIGNS[report.cells[name, id].status] for id in report.checks]
@@ -121,13 +133,15 @@ def matrix(report: Report) -> str:
 def legend(checks: Mapping[str, Check], ids: Iterable[str]) -> str:
     """What each column asks and what breaking it means, in Markdown."""
     lines = ["| | check | a run relies on | when it is broken |", "|--:|---|---|---|"]
-    lines += [f"| {i} | `{id}` | {checks[id].title} | {checks[id].breaking} |" for i, id in enumerate(ids, 1)]
+    lines += [
+        f"| {i} | `{id}` | {checks[id].title} | {checks[id].breaking} |" for id, i in _numbers(ids, checks).items()
+    ]
     return "\n".join(lines) + "\n"
 
 
 def markdown(report: Report, checks: Mapping[str, Check]) -> str:
     """One report as a document."""
-    return f"# Conformance\n\n{_versions(report)}\n\n{legend(checks, report.checks)}\n{matrix(report)}"
+    return f"# Conformance\n\n{_versions(report)}\n\n{legend(checks, report.checks)}\n{matrix(report, checks)}"
 
 
 INTRODUCTION = """\
@@ -156,7 +170,7 @@ def page(reports: Mapping[str, Report], checks: Mapping[str, Check], missing: It
     """docs/conformance.md: several reports under one legend; `missing` packages were not installed."""
     some = next(iter(reports.values()))
     parts = [INTRODUCTION, legend(checks, some.checks)]
-    parts += [f"## {title}\n\n{_versions(report)}\n\n{matrix(report)}" for title, report in reports.items()]
+    parts += [f"## {title}\n\n{_versions(report)}\n\n{matrix(report, checks)}" for title, report in reports.items()]
     if missing:
         parts.append(f"Not installed where this was made, and so not tried: {', '.join(missing)}.\n")
     return "\n".join(parts)

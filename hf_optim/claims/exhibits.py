@@ -139,3 +139,8 @@ RULES: dict[str, tuple[Callable[..., Ruling], tuple[str, ...], tuple[str, ...]]]
     "falls_as": (_falls_as, ("file", "column", "exponent"), ("where", "over", "start", "units")),
     "lowest": (_lowest, ("file", "column", "optimizer"), ("where", "tolerance")),
 }
+#: of rules without seeds: what their verdict rests on
+NOISELESS = {
+    "inequality": "each case computed once: no noise, no interval",
+    "lowest": "one deterministic run of each: no noise, no interval",
+}

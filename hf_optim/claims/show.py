@@ -91,10 +91,19 @@ def _ran(outcome: Outcome) -> str:
 
 def _verdict_lines(judgement: Judgement) -> list[str]:
     statement = judgement.statement
-    variant = f" ({statement.variant})" if statement.variant else ""
-    lines = [f"- **{judgement.ruling.verdict}**{variant}: “{safe(statement.says)}” ({safe(statement.section)})"]
+    lines = [
+        f"- **{judgement.ruling.verdict}**{_aside(judgement)}: “{safe(statement.says)}” ({safe(statement.section)})"
+    ]
     lines += [f"  - read as: {safe(statement.reading)}"] if statement.reading else []
     return [*lines, f"  - {safe(judgement.ruling.words)}"] if judgement.ruling.words else lines
+
+
+def _aside(judgement: Judgement) -> str:
+    """What stands in brackets behind a verdict: whose it is, and what it rests on where that is no test."""
+    statement = judgement.statement
+    certain = statement.noiseless() if judgement.ruling.verdict in ("holds", "contradicted") else ""
+    said = "; ".join(filter(None, (statement.variant, certain)))
+    return f" ({said})" if said else ""
 
 
 def _beside(outcome: Outcome) -> list[str]:
@@ -205,9 +214,8 @@ def terminal(outcome: Outcome, console: Console) -> None:
         console.print(table)
     for judgement in outcome.judgements:
         statement, ruling = judgement.statement, judgement.ruling
-        variant = f" ({statement.variant})" if statement.variant else ""
         reading = f", read as: {statement.reading}" if statement.reading else ""
-        words = f"{variant}: {statement.says} ({statement.section}){reading}"
+        words = f"{_aside(judgement)}: {statement.says} ({statement.section}){reading}"
         console.print(Text.assemble((ruling.verdict, f"bold {STYLE[ruling.verdict]}"), words))
         console.print(Text(f"  {ruling.words}", style="dim"))
     if outcome.results is not None:

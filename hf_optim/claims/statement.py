@@ -58,6 +58,12 @@ class Statement:
         """Whether a table of a command or of a check judges it, and not a study's records."""
         return self.rule in exhibits.RULES
 
+    def noiseless(self) -> str:
+        """What a verdict without noise rests on, to be said beside it; empty where seeds judge."""
+        if self.keys is not None and self.keys.get("metric") in rules.COUNTED:
+            return "counted, the same with every seed: no noise, no interval"
+        return exhibits.NOISELESS.get(self.rule, "")
+
     def under(self, variant: str, exchange: Mapping[str, str]) -> Statement:
         """The same statement of other optimizers."""
         assert self.keys is not None

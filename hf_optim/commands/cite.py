@@ -32,6 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     names = parser.parse_args(sys.argv[1:] if argv is None else argv).names
     print("\n".join(dict.fromkeys(map(entry, names))) if names else OWN, end="")
+    for name in (name for name in names if ":" in name):
+        missing = [field for field in ("author", "year") if f"  {field} = " not in entry(name)]
+        if missing:
+            print(
+                f"note: {name} declares no {' and no '.join(missing)}: give its class "
+                'cited = ("Last, First and ...", "title", "where it appeared", 2026)',
+                file=sys.stderr,
+            )
     return 0
 
 
@@ -41,9 +49,12 @@ def entry(name: str) -> str:
     Raises:
         UserError: an unknown name, or an optimizer of the user's own that names no paper.
     """
-    known = registry.resolve(name) if ":" in name else registry.info(name)
-    authors, title, where, year = getattr(known, "cited", ("", "", "", 0))
-    title = title or getattr(known, "paper", "")
+    known = registry.about(name)
+    authors, title, where, year = known.cited
+    said = re.fullmatch(r"(.+) \((\D*?) ?(\d{4})\)", known.paper)
+    if not title and said:  # "Title (Author and Author 1964)"
+        title, authors, year = said[1], authors or said[2], year or int(said[3])
+    title = title or known.paper
     if not title:
         raise UserError(f"{name} names no paper: give its class `paper` or `cited` (see optimizers/lamb.py)")
     lines = [f"  title = {{{_safe(title)}}},"]

@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         "hf-optim export",
         "Write a study's result as a table for a paper, and each of its charts as a file.\n"
-        "Mean and deviation to the digits that they are good for; best bold, ties underlined, verdicts as daggers.",
+        "Mean and deviation to the digits that they are good for; the best bold, a mark for what may be the best\n"
+        "and for verdicts, and a note below that explains them.",
         (
             "hf-optim export studies/quickstart --table latex",
             'hf-optim export studies/quickstart --figure pdf --width "icml column"',

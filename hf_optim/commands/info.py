@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_optim import registry
 from hf_optim.commands.parser import Parser
+from hf_optim.core.catalogue import FOREIGN
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
@@ -25,14 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "hf-optim info",
         "Show what is known of a name that `hf-optim list` shows: an optimizer's algorithm, defaults and source, a\n"
         "task's models and sizes, a model's presets, what a metric means, a study's file, what a claim says.",
-        ("hf-optim info smaran", "hf-optim info vision"),
+        ("hf-optim info smaran", "hf-optim info vision", "hf-optim info my_optimizer.py:Mine"),
     )
-    parser.add_argument("name", help="an optimizer, a task, a model, a metric, a study or a claim")
+    parser.add_argument("name", help="an optimizer, a task, a model, a metric, a study, a claim, or file.py:Class")
     return info(parser.parse_args(sys.argv[1:] if argv is None else argv).name)
 
 
 def info(name: str) -> int:
     """Prints everything of that name. Raises UserError with the closest names if nothing is called so."""
+    if ":" in name:
+        print(_fitted(optimizer(name), shutil.get_terminal_size((80, 24)).columns))
+        return 0
     known: list[str] = []
     told = 0
     for names, show in _KINDS:
@@ -50,14 +54,14 @@ def info(name: str) -> int:
 
 def optimizer(name: str) -> str:
     """An optimizer's class, needs, defaults, algorithm and source."""
-    about = registry.info(name)
+    about = registry.about(name)
     int8 = "" if about.int8_bytes is None else f", {about.int8_bytes:.2f} with state_dtype='int8'"
     pairs = [
         ("class", about.cls),
         ("family", about.family),
         ("needs", ", ".join(sorted(about.needs)) or "nothing beyond gradients"),
         ("source", about.paper or "–"),
-        ("state", f"{about.state_bytes:g} bytes a parameter (fp32){int8}"),
+        *([("state", f"{about.state_bytes:g} bytes a parameter (fp32){int8}")] if about.family != FOREIGN else []),
         ("defaults", ", ".join(f"{k}={_value(v)}" for k, v in about.defaults.items()) or "–"),
         ("search space", "; ".join(f"{k} {searched(v)}" for k, v in about.search_space.items()) or "–"),
     ]

@@ -16,7 +16,7 @@ from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
 if TYPE_CHECKING:
-    from hf_optim.registry import Info
+    from hf_optim.core.catalogue import Info
 
 ABOUT = "list optimizers, tasks, models, metrics, studies or claims"
 KINDS = ("optimizers", "tasks", "models", "metrics", "studies", "claims")
@@ -31,7 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("hf-optim list agr", "hf-optim list --needs loss --bytes 4", "hf-optim list --studies"),
     )
     add = parser.add_argument
-    add("pattern", nargs="?", default="*", help='a part of the names, or wildcards: agr, "tlr_*" (default: all)')
+    add(
+        "pattern",
+        nargs="?",
+        default="*",
+        help='a part of the names, wildcards ("tlr_*"), or file.py:Class (default: all)',
+    )
     kind = parser.add_mutually_exclusive_group()
     for name in KINDS[1:]:
         kind.add_argument(f"--{name}", dest="kind", action="store_const", const=name, help=f"list the {name} instead")
@@ -44,15 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.kind and given:
         raise UserError(f"--{next(iter(given))} filters optimizers: leave out --{options.kind}")
     if options.kind is None:
-        return _print("optimizer", *optimizers(**given), options.pattern)
+        own = options.pattern if ":" in options.pattern else None
+        return _print("optimizer", *optimizers(**given, own=own), options.pattern)
     heads, rows = _KINDS[options.kind]()
     return _print(options.kind, heads, rows, options.pattern)
 
 
 def optimizers(
-    family: str | None = None, needs: str | None = None, bytes: float | None = None
+    family: str | None = None, needs: str | None = None, bytes: float | None = None, own: str | None = None
 ) -> tuple[Row, list[Row]]:
-    """Heads and rows of the optimizers that pass the filters. Raises UserError for an unknown family or need."""
+    """Heads and rows of the optimizers, or of the one that an import path names, that pass the filters. Raises
+    UserError for an unknown family or need."""
     from hf_optim import registry
 
     known = [registry.info(name) for name in registry.list_optimizers()]
@@ -75,7 +82,7 @@ def optimizers(
             "–" if info.int8_bytes is None else f"{info.int8_bytes:.2f}",
             info.paper or "–",
         )
-        for info in known
+        for info in (known if own is None else [registry.about(own)])
         if passes(info)
     ]
     return ("name", "family", "needs", "bytes/param", "int8", "source"), rows

@@ -16,10 +16,13 @@ from pathlib import Path
 
 from hf_optim.commands.parser import Parser
 from hf_optim.core import extras, importing
+from hf_optim.core.notes import waiting
 from hf_optim.core.safe_text import line
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
+#: packages whose import takes seconds
+_LARGE = ("torch", "transformers", "accelerate", "datasets", "scipy", "matplotlib", "optuna", "pandas")
 OVERVIEW = "Any paper's optimizer in your Hugging Face run, and an honest testbed that tells whether it is better."
 
 
@@ -98,13 +101,20 @@ def _run(arguments: list[str]) -> int:
         raise UserError("this user has no home folder: set HOME to one") from None
     name = arguments[0] if arguments else ""
     if name in commands():
-        with extras.needed("this command", "tasks"):  # the doors alone are for no command
+        needed = extras.needed("this command", "tasks")  # the doors alone are for no command
+        with needed, waiting("loading PyTorch and what goes with it", busy=_loading):
             return int(importlib.import_module(f"hf_optim.commands.{name}").main(arguments[1:]) or 0)
     if name and not name.startswith("-"):
         near = closest(name, commands())
         raise UserError(f"there is no command {name!r}{near}; `hf-optim --help` lists them")
     _overview().parse_args(arguments)
     raise AssertionError("an unknown command passed the parser")
+
+
+def _loading() -> bool:
+    """Whether a large package is being imported."""
+    specs = (getattr(sys.modules.get(name), "__spec__", None) for name in _LARGE)
+    return any(getattr(spec, "_initializing", False) for spec in specs)
 
 
 def _overview() -> Parser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,12 +32,13 @@ class Parser(argparse.ArgumentParser):
     Args:
         prog: "hf-optim COMMAND".
         description: what the command does, as an order.
-        examples: command lines that work.
+        examples: command lines that work; a long one is shown on several lines, as a shell takes it.
         epilog: what else there is to know.
     """
 
     def __init__(self, prog: str, description: str, examples: Sequence[str] = (), epilog: str = "") -> None:
-        shown = "examples:\n" + "".join(f"  {line}\n" for line in examples) if examples else ""
+        width = shutil.get_terminal_size((80, 24)).columns
+        shown = "examples:\n" + "".join(f"{_continued(line, width)}\n" for line in examples) if examples else ""
         super().__init__(
             prog=prog,
             description=description,
@@ -52,6 +54,17 @@ class Parser(argparse.ArgumentParser):
         if choice:
             hint = validate.closest(choice[1], [word.strip("' ") for word in choice[2].split(",")])
         raise UserError(f"{message}{hint}; see {self.prog} --help")
+
+
+def _continued(command: str, width: int) -> str:
+    """A command line in lines of at most `width` where options allow it: each but the last ends in a backslash."""
+    lines: list[str] = []
+    for part in re.split(r" (?=--?[a-z])", command):  # an option stays with its value
+        if lines and len(f"{lines[-1]} {part} \\") <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(f"{'    ' if lines else '  '}{part}")
+    return " \\\n".join(lines)
 
 
 def check_folders(*folders: Path) -> None:

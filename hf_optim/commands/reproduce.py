@@ -22,8 +22,8 @@ ABOUT = "reproduce a table or a figure of one of the papers"
 EPILOG = """
 Interrupt it at any moment: the same command goes on, and the page says what there is. It leaves, beside the study's own
 tables and report.html:
-  reproduction.md    the verdicts, published beside obtained, and what differs from the paper
-  reproduction.json  the same for programs, with the ids of the records behind every figure
+  reproduction.md    verdicts, published beside obtained, what differs
+  reproduction.json  the same for programs, with the records behind each figure
   reproduction.svg   the figures of the table, published and obtained
 
 Size small trains on the data that come with the package: a verdict there speaks of small models and stand-in data, and

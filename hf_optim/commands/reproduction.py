@@ -113,11 +113,12 @@ def _announce(chosen: claims.Claim, plan: Plan, options: Options, folder: Path) 
 
     machine = options.machine or (cost.GPU if options.size == "paper" else cost.CORE)
     left = [run for run in plan.runs if not (folder / "runs" / run.id / "record.json").is_file()]
-    print(f"To run: {cost.of(left, machine).sentence(machine)}")
+    console = safe_text.console()
+    safe_text.say(console, f"To run: {cost.of(left, machine).sentence(machine)}")
     outlooks = power.outlooks(chosen, options.size, plan)
     told = [outlook for outlook in outlooks if outlook.decides is not None or outlook.visible is not None]
     for sentence in dict.fromkeys(outlook.sentence() for outlook in told):
-        print(f"  {safe_text.line(sentence)}")
+        safe_text.say(console, f"  {safe_text.line(sentence)}")
     if power.hopeless(outlooks) and not options.anyway and not options.dry_run and left:
         needed = min(outlook.needed for outlook in outlooks if outlook.needed is not None)
         raise UserError(
@@ -194,7 +195,7 @@ def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> No
             write_atomically(folder / "reproduction.svg", drawn)
     console = safe_text.console()
     show.terminal(reproduced, console)
-    console.print(f"Reproduction: {folder / 'reproduction.md'}", markup=False, highlight=False, soft_wrap=True)
+    safe_text.say(console, f"Reproduction: {folder / 'reproduction.md'}")
 
 
 def within(budget: str, options: Options) -> int:

@@ -118,5 +118,5 @@ def results(
     else:
         exports.show(table, shown)
     if compare:
-        print(worth)
+        safe_text.say(safe_text.console(), worth)
     return 0

@@ -43,7 +43,7 @@ An optimizer's, a schedule's and a model's own values are given with a dot, as Y
 
   --optimizer smaran --optimizer.lr 0.1 --optimizer.gamma 0.9
   --optimizer adamw --optimizer.betas "[0.9, 0.99]"
-  --optimizer tlr --optimizer.gamma 0.33 --optimizer.base adamw --optimizer.base.lr 1e-3
+  --optimizer tlr --optimizer.base adamw --optimizer.base.lr 1e-3
   --schedule cosine --schedule.warmup 0.05
   --model mlp --model.hidden_size 256
 
@@ -200,7 +200,7 @@ def summary(record: Mapping[str, Any], folder: Path) -> str:
     shown = [key for key in metrics if key.startswith("test_")] + [key for key in metrics if key.endswith("_gap")]
     lines = [f"  {key:<16} {metrics[key]:.4f}" for key in shown]
     clock = record["time"]
-    each = clock["step_ms_median"]  # none where a run that went on had no step left
+    each = clock.get("step_ms_median")  # none where a run that went on had no step left, or trains by itself
     speed = "" if each is None else f", {each:.2f} ms a step"
     lines.append(f"  {clock['steps']} steps in {clock['train_seconds']:.1f} s{speed}")
     return "\n".join([*lines, f"record: {folder / 'record.json'}"])

@@ -1,4 +1,4 @@
-"""`torch.compiler.disable` with types: torch's own makes Any of what it decorates."""
+"""torch's own mark of what torch.compile must not trace, with types: torch's makes Any of what it decorates."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def uncompiled(f: Function) -> Function:
-    """f, which torch.compile then calls as it is instead of tracing it."""
-    same: Function = torch.compiler.disable(f)  # type: ignore[no-untyped-call]
+    """f, which torch.compile then calls as it is instead of tracing it.
+
+    As torch marks its own optimizers' methods: `torch.compiler.disable` would import the compiler, 2 s, into every
+    process that imports us, whether it compiles or not."""
+    same: Function = torch._disable_dynamo(f)  # type: ignore[assignment]
     return same

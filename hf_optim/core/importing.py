@@ -30,6 +30,7 @@ from hf_optim.errors import UserError
 #: empty part) loads a libcuda.so.1 that lies there, and matplotlib heeds a matplotlibrc
 _LOOKING = ("torch", "matplotlib")
 _refused: ContextVar[str] = ContextVar("_refused", default="")
+_unread: ContextVar[bool] = ContextVar("_unread", default=False)
 
 
 class Untrusted(UserError):
@@ -99,13 +100,20 @@ def ignore_current_folder() -> None:
 
 
 @contextmanager
-def refused(why: str, trust: bool = False) -> Iterator[None]:
-    """Within it `import_path` imports nothing and raises `Untrusted`, which says `why`; with `trust` it imports."""
-    token = _refused.set("" if trust else why)
+def refused(why: str, trust: bool = False, read: bool = False) -> Iterator[None]:
+    """Within it `import_path` imports nothing and raises `Untrusted`, which says `why`; with `trust` it imports. With
+    `read` the files that paths name may be read all the same, as text."""
+    tokens = _refused.set("" if trust else why), _unread.set(not (trust or read))
     try:
         yield
     finally:
-        _refused.reset(token)
+        _refused.reset(tokens[0])
+        _unread.reset(tokens[1])
+
+
+def readable() -> bool:
+    """Whether the file that an import path names may be read, as text."""
+    return not _unread.get()
 
 
 def reason() -> str:

@@ -11,6 +11,7 @@ import html as _html
 import io
 import json as _json
 import re
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -107,6 +108,18 @@ def console(**options: Any) -> Any:
                 yield segment if segment.control else Segment(terminal(segment.text), segment.style)
 
     return Safe(**options)
+
+
+def say(console: Any, text: str) -> None:
+    """Prints lines as they are; on a terminal they are wrapped at its width, what goes on set in by two."""
+    if console.is_terminal:
+        text = "\n".join(_wrapped(part, console.width) for part in text.split("\n"))
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _wrapped(text: str, width: int) -> str:
+    inset = " " * (len(text) - len(text.lstrip()) + 2)
+    return textwrap.fill(text, width, subsequent_indent=inset, break_long_words=False, break_on_hyphens=False)
 
 
 def is_plain(text: str) -> bool:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from hf_optim.errors import UserError
+from hf_optim.errors import UnknownName, UserError
 
 #: what the shell reads of a constructor's arguments, and the rule does not
 SHELL_OPTIONS = ("compile", "grad_transform", "state_dtype", "on_bad_loss")
@@ -81,7 +81,7 @@ def unknown(owner: str, names: Iterable[str], valid: Iterable[str]) -> None:
     for name in names:
         if name not in valid:
             listed = ", ".join(valid) or "none"
-            raise UserError(f"{owner} has no hyper-parameter {name!r}{closest(name, valid)}; it has: {listed}")
+            raise UnknownName(f"{owner} has no hyper-parameter {name!r}{closest(name, valid)}; it has: {listed}")
 
 
 def _elements(value: Any) -> int:

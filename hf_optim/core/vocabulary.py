@@ -14,12 +14,15 @@ from typing import Any, Protocol
 
 import torch
 
-from hf_optim.errors import UserError
+from hf_optim.core.hooks import MissingName, RuleError
+from hf_optim.core.validate import closest
 
 BINARY = ("add", "sub", "mul", "div", "pow", "maximum", "minimum")
 UNARY = ("sqrt", "abs", "neg", "sign", "reciprocal")
 #: methods of x, g and slots; each but maximum and minimum also in place, with `_`
 METHODS = (*BINARY, *UNARY, "lerp", "addcmul", "addcdiv", "clamp", "copy_", "zero_", "clone")
+#: the same, those in place among them
+WORDS = (*METHODS, *(f"{name}_" for name in METHODS if name[-1] != "_" and name not in ("maximum", "minimum", "clone")))
 #: functions of this module
 FUNCTIONS = ("where", "sqrt", "minimum", "maximum", "isfinite")
 #: of torch's methods and functions, those that look at all of a tensor
@@ -93,6 +96,25 @@ class Operand:
     def function(cls, name: str, *arguments: Any) -> Any:
         raise NotImplementedError
 
+    @classmethod
+    def foreign(cls, word: str) -> Exception:
+        """The error of a word of torch's that is none of the vocabulary."""
+        raise NotImplementedError
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", str(func))
+        refuse_sum(name)
+        raise cls.foreign(f"torch.{name}()")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        refuse_sum(name)
+        if not hasattr(torch.Tensor, name):
+            raise MissingName(f"tensors have no {name}{closest(name, WORDS)}")
+        raise self.foreign(f"{name}()")
+
     def __add__(self, o: Any) -> Any:
         return self.add(o)
 
@@ -128,7 +150,7 @@ class Operand:
 def refuse_sum(name: str) -> None:
     """A rule may be called with a piece of a tensor, whose sum is not the tensor's: it would be wrong in silence."""
     if name in REDUCTIONS:
-        raise UserError(
+        raise RuleError(
             f"a rule calls {name}(), but what it is called with may be a piece of a tensor: let `measure` give the sum "
             "and `derive` what follows from it (hf_optim/optimizers/lamb.py: of each tensor; smaran.py: of all)"
         )

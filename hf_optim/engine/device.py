@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from hf_optim.core.hooks import Shared, called
 from hf_optim.core.vocabulary import isfinite, where
 from hf_optim.engine.known_numbers import Decision, Known, flattened, symbolic
 from hf_optim.engine.launch_triton import Place, Scalars, up
@@ -174,9 +175,9 @@ class Device:
         def call(v: dict[str, Any], h: SimpleNamespace) -> dict[str, Any]:
             t, out = v["t"] - v["skipped"], before | {k: v[f"b_{k}"] for k in old}
             if name == "prepare":
-                return out | host.prepare(h, t, {k: v[f"m_{k}"] for k in host.memory}) | {"": t}
+                return out | called(host.prepare, h, t, {k: v[f"m_{k}"] for k in host.memory}) | {"": t}
             given = {k: v[f"s_{k}"] for k in self._shared_names}
-            return out | host.scalars(h, t, SimpleNamespace(**self._statics, **given)) | {"": t}
+            return out | called(host.scalars, h, t, Shared(**self._statics, **given)) | {"": t}
 
         choices = tuple((k, None if k in old else v) for k, v in before.items()), tuple(self._statics.items())
         return self._traced((name, *choices), part.row, call, reads, "numbers")
@@ -190,7 +191,7 @@ class Device:
         def call(v: dict[str, Any], h: SimpleNamespace) -> dict[str, Any]:
             memory = {k: v[f"m_{k}"] for k in host.memory}
             sums = {k: v[f"a_{k}"] for k in names}
-            out = host.control(h, v["t"] - v["skipped"], sums, v["loss"] if loss else None, memory)
+            out = called(host.control, h, v["t"] - v["skipped"], sums, v["loss"] if loss else None, memory)
             halted = (v["halt"] > 0) | (v["t"] < 1)  # a captured step that nobody has numbered yet
             kept = {f"m_{k}": where(halted, v[f"m_{k}"], new) for k, new in memory.items()}
             remembered.update(kept, skipped=v["skipped"] + v["halt"])

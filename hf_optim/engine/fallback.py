@@ -10,11 +10,11 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from hf_optim.core.hooks import Numbers, RuleError, gradient_written
 from hf_optim.core.vocabulary import BINARY, UNARY, Operand
 from hf_optim.engine.int8_codes import BLOCK, CODED, SCALE, decode, encode
 from hf_optim.engine.stochastic_rounding import noise, round_stochastically
@@ -76,6 +76,13 @@ class Lists(Operand):
             return cls([torch.isfinite(*row) for row in rows])
         a, b = arguments if isinstance(arguments[0], Lists) else reversed(arguments)
         return getattr(a, name)(b)  # type: ignore[no-any-return]
+
+    @classmethod
+    def foreign(cls, word: str) -> Exception:
+        return RuleError(
+            f"{word} is no word of the vocabulary of rules (hf_optim.core.vocabulary): it cannot run on an accelerator "
+            "without kernels, where x, g and slots are lists of tensors"
+        )
 
     def reduce(self, f: Callable[..., torch.Tensor], _: Any, *others: Lists) -> Lists:
         """f of each tensor, 0-d."""
@@ -220,14 +227,29 @@ def run(
     plain = all(t.dtype is dtype for column in columns.values() for t in column)
     if plain and some[0].device.type not in current().blocked:
         own: dict[str, Any] = {k: Lists(list(v.to(dtype).unbind())) for k, v in sums.items()}
-        out = call(**{k: Lists(v) for k, v in columns.items()}, c=SimpleNamespace(**{**c, **own}))
+        out = _called(call, {k: Lists(v) for k, v in columns.items()}, Numbers(**{**c, **own}))
         return torch.stack([torch.stack(column.value).double() for column in out], 1) if out else None
     rows = []
     for i in range(len(some)):
         own = {k: v[i].to(dtype) for k, v in sums.items()}
         tensors = {k: column[i] for k, column in columns.items()}
-        rows.append(_blocks(call, tensors, SimpleNamespace(**{**c, **own}), dtype, roundings[i]))
+        rows.append(_blocks(call, tensors, Numbers(**{**c, **own}), dtype, roundings[i]))
     return None if rows[0] is None else torch.stack(rows)  # type: ignore[arg-type]
+
+
+def _called(call: Any, tensors: Mapping[str, Any], c: Any) -> Any:
+    """call(**tensors, c=c), which has to leave the gradient as it came."""
+    before = _versions(tensors.get("g"))
+    out = call(**tensors, c=c)
+    if _versions(tensors.get("g")) != before:
+        raise gradient_written(call.__qualname__)
+    return out
+
+
+def _versions(g: Any) -> int:
+    """How often it was written, of tensors that count that."""
+    tensors = g.value if isinstance(g, Lists) else [] if g is None else [g]
+    return sum(t._version for t in tensors if not t.is_inference())
 
 
 def _blocks(call: Any, tensors: Mapping[str, torch.Tensor], c: Any, dtype: torch.dtype, how: Rounding) -> Any:
@@ -261,7 +283,7 @@ def _block(call: Any, blocks: dict[str, torch.Tensor], c: Any, dtype: torch.dtyp
     lost = work.pop("compensation", None)
     if lost is not None:
         work["x"].add_(lost)
-    out = call(**work, c=c)
+    out = _called(call, work, c)
     if lost is not None:
         exact = work.pop("x")
         blocks["x"].copy_(exact)

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from hf_optim.core import caches
+from hf_optim.core.notes import waiting
 
 _BASE = ("-std=c++17", "-O3", "-shared", "-fPIC", "-w", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 #: tried one after the other: not every compiler knows the machine it runs on, and none may use -ffast-math, which
@@ -149,7 +150,7 @@ class Building:
         Raises:
             Unbuildable: it cannot be.
         """
-        with self._lock:
+        with self._lock, waiting("building a kernel for this rule, once: it is kept on disk for the next run"):
             while self._kernel is None and self._why is None:
                 self._attempt(self._go_on)
         if self._kernel is None:

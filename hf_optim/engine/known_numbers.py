@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from hf_optim.core.hooks import Hyper
 from hf_optim.engine.trace import Symbol
 
 
@@ -93,4 +94,4 @@ def symbolic(h: SimpleNamespace, symbols: Mapping[str, Any]) -> SimpleNamespace:
             values[k] = tuple(symbols[f"{k}_{i}"] for i in range(len(v)))
         else:
             values[k] = v
-    return SimpleNamespace(**values)
+    return Hyper(**values)

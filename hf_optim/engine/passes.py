@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 
+from hf_optim.core.hooks import RuleError
 from hf_optim.engine import fallback, kernels
 from hf_optim.engine.int8_codes import CODED, SCALE
 from hf_optim.engine.launch import Launch, Launcher
@@ -60,6 +61,14 @@ def _flat(t: torch.Tensor) -> torch.Tensor:
     return view
 
 
+def transformed(apply: Callable[..., Any], g: Any, c: Any) -> Any:
+    """What a transform makes of a gradient."""
+    new = apply(g, c)
+    if new is None:
+        raise RuleError(f"{apply.__qualname__} returned nothing: let it return the transformed gradient, a new tensor")
+    return new
+
+
 @cache
 def bound(f: Callable[..., Any], apply: Callable[..., Any] | None, all_moments: bool) -> Callable[..., Any]:
     """f with its gradient arguments filled in: `g` transformed by `apply`, `raw` as the moments ask."""
@@ -68,7 +77,7 @@ def bound(f: Callable[..., Any], apply: Callable[..., Any] | None, all_moments: 
         return f
 
     def call(g: Any, c: Any, **rest: Any) -> Any:
-        new = g if apply is None else apply(g, c)
+        new = g if apply is None else transformed(apply, g, c)
         if "raw" in wants:
             rest["raw"] = new if all_moments else g
         if "given" in wants:
@@ -77,6 +86,7 @@ def bound(f: Callable[..., Any], apply: Callable[..., Any] | None, all_moments: 
             rest["g"] = new
         return f(c=c, **rest)
 
+    call.__qualname__ = f.__qualname__  # for messages
     return call
 
 

@@ -19,7 +19,7 @@ import torch
 from hf_optim.core import validate
 from hf_optim.core.rule import Rule
 from hf_optim.engine import int8_codes
-from hf_optim.engine.passes import Cohort, Sums, Table, flat
+from hf_optim.engine.passes import Cohort, Sums, Table, flat, transformed
 from hf_optim.engine.watch import Watch, overlapping, same
 from hf_optim.errors import UserError
 
@@ -336,7 +336,7 @@ class Rows:
             for part in self.parts:
                 if part.table == number and part.transform is not None and not part.transform.blockwise:
                     for i in part.members:
-                        own[i] = part.transform.apply(own[i], SimpleNamespace())
+                        own[i] = transformed(part.transform.apply, own[i], SimpleNamespace())
             missing = not all(map(is_not, own, repeat(None)))  # `in` would compare elements
             there = [g for g in own if g is not None] if missing else own
             known = self._grad_watch[number]

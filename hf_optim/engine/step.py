@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hf_optim.core import reduce
+from hf_optim.core.hooks import Shared, called, check_sums
 from hf_optim.core.rule import Rule
 from hf_optim.engine import launchers
 from hf_optim.engine.mode import mode
@@ -33,28 +34,28 @@ class Stepper(Rows):
         names, everywhere = host.measures(h0), host.scope(h0) == "global"
         floats: dict[str, float] = {}
         if names:
-            self.fill(lambda h, t: host.prepare(h, t, memory))
+            self.fill(lambda h, t: called(host.prepare, h, t, memory))
             totals = self.totals(host.measure, len(names), self.measured(h0))
             if everywhere:
                 total = _added(totals)
                 if controlled or total.device.type == "cpu":
                     floats = dict(zip(names, total.tolist(), strict=True))
                 else:
-                    derived = host.derive(h0, dict(zip(names, total.unbind(), strict=True)))
+                    derived = called(host.derive, h0, dict(zip(names, total.unbind(), strict=True)))
                     for i, table in enumerate(self.tables):
                         own = {k: v.to(table.device) for k, v in derived.items()}
                         self.sums[i] = _with(self.sums[i], own, table.rows)
             else:
                 for i, sums in enumerate(totals):
-                    own = host.derive(h0, dict(zip(names, sums.unbind(1), strict=True)))
+                    own = called(host.derive, h0, dict(zip(names, sums.unbind(1), strict=True)))
                     self.sums[i] = _with(self.sums[i], own, self.tables[i].rows)
         shared: dict[str, float] = {}
         if controlled:
-            shared = host.control(h0, max(part.t for part in self.parts), floats, loss, memory)
+            shared = called(host.control, h0, max(part.t for part in self.parts), floats, loss, memory)
         elif floats:
-            derived = host.derive(h0, floats)
+            derived = called(host.derive, h0, floats)
             self.fill(lambda h, t: derived)
-        self.fill(lambda h, t: host.scalars(h, t, SimpleNamespace(**shared)))
+        self.fill(lambda h, t: called(host.scalars, h, t, Shared(**shared)))
         return shared
 
     def update(self) -> None:
@@ -137,6 +138,9 @@ class Stepper(Rows):
     ) -> list[torch.Tensor]:
         """f's sums over all shards: float64 (rows, width) for each table, 0 where it did not run."""
         launched = self.run(f, tables, raw)
+        for i, s in enumerate(launched):
+            if s is not None or any(part.table == i and not part.idle for part in self.parts):
+                check_sums(f, None if s is None else s.shape[1], width)
         sums = [
             torch.zeros(t.rows, width, dtype=torch.float64, device=t.device) if s is None else s
             for s, t in zip(launched, self.tables, strict=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hf_optim.core.hooks import Shared, called
 from hf_optim.core.rule import Rule
 from hf_optim.engine.device import Device
 from hf_optim.engine.launch_triton import first_line
@@ -91,8 +92,8 @@ class Ahead:
                 device.control(names, self._together(totals), loss is not None)
             else:
                 self._derive(
-                    steps, "rule", lambda h, own, all: host.derive(h, all if everywhere else own), names, totals,
-                    later=not summed,
+                    steps, "rule", lambda h, own, all: called(host.derive, h, all if everywhere else own),
+                    names, totals, later=not summed,
                 )  # fmt: skip
         if controlled and not (names and everywhere):
             device.control((), None, loss is not None)
@@ -103,7 +104,7 @@ class Ahead:
         if not controlled:
             empty: dict[str, float] = {}
             call = self._host.scalars if hook == "scalars" else self._host.prepare
-            steps.fill(lambda h, t: call(h, t, SimpleNamespace() if hook == "scalars" else empty))
+            steps.fill(lambda h, t: called(call, h, t, Shared() if hook == "scalars" else empty))
             return
         self.device.fill(hook, steps.parts)
         for part in steps.parts:  # a model on several devices

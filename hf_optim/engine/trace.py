@@ -41,12 +41,12 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from hf_optim.core.vocabulary import BINARY, UNARY, Operand, refuse_sum
+from hf_optim.core.hooks import Numbers, RuleError, gradient_written
+from hf_optim.core.vocabulary import BINARY, UNARY, Operand
 from hf_optim.engine.int8_codes import CODED
 from hf_optim.errors import UserError
 
@@ -158,11 +158,11 @@ class Symbol(Operand):
             return some._new("where", condition, a, b)
         return some._new(name, *arguments)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        refuse_sum(name)
-        raise Untraceable(f"{name!r} is no word of the vocabulary of rules (hf_optim.core.vocabulary)")
+    @classmethod
+    def foreign(cls, word: str) -> Exception:
+        if word.endswith("_()") and cls is not Element:
+            return RuleError(f"{word} writes a number of c, which tensors share: use the method without _ at its end")
+        return Untraceable(f"{word} is no word of the vocabulary of rules (hf_optim.core.vocabulary)")
 
     def add(self, o: Any, alpha: Any = 1) -> Any:
         return self._new("add", self, o if _is_one(alpha) else self._new("mul", o, alpha))
@@ -246,7 +246,7 @@ class Element(Symbol):
 
     def _become(self, value: Any) -> Element:
         if self.constant:
-            raise Untraceable("a rule never writes its gradient")
+            raise gradient_written("a rule")
         self._ref, self.changed = _ref(value), True
         return self
 
@@ -324,7 +324,7 @@ def trace(
 
     Raises:
         Untraceable: call uses what a kernel cannot say.
-        UserError: call sums a tensor up by itself.
+        RuleError: call sums a tensor up by itself, writes its gradient, or asks for what is not there.
     """
     numbers = tuple(k for k, v in c.items() if isinstance(v, float))
     builder = _Builder(len(tensors) + len(numbers) + len(sums))
@@ -336,11 +336,10 @@ def trace(
     if lost is not None:
         elements["x"]._ref = builder.value("add", _ref(elements["x"]), _ref(lost))
     try:
-        out = call(**elements, c=SimpleNamespace(**values))
+        out = call(**elements, c=Numbers(**values))
     except UserError:
         raise
     except (TypeError, AttributeError, NotImplementedError, ValueError) as e:
-        refuse_sum(str(e).partition("():")[0])  # torch's own function was called: "norm(): argument 'input' ..."
         raise Untraceable(str(e)) from e
     terms = tuple(_term(term) for term in out or ())
     writes = [Write(k, e._ref, k in set(noisy)) for k, e in elements.items() if e.changed]

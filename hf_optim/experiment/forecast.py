@@ -26,7 +26,7 @@ from hf_optim.experiment.cards import LEAST_STEP, UTILISATION, Card
 from hf_optim.experiment.evaluator import quiet
 from hf_optim.experiment.precision import check_precision, products
 from hf_optim.experiment.spec import AUTO, RunSpec
-from hf_optim.experiment.task import Data, Preset, Task, Value, check_run
+from hf_optim.experiment.task import Data, Preset, Task, Value, check_run, load
 
 #: steps that are measured after one that is not, seconds after which they are enough, and samples of each on a CPU if
 #: a whole batch would take longer than that
@@ -173,7 +173,7 @@ def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None
         rate = largest.flops / largest.seconds if late and largest is not None else None
         try:
             estimate = forecast(RunSpec.from_dict(spec), card, rate, seen)
-            why = "the task has no synthetic data"
+            why = load(spec["task"]).unforeseen
         except UserError as error:
             estimate, why = None, str(error)
         unknown = unknown or estimate is None
@@ -190,7 +190,9 @@ def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None
     return [
         f"costs {where}:",
         *told,
-        f"  in all {duration(total)} one after the other{', and more' if unknown else ''}",
+        f"  in all {duration(total)} one after the other{', and more' if unknown else ''}"
+        if total
+        else "  in all unknown",
     ]
 
 

@@ -28,6 +28,8 @@ from hf_optim.experiment.task import Data, Metric, Preset, Primary, Size, Task, 
 #: arguments that a function may ask for by name; every other one is an option of the study's YAML
 GIVEN = ("optimizer", "seed", "log", "folder")
 MODEL = "own"
+#: the `fault` in the record of a run whose function did not return what it promises
+FUNCTION = "function"
 
 
 def training(
@@ -60,10 +62,15 @@ def training(
     return decorate
 
 
+class WrongResult(UserError):
+    """What the function returned is not what it said that it would, whatever the optimizer did."""
+
+
 class OwnTraining(Task):
     """The task that `training` makes of a function; calling it calls the function."""
 
     models = (MODEL,)
+    unforeseen = "only its function knows what a run does: `hf-optim train --task` with it times one"
 
     def __init__(self, function: Callable[..., Any], primary: Primary, unit: str, title: str) -> None:
         parameters = inspect.signature(function).parameters
@@ -117,6 +124,8 @@ class OwnTraining(Task):
         import torch
         from transformers import set_seed
 
+        from hf_optim.hub.arguments import sources
+
         rows: list[dict[str, Any]] = []
 
         def log(step: int, **values: float) -> None:
@@ -129,20 +138,26 @@ class OwnTraining(Task):
         started, begun = datetime.now(UTC), time.perf_counter()
         metrics: dict[str, float] = {}
         error: str | None = None
+        fault: dict[str, str] = {}
         given = {"optimizer": spec.optimizer, "seed": spec.seed, "log": log, "folder": folder} | spec.options
         asked = inspect.signature(self.function).parameters
+        settled: list[str] = []
         try:
-            result = self.function(**{name: value for name, value in given.items() if name in asked})
+            with sources() as settled:
+                result = self.function(**{name: value for name, value in given.items() if name in asked})
             metrics, logged = self._figures(result)
             rows = rows or logged
         except Exception as problem:
             error, metrics = one_line(problem), {}
+            fault = {"fault": FUNCTION} if isinstance(problem, WrongResult) else {}
         seconds = time.perf_counter() - begun
         record: dict[str, Any] = {
             "id": spec.id,
             "spec": spec.to_dict(),
             "status": "ok" if error is None else "failed",
             "error": error,
+            **fault,
+            "settled": settled,
             "metrics": metrics,
             "primary": {"name": self.primary.name, "greater_is_better": self.primary.greater_is_better},
             "history": records.HISTORY,
@@ -171,11 +186,16 @@ class OwnTraining(Task):
         if isinstance(result, tuple) and len(result) == 2:
             result, logged = result
         if not isinstance(result, Mapping):
-            raise UserError(f"{self.name} has to return a mapping of figures, got {type(result).__name__}")
-        metrics = {str(key): float(value) for key, value in result.items()}
+            kind = "nothing" if result is None else type(result).__name__
+            raise WrongResult(
+                f"{self.name} returned {kind}: it has to return its figures by name, {{{self.primary.name!r}: ...}}"
+            )
+        metrics = {str(key): self._number(key, value) for key, value in result.items()}
         if self.primary.name not in metrics:
-            near = closest(self.primary.name, metrics)
-            raise UserError(f"{self.name} returned no {self.primary.name}, by which it is judged{near}")
+            near, returned = closest(self.primary.name, metrics), ", ".join(metrics) or "no figure"
+            raise WrongResult(
+                f"{self.name} returned {returned}, and no {self.primary.name}, by which it is judged{near}"
+            )
         if not math.isfinite(metrics[self.primary.name]):
             raise UserError(f"{self.primary.name} is not finite")
         names = {"loss": "train_loss", "learning_rate": "lr"}
@@ -184,6 +204,12 @@ class OwnTraining(Task):
             figures = {names.get(k, k.replace("eval_", "validation_", 1)): v for k, v in entry.items() if _is_figure(v)}
             rows.append({"step": int(entry["step"]), **figures})
         return {key: value for key, value in metrics.items() if math.isfinite(value)}, rows
+
+    def _number(self, name: Any, value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError):  # the last is torch's, of a tensor with more numbers than one
+            raise WrongResult(f"{self.name} returned {name} = {value!r}, which is no number") from None
 
 
 def _is_figure(value: Any) -> bool:

@@ -187,6 +187,8 @@ class Task(ABC):
     """What `RunSpec.options` takes beside the values of the preset's `model`: name -> one line about it."""
     label_names: tuple[str, ...] = ("labels",)
     """The keys of a batch that are labels."""
+    unforeseen: str = "the task has no synthetic data"
+    """Why nobody can say before a run what it costs, where that is so."""
 
     def metric(self, name: str) -> Metric | None:
         """What is declared of a figure of the record or the history, with its split or without; None: nothing is."""

@@ -32,6 +32,7 @@ from hf_optim.experiment.stopping import EarlyStopping, Pruned, Pruner
 from hf_optim.experiment.task import Data, Preset, Task, check_run
 from hf_optim.experiment.trainer import FOLLOWED, TaskTrainer, Watch
 from hf_optim.hub import attach, modes
+from hf_optim.hub.schedules import described
 
 
 def train(
@@ -161,6 +162,7 @@ def train(
             "step_ms_median": _median_ms(watch.step_seconds),
             "optimizer_ms_median": _median_ms(watch.optimizer_seconds),
             "steps": trainer.state.global_step if trainer is not None else 0,
+            "epochs": round(trainer.state.global_step / numbers.steps_per_epoch, 4) if trainer is not None else 0.0,
             "forward_passes": trainer.spending.forward if trainer is not None else 0,
             "backward_passes": trainer.spending.backward if trainer is not None else 0,
         },
@@ -171,6 +173,9 @@ def train(
             "peak_card_bytes": records.peak_card_memory(),
         },
         "execution": {
+            "batch_size": numbers.batch,
+            "schedule": described(numbers.schedule),
+            "max_grad_norm": numbers.max_grad_norm,
             "precision": numbers.precision,
             "compile_model": numbers.compile_model,
             "workers": numbers.workers,
@@ -184,6 +189,8 @@ def train(
             "name": data.name,
             "fingerprint": data.fingerprint,
             "note": data.note,
+            "train_samples": len(data.train),  # type: ignore[arg-type]
+            "validation_samples": len(data.validation),  # type: ignore[arg-type]
             "test_samples": len(data.test),  # type: ignore[arg-type]
         },
         "started": started.isoformat(timespec="seconds"),

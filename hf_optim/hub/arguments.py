@@ -10,7 +10,9 @@ asks for them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from hf_optim import registry
@@ -18,6 +20,7 @@ from hf_optim.core import validate
 from hf_optim.core.foreign import label
 from hf_optim.core.importing import stands
 from hf_optim.errors import UserError
+from hf_optim.hub import decay
 
 #: TrainingArguments that an attached optimizer takes over (when set), and those it would make meaningless
 _TAKEN = {"learning_rate": "lr", "weight_decay": "weight_decay"}
@@ -165,6 +168,8 @@ def settle(
     lines: list[str] = []
     warnings: list[str] = []
     differs: list[str] = []
+    taken: set[str] = set()
+    foreign: list[str] = []
     for key in [k for k, v in inner.items() if isinstance(v, str) and v == FROM_ARGS and k != "name"]:
         if key not in _TAKEN.values():
             raise UserError(f'{key}="args": only lr and weight_decay can be taken from TrainingArguments')
@@ -181,6 +186,7 @@ def settle(
                     warnings += _unusual(name, argument, defaults[hyper])
                 inner[hyper] = argument
                 lines.append(f"{hyper}={argument} from TrainingArguments.{field}")
+                taken.add(hyper)
             else:
                 owner = (
                     f"{label(name)} has no {hyper}" if name else "it is an instance with hyper-parameters of its own"
@@ -189,7 +195,9 @@ def settle(
         elif hyper in _required(name):
             raise UserError(f"{label(name)} has no default for {hyper}: give it, or set TrainingArguments.{field}")
         elif hyper in defaults:
-            lines.append(f"{hyper}={defaults[hyper]}, the rule's default (TrainingArguments.{field} is not set)")
+            lines.append(
+                f"{hyper}={defaults[hyper]}, the rule's default (TrainingArguments.{field}={argument} is not set)"
+            )
             if defaults[hyper] != argument:
                 differs.append(
                     f"{hyper}={defaults[hyper]}, the rule's default, not TrainingArguments.{field}={argument}"
@@ -201,7 +209,29 @@ def settle(
     if differs:
         asking = " or ".join(f'{line.partition("=")[0]}="args"' for line in differs)
         warnings.append(f"trains with {', and with '.join(differs)}; {asking} takes the argument's")
+    if "weight_decay" in taken and not stock(name):
+        rest = {k: v for k, v in inner.items() if k not in ("name", "lr", "weight_decay")}
+        other = decay.differs(name, rest, inner.get("lr", defaults.get("lr")), inner["weight_decay"])
+        foreign = [other] if other else []
+    warnings += foreign
+    settled = _settled.get()
+    if settled is not None:
+        settled += [line for line in (*lines, *foreign) if line not in settled]
     return full, lines, warnings
+
+
+_settled: ContextVar[list[str] | None] = ContextVar("_settled", default=None)
+
+
+@contextmanager
+def sources() -> Iterator[list[str]]:
+    """Fills the list that it gives with a line for each rate and decay that `settle` settles meanwhile, and whence."""
+    settled: list[str] = []
+    token = _settled.set(settled)
+    try:
+        yield settled
+    finally:
+        _settled.reset(token)
 
 
 def _unusual(name: Any, rate: float, default: Any) -> list[str]:

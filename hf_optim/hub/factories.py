@@ -80,7 +80,16 @@ class Factory:
 def _note(trainer: Any) -> None:
     given = getattr(trainer, "optimizer_cls_and_kwargs", None)
     if given is not None and isinstance(given[0], Factory):
+        from hf_optim.hub.probe import LossProbe
+
         given[0].trainer = weakref.ref(trainer)
+        if LossProbe.applies(trainer):
+            once(
+                f"{label(given[0].name)}: a model that ignores num_items_in_batch trains with a loss and gradients too "
+                "large in this run with accumulation or several processes, as under Trainer's own optimizer: a factory "
+                "sees the optimizer alone; hf_optim.attach tries the loss and repairs it, and "
+                "trainer.model_accepts_loss_kwargs = False says that it is a mean"
+            )
 
 
 def factory(name: Any, **hyper: Any) -> tuple[Any, dict[str, Any]]:

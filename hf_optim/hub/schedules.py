@@ -61,6 +61,11 @@ def check_schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
     return {**valid, **schedule}
 
 
+def described(schedule: Mapping[str, Any]) -> str:
+    """A schedule in words, as it was given: "cosine, warmup 0.1"."""
+    return ", ".join([str(schedule["name"]), *(f"{key} {value}" for key, value in schedule.items() if key != "name")])
+
+
 def factor(schedule: Mapping[str, Any], total: int) -> Callable[[int], float]:
     """The factor as a function of the number of steps already taken (0 at the first step) in a run of `total` steps."""
     values = check_schedule(schedule)

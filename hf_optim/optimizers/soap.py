@@ -94,7 +94,7 @@ class SOAP(MatrixOptimizer):
             if hasattr(s, side):
                 mean = getattr(s, side).lerp_(product, 1 - beta2)
                 if k == 0:
-                    setattr(s, basis, torch.linalg.eigh(mean)[1].flip(-1))
+                    setattr(s, basis, eigenvectors(mean))
                 elif k % h.frequency == 0:
                     setattr(s, basis, torch.linalg.qr(mean @ getattr(s, basis))[0])
         return direction.view(g.shape)
@@ -117,6 +117,15 @@ class SOAP(MatrixOptimizer):
             m.lerp_(g, c.w1)
             v.mul_(c.beta2).addcmul_(g, g, value=c.w2)
             x.addcdiv_(m, v.sqrt().mul_(c.unbias).add_(c.eps), value=-c.step)
+
+
+def eigenvectors(a: torch.Tensor) -> torch.Tensor:
+    """Of a batch of symmetric matrices, the largest eigenvalue's first; NaN where a matrix is not finite.
+
+    A gradient that is not finite spoils its own matrix, as with every rule: eigh would raise for the whole batch."""
+    finite = a.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    vectors = torch.linalg.eigh(torch.where(finite, a, 0.0))[1].flip(-1)
+    return torch.where(finite, vectors, torch.nan)
 
 
 def rotated(a: torch.Tensor, s: Any, back: bool = False) -> torch.Tensor:

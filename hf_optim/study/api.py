@@ -195,7 +195,7 @@ class Study:
 
 def _html(task_table: table.TaskTable) -> str:
     cells = [table.result_cells(task_table, row) for row in task_table.rows]
-    head = "".join(f"<th>{escape(name.strip())}</th>" for name in cells[0]) if cells else ""
+    head = "".join(f'<th scope="col">{escape(name.strip())}</th>' for name in cells[0]) if cells else ""
     body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row.values()) + "</tr>" for row in cells)
     return f"<table><caption>{escape(task_table.task + task_table.suffix)}</caption><tr>{head}</tr>{body}</table>"
 

@@ -96,7 +96,7 @@ def study(
     trust = trust or not (dry_run or Path(name).is_dir())
     why = "a dry run runs none" if dry_run else f"only {name} says that it is to be run: name its YAML file"
     source, origin = (source, name) if source is not None else shipped.find(name)
-    with importing.refused(why, trust):
+    with importing.refused(why, trust, read=not Path(name).is_dir()):
         plan = planning.expand(source, seeds=seeds, origin=Path(origin).name, overrides=overrides, data=data)
         if not (trust or dry_run) and (code := importing.paths([*plan.tasks, *plan.optimizers])):
             raise importing.Untrusted(f"{', '.join(code)}: code, and {why}, or look at it and add --trust")
@@ -108,7 +108,7 @@ def study(
     change = changes.since(folder, plan)
     looks = "" if plan.repetitions else units.explained(plan.looks)
     for line in (*told, *([looks] if looks else [])):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        safe.say(console, line)
     if dry_run:
         _show_plan(plan, folder, console)
         with importing.refused(why, trust):
@@ -164,23 +164,26 @@ def _run_here(
     reader = RecordStore(folder)
     total = stages.run_count(plan)
     left = total - sum(reader.record(planned.id) is not None for planned in known(plan, reader))
-    console.print(
-        f"{plan.title}: {total} runs, {total - left} finished before, {min(jobs, max(1, left))} at a time, in {folder}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    at_a_time = min(jobs, max(1, left))
+    safe.say(console, f"{plan.title}: {total} runs, {total - left} finished before, {at_a_time} at a time, in {folder}")
     start, count, look = time.monotonic(), 0, 0
+    told: set[str] = set()
     try:
         with Display(console, total, total - left, jobs) as display:
 
             def finished(ended: Run, status: str, seconds: float) -> None:
                 stopped = status == "failed" and stages.stopped_early(ended, folder)
-                display.finished(ended, "stopped" if stopped else status, seconds)
+                record = RecordStore(folder).record(ended.id) or {}
+                display.finished(ended, "stopped" if stopped else status, seconds, str(record.get("error")))
+                arm = f"{ended.optimizer} on {ended.task}"
+                if record.get("settled") and arm not in told:
+                    told.add(arm)
+                    line = f"{arm} trains with {'; '.join(record['settled'])}"
+                    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
             for stage in follow(plan, folder):
                 if plan.tuning is not None:
-                    console.print(stage.sentence(), highlight=False, soft_wrap=True)
+                    safe.say(console, stage.sentence())
                 if len(plan.looks) > 1 and stage.units != look:
                     look = stage.units
                     console.print(
@@ -195,14 +198,13 @@ def _run_here(
                     checkpoint_every=checkpoint_every,
                     trust=trust,
                     report_to=report_to,
+                    asks=stage.asks,
                     on_finish=finished,
                     watch=display.watch,
                 )
     except KeyboardInterrupt:
-        console.print(
-            f"interrupted: {display.done} of {total} runs are finished and kept; the same command goes on",
-            highlight=False,
-            soft_wrap=True,
+        safe.say(
+            console, f"interrupted: {display.done} of {total} runs are finished and kept; the same command goes on"
         )
         raise
     if count:
@@ -250,14 +252,14 @@ def finish(folder: Path, quiet: bool = False) -> int:
     texts.show(tables, console)
     for text in (*verdicts.changed(results), *analysed.verdicts, verdicts.looked(results), verdicts.progress(results)):
         if text:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            safe.say(console, text)
     for note in protocol.notes if protocol is not None else ():
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        safe.say(console, note)
     for failed, why in failures:
-        console.print(f"failed: {records.describe(failed)}: {why}", markup=False, highlight=False, soft_wrap=True)
+        safe.say(console, f"failed: {records.describe(failed)}: {why}")
     for run_, why in results.unreadable():
-        console.print(f"unreadable: {records.describe(run_)}: {why}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Report: {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+        safe.say(console, f"unreadable: {records.describe(run_)}: {why}")
+    safe.say(console, f"Report: {folder / 'report.html'}")
     return 1 if failures else 0
 
 
@@ -279,13 +281,13 @@ def _folder(name: str, output: str | None, plan: planning.Plan) -> Path:
 def _show_change(change: changes.Change | None, console: Console) -> None:
     if change is not None and (change.new or change.gone):
         for line in (change.sentence(), *change.lines()):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            safe.say(console, line)
 
 
 def _show_question(folder: Path, console: Console) -> None:
     asked = questions.read(folder).digest
     text = f"question {asked[:12]}" if asked else "question not registered: the folder was begun before questions were"
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    safe.say(console, text)
 
 
 def _show_costs(plan: planning.Plan, card: Card | None, console: Console) -> None:
@@ -301,7 +303,7 @@ def _show_costs(plan: planning.Plan, card: Card | None, console: Console) -> Non
     counts = stages.planned_on(plan)
     told = forecast.lines([(label, spec, counts[label]) for label, spec in first.items()], card)
     for line in told:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        safe.say(console, line)
 
 
 def _show_plan(plan: planning.Plan, folder: Path, console: Console) -> None:
@@ -322,4 +324,4 @@ def _show_plan(plan: planning.Plan, folder: Path, console: Console) -> None:
         )
     asked = questions.digest(questions.question(plan))
     for line in [*lines, *(f"  {text}" for text in design.lines(plan)), f"  question {asked[:12]}"]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        safe.say(console, line)

@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_optim.core.safe_text import markdown as markdown_text
 from hf_optim.study.findings import naming, profiles, speedups, verdicts
-from hf_optim.study.findings.table import Row, TaskTable, p_text
+from hf_optim.study.findings.table import Row, TaskTable, arrow, p_text
 from hf_optim.study.folder.judgement import Judgement
 from hf_optim.study.folder.results import Results
 from hf_optim.study.statistics import intervals, omnibus
@@ -46,6 +46,7 @@ class TaskAnalysis:
     task: str
     size: str
     metric: str
+    greater: bool
     descriptions: Mapping[str, intervals.Description]
     effects: Mapping[str, intervals.Effect]
     omnibus: omnibus.Omnibus
@@ -105,6 +106,7 @@ def _task_analysis(table: TaskTable, judgement: Judgement | None) -> TaskAnalysi
         table.task,
         table.size,
         table.metric,
+        table.greater,
         {row.optimizer: intervals.describe(list(row.units.values())) for row in rows},
         _effects(table, rows),
         omnibus.compare_all(_values([row for row in rows if not row.failed]), table.greater),
@@ -191,7 +193,7 @@ def markdown(analysis: Analysis, title: str, decimals: Mapping[str, int]) -> str
 
 
 def _task(task: TaskAnalysis, decimals: int) -> list[str]:
-    lines = [f"## {markdown_text(task.task)}{task.suffix}: {markdown_text(task.metric)}", ""]
+    lines = [f"## {markdown_text(task.task)}{task.suffix}: {markdown_text(task.metric)} {arrow(task.greater)}", ""]
     rows = []
     for label, description in task.descriptions.items():
         row = {"optimizer": label, "n": str(description.n), "mean": intervals.text(description.mean, decimals)}

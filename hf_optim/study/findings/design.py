@@ -68,4 +68,6 @@ def lines(plan: Plan) -> list[str]:
         _, trials, different = naming.searched(plan, optimizer["label"])
         if different < trials:
             notes.append(f"{optimizer['label']}: its space has few settings: {different} distinct in {trials} trials")
+        if unlike := naming.unlike(plan, optimizer["label"]):
+            notes.append(unlike.rstrip("."))
     return notes

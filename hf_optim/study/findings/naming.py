@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim.study.plan.plan import Plan, flatten
@@ -47,17 +47,31 @@ def named(plan: Plan, label: str) -> str:
 
 
 def searched(plan: Plan, label: str) -> tuple[list[str], int, int]:
-    """The searched hyper-parameters of an optimizer, its trials on a task, and how many of them differ at least."""
+    """The searched hyper-parameters of an optimizer, its trials on a task (as many as a bound on their steps has room
+    for, if none ends early), and how many of them differ at least.
+    """
     cells = [c for c in (plan.tuning or {}).get("cells", ()) if c["optimizer"] == label and c["points"]]
-    if not cells:
+    if plan.tuning is None or not cells:
         return [], 0, 0
     keys = list(dict.fromkeys(key for cell in cells for key in cell["space"]))
-    return keys, max(len(c["points"]) for c in cells), min(distinct(c["points"]) for c in cells)
+    lengths, most = {task["label"]: task.get("steps") for task in plan.tasks}, plan.tuning["steps"]
+    tried = [c["points"][: most // lengths[c["task"]]] if most else c["points"] for c in cells]
+    return keys, max(map(len, tried)), min(map(distinct, tried))
 
 
-def unequal(plan: Plan, label: str) -> bool:
-    """Whether an optimizer had another number of trials than the baseline."""
-    return searched(plan, label)[1] != searched(plan, plan.baseline)[1]
+def unlike(plan: Plan, label: str) -> str:
+    """Where an optimizer was tuned more or less than the baseline, a sentence that says so; else empty."""
+    mine, other = searched(plan, label), searched(plan, plan.baseline)
+    if (len(mine[0]), *mine[1:]) == (len(other[0]), *other[1:]):
+        return ""
+    return f"Not tuned alike: {label} {_effort(*mine)}, {plan.baseline} {_effort(*other)}."
+
+
+def _effort(keys: Sequence[str], trials: int, different: int) -> str:
+    if not keys:
+        return "was not tuned"
+    few = f", {different} of them distinct" if different < trials else ""
+    return f"was tuned with {trials} trials over {len(keys)} hyper-parameter{'s'[: len(keys) > 1]}{few}"
 
 
 def _own(spec: Mapping[str, Any]) -> dict[str, Any]:

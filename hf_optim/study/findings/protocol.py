@@ -35,8 +35,8 @@ class Chosen:
     point: Mapping[str, Any]
     value: float
     edges: tuple[str, ...]
-    #: counted from 1; 0 where nothing was tuned
-    repetition: int = 1
+    #: counted from 1; 0 where the tuning is not repeated
+    repetition: int = 0
     distinct: int = 0
 
 
@@ -66,7 +66,9 @@ def build(results: Results) -> Protocol:
     main = [s for s in now.searches if s.seed in seeds and s.budget == 1]
     metrics = {task["label"]: stages.validation_metric(task) for task in plan.tasks}
     chosen = tuple(
-        _chosen(search, metrics[search.task], seeds[search.seed] + 1, reader) for search in main if search.choice
+        _chosen(search, metrics[search.task], seeds[search.seed] + 1 if plan.repetitions else 0, reader)
+        for search in main
+        if search.choice
     )
     findings = tuple(special_cases.findings(results)) if plan.tuning else ()
     return Protocol(
@@ -94,7 +96,7 @@ def _chosen(search: stages.Search, metric: str, repetition: int, reader: RecordS
         point=best.point if best else search.trials[0].point if search.trials else {},
         value=best.value if best else math.nan,
         edges=search.choice.edges,
-        repetition=repetition if len(search.trials) else 0,
+        repetition=repetition,
         distinct=distinct([trial.point for trial in search.trials]),
     )
 
@@ -165,7 +167,7 @@ def markdown(protocol: Protocol, plan: Plan) -> str:
         lines += [_budget(plan), ""]
         if protocol.waiting:
             lines += [f"The trials of {protocol.waiting} optimizers are not all in: nothing is chosen yet.", ""]
-        lines += _table([_choice_cells(choice) for choice in protocol.chosen])
+        lines += _table([_choice_cells(choice, plan.tuning["prune"] != "none") for choice in protocol.chosen])
     lines += [*(f"- {safe.markdown(note)}" for note in protocol.notes), ""] if protocol.notes else []
     lines += _expected(protocol.expected)
     lines += _sensitivity(protocol.sensitivity)
@@ -188,17 +190,17 @@ def _budget(plan: Plan) -> str:
     )
 
 
-def _choice_cells(choice: Chosen) -> dict[str, str]:
+def _choice_cells(choice: Chosen, pruning: bool) -> dict[str, str]:
     setting = ", ".join(f"{key} = {_short(value)}" for key, value in flatten(choice.point).items())
     return {
         "task": choice.task,
         "optimizer": choice.optimizer,
-        "repetition": f"{choice.repetition}" if choice.repetition else "–",
+        **({"repetition": f"{choice.repetition}"} if choice.repetition else {}),
         "chosen": setting or "as given",
         choice.metric: _number(choice.value),
         "trials": str(choice.trials),
         "failed": str(choice.failed),
-        "stopped": str(choice.pruned),
+        **({"stopped": str(choice.pruned)} if pruning else {}),
         "steps": str(choice.steps),
     }
 

@@ -34,6 +34,8 @@ COSTS = {
     "peak_bytes": ("memory", "peak_rss_bytes", "peak of the process"),
     "card_bytes": ("memory", "peak_card_bytes", "peak on the card"),
 }
+#: behind a verdict that nobody asked for beforehand
+EXPLORATORY = " (exploratory)"
 NOTE = """
 A verdict needs p < 0.05, and comes at a planned look alone. p is from the paired t-test after the planned looks \
 ({looks} {units}) and Holm's correction over the family ({tests} {family}). “Equivalent” needs a margin stated in the \
@@ -96,7 +98,7 @@ class Row:
         if self.comparison is None:
             return "not yet"
         c = self.comparison
-        return f"{c.verdict} (exploratory)" if c.exploratory and c.decided else c.verdict
+        return f"{c.verdict}{EXPLORATORY}" if c.exploratory and c.decided else c.verdict
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,18 @@ class TaskTable:
     #: " (with these settings)" where the unit is a seed
     suffix: str = ""
     note: str = ""
+    #: what is counted by n, in the plural: "seeds", "repetitions"
+    unit: str = "seeds"
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better."""
+        return arrow(self.greater)
+
+    @property
+    def head(self) -> str:
+        """The metric above its column: "test_loss ↓"."""
+        return f"{self.metric} {self.arrow}"
 
     @property
     def decimals(self) -> int:
@@ -140,6 +154,7 @@ def build(results: Results) -> list[TaskTable]:
             TaskTable(
                 label, task["title"], task["primary"]["name"], greater, plan.baseline, ranked, ours,
                 "" if task.get("model") == OWN else task.get("size", ""), naming.suffix(plan), note(results),
+                naming.unit(plan),
             )
         )  # fmt: skip
     return tables
@@ -148,9 +163,10 @@ def build(results: Results) -> list[TaskTable]:
 def note(results: Results) -> str:
     """What stands below the tables: how the numbers came about, in paragraphs."""
     plan, judgement = results.plan, results.standing.judgement
-    family = "scores, one an optimizer over all tasks" if judgement and judgement.family == "score" else "comparisons"
     looks = ", ".join(map(str, plan.looks))
     tests = " and ".join(map(str, judgement.families if judgement else ())) or "0"
+    scored = judgement is not None and judgement.family == "score"
+    family = "scores, one an optimizer over all tasks" if scored else f"comparison{'s'[: tests != '1']}"
     text = NOTE.format(
         units=naming.unit(plan), unit=naming.unit(plan, 1), looks=looks, tests=tests, family=family
     )  # fmt: skip
@@ -243,6 +259,16 @@ def _median(values: Sequence[float]) -> float:
 # --- the text of single cells ---
 
 
+def arrow(greater: bool) -> str:
+    """Behind a metric's name: ↑ where higher is better, ↓ where lower is."""
+    return "↑" if greater else "↓"
+
+
+def headed(name: str, declared: tuple[bool, str] | None) -> str:
+    """A figure's name above its column, with the arrow where its task declares which way is better."""
+    return name if declared is None else f"{name} {arrow(declared[0])}"
+
+
 def signed(value: float, decimals: int) -> str:
     """+0.0120, -0.0031, or a dash for NaN."""
     # Adding zero turns a rounded -0.0 into 0.0.
@@ -312,7 +338,7 @@ def result_cells(table: TaskTable, row: Row) -> dict[str, str]:
     return {
         "optimizer": row.optimizer,
         "n": str(len(row.values)) if len(row.values) == row.planned else f"{len(row.values)}/{row.planned}",
-        table.metric: f"{shown}; {row.state}" if row.failed and row.mean.n else shown,
+        table.head: f"{shown}; {row.state}" if row.failed and row.mean.n else shown,
         **place,
         "95 % CI": interval(row.mean, d),
         f"− {table.baseline}": versus,

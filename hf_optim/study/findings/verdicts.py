@@ -24,7 +24,7 @@ def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
     labels = [o["label"] for o in plan.optimizers if o["label"] != plan.baseline]
     if judgement.family == "score":
         return [
-            f"{_against(plan, label)} over all tasks: {_score(results, tables, label)}."
+            _whole(results, label, f"{_against(plan, label)} over all tasks: {_score(results, tables, label)}.")
             for label in labels
             if label in judgement.scores
         ]
@@ -33,7 +33,7 @@ def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
         rows = [(table, row) for table in tables for row in table.rows if row.optimizer == label and row.comparison]
         parts = [f"on {table.task}{_size(table)}: {part(results, table, row)}" for table, row in rows]
         if parts:
-            said.append(f"{_against(plan, label)} {'. And '.join(parts)}.")
+            said.append(_whole(results, label, f"{_against(plan, label)} {'. And '.join(parts)}."))
     return said
 
 
@@ -148,8 +148,24 @@ def _fisher(c: Comparison) -> str:
 
 
 def _against(plan: Plan, label: str) -> str:
-    more = ", with unequal trials," if naming.unequal(plan, label) else ""
-    return f"{naming.named(plan, label)} against {naming.named(plan, plan.baseline)}{more}"
+    return f"{naming.named(plan, label)} against {naming.named(plan, plan.baseline)}"
+
+
+def _whole(results: Results, label: str, sentence: str) -> str:
+    """A verdict's sentence, with the one that warns of unequal tuning behind it."""
+    return " ".join(filter(None, (sentence, unlike(results, label))))
+
+
+def unlike(results: Results, label: str) -> str:
+    """Where an optimizer was tuned more or less than the baseline, as planned or as it went, a sentence; else empty."""
+    plan = results.plan
+    if planned := naming.unlike(plan, label):
+        return planned
+    searches = [s for s in results.standing.state.searches if s.budget == 1]
+    mine, other = (sum(len(s.trials) for s in searches if s.optimizer == x) for x in (label, plan.baseline))
+    if mine == other or plan.tuning is None or not plan.tuning["steps"]:
+        return ""
+    return f"Not tuned alike: for the same steps {label} had {mine} trials in all, {plan.baseline} had {other}."
 
 
 def _size(table: TaskTable) -> str:

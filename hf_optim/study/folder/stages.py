@@ -335,7 +335,7 @@ def _outcome(i: int, point: Mapping[str, Any], run: Run, metric: str, record: Ma
         return Trial(i, point, run, "pruned" if record.get("pruned") else "failed", math.nan, math.nan, steps)
     value, loss = number(record["metrics"].get(metric)), number(record["metrics"].get("validation_loss"))
     if metric not in record["metrics"]:
-        raise UserError(f"{run.task} records no {metric}, so that it cannot be tuned: runs/{run.id}/record.json")
+        raise UserError(f"{run.task} records no {metric}, so that it cannot be tuned: remove runs/{run.id}")
     return Trial(i, point, run, "failed" if math.isnan(value) else "ok", value, loss, steps)
 
 

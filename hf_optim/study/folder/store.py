@@ -30,6 +30,7 @@ SHAPE = {
     "pruned?": bool,
     "fault?": str,
     "groups?": [Each(_SCALAR)],
+    "settled?": [str],
     "metrics": Each((float, None)),
     "primary?": ({"name": str, "greater_is_better": bool}, None),
     "history?": (str, None),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_optim.errors import UserError
-from hf_optim.study.folder.stages import State
+from hf_optim.study.folder.stages import State, validation_metric
 from hf_optim.study.folder.standing import standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import journal as tuning_log
@@ -26,6 +26,8 @@ class Stage:
     runs: tuple[Run, ...]
     todo: tuple[Run, ...]
     units: int
+    #: the figure by which trials are chosen, by their task's label; empty when all are
+    asks: Mapping[str, str] = field(default_factory=dict)
 
     def sentence(self) -> str:
         """What it is about, in a line."""
@@ -58,7 +60,8 @@ def follow(plan: Plan, folder: Path) -> Iterator[Stage]:
         if todo == before:
             raise UserError(f"{folder / 'runs' / todo[0].id / 'record.json'}: not a record of a run; remove it")
         before = todo
-        yield Stage("runs" if now.settled else "tuning", runs, todo, stands.units)
+        asks = {} if now.settled else {task["label"]: validation_metric(task) for task in plan.tasks}
+        yield Stage("runs" if now.settled else "tuning", runs, todo, stands.units, asks)
 
 
 def _trials(now: State) -> tuple[Run, ...]:

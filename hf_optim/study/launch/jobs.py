@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_optim.core import importing
+from hf_optim.core import safe_text as safe
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import own_folder
 from hf_optim.study.folder import stages
@@ -115,6 +116,7 @@ class Share:
                     checkpoint_every=self.checkpoint_every,
                     trust=self.trust,
                     report_to=self.report_to,
+                    asks=stage.asks,
                     on_finish=finished,
                 )
         except UserError as error:
@@ -155,15 +157,15 @@ def launch(
     share = Share(str(folder.resolve()), jobs, gpus_per_run, checkpoint_every, trust, jobs_per_gpu, report_to)
     submitted = _submit(folder, how, share, count)
     names = f"{submitted[0].job_id}{f' to {submitted[-1].job_id}' if count > 1 else ''}"
-    _say(console, f"{left} runs for {count} {how.where} job{'s'[: count > 1]} ({names}), logs in {folder / JOBS}")
+    safe.say(console, f"{left} runs for {count} {how.where} job{'s'[: count > 1]} ({names}), logs in {folder / JOBS}")
     if not how.wait:
-        _say(console, f"the jobs go on alone; `hf-optim report {folder}` makes the report of what is finished")
+        safe.say(console, f"the jobs go on alone; `hf-optim report {folder}` makes the report of what is finished")
         return False
     try:
         problems = _wait(folder, plan, how, submitted, console)
     except KeyboardInterrupt:
         if how.where == "slurm":
-            _say(console, f"the jobs go on; scancel {submitted[0].job_id.split('_')[0]} ends them")
+            safe.say(console, f"the jobs go on; scancel {submitted[0].job_id.split('_')[0]} ends them")
         else:
             for job in submitted:
                 job.cancel(check=False)
@@ -244,7 +246,7 @@ def _wait(folder: Path, plan: Plan, how: Launch, jobs: Sequence[Any], console: C
             record = reader.record(ended.id)
             if record is not None and ended.id not in told:
                 told.add(ended.id)
-                _say(console, f"[{len(told)}/{total}] {record.get('status', 'failed'):6s} {describe(ended)}")
+                safe.say(console, f"[{len(told)}/{total}] {record.get('status', 'failed'):6s} {describe(ended)}")
         left = bool(pending(plan, reader))
         if how.where == "slurm" and alive and not left:
             # Those that still wait for a node have nothing to do.
@@ -252,7 +254,7 @@ def _wait(folder: Path, plan: Plan, how: Launch, jobs: Sequence[Any], console: C
             alive = False
         if alive:  # a large study takes long to look through: not all the time
             time.sleep(max(_LOOK_SECONDS, 10 * (time.monotonic() - looked)))
-    _say(console, f"{len(told) - before} runs in {duration(time.monotonic() - began)}")
+    safe.say(console, f"{len(told) - before} runs in {duration(time.monotonic() - began)}")
     return [problem for job in jobs if (problem := _problem(job))] if left else []
 
 
@@ -283,7 +285,3 @@ def _problem(job: Any) -> str:
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         return f"job {job.job_id} failed: {lines[-1].strip() if lines else type(error).__name__}"
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

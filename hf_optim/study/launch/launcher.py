@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
@@ -204,8 +204,10 @@ class WorkerThread(threading.Thread):
         environment: dict[str, str],
         how: dict[str, int | None],
         report_to: Sequence[str] = (),
+        asks: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(daemon=True)
+        self.asks = asks or {}
         self.report_to, self.group = report_to, changes.read_plan(folder).name if report_to else ""
         self.board, self.folder, self.environment, self.how = board, folder, environment, how
         self.process: subprocess.Popen[str] | None = None
@@ -239,6 +241,7 @@ class WorkerThread(threading.Thread):
             "id": run.id,
             "spec": run.spec,
             "last": last,
+            "asks": self.asks.get(run.task),
             **self.how,
         }
         if self.report_to:
@@ -340,6 +343,7 @@ def execute(
     checkpoint_every: int | None = None,
     trust: bool = False,
     report_to: Sequence[str] = (),
+    asks: Mapping[str, str] | None = None,
     on_finish: Callable[[Run, str, float], None] | None = None,
     watch: Callable[[RunQueue], None] | None = None,
 ) -> dict[str, str]:
@@ -347,7 +351,8 @@ def execute(
 
     A run on more than one GPU has a process for each (without GPUs, so many processes). With `checkpoint_every`
     steps, a run that was interrupted goes on from its last checkpoint. `trust` lets the workers run the code that the
-    plan names (see `core.importing`). `report_to` names trackers that are fed as well.
+    plan names (see `core.importing`). `report_to` names trackers that are fed as well, `asks` the figure by which runs
+    are chosen, by their task's label.
     `on_finish` is called (from a worker's thread) with run, status and seconds; `watch` five times a second with the
     board. On KeyboardInterrupt the workers are ended, nothing is recorded for what they were at, and the interrupt goes
     on. Raises UserError when the folder takes no more files: finished runs are kept.
@@ -355,7 +360,7 @@ def execute(
     board = RunQueue(todo, len(todo), on_finish)
     how = {"checkpoint_every": checkpoint_every, "processes": gpus_per_run, "trust": trust}
     slots = (
-        [WorkerThread(board, folder, e, how, report_to) for e in environments(min(jobs, len(todo)), gpus_per_run)]
+        [WorkerThread(board, folder, e, how, report_to, asks) for e in environments(min(jobs, len(todo)), gpus_per_run)]
         if todo
         else []
     )

@@ -6,6 +6,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core.notes import PATIENCE
+from hf_optim.core.safe_text import say
 from hf_optim.study.folder.results import describe
 from hf_optim.study.launch.launcher import RunQueue
 from hf_optim.study.plan.plan import Run
@@ -37,7 +39,7 @@ class Display:
 
     def __init__(self, console: Console, total: int, done_before: int, jobs: int) -> None:
         self.console, self.total, self.done, self.jobs = console, total, done_before, jobs
-        self.failed = 0
+        self.failed, self._before = 0, done_before
         self._left: float | None = None
         self.live = console.is_terminal
         self.notebook = console.is_jupyter
@@ -75,8 +77,8 @@ class Display:
         lost = f", {self.failed} failed" if self.failed else ""
         return _Line(f"{self.done} of {self.total} runs{lost}{left}")
 
-    def finished(self, run: Run, status: str, seconds: float) -> None:
-        """A run has its record."""
+    def finished(self, run: Run, status: str, seconds: float, why: str = "") -> None:
+        """A run has its record; `why` it failed is said with it."""
         self.done += 1
         self.failed += status == "failed"
         if self._shown is not None:
@@ -84,10 +86,12 @@ class Display:
         elif self._bar:
             self._bar.update(self._task, completed=self.done)
             if status == "failed":
-                self._bar.console.print(f"failed: {describe(run)}", markup=False, highlight=False)
+                self._bar.console.print(f"failed: {describe(run)}: {why}", markup=False, highlight=False)
         else:
-            line = f"[{self.done}/{self.total}] {status:6s} {describe(run)} ({seconds:.1f} s)"
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            line = f"[{self.done}/{self.total}] {status:6s} {describe(run)} ({seconds:.1f} s)" + (
+                f": {why}" if status == "failed" else ""
+            )
+            say(self.console, line)
 
     def watch(self, board: RunQueue) -> None:
         """Refreshes the bar's note: time left, failures, what is running and for how long."""
@@ -98,6 +102,8 @@ class Display:
         left = board.remaining_seconds(self.jobs)
         now = time.monotonic()
         parts = [f"about {duration(left)} left"] if left is not None else []
+        if self.done == self._before and any(now - start > PATIENCE for _, start in board.running.values()):
+            parts.append("the first runs load PyTorch and build kernels")
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [
             f"{run.optimizer} s{run.seed} ({now - start:.0f} s)" for run, start in list(board.running.values())[:4]

@@ -28,6 +28,7 @@ from hf_optim.core.notes import once
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment.files import check_tree, own_folder, read_json, remove, unwritable, write_json
 from hf_optim.experiment.leftovers import sweep
+from hf_optim.experiment.own_training import FUNCTION
 from hf_optim.experiment.record import RECORD
 from hf_optim.experiment.trackers import Tracked, following
 from hf_optim.study.folder.disk import check_disk, check_space
@@ -71,6 +72,7 @@ def execute(
     last: bool = True,
     trust: bool = False,
     tracked: Tracked | None = None,
+    asks: str | None = None,
 ) -> str:
     """Executes one run unless it has a record; gives "ok", "failed", or "busy" if another process is at it.
 
@@ -80,9 +82,10 @@ def execute(
     What the run prints goes to `log.txt` in its folder. With `checkpoint_every`, an interrupted run goes on from its
     last whole checkpoint (checkpoints are removed once there is a record); without it, it starts again. `processes`
     above 1 train one model together. `trust` says that the user asked for the code that `spec` names.
-    `tracked`: trackers are fed as well.
+    `tracked`: trackers are fed as well. `asks` names the figure by which the run is chosen.
 
-    Raises UserError, and leaves no record, where the disk is the problem: that says nothing about the run.
+    Raises UserError, and leaves no record, where the disk is the problem, or a training of the user's own that does not
+    return what is asked of it: that says nothing about the run.
     """
     lock = Lock(folder, run_id)
     if not lock.acquire():
@@ -120,12 +123,30 @@ def execute(
             except UserError:
                 (home / RECORD).unlink(missing_ok=True)
                 raise
+        if (wrong := _unusable(folder, home, asks)) is not None:
+            (home / RECORD).unlink(missing_ok=True)
+            raise UserError(f"{wrong}; every run would end so: mend it, and the same command goes on")
         for left in home.glob("checkpoint-*"):
             with suppress(OSError):
                 remove(left)
         return status
     finally:
         lock.release()
+
+
+def _unusable(folder: Path, home: Path, asks: str | None) -> str | None:
+    """What is wrong with a training of the user's own of which no run has returned what it should; None: nothing."""
+    record = _record(home)
+    if record.get("status") == "ok" and asks and asks not in record["metrics"]:
+        return (
+            f"{record['spec']['task']} returned {', '.join(record['metrics'])}, and no {asks}, by which tuning chooses"
+        )
+    if record.get("fault") != FUNCTION:
+        return None
+    others = (_record(other) for other in (folder / "runs").iterdir() if other.name != home.name)
+    task = record["spec"]["task"]
+    useful = any(other.get("status") == "ok" and other.get("spec", {}).get("task") == task for other in others)
+    return None if useful else str(record["error"])
 
 
 def _machine_fault(home: Path) -> bool:
@@ -265,6 +286,7 @@ def main() -> None:
                 last=request.get("last", True),
                 trust=request["trust"],
                 tracked=Tracked(**request["tracked"]) if request.get("tracked") else None,
+                asks=request.get("asks"),
             )
             answer = {"id": request["id"], "status": status}
         except OSError as error:

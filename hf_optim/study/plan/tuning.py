@@ -34,6 +34,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim import registry
+from hf_optim.core import validate
+from hf_optim.core.catalogue import Info
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.study.plan import speedup
@@ -151,7 +153,11 @@ def space_of(source: Source, cell: PlanCell, given: Mapping[str, Any]) -> Space:
                     source, place, assign(cell.spec, {key: bounds[1] if bounds[0] != "choice" else bounds[1][0]})
                 )
         return dict(sorted(space.items()))
-    space = {key: bounds for key, bounds in sorted(declared(cell.spec).items()) if key not in fixed}
+    try:
+        known = declared(cell.spec)
+    except UserError as error:
+        raise source.error(cell.where, str(error)) from None
+    space = {key: bounds for key, bounds in sorted(known.items()) if key not in fixed}
     if not space:
         raise source.error(
             cell.where,
@@ -162,16 +168,34 @@ def space_of(source: Source, cell: PlanCell, given: Mapping[str, Any]) -> Space:
 
 
 def declared(spec: Mapping[str, Any]) -> Space:
-    """The search space that an optimizer's file declares, with its base's as "base.lr"; empty for an import path."""
+    """The search space that an optimizer's file declares, the user's own too, with its base's as "base.lr".
+
+    Raises:
+        UserError: one of the user's own that is none; one that is known only to code that is not to be run.
+    """
+    info = registry.about(spec["name"])
     if ":" in spec["name"]:
-        return {}
-    info = registry.info(spec["name"])
+        _check_declared(info)
     space = {key: plain(list(bounds)) for key, bounds in info.search_space.items()}
     base = spec.get("base")
     if info.family == "wrapper":
         inner = {**(info.base or {}), **({"name": base} if isinstance(base, str) else base or {})}
         space |= {f"base.{key}": bounds for key, bounds in declared(inner).items()}
     return space
+
+
+def _check_declared(info: Info) -> None:
+    for key, bounds in info.search_space.items():
+        validate.unknown(f"{info.name}: search_space", [key], [*info.required, *info.defaults])
+        kind, *ends = bounds if isinstance(bounds, (tuple, list)) and bounds else ("",)
+        ranged = len(ends) == 2 and all(isinstance(v, (int, float)) for v in ends) and ends[0] < ends[1]
+        if not (kind == "choice" and len(ends) == 1 and ends[0]) and not (
+            ranged and (kind == "linear" or (kind == "log" and ends[0] > 0))
+        ):
+            raise UserError(
+                f"{info.name}: search_space of {key} must be ('log', low, high) above 0, ('linear', low, high) or "
+                f"('choice', values), got {bounds!r}"
+            )
 
 
 def assign(spec: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:

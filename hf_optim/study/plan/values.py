@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_optim import registry
 from hf_optim.core.importing import Untrusted, paths
-from hf_optim.errors import UserError, one_line
+from hf_optim.errors import UnknownName, UserError, one_line
 from hf_optim.study.plan import sensitivity, tuning
 from hf_optim.study.plan.entries import plain, split_setting
 from hf_optim.study.plan.plan import Plan
@@ -32,11 +32,12 @@ def check_values(plan: Plan, source: Source) -> list[str]:
         tried.add(text)
         foreign = paths(spec)
         try:
+            registry.check_names(json.loads(text))
             registry.check_values(json.loads(text))
         except Untrusted:
             said[f"not checked: {label}: {', '.join(foreign)} is code, which was not run (--trust runs it)"] = None
         except UserError as error:
-            if not foreign:
+            if not foreign or isinstance(error, UnknownName):  # which every run would fail by, whosever the class is
                 raise source.error(_place(where, spec, str(error)), _named(label, str(error))) from None
             said[f"cannot be made: {label}: {one_line(error)}; its runs will fail"] = None
         except Exception as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 #: by a column's name; a name that varies (a metric, a baseline) is found by `key_of`
 EXPLAINED = {
     "verdict": "What the test says against the baseline. Undecided is no tie; the described is judged over all tasks.",
-    "metric": "The mean over the units that finished, and ± their standard deviation.",
+    "metric": "The mean over the units that finished, ± their standard deviation; ↑ higher is better, ↓ lower is.",
     "difference": "This optimizer's metric less the baseline's, averaged over pairs with the same weights and batches.",
     "interval of the difference": "As wide as the verdict asks: it leaves zero exactly where better or worse is said.",
     "p": "From the paired t-test, after the planned looks and Holm's correction over all comparisons of the family.",
@@ -44,9 +44,9 @@ EXPLAINED = {
 }  # fmt: skip
 
 
-def key_of(name: str, metric: str = "", baseline: str = "") -> str:
-    """The explanation of a column of the result table: its names hold the metric and the baseline."""
-    if name == metric:
+def key_of(name: str, head: str = "", baseline: str = "") -> str:
+    """The explanation of a column of the result table, whose names hold the metric (its `head`) and the baseline."""
+    if name == head:
         return "metric"
     if baseline and name == f"− {baseline}":
         return "difference"

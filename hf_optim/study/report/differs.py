@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
 from hf_optim.core.safe_text import html as escape
-from hf_optim.study.findings import naming
+from hf_optim.hub.schedules import described
+from hf_optim.study.findings import naming, verdicts
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import number
 from hf_optim.study.plan.entries import split_setting
 from hf_optim.study.plan.plan import cell_spec, flatten
+from hf_optim.study.plan.tuning import RUN_KEYS
 from hf_optim.study.report.pieces import html_table
 from hf_optim.study.report.tables import OURS
 
 LONG = 12  # a hyper-parameter table with more columns than this shows what was given only
+FEW = 4  # so many chosen values are listed, of more the ends
 
 
 def configurations(results: Results) -> str:
-    """What differs between the optimizers: given values strong, defaults pale, a dot where there is none; how each was
-    tuned, and its parameter groups.
+    """What differs between the optimizers: given values strong, defaults pale, a dot where there is none, of what was
+    searched the chosen value with its range; how each was tuned, and its parameter groups.
     """
     ours = "".join(
         f"<li>{escape(o['label'])}: {escape(line)}</li>"
@@ -29,7 +34,8 @@ def configurations(results: Results) -> str:
     )
     plan = results.plan
     given = {o["label"]: _hyper(o["spec"]) for o in plan.optimizers}
-    text = f'<h2 id="differs">What differs</h2>{_side_by_side(results, given, "What differs")}{_tuned(results)}'
+    content = _side_by_side(results, given, "What differs", plan.tasks)
+    text = f'<h2 id="differs">What differs</h2>{content}{_tuned(results)}'
     return text + (f"<p>{OURS}</p><ul>{ours}</ul>" if ours else "")
 
 
@@ -40,32 +46,73 @@ def on_task(results: Results, task: Mapping[str, Any]) -> str:
         for o in results.plan.optimizers
         if o["label"] in task["only"]
     }
-    content = _side_by_side(results, given, f"What differs on {task['label']}") + _groups(results, task["label"])
+    content = _side_by_side(results, given, f"What differs on {task['label']}", [task])
+    content += _groups(results, task["label"]) + _settled(results, task["label"])
     return f"<details class='more'><summary>What differs on {escape(task['label'])}</summary>{content}</details>"
 
 
-def _side_by_side(results: Results, given: Mapping[str, Mapping[str, Any]], caption: str) -> str:
-    """Hyper-parameters that are not the same for all: a column each, given values strong and defaults pale."""
+def _side_by_side(
+    results: Results, given: Mapping[str, Mapping[str, Any]], caption: str, tasks: Sequence[Mapping[str, Any]]
+) -> str:
+    """Hyper-parameters that are not the same for all, or were searched: a column each."""
     optimizers = [o for o in results.plan.optimizers if o["label"] in given]
     defaults = {o["label"]: flatten(o["defaults"]) for o in optimizers}
-    asked = dict.fromkeys(k for settings in given.values() for k in settings)
+    searched = {label: _searched(results, label, [task["label"] for task in tasks]) for label in given}
+    asked = dict.fromkeys(k for settings in (*given.values(), *searched.values()) for k in settings)
     everything = dict.fromkeys([*asked, *(k for settings in defaults.values() for k in settings)])
-    differing = [k for k in everything if k != "name" and _differs(k, given, defaults)]
+    tried = {key for told in searched.values() for key in told}
+    differing = [k for k in everything if k != "name" and (k in tried or _differs(k, given, defaults))]
     columns = differing if len(differing) <= LONG else [k for k in differing if k in asked]
     lines = []
     for o in optimizers:
         label = o["label"]
         line = f'<th scope="row">{escape(label)}</th><td class="left">{escape(str(o["spec"]["name"]))}</td>'
         for key in columns:
-            if key in given[label]:
+            if key in searched[label]:
+                line += f"<td>{escape(searched[label][key])}</td>"
+            elif key in given[label]:
                 line += f"<td>{escape(_value(given[label][key]))}</td>"
             elif key in defaults[label]:
                 line += f'<td class="default">{escape(_value(defaults[label][key]))}</td>'
             else:
                 line += '<td class="default">·</td>'
         lines.append(f"<tr>{line}</tr>")
-    note = '<p class="soft">Only values that are not the same for all; pale ones are defaults.</p>'
-    return note + html_table(["optimizer", "rule", *columns], lines, caption)
+    note = "Only values that are not the same for all; pale ones are defaults."
+    if any(searched.values()):
+        note += " Of what was tuned, the chosen value stands before the range that was searched."
+    return f'<p class="soft">{note}</p>{html_table(["optimizer", "rule", *columns], lines, caption)}'
+
+
+def _searched(results: Results, label: str, tasks: Sequence[str]) -> dict[str, str]:
+    """What was searched of an optimizer on these tasks: the values that were judged, and the ranges they are from."""
+    spaces: dict[str, dict[str, None]] = {}
+    for cell in (results.plan.tuning or {}).get("cells", ()):
+        if cell["optimizer"] == label and cell["task"] in tasks:
+            for key, bounds in cell["space"].items():
+                spaces.setdefault(key, {})[_space(bounds, "{}, {}")] = None
+    judged = [_settings(run.spec) for run in results.plan.runs if run.optimizer == label and run.task in tasks]
+    told = {}
+    for key, ranges in spaces.items():
+        chosen = list({_value(values[key]): values[key] for values in judged if key in values}.values())
+        told[key] = f"{_chosen(chosen)} (searched {' or '.join(ranges)})"
+    return told
+
+
+def _settings(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was made with, by the names that spaces have."""
+    overrides = spec.get("overrides") or {}
+    run = {f"run.{key}": overrides[key] for key in RUN_KEYS if key in overrides}
+    schedule = {"run.schedule": spec["schedule"]} if spec.get("schedule") else {}
+    return {**flatten({k: v for k, v in spec["optimizer"].items() if k != "name"}), **run, **schedule}
+
+
+def _chosen(values: Sequence[Any]) -> str:
+    """ "0.01", or of several repetitions and tasks "0.01, 0.03", or the ends of many numbers."""
+    if not values:
+        return "not chosen yet"
+    if len(values) > FEW and not any(math.isnan(number(value)) for value in values):
+        return f"{_value(min(values))} to {_value(max(values))}"
+    return ", ".join(map(_value, values))
 
 
 def _hyper(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +130,8 @@ def _value(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, list):
         return "(" + ", ".join(_value(v) for v in value) + ")"
+    if isinstance(value, Mapping):
+        return described(value)  # the one setting that is no plain value
     return "none" if value is None else str(value)
 
 
@@ -95,41 +144,59 @@ def _tuned(results: Results) -> str:
     for cell in plan.tuning["cells"]:
         text = ", ".join(f"{key} {_space(bounds)}" for key, bounds in cell["space"].items()) or "untuned"
         spaces.setdefault(cell["optimizer"], {}).setdefault(text, {})[cell["task"]] = None
-    lines = []
+    rows: dict[str, dict[str, str]] = {}
     for o in plan.optimizers:
         _, trials, different = naming.searched(plan, o["label"])
         mine = spaces.get(o["label"], {"untuned": {}})
         space = "; ".join(text if len(mine) == 1 else f"{', '.join(on)}: {text}" for text, on in mine.items())
         few = f" ({different} distinct)" if different < trials else ""
-        count = f"{trials}{few}"
-        times = f"{plan.looks[-1]}" if plan.repetitions and trials else "1" if trials else "–"
-        steps = f"{plan.tuning['steps']}" if plan.tuning["steps"] else "not bounded"
-        lines.append(
-            f'<tr><th scope="row">{escape(o["label"])}</th><td>{count}</td><td>{times}</td><td>{steps}</td>'
-            f'<td class="wide">{escape(space)}</td></tr>'
-        )
-    differ = any(naming.unequal(plan, o["label"]) for o in plan.optimizers)
-    warning = '<p class="bad">The optimizers had different numbers of trials.</p>' if differ else ""
-    head = ["optimizer", "trials", "repetitions at most", "steps of the trials", "space"]
+        rows[o["label"]] = {
+            "trials": f"{trials}{few}",
+            # What the study did not ask for has no column.
+            **({"repetitions at most": f"{plan.looks[-1]}" if trials else "–"} if plan.repetitions else {}),
+            **({"steps of the trials at most": f"{plan.tuning['steps']}"} if plan.tuning["steps"] else {}),
+            "space": space,
+        }
+    lines = []
+    for label, cells in rows.items():
+        *first, space = map(escape, cells.values())
+        line = "".join(f"<td>{cell}</td>" for cell in first)
+        lines.append(f'<tr><th scope="row">{escape(label)}</th>{line}<td class="wide">{space}</td></tr>')
+    unlike = [sentence for o in plan.optimizers if (sentence := verdicts.unlike(results, o["label"]))]
+    warning = "".join(f'<p class="bad">{escape(sentence)}</p>' for sentence in unlike)
+    head = ["optimizer", *next(iter(rows.values()))]
     return html_table(head, lines, "Tuning") + warning
 
 
-def _space(bounds: Any) -> str:
-    return f"in {_value(bounds[1])}" if bounds[0] == "choice" else f"{bounds[1]:g} to {bounds[2]:g} ({bounds[0]})"
+def _space(bounds: Any, shape: str = "{} ({})") -> str:
+    """The range and its kind as `shape` puts them."""
+    if bounds[0] == "choice":
+        return f"in {_value(bounds[1])}"
+    return shape.format(f"{bounds[1]:g} to {bounds[2]:g}", bounds[0])
 
 
 def _groups(results: Results, task: str) -> str:
-    """The parameter groups each optimizer trained with, from the records; empty where these do not say."""
+    """The parameter groups each optimizer trained with."""
+    return _of_records(results, task, "groups", _group, "parameter groups")
+
+
+def _settled(results: Results, task: str) -> str:
+    """Where the rates and decays of a script of the user's own came from."""
+    return _of_records(results, task, "settled", str, "rate and decay, and whence")
+
+
+def _of_records(results: Results, task: str, key: str, text: Callable[[Any], str], head: str) -> str:
+    """What the records of each optimizer's runs say under `key`; empty where they say nothing."""
     seen: dict[str, dict[str, None]] = {}
     for run in results.plan.runs:
-        groups = (results.records.get(run.id) or {}).get("groups") if run.task == task else None
-        if groups:
-            seen.setdefault(run.optimizer, {})["; ".join(_group(group) for group in groups)] = None
+        entries = (results.records.get(run.id) or {}).get(key) if run.task == task else None
+        if entries:
+            seen.setdefault(run.optimizer, {})["; ".join(map(text, entries))] = None
     lines = [
         f'<tr><th scope="row">{escape(label)}</th><td class="wide">{"<br>".join(map(escape, texts))}</td></tr>'
         for label, texts in seen.items()
     ]
-    return html_table(["optimizer", "parameter groups"], lines, "Parameter groups") if lines else ""
+    return html_table(["optimizer", head], lines, head.capitalize()) if lines else ""
 
 
 def _group(group: Mapping[str, Any]) -> str:

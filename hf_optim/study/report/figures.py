@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hf_optim")
 
 #: the report's colours, which a colour-blind reader can tell apart, and its dashes
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b34a94", "#c08a00", "#4aa3df", "#6f6f6f", "#6a4fc0")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b34a94", "#b88300", "#3a92cd", "#6f6f6f", "#6a4fc0")
 DASHES = ("-", "--", ":")
 #: inches of a column or a page in what people submit to
 WIDTHS = {

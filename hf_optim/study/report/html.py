@@ -24,9 +24,9 @@ from hf_optim.study.plan.plan import Plan
 from hf_optim.study.report import charts, differs, ladder, sections, task, views
 from hf_optim.study.report.columns import EXPLAINED, slug
 from hf_optim.study.report.document import document
-from hf_optim.study.report.pieces import html_table, paragraphs
+from hf_optim.study.report.pieces import file_names, html_table, paragraphs, scroll
 from hf_optim.study.report.run_pages import link
-from hf_optim.study.report.summary import glance, headline, sentences, words
+from hf_optim.study.report.summary import glance, headline, sentences, terms, words
 
 SCRIPTS = ("legend.js", "tables.js", "curves.js")
 
@@ -39,22 +39,26 @@ def render(
     styles = charts.style_of([o["label"] for o in plan.optimizers])
     fitting = views.fitting(results, list(tables))
     drawn, data = [], {}
+    names = file_names(task_table.task for task_table in tables)
     for entry, task_table in zip(plan.tasks, tables, strict=True):
-        names, dropped = fitting[task_table.task]
-        section, data[task_table.task] = task.section(results, entry, task_table, styles, names, dropped)
+        metrics, dropped = fitting[task_table.task]
+        section, data[task_table.task] = task.section(
+            results, entry, task_table, styles, names[task_table.task], metrics, dropped
+        )
         drawn.append(section)
     first = [f"<section>{part}</section>" for part in [ladder.section(results, styles)] if part]
     rest = [_block(part) for part in _rest(results, tables, analysis, protocol, styles) if part]
-    anchors = [(task.anchor(task_table), escape(task_table.task)) for task_table in tables]
+    rest.append(f"<section>{_reading(results, tables)}</section>")
+    anchors = [(task.anchor(name), escape(label)) for label, name in names.items()]
     body = [
         f"<header><h1>{escape(plan.title)}</h1>",
         f'<p class="facts">{escape(headline(results))}</p></header>',
+        "<main>",
         f'<section class="summary" aria-label="What was found">{glance(results, tables)}<ul>'
         + "".join(f"<li>{s}</li>" for s in sentences(results, tables))
         + "</ul></section>",
         _contents([*_headings(first), *anchors, *_headings(rest)]),
         task.legend(styles),
-        "<main>",
         *first,
         *drawn,
         *rest,
@@ -78,7 +82,6 @@ def _rest(
         parts.append(sections.statistics(analysis, {task_table.task: task_table.decimals for task_table in tables}))
         parts.append(sections.speedups(analysis))
         parts.append(sections.profiles(analysis, styles))
-    explained = "".join(f'<dt>{escape(k)}</dt><dd id="{slug(k)}">{escape(v)}</dd>' for k, v in EXPLAINED.items())
     return [
         *parts,
         sections.protocol(protocol, styles),
@@ -87,13 +90,22 @@ def _rest(
         _runs(results),
         _environment(results),
         _again(results),
-        f'<h2 id="reading">How to read it</h2>{paragraphs(table.note(results))}'
+    ]
+
+
+def _reading(results: Results, tables: Sequence[TaskTable]) -> str:
+    """How to read it: the words that no reader has to know first, also on paper, and the rest on the page alone."""
+    words_ = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in terms(results, tables).items())
+    explained = "".join(f'<dt>{escape(k)}</dt><dd id="{slug(k)}">{escape(v)}</dd>' for k, v in EXPLAINED.items())
+    return (
+        f'<h2 id="reading">How to read it</h2><dl class="terms">{words_}</dl>'
+        f'<div class="more">{paragraphs(table.note(results))}'
         "<p>Curves show the mean over runs, bands reach from the lowest to the highest of them, and a cross ends a run "
         "that failed. Accuracies beyond 0.9 are drawn on the logarithm of the error, so that 0.98 and 0.99 stay "
         "apart. Over passes, tokens, FLOPs and seconds a curve stands where its runs were at that step on average. In "
         "the plot of differences, intervals without a verdict are pale; an arrow marks one that leaves the panel.</p>"
-        f"<details><summary>What the columns mean</summary><dl>{explained}</dl></details>",
-    ]
+        f"<details><summary>What the columns mean</summary><dl>{explained}</dl></details></div>"
+    )
 
 
 def _block(section: str) -> str:
@@ -180,7 +192,8 @@ def _environment(results: Results) -> str:
     )
     listed = escape(", ".join(sorted(prints)))
     lines += f'<tr><th scope="row">data</th><td class="left">{listed}</td></tr>' if prints else ""
-    body = f'<div class="scroll"><table><tbody>{lines}</tbody></table></div>'
+    caption = '<caption class="vh">Versions and machine</caption>'
+    body = scroll(f"<table>{caption}<tbody>{lines}</tbody></table>", "Versions and machine")
     return f'<h2 id="environment">Environment</h2>{body}' if lines else ""
 
 
@@ -202,5 +215,6 @@ def _again(results: Results) -> str:
         '<h2 id="again">Do it again</h2>'
         "<p>Save the text below as <code>study.yaml</code> and run it; in the study's own folder "
         "the same command only makes what is missing.</p>"
-        f"<pre>{escape(command)}</pre><details><summary>study.yaml</summary><pre>{escape(text)}</pre></details>"
+        f'<pre tabindex="0">{escape(command)}</pre>'
+        f'<details><summary>study.yaml</summary><pre tabindex="0">{escape(text)}</pre></details>'
     )

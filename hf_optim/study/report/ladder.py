@@ -13,7 +13,7 @@ from hf_optim.study.findings.speedups import text as speedup_text
 from hf_optim.study.folder.results import Results
 from hf_optim.study.report.charts import COLOURS
 from hf_optim.study.report.ladder_charts import Series, drawing, panel, short
-from hf_optim.study.report.pieces import html_table
+from hf_optim.study.report.pieces import html_table, scroll, text_row
 from hf_optim.study.statistics.intervals import Estimate
 from hf_optim.study.statistics.paired import NAN
 
@@ -41,7 +41,7 @@ def section(results: Results, styles: Mapping[str, str]) -> str:
     parts = [
         '<h2 id="ladder">The ladder</h2>',
         f"<figure><figcaption><span>{escape(results.plan.title)}</span></figcaption>"
-        f'<div class="scroll">{slide(ladder, styles)}</div></figure>',
+        f"{scroll(slide(ladder, styles), 'The ladder')}</figure>",
         f'<p class="soft">{escape(HOW)} FLOPs of training: as the runs counted them (products of '
         f"matrices, all passes), else {escape(ladder.counted)}; an optimizer's own arithmetic is not in them.</p>",
         f'<div class="grid2">{_over(ladder, styles, "flops", "FLOPs")}'
@@ -61,17 +61,18 @@ def slide(ladder: Ladder, styles: Mapping[str, str]) -> str:
     left = drawing(_series(ladder, "tokens"), styles, "tokens", f"{_words(ladder)}, log axes", 0, width / 2, height)
     shown = [s for s in ladder.speeds if s.fitted.value > 0]
     right: list[str] = []
+    spoken = f"The ladder: {_words(ladder)} against tokens"
     if shown:
         series = [
             Series(label, [(s.rung["parameters"], s.fitted) for s in shown if s.optimizer == label], joined=True)
             for label in dict.fromkeys(s.optimizer for s in shown)
         ]
         name = f"speed-up in tokens over {_tuned(ladder)} {ladder.baseline} (fitted)"
+        spoken += f"; {name} against parameters"
         right = drawing(series, styles, "parameters", name, width / 2, width / 2, height, at=1.0, most=MOST)
     return (
-        f'<svg class="forest ladder" viewBox="0 0 {width} {height}" role="img" aria-label="the ladder">'
-        + "".join([*left, *right])
-        + "</svg>"
+        f'<svg class="forest ladder" viewBox="0 0 {width} {height}" role="img" aria-label="'
+        f'{escape(spoken)}: the tables below have the numbers">' + "".join([*left, *right]) + "</svg>"
     )
 
 
@@ -104,7 +105,7 @@ def _trends(ladder: Ladder) -> str:
     sizes = len({p.rung["parameters"] for p in ladder.points})
     head = ["optimizer", "beta (tokens)", "alpha (size)", "off the rungs", f"at {short(ahead.next_parameters)}"]
     lines = [
-        _row(
+        text_row(
             t.optimizer,
             [
                 _text(t.tokens, 3),
@@ -134,7 +135,7 @@ def _speeds(ladder: Ladder) -> str:
     for s in ladder.speeds:
         trend = trends.get((s.optimizer, s.rung["multiple"]))
         tenfold = _text(trend.tenfold, 2) if trend else "–"
-        lines.append(_row(s.optimizer, [s.rung["task"], speedup_text(s.bounded), _text(s.fitted, 2), tenfold]))
+        lines.append(text_row(s.optimizer, [s.rung["task"], speedup_text(s.bounded), _factor(s.fitted), tenfold]))
     note = escape(SPEED.format(tuned=_tuned(ladder), baseline=ladder.baseline))
     content = html_table(head, lines, "Speed-up over the baseline")
     return f'<h3>Speed-up over {_tuned(ladder)} {escape(ladder.baseline)}</h3>{content}<p class="soft">{note}</p>'
@@ -169,7 +170,7 @@ def _rates(ladder: Ladder, styles: Mapping[str, str]) -> str:
         figures.append(f"<figure>{caption}{drawn}</figure>")
     head = ["optimizer", "rung", "best rate", "chosen", "at an end of the range"]
     lines = [
-        _row(
+        text_row(
             r.optimizer,
             [
                 r.rung["task"],
@@ -198,7 +199,7 @@ def _carried(ladder: Ladder) -> str:
         return ""
     head = ["optimizer", "rung", "own rate", "the smallest size's", "carrying costs", "failed"]
     lines = [
-        _row(
+        text_row(
             c.optimizer,
             [c.rung["task"], _text(c.own, 3), _text(c.carried, 3), _text(c.costs, 3, signed=True), str(c.failed)],
         )
@@ -220,7 +221,7 @@ def _batches(ladder: Ladder, styles: Mapping[str, str]) -> str:
         ]
         drawn = panel("steps against batch size", series, styles, "batch size (samples)", "steps to the loss")
         caption = f"{short(size)} parameters: steps to a loss of {here[0].target:.3f}"
-        lines = [_row(b.optimizer, [str(b.batch_size), _text(b.steps, 0), short(b.tokens.value)]) for b in here]
+        lines = [text_row(b.optimizer, [str(b.batch_size), _text(b.steps, 0), short(b.tokens.value)]) for b in here]
         table = html_table(["optimizer", "batch", "steps", "tokens"], lines, "Batch sizes")
         parts.append(f"<figure><figcaption><span>{caption}</span></figcaption>{drawn}</figure><div>{table}</div>")
     note = "By the law of each batch size's complete budgets; the loss is the hardest that the baseline always reaches."
@@ -239,7 +240,7 @@ def _needs(ladder: Ladder) -> str:
     if ladder.needs:
         head = ["without a verdict", "seen, in deviations", "units", "tokens"]
         lines = [
-            _row(
+            text_row(
                 n.what, [f"{n.seen:.2f}", f"{n.units:g}" if math.isfinite(n.units) else "over 1000", _tokens(n.tokens)]
             )
             for n in ladder.needs
@@ -247,6 +248,13 @@ def _needs(ladder: Ladder) -> str:
         text += html_table(head, lines, "The ladder")
         text += '<p class="soft">Units at which a difference as large as the one seen is found with 80 %: a guess.</p>'
     return f"<h3>What would decide the rest</h3>{text}"
+
+
+def _factor(fitted: Estimate) -> str:
+    """A fitted speed-up; of one beyond the picture no digits, which only the line's slope would have given."""
+    if fitted.value > MOST:
+        return f"more than {MOST:g}"
+    return f"less than 1/{MOST:g}" if fitted.value < 1 / MOST else _text(fitted, 2)
 
 
 def _tokens(value: float) -> str:
@@ -260,7 +268,3 @@ def _text(estimate: Estimate, decimals: int, kind: str = "f", signed: bool = Fal
     shape = f"{'+' if signed else ''}.{decimals}{kind}"
     ends = "" if math.isnan(estimate.low) else f" [{estimate.low:{shape}}, {estimate.high:{shape}}]"
     return f"{estimate.value:{shape}}{ends}"
-
-
-def _row(label: str, cells: Sequence[str]) -> str:
-    return f"<tr><td>{escape(label)}</td>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"

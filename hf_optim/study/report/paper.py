@@ -7,28 +7,52 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_optim.core import safe_text as safe
-from hf_optim.study.findings.table import Row, TaskTable
+from hf_optim.study.findings.table import EXPLORATORY, Row, TaskTable, arrow
 from hf_optim.study.report.summary import words
 from hf_optim.study.statistics.paired import Summary
 
 FORMATS = ("latex", "markdown", "csv")
-#: what stands behind a number for a verdict against the baseline
+#: what stands behind a number for a verdict against the baseline, as text and in LaTeX; in brackets where exploratory
 MARKS = {"better": ("†", r"\dagger"), "worse": ("‡", r"\ddagger"), "equivalent": ("§", r"\S")}
+#: the report's own mark of those that may be the best
+MAY_BE_BEST = ("●", r"\bullet")
+#: what a number without a mark of a verdict may be; none of them is a tie
+UNMARKED = {
+    "undecided": "undecided, which is no tie",
+    "described": "judged by the score over all tasks",
+    "no verdict": "no verdict",
+    "not yet": "not judged yet",
+}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One optimizer on one task: mean and deviation as texts, whether it has the best mean, whether it may be the best,
-    its verdict, and its name as a verdict gives it.
+    """One optimizer on one task: mean and deviation as texts and of how many units, whether it has the best mean,
+    whether it may be the best (None: that was not asked), its verdict as the report says it, and its name as a verdict
+    gives it.
     """
 
     mean: str
     deviation: str
+    n: int = 0
     best: bool = False
-    tied: bool = False
+    may_be_best: bool | None = None
     verdict: str = ""
     note: str = ""
     named: str = ""
+
+    @property
+    def word(self) -> str:
+        """The verdict alone, whether exploratory or not."""
+        return self.verdict.removesuffix(EXPLORATORY)
+
+    def marks(self, latex: bool = False) -> str:
+        """The marks behind the number."""
+        given = [MAY_BE_BEST[latex]] if self.may_be_best else []
+        if self.word in MARKS:
+            mark = MARKS[self.word][latex]
+            given.append(mark if self.word == self.verdict else f"({mark})")
+        return "".join(given)
 
 
 def digits(summary: Summary) -> int | None:
@@ -53,12 +77,15 @@ def cells(table: TaskTable) -> dict[str, Cell]:
 def _cell(row: Row, decimals: int, best: float) -> Cell:
     if not row.mean.n:
         return Cell("–", "", note=row.state, named=row.named)
-    deviation = f"{row.mean.sd:.{decimals}f}" if row.mean.n > 1 else ""
-    c = row.comparison
-    verdict = c.verdict if c is not None and c.decided and not c.exploratory else ""
-    leads = not row.failed and row.mean.mean == best
     return Cell(
-        f"{row.mean.mean:.{decimals}f}", deviation, leads, row.tied and not leads, verdict, row.state, row.named
+        f"{row.mean.mean:.{decimals}f}",
+        f"{row.mean.sd:.{decimals}f}" if row.mean.n > 1 else "",
+        row.mean.n,
+        not row.failed and row.mean.mean == best,
+        row.tied if row.place else None,
+        "baseline" if row.baseline else row.verdict,
+        row.state,
+        row.named,
     )
 
 
@@ -66,16 +93,34 @@ def _labels(tables: Sequence[TaskTable]) -> list[str]:
     return list(dict.fromkeys(row.optimizer for table in tables for row in table.rows))
 
 
+def _named(label: str, tables: Sequence[TaskTable]) -> str:
+    return f"{label} (baseline)" if label == tables[0].baseline else label
+
+
 def legend(tables: Sequence[TaskTable]) -> list[str]:
-    """What the marks mean, as sentences; only those that are used."""
-    every = [cell for table in tables for cell in cells(table).values()]
-    used = {cell.verdict for cell in every}
-    said = ["Mean and standard deviation; the best mean of a column is bold."]
-    if any(cell.tied for cell in every):
-        said.append("Underlined: may be the best too, by tests of all pairs.")
+    """What the table shows and what its marks mean, as sentences; only those that are used."""
+    every = [cell for table in tables for cell in cells(table).values() if cell.n]
+    counts = sorted({cell.n for cell in every})
+    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "0"
+    unit = tables[0].unit if counts[-1:] != [1] else tables[0].unit.removesuffix("s")
+    spread = "mean ± standard deviation" if any(cell.deviation for cell in every) else "mean"
+    ways = " ".join(
+        f"{arrow(greater)} {'higher' if greater else 'lower'} is better."
+        for greater in {t.greater: None for t in tables}
+    )
+    said = [f"Each number is the {spread} over n = {n} {unit}. {ways} The best mean of a column is bold."]
+    if any(cell.may_be_best for cell in every):
+        said.append(f"{MAY_BE_BEST[0]} may be the best, as far as paired tests of all pairs tell.")
+    used = {cell.word for cell in every}
     named = [f"{MARKS[word][0]} {word}" for word in MARKS if word in used]
+    against = f"against {tables[0].baseline}, by the paired test of the study"
+    bare = [text for word, text in UNMARKED.items() if word in used]
     if named:
-        said.append(f"{', '.join(named)}: against {tables[0].baseline}, by the paired test of the study.")
+        said.append(f"{', '.join(named)} {against}.")
+    if bare:
+        said.append(f"No {'such ' if named else ''}mark: {' or '.join(bare)}{'' if named else f' ({against})'}.")
+    if any(cell.word != cell.verdict for cell in every):
+        said.append("In brackets: exploratory.")
     if tables[0].suffix:
         said.append("Verdicts hold with these settings.")
     if any(cell.note for cell in every):
@@ -84,12 +129,12 @@ def legend(tables: Sequence[TaskTable]) -> list[str]:
 
 
 def latex(tables: Sequence[TaskTable]) -> str:
-    r"""A tabular for `\usepackage{booktabs}`; its legend stands above it as a comment, to be put into the caption."""
+    r"""A tabular for `\usepackage{booktabs}`, and below it, as wide as the column, what its marks mean."""
     columns = [cells(table) for table in tables]
     head = [safe.latex(table.task) for table in tables]
-    under = [f"{safe.latex(words(table.metric))} {_arrow(table, True)}" for table in tables]
+    under = [f"{safe.latex(words(table.metric))} {_signs(table.arrow)}" for table in tables]
     lines = [
-        *(f"% {safe.line(_ascii(sentence))}" for sentence in legend(tables)),
+        r"% needs \usepackage{booktabs}",
         rf"\begin{{tabular}}{{l{'r' * len(tables)}}}",
         r"\toprule",
         " & ".join(["", *head]) + r" \\",
@@ -97,59 +142,75 @@ def latex(tables: Sequence[TaskTable]) -> str:
         r"\midrule",
     ]
     for label in _labels(tables):
-        lines.append(" & ".join([safe.latex(label), *(_latex(column.get(label)) for column in columns)]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+        lines.append(
+            " & ".join([safe.latex(_named(label, tables)), *(_latex(column.get(label)) for column in columns)]) + r" \\"
+        )
+    lines += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+        r"\smallskip",
+        r"\noindent\begin{minipage}{\linewidth}\footnotesize",
+    ]
+    lines += [_signs(safe.latex(sentence)) for sentence in legend(tables)]
+    return "\n".join([*lines, r"\end{minipage}", ""])
 
 
-def _ascii(sentence: str) -> str:
-    for sign, command in MARKS.values():
-        sentence = sentence.replace(sign, f"${command}$")
-    return sentence
+#: signs of the legend and the heads, which LaTeX writes as formulas
+SIGNS = {**dict(MARKS.values()), MAY_BE_BEST[0]: MAY_BE_BEST[1], "±": r"\pm", "↑": r"\uparrow", "↓": r"\downarrow"}
+
+
+def _signs(text: str) -> str:
+    for sign, command in SIGNS.items():
+        text = text.replace(sign, f"${command}$")
+    return text
 
 
 def _latex(cell: Cell | None) -> str:
-    if cell is None or cell.mean == "–":
+    if cell is None or not cell.n:
         return "--"
-    number = rf"\mathbf{{{cell.mean}}}" if cell.best else rf"\underline{{{cell.mean}}}" if cell.tied else cell.mean
+    number = rf"\mathbf{{{cell.mean}}}" if cell.best else cell.mean
     spread = rf" \pm {cell.deviation}" if cell.deviation else ""
-    mark = f"^{{{MARKS[cell.verdict][1]}}}" if cell.verdict else ""
+    marks = f"^{{{given}}}" if (given := cell.marks(latex=True)) else ""
     failed = rf"\textsuperscript{{{safe.latex(cell.note.split()[0])} failed}}" if cell.note else ""
-    return f"${number}{spread}{mark}${failed}"
+    return f"${number}{spread}{marks}${failed}"
 
 
 def markdown(tables: Sequence[TaskTable]) -> str:
     """The same as Markdown, with its legend below."""
     columns = [cells(table) for table in tables]
-    head = ["optimizer", *(f"{safe.markdown(table.task)}, {words(table.metric)} {_arrow(table)}" for table in tables)]
+    head = ["optimizer", *(f"{safe.markdown(table.task)}, {words(table.metric)} {table.arrow}" for table in tables)]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * len(tables) + "|"]
     for label in _labels(tables):
-        lines.append("| " + " | ".join([safe.markdown(label), *(_markdown(c.get(label)) for c in columns)]) + " |")
-    return "\n".join([*lines, "", " ".join(legend(tables)), ""])
+        lines.append(
+            "| "
+            + " | ".join([safe.markdown(_named(label, tables)), *(_markdown(c.get(label)) for c in columns)])
+            + " |"
+        )
+    return "\n".join([*lines, "", " ".join(map(safe.markdown, legend(tables))), ""])
 
 
 def _markdown(cell: Cell | None) -> str:
-    if cell is None or cell.mean == "–":
+    if cell is None or not cell.n:
         return "–"
-    number = f"**{cell.mean}**" if cell.best else f"<u>{cell.mean}</u>" if cell.tied else cell.mean
-    mark = MARKS[cell.verdict][0] if cell.verdict else ""
-    return number + (f" ± {cell.deviation}" if cell.deviation else "") + mark + (f" ({cell.note})" if cell.note else "")
-
-
-def _arrow(table: TaskTable, tex: bool = False) -> str:
-    if tex:
-        return r"$\uparrow$" if table.greater else r"$\downarrow$"
-    return "↑" if table.greater else "↓"
+    number = f"**{cell.mean}**" if cell.best else cell.mean
+    marks = f" {given}" if (given := cell.marks()) else ""
+    return (
+        number + (f" ± {cell.deviation}" if cell.deviation else "") + marks + (f" ({cell.note})" if cell.note else "")
+    )
 
 
 def csv(tables: Sequence[TaskTable]) -> str:
-    """The same as CSV: a line an optimizer and task, with the marks as words."""
-    head = ["optimizer", "task", "metric", "mean", "sd", "best", "tied", "verdict", "note", "named"]
-    lines: list[list[str]] = [head]
+    """The same as CSV: a line an optimizer and task, with the marks as words, those of the report. `may_be_best` is
+    empty where no tests of all pairs were made.
+    """
+    head = ["optimizer", "task", "metric", "better_is", "n", "mean", "sd", "best", "may_be_best", "verdict", "note"]
+    lines: list[list[str]] = [[*head, "named"]]
     for table in tables:
         for label, cell in cells(table).items():
-            mean = "" if cell.mean == "–" else cell.mean
-            marks = ["yes" if mark else "no" for mark in (cell.best, cell.tied)]
-            lines.append(
-                [label, table.task, table.metric, mean, cell.deviation, *marks, cell.verdict, cell.note, cell.named]
-            )
+            mean = cell.mean if cell.n else ""
+            way = "higher" if table.greater else "lower"
+            marks = ["" if mark is None else "yes" if mark else "no" for mark in (cell.best, cell.may_be_best)]
+            given = [label, table.task, table.metric, way, f"{cell.n}", mean, cell.deviation, *marks, cell.verdict]
+            lines.append([*given, cell.note, cell.named])
     return safe.csv_lines(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hf_optim.core.safe_text import html as escape
 from hf_optim.study.report.columns import EXPLAINED, slug
@@ -17,11 +17,16 @@ def html_table(
     `head` holds the texts of the columns, `rows` whole <tr>, `keys` what explains each column (default: its name).
     """
     cells = "".join(_head(text, key) for text, key in zip(head, keys or head, strict=True))
-    return (
-        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(caption)}"><table class="{kind}">'
-        f'<caption class="vh">{escape(caption)}</caption>'
-        f"<thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{COPY}"
+    table = (
+        f'<table class="{kind}"><caption class="vh">{escape(caption)}</caption>'
+        f"<thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
+    return scroll(table, caption) + COPY
+
+
+def scroll(content: str, name: str) -> str:
+    """What may be wider than the page, and scrolls sideways on its own: by keyboard, too."""
+    return f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(name)}">{content}</div>'
 
 
 def _head(text: str, key: str) -> str:
@@ -62,6 +67,16 @@ def _save(name: str) -> str:
 def file_name(*parts: str) -> str:
     """A name for a file or an anchor: lower case, digits and dashes."""
     return re.sub(r"[^A-Za-z0-9]+", "-", " ".join(parts)).strip("-").lower()
+
+
+def file_names(labels: Iterable[str]) -> dict[str, str]:
+    """A name for each label, as `file_name` gives it: labels that come out alike get a number behind it."""
+    given: dict[str, str] = {}
+    for label in labels:
+        name = file_name(label)
+        choices = (name, *(f"{name}-{number}" for number in range(2, len(given) + 2)))
+        given[label] = next(choice for choice in choices if choice not in given.values())
+    return given
 
 
 def swatch(style: str) -> str:

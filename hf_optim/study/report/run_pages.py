@@ -56,7 +56,7 @@ def _stands(results: Results, name: str, text: str) -> bool:
 
 
 def _body(results: Results, run: Run, record: Mapping[str, Any]) -> Iterator[str]:
-    yield f'<p><a href="../report.html">{escape(results.plan.title)}</a></p><h1>{escape(describe(run))}</h1>'
+    yield f'<nav><a href="../report.html">{escape(results.plan.title)}</a></nav><main><h1>{escape(describe(run))}</h1>'
     if record["status"] == "ok":
         primary = (record.get("primary") or {}).get("name")
         value = f": {escape(primary)} {_text(record['metrics'].get(primary))}" if primary else ""
@@ -76,12 +76,17 @@ def _body(results: Results, run: Run, record: Mapping[str, Any]) -> Iterator[str
         yield _table(place.capitalize(), record.get(place) or {})
     yield _table("Run", {"id": run.id, "started": record.get("started"), "finished": record.get("finished")})
     if log := _log(results, run):
-        yield f"<h2>Log</h2><pre>{escape(log)}</pre>"
+        yield f'<h2>Log</h2><pre tabindex="0">{escape(log)}</pre>'
+    yield "</main>"
 
 
 def _table(title: str, values: Mapping[str, Any]) -> str:
-    lines = "".join(f"<tr><th>{escape(k)}</th><td>{_text(v)}</td></tr>" for k, v in values.items() if v is not None)
-    return f"<h2>{title}</h2><table><tbody>{lines}</tbody></table>" if lines else ""
+    lines = "".join(
+        f'<tr><th scope="row">{escape(k)}</th><td>{_text(v)}</td></tr>' for k, v in values.items() if v is not None
+    )
+    at = title.lower()
+    table = f'<table aria-labelledby="{at}"><tbody>{lines}</tbody></table>'
+    return f'<h2 id="{at}">{title}</h2>{table}' if lines else ""
 
 
 def _text(value: Any) -> str:

@@ -35,4 +35,5 @@ def picture(file: PurePosixPath, content: bytes, alt: str) -> str:
 
 def text(file: PurePosixPath, content: bytes, letters: int) -> str:
     """The beginning of a text as a <pre>; "" for anything else."""
-    return f"<pre>{escape(content.decode('utf-8', errors='replace')[:letters])}</pre>" if file.suffix == ".txt" else ""
+    shown = escape(content.decode("utf-8", errors="replace")[:letters])
+    return f'<pre tabindex="0">{shown}</pre>' if file.suffix == ".txt" else ""

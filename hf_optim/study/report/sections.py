@@ -16,6 +16,7 @@ from hf_optim.study.findings.speedups import said as speedup_text
 from hf_optim.study.findings.table import p_text
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
+from hf_optim.study.plan.entries import declared
 from hf_optim.study.report import charts
 from hf_optim.study.report import samples as generated
 from hf_optim.study.report.pieces import figure, file_name, html_table, text_row
@@ -117,8 +118,9 @@ def protocol(findings: Protocol | None, styles: Mapping[str, str]) -> str:
         return ""
     parts = []
     if findings.chosen:
-        lines = [text_row(choice.optimizer, _choice(choice)) for choice in findings.chosen]
-        head = ["optimizer", "task", "repetition", "trials", "chosen", "validation"]
+        repeated = any(choice.repetition for choice in findings.chosen)
+        lines = [text_row(choice.optimizer, _choice(choice, repeated)) for choice in findings.chosen]
+        head = ["optimizer", "task", *(["repetition"] if repeated else []), "trials", "chosen", "validation"]
         table_ = html_table(head, lines, "What tuning chose")
         if len(lines) > MOST_CHOICES:
             table_ = f"<details><summary>{len(lines)} choices</summary>{table_}</details>"
@@ -153,10 +155,10 @@ def protocol(findings: Protocol | None, styles: Mapping[str, str]) -> str:
     return "".join(parts)
 
 
-def _choice(choice: Chosen) -> list[str]:
+def _choice(choice: Chosen, repeated: bool) -> list[str]:
     setting = ", ".join(f"{key} {_plain(value, 4)}" for key, value in choice.point.items()) or "not tuned"
     trials = f"{choice.trials}" + (f" ({choice.failed} failed)" if choice.failed else "")
-    return [choice.task, f"{choice.repetition}" if choice.repetition else "–", trials, setting, _plain(choice.value, 4)]
+    return [choice.task, *([f"{choice.repetition}"] if repeated else []), trials, setting, _plain(choice.value, 4)]
 
 
 def _curve(label: str, steps: Any, values: Sequence[float]) -> Curve:
@@ -191,7 +193,7 @@ def extra(results: Results, task: Mapping[str, Any], task_table: table.TaskTable
         text_row(row.optimizer, [_spread(seen[key].get(row.optimizer, [])) for key in seen])
         for row in task_table.rows if any(row.optimizer in values for values in seen.values())
     ]  # fmt: skip
-    head = ["optimizer", *(key.replace("_", " ") for key in seen)]
+    head = ["optimizer", *(table.headed(key.replace("_", " "), declared(task, key)) for key in seen)]
     content = html_table(head, lines, f"{task_table.task}: further figures")
     return f"<details><summary>Further figures, mean ± standard deviation</summary>{content}</details>"
 

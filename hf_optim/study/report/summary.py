@@ -73,6 +73,30 @@ def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
     return texts
 
 
+def terms(results: Results, tables: Sequence[TaskTable]) -> dict[str, str]:
+    """The words of the verdicts that no reader has to know first, each in a sentence; those that this page uses."""
+    judgement, units = results.standing.judgement, naming.unit(results.plan)
+    if judgement is None:
+        return {}
+    compared = [*judgement.comparisons.values(), *judgement.scores.values()]
+    told = {
+        "look": f"A number of {units}, planned before anything ran, after which verdicts may be given: who looks at "
+        "every moment sees differences come and go that are chance."
+    }
+    if any(c.verdict == "undecided" for c in compared):
+        told["undecided"] = "Neither better nor worse nor equal was shown. More runs might show one of them."
+        told["this design finds a difference of … with 80 %"] = (
+            "Were the true difference this large, 80 of 100 such studies would find it; a smaller one mostly stays "
+            "undecided, and may well be there."
+        )
+    if any(c.tests > 1 for c in compared):
+        told["Holm"] = (
+            "A correction: who compares often finds something by chance, so each p is raised until all verdicts of the "
+            "study together are wrong in at most 5 of 100 studies."
+        )
+    return told
+
+
 def _marked(text: str) -> str:
     """A sentence with its verdicts in colour."""
     marked = escape(text)

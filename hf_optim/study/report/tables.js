@@ -29,11 +29,14 @@ for (const table of all("table")) {
 }
 
 // A label is written as Python wrote it for each language; what else stands in a cell is a number or a word of ours.
-const LATEX = { "±": "$\\pm$", "−": "$-$", "–": "--", "●": "$\\bullet$", "<": "$<$", ">": "$>$",
+const LATEX = { "±": "$\\pm$", "−": "$-$", "–": "--", "●": "$\\bullet$", "↑": "$\\uparrow$", "↓": "$\\downarrow$", "<": "$<$", ">": "$>$",
   "%": "\\%", "_": "\\_", "&": "\\&", "#": "\\#", "$": "\\$", "{": "\\{", "}": "\\}", "\\": "\\textbackslash{}" };
 const plain = {
-  csv: (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text),
-  latex: (text) => text.replace(/[±−–●<>%_&#${}\\]/g, (c) => LATEX[c]),
+  csv: (said) => {
+    const text = said.replace("↑", "(higher is better)").replace("↓", "(lower is better)");
+    return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  },
+  latex: (text) => text.replace(/[±−–●↑↓<>%_&#${}\\]/g, (c) => LATEX[c]),
   markdown: (text) => text.replaceAll("|", "\\|"),
 };
 function written(cell, kind) {

@@ -7,11 +7,20 @@ memory have files of their own, and a study that was interrupted gives the same 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.core import safe_text as safe
-from hf_optim.study.findings.table import COSTS, OTHERS, TaskTable, cost_text, measured_costs, result_cells, spread
+from hf_optim.study.findings.table import (
+    COSTS,
+    OTHERS,
+    TaskTable,
+    arrow,
+    cost_text,
+    measured_costs,
+    result_cells,
+    spread,
+)
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 
@@ -145,6 +154,7 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
     from rich.text import Text
 
     colours = {"better": "green", "worse": "red", "equivalent": "cyan"}  # what is exploratory stays plain
+    columns: set[str] = set()
     for table in tables:
         rows = [result_cells(table, row) for row in table.rows]
         names = list(rows[0]) if rows else []
@@ -152,6 +162,7 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
             width = sum(max(len(n), *(len(r[n]) for r in rows)) + 3 for n in names)
             if width > console.width and droppable in names:
                 names.remove(droppable)
+        columns |= set(names)
         rich_table = RichTable(
             box=SIMPLE_HEAD,
             pad_edge=False,
@@ -166,7 +177,16 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
             rich_table.add_row(*(Text(row[n], style=colours.get(row[n], "") if n == "verdict" else "") for n in names))
         console.print(rich_table)
     for line in tables[0].ours if tables else ():
-        console.print(f"our definition, not the paper's: {line}", markup=False, style="dim", highlight=False)
-    console.print(
-        "p after looks and family; place: where it can stand, ● may be the best.", style="dim", highlight=False
-    )
+        safe.say(console, f"our definition, not the paper's: {line}")
+    if columns:
+        console.print(_legend(tables, columns), markup=False, style="dim", highlight=False)
+
+
+def _legend(tables: Sequence[TaskTable], columns: Collection[str]) -> str:
+    """What the columns that were shown mean, where their names do not say it."""
+    compared = any(row.comparison for table in tables for row in table.rows)
+    told = [f"{arrow(up)}: {'higher' if up else 'lower'} is better" for up in dict.fromkeys(t.greater for t in tables)]
+    told += ["±: standard deviation"] if any(row.mean.n > 1 for table in tables for row in table.rows) else []
+    told += ["p: after correction for all comparisons and looks"] if compared and "p" in columns else []
+    told += ["place: where it can stand, ● may be the best"] if "place" in columns else []
+    return f"{'; '.join(told)}."

@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim.core.safe_text import html as escape
-from hf_optim.experiment.own_training import MODEL as OWN
 from hf_optim.study.findings import naming, table
 from hf_optim.study.findings.curves import Curve, Histories
 from hf_optim.study.findings.spending import AXES
 from hf_optim.study.findings.table import COSTS, Row, TaskTable
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import declared
-from hf_optim.study.report import charts, differs, forest, sections, views
+from hf_optim.study.report import charts, differs, forest, recipe, sections, views
 from hf_optim.study.report.columns import key_of
-from hf_optim.study.report.pieces import figure, file_name, html_table, name_cell, swatch
+from hf_optim.study.report.pieces import figure, file_name, html_table, name_cell, scroll, swatch
 from hf_optim.study.report.summary import words
 
 #: what a reader looks for first stands first
@@ -33,40 +32,42 @@ def section(
     task: Mapping[str, Any],
     task_table: TaskTable,
     styles: Mapping[str, str],
+    name: str,
     metrics: Sequence[str],
     dropped: int = 0,
 ) -> tuple[str, dict[str, Any]]:
-    """The section as HTML, and the data to show it differently; `metrics` are those to choose from, and so many were
-    `dropped` for the size of the page.
+    """The section as HTML, and the data to show it differently; `name` is the task's own among the page's anchors and
+    files, `metrics` are those to choose from, and so many were `dropped` for the size of the page.
     """
     data: dict[str, Any] = {"columns": _columns(task_table), "metrics": {}}
     marks = _forest(results, task, task_table, task_table)
     parts = [
-        f'<section class="task" id="{anchor(task_table)}" data-task="{escape(task_table.task)}">',
-        f"<h2>{escape(task_table.task + task_table.suffix)}</h2>",
-        f'<p class="facts">{escape(_facts(results, task))}</p>',
+        f'<section class="task" id="{anchor(name)}" data-task="{escape(task_table.task)}" '
+        f'aria-labelledby="{anchor(name)}-title">',
+        f'<h2 id="{anchor(name)}-title">{escape(task_table.task + task_table.suffix)}</h2>',
+        f'<p class="facts">{escape(recipe.line(results, task))}</p>',
     ]
     if marks:
         parts.append(_controls(task_table, metrics) + _too_many(results, dropped))
         rows, left, right = marks
-        drawing = f'<div class="scroll">{forest.draw(rows, left, right, styles)}</div>'
-        parts.append(figure("Result", "", drawing, file_name(task_table.task, "result")))
+        drawing = scroll(forest.draw(rows, left, right, styles), f"{task_table.task}: the plot of the result")
+        parts.append(figure("Result", "", drawing, f"{name}-result"))
     parts.append(_result_table(task_table, styles))
     for metric, baseline, view in views.variants(results, task, task_table, list(metrics)) if metrics else ():
         _add(data["metrics"], _view(results, task, task_table, metric, baseline, view), metric, baseline)
-    charts_, data["axes"] = _curves(results, task, task_table, styles)
+    charts_, data["axes"] = _curves(results, task, task_table, styles, name)
     parts.append(charts_)
     parts.append(
-        f'<div class="more">{_others(task_table, styles)}{_costs(task_table, styles)}</div>'
+        f'<div class="more">{_others(task, task_table, styles)}{_costs(task_table, styles)}</div>'
         f"{differs.on_task(results, task)}{sections.extra(results, task, task_table)}"
         f"{sections.samples(results, task)}</section>"
     )
     return "".join(parts), data
 
 
-def anchor(task_table: TaskTable) -> str:
+def anchor(name: str) -> str:
     """The place of a task's section."""
-    return f"task-{file_name(task_table.task)}"
+    return f"task-{name}"
 
 
 # --- the result ------------------------------------------------------------------------------------------------------
@@ -107,16 +108,16 @@ def _too_many(results: Results, dropped: int) -> str:
 
 def _cells(view: TaskTable, row: Row) -> dict[str, str]:
     """The cells of a row by what explains their column, those that are read first in front."""
-    named = {key_of(k, view.metric, view.baseline): v for k, v in table.result_cells(view, row).items()}
+    named = {key_of(k, view.head, view.baseline): v for k, v in table.result_cells(view, row).items()}
     named["P(better)"] = _win_rate(row)
     first = {key: named.pop(key) for key in ("optimizer", *ORDER) if key in named}
     return first | {"P(better)": named.pop("P(better)")} | named
 
 
 def _heads(view: TaskTable) -> dict[str, str]:
-    heads = {key_of(k, view.metric, view.baseline): k.strip() for k in table.result_cells(view, view.rows[0])}
+    heads = {key_of(k, view.head, view.baseline): k.strip() for k in table.result_cells(view, view.rows[0])}
     fixed = {"interval of the difference": "its interval", "P(better)": "P(better)"}
-    return heads | fixed | {"metric": words(view.metric)}
+    return heads | fixed | {"metric": words(view.head)}
 
 
 def _columns(task_table: TaskTable) -> list[str]:
@@ -201,7 +202,7 @@ def _win_rate(row: Row) -> str:
 
 
 def _curves(
-    results: Results, task: Mapping[str, Any], task_table: TaskTable, styles: Mapping[str, str]
+    results: Results, task: Mapping[str, Any], task_table: TaskTable, styles: Mapping[str, str], name: str
 ) -> tuple[str, dict[str, Any]]:
     """The curves of a task over steps, and what turns steps into passes, tokens, FLOPs and seconds."""
     histories, stem = Histories(results, task), task_table.metric.removeprefix("test_")
@@ -229,12 +230,12 @@ def _curves(
             end=end,
             singles=None if key == "effective_lr" else histories.singles(key, points),
         )
-        drawn.append(figure(title, note, drawing, file_name(task_table.task, key)))
-    axes = {key: _axis(histories.spent(key), name, styles, end) for key, name in AXES.items()}
+        drawn.append(figure(title, note, drawing, f"{name}-{file_name(key)}"))
+    axes = {key: _axis(histories.spent(key), word, styles, end) for key, word in AXES.items()}
     axes = {key: value for key, value in axes.items() if value}
     if not any(drawn):
         return "", {}
-    over = "".join(f'<option value="{key}">{name}</option>' for key, name in {"step": "steps", **_named(axes)}.items())
+    over = "".join(f'<option value="{key}">{word}</option>' for key, word in {"step": "steps", **_named(axes)}.items())
     controls = (
         f'<p class="controls"><label>over <select data-set="axis">{over}</select></label>'
         '<label><input type="checkbox" data-set="seeds"> single seeds</label>'
@@ -270,7 +271,7 @@ def _is_share(task: Mapping[str, Any], metric: str) -> bool:
 # --- figures beside the result ---------------------------------------------------------------------------------------
 
 
-def _others(task_table: TaskTable, styles: Mapping[str, str]) -> str:
+def _others(task: Mapping[str, Any], task_table: TaskTable, styles: Mapping[str, str]) -> str:
     shown = [
         name
         for name in table.OTHERS
@@ -287,7 +288,10 @@ def _others(task_table: TaskTable, styles: Mapping[str, str]) -> str:
     note = (
         "Gaps are test minus train for losses and train minus test for accuracies, the train side in evaluation mode."
     )
-    content = html_table(["optimizer", *map(words, shown)], lines, f"{task_table.task}: losses and gaps")
+    heads = [table.headed(words(name), declared(task, name)) for name in shown]
+    content = html_table(
+        ["optimizer", *heads], lines, f"{task_table.task}: losses and gaps", keys=["optimizer", *map(words, shown)]
+    )
     return f'<h3>Losses and gaps</h3>{content}<p class="soft">{note}</p>'
 
 
@@ -312,29 +316,6 @@ def _costs(task_table: TaskTable, styles: Mapping[str, str]) -> str:
         '<p class="soft">Medians over seeds. Runs may have shared the machine: compare within this table only. '
         "A plain step is one forward and one backward pass; peaks are the most memory held at a time.</p>"
     )
-
-
-def _facts(results: Results, task: Mapping[str, Any]) -> str:
-    """One line about the task: what was trained on what, for how long."""
-    here = [
-        results.records[run.id] for run in results.plan.runs if run.task == task["label"] and run.id in results.records
-    ]
-    fine = [record for record in here if record["status"] == "ok"]
-    own = task["model"] == OWN
-    facts = [f"{task['title']}, {task['task']}" + ("" if own else f"/{task['model']}, size {task['size']}")]
-    notes = sorted({str(r["data"].get("note") or r["data"].get("name")) for r in fine if r.get("data")})
-    facts += notes[:2]
-    steps = sorted({r["time"].get("steps") for r in fine} - {None})
-    facts += [f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"] if steps else []
-    sizes = sorted({r["memory"].get("parameters") for r in fine} - {None})
-    facts += [f"{sizes[0]:,} parameters"] if len(sizes) == 1 else []
-    if task.get("schedule"):
-        facts.append(
-            "schedule " + ", ".join(f"{k} {v}" if k != "name" else str(v) for k, v in task["schedule"].items())
-        )
-    changed = [f"{k} {v}" for k, v in (task.get("overrides") or {}).items() if k != "steps"]
-    facts += [f"in place of the preset's: {', '.join(changed)}"] if changed else []
-    return " · ".join(facts)
 
 
 def legend(styles: Mapping[str, str]) -> str:

@@ -1,0 +1,144 @@
+"""What the author of a rule does wrong inside a hook, in the author's words: which hook, which name, what to do."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any, ClassVar, TypeVar, cast
+
+from hf_optim.core.validate import closest
+from hf_optim.errors import UserError, one_line
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class RuleError(UserError):
+    """A mistake in the text of a rule."""
+
+
+class MissingName(RuleError, AttributeError):
+    """A hook asks for a name that is not there; `hasattr` sees it as that."""
+
+
+# --- what hooks are given --------------------------------------------------------------------------------------------
+
+
+class _Given(SimpleNamespace):
+    _letter: ClassVar[str]
+    _holds: ClassVar[str]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        there = vars(self)
+        listed = ", ".join(there) or "nothing"
+        near = closest(name, there)
+        raise MissingName(f"there is no {self._letter}.{name}{near}: {self._letter} holds {self._holds}: {listed}")
+
+
+class Hyper(_Given):
+    """`h`: a group's hyper-parameters."""
+
+    _letter, _holds = "h", "the arguments of the constructor"
+
+
+class Shared(_Given):
+    """`s`: what `control` returned."""
+
+    _letter, _holds = "s", "what `control` returns"
+
+
+class Numbers(_Given):
+    """`c`: the numbers of a step, which tensors share, so that nobody may write them."""
+
+    _letter, _holds = "c", "what `scalars` returns, and sums"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise RuleError(
+            f"c.{name} is written, but tensors share c: compute it in `scalars`, or under a name of its own"
+        )
+
+
+# --- what hooks return -----------------------------------------------------------------------------------------------
+
+
+def called(hook: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What a hook that computes numbers returns.
+
+    Raises:
+        RuleError: that is no mapping.
+    """
+    numbers = hook(*arguments)
+    if not isinstance(numbers, Mapping):
+        raise RuleError(
+            f"{hook.__qualname__} returned {_kind(numbers)}: let it return its numbers by name, as {{'lr': h.lr}}"
+        )
+    return dict(numbers)
+
+
+def check_sums(measure: Callable[..., Any], number: int | None, names: int) -> None:
+    """Raise RuleError unless `measure` has added up as many sums as `measures` names; None: it returned nothing."""
+    if number != names:
+        raise RuleError(
+            f"{measure.__qualname__} returned {number or 'nothing'}, but `measures` names {names} "
+            f"sum{'s'[: names > 1]}: let it return a tuple with one for each name, as (dot(g, g),)"
+        )
+
+
+def gradient_written(hook: str) -> RuleError:
+    """The error of a hook that writes what everybody reads."""
+    return RuleError(
+        f"{hook} writes its gradient (g, raw or given), which others read after it: use methods without _ at their end "
+        "(g.abs(), not g.abs_()), or g.clone() first"
+    )
+
+
+def _kind(value: Any) -> str:
+    return "nothing (None)" if value is None else f"{type(value).__name__}, no mapping"
+
+
+# --- what hooks raise ------------------------------------------------------------------------------------------------
+
+
+def explains(method: Method) -> Method:
+    """`method` of an optimizer; what a hook of its rule or transform raises there becomes a `RuleError` with its place.
+
+    An author's own `UserError`s stay as they are."""
+
+    @functools.wraps(method)
+    def explained(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            mine = not isinstance(error, UserError) or (isinstance(error, RuleError) and error.__cause__ is None)
+            place = _place(error.__traceback__, (type(self), type(self.transform))) if mine else None
+            if place is None:
+                raise
+            text = str(error) if isinstance(error, RuleError) else one_line(error)
+            raise RuleError(f"{place}: {text}") from error
+
+    return cast(Method, explained)
+
+
+def _place(raised: TracebackType | None, owners: tuple[type, ...]) -> str | None:
+    """`Mine.update, line 12 of mine.py (m.lerp_(g, c.w))`: where in its text a hook was when it raised; None if none
+    was under way."""
+    code = {
+        hook.__func__.__code__: f"{owner.__name__}.{name}"
+        for owner in owners
+        for base in owner.__mro__
+        for name, hook in vars(base).items()
+        if isinstance(hook, staticmethod) and hasattr(hook.__func__, "__code__")
+    }
+    frames = list(traceback.walk_tb(raised))
+    first = next((frame for frame, _ in frames if frame.f_code in code), None)
+    if first is None:
+        return None
+    file = first.f_code.co_filename
+    own = [(frame, line) for frame, line in frames if frame.f_code.co_filename == file]
+    number = own[-1][1]
+    text = traceback.FrameSummary(file, number, "").line or ""
+    return f"{code[first.f_code]}, line {number} of {Path(file).name}{f' ({text})' if text else ''}"

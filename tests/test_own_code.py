@@ -1,0 +1,203 @@
+"""What lives in a user's own file is known as what comes along is: its class by every command, its function's mistakes
+at once; and what can be read of it is read without running it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_plugin import HEAVY_BALL
+
+from hf_optim import registry
+from hf_optim.commands.main import main
+from hf_optim.core import importing
+from hf_optim.errors import UserError
+from hf_optim.experiment import forecast, record
+from hf_optim.study.folder.store import read_status
+from hf_optim.study.launch import worker
+from hf_optim.study.plan import plan, source, values
+
+RUNS = "raise RuntimeError('this file ran')\n"
+CITED = '    cited = ("Polyak, Boris", "Some Methods", "USSR Journal", 1964)\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(arguments)
+    return (code, *capsys.readouterr())
+
+
+# --- a class ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_class_in_a_file_is_known_to_info_list_and_cite_and_is_not_run(folder, capsys):
+    Path("heavy.py").write_text(HEAVY_BALL + RUNS)
+    code, out, _ = told(capsys, "info", "heavy.py:HeavyBall")
+    assert code == 0 and "lr=0.1, beta=0.9, weight_decay=0" in out and "lr 0.0001 to 1, logarithmic" in out
+    assert "4 bytes a parameter" in out and "Equation 9" in out
+    code, out, _ = told(capsys, "list", "heavy.py:HeavyBall")
+    assert code == 0 and out.splitlines()[1].split()[:2] == ["heavy.py:HeavyBall", "plain"]
+    code, out, err = told(capsys, "cite", "heavy.py:HeavyBall")
+    assert code == 0 and "author = {Polyak}" in out and "year = {1964}" in out and err == ""
+    Path("whole.py").write_text(HEAVY_BALL.replace("    slots =", f"{CITED}    slots =") + RUNS)
+    code, out, err = told(capsys, "cite", "whole.py:HeavyBall")
+    assert "title = {Some Methods}" in out and "author = {Polyak, Boris}" in out and err == ""
+    Path("bare.py").write_text(HEAVY_BALL.replace(" (Polyak 1964)", "") + RUNS)
+    code, out, err = told(capsys, "cite", "bare.py:HeavyBall")
+    assert "declares no author and no year" in err and "cited = (" in err
+
+
+def test_a_class_that_cannot_be_read_is_asked_itself(folder, capsys):
+    Path("sub.py").write_text('from hf_optim import AdamW\n\n\nclass Sub(AdamW):\n    """A child."""\n')
+    known = registry.about("sub.py:Sub")
+    assert known.defaults == registry.info("adamw").defaults and known.doc == "A child."
+    with importing.refused("a test"), pytest.raises(importing.Untrusted):
+        registry.about("sub.py:Sub")
+    assert told(capsys, "info", "sub.py:Sob")[0] == 2 and told(capsys, "info", "none.py:Sub")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("from hf_optim.bases.optimizer import Optimizer", "from torch.optim import Optimizer"),
+        ("beta: float = 0.9,", "beta: float = len('nine') / 5,"),
+        ("state_dtype: str | None = None,", "state_dtype: str | None = None,\n        **rest: Any,"),
+    ],
+)
+def test_what_reading_does_not_tell_for_certain_is_left_to_the_code(old, new, folder):
+    assert HEAVY_BALL.count(old) == 1
+    Path("odd.py").write_text(HEAVY_BALL.replace(old, new) + RUNS)
+    with pytest.raises(UserError, match="this file ran"):
+        registry.about("odd.py:HeavyBall")
+
+
+def test_nothing_is_even_read_where_a_stranger_may_have_written_the_name(folder):
+    Path("heavy.py").write_text(HEAVY_BALL)
+    with importing.refused("a test"), pytest.raises(importing.Untrusted):
+        registry.about("heavy.py:HeavyBall")
+    with importing.refused("a test", read=True):
+        assert registry.about("heavy.py:HeavyBall").defaults["beta"] == 0.9
+
+
+STUDY = """name: s
+seeds: 2
+tasks: [{task: vision, model: mlp, size: smoke}]
+optimizers: [adamw, 'FILE:HeavyBall']
+tuning: {trials: 2}
+"""
+
+
+def expand(text: str) -> plan.Plan:
+    return plan.expand(source.parse(text, "s.yaml"))
+
+
+def test_tuning_searches_what_a_file_of_ones_own_declares(folder):
+    Path("heavy.py").write_text(HEAVY_BALL)
+    cells = expand(STUDY.replace("FILE", "heavy.py")).tuning["cells"]
+    assert cells[1]["space"] == {"lr": ["log", 1e-4, 1.0]} and len(cells[1]["points"]) == 2
+    Path("odd.py").write_text(HEAVY_BALL.replace('("log", 1e-4, 1.0)', '("logg", 1e-4, 1.0)'))
+    with pytest.raises(UserError, match=r"search_space of lr must be \('log', low, high\)"):
+        expand(STUDY.replace("FILE", "odd.py"))
+
+
+@pytest.mark.parametrize("given", ["tuning: {trials: 2, space: {'FILE:HeavyBall': {lrr: [1e-4, 0.1, log]}}}", ""])
+def test_a_misspelt_name_is_refused_before_anything_runs_and_by_a_dry_run(given, folder):
+    Path("heavy.py").write_text(HEAVY_BALL + RUNS)
+    text = STUDY.replace("tuning: {trials: 2}\n", given)
+    text = text if given else text.replace("'FILE:HeavyBall'", "{name: 'FILE:HeavyBall', lrr: 0.1}")
+    with importing.refused("a dry run", read=True), pytest.raises(UserError, match=r"'lrr' \(did you mean lr\?\)"):
+        expand(text.replace("FILE", "heavy.py"))
+
+
+def test_a_misspelt_name_of_a_class_that_has_to_run_is_refused_too(folder):
+    Path("sub.py").write_text("from hf_optim import AdamW\n\n\nclass HeavyBall(AdamW):\n    pass\n")
+    text = STUDY.replace("FILE", "sub.py").replace("'sub.py:HeavyBall'", "{name: 'sub.py:HeavyBall', lrr: 0.1}")
+    parsed = source.parse(text.replace("tuning: {trials: 2}\n", ""), "s.yaml")
+    with pytest.raises(UserError, match=r"line 4: .*'lrr' \(did you mean lr\?\)"):
+        values.check_values(plan.expand(parsed), parsed)
+
+
+# --- a function ------------------------------------------------------------------------------------------------------
+
+FUNCTION = """from hf_optim import study
+
+@study.training(metric="test_loss", greater_is_better=False)
+def mine(optimizer, seed, log):
+    return RESULT
+"""
+WRONG = {
+    "{'tst_loss': 1.0}": r"returned tst_loss, and no test_loss.*\(did you mean tst_loss",
+    "None": "returned nothing: it has to return its figures by name",
+    "{'test_loss': 'small'}": "returned test_loss = 'small', which is no number",
+}
+
+
+@pytest.fixture
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    monkeypatch.setattr(record, "environment", lambda *_: {})
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = folder / "mine.py"
+
+    def execute(result: str, seed: int, asks: str | None = None) -> str:
+        file.write_text(FUNCTION.replace("RESULT", result))
+        for name in [k for k, module in sys.modules.items() if getattr(module, "__file__", None) == str(file)]:
+            del sys.modules[name]  # as a worker, which is another process
+        spec: dict[str, Any] = {"task": f"{file}:mine", "optimizer": {"name": "sgd"}, "seed": seed}
+        return worker.execute(folder / "study", f"run{seed}", spec, trust=True, asks=asks)
+
+    return execute
+
+
+@pytest.mark.parametrize("result", WRONG)
+def test_a_function_that_returns_something_else_stops_the_study_at_its_first_run(result, run, folder):
+    with pytest.raises(UserError, match=f"{WRONG[result]}.*every run would end so: mend it"):
+        run(result, 0)
+    assert read_status(folder / "study" / "runs" / "run0") is None
+    assert run("{'test_loss': 1.0}", 0) == "ok"  # the same command, mended
+
+
+def test_a_function_without_the_figure_that_tuning_asks_for_stops_it_too(run, folder):
+    with pytest.raises(UserError, match="returned test_loss, and no validation_loss, by which tuning chooses"):
+        run("{'test_loss': 1.0}", 0, asks="validation_loss")
+    assert run("{'test_loss': 1.0, 'validation_loss': 1.0}", 0, asks="validation_loss") == "ok"
+
+
+def test_what_a_function_raises_or_diverges_to_is_a_failed_run(run):
+    assert run("1 / 0", 0) == "failed"
+    assert run("{'test_loss': float('nan')}", 1) == "failed"
+
+
+def test_a_wrong_result_beside_good_ones_is_a_failed_run(run):
+    assert run("{'test_loss': 1.0}", 0) == "ok"
+    assert run("{}", 1) == "failed"
+
+
+def test_a_forecast_says_why_a_function_has_no_cost(folder):
+    Path("mine.py").write_text(FUNCTION.replace("RESULT", "{'test_loss': 1.0}"))
+    spec = {"task": f"{folder / 'mine.py'}:mine", "model": "own", "optimizer": {"name": "sgd"}}
+    lines = forecast.lines([("mine", spec, 3)], None)
+    assert "only its function knows what a run does" in lines[1] and lines[-1] == "  in all unknown"
+
+
+# --- a wrapper without its base --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tlr", "tlr_legacy", "hdk", "lookahead"])
+def test_a_wrapper_alone_is_told_every_spelling(name):
+    with pytest.raises(UserError, match=f"{name} wraps another optimizer") as error:
+        registry.check_spec(name)
+    said = str(error.value)
+    assert 'base="adamw"' in said and f"{{name: {name}, base: adamw}}" in said and f"'{name}(adamw)'" in said
+    ready = [k for k in registry.list_optimizers(f"{name}_*") if registry.info(k).base is not None]
+    assert all(k in said for k in ready)
+    with pytest.raises(UserError, match=rf"{name}\(adamw\): write it as {name} with base='adamw'"):
+        registry.check_spec(f"{name}(adamw)")

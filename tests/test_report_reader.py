@@ -1,0 +1,145 @@
+"""What a reader of a report and a user at a terminal stumbled over: each is told where it is looked for."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from html import unescape
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from study_fakes import make_study
+from tuning_fakes import YAML, expand, good_rate, whole
+
+from hf_optim.core.safe_text import say
+from hf_optim.study.findings import naming, protocol, table, verdicts
+from hf_optim.study.folder import results as records
+from hf_optim.study.report import html as report
+from hf_optim.study.report import recipe, sections, tables
+
+LOSS = {"name": "test_loss", "greater_is_better": False}
+
+
+def loaded(folder: Path) -> tuple[records.Results, list[table.TaskTable]]:
+    results = records.load(folder)
+    return results, table.build(results)
+
+
+def recorded(folder: Path, **parts: dict) -> None:
+    """Every record says this, too; a list gives the runs their values by turns."""
+    for turn, file in enumerate(sorted(folder.glob("runs/*/record.json"))):
+        record = json.loads(file.read_text())
+        for place, values in parts.items():
+            mine = {
+                key: value[turn % len(value)] if isinstance(value, list) else value for key, value in values.items()
+            }
+            record[place] = {**(record.get(place) or {}), **mine}
+        file.write_text(json.dumps(record))
+
+
+def shown(results_tables: list[table.TaskTable], width: int) -> str:
+    console = Console(width=width, file=io.StringIO())
+    tables.show(results_tables, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_line_tells_how_a_task_was_trained(tmp_path: Path) -> None:
+    make_study(tmp_path)
+    results = records.load(tmp_path)
+    task = results.plan.tasks[0]
+    # Runs of before did not write it down: nothing is made up.
+    assert recipe.line(results, task) == "Images, vision/mlp, size small · 1,000 parameters · real digits · 40 steps"
+    recorded(
+        tmp_path,
+        execution={"batch_size": 64, "schedule": "cosine, warmup 0.1", "max_grad_norm": 1.0, "precision": "bf16"},
+        time={"epochs": 2.5},
+        data={"train_samples": 3500, "validation_samples": 500, "test_samples": 1000},
+    )
+    assert recipe.line(records.load(tmp_path), task).split(" · ")[3:] == [
+        "samples: 3,500 train, 500 validation, 1,000 test", "batch size 64", "40 steps (2.5 epochs)",
+        "schedule cosine, warmup 0.1", "gradients clipped to a norm of 1", "bf16",
+    ]  # fmt: skip
+    # Where runs differ, all that they had is told.
+    steps, norms = [100, 200, 400, 300], [0.0, 1.0]
+    recorded(tmp_path, execution={"batch_size": [64, 32], "max_grad_norm": norms}, time={"steps": steps, "epochs": 1})
+    told = recipe.line(records.load(tmp_path), task)
+    assert "batch size 32 or 64 · 100 to 400 steps (1 epochs)" in told and "a norm of 0 or 1" in told
+    recorded(tmp_path, execution={"max_grad_norm": 0.0})
+    page = report.render(*loaded(tmp_path))
+    assert "no clipping" in page and "schedule cosine, warmup 0.1" in page
+
+
+def test_the_direction_stands_behind_every_metric(tmp_path: Path) -> None:
+    _, task_tables = loaded(make_study(tmp_path))
+    assert "test_accuracy ↑" in shown(task_tables, 100) and "| test_accuracy ↑ |" in tables.markdown(task_tables, "x")
+    page = unescape(re.sub(r"<[^>]+>", " ", report.render(*loaded(tmp_path))))
+    assert "test accuracy ↑" in page and "train loss ↓" in page and "loss gap ↓" in page
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan["tasks"][0]["primary"] = LOSS
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert "test_loss ↓" in (said := shown(loaded(tmp_path)[1], 100)) and "↓: lower is better" in said
+
+
+def test_the_terminals_legend_explains_what_is_shown_and_nothing_else(tmp_path: Path) -> None:
+    _, task_tables = loaded(make_study(tmp_path, ("adamw", "smaran", "a rule with a rather long name"), seeds=5))
+    wide, middle, narrow = (shown(task_tables, width) for width in (200, 92, 78))
+    assert "place: where it can stand" in wide and wide.count("place") == 2
+    assert "place" not in middle and "p: after correction" in middle
+    assert "place" not in narrow and "p: after correction" not in narrow
+    _, (alone,) = loaded(make_study(tmp_path / "one", ("adamw",), seeds=1))
+    said = shown([alone], 100)
+    assert "p:" not in said and "place" not in said and "standard deviation" not in said
+
+
+def test_sentences_are_wrapped_at_a_terminals_width_and_nowhere_else(tmp_path: Path) -> None:
+    results, task_tables = loaded(make_study(tmp_path, seeds=5))
+    sentence = verdicts.sentences(results, task_tables)[0]
+    assert len(sentence) > 200
+    for terminal, lines in ((True, range(3, 9)), (False, [1])):
+        console = Console(width=80, file=io.StringIO(), force_terminal=terminal)
+        say(console, sentence)
+        printed = console.file.getvalue()  # type: ignore[attr-defined]
+        assert " ".join(printed.split()) == sentence and len(printed.splitlines()) in lines
+        assert not terminal or max(map(len, printed.splitlines())) <= 80
+        assert all(line.startswith("  ") for line in printed.splitlines()[1:]), "the next sentence begins further left"
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_table_of_tuning_speaks_of_repetitions_where_there_are_any(tmp_path: Path, repeated: bool) -> None:
+    text = YAML.replace("trials: 6", "trials: 2")
+    if repeated:
+        text = text.replace("  trials: 2\n", "  trials: 2\n  repetitions: [2, 3]\n").replace("seeds: 3\n", "")
+    results = records.load(whole(expand(text), tmp_path))
+    findings = protocol.build(results)
+    assert {choice.repetition for choice in findings.chosen} == ({1, 2, 3} if repeated else {0})
+    html = sections.protocol(findings, {label: "k0" for label in ("adamw", "SMARAN", "tlr(sgd)")})
+    assert (">repetition<" in html) == repeated
+    written = protocol.markdown(findings, results.plan)
+    assert ("| repetition |" in written) == repeated and "stopped" not in written, "nothing was to be pruned"
+
+
+def test_a_verdict_warns_where_tuning_was_unequal(tmp_path: Path) -> None:
+    results, task_tables = loaded(whole(expand(YAML), tmp_path))
+    said = {sentence.split()[0]: sentence for sentence in verdicts.sentences(results, task_tables)}
+    of = "was tuned with 6 trials over"
+    expected = f"Not tuned alike: SMARAN {of} 1 hyper-parameter, adamw {of} 2 hyper-parameters."
+    assert said["SMARAN"].endswith(f". {expected}")
+    assert expected in unescape(report.render(results, task_tables))
+
+
+def test_trials_that_ended_early_left_steps_for_more_and_that_is_said(tmp_path: Path) -> None:
+    """Bounded by steps, an optimizer of which trials fail has more of them."""
+    text = YAML.replace("trials: 6", "trials: 9\n  steps: 400").replace("    SMARAN: {lr: [0.003, 1.0, log]}\n",
+        "    SMARAN: {lr: [0.003, 1.0, log], eps: [1e-8, 1e-4, log]}\n")  # fmt: skip
+    planned = expand(text)
+    assert "4 trials over lr" in naming.named(planned, "adamw"), "nine points, of which four have room"
+    failing = {"SMARAN"}
+    outcome = lambda run: None if run.optimizer in failing and run.seed >= 1000 else good_rate(run)  # noqa: E731
+    results, task_tables = loaded(whole(planned, tmp_path / "a", outcome))
+    said = {sentence.split()[0]: sentence for sentence in verdicts.sentences(results, task_tables)}
+    assert said["SMARAN"].endswith("Not tuned alike: for the same steps SMARAN had 8 trials in all, adamw had 4.")
+    failing.clear()
+    results, task_tables = loaded(whole(planned, tmp_path / "b", outcome))
+    assert not any("SMARAN" in s and "Not tuned alike" in s for s in verdicts.sentences(results, task_tables))
