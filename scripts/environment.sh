@@ -10,7 +10,7 @@ VENV="${VENV:-.venv}"
 TORCH="${TORCH:-torch==2.14.1 torchvision==0.29.1}"
 EXTRAS="${EXTRAS:-dev}"
 
-if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+if [ "$("$PYTHON" -c 'import sys; print(sys.version_info >= (3, 11))' 2>/dev/null)" != True ]; then
     echo "error: Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3.11 bash $0" >&2
     exit 2
 fi

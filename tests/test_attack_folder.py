@@ -85,7 +85,7 @@ STARTER = (
 )
 
 
-@pytest.mark.parametrize("module", importing._STARTING)
+@pytest.mark.parametrize("module", [name for name in importing._CHANGED if not name.endswith("utils")])
 def test_what_torch_and_triton_start_does_not_look_into_the_current_folder(module: str, tmp_path: Path) -> None:
     *packages, name = module.split(".")
     folder = tmp_path / "packages"
@@ -93,13 +93,13 @@ def test_what_torch_and_triton_start_does_not_look_into_the_current_folder(modul
         (folder := folder / package).mkdir(parents=True)
         (folder / "__init__.py").touch()
     (folder / f"{name}.py").write_text(STARTER)
-    start = f"{STARTS['command']}; import os, {module} as it; it.{importing._STARTING[module].partition('.')[0]}()"
+    start = f"{STARTS['command']}; import os, {module} as it; it.{importing._CHANGED[module][0].partition('.')[0]}()"
     said = _python(f"{start}; print('we are in', os.getcwd())", tmp_path, tmp_path / "packages")
     assert said.endswith(f"started in {sys.prefix}\nwe are in {tmp_path}\n")
 
 
-@pytest.mark.parametrize(("module", "name"), importing._STARTING.items())
-def test_what_is_run_elsewhere_is_called_so_in_what_is_installed(module: str, name: str) -> None:
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, (name, _) in importing._CHANGED.items()])
+def test_what_is_changed_is_called_so_in_what_is_installed(module: str, name: str) -> None:
     top, _, rest = module.partition(".")
     spec = importlib.util.find_spec(top)
     if spec is None or spec.origin is None:
@@ -115,6 +115,13 @@ def test_what_torch_compiles_is_kept_where_nobody_else_writes(tmp_path: Path, to
     code = f"{STARTS['command']}; import torch"
     assert _python(code, tmp_path, torch).endswith(f"\n{own}/hf_optim/inductor\n")
     assert caches.unsafe(own / "hf_optim" / "inductor") is None
+    utils = torch / "torch" / "_inductor" / "runtime"
+    utils.mkdir(parents=True)
+    for folder in (utils, utils.parent):
+        (folder / "__init__.py").touch()
+    (utils / "cache_dir_utils.py").write_text("def default_cache_dir(): return '/tmp/torchinductor_me'\n")
+    told = f"{code}._inductor.runtime.cache_dir_utils as it; print(it.default_cache_dir())"
+    assert _python(told, tmp_path, torch).endswith(f"\n{own}/hf_optim/inductor\n")
     kept = f"import os; os.environ['TORCHINDUCTOR_CACHE_DIR'] = 'theirs'; {code}"
     assert _python(kept, tmp_path, torch).endswith("\ntheirs\n")
 

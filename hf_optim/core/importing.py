@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.machinery import ModuleSpec, PathFinder
@@ -29,10 +29,6 @@ from hf_optim.errors import UserError
 #: what looks into the current folder while it is imported: a library of torch's (cuSPARSELt, whose search path has an
 #: empty part) loads a libcuda.so.1 that lies there, and matplotlib heeds a matplotlibrc
 _LOOKING = ("torch", "matplotlib")
-#: what starts programs that look there: a linker, which takes a libgcc_s.so.1 that lies there for its own, and a Python
-#: that imports torch
-_STARTING = {"triton.runtime.build": "_build", "torch._inductor.compile_worker.subproc_pool": "SubprocPool.__init__"}
-
 _refused: ContextVar[str] = ContextVar("_refused", default="")
 _unread: ContextVar[bool] = ContextVar("_unread", default=False)
 
@@ -53,12 +49,29 @@ def elsewhere() -> Iterator[None]:
         os.close(here)
 
 
+@functools.cache
+def compiled_folder() -> str:
+    """Where torch.compile keeps what it makes, and runs what it finds. By itself it takes a folder of the user's name
+    in the temporary one, and whoever of the machine's users makes that first decides what is run.
+    """
+    return str(caches.safe("inductor")[0] or Path(tempfile.gettempdir()) / f"hf_optim-{uuid.uuid4().hex}")
+
+
+#: module -> what is put in the place of which function of it. A linker takes a libgcc_s.so.1 of the current folder for
+#: its own; inductor's workers import torch; its compiled headers heed no environment
+_CHANGED: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "triton.runtime.build": ("_build", elsewhere()),
+    "torch._inductor.compile_worker.subproc_pool": ("SubprocPool.__init__", elsewhere()),
+    "torch._inductor.runtime.cache_dir_utils": ("default_cache_dir", lambda _: compiled_folder),
+}
+
+
 class _Elsewhere:
-    """Imports what is in `_LOOKING`, and runs what is in `_STARTING`, while Python's own folder is the current one."""
+    """Imports what is in `_LOOKING` while Python's own folder is the current one, and changes what is in `_CHANGED`."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """The usual spec, with a loader that leaves the current folder meanwhile; None for every other module."""
-        if fullname not in _LOOKING and fullname not in _STARTING:
+        """The usual spec with a loader that does so; None for every other module."""
+        if fullname not in _LOOKING and fullname not in _CHANGED:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
@@ -66,27 +79,18 @@ class _Elsewhere:
         execute = spec.loader.exec_module
 
         def from_elsewhere(module: ModuleType) -> None:
+            if fullname == "torch":
+                os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled_folder())
             if fullname in _LOOKING:
-                if fullname == "torch":
-                    _keep_compiled_apart()
                 with elsewhere():
                     return execute(module)
             execute(module)
-            *owners, name = _STARTING[fullname].split(".")
+            (*owners, name), change = _CHANGED[fullname][0].split("."), _CHANGED[fullname][1]
             owner = functools.reduce(getattr, owners, module)
-            setattr(owner, name, elsewhere()(getattr(owner, name)))
+            setattr(owner, name, change(getattr(owner, name)))
 
         spec.loader.exec_module = from_elsewhere  # type: ignore[method-assign]
         return spec
-
-
-def _keep_compiled_apart() -> None:
-    """Unless the environment says where, torch.compile keeps what it makes in the temporary folder under the user's
-    name, and runs what it finds there: whoever of the machine's users makes that folder first decides what that is.
-    """
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        folder = caches.safe("inductor")[0] or Path(tempfile.gettempdir()) / f"hf_optim-{uuid.uuid4().hex}"
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def ignore_current_folder() -> None:
