@@ -116,7 +116,13 @@ def histories(
         return [{"step": 1, keys["metric"]: bad}, {"step": step * (1 + drawn), keys["metric"]: good}]
     if keys["rule"] == "bounded" and label == keys["optimizer"]:
         low, high = keys.get("low", -1.0), keys.get("high", 1.0)
-        return [{"step": 1, keys["key"]: {"right": (low + high) / 2, "wrong": high + 1, "margin": high}[world]}]
+        # as Trainer's log and a run's history name an optimizer's own figure
+        return [
+            {
+                "step": 1,
+                f"hf_optim_{keys['key']}": {"right": (low + high) / 2, "wrong": high + 1, "margin": high}[world],
+            }
+        ]
     return []
 
 

@@ -9,7 +9,9 @@ import functools
 
 import claim_worlds as worlds
 import pytest
+import torch
 
+import hf_optim
 from hf_optim.claims import claim, exhibits, judge, rules
 from hf_optim.study.plan import plan as planning
 
@@ -47,6 +49,17 @@ def placed(name: str, i: int):
         if judge._here(statement.keys, {task["label"] for task in plan.tasks}):
             return statement.keys, plan, setting.metrics
     raise AssertionError(f"{name}: no size has the tasks of {statement.says!r}")
+
+
+def test_a_figure_that_is_judged_is_one_that_its_optimizer_has() -> None:
+    seen = 0
+    for case in CASES[False]:
+        keys, plan, _ = placed(*case.values)
+        if keys["rule"] == "bounded":
+            spec = next(o["spec"] for o in plan.optimizers if o["label"] == keys["optimizer"])
+            assert keys["key"] in hf_optim.create(spec, [torch.nn.Parameter(torch.ones(2))]).figures(), case.id
+            seen += 1
+    assert seen
 
 
 @pytest.mark.parametrize(("name", "i"), CASES[False])

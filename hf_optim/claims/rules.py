@@ -15,7 +15,7 @@ compared, `greater` to what the metric's name says):
 - sooner: optimizer*, baseline*, metric*, target or share*, tasks. Fewer steps until a logged metric reaches the target,
   or this share of the best value that any optimizer reaches with that seed.
 - at_most: optimizer*, baseline*, factor*, metric*, tasks. At most `factor` times the baseline's.
-- bounded: optimizer*, key*, low, high. A logged figure never leaves [low, high].
+- bounded: optimizer*, key*, low, high. A logged figure of the optimizer's own never leaves [low, high].
 - diverges: optimizer*, tasks. More than half of its runs fail.
 - all: of* (a list of rules). All of them.
 - inequality, falls_as, lowest: of files that a command or a check writes, see `exhibits`.
@@ -33,6 +33,7 @@ from typing import Any
 from hf_optim.claims.comparisons import Comparison
 from hf_optim.claims.evidence import COUNTED, Evidence
 from hf_optim.claims.ruling import Question, Ruling, negation, ruling
+from hf_optim.hub.rates import PREFIX
 from hf_optim.study.folder.store import number
 from hf_optim.study.statistics.paired import clopper_pearson, summarise
 
@@ -318,13 +319,14 @@ def _sooner(
 
 
 def _bounded(evidence: Evidence, optimizer: str, key: str, low: float = -math.inf, high: float = math.inf) -> Answer:
+    name = PREFIX + key
     seen = [
-        number(row[key])
+        number(row[name])
         for task in evidence.tasks()
         for run, record in evidence.results.runs(task["label"], optimizer)
         if record is not None
         for row in evidence.history(run)
-        if key in row
+        if name in row
     ]
     seen = [value for value in seen if not math.isnan(value)]
     if not seen:
