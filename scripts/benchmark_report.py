@@ -18,12 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from hf_optim.experiment.spec import id_of  # noqa: E402
+from hf_optim.study.plan.plan import cell_spec, make_run  # noqa: E402
 
 T = TypeVar("T")
 PRIMARY = {"name": "test_accuracy", "greater_is_better": True}
@@ -35,21 +36,22 @@ def make(folder: Path, runs: int) -> None:
     chance = random.Random(0)
     tasks, labels = [f"task {i}" for i in range(TASKS)], [f"optimizer {i}" for i in range(OPTIMIZERS)]
     seeds = max(1, runs // (len(tasks) * len(labels)))
+    plan_tasks = [
+        {"task": "vision", "label": t, "model": "mlp", "size": "small", "data": None, "hyper": {}, "only": labels,
+         "title": "Images", "primary": PRIMARY, "steps": 600, "options": {"cell": t}}
+        for t in tasks
+    ]  # fmt: skip
+    optimizers = [
+        {"label": x, "spec": {"name": "adamw", "lr": 0.1 + i / 100}, "defaults": {"lr": 0.001}}
+        for i, x in enumerate(labels)
+    ]
     planned = []
     for seed in range(seeds):
-        for task in tasks:
-            for label in labels:
-                spec = {"task": "vision", "model": "mlp", "size": "small", "optimizer": {"name": "adamw", "lr": 0.1}}
-                spec |= {
-                    "seed": seed,
-                    "data": None,
-                    "schedule": None,
-                    "overrides": {},
-                    "options": {"cell": f"{task} {label}"},
-                }
-                identity = id_of(spec)
-                planned.append({"id": identity, "task": task, "optimizer": label, "seed": seed, "spec": spec})
-                write(folder / "runs" / identity, planned[-1], chance)
+        for task in plan_tasks:
+            for optimizer in optimizers:
+                run = asdict(make_run(task, str(optimizer["label"]), cell_spec(task, optimizer), seed))
+                planned.append(run)
+                write(folder / "runs" / run["id"], run, chance)
     plan = {
         "format": 1,
         "name": "many",
@@ -57,14 +59,10 @@ def make(folder: Path, runs: int) -> None:
         "origin": "made up",
         "baseline": labels[0],
         "seeds": list(range(seeds)),
-        "tasks": [
-            {"task": "vision", "label": t, "model": "mlp", "size": "small", "data": None, "hyper": {}, "only": labels,
-             "title": "Images", "primary": PRIMARY, "steps": 600}
-            for t in tasks
-        ],
-        "optimizers": [{"label": x, "spec": {"name": "adamw", "lr": 0.1}, "defaults": {"lr": 0.001}} for x in labels],
+        "tasks": plan_tasks,
+        "optimizers": optimizers,
         "runs": planned,
-    }  # fmt: skip
+    }
     (folder / "plan.json").write_text(json.dumps(plan))
 
 
