@@ -40,7 +40,7 @@ def make_study(
     for seed in range(seeds):
         for task in tasks:
             for label in labels:
-                asked = RunSpec("vision", task, "small", {"name": label, "lr": 0.1}, seed)
+                asked = RunSpec("vision", task.lower(), "small", {"name": label, "lr": 0.1}, seed)
                 run_id = asked.id
                 runs.append({"id": run_id, "task": task, "optimizer": label, "seed": seed, "spec": asked.to_dict()})
                 if (label, seed) not in missing:
@@ -57,7 +57,7 @@ def make_study(
         "baseline": labels[0],
         "seeds": list(range(seeds)),
         "tasks": [
-            {"task": "vision", "label": task, "model": task, "size": "small", "data": None, "hyper": {},
+            {"task": "vision", "label": task, "model": task.lower(), "size": "small", "data": None, "hyper": {},
              "only": list(labels), "title": "Images", "primary": PRIMARY}
             for task in tasks
         ],

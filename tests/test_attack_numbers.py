@@ -117,6 +117,14 @@ def test_a_number_of_samples_that_is_none_is_not_counted_on(study: Path, samples
     assert command(capsys, "report", study)[0] == 0
 
 
+@pytest.mark.parametrize("count", [None, "x", True, 1.5])
+def test_a_group_of_no_number_of_parameters_is_shown(study: Path, count: Any, capsys: Any) -> None:
+    for file in study.glob("runs/*/record.json"):
+        record = {**json.loads(file.read_text()), "groups": [{"parameters": count, "weight_decay": 0.1}]}
+        file.write_text(json.dumps(record))
+    assert command(capsys, "report", study)[0] == 0
+
+
 def test_no_line_is_laid_through_what_was_not_spent() -> None:
     rung = {"parameters": 10, "tokens": 10, "steps": 1, "batch_size": 1, "multiple": 1.0}
     points = [

@@ -45,8 +45,8 @@ def test_numbers_are_those_of_the_records(tmp_path: Path) -> None:
 
 def test_lower_is_better_sorts_and_judges_the_other_way(tmp_path: Path) -> None:
     folder = make_study(tmp_path, ("a", "b"), value=lambda x, s: 2 + 0.01 * s if x == "a" else 1 + s * s / 500)
-    plan = (folder / "plan.json").read_text().replace('"greater_is_better": true', '"greater_is_better": false')
-    (folder / "plan.json").write_text(plan)
+    for file in (folder / "plan.json", *folder.glob("runs/*/record.json")):
+        file.write_text(file.read_text().replace('"greater_is_better": true', '"greater_is_better": false'))
     _, (task_table,) = load(folder)
     assert [r.optimizer for r in task_table.rows] == ["b", "a"]
     assert task_table.rows[0].verdict == "better"

@@ -201,4 +201,5 @@ def _of_records(results: Results, task: str, key: str, text: Callable[[Any], str
 
 def _group(group: Mapping[str, Any]) -> str:
     rest = ", ".join(f"{key} {_value(value)}" for key, value in group.items() if key != "parameters")
-    return f"{group.get('parameters', 0):,} parameters{f' with {rest}' if rest else ''}"
+    count = number(group.get("parameters"))
+    return f"{'?' if math.isnan(count) else f'{count:,.0f}'} parameters{f' with {rest}' if rest else ''}"
