@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback
 
 from hf_optim.core import reduce
 from hf_optim.core.rewind import reshard
-from hf_optim.experiment import sharding
+from hf_optim.experiment import sharding, shards
 from hf_optim.experiment.checkpoint import check_checkpoint
 from hf_optim.experiment.evaluator import Evaluator
 from hf_optim.experiment.spending import Spending
@@ -72,7 +72,14 @@ class TaskTrainer(Trainer):
         """Trainer's, of a checkpoint that asks for nothing else; `attach` adds what lies there under other names."""
         if (Path(resume_from_checkpoint) / "config.json").is_file():
             check_checkpoint(Path(resume_from_checkpoint))
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with shards.plain():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Trainer's, of plain data."""
+        if checkpoint is not None:
+            with shards.plain():
+                super()._load_optimizer_and_scheduler(checkpoint)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
