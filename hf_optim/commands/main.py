@@ -23,6 +23,7 @@ from hf_optim.errors import UserError
 
 #: packages whose import takes seconds
 _LARGE = ("torch", "transformers", "accelerate", "datasets", "scipy", "matplotlib", "optuna", "pandas")
+importing.ignore_current_folder()  # here: a process of multiprocessing's imports the program, and does not call it
 OVERVIEW = "Any paper's optimizer in your Hugging Face run, and an honest testbed that tells whether it is better."
 
 
@@ -30,7 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Gives the exit code: 0, 1 (a run failed), 2 (a user's error), 130 (interrupted)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
-    importing.ignore_current_folder()
     warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # torch's, of the core alone, which has none
     try:
         code = _run(arguments)

@@ -57,13 +57,28 @@ def compiled_folder() -> str:
     return str(caches.safe("inductor")[0] or Path(tempfile.gettempdir()) / f"hf_optim-{uuid.uuid4().hex}")
 
 
+def _with_safe_path(options: Callable[[], list[str]]) -> Callable[[], list[str]]:
+    """What tells a new Python its options, with -P among them."""
+    return lambda: ["-P", *options()]
+
+
 #: module -> what is put in the place of which function of it. A linker takes a libgcc_s.so.1 of the current folder for
-#: its own; inductor's workers import torch; its compiled headers heed no environment
+#: its own; inductor's workers import torch; its compiled headers heed no environment; processes that are not forked
+#: (Python's own on macOS and from 3.14 on, and what tracks their locks) would look for modules in the current folder
 _CHANGED: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "triton.runtime.build": ("_build", elsewhere()),
     "torch._inductor.compile_worker.subproc_pool": ("SubprocPool.__init__", elsewhere()),
     "torch._inductor.runtime.cache_dir_utils": ("default_cache_dir", lambda _: compiled_folder),
+    "multiprocessing.util": ("_args_from_interpreter_flags", _with_safe_path),
+    "multiprocess.util": ("_args_from_interpreter_flags", _with_safe_path),
 }
+
+
+def _change(module: ModuleType) -> None:
+    """Puts in its place what `_CHANGED` says of a module."""
+    (*owners, name), change = _CHANGED[module.__name__][0].split("."), _CHANGED[module.__name__][1]
+    owner = functools.reduce(getattr, owners, module)
+    setattr(owner, name, change(getattr(owner, name)))
 
 
 class _Elsewhere:
@@ -85,9 +100,7 @@ class _Elsewhere:
                 with elsewhere():
                     return execute(module)
             execute(module)
-            (*owners, name), change = _CHANGED[fullname][0].split("."), _CHANGED[fullname][1]
-            owner = functools.reduce(getattr, owners, module)
-            setattr(owner, name, change(getattr(owner, name)))
+            _change(module)
 
         spec.loader.exec_module = from_elsewhere  # type: ignore[method-assign]
         return spec
@@ -97,6 +110,8 @@ def ignore_current_folder() -> None:
     """For programs of ours, before they import much: the current folder may be a stranger's, and is not searched."""
     if not any(isinstance(finder, _Elsewhere) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Elsewhere())
+        for name in _CHANGED.keys() & sys.modules.keys():
+            _change(sys.modules[name])
 
 
 @contextmanager

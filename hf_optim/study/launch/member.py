@@ -14,7 +14,6 @@ from hf_optim.study.launch.worker import end_with_parent, train_stored
 
 def main() -> None:
     """Trains the run that the one argument describes; the first process writes the record."""
-    importing.ignore_current_folder()
     how = json.loads(sys.argv[1])
     # The worker holds the run's lock. When it is killed, torchrun is, and then nobody may go on writing.
     end_with_parent()
@@ -31,5 +30,7 @@ def _parent(process: int) -> int | None:
         return None
 
 
+if __name__ in ("__main__", "__mp_main__"):  # the second in processes that multiprocessing starts for this one
+    importing.ignore_current_folder()
 if __name__ == "__main__":
     main()

@@ -269,7 +269,6 @@ def main() -> None:
     """Serves requests until its input closes: {"folder", "id", "spec", "checkpoint_every", "processes", "trust"}, and
     "tracked" where trackers are fed.
     """
-    importing.ignore_current_folder()
     # Answers get a channel of their own: whatever a library prints must not be read as an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -298,5 +297,7 @@ def main() -> None:
         answers.flush()
 
 
+if __name__ in ("__main__", "__mp_main__"):  # the second in processes that multiprocessing starts for this one
+    importing.ignore_current_folder()
 if __name__ == "__main__":
     main()
