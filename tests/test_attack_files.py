@@ -17,7 +17,7 @@ from study_fakes import make_study, replan
 from hf_optim.core import safe_text, yaml12
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
-from hf_optim.experiment import files, trackers
+from hf_optim.experiment import files
 from hf_optim.experiment.spec import RunSpec, id_of
 from hf_optim.study.api import load
 from hf_optim.study.folder import results as records
@@ -167,18 +167,6 @@ def test_a_yaml_file_has_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_an_optimizer_in_words_has_no_aliases() -> None:
     with pytest.raises(yaml.YAMLError, match="aliases"):
         yaml12.load("{a: &a [1, 1], b: [*a, *a]}")
-
-
-# --- W&B ---
-
-
-def test_a_server_that_a_folder_names_is_not_sent_a_key(tmp_path: Path) -> None:
-    (tmp_path / "wandb").mkdir()
-    trackers.check_settings(["wandb"], tmp_path)
-    (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = http://them\n")
-    trackers.check_settings(["tensorboard"], tmp_path)
-    with pytest.raises(UserError, match="may send your key elsewhere"):
-        trackers.check_settings(["wandb"], tmp_path)
 
 
 def test_a_record_of_megabytes_is_unreadable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from hf_optim.commands import train as train_command
 from hf_optim.commands.main import main
+from hf_optim.errors import UserError
+from hf_optim.experiment import trackers
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.trackers import Tracked, following, names
 from hf_optim.study import conduct
@@ -91,8 +94,8 @@ def test_wandb_is_told_group_and_name_and_is_offline_and_ended(tmp_path: Path, m
         told = {key: value for key, value in os.environ.items() if key.startswith("WANDB_")}
         raise RuntimeError  # a run that fails ends its run in the tracker too
     assert told == {
-        "WANDB_MODE": "offline", "WANDB_PROJECT": "my-project", "WANDB_DIR": str(tmp_path / "trackers"),
-        "WANDB_RUN_GROUP": "mine", "WANDB_JOB_TYPE": "digits", "WANDB_NAME": f"adamw/0/{SPEC.id}",
+        "WANDB_MODE": "offline", "WANDB_DISABLE_GIT": "true", "WANDB_PROJECT": "my-project",
+        "WANDB_DIR": str(tmp_path / "trackers"), "WANDB_RUN_GROUP": "mine", "WANDB_JOB_TYPE": "digits", "WANDB_NAME": f"adamw/0/{SPEC.id}",
     }  # fmt: skip
     assert options == {"report_to": ("wandb",), "run_name": f"adamw/0/{SPEC.id}", "project": "mine"}
     assert ended == [f"adamw/0/{SPEC.id}"]
@@ -112,3 +115,47 @@ def test_a_job_passes_trackers_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(jobs, "read_plan", lambda folder: None)
     monkeypatch.setattr(jobs, "follow", lambda plan, folder: [Stage("runs", (), (), 1)])
     assert jobs.Share("/s", 1, None, None, report_to=("wandb",))()["problem"] == "" and given == [("wandb",)]
+
+
+# --- what the current folder would tell trackers ---
+
+
+def test_a_server_that_a_folder_names_is_not_sent_a_key(tmp_path: Path) -> None:
+    (tmp_path / "wandb").mkdir()
+    trackers.check_settings(["wandb"], tmp_path)
+    (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = http://them\n")
+    trackers.check_settings(["tensorboard"], tmp_path)
+    with pytest.raises(UserError, match="may send your key elsewhere"):
+        trackers.check_settings(["wandb"], tmp_path)
+
+
+@pytest.mark.parametrize(("name", "file"), [("comet_ml", ".comet.config"), ("codecarbon", ".codecarbon.config")])
+def test_a_server_that_the_current_folder_names_is_not_sent_a_key(
+    name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trackers.check_settings([name], tmp_path / "study")
+    (tmp_path / file).touch()
+    trackers.check_settings(["tensorboard"], tmp_path / "study")
+    with pytest.raises(UserError, match="may send your key elsewhere"):
+        trackers.check_settings([name], tmp_path / "study")
+
+
+def test_wandb_starts_no_git_and_sends_nothing_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """git starts what the `.git/config` of the current folder says (core.fsmonitor, diff.external)."""
+    for key in ("WANDB_MODE", "WANDB_DISABLE_GIT"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("RANK", "1")  # which prints nothing
+    seen: list[tuple[str | None, str | None]] = []
+
+    def train(*_: object, **__: object) -> dict[str, object]:
+        seen.append((os.environ.get("WANDB_MODE"), os.environ.get("WANDB_DISABLE_GIT")))
+        return {"status": "ok"}
+
+    monkeypatch.setattr("hf_optim.experiment.training.train", train)
+    line = ["--task", "vision", "--size", "smoke", "--optimizer", "adamw", "--quiet", "--output", str(tmp_path / "run")]
+    train_command.main([*line, "--report-to", "wandb"])
+    monkeypatch.setenv("WANDB_DISABLE_GIT", "false")
+    train_command.main([*line, "--report-to", "wandb"])
+    train_command.main(line)
+    assert seen == [("offline", "true"), ("offline", "false"), (None, "false")]

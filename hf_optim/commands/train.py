@@ -133,14 +133,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
             raise UserError(f"output: {folder} holds a finished run: choose another --output, or --overwrite it")
         from hf_optim.experiment.training import train  # torch, which a mistake need not wait for
 
-        record = train(
-            spec,
-            folder,
-            progress=not run["quiet"],
-            checkpoint_every=run["checkpoint_every"],
-            resume=bool(run["resume"]),
-            report_to=trackers.names(run["report_to"]),
-        )
+        report_to = trackers.names(run["report_to"])
+        with trackers.alone(report_to):
+            record = train(
+                spec,
+                folder,
+                progress=not run["quiet"],
+                checkpoint_every=run["checkpoint_every"],
+                resume=bool(run["resume"]),
+                report_to=report_to,
+            )
     except UserError as error:
         if loud:
             print(f"error: {line(error)}", file=sys.stderr)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,11 @@ from hf_optim.experiment.files import own_folder
 
 #: what trackers write where they are not given a server, below the study's folder
 FOLDER = "trackers"
+#: what W&B is told where the environment says nothing: to send nothing, and to leave git alone, which would start the
+#: programs that a `.git/config` of the current folder names
+_WANDB = {"WANDB_MODE": "offline", "WANDB_DISABLE_GIT": "true"}
+#: settings that trackers take from the current folder: where to send what, and a key
+_SETTINGS = {"comet_ml": ".comet.config", "codecarbon": ".codecarbon.config"}
 
 
 def names(text: str | None) -> tuple[str, ...]:
@@ -42,11 +47,19 @@ def check(report_to: Sequence[str]) -> None:
 
 
 def check_settings(report_to: Sequence[str], folder: Path) -> None:
-    """Raise UserError if W&B, which writes to `folder`, would take from there which server it sends a key to."""
+    """Raise UserError if W&B, which writes to `folder`, would take from there which server it sends a key to, or
+    another tracker would from the current folder.
+    """
     for settings in (folder / "wandb" / "settings", folder / ".wandb" / "settings"):
         if "wandb" in report_to and os.path.lexists(settings):
             raise UserError(
                 f"report_to: W&B heeds {settings}, which may send your key elsewhere: take it away, or set WANDB_DIR"
+            )
+    for name, settings in _SETTINGS.items():
+        if name in report_to and os.path.lexists(settings):
+            raise UserError(
+                f"report_to: {name} heeds {settings} of the current folder, which may send your key elsewhere: keep it "
+                "in your home folder"
             )
 
 
@@ -80,7 +93,7 @@ class Tracked:
 
     def environment(self) -> dict[str, str]:
         """What trackers read from the environment. W&B works offline unless WANDB_MODE says otherwise."""
-        told: dict[str, str] = {}
+        told = _defaults(self.report_to)
         if "tensorboard" in self.report_to:
             # Labels may be a stranger's: as folders they keep what is harmless.
             parts = [re.sub(r"[^A-Za-z0-9_-]+", "-", part) for part in (self.task, self.optimizer)]
@@ -88,7 +101,6 @@ class Tracked:
             told["TENSORBOARD_LOGGING_DIR"] = str(place)
         if "wandb" in self.report_to:
             told |= {
-                "WANDB_MODE": os.environ.get("WANDB_MODE", "offline"),
                 "WANDB_PROJECT": os.environ.get("WANDB_PROJECT", "hf_optim"),
                 "WANDB_DIR": str(own_folder(Path(self.folder), FOLDER)),
                 "WANDB_RUN_GROUP": self.group,
@@ -96,6 +108,32 @@ class Tracked:
                 "WANDB_NAME": self.name,
             }
         return told
+
+
+def _defaults(report_to: Sequence[str]) -> dict[str, str]:
+    return {key: os.environ.get(key, value) for key, value in _WANDB.items()} if "wandb" in report_to else {}
+
+
+@contextmanager
+def alone(report_to: Sequence[str]) -> Iterator[None]:
+    """Within the block, of a run that stands in no study, W&B works as in one: offline, without git."""
+    with _told(_defaults(report_to)):
+        yield
+
+
+@contextmanager
+def _told(told: Mapping[str, str]) -> Iterator[None]:
+    """Within the block the environment says so."""
+    before = {key: os.environ.get(key) for key in told}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
 
 
 def _end(report_to: Sequence[str]) -> None:
@@ -117,15 +155,8 @@ def following(tracked: Tracked | None) -> Iterator[dict[str, Any]]:
     if tracked is None:
         yield {}
         return
-    told = tracked.environment()
-    before = {key: os.environ.get(key) for key in told}
-    os.environ.update(told)
-    try:
-        yield tracked.options()
-    finally:
-        _end(tracked.report_to)
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+    with _told(tracked.environment()):
+        try:
+            yield tracked.options()
+        finally:
+            _end(tracked.report_to)
