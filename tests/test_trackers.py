@@ -95,7 +95,8 @@ def test_wandb_is_told_group_and_name_and_is_offline_and_ended(tmp_path: Path, m
         raise RuntimeError  # a run that fails ends its run in the tracker too
     assert told == {
         "WANDB_MODE": "offline", "WANDB_DISABLE_GIT": "true", "WANDB_PROJECT": "my-project",
-        "WANDB_DIR": str(tmp_path / "trackers"), "WANDB_RUN_GROUP": "mine", "WANDB_JOB_TYPE": "digits", "WANDB_NAME": f"adamw/0/{SPEC.id}",
+        "WANDB_DIR": str(tmp_path / "trackers"), "WANDB_RUN_GROUP": "mine", "WANDB_JOB_TYPE": "digits",
+        "WANDB_NAME": f"adamw/0/{SPEC.id}",
     }  # fmt: skip
     assert options == {"report_to": ("wandb",), "run_name": f"adamw/0/{SPEC.id}", "project": "mine"}
     assert ended == [f"adamw/0/{SPEC.id}"]
