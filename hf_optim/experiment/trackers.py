@@ -55,10 +55,10 @@ def check_settings(report_to: Sequence[str], folder: Path) -> None:
             raise UserError(
                 f"report_to: W&B heeds {settings}, which may send your key elsewhere: take it away, or set WANDB_DIR"
             )
-    for name, settings in _SETTINGS.items():
-        if name in report_to and os.path.lexists(settings):
+    for name, file in _SETTINGS.items():
+        if name in report_to and os.path.lexists(file):
             raise UserError(
-                f"report_to: {name} heeds {settings} of the current folder, which may send your key elsewhere: keep it "
+                f"report_to: {name} heeds {file} of the current folder, which may send your key elsewhere: keep it "
                 "in your home folder"
             )
 
