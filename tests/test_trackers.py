@@ -121,13 +121,16 @@ def test_a_job_passes_trackers_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # --- what the current folder would tell trackers ---
 
 
-def test_a_server_that_a_folder_names_is_not_sent_a_key(tmp_path: Path) -> None:
+def test_a_server_that_a_folder_names_is_not_sent_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "wandb").mkdir()
     trackers.check_settings(["wandb"], tmp_path)
     (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = http://them\n")
     trackers.check_settings(["tensorboard"], tmp_path)
     with pytest.raises(UserError, match="may send your key elsewhere"):
         trackers.check_settings(["wandb"], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="W&B heeds wandb/settings"):
+        trackers.check_settings(["wandb"], tmp_path / "study" / "trackers")
 
 
 @pytest.mark.parametrize(("name", "file"), [("comet_ml", ".comet.config"), ("codecarbon", ".codecarbon.config")])

@@ -47,14 +47,13 @@ def check(report_to: Sequence[str]) -> None:
 
 
 def check_settings(report_to: Sequence[str], folder: Path) -> None:
-    """Raise UserError if W&B, which writes to `folder`, would take from there which server it sends a key to, or
-    another tracker would from the current folder.
+    """Raise UserError if a tracker would take from the current folder which server it sends a key to, or W&B from the
+    one that it writes to, `folder`. (W&B 0.31 looks into the current one, whatever WANDB_DIR says.)
     """
-    for settings in (folder / "wandb" / "settings", folder / ".wandb" / "settings"):
-        if "wandb" in report_to and os.path.lexists(settings):
-            raise UserError(
-                f"report_to: W&B heeds {settings}, which may send your key elsewhere: take it away, or set WANDB_DIR"
-            )
+    for place in (folder, Path(".")):
+        for settings in (place / "wandb" / "settings", place / ".wandb" / "settings"):
+            if "wandb" in report_to and os.path.lexists(settings):
+                raise UserError(f"report_to: W&B heeds {settings}, which may send your key elsewhere: take it away")
     for name, file in _SETTINGS.items():
         if name in report_to and os.path.lexists(file):
             raise UserError(
