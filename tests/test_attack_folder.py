@@ -144,7 +144,7 @@ def test_what_torch_compiles_is_kept_where_nobody_else_writes(tmp_path: Path, to
     utils.mkdir(parents=True)
     for folder in (utils, utils.parent):
         (folder / "__init__.py").touch()
-    (utils / "cache_dir_utils.py").write_text("def default_cache_dir(): return '/tmp/torchinductor_me'\n")
+    (utils / "cache_dir_utils.py").write_text("def default_cache_dir(): return 'anybodys'\n")
     told = f"{code}._inductor.runtime.cache_dir_utils as it; print(it.default_cache_dir())"
     assert _python(told, tmp_path, torch).endswith(f"\n{own}/hf_optim/inductor\n")
     kept = f"import os; os.environ['TORCHINDUCTOR_CACHE_DIR'] = 'theirs'; {code}"

@@ -87,12 +87,13 @@ def _value(node: ast.expr) -> Any:
 
 
 def _signature(cls: ast.ClassDef) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
-    init = next(n for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-    args = init.args.args[2:]  # without self and params or base
-    values = [_value(d) for d in init.args.defaults]
+    init = _constructor(cls)
+    assert init is not None
+    args = init.args[2:]  # without self and params or base
+    values = [_value(d) for d in init.defaults]
     required = tuple(a.arg for a in args[: len(args) - len(values)])
     defaults = dict(zip([a.arg for a in args[len(required) :]], values, strict=True))
-    return defaults, required, tuple(a.arg for a in init.args.kwonlyargs)
+    return defaults, required, tuple(a.arg for a in init.kwonlyargs)
 
 
 def written(path: str) -> Info | None:
@@ -104,9 +105,9 @@ def written(path: str) -> Info | None:
     try:
         tree = ast.parse(Path(file).expanduser().read_text(encoding="utf-8"))
         ours = ["Optimizer"] if any(map(_imports_ours, tree.body)) else ["hf_optim.Optimizer"]
-        for cls in (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name and _has_init(n)):
-            init = next(n.args for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-            if list(map(ast.unparse, cls.bases)) == ours and init.kwarg is None:
+        for cls in (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name):
+            init = _constructor(cls)
+            if init is not None and list(map(ast.unparse, cls.bases)) == ours and init.kwarg is None:
                 return _declared(cls, path, path, "optimizers", Path(file))
     except (OSError, SyntaxError, ValueError, KeyError, RecursionError, MemoryError):
         pass  # whoever runs it is told why
@@ -119,8 +120,9 @@ def _imports_ours(node: ast.stmt) -> bool:
     return ours and any((a.asname or a.name) == "Optimizer" for a in node.names)  # type: ignore[attr-defined]
 
 
-def _has_init(cls: ast.ClassDef) -> bool:
-    return any(isinstance(n, ast.FunctionDef) and n.name == "__init__" for n in cls.body)
+def _constructor(cls: ast.ClassDef) -> ast.arguments | None:
+    """The arguments of a class's own `__init__`."""
+    return next((n.args for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
 
 
 def read(path: Path, kind: str) -> dict[str, Info]:
@@ -129,7 +131,7 @@ def read(path: Path, kind: str) -> dict[str, Info]:
     top = _literals(tree.body, ("PRESETS",), path)
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.bases]
     infos: dict[str, Info] = {}
-    optimizers = [c for c in classes if _has_init(c)]
+    optimizers = [c for c in classes if _constructor(c)]
     if not optimizers:
         return infos
     cls = optimizers[0]
