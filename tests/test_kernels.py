@@ -336,3 +336,14 @@ def test_limits_end_with_their_block():
         with pytest.raises(TypeError):
             limits(nothing=1).__enter__()
     assert fallback.current().block == 1 << 16
+
+
+def test_only_a_step_that_builds_a_kernel_is_waited_for(monkeypatch):
+    """At a terminal a wait has a thread of its own: none for every launch."""
+    p = torch.nn.Parameter(torch.ones(5))
+    p.grad = torch.ones(5)
+    opt = make("lion", [p])
+    opt.step()
+    monkeypatch.setattr(kernels, "waiting", lambda *_: pytest.fail("there is nothing to wait for"))
+    opt.step()
+    assert "kernels" in opt.execution

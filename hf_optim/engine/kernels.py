@@ -150,9 +150,10 @@ class Building:
         Raises:
             Unbuildable: it cannot be.
         """
-        with self._lock, waiting("building a kernel for this rule, once: it is kept on disk for the next run"):
-            while self._kernel is None and self._why is None:
-                self._attempt(self._go_on)
+        if self._kernel is None and self._why is None:  # every launch asks
+            with self._lock, waiting("building a kernel for this rule, once: it is kept on disk for the next run"):
+                while self._kernel is None and self._why is None:
+                    self._attempt(self._go_on)
         if self._kernel is None:
             raise Unbuildable(str(self._why))
         return self._kernel
