@@ -35,8 +35,8 @@ def _presets(size: str) -> dict[str, Preset]:
         if size == "paper":
             presets[name] = Preset(
                 epochs=Value(20, "ours", "AMVT prints none"),
-                batch_size=Value(128, "paper", "AMVT, one of 32 to 512"),
-                optimizer=Value({"name": "amvt", "lr": 1e-2}, "paper", "AMVT, lr one of 1e-5 to 1e-1"),
+                batch_size=Value(128, "ours", "one of AMVT's printed grid, 32 to 512"),
+                optimizer=Value({"name": "amvt", "lr": 1e-2}, "ours", "lr one of AMVT's printed grid, 1e-5 to 1e-1"),
                 data=Value("mnist", "ours", "AMVT names logistic regression and no data"),
                 model=model,
                 validation=Value(5000, "ours", "held out of train"),

@@ -11,14 +11,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_optim.claims.evidence import Evidence
+from hf_optim.claims.evidence import COUNTED, MAGNITUDE, Evidence
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.plan import Plan
 
 LOWER = {
     "test_loss", "train_loss", "validation_loss", "train_part_loss", "loss_gap", "accuracy_gap", "gap_as_run",
     "test_fid", "test_fid_small_cnn", "parameter_norm", "sharpness", "test_perplexity", "time.train_seconds",
-    "time.optimizer_ms_median", "time.step_ms_median", "memory.optimizer_state_bytes",
+    "time.optimizer_ms_median", "time.step_ms_median", "memory.optimizer_state_bytes", "memory.peak_card_bytes",
+    "abs(loss_gap)", "abs(gap_as_run)",
 }  # fmt: skip
 MIDDLE, STEP, NOISE = 0.5, 0.3, 1e-4
 Levels = dict[tuple[str, str, str], float]
@@ -146,8 +147,10 @@ def evidence(
                 continue
             drawn = noise(metric, task, label, seeds=len(plan.seeds))[plan.seeds.index(run.seed)]
             value = level if keys["rule"] == "at_most" else (1 - level if metric in LOWER else level)
-            if not metric.startswith("memory."):
+            if metric not in COUNTED:
                 value += drawn
+            if within := MAGNITUDE.fullmatch(metric):  # the worse it is, the farther below zero
+                metric, value = within[1], -value
             place, dot, name = metric.partition(".")
             if dot:
                 parts[place][name] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from hf_optim.study.plan.plan import Run
 #: metrics that are counted, the same for every seed
 COUNTED = ("memory.optimizer_state_bytes", "memory.parameters")
 GAP_AS_RUN = "gap_as_run"
+#: a metric's distance from zero, of a statement that asks for "closer to zero"
+MAGNITUDE = re.compile(r"abs\((\w+)\)")
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Evidence:
         """
         primary = task["primary"]["name"]
         name = self.renamed.get(metric or primary, metric or primary)
-        if greater is None and name == GAP_AS_RUN:
+        if greater is None and (name == GAP_AS_RUN or MAGNITUDE.fullmatch(name)):
             greater = False
         said = declared(task, name)
         if greater is None and said is None:
@@ -47,6 +50,8 @@ class Evidence:
 
     def values(self, task: str, label: str, metric: str) -> dict[int, float]:
         """The metric by seed; NaN for a run that failed. A run that was not made, or has no such metric, is absent."""
+        if within := MAGNITUDE.fullmatch(metric):
+            return {seed: abs(value) for seed, value in self.values(task, label, within[1]).items()}
         by_seed = {}
         for run, record in self.results.runs(task, label):
             if record is None:

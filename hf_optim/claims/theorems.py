@@ -95,11 +95,9 @@ def smaran_theorem4(steps: int = 1024, seeds: int = 3) -> Table:
         least, slope, speed = math.inf, 0.0, math.inf
         for t in range(1, steps + 1):
             optimizer.param_groups[0]["lr"] = eta / math.sqrt(t)
-            square = x.detach() ** 2
-            gradient = 2 * x.detach() / (1 + square) ** 2
-            x.grad = gradient + 0.1 * torch.randn(n, generator=draw, dtype=torch.float64)
-            least, slope = min(least, float(gradient @ gradient)), max(slope, float(x.grad.norm()))
-            optimizer.step(loss=float(1 + (square / (1 + square)).sum()))
+            loss, gradient = _not_convex(x, draw)
+            least, slope = min(least, float(gradient @ gradient)), max(slope, float(x.grad.norm()))  # type: ignore[union-attr]
+            optimizer.step(loss=loss)
             speed = min(speed, float(optimizer.param_groups[0]["V"]))
             if t & (t - 1) == 0:
                 root, log = math.sqrt(t), 1 + math.log(t)
@@ -108,6 +106,42 @@ def smaran_theorem4(steps: int = 1024, seeds: int = 3) -> Table:
                 bound = front * (eta**2 * slope**2 * log + 4 * n**2 * eta**2 * log + 1) + tail
                 table.append({"seed": seed, "T": t, "least": least, "bound": bound, "tail": tail})
     return table
+
+
+def amvt_property2(steps: int = 4096, seeds: int = 4) -> Table:
+    """Property 2 of AMVT on the same function with the same noise, the rate falling as 1/sqrt(t).
+
+    Columns: optimizer, seed, T and least (min over t <= T of |grad f|^2).
+    """
+    import torch
+
+    import hf_optim
+
+    alpha, n = 0.3, 10
+    table = []
+    for seed in range(seeds):
+        draw = torch.Generator().manual_seed(seed)
+        x = (3 * torch.randn(n, generator=draw, dtype=torch.float64)).requires_grad_(True)
+        optimizer = hf_optim.AMVT([x], lr=alpha)
+        least = math.inf
+        for t in range(1, steps + 1):
+            optimizer.param_groups[0]["lr"] = alpha / math.sqrt(t)
+            _, gradient = _not_convex(x, draw)
+            least = min(least, float(gradient @ gradient))
+            optimizer.step()
+            if t & (t - 1) == 0:
+                table.append({"optimizer": "amvt", "seed": seed, "T": t, "least": least})
+    return table
+
+
+def _not_convex(x: Any, draw: Any) -> tuple[float, Any]:
+    """f(x) = 1 + sum x_i^2 / (1 + x_i^2) and its gradient; `x.grad` is that gradient with noise of deviation .1."""
+    import torch
+
+    square = x.detach() ** 2
+    gradient = 2 * x.detach() / (1 + square) ** 2
+    x.grad = gradient + 0.1 * torch.randn(len(x), generator=draw, dtype=torch.float64)
+    return float(1 + (square / (1 + square)).sum()), gradient
 
 
 def smaran_constant_loss() -> Table:
@@ -137,6 +171,7 @@ CHECKS: dict[str, Callable[[], Table]] = {
     "agr-theorem42": agr_theorem42,
     "smaran-theorem4": smaran_theorem4,
     "smaran-constant-loss": smaran_constant_loss,
+    "amvt-property2": amvt_property2,
 }
 
 

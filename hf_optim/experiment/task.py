@@ -70,7 +70,7 @@ class Preset:
     evaluations: Value[int | None] = field(default_factory=lambda: Value(None))
     train_evaluation: Value[int | None] = field(default_factory=lambda: Value(None))
     evaluation_batch: Value[int] = field(default_factory=lambda: Value(256))
-    precision: Value[str] = field(default_factory=lambda: Value("fp32", "ours", "the papers name none"))
+    precision: Value[str] = field(default_factory=lambda: Value("fp32", "ours", "no paper says in which it trained"))
 
     def sources(self) -> dict[str, Value[Any]]:
         """Every value by its name, for tables and documents."""
