@@ -127,7 +127,7 @@ def test_the_paper_model_has_its_size_and_every_value_its_source() -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in unet(DDPMConfig()).parameters()) == 35_746_307
     assert {value.source for value in preset.sources().values()} == {"paper", "code", "ours"}
-    keys = ("channels", "multipliers", "attention", "layers_per_block", "dropout", "timesteps", "ema_decay", "flip")
+    keys = ("channels", "multipliers", "attention", "layers_per_block", "dropout", "timesteps", "flip")
     for key in keys:
         value, default = preset.model.value[key], getattr(DDPMConfig(), key)
         assert value == (list(default) if isinstance(default, tuple) else default), key
