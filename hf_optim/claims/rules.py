@@ -95,7 +95,9 @@ def _better(
     by: float = 0.0,
 ) -> Answer:
     comparisons = _two(evidence, optimizer, _listed(baseline), metric, tasks, greater)
-    return Question(tuple(replace(comparison, slack=-by) for comparison in comparisons), f"asked for: {by:g}" if by else "")
+    return Question(
+        tuple(replace(comparison, slack=-by) for comparison in comparisons), f"asked for: {by:g}" if by else ""
+    )
 
 
 def _ordered(
