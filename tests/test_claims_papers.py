@@ -1,6 +1,7 @@
 """What the claim files and the presets take from AGR and TLR: values, quotations and the rules that judge them."""
 
 import json
+import re
 from pathlib import Path
 from statistics import median
 
@@ -61,6 +62,19 @@ def test_tlrs_presets_are_its_text_and_its_code() -> None:
     assert (translation["model"][1], translation["optimizer"][1]) == ("ours", "code")
     opened = settings.differences(claim.load("tlr-figure5"), "paper", settings.paper_plan(claim.load("tlr-figure5")))
     assert any("byte-level BPE" in line and line.endswith("is ours.") for line in opened)
+
+
+@pytest.mark.parametrize("name", [name for name in claim.names() if name.startswith(("agr-", "tlr-"))])
+def test_what_a_file_quotes_of_its_study_is_what_the_study_does(name) -> None:
+    loaded = claim.load(name)
+    whole = settings.paper_plan(loaded)
+    if whole is None:
+        return
+    if "seeds" in loaded.printed:
+        assert loaded.printed["seeds"] == len(whole.seeds)
+    for _, key, value, source, _ in settings.values(whole):
+        if isinstance(loaded.printed.get(key), int):
+            assert (value, source) == (str(loaded.printed[key]), "printed"), key
 
 
 @pytest.mark.parametrize("size", ["small", "paper"])
@@ -126,3 +140,10 @@ def test_agrs_second_inequality_fails_in_both_norms() -> None:
     note = " ".join(claim.load("agr-theorem41").notes)
     assert f"{np.linalg.norm(slope, 2):.2f} where the identity, a Hessian, has 1 " in note
     assert f"norm {np.linalg.norm(slope):.1f} where it has {np.sqrt(10):.1f}" in note
+
+
+def test_the_counts_above_the_page_are_those_of_its_rows() -> None:
+    page = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    numbers = [int(number) for number in re.findall(r"\d+", next(s for s in page.splitlines() if "rows below" in s))]
+    rows, judged, *verdicts, untestable, left = numbers
+    assert sum(verdicts) == judged and judged + untestable + left == rows and "not tested" not in page
