@@ -163,6 +163,11 @@ def test_the_average_by_hand() -> None:
     torch.testing.assert_close(average, start + 0.25)
     model.update_ema()
     torch.testing.assert_close(average, start + 1 - 0.75**2)
+    model = tiny(ema_decay=0.0)  # as at size paper: the weights themselves
+    with torch.no_grad():
+        model.unet.conv_in.weight.add_(0.3)
+    model.update_ema()
+    torch.testing.assert_close(model.ema.conv_in.weight, model.unet.conv_in.weight, rtol=0, atol=0)
 
 
 def test_the_loss_is_the_error_of_the_noise_at_a_timestep() -> None:
