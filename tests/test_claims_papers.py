@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 from statistics import median
 
+import claim_worlds as worlds
 import numpy as np
 import pytest
 
-from hf_optim.claims import claim, settings
+from hf_optim.claims import claim, rules, settings
 from hf_optim.experiment.task import load
 from hf_optim.study.plan import plan
 
@@ -85,6 +86,10 @@ def test_tlrs_code_has_momentum_and_decay_on_mnist_too(size) -> None:
         rate = float(task["label"].split()[-1])
         inner = spec if spec["name"] == "sgd" else spec["base"]
         assert inner == {"name": "sgd", "lr": rate, **(as_run if label.endswith("as run") else {})}
+    train = {"small": 3500, "paper": 60_000 - preset("vision", "mlp")["validation"][0]}[size]
+    steps = [train // batch if size == "small" else -(-train // batch) for batch in (128, 512)]  # small drops the rest
+    words = {"small": f"{steps[0]} steps of 128 and {steps[1]} of 512", "paper": f"{steps[0]} and {steps[1]})"}[size]
+    assert any(words in note for note in claim.load("tlr-figure2").notes)
     for start in ("typical SGD is very sensitive", "The case of alpha_0"):
         judged = [s for s in claim.load("tlr-figure2").judged() if s.says.startswith(start) and s.variant == "as run"]
         assert all(label.endswith("as run") for s in judged for label in s.labels()) and judged
@@ -147,3 +152,11 @@ def test_the_counts_above_the_page_are_those_of_its_rows() -> None:
     numbers = [int(number) for number in re.findall(r"\d+", next(s for s in page.splitlines() if "rows below" in s))]
     rows, judged, *verdicts, untestable, left = numbers
     assert sum(verdicts) == judged and judged + untestable + left == rows and "not tested" not in page
+
+
+def test_a_run_that_failed_has_no_share_in_how_many_times_longer_the_others_took() -> None:
+    judged = next(s for s in claim.load("tlr-figure2").judged() if s.rule == "at_most")
+    study = plan.expand(claim.load("tlr-figure2").settings["small"].study)
+    failing = [("1e-1", judged.keys["optimizer"])]
+    assert "times" in rules.rule(worlds.evidence(judged.keys, study, "right"), judged.keys).words
+    assert "nan" not in rules.rule(worlds.evidence(judged.keys, study, "right", failing), judged.keys).words

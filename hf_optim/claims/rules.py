@@ -173,7 +173,7 @@ def _at_most(
                 comparison.task, optimizer, second, comparison.metric, pairs, comparison.sign, exact=comparison.exact
             )
         )
-    ratios = [a / b for comparison in comparisons for a, b in comparison.pairs if b]
+    ratios = [a / b for comparison in comparisons for a, b in comparison.pairs if b and not math.isnan(a + b)]
     seen = f"{factor * summarise(ratios).mean:.4g} times {baseline}'s" if ratios else ""
     return Question(tuple(comparisons), seen)
 
