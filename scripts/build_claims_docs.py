@@ -144,7 +144,7 @@ def _verdicts(statement: Statement, by_size: Judged) -> str:
         verdict = next(
             (j["verdict"] for j in judgements if (j["says"], j["reading"], j["variant"], j["rule"]) == same), None
         )
-        if verdict is not None:
+        if verdict not in (None, "not tested"):  # what a size has no tasks for was not run there
             certain = statement.noiseless() if verdict in ("holds", "contradicted") else ""
             told = f" at {size}" if not statement.on_tables() else ""
             said.append(f"**{verdict}**{told}{f' ({certain})' if certain else ''}")

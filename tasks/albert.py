@@ -73,7 +73,7 @@ def _paper(values: dict[str, Any], note: str) -> Preset:
         epochs=Value(25, "paper", "AGR, ALBERT on WikiText-2"),
         batch_size=Value(16, "paper", "AGR"),
         optimizer=Value(
-            {"name": "adamw", "lr": 1e-4, "weight_decay": 5e-4},
+            {"name": "adamw", "lr": 1e-4, "weight_decay": 5e-4, "decay_all": True},
             "code",
             "AGR; the paper's Table 6 tries weight_decay 0, 2e-4, 5e-4 (its best), 1e-3, 1e-2; over all parameters",
         ),

@@ -69,7 +69,9 @@ def levels(keys: Mapping[str, Any], plan: Plan, world: str) -> Levels:
             placed |= levels(part, plan, world)
     elif rule in ("better", "on_par", "no_worse", "at_most"):
         margin = keys.get("margin", 0.0) * (MIDDLE if keys.get("relative") else 1.0)
-        if rule != "better":
+        if rule == "better":
+            gain = {"right": STEP, "wrong": -STEP, "margin": keys.get("by", 0.0)}[world]
+        else:
             gain = {"right": 0.0, "wrong": -2 * margin, "margin": -margin}[world]
         for task in tasks:
             for label in baselines(keys):

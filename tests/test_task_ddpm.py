@@ -127,7 +127,7 @@ def test_the_paper_model_has_its_size_and_every_value_its_source() -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in unet(DDPMConfig()).parameters()) == 35_746_307
     assert {value.source for value in preset.sources().values()} == {"paper", "code", "ours"}
-    keys = ("channels", "multipliers", "attention", "layers_per_block", "dropout", "timesteps", "ema_decay", "flip")
+    keys = ("channels", "multipliers", "attention", "layers_per_block", "dropout", "timesteps", "flip")
     for key in keys:
         value, default = preset.model.value[key], getattr(DDPMConfig(), key)
         assert value == (list(default) if isinstance(default, tuple) else default), key
@@ -163,6 +163,11 @@ def test_the_average_by_hand() -> None:
     torch.testing.assert_close(average, start + 0.25)
     model.update_ema()
     torch.testing.assert_close(average, start + 1 - 0.75**2)
+    model = tiny(ema_decay=0.0)  # as at size paper: the weights themselves
+    with torch.no_grad():
+        model.unet.conv_in.weight.add_(0.3)
+    model.update_ema()
+    torch.testing.assert_close(model.ema.conv_in.weight, model.unet.conv_in.weight, rtol=0, atol=0)
 
 
 def test_the_loss_is_the_error_of_the_noise_at_a_timestep() -> None:

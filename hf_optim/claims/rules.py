@@ -3,7 +3,8 @@
 Rules and their keys (* required; `metric` defaults to each task's primary one, `tasks` to all that ran what is
 compared, `greater` to what the metric's name says):
 
-- better: optimizer*, baseline* (a label or a list), metric, tasks, greater. Better than each of them.
+- better: optimizer*, baseline* (a label or a list), metric, tasks, greater, by. Better than each of them (by more than
+  `by`).
 - on_par: optimizer*, baseline*, margin*, relative, metric, tasks. Within the margin of each, on either side.
 - no_worse: optimizer*, baseline*, margin*, relative, metric, tasks. Not worse than each by the margin.
 - ordered: optimizers* (worst first), metric, tasks. Each is better than the one before.
@@ -91,8 +92,12 @@ def _better(
     metric: str | None = None,
     tasks: list[str] | None = None,
     greater: bool | None = None,
+    by: float = 0.0,
 ) -> Answer:
-    return Question(tuple(_two(evidence, optimizer, _listed(baseline), metric, tasks, greater)))
+    comparisons = _two(evidence, optimizer, _listed(baseline), metric, tasks, greater)
+    return Question(
+        tuple(replace(comparison, slack=-by) for comparison in comparisons), f"asked for: {by:g}" if by else ""
+    )
 
 
 def _ordered(
@@ -168,7 +173,7 @@ def _at_most(
                 comparison.task, optimizer, second, comparison.metric, pairs, comparison.sign, exact=comparison.exact
             )
         )
-    ratios = [a / b for comparison in comparisons for a, b in comparison.pairs if b]
+    ratios = [a / b for comparison in comparisons for a, b in comparison.pairs if b and not math.isnan(a + b)]
     seen = f"{factor * summarise(ratios).mean:.4g} times {baseline}'s" if ratios else ""
     return Question(tuple(comparisons), seen)
 
@@ -376,7 +381,7 @@ def _all(evidence: Evidence, of: list[Mapping[str, Any]]) -> Answer:
 
 
 RULES: dict[str, tuple[Callable[..., Answer], tuple[str, ...], tuple[str, ...]]] = {
-    "better": (_better, ("optimizer", "baseline"), ("metric", "tasks", "greater")),
+    "better": (_better, ("optimizer", "baseline"), ("metric", "tasks", "greater", "by")),
     "on_par": (_on_par, ("optimizer", "baseline", "margin"), ("relative", "metric", "tasks", "greater")),
     "no_worse": (_no_worse, ("optimizer", "baseline", "margin"), ("relative", "metric", "tasks", "greater")),
     "ordered": (_ordered, ("optimizers",), ("metric", "tasks", "greater")),

@@ -225,7 +225,8 @@ def terminal(outcome: Outcome, console: Console) -> None:
 def _cells(finding: Finding) -> list[str]:
     comparison, difference = finding.comparison, finding.difference
     interval = "–" if math.isnan(difference.low) else f"[{difference.low:+.4g}, {difference.high:+.4g}]"
-    slack = f" (given {comparison.slack:.3g})" if comparison.slack else ""
+    slack = f" (given {comparison.slack:.3g})" if comparison.slack > 0 else ""
+    slack = f" (more than {-comparison.slack:.3g})" if comparison.slack < 0 else slack
     p = finding.adjusted
     return [
         comparison.task,

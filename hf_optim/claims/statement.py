@@ -18,7 +18,7 @@ AS_PRINTED, AS_RUN = "as printed", "as run"
 #: what the keys of the rules hold
 SHAPES: dict[str, Any] = {
     "rule": str, "negated": bool, "of": [dict], "optimizer": str, "baseline": (str, [str]), "optimizers": [str],
-    "reference": str, "tasks": [str], "metric": str, "greater": bool, "margin": float, "relative": bool,
+    "reference": str, "tasks": [str], "metric": str, "greater": bool, "by": float, "margin": float, "relative": bool,
     "factor": float, "target": float, "share": float, "key": str, "low": float, "high": float, "file": str,
     "where": Each((str, float, bool)), "left": str, "right": (str, float), "tolerance": float, "strict": bool,
     "column": str, "exponent": float, "over": str, "start": float, "units": str,

@@ -70,7 +70,10 @@ def _agr(data: str, epochs: Value[int], batch: Value[int]) -> dict[str, Value[An
     return {
         "epochs": epochs,
         "batch_size": batch,
-        "optimizer": code({"name": "adamw_agr", "lr": 1e-3, "weight_decay": 5e-4}, "lr: torch's default, as printed"),
+        "optimizer": code(
+            {"name": "adamw_agr", "lr": 1e-3, "weight_decay": 5e-4, "decay_all": True},
+            "lr: as printed in Algorithm 2; the code's option has .1, left from its SGD",
+        ),
         "schedule": code(
             {"name": "multistep", "at": [0.3, 0.6, 0.8], "gamma": 0.2, "warmup": 0.005},
             "epochs 60, 120, 160 of 200; one epoch of warm-up",
@@ -93,7 +96,7 @@ def _official(lr: float, batch: Value[int], end: float, clip: float) -> dict[str
 
 
 def _tlr(data: str, epochs: Value[int], batch: Value[int], held_out: dict[str, Value[Any]]) -> dict[str, Value[Any]]:
-    base = {"name": "sgd", "lr": 0.1, "momentum": 0.8, "weight_decay": 5e-4}
+    base = {"name": "sgd", "lr": 0.1, "momentum": 0.8, "weight_decay": 5e-4, "decay_all": True}
     return {
         "epochs": epochs,
         "batch_size": batch,
@@ -130,7 +133,7 @@ SETTINGS: dict[str, Setting] = {
     "agr-cifar100": Setting(
         _agr("cifar100", paper(200), paper(128, "2 GPUs x 64")),
         {"augment": {**CROP_FLIP, "rotate": 15}, "small_stem": True},
-        "AGR, Table 5 as Section 5.3.1 has it; crop, flip and stem from the code, the 15 degrees of rotation are ours",
+        "AGR, Table 5 as Section 5.3.1 has it; crop, flip, rotation and stem from the code that its own takes over",
         "code",
     ),
     "agr-tiny-imagenet": Setting(
@@ -205,10 +208,14 @@ SETTINGS: dict[str, Setting] = {
 
 
 class Row(NamedTuple):
-    """The settings of a model at size paper, the first being its default, and what they change in its configuration."""
+    """The settings of a model at size paper, the first being its default, and what they change in its configuration.
+
+    `ours`: what of the model is ours, where the setting itself is more certain than that.
+    """
 
     settings: tuple[str, ...]
     model: dict[str, Any] = {}
+    ours: str = ""
 
 
 ROWS: dict[str, Row] = {
@@ -231,7 +238,7 @@ ROWS: dict[str, Row] = {
     "resnet101": Row(("agr-cifar100", "agr-tiny-imagenet", "amvt-cifar100")),
     "resnet152": Row(("amvt-imagenet",)),
     "densenet121": Row(("smaran-cifar10", "smaran-cifar100", "smaran-tiny-imagenet")),
-    "vgg11": Row(("agr-cifar100", "agr-tiny-imagenet")),
+    "vgg11": Row(("agr-cifar100", "agr-tiny-imagenet"), ours="one linear layer for the code's three"),
     "vgg16": Row(("amvt-cifar10",)),
     "wrn16_4": Row(("tlr-cifar100", "tlr-cifar10"), {"dropout": 0.1}),
     "convnext_tiny": Row(("agr-convnext",)),
@@ -311,17 +318,19 @@ def _paper() -> dict[str, Preset]:
     presets: dict[str, Preset] = {}
     for name, row in ROWS.items():
         for setting in row.settings:
-            preset = _in_setting(ARCHITECTURES[name], SETTINGS[setting], row.model)
+            preset = _in_setting(ARCHITECTURES[name], SETTINGS[setting], row)
             presets.setdefault(name, preset)
             presets[f"{name}@{setting}"] = preset
     return presets
 
 
-def _in_setting(architecture: Architecture, setting: Setting, change: dict[str, Any]) -> Preset:
+def _in_setting(architecture: Architecture, setting: Setting, row: Row) -> Preset:
     given = setting.model
     if architecture.family == "convnext":  # has drop_path_rate in its place
         given = {key: value for key, value in given.items() if key != "dropout"}
-    model = Value({**architecture.config, **given, **change}, setting.source, setting.about)
+    configuration = {**architecture.config, **given, **row.model}
+    about = f"{setting.about}; {row.ours} is ours" if row.ours else setting.about
+    model = Value(configuration, "ours" if row.ours else setting.source, about)
     return Preset(**setting.preset, model=model)
 
 

@@ -1,0 +1,162 @@
+"""What the claim files and the presets take from AGR and TLR: values, quotations and the rules that judge them."""
+
+import json
+import re
+from pathlib import Path
+from statistics import median
+
+import claim_worlds as worlds
+import numpy as np
+import pytest
+
+from hf_optim.claims import claim, rules, settings
+from hf_optim.experiment.task import load
+from hf_optim.study.plan import plan
+
+ROOT = Path(__file__).parent.parent
+
+
+def preset(task: str, model: str) -> dict[str, tuple[object, str]]:
+    return {key: (value.value, value.source) for key, value in load(task).preset(model, "paper").sources().items()}
+
+
+def statement(name: str, start: str, reading: str = ""):
+    return next(s for s in claim.load(name).statements if s.says.startswith(start) and s.reading.startswith(reading))
+
+
+def test_agrs_presets_are_its_text_and_its_code() -> None:
+    ddpm = preset("ddpm", "unet")
+    assert ddpm["epochs"] == (2000, "paper") and ddpm["batch_size"] == (128, "paper")
+    assert ddpm["schedule"] == ({"name": "constant", "warmup": 200}, "code") and ddpm["max_grad_norm"] == (1.0, "code")
+    model = ddpm["model"][0]
+    assert (model["generated"], model["ddim_steps"], model["real"]) == (50_000, 100, "train")
+    assert model["ema_decay"] == 0  # the code generates from the weights, not from their average
+    albert = preset("albert", "albert")
+    assert albert["epochs"] == (25, "paper") and albert["batch_size"] == (16, "paper")
+    assert albert["optimizer"][0]["decay_all"] is True  # torch's AdamW over all parameters
+    for name, source in (("resnet18", "code"), ("vgg11", "ours")):  # VGG's last layers are not the code's
+        cifar = preset("vision", f"{name}@agr-cifar100")
+        assert cifar["epochs"] == (200, "paper") and cifar["batch_size"] == (128, "paper")
+        assert cifar["optimizer"][0] == {"name": "adamw_agr", "lr": 1e-3, "weight_decay": 5e-4, "decay_all": True}
+        assert cifar["schedule"][0]["at"] == [0.3, 0.6, 0.8] and cifar["schedule"][0]["gamma"] == 0.2
+        assert cifar["model"][0]["augment"] == {"crop": 4, "flip": True, "rotate": 15} and cifar["model"][1] == source
+    for name, batch, source, lr in (
+        ("convnext_tiny", 1024, "code", 4e-3),
+        ("swin_tiny", 256, "paper", 2.5e-4),
+        ("tinyvit_11m", 256, "paper", 2.5e-4),
+    ):
+        tiny = preset("vision", name)
+        assert tiny["epochs"] == (300, "paper") and tiny["batch_size"] == (batch, source), name
+        assert tiny["optimizer"][0]["lr"] == lr and tiny["data"] == ("tiny-imagenet", "paper")
+
+
+def test_tlrs_presets_are_its_text_and_its_code() -> None:
+    base = {"name": "sgd", "lr": 0.1, "momentum": 0.8, "weight_decay": 5e-4, "decay_all": True}
+    cifar, imagenet = preset("vision", "wrn16_4"), preset("vision", "resnet50@tlr-imagenet")
+    assert cifar["epochs"] == (80, "code") and imagenet["epochs"] == (80, "paper")  # printed for ImageNet alone
+    assert cifar["batch_size"] == (128, "paper") and imagenet["batch_size"] == (96, "paper")
+    assert cifar["optimizer"] == ({"name": "tlr", "base": base}, "code")
+    assert cifar["model"][0]["dropout"] == 0.1 and cifar["model"][0]["augment"] == {"crop": 4, "flip": True}
+    translation = preset("translation", "transformer")
+    assert translation["model"][0]["heads"] == 8 and translation["model"][0]["layers"] == 3
+    # The least certain of what is in it: the tokenizer is ours, Adam's values are the tutorial's.
+    assert (translation["model"][1], translation["optimizer"][1]) == ("ours", "code")
+    opened = settings.differences(claim.load("tlr-figure5"), "paper", settings.paper_plan(claim.load("tlr-figure5")))
+    assert any("byte-level BPE" in line and line.endswith("is ours.") for line in opened)
+
+
+@pytest.mark.parametrize("name", [name for name in claim.names() if name.startswith(("agr-", "tlr-"))])
+def test_what_a_file_quotes_of_its_study_is_what_the_study_does(name) -> None:
+    loaded = claim.load(name)
+    whole = settings.paper_plan(loaded)
+    if whole is None:
+        return
+    if "seeds" in loaded.printed:
+        assert loaded.printed["seeds"] == len(whole.seeds)
+    for _, key, value, source, _ in settings.values(whole):
+        if isinstance(loaded.printed.get(key), int):
+            assert (value, source) == (str(loaded.printed[key]), "printed"), key
+
+
+@pytest.mark.parametrize("size", ["small", "paper"])
+def test_tlrs_code_has_momentum_and_decay_on_mnist_too(size) -> None:
+    study = plan.expand(claim.load("tlr-figure2").settings[size].study)
+    as_run = {"momentum": 0.8, "weight_decay": 5e-4, "decay_all": True}
+    for task, label, spec in study.cells():
+        rate = float(task["label"].split()[-1])
+        inner = spec if spec["name"] == "sgd" else spec["base"]
+        assert inner == {"name": "sgd", "lr": rate, **(as_run if label.endswith("as run") else {})}
+    train = {"small": 3500, "paper": 60_000 - preset("vision", "mlp")["validation"][0]}[size]
+    steps = [train // batch if size == "small" else -(-train // batch) for batch in (128, 512)]  # small drops the rest
+    words = {"small": f"{steps[0]} steps of 128 and {steps[1]} of 512", "paper": f"{steps[0]} and {steps[1]})"}[size]
+    assert any(words in note for note in claim.load("tlr-figure2").notes)
+    for start in ("typical SGD is very sensitive", "The case of alpha_0"):
+        judged = [s for s in claim.load("tlr-figure2").judged() if s.says.startswith(start) and s.variant == "as run"]
+        assert all(label.endswith("as run") for s in judged for label in s.labels()) and judged
+
+
+@pytest.mark.parametrize(("name", "table", "last"), [
+    ("agr-table3", "Table 3", "epoch 300"), ("agr-table4", "Table 4", "epoch 300"),
+    ("agr-table5", "Table 5", "epoch 200"), ("agr-table6", "Table 6", ""),
+])  # fmt: skip
+def test_a_tables_effect_is_the_middle_of_its_final_gains(name, table, last) -> None:
+    rows = json.loads((ROOT / "configs" / "claims" / "published.json").read_text(encoding="utf-8"))["rows"]
+    final = {
+        (row["model"], row["setting"], row["optimizer"]): row["value"]
+        for row in rows
+        if row["paper"] == "AGR" and row["table"] == table and row["setting"].startswith(last)
+    }
+    gains = [with_agr - final[m, s, "AdamW"] for (m, s, o), with_agr in final.items() if o == "AdamW(AGR)"]
+    effect = next(s.effect for s in claim.load(name).statements if s.rule == "better" and s.effect)
+    assert effect == pytest.approx(median(gains) / 100, abs=1e-6)
+
+
+def test_sentences_are_quoted_whole_and_judged_by_all_that_they_say() -> None:
+    abstract = statement("agr-remarks", "AGR can greatly improve").says
+    assert abstract.endswith("including Adan and AdamW, by adding only three lines of code")
+    half = statement("agr-table3", "the AGR method can improve", "better at the end by more than half a point")
+    assert half.keys["by"] == 0.005
+    for name, start in (
+        ("agr-table3", "the AGR method can further decrease"), ("agr-table4", "the AGR method can further decrease"),
+        ("agr-table5", "the training loss goes deeper"), ("agr-table5", "the training loss of VGG11"),
+    ):  # fmt: skip
+        parts = statement(name, start).keys["of"]
+        assert [part["metric"] for part in parts] == ["train_loss", "test_accuracy"], (name, start)
+    # Figure 3 shows Swin-Tiny and no ConvNeXt.
+    assert statement("agr-table3", "the AGR method can further").keys["of"][0]["tasks"][0] == "Swin-T"
+    # Suspended against throughout: the sentence speaks of no run that never has it.
+    for name in ("agr-table7", "agr-table8"):
+        suspended = statement(name, "the performance will become better")
+        assert "first 0" not in suspended.labels() and len(suspended.labels()) == 2
+    for each in claim.load("tlr-figure5").statements:
+        if each.keys is not None:  # "a very low validation minimum"
+            assert each.keys["metric"] == "validation_loss"
+    # Which eta is the better one where, as in Table 1; not that TLR is better than each.
+    etas = statement("tlr-table1", "different values of eta")
+    assert etas.labels() == {"additive 1e-1", "additive 1e-2"}
+    wins = [part["optimizer"] for part in etas.keys["of"]]
+    assert wins == ["additive 1e-2", "additive 1e-1"]
+
+
+def test_agrs_second_inequality_fails_in_both_norms() -> None:
+    g = np.array([1.0] + [1e-3] * 9)
+    total = np.abs(g).sum()
+    slope = np.diag(1 - 2 * np.abs(g) / total) + np.outer(g * np.abs(g), np.sign(g)) / total**2
+    note = " ".join(claim.load("agr-theorem41").notes)
+    assert f"{np.linalg.norm(slope, 2):.2f} where the identity, a Hessian, has 1 " in note
+    assert f"norm {np.linalg.norm(slope):.1f} where it has {np.sqrt(10):.1f}" in note
+
+
+def test_the_counts_above_the_page_are_those_of_its_rows() -> None:
+    page = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    numbers = [int(number) for number in re.findall(r"\d+", next(s for s in page.splitlines() if "rows below" in s))]
+    rows, judged, *verdicts, untestable, left = numbers
+    assert sum(verdicts) == judged and judged + untestable + left == rows and "not tested" not in page
+
+
+def test_a_run_that_failed_has_no_share_in_how_many_times_longer_the_others_took() -> None:
+    judged = next(s for s in claim.load("tlr-figure2").judged() if s.rule == "at_most")
+    study = plan.expand(claim.load("tlr-figure2").settings["small"].study)
+    failing = [("1e-1", judged.keys["optimizer"])]
+    assert "times" in rules.rule(worlds.evidence(judged.keys, study, "right"), judged.keys).words
+    assert "nan" not in rules.rule(worlds.evidence(judged.keys, study, "right", failing), judged.keys).words
