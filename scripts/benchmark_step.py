@@ -146,13 +146,13 @@ def traffic(step: Callable[[], Any]) -> tuple[int, int]:
         step()
     finally:
         passes.Code._launch = launch  # type: ignore[method-assign]
-    moved, held = 0, {}
+    moved, held = 0, {}  # a tensor's buffer -> its bytes
     for code in seen:
         table, sizes = code.table, {k: code.table.dtypes[k].itemsize for k in code.names}
         program = trace(code.call, {k: table.dtypes[k] for k in code.names}, code._c, code._sums, table.dtype)
         elements = int(table.sizes[sorted(code._members)].sum())
         moved += elements * (sum(sizes.values()) + sum(sizes[k] for k in program.written))
-        held |= {(id(table), k): elements * size for k, size in sizes.items()}
+        held |= {(id(table), i, k): int(table.sizes[i]) * sizes[k] for i in code._members for k in sizes}
     return moved, sum(held.values())
 
 

@@ -100,7 +100,6 @@ class FineTuning(Task):
         model: Any = pretrained(str(_checkpoint(values)), data.facts)
         if name == "lora":
             model = _adapted(model, values)
-        model.config.use_cache = False
         model.tokenizer = data.facts["tokenizer"]
         return model  # type: ignore[no-any-return]
 

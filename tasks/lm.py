@@ -123,13 +123,12 @@ class CausalLM(Task):
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The model for the tokenizer's vocabulary, or the checkpoint's."""
         from hf_optim.tasks.data import blocks
+        from hf_optim.tasks.models.language import pretrained, settled
 
         values = {key: value for key, value in preset.model.value.items() if key not in TEXT}
         tokenizer = data.facts["tokenizer"]
         end = blocks.end_of(tokenizer)
         if name == "pretrained":
-            from hf_optim.tasks.models.language import pretrained
-
             model = pretrained(preset.model.value["checkpoint"], data.facts)
         else:
             shape = {"vocab_size": data.facts["vocabulary"], "bos_token_id": end, "eos_token_id": end}
@@ -147,7 +146,7 @@ class CausalLM(Task):
                 model = self.model_class(name)(Config(**shape, **values))
             except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
                 raise UserError(f"model {name!r}: {values} make no model: {' '.join(str(error).split())}") from error
-        model.config.use_cache = False  # nothing is generated while it trains
+            model = settled(model)
         model.config.tokenizer_fingerprint = data.facts["fingerprint"]
         model.tokenizer = tokenizer
         return model

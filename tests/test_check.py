@@ -274,6 +274,16 @@ def test_wide_tables_are_split_at_the_terminals_width(capsys):
         assert sum(line.startswith("smaran") for line in lines) == blocks
         assert sum(line.count("✓") for line in lines) == len(ids)
         assert max(map(len, lines[:4])) <= width
+        assert width == 50 or max(map(len, lines)) <= 80
+
+
+def test_what_could_not_be_made_has_a_reason_and_no_table(capsys):
+    from rich.console import Console
+
+    cells = {("Mine", id): Verdict("Mine", id, UNMADE, "needs a licence") for id in CHECKS}
+    show.terminal(Report(["Mine"], list(CHECKS), cells), CHECKS, Console(width=80))
+    out = capsys.readouterr().out
+    assert "needs a licence" in out and "convex" not in out and len(out.splitlines()) < 8
 
 
 # --- the published page ----------------------------------------------------------------------------------------------

@@ -47,3 +47,14 @@ def test_the_benchmark_can_make_every_rule_that_it_offers(monkeypatch):
     for name in benchmark["rules"]():
         assert benchmark["step"](benchmark["ours"](name, [(4, 4), (4,)])) > 0, name
     assert {"lion", "tlr", "lookahead", "hdk", "smaran"} <= set(benchmark["rules"]())
+
+
+def test_the_benchmark_counts_every_tensor_of_a_rule_that_treats_them_differently(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    benchmark = runpy.run_path(str(SCRIPTS / "benchmark_step.py"))
+    opt = benchmark["ours"]("adamw_agr", [(64, 64), (64,)])  # vectors are stepped without AGR
+    benchmark["step"](opt)
+    moved, held = benchmark["traffic"](lambda: benchmark["step"](opt))
+    n, vector = 64 * 64 + 64, 64
+    assert moved == 4 * (7 * n + n - vector)  # x, m, v both ways and g; g once more for its sum, of matrices alone
+    assert 4 * 4 * n <= held <= 4 * 5 * n  # x, m, v, g; what both passes read may be counted twice

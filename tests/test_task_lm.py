@@ -215,6 +215,7 @@ def test_paper_models_are_built_and_stepped(name) -> None:
     marks = SimpleNamespace(eos_token_id=0, bos_token_id=0)
     facts = {"tokenizer": marks, "fingerprint": "x", "vocabulary": values["vocabulary"], "block": values["block"]}
     model = task.model(name, preset, SimpleNamespace(facts=facts)).train()
+    assert model.loss_type == "ForCausalLM" and not model.config.use_cache  # unsaid, transformers warns
     count = sum(p.numel() for p in model.parameters())
     assert abs(count / {"gpt2": 29.7e6, "llama": 33.7e6, "lstm": 13.3e6}[name] - 1) < 0.01, count
     opt = hf_optim.create(preset.optimizer.value["name"], model)

@@ -25,7 +25,7 @@ def _innermost(opt: Any) -> Any:
 
 @check(
     "execution",
-    "kernels, blocks, lists, foreach and fused equal one tensor at a time",
+    "every way of execution equals one tensor at a time",
     "The fast way of running a rule is another rule than the plain one.",
 )
 def execution(s: Candidate) -> str:
@@ -59,7 +59,7 @@ def execution(s: Candidate) -> str:
 
 @check(
     "compile",
-    "kernels take every tensor, equal the rule as it is written, and are not built again",
+    "kernels for all tensors, equal to the rule, built once",
     slow=True,
     breaking="The rule is slower than it says, compile=True changes the result, or a schedule makes steps slow.",
 )

@@ -44,29 +44,16 @@ def reasons(report: Report, status: str) -> dict[tuple[str, str], list[str]]:
 
 
 def terminal(report: Report, checks: Mapping[str, Check], console: Console) -> None:
-    """Print the matrix, its legend and a reason for every cell that is not a pass; wide tables are split."""
-    from rich.text import Text
+    """Print the matrix, its legend and a reason for every cell that is not a pass; wide tables are split. Where nothing
+    could be made there is no matrix."""
 
     def say(text: str, inset: int, style: str = "") -> None:
         """A paragraph that begins `inset` from the left, its further lines 6."""
         wrapped = textwrap.fill(text, console.width, initial_indent=" " * inset, subsequent_indent=" " * 6)
         console.print(wrapped, style=style, markup=False, highlight=False)
 
-    numbers = _numbers(report.checks, checks)
-    first = min(30, max([4, *(len(short(n)) for n in report.names)]))
-    room = max(1, (console.width - first - 1) // 3)
-    for begin in range(0, len(report.checks), room):
-        columns = report.checks[begin : begin + room]
-        console.print(Text(" " * first + "".join(f"{numbers[id]:3d}" for id in columns), style="bold"))
-        for name in report.names:
-            line = Text(short(name)[:first].ljust(first))
-            for id in columns:
-                status = report.cells[name, id].status
-                line.append(f"  {SIGNS[status]}", style=STYLES[status])
-            console.print(line, no_wrap=True)
-        console.print()
-    for id, number in numbers.items():
-        console.print(f"{number:3d} {id:14s} {checks[id].title}", markup=False, highlight=False)
+    if len(report.unmade) < len(report.names):
+        _grid(report, checks, console)
     for status, title in ((FAIL, "Failed"), (NOT, "Does not apply")):
         groups = reasons(report, status)
         if groups:
@@ -86,6 +73,27 @@ def terminal(report: Report, checks: Mapping[str, Check], console: Console) -> N
             0,
         )
     console.print(f"\n{summary(report)}", highlight=False)
+
+
+def _grid(report: Report, checks: Mapping[str, Check], console: Console) -> None:
+    """A sign for every cell, and what the numbers above them stand for."""
+    from rich.text import Text
+
+    numbers = _numbers(report.checks, checks)
+    first = min(30, max([4, *(len(short(n)) for n in report.names)]))
+    room = max(1, (console.width - first - 1) // 3)
+    for begin in range(0, len(report.checks), room):
+        columns = report.checks[begin : begin + room]
+        console.print(Text(" " * first + "".join(f"{numbers[id]:3d}" for id in columns), style="bold"))
+        for name in report.names:
+            line = Text(short(name)[:first].ljust(first))
+            for id in columns:
+                status = report.cells[name, id].status
+                line.append(f"  {SIGNS[status]}", style=STYLES[status])
+            console.print(line, no_wrap=True)
+        console.print()
+    for id, number in numbers.items():
+        console.print(f"{number:3d} {id:14s} {checks[id].title}", markup=False, highlight=False)
 
 
 def summary(report: Report) -> str:

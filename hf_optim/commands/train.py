@@ -200,7 +200,8 @@ def summary(record: Mapping[str, Any], folder: Path) -> str:
         return f"failed: {record['error']}\nrecord: {folder / 'record.json'}"
     metrics = record["metrics"]
     shown = [key for key in metrics if key.startswith("test_")] + [key for key in metrics if key.endswith("_gap")]
-    lines = [f"  {key:<16} {metrics[key]:.4f}" for key in shown]
+    width = max(map(len, shown), default=0)
+    lines = [f"  {key:<{width}} {metrics[key]:.4f}" for key in shown]
     clock = record["time"]
     each = clock.get("step_ms_median")  # none where a run that went on had no step left, or trains by itself
     speed = "" if each is None else f", {each:.2f} ms a step"

@@ -86,7 +86,15 @@ def pretrained(checkpoint: str, facts: Mapping[str, Any]) -> PreTrainedModel:
     mark = getattr(network.config, "tokenizer_fingerprint", None)
     if mark not in (None, facts["fingerprint"]):
         raise UserError(f"checkpoint: the tokenizer in {checkpoint} is not the one that its model was trained with")
-    return network
+    return settled(network)
+
+
+def settled(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, told that nothing is generated while it trains, and that its loss is of the next tokens: what
+    transformers takes for GPT-2 anyway, with a warning that nobody had said so."""
+    model.config.use_cache = False
+    model.loss_type = "ForCausalLM"
+    return model
 
 
 def fits(model: PreTrainedModel, facts: Mapping[str, Any]) -> None:
