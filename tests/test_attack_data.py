@@ -19,7 +19,7 @@ from PIL import Image
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import names_data, paths_in
 from hf_optim.study.plan.entries import with_data
-from hf_optim.tasks.data import answers, cache, corpora, images, paragraphs, parallel
+from hf_optim.tasks.data import answers, cache, corpora, hub, images, paragraphs, parallel
 from hf_optim.tasks.data.image_sets import picture
 
 BYTES = pa.array([b"\xff\xfe no text"] * 4, pa.binary())
@@ -178,6 +178,24 @@ def test_a_set_of_ours_is_meant_by_its_name_whatever_the_current_folder_holds(
     assert given("./digits") == [str(tmp_path / "digits")] * 2 and given("mine") == [str(tmp_path / "mine")] * 2
     assert paths_in({"task": "vision", "data": "digits"}) == [] and paths_in({"task": "lm", "data": "digits"})
     assert names_data("lm", "fineweb-edu") and not names_data("no task", "digits")
+
+
+def test_a_folder_of_a_repositorys_name_is_not_read_in_place_of_the_hubs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret.txt").write_text("a secret")
+    for repository, config in [*corpora.HUB.values(), ("ylecun/mnist", None)]:
+        folder = tmp_path / "theirs" / repository
+        folder.mkdir(parents=True)
+        card = {"configs": [{"config_name": config or "default", "data_files": str(tmp_path / "secret.txt")}]}
+        (folder / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
+    monkeypatch.chdir(tmp_path / "theirs")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for name in corpora.HUB:
+        with pytest.raises(UserError, match="in place of the Hub's"):
+            next(corpora.documents(name))
+    with pytest.raises(UserError, match="in place of the Hub's"):
+        hub.load("ylecun/mnist")
 
 
 # --- tokenizers ---

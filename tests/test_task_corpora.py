@@ -141,7 +141,7 @@ def test_a_corpus_of_the_hub_is_streamed_from_its_repository(monkeypatch: pytest
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", dead)
-    with pytest.raises(UserError, match="allenai/c4 cannot be streamed"):
+    with pytest.raises(UserError, match="allenai/c4 cannot be loaded"):
         list(corpora.documents("c4"))
 
 

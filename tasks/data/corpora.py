@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from hf_optim.core import shape
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import read_json, remove
-from hf_optim.tasks.data import cache, paragraphs, published_texts
+from hf_optim.tasks.data import cache, hub, paragraphs, published_texts
 from hf_optim.tasks.data.blocks import END, IGNORED, UNKNOWN, Stream, counted, encode, fingerprint
 
 FORMAT = 1  # changes when the same documents would give other files
@@ -96,8 +96,9 @@ def documents(name: str) -> Iterator[str]:
     import datasets
 
     repository, config = HUB[name]
+    rows = hub.load(repository, config=config, split="train", streaming=True)
     try:
-        for row in datasets.load_dataset(repository, config, split="train", streaming=True):
+        for row in rows:
             yield row["text"]
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(

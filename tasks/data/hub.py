@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from hf_optim.errors import UserError
 
 
-def load(repository: str, *, config: str | None = None, key: str = "data") -> Any:
-    """`datasets.load_dataset(repository, config)`: a DatasetDict.
+def load(repository: str, *, config: str | None = None, key: str = "data", **how: Any) -> Any:
+    """`datasets.load_dataset(repository, config, **how)`: a DatasetDict, or what `split` and `streaming` in `how` make.
 
     Raises:
-        UserError: the Hub cannot be reached, or the data set is not there or not open to you.
+        UserError: the Hub cannot be reached, the data set is not there or not open to you, or the current folder holds
+            a path of its name: datasets would read that instead, and whatever files its README names.
     """
     import datasets
 
+    if os.path.lexists(repository):
+        raise UserError(
+            f"{key}: {repository} of the current folder would be read in place of the Hub's: work elsewhere"
+        )
     try:
-        return datasets.load_dataset(repository, config)
+        return datasets.load_dataset(repository, config, **how)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"{key}: {repository} cannot be loaded from the Hub ({type(error).__name__}): "
