@@ -28,7 +28,7 @@ from hf_optim.core.notes import waiting
 _BASE = ("-std=c++17", "-O3", "-shared", "-fPIC", "-w", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 #: tried one after the other: not every compiler knows the machine it runs on, and none may use -ffast-math, which
 #: would change how the whole process treats denormal numbers
-_FLAGS = ((*_BASE, "-march=native"), (*_BASE, "-mcpu=native"), _BASE)
+_FLAGS: tuple[tuple[str, ...], ...] = ((*_BASE, "-march=native"), (*_BASE, "-mcpu=native"), _BASE)
 if platform.machine().lower() in ("x86_64", "amd64"):
     # else gcc takes the roots of 16 floats as twice 8, and puts them together through memory: AdamW took a third longer
     _FLAGS = ((*_BASE, "-march=native", "-mprefer-vector-width=512"), *_FLAGS)
