@@ -187,6 +187,14 @@ def test_a_reference_may_be_named():
     assert [c.name for c in report.failed] == ["adan"]
 
 
+def test_a_reference_tells_rules_apart_that_differ_where_gradients_turn_or_shrink(capsys):
+    references = {"cautious_adamw": "adamw", "amsgrad": "adam", "nadam": "adam"}
+    report = hf_optim.check.run(list(references), checks=["reference"], references=references)
+    assert [c.name for c in report.failed] == list(references)
+    with pytest.raises(UserError, match="there is no file plain.py"):  # before minutes of checks
+        cli.main(["smaran", "--reference", "plain.py:X"])
+
+
 def test_what_two_processes_say_is_the_worse_verdict_or_the_crash():
     said = StringIO("noise\nSegmentation fault\n")
     complaint = (FAIL, "Connection closed by peer")

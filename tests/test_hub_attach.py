@@ -111,6 +111,26 @@ def test_a_rule_without_a_default_rate_takes_the_arguments(tmp_path):
         trainer.train()
 
 
+def test_a_foreign_rule_without_a_default_rate_and_a_rate_that_is_none_are_said(tmp_path):
+    class Own(torch.optim.SGD):
+        def __init__(self, params, lr):
+            super().__init__(params, lr=lr)
+
+    trainer = make(tmp_path, n=4)
+    hf_optim.attach(trainer, Own)
+    with pytest.raises(hf_optim.UserError, match="no default for lr: give it, or set TrainingArguments.learning_rate"):
+        trainer.train()
+    trainer = make(tmp_path, n=4, learning_rate=0.02)
+    hf_optim.attach(trainer, Own)
+    trainer.train()
+    assert _groups(trainer)[0]["initial_lr"] == 0.02
+    trainer = make(tmp_path, n=4)
+    trainer.args.learning_rate = "0.05"
+    hf_optim.attach(trainer, "smaran")
+    with pytest.raises(hf_optim.UserError, match="learning_rate must be a number, got '0.05'"):
+        trainer.train()
+
+
 def test_decay_follows_the_module_type(tmp_path):
     trainer = make(tmp_path, n=4)
     hf_optim.attach(trainer, "adamw", weight_decay=0.5)

@@ -59,6 +59,20 @@ def test_resume_is_bit_identical(tmp_path, case):
     assert [[r[k] for k in keys] for r in rows(whole)] == [[r[k] for k in keys] for r in rows(resumed)]
 
 
+def test_a_checkpoint_without_the_optimizers_state_is_said(tmp_path, caplog):
+    """Trainer goes on with the weights alone, and says nothing."""
+    _run(tmp_path, "smaran")
+    checkpoint = tmp_path / "checkpoint-7"
+    _run(tmp_path, "smaran", resume=str(checkpoint))
+    assert "begin anew" not in caplog.text
+    (checkpoint / "optimizer.pt").unlink()
+    _run(tmp_path, "smaran", resume=str(checkpoint))
+    assert "checkpoint-7 has no optimizer state: the weights go on" in caplog.text
+    (checkpoint / "scheduler.pt").unlink()
+    _run(tmp_path, "smaran", resume=str(checkpoint))
+    assert "checkpoint-7 has no optimizer and no scheduler state" in caplog.text
+
+
 def test_resuming_with_another_rule_is_refused(tmp_path):
     _run(tmp_path, "smaran")
     with pytest.raises(hf_optim.BadCheckpoint, match="smaran"):

@@ -55,6 +55,14 @@ def test_a_class_in_a_file_is_known_to_info_list_and_cite_and_is_not_run(folder,
     assert "declares no author and no year" in err and "cited = (" in err
 
 
+@pytest.mark.parametrize("space", ["[0.0, 0.5, 0.9]", '("choices", [0.0, 0.5])', '("log", 0, 1)'])
+def test_info_says_what_is_no_search_space(folder, capsys, space):
+    Path("heavy.py").write_text(HEAVY_BALL.replace('("log", 1e-4, 1.0)', space) + RUNS)
+    assert space in Path("heavy.py").read_text()
+    code, out, _ = told(capsys, "info", "heavy.py:HeavyBall")
+    assert code == 0 and "search_space of lr must be ('log', low, high) above 0" in " ".join(out.split())
+
+
 def test_a_class_that_cannot_be_read_is_asked_itself(folder, capsys):
     Path("sub.py").write_text('from hf_optim import AdamW\n\n\nclass Sub(AdamW):\n    """A child."""\n')
     known = registry.about("sub.py:Sub")

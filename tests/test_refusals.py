@@ -188,3 +188,16 @@ def test_a_line_search_that_is_interrupted_puts_the_parameters_back(error: type[
         optimizer.step(closure, evaluate=evaluate)  # type: ignore[call-arg]
     assert counted == calls and everything(p, optimizer) == before
     step("sls", optimizer, p, closure)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_in_the_closures_place_and_what_is_no_loss_are_one_line(name):
+    p = nn.Parameter(torch.ones(3))
+    opt = make(name, p)
+    p.grad = torch.ones(3)
+    with pytest.raises(UserError, match=r"closure, not a Tensor; a loss goes by its name: step\(loss=loss\)"):
+        opt.step(torch.tensor(0.5))
+    for loss in (torch.ones(3), "0.5", [0.5]) if "loss" in opt.needs else ():
+        with pytest.raises(UserError, match="the loss must be one number"):
+            opt.step(loss=loss)
+    assert torch.equal(p, torch.ones(3))

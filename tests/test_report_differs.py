@@ -11,6 +11,7 @@ import pytest
 from study_fakes import make_study
 from tuning_fakes import YAML, expand, whole
 
+from hf_optim.study.findings import naming
 from hf_optim.study.findings.curves import Histories
 from hf_optim.study.findings.table import build
 from hf_optim.study.folder import results as records
@@ -63,7 +64,7 @@ def test_values_spaces_trials_budgets_and_groups_stand_side_by_side(tmp_path: Pa
     html = shown(STUDY, tmp_path)
     values, tuning, on_mlp, groups, settled = tables(html)
     # Only what is not the same for all: a value that was given, a default, or a dot where there is none.
-    assert values[""][:2] == ["optimizer", "rule"]
+    assert values[""][:2] == ["optimizer", "name"]
     column = {name: i - 1 for i, name in enumerate(values[""])}
     assert [values[label][column["betas"]] for label in "AB"] == ["(0.9, 0.999)", "(0.9, 0.95)"]
     assert values["tlr(sgd)"][column["betas"]] == "·" and values["fixed"][column["lr"]] == "0.3"
@@ -85,9 +86,9 @@ def test_values_spaces_trials_budgets_and_groups_stand_side_by_side(tmp_path: Pa
     both = "1,000 parameters with route muon, weight_decay {}; 10 parameters with weight_decay 0"
     assert groups["A"] == [both.format(0)] and groups["B"] == [both.format(0.1)]
     assert settled["B"] == ["weight_decay=0.1 from TrainingArguments.weight_decay"]
-    # A value that a task has of its own stands with the task.
+    # A value that a task has of its own stands with the task, too.
     own = {name: i - 1 for i, name in enumerate(on_mlp[""])}
-    assert "eps" not in column and on_mlp["B"][own["eps"]] == "1e-06"
+    assert values["B"][column["eps"]] == on_mlp["B"][own["eps"]] == "1e-06"
 
 
 def test_a_space_that_differs_between_tasks_is_shown_for_each(tmp_path: Path) -> None:
@@ -150,3 +151,24 @@ def test_the_page_says_how_many_metrics_did_not_fit(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(views, "MOST_BYTES", 9 * views.ROW_BYTES)  # three optimizers, one metric
     assert views.fitting(results, tables_)["MLP"] == (metrics[:1], len(metrics) - 1)
     assert f"{len(metrics) - 1} further metric" in render(results, tables_)
+
+
+def test_values_that_tasks_give_stand_where_an_optimizer_is_named(tmp_path: Path) -> None:
+    planned = expand("""
+name: by_task
+seeds: 3
+baseline: A
+tasks:
+  - {task: vision, model: mlp, size: smoke, label: one, hyper: {A: {lr: 0.1}, B: {gamma: 0.5}}}
+  - {task: vision, model: mlp, size: smoke, label: two, hyper: {A: {lr: 0.01}}}
+optimizers:
+  - {name: sgd, lr: 0.5, momentum: 0.9, label: A}
+  - {name: smaran, label: B}
+""")
+    whole(planned, tmp_path, lambda run: {"validation_accuracy": 0.5, "validation_loss": 0.5, "test_accuracy": 0.8})
+    results = records.load(tmp_path)
+    assert naming.settings(results.plan, "A") == {"lr": "0.1 / 0.01 by task", "momentum": "0.9"}
+    assert naming.named(results.plan, "A").endswith("(sgd, lr 0.1 / 0.01 by task, momentum 0.9, untuned)")
+    assert naming.named(results.plan, "B").endswith("(smaran, gamma 0.5 / default by task, untuned)")
+    everywhere = tables(configurations(results))[0]
+    assert everywhere["A"][everywhere[""].index("lr") - 1] == "0.1 / 0.01 by task"

@@ -120,6 +120,11 @@ def test_mistakes_of_a_training_are_one_line(tmp_path):
     assert "did you mean" in record["error"]
     with pytest.raises(UserError, match="give it as an argument"):
         halves.run(RunSpec("m.py:halves", "own", optimizer={"name": "sgd"}, overrides={"steps": 3}), tmp_path)
+    for key, value in (("overrides", {"steps": 3}), ("schedule", {"name": "linear"}), ("data", "x")):
+        with pytest.raises(UserError, match=f"{key}: halves is a training of its own"):  # before anything runs
+            task = {"task": halves, key: value}
+            study.run({"name": "x", "seeds": 1, "tasks": [task], "optimizers": ["sgd"]}, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
     with pytest.raises(UserError, match="takes `optimizer` and `seed`"):
         study.training(metric="test_loss", greater_is_better=False)(lambda seed: None)
     with pytest.raises(UserError, match="test_"):

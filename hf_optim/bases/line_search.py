@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_optim.bases import parameters
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import dot
 from hf_optim.core.rewind import RandomState, reshard
@@ -107,7 +108,7 @@ class LineSearch(Optimizer):
     def _run_closure(self, closure: Callable[[], Any], evaluate: Callable[[], Any] | None) -> tuple[Any, Any]:
         world = self._world()
         with torch.enable_grad():
-            loss = closure()
+            loss = parameters.called(self.rule, closure)
         return loss, _Evaluation(evaluate or closure, world, evaluate is None)
 
     # --- a step ----------------------------------------------------------------------------------------------------

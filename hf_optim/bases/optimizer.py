@@ -189,7 +189,7 @@ class Optimizer(Stateful):
 
     def _checked_loss(self, loss: Any) -> float | None:
         """The loss as a number, or None when it is bad and bad losses are skipped."""
-        f = float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss)
+        f = parameters.number(self.rule, loss)
         if math.isfinite(f) and f >= self._floor:
             return f
         self._bad(self._why(f))
@@ -311,7 +311,7 @@ class Optimizer(Stateful):
 
     def _run_closure(self, closure: Callable[[], Any], evaluate: Callable[[], Any] | None) -> tuple[Any, Any]:
         with torch.enable_grad():
-            return closure(), evaluate
+            return parameters.called(self.rule, closure), evaluate
 
     def _advance(self, f: float | None, evaluate: Callable[[], Any] | None) -> None:
         """Measure, control, update."""

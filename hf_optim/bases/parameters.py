@@ -85,3 +85,22 @@ def check_step(rule: str, groups: Iterable[Mapping[str, Any]]) -> None:
             raise UserError(
                 f"{rule}: lr of parameter group {i} is {rate} (a schedule or a callback sets it): nothing was moved"
             )
+
+
+def called(rule: str, closure: Any) -> Any:
+    """What the closure returns; a `UserError` for a loss in its place, as in `step(loss)`."""
+    if not callable(closure):
+        raise UserError(
+            f"{rule}: what step() takes first is a closure, not a {type(closure).__name__}; a loss goes by its name: "
+            "step(loss=loss)"
+        )
+    return closure()
+
+
+def number(rule: str, loss: Any) -> float:
+    """The loss as a number; a `UserError` for what is none, or many."""
+    one = isinstance(loss, torch.Tensor) and loss.numel() == 1
+    if not one and (isinstance(loss, torch.Tensor) or not hasattr(loss, "__float__")):
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+        raise UserError(f"{rule}: the loss must be one number or a tensor of one, got {got}")
+    return float(loss.detach()) if one else float(loss)

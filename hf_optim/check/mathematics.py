@@ -46,11 +46,15 @@ def start() -> list[list[float]]:
 
 
 def slope(x: list[list[float]], t: int) -> tuple[float, list[list[float]]]:
-    """The reference problem in step t = 1, 2, ...: loss 0.3 + sum c (x - y)^2 / 2 and its gradients, flat."""
-    loss, grads = 0.3, []
+    """The reference problem in step t = 1, 2, ...: loss 0.3 + sum c (x - y)^2 / 2 and its gradients, flat.
+
+    y wanders, so that gradients turn against their averages, and every third c is a hundredth, so that squares of
+    gradients fall below theirs: else rules that treat these differently (cautious ones, AMSGrad) would be alike.
+    """
+    loss, grads, scale = 0.3, [], 0.01 if t % 3 == 0 else 1.0
     for i, row in enumerate(x):
-        c = [1 + 0.25 * math.sin(t + i + k) for k in range(len(row))]
-        y = [math.cos(2.0 * i + k) for k in range(len(row))]
+        c = [scale * (1 + 0.25 * math.sin(t + i + k)) for k in range(len(row))]
+        y = [math.cos(2.0 * i + k) + 1.5 * math.sin(2.1 * t + i + k) for k in range(len(row))]
         loss += sum(a * (b - d) ** 2 / 2 for a, b, d in zip(c, row, y, strict=True))
         grads.append([a * (b - d) for a, b, d in zip(c, row, y, strict=True)])
     return loss, grads

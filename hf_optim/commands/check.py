@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_optim import registry
 from hf_optim.commands.parser import Parser
 from hf_optim.core import safe_text
 from hf_optim.errors import UserError
@@ -101,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         reference = _mapping(reference, "--reference")
         if "name" not in reference:
             raise UserError(f'--reference needs a "name", got {options.reference}')
+    if reference:
+        registry.resolve(reference if isinstance(reference, str) else reference["name"])
     for file in (options.json, options.markdown):  # before minutes of work, not after
         if file and not Path(file).expanduser().parent.is_dir():
             raise UserError(f"there is no folder {Path(file).expanduser().parent} to write {file} into")

@@ -63,9 +63,21 @@ def optimizer(name: str) -> str:
         ("source", about.paper or "–"),
         *([("state", f"{about.state_bytes:g} bytes a parameter (fp32){int8}")] if about.family != FOREIGN else []),
         ("defaults", ", ".join(f"{k}={_value(v)}" for k, v in about.defaults.items()) or "–"),
-        ("search space", "; ".join(f"{k} {searched(v)}" for k, v in about.search_space.items()) or "–"),
+        ("search space", _space(about)),
     ]
     return _page(name, pairs) + (f"\n\n{about.doc}" if about.doc else "")
+
+
+def _space(about: registry.Info) -> str:
+    """Where hyper-parameters are looked for; of a user's own class, what is wrong with what it declares."""
+    if about.family == FOREIGN or ":" in about.name:
+        from hf_optim.study.plan.tuning import check_declared
+
+        try:
+            check_declared(about)
+        except UserError as error:
+            return str(error)
+    return "; ".join(f"{k} {searched(v)}" for k, v in about.search_space.items()) or "–"
 
 
 def searched(space: tuple[Any, ...]) -> str:

@@ -173,10 +173,14 @@ class OwnTraining(Task):
         write_json(folder / records.RECORD, record)
         return record
 
-    def _check(self, spec: RunSpec) -> None:
-        for key, value in (("overrides", spec.overrides), ("schedule", spec.schedule), ("data", spec.data)):
-            if value:
+    def check_entry(self, entry: Mapping[str, Any]) -> None:
+        """See `Task`: what it heeds are its arguments."""
+        for key in ("overrides", "schedule", "schedules", "data"):
+            if entry.get(key):
                 raise UserError(f"{key}: {self.name} is a training of its own: give it as an argument, under options")
+
+    def _check(self, spec: RunSpec) -> None:
+        self.check_entry(spec.to_dict())
         if spec.pruning:
             raise UserError(f"prune: {self.name} is a training of its own, which cannot be stopped early")
 

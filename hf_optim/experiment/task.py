@@ -262,6 +262,9 @@ class Task(ABC):
         """
         raise UserError(f"task {self.name!r} has no ladder: it cannot tell a model's parameters and tokens beforehand")
 
+    def check_entry(self, entry: Mapping[str, Any]) -> None:  # noqa: B027 - most tasks heed everything
+        """Raise a `UserError` that begins with the key of what a study gives and this task cannot heed."""
+
     def with_options(self, model: str, preset: Preset, options: Mapping[str, Any]) -> Preset:
         """The preset with `options` in place of its model values; an unknown one is a `UserError`."""
         valid = [*preset.model.value, *self.options]

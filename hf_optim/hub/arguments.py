@@ -78,7 +78,12 @@ def _check_values(spec: Mapping[str, Any]) -> None:
 
 
 def _required(name: Any) -> tuple[str, ...]:
-    return () if not name or not isinstance(name, str) or ":" in name else registry.info(name).required
+    """Hyper-parameters without a default."""
+    if not name or _is_instance(name):
+        return ()
+    if isinstance(name, str) and ":" not in name:
+        return registry.info(name).required
+    return tuple(k for k, v in _defaults(name).items() if v is inspect.Parameter.empty)
 
 
 def _chosen(args: Any, field: str, searched: Mapping[str, Any]) -> bool:
@@ -175,6 +180,8 @@ def settle(
             raise UserError(f'{key}="args": only lr and weight_decay can be taken from TrainingArguments')
     for field, hyper in _TAKEN.items():
         argument = getattr(args, field)
+        if not isinstance(argument, (int, float)):
+            raise UserError(f"TrainingArguments.{field} must be a number, got {argument!r}")
         asked = isinstance(inner.get(hyper), str) and inner[hyper] == FROM_ARGS
         if hyper in inner and not asked:
             lines.append(f"{hyper}={inner[hyper]} as given")
@@ -182,7 +189,8 @@ def settle(
                 differs.append(f"{hyper}={inner[hyper]}, as given, not TrainingArguments.{field}={argument}")
         elif asked or _chosen(args, field, searched) or (hyper in defaults and stock(name)):
             if hyper in defaults:
-                if hyper == "lr" and not asked and field not in searched:
+                meant = stock(name) and _chosen(args, field, searched)
+                if hyper == "lr" and not (asked or meant) and field not in searched:
                     warnings += _unusual(name, argument, defaults[hyper])
                 inner[hyper] = argument
                 lines.append(f"{hyper}={argument} from TrainingArguments.{field}")
@@ -236,7 +244,7 @@ def sources() -> Iterator[list[str]]:
 
 def _unusual(name: Any, rate: float, default: Any) -> list[str]:
     """A warning where the argument's rate was meant for another rule: far from where this one's is looked for."""
-    known = isinstance(name, str) and ":" not in name and not stock(name)
+    known = isinstance(name, str) and ":" not in name
     space = registry.info(name).search_space.get("lr") if known else None
     if not space or space[0] not in ("log", "linear") or space[1] <= rate <= space[2]:
         return []

@@ -242,6 +242,8 @@ class Attachment(TrainerCallback):
         assert self._inner_load is not None
         result = self._inner_load(checkpoint, *args, **kwargs)
         if checkpoint is not None:
+            if (lost := companion.lost(Path(checkpoint))) is not None and not self.trainer.is_deepspeed_enabled:
+                self._say(logging.WARNING, f"{self.name}: {lost}")
             self._complete(checkpoint)
             lacking = Beside(self.trainer, self.optimizer).read(Path(checkpoint))
             if lacking is not None:

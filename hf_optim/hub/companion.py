@@ -35,6 +35,18 @@ def write(args: Any, spec: dict[str, Any], step: int, weights: str | None = None
         (folder(args, step) / FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
+def lost(checkpoint: Path) -> str | None:
+    """A sentence where the state of optimizer or schedule is lacking: Trainer then loads neither, and says nothing."""
+    names = [entry.name for entry in checkpoint.iterdir()]
+    lacking = [part for part in ("optimizer", "scheduler") if not any(part in name for name in names)]
+    if not lacking:
+        return None
+    return line(
+        f"{checkpoint.name} has no {' and no '.join(lacking)} state: the weights go on, the optimizer and its schedule "
+        "begin anew"
+    )
+
+
 def differences(args: Any, spec: dict[str, Any], checkpoint: str | None) -> list[str]:
     """A sentence for everything about the run that wrote `checkpoint` that is not so now; none without its file."""
     if not isinstance(checkpoint, str):

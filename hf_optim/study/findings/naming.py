@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_optim.study.plan.plan import Plan, flatten
+from hf_optim.study.plan.plan import Plan, cell_spec, flatten
 from hf_optim.study.plan.tuning import distinct
 from hf_optim.study.plan.units import SETTINGS
 
@@ -38,12 +39,29 @@ def named(plan: Plan, label: str) -> str:
     """An optimizer as a verdict names it: never its name alone."""
     keys, trials, different = searched(plan, label)
     if not keys:
-        spec = next(o["spec"] for o in plan.optimizers if o["label"] == label)
-        given = ", ".join(f"{k} {_short(v)}" for k, v in flatten(_own(spec)).items())
-        return f"{label} {SETTINGS} ({given + ', ' if given else 'defaults, '}untuned)"
+        given = [f"{k} {v}" for k, v in settings(plan, label).items()] or ["defaults"]
+        return f"{label} {SETTINGS} ({', '.join([*_rule(plan, label), *given, 'untuned'])})"
     few = f", {different} distinct settings" if different < trials else ""
     how = f"{trials} trials over {', '.join(keys)}{few}"
     return f"{label} (tuned: {how})" if plan.repetitions else f"{label} {SETTINGS} (found by one tuning: {how})"
+
+
+def _rule(plan: Plan, label: str) -> list[str]:
+    """The optimizer's own name where its label is another."""
+    name = next(str(o["spec"]["name"]) for o in plan.optimizers if o["label"] == label)
+    return [] if re.sub(r"\W|_", "", label).lower() == re.sub(r"\W|_", "", name).lower() else [name]
+
+
+def settings(plan: Plan, label: str) -> dict[str, str]:
+    """What an optimizer is given, in words: "0.1", or where tasks give it other values "0.1 / 0.01 by task"."""
+    optimizer = next(o for o in plan.optimizers if o["label"] == label)
+    specs = [cell_spec(task, optimizer) for task in plan.tasks if label in task["only"]] or [optimizer["spec"]]
+    given = [flatten(_own(spec)) for spec in specs]
+    words = {}
+    for key in dict.fromkeys(key for values in given for key in values):
+        different = list(dict.fromkeys(_short(values[key]) if key in values else "default" for values in given))
+        words[key] = different[0] if len(different) == 1 else f"{' / '.join(different)} by task"
+    return words
 
 
 def searched(plan: Plan, label: str) -> tuple[list[str], int, int]:

@@ -167,6 +167,10 @@ def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
         task = load(entry["task"])
     except UserError as error:
         raise source.error((*here, "task"), str(error)) from None
+    try:
+        task.check_entry(entry)
+    except UserError as error:
+        raise source.error((*here, str(error).partition(":")[0]), str(error)) from None
     entry["model"] = entry.get("model") or task.models[0]
     try:
         preset = task.preset(entry["model"], entry["size"])

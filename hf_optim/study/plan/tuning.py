@@ -175,7 +175,7 @@ def declared(spec: Mapping[str, Any]) -> Space:
     """
     info = registry.about(spec["name"])
     if ":" in spec["name"]:
-        _check_declared(info)
+        check_declared(info)
     space = {key: plain(list(bounds)) for key, bounds in info.search_space.items()}
     base = spec.get("base")
     if info.family == "wrapper":
@@ -184,7 +184,8 @@ def declared(spec: Mapping[str, Any]) -> Space:
     return space
 
 
-def _check_declared(info: Info) -> None:
+def check_declared(info: Info) -> None:
+    """Raise a `UserError` for a declared search space that is none."""
     for key, bounds in info.search_space.items():
         validate.unknown(f"{info.name}: search_space", [key], [*info.required, *info.defaults])
         kind, *ends = bounds if isinstance(bounds, (tuple, list)) and bounds else ("",)

@@ -33,7 +33,7 @@ def configurations(results: Results) -> str:
         for line in own_definitions(o["spec"])
     )
     plan = results.plan
-    given = {o["label"]: _hyper(o["spec"]) for o in plan.optimizers}
+    given = {o["label"]: _by_task(results, o) for o in plan.optimizers}
     content = _side_by_side(results, given, "What differs", plan.tasks)
     text = f'<h2 id="differs">What differs</h2>{content}{_tuned(results)}'
     return text + (f"<p>{OURS}</p><ul>{ours}</ul>" if ours else "")
@@ -80,7 +80,7 @@ def _side_by_side(
     note = "Only values that are not the same for all; pale ones are defaults."
     if any(searched.values()):
         note += " Of what was tuned, the chosen value stands before the range that was searched."
-    return f'<p class="soft">{note}</p>{html_table(["optimizer", "rule", *columns], lines, caption)}'
+    return f'<p class="soft">{note}</p>{html_table(["optimizer", "name", *columns], lines, caption)}'
 
 
 def _searched(results: Results, label: str, tasks: Sequence[str]) -> dict[str, str]:
@@ -118,6 +118,14 @@ def _chosen(values: Sequence[Any]) -> str:
 def _hyper(spec: Mapping[str, Any]) -> dict[str, Any]:
     given = flatten({k: v for k, v in spec.items() if k != "name"})
     return {k.replace("base.name", "base"): v for k, v in given.items()}
+
+
+def _by_task(results: Results, optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """What an optimizer is given; of what tasks give it other values, these in words."""
+    words = naming.settings(results.plan, optimizer["label"])
+    plain = _hyper(optimizer["spec"])
+    named = {key.replace("base.name", "base"): text for key, text in words.items()}
+    return {key: text if key not in plain or text.endswith(" by task") else plain[key] for key, text in named.items()}
 
 
 def _differs(key: str, given: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Mapping[str, Any]]) -> bool:
