@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_optim import registry
 from hf_optim.commands.parser import Parser
-from hf_optim.core.catalogue import FOREIGN
+from hf_optim.core.catalogue import FOREIGN, Info
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
@@ -68,7 +68,7 @@ def optimizer(name: str) -> str:
     return _page(name, pairs) + (f"\n\n{about.doc}" if about.doc else "")
 
 
-def _space(about: registry.Info) -> str:
+def _space(about: Info) -> str:
     """Where hyper-parameters are looked for; of a user's own class, what is wrong with what it declares."""
     if about.family == FOREIGN or ":" in about.name:
         from hf_optim.study.plan.tuning import check_declared
