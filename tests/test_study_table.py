@@ -249,6 +249,20 @@ def test_a_stated_margin_gives_equivalent_in_table_and_words(tmp_path: Path) -> 
     assert "size small only" in verdicts.scope(tables) and "nothing about size paper" in verdicts.scope(tables)
 
 
+def test_no_share_is_said_to_differ_by_more_than_one(tmp_path: Path) -> None:
+    def value(label: str, seed: int) -> float:
+        return 0.1 + 0.8 * (seed % 2) if label == "a" else 0.9 - 0.8 * (seed % 2)
+
+    folder = make_study(tmp_path, ("a", "b"), seeds=3, value=value)
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["tasks"][0]["metrics"] = {"accuracy": [True, "share"]}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    results, tables = load(folder)
+    (sentence,) = verdicts.sentences(results, tables)
+    assert "undecided" in sentence
+    assert "this design finds no difference that there can be with 80 %" in sentence
+
+
 def test_ties_are_marked_where_there_are_seeds(tmp_path: Path) -> None:
     def value(label: str, seed: int) -> float:
         return 0.9 * (label != "b") + 0.01 * seed**2 + 0.001 * seed * (label == "a")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hf_optim.study.findings import costs, design, naming
 from hf_optim.study.findings.table import Row, TaskTable, leading, p_text, signed
 from hf_optim.study.folder.results import Results
+from hf_optim.study.plan.entries import is_share
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.statistics.comparisons import Comparison
 from hf_optim.study.statistics.failures import FailureRate
@@ -92,7 +93,8 @@ def part(results: Results, table: TaskTable, row: Row) -> str:
     c = row.comparison
     assert c is not None
     metric = table.metric.replace("_", " ")
-    parts = [word(c), *_undecided(results, c, table.decimals, table.greater)]
+    share = is_share(next(t for t in results.plan.tasks if t["label"] == table.task), table.metric)
+    parts = [word(c), *_undecided(results, c, table.decimals, table.greater, 1.0 if share else math.inf)]
     if c.pairs > 1 and not math.isnan(c.difference.mean):
         parts += [f"{metric} {_numbers(results, c, table.decimals)}", _odds(results.plan, c)]
     elif c.pairs == 1 and not math.isnan(c.difference.mean):
@@ -190,8 +192,8 @@ def _score(results: Results, tables: Sequence[TaskTable], label: str) -> str:
     return "; ".join(text for text in parts if text)
 
 
-def _undecided(results: Results, c: Comparison, decimals: int, greater: bool) -> list[str]:
-    """What an undecided comparison does say, and what more would find."""
+def _undecided(results: Results, c: Comparison, decimals: int, greater: bool, largest: float = math.inf) -> list[str]:
+    """What an undecided comparison does say, and what more would find; no two values differ by more than `largest`."""
     d = c.difference
     if c.verdict != "undecided" or math.isnan(d.low):
         return []
@@ -199,7 +201,8 @@ def _undecided(results: Results, c: Comparison, decimals: int, greater: bool) ->
     more, effect, runs = design.further(plan, c.pairs)
     worse, better = (-d.low, d.high) if greater else (d.high, -d.low)
     at_most = f"between {worse:.{decimals}f} worse and {better:.{decimals}f} better"
-    finds = f"this design finds {c.detectable:.{decimals}f} with 80 %"
+    least = f"{c.detectable:.{decimals}f}" if c.detectable <= largest else "no difference that there can be"
+    finds = f"this design finds {least} with 80 %"
     finding = f"would find {effect * d.sd:.{decimals}f} for {runs} more runs, if planned beforehand"
     next_ = f"{more} {naming.unit(plan)} {finding}"
     return [at_most, finds, next_]

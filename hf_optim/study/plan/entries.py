@@ -229,3 +229,8 @@ def declared(task: Mapping[str, Any], metric: str) -> tuple[bool, str] | None:
     if stem == stem_of(primary["name"]):
         return bool(primary["greater_is_better"]), ""
     return next(((m.greater_is_better, m.unit) for m in EVERY_RUN if m.name == stem), None)
+
+
+def is_share(task: Mapping[str, Any], metric: str) -> bool:
+    """Whether a figure lies between 0 and 1, as its task declares it."""
+    return (declared(task, metric) or (False, ""))[1] == "share"

@@ -228,5 +228,6 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def shorten(text: str, length: int) -> str:
-    """`text` in at most `length` characters."""
-    return text if len(text) <= length else text[: length - 1] + "…"
+    """`text` in at most `length` characters: names that begin alike often differ in their last ones."""
+    end = length // 3
+    return text if len(text) <= length else f"{text[: length - end - 1]}…{text[-end:]}"

@@ -13,7 +13,7 @@ from hf_optim.study.findings.curves import Curve, Histories
 from hf_optim.study.findings.spending import AXES
 from hf_optim.study.findings.table import COSTS, Row, TaskTable
 from hf_optim.study.folder.results import Results
-from hf_optim.study.plan.entries import declared
+from hf_optim.study.plan.entries import declared, is_share
 from hf_optim.study.report import charts, differs, forest, recipe, sections, views
 from hf_optim.study.report.columns import key_of
 from hf_optim.study.report.pieces import figure, file_name, html_table, name_cell, scroll, swatch
@@ -161,7 +161,7 @@ def _forest(
         )
         for row in (by[ordered.optimizer] for ordered in order.rows)
     ]
-    left = forest.means(rows, words(view.metric), naming.unit(results.plan), _is_share(task, view.metric))
+    left = forest.means(rows, words(view.metric), naming.unit(results.plan), is_share(task, view.metric))
     return None if left is None else (rows, left, forest.differences(rows, view.baseline))
 
 
@@ -225,7 +225,7 @@ def _curves(
             f"{title} of {task_table.task}",
             curves[key],
             styles,
-            share=_is_share(task, key),
+            share=is_share(task, key),
             log=key == "effective_lr",
             end=end,
             singles=None if key == "effective_lr" else histories.singles(key, points),
@@ -262,10 +262,6 @@ def _axis(spent: Mapping[str, Curve], name: str, styles: Mapping[str, str], end:
         pairs += [(curve.steps[i], curve.mean[i]) for i in at]
         knots[str(keys[label])] = [[round(steps(s), 1) for s, _ in pairs], [round(scale(v), 1) for _, v in pairs]]
     return {"name": name, "end": scale.high, "svg": charts.x_axis(scale, name), "knots": knots}
-
-
-def _is_share(task: Mapping[str, Any], metric: str) -> bool:
-    return (declared(task, metric) or (False, ""))[1] == "share"
 
 
 # --- figures beside the result ---------------------------------------------------------------------------------------
