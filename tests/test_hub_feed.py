@@ -76,6 +76,28 @@ def test_fed_loss_equals_the_definition(tmp_path, model, smoothing, per_sample):
     assert [row["hf_optim_loss"] for row in rows(trainer)] == pytest.approx(watch.fed)
 
 
+def test_a_foreign_optimizer_is_told_the_loss_by_its_own_method(tmp_path):
+    class Reads(torch.optim.SGD):
+        needs = {"loss"}
+
+    class Told(Reads):
+        heard: list = []
+
+        def feed(self, loss=None, evaluate=None):
+            self.heard.append(loss if loss is None else float(loss))
+
+    trainer = make(tmp_path / "told", n=8, logging_steps=1)
+    hf_optim.attach(trainer, Told, lr=0.01)
+    trainer.train()
+    assert [v for v in Told.heard if v is not None] == pytest.approx(
+        [row["loss"] for row in trainer.state.log_history if "loss" in row], abs=1e-4
+    )
+    trainer = make(tmp_path / "deaf", n=8)
+    hf_optim.attach(trainer, Reads, lr=0.01)
+    with pytest.raises(hf_optim.UserError, match="Reads says that it needs the loss, and has no method"):
+        trainer.train()
+
+
 def test_two_backward_calls_a_step_are_both_seen(tmp_path):
     from transformers import Trainer
 

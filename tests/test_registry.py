@@ -104,6 +104,10 @@ def test_any_class_by_import_path(tmp_path):
             hf_optim.create(path, Problem().params)
     with pytest.raises(UserError, match="Mine"):
         hf_optim.create(f"{file}:Mine", Problem().params, learning_rate=3)
+    (tmp_path / "two.py").write_text("from neighbour import X\n")
+    (tmp_path / "neighbour.py").write_text("X = 3\n")
+    with pytest.raises(UserError, match=f"neighbour.py beside it is found with PYTHONPATH={tmp_path}"):
+        hf_optim.create(f"{tmp_path}/two.py:Mine", Problem().params)
 
 
 def test_a_wrapper_takes_an_instance():

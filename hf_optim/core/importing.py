@@ -168,10 +168,19 @@ def import_path(path: str) -> Any:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path}: cannot import {where} ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"{path}: cannot import {where} ({type(error).__name__}: {error}{_beside(where, error)})"
+        ) from error
     if not hasattr(module, attribute):
         raise UserError(f"{path}: {where} has no {attribute}{validate.closest(attribute, dir(module))}")
     return getattr(module, attribute)
+
+
+def _beside(where: str, error: Exception) -> str:
+    """What lets a file import its neighbour, where that is what it lacked: folders are not searched by themselves."""
+    folder, lacking = Path(where).expanduser().resolve().parent, getattr(error, "name", None) or ""
+    there = isinstance(error, ModuleNotFoundError) and where.endswith(".py") and (folder / f"{lacking}.py").is_file()
+    return f"; {lacking}.py beside it is found with PYTHONPATH={folder}" if there else ""
 
 
 def _from_file(name: str) -> ModuleType:

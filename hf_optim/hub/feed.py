@@ -60,11 +60,17 @@ class LossFeed:
 
     Args:
         accelerator: the `accelerate.Accelerator` whose `backward` is watched.
-        optimizer: not wrapped; one without `feed` is told nothing, and the loss is only counted.
+        optimizer: not wrapped; one without `feed` is told nothing, and the loss is only counted. A `UserError` where
+            it says that it needs the loss.
         evaluate: forward-only re-evaluation of the window (see `hf_optim.hub.replay`), for rules that need it.
     """
 
     def __init__(self, accelerator: Any, optimizer: Any, evaluate: Callable[[], torch.Tensor] | None = None) -> None:
+        if "loss" in needs(optimizer) and not hasattr(optimizer, "feed"):
+            raise UserError(
+                f"{type(optimizer).__name__} says that it needs the loss, and has no method by which it is told: add "
+                "feed(self, loss=None, evaluate=None), which keeps it for the next step()"
+            )
         self.accelerator = accelerator
         self.optimizer = optimizer
         self.evaluate = evaluate
