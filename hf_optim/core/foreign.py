@@ -78,7 +78,8 @@ def check_arguments(factory: Callable[..., Any], name: str, hyper: Mapping[str, 
     parameters = inspect.signature(factory).parameters
     asked = [k for k in parameters if k in OFFERED]
     if not asked:
-        raise UserError(f"{name} is a factory and must ask for one of {', '.join(OFFERED)} by an argument's name")
+        other = " is no torch.optim.Optimizer; what makes one" if isinstance(factory, type) else ""
+        raise UserError(f"{name}{other} must ask for one of {', '.join(OFFERED)} by an argument's name")
     try:
         inspect.signature(factory).bind(**dict.fromkeys(asked), **hyper)
     except TypeError as error:
