@@ -14,6 +14,7 @@ from tuning_fakes import YAML, expand, whole
 
 from hf_optim.study.findings import analysis, protocol, table
 from hf_optim.study.folder import results as records
+from hf_optim.study.plan.plan import Run
 from hf_optim.study.report import html as report
 from hf_optim.study.report import run_pages
 from hf_optim.study.report.pieces import file_names
@@ -102,6 +103,19 @@ def test_so_has_the_page_of_a_run(tmp_path: Path) -> None:
     results = records.load(make_study(tmp_path))
     run_pages.write(results)
     check(next((tmp_path / "pages").iterdir()).read_text(encoding="utf-8"))
+
+
+def test_the_page_of_a_run_says_why_one_that_finished_counts_as_failed(tmp_path: Path) -> None:
+    def outcome(run: Run) -> dict[str, float]:
+        after = 0.1 if run.seed % 2 else 0.5
+        return {"validation_accuracy": after, "validation_loss": 0.5, "test_accuracy": 0.8}
+
+    results = records.load(whole(expand(YAML.replace("trials: 6", "trials: 2")), tmp_path, outcome))
+    run_pages.write(results)
+    told = "It counts as failed: validation_accuracy is 0.1, no better than untrained (0.1)."
+    for run in results.plan.runs:
+        page = (tmp_path / "pages" / f"{run.id}.html").read_text(encoding="utf-8")
+        assert "<p>finished" in page and (told in page) == (run.seed % 2 == 1), run
 
 
 def test_labels_that_are_written_alike_have_places_of_their_own(tmp_path: Path) -> None:

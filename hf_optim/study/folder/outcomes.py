@@ -63,7 +63,7 @@ def _arm(
             continue
         values, gains = [], []
         for run, record in zip(runs, known, strict=True):
-            value, gain = _outcome(task, record, _untrained(task, run, store, before))
+            value, gain = outcome(task, record, _untrained(task, run, store, before))
             values.append(value)
             gains.append(gain)
             metrics = record.get("metrics") or {}
@@ -78,7 +78,7 @@ def _arm(
     return arm
 
 
-def _outcome(task: Mapping[str, Any], record: Mapping[str, Any], untrained: float) -> tuple[float, float]:
+def outcome(task: Mapping[str, Any], record: Mapping[str, Any], untrained: float) -> tuple[float, float]:
     """The metric, NaN if the run failed: an error, no number, or no better on validation than before training."""
     metrics = record.get("metrics") or {}
     value = number(metrics.get(task["primary"]["name"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 from hf_optim.core.safe_text import html as escape
 from hf_optim.experiment.files import own_folder, read_bytes, write_atomically
 from hf_optim.experiment.record import RECORD
+from hf_optim.study.folder.outcomes import outcome
 from hf_optim.study.folder.results import Results, describe
+from hf_optim.study.folder.stages import validation_metric
 from hf_optim.study.folder.standing import known
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.plan import Run, flatten
@@ -35,17 +38,30 @@ def write(results: Results) -> int:
     """Writes the page of every run that has a record and whose page is not the one it should be; gives how many."""
     folder = own_folder(results.folder, FOLDER)
     style = (files(__package__) / "run_page.css").read_text(encoding="utf-8")
-    written = 0
+    written, judged = 0, {run.id for run in results.plan.runs}
     for run in {run.id: run for run in (*results.plan.runs, *known(results.plan, results.store))}.values():
         if (record := results.store.record(run.id)) is None:
             continue
         name = f"{run.id}.html"
-        text = document(describe(run), style, list(_body(results, run, record)))
+        text = document(describe(run), style, list(_body(results, run, record, run.id in judged)))
         if _stands(results, name, text):
             continue
         write_atomically(folder / name, text)
         written += 1
     return written
+
+
+def _counts(results: Results, run: Run, record: Mapping[str, Any]) -> str:
+    """Of a judged run that finished and counts as failed, why; else empty."""
+    task = next(task for task in results.plan.tasks if task["label"] == run.task)
+    metric = validation_metric(task)
+    before = results.store.untrained(run.id, metric)
+    value, gain = outcome(task, record, before)
+    if not (math.isnan(value) and gain <= 0):
+        return ""
+    after = _text(record["metrics"].get(metric))
+    told = f"It counts as failed: {metric} is {after}, no better than untrained ({_text(before)})."
+    return f'<p class="bad">{escape(told)}</p>'
 
 
 def _stands(results: Results, name: str, text: str) -> bool:
@@ -55,12 +71,12 @@ def _stands(results: Results, name: str, text: str) -> bool:
         return False
 
 
-def _body(results: Results, run: Run, record: Mapping[str, Any]) -> Iterator[str]:
+def _body(results: Results, run: Run, record: Mapping[str, Any], judged: bool) -> Iterator[str]:
     yield f'<nav><a href="../report.html">{escape(results.plan.title)}</a></nav><main><h1>{escape(describe(run))}</h1>'
     if record["status"] == "ok":
         primary = (record.get("primary") or {}).get("name")
         value = f": {escape(primary)} {_text(record['metrics'].get(primary))}" if primary else ""
-        yield f"<p>finished{value}</p>"
+        yield f"<p>finished{value}</p>{_counts(results, run, record) if judged else ''}"
     else:
         yield f'<p class="bad">failed: {escape(record.get("error") or "no reason recorded")}</p>'
     home = f"../runs/{escape(run.id)}"
