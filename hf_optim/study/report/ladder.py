@@ -118,8 +118,9 @@ def _trends(ladder: Ladder) -> str:
     ]
     note = (
         f"The last column is what the law says of {short(ahead.next_parameters)} parameters and "
-        f"{short(ahead.next_tokens)} tokens: an extrapolation. Without an alpha, size and tokens only grow "
-        "together, and beta is of both."
+        f"{short(ahead.next_tokens)} tokens: an extrapolation. Its interval is of the units alone: by how much the law "
+        "misses the rungs that were measured (off, a root mean square) is not in it; a line through two misses none. "
+        "Without an alpha, size and tokens only grow together, and beta is of both."
         if sizes > 1
         else "Of one size: nothing is said of another."
     )
