@@ -264,7 +264,6 @@ def test_one_warning_where_the_argument_is_not_in_force(tmp_path, caplog, name, 
         ("adamw", 1e-7, {}, False),  # Trainer's own rule: the argument was meant for it
         ("sgd", 1e-7, {}, False),
         ("sgd", 5e-5, {}, True),  # Trainer's default, which nobody chose, is none for SGD
-        ("adamw", 5e-5, {}, False),
         ("adan", 1e-6, {}, True),
     ],
 )

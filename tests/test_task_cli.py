@@ -131,7 +131,7 @@ def test_a_run_from_the_command_line(tmp_path, capsys) -> None:
     assert task_cli.main(argv) == 0
     shown = capsys.readouterr()
     record = json.loads((folder / "record.json").read_text())
-    assert f"test_accuracy    {record['metrics']['test_accuracy']:.4f}" in shown.out
+    assert f"test_accuracy {record['metrics']['test_accuracy']:.4f}" in shown.out
     assert "step 3/3" in shown.err and record["spec"]["overrides"] == {"steps": 3}
     assert task_cli.main(argv) == 2 and "holds a finished run" in capsys.readouterr().err
     assert task_cli.main([*argv, "--overwrite", "--quiet", "--optimizer", "sgd", "--optimizer.lr", "1e30"]) == 1
