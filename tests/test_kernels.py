@@ -6,7 +6,6 @@ import ctypes
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -292,26 +291,6 @@ def test_flags_that_a_compiler_does_not_know_are_left_out(folder, monkeypatch):
     monkeypatch.setattr(kernels, "_flags", [((*good, "--no-such-flag"), good)])
     kernels.Building(SOURCE).kernel()
     assert kernels._flags == [(good,)]
-
-
-def _has_wide_vectors() -> bool:
-    try:
-        return "avx512f" in Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-
-
-@pytest.mark.skipif(not _has_wide_vectors(), reason="a processor with AVX-512")
-def test_a_root_is_taken_of_a_whole_vector():
-    def divided(x, c):
-        x.div_(x.sqrt())
-
-    program = trace(divided, {"x": F32}, {}, (), F32)
-    path, _ = kernels.compiler()
-    command = [path, *kernels._FLAGS[0], "-S", "-x", "c++", "-", "-o", "-"]
-    assembly = subprocess.run(command, input=emit_cpp.emit(program), text=True, capture_output=True, check=True).stdout
-    roots = [line for line in assembly.splitlines() if "vsqrtps" in line]
-    assert roots and all("zmm" in line for line in roots), roots
 
 
 WITHOUT = """

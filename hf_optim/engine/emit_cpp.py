@@ -1,6 +1,6 @@
 """A Program as C++: one function over all tensors, the same bits on every machine and for any number of threads.
 
-Elements are computed 16 at a time in vectors that the compiler maps to whatever the machine has. Sums have 16 lanes,
+Elements are computed 16 at a time, in as many vectors as the machine's registers make of them. Sums have 16 lanes,
 which are added up in float64 every 1,024 elements; a chunk's sums are written down, and `gather` adds each tensor's
 chunks in their order. No fused multiply-add (a flag of the build), no library but libm's powf.
 """
@@ -31,15 +31,23 @@ typedef __INT32_TYPE__ int32_t; typedef __INT64_TYPE__ int64_t; typedef __UINT16
 typedef __UINT32_TYPE__ uint32_t; typedef __UINT64_TYPE__ uint64_t;
 namespace {
 typedef %(real)s T;
-constexpr int L = 16;  // lanes
-typedef T V __attribute__((vector_size(L * sizeof(T))));
-typedef float F __attribute__((vector_size(L * 4)));
-typedef %(int)s M __attribute__((vector_size(L * sizeof(T))));  // truths, all bits alike
-typedef uint32_t U __attribute__((vector_size(L * 4)));
-typedef uint16_t H __attribute__((vector_size(L * 2)));
+#if defined(__AVX512F__)
+constexpr int REGISTER = 64;
+#elif defined(__AVX2__)
+constexpr int REGISTER = 32;
+#else
+constexpr int REGISTER = 16;
+#endif
+constexpr int L = 16;  // lanes of a sum
+constexpr int W = REGISTER / sizeof(T), PARTS = L / W;  // a wider vector gcc would compare element by element
+typedef T V __attribute__((vector_size(W * sizeof(T))));
+typedef float F __attribute__((vector_size(W * 4)));
+typedef %(int)s M __attribute__((vector_size(W * sizeof(T))));  // truths, all bits alike
+typedef uint32_t U __attribute__((vector_size(W * 4)));
+typedef uint16_t H __attribute__((vector_size(W * 2)));
 struct bf16 { uint16_t bits; };
 #define INLINE static inline __attribute__((always_inline))
-INLINE V all(T s) { V r; for (int i = 0; i < L; i++) r[i] = s; return r; }
+INLINE V all(T s) { V r; for (int i = 0; i < W; i++) r[i] = s; return r; }
 INLINE V all(V v) { return v; }
 INLINE V where(M t, V a, V b) { return t ? a : b; }
 INLINE V where(bool t, V a, V b) { return t ? a : b; }
@@ -51,9 +59,9 @@ INLINE T minimum(T a, T b) { return a < b || a != a ? a : b; }
 INLINE V absolute(V a) { return (V)((M)a & ~(M)all(T(-0.0))); }
 INLINE T absolute(T a) { return __builtin_fabs(a); }
 INLINE T root(T a) { return %(sqrt)s(a); }
-INLINE V root(V a) { V r; for (int i = 0; i < L; i++) r[i] = %(sqrt)s(a[i]); return r; }
+INLINE V root(V a) { V r; for (int i = 0; i < W; i++) r[i] = %(sqrt)s(a[i]); return r; }
 INLINE T power(T a, T b) { return %(pow)s(a, b); }
-INLINE V power(V a, T b) { V r; for (int i = 0; i < L; i++) r[i] = %(pow)s(a[i], b); return r; }
+INLINE V power(V a, T b) { V r; for (int i = 0; i < W; i++) r[i] = %(pow)s(a[i], b); return r; }
 INLINE V sign(V a) { return a > 0 ? all(1) : a < 0 ? all(-1) : all(0); }
 INLINE T sign(T a) { return T(a > 0) - T(a < 0); }
 INLINE M finite(V a) { return a - a == 0; }
@@ -77,7 +85,7 @@ INLINE void store(float* p, V v) { const F f = floats(v); memcpy(p, &f, sizeof f
 INLINE V load(const bf16* p) { H h; memcpy(&h, p, sizeof h); return reals(whole(__builtin_convertvector(h, U))); }
 INLINE void store(bf16* p, V v) { const H h = __builtin_convertvector(halves(floats(v)), H); memcpy(p, &h, sizeof h); }
 INLINE void store(bf16* p, V v, uint32_t key, uint32_t element) {  // stochastically; see evaluate.noise
-    U e; for (int i = 0; i < L; i++) e[i] = i;
+    U e; for (int i = 0; i < W; i++) e[i] = i;
     U h = ((e + element) * 0x9E3779B1u) ^ key;
     h ^= h >> 15;
     h *= 0x846CA68Bu;
@@ -88,7 +96,7 @@ INLINE void store(bf16* p, V v, uint32_t key, uint32_t element) {  // stochastic
 }
 %(double)s
 %(codes)s
-INLINE double add_up(V v) { double s = 0; for (int i = 0; i < L; i++) s += v[i]; return s; }
+INLINE double add_up(const V* v) { double s = 0; for (int i = 0; i < L; i++) s += v[i / W][i %% W]; return s; }
 
 struct Pass {  // hf_optim.engine.kernels.Arguments
     const uint64_t* table;
@@ -106,12 +114,12 @@ struct Pass {  // hf_optim.engine.kernels.Arguments
 }  // namespace
 """
 
-_HALF = """typedef _Float16 HF __attribute__((vector_size(L * 2)));
+_HALF = """typedef _Float16 HF __attribute__((vector_size(W * 2)));
 INLINE V to_f16(V v) { return reals(__builtin_convertvector(__builtin_convertvector(floats(v), HF), F)); }
 INLINE V load(const _Float16* p) { HF h; memcpy(&h, p, sizeof h); return reals(__builtin_convertvector(h, F)); }
 INLINE void store(_Float16* p, V v) { const HF h = __builtin_convertvector(floats(v), HF); memcpy(p, &h, sizeof h); }"""
 
-_DOUBLE = """typedef double D __attribute__((vector_size(L * 8)));
+_DOUBLE = """typedef double D __attribute__((vector_size(W * 8)));
 INLINE V load(const double* p) { D d; memcpy(&d, p, sizeof d); return __builtin_convertvector(d, V); }
 INLINE void store(double* p, V v) { const D d = __builtin_convertvector(v, D); memcpy(p, &d, sizeof d); }"""
 
@@ -194,6 +202,7 @@ def emit(program: Program) -> str:
     types = {name: _STORED[dtype] for name, dtype in program.tensors}
     coded = program.coded
     step_types = types | dict.fromkeys(coded, "float")  # of codes, what they stand for
+    pointers = ", ".join(f"{step_types[k]}* p_{k}" for k in names)
     here = {k: f"b_{k} + (q - begin)" if k in coded else f"p_{k} + q" for k in names}
     block = BLOCK if coded else 1024 if terms else 0
     first_sum = len(names) + len(program.numbers)
@@ -217,29 +226,32 @@ def emit(program: Program) -> str:
         *(f"const uint32_t key_{w.tensor} = p.keys[i] + {at[w.tensor]}u * 0x7FEB352Du;" for w in noisy),
         *(["const uint32_t origin = (uint32_t)(p.origin[i] + a);"] if noisy else []),
         *(f"double total{j} = 0;" for j in terms),
-        f"auto step = [&]({', '.join(f'{step_types[k]}* p_{k}' for k in names)}, M valid, uint32_t element, V* sum) "
-        "__attribute__((always_inline)) {",
-        *(f"__builtin_prefetch((const char*)p_{k} + {_AHEAD});" for k in names),
+        f"auto part = [&]({pointers}, auto valid, uint32_t element, V* sum) __attribute__((always_inline)) {{",
         *(f"const V v{j} = load(p_{k});" for k, j in at.items()),
         *body.each,
-        *(f"sum[{j}] += where(valid, all({body.name(term)}), all(0));" for j, term in enumerate(program.terms)),
+        *(f"sum[{j} * PARTS] += where(valid, all({body.name(t)}), all(0));" for j, t in enumerate(program.terms)),
         *(
             f"store(p_{w.tensor}, all({body.name(w.value)})"
             f"{f', key_{w.tensor}, element' if w.noisy and w.tensor not in coded else ''});"
             for w in program.writes
         ),
         "};",
-        "M every; for (int l = 0; l < L; l++) every[l] = -1;",
+        f"auto step = [&]({pointers}, auto valid, uint32_t element, V* sum) __attribute__((always_inline)) {{",
+        *(f"__builtin_prefetch((const char*)p_{k} + {_AHEAD});" for k in names),
+        f"for (int w = 0; w < PARTS; w++) part({', '.join(f'p_{k} + w * W' for k in names)}, valid(w), "
+        "element + w * W, sum + w);",
+        "};",
+        "auto every = [](int) { return true; };",
         "int64_t q = 0;",
         *(_streams(program) if terms and len(names) <= 2 and not coded else []),
         "while (q < n) {",
         f"const int64_t begin = q, stop = {f'q + {block} < n ? q + {block} : n' if block else 'n'};",
         *(f"float b_{k}[{BLOCK}]; decode(p_{k} + q, p_{k}{SCALE}[q / {BLOCK}], b_{k}, stop - q);" for k in coded),
-        f"V sum[{max(1, len(terms))}] = {{}};",
+        f"V sum[{max(1, len(terms))} * PARTS] = {{}};",
         f"for (; q + L <= stop; q += L) step({', '.join(here.values())}, every, {_element(noisy)}, sum);",
         "if (q < stop) {  // fewer than L: in copies",
         "const int64_t left = stop - q;",
-        "M valid; for (int l = 0; l < L; l++) valid[l] = l < left ? -1 : 0;",
+        "auto valid = [&](int w) { M m; for (int l = 0; l < W; l++) m[l] = w * W + l < left ? -1 : 0; return m; };",
         *(
             f"{step_types[k]} rest_{k}[L] = {{}}; memcpy(rest_{k}, {p}, left * sizeof *rest_{k});"
             for k, p in here.items()
@@ -254,7 +266,7 @@ def emit(program: Program) -> str:
             for k in program.written
             if k in coded
         ),
-        *(f"total{j} += add_up(sum[{j}]);" for j in terms),
+        *(f"total{j} += add_up(sum + {j} * PARTS);" for j in terms),
         "}",
         *(f"partial[{j}] = total{j};" for j in terms),
         "}",
@@ -279,10 +291,11 @@ def _streams(program: Program) -> list[str]:
         f"if (n == {CHUNK}) {{",
         f"double part[{streams}][{each // block}][{terms}];",
         f"for (int64_t b = 0; b < {each // block}; b++) {{",
-        f"V sum[{streams}][{terms}] = {{}};",
+        f"V sum[{streams}][{terms} * PARTS] = {{}};",
         f"for (q = b * {block}; q < (b + 1) * {block}; q += L)",
         f"for (int64_t s = 0; s < {streams}; s++) step({pointers}, every, {element}, sum[s]);",
-        f"for (int64_t s = 0; s < {streams}; s++) for (int j = 0; j < {terms}; j++) part[s][b][j] = add_up(sum[s][j]);",
+        f"for (int64_t s = 0; s < {streams}; s++)",
+        f"for (int j = 0; j < {terms}; j++) part[s][b][j] = add_up(sum[s] + j * PARTS);",
         "}",
         f"for (int64_t s = 0; s < {streams}; s++) for (int64_t b = 0; b < {each // block}; b++) {{",
         *(f"total{j} += part[s][b][{j}];" for j in range(terms)),
