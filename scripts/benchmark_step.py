@@ -8,7 +8,8 @@ The first steps are measured in processes of their own, with nothing cached and 
 
     python scripts/benchmark_step.py --models resnet18 many-small --threads 1 2 --output DIR
 
-What is in DIR/steps.json is not measured again: a run that was stopped, or that --minutes stops, goes on.
+What is in DIR/steps.json is not measured again: a run that was stopped, or that --minutes stops, goes on, on the same
+kind of machine.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from benchmark_tables import FUSED, first_table, plot, table, wide
 import hf_optim
 from hf_optim.engine import passes
 from hf_optim.engine.trace import trace
+from hf_optim.experiment.record import cpu
 
 #: the same rule in other packages: package, class, arguments
 PEERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
@@ -281,17 +283,31 @@ def first_steps(name: str) -> dict[str, Any]:
     return {"optimizer": name, "cold": cold, "cached": cached}
 
 
+def machine() -> dict[str, Any]:
+    """What figures of one table must share: a processor without AVX-512 is another case than one with it."""
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return {"processor": cpu(), "vectors": vectors, "cores": os.cpu_count(), "torch": torch.__version__}
+
+
 class Measured:
     """DIR/steps.json, and the tables and the plot beside it; without a folder, what is printed.
 
     Args:
         folder: where they are; None for nowhere.
+
+    Raises:
+        SystemExit: what is there was measured on another kind of machine.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self.folder, self.results = folder, {"rows": [], "first steps": []}  # type: ignore[var-annotated]
+        self.folder = folder
+        self.results: dict[str, Any] = {"machine": machine(), "rows": [], "first steps": []}
         if folder is not None and (folder / "steps.json").exists():
             self.results = json.loads((folder / "steps.json").read_text(encoding="utf-8"))
+            there = self.results.get("machine")
+            if there != machine():
+                told = f"{folder} was measured on another machine ({there}; this is {machine()})"
+                raise SystemExit(f"error: {told}: name a new folder")
 
     def has(self, model: str, name: str, threads: int) -> bool:
         """Whether a rule was measured."""
@@ -304,13 +320,13 @@ class Measured:
     def add(self, kind: str, rows: list[dict[str, Any]]) -> None:
         """Print and write rows."""
         print(table(rows) if kind == "rows" else first_table(rows), flush=True)
-        self.results[kind] += [{**r, "torch": torch.__version__} for r in rows]
+        self.results[kind] += rows
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         for file, text in (
             ("steps.json", json.dumps(self.results, indent=1)),
-            ("steps.md", wide(self.results["rows"])),
+            ("steps.md", f"{', '.join(map(str, machine().values()))}\n\n{wide(self.results['rows'])}"),
             ("first.md", first_table(self.results["first steps"])),
         ):
             (self.folder / f"{file}.new").write_text(text + "\n", encoding="utf-8")

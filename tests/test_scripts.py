@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import runpy
@@ -58,3 +59,15 @@ def test_the_benchmark_counts_every_tensor_of_a_rule_that_treats_them_differentl
     n, vector = 64 * 64 + 64, 64
     assert moved == 4 * (7 * n + n - vector)  # x, m, v both ways and g; g once more for its sum, of matrices alone
     assert 4 * 4 * n <= held <= 4 * 5 * n  # x, m, v, g; what both passes read may be counted twice
+
+
+def test_the_benchmark_goes_on_only_on_the_same_kind_of_machine(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    benchmark = runpy.run_path(str(SCRIPTS / "benchmark_step.py"))
+    for there in (benchmark["machine"](), {**benchmark["machine"](), "vectors": "AVX9"}):
+        (tmp_path / "steps.json").write_text(json.dumps({"machine": there, "rows": [], "first steps": []}))
+        if there == benchmark["machine"]():
+            assert benchmark["Measured"](tmp_path).results["machine"] == there
+        else:
+            with pytest.raises(SystemExit, match="measured on another machine .*AVX9.*name a new folder"):
+                benchmark["Measured"](tmp_path)
