@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import generated_pages  # noqa: E402
 
 from hf_optim import registry  # noqa: E402
-from hf_optim.commands.info import searched  # noqa: E402
+from hf_optim.commands.info import OPTIONS, searched  # noqa: E402
 from hf_optim.core import definitions  # noqa: E402
 from hf_optim.errors import UserError  # noqa: E402
 
@@ -30,13 +30,6 @@ FAMILIES = {
     "loss-aware": "reads the loss of the batch",
     "line search": "evaluates the loss at trial points",
     "wrapper": "goes around another optimizer",
-}
-OPTIONS = {
-    "compile": "None or True run each pass as one kernel over all tensors, False runs the rule as it is written",
-    "grad_transform": "a gradient transform by name or `{name: ..., ...}`",
-    "state_dtype": "`fp32`, or stochastically rounded `bf16` or `int8` state (`int8` where it suits, for averages of "
-    "large tensors); by default the parameters' own precision, at least fp32",
-    "on_bad_loss": "`raise` or `skip` (counted) a loss that is not finite or that the theory does not allow",
 }
 
 
@@ -155,7 +148,7 @@ def page(name: str) -> str:
         out.append(f"| `{k}` | `{value(v)}` | {search(info.search_space.get(k))} |")
     out.append("")
     for k, text in doc["args"].items():
-        special = text.removeprefix("see the documentation of the shell.").strip()  # the rest is said below
+        special = text.removeprefix("as in hf_optim.Optimizer.").strip()  # the rest is said below
         out += [f"- `{k}`: {special}"] if special else []
     out.append("")
     if doc["raises"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -208,6 +209,9 @@ def test_every_optimizer_has_an_info_page_that_loses_nothing_on_a_terminal_of_80
             assert max(map(len, out.splitlines())) <= int(columns), name
             pages.append(out)
         assert pages[0].split() == pages[1].split() and info(name).doc in pages[1], name
+        for option in {"compile", "grad_transform", "state_dtype"} & set(info(name).options):
+            shared = pages[1].split("\noptions that rules share\n")[1]
+            assert re.search(rf"^  {option}: +\S+ \S+ \S+", shared, re.M), name
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -17,6 +17,15 @@ from hf_optim.core.catalogue import FOREIGN, Info
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
+#: keyword-only options that rules share, which a rule's own text only names
+OPTIONS = {
+    "compile": "None or True run each pass as one kernel over all tensors, False runs the rule as it is written",
+    "grad_transform": "a gradient transform by name or `{name: ..., ...}`",
+    "state_dtype": "`fp32`, or stochastically rounded `bf16` or `int8` state (`int8` where it suits, for averages of "
+    "large tensors); by default the parameters' own precision, at least fp32",
+    "on_bad_loss": "`raise` or `skip` (counted) a loss that is not finite or that the theory does not allow",
+}
+
 ABOUT = "show what is known of an optimizer, a task, a model, a metric, a study or a claim"
 
 
@@ -65,7 +74,9 @@ def optimizer(name: str) -> str:
         ("defaults", ", ".join(f"{k}={_value(v)}" for k, v in about.defaults.items()) or "–"),
         ("search space", _space(about)),
     ]
-    return _page(name, pairs) + (f"\n\n{about.doc}" if about.doc else "")
+    shared = [(key, OPTIONS[key]) for key in about.options if key in OPTIONS]
+    parts = [_page(name, pairs), about.doc, _page("options that rules share", shared) if shared else ""]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _space(about: Info) -> str:

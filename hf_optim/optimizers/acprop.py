@@ -30,7 +30,7 @@ class ACProp(Optimizer):
         weight_decouple: decay x itself (True) or add an L2 term to the gradient.
         rectify: RAdam's factor, and momentum SGD before it is defined.
         momentum_update: step along m / (1 - beta1^t) instead of g in line 5.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: ACProp, Algorithm 3, with the corrections of its published code, which the paper leaves out. The paper's
     CNN runs use rectify=False, weight_decouple=False, weight_decay=5e-4, eps=1e-8.

@@ -32,7 +32,7 @@ class AdaBelief(Optimizer):
         fixed_decay: in line 1, x (1 - weight_decay) without the rate; needs weight_decouple.
         rectify: RAdam's factor, and momentum SGD before it is defined.
         amsgrad: line 4's running maximum; rectified steps do not use it, and a warning says so.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Raises:
         UserError: fixed_decay without weight_decouple, which would do nothing.

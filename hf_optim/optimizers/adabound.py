@@ -30,7 +30,7 @@ class AdaBound(Optimizer):
         eps: 1e-8.
         weight_decay: 0.0, an L2 term.
         amsbound: line 4's running maximum (AMSBound).
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: AdaBound, Algorithm 2 and Section 5, with the bias corrections of its published code. The paper's eta is
     divided by sqrt(t) for its theorem only.

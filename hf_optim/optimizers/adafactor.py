@@ -31,7 +31,7 @@ class Adafactor(MatrixOptimizer):
         eps2: 1e-3, the least size that weights are given.
         d: 1.0, the largest rms of an update.
         weight_decay: 0.0, decoupled.
-        compile, state_dtype: see the documentation of the shell; "bf16" is refused.
+        compile, state_dtype: as in hf_optim.Optimizer; "bf16" is refused.
 
     Source: Adafactor, Algorithms 4 and 5 as torch.optim.Adafactor reads them: eps1 bounds V from below instead of being
     added to g^2, and lr bounds rho. torch's eps1 is the precision of the parameters' own dtype. The statistics of line

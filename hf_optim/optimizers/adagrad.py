@@ -22,7 +22,7 @@ class Adagrad(TorchRule):
         initial_accumulator_value: 0.0, the first value of `sum`.
         eps: 1e-10.
         maximize: climb instead.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: torch.optim.Adagrad, whose slots and checkpoints these are. `state_dtype="bf16"` suits it badly: `sum` only
     grows, and what is added to it ends up far below its last place.

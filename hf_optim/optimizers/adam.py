@@ -40,7 +40,7 @@ class Adam(TorchRule):
         amsgrad: line 4's running maximum (Reddi et al. 2018); one choice for all groups.
         decoupled_weight_decay: x = x (1 - lr weight_decay) first, instead of line 1: AdamW; one choice for all groups.
         maximize: climb instead.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: torch.optim.Adam, whose slots (exp_avg, exp_avg_sq, max_exp_avg_sq) and checkpoints these are; Algorithm 1
     of the paper, with eps outside of the corrected root. The maximum is of the uncorrected v, as in torch.

@@ -25,7 +25,7 @@ class AdamW(TorchRule):
         weight_decay: 0.01, decoupled.
         amsgrad: line 4's running maximum; one choice for all groups.
         maximize: climb instead.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: torch.optim.AdamW, whose slots (exp_avg, exp_avg_sq, max_exp_avg_sq) and checkpoints these are; Algorithm 2
     of the paper with the decay scaled by the rate, as everybody has it, and not by the schedule's factor alone.

@@ -28,7 +28,7 @@ class AdamWAGR(Optimizer):
             published code does; "m" is "first" here.
         agr_scope: "matrix" for tensors of two dimensions and more (Section 3.1), "all" as the published code.
         agr_steps: number of first updates with AGR (Tables 7, 8); None for all.
-        compile, state_dtype: see the documentation of the shell.
+        compile, state_dtype: as in hf_optim.Optimizer.
 
     Source: AGR, Algorithm 2 and Section 3.3. The listing's uncoloured `+ lambda theta` inside g is the L2 half of the
     two-variant listing it is taken from and is not added. Its "10^-3" for eps and "0.099" for beta2 are misprints of

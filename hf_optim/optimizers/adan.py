@@ -29,7 +29,7 @@ class Adan(Optimizer):
         no_prox: decay as AdamW does instead of line 7's proximal form.
         max_grad_norm: clip the global norm of the raw gradient; None for not at all.
         restart_every: forget m, v, n and t after so many steps; None for never, as in the paper's runs.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: Adan, Algorithm 1, with the bias corrections of its published code (the listing starts from m = g, n = g^2
     instead).

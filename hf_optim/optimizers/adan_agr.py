@@ -27,7 +27,7 @@ class AdanAGR(Adan):
         agr_scope: "matrix" for tensors of two dimensions and more (Section 3.1), "all" as the published code.
         agr_steps: number of first updates with AGR (Table 8); None for all. The stored previous gradient stays; a
             restart starts the count anew.
-        compile, state_dtype: see the documentation of the shell.
+        compile, state_dtype: as in hf_optim.Optimizer.
 
     Source: AGR, Algorithm 1 and Section 3.3. The published code applies AGR before the clipping factor; so does this.
     """

@@ -30,7 +30,7 @@ class AdEMAMix(Optimizer):
         T: steps of the schedules, the paper's choice is the length of the run; None for constant alpha and beta3.
         eps: 1e-8.
         weight_decay: 0.0, decoupled.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: AdEMAMix, Algorithm 1 and Section 3. m2 has no bias correction. Without T a long beta3 makes early steps
     large: the paper warms both up in all its runs.

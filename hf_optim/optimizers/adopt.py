@@ -24,7 +24,7 @@ class ADOPT(Optimizer):
         betas: (0.9, 0.9999).
         eps: 1e-6.
         weight_decay: 0.0, decoupled.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: ADOPT, Algorithm 2 with the clipping of its Section 5 (c_t = t^(1/4)), which the published code has by
     default. Neither moment is bias corrected. The published code adds weight decay to the gradient unless told; here it

@@ -31,7 +31,7 @@ class AMVT(Optimizer):
         momentum: "corrected" uses mhat in line i (Section 3.2, step 7, and proofs); "raw" m (Algorithm 1).
         eps_mode: "inside" the root as printed; "outside": lr / (sqrt(vhat + shat) + eps).
         decay: "paper" is line j, but at lr = 0 nothing moves; "adamw" multiplies x by 1 - lr weight_decay first.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: AMVT, Section 3.2 and Algorithm 1, which disagree on line i. With m uncorrected inside line f, shat/vhat is
     beta1^2 in the first step, so the first step is 0.743 lr in each coordinate. The modules that the paper lists

@@ -43,7 +43,7 @@ class AMVTModules(AMVT):
         momentum_schedule: length in steps of a plateau of beta1_t = 1/2, 3/4, 5/6, 7/8, ... up to beta1, the schedule
             of Sutskever et al. (2013) with 250; None for a constant beta1.
         update_clip: most that lr is multiplied with in a coordinate's move, decay apart; None for no limit.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: AMVT, Algorithm 1, and for the modules only their names: "signal-to-noise ratio computation" and
     "curvature-based adjustment" (Section 3.1, Module 3), "momentum scheduling that adjusts to loss landscape curvature"

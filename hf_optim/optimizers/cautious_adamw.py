@@ -27,7 +27,7 @@ class CautiousAdamW(Optimizer):
         betas: (0.9, 0.999).
         eps: 1e-8.
         weight_decay: 0.01, decoupled.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: Cautious Optimizers, Algorithm 1, with line 6 as in the published code: the algorithm divides by
     (number of ones + 1) / size instead, which differs for small tensors only.

@@ -25,7 +25,7 @@ class CautiousLion(Optimizer):
         lr: 1e-4.
         betas: (0.9, 0.99), of the step and of the momentum.
         weight_decay: 0.0, decoupled.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: Cautious Optimizers, with line 4 as in the published code: the paper divides by (number of ones + 1) / size
     instead, which differs for small tensors only.

@@ -32,7 +32,7 @@ class DecGD(Optimizer):
         x0: the iterate before the first: "x1" makes line 4's first increment 0; "0" makes it m x, as an
             implementation that starts from a zero x_previous does.
         on_bad_loss: "raise", or "skip" to leave everything as it is and count.
-        compile, grad_transform, state_dtype: see the documentation of the shell. x_previous is never stored in bf16:
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer. x_previous is never stored in bf16:
             rounding it would be larger than the increments of line 4.
 
     Source: DecGD, Algorithm 1, which leaves the first increment open. No published code was found.

@@ -32,7 +32,7 @@ class HDAdam(Hypergradient):
         betas: decay of both moments, (0.9, 0.999).
         eps: 1e-8, added to the root of the uncorrected v.
         weight_decay: 0.0, an L2 term that line 2 sees.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: Online Learning Rate Adaptation with Hypergradient Descent, Section 3. The published code moves the rate
     once for each tensor within a step, so that it depends on their order; here one h moves it once.

@@ -32,7 +32,7 @@ class HDSGD(Hypergradient):
         momentum: 0.0.
         nesterov: False.
         weight_decay: 0.0, an L2 term that line 2 sees.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: Online Learning Rate Adaptation with Hypergradient Descent, Section 3, and its published code.
     """

@@ -30,7 +30,7 @@ class L4Adam(L4Mom):
         eps: 1e-12.
         adam_eps: 1e-4.
         on_bad_loss: "raise", or "skip" to leave everything as it is and count.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: L4: Practical loss-based stepsize adaptation for deep learning, Algorithm 1 and Section 3. Lmin grows after
     it was used; in the published graph the order of the two is left to chance.

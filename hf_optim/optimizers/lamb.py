@@ -26,7 +26,7 @@ class LAMB(Optimizer):
         eps: 1e-6.
         weight_decay: 0.0.
         bias_correction: False takes m and v themselves for mhat and vhat in line 3.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: LAMB, Algorithm 2 with phi(z) = z. No clamp on ||x||, no clipping before the step, and tensors without decay
     are adapted as all others: those are variants of other implementations.

@@ -22,7 +22,7 @@ class Lion(Optimizer):
         lr: 1e-4.
         betas: (0.9, 0.99), of the step and of the momentum.
         weight_decay: 0.0, decoupled.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: Lion, Algorithm 2 and its published code.
     """

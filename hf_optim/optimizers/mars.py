@@ -29,7 +29,7 @@ class MARS(Routed):
         eps: 1e-8.
         weight_decay: 0.0, decoupled.
         betas_1d: (0.9, 0.95), of vectors.
-        compile, state_dtype: see the documentation of the shell.
+        compile, state_dtype: as in hf_optim.Optimizer.
 
     Source: MARS, Algorithm 3 with g_previous from the previous batch ("approximate"), as in the paper's experiments.
     The published code takes g_previous = 0 in the first step, the algorithm x_0 = x_1; here the algorithm counts.

@@ -39,7 +39,7 @@ class Muon(MatrixOptimizer):
         adamw_betas: (0.9, 0.95).
         adamw_eps: 1e-8.
         adamw_weight_decay: 0.1; not for biases and norms of a model.
-        compile, state_dtype: see the documentation of the shell; the product of matrices is not compiled, and "bf16" is
+        compile, state_dtype: as in hf_optim.Optimizer; the product of matrices is not compiled, and "bf16" is
             refused.
 
     Source: Muon: An optimizer for hidden layers in neural networks (the author's page), and Muon is Scalable for LLM

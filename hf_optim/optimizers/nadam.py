@@ -27,7 +27,7 @@ class NAdam(TorchRule):
         momentum_decay: 4e-3; 0 keeps mu at beta1 / 2.
         decoupled_weight_decay: x = x (1 - lr weight_decay) first, instead of line 1; one choice for all groups.
         maximize: climb instead.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: torch.optim.NAdam, whose slots (exp_avg, exp_avg_sq, mu_product) and checkpoints these are. P is a float32
     there, and so it is here: a number in float64 would part from torch's in the eighth digit.

@@ -25,7 +25,7 @@ class NAdamW(Optimizer):
         eps: 1e-8.
         weight_decay: 0.01, decoupled.
         momentum_decay: 4e-3; 0 for a constant mu = beta1 / 2.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: Incorporating Nesterov Momentum into Adam, Algorithm 2 with the schedule of its Section 3, as
     torch.optim.NAdam(decoupled_weight_decay=True) has it; the baseline of the AlgoPerf benchmark. The product is that

@@ -24,7 +24,7 @@ class PAdam(Optimizer):
         partial: p in [0, 1/2]: 0.25; 1/2 is AMSGrad, towards 0 it becomes momentum SGD. The paper's CNNs use 1/8.
         amsgrad: line 4's running maximum of the uncorrected v.
         weight_decay: 0.0, an L2 term.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: Padam, Algorithm 1, with the bias corrections and the place of eps of its published code.
     """

@@ -40,7 +40,7 @@ class Prodigy(Optimizer):
         d_coef: 1.0, the knob to turn if the rate comes out too small or too large.
         growth_rate: largest factor by which d may grow in a step; inf.
         slice_p: only every slice_p-th element of each flattened tensor enters num and s, whose state shrinks as much.
-        compile, grad_transform, state_dtype: see the documentation of the shell. x0 is never stored in bf16: rounding
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer. x0 is never stored in bf16: rounding
             it would be larger than x0 - x.
 
     Raises:

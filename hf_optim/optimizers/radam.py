@@ -27,7 +27,7 @@ class RAdam(TorchRule):
         weight_decay: 0.0, an L2 term.
         decoupled_weight_decay: x = x (1 - lr weight_decay) first, instead of line 1; one choice for all groups.
         maximize: climb instead.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: torch.optim.RAdam, whose slots (exp_avg, exp_avg_sq) and checkpoints these are. The paper's Algorithm 2 asks
     for rho > 4, its published code for rho >= 5.

@@ -25,7 +25,7 @@ class RMSprop(TorchRule):
         momentum: 0.0; where it is 0, no b is kept.
         centered: divide by the variance instead of the second moment (Graves 2013); one choice for all groups.
         maximize: climb instead.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: torch.optim.RMSprop, whose slots (square_avg, grad_avg, momentum_buffer) and checkpoints these are. Nothing
     is corrected for the zero that v starts from.

@@ -29,7 +29,7 @@ class ScheduleFreeAdamW(Averaged):
         warmup_steps: 0.
         r: 0.0, later steps weigh t^r.
         weight_lr_power: 2.0.
-        compile, grad_transform, state_dtype: see the documentation of the shell. z is never stored in bf16.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer. z is never stored in bf16.
 
     Source: The Road Less Scheduled, Algorithm 1 with Section 4, and its published code. The listing has the bias
     correction of v in lr_t, and so in the weights of line 5; here, as in the code, it is in the denominator. Batch norm

@@ -27,7 +27,7 @@ class ScheduleFreeSGD(Averaged):
         warmup_steps: 0.
         r: 0.0, later steps weigh t^r.
         weight_lr_power: 2.0.
-        compile, grad_transform, state_dtype: see the documentation of the shell. z is never stored in bf16.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer. z is never stored in bf16.
 
     Source: The Road Less Scheduled, Algorithm 1, and its published code. Batch norm statistics belong to y: run a few
     training batches through the model after `eval()` if it has such layers.

@@ -53,7 +53,7 @@ class SGD(TorchRule):
         weight_decay: 0.0, an L2 term.
         nesterov: Nesterov's look-ahead, which wants a momentum and no dampening; one choice for all groups.
         maximize: climb instead.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Raises:
         UserError: nesterov without a momentum, or with dampening.

@@ -24,7 +24,7 @@ class SGDAGR(Optimizer):
         agr_moments: SGD has one moment: "first", "all" and "m" are the same here.
         agr_scope: "matrix" for tensors of two dimensions and more (Section 3.1), "all" for every tensor.
         agr_steps: number of first updates with AGR; None for all.
-        compile, state_dtype: see the documentation of the shell.
+        compile, state_dtype: as in hf_optim.Optimizer.
 
     Source: AGR, Equation 3. Momentum and decay are not in the equation; they are torch.optim.SGD's.
     """

@@ -19,7 +19,7 @@ class Signum(Optimizer):
         lr: 1e-4; every element moves by as much.
         beta: 0.9.
         weight_decay: 0.0, decoupled.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: signSGD, Algorithm 2, on one worker. The paper has no weight decay; the decoupled one is ours. An element
     whose momentum is exactly 0 stays.

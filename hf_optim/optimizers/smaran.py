@@ -30,7 +30,7 @@ class SMARAN(Optimizer):
         norm_scope: "global" takes ||g|| over all tensors, as the algorithm states; "tensor" each tensor's own, as the
             published code does (Theorem 1's bound on ||m|| then fails).
         on_bad_loss: "raise", or "skip" to leave everything as it is and count.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: SMARAN, Algorithm 1 and Section 5.1. The published code's class defaults are lr 0.01, gamma 0.1; its
     experiments and the paper use those above. Theorem 3 takes lr/sqrt(t), the experiments a constant rate.

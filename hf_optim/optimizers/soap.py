@@ -33,7 +33,7 @@ class SOAP(MatrixOptimizer):
         weight_decay: 0.01, decoupled.
         frequency: 10, steps between changes of the basis.
         max_dim: 10000, longer sides are not rotated (and cost no state): vocabularies.
-        compile, state_dtype: see the documentation of the shell; products of matrices are not compiled, and "bf16" is
+        compile, state_dtype: as in hf_optim.Optimizer; products of matrices are not compiled, and "bf16" is
             refused.
 
     Source: SOAP, Algorithms 3 and 4. M is kept in the parameters' own basis, so that it turns with every new one.

@@ -36,7 +36,7 @@ class SPS(Optimizer):
         eps: 1e-8.
         on_bad_loss: "raise", or "skip" to leave everything as it is and count.
         grad_transform: None; anything else raises, since ||g||^2 is part of the rule.
-        compile: see the documentation of the shell.
+        compile: as in hf_optim.Optimizer.
 
     Source: Stochastic Polyak Step-size for SGD, and its published code. There a vanished gradient or loss stores a
     step of 0, from which "smooth_iter" never recovers; here steps of 0 are not remembered. The code bounds by eta_max

@@ -22,7 +22,7 @@ class Yogi(Optimizer):
         eps: 1e-3.
         initial_accumulator: first value of m and v, 1e-6.
         weight_decay: 0.0, an L2 term.
-        compile, grad_transform, state_dtype: see the documentation of the shell.
+        compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
 
     Source: Yogi, Algorithm 2, with Adam's bias corrections and the first values of the common implementations. The
     paper starts from m = 0 and a v measured on a batch.
