@@ -91,9 +91,8 @@ def _ran(outcome: Outcome) -> str:
 
 def _verdict_lines(judgement: Judgement) -> list[str]:
     statement = judgement.statement
-    lines = [
-        f"- **{judgement.ruling.verdict}**{_aside(judgement)}: “{safe(statement.says)}” ({safe(statement.section)})"
-    ]
+    given = " ".join([f"**{judgement.ruling.verdict}**", *filter(None, [safe(_aside(judgement))])])
+    lines = [f"- {given}: “{safe(statement.says)}” ({safe(statement.section)})"]
     lines += [f"  - read as: {safe(statement.reading)}"] if statement.reading else []
     return [*lines, f"  - {safe(judgement.ruling.words)}"] if judgement.ruling.words else lines
 

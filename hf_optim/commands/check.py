@@ -31,14 +31,14 @@ class Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (
-            TextColumn(title or "checking"),
+            TextColumn("{task.fields[title]}", markup=False),
             BarColumn(20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
         )
         self._progress = Progress(*columns, console=safe_text.console(stderr=True), transient=True)
-        self._task = self._progress.add_task("", total=None)
+        self._task = self._progress.add_task("", total=None, title=title or "checking")
 
     def __enter__(self) -> Bar:
         return self

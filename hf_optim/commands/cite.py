@@ -61,7 +61,7 @@ def entry(name: str) -> str:
     lines += [f"  author = {{{_safe(authors)}}},"] if authors else []
     kind, field = _kind(where)
     lines += [f"  {field} = {{{_safe(where)}}},"] if where else []
-    lines += [f"  year = {{{year}}},"] if year else []
+    lines += [f"  year = {{{_safe(str(year))}}},"] if year else []
     return f"@{kind}{{{_key(authors, title, year)},\n" + "\n".join(lines) + "\n}\n"
 
 
@@ -76,7 +76,7 @@ def _kind(where: str) -> tuple[str, str]:
 def _key(authors: str, title: str, year: int) -> str:
     first = re.sub("[^a-z]", "", authors.partition(",")[0].lower())
     word = re.sub("[^a-z0-9]", "", re.split("[ :-]", title)[0].lower())
-    return f"{first}{year or ''}{word}"
+    return first + re.sub("[^0-9]", "", str(year or "")) + word
 
 
 def _safe(value: str) -> str:

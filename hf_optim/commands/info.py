@@ -14,6 +14,7 @@ from typing import Any
 from hf_optim import registry
 from hf_optim.commands.parser import Parser
 from hf_optim.core.catalogue import FOREIGN, Info
+from hf_optim.core.safe_text import terminal
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def info(name: str) -> int:
     """Prints everything of that name. Raises UserError with the closest names if nothing is called so."""
     if ":" in name:
-        print(_fitted(optimizer(name), shutil.get_terminal_size((80, 24)).columns))
+        # What a file says of its class may be a stranger's.
+        print(_fitted(terminal(optimizer(name)), shutil.get_terminal_size((80, 24)).columns))
         return 0
     known: list[str] = []
     told = 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hf_optim.commands.parser import Parser
 from hf_optim.core import configs
+from hf_optim.core.safe_text import line as text
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
@@ -169,7 +170,7 @@ def first_comment(path: Path) -> str:
 
 def _print(kind: str, heads: Row, rows: list[Row], pattern: str) -> int:
     wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-    some = [row for row in rows if fnmatch.fnmatchcase(row[0], wanted)]
+    some = [tuple(map(text, row)) for row in rows if fnmatch.fnmatchcase(row[0], wanted)]
     if not some:
         singular = {"studies": "study"}.get(kind, kind.removesuffix("s"))
         near = closest(pattern, [row[0] for row in rows])

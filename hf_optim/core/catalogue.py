@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -59,8 +59,35 @@ class Info:
 # --- reading files -------------------------------------------------------------------------------------------------
 
 
-_DECLARED = ("family", "paper", "cited", "needs", "slots", "int8_slots", "state_bytes", "search_space",
-             "special_cases", "as_base")  # fmt: skip
+#: what a class says of itself, and whether a value can be that
+_DECLARED: dict[str, Callable[[Any], bool]] = {
+    "family": lambda value: isinstance(value, str),
+    "paper": lambda value: isinstance(value, str),
+    "cited": lambda value: (
+        isinstance(value, (tuple, list))
+        and len(value) == 4
+        and all(isinstance(part, str) for part in value[:3])
+        and isinstance(value[3], int)
+    ),
+    "needs": lambda value: isinstance(value, (set, frozenset, tuple, list)) and _named(value),
+    "slots": lambda value: isinstance(value, dict) and _named(value),
+    "int8_slots": lambda value: isinstance(value, (dict, tuple, list)) and _named(value),
+    "state_bytes": lambda value: isinstance(value, (int, float)),
+    "search_space": lambda value: isinstance(value, dict) and _named(value),
+    "special_cases": lambda value: isinstance(value, dict) and _named(value),
+    "as_base": lambda value: isinstance(value, dict) and _named(value),
+}
+
+
+def _named(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _check(path: str, declared: Mapping[str, Any]) -> None:
+    """Raise UserError for a declaration that is none, by an author's slip or a stranger's."""
+    for key, value in declared.items():
+        if not _DECLARED[key](value):
+            raise UserError(f"{path}: {key} = {str(value)[:40]} is not what `hf_optim.core.rule` says of {key}")
 
 
 def _literals(body: list[ast.stmt], names: Collection[str], path: Path) -> dict[str, Any]:
@@ -145,6 +172,7 @@ def read(path: Path, kind: str) -> dict[str, Info]:
 def _declared(cls: ast.ClassDef, name: str, public: str, kind: str, path: Path) -> Info:
     """What a class of a file says of itself."""
     own = _literals(cls.body, _DECLARED, path)
+    _check(name, own)
     defaults, required, options = _signature(cls)
     family = "wrapper" if kind == "wrappers" else own.get("family", "plain")
     slots = own.get("slots", {})
@@ -222,20 +250,23 @@ def described(path: str, cls: Any) -> Info:
     """
     parameters = list(inspect.signature(cls).parameters.values())[1 if isinstance(cls, type) else 0 :]
     named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    needs, slots = getattr(cls, "needs", ()), getattr(cls, "slots", {})
-    known = {k: getattr(cls, k, None) or {} for k in ("search_space", "special_cases", "as_base")}
+    own = {key: value for key in _DECLARED if (value := getattr(cls, key, None)) is not None}
+    own = {key: value for key, value in own.items() if not isinstance(value, property)}  # known of an instance alone
+    if any(parent.__module__.partition(".")[0] == "hf_optim" for parent in getattr(cls, "__mro__", ())):
+        _check(path, own)
+    own = {key: value for key, value in own.items() if _DECLARED[key](value)}  # another's class means something else
     return Info(
         path,
         path,
-        getattr(cls, "family", FOREIGN),
-        getattr(cls, "paper", ""),
-        frozenset(needs if isinstance(needs, (set, frozenset)) else ()),
+        own.get("family", FOREIGN),
+        own.get("paper", ""),
+        frozenset(own.get("needs", ())),
         MappingProxyType({p.name: p.default for p in named if p.default is not p.empty}),
         tuple(p.name for p in named if p.default is p.empty),
         tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
-        getattr(cls, "state_bytes", None) or 4 * len(slots),
+        own.get("state_bytes") or 4 * len(own.get("slots", ())),
         doc=inspect.getdoc(cls) or "",
-        cited=getattr(cls, "cited", ("", "", "", 0)),
-        int8_slots=len(getattr(cls, "int8_slots", ())),
-        **{k: MappingProxyType(dict(v)) for k, v in known.items()},
+        cited=own.get("cited", ("", "", "", 0)),
+        int8_slots=len(own.get("int8_slots", ())),
+        **{k: MappingProxyType(dict(own.get(k, {}))) for k in ("search_space", "special_cases", "as_base")},
     )

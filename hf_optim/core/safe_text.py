@@ -98,7 +98,9 @@ def _is_number(value: str) -> bool:
 
 
 def console(**options: Any) -> Any:
-    """A rich Console for texts of any origin: what it prints is safe for a terminal, its own colours stay."""
+    """A rich Console for texts of any origin: what it prints is safe for a terminal, its own colours stay. No text, a
+    table's title among them, is rich's markup: a label of "[/]" or "[link=...]" stands as it is.
+    """
     from rich.console import Console
     from rich.segment import Segment
 
@@ -107,7 +109,7 @@ def console(**options: Any) -> Any:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else Segment(terminal(segment.text), segment.style)
 
-    return Safe(**options)
+    return Safe(markup=False, emoji=False, **options)
 
 
 def say(console: Any, text: str) -> None:

@@ -190,9 +190,8 @@ def check_declared(info: Info) -> None:
         validate.unknown(f"{info.name}: search_space", [key], [*info.required, *info.defaults])
         kind, *ends = bounds if isinstance(bounds, (tuple, list)) and bounds else ("",)
         ranged = len(ends) == 2 and all(isinstance(v, (int, float)) for v in ends) and ends[0] < ends[1]
-        if not (kind == "choice" and len(ends) == 1 and ends[0]) and not (
-            ranged and (kind == "linear" or (kind == "log" and ends[0] > 0))
-        ):
+        chosen = kind == "choice" and len(ends) == 1 and isinstance(ends[0], (tuple, list)) and ends[0]
+        if not chosen and not (ranged and (kind == "linear" or (kind == "log" and ends[0] > 0))):
             raise UserError(
                 f"{info.name}: search_space of {key} must be ('log', low, high) above 0, ('linear', low, high) or "
                 f"('choice', values), got {bounds!r}"

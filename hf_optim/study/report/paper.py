@@ -179,7 +179,7 @@ def _latex(cell: Cell | None) -> str:
 def markdown(tables: Sequence[TaskTable]) -> str:
     """The same as Markdown, with its legend below."""
     columns = [cells(table) for table in tables]
-    head = ["optimizer", *(f"{safe.markdown(table.task)}, {words(table.metric)} {table.arrow}" for table in tables)]
+    head = ["optimizer", *(safe.markdown(f"{table.task}, {words(table.metric)} {table.arrow}") for table in tables)]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * len(tables) + "|"]
     for label in _labels(tables):
         lines.append(

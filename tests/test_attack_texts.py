@@ -1,0 +1,85 @@
+"""Texts of a stranger in the places that few look at: titles of tables, names of metrics, readings, what files say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from attack_parts import command
+from study_fakes import make_study, replan
+
+ODD = ("[/x]", "[link=http://e.vil]hi[/link]", ":smile: [red]r")
+CODES = ("\x1b", "\x07", "\u202e")
+
+
+def judged_by(study: Path, metric: str) -> None:
+    """Gives the metric of a study another name."""
+    replan(study, lambda plan: [task["primary"].update(name=metric) for task in plan["tasks"]])
+    for file in study.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        record["primary"]["name"] = metric
+        record["metrics"][metric] = record["metrics"].pop("test_accuracy")
+        file.write_text(json.dumps(record))
+
+
+def test_no_label_is_markup_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The titles of rich's tables are markup unless they are told not to be: it was a traceback, or a link."""
+    for i, odd in enumerate(("[/]", *ODD)):
+        study = make_study(tmp_path / f"s{i}", ("adamw", *ODD), tasks=(f"T {odd}",), seeds=2)
+        code, out, _ = command(capsys, "report", study)
+        assert code == 0 and f"T {odd}: test_accuracy" in out and all(label in out for label in ODD)
+
+
+def test_the_name_of_a_metric_is_text_in_a_papers_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    judged_by(study := make_study(tmp_path / "study", seeds=2), "test ![x](http://e.vil/) <b>\x1b[31m")
+    for kind in ("markdown", "latex", "csv"):
+        out = command(capsys, "export", study, "--table", kind)[1]
+        assert "test" in out and "\x1b" not in out
+        assert kind != "markdown" or not [bad for bad in ("](", "<b>", "http://") if bad in out.replace("\\]", "")]
+
+
+def test_the_name_of_a_reading_is_text_on_a_claims_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = make_study(tmp_path / "out", ("adamw", "sgd"), seeds=2)
+    bad = "![x](http://e.vil/) <b>"
+    asked = {"study": {"name": "s", "seeds": 2, "tasks": [{"task": "vision"}], "optimizers": ["adamw", "sgd"]}}
+    judged = [{"says": "it", "section": "1", "rule": "better", "optimizer": "adamw", "baseline": "sgd"}]
+    file = tmp_path / "claim.yaml"
+    named = {"name": "c", "paper": "AGR", "where": "[/]", "title": "t", "claims": judged, "small": asked}
+    file.write_text(yaml.safe_dump({**named, "readings": {bad: {"adamw": "sgd"}}}))
+    assert command(capsys, "reproduce", file, "--page", "--output", study)[0] == 0
+    page = (study / "reproduction.md").read_text()
+    assert "&lt;b>" in page and not [tag for tag in ("![x](", "<b>", "http://") if tag in page.replace("\\]", "")]
+
+
+THEIRS = """from hf_optim import Optimizer
+class Mine(Optimizer):
+    \"\"\"Doc \\x1b[31mred\\x07 \\u202e here.\"\"\"
+    family = "plain\\x1b[2J"
+    paper = "A paper\\x1b[31m (Kim 2020)"
+    cited = ("Last\\x1b[31m", "T} , note = {x", "Journal\\x1b[31m", 2026)
+    def __init__(self, params, lr=0.1): pass
+"""
+
+
+def test_what_a_file_says_of_its_class_moves_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    for asked in ("info", "list", "cite"):
+        code, out, _ = command(capsys, asked, f"{tmp_path}/theirs.py:Mine")
+        assert code == 0 and "�" in out and not [sign for sign in CODES if sign in out]
+
+
+@pytest.mark.parametrize(
+    "declared",
+    ["family = 5", "paper = 5", "cited = 5", "cited = ('a', 'b', 'c', '}')", "needs = 5", "needs = (1,)", "slots = 5",
+     "int8_slots = 5", "state_bytes = 'x'", "search_space = 5", "search_space = {1: 2}", "special_cases = 'a'",
+     "search_space = {'lr': ('choice', 5)}", "as_base = ()"],
+)  # fmt: skip
+def test_a_declaration_of_another_shape_is_one_line(
+    tmp_path: Path, declared: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "theirs.py").write_text(THEIRS.replace("    def", f"    {declared}\n    def"))
+    for asked in ("info", "list", "cite"):
+        code, out, said = command(capsys, asked, f"{tmp_path}/theirs.py:Mine")
+        assert declared.partition(" ")[0] in said or (code == 0 and ("choice" in declared or asked == "list"))
