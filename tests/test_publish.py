@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -14,9 +17,11 @@ from study_fakes import make_study, replan
 from hf_optim.commands.main import main
 from hf_optim.core import private
 from hf_optim.errors import UserError
+from hf_optim.experiment import files, leftovers
 from hf_optim.experiment.spec import id_of
 from hf_optim.study.folder import questions
 from hf_optim.study.folder.changes import read_plan
+from hf_optim.study.folder.publish import publish
 from hf_optim.study.folder.results import load
 
 USER, HOST = "wilhelmina", "turnip-07"
@@ -221,3 +226,52 @@ def test_a_user_called_adam_renames_no_optimizer(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LOGNAME", "adam")
     scrubber = private.Scrubber(spoken={"adam"})
     assert scrubber.kept == ["adam"] and scrubber.scrub("adam at /home/adam/x") == "adam at x"
+
+
+KILLED = """
+import os, signal, sys
+from hf_optim.commands.main import main
+from hf_optim.study import conduct
+conduct.finish = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+main(["publish", *sys.argv[1:]])
+"""
+
+
+def test_a_publish_that_is_killed_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    study, into = make_study(tmp_path / "study", seeds=2), tmp_path / "public"
+    killed = subprocess.run([sys.executable, "-c", KILLED, study, into], check=False)
+    (left,) = tmp_path.glob(".public.*.tmp")
+    assert killed.returncode == -signal.SIGTERM and (left / "plan.json").is_file() and not into.exists()
+    own = tmp_path / f".other.{'0' * 32}.tmp"
+    own.mkdir()
+    assert main(["publish", str(study), str(into)]) == 0
+    assert (into / "README.md").is_file() and {*tmp_path.iterdir()} == {study, into, own}
+
+
+def test_what_another_publish_is_at_stays(tmp_path: Path) -> None:
+    with files.whole_folder(tmp_path / "public") as writing:
+        leftovers.sweep_folders(tmp_path, "public")
+        assert writing.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["public"]
+
+
+def test_the_current_folder_is_no_place_to_publish_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for here in (".", "../here"):
+        assert main(["publish", str(make_study(tmp_path / "study", seeds=2)), here]) == 2
+        assert "is the current folder" in capsys.readouterr().err
+
+
+def test_what_somebody_puts_into_the_new_folder_meanwhile_stays(tmp_path: Path) -> None:
+    study, into = make_study(tmp_path / "study", seeds=2), tmp_path / "public"
+
+    def meanwhile(*_: object) -> None:
+        into.mkdir()
+        (into / "mine").write_text("mine")
+
+    with pytest.raises(UserError, match="not empty"):
+        publish(study, into, meanwhile)
+    assert [path.name for path in into.iterdir()] == ["mine"] and not [*tmp_path.glob(".public*")]

@@ -26,13 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from hf_optim.core.safe_text import terminal
     from hf_optim.experiment.files import write_atomically
     from hf_optim.study.conduct import finish
-    from hf_optim.study.folder.publish import index, publish, readme
+    from hf_optim.study.folder.publish import Published, index, publish, readme
+
+    def complete(copied: Path, published: Published) -> None:
+        finish(copied, quiet=True)
+        write_atomically(copied / "index.html", index(published.plan.title))
+        write_atomically(copied / "README.md", readme(published))
 
     into = Path(options.into)
-    published = publish(Path(options.study), into)
-    finish(into, quiet=True)
-    write_atomically(into / "index.html", index(published.plan.title))
-    write_atomically(into / "README.md", readme(published))
+    published = publish(Path(options.study), into, complete)
     for line in published.told:
         print(terminal(line))
     print(terminal(f"{published.records} runs in {into}: look through it, then send it (docs/running.md)"))

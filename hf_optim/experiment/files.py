@@ -272,6 +272,36 @@ def _begin(path: Path) -> tuple[Path, int]:
         os.close(held)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Gives an empty folder to write to, which becomes `path` (missing by then, or an empty folder) if the block ends
+    well, and is taken away if not: by `leftovers.sweep_folders`, where the process is killed meanwhile.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, held = _begin_folder(path)
+    try:
+        yield temporary
+        os.rename(temporary, path)
+    finally:
+        with suppress(OSError):
+            remove(temporary)
+        os.close(held)
+
+
+def _begin_folder(path: Path) -> tuple[Path, int]:
+    """A new folder beside `path`, and its descriptor, whose lock tells that somebody is at it."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        temporary.mkdir()
+        with suppress(FileNotFoundError):  # taken away before it was locked
+            held = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with suppress(OSError):
+                fcntl.flock(held, fcntl.LOCK_EX)
+            if temporary.is_dir():
+                return temporary, held
+            os.close(held)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes `text` so that `path` holds either the old or the new content, whenever the process is killed."""
     content = text.encode()

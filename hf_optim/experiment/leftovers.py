@@ -1,4 +1,4 @@
-"""What a killed run leaves beside its last checkpoint (`checkpoint.py`): files that were being written."""
+"""What a killed process leaves: files that were being written, as beside a run's last checkpoint, and folders."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+
+from hf_optim.experiment.files import remove
 
 #: names of temporary files and probes of `files.py`
 _LEFT = re.compile(r"\.(.+\.[0-9a-f]{32}\.tmp|probe\.[0-9a-f]{32})")
@@ -21,5 +23,19 @@ def sweep(folder: Path) -> None:
                 try:
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     os.unlink(entry.path)
+                finally:
+                    os.close(held)
+
+
+def sweep_folders(folder: Path, name: str = "") -> None:
+    """The same for folders (`files.whole_folder`); with a `name`, those alone that were to be called so."""
+    left = re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{32}}\.tmp")
+    for entry in [*os.scandir(folder)] if folder.is_dir() else []:
+        if left.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+            with suppress(OSError):
+                held = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove(Path(entry.path))
                 finally:
                     os.close(held)

@@ -6,13 +6,12 @@ import dataclasses
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
+from hf_optim.experiment import leftovers
 from hf_optim.experiment.files import (
     LARGEST_RUN,
     Refused,
@@ -22,6 +21,7 @@ from hf_optim.experiment.files import (
     read_text,
     remove,
     unwritable,
+    whole_folder,
     write_atomically,
 )
 from hf_optim.study.folder.changes import difference
@@ -167,7 +167,7 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
             "left_out": [f"{name}: {why}" for name, results in loaded for why in results.store.unreadable.values()],
         }
         write_atomically(into / ORIGIN, json.dumps(origin, indent=1) + "\n")
-        own_folder(into, "runs")
+        leftovers.sweep_folders(own_folder(into, "runs"))
         for run_id, folder in copied.items():
             home = into / "runs" / run_id
             if read_status(home) is None:
@@ -199,15 +199,12 @@ def _text(folder: Path) -> str:
 
 def _copy(source: Path, home: Path) -> None:
     """The run's folder without checkpoints, whole or not at all."""
-    temporary = home.with_name(f".{home.name}.{uuid.uuid4().hex}.tmp")
     try:
-        # Links were refused; one that comes meanwhile is copied as a link, and refused by whoever reads it.
-        shutil.copytree(source, temporary, symlinks=True, ignore=shutil.ignore_patterns("checkpoint-*", ".*"))
-        remove(home)  # what an interrupted run left
-        temporary.rename(home)
+        with whole_folder(home) as copied:
+            # Links were refused; one that comes meanwhile is copied as a link, and refused by whoever reads it.
+            left_out = shutil.ignore_patterns("checkpoint-*", ".*")
+            shutil.copytree(source, copied, symlinks=True, ignore=left_out, dirs_exist_ok=True)
+            remove(home)  # what an interrupted run left
     except shutil.Error as error:
         # It collects what went wrong; the first cause is an OSError's text.
         raise OSError(0, str(error.args[0][0][2])) from None
-    finally:
-        with suppress(OSError):
-            remove(temporary)

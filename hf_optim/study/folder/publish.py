@@ -8,9 +8,7 @@ specification's hash, changes with it. What runs printed (log.txt) is not copied
 from __future__ import annotations
 
 import json
-import shutil
 import struct
-import uuid
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,12 +19,12 @@ from hf_optim.core import importing
 from hf_optim.core.private import Scrubber, changed, strings
 from hf_optim.core.safe_text import html, markdown
 from hf_optim.errors import UserError
-from hf_optim.experiment import files
+from hf_optim.experiment import files, leftovers
 from hf_optim.experiment.record import HISTORY, RECORD
 from hf_optim.experiment.spec import id_of
 from hf_optim.study.folder import questions
 from hf_optim.study.folder.changes import read_plan
-from hf_optim.study.folder.results import load
+from hf_optim.study.folder.results import Results, load
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.plan.source import parse
@@ -47,14 +45,18 @@ class Published:
 
 def check_destination(folder: Path) -> None:
     """Raise UserError unless `folder` is missing or an empty folder of its own."""
+    if folder.resolve() == Path.cwd():
+        raise UserError(f"{folder} is the current folder, which nothing can take the place of: choose a new folder")
     if folder.is_symlink():
         raise UserError(f"{folder} is a link, which is not written through: choose another folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty: choose a new folder to publish into")
 
 
-def publish(study: Path, into: Path) -> Published:
+def publish(study: Path, into: Path, complete: Callable[[Path, Published], None] | None = None) -> Published:
     """Copies the study in the folder `study` to `into`, whole or not at all, without what is private.
+
+    `complete` writes into the copy what is made from it (report, README), before it takes its place.
 
     Raises:
         UserError: no study there, `into` is not empty, two runs that differ in the place of a file alone, a full disk.
@@ -71,37 +73,42 @@ def publish(study: Path, into: Path) -> Published:
     told += [f"{name} is a word of the study too, and stays" for name in scrubber.kept]
     told += [f"left out: {why}" for why in store.unreadable.values()]
 
-    temporary = into.with_name(f".{into.name}.{uuid.uuid4().hex}.tmp")
     try:
-        files.own_folder(temporary, "runs")
-        ids = _ids(plan, records, scrubber.scrub)
-        put = _put(ids, scrubber.scrub)
-        files.write_json(temporary / "plan.json", changed(plan, put))
-        _write_question(study, temporary, scrubber.scrub)
-        if yaml:
-            told += _write_yaml(temporary, yaml, scrubber.scrub)
-        for name, record in records.items():
-            home = files.own_folder(temporary, "runs", ids[name])
-            told += _copy_samples(store, name, home, record, scrubber.scrub)
-            history = {} if record.get("history") is None else {"history": HISTORY}
-            files.write_json(home / RECORD, {**changed(record, put), "id": ids[name], **history})
-            if history:
-                files.write_rows(home / HISTORY, changed(histories[name], scrubber.scrub))
-        copy = load(temporary)
-        if len(copy.records) != len(source.records):
-            raise UserError(
-                f"{study}: {len(source.records) - len(copy.records)} runs would be lost, because they are planned from "
-                "texts that hold a path or a name: rename these in the YAML"
-            )
-        if into.is_dir():
-            into.rmdir()
-        temporary.rename(into)
+        leftovers.sweep_folders(into.parent, into.name)
+        with files.whole_folder(into) as copied:
+            ids = _ids(plan, records, scrubber.scrub)
+            put = _put(ids, scrubber.scrub)
+            files.own_folder(copied, "runs")
+            files.write_json(copied / "plan.json", changed(plan, put))
+            _write_question(study, copied, scrubber.scrub)
+            if yaml:
+                told += _write_yaml(copied, yaml, scrubber.scrub)
+            for name, record in records.items():
+                home = files.own_folder(copied, "runs", ids[name])
+                told += _copy_samples(store, name, home, record, scrubber.scrub)
+                history = {} if record.get("history") is None else {"history": HISTORY}
+                files.write_json(home / RECORD, {**changed(record, put), "id": ids[name], **history})
+                if history:
+                    files.write_rows(home / HISTORY, changed(histories[name], scrubber.scrub))
+            published = _published(copied, study, source, records, told)
+            if any(old != new for old, new in ids.items()):
+                told.append("runs that named a path have another id than in the study, since it was shortened")
+            if complete is not None:
+                complete(copied, published)
+            check_destination(into)  # again: what somebody put there meanwhile stays
     except OSError as error:
         raise files.unwritable(into, error) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    if any(old != new for old, new in ids.items()):
-        told.append("runs that named a path have another id than in the study, since it was shortened")
+    return published
+
+
+def _published(copied: Path, study: Path, source: Results, records: Mapping[str, Any], told: list[str]) -> Published:
+    """What the copy holds. Raises UserError where runs of the study are missing in it."""
+    copy = load(copied)
+    if len(copy.records) != len(source.records):
+        raise UserError(
+            f"{study}: {len(source.records) - len(copy.records)} runs would be lost, because they are planned from "
+            "texts that hold a path or a name: rename these in the YAML"
+        )
     if code := importing.paths([*copy.plan.tasks, *copy.plan.optimizers]):
         told.append(f"code of your own is named and not copied: {', '.join(code)}")
     return Published(copy.plan, len(records), _versions(records), told)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from hf_optim.experiment.files import LARGEST_RUN, Refused, check_tree, own_folder, remove
+from hf_optim.experiment import leftovers
+from hf_optim.experiment.files import LARGEST_RUN, Refused, check_tree, own_folder, remove, whole_folder
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Run
 
@@ -19,7 +19,8 @@ def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
     Files are linked where the file system can, else copied; a run is whole or it is not there.
     """
     others = [home for home in sorted(place.glob("*/runs")) if home.parent.resolve() != folder.resolve()]
-    brought = []
+    brought = list[str]()
+    leftovers.sweep_folders(own_folder(folder, "runs"))
     for run in runs:
         home = folder / "runs" / run.id
         if (home / "record.json").is_file():
@@ -27,13 +28,11 @@ def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
         finished = next((other / run.id for other in others if _finished(other.parent, run.id)), None)
         if finished is None:
             continue
-        part = own_folder(folder, "runs") / f".{run.id}.{uuid.uuid4().hex}.part"
-        # Links were refused; one that comes meanwhile is copied as a link, and refused by whoever reads it.
-        shutil.copytree(
-            finished, part, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns("checkpoint-*")
-        )
-        remove(home)  # what an interrupted run left
-        os.replace(part, home)
+        with whole_folder(home) as part:
+            # Links were refused; one that comes meanwhile is copied as a link, and refused by whoever reads it.
+            left_out = shutil.ignore_patterns("checkpoint-*")
+            shutil.copytree(finished, part, symlinks=True, copy_function=_link, ignore=left_out, dirs_exist_ok=True)
+            remove(home)  # what an interrupted run left
         brought.append(run.id)
     return brought
 
