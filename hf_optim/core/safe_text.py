@@ -22,6 +22,8 @@ _LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{"
           "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
           "<": r"\textless{}", ">": r"\textgreater{}", "`": r"\textasciigrave{}",
           '"': r"\textquotedbl{}", "×": r"$\times$"}  # fmt: skip
+#: letters of a text in a chart; a label that is longer than the chart leaves no room for it
+_LONGEST_PLOT = 120
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 #: what makes more of a text in Markdown: code, tables, formulas, tags, entities, links and pictures
 _MARKDOWN = (
@@ -70,8 +72,12 @@ def latex(text: object) -> str:
 
 
 def plot(text: object) -> str:
-    """For matplotlib, in one line: a dollar begins no formula."""
-    return line(text).replace("$", r"\$")
+    """For matplotlib, in one line of at most `_LONGEST_PLOT` letters: a dollar begins no formula, and an underscore at
+    the beginning takes nothing out of a legend. (What matplotlib's own `text.usetex` would make of it is `figures`'s.)
+    """
+    said = line(text)
+    said = said if len(said) <= _LONGEST_PLOT else f"{said[: _LONGEST_PLOT - 21]}…{said[-20:]}"
+    return f"{' ' * said.startswith('_')}{said}".replace("$", r"\$")
 
 
 def csv(value: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+#: with `text.usetex` in the user's own matplotlibrc, a label would be a program of LaTeX's, which reads files
+PLAIN: Any = {"text.usetex": False}
 #: so many names stand in a chart
 FEW = 5
 
@@ -28,6 +30,14 @@ def legend(axes: Axes) -> None:
     else:
         columns = _columns(labels, *_size(axes))
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.02), borderaxespad=0, ncols=columns)
+
+
+def plain(axes: Axes) -> None:
+    """Whoever made the axes: what we have written on them is no LaTeX."""
+    legend_texts = shown.get_texts() if (shown := axes.get_legend()) is not None else []
+    rows = [text for tick in axes.yaxis.get_major_ticks() for text in (tick.label1, tick.label2)]
+    for text in (axes.xaxis.label, axes.yaxis.label, *rows, *legend_texts):
+        text.set_usetex(False)
 
 
 def above(labels: Sequence[str], inches: float, points: float) -> float:

@@ -78,18 +78,22 @@ def draw(
         raise UserError(f"no task {task!r}{closest(str(task), labels)}; tasks: {', '.join(labels)}")
     if over not in OVER:
         raise UserError(f"over: expected one of {', '.join(OVER)}, got {over!r}")
+    import matplotlib
+
     if axes is None:
         from matplotlib import pyplot
 
         size = (6.4, _height(len(table.rows), 10)) if chart in ROWS else None
         axes = pyplot.subplots(figsize=size, layout="constrained")[1]
     styles = _styles(results)
-    if chart == "result":
-        _result(axes, table, styles, naming.unit(results.plan))
-    elif chart in ROWS:
-        _difference(axes, table, styles)
-    else:
-        _curves(axes, results, table, chart, over, styles)
+    with matplotlib.rc_context(texts.PLAIN):
+        if chart == "result":
+            _result(axes, table, styles, naming.unit(results.plan))
+        elif chart in ROWS:
+            _difference(axes, table, styles)
+        else:
+            _curves(axes, results, table, chart, over, styles)
+    texts.plain(axes)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
@@ -165,6 +169,11 @@ def _x(curve: Curve, spent: Curve | None) -> list[float]:
     return list(curve.steps) if spent is None else np.interp(curve.steps, spent.steps, spent.mean).tolist()
 
 
+def _dpi(width: float, height: float) -> float:
+    """Dots an inch: 300, or as many as a chart of hundreds of rows can have (matplotlib draws 2^16 in a direction)."""
+    return min(300.0, 60_000 / max(width, height))
+
+
 def _new(folder: Path, name: str, kind: str, written: Sequence[Path]) -> Path:
     """A file of this name, or of one like it where labels that differ (in case, in letters of no ASCII, at their end)
     give the same.
@@ -200,6 +209,7 @@ def write_all(
         "pdf.fonttype": 42,
         "svg.fonttype": "none",
         "svg.hashsalt": "0",
+        **texts.PLAIN,
     }
     styles = _styles(results)
     curves = 0.62 * width + texts.above(list(styles), width, font)
@@ -227,7 +237,7 @@ def write_all(
             path = _new(folder, name, kind, written)
             about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
             with whole(path) as temporary:
-                figure.savefig(temporary, format=kind, dpi=300, metadata=about)
+                figure.savefig(temporary, format=kind, dpi=_dpi(*figure.get_size_inches()), metadata=about)
             written.append(path)
     if any("missing from" in str(warning.message) for warning in said):
         log.warning("matplotlib's fonts lack letters of the labels, which are boxes: choose its font.family")
