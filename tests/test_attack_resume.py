@@ -61,9 +61,9 @@ def told_more(checkpoint: Path) -> None:
 
 
 DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "code": (changed("optimizer.pt", lambda _: Code()), "it holds more than plain data"),
-    "code in random states": (changed("rng_state.pth", lambda _: Code()), "it holds more than plain data"),
-    "no file of torch's": (lambda checkpoint: (checkpoint / "scheduler.pt").write_text("hello"), "KeyError"),
+    "code": (changed("optimizer.pt", lambda _: Code()), "asks for .*system"),
+    "code in random states": (changed("rng_state.pth", lambda _: Code()), "asks for .*system"),
+    "no file of torch's": (lambda checkpoint: (checkpoint / "scheduler.pt").write_text("hello"), "no file of torch"),
     "a rate in words": (grouped(lr="x"), "lr must be a number"),
     "an initial rate in words": (grouped(initial_lr="x"), "initial_lr is no number"),
     "a short random state": (changed("rng_state.pth", lambda v: {**v, "cpu": v["cpu"][:3]}), "size"),
@@ -96,7 +96,7 @@ def test_a_run_of_a_study_begins_anew_where_its_checkpoint_is_damaged(
     (home / "record.json").unlink()
     DAMAGED["code"][0](home / "checkpoint-2")
     assert worker.execute(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=2) == "ok"
-    assert "it holds more than plain data" in capsys.readouterr().out
+    assert "optimizer.pt is no file of torch.save" in capsys.readouterr().out
 
 
 def test_a_checkpoint_beyond_the_run_is_not_its_end(tmp_path: Path, interrupted: Path) -> None:

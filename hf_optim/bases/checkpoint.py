@@ -43,6 +43,9 @@ def form(rule: str, state_dict: Any) -> None:
     fine = isinstance(groups, list) and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
     if not fine or not isinstance(state, Mapping) or not all(isinstance(entry, Mapping) for entry in state.values()):
         raise BadCheckpoint(f"{rule}: a damaged state dict: its groups or states are not mappings")
+    for entries in (*groups, *state.values()):
+        for value in entries.values():
+            saved_form.plain(rule, value)
     names = [name for group in groups for name in group["params"]]
     if not all(isinstance(name, (int, str)) for name in names) or len(set(names)) < len(names):
         raise BadCheckpoint(f"{rule}: a damaged state dict: its parameters are not named, each once")

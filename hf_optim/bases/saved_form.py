@@ -12,6 +12,25 @@ from hf_optim.engine import int8_codes
 from hf_optim.engine.passes import flat
 from hf_optim.errors import BadCheckpoint, UserError
 
+#: values within one of a group or a state; lists of names have one for each parameter
+MOST_VALUES = 1_000_000
+
+
+def plain(rule: str, value: Any) -> None:
+    """Raise BadCheckpoint for a value of more values than any rule keeps: a list within itself, thirty times over, has
+    some hundred bytes in a file and no end where it is copied or printed.
+    """
+    left, waiting = MOST_VALUES, [value]
+    while waiting and left and len(waiting) <= MOST_VALUES:
+        entry = waiting.pop()
+        left -= 1
+        if isinstance(entry, Mapping):
+            waiting += (*entry, *entry.values())
+        elif isinstance(entry, (list, tuple, set, frozenset)):
+            waiting += entry
+    if waiting:
+        raise BadCheckpoint(f"{rule}: a damaged state dict: one of its values holds more than {MOST_VALUES:,} others")
+
 
 def values(opt: Any, group: Mapping[str, Any]) -> None:
     """Raise BadCheckpoint unless a saved group has every hyper-parameter, each of its kind and in its range."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from hf_optim.core import importing, shape
 from hf_optim.core.shape import Each
 from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
-from hf_optim.experiment import files, record
+from hf_optim.experiment import files, record, saved_files
 from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.spec import UNSEEN, RunSpec
 from hf_optim.experiment.task import Task, check_run, load, paths_in
@@ -31,8 +32,13 @@ STATE = {"global_step": int, "log_history": [{"step": float, "epoch?": (float, N
 #: modules of a model; the largest there are have some ten thousand
 MOST_PARTS = 200_000
 MOST_LABELS = 1_000_000
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 #: how the files of a model end that are read whole, and bytes of one; the largest tokenizers there are have some 30 MB
 GROWTH = 1000  # times that a tokenizer may lengthen a text
+LONGEST_WORD = 10_000  # letters; WordPiece's time goes by their square, and its makers take 100
+#: keys of a tokenizer's settings that name its files, which are those beside it
+_VOCABULARIES = ("vocab_file", "merges_file", "tokenizer_file", "spm_file", "fast_tokenizer_files", "source_spm",
+                 "target_spm", "target_vocab_file")  # fmt: skip
 READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 << 20
 
 
@@ -70,6 +76,11 @@ def check_checkpoint(checkpoint: Path) -> None:
     if (checkpoint / ADAPTERS).exists():
         raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}): merge it into its model")
     check_shards(checkpoint)
+    try:
+        for file in checkpoint.glob(WEIGHTS[1]):
+            saved_files.check(file)
+    except saved_files.Suspect as error:
+        raise UserError(f"checkpoint: {checkpoint}: {error}") from None
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -78,22 +89,32 @@ def check_tokenizer(folder: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         config = _json(folder / name) if (folder / name).is_file() else {}
         # older versions of transformers read what the configuration calls its vocabulary, wherever that lies
-        files_of_others = [key for key in config if key in ("vocab_file", "merges_file", "tokenizer_file", "spm_file")]
+        files_of_others = [key for key in config if key in _VOCABULARIES]
         if asked := _asks(config) or "".join(files_of_others[:1]):
             raise UserError(f"checkpoint: {folder}: its {name} asks for code or files of others ({asked})")
         if not isinstance(config.get("model_max_length", 0), (int, float)):
             raise UserError(f"checkpoint: {folder}: model_max_length in its {name} is no number")
-    if _growth(_normalizer(folder / "tokenizer.json")) > GROWTH:
+    tokenizer = _tokenizer(folder / "tokenizer.json")
+    if _growth(tokenizer.get("normalizer")) > GROWTH:
         raise UserError(f"checkpoint: {folder}: its tokenizer.json makes a text longer than {GROWTH} times its length")
+    if max(_lengths(tokenizer.get("model"))) > LONGEST_WORD:
+        raise UserError(f"checkpoint: {folder}: its tokenizer.json looks up words of more than {LONGEST_WORD} letters")
 
 
-def _normalizer(file: Path) -> Any:
-    """What a tokenizer does to a text first; None where its own reader will say what is wrong."""
+def _tokenizer(file: Path) -> dict[str, Any]:
+    """What a tokenizer's file holds; nothing where its own reader will say what is wrong."""
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    return told.get("normalizer") if isinstance(told, dict) else None
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _lengths(model: Any) -> Iterator[int]:
+    """What a tokenizer's model counts or puts before each part of a word that it looks up."""
+    for key in ("continuing_subword_prefix", "end_of_word_suffix", "max_input_chars_per_word"):
+        value = model.get(key) if isinstance(model, dict) else None
+        yield len(value) if isinstance(value, str) else value if isinstance(value, int) else 0
 
 
 def _growth(normalizer: Any) -> int:
@@ -113,16 +134,38 @@ def check_shards(checkpoint: Path) -> None:
             raise UserError(f"checkpoint: {checkpoint}: {index.name} names a file that is not beside it")
 
 
+def check_adapters(checkpoint: Path) -> None:
+    """Raise a `UserError` if a folder of adapters has others below it: PEFT would make what their settings name."""
+    _check_files(checkpoint)
+    if inner := next(checkpoint.glob(f"*/{ADAPTERS}"), None):
+        raise UserError(f"checkpoint: {checkpoint} holds further adapters ({inner.parent.name}): take them away")
+
+
 def _check_files(checkpoint: Path) -> None:
     """Plain files and folders, or links as a cache of models holds them: snapshots/REVISION/x to blobs/HASH."""
-    blobs = checkpoint.resolve().parent.parent / "blobs"
-    for path in checkpoint.iterdir():
-        if path.is_symlink() and path.resolve().parent not in (checkpoint.resolve(), blobs):
+    home = checkpoint.resolve()
+    for path in _below(checkpoint):
+        led = path.resolve()
+        if path.is_symlink() and not (led.is_relative_to(home) or led.parent == home.parent.parent / "blobs"):
             raise UserError(f"checkpoint: {path} is a link that leads elsewhere: put the file itself there")
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
             raise UserError(f"checkpoint: {path} is no plain file")
         if path.suffix in READ_WHOLE and path.is_file() and path.stat().st_size > LARGEST:
             raise UserError(f"checkpoint: {path} has more than {LARGEST >> 20} MB")
+        if path.is_file() and _is_hollow(path):
+            raise UserError(f"checkpoint: {path} says to have {path.stat().st_size >> 30} GB and is mostly holes")
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Everything below a folder, without following links."""
+    for place, folders, names in os.walk(folder):
+        yield from (Path(place, name) for name in (*folders, *names))
+
+
+def _is_hollow(file: Path) -> bool:
+    """Whether most of a large file was never written: it costs nothing to send, and its whole length in memory."""
+    told = file.stat()
+    return told.st_size > 1 << 30 and 4 * 512 * told.st_blocks < told.st_size
 
 
 #: keys of config.json with which transformers would run code, or read what is not in the folder
@@ -218,7 +261,8 @@ def _bounded(checkpoint: Path) -> Iterator[None]:
     """Within it a model of more parts, or numbers, than the files of the checkpoint can hold is a `UserError`, however
     its config.json calls what it counts: it would be built until memory ends.
     """
-    held = sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file())
+    weights = [file for kind in WEIGHTS for file in checkpoint.glob(kind)]
+    held = sum(file.stat().st_size for file in weights if file.is_file())
     parts = numbers = 0
     config = _json(checkpoint / "config.json")
     largest, labels = max(_whole_numbers(config), default=0), config.get("num_labels")

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_optim import registry
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
-from hf_optim.experiment import flops, footprint, precision, sharding, trackers
+from hf_optim.experiment import flops, footprint, precision, resuming, sharding, trackers
 from hf_optim.experiment import record as records
 from hf_optim.experiment.budget import Budget, budget, resampled
 from hf_optim.experiment.checkpoint import check_shards, last_checkpoint
@@ -95,6 +95,8 @@ def train(
         _prepare(folder, spec, keep=checkpoint is not None, checkpoints=checkpoint_every is not None)
     if checkpoint is not None and int(checkpoint.rpartition("-")[2]) > numbers.steps:
         raise DamagedCheckpoint(f"resume: {checkpoint} is beyond the run's {numbers.steps} steps: take it away")
+    if checkpoint is not None:
+        resuming.check(Path(checkpoint))
     cost = flops.cost(model, train_part(data, None), task.collate(data))
 
     records.reset_peak_memory()

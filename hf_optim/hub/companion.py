@@ -10,6 +10,8 @@ from hf_optim.core.foreign import label
 from hf_optim.core.safe_text import line
 
 FILE = "hf_optim.json"
+#: bytes of it; ours have some hundred
+LARGEST = 1 << 20
 
 
 def describe(args: Any, spec: dict[str, Any]) -> dict[str, Any]:
@@ -51,8 +53,11 @@ def differences(args: Any, spec: dict[str, Any], checkpoint: str | None) -> list
     """A sentence for everything about the run that wrote `checkpoint` that is not so now; none without its file."""
     if not isinstance(checkpoint, str):
         return []
+    file = Path(checkpoint) / FILE
     try:
-        then = json.loads((Path(checkpoint) / FILE).read_text(encoding="utf-8"))
+        if not file.is_file() or file.stat().st_size > LARGEST:  # a pipe would be waited for
+            return []
+        then = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
     if not isinstance(then, dict):

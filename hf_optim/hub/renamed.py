@@ -59,6 +59,8 @@ def complete(model: nn.Module, folder: Path) -> str | None:
     lacking = [name for name, tensor in own.items() if name not in written and tensor.data_ptr() not in there]
     if not lacking:  # tied ones are written once
         return None
+    if (folder / "adapter_config.json").exists():  # from_pretrained would go where that leads
+        raise UserError(f"checkpoint: {folder} holds adapters beside a whole model: take one of them away")
     stored = read_whole(type(model), folder, config=model.config)
     model.load_state_dict(stored.state_dict())
     return (

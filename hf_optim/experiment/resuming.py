@@ -1,0 +1,83 @@
+"""What a run goes on from, looked through before Trainer reads it: each of its files by name.
+
+Trainer takes most of it as it stands, and would fail in some later step of the run, which is then the run's failure.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from hf_optim.core import shape
+from hf_optim.errors import DamagedCheckpoint, one_line
+from hf_optim.experiment import checkpoint as checkpoints
+from hf_optim.experiment import files, saved_files
+
+SCHEDULE, STATE = "scheduler.pt", "trainer_state.json"
+#: files that torch reads, as Trainer and accelerate call them
+SAVED = ("*.pt", "*.pth", "pytorch_model*.bin", "optimizer*.bin")
+#: what a run takes from Trainer's state beside `checkpoints.STATE`
+TOLD = {"max_steps?": int, "num_train_epochs?": float, "num_input_tokens_seen?": int, "total_flos?": float,
+        "epoch?": (float, None), "train_batch_size?": (int, None), "best_metric?": (float, None),
+        "best_global_step?": (int, None), "best_model_checkpoint?": (str, None), "stateful_callbacks?": dict,
+        "trial_params?": None}  # fmt: skip
+EVERY = ("logging_steps", "eval_steps", "save_steps")
+
+
+def check(checkpoint: Path) -> None:
+    """Raise `DamagedCheckpoint` for what Trainer could not go on from, or only seems to."""
+    try:
+        _check_state(checkpoint)
+        for file in sorted({file for pattern in SAVED for file in checkpoint.glob(pattern)}):
+            saved_files.check(file)
+        _check_schedule(checkpoint / SCHEDULE)
+        if not (checkpoint / "config.json").is_file():
+            checkpoints.check_adapters(checkpoint)
+    except (OSError, ValueError) as error:
+        why = one_line(error).removeprefix(f"{type(error).__name__}: ")[:200]
+        raise DamagedCheckpoint(
+            f"resume: {checkpoint} cannot be gone on with ({why}): take it away and start again"
+        ) from error
+
+
+def _check_state(checkpoint: Path) -> None:
+    state = files.read_json(checkpoint, STATE)
+    shape.check_shape(state, {**checkpoints.STATE, **TOLD}, STATE)
+    for name in EVERY:
+        if not _is_number(state.get(name, 1)) or state.get(name, 1) < 1:
+            raise ValueError(f"{STATE}: {name} is no number of steps")
+    for row in state["log_history"]:
+        for name, value in row.items():
+            if not _is_number(value) and not (name == "epoch" and value is None):
+                raise ValueError(f"{STATE}: {name[:40]} in log_history is no number")
+
+
+def _check_schedule(file: Path) -> None:
+    """A schedule's state is put into the schedule as it stands, whatever it names."""
+    told = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(told, dict):
+        raise ValueError(f"{file.name} holds no state of a schedule")
+    for name, value in told.items():
+        if not isinstance(name, str) or callable(getattr(LambdaLR, name, None)):
+            raise ValueError(f"{file.name} names what is no state of a schedule")
+        counts, rates = name in ("last_epoch", "_step_count"), name in ("base_lrs", "_last_lr")
+        if counts and not (type(value) is int and 0 <= value < 2**53):
+            raise ValueError(f"{file.name}: {name} is no count of steps")
+        if rates and not (isinstance(value, list) and all(map(_is_rate, value))):
+            raise ValueError(f"{file.name}: {name} holds other than rates")
+    if lacking := sorted({"base_lrs", "last_epoch"} - told.keys()):
+        raise ValueError(f"{file.name} lacks {lacking[0]}")
+
+
+def _is_rate(value: Any) -> bool:
+    return _is_number(value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
