@@ -44,6 +44,13 @@ STEPPED: dict[str, tuple[str, str, str]] = {
     "a misspelt argument": ("h.beta,", "h.betta,", r"HeavyBall.scalars, line \d+ of .*no h.betta \(did you mean beta"),
     "no return": ('return {"w"', 'd = {"w"', r"HeavyBall.scalars returned nothing \(None\): let it return"),
     "a misspelt method": (LERP, "m.lerpp_(g, c.w)", r"HeavyBall.update, line \d+ of .*lerpp_"),
+    "a sum behind another word": (
+        LERP, "m.lerp_(g / g.square().mean(), c.w)",
+        r"HeavyBall.update, line \d+ of .*(calls mean\(\), but .*`measure`|square\(\) is no word)",
+    ),
+    "a shape": (
+        LERP, "m.lerp_(g / g.numel(), c.w)", r"HeavyBall.update, line \d+ of .*asks for numel, .*`count` in `measure`",
+    ),
     "a written g": (LERP, "m.lerp_(g.abs_(), c.w)", "HeavyBall.update.* writes its gradient"),
     "a written raw": (LERP, "m.lerp_(raw.abs_(), c.w)", "HeavyBall.update.* writes its gradient"),
     "a written number": (LERP, f"c.lr = 0.5; {LERP}", r"HeavyBall.update.*c.lr is written, but tensors share c"),

@@ -157,7 +157,7 @@ REFUSED = {
     "truth": lambda x, g, c: x.add_(g) if c.lr else None,
     "float": lambda x, g, c: x.mul_(float(c.lr)),
     "equality": lambda x, g, c: x.mul_(1.0 if c.lr == 0 else 2.0),
-    "another method": lambda x, g, c: x.add_(g.softmax(0)),
+    "another method": lambda x, g, c: x.add_(g.sigmoid()),
     "torch's function": lambda x, g, c: x.add_(torch.sin(g)),
     "an operand of another kind": lambda x, g, c: x.add_("1"),
     "a sum that is used": lambda x, g, c: x.add_(dot(g, g)),
@@ -208,6 +208,29 @@ def test_a_rule_that_cannot_be_traced_runs_as_it_is_written_and_says_so():
     opt.step()
     torch.testing.assert_close(p.detach(), 1 - 0.1 * torch.sin(torch.full((5,), 2.0)))
     assert opt.execution.startswith("blocks: ")
+
+
+@pytest.mark.parametrize("word", ["x.square().mean()", "torch.square(x).sum()", "len(x)", "x.square().shape[0]"])
+@pytest.mark.parametrize("compile", [True, False])
+def test_no_sum_and_no_shape_is_that_of_a_piece(word, compile):
+    import hf_optim
+
+    class Scaled(hf_optim.Optimizer):
+        def __init__(self, params, lr: float = 0.1, *, compile: bool | None = None):
+            super().__init__(params, locals())
+
+        @staticmethod
+        def scalars(h, t, s):
+            return {"lr": h.lr}
+
+        @staticmethod
+        def update(x, g, c):
+            x.sub_(g * eval(word, {"x": x, "torch": torch}) * c.lr)
+
+    p = torch.nn.Parameter(torch.ones(5))
+    p.grad = torch.ones(5)
+    with pytest.raises(UserError, match="may be a (flat )?piece of a tensor"):
+        Scaled([p], compile=compile).step()
 
 
 def test_one_text_of_the_numbers_serves_floats_tensors_and_symbols():

@@ -8,11 +8,13 @@ that one text serves all of them. A symbol has no truth, no `float()` and no `==
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from hf_optim.core.hooks import MissingName, RuleError
 from hf_optim.core.validate import closest
@@ -25,11 +27,27 @@ METHODS = (*BINARY, *UNARY, "lerp", "addcmul", "addcdiv", "clamp", "copy_", "zer
 WORDS = (*METHODS, *(f"{name}_" for name in METHODS if name[-1] != "_" and name not in ("maximum", "minimum", "clone")))
 #: functions of this module
 FUNCTIONS = ("where", "sqrt", "minimum", "maximum", "isfinite")
-#: of torch's methods and functions, those that look at all of a tensor
+#: of torch's methods and functions, those that look at all of a tensor, and those that tell its shape
 REDUCTIONS = (
-    *("sum", "mean", "norm", "linalg_norm", "linalg_vector_norm", "max", "min", "amax", "amin", "std", "var", "prod"),
-    *("dot", "median", "all", "any", "count_nonzero"),
+    *(
+        "sum",
+        "mean",
+        "norm",
+        "linalg_norm",
+        "linalg_vector_norm",
+        "max",
+        "min",
+        "amax",
+        "amin",
+        "aminmax",
+        "std",
+        "var",
+    ),
+    *("prod", "dot", "vdot", "inner", "median", "quantile", "mode", "all", "any", "nansum"),
+    *("argmax", "argmin", "sort", "argsort", "topk", "kthvalue", "cumsum", "cumprod", "logsumexp", "softmax", "einsum"),
+    *("nanmean", "count_nonzero", "normalize", "std_mean", "var_mean", "dist"),
 )
+SHAPES = ("shape", "size", "numel", "nelement", "dim", "ndim", "__len__")
 #: what to take for a divisor that may be 0: `a / maximum(b, TINY)`
 TINY = 1e-300
 
@@ -148,12 +166,37 @@ class Operand:
 
 
 def refuse_sum(name: str) -> None:
-    """A rule may be called with a piece of a tensor, whose sum is not the tensor's: it would be wrong in silence."""
+    """A rule may be called with a piece of a tensor, whose sum and shape are not the tensor's: it would be wrong in
+    silence."""
     if name in REDUCTIONS:
         raise RuleError(
             f"a rule calls {name}(), but what it is called with may be a piece of a tensor: let `measure` give the sum "
             "and `derive` what follows from it (hf_optim/optimizers/lamb.py: of each tensor; smaran.py: of all)"
         )
+    if name in SHAPES:
+        raise RuleError(
+            f"a rule asks for {name}, but what it is called with may be a flat piece of a tensor: `count` in `measure` "
+            "gives the number of elements (hf_optim/optimizers/lamb.py sums in the same way); a rule of whole matrices "
+            "derives from hf_optim.bases.matrix.MatrixOptimizer"
+        )
+
+
+class _Pieces(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        refuse_sum(getattr(func.__self__, "__name__", "") if name == "__get__" else name)
+        return func(*args, **(kwargs or {}))
+
+
+def on_pieces(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, a rule in torch's own words, which refuses what would be wrong of a piece of a tensor."""
+
+    @functools.wraps(call)
+    def refusing(**given: Any) -> Any:
+        with _Pieces():
+            return call(**given)
+
+    return refusing
 
 
 def _operand(*values: Any) -> type[Operand] | None:

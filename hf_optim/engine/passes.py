@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 from hf_optim.core.hooks import RuleError
+from hf_optim.core.vocabulary import on_pieces
 from hf_optim.engine import fallback, kernels
 from hf_optim.engine.int8_codes import CODED, SCALE
 from hf_optim.engine.launch import Launch, Launcher
@@ -230,6 +231,7 @@ class Code:
         self.table = table
         self.call, self.names = prepared(transform, table.columns, f)
         self._c, self._sums = dict(c), sums
+        self._looked = f.__name__ == "measure"  # which does sum
         self._launcher: Launcher | None = None
         self._members: set[int] = set()
         self._cohorts: list[Cohort] = []
@@ -338,7 +340,9 @@ class Code:
                 fallback.Rounding(table.noisy, noise_key(0, cohort.t, index), first, self.names)
                 for first, index in (table.origin[i] for i in cohort.members)
             ]
-            out = fallback.run(self.call, columns, c, own, table.dtype, roundings)
+            call = self.call if self._looked else on_pieces(self.call)
+            out = fallback.run(call, columns, c, own, table.dtype, roundings)
+            self._looked = True
             if out is not None:
                 if total is None:
                     total = torch.zeros(table.rows, out.shape[1], dtype=torch.float64, device=table.device)
