@@ -48,11 +48,26 @@ def info(name: str) -> Info:
         wrapper, _, rest = str(name).partition("(")
         if rest and wrapper in everything():  # as reports label it
             raise UserError(f"{name}: write it as {wrapper} with base={rest.removesuffix(')')!r}") from None
-        near = validate.closest(str(name), everything())
+        near = _meant(str(name)) or validate.closest(str(name), everything())
         raise UserError(
             f"there is no optimizer {name!r}{near}; hf_optim.list_optimizers() lists them, and "
             "'package.module:Class' or 'file.py:Class' names any other"
         ) from None
+
+
+#: in the names of a Trainer's `optim`: whose the optimizer is
+_MAKES = {"torch", "fused", "bnb", "8bit", "4bit", "apex", "npu", "xla", "anyprecision"}
+
+
+def _meant(name: str) -> str:
+    """What a name that is none was meant for, where a near one is not: code without its colon, a Trainer's `optim`."""
+    home, _, last = name.rpartition(".")
+    if last == "py":
+        return f" (an optimizer in that file is {name}:ITS_CLASS)"
+    if home and last.isidentifier():
+        return f" (did you mean {home}:{last}?)"
+    longer = [known for known in everything() if name.startswith(f"{known}_") and _MAKES & set(name.split("_"))]
+    return f" (did you mean {max(longer, key=len)}?)" if longer else ""
 
 
 def about(name: str) -> Info:
@@ -80,9 +95,15 @@ def named(value: Any) -> Any:
 def as_spec(spec: Any) -> dict[str, Any]:
     """A name or a mapping with `name`, as a mapping; a class or a factory stands as its own name."""
     given = dict(spec) if isinstance(spec, dict) else {"name": spec}
+    _no_text(given.get("name"))
     if stands(given.get("name")):
         return {**given, "name": named(given["name"])}
     raise UserError(f"an optimizer is a name, a class, a factory or a mapping with a 'name', got {spec!r}")
+
+
+def _no_text(name: Any) -> None:
+    if isinstance(name, str) and name.strip().startswith("{"):
+        raise UserError(f"{name} is the text of a specification: give the mapping itself, not in quotation marks")
 
 
 def check_spec(spec: Any) -> None:
@@ -136,6 +157,7 @@ def _preset_base(name: str, base: Any) -> dict[str, Any]:
 
 def resolve(name: str) -> Any:
     """The class behind a name (for a preset, the class it configures), or the class or factory of an import path."""
+    _no_text(name)
     if ":" in name:
         target = import_path(name)
         from hf_optim.core import foreign
@@ -179,7 +201,7 @@ def create(name: Any, params_or_model: Any, **hyper: Any) -> torch.optim.Optimiz
     name = named(name)
     if not isinstance(name, str):
         if not (isinstance(name, torch.optim.Optimizer) or stands(name)):
-            raise UserError(f"an optimizer is a name, a class, a factory or an instance, got {type(name).__name__}")
+            raise UserError(f"an optimizer is a name, a class, a factory or an instance, got {foreign.told(name)}")
         return _named(foreign.make(name, foreign.label(name), source, hyper), source)
     base = hyper.get("base")
     if isinstance(base, torch.optim.Optimizer):

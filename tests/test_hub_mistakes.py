@@ -59,10 +59,28 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "closure": (attach("torch.optim:LBFGS", closur=True), "closur"),
     "factory name": (factory("adamw_arg"), "adamw_agr"),
     "factory argument": (factory("adamw", momentum=0.9), "momentum"),
+    "module of a base": (attach("tlr", base="torch.optimm:Adam"), "torch.optimm"),
+    "argument of a base's class": (attach("tlr", base={"name": "torch.optim:Adam", "lrr": 1}), "lr"),
+    "argument of a transform": (attach("adamw", grad_transform={"name": "agr", "foo": 1}), "foo"),
+    "a dot for the colon": (attach("torch.optim.Adam"), "did you mean torch.optim:Adam?"),
+    "a dot for a base's colon": (attach("tlr", base="torch.optim.SGD"), "did you mean torch.optim:SGD?"),
+    "Trainer's own name": (attach("adamw_torch_fused"), "did you mean adamw?"),
+    "a file without a class": (attach("mine.py"), "mine.py:ITS_CLASS"),
+    "a colon without a class": (attach("mine.py:"), "names nothing"),
+    "closure of a factory": (factory("torch.optim:LBFGS"), "hf_optim.attach gives it one"),
     # mistyped
+    "text of a specification": (attach('{"name": "tlr", "base": "sgd"}'), "is the text of a specification"),
+    "text of a base": (attach("tlr", base='{"name": "sgd"}'), "is the text of a specification"),
+    "a function of C": (attach("torch:sum"), "nor a function that makes one"),
+    "a function of C itself": (attach(torch.sum), "nor a function that makes one"),
+    "a range of a wrapper": (attach("tlr", base="sgd", gamma=5), "outside (0, 1]"),
+    "a word of a flag": (attach("adamw", decay_all="yes"), "decay_all"),
+    "a precision": (attach("adamw", state_dtype="int9"), "int9"),
+    "the trainer second": (lambda trainer: hf_optim.attach("smaran", trainer), "attach takes the trainer first"),
+    "a class for the trainer": (lambda trainer: hf_optim.attach(type(trainer), "smaran"), "a Trainer that is built"),
     "no rate": (attach("smaran", lr=None), "lr must be a number"),
     "number as a name": (attach(3), "int"),
-    "a class that is no optimizer": (attach(torch.nn.Linear), "type"),
+    "a class that is no optimizer": (attach(torch.nn.Linear), "the class Linear"),
     "text as a rate": (attach("smaran", lr="0.1"), "lr"),
     "text as betas": (attach("adamw_agr", betas="(0.9,0.99)"), "betas"),
     "negative rate": (attach("smaran", lr=-0.1), "lr"),
@@ -97,6 +115,16 @@ def _set(trainer: Any, schedule: str) -> None:
 
 def test_there_are_forty():
     assert len(MISTAKES) >= 40
+
+
+#: what no reader of the arguments can know before the run is set up
+LATE = {"optim_args of TrainingArguments", "closure declined"}
+
+
+@pytest.mark.parametrize("mistake", [m for m in MISTAKES if m not in LATE])
+def test_a_mistake_is_found_where_it_is_made_and_not_when_training_begins(tmp_path, mistake):
+    with pytest.raises(hf_optim.UserError):
+        MISTAKES[mistake][0](make(tmp_path, n=4, lr_scheduler_type="linear"))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

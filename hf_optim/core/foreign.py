@@ -35,6 +35,23 @@ def label(value: Any) -> str:
     return str(getattr(value, "rule", None) or getattr(value, "__name__", None) or type(value).__name__)
 
 
+def told(value: Any) -> str:
+    """What messages call a thing that is no optimizer."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def signature(value: Any, name: str) -> inspect.Signature:
+    """What can be given to a class or a factory.
+
+    Raises:
+        UserError: it does not say: a function of C that makes no optimizer.
+    """
+    try:
+        return inspect.signature(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{name} is not a torch.optim.Optimizer class, nor a function that makes one") from None
+
+
 def is_class(value: Any) -> bool:
     """Whether it is an optimizer class, with some of its arguments given or not."""
     value = _bare(value)
@@ -75,7 +92,7 @@ def make(imported: Any, name: str, params_or_model: Any, hyper: Mapping[str, Any
 
 def check_arguments(factory: Callable[..., Any], name: str, hyper: Mapping[str, Any]) -> None:
     """Raise UserError if a factory cannot be called with these hyper-parameters and what it may ask for."""
-    parameters = inspect.signature(factory).parameters
+    parameters = signature(factory, name).parameters
     asked = [k for k in parameters if k in OFFERED]
     if not asked:
         other = " is no torch.optim.Optimizer; what makes one" if isinstance(factory, type) else ""

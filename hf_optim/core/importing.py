@@ -163,6 +163,8 @@ def import_path(path: str) -> Any:
     if why := _refused.get():
         raise Untrusted(f"{path} is code, and {why}: look at it, and --trust runs it")
     where, _, attribute = path.rpartition(":")
+    if not (where and attribute):
+        raise UserError(f"{path} names nothing: an import path is package.module:NAME or file.py:NAME")
     try:
         module = _from_file(where) if where.endswith(".py") else importlib.import_module(where)
     except UserError:

@@ -16,8 +16,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from hf_optim import registry
-from hf_optim.core import validate
-from hf_optim.core.foreign import label
+from hf_optim.core.foreign import check_arguments, is_class, label, signature, told
 from hf_optim.core.importing import stands
 from hf_optim.errors import UserError
 from hf_optim.hub import decay
@@ -52,11 +51,12 @@ def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[s
     elif stands(name):
         spec = {"name": registry.named(name), **hyper}
         if not isinstance(spec["name"], str):
+            _check_values(spec)
             return spec
     else:
         raise UserError(
             "an optimizer is given by name, as {'name': ...}, as a class, a factory or an instance, not as "
-            f"{type(name).__name__}"
+            f"{told(name)}"
         )
     instance = _is_instance(spec.get("base"))  # it has been checked when it was made
     late = {} if settled else dict.fromkeys(set(_required(spec["name"])) & set(_TAKEN.values()), 0.0)
@@ -66,15 +66,44 @@ def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[s
 
 
 def _check_values(spec: Mapping[str, Any]) -> None:
-    """What the innermost rule would refuse when it is built, refused now."""
-    inner, name = _innermost(dict(spec))
-    if not isinstance(name, str) or not name or ":" in name:
+    """What would be refused when the optimizer is built, refused now: a sample of it is made on a small layer. Of
+    somebody else's, which may want more of a model, only that there is such a thing and that it takes the arguments."""
+    from torch import nn
+
+    if _is_instance(spec["name"]):
         return
-    rule = registry.resolve(name)
-    known = validate.defaults(rule)
-    given = {k: v for k, v in inner.items() if k in known and not (isinstance(v, str) and v == FROM_ARGS)}
-    kinds = {k: known[k] for k in given}
-    validate.values(name, given, kinds, rule.choices, rule.bounds, validate.whole_numbers(rule))
+    registry.check_names(spec)
+    named = spec["name"]
+    target = registry.resolve(named) if isinstance(named, str) and ":" in named else named
+    if not (isinstance(target, str) or is_class(target)):
+        check_arguments(target, label(named), {k: v for k, v in spec.items() if k != "name"})
+    sample = _sample(spec)
+    if sample is not _STAND_IN:
+        registry.build(sample, nn.Linear(2, 2))
+
+
+_STAND_IN = {"name": "sgd", "lr": 0.1}
+
+
+def _sample(spec: Mapping[str, Any], of: str = "") -> dict[str, Any]:
+    """A specification as any model takes it: with some rate and decay where those of TrainingArguments are asked for,
+    and SGD in the place of what is not of this library. `of` names what a preset wraps, whose mapping has no name."""
+    given = dict(spec)
+    name = of or given["name"]
+    if not isinstance(name, str) or ":" in name:
+        return _STAND_IN
+    known, base = registry.info(name), given.get("base")
+    if known.base is not None:
+        given["base"] = _sample({**known.base, **(base or {})}, str(known.base["name"]))
+        given["base"].pop("name", None)
+    elif known.family == "wrapper":
+        given["base"] = _STAND_IN if _is_instance(base) else _sample(registry.as_spec(base))
+    for hyper in _TAKEN.values():
+        if isinstance(given.get(hyper), str) and given[hyper] == FROM_ARGS:
+            del given[hyper]
+        if hyper in known.required:
+            given.setdefault(hyper, 0.1)
+    return given
 
 
 def _required(name: Any) -> tuple[str, ...]:
@@ -126,7 +155,7 @@ def _defaults(name: Any) -> Mapping[str, Any]:
         return {}
     if isinstance(name, str) and ":" not in name:
         return {**dict.fromkeys(registry.info(name).required), **registry.info(name).defaults}
-    parameters = inspect.signature(registry.resolve(name) if isinstance(name, str) else name).parameters.values()
+    parameters = signature(registry.resolve(name) if isinstance(name, str) else name, label(name)).parameters.values()
     return {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
@@ -257,7 +286,8 @@ def _unusual(name: Any, rate: float, default: Any) -> list[str]:
 def meaningless(args: Any, name: str = "") -> list[str]:
     """Names of arguments that were set for Trainer's own optimizer, which an attached one replaces."""
     taken = ("adam_beta1", "adam_beta2", "adam_epsilon") if name == "adamw" else ()
-    return [f"{field}={getattr(args, field)}" for field in _REPLACED if _chosen(args, field, {}) and field not in taken]
+    chosen = {f: getattr(args, f) for f in _REPLACED if _chosen(args, f, {}) and f not in taken}
+    return [f"{field}={getattr(value, 'value', value)}" for field, value in chosen.items()]
 
 
 def innermost(spec: Mapping[str, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hf_optim.core.foreign import label
+from hf_optim.core.foreign import label, told
 from hf_optim.errors import UserError
 from hf_optim.hub import schedules
 from hf_optim.hub.arguments import to_spec
@@ -50,7 +50,11 @@ def attach(
             an optimizer or a schedule of its own; a backend (FSDP1, DeepSpeed, fp16 scaling) that cannot do what the
             rule needs. Each at once or when training begins, before anything moves.
     """
-    missing = [a for a in ("accelerator", "add_callback", "create_optimizer", "log") if not hasattr(trainer, a)]
+    if isinstance(trainer, type):
+        raise UserError(f"attach needs a Trainer that is built, not {told(trainer)}: attach(Trainer(...), name)")
+    missing = _lacking(trainer)
+    if missing and not _lacking(name):
+        raise UserError("attach takes the trainer first: attach(trainer, name)")
     if missing:
         raise UserError(
             f"attach needs a transformers Trainer, and {type(trainer).__name__} has no {missing[0]}: use "
@@ -88,3 +92,8 @@ def attach(
     if getattr(trainer, "optimizer_cls_and_kwargs", None) is not None:
         raise UserError("the trainer already has optimizer_cls_and_kwargs: leave that out, attach builds the optimizer")
     return Attachment(trainer, spec, closure, schedule)
+
+
+def _lacking(trainer: Any) -> list[str]:
+    """What of a Trainer it has not."""
+    return [a for a in ("accelerator", "add_callback", "create_optimizer", "log") if not hasattr(trainer, a)]

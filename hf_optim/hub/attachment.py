@@ -112,7 +112,7 @@ class Attachment(TrainerCallback):
         if ignored:
             self._say(
                 logging.WARNING,
-                f"{', '.join(ignored)} of TrainingArguments have no effect: {self.name} takes its own "
+                f"{', '.join(ignored)} of TrainingArguments without effect: {self.name} takes its own "
                 "hyper-parameters through attach",
             )
         optimizer = self._from_spec(spec, of_trainer(trainer, model))

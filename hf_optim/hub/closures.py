@@ -27,13 +27,17 @@ def wanted(optimizer: Any) -> bool:
     without a default, as in torch's LBFGS.
     """
     while isinstance(optimizer, torch.optim.Optimizer):
-        if getattr(optimizer, "needs_closure", False) or "closure" in needs(optimizer):
-            return True
-        closure = inspect.signature(inspect.unwrap(type(optimizer).step)).parameters.get("closure")
-        if closure is not None and closure.default is inspect.Parameter.empty:
+        if getattr(optimizer, "needs_closure", False) or "closure" in needs(optimizer) or insists(type(optimizer)):
             return True
         optimizer = getattr(optimizer, "base", None)
     return False
+
+
+def insists(cls: Any) -> bool:
+    """Whether an optimizer class steps only with a closure, as far as the class says it."""
+    closure = inspect.signature(inspect.unwrap(cls.step)).parameters.get("closure")
+    asks = closure is not None and closure.default is inspect.Parameter.empty
+    return asks or getattr(cls, "needs_closure", False) is True  # a wrapper's is a property
 
 
 def choice(optimizer: Any, closure: bool | None, name: str) -> bool:

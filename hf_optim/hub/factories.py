@@ -106,10 +106,15 @@ def factory(name: Any, **hyper: Any) -> tuple[Any, dict[str, Any]]:
         decay first; over a plain Trainer's where the optimizer is built before `train()`.
 
     Raises:
-        UserError: unknown rule or hyper-parameter; an instance. A loss-aware rule is built, but its first `step` raises
-            `MissingLoss` before anything moves: Trainer feeds no loss, `attach` does.
+        UserError: unknown rule or hyper-parameter; an instance; an optimizer that steps only with a closure. A
+            loss-aware rule is built, but its first `step` raises `MissingLoss` before anything moves: Trainer feeds no
+            loss, `attach` does.
     """
+    from hf_optim import registry
+    from hf_optim.core.foreign import is_class
+
     with extras.needed("hf_optim.factory", "hf"):
+        from hf_optim.hub import closures
         from hf_optim.hub.train_start import at_train
 
     spec = to_spec(name, hyper)
@@ -117,6 +122,11 @@ def factory(name: Any, **hyper: Any) -> tuple[Any, dict[str, Any]]:
         raise UserError(
             f"{label(name)} is an instance over one model, and a factory builds for any: give its class, or "
             "Trainer(optimizers=(instance, None))"
+        )
+    target = registry.resolve(spec["name"]) if isinstance(spec["name"], str) else spec["name"]
+    if is_class(target) and closures.insists(target):
+        raise UserError(
+            f"{label(name)} steps only with a closure, which Trainer never passes: hf_optim.attach gives it one"
         )
     rest = {k: v for k, v in spec.items() if k != "name"}
     at_train(_note)
