@@ -191,6 +191,27 @@ def test_foreign_optimizers_log_their_rate(tmp_path):
     assert [row["effective_lr"] for row in rows(trainer)] == [0.003, 0.003]
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_rate_that_is_logged_is_the_rules_own_where_another_goes_first(tmp_path, wrapped):
+    """Muon's AdamW has the first group, as where a model begins with embeddings: Trainer would log its rate."""
+
+    def muon(model):
+        params = list(model.parameters())
+        ways = [("adamw", [p for p in params if p.dim() < 2]), ("muon", [p for p in params if p.dim() > 1])]
+        groups = [{"params": some, "route": way} for way, some in ways]
+        made = hf_optim.create("muon", groups, lr=0.02, adamw_lr=0.003)
+        return hf_optim.create("lookahead", None, base=made) if wrapped else made
+
+    trainer = make(tmp_path, n=8, lr_scheduler_type="linear")
+    hf_optim.attach(trainer, muon)
+    trainer.train()
+    logged = rows(trainer)
+    assert [row["effective_lr"] for row in logged] == pytest.approx([0.02, 0.01])
+    assert [row["effective_lr_adamw"] for row in logged] == pytest.approx([0.003, 0.0015])
+    assert [row["learning_rate"] for row in logged] == pytest.approx([0.01, 0.0])  # after the scheduler's step
+    assert not any("effective_lr_1" in row for row in logged)
+
+
 def test_steps_per_epoch_are_optimizer_steps(tmp_path):
     trainer = make(tmp_path, n=42, gradient_accumulation_steps=4)  # 11 batches, 3 steps
     attachment = hf_optim.attach(trainer, "tlr", base="sgd", p=0.67)

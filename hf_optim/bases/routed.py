@@ -78,6 +78,10 @@ class Routed(Optimizer):
             for name, p in zip(names, group["params"], strict=True):
                 yield name, p, group["route"]
 
+    def ways(self) -> list[str]:
+        """What each group goes by: empty for the rule itself, else the second route's name."""
+        return ["" if group["route"] == self.routed[0] else self.routed[1] for group in self.param_groups]
+
     def routes(self) -> dict[str, str]:
         """Every parameter's route, by its name in the model or, made from tensors, by its place."""
         return {name: route for name, _, route in self._ways()}

@@ -148,6 +148,11 @@ class Wrapper(torch.optim.Optimizer):
         own = getattr(self.base, "effective_lr", None)
         return own() if own is not None else [float(g["lr"]) for g in self.param_groups]
 
+    def ways(self) -> list[str]:
+        """What each group goes by, where the base has two ways: see `hf_optim.bases.routed`."""
+        own = getattr(self.base, "ways", None)
+        return list(own()) if own is not None else ["" for _ in self.param_groups]
+
     def figures(self) -> dict[str, float]:
         """The base's figures."""
         return dict(self.base.figures()) if hasattr(self.base, "figures") else {}

@@ -331,12 +331,19 @@ class Attachment(TrainerCallback):
     def _log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.optimizer is not None:
             logs.update(self._rates.figures(self.optimizer))
+            self._tell_rate(logs)
             if self.closure is not None:
                 logs["closure_calls"] = float(self.closure.last_calls)
             for monitor in self.trainer.callback_handler.callbacks:
                 if isinstance(monitor, Monitor):
                     logs.update(monitor.figures())
         self._inner_log(logs, *args, **kwargs)
+
+    def _tell_rate(self, logs: dict[str, float]) -> None:
+        """Trainer logs the rate of the first group, which is not always one that goes by the rule."""
+        first = self._rates.first(self.optimizer)
+        if first and "learning_rate" in logs and hasattr(self.trainer.lr_scheduler, "get_last_lr"):
+            logs["learning_rate"] = float(self.trainer.lr_scheduler.get_last_lr()[first])
 
     # --- keeping the window's batches, for rules that evaluate them again --------------------------------------------
 

@@ -42,14 +42,31 @@ class LoggedRates:
             for group, rates in zip(groups, now, strict=True):
                 group.update(rates)
 
+    def first(self, optimizer: Any) -> int:
+        """The group whose rate is the optimizer's: the first that goes by the rule itself. Muon's first group is often
+        one of embeddings, which go by its AdamW."""
+        ways = _ways(optimizer)
+        return ways.index("") if "" in ways else 0
+
     def figures(self, optimizer: Any) -> dict[str, float]:
-        """`effective_lr` (and `effective_lr_1`, ... where groups differ), and `optimizer.figures()` as `hf_optim_NAME`:
-        a rule's own names (loss, norm, v) are often a trainer's, too."""
-        rates = self.effective(optimizer)
-        rates_now = {"effective_lr": rates[0]}
-        if any(rate != rates[0] for rate in rates):
-            rates_now.update({f"effective_lr_{i}": rate for i, rate in enumerate(rates) if i})
+        """`effective_lr`, that of what goes another way as `effective_lr_WAY` (Muon's `effective_lr_adamw`), those of
+        groups that differ from the first of their way as `effective_lr_GROUP`; and `optimizer.figures()` as
+        `hf_optim_NAME`: a rule's own names (loss, norm, v) are often a trainer's, too."""
+        rates, ways = self.effective(optimizer), _ways(optimizer)
+        rates_now = {"effective_lr": rates[self.first(optimizer)]}
+        for way in dict.fromkeys(ways):
+            members = [i for i, other in enumerate(ways) if other == way]
+            if way:
+                rates_now[f"effective_lr_{way}"] = rates[members[0]]
+            if any(rates[i] != rates[members[0]] for i in members):
+                rates_now.update({f"effective_lr_{i}": rates[i] for i in members[1:]})
         own = getattr(optimizer, "figures", None)
         return rates_now | {
             f"{PREFIX}{key}": _number(value) for key, value in (own() if own is not None else {}).items()
         }
+
+
+def _ways(optimizer: Any) -> list[str]:
+    """What each group goes by, empty for the rule itself."""
+    ways = getattr(optimizer, "ways", None)
+    return list(ways()) if ways is not None else ["" for _ in optimizer.param_groups]
