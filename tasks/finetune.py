@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -207,7 +208,7 @@ def _data(name: str, own: bool, limit: int | None, checkpoint: str, length: int,
     facts = {
         "tokenizer": tokenizer,
         "fingerprint": blocks.fingerprint(tokenizer),
-        "vocabulary": len(tokenizer),
+        "vocabulary": blocks.ids_of(tokenizer),
         "block": length,
     }
     shown = Path(name).resolve().name if own else name
@@ -215,8 +216,8 @@ def _data(name: str, own: bool, limit: int | None, checkpoint: str, length: int,
 
 
 def _commonest(train: list[str], test: list[str]) -> float:
-    answer = max(dict.fromkeys(train), key=train.count)
-    return sum(reply == answer for reply in test) / len(test)
+    ((answer, _),) = Counter(train).most_common(1)
+    return test.count(answer) / len(test)
 
 
 TASK = FineTuning()

@@ -272,7 +272,7 @@ def _data(text: _Text, block: int, held_out: int | None, tokens: int | None) -> 
         split: corpora.Packed(stream, block) if packed else blocks.Blocks(stream, block, whole=split != "train")
         for split, stream in streams.items()
     }
-    mark = blocks.fingerprint(tokenizer)
+    ids, mark = blocks.ids_of(tokenizer), blocks.fingerprint(tokenizer)
     digest = _digest(streams, mark, block)
     if held_out is not None:
         splits |= {split: blocks.spread(splits[split], held_out) for split in ("validation", "test")}
@@ -281,9 +281,9 @@ def _data(text: _Text, block: int, held_out: int | None, tokens: int | None) -> 
     facts = {
         "tokenizer": tokenizer,
         "fingerprint": mark,
-        "vocabulary": len(tokenizer),
+        "vocabulary": ids,
         "block": block,
-        "frequency_loss": blocks.frequency_loss(*(streams[s].first(FEW) for s in ("train", "test")), len(tokenizer)),
+        "frequency_loss": blocks.frequency_loss(*(streams[s].first(FEW) for s in ("train", "test")), ids),
         "bytes": {split: stream.bytes for split, stream in streams.items()},
     }
     note += f"; predicting each test token by its frequency in train alone: {facts['frequency_loss']:.4f} nats"

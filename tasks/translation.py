@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
-    from transformers import PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedModel
 
     from hf_optim.tasks.data.parallel import Corpus
     from hf_optim.tasks.data.sentences import Sentences
@@ -162,6 +162,7 @@ class Translator(Task):
         prepared = _prepare(corpus, limit, values["vocabulary"], values["longest"])
         notes = [note, corpus.note, prepared["note"]]
         facts = {**prepared["facts"], "columns": columns, "sentences": values["sentences"]}
+        facts["generation"] = (values["longest"], values["beams"])
         return Data(**prepared["splits"], name=name, fingerprint=corpus.fingerprint,
                     note="; ".join(text for text in notes if text), facts=facts)  # fmt: skip
 
@@ -174,8 +175,6 @@ class Translator(Task):
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The Transformer for the data's two vocabularies."""
-        from transformers import GenerationConfig
-
         from hf_optim.tasks.models.translation import Translation, TranslationConfig
 
         values, source, target = _checked(preset.model.value), data.facts["source"], data.facts["target"]
@@ -206,12 +205,7 @@ class Translator(Task):
             **ids,
         )
         model = Translation(config)
-        model.generation_config = GenerationConfig(
-            max_new_tokens=values["longest"],
-            num_beams=values["beams"],
-            decoder_start_token_id=target.bos_token_id,
-            **ids,
-        )
+        model.generation_config = _generation(target, values["longest"], values["beams"])
         return model
 
     def model_class(self, name: str) -> type[PreTrainedModel]:
@@ -283,9 +277,19 @@ class Translator(Task):
 
 def _translate(model: PreTrainedModel, data: Data, split: Sentences, batch: list[int]) -> list[str]:
     tokenizer = data.facts["source"]
+    # a checkpoint's own may ask for a million beams
+    model.generation_config = _generation(data.facts["target"], *data.facts["generation"])
     inputs = tokenizer.pad({"input_ids": [split[index]["input_ids"] for index in batch]}, return_tensors="pt")
     output = model.generate(**inputs.to(model.device))  # type: ignore[operator]
     return [text.strip() for text in data.facts["target"].batch_decode(output, skip_special_tokens=True)]
+
+
+def _generation(target: Any, longest: int, beams: int) -> GenerationConfig:
+    """How sentences are translated: by the options, in the marks of the target's tokenizer."""
+    from transformers import GenerationConfig
+
+    ids = {f"{role}_token_id": getattr(target, f"{role}_token_id") for role in ("pad", "bos", "eos")}
+    return GenerationConfig(max_new_tokens=longest, num_beams=beams, decoder_start_token_id=target.bos_token_id, **ids)
 
 
 def _write(moment: Moment, split: Sentences, shown: list[int], hypotheses: dict[int, str]) -> None:

@@ -55,8 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {named}: {error.strerror or line(error)}", file=sys.stderr)
         _drop_output()
         return 2
-    except MemoryError as error:
-        print(f"error: there is not enough memory{f' ({line(error)})' if str(error) else ''}", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("can't allocate memory|out of memory", str(error)):
+            raise  # torch's own of memory are no MemoryError
+        print(f"error: there is not enough memory{f' ({line(error)[:200]})' if str(error) else ''}", file=sys.stderr)
         return 2
 
 

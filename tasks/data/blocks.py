@@ -25,6 +25,8 @@ from hf_optim.tasks.data.tokenizer import using
 
 IGNORED = -100
 END, UNKNOWN = "<eos>", "<unk>"
+#: ids of a tokenizer; the largest there are have some hundred thousand
+MOST_IDS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,18 @@ def fingerprint(tokenizer: Any) -> str:
     """16 hexadecimal characters of its vocabulary with the ids: the same after the tokenizer was saved and read."""
     entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: (entry[1], entry[0]))
     return hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+
+
+def ids_of(tokenizer: Any) -> int:
+    """How many ids a tokenizer's tokens go to: as many as it has tokens, or more where it leaves some out.
+
+    Raises:
+        UserError: more than any model has rows for.
+    """
+    count = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
+    if count > MOST_IDS:
+        raise UserError(f"tokenizer: its ids go up to {count - 1}, more than any model has: take another one")
+    return count
 
 
 def end_of(tokenizer: Any) -> int:

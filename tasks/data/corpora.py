@@ -25,7 +25,7 @@ from hf_optim.core import shape
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import read_json, remove
 from hf_optim.tasks.data import cache, hub, paragraphs, published_texts
-from hf_optim.tasks.data.blocks import END, IGNORED, UNKNOWN, Stream, counted, encode, fingerprint
+from hf_optim.tasks.data.blocks import END, IGNORED, UNKNOWN, Stream, counted, encode, fingerprint, ids_of
 
 FORMAT = 1  # changes when the same documents would give other files
 #: name -> (repository, configuration); the column `text` of the split `train` of each
@@ -230,7 +230,7 @@ def _files(path: Path) -> list[Path]:
 def _write(source: Iterable[str], home: Path, tokenizer: Any, tokens: int) -> None:
     """Token files of each split, and last of all corpus.json."""
     home.mkdir()
-    width = "uint16" if len(tokenizer) <= 2**16 else "uint32"
+    width = "uint16" if ids_of(tokenizer) <= 2**16 else "uint32"
     counts = {split: {"tokens": 0, "documents": 0, "bytes": 0} for split in paragraphs.SPLITS}
     files = {split: {part: (home / f"{split}.{part}").open("wb") for part in _parts(width)} for split in counts}
     seen: set[bytes] = set()

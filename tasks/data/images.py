@@ -46,6 +46,8 @@ ALIASES = {
 }
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 HELD_OUT = 0.1
+#: classes of a set; ImageNet-21k has 21,841
+MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,11 @@ def assemble(
             side; without it they are decoded now and must be of one size.
         moments: mean and deviation of each channel in [0, 1]; default: of the train split, or ImageNet's with `size`.
     """
+    for split, rows in splits.items():
+        if not rows:
+            raise UserError(f"data: the {split} split is empty: it holds no images")
+    if len(names) > MOST_CLASSES:
+        raise UserError(f"data: {len(names)} classes are named: more than {MOST_CLASSES} are not taken")
     where = {split: Places(rows) for split, rows in splits.items()}
     arrays = {} if size is not None else {split: _decode(rows) for split, rows in splits.items()}
     if size is None:
@@ -214,7 +221,7 @@ def _sources(path: Path) -> dict[str, Path]:
     for split in SPLITS:
         for alias in ALIASES[split]:
             candidates = [path / f"{alias}.parquet", path / f"{alias}.csv", path / alias]
-            existing = [candidate for candidate in candidates if candidate.exists()]
+            existing = [candidate for candidate in candidates if candidate.is_file() or candidate.is_dir()]
             if existing and split not in sources:
                 sources[split] = existing[0]
     if sources:

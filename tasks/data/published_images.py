@@ -22,6 +22,8 @@ from hf_optim.tasks.data.image_sets import Row
 #: where torchvision and tar leave them below the folder that one names
 BELOW = ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-100-python", "cifar-100-binary", "tiny-imagenet-200",
          "raw", "MNIST/raw")  # fmt: skip
+#: of a split; EMNIST has 814,255
+MOST_IMAGES = 2_000_000
 _BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
 _IDX = {
     "train": (("train-images-idx3-ubyte", "train-images.idx3-ubyte"),
@@ -158,7 +160,11 @@ def _idx(place: str, have: set[str], content: Callable[[str], bytes]) -> Distrib
         if not all(chosen):
             raise UserError(f"data: {place}: {images[0]} and {labels[0]} belong together, and one of them is missing")
         pixels, numbers = (_array(content(name), f"{place}/{name}") for name in chosen)
-        if pixels.ndim != 3 or numbers.ndim != 1 or len(pixels) != len(numbers):
+        if len(numbers) > MOST_IMAGES:
+            raise UserError(
+                f"data: {place}/{chosen[1]} holds more than {MOST_IMAGES:,} labels: it is none of the data sets"
+            )
+        if pixels.ndim != 3 or numbers.ndim != 1 or len(pixels) != len(numbers) or not pixels[:1].size:
             raise UserError(
                 f"data: {place}: {chosen[0]} has shape {list(pixels.shape)} and {chosen[1]} {list(numbers.shape)}: "
                 "they are not the images and labels of one split"

@@ -14,7 +14,8 @@ from hf_optim.errors import UserError
 
 #: levels of JSON
 DEEPEST = 100
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+#: a text, to the end of the line if it has none: it is not looked for again from each quote in it
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
 def read(file: Path, texts: Iterable[str] = ()) -> Any:
@@ -77,11 +78,12 @@ def _check_depth(file: Path) -> None:
         for number, line in enumerate(lines, 1):
             if line.count(b"[") + line.count(b"{") <= DEEPEST:
                 continue
-            depth = 0
-            for bracket in re.findall(rb"[][{}]", _STRING.sub(b"", line)):
-                depth += 1 if bracket in b"[{" else -1
-                if depth > DEEPEST:
-                    raise ValueError(f"line {number} is nested more than {DEEPEST} levels deep")
+            for part in line.split(b"\r"):  # a line to pyarrow
+                depth = 0
+                for bracket in re.findall(rb"[][{}]", _STRING.sub(b"", part)):
+                    depth += 1 if bracket in b"[{" else -1
+                    if depth > DEEPEST:
+                        raise ValueError(f"line {number} is nested more than {DEEPEST} levels deep")
 
 
 def _first_line(error: Exception) -> str:
