@@ -83,3 +83,14 @@ def test_a_declaration_of_another_shape_is_one_line(
     for asked in ("info", "list", "cite"):
         code, out, said = command(capsys, asked, f"{tmp_path}/theirs.py:Mine")
         assert declared.partition(" ")[0] in said or (code == 0 and ("choice" in declared or asked == "list"))
+
+
+@pytest.mark.parametrize("columns", ["0", "-1", "1", "²", "9" * 5000, "wide", ""])
+def test_a_terminal_of_any_width_shows_the_report(
+    tmp_path: Path, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(tmp_path / "study", seeds=2)
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("LINES", columns)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    assert command(capsys, "report", study)[0] == 0

@@ -10,7 +10,9 @@ import csv as _csv
 import html as _html
 import io
 import json as _json
+import os
 import re
+import shutil
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -115,6 +117,11 @@ def console(**options: Any) -> Any:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else Segment(terminal(segment.text), segment.style)
 
+    size = dict(zip(("width", "height"), shutil.get_terminal_size(), strict=True))
+    for variable, side in (("COLUMNS", "width"), ("LINES", "height")):
+        # rich takes 0 for a size, and "²" for a number
+        if (given := os.environ.get(variable)) is not None and not re.fullmatch("[1-9][0-9]{0,9}", given):
+            options.setdefault(side, size[side])
     return Safe(markup=False, emoji=False, **options)
 
 
