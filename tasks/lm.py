@@ -278,15 +278,17 @@ def _data(text: _Text, block: int, held_out: int | None, tokens: int | None) -> 
         splits |= {split: blocks.spread(splits[split], held_out) for split in ("validation", "test")}
         digest += f"-{held_out}"
         note += f"; at most {held_out} blocks of validation and of test are evaluated"
+    frequency = blocks.frequency_loss(*(streams[s].first(FEW) for s in ("train", "test")), ids)
     facts = {
         "tokenizer": tokenizer,
         "fingerprint": mark,
         "vocabulary": ids,
         "block": block,
-        "frequency_loss": blocks.frequency_loss(*(streams[s].first(FEW) for s in ("train", "test")), ids),
+        "frequency_loss": frequency,
+        "known_losses": {"predicting each test token by its frequency in train alone": frequency},
         "bytes": {split: stream.bytes for split, stream in streams.items()},
     }
-    note += f"; predicting each test token by its frequency in train alone: {facts['frequency_loss']:.4f} nats"
+    note += f"; predicting each test token by its frequency in train alone: {frequency:.4f} nats"
     name = Path(text.name).resolve().name if text.own else text.name
     return Data(**splits, name=name, fingerprint=digest, note=note, facts=facts)
 

@@ -32,7 +32,7 @@ class Outlook:
 
     def sentence(self) -> str:
         """In words."""
-        claimed = self.statement.reading or self.statement.says
+        claimed = (self.statement.reading or self.statement.says).removesuffix(".")
         if self.needed is None and self.visible is None:
             return f"{claimed}: no published effect or no measured noise, so nothing can be said beforehand"
         if self.needed is None:

@@ -45,7 +45,7 @@ REDUCTIONS = (
     ),
     *("prod", "dot", "vdot", "inner", "median", "quantile", "mode", "all", "any", "nansum"),
     *("argmax", "argmin", "sort", "argsort", "topk", "kthvalue", "cumsum", "cumprod", "logsumexp", "softmax", "einsum"),
-    *("nanmean", "count_nonzero", "normalize", "std_mean", "var_mean", "dist"),
+    *("nanmean", "count_nonzero", torch.nn.functional.normalize.__name__, "std_mean", "var_mean", "dist"),
 )
 SHAPES = ("shape", "size", "numel", "nelement", "dim", "ndim", "__len__")
 #: what to take for a divisor that may be 0: `a / maximum(b, TINY)`

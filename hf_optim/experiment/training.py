@@ -191,6 +191,7 @@ def train(
             "name": data.name,
             "fingerprint": data.fingerprint,
             "note": data.note,
+            "known_losses": dict(data.facts.get("known_losses", {})),
             "train_samples": len(data.train),  # type: ignore[arg-type]
             "validation_samples": len(data.validation),  # type: ignore[arg-type]
             "test_samples": len(data.test),  # type: ignore[arg-type]

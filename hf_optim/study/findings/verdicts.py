@@ -14,6 +14,10 @@ from hf_optim.study.statistics.comparisons import Comparison
 from hf_optim.study.statistics.failures import FailureRate
 from hf_optim.study.statistics.paired import ALPHA
 
+#: tasks that nobody has to count
+FEW = 2
+VERDICTS = ("better", "worse", "equivalent", "undecided")
+
 
 def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
     """One sentence for every optimizer that is not the baseline, as plain text: the score's where that is the family,
@@ -34,8 +38,16 @@ def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
         rows = [(table, row) for table in tables for row in table.rows if row.optimizer == label and row.comparison]
         parts = [f"on {table.task}{_size(table)}: {part(results, table, row)}" for table, row in rows]
         if parts:
-            said.append(_whole(results, label, f"{_against(plan, label)} {'. And '.join(parts)}."))
+            over = _tally([row.comparison for _, row in rows]) if len(rows) > FEW else ""
+            said.append(_whole(results, label, f"{_against(plan, label)} {over}{'. And '.join(parts)}."))
     return said
+
+
+def _tally(comparisons: Sequence[Comparison | None]) -> str:
+    """Of several tasks, how many have which verdict, before they are told one by one."""
+    words = ["no verdict" if c is None or c.reason else c.verdict for c in comparisons]
+    told = [f"{word} on {words.count(word)}" for word in (*VERDICTS, "no verdict") if word in words]
+    return f"over {len(words)} tasks: {', '.join(told)}. One by one, "
 
 
 def progress(results: Results) -> str:

@@ -11,6 +11,7 @@ from hf_optim.study.findings.ladder import Ladder
 from hf_optim.study.findings.ladder_rates import Rate
 from hf_optim.study.findings.speedups import text as speedup_text
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import number
 from hf_optim.study.report.charts import COLOURS
 from hf_optim.study.report.ladder_charts import Series, drawing, panel, short
 from hf_optim.study.report.pieces import html_table, scroll, text_row
@@ -40,6 +41,7 @@ def section(results: Results, styles: Mapping[str, str]) -> str:
         return ""
     parts = [
         '<h2 id="ladder">The ladder</h2>',
+        _known(results),
         f"<figure><figcaption><span>{escape(results.plan.title)}</span></figcaption>"
         f"{scroll(slide(ladder, styles), 'The ladder')}</figure>",
         f'<p class="soft">{escape(HOW)} FLOPs of training: as the runs counted them (products of '
@@ -53,6 +55,21 @@ def section(results: Results, styles: Mapping[str, str]) -> str:
         _needs(ladder),
     ]
     return "".join(part for part in parts if part)
+
+
+def _known(results: Results) -> str:
+    """The loss that takes no learning of order, which a ladder of short runs may hardly have gone below."""
+    known: dict[str, float] = {}
+    for record in results.records.values():
+        told = (record.get("data") or {}).get("known_losses")
+        known |= told if isinstance(told, Mapping) else {}
+    said = [
+        f"{name}: a test loss of {number(value):.3f}" for name, value in known.items() if not math.isnan(number(value))
+    ]
+    if not said:
+        return ""
+    text = f"To compare with, {'; '.join(said)}. Who is not well below it has learnt hardly more than that."
+    return f"<p><b>{escape(text)}</b></p>"
 
 
 def slide(ladder: Ladder, styles: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from hf_optim.core.safe_text import html as escape
@@ -9,12 +10,11 @@ from hf_optim.study.findings import naming, verdicts
 from hf_optim.study.findings.design import lines
 from hf_optim.study.findings.table import TaskTable, spread
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.store import number
 from hf_optim.study.report.pieces import coded
 
-WORDS = ("better", "worse", "equivalent", "undecided")
 
-
-def headline(results: Results) -> str:
+def headline(results: Results, tables: Sequence[TaskTable] = ()) -> str:
     """One line: how much was run, and when."""
     plan = results.plan
     ok = sum(1 for r in results.records.values() if r["status"] == "ok")
@@ -24,12 +24,28 @@ def headline(results: Results) -> str:
         _count(len(plan.optimizers), "optimizer"),
         _count(len(plan.tasks), "task"),
         units + (f" of {plan.per_unit} seeds" if plan.per_unit > 1 else ""),
-        f"{_count(len(plan.runs), 'run')}: {ok} finished" + (f", {failed} failed" if failed else ""),
+        f"{_count(len(plan.runs), 'run')}: {ok} finished{_vain(results, tables)}"
+        + (f", {failed} failed" if failed else ""),
     ]
     if missing := len(plan.runs) - len(results.records):
         parts.append(f"{missing} not run yet")
     ends = sorted(str(r["finished"])[:10] for r in results.records.values() if r.get("finished"))
     return " · ".join(parts + ([ends[-1]] if ends else []))
+
+
+def _vain(results: Results, tables: Sequence[TaskTable]) -> str:
+    """How many of the runs that finished count as failed all the same."""
+    fine = [
+        run.seed in row.values
+        for table in tables
+        for row in table.rows
+        for run, record in results.runs(table.task, row.optimizer)
+        if record is not None
+        and record["status"] == "ok"
+        and not math.isnan(number(record["metrics"].get(table.metric)))
+    ]
+    vain = fine.count(False)
+    return f" ({vain} of them no better than untrained, which counts as failed)" if vain else ""
 
 
 def glance(results: Results, tables: Sequence[TaskTable]) -> str:
@@ -53,8 +69,8 @@ def glance(results: Results, tables: Sequence[TaskTable]) -> str:
 
 def _verdicts(title: str, given: Sequence[tuple[str, str, bool]]) -> str:
     parts = [
-        f'<li>{escape(label)} <span class="{word if word in WORDS and not early else ""}">'
-        f"{escape(word)}{' (exploratory)' if early and word in WORDS[:3] else ''}</span></li>"
+        f'<li>{escape(label)} <span class="{word if word in verdicts.VERDICTS and not early else ""}">'
+        f"{escape(word)}{' (exploratory)' if early and word in verdicts.VERDICTS[:3] else ''}</span></li>"
         for label, word, early in given
     ]
     return f'<div class="glance"><b>{escape(title)}</b><ul>{"".join(parts)}</ul></div>' if parts else ""
@@ -89,6 +105,11 @@ def terms(results: Results, tables: Sequence[TaskTable]) -> dict[str, str]:
             "Were the true difference this large, 80 of 100 such studies would find it; a smaller one mostly stays "
             "undecided, and may well be there."
         )
+    if any(row.failed for table in tables for row in table.rows):
+        told["failed runs"] = (
+            "Runs that ended in an error or without a number, and those that finished and were no better on validation "
+            "than the untrained model. In a comparison each counts as the worst finished run of the two."
+        )
     if any(c.tests > 1 for c in compared):
         told["Holm"] = (
             "A correction: who compares often finds something by chance, so each p is raised until all verdicts of the "
@@ -100,7 +121,7 @@ def terms(results: Results, tables: Sequence[TaskTable]) -> dict[str, str]:
 def _marked(text: str) -> str:
     """A sentence with its verdicts in colour."""
     marked = escape(text)
-    for word in WORDS:
+    for word in verdicts.VERDICTS:
         marked = marked.replace(f": {word}", f': <span class="{word}">{word}</span>')
     return marked
 
