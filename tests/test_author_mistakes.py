@@ -37,6 +37,8 @@ DECLARED: dict[str, tuple[str, str, str]] = {
     "everything": (UPDATE, "def update(x, **tensors):", r"takes \*\*tensors: write the names that it wants"),
     "too few arguments": (SCALARS, "def scalars(h, t):", r"called with 3 arguments: write def scalars\(h, t, s\)"),
     "no update": (UPDATE, "def updaet(x, g, m, c):", "HeavyBall has no update"),
+    "no super": ("super().__init__(params, locals())", "self.lr = lr", r"hands nothing over: let it call super\(\)"),
+    "no locals": ("(params, locals())", "(params)", r"has to hand over its arguments: super\(\).*locals\(\)"),
     "no measure": (f"{STATIC}    {UPDATE}", f"{MEASURES}{STATIC}    {UPDATE}", "there is no `measure` that gives them"),
 }
 STEPPED: dict[str, tuple[str, str, str]] = {
@@ -89,6 +91,15 @@ def test_a_hook_that_fails_is_named_however_the_step_runs(mistake: str, way: dic
     with limits(**way), pytest.raises(UserError, match=message) as error:
         opt.step()
     assert not any(word in str(error.value) for word in ("Lists", "Element", "SimpleNamespace", "Symbol"))
+
+
+def test_a_class_of_torchs_that_calls_no_super_is_told_so() -> None:
+    class Bare(torch.optim.Optimizer):
+        def __init__(self, params, lr=0.1):
+            self.lr = lr
+
+    with pytest.raises(UserError, match=r"its constructor has to call super\(\).__init__\(params, defaults\)"):
+        hf_optim.create(Bare, torch.nn.Linear(2, 2))
 
 
 class Lost(Transform):

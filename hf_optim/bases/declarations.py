@@ -31,6 +31,9 @@ def check_rule(rule: type[Rule]) -> None:
             f"{name} has no constructor: write def __init__(self, params, lr=0.1): super().__init__(params, locals()), "
             "whose arguments are the hyper-parameters"
         )
+    code = getattr(inspect.unwrap(rule.__init__), "__code__", None)
+    if code is not None and not {"super", "__init__"} & set(code.co_names):
+        raise RuleError(f"{name}.__init__ hands nothing over: let it call super().__init__(params, locals())")
     arguments = validate.defaults(rule)
     if "lr" not in arguments and rule.rate is Rule.rate:
         raise RuleError(f"{name}.__init__ has no lr, which schedules and logs read: add it, or say fixed_lr = True")

@@ -84,7 +84,11 @@ def make(imported: Any, name: str, params_or_model: Any, hyper: Mapping[str, Any
             check_arguments(imported, name, hyper)
             optimizer = imported(**_offers(imported, name, params_or_model, hyper), **hyper)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: {error}") from None
+        ours = "missing 1 required positional argument: 'arguments'" in str(error)  # of a rule's base
+        said = "its constructor has to hand over its arguments: super().__init__(params, locals())" if ours else error
+        raise UserError(f"{name}: {said}") from None
+    if not hasattr(optimizer, "param_groups") and isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"{name}: its constructor has to call super().__init__(params, defaults)")
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(f"{name} returned {type(optimizer).__name__}, not a torch.optim.Optimizer")
     return optimizer
