@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from attack_parts import command
 from safetensors.torch import load_file, save_file
+from study_fakes import make_study
 
 from hf_optim.errors import DamagedCheckpoint, UserError
 from hf_optim.experiment import checkpoint as checkpoints
+from hf_optim.experiment import files
 from hf_optim.experiment.checkpoint import last_checkpoint
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.task import load
@@ -138,3 +142,27 @@ def test_what_a_checkpoint_says_of_its_run_moves_no_cursor(tmp_path: Path) -> No
     args = type("Arguments", (), {"world_size": 1, "train_batch_size": 1, "gradient_accumulation_steps": 1})()
     said = companion.differences(args, {"name": "sgd"}, str(tmp_path))
     assert said and not any(letter in line for line in said for letter in "\x1b\x07\n")
+
+
+def test_a_record_that_the_disk_does_not_give_is_not_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network file system that is away for a moment, too many open files, another user's record: the run's folder was
+    thrown away with its record, and the run begun anew.
+    """
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=2)
+    other = make_study(tmp_path / "other", ("adamw", "sgd"), seeds=2)
+    run = json.loads((study / "plan.json").read_text())["runs"][0]
+    file = study / "runs" / run["id"] / "record.json"
+    before, read_bytes = file.read_bytes(), files.read_bytes
+
+    def away(folder: Path, name: str, *most: int) -> bytes:
+        if study.resolve() in (folder / name).resolve().parents and name.endswith("record.json"):
+            raise OSError(errno.EIO, "Input/output error")
+        return read_bytes(folder, name, *most)
+
+    monkeypatch.setattr(files, "read_bytes", away)
+    with pytest.raises(UserError, match="Input/output error.*nothing was removed"):
+        worker.execute(study, run["id"], run["spec"])
+    code, _, said = command(capsys, "results", other, "--merge", study)
+    assert code == 2 and "nothing was removed" in said and file.read_bytes() == before

@@ -10,6 +10,8 @@ import yaml
 from attack_parts import command
 from study_fakes import make_study, replan
 
+from hf_optim.study.report import pieces
+
 ODD = ("[/x]", "[link=http://e.vil]hi[/link]", ":smile: [red]r")
 CODES = ("\x1b", "\x07", "\u202e")
 
@@ -94,3 +96,9 @@ def test_a_terminal_of_any_width_shows_the_report(
     monkeypatch.setenv("LINES", columns)
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
     assert command(capsys, "report", study)[0] == 0
+
+
+def test_thousands_of_labels_that_give_one_name_are_a_moment() -> None:
+    """They took a time that grew with the cube of their number."""
+    names = pieces.file_names(["é" * count for count in range(1, 10_001)])
+    assert len(set(names.values())) == 10_000

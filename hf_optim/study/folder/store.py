@@ -191,11 +191,18 @@ def _row(line: str) -> Any:
 
 
 def read_status(home: Path) -> str | None:
-    """The status in a run's record, None without a readable record."""
+    """The status in a run's record, None without one of ours.
+
+    Raises UserError where the disk does not say what stands there: whoever takes that for no record runs the run anew,
+    and removes the record.
+    """
     try:
         record = files.read_json(home, RECORD)
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, files.Refused, ValueError):
         return None
+    except OSError as error:
+        again = "make it readable, and give the same command again; nothing was removed"
+        raise UserError(f"{home / RECORD}: cannot be read ({error.strerror or one_line(error)}): {again}") from None
     status = record.get("status") if isinstance(record, dict) else None
     return None if status is None else str(status)
 

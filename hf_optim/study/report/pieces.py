@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from hf_optim.core.safe_text import html as escape
@@ -72,10 +73,14 @@ def file_name(*parts: str) -> str:
 def file_names(labels: Iterable[str]) -> dict[str, str]:
     """A name for each label, as `file_name` gives it: labels that come out alike get a number behind it."""
     given: dict[str, str] = {}
+    taken, alike = set[str](), Counter[str]()
     for label in labels:
-        name = file_name(label)
-        choices = (name, *(f"{name}-{number}" for number in range(2, len(given) + 2)))
-        given[label] = next(choice for choice in choices if choice not in given.values())
+        name = choice = file_name(label)
+        while choice in taken:  # from where the last one alike stopped: thousands of them are a moment
+            alike[name] += 1
+            choice = f"{name}-{alike[name] + 1}"
+        taken.add(choice)
+        given[label] = choice
     return given
 
 
