@@ -171,3 +171,19 @@ def test_a_device_is_not_replaced_by_a_file(study: Path, tmp_path: Path, capsys:
 def test_a_link_of_the_machines_own_is_not_replaced() -> None:
     with pytest.raises(files.Refused), files.whole(Path("/dev/stdout")):
         raise AssertionError("nothing may be written beside it")
+
+
+def test_one_record_of_many_names_makes_no_table_of_millions_of_cells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten thousand planned runs and one record of 4,900 figures were a report of minutes and gigabytes."""
+    study = make_study(tmp_path / "study", ("adamw",), seeds=6000, missing=[("adamw", i) for i in range(2, 6000)])
+    (first, second) = sorted(study.glob("runs/*/record.json"))
+    record = json.loads(first.read_text())
+    record["metrics"] |= {f"m{i}": 0.5 for i in range(4900)}
+    first.write_text(json.dumps(record))
+    code, out, _ = command(capsys, "report", study)
+    assert code == 0 and "more than 833 names of figures" in out
+    assert (study / "runs.csv").stat().st_size < 1_000_000
+    code, out, _ = command(capsys, "results", study, "--export", study / "all.csv")
+    assert code == 0 and (study / "all.csv").stat().st_size < 2_000_000

@@ -33,7 +33,7 @@ class Standing:
 def standing(plan: Plan, store: RecordStore, register: questions.Register | None = None) -> Standing:
     """Works it out from the records."""
     register = questions.read(store.folder) if register is None else register
-    store.judged_by(plan.tasks)
+    store.belongs_to(plan)
     judgement: Judgement | None = None
     for index, units in enumerate(plan.looks):
         now = state(plan, store, units)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files
 from hf_optim.experiment.record import RECORD
 from hf_optim.experiment.spec import id_of
-from hf_optim.study.plan.plan import MOST_NAMES, flatten
+from hf_optim.study.plan.plan import MOST_NAMES, Plan, flatten, most_names
 
 #: bytes of a record; ours have some kB
 LARGEST = 1 << 20
@@ -71,12 +71,15 @@ class RecordStore:
         self._names: dict[str, set[str]] = {"records": set(), "histories": set()}
         self._untrained: dict[str, dict[str, Any]] = {}
         self._judged_by: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+        self._most_names = MOST_NAMES
 
-    def judged_by(self, tasks: Iterable[Mapping[str, Any]]) -> None:
+    def belongs_to(self, plan: Plan) -> None:
         """From now on a record that was judged by another metric than its task in the plan, or the other way round,
-        is unreadable.
+        is unreadable, and so is one with more names than a table of the plan's runs has room for.
         """
-        self._judged_by = {(task["task"], task["model"], task["size"]): task["primary"] for task in tasks}
+        self._judged_by = {(task["task"], task["model"], task["size"]): task["primary"] for task in plan.tasks}
+        trials = sum(len(cell["points"]) for cell in (plan.tuning or {}).get("cells", ()))
+        self._most_names = most_names(len(plan.runs) + trials)
 
     def home(self, run_id: str) -> Path:
         """The folder of a run."""
@@ -132,12 +135,13 @@ class RecordStore:
         return rows
 
     def _know(self, where: str, names: set[str]) -> None:
-        """Raise a UserError where a study's records (or histories) would have more than `MOST_NAMES` names with these:
-        a small file could make a table without end.
+        """Raise a UserError where a study's records (or histories) would have more names with these than there is room
+        for: a small file could make a table without end.
         """
         known = self._names[where]
-        if len(known) + len(names - known) > MOST_NAMES:
-            raise UserError(f"with it the study's {where} have more than {MOST_NAMES:,} names of figures")
+        most = self._most_names if where == "records" else MOST_NAMES
+        if len(known) + len(names - known) > most:
+            raise UserError(f"with it the study's {where} have more than {most:,} names of figures")
         known |= names
 
     def untrained(self, run_id: str, metric: str) -> float:

@@ -63,6 +63,8 @@ KEYS = ("name", "title", "baseline", "seeds", "family", "tasks", "optimizers", *
 FAMILIES = ("tasks", "score")
 #: names of settings, of figures in records or in histories of a study, each a column of a table; ours have some dozens
 MOST_NAMES = 5000
+#: and of so many cells such a table is at most, unless it is one of hundreds of columns anyway
+MOST_CELLS, FEW_NAMES = 5_000_000, 300
 TASKS_FOR_SCORE = 3  # so many tasks and more are judged by one score an optimizer, unless the YAML says otherwise
 
 
@@ -156,8 +158,9 @@ class Plan:
                     f"{file}: written by another version (format {data['format']}, this one reads {FORMAT})"
                 )
             stored.check_stored(data, file)
-            if len({name for run in data["runs"] for name in flatten(run["spec"])}) > MOST_NAMES:
-                raise UserError(f"{file}: its runs have more than {MOST_NAMES:,} names of settings")
+            most = most_names(len(data["runs"]))
+            if len({name for run in data["runs"] for name in flatten(run["spec"])}) > most:
+                raise UserError(f"{file}: its runs have more than {most:,} names of settings")
             plan = cls(
                 name=data["name"],
                 title=data["title"],
@@ -311,6 +314,13 @@ def check_runs(plan: Plan, where: str) -> None:
             raise UserError(f"{place} {error}") from None
         if meant.id != run.id:
             raise UserError(f"{place} is planned with other settings than its task and its optimizer have")
+
+
+def most_names(runs: int) -> int:
+    """How many names the settings of so many runs may have, or the figures of their records: each is a column of a
+    table with a row a run, which one record with thousands would make a hundred times as large as the study.
+    """
+    return max(FEW_NAMES, min(MOST_NAMES, MOST_CELLS // max(1, runs)))
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
