@@ -187,3 +187,32 @@ def test_one_record_of_many_names_makes_no_table_of_millions_of_cells(
     assert (study / "runs.csv").stat().st_size < 1_000_000
     code, out, _ = command(capsys, "results", study, "--export", study / "all.csv")
     assert code == 0 and (study / "all.csv").stat().st_size < 2_000_000
+
+
+TASK = "{task: vision, model: mlp, size: smoke"
+MANY = [*range(2000, 2500)]
+BOMBS = {
+    "tasks": f"seeds: 10000\ntasks: [{', '.join(f'{TASK}, label: t{i}}}' for i in range(50))}]\n",
+    "variance": f"seeds: 2\ntasks: [{TASK}}}]\nvariance: {{seeds: 1000000000}}\n",
+    "sensitivity": f"seeds: 500\ntasks: [{TASK}}}]\nsensitivity: {{seeds: 500, values: {MANY}}}\n",
+    "tuning": f"tasks: [{TASK}}}]\ntuning: {{trials: 10000, repetitions: 900}}\n",
+    "ladder": f"ladder: {{model: gpt2, size: smoke, tokens: {MANY}, parameters: {MANY}}}\nseeds: 2\n",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_short_file_asks_for_no_runs_without_end(
+    tmp_path: Path, bomb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a hundred lines multiply was made, run by run, before anything was said."""
+    (tmp_path / "study.yaml").write_text(f"name: b\noptimizers: [adamw, sgd, lion]\n{BOMBS[bomb]}")
+    code, _, said = command(capsys, "study", tmp_path / "study.yaml", "--dry-run")
+    assert code == 2 and "and a study has at most" in said and "line" in said
+
+
+def test_a_plan_asks_for_no_runs_without_end(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    varied = {"seeds": 10**7, "sources": ["init"], "optimizers": ["adamw"], "seed": 0, "tuning_seed": 0}
+    plan = json.loads((study / "plan.json").read_text())
+    (study / "plan.json").write_text(json.dumps({**plan, "variance": varied}))
+    code, _, said = command(capsys, "report", study)
+    assert code == 2 and "asks for 20,000,004 runs" in said

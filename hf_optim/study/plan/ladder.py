@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim.errors import UserError
+from hf_optim.study.plan import extent
 from hf_optim.study.plan.source import Source, Where, describe
 
 SHARED = ("model", "size", "data", "schedule", "overrides", "options", "hyper", "schedules", "only")
@@ -57,6 +58,8 @@ def expand(source: Source, value: Any, baseline: str, tuned: bool) -> tuple[list
         raise source.error((*HERE, "overrides"), f"overrides: {taken[0]} is the ladder's: tokens and batch_size say it")
     given = block.get("batch_size")
     batches = [None] if given is None else _numbers(source, "batch_size", given, whole=True)
+    factors = len(sizes), len(batches), len(multiples) + len(alone)
+    extent.check(source, HERE, *factors, most=extent.MOST_RUNGS, what="rungs")
     tasks: list[dict[str, Any]] = []
     rungs: list[dict[str, Any]] = []
     for size in sizes:

@@ -52,7 +52,7 @@ from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.plan import criteria as stated
-from hf_optim.study.plan import entries, ladder, sensitivity, speedup, stored, tuning, units, variance
+from hf_optim.study.plan import entries, extent, ladder, sensitivity, speedup, stored, tuning, units, variance
 from hf_optim.study.plan.entries import merged, optimizer_label, plain, split_setting
 from hf_optim.study.plan.source import Source
 
@@ -158,6 +158,7 @@ class Plan:
                     f"{file}: written by another version (format {data['format']}, this one reads {FORMAT})"
                 )
             stored.check_stored(data, file)
+            extent.check_stored(data, file)
             most = most_names(len(data["runs"]))
             if len({name for run in data["runs"] for name in flatten(run["spec"])}) > most:
                 raise UserError(f"{file}: its runs have more than {most:,} names of settings")
@@ -227,6 +228,7 @@ def expand(
         raise source.error(("family",), f"family must be {' or '.join(FAMILIES)}, got {family!r}")
     if family == "score":
         units.set_apart(source, tasks, chance, top.get("tuning"))
+    extent.check(source, (), sum(len(task["only"]) for task in tasks), len(seed_list))
     cells = list(_checked_cells(source, tasks, optimizers))
     # Under tuning two optimizers may differ in what is searched alone.
     runs = _runs(source, cells, seed_list) if top.get("tuning") is None else ()
@@ -235,7 +237,7 @@ def expand(
     if top.get("sensitivity") is not None:
         blocks["sensitivity"] = sensitivity.read(source, top["sensitivity"], cells, seed_list)
     if top.get("variance") is not None:
-        blocks["variance"] = variance.read(source, top["variance"], labels, seed_list, blocks.get("tuning"))
+        blocks["variance"] = variance.read(source, top["variance"], cells, labels, seed_list, blocks.get("tuning"))
         if tuning.SOURCE in blocks["variance"]["sources"]:
             blocks["tuning"] = variance.with_tuning_seeds(source, blocks["tuning"], blocks["variance"], cells)
     if top.get("margin") is not None:
@@ -244,6 +246,7 @@ def expand(
         blocks["targets"] = stated.targets(source, top["targets"], tasks)
     if top.get("speedup") is not None:
         blocks["speedup"] = speedup.read(source, top["speedup"], [t for t in tasks if baseline in t["only"]])
+        extent.check(source, ("speedup",), len(blocks["speedup"]["budgets"]), len(tasks), len(seed_list))
         if "tuning" in blocks:
             blocks["tuning"] = tuning.with_budgets(source, blocks["tuning"], blocks["speedup"], cells, baseline)
     shown = tuple({k: v for k, v in t.items() if k != "where"} for t in tasks)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hf_optim import registry
+from hf_optim.study.plan import extent
 from hf_optim.study.plan.entries import PlanCell
 from hf_optim.study.plan.source import Source, Where
 
@@ -36,6 +37,7 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], seeds: Sequence[
     count = source.check_type((*here, "seeds"), block.get("seeds", 1), int, "a number of seeds")
     if not 1 <= count <= len(seeds):
         raise source.error((*here, "seeds"), f"seeds must lie between 1 and the study's {len(seeds)}, got {count}")
+    extent.check(source, here, len(cells), len(values), count)
     stated = {"key": key, "values": sorted(float(v) for v in values), "seeds": count}
     if not any(list(grid(stated, cell.spec)) for cell in cells):
         raise source.error((*here, "key"), f"no optimizer of this study has the hyper-parameter {key!r}")

@@ -38,7 +38,7 @@ from hf_optim.core import validate
 from hf_optim.core.catalogue import Info
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
-from hf_optim.study.plan import speedup
+from hf_optim.study.plan import extent, speedup
 from hf_optim.study.plan.entries import MOST, PlanCell, check_entry, merged, plain
 from hf_optim.study.plan.source import Source, Where, describe
 from hf_optim.study.plan.units import FIRST_TUNING_SEED, Units
@@ -86,6 +86,7 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], units: Units) ->
             )
     # A task that takes its settings from another one is not tuned.
     cells = [cell for cell in cells if cell.task.get("settings") is None]
+    extent.check(source, here, len(cells), len(seeds), tuned["trials"])
     tuned["cells"] = [make_cell(source, tuned, cell, given, seed) for seed in seeds for cell in cells]
     seen: dict[str, str] = {}
     for cell, tuned_cell in zip(cells, tuned["cells"], strict=False):
@@ -121,6 +122,7 @@ def with_budgets(
 ) -> dict[str, Any]:
     """The tuning block with the baseline's searches at the further budgets of `speedup`, a search for each seed."""
     seeds = [tuned["seed"] + unit for unit in range(tuned["repetitions"][-1] if tuned["repetitions"] else 1)]
+    extent.check(source, ("speedup",), len(speedup.others(block)), len(seeds), len(cells), tuned["trials"])
     budget_cells = [
         {**make_cell(source, tuned, cell, tuned["space"], seed), "budget": budget}
         for budget in speedup.others(block)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.study.plan import tuning, units
+from hf_optim.study.plan import extent, tuning, units
 from hf_optim.study.plan.entries import PlanCell
 from hf_optim.study.plan.source import Source, Where, describe
 
@@ -37,7 +37,12 @@ class Setting:
 
 
 def read(
-    source: Source, value: Any, labels: Sequence[str], seeds: Sequence[int], tuned: Mapping[str, Any] | None
+    source: Source,
+    value: Any,
+    cells: Sequence[PlanCell],
+    labels: Sequence[str],
+    seeds: Sequence[int],
+    tuned: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The block, checked; plain data for plan.json. `tuned` is the checked tuning block, if the study has one."""
     here: Where = ("variance",)
@@ -45,6 +50,7 @@ def read(
     count = source.check_type((*here, "seeds"), block.get("seeds", 5), int, "a number of seeds")
     if count < 2:
         raise source.error((*here, "seeds"), f"seeds must be at least 2, got {count}")
+    extent.check(source, here, count, len(cells), len(SOURCES))
     valid = list(SOURCES if tuned else SEEDED)
     sources = _names(source, (*here, "sources"), block.get("sources", valid), SOURCES)
     if tuning.SOURCE in sources and not tuned:
@@ -75,6 +81,7 @@ def with_tuning_seeds(
     source: Source, tuned: Mapping[str, Any], block: Mapping[str, Any], cells: Sequence[PlanCell]
 ) -> dict[str, Any]:
     """The tuning block with the searches of the further tuning seeds."""
+    extent.check(source, ("variance",), block["seeds"], len(cells), tuned["trials"])
     every_cell = list(tuned["cells"])
     known = {(cell["task"], cell["optimizer"], cell["seed"]) for cell in every_cell}  # of repetitions
     for seed in (varied.tuning_seed for varied in settings(block) if varied.source == tuning.SOURCE):

@@ -1,0 +1,36 @@
+"""How many runs a study may ask for: a file of some kB can multiply tasks, optimizers, seeds and values to billions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from hf_optim.errors import UserError
+from hf_optim.study.plan.source import Source, Where
+
+#: ours have some hundreds
+MOST_RUNS = 100_000
+#: rungs of a ladder, each of which is a task whose model is worked out
+MOST_RUNGS = 1000
+
+
+def check(source: Source, where: Where, *factors: int, most: int = MOST_RUNS, what: str = "runs") -> None:
+    """Raise the `source`'s error if that many are asked for at `where`."""
+    if (count := math.prod(factors)) > most:
+        raise source.error(where, f"asks for {count:,} {what}, and a study has at most {most:,}")
+
+
+def check_stored(data: Mapping[str, Any], file: str) -> None:
+    """The same for a plan that was read, whose shape is checked."""
+    cells = sum(len(task["only"]) for task in data["tasks"])
+    count = cells * len(data["seeds"])
+    if grid := data.get("sensitivity"):
+        count += cells * len(grid["values"]) * min(max(grid["seeds"], 0), len(data["seeds"]))
+    if varied := data.get("variance"):
+        count += cells * len(varied["sources"]) * max(varied["seeds"], 0)
+    if budgets := data.get("speedup"):
+        count += len(data["tasks"]) * len(budgets["budgets"]) * len(data["seeds"])
+    count += sum(len(cell["points"]) for cell in data.get("tuning", {}).get("cells", ()))
+    if count > MOST_RUNS:
+        raise UserError(f"{file}: asks for {count:,} runs, and a study has at most {MOST_RUNS:,}")
