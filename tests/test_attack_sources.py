@@ -1,0 +1,205 @@
+"""Folders of data and tokenizers from strangers that would be waited for, fill the memory, or end in a traceback."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pickle
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from attack_parts import command
+
+from hf_optim.commands import main as program
+from hf_optim.errors import UserError
+from hf_optim.experiment import checkpoint as checkpoints
+from hf_optim.hub import companion, renamed
+from hf_optim.tasks.data import blocks, images, tables
+
+
+@pytest.mark.parametrize("name", ["train.parquet", "train.csv", "train"])
+def test_a_pipe_in_the_place_of_a_table_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="no images in"):
+        images.read(tmp_path)
+
+
+def idx(folder: Path, sizes: tuple[int, ...], labels: int) -> None:
+    for split in ("train", "t10k"):
+        parts = {
+            "images-idx3": struct.pack(">I3I", 0x803, *sizes) + bytes(int(np.prod(sizes))),
+            "labels-idx1": struct.pack(">II", 0x801, labels) + bytes(labels),
+        }
+        for name, content in parts.items():
+            (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(content, 1))
+
+
+def cifar(folder: Path) -> None:
+    batch = pickle.dumps({"data": np.zeros((0, 3072), np.uint8), "labels": []}, 2)
+    for name in ("data_batch_1", "test_batch"):
+        (folder / name).write_bytes(batch)
+
+
+def tiny(folder: Path) -> None:
+    (folder / "train").mkdir()
+    (folder / "val").mkdir()
+    (folder / "val" / "val_annotations.txt").write_text("")
+
+
+EMPTY: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no digits": (lambda folder: idx(folder, (0, 28, 28), 0), "not the images and labels"),
+    "digits of no size": (lambda folder: idx(folder, (3_000_000, 0, 0), 3_000_000), "more than 2,000,000 labels"),
+    "digits of no height": (lambda folder: idx(folder, (5, 0, 28), 5), "not the images and labels"),
+    "no batch": (cifar, "the train split is empty"),
+    "no folder": (tiny, "the train split is empty"),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_papers_set_without_images_is_one_line(tmp_path: Path, name: str) -> None:
+    make, why = EMPTY[name]
+    make(tmp_path)
+    with pytest.raises(UserError, match=why):
+        images.read(tmp_path)
+
+
+def test_classes_that_only_a_table_names_are_not_without_end(tmp_path: Path) -> None:
+    named = {"info": {"features": {"label": {"names": [str(n) for n in range(200_000)]}}}}
+    table = pa.table({"image": [b""] * 4, "label": [0, 1] * 2})
+    pq.write_table(table.replace_schema_metadata({b"huggingface": json.dumps(named)}), tmp_path / "train.parquet")
+    with pytest.raises(UserError, match="200000 classes are named"):
+        images.read(tmp_path, size=8)
+
+
+def test_quotes_without_an_end_are_read_once(tmp_path: Path) -> None:
+    """From each of them to the end of the line would take hours."""
+    file = tmp_path / "train.jsonl"
+    file.write_bytes(b"[" * 101 + b'"' + b'\\"' * 500_000)
+    with pytest.raises(UserError, match="nested more than 100 levels"):
+        tables.read(file)
+    file.write_bytes(b'{"text":"' + b"x" * 100 + b'\r{"a":' + b"[" * 60_000 + b'"}\n')
+    with pytest.raises(UserError, match="nested more than 100 levels"):
+        tables.read(file)
+
+
+def test_the_commonest_answer_is_counted_once() -> None:
+    from hf_optim.tasks.finetune import _commonest
+
+    answers = [*map(str, range(200_000)), "b", "a", "b", "a"]
+    assert _commonest(answers, ["b", "a", "b", "0"]) == 0.5
+
+
+# --- tokenizers ---
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("words") / "kept"
+    blocks.words(["some words of a text"], 100).save_pretrained(folder)
+    return folder
+
+
+def retold(folder: Path, name: str, **values: Any) -> None:
+    file = folder / name
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def test_ids_beyond_any_model_are_refused(tmp_path: Path, words: Path) -> None:
+    """A table of their frequencies would take as much memory as the largest one says."""
+    from hf_optim.tasks.models.language import tokenizer_in
+
+    theirs = shutil.copytree(words, tmp_path / "theirs")
+    known = {"<eos>": 0, "<unk>": 1, "some": 4_000_000_000}
+    retold(theirs, "tokenizer.json", model={"type": "WordLevel", "vocab": known, "unk_token": "<unk>"})
+    tokenizer = tokenizer_in(theirs)
+    with pytest.raises(UserError, match="its ids go up to 4000000000"):
+        blocks.ids_of(tokenizer)
+    retold(theirs, "tokenizer.json", model={"type": "WordLevel", "vocab": {**known, "some": 70}, "unk_token": "<unk>"})
+    assert blocks.ids_of(tokenizer_in(theirs)) == 71 and len(tokenizer_in(theirs)) == 3
+
+
+def test_a_tokenizers_files_are_those_beside_it(tmp_path: Path, words: Path) -> None:
+    theirs = shutil.copytree(words, tmp_path / "theirs")
+    shutil.copy(words / "tokenizer.json", tmp_path / "tokenizer.1.0.json")
+    retold(theirs, "tokenizer_config.json", fast_tokenizer_files=["../tokenizer.1.0.json"])
+    with pytest.raises(UserError, match="files of others .fast_tokenizer_files"):
+        checkpoints.check_tokenizer(theirs)
+
+
+@pytest.mark.parametrize(
+    "model", [{"max_input_chars_per_word": 2**40}, {"continuing_subword_prefix": "#" * 20_000}], ids=["word", "prefix"]
+)
+def test_a_word_is_not_looked_up_for_ever(tmp_path: Path, words: Path, model: dict[str, Any]) -> None:
+    theirs = shutil.copytree(words, tmp_path / "theirs")
+    retold(theirs, "tokenizer.json", model={"type": "WordPiece", "vocab": {"<unk>": 0}, "unk_token": "<unk>", **model})
+    with pytest.raises(UserError, match="more than 10000 letters"):
+        checkpoints.check_tokenizer(theirs)
+
+
+def test_translations_are_made_as_the_options_say(tmp_path: Path) -> None:
+    from transformers import GenerationConfig
+
+    from hf_optim.experiment.task import load
+    from hf_optim.tasks.translation import _translate
+
+    task = load("translation")
+    preset = task.preset("transformer", "smoke")
+    data = task.data(preset, None)
+    model: Any = task.model("transformer", preset, data).eval()
+    model.generation_config = GenerationConfig(max_length=10**9, num_beams=10**6, num_return_sequences=50)
+    assert len(_translate(model, data, data.test, [0, 1])) == 2  # type: ignore[arg-type]
+
+
+# --- beside a Trainer's checkpoint ---
+
+
+def test_what_lies_beside_a_checkpoint_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / companion.FILE)
+    args = SimpleNamespace(world_size=1, train_batch_size=1, gradient_accumulation_steps=1)
+    assert companion.differences(args, {"name": "sgd"}, str(tmp_path)) == []
+
+
+def test_weights_under_other_names_are_not_sought_where_an_adapter_leads(tmp_path: Path) -> None:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=8, n_embd=4, n_layer=1, n_head=1))
+    other = {f"old.{name}": value.clone() for name, value in model.state_dict().items()}
+    from safetensors.torch import save_file
+
+    save_file(other, tmp_path / "model.safetensors", {"format": "pt"})
+    elsewhere = tmp_path / "elsewhere"
+    model.save_pretrained(elsewhere)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(elsewhere)}))
+    with pytest.raises(UserError, match="adapters beside a whole model"):
+        renamed.complete(model, tmp_path)
+    assert torch.is_tensor(model.lm_head.weight)
+
+
+# --- memory ---
+
+
+@pytest.mark.parametrize(
+    "why", ["[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory", "CUDA out of memory."]
+)
+def test_memory_that_torch_has_not_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
+) -> None:
+    def fails(_: Any) -> int:
+        raise RuntimeError(why)
+
+    monkeypatch.setattr(program, "_run", fails)
+    code, out, err = command(capsys, "list")
+    assert code == 2 and not out and err.startswith("error: there is not enough memory")
+    monkeypatch.setattr(program, "_run", lambda _: (_ for _ in ()).throw(RuntimeError("a fault of ours")))
+    with pytest.raises(RuntimeError):
+        program.main(["list"])
