@@ -48,6 +48,8 @@ SMOKE |= {"base_steps": 4, "length": 48}
 SMALL: dict[str, Any] = {"checkpoint": None, "base_size": "small", "parameters": 120_000, "vocabulary": 512}
 SMALL |= {"base_steps": 600, "length": 48}
 LORA = {"rank": 8, "alpha": 16}
+#: of the model that is trained first, on a text of some hundred thousand words
+MOST = {"parameters": 20_000_000, "base_steps": 20_000}
 
 
 class FineTuning(Task):
@@ -88,6 +90,9 @@ class FineTuning(Task):
         for key in ("parameters", "vocabulary", "base_steps", "length"):
             if isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < 1:
                 raise UserError(f"options: {key} must be a whole number of at least 1, got {values[key]!r}")
+        for key, most in MOST.items():  # it is trained whenever its tokenizer is asked for, by an evaluation too
+            if values[key] > most:
+                raise UserError(f"options: {key} must be at most {most:,}, got {values[key]}: bring a checkpoint")
         own = source is not None and source not in EMBEDDED
         changed = Path(str(source)).stat().st_mtime_ns if own and Path(str(source)).exists() else 0
         limit = None if own else preset.samples.value

@@ -97,6 +97,9 @@ class CausalLM(Task):
         held_out = None if values.get("held_out") is None else _whole(values, "held_out", 1)
         tokens = None if values.get("corpus_tokens") is None else _whole(values, "corpus_tokens", block)
         duplicates = values.get("duplicates")
+        for key in ("tokenizer", "checkpoint"):
+            if not isinstance(values.get(key), (str, type(None))):
+                raise UserError(f"options: {key} must be a text, got {values[key]!r}")
         if duplicates not in (None, "drop", "keep"):
             raise UserError(f"options: duplicates must be drop or keep, got {duplicates!r}")
         text = _Text(
@@ -123,6 +126,7 @@ class CausalLM(Task):
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The model for the tokenizer's vocabulary, or the checkpoint's."""
         from hf_optim.tasks.data import blocks
+        from hf_optim.tasks.models.images import UNFIT
         from hf_optim.tasks.models.language import pretrained, settled
 
         values = {key: value for key, value in preset.model.value.items() if key not in TEXT}
@@ -144,7 +148,7 @@ class CausalLM(Task):
                 from hf_optim.tasks.models.lstm import LSTMConfig as Config  # type: ignore[assignment,no-redef]
             try:
                 model = self.model_class(name)(Config(**shape, **values))
-            except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+            except UNFIT as error:
                 raise UserError(f"model {name!r}: {values} make no model: {' '.join(str(error).split())}") from error
             model = settled(model)
         model.config.tokenizer_fingerprint = data.facts["fingerprint"]

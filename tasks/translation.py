@@ -175,6 +175,7 @@ class Translator(Task):
 
     def model(self, name: str, preset: Preset, data: Data) -> PreTrainedModel:
         """The Transformer for the data's two vocabularies."""
+        from hf_optim.tasks.models.images import UNFIT
         from hf_optim.tasks.models.translation import Translation, TranslationConfig
 
         values, source, target = _checked(preset.model.value), data.facts["source"], data.facts["target"]
@@ -204,7 +205,10 @@ class Translator(Task):
             tokenizers=data.facts["tokenizers"],
             **ids,
         )
-        model = Translation(config)
+        try:
+            model = Translation(config)
+        except UNFIT as error:
+            raise UserError(f"model {name!r}: its options make no model: {' '.join(str(error).split())}") from error
         model.generation_config = _generation(target, values["longest"], values["beams"])
         return model
 

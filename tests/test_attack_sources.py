@@ -8,6 +8,8 @@ import os
 import pickle
 import shutil
 import struct
+import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ import pytest
 from attack_parts import command
 
 from hf_optim.commands import main as program
+from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.hub import companion, renamed
@@ -159,6 +162,28 @@ def test_translations_are_made_as_the_options_say(tmp_path: Path) -> None:
     assert len(_translate(model, data, data.test, [0, 1])) == 2  # type: ignore[arg-type]
 
 
+# --- options, as a spec.json beside a checkpoint names them ---
+
+OPTIONS: list[tuple[str, str, dict[str, Any], str]] = [
+    ("lm", "gpt2", {"vocabulary": 10**12}, "more than 1,000,000 entries"),  # which ends the process, without a line
+    ("lm", "gpt2", {"tokenizer": []}, "tokenizer must be a text"),
+    ("lm", "gpt2", {"n_embd": "x"}, "make no model"),
+    ("lm", "gpt2", {"block": 10**30}, "beyond what anything counts to"),
+    ("translation", "transformer", {"source_column": "/dev/zero"}, "neither a column nor"),
+    ("finetune", "full", {"base_steps": 10**7}, "at most 20,000"),
+]
+
+
+@pytest.mark.parametrize("task, model, options, why", OPTIONS)
+def test_an_option_beyond_anything_is_one_line(task: str, model: str, options: dict[str, Any], why: str) -> None:
+    from hf_optim.experiment.task import load
+
+    asked = load(task)
+    with pytest.raises(UserError, match=why):
+        preset = asked.with_options(model, asked.preset(model, "smoke"), options)
+        asked.model(model, preset, asked.data(preset, None))
+
+
 # --- beside a Trainer's checkpoint ---
 
 
@@ -203,3 +228,22 @@ def test_memory_that_torch_has_not_is_one_line(
     monkeypatch.setattr(program, "_run", lambda _: (_ for _ in ()).throw(RuntimeError("a fault of ours")))
     with pytest.raises(RuntimeError):
         program.main(["list"])
+
+
+# --- the current folder ---
+
+
+def test_a_relative_name_among_the_places_of_modules_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editable installation of packages without a file of their own adds one."""
+    monkeypatch.setattr(sys, "path", ["/usr/lib", "__editable__.some.finder.__path_hook__"])
+    importing.ignore_current_folder()
+    assert sys.path == ["/usr/lib"]
+
+
+def test_every_package_has_a_file_of_its_own() -> None:
+    """Without, an editable installation searches a folder of the current one for hf_optim itself."""
+    root = Path(__file__).parent.parent
+    told = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for name in told["packages"]:
+        folder = root / told["package-dir"].get(name, name.replace(".", "/"))
+        assert (folder / "__init__.py").is_file(), name

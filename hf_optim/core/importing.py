@@ -108,6 +108,8 @@ class _Elsewhere:
 
 def ignore_current_folder() -> None:
     """For programs of ours, before they import much: the current folder may be a stranger's, and is not searched."""
+    # an editable installation puts a name there that is no folder, and becomes one where the current one has it
+    sys.path[:] = [entry for entry in sys.path if not entry or os.path.isabs(entry)]
     if not any(isinstance(finder, _Elsewhere) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Elsewhere())
         for name in _CHANGED.keys() & sys.modules.keys():

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
 
 T = TypeVar("T")
+#: what an option may count
+MOST_OF_ANYTHING = 2**53
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,10 @@ class Task(ABC):
             if key not in valid:
                 listed, near = ", ".join(valid) or "none", closest(str(key), valid)
                 raise UserError(f"task {self.name!r}, model {model!r}: unknown option {key!r}{near}; valid: {listed}")
+        if huge := [key for key, value in options.items() if isinstance(value, int) and abs(value) > MOST_OF_ANYTHING]:
+            raise UserError(
+                f"task {self.name!r}, model {model!r}: option {huge[0]!r} is beyond what anything counts to"
+            )
         merged = {**preset.model.value, **options}
         return replace(preset, model=replace(preset.model, value=merged)) if options else preset
 

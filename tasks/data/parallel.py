@@ -70,6 +70,9 @@ def read(path: Path, source: str = "de", target: str = "en") -> Corpus:
     """
     if source == target:
         raise UserError(f"data: source_column and target_column are both {source!r}: name two columns")
+    for name in (source, target):
+        if not name or "/" in name or "\0" in name:
+            raise UserError(f"data: {name!r} is neither a column nor how a file's name ends")
     published = published_texts.multi30k(path, (source, target))
     if published is not None:
         texts, note = published

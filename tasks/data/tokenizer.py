@@ -12,6 +12,7 @@ from hf_optim.errors import UserError
 from hf_optim.tasks.data import cache
 
 Kind = Literal["unigram", "bpe", "wordpiece", "word"]
+MOST = 1_000_000  # entries
 FORMAT = 1  # changes when the same texts would give another tokenizer
 
 
@@ -46,6 +47,8 @@ def train(
         raise UserError("tokenizer: there are no words to train it on: the train split is empty")
     if vocabulary <= len(special) + 1:
         raise UserError(f"tokenizer: a vocabulary of {vocabulary} is too small: {len(special)} tokens are special")
+    if vocabulary > MOST:  # room for all is made at the beginning, and a program of Rust's ends where there is none
+        raise UserError(f"tokenizer: a vocabulary of more than {MOST:,} entries is not trained, got {vocabulary}")
     key = hashlib.sha256(repr((FORMAT, kind, vocabulary, tuple(special), template, lowercase)).encode())
     for text in texts:
         key.update(text.encode())

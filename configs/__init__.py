@@ -1,0 +1,1 @@
+"""Studies, claims and launchers' settings that come with the package, as YAML."""
