@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import shutil
 import struct
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,13 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from attack_parts import command
+from PIL import Image
 
 from hf_optim.commands import main as program
 from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.hub import companion, renamed
-from hf_optim.tasks.data import blocks, images, tables
+from hf_optim.tasks.data import blocks, image_sets, images, tables
+from hf_optim.tasks.data.image_sets import picture
 
 
 @pytest.mark.parametrize("name", ["train.parquet", "train.csv", "train"])
@@ -99,6 +103,25 @@ def test_the_commonest_answer_is_counted_once() -> None:
 
     answers = [*map(str, range(200_000)), "b", "a", "b", "a"]
     assert _commonest(answers, ["b", "a", "b", "0"]) == 0.5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "PPM", "TIFF"])
+def test_pictures_of_every_kind_are_read(kind: str) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(stream, kind)
+    assert picture("here", stream.getvalue()).shape == (2, 3, 3)
+
+
+def test_a_large_picture_says_nothing_of_pillows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.BytesIO()
+    Image.new("L", (15, 10)).save(stream, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    image_sets._say_no_sizes.cache_clear()
+    with warnings.catch_warnings(record=True) as said:
+        assert picture("here", stream.getvalue()).shape == (10, 15, 1)
+    assert not said
 
 
 # --- tokenizers ---

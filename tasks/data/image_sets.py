@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import os
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +29,8 @@ IMAGENET_MOMENTS: Moments = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CENTRE = 224 / 256
 """The share of a picture's shorter side that evaluations of ImageNet's models see."""
 
-#: what is decoded, by Pillow alone: for others it starts programs (Ghostscript for EPS)
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "PPM", "TIFF")
+#: what is decoded, by Pillow alone: for others it starts programs (Ghostscript for EPS); MPO is a JPEG to it
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 
 S = TypeVar("S", bound="ImageSet")
 
@@ -164,6 +165,7 @@ def picture(place: str, image: bytes | Path | np.ndarray) -> np.ndarray:
         return image
     from PIL import Image
 
+    _say_no_sizes()
     try:
         if isinstance(image, Path) and not image.is_file():
             raise UserError(f"data: {place}: no such image file: {image}")
@@ -186,6 +188,14 @@ def picture(place: str, image: bytes | Path | np.ndarray) -> np.ndarray:
         raise UserError(f"data: {place}: an image of more pixels than Pillow takes: make it smaller") from error
     except Exception as error:  # whatever Pillow says of a damaged file
         raise UserError(f"data: {place}: not a readable image (corrupt or cut short): replace or remove it") from error
+
+
+@functools.cache
+def _say_no_sizes() -> None:
+    """Pillow warns, with a line of its own code, of pictures that are large and not yet too large."""
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Places(Sequence[str]):
