@@ -29,23 +29,11 @@ WORDS = (*METHODS, *(f"{name}_" for name in METHODS if name[-1] != "_" and name 
 FUNCTIONS = ("where", "sqrt", "minimum", "maximum", "isfinite")
 #: of torch's methods and functions, those that look at all of a tensor, and those that tell its shape
 REDUCTIONS = (
-    *(
-        "sum",
-        "mean",
-        "norm",
-        "linalg_norm",
-        "linalg_vector_norm",
-        "max",
-        "min",
-        "amax",
-        "amin",
-        "aminmax",
-        "std",
-        "var",
-    ),
-    *("prod", "dot", "vdot", "inner", "median", "quantile", "mode", "all", "any", "nansum"),
+    *("sum", "mean", "norm", "linalg_norm", "linalg_vector_norm", "max", "min", "amax", "amin", "aminmax", "std"),
+    *("var", "prod", "dot", "vdot", "inner", "median", "quantile", "mode", "all", "any", "nansum"),
     *("argmax", "argmin", "sort", "argsort", "topk", "kthvalue", "cumsum", "cumprod", "logsumexp", "softmax", "einsum"),
-    *("nanmean", "count_nonzero", torch.nn.functional.normalize.__name__, "std_mean", "var_mean", "dist"),
+    *("nanmean", "count_nonzero", "std_mean", "var_mean", "dist"),
+    torch.nn.functional.normalize.__name__,  # torch's function, not the transform that is called so
 )
 SHAPES = ("shape", "size", "numel", "nelement", "dim", "ndim", "__len__")
 #: what to take for a divisor that may be 0: `a / maximum(b, TINY)`

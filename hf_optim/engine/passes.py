@@ -231,7 +231,7 @@ class Code:
         self.table = table
         self.call, self.names = prepared(transform, table.columns, f)
         self._c, self._sums = dict(c), sums
-        self._looked = f.__name__ == "measure"  # which does sum
+        self._looked = f.__name__ != "update"  # other passes do sum
         self._launcher: Launcher | None = None
         self._members: set[int] = set()
         self._cohorts: list[Cohort] = []
