@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_optim.claims import claim, cost, power
+from hf_optim.claims import claim, cost, power, provenance
 from hf_optim.claims.statement import Statement
 from hf_optim.study.plan.plan import Plan, expand
 
@@ -39,6 +39,8 @@ judges them, what judging costs, and what was found, and at which size. Each has
   published figures are the code's.
 - *no noise, no interval*: no test was made. One deterministic run of each optimizer on a surface is compared as it is,
   and another start may turn it; a theorem "holds" if none of the computed cases broke it, which is no proof.
+- *printed*, *code*, *ours* behind an optimizer's settings, of all since the mark before it: the paper has them, its
+  published code or the code that it takes over has them, or the paper leaves them open.
 - A run that fails, or never arrives, counts as the worst there is.
 - Costs are rough: GPU hours at 30 TFLOP/s and $3 an hour, core hours at 13 GFLOP/s. Tables that share runs pay once.
 - "cannot" before the seeds: the published effects would need more of them than are planned, so that the stand-in is
@@ -73,6 +75,8 @@ def _tally(judged: Sequence[tuple[claim.Claim, Judged]]) -> str:
 def _entry(loaded: claim.Claim, by_size: Judged) -> str:
     plans = {size: expand(s.study) for size, s in loaded.settings.items() if s.study is not None}
     lines = [f"### {loaded.where}: {loaded.title}", "", _how(loaded, plans), ""]
+    told = "; ".join(provenance.lines(loaded))
+    lines += [f"Settings at size paper: {told}.", ""] if told else []
     lines += ["| the paper says | read as | judged by | found |", "|---|---|---|---|"]
     for statement in loaded.judged():
         cells = (

@@ -10,6 +10,7 @@ notes: [...]                   # contradictions of the paper, and what its text 
 readings:                      # where the published code is another algorithm: its rows, and whose the figures are
   as run: {AdamW(AGR): AdamW(AGR) as run}
 published_is: as run
+sources: {...}                 # where the settings of the optimizers at size paper stand, see `sources`
 claims:                        # *
   - says: the AGR method can improve the SOP accuracy across different weight decays     # * the paper's own words
     section: Section 5.4       # *
@@ -40,6 +41,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.claims import cells as published_cells
+from hf_optim.claims import sources as where_it_stands
 from hf_optim.claims import statement as statements
 from hf_optim.claims.statement import AS_PRINTED, AS_RUN, Statement
 from hf_optim.core import configs
@@ -51,8 +53,8 @@ if TYPE_CHECKING:
     from hf_optim.study.plan.source import Source, Where
 
 KEYS = (
-    "name", "paper", "where", "title", "published", "printed", "notes", "readings", "published_is", "claims", "cells",
-    "small", "paper_size",
+    "name", "paper", "where", "title", "published", "printed", "notes", "readings", "published_is", "sources", "claims",
+    "cells", "small", "paper_size",
 )  # fmt: skip
 SETTING_KEYS = ("study", "commands", "checks", "stands_for", "metrics", "noise", "cells")
 SIZES = {"small": "small", "paper": "paper_size"}
@@ -99,6 +101,7 @@ class Claim:
     printed: Mapping[str, Any] = field(default_factory=dict)
     readings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     published_is: str = ""
+    sources: where_it_stands.Sources = field(default_factory=dict)
     file: str = ""
 
     def judged(self) -> tuple[Statement, ...]:
@@ -175,6 +178,9 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
         raise source.error(("published_is",), f"published_is must be {AS_PRINTED!r} or {AS_RUN!r}, got {belongs!r}")
     if readings and mine and not belongs:
         raise source.error(("readings",), "say under published_is which reading the published figures belong to")
+    sources: where_it_stands.Sources = {}
+    if "sources" in top:
+        sources = where_it_stands.read(source, top["sources"], top.get("paper_size", {}).get("study"))
     return Claim(
         name=top["name"],
         paper=top["paper"],
@@ -187,6 +193,7 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
         printed=top.get("printed", {}),
         readings=readings,
         published_is=belongs,
+        sources=sources,
     )
 
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from hf_optim.claims.comparisons import Finding
 from hf_optim.claims.counterparts import Pair
 from hf_optim.claims.judge import Judgement, Outcome
+from hf_optim.claims.provenance import lines as settings_of_optimizers
 from hf_optim.claims.settings import values
 from hf_optim.core.safe_text import line
 from hf_optim.core.safe_text import markdown as safe
@@ -66,6 +67,8 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
             "|---|---|---|---|---|",
         ]
         lines += [f"| {' | '.join(map(safe, row))} |" for row in values(outcome.results.plan)]
+        told = settings_of_optimizers(claim, outcome.results.plan)
+        lines += ["", "The optimizers' settings:", "", *(f"- {safe(text)}" for text in told)] if told else []
     if claim.notes:
         lines += ["", "## What the paper leaves open, and where it contradicts itself", ""]
         lines += [f"- {safe(note)}" for note in claim.notes]

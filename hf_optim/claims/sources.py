@@ -1,0 +1,129 @@
+"""Where the settings of a claim's optimizers at size paper stand: in the paper, in its code, or with us.
+
+sources:
+  all: {lr: code}                          # of every optimizer that has the setting; a label of its own goes before
+  AdamW: {weight_decay: printed, lr: {Swin-T: code, VGG11: printed}}     # by the task's label, where tasks differ
+  TLR(SGD): {gamma: printed, base.lr: ours}
+  Prodigy: code                            # one word: of every setting that it has
+  TLR as run: {base.lr: printed, defaults: code}     # `defaults`: of what is not set
+  SPS: ours                                # of an optimizer without settings: that its defaults are taken
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from hf_optim.core.validate import closest
+
+if TYPE_CHECKING:
+    from hf_optim.study.plan.source import Source, Where
+
+WORDS = ("printed", "code", "ours")
+EVERY = "all"
+DEFAULTS = "defaults"
+#: label -> setting -> its word, or the word of each task
+Sources = Mapping[str, Mapping[str, str | Mapping[str, str]]]
+
+
+def read(source: Source, value: Any, study: Any) -> Sources:
+    """The key `sources` of a claim file, checked against the study at size paper, with `all` spread over the labels."""
+    where: Where = ("sources",)
+    source.check_type(where, value, dict, "a mapping from an optimizer's label to where its settings stand")
+    if not isinstance(study, Mapping):
+        raise source.error(where, "sources are of the optimizers of paper_size, which has no study")
+    known = _settings(study)
+    found: dict[str, dict[str, str | Mapping[str, str]]] = {label: {} for label in known}
+    for key in sorted(value, key=lambda key: key in known):  # `all` first
+        if key not in known and key != EVERY:
+            near = closest(key, known)
+            message = f"sources: no optimizer of paper_size has the label {key!r}{near}; labels: {_list(known)}"
+            raise source.error((*where, key), message)
+        if key not in known:
+            _anybody(source, (*where, key), value[key], known)
+        for label in known if key not in known else [key]:
+            found[label] |= _of(source, (*where, key), value[key], known[label], key not in known)
+    return found
+
+
+def _anybody(source: Source, where: Where, value: Any, known: Mapping[str, Mapping[str, list[str]]]) -> None:
+    """Whether every setting, and every task of one, under `all` is some optimizer's."""
+    for name, said in value.items() if isinstance(value, dict) else ():
+        tasks = [task for has in known.values() for task in has.get(name, [])]
+        if not tasks and name != DEFAULTS:
+            raise source.error((*where, name), f"sources: no optimizer of paper_size sets {name!r}")
+        for task in said if isinstance(said, dict) else ():
+            if task not in tasks:
+                raise source.error((*where, name, task), f"sources: no optimizer has {name} on {task!r}")
+
+
+def _of(
+    source: Source, where: Where, value: Any, has: Mapping[str, list[str]], spread: bool
+) -> dict[str, str | Mapping[str, str]]:
+    """The words of one optimizer's settings; `spread`: what it does not set is let be."""
+    if not isinstance(value, dict):
+        word = _word(source, where, value)
+        return dict.fromkeys(has or [DEFAULTS], word)
+    words: dict[str, str | Mapping[str, str]] = {}
+    for name, said in value.items():
+        here = (*where, name)
+        if name not in has and name != DEFAULTS:
+            if spread:
+                continue
+            near = closest(name, has)
+            raise source.error(here, f"sources: {where[-1]} sets no {name!r}{near}; it sets: {_list(has)}")
+        if not isinstance(said, dict):
+            words[name] = _word(source, here, said)
+            continue
+        tasks = has.get(name, [])
+        for task, word in said.items():
+            if task not in tasks and not spread:
+                near = closest(task, tasks)
+                raise source.error((*here, task), f"sources: {where[-1]} has no {name} on {task!r}{near}")
+            _word(source, (*here, task), word)
+        words[name] = said
+    return words
+
+
+def _word(source: Source, where: Where, value: Any) -> str:
+    if value not in WORDS:
+        raise source.error(where, f"{where[-1]} must be one of {', '.join(WORDS)}, got {value!r}")
+    return str(value)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def _settings(study: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
+    """label -> setting -> tasks that run with it, as the YAML has them: what is wrong there the study says itself."""
+    tasks = [task for task in _entries(study, "tasks") if isinstance(task, Mapping)]
+    found: dict[str, dict[str, list[str]]] = {}
+    for entry in _entries(study, "optimizers"):
+        spec = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
+        label = str(spec.pop("label", spec.get("name")))
+        found[label] = {}
+        for task in tasks:
+            only, hyper = task.get("only"), task.get("hyper")
+            if isinstance(only, list) and label not in only:
+                continue
+            here = hyper.get(label) if isinstance(hyper, Mapping) else None
+            for name in dict.fromkeys([*names(spec), *names(here if isinstance(here, Mapping) else {})]):
+                found[label].setdefault(name, []).append(str(task.get("label")))
+    return found
+
+
+def _entries(study: Mapping[str, Any], key: str) -> list[Any]:
+    value = study.get(key)
+    return value if isinstance(value, list) else []
+
+
+def names(spec: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The settings of an optimizer's specification, those of its base as `base.lr`; which rule it is, is none."""
+    found: list[str] = []
+    for key, item in spec.items():
+        if isinstance(item, Mapping):
+            found += names(item, f"{prefix}{key}.")
+        elif key not in ("name", "label", "base"):
+            found.append(f"{prefix}{key}")
+    return found
