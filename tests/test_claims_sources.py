@@ -69,7 +69,7 @@ def test_what_another_study_sets_is_ours() -> None:
     study = claim.parse(parse(changed, "mine.yaml"), []).settings["paper"].study
     assert study is not None
     assert provenance.lines(loaded, plan.expand(study))[0] == (
-        "Adam: lr 0.003 on one (ours), lr 0.01 on two, betas 0.9/0.98 (printed)"
+        "Adam: lr 0.003 on one (ours), lr 0.01 on two, betas 0.9/0.98 on two (printed)"
     )
 
 
