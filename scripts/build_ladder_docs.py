@@ -30,6 +30,7 @@ def kept(folder: Path, *, draw: bool = True) -> dict[str, Any]:
     from hf_optim.study.folder import results as records
     from hf_optim.study.folder import stages
     from hf_optim.study.report.charts import style_of
+    from hf_optim.study.report.ladder import known
 
     results = records.load(folder)
     built = ladder.build(results)
@@ -59,6 +60,7 @@ def kept(folder: Path, *, draw: bool = True) -> dict[str, Any]:
         ],
         "budgets": [r["multiple"] for r in plan.ladder["rungs"] if r["size"] == rungs[0]["size"]],  # type: ignore[index]
         "counted": built.counted,
+        "known": known(results),
         "optimizers": [],
         "trends": built.trends,
         "speed_trends": built.speed_trends,
@@ -150,6 +152,26 @@ def page(data: dict[str, Any], batches: dict[str, Any]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda m: fields[m[1]], WORDS.read_text(encoding="utf-8"))
 
 
+def unlearnt(data: dict[str, Any], name: str, loss: float) -> str:
+    """Who ended above a loss that takes no training, at each rung."""
+    told = []
+    for i, rung in enumerate(data["rungs"]):
+        means = {row["label"]: row["losses"][i]["value"] for row in data["optimizers"] if row["losses"][i]}
+        above = [label for label, mean in means.items() if mean >= loss]
+        who = (
+            "nobody"
+            if not above
+            else "everybody"
+            if len(above) == len(means)
+            else " and ".join(f"“{x}”" for x in above)
+        )
+        told.append(f"at {rung['task']}: {who}")
+    return (
+        f"**What was learnt:** {name} has a test loss of {loss:.3f} without any training. Above it ended, "
+        f"{'; '.join(told)}. A verdict on them says who gets to the frequencies sooner, and nothing of language."
+    )
+
+
 def answer(data: dict[str, Any]) -> str:
     """What is decided, in a few sentences."""
     if not data["units"]:
@@ -167,6 +189,7 @@ def answer(data: dict[str, Any]) -> str:
     said.append(
         f"Seen with {sizes_of(data)} parameters and {data['rungs'][0]['multiple']:g} tokens for each, no larger."
     )
+    said += [unlearnt(data, name, loss) for name, loss in data.get("known", {}).items()]
     return "\n\n".join([*said, *crossings(data), *filter(None, [data["progress"]])])
 
 

@@ -57,19 +57,18 @@ def section(results: Results, styles: Mapping[str, str]) -> str:
     return "".join(part for part in parts if part)
 
 
+def known(results: Results) -> dict[str, float]:
+    """Test losses that take no training, by the records: of the frequencies of tokens, which a ladder of short runs may
+    hardly have gone below."""
+    told = [(record.get("data") or {}).get("known_losses") for record in results.records.values()]
+    pairs = [pair for some in told if isinstance(some, Mapping) for pair in some.items()]
+    return {name: number(value) for name, value in pairs if not math.isnan(number(value))}
+
+
 def _known(results: Results) -> str:
-    """The loss that takes no learning of order, which a ladder of short runs may hardly have gone below."""
-    known: dict[str, float] = {}
-    for record in results.records.values():
-        told = (record.get("data") or {}).get("known_losses")
-        known |= told if isinstance(told, Mapping) else {}
-    said = [
-        f"{name}: a test loss of {number(value):.3f}" for name, value in known.items() if not math.isnan(number(value))
-    ]
-    if not said:
-        return ""
+    said = [f"{name}: a test loss of {value:.3f}" for name, value in known(results).items()]
     text = f"To compare with, {'; '.join(said)}. Who is not well below it has learnt hardly more than that."
-    return f"<p><b>{escape(text)}</b></p>"
+    return f"<p><b>{escape(text)}</b></p>" if said else ""
 
 
 def slide(ladder: Ladder, styles: Mapping[str, str]) -> str:
