@@ -127,6 +127,14 @@ def test_a_mistake_is_found_where_it_is_made_and_not_when_training_begins(tmp_pa
         MISTAKES[mistake][0](make(tmp_path, n=4, lr_scheduler_type="linear"))
 
 
+@pytest.mark.parametrize("name", ["smaran", "tlr_adamw", "muon"])
+def test_looking_for_mistakes_draws_none_of_the_runs_random_numbers(tmp_path, name):
+    trainer = make(tmp_path, n=4)
+    before = torch.get_rng_state()
+    hf_optim.attach(trainer, name)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake(tmp_path, mistake):
     do, word = MISTAKES[mistake]

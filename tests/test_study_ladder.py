@@ -286,7 +286,7 @@ def test_the_section_shows_all_of_it_and_nothing_without_a_ladder(climbed: tuple
     # What takes no learning of order, where the task knows it, stands before the pictures.
     assert "To compare with" not in html
     for record in loaded.records.values():
-        record["data"] = {"known_losses": {"each token's frequency": 9.25, "a stranger's <b>": "x"}}
+        record["known_losses"] = {"each token's frequency": 9.25, "a stranger's <b>": "x"}
     html = section(loaded, style_of(["AdamW", "Lion", "SGD"]))
     assert html.index("each token&#x27;s frequency: a test loss of 9.250.") < html.index("<svg") and "<b>x" not in html
     assert "stranger" not in html

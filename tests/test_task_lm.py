@@ -136,7 +136,7 @@ def test_the_record_has_every_figure_of_every_split(gpt2_run) -> None:
         row["validation_loss"] for row in history(folder) if "validation_loss" in row
     )
     assert "frequency" in record["data"]["note"] and "not comparable" in record["data"]["note"]
-    [(name, loss)] = record["data"]["known_losses"].items()
+    [(name, loss)] = record["known_losses"].items()
     assert f"{name}: {loss:.4f} nats" in record["data"]["note"] and loss > 0
 
 

@@ -191,11 +191,11 @@ def train(
             "name": data.name,
             "fingerprint": data.fingerprint,
             "note": data.note,
-            "known_losses": dict(data.facts.get("known_losses", {})),
             "train_samples": len(data.train),  # type: ignore[arg-type]
             "validation_samples": len(data.validation),  # type: ignore[arg-type]
             "test_samples": len(data.test),  # type: ignore[arg-type]
         },
+        "known_losses": dict(data.facts.get("known_losses", {})),
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -68,7 +68,7 @@ def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[s
 def _check_values(spec: Mapping[str, Any]) -> None:
     """What would be refused when the optimizer is built, refused now: a sample of it is made on a small layer. Of
     somebody else's, which may want more of a model, only that there is such a thing and that it takes the arguments."""
-    from torch import nn
+    import torch
 
     if _is_instance(spec["name"]):
         return
@@ -79,7 +79,8 @@ def _check_values(spec: Mapping[str, Any]) -> None:
         check_arguments(target, label(named), {k: v for k, v in spec.items() if k != "name"})
     sample = _sample(spec)
     if sample is not _STAND_IN:
-        registry.build(sample, nn.Linear(2, 2))
+        with torch.random.fork_rng(devices=[]):  # the run's own numbers are not drawn from
+            registry.build(sample, torch.nn.Linear(2, 2, device="cpu"))
 
 
 _STAND_IN = {"name": "sgd", "lr": 0.1}
@@ -98,12 +99,8 @@ def _sample(spec: Mapping[str, Any], of: str = "") -> dict[str, Any]:
         given["base"].pop("name", None)
     elif known.family == "wrapper":
         given["base"] = _STAND_IN if _is_instance(base) else _sample(registry.as_spec(base))
-    for hyper in _TAKEN.values():
-        if isinstance(given.get(hyper), str) and given[hyper] == FROM_ARGS:
-            del given[hyper]
-        if hyper in known.required:
-            given.setdefault(hyper, 0.1)
-    return given
+    given = {k: v for k, v in given.items() if not (isinstance(v, str) and v == FROM_ARGS)}
+    return {**dict.fromkeys(set(_TAKEN.values()) & set(known.required), 0.1), **given}
 
 
 def _required(name: Any) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ def section(results: Results, styles: Mapping[str, str]) -> str:
 def known(results: Results) -> dict[str, float]:
     """Test losses that take no training, by the records: of the frequencies of tokens, which a ladder of short runs may
     hardly have gone below."""
-    told = [(record.get("data") or {}).get("known_losses") for record in results.records.values()]
+    told = [record.get("known_losses") for record in results.records.values()]
     pairs = [pair for some in told if isinstance(some, Mapping) for pair in some.items()]
     return {name: number(value) for name, value in pairs if not math.isnan(number(value))}
 
