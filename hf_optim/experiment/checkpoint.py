@@ -220,7 +220,7 @@ def from_folder(cls: Any, checkpoint: Path, **how: Any) -> PreTrainedModel:
     """
     check_checkpoint(checkpoint)
     try:
-        with _bounded(checkpoint):
+        with quiet(), _bounded(checkpoint):
             return read_whole(cls, checkpoint, trust_remote_code=False, **how)
     except UserError:
         raise

@@ -18,8 +18,9 @@ from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files, saved_files
 
 SCHEDULE, STATE = "scheduler.pt", "trainer_state.json"
-#: files that torch reads, as Trainer and accelerate call them
-SAVED = ("*.pt", "*.pth", "pytorch_model*.bin", "optimizer*.bin")
+#: files that torch reads, as Trainer, accelerate and PEFT call them; others are nobody's here
+SAVED = ("optimizer.pt", SCHEDULE, "scaler.pt", "rng_state*.pth", "optimizer*.bin", "pytorch_model*.bin",
+         "adapter_model.bin")  # fmt: skip
 #: what a run takes from Trainer's state beside `checkpoints.STATE`
 TOLD = {"max_steps?": int, "num_train_epochs?": float, "num_input_tokens_seen?": int, "total_flos?": float,
         "epoch?": (float, None), "train_batch_size?": (int, None), "best_metric?": (float, None),
