@@ -117,3 +117,26 @@ def test_a_page_runs_no_code_that_a_plan_names(tmp_path: Path, capsys: pytest.Ca
     asked["study"]["tasks"] = [{"task": f"{tmp_path}/theirs.py:TASK"}]
     named = claim(tmp_path, claims=judged, small=asked)
     assert command(capsys, "reproduce", named, "--dry-run")[0] == 2 and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("claims", "readings"), [(1500, 1), (2, 1500)])
+def test_a_claim_of_statements_and_readings_without_end_is_refused(
+    tmp_path: Path, claims: int, readings: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every statement is judged under every reading: 250 kB were millions of judgements."""
+    study = make_study(tmp_path / "out", ("adamw", "sgd"), seeds=2)
+    asked = {"study": {"name": "s", "seeds": 2, "tasks": [{"task": "vision"}], "optimizers": ["adamw", "sgd"]}}
+    judged = [{"says": "it", "section": "1", "rule": "better", "optimizer": "adamw", "baseline": "sgd"}] * claims
+    read = {f"r{i}": {"adamw": "sgd"} for i in range(readings)}
+    (tmp_path / "claim.yaml").write_text(
+        yaml.dump({**CLAIM, "claims": judged, "readings": read, "small": asked}, Dumper=Plain)
+    )
+    code, _, said = command(capsys, "reproduce", tmp_path / "claim.yaml", "--page", "--output", study)
+    assert code == 2 and "1,500 entries" in said
+
+
+class Plain(yaml.SafeDumper):
+    """Without aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True

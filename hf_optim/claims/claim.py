@@ -69,6 +69,8 @@ SETTING_SHAPE = {
     "commands?": Each([(str, float)]), "checks?": [str], "metrics?": Each(str), "stands_for?": Each([str]),
     "noise?": Each(float),
 }  # fmt: skip
+#: each statement is judged under every reading; ours have a dozen, and one
+MOST = {"claims": 500, "readings": 20}
 #: a word that is a folder's name, here and below the study's
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -161,6 +163,9 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
     listed = source.check_type(("claims",), top["claims"], list, "a list of claims")
     if not listed:
         raise source.error(("claims",), "claims is empty: state at least one")
+    for key, most in MOST.items():
+        if len(top.get(key, ())) > most:
+            raise source.error((key,), f"{key} has {len(top[key]):,} entries, and each is judged: {most} at most")
     claims = tuple(statements.read(source, ("claims", i), value) for i, value in enumerate(listed))
     settings = {
         size: _setting(source, key, top[key], top.get("cells", []), mine) for size, key in SIZES.items() if key in top
