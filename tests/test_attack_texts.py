@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,14 @@ def test_thousands_of_labels_that_give_one_name_are_a_moment() -> None:
     """They took a time that grew with the cube of their number."""
     names = pieces.file_names(["é" * count for count in range(1, 10_001)])
     assert len(set(names.values())) == 10_000
+
+
+def test_a_label_that_looks_like_another_shows_what_it_hides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Letters without a width make two of one name, and tags a text that is copied and not seen."""
+    hiding = ["adam\u200bw", "ada\u00admw", "ad\u2060amw", "a\U000e0064damw", "\u180eadamw"]
+    study = make_study(tmp_path / "study", ("adamw", *hiding), seeds=2)
+    out = command(capsys, "report", study)[1]
+    for text in (out, (study / "report.html").read_text(), (study / "table.md").read_text()):
+        assert text.count("�") >= len(hiding) and not re.search("[\u200b\u00ad\u2060\U000e0064\u180e]", text)
