@@ -1,9 +1,13 @@
 """Where the settings of the optimizers at size paper stand: printed, in the code, or ours."""
 
-import pytest
+from dataclasses import replace
 
-from hf_optim.claims import claim, provenance, sources
+import pytest
+from study_fakes import make_study
+
+from hf_optim.claims import claim, judge, provenance, show, sources
 from hf_optim.errors import UserError
+from hf_optim.study.folder import results as records
 from hf_optim.study.plan import plan
 from hf_optim.study.plan.source import parse
 
@@ -71,6 +75,17 @@ def test_what_another_study_sets_is_ours() -> None:
     assert provenance.lines(loaded, plan.expand(study))[0] == (
         "Adam: lr 0.003 on one (ours), lr 0.01 on two, betas 0.9/0.98 on two (printed)"
     )
+
+
+def test_the_page_at_size_paper_has_them(tmp_path) -> None:
+    text = FILE.format(sources="sources: {all: {lr: printed}, SPS: ours}").replace("SPS", "smaran")
+    text = text.replace("optimizer: TLR, baseline: Adam", "optimizer: smaran, baseline: adamw")
+    loaded = claim.parse(parse(text, "mine.yaml"), [])
+    results = records.load(make_study(tmp_path, ["adamw", "smaran"], seeds=2, value=lambda label, seed: 0.5))
+    page = show.markdown(judge.of_study(loaded, "paper", results))
+    assert "The optimizers' settings:\n\n- all: lr 0.1 (ours)\n- smaran: otherwise its defaults (ours)\n" in page.partition("## Every value")[2]
+    silent = show.markdown(judge.of_study(replace(loaded, sources={}), "paper", results))
+    assert "The optimizers' settings" not in silent and "## Every value" in silent
 
 
 def test_settings_that_all_share_are_told_once() -> None:

@@ -74,7 +74,7 @@ def _item(name: str, shown: Mapping[str, list[str]], tasks: int) -> str:
         kinds = list(shown)
         return f"{name} {kinds[0]} to {kinds[-1]} by task"
     everywhere = len(shown) == 1 and len(next(iter(shown.values()))) == tasks
-    values = [value if everywhere else f"{value} on {', '.join(on)}" for value, on in shown.items()]
+    values = [value if everywhere else f"{value} on {' / '.join(on)}" for value, on in shown.items()]
     return f"{name} {' and '.join(values)}"
 
 

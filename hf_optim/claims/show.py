@@ -68,7 +68,9 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
         ]
         lines += [f"| {' | '.join(map(safe, row))} |" for row in values(outcome.results.plan)]
         told = settings_of_optimizers(claim, outcome.results.plan)
-        lines += ["", "The optimizers' settings:", "", *(f"- {safe(text)}" for text in told)] if told else []
+        if told:
+            before = " before the search, which changes some" if outcome.results.plan.tuning is not None else ""
+            lines += ["", f"The optimizers' settings{before}:", "", *(f"- {safe(text)}" for text in told)]
     if claim.notes:
         lines += ["", "## What the paper leaves open, and where it contradicts itself", ""]
         lines += [f"- {safe(note)}" for note in claim.notes]
