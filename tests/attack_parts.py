@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from hf_optim.commands.main import main
+from hf_optim.experiment.spec import RunSpec
+
+SPEC = RunSpec("vision", "mlp", "smoke", {"name": "adamw", "lr": 1e-3}, overrides={"steps": 4, "eval_every": 4})
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -13,3 +19,13 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
     out, err = capsys.readouterr()
     assert "Traceback" not in err and err.count("\n") <= 1, err
     return code, out, err
+
+
+def interrupted_run(place: Path) -> Path:
+    """The folder of a run of `SPEC` with one checkpoint, of step 2."""
+    from hf_optim.experiment.training import train
+
+    folder = place / SPEC.id
+    assert train(SPEC, folder, progress=False, checkpoint_every=2)["status"] == "ok"
+    shutil.rmtree(folder / "checkpoint-4")
+    return folder

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from attack_parts import command
+from attack_parts import SPEC, command, interrupted_run
 from safetensors.torch import load_file, save_file
 from study_fakes import make_study
 
@@ -20,22 +20,15 @@ from hf_optim.errors import DamagedCheckpoint, UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files
 from hf_optim.experiment.checkpoint import last_checkpoint
-from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.task import load
 from hf_optim.experiment.training import train
 from hf_optim.hub import companion
 from hf_optim.study.launch import worker
 
-SPEC = RunSpec("vision", "mlp", "smoke", {"name": "adamw", "lr": 1e-3}, overrides={"steps": 4, "eval_every": 4})
-
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder with one checkpoint, of step 2."""
-    folder = tmp_path_factory.mktemp("run") / SPEC.id
-    assert train(SPEC, folder, progress=False, checkpoint_every=2)["status"] == "ok"
-    shutil.rmtree(folder / "checkpoint-4")
-    return folder
+    return interrupted_run(tmp_path_factory.mktemp("run"))
 
 
 class Code:

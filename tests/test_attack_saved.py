@@ -19,24 +19,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attack_parts import SPEC, interrupted_run
 
 import hf_optim
 from hf_optim.errors import BadCheckpoint, DamagedCheckpoint, UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import resuming, saved_files
-from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.training import train
-
-SPEC = RunSpec("vision", "mlp", "smoke", {"name": "adamw", "lr": 1e-3}, overrides={"steps": 4, "eval_every": 4})
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder with one checkpoint, of step 2."""
-    folder = tmp_path_factory.mktemp("run") / SPEC.id
-    assert train(SPEC, folder, progress=False, checkpoint_every=2)["status"] == "ok"
-    shutil.rmtree(folder / "checkpoint-4")
-    return folder
+    return interrupted_run(tmp_path_factory.mktemp("run"))
 
 
 class Call:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from contract import OURS, Problem, make, run
 
+import hf_optim
 from hf_optim.core.reduce import dot, l1
 from hf_optim.core.vocabulary import isfinite, maximum, minimum, sqrt, where
 from hf_optim.engine import emit_cpp, fallback, kernels, passes
@@ -187,17 +188,19 @@ def test_a_sum_of_its_own_is_refused_since_a_rule_sees_pieces(rule):
         trace(rule, {"x": F32, "g": F32}, {"lr": 0.1}, (), F32)
 
 
+class Rated(hf_optim.Optimizer):
+    """A rate, and no rule yet."""
+
+    def __init__(self, params, lr: float = 0.1, *, compile: bool | None = None):
+        super().__init__(params, locals())
+
+    @staticmethod
+    def scalars(h, t, s):
+        return {"lr": h.lr}
+
+
 def test_a_rule_that_cannot_be_traced_runs_as_it_is_written_and_says_so():
-    import hf_optim
-
-    class Sine(hf_optim.Optimizer):
-        def __init__(self, params, lr: float = 0.1):
-            super().__init__(params, locals())
-
-        @staticmethod
-        def scalars(h, t, s):
-            return {"lr": h.lr}
-
+    class Sine(Rated):
         @staticmethod
         def update(x, g, c):
             x.sub_(torch.sin(g) * c.lr)
@@ -213,16 +216,7 @@ def test_a_rule_that_cannot_be_traced_runs_as_it_is_written_and_says_so():
 @pytest.mark.parametrize("word", ["x.square().mean()", "torch.square(x).sum()", "len(x)", "x.square().shape[0]"])
 @pytest.mark.parametrize("compile", [True, False])
 def test_no_sum_and_no_shape_is_that_of_a_piece(word, compile):
-    import hf_optim
-
-    class Scaled(hf_optim.Optimizer):
-        def __init__(self, params, lr: float = 0.1, *, compile: bool | None = None):
-            super().__init__(params, locals())
-
-        @staticmethod
-        def scalars(h, t, s):
-            return {"lr": h.lr}
-
+    class Scaled(Rated):
         @staticmethod
         def update(x, g, c):
             x.sub_(g * eval(word, {"x": x, "torch": torch}) * c.lr)

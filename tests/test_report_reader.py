@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import random
 import re
 from html import unescape
 from pathlib import Path
@@ -12,12 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from study_fakes import make_study
-from tuning_fakes import YAML, expand, finish, good_rate, whole
+from tuning_fakes import YAML, even, expand, good_rate, one_in_vain, whole
 
 from hf_optim.core.safe_text import say
 from hf_optim.study.findings import naming, protocol, table, verdicts
 from hf_optim.study.folder import results as records
-from hf_optim.study.plan.plan import Run
 from hf_optim.study.report import html as report
 from hf_optim.study.report import recipe, sections, tables
 from hf_optim.study.report.summary import headline, terms
@@ -148,23 +146,13 @@ def test_trials_that_ended_early_left_steps_for_more_and_that_is_said(tmp_path: 
     assert not any("SMARAN" in s and "Not tuned alike" in s for s in verdicts.sentences(results, task_tables))
 
 
-def untuned(run: Run) -> dict[str, float]:
-    noise = random.Random(f"{run.seed} {run.optimizer}").gauss(0, 0.01)
-    return {"validation_accuracy": 0.5, "validation_loss": 1.0, "test_accuracy": 0.8 + noise}
-
-
 def test_runs_that_finished_for_nothing_are_told_apart_from_those_that_broke(tmp_path: Path) -> None:
     """ "30 finished" above "failed runs: SMARAN (1 of 3)" left readers to guess."""
-    planned = expand(YAML[: YAML.index("tuning:")])
-    (tmp_path / "plan.json").write_text(json.dumps(planned.to_dict()))
-    for run in planned.runs:
-        # The fakes begin at a validation accuracy of .1.
-        value = 0.1 if run.optimizer == "SMARAN" and run.seed == 2 else 0.5
-        finish(run, tmp_path, lambda r, value=value: {**untuned(r), "validation_accuracy": value})
+    planned = one_in_vain(tmp_path)
     found, built = loaded(tmp_path)
     assert "9 finished (1 of them no better than untrained, which counts as failed)" in headline(found, built)
     assert "no better on validation than the untrained model" in terms(found, built)["failed runs"]
-    whole(planned, tmp_path / "even", untuned)
+    whole(planned, tmp_path / "even", even)
     found, built = loaded(tmp_path / "even")
     assert "(" not in headline(found, built) and "failed runs" not in terms(found, built)
 
@@ -177,7 +165,7 @@ def test_many_tasks_are_counted_before_they_are_told_one_by_one(tmp_path: Path) 
     plain = YAML[: YAML.index("tuning:")]
     few, many = (plain, plain.replace("optimizers:", f"{more}optimizers:", 1) + "family: tasks\n")
     for text, tasks in ((few, 1), (many, 4)):
-        said = verdicts.sentences(*loaded(whole(expand(text), tmp_path / str(tasks), untuned)))
+        said = verdicts.sentences(*loaded(whole(expand(text), tmp_path / str(tasks), even)))
         assert said
         for sentence in said:
             assert ("over 4 tasks: " in sentence and "on 4. One by one, on MLP" in sentence) == (tasks == 4)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import random
 from pathlib import Path
 
 import pytest
 from study_fakes import make_study
-from tuning_fakes import YAML, expand, finish, good_rate, whole
+from tuning_fakes import YAML, even, expand, finish, good_rate, one_in_vain, whole
 
 from hf_optim.errors import UserError
 from hf_optim.study.findings import speedups
@@ -29,15 +28,6 @@ def every_run(planned: Plan, folder: Path) -> list[Run]:
     store = RecordStore(whole(planned, folder))
     now = stages.state(planned, store)
     return [*(t.run for s in now.searches for t in s.trials), *now.after_tuning]
-
-
-def even(run: Run) -> dict[str, float]:
-    """Nothing differs between optimizers but for a little noise that keeps everything undecided."""
-    noise = random.Random(f"{run.seed} {run.optimizer}").gauss(0, 0.01)
-    spec = run.spec["optimizer"]
-    tuned = "lr" in spec or isinstance(spec.get("base"), dict)
-    rest = good_rate(run) if tuned else {"validation_accuracy": 0.5, "validation_loss": 1.0}
-    return {**rest, "test_accuracy": 0.8 + noise}
 
 
 def test_no_tuning_seed_and_no_judged_seed_occurs_in_two_repetitions(tmp_path: Path) -> None:
@@ -242,12 +232,7 @@ def test_runs_that_a_seed_does_not_change_get_no_verdict(tmp_path: Path) -> None
 
 
 def test_no_better_than_untrained_is_a_failure(tmp_path: Path) -> None:
-    planned = expand(YAML[: YAML.index("tuning:")])
-    (tmp_path / "plan.json").write_text(json.dumps(planned.to_dict()))
-    for run in planned.runs:
-        # The fakes begin at a validation accuracy of .1.
-        value = 0.1 if run.optimizer == "SMARAN" and run.seed == 2 else 0.5
-        finish(run, tmp_path, lambda r, value=value: {**even(r), "validation_accuracy": value})
+    one_in_vain(tmp_path)
     judgement = records.load(tmp_path).standing.judgement
     assert judgement is not None
     mine, other = judgement.comparisons["MLP", "SMARAN"].failures or (None, None)

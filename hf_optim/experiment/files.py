@@ -12,9 +12,10 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -286,6 +287,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             remove(temporary)
         os.close(held)
+
+
+def copy_whole(source: Path, path: Path, *left_out: str, how: Callable[[str, str], object] = shutil.copy2) -> None:
+    """Copies a folder in the place of `path`, whole or not at all, without names like those `left_out`.
+
+    Links were refused before; one that comes meanwhile is copied as a link, and refused by whoever reads it.
+    """
+    with whole_folder(path) as copied:
+        without = shutil.ignore_patterns(*left_out)
+        shutil.copytree(source, copied, symlinks=True, copy_function=how, ignore=without, dirs_exist_ok=True)
+        remove(path)  # what an interrupted writer left
 
 
 def _begin_folder(path: Path) -> tuple[Path, int]:

@@ -18,13 +18,7 @@ def sweep(folder: Path) -> None:
     """Takes away what writers in `folder` left behind that were killed; what somebody is writing stays."""
     for entry in os.scandir(folder):
         if _LEFT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-            with suppress(OSError):
-                held = os.open(entry.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(entry.path)
-                finally:
-                    os.close(held)
+            _take_away(entry.path, os.O_RDWR)
 
 
 def sweep_folders(folder: Path, name: str = "") -> None:
@@ -32,10 +26,15 @@ def sweep_folders(folder: Path, name: str = "") -> None:
     left = re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{32}}\.tmp")
     for entry in [*os.scandir(folder)] if folder.is_dir() else []:
         if left.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-            with suppress(OSError):
-                held = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    remove(Path(entry.path))
-                finally:
-                    os.close(held)
+            _take_away(entry.path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _take_away(path: str, how: int) -> None:
+    """Remove what nobody holds a lock on; `how` it is opened for that."""
+    with suppress(OSError):
+        held = os.open(path, how | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(Path(path))
+        finally:
+            os.close(held)

@@ -16,12 +16,11 @@ from hf_optim.experiment.files import (
     LARGEST_RUN,
     Refused,
     check_tree,
+    copy_whole,
     own_folder,
     read_json,
     read_text,
-    remove,
     unwritable,
-    whole_folder,
     write_atomically,
 )
 from hf_optim.study.folder.changes import difference
@@ -200,11 +199,7 @@ def _text(folder: Path) -> str:
 def _copy(source: Path, home: Path) -> None:
     """The run's folder without checkpoints, whole or not at all."""
     try:
-        with whole_folder(home) as copied:
-            # Links were refused; one that comes meanwhile is copied as a link, and refused by whoever reads it.
-            left_out = shutil.ignore_patterns("checkpoint-*", ".*")
-            shutil.copytree(source, copied, symlinks=True, ignore=left_out, dirs_exist_ok=True)
-            remove(home)  # what an interrupted run left
+        copy_whole(source, home, "checkpoint-*", ".*")
     except shutil.Error as error:
         # It collects what went wrong; the first cause is an OSError's text.
         raise OSError(0, str(error.args[0][0][2])) from None

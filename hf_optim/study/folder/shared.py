@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hf_optim.experiment import leftovers
-from hf_optim.experiment.files import LARGEST_RUN, Refused, check_tree, own_folder, remove, whole_folder
+from hf_optim.experiment.files import LARGEST_RUN, Refused, check_tree, copy_whole, own_folder
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Run
 
@@ -28,11 +28,7 @@ def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
         finished = next((other / run.id for other in others if _finished(other.parent, run.id)), None)
         if finished is None:
             continue
-        with whole_folder(home) as part:
-            # Links were refused; one that comes meanwhile is copied as a link, and refused by whoever reads it.
-            left_out = shutil.ignore_patterns("checkpoint-*")
-            shutil.copytree(finished, part, symlinks=True, copy_function=_link, ignore=left_out, dirs_exist_ok=True)
-            remove(home)  # what an interrupted run left
+        copy_whole(finished, home, "checkpoint-*", how=_link)
         brought.append(run.id)
     return brought
 
