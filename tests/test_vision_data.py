@@ -316,3 +316,18 @@ def test_printed_moments_replace_the_measured_ones() -> None:
     splits = assemble(by_split, ["cat", "dog"], moments=((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
     batch = splits.train.__getitems__([0])["pixel_values"]
     assert torch.allclose(batch, (splits.train.pixels[:1] / 255 - 0.5) / 0.25, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("augment", [None, Augment(crop=2, flip=True), Augment(jitter=0.2)])
+def test_pictures_lie_channel_by_channel_in_memory(channels, augment) -> None:
+    """Also where there is one channel, which torch takes for channels-last by its strides alone."""
+    last = torch.randint(0, 256, (6, 9, 7, channels), dtype=torch.uint8).permute(0, 3, 1, 2)
+    mean = std = torch.full((channels,), 0.5)
+    images = Images(last, torch.zeros(6, dtype=torch.long), mean, std)
+    plain = images[3]["pixel_values"]
+    images.augment = augment
+    values = images.__getitems__(range(6))["pixel_values"]
+    assert values.stride() == torch.empty(values.shape).stride() and values.dtype is torch.float32
+    assert augment is not None or torch.equal(values[3], plain)
+    assert torch.allclose(plain, last[3].float() / 127.5 - 1, atol=1e-6)

@@ -68,7 +68,12 @@ class ImageSet(Dataset[dict[str, torch.Tensor]]):
         pixels = self.pictures(chosen, numbers)
         if self.augment is not None and numbers is not None:
             pixels = self.augment(pixels, numbers)
-        return {"pixel_values": pixels.float() * self.scale - self.shift, "labels": self.labels[chosen]}
+        # Pictures of one channel may have the strides of channels-last, which `contiguous` leaves as they are. torch's
+        # convolutions would keep to them, and with fewer than 8 channels write beyond their memory (torch 2.14's oneDNN
+        # where a processor has no AVX-512).
+        values = torch.empty(pixels.shape)
+        torch.mul(pixels, self.scale, out=values).sub_(self.shift)
+        return {"pixel_values": values, "labels": self.labels[chosen]}
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
