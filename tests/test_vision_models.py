@@ -61,6 +61,8 @@ def test_every_architecture_steps_narrow_and_comes_back_from_its_checkpoint(name
     model.save_pretrained(tmp_path)
     torch.manual_seed(99)
     loaded = TASK.model_class(name).from_pretrained(tmp_path).eval()
+    for p in loaded.parameters():
+        p.data = p.data.clone()  # what is read from a file begins at any address, on which MKL's last bit may depend
     assert torch.equal(loaded(**batch()).logits, before.logits)
     TASK.suits(loaded, fake((3, 32, 32), 9))
 
