@@ -58,11 +58,26 @@ ACCELERATE = [
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def start(launcher: list[str], folder: Path, *more: str) -> subprocess.Popen:
+#: scripts/train.py with a second process that is late with its part of a checkpoint
+LATE = """
+import os, runpy, sys, time
+import torch
+save = torch.save
+def late(value, file, *rest, **how):
+    if "rng_state_1" in str(file):
+        time.sleep(0.5)
+    return save(value, file, *rest, **how)
+torch.save = late
+sys.path.insert(0, "scripts")
+runpy.run_path("scripts/train.py", run_name="__main__")
+"""
+
+
+def start(launcher: list[str], folder: Path, *more: str, script: str | Path = "scripts/train.py") -> subprocess.Popen:
     """`accelerate launch --config_file ... scripts/train.py ...` or `torchrun ... scripts/train.py ...`."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", *launcher, "scripts/train.py", *RUN, "--output", str(folder), *more]
+    command = [sys.executable, "-m", *launcher, str(script), *RUN, "--output", str(folder), *more]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -100,7 +115,8 @@ def whole(tmp_path_factory):
 def killed(tmp_path_factory):
     """A run whose second process is killed behind the second checkpoint: and the launcher's words."""
     folder = tmp_path_factory.mktemp("launched") / "killed"
-    process = start(TORCHRUN, folder)
+    (script := folder.parent / "late_train.py").write_text(LATE)
+    process = start(TORCHRUN, folder, script=script)
     mark, deadline = folder / f"checkpoint-{2 * EVERY}" / "trainer_state.json", time.monotonic() + 600
     while not mark.is_file():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-4000:]
@@ -130,6 +146,8 @@ def test_killing_one_process_ends_the_other_and_says_so(killed):
 
 def test_the_killed_run_resumes_bit_for_bit(whole, killed):
     folder, interrupted = whole[0], killed[0]
+    for number in (0, 1):  # the first process's last word came after the other's part
+        assert torch.load(interrupted / f"checkpoint-{2 * EVERY}" / f"rng_state_{number}.pth", weights_only=False)
     finished(start(TORCHRUN, interrupted, "--resume"))
     straight, other = (json.loads((f / "record.json").read_text()) for f in (folder, interrupted))
     assert other["metrics"] == straight["metrics"] and other["time"]["steps"] == STEPS

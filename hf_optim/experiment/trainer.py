@@ -68,6 +68,11 @@ class TaskTrainer(Trainer):
             if self.args.should_save:
                 self._save(output_dir, state_dict=whole)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Trainer's, in every process before the first one writes the state, by which a checkpoint counts as whole."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Trainer's, of a checkpoint that asks for nothing else; `attach` adds what lies there under other names."""
         if (Path(resume_from_checkpoint) / "config.json").is_file():
