@@ -4,6 +4,7 @@ They run on the CPU wherever they run, the ones of several processes over gloo: 
 """
 
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -14,7 +15,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
 
-import pytest  # noqa: E402 - after the environment that it would pass on
+import hypothesis  # noqa: E402 - after the environment that it would pass on
+import pytest  # noqa: E402
+
+#: the same examples everywhere: what a test finds does not hang on the day
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("same")
 
 #: files of the subset that CONTRIBUTING.md calls quick
 QUICK = {"architecture", "arguments", "cli", "docs", "metrics", "plugin", "references", "registry", "study_plan"}
@@ -43,6 +49,16 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem.removeprefix("test_") in QUICK:
             item.add_marker("quick")
+
+
+@pytest.fixture(autouse=True)
+def random_numbers_do_not_hang_on_the_tests_before():
+    """Which those are goes by how the files fell to the processes."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

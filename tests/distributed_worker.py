@@ -281,7 +281,7 @@ def fsdp(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def main(folder: Path, world: int) -> None:
-    dist.init_process_group("gloo", timeout=timedelta(seconds=30))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
     assert dist.get_world_size() == world
     results: dict[str, Any] = {"world": dist.get_world_size(), "ddp": tried(CASES, ddp)}
     if world == 2:

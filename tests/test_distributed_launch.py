@@ -24,7 +24,7 @@ CONFIGS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 DOCS = ROOT / "docs" / "distributed.md"
 STEPS, EVERY = 120, 20
 #: seconds after which a launcher that does not end is taken to hang
-BOUND = 300
+BOUND = 600
 RUN = [
     "--task",
     "vision",
@@ -84,7 +84,7 @@ def start(launcher: list[str], folder: Path, *more: str, script: str | Path = "s
 
 
 def finished(process: subprocess.Popen) -> str:
-    out, _ = process.communicate(timeout=240)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == 0, out[-4000:]
     return out
 

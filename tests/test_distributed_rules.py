@@ -67,7 +67,7 @@ def launch(folder: Path, world: int) -> list[dict]:
         str(folder),
         str(world),
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     return [torch.load(folder / f"world{world}_rank{rank}.pt") for rank in range(world)]
 

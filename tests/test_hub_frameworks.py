@@ -122,7 +122,7 @@ def test_under_a_launcher_of_two_processes(tmp_path, script, launcher):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")}
     environment |= {"OMP_NUM_THREADS": "1", "HF_OPTIM": "" if options else '{"name": "smaran", "lr": 0.05}'}
     command = ["-m", *LAUNCHERS[launcher], "-m", "hf_optim", "launch", *options, str(script), str(tmp_path), str(out)]
-    subprocess.run([sys.executable, *command], check=True, timeout=240, env=environment)
+    subprocess.run([sys.executable, *command], check=True, timeout=600, env=environment)
     saved = torch.load(out)
     assert saved["world"] == 2
     single = make(tmp_path, n=24, per_device_train_batch_size=8)

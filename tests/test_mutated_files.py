@@ -40,11 +40,9 @@ from hf_optim.study.report import exports
 EXAMPLES = int(os.environ.get("MUTATIONS", "12"))
 many = settings(
     max_examples=EXAMPLES,
-    deadline=None,
     derandomize="MUTATIONS" not in os.environ,
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
-    database=None,
 )
 WITH_BLOCKS = (
     YAML.replace("seeds: 3", "seeds: 2").replace("trials: 6", "trials: 2\n  steps: 1000\n  prune: median")

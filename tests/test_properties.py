@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from twins.compare import Ours, Walk, registered
 
-BRIEF = settings(max_examples=20, deadline=None, derandomize=True)
+BRIEF = settings(max_examples=20)
 NUMBERS = st.floats(-1e3, 1e3).map(lambda v: v if abs(v) > 1e-6 else 0.0)
 
 

@@ -159,7 +159,7 @@ def visit(page: Path, width: int, script: str, profile: Path, *flags: str) -> di
     done = subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", *flags,
          f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--dump-dom", visited.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     match = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
     assert match, "the visit did not come to its end"

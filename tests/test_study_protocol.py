@@ -34,7 +34,7 @@ def state(planned: Plan, folder: Path) -> tuple[stages.State, RecordStore]:
 # --- expected best ---
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=6), st.data())
 def test_both_estimators_are_what_drawing_every_sample_gives(values: list[float], data: st.DataObject) -> None:
     k = data.draw(st.integers(1, len(values)))

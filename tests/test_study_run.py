@@ -50,7 +50,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return process
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -76,7 +76,7 @@ def descendants(process: int) -> Iterator[int]:
 def run_whole(folder: Path) -> Path:
     """The smoke study, run without a disturbance."""
     launcher = start("study", "smoke", "--output", str(folder), "--jobs", "1")
-    text, _ = launcher.communicate(timeout=200)
+    text, _ = launcher.communicate(timeout=600)
     assert launcher.returncode == 0, text
     assert "[6/6] ok" in text and "Report:" in text
     return folder
@@ -142,7 +142,7 @@ def test_a_study_is_whole_and_one_killed_three_times_gives_the_same_table(tmp_pa
     launcher = start(*arguments)
     wait_for(lambda: len(records(folder)) > len(kept))
     launcher.send_signal(signal.SIGINT)
-    text, _ = launcher.communicate(timeout=200)
+    text, _ = launcher.communicate(timeout=600)
     assert launcher.returncode == 130 and "interrupted" in text and "Traceback" not in text, text
     assert all(read_status(p.parent) == "ok" for p in folder.glob("runs/*/record.json"))
     after = records(folder)
@@ -152,7 +152,7 @@ def test_a_study_is_whole_and_one_killed_three_times_gives_the_same_table(tmp_pa
     launcher = start(*arguments)
     wait_for(lambda: list(descendants(launcher.pid)) and begun(folder))
     os.kill(next(descendants(launcher.pid)), signal.SIGKILL)
-    text, _ = launcher.communicate(timeout=200)
+    text, _ = launcher.communicate(timeout=600)
     assert launcher.returncode == 0, text
 
     assert after.items() <= records(folder).items(), "a finished run was run again"
@@ -177,7 +177,7 @@ def test_failed_and_killed_runs_are_records_and_the_study_goes_on(tmp_path: Path
     )
     folder = tmp_path / "out"
     launcher = start("study", str(study), "--output", str(folder), "--jobs", "1")
-    text, _ = launcher.communicate(timeout=200)
+    text, _ = launcher.communicate(timeout=600)
     assert launcher.returncode == 1, text
     reasons = {}
     for planned in json.loads((folder / "plan.json").read_text())["runs"]:

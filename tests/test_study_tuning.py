@@ -26,7 +26,7 @@ from hf_optim.study.plan import tuning
 from hf_optim.study.plan import tuning_points as points
 from hf_optim.study.plan.plan import Plan, Run, make_run
 
-LOCAL = {"suppress_health_check": [HealthCheck.function_scoped_fixture], "deadline": None}
+LOCAL = {"suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
 def first_trials(planned: Plan, folder: Path) -> list[Run]:
@@ -92,7 +92,7 @@ SPACES = st.dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SPACES, st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(0, 12), st.sampled_from(["qmc", "random"]))
 def test_points_lie_in_their_space_and_a_larger_budget_extends_a_smaller(space, seed, few, more, sampler) -> None:
     short, long = (points.draw(space, sampler, seed, n) for n in (few, few + more))

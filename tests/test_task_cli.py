@@ -146,6 +146,6 @@ def test_help_and_errors_load_no_framework() -> None:
         "try: task_cli.main(['--help'])\nexcept SystemExit as leave: assert leave.code == 0\n"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "--optimizer.base.lr 1e-3" in done.stdout and "--checkpoint-every" in done.stdout

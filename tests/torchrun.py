@@ -17,6 +17,6 @@ def torchrun(script: str, folder: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*command, str(ROOT / "tests" / script), str(folder)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
