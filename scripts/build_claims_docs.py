@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_optim.claims import claim, cost, power, provenance
+from hf_optim.claims import claim, cost, defaults, power, provenance
+from hf_optim.claims.sources import WORDS
 from hf_optim.claims.statement import Statement
 from hf_optim.study.plan.plan import Plan, expand
 
@@ -39,14 +40,22 @@ judges them, what judging costs, and what was found, and at which size. Each has
   published figures are the code's.
 - *no noise, no interval*: no test was made. One deterministic run of each optimizer on a surface is compared as it is,
   and another start may turn it; a theorem "holds" if none of the computed cases broke it, which is no proof.
-- *printed*, *code*, *ours* behind an optimizer's settings, of all since the mark before it: the paper has them, its
-  published code or the code that it takes over has them, or the paper leaves them open.
+- *printed*, *code*, *ours* behind the settings of a training or of an optimizer, of all since the mark before it: the
+  paper has them, its published code or the code that it takes over has them, or the paper leaves them open, and is
+  silent or gives a range. "Its defaults" are the optimizer's own, and where those stand says the last table below.
 - A run that fails, or never arrives, counts as the worst there is.
 - Costs are rough: GPU hours at 30 TFLOP/s and $3 an hour, core hours at 13 GFLOP/s. Tables that share runs pay once.
 - "cannot" before the seeds: the published effects would need more of them than are planned, so that the stand-in is
   not run unless `--anyway` asks for it.
 
 Made by `scripts/build_claims_docs.py`.
+"""
+
+DEFAULTS = """
+## The optimizers' own defaults
+
+What an optimizer runs with where a claim sets nothing: *printed* in its own paper, in the *code* of its authors (or in
+torch's class, which ours follows), or *ours*.
 """
 
 
@@ -58,7 +67,18 @@ def page() -> str:
     for paper in claim.PAPERS:
         parts.append(f"\n## {paper}\n")
         parts += [_entry(loaded, by_size) for loaded, by_size in judged if loaded.paper == paper]
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, _defaults()]) + "\n"
+
+
+def _defaults() -> str:
+    """The table of the optimizers' own defaults."""
+    rows = [DEFAULTS, "| optimizer | read in | printed | code | ours |", "|---|---|---|---|---|"]
+    for name, rule in defaults.rules().items():
+        words = defaults.by_word(name)
+        told = {word: [f"{key} {provenance.short(value)}" for key, value in has.items()] for word, has in words.items()}
+        cells = [", ".join(told.get(word, [])) for word in WORDS]
+        rows.append(f"| {' | '.join([name, rule['of'], *cells])} |")
+    return "\n".join(rows)
 
 
 def _tally(judged: Sequence[tuple[claim.Claim, Judged]]) -> str:
@@ -76,7 +96,9 @@ def _entry(loaded: claim.Claim, by_size: Judged) -> str:
     plans = {size: expand(s.study) for size, s in loaded.settings.items() if s.study is not None}
     lines = [f"### {loaded.where}: {loaded.title}", "", _how(loaded, plans), ""]
     told = "; ".join(provenance.lines(loaded))
-    lines += [f"Settings at size paper: {told}.", ""] if told else []
+    trained = "; ".join(provenance.training(loaded))
+    lines += [f"Training at size paper: {trained}.", ""] if trained else []
+    lines += [f"Optimizers at size paper: {told}.", ""] if told else []
     lines += ["| the paper says | read as | judged by | found |", "|---|---|---|---|"]
     for statement in loaded.judged():
         cells = (

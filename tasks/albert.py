@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import Data, Metric, Preset, Primary, Size, Task, Value
+from hf_optim.experiment.task import REST, Data, Metric, Preset, Primary, Size, Source, Task, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +65,8 @@ BASE = {
 BASE_NOTE = (
     "the paper names ALBERT only; width and depth of its base size, 11.8 million parameters; the text's are ours"
 )
+#: the paper names the model; shares and lengths of masks are the code's
+PARTS: dict[str, Source] = {REST: "paper", "mask_share": "code", "longest_ngram": "code"}
 BERT_NOTE = "BERT-base, 110 million parameters; the pair length is ours"
 
 
@@ -78,8 +80,9 @@ def _paper(values: dict[str, Any], note: str) -> Preset:
             "AGR; the paper's Table 6 tries weight_decay 0, 2e-4, 5e-4 (its best), 1e-3, 1e-2; over all parameters",
         ),
         data=Value("wikitext-2", "paper"),
-        model=Value(values, "ours", note),
+        model=Value(values, "ours", note, PARTS | {key: "ours" for key in values if key not in PARTS}),
         schedule=Value({"name": "constant"}, "code", "the paper's LambdaLR is not used for ALBERT"),
+        validation=Value(0, "ours", "none: the text has a validation split"),
         drop_last=Value(False, "ours", "torch's default; the paper is silent"),
         train_evaluation=Value(4096, "ours", "about as many as there are test pairs"),
         evaluation_batch=Value(32),

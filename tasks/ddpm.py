@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_optim.core import extras
 from hf_optim.errors import UserError
-from hf_optim.experiment.task import Data, Metric, Moment, Preset, Primary, Size, Task, Value
+from hf_optim.experiment.task import REST, Data, Metric, Moment, Preset, Primary, Size, Source, Task, Value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +52,11 @@ CIFAR = {
     "resolution": 32, "channels": 128, "multipliers": [1, 2, 2, 2], "attention": [16], "layers_per_block": 2,
     "dropout": 0.1, "flip": True, "timesteps": 1000, "ema_decay": 0.0, "generated": 50_000, "ddim_steps": 100,
     "ddim_batch": 128, "real": "train", "early": 10 / 2000, "inception": "cache",
+}  # fmt: skip
+#: where CIFAR's values stand: the paper has a U-Net, CIFAR-10's size, the steps, images and epochs of its evaluation
+PARTS: dict[str, Source] = {
+    REST: "paper", **dict.fromkeys(CIFAR, "code"), "resolution": "paper", "generated": "paper", "ddim_steps": "paper",
+    "early": "paper", "ddim_batch": "ours", "inception": "ours",
 }  # fmt: skip
 
 SIZE_TABLE = {
@@ -102,8 +107,9 @@ SIZE_TABLE = {
                     "code",
                     "DDIM in 100 steps, 50,000 images and epoch 10 of 2000 are printed; the code keeps an "
                     "average of the weights (.9999) and generates from the weights themselves",
+                    PARTS,
                 ),  # fmt: skip
-                schedule=Value({"name": "constant", "warmup": 200}, "code"),
+                schedule=Value({"name": "constant", "warmup": 200}, "code", "its LambdaLR, as the text has"),
                 max_grad_norm=Value(1.0, "code"),
                 validation=Value(1000, "ours", "held out of train, for the loss; the paper has none"),
                 evaluations=Value(5, "paper", "Tables 1 and 2: epochs 400, 800, 1200, 1600 and 2000, and `early`"),

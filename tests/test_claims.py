@@ -138,7 +138,7 @@ def test_differences_are_computed_from_the_two_settings() -> None:
     assert not any("for tinyvit" in line for line in paper)
     assert "gradient clipping 5 is from the code." in paper
     assert any(line.startswith("held-out train samples 5000 is ours") for line in paper)
-    marks = {(name, source) for _, name, _, source, _ in settings.values(whole)}
+    marks = {(name, source) for _, name, _, source, _ in settings.values(loaded, whole)}
     assert {("epochs", "printed"), ("batch size", "printed"), ("gradient clipping", "code")} <= marks
 
 
@@ -146,7 +146,7 @@ def test_every_value_of_a_paper_preset_is_marked() -> None:
     for loaded in map(claim.load, NAMES):
         whole = settings.paper_plan(loaded)
         if whole is not None:
-            rows = settings.values(whole)
+            rows = settings.values(loaded, whole)
             assert {source for _, _, _, source, _ in rows} <= {"printed", "code", "ours"}
             for task in whole.tasks:
                 named = {name for label, name, *_ in rows if label == task["label"]}

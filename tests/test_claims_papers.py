@@ -73,7 +73,7 @@ def test_what_a_file_quotes_of_its_study_is_what_the_study_does(name) -> None:
         return
     if "seeds" in loaded.printed:
         assert loaded.printed["seeds"] == len(whole.seeds)
-    for _, key, value, source, _ in settings.values(whole):
+    for _, key, value, source, _ in settings.values(loaded, whole):
         if isinstance(loaded.printed.get(key), int):
             assert (value, source) == (str(loaded.printed[key]), "printed"), key
 

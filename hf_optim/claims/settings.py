@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hf_optim.claims.claim import Claim
-from hf_optim.experiment.task import Preset, Value, load
+from hf_optim.claims.sources import STUDY
+from hf_optim.experiment.task import REST, Preset, Value, load
 from hf_optim.study.plan.plan import Plan, cell_spec, expand, flatten
 
 #: values of a preset that say how a run is looked at, and not what it is
@@ -40,37 +41,84 @@ def differences(claim: Claim, size: str, plan: Plan) -> list[str]:
     lines += [
         f"{ours} is measured where the claim has {theirs}." for theirs, ours in claim.settings[size].metrics.items()
     ]
-    return [*lines, *_open(plan)] if size == "paper" else lines
+    return [*lines, *_open(claim, plan, whole)] if size == "paper" else lines
 
 
-def values(plan: Plan) -> list[tuple[str, str, str, str, str]]:
-    """Every value of every task's setting: (task, name, value, printed / code / ours, note)."""
-    rows = []
+Row = tuple[str, str, str, str, str]
+
+
+def values(claim: Claim, plan: Plan, brief: bool = False) -> list[Row]:
+    """Every value of the study and of every task's setting: (task, name, value, printed / code / ours, note).
+
+    `brief`: an architecture by its name alone, where the rest of the model is told entry by entry.
+    """
+    known = claim.printed.get("seeds")
+    seeds = ("", "seeds", str(len(plan.seeds)), "printed" if known == len(plan.seeds) else "ours", "")
+    own = paper_plan(claim)
+    rows = [seeds if known in (None, len(plan.seeds)) else (*seeds[:4], f"the paper has {known}")]
     for task in plan.tasks:
-        for name, value in _preset(task).items():
-            rows.append((task["label"], NAMES.get(name, name), _short(value.value), _source(value), value.note))
+        label = task["label"]
+        theirs = next((other for other in own.tasks if other["label"] == label), {}) if own is not None else {}
+        for name, value in _preset(task, _words(claim, task, theirs)).items():
+            if value.parts:
+                rows += _parts(label, name, value, brief)
+            else:
+                rows.append((label, NAMES.get(name, name), _short(value.value), _source(value.source), value.note))
+        word = _words(claim, task, theirs).get("schedules", "ours")
+        for who, given in (task.get("schedules") or {}).items():
+            rows.append((label, f"schedule of {who}", _short(given), word, ""))
     return rows
 
 
-def _source(value: Value[Any]) -> str:
-    return {"paper": "printed", "code": "code", "ours": "ours"}[value.source]
+def _parts(label: str, name: str, value: Value[Any], brief: bool) -> list[Row]:
+    """A mapping's entries: those that are told by themselves, and before them the rest."""
+    parts = dict(value.parts)
+    rest = parts.pop(REST, value.source)
+    others = {key: item for key, item in value.value.items() if key not in parts}
+    shown = str(others["name"]) if brief and "name" in others else _short(others)
+    rows = [(label, name, shown, _source(rest), value.note)]
+    for key, word in parts.items():
+        item = _short(value.value[key])
+        rows.append((label, key, f"({item})" if isinstance(value.value[key], Mapping) else item, _source(word), ""))
+    return rows
 
 
-def _preset(task: Mapping[str, Any]) -> dict[str, Value[Any]]:
-    """The values of a task's preset, with what the study overrides as ours."""
+def _words(claim: Claim, task: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, str]:
+    """Where the values that the study gives a task stand; one that is not the claim's own at size paper is ours."""
+    label, words = task["label"], {}
+    for name, said in claim.sources.get(STUDY, {}).items():
+        word = said.get(label, "ours") if isinstance(said, Mapping) else said
+        here, there = ((each.get("overrides") or {}).get(name, each.get(name)) for each in (task, theirs))
+        words[name] = word if here == there else "ours"
+    return words
+
+
+def _source(word: str) -> str:
+    return {"paper": "printed"}.get(word, word)
+
+
+def _preset(task: Mapping[str, Any], words: Mapping[str, str] | None = None) -> dict[str, Value[Any]]:
+    """The values of a task's preset and what the study gives in their place, which is ours unless `words` say more."""
+
+    def given(name: str, value: Any, same: Value[Any] | None = None) -> Value[Any]:
+        word = (words or {}).get(name)
+        if word is None and same is not None:
+            return same
+        source: Any = {"printed": "paper"}.get(word or "ours", word or "ours")
+        return Value(value, source, "set by the study")
+
     preset: Preset = load(task["task"]).preset(task["model"], task["size"])
     values = {key: value for key, value in preset.sources().items() if key not in LOOKING}
     model = values["model"]
     changed = {**model.value, **(task.get("options") or {})}
-    values["model"] = Value({"name": task["model"], **changed}, model.source, model.note)
+    parts = dict(model.parts) | {key: given("options", key).source for key in task.get("options") or {}}
+    values["model"] = Value({"name": task["model"], **changed}, model.source, model.note, parts)
     for key, value in (task.get("overrides") or {}).items():
         if key in values:
-            same = values[key].value == value
-            values[key] = values[key] if same else Value(value, "ours", "set by the study")
-    if task.get("data"):
-        values["data"] = Value(task["data"], "ours", "set by the study")
-    if task.get("schedule"):
-        values["schedule"] = Value(task["schedule"], "ours", "set by the study")
+            values[key] = given(key, value, values[key] if values[key].value == value else None)
+    for key in ("data", "schedule"):
+        if task.get(key):
+            values[key] = given(key, task[key])
     if values["steps"].value is None:
         del values["steps"]
     elif "epochs" in (task.get("overrides") or {}):
@@ -100,11 +148,12 @@ def _printed(claim: Claim, plan: Plan) -> list[str]:
     return lines
 
 
-def _open(plan: Plan) -> list[str]:
+def _open(claim: Claim, plan: Plan, whole: Plan) -> list[str]:
     """What the paper does not print, once for all tasks that share it."""
     by_line: dict[str, list[str]] = {}
     for task in plan.tasks:
-        for name, value in _preset(task).items():
+        theirs = next((other for other in whole.tasks if other["label"] == task["label"]), {})
+        for name, value in _preset(task, _words(claim, task, theirs)).items():
             if value.source != "paper":
                 shown = value.note if name == "model" else _short(value.value)
                 note = f": {value.note}" if value.note and name != "model" else ""

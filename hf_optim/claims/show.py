@@ -11,6 +11,7 @@ from hf_optim.claims.comparisons import Finding
 from hf_optim.claims.counterparts import Pair
 from hf_optim.claims.judge import Judgement, Outcome
 from hf_optim.claims.provenance import lines as settings_of_optimizers
+from hf_optim.claims.provenance import of_defaults
 from hf_optim.claims.settings import values
 from hf_optim.core.safe_text import line
 from hf_optim.core.safe_text import markdown as safe
@@ -27,6 +28,10 @@ STYLE = {
     "not tested": "dim",
     "not testable": "dim",
 }
+DEFAULTS = (
+    "Their own defaults, where the study sets nothing: printed in the optimizer's own paper, in its code (or torch's), "
+    "or ours:"
+)
 CAUTION = {
     "small": "A stand-in at small size: its verdicts speak of the setting below and of nothing larger, and the "
     "published figures are shown for orientation.",
@@ -66,11 +71,13 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
             "| task | value | | source | note |",
             "|---|---|---|---|---|",
         ]
-        lines += [f"| {' | '.join(map(safe, row))} |" for row in values(outcome.results.plan)]
+        lines += [f"| {' | '.join(map(safe, row))} |" for row in values(claim, outcome.results.plan)]
         told = settings_of_optimizers(claim, outcome.results.plan)
         if told:
             before = " before the search, which changes some" if outcome.results.plan.tuning is not None else ""
             lines += ["", f"The optimizers' settings{before}:", "", *(f"- {safe(text)}" for text in told)]
+            own = of_defaults(outcome.results.plan)
+            lines += ["", DEFAULTS, "", *(f"- {safe(text)}" for text in own)] if own else []
     if claim.notes:
         lines += ["", "## What the paper leaves open, and where it contradicts itself", ""]
         lines += [f"- {safe(note)}" for note in claim.notes]

@@ -1,12 +1,16 @@
-"""Where the settings of a claim's optimizers at size paper stand: in the paper, in its code, or with us.
+"""Where the settings of a claim's study at size paper stand: in the paper, in its code, or with us.
+
+What a task's preset holds says so itself; here is what the study sets, for its optimizers and for its tasks.
 
 sources:
   all: {lr: code}                          # of every optimizer that has the setting; a label of its own goes before
   AdamW: {weight_decay: printed, lr: {Swin-T: code, VGG11: printed}}     # by the task's label, where tasks differ
   TLR(SGD): {gamma: printed, base.lr: ours}
-  Prodigy: code                            # one word: of every setting that it has
-  TLR as run: {base.lr: printed, defaults: code}     # `defaults`: of what is not set
-  SPS: ours                                # of an optimizer without settings: that its defaults are taken
+  Prodigy: code                            # one word: of every setting that it has, and of its defaults
+  TLR as run: {base.lr: printed, defaults: code}     # `defaults`: of what is not set, that the default is taken
+  SGDM: {lr: printed, momentum: printed, defaults: code}     # a default may be told by itself
+  study: {batch_size: printed, schedules: {WRN: printed}}     # of what the study gives its tasks: overrides by their
+                                           # name, and data, options, schedule, schedules
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.core.validate import closest
+from hf_optim.registry import info, list_optimizers
 
 if TYPE_CHECKING:
     from hf_optim.study.plan.source import Source, Where
@@ -22,6 +27,9 @@ if TYPE_CHECKING:
 WORDS = ("printed", "code", "ours")
 EVERY = "all"
 DEFAULTS = "defaults"
+STUDY = "study"
+#: overrides that say how a run is looked at, and not what it is
+LOOKING = ("eval_every", "train_curve", "sharpness", "evaluations", "train_evaluation", "evaluation_batch")
 #: label -> setting -> its word, or the word of each task
 Sources = Mapping[str, Mapping[str, str | Mapping[str, str]]]
 
@@ -32,8 +40,13 @@ def read(source: Source, value: Any, study: Any) -> Sources:
     source.check_type(where, value, dict, "a mapping from an optimizer's label to where its settings stand")
     if not isinstance(study, Mapping):
         raise source.error(where, "sources are of the optimizers of paper_size, which has no study")
-    known = _settings(study)
+    known, own = _settings(study), _defaults(study)
+    if STUDY in known and STUDY in value:
+        raise source.error((*where, STUDY), f"sources: {STUDY} is of the tasks; give the optimizer another label")
     found: dict[str, dict[str, str | Mapping[str, str]]] = {label: {} for label in known}
+    if STUDY in value:
+        found[STUDY] = _of(source, (*where, STUDY), value[STUDY], of_tasks(study))
+        value = {key: said for key, said in value.items() if key != STUDY}
     for key in sorted(value, key=lambda key: key in known):  # `all` first
         if key not in known and key != EVERY:
             near = closest(key, known)
@@ -42,7 +55,7 @@ def read(source: Source, value: Any, study: Any) -> Sources:
         if key not in known:
             _anybody(source, (*where, key), value[key], known)
         for label in known if key not in known else [key]:
-            found[label] |= _of(source, (*where, key), value[key], known[label], key not in known)
+            found[label] |= _of(source, (*where, key), value[key], known[label], key not in known, own[label])
     return found
 
 
@@ -58,17 +71,27 @@ def _anybody(source: Source, where: Where, value: Any, known: Mapping[str, Mappi
 
 
 def _of(
-    source: Source, where: Where, value: Any, has: Mapping[str, list[str]], spread: bool
+    source: Source,
+    where: Where,
+    value: Any,
+    has: Mapping[str, list[str]],
+    spread: bool = False,
+    own: Mapping[str, Any] | None = None,
 ) -> dict[str, str | Mapping[str, str]]:
-    """The words of one optimizer's settings; `spread`: what it does not set is let be."""
+    """The words of one optimizer's settings, whose rule has the defaults `own`; `spread`: what it does not set is let
+    be. Of the tasks' settings: None.
+    """
     if not isinstance(value, dict):
         word = _word(source, where, value)
-        return dict.fromkeys(has or [DEFAULTS], word)
+        return dict.fromkeys(has if own is None else [*has, DEFAULTS], word)
     words: dict[str, str | Mapping[str, str]] = {}
     for name, said in value.items():
         here = (*where, name)
-        if name not in has and name != DEFAULTS:
+        if name not in has and not (own is not None and name == DEFAULTS):
             if spread:
+                continue
+            if name in (own or ()) and not isinstance(said, dict):
+                words[name] = _word(source, here, said)
                 continue
             near = closest(name, has)
             raise source.error(here, f"sources: {where[-1]} sets no {name!r}{near}; it sets: {_list(has)}")
@@ -110,6 +133,29 @@ def _settings(study: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
             here = hyper.get(label) if isinstance(hyper, Mapping) else None
             for name in dict.fromkeys([*names(spec), *names(here if isinstance(here, Mapping) else {})]):
                 found[label].setdefault(name, []).append(str(task.get("label")))
+    return found
+
+
+def _defaults(study: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """label -> the defaults of its rule; of one that is not registered, none are known."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in _entries(study, "optimizers"):
+        spec = entry if isinstance(entry, Mapping) else {"name": entry}
+        name = str(spec.get("name"))
+        found[str(spec.get("label", name))] = info(name).defaults if name in list_optimizers() else {}
+    return found
+
+
+def of_tasks(study: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What the study gives its tasks -> the tasks that it gives it."""
+    found: dict[str, list[str]] = {}
+    for task in _entries(study, "tasks"):
+        if not isinstance(task, Mapping):
+            continue
+        overrides = task.get("overrides")
+        names = [name for name in overrides if name not in LOOKING] if isinstance(overrides, Mapping) else []
+        for name in [*names, *(key for key in ("data", "options", "schedule", "schedules") if task.get(key))]:
+            found.setdefault(name, []).append(str(task.get("label")))
     return found
 
 

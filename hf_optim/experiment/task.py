@@ -31,19 +31,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
 
 T = TypeVar("T")
+#: where a value stands, see `Value`
+Source = Literal["paper", "code", "ours"]
 #: what an option may count
 MOST_OF_ANYTHING = 2**53
+#: in `Value.parts`: the entries that are not named there
+REST = "*"
 
 
 @dataclass(frozen=True)
 class Value(Generic[T]):
     """One value of a preset and where it stands: `paper` (printed there), `code` (in the paper's public code)
-    or `ours`.
+    or `ours`. Of a mapping `source` is that of its least certain entry, and `parts` has that of each entry that is
+    told by itself; under `REST`, that of all others.
     """
 
     value: T
-    source: Literal["paper", "code", "ours"] = "ours"
+    source: Source = "ours"
     note: str = ""
+    parts: Mapping[str, Source] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ setting, `resnet50@agr-cifar100`; the first setting of a model is its preset und
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from hf_optim.experiment.task import Preset, Size, Value
+from hf_optim.experiment.task import REST, Preset, Size, Source, Value
 from hf_optim.tasks.presets.architectures import ARCHITECTURES, Architecture
 
 
@@ -28,18 +29,26 @@ def ours(value: Any, note: str = "") -> Value[Any]:
     return Value(value, "ours", note)
 
 
+def least_certain(sources: Iterable[Source]) -> Source:
+    """The source that a reader has to doubt most; `paper` of none."""
+    return max(sources, key=("paper", "code", "ours").index, default="paper")
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a model is trained in: the values of `Preset` but `model`, and what of `model` the setting decides.
 
-    `model` is laid over the architecture's configuration; `augment` is described in `data/augment.py`. `source` is
-    that of the least certain of its values.
+    `model` is laid over the architecture's configuration; `augment` is described in `data/augment.py`.
     """
 
     preset: dict[str, Value[Any]]
-    model: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Value[Any]] = field(default_factory=dict)
     about: str = ""
-    source: Literal["paper", "code", "ours"] = "paper"
+
+    @property
+    def source(self) -> Source:
+        """That of the least certain value of the model."""
+        return least_certain(value.source for value in self.model.values())
 
 
 HELD_OUT = {
@@ -101,6 +110,7 @@ def _tlr(data: str, epochs: Value[int], batch: Value[int], held_out: dict[str, V
         "epochs": epochs,
         "batch_size": batch,
         "optimizer": code({"name": "tlr", "base": base}),
+        "schedule": code({"name": "constant"}, "its default; sgd-mstep's is printed, and the study's"),
         "data": paper(data),
         **held_out,
     }
@@ -117,92 +127,89 @@ def _amvt(data: str, epochs: int, batch: int, held_out: dict[str, Value[Any]]) -
             {"name": "cosine", "warmup": 0.05},
             "Section 4.4's best, with 5% of ours; Section 2.5 has warm restarts, without a period",
         ),
+        "max_grad_norm": ours(0.0, "no clipping: Algorithm 1's is optional, without a threshold"),
         "data": paper(data),
         **held_out,
     }
 
 
-_SMOOTH = {"label_smoothing": 0.1}
 _JITTER = {**CROP_FLIP, "jitter": 0.2}
 _MIX = "without RandAugment, erasing, mixup, cutmix"
+_RECIPE = {"augment": code(RESIZED), "image_size": code(224), "label_smoothing": code(0.1)}
+#: AMVT names crops, flips, jitter, smoothing and a dropout of .1 to .3; the amounts are ours
+_REGULARISED = {
+    "augment": ours(_JITTER), "small_stem": ours(True), "dropout": ours(0.1), "label_smoothing": ours(0.1),
+}  # fmt: skip
 
 SETTINGS: dict[str, Setting] = {
     "smaran-cifar10": Setting(_smaran("cifar10", "normalisation only"), {}, "SMARAN, Fig. 2, 5"),
     "smaran-cifar100": Setting(_smaran("cifar100", "normalisation only"), {}, "SMARAN, Fig. 2"),
-    "smaran-tiny-imagenet": Setting(_smaran("tiny-imagenet"), {"augment": CROP_FLIP}, "SMARAN, Fig. 3"),
+    "smaran-tiny-imagenet": Setting(_smaran("tiny-imagenet"), {"augment": paper(CROP_FLIP)}, "SMARAN, Fig. 3"),
     "agr-cifar100": Setting(
         _agr("cifar100", paper(200), paper(128, "2 GPUs x 64")),
-        {"augment": {**CROP_FLIP, "rotate": 15}, "small_stem": True},
+        {"augment": code({**CROP_FLIP, "rotate": 15}), "small_stem": code(True)},
         "AGR, Table 5 as Section 5.3.1 has it; crop, flip, rotation and stem from the code that its own takes over",
-        "code",
     ),
     "agr-tiny-imagenet": Setting(
         _agr("tiny-imagenet", paper(200, "Table 5; Section 5.3 says 300"), paper(256, "2 GPUs x 128")),
-        {"augment": {**CROP_FLIP, "rotate": 15}, "small_stem": True},
+        {"augment": ours({**CROP_FLIP, "rotate": 15}), "small_stem": ours(True)},
         "AGR, Table 5 as its caption has it; augmentation and stem as for CIFAR-100",
-        "ours",
     ),
     "agr-convnext": Setting(
         _official(4e-3, code(1024, "2 GPUs x 128, 4 accumulations"), 2.5e-4, 0.0),
-        {"augment": RESIZED, "image_size": 224, **_SMOOTH},
+        _RECIPE,
         f"AGR, Table 3: ConvNeXt's recipe {_MIX}, EMA",
-        "code",
     ),
     "agr-swin": Setting(
-        _official(2.5e-4, paper(256, "2 GPUs x 128"), 0.01, 5.0),
-        {"augment": RESIZED, "image_size": 224, **_SMOOTH},
-        f"AGR, Table 3: Swin's recipe {_MIX}",
-        "code",
+        _official(2.5e-4, paper(256, "2 GPUs x 128"), 0.01, 5.0), _RECIPE, f"AGR, Table 3: Swin's recipe {_MIX}"
     ),
     "agr-tinyvit": Setting(
-        _official(2.5e-4, paper(256, "2 GPUs x 128"), 0.01, 5.0),
-        {"augment": RESIZED, "image_size": 224, **_SMOOTH},
-        f"AGR, Tables 4, 7: TinyViT's recipe {_MIX}",
-        "code",
+        _official(2.5e-4, paper(256, "2 GPUs x 128"), 0.01, 5.0), _RECIPE, f"AGR, Tables 4, 7: TinyViT's recipe {_MIX}"
     ),
     "tlr-mnist": Setting(
         {
-            **_tlr("mnist", paper(20), paper(128, "one of 64 to 512"), HELD_OUT),
+            **_tlr(
+                "mnist",
+                paper(20, "of the grid search; those of the figures are not printed"),
+                ours(128, "one of the printed 64 to 512"),
+                HELD_OUT,
+            ),
             "optimizer": paper({"name": "sgd", "lr": 0.1}, "one of 1e-1 to 1e-9"),
         },
         {},
         "TLR, Fig. 1, 2",
     ),
     "tlr-cifar10": Setting(
-        _tlr("cifar10", code(80), paper(128), HELD_OUT), {"augment": CROP_FLIP}, "TLR, named without results", "code"
+        _tlr("cifar10", code(80), paper(128), HELD_OUT), {"augment": code(CROP_FLIP)}, "TLR, named without results"
     ),
     "tlr-cifar100": Setting(
-        _tlr("cifar100", code(80), paper(128), HELD_OUT), {"augment": CROP_FLIP}, "TLR, Table 1 and Fig. 3", "code"
+        _tlr("cifar100", code(80), paper(128), HELD_OUT), {"augment": code(CROP_FLIP)}, "TLR, Table 1 and Fig. 3"
     ),
     "tlr-imagenet": Setting(
         _tlr("imagenet", paper(80), paper(96), IMAGENET),
-        {"augment": RESIZED, "image_size": 224},
+        {"augment": ours(RESIZED), "image_size": ours(224)},
         "TLR, Fig. 4; the augmentation is ours",
-        "ours",
     ),
     "amvt-mnist": Setting(
         _amvt("mnist", 20, 128, HELD_OUT),
-        {"dropout": 0.1, **_SMOOTH},
+        {"dropout": ours(0.1), "label_smoothing": ours(0.1)},
         "AMVT, Section 5.2; without Section 2.5's crops, flips and jitter; amounts and budget are ours",
-        "ours",
     ),
     "amvt-cifar10": Setting(
         _amvt("cifar10", 200, 128, HELD_OUT),
-        {"augment": _JITTER, "small_stem": True, "dropout": 0.1, **_SMOOTH},
+        _REGULARISED,
         "AMVT, Sections 5.1 to 5.9; its amounts of jitter, dropout and smoothing, stem and budget are ours",
-        "ours",
     ),
-    "amvt-cifar100": Setting(
-        _amvt("cifar100", 200, 128, HELD_OUT),
-        {"augment": _JITTER, "small_stem": True, "dropout": 0.1, **_SMOOTH},
-        "AMVT, Section 5.2; as amvt-cifar10",
-        "ours",
-    ),
+    "amvt-cifar100": Setting(_amvt("cifar100", 200, 128, HELD_OUT), _REGULARISED, "AMVT, Section 5.2; as amvt-cifar10"),
     "amvt-imagenet": Setting(
         _amvt("imagenet", 90, 256, IMAGENET),
-        {"augment": {**RESIZED, "jitter": 0.2}, "image_size": 224, "dropout": 0.1, **_SMOOTH},
+        {
+            "augment": ours({**RESIZED, "jitter": 0.2}),
+            "image_size": ours(224),
+            "dropout": ours(0.1),
+            "label_smoothing": ours(0.1),
+        },
         "AMVT, Sections 5.2, 5.4, 5.6; as amvt-cifar10",
-        "ours",
     ),
 }
 
@@ -210,18 +217,20 @@ SETTINGS: dict[str, Setting] = {
 class Row(NamedTuple):
     """The settings of a model at size paper, the first being its default, and what they change in its configuration.
 
-    `ours`: what of the model is ours, where the setting itself is more certain than that.
+    `named`: where the architecture stands. `ours`: what of the model is ours, where the setting itself is more certain
+    than that.
     """
 
     settings: tuple[str, ...]
-    model: dict[str, Any] = {}
+    model: dict[str, Value[Any]] = {}
+    named: Source = "paper"
     ours: str = ""
 
 
 ROWS: dict[str, Row] = {
     "mlp": Row(("tlr-mnist",)),
     "resnet": Row(("agr-cifar100",)),
-    "mnist_cnn": Row(("amvt-mnist",)),
+    "mnist_cnn": Row(("amvt-mnist",), named="ours"),
     "resnet18": Row(("smaran-cifar10", "agr-cifar100", "agr-tiny-imagenet")),
     "resnet50": Row(
         (
@@ -238,11 +247,15 @@ ROWS: dict[str, Row] = {
     "resnet101": Row(("agr-cifar100", "agr-tiny-imagenet", "amvt-cifar100")),
     "resnet152": Row(("amvt-imagenet",)),
     "densenet121": Row(("smaran-cifar10", "smaran-cifar100", "smaran-tiny-imagenet")),
-    "vgg11": Row(("agr-cifar100", "agr-tiny-imagenet"), ours="one linear layer for the code's three"),
+    "vgg11": Row(
+        ("agr-cifar100", "agr-tiny-imagenet"),
+        {"small_stem": ours(True)},
+        ours="one linear layer for the code's three",
+    ),
     "vgg16": Row(("amvt-cifar10",)),
-    "wrn16_4": Row(("tlr-cifar100", "tlr-cifar10"), {"dropout": 0.1}),
+    "wrn16_4": Row(("tlr-cifar100", "tlr-cifar10"), {"dropout": code(0.1)}),
     "convnext_tiny": Row(("agr-convnext",)),
-    "convnext_small": Row(("agr-convnext",)),
+    "convnext_small": Row(("agr-convnext",), named="ours", ours="that the table's second ConvNeXt Tiny is the Small"),
     "swin_tiny": Row(("agr-swin",)),
     "swin_small": Row(("agr-swin",)),
     "tinyvit_5m": Row(("agr-tinyvit",)),
@@ -325,13 +338,15 @@ def _paper() -> dict[str, Preset]:
 
 
 def _in_setting(architecture: Architecture, setting: Setting, row: Row) -> Preset:
-    given = setting.model
+    given = {**setting.model, **row.model}
     if architecture.family == "convnext":  # has drop_path_rate in its place
         given = {key: value for key, value in given.items() if key != "dropout"}
-    configuration = {**architecture.config, **given, **row.model}
+    configuration = {**architecture.config, **{key: value.value for key, value in given.items()}}
+    parts: dict[str, Source] = {REST: row.named, **{key: value.source for key, value in given.items()}}
+    if "drop_path_rate" in configuration:
+        parts["drop_path_rate"] = "code"  # that of the recipe
     about = f"{setting.about}; {row.ours} is ours" if row.ours else setting.about
-    model = Value(configuration, "ours" if row.ours else setting.source, about)
-    return Preset(**setting.preset, model=model)
+    return Preset(**setting.preset, model=Value(configuration, least_certain(parts.values()), about, parts))
 
 
 SIZES = {
