@@ -37,7 +37,7 @@ judges them, what judging costs, and what was found, and at which size. Each has
 - *holds*, *contradicted*: decided, all comparisons of a sentence together at 5 %. *partly*: some parts of it decided in
   favour and none against. *undecided*: not enough runs. *not testable*: the paper leaves out what it would take.
 - *as printed*, *as run*: where a paper's published code is another algorithm than its text, both are run, and the
-  published figures are the code's.
+  published figures are taken as the code's: no paper says so.
 - *no noise, no interval*: no test was made. One deterministic run of each optimizer on a surface is compared as it is,
   and another start may turn it; a theorem "holds" if none of the computed cases broke it, which is no proof.
 - *printed*, *code*, *ours* behind the settings of a training or of an optimizer, of all since the mark before it: the

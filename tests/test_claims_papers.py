@@ -160,3 +160,13 @@ def test_a_run_that_failed_has_no_share_in_how_many_times_longer_the_others_took
     failing = [("1e-1", judged.keys["optimizer"])]
     assert "times" in rules.rule(worlds.evidence(judged.keys, study, "right"), judged.keys).words
     assert "nan" not in rules.rule(worlds.evidence(judged.keys, study, "right", failing), judged.keys).words
+
+
+@pytest.mark.parametrize("size", ["small", "paper"])
+def test_no_guard_of_ours_holds_tlr_back_where_the_paper_goes(size) -> None:
+    """`bound` stops at 1e4 times the rate given; from the figure's least the best one is 1e8 times as large."""
+    study = claim.load("tlr-figure2").settings[size].study
+    assert study is not None
+    specs = [spec for _, label, spec in plan.expand(study).cells() if label == "TLR"]
+    assert len(specs) == 18 and all(spec["guards"] is False for spec in specs)
+    assert min(spec["base"]["lr"] for spec in specs) == 1e-9

@@ -185,6 +185,23 @@ def test_the_rate_stays_within_its_bound():
     assert opt.param_groups[0]["hf_optim_lr_scale"] == 50.0
 
 
+def test_without_guards_the_rate_leaves_any_start():
+    """As the paper has it: from a rate at which w moves by little more than its rounding, the guards kept it there."""
+
+    def scale(**options) -> float:
+        torch.manual_seed(0)
+        start = torch.cat([10 * torch.randn(100), 1e-3 * torch.randn(100)])  # rounding holds the first half still
+        p, target = nn.Parameter(start.clone()), start + 1
+        opt = hf_optim.create("tlr", [p], base={"name": "sgd", "lr": 1e-9}, interval=5, **options)
+        for _ in range(300):
+            p.grad = (p - target).detach() + torch.randn(200)
+            opt.step()
+        return float(opt.param_groups[0]["hf_optim_lr_scale"])
+
+    assert scale() == 1.0
+    assert scale(guards=False) > 1e7
+
+
 def test_nothing_happens_after_convergence():
     """Where w moves by its rounding alone, D is noise, and the rate blew up."""
     torch.manual_seed(0)

@@ -41,8 +41,9 @@ class TLR(RateWindows):
     factor exceeds 1 - gamma, so the rate stays positive. Decay and momentum of the base are part of u.
     The factors' product is `group["hf_optim_lr_scale"]`: the base steps with lr times it, and `group["lr"]` stays the
     scheduler's. A rate that a scheduler moves within K steps enters as its mean; steps at rate 0 do not count.
-    Three guards are ours, not the paper's: D below 1e-6 a, and windows in which w moved by its rounding alone, change
-    no rate; the product of all factors stays within [1 / bound, bound]; K = 1, a window of one step, is warned of.
+    Three guards are ours, not the paper's (`guards=False` is without): D below 1e-6 a, and windows in which w moved by
+    its rounding alone, change no rate; the product of all factors stays within [1 / bound, bound]; K = 1, a window of
+    one step, is warned of.
 
     Args:
         base: any torch.optim.Optimizer instance.
@@ -57,6 +58,8 @@ class TLR(RateWindows):
         lookahead: the exact form of Equations 3 and 8 instead: at every K-th step the gradient at the look-ahead point,
             on the same batch. Needs `step(closure)`.
         bound: how far the rate may move from the one given, as a factor, 1e4.
+        guards: whether the three guards above hold. Without them the rate follows the paper alone, which starts from
+            rates (1e-9) at which parameters move by little more than their rounding.
 
     Source: TLR, Equation 8 and "Technical Considerations". Text and figures disagree on the defaults (gamma .33, p .20
     in the text; .2, .33 in Figure 1); `tlr_legacy` follows the published code's schedule and tests.
@@ -82,6 +85,7 @@ class TLR(RateWindows):
         "scope": "global",
         "lookahead": False,
         "bound": 1e4,
+        "guards": True,
     }
     bounds = {
         "gamma": (0.0, 1.0, False, True),
@@ -102,6 +106,7 @@ class TLR(RateWindows):
         scope: str = "global",
         lookahead: bool = False,
         bound: float = 1e4,
+        guards: bool = True,
     ) -> None:
         own = {k: v for k, v in locals().items() if k in self.defaults_own}
         validate.values(
@@ -110,6 +115,7 @@ class TLR(RateWindows):
         if steps_per_epoch is not None and interval is not None:
             raise UserError(f"{self.rule}: give steps_per_epoch or interval, not both")
         self.gamma, self.p, self.cap, self.scope, self.lookahead, self.bound = gamma, p, cap, scope, lookahead, bound
+        self.guards = guards
         super().__init__(base)
         self._told = False
         if interval is not None:
@@ -159,6 +165,8 @@ class TLR(RateWindows):
     def _rescaled(self, scale: float, products: tuple[float, float, float, float], group: dict[str, Any]) -> float:
         a, b, c, noise = products
         D = a - b
+        if not self.guards:
+            return scale if not D > 0 else scale * min(1 + self.gamma * b / D, self.cap)
         if not D > ROUNDING * abs(a) or min(a, c) < noise:
             return scale
         return min(max(scale * min(1 + self.gamma * b / D, self.cap), 1 / self.bound), self.bound)
