@@ -330,7 +330,8 @@ def describe(name: str) -> dict[str, Any]:
             "about": entry.about,
             "presets": {
                 model: {
-                    key: {"value": v.value, "source": v.source, "note": v.note} for key, v in preset.sources().items()
+                    key: {"value": v.value, "source": v.source, "note": v.note, "parts": dict(v.parts)}
+                    for key, v in preset.sources().items()
                 }
                 for model, preset in entry.presets.items()
             },

@@ -58,8 +58,8 @@ class TLR(RateWindows):
         lookahead: the exact form of Equations 3 and 8 instead: at every K-th step the gradient at the look-ahead point,
             on the same batch. Needs `step(closure)`.
         bound: how far the rate may move from the one given, as a factor, 1e4.
-        guards: whether the three guards above hold. Without them the rate follows the paper alone, which starts from
-            rates (1e-9) at which parameters move by little more than their rounding.
+        guards: whether the guards above hold, which leave the rate as it is or within `bound`. Without them it follows
+            the paper alone, which starts from rates (1e-9) at which parameters move by little more than their rounding.
 
     Source: TLR, Equation 8 and "Technical Considerations". Text and figures disagree on the defaults (gamma .33, p .20
     in the text; .2, .33 in Figure 1); `tlr_legacy` follows the published code's schedule and tests.
