@@ -78,7 +78,11 @@ def _told(told: Mapping[str, list[tuple[str, str]]]) -> list[str]:
         if rest:
             grouped.setdefault(_joined(rest), []).append(label)
     whole = _joined(shared).replace("its defaults", "their defaults")
-    return ([f"all: {whole}"] if shared else []) + [f"{', '.join(who)}: {t}" for t, who in grouped.items()]
+    return ([f"all: {whole}"] if shared else []) + [f"{_and(who)}: {t}" for t, who in grouped.items()]
+
+
+def _and(labels: list[str]) -> str:
+    return (" / " if any("," in label for label in labels) else ", ").join(labels)
 
 
 def _joined(items: list[tuple[str, str]]) -> str:

@@ -130,6 +130,9 @@ def _amvt(data: str, epochs: int, batch: int, held_out: dict[str, Value[Any]]) -
         "max_grad_norm": ours(0.0, "no clipping: Algorithm 1's is optional, without a threshold"),
         "data": paper(data),
         **held_out,
+        "validation": ours(
+            held_out["validation"].value, "held out of train; Section 2.5 has a validation loss, of what is not said"
+        ),
     }
 
 
