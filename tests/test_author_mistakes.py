@@ -140,7 +140,11 @@ def test_a_name_that_a_hook_may_miss_is_seen_as_missing(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         (LERP, "m.lerp_(raw.abs_(), c.w)", "writes its gradient"),
-        ("x.mul_(c.shrink).add_(m, alpha=-c.lr)", "x = x - m * c.lr", "move no parameter: `update` has to write x"),
+        (
+            "x.mul_(c.shrink).add_(m, alpha=-c.lr)",
+            "x = x - m * c.lr",
+            "no parameter ever moves: `update` has to write x",
+        ),
         (
             "lr: float = 0.1,\n        beta: float = 0.9,",
             "beta: float, lr: float = 0.1,",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
+from hf_optim.bases.written import may_write, rebound
 from hf_optim.core import validate
 from hf_optim.core.hooks import RuleError
 from hf_optim.core.rule import Rule
@@ -16,6 +17,8 @@ from hf_optim.core.validate import closest
 TENSORS = ("x", "g", "raw", "given")
 #: hooks that are called with what they ask for by name
 _NAMED = ("update", "measure")
+#: hooks that write the `memory` they are given
+_REMEMBERING = ("control", "begin", "finish")
 #: what others call x and g
 _SAME = {"p": "x", "param": "x", "params": "x", "w": "x", "grad": "g", "gradient": "g", "d_p": "g"}
 #: declarations whose keys or entries are arguments of the constructor
@@ -50,6 +53,7 @@ def check_rule(rule: type[Rule]) -> None:
             _check_positional(name, hook, written.__func__, called_with)
     if rule.measures is not Rule.measures and rule.measure is Rule.measure:
         raise RuleError(f"{name}.measures names sums, and there is no `measure` that gives them: write it")
+    _check_remembered(rule, name)
     _check_used(rule, name)
 
 
@@ -142,4 +146,36 @@ def _check_used(rule: type[Rule], name: str) -> None:
             raise RuleError(
                 f"{name}.slots has {slot!r}, which neither update nor measure asks for: write it among the arguments "
                 "of one, or leave the slot out"
+            )
+    _check_written(rule, name)
+
+
+def _check_written(rule: type[Rule], name: str) -> None:
+    """What is written nowhere keeps its first value for ever: x = x - d and m = m + g only give the names away."""
+    hooks = [getattr(rule, hook) for hook in _NAMED if getattr(rule, hook) is not getattr(Rule, hook)]
+    for asked in ("x", *rule.slots):
+        mine = [hook for hook in hooks if asked in inspect.signature(hook).parameters]
+        if any(may_write(hook, asked) for hook in mine) or (asked != "x" and hasattr(rule, "matrices")):
+            continue
+        place = next((f"{hook.__qualname__}{where}" for hook in mine if (where := rebound(hook, asked))), "")
+        gives = f"{place}: that gives the name {asked} to another tensor, and " if place else f"{name}: "
+        if asked == "x":
+            raise RuleError(
+                f"{gives}no parameter ever moves: `update` has to write x in place, as x.add_(m, alpha=-c.lr)"
+            )
+        if place or rule.slots[asked] != "param":  # a copy of the first weights may stay what it is
+            raise RuleError(
+                f"{gives}no hook writes the slot {asked!r}, which keeps its first value for ever: write it in place, "
+                f"as {asked}.lerp_(g, c.w), {asked}.mul_(c.beta).add_(g) or {asked}.copy_(...)"
+            )
+
+
+def _check_remembered(rule: type[Rule], name: str) -> None:
+    """`memory` is written entry by entry."""
+    for hook in _REMEMBERING:
+        where = rebound(getattr(rule, hook), "memory") if hasattr(rule, hook) else ""
+        if where:
+            raise RuleError(
+                f"{name}.{hook}{where}: that gives the name memory to another mapping, and what the run "
+                "remembers stays as it was: write its entries, as memory['k'] = value"
             )
