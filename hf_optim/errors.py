@@ -35,9 +35,9 @@ class DamagedCheckpoint(UserError):
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line of at most 500 characters: its kind, unless it is a message to the user, and its text."""
+    """An error as one line: a message to the user whole, any other with its kind and at most 500 characters."""
     text, kind = " ".join(str(error).split()), type(error).__name__
-    if not isinstance(error, UserError):
-        text = f"{kind}: {text}" if text else kind
-    text = text or kind
+    if isinstance(error, UserError) and text:  # what to do stands at its end
+        return text
+    text = f"{kind}: {text}" if text else kind
     return text if len(text) <= 500 else text[:497] + "..."

@@ -45,3 +45,34 @@ class Twice(torch.optim.SGD):
         self.values.append(float(closure()))
         self.differences.append(max(float((p.grad - g).abs().max()) for p, g in zip(params, before, strict=True)))
         return super().step()
+
+
+class Silent(SAM):
+    """SAM that says nothing of a closure at all."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        with torch.enable_grad():
+            closure()
+        return super().step(closure)
+
+
+class Handing(SAM):
+    """The same, by a decorator of torch's, as many write it."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        closure = torch.enable_grad()(closure)
+        closure()
+        return super().step(closure)
+
+
+class Broken(torch.optim.SGD):
+    """An optimizer that has a bug, and nothing to do with closures."""
+
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, lr=lr)
+        self.rule: Any = None
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        return self.rule(2)

@@ -79,3 +79,22 @@ def test_no_kernels_where_none_are_asked_for(name):
     required = {"lr": 0.1} if "lr" in registry.info(name).required else {}
     opt = registry.create(name, torch.nn.Linear(3, 2), compile=False, **required)
     assert opt.execution == "blocks: compile=False"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"compile": "yes"}, r"adamw: compile must be None, True or False, got 'yes'"),
+        ({"compile": 1}, r"compile must be None, True or False, got 1"),
+        ({"state_dtype": torch.bfloat16}, r"state_dtype must be None, 'fp32', 'bf16' or 'int8', got torch.bfloat16"),
+        ({"state_dtype": ["bf16"]}, r"state_dtype must be .*got \['bf16'\]"),
+    ],
+)
+def test_options_of_the_shell_take_their_values_only(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        registry.create("adamw", [torch.nn.Parameter(torch.ones(3))], **given)
+
+
+def test_a_loss_is_skipped_or_raised() -> None:
+    with pytest.raises(UserError, match="on_bad_loss must be 'raise' or 'skip', got None"):
+        registry.create("smaran", [torch.nn.Parameter(torch.ones(3))], on_bad_loss=None)

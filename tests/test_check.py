@@ -159,6 +159,33 @@ def test_what_cannot_be_stepped_is_a_row_of_its_own_and_no_failure(tmp_path, cap
     assert show.UNMADE_TITLE in out and "not today" in out
 
 
+def test_what_an_author_says_stands_whole(tmp_path, capsys):
+    """Said of a check and of what cannot be made: what to do stands at the end of a long line."""
+    said = "the rule cannot go on, because " + "of this and of that, " * 40 + "so do this instead"
+    for at, shown in ((0, UNMADE), (6, FAIL)):
+        file = tmp_path / f"mine{at}.py"
+        file.write_text(
+            "import torch\nfrom hf_optim.errors import UserError\n\n\nclass Mine(torch.optim.SGD):\n    n = 0\n\n"
+            "    def step(self, closure=None):\n        self.n += 1\n"
+            f"        if self.n > {at}:\n            raise UserError({said!r})\n        return super().step(closure)\n"
+        )
+        report = hf_optim.check.run(f"{file}:Mine", checks=["convex"])
+        (cell,) = report.ordered()
+        assert cell.status == shown and cell.why.endswith("so do this instead"), cell
+        cli.main([f"{file}:Mine", "--checks", "convex"])
+        assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_state_that_is_lost_unseen_is_told_how_to_be_shown(tmp_path):
+    text = (ROOT / "hf_optim" / "optimizers" / "lion.py").read_text(encoding="utf-8")
+    for name, line in (("lost", ""), ("shown", "        x.add_(m, alpha=0.0)\n")):
+        (tmp_path / f"{name}.py").write_text(text.rstrip("\n") + f"\n{line}")
+        report = hf_optim.check.run(f"{tmp_path / name}.py:Lion", checks=["nonfinite"])
+        (cell,) = report.ordered()
+        assert cell.status == (PASS if line else FAIL), cell
+        assert line or "x.add_(m, alpha=0.0) with what it was taken of shows it" in cell.why
+
+
 def test_an_operator_that_refuses_float64_only_when_sharded_is_judged_in_float32(monkeypatch):
     def sharded(candidate, dtype):
         raise RuntimeError(f"no sharding strategy for {dtype}")

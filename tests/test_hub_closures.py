@@ -120,6 +120,21 @@ def test_lbfgs_under_accumulation_steps_on_the_whole_window(tmp_path):
     assert torch.allclose(*ends, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["Silent", "Handing"])
+def test_a_closure_that_is_called_unasked_is_told_of(tmp_path, name):
+    trainer = make(tmp_path)
+    hf_optim.attach(trainer, f"{FILE}:{name}")
+    with pytest.raises(hf_optim.UserError, match="give closure=True, or let its class say needs_closure = True"):
+        trainer.train()
+
+
+def test_another_none_that_is_called_is_no_closure(tmp_path):
+    trainer = make(tmp_path)
+    hf_optim.attach(trainer, f"{FILE}:Broken")
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        trainer.train()
+
+
 def test_sam_needs_to_be_told_of(tmp_path):
     trainer = make(tmp_path)
     hf_optim.attach(trainer, SAM)

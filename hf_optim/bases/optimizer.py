@@ -68,13 +68,10 @@ class Optimizer(Stateful):
         mine = inspect.signature(arguments.get("__class__", type(self)).__init__).parameters
         hyper = {k: arguments[k] for k in mine if k not in ("self", "params", *validate.SHELL_OPTIONS)}
         self.needs = frozenset(type(self).needs)
+        validate.shell(self.rule, arguments)
         self.compile = self._wants_kernels(arguments.get("compile"))
         self.on_bad_loss = arguments.get("on_bad_loss", "raise")
-        if self.on_bad_loss not in ("raise", "skip"):
-            raise UserError(f"{self.rule}: on_bad_loss must be 'raise' or 'skip', got {self.on_bad_loss!r}")
         state_dtype = arguments.get("state_dtype")
-        if state_dtype not in _STATE_DTYPES:
-            raise UserError(f"{self.rule}: state_dtype must be None, 'fp32', 'bf16' or 'int8', got {state_dtype!r}")
         if state_dtype == "int8" and not self.int8_slots:
             raise UserError(f"{self.rule}: state_dtype='int8' suits none of its state: leave it out")
         self.state_dtype = _STATE_DTYPES[state_dtype]

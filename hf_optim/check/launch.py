@@ -104,7 +104,7 @@ def _broken(known: list[Verdict], codes: list[int | None], errors: list[Any]) ->
         if code not in (None, 0, 3):
             file.seek(0)
             lines = [line.strip() for line in file.read().splitlines() if line.strip()]
-            return FAIL, f"a process ended with code {code}: {lines[-1][:160] if lines else 'it said nothing'}"
+            return FAIL, f"a process ended with code {code}: {lines[-1][:500] if lines else 'it said nothing'}"
     if known and _merged(known)[0] == FAIL:
         return _merged(known)
     return FAIL, "the two processes wait for different collectives"

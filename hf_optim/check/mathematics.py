@@ -177,6 +177,12 @@ def nonfinite(s: Candidate) -> str:
             }
         )
         if sick and healthy(walk.params()):
-            raise Fails(f"a gradient of {value} leaves finite weights and a state that stays non-finite ({sick[0]})")
+            raise Fails(
+                f"a gradient of {value} leaves finite weights and a state that stays non-finite ({sick[0]}), which "
+                "nothing shows: asked is that such a step raises, leaves the state as it was, or shows in the weights. "
+                "A sign or a clip hides it, and x.add_(m, alpha=0.0) with what it was taken of shows it (0 times NaN "
+                "is NaN); a rule that shall stay as published, as our Lion, is looked after by its loop: "
+                "torch.nn.utils.clip_grad_norm_(..., error_if_nonfinite=True)"
+            )
         seen.append("shows later" if sick else "passes by")
     return f"NaN {seen[0]}, inf {seen[1]}"

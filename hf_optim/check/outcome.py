@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_optim.errors import UserError, one_line
+
 PASS, FAIL, NOT, UNMADE = "pass", "fail", "not applicable", "could not be made"
 
 
@@ -75,18 +77,17 @@ def judge(check: Check, candidate: Any) -> tuple[str, str]:
     except Fails as reason:
         status, why = FAIL, str(reason)
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything
-        status, why = FAIL, one_line(error)
+        status, why = FAIL, where(error)
     if not check.promised and not candidate.declared:
         return NOT, f"not promised: {why}"
     return status, why
 
 
-def one_line(error: BaseException) -> str:
-    """An exception as one line: its text, cut at 160 characters, and where it was raised."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    text = text if len(text) <= 160 else text[:159] + "…"
+def where(error: BaseException) -> str:
+    """An exception as one line, and where it was raised unless it is a message to the user."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{text} ({Path(frames[-1].filename).name}, {frames[-1].name})" if frames else text
+    place = f" ({Path(frames[-1].filename).name}, {frames[-1].name})" if frames else ""
+    return one_line(error) + ("" if isinstance(error, UserError) else place)
 
 
 @dataclass

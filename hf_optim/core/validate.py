@@ -11,8 +11,13 @@ from typing import Any
 
 from hf_optim.errors import UnknownName, UserError
 
-#: what the shell reads of a constructor's arguments, and the rule does not
-SHELL_OPTIONS = ("compile", "grad_transform", "state_dtype", "on_bad_loss")
+#: what the shell reads of a constructor's arguments, and the rule does not: name -> its values; () for others' to check
+SHELL_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "compile": (None, True, False),
+    "grad_transform": (),
+    "state_dtype": (None, "fp32", "bf16", "int8"),
+    "on_bad_loss": ("raise", "skip"),
+}
 #: (low, high, low is allowed, high is allowed) for names that mean the same everywhere
 COMMON: dict[str, tuple[float, float, bool, bool]] = {
     "lr": (0.0, math.inf, True, False),
@@ -136,6 +141,15 @@ def values(
             _number(owner, name, value, 1, limits)
         elif isinstance(default, (int, float)) or limits is not None:
             _number(owner, name, value, default, limits)
+
+
+def shell(owner: str, arguments: Mapping[str, Any]) -> None:
+    """Raise UserError on the first of `SHELL_OPTIONS` among a constructor's arguments that has none of its values."""
+    for name, known in SHELL_OPTIONS.items():
+        value = arguments.get(name, known[0] if known else None)
+        if known and not any(value is one or (isinstance(value, str) and value == one) for one in known):
+            said = " or ".join((", ".join(map(repr, known[:-1])), repr(known[-1])))
+            raise UserError(f"{owner}: {name} must be {said}, got {value!r}")
 
 
 def defaults(rule: Any) -> dict[str, Any]:

@@ -9,13 +9,14 @@ window's own bit for bit.
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from hf_optim.errors import BadLoss, MissingLoss, UserError
+from hf_optim.errors import BadLoss, MissingLoss, UserError, one_line
 from hf_optim.hub.feed import needs
 from hf_optim.hub.replay import Replay
 
@@ -121,6 +122,22 @@ def explained(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, (MissingLoss, BadLoss)) or "closure" not in str(error).lower():
+        asks = "closure" in str(error).lower() or _called_none(error)
+        if isinstance(error, (MissingLoss, BadLoss)) or not asks:
             raise
-        raise UserError(f"{name} asks for a closure ({error}): give closure=True") from error
+        raise UserError(
+            f"{name} asks for a closure ({one_line(error)}): give closure=True, or let its class say "
+            "needs_closure = True, which commands and studies read, too"
+        ) from error
+
+
+def _called_none(error: BaseException) -> bool:
+    """Whether a step ended where it called its `closure`, which was None."""
+    if not isinstance(error, (TypeError, AttributeError)) or "NoneType" not in str(error):
+        return False
+    called = [
+        traceback.FrameSummary(frame.f_code.co_filename, line, "").line or ""
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if "closure" in inspect.getargs(frame.f_code).args
+    ]
+    return bool(called) and "closure" in called[-1] and "step(" not in called[-1]  # which hands it on
