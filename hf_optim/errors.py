@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 
 class UnknownName(UserError):
-    """A hyper-parameter that an optimizer does not have."""
+    """A hyper-parameter that an optimizer does not have, or a name that its file, module or folder does not have."""
 
 
 class MissingLoss(UserError):

@@ -209,3 +209,44 @@ def test_a_wrapper_alone_is_told_every_spelling(name):
     assert all(k in said for k in ready)
     with pytest.raises(UserError, match=rf"{name}\(adamw\): write it as {name} with base='adamw'"):
         registry.check_spec(f"{name}(adamw)")
+
+
+# --- a name that its file does not have ------------------------------------------------------------------------------
+
+MISSPELT = "name: s\nseeds: 2\ntasks:\n  - {task: logistic, size: smoke}\noptimizers:\n  - adamw\n  - {name: 'PATH'}\n"
+
+
+@pytest.mark.parametrize("trust", [(), ("--trust",)])
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("mine.py:HeavyBal", r"mine.py has no HeavyBal (did you mean HeavyBall?)"),
+        ("mine.py:Momentum", "mine.py has no Momentum"),
+        ("mien.py:HeavyBall", "there is no file mien.py"),
+    ],
+)
+def test_a_misspelt_class_is_told_before_anything_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str], path: str, said: str, trust: tuple[str, ...]
+) -> None:
+    (folder / "mine.py").write_text(HEAVY_BALL)
+    (folder / "s.yaml").write_text(MISSPELT.replace("PATH", path))
+    for command in (
+        ("study", "s.yaml", "--dry-run", *trust),
+        ("study", "s.yaml"),
+        ("compare", "adamw", path, "--task", "logistic", "--size", "smoke", "--dry-run"),
+        ("train", "--task", "logistic", "--size", "smoke", "--optimizer", path, "--dry-run"),
+        ("train", "--task", "logistic", "--size", "smoke", "--optimizer", "tlr", "--optimizer.base", path, "--dry-run"),
+    ):
+        code, out, err = told(capsys, *command)
+        assert (code, out) == (2, "") and said in err and err.count("\n") == 1, command
+    assert not (folder / "studies").exists()
+
+
+@pytest.mark.parametrize("text", ["HeavyBall = make()", "from elsewhere import *", "globals()['HeavyBall'] = 1"])
+def test_a_name_that_only_running_would_show_is_left_to_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (folder / "mine.py").write_text(f"{RUNS}{text}\n")
+    (folder / "s.yaml").write_text(MISSPELT.replace("PATH", "mine.py:HeavyBall"))
+    code, out, _ = told(capsys, "study", "s.yaml", "--dry-run")
+    assert code == 0 and "mine.py:HeavyBall is code, which was not run" in out

@@ -28,6 +28,7 @@ class Mine(torch.optim.SGD):
 class Never(torch.optim.SGD):
     def __init__(self, params, lr=0.1):
         raise OSError("no licence")
+TASK = None
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -121,7 +122,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
         if run["dry_run"]:
             from hf_optim.experiment import forecast
 
-            if not importing.paths(spec.optimizer):  # a dry run runs no code
+            with importing.refused("a dry run runs none", read=True), contextlib.suppress(importing.Untrusted):
+                registry.check_names(spec.optimizer)
                 registry.check_values(spec.optimizer)
             card = None if run["card"] is None else cards.find(run["card"])
             print("\n".join(forecast.lines([(spec.id, spec.to_dict(), 1)], card)))

@@ -7,6 +7,7 @@ and says which code it would have run.
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib
@@ -15,7 +16,7 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.machinery import ModuleSpec, PathFinder
@@ -24,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from hf_optim.core import caches, validate
-from hf_optim.errors import UserError
+from hf_optim.errors import UnknownName, UserError
 
 #: what looks into the current folder while it is imported: a library of torch's (cuSPARSELt, whose search path has an
 #: empty part) loads a libcuda.so.1 that lies there, and matplotlib heeds a matplotlibrc
@@ -162,11 +163,13 @@ def import_path(path: str) -> Any:
         UserError: no such file, module or name, or the code fails while it is imported.
         Untrusted: within `refused`.
     """
-    if why := _refused.get():
-        raise Untrusted(f"{path} is code, and {why}: look at it, and --trust runs it")
     where, _, attribute = path.rpartition(":")
     if not (where and attribute):
-        raise UserError(f"{path} names nothing: an import path is package.module:NAME or file.py:NAME")
+        raise UnknownName(f"{path} names nothing: an import path is package.module:NAME or file.py:NAME")
+    if why := _refused.get():
+        if readable() and where.endswith(".py"):
+            _check_written(path, _file(where), attribute)
+        raise Untrusted(f"{path} is code, and {why}: look at it, and --trust runs it")
     try:
         module = _from_file(where) if where.endswith(".py") else importlib.import_module(where)
     except UserError:
@@ -176,8 +179,31 @@ def import_path(path: str) -> Any:
             f"{path}: cannot import {where} ({type(error).__name__}: {error}{_beside(where, error)})"
         ) from error
     if not hasattr(module, attribute):
-        raise UserError(f"{path}: {where} has no {attribute}{validate.closest(attribute, dir(module))}")
+        raise _nameless(path, dir(module))
     return getattr(module, attribute)
+
+
+def _nameless(path: str, there: Iterable[str]) -> UnknownName:
+    where, _, attribute = path.rpartition(":")
+    return UnknownName(f"{path}: {where} has no {attribute}{validate.closest(attribute, there)}")
+
+
+def _check_written(path: str, file: Path, attribute: str) -> None:
+    """Raise UnknownName where a file's text gives the name to nothing, which is seen without running it."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return  # whoever runs it is told why
+    names = {n.name for n in nodes if isinstance(n, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))}
+    names |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    names |= {n.asname or n.name.partition(".")[0] for n in nodes if isinstance(n, ast.alias)}
+    computed = {"*", "__getattr__"} & names or {"globals", "exec", "vars", "setattr"} & _read_names(nodes)
+    if attribute not in names and not computed:
+        raise _nameless(path, names)
+
+
+def _read_names(nodes: Iterable[ast.AST]) -> set[str]:
+    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
 
 
 def _beside(where: str, error: Exception) -> str:
@@ -187,10 +213,15 @@ def _beside(where: str, error: Exception) -> str:
     return f"; {lacking}.py beside it is found with PYTHONPATH={folder}" if there else ""
 
 
-def _from_file(name: str) -> ModuleType:
+def _file(name: str) -> Path:
     file = Path(name).expanduser().resolve()
     if not file.is_file():
-        raise UserError(f"there is no file {name}")
+        raise UnknownName(f"there is no file {name}")
+    return file
+
+
+def _from_file(name: str) -> ModuleType:
+    file = _file(name)
     key = f"hf_optim_user_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
     if key not in sys.modules:
         spec = importlib.util.spec_from_file_location(key, file)
