@@ -169,3 +169,14 @@ def test_many_tasks_are_counted_before_they_are_told_one_by_one(tmp_path: Path) 
         assert said
         for sentence in said:
             assert ("over 4 tasks: " in sentence and "on 4. One by one, on MLP" in sentence) == (tasks == 4)
+
+
+def test_where_nobody_knows_what_an_untrained_model_has_the_page_says_so(tmp_path: Path) -> None:
+    """A run that learned nothing would stand there as one that finished."""
+    one_in_vain(tmp_path)
+    assert "untrained" not in terms(*loaded(tmp_path))
+    for history in tmp_path.glob("runs/*/history.jsonl"):
+        kept = [line for line in history.read_text().splitlines() if json.loads(line)["step"] > 0]
+        history.write_text("".join(f"{line}\n" for line in kept))
+    results, task_tables = loaded(tmp_path)
+    assert f"Not known of {task_tables[0].task}: no run logged" in terms(results, task_tables)["untrained"]

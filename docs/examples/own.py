@@ -28,7 +28,8 @@ def rows(number, seed):
 def train(optimizer, seed, folder, steps=40):
     args = TrainingArguments(
         output_dir=str(folder / "trainer"), max_steps=steps, per_device_train_batch_size=16, seed=seed, use_cpu=True,
-        report_to=[], logging_steps=5, eval_strategy="steps", eval_steps=10, save_strategy="no", disable_tqdm=True,
+        report_to=[], logging_steps=5, eval_strategy="steps", eval_steps=10, eval_on_start=True, save_strategy="no",
+        disable_tqdm=True,
     )  # fmt: skip
     trainer = Trainer(Regression(), args, train_dataset=rows(256, 1), eval_dataset=rows(64, 2))
 

@@ -40,7 +40,9 @@ def training(
     The function is called once a run, in a process of its own, with what it asks for by name: `optimizer`, the
     specification (`{"name": "smaran", "lr": 0.1}`), which `hf_optim.create(spec, model)` and `hf_optim.attach(trainer,
     spec)` take; `seed`, with which all generators have been seeded already; `log(step, train_loss=..., ...)`, which
-    writes a row of the history; `folder`, the run's own. Other arguments are the study's `options`.
+    writes a row of the history; `folder`, the run's own. Other arguments are the study's `options`. A row of step 0
+    with the validation figure, `log(0, validation_accuracy=0.1)`, says where training begins: a run that ends no better
+    counts as failed. Without it nobody knows, and the report says so.
 
     It returns a mapping of figures with `metric` among them, or such a mapping and a Trainer's `state.log_history`.
 

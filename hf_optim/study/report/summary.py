@@ -10,6 +10,7 @@ from hf_optim.study.findings import naming, verdicts
 from hf_optim.study.findings.design import lines
 from hf_optim.study.findings.table import TaskTable, spread
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.stages import validation_metric
 from hf_optim.study.folder.store import number
 from hf_optim.study.report.pieces import coded
 
@@ -110,12 +111,24 @@ def terms(results: Results, tables: Sequence[TaskTable]) -> dict[str, str]:
             "Runs that ended in an error or without a number, and those that finished and were no better on validation "
             "than the untrained model. In a comparison each counts as the worst finished run of the two."
         )
+    if silent := [table.task for table in tables if not _begun(results, table)]:
+        told["untrained"] = (
+            f"Not known of {', '.join(silent)}: no run logged its validation figure before its first step, so that a "
+            "run that learned nothing counts as one that finished."
+        )
     if any(c.tests > 1 for c in compared):
         told["Holm"] = (
             "A correction: who compares often finds something by chance, so each p is raised until all verdicts of the "
             "study together are wrong in at most 5 of 100 studies."
         )
     return told
+
+
+def _begun(results: Results, table: TaskTable) -> bool:
+    """Whether it is known where a task's training began: by one finished run at least, or there is none."""
+    task = next(task for task in results.plan.tasks if task["label"] == table.task)
+    runs = [run for row in table.rows for run, record in results.runs(table.task, row.optimizer) if record is not None]
+    return not runs or any(not math.isnan(results.store.untrained(run.id, validation_metric(task))) for run in runs)
 
 
 def _marked(text: str) -> str:
