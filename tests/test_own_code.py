@@ -250,3 +250,31 @@ def test_a_name_that_only_running_would_show_is_left_to_it(
     (folder / "s.yaml").write_text(MISSPELT.replace("PATH", "mine.py:HeavyBall"))
     code, out, _ = told(capsys, "study", "s.yaml", "--dry-run")
     assert code == 0 and "mine.py:HeavyBall is code, which was not run" in out
+
+
+# --- a file that lies deep -------------------------------------------------------------------------------------------
+
+
+def test_a_long_path_is_compared_under_the_name_of_its_class(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A label has 40 characters and a study's name 80, and who has folders is not asked to count them."""
+    deep = folder / "experiments" / "optimizers" / "candidates" / "of_this_year"
+    deep.mkdir(parents=True)
+    (deep / "mine.py").write_text(HEAVY_BALL)
+    (folder / "mine.py").write_text(HEAVY_BALL)
+    for path, label in ((f"{deep}/mine.py:HeavyBall", "HeavyBall"), ("mine.py:HeavyBall", "mine.py:HeavyBall")):
+        task = ("--task", "logistic", "--size", "smoke", "--trials", "2", "--dry-run")
+        code, out, err = told(capsys, "compare", "adamw", path, f"tlr({path})", *task)
+        assert code == 0, err
+        assert f"  {label}: {path}" in out and f"  tlr({label}): tlr" in out
+        name = "adamw-vs-" + label.replace(":", "-")
+        assert out.startswith(f"{name}-vs-tlr-") and "-logistic-smoke-tuned2: " in out
+    code, _, err = told(
+        capsys, "compare", f"{deep}/mine.py:HeavyBall", f"{deep}/../of_this_year/mine.py:HeavyBall", *task
+    )
+    assert code == 2 and "the label 'HeavyBall' is used twice" in err
+
+
+def test_a_label_that_is_too_long_says_what_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "s.yaml").write_text(MISSPELT.replace("'PATH'", f"nadamw, label: {'x' * 41}"))
+    code, _, err = told(capsys, "study", "s.yaml", "--dry-run")
+    assert code == 2 and "1 to 40 characters" in err and err.rstrip().endswith("give a label:")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hf_optim.commands.parser import Parser
+from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES
 
@@ -16,6 +17,7 @@ EXAMPLES = (
     'hf-optim compare adamw "tlr(sgd)" "{name: smaran, lr: 0.05}" --task vision --model resnet --trials 8',
     'hf-optim compare adamw my.py:Mine --task lm --trials 8 --space "{my.py:Mine: {lr: [1e-4, 0.1, log]}}"',
 )
+LONGEST = 80  # characters of a study's name
 EPILOG = """
 The first optimizer is the baseline. The study's YAML lies in its folder as study.yaml: copy it to ask for more. Without
 --trials the rates are the defaults, and the verdict is about these settings; with it each optimizer is tuned alike, on
@@ -68,16 +70,27 @@ def written(given: Any) -> str:
     from hf_optim.toys.trajectory import label_of, parse
 
     specs = [parse(text) for text in given.optimizers]
-    names = [re.sub(r"[^A-Za-z0-9._]+", "-", label_of(spec)).strip("-") for spec in specs]
-    where = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(filter(None, (given.task, given.model)))).strip("-")
+    labels, task = [label_of(spec) for spec in specs], given.task
+    paths = [*importing.paths(specs), *importing.paths({"task": task})]
     tuned = f"-tuned{given.trials}" if given.trials else ""
     size = "" if given.size == "small" else f"-{given.size}"
-    task = {key: getattr(given, key) for key in ("task", "model", "size", "data") if getattr(given, key)}
+
+    def parts() -> tuple[str, str]:
+        words = [re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-") for label in labels]
+        where = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(filter(None, (task, given.model)))).strip("-")
+        return "-vs-".join(words)[:60], f"-{where}{size}{tuned}"
+
+    for path in paths if len("".join(parts())) > LONGEST else ():  # it names a folder
+        last = path.rpartition(":")[2]
+        labels, task = [label.replace(path, last) for label in labels], task.replace(path, last)
+    words, rest = parts()
+    name = f"{words[: max(1, LONGEST - len(rest))]}{rest}"[:LONGEST]
+    entry = {key: getattr(given, key) for key in ("task", "model", "size", "data") if getattr(given, key)}
     lines = [
         "# " + " ".join(["hf-optim compare", *given.optimizers, "--task", given.task]).replace("\n", " "),
-        f"name: {'-vs-'.join(names)[:60]}-{where}{size}{tuned}"[:90],
+        f"name: {name}",
         f"seeds: {given.seeds}",
-        f"tasks: [{json.dumps(task, ensure_ascii=False)}]",
+        f"tasks: [{json.dumps(entry, ensure_ascii=False)}]",
         "optimizers:",
         *(f"  - {json.dumps(spec, ensure_ascii=False)}" for spec in specs),
     ]

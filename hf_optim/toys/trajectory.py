@@ -147,8 +147,8 @@ def _parse(text: str) -> dict[str, Any]:
         if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
             raise UserError(f"optimizer {text}: a mapping needs a name, as in '{{name: sgd, momentum: 0.9}}'")
         return spec
-    if text.endswith(")") and "(" in text and ":" not in text:
-        name, _, base = text[:-1].partition("(")
+    name, bracket, base = text[:-1].partition("(")
+    if text.endswith(")") and bracket and (name.isidentifier() or ":" not in text):  # a folder may have brackets, too
         return {"name": name, "base": _parse(base)}
     return {"name": text}
 

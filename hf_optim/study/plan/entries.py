@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core import importing
 from hf_optim.core.safe_text import is_plain
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import EVERY_RUN, stem_of
@@ -20,6 +21,7 @@ TASK_KEYS = (
 )  # fmt: skip
 SIZES = ("smoke", "small", "paper")
 MOST = 10_000  # seeds, or trials of an optimizer
+LONGEST, LONGEST_TASK = 40, 80  # characters of an optimizer's label, and of a task's
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,13 @@ def optimizer_label(spec: Mapping[str, Any]) -> str:
     return f"{spec['name']}({base if isinstance(base, str) else optimizer_label(base)})"
 
 
+def _fitting(label: str, most: int, paths: Sequence[str]) -> str:
+    """A default label with the names alone of what import paths name, where the whole is too long for a label."""
+    for path in paths if len(label) > most else ():
+        label = label.replace(path, path.rpartition(":")[2])
+    return label
+
+
 def optimizers(source: Source, value: Any) -> list[dict[str, Any]]:
     from hf_optim import registry
 
@@ -56,9 +65,13 @@ def optimizers(source: Source, value: Any) -> list[dict[str, Any]]:
             raise source.error(here, "an optimizer needs a name: {name: adamw, lr: 0.001}")
         label = spec.pop("label", None)
         check_entry(source, here, spec)
-        label = optimizer_label(spec) if label is None else source.check_type((*here, "label"), label, str, "a text")
-        if not is_plain(label) or len(label) > 40:
-            raise source.error(here, f"a label has 1 to 40 characters in one line, got {describe(label)}")
+        if label is None:
+            label = _fitting(optimizer_label(spec), LONGEST, importing.paths(spec))
+        source.check_type((*here, "label"), label, str, "a text")
+        if not is_plain(label) or len(label) > LONGEST:
+            raise source.error(
+                here, f"a label has 1 to 40 characters in one line, got {describe(label)}: give a label:"
+            )
         if label in [o["label"] for o in entries]:
             raise source.error(here, f"the label {label!r} is used twice: add a different label: to one of the two")
         # An import path says nothing about its defaults before it is imported, which is not done here.
@@ -148,9 +161,13 @@ def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]
         for label, hyper in entry["hyper"].items():
             source.check_type((*here, "hyper", label), hyper, dict, "a mapping of hyper-parameters")
         if entry.get("label") is None:
-            entry["label"] = "/".join(str(p) for p in (entry["task"], entry["model"], entry["size"]) if p)
-        if not is_plain(entry["label"]) or len(entry["label"]) > 80:
-            raise source.error(here, f"a label has 1 to 80 characters in one line, got {describe(entry['label'])}")
+            whole = "/".join(str(p) for p in (entry["task"], entry["model"], entry["size"]) if p)
+            entry["label"] = _fitting(whole, LONGEST_TASK, importing.paths({"task": entry["task"]}))
+        if not is_plain(entry["label"]) or len(entry["label"]) > LONGEST_TASK:
+            raise source.error(
+                here,
+                f"a label has 1 to 80 characters in one line, got {describe(entry['label'])}: give the entry a label:",
+            )
         if entry["label"] in [t["label"] for t in entries]:
             raise source.error(
                 here, f"the label {entry['label']!r} is used twice: add a different label: to one of the two"
