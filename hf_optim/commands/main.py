@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
-from hf_optim.core import extras, importing
+from hf_optim.core import caches, extras, importing
 from hf_optim.core.notes import waiting
 from hf_optim.core.safe_text import line
 from hf_optim.core.validate import closest
@@ -98,9 +98,9 @@ def commands() -> dict[str, str]:
 
 def _run(arguments: list[str]) -> int:
     try:
-        Path.home()
-    except RuntimeError:  # libraries would then take a folder "~" of the current one for their caches
-        raise UserError("this user has no home folder: set HOME to one") from None
+        caches.user_home()
+    except RuntimeError:  # libraries would then take a folder of the current one for their caches
+        raise UserError("this user has no home folder: set HOME to one, from / on") from None
     name = arguments[0] if arguments else ""
     if name in commands():
         needed = extras.needed("this command", "tasks")  # the doors alone are for no command

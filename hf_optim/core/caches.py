@@ -14,7 +14,15 @@ def home() -> Path:
     A relative $XDG_CACHE_HOME counts for none: it would name a folder of the current one, which may be a stranger's.
     """
     given = Path(os.environ.get("XDG_CACHE_HOME") or ".")
-    return (given if given.is_absolute() else Path.home() / ".cache") / "hf_optim"
+    return (given if given.is_absolute() else user_home() / ".cache") / "hf_optim"
+
+
+def user_home() -> Path:
+    """The user's own folder. RuntimeError where there is none, or $HOME names one of the current folder's."""
+    place = Path.home()
+    if not place.is_absolute():
+        raise RuntimeError(f"HOME is {place}, which is no full path")
+    return place
 
 
 def make(folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 A kernel is built once for a source, compiler, flags and kind of processor, and kept in a folder of this user's that
 nobody else may write: $HF_OPTIM_CACHE, else ~/.cache/hf_optim (or $XDG_CACHE_HOME), else one below the temporary
-folder; one from which nothing may be loaded (noexec) is left for the next. HF_OPTIM_KERNELS=0 switches kernels off.
+folder; one from which nothing may be loaded (noexec) is left for the next. A file's name says what it holds: the part
+of one that a full disk or a machine that went down has left would end the process that loads it. HF_OPTIM_KERNELS=0
+switches kernels off.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ _FLAGS: tuple[tuple[str, ...], ...] = ((*_BASE, "-march=native"), (*_BASE, "-mcp
 if platform.machine().lower() in ("x86_64", "amd64"):
     # else gcc takes the roots of 16 floats as twice 8, and puts them together through memory: AdamW took a third longer
     _FLAGS = ((*_BASE, "-march=native", "-mprefer-vector-width=512"), *_FLAGS)
+#: seconds after which a compiler that says nothing, or makes nothing, is none; ours take some on a busy machine
+_TO_ANSWER, _TO_BUILD = 60, 600
 
 
 class Unbuildable(Exception):
@@ -76,12 +80,20 @@ def compiler() -> tuple[str, str]:
         raise Unbuildable("there is no C++ compiler (xcode-select --install brings one)")
     for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
         path = shutil.which(name)
-        if path is not None:
-            path = os.path.abspath(path)
-            said = subprocess.run([path, "--version"], capture_output=True, text=True)
-            if said.returncode == 0:
-                return path, said.stdout
+        if path is not None and (version := _version(os.path.abspath(path))):
+            return os.path.abspath(path), version
     raise Unbuildable("there is no C++ compiler (install g++ or clang++, or name one in CXX)")
+
+
+def _version(path: str) -> str:
+    """What a compiler says of itself; empty for what is none."""
+    try:
+        said = subprocess.run(
+            [path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_TO_ANSWER, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return said.stdout.decode(errors="replace").strip()
 
 
 @cache
@@ -108,6 +120,19 @@ def _trusted(file: Path) -> bool:
     except OSError:
         return False
     return status.st_uid == os.getuid() and not status.st_mode & 0o022 and not file.is_symlink()
+
+
+def _made_before(folder: Path, name: str) -> Path | None:
+    """The kernel of a name that was built before, whole."""
+    return next((f for f in folder.glob(f"{name}-*.so") if _trusted(f) and f.name == _named(name, f)), None)
+
+
+def _named(name: str, file: Path) -> str:
+    """A kernel's file name, which says what is in it."""
+    try:
+        return f"{name}-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}.so"
+    except OSError:  # a folder
+        return ""
 
 
 # --- building --------------------------------------------------------------------------------------------------------
@@ -144,7 +169,7 @@ class Building:
         self._why: str | None = None
         self._places = list(_folders())
         self._flags = _working_flags()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._attempt(self._start)
 
     def kernel(self) -> Kernel:
@@ -166,6 +191,8 @@ class Building:
             act()
         except OSError as error:  # of a disk, or of a compiler that is gone
             self._why = f"no kernel can be built: {error.strerror or error}"
+        except subprocess.TimeoutExpired as error:
+            self._why = f"the C++ compiler has not ended after {error.timeout:g} seconds"
 
     def _start(self) -> None:
         """Find a kernel of the past, or begin to build one."""
@@ -181,33 +208,45 @@ class Building:
         else:
             self._why = refused or "no folder for kernels allows what is in it to be loaded: set HF_OPTIM_CACHE"
             return
-        self._file = self._places[0] / f"{name}.so"
-        if _trusted(self._file):
+        self._name, self._file = name, _made_before(self._places[0], name)
+        if self._file is not None:
             return
+        # Files rather than pipes: a compiler that does not read, or leaves a process behind, is not waited for.
+        self._said = tempfile.TemporaryFile(dir=self._places[0])
         handle, self._new = tempfile.mkstemp(suffix=".so", prefix=name, dir=self._places[0])
         os.close(handle)
         command = [path, *self._flags[0], "-x", "c++", "-", "-o", self._new]
-        self._process = subprocess.Popen(
-            command,
-            cwd=self._places[0],  # a linker takes libraries from the current folder, which may be a stranger's
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdin is not None
-        self._process.stdin.write(self._source)
-        self._process.stdin.close()
+        with tempfile.TemporaryFile(dir=self._places[0]) as source:
+            source.write(self._source.encode())
+            source.seek(0)
+            self._process = subprocess.Popen(
+                command,
+                cwd=self._places[0],  # a linker takes libraries from the current folder, which may be a stranger's
+                stdin=source,
+                stdout=subprocess.DEVNULL,
+                stderr=self._said,
+            )
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> str | None:
+        """What a compiler says that fails; None where it made something."""
+        with self._said:
+            try:
+                if process.wait(_TO_BUILD) == 0:
+                    return None
+            except subprocess.TimeoutExpired:
+                process.kill()
+                Path(self._new).unlink(missing_ok=True)
+                raise
+            Path(self._new).unlink(missing_ok=True)
+            self._said.seek(0)
+            return self._said.read(1 << 20).decode(errors="replace")
 
     def _go_on(self) -> None:
         """Wait for the compiler and load what it made; where that fails, try the next flags or folder."""
         if self._process is not None:
-            process, self._process = self._process, None
-            assert process.stderr is not None
-            said = process.stderr.read()
-            process.stderr.close()
-            if process.wait() != 0:
-                Path(self._new).unlink(missing_ok=True)
+            said = self._wait(self._process)
+            self._process = None
+            if said is not None:
                 self._flags = self._flags[1:]
                 if self._flags:
                     self._start()
@@ -216,11 +255,13 @@ class Building:
                     self._why = f"the C++ compiler fails: {next((s for s in lines if 'error' in s), lines[0])}"
                 return
             Path(self._new).chmod(0o700)
+            self._file = self._places[0] / _named(self._name, Path(self._new))
             os.replace(self._new, self._file)
+        assert self._file is not None
         try:
             self._kernel = Kernel(ctypes.CDLL(str(self._file)))
             _found_flags(self._flags)
-        except OSError:  # a folder of which nothing may be run, or a file that is no library
+        except (OSError, AttributeError):  # a folder of which nothing may be run, or a file that is no kernel
             self._file.unlink(missing_ok=True)
             self._places.pop(0)
             self._start()

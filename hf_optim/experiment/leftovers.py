@@ -14,10 +14,15 @@ from hf_optim.experiment.files import remove
 _LEFT = re.compile(r"\.(.+\.[0-9a-f]{32}\.tmp|probe\.[0-9a-f]{32})")
 
 
+def is_left(name: str) -> bool:
+    """Whether a file is called as one that is being written, or was."""
+    return _LEFT.fullmatch(name) is not None
+
+
 def sweep(folder: Path) -> None:
     """Takes away what writers in `folder` left behind that were killed; what somebody is writing stays."""
     for entry in os.scandir(folder):
-        if _LEFT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+        if is_left(entry.name) and entry.is_file(follow_symlinks=False):
             _take_away(entry.path, os.O_RDWR)
 
 

@@ -20,6 +20,7 @@ from hf_optim.study.folder import changes, questions, rows, shared, stages
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.standing import known
 from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.launch import beginning
 from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
@@ -116,7 +117,7 @@ def study(
         _show_change(change, console)
         return 0
     extras.installed("a study", "study")
-    run.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
+    beginning.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
     if sharing and (brought := shared.collect(plan.runs, folder, folder.parent)):
         console.print(f"{len(brought)} runs are taken from the studies beside it")
     _show_change(change, console)

@@ -6,6 +6,9 @@ import errno
 import hashlib
 import os
 import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hf_optim.errors import UserError
@@ -61,6 +64,18 @@ class Lock:
         if self._held:
             fcntl.lockf(_lock_files[self.file], fcntl.LOCK_UN, 1, self.place)
             self._held = False
+
+
+@contextmanager
+def alone(folder: Path, name: str) -> Iterator[None]:
+    """What must not be done by two at once in a folder, under a name: waits until nobody else is at it."""
+    lock = Lock(folder, name)
+    while not lock.acquire():
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _open_lock(file: Path) -> int:

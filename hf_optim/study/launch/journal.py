@@ -10,16 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import LARGEST
-from hf_optim.study.folder.locks import Lock
+from hf_optim.study.folder.locks import alone
 from hf_optim.study.folder.stages import Search, Trial
 from hf_optim.study.plan import tuning_points as points
 from hf_optim.study.plan.plan import Plan
@@ -38,7 +36,7 @@ def update(plan: Plan, searches: Sequence[Search], folder: Path) -> None:
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        with _alone(folder), warnings.catch_warnings():
+        with alone(folder, FILE), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             try:
                 _bring_up(folder / FILE, searches, greater)
@@ -149,14 +147,3 @@ def _repair(path: Path) -> None:
             json.loads(line)
     except ValueError:
         path.replace(path.with_suffix(".damaged"))
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    lock = Lock(folder, FILE)
-    while not lock.acquire():
-        time.sleep(0.1)
-    try:
-        yield
-    finally:
-        lock.release()

@@ -25,17 +25,14 @@ from pathlib import Path
 from typing import IO
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import own_folder, unwritable, write_atomically
-from hf_optim.experiment.leftovers import sweep
+from hf_optim.experiment.files import own_folder, unwritable
 from hf_optim.experiment.record import SHARERS
 from hf_optim.experiment.trackers import Tracked
-from hf_optim.study.folder import changes, questions
+from hf_optim.study.folder import changes
 from hf_optim.study.folder.disk import check_disk
-from hf_optim.study.folder.locks import LOCK_FILE, Lock
-from hf_optim.study.folder.standing import known, standing
-from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.folder.locks import Lock
 from hf_optim.study.launch.worker import write_failure
-from hf_optim.study.plan.plan import Plan, Run
+from hf_optim.study.plan.plan import Run
 
 ATTEMPTS = 2  # a worker may die this often on one run before that is the run's result
 #: so often if it was asked to end, which says more about the machine (a cluster that wants a node back) than the run
@@ -58,47 +55,6 @@ def default_jobs(gpus_per_run: int = 1, jobs_per_gpu: int = 1) -> int:
     if devices := gpus():
         return max(1, len(devices) // gpus_per_run) * jobs_per_gpu
     return max(1, len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else "1") // gpus_per_run)
-
-
-def prepare(
-    plan: Plan, source_text: str, folder: Path, *, retry_failed: bool = False, accept_change: bool = False
-) -> None:
-    """Writes study.yaml, plan.json and the question; `retry_failed` removes the records of runs that failed.
-
-    Raises UserError if the folder holds a plan with runs that are not in this one, unless `accept_change`; and if it
-    holds anything else, or cannot be written.
-    """
-    try:
-        change = changes.since(folder, plan)
-        if change is not None and change.gone and not accept_change:
-            raise UserError(
-                f"{change.sentence()}; `hf-optim study` with --accept-change goes on, another --output starts anew"
-            )
-        if change is None and folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file: choose another --output")
-        if change is None and folder.exists() and any(p.name != LOCK_FILE for p in folder.iterdir()):
-            raise UserError(f"{folder} is not empty and holds no study: choose another --output")
-        own_folder(folder, "runs")
-        sweep(folder)
-        judged = _judged_records(folder) if change is not None else 0
-        write_atomically(folder / "study.yaml", source_text)
-        write_atomically(folder / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
-        questions.register(folder, plan, judged)
-        reader = RecordStore(folder)
-        for run in known(plan, reader) if retry_failed else ():
-            record = reader.record(run.id)
-            # A trial that was stopped early was not unlucky.
-            if record is not None and record.get("status") != "ok" and not record.get("pruned"):
-                (folder / "runs" / run.id / "record.json").unlink(missing_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from None
-
-
-def _judged_records(folder: Path) -> int:
-    """How many judged runs of the plan that stands in the folder have a record."""
-    store = RecordStore(folder)
-    runs = standing(changes.read_plan(folder), store).state.runs
-    return sum(store.record(run.id) is not None for run in runs)
 
 
 @dataclass

@@ -1,0 +1,75 @@
+"""Begins a study's folder, or goes on with one: its file, its plan and its question, by one launcher at a time."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from hf_optim.errors import UserError
+from hf_optim.experiment.files import own_folder, read_text, unwritable, write_atomically
+from hf_optim.experiment.leftovers import is_left, sweep
+from hf_optim.study.folder import changes, questions
+from hf_optim.study.folder.locks import LOCK_FILE, alone
+from hf_optim.study.folder.standing import known, standing
+from hf_optim.study.folder.store import RecordStore
+from hf_optim.study.plan.plan import Plan
+
+STUDY, PLAN = "study.yaml", "plan.json"
+
+
+def prepare(
+    plan: Plan, source_text: str, folder: Path, *, retry_failed: bool = False, accept_change: bool = False
+) -> None:
+    """Writes study.yaml, plan.json and the question; `retry_failed` removes the records of runs that failed.
+
+    Raises UserError if the folder holds a plan with runs that are not in this one, unless `accept_change`; and if it
+    holds anything else, or cannot be written.
+    """
+    try:
+        _check_place(folder, source_text)
+        with alone(folder, PLAN):
+            _write(plan, source_text, folder, retry_failed, accept_change)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+
+
+def _check_place(folder: Path, source_text: str) -> None:
+    """Raise UserError where something else than this study stands. A launcher that is at it, or was killed at it,
+    writes the study's file and the plan before all else, which is therefore looked for last.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another --output")
+    names = {entry.name for entry in folder.iterdir() if not is_left(entry.name)} if folder.exists() else set()
+    with suppress(OSError, ValueError):  # another one's, of whatever kind
+        names -= {STUDY} if read_text(folder, STUDY) == source_text else set()
+    if names - {LOCK_FILE} and not (folder / PLAN).exists():
+        raise UserError(f"{folder} is not empty and holds no study: choose another --output")
+
+
+def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accept_change: bool) -> None:
+    """All of `prepare`, of a folder where nobody else does."""
+    change = changes.since(folder, plan)
+    if change is not None and change.gone and not accept_change:
+        raise UserError(
+            f"{change.sentence()}; `hf-optim study` with --accept-change goes on, another --output starts anew"
+        )
+    sweep(folder)
+    judged = _judged_records(folder) if change is not None else 0
+    write_atomically(folder / STUDY, source_text)
+    write_atomically(folder / PLAN, json.dumps(plan.to_dict(), indent=1) + "\n")
+    own_folder(folder, "runs")
+    questions.register(folder, plan, judged)
+    reader = RecordStore(folder)
+    for run in known(plan, reader) if retry_failed else ():
+        record = reader.record(run.id)
+        # A trial that was stopped early was not unlucky.
+        if record is not None and record.get("status") != "ok" and not record.get("pruned"):
+            (folder / "runs" / run.id / "record.json").unlink(missing_ok=True)
+
+
+def _judged_records(folder: Path) -> int:
+    """How many judged runs of the plan that stands in the folder have a record."""
+    store = RecordStore(folder)
+    runs = standing(changes.read_plan(folder), store).state.runs
+    return sum(store.record(run.id) is not None for run in runs)

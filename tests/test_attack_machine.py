@@ -1,0 +1,209 @@
+"""A machine that misbehaves: launchers at once or killed as they begin, compilers that are none, half a kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_optim.commands.main import main
+from hf_optim.core import caches
+from hf_optim.engine import kernels
+from hf_optim.errors import UserError
+from hf_optim.study.folder import changes
+from hf_optim.study.launch import beginning
+from hf_optim.study.plan import plan as planning
+from hf_optim.study.plan.source import parse
+
+YAML = """
+name: tiny
+baseline: adamw
+seeds: 2
+tasks: [{task: vision, model: mlp, size: smoke}]
+optimizers: [{name: adamw}, {name: sgd, lr: 0.1}]
+"""
+SOURCE = 'extern "C" void run(void*) {}'
+
+
+def begin(folder: Path, text: str = YAML) -> None:
+    beginning.prepare(planning.expand(parse(text, "tiny.yaml")), text, folder)
+
+
+# --- launchers -------------------------------------------------------------------------------------------------------
+
+
+def test_launchers_that_start_at_once_begin_one_study(tmp_path: Path) -> None:
+    """The second found the first one's `runs/`, no plan yet, and said that the folder holds no study."""
+    code = f"""
+import time, pathlib, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_attack_machine import begin
+print("ready", flush=True)
+for line in sys.stdin:
+    begin(pathlib.Path(line.strip()))
+    print("done", flush=True)
+"""
+    run = [sys.executable, "-c", code]
+    started = [subprocess.Popen(run, stdin=-1, stdout=-1, stderr=-1, text=True) for _ in range(2)]
+    try:
+        assert [process.stdout.readline() for process in started] == ["ready\n"] * 2  # type: ignore[union-attr]
+        for number in range(20):
+            for process in started:
+                process.stdin.write(f"{tmp_path / str(number)}\n")  # type: ignore[union-attr]
+            for process in started:
+                process.stdin.flush()  # type: ignore[union-attr]
+            assert [process.stdout.readline() for process in started] == ["done\n"] * 2  # type: ignore[union-attr]
+            assert (tmp_path / str(number) / "questions.jsonl").read_text().count("\n") == 1
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize("moment", range(8))
+def test_a_launcher_that_is_killed_as_it_begins_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """Killed between the first folder and the plan, the same command said that the folder holds no study."""
+
+    class Killed(BaseException):
+        pass
+
+    left = iter(range(moment))
+
+    def until(act: Any) -> Any:
+        def step(*given: Any, **more: Any) -> Any:
+            if next(left, None) is None:
+                raise Killed
+            return act(*given, **more)
+
+        return step
+
+    with monkeypatch.context() as patched, contextlib.suppress(Killed):
+        for name in ("replace", "mkdir", "open"):  # whatever writes
+            patched.setattr(os, name, until(getattr(os, name)))
+        patched.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process does not tidy up
+        begin(tmp_path / "s")
+    begin(tmp_path / "s")
+    assert changes.read_plan(tmp_path / "s").name == "tiny"
+    assert {entry.name for entry in (tmp_path / "s").iterdir()} == {
+        ".lock",
+        "study.yaml",
+        "plan.json",
+        "questions.jsonl",
+        "runs",
+    }
+
+
+def test_another_ones_folder_is_no_study_s(tmp_path: Path) -> None:
+    for name, text in (("study.yaml", b"name: mine\n"), ("study.yaml", b"\xff"), ("runs", None), ("x", b"")):
+        folder = tmp_path / str(len([*tmp_path.iterdir()]))
+        folder.mkdir()
+        (folder / name).mkdir() if text is None else (folder / name).write_bytes(text)
+        with pytest.raises(UserError, match="is not empty and holds no study"):
+            begin(folder)
+        assert [entry.name for entry in folder.iterdir()] == [name]
+
+
+# --- compilers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Kernels in a folder of their own, and a compiler that is asked anew."""
+    monkeypatch.setenv("HF_OPTIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(kernels, "_flags", [kernels._FLAGS])
+    kernels.compiler.cache_clear()
+    yield
+    kernels.compiler.cache_clear()
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode("latin-1"))
+    path.chmod(0o700)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#!/bin/sh\nprintf '\\377\\376'; exit 3\n",
+        "#!/bin/sh\nexit 0\n",
+        "#!/bin/sh\nexec sleep 60\n",
+        "#!/there/is/none\n",
+        "no program \x01\x02",
+    ],
+)
+def test_what_is_no_compiler_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: Any, text: str
+) -> None:
+    monkeypatch.setenv("CXX", str(script(tmp_path / "c", text)))
+    monkeypatch.setattr(kernels, "_TO_ANSWER", 2)
+    assert kernels.compiler()[0] != str(tmp_path / "c")
+
+
+VERSION = '#!/bin/sh\nif [ "$1" = --version ]; then printf "\\377 one\\n"; exit 0; fi\n'
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("exit 0", "no folder for kernels"),  # and has read nothing
+        ("cat > /dev/null; for last; do :; done; cp /proc/self/exe $last", "no folder for kernels"),
+        ("yes '\xff error: it' | head -c 1000000 >&2; exit 1", "error: it"),
+        ("sleep 60 & exit 1", "the C\\+\\+ compiler fails"),
+        ("exec sleep 60", "has not ended after 2 seconds"),
+    ],
+)
+def test_a_compiler_that_makes_no_kernel_is_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: Any, does: str, said: str
+) -> None:
+    monkeypatch.setenv("CXX", str(script(tmp_path / "c", VERSION + does + "\n")))
+    monkeypatch.setattr(kernels, "_TO_BUILD", 2)
+    with pytest.raises(kernels.Unbuildable, match=said):
+        kernels.Building(SOURCE + " " * 1_000_000).kernel()  # more than a pipe holds
+    assert not [*(tmp_path / "cache" / "kernels").iterdir()]
+
+
+def test_half_a_kernel_is_built_again(tmp_path: Path, alone: Any) -> None:
+    """A file of which the disk has kept a part ended every process that loaded it."""
+    kernels.Building(SOURCE).kernel()
+    (kept,) = (tmp_path / "cache" / "kernels").iterdir()
+    whole = kept.read_bytes()
+    for part in (b"", whole[: len(whole) // 2], whole[:5000] + bytes(len(whole) - 5000)):
+        kept.unlink()
+        kept.write_bytes(part)
+        kept.chmod(0o700)
+        code = f"from hf_optim.engine import kernels; kernels.Building({SOURCE!r}).kernel()"
+        ended = subprocess.run([sys.executable, "-c", code], env={**os.environ}, capture_output=True, text=True)
+        assert ended.returncode == 0, ended
+        assert kept.read_bytes() == whole
+
+
+def test_many_build_the_same_kernel_at_once(tmp_path: Path, alone: Any) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        built = [*pool.map(lambda _: kernels.Building(SOURCE).kernel(), range(4))]
+    assert len(built) == 4
+    assert len([*(tmp_path / "cache" / "kernels").iterdir()]) == 1
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home", [".", "theirs"])
+def test_a_home_in_the_current_folder_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: str
+) -> None:
+    """Kernels that lie in it would be loaded."""
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HF_OPTIM_CACHE", raising=False)
+    assert all(folder.is_absolute() for folder in caches.folders("kernels"))
+    assert main(["list"]) == 2
+    assert capsys.readouterr().err == "error: this user has no home folder: set HOME to one, from / on\n"
