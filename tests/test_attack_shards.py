@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
+import signal
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +86,76 @@ def in_a_class(folder: Path, mark: Path) -> None:
 
 
 ATTACKS = {"metadata": in_metadata, "value": in_a_value, "elsewhere": elsewhere, "class": in_a_class}
+
+#: a tuple that holds another one twice, which holds another one twice, and so on: to look it up takes years
+ENDLESS = b"(t" + b"".join(b"p%d\ng%d\n\x86" % (i, i) for i in range(60))
+NAMES = "torch.distributed.checkpoint.metadata"
+LOOKED_UP = {
+    "key": b"\x80\x02}" + ENDLESS + b"K\x01s.",
+    "place": f"\x80\x02}}c{NAMES}\nMetadataIndex\n)\x81}}(Vfqn\nVx\nVoffset\n".encode("latin1") + ENDLESS
+    + b"ubK\x01s.",
+    "part": f"\x80\x02}}c{NAMES}\nChunkStorageMetadata\n)\x81}}(Vfqn\nVx\nVsizes\n".encode("latin1") + ENDLESS
+    + b"ubK\x01s.",
+    "layout": b"\x80\x02ctorch.serialization\n_get_layout\n" + ENDLESS + b"\x85R.",
+    "format": f"\x80\x02c{NAMES}\n_MEM_FORMAT_ENCODING\n".encode("latin1") + ENDLESS + b"\x85R.",
+    "ordered": b"\x80\x02ccollections\nOrderedDict\n]" + ENDLESS + b"K\x01\x86a\x85R.",
+    "set": b"\x80\x04\x8f(" + ENDLESS + b"\x90.",
+    "size": f"\x80\x02c{NAMES}\nMetadata\n)\x81}}Vstate_dict_metadata\n".encode("latin1") + ENDLESS + b"sb.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", LOOKED_UP)
+def test_a_sharded_checkpoint_asks_for_nothing_without_end(folder: Path, attack: str) -> None:
+    """In a process of its own: what looks up without end cannot be interrupted."""
+    (folder / ".metadata").write_bytes(LOOKED_UP[attack])
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        try:
+            with shards.plain():
+                read(folder)
+        except (pickle.UnpicklingError, RuntimeError) as error:
+            os._exit(len(str(error)) < 500)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 1 << 8
+
+
+@pytest.mark.parametrize("attack", ("packed", "bytes", "key", "kind"))
+def test_a_value_of_a_sharded_checkpoint_is_looked_through(folder: Path, attack: str) -> None:
+    """Each is a file of torch.save: what torch would unpack, fill, look up or make of it is refused before."""
+    told = pickle.loads((folder / ".metadata").read_bytes())
+    (place,) = [place for place in told.storage_data if place.fqn.endswith("lr")]
+    info = told.storage_data[place]
+    values = {
+        "bytes": b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x0f\x85R.",
+        "key": b"\x80\x02}(t" + b"".join(b"p%d\ng%d\n\x86" % (i, i) for i in range(60)) + b"K\x01s.",
+        "kind": b"\x80\x02cnumpy\ndtype\nVV8\n\x85R.",
+        "packed": pickle.dumps(0.5, 2),
+    }
+    packed = zipfile.ZIP_DEFLATED if attack == "packed" else zipfile.ZIP_STORED
+    stored = io.BytesIO()
+    with zipfile.ZipFile(stored, "w", packed) as archive:
+        for name, content in {"data.pkl": values[attack], "version": b"3\n", "byteorder": b"little"}.items():
+            archive.writestr(f"archive/{name}", content)
+    own = folder / "theirs.distcp"
+    own.write_bytes(stored.getvalue())
+    info.relative_path, info.offset, info.length = own.name, 0, own.stat().st_size
+    (folder / ".metadata").write_bytes(pickle.dumps(told))
+    with pytest.raises(pickle.UnpicklingError, match="is packed|does not hold|keys are neither|plain numbers"):
+        with shards.plain():
+            read(folder)
+
+
+def test_what_torch_would_unpack_is_refused(folder: Path) -> None:
+    def change(told: Any) -> Any:
+        for info in told.storage_data.values():
+            info.transform_descriptors = ["stream.zstd/1"]
+        return told
+
+    retold(folder, change)
+    with pytest.raises(pickle.UnpicklingError, match="packed"), shards.plain():
+        read(folder)
 
 
 def test_a_sharded_checkpoint_is_read_as_it_was_written(folder: Path) -> None:

@@ -24,6 +24,8 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _BYTES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1,
           "Bool": 1, "ComplexDouble": 16, "ComplexFloat": 8, "Untyped": 1}  # fmt: skip
 _NUMPY = {"b1", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"}
+#: steps of a pickle that torch does not write
+UNWRITTEN = (pickle.DICT, pickle.INST, pickle.OBJ, pickle.FROZENSET, pickle.ADDITEMS, pickle.NEWOBJ_EX)
 _SCALARS = (str, int, float, bytes, type(None))
 
 
@@ -35,11 +37,7 @@ def check(file: Path) -> None:
     """Raise `Suspect`, which names the file and says why, unless torch may read it."""
     try:
         with file.open("rb") as stored:
-            packed = stored.read(4) == b"PK\x03\x04"  # by which torch knows it
-        if packed:
-            _check_archive(file)
-        else:
-            _check_sequence(file)
+            check_open(stored)
     except Suspect as error:
         raise Suspect(f"{file.name}: {error}") from None
     except (zipfile.BadZipFile, EOFError) as error:
@@ -48,10 +46,22 @@ def check(file: Path) -> None:
         raise Suspect(f"{file.name} is no file of torch.save, or damaged: {one_line(error)}") from None
 
 
-def _check_archive(file: Path) -> None:
-    with zipfile.ZipFile(file) as archive:
+def check_open(stored: IO[bytes]) -> None:
+    """The same of an open file, or a part of one: raises whatever a pickle may."""
+    size = stored.seek(0, io.SEEK_END)
+    stored.seek(0)
+    packed = stored.read(4) == b"PK\x03\x04"  # by which torch knows it
+    stored.seek(0)
+    if packed:
+        _check_archive(stored, size)
+    else:
+        _check_sequence(stored, size)
+
+
+def _check_archive(stored: IO[bytes], size: int) -> None:
+    with zipfile.ZipFile(stored) as archive:
         entries = archive.infolist()
-        if archive.comment or archive.start_dir != _directory(file):
+        if archive.comment or archive.start_dir != _directory(stored):
             raise Suspect("its table of contents lies elsewhere")  # where another reader would find another one
         names = [entry.filename for entry in entries]
         if len(set(names)) < len(names) or any(entry.compress_type for entry in entries):
@@ -60,37 +70,34 @@ def _check_archive(file: Path) -> None:
         values = [name for name in names if name.partition("/")[2] == "data.pkl"]
         if len(values) != 1 or len({name.partition("/")[0] for name in names}) > 1:
             raise Suspect("it holds no values of torch.save")
-        if sum(sizes.values()) > file.stat().st_size or sizes["data.pkl"] > LARGEST_VALUES:
+        if sum(sizes.values()) > size or sizes["data.pkl"] > LARGEST_VALUES:
             raise Suspect("it says to hold more than it has")
         _Reader(io.BytesIO(archive.read(values[0])), lambda key: sizes.get(f"data/{key}", -1)).load()
 
 
-def _directory(file: Path) -> int:
+def _directory(stored: IO[bytes]) -> int:
     """Where an archive says that its table of contents begins."""
-    with file.open("rb") as stored:
-        end = stored.seek(-22, io.SEEK_END)
-        (start,) = struct.unpack("<16xL2x", stored.read(22))
-        if start != 0xFFFFFFFF:
-            return int(start)
-        stored.seek(end - 20)
-        (place,) = struct.unpack("<8xQ4x", stored.read(20))
-        if place != end - 76:
-            return -1
-        stored.seek(place)
-        return int(struct.unpack("<48xQ", stored.read(56))[0])
+    end = stored.seek(-22, io.SEEK_END)
+    (start,) = struct.unpack("<16xL2x", stored.read(22))
+    if start != 0xFFFFFFFF:
+        return int(start)
+    stored.seek(end - 20)
+    (place,) = struct.unpack("<8xQ4x", stored.read(20))
+    if place != end - 76:
+        return -1
+    stored.seek(place)
+    return int(struct.unpack("<48xQ", stored.read(56))[0])
 
 
-def _check_sequence(file: Path) -> None:
+def _check_sequence(stored: IO[bytes], size: int) -> None:
     """The form before torch 1.6: a number, a version, the machine, the values, then the tensors' numbers."""
-    size = file.stat().st_size
-    with file.open("rb") as stored:
-        if stored.read(1) != b"\x80":
-            raise Suspect("it is no file of torch.save, or cut short")
-        stored.seek(0)
-        for number in range(4):
-            value = _Reader(stored, lambda _: size).load()
-            if number == 0 and value != _MAGIC:
-                raise Suspect("it holds no values of torch.save")
+    if stored.read(1) != b"\x80":
+        raise Suspect("it is no file of torch.save, or cut short")
+    stored.seek(0)
+    for number in range(4):
+        value = _Reader(stored, lambda _: size).load()
+        if number == 0 and value != _MAGIC:
+            raise Suspect("it holds no values of torch.save")
 
 
 class _Named:
@@ -186,7 +193,7 @@ def _members(entries: Iterable[Any] = ()) -> list[Any]:
     return [_key(entry) for entry in entries]
 
 
-def _mapping(entries: Any = ()) -> dict[Any, Any]:
+def mapping(entries: Any = ()) -> dict[Any, Any]:
     pairs = entries.items() if isinstance(entries, dict) else entries
     return {_key(key): value for key, value in pairs}
 
@@ -217,8 +224,8 @@ _KNOWN: Mapping[tuple[str, str], Any] = {
     ("torch", "Size"): _size,
     ("torch", "device"): lambda *_: _Named("device"),
     ("torch.serialization", "_get_layout"): lambda *_: _Named("layout"),
-    ("collections", "OrderedDict"): _mapping,
-    ("collections", "Counter"): _mapping,
+    ("collections", "OrderedDict"): mapping,
+    ("collections", "Counter"): mapping,
     ("collections", "defaultdict"): lambda *_: {},
     ("_codecs", "encode"): _bytes,
     ("builtins", "bytearray"): _buffer,
@@ -290,7 +297,7 @@ class _Reader(pickle._Unpickler):  # Python's own, in which a step can be refuse
     dispatch[pickle.BUILD[0]] = _build  # type: ignore[assignment]
     dispatch[pickle.SETITEM[0]] = _setitem  # type: ignore[assignment]
     dispatch[pickle.SETITEMS[0]] = _setitems  # type: ignore[assignment]
-    for _code in (pickle.DICT, pickle.INST, pickle.OBJ, pickle.FROZENSET, pickle.ADDITEMS, pickle.NEWOBJ_EX):
+    for _code in UNWRITTEN:
         dispatch[_code[0]] = _refuse  # type: ignore[assignment]
 
 
