@@ -12,7 +12,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from study_fakes import accuracy, make_study
+from study_fakes import accuracy, make_study, replan
 
 from hf_optim.commands.main import main
 
@@ -215,3 +215,65 @@ def test_a_reader_clicks_through_the_report(width: int, dark: bool, tmp_path: Pa
     assert seen["anchors"] and all(seen["anchors"])
     assert len(seen["pages"]) == 20 and all((folder / name).is_file() for name in seen["pages"])
     assert seen["verdict"] <= 0, "the verdict cannot be seen without scrolling"
+
+
+THEIRS = """</script><script>document.title='ran'</script><img src=x onerror="document.title='ran'">"""
+#: opens, clicks, chooses and types whatever there is
+TOUCH = """
+addEventListener("load", async () => {
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  HTMLAnchorElement.prototype.click = () => {};
+  const wide = document.documentElement.scrollWidth - innerWidth;
+  for (const d of all("details")) d.open = true;
+  for (const e of all("button, summary, select, input, svg, .line")) {
+    e.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+    const box = e.getBoundingClientRect(), at = { clientX: box.left + 99, clientY: box.top + 9, bubbles: true };
+    e.dispatchEvent(new PointerEvent("pointermove", at));
+    for (const option of e.options ?? []) {
+      e.value = option.value;
+      e.dispatchEvent(new Event("change", { bubbles: true }));
+    }
+  }
+  for (let i = 0; i < 10; i++) await new Promise((done) => setTimeout(done, 50));
+  const theirs = (e) => [...e.attributes].some((a) => a.name.startsWith("on")) || e.matches("img:not([src^='data:'])");
+  const seen = { wide, title: document.title, theirs: all("*").filter(theirs).length };
+  const out = document.createElement("pre");
+  out.id = "seen";
+  out.textContent = JSON.stringify(seen);
+  document.body.append(out);
+});
+"""
+
+
+def theirs(folder: Path) -> Path:
+    """A study in which every text is a script."""
+    make_study(folder, seeds=2)
+
+    def renamed(plan: dict) -> None:
+        plan |= {key: plan[key] + THEIRS for key in ("title", "origin", "baseline")}
+        for task in plan["tasks"]:
+            task |= {"title": THEIRS, "label": task["label"] + THEIRS, "only": [x + THEIRS for x in task["only"]]}
+        for optimizer in plan["optimizers"]:
+            optimizer["label"] += THEIRS
+        for run in plan["runs"]:
+            run |= {key: run[key] + THEIRS for key in ("task", "optimizer")}
+
+    replan(folder, renamed)
+    for number, file in enumerate(sorted(folder.glob("runs/*/record.json"))):
+        record = json.loads(file.read_text())
+        for part in ("environment", "data"):
+            record[part] |= {key: THEIRS for key in (THEIRS, *record[part])}
+        record |= {"started": THEIRS, "settled": [THEIRS], "error": THEIRS, "status": "ok" if number else "failed"}
+        file.write_text(json.dumps(record))
+        rows = [json.loads(line) | {THEIRS: 1.0} for line in (file.parent / "history.jsonl").read_text().splitlines()]
+        (file.parent / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_texts_of_a_stranger_run_nothing_and_fit_the_page(tmp_path: Path) -> None:
+    folder = theirs(tmp_path / "study")
+    assert main(["report", str(folder)]) == 0
+    seen = visit(folder / "report.html", 600, TOUCH, tmp_path / "profile")
+    assert THEIRS in seen["title"] and seen["theirs"] == 0
+    assert seen["wide"] <= 0, "the page is wider than the window"

@@ -20,8 +20,8 @@ from hf_optim.study.folder import changes, pruning, stages
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import journal as tuning_log
-from hf_optim.study.launch.follow import follow
 from hf_optim.study.launch.beginning import prepare
+from hf_optim.study.launch.follow import follow
 from hf_optim.study.plan import tuning
 from hf_optim.study.plan import tuning_points as points
 from hf_optim.study.plan.plan import Plan, Run, make_run

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -104,7 +104,7 @@ def read_metadata(file: Any) -> Any:
     """What an open `.metadata` holds; an UnpicklingError for anything else, or for a file that is not beside it."""
     metadata = _Reader(file).load()
     _check_parts(metadata, file.tell())
-    stored = getattr(metadata, "storage_data", None)
+    stored: Any = getattr(metadata, "storage_data", None)
     places = [getattr(info, "relative_path", None) for info in stored.values()] if isinstance(stored, dict) else [None]
     if not all(isinstance(place, str) and Path(place).name == place for place in places):
         raise pickle.UnpicklingError("its .metadata names a file that is not beside it")
@@ -190,7 +190,7 @@ def plain() -> Iterator[None]:
     def load_value(file: Any, *given: Any, **how: Any) -> Any:
         if hasattr(file, "seek"):  # files by name are looked through before
             try:
-                saved_files.check_open(_Part(file))
+                saved_files.check_open(cast(IO[bytes], _Part(file)))
             except Exception as error:
                 raise pickle.UnpicklingError(one_line(error)) from None
             file.seek(0)
