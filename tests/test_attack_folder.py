@@ -70,6 +70,12 @@ def test_a_matplotlibrc_of_the_current_folder_is_not_heeded(tmp_path: Path) -> N
     assert _python(f"{STARTS['command']}; {code}", tmp_path).endswith("\n10.0\n")
 
 
+def test_matplotlib_opens_no_window(tmp_path: Path) -> None:
+    """What the environment calls a backend may be a module of anybody's, or no word of matplotlib's: a traceback."""
+    code = "import os; os.environ['MPLBACKEND'] = 'nonsense'; import matplotlib; print(matplotlib.get_backend())"
+    assert _python(f"{STARTS['command']}; {code}", tmp_path).endswith("\nagg\n")
+
+
 def test_a_linker_takes_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """GNU's looks there first for what its scripts name: code that lies there was linked into a kernel, and kept."""
     (tmp_path / "libgcc_s.so.1").write_text("INPUT(./theirs.o)\n")

@@ -97,6 +97,8 @@ class _Elsewhere:
         def from_elsewhere(module: ModuleType) -> None:
             if fullname == "torch":
                 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled_folder())
+            if fullname == "matplotlib":
+                os.environ["MPLBACKEND"] = "agg"  # a command opens no window, whatever it is told
             if fullname in _LOOKING:
                 with elsewhere():
                     return execute(module)

@@ -206,7 +206,9 @@ class Building:
                 break
             self._places.pop(0)
         else:
-            self._why = refused or "no folder for kernels allows what is in it to be loaded: set HF_OPTIM_CACHE"
+            self._why = (
+                refused or "no folder for kernels allows what is made there to be loaded: set HF_OPTIM_CACHE or CXX"
+            )
             return
         self._name, self._file = name, _made_before(self._places[0], name)
         if self._file is not None:
