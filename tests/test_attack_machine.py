@@ -6,17 +6,20 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from study_fakes import make_study
 
 from hf_optim.commands.main import main
 from hf_optim.core import caches
 from hf_optim.engine import kernels
 from hf_optim.errors import UserError
 from hf_optim.study.folder import changes
+from hf_optim.study.folder.merge import merge
 from hf_optim.study.launch import beginning
 from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan.source import parse
@@ -66,11 +69,9 @@ for line in sys.stdin:
             process.communicate()
 
 
-@pytest.mark.parametrize("moment", range(8))
-def test_a_launcher_that_is_killed_as_it_begins_is_begun_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
-) -> None:
-    """Killed between the first folder and the plan, the same command said that the folder holds no study."""
+@contextlib.contextmanager
+def killed(monkeypatch: pytest.MonkeyPatch, moment: int, *names: str) -> Iterator[None]:
+    """Whoever works within it is killed at so many calls of `names` of `os`, and does not tidy up."""
 
     class Killed(BaseException):
         pass
@@ -86,9 +87,19 @@ def test_a_launcher_that_is_killed_as_it_begins_is_begun_again(
         return step
 
     with monkeypatch.context() as patched, contextlib.suppress(Killed):
-        for name in ("replace", "mkdir", "open"):  # whatever writes
+        for name in names:
             patched.setattr(os, name, until(getattr(os, name)))
-        patched.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process does not tidy up
+        patched.setattr(Path, "unlink", lambda *_, **__: None)
+        yield
+
+
+@pytest.mark.parametrize("moment", range(8))
+def test_a_launcher_that_is_killed_as_it_begins_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """Killed between the first folder and the plan, the same command said that the folder holds no study."""
+
+    with killed(monkeypatch, moment, "replace", "mkdir", "open"):
         begin(tmp_path / "s")
     begin(tmp_path / "s")
     assert changes.read_plan(tmp_path / "s").name == "tiny"
@@ -99,6 +110,17 @@ def test_a_launcher_that_is_killed_as_it_begins_is_begun_again(
         "questions.jsonl",
         "runs",
     }
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_merge_that_is_killed_as_it_begins_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    study = make_study(tmp_path / "a")
+    with killed(monkeypatch, moment, "replace", "rename"):
+        merge([study], tmp_path / "into")
+    merge([study], tmp_path / "into")
+    assert not [path for path in (tmp_path / "into").rglob(".*") if path.name != ".lock"]
 
 
 def test_another_ones_folder_is_no_study_s(tmp_path: Path) -> None:

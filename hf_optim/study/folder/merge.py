@@ -128,7 +128,8 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
     """
     begun = (into / "plan.json").is_file()
     merging = os.path.lexists(into / ORIGIN)
-    if not begun and not merging and into.exists() and (not into.is_dir() or any(into.iterdir())):
+    theirs = into.exists() and (not into.is_dir() or not all(leftovers.is_left(path.name) for path in into.iterdir()))
+    if not begun and not merging and theirs:
         raise UserError(f"{into} is not empty and holds no study: choose another folder to merge into")
     folders = list(dict.fromkeys(([into.resolve()] if begun else []) + [s.resolve() for s in sources]))
     loaded = [(folder.name, load(folder)) for folder in folders]
@@ -166,6 +167,7 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
             "left_out": [f"{name}: {why}" for name, results in loaded for why in results.store.unreadable.values()],
         }
         write_atomically(into / ORIGIN, json.dumps(origin, indent=1) + "\n")
+        leftovers.sweep(into)
         leftovers.sweep_folders(own_folder(into, "runs"))
         for run_id, folder in copied.items():
             home = into / "runs" / run_id
