@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from hf_optim.bases import parameters
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import local
 from hf_optim.engine.capture import capturing
@@ -75,6 +76,7 @@ class Averaged(Optimizer):
         if closure is not None:
             loss, evaluate = self._run_closure(closure, evaluate)
         if not capturing():
+            parameters.check_step(self.rule, self.param_groups, self._names)
             self._weigh()
         super().step(loss=loss, evaluate=evaluate)
         return loss

@@ -34,6 +34,8 @@ class Holder(Protocol):
 
     def _slots(self, group: dict[str, Any]) -> list[str]: ...
 
+    def _sides(self, p: torch.Tensor, group: dict[str, Any]) -> dict[str, tuple[int, ...]]: ...
+
 
 def form(rule: str, state_dict: Any) -> None:
     """Raise BadCheckpoint unless this is an optimizer's state dict: groups with parameters, states by parameter."""
@@ -49,6 +51,9 @@ def form(rule: str, state_dict: Any) -> None:
     names = [name for group in groups for name in group["params"]]
     if not all(isinstance(name, (int, str)) for name in names) or len(set(names)) < len(names):
         raise BadCheckpoint(f"{rule}: a damaged state dict: its parameters are not named, each once")
+    for named in (group.get(key) for group in groups for key in (*parameter_names.KEYS, "wrapped_by")):
+        if named is not None and not (isinstance(named, (list, tuple)) and all(isinstance(n, str) for n in named)):
+            raise BadCheckpoint(f"{rule}: a damaged state dict: the names in its groups are no list of texts")
 
 
 def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +78,7 @@ def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
                 f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only "
                 f"one of them keeps {name}; they must agree"
             )
+        saved_form.kinds(opt.rule, {k: v for k, v in mine.items() if k not in opt._names}, saved)
     complete = [
         {**{k: mine[k] for k in (*opt._names, *opt.memory, *opt.kept) if k not in saved}, **saved}
         for mine, saved in zip(opt.param_groups, groups, strict=True)
@@ -146,7 +152,7 @@ def copy_states(opt: Holder, state_dict: dict[str, Any]) -> None:
         for name, value in saved_state.items():
             if name == "step" and not isinstance(value, torch.Tensor):  # older checkpoints of torch count in numbers
                 shape = () if any(k in saved_state for k in opt.slots) else (1,)
-                opt.state[p][name] = torch.full(shape, float(value))
+                opt.state[p][name] = torch.full(shape, float(value), dtype=torch.float32, device="cpu")
             elif isinstance(value, torch.Tensor):
                 scalar = name == "step" or name in opt.scalar_slots
                 device = value.device if scalar else p.device

@@ -5,7 +5,7 @@ length of the ordinary step these stand in the place of the gradients: weight de
 runs are everybody's. What a direction replaces is put back afterwards.
 
 Shards are gathered, every process computes the whole direction and keeps its part: half a matrix has other singular
-vectors. Of bfloat16 parameters the direction is rounded to bfloat16, as the gradient was.
+vectors. The direction is rounded to the gradient's precision, as that was.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any, ClassVar
 
 import torch
 
+from hf_optim.bases import parameters
 from hf_optim.bases.routed import Routed
-from hf_optim.core.hooks import explains
+from hf_optim.core.hooks import alone, explains
 from hf_optim.core.reduce import local
 from hf_optim.engine.capture import capturing
+from hf_optim.engine.watch import hollow
 from hf_optim.errors import UserError
 
 
@@ -56,6 +58,7 @@ class MatrixOptimizer(Routed):
         """
         raise NotImplementedError
 
+    @alone
     @torch.no_grad()
     @explains
     def step(
@@ -73,6 +76,7 @@ class MatrixOptimizer(Routed):
             )
         if closure is not None:
             loss, evaluate = self._run_closure(closure, evaluate)
+        parameters.check_step(self.rule, self.param_groups, self._names)
         with self._directions():
             super().step(loss=loss, evaluate=evaluate)
         return loss
@@ -86,7 +90,7 @@ class MatrixOptimizer(Routed):
                 directions = self._directed(params, group, t)
                 gradients += [(p, p.grad) for p in params]
                 for p, direction in zip(params, directions, strict=True):
-                    p.grad = _divided(direction.to(p.dtype), p)
+                    p.grad = _divided(direction.to(p.grad.dtype), p)  # type: ignore[union-attr]
             yield
         finally:
             for p, gradient in gradients:
@@ -104,8 +108,8 @@ class MatrixOptimizer(Routed):
                     )
                 if group["route"] != self.routed[0] or p.grad is None or not p.numel():
                     continue
-                if p.grad.layout is not torch.strided:
-                    continue
+                if p.grad.layout is not torch.strided or hollow(local(p.grad)) or hollow(local(p)):
+                    continue  # the step itself says it
                 state = self.state[p]
                 if not state:
                     self._make_state(p, state, group)
@@ -120,17 +124,21 @@ class MatrixOptimizer(Routed):
         dtype = self._compute_dtype(params[0])
         s = SimpleNamespace(**{k: torch.stack([_gathered(state[k]).to(dtype) for state in states]) for k in names})
         g = torch.stack([_gathered(p.grad).to(dtype) for p in params])  # type: ignore[arg-type]
-        directions = self.matrices(g, s, h, t)
+        with torch.autocast(g.device.type, enabled=False):  # of a loop that steps within it
+            directions = self.matrices(g, s, h, t)
         for k in names:
             for p, state, value in zip(params, states, getattr(s, k).unbind(), strict=True):
                 local(state[k]).copy_(local(_divided(value, p) if hasattr(state[k], "to_local") else value))
         return list(directions.unbind())
 
+    def _sides(self, p: torch.Tensor, group: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        return self.sides(p.shape, self._hyper(group)) if group["route"] == self.routed[0] else {}
+
     def _make_state(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         super()._make_state(p, state, group)
-        sides = self.sides(p.shape, self._hyper(group)) if group["route"] == self.routed[0] else {}
+        sides = self._sides(p, group)
         if sides:
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
             for name, shape in sides.items():
                 state[name] = torch.zeros(shape, dtype=self._compute_dtype(p), device=p.device)
 

@@ -21,8 +21,8 @@ from hf_optim.bases.declarations import check_rule
 from hf_optim.bases.state import Stateful
 from hf_optim.core import validate
 from hf_optim.core.compiling import uncompiled
-from hf_optim.core.groups import as_groups
-from hf_optim.core.hooks import Hyper, explains
+from hf_optim.core.groups import as_group, as_groups
+from hf_optim.core.hooks import Hyper, alone, explains
 from hf_optim.core.reduce import local
 from hf_optim.core.rule import Transform
 from hf_optim.engine import capture, int8_codes, launchers
@@ -126,18 +126,17 @@ class Optimizer(Stateful):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as in torch; keys that nothing reads raise instead of being ignored."""
-        names = [*self._names, *self.memory, *self.kept]
+        group, names = as_group(param_group), [*self._names, *self.memory, *self.kept]
         own = {"made_by"} | ({self.transform.opt_out} - {""} if self.transform is not None else set())
-        keys = [k for k in param_group if k not in validate.FOREIGN_KEYS and k not in own]
+        keys = [k for k in group if k not in validate.FOREIGN_KEYS and k not in own]
         validate.unknown(f"{self.rule}: a parameter group", keys, names)
         first = self.param_groups[0] if getattr(self, "param_groups", None) else None
         for name in (*self.choices, *self.structural):
-            if name in param_group and param_group[name] != self.defaults[name]:
+            if name in group and group[name] != self.defaults[name]:
                 raise UserError(f"{self.rule}: {name} may not differ between groups; set it in the constructor")
         for name in self.shared:
-            if first is not None and param_group.get(name, self.defaults[name]) != first[name]:
+            if first is not None and group.get(name, self.defaults[name]) != first[name]:
                 raise UserError(f"{self.rule}: {name} must be equal in all groups ({first[name]!r} in the first)")
-        group = dict(param_group)
         for name, value in self.memory.items():
             start = group.get(value, self.defaults[value]) if isinstance(value, str) else value
             group.setdefault(name, first[name] if first is not None else start)
@@ -243,6 +242,7 @@ class Optimizer(Stateful):
     # --- a step ----------------------------------------------------------------------------------------------------
 
     @uncompiled
+    @alone
     @torch.no_grad()
     @explains
     def step(
@@ -277,7 +277,7 @@ class Optimizer(Stateful):
         if capture.capturing():
             self._captured, self._twin = capture.record(self, loss, self._twin), None
             return loss
-        parameters.check_step(self.rule, self.param_groups)
+        parameters.check_step(self.rule, self.param_groups, self._names)
         self.hear(wait=False)
         if not self._begin():  # as in torch
             if not self._idle_said:

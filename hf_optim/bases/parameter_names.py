@@ -22,6 +22,7 @@ log = logging.getLogger("hf_optim")
 
 #: where a group keeps the names of its tensors; torch's own key serves as well
 KEY = "hf_optim_names"
+KEYS = (KEY, "param_names")
 #: state of one number an element, as torch's classes and this library's call it
 _ELEMENTWISE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "sum", "square_avg", "m", "v")
 

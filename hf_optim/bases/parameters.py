@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_optim.core import validate
 from hf_optim.core.reduce import local
 from hf_optim.engine.passes import flat
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, one_line
 
 
 def check_parameters(rule: str, params: Iterable[Tensor], others: Iterable[Tensor]) -> None:
@@ -75,16 +75,30 @@ def _apart(rule: str, params: list[Tensor]) -> None:
             )
 
 
-def check_step(rule: str, groups: Iterable[Mapping[str, Any]]) -> None:
-    """Raise a UserError for a step that would spoil what it moves: a rate that is not finite, or inference mode."""
+def check_step(rule: str, groups: Iterable[Mapping[str, Any]], names: Iterable[str]) -> None:
+    """Raise a UserError for a step that would spoil what it moves: a rate that is not finite, another of the
+    hyper-parameters `names` that is NaN, or inference mode."""
     if torch.is_inference_mode_enabled():
         raise UserError(f"{rule}: step() within torch.inference_mode(), whose state no later step could use")
     for i, group in enumerate(groups):
-        rate = group.get("lr")
-        if isinstance(rate, (int, float)) and not abs(rate) < math.inf:
-            raise UserError(
-                f"{rule}: lr of parameter group {i} is {rate} (a schedule or a callback sets it): nothing was moved"
-            )
+        for name in names:
+            value = group.get(name)
+            some = value if isinstance(value, (tuple, list)) else (value,)
+            if any(v != v for v in some if isinstance(v, float)):
+                raise _unusable(rule, name, i, value)
+        rate = group.get("lr", 0.0)
+        if isinstance(rate, Tensor):
+            fine = rate.numel() == 1 and not rate.is_meta and not rate.is_complex() and math.isfinite(rate)
+        else:
+            fine = hasattr(rate, "__float__") and abs(rate) < math.inf
+        if not fine:
+            raise _unusable(rule, "lr", i, rate)
+
+
+def _unusable(rule: str, name: str, group: int, value: Any) -> UserError:
+    return UserError(
+        f"{rule}: {name} of parameter group {group} is {value} (a schedule or a callback sets it): nothing was moved"
+    )
 
 
 def called(rule: str, closure: Any) -> Any:
@@ -103,4 +117,7 @@ def number(rule: str, loss: Any) -> float:
     if not one and (isinstance(loss, torch.Tensor) or not hasattr(loss, "__float__")):
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
         raise UserError(f"{rule}: the loss must be one number or a tensor of one, got {got}")
-    return float(loss.detach()) if one else float(loss)
+    try:
+        return float(loss.detach()) if one else float(loss)
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # complex, on the meta device, 10**400
+        raise UserError(f"{rule}: the loss must be one number: {one_line(error)}") from None

@@ -26,7 +26,7 @@ class RateWindows(Wrapper):
     """Base of the wrappers that learn a rate; a subclass sets `scope` and writes `_rescaled`."""
 
     memory = {"hf_optim_lr_scale": 1.0, "tlr_count": 0, "tlr_rate_sum": 0.0, "tlr_interval": 0}
-    tensors = ("tlr_w", "tlr_u", "tlr_scale")
+    tensors, scalars = ("tlr_w", "tlr_u", "tlr_scale"), ("tlr_scale",)
     state_bytes = 8
     #: windows begin with the first step; else where the first due step ends
     from_start: ClassVar[bool] = True
@@ -103,7 +103,7 @@ class RateWindows(Wrapper):
                 self._put(p, "tlr_w", p.detach().clone())
                 self._put(p, "tlr_u", torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)))
                 if self.scope == "tensor":
-                    self._put(p, "tlr_scale", torch.ones((), dtype=torch.float64))
+                    self._put(p, "tlr_scale", torch.ones((), dtype=torch.float64, device="cpu"))
 
     def _converted(self, saved: dict[str, Any]) -> dict[str, Any]:
         """Up to release 0.1.0 the scale was called lr_scale, which belongs to timm's schedulers."""
@@ -155,7 +155,9 @@ class RateWindows(Wrapper):
         if used:
             sums = passes.once(_window, columns, numbers)
             if sums is not None:
-                sums[:, 3] *= torch.tensor(grains, dtype=sums.dtype)  # what rounding the parameters does to u
+                sums[:, 3] *= torch.tensor(
+                    grains, dtype=sums.dtype, device=sums.device
+                )  # what rounding the parameters does to u
                 self._rescale(reduce.combine(sums, [p for _, p in used]).tolist(), used)
 
     def _rescale(self, table: list[list[float]], used: list[tuple[int, torch.Tensor]]) -> None:
@@ -164,7 +166,7 @@ class RateWindows(Wrapper):
             for row, (i, p) in zip(table, used, strict=True):
                 scale = self._get(p, "tlr_scale")
                 value = self._rescaled(1.0 if scale is None else float(scale), _sums([row]), self.param_groups[i])
-                self._put(p, "tlr_scale", torch.tensor(value, dtype=torch.float64))
+                self._put(p, "tlr_scale", torch.tensor(value, dtype=torch.float64, device="cpu"))
             return
         for i, group in enumerate(self.param_groups):
             own = [row for row, (j, _) in zip(table, used, strict=True) if self.scope == "global" or i == j]

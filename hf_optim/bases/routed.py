@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from hf_optim.bases import checkpoint
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.groups import as_group
 from hf_optim.core.notes import once
 from hf_optim.errors import BadCheckpoint, UserError
 
@@ -33,7 +35,7 @@ class Routed(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; without a `route` it becomes one or two, by the dimensions of its tensors."""
-        group = dict(param_group)
+        group = as_group(param_group)
         route, params = group.pop("route", None), group.get("params")
         if route is not None and route not in self.routed:
             raise UserError(f"{self.rule}: a group's route must be one of {', '.join(self.routed)}, got {route!r}")
@@ -95,8 +97,8 @@ class Routed(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As every rule's; a checkpoint in which tensors went other ways is refused, too."""
-        saved = state_dict.get("param_groups", []) if isinstance(state_dict, dict) else []
-        for i, (mine, theirs) in enumerate(zip(self.param_groups, saved, strict=False)):
+        checkpoint.form(self.rule, state_dict)
+        for i, (mine, theirs) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
             if theirs.get("made_by") == self.rule and theirs.get("route") != mine["route"]:
                 raise BadCheckpoint(
                     f"{self.rule}: group {i} of the checkpoint went by {theirs.get('route')}, here by {mine['route']}: "

@@ -18,7 +18,8 @@ MOST_VALUES = 1_000_000
 
 def plain(rule: str, value: Any) -> None:
     """Raise BadCheckpoint for a value of more values than any rule keeps: a list within itself, thirty times over, has
-    some hundred bytes in a file and no end where it is copied or printed.
+    some hundred bytes in a file and no end where it is copied or printed. Nor does any keep a tensor that is not dense
+    or of complex numbers, or a whole number beyond 64 bits.
     """
     left, waiting = MOST_VALUES, [value]
     while waiting and left and len(waiting) <= MOST_VALUES:
@@ -28,6 +29,17 @@ def plain(rule: str, value: Any) -> None:
             waiting += (*entry, *entry.values())
         elif isinstance(entry, (list, tuple, set, frozenset)):
             waiting += entry
+        elif isinstance(entry, torch.Tensor) and (
+            entry.layout is not torch.strided
+            or entry.is_meta
+            or entry.is_nested
+            or entry.is_quantized
+            or entry.is_complex()
+        ):
+            kind = "on the meta device, without numbers" if entry.is_meta else "sparse, nested, quantised or complex"
+            raise BadCheckpoint(f"{rule}: a damaged state dict: one of its tensors is {kind}")
+        elif isinstance(entry, int) and not -(2**63) <= entry < 2**64:
+            raise BadCheckpoint(f"{rule}: a damaged state dict: one of its whole numbers has more than 64 bits")
     if waiting:
         raise BadCheckpoint(f"{rule}: a damaged state dict: one of its values holds more than {MOST_VALUES:,} others")
 
@@ -42,9 +54,33 @@ def values(opt: Any, group: Mapping[str, Any]) -> None:
         validate.values(opt.rule, given, validate.defaults(type(opt)), opt.choices, opt.bounds)
     except UserError as error:
         raise BadCheckpoint(f"the checkpoint cannot be used: {error}") from None
-    for name in (*opt.memory, *opt.kept, *({"initial_lr"} & set(group))):
+    for name in (*opt.memory, *opt.kept, *({"initial_lr", "skipped_steps"} & set(group))):
         if isinstance(group[name], bool) or not isinstance(group[name], (int, float)):
             raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} is no number: {str(group[name])[:40]}")
+
+
+def kinds(rule: str, mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raise BadCheckpoint unless what is a number or a switch in a group of this optimizer is one as saved, too."""
+    for name in (name for name in mine if name in saved and isinstance(mine[name], (int, float))):
+        value, switch = saved[name], isinstance(mine[name], bool)
+        value = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+        if isinstance(value, bool) != switch or not isinstance(value, (int, float)) or value != value:
+            kind = "neither True nor False" if switch else "no number"
+            raise BadCheckpoint(f"{rule}: the checkpoint's {name} is {kind}: {str(value)[:40]}")
+
+
+def beside(
+    rule: str, p: torch.Tensor, saved: Mapping[str, Any], tensors: Iterable[str], scalars: Iterable[str]
+) -> None:
+    """Raise BadCheckpoint unless those of a wrapper's `tensors` that are saved have the parameter's shape, and its
+    `scalars` one number."""
+    for name in (name for name in tensors if name in saved):
+        value = saved[name]
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dtype.itemsize < 2:
+            raise BadCheckpoint(f"{rule}: the checkpoint's {name} is no tensor of numbers")
+        if name in scalars and value.numel() != 1:
+            raise BadCheckpoint(f"{rule}: the checkpoint's {name} is not one number")
+    _shapes(rule, p, saved, (name for name in tensors if name not in scalars))
 
 
 def state(opt: Any, p: torch.Tensor, group: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
@@ -63,7 +99,11 @@ def state(opt: Any, p: torch.Tensor, group: Mapping[str, Any], saved: Mapping[st
             raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} is not one number")
     if not 0 <= float(saved["step"]) < 2**53:
         raise BadCheckpoint(f"{opt.rule}: the checkpoint counts {float(saved['step'])} steps")
-    _shapes(opt.rule, p, saved, opt.slots)
+    _shapes(opt.rule, p, saved, (*opt.slots, "compensation", "y"))  # "y": of hf_optim.bases.averaged
+    for name, shape in opt._sides(p, group).items():
+        value = saved.get(name)
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.shape != shape:
+            raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} is missing, or no tensor of shape {shape}")
     for name in slots:
         _codes(opt, p, name, saved)
 

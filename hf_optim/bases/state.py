@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hf_optim.bases import checkpoint
+from hf_optim.core.hooks import LOCK
 from hf_optim.core.rule import Rule
 from hf_optim.engine import int8_codes
 from hf_optim.engine.step import Stepper
@@ -42,6 +43,10 @@ class Stateful(torch.optim.Optimizer, Rule):
             if (bool(group[name]) if value is True else group[name]) != value
         }
         return [k for k in self.slots if k not in absent]
+
+    def _sides(self, p: torch.Tensor, group: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        """State of other shapes than the parameter's: name -> shape."""
+        return {}
 
     def _entries(self, p: torch.Tensor, group: dict[str, Any]) -> list[str]:
         """Names of the state of one number an element."""
@@ -87,9 +92,9 @@ class Stateful(torch.optim.Optimizer, Rule):
     def _make_state(self, p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         slots = self._slots(group)
         # torch's full distributed state dicts find the device by a tensor with a dimension: one must have it
-        state["step"] = torch.zeros(() if slots else (1,), dtype=torch.float32)
+        state["step"] = torch.zeros(() if slots else (1,), dtype=torch.float32, device="cpu")
         for name, value in self.scalar_slots.items():
-            state[name] = torch.tensor(value, dtype=torch.float32)
+            state[name] = torch.tensor(value, dtype=torch.float32, device="cpu")
         for name in slots:
             state.update(self._first_values(name, p, group))
         if "compensation" in self._entries(p, group):
@@ -144,7 +149,7 @@ class Stateful(torch.optim.Optimizer, Rule):
 
     def __getstate__(self) -> dict[str, Any]:
         # a scheduler has put a `step` here that is bound to this instance: a copy must not move our parameters
-        keep = {k: v for k, v in self.__dict__.items() if k != "step" and not k.startswith("_optimizer_")}
+        keep = {k: v for k, v in self.__dict__.items() if k not in ("step", LOCK) and not k.startswith("_optimizer_")}
         groups = [_with_floats(group, self.memory) for group in self.param_groups]
         own = dict.fromkeys(("_fed", "_stepper", "_ahead", "_twin", "_captured"))
         return {**keep, "param_groups": groups, **own}

@@ -117,7 +117,8 @@ class TorchRule(Optimizer):
             return state
         for name in ("step", *self.scalar_slots):
             value = state.get(name, 1.0)
-            state[name] = torch.as_tensor(value, dtype=torch.float32).detach().cpu()
+            if isinstance(value, (int, float, torch.Tensor)):  # else it is refused in words
+                state[name] = torch.as_tensor(value, dtype=torch.float32).detach().cpu()
         for name in self.slots:
             value = state.get(name)
             if p is not None and isinstance(value, torch.Tensor) and value.dtype is p.dtype:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from hf_optim.bases import checkpoint, parameter_names
+from hf_optim.bases import checkpoint, parameter_names, saved_form
 from hf_optim.core import validate
 from hf_optim.engine.capture import capturing
 from hf_optim.errors import BadCheckpoint, UserError
@@ -37,6 +37,8 @@ class Wrapper(torch.optim.Optimizer):
     memory: ClassVar[dict[str, Any]] = {}
     #: tensors kept in state[p]
     tensors: ClassVar[tuple[str, ...]] = ()
+    #: those of them that are one number, not one an element
+    scalars: ClassVar[tuple[str, ...]] = ()
     #: bytes of them for each parameter in fp32
     state_bytes: ClassVar[int] = 0
     base: torch.optim.Optimizer
@@ -220,9 +222,11 @@ class Wrapper(torch.optim.Optimizer):
         checkpoint.form(self.rule, state_dict)
         groups = [self._of_this_chain(group) for group in state_dict["param_groups"]]
         state_dict = parameter_names.aligned(self, {**state_dict, "param_groups": groups})
+        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        for i, p in zip(ids, self._params(), strict=False):  # whether they are as many, the base says
+            saved_form.beside(self.rule, p, state_dict["state"].get(i, {}), self.tensors, self.scalars)
         self.base.load_state_dict(state_dict)
         self._pending.clear()
-        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
         for i, p in zip(ids, self._params(), strict=True):  # torch casts to the parameter's dtype and may alias
             for name in self.tensors:
                 if name in state_dict["state"].get(i, {}):
@@ -246,6 +250,7 @@ class Wrapper(torch.optim.Optimizer):
         saved = self._converted(saved)
         numbers = {k: v for w in self._chain() for k, v in w.memory.items()}
         added = {k: v for k, v in numbers.items() if k not in saved}
+        saved_form.kinds(self.rule, self.param_groups[0], saved)
         if added:
             log.warning("%s: the checkpoint lacks %s: they begin anew", self.rule, ", ".join(sorted(added)))
         ours = "made_by" in self.param_groups[0]  # then the base itself knows what to make of a group

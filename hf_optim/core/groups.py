@@ -9,7 +9,7 @@ it stays out of AGR too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -235,7 +235,35 @@ def as_groups(params: Any) -> list[dict[str, Any]]:
     """What torch accepts as `params`, checked early so that the error is one line."""
     if isinstance(params, torch.Tensor):
         raise UserError("params is one tensor: give an iterable of tensors, e.g. model.parameters() or [tensor]")
-    groups = list(params)
+    if isinstance(params, Mapping):
+        raise UserError("params is a mapping: give a list of groups, e.g. [{'params': [tensor], 'lr': 0.1}]")
+    try:
+        groups = list(params)
+    except TypeError:
+        raise UserError(f"params is {_kind(params)}: give an iterable of tensors, e.g. model.parameters()") from None
     if not groups:
         raise UserError("the parameter list is empty: nothing to optimise")
     return groups
+
+
+def as_group(group: Any) -> dict[str, Any]:
+    """A group as torch takes it, its tensors in a list, checked early as `as_groups`."""
+    if not isinstance(group, Mapping) or "params" not in group:
+        raise UserError(f"a parameter group is a mapping with 'params', got {_kind(group)}")
+    params = group["params"]
+    if isinstance(params, (torch.Tensor, set)):  # torch takes the one and refuses the other
+        return dict(group)
+    if not isinstance(params, Iterable):
+        raise UserError(f"a parameter group's params are {_kind(params)}: give an iterable of tensors")
+    entries = list(params)
+    for entry in entries:
+        p = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
+        if not isinstance(p, torch.Tensor):
+            raise UserError(f"a parameter group's params hold {_kind(p)}: give tensors, groups only in the outer list")
+        if nn.parameter.is_lazy(p):
+            raise UserError("a parameter of a lazy module has no shape yet: run the model once before this")
+    return {**group, "params": entries}
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"something of type {type(value).__name__}"

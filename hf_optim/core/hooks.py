@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any, ClassVar, TypeVar, cast
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError, one_line
 
+#: where an optimizer keeps its lock, which no copy of it shares
+LOCK = "_one_step_at_a_time"
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -101,6 +104,17 @@ def _kind(value: Any) -> str:
 
 
 # --- what hooks raise ------------------------------------------------------------------------------------------------
+
+
+def alone(method: Method) -> Method:
+    """`method` of an optimizer, by one thread at a time: two that step the same one would write each other's tables."""
+
+    @functools.wraps(method)
+    def locked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.__dict__.setdefault(LOCK, threading.RLock()):
+            return method(self, *args, **kwargs)
+
+    return cast(Method, locked)
 
 
 def explains(method: Method) -> Method:

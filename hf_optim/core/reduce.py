@@ -38,6 +38,19 @@ def count(a: Any) -> Any:
     return torch.ones_like(a).sum(-1) if isinstance(a, torch.Tensor) else a.reduce(count, torch.ones_like)
 
 
+def first_element(p: torch.Tensor) -> int:
+    """The number of a shard's first element in the whole parameter."""
+    if not hasattr(p, "_local_tensor"):
+        return 0
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    _, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)  # type: ignore[attr-defined]
+    number = 0
+    for size, at in zip(p.shape, offset, strict=True):
+        number = number * size + at
+    return int(number)
+
+
 def shards(p: torch.Tensor) -> list[tuple[Any, int]]:
     """(mesh, dimension) pairs over which the DTensor p is split; [] for plain and replicated tensors."""
     placements = getattr(p, "placements", None)

@@ -96,10 +96,13 @@ def _elements(value: Any) -> int:
 
 def _number(owner: str, name: str, value: Any, default: Any, bounds: tuple[float, float, bool, bool] | None) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        if hasattr(value, "item") and _elements(value) == 1:  # a tensor or numpy rate
-            value = value.item()
-        else:
-            raise UserError(f"{owner}: {name} must be a number, got {value!r}")
+        given = value
+        try:
+            value = value.item() if hasattr(value, "item") and _elements(value) == 1 else None  # a tensor or numpy rate
+        except (RuntimeError, NotImplementedError):  # a tensor that has no numbers
+            value = None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UserError(f"{owner}: {name} must be a number, got {given!r}")
     if isinstance(default, int) and not isinstance(default, bool) and not isinstance(value, int):
         raise UserError(f"{owner}: {name} must be a whole number, got {value!r}")
     low, high, closed_low, closed_high = bounds or (-math.inf, math.inf, False, True)

@@ -324,7 +324,7 @@ class Device:
             self._told = self._kept[0].clone(), None
             return
         with torch.cuda.device(self.device):
-            there = torch.empty(3, dtype=torch.float64, pin_memory=True)
+            there = torch.empty(3, dtype=torch.float64, device="cpu", pin_memory=True)
             there.copy_(self._kept[0], non_blocking=True)
             event = torch.cuda.Event()
             event.record()

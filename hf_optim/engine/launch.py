@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from hf_optim.engine.trace import Program
+
+
+def on_host(numbers: Sequence[Any]) -> torch.Tensor:
+    """Whole numbers on the host, whatever torch's default device is."""
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 
 
 @dataclass

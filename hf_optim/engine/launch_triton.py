@@ -55,7 +55,7 @@ def up(values: Any, dtype: torch.dtype, device: torch.device, there: torch.Tenso
         Another: nothing of this form was put there.
     """
     uploads = mode().uploads
-    fresh = torch.as_tensor(values, dtype=dtype)
+    fresh = torch.as_tensor(values, dtype=dtype, device="cpu")
     if uploads != "new" and (there is None or there.shape != fresh.shape):
         raise Another
     if uploads == "keep":

@@ -39,7 +39,7 @@ class CppLauncher(Launcher):
             a.sizes, a.row, a.origin = request.sizes.data_ptr(), request.row.data_ptr(), request.origin.data_ptr()
             a.tensors, a.chunks = len(request.sizes), len(request.which)
             if self._terms:
-                self._partial = torch.empty(len(request.which), self._terms, dtype=torch.float64)
+                self._partial = torch.empty(len(request.which), self._terms, dtype=torch.float64, device="cpu")
                 a.partial = self._partial.data_ptr()
         self._numbers = array("d", chain.from_iterable(request.numbers))
         a.numbers = self._numbers.buffer_info()[0]
@@ -48,7 +48,7 @@ class CppLauncher(Launcher):
         kernel.launch(a, torch.get_num_threads())
         if not self._terms:
             return None
-        total = torch.empty(len(request.sizes), self._terms, dtype=torch.float64)
+        total = torch.empty(len(request.sizes), self._terms, dtype=torch.float64, device="cpu")
         assert kernel.gather is not None
         kernel.gather(a.partial, request.first.data_ptr(), len(request.sizes), total.data_ptr())
         return total

@@ -33,10 +33,11 @@ from hf_optim.core.hooks import RuleError
 from hf_optim.core.vocabulary import on_pieces
 from hf_optim.engine import fallback, kernels
 from hf_optim.engine.int8_codes import CODED, SCALE
-from hf_optim.engine.launch import Launch, Launcher
+from hf_optim.engine.launch import Launch, Launcher, on_host
 from hf_optim.engine.launchers import launcher
 from hf_optim.engine.stochastic_rounding import noise_key
 from hf_optim.engine.trace import Program, Untraceable, arguments, trace
+from hf_optim.errors import UserError
 
 #: storage dtypes of which a kernel can read and write elements
 STORED = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16}) | CODED
@@ -166,20 +167,20 @@ class Table:
         self.noisy = frozenset(k for k in noisy if self.dtypes.get(k) is torch.bfloat16).union(coded)
         self.origin = list(origin) or [(0, i) for i in range(self.rows)]
         self.lengths = [t.numel() for t in some]
-        self.sizes = torch.tensor(self.lengths)
-        self.first_element = torch.tensor([a for a, _ in self.origin])
-        self.index = torch.tensor([i for _, i in self.origin])
+        self.sizes = on_host(self.lengths)
+        self.first_element = on_host([a for a, _ in self.origin])
+        self.index = on_host([i for _, i in self.origin])
         #: see `Launch.halt`
         self.halt: torch.Tensor | None = None
         self.at = {k: j for j, k in enumerate(self.columns)}
-        self.addresses = torch.tensor([[t.data_ptr() for t in column] for column in self.columns.values()])
+        self.addresses = on_host([[t.data_ptr() for t in column] for column in self.columns.values()])
         #: counts changes of `addresses`
         self.version = 0
         self._codes: dict[Any, Code] = {}
 
     def move(self, name: str, places: Sequence[int]) -> None:
         """A column's tensors are at these addresses now."""
-        self.addresses[self.at[name]] = torch.tensor(places)
+        self.addresses[self.at[name]] = on_host(places)
         self.version += 1
 
     def run(
@@ -299,17 +300,17 @@ class Code:
         for k, cohort in enumerate(cohorts):
             for i in cohort.members:
                 row[i] = k if cohort.numbers is None else cohort.row
-        self._row = torch.tensor(row, dtype=torch.int32)
+        self._row = on_host(row).to(torch.int32)
         self._rows_version += 1
         new = {i for cohort in cohorts for i in cohort.members} - self._members
         if new:
             self._members |= new
-            members = torch.tensor(sorted(self._members))
-            counts = torch.zeros(self.table.rows, dtype=torch.int64)
+            members = on_host(sorted(self._members))
+            counts = torch.zeros_like(self.table.sizes)
             counts[members] = (self.table.sizes[members] + chunk - 1) // chunk
-            self._first = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-            which = torch.repeat_interleave(torch.arange(self.table.rows), counts)
-            self._where = (torch.arange(len(which)) - self._first[which]) * chunk
+            self._first = torch.cat([on_host([0]), counts.cumsum(0)])
+            which = torch.repeat_interleave(counts)
+            self._where = (torch.ones_like(which).cumsum(0) - 1 - self._first[which]) * chunk
             self._which = which.to(torch.int32)
             self._chunks_version += 1
 
@@ -320,7 +321,7 @@ class Code:
         for cohort in cohorts:
             for i in cohort.members:
                 keys[i] = noise_key(0, cohort.t, self.table.origin[i][1])
-        return torch.tensor(keys).to(torch.int32)
+        return on_host(keys).to(torch.int32)
 
     def _without(self, cohorts: list[Cohort], sums: Sums) -> torch.Tensor | None:
         """No kernel: the function itself."""
@@ -375,6 +376,8 @@ def once(
     for i, tensors in enumerate(zip(*columns.values(), strict=True)):
         row = {k: t.detach() for k, t in zip(columns, tensors, strict=True)}
         first = next(iter(row.values()))
+        if len(shapes := {tuple(t.shape) for t in row.values()}) > 1:  # kernels would go beyond the smaller one
+            raise UserError(f"a parameter and what is kept of it have several shapes: {sorted(shapes)}")
         if any(flat(t, first) is None for t in row.values()):  # gaps, overlaps or different layouts
             copied = {k: t.clone(memory_format=torch.contiguous_format) for k, t in row.items()}
             copies += [(row[k], copied[k]) for k in row]
@@ -389,8 +392,7 @@ def once(
             cohorts.setdefault(id(numbers[i]), Cohort([], c=dict(numbers[i]))).members.append(place)
         out = table.run(f, list(cohorts.values()))
         if out is not None:
-            if total is None:
-                total = torch.zeros(len(rows), out.shape[1], dtype=torch.float64)
+            total = out.new_zeros(len(rows), out.shape[1], device="cpu") if total is None else total
             total[members] = out.cpu()
     for tensor, copy in copies:
         tensor.copy_(copy)

@@ -7,7 +7,7 @@ cannot take reaches one: it is repacked, goes the fallback's way, or is refused 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
 from operator import attrgetter, is_not, itemgetter
@@ -17,10 +17,11 @@ from typing import Any, Protocol
 import torch
 
 from hf_optim.core import validate
+from hf_optim.core.reduce import first_element
 from hf_optim.core.rule import Rule
 from hf_optim.engine import int8_codes
 from hf_optim.engine.passes import Cohort, Sums, Table, flat, transformed
-from hf_optim.engine.watch import Watch, overlapping, same
+from hf_optim.engine.watch import Watch, hollow, overlapping, same
 from hf_optim.errors import UserError
 
 _grad, _place = attrgetter("grad"), torch.Tensor.data_ptr
@@ -127,6 +128,8 @@ class Rows:
             return self.parts
         if not self._as_before(params, grads):
             self._rebuild(params, grads)
+        for row in (row for row in self._hollow if grads[row.index] is not None):
+            self._check_filled("state of a parameter", row.p, row.local)
         self._divide(tuple(map(is_not, self._of_rows(grads)[:-1], repeat(None))))
         if not self._see(grads):  # gradients of another dtype
             self._rebuild(params, grads)
@@ -205,12 +208,21 @@ class Rows:
         self._entries = {k: [state[k] for state in holders] for k, holders in self._holders.items()}
         tensors = [local(t) for some in (self._params, *self._entries.values()) for t in some]
         self._watch, self._places = Watch(tensors), list(map(_place, tensors))
+        self._hollow = [row for row in rows if any(map(hollow, row.local.values()))]
         self._written = [row.local["x"] for row in rows]  # what autograd may have saved
+
+    def _check_filled(self, what: str, p: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> None:
+        for name in (name for name, t in tensors.items() if hollow(t)):
+            raise UserError(
+                f"{self._rule}: the {what} of shape {tuple(p.shape)}, {name!r}, has lost its memory (its storage was "
+                "resized, as sharding does between steps): bring it back before step()"
+            )
 
     def _check_movable(self, p: torch.Tensor) -> None:
         """A tensor that was handed over frozen may be of any kind, until it is given a gradient."""
         if why := validate.unmovable(p):
             raise UserError(f"{self._rule}: a parameter of shape {tuple(p.shape)} {why}")
+        self._check_filled("parameter", p, {"x": local(p)})
 
     def _row(self, p: torch.Tensor, group: dict[str, Any], state: dict[str, Any], index: int) -> _Row:
         """A parameter with its state, if they fit each other."""
@@ -257,7 +269,7 @@ class Rows:
     def _count_together(self) -> None:
         """All counts lie in one vector, so that one addition counts them."""
         counts = [row.state["step"] for row in self._rows]
-        self._steps = torch.tensor([float(count) for count in counts])
+        self._steps = torch.tensor([float(count) for count in counts], dtype=torch.float32, device="cpu")
         self._views = [self._steps[i : i + 1].view(count.shape) for i, count in enumerate(counts)]
         for row, view in zip(self._rows, self._views, strict=True):
             row.state["step"] = view
@@ -285,7 +297,7 @@ class Rows:
                 row.table, row.place = len(self.tables), place
             columns = {k: [row.local[k] for row in rows] for k in rows[0].local}
             columns["g"] = [torch.empty(0, dtype=dtype, device=v.device) for v in columns["x"]]
-            origin = [(_first_element(row.p), row.index) for row in rows]
+            origin = [(first_element(row.p), row.index) for row in rows]
             why = why or self._host.without_kernels
             self.tables.append(Table(columns, why_not=why, noisy=self._host.noisy, origin=origin))
         self._key = None
@@ -298,7 +310,7 @@ class Rows:
         if (active, takes) != self._key:
             self._key = active, takes
             self._all_active = all(active)
-            self._mask = torch.tensor(active, dtype=torch.float32)
+            self._mask = torch.tensor(active, dtype=torch.float32, device="cpu")
             taking = {id(group) for group, take in zip(self.groups, takes, strict=True) if take}
             parts: dict[Any, Part] = {}
             for i, (row, count) in enumerate(zip(self._rows, self._steps.tolist(), strict=True)):
@@ -350,6 +362,9 @@ class Rows:
             if missing:  # nothing reads it
                 own = [row.local["x"] if g is None else g for g, row in zip(own, rows, strict=True)]
             places = list(map(_place, own))
+            if min(places) < 4096:  # nobody's memory: of an empty tensor, or of one that lost its own
+                for row in (row for row in rows if grads[row.index] is not None):
+                    self._check_filled("gradient of a parameter", row.p, {"g": local(grads[row.index])})
             table.columns["g"] = own
             if places != self._grad_places[number]:
                 self._grad_places[number] = places
@@ -383,16 +398,3 @@ def _why_not(row: _Row, met: set[int]) -> str | None:
         if type(t) not in (torch.Tensor, torch.nn.Parameter) and not hasattr(t, "_local_tensor"):
             return f"a parameter or its state is a {type(t).__name__}"
     return None
-
-
-def _first_element(p: torch.Tensor) -> int:
-    """The number of a shard's first element in the whole parameter."""
-    if not hasattr(p, "_local_tensor"):
-        return 0
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    _, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)  # type: ignore[attr-defined]
-    number = 0
-    for size, at in zip(p.shape, offset, strict=True):
-        number = number * size + at
-    return int(number)

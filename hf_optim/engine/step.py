@@ -103,7 +103,7 @@ class Stepper(Rows):
         for name in self._host.scalar_slots:  # what `scalars` made of them
             for part in self.parts:
                 kept = [self._members[part.table][i].state[name] for i in part.members]
-                torch._foreach_copy_(kept, [torch.tensor(part.c[name], dtype=torch.float32)] * len(kept))
+                torch._foreach_copy_(kept, [torch.tensor(part.c[name], dtype=torch.float32, device="cpu")] * len(kept))
         torch.autograd.graph.increment_version(self._written)
         self.let_go()
 

@@ -57,6 +57,14 @@ class Watch:
         return True
 
 
+def hollow(t: torch.Tensor) -> bool:
+    """Whether a tensor's memory was taken from it (`untyped_storage().resize_(0)`, as sharding does between steps)."""
+    if not t.numel() or t.layout is not torch.strided or t.is_meta:
+        return False
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return bool((t.storage_offset() + last + 1) * t.element_size() > t.untyped_storage().nbytes())
+
+
 def overlapping(ranges: Iterable[tuple[int, int]]) -> set[int]:
     """Starts of those ranges of addresses (start, end) that meet another one."""
     overlaps, last = set(), (0, 0)

@@ -160,7 +160,7 @@ class TLR(RateWindows):
         elif self.scope == "tensor":
             for p in self._params():
                 if p.requires_grad and self._get(p, "tlr_scale") is None:
-                    self._put(p, "tlr_scale", torch.ones((), dtype=torch.float64))
+                    self._put(p, "tlr_scale", torch.ones((), dtype=torch.float64, device="cpu"))
 
     def _rescaled(self, scale: float, products: tuple[float, float, float, float], group: dict[str, Any]) -> float:
         a, b, c, noise = products

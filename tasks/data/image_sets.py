@@ -170,7 +170,7 @@ def picture(place: str, image: bytes | Path | np.ndarray) -> np.ndarray:
         return image
     from PIL import Image
 
-    _say_no_sizes()
+    _say_nothing()
     try:
         if isinstance(image, Path) and not image.is_file():
             raise UserError(f"data: {place}: no such image file: {image}")
@@ -196,11 +196,10 @@ def picture(place: str, image: bytes | Path | np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _say_no_sizes() -> None:
-    """Pillow warns, with a line of its own code, of pictures that are large and not yet too large."""
-    from PIL import Image
-
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+def _say_nothing() -> None:
+    """Pillow warns, with lines of its own code, of pictures that are large and not yet too large, of damaged EXIF data
+    and of palettes: none changes what is read."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class Places(Sequence[str]):
@@ -266,7 +265,8 @@ def identity(rows: Sequence[Row]) -> str:
         if not isinstance(image, Path):
             digest.update(bytes(image))
         elif image.is_file():
-            digest.update(f"{image.parent.name}/{image.name} {image.stat().st_size}".encode())
+            name = os.fsencode(f"{image.parent.name}/{image.name}")  # which need not be UTF-8
+            digest.update(name + f" {image.stat().st_size}".encode())
         else:
             raise UserError(f"data: {place}: no such image file: {image}")
     return digest.hexdigest()

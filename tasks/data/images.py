@@ -300,11 +300,12 @@ def _need_columns(file: Path, columns: Sequence[str], label: str) -> None:
 
 def _decode(rows: Sequence[Row]) -> np.ndarray:
     """uint8 [N, height, width, channels]: one channel if every image is grey, else three; transparency on white."""
-    pictures = [picture(place, image) for place, image, _ in rows]
-    first = pictures[0].shape[:2]
-    for number, each in enumerate(pictures):
-        if each.shape[:2] != first:
-            raise UserError(_sizes(rows[0][0], first, rows[number][0], each.shape[:2]))
+    pictures: list[np.ndarray] = []
+    for place, image, _ in rows:
+        pictures.append(picture(place, image))
+        first, other = pictures[0].shape[:2], pictures[-1].shape[:2]
+        if first != other:  # before the rest is decoded, which may not fit into memory
+            raise UserError(_sizes(rows[0][0], first, place, other))
     if any(each.shape[2] == 3 for each in pictures):
         pictures = [np.repeat(each, 3, axis=2) if each.shape[2] == 1 else each for each in pictures]
     return np.stack(pictures)

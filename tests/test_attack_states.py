@@ -1,0 +1,75 @@
+"""Optimizers' states, edited: refused in words before anything changes, or stepped with; never a crash."""
+
+import copy
+
+import pytest
+import torch
+from contract import NAMES, make, step
+
+from hf_optim.errors import BadCheckpoint
+
+SPARSE, META = torch.ones(3, 3).to_sparse(), torch.empty((), device="meta")
+#: of whatever shape a tensor has, another that no rule can use
+TENSORS = {
+    "meta": lambda t: torch.empty_like(t, device="meta"),
+    "more": lambda t: torch.zeros(*t.shape, 1),
+    "less": lambda t: torch.zeros(0),
+    "sparse": lambda t: torch.ones(t.shape or (1,)).to_sparse(),
+    "csr": lambda t: SPARSE.to_sparse_csr(),
+    "nested": lambda t: torch.nested.nested_tensor([torch.zeros(3), torch.zeros(4)]),
+    "quantised": lambda t: torch.quantize_per_tensor(torch.ones(t.shape), 0.1, 0, torch.qint8),
+    "complex": lambda t: torch.zeros(t.shape, dtype=torch.complex64),
+    "whole": lambda t: torch.zeros(t.shape, dtype=torch.int64),
+    "text": lambda t: "x",
+    "list": lambda t: [1.0],
+    "mapping": lambda t: {"a": 1},
+    "huge": lambda t: 10**400,
+}
+NUMBERS = {"meta": META, "sparse": SPARSE, "complex": torch.tensor(1j), "huge": 10**400, "text": "x", "mapping": {}}
+
+
+def _trained(name):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 2))
+    x = torch.randn(8, 6)
+    optimizer = make(name, model)
+    for _ in range(3):
+        step(optimizer, lambda: model(x).square().mean())
+    return model, optimizer, x
+
+
+def _edits(saved):
+    first = next(iter(saved["state"]), None)
+    for key, value in saved["state"].get(first, {}).items():
+        for what, changed in TENSORS.items():
+            # a count may be a whole number, and of one dimension
+            if isinstance(value, torch.Tensor) and not (what in ("more", "whole") and value.numel() == 1):
+                other = changed(value)
+                yield f"{key} {what}", lambda s, key=key, other=other: s["state"][first].__setitem__(key, other)
+    for key, value in saved["param_groups"][0].items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not key.startswith("initial"):
+            for what, other in NUMBERS.items():
+                yield f"{key} {what}", lambda s, key=key, other=other: s["param_groups"][0].__setitem__(key, other)
+    if "hf_optim_names" in saved["param_groups"][0]:
+        for other in (3, META, torch.ones(2), [{}, {}], "ab"):
+            for key in {"hf_optim_names", "wrapped_by"} & set(saved["param_groups"][0]):
+                yield key, lambda s, key=key, other=other: s["param_groups"][0].__setitem__(key, other)
+    for other in (3, META, None, [], "ab"):
+        yield "group", lambda s, other=other: s["param_groups"].__setitem__(0, other)
+        yield "groups", lambda s, other=other: s.__setitem__("param_groups", other)
+        yield "states", lambda s, other=other: s.__setitem__("state", other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_edited_state_is_refused_before_anything_changes(name):
+    _, optimizer, _ = _trained(name)
+    saved = optimizer.state_dict()
+    before = str(saved)
+    for what, edit in _edits(saved):
+        damaged = copy.deepcopy(saved)
+        edit(damaged)
+        with pytest.raises(BadCheckpoint) as refused:
+            optimizer.load_state_dict(damaged)
+            pytest.fail(f"{what} was taken")
+        assert len(str(refused.value)) < 600, what
+        assert str(optimizer.state_dict()) == before, what
