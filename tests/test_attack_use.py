@@ -128,8 +128,7 @@ def test_what_a_callback_spoils_moves_nothing(name, key, value):
 @pytest.mark.parametrize(
     "params",
     [3, None, torch.nn.Linear, "ab", ["a"], [None], [{}], [{"params": None}], {"params": [torch.ones(2)]},
-     [torch.nn.Parameter(torch.ones(2)), {"params": []}], torch.nn.LazyLinear(3).parameters()],
-    ids=str,
+     [torch.nn.Parameter(torch.ones(2)), {"params": []}], [*torch.nn.LazyLinear(3).parameters()]],
 )  # fmt: skip
 def test_what_are_no_parameters_is_said(name, params):
     with pytest.raises(UserError, match="params|parameter"):
@@ -137,9 +136,7 @@ def test_what_are_no_parameters_is_said(name, params):
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-@pytest.mark.parametrize(
-    "group", [[torch.ones(3)], {"lr": 1}, {"params": None}, {"params": "ab"}, {"params": [3]}], ids=str
-)
+@pytest.mark.parametrize("group", [[torch.ones(3)], {"lr": 1}, {"params": None}, {"params": "ab"}, {"params": [3]}])
 def test_what_is_no_group_is_said(name, group):
     p = torch.nn.Parameter(torch.ones(3))
     optimizer = make(name, [p])

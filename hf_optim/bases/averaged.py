@@ -97,9 +97,10 @@ class Averaged(Optimizer):
             group["average"] = 0.0
             if h.warm_lr > 0:
                 group["lr_max"] = max(group["lr_max"], h.warm_lr)
-                weight = group["averaged_steps"] ** h.r * group["lr_max"] ** h.weight_lr_power
+                weight = float(group["averaged_steps"]) ** h.r * group["lr_max"] ** h.weight_lr_power
                 group["weight_sum"] += weight
-                group["average"] = weight / group["weight_sum"]
+                if group["weight_sum"] > 0:  # the power of a tiny rate is 0
+                    group["average"] = weight / group["weight_sum"]
 
     @staticmethod
     def rate(h: SimpleNamespace, memory: dict[str, float]) -> float:

@@ -51,9 +51,12 @@ def form(rule: str, state_dict: Any) -> None:
     names = [name for group in groups for name in group["params"]]
     if not all(isinstance(name, (int, str)) for name in names) or len(set(names)) < len(names):
         raise BadCheckpoint(f"{rule}: a damaged state dict: its parameters are not named, each once")
-    for named in (group.get(key) for group in groups for key in (*parameter_names.KEYS, "wrapped_by")):
-        if named is not None and not (isinstance(named, (list, tuple)) and all(isinstance(n, str) for n in named)):
-            raise BadCheckpoint(f"{rule}: a damaged state dict: the names in its groups are no list of texts")
+    for group in groups:
+        for key in (key for key in (*parameter_names.KEYS, "wrapped_by") if group.get(key) is not None):
+            named = group[key]
+            texts = isinstance(named, (list, tuple)) and all(isinstance(n, str) for n in named)
+            if not texts or (key == "param_names" and len(named) != len(group["params"])):
+                raise BadCheckpoint(f"{rule}: a damaged state dict: {key} is not a list of texts, one for each")
 
 
 def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -85,6 +88,8 @@ def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
     ]
     for group in complete:
         saved_form.values(opt, group)
+        numbers = {k: group[k].item() for k in opt._names if k != "lr" and isinstance(group[k], torch.Tensor)}
+        group.update(numbers)  # as which rules calculate with them; a schedule may write into the rate's tensor
     of_group = [group for group in complete for _ in group["params"]]
     for group, (p, saved_state) in zip(of_group, _pairs(opt, state_dict), strict=True):
         saved_form.state(opt, p, group, saved_state)

@@ -103,6 +103,8 @@ def _number(owner: str, name: str, value: Any, default: Any, bounds: tuple[float
             value = None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise UserError(f"{owner}: {name} must be a number, got {given!r}")
+    if isinstance(value, int) and abs(value) >= 2**63:  # no float, and the power of one has no end
+        raise UserError(f"{owner}: {name} is a whole number of more than 64 bits")
     if isinstance(default, int) and not isinstance(default, bool) and not isinstance(value, int):
         raise UserError(f"{owner}: {name} must be a whole number, got {value!r}")
     low, high, closed_low, closed_high = bounds or (-math.inf, math.inf, False, True)

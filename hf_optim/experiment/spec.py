@@ -130,6 +130,8 @@ class RunSpec:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float) if OVERRIDES[key] is float else int):
                 raise UserError(f"overrides: {key} must be a number ({OVERRIDES[key].__name__}), got {value!r}")
+            if not abs(value) < 2**63:  # NaN, too: what is recorded has to be read again
+                raise UserError(f"overrides: {key} must be a finite number of at most 64 bits, got {value!r}")
             if key == "seconds" and value <= 0:
                 raise UserError(f"overrides: seconds must be above 0, got {value!r}")
             if key != "seconds" and value < (least := 0 if key in FROM_ZERO else 1):

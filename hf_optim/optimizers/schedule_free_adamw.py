@@ -49,8 +49,8 @@ class ScheduleFreeAdamW(Averaged):
     bounds = {
         "betas": (0.0, 1.0, False, False),
         "warmup_steps": (0, float("inf"), True, False),
-        "r": (0.0, float("inf"), True, False),
-        "weight_lr_power": (0.0, float("inf"), True, False),
+        "r": (0.0, 10.0, True, True),
+        "weight_lr_power": (0.0, 10.0, True, True),
     }
     search_space = {"lr": ("log", 1e-4, 1e-1), "weight_decay": ("log", 1e-4, 0.1)}
 

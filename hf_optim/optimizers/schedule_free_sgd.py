@@ -46,8 +46,8 @@ class ScheduleFreeSGD(Averaged):
     bounds = {
         "momentum": (0.0, 1.0, False, False),
         "warmup_steps": (0, float("inf"), True, False),
-        "r": (0.0, float("inf"), True, False),
-        "weight_lr_power": (0.0, float("inf"), True, False),
+        "r": (0.0, 10.0, True, True),
+        "weight_lr_power": (0.0, 10.0, True, True),
     }
     search_space = {"lr": ("log", 1e-2, 10.0), "weight_decay": ("log", 1e-5, 1e-2)}
 

@@ -124,11 +124,7 @@ def read(path: Path) -> tuple[dict[str, list[str]], str]:
         return paragraphs.read(path)
     texts: dict[str, list[str]] = {}
     for split, file in files.items():
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"data: {file} cannot be read as UTF-8 text ({error}): convert it first") from error
-        texts[split] = [line.strip() for line in lines if line.strip()]
+        texts[split] = [text for line in paragraphs.plain(file).splitlines() if (text := line.strip())]
         if not texts[split]:
             raise UserError(f"data: the {split} split is empty: {file} holds no text")
     if "train" not in texts:

@@ -122,10 +122,7 @@ def documents_in(path: Path) -> Iterator[str]:
     """
     for file in _files(path):
         if file.suffix == ".txt":
-            try:
-                yield file.read_text(encoding="utf-8-sig")
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"data: {file} cannot be read as UTF-8 text ({error}): convert it first") from error
+            yield paragraphs.plain(file)
         else:
             yield from (text for text in paragraphs.texts(file) if text is not None)
 

@@ -134,13 +134,28 @@ def sources(path: Path) -> dict[str, Path]:
     return {split: files[0] for split, files in present.items() if files}
 
 
+def plain(file: Path, newline: str | None = None) -> str:
+    """A file of plain text; `newline` as in `open`.
+
+    Raises:
+        UserError: it is none; UTF-16 without its mark is UTF-8 with a NUL at every other place.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline=newline) as stream:
+            text = stream.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data: {file} cannot be read as UTF-8 text ({error}): convert it first") from error
+    if "\0" in text:
+        raise UserError(
+            f"data: {file} holds a NUL character (at {text.index(chr(0))}): it is no text, or one in another encoding "
+            "(UTF-16): convert it to UTF-8 first"
+        )
+    return text
+
+
 def _paragraphs(file: Path) -> Sequence[str]:
     if file.suffix == ".txt":
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"data: {file} cannot be read as UTF-8 text ({error}): convert it first") from error
-        return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text)]
+        return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", plain(file))]
     return [" ".join(value.split()) for value in texts(file) if value is not None]
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import published_texts, tables
+from hf_optim.tasks.data import paragraphs, published_texts, tables
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -189,7 +189,8 @@ def _both(stem: Path, source: str, target: str) -> tuple[Path, Path] | None:
 
 def _plain(source: Path, target: Path, source_name: str, target_name: str) -> Pairs:
     """Two files, one sentence a line; only a line feed ends a line, as in other tools for aligned text."""
-    return _aligned((_text(source), _text(target)), str(source.parent / source.stem), (source_name, target_name))
+    texts = paragraphs.plain(source, "\n"), paragraphs.plain(target, "\n")
+    return _aligned(texts, str(source.parent / source.stem), (source_name, target_name))
 
 
 def _aligned(texts: tuple[str, str], place: str, sides: tuple[str, str]) -> Pairs:
@@ -203,7 +204,7 @@ def _aligned(texts: tuple[str, str], place: str, sides: tuple[str, str]) -> Pair
 
 
 def _tsv(file: Path, source: str, target: str) -> Pairs:
-    rows = [line.removesuffix("\r").split("\t") for line in _text(file).removesuffix("\n").split("\n")]
+    rows = [line.removesuffix("\r").split("\t") for line in paragraphs.plain(file, "\n").removesuffix("\n").split("\n")]
     header = [name.strip() for name in rows[0]]
     _need_columns(file, header, source, target)
     for number, row in enumerate(rows[1:], 2):
@@ -221,17 +222,6 @@ def _parquet(file: Path, source: str, target: str) -> Pairs:
     names = table.column_names
     texts = {name: tables.column(table, name, file) if name in (source, target) else [] for name in names}
     return columns(texts, str(file), source, target)
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"data: {file} is not UTF-8 (byte {error.start}): convert it, for instance with iconv"
-        ) from error
-    except OSError as error:
-        raise UserError(f"data: {file} cannot be read: {error.strerror}") from error
 
 
 def _need_columns(where: object, columns: Sequence[str], source: str, target: str) -> None:

@@ -1,0 +1,108 @@
+"""What people give, badly: numbers of a run, texts in other encodings, names and pictures of any kind."""
+
+import io
+import os
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hf_optim
+from hf_optim.commands.main import main
+from hf_optim.errors import UserError
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.tasks.data import blocks, corpora, image_sets, images, paragraphs, parallel
+
+TRAIN = ["train", "--task", "vision", "--size", "smoke", "--dry-run"]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e400"])
+@pytest.mark.parametrize("option", ["--seconds", "--max-grad-norm"])
+def test_a_number_that_is_none_is_one_line(option, value, capsys):
+    assert main([*TRAIN, option, value]) == 2
+    key = option[2:].replace("-", "_")
+    assert capsys.readouterr().err.startswith(f"error: overrides: {key} must be a finite number")
+
+
+@pytest.mark.parametrize("key", ["steps", "epochs", "eval_every", "batch_size", "train_curve"])
+def test_a_count_beyond_64_bits_could_not_be_read_again(key):
+    with pytest.raises(UserError, match=f"{key} must be a finite number of at most 64 bits"):
+        RunSpec("vision", optimizer={"name": "adamw"}, overrides={key: 2**63})
+
+
+@pytest.mark.parametrize("name", ["schedule_free_adamw", "schedule_free_sgd"])
+def test_the_power_of_a_whole_number_has_an_end(name):
+    p = torch.nn.Parameter(torch.ones(3))
+    for r in (2**62, 10**400, 11):
+        with pytest.raises(UserError, match="r = .* outside|more than 64 bits"):
+            hf_optim.create(name, [p], r=r)
+
+
+def test_the_weight_of_a_tiny_rate_is_zero_and_moves_nothing():
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    hf_optim.create("schedule_free_sgd", [p], lr=1e-200).step()
+    assert torch.equal(p.detach(), torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: paragraphs.read(path),
+        lambda path: blocks.read(path),
+        lambda path: list(corpora.documents_in(path.parent)),
+        lambda path: parallel.read(path.with_suffix("")),
+    ],
+    ids=["paragraphs", "lines", "documents", "pairs"],
+)
+def test_text_of_another_encoding_is_no_text(read, tmp_path):
+    text = "\n\n".join(f"a paragraph, {i}" for i in range(20)).encode("utf-16-le")
+    for ending in ("txt", "de", "en"):
+        (tmp_path / f"train.{ending}").write_bytes(text)
+    with pytest.raises(UserError, match=r"train\.\w+ holds a NUL character \(at 1\).*convert it to UTF-8"):
+        read(tmp_path / "train.txt")
+
+
+def _png(size=(4, 4)):
+    stream = io.BytesIO()
+    Image.fromarray(np.arange(size[0] * size[1], dtype=np.uint8).reshape(size)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_names_of_pictures_need_not_be_utf8(tmp_path):
+    for number in range(24):
+        folder = os.path.join(os.fsencode(tmp_path), b"\xff" if number % 2 else b"b")
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, b"\xfe%d.png" % number), "wb") as file:
+            file.write(_png())
+    assert len(images.read(tmp_path, size=4).classes) == 2
+
+
+def test_pictures_of_another_size_are_refused_before_the_rest_is_decoded(monkeypatch):
+    decoded = []
+
+    def decode(place, image):
+        decoded.append(place)
+        return image
+
+    monkeypatch.setattr(images, "picture", decode)
+    rows = [(str(i), np.zeros((4 + (i == 1), 4, 1), np.uint8), i % 2) for i in range(9)]
+    with pytest.raises(UserError, match=r"4x4 \(0\) and 4x5 \(1\)"):
+        images.assemble({"train": rows})
+    assert decoded == ["0", "1"]
+
+
+def test_what_pillow_says_of_exif_is_not_said(tmp_path):
+    file = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8)).save(
+        file, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x02\0\xff\xff\xff\xff" * 99
+    )
+    image_sets._say_nothing.cache_clear()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert image_sets.picture("a", file).shape == (8, 8, 3)
+        Image.open(file).getexif()
+    image_sets._say_nothing.cache_clear()
+    assert [str(w.message) for w in said if w.category is UserWarning] == []
