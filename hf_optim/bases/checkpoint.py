@@ -74,22 +74,22 @@ def prepared(opt: Holder, state_dict: dict[str, Any]) -> dict[str, Any]:
         raise BadCheckpoint(
             f"{opt.rule}: the checkpoint has parameter groups of {saved_counts} tensors, this optimizer {mine_counts}"
         )
-    for mine, saved in zip(opt.param_groups, groups, strict=True):
-        for name in sorted(set(opt._slots(mine)) ^ set(opt._slots({**mine, **saved}))):
+    complete = [
+        {**{k: mine[k] for k in (*opt._names, *opt.memory, *opt.kept) if k not in saved}, **saved}
+        for mine, saved in zip(opt.param_groups, groups, strict=True)
+    ]
+    for mine, saved, group in zip(opt.param_groups, groups, complete, strict=True):
+        saved_form.kinds(opt.rule, {k: v for k, v in mine.items() if k not in opt._names}, saved)
+        saved_form.values(opt, group)
+        numbers = {k: group[k].item() for k in opt._names if k != "lr" and isinstance(group[k], torch.Tensor)}
+        group.update(numbers)  # as which rules calculate with them; a schedule may write into the rate's tensor
+    for mine, saved in zip(opt.param_groups, complete, strict=True):
+        for name in sorted(set(opt._slots(mine)) ^ set(opt._slots(saved))):
             switch = opt.optional_slots[name][0]
             raise BadCheckpoint(
                 f"{opt.rule}: the checkpoint has {switch} = {saved[switch]!r}, this optimizer {mine[switch]!r}: only "
                 f"one of them keeps {name}; they must agree"
             )
-        saved_form.kinds(opt.rule, {k: v for k, v in mine.items() if k not in opt._names}, saved)
-    complete = [
-        {**{k: mine[k] for k in (*opt._names, *opt.memory, *opt.kept) if k not in saved}, **saved}
-        for mine, saved in zip(opt.param_groups, groups, strict=True)
-    ]
-    for group in complete:
-        saved_form.values(opt, group)
-        numbers = {k: group[k].item() for k in opt._names if k != "lr" and isinstance(group[k], torch.Tensor)}
-        group.update(numbers)  # as which rules calculate with them; a schedule may write into the rate's tensor
     of_group = [group for group in complete for _ in group["params"]]
     for group, (p, saved_state) in zip(of_group, _pairs(opt, state_dict), strict=True):
         saved_form.state(opt, p, group, saved_state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -64,7 +65,8 @@ def kinds(rule: str, mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     for name in (name for name in mine if name in saved and isinstance(mine[name], (int, float))):
         value, switch = saved[name], isinstance(mine[name], bool)
         value = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
-        if isinstance(value, bool) != switch or not isinstance(value, (int, float)) or value != value:
+        fits = isinstance(value, bool) == switch and isinstance(value, (int, float))
+        if not fits or (math.isfinite(mine[name]) and not math.isfinite(value)):
             kind = "neither True nor False" if switch else "no number"
             raise BadCheckpoint(f"{rule}: the checkpoint's {name} is {kind}: {str(value)[:40]}")
 
@@ -122,7 +124,8 @@ def _codes(opt: Any, p: torch.Tensor, name: str, saved: Mapping[str, Any]) -> No
             "state_dtype of the run that wrote it"
         )
     scales = saved.get(name + int8_codes.SCALE)
-    if not isinstance(scales, torch.Tensor) or scales.shape != (int8_codes.blocks(p.numel()),):
+    shape = (int8_codes.blocks(p.numel()),)
+    if not isinstance(scales, torch.Tensor) or (scales.dtype, scales.shape) != (torch.float32, shape):
         raise BadCheckpoint(f"{opt.rule}: the checkpoint's {name} lacks the scales of its blocks")
     if flat(value, p) is None:
         raise BadCheckpoint(f"{opt.rule}: the checkpoint keeps {name} in int8 for another memory format of the model")

@@ -240,7 +240,7 @@ class Wrapper(torch.optim.Optimizer):
     def _of_this_chain(self, saved: dict[str, Any]) -> dict[str, Any]:
         """A saved group with this wrapper's numbers, once it is known to be of this wrapper around this base."""
         mine = self.param_groups[0]["wrapped_by"]
-        written = list(saved.get("wrapped_by", []))
+        written = list(saved.get("wrapped_by") or [])
         if written != list(mine):
 
             def chain(names: list[str]) -> str:
