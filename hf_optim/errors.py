@@ -35,9 +35,10 @@ class DamagedCheckpoint(UserError):
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line: a message to the user whole, any other with its kind and at most 500 characters."""
-    text, kind = " ".join(str(error).split()), type(error).__name__
-    if isinstance(error, UserError) and text:  # what to do stands at its end
-        return text
-    text = f"{kind}: {text}" if text else kind
-    return text if len(text) <= 500 else text[:497] + "..."
+    """An error as one line: a message to the user up to 2,000 characters, as what to do stands at its end; any other
+    with its kind and at most 500.
+    """
+    text, kind, most = " ".join(str(error).split()), type(error).__name__, 2000
+    if not isinstance(error, UserError) or not text:
+        text, most = (f"{kind}: {text}" if text else kind), 500
+    return text if len(text) <= most else f"{text[: most - 3]}..."
