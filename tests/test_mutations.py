@@ -66,6 +66,7 @@ EQUIVALENT = [
     ("prodigy", "control", "estimate =", "1.0 -> 1.5", GUARD),
     ("sps", "control", "eta =", "1e-08 ->", GUARD),
     ("tlr", "first_change", "", "", "when a run is too short is said, and changes nothing"),
+    ("tlr", "_rescaled", "if not D > ROUNDING", "min -> max", "rounding alone moves nothing on these problems"),
     ("tlr", "_snapshot", "self._put", "dropped", "a tensor without a scale has the scale 1"),
     ("padam", "scalars", "return {", "0.25 -> 0.375", "another way to the same power"),
     ("padam", "scalars", "return {", "0.125 -> 0.1875", "another way to the same power"),

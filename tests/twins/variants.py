@@ -94,6 +94,8 @@ VARIANTS: dict[str, list[Variant]] = {
         {"interval": 3, "base": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1}, "groups": True},
         {"interval": 3, "base": {"name": "smaran", "lr": 0.03}},
         {"interval": 4, "base": {"name": "amvt", "lr": 0.01}},
+        {"interval": 1, "guards": False, "gamma": 0.8, "cap": 1.2, "base": CALM[0]},
+        {"interval": 2, "guards": False, "base": CALM[1]},
     ],
     "tlr_sgd": [
         {"base": {"lr": 0.02}, "interval": 3},
