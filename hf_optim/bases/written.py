@@ -102,11 +102,15 @@ def _called_may(
 ) -> bool:
     """Whether a function or a method that gets the name as an argument may write it."""
     known, f = _resolved(call.func, hook)
+    if any(keyword.arg in ("out", "inplace") for keyword in call.keywords):
+        return True
     if not known:  # a method of x, of a slot, of what was computed: it writes that at most
-        return not isinstance(call.func, ast.Attribute) or argument == "out"
-    module = getattr(f, "__module__", None) or ""
-    if module in _READERS or module.startswith("torch") or isinstance(f, BuiltinFunctionType):
-        return argument == "out" or getattr(f, "__name__", "_")[-1] == "_" or module.startswith("torch._foreach")
+        return not isinstance(call.func, ast.Attribute)
+    module = getattr(f, "__module__", None) or "torch"  # which its own functions do not say
+    if module in _READERS:
+        return False
+    if isinstance(f, (BuiltinFunctionType, FunctionType)) and module.partition(".")[0] == "torch":
+        return f.__name__[-1] == "_" or f.__name__.startswith("_foreach")
     if not isinstance(f, FunctionType):
         return True
     if argument is None:
