@@ -11,7 +11,7 @@ from hf_optim import registry
 from hf_optim.errors import UserError
 from hf_optim.study.folder import standing
 from hf_optim.study.folder.store import RecordStore
-from hf_optim.study.launch import launcher as run
+from hf_optim.study.launch import beginning
 from hf_optim.study.plan import plan, shipped, source
 
 GOOD = """\
@@ -175,40 +175,40 @@ def known(planned: plan.Plan, folder: Path) -> set[str]:
 
 def test_a_folder_takes_additions_and_refuses_changes(tmp_path: Path) -> None:
     folder = tmp_path / "s"
-    run.prepare(expand(GOOD), GOOD, folder)
+    beginning.prepare(expand(GOOD), GOOD, folder)
     assert len(known(expand(GOOD), folder)) == 12
     more = GOOD.replace("  - adamw", "  - adamw\n  - adan")
-    run.prepare(expand(more, seeds=3), more, folder)
+    beginning.prepare(expand(more, seeds=3), more, folder)
     assert len(known(expand(more, seeds=3), folder)) == 24
     with pytest.raises(UserError, match="12 are no longer in the plan.*--accept-change"):
-        run.prepare(expand(GOOD), GOOD, folder)
+        beginning.prepare(expand(GOOD), GOOD, folder)
     changed = more.replace("1e-1", "0.2")
     with pytest.raises(UserError, match=r"SMARAN on vision/mlp/smoke, seed 0: optimizer.lr: 0.1 there, 0.2 here"):
-        run.prepare(expand(changed, seeds=3), changed, folder)
+        beginning.prepare(expand(changed, seeds=3), changed, folder)
     assert (folder / "study.yaml").read_text() == more
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="not empty and holds no study"):
-        run.prepare(expand(GOOD), GOOD, tmp_path)
+        beginning.prepare(expand(GOOD), GOOD, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
     with pytest.raises(UserError, match="is a file"):
-        run.prepare(expand(GOOD), GOOD, tmp_path / "thesis.txt")
+        beginning.prepare(expand(GOOD), GOOD, tmp_path / "thesis.txt")
 
 
 def test_only_failed_runs_are_retried(tmp_path: Path) -> None:
     planned = expand(GOOD)
-    run.prepare(planned, GOOD, tmp_path / "s")
+    beginning.prepare(planned, GOOD, tmp_path / "s")
     for planned_run, status in zip(planned.runs, ("ok", "failed"), strict=False):
         home = tmp_path / "s" / "runs" / planned_run.id
         home.mkdir(parents=True)
         (home / "record.json").write_text(
             json.dumps({"id": planned_run.id, "spec": planned_run.spec, "status": status, "metrics": {}})
         )
-    run.prepare(planned, GOOD, tmp_path / "s")
+    beginning.prepare(planned, GOOD, tmp_path / "s")
     assert len(known(planned, tmp_path / "s")) == 10
-    run.prepare(planned, GOOD, tmp_path / "s", retry_failed=True)
+    beginning.prepare(planned, GOOD, tmp_path / "s", retry_failed=True)
     assert len(known(planned, tmp_path / "s")) == 11 and planned.runs[1].id in known(planned, tmp_path / "s")
 
 

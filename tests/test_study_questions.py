@@ -17,7 +17,7 @@ from hf_optim.study.findings import analysis, design, naming, table, verdicts
 from hf_optim.study.folder import merge, pairs, questions, rows, stages
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.store import RecordStore
-from hf_optim.study.launch import launcher, worker
+from hf_optim.study.launch import beginning, worker
 from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.report import html as report
 from hf_optim.study.report import paper, summary
@@ -29,7 +29,7 @@ PLAIN = PLAIN.replace("base: sgd", "base: {name: sgd, lr: 0.1}").replace("- adam
 
 def begin(text: str, folder: Path, *, accept: bool = False) -> Plan:
     planned = expand(text)
-    launcher.prepare(planned, text, folder, accept_change=accept)
+    beginning.prepare(planned, text, folder, accept_change=accept)
     return planned
 
 

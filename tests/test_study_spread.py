@@ -15,8 +15,8 @@ from hf_optim.commands.main import main
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import write_atomically
 from hf_optim.study.folder.store import read_status
+from hf_optim.study.launch import beginning
 from hf_optim.study.launch import jobs as spread
-from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.jobs import Launch, Share
 from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan.plan import Plan, Run
@@ -33,7 +33,7 @@ optimizers: [{{name: adamw, lr: 1e-3}}]
 def prepared(folder: Path, seeds: int) -> Plan:
     text = YAML.format(seeds=seeds)
     plan = planning.expand(parse(text, "s.yaml"))
-    run.prepare(plan, text, folder)
+    beginning.prepare(plan, text, folder)
     return plan
 
 

@@ -21,8 +21,7 @@ from hf_optim.study.folder import results as records
 from hf_optim.study.folder.disk import check_disk
 from hf_optim.study.folder.locks import Lock, check_shared
 from hf_optim.study.folder.store import read_status
-from hf_optim.study.launch import launcher as run
-from hf_optim.study.launch import worker
+from hf_optim.study.launch import beginning, worker
 from hf_optim.study.plan.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,9 +210,9 @@ def test_a_changed_study_says_which_runs_still_count(tmp_path: Path) -> None:
 
     before = (tmp_path / "a" / "plan.json").read_bytes()
     with pytest.raises(UserError, match="--accept-change goes on"):
-        run.prepare(new, "name: b\n", tmp_path / "a")
+        beginning.prepare(new, "name: b\n", tmp_path / "a")
     assert (tmp_path / "a" / "plan.json").read_bytes() == before
-    run.prepare(new, "name: b\n", tmp_path / "a", accept_change=True)
+    beginning.prepare(new, "name: b\n", tmp_path / "a", accept_change=True)
     results = records.load(tmp_path / "a")
     assert [r.optimizer for r in results.plan.runs[:3]] == ["adamw", "smaran", "lion"]
     assert len(results.records) == 6
@@ -225,7 +224,7 @@ def test_a_changed_study_says_which_runs_still_count(tmp_path: Path) -> None:
 def test_a_study_that_only_grows_needs_no_word(tmp_path: Path) -> None:
     make_study(tmp_path / "a", seeds=2)
     grown = plan_of(make_study(tmp_path / "b", seeds=3))
-    run.prepare(grown, "name: b\n", tmp_path / "a")
+    beginning.prepare(grown, "name: b\n", tmp_path / "a")
     assert len(records.load(tmp_path / "a").records) == 6
 
 
@@ -234,7 +233,7 @@ def test_the_command_tells_the_first_difference(tmp_path: Path, capsys: pytest.C
     from hf_optim.study.plan.source import parse
 
     folder = tmp_path / "out"
-    run.prepare(planning.expand(parse(YAML, "s.yaml")), YAML, folder)
+    beginning.prepare(planning.expand(parse(YAML, "s.yaml")), YAML, folder)
     study = tmp_path / "s.yaml"
     study.write_text(YAML.replace("1e-3", "3e-3"))
     code, out, err = command(capsys, "study", str(study), "--output", str(folder))
