@@ -15,7 +15,7 @@ from hf_optim.commands.main import main
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import write_atomically
 from hf_optim.study.folder.store import read_status
-from hf_optim.study.launch import beginning
+from hf_optim.study.launch import beginning, launcher
 from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch.jobs import Launch, Share
 from hf_optim.study.plan import plan as planning
@@ -53,7 +53,7 @@ def test_debug_jobs_run_here_and_the_rest_of_the_array_finds_nothing_to_do(
         for ended in todo:
             finish(folder, ended)
 
-    monkeypatch.setattr(run, "execute", execute)
+    monkeypatch.setattr(launcher, "execute", execute)
     how = Launch("debug", array=2)
     given = {"jobs": 1, "gpus_per_run": None, "checkpoint_every": None}
     assert spread.launch(tmp_path / "s", plan, how, Console(width=200), **given)
@@ -70,7 +70,7 @@ def test_a_problem_of_the_folder_reaches_the_user(tmp_path: Path, monkeypatch: p
     def execute(*_: object, **__: object) -> None:
         raise UserError("the disk is full: make space")
 
-    monkeypatch.setattr(run, "execute", execute)
+    monkeypatch.setattr(launcher, "execute", execute)
     # submitit's debug jobs write no result file, so the job is asked itself.
     monkeypatch.setattr(spread, "_problem", lambda job: job.results()[0]["problem"])
     with pytest.raises(UserError, match="the disk is full"):
