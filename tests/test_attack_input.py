@@ -94,6 +94,13 @@ def test_pictures_of_another_size_are_refused_before_the_rest_is_decoded(monkeyp
     assert decoded == ["0", "1"]
 
 
+@pytest.mark.parametrize("label", [0.0, float("nan"), True, b"a", [0], None], ids=str)
+def test_a_label_of_another_kind_is_named(label):
+    rows = [(str(i), np.zeros((4, 4, 1), np.uint8), label) for i in range(30)]
+    with pytest.raises(UserError, match="data: 0: label .* is neither a whole number nor a name"):
+        images.assemble({"train": rows})
+
+
 def test_what_pillow_says_of_exif_is_not_said(tmp_path):
     file = tmp_path / "a.jpg"
     Image.new("RGB", (8, 8)).save(

@@ -344,7 +344,9 @@ def _labels(
         count = len(names) or len({value for value in values["train"] if isinstance(value, int)})
         for split, entries in values.items():
             for place, value in zip(where[split], entries, strict=True):
-                if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
+                if isinstance(value, bool) or not isinstance(value, int):
+                    raise UserError(f"data: {place}: label {_short(value)} is neither a whole number nor a name")
+                if not 0 <= value < count:
                     raise UserError(
                         f"data: {place}: label {_short(value)} is not one of 0 to {count - 1} "
                         f"(the train split has {count} classes): number the classes from 0 without gaps"
