@@ -122,12 +122,11 @@ def matrix(report: Report, checks: Mapping[str, Check]) -> str:
         if groups:
             lines += ["", f"**{title}**", ""]
             lines += [
-                f"- {numbers[id]} `{id}`: {', '.join(names)}: {markdown_text(why)}"
-                for (id, why), names in groups.items()
+                f"- {numbers[id]} `{id}`: {', '.join(names)}: {_brief(why)}" for (id, why), names in groups.items()
             ]
     if report.unmade:
         lines += ["", f"**{UNMADE_TITLE}**", ""]
-        lines += [f"- {short(name)}: {markdown_text(why)}" for name, why in report.unmade.items()]
+        lines += [f"- {short(name)}: {_brief(why)}" for name, why in report.unmade.items()]
     if report.hyper:
         lines += [
             "",
@@ -136,6 +135,11 @@ def matrix(report: Report, checks: Mapping[str, Check]) -> str:
             + ".",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _brief(why: str) -> str:
+    """What a page has room for; a terminal and the report's data have all of it."""
+    return markdown_text(textwrap.shorten(why, 240, placeholder=" …"))
 
 
 def legend(checks: Mapping[str, Check], ids: Iterable[str]) -> str:
