@@ -244,7 +244,7 @@ def test_a_user_without_a_home_has_no_caches_in_the_current_folder(
 ) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("os.getuid", lambda: 54321)
-    assert run(capsys, "doctor") == (2, "", "error: this user has no home folder: set HOME to one\n")
+    assert run(capsys, "doctor") == (2, "", "error: this user has no home folder: set HOME to one, from / on\n")
 
 
 def test_what_no_command_looks_for_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
