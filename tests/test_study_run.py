@@ -135,7 +135,7 @@ def test_a_study_is_whole_and_one_killed_three_times_gives_the_same_table(tmp_pa
     assert len(workers) == 1
     launcher.kill()
     launcher.communicate()
-    wait_for(lambda: not any(_alive(w) for w in workers), 20)
+    wait_for(lambda: not any(_alive(w) for w in workers))
     kept = records(folder)
 
     # The launcher is interrupted: says so, leaves with 130, and records nothing for the run it was at.
