@@ -25,7 +25,7 @@ _BYTES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4
           "Bool": 1, "ComplexDouble": 16, "ComplexFloat": 8, "Untyped": 1}  # fmt: skip
 _NUMPY = {"b1", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"}
 #: steps of a pickle that torch does not write
-UNWRITTEN = (pickle.DICT, pickle.INST, pickle.OBJ, pickle.FROZENSET, pickle.ADDITEMS, pickle.NEWOBJ_EX)
+_UNWRITTEN = (pickle.DICT, pickle.INST, pickle.OBJ, pickle.FROZENSET, pickle.ADDITEMS, pickle.NEWOBJ_EX)
 _SCALARS = (str, int, float, bytes, type(None))
 
 
@@ -237,9 +237,43 @@ _KNOWN: Mapping[tuple[str, str], Any] = {
 }
 
 
-class _Reader(pickle._Unpickler):  # Python's own, in which a step can be refused
-    dispatch = dict(pickle._Unpickler.dispatch)
+class Watched(pickle._Unpickler):  # Python's own, in which a step can be refused
+    """Reads a pickle step by step; a subclass says what it names, which keys it takes and what may be built."""
 
+    dispatch = dict(pickle._Unpickler.dispatch)
+    refusal: type[Exception] = Suspect
+
+    def check_key(self, key: Any) -> None:
+        """Raise for what may be no mapping's key."""
+        raise NotImplementedError
+
+    def build(self) -> None:
+        """What BUILD does."""
+        raise NotImplementedError
+
+    def _build(self) -> None:
+        self.build()
+
+    def _setitem(self) -> None:
+        self.check_key(self.stack[-2])  # type: ignore[attr-defined]
+        self.load_setitem()  # type: ignore[attr-defined]
+
+    def _setitems(self) -> None:
+        for key in self.stack[::2]:  # type: ignore[attr-defined]
+            self.check_key(key)
+        self.load_setitems()  # type: ignore[attr-defined]
+
+    def _refuse(self) -> None:
+        raise self.refusal("it holds what torch does not write")
+
+    dispatch[pickle.BUILD[0]] = _build  # type: ignore[assignment]
+    dispatch[pickle.SETITEM[0]] = _setitem  # type: ignore[assignment]
+    dispatch[pickle.SETITEMS[0]] = _setitems  # type: ignore[assignment]
+    for _code in _UNWRITTEN:
+        dispatch[_code[0]] = _refuse  # type: ignore[assignment]
+
+
+class _Reader(Watched):
     def __init__(self, file: IO[bytes], stored: Callable[[Any], int]) -> None:
         super().__init__(file, encoding="bytes")
         self.stored = stored
@@ -274,31 +308,16 @@ class _Reader(pickle._Unpickler):  # Python's own, in which a step can be refuse
     def get_extension(self, code: int) -> Any:
         raise pickle.UnpicklingError("it asks for an extension")
 
-    def _build(self) -> None:
+    def check_key(self, key: Any) -> None:
+        _key(key)
+
+    def build(self) -> None:
         state = self.stack.pop()  # type: ignore[attr-defined]
         built = self.stack[-1]  # type: ignore[attr-defined]
         if isinstance(built, (_Dtype, _Array, _Tensor)):
             built.__setstate__(state)
         elif not isinstance(built, (dict, _Trusted)):
             raise Suspect("it changes what it has not made")
-
-    def _setitem(self) -> None:
-        _key(self.stack[-2])  # type: ignore[attr-defined]
-        self.load_setitem()  # type: ignore[attr-defined]
-
-    def _setitems(self) -> None:
-        for key in self.stack[::2]:  # type: ignore[attr-defined]
-            _key(key)
-        self.load_setitems()  # type: ignore[attr-defined]
-
-    def _refuse(self) -> None:
-        raise Suspect("it holds what torch does not write")
-
-    dispatch[pickle.BUILD[0]] = _build  # type: ignore[assignment]
-    dispatch[pickle.SETITEM[0]] = _setitem  # type: ignore[assignment]
-    dispatch[pickle.SETITEMS[0]] = _setitems  # type: ignore[assignment]
-    for _code in UNWRITTEN:
-        dispatch[_code[0]] = _refuse  # type: ignore[assignment]
 
 
 class _Trusted:

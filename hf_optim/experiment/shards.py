@@ -65,8 +65,8 @@ def _key(key: Any) -> None:
         raise pickle.UnpicklingError("it holds a mapping whose keys are no names")
 
 
-class _Reader(pickle._Unpickler):  # Python's own, in which a step can be refused
-    dispatch = dict(pickle._Unpickler.dispatch)
+class _Reader(saved_files.Watched):
+    refusal = pickle.UnpicklingError
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _CALLED:
@@ -76,28 +76,13 @@ class _Reader(pickle._Unpickler):  # Python's own, in which a step can be refuse
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return super().find_class(module, name)
 
-    def _build(self) -> None:
+    def build(self) -> None:
         if isinstance(self.stack[-2], type):  # type: ignore[attr-defined]
             raise pickle.UnpicklingError("it changes a class")
-        super().load_build()  # type: ignore[misc]
+        self.load_build()  # type: ignore[attr-defined]
 
-    def _setitem(self) -> None:
-        _key(self.stack[-2])  # type: ignore[attr-defined]
-        self.load_setitem()  # type: ignore[attr-defined]
-
-    def _setitems(self) -> None:
-        for key in self.stack[::2]:  # type: ignore[attr-defined]
-            _key(key)
-        self.load_setitems()  # type: ignore[attr-defined]
-
-    def _refuse(self) -> None:
-        raise pickle.UnpicklingError("it holds what torch does not write")
-
-    dispatch[pickle.BUILD[0]] = _build  # type: ignore[assignment]
-    dispatch[pickle.SETITEM[0]] = _setitem  # type: ignore[assignment]
-    dispatch[pickle.SETITEMS[0]] = _setitems  # type: ignore[assignment]
-    for _code in saved_files.UNWRITTEN:
-        dispatch[_code[0]] = _refuse  # type: ignore[assignment]
+    def check_key(self, key: Any) -> None:
+        _key(key)
 
 
 def read_metadata(file: Any) -> Any:
