@@ -81,6 +81,50 @@ def test_hooks_and_closures(name):
     assert torch.equal(_flat(first.params), _flat(second.params))
 
 
+def _spoilt_gradient(opt, problem):
+    def closure():
+        problem.loss(2).backward()
+        problem.params[-1].grad = torch.ones(1).to_sparse()
+        return problem.loss(2)
+
+    opt.zero_grad()
+    return opt.step(closure)
+
+
+def _spoilt_rate(opt, problem):
+    rates = [group["lr"] for group in opt.param_groups]
+    opt.param_groups[0]["lr"] = float("nan")
+    try:
+        step(opt, lambda: problem.loss(2))
+    finally:
+        for group, rate in zip(opt.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+def _spoilt_closure(opt, problem):
+    def closure():
+        problem.loss(2).backward()
+        raise hf_optim.UserError("out of data")
+
+    return opt.step(closure)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_refused_step_leaves_everything_as_it_was(name):
+    """Parameters, state and the numbers of groups."""
+    problem = Problem()
+    opt = make(name, problem.params)
+    _walk(opt, problem, 0, 2)
+    before, weights = copy.deepcopy(opt.state_dict()), _flat(problem.params)
+    for spoilt in (_spoilt_gradient, _spoilt_rate, _spoilt_closure):
+        with pytest.raises(hf_optim.UserError):
+            spoilt(opt, problem)
+        after = opt.state_dict()
+        assert after["param_groups"] == before["param_groups"]
+        torch.testing.assert_close(after["state"], before["state"], rtol=0, atol=0)
+        assert torch.equal(_flat(problem.params), weights)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_gradient_no_step(name):
     problem = Problem()

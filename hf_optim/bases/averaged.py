@@ -10,16 +10,15 @@ that `train()` puts y back to the bit; a checkpoint written in between holds bot
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 
-from hf_optim.bases import parameters
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.reduce import local
-from hf_optim.engine.capture import capturing
 from hf_optim.errors import UserError
 
 #: numbers that every group counts, with their first values
@@ -73,13 +72,12 @@ class Averaged(Optimizer):
                 f"{self.rule}: the parameters hold the average x, whose gradient is not asked for: call "
                 "optimizer.train() before the forward pass, as model.train()"
             )
-        if closure is not None:
-            loss, evaluate = self._run_closure(closure, evaluate)
-        if not capturing():
-            parameters.check_step(self.rule, self.param_groups, self._names)
-            self._weigh()
-        super().step(loss=loss, evaluate=evaluate)
-        return loss
+        return super().step(closure, loss=loss, evaluate=evaluate)
+
+    @contextmanager
+    def _moving(self) -> Iterator[None]:
+        self._weigh()
+        yield
 
     def before_replay(self) -> None:
         """Count a step and hand its numbers to the CUDA graph that captured `step()`."""

@@ -10,19 +10,15 @@ vectors. The direction is rounded to the gradient's precision, as that was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 
-from hf_optim.bases import parameters
 from hf_optim.bases.routed import Routed
-from hf_optim.core.hooks import alone, explains
 from hf_optim.core.reduce import local
-from hf_optim.engine.capture import capturing
-from hf_optim.engine.watch import hollow
 from hf_optim.errors import UserError
 
 
@@ -32,6 +28,7 @@ class MatrixOptimizer(Routed):
     family = "matrix"
     #: backends that hand out pieces of tensors are refused
     whole: ClassVar[bool] = True
+    capturable: ClassVar[bool] = False
 
     def __init__(self, params: Any, arguments: dict[str, Any]) -> None:
         super().__init__(params, arguments)
@@ -58,31 +55,8 @@ class MatrixOptimizer(Routed):
         """
         raise NotImplementedError
 
-    @alone
-    @torch.no_grad()
-    @explains
-    def step(
-        self,
-        closure: Callable[[], Any] | None = None,
-        *,
-        loss: Any = None,
-        evaluate: Callable[[], Any] | None = None,
-    ) -> Any:
-        """One update; see `Optimizer.step`."""
-        if capturing():
-            raise UserError(
-                f"{self.rule} chooses by its step count what it does with matrices: its step() cannot be captured in "
-                "a CUDA graph; capture forward and backward, and step outside"
-            )
-        if closure is not None:
-            loss, evaluate = self._run_closure(closure, evaluate)
-        parameters.check_step(self.rule, self.param_groups, self._names)
-        with self._directions():
-            super().step(loss=loss, evaluate=evaluate)
-        return loss
-
     @contextmanager
-    def _directions(self) -> Iterator[None]:
+    def _moving(self) -> Iterator[None]:
         """Directions in the place of the gradients of all matrices."""
         gradients: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         try:
@@ -91,6 +65,7 @@ class MatrixOptimizer(Routed):
                 gradients += [(p, p.grad) for p in params]
                 for p, direction in zip(params, directions, strict=True):
                     p.grad = _divided(direction.to(p.grad.dtype), p)  # type: ignore[union-attr]
+            self._steps.begin()
             yield
         finally:
             for p, gradient in gradients:
@@ -108,12 +83,7 @@ class MatrixOptimizer(Routed):
                     )
                 if group["route"] != self.routed[0] or p.grad is None or not p.numel():
                     continue
-                if p.grad.layout is not torch.strided or hollow(local(p.grad)) or hollow(local(p)):
-                    continue  # the step itself says it
-                state = self.state[p]
-                if not state:
-                    self._make_state(p, state, group)
-                t = int(state["step"].item()) + 1
+                t = int(self.state[p]["step"].item()) + 1
                 batches.setdefault((i, t, p.shape, p.dtype, p.device), ([], group, t))[0].append(p)
         yield from list(batches.values())
 

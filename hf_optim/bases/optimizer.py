@@ -11,8 +11,9 @@ import inspect
 import logging
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -23,16 +24,16 @@ from hf_optim.core import validate
 from hf_optim.core.compiling import uncompiled
 from hf_optim.core.groups import as_group, as_groups
 from hf_optim.core.hooks import Hyper, alone, explains
-from hf_optim.core.reduce import local
 from hf_optim.core.rule import Transform
 from hf_optim.engine import capture, int8_codes, launchers
 from hf_optim.engine.rows import takes_part
 from hf_optim.engine.step import Stepper
 from hf_optim.engine.step_ahead import Ahead
-from hf_optim.errors import BadLoss, MissingLoss, UserError
+from hf_optim.errors import BadLoss, UserError
 
 log = logging.getLogger("hf_optim")
 
+_NOTHING_MORE = nullcontext()
 _STATE_DTYPES = {None: None, "fp32": torch.float32, "bf16": torch.bfloat16, "int8": None}
 
 
@@ -57,6 +58,9 @@ class Optimizer(Stateful):
     bfloat16 and float16 parameters are computed in float32, element by element. A NaN in a gradient is not looked for:
     that would make every step wait for the device; clipping or GradScaler see it.
     """
+
+    #: whether a CUDA graph can hold its step
+    capturable: ClassVar[bool] = True
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Before a constructor that may not even be the rule's own."""
@@ -226,19 +230,6 @@ class Optimizer(Stateful):
             self._steps.count(-steps)
             self._bad(self._why(f), steps)
 
-    def _missing_loss(self) -> None:
-        """torch's distributed checkpointing steps once with zero rates and gradients to make state: allow only that."""
-        idle = all(
-            float(g["lr"]) == 0 and not any(p.grad is not None and local(p.grad).any() for p in g["params"])
-            for g in self.param_groups
-        )
-        if not idle:
-            raise MissingLoss(
-                f"{self.rule} needs the loss of the batch: call step(loss=loss) or step(closure); "
-                "in transformers.Trainer use hf_optim.attach(trainer, ...), "
-                "in an Accelerate loop hf_optim.Session, with every optimizer of the loss"
-            )
-
     # --- a step ----------------------------------------------------------------------------------------------------
 
     @uncompiled
@@ -287,13 +278,14 @@ class Optimizer(Stateful):
         f: float | None = None
         if "loss" in self.needs or "evaluate" in self.needs:
             if loss is None:
-                self._missing_loss()
+                parameters.check_idle(self.rule, self.param_groups)
                 return None
             f = loss if self._ahead is not None else self._checked_loss(loss)
             if f is None:
                 return loss
-        self._advance(f, evaluate)
-        self._steps.count()
+        with self._moving():
+            self._advance(f, evaluate)
+            self._steps.count()
         if self._ahead is not None:
             self._ahead.tell()
             if not self._steps.whole:  # the host would not know which counts to take back
@@ -309,6 +301,10 @@ class Optimizer(Stateful):
     def _run_closure(self, closure: Callable[[], Any], evaluate: Callable[[], Any] | None) -> tuple[Any, Any]:
         with torch.enable_grad():
             return parameters.called(self.rule, closure), evaluate
+
+    def _moving(self) -> AbstractContextManager[None]:
+        """What a base does around a step that has been looked at and will be taken."""
+        return _NOTHING_MORE
 
     def _advance(self, f: float | None, evaluate: Callable[[], Any] | None) -> None:
         """Measure, control, update."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_optim.core import validate
 from hf_optim.core.reduce import local
 from hf_optim.engine.passes import flat
-from hf_optim.errors import UserError, one_line
+from hf_optim.errors import MissingLoss, UserError, one_line
 
 
 def check_parameters(rule: str, params: Iterable[Tensor], others: Iterable[Tensor]) -> None:
@@ -93,6 +93,18 @@ def check_step(rule: str, groups: Iterable[Mapping[str, Any]], names: Iterable[s
             fine = hasattr(rate, "__float__") and abs(rate) < math.inf
         if not fine:
             raise _unusable(rule, "lr", i, rate)
+
+
+def check_idle(rule: str, groups: Iterable[Mapping[str, Any]]) -> None:
+    """Raise MissingLoss for a step without the loss that it needs, but for the one with rates and gradients of zero by
+    which torch's distributed checkpointing makes state."""
+    for group in groups:
+        if float(group["lr"]) != 0 or any(p.grad is not None and local(p.grad).any() for p in group["params"]):
+            raise MissingLoss(
+                f"{rule} needs the loss of the batch: call step(loss=loss) or step(closure); "
+                "in transformers.Trainer use hf_optim.attach(trainer, ...), "
+                "in an Accelerate loop hf_optim.Session, with every optimizer of the loss"
+            )
 
 
 def _unusable(rule: str, name: str, group: int, value: Any) -> UserError:

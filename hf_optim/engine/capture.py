@@ -150,6 +150,11 @@ def prepare(opt: Any, loss: Any) -> Captured | None:
 
 def _why_not(opt: Any) -> str | None:
     """Why a graph cannot hold steps of this optimizer."""
+    if not opt.capturable:
+        return (
+            "its step count chooses what is done with matrices, and a CUDA graph does the same always: capture forward "
+            "and backward, and step outside"
+        )
     h = opt._hyper(opt.param_groups[0])
     if opt._steps.restarts():
         return "a CUDA graph cannot begin the state anew after so many steps: leave that out"
