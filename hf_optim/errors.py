@@ -34,6 +34,11 @@ class DamagedCheckpoint(UserError):
     """A run's own checkpoint with which it cannot go on, which says nothing about the run."""
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, without what follows on further lines; at most 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def one_line(error: BaseException) -> str:
     """An error as one line: a message to the user up to 2,000 characters, as what to do stands at its end; any other
     with its kind and at most 500.

@@ -15,6 +15,7 @@ import hf_optim
 from hf_optim.check.candidate import Candidate, TrainingRun
 from hf_optim.check.problem import Problem
 from hf_optim.engine import launch_triton
+from hf_optim.errors import one_line
 
 
 def arguments(description: str) -> tuple[torch.device, list[str], Path]:
@@ -34,7 +35,7 @@ def rows(output: Path, names: list[str], row: Callable[[str], dict[str, Any]], *
         try:
             results[name] = row(name)
         except Exception as e:
-            results[name] = {"error": f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"}
+            results[name] = {"error": one_line(e)}
         print(f"{name:24s} {results[name]}", flush=True)
         output.write_text(json.dumps({**more, "rows": results}))
 

@@ -16,6 +16,7 @@ from torch import distributed, nn
 
 import hf_optim
 from hf_optim.check.candidate import Candidate
+from hf_optim.errors import one_line
 
 
 def model() -> nn.Module:
@@ -61,7 +62,7 @@ def worker(rank: int, kind: str, port: int, names: list[str], output: str) -> No
                 whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in net.parameters()]
                 row[way] = distance(whole, list(alone.parameters()))
             except Exception as e:
-                row[way] = f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"
+                row[way] = one_line(e)
         rows[name] = row
         if rank == 0:
             print(f"{name:24s} {row}", flush=True)

@@ -28,6 +28,7 @@ import torch
 from benchmark_step import MODELS, PEERS, rules, traffic
 
 from hf_optim.check.candidate import Candidate
+from hf_optim.errors import one_line
 
 Shapes = list[tuple[int, ...]]
 
@@ -187,7 +188,7 @@ def main() -> None:
                 if "bytes" in row:
                     row["B"] = row["pipe"] * 1e-3 * speed / (row["bytes"] * numel)
             except Exception as e:
-                row = {"error": f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"}
+                row = {"error": one_line(e)}
             rows[label] = row
             print(f"{model:12s} {label:28s} {row}", flush=True)
             args.output.write_text(json.dumps(report))

@@ -12,6 +12,7 @@ from gpu_common import arguments, distance, rows
 
 import hf_optim
 from hf_optim.check.candidate import Candidate
+from hf_optim.errors import one_line
 
 STEPS, CUT = 6, 3
 
@@ -63,7 +64,7 @@ def main() -> None:
                         "resume": distance(list(again.model.parameters()), list(run.model.parameters())),
                     }
                 except Exception as e:
-                    cells[precision] = {"error": f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"}
+                    cells[precision] = {"error": one_line(e)}
         return cells
 
     rows(output, names, row)

@@ -26,6 +26,7 @@ from hf_optim.engine.kernels import Unbuildable
 from hf_optim.engine.launch import Launch, Launcher
 from hf_optim.engine.mode import Another, Mode, mode
 from hf_optim.engine.trace import Program
+from hf_optim.errors import first_line
 
 #: how many partial sums are added side by side, and how many instances of a scalar program run in one program
 _LANES = 256
@@ -88,11 +89,6 @@ def why_not(device: torch.device) -> str | None:
     except Exception as e:  # whatever a compiler may raise: no C compiler, no Python.h, an old driver
         return f"Triton fails here: {first_line(e)}"
     return None
-
-
-def first_line(e: BaseException) -> str:
-    """What an error says, in a line."""
-    return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
 
 @cache

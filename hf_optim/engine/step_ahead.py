@@ -18,9 +18,9 @@ import torch
 from hf_optim.core.hooks import Shared, called
 from hf_optim.core.rule import Rule
 from hf_optim.engine.device import Device
-from hf_optim.engine.launch_triton import first_line
 from hf_optim.engine.passes import Sums
 from hf_optim.engine.trace import Untraceable
+from hf_optim.errors import first_line
 
 if TYPE_CHECKING:
     from hf_optim.engine.step import Stepper

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, first_line
 
 #: levels of JSON
 DEEPEST = 100
@@ -49,7 +49,7 @@ def read(file: Path, texts: Iterable[str] = ()) -> Any:
     except Exception as error:
         if (file.is_file() and not file.stat().st_size) or "Empty" in str(error):
             raise UserError(f"data: {file} is empty") from error
-        raise UserError(f"data: {file} cannot be read as {file.suffix[1:]}: {_first_line(error)}") from error
+        raise UserError(f"data: {file} cannot be read as {file.suffix[1:]}: {first_line(error)}") from error
 
 
 def column(table: Any, name: str, file: Path) -> list[Any]:
@@ -63,7 +63,7 @@ def column(table: Any, name: str, file: Path) -> list[Any]:
     try:
         values: list[Any] = table[name].to_pylist()
     except Exception as error:
-        raise UserError(f"data: {file}: column {name!r} cannot be read: {_first_line(error)}") from error
+        raise UserError(f"data: {file}: column {name!r} cannot be read: {first_line(error)}") from error
     return values
 
 
@@ -84,7 +84,3 @@ def _check_depth(file: Path) -> None:
                     depth += 1 if bracket in b"[{" else -1
                     if depth > DEEPEST:
                         raise ValueError(f"line {number} is nested more than {DEEPEST} levels deep")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
