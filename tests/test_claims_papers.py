@@ -9,7 +9,8 @@ import claim_worlds as worlds
 import numpy as np
 import pytest
 
-from hf_optim.claims import claim, rules, settings
+from hf_optim.claims import claim, power, rules, settings
+from hf_optim.core.safe_text import markdown
 from hf_optim.experiment.task import load
 from hf_optim.study.plan import plan
 
@@ -170,3 +171,76 @@ def test_no_guard_of_ours_holds_tlr_back_where_the_paper_goes(size) -> None:
     specs = [spec for _, label, spec in plan.expand(study).cells() if label == "TLR"]
     assert len(specs) == 18 and all(spec["guards"] is False for spec in specs)
     assert min(spec["base"]["lr"] for spec in specs) == 1e-9
+
+
+@pytest.mark.parametrize("name", claim.names())
+def test_a_stored_page_has_the_words_of_the_claims_as_they_are(name) -> None:
+    """Every verdict is on a statement that the claim file still makes, and every note and reason is the file's."""
+    loaded = claim.load(name)
+    for size in loaded.settings:
+        folder = ROOT / "docs" / "reproductions" / f"{name}-{size}"
+        if not folder.is_dir():
+            continue
+        judgements = json.loads((folder / "reproduction.json").read_text(encoding="utf-8"))["judgements"]
+        told = [(j["says"], j["section"], j["reading"], j["variant"], j["rule"]) for j in judgements]
+        assert told == [(s.says, s.section, s.reading, s.variant, s.rule) for s in loaded.judged()]
+        page = (folder / "reproduction.md").read_text(encoding="utf-8")
+        for statement, judged in zip(loaded.judged(), judgements, strict=True):
+            assert statement.keys is not None or judged["words"] == statement.not_testable
+            assert f"“{markdown(statement.says)}” ({markdown(statement.section)})" in page
+            assert f"  - {markdown(judged['words'])}\n" in page
+        assert all(f"\n- {markdown(note)}\n" in page for note in loaded.notes)
+
+
+@pytest.mark.parametrize("name", [name for name in claim.names() if name.startswith(("smaran-", "tlr-"))])
+def test_a_margin_or_a_target_that_is_ours_is_said_to_be(name) -> None:
+    for each in claim.load(name).statements:
+        if each.keys is not None and {"margin", "target"} & set(each.keys):
+            assert "ours" in each.reading, each.reading
+
+
+def test_a_quotation_is_not_cut_from_what_it_depends_on() -> None:
+    """What was quoted without its condition or its hedge once."""
+    assert statement("smaran-theorem3", "For constant loss, like in flat regions, SMARAN's learning rate")
+    assert statement("smaran-figure2", "Where other optimizers overfit the data after a certain number of epochs")
+    assert statement("tlr-figure1", "large ones correspond to an 'aggressive' descent")
+    assert "several 'wrong' steps" in statement("tlr-figure2", "but not to the extent of other").says
+    # "However, for DenseNet121": the sentence before it is of the other network.
+    comparable = statement("smaran-figure4", "The L4 meta", "the second half").keys
+    assert not any("DenseNet" in task for task in comparable["tasks"])
+    # "manages to improve this performance" is of a loss and of an accuracy.
+    first = [s.keys["metric"] for s in claim.load("tlr-figure2").statements if "manages to improve" in s.says]
+    assert first == ["test_accuracy", "train_loss"]
+    # "for both cases": neither is said to be better than its base.
+    for base in ("SGD", "Adam"):
+        judged = [s.keys for s in claim.load("tlr-figure5").statements if s.keys and s.keys["baseline"] == base]
+        assert [keys["rule"] for keys in judged] == ["no_worse", "sooner"]
+    multistep = claim.load("tlr-figure4").sources
+    assert multistep["SGD multistep"]["lr"] == "ours" != multistep["SGD multistep"]["defaults"]
+
+
+def test_what_differs_tells_of_augmentation_and_dropout() -> None:
+    def told(name: str) -> str:
+        loaded = claim.load(name)
+        return " ".join(settings.differences(loaded, "small", plan.expand(loaded.settings["small"].study)))
+
+    assert "augmentation crop 3 for none" in told("smaran-figure2")  # the paper normalises CIFAR, and no more
+    assert "augmentation crop 3 for crop 4, flip yes; dropout none for 0.1" in told("tlr-figure3")
+    assert "augmentation" not in told("tlr-figure2") and "dropout" not in told("tlr-figure2")
+
+
+def test_an_outlook_is_of_what_the_rule_compares() -> None:
+    """A rule of several parts has their noise and their comparisons, and one that compares nothing has none."""
+    from hf_optim.study.statistics.paired import ALPHA, detectable
+
+    def outlooks(name: str) -> dict[str, power.Outlook]:
+        loaded = claim.load(name)
+        study = plan.expand(loaded.settings["small"].study)
+        return {each.statement.says[:20]: each for each in power.outlooks(loaded, "small", study)}
+
+    later = outlooks("tlr-figure2")["but not to the exten"]
+    assert later.visible == pytest.approx(detectable(later.seeds, ALPHA / 4) * 0.04)  # four comparisons of the loss
+    figure2 = outlooks("smaran-figure2")
+    assert figure2["Our method provides "].visible is None  # a bound on V
+    assert figure2["SMARAN outperformed "].visible is None  # of a loss and of a gap, whose noises differ
+    assert figure2["the SMARAN algorithm"].visible

@@ -111,7 +111,7 @@ def _falls_as(
                      tuple((-slope, -exponent) for slope in slopes.values()), -1)  # fmt: skip
     (finding,) = decide([comparison])
     mean = sum(slopes.values()) / len(slopes)
-    words = f"{column} falls as {over}^{mean:.3f} over {len(slopes)} {units}s, asked for {exponent:g} or less"
+    words = f"{column} goes as {over}^{mean:.3f} over {len(slopes)} {units}s, asked for {exponent:g} or less"
     if finding.pairs < 2:
         return Ruling("not tested", words, (finding,))
     verdict = "undecided" if finding.truth is None else "holds" if finding.truth else "contradicted"

@@ -11,6 +11,9 @@ from hf_optim.claims.statement import Statement
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.statistics.paired import ALPHA, MOST_UNITS, detectable, units_needed
 
+#: rules that set no difference of a metric against its noise
+NO_DIFFERENCE = ("bounded", "diverges", "sooner", "at_most")
+
 
 @dataclass(frozen=True)
 class Outlook:
@@ -48,7 +51,7 @@ def outlooks(claim: Claim, size: str, plan: Plan) -> list[Outlook]:
     for statement in claim.judged():
         if statement.keys is None or statement.on_tables() or not _concerns(statement.keys, plan):
             continue
-        deviation = noise.get(str(statement.keys.get("metric", plan.tasks[0]["primary"]["name"])))
+        deviation = _deviation(statement.keys, plan, noise)
         level = ALPHA / max(1, _comparisons(statement.keys, plan))
         needed = least = None
         if deviation:
@@ -75,8 +78,17 @@ def _concerns(keys: Mapping[str, Any], plan: Plan) -> bool:
     return all(_tasks(part, plan) for part in parts)
 
 
+def _deviation(keys: Mapping[str, Any], plan: Plan, noise: Mapping[str, float]) -> float | None:
+    """The noise of what the rule compares; None where it is not known, or not the same for all parts of the rule."""
+    parts, primary = keys.get("of") or [keys], plan.tasks[0]["primary"]["name"]
+    found = {None if part["rule"] in NO_DIFFERENCE else noise.get(str(part.get("metric", primary))) for part in parts}
+    return found.pop() if len(found) == 1 else None
+
+
 def _comparisons(keys: Mapping[str, Any], plan: Plan) -> int:
     """How many comparisons share the 5 %, about: one for each baseline and task, or for each setting."""
+    if "of" in keys:
+        return sum(_comparisons(part, plan) for part in keys["of"])
     baselines = keys.get("baseline", keys.get("optimizers", []))
     count = 1 if isinstance(baselines, str) else max(1, len(baselines))
     return count if keys["rule"] in ("steadier", "insensitive") else count * max(1, len(_tasks(keys, plan)))

@@ -17,6 +17,8 @@ NAMES = {
     "max_grad_norm": "gradient clipping", "validation": "held-out train samples", "drop_last": "last batch dropped",
     "model": "model",
 }  # fmt: skip
+#: of a model's setting, what may differ whatever the architecture
+TOLD_OF_A_MODEL = {"augment": "augmentation", "dropout": "dropout", "label_smoothing": "label smoothing"}
 
 
 def paper_plan(claim: Claim) -> Plan | None:
@@ -182,7 +184,22 @@ def _task(task: Mapping[str, Any], stands_for: Iterable[Mapping[str, Any]]) -> l
         there = list(dict.fromkeys(_text(name, preset) for preset in theirs))
         if there != [here]:
             lines.append(f"{NAMES.get(name, name)} {here} for {' / '.join(there)}")
+        if name == "model":
+            lines += _of_model(ours, theirs)
     return [f"{task['label']}: {'; '.join(lines)}."] if lines else []
+
+
+def _of_model(ours: Mapping[str, Value[Any]], theirs: list[dict[str, Value[Any]]]) -> list[str]:
+    """What is not the architecture's own in a model's setting, where that differs: augmentation, dropout, smoothing."""
+    lines = []
+    for key, words in TOLD_OF_A_MODEL.items():
+        here, *there = (
+            _short(preset["model"].value[key]) if preset["model"].value.get(key) else "none"
+            for preset in (ours, *theirs)
+        )
+        if set(there) != {here}:
+            lines.append(f"{words} {here} for {' / '.join(dict.fromkeys(there))}")
+    return lines
 
 
 def _text(name: str, preset: Mapping[str, Value[Any]]) -> str:
