@@ -35,7 +35,8 @@ judges them, what judging costs, and what was found, and at which size. Each has
 - **Size small** trains on data of the package, minutes to hours on a few cores. A verdict there speaks of the stand-in
   and of nothing larger. **Size paper** is the paper's setting, for a GPU; none of it was run here.
 - *holds*, *contradicted*: decided, all comparisons of a sentence together at 5 %. *partly*: some parts of it decided in
-  favour and none against. *undecided*: not enough runs. *not testable*: the paper leaves out what it would take.
+  favour and none against. *undecided*: not enough runs. *premise not met*: the sentence speaks of a case that was not
+  seen in the runs. *not testable*: the paper leaves out what it would take.
 - *as printed*, *as run*: where a paper's published code is another algorithm than its text, both are run, and the
   published figures are taken as the code's: no paper says so.
 - *no noise, no interval*: no test was made. One deterministic run of each optimizer on a surface is compared as it is,
@@ -85,7 +86,11 @@ def _tally(judged: Sequence[tuple[claim.Claim, Judged]]) -> str:
     """How many of the rows below have which verdict."""
     said = [_verdicts(statement, by_size) for loaded, by_size in judged for statement in loaded.judged()]
     counts = Counter(text.split("**")[1] if "**" in text else text for text in said)
-    parts = [f"{counts[word]} {word}" for word in ("holds", "contradicted", "partly", "undecided") if counts[word]]
+    parts = [
+        f"{counts[word]} {word}"
+        for word in ("holds", "contradicted", "partly", "undecided", "premise not met")
+        if counts[word]
+    ]
     return (
         f"Of {len(said)} rows below, {len(said) - counts['not run'] - counts['–']} were judged, none at size paper: "
         f"{', '.join(parts)}. {counts['–']} cannot be tested as they are written, and {counts['not run']} were not run."

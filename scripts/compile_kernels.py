@@ -139,8 +139,13 @@ def compiled(work: tuple[dict[str, Any], int]) -> tuple[str, int]:
         made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch["options"])
     except Exception as error:  # whatever a compiler may raise
         return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}", 0
-    depot = re.search(r"\.local .*?__local_depot\d+\[(\d+)\]", made.asm["ptx"])
-    return "", int(depot[1]) if depot else 0
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    usage = re.findall(r"REG:(\d+) STACK:(\d+)", said)
+    return "", max(int(stack) for _, stack in usage)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ one arm fails or never arrives.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 
 import claim_worlds as worlds
@@ -117,6 +118,25 @@ def _censored(keys, plan):
             yield [(task, worlds.baselines(part)[0]) for task in there], {"holds", "contradicted"}
     else:
         assert rule == "diverges"
+
+
+@pytest.mark.parametrize("world", ["right", "wrong", "margin"])
+def test_a_sentence_of_a_case_that_is_not_there_is_not_judged(world) -> None:
+    """What it speaks of (its premise) is so, is not so, or is open; the sentence itself would be contradicted."""
+    name, seen = "tlr-figure2", 0
+    for i, statement in enumerate(loaded(name).judged()):
+        if statement.given is None:
+            continue
+        keys, plan, renamed = placed(name, i)
+        (judged,) = judge.judge(
+            dataclasses.replace(loaded(name), statements=(statement,), readings={}),
+            worlds.evidence(statement.given, plan, world, renamed=renamed),
+        )
+        alone = rules.rule(worlds.evidence(statement.given, plan, world, renamed=renamed), keys)
+        assert judged.ruling.verdict == (alone.verdict if world == "right" else "premise not met")
+        assert alone.verdict != "premise not met"
+        seen += 1
+    assert seen == 6
 
 
 @pytest.mark.parametrize(("name", "i"), CASES[True])

@@ -19,6 +19,7 @@ claims:                        # *
     optimizer: AdamW(AGR)
     baseline: AdamW
     effect: 0.005              # the published difference, where one is printed, in the metric's own unit
+    given: {rule: ..., ...}    # a rule of what the sentence speaks of, without which it is not judged
   - {says: ..., section: ..., not_testable: why}
 cells: [...]                   # which figure of the study stands beside a published one, see `cells`
 small:                         # and / or `paper_size`: a study, or commands, or checks

@@ -78,8 +78,17 @@ def judge(claim: Claim, evidence: Evidence) -> tuple[Judgement, ...]:
         elif not _here(statement.keys, tasks):
             judgements.append(Judgement(statement, Ruling("not tested", "its tasks are not in this study")))
         else:
-            judgements.append(Judgement(statement, rules.rule(evidence, statement.keys)))
+            judgements.append(Judgement(statement, _unmet(statement, evidence) or rules.rule(evidence, statement.keys)))
     return tuple(judgements)
+
+
+def _unmet(statement: Statement, evidence: Evidence) -> Ruling | None:
+    """That the sentence does not speak of what was run; None if it does."""
+    premise = None if statement.given is None else rules.rule(evidence, statement.given)
+    if premise is None or premise.verdict == "holds":
+        return None
+    words = f"what the sentence speaks of is not found in these runs ({premise.verdict}: {premise.words})"
+    return Ruling("premise not met", words, premise.findings)
 
 
 def _here(keys: Any, tasks: set[str]) -> bool:

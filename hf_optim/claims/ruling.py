@@ -9,7 +9,7 @@ from typing import Literal
 from hf_optim.claims.comparisons import Comparison, Finding, decide
 from hf_optim.study.statistics.paired import ALPHA, detectable
 
-Verdict = Literal["holds", "contradicted", "partly", "undecided", "not tested", "not testable"]
+Verdict = Literal["holds", "contradicted", "partly", "undecided", "premise not met", "not tested", "not testable"]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ STYLE = {
     "contradicted": "red",
     "partly": "yellow",
     "undecided": "yellow",
+    "premise not met": "dim",
     "not tested": "dim",
     "not testable": "dim",
 }

@@ -11,7 +11,7 @@ from hf_optim.core.shape import Each
 from hf_optim.core.validate import closest
 from hf_optim.study.plan.source import Source, Where
 
-OWN = ("says", "section", "reading", "rule", "negated", "not_testable", "effect")
+OWN = ("says", "section", "reading", "rule", "negated", "not_testable", "effect", "given")
 LABELS = ("optimizer", "baseline", "optimizers")
 MOST_WORDS = 60
 AS_PRINTED, AS_RUN = "as printed", "as run"
@@ -34,7 +34,8 @@ class Statement:
     says: the paper's words. section: where they stand. reading: what of them is judged, where the words do not say.
     keys: the rule and its keys; None where the statement cannot be tested, with the reason. effect: the published
     difference in the unit of the metric of the records, where the paper prints one. variant: which reading of the
-    algorithm the optimizers are ("as printed", "as run").
+    algorithm the optimizers are ("as printed", "as run"). given: a rule that has to hold, or the sentence does not
+    speak of what was run.
     """
 
     says: str
@@ -44,6 +45,7 @@ class Statement:
     not_testable: str = ""
     effect: float | None = None
     variant: str = ""
+    given: Mapping[str, Any] | None = None
 
     @property
     def rule(self) -> str:
@@ -52,7 +54,7 @@ class Statement:
 
     def labels(self) -> set[str]:
         """The optimizers that the rule names."""
-        return set() if self.keys is None else set(_labels(self.keys))
+        return {label for keys in (self.keys, self.given) if keys is not None for label in _labels(keys)}
 
     def on_tables(self) -> bool:
         """Whether a table of a command or of a check judges it, and not a study's records."""
@@ -67,7 +69,8 @@ class Statement:
     def under(self, variant: str, exchange: Mapping[str, str]) -> Statement:
         """The same statement of other optimizers."""
         assert self.keys is not None
-        return replace(self, keys=_exchanged(self.keys, exchange), variant=variant)
+        given = None if self.given is None else _exchanged(self.given, exchange)
+        return replace(self, keys=_exchanged(self.keys, exchange), variant=variant, given=given)
 
 
 def read(source: Source, where: Where, value: Any) -> Statement:
@@ -89,8 +92,13 @@ def read(source: Source, where: Where, value: Any) -> Statement:
         source.check_keys(where, value, ("says", "section", "reading", "not_testable"))
         return Statement(*common, None, str(value["not_testable"]))
     check_rule(source, where, value, OWN)
-    own = ("says", "section", "reading", "effect")
-    return Statement(*common, {k: v for k, v in value.items() if k not in own}, effect=effect)
+    given = value.get("given")
+    if given is not None:
+        check_rule(source, (*where, "given"), given)
+        if {str(value["rule"]), str(given["rule"])} & exhibits.RULES.keys():
+            raise source.error((*where, "given"), "given is for rules over a study's records, and is one")
+    own = ("says", "section", "reading", "effect", "given")
+    return Statement(*common, {k: v for k, v in value.items() if k not in own}, effect=effect, given=given)
 
 
 def check_rule(source: Source, where: Where, value: Any, own: tuple[str, ...] = ("rule", "negated")) -> None:
