@@ -30,7 +30,7 @@ The Triton kernels of this version have **not been run on a GPU**. What is known
 - Such sources compile to machine code for compute capabilities 8.0 and 9.0, with whole chunks read and written 16 bytes
   at a time and without a fused multiply-add (`tests/triton_compiled.py`); that was read from the code, not timed.
 - Every kernel that a registered optimizer launches, in four precisions, with state in bfloat16 and in 8 bits, becomes
-  machine code for compute capability 9.0: 906 of 906 (`python scripts/compile_kernels.py`, by hand). Registers spill in
+  machine code for compute capabilities 8.0 and 9.0: 906 of 906 kernels (`python scripts/compile_kernels.py`, by hand). Registers spill in
   float64 with AGR in Adan (up to 192 bytes) and, 8 bytes, in L4's few scalars.
 - A captured step is recorded and replayed launch by launch in the interpreter (`tests/triton_capture.py`).
 - `bash scripts/gpu.sh --device cpu` goes through the script itself.
