@@ -36,7 +36,10 @@ judges them, what judging costs, and what was found, and at which size. Each has
   and of nothing larger. **Size paper** is the paper's setting, for a GPU; none of it was run here.
 - *holds*, *contradicted*: decided, all comparisons of a sentence together at 5 %. *partly*: some parts of it decided in
   favour and none against. *undecided*: not enough runs. *premise not met*: the sentence speaks of a case that was not
-  seen in the runs. *not testable*: the paper leaves out what it would take.
+  seen in the runs. *not testable*: the paper leaves out what it would take, or the sentence sums others up, explains,
+  or is no result of a run.
+- Where a sentence prints how large a difference is, its direction is judged, and no more unless it is read so; on a
+  page at size paper the size stands beside the one obtained.
 - *as printed*, *as run*: where a paper's published code is another algorithm than its text, both are run, and the
   published figures are taken as the code's: no paper says so.
 - *no noise, no interval*: no test was made. One deterministic run of each optimizer on a surface is compared as it is,
@@ -93,7 +96,7 @@ def _tally(judged: Sequence[tuple[claim.Claim, Judged]]) -> str:
     ]
     return (
         f"Of {len(said)} rows below, {len(said) - counts['not run'] - counts['–']} were judged, none at size paper: "
-        f"{', '.join(parts)}. {counts['–']} cannot be tested as they are written, and {counts['not run']} were not run."
+        f"{', '.join(parts)}. {counts['–']} are not testable as they are written, and {counts['not run']} were not run."
     )
 
 

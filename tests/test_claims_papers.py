@@ -125,6 +125,11 @@ def test_sentences_are_quoted_whole_and_judged_by_all_that_they_say() -> None:
         assert [part["metric"] for part in parts] == ["train_loss", "test_accuracy"], (name, start)
     # Figure 3 shows Swin-Tiny and no ConvNeXt.
     assert statement("agr-table3", "the AGR method can further").keys["of"][0]["tasks"][0] == "Swin-T"
+    assert statement("agr-theorem42", "Intuitively, AGR regularizes").keys["left"] == "rise"
+    both = {s.says for s in claim.load("agr-table2").statements if s.section == "Section 5"}
+    assert both and both == {s.says for s in claim.load("agr-table1").statements if s.section == "Section 5"}
+    for name in ("agr-table7", "agr-table8"):  # whose algorithm a sentence is judged by, where both are run
+        assert all("algorithm of" in s.reading for s in claim.load(name).statements if s.keys is not None)
     # Suspended against throughout: the sentence speaks of no run that never has it.
     for name in ("agr-table7", "agr-table8"):
         suspended = statement(name, "the performance will become better")

@@ -109,6 +109,31 @@ def test_a_sentence_is_judged_in_its_own_sense() -> None:
     assert "Equation 61 to 62" in notes and "62 to 63" not in notes  # the sum of T terms is at least sqrt(T) of them
 
 
+def test_amvt_is_quoted_with_its_hedges_and_judged_where_it_says() -> None:
+    said = {name: [s.says for s in statements(name)] for name in OURS}
+    assert any(says.startswith("This suggests that") for says in said["amvt-section53"])
+    for name in ("amvt-section51", "amvt-section52"):
+        (abstract,) = [s for s in statements(name) if s.section == "Abstract"]
+        assert abstract.says.startswith("Experimental validation on benchmark datasets (CIFAR-10, ImageNet, MNIST)")
+        assert not any("CIFAR-100" in task for task in abstract.keys.get("tasks", ()))
+    assert abstract.keys["tasks"][:3] == ["CNN on MNIST", "ResNet-50 on CIFAR-10", "ResNet-50 on ImageNet"]
+    bounds = [says for says in said["amvt-theorem1"] if says.endswith(("<= O(1/T)", "<= O(T)"))]
+    assert len(bounds) == 3  # a property is quoted with its bound, as it is printed
+
+
+@pytest.mark.parametrize(("name", "printed"), [
+    ("amvt-section51", {"data", "model", "batch size"}), ("amvt-section52", {"data", "model"}),
+    ("amvt-section53", {"data"}), ("amvt-section55", set()), ("amvt-section58", set()), ("amvt-section59", {"data"}),
+    ("amvt-ablation", {"data"}),
+])  # fmt: skip
+def test_what_a_section_of_amvt_does_not_name_is_ours(name, printed) -> None:
+    loaded = claim.load(name)
+    whole = settings.paper_plan(loaded)
+    label = whole.tasks[-1 if name == "amvt-section52" else 0]["label"]
+    told = {key: word for task, key, _, word, _ in settings.values(loaded, whole) if task == label}
+    assert {key for key in ("data", "model", "batch size") if told[key] == "printed"} == printed
+
+
 def test_presets_of_the_two_papers_say_what_is_printed() -> None:
     vision = load("vision")
     for data in ("cifar10", "cifar100", "tiny-imagenet"):

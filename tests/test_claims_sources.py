@@ -63,7 +63,7 @@ def test_every_value_of_a_shipped_training_has_a_source(name) -> None:
     assert study is not None
     said = loaded.sources.get(sources.STUDY, {})
     given = sources.of_tasks(study.value)
-    assert set(given) == set(said)
+    assert set(given) <= set(said) <= {*given, *sources.CHOSEN}
     for setting, tasks in given.items():
         word = said[setting]
         assert all((word.get(task) if isinstance(word, dict) else word) in sources.WORDS for task in tasks), setting
@@ -102,6 +102,34 @@ def test_the_lines_of_a_training_tell_the_study_s_values_too() -> None:
     assert "batch size 64" in two.partition("(printed)")[0] and "eval" not in two
     assert two.endswith("schedule of Adam: multistep (at [0.5], gamma 0.1) (code)")
     assert told("")[2].endswith("batch size 64, schedule of Adam: multistep (at [0.5], gamma 0.1) (ours)")
+
+
+def test_a_claim_may_say_of_a_preset_s_network_and_data_that_its_own_section_does_not_name_them() -> None:
+    def told(said: str) -> list[str]:
+        return provenance.training(read(f"{{study: {said}}}"))
+
+    ours = told("{data: ours, model: {one: code}, batch_size: {one: printed}}")
+    assert ours[1] == "one: epochs 20 (printed), data mnist (ours), model mlp, schedule constant (code)"
+    assert "batch size 128 (printed)" in ours[0]
+    # what is not said, the preset has
+    assert ours[2] == "two: epochs 100, model resnet18, schedule constant (printed), data cifar10 (ours)"
+    assert told("{model: printed}")[1] == told("{data: printed}")[1] == provenance.training(read(""))[1]
+    whole = settings.paper_plan(read("{study: {data: ours, model: ours}}"))
+    assert whole is not None
+    assert "one: data mnist is ours." in settings.differences(read("{study: {data: ours}}"), "paper", whole)
+    with pytest.raises(UserError, match="study has no model on 'three'"):
+        read("{study: {model: {three: ours}}}")
+
+
+def test_a_small_study_says_what_of_the_regularising_it_goes_without() -> None:
+    for name, told in (
+        ("amvt-section53", "augmentation none for crop 4, flip yes, jitter 0.2; dropout none for 0.1"),
+        ("smaran-figure3", "augmentation crop 3 for crop 4, flip yes"),
+    ):
+        loaded = claim.load(name)
+        study = loaded.settings["small"].study
+        assert study is not None
+        assert any(told in line for line in settings.differences(loaded, "small", plan.expand(study))), name
 
 
 def test_a_task_s_value_that_another_study_sets_is_ours() -> None:
@@ -175,7 +203,7 @@ def test_settings_that_all_share_are_told_once() -> None:
         ("ours", "sources must be a mapping"),
         ("{Adam: {epochs: ours}}", "Adam sets no 'epochs'"),
         ("{TLR: {cap: cited}}", "cap must be one of"),
-        ("{study: {batch_size: ours}}", "study sets no 'batch_size'"),
+        ("{study: {epochs: ours}}", "study sets no 'epochs'"),
         ("{study: {defaults: ours}}", "study sets no 'defaults'"),
     ],
 )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hf_optim.claims.claim import Claim
-from hf_optim.claims.sources import STUDY
+from hf_optim.claims.sources import CHOSEN, STUDY
 from hf_optim.experiment.task import REST, Preset, Value, load
 from hf_optim.study.plan.plan import Plan, cell_spec, expand, flatten
 
@@ -18,7 +19,10 @@ NAMES = {
     "model": "model",
 }  # fmt: skip
 #: of a model's setting, what may differ whatever the architecture
-TOLD_OF_A_MODEL = {"augment": "augmentation", "dropout": "dropout", "label_smoothing": "label smoothing"}
+TOLD_OF_A_MODEL = {
+    "augment": "augmentation", "dropout": "dropout", "drop_path_rate": "drop path rate",
+    "label_smoothing": "label smoothing", "ema_decay": "average of weights",
+}  # fmt: skip
 
 
 def paper_plan(claim: Claim) -> Plan | None:
@@ -89,6 +93,9 @@ def _words(claim: Claim, task: Mapping[str, Any], theirs: Mapping[str, Any]) -> 
     """Where the values that the study gives a task stand; one that is not the claim's own at size paper is ours."""
     label, words = task["label"], {}
     for name, said in claim.sources.get(STUDY, {}).items():
+        own = name == "model" or not (name in (task.get("overrides") or {}) or task.get(name))
+        if name in CHOSEN and own and isinstance(said, Mapping) and label not in said:
+            continue  # the preset says it
         word = said.get(label, "ours") if isinstance(said, Mapping) else said
         here, there = ((each.get("overrides") or {}).get(name, each.get(name)) for each in (task, theirs))
         words[name] = word if here == there else "ours"
@@ -114,13 +121,20 @@ def _preset(task: Mapping[str, Any], words: Mapping[str, str] | None = None) -> 
     model = values["model"]
     changed = {**model.value, **(task.get("options") or {})}
     parts = dict(model.parts) | {key: given("options", key).source for key in task.get("options") or {}}
-    values["model"] = Value({"name": task["model"], **changed}, model.source, model.note, parts)
+    least = model.source
+    if "model" in (words or {}):
+        parts[REST] = given("model", None).source
+        least = max(least, parts[REST], key=("paper", "code", "ours").index)
+    values["model"] = Value({"name": task["model"], **changed}, least, model.note, parts)
     for key, value in (task.get("overrides") or {}).items():
         if key in values:
             values[key] = given(key, value, values[key] if values[key].value == value else None)
     for key in ("data", "schedule"):
         if task.get(key):
             values[key] = given(key, task[key])
+    for key in ("data", "batch_size"):
+        if key in (words or {}) and not task.get(key) and key not in (task.get("overrides") or {}):
+            values[key] = replace(values[key], source=given(key, None).source)
     if values["steps"].value is None:
         del values["steps"]
     elif "epochs" in (task.get("overrides") or {}):

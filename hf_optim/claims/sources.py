@@ -10,7 +10,9 @@ sources:
   TLR as run: {base.lr: printed, defaults: code}     # `defaults`: of what is not set, that the default is taken
   SGDM: {lr: printed, momentum: printed, defaults: code}     # a default may be told by itself
   study: {batch_size: printed, schedules: {WRN: printed}}     # of what the study gives its tasks: overrides by their
-                                           # name, and data, options, schedule, schedules
+                                           # name, and data, options, schedule, schedules; and of the data, the model
+                                           # and the batch_size of the presets where the claim's own sentences say
+                                           # otherwise than the preset: {model: ours}
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ WORDS = ("printed", "code", "ours")
 EVERY = "all"
 DEFAULTS = "defaults"
 STUDY = "study"
+#: what a preset says of itself, and a claim may know better: another section of its paper names them, or its own alone
+CHOSEN = ("data", "model", "batch_size")
 #: overrides that say how a run is looked at, and not what it is
 LOOKING = ("eval_every", "train_curve", "sharpness", "evaluations", "train_evaluation", "evaluation_batch")
 #: label -> setting -> its word, or the word of each task
@@ -45,7 +49,13 @@ def read(source: Source, value: Any, study: Any) -> Sources:
         raise source.error((*where, STUDY), f"sources: {STUDY} is of the tasks; give the optimizer another label")
     found: dict[str, dict[str, str | Mapping[str, str]]] = {label: {} for label in known}
     if STUDY in value:
-        found[STUDY] = _of(source, (*where, STUDY), value[STUDY], of_tasks(study))
+        given = of_tasks(study)
+        words = _of(source, (*where, STUDY), value[STUDY], {**_chosen(study), **given})
+        for name in words.keys() & given.keys() & set(CHOSEN):
+            word = words[name]
+            if isinstance(word, str):  # of what the study gives, and not of a preset's
+                words[name] = dict.fromkeys(given[name], word)
+        found[STUDY] = words
         value = {key: said for key, said in value.items() if key != STUDY}
     for key in sorted(value, key=lambda key: key in known):  # `all` first
         if key not in known and key != EVERY:
@@ -157,6 +167,12 @@ def of_tasks(study: Mapping[str, Any]) -> dict[str, list[str]]:
         for name in [*names, *(key for key in ("data", "options", "schedule", "schedules") if task.get(key))]:
             found.setdefault(name, []).append(str(task.get("label")))
     return found
+
+
+def _chosen(study: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What every task's preset has, whether the study gives it or not -> the tasks."""
+    labels = [str(task.get("label")) for task in _entries(study, "tasks") if isinstance(task, Mapping)]
+    return dict.fromkeys(CHOSEN, labels)
 
 
 def _entries(study: Mapping[str, Any], key: str) -> list[Any]:
