@@ -75,9 +75,8 @@ def check_checkpoint(checkpoint: Path) -> None:
         raise UserError(f"checkpoint: {checkpoint}: its config.json asks for code or files of others ({asked})")
     if (checkpoint / ADAPTERS).exists():
         raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}): merge it into its model")
-    check_shards(checkpoint)
     try:
-        for file in checkpoint.glob(WEIGHTS[1]):
+        for file in pickled_weights(checkpoint):
             saved_files.check(file)
     except saved_files.Suspect as error:
         raise UserError(f"checkpoint: {checkpoint}: {error}") from None
@@ -95,7 +94,7 @@ def check_tokenizer(folder: Path) -> None:
         if not isinstance(config.get("model_max_length", 0), (int, float)):
             raise UserError(f"checkpoint: {folder}: model_max_length in its {name} is no number")
     tokenizer = _tokenizer(folder / "tokenizer.json")
-    if _growth(tokenizer.get("normalizer")) > GROWTH:
+    if _growth(tokenizer.get("normalizer")) * _growth(tokenizer.get("pre_tokenizer")) > GROWTH:
         raise UserError(f"checkpoint: {folder}: its tokenizer.json makes a text longer than {GROWTH} times its length")
     if max(_lengths(tokenizer.get("model"))) > LONGEST_WORD:
         raise UserError(f"checkpoint: {folder}: its tokenizer.json looks up words of more than {LONGEST_WORD} letters")
@@ -117,21 +116,34 @@ def _lengths(model: Any) -> Iterator[int]:
         yield len(value) if isinstance(value, str) else value if isinstance(value, int) else 0
 
 
-def _growth(normalizer: Any) -> int:
-    """How many letters a letter may become by what a tokenizer puts in its place, or before it."""
-    if not isinstance(normalizer, dict):
+def _growth(step: Any) -> int:
+    """How many letters a letter may become by what a tokenizer puts in its place, before it, or between all."""
+    if not isinstance(step, dict):
         return 1
-    own = max(len(put) if isinstance(put := normalizer.get(key), str) else 1 for key in ("content", "prepend"))
-    inner = normalizer.get("normalizers")
+    own = max(len(put) if isinstance(put := step.get(key), str) else 1 for key in ("content", "prepend"))
+    if step.get("type") == "ByteLevel":  # a letter for each byte, which has two bytes itself
+        own = 2
+    pattern = step.get("pattern")
+    if step.get("type") == "Replace" and not (isinstance(pattern, dict) and pattern.get("String")):
+        own += 1  # an expression may match nothing, between any two letters, which stay
+    inner = step.get("normalizers") or step.get("pretokenizers")
     return math.prod(map(_growth, inner if isinstance(inner, list) else ()), start=max(1, own))
 
 
-def check_shards(checkpoint: Path) -> None:
-    """Raise a `UserError` if an index of weights names a file that is not beside it."""
+def pickled_weights(checkpoint: Path) -> set[Path]:
+    """The files of weights that torch would unpickle: by their names, and whatever an index of shards calls them.
+
+    Raises:
+        UserError: an index names a file that is not beside it.
+    """
+    shards: set[str] = set()
     for index in checkpoint.glob("*.index.json"):
-        shards = _json(index).get("weight_map")
-        if not shape.fits(shards, Each(str)) or any(Path(shard).name != shard for shard in shards.values()):
+        named = _json(index).get("weight_map")
+        if not shape.fits(named, Each(str)) or any(Path(shard).name != shard for shard in named.values()):
             raise UserError(f"checkpoint: {checkpoint}: {index.name} names a file that is not beside it")
+        shards.update(named.values())
+    files_of_torch = (checkpoint / shard for shard in shards if not shard.endswith(".safetensors"))
+    return {*checkpoint.glob(WEIGHTS[1]), *(file for file in files_of_torch if file.exists())}
 
 
 def check_adapters(checkpoint: Path) -> None:
@@ -171,7 +183,8 @@ def _is_hollow(file: Path) -> bool:
 #: keys of config.json with which transformers would run code, or read what is not in the folder
 _ASKING = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
            "experts_implementation", "_experts_implementation", "quantization_config", "base_model_name_or_path",
-           "custom_pipelines", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")  # fmt: skip
+           "custom_pipelines", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay",
+           "transformers_weights")  # fmt: skip
 
 
 def _asks(config: Any) -> str:

@@ -33,7 +33,8 @@ def check(checkpoint: Path) -> None:
     """Raise `DamagedCheckpoint` for what Trainer could not go on from, or only seems to."""
     try:
         _check_state(checkpoint)
-        for file in sorted({file for pattern in SAVED for file in checkpoint.glob(pattern)}):
+        saved = {file for pattern in SAVED for file in checkpoint.glob(pattern)}
+        for file in sorted(saved | checkpoints.pickled_weights(checkpoint)):
             saved_files.check(file)
         _check_schedule(checkpoint / SCHEDULE)
         if not (checkpoint / "config.json").is_file():

@@ -21,7 +21,7 @@ from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment import flops, footprint, precision, resuming, sharding, trackers
 from hf_optim.experiment import record as records
 from hf_optim.experiment.budget import Budget, budget, resampled
-from hf_optim.experiment.checkpoint import check_shards, last_checkpoint
+from hf_optim.experiment.checkpoint import last_checkpoint, pickled_weights
 from hf_optim.experiment.evaluation import final_metrics, named
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.files import check_tree, read_json, remove, write_json, write_rows, writing
@@ -380,7 +380,7 @@ def _prepare(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> N
         if keep:  # all of it is read, or written into
             for name in (records.SAMPLES, *(path.name for path in folder.glob("checkpoint-*"))):
                 check_tree(folder / name)
-                check_shards(folder / name)
+                pickled_weights(folder / name)  # which names what lies elsewhere
     except (OSError, ValueError) as error:
         raise error if isinstance(error, UserError) else UserError(f"resume: {folder}: {one_line(error)}") from error
     with writing(folder):
