@@ -7,12 +7,18 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import hf_optim
+from hf_optim.claims import cost
 from hf_optim.commands.main import main
+from hf_optim.core import numerals, yaml12
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
+from hf_optim.study.folder import rows
+from hf_optim.study.plan import source
+from hf_optim.study.report import figures
 from hf_optim.tasks.data import blocks, corpora, image_sets, images, paragraphs, parallel
 
 TRAIN = ["train", "--task", "vision", "--size", "smoke", "--dry-run"]
@@ -113,3 +119,34 @@ def test_what_pillow_says_of_exif_is_not_said(tmp_path):
         Image.open(file).getexif()
     image_sets._say_nothing.cache_clear()
     assert [str(w.message) for w in said if w.category is UserWarning] == []
+
+
+@pytest.mark.parametrize("digits", ["１", "1_0", "٣", "1_0.5"])
+def test_numbers_are_written_in_ascii_digits(digits, capsys):
+    for option in ("--steps", "--seed", "--seconds", "--checkpoint-every"):
+        assert main([*TRAIN, option, digits]) == 2
+        assert f"argument {option}: invalid " in capsys.readouterr().err
+    assert main([*TRAIN, "--gradient-accumulation-steps", digits]) == 2
+    for read in (figures.width_of, cost.hours):
+        with pytest.raises(UserError, match="got"):
+            read(digits)
+    assert rows.as_float(digits) is None
+
+
+def test_numbers_are_taken_as_they_are_usually_written():
+    assert [numerals.whole(text) for text in ("3", "-3", "+03", " 4 ")] == [3, -3, 3, 4]
+    assert [numerals.number(text) for text in ("1e-3", ".5", "5.", "-2.5E+1", "inf")] == [
+        1e-3,
+        0.5,
+        5,
+        -25,
+        float("inf"),
+    ]
+
+
+@pytest.mark.parametrize("value", ["!!int 3", "!!str 3", "! 3", "!!set {1, 2}", "!!seq [3]", "!x 3"])
+def test_yaml_has_no_tags(value):
+    with pytest.raises(UserError, match="x.yaml, line 2: .*tags such as .* are not allowed"):
+        source.parse(f"name: x\nseeds: {value}\n", "x.yaml")
+    with pytest.raises(yaml.YAMLError, match="are not allowed"):
+        yaml12.load(value)

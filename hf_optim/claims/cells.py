@@ -26,8 +26,8 @@ from hf_optim.study.plan.source import Source, Where
 MATCHED = ("dataset", "model", "metric", "optimizer", "setting")
 KEYS = ("match", "task", "optimizer", "metric", "scale", "at", "until", "against", "form", "why")
 FORMS = ("value", "difference", "reduction")
-EPOCH = re.compile(r"epoch (\d+)$")
-BEST = re.compile(r"best (0?\.\d*[1-9]\d*|1)")
+EPOCH = re.compile(r"epoch ([0-9]+)$")
+BEST = re.compile(r"best (0?\.[0-9]*[1-9][0-9]*|1)")
 #: what the keys of a cell hold
 SHAPE = {
     "match": Each((str, [str])), "task?": (str, [str], Each((str, [str]))), "optimizer?": (str, Each(str)),

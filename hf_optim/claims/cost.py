@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.core import configs
+from hf_optim.core import configs, numerals
 from hf_optim.errors import UserError
 from hf_optim.study.plan.plan import Run
 
@@ -76,7 +76,7 @@ def hours(text: str) -> float:
     """Hours of `10h`, `90m` or a plain number of hours."""
     unit = {"h": 1.0, "m": 1 / 60, "d": 24.0}.get(text[-1:], None)
     try:
-        value = float(text[:-1] if unit else text) * (unit or 1.0)
+        value = numerals.number(text[:-1] if unit else text) * (unit or 1.0)
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.commands.parser import Parser
+from hf_optim.core import numerals
 from hf_optim.core.safe_text import csv_lines
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
@@ -138,7 +139,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 def _rate(text: str, specs: Mapping[str, Any]) -> tuple[str, float]:
     label, _, value = text.rpartition("=")
     try:
-        rate = float(value)
+        rate = numerals.number(value)
     except ValueError:
         rate = math.nan
     if label not in specs or not rate >= 0:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core import numerals
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import AUTO, OVERRIDES, PRECISIONS
 
@@ -54,7 +55,7 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parts(text: str) -> int | str:
-    return AUTO if text == AUTO else int(text)
+    return AUTO if text == AUTO else numerals.whole(text)
 
 
 def add_card(parser: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_optim.core import validate
+from hf_optim.core import numerals, validate
 from hf_optim.errors import UserError
 
 
@@ -46,6 +46,8 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=_Filled,
         )
+        self.register("type", int, numerals.whole)
+        self.register("type", float, numerals.number)
 
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: --([\w-]+)", message)

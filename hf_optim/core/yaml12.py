@@ -21,6 +21,15 @@ class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
             raise yaml.YAMLError(f"more than {LARGEST:,} characters")
         super().__init__(text)
 
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """PyYAML's, of what has no tag: one could say that a text is a number, or name what is to be made of it."""
+        event = self.peek_event()
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(
+                problem=f"tags such as {event.tag} are not allowed", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
+
 
 for _kind, _rule, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_optim.core import numerals
 from hf_optim.core.safe_text import plot
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
@@ -54,7 +55,7 @@ def width_of(text: str) -> float:
     if text.lower() in WIDTHS:
         return WIDTHS[text.lower()]
     try:
-        inches = float(text)
+        inches = numerals.number(text)
     except ValueError:
         inches = math.nan
     if not 1 <= inches <= 40:
