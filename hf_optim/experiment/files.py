@@ -12,10 +12,9 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -66,10 +65,10 @@ def read_bytes(folder: Path, name: str, most: int = LARGEST) -> bytes:
     at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for part in parts[:-1]:
-            below = _open(name, part, at, os.O_DIRECTORY)
+            below = open_below(name, part, at, os.O_DIRECTORY)
             os.close(at)
             at = below
-        file = _open(name, parts[-1], at, os.O_NONBLOCK)  # or a pipe would be waited for
+        file = open_below(name, parts[-1], at, os.O_NONBLOCK)  # or a pipe would be waited for
     finally:
         os.close(at)
     with os.fdopen(file, "rb") as opened:
@@ -81,7 +80,8 @@ def read_bytes(folder: Path, name: str, most: int = LARGEST) -> bytes:
     return content
 
 
-def _open(name: str, part: str, at: int, how: int) -> int:
+def open_below(name: str, part: str, at: int, how: int) -> int:
+    """The descriptor of the entry `part` of the folder `at`, never of what a link leads to; `name` is for `Refused`."""
     try:
         return os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | how, dir_fd=at)
     except OSError as error:
@@ -289,17 +289,6 @@ def whole_folder(path: Path) -> Iterator[Path]:
         os.close(held)
 
 
-def copy_whole(source: Path, path: Path, *left_out: str, how: Callable[[str, str], object] = shutil.copy2) -> None:
-    """Copies a folder in the place of `path`, whole or not at all, without names like those `left_out`.
-
-    Links were refused before; one that comes meanwhile is copied as a link, and refused by whoever reads it.
-    """
-    with whole_folder(path) as copied:
-        without = shutil.ignore_patterns(*left_out)
-        shutil.copytree(source, copied, symlinks=True, copy_function=how, ignore=without, dirs_exist_ok=True)
-        remove(path)  # what an interrupted writer left
-
-
 def _begin_folder(path: Path) -> tuple[Path, int]:
     """A new folder beside `path`, and its descriptor, whose lock tells that somebody is at it."""
     while True:
@@ -322,20 +311,24 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically; numbers that are not finite, or beyond what readers take, become null."""
-    write_atomically(path, json.dumps(_finite(value), indent=1, sort_keys=False, allow_nan=False) + "\n")
+    """Write `value` as JSON, atomically. What readers do not take is changed: numbers that are not finite, or beyond
+    any, become null, and half a character, as a file's name holds it that is not UTF-8, what Python calls it.
+    """
+    write_atomically(path, json.dumps(_readable(value), indent=1, sort_keys=False, allow_nan=False) + "\n")
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, as `write_json` does."""
-    write_atomically(path, "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows))
+    write_atomically(path, "".join(json.dumps(_readable(row), allow_nan=False) + "\n" for row in rows))
 
 
-def _finite(value: Any) -> Any:
+def _readable(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {_readable(key): _readable(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
+        return [_readable(entry) for entry in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float) and not abs(value) < FARTHEST:  # a perplexity of e^400 as infinity
         return None
     return value

@@ -5,23 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
 from hf_optim.experiment import leftovers
+from hf_optim.experiment.copying import copy_whole
 from hf_optim.experiment.files import (
     LARGEST_RUN,
     Refused,
     check_tree,
-    copy_whole,
     own_folder,
     read_json,
     read_text,
     unwritable,
     write_atomically,
+    write_json,
 )
 from hf_optim.study.folder.changes import difference
 from hf_optim.study.folder.questions import register
@@ -166,13 +166,13 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
             "set_aside": set_aside,
             "left_out": [f"{name}: {why}" for name, results in loaded for why in results.store.unreadable.values()],
         }
-        write_atomically(into / ORIGIN, json.dumps(origin, indent=1) + "\n")
+        write_json(into / ORIGIN, origin)
         leftovers.sweep(into)
         leftovers.sweep_folders(own_folder(into, "runs"))
         for run_id, folder in copied.items():
             home = into / "runs" / run_id
             if read_status(home) is None:
-                _copy(folder / "runs" / run_id, home)
+                copy_whole(folder, f"runs/{run_id}", home, "checkpoint-*", ".*")
         yamls = {_text(folder) for folder in folders}
         if len(yamls) == 1 and (text := yamls.pop()):
             write_atomically(into / "study.yaml", text)
@@ -196,12 +196,3 @@ def _text(folder: Path) -> str:
         return read_text(folder, "study.yaml")
     except (OSError, ValueError):
         return ""
-
-
-def _copy(source: Path, home: Path) -> None:
-    """The run's folder without checkpoints, whole or not at all."""
-    try:
-        copy_whole(source, home, "checkpoint-*", ".*")
-    except shutil.Error as error:
-        # It collects what went wrong; the first cause is an OSError's text.
-        raise OSError(0, str(error.args[0][0][2])) from None

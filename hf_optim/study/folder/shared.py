@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from hf_optim.experiment import leftovers
-from hf_optim.experiment.files import LARGEST_RUN, Refused, check_tree, copy_whole, own_folder
+from hf_optim.experiment.copying import copy_whole
+from hf_optim.experiment.files import LARGEST_RUN, Refused, check_tree, own_folder
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Run
 
@@ -25,10 +24,10 @@ def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
         home = folder / "runs" / run.id
         if (home / "record.json").is_file():
             continue
-        finished = next((other / run.id for other in others if _finished(other.parent, run.id)), None)
+        finished = next((other.parent for other in others if _finished(other.parent, run.id)), None)
         if finished is None:
             continue
-        copy_whole(finished, home, "checkpoint-*", how=_link)
+        copy_whole(finished, f"runs/{run.id}", home, "checkpoint-*", linked=True)
         brought.append(run.id)
     return brought
 
@@ -43,10 +42,3 @@ def _finished(study: Path, run_id: str) -> bool:
     except Refused:
         return False
     return True
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
