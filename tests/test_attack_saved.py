@@ -210,6 +210,15 @@ def truncated(checkpoint: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def numbered(value: float) -> Callable[[Path], Any]:
+    def apply(checkpoint: Path) -> None:
+        saved = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+        saved["state"][0]["exp_avg"].view(-1)[3] = value
+        torch.save(saved, checkpoint / "optimizer.pt")
+
+    return apply
+
+
 DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half an optimizer": (truncated, "optimizer.pt is damaged or cut short"),
     "rows of the log": (told(log_history=[{"step": 2, "eval_accuracy": "x"}]), "eval_accuracy in log_history"),
@@ -220,6 +229,14 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a step for a method": (scheduled(step=5), "names what is no state of a schedule"),
     "epochs in words": (scheduled(last_epoch="x"), "last_epoch is no count of steps"),
     "rates in words": (scheduled(base_lrs=["x"]), "base_lrs holds other than rates"),
+    "NaN in a state": (
+        numbered(float("nan")),
+        "optimizer.pt: 1 of .* numbers of exp_avg of parameter hidden.weight are NaN",
+    ),
+    "infinity in a state": (
+        numbered(float("inf")),
+        "numbers of exp_avg of parameter hidden.weight are NaN or infinite",
+    ),
     "no schedule": (lambda checkpoint: torch.save([], checkpoint / "scheduler.pt"), "holds no state of a schedule"),
     "adapters within": (further_adapters, "further adapters"),
     "a random state for ever": (lambda c: keyed(c / "rng_state.pth"), "rng_state.pth: it"),

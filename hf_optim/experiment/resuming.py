@@ -6,6 +6,7 @@ Trainer takes most of it as it stands, and would fail in some later step of the 
 from __future__ import annotations
 
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from hf_optim.errors import DamagedCheckpoint, one_line
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files, saved_files
 
-SCHEDULE, STATE = "scheduler.pt", "trainer_state.json"
+OPTIMIZER, SCHEDULE, STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
 #: files that torch reads, as Trainer, accelerate and PEFT call them; others are nobody's here
-SAVED = ("optimizer.pt", SCHEDULE, "scaler.pt", "rng_state*.pth", "optimizer*.bin", "pytorch_model*.bin",
+SAVED = (OPTIMIZER, SCHEDULE, "scaler.pt", "rng_state*.pth", "optimizer*.bin", "pytorch_model*.bin",
          "adapter_model.bin")  # fmt: skip
 #: what a run takes from Trainer's state beside `checkpoints.STATE`
 TOLD = {"max_steps?": int, "num_train_epochs?": float, "num_input_tokens_seen?": int, "total_flos?": float,
@@ -37,6 +38,7 @@ def check(checkpoint: Path) -> None:
         for file in sorted(saved | checkpoints.pickled_weights(checkpoint)):
             saved_files.check(file)
         _check_schedule(checkpoint / SCHEDULE)
+        _check_numbers(checkpoint / OPTIMIZER)
         if not (checkpoint / "config.json").is_file():
             checkpoints.check_adapters(checkpoint)
     except (OSError, ValueError) as error:
@@ -56,6 +58,31 @@ def _check_state(checkpoint: Path) -> None:
         for name, value in row.items():
             if not _is_number(value) and not (name == "epoch" and value is None):
                 raise ValueError(f"{STATE}: {name[:40]} in log_history is no number")
+
+
+def _check_numbers(file: Path) -> None:
+    """What has diverged goes on diverging, at the cost of all its steps, and what was edited so would be believed."""
+    if not file.is_file():  # shards
+        return
+    how: dict[str, Any] = {"mmap": True} if zipfile.is_zipfile(file) else {}
+    told = torch.load(str(file), map_location="cpu", weights_only=True, **how)
+    states = told.get("state") if isinstance(told, dict) else None
+    for key, state in states.items() if isinstance(states, dict) else ():
+        for name, value in state.items() if isinstance(state, dict) else ():
+            if not isinstance(value, torch.Tensor) or not (value.is_floating_point() and value.itemsize > 1):
+                continue
+            if count := value.numel() - int(value.isfinite().sum()):
+                place = f"{name} of parameter {_called(told, key)}"
+                raise ValueError(f"{file.name}: {count} of {value.numel()} numbers of {place} are NaN or infinite")
+
+
+def _called(told: dict[Any, Any], key: Any) -> str:
+    """A parameter's name, where its group says it; else its number."""
+    for group in told.get("param_groups") or ():
+        indices, names = group.get("params") or (), group.get("hf_optim_names") or ()
+        if key in indices and len(names) == len(indices):
+            return str(names[list(indices).index(key)])
+    return str(key)
 
 
 def _check_schedule(file: Path) -> None:
