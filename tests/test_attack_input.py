@@ -3,6 +3,7 @@
 import io
 import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hf_optim.claims import cost
 from hf_optim.commands.main import main
 from hf_optim.core import numerals, yaml12
 from hf_optim.errors import UserError
+from hf_optim.experiment import footprint
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder import rows
 from hf_optim.study.plan import source
@@ -44,6 +46,35 @@ def test_the_power_of_a_whole_number_has_an_end(name):
     for r in (2**62, 10**400, 11):
         with pytest.raises(UserError, match="r = .* outside|more than 64 bits"):
             hf_optim.create(name, [p], r=r)
+
+
+@pytest.mark.parametrize("rate", [1e155, 1e300])
+@pytest.mark.parametrize("name", ["schedule_free_adamw", "schedule_free_sgd"])
+def test_the_power_of_a_large_rate_weighs_each_step_alike(name, rate):
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = hf_optim.create(name, [p], lr=rate)
+    for _ in range(4):
+        p.grad = torch.ones(3)
+        optimizer.step()
+    assert optimizer.param_groups[0]["average"] == 0.25
+
+
+def test_a_dry_run_refuses_what_the_run_would(capsys, monkeypatch, tmp_path):
+    """Among many, one that cannot be run is a line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(footprint, "available", lambda: 1000)
+    asked = [*TRAIN, "--gradient-accumulation-steps", "auto"]
+    assert main(asked) == main([word for word in asked if word != "--dry-run"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second and "auto: one sample takes" in first
+
+
+@pytest.mark.parametrize("read", [images.read, paragraphs.read, corpora.documents_in, parallel.read])
+def test_a_pipe_or_device_is_no_data(read, tmp_path):
+    os.mkfifo(tmp_path / "pipe.parquet")
+    for place in (tmp_path / "pipe.parquet", Path("/dev/zero")):
+        with pytest.raises(UserError, match="is a pipe, a socket or a device: give a file or a folder"):
+            list(read(place))
 
 
 def test_the_weight_of_a_tiny_rate_is_zero_and_moves_nothing():

@@ -25,6 +25,17 @@ from hf_optim.errors import UserError
 _COUNTED = {"averaged_steps": 0, "lr_max": 0.0, "weight_sum": 0.0, "average": 0.0}
 
 
+#: of one step; the sum of more of them than there are steps is a number, and rates beyond it count alike
+LARGEST_WEIGHT = 1e280
+
+
+def _weight(step: int, rate: float, h: SimpleNamespace) -> float:
+    try:
+        return min(float(float(step) ** h.r * rate**h.weight_lr_power), LARGEST_WEIGHT)
+    except OverflowError:
+        return LARGEST_WEIGHT
+
+
 class Averaged(Optimizer):
     """Base of the Schedule-Free rules. Hooks see, in `h`, `average` (c above) and `warm_lr` (lr with its warm-up)."""
 
@@ -95,8 +106,7 @@ class Averaged(Optimizer):
             group["average"] = 0.0
             if h.warm_lr > 0:
                 group["lr_max"] = max(group["lr_max"], h.warm_lr)
-                weight = float(group["averaged_steps"]) ** h.r * group["lr_max"] ** h.weight_lr_power
-                group["weight_sum"] += weight
+                group["weight_sum"] += (weight := _weight(group["averaged_steps"], group["lr_max"], h))
                 if group["weight_sum"] > 0:  # the power of a tiny rate is 0
                     group["average"] = weight / group["weight_sum"]
 

@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
                 registry.check_names(spec.optimizer)
                 registry.check_values(spec.optimizer)
             card = None if run["card"] is None else cards.find(run["card"])
-            print("\n".join(forecast.lines([(spec.id, spec.to_dict(), 1)], card)))
+            print("\n".join(forecast.lines([(spec.id, spec.to_dict(), 1)], card, strict=True)))
             return 0
         if run["card"] is not None:
             raise UserError("--card says for which GPU costs are to be said: it belongs to --dry-run")

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from hf_optim import registry
+from hf_optim.core.importing import Untrusted
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.experiment import flops, footprint, record
@@ -163,8 +164,11 @@ def _measured(model: nn.Module, task: Task, data: Data, samples: int, precision:
     return fastest(samples) if few < samples and scaled < ENOUGH else scaled
 
 
-def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None) -> list[str]:
-    """What runs cost, a line for each of (label, specification of one of them, how many), and all of them together."""
+def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None, *, strict: bool = False) -> list[str]:
+    """What runs cost, a line for each of (label, specification of one of them, how many), and all of them together.
+
+    `strict`: what a run would refuse is raised, as it would say it; among many one that cannot be run is a line.
+    """
     told, total, unknown, begun = [], 0.0, False, time.monotonic()
     seen = Seen()
     largest: Forecast | None = None  # of the steps that were measured: small ones say little of the others
@@ -175,6 +179,8 @@ def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None
             estimate = forecast(RunSpec.from_dict(spec), card, rate, seen)
             why = load(spec["task"]).unforeseen
         except UserError as error:
+            if strict and not isinstance(error, Untrusted):  # code that a dry run does not run may do well
+                raise
             estimate, why = None, str(error)
         unknown = unknown or estimate is None
         if estimate is not None and rate is None and (largest is None or _a_step(estimate) > _a_step(largest)):

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import paragraphs, published_texts
+from hf_optim.tasks.data import paragraphs, places, published_texts
 from hf_optim.tasks.data.tokenizer import using
 
 IGNORED = -100
@@ -116,6 +116,7 @@ def read(path: Path) -> tuple[dict[str, list[str]], str]:
     Raises:
         UserError: no such path, no train split, a missing column, an empty split; each in one line.
     """
+    places.check(path)
     if path.exists() and (published := published_texts.read(path)) is not None:
         lines_of, note = published
         return {split: [text for line in part if (text := line.strip())] for split, part in lines_of.items()}, note

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from hf_optim.core import shape
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import read_json, remove
-from hf_optim.tasks.data import cache, hub, paragraphs, published_texts
+from hf_optim.tasks.data import cache, hub, paragraphs, places, published_texts
 from hf_optim.tasks.data.blocks import END, IGNORED, UNKNOWN, Stream, counted, encode, fingerprint, ids_of
 
 FORMAT = 1  # changes when the same documents would give other files
@@ -120,6 +120,7 @@ def documents_in(path: Path) -> Iterator[str]:
     """The documents of the files below `path`, in the order of their names: the rows of a table's column `text`, a text
     file as a whole.
     """
+    places.check(path)
     for file in _files(path):
         if file.suffix == ".txt":
             yield paragraphs.plain(file)

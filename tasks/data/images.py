@@ -25,7 +25,7 @@ import torch
 from hf_optim.core import shape
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import parse_json
-from hf_optim.tasks.data import published_images, tables
+from hf_optim.tasks.data import places, published_images, tables
 from hf_optim.tasks.data.image_sets import (
     IMAGENET_MOMENTS,
     EncodedImages,
@@ -84,6 +84,7 @@ def read(
     """
     if not path.exists():
         raise UserError(f"data: no such file or folder: {path}")
+    places.check(path)
     known = published_images.read(path)
     if known is not None:
         return _published(known.name, known.rows, known.classes, size, held_out)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import published_texts, tables
+from hf_optim.tasks.data import places, published_texts, tables
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -67,6 +67,7 @@ def read(path: Path) -> tuple[dict[str, list[str]], str]:
     """
     if not path.exists():
         raise UserError(f"data: no such file or folder: {path}")
+    places.check(path)
     published = published_texts.read(path)
     if published is not None:
         lines, note = published
@@ -120,6 +121,7 @@ def sources(path: Path) -> dict[str, Path]:
     """
     if not path.exists():
         raise UserError(f"data: no such file or folder: {path}")
+    places.check(path)
     if path.is_file():
         if path.suffix not in SUFFIXES:
             raise UserError(f"data: {path} is none of {', '.join(SUFFIXES)} and no folder of such files")

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hf_optim.errors import UserError
-from hf_optim.tasks.data import paragraphs, published_texts, tables
+from hf_optim.tasks.data import paragraphs, places, published_texts, tables
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {
@@ -152,6 +152,7 @@ def pairs(source: Sequence[object], target: Sequence[object], place: str, sides:
 
 def _sources(path: Path, source: str, target: str) -> dict[str, tuple[Path, ...]]:
     """The one table or the two files of each split."""
+    places.check(path)
     if path.is_file():
         if path.suffix not in (".parquet", ".tsv"):
             raise UserError(
