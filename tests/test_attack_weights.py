@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from attack_parts import interrupted_run
 
+from hf_optim.engine import kernels
 from hf_optim.errors import DamagedCheckpoint, UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import resuming
@@ -98,3 +100,13 @@ def test_the_steps_of_tokenizers_there_are_are_taken(theirs: Path) -> None:
     ):
         (theirs / "tokenizer.json").write_text(json.dumps(told))
         checkpoints.check_tokenizer(theirs)
+
+
+def test_what_killed_compilers_leave_is_taken_away(tmp_path: Path) -> None:
+    old, young, whole = (tmp_path / f"{stem}.so" for stem in ("a" * 40, "b" * 40, f"{'c' * 32}-{'d' * 16}"))
+    for file in (old, young, whole):
+        file.touch()
+    for file in (old, whole):
+        os.utime(file, (0, 0))
+    kernels._sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [young, whole]

@@ -18,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -127,6 +129,14 @@ def _made_before(folder: Path, name: str) -> Path | None:
     return next((f for f in folder.glob(f"{name}-*.so") if _trusted(f) and f.name == _named(name, f)), None)
 
 
+def _sweep(folder: Path) -> None:
+    """Takes away what killed compilers have left: files that no compiler of ours can still be writing to."""
+    for file in folder.glob("*.so"):
+        with suppress(OSError):
+            if len(file.stem) == 40 and "-" not in file.stem and time.time() - file.lstat().st_mtime > 2 * _TO_BUILD:
+                file.unlink()
+
+
 def _named(name: str, file: Path) -> str:
     """A kernel's file name, which says what is in it."""
     try:
@@ -213,6 +223,7 @@ class Building:
         self._name, self._file = name, _made_before(self._places[0], name)
         if self._file is not None:
             return
+        _sweep(self._places[0])
         # Files rather than pipes: a compiler that does not read, or leaves a process behind, is not waited for.
         self._said = tempfile.TemporaryFile(dir=self._places[0])
         handle, self._new = tempfile.mkstemp(suffix=".so", prefix=name, dir=self._places[0])
