@@ -235,3 +235,19 @@ def test_the_plan_of_every_optimizer_is_strict_json():
     read = json.loads(json.dumps(planned.to_dict(), allow_nan=False))
     defaults = {optimizer["label"]: optimizer["defaults"] for optimizer in read["optimizers"]}
     assert len(defaults) > 50 and defaults["tlr_legacy"]["cap"] == "inf"
+
+
+def test_arms_of_one_optimizer_are_told_apart_by_what_differs() -> None:
+    def labels(*optimizers: object) -> list[str]:
+        text = GOOD[: GOOD.index("    hyper:")].replace("baseline: adamw\n", "")
+        text += f"optimizers: {json.dumps(optimizers)}\n"
+        return [o["label"] for o in expand(text).optimizers]
+
+    fast, slow = {"name": "adamw", "lr": 0.01}, {"name": "adamw", "lr": 1e-4, "weight_decay": 0.1}
+    assert labels("adamw", fast) == ["adamw", "adamw lr=0.01"]
+    assert labels(fast, slow) == ["adamw lr=0.01", "adamw lr=0.0001 weight_decay=0.1"]
+    assert labels(fast, {**slow, "label": "slow"}) == ["adamw", "slow"], "one alone needs no more than its name"
+    same = [{"name": "tlr", "base": {"name": "sgd", "lr": lr}, "gamma": 0.3} for lr in (0.1, 0.3)]
+    assert labels(*same) == ["tlr(sgd) base.lr=0.1", "tlr(sgd) base.lr=0.3"], "and what they share is not said"
+    with pytest.raises(UserError, match="'adamw' is used twice"):
+        labels("adamw", {"name": "adamw"})

@@ -15,13 +15,15 @@ ABOUT = "compare a few optimizers on one task: the short way to a study"
 EXAMPLES = (
     "hf-optim compare adamw smaran --task lm",
     'hf-optim compare adamw "tlr(sgd)" "{name: smaran, lr: 0.05}" --task vision --model resnet --trials 8',
+    'hf-optim compare "{name: adamw, lr: 1e-3}" "{name: adamw, lr: 1e-4, label: a tenth}" --task vision',
     'hf-optim compare adamw my.py:Mine --task lm --trials 8 --space "{my.py:Mine: {lr: [1e-4, 0.1, log]}}"',
 )
 LONGEST = 80  # characters of a study's name
 EPILOG = """
-The first optimizer is the baseline. The study's YAML lies in its folder as study.yaml: copy it to ask for more. Without
---trials the rates are the defaults, and the verdict is about these settings; with it each optimizer is tuned alike, on
-the validation split. Interrupt it at any moment: the same command goes on.
+The first optimizer is the baseline; two settings of one are told apart by what differs, or by a label. The study's YAML
+lies in its folder as study.yaml: copy it to ask for more. Without --trials the rates are the defaults, and the
+verdict is about these settings; with it each optimizer is tuned alike, on the validation split. Interrupt it at any
+moment: the same command goes on.
 """
 
 
@@ -67,10 +69,14 @@ def written(given: Any) -> str:
     import json
     import re
 
+    from hf_optim.study.plan.entries import default_labels
     from hf_optim.toys.trajectory import label_of, parse
 
-    specs = [parse(text) for text in given.optimizers]
-    labels, task = [label_of(spec) for spec in specs], given.task
+    specs = [parse(text, labelled=True) for text in given.optimizers]
+    bare = [{key: value for key, value in spec.items() if key != "label"} for spec in specs]
+    labels, task = [str(spec.get("label", label_of(one))) for spec, one in zip(specs, bare, strict=True)], given.task
+    if len(set(labels)) < len(labels):
+        labels = [str(spec.get("label", one)) for spec, one in zip(specs, default_labels(bare), strict=True)]
     paths = [*importing.paths(specs), *importing.paths({"task": task})]
     tuned = f"-tuned{given.trials}" if given.trials else ""
     size = "" if given.size == "small" else f"-{given.size}"

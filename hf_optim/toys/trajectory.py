@@ -126,15 +126,17 @@ def tuned(
     return min(sound, key=lambda path: path.values[-1]) if sound else tries[-1]
 
 
-def parse(text: str) -> dict[str, Any]:
-    """An optimizer of the command line: a name, `wrapper(base)`, an import path, or a mapping in JSON or YAML.
+def parse(text: str, labelled: bool = False) -> dict[str, Any]:
+    """An optimizer of the command line: a name, `wrapper(base)`, an import path, or a mapping in JSON or YAML, which
+    may have a `label` where it is `labelled`.
 
     Raises:
         UserError: it is none of these, or names nothing.
     """
 
     spec = _parse(text.strip())
-    registry.check_spec(with_rate(spec, RATES[0]) if takes_rate(spec) else spec)
+    bare = {key: value for key, value in spec.items() if key != "label"} if labelled else spec
+    registry.check_spec(with_rate(bare, RATES[0]) if takes_rate(bare) else bare)
     return spec
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,33 @@ def _fitting(label: str, most: int, paths: Sequence[str]) -> str:
     return label
 
 
+def default_labels(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The label of each specification; arms of one optimizer are told apart by what differs: "adamw lr=0.01"."""
+    labels = [optimizer_label(spec) for spec in specs]
+    fitting = [_fitting(label, LONGEST, importing.paths(spec)) for label, spec in zip(labels, specs, strict=True)]
+    given = [dict(_given(spec)) for spec in specs]
+    for i, values in enumerate(given):
+        alike = [other for j, other in enumerate(given) if labels[j] == labels[i]]
+        apart = [f"{k}={_short(v)}" for k, v in values.items() if any(k not in o or o[k] != v for o in alike)]
+        fitting[i] = (
+            _fitting(" ".join([labels[i], *apart]), LONGEST, importing.paths(specs[i])) if apart else fitting[i]
+        )
+    return fitting
+
+
+def _given(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What a specification gives, as "lr", "base.lr"; a base's name is in the label already."""
+    for key, value in spec.items():
+        if isinstance(value, Mapping):
+            yield from _given(value, f"{prefix}{key}.")
+        elif key != "name" and not (key == "base" and isinstance(value, str)):
+            yield f"{prefix}{key}", value
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
 def optimizers(source: Source, value: Any) -> list[dict[str, Any]]:
     from hf_optim import registry
 
@@ -57,16 +85,20 @@ def optimizers(source: Source, value: Any) -> list[dict[str, Any]]:
     if not value:
         raise source.error(where, "optimizers is empty: name at least one")
     entries: list[dict[str, Any]] = []
+    specs, own = [], []
     for i, item in enumerate(value):
         here = (*where, i)
         source.check_type(here, item, (str, dict), "an optimizer's name or a mapping with a name")
         spec = {"name": item} if isinstance(item, str) else dict(item)
         if not isinstance(spec.get("name"), str):
             raise source.error(here, "an optimizer needs a name: {name: adamw, lr: 0.001}")
-        label = spec.pop("label", None)
+        own.append(spec.pop("label", None))
         check_entry(source, here, spec)
-        if label is None:
-            label = _fitting(optimizer_label(spec), LONGEST, importing.paths(spec))
+        specs.append(spec)
+    defaults_of = iter(default_labels([spec for spec, label in zip(specs, own, strict=True) if label is None]))
+    for i, (spec, label) in enumerate(zip(specs, own, strict=True)):
+        here = (*where, i)
+        label = next(defaults_of) if label is None else label
         source.check_type((*here, "label"), label, str, "a text")
         if not is_plain(label) or len(label) > LONGEST:
             raise source.error(
