@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from study_fakes import make_study
@@ -15,7 +16,7 @@ from study_fakes import make_study
 import hf_optim
 from hf_optim.commands.cite import entry
 from hf_optim.commands.main import main
-from hf_optim.study.findings import table
+from hf_optim.study.findings import naming, table
 from hf_optim.study.folder import results as records
 from hf_optim.study.report import figure_texts, figures, paper
 from hf_optim.study.statistics.paired import summarise
@@ -188,3 +189,22 @@ def test_citing_nothing_cites_this_package(tmp_path, capsys):
     assert main(["cite", f"{tmp_path}/mine.py:Mine"]) == 0 and "Mine" in capsys.readouterr().out
     assert main(["cite", "torch.optim:SGD"]) == 2 and "names no paper" in capsys.readouterr().err
     assert main(["cite", "adamv"]) == 2 and "adam" in capsys.readouterr().err
+
+
+def test_a_table_for_readers_has_names_in_place_of_import_paths_unless_they_could_be_confused(tmp_path, capsys):
+    labels = ("adamw", "mine.py:Mine", "tlr(mine.py:Mine)", "torch.optim:AdamW")
+    make_study(tmp_path, labels, seeds=3)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    for optimizer in plan["optimizers"]:
+        if optimizer["label"].startswith("tlr("):
+            optimizer["spec"] = {"name": "tlr", "base": "mine.py:Mine"}
+    assert naming.shown(SimpleNamespace(optimizers=plan["optimizers"])) == {
+        "adamw": "adamw",
+        "mine.py:Mine": "Mine",
+        "tlr(mine.py:Mine)": "tlr(Mine)",
+        "torch.optim:AdamW": "torch.optim:AdamW",  # beside adamw
+    }
+    for form in ("latex", "markdown", "csv"):
+        assert main(["export", str(tmp_path), "--table", form]) == 0
+        first = [line.split(" &")[0].strip("| ").split(" |")[0] for line in capsys.readouterr().out.splitlines()]
+        assert any(cell.startswith("Mine") for cell in first) and "torch.optim:AdamW" in "".join(first)

@@ -68,8 +68,10 @@ def export(
     built = tables.build(results)
     with writing(Path(output or folder)):
         if table is not None:
+            from hf_optim.study.findings import naming
             from hf_optim.study.report import paper
 
+            built = tables.for_readers(built, naming.shown(results.plan))
             text = {"latex": paper.latex, "markdown": paper.markdown, "csv": paper.csv}[table](built)
             if output is None:
                 print(text, end="")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_optim.core import importing
 from hf_optim.study.plan.plan import Plan, cell_spec, flatten
 from hf_optim.study.plan.tuning import distinct
 from hf_optim.study.plan.units import SETTINGS
@@ -44,6 +46,20 @@ def named(plan: Plan, label: str) -> str:
     few = f", {different} distinct settings" if different < trials else ""
     how = f"{trials} trials over {', '.join(keys)}{few}"
     return f"{label} (tuned: {how})" if plan.repetitions else f"{label} {SETTINGS} (found by one tuning: {how})"
+
+
+def shown(plan: Plan) -> dict[str, str]:
+    """Each label as a table for readers has it: the name alone of what an import path names ("file.py:Mine" is
+    "Mine"), unless another optimizer's could be read as the same.
+    """
+    short = {}
+    for optimizer in plan.optimizers:
+        name = optimizer["label"]
+        for path in importing.paths(optimizer["spec"]):
+            name = name.replace(path, path.rpartition(":")[2])
+        short[optimizer["label"]] = name
+    alike = Counter(name.casefold() for name in short.values())
+    return {label: name if alike[name.casefold()] == 1 else label for label, name in short.items()}
 
 
 def _rule(plan: Plan, label: str) -> list[str]:

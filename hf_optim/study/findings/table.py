@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics as plain_statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
@@ -135,6 +135,18 @@ class TaskTable:
         """How many decimals the metric is shown with."""
         largest = max((abs(v) for row in self.rows for v in row.values.values()), default=1.0)
         return 3 + leading(largest) if largest < 0.1 else 4 if largest < 10 else 3 if largest < 100 else 1
+
+
+def for_readers(tables: Sequence[TaskTable], names: Mapping[str, str]) -> list[TaskTable]:
+    """The tables with other names in place of the labels."""
+    return [
+        replace(
+            table,
+            baseline=names[table.baseline],
+            rows=tuple(replace(row, optimizer=names[row.optimizer]) for row in table.rows),
+        )
+        for table in tables
+    ]
 
 
 def build(results: Results) -> list[TaskTable]:
