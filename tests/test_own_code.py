@@ -3,9 +3,11 @@ at once; and what can be read of it is read without running it."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment import forecast, record
 from hf_optim.study.folder.store import read_status
-from hf_optim.study.launch import worker
+from hf_optim.study.launch import launcher, worker
 from hf_optim.study.plan import plan, source, values
 
 RUNS = "raise RuntimeError('this file ran')\n"
@@ -278,3 +280,39 @@ def test_a_label_that_is_too_long_says_what_to_do(folder: Path, capsys: pytest.C
     (folder / "s.yaml").write_text(MISSPELT.replace("'PATH'", f"nadamw, label: {'x' * 41}"))
     code, _, err = told(capsys, "study", "s.yaml", "--dry-run")
     assert code == 2 and "1 to 40 characters" in err and err.rstrip().endswith("give a label:")
+
+
+# --- two arms of one optimizer ---------------------------------------------------------------------------------------
+
+
+def test_compare_takes_two_settings_of_one_optimizer_and_their_labels(folder, capsys):
+    task = ("--task", "logistic", "--size", "smoke", "--seeds", "2", "--dry-run")
+    code, out, err = told(capsys, "compare", "adamw", "{name: adamw, lr: 0.01}", *task)
+    assert code == 0, err
+    assert out.startswith("adamw-vs-adamw-lr-0.01-logistic-smoke: ") and "  adamw lr=0.01: adamw lr=0.01" in out
+    code, out, err = told(capsys, "compare", "adamw", "{name: adamw, lr: 0.01, label: fast one}", *task)
+    assert code == 0, err
+    assert out.startswith("adamw-vs-fast-one-logistic-smoke: ") and "  fast one: adamw lr=0.01" in out
+
+
+# --- what a script imports beside it ---------------------------------------------------------------------------------
+
+
+def test_a_task_that_cannot_be_imported_stops_the_study_at_its_first_run(run, folder):
+    """Its runs would be records of failures, which nothing runs again by itself."""
+    (folder / "broken.py").write_text("import not_there\n")
+    spec: dict[str, Any] = {"task": f"{folder / 'broken.py'}:mine", "optimizer": {"name": "sgd"}, "seed": 0}
+    with pytest.raises(UserError, match="No module named 'not_there'.*every run would end so: mend it"):
+        worker.execute(folder / "study", "run0", spec, trust=True)
+    assert read_status(folder / "study" / "runs" / "run0") is None
+
+
+def test_a_worker_finds_what_the_users_script_finds_beside_itself(folder, monkeypatch):
+    script = ModuleType("__main__")
+    script.__file__, script.__spec__ = str(folder / "go.py"), None
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    (environment,) = launcher.environments(1)
+    assert str(folder) in environment["PYTHONPATH"].split(os.pathsep)
+    script.__file__ = None  # a notebook's: the folder that it happens to be in is nobody's
+    assert str(folder) not in launcher.environments(1)[0]["PYTHONPATH"].split(os.pathsep)

@@ -34,6 +34,10 @@ _refused: ContextVar[str] = ContextVar("_refused", default="")
 _unread: ContextVar[bool] = ContextVar("_unread", default=False)
 
 
+class Unimportable(UserError):
+    """Code of the user's that fails while it is imported: what follows from a name says nothing about it."""
+
+
 class Untrusted(UserError):
     """A name of code that stands where a stranger may have written it."""
 
@@ -162,7 +166,7 @@ def import_path(path: str) -> Any:
     """The object behind an import path.
 
     Raises:
-        UserError: no such file, module or name, or the code fails while it is imported.
+        UserError: no such file, module or name; `Unimportable` where the code fails while it is imported.
         Untrusted: within `refused`.
     """
     where, _, attribute = path.rpartition(":")
@@ -177,7 +181,7 @@ def import_path(path: str) -> Any:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(
+        raise Unimportable(
             f"{path}: cannot import {where} ({type(error).__name__}: {error}{_beside(where, error)})"
         ) from error
     if not hasattr(module, attribute):

@@ -258,6 +258,8 @@ def finish(folder: Path, quiet: bool = False) -> int:
         safe.say(console, note)
     for failed, why in failures:
         safe.say(console, f"failed: {records.describe(failed)}: {why}")
+    if failures:
+        safe.say(console, "A failed run is a result, and kept: --retry-failed (retry_failed=True) runs it again.")
     for run_, why in results.unreadable():
         safe.say(console, f"unreadable: {records.describe(run_)}: {why}")
     safe.say(console, f"Report: {folder / 'report.html'}")

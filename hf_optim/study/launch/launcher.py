@@ -271,12 +271,24 @@ def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
     return process.stdin, process.stdout
 
 
+def _beside_program() -> str:
+    """The folder of the script that Python was started with, where it looks for what the script imports: a task's file
+    that imports its neighbours there does so in a worker, too. Empty after `-m` and in a notebook.
+    """
+    program = sys.modules.get("__main__")
+    file = getattr(program, "__file__", None)
+    if file is None or getattr(program, "__spec__", None) is not None or sys.flags.safe_path:
+        return ""
+    folder = str(Path(file).resolve().parent)
+    return folder if folder in sys.path else ""
+
+
 def environments(jobs: int, gpus_per_run: int = 1) -> list[dict[str, str]]:
     """The environment of each worker: one thread each on CPU, GPUs dealt out in turn, `gpus_per_run` to each; where
     there are more workers than that, several share a GPU and know it (`record.SHARERS`).
     """
     package_home = str(Path(__file__).resolve().parents[3])
-    path = os.pathsep.join(p for p in (package_home, os.environ.get("PYTHONPATH", "")) if p)
+    path = os.pathsep.join(p for p in (package_home, _beside_program(), os.environ.get("PYTHONPATH", "")) if p)
     common = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
     devices = gpus()
     if devices:

@@ -84,8 +84,8 @@ def execute(
     above 1 train one model together. `trust` says that the user asked for the code that `spec` names.
     `tracked`: trackers are fed as well. `asks` names the figure by which the run is chosen.
 
-    Raises UserError, and leaves no record, where the disk is the problem, or a training of the user's own that does not
-    return what is asked of it: that says nothing about the run.
+    Raises UserError, and leaves no record, where the disk is the problem, or a task of the user's own that cannot be
+    imported or does not return what is asked of it: that says nothing about the run.
     """
     lock = Lock(folder, run_id)
     if not lock.acquire():
@@ -107,6 +107,8 @@ def execute(
         try:
             with output_to(home / "log.txt"):
                 _train(home, spec, checkpoint_every, processes, trust, tracked)
+        except importing.Unimportable as error:  # the task's file; nothing has run
+            raise UserError(f"{error}; every run would end so: mend it, and the same command goes on") from error
         except Exception as error:
             check_disk(folder, error)
             if read_status(home) is None:
