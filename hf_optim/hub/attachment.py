@@ -340,10 +340,14 @@ class Attachment(TrainerCallback):
         self._inner_log(logs, *args, **kwargs)
 
     def _tell_rate(self, logs: dict[str, float]) -> None:
-        """Trainer logs the rate of the first group, which is not always one that goes by the rule."""
+        """Trainer logs the rate of the first group, which is not always one that goes by the rule: that of the step
+        or, in other releases, of the next one."""
         first = self._rates.first(self.optimizer)
         if first and "learning_rate" in logs and hasattr(self.trainer.lr_scheduler, "get_last_lr"):
-            logs["learning_rate"] = float(self.trainer.lr_scheduler.get_last_lr()[first])
+            used = self._rates.scheduled()
+            now = [float(rate) for rate in self.trainer.lr_scheduler.get_last_lr()]
+            of_step = len(used) == len(now) and math.isclose(logs["learning_rate"], used[0], rel_tol=1e-6)
+            logs["learning_rate"] = (used if of_step else now)[first]
 
     # --- keeping the window's batches, for rules that evaluate them again --------------------------------------------
 

@@ -28,6 +28,10 @@ class LoggedRates:
             for group in optimizer.param_groups
         ]
 
+    def scheduled(self) -> list[float]:
+        """Each group's rate going into the last step, as the schedule set it."""
+        return [_number(rates["lr"]) for rates in self._used]
+
     def effective(self, optimizer: Any) -> list[float]:
         """The effective rate of each group in the last step: schedule times the rule's own factor."""
         groups = optimizer.param_groups
