@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hf_optim.core import catalogue, validate
 from hf_optim.core.catalogue import Info, classes, everything
 from hf_optim.core.importing import import_path, readable, stands
-from hf_optim.errors import UserError
+from hf_optim.errors import UnknownName, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -127,6 +127,7 @@ def check_spec(spec: Any) -> None:
         if base is None:
             raise UserError(_baseless(name, known))
         check_spec(base)
+        _check_base_owns(name, known, given, base)
     building = () if known.family == "wrapper" else BUILDING  # a wrapper's base is what is built over the model
     validate.unknown(name, given, [*known.required, *known.defaults, *known.options, *building])
     for k, v in known.arguments.items():
@@ -136,6 +137,18 @@ def check_spec(spec: Any) -> None:
     for r in known.required:
         if r not in given:
             raise UserError(f"{name} has no default for {r}: give it")
+
+
+def _check_base_owns(name: str, wrapper: Info, given: dict[str, Any], base: Any) -> None:
+    """Raise where a wrapper is given what is its base's: a rate, most often."""
+    inner = as_spec(base)["name"]
+    if not isinstance(inner, str) or ":" in inner:
+        return
+    own = {*wrapper.required, *wrapper.defaults, *wrapper.options}
+    for key in given:
+        if key not in own and key in {*info(inner).defaults, *info(inner).required}:
+            where = f"base={{'name': {inner!r}, {key!r}: {given[key]!r}}}"
+            raise UnknownName(f"{name} has no hyper-parameter {key!r}, its base has: {where}")
 
 
 def _baseless(name: str, wrapper: Info) -> str:

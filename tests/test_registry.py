@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from contract import NAMES, Problem
+from test_plugin import HEAVY_BALL
 
 import hf_optim
 from hf_optim import registry
@@ -178,3 +179,31 @@ def test_a_declaration_that_cannot_be_read_is_named(tmp_path):
     file.write_text("class Computed(Optimizer):\n    needs = {LOSS}\n\n    def __init__(self, params): ...\n")
     with pytest.raises(UserError, match=r"computed.py:2: needs must be a literal"):
         catalogue.read(file, "optimizers")
+
+
+@pytest.mark.parametrize(
+    "made, message",
+    [
+        (
+            lambda: hf_optim.create("tlr", Problem().params, lr=0.1, base="sgd"),
+            r"its base has: base={'name': 'sgd', 'lr': 0.1}",
+        ),
+        (lambda: hf_optim.create(torch.nn.Linear(2, 1), "smaran"), "is a model, and the optimizer comes first"),
+        (lambda: hf_optim.create("smaran", Problem().params, betas=(0.9, 0.9)), r"'betas'; it has: lr"),
+    ],
+)
+def test_what_stands_in_the_wrong_place_is_said_where_it_belongs(made, message):
+    with pytest.raises(UserError, match=message):
+        made()
+
+
+def test_a_class_without_a_docstring_has_none(tmp_path):
+    (tmp_path / "bare.py").write_text("import torch\n\nclass Bare(torch.optim.SGD):\n    pass\n")
+    assert registry.about(f"{tmp_path}/bare.py:Bare").doc == "", "not that of torch's base class"
+
+
+def test_a_rule_that_hands_over_part_of_its_arguments_is_told(tmp_path):
+    text = HEAVY_BALL.replace("super().__init__(params, locals())", "super().__init__(params, dict(lr=lr))")
+    (tmp_path / "part.py").write_text(text)
+    with pytest.raises(UserError, match=r"hands over no beta: let it call super\(\).__init__\(params, locals"):
+        hf_optim.create(f"{tmp_path}/part.py:HeavyBall", Problem().params)

@@ -70,7 +70,7 @@ class Optimizer(Stateful):
     def __init__(self, params: Any, arguments: dict[str, Any]) -> None:
         # Of a constructor's locals, its arguments: another local would become a hyper-parameter.
         mine = inspect.signature(arguments.get("__class__", type(self)).__init__).parameters
-        hyper = {k: arguments[k] for k in mine if k not in ("self", "params", *validate.SHELL_OPTIONS)}
+        hyper = validate.handed_over(arguments, mine)
         self.needs = frozenset(type(self).needs)
         validate.shell(self.rule, arguments)
         self.compile = self._wants_kernels(arguments.get("compile"))

@@ -265,7 +265,7 @@ def described(path: str, cls: Any) -> Info:
         tuple(p.name for p in named if p.default is p.empty),
         tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
         own.get("state_bytes") or 4 * len(own.get("slots", ())),
-        doc=inspect.getdoc(cls) or "",
+        doc=inspect.cleandoc(vars(cls).get("__doc__") or "") if isinstance(cls, type) else inspect.getdoc(cls) or "",
         cited=own.get("cited", ("", "", "", 0)),
         int8_slots=len(own.get("int8_slots", ())),
         **{k: MappingProxyType(dict(own.get(k, {}))) for k in ("search_space", "special_cases", "as_base")},

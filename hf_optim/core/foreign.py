@@ -99,6 +99,8 @@ def check_arguments(factory: Callable[..., Any], name: str, hyper: Mapping[str, 
     parameters = signature(factory, name).parameters
     asked = [k for k in parameters if k in OFFERED]
     if not asked:
+        if callable(getattr(factory, "named_parameters", None)):
+            raise UserError(f"{name} is a model, and the optimizer comes first: create(name, model)")
         other = " is no torch.optim.Optimizer; what makes one" if isinstance(factory, type) else ""
         raise UserError(f"{name}{other} must ask for one of {', '.join(OFFERED)} by an argument's name")
     try:

@@ -66,7 +66,7 @@ def equal(a: Any, b: Any) -> bool:
 
 def _as_close(word: str, words: Iterable[str]) -> list[str]:
     """Up to three of the words that are alike enough, and about as much as the most alike."""
-    near = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(word, words, n=3, cutoff=0.5 if len(word) <= 3 else 0.55)
     likeness = [difflib.SequenceMatcher(None, one, word).ratio() for one in near]
     return [one for one, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - 0.15]
 
@@ -78,6 +78,14 @@ def closest(word: str, words: Iterable[str]) -> str:
     near = [candidate for candidate in (_SAME.get(word.lower(), ""), word) if candidate in words and candidate != word]
     near = near or [lower[match] for match in _as_close(word.lower(), lower)]
     return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def handed_over(arguments: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The hyper-parameters among what a constructor hands over; `names` are its own."""
+    hyper = [name for name in names if name not in ("self", "params", *SHELL_OPTIONS)]
+    if lacking := [name for name in hyper if name not in arguments]:
+        raise UserError(f"its constructor hands over no {lacking[0]}: let it call super().__init__(params, locals())")
+    return {name: arguments[name] for name in hyper}
 
 
 def unknown(owner: str, names: Iterable[str], valid: Iterable[str]) -> None:

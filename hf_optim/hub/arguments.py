@@ -53,6 +53,8 @@ def to_spec(name: Any, hyper: Mapping[str, Any], settled: bool = True) -> dict[s
         if not isinstance(spec["name"], str):
             _check_values(spec)
             return spec
+    elif isinstance(name, tuple) and name and hasattr(name[0], "trainer"):
+        raise UserError("what factory() gives goes into Trainer(..., optimizer_cls_and_kwargs=...), not to attach")
     else:
         raise UserError(
             "an optimizer is given by name, as {'name': ...}, as a class, a factory or an instance, not as "
