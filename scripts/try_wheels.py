@@ -1,6 +1,9 @@
 """Tries what is to be released in empty environments, one for the core and one for each extra that a user wants alone.
 
-    python scripts/try_wheels.py dist/* [--only core --only study]
+    python scripts/try_wheels.py dist/* [--only core --only study] [--limit MINUTES]
+
+`--only` tries one extra alone. Each step is told when it begins, with the minutes since the start; one that takes
+longer than the limit (15 minutes for each) is ended, and is a failure that says so.
 
 Each environment gets the wheel with one extra and nothing else, and does what that extra is for; what belongs to
 another extra must be one line that names it. Of the sdist the core is tried.
@@ -17,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 STEP = (
@@ -71,28 +75,54 @@ TRIED: dict[str, tuple[list[list[str]], list[tuple[list[str], str]]]] = {
 }
 
 
-def environment(folder: Path, wanted: str) -> Path:
-    """The interpreter of a new environment that has `wanted` and nothing else."""
+BEGUN = time.monotonic()
+
+
+def tell(text: str) -> None:
+    print(f"[{(time.monotonic() - BEGUN) / 60:5.1f} min] {text}", flush=True)
+
+
+def short(arguments: list[str]) -> str:
+    """A command in a line: of a program's text the first words."""
+    return " ".join(" ".join(arguments).split())[:70]
+
+
+def environment(folder: Path, wanted: str, limit: float) -> Path:
+    """The interpreter of a new environment that has `wanted` and nothing else. Raises what subprocess does."""
     python, uv = folder / "bin" / "python", shutil.which("uv")
     making = [uv, "venv", "--quiet", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
     installing = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
-    subprocess.run([*making, folder], check=True)
-    subprocess.run([*installing, "--quiet", wanted], check=True)
+    subprocess.run([*making, folder], check=True, timeout=limit)
+    subprocess.run([*installing, "--quiet", wanted], check=True, timeout=limit)
     return python
 
 
-def tried(file: Path, extra: str, folder: Path) -> list[str]:
+def tried(file: Path, extra: str, folder: Path, limit: float) -> list[str]:
     """What went wrong with one extra of a wheel or sdist; empty if nothing did."""
-    python = environment(folder / "env", str(file) if extra == "core" else f"{file}[{extra}]")
+    tell(f"{file.name}: {extra}: installing into an empty environment")
+    try:
+        python = environment(folder / "env", str(file) if extra == "core" else f"{file}[{extra}]", limit)
+    except subprocess.SubprocessError as error:
+        how = "exit code {0.returncode}" if hasattr(error, "returncode") else "not done after {0.timeout:g} s"
+        return [f"{extra}: not installed, {how.format(error)}"]
     told = []
     works, misses = TRIED[extra]
+
+    def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        tell(f"  {short(arguments)}")
+        try:
+            return subprocess.run([python, *arguments], cwd=folder, capture_output=True, text=True, timeout=limit)
+        except subprocess.TimeoutExpired:
+            late = f"not ended after {limit / 60:g} minutes"
+            return subprocess.CompletedProcess(arguments, 124, "", late)
+
     for arguments in works:
-        done = subprocess.run([python, *arguments], cwd=folder, capture_output=True, text=True)
+        done = run(arguments)
         if done.returncode:
             told.append(f"{extra}: {' '.join(arguments)}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     for arguments, says in misses:
-        done = subprocess.run([python, *arguments], cwd=folder, capture_output=True, text=True)
-        lines = done.stderr.splitlines()
+        done = run(arguments)
+        lines = done.stderr.splitlines() or [""]
         ours = arguments[0] == "-m"  # a program's traceback is Python's; its last line is ours
         if done.returncode != (2 if ours else 1) or says not in lines[-1] or (ours and len(lines) > 1):
             told.append(f"{extra}: {' '.join(arguments)} should say {says} in one line: {done.stderr[-300:]}")
@@ -102,15 +132,19 @@ def tried(file: Path, extra: str, folder: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="the wheel, and the sdist")
-    parser.add_argument("--only", action="append", choices=TRIED)
+    parser.add_argument("--only", action="append", choices=TRIED, help="this extra alone; may be repeated")
+    parser.add_argument("--limit", type=float, default=15.0, metavar="MINUTES", help="of each step (default: 15)")
     given = parser.parse_args()
     told = []
-    for file in given.files:
-        for extra in (given.only or TRIED) if file.suffix == ".whl" else ("core",):
-            with tempfile.TemporaryDirectory() as folder:
-                told += tried(file.resolve(), extra, Path(folder))
-            print(f"{file.name}: {extra}: tried", flush=True)
-    print("\n".join(told) or "each does what it is for, and says what it lacks")
+    todo = [(file, e) for file in given.files for e in ((given.only or TRIED) if file.suffix == ".whl" else ("core",))]
+    for number, (file, extra) in enumerate(todo, 1):
+        with tempfile.TemporaryDirectory() as folder:
+            wrong = tried(file.resolve(), extra, Path(folder), 60 * given.limit)
+        tell(f"{file.name}: {extra}: {len(wrong)} wrong ({number} of {len(todo)} tried)")
+        for line in wrong:
+            print(f"  {line}", flush=True)
+        told += wrong
+    print(f"{len(told)} wrong, as said above" if told else "each does what it is for, and says what it lacks")
     return int(bool(told))
 
 

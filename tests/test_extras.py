@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -138,3 +139,17 @@ def test_a_study_that_would_lack_a_module_in_the_middle_does_not_begin(monkeypat
         conduct.study("smoke", output=str(tmp_path / "s"))
     assert not (tmp_path / "s").exists()
     extras.installed("the doors", "hf")
+
+
+def test_wheels_are_tried_within_a_limit_and_say_what_they_are_at(tmp_path, monkeypatch, capsys):
+    """Of a release that tells nothing and does not end nobody has a verdict."""
+    spec = importlib.util.spec_from_file_location("try_wheels", PYPROJECT.parent / "scripts" / "try_wheels.py")
+    assert spec is not None and spec.loader is not None
+    wheels = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(wheels)
+    monkeypatch.setattr(wheels, "environment", lambda *_: sys.executable)
+    monkeypatch.setattr(wheels, "TRIED", {"hf": ([["-c", "print(1)"], ["-c", "import time; time.sleep(60)"]], [])})
+    (wrong,) = wheels.tried(tmp_path / "a.whl", "hf", tmp_path, limit=2)
+    assert "time.sleep(60)" in wrong and "not ended after" in wrong
+    told = capsys.readouterr().out
+    assert "a.whl: hf: installing" in told and "-c print(1)" in told and told.startswith("[  0.")
