@@ -196,7 +196,8 @@ def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None
     return [
         f"costs {where}:",
         *told,
-        f"  in all {duration(total)} one after the other{', and more' if unknown else ''}"
+        f"  in all {duration(total)} of steps, one after the other{', and more' if unknown else ''}; starting and "
+        "evaluating come on top, seconds for each run"
         if total
         else "  in all unknown",
     ]

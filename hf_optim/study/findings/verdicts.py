@@ -236,7 +236,8 @@ def _numbers(results: Results, c: Comparison, digits: int) -> str:
 def _odds(plan: Plan, c: Comparison) -> str:
     if math.isnan(c.better):
         return ""
-    return f"ahead in {c.better:.0%} of {c.pairs} {naming.unit(plan)} [{c.better_low:.0%}, {c.better_high:.0%}]"
+    half = ", a tie as half" if not (c.better * c.pairs + 1e-9) % 1 < 1e-6 else ""
+    return f"ahead in {c.better:.0%} of {c.pairs} {naming.unit(plan)}{half} [{c.better_low:.0%}, {c.better_high:.0%}]"
 
 
 def _is(p: float) -> str:

@@ -77,7 +77,7 @@ def _side_by_side(
             else:
                 line += '<td class="default">·</td>'
         lines.append(f"<tr>{line}</tr>")
-    note = "Only values that are not the same for all; pale ones are defaults."
+    note = "Only values that are not the same for all; pale ones are defaults; · where the optimizer has no such thing."
     if any(searched.values()):
         note += " Of what was tuned, the chosen value stands before the range that was searched."
     return f'<p class="soft">{note}</p>{html_table(["optimizer", "name", *columns], lines, caption)}'
