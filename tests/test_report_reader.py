@@ -7,6 +7,7 @@ import json
 import re
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -16,9 +17,10 @@ from tuning_fakes import YAML, even, expand, good_rate, one_in_vain, whole
 from hf_optim.core.safe_text import say
 from hf_optim.study.findings import naming, protocol, table, verdicts
 from hf_optim.study.folder import results as records
+from hf_optim.study.report import forest, recipe, sections, tables
 from hf_optim.study.report import html as report
-from hf_optim.study.report import recipe, sections, tables
 from hf_optim.study.report.summary import headline, terms
+from hf_optim.study.statistics.paired import summarise
 
 LOSS = {"name": "test_loss", "greater_is_better": False}
 
@@ -180,3 +182,16 @@ def test_where_nobody_knows_what_an_untrained_model_has_the_page_says_so(tmp_pat
         history.write_text("".join(f"{line}\n" for line in kept))
     results, task_tables = loaded(tmp_path)
     assert f"Not known of {task_tables[0].task}: no run logged" in terms(results, task_tables)["untrained"]
+
+
+def test_a_share_with_a_tie_and_an_axis_that_is_not_even_say_so():
+    plan = SimpleNamespace(repetitions=None)
+    said = [
+        verdicts._odds(plan, SimpleNamespace(better=wins / 10, pairs=10, better_low=0.2, better_high=0.9))
+        for wins in (6, 5.5)
+    ]
+    assert said == ["ahead in 60% of 10 seeds [20%, 90%]", "ahead in 55% of 10 seeds, a tie as half [20%, 90%]"]
+    for high, plain in ((0.5, True), (0.99, False)):
+        row = forest.ForestRow("a", [high - 0.02, high], summarise([high - 0.02, high]), None, "")
+        panel = forest.means([row], "test accuracy", "seeds", share=True)
+        assert panel is not None and plain != ("(log error)" in panel.head)

@@ -52,7 +52,7 @@ def means(rows: Sequence[ForestRow], metric: str, units: str, share: bool) -> Pa
     for row in rows:
         seeds = "".join(f'<circle class="seed" cx="{x(v):.1f}" cy="0" r="3.2"/>' for v in row.values)
         marks.append(seeds + ("" if row.note else _whisker(x, row.mean)))
-    scale = ", on the logarithm of the error" if x.kind == "accuracy" else ""
+    scale = " (log error)" if x.kind == "accuracy" else ""
     return Panel(f"{metric}: {units}, mean and 95 % interval{scale}", _axis(x, len(rows)), marks)
 
 
