@@ -1,29 +1,33 @@
-"""A task whose model "raises" fails, and whose model "dies" takes the process with it, as a lack of memory does."""
+"""Trainings for studies that are disturbed: one takes its time, one raises, one takes its process with it."""
 
 import os
 import signal
+import time
+from random import Random
 
+from hf_optim import study
 from hf_optim.experiment.task import Preset, Primary, Size, Task, Value
 
 
 class Troubled(Task):
+    """Fails before it trains."""
+
     name = "troubled"
     title = "Trouble"
     primary = Primary("test_accuracy", True)
-    models = ("raises", "dies")
+    models = ("raises",)
     sizes = {
         "smoke": Size(
             "trouble",
             {
-                m: Preset(epochs=Value(1), batch_size=Value(8), optimizer=Value({"name": "sgd"}), data=Value(m))
-                for m in models
+                "raises": Preset(
+                    epochs=Value(1), batch_size=Value(8), optimizer=Value({"name": "sgd"}), data=Value("none")
+                )
             },
         )
     }
 
     def data(self, preset, source):
-        if preset.data.value == "dies":
-            os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("the disk\nis on fire")
 
     def model(self, name, preset, data):
@@ -37,3 +41,27 @@ class Troubled(Task):
 
 
 TASK = Troubled()
+
+
+@study.training(metric="test_loss", greater_is_better=False)
+def dies(optimizer, seed):
+    """As of a lack of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@study.training(metric="test_loss", greater_is_better=False)
+def takes_its_time(optimizer, seed, log):
+    """A second, in which it can be killed; its figures hang on optimizer and seed alone."""
+    random = Random(f"{optimizer} {seed}")
+    for step in range(1, 11):
+        time.sleep(0.1)
+        log(step, train_loss=random.random(), validation_loss=random.random())
+    return {"test_loss": random.random(), "validation_loss": random.random()}
+
+
+@study.training(metric="test_loss", greater_is_better=False)
+def waits(optimizer, seed, gate):
+    """Seeds above 1 wait for as long as the file `gate` is there."""
+    while seed > 1 and os.path.exists(gate):
+        time.sleep(0.05)
+    return {"test_loss": 1.0 + seed}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_optim.commands.main import main
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import write_atomically
 from hf_optim.study.folder.locks import Lock
@@ -21,6 +22,7 @@ from hf_optim.study.launch import launcher as run
 from hf_optim.study.plan.plan import Run
 
 ROOT = Path(__file__).resolve().parents[1]
+TROUBLED = Path(__file__).with_name("study_troubled_task.py")
 RESULTS = ("table.md", "table.csv", "runs.csv")
 
 
@@ -119,14 +121,20 @@ def check_pairing(whole: Path) -> None:
     assert first[0] != first[1]
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the worker through /proc")
-def test_a_study_is_whole_and_one_killed_three_times_gives_the_same_table(tmp_path: Path) -> None:
-    # One test for all, so that tests in parallel do not make the undisturbed study twice.
+def test_a_study_is_whole(tmp_path: Path) -> None:
     whole = run_whole(tmp_path / "whole")
     check_what_a_study_leaves(whole)
     check_pairing(whole)
-    folder = tmp_path / "study"
-    arguments = ("study", "smoke", "--output", str(folder), "--jobs", "1")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the worker through /proc")
+def test_one_killed_three_times_gives_the_same_table(tmp_path: Path) -> None:
+    """Of runs that import no Trainer, which is most of what a short study takes: scripts/kill_study.py kills others."""
+    study = tmp_path / "s.yaml"
+    study.write_text(f"name: slow\nseeds: 2\noptimizers: [sgd, adamw, smaran]\ntasks: ['{TROUBLED}:takes_its_time']\n")
+    whole, folder = tmp_path / "whole", tmp_path / "study"
+    assert main(["study", str(study), "--output", str(whole), "--jobs", "1"]) == 0
+    arguments = ("study", str(study), "--output", str(folder), "--jobs", "1")
 
     # The launcher is killed: its worker must not go on alone.
     launcher = start(*arguments)
@@ -169,11 +177,10 @@ def _alive(process: int) -> bool:
 
 def test_failed_and_killed_runs_are_records_and_the_study_goes_on(tmp_path: Path) -> None:
     study = tmp_path / "s.yaml"
-    task = f"{Path(__file__).with_name('study_troubled_task.py')}:TASK"
     study.write_text(
         "name: troubled\nseeds: 1\noptimizers: [sgd]\ntasks:\n"
-        f"  - {{task: '{task}', model: dies, size: smoke, label: dies}}\n"
-        f"  - {{task: '{task}', model: raises, size: smoke, label: raises}}\n"
+        f"  - {{task: '{TROUBLED}:dies', label: dies}}\n"
+        f"  - {{task: '{TROUBLED}:TASK', model: raises, size: smoke, label: raises}}\n"
     )
     folder = tmp_path / "out"
     launcher = start("study", str(study), "--output", str(folder), "--jobs", "1")

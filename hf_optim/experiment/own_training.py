@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import record as records
 from hf_optim.experiment.files import remove, write_json, write_rows
 from hf_optim.experiment.spec import SIZES, RunSpec
-from hf_optim.experiment.task import Data, Metric, Preset, Primary, Size, Task, Value
+from hf_optim.experiment.task import Data, Metric, Preset, Primary, Size, Task, Value, check_run
 
 #: arguments that a function may ask for by name; every other one is an option of the study's YAML
 GIVEN = ("optimizer", "seed", "log", "folder")
@@ -124,7 +125,6 @@ class OwnTraining(Task):
         """One run: calls the function and leaves history and record, as every run does."""
         self._check(spec)
         import torch
-        from transformers import set_seed
 
         from hf_optim.hub.arguments import sources
 
@@ -136,7 +136,7 @@ class OwnTraining(Task):
         folder.mkdir(parents=True, exist_ok=True)
         for name in (records.RECORD, records.HISTORY):
             remove(folder / name)
-        set_seed(spec.seed)
+        _seed(spec.seed)
         started, begun = datetime.now(UTC), time.perf_counter()
         metrics: dict[str, float] = {}
         error: str | None = None
@@ -216,6 +216,27 @@ class OwnTraining(Task):
             return float(value)
         except (TypeError, ValueError, RuntimeError):  # the last is torch's, of a tensor with more numbers than one
             raise WrongResult(f"{self.name} returned {name} = {value!r}, which is no number") from None
+
+
+def run_alone(spec: RunSpec, folder: Path) -> bool:
+    """Runs `spec` if its task is a training of one's own, without importing Trainer, which it may have no use for.
+    False: it is none, and nothing happened.
+    """
+    task, _, _ = check_run(spec)
+    if not isinstance(task, OwnTraining):
+        return False
+    task.run(spec, folder)
+    return True
+
+
+def _seed(seed: int) -> None:
+    """As `transformers.set_seed` does."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _is_figure(value: Any) -> bool:

@@ -28,7 +28,7 @@ from hf_optim.core.notes import once
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment.files import check_tree, own_folder, read_json, remove, unwritable, write_json
 from hf_optim.experiment.leftovers import sweep
-from hf_optim.experiment.own_training import FUNCTION
+from hf_optim.experiment.own_training import FUNCTION, run_alone
 from hf_optim.experiment.record import RECORD
 from hf_optim.experiment.trackers import Tracked, following
 from hf_optim.study.folder.disk import check_disk, check_space
@@ -195,10 +195,13 @@ def train_stored(
 ) -> None:
     """Trains, in this process, a run that stands in a study's folder, or this process's part of it."""
     from hf_optim.experiment.spec import RunSpec
-    from hf_optim.experiment.training import train
 
     home, alone = Path(home), os.environ.get("WORLD_SIZE", "1") == "1"
     with importing.refused(STORED, trust), following(tracked) as tracking:
+        if alone and run_alone(RunSpec.from_dict(spec), home):
+            return
+        from hf_optim.experiment.training import train  # Trainer: seconds
+
         run = functools.partial(
             train,
             RunSpec.from_dict(spec),
