@@ -7,7 +7,6 @@ what a rule writes.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from hf_optim.bases import parameters
 from hf_optim.bases.declarations import check_rule
 from hf_optim.bases.state import Stateful
 from hf_optim.core import validate
-from hf_optim.core.compiling import uncompiled
+from hf_optim.core.compiling import uncompiled, unmarked
 from hf_optim.core.groups import as_group, as_groups
 from hf_optim.core.hooks import Hyper, alone, explains
 from hf_optim.core.rule import Transform
@@ -69,7 +68,7 @@ class Optimizer(Stateful):
 
     def __init__(self, params: Any, arguments: dict[str, Any]) -> None:
         # Of a constructor's locals, its arguments: another local would become a hyper-parameter.
-        mine = inspect.signature(arguments.get("__class__", type(self)).__init__).parameters
+        mine = validate.parameters(arguments.get("__class__", type(self)).__init__)
         hyper = validate.handed_over(arguments, mine)
         self.needs = frozenset(type(self).needs)
         validate.shell(self.rule, arguments)
@@ -115,7 +114,7 @@ class Optimizer(Stateful):
     @classmethod
     def _wants_kernels(cls, given: Any) -> bool:
         """compile=False asks for none, unless it is only what the constructor of a plugin has for a default."""
-        default = inspect.signature(cls).parameters.get("compile")
+        default = validate.parameters(cls).get("compile")
         return given is not False or (default is not None and default.default is False)
 
     def _make_transform(self, given: Any, hyper: dict[str, Any]) -> Transform | None:
@@ -151,7 +150,7 @@ class Optimizer(Stateful):
         given = {k: group.get(k, self.defaults[k]) for k in self._names}
         defaults, whole = validate.defaults(type(self)), validate.whole_numbers(type(self))
         validate.values(self.rule, given, defaults, self.choices, self.bounds, whole)
-        super().add_param_group(group)
+        unmarked(super().add_param_group)(group)
         try:
             mine = self.param_groups[-1]["params"]
             parameters.check_parameters(
