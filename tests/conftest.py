@@ -3,6 +3,7 @@
 They run on the CPU wherever they run, the ones of several processes over gloo: what a GPU does is scripts/gpu.sh's.
 """
 
+import gc
 import os
 import random
 import sys
@@ -13,6 +14,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# what is compiled once is kept: hundreds of processes import the same sources
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 sys.path.insert(0, str(Path(__file__).parent))
 
 import hypothesis  # noqa: E402 - after the environment that it would pass on
@@ -49,6 +53,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem.removeprefix("test_") in QUICK:
             item.add_marker("quick")
+
+
+def pytest_collection_finish():
+    """Trainer collects garbage whenever it begins, for half a second, unless what stands here is left out."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
