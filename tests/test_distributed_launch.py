@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ranks
 import torch
 import yaml
 from untimed import untimed
@@ -148,7 +149,7 @@ def test_the_killed_run_resumes_bit_for_bit(whole, killed):
     folder, interrupted = whole[0], killed[0]
     for number in (0, 1):  # the first process's last word came after the other's part
         assert torch.load(interrupted / f"checkpoint-{2 * EVERY}" / f"rng_state_{number}.pth", weights_only=False)
-    finished(start(TORCHRUN, interrupted, "--resume"))
+    ranks.run("scripts/train.py", *RUN, "--output", interrupted, "--resume", world=2)
     straight, other = (json.loads((f / "record.json").read_text()) for f in (folder, interrupted))
     assert other["metrics"] == straight["metrics"] and other["time"]["steps"] == STEPS
     last = f"checkpoint-{STEPS}"

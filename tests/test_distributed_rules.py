@@ -9,12 +9,10 @@ process's samples only, or a decision that differs between processes changes the
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 from distributed_worker import ACCELERATED, CASES, HALF, KINDS, RESHARDED, SHARDED, STEPS, Walk, from_shards
 
@@ -50,25 +48,7 @@ SUMMING = {case for case in CASES if any(word in case for word in WORDS)}
 
 def launch(folder: Path, world: int) -> list[dict]:
     """What each process found; every one of them has asserted the number of processes."""
-    root = str(WORKER.parent.parent)
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        str(world),
-        str(WORKER),
-        str(folder),
-        str(world),
-    ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    ranks.run(WORKER, folder, world, world=world)
     return [torch.load(folder / f"world{world}_rank{rank}.pt") for rank in range(world)]
 
 

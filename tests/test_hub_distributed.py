@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import ranks
 from hub_worker import CASES
 
 WORKER = Path(__file__).with_name("hub_worker.py")
@@ -16,21 +14,7 @@ WORKER = Path(__file__).with_name("hub_worker.py")
 
 def _launch(folder: Path, world: int) -> list[dict]:
     folder.mkdir()
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if world == 2 else []
-    root = str(WORKER.parent.parent)
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")},
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }
-    done = subprocess.run(
-        [sys.executable, *launcher, str(WORKER), str(folder), str(world)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    ranks.run(WORKER, folder, world, world=world if world > 1 else None)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
 
 

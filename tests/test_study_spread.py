@@ -25,13 +25,15 @@ from hf_optim.study.plan.source import parse
 submitit = pytest.importorskip("submitit")
 YAML = """name: s
 seeds: {seeds}
-tasks: [{{task: vision, model: mlp, size: smoke}}]
+tasks: [{task}]
 optimizers: [{{name: adamw, lr: 1e-3}}]
 """
+#: without the imports of a Trainer
+WAITS = f"{Path(__file__).with_name('study_troubled_task.py')}:waits"
 
 
-def prepared(folder: Path, seeds: int) -> Plan:
-    text = YAML.format(seeds=seeds)
+def prepared(folder: Path, seeds: int, task: str = "{task: vision, model: mlp, size: smoke}") -> Plan:
+    text = YAML.format(seeds=seeds, task=task)
     plan = planning.expand(parse(text, "s.yaml"))
     beginning.prepare(plan, text, folder)
     return plan
@@ -82,15 +84,16 @@ def test_a_problem_of_the_folder_reaches_the_user(tmp_path: Path, monkeypatch: p
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the job's task through /proc")
 def test_two_jobs_share_a_folder_and_an_interrupted_one_is_requeued(tmp_path: Path) -> None:
     folder = tmp_path / "s"
-    plan = prepared(folder, 4)
-    share = Share(str(folder), 1, None, 5)
+    (gate := tmp_path / "gate").touch()
+    plan = prepared(folder, 4, f"{{task: '{WAITS}', options: {{gate: '{gate}'}}}}")
+    share = Share(str(folder), 1, None, 5, trust=True)
     how = Launch("local", array=2, minutes=10)
     jobs = spread._submit(folder, how, share, 2)
     homes = [folder / "runs" / ended.id for ended in plan.runs]
     try:
         deadline = time.monotonic() + 600  # hangs, and no verdict on speed
-        # In the middle of a run: it has a checkpoint and no record.
-        while not any(any(home.glob("checkpoint-*")) and read_status(home) is None for home in homes):
+        # Each in the middle of a run: it is begun and has no record.
+        while [read_status(home) or (home / "log.txt").exists() for home in homes] != ["ok", "ok", True, True]:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         done = {home: (home / "record.json").stat().st_mtime_ns for home in homes if read_status(home)}
@@ -98,6 +101,10 @@ def test_two_jobs_share_a_folder_and_an_interrupted_one_is_requeued(tmp_path: Pa
         for job in jobs:
             controller = Path(f"/proc/{job.job_id}/task/{job.job_id}/children")
             os.kill(int(controller.read_text().split()[0]), signal.SIGUSR2)
+        while not all((job.stdout() or "").count("Starting with") == 2 for job in jobs):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        gate.unlink()
         while not all(job.done() for job in jobs):
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -107,7 +114,6 @@ def test_two_jobs_share_a_folder_and_an_interrupted_one_is_requeued(tmp_path: Pa
     assert [spread._problem(job) for job in jobs] == ["", ""]
     assert [read_status(home) for home in homes] == ["ok"] * 4
     assert all((home / "record.json").stat().st_mtime_ns == when for home, when in done.items())
-    assert not list(folder.glob("runs/*/checkpoint-*"))
     told = [line for job in jobs for line in job.stdout().splitlines() if line.startswith("ok ")]
     assert len({line.split("(")[0] for line in told}) == 4
     for job in jobs:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+import ranks
 from paired_tasks import RUNS, STEPS, spec
-from torchrun import torchrun
 from untimed import untimed
 
 from hf_optim.experiment.evaluation import evaluate
@@ -24,7 +24,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("paired")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # tokenizers are not left at home
-        torchrun("paired_tasks.py", folder)
+        ranks.run("tests/paired_tasks.py", folder, world=2)
         yield folder
 
 

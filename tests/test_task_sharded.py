@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import ranks
 from sharded_tasks import RUNS, STEPS, spec
-from torchrun import torchrun
 from untimed import untimed
 
 from hf_optim.errors import UserError
@@ -24,7 +24,7 @@ def runs(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # tokenizers are not left at home
         for name in RUNS:
             train(spec(name), folder / f"{name}-alone", progress=False)
-        torchrun("sharded_tasks.py", folder)
+        ranks.run("tests/sharded_tasks.py", folder, world=2)
         yield folder
 
 

@@ -24,9 +24,9 @@ def run(*files: str, **environment: str) -> None:
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("file", ["triton_kernels.py", "triton_rules.py", "triton_capture.py"])
-def test_in_the_interpreter(file: str) -> None:
-    run(file, TRITON_INTERPRET="1", HF_OPTIM_KERNELS="triton")
+def test_in_the_interpreter() -> None:
+    files = "triton_kernels.py", "triton_rules.py", "triton_capture.py"
+    run(*files, TRITON_INTERPRET="1", HF_OPTIM_KERNELS="triton")
 
 
 def test_compiled_for_gpus(tmp_path: Path) -> None:
