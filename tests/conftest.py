@@ -32,12 +32,12 @@ QUICK = {"architecture", "arguments", "cli", "docs", "metrics", "plugin", "refer
 #: files of minutes: begun first, none of them is alone at the end
 LONG = {
     "check",
+    "distributed_launch",
     "distributed_rules",
-    "hub_distributed",
-    "hub_killed",
+    "execution",
+    "hub_frameworks",
+    "mutations",
     "study_run",
-    "study_spread",
-    "task_processes",
     "triton",
 }
 

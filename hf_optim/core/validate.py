@@ -168,7 +168,7 @@ def shell(owner: str, arguments: Mapping[str, Any]) -> None:
 
 def parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """Of a function, or of a class's constructor, by name. Read once: it is half of what making an optimizer takes."""
-    return _parameters(function, function.__init__ if isinstance(function, type) else None)
+    return _parameters(function, getattr(function, "__init__", None) if isinstance(function, type) else None)
 
 
 @functools.lru_cache(maxsize=1024)
