@@ -64,7 +64,7 @@ def test_nesting_ends_in_a_line() -> None:
             "{name: adamw, learning_rate: 0.1}",
             "adamw has no hyper-parameter 'learning_rate' (did you mean lr?)",
         ),
-        ("{name: adamw, label: !!str 3}\nmargin: .nan", "line 7: .nan is not a finite number"),
+        ('{name: adamw, label: "3"}\nmargin: .nan', "line 7: .nan is not a finite number"),
     ],
 )
 def test_a_dry_run_checks_what_the_run_checks(

@@ -101,13 +101,13 @@ def test_a_clock_that_goes_back_changes_nothing(tmp_path: Path, monkeypatch: pyt
 
 def test_a_merge_that_was_killed_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study, into = make_study(tmp_path / "study", ("adamw", "smaran"), seeds=1, steps=10), tmp_path / "into"
-    real = merge._copy
+    real = merge.copy_whole
 
-    def killed(source: Path, home: Path) -> None:
-        real(source, home)
+    def killed(*arguments: object) -> None:
+        real(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(merge, "_copy", killed)
+    monkeypatch.setattr(merge, "copy_whole", killed)
     with pytest.raises(KeyboardInterrupt):
         merge.merge([study], into)
     assert not (into / "plan.json").exists()

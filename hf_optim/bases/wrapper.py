@@ -17,7 +17,7 @@ import torch
 
 from hf_optim.bases import checkpoint, parameter_names, saved_form
 from hf_optim.core import validate
-from hf_optim.engine.capture import capturing
+from hf_optim.engine import capture
 from hf_optim.errors import BadCheckpoint, UserError
 
 log = logging.getLogger("hf_optim")
@@ -119,7 +119,7 @@ class Wrapper(torch.optim.Optimizer):
             self.base.set_steps_per_epoch(n)
 
     def _step_base(self, closure: Callable[[], Any] | None, loss: Any, evaluate: Callable[[], Any] | None) -> Any:
-        if capturing():
+        if capture.capturing():
             raise UserError(
                 f"{self.rule}: a wrapper counts its steps on the host: its step() cannot be captured in a "
                 "CUDA graph; capture forward and backward, and step outside"

@@ -15,7 +15,7 @@ ABOUT = "compare a few optimizers on one task: the short way to a study"
 EXAMPLES = (
     "hf-optim compare adamw smaran --task lm",
     'hf-optim compare adamw "tlr(sgd)" "{name: smaran, lr: 0.05}" --task vision --model resnet --trials 8',
-    'hf-optim compare "{name: adamw, lr: 1e-3}" "{name: adamw, lr: 1e-4, label: a tenth}" --task vision',
+    'hf-optim compare adamw "{name: adamw, lr: 1e-4, label: a tenth}" --task vision',
     'hf-optim compare adamw my.py:Mine --task lm --trials 8 --space "{my.py:Mine: {lr: [1e-4, 0.1, log]}}"',
 )
 LONGEST = 80  # characters of a study's name
