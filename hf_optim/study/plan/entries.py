@@ -52,15 +52,12 @@ def _fitting(label: str, most: int, paths: Sequence[str]) -> str:
 
 def default_labels(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The label of each specification; arms of one optimizer are told apart by what differs: "adamw lr=0.01"."""
-    labels = [optimizer_label(spec) for spec in specs]
-    fitting = [_fitting(label, LONGEST, importing.paths(spec)) for label, spec in zip(labels, specs, strict=True)]
-    given = [dict(_given(spec)) for spec in specs]
-    for i, values in enumerate(given):
-        alike = [other for j, other in enumerate(given) if labels[j] == labels[i]]
+    labels, given = [optimizer_label(spec) for spec in specs], [dict(_given(spec)) for spec in specs]
+    fitting = []
+    for spec, label, values in zip(specs, labels, given, strict=True):
+        alike = [other for other, its in zip(given, labels, strict=True) if its == label]
         apart = [f"{k}={_short(v)}" for k, v in values.items() if any(k not in o or o[k] != v for o in alike)]
-        fitting[i] = (
-            _fitting(" ".join([labels[i], *apart]), LONGEST, importing.paths(specs[i])) if apart else fitting[i]
-        )
+        fitting.append(_fitting(" ".join([label, *apart]), LONGEST, importing.paths(spec)))
     return fitting
 
 
