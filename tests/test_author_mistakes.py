@@ -45,6 +45,10 @@ STEPPED: dict[str, tuple[str, str, str]] = {
     "no scalar": ('"w": 1 - h.beta, ', "", r"HeavyBall.update, line \d+ of .*there is no c.w: c holds.*lr, shrink"),
     "a misspelt argument": ("h.beta,", "h.betta,", r"HeavyBall.scalars, line \d+ of .*no h.betta \(did you mean beta"),
     "no return": ('return {"w"', 'd = {"w"', r"HeavyBall.scalars returned nothing \(None\): let it return"),
+    "a list of numbers": ('"w": 1', '"ws": [0.1], "w": 1', r"HeavyBall.scalars returned ws = a list: let it return"),
+    "a tensor": (
+        '"w": 1', '"k": __import__("torch").ones(()), "w": 1', "HeavyBall.scalars returned k = a Tensor: let it return"
+    ),
     "a misspelt method": (LERP, "m.lerpp_(g, c.w)", r"HeavyBall.update, line \d+ of .*lerpp_"),
     "a sum behind another word": (
         LERP, "m.lerp_(g / g.square().mean(), c.w)",
@@ -91,6 +95,29 @@ def test_a_hook_that_fails_is_named_however_the_step_runs(mistake: str, way: dic
     with limits(**way), pytest.raises(UserError, match=message) as error:
         opt.step()
     assert not any(word in str(error.value) for word in ("Lists", "Element", "SimpleNamespace", "Symbol"))
+
+
+def test_a_number_that_would_be_another_kernel_at_every_step_is_told_of(tmp_path, caplog) -> None:
+    """A whole number chooses code; NumPy's are numbers like Python's."""
+
+    def stepped(old: str, new: str) -> torch.optim.Optimizer:
+        weight = torch.nn.Parameter(torch.ones(3))
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        optimizer = hf_optim.create(written(folder, old, new), [weight], lr=0.1)
+        for _ in range(6):
+            weight.grad = torch.ones(3)
+            optimizer.step()
+        return optimizer
+
+    stepped('"w": 1', '"t": t, "w": 1')
+    assert caplog.text.count("HeavyBall.update gets another kernel for each value of c.t (1, 2, 3, 4, 5 so far)") == 1
+    caplog.clear()
+    stepped('"w": 1', '"t": float(t), "w": 1')
+    assert not caplog.text
+    plain = hf_optim.create(written(tmp_path, "lr: float", "lr:  float"), [torch.nn.Parameter(torch.ones(3))], lr=0.1)
+    numpys = stepped('"w": 1', '"k": __import__("numpy").float32(t), "w": 1')
+    assert not caplog.text and numpys.execution.split(":")[0] == plain.execution.split(":")[0]  # type: ignore[attr-defined]
 
 
 def test_a_class_of_torchs_that_calls_no_super_is_told_so() -> None:

@@ -8,9 +8,11 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 from study_fakes import make_study
 
 import hf_optim
@@ -19,6 +21,7 @@ from hf_optim.commands.main import main
 from hf_optim.study.findings import naming, table
 from hf_optim.study.folder import results as records
 from hf_optim.study.report import figure_texts, figures, paper
+from hf_optim.study.report.tables import show
 from hf_optim.study.statistics.paired import summarise
 
 
@@ -86,6 +89,18 @@ def test_the_table_marks_the_best_and_verdicts_and_calls_nothing_a_tie(folder, c
     lines = list(csv.DictReader(io.StringIO(paper.csv(tables))))
     assert len(lines) == 8 and {line["verdict"] for line in lines} == {"baseline", "better", "worse"}
     assert {(line["n"], line["better_is"]) for line in lines} == {("6", "higher")} and "tied" not in lines[0]
+
+
+def test_worse_than_the_baseline_and_perhaps_the_best_is_explained_where_it_happens(folder, capsys):
+    """The tests of all pairs are more than those with the baseline."""
+    tables = table.build(records.load(folder))
+    told = "tests of all pairs are more than those with the baseline"
+    assert told not in paper.markdown(tables) and not table.worse_and_tied(tables)
+    row = next(row for row in tables[0].rows if row.optimizer == "behind")
+    both = [replace(tables[0], rows=[*(r for r in tables[0].rows if r is not row), replace(row, place=(1, 4))])]
+    assert told in paper.markdown(both) and told in paper.latex(both)
+    show(both, Console(width=200))
+    assert told in " ".join(capsys.readouterr().out.split())
 
 
 def test_undecided_is_said_to_be_no_tie_and_equivalent_is_marked_as_what_it_is(tmp_path):
@@ -177,6 +192,7 @@ def test_every_optimizer_can_be_cited():
         text = entry(name)
         assert re.match(r"@\w+\{[a-z0-9]+,\n  title = \{.+\},\n", text) and text.count("{") == text.count("}")
     assert "author = {Kingma, Diederik P. and Ba, Jimmy}" in entry("adam") and "year = {2015}" in entry("adam")
+    assert "{nesterov1983method," in entry("nesterov"), "no article, and no word that every paper has"
     assert "Reddi" in entry("amsgrad") and entry("tlr_sgd") == entry("tlr")
 
 

@@ -175,7 +175,7 @@ def test_few_steps_an_epoch_are_warned_of(caplog):
     assert other.param_groups[0]["tlr_interval"] == 7
 
 
-def test_the_rate_stays_within_its_bound():
+def test_the_rate_stays_within_its_bound_and_says_so(caplog):
     """A slope that grows a little slower each step multiplied the rate by 100 at every window."""
     p = nn.Parameter(torch.zeros(3))
     opt = hf_optim.create("tlr", [p], base={"name": "sgd", "lr": 1e-6}, interval=1, bound=50.0)
@@ -183,6 +183,7 @@ def test_the_rate_stays_within_its_bound():
         p.grad = torch.full((3,), 1.0 - 1e-4 * t)
         opt.step()
     assert opt.param_groups[0]["hf_optim_lr_scale"] == 50.0
+    assert caplog.text.count("tlr: the rate would go up beyond its bound, 50 times the one given") == 1
 
 
 def test_without_guards_the_rate_leaves_any_start():

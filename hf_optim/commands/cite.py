@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from collections.abc import Sequence
 
 from hf_optim import __version__, registry
@@ -18,6 +19,7 @@ OWN = f"""@software{{hf_optim,
   version = {{{__version__}}},
 }}
 """
+SAYS_NOTHING = {"a", "an", "the", "on", "of", "in", "for", "to", "and"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,9 +76,17 @@ def _kind(where: str) -> tuple[str, str]:
 
 
 def _key(authors: str, title: str, year: int) -> str:
-    first = re.sub("[^a-z]", "", authors.partition(",")[0].lower())
-    word = re.sub("[^a-z0-9]", "", re.split("[ :-]", title)[0].lower())
-    return first + re.sub("[^0-9]", "", str(year or "")) + word
+    """The first author, the year and the title's first word that says something: kingma2015adam."""
+    words = [w for w in (_ascii(w) for w in re.split(r"[\s:-]", title)) if w and w not in SAYS_NOTHING]
+    return (
+        _ascii(authors.partition(",")[0]) + re.sub("[^0-9]", "", str(year or "")) + (words[0] if words else "")
+        or "paper"
+    )
+
+
+def _ascii(text: str) -> str:
+    """What BibTeX takes in a key: an accent falls off its letter."""
+    return re.sub("[^a-z0-9]", "", unicodedata.normalize("NFKD", text.lower()))
 
 
 def _safe(value: str) -> str:

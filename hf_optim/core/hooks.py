@@ -5,16 +5,21 @@ from __future__ import annotations
 import functools
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, ClassVar, TypeVar, cast
 
+from hf_optim.core.notes import once
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError, one_line
 
 #: where an optimizer keeps its lock, which no copy of it shares
 LOCK = "_one_step_at_a_time"
+#: so many values of one name that it does not choose among a few forms of a rule, but counts
+MANY = 5
+_PLAIN = {float, int, bool, str, type(None)}
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -82,6 +87,45 @@ def called(hook: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     return dict(numbers)
 
 
+def scalars(hook: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What `scalars` returns: floats are numbers of a kernel, everything else chooses its code.
+
+    Raises:
+        RuleError: a value is a list, an array or a tensor.
+    """
+    numbers = called(hook, *arguments)
+    for name, value in numbers.items():
+        if type(value) in _PLAIN:
+            continue
+        if isinstance(value, Real):  # NumPy's
+            numbers[name] = int(value) if isinstance(value, Integral) else float(value)
+        elif hasattr(value, "__array__") or not _hashable(value):
+            raise RuleError(
+                f"{hook.__qualname__} returned {name} = a {type(value).__name__}: let it return numbers, each under a "
+                "name of its own"
+            )
+    return numbers
+
+
+def warn_of_choices(hook: Callable[..., Any], choices: Iterable[Mapping[str, Any]]) -> None:
+    """Say that a hook gets another kernel for each of many values of a name in `c`.
+
+    Args:
+        choices: what chose the code of each of its kernels.
+    """
+    values: dict[str, dict[Any, None]] = {}
+    for chosen in choices:
+        for name, value in chosen.items():
+            values.setdefault(name, {})[value] = None
+    for name, seen in values.items():
+        if len(seen) == MANY:
+            few = ", ".join(map(repr, seen))
+            once(
+                f"{hook.__qualname__} gets another kernel for each value of c.{name} ({few} so far), which takes time: "
+                f"let `scalars` return a float, as float({name}), for what is computed with"
+            )
+
+
 def check_sums(measure: Callable[..., Any], number: int | None, names: int) -> None:
     """Raise RuleError unless `measure` has added up as many sums as `measures` names; None: it returned nothing."""
     if number != names:
@@ -97,6 +141,14 @@ def gradient_written(hook: str) -> RuleError:
         f"{hook} writes its gradient (g, raw or given), which others read after it: use methods without _ at their end "
         "(g.abs(), not g.abs_()), or g.clone() first"
     )
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _kind(value: Any) -> str:

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from hf_optim.core.hooks import RuleError
+from hf_optim.core.hooks import RuleError, warn_of_choices
 from hf_optim.core.vocabulary import on_pieces
 from hf_optim.engine import fallback, kernels
 from hf_optim.engine.int8_codes import CODED, SCALE
@@ -200,15 +200,15 @@ class Table:
         sums = sums or Sums()
         calls: dict[Any, list[Cohort]] = {}
         for cohort in cohorts:
-            transform = None if raw else cohort.transform
             statics = tuple((k, v) for k, v in cohort.c.items() if not isinstance(v, float))
             numbers = tuple(k for k, v in cohort.c.items() if isinstance(v, float))
-            key = f, transform, statics, numbers, sums.names
+            key = f, None if raw else cohort.transform, statics, numbers, sums.names
             calls.setdefault((key, id(cohort.numbers)), []).append(cohort)
         total: torch.Tensor | None = None
         for (key, _), some in calls.items():
             code = self._codes.get(key)
             if code is None:
+                warn_of_choices(f, [dict(k[2]) for k in (*self._codes, key) if k[0] == f])
                 code = self._codes[key] = Code(self, f, key[1], some[0].c, sums.names)
             out = code.run(some, sums)
             if out is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hf_optim.core import reduce
-from hf_optim.core.hooks import Shared, called, check_sums
+from hf_optim.core.hooks import Shared, called, check_sums, scalars
 from hf_optim.core.rule import Rule
 from hf_optim.engine import launchers
 from hf_optim.engine.mode import mode
@@ -55,7 +55,7 @@ class Stepper(Rows):
         elif floats:
             derived = called(host.derive, h0, floats)
             self.fill(lambda h, t: derived)
-        self.fill(lambda h, t: called(host.scalars, h, t, Shared(**shared)))
+        self.fill(lambda h, t: scalars(host.scalars, h, t, Shared(**shared)))
         return shared
 
     def update(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_optim.core.hooks import Shared, called
+from hf_optim.core.hooks import Shared, called, scalars
 from hf_optim.core.rule import Rule
 from hf_optim.engine.device import Device
 from hf_optim.engine.passes import Sums
@@ -102,9 +102,11 @@ class Ahead:
     def _fill(self, steps: Stepper, hook: str, controlled: bool) -> None:
         """On the device where the hook may ask for what only the device knows."""
         if not controlled:
-            empty: dict[str, float] = {}
-            call = self._host.scalars if hook == "scalars" else self._host.prepare
-            steps.fill(lambda h, t: called(call, h, t, Shared() if hook == "scalars" else empty))
+            host, empty = self._host, Shared()
+            if hook == "scalars":
+                steps.fill(lambda h, t: scalars(host.scalars, h, t, empty))
+            else:
+                steps.fill(lambda h, t: called(host.prepare, h, t, {}))
             return
         self.device.fill(hook, steps.parts)
         for part in steps.parts:  # a model on several devices

@@ -169,7 +169,19 @@ class TLR(RateWindows):
             return scale if not D > 0 else scale * min(1 + self.gamma * b / D, self.cap)
         if not D > ROUNDING * abs(a) or min(a, c) < noise:
             return scale
-        return min(max(scale * min(1 + self.gamma * b / D, self.cap), 1 / self.bound), self.bound)
+        new = scale * min(1 + self.gamma * b / D, self.cap)
+        if not 1 / self.bound <= new <= self.bound:
+            self._tell_of_bound(new > 1)
+        return min(max(new, 1 / self.bound), self.bound)
+
+    def _tell_of_bound(self, up: bool) -> None:
+        """A rate that runs to its bound is seldom what the loss asks for: u of a base that normalises its steps hardly
+        turns, however long they are."""
+        once(
+            f"{self.rule}: the rate would go {'up' if up else 'down'} beyond its bound, {'' if up else '1/'}"
+            f"{self.bound:g} times the one given: see whether the loss still falls; another lr to start from, gamma "
+            "and bound change where it goes"
+        )
 
     # --- the exact form ----------------------------------------------------------------------------------------------
 

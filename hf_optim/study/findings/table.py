@@ -46,7 +46,8 @@ tasks and sizes that were run and of no others: one at size small says nothing a
 interval is as wide as its own verdict asks for, so that it leaves zero exactly where better or worse is said, and \
 holds singly. P(better) is the share of {units} in which it beats the baseline, ties counting half, with its 95 % \
 interval; it gives no verdict. “place” are the places that an optimizer can have, ● those that can be the best: from \
-paired t-tests of all pairs, with 5 % of their own.
+paired t-tests of all pairs, with 5 % of their own. They are more tests than those with the baseline and tell fewer \
+apart, so that what is worse than the baseline may have ● still.
 
 A run has failed if it ended in an error, without a number, or no better on validation than untrained; in a \
 comparison it counts as the worst finished run of the two. Failures are compared by Fisher's test, with 5 % of their \
@@ -54,6 +55,10 @@ own. The mean of an optimizer with failures is that of its finished runs.
 
 Deleted folders, and looks at records before a planned look, cannot be seen from here.
 """.strip()
+
+
+#: why an optimizer may be worse than the baseline and among those that can be the best
+FEWER_APART = "tests of all pairs are more than those with the baseline and tell fewer apart"
 
 
 @dataclass(frozen=True)
@@ -322,6 +327,11 @@ def size_text(count: float) -> str:
             return "–" if math.isnan(count) else f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError
+
+
+def worse_and_tied(tables: Sequence[TaskTable]) -> bool:
+    """Whether some row is worse than the baseline and can be the best all the same, which wants a word."""
+    return any(row.tied and row.verdict.removesuffix(EXPLORATORY) == "worse" for table in tables for row in table.rows)
 
 
 def measured_costs(table: TaskTable) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_optim.core import safe_text as safe
-from hf_optim.study.findings.table import EXPLORATORY, Row, TaskTable, arrow
+from hf_optim.study.findings.table import EXPLORATORY, FEWER_APART, Row, TaskTable, arrow, worse_and_tied
 from hf_optim.study.report.summary import words
 from hf_optim.study.statistics.paired import Summary
 
@@ -111,6 +111,8 @@ def legend(tables: Sequence[TaskTable]) -> list[str]:
     said = [f"Each number is the {spread} over n = {n} {unit}. {ways} The best mean of a column is bold."]
     if any(cell.may_be_best for cell in every):
         said.append(f"{MAY_BE_BEST[0]} may be the best, as far as paired tests of all pairs tell.")
+    if worse_and_tied(tables):
+        said.append(f"What is {MARKS['worse'][0]} may have {MAY_BE_BEST[0]}: {FEWER_APART}.")
     used = {cell.word for cell in every}
     named = [f"{MARKS[word][0]} {word}" for word in MARKS if word in used]
     against = f"against {tables[0].baseline}, by the paired test of the study"

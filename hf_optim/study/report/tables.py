@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hf_optim.core import safe_text as safe
 from hf_optim.study.findings.table import (
     COSTS,
+    FEWER_APART,
     OTHERS,
     TaskTable,
     arrow,
@@ -20,6 +21,7 @@ from hf_optim.study.findings.table import (
     measured_costs,
     result_cells,
     spread,
+    worse_and_tied,
 )
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
@@ -189,4 +191,5 @@ def _legend(tables: Sequence[TaskTable], columns: Collection[str]) -> str:
     told += ["±: standard deviation"] if any(row.mean.n > 1 for table in tables for row in table.rows) else []
     told += ["p: after correction for all comparisons and looks"] if compared and "p" in columns else []
     told += ["place: where it can stand, ● may be the best"] if "place" in columns else []
+    told += [f"worse and ●: {FEWER_APART}"] if "place" in columns and worse_and_tied(tables) else []
     return f"{'; '.join(told)}."
