@@ -14,7 +14,7 @@ EXPLAINED = {
     "p": "From the paired t-test, after the planned looks and Holm's correction over all comparisons of the family.",
     "P(better)": "The share of pairs in which it beats the baseline, ties counting half, with its 95 % interval.",
     "n": "How many runs finished, of how many that were planned.",
-    "place": "The places that it can have by tests of all pairs, more than the verdicts' and less sharp; ● may be the best.",
+    "place": "The places that tests of all pairs, less sharp than the verdict's, leave it; ● may be the best.",
     "95 % CI": "The 95 % t-interval of the mean.",
     "median": "The middle of the units' values.",
     "IQM": "The mean of the middle half of the values, which single bad seeds do not move.",
