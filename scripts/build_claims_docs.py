@@ -69,9 +69,18 @@ def page() -> str:
     judged = [(loaded, {size: _judgements(loaded, size) for size in loaded.settings}) for loaded in claims]
     parts = [HEAD.replace("{tally}", _tally(judged))]
     for paper in claim.PAPERS:
-        parts.append(f"\n## {paper}\n")
-        parts += [_entry(loaded, by_size) for loaded, by_size in judged if loaded.paper == paper]
+        mine = [(loaded, by_size) for loaded, by_size in judged if loaded.paper == paper]
+        parts += [f"\n## {paper}\n", *_shared([loaded for loaded, _ in mine])]
+        parts += [_entry(loaded, by_size) for loaded, by_size in mine]
     return "\n".join([*parts, _defaults()]) + "\n"
+
+
+def _shared(claims: Sequence[claim.Claim]) -> list[str]:
+    """What is said of several claims of a paper, once, with their names."""
+    texts = dict.fromkeys(text for loaded in claims for text in loaded.shared)
+    of = {text: ", ".join(f"`{loaded.name}`" for loaded in claims if text in loaded.shared) for text in texts}
+    lines = [f"- {text} ({names})" for text, names in of.items()]
+    return ["\n".join(["Of several of its claims:", "", *lines, ""])] if lines else []
 
 
 def _defaults() -> str:
@@ -116,8 +125,9 @@ def _entry(loaded: claim.Claim, by_size: Judged) -> str:
             _verdicts(statement, by_size),
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    lines += [""] if loaded.notes else []
-    return "\n".join([*lines, *(f"- {note}" for note in loaded.notes), ""])
+    own = [note for note in loaded.notes if note not in loaded.shared]
+    lines += [""] if own else []
+    return "\n".join([*lines, *(f"- {note}" for note in own), ""])
 
 
 def _how(loaded: claim.Claim, plans: dict[str, Plan]) -> str:

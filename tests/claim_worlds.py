@@ -23,6 +23,7 @@ LOWER = {
 }  # fmt: skip
 MIDDLE, STEP, NOISE = 0.5, 0.3, 1e-4
 Levels = dict[tuple[str, str, str], float]
+COURSES = ("throughout", "smoother", "keeps")
 OPPOSITE = {"right": "wrong", "wrong": "right", "margin": "margin"}
 
 
@@ -67,9 +68,9 @@ def levels(keys: Mapping[str, Any], plan: Plan, world: str) -> Levels:
     if rule == "all":
         for part in keys["of"]:
             placed |= levels(part, plan, world)
-    elif rule in ("better", "on_par", "no_worse", "at_most"):
+    elif rule in ("better", "better_on_average", "on_par", "no_worse", "at_most"):
         margin = keys.get("margin", 0.0) * (MIDDLE if keys.get("relative") else 1.0)
-        if rule == "better":
+        if rule.startswith("better"):
             gain = {"right": STEP, "wrong": -STEP, "margin": keys.get("by", 0.0)}[world]
         else:
             gain = {"right": 0.0, "wrong": -2 * margin, "margin": -margin}[world]
@@ -110,6 +111,10 @@ def histories(
     """The rows that rules on histories read."""
     if keys.get("negated"):
         world = OPPOSITE[world]
+    if keys["rule"] == "all":
+        return _merged([row for part in keys["of"] for row in histories(part, plan, world, label, task, seed)])
+    if keys["rule"] in COURSES and task in tasks_of(keys, plan):
+        return _course(keys, plan, world, label, task, seed)
     if keys["rule"] == "sooner" and task in tasks_of(keys, plan):
         first = label == keys["optimizer"]
         step = {"right": 20 if first else 200, "wrong": 200 if first else 20, "margin": 100}[world]
@@ -127,6 +132,33 @@ def histories(
             }
         ]
     return []
+
+
+def _merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What several parts of a rule say of the same value of the same run, once."""
+    return list({(row["step"], *row): row for row in rows}.values())
+
+
+def _course(keys: Mapping[str, Any], plan: Plan, world: str, label: str, task: str, seed: int) -> list[dict[str, Any]]:
+    """Twelve values, more being better, turned into the metric's own direction."""
+    ours = label == keys["optimizer"]
+    if not ours and label not in baselines({"baseline": [], **keys}):
+        return []
+
+    def drawn(*names: object) -> float:
+        return noise(task, label, *names, seeds=len(plan.seeds))[plan.seeds.index(seed)]
+
+    if keys["rule"] == "throughout":  # what comes before `start` says the opposite, and must not count
+        gain = {"right": STEP, "wrong": -STEP, "margin": 0.0}[world] * ours
+        good = [MIDDLE + (gain if i > 12 * keys.get("start", 0.0) else -gain) + drawn(i) for i in range(1, 13)]
+    elif keys["rule"] == "smoother":
+        rough = {"right": not ours, "wrong": ours, "margin": True}[world]
+        good = [0.02 * i - (STEP + drawn()) * rough * (i % 2) for i in range(1, 13)]
+    else:
+        lost = {"right": 0.0, "wrong": 3.0, "margin": 1.0}[world] * keys["margin"]
+        good = [*(MIDDLE - 0.01 * i for i in range(11, 0, -1)), MIDDLE - 0.01 - lost + drawn()]
+    values = [1 - value if keys["metric"] in LOWER else value for value in good]
+    return [{"step": 10 * i, keys["metric"]: value} for i, value in enumerate(values, start=1)]
 
 
 def evidence(
@@ -162,8 +194,10 @@ def evidence(
         if "gap_as_run" in metrics:  # test loss minus the loss of the last batches
             history = [{"step": 9, "epoch": 1.0, "train_loss": 1.0}]
             metrics["test_loss"] = 1.0 + metrics.pop("gap_as_run")
-        if failed and keys["rule"] == "sooner":
+        if failed and keys["rule"] in ("sooner", "keeps", "all"):
             history = history[:1]
+        elif failed and keys["rule"] in COURSES:
+            history = []
         status = "failed" if failed or _diverges(keys, world, run.optimizer, plan.seeds.index(run.seed)) else "ok"
         if status == "failed":
             metrics = {}

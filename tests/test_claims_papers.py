@@ -117,12 +117,20 @@ def test_sentences_are_quoted_whole_and_judged_by_all_that_they_say() -> None:
     assert abstract.endswith("including Adan and AdamW, by adding only three lines of code")
     half = statement("agr-table3", "the AGR method can improve", "better at the end by more than half a point")
     assert half.keys["by"] == 0.005
-    for name, start in (
-        ("agr-table3", "the AGR method can further decrease"), ("agr-table4", "the AGR method can further decrease"),
-        ("agr-table5", "the training loss goes deeper"), ("agr-table5", "the training loss of VGG11"),
-    ):  # fmt: skip
+    both = ["train_loss", "test_accuracy"]
+    for name, start, metrics in (
+        ("agr-table3", "the AGR method can further decrease", ["train_loss", "validation_accuracy"]),
+        ("agr-table4", "the AGR method can further decrease", ["train_loss", "validation_accuracy"]),
+        ("agr-table5", "the training loss goes deeper", [*both, "validation_accuracy"]),
+        ("agr-table5", "the training loss of VGG11", both),
+    ):
         parts = statement(name, start).keys["of"]
-        assert [part["metric"] for part in parts] == ["train_loss", "test_accuracy"], (name, start)
+        assert [part["metric"] for part in parts] == metrics, (name, start)
+        # "through the entire training" is no sentence about its end.
+        assert ("entire" in statement(name, start).says) == all(part["rule"] == "throughout" for part in parts)
+    later = statement("agr-table3", "The test accuracy of Swin-Tiny").keys
+    assert (later["rule"], later["start"]) == ("throughout", 0.5)
+    assert statement("agr-table7", "the AGR method cannot improve").keys["negated"] is True
     # Figure 3 shows Swin-Tiny and no ConvNeXt.
     assert statement("agr-table3", "the AGR method can further").keys["of"][0]["tasks"][0] == "Swin-T"
     assert statement("agr-theorem42", "Intuitively, AGR regularizes").keys["left"] == "rise"
@@ -141,7 +149,12 @@ def test_sentences_are_quoted_whole_and_judged_by_all_that_they_say() -> None:
     etas = statement("tlr-table1", "different values of eta")
     assert etas.labels() == {"additive 1e-1", "additive 1e-2"}
     wins = [part["optimizer"] for part in etas.keys["of"]]
-    assert wins == ["additive 1e-2", "additive 1e-1"]
+    assert wins == ["additive 1e-2", "additive 1e-1", "additive 1e-1"]
+    # Table 1 and the figures behind "typical SGD is very sensitive" are means.
+    means = [statement("tlr-table1", "Comparison between", "as in the table"), etas]
+    parts = [part for each in means for part in each.keys["of"]]
+    assert {(part["rule"], len(part["tasks"])) for part in parts} == {("better_on_average", 4)}
+    assert statement("tlr-figure2", "typical SGD", "over the same: the mean").keys["rule"] == "better_on_average"
 
 
 def test_agrs_second_inequality_fails_in_both_norms() -> None:
@@ -195,6 +208,19 @@ def test_a_stored_page_has_the_words_of_the_claims_as_they_are(name) -> None:
             assert f"“{markdown(statement.says)}” ({markdown(statement.section)})" in page
             assert f"  - {markdown(judged['words'])}\n" in page
         assert all(f"\n- {markdown(note)}\n" in page for note in loaded.notes)
+
+
+def test_a_note_of_several_files_stands_in_one_place() -> None:
+    own, used = {}, set()
+    for loaded in map(claim.load, claim.names()):
+        used |= {(loaded.paper, text) for text in loaded.shared}
+        for note in loaded.notes[: len(loaded.notes) - len(loaded.shared)]:
+            own.setdefault((loaded.paper, note), []).append(loaded.name)
+    assert used == {(paper, text) for paper in claim.PAPERS for text in claim.shared_notes(paper).values()}
+    assert not {note: names for note, names in own.items() if len(names) > 2}
+    page = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    for paper, text in used:
+        assert page.split(f"## {paper}\n")[1].count(text) == 1 or page.count(text) == 1, text
 
 
 @pytest.mark.parametrize("name", [name for name in claim.names() if name.startswith(("smaran-", "tlr-"))])

@@ -76,6 +76,28 @@ def test_every_value_of_a_shipped_training_has_a_source(name) -> None:
         assert REST in parts and set(parts) - {REST} <= set(preset.model.value)
 
 
+@pytest.mark.parametrize(("name", "printed"), [
+    ("smaran-figure2", {"data", "model", "batch size", "epochs"}),
+    ("smaran-figure3", {"data", "model", "batch size", "epochs"}),
+    ("smaran-figure4", {"model", "batch size", "epochs"}),  # of CIFAR or Tiny-ImageNet, Figure 4 names none
+    ("smaran-figure5", {"data", "model", "batch size", "epochs"}),
+    ("smaran-figure7", {"data", "model", "batch size", "epochs"}),
+    ("tlr-figure1", {"data", "model", "epochs"}),  # one of the four batch sizes of its grid
+    ("tlr-figure2", {"data", "model", "batch size", "epochs"}), ("tlr-figure3", {"data", "model", "batch size"}),
+    ("tlr-figure4", {"data", "model", "batch size", "epochs"}), ("tlr-figure5", {"data", "model"}),
+    ("tlr-table1", {"data", "model", "batch size"}),
+])  # fmt: skip
+def test_what_the_texts_of_smaran_and_tlr_print_of_a_training(name, printed) -> None:
+    loaded = claim.load(name)
+    whole = settings.paper_plan(loaded)
+    told = {}
+    for task, key, _, word, _ in settings.values(loaded, whole, brief=True):
+        if task in ("", whole.tasks[0]["label"]):
+            told[key] = word
+    of = {key for key in ("data", "model", "batch size", "epochs", "seeds") if told[key] == "printed"}
+    assert of == printed and told["seeds"] == "ours"
+
+
 def test_every_default_that_a_claim_runs_with_has_a_source() -> None:
     used: set[str] = set()
     for name in WITH_PAPER:

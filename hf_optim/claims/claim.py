@@ -7,6 +7,7 @@ title: ALBERT, SOP accuracy    # *
 published: [Table 6]           # the `table`s of published.json whose rows belong to it (none: a figure's curves)
 printed: {seeds: 4}            # what the paper prints of its study
 notes: [...]                   # contradictions of the paper, and what its text leaves open
+shared_notes: [code]           # those of several files of the paper, by their names in notes.json
 readings:                      # where the published code is another algorithm: its rows, and whose the figures are
   as run: {AdamW(AGR): AdamW(AGR) as run}
 published_is: as run
@@ -19,7 +20,7 @@ claims:                        # *
     optimizer: AdamW(AGR)
     baseline: AdamW
     effect: 0.005              # the published difference, where one is printed, in the metric's own unit
-    given: {rule: ..., ...}    # a rule of what the sentence speaks of, without which it is not judged
+    given: {rule: ..., ...}    # a rule of what the sentence speaks of; where that is not so, it is not judged
   - {says: ..., section: ..., not_testable: why}
 cells: [...]                   # which figure of the study stands beside a published one, see `cells`
 small:                         # and / or `paper_size`: a study, or commands, or checks
@@ -54,8 +55,8 @@ if TYPE_CHECKING:
     from hf_optim.study.plan.source import Source, Where
 
 KEYS = (
-    "name", "paper", "where", "title", "published", "printed", "notes", "readings", "published_is", "sources", "claims",
-    "cells", "small", "paper_size",
+    "name", "paper", "where", "title", "published", "printed", "notes", "shared_notes", "readings", "published_is",
+    "sources", "claims", "cells", "small", "paper_size",
 )  # fmt: skip
 SETTING_KEYS = ("study", "commands", "checks", "stands_for", "metrics", "noise", "cells")
 SIZES = {"small": "small", "paper": "paper_size"}
@@ -63,8 +64,8 @@ COMMANDS = ("landscape", "convergence")
 PAPERS = ("SMARAN", "AGR", "TLR", "AMVT")
 #: what the keys of a file and of a setting hold, as far as nobody else looks
 SHAPE = {
-    "name": str, "where": (str, float), "title": str, "notes?": [str], "published?": [str], "printed?": dict,
-    "readings?": Each(Each(str)), "published_is?": str,
+    "name": str, "where": (str, float), "title": str, "notes?": [str], "shared_notes?": [str], "published?": [str],
+    "printed?": dict, "readings?": Each(Each(str)), "published_is?": str,
 }  # fmt: skip
 SETTING_SHAPE = {
     "commands?": Each([(str, float)]), "checks?": [str], "metrics?": Each(str), "stands_for?": Each([str]),
@@ -91,7 +92,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim file, checked. `file` is how the user named it."""
+    """A claim file, checked. `notes` are its own and then the `shared` ones; `file` is how the user named it."""
 
     name: str
     paper: str
@@ -105,6 +106,7 @@ class Claim:
     readings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     published_is: str = ""
     sources: where_it_stands.Sources = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
     file: str = ""
 
     def judged(self) -> tuple[Statement, ...]:
@@ -148,6 +150,12 @@ def published() -> list[Mapping[str, Any]]:
     return list(json.loads(file.read_text(encoding="utf-8"))["rows"])
 
 
+def shared_notes(paper: str) -> dict[str, str]:
+    """What several claim files of a paper have to say, by name."""
+    file = configs.folder("claims") / "notes.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))[paper])
+
+
 def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
     """The claim of a YAML document; `rows` are the published figures."""
     top = source.check_keys((), source.value, KEYS, ("name", "paper", "where", "title", "claims"))
@@ -184,6 +192,12 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
         raise source.error(("published_is",), f"published_is must be {AS_PRINTED!r} or {AS_RUN!r}, got {belongs!r}")
     if readings and mine and not belongs:
         raise source.error(("readings",), "say under published_is which reading the published figures belong to")
+    known = shared_notes(top["paper"])
+    for i, name in enumerate(top.get("shared_notes", [])):
+        if name not in known:
+            near = closest(name, known)
+            raise source.error(("shared_notes", i), f"unknown note {name!r}{near}; valid: {', '.join(known)}")
+    shared = tuple(known[name] for name in top.get("shared_notes", []))
     sources: where_it_stands.Sources = {}
     if "sources" in top:
         sources = where_it_stands.read(source, top["sources"], top.get("paper_size", {}).get("study"))
@@ -192,7 +206,7 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
         paper=top["paper"],
         where=str(top["where"]),
         title=top["title"],
-        notes=tuple(top.get("notes", [])),
+        notes=(*top.get("notes", []), *shared),
         statements=claims,
         published=tuple(mine),
         settings=settings,
@@ -200,6 +214,7 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
         readings=readings,
         published_is=belongs,
         sources=sources,
+        shared=shared,
     )
 
 

@@ -12,7 +12,7 @@ Fisher's exact test of the failures decides. A seed on which both failed says no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hf_optim.study.statistics.failures import fisher
@@ -64,6 +64,11 @@ class Finding:
     def pairs(self) -> int:
         """Seeds on which at least one of the two has a value."""
         return len(_informative(self.comparison))
+
+
+def paired(a: Mapping[int, float], b: Mapping[int, float], sign: int) -> tuple[tuple[float, float], ...]:
+    """Two arms' values by seed as pairs, turned so that larger is better."""
+    return tuple((sign * a[s], sign * b[s]) for s in sorted(a.keys() & b.keys()))
 
 
 def decide(comparisons: Sequence[Comparison]) -> list[Finding]:

@@ -66,6 +66,20 @@ class Evidence:
                 by_seed[run.seed] = math.nan
         return by_seed
 
+    def courses(self, task: str, label: str, metric: str) -> dict[int, list[tuple[float, float]]]:
+        """(step, value) of every row that has the metric, by seed; a run that failed ends with (inf, NaN)."""
+        by_seed = {}
+        for run, record in self.results.runs(task, label):
+            if record is None:
+                continue
+            rows = [(number(row.get("step")), number(row[metric])) for row in self.history(run) if metric in row]
+            rows = [(step, value) for step, value in rows if step > 0]
+            if record["status"] != "ok":
+                rows.append((math.inf, math.nan))
+            if rows:
+                by_seed[run.seed] = rows
+        return by_seed
+
     def arrivals(
         self, task: str, label: str, metric: str, target: float | Mapping[int, float], sign: int
     ) -> dict[int, float]:
@@ -112,6 +126,11 @@ class Evidence:
         if run.id not in self._histories:
             self._histories[run.id] = self.results.history(run)
         return self._histories[run.id]
+
+
+def listed(value: Any) -> list[Any]:
+    """One label or several, as a list."""
+    return [value] if isinstance(value, str) else value
 
 
 def measured(record: Mapping[str, Any], metric: str) -> float:

@@ -1,8 +1,8 @@
 """Rules on the tables (CSV files) that a command or a check leaves: theorems, rates of convergence, surfaces.
 
-Keys (* required): `file`* is below the claim's folder; `where` keeps the rows with these texts.
+Keys (* required): `file`* is below the claim's folder; `where` keeps the rows with these texts, or one of a list.
 
-- inequality: left*, right* (columns, or right a number), tolerance (relative, 1e-9), strict. Left is at most right on
+- inequality: left*, right* (columns or numbers), tolerance (relative, 1e-9), strict. Left is at most right on
   every row. A row within the tolerance of equality decides nothing where the inequality is strict.
 - falls_as: column*, exponent*, over, start, units. The slope of log(column) over log(`over`, default T), fitted from
   `start` on for each unit (default: each seed), is at most the exponent.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.claims.comparisons import Comparison, decide
+from hf_optim.claims.evidence import listed
 from hf_optim.claims.ruling import Ruling
 from hf_optim.core.shape import FARTHEST
 from hf_optim.experiment.files import read_bytes
@@ -59,8 +60,8 @@ def _table(folder: Path, name: str) -> list[Row]:
     return list(table)
 
 
-def _kept(row: Row, where: Mapping[str, str]) -> bool:
-    return all(row.get(key) == str(text) for key, text in where.items())
+def _kept(row: Row, where: Mapping[str, Any]) -> bool:
+    return all(row.get(key, "") in {str(one) for one in listed(text)} for key, text in where.items())
 
 
 def _figure(row: Row, column: str | float) -> float:
@@ -73,7 +74,7 @@ def _figure(row: Row, column: str | float) -> float:
 
 
 def _inequality(
-    rows: Sequence[Row], left: str, right: str | float, tolerance: float = 1e-9, strict: bool = False
+    rows: Sequence[Row], left: str | float, right: str | float, tolerance: float = 1e-9, strict: bool = False
 ) -> Ruling:
     sides = [(_figure(row, left), _figure(row, right), row) for row in rows]
     sides = [(a, b, row) for a, b, row in sides if not math.isnan(a) and not math.isnan(b)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hf_optim.claims import exhibits, power, rules, settings
 from hf_optim.claims.claim import Claim
@@ -12,7 +11,7 @@ from hf_optim.claims.counterparts import Pair, pairs
 from hf_optim.claims.evidence import Evidence
 from hf_optim.claims.power import Outlook
 from hf_optim.claims.ruling import Ruling
-from hf_optim.claims.statement import Statement
+from hf_optim.claims.statement import Statement, concerns
 from hf_optim.study.folder.results import Results
 
 
@@ -61,7 +60,8 @@ def of_tables(claim: Claim, size: str, folder: Path, again: str = "") -> Outcome
         if statement.keys is None:
             judgements.append(Judgement(statement, Ruling("not testable", statement.not_testable)))
         else:
-            judgements.append(Judgement(statement, exhibits.rule(folder, statement.keys)))
+            premise = None if statement.given is None else exhibits.rule(folder, statement.given)
+            judgements.append(Judgement(statement, _unmet(premise) or exhibits.rule(folder, statement.keys)))
     return Outcome(claim, size, None, tuple(judgements), again=again)
 
 
@@ -75,29 +75,19 @@ def judge(claim: Claim, evidence: Evidence) -> tuple[Judgement, ...]:
             judgements.append(Judgement(statement, Ruling("not testable", statement.not_testable)))
         elif absent := sorted(statement.labels() - there):
             judgements.append(Judgement(statement, Ruling("not tested", f"{', '.join(absent)} is not in this study")))
-        elif not _here(statement.keys, tasks):
+        elif not concerns(statement.keys, tasks):
             judgements.append(Judgement(statement, Ruling("not tested", "its tasks are not in this study")))
         else:
-            judgements.append(Judgement(statement, _unmet(statement, evidence) or rules.rule(evidence, statement.keys)))
+            premise = None if statement.given is None else rules.rule(evidence, statement.given)
+            judgements.append(Judgement(statement, _unmet(premise) or rules.rule(evidence, statement.keys)))
     return tuple(judgements)
 
 
-def _unmet(statement: Statement, evidence: Evidence) -> Ruling | None:
-    """That the sentence does not speak of what was run; None if it does."""
-    premise = None if statement.given is None else rules.rule(evidence, statement.given)
+def _unmet(premise: Ruling | None) -> Ruling | None:
+    """That the sentence does not speak of what was run; None if it does, or if it speaks of every run."""
     if premise is None or premise.verdict == "holds":
         return None
+    if premise.verdict == "not tested":
+        return Ruling("not tested", f"whether what the sentence speaks of is so is not known: {premise.words}")
     words = f"what the sentence speaks of is not found in these runs ({premise.verdict}: {premise.words})"
     return Ruling("premise not met", words, premise.findings)
-
-
-def _here(keys: Any, tasks: set[str]) -> bool:
-    """Whether the tasks that a rule cannot do without are in the study."""
-    for part in keys.get("of") or [keys]:
-        named = set(part.get("tasks") or tasks)
-        if part["rule"] in ("degrades", "degrades_less"):
-            if not named | {part["reference"]} <= tasks:
-                return False
-        elif not named & tasks:
-            return False
-    return True

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.claims.claim import Claim
-from hf_optim.claims.statement import Statement
+from hf_optim.claims.statement import Statement, concerns
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.statistics.paired import ALPHA, MOST_UNITS, detectable, units_needed
 
 #: rules that set no difference of a metric against its noise
-NO_DIFFERENCE = ("bounded", "diverges", "sooner", "at_most")
+NO_DIFFERENCE = ("bounded", "diverges", "sooner", "throughout", "smoother", "keeps", "at_most")
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ class Outlook:
 def outlooks(claim: Claim, size: str, plan: Plan) -> list[Outlook]:
     """One for each statement that the study's records judge."""
     noise = claim.settings[size].noise
+    labels = {task["label"] for task in plan.tasks}
     expected = []
     for statement in claim.judged():
-        if statement.keys is None or statement.on_tables() or not _concerns(statement.keys, plan):
+        if statement.keys is None or statement.on_tables() or not concerns(statement.keys, labels):
             continue
         deviation = _deviation(statement.keys, plan, noise)
         level = ALPHA / max(1, _comparisons(statement.keys, plan))
@@ -73,11 +74,6 @@ def _tasks(keys: Mapping[str, Any], plan: Plan) -> list[str]:
     return [label for label in keys.get("tasks") or labels if label in labels]
 
 
-def _concerns(keys: Mapping[str, Any], plan: Plan) -> bool:
-    parts = keys.get("of") or [keys]
-    return all(_tasks(part, plan) for part in parts)
-
-
 def _deviation(keys: Mapping[str, Any], plan: Plan, noise: Mapping[str, float]) -> float | None:
     """The noise of what the rule compares; None where it is not known, or not the same for all parts of the rule."""
     parts, primary = keys.get("of") or [keys], plan.tasks[0]["primary"]["name"]
@@ -91,4 +87,8 @@ def _comparisons(keys: Mapping[str, Any], plan: Plan) -> int:
         return sum(_comparisons(part, plan) for part in keys["of"])
     baselines = keys.get("baseline", keys.get("optimizers", []))
     count = 1 if isinstance(baselines, str) else max(1, len(baselines))
-    return count if keys["rule"] in ("steadier", "insensitive") else count * max(1, len(_tasks(keys, plan)))
+    return (
+        count
+        if keys["rule"] in ("steadier", "insensitive", "better_on_average")
+        else count * max(1, len(_tasks(keys, plan)))
+    )

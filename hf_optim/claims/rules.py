@@ -13,12 +13,12 @@ compared, `greater` to what the metric's name says):
 - steadier: optimizer*, baseline*, tasks* (the settings), metric. The range over the settings is smaller, seed by seed.
 - degrades: optimizer*, reference* (a task), tasks*, metric. Worse on each of the tasks than on the reference.
 - degrades_less: optimizer*, baseline*, reference*, tasks*, metric. It degrades, and by less than the baseline does.
-- sooner: optimizer*, baseline*, metric*, target or share*, tasks. Fewer steps until a logged metric reaches the target,
-  or this share of the best value that any optimizer reaches with that seed.
+- better_on_average: optimizer*, baseline*, tasks*, metric*, greater. The mean over the tasks, seed by seed, is better
+  than each of theirs: of tasks whose metric has one scale, where the paper tells of their mean.
 - at_most: optimizer*, baseline*, factor*, metric*, tasks. At most `factor` times the baseline's.
-- bounded: optimizer*, key*, low, high. A logged figure of the optimizer's own never leaves [low, high].
 - diverges: optimizer*, tasks. More than half of its runs fail.
 - all: of* (a list of rules). All of them.
+- sooner, throughout, smoother, keeps, bounded: of the course of a training, see `courses`.
 - inequality, falls_as, lowest: of files that a command or a check writes, see `exhibits`.
 
 `negated: true` turns any rule into its negation: better into "not the best", insensitive into "sensitive".
@@ -31,14 +31,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hf_optim.claims.comparisons import Comparison
-from hf_optim.claims.evidence import COUNTED, Evidence
-from hf_optim.claims.ruling import Question, Ruling, negation, ruling
-from hf_optim.hub.rates import PREFIX
-from hf_optim.study.folder.store import number
+from hf_optim.claims import courses
+from hf_optim.claims.comparisons import Comparison, paired
+from hf_optim.claims.evidence import COUNTED, Evidence, listed
+from hf_optim.claims.ruling import Answer, Question, Ruling, negation, ruling
 from hf_optim.study.statistics.paired import clopper_pearson, summarise
-
-Answer = Question | Ruling
 
 
 def rule(evidence: Evidence, keys: Mapping[str, Any]) -> Ruling:
@@ -53,14 +50,6 @@ def _ask(evidence: Evidence, keys: Mapping[str, Any]) -> Answer:
 
 
 # --- rules that compare optimizers ---------------------------------------------------------------------------------
-
-
-def _listed(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
-
-
-def _pairs(a: Mapping[int, float], b: Mapping[int, float], sign: int) -> tuple[tuple[float, float], ...]:
-    return tuple((sign * a[s], sign * b[s]) for s in sorted(a.keys() & b.keys()))
 
 
 def _two(
@@ -78,7 +67,7 @@ def _two(
         for other in baselines:
             if {optimizer, other} <= set(task["only"]):
                 a, b = (evidence.values(task["label"], label, name) for label in (optimizer, other))
-                pairs = _pairs(a, b, sign)
+                pairs = paired(a, b, sign)
                 comparisons.append(
                     Comparison(task["label"], optimizer, other, name, pairs, sign, exact=name in COUNTED)
                 )
@@ -94,10 +83,36 @@ def _better(
     greater: bool | None = None,
     by: float = 0.0,
 ) -> Answer:
-    comparisons = _two(evidence, optimizer, _listed(baseline), metric, tasks, greater)
+    comparisons = _two(evidence, optimizer, listed(baseline), metric, tasks, greater)
     return Question(
         tuple(replace(comparison, slack=-by) for comparison in comparisons), f"asked for: {by:g}" if by else ""
     )
+
+
+def _better_on_average(
+    evidence: Evidence,
+    optimizer: str,
+    baseline: str | list[str],
+    tasks: list[str],
+    metric: str,
+    greater: bool | None = None,
+) -> Answer:
+    """A seed's mean is over all of the tasks that the study has; a run that fails on one of them fails the mean."""
+    chosen = evidence.tasks(tasks)
+    comparisons = []
+    for other in listed(baseline):
+        name, sign = evidence.direction(chosen[0], metric, greater)
+        a, b = (
+            _means([evidence.values(task["label"], label, name) for task in chosen]) for label in (optimizer, other)
+        )
+        where = f"the mean over {len(chosen)} tasks ({chosen[0]['label']} to {chosen[-1]['label']})"
+        comparisons.append(Comparison(where, optimizer, other, name, paired(a, b, sign), sign))
+    return Question(tuple(comparisons))
+
+
+def _means(cells: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    seeds = set.intersection(*(set(cell) for cell in cells))
+    return {seed: math.fsum(cell[seed] for cell in cells) / len(cells) for seed in seeds}
 
 
 def _ordered(
@@ -138,7 +153,7 @@ def _on_par(
     greater: bool | None = None,
 ) -> Answer:
     comparisons: list[Comparison] = []
-    for comparison in _two(evidence, optimizer, _listed(baseline), metric, tasks, greater):
+    for comparison in _two(evidence, optimizer, listed(baseline), metric, tasks, greater):
         comparisons += _within(comparison, _bound(comparison.pairs, margin, relative))
     return Question(tuple(comparisons), f"margin {margin:g}{' of the baseline' if relative else ''}", parts=False)
 
@@ -155,7 +170,7 @@ def _no_worse(
 ) -> Answer:
     comparisons = [
         _within(comparison, _bound(comparison.pairs, margin, relative))[0]
-        for comparison in _two(evidence, optimizer, _listed(baseline), metric, tasks, greater)
+        for comparison in _two(evidence, optimizer, listed(baseline), metric, tasks, greater)
     ]
     return Question(tuple(comparisons), f"margin {margin:g}{' of the baseline' if relative else ''}")
 
@@ -215,7 +230,7 @@ def _insensitive(
     comparisons: list[Comparison] = []
     for where, values in cells.items():
         if where != best:
-            comparison = Comparison("the settings", where, best, name, _pairs(values, cells[best], sign), sign)
+            comparison = Comparison("the settings", where, best, name, paired(values, cells[best], sign), sign)
             comparisons += _within(comparison, bound)
     spread = max(means.values()) - min(means.values())
     return Question(
@@ -236,7 +251,7 @@ def _steadier(evidence: Evidence, optimizer: str, baseline: str, tasks: list[str
             cells.append(evidence.values(task["label"], label, name))
         seeds = set.intersection(*(set(cell) for cell in cells)) if cells else set()
         ranges[label] = {s: _range([cell[s] for cell in cells]) for s in seeds}
-    pairs = _pairs(ranges[optimizer], ranges[baseline], -1)
+    pairs = paired(ranges[optimizer], ranges[baseline], -1)
     return Question((Comparison("the range over the settings", optimizer, baseline, name, pairs, -1),))
 
 
@@ -263,7 +278,7 @@ def _degrades(
         name, sign = evidence.direction(there, metric, None)
         of, at = (evidence.values(label, optimizer, name) for label in (reference, task))
         comparisons.append(
-            Comparison(task, f"{optimizer}, {reference}", f"{optimizer}, {task}", name, _pairs(of, at, sign), sign)
+            Comparison(task, f"{optimizer}, {reference}", f"{optimizer}, {task}", name, paired(of, at, sign), sign)
         )
     return Question(tuple(comparisons))
 
@@ -279,70 +294,13 @@ def _degrades_less(
         _, theirs, _ = _losses(evidence, baseline, reference, task, metric)
         comparisons.append(
             Comparison(
-                f"{task} against {reference}", optimizer, baseline, f"loss of {name}", _pairs(ours, theirs, -1), -1
+                f"{task} against {reference}", optimizer, baseline, f"loss of {name}", paired(ours, theirs, -1), -1
             )
         )
     return Question(tuple(comparisons), parts=False)
 
 
-# --- rules about histories -----------------------------------------------------------------------------------------
-
-
-def _sooner(
-    evidence: Evidence,
-    optimizer: str,
-    baseline: str | list[str],
-    metric: str,
-    target: float | None = None,
-    share: float | None = None,
-    tasks: list[str] | None = None,
-) -> Answer:
-    """Steps to a target, on the logarithm, paired by seed; who never arrives needed more than the whole budget."""
-    comparisons = []
-    others = _listed(baseline)
-    for task in evidence.tasks(tasks):
-        label = task["label"]
-        name, sign = evidence.direction(task, metric, None)
-        goal: Any = target
-        if share is not None:
-            best = evidence.best(label, [optimizer, *others], name, sign)
-            goal = {seed: value * (share if sign > 0 else 1 / share) for seed, value in best.items()}
-        budget = evidence.budget(label)
-        times = {arm: evidence.arrivals(label, arm, name, goal, sign) for arm in (optimizer, *others)}
-        logs = {arm: {s: math.log(t) if t > 0 else t for s, t in arrivals.items()} for arm, arrivals in times.items()}
-        for other in others:
-            if {optimizer, other} <= set(task["only"]):
-                pairs = _pairs(logs[optimizer], logs[other], -1)
-                worst = None if math.isnan(budget) else -math.log(budget)
-                comparisons.append(Comparison(label, optimizer, other, f"log steps to {name}", pairs, -1, worst=worst))
-    ratios = []
-    for comparison in comparisons:
-        both = [b - a for a, b in comparison.pairs if not math.isnan(a + b)]
-        if both:
-            ratios.append(f"{math.exp(summarise(both).mean):.2f}x those of {comparison.second} on {comparison.task}")
-    return Question(tuple(comparisons), "steps needed: " + ", ".join(ratios) if ratios else "")
-
-
-def _bounded(evidence: Evidence, optimizer: str, key: str, low: float = -math.inf, high: float = math.inf) -> Answer:
-    name = PREFIX + key
-    seen = [
-        number(row[name])
-        for task in evidence.tasks()
-        for run, record in evidence.results.runs(task["label"], optimizer)
-        if record is not None
-        for row in evidence.history(run)
-        if name in row
-    ]
-    seen = [value for value in seen if not math.isnan(value)]
-    if not seen:
-        return Ruling("not tested", f"no run of {optimizer} logged {key}")
-    words = f"{key} in [{min(seen):.4g}, {max(seen):.4g}] over {len(seen)} logged values"
-    near = 1e-9 * max(1.0, *(abs(v) for v in (low, high) if math.isfinite(v)))
-    if min(seen) < low - near or max(seen) > high + near:
-        return Ruling("contradicted", words)
-    if min(seen) < low + near or max(seen) > high - near:
-        return Ruling("undecided", f"{words}: at the bound to within rounding")
-    return Ruling("holds", words)
+# --- rules about runs, and of several rules ------------------------------------------------------------------------
 
 
 def _diverges(evidence: Evidence, optimizer: str, tasks: list[str] | None = None) -> Answer:
@@ -384,14 +342,14 @@ RULES: dict[str, tuple[Callable[..., Answer], tuple[str, ...], tuple[str, ...]]]
     "better": (_better, ("optimizer", "baseline"), ("metric", "tasks", "greater", "by")),
     "on_par": (_on_par, ("optimizer", "baseline", "margin"), ("relative", "metric", "tasks", "greater")),
     "no_worse": (_no_worse, ("optimizer", "baseline", "margin"), ("relative", "metric", "tasks", "greater")),
+    "better_on_average": (_better_on_average, ("optimizer", "baseline", "tasks", "metric"), ("greater",)),
     "ordered": (_ordered, ("optimizers",), ("metric", "tasks", "greater")),
     "at_most": (_at_most, ("optimizer", "baseline", "factor", "metric"), ("tasks",)),
     "insensitive": (_insensitive, ("margin",), ("optimizers", "optimizer", "tasks", "metric", "relative")),
     "steadier": (_steadier, ("optimizer", "baseline", "tasks"), ("metric",)),
     "degrades": (_degrades, ("optimizer", "reference", "tasks"), ("metric",)),
     "degrades_less": (_degrades_less, ("optimizer", "baseline", "reference", "tasks"), ("metric",)),
-    "sooner": (_sooner, ("optimizer", "baseline", "metric"), ("target", "share", "tasks")),
-    "bounded": (_bounded, ("optimizer", "key"), ("low", "high")),
     "diverges": (_diverges, ("optimizer",), ("tasks",)),
     "all": (_all, ("of",), ()),
+    **courses.RULES,
 }

@@ -35,13 +35,16 @@ class Question:
     parts: bool = True
 
 
+Answer = Question | Ruling
+
+
 def negation(ruling: Ruling) -> Ruling:
     """The ruling on the opposite statement."""
     turned: dict[Verdict, Verdict] = {"holds": "contradicted", "contradicted": "holds", "partly": "undecided"}
     return Ruling(turned.get(ruling.verdict, ruling.verdict), f"of the opposite: {ruling.words}", ruling.findings)
 
 
-def ruling(answer: Question | Ruling) -> Ruling:
+def ruling(answer: Answer) -> Ruling:
     """Holds if every comparison is so, contradicted if one is not, partly if some are and the rest undecided."""
     if isinstance(answer, Ruling):
         return answer

@@ -20,9 +20,11 @@ SHAPES: dict[str, Any] = {
     "rule": str, "negated": bool, "of": [dict], "optimizer": str, "baseline": (str, [str]), "optimizers": [str],
     "reference": str, "tasks": [str], "metric": str, "greater": bool, "by": float, "margin": float, "relative": bool,
     "factor": float, "target": float, "share": float, "key": str, "low": float, "high": float, "file": str,
-    "where": Each((str, float, bool)), "left": str, "right": (str, float), "tolerance": float, "strict": bool,
-    "column": str, "exponent": float, "over": str, "start": float, "units": str,
+    "where": Each((str, float, bool, [str])), "left": (str, float), "right": (str, float), "tolerance": float,
+    "strict": bool, "column": str, "exponent": float, "over": str, "start": float, "units": str,
 }  # fmt: skip
+#: rules that speak of all of their tasks at once, and of nothing where one is missing
+WHOLE = ("degrades", "degrades_less", "better_on_average")
 #: rules that have one baseline
 ONE_BASELINE = ("at_most", "steadier", "degrades_less")
 
@@ -95,8 +97,8 @@ def read(source: Source, where: Where, value: Any) -> Statement:
     given = value.get("given")
     if given is not None:
         check_rule(source, (*where, "given"), given)
-        if {str(value["rule"]), str(given["rule"])} & exhibits.RULES.keys():
-            raise source.error((*where, "given"), "given is for rules over a study's records, and is one")
+        if (value["rule"] in exhibits.RULES) != (given["rule"] in exhibits.RULES):
+            raise source.error((*where, "given"), "given and the rule read the same: a study's records, or tables")
     own = ("says", "section", "reading", "effect", "given")
     return Statement(*common, {k: v for k, v in value.items() if k not in own}, effect=effect, given=given)
 
@@ -116,6 +118,8 @@ def check_rule(source: Source, where: Where, value: Any, own: tuple[str, ...] = 
         source.check_shape((*where, key), value[key], str if one_alone else SHAPES[key])
     if "share" in value and not value["share"] > 0:
         raise source.error((*where, "share"), f"share must be above 0, got {value['share']:g}")
+    if name == "throughout" and not 0 <= value.get("start", 0) < 1:
+        raise source.error((*where, "start"), f"start is a share of the training from 0 to 1, got {value['start']:g}")
     if name == "sooner" and ("target" in value) == ("share" in value):
         raise source.error(where, "sooner needs either a target or a share")
     if name == "all":
@@ -123,6 +127,19 @@ def check_rule(source: Source, where: Where, value: Any, own: tuple[str, ...] = 
             if str(part.get("rule")) in exhibits.RULES:
                 raise source.error((*where, "of", i), f"{part['rule']} reads a table, and is no part of a study's rule")
             check_rule(source, (*where, "of", i), part)
+
+
+def concerns(keys: Mapping[str, Any], tasks: set[str]) -> bool:
+    """Whether the tasks that a rule cannot do without are among these."""
+    for part in keys.get("of") or [keys]:
+        named = set(part.get("tasks") or tasks)
+        if part["rule"] in WHOLE:
+            reference = {part["reference"]} if "reference" in part else set()
+            if not named | reference <= tasks:
+                return False
+        elif not named & tasks:
+            return False
+    return True
 
 
 def _labels(keys: Mapping[str, Any]) -> Iterator[str]:
