@@ -22,13 +22,15 @@ PLAN = planning.expand(parse(STUDY, "x.yaml"))
 WOBBLE = (0.001, -0.002, 0.003, -0.001, 0.002, -0.003)
 
 
-def evidence(courses, failing=(), metric="validation_loss", ends=None) -> Evidence:
+def evidence(courses, failing=(), metric="validation_loss", ends=None, absent=()) -> Evidence:
     """`courses`: (task, label) -> values; `ends`: (task, label) -> test accuracy; each seed has its own wobble."""
     records, rows = {}, {}
     for run in PLAN.runs:
         cell, wobble = (run.task, run.optimizer), WOBBLE[run.seed]
         status = "failed" if (*cell, run.seed) in failing else "ok"
         metrics = {"test_accuracy": (ends or {}).get(cell, 0.5) + wobble} if status == "ok" else {}
+        if (*cell, run.seed) in absent:
+            continue
         records[run.id] = {"id": run.id, "status": status, "metrics": metrics, "time": {"steps": 100}}
         rows[run.id] = [
             {"step": 10 * i, metric: value if value is None else value + wobble * i / 10}
@@ -111,6 +113,20 @@ def test_what_was_reached_is_kept_or_lost_again() -> None:
     assert finding.difference.mean == pytest.approx(0.25, abs=0.002)
 
 
+def test_a_rate_that_warms_up_and_decays() -> None:
+    def phases(values, failing=(), factor=2.0):
+        courses = {("one", "a"): values}
+        keys = {"rule": "rises_then_falls", "optimizers": ["a"], "tasks": ["one"], "key": "lr_scale", "factor": factor}
+        return rules.rule(evidence(courses, failing, metric="hf_optim_lr_scale"), keys)
+
+    assert phases([1.0, 3.0, 5.0, 4.0, 1.0]).verdict == "holds"
+    assert phases([1.0, 3.0, 5.0, 6.0]).verdict == "contradicted"  # it only grows
+    assert phases([5.0, 3.0, 1.0]).verdict == "contradicted"  # it only falls
+    assert phases([1.0, 1.5, 1.0]).verdict == "contradicted" and phases([1.0, 1.5, 1.0], factor=1.2).verdict == "holds"
+    assert phases([1.0, 5.0, -1.0]).verdict == "contradicted"  # no rate at all
+    assert phases([1.0, 5.0, 1.0], {("one", "a", seed) for seed in range(6)}).verdict == "contradicted"
+
+
 def average(ends, failing=(), metric="test_accuracy"):
     return judged(
         evidence({}, failing, ends=ends), "better_on_average", baseline="b", metric=metric, tasks=["one", "two"]
@@ -127,6 +143,13 @@ def test_a_mean_over_tasks_weighs_a_loss_on_one_against_a_gain_on_another() -> N
     every = {("two", "a", seed) for seed in range(6)}
     assert average(ends, every).verdict == "contradicted"  # it fails on one of the two
     assert average(ends, {("one", "b", seed) for seed in range(6)}).verdict == "holds"
+
+
+def test_a_seed_that_one_task_lacks_is_in_no_mean() -> None:
+    ends = {("one", "a"): 0.9, ("one", "b"): 0.5, ("two", "a"): 0.4, ("two", "b"): 0.5}
+    seen = evidence({}, ends=ends, absent={("two", "a", 2)})
+    (finding,) = judged(seen, "better_on_average", baseline="b", metric="test_accuracy", tasks=["one", "two"]).findings
+    assert finding.pairs == 5
 
 
 def test_a_mean_is_of_all_its_tasks_or_of_none() -> None:

@@ -214,6 +214,7 @@ def test_a_note_of_several_files_stands_in_one_place() -> None:
     own, used = {}, set()
     for loaded in map(claim.load, claim.names()):
         used |= {(loaded.paper, text) for text in loaded.shared}
+        assert loaded.notes[len(loaded.notes) - len(loaded.shared) :] == loaded.shared
         for note in loaded.notes[: len(loaded.notes) - len(loaded.shared)]:
             own.setdefault((loaded.paper, note), []).append(loaded.name)
     assert used == {(paper, text) for paper in claim.PAPERS for text in claim.shared_notes(paper).values()}
