@@ -164,7 +164,7 @@ def test_every_premise_of_the_papers_sentences() -> None:
     named = {(case.values[0], loaded(case.values[0]).judged()[case.values[1]].given["rule"]) for case in WITH_PREMISE}
     assert named == {
         ("smaran-figure1", "inequality"), ("smaran-figure2", "all"), ("tlr-figure1", "bounded"),
-        ("tlr-figure2", "degrades"), ("tlr-figure3", "no_worse"), ("amvt-limits", "degrades"),
+        ("tlr-figure2", "degrades"), ("tlr-figure3", "no_worse"), ("tlr-figure4", "all"), ("amvt-limits", "degrades"),
     }  # fmt: skip
     for case in WITH_PREMISE:
         name, i = case.values
