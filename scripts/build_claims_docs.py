@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ judges them, what judging costs, and what was found, and at which size. Each has
 - *printed*, *code*, *ours* behind the settings of a training or of an optimizer, of all since the mark before it: the
   paper has them, its published code or the code that it takes over has them, or the paper leaves them open, and is
   silent or gives a range. "Its defaults" are the optimizer's own, and where those stand says the last table below.
+- What a rule under *judged by* asks stands at the top of `hf_optim/claims/rules.py`, `courses.py` and `exhibits.py`;
+  the one behind *given* is the premise, without which a sentence is not judged.
 - A run that fails, or never arrives, counts as the worst there is.
 - Costs are rough: GPU hours at 30 TFLOP/s and $3 an hour, core hours at 13 GFLOP/s. Tables that share runs pay once.
 - "cannot" before the seeds: the published effects would need more of them than are planned, so that the stand-in is
@@ -162,7 +164,10 @@ def _range(needed: list[int]) -> str:
 def _rule(statement: Statement) -> str:
     if statement.keys is None:
         return f"not testable: {statement.not_testable}"
-    keys = statement.keys
+    return _asked(statement.keys) + (f"; given {_asked(statement.given)}" if statement.given else "")
+
+
+def _asked(keys: Mapping[str, Any]) -> str:
     negated = "not " if keys.get("negated") else ""
     parts = keys.get("of") or [keys]
     words = [f"{part['rule']} ({part['metric']})" if part.get("metric") else str(part["rule"]) for part in parts]
