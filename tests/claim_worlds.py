@@ -6,7 +6,6 @@ What a rule asks of the world is written here from the rule's description alone,
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -123,11 +122,6 @@ def histories(
         good = keys.get("target", 0.5)
         bad = good * (3 if keys["metric"] in LOWER else 1 / 3)
         return [{"step": 1, keys["metric"]: bad}, {"step": step * (1 + drawn), keys["metric"]: good}]
-    if keys["rule"] == "rises_then_falls" and label in keys["optimizers"]:
-        low = {"right": 3.0, "wrong": 0.1, "margin": 1.0}[world] * math.log(keys["factor"])
-        drawn = [noise(task, label, i, seeds=len(plan.seeds))[plan.seeds.index(seed)] for i in (1, 2)]
-        logs = (-low + drawn[0], 0.0, -low + drawn[1])
-        return [{"step": i, f"hf_optim_{keys['key']}": math.exp(value)} for i, value in enumerate(logs, start=1)]
     if keys["rule"] == "bounded" and label == keys["optimizer"]:
         low, high = keys.get("low", -1.0), keys.get("high", 1.0)
         # as Trainer's log and a run's history name an optimizer's own figure
@@ -202,8 +196,8 @@ def evidence(
             metrics["test_loss"] = 1.0 + metrics.pop("gap_as_run")
         if failed and keys["rule"] in ("sooner", "keeps", "all"):
             history = history[:1]
-        elif failed and keys["rule"] in (*COURSES, "rises_then_falls"):
-            history = [] if keys["rule"] in COURSES else history[:2]
+        elif failed and keys["rule"] in COURSES:
+            history = []
         status = "failed" if failed or _diverges(keys, world, run.optimizer, plan.seeds.index(run.seed)) else "ok"
         if status == "failed":
             metrics = {}

@@ -172,8 +172,6 @@ GOOD = "claims:\n  - {says: A, section: S, rule: better, optimizer: adamw, basel
         (HEAD + A_B + ", baseline: b, given: {rule: degrades}}\n" + STUDY, "the key 'optimizer' is missing"),
         (HEAD + A_B + ", baseline: b, given: {rule: lowest, file: f, where: {}, optimizer: a, column: c}}\n" + STUDY,
          "given and the rule read the same"),
-        (HEAD + "claims: [{says: A, section: S, rule: rises_then_falls, optimizers: [a], key: k, factor: 1}]\n" + STUDY,
-         "factor must be above 1"),
         (HEAD + "shared_notes: [codes]\n" + GOOD + STUDY, "line 6: unknown note 'codes' .did you mean code"),
         (HEAD + A_B.replace("better", "throughout") + ", baseline: b, metric: m, start: 1}\n" + STUDY,
          "start is a share of the training"),

@@ -113,20 +113,6 @@ def test_what_was_reached_is_kept_or_lost_again() -> None:
     assert finding.difference.mean == pytest.approx(0.25, abs=0.002)
 
 
-def test_a_rate_that_warms_up_and_decays() -> None:
-    def phases(values, failing=(), factor=2.0):
-        courses = {("one", "a"): values}
-        keys = {"rule": "rises_then_falls", "optimizers": ["a"], "tasks": ["one"], "key": "lr_scale", "factor": factor}
-        return rules.rule(evidence(courses, failing, metric="hf_optim_lr_scale"), keys)
-
-    assert phases([1.0, 3.0, 5.0, 4.0, 1.0]).verdict == "holds"
-    assert phases([1.0, 3.0, 5.0, 6.0]).verdict == "contradicted"  # it only grows
-    assert phases([5.0, 3.0, 1.0]).verdict == "contradicted"  # it only falls
-    assert phases([1.0, 1.5, 1.0]).verdict == "contradicted" and phases([1.0, 1.5, 1.0], factor=1.2).verdict == "holds"
-    assert phases([1.0, 5.0, -1.0]).verdict == "contradicted"  # no rate at all
-    assert phases([1.0, 5.0, 1.0], {("one", "a", seed) for seed in range(6)}).verdict == "contradicted"
-
-
 def average(ends, failing=(), metric="test_accuracy"):
     return judged(
         evidence({}, failing, ends=ends), "better_on_average", baseline="b", metric=metric, tasks=["one", "two"]

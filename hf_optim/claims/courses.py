@@ -9,8 +9,6 @@
 - keeps: optimizer*, metric*, margin*, tasks. The last logged value is no worse than the best one by the margin, seed by
   seed: what was reached is not lost again, as by overfitting. The best of many is a lucky one, which the margin has to
   allow for.
-- rises_then_falls: optimizers*, key*, factor*, tasks. A logged figure of each optimizer's own grows to more than
-  `factor` times what it was at first, and ends below its peak by more than that factor.
 - bounded: optimizer*, key*, low, high. A logged figure of the optimizer's own never leaves [low, high].
 
 A run that fails has the worst course there is from where it stopped, and at the end.
@@ -173,29 +171,6 @@ def _keeps(evidence: Evidence, optimizer: str, metric: str, margin: float, tasks
     return Question(tuple(comparisons), f"margin {margin:g}")
 
 
-def _rises_then_falls(
-    evidence: Evidence, optimizers: list[str], key: str, factor: float, tasks: list[str] | None = None
-) -> Answer:
-    """The peak against the first and against the last value, on the logarithm, paired by seed."""
-    comparisons = []
-    for task in evidence.tasks(tasks):
-        for label in (label for label in optimizers if label in task["only"]):
-            peaks, firsts, lasts = {}, {}, {}
-            for seed, course in evidence.courses(task["label"], label, PREFIX + key).items():
-                values = [math.log(value) if value > 0 else math.nan for _, value in course]
-                finished = [value for value in values if not math.isnan(value)]
-                if finished:
-                    failed = len(finished) < len(values)
-                    peaks[seed] = math.nan if failed else max(finished)
-                    firsts[seed], lasts[seed] = finished[0], finished[-1]
-            for where, others in (("at first", firsts), ("at the end", lasts)):
-                pairs, second = paired(peaks, others, 1), f"{label} {where}"
-                comparisons.append(
-                    Comparison(task["label"], f"{label} at its peak", second, f"log {key}", pairs, 1, -math.log(factor))
-                )
-    return Question(tuple(comparisons), f"factor {factor:g}")
-
-
 def _bounded(evidence: Evidence, optimizer: str, key: str, low: float = -math.inf, high: float = math.inf) -> Answer:
     name = PREFIX + key
     seen = [
@@ -223,6 +198,5 @@ RULES: dict[str, tuple[Callable[..., Answer], tuple[str, ...], tuple[str, ...]]]
     "throughout": (_throughout, ("optimizer", "baseline", "metric"), ("tasks", "start")),
     "smoother": (_smoother, ("optimizer", "baseline", "metric"), ("tasks",)),
     "keeps": (_keeps, ("optimizer", "metric", "margin"), ("tasks",)),
-    "rises_then_falls": (_rises_then_falls, ("optimizers", "key", "factor"), ("tasks",)),
     "bounded": (_bounded, ("optimizer", "key"), ("low", "high")),
 }

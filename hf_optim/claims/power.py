@@ -12,9 +12,7 @@ from hf_optim.study.plan.plan import Plan
 from hf_optim.study.statistics.paired import ALPHA, MOST_UNITS, detectable, units_needed
 
 #: rules that set no difference of a metric against its noise
-NO_DIFFERENCE = (
-    "bounded", "diverges", "sooner", "throughout", "smoother", "keeps", "rises_then_falls", "at_most",
-)  # fmt: skip
+NO_DIFFERENCE = ("bounded", "diverges", "sooner", "throughout", "smoother", "keeps", "at_most")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ compared, `greater` to what the metric's name says):
 - at_most: optimizer*, baseline*, factor*, metric*, tasks. At most `factor` times the baseline's.
 - diverges: optimizer*, tasks. More than half of its runs fail.
 - all: of* (a list of rules). All of them.
-- sooner, throughout, smoother, keeps, rises_then_falls, bounded: of the course of a training, see `courses`.
+- sooner, throughout, smoother, keeps, bounded: of the course of a training, see `courses`.
 - inequality, falls_as, lowest: of files that a command or a check writes, see `exhibits`.
 
 `negated: true` turns any rule into its negation: better into "not the best", insensitive into "sensitive".

@@ -120,8 +120,6 @@ def check_rule(source: Source, where: Where, value: Any, own: tuple[str, ...] = 
         raise source.error((*where, "share"), f"share must be above 0, got {value['share']:g}")
     if name == "throughout" and not 0 <= value.get("start", 0) < 1:
         raise source.error((*where, "start"), f"start is a share of the training from 0 to 1, got {value['start']:g}")
-    if name == "rises_then_falls" and not value["factor"] > 1:
-        raise source.error((*where, "factor"), f"factor must be above 1, got {value['factor']:g}")
     if name == "sooner" and ("target" in value) == ("share" in value):
         raise source.error(where, "sooner needs either a target or a share")
     if name == "all":
