@@ -4,6 +4,7 @@ They run on the CPU wherever they run, the ones of several processes over gloo: 
 """
 
 import gc
+import logging
 import os
 import random
 import sys
@@ -18,6 +19,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 sys.path.insert(0, str(Path(__file__).parent))
+
+gc.disable()  # until all is collected: what is imported stays
 
 import hypothesis  # noqa: E402 - after the environment that it would pass on
 import pytest  # noqa: E402
@@ -58,6 +61,22 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """Trainer collects garbage whenever it begins, for half a second, unless what stands here is left out."""
     gc.freeze()
+    gc.enable()
+    logging.getLogger().addHandler(logging.NullHandler())  # what nobody reads is not printed instead
+
+
+#: pytest adds its handlers to some sixty loggers six times a test: for those that ask what was logged
+_logging = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item):
+    manager = item.config.pluginmanager
+    if "caplog" in item.fixturenames:
+        while _logging:
+            manager.register(_logging.pop(), "logging-plugin")
+    elif (plugin := manager.unregister(name="logging-plugin")) is not None:
+        _logging.append(plugin)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +86,7 @@ def random_numbers_do_not_hang_on_the_tests_before():
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+        sys.modules["torch"].default_generator.manual_seed(0)  # torch.manual_seed keeps a stack trace for a GPU
 
 
 @pytest.fixture(autouse=True)
@@ -82,5 +101,6 @@ def what_is_said_once_is_said_in_every_test():
 def no_metric_modules_are_left():
     """`evaluate.load` by path leaves a package behind that shadows the one of the next test's cache folder."""
     yield
-    for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
-        del sys.modules[name]
+    if "evaluate_modules" in sys.modules:
+        for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
+            del sys.modules[name]
