@@ -24,6 +24,7 @@ gc.disable()  # until all is collected: what is imported stays
 
 import hypothesis  # noqa: E402 - after the environment that it would pass on
 import pytest  # noqa: E402
+import ranks  # noqa: E402
 
 #: the same examples everywhere: what a test finds does not hang on the day
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
@@ -77,6 +78,13 @@ def pytest_runtest_protocol(item):
             manager.register(_logging.pop(), "logging-plugin")
     elif (plugin := manager.unregister(name="logging-plugin")) is not None:
         _logging.append(plugin)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_process_imports_for_all(tmp_path_factory):
+    """Whichever of the processes that test first needs another one starts it (ranks.py)."""
+    base = tmp_path_factory.getbasetemp()
+    ranks.meeting = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(autouse=True)
