@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 from study_fakes import make_study
 
 from hf_optim.commands.main import main
@@ -38,35 +37,27 @@ def begin(folder: Path, text: str = YAML) -> None:
     beginning.prepare(planning.expand(parse(text, "tiny.yaml")), text, folder)
 
 
+AT_ONCE = """
+import pathlib, sys
+sys.path.insert(0, {tests!r})
+import torch.distributed
+from test_attack_machine import begin
+torch.distributed.init_process_group("gloo")
+for number in range(20):
+    torch.distributed.barrier()
+    begin(pathlib.Path(sys.argv[1]) / str(number))
+torch.distributed.destroy_process_group()
+"""
+
+
 # --- launchers -------------------------------------------------------------------------------------------------------
 
 
 def test_launchers_that_start_at_once_begin_one_study(tmp_path: Path) -> None:
     """The second found the first one's `runs/`, no plan yet, and said that the folder holds no study."""
-    code = f"""
-import time, pathlib, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_attack_machine import begin
-print("ready", flush=True)
-for line in sys.stdin:
-    begin(pathlib.Path(line.strip()))
-    print("done", flush=True)
-"""
-    run = [sys.executable, "-c", code]
-    started = [subprocess.Popen(run, stdin=-1, stdout=-1, stderr=-1, text=True) for _ in range(2)]
-    try:
-        assert [process.stdout.readline() for process in started] == ["ready\n"] * 2  # type: ignore[union-attr]
-        for number in range(20):
-            for process in started:
-                process.stdin.write(f"{tmp_path / str(number)}\n")  # type: ignore[union-attr]
-            for process in started:
-                process.stdin.flush()  # type: ignore[union-attr]
-            assert [process.stdout.readline() for process in started] == ["done\n"] * 2  # type: ignore[union-attr]
-            assert (tmp_path / str(number) / "questions.jsonl").read_text().count("\n") == 1
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
+    ranks.program(AT_ONCE.format(tests=str(Path(__file__).parent)), tmp_path, world=2)
+    for number in range(20):
+        assert (tmp_path / str(number) / "questions.jsonl").read_text().count("\n") == 1
 
 
 @contextlib.contextmanager
@@ -202,9 +193,7 @@ def test_half_a_kernel_is_built_again(tmp_path: Path, alone: Any) -> None:
         kept.unlink()
         kept.write_bytes(part)
         kept.chmod(0o700)
-        code = f"from hf_optim.engine import kernels; kernels.Building({SOURCE!r}).kernel()"
-        ended = subprocess.run([sys.executable, "-c", code], env={**os.environ}, capture_output=True, text=True)
-        assert ended.returncode == 0, ended
+        ranks.program(f"from hf_optim.engine import kernels; kernels.Building({SOURCE!r}).kernel()")
         assert kept.read_bytes() == whole
 
 
