@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import forked
 import psutil
 import pytest
 import ranks
@@ -61,8 +60,9 @@ TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 #: scripts/train.py with a second process that is late with its part of a checkpoint
 LATE = """
-import os, runpy, sys, time
+import os, pathlib, runpy, sys, time
 import torch
+pathlib.Path(__file__).with_name(os.environ["RANK"] + ".pid").write_text(str(os.getpid()))
 save = torch.save
 def late(value, file, *rest, **how):
     if "rng_state_1" in str(file):
@@ -74,42 +74,13 @@ runpy.run_path("scripts/train.py", run_name="__main__")
 """
 
 
-def start(launcher: list[str], folder: Path, *more: str, script: str | Path = "scripts/train.py") -> subprocess.Popen:
-    """`accelerate launch --config_file ... scripts/train.py ...` or `torchrun ... scripts/train.py ...`."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_"))}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", *launcher, str(script), *RUN, "--output", str(folder), *more]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finished(process: subprocess.Popen) -> str:
-    out, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, out[-4000:]
-    return out
-
-
-def rank(process: psutil.Process) -> str | None:
-    try:
-        return process.environ().get("RANK") if "train.py" in " ".join(process.cmdline()) else None
-    except psutil.Error:
-        return None
-
-
-def workers(process: subprocess.Popen) -> dict[str, psutil.Process]:
-    try:
-        children = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return {}
-    return {number: child for child in children if (number := rank(child)) is not None}
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nothing happens to."""
     folder = tmp_path_factory.mktemp("launched") / "whole"
-    return folder, finished(start(ACCELERATE, folder))
+    code, said = forked.launch(*ACCELERATE, "scripts/train.py", *RUN, "--output", folder, new=True)
+    assert code == 0, said[-4000:]
+    return folder, said
 
 
 @pytest.fixture(scope="module")
@@ -117,16 +88,15 @@ def killed(tmp_path_factory):
     """A run whose second process is killed behind the second checkpoint: and the launcher's words."""
     folder = tmp_path_factory.mktemp("launched") / "killed"
     (script := folder.parent / "late_train.py").write_text(LATE)
-    process = start(TORCHRUN, folder, script=script)
-    mark, deadline = folder / f"checkpoint-{2 * EVERY}" / "trainer_state.json", time.monotonic() + 600
-    while not mark.is_file():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-4000:]
-        time.sleep(0.005)
-    both = workers(process)
-    assert sorted(both) == ["0", "1"]
-    both["1"].kill()
-    out, _ = process.communicate(timeout=BOUND)
-    return folder, process.returncode, out, both
+    with ThreadPoolExecutor() as pool:
+        launched = pool.submit(forked.launch, *TORCHRUN, script, *RUN, "--output", folder)
+        mark, deadline = folder / f"checkpoint-{2 * EVERY}" / "trainer_state.json", time.monotonic() + BOUND
+        while not mark.is_file():
+            assert not launched.done() and time.monotonic() < deadline, launched.result()
+            time.sleep(0.005)
+        both = [psutil.Process(int(script.with_name(f"{rank}.pid").read_text())) for rank in (0, 1)]
+        both[1].kill()
+        return folder, *launched.result(), both
 
 
 def test_the_documented_command_trains_in_two_processes(whole):
@@ -142,7 +112,7 @@ def test_killing_one_process_ends_the_other_and_says_so(killed):
     assert code != 0
     assert re.search(r"SIGKILL|exitcode: -9", out), out[-4000:]
     assert not (folder / "record.json").exists()  # so that a study runs it again
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in both.values())
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in both)
 
 
 def test_the_killed_run_resumes_bit_for_bit(whole, killed):
