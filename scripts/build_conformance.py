@@ -110,12 +110,20 @@ def imported(file: Path) -> set[Path]:
         if here in files | names:
             continue
         files.add(here)
-        for node in ast.walk(code(here.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hf_optim"):
-                for name in (node.module or "", *(f"{node.module}.{a.name}" for a in node.names)):
-                    at = ROOT / name.replace(".", "/")
-                    todo += [f for f in (at.with_suffix(".py"), at / "__init__.py") if f.is_file()]
+        todo += imported_directly(here.read_text(encoding="utf-8"))
     return files
+
+
+@cache
+def imported_directly(text: str) -> tuple[Path, ...]:
+    """The files of the package that a source text imports."""
+    files: list[Path] = []
+    for node in ast.walk(code(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hf_optim"):
+            for name in (node.module or "", *(f"{node.module}.{a.name}" for a in node.names)):
+                at = ROOT / name.replace(".", "/")
+                files += [f for f in (at.with_suffix(".py"), at / "__init__.py") if f.is_file()]
+    return tuple(files)
 
 
 def fingerprints() -> dict[str, str]:

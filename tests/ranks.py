@@ -221,6 +221,8 @@ def to_the_end(work: Callable[[], object]) -> NoReturn:
         work()
         code = 0
     except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()

@@ -2,11 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 
 from hf_optim import registry
@@ -205,9 +204,7 @@ def test_an_error_in_the_study_points_into_the_claim_file() -> None:
 
 
 def test_the_page_of_claims_is_up_to_date() -> None:
-    script = Path(__file__).parent.parent / "scripts" / "build_claims_docs.py"
-    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    ranks.run("scripts/build_claims_docs.py", "--check")
 
 
 def test_a_verdict_without_noise_says_so_in_its_row() -> None:
