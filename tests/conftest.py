@@ -66,13 +66,16 @@ def pytest_collection_finish():
     logging.getLogger().addHandler(logging.NullHandler())  # what nobody reads is not printed instead
 
 
-#: pytest adds its handlers to some sixty loggers six times a test: for those that ask what was logged
+#: pytest adds its handlers to some sixty loggers six times a test: only for tests that ask what was logged, and for
+#: all where the command line does (--log-level INFO shows it of what fails)
 _logging = []
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item):
     manager = item.config.pluginmanager
+    if any(map(item.config.getoption, ("log_level", "log_cli_level", "log_file"))):
+        return
     if "caplog" in item.fixturenames:
         while _logging:
             manager.register(_logging.pop(), "logging-plugin")
