@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import json
 import re
@@ -15,6 +16,7 @@ import pytest
 from study_fakes import accuracy, make_study, replan
 
 from hf_optim.commands.main import main
+from hf_optim.core import safe_text
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser", "chrome"))), None)
 # Runs in the page, after the report's own script, and leaves what it saw in an element.
@@ -79,7 +81,7 @@ addEventListener("load", async () => {
   const section = document.querySelector("section.task"), asked = section.querySelector(".asked");
   const set = (name, value) => {
     const select = section.querySelector(`[data-set="${name}"]`);
-    select.value = value;
+    select.selectedIndex = [...select.options].findIndex((o) => [o.value, o.textContent].includes(value));
     select.dispatchEvent(new Event("change"));
   };
   const cells = (row) => [...row.cells].slice(1, 7).map((c) => c.textContent);
@@ -90,7 +92,7 @@ addEventListener("load", async () => {
   seen.registered = state();
   set("baseline", "adan");
   seen.other = state();
-  set("metric", "test_loss");
+  set("metric", "test loss");
   seen.loss = state();
   asked.querySelector("button").click();
   seen.home = state();
@@ -277,3 +279,80 @@ def test_texts_of_a_stranger_run_nothing_and_fit_the_page(tmp_path: Path) -> Non
     seen = visit(folder / "report.html", 600, TOUCH, tmp_path / "profile")
     assert THEIRS in seen["title"] and seen["theirs"] == 0
     assert seen["wide"] <= 0, "the page is wider than the window"
+
+
+#: copies every table in every language, shows every view, and keeps whatever goes wrong
+COPIES = """
+const wrong = [];
+addEventListener("error", (event) => wrong.push(String(event.message)));
+addEventListener("load", async () => {
+  const copies = [];
+  Object.defineProperty(navigator, "clipboard", { value: { writeText: async (t) => { copies.push(t); } } });
+  document.execCommand = () => { copies.push(document.activeElement.value); return true; };
+  for (const select of document.querySelectorAll("select")) {
+    for (const option of select.options) {
+      select.value = option.value;
+      select.dispatchEvent(new Event("change"));
+    }
+  }
+  const seen = { based: document.querySelector("tr.base th").textContent, heads: DATA_HEADS() };
+  for (const b of document.querySelectorAll(".copy button, thead button")) b.click();
+  seen.texts = TEXTS.map((text) => [plain.csv(text), plain.latex(text), plain.markdown(text)]);
+  Object.assign(seen, { copies, wrong });
+  const out = document.createElement("pre");
+  out.id = "seen";
+  out.textContent = JSON.stringify(seen);
+  document.body.append(out);
+});
+const DATA_HEADS = () => [...document.querySelectorAll("table.result thead button")].map((b) => b.textContent);
+"""
+#: what is an object's own in JavaScript, and what is not shown or turns the order
+ODD = ("__proto__", "constructor", "toString", "a\u202eb", "a\u200bb", "=1+1", "é", "e\u0301", "[x] ^^5cinput y")
+HOSTILE = (
+    '=HYPERLINK("http://a.b")',
+    "^^5cinput x",
+    "![x](http://a.b/c)",
+    'a~b`c`×"d"',
+    "www.a.b &amp; <i>",
+    "1. x",
+    "a_b%",
+)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_what_is_copied_is_text_wherever_it_is_put(tmp_path: Path) -> None:
+    """An error or a metric's name was copied as a formula of a spreadsheet, a command of TeX or a picture; a label of
+    which a letter is not shown ended the page's script.
+    """
+    folder = make_study(tmp_path / "study", ODD, tasks=("__proto__", "valueOf"), seeds=2, failed=[("constructor", 1)])
+    for number, file in enumerate(sorted(folder.glob("runs/*/record.json"))):
+        record = json.loads(file.read_text())
+        record["error"] = record["error"] and " ".join(HOSTILE)
+        record["groups"] = [{"parameters": 1, HOSTILE[number % len(HOSTILE)]: text} for text in HOSTILE]
+        record["settled"] = [HOSTILE[number % len(HOSTILE)]]
+        if record["status"] == "ok":
+            record["metrics"] |= {f"test_{text}": 1.0 for text in HOSTILE}
+        file.write_text(json.dumps(record))
+    assert main(["report", str(folder)]) == 0
+    script = f"const TEXTS = {json.dumps(HOSTILE)};{COPIES}"
+    seen = visit(folder / "report.html", 900, script, tmp_path / "profile")
+    assert seen["wrong"] == []
+    expected = [[safe_text.csv(x), safe_text.latex(x), safe_text.markdown(x)] for x in HOSTILE]
+    assert [[*csv.reader([cells[0]])][0] + cells[1:] for cells in seen["texts"]] == expected
+    assert len(seen["copies"]) > 20 and "undefined" not in "".join(seen["copies"])
+    for text in seen["copies"]:
+        if "\\toprule" in text:
+            assert not re.search(r"(?m)(?<!\\)[\^~`#]|^\[", text), text
+        elif re.match(r"\| .* \|\n\| ---", text):
+            assert (
+                "![x](" not in text
+                and not re.search(r"(?<!\w)www\.a", text)
+                and len(set(map(cells_of, text.splitlines()))) == 1
+            ), text
+        else:
+            cells = [cell for row in csv.reader(text.splitlines()) for cell in row]
+            assert not [c for c in cells if c[:1] in "=+-@" and c and not re.fullmatch(r"[-+][\d.e+-]+", c)], text
+
+
+def cells_of(line: str) -> int:
+    return len(re.findall(r"(?<!\\)\|", line))

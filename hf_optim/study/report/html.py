@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
-from hf_optim.core import safe_text as safe
 from hf_optim.core.safe_text import html as escape
 from hf_optim.core.safe_text import json_in_html
 from hf_optim.experiment.files import read_text
@@ -20,7 +19,6 @@ from hf_optim.study.findings.analysis import Analysis
 from hf_optim.study.findings.protocol import Protocol
 from hf_optim.study.findings.table import TaskTable
 from hf_optim.study.folder.results import Results, describe
-from hf_optim.study.plan.plan import Plan
 from hf_optim.study.report import charts, differs, ladder, sections, task, views
 from hf_optim.study.report.columns import EXPLAINED, slug
 from hf_optim.study.report.document import document
@@ -42,9 +40,8 @@ def render(
     names = file_names(task_table.task for task_table in tables)
     for entry, task_table in zip(plan.tasks, tables, strict=True):
         metrics, dropped = fitting[task_table.task]
-        section, data[task_table.task] = task.section(
-            results, entry, task_table, styles, names[task_table.task], metrics, dropped
-        )
+        name = names[task_table.task]
+        section, data[name] = task.section(results, entry, task_table, styles, name, metrics, dropped)
         drawn.append(section)
     first = [f"<section>{part}</section>" for part in [ladder.section(results, styles)] if part]
     rest = [_block(part) for part in _rest(results, tables, analysis, protocol, styles) if part]
@@ -64,7 +61,7 @@ def render(
         *rest,
         "</main>",
         '<div id="tip" role="tooltip"></div>',
-        f'<script type="application/json" id="data">{json_in_html({"tasks": data, "texts": _texts(plan)})}</script>',
+        f'<script type="application/json" id="data">{json_in_html({"tasks": data})}</script>',
     ]
     return document(plan.title, _asset("report.css"), body, "\n" + "".join(map(_asset, SCRIPTS)))
 
@@ -121,13 +118,6 @@ def _contents(sections: Sequence[tuple[str, str]]) -> str:
     """Links to every section."""
     links = "".join(f'<a href="#{at}">{name}</a>' for at, name in sections)
     return f'<nav class="contents" aria-label="Contents">{links}</nav>'
-
-
-def _texts(plan: Plan) -> dict[str, dict[str, str]]:
-    """Every label and name of a metric, as it stands in LaTeX and Markdown: the page only puts cells together."""
-    names = [o["label"] for o in plan.optimizers]
-    names += [f"− {label}" for label in names]
-    return {name: {"latex": safe.latex(name), "markdown": safe.markdown(name), "csv": safe.csv(name)} for name in names}
 
 
 def _asset(name: str) -> str:

@@ -28,21 +28,24 @@ for (const table of all("table")) {
   });
 }
 
-// A label is written as Python wrote it for each language; what else stands in a cell is a number or a word of ours.
-const LATEX = { "±": "$\\pm$", "−": "$-$", "–": "--", "●": "$\\bullet$", "↑": "$\\uparrow$", "↓": "$\\downarrow$", "<": "$<$", ">": "$>$",
-  "%": "\\%", "_": "\\_", "&": "\\&", "#": "\\#", "$": "\\$", "{": "\\{", "}": "\\}", "\\": "\\textbackslash{}" };
+// Any text as hf_optim/core/safe_text.py writes it (a test compares them): labels, metrics and errors may be anybody's.
+const LATEX = { "±": "$\\pm$", "×": "$\\times$", "−": "$-$", "–": "--", "●": "$\\bullet$", "↑": "$\\uparrow$", "↓": "$\\downarrow$",
+  "<": "\\textless{}", ">": "\\textgreater{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "`": "\\textasciigrave{}",
+  '"': "\\textquotedbl{}", "\\": "\\textbackslash{}" };
+const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+|inf|nan)(e[+-]?\d+)?( ± [\d.e+-]+)?$/i;
 const plain = {
   csv: (said) => {
     const text = said.replace("↑", "(higher is better)").replace("↓", "(lower is better)");
-    return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    const safe = /^[=+@＝＋－＠-]/.test(text) && !NUMBER.test(text) ? "'" + text : text; // else a formula
+    return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   },
-  latex: (text) => text.replace(/[±−–●↑↓<>%_&#${}\\]/g, (c) => LATEX[c]),
-  markdown: (text) => text.replaceAll("|", "\\|"),
+  latex: (text) => text.replace(/[±×−–●↑↓<>~^`"\\%_&#${}]/g, (c) => LATEX[c] ?? `\\${c}`),
+  markdown: (text) => text.replace(/[`|$\\]/g, "\\$&").replace(/&(?=#|[A-Za-z]+;)/g, "&amp;").replace(/<(?=[A-Za-z/!?])/g, "&lt;")
+    .replace(/\](?=[[(:])/g, "\\]").replace(/([A-Za-z]):(?=\/\/)/g, "$1\\:").replace(/\b(www)\./gi, "$1\\.")
+    .replace(/^(\d*)([-+#=~>]+|[.)])(?=\s|$)/, "$1\\$2"),
 };
 function written(cell, kind) {
-  const text = cell.textContent.trim();
-  const known = DATA.texts[text];
-  return kind === "csv" ? plain.csv(known ? known.csv : text) : known ? known[kind] : plain[kind](text);
+  return plain[kind](cell.textContent.trim().replace(/\s+/g, " "));
 }
 function copied(table, kind) {
   const lines = all("tr", table).map((row) => [...row.cells].map((cell) => written(cell, kind)));
@@ -51,7 +54,8 @@ function copied(table, kind) {
     const rule = lines[0].map((_, i) => (i ? "---:" : "---"));
     return [lines[0], rule, ...lines.slice(1)].map((cells) => `| ${cells.join(" | ")} |`).join("\n") + "\n";
   }
-  const [head, ...rows] = lines.map((cells) => cells.join(" & ") + " \\\\");
+  // after the end of a line, a bracket or a star is its argument
+  const [head, ...rows] = lines.map((cells) => (cells.join(" & ") + " \\\\").replace(/^(?=[[*])/, "{}"));
   const rules = ["\\toprule", head, "\\midrule", ...rows, "\\bottomrule"].join("\n");
   return `\\begin{tabular}{l${"r".repeat(lines[0].length - 1)}}\n${rules}\n\\end{tabular}\n`;
 }
@@ -76,11 +80,11 @@ for (const button of all(".copy button")) {
 function show(section) {
   const { metrics } = DATA.tasks[section.dataset.task];
   const [against, by] = section.selects;
-  const metric = metrics[by.value], view = metric.bases[against.value];
+  const metric = metrics[by.value], view = metric.bases[against.value]; // by their places: names may be anything
   const table = section.querySelector("table.result");
   all("thead button", table).forEach((b, i) => { b.textContent = view.heads[i]; });
   section.order.forEach((row, i) => {
-    row.classList.toggle("base", row.cells[0].textContent === against.value);
+    row.classList.toggle("base", i === Number(against.value));
     [...view.rows[i], ...metric.rows[i]].forEach(([text, kind], j) => {
       row.cells[j + 1].textContent = text;
       row.cells[j + 1].className = kind;

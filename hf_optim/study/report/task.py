@@ -39,11 +39,10 @@ def section(
     """The section as HTML, and the data to show it differently; `name` is the task's own among the page's anchors and
     files, `metrics` are those to choose from, and so many were `dropped` for the size of the page.
     """
-    data: dict[str, Any] = {"columns": _columns(task_table), "metrics": {}}
+    data: dict[str, Any] = {"columns": _columns(task_table), "metrics": []}
     marks = _forest(results, task, task_table, task_table)
     parts = [
-        f'<section class="task" id="{anchor(name)}" data-task="{escape(task_table.task)}" '
-        f'aria-labelledby="{anchor(name)}-title">',
+        f'<section class="task" id="{anchor(name)}" data-task="{name}" aria-labelledby="{anchor(name)}-title">',
         f'<h2 id="{anchor(name)}-title">{escape(task_table.task + task_table.suffix)}</h2>',
         f'<p class="facts">{escape(recipe.line(results, task))}</p>',
     ]
@@ -53,8 +52,8 @@ def section(
         drawing = scroll(forest.draw(rows, left, right, styles), f"{task_table.task}: the plot of the result")
         parts.append(figure("Result", "", drawing, f"{name}-result"))
     parts.append(_result_table(task_table, styles))
-    for metric, baseline, view in views.variants(results, task, task_table, list(metrics)) if metrics else ():
-        _add(data["metrics"], _view(results, task, task_table, metric, baseline, view), metric, baseline)
+    for number, view in views.variants(results, task, task_table, list(metrics)) if metrics else ():
+        _add(data["metrics"], _view(results, task, task_table, view), number)
     charts_, data["axes"] = _curves(results, task, task_table, styles, name)
     parts.append(charts_)
     parts.append(
@@ -78,14 +77,12 @@ def _controls(task_table: TaskTable, metrics: Sequence[str]) -> str:
     if not metrics:
         return ""
     against = "".join(
-        f'<option value="{escape(r.optimizer)}"{" selected" if r.optimizer == task_table.baseline else ""}>'
-        f"{escape(r.optimizer)}</option>"
-        for r in task_table.rows
+        f'<option value="{i}"{" selected" if r.optimizer == task_table.baseline else ""}>{escape(r.optimizer)}</option>'
+        for i, r in enumerate(task_table.rows)
     )
     judged = "".join(
-        f'<option value="{escape(name)}"{" selected" if name == task_table.metric else ""}>'
-        f"{escape(words(name))}</option>"
-        for name in metrics
+        f'<option value="{i}"{" selected" if name == task_table.metric else ""}>{escape(words(name))}</option>'
+        for i, name in enumerate(metrics)
     )
     return (
         f'<p class="controls"><label>against <select data-set="baseline">{against}</select></label>'
@@ -165,9 +162,7 @@ def _forest(
     return None if left is None else (rows, left, forest.differences(rows, view.baseline))
 
 
-def _view(
-    results: Results, task: Mapping[str, Any], task_table: TaskTable, metric: str, baseline: str, view: TaskTable
-) -> dict[str, Any]:
+def _view(results: Results, task: Mapping[str, Any], task_table: TaskTable, view: TaskTable) -> dict[str, Any]:
     """What one metric and one baseline show, as texts and marks."""
     marks = _forest(results, task, task_table, view)
     by = {row.optimizer: row for row in view.rows}
@@ -184,13 +179,14 @@ def _view(
 _CHANGING = len(ORDER) + 1
 
 
-def _add(known: dict[str, Any], view: Mapping[str, Any], metric: str, baseline: str) -> None:
-    """Puts a view to the others of its metric: what all baselines share is kept once."""
+def _add(known: list[dict[str, Any]], view: Mapping[str, Any], metric: int) -> None:
+    """Puts a view to the others of its metric, in the order of the baselines: what all of these share is kept once."""
     rest = [row[_CHANGING:] for row in view["rows"]]
     left, right = view["panels"] or (None, None)
-    mine = known.setdefault(metric, {"left": left, "rows": rest, "bases": {}})
+    if metric == len(known):
+        known.append({"left": left, "rows": rest, "bases": []})
     changing = [row[:_CHANGING] for row in view["rows"]]
-    mine["bases"][baseline] = {"heads": view["heads"], "right": right, "rows": changing}
+    known[metric]["bases"].append({"heads": view["heads"], "right": right, "rows": changing})
 
 
 def _win_rate(row: Row) -> str:

@@ -57,12 +57,13 @@ def fitting(results: Results, tables: list[TaskTable]) -> dict[str, tuple[list[s
 
 def variants(
     results: Results, task: Mapping[str, Any], registered: TaskTable, names: list[str]
-) -> Iterator[tuple[str, str, TaskTable]]:
-    """(metric, baseline, table) of every view of a task; the registered one as it stands."""
+) -> Iterator[tuple[int, TaskTable]]:
+    """(number of the metric, table) of every view of a task, baselines in the order of rows; the registered one as it
+    stands."""
     judgement = results.standing.judgement
     assert judgement is not None
     looks = [n for n in results.plan.looks if n <= judgement.units]
-    for metric in names:
+    for number, metric in enumerate(names):
         better = declared(task, metric)
         assert better is not None
         other = {**task, "primary": {"name": metric, "greater_is_better": better[0]}}
@@ -72,7 +73,7 @@ def variants(
         outcomes = arms(plan, runs, results.store)
         for baseline in (row.optimizer for row in registered.rows):
             if (metric, baseline) == (registered.metric, registered.baseline):
-                yield metric, baseline, registered
+                yield number, registered
                 continue
             asked = dataclasses.replace(plan, baseline=baseline)
             judged = judge(asked, outcomes, looks, results.standing.register)
@@ -83,4 +84,4 @@ def variants(
             judged = dataclasses.replace(judged, comparisons=compared)
             standing = dataclasses.replace(results.standing, judgement=judged, arms=outcomes)
             (view,) = table.build(dataclasses.replace(results, plan=asked, standing=standing))
-            yield metric, baseline, view
+            yield number, view
