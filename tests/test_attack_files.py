@@ -331,12 +331,19 @@ def test_a_language_model_of_a_folder_is_looked_through_before(tmp_path: Path) -
         language.pretrained(str(tmp_path), {})
 
 
-@pytest.mark.parametrize("key", ["auto_map", "vocab_file", "tokenizer_file"])
+@pytest.mark.parametrize(
+    "key", ["auto_map", "vocab_file", "tokenizer_file", "normalizer_file", "emoji_file", "target_spm", "mecab_kwargs"]
+)
 def test_a_tokenizer_reads_nothing_that_its_settings_name(tmp_path: Path, key: str) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({key: "/home/me/words"}))
-    with pytest.raises(UserError, match=f"asks for code or files of others \\({key}"):
-        checkpoints.check_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"sp_model_kwargs": {}, "vocab_file": None}))
+    checkpoints.check_tokenizer(tmp_path)
+    for place in ("tokenizer_config.json", "generator_tokenizer/tokenizer_config.json"):  # some are made of others
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text(json.dumps({key: "/home/me/words"}))
+        with pytest.raises(UserError, match=f"its {place} asks for code or files of others \\({key}"):
+            checkpoints.check_tokenizer(tmp_path)
+        (tmp_path / place).unlink()
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "merges.txt", "chat_template.jinja"])

@@ -36,9 +36,10 @@ WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 #: how the files of a model end that are read whole, and bytes of one; the largest tokenizers there are have some 30 MB
 GROWTH = 1000  # times that a tokenizer may lengthen a text
 LONGEST_WORD = 10_000  # letters; WordPiece's time goes by their square, and its makers take 100
-#: keys of a tokenizer's settings that name its files, which are those beside it
-_VOCABULARIES = ("vocab_file", "merges_file", "tokenizer_file", "spm_file", "fast_tokenizer_files", "source_spm",
-                 "target_spm", "target_vocab_file")  # fmt: skip
+#: file of a tokenizer's settings -> how keys end that name files, which are those beside it, or that hand over to its
+#: parts whatever they hold, names of files and of dictionaries among them
+_SETTINGS = {"config.json": ("_file", "_files", "_spm"),
+             "tokenizer_config.json": ("_file", "_files", "_spm", "_kwargs", "init_inputs")}  # fmt: skip
 READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 << 20
 
 
@@ -83,12 +84,17 @@ def check_checkpoint(checkpoint: Path) -> None:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raise a `UserError` unless the tokenizer that `folder` holds is plain data, and all of it there."""
+    """Raise a `UserError` unless the tokenizer that `folder` holds is plain data, and all of it there.
+
+    What lies in folders below is looked at, too: some tokenizers are made of others, for which transformers forgets
+    that no code is to be run, and asks.
+    """
     _check_files(folder)
-    for name in ("config.json", "tokenizer_config.json"):
-        config = _json(folder / name) if (folder / name).is_file() else {}
-        # older versions of transformers read what the configuration calls its vocabulary, wherever that lies
-        files_of_others = [key for key in config if key in _VOCABULARIES]
+    for file in filter(Path.is_file, _below(folder)):
+        if file.name not in _SETTINGS:
+            continue
+        config, name = _json(file), file.relative_to(folder)
+        files_of_others = [key for key, value in config.items() if value and key.endswith(_SETTINGS[file.name])]
         if asked := _asks(config) or "".join(files_of_others[:1]):
             raise UserError(f"checkpoint: {folder}: its {name} asks for code or files of others ({asked})")
         if not isinstance(config.get("model_max_length", 0), (int, float)):
