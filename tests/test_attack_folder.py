@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -172,8 +173,16 @@ def test_a_cache_is_this_users_alone_whatever_the_umask(
 
 
 def test_a_cache_of_the_current_folder_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody has sent is this user's own there, and no temporary folder where Python takes it for one."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.delenv("HF_OPTIM_CACHE", raising=False)
     assert caches.home() == Path.home() / ".cache" / "hf_optim"
+    for place in (tmp_path, tmp_path / "tmp", Path("tmp")):
+        monkeypatch.setattr(tempfile, "tempdir", str(place))
+        assert [*caches.folders("kernels")] == [caches.home() / "kernels"]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path.parent))
+    assert [*caches.folders("kernels")][1].parent.parent == tmp_path.parent
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user's link is made by root alone")

@@ -39,7 +39,19 @@ def folders(name: str) -> Iterator[Path]:
         yield home() / name
     except RuntimeError:  # no home
         pass
-    yield Path(tempfile.gettempdir()) / f"hf_optim-{os.getuid()}" / name
+    if not _is_current(temporary := tempfile.gettempdir()):
+        yield Path(temporary) / f"hf_optim-{os.getuid()}" / name
+
+
+def _is_current(folder: str) -> bool:
+    """Whether a folder is the current one or lies in it, as Python's temporary one does where no other can be written,
+    or $TMPDIR is no full path: what a stranger has sent is this user's own there once it is unpacked.
+    """
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it is gone
+        return False
+    return Path(os.path.realpath(folder)).is_relative_to(here) and here != Path(here.anchor)
 
 
 def unsafe(folder: Path) -> str | None:
