@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -114,3 +115,27 @@ def test_a_label_that_looks_like_another_shows_what_it_hides(
     out = command(capsys, "report", study)[1]
     for text in (out, (study / "report.html").read_text(), (study / "table.md").read_text()):
         assert text.count("�") >= len(hiding) and not re.search("[\u200b\u00ad\u2060\U000e0064\u180e]", text)
+
+
+@pytest.mark.parametrize("key", ["model_type", "sub_configs"])
+def test_what_a_checkpoint_calls_itself_moves_no_cursor(
+    tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers' advice, and what it calls an error, hold a configuration's texts as they are."""
+    import transformers
+
+    from hf_optim.errors import UserError
+    from hf_optim.tasks.data import blocks
+    from hf_optim.tasks.models import language
+
+    blocks.words(["some words of a text"], 100).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", key: "\x1b[31mred"}))
+    said: list[str] = []
+    library = transformers.utils.logging.get_logger("transformers")
+    handler = logging.StreamHandler()
+    monkeypatch.setattr(handler, "emit", lambda record: said.append(record.getMessage()))
+    monkeypatch.setattr(library, "handlers", [handler])
+    language.tokenizer_in(tmp_path)
+    with pytest.raises(UserError):
+        language.pretrained(str(tmp_path), {})
+    assert not said

@@ -105,10 +105,12 @@ def train_part(data: Data, limit: int | None) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and advice."""
+    """Without transformers' progress bars and advice; what it calls an error holds texts of a checkpoint as they are,
+    and what ends its work it raises, too.
+    """
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
         yield

@@ -19,6 +19,7 @@ from transformers import (
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.checkpoint import check_tokenizer, from_folder
+from hf_optim.experiment.evaluator import quiet
 from hf_optim.tasks.data.tokenizer import using
 from hf_optim.tasks.models.lstm import LSTMConfig, LSTMForCausalLM
 
@@ -68,7 +69,7 @@ def tokenizer_in(folder: Path) -> Any:
     if not any(file.name.startswith(TOKENIZER_FILES) for file in folder.iterdir()):
         raise UserError(f"checkpoint: {folder} holds no tokenizer: save it into the folder with save_pretrained")
     check_tokenizer(folder)
-    with using(f"checkpoint: {folder} holds a tokenizer that cannot be read: save it again"):
+    with quiet(), using(f"checkpoint: {folder} holds a tokenizer that cannot be read: save it again"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if not getattr(tokenizer, "is_fast", False):  # one that is made of others has no such word
         raise UserError(f"checkpoint: the tokenizer of {folder} is not a fast one: convert it to tokenizer.json")
