@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -135,7 +136,8 @@ def test_what_a_checkpoint_calls_itself_moves_no_cursor(
     handler = logging.StreamHandler()
     monkeypatch.setattr(handler, "emit", lambda record: said.append(record.getMessage()))
     monkeypatch.setattr(library, "handlers", [handler])
-    language.tokenizer_in(tmp_path)
+    with contextlib.suppress(UserError):
+        language.tokenizer_in(tmp_path)
     with pytest.raises(UserError):
         language.pretrained(str(tmp_path), {})
     assert not said
