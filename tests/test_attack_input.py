@@ -102,6 +102,17 @@ def test_text_of_another_encoding_is_no_text(read, tmp_path):
         read(tmp_path / "train.txt")
 
 
+@pytest.mark.parametrize(("ending", "why"), [("txt", "NUL character .at 5"), ("jsonl", "line 1 has more than 2 MB")])
+def test_a_line_without_end_is_not_read_to_it(ending, why, tmp_path):
+    """A terabyte of holes costs nothing to send."""
+    file = tmp_path / f"train.{ending}"
+    with file.open("wb") as opened:
+        opened.write(b"words")
+        opened.truncate(1 << 40)
+    with pytest.raises(UserError, match=why):
+        paragraphs.read(file)
+
+
 def _png(size=(4, 4)):
     stream = io.BytesIO()
     Image.fromarray(np.arange(size[0] * size[1], dtype=np.uint8).reshape(size)).save(stream, "PNG")

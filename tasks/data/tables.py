@@ -12,8 +12,8 @@ from typing import Any
 
 from hf_optim.errors import UserError, first_line
 
-#: levels of JSON
-DEEPEST = 100
+#: levels of JSON, and bytes of a line of it: pyarrow reads none that is longer
+DEEPEST, LONGEST = 100, 2 << 20
 #: a text, to the end of the line if it has none: it is not looked for again from each quote in it
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
@@ -74,8 +74,10 @@ def listed(names: Sequence[object]) -> str:
 
 def _check_depth(file: Path) -> None:
     """Raise a ValueError for JSON that is nested so deeply that pyarrow's parser would end the process."""
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
+    with file.open("rb") as opened:
+        for number, line in enumerate(iter(lambda: opened.readline(LONGEST + 1), b""), 1):
+            if len(line) > LONGEST:
+                raise ValueError(f"line {number} has more than {LONGEST >> 20} MB")
             if line.count(b"[") + line.count(b"{") <= DEEPEST:
                 continue
             for part in line.split(b"\r"):  # a line to pyarrow
