@@ -35,6 +35,11 @@ TABLES: dict[str, tuple[str, Any, str]] = {
     "names of bytes": (".csv", "text\nhello\n".encode("utf-16"), "cannot be read as csv"),
     "many columns": (".csv", ",".join(f"c{i}" for i in range(5000)).encode() + b"\n", "c19 and 4980 more"),
     # pyarrow's parser goes down into it until the process ends
+    "names without end": (
+        ".jsonl",
+        b"".join(b'{"text":"a","k%d":1}\n' % i for i in range(2001)),
+        "more than 2000 names",
+    ),
     "without end": (".jsonl", b'{"text":' + b"[" * 60_000 + b"]" * 60_000 + b"}\n", "nested more than 100 levels"),
 }
 

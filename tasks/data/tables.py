@@ -14,6 +14,9 @@ from hf_optim.errors import UserError, first_line
 
 #: levels of JSON, and bytes of a line of it: pyarrow reads none that is longer
 DEEPEST, LONGEST = 100, 2 << 20
+#: names in all lines of JSON: pyarrow makes a column of each, with a place for every line
+MOST_NAMES = 2000
+_NAME = re.compile(rb'"([^"\\]*)"\s*:')
 #: a text, to the end of the line if it has none: it is not looked for again from each quote in it
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
@@ -42,7 +45,7 @@ def read(file: Path, texts: Iterable[str] = ()) -> Any:
     }
     try:
         if file.suffix == ".jsonl":
-            _check_depth(file)
+            _check_lines(file)
         table = readers[file.suffix](file)
         _ = table.column_names  # which may be no texts
         return table
@@ -72,12 +75,18 @@ def listed(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none"
 
 
-def _check_depth(file: Path) -> None:
-    """Raise a ValueError for JSON that is nested so deeply that pyarrow's parser would end the process."""
+def _check_lines(file: Path) -> None:
+    """Raise a ValueError for JSON that is nested so deeply that pyarrow's parser would end the process, or that has
+    names without end.
+    """
+    names: set[bytes] = set()
     with file.open("rb") as opened:
         for number, line in enumerate(iter(lambda: opened.readline(LONGEST + 1), b""), 1):
             if len(line) > LONGEST:
                 raise ValueError(f"line {number} has more than {LONGEST >> 20} MB")
+            names.update(_NAME.findall(line))
+            if len(names) > MOST_NAMES:
+                raise ValueError(f"it has more than {MOST_NAMES} names of columns")
             if line.count(b"[") + line.count(b"{") <= DEEPEST:
                 continue
             for part in line.split(b"\r"):  # a line to pyarrow
