@@ -53,6 +53,16 @@ def stored(folder: Path, ending: str, content: Any) -> Path:
     return file
 
 
+@pytest.mark.parametrize("name", [r"k%d", r"%d\\", r"%d\"k", r'k%d"  '], ids=["plain", "backslash", "quote", "spaces"])
+def test_names_without_end_are_counted_however_they_are_written(tmp_path: Path, name: str) -> None:
+    lines = '{"text":"\\"k%d\\": ' + '","' + name.removesuffix('"  ') + '"' + " " * name.endswith("  ") + ":1}\n"
+    few = "".join(lines % (i, i % 5) for i in range(3000))
+    assert len(paragraphs.texts(stored(tmp_path, ".jsonl", few.encode()))) == 3000
+    many = "".join(lines % (i, i) for i in range(3000))
+    with pytest.raises(UserError, match="more than 2000 names"):
+        paragraphs.texts(stored(tmp_path, ".jsonl", many.encode()))
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_that_is_none_is_one_line(tmp_path: Path, name: str) -> None:
     ending, content, why = TABLES[name]

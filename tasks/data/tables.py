@@ -6,7 +6,7 @@ What pyarrow says of a damaged file, or of one that only looks like a table, is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hf_optim.errors import UserError, first_line
 DEEPEST, LONGEST = 100, 2 << 20
 #: names in all lines of JSON: pyarrow makes a column of each, with a place for every line
 MOST_NAMES = 2000
-_NAME = re.compile(rb'"([^"\\]*)"\s*:')
+_NAMED = re.compile(rb'"\s*:')
 #: a text, to the end of the line if it has none: it is not looked for again from each quote in it
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
@@ -84,7 +84,7 @@ def _check_lines(file: Path) -> None:
         for number, line in enumerate(iter(lambda: opened.readline(LONGEST + 1), b""), 1):
             if len(line) > LONGEST:
                 raise ValueError(f"line {number} has more than {LONGEST >> 20} MB")
-            names.update(_NAME.findall(line))
+            names.update(_names(line))
             if len(names) > MOST_NAMES:
                 raise ValueError(f"it has more than {MOST_NAMES} names of columns")
             if line.count(b"[") + line.count(b"{") <= DEEPEST:
@@ -95,3 +95,11 @@ def _check_lines(file: Path) -> None:
                     depth += 1 if bracket in b"[{" else -1
                     if depth > DEEPEST:
                         raise ValueError(f"line {number} is nested more than {DEEPEST} levels deep")
+
+
+def _names(line: bytes) -> Iterator[bytes]:
+    """The names in a line of JSON, in one pass without a parser."""
+    for part in _NAMED.split(line)[:-1]:
+        if (len(part) - len(part.rstrip(b"\\"))) % 2 == 0:  # else a quote within a text
+            before, _, name = part.rpartition(b'"')
+            yield part[-200:] if before.endswith(b"\\") else name  # with a quote in it
