@@ -185,6 +185,25 @@ def test_what_lies_elsewhere_is_not_published(tmp_path: Path) -> None:
     assert not any(p.is_symlink() for p in into.rglob("*")) and len(list(into.glob("runs/*/record.json"))) == 5
 
 
+def test_a_record_calls_nothing_else_its_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It named what the run had printed, or a checkpoint; and two samples of one name in the copy were one."""
+    monkeypatch.setenv("MY_TOKEN", "mysecretword")
+    study, into = make_study(tmp_path / "study", seeds=2), tmp_path / "public"
+    run = min((study / "runs").iterdir())
+    for name in ("log.txt", "checkpoint-1/log.txt", "samples/mysecretword.txt", "samples/REMOVED.txt"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text(f"from {name}")
+    named = ["log.txt", "checkpoint-1/log.txt", "samples/../log.txt", "samples/mysecretword.txt", "samples/REMOVED.txt"]
+    edit(run / "record.json", samples=named)
+    assert main(["publish", str(study), str(into)]) == 0
+    said = capsys.readouterr().out
+    assert not [*into.rglob("log.txt"), *into.rglob("checkpoint-1")]
+    assert [p.read_text() for p in into.rglob("samples/*")] == ["from samples/REMOVED.txt"]
+    assert said.count("left out: ") == 4 and "has the name of another sample" in said
+
+
 def test_runs_that_only_a_place_tells_apart_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = make_study(tmp_path / "study", ("adamw", "smaran"), tasks=("A", "B"), seeds=1)
 

@@ -178,13 +178,15 @@ def _copy_samples(
     told = []
     for sample in record.get("samples") or ():
         try:
-            content = files.read_bytes(store.folder, f"runs/{name}/{sample}")
+            content = store.sample(name, sample)
             if content.startswith(_PNG):
                 content = picture(content)
             else:
                 content = scrub(content.decode("utf-8")).encode()
             *folders, file = scrub(sample).split("/")
-            with files.whole(files.own_folder(home, *folders) / file) as temporary:
+            if (place := files.own_folder(home, *folders) / file).exists():
+                raise ValueError("has the name of another sample in the copy")
+            with files.whole(place) as temporary:
                 temporary.write_bytes(content)
         except (OSError, ValueError, struct.error) as error:
             told.append(f"left out: runs/{name}/{sample}: {error}")

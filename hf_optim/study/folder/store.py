@@ -12,7 +12,7 @@ from hf_optim.core import shape
 from hf_optim.core.shape import Each
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files
-from hf_optim.experiment.record import RECORD
+from hf_optim.experiment.record import RECORD, SAMPLES
 from hf_optim.experiment.spec import id_of
 from hf_optim.study.plan.plan import MOST_NAMES, Plan, flatten, most_names
 
@@ -133,6 +133,14 @@ class RecordStore:
         if damaged:
             self.unreadable[run_id] = f"{place}: {damaged} of {damaged + len(rows)} lines are no rows of a history"
         return rows
+
+    def sample(self, run_id: str, name: str, most: int = files.LARGEST) -> bytes:
+        """What a run has generated, by the name that its record gives. An OSError where it is not there, has more than
+        `most` bytes, or is something else of the run's: what it printed, a checkpoint.
+        """
+        if not name.startswith(f"{SAMPLES}/"):
+            raise files.Refused(name, f"lies outside of {SAMPLES}/")
+        return files.read_bytes(self.folder, f"runs/{run_id}/{name}", most)
 
     def _know(self, where: str, names: set[str]) -> None:
         """Raise a UserError where a study's records (or histories) would have more names with these than there is room

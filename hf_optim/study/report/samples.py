@@ -7,8 +7,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from hf_optim.core.safe_text import html as escape
-from hf_optim.experiment.files import read_bytes
-from hf_optim.experiment.record import SAMPLES
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.plan import Run
 
@@ -17,11 +15,8 @@ def read(results: Results, run: Run, name: Any, most: int) -> tuple[PurePosixPat
     """The file that a record names and what is in it; None where it is not there, larger than `most` bytes, or not one
     of the run's own samples.
     """
-    file = PurePosixPath(str(name))
-    if file.parts[:1] != (SAMPLES,):
-        return None
     try:
-        return file, read_bytes(results.folder, f"runs/{run.id}/{file}", most)
+        return PurePosixPath(str(name)), results.store.sample(run.id, str(name), most)
     except OSError:
         return None
 
