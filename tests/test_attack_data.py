@@ -19,7 +19,7 @@ from PIL import Image
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import names_data, paths_in
 from hf_optim.study.plan.entries import with_data
-from hf_optim.tasks.data import answers, cache, corpora, hub, images, paragraphs, parallel
+from hf_optim.tasks.data import answers, cache, corpora, hub, images, paragraphs, parallel, tables
 from hf_optim.tasks.data.image_sets import picture
 
 BYTES = pa.array([b"\xff\xfe no text"] * 4, pa.binary())
@@ -69,6 +69,13 @@ def test_a_table_that_is_none_is_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=why) as error:
         paragraphs.texts(stored(tmp_path, ending, content))
     assert len(str(error.value)) < 1000
+
+
+def test_a_small_file_of_many_rows_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    file = stored(tmp_path, ".parquet", pa.table({"text": pa.nulls(tables.MOST_ROWS + 1, pa.string())}))
+    assert file.stat().st_size < 1 << 20
+    with pytest.raises(UserError, match=r"\.parquet holds 10,000,001 rows .*: give fewer of them"):
+        paragraphs.read(file)
 
 
 def test_brackets_in_a_text_are_no_levels(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ DEEPEST, LONGEST = 100, 2 << 20
 #: names in all lines of JSON: pyarrow makes a column of each, with a place for every line
 MOST_NAMES = 2000
 _NAMED = re.compile(rb'"\s*:')
+#: rows and bytes of a table in memory; a parquet file of a few kilobytes may say any number of them
+MOST_ROWS, LARGEST = 10_000_000, 16 << 30
 #: a text, to the end of the line if it has none: it is not looked for again from each quote in it
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
@@ -46,9 +48,13 @@ def read(file: Path, texts: Iterable[str] = ()) -> Any:
     try:
         if file.suffix == ".jsonl":
             _check_lines(file)
+        if file.suffix == ".parquet":
+            _check_size(file)
         table = readers[file.suffix](file)
         _ = table.column_names  # which may be no texts
         return table
+    except UserError:
+        raise
     except Exception as error:
         if (file.is_file() and not file.stat().st_size) or "Empty" in str(error):
             raise UserError(f"data: {file} is empty") from error
@@ -73,6 +79,19 @@ def column(table: Any, name: str, file: Path) -> list[Any]:
 def listed(names: Sequence[object]) -> str:
     """Columns in a message: a table may have a million."""
     return ", ".join(map(str, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none"
+
+
+def _check_size(file: Path) -> None:
+    """Raise a UserError for more rows or bytes than are read; the file says how many before any is decoded."""
+    import pyarrow.parquet
+
+    told = pyarrow.parquet.read_metadata(file)
+    size = sum(told.row_group(number).total_byte_size for number in range(told.num_row_groups))
+    if told.num_rows > MOST_ROWS or size > LARGEST:
+        raise UserError(
+            f"data: {file} holds {told.num_rows:,} rows of {size / 1e9:.1f} GB in all, and at most {MOST_ROWS:,} rows "
+            f"and {LARGEST >> 30} GB are read: give fewer of them"
+        )
 
 
 def _check_lines(file: Path) -> None:
