@@ -137,7 +137,7 @@ def main() -> int:
         measured = {**how, "environment": records.environment(1, "cuda" if torch.cuda.is_available() else "cpu"),
                     "rows": rows}  # fmt: skip
         if options.output:
-            write_json(options.output, measured)
+            write_json(options.output.parent, options.output.name, measured)
     print(table(measured))
     return 0
 

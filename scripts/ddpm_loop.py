@@ -118,7 +118,7 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     ((_, noise),) = batches_of_noise(inner.config, count=64, batch=64, seed=1)
     if accelerator.is_main_process:
         inner.save_pretrained(given.output / "model")
-        save_grid(inner.generate(noise, steps=min(100, given.steps)).cpu(), given.output / "samples.png")
+        save_grid(inner.generate(noise, steps=min(100, given.steps)).cpu(), given.output, "samples.png")
     return {"steps": given.steps, "validation_loss": validation}
 
 

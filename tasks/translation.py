@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import write_atomically
 from hf_optim.experiment.task import REST, Data, Metric, Moment, Preset, Primary, Size, Source, Task, Value
 
 if TYPE_CHECKING:
@@ -305,13 +306,11 @@ def _generation(target: Any, longest: int, beams: int) -> GenerationConfig:
 
 def _write(moment: Moment, split: Sentences, shown: list[int], hypotheses: dict[int, str]) -> None:
     assert moment.folder is not None
-    file = moment.folder / "samples" / f"{moment.split}-{moment.step:06d}.txt"
-    file.parent.mkdir(parents=True, exist_ok=True)
     blocks = [
         f"source:     {split.pairs.source[i]}\nreference:  {split.pairs.target[i]}\nhypothesis: {hypotheses[i]}\n"
         for i in shown
     ]
-    file.write_text("\n".join(blocks), encoding="utf-8")
+    write_atomically(moment.folder, f"samples/{moment.split}-{moment.step:06d}.txt", "\n".join(blocks))
 
 
 COUNTS = ("width", "feedforward", "layers", "heads", "vocabulary", "longest", "beams", "sentences")

@@ -106,7 +106,7 @@ def test_curves_of_the_largest_and_the_smallest_numbers_are_drawn(
 
 
 def test_no_record_of_ours_is_unreadable_for_its_numbers(tmp_path: Path) -> None:
-    files.write_json(tmp_path / "r.json", {"perplexity": math.exp(460), "loss": 460.0, "bad": math.inf})
+    files.write_json(tmp_path, "r.json", {"perplexity": math.exp(460), "loss": 460.0, "bad": math.inf})
     assert json.loads((tmp_path / "r.json").read_text()) == {"perplexity": None, "loss": 460.0, "bad": None}
 
 
@@ -128,7 +128,7 @@ def test_folders_without_end_are_refused(tmp_path: Path) -> None:
         files.check_tree(tmp_path / "home")
     (tmp_path / "key").write_text("secret")
     (tmp_path / "home" / "d" / "link").symlink_to(tmp_path)
-    files.remove(tmp_path / "home")  # what Python's rmtree has no levels for
+    files.remove(tmp_path, "home")  # what Python's rmtree has no levels for
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 

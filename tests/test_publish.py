@@ -268,7 +268,7 @@ def test_a_publish_that_is_killed_leaves_nothing_in_the_way(tmp_path: Path) -> N
 
 
 def test_what_another_publish_is_at_stays(tmp_path: Path) -> None:
-    with files.whole_folder(tmp_path / "public") as writing:
+    with files.whole_folder(tmp_path, "public") as (writing, _):
         leftovers.sweep_folders(tmp_path, "public")
         assert writing.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["public"]

@@ -216,7 +216,7 @@ def test_a_worker_does_not_write_through_a_link(tmp_path: Path, secret: Path, wh
 
 def test_writing_replaces_a_link_and_leaves_what_it_meant(tmp_path: Path, secret: Path) -> None:
     (tmp_path / "x").symlink_to(secret / "key.txt")
-    files.write_atomically(tmp_path / "x", "mine")
+    files.write_atomically(tmp_path, "x", "mine")
     assert (secret / "key.txt").read_text() == SECRET and (tmp_path / "x").read_text() == "mine"
     with pytest.raises(files.Refused):
         files.own_folder(tmp_path, "home/secret/key.txt")
@@ -225,10 +225,10 @@ def test_writing_replaces_a_link_and_leaves_what_it_meant(tmp_path: Path, secret
 def test_what_a_killed_writer_left_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
     (tmp_path / f".plan.json.{'0' * 32}.tmp").write_text("half")
     (tmp_path / f".probe.{'0' * 32}").write_text("")
-    with files.whole(tmp_path / "x") as temporary:
+    with files.whole(tmp_path, "x") as file:
         leftovers.sweep(tmp_path)
-        assert list(tmp_path.iterdir()) == [temporary]
-        temporary.write_text("whole")
+        assert len(list(tmp_path.iterdir())) == 1
+        file.write(b"whole")
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 

@@ -80,12 +80,12 @@ def run_all(planned: Plan, folder: Path) -> Ladder:
             value = loss(run, rungs[run.task], run.id in extra)
             home = folder / "runs" / run.id
             home.mkdir(parents=True)
-            write_rows(home / "history.jsonl", [{"step": 0, "validation_loss": 9.0}])
+            write_rows(home, "history.jsonl", [{"step": 0, "validation_loss": 9.0}])
             metrics = {"validation_loss": value, "test_loss": value}
             steps = rungs[run.task]["steps"]
             time = {"steps": steps, "forward_passes": steps, "backward_passes": steps, "train_seconds": steps / 100}
             record = {"id": run.id, "spec": run.spec, "status": "ok", "error": None, "metrics": metrics}
-            write_json(home / "record.json", {**record, "time": time, "memory": {}, "history": "history.jsonl"})
+            write_json(home, "record.json", {**record, "time": time, "memory": {}, "history": "history.jsonl"})
     findings = ladder.build(results.load(folder))
     assert findings is not None
     return findings

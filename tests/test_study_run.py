@@ -267,7 +267,7 @@ def test_workers_have_one_thread_each_or_a_gpu_each(monkeypatch: pytest.MonkeyPa
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    write_atomically(path, "old")
+    write_atomically(tmp_path, "f", "old")
     with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "half \ud800")
+        write_atomically(tmp_path, "f", "half \ud800")
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["f"]

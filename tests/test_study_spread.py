@@ -41,7 +41,7 @@ def prepared(folder: Path, seeds: int, task: str = "{task: vision, model: mlp, s
 
 def finish(folder: Path, ended: Run) -> None:
     record = {"id": ended.id, "spec": dict(ended.spec), "status": "ok", "metrics": {"test_accuracy": 0.5}}
-    write_atomically(folder / "runs" / ended.id / "record.json", json.dumps(record))
+    write_atomically(folder, f"runs/{ended.id}/record.json", json.dumps(record))
 
 
 def test_debug_jobs_run_here_and_the_rest_of_the_array_finds_nothing_to_do(

@@ -59,11 +59,11 @@ def write(run: Run, folder: Path, outcome: Outcome | None, *, steps: int = 100, 
         for step in (25, 50, 75, 100):
             value = 0.1 + (outcome["validation_accuracy"] - 0.1) * step / 100
             rows.append({"step": step, "validation_accuracy": value, "validation_loss": 1 - value})
-    write_rows(home / "history.jsonl", rows)
+    write_rows(home, "history.jsonl", rows)
     record = {"id": run.id, "spec": run.spec, "status": "ok" if outcome else "failed", "metrics": outcome or {}}
     record |= {"error": None if outcome else "the loss became NaN", "history": "history.jsonl"}
     record |= {"time": {"steps": steps}, "memory": {}, "data": None}
-    write_json(home / "record.json", {**record, **({"pruned": True} if pruned else {})})
+    write_json(home, "record.json", {**record, **({"pruned": True} if pruned else {})})
 
 
 def finish(run: Run, folder: Path, outcome: Callable[[Run], Outcome | None] = good_rate) -> None:

@@ -185,5 +185,5 @@ def write(names: list[str], folder: Path) -> list[Path]:
     for name in names:
         table = CHECKS[name]()
         files.append(folder / f"{name}.csv")
-        write_atomically(files[-1], csv_lines([list(table[0]), *(list(row.values()) for row in table)]))
+        write_atomically(folder, files[-1].name, csv_lines([list(table[0]), *(list(row.values()) for row in table)]))
     return files

@@ -168,10 +168,10 @@ def write(folder: Path, name: str, problem: Online, by_label: Mapping[str, Seque
     files = [folder / f"convergence.{kind}" for kind in ("csv", "svg", "png")]
     with writing(folder):
         rows = ({"problem": name, **row} for runs in by_label.values() for run in runs for row in run.rows)
-        write_atomically(files[0], csv_lines([COLUMNS, *([row[key] for key in COLUMNS] for row in rows)]))
+        write_atomically(folder, files[0].name, csv_lines([COLUMNS, *([row[key] for key in COLUMNS] for row in rows)]))
         figure = regret_plot.draw(problem.title, by_label)
         for file in files[1:]:
             dateless = {"Date": None} if file.suffix == ".svg" else None  # the same run, the same file
-            with whole(file) as part:
+            with whole(folder, file.name) as part:
                 figure.savefig(part, format=file.suffix[1:], dpi=130, metadata=dateless)
     return files

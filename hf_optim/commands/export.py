@@ -60,7 +60,7 @@ def export(
         raise UserError(f"--{'width' if width is not None else 'font-size'} belongs to --figure")
     if font_size is not None and not 3 <= font_size <= 40:
         raise UserError(f"--font-size: points from 3 to 40, got {font_size:g}")
-    from hf_optim.experiment.files import own_folder, write_atomically, writing
+    from hf_optim.experiment.files import write_atomically, writing
     from hf_optim.study.findings import table as tables
     from hf_optim.study.folder import results as records
 
@@ -76,14 +76,14 @@ def export(
             if output is None:
                 print(text, end="")
             else:
-                write_atomically(Path(output), text)
+                write_atomically(Path(output).parent, Path(output).name, text)
                 print(output)
             return 0
         assert figure is not None
         from hf_optim.study.report import figures
 
         inches = figures.width_of(width or "5.5")
-        where = Path(output) if output else own_folder(Path(folder), "figures")
-        for path in figures.write_all(results, built, where, kind=figure, width=inches, font=font_size or 9):
+        where = (Path(output), "") if output else (Path(folder), "figures")
+        for path in figures.write_all(results, built, *where, kind=figure, width=inches, font=font_size or 9):
             print(path)
     return 0

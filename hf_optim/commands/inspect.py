@@ -131,10 +131,10 @@ def _write(output: Path | None, checkpoint: Path, figures: dict[str, Any], pictu
 
     with writing(output or checkpoint / "inspection"):
         folder = own_folder(output) if output else own_folder(checkpoint, "inspection")
-        write_json(folder / "inspection.json", figures)
+        write_json(folder, "inspection.json", figures)
         for name, measured in pictures:
-            write_atomically(folder / f"{name}.csv", _csv(name, measured))
-            with whole(folder / f"{name}.png") as picture:
+            write_atomically(folder, f"{name}.csv", _csv(name, measured))
+            with whole(folder, f"{name}.png") as picture:
                 plots.draw(name, measured, picture)
     return folder
 

@@ -85,15 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder = Path(options.output)
             picture, text = folder / f"{name}.png", folder / f"{name}.html"
             with writing(folder):
-                with whole(picture) as part:
+                with whole(folder, picture.name) as part:
                     trajectory_plot.png(part, surface, paths)
-                write_atomically(text, trajectory_plot.page(name, surface, paths, notes))
+                write_atomically(folder, text.name, trajectory_plot.page(name, surface, paths, notes))
             print(f"  {picture}\n  {text}")
         print()
     if options.output is not None:  # where each optimizer ended on each surface
         with writing(folder):
             table_of = [list(rows[0]), *(list(row.values()) for row in rows)]
-            write_atomically(folder / "landscape.csv", csv_lines(table_of))
+            write_atomically(folder, "landscape.csv", csv_lines(table_of))
     return 0
 
 

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def complete(copied: Path, published: Published) -> None:
         finish(copied, quiet=True)
-        write_atomically(copied / "index.html", index(published.plan.title))
-        write_atomically(copied / "README.md", readme(published))
+        write_atomically(copied, "index.html", index(published.plan.title))
+        write_atomically(copied, "README.md", readme(published))
 
     into = Path(options.into)
     published = publish(Path(options.study), into, complete)

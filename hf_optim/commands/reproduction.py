@@ -187,12 +187,12 @@ def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> No
 
     drawn = drawing(reproduced)
     with writing(folder):
-        write_atomically(folder / "reproduction.md", show.markdown(reproduced, files))
+        write_atomically(folder, "reproduction.md", show.markdown(reproduced, files))
         write_atomically(
-            folder / "reproduction.json", json.dumps(show.plain(reproduced), indent=1, ensure_ascii=False) + "\n"
+            folder, "reproduction.json", json.dumps(show.plain(reproduced), indent=1, ensure_ascii=False) + "\n"
         )
         if drawn:
-            write_atomically(folder / "reproduction.svg", drawn)
+            write_atomically(folder, "reproduction.svg", drawn)
     console = safe_text.console()
     show.terminal(reproduced, console)
     safe_text.say(console, f"Reproduction: {folder / 'reproduction.md'}")

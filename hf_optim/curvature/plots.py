@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hf_optim.curvature.landscape import Surface
 
 
-def draw(name: str, measured: Any, file: Path) -> None:
+def draw(name: str, measured: Any, file: BinaryIO) -> None:
     """One picture of a `Surface` or of an interpolation's (share, loss) pairs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

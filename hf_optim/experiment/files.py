@@ -1,8 +1,9 @@
 """The one room that opens and writes what belongs to runs and studies: whole or not at all, and never elsewhere.
 
 A folder may come from a stranger. What the user names is followed wherever it leads; below it nothing is: every name on
-the way is a folder and the last one a plain file, never a link, a pipe or a device. `Refused` is an OSError, so that
-whoever reads treats what is refused as what cannot be read.
+the way is a folder and the last one a plain file, never a link, a pipe or a device. The folders are held open meanwhile
+(`holding`), so that one that is exchanged for a link leads nowhere. `Refused` is an OSError, so that whoever reads
+treats what is refused as what cannot be read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hf_optim.core.shape import FARTHEST
 from hf_optim.errors import UserError
@@ -35,6 +36,8 @@ FARTHEST_DOWN = 40
 LARGEST_RUN = 1 << 30
 CHECKPOINTS = "checkpoint-*"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: how a folder is opened that is passed through: on Linux one that may not be listed, too
+_FOLDER = os.O_DIRECTORY | getattr(os, "O_PATH", 0)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _LONG = re.compile("[0-9]{19}")
 
@@ -50,6 +53,40 @@ class Refused(OSError):
         return f"{self.filename}: {self.strerror}"
 
 
+@contextmanager
+def holding(folder: Path, name: str, make: bool = False) -> Iterator[tuple[int, str]]:
+    """The descriptor of the folder in which the last part of `name` ("a/b.json") lies below `folder`, and that part.
+    Whatever takes the place of a folder on the way meanwhile, the descriptor stays this folder's.
+
+    Args:
+        make: folders that are missing below `folder` are made.
+
+    Raises:
+        OSError: `Refused` for a link on the way, or what is no name below a folder.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise Refused(name, "is no name below its folder")
+    at = os.open(folder, _FOLDER | os.O_CLOEXEC)
+    try:
+        for number, part in enumerate(parts[:-1], 1):
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=at)
+            try:
+                below = open_below(name, part, at, _FOLDER)
+            except OSError as error:
+                if make and (isinstance(error, Refused) or error.errno == errno.ENOTDIR):
+                    place = "/".join(parts[:number])
+                    raise Refused(place, "is a link or no folder, and is not written through") from None
+                raise
+            os.close(at)
+            at = below
+        yield at, parts[-1]
+    finally:
+        os.close(at)
+
+
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -59,18 +96,8 @@ def read_bytes(folder: Path, name: str, most: int = LARGEST) -> bytes:
     Raises:
         OSError: there is none; `Refused` for a link on the way, what is no plain file, or more than `most` bytes.
     """
-    parts = name.split("/")
-    if any(part in ("", ".", "..") or "\0" in part for part in parts):
-        raise Refused(name, "is no name below its folder")
-    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for part in parts[:-1]:
-            below = open_below(name, part, at, os.O_DIRECTORY)
-            os.close(at)
-            at = below
-        file = open_below(name, parts[-1], at, os.O_NONBLOCK)  # or a pipe would be waited for
-    finally:
-        os.close(at)
+    with holding(folder, name) as (at, last):
+        file = open_below(name, last, at, os.O_NONBLOCK)  # or a pipe would be waited for
     with os.fdopen(file, "rb") as opened:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise Refused(name, "is no plain file")
@@ -211,61 +238,72 @@ def writing(folder: Path) -> Iterator[None]:
 def own_folder(folder: Path, *names: str) -> Path:
     """The folder `folder`/names, made where it is missing; `Refused` if a link stands on the way below `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        folder = folder / name
-        with suppress(FileExistsError):
-            folder.mkdir()
-        if not stat.S_ISDIR(folder.lstat().st_mode):
-            raise Refused(str(folder), "is a link or no folder, and is not written through")
-    return folder
+    with holding(folder, "/".join((*names, "any")), make=True):
+        return folder.joinpath(*names)
 
 
-def remove(path: Path) -> None:
+def remove(folder: Path, name: str) -> None:
     """Takes away a file, a link (not what it points to) or a folder with all that is in it; nothing is fine too."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError), holding(folder, name) as (at, last):
+        remove_at(at, last)
+
+
+def remove_at(at: int, name: str) -> None:
+    """`remove` of an entry of the folder that is open as `at`."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=at)
         return
-    while below := [*os.scandir(path)]:
-        for entry in below:
-            if entry.is_dir(follow_symlinks=False):
-                # What is in it comes up here: the deepest tree has then neither too long names nor too many levels.
-                for inner in [*os.scandir(entry.path)]:
-                    os.rename(inner.path, path / f".{uuid.uuid4().hex}.old")
-                os.rmdir(entry.path)
-            else:
-                os.unlink(entry.path)
-    os.rmdir(path)
+    held = open_below(name, name, at, os.O_DIRECTORY)
+    try:
+        while entries := os.listdir(held):
+            for entry in entries:
+                if not stat.S_ISDIR(os.stat(entry, dir_fd=held, follow_symlinks=False).st_mode):
+                    os.unlink(entry, dir_fd=held)
+                    continue
+                below = open_below(entry, entry, held, os.O_DIRECTORY)
+                try:  # What is in it comes up here: the deepest tree has then no more levels than descriptors.
+                    for inner in os.listdir(below):
+                        os.rename(inner, f".{uuid.uuid4().hex}.old", src_dir_fd=below, dst_dir_fd=held)
+                finally:
+                    os.close(below)
+                os.rmdir(entry, dir_fd=held)
+    finally:
+        os.close(held)
+    os.rmdir(name, dir_fd=at)
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Gives an empty file to write to, which becomes `path` if the block ends well, and is taken away if not. A link at
-    `path` is replaced, and not followed; `Refused` for a pipe or a device, of which there may be one alone (/dev/null).
+def whole(folder: Path, name: str) -> Iterator[BinaryIO]:
+    """Gives an empty file to write to, which becomes `name` ("a/b.json") below `folder` if the block ends well, and is
+    taken away if not. A link that is called so is replaced, and not followed; `Refused` for a link on the way, and for
+    a pipe or a device, of which there may be one alone (/dev/null).
     """
-    with suppress(FileNotFoundError):
-        mode = path.lstat().st_mode
-        if path.parent.resolve() == Path("/dev") or not any(
-            is_a(mode) for is_a in (stat.S_ISREG, stat.S_ISLNK, stat.S_ISDIR)
-        ):
-            raise Refused(path.name, "is no plain file, and is not replaced")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, held = _begin(path)
-    try:
-        yield temporary
-        os.fsync(held)
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        os.close(held)
+    folder.mkdir(parents=True, exist_ok=True)
+    with holding(folder, name, make=True) as (at, last):
+        with suppress(FileNotFoundError):
+            mode = os.stat(last, dir_fd=at, follow_symlinks=False).st_mode
+            if os.path.samestat(os.fstat(at), os.stat("/dev")) or not any(
+                is_a(mode) for is_a in (stat.S_ISREG, stat.S_ISLNK, stat.S_ISDIR)
+            ):
+                raise Refused(last, "is no plain file, and is not replaced")
+        temporary, held = _begin(at, last)
+        try:
+            with open(held, "w+b", closefd=False) as file:  # libraries close what they are given
+                yield file
+            os.fsync(held)
+            os.replace(temporary, last, src_dir_fd=at, dst_dir_fd=at)
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=at)
+            os.close(held)
 
 
-def _begin(path: Path) -> tuple[Path, int]:
-    """A new file beside `path`, and its descriptor, whose lock tells `leftovers.sweep` that somebody is at it."""
+def _begin(at: int, name: str) -> tuple[str, int]:
+    """A new file beside `name`, and its descriptor, whose lock tells `leftovers.sweep` that somebody is at it."""
     while True:
         # A process's number would not do: two machines may share the folder.
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        held = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        temporary = f".{name}.{uuid.uuid4().hex}.tmp"
+        held = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=at)
         with suppress(OSError):  # a file system without locks: nothing is swept there
             fcntl.flock(held, fcntl.LOCK_EX)
         if os.fstat(held).st_nlink:  # else it was swept before it was locked
@@ -274,52 +312,56 @@ def _begin(path: Path) -> tuple[Path, int]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Gives an empty folder to write to, which becomes `path` (missing by then, or an empty folder) if the block ends
-    well, and is taken away if not: by `leftovers.sweep_folders`, where the process is killed meanwhile.
+def whole_folder(folder: Path, name: str) -> Iterator[tuple[Path, int]]:
+    """Gives an empty folder to write to, by name and open, which becomes `name` (missing by then, or an empty folder)
+    below `folder` if the block ends well, and is taken away if not: by `leftovers.sweep_folders`, where the process is
+    killed meanwhile.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, held = _begin_folder(path)
-    try:
-        yield temporary
-        os.rename(temporary, path)
-    finally:
-        with suppress(OSError):
-            remove(temporary)
-        os.close(held)
+    folder.mkdir(parents=True, exist_ok=True)
+    with holding(folder, name, make=True) as (at, last):
+        temporary, held = _begin_folder(at, last)
+        try:
+            yield (folder / name).with_name(temporary), held
+            os.rename(temporary, last, src_dir_fd=at, dst_dir_fd=at)
+        finally:
+            with suppress(OSError):
+                remove_at(at, temporary)
+            os.close(held)
 
 
-def _begin_folder(path: Path) -> tuple[Path, int]:
-    """A new folder beside `path`, and its descriptor, whose lock tells that somebody is at it."""
+def _begin_folder(at: int, name: str) -> tuple[str, int]:
+    """A new folder beside `name`, and its descriptor, whose lock tells that somebody is at it."""
     while True:
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        temporary.mkdir()
+        temporary = f".{name}.{uuid.uuid4().hex}.tmp"
+        os.mkdir(temporary, dir_fd=at)
         with suppress(FileNotFoundError):  # taken away before it was locked
-            held = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            held = open_below(temporary, temporary, at, os.O_DIRECTORY)
             with suppress(OSError):
                 fcntl.flock(held, fcntl.LOCK_EX)
-            if temporary.is_dir():
+            with suppress(FileNotFoundError):
+                os.stat(temporary, dir_fd=at)
                 return temporary, held
             os.close(held)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` so that `path` holds either the old or the new content, whenever the process is killed."""
+def write_atomically(folder: Path, name: str, text: str) -> None:
+    """Writes `text` so that the file holds either the old or the new content, whenever the process is killed."""
     content = text.encode()
-    with whole(path) as temporary:
-        temporary.write_bytes(content)
+    with whole(folder, name) as file:
+        file.write(content)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(folder: Path, name: str, value: Any) -> None:
     """Write `value` as JSON, atomically. What readers do not take is changed: numbers that are not finite, or beyond
     any, become null, and half a character, as a file's name holds it that is not UTF-8, what Python calls it.
     """
-    write_atomically(path, json.dumps(_readable(value), indent=1, sort_keys=False, allow_nan=False) + "\n")
+    text = json.dumps(_readable(value), indent=1, sort_keys=False, allow_nan=False) + "\n"
+    write_atomically(folder, name, text)
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_rows(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, as `write_json` does."""
-    write_atomically(path, "".join(json.dumps(_readable(row), allow_nan=False) + "\n" for row in rows))
+    write_atomically(folder, name, "".join(json.dumps(_readable(row), allow_nan=False) + "\n" for row in rows))
 
 
 def _readable(value: Any) -> Any:

@@ -40,6 +40,6 @@ def _take_away(path: str, how: int) -> None:
         held = os.open(path, how | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(Path(path))
+            remove(Path(path).parent, Path(path).name)
         finally:
             os.close(held)

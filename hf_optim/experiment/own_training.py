@@ -135,7 +135,7 @@ class OwnTraining(Task):
 
         folder.mkdir(parents=True, exist_ok=True)
         for name in (records.RECORD, records.HISTORY):
-            remove(folder / name)
+            remove(folder, name)
         _seed(spec.seed)
         started, begun = datetime.now(UTC), time.perf_counter()
         metrics: dict[str, float] = {}
@@ -171,8 +171,8 @@ class OwnTraining(Task):
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        write_rows(folder / records.HISTORY, rows)
-        write_json(folder / records.RECORD, record)
+        write_rows(folder, records.HISTORY, rows)
+        write_json(folder, records.RECORD, record)
         return record
 
     def check_entry(self, entry: Mapping[str, Any]) -> None:

@@ -202,8 +202,8 @@ def train(
     if first and not folder.is_dir():
         raise UserError(f"{folder} was moved or removed while the run was in it: no record was written")
     if first:
-        write_rows(folder / records.HISTORY, history)
-        write_json(folder / records.RECORD, record)
+        write_rows(folder, records.HISTORY, history)
+        write_json(folder, records.RECORD, record)
     return record
 
 
@@ -386,9 +386,9 @@ def _prepare(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> N
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name in (records.RECORD, records.HISTORY):
-            remove(folder / name)
+            remove(folder, name)
         if not keep:
             for old in (folder / records.SAMPLES, stored, *folder.glob("checkpoint-*")):
-                remove(old)
+                remove(folder, old.name)
         if checkpoints or keep:
-            write_json(stored, spec.to_dict())
+            write_json(folder, records.SPEC, spec.to_dict())

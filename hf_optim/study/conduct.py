@@ -242,7 +242,7 @@ def finish(folder: Path, quiet: bool = False) -> int:
         files.append(("tuning.md", tuning_report.markdown(protocol, results.plan)))
     try:
         for name, text in files:
-            write_atomically(folder / name, text)
+            write_atomically(folder, name, text)
         exports.write_parquet(rows.of(results), folder / "runs.parquet")
         run_pages.write(results)
     except OSError as error:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hf_optim.core import extras
 from hf_optim.core.safe_text import html as escape
@@ -51,7 +50,7 @@ def style(i: int) -> tuple[str, tuple[float, ...], str]:
     return COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)], MARKERS[i % len(MARKERS)]
 
 
-def png(file: Path, surface: Surface, paths: Sequence[Trajectory]) -> None:
+def png(file: BinaryIO, surface: Surface, paths: Sequence[Trajectory]) -> None:
     """Contours with the trajectories, and f by step beside them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LogNorm, Normalize

@@ -157,7 +157,7 @@ def prepare(source: Iterable[str], key: str, tokenizer: Any, tokens: int) -> Cor
                     os.replace(Path(making) / "made", home)
                 except OSError:
                     if _kept(home) is None:  # else another process was done first
-                        remove(home)
+                        remove(home.parent, home.name)
                         os.replace(Path(making) / "made", home)
         except OSError as error:
             raise UserError(f"data: the tokens cannot be kept in {home.parent}: {error.strerror or error}") from error

@@ -47,7 +47,7 @@ class Sampling:
         ):
             pixels = model.generate(noise, self.steps).cpu()
             if number == 0 and moment.folder is not None:
-                save_grid(pixels[:SHOWN], moment.folder / "samples" / f"{moment.split}-{moment.step:06d}.png")
+                save_grid(pixels[:SHOWN], moment.folder, f"samples/{moment.split}-{moment.step:06d}.png")
             mine.append((number, [extract(pixels, model.device) for extract in self.extractors]))
         return self._compare(_everyone(mine, moment.processes), moment.split, model.device)
 

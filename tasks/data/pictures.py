@@ -107,8 +107,9 @@ def from_hub(repository: str, image: str, label: str, held_out: int) -> Splits:
     return assemble(by_split, parts["train"].features[label].names, held_out=held_out)
 
 
-def save_grid(pixels: torch.Tensor, file: Path, columns: int = 8, side: int = 32) -> None:
-    """Write uint8 images [N, channels, height, width] as one PNG, row by row, small ones enlarged to about `side`."""
+def save_grid(pixels: torch.Tensor, folder: Path, name: str, columns: int = 8, side: int = 32) -> None:
+    """Write uint8 images [N, channels, height, width] as one PNG, `name` ("a/b.png") below `folder`, row by row, small
+    ones enlarged to about `side`."""
     from PIL import Image
 
     scale = max(1, side // pixels.shape[3])
@@ -119,5 +120,5 @@ def save_grid(pixels: torch.Tensor, file: Path, columns: int = 8, side: int = 32
     for number, tile in enumerate(tiles):
         canvas[number // columns, :height, number % columns, :width] = tile
     picture = canvas.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
-    with whole(file) as part:
+    with whole(folder, name) as part:
         Image.fromarray((picture[:, :, 0] if channels == 1 else picture).numpy()).save(part, "PNG")

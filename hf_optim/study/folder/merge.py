@@ -19,6 +19,7 @@ from hf_optim.experiment.files import (
     own_folder,
     read_json,
     read_text,
+    remove,
     unwritable,
     write_atomically,
     write_json,
@@ -166,20 +167,20 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
             "set_aside": set_aside,
             "left_out": [f"{name}: {why}" for name, results in loaded for why in results.store.unreadable.values()],
         }
-        write_json(into / ORIGIN, origin)
+        write_json(into, ORIGIN, origin)
         leftovers.sweep(into)
         leftovers.sweep_folders(own_folder(into, "runs"))
         for run_id, folder in copied.items():
             home = into / "runs" / run_id
             if read_status(home) is None:
-                copy_whole(folder, f"runs/{run_id}", home, "checkpoint-*", ".*")
+                copy_whole(folder, f"runs/{run_id}", into, "checkpoint-*", ".*")
         yamls = {_text(folder) for folder in folders}
         if len(yamls) == 1 and (text := yamls.pop()):
-            write_atomically(into / "study.yaml", text)
+            write_atomically(into, "study.yaml", text)
         else:
-            (into / "study.yaml").unlink(missing_ok=True)
+            remove(into, "study.yaml")
         # Last: without a plan the folder is no study yet, and the merge may be started again.
-        write_atomically(into / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
+        write_atomically(into, "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
         register(into, plan, sum(len(results.records) for _, results in loaded))
     except OSError as error:
         raise unwritable(into, error) from None

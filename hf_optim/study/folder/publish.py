@@ -75,11 +75,11 @@ def publish(study: Path, into: Path, complete: Callable[[Path, Published], None]
 
     try:
         leftovers.sweep_folders(into.parent, into.name)
-        with files.whole_folder(into) as copied:
+        with files.whole_folder(into.parent, into.name) as (copied, _):
             ids = _ids(plan, records, scrubber.scrub)
             put = _put(ids, scrubber.scrub)
             files.own_folder(copied, "runs")
-            files.write_json(copied / "plan.json", changed(plan, put))
+            files.write_json(copied, "plan.json", changed(plan, put))
             _write_question(study, copied, scrubber.scrub)
             if yaml:
                 told += _write_yaml(copied, yaml, scrubber.scrub)
@@ -87,9 +87,9 @@ def publish(study: Path, into: Path, complete: Callable[[Path, Published], None]
                 home = files.own_folder(copied, "runs", ids[name])
                 told += _copy_samples(store, name, home, record, scrubber.scrub)
                 history = {} if record.get("history") is None else {"history": HISTORY}
-                files.write_json(home / RECORD, {**changed(record, put), "id": ids[name], **history})
+                files.write_json(home, RECORD, {**changed(record, put), "id": ids[name], **history})
                 if history:
-                    files.write_rows(home / HISTORY, changed(histories[name], scrubber.scrub))
+                    files.write_rows(home, HISTORY, changed(histories[name], scrubber.scrub))
             published = _published(copied, study, source, records, told)
             if any(old != new for old, new in ids.items()):
                 told.append("runs that named a path have another id than in the study, since it was shortened")
@@ -157,7 +157,7 @@ def _write_yaml(folder: Path, text: str, scrub: Callable[[str], str]) -> list[st
         parse(scrubbed, "study.yaml")
     except UserError as error:
         return [f"left out: {error}"]
-    files.write_atomically(folder / "study.yaml", scrubbed)
+    files.write_atomically(folder, "study.yaml", scrubbed)
     return []
 
 
@@ -168,7 +168,7 @@ def _write_question(study: Path, folder: Path, scrub: Callable[[str], str]) -> N
         asked = changed(row["question"], scrub)
         rows.append({**changed(row, scrub), "question": asked, "sha256": questions.digest(asked)})
     if rows:
-        files.write_rows(folder / questions.FILE, rows)
+        files.write_rows(folder, questions.FILE, rows)
 
 
 def _copy_samples(
@@ -183,11 +183,11 @@ def _copy_samples(
                 content = picture(content)
             else:
                 content = scrub(content.decode("utf-8")).encode()
-            *folders, file = scrub(sample).split("/")
-            if (place := files.own_folder(home, *folders) / file).exists():
+            place = scrub(sample)
+            if (home / place).exists():
                 raise ValueError("has the name of another sample in the copy")
-            with files.whole(place) as temporary:
-                temporary.write_bytes(content)
+            with files.whole(home, place) as file:
+                file.write(content)
         except (OSError, ValueError, struct.error) as error:
             told.append(f"left out: runs/{name}/{sample}: {error}")
     return told

@@ -154,7 +154,7 @@ def register(folder: Path, plan: Plan, records: int) -> str:
     if not lines or lines[-1]["sha256"] != key:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = {"sha256": key, "time": now, "records": records, "question": asked}
-        write_atomically(folder / FILE, "".join(json.dumps(entry) + "\n" for entry in (*lines, line)))
+        write_atomically(folder, FILE, "".join(json.dumps(entry) + "\n" for entry in (*lines, line)))
     return key
 
 

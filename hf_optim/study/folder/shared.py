@@ -27,7 +27,7 @@ def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
         finished = next((other.parent for other in others if _finished(other.parent, run.id)), None)
         if finished is None:
             continue
-        copy_whole(finished, f"runs/{run.id}", home, "checkpoint-*", linked=True)
+        copy_whole(finished, f"runs/{run.id}", folder, "checkpoint-*", linked=True)
         brought.append(run.id)
     return brought
 

@@ -56,8 +56,8 @@ def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accep
         )
     sweep(folder)
     judged = _judged_records(folder) if change is not None else 0
-    write_atomically(folder / STUDY, source_text)
-    write_atomically(folder / PLAN, json.dumps(plan.to_dict(), indent=1) + "\n")
+    write_atomically(folder, STUDY, source_text)
+    write_atomically(folder, PLAN, json.dumps(plan.to_dict(), indent=1) + "\n")
     own_folder(folder, "runs")
     questions.register(folder, plan, judged)
     reader = RecordStore(folder)

@@ -97,7 +97,7 @@ def execute(
             return status
         if not (checkpoint_every and any(home.glob("checkpoint-*"))):
             # What an interrupted run left is thrown away: a run is whole or it is not there.
-            remove(home)
+            remove(folder, f"runs/{run_id}")
         home.mkdir(parents=True, exist_ok=True)
         check_tree(home)
         sweep(home)
@@ -118,7 +118,7 @@ def execute(
             if not last:
                 (home / RECORD).unlink(missing_ok=True)
                 return "fault"
-            write_json(home / RECORD, {**_record(home), "fault": "machine"})
+            write_json(folder, f"runs/{run_id}/{RECORD}", {**_record(home), "fault": "machine"})
         if status != "ok":
             try:
                 check_disk(folder)
@@ -130,7 +130,7 @@ def execute(
             raise UserError(f"{wrong}; every run would end so: mend it, and the same command goes on")
         for left in home.glob("checkpoint-*"):
             with suppress(OSError):
-                remove(left)
+                remove(home, left.name)
         return status
     finally:
         lock.release()
@@ -218,7 +218,7 @@ def train_stored(
                 raise
             print(one_line(error), flush=True)  # to the run's log
             for left in home.glob("checkpoint-*"):
-                remove(left)
+                remove(home, left.name)
             run()
 
 
@@ -250,7 +250,7 @@ def write_failure(
         "started": _iso(started),
         "finished": _iso(time.time()),
     }
-    write_json(home / RECORD, record)
+    write_json(home, RECORD, record)
 
 
 def _iso(seconds: float) -> str:

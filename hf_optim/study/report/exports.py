@@ -82,7 +82,7 @@ def write_parquet(rows: Sequence[Row], path: Path, columns: Sequence[str] | None
 
     names = list(dict.fromkeys(name for row in rows for name in row)) if columns is None else list(columns)
     arrays = {name: _array([row.get(name) for row in rows]) for name in names}
-    with whole(path) as temporary, temporary.open("wb") as file:  # pyarrow itself knows names in UTF-8 alone
+    with whole(path.parent, path.name) as file:
         parquet.write_table(pyarrow.table(arrays), file)
 
 
@@ -116,6 +116,6 @@ def write(rows: Sequence[Row], columns: Sequence[str], path: Path) -> None:
         if path.suffix == ".parquet":
             write_parquet(rows, path, columns)
         else:
-            write_atomically(path, _TEXTS[path.suffix](rows, columns))
+            write_atomically(path.parent, path.name, _TEXTS[path.suffix](rows, columns))
     except OSError as error:
         raise unwritable(path.parent, error) from None

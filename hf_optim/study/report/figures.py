@@ -187,12 +187,14 @@ def write_all(
     results: Results,
     tables: Sequence[TaskTable],
     folder: Path,
+    below: str = "",
     *,
     kind: str = "pdf",
     width: float = 5.5,
     font: float = 9,
 ) -> list[Path]:
-    """Writes every chart of every task below `folder` and gives the files: results, differences and curves.
+    """Writes every chart of every task into `folder`, or into the folder `below` it, and gives the files: results,
+    differences and curves.
 
     Args:
         kind: pdf, svg or png.
@@ -235,10 +237,10 @@ def write_all(
                 continue
             finally:
                 pyplot.close(figure)
-            path = _new(folder, name, kind, written)
+            path = _new(folder / below, name, kind, written)
             about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
-            with whole(path) as temporary:
-                figure.savefig(temporary, format=kind, dpi=_dpi(*figure.get_size_inches()), metadata=about)
+            with whole(folder, str(path.relative_to(folder))) as file:
+                figure.savefig(file, format=kind, dpi=_dpi(*figure.get_size_inches()), metadata=about)
             written.append(path)
     if any("missing from" in str(warning.message) for warning in said):
         log.warning("matplotlib's fonts lack letters of the labels, which are boxes: choose its font.family")

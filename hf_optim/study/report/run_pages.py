@@ -36,7 +36,7 @@ def link(results: Results, run_id: str, text: str = "", kind: str = "") -> str:
 
 def write(results: Results) -> int:
     """Writes the page of every run that has a record and whose page is not the one it should be; gives how many."""
-    folder = own_folder(results.folder, FOLDER)
+    own_folder(results.folder, FOLDER)
     style = (files(__package__) / "run_page.css").read_text(encoding="utf-8")
     written, judged = 0, {run.id for run in results.plan.runs}
     for run in {run.id: run for run in (*results.plan.runs, *known(results.plan, results.store))}.values():
@@ -46,7 +46,7 @@ def write(results: Results) -> int:
         text = document(describe(run), style, list(_body(results, run, record, run.id in judged)))
         if _stands(results, name, text):
             continue
-        write_atomically(folder / name, text)
+        write_atomically(results.folder, f"{FOLDER}/{name}", text)
         written += 1
     return written
 
