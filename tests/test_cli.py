@@ -108,6 +108,10 @@ BAD = {
         "mlpp",
         "--dry-run",
     ): "error: task 'vision' has no model",
+    ("train", "--task", "vision", "--data", "digts", "--output", "/no/such/o"): "(did you mean digits?)",
+    ("compare", "adamw", "sgd", "--task", "vision", "--data", "digts", "--dry-run"): "(did you mean digits?)",
+    ("study", "smoke", "--dry-run", "--card", "H10"): "(did you mean H100?)",
+    ("info", "test_acuracy"): "(did you mean accuracy",
     ("inspect", "/no/such"): "there is no folder '/no/such'",
     ("evaluate", "/no/such"): "there is no folder '/no/such'",
     ("stdy",): "there is no command 'stdy' (did you mean study",
@@ -190,6 +194,14 @@ def test_doctor_says_what_is_used(capsys) -> None:
     assert code == 0 and "a step on cpu" in out and str(Path.home()) + "/" not in out
     for topic in ("torch", "C++ compiler", "triton", "GPU", "kernel cache"):
         assert any(line[2:].startswith(topic) for line in out.splitlines()), topic
+
+
+def test_a_metric_has_its_page_under_the_name_that_records_have(capsys: pytest.CaptureFixture[str]) -> None:
+    code, page, _ = run(capsys, "info", "accuracy")
+    assert code == 0
+    for name, says in (("test_accuracy", "accuracy on the test"), ("best_validation_accuracy", "the best accuracy on")):
+        code, out, _ = run(capsys, "info", name)
+        assert code == 0 and out.startswith(f"{name}: {says}") and out.endswith(page)
 
 
 def test_info_tells_algorithm_defaults_and_needs(capsys: pytest.CaptureFixture[str]) -> None:

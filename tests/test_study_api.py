@@ -58,6 +58,8 @@ def test_charts_are_drawn_on_axes(tmp_path):
     for wrong in ({"what": "no_such"}, {"over": "metres"}, {"task": "ML"}, {"what": "train_loss", "over": "tokens"}):
         with pytest.raises(UserError):
             mine.plot(**wrong)
+    with pytest.raises(UserError, match="did you mean seconds"):
+        mine.plot("train_loss", over="secnds")
     pyplot.close("all")
 
 

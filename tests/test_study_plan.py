@@ -102,6 +102,7 @@ BAD = {
     "unknown task": (("- {task: vision,", "- {task: visoin,"), 5, "vision"),
     "unknown model": (("model: mlp", "model: mpl"), 5, "mlp, resnet"),
     "unknown size": (("model: mlp, size: smoke", "model: mlp, size: tiny"), 5, "smoke, small, paper"),
+    "misspelt size": (("model: mlp, size: smoke", "model: mlp, size: smok"), 5, "(did you mean smoke?)"),
     "unknown override": (("{epochs: 1}", "{epocs: 1}"), 10, "epochs"),
     "unknown label in hyper": (("tlr(sgd): {base", "tlr: {base"), 12, "no optimizer has the label 'tlr'"),
     "bad hyper for one task": (("{base: {lr: 0.3}}", "{gama: 0.3}"), 12, "gamma"),

@@ -160,7 +160,8 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
     """The claim of a YAML document; `rows` are the published figures."""
     top = source.check_keys((), source.value, KEYS, ("name", "paper", "where", "title", "claims"))
     if top["paper"] not in PAPERS:
-        raise source.error(("paper",), f"paper must be one of {', '.join(PAPERS)}, got {top['paper']!r}")
+        near = closest(str(top["paper"]), PAPERS)
+        raise source.error(("paper",), f"paper must be one of {', '.join(PAPERS)}, got {top['paper']!r}{near}")
     source.check_shape((), top, SHAPE)
     if not WORD.fullmatch(top["name"]):
         raise source.error(("name",), f"name must be made of letters, digits, '-', '_' and '.', got {top['name']!r}")

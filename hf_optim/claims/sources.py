@@ -120,7 +120,9 @@ def _of(
 
 def _word(source: Source, where: Where, value: Any) -> str:
     if value not in WORDS:
-        raise source.error(where, f"{where[-1]} must be one of {', '.join(WORDS)}, got {value!r}")
+        raise source.error(
+            where, f"{where[-1]} must be one of {', '.join(WORDS)}, got {value!r}{closest(str(value), WORDS)}"
+        )
     return str(value)
 
 

@@ -27,6 +27,9 @@ OPTIONS = {
     "on_bad_loss": "`raise` or `skip` (counted) a loss that is not finite or that the theory does not allow",
 }
 
+#: what goes before a metric's name in records
+SPLIT = re.compile("^(best_)?(train|validation|test)_")
+
 ABOUT = "show what is known of an optimizer, a task, a model, a metric, a study or a claim"
 
 
@@ -57,8 +60,13 @@ def info(name: str) -> int:
             text = show(name) if show is study else _fitted(show(name), shutil.get_terminal_size((80, 24)).columns)
             print("\n" * bool(told) + text)
             told += 1
-    if not told:
-        kinds, near = "optimizer, task, model, metric, study or claim", closest(name, known)
+    if not told:  # a metric's name as `list --tasks` and records have it?
+        split, of = SPLIT.match(name), SPLIT.sub("", name)
+        if split and of in _metrics():
+            text = f"{name}: {'the best ' if split[1] else ''}{of} on the {split[2]} split\n\n{metric(of)}"
+            print(_fitted(text, shutil.get_terminal_size((80, 24)).columns))
+            return 0
+        kinds, near = "optimizer, task, model, metric, study or claim", closest(of, known)
         raise UserError(f"there is no {kinds} {name!r}{near}; `hf-optim list --help` says how to list them")
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
 #: the share of the stated operations that training reaches, about: large matrices more, small images and convolutions
@@ -62,5 +63,6 @@ def find(name: str) -> Card:
     """The card called `name`, in any case; a `UserError` names those that are known."""
     card = CARDS.get(" ".join(name.lower().replace("-", " ").split()))
     if card is None:
-        raise UserError(f"--card: {name!r} is not known; known: {', '.join(card.name for card in CARDS.values())}")
+        known = [card.name for card in CARDS.values()]
+        raise UserError(f"--card: {name!r} is not known{closest(name, known)}; known: {', '.join(known)}")
     return card

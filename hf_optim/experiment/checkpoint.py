@@ -22,7 +22,7 @@ from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files, record, saved_files
 from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.spec import UNSEEN, RunSpec
-from hf_optim.experiment.task import Task, check_run, load, paths_in
+from hf_optim.experiment.task import Task, check_run, load, paths_in, read_data
 from hf_optim.hub.renamed import read_whole
 
 #: what says that a checkpoint holds adapters, and their weights
@@ -350,7 +350,7 @@ def read_solution(
     """
     check_checkpoint(checkpoint)
     task, name, preset = check_run(spec)
-    data = load(spec.task).data(preset, spec.data)
+    data = read_data(load(spec.task), preset, spec.data)
     with quiet():
         model: Any = read_model(task, name, checkpoint)
     task.suits(model, data)

@@ -14,7 +14,7 @@ from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_par
 from hf_optim.experiment.precision import check_precision, products
 from hf_optim.experiment.sharding import total_norm
 from hf_optim.experiment.spec import RunSpec
-from hf_optim.experiment.task import Data, Preset, check_run
+from hf_optim.experiment.task import Data, Preset, check_run, read_data
 from hf_optim.experiment.trainer import UNWANTED, Diverged, TaskTrainer
 
 
@@ -43,7 +43,7 @@ def evaluate(spec: RunSpec, checkpoint: Path) -> Evaluated:
         check_checkpoint(checkpoint)
     chosen = spec.overrides.get("precision", preset.precision.value)
     check_precision(chosen)
-    data = task.data(preset, spec.data)
+    data = read_data(task, preset, spec.data)
     if "split_seed" in spec.overrides:
         data = resampled(data, spec.overrides["split_seed"])
     with quiet(), products(chosen):

@@ -93,7 +93,8 @@ class RunSpec:
         if not isinstance(self.task, str) or not self.task:
             raise UserError(f"task: expected a task's name, got {self.task!r}")
         if self.size not in SIZES:
-            raise UserError(f"size: expected one of {', '.join(SIZES)}, got {self.size!r}")
+            near = closest(str(self.size), SIZES)
+            raise UserError(f"size: expected one of {', '.join(SIZES)}, got {self.size!r}{near}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise UserError(f"seed: expected an integer from 0 to 2**32-1, got {self.seed!r}")
         for name in ("model", "data"):
@@ -120,7 +121,8 @@ class RunSpec:
                 raise UserError(f"overrides: unknown key {key!r}{near}; valid: {', '.join(OVERRIDES)}")
             if key == "precision":
                 if value not in PRECISIONS:
-                    raise UserError(f"overrides: precision must be one of {', '.join(PRECISIONS)}, got {value!r}")
+                    near = closest(str(value), PRECISIONS)
+                    raise UserError(f"overrides: precision must be one of {', '.join(PRECISIONS)}, got {value!r}{near}")
                 continue
             if key == "compile_model":
                 if not isinstance(value, bool):

@@ -362,6 +362,17 @@ def check_run(spec: RunSpec) -> tuple[Task, str, Preset]:
     return task, model, preset
 
 
+def read_data(task: Task, preset: Preset, source: str | None) -> Data:
+    """`task.data`; where that fails for a name that is no path, the error has the task's set that is nearest to it."""
+    try:
+        return task.data(preset, source)
+    except UserError as error:
+        near = closest(source, (*task.embedded, *task.remote)) if source and not os.path.lexists(source) else ""
+        if not near:
+            raise
+        raise UserError(f"{error}{near}") from None
+
+
 def names_data(task: str, name: str) -> bool:
     """Whether a task has a data set of its own under this name: it is then meant, whatever the current folder holds
     (`./NAME` is what lies there).

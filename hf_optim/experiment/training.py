@@ -29,7 +29,7 @@ from hf_optim.experiment.own_training import OwnTraining
 from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.spending import SPENT, Spending
 from hf_optim.experiment.stopping import EarlyStopping, Pruned, Pruner
-from hf_optim.experiment.task import Data, Preset, Task, check_run
+from hf_optim.experiment.task import Data, Preset, Task, check_run, read_data
 from hf_optim.experiment.trainer import FOLLOWED, TaskTrainer, Watch
 from hf_optim.hub import attach, modes
 from hf_optim.hub.schedules import described
@@ -77,7 +77,7 @@ def train(
     trackers.check_settings(report_to, Path(os.environ.get("WANDB_DIR") or "."))
     if isinstance(task, OwnTraining):
         return task.run(spec, folder)
-    data = task.data(preset, spec.data)
+    data = read_data(task, preset, spec.data)
     if "split_seed" in spec.overrides:
         data = resampled(data, spec.overrides["split_seed"])
     numbers = budget(spec, preset, len(data.train), processes)  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hf_optim.core import importing
 from hf_optim.core import safe_text as safe
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import own_folder
 from hf_optim.study.folder import stages
@@ -72,7 +73,8 @@ class Launch:
 
     def __post_init__(self) -> None:
         if self.where not in WHERE:
-            raise UserError(f"--launch: choose from {', '.join(WHERE)}, got {self.where!r}")
+            near = closest(str(self.where), WHERE)
+            raise UserError(f"--launch: choose from {', '.join(WHERE)}, got {self.where!r}{near}")
         for option, number in (("array", self.array), ("time", self.minutes), ("cpus-per-run", self.cpus_per_run)):
             if number < 1:
                 raise UserError(f"--{option} must be at least 1, got {number}")

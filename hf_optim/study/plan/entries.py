@@ -12,6 +12,7 @@ from typing import Any
 
 from hf_optim.core import importing
 from hf_optim.core.safe_text import is_plain
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import EVERY_RUN, stem_of
 from hf_optim.study.plan.source import Source, Where, describe
@@ -173,8 +174,9 @@ def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]
                 source.check_type((*here, key), entry[key], dict, "a mapping")
         entry.setdefault("size", "small")
         if entry["size"] not in SIZES:
+            near = closest(str(entry["size"]), SIZES)
             raise source.error(
-                (*here, "size"), f"size must be one of {', '.join(SIZES)}, got {describe(entry['size'])}"
+                (*here, "size"), f"size must be one of {', '.join(SIZES)}, got {describe(entry['size'])}{near}"
             )
         _complete(source, here, entry)
         entry["hyper"] = entry.get("hyper") or {}
@@ -237,9 +239,9 @@ def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
         beside = Path(source.file).parent / path
         path = str((beside if beside.exists() else Path(path)).resolve())
     if path is not None and path not in named and not Path(path).exists():
+        near, sets = closest(entry["data"], named), ", ".join(named) or "none"
         raise source.error(
-            (*here, "data"),
-            f"no data set and no file or folder {entry['data']!r}; sets by name: {', '.join(named) or 'none'}",
+            (*here, "data"), f"no data set and no file or folder {entry['data']!r}{near}; sets by name: {sets}"
         )
     entry["data"] = path
 

@@ -23,6 +23,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.study.plan import extent
 from hf_optim.study.plan.source import Source, Where, describe
@@ -49,7 +50,8 @@ def expand(source: Source, value: Any, baseline: str, tuned: bool) -> tuple[list
         raise source.error((*HERE, "baseline_tokens"), f"baseline_tokens: {twice[0]:g} is among tokens already")
     rates = block.get("rates", "tuned")
     if rates not in RATES:
-        raise source.error((*HERE, "rates"), f"rates must be one of {', '.join(RATES)}, got {describe(rates)}")
+        near = closest(str(rates), RATES)
+        raise source.error((*HERE, "rates"), f"rates must be one of {', '.join(RATES)}, got {describe(rates)}{near}")
     if rates != "tuned" and not tuned:
         raise source.error((*HERE, "rates"), f"rates: {rates} needs tuning:, which finds what is carried over")
     shared = {key: block[key] for key in SHARED if block.get(key) is not None}

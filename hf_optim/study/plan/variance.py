@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hf_optim.core.validate import closest
 from hf_optim.study.plan import extent, tuning, units
 from hf_optim.study.plan.entries import PlanCell
 from hf_optim.study.plan.source import Source, Where, describe
@@ -72,7 +73,8 @@ def _names(source: Source, where: Where, value: Any, valid: Sequence[str]) -> li
         raise source.error(where, f"{where[-1]} is empty; valid: {', '.join(valid)}")
     for i, name in enumerate(given):
         if name not in valid or name in given[:i]:
-            fault = "is given twice" if name in given[:i] else f"is none of {', '.join(valid)}"
+            near = closest(str(name), valid)
+            fault = "is given twice" if name in given[:i] else f"is none of {', '.join(valid)}{near}"
             raise source.error((*where, i), f"{where[-1]}: {describe(name)} {fault}")
     return given
 

@@ -59,7 +59,8 @@ def width_of(text: str) -> float:
     except ValueError:
         inches = math.nan
     if not 1 <= inches <= 40:
-        raise UserError(f"--width: inches from 1 to 40, or one of {', '.join(WIDTHS)}; got {text!r}")
+        near = closest(text, WIDTHS)
+        raise UserError(f"--width: inches from 1 to 40, or one of {', '.join(WIDTHS)}; got {text!r}{near}")
     return inches
 
 
@@ -78,7 +79,7 @@ def draw(
         labels = [t.task for t in tables]
         raise UserError(f"no task {task!r}{closest(str(task), labels)}; tasks: {', '.join(labels)}")
     if over not in OVER:
-        raise UserError(f"over: expected one of {', '.join(OVER)}, got {over!r}")
+        raise UserError(f"over: expected one of {', '.join(OVER)}, got {over!r}{closest(str(over), OVER)}")
     import matplotlib
 
     if axes is None:
