@@ -104,14 +104,12 @@ class Rows:
         self._host, self._rule = host, rule
         self._mortal = type(host).lifetime is not Rule.lifetime
         self._hyper, self._entry_names, self._make_state = hyper, entries, make_state
-        self._all: list[torch.Tensor] = []
+        self._all, self._arranged = list[torch.Tensor](), tuple[Any, ...]()
         self.groups: list[dict[str, Any]] = []
-        self._rows: list[_Row] = []
-        self._members: list[list[_Row]] = []
+        self._rows, self._members = list[_Row](), list[list[_Row]]()
         self.tables: list[Table] = []
         self.parts: list[Part] = []
-        self._steps = torch.zeros(0)
-        self._counted = 0
+        self._steps, self._counted = torch.zeros(0), 0
         self._key: Any = None
         self.sums: list[Sums] = []
         self._sliced: dict[int, Table] = {}
@@ -120,8 +118,7 @@ class Rows:
 
     def begin(self) -> list[Part]:
         """See parameters, state and gradients as they are now; the parts that this step moves."""
-        host = self._host
-        params = [p for group in host.param_groups for p in group["params"]]
+        params = [p for group in self._host.param_groups for p in group["params"]]
         grads = list(map(_grad, params))
         if not any(map(is_not, grads, repeat(None))):
             self.parts = []
@@ -140,8 +137,7 @@ class Rows:
 
     def restarts(self) -> bool:
         """Whether a state may begin anew."""
-        host = self._host
-        return self._mortal and any(host.lifetime(self._hyper(group)) for group in host.param_groups)
+        return self._mortal and any(self._host.lifetime(self._hyper(g)) for g in self._host.param_groups)
 
     def look_again(self) -> None:
         """Trust nothing seen before: which state there shall be has changed."""
@@ -152,10 +148,10 @@ class Rows:
         host = self._host
         if not (same(params, self._all) and same(host.param_groups, self.groups)):
             return False
-        if self.restarts():
+        if self._arrangement() != self._arranged:
             return False
-        if any(grads[i] is not None for i in self._unknown):
-            return False  # a first gradient
+        if self.restarts() or any(grads[i] is not None for i in self._unknown):  # a first gradient
+            return False
         if not (same(list(host.state), self._keys) and same(list(host.state.values()), self._values)):
             return False
         try:
@@ -175,6 +171,10 @@ class Rows:
         if self._steps._version != self._counted:  # somebody else has counted
             self._counted, self._key = self._steps._version, None
         return True
+
+    def _arrangement(self) -> tuple[Any, ...]:
+        """Which group each of `_all` belongs to, and whether kernels are wanted."""
+        return self._host.without_kernels, *(len(group["params"]) for group in self._host.param_groups)
 
     def _rebuild(self, params: list[torch.Tensor], grads: list[Any]) -> None:
         """Tables of everything that has a state, or gets one now."""
@@ -196,7 +196,7 @@ class Rows:
                 rows.append(self._row(p, group, state, i))
             else:
                 self._unknown.append(i)
-        self._all, self.groups, self._rows = params, list(host.param_groups), rows
+        self._all, self.groups, self._rows, self._arranged = params, list(host.param_groups), rows, self._arrangement()
         self._params, self._states = [row.p for row in rows], [row.state for row in rows]
         self._keys, self._values = list(host.state), list(host.state.values())
         self._of_rows = itemgetter(*(row.index for row in rows), 0)  # one more, so that it is always a tuple
