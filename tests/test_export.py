@@ -179,7 +179,7 @@ def test_all_of_a_chart_lies_within_its_width_and_its_legend_covers_no_curve(tmp
         ([], "say what to export"),
         (["--table", "latex", "--width", "3"], "--width belongs to --figure"),
         (["--figure", "pdf", "--width", "wide"], "icml column"),
-        (["--figure", "pdf", "--width", "icml colum"], "(did you mean icml column?)"),
+        (["--figure", "pdf", "--width", "icml colum"], "(did you mean icml column"),
         (["--figure", "pdf", "--font-size", "90"], "points from 3 to 40"),
     ],
 )
