@@ -96,7 +96,7 @@ def test_dry_runs_say_it_and_write_nothing(tmp_path, monkeypatch, capsys):
     for wrong in ("abc", "-1"):  # what the run checks
         assert command.main([*argv, "--dry-run", "--optimizer.lr", wrong]) == 2
     assert command.main([*argv, "--dry-run", "--card", "A1000"]) == 2
-    assert "'A1000' is not known; known: T4, V100" in capsys.readouterr().err
+    assert "'A1000' is not known (did you mean A100 or A10?); known: T4, V100" in capsys.readouterr().err
     assert command.main([*argv, "--card", "A100"]) == 2
     (tmp_path / "s.yaml").write_text(
         "name: s\nseeds: 3\ntasks: [{task: vision, size: smoke, label: M}]\noptimizers: [sgd, adamw]\n"

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from hf_optim.core.hooks import Shared, called, scalars
+from hf_optim.core.hooks import Shared, called
 from hf_optim.core.vocabulary import isfinite, where
 from hf_optim.engine.known_numbers import Decision, Known, flattened, symbolic
 from hf_optim.engine.launch_triton import Place, Scalars, up
@@ -177,7 +177,7 @@ class Device:
             if name == "prepare":
                 return out | called(host.prepare, h, t, {k: v[f"m_{k}"] for k in host.memory}) | {"": t}
             given = {k: v[f"s_{k}"] for k in self._shared_names}
-            return out | scalars(host.scalars, h, t, Shared(**self._statics, **given)) | {"": t}
+            return out | called(host.scalars, h, t, Shared(**self._statics, **given)) | {"": t}
 
         choices = tuple((k, None if k in old else v) for k, v in before.items()), tuple(self._statics.items())
         return self._traced((name, *choices), part.row, call, reads, "numbers")
