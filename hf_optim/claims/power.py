@@ -87,8 +87,6 @@ def _comparisons(keys: Mapping[str, Any], plan: Plan) -> int:
         return sum(_comparisons(part, plan) for part in keys["of"])
     baselines = keys.get("baseline", keys.get("optimizers", []))
     count = 1 if isinstance(baselines, str) else max(1, len(baselines))
-    return (
-        count
-        if keys["rule"] in ("steadier", "insensitive", "better_on_average")
-        else count * max(1, len(_tasks(keys, plan)))
-    )
+    if keys["rule"] in ("steadier", "insensitive", "better_on_average"):  # of all tasks at once
+        return count
+    return count * max(1, len(_tasks(keys, plan)))

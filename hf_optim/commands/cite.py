@@ -77,11 +77,9 @@ def _kind(where: str) -> tuple[str, str]:
 
 def _key(authors: str, title: str, year: int) -> str:
     """The first author, the year and the title's first word that says something: kingma2015adam."""
-    words = [w for w in (_ascii(w) for w in re.split(r"[\s:-]", title)) if w and w not in SAYS_NOTHING]
-    return (
-        _ascii(authors.partition(",")[0]) + re.sub("[^0-9]", "", str(year or "")) + (words[0] if words else "")
-        or "paper"
-    )
+    words = [_ascii(word) for word in re.split(r"[\s:-]", title)]
+    telling = next((word for word in words if word and word not in SAYS_NOTHING), "")
+    return f"{_ascii(authors.partition(',')[0])}{re.sub('[^0-9]', '', str(year or ''))}{telling}" or "paper"
 
 
 def _ascii(text: str) -> str:
