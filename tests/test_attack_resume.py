@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,9 +133,22 @@ def test_weights_that_a_checkpoint_lacks_are_not_drawn(tmp_path: Path, interrupt
 
 def test_what_a_checkpoint_says_of_its_run_moves_no_cursor(tmp_path: Path) -> None:
     (tmp_path / companion.FILE).write_text(json.dumps({"processes": "\x1b]0;theirs\x07", "step_samples": "\n\x1b[2J"}))
-    args = type("Arguments", (), {"world_size": 1, "train_batch_size": 1, "gradient_accumulation_steps": 1})()
+    args = SimpleNamespace(world_size=1, train_batch_size=1, gradient_accumulation_steps=1)
     said = companion.differences(args, {"name": "sgd"}, str(tmp_path))
     assert said and not any(letter in line for line in said for letter in "\x1b\x07\n")
+
+
+def test_what_we_say_beside_a_checkpoint_is_not_written_through_a_link(tmp_path: Path) -> None:
+    mine, made_before = tmp_path / "mine", tmp_path / "checkpoint-4"
+    mine.write_text("keep")
+    made_before.mkdir()
+    (made_before / companion.FILE).symlink_to(mine)
+    args = SimpleNamespace(
+        world_size=1, train_batch_size=1, gradient_accumulation_steps=1, process_index=0, output_dir=str(tmp_path)
+    )
+    companion.write(args, {"name": "sgd"}, 4)
+    assert mine.read_text() == "keep" and not (made_before / companion.FILE).is_symlink()
+    assert companion.differences(args, {"name": "adamw"}, str(made_before))
 
 
 def test_a_record_that_the_disk_does_not_give_is_not_made_anew(

@@ -34,7 +34,10 @@ def write(args: Any, spec: dict[str, Any], step: int, weights: str | None = None
     (`hf_optim.hub.modes.holds`)."""
     if args.process_index == 0 and folder(args, step).is_dir():
         described = describe(args, spec) | ({} if weights is None else {"weights": weights})
-        (folder(args, step) / FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        file = folder(args, step) / FILE
+        file.unlink(missing_ok=True)
+        with file.open("x", encoding="utf-8") as new:  # never through a link that stands there
+            new.write(json.dumps(described, indent=1) + "\n")
 
 
 def lost(checkpoint: Path) -> str | None:
