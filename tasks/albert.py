@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_optim.core.validate import closest
+from hf_optim.core.validate import no_choice
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import REST, Data, Metric, Preset, Primary, Size, Source, Task, Value
 
@@ -267,8 +267,7 @@ def _text_values(values: Mapping[str, Any]) -> tuple[str, int, int, float, int]:
     """What `TEXT` names, checked."""
     kind, share = values["tokenizer"], values["mask_share"]
     if kind not in KINDS:
-        near = closest(str(kind), KINDS)
-        raise UserError(f"options: tokenizer must be one of {', '.join(KINDS)}, got {kind!r}{near}")
+        raise UserError(f"options: {no_choice('tokenizer', kind, KINDS)}")
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
         raise UserError(f"options: mask_share must be between 0 and 1, got {share!r}")
     whole = []

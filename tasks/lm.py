@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core.validate import no_choice
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import Data, Metric, Preset, Primary, Rung, Task
 from hf_optim.tasks.presets import shapes
@@ -100,8 +101,8 @@ class CausalLM(Task):
         for key in ("tokenizer", "checkpoint"):
             if not isinstance(values.get(key), (str, type(None))):
                 raise UserError(f"options: {key} must be a text, got {values[key]!r}")
-        if duplicates not in (None, "drop", "keep"):
-            raise UserError(f"options: duplicates must be drop or keep, got {duplicates!r}")
+        if duplicates not in (None, *(known := ("drop", "keep"))):
+            raise UserError(f"options: {no_choice('duplicates', duplicates, known)}")
         text = _Text(
             name,
             own=source is not None and name not in EMBEDDED and name not in REMOTE,

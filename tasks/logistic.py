@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core.validate import no_choice
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import Data, Metric, Preset, Primary, Size, Task, Value
 
@@ -83,8 +84,8 @@ class Logistic(Task):
         for key, least in (("crop", 0), ("pool", 1)):
             if isinstance(values[key], bool) or not isinstance(values[key], int) or values[key] < least:
                 raise UserError(f"options: {key} must be an integer of at least {least}, got {values[key]!r}")
-        if values["labels"] not in ("parity", "all"):
-            raise UserError(f"options: labels must be parity or all, got {values['labels']!r}")
+        if values["labels"] not in (known := ("parity", "all")):
+            raise UserError(f"options: {no_choice('labels', values['labels'], known)}")
         name = source or preset.data.value
         own = source is not None and source not in EMBEDDED
         if preset.samples.value is not None:

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core.validate import no_choice
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import write_atomically
 from hf_optim.experiment.task import REST, Data, Metric, Moment, Preset, Primary, Size, Source, Task, Value
@@ -324,8 +325,8 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     for key in ("dropout", "label_smoothing"):
         if isinstance(values[key], bool) or not isinstance(values[key], (int, float)) or not 0 <= values[key] < 1:
             raise UserError(f"model: {key} must be from 0 to below 1, got {values[key]!r}")
-    if values["initialisation"] not in ("normal", "glorot"):
-        raise UserError(f"model: initialisation must be normal or glorot, got {values['initialisation']!r}")
+    if values["initialisation"] not in (known := ("normal", "glorot")):
+        raise UserError(f"model: {no_choice('initialisation', values['initialisation'], known)}")
     if values["width"] % (2 * values["heads"]):
         raise UserError(f"model: width {values['width']} must divide by twice the {values['heads']} heads")
     return values

@@ -184,7 +184,7 @@ GOOD = "claims:\n  - {says: A, section: S, rule: better, optimizer: adamw, basel
         (HEAD + GOOD + STUDY + "  checks: [agr]\n", "a study, or commands, or checks"),
         (HEAD + GOOD + "small: {checks: [agr]}\n", "line 8: unknown check 'agr'"),
         (HEAD + GOOD + "readings: {as run: {adamw: sgd}}\n" + STUDY, "say under published_is"),
-        (HEAD.replace("AGR", "ADAM") + GOOD + STUDY, "paper must be one of"),
+        (HEAD.replace("AGR", "ADAM") + GOOD + STUDY, "paper must be SMARAN, "),
         (HEAD.replace("[Table 6]", "[Table 66]") + GOOD + STUDY, "no printed figures under 'Table 66'"),
         (HEAD + GOOD + CELL + STUDY, "no published row"),
     ],

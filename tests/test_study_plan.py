@@ -101,7 +101,7 @@ BAD = {
     "nameless optimizer": (("name: smaran, ", ""), 15, "needs a name"),
     "unknown task": (("- {task: vision,", "- {task: visoin,"), 5, "vision"),
     "unknown model": (("model: mlp", "model: mpl"), 5, "mlp, resnet"),
-    "unknown size": (("model: mlp, size: smoke", "model: mlp, size: tiny"), 5, "smoke, small, paper"),
+    "unknown size": (("model: mlp, size: smoke", "model: mlp, size: tiny"), 5, "smoke, small or paper"),
     "misspelt size": (("model: mlp, size: smoke", "model: mlp, size: smok"), 5, "(did you mean smoke?)"),
     "unknown override": (("{epochs: 1}", "{epocs: 1}"), 10, "epochs"),
     "unknown label in hyper": (("tlr(sgd): {base", "tlr: {base"), 12, "no optimizer has the label 'tlr'"),

@@ -349,7 +349,7 @@ def test_other_broken_sources(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tokenizer": "letters"}, "tokenizer must be one of bpe"),
+        ({"tokenizer": "letters"}, "tokenizer must be bpe"),
         ({"vocabulary": 1.5}, "vocabulary must be an integer of at least 16"),
         ({"length": 8}, "length must be an integer of at least 16"),
         ({"mask_share": 1}, "mask_share must be between 0 and 1"),

@@ -37,7 +37,7 @@ def test_what_changes_numbers_is_part_of_a_run_and_what_does_not_is_not():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"precision": "int8"}, "precision must be one of fp32, tf32, bf16, fp16, got 'int8'"),
+        ({"precision": "int8"}, "precision must be fp32, tf32, bf16 or fp16, got 'int8'"),
         ({"compile_model": 1}, "compile_model must be true or false"),
         ({"workers": -1}, "workers must be 0 or more"),
         ({"gradient_accumulation_steps": "some"}, "gradient_accumulation_steps must be a number"),

@@ -16,6 +16,7 @@ from hf_optim.bases import checkpoint
 from hf_optim.bases.optimizer import Optimizer
 from hf_optim.core.groups import as_group
 from hf_optim.core.notes import once
+from hf_optim.core.validate import no_choice
 from hf_optim.errors import BadCheckpoint, UserError
 
 
@@ -38,7 +39,7 @@ class Routed(Optimizer):
         group = as_group(param_group)
         route, params = group.pop("route", None), group.get("params")
         if route is not None and route not in self.routed:
-            raise UserError(f"{self.rule}: a group's route must be one of {', '.join(self.routed)}, got {route!r}")
+            raise UserError(f"{self.rule}: a group's {no_choice('route', route, self.routed)}")
         if route is not None or isinstance(params, set):  # a set has no order: torch refuses it
             self._add(group, route or self.routed[0])
             return

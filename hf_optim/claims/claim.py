@@ -159,9 +159,7 @@ def shared_notes(paper: str) -> dict[str, str]:
 def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
     """The claim of a YAML document; `rows` are the published figures."""
     top = source.check_keys((), source.value, KEYS, ("name", "paper", "where", "title", "claims"))
-    if top["paper"] not in PAPERS:
-        near = closest(str(top["paper"]), PAPERS)
-        raise source.error(("paper",), f"paper must be one of {', '.join(PAPERS)}, got {top['paper']!r}{near}")
+    source.check_choice(("paper",), top["paper"], PAPERS)
     source.check_shape((), top, SHAPE)
     if not WORD.fullmatch(top["name"]):
         raise source.error(("name",), f"name must be made of letters, digits, '-', '_' and '.', got {top['name']!r}")

@@ -119,11 +119,7 @@ def _of(
 
 
 def _word(source: Source, where: Where, value: Any) -> str:
-    if value not in WORDS:
-        raise source.error(
-            where, f"{where[-1]} must be one of {', '.join(WORDS)}, got {value!r}{closest(str(value), WORDS)}"
-        )
-    return str(value)
+    return str(source.check_choice(where, value, WORDS))
 
 
 def _list(names: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from hf_optim.errors import UnknownName, UserError
@@ -81,6 +81,16 @@ def closest(word: str, words: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
+def either(words: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def no_choice(name: str, value: Any, words: Sequence[str], written: str = "") -> str:
+    """What is wrong with a value that is none of the words; `written` is how the message shows it (default: repr)."""
+    return f"{name} must be {either(words)}, got {written or repr(value)}{closest(str(value), words)}"
+
+
 def handed_over(arguments: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """The hyper-parameters among what a constructor hands over; `names` are its own."""
     hyper = [name for name in names if name not in ("self", "params", *SHELL_OPTIONS)]
@@ -140,7 +150,7 @@ def values(
         limits = bounds.get(name, COMMON.get(name))
         if name in choices:
             if value not in choices[name]:
-                raise UserError(f"{owner}: {name} must be one of {', '.join(map(repr, choices[name]))}, got {value!r}")
+                raise UserError(f"{owner}: {no_choice(name, value, choices[name])}")
         elif isinstance(default, bool):
             if not isinstance(value, bool):
                 raise UserError(f"{owner}: {name} must be True or False, got {value!r}")
@@ -162,8 +172,7 @@ def shell(owner: str, arguments: Mapping[str, Any]) -> None:
     for name, known in SHELL_OPTIONS.items():
         value = arguments.get(name, known[0] if known else None)
         if known and not any(value is one or (isinstance(value, str) and value == one) for one in known):
-            said = " or ".join((", ".join(map(repr, known[:-1])), repr(known[-1])))
-            raise UserError(f"{owner}: {name} must be {said}, got {value!r}")
+            raise UserError(f"{owner}: {name} must be {either([repr(one) for one in known])}, got {value!r}")
 
 
 def parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

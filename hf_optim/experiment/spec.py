@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from hf_optim.core.validate import closest
+from hf_optim.core.validate import closest, no_choice
 from hf_optim.errors import UserError
 from hf_optim.hub import schedules
 
@@ -121,8 +121,7 @@ class RunSpec:
                 raise UserError(f"overrides: unknown key {key!r}{near}; valid: {', '.join(OVERRIDES)}")
             if key == "precision":
                 if value not in PRECISIONS:
-                    near = closest(str(value), PRECISIONS)
-                    raise UserError(f"overrides: precision must be one of {', '.join(PRECISIONS)}, got {value!r}{near}")
+                    raise UserError(f"overrides: {no_choice('precision', value, PRECISIONS)}")
                 continue
             if key == "compile_model":
                 if not isinstance(value, bool):

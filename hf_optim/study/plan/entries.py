@@ -173,11 +173,7 @@ def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]
             if entry.get(key) is not None:
                 source.check_type((*here, key), entry[key], dict, "a mapping")
         entry.setdefault("size", "small")
-        if entry["size"] not in SIZES:
-            near = closest(str(entry["size"]), SIZES)
-            raise source.error(
-                (*here, "size"), f"size must be one of {', '.join(SIZES)}, got {describe(entry['size'])}{near}"
-            )
+        source.check_choice((*here, "size"), entry["size"], SIZES)
         _complete(source, here, entry)
         entry["hyper"] = entry.get("hyper") or {}
         schedules = entry.get("schedules") or {}

@@ -23,7 +23,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.study.plan import extent
 from hf_optim.study.plan.source import Source, Where, describe
@@ -48,10 +47,7 @@ def expand(source: Source, value: Any, baseline: str, tuned: bool) -> tuple[list
     alone = _numbers(source, "baseline_tokens", block["baseline_tokens"]) if block.get("baseline_tokens") else []
     if twice := [m for m in alone if m in multiples]:
         raise source.error((*HERE, "baseline_tokens"), f"baseline_tokens: {twice[0]:g} is among tokens already")
-    rates = block.get("rates", "tuned")
-    if rates not in RATES:
-        near = closest(str(rates), RATES)
-        raise source.error((*HERE, "rates"), f"rates must be one of {', '.join(RATES)}, got {describe(rates)}{near}")
+    rates = source.check_choice((*HERE, "rates"), block.get("rates", "tuned"), RATES)
     if rates != "tuned" and not tuned:
         raise source.error((*HERE, "rates"), f"rates: {rates} needs tuning:, which finds what is carried over")
     shared = {key: block[key] for key in SHARED if block.get(key) is not None}

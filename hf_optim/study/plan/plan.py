@@ -224,8 +224,7 @@ def expand(
     if overrides:
         tasks = [{**task, "overrides": {**(task.get("overrides") or {}), **overrides}} for task in tasks]
     family = top.get("family", "score" if len(tasks) >= TASKS_FOR_SCORE else "tasks")
-    if family not in FAMILIES:
-        raise source.error(("family",), f"family must be {' or '.join(FAMILIES)}, got {family!r}")
+    source.check_choice(("family",), family, FAMILIES)
     if family == "score":
         units.set_apart(source, tasks, chance, top.get("tuning"))
     extent.check(source, (), sum(len(task["only"]) for task in tasks), len(seed_list))

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from hf_optim.core import shape as shapes
-from hf_optim.core.validate import closest
+from hf_optim.core.validate import closest, no_choice
 from hf_optim.core.yaml12 import LARGEST, Loader
 from hf_optim.errors import UserError
 
@@ -61,6 +61,13 @@ class Source:
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise self.error(where, f"{where[-1] if where else 'the file'} must be {expected}, got {describe(value)}")
+        return value
+
+    def check_choice(self, where: Where, value: Any, valid: Iterable[str]) -> Any:
+        """`value`, if it is one of `valid`."""
+        valid = list(valid)
+        if value not in valid:
+            raise self.error(where, no_choice(str(where[-1]), value, valid, describe(value)))
         return value
 
     def check_shape(self, where: Where, value: Any, shape: Any) -> Any:

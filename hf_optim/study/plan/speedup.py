@@ -26,9 +26,7 @@ def read(source: Source, value: Any, tasks: Sequence[Mapping[str, Any]]) -> dict
         source.check_type((*here, "budgets", i), budget, (int, float), "a number")
     if len(budgets) < 2 or 1 not in budgets or min(budgets) <= 0 or sorted(set(budgets)) != budgets:
         raise source.error((*here, "budgets"), f"budgets ascend, and 1 is among them; got {describe(budgets)}")
-    unit = block.get("in", "steps")
-    if unit not in UNITS:
-        raise source.error((*here, "in"), f"in must be {', '.join(UNITS[:-1])} or {UNITS[-1]}, got {describe(unit)}")
+    unit = source.check_choice((*here, "in"), block.get("in", "steps"), UNITS)
     for task in tasks:
         if task["steps"] is None:
             raise source.error(

@@ -63,8 +63,8 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], units: Units) ->
             if block[key] < (0 if key == "seed" else 1):
                 raise source.error((*here, key), f"{key} must be at least 1, got {block[key]}")
     for key, valid in (("sampler", SAMPLERS), ("prune", PRUNERS)):
-        if key in block and block[key] not in valid:
-            raise source.error((*here, key), f"{key} must be {' or '.join(valid)}, got {describe(block[key])}")
+        if key in block:
+            source.check_choice((*here, key), block[key], valid)
     tuned: dict[str, Any] = {
         "trials": block["trials"],
         "repetitions": list(units.looks) if block.get("repetitions") is not None else None,
