@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import fcntl
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -32,6 +33,10 @@ ROOT = Path(__file__).parent.parent
 BOUND = 600
 #: what no process of a group inherits
 LAUNCHERS = ("ACCELERATE_", "MASTER_", "TORCHELASTIC_", "FSDP_")
+#: what scripts spend their first seconds on, as far as the environment has it: hf_optim's extras have less each
+IMPORTED = ("torch._dynamo", "torch.distributed.checkpoint.state_dict", "torch.distributed.fsdp", "transformers",
+            "accelerate", "datasets", "evaluate", "sklearn.metrics", "hf_optim.bases.optimizer",
+            "hf_optim.experiment.training")  # fmt: skip
 #: as it was before a test changed it: the process that imports serves them all
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
 
@@ -167,20 +172,12 @@ def _answer(connection: socket.socket) -> None:
 
 
 def _preload() -> None:
-    """No more than imports: no thread is running when a process is forked."""
-    import accelerate
-    import datasets
-    import evaluate
-    import sklearn.metrics
-    import torch._dynamo
-    import torch.distributed.checkpoint.state_dict
-    import torch.distributed.fsdp
-    import transformers
+    """No more than imports, of what is installed: no thread is running when a process is forked."""
+    import torch
 
-    import hf_optim.bases.optimizer
-    import hf_optim.experiment.training
-
-    assert all((accelerate, datasets, evaluate, sklearn, transformers, hf_optim))  # they are for those that follow
+    for name in IMPORTED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     torch.set_num_threads(1)
     gc.freeze()  # Trainer collects garbage whenever it begins, and memory is shared until it is looked at
 
