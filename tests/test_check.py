@@ -201,6 +201,12 @@ def test_an_operator_that_refuses_float64_only_when_sharded_is_judged_in_float32
     assert judge(CHECKS["fsdp"], candidate) == (PASS, "equal")
 
 
+def test_a_torch_that_shards_on_no_cpu_says_nothing_of_an_optimizer(monkeypatch):
+    monkeypatch.delattr(torch.cpu.Stream, "record_event")
+    mark, why = judge(CHECKS["fsdp"], Candidate("sgd"))
+    assert mark == NOT and "runs on no CPU" in why
+
+
 def test_undeclared_classes_are_not_held_to_what_they_never_promised():
     report = hf_optim.check.run("torch.optim:Adam", checks=["bf16", "state_bytes", "compile", "host_sync"])
     assert report.failed == []

@@ -225,6 +225,6 @@ def test_maximum_of_memory(name):
 
 
 def _held() -> int:
-    """Bytes of Python's objects, but for what only waits to be collected: how often that happens is another's choice."""
+    """Bytes of Python's objects, without what waits to be collected: how often that is done is another's choice."""
     gc.collect()
     return tracemalloc.get_traced_memory()[0]

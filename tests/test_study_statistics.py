@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scipy.integrate import trapezoid
 from statsmodels.stats.anova import AnovaRM
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.nonparametric import rank_compare_2indep
@@ -230,7 +231,7 @@ def test_profile_and_score_by_hand() -> None:
     # Exact integrals: two tasks at once; one at twice the time; one at once and one beyond tau.
     assert profiles.score(times) == pytest.approx([2 / 3, (4 - 2) / 3 / 3, 1 / 3], abs=0.006)
     taus = np.linspace(1, 4, 100)
-    assert profiles.score(times) == pytest.approx(np.trapezoid(profiles.shares(times, taus), taus, axis=-1) / 3)
+    assert profiles.score(times) == pytest.approx(trapezoid(profiles.shares(times, taus), taus, axis=-1) / 3)
 
 
 def test_the_yaml_states_margin_and_targets() -> None:

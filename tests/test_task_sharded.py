@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import ranks
+import torch
 from sharded_tasks import RUNS, STEPS, spec
 from untimed import untimed
 
@@ -14,6 +15,10 @@ from hf_optim.errors import UserError
 from hf_optim.experiment import precision, sharding
 from hf_optim.experiment.evaluation import evaluate
 from hf_optim.experiment.training import train
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason="the FSDP2 of torch 2.6 runs on no CPU"
+)
 
 
 @pytest.fixture(scope="module")

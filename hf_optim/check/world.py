@@ -84,6 +84,8 @@ def ddp(s: Candidate) -> str:
 def fsdp(s: Candidate) -> str:
     if s.kind == "sparse":
         raise DoesNotApply("FSDP2 shards no sparse gradients")
+    if not hasattr(torch.cpu.Stream, "record_event"):
+        raise DoesNotApply(f"the FSDP2 of torch {torch.__version__} runs on no CPU; that of 2.7 does")
     try:
         return _sharded(s, s.wide)
     except (Fails, DoesNotApply):
