@@ -170,6 +170,32 @@ def test_a_run_too_short_for_a_learned_rate_says_so(tmp_path, caplog, interval, 
     assert (scale != 1, not said) == (moves, moves)
 
 
+@pytest.mark.parametrize(
+    ("at", "warmup", "late"),
+    [([5, 30], 11, "warmup 11, at 30"), ([0.5, 10], 0.1, None)],
+    ids=["epochs for steps", "within the run"],
+)
+def test_a_schedule_that_the_run_ends_before_says_so(tmp_path, caplog, at, warmup, late):
+    trainer = make(tmp_path, n=44, lr_scheduler_type="linear")
+    hf_optim.attach(trainer, "sgd", lr=0.1, schedule={"name": "multistep", "at": at, "warmup": warmup})
+    with caplog.at_level("WARNING", logger="hf_optim"):
+        trainer.train()
+    said = [r.message for r in caplog.records if "the run ends after 11 steps" in r.message]
+    assert (len(said) == 1 and f"{late}: what is below 1" in said[0]) if late else not said
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"), [("linear", True), ("cosine", True), ("constant", False), ("constant_with_warmup", False)]
+)
+def test_an_average_beside_a_schedule_says_so(tmp_path, caplog, schedule, told):
+    trainer = make(tmp_path, n=8, lr_scheduler_type=schedule)
+    hf_optim.attach(trainer, "tlr", base={"name": "schedule_free_sgd", "lr": 0.1})
+    with caplog.at_level("WARNING", logger="hf_optim"):
+        trainer.train()
+    said = [r.message for r in caplog.records if "averages in a schedule's place" in r.message]
+    assert len(said) == told
+
+
 def test_every_trained_parameter_is_claimed_once(tmp_path):
     """Frozen ones by none; shared ones once."""
     trainer = make(tmp_path, n=4)

@@ -138,6 +138,12 @@ class Attachment(TrainerCallback):
         trainer = self.trainer
         if trainer.lr_scheduler is None:
             factor = schedules.factor(self.schedule or {}, num_training_steps)
+            if late := schedules.unreached(self.schedule or {}, num_training_steps):
+                self._say(
+                    logging.WARNING,
+                    f"{self.name}: the run ends after {num_training_steps} steps, before its schedule's "
+                    f"{', '.join(late)}: what is below 1 is a share of the run, all else a number of steps",
+                )
             used = trainer.optimizer if optimizer is None else optimizer
             trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(used, factor)
             trainer._created_lr_scheduler = True
@@ -165,6 +171,13 @@ class Attachment(TrainerCallback):
                 logging.WARNING,
                 f"{name}: the rate changes after {first} steps at the earliest and the run has "
                 f"{state.max_steps}: it stays what it is; give a smaller p or interval",
+            )
+        schedule = self.schedule["name"] if self.schedule else str(getattr(args.lr_scheduler_type, "value", ""))
+        if modes.holds(self.optimizer) and not schedule.startswith("constant"):
+            self._say(
+                logging.WARNING,
+                f"{name} averages in a schedule's place, and the schedule {schedule!r} changes its rate as well: set "
+                "lr_scheduler_type='constant' (TrainingArguments' default is 'linear')",
             )
         shortened = backends.clipping(self.optimizer, name, closing)
         if args.max_grad_norm and shortened:

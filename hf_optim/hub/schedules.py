@@ -66,6 +66,13 @@ def described(schedule: Mapping[str, Any]) -> str:
     return ", ".join([str(schedule["name"]), *(f"{key} {value}" for key, value in schedule.items() if key != "name")])
 
 
+def unreached(schedule: Mapping[str, Any], total: int) -> list[str]:
+    """Parts of a schedule that a run of `total` steps ends before, as "at 30": mostly a number meant in epochs."""
+    values = check_schedule(schedule)
+    numbers = {"warmup": [values["warmup"]], "every": [values.get("every", 0)], "at": values.get("at", ())}
+    return [f"{key} {n:g}" for key, some in numbers.items() for n in some if _steps(n, total) >= total > 0]
+
+
 def factor(schedule: Mapping[str, Any], total: int) -> Callable[[int], float]:
     """The factor as a function of the number of steps already taken (0 at the first step) in a run of `total` steps."""
     values = check_schedule(schedule)
