@@ -91,6 +91,16 @@ def test_values_spaces_trials_budgets_and_groups_stand_side_by_side(tmp_path: Pa
     assert values["B"][column["eps"]] == on_mlp["B"][own["eps"]] == "1e-06"
 
 
+def test_what_nobody_knows_of_ones_own_code_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    """A class by its path has hyper-parameters of which a report that runs no code knows those that were given."""
+    text = STUDY.replace("label: fixed}", "label: fixed}\n  - {name: 'torch.optim:NAdam', lr: 0.1, label: own}")
+    html = shown(text.replace("fixed: {}", "fixed: {}, own: {}"), tmp_path)
+    values, *_ = tables(html)
+    column = {name: i - 1 for i, name in enumerate(values[""])}
+    assert values["own"][column["betas"]] == "not given" and values["fixed"][column["betas"]] == "·"
+    assert "is left to that code" in html
+
+
 def test_a_space_that_differs_between_tasks_is_shown_for_each(tmp_path: Path) -> None:
     other = "  - {task: vision, model: mlp, size: smoke, label: Fixed, hyper: {A: {weight_decay: 0.01}}"
     other += ", overrides: {steps: 90}}\n"

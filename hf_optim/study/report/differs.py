@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
+from hf_optim.core.importing import paths
 from hf_optim.core.safe_text import html as escape
 from hf_optim.hub.schedules import described
 from hf_optim.study.findings import naming, verdicts
@@ -57,6 +58,7 @@ def _side_by_side(
     """Hyper-parameters that are not the same for all, or were searched: a column each."""
     optimizers = [o for o in results.plan.optimizers if o["label"] in given]
     defaults = {o["label"]: flatten(o["defaults"]) for o in optimizers}
+    untold = {o["label"] for o in optimizers if paths({k: v for k, v in o["spec"].items() if k in ("name", "base")})}
     searched = {label: _searched(results, label, [task["label"] for task in tasks]) for label in given}
     asked = dict.fromkeys(k for settings in (*given.values(), *searched.values()) for k in settings)
     everything = dict.fromkeys([*asked, *(k for settings in defaults.values() for k in settings)])
@@ -75,9 +77,11 @@ def _side_by_side(
             elif key in defaults[label]:
                 line += f'<td class="default">{escape(_value(defaults[label][key]))}</td>'
             else:
-                line += '<td class="default">·</td>'
+                line += f'<td class="default">{"not given" if label in untold else "·"}</td>'
         lines.append(f"<tr>{line}</tr>")
     note = "Only values that are not the same for all; pale ones are defaults; · where the optimizer has no such thing."
+    if untold:
+        note += " What was not given to code that is named by its path is left to that code."
     if any(searched.values()):
         note += " Of what was tuned, the chosen value stands before the range that was searched."
     return f'<p class="soft">{note}</p>{html_table(["optimizer", "name", *columns], lines, caption)}'
