@@ -58,7 +58,8 @@ def lines(plan: Plan) -> list[str]:
             )
             if effect > BLUNT:
                 notes.append(
-                    f"warning: more than {BLUNT:g} deviations: hardly anything will be decided; plan more {units}"
+                    f"warning: differences below {effect:.1f} deviations of a {naming.unit(plan, 1)} will hardly be "
+                    f"decided; plan more {units}"
                 )
     if plan.tuning is None or not plan.repetitions:
         notes.append(f"verdicts will hold {naming.SETTINGS} only: tuning: repetitions: compares optimizers")

@@ -86,7 +86,8 @@ def sentences(results: Results, tables: Sequence[TaskTable]) -> list[str]:
     if results.plan.looks[-1] == 1:
         texts.append(f"With <b>one {naming.unit(results.plan, 1)}</b> nothing can be said about differences.")
     texts.append(coded(f"{verdicts.looked(results)} {naming.scope(results.plan)} {verdicts.scope(tables)}"))
-    texts += [escape(f"The design: {text}.") for text in lines(results.plan) if text.startswith("warning")]
+    doubts = [text.removeprefix("warning: ") for text in lines(results.plan) if text.startswith("warning: ")]
+    texts += [escape(f"The design: {text}.") for text in doubts]
     return texts
 
 
