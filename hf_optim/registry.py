@@ -60,14 +60,18 @@ _MAKES = {"torch", "fused", "bnb", "8bit", "4bit", "apex", "npu", "xla", "anypre
 
 
 def _meant(name: str) -> str:
-    """What a name that is none was meant for, where a near one is not: code without its colon, a Trainer's `optim`."""
+    """What a name that is none was meant for, where a near one is not: code without its colon, a Trainer's `optim`,
+    what several names have as a part."""
     home, _, last = name.rpartition(".")
     if last == "py":
         return f" (an optimizer in that file is {name}:ITS_CLASS)"
     if home and last.isidentifier():
         return f" (did you mean {home}:{last}?)"
     longer = [known for known in everything() if name.startswith(f"{known}_") and _MAKES & set(name.split("_"))]
-    return f" (did you mean {max(longer, key=len)}?)" if longer else ""
+    if longer:
+        return f" (did you mean {max(longer, key=len)}?)"
+    parts = [known for known in everything() if name.lower() in known.split("_")]  # a paper's name: agr in adamw_agr
+    return f" (did you mean {validate.either(parts)}?)" if parts else ""
 
 
 def about(name: str) -> Info:

@@ -58,6 +58,7 @@ def test_info_is_frozen():
     "spec, message",
     [
         ("smarn", "did you mean smaran"),
+        ("AGR", "did you mean adamw_agr, adan_agr or sgd_agr"),
         ({"name": "smaran", "gama": 0.9}, "did you mean gamma"),
         ({"name": "tlr"}, "give its base"),
         ({"name": "tlr", "base": {"name": "sgd", "learning_rate": 1}}, "sgd has no hyper-parameter 'learning_rate'"),
