@@ -44,7 +44,7 @@ BAD = {
     "nothing declared": (
         ("  - adamw", "  - {name: 'torch.optim:NAdam', label: nadam}"),
         6,
-        "'nadam' has nothing to tune",
+        "'nadam' has nothing to tune: give a space under tuning: space: (compare: --space), as {nadam: {lr: [",
     ),
     "steps without a length": (
         (

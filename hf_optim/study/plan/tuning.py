@@ -163,8 +163,9 @@ def space_of(source: Source, cell: PlanCell, given: Mapping[str, Any]) -> Space:
     if not space:
         raise source.error(
             cell.where,
-            f"{cell.optimizer!r} has nothing to tune: give a space under tuning: space: (compare: --space), or {{}} "
-            "there to leave it so",
+            f"{cell.optimizer!r} has nothing to tune: give a space under tuning: space: (compare: --space), as "
+            f"{{{cell.optimizer}: {{lr: [1e-4, 0.1, log]}}}}, or {{}} there to leave it so; a class of your own may "
+            'declare search_space = {"lr": ("log", 1e-4, 0.1)}',
         )
     return space
 
