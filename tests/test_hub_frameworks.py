@@ -133,6 +133,14 @@ def test_under_a_launcher_of_two_processes(tmp_path, script, launcher):
     torch.testing.assert_close(saved["weights"], weights(single), rtol=0, atol=1e-5)
 
 
+def test_the_help_of_a_launch_shows_where_the_script_goes(capsys):
+    from hf_optim.commands.launch import main
+
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "[-m] SCRIPT [ARG ...]" in " ".join(capsys.readouterr().out.split())
+
+
 def test_mistakes_of_a_launch_are_one_line(tmp_path, capsys, monkeypatch):
     from hf_optim.commands.main import main
 

@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         examples=EXAMPLES,
         epilog=EPILOG,
     )
+    parser.usage = "%(prog)s [-h] [--optimizer NAME] [--optimizer.KEY VALUE] [-m]\n" + 23 * " " + "SCRIPT [ARG ...]"
     parser.add_argument(
         "--optimizer", metavar="NAME", help=f"its name, or {VARIABLE}; its values as --optimizer.KEY VALUE"
     )
