@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from attack_parts import SPEC, interrupted_run
+from transformers.trainer_pt_utils import safe_globals
 
 import hf_optim
 from hf_optim.errors import BadCheckpoint, DamagedCheckpoint, UserError
@@ -122,6 +123,26 @@ def beyond(file: Path) -> None:
             stored.writestr(name, content[:8] if name.endswith("data/0") else content)
 
 
+def with_parts(file: Path, **parts: bytes) -> None:
+    torch.save({"w": torch.zeros(2)}, file)
+    with zipfile.ZipFile(file) as stored:
+        whole = {name.partition("/")[2]: stored.read(name) for name in stored.namelist()}
+    with zipfile.ZipFile(file, "w") as stored:
+        for name, content in {**whole, **parts}.items():
+            stored.writestr(f"archive/{name}", content)
+
+
+def renamed(file: Path) -> None:
+    """What torch, which minds no case, reads in the place of what was looked through."""
+    with_parts(file, **{"DATA.PKL": b"\x80\x02" + KEYS["keys"] + b"."})
+
+
+def changed(file: Path, *arguments: Any) -> None:
+    """A tensor with something else in the place of a method, or with a hook."""
+    rebuild = torch._utils._rebuild_parameter_with_state  # type: ignore[attr-defined]
+    torch.save({"w": Call(rebuild, torch.zeros(1), True, *arguments)}, file)
+
+
 SUSPECT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut short": (cut, "damaged or cut short"),
     "no file of torch's": (lambda file: file.write_text("hello"), "no file of torch.save, or cut short"),
@@ -132,6 +153,13 @@ SUSPECT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "objects": (lambda file: archive(file, Call(np.dtype, "O8", False, True)), "not of plain numbers"),
     "spread": (spread, "few numbers that are very many"),
     "beyond": (beyond, "more numbers than are there"),
+    "other case": (renamed, "parts of the same name"),
+    "a method": (lambda file: changed(file, None, {"is_floating_point": 1}), "changes a tensor"),
+    "a slot": (lambda file: changed(file, None, ({}, {"data": 1})), "changes a tensor"),
+    "a hook": (lambda file: changed(file, {0: bytearray}, None), "changes a tensor"),
+    "a program": (lambda file: with_parts(file, **{"constants.pkl": b"N."}), "is a program"),
+    "no version": (lambda file: with_parts(file, version=b"9" * 40), "its version is none"),
+    "no order": (lambda file: with_parts(file, byteorder=b"middle"), "its byteorder is none"),
     "two tables": (two_tables, "table of contents lies elsewhere"),
     "code": (lambda file: archive(file, Call(print, "ran")), "it asks for builtins.print"),
     "old code": (lambda file: old_form(file, Call(print, "ran")), "it asks for builtins.print"),
@@ -153,6 +181,7 @@ def test_a_file_that_torch_would_choke_on_is_refused_by_name(
 @pytest.mark.parametrize("zipped", [True, False])
 def test_what_torch_saves_is_taken(tmp_path: Path, zipped: bool) -> None:
     parameter = torch.nn.Parameter(torch.randn(3, 4))
+    parameter.no_decay = True  # type: ignore[attr-defined]
     values = {
         "state": {0: {"step": torch.tensor(3.0), "m": torch.randn(4, 3).T, "k": torch.zeros(2, dtype=torch.int8)}},
         "half": torch.zeros(3, dtype=torch.bfloat16), "bool": torch.tensor([True]), "tied": [parameter, parameter],
@@ -219,6 +248,17 @@ def numbered(value: float) -> Callable[[Path], Any]:
     return apply
 
 
+def drawn(**values: Any) -> Callable[[Path], Any]:
+    """Other random states. NumPy takes a place in its numbers for one in memory."""
+
+    def apply(checkpoint: Path) -> None:
+        with safe_globals():
+            saved = torch.load(checkpoint / "rng_state.pth", weights_only=True)
+        torch.save({**saved, **values}, checkpoint / "rng_state.pth")
+
+    return apply
+
+
 DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half an optimizer": (truncated, "optimizer.pt is damaged or cut short"),
     "rows of the log": (told(log_history=[{"step": 2, "eval_accuracy": "x"}]), "eval_accuracy in log_history"),
@@ -239,6 +279,16 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no schedule": (lambda checkpoint: torch.save([], checkpoint / "scheduler.pt"), "holds no state of a schedule"),
     "adapters within": (further_adapters, "further adapters"),
+    "numbers from any place": (
+        drawn(numpy=(*np.random.get_state()[:2], 2 * 10**9, 0, 0.0)),  # type: ignore[index]
+        "rng_state.pth holds no states of random numbers",
+    ),
+    "a random state in words": (drawn(python="x"), "rng_state.pth holds no states of random numbers"),
+    "a short random state": (drawn(cpu=torch.zeros(8, dtype=torch.uint8)), "rng_state.pth holds no states"),
+    "what torch's own reader takes for none": (
+        lambda checkpoint: with_parts(checkpoint / "scheduler.pt", **{"data.pkl": b"\x80\x02}N0."}),
+        "scheduler.pt cannot be read",
+    ),
     "a random state for ever": (lambda c: keyed(c / "rng_state.pth"), "rng_state.pth: it"),
 }
 

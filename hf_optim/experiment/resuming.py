@@ -6,12 +6,15 @@ Trainer takes most of it as it stands, and would fail in some later step of the 
 from __future__ import annotations
 
 import math
+import random
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR
+from transformers.trainer_pt_utils import safe_globals
 
 from hf_optim.core import shape
 from hf_optim.errors import DamagedCheckpoint, one_line
@@ -19,8 +22,9 @@ from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files, saved_files
 
 OPTIMIZER, SCHEDULE, STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
+RANDOM = "rng_state*.pth"
 #: files that torch reads, as Trainer, accelerate and PEFT call them; others are nobody's here
-SAVED = (OPTIMIZER, SCHEDULE, "scaler.pt", "rng_state*.pth", "optimizer*.bin", "pytorch_model*.bin",
+SAVED = (OPTIMIZER, SCHEDULE, "scaler.pt", RANDOM, "optimizer*.bin", "pytorch_model*.bin",
          "adapter_model.bin")  # fmt: skip
 #: what a run takes from Trainer's state beside `checkpoints.STATE`
 TOLD = {"max_steps?": int, "num_train_epochs?": float, "num_input_tokens_seen?": int, "total_flos?": float,
@@ -38,6 +42,8 @@ def check(checkpoint: Path) -> None:
         for file in sorted(saved | checkpoints.pickled_weights(checkpoint)):
             saved_files.check(file)
         _check_schedule(checkpoint / SCHEDULE)
+        for file in checkpoint.glob(RANDOM):
+            _check_random(file)
         _check_numbers(checkpoint / OPTIMIZER)
         if not (checkpoint / "config.json").is_file():
             checkpoints.check_adapters(checkpoint)
@@ -65,7 +71,7 @@ def _check_numbers(file: Path) -> None:
     if not file.is_file():  # shards
         return
     how: dict[str, Any] = {"mmap": True} if zipfile.is_zipfile(file) else {}
-    told = torch.load(str(file), map_location="cpu", weights_only=True, **how)
+    told = _read(file, **how)
     states = told.get("state") if isinstance(told, dict) else None
     for key, state in states.items() if isinstance(states, dict) else ():
         for name, value in state.items() if isinstance(state, dict) else ():
@@ -74,6 +80,31 @@ def _check_numbers(file: Path) -> None:
             if count := value.numel() - int(value.isfinite().sum()):
                 place = f"{name} of parameter {_called(told, key)}"
                 raise ValueError(f"{file.name}: {count} of {value.numel()} numbers of {place} are NaN or infinite")
+
+
+def _read(file: Path, **how: Any) -> Any:
+    try:
+        with safe_globals():  # NumPy's, as Trainer reads its random states
+            return torch.load(str(file), map_location="cpu", weights_only=True, **how)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a file may fail in any way
+        raise ValueError(f"{file.name} cannot be read: {one_line(error)}") from error
+
+
+def _check_random(file: Path) -> None:
+    """The states of the three generators, each taken by another of its kind."""
+    told = _read(file)
+    try:
+        random.Random().setstate(told["python"])
+        np.random.RandomState().set_state(told["numpy"])
+        torch.Generator().set_state(told["cpu"])
+        place, drawn = told["numpy"][2], told["python"][2]
+    except Exception as error:  # of any kind
+        raise ValueError(f"{file.name} holds no states of random numbers: {one_line(error)}") from error
+    # NumPy reads on from any place in memory, and Python adds whatever it has drawn before
+    if not (type(place) is int and 0 <= place <= 624) or not (drawn is None or _is_number(drawn)):
+        raise ValueError(f"{file.name} holds no states of random numbers")
 
 
 def _called(told: dict[Any, Any], key: Any) -> str:
@@ -87,7 +118,7 @@ def _called(told: dict[Any, Any], key: Any) -> str:
 
 def _check_schedule(file: Path) -> None:
     """A schedule's state is put into the schedule as it stands, whatever it names."""
-    told = torch.load(file, map_location="cpu", weights_only=True)
+    told = _read(file)
     if not isinstance(told, dict):
         raise ValueError(f"{file.name} holds no state of a schedule")
     for name, value in told.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,8 @@ _BYTES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4
 _NUMPY = {"b1", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"}
 #: steps of a pickle that torch does not write
 _UNWRITTEN = (pickle.DICT, pickle.INST, pickle.OBJ, pickle.FROZENSET, pickle.ADDITEMS, pickle.NEWOBJ_EX)
+#: what an archive says of itself
+_SAID = {"version": re.compile(rb"[1-9][0-9]?\n"), "byteorder": re.compile(b"little|big")}
 _SCALARS = (str, int, float, bytes, type(None))
 
 
@@ -64,14 +67,21 @@ def _check_archive(stored: IO[bytes], size: int) -> None:
         if archive.comment or archive.start_dir != _directory(stored):
             raise Suspect("its table of contents lies elsewhere")  # where another reader would find another one
         names = [entry.filename for entry in entries]
-        if len(set(names)) < len(names) or any(entry.compress_type for entry in entries):
+        # torch finds them whatever their case is
+        if len({name.lower() for name in names}) < len(names) or any(entry.compress_type for entry in entries):
             raise Suspect("it is packed, or has parts of the same name")
         sizes = {name.partition("/")[2]: entry.file_size for name, entry in zip(names, entries, strict=True)}
         values = [name for name in names if name.partition("/")[2] == "data.pkl"]
+        if "constants.pkl" in sizes:
+            raise Suspect("it is a program (TorchScript)")
         if len(values) != 1 or len({name.partition("/")[0] for name in names}) > 1:
             raise Suspect("it holds no values of torch.save")
         if sum(sizes.values()) > size or sizes["data.pkl"] > LARGEST_VALUES:
             raise Suspect("it says to hold more than it has")
+        for name in _SAID.keys() & sizes.keys():
+            said = archive.read(values[0].replace("data.pkl", name)) if sizes[name] < 99 else b""
+            if not _SAID[name].fullmatch(said):
+                raise Suspect(f"its {name} is none that torch writes")
         _Reader(io.BytesIO(archive.read(values[0])), lambda key: sizes.get(f"data/{key}", -1)).load()
 
 
@@ -173,8 +183,24 @@ def _tensor(value: Any = None, *_: Any) -> _Tensor:
     return value
 
 
+def _parameter(value: Any, _: Any = None, hooks: Any = None, state: Any = None) -> _Tensor:
+    _check_attributes(state, hooks)
+    return _tensor(value)
+
+
 def _subclassed(function: Any, kind: Any, arguments: Any, state: Any = None) -> _Tensor:
-    return _tensor(function(*arguments) if function in (_dense, _tensor) else None)
+    if kind is not _Trusted:
+        _check_attributes(state)
+    return _tensor(function(*arguments) if function in (_dense, _tensor, _parameter) else None)
+
+
+def _check_attributes(state: Any, hooks: Any = None) -> None:
+    """Raise for what would stand in the place of a tensor's own methods, or be called as a hook of it."""
+    import torch
+
+    for part in state if isinstance(state, tuple) else (state,):
+        if hooks or any(hasattr(torch.Tensor, str(name)) for name in part or ()):
+            raise Suspect("it changes a tensor")
 
 
 def _bytes(text: Any = "", encoding: Any = "latin1") -> bytes:
@@ -217,8 +243,8 @@ _KNOWN: Mapping[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): _dense,
     ("torch._utils", "_rebuild_tensor_v2"): _dense,
     ("torch._utils", "_rebuild_tensor_v3"): _dense,
-    ("torch._utils", "_rebuild_parameter"): _tensor,
-    ("torch._utils", "_rebuild_parameter_with_state"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): _tensor,
     ("torch._tensor", "_rebuild_from_type_v2"): _subclassed,
     ("torch", "Size"): _size,
