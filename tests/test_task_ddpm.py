@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -298,9 +299,28 @@ def test_missing_or_wrong_inception_weights_are_one_line_before_anything_is_writ
     assert not (tmp_path / "run").exists()
     (tmp_path / "text.pth").write_text("not weights")
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
-    for name, message in (("text.pth", "is no file of weights"), ("other.pth", "another network's weights")):
+    torch.save({"fc.weight": torch.zeros(1008, 2048)}, tmp_path / "part.pth")
+    torch.save({"fc.weight": torch.zeros(1, 1).expand(1008, 2**27)}, tmp_path / "spread.pth")
+    wrong = {name: "is no file of weights" for name in ("text.pth", "part.pth", "spread.pth")}
+    for name, message in {**wrong, "other.pth": "another network's weights"}.items():
         with pytest.raises(UserError, match=message):
             extractors.inception(str(tmp_path / name))
+
+
+def test_inception_weights_that_are_exchanged_meanwhile_run_nothing(inception_file, tmp_path, monkeypatch) -> None:
+    """torch-fidelity reads them a second time, and asks for more than weights."""
+    file = shutil.copy(inception_file, tmp_path)
+    reading = torch.load
+
+    def exchanging(*given, **how):
+        stored = reading(*given, **how)
+        torch.save(type("Code", (), {"__reduce__": lambda _: (os.mkdir, (str(tmp_path / "ran"),))})(), file)
+        return stored
+
+    monkeypatch.setattr(torch, "load", exchanging)
+    with pytest.raises(UserError, match="is no file of weights"):
+        extractors.inception(file)
+    assert not (tmp_path / "ran").exists()
 
 
 # --- data and options ------------------------------------------------------------------------------------------------

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +23,7 @@ from hf_optim.errors import one_line
 
 #: bytes of the values beside the tensors' numbers, and numbers of a tensor beyond those that it is a view of
 LARGEST_VALUES, SPREAD = 256 << 20, 1 << 26
+_ONLY, _NOT_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _MAGIC = 0x1950A86A20F9469CFC6C
 _BYTES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1,
           "Bool": 1, "ComplexDouble": 16, "ComplexFloat": 8, "Untyped": 1}  # fmt: skip
@@ -34,6 +37,18 @@ _SCALARS = (str, int, float, bytes, type(None))
 
 class Suspect(ValueError):
     """The file is damaged, or holds what no checkpoint does."""
+
+
+@contextmanager
+def only_weights() -> Iterator[None]:
+    """Within it `torch.load` loads plain data alone, whatever a library asks it for: torch's own switch."""
+    before = {name: os.environ.pop(name, None) for name in (_ONLY, _NOT_ONLY)}
+    os.environ[_ONLY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_ONLY]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def check(file: Path) -> None:

@@ -7,7 +7,6 @@ it reads from wherever `.metadata` says that the numbers lie. Each value is a fi
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +19,6 @@ import torch
 from hf_optim.errors import one_line
 from hf_optim.experiment import saved_files
 
-#: torch's own switch: nothing but plain data is loaded, whatever a caller asks for; and its contrary
-_ONLY, _NOT_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _METADATA, _FILES = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"
 #: module -> what a `.metadata` names of it, beside torch's dtypes
 _NAMED = {
@@ -162,7 +159,7 @@ def plain() -> Iterator[None]:
     from torch.distributed.checkpoint.api import CheckpointException
 
     module: Any = filesystem
-    before, unpickling = {name: os.environ.pop(name, None) for name in (_ONLY, _NOT_ONLY)}, module.pickle
+    unpickling = module.pickle
     refused: list[pickle.UnpicklingError] = []  # torch tries another file, and then says something else
 
     def load(file: Any) -> Any:
@@ -182,9 +179,10 @@ def plain() -> Iterator[None]:
         return torch_load(file, *given, **how)
 
     torch_load: Any = torch.load
-    os.environ[_ONLY], module.pickle, torch.load = "1", SimpleNamespace(load=load), load_value  # type: ignore[assignment]
+    module.pickle, torch.load = SimpleNamespace(load=load), load_value  # type: ignore[assignment]
     try:
-        yield
+        with saved_files.only_weights():
+            yield
     except CheckpointException as error:
         why = next(iter(error.failures.values()))[0]
         if not isinstance(why, Exception):  # an interrupt
@@ -194,5 +192,3 @@ def plain() -> Iterator[None]:
         raise RuntimeError(one_line(why)) from None
     finally:
         module.pickle, torch.load = unpickling, torch_load
-        del os.environ[_ONLY]
-        os.environ.update({name: value for name, value in before.items() if value is not None})

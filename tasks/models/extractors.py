@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from hf_optim.core import extras
 from hf_optim.errors import UserError
+from hf_optim.experiment import saved_files
 from hf_optim.tasks.data import cache
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -138,15 +139,18 @@ class Inception:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         try:
+            saved_files.check(file)
             stored = torch.load(file, map_location="cpu", weights_only=True)
-            known = tuple(stored["fc.weight"].shape) == (1008, 2048)
-        except Exception as error:  # whatever torch.load says of a file that holds something else
+            if tuple(stored["fc.weight"].shape) != (1008, 2048):
+                raise UserError(f"inception: {file} holds another network's weights: {_how()}")
+            with saved_files.only_weights():  # torch-fidelity reads the file again, and takes whatever it names
+                self.network = FeatureExtractorInceptionV3(
+                    "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file)
+                )
+        except UserError:
+            raise
+        except Exception as error:  # whatever torch says of a file that holds something else
             raise UserError(f"inception: {file} is no file of weights ({type(error).__name__}): {_how()}") from error
-        if not known:
-            raise UserError(f"inception: {file} holds another network's weights: {_how()}")
-        self.network = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file)
-        )
         mark = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
         self.about = f"Inception v3 of the published figures (weights {mark})"
 
