@@ -78,6 +78,23 @@ def test_a_small_file_of_many_rows_is_refused_before_they_are_read(tmp_path: Pat
         paragraphs.read(file)
 
 
+def test_the_size_of_a_table_is_not_what_its_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = stored(tmp_path, ".parquet", pa.table({"text": pa.nulls(tables.MOST_ROWS + 1, pa.string())}))
+    content = file.read_bytes()
+    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    # the first count of rows, as Thrift writes it, becomes ten in as many bytes
+    forged = content[:end] + content[end:].replace(bytes([0x82, 0xDA, 0xC4, 0x09]), bytes([0x94, 0x80, 0x80, 0x00]), 1)
+    file.write_bytes(forged)
+    assert pq.read_metadata(file).num_rows == 10
+    with pytest.raises(UserError, match=r"\.parquet holds 10,000,001 rows .*: give fewer of them"):
+        paragraphs.read(file)
+    monkeypatch.setattr(tables, "LARGEST", 1 << 26)
+    file = stored(tmp_path, ".parquet", pa.table({"text": ["x" * 10_000] * 20_000}))  # which it holds once
+    assert file.stat().st_size < 1 << 20
+    with pytest.raises(UserError, match=r"\.parquet holds 20,000 rows of 0.1 GB in all"):
+        paragraphs.read(file)
+
+
 def test_brackets_in_a_text_are_no_levels(tmp_path: Path) -> None:
     file = stored(tmp_path, ".jsonl", json.dumps({"text": '["' + "[" * 500}).encode() + b"\n")
     assert paragraphs.texts(file) == ['["' + "[" * 500]

@@ -19,6 +19,7 @@ MOST_NAMES = 2000
 _NAMED = re.compile(rb'"\s*:')
 #: rows and bytes of a table in memory; a parquet file of a few kilobytes may say any number of them
 MOST_ROWS, LARGEST = 10_000_000, 16 << 30
+AT_ONCE = 1024  # rows
 #: a text, to the end of the line if it has none: it is not looked for again from each quote in it
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
@@ -34,10 +35,9 @@ def read(file: Path, texts: Iterable[str] = ()) -> Any:
     """
     import pyarrow.csv
     import pyarrow.json
-    import pyarrow.parquet
 
     readers: Mapping[str, Callable[[Path], Any]] = {
-        ".parquet": pyarrow.parquet.read_table,
+        ".parquet": _parquet,
         ".csv": lambda path: pyarrow.csv.read_csv(
             path,
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
@@ -48,8 +48,6 @@ def read(file: Path, texts: Iterable[str] = ()) -> Any:
     try:
         if file.suffix == ".jsonl":
             _check_lines(file)
-        if file.suffix == ".parquet":
-            _check_size(file)
         table = readers[file.suffix](file)
         _ = table.column_names  # which may be no texts
         return table
@@ -81,15 +79,29 @@ def listed(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none"
 
 
-def _check_size(file: Path) -> None:
-    """Raise a UserError for more rows or bytes than are read; the file says how many before any is decoded."""
+def _parquet(file: Path) -> Any:
+    """A table. What the file says of its size need not be so, nor does it tell how often a value is repeated: bytes are
+    counted as they are read.
+    """
     import pyarrow.parquet
 
-    told = pyarrow.parquet.read_metadata(file)
-    size = sum(told.row_group(number).total_byte_size for number in range(told.num_row_groups))
-    if told.num_rows > MOST_ROWS or size > LARGEST:
+    with pyarrow.parquet.ParquetFile(file) as opened:
+        groups = [opened.metadata.row_group(number) for number in range(opened.num_row_groups)]
+        rows, size = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
+        _check_size(file, rows, size)
+        parts, size = [], 0
+        for part in opened.iter_batches(AT_ONCE):
+            size += part.nbytes
+            _check_size(file, rows, size)
+            parts.append(part)
+        return pyarrow.Table.from_batches(parts, opened.schema_arrow)
+
+
+def _check_size(file: Path, rows: int, size: int) -> None:
+    """Raise a UserError for more rows or bytes than are read."""
+    if rows > MOST_ROWS or size > LARGEST:
         raise UserError(
-            f"data: {file} holds {told.num_rows:,} rows of {size / 1e9:.1f} GB in all, and at most {MOST_ROWS:,} rows "
+            f"data: {file} holds {rows:,} rows of {size / 1e9:.1f} GB in all, and at most {MOST_ROWS:,} rows "
             f"and {LARGEST >> 30} GB are read: give fewer of them"
         )
 
