@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -63,9 +64,18 @@ LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "
 BETWEEN = {"type": "Replace", "pattern": {"Regex": ""}, "content": "a"}
 
 
+TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+LONG = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(bytes(4) + b"a\0" + b"b" * 5000).decode()}
+FRAMED = {"type": "TemplateProcessing", "single": [TEXT, TEXT], "pair": [], "special_tokens": {}}
+
+
 @pytest.mark.parametrize(
     "steps",
     [
+        {"normalizer": LONG},
+        {"post_processor": FRAMED | {"single": [TEXT] * 2000}},
+        {"post_processor": {"type": "Sequence", "processors": [FRAMED] * 12}},
+        {"post_processor": FRAMED | {"special_tokens": {"x": {"id": "x", "ids": [1] * 2000, "tokens": ["x"] * 2000}}}},
         {"normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 12}},
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [LEVEL] * 12}},
         {"normalizer": {"type": "Sequence", "normalizers": [BETWEEN] * 12}},
@@ -74,11 +84,28 @@ BETWEEN = {"type": "Replace", "pattern": {"Regex": ""}, "content": "a"}
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [LEVEL] * 6},
         },
     ],
-    ids=["bytes", "bytes before words", "between letters", "both"],
+    ids=["a table", "a frame", "frames", "marks", "bytes", "bytes before words", "between letters", "both"],
 )
 def test_a_text_that_doubles_at_each_step_is_refused(theirs: Path, steps: dict[str, Any]) -> None:
     (theirs / "tokenizer.json").write_text(json.dumps(steps))
     with pytest.raises(UserError, match="makes a text longer than 1000 times"):
+        checkpoints.check_tokenizer(theirs)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_what_a_tokenizer_adds_is_not_made_longer_without_end(theirs: Path, file: str) -> None:
+    """It is put through the same steps as a text."""
+    (theirs / "tokenizer.json").write_text(json.dumps({"normalizer": BETWEEN | {"content": "b" * 900}}))
+    told = json.loads((theirs / file).read_text()) if (theirs / file).exists() else {}
+    (theirs / file).write_text(json.dumps({**told, "added_tokens": [{"id": 1, "content": "a" * 200_000}]}))
+    with pytest.raises(UserError, match="what its tokenizer adds has more than 128 M letters"):
+        checkpoints.check_tokenizer(theirs)
+
+
+def test_long_pieces_within_each_other_are_not_looked_up(theirs: Path) -> None:
+    pieces = [["a" * length, -1.0] for length in range(1, 600)]
+    (theirs / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "unk_id": 0, "vocab": pieces}}))
+    with pytest.raises(UserError, match="looks up words of more than"):
         checkpoints.check_tokenizer(theirs)
 
 
@@ -96,7 +123,10 @@ def test_the_steps_of_tokenizers_there_are_are_taken(theirs: Path) -> None:
                 ],
             },
             "pre_tokenizer": {"type": "Metaspace", "replacement": "▁"},
+            "post_processor": FRAMED | {"single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, TEXT]},
+            "model": {"type": "Unigram", "unk_id": 0, "vocab": [["▁the", -3.5]]},
         },
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "no table"}, "post_processor": {"single": [1]}},
     ):
         (theirs / "tokenizer.json").write_text(json.dumps(told))
         checkpoints.check_tokenizer(theirs)

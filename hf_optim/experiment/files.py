@@ -146,7 +146,7 @@ def parse_json(text: str, wide: bool = False) -> Any:
         value = json.loads(text, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if not _shallow(value, DEEPEST):
+    if not is_shallow(value, DEEPEST):
         raise ValueError("nested too deeply")
     if not wide and _LONG.search(text) and not _in_64_bits(value):
         raise ValueError("a whole number has more than 64 bits")
@@ -177,12 +177,13 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _shallow(value: Any, levels: int) -> bool:
+def is_shallow(value: Any, levels: int) -> bool:
+    """Whether plain data are nested at most so deeply."""
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list):
         return True
-    return levels > 0 and all(_shallow(inner, levels - 1) for inner in value if isinstance(inner, (dict, list)))
+    return levels > 0 and all(is_shallow(inner, levels - 1) for inner in value if isinstance(inner, (dict, list)))
 
 
 def check_tree(folder: Path, most: int | None = None) -> None:
