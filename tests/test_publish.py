@@ -42,13 +42,21 @@ PRIVATE = (USER, HOST, "turnip", TOKEN, SECRET, "/home", "/Users", "/scratch", "
             "AccountKey=REMOVED password: REMOVED HF_TOKEN: REMOVED",
         ),
         ("tokens: 1000000, pad_token: padding_of_mine", "tokens: 1000000, pad_token: padding_of_mine"),
+        ("aws_secret_access_key = abc123", "aws_secret_access_key = REMOVED"),
+        ('{"wandb_api_key": "abc123"}', '{"wandb_api_key": "REMOVED"}'),
+        ("hf_token=abc123", "hf_token=REMOVED"),
+        ("eos_token: <|end|>, bits_per_token: 0.12345", "eos_token: <|end|>, bits_per_token: 0.12345"),
+        (
+            "login --password x1 --hub-token y2 --token --fast",
+            "login --password REMOVED --hub-token REMOVED --token --fast",
+        ),
     ],
 )
 def test_addresses_and_secrets_of_usual_forms_are_taken_out(text: str, scrubbed: str) -> None:
     assert private.Scrubber().scrub(text) == scrubbed
 
 
-@pytest.mark.parametrize("part", ["1.", "a-", "www.", "sk-", "A_", "/a", "a@"])
+@pytest.mark.parametrize("part", ["1.", "a-", "www.", "sk-", "A_", "/a", "a@", "--token ", "-a"])
 def test_a_long_text_is_read_through_once(part: str) -> None:
     """In quadratic time it would take hours, and a test has minutes."""
     assert private.Scrubber().scrub(part * 50_000)

@@ -38,9 +38,13 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # an environment's variable, and a word that says what follows
     (re.compile(r"\b([A-Z][A-Z0-9]*_[A-Z0-9_]+)=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
     (
-        re.compile(r"(?i)\b((?:(?:api|account|access)[-_]?key|token|secret)[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]{6,}"),
+        re.compile(
+            r"(?i)((?:(?:api|account|access|secret)[-_]?key|(?:access|api|auth|hf|hub|refresh)[-_]?token|\btoken|secret)"
+            r"[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]{6,}"
+        ),
         rf"\1{SECRET}",
     ),
+    (re.compile(r"(?i)(?<![\w-])(--?(?:[a-z]{1,20}-)?(?:password|secret|token|api-key) +)[^\s-]\S*"), rf"\1{SECRET}"),
     (re.compile(r"(?i)(passw(?:or)?d[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]+"), rf"\1{SECRET}"),
     (re.compile(r"\b([A-Z][A-Z0-9_]*(?:TOKEN|SECRET|KEY): *)\S+"), rf"\1{SECRET}"),
     (re.compile(r"(?<![\w.+-])[\w.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"), MAIL),
