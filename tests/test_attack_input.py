@@ -18,7 +18,9 @@ from hf_optim.core import numerals, yaml12
 from hf_optim.errors import UserError
 from hf_optim.experiment import footprint
 from hf_optim.experiment.spec import RunSpec
-from hf_optim.study.folder import rows
+from hf_optim.study.folder import changes, rows
+from hf_optim.study.launch import beginning
+from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan import source
 from hf_optim.study.report import figures
 from hf_optim.tasks.data import blocks, corpora, image_sets, images, paragraphs, parallel
@@ -117,6 +119,20 @@ def _png(size=(4, 4)):
     stream = io.BytesIO()
     Image.fromarray(np.arange(size[0] * size[1], dtype=np.uint8).reshape(size)).save(stream, "PNG")
     return stream.getvalue()
+
+
+def test_half_a_character_is_in_no_plan(tmp_path):
+    """A record or plan with one could not be read again: names of files may hold it, and escapes of a YAML."""
+    with pytest.raises(UserError, match="half a character, which no record keeps: rename the file"):
+        RunSpec("vision", optimizer={"name": "adamw"}, data="x\udcff.parquet")
+    with pytest.raises(UserError, match="my.yaml, line 2: .* holds half a character"):
+        source.parse('name: x\ntitle: "\\uD83D"', "my.yaml")
+    assert source.parse('title: "\\uD83D\\uDE00"', "my.yaml").value == {"title": "\U0001f600"}
+    named = tmp_path / os.fsdecode(b"\xff.yaml")
+    named.write_text("{name: x, tasks: [{task: vision, size: smoke}], optimizers: [adamw, sgd], seeds: 2}")
+    plan = planning.expand(source.read(named, "x"), origin=named.name)
+    beginning.prepare(plan, named.read_text(), tmp_path / "study")
+    assert changes.read_plan(tmp_path / "study").origin == r"\udcff.yaml"
 
 
 def test_names_of_pictures_need_not_be_utf8(tmp_path):

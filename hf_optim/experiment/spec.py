@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from hf_optim.core.private import strings
 from hf_optim.core.validate import closest, no_choice
 from hf_optim.errors import UserError
 from hf_optim.hub import schedules
@@ -39,6 +41,7 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 AUTO = "auto"
 #: overrides that change how long a run takes and none of its numbers: no part of what it is
 UNSEEN = ("workers",)
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,9 @@ class RunSpec:
         pairs = self.pruning if isinstance(self.pruning, list) else [None]
         if not all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int) for pair in pairs):
             raise UserError(f"pruning: expected a list of [step, value], got {self.pruning!r}")
+        for text in strings([self.model, self.data, self.optimizer, self.options]):
+            if not text.isascii() and _HALF.search(text):  # of a file's name that is not UTF-8
+                raise UserError(f"run: {text!r} holds half a character, which no record keeps: rename the file")
         self._check_overrides()
 
     def _check_overrides(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -180,7 +179,7 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
         else:
             remove(into, "study.yaml")
         # Last: without a plan the folder is no study yet, and the merge may be started again.
-        write_atomically(into, "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
+        write_json(into, "plan.json", plan.to_dict())
         register(into, plan, sum(len(results.records) for _, results in loaded))
     except OSError as error:
         raise unwritable(into, error) from None

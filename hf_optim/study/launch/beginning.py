@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import own_folder, read_text, unwritable, write_atomically
+from hf_optim.experiment.files import own_folder, read_text, unwritable, write_atomically, write_json
 from hf_optim.experiment.leftovers import is_left, sweep
 from hf_optim.study.folder import changes, questions
 from hf_optim.study.folder.locks import LOCK_FILE, alone
@@ -57,7 +56,7 @@ def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accep
     sweep(folder)
     judged = _judged_records(folder) if change is not None else 0
     write_atomically(folder, STUDY, source_text)
-    write_atomically(folder, PLAN, json.dumps(plan.to_dict(), indent=1) + "\n")
+    write_json(folder, PLAN, plan.to_dict())
     own_folder(folder, "runs")
     questions.register(folder, plan, judged)
     reader = RecordStore(folder)

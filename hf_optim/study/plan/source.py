@@ -70,6 +70,13 @@ class Source:
             raise self.error(where, no_choice(str(where[-1]), value, valid, describe(value)))
         return value
 
+    def check_text(self, where: Where, value: str) -> str:
+        """`value`, if it can be written; two escapes of JSON's that are one character are that."""
+        try:
+            return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise self.error(where, f"{value[:20]!r} holds half a character") from None
+
     def check_shape(self, where: Where, value: Any, shape: Any) -> Any:
         """`value`, if it has the shape (see `hf_optim.core.shape`)."""
         try:
@@ -141,7 +148,7 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, where: Where, source: Sourc
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{source.file}, line {line}: a key must be a word")
-            key = str(key_node.value)
+            key = source.check_text(where, str(key_node.value))
             if key in mapping:
                 raise UserError(f"{source.file}, line {line}: the key {key!r} is given twice")
             mapping[key] = _plain(loader, value_node, (*where, key), source)
@@ -158,6 +165,8 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, where: Where, source: Sourc
         raise source.error(where, f"{node.value[:20]!r} is no value of its kind") from None
     if not isinstance(value, str | int | float | bool | None):
         raise source.error(where, f"tags such as {node.tag} are not allowed")
+    if isinstance(value, str):
+        return source.check_text(where, value)
     if isinstance(value, float) and not math.isfinite(value) or isinstance(value, int) and abs(value) >= 2**63:
         raise source.error(where, f"{node.value[:20]} is not a finite number of this machine")
     return value
