@@ -78,7 +78,8 @@ def test_what_a_file_says_of_its_class_moves_no_cursor(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     "declared",
     ["family = 5", "paper = 5", "cited = 5", "cited = ('a', 'b', 'c', '}')", "needs = 5", "needs = (1,)", "slots = 5",
-     "int8_slots = 5", "state_bytes = 'x'", "search_space = 5", "search_space = {1: 2}", "special_cases = 'a'",
+     "int8_slots = 5", "state_bytes = 'x'", "state_bytes = 0x" + "f" * 9000, "search_space = 5",
+     "search_space = {'lr': ('log', 1, 0x" + "f" * 9000 + ")}", "search_space = {1: 2}", "special_cases = 'a'",
      "search_space = {'lr': ('choice', 5)}", "as_base = ()"],
 )  # fmt: skip
 def test_a_declaration_of_another_shape_is_one_line(
@@ -88,6 +89,14 @@ def test_a_declaration_of_another_shape_is_one_line(
     for asked in ("info", "list", "cite"):
         code, out, said = command(capsys, asked, f"{tmp_path}/theirs.py:Mine")
         assert declared.partition(" ")[0] in said or (code == 0 and ("choice" in declared or asked == "list"))
+
+
+def test_a_literal_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "theirs.py"
+    file.write_text(THEIRS.replace("    def", "    needs = {[]}\n    def"))
+    assert "unhashable type: 'list'" in command(capsys, "info", f"{file}:Mine")[2]
+    file.write_text(THEIRS.replace("lr=0.1", f"lr=0x{'f' * 9000}"))
+    assert "lr=a number of thousands of digits" in command(capsys, "info", f"{file}:Mine")[1]
 
 
 @pytest.mark.parametrize("columns", ["0", "-1", "1", "²", "9" * 5000, "wide", ""])

@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_optim import registry
 from hf_optim.commands.parser import Parser
-from hf_optim.core.catalogue import FOREIGN, Info
+from hf_optim.core.catalogue import FOREIGN, Info, shown
 from hf_optim.core.safe_text import terminal
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
@@ -268,4 +268,4 @@ def _way(greater_is_better: bool) -> str:
 
 
 def _value(value: object) -> str:
-    return repr(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else shown(value)

@@ -72,10 +72,10 @@ _DECLARED: dict[str, Callable[[Any], bool]] = {
     "needs": lambda value: isinstance(value, (set, frozenset, tuple, list)) and _named(value),
     "slots": lambda value: isinstance(value, dict) and _named(value),
     "int8_slots": lambda value: isinstance(value, (dict, tuple, list)) and _named(value),
-    "state_bytes": lambda value: isinstance(value, (int, float)),
-    "search_space": lambda value: isinstance(value, dict) and _named(value),
-    "special_cases": lambda value: isinstance(value, dict) and _named(value),
-    "as_base": lambda value: isinstance(value, dict) and _named(value),
+    "state_bytes": lambda value: isinstance(value, (int, float)) and 0 <= value < 2**53,
+    "search_space": lambda value: isinstance(value, dict) and _named(value) and _bounded(value),
+    "special_cases": lambda value: isinstance(value, dict) and _named(value) and _bounded(value),
+    "as_base": lambda value: isinstance(value, dict) and _named(value) and _bounded(value),
 }
 
 
@@ -83,11 +83,25 @@ def _named(values: Iterable[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
+def _bounded(value: Any) -> bool:
+    """Whether no whole number in plain data is beyond what a float holds, or is written."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list, set)) else ()
+    return all(map(_bounded, inner)) and not (isinstance(value, int) and abs(value) >= 2**63)
+
+
+def shown(value: object) -> str:
+    """`str`, also of a number with more digits than Python writes."""
+    try:
+        return str(value)
+    except ValueError:
+        return "a number of thousands of digits"
+
+
 def _check(path: str, declared: Mapping[str, Any]) -> None:
     """Raise UserError for a declaration that is none, by an author's slip or a stranger's."""
     for key, value in declared.items():
         if not _DECLARED[key](value):
-            raise UserError(f"{path}: {key} = {str(value)[:40]} is not what `hf_optim.core.rule` says of {key}")
+            raise UserError(f"{path}: {key} = {shown(value)[:40]} is not what `hf_optim.core.rule` says of {key}")
 
 
 def _literals(body: list[ast.stmt], names: Collection[str], path: Path) -> dict[str, Any]:
@@ -98,7 +112,7 @@ def _literals(body: list[ast.stmt], names: Collection[str], path: Path) -> dict[
         if isinstance(target, ast.Name) and target.id in names and node.value is not None:
             try:
                 literals[target.id] = _value(node.value)
-            except (KeyError, ValueError):
+            except (KeyError, TypeError, ValueError):  # TypeError: a set of lists
                 where = f"{path}:{node.lineno}: {target.id}"
                 raise UserError(f"{where} must be a literal: the registry reads it without running the file") from None
     return literals
@@ -136,7 +150,7 @@ def written(path: str) -> Info | None:
             init = _constructor(cls)
             if init is not None and list(map(ast.unparse, cls.bases)) == ours and init.kwarg is None:
                 return _declared(cls, path, path, "optimizers", Path(file))
-    except (OSError, SyntaxError, ValueError, KeyError, RecursionError, MemoryError):
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, RecursionError, MemoryError):
         pass  # whoever runs it is told why
     return None
 
