@@ -15,7 +15,9 @@ import pytest
 from hf_optim.claims import claim
 from hf_optim.core import caches, importing
 from hf_optim.engine import kernels
+from hf_optim.study import conduct
 from hf_optim.study.launch import jobs
+from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan import shipped
 
 #: how a program of ours begins, and what it imports then
@@ -222,4 +224,12 @@ def test_a_name_of_ours_is_ours_whatever_the_current_folder_holds(
         (tmp_path / name).write_text("name: theirs\ntasks: [{task: theirs.py:TASK}]\noptimizers: [sgd]\n")
     assert shipped.find("quickstart")[0].value["name"] == "quickstart"
     assert shipped.find("./quickstart")[0].value["name"] == "theirs"
+    (tmp_path / "quickstart").rename(tmp_path / "study.yaml")
+    (tmp_path / "quickstart").mkdir()
+    (tmp_path / "study.yaml").rename(tmp_path / "quickstart" / "study.yaml")
+    ours, theirs = shipped.find("quickstart")[0], shipped.find("./quickstart")[0]
+    assert (ours.value["name"], theirs.value["name"]) == ("quickstart", "theirs")
+    plan = planning.expand(ours)
+    assert conduct._folder("quickstart", None, plan) == Path("studies/quickstart")
+    assert conduct._folder("./quickstart", None, plan) == Path("quickstart")
     assert claim.load("agr-table6").paper == "AGR"

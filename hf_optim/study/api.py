@@ -62,8 +62,7 @@ def run(
     else:
         name = str(study)
     if output is None:
-        named = source or shipped.find(name)[0]
-        known = Path(name) if Path(name, "study.yaml").is_file() else None
+        named, known = (source, None) if source else (shipped.find(name)[0], shipped.folder_of(name))
         output = known or Path("studies") / planning.expand(named, seeds=seeds).name
     conduct.study(
         name,

@@ -278,7 +278,7 @@ def remake(folder: str) -> int:
 def _folder(name: str, output: str | None, plan: planning.Plan) -> Path:
     if output:
         return Path(output)
-    return Path(name) if (Path(name) / "study.yaml").is_file() else Path("studies") / plan.name
+    return shipped.folder_of(name) or Path("studies") / plan.name
 
 
 def _show_change(change: changes.Change | None, console: Console) -> None:

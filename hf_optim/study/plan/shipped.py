@@ -16,25 +16,30 @@ if TYPE_CHECKING:
 
 
 def find(name_or_file: str) -> tuple[Source, str]:
-    """The study that `name_or_file` means: a study's folder, the name of a shipped study, or a YAML file (`./NAME`
-    where ours is called so, too: who asks for ours runs no code that lies in the current folder).
+    """The study that `name_or_file` means: the name of a shipped study, a study's folder, or a YAML file (`./NAME`
+    where ours is called so, too: who asks for ours gets nothing that lies in the current folder).
 
     Returns its source and the name it was found by. Raises UserError listing the shipped studies.
     """
     from hf_optim.study.plan.source import read  # PyYAML, which listing the studies does not need
 
     path = Path(name_or_file)
-    if path.is_dir() and os.path.lexists(path / "study.yaml"):
-        return stored(path), name_or_file
     shipped = shipped_studies()
     if name_or_file in shipped:
         return read(shipped[name_or_file], f"{name_or_file}.yaml"), name_or_file
+    if path.is_dir() and os.path.lexists(path / "study.yaml"):
+        return stored(path), name_or_file
     if path.is_file():
         return read(path), name_or_file
     raise UserError(
         f"no study {name_or_file!r}{closest(name_or_file, shipped)}: give a YAML file, a study's folder, "
         f"or a shipped study: {', '.join(shipped)}"
     )
+
+
+def folder_of(name: str) -> Path | None:
+    """The study's folder that `name` means, if it means one."""
+    return Path(name) if name not in shipped_studies() and Path(name, "study.yaml").is_file() else None
 
 
 def stored(folder: Path) -> Source:
