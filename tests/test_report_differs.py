@@ -91,6 +91,20 @@ def test_values_spaces_trials_budgets_and_groups_stand_side_by_side(tmp_path: Pa
     assert values["B"][column["eps"]] == on_mlp["B"][own["eps"]] == "1e-06"
 
 
+def test_what_a_script_of_ones_own_settled_stands_in_place_of_the_rules_default(tmp_path: Path) -> None:
+    """A Trainer's 5e-5 is in force there, and a default of 0.001 that no run used would mislead."""
+    shown(STUDY, tmp_path)
+    for file in tmp_path.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        rate = ["lr=5e-05 from TrainingArguments.learning_rate", "betas=(0.9, 0.98) from TrainingArguments' adam_beta1"]
+        file.write_text(json.dumps({**record, "settled": [*rate, "momentum=0.5, the rule's default"]}))
+    values, *_ = tables(configurations(records.load(tmp_path)))
+    column = {name: i - 1 for i, name in enumerate(values[""])}
+    assert values["A"][column["betas"]] == "(0.9, 0.98)" and values["B"][column["betas"]] == "(0.9, 0.95)"
+    assert values["fixed"][column["lr"]] == "0.3" and values["fixed"][column["momentum"]] == "0.5"
+    assert "searched" in values["tlr(sgd)"][column["base.lr"]] and values["tlr(sgd)"][column["base.momentum"]] == "0.5"
+
+
 def test_what_nobody_knows_of_ones_own_code_is_not_said_to_be_missing(tmp_path: Path) -> None:
     """A class by its path has hyper-parameters of which a report that runs no code knows those that were given."""
     text = STUDY.replace("label: fixed}", "label: fixed}\n  - {name: 'torch.optim:NAdam', lr: 0.1, label: own}")

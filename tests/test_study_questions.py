@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,8 @@ def test_with_repetitions_a_verdict_names_optimizer_space_and_trials() -> None:
     assert "6 trials over lr, 2 distinct settings" in naming.named(planned, "SMARAN")
     untuned = expand(text.replace("SMARAN: {lr: [0.003, 1.0, log]}", "SMARAN: {}"))
     assert naming.named(untuned, "SMARAN") == "SMARAN with these settings (defaults, untuned)"
+    script = replace(untuned, tasks=[{**task, "task": "own.py:train"} for task in untuned.tasks])
+    assert naming.named(script, "SMARAN") == "SMARAN with these settings (nothing given, untuned)"  # its rate may hold
     assert naming.unlike(untuned, "adamw") == ""
     over = "adamw was tuned with 6 trials over 2 hyper-parameters."
     assert naming.unlike(untuned, "SMARAN") == f"Not tuned alike: SMARAN was not tuned, {over}"

@@ -41,7 +41,7 @@ def named(plan: Plan, label: str) -> str:
     """An optimizer as a verdict names it: never its name alone."""
     keys, trials, different = searched(plan, label)
     if not keys:
-        given = [f"{k} {v}" for k, v in settings(plan, label).items()] or ["defaults"]
+        given = [f"{k} {v}" for k, v in settings(plan, label).items()] or [_ungiven(plan)]
         return f"{label} {SETTINGS} ({', '.join([*_rule(plan, label), *given, 'untuned'])})"
     few = f", {different} distinct settings" if different < trials else ""
     how = f"{trials} trials over {', '.join(keys)}{few}"
@@ -60,6 +60,11 @@ def shown(plan: Plan) -> dict[str, str]:
         short[optimizer["label"]] = name
     alike = Counter(name.casefold() for name in short.values())
     return {label: name if alike[name.casefold()] == 1 else label for label, name in short.items()}
+
+
+def _ungiven(plan: Plan) -> str:
+    """What holds where the study gives nothing: a script of one's own may have a rate that is not the rule's."""
+    return "nothing given" if importing.paths(plan.tasks) else "defaults"
 
 
 def _rule(plan: Plan, label: str) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
@@ -21,12 +23,14 @@ from hf_optim.study.report.pieces import html_table
 from hf_optim.study.report.tables import OURS
 
 LONG = 12  # a hyper-parameter table with more columns than this shows what was given only
+#: a rate or decay as `hub.arguments.settle` tells it: "lr=5e-05 from ...", "betas=(0.9, 0.999) from ..."
+_SETTLED = re.compile(r"(\w+)=(\([\d., e+-]+\)|[\d.][\d.e+-]*)(?=[, ]|$)")
 FEW = 4  # so many chosen values are listed, of more the ends
 
 
 def configurations(results: Results) -> str:
-    """What differs between the optimizers: given values strong, defaults pale, a dot where there is none, of what was
-    searched the chosen value with its range; how each was tuned, and its parameter groups.
+    """What differs between the optimizers: given values strong, those that hold otherwise pale, a dot where
+    there is none, of what was searched the chosen value with its range; how each was tuned, and its parameter groups.
     """
     ours = "".join(
         f"<li>{escape(o['label'])}: {escape(line)}</li>"
@@ -57,10 +61,12 @@ def _side_by_side(
 ) -> str:
     """Hyper-parameters that are not the same for all, or were searched: a column each."""
     optimizers = [o for o in results.plan.optimizers if o["label"] in given]
-    defaults = {o["label"]: flatten(o["defaults"]) for o in optimizers}
+    labels = [task["label"] for task in tasks]
+    settled = {o["label"]: _in_force(results, o, labels) for o in optimizers}
+    defaults = {o["label"]: {**flatten(o["defaults"]), **settled[o["label"]]} for o in optimizers}
     untold = {o["label"] for o in optimizers if paths({k: v for k, v in o["spec"].items() if k in ("name", "base")})}
-    searched = {label: _searched(results, label, [task["label"] for task in tasks]) for label in given}
-    asked = dict.fromkeys(k for settings in (*given.values(), *searched.values()) for k in settings)
+    searched = {label: _searched(results, label, labels) for label in given}
+    asked = dict.fromkeys(k for settings in (*given.values(), *searched.values(), *settled.values()) for k in settings)
     everything = dict.fromkeys([*asked, *(k for settings in defaults.values() for k in settings)])
     tried = {key for told in searched.values() for key in told}
     differing = [k for k in everything if k != "name" and (k in tried or _differs(k, given, defaults))]
@@ -79,12 +85,29 @@ def _side_by_side(
             else:
                 line += f'<td class="default">{"not given" if label in untold else "·"}</td>'
         lines.append(f"<tr>{line}</tr>")
-    note = "Only values that are not the same for all; pale ones are defaults; · where the optimizer has no such thing."
+    note = "Only values that differ; pale ones were not given; · where the optimizer has no such thing."
     if untold:
         note += " What was not given to code that is named by its path is left to that code."
     if any(searched.values()):
         note += " Of what was tuned, the chosen value stands before the range that was searched."
     return f'<p class="soft">{note}</p>{html_table(["optimizer", "name", *columns], lines, caption)}'
+
+
+def _in_force(results: Results, optimizer: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """What the runs in a script of one's own settled for what was not given: the script's rate, not the rule's default.
+    A text where runs settled it unlike."""
+    home, base = "", optimizer["spec"]
+    while "base" in base:
+        home, base = f"{home}base.", {"name": base["base"]} if isinstance(base["base"], str) else base["base"]
+    values: dict[str, dict[str, Any]] = {}
+    for run in results.plan.runs:
+        if run.optimizer == optimizer["label"] and run.task in tasks:
+            for line in (results.records.get(run.id) or {}).get("settled") or ():
+                if told := _SETTLED.match(line):
+                    with suppress(ValueError):  # a stranger's record may say anything
+                        value = json.loads(told[2].translate({ord("("): "[", ord(")"): "]"}))
+                        values.setdefault(home + told[1], {})[told[2]] = value
+    return {key: next(iter(some.values())) if len(some) == 1 else " / ".join(some) for key, some in values.items()}
 
 
 def _searched(results: Results, label: str, tasks: Sequence[str]) -> dict[str, str]:
