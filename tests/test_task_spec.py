@@ -90,6 +90,20 @@ def test_every_preset_value_says_where_it_is_from() -> None:
     assert (smaran["epochs"]["value"], smaran["schedule"]["value"]["name"]) == (100, "constant")
 
 
+@pytest.mark.parametrize(
+    ("schedule", "late"),
+    [
+        ({"name": "multistep", "at": [0.5, 30, 99, 100]}, "at 100"),
+        ({"name": "cosine", "warmup": 500}, "warmup 500"),
+        ({"name": "step", "every": 100}, "every 100"),
+        ({"name": "wsd", "warmup": 0.1}, ""),
+    ],
+)
+def test_what_of_a_schedule_a_run_ends_before(schedule, late) -> None:
+    said = schedules.unreached(schedule, 100)
+    assert said.startswith(f"the run ends after 100 steps, before its schedule's {late}: ") if late else said == ""
+
+
 def test_schedules_at_their_corners() -> None:
     def at(schedule, step, total=100) -> float:
         return schedules.factor({"name": schedule} if isinstance(schedule, str) else schedule, total)(step)

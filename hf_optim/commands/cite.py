@@ -19,6 +19,7 @@ OWN = f"""@software{{hf_optim,
   version = {{{__version__}}},
 }}
 """
+CITED = 'cited = ("Last, First and ...", "title", "where it appeared", 2026)'
 SAYS_NOTHING = {"a", "an", "the", "on", "of", "in", "for", "to", "and"}
 
 
@@ -38,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing = [field for field in ("author", "year") if f"  {field} = " not in entry(name)]
         if missing:
             print(
-                f"note: {name} declares no {' and no '.join(missing)}: give its class "
-                'cited = ("Last, First and ...", "title", "where it appeared", 2026)',
+                f"note: {name} declares no {' and no '.join(missing)}: give its class {CITED}",
                 file=sys.stderr,
             )
     return 0
@@ -58,7 +58,7 @@ def entry(name: str) -> str:
         title, authors, year = said[1], authors or said[2], year or int(said[3])
     title = title or known.paper
     if not title:
-        raise UserError(f"{name} names no paper: give its class `paper` or `cited` (see optimizers/lamb.py)")
+        raise UserError(f'{name} names no paper: give its class paper = "Title (Authors 2026)", or {CITED}')
     lines = [f"  title = {{{_safe(title)}}},"]
     lines += [f"  author = {{{_safe(authors)}}},"] if authors else []
     kind, field = _kind(where)

@@ -32,7 +32,7 @@ from hf_optim.experiment.stopping import EarlyStopping, Pruned, Pruner
 from hf_optim.experiment.task import Data, Preset, Task, check_run, read_data
 from hf_optim.experiment.trainer import FOLLOWED, TaskTrainer, Watch
 from hf_optim.hub import attach, modes
-from hf_optim.hub.schedules import described
+from hf_optim.hub.schedules import described, unreached
 
 
 def train(
@@ -104,6 +104,8 @@ def train(
     if progress and first:
         where = f" on {processes} processes" if processes > 1 else ""
         print(f"{label}: {numbers.steps} steps of {data.name}{where}", file=sys.stderr, flush=True)
+        if late := unreached(numbers.schedule, numbers.steps):
+            print(f"warning: {late}", file=sys.stderr, flush=True)
     watch = Watch(label, progress)
     named_as = {"run_name": run_name, "project": project}
     tracking = {"report_to": list(report_to) or "none", **{k: v for k, v in named_as.items() if v is not None}}

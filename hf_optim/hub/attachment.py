@@ -139,11 +139,7 @@ class Attachment(TrainerCallback):
         if trainer.lr_scheduler is None:
             factor = schedules.factor(self.schedule or {}, num_training_steps)
             if late := schedules.unreached(self.schedule or {}, num_training_steps):
-                self._say(
-                    logging.WARNING,
-                    f"{self.name}: the run ends after {num_training_steps} steps, before its schedule's "
-                    f"{', '.join(late)}: what is below 1 is a share of the run, all else a number of steps",
-                )
+                self._say(logging.WARNING, f"{self.name}: {late}")
             used = trainer.optimizer if optimizer is None else optimizer
             trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(used, factor)
             trainer._created_lr_scheduler = True

@@ -49,11 +49,12 @@ def check_schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
             continue
         entries = value if key == "at" else [value]
         if not isinstance(entries, (list, tuple)) or not entries:
-            raise UserError(f"schedule {name!r}: {key} must be a list of numbers, got {value!r}")
+            raise UserError(f"schedule {name!r}: {key} must be a list of numbers, as [0.5, 0.75], got {value!r}")
         for entry in entries:
             counted = isinstance(entry, (int, float)) and not isinstance(entry, bool)
             if not counted or not 0 <= entry < 2**63:  # so no NaN either
-                raise UserError(f"schedule {name!r}: {key} must be a finite number of 0 or more, got {entry!r}")
+                unit = "" if key in ("end", "gamma", "cycles") else " (a share of the run below 1, else steps)"
+                raise UserError(f"schedule {name!r}: {key} must be a finite number of 0 or more{unit}, got {entry!r}")
             if key in ("every", "at", "cycles", "decay") and entry == 0:
                 raise UserError(f"schedule {name!r}: {key} must be above 0")
     if not isinstance(schedule.get("cycles", 1), int):
@@ -66,11 +67,17 @@ def described(schedule: Mapping[str, Any]) -> str:
     return ", ".join([str(schedule["name"]), *(f"{key} {value}" for key, value in schedule.items() if key != "name")])
 
 
-def unreached(schedule: Mapping[str, Any], total: int) -> list[str]:
-    """Parts of a schedule that a run of `total` steps ends before, as "at 30": mostly a number meant in epochs."""
+def unreached(schedule: Mapping[str, Any], total: int) -> str:
+    """What of a schedule a run of `total` steps ends before, in words, or nothing: mostly a number meant in epochs."""
     values = check_schedule(schedule)
     numbers = {"warmup": [values["warmup"]], "every": [values.get("every", 0)], "at": values.get("at", ())}
-    return [f"{key} {n:g}" for key, some in numbers.items() for n in some if _steps(n, total) >= total > 0]
+    late = [f"{key} {n:g}" for key, some in numbers.items() for n in some if _steps(n, total) >= total > 0]
+    if not late:
+        return ""
+    return (
+        f"the run ends after {total} steps, before its schedule's {', '.join(late)}: what is below 1 is a share of the "
+        "run, all else a number of steps"
+    )
 
 
 def factor(schedule: Mapping[str, Any], total: int) -> Callable[[int], float]:
