@@ -143,6 +143,12 @@ def test_a_schedule_moves_the_rate_and_clipping_reports_the_norm(tmp_path) -> No
     assert abs(rows[0]["train_loss"] - rows[3]["train_loss"]) < 0.3
 
 
+def test_a_schedule_that_the_run_ends_before_is_told_as_it_begins(tmp_path, capsys) -> None:
+    values = {"schedule": {"name": "multistep", "at": [600]}, "overrides": {"steps": 2}}
+    train(spec({"name": "sgd", "lr": 0.5}, **values), tmp_path)
+    assert "warning: the run ends after 2 steps, before its schedule's at 600" in capsys.readouterr().err
+
+
 def test_divergence_is_a_record_with_its_reason(tmp_path) -> None:
     record = train(spec({"name": "sgd", "lr": 1e30}), tmp_path, progress=False)
     assert record["status"] == "failed" and record["metrics"] == {}
