@@ -319,6 +319,19 @@ def test_pickles_of_strangers_run_nothing(content, why):
         unpickled.read(content, "data_batch_1")
 
 
+#: a tuple of itself, sixty times over: nobody could hash it, or write it down
+ENDLESS = b"X\x01\x00\x00\x00xq\x00" + b"".join(b"h%b\x86q%b" % (bytes([n]), bytes([n + 1])) for n in range(60))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"}" + ENDLESS + b"K\x01s.", b"}(" + ENDLESS + b"K\x01u.", b"(" + ENDLESS + b"K\x01d.", b"(" + ENDLESS + b"\x91."],
+)
+def test_pickles_of_strangers_look_nothing_up_for_ever(content):
+    with pytest.raises(UserError, match="nothing of it was run"):
+        unpickled.read(content, "data_batch_1")
+
+
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
 def test_plain_arrays_are_read_as_numpy_reads_them(protocol):
     given = {

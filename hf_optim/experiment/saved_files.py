@@ -279,18 +279,18 @@ _KNOWN: Mapping[tuple[str, str], Any] = {
 
 
 class Watched(pickle._Unpickler):  # Python's own, in which a step can be refused
-    """Reads a pickle step by step; a subclass says what it names, which keys it takes and what may be built."""
+    """Reads a pickle step by step; a subclass says what it names, and may say which keys it takes and what is built."""
 
     dispatch = dict(pickle._Unpickler.dispatch)
     refusal: type[Exception] = Suspect
 
     def check_key(self, key: Any) -> None:
         """Raise for what may be no mapping's key."""
-        raise NotImplementedError
+        _key(key)
 
     def build(self) -> None:
         """What BUILD does."""
-        raise NotImplementedError
+        self.load_build()  # type: ignore[attr-defined]
 
     def _build(self) -> None:
         self.build()
@@ -348,9 +348,6 @@ class _Reader(Watched):
 
     def get_extension(self, code: int) -> Any:
         raise pickle.UnpicklingError("it asks for an extension")
-
-    def check_key(self, key: Any) -> None:
-        _key(key)
 
     def build(self) -> None:
         state = self.stack.pop()  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hf_optim.errors import UserError
+from hf_optim.experiment.saved_files import Watched
 
 NUMBERS = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")
 
@@ -74,7 +75,17 @@ _KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
-class _Reader(pickle._Unpickler):  # Python's own: what C's would do with a stranger's memory is not to be found out
+class _Reader(Watched):
+    dispatch = dict(Watched.dispatch)
+
+    def _dict(self) -> None:
+        """As protocol 0 begins a mapping."""
+        for key in self.stack[::2]:  # type: ignore[attr-defined]
+            self.check_key(key)
+        self.load_dict()  # type: ignore[attr-defined]
+
+    dispatch[pickle.DICT[0]] = _dict  # type: ignore[assignment]
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _KNOWN[module, name]
