@@ -332,6 +332,14 @@ def test_pickles_of_strangers_look_nothing_up_for_ever(content):
         unpickled.read(content, "data_batch_1")
 
 
+def test_a_label_of_thousands_of_digits_is_none(tmp_path):
+    cifar(tmp_path / "c", "python", False)
+    batch = {b"data": np.zeros((1, 3072), np.uint8), b"labels": [10**5000]}
+    (tmp_path / "c" / "data_batch_1").write_bytes(pickle.dumps(batch, protocol=2))
+    with pytest.raises(UserError, match="no batch of CIFAR"):
+        images.read(tmp_path / "c", size=16)
+
+
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
 def test_plain_arrays_are_read_as_numpy_reads_them(protocol):
     given = {

@@ -105,7 +105,7 @@ def _pickled(
     def read(file: str) -> list[Row]:
         batch = unpickled.read(content(file), f"{place}/{file}")
         pixels, labels = batch.get("data"), batch.get(label)
-        whole = isinstance(labels, list) and all(type(number) is int for number in labels)
+        whole = isinstance(labels, list) and all(type(number) is int and abs(number) < 2**63 for number in labels)
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or not whole:
             raise UserError(f"data: {place}/{file}: no batch of CIFAR: no bytes 'data', or no numbers {label!r}")
         return _rows(f"{place}/{file}", pixels, labels)  # type: ignore[arg-type]
