@@ -292,3 +292,14 @@ def test_a_cautious_step_is_a_thousand_times_longer_at_most(name):
     assert (moved > 0).nonzero().flatten().tolist() == [7]
     if name == "cautious_lion":
         assert float(moved[7]) == pytest.approx(1e-3 * 1000)
+
+
+@pytest.mark.parametrize("betas", [(0.9, -1.0), (1.0, 0.95), (0.9, 5.0)])
+def test_the_betas_of_what_is_no_matrix_are_betas(betas):
+    """In a checkpoint, too."""
+    with pytest.raises(UserError, match=r"adamw_betas\[\d\] = .* is outside \[0, 1\)"):
+        hf_optim.create("muon", nn.Linear(3, 4), adamw_betas=betas)
+    saved = hf_optim.create("muon", nn.Linear(3, 4)).state_dict()
+    saved["param_groups"][0]["adamw_betas"] = betas
+    with pytest.raises(UserError, match="adamw_betas"):
+        hf_optim.create("muon", nn.Linear(3, 4)).load_state_dict(saved)

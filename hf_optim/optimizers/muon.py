@@ -64,6 +64,7 @@ class Muon(MatrixOptimizer):
     choices = {"adjust_lr": ("original", "match_rms_adamw"), "ns_dtype": ("auto", "fp32", "bf16")}
     structural = ("nesterov", "ns_steps")
     bounds = {
+        "adamw_betas": (0.0, 1.0, True, False),
         "ns_steps": (1, 100, True, True),
         "adamw_lr": (0.0, float("inf"), True, False),
         "adamw_eps": (0.0, float("inf"), True, False),
