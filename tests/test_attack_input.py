@@ -14,7 +14,7 @@ from PIL import Image
 import hf_optim
 from hf_optim.claims import cost
 from hf_optim.commands.main import main
-from hf_optim.core import numerals, yaml12
+from hf_optim.core import numerals, shape, yaml12
 from hf_optim.errors import UserError
 from hf_optim.experiment import footprint
 from hf_optim.experiment.spec import RunSpec
@@ -119,6 +119,11 @@ def _png(size=(4, 4)):
     stream = io.BytesIO()
     Image.fromarray(np.arange(size[0] * size[1], dtype=np.uint8).reshape(size)).save(stream, "PNG")
     return stream.getvalue()
+
+
+def test_a_number_beyond_63_bits_is_called_so():
+    with pytest.raises(UserError, match="^plan.seed: expected a whole number, got one beyond 63 bits$"):
+        shape.check_shape({"seed": 2**63}, {"seed": int}, "plan")
 
 
 def test_half_a_character_is_in_no_plan(tmp_path):

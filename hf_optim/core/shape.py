@@ -106,9 +106,9 @@ def _kind(shape: Any) -> type:
 
 
 def _short(value: Any) -> str:
-    kind = {dict: "a mapping", list: "a list", type(None): "null", int: "a whole number", float: "a number"}
+    kind = {dict: "a mapping", list: "a list", type(None): "null", int: "one beyond 63 bits", float: "a number"}
     if isinstance(value, str):
         return repr(value[:40]) if len(value) <= LONGEST else f"a text of {len(value)} characters"
-    if isinstance(value, (bool, int, float)) and abs(value) < 1e15:
+    if isinstance(value, (bool, int, float)) and abs(value) < (2**63 if isinstance(value, int) else 1e15):
         return str(value)
     return kind.get(type(value), type(value).__name__)
