@@ -143,6 +143,23 @@ def changed(file: Path, *arguments: Any) -> None:
     torch.save({"w": Call(rebuild, torch.zeros(1), True, *arguments)}, file)
 
 
+def many_of_all(file: Path) -> None:
+    """Each tensor has as many numbers as the whole file has, which are there once."""
+    values = [
+        b"(X\x07\x00\x00\x00storagectorch\nByteStorage\nX\x02\x00\x00\x00%02dX\x03\x00\x00\x00cpuM\x00\x04NtQ" % n
+        for n in range(9)
+    ]
+    file.write_bytes(
+        b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {}))
+        + b"\x80\x02](" + b"".join(values) + b"e." + pickle.dumps([], 2) + bytes(2000)
+    )  # fmt: skip
+
+
+def names_for_ever(file: Path) -> None:
+    old_form(file, {"w": 1})
+    file.write_bytes(file.read_bytes() + b"\x80\x02}" + TUPLE + b"K\x01s.")
+
+
 SUSPECT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut short": (cut, "damaged or cut short"),
     "no file of torch's": (lambda file: file.write_text("hello"), "no file of torch.save, or cut short"),
@@ -160,6 +177,8 @@ SUSPECT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a program": (lambda file: with_parts(file, **{"constants.pkl": b"N."}), "is a program"),
     "no version": (lambda file: with_parts(file, version=b"9" * 40), "its version is none"),
     "no order": (lambda file: with_parts(file, byteorder=b"middle"), "its byteorder is none"),
+    "many of all": (many_of_all, "more numbers than are there"),
+    "names for ever": (names_for_ever, "keys are neither"),
     "two tables": (two_tables, "table of contents lies elsewhere"),
     "code": (lambda file: archive(file, Call(print, "ran")), "it asks for builtins.print"),
     "old code": (lambda file: old_form(file, Call(print, "ran")), "it asks for builtins.print"),

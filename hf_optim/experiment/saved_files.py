@@ -97,7 +97,7 @@ def _check_archive(stored: IO[bytes], size: int) -> None:
             said = archive.read(values[0].replace("data.pkl", name)) if sizes[name] < 99 else b""
             if not _SAID[name].fullmatch(said):
                 raise Suspect(f"its {name} is none that torch writes")
-        _Reader(io.BytesIO(archive.read(values[0])), lambda key: sizes.get(f"data/{key}", -1)).load()
+        _Reader(io.BytesIO(archive.read(values[0])), lambda key: sizes.get(f"data/{key}", -1), size).load()
 
 
 def _directory(stored: IO[bytes]) -> int:
@@ -115,12 +115,12 @@ def _directory(stored: IO[bytes]) -> int:
 
 
 def _check_sequence(stored: IO[bytes], size: int) -> None:
-    """The form before torch 1.6: a number, a version, the machine, the values, then the tensors' numbers."""
+    """The form before torch 1.6: a number, a version, the machine, the values, names of tensors, their numbers."""
     if stored.read(1) != b"\x80":
         raise Suspect("it is no file of torch.save, or cut short")
     stored.seek(0)
-    for number in range(4):
-        value = _Reader(stored, lambda _: size).load()
+    for number in range(5):
+        value = _Reader(stored, lambda _: size, size).load()
         if number == 0 and value != _MAGIC:
             raise Suspect("it holds no values of torch.save")
 
@@ -315,9 +315,9 @@ class Watched(pickle._Unpickler):  # Python's own, in which a step can be refuse
 
 
 class _Reader(Watched):
-    def __init__(self, file: IO[bytes], stored: Callable[[Any], int]) -> None:
+    def __init__(self, file: IO[bytes], stored: Callable[[Any], int], size: int) -> None:
         super().__init__(file, encoding="bytes")
-        self.stored = stored
+        self.stored, self.left, self.held = stored, size, set[Any]()
 
     def find_class(self, module: str, name: str) -> Any:
         import torch
@@ -342,7 +342,10 @@ class _Reader(Watched):
             raise Suspect("it holds a tensor that is none")
         each = _BYTES[kind.name.removesuffix("Storage")]
         key = key.decode("ascii", "replace") if isinstance(key, bytes) else key
-        if numbers * each > self.stored(key):
+        if key not in self.held:  # room is made for each, before any is read
+            self.held.add(key)
+            self.left -= numbers * each
+        if numbers * each > self.stored(key) or self.left < 0:
             raise Suspect("it holds a tensor of more numbers than are there")
         return _Storage(numbers)
 
