@@ -311,6 +311,7 @@ def test_a_model_without_end_is_refused_before_memory_ends(
         {"architecture": "local-dir:/home/me"},
         {"model_args": {"checkpoint_path": "/home/me/weights.pth"}},
         {"vision_config": {"model_args": {"pretrained_cfg": {"file": "x"}}}},
+        {"model_type": "dpt", "backbone": "them/model", "use_timm_backbone": False},  # asked of the Hub
     ],
 )
 def test_timm_reads_nothing_that_a_checkpoint_names(tmp_path: Path, config: dict[str, Any]) -> None:

@@ -60,6 +60,27 @@ def test_no_configuration_says_which_file_the_weights_are(theirs: Path) -> None:
         checkpoints.check_checkpoint(theirs)
 
 
+def test_a_configuration_hands_over_to_no_other_that_nobody_has_looked_at(theirs: Path) -> None:
+    """transformers takes `config.4.0.0.json` instead, where `config.json` says that there is one."""
+    config = json.loads((theirs / "config.json").read_text())
+    asking = {**config, "transformers_weights": "below/model.safetensors.index.json"}
+    (theirs / "config.4.0.0.json").write_text(json.dumps(asking))
+    (theirs / "config.json").write_text(json.dumps({**config, "configuration_files": ["config.4.0.0.json"]}))
+    with pytest.raises(UserError, match="files of others .configuration_files"):
+        checkpoints.check_checkpoint(theirs)
+
+
+@pytest.mark.parametrize("key", ["tokenizer_file", "gguf_file", "name_or_path", "local_files_only"])
+def test_what_names_the_special_tokens_names_nothing_else(tmp_path: Path, key: str) -> None:
+    """It comes after transformers has said where the files lie, and would say it anew."""
+    tokens = {"unk_token": "<unk>", "cls_token": {"content": "<s>"}, "additional_special_tokens": ["<a>"]}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(tokens))
+    checkpoints.check_tokenizer(tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({**tokens, key: "/home/me/tokenizer.json"}))
+    with pytest.raises(UserError, match=f"special_tokens_map.json asks for code or files of others .{key}"):
+        checkpoints.check_tokenizer(tmp_path)
+
+
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 BETWEEN = {"type": "Replace", "pattern": {"Regex": ""}, "content": "a"}
 

@@ -44,6 +44,8 @@ LONGEST_PIECE = 500  # of them that Unigram knows; its makers take 16
 #: parts whatever they hold, names of files and of dictionaries among them
 _SETTINGS = {"config.json": ("_file", "_files", "_spm"),
              "tokenizer_config.json": ("_file", "_files", "_spm", "_kwargs", "init_inputs")}  # fmt: skip
+#: what takes the place of all that, of where the files lie, too; its makers name tokens there alone
+_TOKENS = "special_tokens_map.json"
 READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 << 20
 
 
@@ -95,10 +97,13 @@ def check_tokenizer(folder: Path) -> None:
     """
     _check_files(folder)
     for file in filter(Path.is_file, _below(folder)):
-        if file.name not in _SETTINGS:
+        if file.name not in (*_SETTINGS, _TOKENS):
             continue
         config, name = _json(file), file.relative_to(folder)
-        files_of_others = [key for key, value in config.items() if value and key.endswith(_SETTINGS[file.name])]
+        if file.name == _TOKENS:
+            files_of_others = [key for key in config if not key.endswith(("_token", "_tokens"))]
+        else:
+            files_of_others = [key for key, value in config.items() if value and key.endswith(_SETTINGS[file.name])]
         if asked := _asks(config) or "".join(files_of_others[:1]):
             raise UserError(f"checkpoint: {folder}: its {name} asks for code or files of others ({asked})")
         if not isinstance(config.get("model_max_length", 0), (int, float)):
@@ -210,8 +215,8 @@ def _is_hollow(file: Path) -> bool:
 #: keys of config.json with which transformers would run code, or read what is not in the folder
 _ASKING = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
            "experts_implementation", "_experts_implementation", "quantization_config", "base_model_name_or_path",
-           "custom_pipelines", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay",
-           "transformers_weights")  # fmt: skip
+           "custom_pipelines", "checkpoint_path", "configuration_files", "pretrained_cfg", "pretrained_cfg_overlay",
+           "transformers_weights", "backbone")  # fmt: skip
 
 
 def _asks(config: Any) -> str:
