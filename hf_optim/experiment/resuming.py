@@ -45,8 +45,7 @@ def check(checkpoint: Path) -> None:
         for file in checkpoint.glob(RANDOM):
             _check_random(file)
         _check_numbers(checkpoint / OPTIMIZER)
-        if not (checkpoint / "config.json").is_file():
-            checkpoints.check_adapters(checkpoint)
+        checkpoints.check_adapters(checkpoint)
     except (OSError, ValueError) as error:
         why = one_line(error).removeprefix(f"{type(error).__name__}: ")[:200]
         raise DamagedCheckpoint(
