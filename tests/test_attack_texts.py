@@ -75,6 +75,13 @@ def test_what_a_file_says_of_its_class_moves_no_cursor(tmp_path: Path, capsys: p
         assert code == 0 and "�" in out and not [sign for sign in CODES if sign in out]
 
 
+def test_a_brace_ends_no_field_of_bibtex(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """BibTeX counts braces that LaTeX has escaped, too."""
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    title = command(capsys, "cite", f"{tmp_path}/theirs.py:Mine")[1].splitlines()[1]
+    assert title == r"  title = {T\textbraceright{} , note = \textbraceleft{}x},"
+
+
 @pytest.mark.parametrize(
     "declared",
     ["family = 5", "paper = 5", "cited = 5", "cited = ('a', 'b', 'c', '}')", "needs = 5", "needs = (1,)", "slots = 5",

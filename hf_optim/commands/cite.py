@@ -88,4 +88,5 @@ def _ascii(text: str) -> str:
 
 
 def _safe(value: str) -> str:
-    return safe_text.latex(value)
+    """In LaTeX; BibTeX counts a brace that LaTeX has escaped, and would end the field at one without its pair."""
+    return safe_text.latex(value).replace(r"\{", r"\textbraceleft{}").replace(r"\}", r"\textbraceright{}")
