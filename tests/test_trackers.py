@@ -110,6 +110,15 @@ def test_a_label_is_no_path(tmp_path: Path) -> None:
     assert Path(place).resolve().is_relative_to(tmp_path / "trackers") and place.endswith(f"-x/0-{SPEC.id}")
 
 
+@pytest.mark.parametrize("name", ["wandb", ".wandb"])
+def test_wandb_is_led_nowhere_by_a_link(tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / trackers.FOLDER).mkdir()
+    (tmp_path / trackers.FOLDER / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="is a link or no folder, and is not written through"):
+        trackers.Tracked(("wandb",), str(tmp_path), "s", "vision", "adamw", 0, "abc").environment()
+
+
 def test_a_job_passes_trackers_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[str, ...]] = []
     monkeypatch.setattr(jobs.run, "execute", lambda *_, report_to, **__: given.append(report_to) or {})

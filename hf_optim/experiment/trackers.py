@@ -99,9 +99,13 @@ class Tracked:
             place = own_folder(Path(self.folder), FOLDER, "tensorboard", *parts, f"{self.seed}-{self.id}")
             told["TENSORBOARD_LOGGING_DIR"] = str(place)
         if "wandb" in self.report_to:
+            # W&B writes into one of these; a link there, as a stranger's folder may hold one, would lead it elsewhere.
+            hidden = [".wandb"] if os.path.lexists(Path(self.folder, FOLDER, ".wandb")) else []
+            for name in ("wandb", *hidden):
+                own_folder(Path(self.folder), FOLDER, name)
             told |= {
                 "WANDB_PROJECT": os.environ.get("WANDB_PROJECT", "hf_optim"),
-                "WANDB_DIR": str(own_folder(Path(self.folder), FOLDER)),
+                "WANDB_DIR": str(Path(self.folder, FOLDER)),
                 "WANDB_RUN_GROUP": self.group,
                 "WANDB_JOB_TYPE": self.task,
                 "WANDB_NAME": self.name,
