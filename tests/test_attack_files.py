@@ -333,7 +333,18 @@ def test_a_language_model_of_a_folder_is_looked_through_before(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "key", ["auto_map", "vocab_file", "tokenizer_file", "normalizer_file", "emoji_file", "target_spm", "mecab_kwargs"]
+    "key",
+    [
+        "auto_map",
+        "vocab_file",
+        "tokenizer_file",
+        "normalizer_file",
+        "emoji_file",
+        "target_spm",
+        "mecab_kwargs",
+        "vocab",
+        "merges",
+    ],
 )
 def test_a_tokenizer_reads_nothing_that_its_settings_name(tmp_path: Path, key: str) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")

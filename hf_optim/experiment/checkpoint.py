@@ -43,7 +43,8 @@ LONGEST_PIECE = 500  # of them that Unigram knows; its makers take 16
 #: file of a tokenizer's settings -> how keys end that name files, which are those beside it, or that hand over to its
 #: parts whatever they hold, names of files and of dictionaries among them
 _SETTINGS = {"config.json": ("_file", "_files", "_spm"),
-             "tokenizer_config.json": ("_file", "_files", "_spm", "_kwargs", "init_inputs")}  # fmt: skip
+             "tokenizer_config.json": ("_file", "_files", "_spm", "_kwargs", "init_inputs", "vocab",
+                                   "merges", "rewriting_rules")}  # fmt: skip
 #: what takes the place of all that, of where the files lie, too; its makers name tokens there alone
 _TOKENS = "special_tokens_map.json"
 READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 << 20
