@@ -70,6 +70,13 @@ def test_a_configuration_hands_over_to_no_other_that_nobody_has_looked_at(theirs
         checkpoints.check_checkpoint(theirs)
 
 
+def test_a_part_of_a_model_is_not_taken_for_it(theirs: Path) -> None:
+    """transformers would take it before the whole one beside it, and torch's error for it is no Exception."""
+    (theirs / "shard-00001-model-00001-of-00002.safetensors").touch()
+    with pytest.raises(UserError, match="holds a process's part of a model .shard-00001-model-00001-of-00002"):
+        checkpoints.check_checkpoint(theirs)
+
+
 @pytest.mark.parametrize("key", ["tokenizer_file", "gguf_file", "name_or_path", "local_files_only"])
 def test_what_names_the_special_tokens_names_nothing_else(tmp_path: Path, key: str) -> None:
     """It comes after transformers has said where the files lie, and would say it anew."""

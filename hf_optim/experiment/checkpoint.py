@@ -83,6 +83,9 @@ def check_checkpoint(checkpoint: Path) -> None:
         raise UserError(f"checkpoint: {checkpoint}: its config.json asks for code or files of others ({asked})")
     if (checkpoint / ADAPTERS).exists():
         raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}): merge it into its model")
+    # transformers takes it before a whole model
+    if shard := next(checkpoint.glob("shard-*-model-*.safetensors"), None):
+        raise UserError(f"checkpoint: {checkpoint} holds a process's part of a model ({shard.name}): save it whole")
     try:
         for file in pickled_weights(checkpoint):
             saved_files.check(file)
