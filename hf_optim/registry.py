@@ -48,7 +48,7 @@ def info(name: str) -> Info:
         wrapper, _, rest = str(name).partition("(")
         if rest and wrapper in everything():  # as reports label it
             raise UserError(f"{name}: write it as {wrapper} with base={rest.removesuffix(')')!r}") from None
-        near = _meant(str(name)) or validate.closest(str(name), everything())
+        near = meant(str(name)) or validate.closest(str(name), everything())
         raise UserError(
             f"there is no optimizer {name!r}{near}; hf_optim.list_optimizers() lists them, and "
             "'package.module:Class' or 'file.py:Class' names any other"
@@ -59,7 +59,7 @@ def info(name: str) -> Info:
 _MAKES = {"torch", "fused", "bnb", "8bit", "4bit", "apex", "npu", "xla", "anyprecision"}
 
 
-def _meant(name: str) -> str:
+def meant(name: str) -> str:
     """What a name that is none was meant for, where a near one is not: code without its colon, a Trainer's `optim`,
     what several names have as a part."""
     home, _, last = name.rpartition(".")

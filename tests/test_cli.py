@@ -84,6 +84,7 @@ BAD = {
     ("list", "--family", "matrx"): "(did you mean matrix?)",
     ("list", "--tasks", "--needs", "loss"): "filters optimizers",
     ("info", "visoin"): "(did you mean vision",
+    ("info", "AGR"): "(did you mean adamw_agr, adan_agr or sgd_agr?)",
     ("study", "quikstart"): "(did you mean quickstart",
     ("train", "--task", "vison"): "(did you mean vision?)",
     ("train", "--task", "vision", "--model", "mpl"): "(did you mean mlp",

@@ -66,7 +66,8 @@ def info(name: str) -> int:
             text = f"{name}: {'the best ' if split[1] else ''}{of} on the {split[2]} split\n\n{metric(of)}"
             print(_fitted(text, shutil.get_terminal_size((80, 24)).columns))
             return 0
-        kinds, near = "optimizer, task, model, metric, study or claim", closest(of, known)
+        near = registry.meant(of) or closest(of, known)
+        kinds = "optimizer, task, model, metric, study or claim"
         raise UserError(f"there is no {kinds} {name!r}{near}; `hf-optim list --help` says how to list them")
     return 0
 
