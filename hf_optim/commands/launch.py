@@ -12,6 +12,7 @@ from typing import Any
 
 from hf_optim.commands.nested import take_nested
 from hf_optim.commands.parser import Parser
+from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
 ABOUT = "run a script that uses Trainer, unchanged, with another optimizer"
@@ -49,6 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-m", dest="module", action="store_true", help="the script is a module's name")
     plain, nested = take_nested(options, ("optimizer",))
+    if others := parser.parse_known_args(plain)[1]:
+        near = closest(others[0], ["--optimizer"])
+        raise UserError(
+            f"hf-optim launch: it has no option {others[0]}{near}; a script's own stand behind it: "
+            "hf-optim launch --optimizer NAME script.py ARGS"
+        )
     given = parser.parse_args(plain)
     spec = _spec(given.optimizer, nested["optimizer"])
     if not target:

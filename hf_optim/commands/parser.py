@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         self.register("type", float, numerals.number)
 
     def error(self, message: str) -> NoReturn:
-        unknown = re.match(r"unrecognized arguments: --([\w-]+)", message)
+        unknown = re.match(r"unrecognized arguments: --(?:optimizer\.)?([\w-]+)", message)
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         hint = _meant(unknown[1].replace("-", "_"), self._option_string_actions) if unknown else ""
         if choice:
@@ -82,7 +82,10 @@ def _meant(word: str, options: Mapping[str, Any]) -> str:
 
     hyper = {key for name in registry.list_optimizers() for key in registry.info(name).defaults}
     known = {option[2:].replace("-", "_"): option for option in options if option.startswith("--")}
-    known |= {key: f"--optimizer.{key}" for key in hyper if "--optimizer" in options and key not in known}
+    if "--optimizer" in options:
+        known |= {key: f"--optimizer.{key}" for key in hyper if key not in known}
+    elif "--hyper" in options:
+        known |= {key: f"--hyper '{{\"{key}\": ...}}'" for key in hyper if key not in known}
     if word in known:
         return f" (did you mean {known[word]}?)"
     near = validate.closest(word, known)
