@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from hf_optim.core.safe_text import html as escape
+from hf_optim.core.validate import either
 from hf_optim.study.findings import naming, verdicts
 from hf_optim.study.findings.design import lines
 from hf_optim.study.findings.table import TaskTable, spread
@@ -153,7 +154,7 @@ def _best(table: TaskTable) -> str:
         text = f"{name}: {escape(best.optimizer)} alone was run, to a {metric} of {spread(best.mean, table.decimals)}"
     tied = [escape(row.optimizer) for row in table.rows if row.tied]
     if any(row.place for row in table.rows):
-        text += f"; the best may be {', '.join(tied[:-1])} or {tied[-1]}" if tied[1:] else "; no other can be the best"
+        text += f"; the best may be {either(tied)}" if tied[1:] else "; no other can be the best"
     failed = [f"{escape(row.optimizer)} ({row.failed} of {row.planned})" for row in table.rows if row.failed]
     return f'{text}; <span class="bad">failed runs</span>: {", ".join(failed)}.' if failed else f"{text}."
 
