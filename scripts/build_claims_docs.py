@@ -149,8 +149,9 @@ def _how(loaded: claim.Claim, plans: dict[str, Plan]) -> str:
         outlook = power.outlooks(loaded, size, plan)
         needed = [each.needed for each in outlook if each.needed is not None]
         if needed:
-            cannot = "cannot with" if power.hopeless(outlook) else "decides with"
-            words += f"; {cannot} {len(plan.seeds)} seeds (the published effects need {_range(needed)})"
+            found = sum(seeds <= len(plan.seeds) for seeds in needed)
+            words += f"; {len(plan.seeds)} seeds find {found or 'none'} of {len(needed)} published effects"
+            words += f" (needed: {_range(needed)})"
         parts.append(words + link)
     return "; ".join(parts) + "."
 

@@ -81,6 +81,7 @@ BAD = {
     ("info", "smarann"): "smaran",
     ("list", "zzz*"): "no optimizer matches",
     ("list", "adm"): "(did you mean adam",
+    ("list", "--models", "vitt"): "(did you mean vit?)",
     ("list", "--family", "matrx"): "(did you mean matrix?)",
     ("list", "--tasks", "--needs", "loss"): "filters optimizers",
     ("info", "visoin"): "(did you mean vision",

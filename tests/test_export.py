@@ -200,7 +200,9 @@ def test_every_optimizer_can_be_cited():
 def test_citing_nothing_cites_this_package(tmp_path, capsys):
     from pathlib import Path
 
-    assert main(["cite"]) == 0 and f"version = {{{hf_optim.__version__}}}" in capsys.readouterr().out
+    assert main(["cite"]) == 0
+    own = capsys.readouterr().out
+    assert f"version = {{{hf_optim.__version__}}}" in own and "author = {{" in own and "year = {2" in own
     assert f"version: {hf_optim.__version__}" in (Path(__file__).parent.parent / "CITATION.cff").read_text()
     (tmp_path / "mine.py").write_text("import torch\nclass Mine(torch.optim.SGD):\n    paper = 'Mine {2026}'\n")
     assert main(["cite", f"{tmp_path}/mine.py:Mine"]) == 0 and "Mine" in capsys.readouterr().out

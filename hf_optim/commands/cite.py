@@ -16,6 +16,8 @@ ABOUT = "print the paper behind an optimizer, as BibTeX"
 #: how this package is cited; CITATION.cff says the same
 OWN = f"""@software{{hf_optim,
   title = {{hf_optim: papers' optimizers for Hugging Face runs, and an honest testbed}},
+  author = {{{{The authors of hf_optim}}}},
+  year = {{2026}},
   version = {{{__version__}}},
 }}
 """

@@ -173,7 +173,8 @@ def _print(kind: str, heads: Row, rows: list[Row], pattern: str) -> int:
     some = [tuple(map(text, row)) for row in rows if fnmatch.fnmatchcase(row[0], wanted)]
     if not some:
         singular = {"studies": "study"}.get(kind, kind.removesuffix("s"))
-        near = closest(pattern, [row[0] for row in rows])
+        names = [row[0] for row in rows]
+        near = closest(pattern, dict.fromkeys([*names, *(part for name in names for part in name.split("_"))]))
         raise UserError(f"no {singular} matches {pattern!r}{near}; leave it out to see all of them")
     for line in aligned([heads, *some], shutil.get_terminal_size((80, 24)).columns):
         print(line)
