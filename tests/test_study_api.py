@@ -55,6 +55,8 @@ def test_charts_are_drawn_on_axes(tmp_path):
     steps, passes = mine.plot("train_loss"), mine.plot("train_loss", over="passes")
     ends = [line.get_xdata()[-1] for line in passes.lines]
     assert [line.get_xdata()[-1] for line in steps.lines] == [40, 40, 40] and ends == [80, 120, 160]
+    steps.set_xlim(0, 2)
+    assert all(tick == int(tick) for tick in steps.get_xticks()), "there is no half a step"
     for wrong in ({"what": "no_such"}, {"over": "metres"}, {"task": "ML"}, {"what": "train_loss", "over": "tokens"}):
         with pytest.raises(UserError):
             mine.plot(**wrong)

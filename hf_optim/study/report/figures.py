@@ -162,6 +162,7 @@ def _curves(
     if values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
     axes.set_xlabel(OVER[over])
+    axes.locator_params("x", integer=over != "seconds")
     better = declared(task, key)
     axes.set_ylabel(plot(words(key)) + ("" if better is None or key == "train_loss" else " ↑" if better[0] else " ↓"))
     texts.legend(axes)
