@@ -32,8 +32,10 @@ class HDK(RateWindows):
         rule: "additive" or "multiplicative".
         average: "mean" or "sum" over the K updates; the same for "multiplicative".
 
-    Source: TLR, Section 3, "State-of-the-art Comparisons": "we update the learning rate every K iterations by averaging
-    the weights' gradients". Whether Table 1 averaged or summed is not said; the text's averaging is the default.
+    Source: TLR, Section 3, "State-of-the-art Comparisons", and footnote 2, which calls this form "gradient-averaging";
+    the windows are Section 2's, "Technical Considerations": "we update the learning rate every K iterations by
+    averaging the weights' gradients/update directions". What Section 2 writes down is their sum, the weights'
+    difference over K steps divided by the rate: the default follows the word, "sum" the formula.
     """
 
     paper = "Newton-based Trainable Learning Rate (TLR), Table 1: hypergradient baseline"
