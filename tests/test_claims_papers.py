@@ -240,6 +240,9 @@ def test_a_quotation_is_not_cut_from_what_it_depends_on() -> None:
     # "However, for DenseNet121": the sentence before it is of the other network.
     comparable = statement("smaran-figure4", "The L4 meta", "the second half").keys
     assert not any("DenseNet" in task for task in comparable["tasks"])
+    # Robustness to rates and batches is no sentence on whether p and gamma matter; the final remark is.
+    settings_matter = [s.section for s in claim.load("tlr-figure1").statements if s.rule == "insensitive"]
+    assert settings_matter == ["Final Remark"] * 2
     # "manages to improve this performance" is of a loss and of an accuracy.
     first = [s.keys["metric"] for s in claim.load("tlr-figure2").statements if "manages to improve" in s.says]
     assert first == ["test_accuracy", "train_loss"]
