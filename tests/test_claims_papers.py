@@ -243,6 +243,8 @@ def test_a_quotation_is_not_cut_from_what_it_depends_on() -> None:
     # Robustness to rates and batches is no sentence on whether p and gamma matter; the final remark is.
     settings_matter = [s.section for s in claim.load("tlr-figure1").statements if s.rule == "insensitive"]
     assert settings_matter == ["Final Remark"] * 2
+    # "in this setting at the cost of manually setting": of no stand-in, where nobody has.
+    assert statement("tlr-figure3", "sgd-mstep provides").keys["tasks"] == ["WRN-16-4 on CIFAR-100"]
     # "manages to improve this performance" is of a loss and of an accuracy.
     first = [s.keys["metric"] for s in claim.load("tlr-figure2").statements if "manages to improve" in s.says]
     assert first == ["test_accuracy", "train_loss"]
