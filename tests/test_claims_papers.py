@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hf_optim.claims import claim, power, rules, settings
+from hf_optim.claims import statement as statements
 from hf_optim.core.safe_text import markdown
 from hf_optim.experiment.task import load
 from hf_optim.study.plan import plan
@@ -208,6 +209,19 @@ def test_a_stored_page_has_the_words_of_the_claims_as_they_are(name) -> None:
             assert f"“{markdown(statement.says)}” ({markdown(statement.section)})" in page
             assert f"  - {markdown(judged['words'])}\n" in page
         assert all(f"\n- {markdown(note)}\n" in page for note in loaded.notes)
+
+
+@pytest.mark.parametrize("name", claim.names())
+def test_a_reading_that_a_stand_in_is_judged_by_names_no_data_of_the_paper(name) -> None:
+    """The page at small would say of Tiny-ImageNet what was found on emoji."""
+    loaded = claim.load(name)
+    small = loaded.settings.get("small")
+    if small is None or small.study is None:
+        return
+    tasks = {task["label"] for task in plan.expand(small.study).tasks}
+    for each in loaded.statements:
+        if each.keys is not None and statements.concerns(each.keys, tasks) and "elsewhere" not in each.reading:
+            assert not re.search("CIFAR|ImageNet|MNIST", each.reading), each.reading
 
 
 def test_a_note_of_several_files_stands_in_one_place() -> None:
