@@ -145,8 +145,8 @@ _REGULARISED = {
 }  # fmt: skip
 
 SETTINGS: dict[str, Setting] = {
-    "smaran-cifar10": Setting(_smaran("cifar10", "normalisation only"), {}, "SMARAN, Fig. 2, 5"),
-    "smaran-cifar100": Setting(_smaran("cifar100", "normalisation only"), {}, "SMARAN, Fig. 2"),
+    "smaran-cifar10": Setting(_smaran("cifar10", "normalisation only"), {}, "SMARAN, Fig. 2, 5 to 7"),
+    "smaran-cifar100": Setting(_smaran("cifar100", "normalisation only"), {}, "SMARAN, Fig. 2, 6, 7"),
     "smaran-tiny-imagenet": Setting(_smaran("tiny-imagenet"), {"augment": paper(CROP_FLIP)}, "SMARAN, Fig. 3"),
     "agr-cifar100": Setting(
         _agr("cifar100", paper(200), paper(128, "2 GPUs x 64")),
@@ -183,7 +183,9 @@ SETTINGS: dict[str, Setting] = {
         "TLR, Fig. 1, 2",
     ),
     "tlr-cifar10": Setting(
-        _tlr("cifar10", code(80), paper(128), HELD_OUT), {"augment": code(CROP_FLIP)}, "TLR, named without results"
+        _tlr("cifar10", code(80), ours(128, "printed of CIFAR-100"), HELD_OUT),
+        {"augment": code(CROP_FLIP)},
+        "TLR, named without results",
     ),
     "tlr-cifar100": Setting(
         _tlr("cifar100", code(80), paper(128), HELD_OUT), {"augment": code(CROP_FLIP)}, "TLR, Table 1 and Fig. 3"
