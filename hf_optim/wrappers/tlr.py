@@ -54,15 +54,16 @@ class TLR(RateWindows):
         interval: K itself.
         cap: largest factor, 100.
         scope: inner products over everything ("global": the paper has one rate), each group ("group": the published
-            code), or each tensor ("tensor": the paper's future work; costs a copy of the parameters a step).
+            code), or each tensor ("tensor"; the paper's outlook is a rate for each layer; costs a copy of the
+            parameters a step).
         lookahead: the exact form of Equations 3 and 8 instead: at every K-th step the gradient at the look-ahead point,
             on the same batch. Needs `step(closure)`.
         bound: how far the rate may move from the one given, as a factor, 1e4.
         guards: whether the guards above hold, which leave the rate as it is or within `bound`. Without them it follows
             the paper alone, which starts from rates (1e-9) at which parameters move by little more than their rounding.
 
-    Source: TLR, Equation 8 and "Technical Considerations". Text and figures disagree on the defaults (gamma .33, p .20
-    in the text; .2, .33 in Figure 1); `tlr_legacy` follows the published code's schedule and tests.
+    Source: TLR, Equation 8 and "Technical Considerations". The defaults are the text's; Figure 1 holds gamma at .2
+    while p varies, and p at .33 while gamma does. `tlr_legacy` follows the published code: schedule, tests, defaults.
     """
 
     paper = "Newton-based Trainable Learning Rate (TLR)"

@@ -36,7 +36,7 @@ class TLRLegacy(TLR):
         lookahead: as in `tlr`, with the schedule and tests above.
         bound: as in `tlr`; infinite: the published code has none.
 
-    Source: the code published with TLR. Its defaults, above, are those of the paper's Figure 1, not of its text.
+    Source: the code published with TLR. Its defaults, above, are what the paper's Figure 1 holds, not its text's.
     """
 
     paper = "Newton-based Trainable Learning Rate (TLR), published code"
