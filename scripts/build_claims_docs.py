@@ -41,7 +41,8 @@ judges them, what judging costs, and what was found, and at which size. Each has
 - Where a sentence prints how large a difference is, its direction is judged, and no more unless it is read so; on a
   page at size paper the size stands beside the one obtained.
 - *as printed*, *as run*: where a paper's published code is another algorithm than its text, both are run, and the
-  published figures are taken as the code's: no paper says so.
+  published figures are taken as the code's. AGR's appendix says that its code's default setting reproduces its
+  experiments; no other paper says so.
 - *no noise, no interval*: no test was made. One deterministic run of each optimizer on a surface is compared as it is,
   and another start may turn it; a theorem "holds" if none of the computed cases broke it, which is no proof.
 - *printed*, *code*, *ours* behind the settings of a training or of an optimizer, of all since the mark before it: the

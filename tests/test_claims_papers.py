@@ -9,7 +9,7 @@ import claim_worlds as worlds
 import numpy as np
 import pytest
 
-from hf_optim.claims import claim, power, rules, settings
+from hf_optim.claims import claim, defaults, power, rules, settings
 from hf_optim.claims import statement as statements
 from hf_optim.core.safe_text import markdown
 from hf_optim.experiment.task import load
@@ -236,6 +236,19 @@ def test_a_note_of_several_files_stands_in_one_place() -> None:
     page = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
     for paper, text in used:
         assert page.split(f"## {paper}\n")[1].count(text) == 1 or page.count(text) == 1, text
+
+
+def test_agrs_own_words_on_its_code_and_its_settings_are_told() -> None:
+    """What a note had from the wrong section, or left out, once."""
+    code = claim.shared_notes("AGR")["code"]
+    assert "layers (Sections 3.1 and 5.1)" in code and "first moment (Section 3.3)" in code and "appendix" in code
+    for name in ("agr-table3", "agr-table4"):  # whose recipes' values the appendix calls its own
+        assert any('optimizers of the original implementation"' in note for note in claim.load(name).notes)
+    assert "whether the figure shows a TinyViT" in statement("agr-table4", "the AGR method can further").reading
+    assert {"Abstract", "Section 1", "Section 4", "Section 6"} == {
+        s.section for s in claim.load("agr-remarks").statements
+    }
+    assert "no_prox" in defaults.rules()["adan_agr"]["printed"]  # the last line of Algorithm 1 divides
 
 
 @pytest.mark.parametrize("name", [name for name in claim.names() if name.startswith(("smaran-", "tlr-"))])

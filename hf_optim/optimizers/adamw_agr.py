@@ -30,9 +30,9 @@ class AdamWAGR(Optimizer):
         agr_steps: number of first updates with AGR (Tables 7, 8); None for all.
         compile, state_dtype: as in hf_optim.Optimizer.
 
-    Source: AGR, Algorithm 2 and Section 3.3. The listing's uncoloured `+ lambda theta` inside g is the L2 half of the
-    two-variant listing it is taken from and is not added. Its "10^-3" for eps and "0.099" for beta2 are misprints of
-    AdamW's values.
+    Source: AGR, Algorithm 2 and Section 3.3. The listing's `+ lambda theta` inside g is read as the L2 half of the
+    two-variant listing of Loshchilov and Hutter and is not added: line 2 has the decay. eps and beta2, which are hard
+    to read there (10^-3, 0.099), are AdamW's.
     """
 
     family = "transform"

@@ -28,7 +28,7 @@ class AMVT(Optimizer):
         eps: 1e-8.
         weight_decay: 0.0.
         clip: threshold on the global norm, equal in all groups; None for no clipping.
-        momentum: "corrected" uses mhat in line i (Section 3.2, step 7, and proofs); "raw" m (Algorithm 1).
+        momentum: "corrected" uses mhat in line i (Section 3.2, step 7); "raw" m (Algorithm 1); Theorem 1 has both.
         eps_mode: "inside" the root as printed; "outside": lr / (sqrt(vhat + shat) + eps).
         decay: "paper" is line j, but at lr = 0 nothing moves; "adamw" multiplies x by 1 - lr weight_decay first.
         compile, grad_transform, state_dtype: as in hf_optim.Optimizer.
