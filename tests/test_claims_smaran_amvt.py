@@ -105,7 +105,9 @@ def test_a_sentence_is_judged_in_its_own_sense() -> None:
     (minimum,) = [keys for says, keys, _ in texts["smaran-figure1"] if "global minimum" in says]
     assert (minimum["rule"], minimum["right"]) == ("inequality", 0.99)
     memory = [keys["metric"] for says, keys, _ in texts["amvt-section54"] if says.startswith("Memory usage")]
-    assert memory == ["memory.peak_card_bytes", "memory.optimizer_state_bytes"]
+    assert memory == ["memory.peak_card_bytes"]  # of a training; the sentence of the state is Section 5.11's
+    (state,) = [s for s in statements("amvt-section54") if s.section.startswith("Section 5.11")]
+    assert "comparable to Adam" in state.says and state.keys["metric"] == "memory.optimizer_state_bytes"
     (step,) = [keys for says, keys, _ in texts["amvt-section54"] if "per-iteration" in says]
     assert (step["metric"], step["factor"]) == ("time.step_ms_median", 1.07)
     notes = " ".join(claim.load("smaran-theorem4").notes)
@@ -122,6 +124,21 @@ def test_amvt_is_quoted_with_its_hedges_and_judged_where_it_says() -> None:
     assert abstract.keys["tasks"][:3] == ["CNN on MNIST", "ResNet-50 on CIFAR-10", "ResNet-50 on ImageNet"]
     bounds = [says for says in said["amvt-theorem1"] if says.endswith(("<= O(1/T)", "<= O(T)"))]
     assert len(bounds) == 3  # a property is quoted with its bound, as it is printed
+
+
+def test_what_the_authors_of_amvt_would_miss() -> None:
+    """What a note denied or a list left out once."""
+    (adjusted,) = [s for s in statements("amvt-ablation") if s.says.startswith("the adaptive learning rate adjustment")]
+    assert "Step 6" in adjusted.not_testable  # it has that name, and a formula
+    assert "corrected momentum of Section 3.2" in " ".join(claim.load("amvt-ablation").notes)  # and not Algorithm 1's
+    for name in ("amvt-section51", "amvt-section52", "amvt-section53"):  # of AdamW the decay is printed and no more
+        assert claim.load(name).sources["AdamW"]["defaults"] == "ours"
+        assert claim.load(name).sources["Adam"]["defaults"] == "printed"
+    said = " ".join(s.says for s in statements("amvt-remarks"))
+    assert all(words in said for words in ("Unified mathematical", "recommendations for", "This is optimal"))
+    assert "neither data nor rates" in " ".join(claim.load("amvt-theorem1").notes)
+    (sensitivity,) = [s for s in statements("amvt-section55") if s.section == "Section 6"]
+    assert "this measure of it is ours" in sensitivity.reading
 
 
 @pytest.mark.parametrize(("name", "printed"), [
