@@ -242,6 +242,7 @@ def test_agrs_own_words_on_its_code_and_its_settings_are_told() -> None:
     """What a note had from the wrong section, or left out, once."""
     code = claim.shared_notes("AGR")["code"]
     assert "layers (Sections 3.1 and 5.1)" in code and "first moment (Section 3.3)" in code and "appendix" in code
+    assert "corrects their bias" in claim.shared_notes("AGR")["restart"]  # what Algorithm 1 does not
     for name in ("agr-table3", "agr-table4"):  # whose recipes' values the appendix calls its own
         assert any('optimizers of the original implementation"' in note for note in claim.load(name).notes)
     assert "whether the figure shows a TinyViT" in statement("agr-table4", "the AGR method can further").reading

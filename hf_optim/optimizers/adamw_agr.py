@@ -31,8 +31,9 @@ class AdamWAGR(Optimizer):
         compile, state_dtype: as in hf_optim.Optimizer.
 
     Source: AGR, Algorithm 2 and Section 3.3. The listing's `+ lambda theta` inside g is read as the L2 half of the
-    two-variant listing of Loshchilov and Hutter and is not added: line 2 has the decay. eps and beta2, which are hard
-    to read there (10^-3, 0.099), are AdamW's.
+    two-variant listing of Loshchilov and Hutter and is not added: line 2 has the decay, scaled by the rate as
+    everybody has it, and not by the schedule's factor alone. eps and beta2, which are hard to read there (10^-3,
+    0.099), are AdamW's.
     """
 
     family = "transform"

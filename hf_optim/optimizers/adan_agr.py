@@ -29,7 +29,9 @@ class AdanAGR(Adan):
             restart starts the count anew.
         compile, state_dtype: as in hf_optim.Optimizer.
 
-    Source: AGR, Algorithm 1 and Section 3.3. The published code applies AGR before the clipping factor; so does this.
+    Source: AGR, Algorithm 1 and Section 3.3, with the bias corrections of Adan's code (the listing starts from m = g,
+    n = g^2 instead); the listing's betas are 1 minus these, and it does not say when it restarts. The published code
+    applies AGR before the clipping factor; so does this.
     """
 
     family = "transform"
