@@ -124,6 +124,8 @@ def test_amvt_is_quoted_with_its_hedges_and_judged_where_it_says() -> None:
     assert abstract.keys["tasks"][:3] == ["CNN on MNIST", "ResNet-50 on CIFAR-10", "ResNet-50 on ImageNet"]
     bounds = [says for says in said["amvt-theorem1"] if says.endswith(("<= O(1/T)", "<= O(T)"))]
     assert len(bounds) == 3  # a property is quoted with its bound, as it is printed
+    theorems_of = [s.says for s in statements("amvt-theorem1") if s.section.startswith("Theorem")]
+    assert [says.endswith("<= D^2 / (2 alpha T) + alpha G^2 T / 2") for says in theorems_of] == [True, True]
 
 
 def test_what_the_authors_of_amvt_would_miss() -> None:
