@@ -149,6 +149,7 @@ def test_mistakes_of_a_launch_are_one_line(tmp_path, capsys, monkeypatch):
     idle.write_text("print('nothing')\n")
     for argv, said in (
         (["launch", str(idle)], "which optimizer?"),
+        (["launch", str(idle), "--optimizer", "smaran"], "stands before the script"),
         (["launch", "--optimizer", "smaran"], "which script?"),
         (["launch", "--optimizer", "smarn", str(idle)], "smaran"),
         (["launch", "--optimizer", "smaran", str(tmp_path / "none.py")], "there is no script"),

@@ -80,7 +80,10 @@ def _spec(name: str | None, hyper: dict[str, Any]) -> dict[str, Any]:
     if name is not None:
         spec = {"name": name}
     if "name" not in spec:
-        raise UserError(f"hf-optim launch: which optimizer? --optimizer NAME, or {VARIABLE} in the environment")
+        raise UserError(
+            "hf-optim launch: which optimizer? It stands before the script, hf-optim launch --optimizer NAME script.py "
+            f"ARGS, or is {VARIABLE} in the environment"
+        )
     return {**spec, **hyper}
 
 
