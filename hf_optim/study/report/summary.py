@@ -113,10 +113,10 @@ def terms(results: Results, tables: Sequence[TaskTable]) -> dict[str, str]:
             "Runs that ended in an error or without a number, and those that finished and were no better on validation "
             "than the untrained model. In a comparison each counts as the worst finished run of the two."
         )
-    if silent := [table.task for table in tables if not _begun(results, table)]:
+    if silent := [table.task for table in tables if not _gain_known(results, table)]:
         told["untrained"] = (
-            f"Not known of {', '.join(silent)}: no run logged its validation figure before its first step, so that a "
-            "run that learned nothing counts as one that finished."
+            f"Not known of {', '.join(silent)}: no run has its validation figure both before its first step and at its "
+            "end, so that a run that learned nothing counts as one that finished."
         )
     if any(c.tests > 1 for c in compared):
         told["Holm"] = (
@@ -126,11 +126,15 @@ def terms(results: Results, tables: Sequence[TaskTable]) -> dict[str, str]:
     return told
 
 
-def _begun(results: Results, table: TaskTable) -> bool:
-    """Whether it is known where a task's training began: by one finished run at least, or there is none."""
+def _gain_known(results: Results, table: TaskTable) -> bool:
+    """Whether it is known what a task's trainings gained: of one finished run at least, or there is none."""
     task = next(task for task in results.plan.tasks if task["label"] == table.task)
-    runs = [run for row in table.rows for run, record in results.runs(table.task, row.optimizer) if record is not None]
-    return not runs or any(not math.isnan(results.store.untrained(run.id, validation_metric(task))) for run in runs)
+    name = validation_metric(task)
+    runs = [run for row in table.rows for run in results.runs(table.task, row.optimizer)]
+    finished = [(run, record["metrics"]) for run, record in runs if record is not None and record["status"] == "ok"]
+    return not finished or any(
+        name in metrics and not math.isnan(results.store.untrained(run.id, name)) for run, metrics in finished
+    )
 
 
 def _marked(text: str) -> str:
