@@ -144,9 +144,10 @@ def mine(optimizer, seed, log):
     return RESULT
 """
 WRONG = {
-    "{'tst_loss': 1.0}": r"returned tst_loss, and no test_loss.*\(did you mean tst_loss",
+    "{'tst_loss': 1.0}": "returned tst_loss, and no test_loss, by which it is judged: return that figure by this name",
     "None": "returned nothing: it has to return its figures by name",
     "{'test_loss': 'small'}": "returned test_loss = 'small', which is no number",
+    "{'test_loss': 1.0, 'log': [{'loss': 1.0}] * 99}": r"log = \[.{,120}\.\.\.\], which is no number: .* figures, log;",
 }
 
 
@@ -179,6 +180,12 @@ def test_a_function_without_the_figure_that_tuning_asks_for_stops_it_too(run, fo
     with pytest.raises(UserError, match="returned test_loss, and no validation_loss, by which tuning chooses"):
         run("{'test_loss': 1.0}", 0, asks="validation_loss")
     assert run("{'test_loss': 1.0, 'validation_loss': 1.0}", 0, asks="validation_loss") == "ok"
+
+
+def test_what_the_library_refuses_in_a_file_is_told_with_the_file(folder):
+    Path("mine.py").write_text(FUNCTION.replace("test_loss", "eval_loss"))
+    with pytest.raises(UserError, match=r"^mine.py: metric: a study judges on the test split.*'eval_loss'$"):
+        importing.import_path("mine.py:mine")
 
 
 def test_what_a_function_raises_or_diverges_to_is_a_failed_run(run):

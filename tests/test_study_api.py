@@ -121,7 +121,6 @@ def test_a_record_says_where_rate_and_decay_came_from(tmp_path):
 def test_mistakes_of_a_training_are_one_line(tmp_path):
     record = halves.run(spec(give="tset_loss"), tmp_path)
     assert record["status"] == "failed" and "and no test_loss" in record["error"]
-    assert "did you mean" in record["error"]
     with pytest.raises(UserError, match="give it as an argument"):
         halves.run(RunSpec("m.py:halves", "own", optimizer={"name": "sgd"}, overrides={"steps": 3}), tmp_path)
     for key, value in (("overrides", {"steps": 3}), ("schedule", {"name": "linear"}), ("data", "x")):

@@ -236,8 +236,10 @@ def _from_file(name: str) -> ModuleType:
         sys.modules[key] = module  # before it runs, so that its classes can be pickled
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except BaseException as error:
             del sys.modules[key]
+            if isinstance(error, UserError):  # of what the file says, which the message may not name
+                raise Unimportable(f"{name}: {error}") from error
             raise
     return sys.modules[key]
 

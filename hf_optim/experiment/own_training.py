@@ -13,13 +13,13 @@ from __future__ import annotations
 import inspect
 import math
 import random
+import reprlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hf_optim.core.validate import closest
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import record as records
 from hf_optim.experiment.files import remove, write_json, write_rows
@@ -198,9 +198,10 @@ class OwnTraining(Task):
             )
         metrics = {str(key): self._number(key, value) for key, value in result.items()}
         if self.primary.name not in metrics:
-            near, returned = closest(self.primary.name, metrics), ", ".join(metrics) or "no figure"
+            returned = ", ".join(metrics) or "no figure"
             raise WrongResult(
-                f"{self.name} returned {returned}, and no {self.primary.name}, by which it is judged{near}"
+                f"{self.name} returned {returned}, and no {self.primary.name}, by which it is judged: return that "
+                "figure by this name"
             )
         if not math.isfinite(metrics[self.primary.name]):
             raise UserError(f"{self.primary.name} is not finite")
@@ -215,7 +216,11 @@ class OwnTraining(Task):
         try:
             return float(value)
         except (TypeError, ValueError, RuntimeError):  # the last is torch's, of a tensor with more numbers than one
-            raise WrongResult(f"{self.name} returned {name} = {value!r}, which is no number") from None
+            rows = isinstance(value, Sequence) and all(isinstance(row, Mapping) for row in value)
+            behind = f": a Trainer's log stands behind the figures, return figures, {name}" if rows and value else ""
+            raise WrongResult(
+                f"{self.name} returned {name} = {reprlib.repr(value)}, which is no number{behind}"
+            ) from None
 
 
 def run_alone(spec: RunSpec, folder: Path) -> bool:
