@@ -112,7 +112,8 @@ def test_undecided_is_said_to_be_no_tie_and_equivalent_is_marked_as_what_it_is(t
     said = " ".join(paper.legend(tables))
     assert "§ equivalent against adamw" in said and "No such mark: undecided, which is no tie." in said
     assert " §" in paper.markdown([first]) and "§" not in paper.markdown([second])
-    assert "No mark: undecided, which is no tie (against adamw" in " ".join(paper.legend([second]))
+    assert "may be the best" in " ".join(paper.legend([second]))  # which is a mark, and says nothing of the verdict
+    assert "No other mark: undecided, which is no tie (against adamw" in " ".join(paper.legend([second]))
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")

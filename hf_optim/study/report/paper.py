@@ -120,7 +120,8 @@ def legend(tables: Sequence[TaskTable]) -> list[str]:
     if named:
         said.append(f"{', '.join(named)} {against}.")
     if bare:
-        said.append(f"No {'such ' if named else ''}mark: {' or '.join(bare)}{'' if named else f' ({against})'}.")
+        kind = "such " if named else "other " if any(cell.may_be_best for cell in every) else ""
+        said.append(f"No {kind}mark: {' or '.join(bare)}{'' if named else f' ({against})'}.")
     if any(cell.word != cell.verdict for cell in every):
         said.append("In brackets: exploratory.")
     if tables[0].suffix:
