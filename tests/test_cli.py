@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -184,6 +185,18 @@ def test_compare_is_a_study(capsys, tmp_path: Path) -> None:
     assert code == 0 and "6 runs, seeds 0, 1, baseline adamw" in out and "smaran lr=0.05" in out
     code, out, _ = run(capsys, *given, "--trials", "3", "--output", str(tmp_path / "out"), "--dry-run")
     assert code == 0 and "9 trials, 15 runs" in out and list(tmp_path.iterdir()) == []
+
+
+def test_the_study_that_compare_writes_down_begins_with_the_whole_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hf_optim.study import conduct
+
+    texts: list[str] = []
+    monkeypatch.setattr(conduct, "study", lambda *_, source, **__: texts.append(source.text) or 0)
+    asked = ("adamw", "tlr(sgd)", "--task", "logistic", "--size", "smoke", "--seeds", "3", "--trials", "2")
+    assert main(["compare", *asked]) == 0
+    command = shlex.split(texts[0].splitlines()[0].removeprefix("# hf-optim "))
+    assert command == ["compare", *asked] and main(command) == 0
+    assert texts[0] == texts[1]
 
 
 def test_compare_tunes_an_optimizer_that_declares_nothing(capsys, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -93,7 +94,7 @@ def written(given: Any) -> str:
     name = f"{words[: max(1, LONGEST - len(rest))]}{rest}"[:LONGEST]
     entry = {key: getattr(given, key) for key in ("task", "model", "size", "data") if getattr(given, key)}
     lines = [
-        "# " + " ".join(["hf-optim compare", *given.optimizers, "--task", given.task]).replace("\n", " "),
+        _asked(given),
         f"name: {name}",
         f"seeds: {given.seeds}",
         f"tasks: [{json.dumps(entry, ensure_ascii=False)}]",
@@ -104,6 +105,14 @@ def written(given: Any) -> str:
         space = f", space: {json.dumps(_space(given.space), ensure_ascii=False)}" if given.space else ""
         lines.append(f"tuning: {{trials: {given.trials}{space}}}")
     return "\n".join(lines) + "\n"
+
+
+def _asked(given: Any) -> str:
+    """The command that a shell takes, as a comment: with all that makes another study."""
+    more = {"model": None, "size": "small", "data": None, "seeds": 5, "trials": None, "space": None}
+    asked = {"task": given.task, **{key: value for key in more if (value := getattr(given, key)) != more[key]}}
+    options = [word for key, value in asked.items() for word in (f"--{key}", str(value))]
+    return "# " + " ".join(shlex.join(["hf-optim", "compare", *given.optimizers, *options]).splitlines())
 
 
 def _space(text: str) -> Any:
