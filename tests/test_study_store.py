@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import tuning_fakes as tuned
 from study_fakes import accuracy, make_study, replan
 
 import hf_optim.experiment.training
@@ -226,6 +227,15 @@ def test_a_study_that_only_grows_needs_no_word(tmp_path: Path) -> None:
     grown = plan_of(make_study(tmp_path / "b", seeds=3))
     beginning.prepare(grown, "name: b\n", tmp_path / "a")
     assert len(records.load(tmp_path / "a").records) == 6
+
+
+def test_a_tuned_study_that_only_grows_needs_no_word_either(tmp_path: Path) -> None:
+    text = tuned.YAML.replace("seeds: 3\n", "").replace("trials: 6", "trials: 2\n  repetitions: 3")
+    tuned.whole(tuned.expand(text), tmp_path, tuned.even)
+    for more in ("[3, 6]", "6"):
+        change = changes.since(tmp_path, tuned.expand(text.replace("repetitions: 3", f"repetitions: {more}")))
+        assert change is not None and not change.gone and len(change.recorded) == len(change.still) == 27
+        assert "  still counts: SMARAN on MLP, seeds 0, 1, 2, 1000, 1001, 1002 (9 finished)" in change.lines()
 
 
 def test_the_command_tells_the_first_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from hf_optim.errors import UserError
 from hf_optim.experiment import files
 from hf_optim.study.folder import stages
-from hf_optim.study.folder.standing import standing
 from hf_optim.study.folder.store import RecordStore, read_status
 from hf_optim.study.plan import units
 from hf_optim.study.plan.plan import Plan, Run, flatten
@@ -50,7 +49,7 @@ class Change:
             for run in runs:
                 cells.setdefault((run.optimizer, run.task), []).append(run)
             for (optimizer, task), some in cells.items():
-                seeds = shown([run.seed for run in some])
+                seeds = shown(sorted({run.seed for run in some}))
                 texts.append(f"  {change}: {optimizer} on {task}, seeds {seeds}{self._recorded(some)}")
         return texts
 
@@ -105,12 +104,15 @@ def since(folder: Path, plan: Plan) -> Change | None:
 
 
 def _with_known_runs(plan: Plan, folder: Path) -> Plan:
-    """`plan` with all that may not change while a study grows: the trials (as they are before pruning) and, once they
-    are in, the judged runs.
+    """`plan` with all that may not change while a study grows: the trials (as they are before pruning) and, of as many
+    repetitions as have theirs, the judged runs.
     """
     if plan.tuning is None:
         return plan
-    known = standing(plan, RecordStore(folder)).state.runs
+    store, last = RecordStore(folder), plan.looks[-1]
+    store.belongs_to(plan)
+    states = (stages.state(plan, store, units) for units in (range(last, 0, -1) if plan.repetitions else (last,)))
+    known = next((state.runs for state in states if state.settled), ())
     return dataclasses.replace(plan, runs=(*stages.trial_runs(plan), *known))
 
 
