@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,6 +189,14 @@ def test_where_nobody_knows_what_an_untrained_model_has_the_page_says_so(tmp_pat
         history.write_text("".join(f"{line}\n" for line in kept))
     results, task_tables = loaded(tmp_path)
     assert f"Not known of {task_tables[0].task}: no run has" in terms(results, task_tables)["untrained"]
+
+
+def test_who_does_it_again_is_told_which_code_they_need(tmp_path: Path) -> None:
+    results, _ = loaded(whole(expand(YAML[: YAML.index("tuning:")]), tmp_path, even))
+    assert "needs code" not in report._again(results)
+    optimizers = [*results.plan.optimizers, {"name": "mine.py:Mine", "label": "mine"}]
+    theirs = replace(results, plan=replace(results.plan, optimizers=optimizers))
+    assert "It needs code that is not in it: <code>mine.py:Mine</code>." in report._again(theirs)
 
 
 def test_a_share_with_a_tie_and_an_axis_that_is_not_even_say_so():

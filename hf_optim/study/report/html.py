@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
+from hf_optim.core import importing
 from hf_optim.core.safe_text import html as escape
 from hf_optim.core.safe_text import json_in_html
 from hf_optim.experiment.files import read_text
@@ -201,10 +202,12 @@ def _again(results: Results) -> str:
         text = ""
     plain = not plan.repetitions and len(plan.looks) == 1 and plan.seeds == tuple(range(len(plan.seeds)))
     command = "hf-optim study study.yaml" + (f" --seeds {len(plan.seeds)}" if plain else "")
+    code = ", ".join(f"<code>{escape(path)}</code>" for path in importing.paths([*plan.tasks, *plan.optimizers]))
+    needs = f" It needs code that is not in it: {code}." if code else ""
     return (
         '<h2 id="again">Do it again</h2>'
         "<p>Save the text below as <code>study.yaml</code> and run it; in the study's own folder "
-        "the same command only makes what is missing.</p>"
+        f"the same command only makes what is missing.{needs}</p>"
         f'<pre tabindex="0">{escape(command)}</pre>'
         f'<details><summary>study.yaml</summary><pre tabindex="0">{escape(text)}</pre></details>'
     )
