@@ -191,6 +191,14 @@ def test_where_nobody_knows_what_an_untrained_model_has_the_page_says_so(tmp_pat
     assert f"Not known of {task_tables[0].task}: no run has" in terms(results, task_tables)["untrained"]
 
 
+def test_what_planned_beforehand_means_is_said_where_more_runs_are_spoken_of(tmp_path: Path) -> None:
+    text = YAML[: YAML.index("tuning:")]
+    assert "as seeds: [3, 6]." in terms(*loaded(whole(expand(text), tmp_path / "a", even)))["if planned beforehand"]
+    text = YAML.replace("seeds: 3\n", "").replace("trials: 6", "trials: 2\n  repetitions: 2")
+    told = terms(*loaded(whole(expand(text), tmp_path / "b", even)))["if planned beforehand"]
+    assert told.startswith("More repetitions that are added") and "as repetitions: [2, 4]." in told
+
+
 def test_who_does_it_again_is_told_which_code_they_need(tmp_path: Path) -> None:
     results, _ = loaded(whole(expand(YAML[: YAML.index("tuning:")]), tmp_path, even))
     assert "needs code" not in report._again(results)

@@ -108,6 +108,11 @@ def terms(results: Results, tables: Sequence[TaskTable]) -> dict[str, str]:
             "Were the true difference this large, 80 of 100 such studies would find it; a smaller one mostly stays "
             "undecided, and may well be there."
         )
+        key, last = units if results.plan.repetitions else "seeds", results.plan.looks[-1]
+        told["if planned beforehand"] = (
+            f"More {units} that are added once results are known make the verdicts exploratory. A study that may need "
+            f"them plans both looks from its start, as {key}: [{last}, {2 * last}]."
+        )
     if any(row.failed for table in tables for row in table.rows):
         told["failed runs"] = (
             "Runs that ended in an error or without a number, and those that finished and were no better on validation "
