@@ -60,13 +60,15 @@ _MAKES = {"torch", "fused", "bnb", "8bit", "4bit", "apex", "npu", "xla", "anypre
 
 
 def meant(name: str) -> str:
-    """What a name that is none was meant for, where a near one is not: code without its colon, a Trainer's `optim`,
-    what several names have as a part."""
+    """What a name that is none was meant for, where a near one is not: code without its colon, a name in capitals, a
+    Trainer's `optim`, what several names have as a part."""
     home, _, last = name.rpartition(".")
     if last == "py":
         return f" (an optimizer in that file is {name}:ITS_CLASS)"
     if home and last.isidentifier():
         return f" (did you mean {home}:{last}?)"
+    if name.lower() in everything():  # not the others that have it as a part
+        return f" (did you mean {name.lower()}?)"
     longer = [known for known in everything() if name.startswith(f"{known}_") and _MAKES & set(name.split("_"))]
     if longer:
         return f" (did you mean {max(longer, key=len)}?)"

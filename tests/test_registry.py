@@ -58,6 +58,7 @@ def test_info_is_frozen():
     "spec, message",
     [
         ("smarn", "did you mean smaran"),
+        ("AdamW", r"did you mean adamw\?"),
         ("AGR", "did you mean adamw_agr, adan_agr or sgd_agr"),
         ({"name": "smaran", "gama": 0.9}, "did you mean gamma"),
         ({"name": "tlr"}, "give its base"),
