@@ -183,6 +183,8 @@ def resolve(name: str) -> Any:
 
         if not foreign.is_class(target) and (isinstance(target, type) or not callable(target)):
             raise UserError(f"{name} is not a torch.optim.Optimizer class, nor a function that makes one")
+        if not foreign.is_class(target):
+            foreign.check_factory(target, name)
         return target
     short = info(name).cls.rsplit(".", 1)[1]
     module, attribute = classes()[short]

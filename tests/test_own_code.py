@@ -182,6 +182,13 @@ def test_a_function_without_the_figure_that_tuning_asks_for_stops_it_too(run, fo
     assert run("{'test_loss': 1.0, 'validation_loss': 1.0}", 0, asks="validation_loss") == "ok"
 
 
+def test_a_training_function_is_no_optimizer_wherever_one_is_named(folder, capsys):
+    Path("mine.py").write_text(FUNCTION)
+    for command in (("info", "mine.py:mine"), ("compare", "adamw", "mine.py:mine", "--task", "logistic", "--dry-run")):
+        code, _, err = told(capsys, *command)
+        assert code == 2 and "mine.py:mine is no torch.optim.Optimizer; what makes one must ask for" in err
+
+
 def test_what_the_library_refuses_in_a_file_is_told_with_the_file(folder):
     Path("mine.py").write_text(FUNCTION.replace("test_loss", "eval_loss"))
     with pytest.raises(UserError, match=r"^mine.py: metric: a study judges on the test split.*'eval_loss'$"):

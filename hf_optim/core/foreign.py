@@ -96,17 +96,24 @@ def make(imported: Any, name: str, params_or_model: Any, hyper: Mapping[str, Any
 
 def check_arguments(factory: Callable[..., Any], name: str, hyper: Mapping[str, Any]) -> None:
     """Raise UserError if a factory cannot be called with these hyper-parameters and what it may ask for."""
-    parameters = signature(factory, name).parameters
-    asked = [k for k in parameters if k in OFFERED]
-    if not asked:
-        if callable(getattr(factory, "named_parameters", None)):
-            raise UserError(f"{name} is a model, and the optimizer comes first: create(name, model)")
-        other = " is no torch.optim.Optimizer; what makes one" if isinstance(factory, type) else ""
-        raise UserError(f"{name}{other} must ask for one of {', '.join(OFFERED)} by an argument's name")
+    asked, parameters = check_factory(factory, name), signature(factory, name).parameters
     try:
         inspect.signature(factory).bind(**dict.fromkeys(asked), **hyper)
     except TypeError as error:
         raise UserError(f"{name}: {error}; it takes {', '.join(k for k in parameters if k not in OFFERED)}") from None
+
+
+def check_factory(factory: Callable[..., Any], name: str) -> list[str]:
+    """What a factory asks for of what it may. Raises UserError if it is nothing, as of any other function."""
+    asked = [k for k in signature(factory, name).parameters if k in OFFERED]
+    if not asked:
+        if callable(getattr(factory, "named_parameters", None)):
+            raise UserError(f"{name} is a model, and the optimizer comes first: create(name, model)")
+        raise UserError(
+            f"{name} is no torch.optim.Optimizer; what makes one must ask for one of {', '.join(OFFERED)} by an "
+            "argument's name"
+        )
+    return asked
 
 
 def _default(function: Any, name: str) -> Any:
