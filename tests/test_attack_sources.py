@@ -161,6 +161,21 @@ def test_a_tokenizers_files_are_those_beside_it(tmp_path: Path, words: Path) -> 
         checkpoints.check_tokenizer(theirs)
 
 
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "config.json", "below/tokenizer_config.json"])
+@pytest.mark.parametrize("other", ["OneFormerImageProcessor", "AutoProcessor", "GPT2LMHeadModel", "RagTokenizer"])
+def test_what_a_folder_names_for_its_tokenizer_is_one(tmp_path: Path, words: Path, place: str, other: str) -> None:
+    """transformers makes whatever is called so: one asks a hub for what its own settings name, another to run code."""
+    theirs = shutil.copytree(words, tmp_path / "theirs")
+    (theirs / "below").mkdir()
+    named = {"model_type": "rag", "generator": {"tokenizer_class": other}} if place == "config.json" else {}
+    (theirs / place).write_text(json.dumps({"tokenizer_class": other} | named))
+    with pytest.raises(UserError, match=f"'{other}' in its {place} is no tokenizer"):
+        checkpoints.check_tokenizer(theirs)
+    for known in ("GPT2TokenizerFast", "TokenizersBackend", "TheirOwnTokenizer"):  # the last is none of transformers'
+        (theirs / place).write_text(json.dumps({"tokenizer_class": known}))
+        checkpoints.check_tokenizer(theirs)
+
+
 @pytest.mark.parametrize(
     "model", [{"max_input_chars_per_word": 2**40}, {"continuing_subword_prefix": "#" * 20_000}], ids=["word", "prefix"]
 )

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from hf_optim.core import importing, shape
-from hf_optim.core.private import strings
 from hf_optim.core.shape import Each
 from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
@@ -25,6 +22,7 @@ from hf_optim.experiment import files, record, saved_files
 from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.spec import UNSEEN, RunSpec
 from hf_optim.experiment.task import Task, check_run, load, paths_in, read_data
+from hf_optim.experiment.tokenizer_growth import check_growth, whole_numbers
 from hf_optim.hub.renamed import read_whole
 
 #: what says that a checkpoint holds adapters, and their weights
@@ -35,11 +33,6 @@ STATE = {"global_step": int, "log_history": [{"step": float, "epoch?": (float, N
 MOST_PARTS = 200_000
 MOST_LABELS = 1_000_000
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-#: how the files of a model end that are read whole, and bytes of one; the largest tokenizers there are have some 30 MB
-GROWTH = 1000  # times that a tokenizer may lengthen a text
-LONGEST_WORD = 10_000  # letters; WordPiece's time goes by their square, and its makers take 100
-LEVELS = 128  # of a tokenizer's file; its reader takes no more
-LONGEST_PIECE = 500  # of them that Unigram knows; its makers take 16
 #: file of a tokenizer's settings -> how keys end that name files, which are those beside it, or that hand over to its
 #: parts whatever they hold, names of files and of dictionaries among them
 _SETTINGS = {"config.json": ("_file", "_files", "_spm"),
@@ -47,6 +40,7 @@ _SETTINGS = {"config.json": ("_file", "_files", "_spm"),
                                    "merges", "rewriting_rules")}  # fmt: skip
 #: what takes the place of all that, of where the files lie, too; its makers name tokens there alone
 _TOKENS = "special_tokens_map.json"
+#: how the files of a model end that are read whole, and bytes of one; the largest tokenizers there are have some 30 MB
 READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 << 20
 
 
@@ -110,60 +104,23 @@ def check_tokenizer(folder: Path) -> None:
             files_of_others = [key for key, value in config.items() if value and key.endswith(_SETTINGS[file.name])]
         if asked := _asks(config) or "".join(files_of_others[:1]):
             raise UserError(f"checkpoint: {folder}: its {name} asks for code or files of others ({asked})")
+        if (other := next(_no_tokenizers(config), None)) is not None:
+            raise UserError(f"checkpoint: {folder}: {other[:60]!r} in its {name} is no tokenizer that is there")
         if not isinstance(config.get("model_max_length", 0), (int, float)):
             raise UserError(f"checkpoint: {folder}: model_max_length in its {name} is no number")
-    tokenizer = _tokenizer(folder / "tokenizer.json")
-    growth = _growth(tokenizer.get("normalizer"))
-    if growth * _growth(tokenizer.get("pre_tokenizer")) * _growth(tokenizer.get("post_processor")) > GROWTH:
-        raise UserError(f"checkpoint: {folder}: its tokenizer.json makes a text longer than {GROWTH} times its length")
-    added = [tokenizer.get("added_tokens"), _tokenizer(folder / "tokenizer_config.json")]
-    if growth * sum(map(len, strings(added))) > LARGEST:
-        raise UserError(f"checkpoint: {folder}: what its tokenizer adds has more than {LARGEST >> 20} M letters")
-    if max(_lengths(tokenizer.get("model"))) > LONGEST_WORD:
-        raise UserError(f"checkpoint: {folder}: its tokenizer.json looks up words of more than {LONGEST_WORD} letters")
+    check_growth(folder, LARGEST)
 
 
-def _tokenizer(file: Path) -> dict[str, Any]:
-    """What a tokenizer's file holds; nothing where its own reader will say what is wrong."""
-    try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return told if isinstance(told, dict) and files.is_shallow(told, LEVELS) else {}
-
-
-def _lengths(model: Any) -> Iterator[int]:
-    """What a tokenizer's model counts or puts before each part of a word that it looks up."""
-    for key in ("continuing_subword_prefix", "end_of_word_suffix", "max_input_chars_per_word"):
-        value = model.get(key) if isinstance(model, dict) else None
-        yield len(value) if isinstance(value, str) else value if isinstance(value, int) else 0
-    if isinstance(model, dict) and isinstance(pieces := model.get("vocab"), list):  # Unigram's, at each letter anew
-        yield LONGEST_WORD // LONGEST_PIECE * max(map(len, strings(pieces)), default=0)
-
-
-def _growth(step: Any) -> int:
-    """How many letters a letter may become by what a tokenizer puts in its place, before it, or between all, or by how
-    often a text stands in its frame.
+def _no_tokenizers(config: Any) -> Iterator[str]:
+    """What a configuration names for its tokenizer, at any depth, and is something else of transformers': it makes what
+    is named there, and a processor or a model reads further files, which may name code and places of a hub.
     """
-    if not isinstance(step, dict):
-        return 1
-    own = max(len(put) if isinstance(put := step.get(key), str) else 1 for key in ("content", "prepend"))
-    if step.get("type") == "ByteLevel":  # a letter for each byte, which has two bytes itself
-        own = 2
-    if step.get("type") == "Precompiled":  # a table of places, and texts with a NUL after each
-        with suppress(ValueError):  # which its own reader will say
-            table = base64.b64decode(str(step.get("precompiled_charsmap")))
-            own = max(map(len, table[4 + int.from_bytes(table[:4], "little") :].split(b"\0")))
-    for form in step.get("single"), step.get("pair"):  # what a text, or two, are framed with
-        texts = sum(
-            "Sequence" in piece for piece in (form if isinstance(form, list) else ()) if isinstance(piece, dict)
-        )
-        own = max(own, texts, sum(1 for _ in _whole_numbers(step.get("special_tokens"))))
-    pattern = step.get("pattern")
-    if step.get("type") == "Replace" and not (isinstance(pattern, dict) and pattern.get("String")):
-        own += 1  # an expression may match nothing, between any two letters, which stay
-    inner = step.get("normalizers") or step.get("pretokenizers") or step.get("processors")
-    return math.prod(map(_growth, inner if isinstance(inner, list) else ()), start=max(1, own))
+    for key, value in config.items() if isinstance(config, dict) else ():
+        yield from _no_tokenizers(value)
+        if key == "tokenizer_class" and isinstance(value, str):
+            named: Any = tokenizer_class_from_name(value)  # None: the tokenizer.json is read as it is
+            if named is not None and not (isinstance(named, type) and issubclass(named, PreTrainedTokenizerBase)):
+                yield value
 
 
 def pickled_weights(checkpoint: Path) -> set[Path]:
@@ -314,7 +271,7 @@ def _bounded(checkpoint: Path) -> Iterator[None]:
     held = sum(file.stat().st_size for file in weights if file.is_file())
     parts = numbers = 0
     config = _json(checkpoint / "config.json")
-    largest, labels = max(_whole_numbers(config), default=0), config.get("num_labels")
+    largest, labels = max(whole_numbers(config), default=0), config.get("num_labels")
     # before there is a layer, tables are made for each, and names for each label
     if largest > max(held, 10_000_000) or (isinstance(labels, int) and labels > MOST_LABELS):
         raise UserError(f"checkpoint: {checkpoint}: its config.json counts beyond what its files hold")
@@ -341,13 +298,6 @@ def _bounded(checkpoint: Path) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _whole_numbers(value: Any) -> Iterator[int]:
-    if isinstance(value, int):
-        yield value
-    for entry in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _whole_numbers(entry)
 
 
 def specification(checkpoint: Path, given: RunSpec | None) -> RunSpec:

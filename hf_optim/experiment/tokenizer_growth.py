@@ -1,0 +1,88 @@
+"""How a tokenizer lengthens a text, told from its tokenizer.json before it is used: by what it puts in the place of
+letters, before them, around them or between all; and in how many letters it looks words up.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hf_optim.core.private import strings
+from hf_optim.errors import UserError
+from hf_optim.experiment import files
+
+GROWTH = 1000  # times that a tokenizer may lengthen a text
+LONGEST_WORD = 10_000  # letters; WordPiece's time goes by their square, and its makers take 100
+LEVELS = 128  # of a tokenizer's file; its reader takes no more
+LONGEST_PIECE = 500  # of them that Unigram knows; its makers take 16
+
+
+def check_growth(folder: Path, most: int) -> None:
+    """Raise a `UserError` if the tokenizer in `folder` lengthens a text beyond `GROWTH`, adds more than `most` letters,
+    or looks up words without end.
+    """
+    tokenizer = _tokenizer(folder / "tokenizer.json")
+    growth = _growth(tokenizer.get("normalizer"))
+    if growth * _growth(tokenizer.get("pre_tokenizer")) * _growth(tokenizer.get("post_processor")) > GROWTH:
+        raise UserError(f"checkpoint: {folder}: its tokenizer.json makes a text longer than {GROWTH} times its length")
+    added = [tokenizer.get("added_tokens"), _tokenizer(folder / "tokenizer_config.json")]
+    if growth * sum(map(len, strings(added))) > most:
+        raise UserError(f"checkpoint: {folder}: what its tokenizer adds has more than {most >> 20} M letters")
+    if max(_lengths(tokenizer.get("model"))) > LONGEST_WORD:
+        raise UserError(f"checkpoint: {folder}: its tokenizer.json looks up words of more than {LONGEST_WORD} letters")
+
+
+def _tokenizer(file: Path) -> dict[str, Any]:
+    """What a tokenizer's file holds; nothing where its own reader will say what is wrong."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) and files.is_shallow(told, LEVELS) else {}
+
+
+def _lengths(model: Any) -> Iterator[int]:
+    """What a tokenizer's model counts or puts before each part of a word that it looks up."""
+    for key in ("continuing_subword_prefix", "end_of_word_suffix", "max_input_chars_per_word"):
+        value = model.get(key) if isinstance(model, dict) else None
+        yield len(value) if isinstance(value, str) else value if isinstance(value, int) else 0
+    if isinstance(model, dict) and isinstance(pieces := model.get("vocab"), list):  # Unigram's, at each letter anew
+        yield LONGEST_WORD // LONGEST_PIECE * max(map(len, strings(pieces)), default=0)
+
+
+def _growth(step: Any) -> int:
+    """How many letters a letter may become by what a tokenizer puts in its place, before it, or between all, or by how
+    often a text stands in its frame.
+    """
+    if not isinstance(step, dict):
+        return 1
+    own = max(len(put) if isinstance(put := step.get(key), str) else 1 for key in ("content", "prepend"))
+    if step.get("type") == "ByteLevel":  # a letter for each byte, which has two bytes itself
+        own = 2
+    if step.get("type") == "Precompiled":  # a table of places, and texts with a NUL after each
+        with suppress(ValueError):  # which its own reader will say
+            table = base64.b64decode(str(step.get("precompiled_charsmap")))
+            own = max(map(len, table[4 + int.from_bytes(table[:4], "little") :].split(b"\0")))
+    for form in step.get("single"), step.get("pair"):  # what a text, or two, are framed with
+        texts = sum(
+            "Sequence" in piece for piece in (form if isinstance(form, list) else ()) if isinstance(piece, dict)
+        )
+        own = max(own, texts, sum(1 for _ in whole_numbers(step.get("special_tokens"))))
+    pattern = step.get("pattern")
+    if step.get("type") == "Replace" and not (isinstance(pattern, dict) and pattern.get("String")):
+        own += 1  # an expression may match nothing, between any two letters, which stay
+    inner = step.get("normalizers") or step.get("pretokenizers") or step.get("processors")
+    return math.prod(map(_growth, inner if isinstance(inner, list) else ()), start=max(1, own))
+
+
+def whole_numbers(value: Any) -> Iterator[int]:
+    """Every whole number in plain data."""
+    if isinstance(value, int):
+        yield value
+    for entry in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from whole_numbers(entry)
