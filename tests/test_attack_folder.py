@@ -11,10 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from attack_parts import command
 
 from hf_optim.claims import claim
 from hf_optim.core import caches, importing
 from hf_optim.engine import kernels
+from hf_optim.experiment.spec import RunSpec
 from hf_optim.study import conduct
 from hf_optim.study.launch import jobs
 from hf_optim.study.plan import plan as planning
@@ -25,6 +27,9 @@ STARTS = {
     "command": "from hf_optim.commands.main import main; main(['cite', 'adamw'])",
     "job": "from hf_optim.study.launch.jobs import Share; Share('nowhere', 1, None, None)()",
 }
+
+#: the run of `hf-optim train --task vision --model mlp --size smoke --optimizer adamw --steps 4`
+RUN = RunSpec("vision", "mlp", "smoke", {"name": "adamw"}, overrides={"steps": 4})
 
 
 def _python(code: str, folder: Path, *path: Path) -> str:
@@ -213,6 +218,31 @@ def test_a_local_job_does_not_import_what_lies_in_the_current_folder(monkeypatch
     before = dict(os.environ)
     told = jobs._submit_local(Executor(), jobs.Share("nowhere", 1, None, None), 0)
     assert told["PYTHONSAFEPATH"] == "1" and told["PYTHONPATH"].endswith(f"{os.pathsep}mine") and os.environ == before
+
+
+@pytest.mark.parametrize(
+    ("place", "asked"),
+    [
+        (f"runs/{RUN.id}", "train --task vision --model mlp --size smoke --optimizer adamw --steps 4"),
+        ("studies/smoke", "study smoke --jobs 1"),
+        ("reproductions/agr-table6-small", "reproduce agr-table6 --page"),
+        ("landscapes", "landscape beale --optimizers sgd --steps 1"),
+    ],
+)
+def test_where_the_user_names_no_folder_no_link_is_followed(
+    place: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run would take away the checkpoints that it leads to."""
+    mine = tmp_path / "mine" / "checkpoint-500" / "model.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    link = tmp_path / "theirs" / place
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "theirs")
+    code, _, said = command(capsys, *asked.split())
+    assert code == 2 and f"{place} is a link, which is not followed unasked" in said
+    assert list((tmp_path / "mine").iterdir()) == [mine.parent] and mine.read_text() == "mine"
 
 
 def test_a_name_of_ours_is_ours_whatever_the_current_folder_holds(

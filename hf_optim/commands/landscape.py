@@ -18,7 +18,7 @@ from hf_optim.core import numerals
 from hf_optim.core.safe_text import csv_lines
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import whole, write_atomically, writing
+from hf_optim.experiment.files import by_default, whole, write_atomically, writing
 from hf_optim.toys.surfaces import SURFACES, Surface
 from hf_optim.toys.trajectory import (
     CLOSE,
@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from hf_optim.toys import trajectory_plot
 
     trajectory_plot.check_plotting()
+    if options.output is not None:
+        folder = Path(options.output) if options.output else by_default("landscapes")
     rows: list[dict[str, Any]] = []
     for name in names:
         surface = SURFACES[name]
@@ -82,7 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for note in notes:
             print(f"  {note}")
         if options.output is not None:
-            folder = Path(options.output)
             picture, text = folder / f"{name}.png", folder / f"{name}.html"
             with writing(folder):
                 with whole(folder, picture.name) as part:
@@ -129,9 +130,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"fix rates; any other optimizer with a rate gets the one of {rates} that ends lowest, "
         f"on the saddle {SURFACES['saddle'].rate:g}",
     )
-    parser.add_argument(
-        "--output", metavar="DIR", default="landscapes", help="folder of the plots (default: landscapes)"
-    )
+    parser.add_argument("--output", metavar="DIR", default="", help="folder of the plots (default: landscapes)")
     parser.add_argument("--no-plots", dest="output", action="store_const", const=None, help="print the tables only")
     return parser.parse_args(argv)
 

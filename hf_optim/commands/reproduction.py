@@ -13,6 +13,7 @@ from hf_optim.claims import claim as claims
 from hf_optim.claims.wishes import Wish
 from hf_optim.core import importing, safe_text
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import by_default
 
 if TYPE_CHECKING:
     from hf_optim.claims.agenda import Entry
@@ -43,7 +44,8 @@ class Options:
 
     def folder(self, name: str) -> Path:
         """Where the study of the claim `name` lies."""
-        return Path(self.output or f"reproductions/{name}-{self.size}{self.wish.suffix}")
+        own = f"{name}-{self.size}{self.wish.suffix}"
+        return Path(self.output) if self.output else by_default("reproductions", own)
 
     def again(self, name: str) -> str:
         """The command that does the same."""

@@ -17,6 +17,7 @@ from hf_optim.core import importing
 from hf_optim.core.safe_text import line, terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment import cards, trackers
+from hf_optim.experiment.files import by_default
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
 from hf_optim.experiment.task import check_run, load, names
 from hf_optim.hub import schedules
@@ -130,7 +131,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
             return 0
         if run["card"] is not None:
             raise UserError("--card says for which GPU costs are to be said: it belongs to --dry-run")
-        folder = Path(run["output"] or f"runs/{spec.id}")
+        folder = Path(run["output"]) if run["output"] else by_default("runs", spec.id)
         if (folder / "record.json").is_file() and not run["overwrite"]:
             raise UserError(f"output: {folder} holds a finished run: choose another --output, or --overwrite it")
         from hf_optim.experiment.training import train  # torch, which a mistake need not wait for

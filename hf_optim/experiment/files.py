@@ -243,6 +243,16 @@ def own_folder(folder: Path, *names: str) -> Path:
         return folder.joinpath(*names)
 
 
+def by_default(*names: str) -> Path:
+    """The folder `names` of the current one, which a command takes where the user names none: a stranger may have put a
+    link there, and what it leads to would be written over, or taken away.
+    """
+    folder = Path(*names)
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link, which is not followed unasked: remove it, or give --output {folder}")
+    return folder
+
+
 def remove(folder: Path, name: str) -> None:
     """Takes away a file, a link (not what it points to) or a folder with all that is in it; nothing is fine too."""
     with suppress(FileNotFoundError), holding(folder, name) as (at, last):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hf_optim.core.safe_text import html as escape
 from hf_optim.core.safe_text import line, terminal
 from hf_optim.errors import UserError
+from hf_optim.experiment.files import by_default
 from hf_optim.experiment.own_training import OwnTraining
 from hf_optim.study.findings import table, verdicts
 from hf_optim.study.folder import results as records
@@ -63,7 +64,7 @@ def run(
         name = str(study)
     if output is None:
         named, known = (source, None) if source else (shipped.find(name)[0], shipped.folder_of(name))
-        output = known or Path("studies") / planning.expand(named, seeds=seeds).name
+        output = known or by_default("studies", planning.expand(named, seeds=seeds).name)
     conduct.study(
         name,
         output=str(output),

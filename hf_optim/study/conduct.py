@@ -12,7 +12,7 @@ from hf_optim.core import extras, importing
 from hf_optim.core import safe_text as safe
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
-from hf_optim.experiment.files import unwritable, write_atomically
+from hf_optim.experiment.files import by_default, unwritable, write_atomically
 from hf_optim.experiment.task import paths_in
 from hf_optim.study.findings import design, naming, table, verdicts
 from hf_optim.study.findings import protocol as tuning_report
@@ -278,7 +278,7 @@ def remake(folder: str) -> int:
 def _folder(name: str, output: str | None, plan: planning.Plan) -> Path:
     if output:
         return Path(output)
-    return shipped.folder_of(name) or Path("studies") / plan.name
+    return shipped.folder_of(name) or by_default("studies", plan.name)
 
 
 def _show_change(change: changes.Change | None, console: Console) -> None:
