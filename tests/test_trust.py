@@ -88,6 +88,19 @@ def test_a_dry_run_runs_nothing_that_is_not_ours(
     assert mark.exists() and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["--config {}", "--config={}"])
+def test_a_dry_run_of_one_run_runs_nothing_that_its_file_names(
+    tmp_path: Path, code: str, mark: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, asked = tmp_path / "run.yaml", ["train", *option.format(tmp_path / "run.yaml").split(), "--dry-run"]
+    file.write_text(f"task: vision\nsize: smoke\noptimizer: {{name: '{code}'}}\n")
+    assert run(*asked) == 0 and "a dry run of a file runs none" in capsys.readouterr().out
+    file.write_text(f"task: '{code}'\n")
+    assert run(*asked) == 2 and "a dry run of a file runs none" in capsys.readouterr().err
+    assert not mark.exists()
+    assert run("train", "--task", "vision", "--size", "smoke", "--optimizer", code, "--dry-run") == 0 and mark.exists()
+
+
 def test_a_folder_that_names_code_goes_on_with_its_yaml_or_a_word(
     tmp_path: Path, code: str, mark: Path, asked: list[bool], capsys: pytest.CaptureFixture[str]
 ) -> None:
