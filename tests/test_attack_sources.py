@@ -176,6 +176,23 @@ def test_what_a_folder_names_for_its_tokenizer_is_one(tmp_path: Path, words: Pat
         checkpoints.check_tokenizer(theirs)
 
 
+def test_a_chat_template_is_saved_beside_the_tokenizer(tmp_path: Path, words: Path) -> None:
+    """Checkpoints hold the tokenizer: with transformers 5.6 a template's name led to a file of the user's."""
+    theirs = shutil.copytree(words, tmp_path / "theirs")
+    mine = str(tmp_path / "mine")
+    for several in (
+        [{"name": "default", "template": "x"}, {"name": mine, "template": "x"}],
+        {mine: "x"},
+        {"../m": "x"},
+    ):
+        retold(theirs, "tokenizer_config.json", chat_template=several)
+        with pytest.raises(UserError, match="a chat template in its tokenizer_config.json is called"):
+            checkpoints.check_tokenizer(theirs)
+    for fine in ("{{ 'a/b' }}", [{"name": "tool_use", "template": "a/b"}], {"rag": "a/b"}, [None], 5):
+        retold(theirs, "tokenizer_config.json", chat_template=fine)
+        checkpoints.check_tokenizer(theirs)
+
+
 @pytest.mark.parametrize(
     "model", [{"max_input_chars_per_word": 2**40}, {"continuing_subword_prefix": "#" * 20_000}], ids=["word", "prefix"]
 )

@@ -106,9 +106,20 @@ def check_tokenizer(folder: Path) -> None:
             raise UserError(f"checkpoint: {folder}: its {name} asks for code or files of others ({asked})")
         if (other := next(_no_tokenizers(config), None)) is not None:
             raise UserError(f"checkpoint: {folder}: {other[:60]!r} in its {name} is no tokenizer that is there")
+        if any("/" in name for name in _templates(config.get("chat_template"))):
+            raise UserError(f"checkpoint: {folder}: a chat template in its {name} is called as a file elsewhere")
         if not isinstance(config.get("model_max_length", 0), (int, float)):
             raise UserError(f"checkpoint: {folder}: model_max_length in its {name} is no number")
     check_growth(folder, LARGEST)
+
+
+def _templates(given: Any) -> list[str]:
+    """The names of a tokenizer's chat templates, where it has several: each is saved as a file of its name, which
+    transformers 5.6 writes wherever that leads.
+    """
+    if isinstance(given, dict):
+        return list(given)
+    return [str(one.get("name")) for one in given if isinstance(one, dict)] if isinstance(given, list) else []
 
 
 def _no_tokenizers(config: Any) -> Iterator[str]:
