@@ -45,6 +45,17 @@ def test_figures_are_not_written_through_a_link(
     assert code == 2 and "not written through" in err and not [*elsewhere.iterdir()]
 
 
+def test_what_a_check_found_is_not_written_through_a_link(
+    tmp_path: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "mine").write_text("mine")
+    for file in (files := (tmp_path / "found.json", tmp_path / "found.md")):
+        file.symlink_to(elsewhere / "mine")
+    asked = "check", "sgd", "--fast", "--checks", "convex", "--json", files[0], "--markdown"
+    assert command(capsys, *asked, files[1])[0] == 0
+    assert (elsewhere / "mine").read_text() == "mine" and all("sgd" in file.read_text() for file in files)
+
+
 def test_an_inspection_is_not_written_through_a_link(tmp_path: Path, elsewhere: Path) -> None:
     from hf_optim.commands import inspect
 

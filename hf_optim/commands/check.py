@@ -60,6 +60,14 @@ def _mapping(text: str, option: str) -> Any:
         raise UserError(f"{option} is not JSON ({error.msg} at character {error.pos + 1}): {text}") from None
 
 
+def _write(name: str, text: str) -> None:
+    from hf_optim.experiment.files import write_atomically, writing
+
+    file = Path(name).expanduser()
+    with writing(file.parent):
+        write_atomically(file.parent, file.name, text)
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="hf-optim check",
@@ -132,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console = safe_text.console(width=100)
     show.terminal(report, known, console)
     if options.json:
-        Path(options.json).expanduser().write_text(report.to_json(), encoding="utf-8")
+        _write(options.json, report.to_json())
     if options.markdown:
-        Path(options.markdown).expanduser().write_text(show.markdown(report, known), encoding="utf-8")
+        _write(options.markdown, show.markdown(report, known))
     return 1 if report.failed else 3 if report.unmade else 0
