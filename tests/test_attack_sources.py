@@ -29,7 +29,7 @@ from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.hub import companion, renamed
-from hf_optim.tasks.data import blocks, image_sets, images, tables
+from hf_optim.tasks.data import answers, blocks, image_sets, images, tables
 from hf_optim.tasks.data.image_sets import picture
 
 
@@ -191,6 +191,20 @@ def test_a_chat_template_is_saved_beside_the_tokenizer(tmp_path: Path, words: Pa
     for fine in ("{{ 'a/b' }}", [{"name": "tool_use", "template": "a/b"}], {"rag": "a/b"}, [None], 5):
         retold(theirs, "tokenizer_config.json", chat_template=fine)
         checkpoints.check_tokenizer(theirs)
+
+
+def test_a_chat_template_reads_nothing_of_this_machine(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sandbox of jinja2 3.1.5 lets it; transformers 5.6 takes that, and later ones refuse it."""
+    from hf_optim.tasks.models.language import tokenizer_in
+
+    monkeypatch.setenv("MY_SECRET", "hunter2")
+    tokenizer = tokenizer_in(words)
+    reading = "'{0.__globals__[inspect].os.environ[MY_SECRET]}'"
+    tokenizer.chat_template = f"{{{{ ({reading}|attr('format'))(raise_exception) }}}}"
+    with pytest.raises(UserError, match="its chat template cannot be used: SecurityError"):
+        answers.encode(tokenizer, [("a", "b")], 10)
+    tasks = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert "jinja2>=3.1.6" in tasks["optional-dependencies"]["tasks"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hf_optim.errors import UserError, one_line
 #: extra -> the modules that it brings beside those of the extra it contains
 _BROUGHT = {
     "hf": ("transformers", "accelerate", "safetensors", "huggingface_hub", "tokenizers", "tqdm", "packaging"),
-    "tasks": ("datasets", "evaluate", "sklearn", "pyarrow", "PIL", "numpy", "sacrebleu"),
+    "tasks": ("datasets", "evaluate", "sklearn", "pyarrow", "PIL", "numpy", "sacrebleu", "jinja2"),
     "study": ("rich", "yaml", "scipy", "optuna", "matplotlib"),
     "vision": ("timm", "torchvision"),
     "diffusion": ("diffusers", "torchmetrics", "torch_fidelity"),
