@@ -16,6 +16,7 @@ from attack_parts import command
 from hf_optim.claims import claim
 from hf_optim.core import caches, importing
 from hf_optim.engine import kernels
+from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study import conduct
 from hf_optim.study.launch import jobs
@@ -243,6 +244,17 @@ def test_where_the_user_names_no_folder_no_link_is_followed(
     code, _, said = command(capsys, *asked.split())
     assert code == 2 and f"{place} is a link, which is not followed unasked" in said
     assert list((tmp_path / "mine").iterdir()) == [mine.parent] and mine.read_text() == "mine"
+
+
+def test_a_tracker_writes_through_no_link_in_the_folder_of_a_run(tmp_path: Path) -> None:
+    from hf_optim.experiment.training import train
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "runs").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="tensorboard would write where .*runs leads, which is a link"):
+        train(RUN, tmp_path / "run", progress=False, report_to=["tensorboard"])
+    assert not list((tmp_path / "mine").iterdir())
 
 
 def test_a_name_of_ours_is_ours_whatever_the_current_folder_holds(

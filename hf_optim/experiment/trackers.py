@@ -24,6 +24,8 @@ FOLDER = "trackers"
 _WANDB = {"WANDB_MODE": "offline", "WANDB_DISABLE_GIT": "true"}
 #: settings that trackers take from the current folder: where to send what, and a key
 _SETTINGS = {"comet_ml": ".comet.config", "codecarbon": ".codecarbon.config"}
+#: what trackers write below a run's own folder
+_WRITTEN = {"tensorboard": "runs", "codecarbon": "emissions.csv"}
 
 
 def names(text: str | None) -> tuple[str, ...]:
@@ -60,6 +62,13 @@ def check_settings(report_to: Sequence[str], folder: Path) -> None:
                 f"report_to: {name} heeds {file} of the current folder, which may send your key elsewhere: keep it "
                 "in your home folder"
             )
+
+
+def check_folder(report_to: Sequence[str], folder: Path) -> None:
+    """Raise UserError if what a tracker writes below a run's `folder` would go where a link there leads."""
+    for name in report_to:
+        if name in _WRITTEN and (link := folder / _WRITTEN[name]).is_symlink():
+            raise UserError(f"report_to: {name} would write where {link} leads, which is a link: take it away")
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ def train(
         raise UserError(f"checkpoint_every: expected 1 or more, got {checkpoint_every}")
     trackers.check(report_to)
     trackers.check_settings(report_to, Path(os.environ.get("WANDB_DIR") or "."))
+    trackers.check_folder(report_to, folder)
     if isinstance(task, OwnTraining):
         return task.run(spec, folder)
     data = read_data(task, preset, spec.data)
