@@ -247,11 +247,11 @@ def scheduled(**values: Any) -> Callable[[Path], Any]:
     return apply
 
 
-def further_adapters(checkpoint: Path, beside: bool = False) -> None:
+def further_adapters(checkpoint: Path, beside: bool = False, file: str = "adapter_config.json") -> None:
     if not beside:
         (checkpoint / "config.json").unlink()
     (checkpoint / "evil").mkdir()
-    (checkpoint / "evil" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (checkpoint / "evil" / file).write_text('{"peft_type": "LORA"}')
 
 
 def truncated(checkpoint: Path) -> None:
@@ -299,6 +299,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no schedule": (lambda checkpoint: torch.save([], checkpoint / "scheduler.pt"), "holds no state of a schedule"),
     "adapters within": (further_adapters, "further adapters"),
+    "adapters without settings": (lambda c: further_adapters(c, file="adapter_model.safetensors"), "further adapters"),
     "adapters beside a model's settings": (lambda c: further_adapters(c, beside=True), "further adapters"),
     "numbers from any place": (
         drawn(numpy=(*np.random.get_state()[:2], 2 * 10**9, 0, 0.0)),  # type: ignore[index]

@@ -151,9 +151,11 @@ def pickled_weights(checkpoint: Path) -> set[Path]:
 
 
 def check_adapters(checkpoint: Path) -> None:
-    """Raise a `UserError` if a folder of adapters has others below it: PEFT would make what their settings name."""
+    """Raise a `UserError` if a folder of adapters has others below it: PEFT would make what their settings name, which
+    it seeks on the Hub where there are weights alone.
+    """
     _check_files(checkpoint)
-    if inner := next(checkpoint.glob(f"*/{ADAPTERS}"), None):
+    if inner := next(checkpoint.glob("*/adapter_*"), None):
         raise UserError(f"checkpoint: {checkpoint} holds further adapters ({inner.parent.name}): take them away")
 
 
