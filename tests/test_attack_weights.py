@@ -70,6 +70,19 @@ def test_a_configuration_hands_over_to_no_other_that_nobody_has_looked_at(theirs
         checkpoints.check_checkpoint(theirs)
 
 
+@pytest.mark.parametrize("named", ["_attn_implementation", "quantization_config", "transformers_weights", "auto_map"])
+def test_a_configuration_gives_what_is_refused_no_other_name(theirs: Path, named: str) -> None:
+    """transformers took such a name for an attention kernel of the Hub's, or for weights elsewhere."""
+    config = json.loads((theirs / "config.json").read_text())
+    for place in (config, config.setdefault("text_config", {})):
+        place |= {"attribute_map": {"harmless": named}, "harmless": "evil/kernels"}
+        (theirs / "config.json").write_text(json.dumps(config))
+        for check in (checkpoints.check_checkpoint, checkpoints.check_tokenizer):
+            with pytest.raises(UserError, match="files of others .attribute_map"):
+                check(theirs)
+        del place["attribute_map"]
+
+
 def test_a_part_of_a_model_is_not_taken_for_it(theirs: Path) -> None:
     """transformers would take it before the whole one beside it, and torch's error for it is no Exception."""
     (theirs / "shard-00001-model-00001-of-00002.safetensors").touch()

@@ -186,11 +186,12 @@ def _is_hollow(file: Path) -> bool:
     return told.st_size > 1 << 30 and 4 * 512 * told.st_blocks < told.st_size
 
 
-#: keys of config.json with which transformers would run code, or read what is not in the folder
+#: keys of config.json with which transformers would run code, or read what is not in the folder; `attribute_map` gives
+#: any of them another name
 _ASKING = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
            "experts_implementation", "_experts_implementation", "quantization_config", "base_model_name_or_path",
            "custom_pipelines", "checkpoint_path", "configuration_files", "pretrained_cfg", "pretrained_cfg_overlay",
-           "transformers_weights", "backbone")  # fmt: skip
+           "transformers_weights", "backbone", "attribute_map", "_experts_implementation_internal")  # fmt: skip
 
 
 def _asks(config: Any) -> str:
