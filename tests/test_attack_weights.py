@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 from attack_parts import interrupted_run
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from hf_optim.engine import kernels
 from hf_optim.errors import DamagedCheckpoint, UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import resuming
+from hf_optim.experiment.configuration import configuration
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +183,29 @@ def test_what_killed_compilers_leave_is_taken_away(tmp_path: Path) -> None:
         os.utime(file, (0, 0))
     kernels._sweep(tmp_path)
     assert sorted(tmp_path.iterdir()) == [young, whole]
+
+
+def test_texts_that_no_model_of_its_kind_has_do_not_reach_transformers(tmp_path: Path) -> None:
+    """It makes an attribute of any key, and finds code by some; numbers are older releases' ways to say things."""
+    small = GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=16, n_positions=8)
+    GPT2LMHeadModel(small).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    more = {"told": "evil/kernels", "within": {"deep": ["evil"]}, "_hidden": "evil"}
+    ours = {"tokenizer_fingerprint": "a1", "rope_theta": 5.0, "_removed": True}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **more, **ours}))
+    own = configuration(AutoModelForCausalLM, tmp_path)
+    assert not [key for key in more if hasattr(own, key)] and {key: getattr(own, key) for key in ours} == ours
+    assert [key for key in config if getattr(own, key) != config[key] and key not in ("dtype", "model_type")] == []
+    model = checkpoints.from_folder(AutoModelForCausalLM, tmp_path)
+    assert not hasattr(model.config, "told") and model.config.rope_theta == 5.0
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "evil"}))
+    with pytest.raises(UserError, match="'evil' in its config.json is no model_type that is known"):
+        checkpoints.from_folder(AutoModelForCausalLM, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama", "qwen2", "mistral", "phi3", "opt", "gemma3", "llama4"])
+def test_what_a_kind_of_model_declares_is_read_whole(tmp_path: Path, kind: str) -> None:
+    saved = CONFIG_MAPPING[kind]()
+    (tmp_path / "config.json").write_text(saved.to_json_string(use_diff=False))
+    read = configuration(AutoModelForCausalLM, tmp_path)
+    assert type(read) is type(saved) and read.to_dict() == saved.to_dict()

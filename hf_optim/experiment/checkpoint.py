@@ -19,6 +19,7 @@ from hf_optim.core.shape import Each
 from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files, record, saved_files
+from hf_optim.experiment.configuration import asks, configuration, read_mapping
 from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.spec import UNSEEN, RunSpec
 from hf_optim.experiment.task import Task, check_run, load, paths_in, read_data
@@ -73,7 +74,7 @@ def check_checkpoint(checkpoint: Path) -> None:
     if not (checkpoint / "config.json").is_file():
         raise UserError(f"checkpoint: {checkpoint} holds no config.json: give a folder such as RUN/checkpoint-432")
     _check_files(checkpoint)
-    if asked := _asks(_json(checkpoint / "config.json")):
+    if asked := asks(read_mapping(checkpoint / "config.json")):
         raise UserError(f"checkpoint: {checkpoint}: its config.json asks for code or files of others ({asked})")
     if (checkpoint / ADAPTERS).exists():
         raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}): merge it into its model")
@@ -97,12 +98,12 @@ def check_tokenizer(folder: Path) -> None:
     for file in filter(Path.is_file, _below(folder)):
         if file.name not in (*_SETTINGS, _TOKENS):
             continue
-        config, name = _json(file), file.relative_to(folder)
+        config, name = read_mapping(file), file.relative_to(folder)
         if file.name == _TOKENS:
             files_of_others = [key for key in config if not key.endswith(("_token", "_tokens"))]
         else:
             files_of_others = [key for key, value in config.items() if value and key.endswith(_SETTINGS[file.name])]
-        if asked := _asks(config) or "".join(files_of_others[:1]):
+        if asked := asks(config) or "".join(files_of_others[:1]):
             raise UserError(f"checkpoint: {folder}: its {name} asks for code or files of others ({asked})")
         if (other := next(_no_tokenizers(config), None)) is not None:
             raise UserError(f"checkpoint: {folder}: {other[:60]!r} in its {name} is no tokenizer that is there")
@@ -142,7 +143,7 @@ def pickled_weights(checkpoint: Path) -> set[Path]:
     """
     shards: set[str] = set()
     for index in checkpoint.glob("*.index.json"):
-        named = _json(index).get("weight_map")
+        named = read_mapping(index).get("weight_map")
         if not shape.fits(named, Each(str)) or any(Path(shard).name != shard for shard in named.values()):
             raise UserError(f"checkpoint: {checkpoint}: {index.name} names a file that is not beside it")
         shards.update(named.values())
@@ -186,39 +187,6 @@ def _is_hollow(file: Path) -> bool:
     return told.st_size > 1 << 30 and 4 * 512 * told.st_blocks < told.st_size
 
 
-#: keys of config.json with which transformers would run code, or read what is not in the folder; `attribute_map` gives
-#: any of them another name
-_ASKING = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
-           "experts_implementation", "_experts_implementation", "quantization_config", "base_model_name_or_path",
-           "custom_pipelines", "checkpoint_path", "configuration_files", "pretrained_cfg", "pretrained_cfg_overlay",
-           "transformers_weights", "backbone", "attribute_map", "_experts_implementation_internal")  # fmt: skip
-
-
-def _asks(config: Any) -> str:
-    """The first key of `_ASKING` in a configuration, at any depth, whose value is not one of torch's own words."""
-    for key, value in config.items() if isinstance(config, dict) else ():
-        if key in _ASKING and value not in (None, "eager", "sdpa"):
-            return str(key)
-        if key == "architecture" and ":" in str(value):  # timm's, of a hub or another folder
-            return str(key)
-        if asked := _asks(value):
-            return asked
-    return ""
-
-
-def _json(file: Path) -> Any:
-    """What the user names may lie behind a link (a cache of models does), but must be plain data."""
-    try:
-        if file.stat().st_size > files.LARGEST:
-            raise ValueError(f"has more than {files.LARGEST >> 20} MB")
-        value = files.parse_json(file.read_text(encoding="utf-8"), wide=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"checkpoint: {file} holds no mapping")
-    return value
-
-
 def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
     """The model of a checkpoint; a `UserError` if it is of another class than the task's model `name`.
 
@@ -226,7 +194,7 @@ def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
     by its configuration (transformers' `Auto...`) takes any.
     """
     cls: Any = task.model_class(name)
-    stored = _json(checkpoint / "config.json").get("architectures")
+    stored = read_mapping(checkpoint / "config.json").get("architectures")
     known = {base.__name__ for base in cls.__mro__ if issubclass(base, PreTrainedModel) and base is not PreTrainedModel}
     listed = [entry for entry in stored if isinstance(entry, str)] if isinstance(stored, list) else []
     if listed and known.isdisjoint(listed) and not cls.__name__.startswith("Auto"):
@@ -241,7 +209,8 @@ def from_folder(cls: Any, checkpoint: Path, **how: Any) -> PreTrainedModel:
     check_checkpoint(checkpoint)
     try:
         with quiet(), _bounded(checkpoint):
-            return read_whole(cls, checkpoint, trust_remote_code=False, **how)
+            own = configuration(cls, checkpoint)
+            return read_whole(cls, checkpoint, config=own, trust_remote_code=False, **how)
     except UserError:
         raise
     except Exception as error:  # whatever transformers, safetensors and torch say of files that are damaged
@@ -284,7 +253,7 @@ def _bounded(checkpoint: Path) -> Iterator[None]:
     weights = [file for kind in WEIGHTS for file in checkpoint.glob(kind)]
     held = sum(file.stat().st_size for file in weights if file.is_file())
     parts = numbers = 0
-    config = _json(checkpoint / "config.json")
+    config = read_mapping(checkpoint / "config.json")
     largest, labels = max(whole_numbers(config), default=0), config.get("num_labels")
     # before there is a layer, tables are made for each, and names for each label
     if largest > max(held, 10_000_000) or (isinstance(labels, int) and labels > MOST_LABELS):

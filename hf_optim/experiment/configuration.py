@@ -1,0 +1,94 @@
+"""A model's config.json, which may be a stranger's: what of it reaches transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PretrainedConfig
+
+from hf_optim.errors import UserError, one_line
+from hf_optim.experiment import files
+
+#: keys with which transformers would run code, or read what is not in the folder; `attribute_map` gives any of them
+#: another name
+_ASKING = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
+           "experts_implementation", "_experts_implementation", "quantization_config", "base_model_name_or_path",
+           "custom_pipelines", "checkpoint_path", "configuration_files", "pretrained_cfg", "pretrained_cfg_overlay",
+           "transformers_weights", "backbone", "attribute_map", "_experts_implementation_internal")  # fmt: skip
+#: texts that are ours, and the same for every kind of model
+_OURS = ("tokenizer_fingerprint",)
+
+
+def asks(config: Any) -> str:
+    """The first key of `_ASKING` in a configuration, at any depth, whose value is not one of torch's own words."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if key in _ASKING and value not in (None, "eager", "sdpa"):
+            return str(key)
+        if key == "architecture" and ":" in str(value):  # timm's, of a hub or another folder
+            return str(key)
+        if asked := asks(value):
+            return asked
+    return ""
+
+
+def configuration(cls: Any, folder: Path) -> PretrainedConfig:
+    """What `cls.from_pretrained(folder)` takes for its configuration, without texts that its kind does not declare:
+    transformers makes an attribute of any key, and of some a place where it looks for code. Numbers stay, since older
+    releases had keys (`rope_theta`) that are read and declared nowhere.
+
+    Raises:
+        UserError: `cls` goes by the kind that config.json names (transformers' `Auto...`), and there is none.
+    """
+    told = read_mapping(folder / "config.json")
+    kind: Any = getattr(cls, "config_class", None)
+    if kind is None:
+        named = str(told.get("model_type"))
+        if named not in CONFIG_MAPPING:
+            raise UserError(f"checkpoint: {folder}: {named[:60]!r} in its config.json is no model_type that is known")
+        kind = CONFIG_MAPPING[named]
+    config: PretrainedConfig = kind.from_dict(_declared(kind, told))
+    return config
+
+
+def _declared(kind: Any, told: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        names = {name for name in vars(kind()) if not name.startswith("_")}
+    except Exception:  # made of others, which it asks for, in an error of its own
+        names = set()
+    names |= {name for name in dir(kind) if isinstance(getattr(kind, name, None), property) and name[0] != "_"}
+    names |= kind.attribute_map.keys()
+    inner = getattr(kind, "sub_configs", {})
+    return {
+        key: _inner(inner[key], value) if key in inner and isinstance(value, dict) else value
+        for key, value in told.items()
+        if key in inner or key in names or key in _OURS or not _has_text(value)
+    }
+
+
+def _inner(kind: Any, told: dict[str, Any]) -> dict[str, Any]:
+    """A configuration within one; transformers' `AutoConfig` goes by the kind that it names."""
+    named = str(told.get("model_type"))
+    if not hasattr(kind, "attribute_map"):
+        kind = CONFIG_MAPPING[named] if named in CONFIG_MAPPING else PretrainedConfig
+    return _declared(kind, told) | {key: told[key] for key in ("model_type",) if key in told}
+
+
+def _has_text(value: Any) -> bool:
+    if isinstance(value, (dict, list)):
+        return any(map(_has_text, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str)
+
+
+def read_mapping(file: Path) -> Any:
+    """What the user names may lie behind a link (a cache of models does), but must be plain data."""
+    try:
+        if file.stat().st_size > files.LARGEST:
+            raise ValueError(f"has more than {files.LARGEST >> 20} MB")
+        value = files.parse_json(file.read_text(encoding="utf-8"), wide=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"checkpoint: {file} holds no mapping")
+    return value
