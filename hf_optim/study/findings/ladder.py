@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from hf_optim.study.findings import ladder_needs, ladder_rates, naming, speedups
-from hf_optim.study.findings.ladder_laws import Line, Point, Rung, estimate, exponential, law, lines, shared
+from hf_optim.study.findings.ladder_laws import Line, Point, Rung, estimate, exponential, law, lines, power, shared
 from hf_optim.study.findings.ladder_needs import Cost, Need
 from hf_optim.study.findings.ladder_rates import Carried, Rate
 from hf_optim.study.folder import stages
@@ -116,6 +116,7 @@ def build(results: Results) -> Ladder | None:
     points = tuple(p for rung in rungs for p in _points(results, rung))
     by_size = sorted({rung["parameters"] for rung in rungs})
     ahead = by_size[-1] * (by_size[-1] / by_size[-2] if len(by_size) > 1 else 10)
+    tokens = max(rung["multiple"] for rung in rungs if rung["all"]) * ahead  # where all optimizers are
     speeds = tuple(_speeds(results, points))
     labels = [o["label"] for o in plan.optimizers]
     of = {label: _comparable([p for p in points if p.optimizer == label]) for label in labels}
@@ -126,7 +127,7 @@ def build(results: Results) -> Ladder | None:
         tuned=naming.searched(plan, plan.baseline)[1] > 0,
         points=points,
         lines=tuple(line for label in labels for line in lines(of[label])),
-        trends=tuple(t for label in labels if (t := _trend(of[label], ahead))),
+        trends=tuple(t for label in labels if (t := _trend(of[label], ahead, tokens))),
         speeds=speeds,
         speed_trends=tuple(_speed_trends(plan, points)),
         rates=tuple(ladder_rates.rates(results)),
@@ -189,13 +190,12 @@ def _comparable(points: Sequence[Point]) -> list[Point]:
     return [p for p in _usable(points) if p.rung["batch_size"] == points[0].rung["batch_size"]]
 
 
-def _trend(points: Sequence[Point], ahead: float) -> Trend | None:
+def _trend(points: Sequence[Point], ahead: float, tokens: float) -> Trend | None:
     units = shared(points)
     if len({p.tokens for p in points}) < 2 or len(units) < 2:
         return None
     laws = [law(points, unit) for unit in units]
-    tokens = max(p.rung["multiple"] for p in points if p.rung["all"]) * ahead  # where all optimizers are
-    said = [math.exp(a - alpha * math.log(ahead) - beta * math.log(tokens)) for a, alpha, beta, _ in laws]
+    said = [power(a - alpha * math.log(ahead) - beta * math.log(tokens)) for a, alpha, beta, _ in laws]
     nothing = Estimate(NAN, NAN, NAN)
     return Trend(
         optimizer=points[0].optimizer,
@@ -240,7 +240,7 @@ def _log_factors(plan: Plan, points: Sequence[Point], p: Point) -> dict[int, flo
     if here is None or len(base) < 2 or not units:
         return {}
     slope = float(np.mean([law(base, u)[2] for u in units]))
-    if slope <= 0:  # the baseline does not gain by training longer, so nothing can be told in tokens
+    if not slope > 1e-12:  # the baseline does not gain by training longer, so nothing can be told in tokens
         return {}
     return {u: (math.log(here.losses[u]) - math.log(p.losses[u])) / slope for u in units}
 
@@ -253,7 +253,7 @@ def _speed_trends(plan: Plan, points: Sequence[Point]) -> list[SpeedTrend]:
             mine = [p for p in mine if p.rung["batch_size"] == mine[0].rung["batch_size"]]
             logs = [_log_factors(plan, points, p) for p in mine]
             units = sorted(set.intersection(*map(set, logs)))
-            if len(mine) < 2 or len(units) < 2:
+            if len({p.rung["parameters"] for p in mine}) < 2 or len(units) < 2:
                 continue
             if not all(_within(plan, points, p, list(by_unit.values())) for p, by_unit in zip(mine, logs, strict=True)):
                 continue  # what no budget of the baseline reaches is a guess, and so is a line through it
@@ -266,7 +266,7 @@ def _speed_trends(plan: Plan, points: Sequence[Point]) -> list[SpeedTrend]:
 def _within(plan: Plan, points: Sequence[Point], p: Point, logs: Sequence[float]) -> bool:
     """Whether a mean factor lies within the baseline's budgets."""
     budgets = [q.tokens / p.tokens for q in points if q.optimizer == plan.baseline and _like(q.rung, p.rung)]
-    return min(budgets) <= math.exp(float(np.mean(logs))) <= max(budgets)
+    return math.log(min(budgets)) <= float(np.mean(logs)) <= math.log(max(budgets))
 
 
 def _batches(plan: Plan, points: Sequence[Point]) -> list[Batch]:
@@ -285,7 +285,7 @@ def _batches(plan: Plan, points: Sequence[Point]) -> list[Batch]:
                 units = shared(mine)
                 laws = [law(mine, u) for u in units] if len(mine) > 1 else []
                 # Size is one here, so that its exponent is 0 and a holds it.
-                logs = [(a - math.log(target)) / beta for a, _, beta, _ in laws if beta > 0]
+                logs = [(a - math.log(target)) / beta for a, _, beta, _ in laws if beta > 1e-12]
                 if len(logs) == len(laws) and logs:
                     tokens = exponential(logs)
                     each = mine[0].tokens / mine[0].rung["steps"]

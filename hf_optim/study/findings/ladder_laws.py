@@ -15,6 +15,7 @@ from hf_optim.study.statistics.paired import summarise
 Rung = Mapping[str, Any]
 AXES = ("tokens", "flops", "seconds")
 GRID = 24  # points of a drawn line
+LARGEST_LOG = 345.0  # of 1e150, beyond which no number is read either (`core.shape`)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,12 @@ def estimate(values: Sequence[float]) -> Estimate:
 def exponential(values: Sequence[float]) -> Estimate:
     """The geometric mean of what `values` are the logarithms of, with its interval."""
     estimated = estimate(values)
-    return Estimate(*(math.exp(min(v, 700.0)) for v in (estimated.value, estimated.low, estimated.high)))
+    return Estimate(*map(power, (estimated.value, estimated.low, estimated.high)))
+
+
+def power(log: float) -> float:
+    """e to the power of `log`, as far as there are numbers: what hardly falls has a slope near 0 to divide by."""
+    return math.exp(min(log, LARGEST_LOG))
 
 
 def shared(points: Sequence[Point]) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hf_optim.study.findings.ladder_laws import exponential
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.sensitivity import rate_key
@@ -51,15 +52,21 @@ def rates(results: Results) -> Iterator[Rate]:
     for rung in plan.ladder["rungs"] if plan.ladder else ():
         for label in (o["label"] for o in plan.optimizers):
             key = rate_key(specs[rung["task"], label], "lr") if (rung["task"], label) in specs else None
+            if key is None:
+                continue
             mine = [s for s in searches if (s.task, s.optimizer, s.budget) == (rung["task"], label, 1.0)]
-            mine = [s for s in mine if s.choice is not None and s.choice.trial is not None and key in s.space]
-            if key is None or not mine:
+            # Among choices there may be 0, or none for a rate of the rule's own, of which there is no logarithm.
+            mine = [
+                s for s in mine
+                if s.choice and s.choice.trial and key in s.space and number(s.choice.trial.point[key]) > 0
+            ]  # fmt: skip
+            if not mine:
                 continue
             choices = [s.choice.trial.point for s in mine if s.choice and s.choice.trial]
             chosen = [float(point[key]) for point in choices]
-            logs = summarise([math.log(v) for v in chosen])
-            best = Estimate(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high))
-            tried = [(float(t.point[key]), t.loss) for s in mine for t in s.trials if t.status == "ok"]
+            best = exponential([math.log(v) for v in chosen])
+            trials = [t for s in mine for t in s.trials if t.status == "ok" and number(t.point[key]) > 0]
+            tried = [(float(t.point[key]), t.loss) for t in trials]
             ends = sum(bool(edges({key: s.space[key]}, p)) for s, p in zip(mine, choices, strict=True))
             yield Rate(rung, label, best, tuple(chosen), tuple(sorted(tried)), ends)
 

@@ -11,7 +11,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.plan.source import parse
 
-_VERSION = re.compile(r"[0-9][A-Za-z0-9.+!]*")  # it stands in a command, and a record may say anything
 _PNG = b"\x89PNG\r\n\x1a\n"
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]*")
 _DRAWN = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the parts of a PNG that are the picture
 
 
@@ -92,7 +92,8 @@ def publish(study: Path, into: Path, complete: Callable[[Path, Published], None]
                 files.write_json(home, RECORD, {**changed(record, put), "id": ids[name], **history})
                 if history:
                     files.write_rows(home, HISTORY, changed(histories[name], scrubber.scrub))
-            published = _published(copied, study, source, records, told)
+            made = _versions([changed(record["environment"], scrubber.scrub) for record in records.values()])
+            published = Published(_planned(copied, study, source, told), len(records), made, told)
             if any(old != new for old, new in ids.items()):
                 told.append("runs that named a path have another id than in the study, since it was shortened")
             if complete is not None:
@@ -103,8 +104,8 @@ def publish(study: Path, into: Path, complete: Callable[[Path, Published], None]
     return published
 
 
-def _published(copied: Path, study: Path, source: Results, records: Mapping[str, Any], told: list[str]) -> Published:
-    """What the copy holds. Raises UserError where runs of the study are missing in it."""
+def _planned(copied: Path, study: Path, source: Results, told: list[str]) -> Plan:
+    """The plan of the copy. Raises UserError where runs of the study are missing in it."""
     copy = load(copied)
     if len(copy.records) != len(source.records):
         raise UserError(
@@ -113,7 +114,7 @@ def _published(copied: Path, study: Path, source: Results, records: Mapping[str,
         )
     if code := importing.paths([*copy.plan.tasks, *copy.plan.optimizers]):
         told.append(f"code of your own is named and not copied: {', '.join(code)}")
-    return Published(copy.plan, len(records), _versions(records), told)
+    return copy.plan
 
 
 def _words(plan: Plan) -> set[str]:
@@ -211,10 +212,10 @@ def picture(content: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _versions(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def _versions(environments: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """The versions that the runs were made with, by package."""
     return {
-        package: sorted({str(v) for record in records.values() if (v := record["environment"].get(package))})
+        package: sorted({str(v) for environment in environments if (v := environment.get(package))})
         for package in ("hf_optim", "python", "torch", "transformers", "accelerate")
     }
 
@@ -223,6 +224,7 @@ def readme(published: Published) -> str:
     """README.md: a Hub's front matter (of a data set and of a static Space), what is here, and how to make it again."""
     plan, versions = published.plan, {name: some for name, some in published.versions.items() if some}
     version = versions.get("hf_optim", [""])
+    # It stands in a command, where nothing can be escaped.
     pinned = f"=={version[0]}" if len(version) == 1 and _VERSION.fullmatch(version[0]) else ""
     code = importing.paths([*plan.tasks, *plan.optimizers])
     lines = [

@@ -3,6 +3,7 @@ hashes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,11 +93,7 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     places += [rung[key] for rung in data.get("ladder", {}).get("rungs", ()) for key in ("task", "smallest")]
     if unknown := set(places) - {*tasks}:
         raise UserError(f"{file}: no task has the label {sorted(unknown)[0]!r}")
-    if "ladder" in data and not data["ladder"]["rungs"]:
-        raise UserError(f"{file}: the ladder has no rungs")
-    for rung in data.get("ladder", {}).get("rungs", ()):
-        if not min(rung[key] for key in ("parameters", "multiple", "tokens", "steps", "batch_size", "flops")) > 0:
-            raise UserError(f"{file}: what a ladder's rung counts is above 0")
+    _blocks(data, file)
     if not all(len(two) == 2 for task in data["tasks"] for two in task.get("metrics", {}).values()):
         raise UserError(f"{file}: a task's metrics have a direction and a unit each")
     each = data.get("per_unit", 1)
@@ -112,6 +109,33 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
         if run["id"] != id_of(run["spec"]) or run["spec"].get("seed") != seed:
             raise UserError(f"{file}: the id {run['id']!r} is not the hash of its specification")
         _specification(run["spec"], file)
+
+
+def _blocks(data: Mapping[str, Any], file: str) -> None:
+    """Raise UserError unless the numbers of the blocks can be worked with, as those of a YAML's can."""
+    if "ladder" in data:
+        rungs = data["ladder"]["rungs"]
+        if {rung["task"] for rung in rungs} != {task["label"] for task in data["tasks"]}:
+            raise UserError(f"{file}: the rungs of a ladder are its tasks")
+        if not any(rung["all"] for rung in rungs):
+            raise UserError(f"{file}: the ladder has no rung for all optimizers")
+        counted = ("parameters", "multiple", "tokens", "steps", "batch_size", "flops")
+        if not min(rung[key] for rung in rungs for key in counted) > 0:
+            raise UserError(f"{file}: what a ladder's rung counts is above 0")
+    if not all(margin > 0 for margin in data.get("margin", {}).values()):
+        raise UserError(f"{file}: a margin is above 0")
+    if not data.get("sensitivity", {"values": [1]})["values"]:
+        raise UserError(f"{file}: sensitivity: there are no values")
+    budgets = data.get("speedup", {"budgets": [1]})["budgets"]
+    if 1 not in budgets or budgets != sorted(set(budgets)) or budgets[0] <= 0:
+        raise UserError(f"{file}: the budgets of a speed-up ascend, and 1 is among them")
+    tuned = data.get("tuning", {"steps": None, "cells": []})
+    counted_on = {cell["task"] for cell in tuned["cells"]} if tuned["steps"] is not None else set()
+    counted_on |= {task["label"] for task in data["tasks"] if "speedup" in data and data["baseline"] in task["only"]}
+    for task in data["tasks"]:
+        steps = task.get("steps", None if data.get("tuning") is None else 0)
+        if not is_count(steps) and (steps is not None or task["label"] in counted_on):
+            raise UserError(f"{file}: the steps of {task['label']!r} are above 0, and given where they are counted on")
 
 
 def _around(spec: Mapping[str, Any], where: str) -> None:
@@ -132,11 +156,15 @@ def _cells(data: Mapping[str, Any], file: str) -> None:
         fine = (cell["task"], cell["optimizer"]) in there and len(ends) + len(choices) == len(cell["space"])
         fine &= "run" not in cell["space"]  # what is searched of a run is one of its settings
         fine &= all(len(bounds) == 3 and all(map(_numeric, bounds[1:])) and bounds[1] < bounds[2] for bounds in ends)
-        fine &= all(bounds[0] == "linear" or bounds[1] > 0 for bounds in ends)
+        fine &= all(
+            bounds[0] == "linear" or 0 < bounds[1] and math.log(bounds[1]) < math.log(bounds[2]) for bounds in ends
+        )
         fine &= all(len(bounds) == 2 and isinstance(bounds[1], list) and bounds[1] for bounds in choices)
         for point in cell["points"] if fine else ():
             fine &= set(point) == set(cell["space"]) and all(
-                cell["space"][key][0] == "choice" or _numeric(value) for key, value in point.items()
+                kind == "choice" or _numeric(value) and (kind == "linear" or value > 0)
+                for key, value in point.items()
+                for kind in [cell["space"][key][0]]
             )
         if not fine:
             raise UserError(f"{file}: tuning: the cell of {cell['optimizer']!r} on {cell['task']!r} is damaged")

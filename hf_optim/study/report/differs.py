@@ -166,7 +166,7 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return "(" + ", ".join(_value(v) for v in value) + ")"
     if isinstance(value, Mapping):
-        return described(value)  # the one setting that is no plain value
+        return described(value) if "name" in value else json.dumps(value)  # a schedule; anybody's plan may hold more
     return "none" if value is None else str(value)
 
 

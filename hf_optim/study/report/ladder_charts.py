@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hf_optim.core.safe_text import html as escape
 from hf_optim.study.report.charts import Scale, shorten
@@ -81,6 +81,8 @@ def drawing(
     most: float = math.inf,
 ) -> list[str]:
     """The elements of a panel that begins at `left`; what lies beyond 1 / `most` and `most` stands at its edge."""
+    # What was not measured, or as 0, has no place on a log axis.
+    series = [replace(s, points=[(v, e) for v, e in s.points if 0 < v < math.inf]) for s in series]
     xs = [v for s in series for v, _ in (*s.points, *(p for line in s.lines for p in line))]
     # A wide interval must not squeeze the points: it is cut off at the panel's end.
     centres = [e.value for s in series for _, e in (*s.points, *(p for line in s.lines for p in line))]

@@ -30,7 +30,8 @@ def draw(ladder: Ladder, chart: str, styles: Mapping[str, tuple[str, str]], *, a
 def loss(axes: Axes, ladder: Ladder, styles: Mapping[str, tuple[str, str]]) -> None:
     """A ladder's loss against the tokens of training: means over units with their intervals, and the fitted laws."""
     for label, (colour, dash) in styles.items():
-        points = sorted((p.tokens, p.loss) for p in ladder.points if p.optimizer == label)
+        points = [(p.tokens, p.loss) for p in ladder.points if p.optimizer == label]
+        points.sort(key=lambda point: point[0])
         for line in (line for line in ladder.lines if (line.optimizer, line.axis) == (label, "tokens")):
             axes.plot(line.x, [y.value for y in line.y], dash, color=colour, linewidth=1)
         _points(axes, points, MARKERS[dash], colour, label)

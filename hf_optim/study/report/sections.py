@@ -137,9 +137,10 @@ def protocol(findings: Protocol | None, styles: Mapping[str, str]) -> str:
         )
     for task in dict.fromkeys(curve.task for curve in findings.sensitivity):
         mine = [curve for curve in findings.sensitivity if curve.task == task]
-        curves = [_curve(curve.optimizer, [math.log10(v) for v in curve.values], curve.losses) for curve in mine]
+        log = min(v for curve in mine for v in curve.values) > 0  # a decay or a momentum may be 0
+        curves = [_curve(c.optimizer, [math.log10(v) if log else v for v in c.values], c.losses) for c in mine]
         start = min((s for c in curves for s in c.steps), default=0.0)
-        name = f"log10 of {mine[0].key}"
+        name = f"log10 of {mine[0].key}" if log else mine[0].key
         parts.append(_figure(f"Sensitivity: {task}", "validation loss", curves, styles, name, start))
         lines = [text_row(curve.optimizer, [_plain(curve.number, 4)]) for curve in mine]
         parts.append(html_table(["optimizer", "sensitivity (Wortsman)"], lines, f"Sensitivity: {task}"))
