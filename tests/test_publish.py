@@ -56,7 +56,9 @@ def test_addresses_and_secrets_of_usual_forms_are_taken_out(text: str, scrubbed:
     assert private.Scrubber().scrub(text) == scrubbed
 
 
-@pytest.mark.parametrize("part", ["1.", "a-", "www.", "sk-", "A_", "/a", "a@", "--token ", "-a"])
+@pytest.mark.parametrize(
+    "part", ["1.", "a-", "www.", "sk-", "A_", "/a", "a@", "--token ", "-a", "//a", "?x-", "%2F", "\\n", "&#47;", "%25"]
+)
 def test_a_long_text_is_read_through_once(part: str) -> None:
     """In quadratic time it would take hours, and a test has minutes."""
     assert private.Scrubber().scrub(part * 50_000)
@@ -255,10 +257,37 @@ def test_runs_that_only_a_place_tells_apart_are_refused(tmp_path: Path, capsys: 
         ("ab" * 32, "ab" * 32),  # the fingerprint of data
         ("Wilhelmina's run on TURNIP-07", "USER's run on HOST"),
         ("HF_HOME=/x OMP_NUM_THREADS=1", "HF_HOME=REMOVED OMP_NUM_THREADS=REMOVED"),
+        ("Adam / SGD, a // b, http://x/y, x:y", "Adam / SGD, a // b, http://x/y, x:y"),
+        ("file:///cluster/lab/x.csv file://localhost/cluster/x sqlite:////cluster/lab/x.db", "x.csv x sqlite:x.db"),
+        ("//nas/lab/x.csv", "x.csv"),
+        # as an error of Windows says it, and what is written in the escapes of an address, of JSON, of Python, of HTML
+        (r"No such file: 'C:\\Users\\gertrud\\lab\\x.csv', '\\\\nas\\lab\\y'", "No such file: 'x.csv', 'y'"),
+        ("at ?file=%2Fhome%2Fwilhelmina%2Flab%2Fx.csv", "at ?file=x.csv"),
+        ("?next=%253Ffile%253D%252Fhome%252Fwilhelmina%252Fx.csv", "?next=?file=x.csv"),
+        (r"{\"password\": \"pw1\", \"api_key\": \"abcdef123456\"}", '{"password": "REMOVED", "api_key": "REMOVED"}'),
+        (rf"b'token\n{TOKEN}\nof\nwilhelmina'", "b'token\nREMOVED\nof\nUSER'"),
+        (f"token%3D{TOKEN}", "token=REMOVED"),
+        ("&#x2F;home&#x2F;wilhelmina&#x2F;x &amp; y", "x & y"),
+        ("pw=correct%20horse%2Fbattery", "pw=REMOVED"),
+        (r"50%20 of \beta &amp; a%2Fb \n", r"50%20 of \beta &amp; a%2Fb \n"),
+        (f"?X-Amz-Signature={'ab12' * 16}&sig=a%2Fb", "?X-Amz-Signature=REMOVED&sig=REMOVED"),
+        ("https://hooks.slack.com/services/T0/B0/Xx", "https://hooks.slack.com/services/REMOVED"),
     ],
 )
-def test_each_kind_by_itself(text: str, published: str) -> None:
+def test_each_kind_by_itself(text: str, published: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER_TOKEN", "correct horse/battery")
     assert private.Scrubber().scrub(text) == published
+
+
+def test_a_label_and_a_model_mean_in_the_copy_what_they_mean_here(tmp_path: Path) -> None:
+    """The rate over ten was "rate  10", and each model of a paper's setting an address of e-mail, so all were one."""
+    study = make_study(tmp_path / "study", ("rate", "rate / 10"), tasks=("A", "B"), seeds=1)
+    (study / "study.yaml").write_text("model: resnet50@agr # of wilhelmina@turnip-07, bob@gpu3, bob@lab.org\n")
+    replan(study, lambda plan: [t.update(model=f"resnet{50 + i}@agr") for i, t in enumerate(plan["tasks"])])
+    assert main(["publish", str(study), str(tmp_path / "public")]) == 0
+    plan, copy = (read_plan(tmp_path / folder) for folder in ("study", "public"))
+    assert copy == plan and {run.id for run in copy.runs} == {run.id for run in plan.runs}
+    assert (tmp_path / "public" / "study.yaml").read_text() == "model: resnet50@agr # of MAIL, MAIL, MAIL\n"
 
 
 def test_a_user_called_adam_renames_no_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:

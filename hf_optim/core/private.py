@@ -6,12 +6,14 @@ A path keeps its last part, so that `data: /home/somebody/digits.parquet` still 
 from __future__ import annotations
 
 import getpass
+import html
 import os
 import re
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from hf_optim.errors import UserError
 
@@ -20,10 +22,15 @@ USER, HOST, SECRET, MAIL, ADDRESS = "USER", "HOST", "REMOVED", "MAIL", "ADDRESS"
 #: users and hosts that are everybody's
 EVERYBODY = {"root", "user", "users", "admin", "ubuntu", "runner", "nobody", "home", "host", "localhost", "jovyan"}
 MOST_OWNERS = 500
+#: so often is an escape escaped: an address in the question of another one's is written in escapes twice
+MOST_ESCAPES = 3
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|(?:^|_)KEY|PRIVATE", re.IGNORECASE)
 _PART = r"[^\s/\\:;,'\"<>|()\[\]{}=`]+"
 _HOMES = "home|Users|root|tmp|mnt|media|var|private|scratch|work|workspace|data|opt|usr|srv|gpfs|lustre|nfs"
-_OWNER = re.compile(rf"[/\\](?:home|Users)[/\\]({_PART})")
+_OWNER = re.compile(rf"[/\\](?:home|Users)[/\\]+({_PART})")
+#: a backslash and what it stands for in JSON, in Python and in what either says of a path
+_BACKSLASH = re.compile(r"\\(?:([nrt\"'/\\])|(?:x|u00)([0-9a-fA-F]{2}))")
+_CONTROLS = {"n": "\n", "r": "\r", "t": "\t"}
 # No pattern looks to the end of a text from each of its places: texts of a stranger's are long, and there are many.
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]+-----.*?(?:-----END [A-Z ]+-----|\Z)", re.DOTALL), SECRET),
@@ -47,6 +54,9 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?i)(?<![\w-])(--?(?:[a-z]{1,20}-)?(?:password|secret|token|api-key) +)[^\s-]\S*"), rf"\1{SECRET}"),
     (re.compile(r"(?i)(passw(?:or)?d[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]+"), rf"\1{SECRET}"),
     (re.compile(r"\b([A-Z][A-Z0-9_]*(?:TOKEN|SECRET|KEY): *)\S+"), rf"\1{SECRET}"),
+    # in addresses: of one that is signed, and of one that whoever knows it may post to
+    (re.compile(r"(?i)([?&](?:sig|[\w-]{0,40}signature)=)[^\s&\"']+"), rf"\1{SECRET}"),
+    (re.compile(r"(?i)\b(hooks\.slack\.com/services|discord(?:app)?\.com/api/webhooks)/\S+"), rf"\1/{SECRET}"),
     (re.compile(r"(?<![\w.+-])[\w.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"), MAIL),
     (re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])"), ADDRESS),
     # of a network's card, and of IP's sixth version: in full, and with a gap
@@ -56,10 +66,12 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
      ADDRESS),
 )  # fmt: skip
 _PATHS = (
-    re.compile(rf"(?:file://)?(?<![\w./~-])(?<!:/)(?:~[\w.-]*)?/(?!/)(?:{_PART}/+)*({_PART})?/?"),
+    re.compile(rf"(?i)\bfile://[\w.-]*/+(?:{_PART}/+)*({_PART})?/?"),
+    # one slash or, but for what follows an address's scheme, several: of a share, of SQLAlchemy's sqlite:////
+    re.compile(rf"(?<![\w./~-])(?<!:/)(?:~[\w.-]*)?(?:/(?!/)|(?:(?<!:)//|(?<=:)///)/*)(?={_PART})(?:{_PART}/+)*({_PART})?/?"),
     re.compile(rf"/(?:{_HOMES})/(?:{_PART}/+)*({_PART})?/?"),  # behind a letter too, as in -I/home/somebody
-    re.compile(rf"(?:\b[A-Za-z]:[\\/]|\\\\)(?:{_PART}[\\/]+)*({_PART})?[\\/]?"),
-)
+    re.compile(rf"(?:\b[A-Za-z]:[\\/]+|\\{{2,}})(?:{_PART}[\\/]+)*({_PART})?[\\/]*"),
+)  # fmt: skip
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -91,8 +103,8 @@ class Scrubber:
 
     Args:
         texts: what will be scrubbed, as far as it is known: the owners of home folders in it are users.
-        spoken: words that mean something else here (labels, names of optimizers): a user who is called Adam does not
-            rename them. `kept` holds those that are names and stay for that reason.
+        spoken: words that mean something else here (labels, names of optimizers and models): a user who is called
+            Adam does not rename them. `kept` holds those that are names and stay for that reason.
 
     Raises:
         UserError: texts that name the home folders of more than `MOST_OWNERS` users.
@@ -101,14 +113,14 @@ class Scrubber:
     def __init__(self, texts: Iterable[str] = (), spoken: Collection[str] = ()) -> None:
         users = {_user(), Path.home().name}
         for text in texts:
-            users |= set(_OWNER.findall(text))
+            users |= {*_OWNER.findall(text), *_OWNER.findall(_read(text))}
             if len(users) > MOST_OWNERS:  # each is looked for in every text
                 raise UserError(f"the home folders of more than {MOST_OWNERS} users are named: nothing is published")
         host = socket.gethostname()
         names = dict.fromkeys(users, USER) | dict.fromkeys((host, host.partition(".")[0]), HOST)
         names = {name: put for name, put in names.items() if len(name) > 2 and name.lower() not in EVERYBODY}
-        words = {word.lower() for word in spoken}
-        self.kept = sorted(name for name in names if name.lower() in words)
+        self._spoken = {word.lower() for word in spoken}
+        self.kept = sorted(name for name in names if name.lower() in self._spoken)
         secrets = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 8 and not v.isdigit()}
         self._known = [(re.compile(re.escape(secret)), SECRET) for secret in sorted(secrets, key=len, reverse=True)] + [
             (re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", re.IGNORECASE), put)
@@ -117,19 +129,41 @@ class Scrubber:
         ]
 
     def scrub(self, text: str) -> str:
-        """`text` without what is private; a text without any is returned as it is."""
+        """`text` without what is private; a text without any is returned as it is. One that holds more of it in the
+        escapes of addresses, JSON or HTML (%2Fhome%2F, \\"password\\") is returned as it reads without these.
+        """
+        text = read = self._scrubbed(text)
+        for _ in range(MOST_ESCAPES):
+            if (plain := _read(read)) == read:
+                break
+            read = self._scrubbed(plain)
+            text = text if read == plain else read
+        return text
+
+    def _scrubbed(self, text: str) -> str:
         secrets = [known for known in self._known if known[1] == SECRET]
         for pattern, put in (*secrets, *_PATTERNS):
-            text = pattern.sub(put, text)
+            text = pattern.sub(self._mail if put == MAIL else put, text)
         for pattern in _PATHS:
             text = pattern.sub(lambda path: path[1] or "", text)
         return self.unnamed(text)
+
+    def _mail(self, found: re.Match[str]) -> str:
+        """Instead of an address of e-mail; a word of the study's of that form (the model resnet50@agr) is none."""
+        return found[0] if "." not in found[0].partition("@")[2] and found[0].lower() in self._spoken else MAIL
 
     def unnamed(self, text: str) -> str:
         """`text` without names of users and machines, and without the environment's secrets; paths stay."""
         for pattern, put in self._known:
             text = pattern.sub(put, text)
         return text
+
+
+def _read(text: str) -> str:
+    """What a text says in which characters are escaped, once."""
+    if "\\" in text:
+        text = _BACKSLASH.sub(lambda m: chr(int(m[2], 16)) if m[2] else _CONTROLS.get(m[1], m[1]), text)
+    return html.unescape(unquote(text)) if "%" in text or "&" in text else text
 
 
 def _user() -> str:

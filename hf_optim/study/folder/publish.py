@@ -120,7 +120,8 @@ def _planned(copied: Path, study: Path, source: Results, told: list[str]) -> Pla
 def _words(plan: Plan) -> set[str]:
     """What the study calls things, which a user may be called as well."""
     labels = [task["label"] for task in plan.tasks] + [optimizer["label"] for optimizer in plan.optimizers]
-    names = [str(task["task"]) for task in plan.tasks] + [str(o["spec"]["name"]) for o in plan.optimizers]
+    names = [str(task[key]) for task in plan.tasks for key in ("task", "model")]
+    names += [str(o["spec"]["name"]) for o in plan.optimizers]
     return {word for name in (*labels, *names) for word in (name, *name.replace("_", " ").replace("/", " ").split())}
 
 
