@@ -173,3 +173,17 @@ def test_what_a_checkpoint_calls_itself_moves_no_cursor(
     with pytest.raises(UserError):
         language.pretrained(str(tmp_path), {})
     assert not said
+
+
+def test_what_is_asked_of_a_metric_is_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A target's metric and the name of a grid's hyper-parameter stood in Markdown as they were."""
+    folder = make_study(tmp_path / "study", ("theirs.py:Mine", "adamw"), seeds=2)
+    evil = "~~~\n# head\n\n<img src=//evil>![x](//evil) | a"
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["targets"] = {"MLP": {"metric": evil, "value": 0.5, "better": "higher"}}
+    plan["sensitivity"] = {"key": evil, "values": [0.1, 0.2], "seeds": 1}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    assert command(capsys, "report", folder)[0] == 0
+    for name in ("statistics.md", "tuning.md"):
+        text = (folder / name).read_text()
+        assert "evil" in text and "<img" not in text and "](" not in text.replace("\\](", "") and "\n# head" not in text

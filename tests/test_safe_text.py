@@ -162,6 +162,10 @@ def test_the_terminal_gets_no_escape_sequence(study: Path, capsys: pytest.Captur
         (r"$\href{javascript:1}{x}$", r"\$\\href{javascript:1}{x}\$"),
         ("1. one", "1\\. one"),
         ("# head\n- item", "\\# head - item"),
+        ("~~~sh", "\\~~~sh"),
+        (">said", "\\>said"),
+        ("* item", "\\* item"),
+        ("*stress* a_b ~1", "*stress* a_b ~1"),
     ],
 )
 def test_markdown(given: str, safe: str) -> None:

@@ -130,8 +130,8 @@ def _beside(outcome: Outcome) -> list[str]:
             "|---|---|---|---|---|",
         ]
         lines += [
-            f"| {safe(pair.label)} | {pair.published['metric']} | {_published(pair)}"
-            f"{'' if pair.belongs else ' (of the other reading)'} | {_obtained(pair)} | {pair.obtained.n} |"
+            f"| {safe(pair.label)} | {safe(pair.published['metric'])} | {safe(_published(pair))}"
+            f"{'' if pair.belongs else ' (of the other reading)'} | {safe(_obtained(pair))} | {pair.obtained.n} |"
             for pair in shown
         ]
     bare = Counter(pair.why for pair in outcome.pairs if not pair.obtained.n)

@@ -6,7 +6,6 @@ A path keeps its last part, so that `data: /home/somebody/digits.parquet` still 
 from __future__ import annotations
 
 import getpass
-import html
 import os
 import re
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from hf_optim.core import safe_text
 from hf_optim.errors import UserError
 
 #: instead of what was taken out
@@ -30,7 +30,7 @@ _HOMES = "home|Users|root|tmp|mnt|media|var|private|scratch|work|workspace|data|
 _OWNER = re.compile(rf"[/\\](?:home|Users)[/\\]+({_PART})")
 #: a backslash and what it stands for in JSON, in Python and in what either says of a path
 _BACKSLASH = re.compile(r"\\(?:([nrt\"'/\\])|(?:x|u00)([0-9a-fA-F]{2}))")
-_CONTROLS = {"n": "\n", "r": "\r", "t": "\t"}
+_CONTROLS = dict(zip("nrt", "\n\r\t", strict=True))
 # No pattern looks to the end of a text from each of its places: texts of a stranger's are long, and there are many.
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]+-----.*?(?:-----END [A-Z ]+-----|\Z)", re.DOTALL), SECRET),
@@ -163,7 +163,7 @@ def _read(text: str) -> str:
     """What a text says in which characters are escaped, once."""
     if "\\" in text:
         text = _BACKSLASH.sub(lambda m: chr(int(m[2], 16)) if m[2] else _CONTROLS.get(m[1], m[1]), text)
-    return html.unescape(unquote(text)) if "%" in text or "&" in text else text
+    return safe_text.of_html(unquote(text)) if "%" in text or "&" in text else text
 
 
 def _user() -> str:

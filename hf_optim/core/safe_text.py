@@ -57,6 +57,11 @@ def html(text: object) -> str:
     return _html.escape(terminal(text))
 
 
+def of_html(text: str) -> str:
+    """What HTML says: of text, `html`'s inverse."""
+    return _html.unescape(text)
+
+
 def json_in_html(value: Any) -> str:
     """Plain data for a script element of type application/json: no text of it can end the element."""
     return _json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -67,7 +72,8 @@ def markdown(text: object) -> str:
     escaped = line(text)
     for pattern, put in _MARKDOWN:
         escaped = pattern.sub(put, escaped)
-    return re.sub(r"^(\d*)([-+#=~>]+|[.)])(?=\s|$)", r"\1\\\2", escaped)  # a list, a heading, a rule or a quotation
+    # a list, a heading, a rule, and what needs no space behind it: a quotation, a fence, which would hold all below
+    return re.sub(r"^(\d*)([-+*_#=~>]+|[.)])(?=\s|$)|^(?=>|~~~)", r"\1\\\2", escaped)
 
 
 def latex(text: object) -> str:

@@ -254,7 +254,8 @@ def _targets(analysis: Analysis) -> list[str]:
     lines = ["## Time to target", ""]
     for table in analysis.targets:
         word = "at least" if table.better == "higher" else "at most"
-        lines += [f"{markdown_text(table.task)}: {table.metric.replace('_', ' ')} of {word} {table.value:g}.", ""]
+        asked = f"{table.task}: {table.metric.replace('_', ' ')} of {word} {table.value:g}."
+        lines += [markdown_text(asked), ""]
         lines += _table(profiles.cells(table))
     if analysis.profile:
         p = analysis.profile

@@ -234,7 +234,7 @@ def _sensitivity(curves: Sequence[sensitivity_curves.Curve]) -> list[str]:
     lines: list[str] = []
     for task in dict.fromkeys(curve.task for curve in curves):
         mine = [curve for curve in curves if curve.task == task]
-        lines += [f"## {safe.markdown(task)}: sensitivity to {mine[0].key.rpartition('.')[2]}", ""]
+        lines += [f"## {safe.markdown(task)}: sensitivity to {safe.markdown(mine[0].key.rpartition('.')[2])}", ""]
         lines += [
             "Validation loss at the end of training, at most that before it; the number is the mean over the grid less "
             "the best (Wortsman et al. 2023): lower is less sensitive.",

@@ -42,7 +42,7 @@ const plain = {
   latex: (text) => text.replace(/[±×−–●↑↓<>~^`"\\%_&#${}]/g, (c) => LATEX[c] ?? `\\${c}`),
   markdown: (text) => text.replace(/[`|$\\]/g, "\\$&").replace(/&(?=#|[A-Za-z]+;)/g, "&amp;").replace(/<(?=[A-Za-z/!?])/g, "&lt;")
     .replace(/\](?=[[(:])/g, "\\]").replace(/([A-Za-z]):(?=\/\/)/g, "$1\\:").replace(/\b(www)\./gi, "$1\\.")
-    .replace(/^(\d*)([-+#=~>]+|[.)])(?=\s|$)/, "$1\\$2"),
+    .replace(/^(\d*)([-+*_#=~>]+|[.)])(?=\s|$)|^(?=>|~~~)/, "$1\\$2"),
 };
 function written(cell, kind) {
   return plain[kind](cell.textContent.trim().replace(/\s+/g, " "));
