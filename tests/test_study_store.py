@@ -373,6 +373,18 @@ def test_halves_of_one_study_become_whole(tmp_path: Path) -> None:
     assert (tmp_path / "ab" / "study.yaml").read_text() == "name: fake\n"
 
 
+def test_a_merge_into_a_study_keeps_its_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was removed, and may have been the only file with what was asked, and its comments."""
+    a, b = make_study(tmp_path / "a"), make_study(tmp_path / "b", ("adamw", "lion"))
+    (a / "study.yaml").write_text("# mine\nname: fake\n")
+    (a / "study-1.yaml").write_text("other\n")
+    code, out, _ = command(capsys, "results", str(a), str(b), "--merge", str(a))
+    assert code == 0 and "study-2.yaml" in out and not (a / "study.yaml").exists()
+    assert (a / "study-2.yaml").read_text() == "# mine\nname: fake\n" and (a / "study-1.yaml").read_text() == "other\n"
+    command(capsys, "results", str(a), str(b), "--merge", str(a))
+    assert not (a / "study-3.yaml").exists()
+
+
 def test_contradictions_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     a = make_study(tmp_path / "a")
     b = make_study(tmp_path / "b", value=lambda label, seed: accuracy(label, seed) + (label == "adan"))

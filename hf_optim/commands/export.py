@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from hf_optim.errors import UserError
 ABOUT = "write a study's table (LaTeX, Markdown, CSV) and charts (PDF) for a paper"
 TABLES = ("latex", "markdown", "csv")
 CHARTS = ("pdf", "svg", "png")
+#: files that are in no other place
+STUDYS = ("plan.json", "study.yaml", "questions.jsonl", "merged.json", "record.json", "history.jsonl")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,6 +63,8 @@ def export(
         raise UserError(f"--{'width' if width is not None else 'font-size'} belongs to --figure")
     if font_size is not None and not 3 <= font_size <= 40:
         raise UserError(f"--font-size: points from 3 to 40, got {font_size:g}")
+    if table is not None and output is not None and Path(output).name in STUDYS and os.path.lexists(output):
+        raise UserError(f"{output} is what a study is made of, and no table takes its place: choose another --output")
     from hf_optim.experiment.files import write_atomically, writing
     from hf_optim.study.findings import table as tables
     from hf_optim.study.folder import results as records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -122,7 +123,8 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
 
     Every run's folder is copied whole. Two records of one run with different numbers are a contradiction: they come
     from other versions, machines or data, and one study must not mix them; `keep_first` takes the record of the
-    folder that is named first (`into` before all) and writes down which. study.yaml is kept where all have the same.
+    folder that is named first (`into` before all) and writes down which. study.yaml is kept where all have the same;
+    where not, that of `into`, which may be the only one of its text, gets another name.
 
     Raises UserError in one line, before anything is written, for contradictions; and for a disk that is full.
     """
@@ -158,13 +160,17 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
             check_tree(folder / "runs" / run_id, LARGEST_RUN)
         except Refused as error:
             raise UserError(f"merge: {folder}: {error}; nothing was written") from None
+    yamls, mine = {_text(folder) for folder in folders}, _text(into)
+    aside = _free(into) if mine and len(yamls) > 1 else ""
+    told = [f"study.yaml, which not all have: {into.name}'s own is {aside} now"] if aside else []
     try:
         # First: what an interrupted merge leaves is known by it.
         origin = {
             "studies": [name for name, _ in loaded],
             "runs": {run_id: name for run_id, (name, _, _) in taken.items()},
             "set_aside": set_aside,
-            "left_out": [f"{name}: {why}" for name, results in loaded for why in results.store.unreadable.values()],
+            "left_out": [f"{name}: {why}" for name, results in loaded for why in results.store.unreadable.values()]
+            + told,
         }
         write_json(into, ORIGIN, origin)
         leftovers.sweep(into)
@@ -173,10 +179,11 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
             home = into / "runs" / run_id
             if read_status(home) is None:
                 copy_whole(folder, f"runs/{run_id}", into, "checkpoint-*", ".*")
-        yamls = {_text(folder) for folder in folders}
         if len(yamls) == 1 and (text := yamls.pop()):
             write_atomically(into, "study.yaml", text)
         else:
+            if aside:
+                write_atomically(into, aside, mine)
             remove(into, "study.yaml")
         # Last: without a plan the folder is no study yet, and the merge may be started again.
         write_json(into, "plan.json", plan.to_dict())
@@ -187,8 +194,16 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
 
 
 def left_out(into: Path) -> list[str]:
-    """A line for each record or history that the merge into `into` could not read: its run is missing there."""
+    """A line for each record or history that the merge into `into` could not read (its run is missing there), and for
+    its own study.yaml.
+    """
     return list(read_json(into, ORIGIN)["left_out"])
+
+
+def _free(folder: Path) -> str:
+    """A name that no other YAML of the folder has."""
+    names = (f"study-{number}.yaml" for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(folder / name))
 
 
 def _text(folder: Path) -> str:
