@@ -234,3 +234,22 @@ def test_a_setting_that_is_nested_is_shown_as_it_stands(study: Path, capsys: Any
     replan(study, lambda plan: plan["optimizers"][1]["spec"].update(betas=[{"a": "<b>"}, 2]))
     assert command(capsys, "report", study)[0] == 0
     assert "({&quot;a&quot;: &quot;&lt;b&gt;&quot;}, 2)" in (study / "report.html").read_text()
+
+
+def test_an_accuracy_that_rounds_to_one_is_drawn_beside_a_perfect_one(tmp_path: Path, capsys: Any) -> None:
+    """The mean of perfect batches may lack the last bit, and half of that is nothing."""
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), value=lambda _, seed: (1.0, 1 - 2**-53, 0.95)[seed])
+    replan(study, lambda plan: plan["tasks"][0].update(metrics={"accuracy": [True, "share"]}))
+    assert command(capsys, "report", study)[0] == 0
+
+
+def test_one_run_beyond_all_others_leaves_a_score(tmp_path: Path, capsys: Any) -> None:
+    """A perplexity of 1e86, as a diverged run has it, was squared twice."""
+    far = {("sgd", 1): 1e86}
+    tasks = ("A", "B", "C")
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), tasks, value=lambda o, s: far.get((o, s), 1 + s / 10))
+    plan = json.loads((study / "plan.json").read_text())
+    plan.update(family="score", margin=dict.fromkeys(tasks, 0.01))
+    (study / "plan.json").write_text(json.dumps(plan))
+    assert command(capsys, "report", study)[0] == 0
+    assert "over all tasks" in (study / "report.html").read_text()

@@ -16,6 +16,8 @@ WIDTH, HEIGHT = 560, 340
 LEFT, RIGHT, TOP, BOTTOM = 54, 132, 12, 40
 LABEL_HEIGHT = 13.5
 COLOURS, DASHES = 8, 3
+#: what an accuracy lacks to 1, as far as it is drawn: of the half of a rounding nothing would be left
+LEAST_ERROR = 1e-12
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def choose(values: Sequence[float], start: float, end: float, *, share: bool = F
     20 or when `log` asks, else linear."""
     low, high = min(values), max(values)
     if share and 0.9 < high <= 1 and low >= 0:
-        errors = [1 - v for v in values if v < 1]
+        errors = [max(1 - v, LEAST_ERROR) for v in values if v < 1]
         # A perfect score has no logarithm: it is drawn at half the smallest error seen.
         top = 1 - 0.8 * min(errors) if high < 1 else 1 - (0.5 * min(errors) if errors else 0.001)
         return Scale("accuracy", max(0.0, low - 0.02), top, start, end)

@@ -26,11 +26,12 @@ def score(means: Sequence[MeanDifference], units: Sequence[float]) -> MeanDiffer
     if not t or any(mean.n < 2 for mean in means):
         return MeanDifference(min((mean.n for mean in means), default=0), NAN, NAN, NAN, NAN)
     value = math.fsum(mean.value / unit for mean, unit in zip(means, units, strict=True)) / t
-    parts = [(mean.error / unit / t) ** 2 for mean, unit in zip(means, units, strict=True)]
-    variance = math.fsum(parts)
+    errors = [mean.error / unit / t for mean, unit in zip(means, units, strict=True)]
+    error = math.hypot(*errors)  # squares of a diverged run's would be beyond all numbers
     n = min(mean.n for mean in means)
-    if variance <= 0:
+    if error <= 0:
         return MeanDifference(n, value, 0.0, 0.0, NAN)
     each = [mean.freedom for mean in means]
-    freedom = variance**2 / math.fsum(p**2 * (nu + 2) / nu**2 for p, nu in zip(parts, each, strict=True))
-    return MeanDifference(n, value, math.sqrt(variance * n), math.sqrt(variance), max(freedom, min(each)))
+    shares = [(part / error) ** 2 for part in errors]  # of the variance
+    freedom = 1 / math.fsum(p**2 * (nu + 2) / nu**2 for p, nu in zip(shares, each, strict=True))
+    return MeanDifference(n, value, error * math.sqrt(n), error, max(freedom, min(each)))
