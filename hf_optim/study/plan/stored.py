@@ -129,13 +129,15 @@ def _blocks(data: Mapping[str, Any], file: str) -> None:
     budgets = data.get("speedup", {"budgets": [1]})["budgets"]
     if 1 not in budgets or budgets != sorted(set(budgets)) or budgets[0] <= 0:
         raise UserError(f"{file}: the budgets of a speed-up ascend, and 1 is among them")
-    tuned = data.get("tuning", {"steps": None, "cells": []})
-    counted_on = {cell["task"] for cell in tuned["cells"]} if tuned["steps"] is not None else set()
-    counted_on |= {task["label"] for task in data["tasks"] if "speedup" in data and data["baseline"] in task["only"]}
+    tuned, unit = data.get("tuning", {"steps": None, "cells": []}), data.get("speedup", {}).get("in", "steps")
+    faster = {task["label"] for task in data["tasks"] if "speedup" in data and data["baseline"] in task["only"]}
+    counted_on = faster | ({cell["task"] for cell in tuned["cells"]} if tuned["steps"] is not None else set())
     for task in data["tasks"]:
-        steps = task.get("steps", None if data.get("tuning") is None else 0)
-        if not is_count(steps) and (steps is not None or task["label"] in counted_on):
-            raise UserError(f"{file}: the steps of {task['label']!r} are above 0, and given where they are counted on")
+        label, steps = task["label"], task.get("steps", None if data.get("tuning") is None else 0)
+        if not is_count(steps) and (steps is not None or label in counted_on):
+            raise UserError(f"{file}: the steps of {label!r} are above 0, and given where they are counted on")
+        if label in faster and unit not in {"steps", *(task.get("overrides") or ())}:
+            raise UserError(f"{file}: {label!r} has no {unit} for a speed-up to multiply")
 
 
 def _around(spec: Mapping[str, Any], where: str) -> None:
