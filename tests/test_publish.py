@@ -269,6 +269,7 @@ def test_runs_that_only_a_place_tells_apart_are_refused(tmp_path: Path, capsys: 
         (f"token%3D{TOKEN}", "token=REMOVED"),
         ("&#x2F;home&#x2F;wilhelmina&#x2F;x &amp; y", "x & y"),
         ("pw=correct%20horse%2Fbattery", "pw=REMOVED"),
+        (r"\/home\/wilhelmina\/lab\/x, file:\/\/\/cluster\/lab\/y, correct horse\/battery", "x, y, REMOVED"),
         (r"50%20 of \beta &amp; a%2Fb \n", r"50%20 of \beta &amp; a%2Fb \n"),
         (f"?X-Amz-Signature={'ab12' * 16}&sig=a%2Fb", "?X-Amz-Signature=REMOVED&sig=REMOVED"),
         ("https://hooks.slack.com/services/T0/B0/Xx", "https://hooks.slack.com/services/REMOVED"),

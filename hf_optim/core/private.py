@@ -68,7 +68,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 _PATHS = (
     re.compile(rf"(?i)\bfile://[\w.-]*/+(?:{_PART}/+)*({_PART})?/?"),
     # one slash or, but for what follows an address's scheme, several: of a share, of SQLAlchemy's sqlite:////
-    re.compile(rf"(?<![\w./~-])(?<!:/)(?:~[\w.-]*)?(?:/(?!/)|(?:(?<!:)//|(?<=:)///)/*)(?={_PART})(?:{_PART}/+)*({_PART})?/?"),
+    re.compile(rf"(?<![\w./~\\-])(?<!:/)(?:~[\w.-]*)?(?:/(?!/)|(?:(?<!:)//|(?<=:)///)/*)(?={_PART})(?:{_PART}/+)*({_PART})?/?"),
     re.compile(rf"/(?:{_HOMES})/(?:{_PART}/+)*({_PART})?/?"),  # behind a letter too, as in -I/home/somebody
     re.compile(rf"(?:\b[A-Za-z]:[\\/]+|\\{{2,}})(?:{_PART}[\\/]+)*({_PART})?[\\/]*"),
 )  # fmt: skip
