@@ -253,3 +253,24 @@ def test_one_run_beyond_all_others_leaves_a_score(tmp_path: Path, capsys: Any) -
     (study / "plan.json").write_text(json.dumps(plan))
     assert command(capsys, "report", study)[0] == 0
     assert "over all tasks" in (study / "report.html").read_text()
+
+
+def test_a_trial_without_what_it_is_chosen_by_is_one_that_failed(tmp_path: Path, capsys: Any) -> None:
+    """One record of a study kept its report from being made; a task that records none of it is still told."""
+    folder = whole(expand(), tmp_path / "study")
+    trials = [f for f in folder.glob("runs/*/record.json") if json.loads(f.read_text())["spec"]["seed"] == 1000]
+    for file in trials:
+        record = json.loads(file.read_text())
+        name = record["spec"]["optimizer"]["name"]
+        if name == "adamw" and record["metrics"].pop("validation_accuracy"):
+            file.write_text(json.dumps(record))
+            break
+    code, _, said = command(capsys, "report", folder)
+    assert code in (0, 1) and not said
+    assert "1 of 6 trials failed" in (folder / "tuning.md").read_text()
+    for file in trials:
+        record = json.loads(file.read_text())
+        record["metrics"].pop("validation_accuracy", None)
+        file.write_text(json.dumps(record))
+    code, _, said = command(capsys, "report", folder)
+    assert code == 2 and "records no validation_accuracy" in said

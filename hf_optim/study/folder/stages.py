@@ -271,6 +271,7 @@ def _searches(plan: Plan, store: RecordStore, units: int) -> Iterator[Search]:
         assert plan.tuning is not None
         task, spec = entry[cell["task"], cell["optimizer"]]
         trials, waiting = _trials(plan.tuning, cell, task, spec, store)
+        _check_measured(trials, task, store)
         choice = None
         if not waiting and all(trial.status for trial in trials):
             best = best_trial(trials, task["primary"]["greater_is_better"])
@@ -280,6 +281,19 @@ def _searches(plan: Plan, store: RecordStore, units: int) -> Iterator[Search]:
             cell["task"], cell["optimizer"], cell["seed"], cell["space"], tuple(trials), waiting, choice,
             cell.get("budget", 1.0),
         )  # fmt: skip
+
+
+def _check_measured(trials: Sequence[Trial], task: Mapping[str, Any], store: RecordStore) -> None:
+    """Raise UserError for a task that does not record what its trials are chosen by; one record without it among
+    others is a trial that failed.
+    """
+    metric = validation_metric(task)
+    if any(trial.status == "ok" for trial in trials):
+        return
+    for run in (trial.run for trial in trials if trial.status == "failed"):
+        record = store.record(run.id)
+        if record is not None and record["status"] == "ok" and metric not in record["metrics"]:
+            raise UserError(f"{run.task} records no {metric}, so that it cannot be tuned: remove runs/{run.id}")
 
 
 def best_trial(trials: Sequence[Trial], greater: bool) -> Trial | None:
@@ -334,8 +348,6 @@ def _outcome(i: int, point: Mapping[str, Any], run: Run, metric: str, record: Ma
     if record.get("status") != "ok":
         return Trial(i, point, run, "pruned" if record.get("pruned") else "failed", math.nan, math.nan, steps)
     value, loss = number(record["metrics"].get(metric)), number(record["metrics"].get("validation_loss"))
-    if metric not in record["metrics"]:
-        raise UserError(f"{run.task} records no {metric}, so that it cannot be tuned: remove runs/{run.id}")
     return Trial(i, point, run, "failed" if math.isnan(value) else "ok", value, loss, steps)
 
 
