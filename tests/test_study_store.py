@@ -1,8 +1,7 @@
-"""What a study keeps: on a full or read-only disk, when its YAML changes, when folders are compared and merged."""
+"""What a study keeps: on a full or read-only disk, and when its YAML changes."""
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -12,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import tuning_fakes as tuned
-from study_fakes import accuracy, make_study, replan
+from study_fakes import make_study
 
 import hf_optim.experiment.training
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
-from hf_optim.study.folder import changes, merge, rows
+from hf_optim.study.folder import changes, rows
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.disk import check_disk
 from hf_optim.study.folder.locks import Lock, check_shared
@@ -252,160 +251,3 @@ def test_the_command_tells_the_first_difference(tmp_path: Path, capsys: pytest.C
     assert "adamw on vision/mlp/smoke, seed 0: optimizer.lr: 0.001 there, 0.003 here" in err
     code, out, _ = command(capsys, "study", str(study), "--output", str(folder), "--dry-run")
     assert code == 0 and "no longer in the plan: adamw on vision/mlp/smoke, seeds 0, 1" in out
-
-
-# --- results ---
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> list[str]:
-    """Two studies of the same plan on other tasks, one run of the first failed."""
-    first = make_study(tmp_path / "one", tasks=("MLP",), failed=[("adan", 1)])
-    return [str(first), str(make_study(tmp_path / "two", tasks=("CNN",), seeds=2))]
-
-
-def test_results_filters_and_exports(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = command(capsys, "results", *two, "--where", "optimizer=sma*,seed<=1", "--columns", "task,seed,value")
-    assert code == 0
-    lines = [line.split() for line in out.splitlines()]
-    assert lines[0] == ["task", "seed", "value"] and [x[:2] for x in lines[1:]] == [
-        ["MLP", "0"], ["MLP", "1"], ["CNN", "0"], ["CNN", "1"]
-    ]  # fmt: skip
-    assert float(lines[1][2]) == pytest.approx(accuracy("smaran", 0), rel=1e-5)
-    file = tmp_path / "x.csv"
-    assert command(capsys, "results", *two, "--where", "status!=ok", "--export", str(file))[0] == 0
-    (row,) = list(csv.DictReader(file.open()))
-    assert row["error"] == "the loss became NaN at step 13" and row["spec.optimizer.lr"] == "0.1"
-    assert float(row["train_seconds"]) == 2.0 and row["value"] == ""
-
-
-def test_parquet_keeps_types_and_every_run(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pyarrow import parquet
-
-    file = tmp_path / "x.parquet"
-    assert command(capsys, "results", *two, "--export", str(file))[0] == 0
-    table = parquet.read_table(file)
-    assert table.num_rows == 15
-    kinds = {name: str(table.schema.field(name).type) for name in ("seed", "value", "task", "error", "steps")}
-    assert kinds == {"seed": "int64", "value": "double", "task": "string", "error": "string", "steps": "int64"}
-    whole = table.column("value").to_pylist()
-    assert whole[0] == accuracy("adamw", 0) and whole.count(None) == 1
-
-
-def test_latex_and_markdown_are_tables(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tex, md = tmp_path / "x.tex", tmp_path / "x.md"
-    for file in (tex, md):
-        asked = ("--by", "task,optimizer", "--columns", "test_accuracy", "--export", str(file))
-        assert command(capsys, "results", *two, *asked)[0] == 0
-    lines = tex.read_text().splitlines()
-    assert lines[0] == r"\begin{tabular}{llrrrrrr}" and lines[-1] == r"\end{tabular}"
-    assert lines[2].startswith(r"task & optimizer & runs & ok & failed & missing & test\_accuracy mean")
-    assert len([x for x in lines if x.endswith(r"\\")]) == 1 + 6
-    assert md.read_text().splitlines()[1].startswith("|---|---:|")
-    assert "| MLP | adan | 3 | 2 | 1 | 0 |" in md.read_text()
-
-
-def test_compare_pairs_by_seed(two: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = command(capsys, "results", *two, "--compare", "smaran", "adamw")
-    assert code == 0
-    _, first, second = (line.split() for line in out.splitlines()[:-1])
-    assert out.splitlines()[-1].startswith("exploratory: no study planned this comparison")
-    assert first[:2] == ["MLP", "test_accuracy"] and second[0] == "CNN"
-    expected = sum(accuracy("smaran", s) - accuracy("adamw", s) for s in range(3)) / 3
-    assert any(float(x) == pytest.approx(expected, rel=1e-4) for x in first[5:8])
-    # A failed run has no value, and leaving it out would flatter.
-    code, _, err = command(capsys, "results", *two, "--compare", "adan", "adamw")
-    assert code == 2 and "failed" in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--where", "optimizr=a"), "no column 'optimizr' (did you mean optimizer?)"),
-        (("--where", "optimizer"), "is no condition"),
-        (("--where", "seed<few"), "needs a number"),
-        (("--where", "optimizer=nobody"), "no run meets"),
-        (("--where", "optimizer=smaram"), "no run meets optimizer=smaram (did you mean smaran?)"),
-        (("--columns", "nope"), "no column 'nope'"),
-        (("--export", "x.xls"), "must end in"),
-        (("--compare", "adamw", "nobody"), "no run matches 'nobody'"),
-        (("--compare", "adamw", "status=ok"), "matches two runs"),
-        (("--keep-first",), "belongs to --merge"),
-        (("--by", "task", "--compare", "a", "b"), "ask for one of them"),
-        (("--merge", "x", "--where", "seed=1"), "use it alone"),
-    ],
-)
-def test_mistakes_are_one_line(
-    two: list[str], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
-) -> None:
-    code, out, err = command(capsys, "results", *two, *arguments)
-    assert (code, out, err.count("\n")) == (2, "", 1) and message in err
-
-
-def test_no_study_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = command(capsys, "results", str(tmp_path))
-    assert code == 2 and "no study in" in err
-
-
-# --- merging ---
-
-
-def test_merging_is_the_union_and_can_be_repeated(two: list[str], tmp_path: Path) -> None:
-    into = tmp_path / "all"
-    for _ in range(2):
-        plan = merge.merge([Path(x) for x in two], into)
-        assert [t["label"] for t in plan.tasks] == ["MLP", "CNN"] and plan.seeds == (0, 1, 2)
-    results = records.load(into)
-    assert len(results.plan.runs) == len(results.records) == 15
-    for source in two:
-        for run_id, record in records.load(Path(source)).records.items():
-            assert results.records[run_id] == record
-            assert (into / "runs" / run_id / "history.jsonl").exists()
-    assert not [p for p in (into / "runs").iterdir() if p.name.startswith(".")]
-
-
-def test_halves_of_one_study_become_whole(tmp_path: Path) -> None:
-    whole = make_study(tmp_path / "whole")
-    a = make_study(tmp_path / "a", missing=[("adan", 0), ("adan", 1)])
-    b = make_study(tmp_path / "b", missing=[("adamw", 2)])
-    merge.merge([a, b], tmp_path / "ab")
-    assert records.load(tmp_path / "ab").records == records.load(whole).records
-    assert (tmp_path / "ab" / "study.yaml").read_text() == "name: fake\n"
-
-
-def test_a_merge_into_a_study_keeps_its_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It was removed, and may have been the only file with what was asked, and its comments."""
-    a, b = make_study(tmp_path / "a"), make_study(tmp_path / "b", ("adamw", "lion"))
-    (a / "study.yaml").write_text("# mine\nname: fake\n")
-    (a / "study-1.yaml").write_text("other\n")
-    code, out, _ = command(capsys, "results", str(a), str(b), "--merge", str(a))
-    assert code == 0 and "study-2.yaml" in out and not (a / "study.yaml").exists()
-    assert (a / "study-2.yaml").read_text() == "# mine\nname: fake\n" and (a / "study-1.yaml").read_text() == "other\n"
-    command(capsys, "results", str(a), str(b), "--merge", str(a))
-    assert not (a / "study-3.yaml").exists()
-
-
-def test_contradictions_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    a = make_study(tmp_path / "a")
-    b = make_study(tmp_path / "b", value=lambda label, seed: accuracy(label, seed) + (label == "adan"))
-    into = tmp_path / "ab"
-    with pytest.raises(UserError, match=r"adan on MLP, seed 0 .* two results, in a and in b: test_accuracy") as raised:
-        merge.merge([a, b], into)
-    assert "\n" not in str(raised.value) and not into.exists()
-    merge.merge([a, b], into, keep_first=True)
-    assert records.load(into).records == records.load(a).records
-    noted = json.loads((into / merge.ORIGIN).read_text())["set_aside"]
-    assert len(noted) == 3 and {x["kept"] for x in noted} == {"a"}
-
-
-def test_a_label_with_two_meanings_is_refused(tmp_path: Path) -> None:
-    a, b = make_study(tmp_path / "a"), make_study(tmp_path / "b")
-    replan(b, lambda plan: plan["optimizers"][1]["spec"].update(lr=0.2))
-    with pytest.raises(UserError, match="the optimizer 'smaran' differs .*lr: 0.1 in a, 0.2 in b.* another label"):
-        merge.merge([a, b], tmp_path / "ab")
-
-
-def test_merging_makes_the_report(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = command(capsys, "results", *two, "--merge", str(tmp_path / "all"))
-    assert code == 0 and "Report:" in out
-    assert {"table.md", "report.html", "runs.parquet", "plan.json"} <= {p.name for p in (tmp_path / "all").iterdir()}
