@@ -316,3 +316,19 @@ def test_every_package_has_a_file_of_its_own() -> None:
     for name in told["packages"]:
         folder = root / told["package-dir"].get(name, name.replace(".", "/"))
         assert (folder / "__init__.py").is_file(), name
+
+
+@pytest.mark.parametrize("command_line", [["train", "--config"], ["study"]])
+def test_a_dry_run_asks_no_hub_for_a_network(
+    tmp_path: Path, command_line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    factory = pytest.importorskip("timm.models._factory")
+    asked: list[str] = []
+    monkeypatch.setattr(factory, "load_model_config_from_hf", lambda name, **_: asked.append(name))
+    task = "{task: vision, size: smoke, model: densenet121, options: {architecture: 'hf-hub:them/model'}}"
+    study = f"name: theirs\ntasks: [{task}]\noptimizers: [adamw]\nseeds: {{these: [1, 2]}}"
+    file = tmp_path / "theirs.yaml"
+    file.write_text(study if command_line == ["study"] else task)
+    program.main([*command_line, str(file), "--dry-run"])
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "architecture must be one of timm's own" in said and not asked

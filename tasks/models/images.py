@@ -74,6 +74,8 @@ def build(
     """
     _, config, model, dropout = FAMILIES[family]
     given, values = dict(values), dict(values)
+    if ":" in str(values.get("architecture", "")):  # timm would read it of a hub, or another folder
+        raise UserError(f"model {name!r}: architecture must be one of timm's own, got {values['architecture']!r}")
     for key in SHARES:
         share = values.get(key, 0)
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
