@@ -218,3 +218,20 @@ def test_a_home_in_the_current_folder_is_none(
     assert all(folder.is_absolute() for folder in caches.folders("kernels"))
     assert main(["list"]) == 2
     assert capsys.readouterr().err == "error: this user has no home folder: set HOME to one, from / on\n"
+
+
+def test_a_folders_name_is_no_command_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    from hf_optim.study.launch import jobs
+
+    (tmp_path / "bin").mkdir()
+    for name, does in (("srun", ":"), ("sbatch", f'cd {tmp_path}; sh "$1" >&2; echo Submitted batch job 1')):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "bin" / name).chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    for name in ("theirs\ntouch canary #", "it's $(touch canary)"):
+        (folder := tmp_path / name / "mine").mkdir(parents=True)
+        refused = pytest.raises(UserError, match="has a line break in it") if "\n" in name else contextlib.nullcontext()
+        with refused:
+            jobs._submit(folder, jobs.Launch("slurm"), jobs.Share("", 1, None, None), 1)
+        assert not (tmp_path / "canary").exists()

@@ -182,6 +182,9 @@ def _submit(folder: Path, how: Launch, share: Share, count: int) -> list[Any]:
 
     if how.where == "slurm" and shutil.which("sbatch") is None:
         raise UserError("--launch slurm: there is no sbatch here: run this on a machine that submits to the cluster")
+    if how.where == "slurm" and len(str(folder.resolve()).splitlines()) > 1:
+        # in a job's script what follows is a line of its own, which the shell would run
+        raise UserError(f"--launch slurm: the path of {folder} has a line break in it: rename the folder")
     more = {} if how.where == "debug" else {f"{how.where}_max_num_timeout": REQUEUES}
     try:
         # A name that nobody knows: submitit hands pickles over in it, and reads back whatever bears a job's number.
