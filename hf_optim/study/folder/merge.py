@@ -19,7 +19,6 @@ from hf_optim.experiment.files import (
     own_folder,
     read_json,
     read_text,
-    remove,
     unwritable,
     write_atomically,
     write_json,
@@ -160,8 +159,10 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
             check_tree(folder / "runs" / run_id, LARGEST_RUN)
         except Refused as error:
             raise UserError(f"merge: {folder}: {error}; nothing was written") from None
-    yamls, mine = {_text(folder) for folder in folders}, _text(into)
-    aside = _free(into) if mine and len(yamls) > 1 else ""
+    yamls = {_text(folder) for folder in folders}
+    common = yamls.pop() if len(yamls) == 1 else ""
+    # What stands there and cannot be read as text is somebody's too.
+    aside = _free(into) if os.path.lexists(into / "study.yaml") and not (common and common == _text(into)) else ""
     told = [f"study.yaml, which not all have: {into.name}'s own is {aside} now"] if aside else []
     try:
         # First: what an interrupted merge leaves is known by it.
@@ -179,12 +180,10 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
             home = into / "runs" / run_id
             if read_status(home) is None:
                 copy_whole(folder, f"runs/{run_id}", into, "checkpoint-*", ".*")
-        if len(yamls) == 1 and (text := yamls.pop()):
-            write_atomically(into, "study.yaml", text)
-        else:
-            if aside:
-                write_atomically(into, aside, mine)
-            remove(into, "study.yaml")
+        if aside:
+            os.rename(into / "study.yaml", into / aside)
+        if common:
+            write_atomically(into, "study.yaml", common)
         # Last: without a plan the folder is no study yet, and the merge may be started again.
         write_json(into, "plan.json", plan.to_dict())
         register(into, plan, sum(len(results.records) for _, results in loaded))
