@@ -36,6 +36,11 @@ PRIVATE = (USER, HOST, "turnip", TOKEN, SECRET, "/home", "/Users", "/scratch", "
         ("to fe80::1ff:fe23:4567:890a and 2001:db8:0:0:1:0:0:1", "to ADDRESS and ADDRESS"),
         ("card aa:bb:cc:dd:ee:ff, at 10:20:30, std::vector, a::b", "card ADDRESS, at 10:20:30, std::vector, a::b"),
         ("Authorization: Basic YWxhZGRpbjpv", "Authorization: Basic REMOVED"),
+        ("{'Authorization': 'Basic YWxhZGRpbjpv'}", "{'Authorization': 'Basic REMOVED'}"),
+        ('password="two words" {"pwd": "a, b"}', 'password="REMOVED" {"pwd": "REMOVED"}'),
+        ("nvapi-0123456789abcdefghij ghr_0123456789abcdefghij", "REMOVED REMOVED"),
+        ("/scratch/runs/lr=0.1,seed=1/mine/a.csv,/scratch/b:2/c.csv", "a.csv,c.csv"),
+        ("/scratch/lr=0.1,seed=1: not there; see a/b", "lr=0.1,seed=1: not there; see a/b"),
         ("npm_abcdefghijklmnopqrstuv0123456789 pypi-AgEIcHlwaS5vcmcCJ0abcdefgh12", "REMOVED REMOVED"),
         (
             "AccountKey=abcdefghij== password: pw1 HF_TOKEN: short",
@@ -57,7 +62,26 @@ def test_addresses_and_secrets_of_usual_forms_are_taken_out(text: str, scrubbed:
 
 
 @pytest.mark.parametrize(
-    "part", ["1.", "a-", "www.", "sk-", "A_", "/a", "a@", "--token ", "-a", "//a", "?x-", "%2F", "\\n", "&#47;", "%25"]
+    "part",
+    [
+        "1.",
+        "a-",
+        "www.",
+        "sk-",
+        "A_",
+        "/a",
+        "a@",
+        "--token ",
+        "-a",
+        "//a",
+        "/a=",
+        "pwd='",
+        "?x-",
+        "%2F",
+        "\\n",
+        "&#47;",
+        "%25",
+    ],
 )
 def test_a_long_text_is_read_through_once(part: str) -> None:
     """In quadratic time it would take hours, and a test has minutes."""

@@ -26,6 +26,8 @@ MOST_OWNERS = 500
 MOST_ESCAPES = 3
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|(?:^|_)KEY|PRIVATE", re.IGNORECASE)
 _PART = r"[^\s/\\:;,'\"<>|()\[\]{}=`]+"
+#: of a folder on the way, as runs are called (lr=0.1,seed=1): what would end a path, but where another one begins
+_PASSED = r"(?:[^\s/\\:;,'\"<>|()\[\]{}=`]|[:;,=](?=[^\s/\\'\"]))+"
 _HOMES = "home|Users|root|tmp|mnt|media|var|private|scratch|work|workspace|data|opt|usr|srv|gpfs|lustre|nfs"
 _OWNER = re.compile(rf"[/\\](?:home|Users)[/\\]+({_PART})")
 #: a backslash and what it stands for in JSON, in Python and in what either says of a path
@@ -35,11 +37,11 @@ _CONTROLS = dict(zip("nrt", "\n\r\t", strict=True))
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]+-----.*?(?:-----END [A-Z ]+-----|\Z)", re.DOTALL), SECRET),
     (re.compile(r"(?<=://)[^\s/@]+@"), ""),  # a name and a password before a host
-    (re.compile(r"\b(Bearer|Authorization: *Basic) +\S+", re.IGNORECASE), rf"\1 {SECRET}"),
+    (re.compile(r"(?i)\b(Bearer|Authorization[\"']?: *[\"']?(?:Basic|Digest|Token)) +[^\s\"']+"), rf"\1 {SECRET}"),
     # the forms of those who give tokens out, and a JSON web token; 40 hexadecimal digits are W&B's
     (re.compile(r"\bhf_[A-Za-z0-9]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}|\bAIza[\w-]{30,}"), SECRET),
-    (re.compile(r"\b(?:gh[opsu]|github_pat|glpat|xox[abp]|sk|pk|rk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
-    (re.compile(r"\b(?:npm|pypi|dckr_pat|gsk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
+    (re.compile(r"\b(?:gh[oprsu]|github_pat|glpat|xox[abeprs]|xapp|sk|pk|rk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
+    (re.compile(r"\b(?:npm|pypi|dckr_pat|gsk|nvapi|xai|wandb_v1)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
     (re.compile(r"\beyJ[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*"), SECRET),
     (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{40}(?![0-9a-fA-F])"), SECRET),
     # an environment's variable, and a word that says what follows
@@ -52,7 +54,12 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1{SECRET}",
     ),
     (re.compile(r"(?i)(?<![\w-])(--?(?:[a-z]{1,20}-)?(?:password|secret|token|api-key) +)[^\s-]\S*"), rf"\1{SECRET}"),
-    (re.compile(r"(?i)(passw(?:or)?d[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]+"), rf"\1{SECRET}"),
+    (  # in quotes, up to where they close
+        re.compile(
+            r"(?i)((?:passw(?:or)?d|passphrase|\bpwd)[\"']?\s*[=:]\s*[\"']?)(?:(?<=\")[^\"]*|(?<=')[^']*|[^\s\"',};]+)"
+        ),
+        rf"\1{SECRET}",
+    ),
     (re.compile(r"\b([A-Z][A-Z0-9_]*(?:TOKEN|SECRET|KEY): *)\S+"), rf"\1{SECRET}"),
     # in addresses: of one that is signed, and of one that whoever knows it may post to
     (re.compile(r"(?i)([?&](?:sig|[\w-]{0,40}signature)=)[^\s&\"']+"), rf"\1{SECRET}"),
@@ -66,11 +73,11 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
      ADDRESS),
 )  # fmt: skip
 _PATHS = (
-    re.compile(rf"(?i)\bfile://[\w.-]*/+(?:{_PART}/+)*({_PART})?/?"),
+    re.compile(rf"(?i)\bfile://[\w.-]*/+(?:{_PASSED}/+)*({_PART})?/?"),
     # one slash or, but for what follows an address's scheme, several: of a share, of SQLAlchemy's sqlite:////
-    re.compile(rf"(?<![\w./~\\-])(?<!:/)(?:~[\w.-]*)?(?:/(?!/)|(?:(?<!:)//|(?<=:)///)/*)(?={_PART})(?:{_PART}/+)*({_PART})?/?"),
-    re.compile(rf"/(?:{_HOMES})/(?:{_PART}/+)*({_PART})?/?"),  # behind a letter too, as in -I/home/somebody
-    re.compile(rf"(?:\b[A-Za-z]:[\\/]+|\\{{2,}})(?:{_PART}[\\/]+)*({_PART})?[\\/]*"),
+    re.compile(rf"(?<![\w./~\\-])(?<!:/)(?:~[\w.-]*)?(?:/(?!/)|(?:(?<!:)//|(?<=:)///)/*)(?={_PART})(?:{_PASSED}/+)*({_PART})?/?"),
+    re.compile(rf"/(?:{_HOMES})/(?:{_PASSED}/+)*({_PART})?/?"),  # behind a letter too, as in -I/home/somebody
+    re.compile(rf"(?:\b[A-Za-z]:[\\/]+|\\{{2,}})(?:{_PASSED}[\\/]+)*({_PART})?[\\/]*"),
 )  # fmt: skip
 
 
