@@ -269,6 +269,7 @@ def test_runs_that_only_a_place_tells_apart_are_refused(tmp_path: Path, capsys: 
         ("~/opt.py:Mine, ~wilhelmina/a", "opt.py:Mine, a"),
         (r"C:\Users\wilhelmina\x.csv and \\turnip-07\share\y", "x.csv and y"),
         ("PATH_LIKE /usr/bin:/home/wilhelmina/bin", "PATH_LIKE bin:bin"),
+        ("-I/home/wilhelmina -L/home/wilhelmina", "-IUSER -LUSER"),
         ("see https://example.com/a/b", "see https://example.com/a/b"),
         (
             "hf_optim_effective_learning_rate skewness_of_the_rates",

@@ -152,7 +152,8 @@ class Scrubber:
         for pattern, put in (*secrets, *_PATTERNS):
             text = pattern.sub(self._mail if put == MAIL else put, text)
         for pattern in _PATHS:
-            text = pattern.sub(lambda path: path[1] or "", text)
+            # by itself, before it stands behind a letter (-I/home/somebody), where it would be no name
+            text = pattern.sub(lambda path: self.unnamed(path[1] or ""), text)
         return self.unnamed(text)
 
     def _mail(self, found: re.Match[str]) -> str:
