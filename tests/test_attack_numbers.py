@@ -152,6 +152,22 @@ def test_a_merge_into_a_study_keeps_a_yaml_that_it_cannot_read(content: bytes, s
     assert "is study-1.yaml now" in merge.left_out(study)[0]
 
 
+def test_a_merge_counts_what_another_merged_meanwhile(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan of the one that ended last knew nothing of the other's studies."""
+    other, into, looked = make_study(tmp_path / "other", ("adamw", "lion")), tmp_path / "into", merge.plans
+
+    def slowly(named: Any) -> Any:
+        monkeypatch.setattr(merge, "plans", looked)
+        merge.merge([other], into)
+        return looked(named)
+
+    monkeypatch.setattr(merge, "plans", slowly)
+    plan = merge.merge([study], into)
+    assert {optimizer["label"] for optimizer in plan.optimizers} == {"adamw", "sgd", "lion"}
+
+
 def test_what_may_not_be_read_is_refused_before_anything_is_copied(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,14 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
 
     Raises UserError in one line, before anything is written, for contradictions; and for a disk that is full.
     """
+    while (plan := _merge(sources, into, keep_first)) is None:
+        pass  # another merge has ended in this folder meanwhile: its studies count too
+    return plan
+
+
+def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None:
+    """See `merge`; None, with nothing written, where the plan in `into` is another one by the time of writing."""
+    stood = _text(into, "plan.json")
     begun = (into / "plan.json").is_file()
     merging = os.path.lexists(into / ORIGIN)
     theirs = into.exists() and (not into.is_dir() or not all(leftovers.is_left(path.name) for path in into.iterdir()))
@@ -165,31 +175,47 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
     aside = _free(into) if os.path.lexists(into / "study.yaml") and not (common and common == _text(into)) else ""
     told = [f"study.yaml, which not all have: {into.name}'s own is {aside} now"] if aside else []
     try:
-        # First: what an interrupted merge leaves is known by it.
-        origin = {
-            "studies": [name for name, _ in loaded],
-            "runs": {run_id: name for run_id, (name, _, _) in taken.items()},
-            "set_aside": set_aside,
-            "left_out": [f"{name}: {why}" for name, results in loaded for why in results.store.unreadable.values()]
-            + told,
-        }
-        write_json(into, ORIGIN, origin)
-        leftovers.sweep(into)
-        leftovers.sweep_folders(own_folder(into, "runs"))
-        for run_id, folder in copied.items():
-            home = into / "runs" / run_id
-            if read_status(home) is None:
-                copy_whole(folder, f"runs/{run_id}", into, "checkpoint-*", ".*")
-        if aside:
-            os.rename(into / "study.yaml", into / aside)
-        if common:
-            write_atomically(into, "study.yaml", common)
-        # Last: without a plan the folder is no study yet, and the merge may be started again.
-        write_json(into, "plan.json", plan.to_dict())
-        register(into, plan, sum(len(results.records) for _, results in loaded))
+        with _alone(into):
+            if _text(into, "plan.json") != stood:
+                return None
+            # First: what an interrupted merge leaves is known by it.
+            origin = {
+                "studies": [name for name, _ in loaded],
+                "runs": {run_id: name for run_id, (name, _, _) in taken.items()},
+                "set_aside": set_aside,
+                "left_out": [f"{name}: {why}" for name, results in loaded for why in results.store.unreadable.values()]
+                + told,
+            }
+            write_json(into, ORIGIN, origin)
+            leftovers.sweep(into)
+            leftovers.sweep_folders(own_folder(into, "runs"))
+            for run_id, folder in copied.items():
+                home = into / "runs" / run_id
+                if read_status(home) is None:
+                    copy_whole(folder, f"runs/{run_id}", into, "checkpoint-*", ".*")
+            if aside:
+                os.rename(into / "study.yaml", into / aside)
+            if common:
+                write_atomically(into, "study.yaml", common)
+            # Last: without a plan the folder is no study yet, and the merge may be started again.
+            write_json(into, "plan.json", plan.to_dict())
+            register(into, plan, sum(len(results.records) for _, results in loaded))
     except OSError as error:
         raise unwritable(into, error) from None
     return plan
+
+
+@contextmanager
+def _alone(into: Path) -> Iterator[None]:
+    """Waits until no other merge writes into the folder; one that is killed lets go of it."""
+    into.mkdir(parents=True, exist_ok=True)
+    held = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def left_out(into: Path) -> list[str]:
@@ -205,8 +231,8 @@ def _free(folder: Path) -> str:
     return next(name for name in names if not os.path.lexists(folder / name))
 
 
-def _text(folder: Path) -> str:
+def _text(folder: Path, name: str = "study.yaml") -> str:
     try:
-        return read_text(folder, "study.yaml")
+        return read_text(folder, name)
     except (OSError, ValueError):
         return ""
