@@ -217,6 +217,8 @@ def test_a_set_of_ours_is_meant_by_its_name_whatever_the_current_folder_holds(
     assert given("./digits") == [str(tmp_path / "digits")] * 2 and given("mine") == [str(tmp_path / "mine")] * 2
     assert paths_in({"task": "vision", "data": "digits"}) == [] and paths_in({"task": "lm", "data": "digits"})
     assert names_data("lm", "fineweb-edu") and not names_data("no task", "digits")
+    (tmp_path / "letters.de").touch()  # a translation's data is called without it
+    assert paths_in({"task": "translation", "data": "letters"}) == ["letters.de"]
 
 
 def test_a_folder_of_a_repositorys_name_is_not_read_in_place_of_the_hubs(

@@ -72,7 +72,7 @@ def reproduce(name: str, options: Options) -> int:
     from hf_optim.study.plan.plan import expand
 
     source = wishes.study(setting.study, options.wish)
-    with importing.refused("a dry run runs none", trust=not options.dry_run):
+    with importing.refused("a dry run runs none", trust=not options.dry_run, way=importing.NO_DRY_RUN):
         plan = expand(source, seeds=options.seeds, overrides=options.overrides)
         _announce(chosen, plan, options, folder)
     try:

@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
     given = list(sys.argv[1:] if argv is None else argv)
     looks = "--dry-run" in given and any(word.partition("=")[0] == "--config" for word in given)
     try:
-        with importing.refused("a dry run of a file runs none", trust=not looks, read=True):
+        with importing.refused("a dry run of a file runs none", trust=not looks, read=True, way=importing.NO_DRY_RUN):
             spec, run = parse(given, prog)
             if run["dry_run"]:
                 print("\n".join(_costs(spec, run["card"])))

@@ -31,6 +31,7 @@ from hf_optim.errors import UnknownName, UserError
 #: empty part) loads a libcuda.so.1 that lies there, and matplotlib heeds a matplotlibrc
 _LOOKING = ("torch", "matplotlib")
 _refused: ContextVar[str] = ContextVar("_refused", default="")
+_way: ContextVar[str] = ContextVar("_way", default="")
 _unread: ContextVar[bool] = ContextVar("_unread", default=False)
 
 
@@ -123,16 +124,23 @@ def ignore_current_folder() -> None:
             _change(sys.modules[name])
 
 
+#: the way to have code run that a command without --trust only looks at
+NO_DRY_RUN = "without --dry-run it is run"
+
+
 @contextmanager
-def refused(why: str, trust: bool = False, read: bool = False) -> Iterator[None]:
-    """Within it `import_path` imports nothing and raises `Untrusted`, which says `why`; with `trust` it imports. With
-    `read` the files that paths name may be read all the same, as text."""
-    tokens = _refused.set("" if trust else why), _unread.set(not (trust or read))
+def refused(
+    why: str, trust: bool = False, read: bool = False, way: str = "look at it, and --trust runs it"
+) -> Iterator[None]:
+    """Within it `import_path` imports nothing and raises `Untrusted`, which says `why`, and the `way` to have it run;
+    with `trust` it imports. With `read` the files that paths name may be read all the same, as text."""
+    tokens = _refused.set("" if trust else why), _unread.set(not (trust or read)), _way.set(way)
     try:
         yield
     finally:
         _refused.reset(tokens[0])
         _unread.reset(tokens[1])
+        _way.reset(tokens[2])
 
 
 def readable() -> bool:
@@ -175,7 +183,7 @@ def import_path(path: str) -> Any:
     if why := _refused.get():
         if readable() and where.endswith(".py"):
             _check_written(path, _file(where), attribute)
-        raise Untrusted(f"{path} is code, and {why}: look at it, and --trust runs it")
+        raise Untrusted(f"{path} is code, and {why}: {_way.get()}")
     try:
         module = _from_file(where) if where.endswith(".py") else importlib.import_module(where)
     except UserError:

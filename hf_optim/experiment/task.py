@@ -7,6 +7,7 @@ This module imports nothing heavy, so that commands can list and check tasks in 
 
 from __future__ import annotations
 
+import glob
 import importlib
 import importlib.util
 import os
@@ -389,5 +390,5 @@ def paths_in(spec: Mapping[str, Any]) -> list[str]:
     data, options = spec.get("data"), (spec.get("options") or {}).values()
     named = [value for value in options if isinstance(value, str)]
     if isinstance(data, str) and not names_data(spec["task"], data):
-        named.insert(0, data)
+        named = [data, *glob.glob(f"{glob.escape(data)}.*"), *named]  # a translation's are NAME.de and NAME.en
     return [name for name in named if os.sep in name or name.startswith((".", "~")) or os.path.lexists(name)]
