@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ _ASKING = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_imp
            "experts_implementation", "_experts_implementation", "quantization_config", "base_model_name_or_path",
            "custom_pipelines", "checkpoint_path", "configuration_files", "pretrained_cfg", "pretrained_cfg_overlay",
            "transformers_weights", "backbone", "attribute_map", "_experts_implementation_internal")  # fmt: skip
-#: texts that are ours, and the same for every kind of model
-_OURS = ("tokenizer_fingerprint",)
+#: what tasks write into a model's configuration, whatever its kind: by what it was trained with
+_OURS = ("tokenizer_fingerprint", "tokenizers", "text")
 
 
 def asks(config: Any) -> str:
@@ -53,10 +55,9 @@ def configuration(cls: Any, folder: Path) -> PretrainedConfig:
 
 
 def _declared(kind: Any, told: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        names = {name for name in vars(kind()) if not name.startswith("_")}
-    except Exception:  # made of others, which it asks for, in an error of its own
-        names = set()
+    names = set(inspect.signature(kind).parameters)
+    with suppress(Exception):  # of a kind that is made of others, and asks for them in an error of its own
+        names |= {name for name in vars(kind()) if not name.startswith("_")}
     names |= {name for name in dir(kind) if isinstance(getattr(kind, name, None), property) and name[0] != "_"}
     names |= kind.attribute_map.keys()
     inner = getattr(kind, "sub_configs", {})

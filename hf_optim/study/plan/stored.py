@@ -115,6 +115,8 @@ def _blocks(data: Mapping[str, Any], file: str) -> None:
     """Raise UserError unless the numbers of the blocks can be worked with, as those of a YAML's can."""
     if "ladder" in data:
         rungs = data["ladder"]["rungs"]
+        if not rungs:
+            raise UserError(f"{file}: the ladder has no rungs")
         if {rung["task"] for rung in rungs} != {task["label"] for task in data["tasks"]}:
             raise UserError(f"{file}: the rungs of a ladder are its tasks")
         if not any(rung["all"] for rung in rungs):
