@@ -109,7 +109,7 @@ def test_dry_runs_say_it_and_write_nothing(tmp_path, monkeypatch, capsys):
 
 def test_what_does_not_fit_is_said(monkeypatch):
     monkeypatch.setattr(footprint, "available", lambda: 1000)
-    assert "more than the 1.18e-06 GB there are" in forecast.lines([("M", BASE.to_dict(), 1)], None)[1]
+    assert "more than the 1.2 kB there are" in forecast.lines([("M", BASE.to_dict(), 1)], None)[1]
     auto = dataclasses.replace(BASE, overrides={"gradient_accumulation_steps": "auto"})
     assert (
         "of unknown cost (gradient_accumulation_steps: auto: one sample takes"

@@ -167,7 +167,7 @@ def test_a_pass_that_is_imagined_counts_what_the_real_one_does(computed_in, monk
 def test_accumulation_is_as_little_as_fits(tmp_path, monkeypatch):
     needs = footprint.Footprint(fixed=1000, sample=10)
     assert [needs.parts(64, available) for available in (1640, 1639, 1320, 1010)] == [1, 2, 2, 64]
-    with pytest.raises(UserError, match="one sample takes about 1.01e-06 GB, and there are 1e-06 GB"):
+    with pytest.raises(UserError, match="one sample takes about 1.0 kB, and there are 1.0 kB"):
         needs.parts(64, 1000)
     whole = train(BASE, tmp_path / "whole", progress=False)
     measure = footprint.measure

@@ -1,7 +1,10 @@
-"""Numbers as people write them on a command line. Python also takes 1_000, and the digits of every script there is."""
+"""Numbers as people write them on a command line, where Python also takes 1_000 and the digits of every script there
+is, and as they read them.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 
 _WHOLE = re.compile(r"[-+]?[0-9]+")
@@ -22,3 +25,12 @@ def number(text: str) -> float:
     if not _NUMBER.fullmatch(text.strip()):
         raise ValueError(f"{text!r} is no number")
     return float(text)
+
+
+def size_text(count: float) -> str:
+    """Bytes as 12.3 MB (powers of 1000), or a dash where the count is not known."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if math.isnan(count) or count < 1000 or unit == "GB":
+            return "–" if math.isnan(count) else f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_optim.core.numerals import size_text
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.experiment.flops import loss_of, of_a_pass, samples_in
@@ -50,14 +51,9 @@ class Footprint:
             if self.of(share // parts) <= available:
                 return parts
         raise UserError(
-            f"gradient_accumulation_steps: auto: one sample takes about {gigabytes(self.of(1))}, and there are "
-            f"{gigabytes(available)} to plan with: take a smaller model or a machine with more memory"
+            f"gradient_accumulation_steps: auto: one sample takes about {size_text(self.of(1))}, and there are "
+            f"{size_text(available)} to plan with: take a smaller model or a machine with more memory"
         )
-
-
-def gigabytes(size: float) -> str:
-    """Bytes as a text, in GB of 10^9."""
-    return f"{size / 1e9:.3g} GB"
 
 
 def available() -> int:

@@ -19,6 +19,7 @@ from torch import nn
 
 from hf_optim import registry
 from hf_optim.core.importing import Untrusted
+from hf_optim.core.numerals import size_text
 from hf_optim.core.rewind import RandomState
 from hf_optim.errors import UserError
 from hf_optim.experiment import flops, footprint, record
@@ -47,7 +48,7 @@ class Forecast:
 
     def sentence(self) -> str:
         """In words."""
-        memory = footprint.gigabytes(self.memory)
+        memory = size_text(self.memory)
         return f"{self.steps:,} steps, {self.flops:.2g} FLOPs, {memory}, {duration(self.seconds)}"
 
 
@@ -56,7 +57,7 @@ def duration(seconds: float) -> str:
     hours = seconds / 3600
     if hours >= 1:
         return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
 
 
 def stand_in(task: Task, model: str, preset: Preset, source: str | None) -> Data | None:
@@ -191,7 +192,7 @@ def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None
         told.append(f"  {label}: {count} run{'s'[: count > 1]}, each {cost}")
         room = 1e9 * card.gigabytes if card else footprint.available() / footprint.SPARE
         if estimate and estimate.memory > room:
-            told[-1] += f": more than the {footprint.gigabytes(room)} there are (gradient_accumulation_steps: auto)"
+            told[-1] += f": more than the {size_text(room)} there are (gradient_accumulation_steps: auto)"
     where = f"on {card.name}, at {UTILISATION:.0%} of its peak" if card else f"here ({_here()}), by a few steps of each"
     return [
         f"costs {where}:",

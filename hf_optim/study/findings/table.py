@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
+from hf_optim.core.numerals import size_text
 from hf_optim.experiment.own_training import MODEL as OWN
 from hf_optim.study.findings import naming
 from hf_optim.study.folder.outcomes import Arm
@@ -318,15 +319,6 @@ def interval(summary: Summary, decimals: int, sign: bool = False) -> str:
 def p_text(p: float) -> str:
     """0.031, <0.001, or a dash."""
     return "–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def size_text(count: float) -> str:
-    """Bytes as 12.3 MB (powers of 1000)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if math.isnan(count) or count < 1000 or unit == "GB":
-            return "–" if math.isnan(count) else f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError
 
 
 def worse_and_tied(tables: Sequence[TaskTable]) -> bool:
