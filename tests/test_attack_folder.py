@@ -246,6 +246,31 @@ def test_where_the_user_names_no_folder_no_link_is_followed(
     assert list((tmp_path / "mine").iterdir()) == [mine.parent] and mine.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("place", "asked"),
+    [
+        (f"runs/{RUN.id}", "train --task vision --model mlp --size smoke --optimizer adamw --steps 4"),
+        ("studies/smoke", "study smoke --jobs 1"),
+        ("studies/sgd-vs-adamw-logistic-smoke", "compare sgd adamw --task logistic --size smoke --seeds 1 --jobs 1"),
+        ("reproductions/agr-table6-small", "reproduce agr-table6 --page"),
+    ],
+)
+def test_nor_is_a_link_on_the_way_to_where_the_user_names_no_folder(
+    place: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behind it lie runs and studies of the same names: a run would take their checkpoints away, too."""
+    way, _, name = place.partition("/")
+    mine = tmp_path / "mine" / name / "checkpoint-500" / "model.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / way).symlink_to(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "theirs")
+    code, _, said = command(capsys, *asked.split())
+    assert code == 2 and f"{way} is a link, which is not followed unasked" in said and f"--output {place}" in said
+    assert [p for p in (tmp_path / "mine").rglob("*") if p.is_file()] == [mine] and mine.read_text() == "mine"
+
+
 def test_a_tracker_writes_through_no_link_in_the_folder_of_a_run(tmp_path: Path) -> None:
     from hf_optim.experiment.training import train
 

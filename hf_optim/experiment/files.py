@@ -245,11 +245,12 @@ def own_folder(folder: Path, *names: str) -> Path:
 
 def by_default(*names: str) -> Path:
     """The folder `names` of the current one, which a command takes where the user names none: a stranger may have put a
-    link there, and what it leads to would be written over, or taken away.
+    link there, or on the way, and what it leads to would be written over, or taken away.
     """
     folder = Path(*names)
-    if folder.is_symlink():
-        raise UserError(f"{folder} is a link, which is not followed unasked: remove it, or give --output {folder}")
+    for place in (folder, *folder.parents):
+        if place.is_symlink():
+            raise UserError(f"{place} is a link, which is not followed unasked: remove it, or give --output {folder}")
     return folder
 
 
