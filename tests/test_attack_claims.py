@@ -119,6 +119,26 @@ def test_a_page_runs_no_code_that_a_plan_names(tmp_path: Path, capsys: pytest.Ca
     assert command(capsys, "reproduce", named, "--dry-run")[0] == 2 and not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("size", ["small", "paper_size"])
+def test_a_page_runs_no_code_that_its_claim_names(
+    size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says that it runs nothing; the other size's study was expanded for it, too."""
+    study = make_study(tmp_path / "out", ("adamw", "sgd"), seeds=2)
+    code = f"{tmp_path}/theirs.py:TASK"
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    if size == "small":
+        replan(study, lambda plan: plan["tasks"][0].update(task=code))
+    asked = {
+        key: {"study": {"name": "s", "seeds": 2, "tasks": [{"task": task}], "optimizers": ["adamw", "sgd"]}}
+        for key, task in (("small", "vision"), ("paper_size", "vision"), (size, code))
+    }
+    judged = [{"says": "it", "section": "1", "rule": "better", "optimizer": "adamw", "baseline": "sgd"}]
+    named = claim(tmp_path, claims=judged, **asked)
+    ended, _, said = command(capsys, "reproduce", named, "--page", "--output", study)
+    assert ended == 2 and "--page runs nothing: without --page it is run" in said and not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(("claims", "readings"), [(1500, 1), (2, 1500)])
 def test_a_claim_of_statements_and_readings_without_end_is_refused(
     tmp_path: Path, claims: int, readings: int, capsys: pytest.CaptureFixture[str]
