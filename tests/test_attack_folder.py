@@ -193,6 +193,19 @@ def test_a_cache_of_the_current_folder_is_none(tmp_path: Path, monkeypatch: pyte
     assert [*caches.folders("kernels")][1].parent.parent == tmp_path.parent
 
 
+def test_a_cache_below_a_folder_of_everybodys_is_none(tmp_path: Path) -> None:
+    """Ours while it is looked at, and renamed, with one of theirs in its place, by the time something in it is run."""
+    everybodys = tmp_path / "shared"
+    for way in (everybodys, tmp_path / "link"):
+        for mode, taken in ((0o777, False), (0o1777, True), (0o775, True)):
+            everybodys.mkdir(exist_ok=True)
+            everybodys.chmod(mode)
+            why = caches.unsafe(way / "me" / "hf_optim" / "kernels")
+            assert why is None if taken else f"everybody may write {everybodys}" in str(why)
+        if way == everybodys:
+            (tmp_path / "link").symlink_to(everybodys / "me")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user's link is made by root alone")
 def test_a_link_of_somebody_else_is_no_cache(tmp_path: Path) -> None:
     """It leads to a folder of ours while it is looked at, and elsewhere when a kernel is loaded."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +27,11 @@ def user_home() -> Path:
 
 
 def make(folder: Path) -> None:
-    """Makes a folder for this user alone, whatever the umask; one that is there is left as it is."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Makes a folder, and those above it that are missing, for this user alone, whatever the umask; one that is there
+    is left as it is.
+    """
+    for place in (*reversed(folder.parents), folder):
+        place.mkdir(mode=0o700, exist_ok=True)
 
 
 def folders(name: str) -> Iterator[Path]:
@@ -55,7 +59,9 @@ def _is_current(folder: str) -> bool:
 
 
 def unsafe(folder: Path) -> str | None:
-    """Makes a folder and the one it lies in; why what is in it may not be run, None if it may."""
+    """Makes a folder and the one it lies in; why what is in it may not be run, None if it may: others write
+    neither, and not everybody may put something in its place (as /tmp's sticky bit sees to), now or while it is used.
+    """
     try:
         for place in (folder.parent, folder):
             make(place)
@@ -65,6 +71,9 @@ def unsafe(folder: Path) -> str | None:
                 return f"{place} belongs to somebody else"
             if status.st_mode & 0o022:
                 return f"others may write {place}: chmod go-w it"
+        for place in {*folder.parents, *Path(os.path.realpath(folder)).parents} - {folder.parent}:
+            if place.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+                return f"everybody may write {place}, and take away what is in it: chmod o-w it"
         return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"
     except OSError as error:
         return f"{folder}: {error.strerror}"
