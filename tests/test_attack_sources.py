@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
@@ -159,6 +160,33 @@ def test_a_tokenizers_files_are_those_beside_it(tmp_path: Path, words: Path) -> 
     retold(theirs, "tokenizer_config.json", fast_tokenizer_files=["../tokenizer.1.0.json"])
     with pytest.raises(UserError, match="files of others .fast_tokenizer_files"):
         checkpoints.check_tokenizer(theirs)
+
+
+@pytest.mark.parametrize("place", ["tokenizer.json", "below/tokenizer.json"])
+def test_a_tokenizers_words_are_not_read_from_a_file_of_mine(tmp_path: Path, words: Path, place: str) -> None:
+    """transformers hands the vocabulary alone to a class of its own, and tokenizers opens a text as a file: its lines
+    were the words that each checkpoint of the run held."""
+    from hf_optim.tasks.models.language import tokenizer_in
+
+    theirs, mine = shutil.copytree(words, tmp_path / "theirs"), tmp_path / "mine.txt"
+    mine.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhunter2\n")
+    (theirs / "below").mkdir()
+    retold(
+        theirs,
+        "tokenizer_config.json",
+        tokenizer_class="BertTokenizer",
+        added_tokens_decoder={"0": {"content": "[PAD]"}},
+    )
+    told = json.loads((theirs / "tokenizer.json").read_text())
+    model = {"type": "WordPiece", "vocab": str(mine), "unk_token": "[UNK]"}
+    (theirs / place).write_text(json.dumps({**told, "model": model}))
+    with pytest.raises(UserError, match=f"vocab in its {place} is a text"):
+        tokenizer_in(theirs)
+    # what is nested too deeply for the reader of the whole is left out before it reads
+    deep = functools.reduce(lambda inner, _: [inner], range(200), [])
+    (theirs / place).write_text(json.dumps({**told, "model": model, "added_tokens": deep}))
+    with pytest.raises(UserError, match="nested more than 128 levels deep"):
+        tokenizer_in(theirs)
 
 
 @pytest.mark.parametrize("place", ["tokenizer_config.json", "config.json", "below/tokenizer_config.json"])

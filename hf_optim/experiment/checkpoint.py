@@ -23,7 +23,7 @@ from hf_optim.experiment.configuration import asks, configuration, read_mapping
 from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.spec import UNSEEN, RunSpec
 from hf_optim.experiment.task import Task, check_run, load, paths_in, read_data
-from hf_optim.experiment.tokenizer_growth import check_growth, whole_numbers
+from hf_optim.experiment.tokenizer_growth import check_growth, check_words, whole_numbers
 from hf_optim.hub.renamed import read_whole
 
 #: what says that a checkpoint holds adapters, and their weights
@@ -96,6 +96,8 @@ def check_tokenizer(folder: Path) -> None:
     """
     _check_files(folder)
     for file in filter(Path.is_file, _below(folder)):
+        if file.name == "tokenizer.json":
+            check_words(folder, file)
         if file.name not in (*_SETTINGS, _TOKENS):
             continue
         config, name = read_mapping(file), file.relative_to(folder)

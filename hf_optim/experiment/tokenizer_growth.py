@@ -1,5 +1,5 @@
 """How a tokenizer lengthens a text, told from its tokenizer.json before it is used: by what it puts in the place of
-letters, before them, around them or between all; and in how many letters it looks words up.
+letters, before them, around them or between all; in how many letters it looks words up; and whether it holds its words.
 """
 
 from __future__ import annotations
@@ -37,13 +37,30 @@ def check_growth(folder: Path, most: int) -> None:
         raise UserError(f"checkpoint: {folder}: its tokenizer.json looks up words of more than {LONGEST_WORD} letters")
 
 
+def check_words(folder: Path, file: Path) -> None:
+    """Raise a `UserError` if a tokenizer.json in `folder` gives a text for its words: transformers makes some
+    tokenizers of that part alone, for which tokenizers opens the file that the text names, wherever it is.
+    """
+    model = _tokenizer(file).get("model")
+    for key in ("vocab", "merges"):
+        if isinstance(model, dict) and isinstance(model.get(key), str):
+            raise UserError(f"checkpoint: {folder}: {key} in its {file.relative_to(folder)} is a text, and no table")
+
+
 def _tokenizer(file: Path) -> dict[str, Any]:
-    """What a tokenizer's file holds; nothing where its own reader will say what is wrong."""
+    """What a tokenizer's file holds; nothing where its own reader will say what is wrong. Of one that is nested too
+    deeply for that reader transformers would take parts, so it is a `UserError`.
+    """
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        shallow = files.is_shallow(told, LEVELS)
+    except RecursionError:
+        shallow = False
+    except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) and files.is_shallow(told, LEVELS) else {}
+    if not shallow:
+        raise UserError(f"checkpoint: {file} is nested more than {LEVELS} levels deep")
+    return told if isinstance(told, dict) else {}
 
 
 def _lengths(model: Any) -> Iterator[int]:
