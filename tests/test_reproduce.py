@@ -296,7 +296,7 @@ def test_a_dry_run_within_a_budget_counts_shared_runs_once(tmp_path, monkeypatch
     assert len(told) == 1 + len({run.task for run in entry.runs}) and "again" not in "".join(told)
     for line, task in zip(told, dict.fromkeys(run.task for run in entry.runs), strict=False):
         count = sum(run.task == task for run in entry.runs)
-        assert line.startswith(f"  amvt-ablation, {task}: {count} runs, each ") and "FLOPs" in line and "GB" in line
+        assert line.startswith(f"  amvt-ablation, {task}: {count} runs, each ") and "FLOPs" in line and "MB" in line
     assert not list(tmp_path.iterdir())
 
 
