@@ -23,7 +23,7 @@ from hf_optim.experiment.configuration import asks, configuration, read_mapping
 from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.spec import UNSEEN, RunSpec
 from hf_optim.experiment.task import Task, check_run, load, paths_in, read_data
-from hf_optim.experiment.tokenizer_growth import check_growth, check_words, whole_numbers
+from hf_optim.experiment.tokenizer_growth import check_content, whole_numbers
 from hf_optim.hub.renamed import read_whole
 
 #: what says that a checkpoint holds adapters, and their weights
@@ -95,9 +95,8 @@ def check_tokenizer(folder: Path) -> None:
     that no code is to be run, and asks.
     """
     _check_files(folder)
-    for file in filter(Path.is_file, _below(folder)):
-        if file.name == "tokenizer.json":
-            check_words(folder, file)
+    plain = [*filter(Path.is_file, _below(folder))]
+    for file in plain:
         if file.name not in (*_SETTINGS, _TOKENS):
             continue
         config, name = read_mapping(file), file.relative_to(folder)
@@ -113,7 +112,7 @@ def check_tokenizer(folder: Path) -> None:
             raise UserError(f"checkpoint: {folder}: a chat template in its {name} is called as a file elsewhere")
         if not isinstance(config.get("model_max_length", 0), (int, float)):
             raise UserError(f"checkpoint: {folder}: model_max_length in its {name} is no number")
-    check_growth(folder, LARGEST)
+    check_content(folder, [file for file in plain if file.name == "tokenizer.json"], LARGEST)
 
 
 def _templates(given: Any) -> list[str]:

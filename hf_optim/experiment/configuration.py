@@ -73,7 +73,8 @@ def _inner(kind: Any, told: dict[str, Any]) -> dict[str, Any]:
     named = str(told.get("model_type"))
     if not hasattr(kind, "attribute_map"):
         kind = CONFIG_MAPPING[named] if named in CONFIG_MAPPING else PretrainedConfig
-    return _declared(kind, told) | {key: told[key] for key in ("model_type",) if key in told}
+    own = _declared(kind, told)
+    return own | {"model_type": told["model_type"]} if "model_type" in told else own
 
 
 def _has_text(value: Any) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,15 @@ LEVELS = 128  # of a tokenizer's file; its reader takes no more
 LONGEST_PIECE = 500  # of them that Unigram knows; its makers take 16
 
 
-def check_growth(folder: Path, most: int) -> None:
-    """Raise a `UserError` if the tokenizer in `folder` lengthens a text beyond `GROWTH`, adds more than `most` letters,
-    or looks up words without end.
+def check_content(folder: Path, tokenizers: Sequence[Path], most: int) -> None:
+    """Raise a `UserError` if one of the `tokenizers` (each a tokenizer.json) in `folder` does not hold its words, or if
+    that of `folder` itself lengthens a text beyond `GROWTH`, adds more than `most` letters, or looks up words without
+    end.
     """
-    tokenizer = _tokenizer(folder / "tokenizer.json")
+    read = {file: _tokenizer(file) for file in tokenizers}
+    for file, told in read.items():
+        _check_words(folder, file, told.get("model"))
+    tokenizer = read.get(folder / "tokenizer.json", {})
     growth = _growth(tokenizer.get("normalizer"))
     if growth * _growth(tokenizer.get("pre_tokenizer")) * _growth(tokenizer.get("post_processor")) > GROWTH:
         raise UserError(f"checkpoint: {folder}: its tokenizer.json makes a text longer than {GROWTH} times its length")
@@ -37,11 +41,10 @@ def check_growth(folder: Path, most: int) -> None:
         raise UserError(f"checkpoint: {folder}: its tokenizer.json looks up words of more than {LONGEST_WORD} letters")
 
 
-def check_words(folder: Path, file: Path) -> None:
+def _check_words(folder: Path, file: Path, model: Any) -> None:
     """Raise a `UserError` if a tokenizer.json in `folder` gives a text for its words: transformers makes some
     tokenizers of that part alone, for which tokenizers opens the file that the text names, wherever it is.
     """
-    model = _tokenizer(file).get("model")
     for key in ("vocab", "merges"):
         if isinstance(model, dict) and isinstance(model.get(key), str):
             raise UserError(f"checkpoint: {folder}: {key} in its {file.relative_to(folder)} is a text, and no table")

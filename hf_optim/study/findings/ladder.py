@@ -30,6 +30,8 @@ from hf_optim.study.statistics.intervals import Estimate
 from hf_optim.study.statistics.paired import NAN
 from hf_optim.study.statistics.speedup import SpeedUp
 
+FLAT = 1e-12  # a slope of no more gains nothing, and nothing is divided by it
+
 
 @dataclass(frozen=True)
 class Trend:
@@ -240,7 +242,7 @@ def _log_factors(plan: Plan, points: Sequence[Point], p: Point) -> dict[int, flo
     if here is None or len(base) < 2 or not units:
         return {}
     slope = float(np.mean([law(base, u)[2] for u in units]))
-    if not slope > 1e-12:  # the baseline does not gain by training longer, so nothing can be told in tokens
+    if not slope > FLAT:  # the baseline does not gain by training longer, so nothing can be told in tokens
         return {}
     return {u: (math.log(here.losses[u]) - math.log(p.losses[u])) / slope for u in units}
 
@@ -285,7 +287,7 @@ def _batches(plan: Plan, points: Sequence[Point]) -> list[Batch]:
                 units = shared(mine)
                 laws = [law(mine, u) for u in units] if len(mine) > 1 else []
                 # Size is one here, so that its exponent is 0 and a holds it.
-                logs = [(a - math.log(target)) / beta for a, _, beta, _ in laws if beta > 1e-12]
+                logs = [(a - math.log(target)) / beta for a, _, beta, _ in laws if beta > FLAT]
                 if len(logs) == len(laws) and logs:
                     tokens = exponential(logs)
                     each = mine[0].tokens / mine[0].rung["steps"]
