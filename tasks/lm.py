@@ -329,9 +329,10 @@ def _given(text: _Text) -> Any:
         raise UserError(f"options: vocabulary must be at least 258 (256 bytes and two marks), got {vocabulary}")
     if kind in ("bpe", "words"):
         return None
-    from hf_optim.tasks.models.language import tokenizer_in, tokenizer_of
+    from hf_optim.tasks.data.saved_tokenizer import read_tokenizer
+    from hf_optim.tasks.models.language import tokenizer_of
 
-    return tokenizer_of(text.checkpoint) if kind is None else tokenizer_in(Path(kind))
+    return tokenizer_of(text.checkpoint) if kind is None else read_tokenizer(Path(kind))
 
 
 def _corpus(text: _Text, tokens: int) -> tuple[dict[str, Stream], Any, str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -240,42 +239,3 @@ def test_a_folder_of_a_repositorys_name_is_not_read_in_place_of_the_hubs(
 
 
 # --- tokenizers ---
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer as `save_pretrained` leaves it."""
-    from hf_optim.tasks.data import tokenizer
-
-    folder = tmp_path_factory.mktemp("words")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        roles = {"unk_token": "<unk>", "eos_token": "<eos>"}
-        tokenizer.train("bpe", ["some words"], 300, ("<unk>", "<eos>"), roles=roles).save_pretrained(folder / "kept")
-    return folder / "kept"
-
-
-def replaced(letters: int) -> dict[str, Any]:
-    return {"type": "Replace", "pattern": {"String": "e"}, "content": "e" * letters}
-
-
-BLOWS_UP = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
-TOKENIZERS: dict[str, tuple[dict[str, Any], str]] = {
-    "grows": ({"normalizer": {"type": "Sequence", "normalizers": [replaced(100)] * 3}}, "longer than 1000 times"),
-    "panics": ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA////"}}, "fails|cannot be read"),
-    "no expression": ({"pre_tokenizer": {**BLOWS_UP, "pattern": {"Regex": "("}}}, "cannot be read"),
-    "no end": ({"pre_tokenizer": BLOWS_UP}, "it fails at a text of the data"),
-}
-
-
-@pytest.mark.parametrize("name", TOKENIZERS)
-def test_a_tokenizer_that_fails_is_one_line(tmp_path: Path, words: Path, name: str) -> None:
-    from hf_optim.tasks.data import blocks
-    from hf_optim.tasks.models.language import tokenizer_in
-
-    change, why = TOKENIZERS[name]
-    shutil.copytree(words, tmp_path / "theirs")
-    file = tmp_path / "theirs" / "tokenizer.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    with pytest.raises(UserError, match=why):
-        blocks.encode(tokenizer_in(file.parent), ["x" * 60])

@@ -343,40 +343,6 @@ def test_a_language_model_of_a_folder_is_looked_through_before(tmp_path: Path) -
         language.pretrained(str(tmp_path), {})
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "auto_map",
-        "vocab_file",
-        "tokenizer_file",
-        "normalizer_file",
-        "emoji_file",
-        "target_spm",
-        "mecab_kwargs",
-        "vocab",
-        "merges",
-    ],
-)
-def test_a_tokenizer_reads_nothing_that_its_settings_name(tmp_path: Path, key: str) -> None:
-    (tmp_path / "tokenizer.json").write_text("{}")
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"sp_model_kwargs": {}, "vocab_file": None}))
-    checkpoints.check_tokenizer(tmp_path)
-    for place in ("tokenizer_config.json", "generator_tokenizer/tokenizer_config.json"):  # some are made of others
-        (tmp_path / place).parent.mkdir(exist_ok=True)
-        (tmp_path / place).write_text(json.dumps({key: "/home/me/words"}))
-        with pytest.raises(UserError, match=f"its {place} asks for code or files of others \\({key}"):
-            checkpoints.check_tokenizer(tmp_path)
-        (tmp_path / place).unlink()
-
-
-@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "merges.txt", "chat_template.jinja"])
-def test_what_is_read_whole_has_no_gigabytes(tmp_path: Path, name: str) -> None:
-    with (tmp_path / name).open("wb") as words:
-        words.truncate(1 << 40)
-    with pytest.raises(UserError, match=f"{name} has more than 128 MB"):
-        checkpoints.check_tokenizer(tmp_path)
-
-
 def test_links_of_a_checkpoint_lead_into_its_cache_or_nowhere(tmp_path: Path, elsewhere: Path) -> None:
     snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "1", tmp_path / "models--a--b" / "blobs"
     snapshot.mkdir(parents=True), blobs.mkdir()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import io
 import json
 import os
 import pickle
-import shutil
 import struct
 import sys
 import tomllib
@@ -28,9 +26,8 @@ from PIL import Image
 from hf_optim.commands import main as program
 from hf_optim.core import importing
 from hf_optim.errors import UserError
-from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.hub import companion, renamed
-from hf_optim.tasks.data import answers, blocks, image_sets, images, tables
+from hf_optim.tasks.data import image_sets, images, tables
 from hf_optim.tasks.data.image_sets import picture
 
 
@@ -126,123 +123,6 @@ def test_a_large_picture_says_nothing_of_pillows(
 
 
 # --- tokenizers ---
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("words") / "kept"
-    blocks.words(["some words of a text"], 100).save_pretrained(folder)
-    return folder
-
-
-def retold(folder: Path, name: str, **values: Any) -> None:
-    file = folder / name
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
-
-
-def test_ids_beyond_any_model_are_refused(tmp_path: Path, words: Path) -> None:
-    """A table of their frequencies would take as much memory as the largest one says."""
-    from hf_optim.tasks.models.language import tokenizer_in
-
-    theirs = shutil.copytree(words, tmp_path / "theirs")
-    known = {"<eos>": 0, "<unk>": 1, "some": 4_000_000_000}
-    retold(theirs, "tokenizer.json", model={"type": "WordLevel", "vocab": known, "unk_token": "<unk>"})
-    tokenizer = tokenizer_in(theirs)
-    with pytest.raises(UserError, match="its ids go up to 4000000000"):
-        blocks.ids_of(tokenizer)
-    retold(theirs, "tokenizer.json", model={"type": "WordLevel", "vocab": {**known, "some": 70}, "unk_token": "<unk>"})
-    assert blocks.ids_of(tokenizer_in(theirs)) == 71 and len(tokenizer_in(theirs)) == 3
-
-
-def test_a_tokenizers_files_are_those_beside_it(tmp_path: Path, words: Path) -> None:
-    theirs = shutil.copytree(words, tmp_path / "theirs")
-    shutil.copy(words / "tokenizer.json", tmp_path / "tokenizer.1.0.json")
-    retold(theirs, "tokenizer_config.json", fast_tokenizer_files=["../tokenizer.1.0.json"])
-    with pytest.raises(UserError, match="files of others .fast_tokenizer_files"):
-        checkpoints.check_tokenizer(theirs)
-
-
-@pytest.mark.parametrize("place", ["tokenizer.json", "below/tokenizer.json"])
-def test_a_tokenizers_words_are_not_read_from_a_file_of_mine(tmp_path: Path, words: Path, place: str) -> None:
-    """transformers hands the vocabulary alone to a class of its own, and tokenizers opens a text as a file: its lines
-    were the words that each checkpoint of the run held."""
-    from hf_optim.tasks.models.language import tokenizer_in
-
-    theirs, mine = shutil.copytree(words, tmp_path / "theirs"), tmp_path / "mine.txt"
-    mine.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhunter2\n")
-    (theirs / "below").mkdir()
-    retold(
-        theirs,
-        "tokenizer_config.json",
-        tokenizer_class="BertTokenizer",
-        added_tokens_decoder={"0": {"content": "[PAD]"}},
-    )
-    told = json.loads((theirs / "tokenizer.json").read_text())
-    model = {"type": "WordPiece", "vocab": str(mine), "unk_token": "[UNK]"}
-    (theirs / place).write_text(json.dumps({**told, "model": model}))
-    with pytest.raises(UserError, match=f"vocab in its {place} is a text"):
-        tokenizer_in(theirs)
-    # what is nested too deeply for the reader of the whole is left out before it reads
-    deep = functools.reduce(lambda inner, _: [inner], range(200), [])
-    (theirs / place).write_text(json.dumps({**told, "model": model, "added_tokens": deep}))
-    with pytest.raises(UserError, match="nested more than 128 levels deep"):
-        tokenizer_in(theirs)
-
-
-@pytest.mark.parametrize("place", ["tokenizer_config.json", "config.json", "below/tokenizer_config.json"])
-@pytest.mark.parametrize("other", ["OneFormerImageProcessor", "AutoProcessor", "GPT2LMHeadModel", "RagTokenizer"])
-def test_what_a_folder_names_for_its_tokenizer_is_one(tmp_path: Path, words: Path, place: str, other: str) -> None:
-    """transformers makes whatever is called so: one asks a hub for what its own settings name, another to run code."""
-    theirs = shutil.copytree(words, tmp_path / "theirs")
-    (theirs / "below").mkdir()
-    named = {"model_type": "rag", "generator": {"tokenizer_class": other}} if place == "config.json" else {}
-    (theirs / place).write_text(json.dumps({"tokenizer_class": other} | named))
-    with pytest.raises(UserError, match=f"'{other}' in its {place} is no tokenizer"):
-        checkpoints.check_tokenizer(theirs)
-    for known in ("GPT2TokenizerFast", "TokenizersBackend", "TheirOwnTokenizer"):  # the last is none of transformers'
-        (theirs / place).write_text(json.dumps({"tokenizer_class": known}))
-        checkpoints.check_tokenizer(theirs)
-
-
-def test_a_chat_template_is_saved_beside_the_tokenizer(tmp_path: Path, words: Path) -> None:
-    """Checkpoints hold the tokenizer: with transformers 5.6 a template's name led to a file of the user's."""
-    theirs = shutil.copytree(words, tmp_path / "theirs")
-    mine = str(tmp_path / "mine")
-    for several in (
-        [{"name": "default", "template": "x"}, {"name": mine, "template": "x"}],
-        {mine: "x"},
-        {"../m": "x"},
-    ):
-        retold(theirs, "tokenizer_config.json", chat_template=several)
-        with pytest.raises(UserError, match="a chat template in its tokenizer_config.json is called"):
-            checkpoints.check_tokenizer(theirs)
-    for fine in ("{{ 'a/b' }}", [{"name": "tool_use", "template": "a/b"}], {"rag": "a/b"}, [None], 5):
-        retold(theirs, "tokenizer_config.json", chat_template=fine)
-        checkpoints.check_tokenizer(theirs)
-
-
-def test_a_chat_template_reads_nothing_of_this_machine(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sandbox of jinja2 3.1.5 lets it; transformers 5.6 takes that, and later ones refuse it."""
-    from hf_optim.tasks.models.language import tokenizer_in
-
-    monkeypatch.setenv("MY_SECRET", "hunter2")
-    tokenizer = tokenizer_in(words)
-    reading = "'{0.__globals__[inspect].os.environ[MY_SECRET]}'"
-    tokenizer.chat_template = f"{{{{ ({reading}|attr('format'))(raise_exception) }}}}"
-    with pytest.raises(UserError, match="its chat template cannot be used: SecurityError"):
-        answers.encode(tokenizer, [("a", "b")], 10)
-    tasks = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert "jinja2>=3.1.6" in tasks["optional-dependencies"]["tasks"]
-
-
-@pytest.mark.parametrize(
-    "model", [{"max_input_chars_per_word": 2**40}, {"continuing_subword_prefix": "#" * 20_000}], ids=["word", "prefix"]
-)
-def test_a_word_is_not_looked_up_for_ever(tmp_path: Path, words: Path, model: dict[str, Any]) -> None:
-    theirs = shutil.copytree(words, tmp_path / "theirs")
-    retold(theirs, "tokenizer.json", model={"type": "WordPiece", "vocab": {"<unk>": 0}, "unk_token": "<unk>", **model})
-    with pytest.raises(UserError, match="more than 10000 letters"):
-        checkpoints.check_tokenizer(theirs)
 
 
 def test_translations_are_made_as_the_options_say(tmp_path: Path) -> None:

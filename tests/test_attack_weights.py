@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -79,9 +77,8 @@ def test_a_configuration_gives_what_is_refused_no_other_name(theirs: Path, named
     for place in (config, config.setdefault("text_config", {})):
         place |= {"attribute_map": {"harmless": named}, "harmless": "evil/kernels"}
         (theirs / "config.json").write_text(json.dumps(config))
-        for check in (checkpoints.check_checkpoint, checkpoints.check_tokenizer):
-            with pytest.raises(UserError, match="files of others .attribute_map"):
-                check(theirs)
+        with pytest.raises(UserError, match="files of others .attribute_map"):
+            checkpoints.check_checkpoint(theirs)
         del place["attribute_map"]
 
 
@@ -90,89 +87,6 @@ def test_a_part_of_a_model_is_not_taken_for_it(theirs: Path) -> None:
     (theirs / "shard-00001-model-00001-of-00002.safetensors").touch()
     with pytest.raises(UserError, match="holds a process's part of a model .shard-00001-model-00001-of-00002"):
         checkpoints.check_checkpoint(theirs)
-
-
-@pytest.mark.parametrize("key", ["tokenizer_file", "gguf_file", "name_or_path", "local_files_only"])
-def test_what_names_the_special_tokens_names_nothing_else(tmp_path: Path, key: str) -> None:
-    """It comes after transformers has said where the files lie, and would say it anew."""
-    tokens = {"unk_token": "<unk>", "cls_token": {"content": "<s>"}, "additional_special_tokens": ["<a>"]}
-    (tmp_path / "special_tokens_map.json").write_text(json.dumps(tokens))
-    checkpoints.check_tokenizer(tmp_path)
-    (tmp_path / "special_tokens_map.json").write_text(json.dumps({**tokens, key: "/home/me/tokenizer.json"}))
-    with pytest.raises(UserError, match=f"special_tokens_map.json asks for code or files of others .{key}"):
-        checkpoints.check_tokenizer(tmp_path)
-
-
-LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-BETWEEN = {"type": "Replace", "pattern": {"Regex": ""}, "content": "a"}
-
-
-TEXT = {"Sequence": {"id": "A", "type_id": 0}}
-LONG = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(bytes(4) + b"a\0" + b"b" * 5000).decode()}
-FRAMED = {"type": "TemplateProcessing", "single": [TEXT, TEXT], "pair": [], "special_tokens": {}}
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        {"normalizer": LONG},
-        {"post_processor": FRAMED | {"single": [TEXT] * 2000}},
-        {"post_processor": {"type": "Sequence", "processors": [FRAMED] * 12}},
-        {"post_processor": FRAMED | {"special_tokens": {"x": {"id": "x", "ids": [1] * 2000, "tokens": ["x"] * 2000}}}},
-        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 12}},
-        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [LEVEL] * 12}},
-        {"normalizer": {"type": "Sequence", "normalizers": [BETWEEN] * 12}},
-        {
-            "normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 6},
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [LEVEL] * 6},
-        },
-    ],
-    ids=["a table", "a frame", "frames", "marks", "bytes", "bytes before words", "between letters", "both"],
-)
-def test_a_text_that_doubles_at_each_step_is_refused(theirs: Path, steps: dict[str, Any]) -> None:
-    (theirs / "tokenizer.json").write_text(json.dumps(steps))
-    with pytest.raises(UserError, match="makes a text longer than 1000 times"):
-        checkpoints.check_tokenizer(theirs)
-
-
-@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
-def test_what_a_tokenizer_adds_is_not_made_longer_without_end(theirs: Path, file: str) -> None:
-    """It is put through the same steps as a text."""
-    (theirs / "tokenizer.json").write_text(json.dumps({"normalizer": BETWEEN | {"content": "b" * 900}}))
-    told = json.loads((theirs / file).read_text()) if (theirs / file).exists() else {}
-    (theirs / file).write_text(json.dumps({**told, "added_tokens": [{"id": 1, "content": "a" * 200_000}]}))
-    with pytest.raises(UserError, match="what its tokenizer adds has more than 128 M letters"):
-        checkpoints.check_tokenizer(theirs)
-
-
-def test_long_pieces_within_each_other_are_not_looked_up(theirs: Path) -> None:
-    pieces = [["a" * length, -1.0] for length in range(1, 600)]
-    (theirs / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "unk_id": 0, "vocab": pieces}}))
-    with pytest.raises(UserError, match="looks up words of more than"):
-        checkpoints.check_tokenizer(theirs)
-
-
-def test_the_steps_of_tokenizers_there_are_are_taken(theirs: Path) -> None:
-    """As GPT-2's and ALBERT's."""
-    for told in (
-        {"pre_tokenizer": LEVEL, "normalizer": {"type": "Sequence", "normalizers": []}},
-        {
-            "normalizer": {
-                "type": "Sequence",
-                "normalizers": [
-                    {"type": "Replace", "pattern": {"String": "``"}, "content": '"'},
-                    {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
-                    {"type": "Prepend", "prepend": "▁"},
-                ],
-            },
-            "pre_tokenizer": {"type": "Metaspace", "replacement": "▁"},
-            "post_processor": FRAMED | {"single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, TEXT]},
-            "model": {"type": "Unigram", "unk_id": 0, "vocab": [["▁the", -3.5]]},
-        },
-        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "no table"}, "post_processor": {"single": [1]}},
-    ):
-        (theirs / "tokenizer.json").write_text(json.dumps(told))
-        checkpoints.check_tokenizer(theirs)
 
 
 def test_what_killed_compilers_leave_is_taken_away(tmp_path: Path) -> None:

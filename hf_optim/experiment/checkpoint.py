@@ -11,19 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+from transformers import PreTrainedModel
 
 from hf_optim.core import importing, shape
 from hf_optim.core.shape import Each
 from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files, record, saved_files
-from hf_optim.experiment.configuration import asks, configuration, read_mapping
+from hf_optim.experiment.configuration import asks, configuration, read_mapping, whole_numbers
 from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.spec import UNSEEN, RunSpec
 from hf_optim.experiment.task import Task, check_run, load, paths_in, read_data
-from hf_optim.experiment.tokenizer_growth import check_content, whole_numbers
 from hf_optim.hub.renamed import read_whole
 
 #: what says that a checkpoint holds adapters, and their weights
@@ -34,13 +32,6 @@ STATE = {"global_step": int, "log_history": [{"step": float, "epoch?": (float, N
 MOST_PARTS = 200_000
 MOST_LABELS = 1_000_000
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-#: file of a tokenizer's settings -> how keys end that name files, which are those beside it, or that hand over to its
-#: parts whatever they hold, names of files and of dictionaries among them
-_SETTINGS = {"config.json": ("_file", "_files", "_spm"),
-             "tokenizer_config.json": ("_file", "_files", "_spm", "_kwargs", "init_inputs", "vocab",
-                                   "merges", "rewriting_rules")}  # fmt: skip
-#: what takes the place of all that, of where the files lie, too; its makers name tokens there alone
-_TOKENS = "special_tokens_map.json"
 #: how the files of a model end that are read whole, and bytes of one; the largest tokenizers there are have some 30 MB
 READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 << 20
 
@@ -73,7 +64,7 @@ def check_checkpoint(checkpoint: Path) -> None:
     """Raise a `UserError` unless `checkpoint` is the folder of a saved model."""
     if not (checkpoint / "config.json").is_file():
         raise UserError(f"checkpoint: {checkpoint} holds no config.json: give a folder such as RUN/checkpoint-432")
-    _check_files(checkpoint)
+    check_files(checkpoint)
     if asked := asks(read_mapping(checkpoint / "config.json")):
         raise UserError(f"checkpoint: {checkpoint}: its config.json asks for code or files of others ({asked})")
     if (checkpoint / ADAPTERS).exists():
@@ -86,54 +77,6 @@ def check_checkpoint(checkpoint: Path) -> None:
             saved_files.check(file)
     except saved_files.Suspect as error:
         raise UserError(f"checkpoint: {checkpoint}: {error}") from None
-
-
-def check_tokenizer(folder: Path) -> None:
-    """Raise a `UserError` unless the tokenizer that `folder` holds is plain data, and all of it there.
-
-    What lies in folders below is looked at, too: some tokenizers are made of others, for which transformers forgets
-    that no code is to be run, and asks.
-    """
-    _check_files(folder)
-    plain = [*filter(Path.is_file, _below(folder))]
-    for file in plain:
-        if file.name not in (*_SETTINGS, _TOKENS):
-            continue
-        config, name = read_mapping(file), file.relative_to(folder)
-        if file.name == _TOKENS:
-            files_of_others = [key for key in config if not key.endswith(("_token", "_tokens"))]
-        else:
-            files_of_others = [key for key, value in config.items() if value and key.endswith(_SETTINGS[file.name])]
-        if asked := asks(config) or "".join(files_of_others[:1]):
-            raise UserError(f"checkpoint: {folder}: its {name} asks for code or files of others ({asked})")
-        if (other := next(_no_tokenizers(config), None)) is not None:
-            raise UserError(f"checkpoint: {folder}: {other[:60]!r} in its {name} is no tokenizer that is there")
-        if any("/" in name for name in _templates(config.get("chat_template"))):
-            raise UserError(f"checkpoint: {folder}: a chat template in its {name} is called as a file elsewhere")
-        if not isinstance(config.get("model_max_length", 0), (int, float)):
-            raise UserError(f"checkpoint: {folder}: model_max_length in its {name} is no number")
-    check_content(folder, [file for file in plain if file.name == "tokenizer.json"], LARGEST)
-
-
-def _templates(given: Any) -> list[str]:
-    """The names of a tokenizer's chat templates, where it has several: each is saved as a file of its name, which
-    transformers 5.6 writes wherever that leads.
-    """
-    if isinstance(given, dict):
-        return list(given)
-    return [str(one.get("name")) for one in given if isinstance(one, dict)] if isinstance(given, list) else []
-
-
-def _no_tokenizers(config: Any) -> Iterator[str]:
-    """What a configuration names for its tokenizer, at any depth, and is something else of transformers': it makes what
-    is named there, and a processor or a model reads further files, which may name code and places of a hub.
-    """
-    for key, value in config.items() if isinstance(config, dict) else ():
-        yield from _no_tokenizers(value)
-        if key == "tokenizer_class" and isinstance(value, str):
-            named: Any = tokenizer_class_from_name(value)  # None: the tokenizer.json is read as it is
-            if named is not None and not (isinstance(named, type) and issubclass(named, PreTrainedTokenizerBase)):
-                yield value
 
 
 def pickled_weights(checkpoint: Path) -> set[Path]:
@@ -156,13 +99,15 @@ def check_adapters(checkpoint: Path) -> None:
     """Raise a `UserError` if a folder of adapters has others below it: PEFT would make what their settings name, which
     it seeks on the Hub where there are weights alone.
     """
-    _check_files(checkpoint)
+    check_files(checkpoint)
     if inner := next(checkpoint.glob("*/adapter_*"), None):
         raise UserError(f"checkpoint: {checkpoint} holds further adapters ({inner.parent.name}): take them away")
 
 
-def _check_files(checkpoint: Path) -> None:
-    """Plain files and folders, or links as a cache of models holds them: snapshots/REVISION/x to blobs/HASH."""
+def check_files(checkpoint: Path) -> None:
+    """Raise a `UserError` unless a folder holds plain files and folders, or links as a cache of models holds them:
+    snapshots/REVISION/x to blobs/HASH.
+    """
     home = checkpoint.resolve()
     for path in _below(checkpoint):
         led = path.resolve()
@@ -224,7 +169,7 @@ def read_adapters(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:
     Raises:
         UserError: the model has no adapters, or others.
     """
-    _check_files(checkpoint)
+    check_files(checkpoint)
     file = checkpoint / ADAPTER_WEIGHTS
     if not hasattr(model, "peft_config"):
         raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}), and the model takes none: merge it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,14 @@ def _has_text(value: Any) -> bool:
     if isinstance(value, (dict, list)):
         return any(map(_has_text, value.values() if isinstance(value, dict) else value))
     return isinstance(value, str)
+
+
+def whole_numbers(value: Any) -> Iterator[int]:
+    """Every whole number in plain data."""
+    if isinstance(value, int):
+        yield value
+    for entry in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from whole_numbers(entry)
 
 
 def read_mapping(file: Path) -> Any:

@@ -136,12 +136,12 @@ def read_json(folder: Path, name: str) -> Any:
     return parse_json(read_text(folder, name))
 
 
-def parse_json(text: str, wide: bool = False) -> Any:
+def parse_json(text: str, wide: bool = False, most: int = MOST_VALUES) -> Any:
     """Plain data. A ValueError for what is not JSON, and for what Python takes and nobody means: NaN, halves of
-    characters, hundreds of levels, millions of values, and whole numbers of more than 64 bits unless `wide` (as
+    characters, hundreds of levels, more than `most` values, and whole numbers of more than 64 bits unless `wide` (as
     transformers writes for "no limit").
     """
-    check_count(text)
+    check_count(text, most)
     try:
         value = json.loads(text, parse_constant=_no_constant)
     except RecursionError:
@@ -167,10 +167,10 @@ def _in_64_bits(value: Any) -> bool:
     )
 
 
-def check_count(text: str) -> None:
-    """Raise a ValueError if JSON (or JSON lines) would be more than `MOST_VALUES` values, without parsing it."""
-    if len(text) > MOST_VALUES and sum(map(text.count, ",[{\n")) > MOST_VALUES:
-        raise ValueError(f"more than {MOST_VALUES:,} values")
+def check_count(text: str, most: int = MOST_VALUES) -> None:
+    """Raise a ValueError if JSON (or JSON lines) would be more than `most` values, without parsing it."""
+    if len(text) > most and sum(map(text.count, ",[{\n")) > most:
+        raise ValueError(f"more than {most:,} values")
 
 
 def _no_constant(name: str) -> Any:

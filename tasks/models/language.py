@@ -11,20 +11,15 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.checkpoint import check_tokenizer, from_folder
-from hf_optim.experiment.evaluator import quiet
-from hf_optim.tasks.data.tokenizer import using
+from hf_optim.experiment.checkpoint import from_folder
+from hf_optim.tasks.data.saved_tokenizer import read_tokenizer
 from hf_optim.tasks.models.lstm import LSTMConfig, LSTMForCausalLM
-
-# Without any of these transformers makes an empty tokenizer and says nothing.
-TOKENIZER_FILES = ("tokenizer.", "vocab", "spiece", "sentencepiece", "tiktoken")
 
 # So that transformers finds our LSTM by its model_type.
 AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
@@ -61,19 +56,7 @@ def tokenizer_of(checkpoint: str | None) -> Any:
     folder = Path(str(checkpoint))
     if not (folder / "config.json").is_file():
         raise UserError(f"checkpoint: {folder} holds no model (no config.json): give a folder of save_pretrained")
-    return tokenizer_in(folder)
-
-
-def tokenizer_in(folder: Path) -> Any:
-    """The fast tokenizer that `save_pretrained` left in a folder."""
-    if not any(file.name.startswith(TOKENIZER_FILES) for file in folder.iterdir()):
-        raise UserError(f"checkpoint: {folder} holds no tokenizer: save it into the folder with save_pretrained")
-    check_tokenizer(folder)
-    with quiet(), using(f"checkpoint: {folder} holds a tokenizer that cannot be read: save it again"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if not getattr(tokenizer, "is_fast", False):  # one that is made of others has no such word
-        raise UserError(f"checkpoint: the tokenizer of {folder} is not a fast one: convert it to tokenizer.json")
-    return tokenizer
+    return read_tokenizer(folder)
 
 
 def pretrained(checkpoint: str, facts: Mapping[str, Any]) -> PreTrainedModel:

@@ -1,69 +1,37 @@
 """How a tokenizer lengthens a text, told from its tokenizer.json before it is used: by what it puts in the place of
-letters, before them, around them or between all; in how many letters it looks words up; and whether it holds its words.
+letters, before them, around them or between all; and in how many letters it looks words up.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hf_optim.core.private import strings
 from hf_optim.errors import UserError
-from hf_optim.experiment import files
+from hf_optim.experiment.configuration import whole_numbers
 
 GROWTH = 1000  # times that a tokenizer may lengthen a text
 LONGEST_WORD = 10_000  # letters; WordPiece's time goes by their square, and its makers take 100
-LEVELS = 128  # of a tokenizer's file; its reader takes no more
+MOST_ADDED = 128 << 20  # letters, once the steps have lengthened them
 LONGEST_PIECE = 500  # of them that Unigram knows; its makers take 16
 
 
-def check_content(folder: Path, tokenizers: Sequence[Path], most: int) -> None:
-    """Raise a `UserError` if one of the `tokenizers` (each a tokenizer.json) in `folder` does not hold its words, or if
-    that of `folder` itself lengthens a text beyond `GROWTH`, adds more than `most` letters, or looks up words without
-    end.
+def check_growth(folder: Path, tokenizer: Mapping[str, Any], marks: Any) -> None:
+    """Raise a `UserError` if the tokenizer of a folder (what its tokenizer.json holds) lengthens a text beyond
+    `GROWTH`, adds more than `MOST_ADDED` letters with the `marks` of its settings, or looks up words without end.
     """
-    read = {file: _tokenizer(file) for file in tokenizers}
-    for file, told in read.items():
-        _check_words(folder, file, told.get("model"))
-    tokenizer = read.get(folder / "tokenizer.json", {})
     growth = _growth(tokenizer.get("normalizer"))
     if growth * _growth(tokenizer.get("pre_tokenizer")) * _growth(tokenizer.get("post_processor")) > GROWTH:
         raise UserError(f"checkpoint: {folder}: its tokenizer.json makes a text longer than {GROWTH} times its length")
-    added = [tokenizer.get("added_tokens"), _tokenizer(folder / "tokenizer_config.json")]
-    if growth * sum(map(len, strings(added))) > most:
-        raise UserError(f"checkpoint: {folder}: what its tokenizer adds has more than {most >> 20} M letters")
+    if growth * sum(map(len, strings([tokenizer.get("added_tokens"), marks]))) > MOST_ADDED:
+        raise UserError(f"checkpoint: {folder}: what its tokenizer adds has more than {MOST_ADDED >> 20} M letters")
     if max(_lengths(tokenizer.get("model"))) > LONGEST_WORD:
         raise UserError(f"checkpoint: {folder}: its tokenizer.json looks up words of more than {LONGEST_WORD} letters")
-
-
-def _check_words(folder: Path, file: Path, model: Any) -> None:
-    """Raise a `UserError` if a tokenizer.json in `folder` gives a text for its words: transformers makes some
-    tokenizers of that part alone, for which tokenizers opens the file that the text names, wherever it is.
-    """
-    for key in ("vocab", "merges"):
-        if isinstance(model, dict) and isinstance(model.get(key), str):
-            raise UserError(f"checkpoint: {folder}: {key} in its {file.relative_to(folder)} is a text, and no table")
-
-
-def _tokenizer(file: Path) -> dict[str, Any]:
-    """What a tokenizer's file holds; nothing where its own reader will say what is wrong. Of one that is nested too
-    deeply for that reader transformers would take parts, so it is a `UserError`.
-    """
-    try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        shallow = files.is_shallow(told, LEVELS)
-    except RecursionError:
-        shallow = False
-    except (OSError, ValueError):
-        return {}
-    if not shallow:
-        raise UserError(f"checkpoint: {file} is nested more than {LEVELS} levels deep")
-    return told if isinstance(told, dict) else {}
 
 
 def _lengths(model: Any) -> Iterator[int]:
@@ -98,11 +66,3 @@ def _growth(step: Any) -> int:
         own += 1  # an expression may match nothing, between any two letters, which stay
     inner = step.get("normalizers") or step.get("pretokenizers") or step.get("processors")
     return math.prod(map(_growth, inner if isinstance(inner, list) else ()), start=max(1, own))
-
-
-def whole_numbers(value: Any) -> Iterator[int]:
-    """Every whole number in plain data."""
-    if isinstance(value, int):
-        yield value
-    for entry in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from whole_numbers(entry)
