@@ -317,10 +317,14 @@ def test_states_of_optimizers(data: st.DataObject) -> None:
 # --- what a thousand mutations found once ---------------------------------------------------------------------------
 
 
-def test_a_search_space_without_its_kind_is_a_damaged_plan(tuned: Path) -> None:
+@pytest.mark.parametrize(
+    "bounds",
+    [[], ["log"], ["log", 1.0], ["linear", 0, 1, 2], ["log", 0.0, 1.0], ["log", 2.0, 1.0], ["choice"], ["choice", []]],
+)
+def test_a_search_space_with_other_than_its_kind_and_ends_is_a_damaged_plan(tuned: Path, bounds: list[Any]) -> None:
     plan = json.loads((tuned / "plan.json").read_text())
     cell = next(cell for cell in plan["tuning"]["cells"] if cell["space"])
-    cell["space"][next(iter(cell["space"]))] = []
+    cell["space"][next(iter(cell["space"]))] = bounds
     with put(tuned / "plan.json", json.dumps(plan).encode()):
         assert "is damaged" in look(tuned)
 

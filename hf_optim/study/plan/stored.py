@@ -155,15 +155,8 @@ def _around(spec: Mapping[str, Any], where: str) -> None:
 def _cells(data: Mapping[str, Any], file: str) -> None:
     there = {(task["label"], label) for task in data["tasks"] for label in task["only"]}
     for cell in data.get("tuning", {}).get("cells", ()):
-        ends = [bounds for bounds in cell["space"].values() if bounds[:1] in (["log"], ["linear"])]
-        choices = [bounds for bounds in cell["space"].values() if bounds[:1] == ["choice"]]
-        fine = (cell["task"], cell["optimizer"]) in there and len(ends) + len(choices) == len(cell["space"])
+        fine = (cell["task"], cell["optimizer"]) in there and all(map(_searched, cell["space"].values()))
         fine &= "run" not in cell["space"]  # what is searched of a run is one of its settings
-        fine &= all(len(bounds) == 3 and all(map(_numeric, bounds[1:])) and bounds[1] < bounds[2] for bounds in ends)
-        fine &= all(
-            bounds[0] == "linear" or 0 < bounds[1] and math.log(bounds[1]) < math.log(bounds[2]) for bounds in ends
-        )
-        fine &= all(len(bounds) == 2 and isinstance(bounds[1], list) and bounds[1] for bounds in choices)
         for point in cell["points"] if fine else ():
             fine &= set(point) == set(cell["space"]) and all(
                 kind == "choice" or _numeric(value) and (kind == "linear" or value > 0)
@@ -172,6 +165,17 @@ def _cells(data: Mapping[str, Any], file: str) -> None:
             )
         if not fine:
             raise UserError(f"{file}: tuning: the cell of {cell['optimizer']!r} on {cell['task']!r} is damaged")
+
+
+def _searched(bounds: list[Any]) -> bool:
+    """Whether a plan's bounds are what a search can draw from: a kind and two ends, or choices."""
+    kind, *told = bounds or [None]
+    if kind == "choice":
+        return len(told) == 1 and isinstance(told[0], list) and bool(told[0])
+    if kind not in ("log", "linear") or len(told) != 2 or not all(map(_numeric, told)):
+        return False
+    low, high = told
+    return bool(low < high) and (kind == "linear" or 0 < low and math.log(low) < math.log(high))
 
 
 def _numeric(value: Any) -> bool:
