@@ -265,6 +265,13 @@ def test_one_warning_where_the_argument_is_not_in_force(tmp_path, caplog, name, 
         ("sgd", 1e-7, {}, False),
         ("sgd", 5e-5, {}, True),  # Trainer's default, which nobody chose, is none for SGD
         ("adan", 1e-6, {}, True),
+        ("smaran", 1e-3, {}, True),  # its space begins here, a hundred times below what its paper prints
+        ("smaran", 0.01, {}, False),  # of its published code
+        ("prodigy", 1e-3, {}, True),  # finds its rate by itself, times this one
+        ("prodigy", 0.5, {}, False),
+        ("torch.optim:Adadelta", 1e-3, {}, True),
+        ("sgd_agr", 2e-5, {}, True),  # has no default that the line could name
+        *((name, 2e-5, {}, False) for name in ("adan", "adamw_agr", "amvt", "lion", "adafactor", "torch.optim:Adam")),
     ],
 )
 def test_a_rate_that_was_meant_for_another_rule_is_warned_of(name, rate, hyper, warned):

@@ -25,6 +25,8 @@ from hf_optim.hub import decay
 _TAKEN = {"learning_rate": "lr", "weight_decay": "weight_decay"}
 #: "take the argument's", as the value of a hyper-parameter
 FROM_ARGS = "args"
+#: AdamW and its kind are searched up to here; a default from here on (SMARAN, Padam, Prodigy) is on another scale
+OTHER_SCALE = 0.1
 _REPLACED = ("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 
@@ -271,15 +273,28 @@ def sources() -> Iterator[list[str]]:
 
 
 def _unusual(name: Any, rate: float, default: Any) -> list[str]:
-    """A warning where the argument's rate was meant for another rule: far from where this one's is looked for."""
-    known = isinstance(name, str) and ":" not in name
-    space = registry.info(name).search_space.get("lr") if known else None
-    if not space or space[0] not in ("log", "linear") or space[1] <= rate <= space[2]:
+    """A warning where the argument's rate was meant for another rule: far from what this one is used with."""
+    usual = _usual(name, default)
+    if usual is None or usual[0] <= rate <= usual[1]:
         return []
     return [
-        f"TrainingArguments.learning_rate={rate:g} is in force, where {name} is used with {space[1]:g} to {space[2]:g} "
-        f'(its default is {default:g}): give lr=..., or lr="args" if it is meant'
+        f"TrainingArguments.learning_rate={rate:g} is in force, where {label(name)} is used with {usual[0]:g} to "
+        f"{usual[1]:g}{'' if default is None else f' (its default is {default:g})'}: give lr=..., "
+        'or lr="args" if it is meant'
     ]
+
+
+def _usual(name: Any, default: Any) -> tuple[float, float] | None:
+    """The lowest and highest rate that a rule is used with; None where nobody has said.
+
+    A space that is searched from scratch may begin where AdamW's rates are, which a rule on another scale hardly moves
+    with: its default says more. On AdamW's scale (fine-tuning at 2e-5 is 50 times below the default) the space does.
+    """
+    if isinstance(default, (int, float)) and default >= OTHER_SCALE:
+        return default / 10, default * 10
+    known = isinstance(name, str) and ":" not in name
+    space = registry.info(name).search_space.get("lr") if known else None
+    return (space[1], space[2]) if space and space[0] in ("log", "linear") else None
 
 
 def meaningless(args: Any, name: str = "") -> list[str]:
