@@ -88,14 +88,17 @@ def test_a_dry_run_runs_nothing_that_is_not_ours(
     assert mark.exists() and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", ["--config {}", "--config={}"])
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("--config {} --dry-run", ""), ("--config={} --dry-run", ""), ("--config {}", "dry_run: true\n")],
+)
 def test_a_dry_run_of_one_run_runs_nothing_that_its_file_names(
-    tmp_path: Path, code: str, mark: Path, option: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, code: str, mark: Path, option: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, asked = tmp_path / "run.yaml", ["train", *option.format(tmp_path / "run.yaml").split(), "--dry-run"]
-    file.write_text(f"task: vision\nsize: smoke\noptimizer: {{name: '{code}'}}\n")
+    file, asked = tmp_path / "run.yaml", ["train", *option.format(tmp_path / "run.yaml").split()]
+    file.write_text(f"task: vision\nsize: smoke\noptimizer: {{name: '{code}'}}\n{said}")
     assert run(*asked) == 0 and "a dry run of a file runs none" in capsys.readouterr().out
-    file.write_text(f"task: '{code}'\n")
+    file.write_text(f"task: '{code}'\n{said}")
     assert run(*asked) == 2
     assert "a dry run of a file runs none: without --dry-run it is run" in capsys.readouterr().err
     assert not mark.exists()

@@ -50,13 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-m", dest="module", action="store_true", help="the script is a module's name")
     plain, nested = take_nested(options, ("optimizer",))
-    if others := parser.parse_known_args(plain)[1]:
+    given, others = parser.parse_known_args(plain)
+    if others:
         near = closest(others[0], ["--optimizer"])
         raise UserError(
             f"hf-optim launch: it has no option {others[0]}{near}; a script's own stand behind it: "
             "hf-optim launch --optimizer NAME script.py ARGS"
         )
-    given = parser.parse_args(plain)
     spec = _spec(given.optimizer, nested["optimizer"])
     if not target:
         raise UserError("hf-optim launch: which script? hf-optim launch --optimizer NAME script.py ARGS")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,12 @@ def parser(prog: str) -> Parser:
 def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int:
     """Parse, train, print the result; gives the exit code. `--help` leaves through SystemExit(0), as argparse does."""
     loud = os.environ.get("RANK", "0") == "0"
-    given = list(sys.argv[1:] if argv is None else argv)
-    looks = "--dry-run" in given and any(word.partition("=")[0] == "--config" for word in given)
     try:
+        given = _given(list(sys.argv[1:] if argv is None else argv), prog)
+        run = given.run
+        looks = bool(run["dry_run"] and given.config)
         with importing.refused("a dry run of a file runs none", trust=not looks, read=True, way=importing.NO_DRY_RUN):
-            spec, run = parse(given, prog)
+            spec = _spec(given)
             if run["dry_run"]:
                 print("\n".join(_costs(spec, run["card"])))
                 return 0
@@ -165,8 +167,23 @@ def _costs(spec: RunSpec, card: str | None) -> list[str]:
     return forecast.lines([(spec.id, spec.to_dict(), 1)], None if card is None else cards.find(card), strict=True)
 
 
+@dataclass(frozen=True)
+class _Given:
+    """A command line and its --config file, read, before any name in them is looked up."""
+
+    options: dict[str, Any]
+    nested: dict[str, dict[str, Any]]
+    config: dict[str, Any]
+    run: dict[str, Any]  # of `RUN_KEYS`, from either
+
+
 def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[str, Any]]:
     """The spec of a command line, and what concerns the run's folder (`RUN_KEYS`)."""
+    given = _given(argv, prog)
+    return _spec(given), given.run
+
+
+def _given(argv: list[str], prog: str) -> _Given:
     plain, nested = take_nested(argv, DOTTED)
     options = {key: value for key, value in vars(parser(prog).parse_args(plain)).items() if value is not None}
     config = _read_config(options.pop("config")) if "config" in options else {}
@@ -174,7 +191,11 @@ def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[
     for key, kind in RUN_KEYS.items():
         if run[key] is not None and type(run[key]) is not kind:
             raise UserError(f"{key}: expected {kind.__name__}, got {run[key]!r}")
+    return _Given(options, nested, config, run)
 
+
+def _spec(asked: _Given) -> RunSpec:
+    options, nested, config = dict(asked.options), asked.nested, asked.config
     changes = dict(_mapping(config, "overrides"))
     given = {key: options.pop(key) for key in OVERRIDES if key in options}
     for unit, other in (("steps", "epochs"), ("epochs", "steps")):
@@ -201,7 +222,7 @@ def parse(argv: list[str], prog: str = "hf-optim train") -> tuple[RunSpec, dict[
     spec = RunSpec.from_dict(values)
     with contextlib.suppress(importing.Untrusted):  # an optimizer's code that is not run; a task's was refused before
         check_run(spec)
-    return spec, run
+    return spec
 
 
 def summary(record: Mapping[str, Any], folder: Path) -> str:
