@@ -31,9 +31,9 @@ def test_a_decay_that_means_something_else_than_adamws_is_warned_of(name, hyper,
     with sources() as settled:
         warned = [line for line in settle(spec, args, {})[2] if "something else" in line]
     assert torch.equal(state, torch.random.get_rng_state())
-    assert bool(warned) == (share is not None) and all(line in settled for line in warned)
+    assert bool(warned) == (share is not None) and all(line in settled.lines for line in warned)
     assert share is None or f"takes {share:.2g} of a weight, AdamW's 0.0001" in warned[0]
-    assert "weight_decay=0.1 from TrainingArguments.weight_decay" in settled
+    assert "weight_decay=0.1 from TrainingArguments.weight_decay" in settled.lines
     inner = spec.get("base") or spec
     given = {"name": inner, "weight_decay": 0.1} if isinstance(inner, str) else {**inner, "weight_decay": 0.1}
     assert not any("something else" in line for line in settle(given, args, {})[2])  # it was chosen for this rule

@@ -265,7 +265,8 @@ def theirs(folder: Path) -> Path:
         record = json.loads(file.read_text())
         for part in ("environment", "data"):
             record[part] |= {key: THEIRS for key in (THEIRS, *record[part])}
-        record |= {"started": THEIRS, "settled": [THEIRS], "error": THEIRS, "status": "ok" if number else "failed"}
+        record |= {"started": THEIRS, "settled": [THEIRS], "in_force": [{THEIRS: THEIRS}], "error": THEIRS}
+        record["status"] = "ok" if number else "failed"
         file.write_text(json.dumps(record))
         rows = [json.loads(line) | {THEIRS: 1.0} for line in (file.parent / "history.jsonl").read_text().splitlines()]
         (file.parent / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

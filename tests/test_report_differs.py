@@ -96,8 +96,9 @@ def test_what_a_script_of_ones_own_settled_stands_in_place_of_the_rules_default(
     shown(STUDY, tmp_path)
     for file in tmp_path.glob("runs/*/record.json"):
         record = json.loads(file.read_text())
-        rate = ["lr=5e-05 from TrainingArguments.learning_rate", "betas=(0.9, 0.98) from TrainingArguments' adam_beta1"]
-        file.write_text(json.dumps({**record, "settled": [*rate, "momentum=0.5, the rule's default"]}))
+        home = "base." if "base" in record["spec"]["optimizer"] else ""
+        values = {"lr": 5e-05, "betas": [0.9, 0.98], "momentum": 0.5}
+        file.write_text(json.dumps({**record, "in_force": [{f"{home}{key}": v for key, v in values.items()}]}))
     values, *_ = tables(configurations(records.load(tmp_path)))
     column = {name: i - 1 for i, name in enumerate(values[""])}
     assert values["A"][column["betas"]] == "(0.9, 0.98)" and values["B"][column["betas"]] == "(0.9, 0.95)"

@@ -14,6 +14,7 @@ from study_fakes import accuracy, make_study
 from hf_optim import study
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
+from hf_optim.study.folder.store import RecordStore
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
@@ -107,9 +108,13 @@ def attaches(optimizer, seed):
 
 def test_a_record_says_where_rate_and_decay_came_from(tmp_path):
     run = RunSpec("mine.py:attaches", "own", optimizer={"name": "adan", "lr": 0.02})
-    assert attaches.run(run, tmp_path)["settled"] == [
-        "lr=0.02 as given", "weight_decay=0.1 from TrainingArguments.weight_decay",
-    ]  # fmt: skip
+    record = attaches.run(run, tmp_path)
+    assert record["settled"] == ["lr=0.02 as given", "weight_decay=0.1 from TrainingArguments.weight_decay"]
+    assert record["in_force"] == [{"lr": 0.02, "weight_decay": 0.1}]
+    run = RunSpec("mine.py:attaches", "own", optimizer={"name": "tlr_adamw", "base": {"lr": 0.02}})
+    attaches.run(run, tmp_path / "runs" / run.id)
+    asked = {"base.lr": 0.02, "base.weight_decay": 0.1, "base.betas": [0.9, 0.999], "base.eps": 1e-8}
+    assert RecordStore(tmp_path).record(run.id)["in_force"] == [asked]
     run = RunSpec("mine.py:attaches", "own", optimizer={"name": "adan", "weight_decay": 0.0})
     assert attaches.run(run, tmp_path)["settled"] == [
         "lr=0.001, the rule's default (TrainingArguments.learning_rate=5e-05 is not set)",

@@ -126,7 +126,7 @@ class OwnTraining(Task):
         self._check(spec)
         import torch
 
-        from hf_optim.hub.arguments import sources
+        from hf_optim.hub.arguments import Settled, sources
 
         rows: list[dict[str, Any]] = []
 
@@ -143,7 +143,7 @@ class OwnTraining(Task):
         fault: dict[str, str] = {}
         given = {"optimizer": spec.optimizer, "seed": spec.seed, "log": log, "folder": folder} | spec.options
         asked = inspect.signature(self.function).parameters
-        settled: list[str] = []
+        settled = Settled([], [])
         try:
             with sources() as settled:
                 result = self.function(**{name: value for name, value in given.items() if name in asked})
@@ -159,7 +159,8 @@ class OwnTraining(Task):
             "status": "ok" if error is None else "failed",
             "error": error,
             **fault,
-            "settled": settled,
+            "settled": settled.lines,
+            "in_force": settled.values,
             "metrics": metrics,
             "primary": {"name": self.primary.name, "greater_is_better": self.primary.greater_is_better},
             "history": records.HISTORY,

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from hf_optim import registry
@@ -127,28 +128,29 @@ def _is_instance(value: Any) -> bool:
     return isinstance(value, torch.optim.Optimizer)
 
 
-def _innermost(full: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Where the hyper-parameters of the innermost optimizer of nested wrappers are written, and its name.
+def _innermost(full: dict[str, Any]) -> tuple[dict[str, Any], Any, str]:
+    """Where the hyper-parameters of the innermost optimizer of nested wrappers are written, its name, and what stands
+    before theirs ("base.").
 
     Copies what it descends through. The name is empty for an optimizer instance, whose rate is its own.
     """
     if not isinstance(full["name"], str):
-        return ({}, "") if _is_instance(full["name"]) else (full, full["name"])
-    inner, name = full, str(full["name"])
+        return ({}, "", "") if _is_instance(full["name"]) else (full, full["name"], "")
+    inner, name, home = full, str(full["name"]), ""
     while True:
         known = None if not isinstance(name, str) or ":" in name else registry.info(name)
         if known is None or known.family != "wrapper":
-            return inner, name
+            return inner, name, home
         base = inner.get("base")
         if known.base is not None:  # a preset: its base has a name already, and takes hyper-parameters only
             inner["base"] = dict(base or {})
             name = str(known.base["name"])
         elif _is_instance(base):
-            return {}, ""
+            return {}, "", ""
         else:
             inner["base"] = registry.as_spec(base)
             name = inner["base"]["name"]
-        inner = inner["base"]
+        inner, home = inner["base"], f"{home}base."
 
 
 def _defaults(name: Any) -> Mapping[str, Any]:
@@ -198,7 +200,7 @@ def settle(
         UserError: a rule without a default for one of them, and nobody gave it; "args" for something else.
     """
     full: dict[str, Any] = dict(spec)
-    inner, name = _innermost(full)
+    inner, name, home = _innermost(full)
     defaults = _defaults(name)
     lines: list[str] = []
     warnings: list[str] = []
@@ -240,7 +242,8 @@ def settle(
                 differs.append(
                     f"{hyper}={defaults[hyper]}, the rule's default, not TrainingArguments.{field}={argument}"
                 )
-    for hyper, (where, value) in _wanted(args, name, defaults).items():
+    wanted = _wanted(args, name, defaults)
+    for hyper, (where, value) in wanted.items():
         if hyper not in inner:
             inner[hyper] = value
             lines.append(f"{hyper}={value} from TrainingArguments' {where}")
@@ -254,17 +257,35 @@ def settle(
     warnings += foreign
     settled = _settled.get()
     if settled is not None:
-        settled += [line for line in (*lines, *foreign) if line not in settled]
+        settled.lines += [line for line in (*lines, *foreign) if line not in settled.lines]
+        now = {**defaults, **inner}
+        values = {f"{home}{key}": now[key] for key in (*_TAKEN.values(), *wanted) if _is_plain(now.get(key))}
+        if values and values not in settled.values:
+            settled.values.append(values)
     return full, lines, warnings
 
 
-_settled: ContextVar[list[str] | None] = ContextVar("_settled", default=None)
+def _is_plain(value: Any) -> bool:
+    """Whether it is a number or a few, which any record keeps."""
+    return all(isinstance(entry, (int, float)) for entry in (value if isinstance(value, (tuple, list)) else (value,)))
+
+
+@dataclass
+class Settled:
+    """What `settle` has settled: lines that say each rate and decay, and whence; and the values that are in force, by
+    their names in the specification ("base.lr"), once for each optimizer that trains otherwise."""
+
+    lines: list[str]
+    values: list[dict[str, Any]]
+
+
+_settled: ContextVar[Settled | None] = ContextVar("_settled", default=None)
 
 
 @contextmanager
-def sources() -> Iterator[list[str]]:
-    """Fills the list that it gives with a line for each rate and decay that `settle` settles meanwhile, and whence."""
-    settled: list[str] = []
+def sources() -> Iterator[Settled]:
+    """Fills what it gives with what `settle` settles meanwhile."""
+    settled = Settled([], [])
     token = _settled.set(settled)
     try:
         yield settled

@@ -31,6 +31,7 @@ SHAPE = {
     "fault?": str,
     "groups?": [Each(_SCALAR)],
     "settled?": [str],
+    "in_force?": [Each((*_SCALAR, [float]))],
     "metrics": Each((float, None)),
     "primary?": ({"name": str, "greater_is_better": bool}, None),
     "history?": (str, None),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
@@ -23,8 +21,6 @@ from hf_optim.study.report.pieces import html_table
 from hf_optim.study.report.tables import OURS
 
 LONG = 12  # a hyper-parameter table with more columns than this shows what was given only
-#: a rate or decay as `hub.arguments.settle` tells it: "lr=5e-05 from ...", "betas=(0.9, 0.999) from ..."
-_SETTLED = re.compile(r"(\w+)=(\([\d., e+-]+\)|[\d.][\d.e+-]*)(?=[, ]|$)")
 FEW = 4  # so many chosen values are listed, of more the ends
 
 
@@ -62,7 +58,7 @@ def _side_by_side(
     """Hyper-parameters that are not the same for all, or were searched: a column each."""
     optimizers = [o for o in results.plan.optimizers if o["label"] in given]
     labels = [task["label"] for task in tasks]
-    settled = {o["label"]: _in_force(results, o, labels) for o in optimizers}
+    settled = {o["label"]: _in_force(results, o["label"], labels) for o in optimizers}
     defaults = {o["label"]: {**flatten(o["defaults"]), **settled[o["label"]]} for o in optimizers}
     untold = {o["label"] for o in optimizers if paths({k: v for k, v in o["spec"].items() if k in ("name", "base")})}
     searched = {label: _searched(results, label, labels) for label in given}
@@ -93,20 +89,15 @@ def _side_by_side(
     return f'<p class="soft">{note}</p>{html_table(["optimizer", "name", *columns], lines, caption)}'
 
 
-def _in_force(results: Results, optimizer: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+def _in_force(results: Results, label: str, tasks: Sequence[str]) -> dict[str, Any]:
     """What the runs in a script of one's own settled for what was not given: the script's rate, not the rule's default.
     A text where runs settled it unlike."""
-    home, base = "", optimizer["spec"]
-    while "base" in base:
-        home, base = f"{home}base.", {"name": base["base"]} if isinstance(base["base"], str) else base["base"]
     values: dict[str, dict[str, Any]] = {}
     for run in results.plan.runs:
-        if run.optimizer == optimizer["label"] and run.task in tasks:
-            for line in (results.records.get(run.id) or {}).get("settled") or ():
-                if told := _SETTLED.match(line):
-                    with suppress(ValueError):  # a stranger's record may say anything
-                        value = json.loads(told[2].translate({ord("("): "[", ord(")"): "]"}))
-                        values.setdefault(home + told[1], {})[told[2]] = value
+        if run.optimizer == label and run.task in tasks:
+            for settled in (results.records.get(run.id) or {}).get("in_force") or ():
+                for key, value in settled.items():
+                    values.setdefault(key, {})[_value(value)] = value
     return {key: next(iter(some.values())) if len(some) == 1 else " / ".join(some) for key, some in values.items()}
 
 
