@@ -12,7 +12,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hf_optim.core import catalogue, validate
+from hf_optim.core import catalogue, validate, wording
 from hf_optim.core.catalogue import Info, classes, everything
 from hf_optim.core.importing import import_path, readable, stands
 from hf_optim.errors import UnknownName, UserError
@@ -73,7 +73,7 @@ def meant(name: str) -> str:
     if longer:
         return f" (did you mean {max(longer, key=len)}?)"
     parts = [known for known in everything() if name.lower() in known.split("_")]  # a paper's name: agr in adamw_agr
-    return f" (did you mean {validate.either(parts)}?)" if parts else ""
+    return f" (did you mean {wording.either(parts)}?)" if parts else ""
 
 
 def about(name: str) -> Info:

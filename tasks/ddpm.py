@@ -209,10 +209,10 @@ class DDPM(Task):
         built = (model.config.image_channels, model.config.resolution, model.config.timesteps)
         settings = data.facts["settings"]
         here = (data.facts["image_channels"], settings["resolution"], settings["timesteps"])
-        for quantity, theirs, ours in zip(("channel(s)", "pixels a side", "timesteps"), built, here, strict=True):
+        for quantity, theirs, ours in zip(("channels", "pixels a side", "timesteps"), built, here, strict=True):
             if theirs != ours:
                 raise UserError(
-                    f"checkpoint: it was trained for {theirs} {quantity}, and {data.name} at this size has {ours}: "
+                    f"checkpoint: its {quantity} are {theirs}, and those of {data.name} at this size {ours}: "
                     "give the --data and --model.KEY values of its training"
                 )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_optim.core.validate import closest
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import Data, Metric, Preset, Primary, Task
 from hf_optim.tasks.presets.architectures import ARCHITECTURES
@@ -181,7 +182,7 @@ def _as_is(batch: Any) -> dict[str, Any]:
 
 
 def _size(shape: Sequence[int]) -> str:
-    return f"{shape[0]} channel(s) of {shape[2]}x{shape[1]}"
+    return f"{counted(shape[0], 'channel')} of {shape[2]}x{shape[1]}"
 
 
 def _few(names: Sequence[str]) -> str:

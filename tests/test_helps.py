@@ -7,11 +7,13 @@ import re
 import shlex
 import subprocess
 import sys
+from argparse import ArgumentParser
 
 import pytest
 
 from hf_optim.commands.main import commands
 from hf_optim.commands.parser import Parser
+from hf_optim.core.wording import counted
 
 COMMANDS = sorted(commands())
 #: what a help must not wait for
@@ -59,11 +61,11 @@ def test_its_examples_are_accepted(name, shown, monkeypatch):
     copied = shown(name).split("\nexamples:\n")[1].replace("\\\n", "")  # as a shell reads it
     examples = re.findall(r"^  (?:.* -m hf_optim|hf-optim) (.+)$", copied, re.M)
 
-    def parse_args(self, argv):
-        type(self).__mro__[1].parse_args(self, argv)  # argparse's own
+    def parse_known_args(self, *given):
+        assert not ArgumentParser.parse_known_args(self, *given)[1]
         raise Accepted
 
-    monkeypatch.setattr(Parser, "parse_args", parse_args)
+    monkeypatch.setattr(Parser, "parse_known_args", parse_known_args)
     assert any(example.split()[0] == name for example in examples)
     for example in examples:
         command, *rest = shlex.split(example.partition(">")[0])
@@ -84,3 +86,17 @@ for name in ["", *commands()]:
     assert not slow, (name, slow)
 """
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [
+        (0, "run", "0 runs"),
+        (1, "run", "1 run"),
+        (2, "further run", "2 further runs"),
+        (1, "process", "1 process"),
+        (1200, "process", "1,200 processes"),
+    ],
+)
+def test_a_count_of_one_is_of_one(number: int, noun: str, said: str) -> None:
+    assert counted(number, noun) == said

@@ -94,7 +94,7 @@ def test_a_run_of_another_shape_is_told_in_words(tmp_path, caplog):
     assert "checkpoint" not in caplog.text
     file.write_text(json.dumps({**written, "processes": 2, "step_samples": 24}))
     _run(tmp_path, "smaran", resume=str(tmp_path / "checkpoint-7"))
-    assert "written by 2 process(es) and goes on with 1" in caplog.text
+    assert "written by another number of processes, 2, and goes on with 1" in caplog.text
     assert "a step took 24 samples and takes 12 now" in caplog.text
     _CASES["changed"] = ("smaran", {"gamma": 0.5})
     file.write_text(json.dumps(written))

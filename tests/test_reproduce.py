@@ -51,7 +51,7 @@ def test_a_page_quotes_judges_and_shows_published_beside_obtained(tmp_path, caps
     assert "| ALBERT, AdamW, weight decay 0 | SOP accuracy | 80.02 % | 89.97" in written
     assert "- 2: for a reason" in written and "- 7: this size has no counterpart" in written
     assert "- printed twice" in written and "6 seeds for the paper's 4." in written
-    assert "12 of 12 runs finished with 6 seed(s)" in written and "not made yet" not in written
+    assert "12 of 12 runs finished with 6 seeds" in written and "not made yet" not in written
     plain = json.loads((tmp_path / "reproduction.json").read_text())
     figure = next(f for f in plain["figures"] if f["obtained"] is not None)
     values = [json.loads((tmp_path / "runs" / run / "record.json").read_text())["metrics"]["test_accuracy"]
@@ -208,7 +208,7 @@ def test_what_a_stand_in_can_decide_is_said_beforehand() -> None:
 
     assert chance(outlook.needed) >= 0.8 > chance(outlook.needed - 1)
     assert outlook.needed == 10 and outlook.decides is False and power.hopeless([outlook])
-    assert "needs 10 seeds, 5 are planned" in outlook.sentence()
+    assert "needs 10 seeds, planned: 5" in outlook.sentence()
     (enough,) = power.outlooks(loaded, "small", plan.expand(loaded.settings["small"].study, seeds=10))
     assert enough.decides and not power.hopeless([enough])
     (unknown,) = power.outlooks(read_claim(HEAD + SAYS + STUDY), "small", study_plan)
@@ -268,7 +268,7 @@ def test_a_study_of_its_own_begins_with_the_runs_of_those_beside_it(tmp_path, ca
         write_run(home, entry, 0.9, False, 40, 5.0)
     assert conduct.study("x", source=source, output=str(tmp_path / "two"), sharing=True) == 0
     told = capsys.readouterr().out
-    assert "2 runs are taken" in told and "2 runs, 2 finished before" in told
+    assert "2 runs taken" in told and "2 runs, 2 finished before" in told
     assert len(records.load(tmp_path / "two").records) == 2
 
 

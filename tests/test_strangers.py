@@ -80,7 +80,7 @@ def test_a_record_that_names_another_run_is_not_copied_by_its_name(
     odd.mkdir()
     (odd / "record.json").write_text((first(study) / "record.json").read_text())
     code, out, _ = command(capsys, "results", study, "--merge", tmp_path / "into")
-    assert code == 0 and "Unfinished: 1 runs are missing" in out
+    assert code == 0 and "Unfinished: 1 run left" in out
     whole = sorted(p.name for p in (study / "runs").iterdir() if p != odd)[1:]
     assert sorted(p.name for p in victim.iterdir()) == whole
     assert {p.name for p in secret.iterdir()} == {"key.txt", "record.json"}

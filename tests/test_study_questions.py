@@ -245,7 +245,7 @@ def test_the_dry_run_says_what_the_design_finds_and_warns() -> None:
     assert score[0].startswith("finds differences of 2.7 deviations of a seed on each of 3 tasks that vary alike")
     assert not any("hardly be decided" in line for line in score)  # 4.6 over the root of 3
     tuned = design.lines(expand(YAML.replace("trials: 6", "trials: 4")))
-    assert any("4 trials are few" in line for line in tuned) and any("with these settings only" in x for x in tuned)
+    assert any("few trials, 4: below" in line for line in tuned) and any("with these settings only" in x for x in tuned)
     assert any("gives no verdict" in line for line in design.lines(expand(PLAIN.replace("seeds: 5", "seeds: 1"))))
 
 

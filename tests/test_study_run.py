@@ -193,7 +193,7 @@ def test_failed_and_killed_runs_are_records_and_the_study_goes_on(tmp_path: Path
         reasons[planned["task"]] = record["error"]
     assert "killed by signal 9 2 times" in reasons["dies"]
     assert "the disk is on fire" in reasons["raises"]
-    assert "1/1 runs failed" in text and all("\n" not in r for r in reasons.values())
+    assert "1/1 run failed" in text and all("\n" not in r for r in reasons.values())
 
 
 def test_a_lock_is_exclusive_and_never_stale(tmp_path: Path) -> None:

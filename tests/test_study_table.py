@@ -89,7 +89,7 @@ def test_an_unfinished_study_says_what_is_missing_and_gives_no_verdict(tmp_path:
     assert row.comparison is None and row.missing == 1 and row.verdict == "not yet"
     assert verdicts.sentences(results, [task_table]) == []
     text = report.render(results, [task_table])
-    assert "the study is not finished" in text and "1 runs are missing before the look after 3 seeds" in text
+    assert "the study is not finished" in text and "1 run left before the look after 3 seeds" in text
 
 
 def test_one_seed_says_so(tmp_path: Path) -> None:

@@ -316,7 +316,7 @@ def test_budgets_are_multiplied_in_passes_or_seconds_too(tmp_path: Path) -> None
         # What ended with its steps had passes and seconds left at the budgets 1 and 2, which is told.
         row = speedups.speedups(results)[0]
         assert row.unit == unit and row.short == 2 * 2 * 3
-        assert f"runs ended by their steps before their {unit}" in speedups.said(row)
+        assert f"before the {unit}: give more steps" in speedups.said(row)
     for more, message in (
         ("in: passes", "'MLP' has no passes to multiply"),
         ("in: flops", "in must be steps, passes or seconds, got the text 'flops'"),

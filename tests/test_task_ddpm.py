@@ -108,7 +108,7 @@ def test_a_checkpoint_gives_the_numbers_of_its_record_and_only_for_its_data(ran)
     figures = evaluate_checkpoint("ddpm", None, "smoke", folder / "checkpoint-8")
     best = "best_validation_fid_small_cnn"  # a checkpoint knows only its own moment
     assert {**figures, best: 0} == {**record["metrics"], best: 0}
-    with pytest.raises(UserError, match="trained for 1 channel.*has 3"):
+    with pytest.raises(UserError, match="channels are 1, and those of .* at this size 3"):
         evaluate_checkpoint("ddpm", None, "smoke", folder / "checkpoint-8", data="emoji")
 
 

@@ -210,9 +210,9 @@ def test_values_that_do_not_fit_are_said_in_one_line() -> None:
         ("mlp", (3, 32, 32), {"hidden_size": "wide"}, "cannot be built with hidden_size=wide.*expected int"),
         ("convnext_tiny", (3, 32, 32), {"hidden_sizes": [8, 8]}, r"cannot be built with hidden_sizes=\[8, 8\]"),
         ("wrn16_4", (3, 32, 32), {"depth": 12}, "depth must be 10, 16"),
-        ("vgg11", (1, 28, 28), {}, "for images of 1 channel.s. of 28x28"),
-        ("densenet121", (1, 28, 28), {}, "for images of 1 channel.s. of 28x28"),
-        ("swin_tiny", (3, 4, 4), {}, "for images of 3 channel.s. of 4x4"),
+        ("vgg11", (1, 28, 28), {}, "for images of 1 channel of 28x28"),
+        ("densenet121", (1, 28, 28), {}, "for images of 1 channel of 28x28"),
+        ("swin_tiny", (3, 4, 4), {}, "for images of 3 channels of 4x4"),
         ("mnist_cnn", (1, 3, 3), {}, "for images of"),
     ):
         preset = TASK.with_options(name, TASK.preset(name, "smoke"), values)
@@ -233,7 +233,7 @@ def test_a_checkpoint_gives_the_numbers_of_its_record(name, tmp_path) -> None:
     best = "best_validation_accuracy"
     metrics.pop(best), record["metrics"].pop(best)
     assert metrics == record["metrics"]
-    with pytest.raises(UserError, match=r"made for images of 3 channel\(s\) of 32x32, digits has 1 channel"):
+    with pytest.raises(UserError, match=r"made for images of 3 channels of 32x32, digits has 1 channel"):
         evaluate_checkpoint("vision", name, "smoke", tmp_path / "checkpoint-4", data="digits")
     with pytest.raises(UserError, match="made for 9 classes .* has 98"):
         evaluate_checkpoint("vision", name, "smoke", tmp_path / "checkpoint-4", data="emoji-fine")

@@ -13,6 +13,7 @@ from hf_optim.check.candidate import Candidate, TrainingRun
 from hf_optim.check.outcome import DoesNotApply, Fails, check
 from hf_optim.check.rounding import alike
 from hf_optim.core.rule import Rule
+from hf_optim.core.wording import counted
 from hf_optim.engine.fallback import limits
 from hf_optim.engine.kernels import build
 
@@ -74,7 +75,7 @@ def compiled(s: Candidate) -> str:
     fast.go(8, 12)
     again = build.cache_info().misses - before
     if again:
-        raise Fails(f"{again} kernels built when lr and t changed")
+        raise Fails(f"{counted(again, 'kernel')} built when lr and t changed")
     how = getattr(fast.opt, "execution", "")
     if isinstance(_innermost(fast.opt), Optimizer) and "kernels" not in how.partition(":")[0]:
         raise DoesNotApply(f"there are no kernels here ({how})")

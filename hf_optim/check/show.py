@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_optim.check.outcome import FAIL, NOT, PASS, UNMADE, Check, Report
 from hf_optim.core.safe_text import markdown as markdown_text
+from hf_optim.core.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,11 +101,8 @@ def summary(report: Report) -> str:
     """Counts, in a line."""
     count = {s: sum(c.status == s for c in report.ordered()) for s in SIGNS}
     unmade = f"; {len(report.unmade)} of them could not be made" if report.unmade else ""
-    number = len(report.names)
-    return (
-        f"{number} optimizer{'s' * (number != 1)}, {len(report.checks)} checks: {count[PASS]} passed, "
-        f"{count[FAIL]} failed, {count[NOT]} do not apply{unmade}"
-    )
+    what = f"{counted(len(report.names), 'optimizer')}, {counted(len(report.checks), 'check')}"
+    return f"{what}: {count[PASS]} passed, {count[FAIL]} failed, {count[NOT]} not applicable{unmade}"
 
 
 # --- Markdown --------------------------------------------------------------------------------------------------------

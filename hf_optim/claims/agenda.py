@@ -9,6 +9,7 @@ from hf_optim.claims import claim as claims
 from hf_optim.claims import cost, power, wishes
 from hf_optim.claims.cost import Machine
 from hf_optim.claims.wishes import Wish
+from hf_optim.core.wording import counted
 from hf_optim.study.plan.plan import Run, expand
 
 #: what is judged without training takes a minute or two
@@ -74,6 +75,6 @@ def _entry(name: str, size: str, wish: Wish, seeds: int | None, machine: Machine
     price = cost.of(study.runs, machine).hours / machine.at_a_time
     if power.hopeless(outlooks):
         needed = min(outlook.needed for outlook in outlooks if outlook.needed is not None)
-        return Entry(name, 0, f"its published effects need {needed} seeds or more", price, study.runs)
+        return Entry(name, 0, f"its published effects need {counted(needed, 'seed')} or more", price, study.runs)
     rank, why = (2, "finds the published effect") if any(known) else (1, "nothing is known beforehand")
     return Entry(name, rank, why, price, study.runs)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.core import configs, numerals
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.study.plan.plan import Run
 
@@ -54,7 +55,7 @@ class Cost:
             return "0 runs, nothing to pay"
         money = self.hours * machine.dollars
         parts = [
-            f"{self.runs} runs",
+            counted(self.runs, "run"),
             f"about {self.operations:.2g} operations",
             f"{duration(self.hours)} of one {machine.name}",
             f"${money:,.0f}" if money >= 10 else f"${money:.2f}",
@@ -62,14 +63,15 @@ class Cost:
         if machine.at_a_time > 1:
             parts[2] += f", {duration(self.hours / machine.at_a_time)} with {machine.at_a_time} at a time"
         more = f" (at {machine.operations / 1e12:g} TFLOP/s and ${machine.dollars:g} an hour)"
-        return (
-            ", ".join(parts) + more + (f"; {self.unknown} runs of a model that was not counted" if self.unknown else "")
-        )
+        more += f"; {counted(self.unknown, 'run')} of a model that was not counted" if self.unknown else ""
+        return ", ".join(parts) + more
 
 
 def duration(hours: float) -> str:
     """Hours in words."""
-    return f"{hours:,.0f} hours" if hours >= 10 else f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
+    if hours < 1:
+        return counted(round(60 * hours), "minute")
+    return f"{hours:,.0f} hours" if hours >= 10 else f"{hours:.1f} hours"
 
 
 def hours(text: str) -> float:

@@ -23,6 +23,7 @@ from typing import Any
 from hf_optim.claims.comparisons import Comparison, paired
 from hf_optim.claims.evidence import Evidence, listed
 from hf_optim.claims.ruling import Answer, Question, Ruling
+from hf_optim.core.wording import counted
 from hf_optim.hub.rates import PREFIX
 from hf_optim.study.folder.store import number
 from hf_optim.study.statistics.paired import summarise
@@ -184,7 +185,7 @@ def _bounded(evidence: Evidence, optimizer: str, key: str, low: float = -math.in
     seen = [value for value in seen if not math.isnan(value)]
     if not seen:
         return Ruling("not tested", f"no run of {optimizer} logged {key}")
-    words = f"{key} in [{min(seen):.4g}, {max(seen):.4g}] over {len(seen)} logged values"
+    words = f"{key} in [{min(seen):.4g}, {max(seen):.4g}] over {counted(len(seen), 'logged value')}"
     near = 1e-9 * max(1.0, *(abs(v) for v in (low, high) if math.isfinite(v)))
     if min(seen) < low - near or max(seen) > high + near:
         return Ruling("contradicted", words)

@@ -22,6 +22,7 @@ from hf_optim.claims.comparisons import Comparison, decide
 from hf_optim.claims.evidence import listed
 from hf_optim.claims.ruling import Ruling
 from hf_optim.core.shape import FARTHEST
+from hf_optim.core.wording import counted
 from hf_optim.experiment.files import read_bytes
 from hf_optim.study.folder.store import number
 
@@ -86,10 +87,11 @@ def _inequality(
 
     a, b, row = max(sides, key=lambda side: excess(side[0], side[1]))
     named = ", ".join(f"{key} {row[key]}" for key in ("case", "problem", "seed", "T") if row.get(key))
-    words = f"over {len(sides)} cases; nearest to breaking it: {a:.6g} against {b:.6g}{f' ({named})' if named else ''}"
+    where = f" ({named})" if named else ""
+    words = f"over {counted(len(sides), 'case')}; nearest to breaking it: {a:.6g} against {b:.6g}{where}"
     worst = excess(a, b)
     if worst > tolerance:
-        return Ruling("contradicted", f"broken: {a:.6g} against {b:.6g}{f' ({named})' if named else ''}")
+        return Ruling("contradicted", f"broken: {a:.6g} against {b:.6g}{where}")
     if strict and worst > -tolerance:
         return Ruling("undecided", f"{words}: equal to within rounding")
     return Ruling("holds", words)
@@ -130,7 +132,9 @@ def _lowest(rows: Sequence[Row], column: str, optimizer: str, tolerance: float =
     if not finished:
         return Ruling("holds", f"{column} {ours[0]:.4g}; no other got through")
     rival = min(finished, key=lambda label: finished[label])
-    words = f"{column} {ours[0]:.4g} against {finished[rival]:.4g} of {rival}, the best of the {len(others)} others"
+    words = (
+        f"{column} {ours[0]:.4g} against {finished[rival]:.4g} of {rival}, the best of {counted(len(others), 'other')}"
+    )
     gap = (finished[rival] - ours[0]) / max(abs(ours[0]), abs(finished[rival]), 1e-300)
     return Ruling("holds" if gap > tolerance else "contradicted" if gap < -tolerance else "undecided", words)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_optim.claims.claim import Claim
 from hf_optim.claims.statement import Statement, concerns
+from hf_optim.core.wording import counted
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.statistics.paired import ALPHA, MOST_UNITS, detectable, units_needed
 
@@ -39,9 +40,10 @@ class Outlook:
         if self.needed is None and self.visible is None:
             return f"{claimed}: no published effect or no measured noise, so nothing can be said beforehand"
         if self.needed is None:
-            return f"{claimed}: no effect is printed; {self.seeds} seeds find {self.visible:.2g} or more"
-        count = f"{self.needed} seeds" if self.needed <= MOST_UNITS else f"more than {MOST_UNITS} seeds"
-        return f"{claimed}: the published effect of {self.statement.effect:g} needs {count}, {self.seeds} are planned"
+            seeds = counted(self.seeds, "seed")
+            return f"{claimed}: no effect is printed; with {seeds} one of {self.visible:.2g} or more is found"
+        count = counted(self.needed, "seed") if self.needed <= MOST_UNITS else f"more than {MOST_UNITS} seeds"
+        return f"{claimed}: the published effect of {self.statement.effect:g} needs {count}, planned: {self.seeds}"
 
 
 def outlooks(claim: Claim, size: str, plan: Plan) -> list[Outlook]:

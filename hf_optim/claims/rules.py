@@ -35,6 +35,7 @@ from hf_optim.claims import courses
 from hf_optim.claims.comparisons import Comparison, paired
 from hf_optim.claims.evidence import COUNTED, Evidence, listed
 from hf_optim.claims.ruling import Answer, Question, Ruling, negation, ruling
+from hf_optim.core.wording import counted
 from hf_optim.study.statistics.paired import clopper_pearson, summarise
 
 
@@ -105,7 +106,7 @@ def _better_on_average(
         a, b = (
             _means([evidence.values(task["label"], label, name) for task in chosen]) for label in (optimizer, other)
         )
-        where = f"the mean over {len(chosen)} tasks ({chosen[0]['label']} to {chosen[-1]['label']})"
+        where = f"the mean over {counted(len(chosen), 'task')} ({chosen[0]['label']} to {chosen[-1]['label']})"
         comparisons.append(Comparison(where, optimizer, other, name, paired(a, b, sign), sign))
     return Question(tuple(comparisons))
 
@@ -235,7 +236,7 @@ def _insensitive(
     spread = max(means.values()) - min(means.values())
     return Question(
         tuple(comparisons),
-        f"means within {spread:.3g} over {len(cells)} settings, margin {bound:.3g}, best {best}",
+        f"means within {spread:.3g} over {counted(len(cells), 'setting')}, margin {bound:.3g}, best {best}",
         parts=False,
     )
 
@@ -312,7 +313,7 @@ def _diverges(evidence: Evidence, optimizer: str, tasks: list[str] | None = None
     if not runs:
         return Ruling("not tested", f"no runs of {optimizer}")
     low, high = clopper_pearson(failed, runs)
-    words = f"{failed} of {runs} runs failed, a share in [{low:.2f}, {high:.2f}] (95 %)"
+    words = f"{failed} of {counted(runs, 'run')} failed, a share in [{low:.2f}, {high:.2f}] (95 %)"
     return Ruling("holds" if low > 0.5 else "contradicted" if high < 0.5 else "undecided", words)
 
 

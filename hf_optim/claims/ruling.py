@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hf_optim.claims.comparisons import Comparison, Finding, decide
+from hf_optim.core.wording import counted
 from hf_optim.study.statistics.paired import ALPHA, detectable
 
 Verdict = Literal["holds", "contradicted", "partly", "undecided", "premise not met", "not tested", "not testable"]
@@ -55,7 +56,7 @@ def ruling(answer: Answer) -> Ruling:
         return Ruling("not tested", "too few runs to compare anything", findings)
     so, against = [f for f in findings if f.truth], [f for f in findings if f.truth is False]
     words = [*([answer.words] if answer.words else []), *_failed(findings)]
-    count = f"{len(so)} of {len(findings)} comparisons decided in favour, {len(against)} against"
+    count = f"{len(so)} of {counted(len(findings), 'comparison')} decided in favour, {len(against)} against"
     if against:
         named = "; ".join(
             f"{f.comparison.first} against {f.comparison.second} on {f.comparison.task}" for f in against[:6]
@@ -66,7 +67,7 @@ def ruling(answer: Answer) -> Ruling:
     seeds = max((f.pairs for f in findings), default=0)
     effect = detectable(max(2, seeds), ALPHA / len(findings))
     text = "; ".join(
-        [f"{count}, the rest undecided with {seeds} seeds, which find {effect:.1f} deviations of a difference", *words]
+        [f"{count}, the rest undecided: {counted(seeds, 'seed')} find {effect:.1f} deviations of a difference", *words]
     )
     return Ruling("partly" if so and answer.parts else "undecided", text, findings)
 
@@ -80,6 +81,6 @@ def _failed(findings: Sequence[Finding]) -> list[str]:
         for label, count in zip((comparison.first, comparison.second), comparison.failures(), strict=True):
             if count:
                 said[comparison.task, label] = (
-                    f"{label} {failure} on {comparison.task} with {count} of {len(comparison.pairs)} seeds"
+                    f"{label} {failure} on {comparison.task} with {count} of {counted(len(comparison.pairs), 'seed')}"
                 )
     return list(said.values())

@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_optim.claims.claim import Claim
 from hf_optim.claims.sources import CHOSEN, STUDY
+from hf_optim.core.wording import counted
 from hf_optim.experiment.task import REST, Preset, Value, load
 from hf_optim.study.plan.plan import Plan, cell_spec, expand, flatten
 
@@ -158,9 +159,9 @@ def _printed(claim: Claim, plan: Plan) -> list[str]:
     """Against the numbers that the claim file quotes from the paper."""
     lines = []
     if "seeds" in claim.printed and claim.printed["seeds"] != len(plan.seeds):
-        lines.append(f"{len(plan.seeds)} seeds for the paper's {claim.printed['seeds']}.")
+        lines.append(f"{counted(len(plan.seeds), 'seed')} for the paper's {claim.printed['seeds']}.")
     elif "seeds" not in claim.printed:
-        lines.append(f"{len(plan.seeds)} seeds; the paper prints no number of them.")
+        lines.append(f"{counted(len(plan.seeds), 'seed')}; the paper prints no number of them.")
     return lines
 
 

@@ -15,6 +15,7 @@ from hf_optim.claims.provenance import of_defaults
 from hf_optim.claims.settings import values
 from hf_optim.core.safe_text import line
 from hf_optim.core.safe_text import markdown as safe
+from hf_optim.core.wording import counted
 from hf_optim.study.statistics.paired import Summary
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def _ran(outcome: Outcome) -> str:
     results, plan = outcome.results, outcome.results.plan
     status = Counter(record["status"] for record in results.records.values())
     missing = len(plan.runs) - len(results.records)
-    parts = [f"Size {outcome.size}; {status['ok']} of {len(plan.runs)} runs finished with {len(plan.seeds)} seed(s)"]
+    runs, seeds = counted(len(plan.runs), "run"), counted(len(plan.seeds), "seed")
+    parts = [f"Size {outcome.size}; {status['ok']} of {runs} finished with {seeds}"]
     parts += [f"{status['failed']} failed"] if status["failed"] else []
     if missing:
         there = {(run.task, run.optimizer) for run in plan.runs if run.id in results.records}

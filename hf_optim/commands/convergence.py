@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from hf_optim.commands.parser import Parser
 from hf_optim.core import extras
 from hf_optim.core.safe_text import csv_lines
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import whole, write_atomically, writing
 from hf_optim.toys.regret import COLUMNS, ETA, Run, exponent, follow, tuned
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from hf_optim.tasks.data import online
 
     problem = online.Digits() if options.problem == "digits" else online.TwoPulls()
-    print(f"{problem.title}; {steps} steps, lr eta / sqrt(t), {options.seeds} seed(s); min f = {problem.least:.10f}")
+    extent = f"{counted(steps, 'step')}, lr eta / sqrt(t), {counted(options.seeds, 'seed')}"
+    print(f"{problem.title}; {extent}; min f = {problem.least:.10f}")
     by_label: dict[str, list[Run]] = {}
     for label, spec in specs.items():
         if options.lr is not None:
@@ -129,7 +131,7 @@ def findings(runs: Sequence[Run]) -> list[str]:
         ("excess_of_mean", "f(mean) - f*", False),
     ):
         mean, half = exponent(runs, name, divide)
-        interval = "" if math.isnan(half) else f" ± {half:.3f} (95%, {len(runs)} seeds)"
+        interval = "" if math.isnan(half) else f" ± {half:.3f} (95%, {counted(len(runs), 'seed')})"
         said.append(f"exponent of T in {quantity}: " + ("no fit" if math.isnan(mean) else f"{mean:.3f}{interval}"))
         if not divide and not math.isnan(mean):
             said[-1] += f"; O(1/sqrt T) asks for -0.5 or less: {_verdict(mean <= -0.5)}"

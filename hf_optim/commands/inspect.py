@@ -11,6 +11,7 @@ from typing import Any
 from hf_optim.commands.parser import Parser, check_folders
 from hf_optim.core import importing
 from hf_optim.core.safe_text import csv_lines, terminal
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec
 
@@ -86,7 +87,7 @@ def look(given: argparse.Namespace) -> int:
         "loss": solution.loss(),
         **norms(solution.parameters),
     }
-    _say("loss", f"{figures['loss']:.6g} on {solution.samples} {given.split} samples")
+    _say("loss", f"{figures['loss']:.6g} on {counted(solution.samples, f'{given.split} sample')}")
     if solution.averaged:
         _say("note", "evaluation uses an average of the weights: that is what is looked at")
     _say("parameter norm", f"{figures['parameter_norm']:.6g}")
@@ -96,7 +97,8 @@ def look(given: argparse.Namespace) -> int:
     if given.trace:
         estimate = hessian.trace(solution, given.trace)
         figures["trace"] = {"mean": estimate.mean, "standard_error": estimate.error, "probes": estimate.probes}
-        _say("trace", f"{estimate.mean:.5g} ± {estimate.error:.2g} (standard error, {estimate.probes} probes)")
+        probes = counted(estimate.probes, "probe")
+        _say("trace", f"{estimate.mean:.5g} ± {estimate.error:.2g} (standard error, {probes})")
     pictures: list[tuple[str, Any]] = []
     if given.landscape:
         surface = landscape.surface(

@@ -17,6 +17,7 @@ from hf_optim.commands.parser import Parser
 from hf_optim.core import numerals
 from hf_optim.core.safe_text import csv_lines
 from hf_optim.core.validate import closest
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import by_default, whole, write_atomically, writing
 from hf_optim.toys.surfaces import SURFACES, Surface
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             paths.append((tuned if takes_rate(given) else follow)(surface, given, options.steps, start, label))
         chosen = [label for label, spec in specs.items() if label not in rates and takes_rate(spec)]
         notes = remarks(surface, paths, chosen)
-        print(f"{surface.title}; start ({start[0]:g}, {start[1]:g}), at most {options.steps} steps")
+        print(f"{surface.title}; start ({start[0]:g}, {start[1]:g}), at most {counted(options.steps, 'step')}")
         ended = [path.row(surface) for path in paths]
         rows += [{"surface": name, **row} for row in ended]
         print(table(ended))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_optim.commands.parser import Parser
+from hf_optim.core.wording import counted
 
 ABOUT = "write a study as a static folder to share, with nothing private in it"
 
@@ -37,5 +38,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     published = publish(Path(options.study), into, complete)
     for line in published.told:
         print(terminal(line))
-    print(terminal(f"{published.records} runs in {into}: look through it, then send it (docs/running.md)"))
+    print(terminal(f"{counted(published.records, 'run')} in {into}: look through it, then send it (docs/running.md)"))
     return 0

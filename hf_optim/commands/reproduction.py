@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hf_optim.claims import claim as claims
 from hf_optim.claims.wishes import Wish
 from hf_optim.core import importing, safe_text
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import by_default
 
@@ -125,8 +126,9 @@ def _announce(chosen: claims.Claim, plan: Plan, options: Options, folder: Path) 
     if power.hopeless(outlooks) and not options.anyway and not options.dry_run and left:
         needed = min(outlook.needed for outlook in outlooks if outlook.needed is not None)
         raise UserError(
-            f"{chosen.name} at size {options.size} cannot decide what the paper claims with {len(plan.seeds)} seeds "
-            f"(its largest published effect needs {needed}): give --anyway to run it all the same, or --seeds {needed}"
+            f"{chosen.name} at size {options.size} cannot decide what the paper claims with "
+            f"{counted(len(plan.seeds), 'seed')} (its largest published effect needs {needed}): give --anyway "
+            f"to run it all the same, or --seeds {needed}"
         )
 
 
@@ -209,7 +211,7 @@ def within(budget: str, options: Options) -> int:
     chosen, left = agenda.plan(cost.hours(budget), options.size, options.wish, options.seeds, machine)
     for entry in chosen:
         print(f"{entry.name}: {entry.why}, {cost.duration(entry.hours)}")
-    print(f"{len(chosen)} claims, {cost.duration(sum(entry.hours for entry in chosen))} of {budget}")
+    print(f"{counted(len(chosen), 'claim')}, {cost.duration(sum(entry.hours for entry in chosen))} of {budget}")
     for entry in left:
         print(f"left out: {entry.name}: {entry.why}, {cost.duration(entry.hours)}")
     if options.dry_run:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hf_optim.commands.parser import Parser
 from hf_optim.core import safe_text
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 
 ABOUT = "filter, group, compare, export and merge what studies found"
@@ -114,7 +115,7 @@ def results(
         shown = rows.choose(some, columns, rows.columns(some) if everything else rows.usual_columns(some))
     if export:
         exports.write(table, shown, Path(export))
-        print(f"{len(table)} rows, {len(shown)} columns: {export}")
+        print(f"{counted(len(table), 'row')}, {counted(len(shown), 'column')}: {export}")
     else:
         exports.show(table, shown)
     if compare:

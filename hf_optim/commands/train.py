@@ -16,6 +16,7 @@ from hf_optim.commands.nested import merged, take_nested
 from hf_optim.commands.parser import Parser
 from hf_optim.core import importing
 from hf_optim.core.safe_text import line, terminal
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment import cards, trackers
 from hf_optim.experiment.files import by_default
@@ -236,7 +237,7 @@ def summary(record: Mapping[str, Any], folder: Path) -> str:
     clock = record["time"]
     each = clock.get("step_ms_median")  # none where a run that went on had no step left, or trains by itself
     speed = "" if each is None else f", {each:.2f} ms a step"
-    lines.append(f"  {clock['steps']} steps in {clock['train_seconds']:.1f} s{speed}")
+    lines.append(f"  {counted(clock['steps'], 'step')} in {clock['train_seconds']:.1f} s{speed}")
     return "\n".join([*lines, f"record: {folder / 'record.json'}"])
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 
 NORMS: tuple[type[nn.Module], ...] = (
@@ -222,13 +223,13 @@ def decays(model: nn.Module) -> dict[str, bool]:
 def describe(groups: Sequence[Mapping[str, Any]]) -> str:
     """The division in a few words, for logs and reports: `weight decay 0.01 on 2 tensors, 0 on 4`."""
     if not any("weight_decay" in group for group in groups):
-        return f"no weight decay, {sum(len(group['params']) for group in groups)} tensors"
+        return f"no weight decay, {counted(sum(len(group['params']) for group in groups), 'tensor')}"
     counts: dict[float, int] = {}
     for group in groups:
         decay = float(group.get("weight_decay", 0.0))
         counts[decay] = counts.get(decay, 0) + len(group["params"])
     first, *rest = counts.items()
-    return f"weight decay {first[0]:g} on {first[1]} tensors" + "".join(f", {d:g} on {n}" for d, n in rest)
+    return f"weight decay {first[0]:g} on {counted(first[1], 'tensor')}" + "".join(f", {d:g} on {n}" for d, n in rest)
 
 
 def as_groups(params: Any) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from hf_optim.core.notes import once
 from hf_optim.core.validate import closest
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError, one_line
 
 #: where an optimizer keeps its lock, which no copy of it shares
@@ -130,8 +131,8 @@ def check_sums(measure: Callable[..., Any], number: int | None, names: int) -> N
     """Raise RuleError unless `measure` has added up as many sums as `measures` names; None: it returned nothing."""
     if number != names:
         raise RuleError(
-            f"{measure.__qualname__} returned {number or 'nothing'}, but `measures` names {names} "
-            f"sum{'s'[: names > 1]}: let it return a tuple with one for each name, as (dot(g, g),)"
+            f"{measure.__qualname__} returned {number or 'nothing'}, but `measures` names "
+            f"{counted(names, 'sum')}: let it return a tuple with one for each name, as (dot(g, g),)"
         )
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from hf_optim.core.wording import either
 from hf_optim.errors import UnknownName, UserError
 
 #: what the shell reads of a constructor's arguments, and the rule does not: name -> its values; () for others' to check
@@ -79,11 +80,6 @@ def closest(word: str, words: Iterable[str]) -> str:
     near = [candidate for candidate in (_SAME.get(word.lower(), ""), word) if candidate in words and candidate != word]
     near = near or [lower[match] for match in _as_close(word.lower(), lower)]
     return f" (did you mean {' or '.join(near)}?)" if near else ""
-
-
-def either(words: Sequence[str]) -> str:
-    """`a, b or c`."""
-    return " or ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def no_choice(name: str, value: Any, words: Sequence[str], written: str = "") -> str:

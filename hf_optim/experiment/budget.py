@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.task import Data, Preset
@@ -67,14 +68,16 @@ def budget(spec: RunSpec, preset: Preset, samples: int, processes: int) -> Budge
     accumulation = 1 if accumulation == AUTO else accumulation
     if batch % (processes * accumulation):
         raise UserError(
-            f"overrides: batch_size {batch} is the whole step's and must divide by {processes} process(es) x "
-            f"{accumulation} accumulation step(s)"
+            f"overrides: batch_size {batch} is the whole step's and must divide by "
+            f"{counted(processes, 'process')} x {counted(accumulation, 'accumulation step')}"
         )
     if processes > 1 and "seconds" in given:
         raise UserError("overrides: seconds end a run of one process; several would not end together: give passes")
     drop_last = preset.drop_last.value
     if drop_last and samples < batch:
-        raise UserError(f"data: {samples} train samples are fewer than one batch of {batch}: set overrides batch_size")
+        raise UserError(
+            f"data: the train samples ({samples}) are fewer than one batch of {batch}: set overrides batch_size"
+        )
     per_epoch = samples // batch if drop_last else math.ceil(samples / batch)
     epochs = per_epoch * given.get("epochs", preset.epochs.value)
     steps = given.get("steps", epochs if "epochs" in given else preset.steps.value or epochs)

@@ -21,6 +21,7 @@ from hf_optim import registry
 from hf_optim.core.importing import Untrusted
 from hf_optim.core.numerals import size_text
 from hf_optim.core.rewind import RandomState
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment import flops, footprint, record
 from hf_optim.experiment.budget import budget
@@ -49,7 +50,7 @@ class Forecast:
     def sentence(self) -> str:
         """In words."""
         memory = size_text(self.memory)
-        return f"{self.steps:,} steps, {self.flops:.2g} FLOPs, {memory}, {duration(self.seconds)}"
+        return f"{counted(self.steps, 'step')}, {self.flops:.2g} FLOPs, {memory}, {duration(self.seconds)}"
 
 
 def duration(seconds: float) -> str:
@@ -189,7 +190,7 @@ def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None
         total += estimate.seconds * count if estimate else 0.0
         cost = estimate.sentence() if estimate else f"of unknown cost ({why})"
         cost += ", by its operations alone" if estimate and rate is not None else ""
-        told.append(f"  {label}: {count} run{'s'[: count > 1]}, each {cost}")
+        told.append(f"  {label}: {counted(count, 'run')}, each {cost}")
         room = 1e9 * card.gigabytes if card else footprint.available() / footprint.SPARE
         if estimate and estimate.memory > room:
             told[-1] += f": more than the {size_text(room)} there are (gradient_accumulation_steps: auto)"

@@ -17,6 +17,7 @@ import transformers
 from transformers import PreTrainedModel, set_seed
 
 from hf_optim import registry
+from hf_optim.core.wording import counted
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment import flops, footprint, precision, resuming, sharding, trackers
 from hf_optim.experiment import record as records
@@ -95,7 +96,9 @@ def train(
     if first:
         _prepare(folder, spec, keep=checkpoint is not None, checkpoints=checkpoint_every is not None)
     if checkpoint is not None and int(checkpoint.rpartition("-")[2]) > numbers.steps:
-        raise DamagedCheckpoint(f"resume: {checkpoint} is beyond the run's {numbers.steps} steps: take it away")
+        raise DamagedCheckpoint(
+            f"resume: {checkpoint} is beyond the run's {counted(numbers.steps, 'step')}: take it away"
+        )
     if checkpoint is not None:
         resuming.check(Path(checkpoint))
     cost = flops.cost(model, train_part(data, None), task.collate(data))
@@ -104,7 +107,7 @@ def train(
     label = f"{spec.task}/{model_name} {spec.size} {spec.optimizer['name']} seed {spec.seed}"
     if progress and first:
         where = f" on {processes} processes" if processes > 1 else ""
-        print(f"{label}: {numbers.steps} steps of {data.name}{where}", file=sys.stderr, flush=True)
+        print(f"{label}: {counted(numbers.steps, 'step')} of {data.name}{where}", file=sys.stderr, flush=True)
         if late := unreached(numbers.schedule, numbers.steps):
             print(f"warning: {late}", file=sys.stderr, flush=True)
     watch = Watch(label, progress)
@@ -215,7 +218,7 @@ def _check_devices() -> None:
     here, cards = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if here > cards > 0 and not os.environ.get("ACCELERATE_USE_CPU"):
         raise UserError(
-            f"{here} processes on this machine would share {cards} GPU{'s' if cards > 1 else ''}: start {cards}, or "
+            f"{here} processes on this machine would share {counted(cards, 'GPU')}: start {cards}, or "
             "hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
 

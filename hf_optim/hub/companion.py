@@ -74,7 +74,8 @@ def differences(args: Any, spec: dict[str, Any], checkpoint: str | None) -> list
             else f"a step took {then.get('step_samples')} samples and takes {now['step_samples']} now, at the same rate"
         )
         lines.append(
-            f"the checkpoint was written by {then.get('processes')} process(es) and goes on with {now['processes']}: "
+            f"the checkpoint was written by another number of processes, {then.get('processes')}, and goes on with "
+            f"{now['processes']}: "
             f"the optimizer's state is the same on all and is taken over; {effect}"
         )
     elif then.get("step_samples") != now["step_samples"]:

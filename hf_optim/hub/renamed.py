@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 
 
@@ -64,6 +65,6 @@ def complete(model: nn.Module, folder: Path) -> str | None:
     stored = read_whole(type(model), folder, config=model.config)
     model.load_state_dict(stored.state_dict())
     return (
-        f"{len(lacking)} tensors of {type(model).__name__} ({lacking[0]}, ...) lie in {folder.name} under the names of "
-        "another release, by which Trainer does not load them: from_pretrained did"
+        f"{counted(len(lacking), 'tensor')} of {type(model).__name__} ({lacking[0]}, ...) in {folder.name} under the "
+        "names of another release, by which Trainer does not load them: from_pretrained did"
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_optim.core import extras, importing
 from hf_optim.core import safe_text as safe
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
 from hf_optim.experiment.files import by_default, unwritable, write_atomically
@@ -119,7 +120,7 @@ def study(
     extras.installed("a study", "study")
     beginning.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
     if sharing and (brought := shared.collect(plan.runs, folder, folder.parent)):
-        console.print(f"{len(brought)} runs are taken from the studies beside it")
+        console.print(f"{counted(len(brought), 'run')} taken from the studies beside it")
     _show_change(change, console)
     _show_question(folder, console)
     if launch is not None:
@@ -166,7 +167,10 @@ def _run_here(
     total = stages.run_count(plan)
     left = total - sum(reader.record(planned.id) is not None for planned in known(plan, reader))
     at_a_time = min(jobs, max(1, left))
-    safe.say(console, f"{plan.title}: {total} runs, {total - left} finished before, {at_a_time} at a time, in {folder}")
+    safe.say(
+        console,
+        f"{plan.title}: {counted(total, 'run')}, {total - left} finished before, {at_a_time} at a time, in {folder}",
+    )
     start, count, look = time.monotonic(), 0, 0
     told: set[str] = set()
     try:
@@ -188,7 +192,8 @@ def _run_here(
                 if len(plan.looks) > 1 and stage.units != look:
                     look = stage.units
                     console.print(
-                        f"look after {look} {naming.unit(plan)}, of {plan.looks[-1]} at most", highlight=False
+                        f"look after {counted(look, naming.unit(plan, 1))}, of {plan.looks[-1]} at most",
+                        highlight=False,
                     )
                 count += len(stage.todo)
                 run.execute(
@@ -205,11 +210,12 @@ def _run_here(
                 )
     except KeyboardInterrupt:
         safe.say(
-            console, f"interrupted: {display.done} of {total} runs are finished and kept; the same command goes on"
+            console,
+            f"interrupted: {display.done} of {counted(total, 'run')} finished and kept; the same command goes on",
         )
         raise
     if count:
-        console.print(f"{count} runs in {duration(time.monotonic() - start)}", highlight=False)
+        console.print(f"{counted(count, 'run')} in {duration(time.monotonic() - start)}", highlight=False)
 
 
 def finish(folder: Path, quiet: bool = False) -> int:
@@ -314,12 +320,12 @@ def _show_plan(plan: planning.Plan, folder: Path, console: Console) -> None:
     first = sum(stages.planned_to(plan, plan.looks[0]))
     at_most = f" at most ({first} of them before the first look)" if len(plan.looks) > 1 else ""
     trials, judged, further = stages.planned(plan)
-    counts = [f"{trials} trials"] if trials else []
-    counts += [f"{judged} runs"] + ([f"{further} further runs"] if further else [])
+    counts = [counted(trials, "trial")] if trials else []
+    counts += [counted(judged, "run")] + ([counted(further, "further run")] if further else [])
     lines = [f"{plan.title}: {', '.join(counts)}{at_most}, seeds {seeds}, baseline {plan.baseline}, in {folder}"]
     per_task = Counter(task["label"] for task, _, _ in plan.cells())
     for task in plan.tasks:
-        lines.append(f"  {task['label']}: {per_task[task['label']] * len(plan.seeds)} runs")
+        lines.append(f"  {task['label']}: {counted(per_task[task['label']] * len(plan.seeds), 'run')}")
     for optimizer in plan.optimizers:
         given = planning.flatten({k: v for k, v in optimizer["spec"].items() if k != "name"})
         lines.append(

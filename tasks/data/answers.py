@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError, one_line
 from hf_optim.tasks.data import paragraphs
 from hf_optim.tasks.data.blocks import IGNORED, end_of
@@ -104,7 +105,7 @@ def read(path: Path) -> tuple[dict[str, list[Pair]], str]:
     for name in ("validation", "test"):
         kept = [pair for pair in parts[name] if pair[0] not in known]
         if len(kept) < len(parts[name]):
-            notes.append(f"{len(parts[name]) - len(kept)} questions of {name} left out that stand in train")
+            notes.append(f"{counted(len(parts[name]) - len(kept), 'question')} of {name} left out that stand in train")
         parts[name] = kept
     for name, pairs in parts.items():
         if not pairs:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import Dataset
 
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.tasks.data.paragraphs import SPLITS, sentences
 
@@ -199,8 +200,9 @@ def build(
     pairs = text.pairs((length - 3) // 2)
     if not pairs:
         raise UserError(
-            f"data: the {split} split has no paragraph of two sentences ({len(paragraphs)} paragraph(s) read): bring "
-            "running text, one whole paragraph a row (in .txt files, with an empty line after each)"
+            f"data: the {split} split has no paragraph of two sentences "
+            f"({counted(len(paragraphs), 'paragraph')} read): bring running text, one "
+            "whole paragraph a row (in .txt files, with an empty line after each)"
         )
     # As many in either order, to one; drawn, so that batches of neighbours are no pattern.
     order = torch.arange(len(pairs)) % 2

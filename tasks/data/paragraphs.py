@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.tasks.data import places, published_texts, tables
 
@@ -108,9 +109,9 @@ def hold_out(splits: dict[str, list[str]]) -> str:
             total = len(splits["train"])
             count = max(1, round(HELD_OUT * total))
             if total < 3:
-                raise UserError(f"data: {total} paragraph(s) are too few to take a {split} split out of them")
+                raise UserError(f"data: too few to take a {split} split out of them: {counted(total, 'paragraph')}")
             splits["train"], splits[split] = splits["train"][:-count], splits["train"][-count:]
-            notes.append(f"{split}: the last {count} paragraphs of train")
+            notes.append(f"{split}: the last {counted(count, 'paragraph')} of train")
     return "; ".join(notes)
 
 

@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
 from hf_optim.core import extras
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 
 #: family -> module, the names of the configuration and of the model in it, and the configuration's name for dropout
@@ -94,7 +95,7 @@ def build(
         network = getattr(home, model)(getattr(home, config)(**_shaped(family, values, shape), **labels))
         _try(network, shape)
     except UNFIT as error:
-        size = f"{shape[0]} channel(s) of {shape[2]}x{shape[1]}"
+        size = f"{counted(shape[0], 'channel')} of {shape[2]}x{shape[1]}"
         raise UserError(
             f"model {name!r} cannot be built with {_words(given)} for images of {size}: "
             f"{' '.join(str(error).split())[:200]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from hf_optim.core.wording import plural
 from hf_optim.study.findings.table import Row, TaskTable
 
 
@@ -32,4 +33,4 @@ def sentence(table: TaskTable, row: Row, timed: bool = True) -> str:
 
 def _passes(row: Row) -> str:
     forward, backward = (row.costs[kind] for kind in ("forward", "backward"))
-    return f"{forward:.3g} forward and {backward:.3g} backward pass{'es' * (backward > 1)}"
+    return f"{forward:.3g} forward and {backward:.3g} backward {plural('pass', backward)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from hf_optim.core.wording import counted
 from hf_optim.study.findings import naming
 from hf_optim.study.folder import stages
 from hf_optim.study.plan.plan import Plan
@@ -44,17 +45,17 @@ def lines(plan: Plan) -> list[str]:
     if tests:
         looks = " and ".join(f"{n}" for n in plan.looks)
         effect = detectable_effect(tuple(plan.looks), tests)
-        kind = ("score" if plan.family == "score" else "comparison") + ("s" if tests > 1 else "")
+        compared = counted(tests, "score" if plan.family == "score" else "comparison")
         if math.isnan(effect):
             notes.append(f"warning: one {naming.unit(plan, 1)} gives no verdict")
         else:
             tasks, where = len(plan.tasks), ""
             if plan.family == "score":
                 # A mean over tasks that vary alike varies less by the root of their number.
-                effect, where = effect / math.sqrt(tasks), f" on each of {tasks} tasks that vary alike"
+                effect, where = effect / math.sqrt(tasks), f" on each of {counted(tasks, 'task')} that vary alike"
             notes.append(
                 f"finds differences of {effect:.1f} deviations of a {naming.unit(plan, 1)}{where} with 80 % "
-                f"({tests} {kind}, looks after {looks} {units})"
+                f"({compared}, looks after {looks} {units})"
             )
             if effect > BLUNT:
                 notes.append(
@@ -64,11 +65,12 @@ def lines(plan: Plan) -> list[str]:
     if plan.tuning is None or not plan.repetitions:
         notes.append(f"verdicts will hold {naming.SETTINGS} only: tuning: repetitions: compares optimizers")
     if plan.tuning is not None and plan.tuning["trials"] < FEW_TRIALS:
-        notes.append(f"warning: {plan.tuning['trials']} trials are few: below {FEW_TRIALS} the luck of tuning is large")
+        notes.append(f"warning: few trials, {plan.tuning['trials']}: below {FEW_TRIALS} the luck of tuning is large")
     for optimizer in plan.optimizers:
         _, trials, different = naming.searched(plan, optimizer["label"])
         if different < trials:
-            notes.append(f"{optimizer['label']}: its space has few settings: {different} distinct in {trials} trials")
+            few = f"{different} distinct in {counted(trials, 'trial')}"
+            notes.append(f"{optimizer['label']}: its space has few settings: {few}")
         if unlike := naming.unlike(plan, optimizer["label"]):
             notes.append(unlike.rstrip("."))
     return notes

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim.core import importing
+from hf_optim.core.wording import counted, plural
 from hf_optim.study.plan.plan import Plan, cell_spec, flatten
 from hf_optim.study.plan.tuning import distinct
 from hf_optim.study.plan.units import SETTINGS
@@ -33,8 +34,7 @@ def suffix(plan: Plan) -> str:
 
 def unit(plan: Plan, count: int = 2) -> str:
     """The word for a unit: "repetitions", "seed"."""
-    word = "repetition" if plan.repetitions else "seed"
-    return word if count == 1 else f"{word}s"
+    return plural("repetition" if plan.repetitions else "seed", count)
 
 
 def named(plan: Plan, label: str) -> str:
@@ -43,8 +43,8 @@ def named(plan: Plan, label: str) -> str:
     if not keys:
         given = [f"{k} {v}" for k, v in settings(plan, label).items()] or [_ungiven(plan)]
         return f"{label} {SETTINGS} ({', '.join([*_rule(plan, label), *given, 'untuned'])})"
-    few = f", {different} distinct settings" if different < trials else ""
-    how = f"{trials} trials over {', '.join(keys)}{few}"
+    few = f", {counted(different, 'distinct setting')}" if different < trials else ""
+    how = f"{counted(trials, 'trial')} over {', '.join(keys)}{few}"
     return f"{label} (tuned: {how})" if plan.repetitions else f"{label} {SETTINGS} (found by one tuning: {how})"
 
 
@@ -110,7 +110,7 @@ def _effort(keys: Sequence[str], trials: int, different: int) -> str:
     if not keys:
         return "was not tuned"
     few = f", {different} of them distinct" if different < trials else ""
-    return f"was tuned with {trials} trials over {len(keys)} hyper-parameter{'s'[: len(keys) > 1]}{few}"
+    return f"was tuned with {counted(trials, 'trial')} over {counted(len(keys), 'hyper-parameter')}{few}"
 
 
 def _own(spec: Mapping[str, Any]) -> dict[str, Any]:

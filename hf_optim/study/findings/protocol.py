@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.core import safe_text as safe
+from hf_optim.core.wording import counted
 from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.results import Results
@@ -113,7 +114,7 @@ def _notes(plan: Plan, chosen: Sequence[Chosen], findings: Sequence[special_case
         notes += [f"{optimizer} on {task}{text}" for text in _search_notes(some)]
     if pruned := sum(choice.pruned for choice in chosen):
         total = sum(choice.trials for choice in chosen)
-        notes.append(f"{pruned} of {total} trials were stopped early (median rule) and cannot be chosen.")
+        notes.append(f"{pruned} of {counted(total, 'trial')} were stopped early (median rule) and cannot be chosen.")
     for f in findings:
         notes.append(
             f"{f.general} lost to its special case {f.special} on {f.task} by {abs(f.difference):.4g} "
@@ -134,19 +135,21 @@ def _search_notes(some: Sequence[Chosen]) -> list[str]:
             texts.append(f": the chosen {end}; beyond it may be better: widen the range.")
             continue
         count = sum(any(edge.startswith(f"{end} = ") for edge in choice.edges) for choice in some)
-        texts.append(f": the chosen {end} lies at an end of its range in {count} of {len(some)} repetitions.")
+        texts.append(
+            f": the chosen {end} lies at an end of its range in {count} of {counted(len(some), 'repetition')}."
+        )
     trials, failed = sum(choice.trials for choice in some), sum(choice.failed for choice in some)
     if not trials:
         return [*texts, " was not tuned."]
     lost = sum(choice.failed == choice.trials for choice in some)
     if lost:
-        where = f" in {lost} of {len(some)} repetitions" if several else ""
+        where = f" in {lost} of {counted(len(some), 'repetition')}" if several else ""
         texts.append(f": every trial failed{where}; the judged runs have the first trial's setting.")
     elif failed:
-        texts.append(f": {failed} of {trials} trials failed and count as worst.")
+        texts.append(f": {failed} of {counted(trials, 'trial')} failed, counted as worst.")
     few = min(choice.distinct for choice in some)
     if few < min(choice.trials for choice in some):
-        texts.append(f": its space has few settings: {few} distinct in {some[0].trials} trials.")
+        texts.append(f": its space has few settings: {few} distinct in {counted(some[0].trials, 'trial')}.")
     return texts
 
 
@@ -166,7 +169,10 @@ def markdown(protocol: Protocol, plan: Plan) -> str:
     if plan.tuning:
         lines += [_budget(plan), ""]
         if protocol.waiting:
-            lines += [f"The trials of {protocol.waiting} optimizers are not all in: nothing is chosen yet.", ""]
+            lines += [
+                f"The trials of {counted(protocol.waiting, 'optimizer')} are not all in: nothing is chosen yet.",
+                "",
+            ]
         lines += _table([_choice_cells(choice, plan.tuning["prune"] != "none") for choice in protocol.chosen])
     lines += [*(f"- {safe.markdown(note)}" for note in protocol.notes), ""] if protocol.notes else []
     lines += _expected(protocol.expected)
@@ -178,15 +184,15 @@ def markdown(protocol: Protocol, plan: Plan) -> str:
 def _budget(plan: Plan) -> str:
     assert plan.tuning is not None
     block = plan.tuning
-    steps = f", at most {block['steps']} optimizer steps" if block["steps"] else ""
+    steps = f", at most {counted(block['steps'], 'optimizer step')}" if block["steps"] else ""
     points = "quasi-random" if block["sampler"] == "qmc" else "random"
     pruning = "" if block["prune"] == "none" else "; hopeless trials were stopped early (median rule)"
-    again = f", in each of {plan.looks[-1]} repetitions at most" if plan.repetitions else ""
+    again = f", in each of {counted(plan.looks[-1], 'repetition')} at most" if plan.repetitions else ""
     seeds = f"tuning seeds {block['seed']} to {plan.tuning_seed(plan.looks[-1] - 1)}"
     seeds = seeds if plan.repetitions else f"tuning seed {block['seed']}"
     return (
-        f"{block['trials']} trials for each optimizer on each task{again}{steps}, {points} settings, {seeds}; "
-        f"chosen by the validation split alone, at the end of training{pruning}."
+        f"{counted(block['trials'], 'trial')} for each optimizer on each task{again}{steps}, {points} settings, "
+        f"{seeds}; chosen by the validation split alone, at the end of training{pruning}."
     )
 
 

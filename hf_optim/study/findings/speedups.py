@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_optim.core.wording import counted
 from hf_optim.study.findings import spending
 from hf_optim.study.folder.outcomes import Arm, arms
 from hf_optim.study.folder.results import Results
@@ -86,8 +87,9 @@ def factor(task: Mapping[str, Any], base: Mapping[float, Arm], other: Arm, per_u
 
 def said(row: Row) -> str:
     """The factor as text, and what limits it."""
-    short = f" ({row.short} runs ended by their steps before their {row.unit}: give more steps)" if row.short else ""
-    return text(row.factor) + short
+    if not row.short:
+        return text(row.factor)
+    return f"{text(row.factor)} (steps ended {counted(row.short, 'run')} before the {row.unit}: give more steps)"
 
 
 def text(factor: SpeedUp) -> str:

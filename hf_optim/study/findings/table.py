@@ -10,6 +10,7 @@ from typing import Any
 
 from hf_optim.core.definitions import own_definitions
 from hf_optim.core.numerals import size_text
+from hf_optim.core.wording import counted
 from hf_optim.experiment.own_training import MODEL as OWN
 from hf_optim.study.findings import naming
 from hf_optim.study.folder.outcomes import Arm
@@ -39,7 +40,7 @@ COSTS = {
 EXPLORATORY = " (exploratory)"
 NOTE = """
 A verdict needs p < 0.05, and comes at a planned look alone. p is from the paired t-test after the planned looks \
-({looks} {units}) and Holm's correction over the family ({tests} {family}). “Equivalent” needs a margin stated in the \
+({looks}) and Holm's correction over the family ({tests} {family}). “Equivalent” needs a margin stated in the \
 study's YAML and no failed run: the whole interval lies within it, after the same correction. A verdict speaks of the \
 tasks and sizes that were run and of no others: one at size small says nothing about size paper.
 
@@ -88,7 +89,7 @@ class Row:
     def state(self) -> str:
         """What stands in place of a mean, or beside one: "1/3 runs failed"; empty where all is well."""
         if self.failed:
-            return f"{self.failed}/{self.planned} runs failed"
+            return f"{self.failed}/{counted(self.planned, 'run')} failed"
         return "" if self.values else "not run"
 
     @property
@@ -181,10 +182,10 @@ def build(results: Results) -> list[TaskTable]:
 def note(results: Results) -> str:
     """What stands below the tables: how the numbers came about, in paragraphs."""
     plan, judgement = results.plan, results.standing.judgement
-    looks = ", ".join(map(str, plan.looks))
+    looks = f"{', '.join(map(str, plan.looks))} {naming.unit(plan, plan.looks[-1])}"
     tests = " and ".join(map(str, judgement.families if judgement else ())) or "0"
     scored = judgement is not None and judgement.family == "score"
-    family = "scores, one an optimizer over all tasks" if scored else f"comparison{'s'[: tests != '1']}"
+    family = "scores, one an optimizer over all tasks" if scored else "comparison" if tests == "1" else "comparisons"
     text = NOTE.format(
         units=naming.unit(plan), unit=naming.unit(plan, 1), looks=looks, tests=tests, family=family
     )  # fmt: skip

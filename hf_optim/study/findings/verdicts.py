@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from hf_optim.core.wording import counted
 from hf_optim.study.findings import costs, design, naming
 from hf_optim.study.findings.table import Row, TaskTable, leading, p_text, signed
 from hf_optim.study.folder.results import Results
@@ -55,15 +56,17 @@ def progress(results: Results) -> str:
     plan, stands = results.plan, results.standing
     if stands.finished:
         return ""
-    state, units = stands.state, naming.unit(plan)
+    state, units = stands.state, counted(stands.units, naming.unit(plan, 1))
     open_trials = [t for s in state.searches for t in s.trials if not t.status]
     waiting = sum(s.waiting for s in state.searches)
     missing = [run for run in state.after_tuning if results.store.record(run.id) is None]
     outstanding = (
-        f"{len(missing)} runs" if state.settled else f"{len(open_trials) + waiting} trials, and the runs after them"
+        counted(len(missing), "run")
+        if state.settled
+        else f"{counted(len(open_trials) + waiting, 'trial')}, and the runs after them"
     )
     before = f"verdicts are those of the look after {stands.judgement.units}" if stands.judgement else "no verdict yet"
-    return f"Unfinished: {outstanding} are missing before the look after {stands.units} {units}; {before}."
+    return f"Unfinished: {outstanding} left before the look after {units}; {before}."
 
 
 def looked(results: Results) -> str:
@@ -72,7 +75,7 @@ def looked(results: Results) -> str:
     parts = []
     if judgement is not None:
         planned = f" (planned: {' and '.join(map(str, plan.looks))})" if len(plan.looks) > 1 else ""
-        parts.append(f"Looked at after {judgement.units} {naming.unit(plan, judgement.units)}{planned}.")
+        parts.append(f"Looked at after {counted(judgement.units, naming.unit(plan, 1))}{planned}.")
         if judgement.note:
             parts.append(f"Judged by tasks: {judgement.note}.")
     if register.digest:
@@ -179,7 +182,9 @@ def unlike(results: Results, label: str) -> str:
     mine, other = (sum(len(s.trials) for s in searches if s.optimizer == x) for x in (label, plan.baseline))
     if mine == other or plan.tuning is None or not plan.tuning["steps"]:
         return ""
-    return f"Not tuned alike: for the same steps {label} had {mine} trials in all, {plan.baseline} had {other}."
+    return (
+        f"Not tuned alike: for the same steps {label} had {counted(mine, 'trial')} in all, {plan.baseline} had {other}."
+    )
 
 
 def _size(table: TaskTable) -> str:
@@ -215,8 +220,8 @@ def _undecided(results: Results, c: Comparison, decimals: int, greater: bool, la
     at_most = f"between {worse:.{decimals}f} worse and {better:.{decimals}f} better"
     least = f"{c.detectable:.{decimals}f}" if c.detectable <= largest else "no difference that there can be"
     finds = f"this design finds {least} with 80 %"
-    finding = f"would find {effect * d.sd:.{decimals}f} for {runs} more runs, if planned beforehand"
-    next_ = f"{more} {naming.unit(plan)} {finding}"
+    finding = f"would find {effect * d.sd:.{decimals}f} for {counted(runs, 'more run')}, if planned beforehand"
+    next_ = f"{counted(more, naming.unit(plan, 1))} {finding}"
     return [at_most, finds, next_]
 
 
@@ -237,7 +242,8 @@ def _odds(plan: Plan, c: Comparison) -> str:
     if math.isnan(c.better):
         return ""
     half = ", a tie as half" if not (c.better * c.pairs + 1e-9) % 1 < 1e-6 else ""
-    return f"ahead in {c.better:.0%} of {c.pairs} {naming.unit(plan)}{half} [{c.better_low:.0%}, {c.better_high:.0%}]"
+    share = f"{c.better:.0%} of {counted(c.pairs, naming.unit(plan, 1))}"
+    return f"ahead in {share}{half} [{c.better_low:.0%}, {c.better_high:.0%}]"
 
 
 def _is(p: float) -> str:

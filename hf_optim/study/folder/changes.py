@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment import files
 from hf_optim.study.folder import stages
@@ -33,8 +34,8 @@ class Change:
 
     def sentence(self) -> str:
         """One line with the counts and the first difference."""
-        total = len(self.still) + len(self.gone)
-        text = f"{self.folder}: the study has changed since it was begun: {len(self.still)} of {total} runs still count"
+        total = counted(len(self.still) + len(self.gone), "run")
+        text = f"{self.folder}: the study has changed since it was begun: {len(self.still)} of {total} still count"
         text += f"{self._recorded(self.still)}, {len(self.new)} are new, {len(self.gone)} are no longer in the plan"
         if self.gone:
             text += f"{self._recorded(self.gone, 'kept there, out of the table')} (first: {self.first})"

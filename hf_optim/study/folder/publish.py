@@ -19,6 +19,7 @@ from typing import Any
 from hf_optim.core import importing
 from hf_optim.core.private import Scrubber, changed, strings
 from hf_optim.core.safe_text import html, markdown
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment import files, leftovers
 from hf_optim.experiment.record import HISTORY, RECORD
@@ -109,7 +110,7 @@ def _planned(copied: Path, study: Path, source: Results, told: list[str]) -> Pla
     copy = load(copied)
     if len(copy.records) != len(source.records):
         raise UserError(
-            f"{study}: {len(source.records) - len(copy.records)} runs would be lost, because they are planned from "
+            f"{study}: {counted(len(source.records) - len(copy.records), 'run')} would be lost, planned from "
             "texts that hold a path or a name: rename these in the YAML"
         )
     if code := importing.paths([*copy.plan.tasks, *copy.plan.optimizers]):
@@ -240,8 +241,9 @@ def readme(published: Published) -> str:
         "",
         f"# {markdown(plan.title)}",
         "",
-        f"A comparison of optimizers by hf_optim: {published.records} runs of {len(plan.optimizers)} optimizers on "
-        f"{len(plan.tasks)} task{'s'[: len(plan.tasks) != 1]}, baseline {markdown(plan.baseline)}.",
+        f"A comparison of optimizers by hf_optim: {counted(published.records, 'run')} of "
+        f"{counted(len(plan.optimizers), 'optimizer')} on {counted(len(plan.tasks), 'task')}, "
+        f"baseline {markdown(plan.baseline)}.",
         "[report.html](report.html) is all of it in one page.",
         "",
         "- [table.md](table.md), [table.csv](table.csv): what each optimizer reached",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.study.folder.stages import State, validation_metric
 from hf_optim.study.folder.standing import standing
@@ -33,8 +34,8 @@ class Stage:
         """What it is about, in a line."""
         done = f"{len(self.runs) - len(self.todo)} finished"
         if self.name == "tuning":
-            return f"tuning: {len(self.runs)} trials, {done}"
-        return f"the settings are chosen: {len(self.runs)} runs with them, {done}"
+            return f"tuning: {counted(len(self.runs), 'trial')}, {done}"
+        return f"the settings are chosen: {counted(len(self.runs), 'run')} with them, {done}"
 
 
 def follow(plan: Plan, folder: Path) -> Iterator[Stage]:

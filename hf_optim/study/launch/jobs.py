@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hf_optim.core import importing
 from hf_optim.core import safe_text as safe
 from hf_optim.core.validate import closest
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import own_folder
 from hf_optim.study.folder import stages
@@ -159,7 +160,9 @@ def launch(
     share = Share(str(folder.resolve()), jobs, gpus_per_run, checkpoint_every, trust, jobs_per_gpu, report_to)
     submitted = _submit(folder, how, share, count)
     names = f"{submitted[0].job_id}{f' to {submitted[-1].job_id}' if count > 1 else ''}"
-    safe.say(console, f"{left} runs for {count} {how.where} job{'s'[: count > 1]} ({names}), logs in {folder / JOBS}")
+    safe.say(
+        console, f"{counted(left, 'run')} for {counted(count, f'{how.where} job')} ({names}), logs in {folder / JOBS}"
+    )
     if not how.wait:
         safe.say(console, f"the jobs go on alone; `hf-optim report {folder}` makes the report of what is finished")
         return False
@@ -259,7 +262,7 @@ def _wait(folder: Path, plan: Plan, how: Launch, jobs: Sequence[Any], console: C
             alive = False
         if alive:  # a large study takes long to look through: not all the time
             time.sleep(max(_LOOK_SECONDS, 10 * (time.monotonic() - looked)))
-    safe.say(console, f"{len(told) - before} runs in {duration(time.monotonic() - began)}")
+    safe.say(console, f"{counted(len(told) - before, 'run')} in {duration(time.monotonic() - began)}")
     return [problem for job in jobs if (problem := _problem(job))] if left else []
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_optim.core.notes import PATIENCE
 from hf_optim.core.safe_text import say
+from hf_optim.core.wording import counted
 from hf_optim.study.folder.results import describe
 from hf_optim.study.launch.launcher import RunQueue
 from hf_optim.study.plan.plan import Run
@@ -75,7 +76,7 @@ class Display:
     def _line(self) -> _Line:
         left = f", about {duration(self._left)} left" if self._left is not None and self.done < self.total else ""
         lost = f", {self.failed} failed" if self.failed else ""
-        return _Line(f"{self.done} of {self.total} runs{lost}{left}")
+        return _Line(f"{self.done} of {counted(self.total, 'run')}{lost}{left}")
 
     def finished(self, run: Run, status: str, seconds: float, why: str = "") -> None:
         """A run has its record; `why` it failed is said with it."""

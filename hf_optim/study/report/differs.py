@@ -10,6 +10,7 @@ from typing import Any
 from hf_optim.core.definitions import own_definitions
 from hf_optim.core.importing import paths
 from hf_optim.core.safe_text import html as escape
+from hf_optim.core.wording import plural
 from hf_optim.hub.schedules import described
 from hf_optim.study.findings import naming, verdicts
 from hf_optim.study.folder.results import Results
@@ -228,4 +229,5 @@ def _of_records(results: Results, task: str, key: str, text: Callable[[Any], str
 def _group(group: Mapping[str, Any]) -> str:
     rest = ", ".join(f"{key} {_value(value)}" for key, value in group.items() if key != "parameters")
     count = number(group.get("parameters"))
-    return f"{'?' if math.isnan(count) else f'{count:,.0f}'} parameters{f' with {rest}' if rest else ''}"
+    told = f"{'?' if math.isnan(count) else f'{count:,.0f}'} {plural('parameter', count)}"
+    return f"{told} with {rest}" if rest else told

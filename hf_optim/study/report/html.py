@@ -14,6 +14,7 @@ from importlib.resources import files
 from hf_optim.core import importing
 from hf_optim.core.safe_text import html as escape
 from hf_optim.core.safe_text import json_in_html
+from hf_optim.core.wording import counted
 from hf_optim.experiment.files import read_text
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import Analysis
@@ -164,7 +165,8 @@ def _runs(results: Results) -> str:
         return ""
     content = html_table(["optimizer", "task", "run"], lines, "Every judged run")
     note = '<p class="soft">Each run has a page beside this file: record, settings, history, log and samples.</p>'
-    return f'<h2 id="runs">Runs</h2>{note}<details><summary>{len(results.records)} runs</summary>{content}</details>'
+    summary = f"<summary>{counted(len(results.records), 'run')}</summary>"
+    return f'<h2 id="runs">Runs</h2>{note}<details>{summary}{content}</details>'
 
 
 def _environment(results: Results) -> str:
@@ -191,7 +193,7 @@ def _environment(results: Results) -> str:
 def _counted(values: Counter[str]) -> str:
     if len(values) == 1:
         return next(iter(values))
-    return ", ".join(f"{value} ({count} runs)" for value, count in sorted(values.items()))
+    return ", ".join(f"{value} ({counted(count, 'run')})" for value, count in sorted(values.items()))
 
 
 def _again(results: Results) -> str:

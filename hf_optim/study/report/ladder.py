@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from hf_optim.core.safe_text import html as escape
+from hf_optim.core.wording import counted
 from hf_optim.study.findings import ladder as findings
 from hf_optim.study.findings.ladder import Ladder
 from hf_optim.study.findings.ladder_rates import Rate
@@ -251,7 +252,7 @@ def _needs(ladder: Ladder) -> str:
     c = ladder.cost
     text = (
         f"<p>A unit costs {short(c.tokens_a_unit)} training tokens, trials and runs together; {c.units} were looked "
-        f"at. {c.more} units would find differences of {c.finds:.1f} deviations, for "
+        f"at. {counted(c.more, 'unit')} would find differences of {c.finds:.1f} deviations, for "
         f"{short((c.more - c.units) * c.tokens_a_unit)} more tokens.</p>"
     )
     if ladder.needs:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim.core.safe_text import html as escape
+from hf_optim.core.wording import counted
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import SPEEDUP, Analysis
 from hf_optim.study.findings.curves import Curve
@@ -123,7 +124,7 @@ def protocol(findings: Protocol | None, styles: Mapping[str, str]) -> str:
         head = ["optimizer", "task", *(["repetition"] if repeated else []), "trials", "chosen", "validation"]
         table_ = html_table(head, lines, "What tuning chose")
         if len(lines) > MOST_CHOICES:
-            table_ = f"<details><summary>{len(lines)} choices</summary>{table_}</details>"
+            table_ = f"<details><summary>{counted(len(lines), 'choice')}</summary>{table_}</details>"
         parts.append(f'<h2 id="tuning">Tuning</h2>{table_}')
     if findings.notes:
         parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in findings.notes) + "</ul>")

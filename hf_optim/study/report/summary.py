@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from hf_optim.core.safe_text import html as escape
-from hf_optim.core.validate import either
+from hf_optim.core.wording import counted, either
 from hf_optim.study.findings import naming, verdicts
 from hf_optim.study.findings.design import lines
 from hf_optim.study.findings.table import TaskTable, spread
@@ -21,12 +21,12 @@ def headline(results: Results, tables: Sequence[TaskTable] = ()) -> str:
     plan = results.plan
     ok = sum(1 for r in results.records.values() if r["status"] == "ok")
     failed = len(results.records) - ok
-    units = f"{results.standing.units} {naming.unit(plan, results.standing.units)}"
+    units = counted(results.standing.units, naming.unit(plan, 1))
     parts = [
-        _count(len(plan.optimizers), "optimizer"),
-        _count(len(plan.tasks), "task"),
-        units + (f" of {plan.per_unit} seeds" if plan.per_unit > 1 else ""),
-        f"{_count(len(plan.runs), 'run')}: {ok} finished{_vain(results, tables)}"
+        counted(len(plan.optimizers), "optimizer"),
+        counted(len(plan.tasks), "task"),
+        units + (f" of {counted(plan.per_unit, 'seed')}" if plan.per_unit > 1 else ""),
+        f"{counted(len(plan.runs), 'run')}: {ok} finished{_vain(results, tables)}"
         + (f", {failed} failed" if failed else ""),
     ]
     if missing := len(plan.runs) - len(results.records):
@@ -171,7 +171,3 @@ def _best(table: TaskTable) -> str:
 def words(metric: str) -> str:
     """A metric's name in a sentence: "test accuracy"."""
     return metric.replace("_", " ")
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

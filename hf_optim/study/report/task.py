@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_optim.core.safe_text import html as escape
+from hf_optim.core.wording import counted
 from hf_optim.study.findings import naming, table
 from hf_optim.study.findings.curves import Curve, Histories
 from hf_optim.study.findings.spending import AXES
@@ -96,7 +97,7 @@ def _controls(task_table: TaskTable, metrics: Sequence[str]) -> str:
 def _too_many(results: Results, dropped: int) -> str:
     if not dropped:
         return ""
-    some = f"{dropped} further metric{'s' if dropped > 1 else ''} cannot be chosen here"
+    some = f"{counted(dropped, 'further metric')} cannot be chosen here"
     return (
         f'<p class="soft">{some}, since the page would get too large: '
         "<code>hf-optim results</code> has them, and so has runs.csv.</p>"
