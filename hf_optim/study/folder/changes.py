@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,10 +111,11 @@ def _with_known_runs(plan: Plan, folder: Path) -> Plan:
     """
     if plan.tuning is None:
         return plan
-    store, last = RecordStore(folder), plan.looks[-1]
+    store = RecordStore(folder)
     store.belongs_to(plan)
-    states = (stages.state(plan, store, units) for units in (range(last, 0, -1) if plan.repetitions else (last,)))
-    known = next((state.runs for state in states if state.settled), ())
+    waiting = {search.seed for search in stages.state(plan, store).searches if not search.choice}
+    chosen = itertools.takewhile(lambda unit: plan.tuning_seed(unit) not in waiting, range(plan.looks[-1]))
+    known = stages.state(plan, store, units=len(list(chosen))).runs
     return dataclasses.replace(plan, runs=(*stages.trial_runs(plan), *known))
 
 
