@@ -35,7 +35,7 @@ def test_the_id_depends_on_every_field_and_nothing_else() -> None:
         ({"task": "vision", "optimizer": {"lr": 1}}, "a mapping with a name"),
         ({"task": "vision", "optimizer": "adamw", "seed": True}, "seed: expected an integer"),
         ({"task": "vision", "optimizer": "adamw", "seed": -1}, "seed: expected an integer"),
-        ({"task": "vision", "optimizer": "adamw", "size": "huge"}, "expected one of smoke, small, paper"),
+        ({"task": "vision", "optimizer": "adamw", "size": "huge"}, "size must be smoke, small or paper, got 'huge'"),
         ({"task": "vision", "optimizer": "adamw", "overrides": {"epoch": 1}}, "unknown key 'epoch' .*valid: steps"),
         ({"task": "vision", "optimizer": "adamw", "overrides": {"epochs": 0}}, "epochs must be 1 or more"),
         ({"task": "vision", "optimizer": "adamw", "overrides": {"epochs": 1.5}}, "epochs must be a number"),

@@ -96,8 +96,7 @@ class RunSpec:
         if not isinstance(self.task, str) or not self.task:
             raise UserError(f"task: expected a task's name, got {self.task!r}")
         if self.size not in SIZES:
-            near = closest(str(self.size), SIZES)
-            raise UserError(f"size: expected one of {', '.join(SIZES)}, got {self.size!r}{near}")
+            raise UserError(no_choice("size", self.size, SIZES))
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise UserError(f"seed: expected an integer from 0 to 2**32-1, got {self.seed!r}")
         for name in ("model", "data"):

@@ -14,7 +14,7 @@ import numpy as np
 
 from hf_optim.core import numerals
 from hf_optim.core.safe_text import plot
-from hf_optim.core.validate import closest
+from hf_optim.core.validate import closest, no_choice
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import whole
 from hf_optim.study.findings import ladder as ladders
@@ -79,7 +79,7 @@ def draw(
         labels = [t.task for t in tables]
         raise UserError(f"no task {task!r}{closest(str(task), labels)}; tasks: {', '.join(labels)}")
     if over not in OVER:
-        raise UserError(f"over: expected one of {', '.join(OVER)}, got {over!r}{closest(str(over), OVER)}")
+        raise UserError(no_choice("over", over, OVER))
     import matplotlib
 
     if axes is None:
