@@ -73,7 +73,7 @@ def meant(name: str) -> str:
     if longer:
         return f" (did you mean {max(longer, key=len)}?)"
     parts = [known for known in everything() if name.lower() in known.split("_")]  # a paper's name: agr in adamw_agr
-    return f" (did you mean {wording.either(parts)}?)" if parts else ""
+    return validate.did_you_mean(parts)
 
 
 def about(name: str) -> Info:
@@ -164,7 +164,7 @@ def _baseless(name: str, wrapper: Info) -> str:
         f"{name} wraps another optimizer: give its base, in Python "
         f'base="adamw" or base={{"name": "adamw", "lr": 1e-3}}, '
         f"{{name: {name}, base: adamw}} in YAML, --optimizer.base adamw or '{name}(adamw)' on the command line"
-        + (f"; or take {' or '.join(ready)}" if ready else "")
+        + (f"; or take {wording.either(ready)}" if ready else "")
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.core.validate import no_choice
+from hf_optim.core.wording import either
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import Data, Metric, Preset, Primary, Rung, Task
 from hf_optim.tasks.presets import shapes
@@ -81,7 +82,7 @@ class CausalLM(Task):
     def rung(self, model: str, preset: Preset) -> Rung:
         """The size of `model` as the preset has it; gpt2 and llama alone have a rule for it."""
         if model not in shapes.DECIDES:
-            raise UserError(f"task {self.name!r}, model {model!r}: a ladder has sizes of {' or '.join(shapes.DECIDES)}")
+            raise UserError(f"task {self.name!r}, model {model!r}: a ladder has sizes of {either(shapes.DECIDES)}")
         values, (vocabulary, block, tied) = preset.model.value, _around(model, preset.model.value)
         parameters = shapes.count(model, values, vocabulary, block, tied)
         cost = shapes.flops(model, values, parameters, block)

@@ -8,6 +8,7 @@ from typing import Any
 from hf_optim import registry
 from hf_optim.claims import defaults, settings, sources
 from hf_optim.claims.claim import Claim
+from hf_optim.core.wording import both
 from hf_optim.study.plan.plan import Plan, expand, flatten
 
 MOST_VALUES = 2  # of one setting over the tasks, before only their range is told
@@ -131,7 +132,7 @@ def _item(name: str, shown: Mapping[str, list[str]], tasks: int) -> str:
         return f"{name} {kinds[0]} to {kinds[-1]} by task"
     everywhere = len(shown) == 1 and len(next(iter(shown.values()))) == tasks
     values = [value if everywhere else f"{value} on {' / '.join(on)}" for value, on in shown.items()]
-    return f"{name} {' and '.join(values)}"
+    return f"{name} {both(values)}"
 
 
 def short(value: Any) -> str:

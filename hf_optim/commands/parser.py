@@ -86,7 +86,5 @@ def _meant(word: str, options: Mapping[str, Any]) -> str:
         known |= {key: f"--optimizer.{key}" for key in hyper if key not in known}
     elif "--hyper" in options:
         known |= {key: f"--hyper '{{\"{key}\": ...}}'" for key in hyper if key not in known}
-    if word in known:
-        return f" (did you mean {known[word]}?)"
-    near = validate.closest(word, known)
-    return re.sub(r"(?<=mean |..or )\w+", lambda match: known.get(match[0], match[0]), near)
+    near = [word] if word in known else validate.nearest(word, known)
+    return validate.did_you_mean(known[name] for name in near)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hf_optim.claims import claim as claims
 from hf_optim.claims.wishes import Wish
 from hf_optim.core import importing, safe_text
-from hf_optim.core.wording import counted
+from hf_optim.core.wording import counted, either
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import by_default
 
@@ -107,7 +107,7 @@ def _chosen(name: str, options: Options) -> tuple[claims.Claim, claims.Setting]:
     if options.size not in chosen.settings:
         if not chosen.settings:
             raise UserError(f"{chosen.name} has nothing to run: {chosen.statements[0].not_testable}")
-        raise UserError(f"{chosen.name} has no setting of size {options.size}: choose {' or '.join(chosen.settings)}")
+        raise UserError(f"{chosen.name} has no setting of size {options.size}: choose {either(chosen.settings)}")
     return chosen, chosen.settings[options.size]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hf_optim.commands.parser import Parser
 from hf_optim.core import safe_text
-from hf_optim.core.wording import counted
+from hf_optim.core.wording import both, counted
 from hf_optim.errors import UserError
 
 ABOUT = "filter, group, compare, export and merge what studies found"
@@ -99,7 +99,7 @@ def results(
     every = [row for study in loaded for row in rows.of(study)]
     some = rows.where(every, where)
     if not some:
-        met = f"no run meets {' and '.join(where)}{rows.meant(every, where)}"
+        met = f"no run meets {both(where)}{rows.meant(every, where)}"
         raise UserError(met if where else "these studies have no runs")
     if compare:
         table, worth = pairs.compare(loaded, [row for row in some if row["stage"] == "judged"], *compare)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hf_optim.core.wording import either
 from hf_optim.errors import UserError
 
 LONGEST = 20_000  # characters of a text
@@ -97,7 +98,7 @@ def _words(shape: Any) -> str:
             shape, "a list"
         )
     if isinstance(shape, tuple):
-        return " or ".join(dict.fromkeys(_words(option) for option in shape))
+        return either(dict.fromkeys(_words(option) for option in shape))
     return "null" if shape is None else repr(shape) if isinstance(shape, str) else _words(_kind(shape))
 
 

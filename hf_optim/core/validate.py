@@ -73,13 +73,23 @@ def _as_close(word: str, words: Iterable[str]) -> list[str]:
     return [one for one, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - 0.15]
 
 
-def closest(word: str, words: Iterable[str]) -> str:
-    """` (did you mean ...?)` or nothing."""
+def nearest(word: str, words: Iterable[str]) -> list[str]:
+    """What a word that is none of the words may be meant for, up to three of them."""
     words = list(words)
     lower = {known.lower(): known for known in reversed(words)}
     near = [candidate for candidate in (_SAME.get(word.lower(), ""), word) if candidate in words and candidate != word]
-    near = near or [lower[match] for match in _as_close(word.lower(), lower)]
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
+    return near or [lower[match] for match in _as_close(word.lower(), lower)]
+
+
+def did_you_mean(words: Iterable[str]) -> str:
+    """` (did you mean a or b?)`, or nothing."""
+    listed = either(words)
+    return f" (did you mean {listed}?)" if listed else ""
+
+
+def closest(word: str, words: Iterable[str]) -> str:
+    """` (did you mean ...?)` or nothing."""
+    return did_you_mean(nearest(word, words))
 
 
 def no_choice(name: str, value: Any, words: Sequence[str], written: str = "") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 
 def plural(noun: str, number: float = 2) -> str:
@@ -15,6 +15,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {plural(noun, number)}"
 
 
-def either(words: Sequence[str]) -> str:
+def either(words: Iterable[str]) -> str:
     """`a, b or c`."""
-    return " or ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+    return _joined(words, "or")
+
+
+def both(words: Iterable[str]) -> str:
+    """`a, b and c`."""
+    return _joined(words, "and")
+
+
+def _joined(words: Iterable[str], last: str) -> str:
+    *first, end = list(words) or [""]
+    return f"{', '.join(first)} {last} {end}" if first else end

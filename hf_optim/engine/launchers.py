@@ -8,6 +8,7 @@ from itertools import chain
 
 import torch
 
+from hf_optim.core.wording import both
 from hf_optim.engine import emit_cpp, fallback, kernels
 from hf_optim.engine.launch import Launch, Launcher
 from hf_optim.engine.trace import Program
@@ -90,7 +91,7 @@ def execution(tensors: Sequence[torch.Tensor], why: Sequence[tuple[int, str]], u
         unwanted: why no kernels are wanted.
     """
     devices = {t.device for t in tensors}
-    slow = " and ".join(sorted({"blocks" if d.type in fallback.current().blocked else "lists" for d in devices}))
+    slow = both(sorted({"blocks" if d.type in fallback.current().blocked else "lists" for d in devices}))
     reasons = [unwanted] if unwanted else []
     for device in sorted(devices, key=str):
         try:

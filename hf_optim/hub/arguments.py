@@ -19,6 +19,7 @@ from typing import Any
 from hf_optim import registry
 from hf_optim.core.foreign import check_arguments, is_class, label, signature, told
 from hf_optim.core.importing import stands
+from hf_optim.core.wording import either
 from hf_optim.errors import UserError
 from hf_optim.hub import decay
 
@@ -248,7 +249,7 @@ def settle(
             inner[hyper] = value
             lines.append(f"{hyper}={value} from TrainingArguments' {where}")
     if differs:
-        asking = " or ".join(f'{line.partition("=")[0]}="args"' for line in differs)
+        asking = either(f'{line.partition("=")[0]}="args"' for line in differs)
         warnings.append(f"trains with {', and with '.join(differs)}; {asking} takes the argument's")
     if "weight_decay" in taken and not stock(name):
         rest = {k: v for k, v in inner.items() if k not in ("name", "lr", "weight_decay")}

@@ -21,6 +21,7 @@ import torch
 
 from hf_optim.core.groups import describe
 from hf_optim.core.rewind import RandomState
+from hf_optim.core.wording import both
 from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, modes
 from hf_optim.hub.feed import LossFeed, needs, noting_wrappers, unwrapped
@@ -150,7 +151,7 @@ class Session:
         self.optimizer = optimizer
         every = [unwrapped(o) for o in self._optimizers]
         self._inner = every[0] if len(every) == 1 else Several(every)
-        name = " and ".join(type(o).__name__ for o in every)
+        name = both(type(o).__name__ for o in every)
         closing = any(closures.choice(o, closure, name) for o in every)
         for inner in every:
             backends.refuse(accelerator, inner, type(inner).__name__, closing)

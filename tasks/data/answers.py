@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from hf_optim.core.wording import counted
+from hf_optim.core.wording import both, counted
 from hf_optim.errors import UserError, one_line
 from hf_optim.tasks.data import paragraphs
 from hf_optim.tasks.data.blocks import IGNORED, end_of
@@ -100,7 +100,7 @@ def read(path: Path) -> tuple[dict[str, list[Pair]], str]:
     if missing := [name for name in paragraphs.SPLITS if name not in parts]:
         cut = split(parts["train"])
         parts |= {name: cut[name] for name in ("train", *missing)}
-        notes.append(f"{' and '.join(missing)} taken out of train by the questions' hashes")
+        notes.append(f"{both(missing)} taken out of train by the questions' hashes")
     known = {question for question, _ in parts["train"]}
     for name in ("validation", "test"):
         kept = [pair for pair in parts[name] if pair[0] not in known]

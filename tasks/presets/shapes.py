@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hf_optim.core.wording import both
 from hf_optim.errors import UserError
 
 #: the options that `parameters` decides
@@ -38,7 +39,7 @@ def options(model: str, parameters: int, vocabulary: int, block: int, tied: bool
         UserError: a model without such a rule, or a count that the embedding alone exceeds.
     """
     if model not in DECIDES:
-        raise UserError(f"options: parameters chooses the shape of {' and '.join(DECIDES)}, not of {model!r}")
+        raise UserError(f"options: parameters chooses the shape of {both(DECIDES)}, not of {model!r}")
     if isinstance(parameters, bool) or not isinstance(parameters, int) or parameters < 1:
         raise UserError(f"options: parameters must be a whole number of at least 1, got {parameters!r}")
     candidates = [

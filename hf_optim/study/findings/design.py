@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hf_optim.core.wording import counted
+from hf_optim.core.wording import both, counted
 from hf_optim.study.findings import naming
 from hf_optim.study.folder import stages
 from hf_optim.study.plan.plan import Plan
@@ -43,7 +43,7 @@ def lines(plan: Plan) -> list[str]:
     tests, units = comparisons(plan), naming.unit(plan)
     notes = []
     if tests:
-        looks = " and ".join(f"{n}" for n in plan.looks)
+        looks = both(map(str, plan.looks))
         effect = detectable_effect(tuple(plan.looks), tests)
         compared = counted(tests, "score" if plan.family == "score" else "comparison")
         if math.isnan(effect):

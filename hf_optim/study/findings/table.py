@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_optim.core.definitions import own_definitions
 from hf_optim.core.numerals import size_text
-from hf_optim.core.wording import counted
+from hf_optim.core.wording import both, counted
 from hf_optim.experiment.own_training import MODEL as OWN
 from hf_optim.study.findings import naming
 from hf_optim.study.folder.outcomes import Arm
@@ -183,7 +183,7 @@ def note(results: Results) -> str:
     """What stands below the tables: how the numbers came about, in paragraphs."""
     plan, judgement = results.plan, results.standing.judgement
     looks = f"{', '.join(map(str, plan.looks))} {naming.unit(plan, plan.looks[-1])}"
-    tests = " and ".join(map(str, judgement.families if judgement else ())) or "0"
+    tests = both(map(str, judgement.families if judgement else ())) or "0"
     scored = judgement is not None and judgement.family == "score"
     family = "scores, one an optimizer over all tasks" if scored else "comparison" if tests == "1" else "comparisons"
     text = NOTE.format(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from hf_optim.core.wording import counted
+from hf_optim.core.wording import both, counted
 from hf_optim.study.findings import costs, design, naming
 from hf_optim.study.findings.table import Row, TaskTable, leading, p_text, signed
 from hf_optim.study.folder.results import Results
@@ -74,7 +74,7 @@ def looked(results: Results) -> str:
     plan, judgement, register = results.plan, results.standing.judgement, results.standing.register
     parts = []
     if judgement is not None:
-        planned = f" (planned: {' and '.join(map(str, plan.looks))})" if len(plan.looks) > 1 else ""
+        planned = f" (planned: {both(map(str, plan.looks))})" if len(plan.looks) > 1 else ""
         parts.append(f"Looked at after {counted(judgement.units, naming.unit(plan, 1))}{planned}.")
         if judgement.note:
             parts.append(f"Judged by tasks: {judgement.note}.")
@@ -98,7 +98,7 @@ def scope(tables: Sequence[TaskTable]) -> str:
     sizes = sorted({table.size for table in tables if table.size})
     if not sizes:
         return "The verdicts speak of the tasks that were run, and of no others."
-    listed = " and ".join(sizes)
+    listed = both(sizes)
     more = "" if "paper" in sizes else " They say nothing about size paper, nor about other models and data."
     return f"The verdicts speak of these tasks at size {listed} only.{more}"
 
@@ -230,7 +230,7 @@ def _numbers(results: Results, c: Comparison, digits: int) -> str:
     text = f"{signed(d.mean, digits)} [{signed(d.low, digits)}, {signed(d.high, digits)}]"
     how = [f"Holm over {c.tests}"] if c.tests > 1 else []
     how = [f"{len(results.plan.looks)} looks", *how] if len(results.plan.looks) > 1 else how
-    corrected = f" after {' and '.join(how)}" if how else ""
+    corrected = f" after {both(how)}" if how else ""
     if not math.isnan(c.adjusted):
         text += f", p {_is(c.adjusted)}{corrected}"
     if not math.isnan(c.adjusted_equivalent):

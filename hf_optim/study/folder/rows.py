@@ -11,6 +11,7 @@ from typing import Any
 
 from hf_optim.core import numerals
 from hf_optim.core.validate import closest
+from hf_optim.core.wording import either
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder.results import Results
@@ -96,7 +97,7 @@ def find_column(name: str, known: Sequence[str]) -> str:
     if len(ending) == 1:
         return ending[0]
     if ending:
-        raise UserError(f"column {name!r} may mean {' or '.join(ending)}: write one of them")
+        raise UserError(f"column {name!r} may mean {either(ending)}: write one of them")
     near = [column for column in known if name.lower() in column.lower()]
     said = f"near: {', '.join(near[:8])}" if near else _listed(known)
     raise UserError(f"no column {name!r}{closest(name, known)}; {said}")

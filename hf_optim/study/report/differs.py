@@ -10,7 +10,7 @@ from typing import Any
 from hf_optim.core.definitions import own_definitions
 from hf_optim.core.importing import paths
 from hf_optim.core.safe_text import html as escape
-from hf_optim.core.wording import plural
+from hf_optim.core.wording import either, plural
 from hf_optim.hub.schedules import described
 from hf_optim.study.findings import naming, verdicts
 from hf_optim.study.folder.results import Results
@@ -113,7 +113,7 @@ def _searched(results: Results, label: str, tasks: Sequence[str]) -> dict[str, s
     told = {}
     for key, ranges in spaces.items():
         chosen = list({_value(values[key]): values[key] for values in judged if key in values}.values())
-        told[key] = f"{_chosen(chosen)} (searched {' or '.join(ranges)})"
+        told[key] = f"{_chosen(chosen)} (searched {either(ranges)})"
     return told
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_optim.core import safe_text as safe
+from hf_optim.core.wording import either
 from hf_optim.study.findings.table import EXPLORATORY, FEWER_APART, Row, TaskTable, arrow, worse_and_tied
 from hf_optim.study.report.summary import words
 from hf_optim.study.statistics.paired import Summary
@@ -121,7 +122,7 @@ def legend(tables: Sequence[TaskTable]) -> list[str]:
         said.append(f"{', '.join(named)} {against}.")
     if bare:
         kind = "such " if named else "other " if any(cell.may_be_best for cell in every) else ""
-        said.append(f"No {kind}mark: {' or '.join(bare)}{'' if named else f' ({against})'}.")
+        said.append(f"No {kind}mark: {either(bare)}{'' if named else f' ({against})'}.")
     if any(cell.word != cell.verdict for cell in every):
         said.append("In brackets: exploratory.")
     if tables[0].suffix:

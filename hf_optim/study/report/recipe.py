@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hf_optim.core.wording import either
 from hf_optim.experiment.own_training import MODEL as OWN
 from hf_optim.hub.schedules import described
 from hf_optim.study.folder.results import Results
@@ -56,7 +57,7 @@ def _either(values: Iterable[Any]) -> str:
     counted = all(number(value) == value for value in listed)
     ordered = sorted(listed) if counted else list(map(str, listed))
     shown = [f"{value:,g}" if isinstance(value, float) else f"{value:,}" if counted else value for value in ordered]
-    return f"{shown[0]} to {shown[-1]}" if counted and len(shown) > FEW else " or ".join(shown)
+    return f"{shown[0]} to {shown[-1]}" if counted and len(shown) > FEW else either(shown)
 
 
 def _clipping(norms: Iterable[Any]) -> str:
