@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from hf_optim.core.wording import either
@@ -92,7 +92,7 @@ def closest(word: str, words: Iterable[str]) -> str:
     return did_you_mean(nearest(word, words))
 
 
-def no_choice(name: str, value: Any, words: Sequence[str], written: str = "") -> str:
+def no_choice(name: str, value: Any, words: Collection[str], written: str = "") -> str:
     """What is wrong with a value that is none of the words; `written` is how the message shows it (default: repr)."""
     return f"{name} must be {either(words)}, got {written or repr(value)}{closest(str(value), words)}"
 
