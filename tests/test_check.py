@@ -296,6 +296,7 @@ def test_the_command(tmp_path, capsys):
     }
     assert "| `Climbs` | ✗ | ✓ |" in (tmp_path / "r.md").read_text()
     assert cli.main(["smaran", "--checks", "convex"]) == 0
+    assert "1 optimizer, 1 check: 1 passed, 0 failed" in capsys.readouterr().out
 
 
 def test_the_list_of_checks(capsys):
