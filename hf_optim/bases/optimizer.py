@@ -24,6 +24,7 @@ from hf_optim.core.compiling import uncompiled, unmarked
 from hf_optim.core.groups import as_group, as_groups
 from hf_optim.core.hooks import Hyper, alone, explains
 from hf_optim.core.rule import Transform
+from hf_optim.core.wording import counted
 from hf_optim.engine import capture, int8_codes, launchers
 from hf_optim.engine.rows import takes_part
 from hf_optim.engine.step import Stepper
@@ -207,7 +208,7 @@ class Optimizer(Stateful):
     def _bad(self, why: str, steps: int = 1) -> None:
         """Count steps that cannot be taken, or raise."""
         if self.on_bad_loss != "skip":
-            late = f", nor by the {steps - 1} steps since" if steps > 1 else ""
+            late = f", nor by the {counted(steps - 1, 'step')} since" if steps > 1 else ""
             raise BadLoss(f"{self.rule}: {why}; nothing was moved{late} (on_bad_loss='skip' skips such steps)")
         for group in self.param_groups:
             group["skipped_steps"] = group.get("skipped_steps", 0) + steps

@@ -23,6 +23,7 @@ from hf_optim import registry
 from hf_optim.core.foreign import label
 from hf_optim.core.groups import Parameters, describe
 from hf_optim.core.rewind import RandomState
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.hub import backends, closures, companion, modes, renamed, schedules
 from hf_optim.hub.arguments import innermost, meaningless, settle, trial_parameters
@@ -165,7 +166,7 @@ class Attachment(TrainerCallback):
         if first >= state.max_steps > 0:
             self._say(
                 logging.WARNING,
-                f"{name}: the rate changes after {first} steps at the earliest and the run has "
+                f"{name}: the rate changes after {counted(first, 'step')} at the earliest and the run has "
                 f"{state.max_steps}: it stays what it is; give a smaller p or interval",
             )
         schedule = self.schedule["name"] if self.schedule else str(getattr(args.lr_scheduler_type, "value", ""))

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hf_optim.core.validate import closest
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -75,8 +76,8 @@ def unreached(schedule: Mapping[str, Any], total: int) -> str:
     if not late:
         return ""
     return (
-        f"the run ends after {total} steps, before its schedule's {', '.join(late)}: what is below 1 is a share of the "
-        "run, all else a number of steps"
+        f"the run ends after {counted(total, 'step')}, before its schedule's {', '.join(late)}: what is below 1 is a "
+        "share of the run, all else a number of steps"
     )
 
 

@@ -12,6 +12,7 @@ from hf_optim.core import reduce, validate
 from hf_optim.core.compiling import uncompiled
 from hf_optim.core.notes import once
 from hf_optim.core.rewind import RandomState
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 
 #: name -> what the base is
@@ -127,10 +128,11 @@ class TLR(RateWindows):
     def _window(self, steps_per_epoch: int) -> int:
         K = max(1, int(self.p * steps_per_epoch))
         if K == 1 and not self.lookahead:
+            steps = counted(steps_per_epoch, "step")
             once(
-                f"{self.rule}: K = max(1, int(p steps_per_epoch)) = 1 with p = {self.p:g} and {steps_per_epoch} steps "
-                f"an epoch: the rate follows single steps, and may grow by a factor of {self.cap:g} at each; give a "
-                "larger p, or interval"
+                f"{self.rule}: K = max(1, int(p steps_per_epoch)) = 1 with p = {self.p:g} and {steps} an epoch: the "
+                f"rate follows single steps, and may grow by a factor of {self.cap:g} at each; give a larger p, or an "
+                "interval"
             )
         return K
 

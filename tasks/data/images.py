@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from hf_optim.core import shape
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import parse_json
 from hf_optim.tasks.data import places, published_images, tables
@@ -384,7 +385,7 @@ def _hold_out(labels: dict[str, np.ndarray], held_out: int | None) -> tuple[dict
         order = np.random.default_rng(0).permutation(len(left))
         places[split] = "train", left[np.sort(order[:count])]
         left = left[np.sort(order[count:])]
-        notes.append(f"{split}: {count} samples taken out of train")
+        notes.append(f"{split}: {counted(count, 'sample')} taken out of train")
     places["train"] = "train", left if notes else slice(None)
     if len(set(labels["train"][places["train"][1]].tolist())) < 2:
         raise UserError("data: after taking the missing splits out, train has one class only: bring more samples")

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.tasks.data import paragraphs, places, published_texts, tables
 
@@ -111,7 +112,7 @@ def assemble(read_splits: Mapping[str, Pairs]) -> Corpus:
             )
         order = random.Random(0).sample(range(len(train)), len(train))
         splits[split], splits["train"] = train.take(sorted(order[:count])), train.take(sorted(order[count:]))
-        notes.append(f"{split}: {count} pairs taken out of train")
+        notes.append(f"{split}: {counted(count, 'pair')} taken out of train")
     return Corpus(splits["train"], splits["validation"], splits["test"], fingerprint(splits), "; ".join(notes))
 
 
