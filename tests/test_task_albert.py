@@ -325,7 +325,7 @@ def broken(tmp_path, **files) -> str:
         ({"train_jsonl": '{"text": \n'}, "train.jsonl cannot be read as jsonl"),
         ({"train_parquet": b"text"}, "train.parquet cannot be read as parquet"),
         ({"train_txt": b"\xff\xfe\x00"}, "train.txt cannot be read as UTF-8 text"),
-        ({"train_txt": "One. Two."}, r"1 paragraph\(s\) are too few"),
+        ({"train_txt": "One. Two."}, r"too few to take a test split out of them: 1 paragraph"),
         ({"train_txt": "\n\n".join(["only one sentence of words here."] * 20)}, "train split has no paragraph of two"),
         ({"train_txt": "a", "train_csv": "text\na\n"}, "train.csv and train.txt: keep one file for train"),
     ],
