@@ -32,7 +32,9 @@ TABLES: dict[str, tuple[str, Any, str]] = {
     "twice": (".csv", b"text,text\na,b\n", "the column 'text' twice"),
     "nested": (".parquet", pa.table({"text": [{"a": 1}] * 4}), "must hold texts, not dict"),
     "names of bytes": (".csv", "text\nhello\n".encode("utf-16"), "cannot be read as csv"),
-    "many columns": (".csv", ",".join(f"c{i}" for i in range(5000)).encode() + b"\n", "c19 and 4980 more"),
+    "many columns": (".csv", ",".join(f"c{i}" for i in range(1500)).encode() + b"\n", "c19 and 1480 more"),
+    "columns without end": (".csv", b"text" + b",c" * 2000 + b"\n", "more than 2000 names"),
+    "lists": (".parquet", pa.table({"text": [["a"]] * 4}), "column 'text' holds lists"),
     # pyarrow's parser goes down into it until the process ends
     "names without end": (
         ".jsonl",
@@ -94,6 +96,28 @@ def test_the_size_of_a_table_is_not_what_its_file_says(tmp_path: Path, monkeypat
         paragraphs.read(file)
 
 
+def test_a_category_counts_as_often_as_it_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kilobyte of file held ten gigabytes of it: pyarrow keeps one text, and Python one for each row."""
+    monkeypatch.setattr(tables, "LARGEST", 1 << 26)
+    meant = pa.array(["x" * 10_000] * 20_000).dictionary_encode()
+    for column in (meant, pa.StructArray.from_arrays([meant], ["bytes"])):
+        file = stored(tmp_path, ".parquet", pa.table({"text": column}))
+        assert file.stat().st_size < 1 << 20
+        with pytest.raises(UserError, match=r"\.parquet holds 20,000 rows of 0.1 GB in all"):
+            paragraphs.texts(file)
+    few = pa.table({"text": pa.array(["a", "b", "a"]).dictionary_encode(), "mark": pa.array([1, 2, 1])})
+    assert paragraphs.texts(stored(tmp_path, ".parquet", few)) == ["a", "b", "a"]
+
+
+def test_a_list_of_a_billion_members_is_not_read(tmp_path: Path) -> None:
+    """Half a kilobyte of file makes one, of nothing at all."""
+    members = pa.ListArray.from_arrays(pa.array([0, 1, 1, 1_000_001], pa.int32()), pa.nulls(1_000_001))
+    table = pa.table({"tags": members, "text": ["a", "b", "c"], "of": [{"tags": ["x"], "name": "y"}] * 3})
+    read = tables.read(stored(tmp_path, ".parquet", table))
+    assert read["text"].to_pylist() == ["a", "b", "c"]
+    assert {name: str(read[name].type) for name in ("tags", "of")} == {"tags": "null", "of": "null"}
+
+
 def test_brackets_in_a_text_are_no_levels(tmp_path: Path) -> None:
     file = stored(tmp_path, ".jsonl", json.dumps({"text": '["' + "[" * 500}).encode() + b"\n")
     assert paragraphs.texts(file) == ['["' + "[" * 500]
@@ -137,7 +161,7 @@ def test_a_csv_of_images_that_is_none_is_one_line(tmp_path: Path, content: bytes
 
 @pytest.mark.parametrize("labels", [[{"a": 0}] * 4, [[1]] * 4, [b"a", b"b"] * 2, [1.0] * 4])
 def test_labels_of_other_kinds_are_one_line(tmp_path: Path, labels: list[Any]) -> None:
-    with pytest.raises(UserError, match="is neither a whole number nor a name"):
+    with pytest.raises(UserError, match="is neither a whole number nor a name|holds lists"):
         images.read(stored(tmp_path, ".parquet", pa.table({"image": [encoded()] * 4, "label": labels})))
 
 

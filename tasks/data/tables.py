@@ -5,6 +5,7 @@ What pyarrow says of a damaged file, or of one that only looks like a table, is 
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,10 @@ from hf_optim.errors import UserError, first_line
 
 #: levels of JSON, and bytes of a line of it: pyarrow reads none that is longer
 DEEPEST, LONGEST = 100, 2 << 20
-#: names in all lines of JSON: pyarrow makes a column of each, with a place for every line
+#: names in all lines of JSON, or in the first of CSV: pyarrow makes a column of each, with a place for every line
 MOST_NAMES = 2000
+#: bytes in which pyarrow looks for a CSV's names
+_HEAD = 1 << 20
 _NAMED = re.compile(rb'"\s*:')
 #: rows and bytes of a table in memory; a parquet file of a few kilobytes may say any number of them
 MOST_ROWS, LARGEST = 10_000_000, 16 << 30
@@ -48,6 +51,8 @@ def read(file: Path, texts: Iterable[str] = ()) -> Any:
     try:
         if file.suffix == ".jsonl":
             _check_lines(file)
+        if file.suffix == ".csv":
+            _check_names(file)
         table = readers[file.suffix](file)
         _ = table.column_names  # which may be no texts
         return table
@@ -63,10 +68,13 @@ def column(table: Any, name: str, file: Path) -> list[Any]:
     """The values of a column, which the table has.
 
     Raises:
-        UserError: it stands there twice, or holds what is no value in Python (a text that is not UTF-8, a year 10,000).
+        UserError: it stands there twice, holds lists or nothing, or what is no value in Python (a text that is not
+            UTF-8, a year 10,000).
     """
     if table.column_names.count(name) > 1:
         raise UserError(f"data: {file} has the column {name!r} twice: keep one")
+    if len(table) and file.suffix == ".parquet" and str(table.schema.field(name).type) == "null":
+        raise UserError(f"data: {file}: column {name!r} holds lists, or nothing: it has to hold one value a row")
     try:
         values: list[Any] = table[name].to_pylist()
     except Exception as error:
@@ -81,7 +89,8 @@ def listed(names: Sequence[object]) -> str:
 
 def _parquet(file: Path) -> Any:
     """A table. What the file says of its size need not be so, nor does it tell how often a value is repeated: bytes are
-    counted as they are read.
+    counted as they are read. A column of lists is not read, and stands there empty: a few bytes make a row of a
+    billion members.
     """
     import pyarrow.parquet
 
@@ -89,12 +98,36 @@ def _parquet(file: Path) -> Any:
         groups = [opened.metadata.row_group(number) for number in range(opened.num_row_groups)]
         rows, size = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
         _check_size(file, rows, size)
+        leaves = [opened.schema.column(number) for number in range(len(opened.schema))]
+        lists = {leaf.path.partition(".")[0] for leaf in leaves if leaf.max_repetition_level}
+        read = dict.fromkeys(leaf.path for leaf in leaves if leaf.path.partition(".")[0] not in lists)
         parts, size = [], 0
-        for part in opened.iter_batches(AT_ONCE):
-            size += part.nbytes
+        for part in opened.iter_batches(AT_ONCE, columns=list(read)):
+            size += sum(map(_unpacked, part.columns))
             _check_size(file, rows, size)
             parts.append(part)
-        return pyarrow.Table.from_batches(parts, opened.schema_arrow)
+        names = [name for name in opened.schema_arrow.names if name.partition(".")[0] not in lists]
+        schema = pyarrow.schema([opened.schema_arrow.field(name) for name in names], opened.schema_arrow.metadata)
+        table = pyarrow.Table.from_batches(parts, schema)
+    for name in sorted(lists):
+        table = table.append_column(name, pyarrow.nulls(len(table)))
+    return table
+
+
+def _unpacked(values: Any) -> int:
+    """Bytes of an array's values in Python: one that is kept once, and meant by many rows, is made for each."""
+    import pyarrow.compute
+    import pyarrow.types
+
+    if pyarrow.types.is_struct(values.type):
+        return sum(map(_unpacked, values.flatten()))
+    if not pyarrow.types.is_dictionary(values.type):
+        return int(values.nbytes)
+    kept = values.dictionary
+    each = max(1, kept.nbytes // max(1, len(kept)))
+    if hasattr(kept, "total_values_length") and len(kept):
+        each = pyarrow.compute.max(pyarrow.compute.binary_length(kept)).as_py() or 1
+    return len(values) * int(each)
 
 
 def _check_size(file: Path, rows: int, size: int) -> None:
@@ -104,6 +137,18 @@ def _check_size(file: Path, rows: int, size: int) -> None:
             f"data: {file} holds {rows:,} rows of {size / 1e9:.1f} GB in all, and at most {MOST_ROWS:,} rows "
             f"and {LARGEST >> 30} GB are read: give fewer of them"
         )
+
+
+def _check_names(file: Path) -> None:
+    """Raise a ValueError for a CSV that names columns without end."""
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD).decode("latin1").splitlines(keepends=True)
+    try:
+        names = next(csv.reader(head), [])
+    except csv.Error as error:
+        raise ValueError(f"its first line names no columns: {error}") from None
+    if len(names) > MOST_NAMES:
+        raise ValueError(f"it has more than {MOST_NAMES} names of columns")
 
 
 def _check_lines(file: Path) -> None:
