@@ -44,6 +44,16 @@ def test_shards_of_any_name_are_looked_through_before_torch_reads_them(theirs: P
         resuming.check(theirs)
 
 
+def test_what_torch_reads_is_looked_through_though_it_is_called_safe(theirs: Path) -> None:
+    """Trainer goes by the index: with one of torch's it unpickles a file of any name."""
+    (theirs / "model.safetensors").unlink()
+    torch.save({("a", "b"): torch.zeros(1)}, theirs / "model-1.safetensors")
+    index_of(theirs, "model-1.safetensors")
+    for check, refusal in ((checkpoints.check_checkpoint, UserError), (resuming.check, DamagedCheckpoint)):
+        with pytest.raises(refusal, match="model-1.safetensors: it holds a mapping whose keys"):
+            check(theirs)
+
+
 def test_shards_lie_beside_their_index(theirs: Path) -> None:
     index_of(theirs, "../elsewhere.bin")
     for check in (checkpoints.check_checkpoint, resuming.check):
@@ -85,8 +95,9 @@ def test_a_configuration_gives_what_is_refused_no_other_name(theirs: Path, named
 def test_a_part_of_a_model_is_not_taken_for_it(theirs: Path) -> None:
     """transformers would take it before the whole one beside it, and torch's error for it is no Exception."""
     (theirs / "shard-00001-model-00001-of-00002.safetensors").touch()
-    with pytest.raises(UserError, match="holds a process's part of a model .shard-00001-model-00001-of-00002"):
-        checkpoints.check_checkpoint(theirs)
+    for check in (checkpoints.check_checkpoint, resuming.check):
+        with pytest.raises(UserError, match="holds a process's part of a model .shard-00001-model-00001-of-00002"):
+            check(theirs)
 
 
 def test_what_killed_compilers_leave_is_taken_away(tmp_path: Path) -> None:

@@ -69,9 +69,6 @@ def check_checkpoint(checkpoint: Path) -> None:
         raise UserError(f"checkpoint: {checkpoint}: its config.json asks for code or files of others ({asked})")
     if (checkpoint / ADAPTERS).exists():
         raise UserError(f"checkpoint: {checkpoint} holds an adapter ({ADAPTERS}): merge it into its model")
-    # transformers takes it before a whole model
-    if shard := next(checkpoint.glob("shard-*-model-*.safetensors"), None):
-        raise UserError(f"checkpoint: {checkpoint} holds a process's part of a model ({shard.name}): save it whole")
     try:
         for file in pickled_weights(checkpoint):
             saved_files.check(file)
@@ -90,9 +87,9 @@ def pickled_weights(checkpoint: Path) -> set[Path]:
         named = read_mapping(index).get("weight_map")
         if not shape.fits(named, Each(str)) or any(Path(shard).name != shard for shard in named.values()):
             raise UserError(f"checkpoint: {checkpoint}: {index.name} names a file that is not beside it")
-        shards.update(named.values())
-    files_of_torch = (checkpoint / shard for shard in shards if not shard.endswith(".safetensors"))
-    return {*checkpoint.glob(WEIGHTS[1]), *(file for file in files_of_torch if file.exists())}
+        safe = index.name.endswith(".safetensors.index.json")  # Trainer reads as torch does what the other one names
+        shards.update(shard for shard in named.values() if not (safe and shard.endswith(".safetensors")))
+    return {*checkpoint.glob(WEIGHTS[1]), *(file for shard in shards if (file := checkpoint / shard).exists())}
 
 
 def check_adapters(checkpoint: Path) -> None:
@@ -119,6 +116,9 @@ def check_files(checkpoint: Path) -> None:
             raise UserError(f"checkpoint: {path} has more than {LARGEST >> 20} MB")
         if path.is_file() and _is_hollow(path):
             raise UserError(f"checkpoint: {path} says to have {path.stat().st_size >> 30} GB and is mostly holes")
+    # transformers takes it before a whole model
+    if shard := next(checkpoint.glob("shard-*-model-*.safetensors"), None):
+        raise UserError(f"checkpoint: {checkpoint} holds a process's part of a model ({shard.name}): save it whole")
 
 
 def _below(folder: Path) -> Iterator[Path]:
