@@ -157,6 +157,12 @@ class FineTuning(Task):
             "bits_per_byte": float(nats / np.log(2) / size),
         }
 
+    def suits(self, model: PreTrainedModel, data: Data) -> None:
+        """Raise a `UserError` if a checkpoint's model is none for this tokenizer and length, or no causal one."""
+        from hf_optim.tasks.models.language import fits
+
+        fits(model, data.facts)
+
     def callbacks(self, model: PreTrainedModel, preset: Preset, steps: int) -> list[Any]:
         """The tokenizer goes into every checkpoint."""
         from hf_optim.tasks.models.language import KeepTokenizer
@@ -167,7 +173,9 @@ class FineTuning(Task):
 
 def _checkpoint(values: Mapping[str, Any]) -> Path:
     if values["checkpoint"] is not None:
-        return Path(str(values["checkpoint"]))
+        if not isinstance(values["checkpoint"], str):  # a folder is looked for among texts alone
+            raise UserError(f"options: checkpoint must be a text, got {values['checkpoint']!r}")
+        return Path(values["checkpoint"])
     from hf_optim.tasks.models import base
 
     sizes = [values[key] for key in ("base_size", "parameters", "vocabulary", "length", "base_steps")]

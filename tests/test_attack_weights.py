@@ -12,11 +12,13 @@ import torch
 from attack_parts import interrupted_run
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from hf_optim.commands.main import main
 from hf_optim.engine import kernels
 from hf_optim.errors import DamagedCheckpoint, UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import resuming
 from hf_optim.experiment.configuration import configuration
+from hf_optim.tasks.models.language import fits
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +136,42 @@ def test_what_a_kind_of_model_declares_is_read_whole(tmp_path: Path, kind: str) 
     (tmp_path / "config.json").write_text(saved.to_json_string(use_diff=False))
     read = configuration(AutoModelForCausalLM, tmp_path)
     assert type(read) is type(saved) and read.to_dict() == saved.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("kind", "causal", "ahead"),
+    [("gpt2", {}, {"is_causal": False}), ("bert", {"is_decoder": True}, {}), ("roberta", {"is_decoder": True}, {})],
+)
+def test_a_model_that_sees_what_it_is_to_predict_is_refused(
+    tmp_path: Path, kind: str, causal: dict[str, Any], ahead: dict[str, Any]
+) -> None:
+    """Its loss would be that of copying, and nothing said so: of BERT's weights, or by a word in a config.json."""
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = CONFIG_MAPPING[kind](
+        **small, vocab_size=16, max_position_embeddings=16, bos_token_id=0, eos_token_id=0, pad_token_id=0, **causal
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    facts = {"vocabulary": 16, "block": 8}
+    fits(checkpoints.from_folder(AutoModelForCausalLM, tmp_path), facts)
+    told = json.loads((tmp_path / "config.json").read_text())
+    told = {key: value for key, value in told.items() if key not in causal} | ahead
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match="sees the tokens that it is to predict"):
+        fits(checkpoints.from_folder(AutoModelForCausalLM, tmp_path), facts)
+
+
+@pytest.mark.parametrize("asked", [{"image_shape": 3}, {"keys_to_ignore_at_inference": 1}, {"dtype": "bfloat16"}])
+def test_a_model_that_cannot_be_judged_is_one_line(
+    theirs: Path, interrupted: Path, capsys: pytest.CaptureFixture[str], asked: dict[str, Any]
+) -> None:
+    config = json.loads((theirs / "config.json").read_text())
+    (theirs / "config.json").write_text(json.dumps({**config, **asked}))
+    shutil.copy(interrupted / "spec.json", theirs.parent)
+    named = [str(theirs), "--samples", "8", "--landscape", "0", "--output", str(theirs.parent / "seen")]
+    told = []
+    for command in (["evaluate", str(theirs)], ["inspect", *named]):
+        code, error = main(command), capsys.readouterr().err
+        told += [error] if code == 2 else []
+        assert error.count("\n") == (code == 2)
+    assert told and all("its model cannot be judged: " in error for error in told)

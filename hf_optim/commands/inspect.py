@@ -61,7 +61,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim inspect") -> i
         raise UserError(f"--samples must be at least 1, got {given.samples}")
     if given.eigenvalues < 0:
         raise UserError(f"--eigenvalues must be 0 or more, got {given.eigenvalues}")
-    with importing.refused("only a spec.json says that it is to be run", given.trust or bool(given.task)):
+    from hf_optim.experiment.checkpoint import judged
+
+    asked = importing.refused("only a spec.json says that it is to be run", given.trust or bool(given.task))
+    with asked, judged(given.checkpoint):
         return look(given)
 
 

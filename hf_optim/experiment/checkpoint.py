@@ -163,6 +163,19 @@ def from_folder(cls: Any, checkpoint: Path, **how: Any) -> PreTrainedModel:
         raise UserError(f"checkpoint: {checkpoint} holds no model that can be read: {one_line(error)}") from error
 
 
+@contextmanager
+def judged(checkpoint: Path) -> Iterator[None]:
+    """Within it whatever goes wrong as a checkpoint's model is asked for what it is, and computes, is the checkpoint's:
+    its config.json may say anything.
+    """
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"checkpoint: {checkpoint}: its model cannot be judged: {one_line(error)}") from error
+
+
 def read_adapters(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:
     """`model`, as its task makes it, with the adapters of a checkpoint. Nothing but their numbers is taken from it.
 

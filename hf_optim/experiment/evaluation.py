@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.experiment.budget import resampled
-from hf_optim.experiment.checkpoint import ADAPTERS, check_checkpoint, read_adapters, read_model
+from hf_optim.experiment.checkpoint import ADAPTERS, check_checkpoint, judged, read_adapters, read_model
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.precision import check_precision, products
 from hf_optim.experiment.sharding import total_norm
@@ -46,7 +46,7 @@ def evaluate(spec: RunSpec, checkpoint: Path) -> Evaluated:
     data = read_data(task, preset, spec.data)
     if "split_seed" in spec.overrides:
         data = resampled(data, spec.overrides["split_seed"])
-    with quiet(), products(chosen):
+    with quiet(), products(chosen), judged(checkpoint):
         if adapted:
             model = read_adapters(task.model(name, preset, data), checkpoint)
         else:

@@ -82,7 +82,7 @@ def settled(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def fits(model: PreTrainedModel, facts: Mapping[str, Any]) -> None:
-    """Raise a `UserError` if the model has too few embeddings or positions for the data."""
+    """Raise a `UserError` if the model has too few embeddings or positions for the data, or is no causal one."""
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.weight.shape[0]
     if rows < facts["vocabulary"]:
@@ -95,3 +95,27 @@ def fits(model: PreTrainedModel, facts: Mapping[str, Any]) -> None:
         raise UserError(
             f"checkpoint: its model takes {positions} tokens, a block has {facts['block']}: set --model.block"
         )
+    if _looks_ahead(model, min(rows, facts["vocabulary"]), min(8, facts["block"])):
+        raise UserError(
+            f"checkpoint: {type(model).__name__} sees the tokens that it is to predict, as its config.json has it "
+            "(is_decoder, is_causal): its loss would say nothing"
+        )
+
+
+@torch.no_grad()
+def _looks_ahead(model: PreTrainedModel, tokens: int, length: int) -> bool:
+    """Whether other tokens at the end change what is predicted before them; False of a model that cannot be run here,
+    which is said where it is.
+    """
+    ids = torch.arange(length, device=model.device)[None] % tokens
+    training, half, scores = model.training, length // 2, []
+    model.eval()
+    try:
+        for row in (ids, torch.cat([ids[:, :half], (ids[:, half:] + 1) % tokens], dim=1)):
+            scores.append(model(input_ids=row).logits[:, :half])
+    except Exception:  # of any kind
+        return False
+    finally:
+        model.train(training)
+    rounding = 8 * torch.finfo(scores[0].dtype).eps  # experts get other numbers of tokens
+    return bool((scores[0] - scores[1]).abs().max() > rounding * scores[0].abs().max())
