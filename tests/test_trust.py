@@ -253,3 +253,19 @@ def test_a_journal_that_is_not_ours_is_set_aside(tmp_path: Path) -> None:
         (tmp_path / "s" / "tuning.journal").write_text(text)
         whole(planned, tmp_path / "s")
         assert (tmp_path / "s" / "tuning.damaged").read_text() == text
+
+
+def test_a_journal_in_which_others_trials_wait_is_set_aside(tmp_path: Path) -> None:
+    """Each was asked for with a look at all: a few megabytes of them took hours."""
+    from tuning_fakes import expand, whole
+
+    planned = expand()
+    whole(planned, tmp_path / "s")
+    journal = tmp_path / "s" / "tuning.journal"
+    first = next(line for line in journal.read_text().splitlines() if '"op_code":4' in line)
+    waiting = json.loads(first) | {"user_attrs": {"number": 10**6}}
+    theirs = journal.read_text() + f"{json.dumps(waiting)}\n" * 50
+    journal.write_text(theirs)
+    whole(planned, tmp_path / "s")
+    assert (tmp_path / "s" / "tuning.damaged").read_text().startswith(theirs)
+    assert "1000000" not in journal.read_text()

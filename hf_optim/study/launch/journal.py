@@ -83,7 +83,10 @@ def _ask(study: optuna.Study, search: Search) -> None:
             attributes = {"number": trial.number, "run": trial.run.id}
             study.enqueue_trial(points.encode(search.space, trial.point), user_attrs=attributes)
     space = points.distributions(search.space)
-    while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if len(waiting) > len(search.trials):  # each costs a look at all of them
+        raise ValueError("trials wait in it that are none of the search")
+    for _ in waiting:
         study.ask(space)
 
 
