@@ -18,6 +18,7 @@ from hf_optim.errors import DamagedCheckpoint, UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import resuming
 from hf_optim.experiment.configuration import configuration
+from hf_optim.experiment.task import load
 from hf_optim.tasks.models.language import fits
 
 
@@ -175,3 +176,12 @@ def test_a_model_that_cannot_be_judged_is_one_line(
         told += [error] if code == 2 else []
         assert error.count("\n") == (code == 2)
     assert told and all("its model cannot be judged: " in error for error in told)
+
+
+def test_a_checkpoint_is_named_by_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stranger's file names is looked for among texts: a number was a folder of the current one, too."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "5").mkdir()
+    task = load("finetune")
+    with pytest.raises(UserError, match="checkpoint.* a text"):
+        task.data(task.with_options("full", task.preset("full", "smoke"), {"checkpoint": 5}), None)
