@@ -118,6 +118,15 @@ def test_a_list_of_a_billion_members_is_not_read(tmp_path: Path) -> None:
     assert {name: str(read[name].type) for name in ("tags", "of")} == {"tags": "null", "of": "null"}
 
 
+def test_names_that_few_lines_hold_make_no_table(tmp_path: Path) -> None:
+    """Three megabytes of it were five gigabytes in memory."""
+    first = json.dumps({"text": "a", **{f"k{i}": 1 for i in range(1500)}}).encode()
+    few = first + b"\n" + b'{"text":"a"}\n' * 5000
+    assert len(paragraphs.texts(stored(tmp_path, ".jsonl", few))) == 5001
+    with pytest.raises(UserError, match="few of its 13[0-9]{3} lines hold any of its 1501 names"):
+        paragraphs.texts(stored(tmp_path, ".jsonl", few + b'{"text":"a"}\n' * 20_000))
+
+
 def test_brackets_in_a_text_are_no_levels(tmp_path: Path) -> None:
     file = stored(tmp_path, ".jsonl", json.dumps({"text": '["' + "[" * 500}).encode() + b"\n")
     assert paragraphs.texts(file) == ['["' + "[" * 500]

@@ -17,6 +17,8 @@ from hf_optim.errors import UserError, first_line
 DEEPEST, LONGEST = 100, 2 << 20
 #: names in all lines of JSON, or in the first of CSV: pyarrow makes a column of each, with a place for every line
 MOST_NAMES = 2000
+#: places of a table of JSON, and for each byte of it: a line that leaves a name out has a place for it, too
+MOST_PLACES, PLACES_A_BYTE = 20_000_000, 20
 #: bytes in which pyarrow looks for a CSV's names
 _HEAD = 1 << 20
 _NAMED = re.compile(rb'"\s*:')
@@ -163,6 +165,9 @@ def _check_lines(file: Path) -> None:
             names.update(_names(line))
             if len(names) > MOST_NAMES:
                 raise ValueError(f"it has more than {MOST_NAMES} names of columns")
+            places, size = len(names) * number, opened.tell()
+            if places > MOST_PLACES and places > PLACES_A_BYTE * size:
+                raise ValueError(f"few of its {number} lines hold any of its {len(names)} names")
             if line.count(b"[") + line.count(b"{") <= DEEPEST:
                 continue
             for part in line.split(b"\r"):  # a line to pyarrow
