@@ -17,6 +17,7 @@ from hf_optim.commands.main import main
 from hf_optim.core import caches
 from hf_optim.engine import kernels
 from hf_optim.errors import UserError
+from hf_optim.study import conduct
 from hf_optim.study.folder import changes
 from hf_optim.study.folder.merge import merge
 from hf_optim.study.launch import beginning
@@ -122,6 +123,25 @@ def test_another_ones_folder_is_no_study_s(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="is not empty and holds no study"):
             begin(folder)
         assert [entry.name for entry in folder.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("content", [b"name: tiny # mine\n", b"\xff"])
+def test_a_study_yaml_that_was_changed_in_its_folder_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """The command that began the folder wrote over it without a word. What was written here itself is no loss."""
+    monkeypatch.setattr(conduct, "_run_here", lambda *_, **__: None)
+    folder, file = tmp_path / "s", tmp_path / "tiny.yaml"
+    for text in (YAML, f"# more\n{YAML}"):
+        file.write_text(text)
+        assert main(["study", str(file), "--output", str(folder)]) == 0
+    assert not [*folder.glob("study-*")]
+    (folder / "study.yaml").write_bytes(content)
+    for _ in range(2):
+        assert main(["study", str(file), "--output", str(folder)]) == 0
+    assert (folder / "study-1.yaml").read_bytes() == content and not (folder / "study-2.yaml").exists()
+    assert (folder / "study.yaml").read_text() == text
+    assert capsys.readouterr().out.count("is kept as study-1.yaml") == 1
 
 
 # --- compilers -------------------------------------------------------------------------------------------------------

@@ -118,7 +118,10 @@ def study(
         _show_change(change, console)
         return 0
     extras.installed("a study", "study")
-    beginning.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
+    kept = beginning.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
+    if kept:
+        again = f"to run that one: hf-optim study {folder / kept} --output NEW"
+        safe.say(console, f"{folder}: its study.yaml was changed there and is kept as {kept}; {again}")
     if sharing and (brought := shared.collect(plan.runs, folder, folder.parent)):
         console.print(f"{counted(len(brought), 'run')} taken from the studies beside it")
     _show_change(change, console)

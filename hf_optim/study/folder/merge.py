@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from hf_optim.experiment.files import (
     write_atomically,
     write_json,
 )
+from hf_optim.study.folder.aside import free
 from hf_optim.study.folder.changes import difference
 from hf_optim.study.folder.questions import register
 from hf_optim.study.folder.results import load
@@ -172,7 +172,7 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
     yamls = {_text(folder) for folder in folders}
     common = yamls.pop() if len(yamls) == 1 else ""
     # What stands there and cannot be read as text is somebody's too.
-    aside = _free(into) if os.path.lexists(into / "study.yaml") and not (common and common == _text(into)) else ""
+    aside = free(into) if os.path.lexists(into / "study.yaml") and not (common and common == _text(into)) else ""
     told = [f"study.yaml, which not all have: {into.name}'s own is {aside} now"] if aside else []
     try:
         with _alone(into):
@@ -223,12 +223,6 @@ def left_out(into: Path) -> list[str]:
     its own study.yaml.
     """
     return list(read_json(into, ORIGIN)["left_out"])
-
-
-def _free(folder: Path) -> str:
-    """A name that no other YAML of the folder has."""
-    names = (f"study-{number}.yaml" for number in itertools.count(1))
-    return next(name for name in names if not os.path.lexists(folder / name))
 
 
 def _text(folder: Path, name: str = "study.yaml") -> str:

@@ -8,19 +8,19 @@ from pathlib import Path
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import own_folder, read_text, unwritable, write_atomically, write_json
 from hf_optim.experiment.leftovers import is_left, sweep
-from hf_optim.study.folder import changes, questions
+from hf_optim.study.folder import aside, changes, questions
+from hf_optim.study.folder.aside import PLAN, STUDY
 from hf_optim.study.folder.locks import LOCK_FILE, alone
 from hf_optim.study.folder.standing import known, standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Plan
 
-STUDY, PLAN = "study.yaml", "plan.json"
-
 
 def prepare(
     plan: Plan, source_text: str, folder: Path, *, retry_failed: bool = False, accept_change: bool = False
-) -> None:
-    """Writes study.yaml, plan.json and the question; `retry_failed` removes the records of runs that failed.
+) -> str:
+    """Writes study.yaml, plan.json and the question; `retry_failed` removes the records of runs that failed. Gives the
+    name under which a study.yaml of other content is kept that was not written here; empty where none was.
 
     Raises UserError if the folder holds a plan with runs that are not in this one, unless `accept_change`; and if it
     holds anything else, or cannot be written.
@@ -28,7 +28,7 @@ def prepare(
     try:
         _check_place(folder, source_text)
         with alone(folder, PLAN):
-            _write(plan, source_text, folder, retry_failed, accept_change)
+            return _write(plan, source_text, folder, retry_failed, accept_change)
     except OSError as error:
         raise unwritable(folder, error) from None
 
@@ -46,7 +46,7 @@ def _check_place(folder: Path, source_text: str) -> None:
         raise UserError(f"{folder} is not empty and holds no study: choose another --output")
 
 
-def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accept_change: bool) -> None:
+def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accept_change: bool) -> str:
     """All of `prepare`, of a folder where nobody else does."""
     change = changes.since(folder, plan)
     if change is not None and change.gone and not accept_change:
@@ -55,8 +55,9 @@ def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accep
         )
     sweep(folder)
     judged = _judged_records(folder) if change is not None else 0
+    kept = aside.keep(folder) if aside.edited(folder, source_text) else ""
     write_atomically(folder, STUDY, source_text)
-    write_json(folder, PLAN, plan.to_dict())
+    write_json(folder, PLAN, {**plan.to_dict(), aside.DIGEST: aside.digest(source_text)})
     own_folder(folder, "runs")
     questions.register(folder, plan, judged)
     reader = RecordStore(folder)
@@ -65,6 +66,7 @@ def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accep
         # A trial that was stopped early was not unlucky.
         if record is not None and record.get("status") != "ok" and not record.get("pruned"):
             (folder / "runs" / run.id / "record.json").unlink(missing_ok=True)
+    return kept
 
 
 def _judged_records(folder: Path) -> int:
