@@ -139,6 +139,18 @@ def test_a_run_from_the_command_line(tmp_path, capsys) -> None:
     assert "failed: " in shown.out and shown.err == ""
 
 
+@pytest.mark.parametrize("name", ["samples/mine.txt", "checkpoint-500/model.safetensors", "spec.json", "history.jsonl"])
+def test_what_no_run_of_ours_left_is_not_removed(tmp_path, capsys, name) -> None:
+    """`--output .` took away what was called as a part of a run: a Trainer's own checkpoints, a folder `samples`."""
+    argv = [*VISION, "--size", "smoke", "--steps", "2", "--quiet", "--output", str(tmp_path)]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("[1]")
+    assert task_cli.main(argv) == 2
+    assert f"holds {name.split('/')[0]}, which would be removed" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "[1]" and not (tmp_path / "record.json").exists()
+    assert task_cli.main([*argv, "--overwrite"]) == 0
+
+
 def test_help_and_errors_load_no_framework() -> None:
     code = (
         "import sys; sys.argv[0] = 'train.py'; from hf_optim.commands import train as task_cli\n"

@@ -19,7 +19,8 @@ from hf_optim.core.safe_text import line, terminal
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment import cards, trackers
-from hf_optim.experiment.files import by_default
+from hf_optim.experiment import record as records
+from hf_optim.experiment.files import by_default, read_json
 from hf_optim.experiment.spec import OVERRIDES, SIZES, RunSpec
 from hf_optim.experiment.task import check_run, load, names
 from hf_optim.hub import schedules
@@ -104,7 +105,10 @@ def parser(prog: str) -> Parser:
     run = command.add_argument_group("the run")
     run.add_argument("--output", metavar="DIR", help="the folder of the run (default: runs/ID)")
     run.add_argument(
-        "--overwrite", action="store_true", default=None, help="run although the folder holds a finished run"
+        "--overwrite",
+        action="store_true",
+        default=None,
+        help="run although the folder holds a finished run, or files that are called so",
     )
     run.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="write checkpoints, the last at the end")
     run.add_argument(
@@ -132,8 +136,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
         if run["card"] is not None:
             raise UserError("--card says for which GPU costs are to be said: it belongs to --dry-run")
         folder = Path(run["output"]) if run["output"] else by_default("runs", spec.id)
-        if (folder / "record.json").is_file() and not run["overwrite"]:
-            raise UserError(f"output: {folder} holds a finished run: choose another --output, or --overwrite it")
+        if not run["overwrite"]:
+            _check_place(folder, resume=bool(run["resume"]))
         from hf_optim.experiment.training import train  # torch, which a mistake need not wait for
 
         report_to = trackers.names(run["report_to"])
@@ -157,6 +161,31 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
     if loud:
         print(terminal(summary(record, folder)))
     return 0 if record["status"] == "ok" else 1
+
+
+def _check_place(folder: Path, *, resume: bool) -> None:
+    """Raise UserError where a run would take the place of a finished one, or of what somebody else calls so: `samples`
+    and checkpoints are everybody's names.
+    """
+    if os.path.lexists(folder / records.RECORD):
+        raise UserError(f"output: {folder} holds a finished run: choose another --output, or --overwrite it")
+    checkpoints = [] if resume else sorted(path.name for path in folder.glob("checkpoint-*"))
+    names = [records.HISTORY, *([] if resume else (records.SAMPLES, records.SPEC)), *checkpoints]
+    there = [name for name in names if os.path.lexists(folder / name)]
+    if there and not _is_ours(folder):
+        raise UserError(
+            f"output: {folder} holds {there[0]}, which would be removed and is of no run that is known: choose another "
+            "--output, or --overwrite it"
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a run was begun in the folder: one with checkpoints says so before it has any."""
+    try:
+        RunSpec.from_dict(read_json(folder, records.SPEC))
+    except (OSError, ValueError, TypeError):
+        return False
+    return True
 
 
 def _costs(spec: RunSpec, card: str | None) -> list[str]:
