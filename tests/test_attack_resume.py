@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,8 @@ from hf_optim.errors import DamagedCheckpoint, UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files
 from hf_optim.experiment.checkpoint import last_checkpoint
-from hf_optim.experiment.task import load
+from hf_optim.experiment.stopping import Pruned, Pruner
+from hf_optim.experiment.task import Primary, load
 from hf_optim.experiment.training import train
 from hf_optim.hub import companion
 from hf_optim.study.launch import worker
@@ -105,6 +108,32 @@ def test_a_checkpoint_beyond_the_run_is_not_its_end(tmp_path: Path, interrupted:
     state.write_text(json.dumps({**json.loads(state.read_text()), "global_step": 9000}))
     with pytest.raises(UserError, match="is beyond the run's 4 steps"):
         train(SPEC, folder, progress=False, checkpoint_every=2, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("ends", "steps"),
+    [({"steps": 4}, 4), ({"steps": 90, "passes": 7}, 4), ({"steps": 4, "eval_every": 1, "patience": 1}, 1)],
+    ids=str,
+)
+def test_a_run_that_goes_on_from_its_end_is_trained_no_further(
+    tmp_path: Path, ends: dict[str, int], steps: int
+) -> None:
+    """Killed as it was evaluated, it was trained for a step more than planned, and said the better for it."""
+    spec = replace(SPEC, optimizer={"name": "sgd", "lr": 0.0 if "patience" in ends else 0.1}, overrides=ends)
+    whole = train(spec, tmp_path, progress=False, checkpoint_every=1)
+    (tmp_path / "record.json").unlink()
+    again = train(spec, tmp_path, progress=False, checkpoint_every=1, resume=True)
+    assert whole["status"] == "ok" and whole["time"]["steps"] == again["time"]["steps"] == steps
+    assert again["metrics"] == whole["metrics"]
+
+
+def test_a_search_stops_a_resumed_run_by_all_that_it_had() -> None:
+    """What it had reached before it was interrupted was forgotten."""
+    rows = [{"step": step, "eval_accuracy": value} for step, value in ((0, 0.95), (2, 0.9), (4, 0.5))]
+    for limit, stopped in ((0.8, False), (0.92, True)):
+        pruner = Pruner(Primary("test_accuracy", True), [[4, limit]])
+        with pytest.raises(Pruned) if stopped else nullcontext():
+            pruner.on_evaluate(None, SimpleNamespace(log_history=rows, global_step=4), None)
 
 
 @pytest.mark.parametrize("missing", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])

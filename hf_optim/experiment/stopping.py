@@ -14,25 +14,26 @@ class Pruned(RuntimeError):
 
 
 class Pruner(TrainerCallback):
-    """Stops a run whose best validation value so far is worse than `limits` ([step, value]) ask at that evaluation."""
+    """Stops a run whose best validation value so far is worse than `limits` ([step, value]) ask at that evaluation.
+
+    It reads the logged values, which are in checkpoints, so that a resumed run is judged by all that it had.
+    """
 
     def __init__(self, primary: Primary, limits: list[list[float]]) -> None:
         self.primary, self.limits = primary, {int(step): value for step, value in limits}
-        self.best: float | None = None
 
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
-    ) -> None:
-        value = (metrics or {}).get(f"eval_{self.primary.stem}")
-        if value is None or not state.global_step:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        key = f"eval_{self.primary.stem}"
+        values = [row[key] for row in state.log_history if row["step"] and key in row]
+        limit = self.limits.get(state.global_step)
+        if limit is None or not values:
             return
         better = max if self.primary.greater_is_better else min
-        self.best = value if self.best is None else better(self.best, value)
-        limit = self.limits.get(state.global_step)
-        if limit is not None and limit != self.best and better(limit, self.best) == limit:
+        best = better(values)
+        if limit != best and better(limit, best) == limit:
             raise Pruned(
                 f"stopped at step {state.global_step}: the best validation {self.primary.stem} so far, "
-                f"{self.best:.6g}, is worse than {limit:.6g}"
+                f"{best:.6g}, is worse than {limit:.6g}"
             )
 
 
@@ -44,6 +45,9 @@ class EarlyStopping(TrainerCallback):
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.on_evaluate(args, state, control)  # a run that goes on from where it ended
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         losses = {

@@ -108,6 +108,14 @@ class TaskTrainer(Trainer):
         finally:
             self.args.dataloader_drop_last = False
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; none for a run that goes on from its own end (it was killed as it was evaluated there), which
+        Trainer would train for a step more.
+        """
+        if self.control.should_training_stop:
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)
+
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """Trainer's and what the task samples, timed apart, with the first process's buffers (batch norm) on every one.
 
@@ -188,6 +196,7 @@ class Watch(TrainerCallback):
             )
         if self.trainer is not None:
             self.trainer.spending.begin(state.log_history)
+            control.should_training_stop |= state.global_step >= state.max_steps or self.trainer.spending.share() >= 1
         step = optimizer.step
 
         @functools.wraps(step)
