@@ -144,6 +144,35 @@ def test_a_study_yaml_that_was_changed_in_its_folder_is_kept(
     assert capsys.readouterr().out.count("is kept as study-1.yaml") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("report STUDY", ["STUDY/table.md", "STUDY/pages/x.html"]),
+        ("export STUDY --figure svg", ["STUDY/figures/mlp-result.svg"]),
+        ("export STUDY --figure svg --output HERE", ["HERE/mlp-result.svg"]),
+        ("export STUDY --table csv --output HERE/t.csv", ["HERE/t.csv"]),
+        ("results STUDY --export HERE/t.parquet", ["HERE/t.parquet"]),
+    ],
+)
+def test_what_a_killed_writer_left_is_taken_away(tmp_path: Path, words: str, names: list[str]) -> None:
+    """What was half written stayed for good, hidden, in the user's own folder; there no other name is ours."""
+    places = {"STUDY": str(make_study(tmp_path / "study")), "HERE": str(tmp_path / "here")}
+
+    def put(text: str) -> str:
+        for place, path in places.items():
+            text = text.replace(place, path)
+        return text
+
+    left = [Path(put(name)) for name in names]
+    left = [path.with_name(f".{path.name}.{'0' * 32}.tmp") for path in left]
+    theirs = tmp_path / "here" / f".theirs.{'0' * 32}.tmp"
+    for path in (*left, theirs):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert main(put(words).split()) == 0
+    assert not [path for path in left if path.exists()] and theirs.exists()
+
+
 # --- compilers -------------------------------------------------------------------------------------------------------
 
 

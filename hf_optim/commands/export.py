@@ -66,6 +66,7 @@ def export(
     if table is not None and output is not None and Path(output).name in STUDYS and os.path.lexists(output):
         raise UserError(f"{output} is what a study is made of, and no table takes its place: choose another --output")
     from hf_optim.experiment.files import write_atomically, writing
+    from hf_optim.experiment.leftovers import sweep
     from hf_optim.study.findings import table as tables
     from hf_optim.study.folder import results as records
 
@@ -81,6 +82,7 @@ def export(
             if output is None:
                 print(text, end="")
             else:
+                sweep(Path(output).parent, Path(output).name)
                 write_atomically(Path(output).parent, Path(output).name, text)
                 print(output)
             return 0

@@ -19,19 +19,26 @@ def is_left(name: str) -> bool:
     return _LEFT.fullmatch(name) is not None
 
 
-def sweep(folder: Path) -> None:
-    """Takes away what writers in `folder` left behind that were killed; what somebody is writing stays."""
-    for entry in os.scandir(folder):
-        if is_left(entry.name) and entry.is_file(follow_symlinks=False):
+def sweep(folder: Path, name: str = "") -> None:
+    """Takes away what writers in `folder` left behind that were killed; what somebody is writing stays. With a `name`,
+    as in a folder that is not ours alone, what was to be called so.
+    """
+    left = _named(name) if name else _LEFT
+    for entry in [*os.scandir(folder)] if folder.is_dir() else []:
+        if left.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
             _take_away(entry.path, os.O_RDWR)
 
 
 def sweep_folders(folder: Path, name: str = "") -> None:
     """The same for folders (`files.whole_folder`); with a `name`, those alone that were to be called so."""
-    left = re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{32}}\.tmp")
+    left = _named(name)
     for entry in [*os.scandir(folder)] if folder.is_dir() else []:
         if left.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
             _take_away(entry.path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _named(name: str) -> re.Pattern[str]:
+    return re.compile(rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{32}}\.tmp")
 
 
 def _take_away(path: str, how: int) -> None:

@@ -14,6 +14,7 @@ from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
 from hf_optim.experiment.files import by_default, unwritable, write_atomically
+from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.task import paths_in
 from hf_optim.study.findings import design, naming, table, verdicts
 from hf_optim.study.findings import protocol as tuning_report
@@ -250,6 +251,7 @@ def finish(folder: Path, quiet: bool = False) -> int:
     if protocol is not None:
         files.append(("tuning.md", tuning_report.markdown(protocol, results.plan)))
     try:
+        sweep(folder)
         for name, text in files:
             write_atomically(folder, name, text)
         exports.write_parquet(rows.of(results), folder / "runs.parquet")

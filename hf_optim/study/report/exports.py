@@ -14,6 +14,7 @@ from hf_optim.core import safe_text
 from hf_optim.core.safe_text import latex as latex_text
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import unwritable, whole, write_atomically
+from hf_optim.experiment.leftovers import sweep
 from hf_optim.study.report import tables as texts
 
 Row = Mapping[str, Any]
@@ -113,6 +114,7 @@ def write(rows: Sequence[Row], columns: Sequence[str], path: Path) -> None:
     """Writes `rows` to `path` in the format that its ending names."""
     check_format(path)
     try:
+        sweep(path.parent, path.name)
         if path.suffix == ".parquet":
             write_parquet(rows, path, columns)
         else:

@@ -16,7 +16,8 @@ from hf_optim.core import numerals
 from hf_optim.core.safe_text import plot
 from hf_optim.core.validate import closest, no_choice
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import whole
+from hf_optim.experiment.files import own_folder, whole
+from hf_optim.experiment.leftovers import sweep
 from hf_optim.study.findings import ladder as ladders
 from hf_optim.study.findings import naming
 from hf_optim.study.findings.curves import Curve, Histories
@@ -230,6 +231,7 @@ def write_all(
         for chart in ladder_figures.CHARTS:
             charts.append((f"ladder-{chart}", curves, partial(ladder_figures.draw, ladder, chart, styles)))
     written: list[Path] = []
+    place = own_folder(folder, *([below] if below else []))
     with matplotlib.rc_context(settings), warnings.catch_warnings(record=True) as said:
         for name, height, drawing in charts:
             figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
@@ -239,7 +241,8 @@ def write_all(
                 continue
             finally:
                 pyplot.close(figure)
-            path = _new(folder / below, name, kind, written)
+            path = _new(place, name, kind, written)
+            sweep(place, path.name)
             about = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
             with whole(folder, str(path.relative_to(folder))) as file:
                 figure.savefig(file, format=kind, dpi=_dpi(*figure.get_size_inches()), metadata=about)

@@ -10,6 +10,7 @@ from typing import Any
 
 from hf_optim.core.safe_text import html as escape
 from hf_optim.experiment.files import own_folder, read_bytes, write_atomically
+from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder.outcomes import outcome
 from hf_optim.study.folder.results import Results, describe
@@ -36,7 +37,7 @@ def link(results: Results, run_id: str, text: str = "", kind: str = "") -> str:
 
 def write(results: Results) -> int:
     """Writes the page of every run that has a record and whose page is not the one it should be; gives how many."""
-    own_folder(results.folder, FOLDER)
+    sweep(own_folder(results.folder, FOLDER))
     style = (files(__package__) / "run_page.css").read_text(encoding="utf-8")
     written, judged = 0, {run.id for run in results.plan.runs}
     for run in {run.id: run for run in (*results.plan.runs, *known(results.plan, results.store))}.values():
