@@ -210,3 +210,30 @@ def test_nothing_is_written_past_these_functions() -> None:
                 raise AssertionError(f"{file}:{node.lineno}: a CSV writer of its own")
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console":
                 raise AssertionError(f"{file}:{node.lineno}: a Console of its own, which shows what it is given")
+
+
+def safe_to_print(node: ast.expr) -> bool:
+    """A text that stands in the source, or what one of the functions for a terminal has made."""
+    if isinstance(node, ast.JoinedStr):
+        return all(safe_to_print(part.value if isinstance(part, ast.FormattedValue) else part) for part in node.values)
+    if not isinstance(node, ast.Call):
+        return isinstance(node, ast.Constant)
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    return called in ("terminal", "line", "one_line", "dumps")
+
+
+def test_nothing_is_printed_past_these_functions() -> None:
+    """The name of a study's folder, which a shell's star gives, moved the cursor where its charts were listed."""
+    for file in [*(ROOT / "hf_optim").rglob("*.py"), *(ROOT / "tasks").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                assert all(map(safe_to_print, node.args)), f"{file}:{node.lineno}: print(terminal(...))"
+
+
+def test_a_folder_is_called_what_it_will(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = make_study(tmp_path / "x\x1b[2J\u202ey")
+    assert main(["export", str(study), "--figure", "svg"]) == 0
+    assert main(["export", str(study), "--table", "csv", "--output", str(study / "t.csv")]) == 0
+    assert main(["results", str(study), "--export", str(study / "r.csv")]) == 0
+    said = capsys.readouterr()
+    assert "mlp-result.svg" in said.out and not {"\x1b", "\u202e"} & {*said.out, *said.err}

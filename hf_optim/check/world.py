@@ -20,6 +20,7 @@ from hf_optim.check.candidate import Candidate, TrainingRun
 from hf_optim.check.outcome import CHECKS, NOT, PASS, DoesNotApply, Fails, check, judge
 from hf_optim.check.problem import STEPS, same
 from hf_optim.check.rounding import alike
+from hf_optim.core.safe_text import terminal
 from hf_optim.errors import one_line
 
 WORLD = 2
@@ -143,7 +144,7 @@ def main(folder: Path, rank: int, first: int) -> int:
             try:
                 meeting.wait([f"{number}/{1 - rank}"])
             except Exception as error:  # noqa: BLE001 - the other one hangs or has gone
-                print(f"rank {rank}: {one_line(error)}", file=sys.stderr)
+                print(terminal(f"rank {rank}: {one_line(error)}"), file=sys.stderr)
                 os._exit(3)  # not through the process group, which may wait for the other one
             fresh = not {status, meeting.get(f"{number}/{1 - rank}").decode()} <= {PASS, NOT}
             if fresh:  # what the failed check left half done must not meet the next one's collectives

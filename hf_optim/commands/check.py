@@ -10,6 +10,7 @@ from typing import Any
 from hf_optim import registry
 from hf_optim.commands.parser import Parser
 from hf_optim.core import safe_text
+from hf_optim.core.safe_text import terminal
 from hf_optim.errors import UserError
 
 ABOUT = "test an optimizer, ours or yours, for correctness"
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = registered()
     if options.list:
         for i, (id, check) in enumerate(known.items(), 1):
-            print(f"{i:3d} {id:14s} {check.title}{' (slow)' if check.slow else ''}")
+            print(terminal(f"{i:3d} {id:14s} {check.title}{' (slow)' if check.slow else ''}"))
         return 0
     expanded = expand(names)
     chosen = [c.strip() for c in options.checks.split(",") if c.strip()] if options.checks else None

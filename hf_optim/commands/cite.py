@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from hf_optim import __version__, registry
 from hf_optim.commands.parser import Parser
 from hf_optim.core import safe_text
+from hf_optim.core.safe_text import terminal
 from hf_optim.errors import UserError
 
 ABOUT = "print the paper behind an optimizer, as BibTeX"
@@ -36,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "names", metavar="NAME", nargs="*", help="optimizers, as `hf-optim list` shows them, or file.py:Class"
     )
     names = parser.parse_args(sys.argv[1:] if argv is None else argv).names
-    print("\n".join(dict.fromkeys(map(entry, names))) if names else OWN, end="")
+    print(terminal("\n".join(dict.fromkeys(map(entry, names))) if names else OWN), end="")
     for name in (name for name in names if ":" in name):
         missing = [field for field in ("author", "year") if f"  {field} = " not in entry(name)]
         if missing:
             print(
-                f"note: {name} declares no {' and no '.join(missing)}: give its class {CITED}",
+                terminal(f"note: {name} declares no {' and no '.join(missing)}: give its class {CITED}"),
                 file=sys.stderr,
             )
     return 0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from hf_optim.commands.parser import Parser
 from hf_optim.core import extras
-from hf_optim.core.safe_text import csv_lines
+from hf_optim.core.safe_text import csv_lines, terminal
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import whole, write_atomically, writing
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     problem = online.Digits() if options.problem == "digits" else online.TwoPulls()
     extent = f"{counted(steps, 'step')}, lr eta / sqrt(t), {counted(options.seeds, 'seed')}"
-    print(f"{problem.title}; {extent}; min f = {problem.least:.10f}")
+    print(terminal(f"{problem.title}; {extent}; min f = {problem.least:.10f}"))
     by_label: dict[str, list[Run]] = {}
     for label, spec in specs.items():
         if options.lr is not None:
@@ -67,13 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif takes_rate(spec):
             spec = tuned(problem, spec, steps, options.seeds)
         by_label[label] = [follow(problem, spec, steps, seed) for seed in range(options.seeds)]
-        print(f"\n{label}" + ("" if by_label[label][0].rate is None else f", eta = {by_label[label][0].rate:g}"))
-        print(table(by_label[label]))
+        rate = by_label[label][0].rate
+        print(terminal(f"\n{label}{'' if rate is None else f', eta = {rate:g}'}"))
+        print(terminal(table(by_label[label])))
         for finding in findings(by_label[label]):
-            print(f"  {finding}")
+            print(terminal(f"  {finding}"))
     if options.output is not None:
         for file in write(Path(options.output), options.problem, problem, by_label):
-            print(file)
+            print(terminal(file))
     return 0
 
 

@@ -49,7 +49,7 @@ def info(name: str) -> int:
     """Prints everything of that name. Raises UserError with the closest names if nothing is called so."""
     if ":" in name:
         # What a file says of its class may be a stranger's.
-        print(_fitted(terminal(optimizer(name)), shutil.get_terminal_size((80, 24)).columns))
+        print(terminal(_fitted(optimizer(name), shutil.get_terminal_size((80, 24)).columns)))
         return 0
     known: list[str] = []
     told = 0
@@ -58,13 +58,13 @@ def info(name: str) -> int:
         known += here
         if name in here:
             text = show(name) if show is study else _fitted(show(name), shutil.get_terminal_size((80, 24)).columns)
-            print("\n" * bool(told) + text)
+            print(terminal("\n" * bool(told) + text))
             told += 1
     if not told:  # a metric's name as `list --tasks` and records have it?
         split, of = SPLIT.match(name), SPLIT.sub("", name)
         if split and of in _metrics():
             text = f"{name}: {'the best ' if split[1] else ''}{of} on the {split[2]} split\n\n{metric(of)}"
-            print(_fitted(text, shutil.get_terminal_size((80, 24)).columns))
+            print(terminal(_fitted(text, shutil.get_terminal_size((80, 24)).columns)))
             return 0
         near = registry.meant(of) or closest(of, known)
         kinds = "optimizer, task, model, metric, study or claim"

@@ -126,7 +126,7 @@ def _say(name: str, text: str) -> None:
 
 def _progress(done: int, total: int) -> None:
     if sys.stderr.isatty():
-        print(f"\rlandscape {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        print(terminal(f"landscape {done}/{total}"), end="\n" if done == total else "\r", file=sys.stderr, flush=True)
 
 
 def _write(output: Path | None, checkpoint: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]]) -> Path:

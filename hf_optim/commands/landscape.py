@@ -15,7 +15,7 @@ from typing import Any
 
 from hf_optim.commands.parser import Parser
 from hf_optim.core import numerals
-from hf_optim.core.safe_text import csv_lines
+from hf_optim.core.safe_text import csv_lines, terminal
 from hf_optim.core.validate import closest
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
@@ -78,19 +78,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             paths.append((tuned if takes_rate(given) else follow)(surface, given, options.steps, start, label))
         chosen = [label for label, spec in specs.items() if label not in rates and takes_rate(spec)]
         notes = remarks(surface, paths, chosen)
-        print(f"{surface.title}; start ({start[0]:g}, {start[1]:g}), at most {counted(options.steps, 'step')}")
+        print(
+            terminal(f"{surface.title}; start ({start[0]:g}, {start[1]:g}), at most {counted(options.steps, 'step')}")
+        )
         ended = [path.row(surface) for path in paths]
         rows += [{"surface": name, **row} for row in ended]
-        print(table(ended))
+        print(terminal(table(ended)))
         for note in notes:
-            print(f"  {note}")
+            print(terminal(f"  {note}"))
         if options.output is not None:
             picture, text = folder / f"{name}.png", folder / f"{name}.html"
             with writing(folder):
                 with whole(folder, picture.name) as part:
                     trajectory_plot.png(part, surface, paths)
                 write_atomically(folder, text.name, trajectory_plot.page(name, surface, paths, notes))
-            print(f"  {picture}\n  {text}")
+            print(terminal(f"  {picture}\n  {text}"))
         print()
     if options.output is not None:  # where each optimizer ended on each surface
         with writing(folder):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hf_optim.commands.parser import Parser
 from hf_optim.core import configs
 from hf_optim.core.safe_text import line as text
+from hf_optim.core.safe_text import terminal
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
@@ -177,7 +178,7 @@ def _print(kind: str, heads: Row, rows: list[Row], pattern: str) -> int:
         near = closest(pattern, dict.fromkeys([*names, *(part for name in names for part in name.split("_"))]))
         raise UserError(f"no {singular} matches {pattern!r}{near}; leave it out to see all of them")
     for line in aligned([heads, *some], shutil.get_terminal_size((80, 24)).columns):
-        print(line)
+        print(terminal(line))
     return 0
 
 

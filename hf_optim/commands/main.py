@@ -17,7 +17,7 @@ from pathlib import Path
 from hf_optim.commands.parser import Parser
 from hf_optim.core import caches, extras, importing
 from hf_optim.core.notes import waiting
-from hf_optim.core.safe_text import line
+from hf_optim.core.safe_text import line, terminal
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 
@@ -52,13 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # of what is given or where it is written to, which no command has said better
         named = line(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else "output"
         named = named if len(named) <= 80 else f"{named[:80]}..."
-        print(f"error: {named}: {error.strerror or line(error)}", file=sys.stderr)
+        print(terminal(f"error: {named}: {error.strerror or line(error)}"), file=sys.stderr)
         _drop_output()
         return 2
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not re.search("can't allocate memory|out of memory", str(error)):
             raise  # torch's own of memory are no MemoryError
-        print(f"error: there is not enough memory{f' ({line(error)[:200]})' if str(error) else ''}", file=sys.stderr)
+        more = f" ({line(error)[:200]})" if str(error) else ""
+        print(terminal(f"error: there is not enough memory{more}"), file=sys.stderr)
         return 2
 
 
@@ -135,7 +136,7 @@ class _Version(argparse.Action):
         from importlib.metadata import PackageNotFoundError, version
 
         try:
-            print(f"hf-optim {version('hf-optim')}")
+            print(terminal(f"hf-optim {version('hf-optim')}"))
         except PackageNotFoundError:
             print("hf-optim (not installed)")
         raise SystemExit(0)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hf_optim.claims import claim as claims
 from hf_optim.claims.wishes import Wish
 from hf_optim.core import importing, safe_text
+from hf_optim.core.safe_text import terminal
 from hf_optim.core.wording import counted, either
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import by_default
@@ -148,7 +149,7 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
             command = importlib.import_module(f"hf_optim.commands.{words[0]}")
             command.main([*words[1:], "--output", str(folder / place)])
     for name in setting.checks:
-        print(f"check {name}")
+        print(terminal(f"check {name}"))
     if options.dry_run:
         return 0
     with writing(folder):
@@ -210,14 +211,16 @@ def within(budget: str, options: Options) -> int:
     machine = options.machine or (cost.GPU if options.size == "paper" else cost.CORE)
     chosen, left = agenda.plan(cost.hours(budget), options.size, options.wish, options.seeds, machine)
     for entry in chosen:
-        print(f"{entry.name}: {entry.why}, {cost.duration(entry.hours)}")
-    print(f"{counted(len(chosen), 'claim')}, {cost.duration(sum(entry.hours for entry in chosen))} of {budget}")
+        print(terminal(f"{entry.name}: {entry.why}, {cost.duration(entry.hours)}"))
+    print(
+        terminal(f"{counted(len(chosen), 'claim')}, {cost.duration(sum(entry.hours for entry in chosen))} of {budget}")
+    )
     for entry in left:
-        print(f"left out: {entry.name}: {entry.why}, {cost.duration(entry.hours)}")
+        print(terminal(f"left out: {entry.name}: {entry.why}, {cost.duration(entry.hours)}"))
     if options.dry_run:
         from hf_optim.experiment import forecast
 
-        print("\n".join(forecast.lines(_kinds(chosen, options.overrides), options.card)))
+        print(terminal("\n".join(forecast.lines(_kinds(chosen, options.overrides), options.card))))
         return 0
     code = 0
     for entry in chosen:

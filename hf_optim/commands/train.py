@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
         with importing.refused("a dry run of a file runs none", trust=not looks, read=True, way=importing.NO_DRY_RUN):
             spec = _spec(given)
             if run["dry_run"]:
-                print("\n".join(_costs(spec, run["card"])))
+                print(terminal("\n".join(_costs(spec, run["card"]))))
                 return 0
         if run["card"] is not None:
             raise UserError("--card says for which GPU costs are to be said: it belongs to --dry-run")

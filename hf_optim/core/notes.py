@@ -9,6 +9,8 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
+from hf_optim.core.safe_text import terminal
+
 log = logging.getLogger("hf_optim")
 #: seconds of silence after which somebody at a terminal is told what is being done
 PATIENCE = 2.0
@@ -39,7 +41,7 @@ def waiting(text: str, busy: Callable[[], bool] = lambda: True) -> Iterator[None
             if over.wait(tick):
                 return
             waited = waited + tick if busy() else 0.0
-        print(text, file=sys.stderr, flush=True)
+        print(terminal(text), file=sys.stderr, flush=True)
 
     threading.Thread(target=watch, daemon=True).start()
     try:

@@ -17,6 +17,7 @@ import transformers
 from transformers import PreTrainedModel, set_seed
 
 from hf_optim import registry
+from hf_optim.core.safe_text import terminal
 from hf_optim.core.wording import counted
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment import flops, footprint, precision, resuming, sharding, trackers
@@ -104,12 +105,12 @@ def train(
     cost = flops.cost(model, train_part(data, None), task.collate(data))
 
     records.reset_peak_memory()
-    label = f"{spec.task}/{model_name} {spec.size} {spec.optimizer['name']} seed {spec.seed}"
+    label = terminal(f"{spec.task}/{model_name} {spec.size} {spec.optimizer['name']} seed {spec.seed}")
     if progress and first:
         where = f" on {processes} processes" if processes > 1 else ""
-        print(f"{label}: {counted(numbers.steps, 'step')} of {data.name}{where}", file=sys.stderr, flush=True)
+        print(terminal(f"{label}: {counted(numbers.steps, 'step')} of {data.name}{where}"), file=sys.stderr, flush=True)
         if late := unreached(numbers.schedule, numbers.steps):
-            print(f"warning: {late}", file=sys.stderr, flush=True)
+            print(terminal(f"warning: {late}"), file=sys.stderr, flush=True)
     watch = Watch(label, progress)
     named_as = {"run_name": run_name, "project": project}
     tracking = {"report_to": list(report_to) or "none", **{k: v for k, v in named_as.items() if v is not None}}

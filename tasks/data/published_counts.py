@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hf_optim.core.safe_text import terminal
+
 
 @dataclass(frozen=True)
 class KnownImages:
@@ -67,5 +69,5 @@ def difference(name: str, counts: Mapping[str, int]) -> str:
     unit = "images" if name in IMAGES else "lines"
     told = ", ".join(f"{count:,} {split} {unit} for {getattr(known, split):,}" for split, count in other.items())
     line = f"not {name} as it is published: {told}"
-    print(f"data: {line}", file=sys.stderr)
+    print(terminal(f"data: {line}"), file=sys.stderr)
     return line

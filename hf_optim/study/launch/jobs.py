@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hf_optim.core import importing
 from hf_optim.core import safe_text as safe
+from hf_optim.core.safe_text import terminal
 from hf_optim.core.validate import closest
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
@@ -106,7 +107,7 @@ class Share:
         def finished(ended: Run, status: str, seconds: float) -> None:
             nonlocal count
             count += 1
-            print(f"{status:6s} {describe(ended)} ({seconds:.1f} s)", flush=True)
+            print(terminal(f"{status:6s} {describe(ended)} ({seconds:.1f} s)"), flush=True)
 
         problem = ""
         try:

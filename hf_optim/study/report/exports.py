@@ -12,6 +12,7 @@ from typing import Any
 
 from hf_optim.core import safe_text
 from hf_optim.core.safe_text import latex as latex_text
+from hf_optim.core.safe_text import terminal
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import unwritable, whole, write_atomically
 from hf_optim.experiment.leftovers import sweep
@@ -37,7 +38,7 @@ def show(rows: Sequence[Row], columns: Sequence[str]) -> None:
     room = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
     for line in [list(map(safe_text.line, columns)), *cells]:
         parts = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(line, widths, right, strict=True)]
-        print("  ".join(parts).rstrip()[:room])
+        print(terminal("  ".join(parts).rstrip()[:room]))
 
 
 def csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
