@@ -237,6 +237,18 @@ def test_a_short_file_asks_for_no_runs_without_end(
     assert code == 2 and "and a study has at most" in said and "line" in said
 
 
+def test_of_thousands_of_optimizers_no_pairs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every pair is a test and a line: 600 optimizers took a gigabyte, and it grows with their square."""
+    labels = [f"o{number}" for number in range(700)]
+    make_study(tmp_path / "s", labels, seeds=1, missing=[(label, 0) for label in labels])
+    code, _, said = command(capsys, "report", tmp_path / "s")
+    assert code == 2 and "asks for 244,650 pairs of optimizers, and a study has at most 200,000" in said
+    listed = ", ".join(f"{{name: sgd, lr: {number}, label: {label}}}" for number, label in enumerate(labels, 1))
+    (tmp_path / "b.yaml").write_text(f"name: b\nseeds: 2\ntasks: [{TASK}}}]\noptimizers: [{listed}]\n")
+    code, _, said = command(capsys, "study", tmp_path / "b.yaml", "--dry-run")
+    assert code == 2 and "asks for 244,650 pairs of optimizers" in said
+
+
 def test_a_plan_asks_for_no_runs_without_end(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     varied = {"seeds": 10**7, "sources": ["init"], "optimizers": ["adamw"], "seed": 0, "tuning_seed": 0}
     plan = json.loads((study / "plan.json").read_text())

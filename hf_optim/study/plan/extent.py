@@ -1,9 +1,11 @@
-"""How many runs a study may ask for: a file of some kB can multiply tasks, optimizers, seeds and values to billions."""
+"""How many runs and comparisons a study may ask for: a file of some kB can multiply tasks, optimizers, seeds and values
+to billions.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hf_optim.errors import UserError
@@ -13,12 +15,19 @@ from hf_optim.study.plan.source import Source, Where
 MOST_RUNS = 100_000
 #: rungs of a ladder, each of which is a task whose model is worked out
 MOST_RUNGS = 1000
+#: pairs of optimizers on a task, each of which is tested for the places: some 600 optimizers; ours have some tens
+MOST_PAIRS = 200_000
 
 
 def check(source: Source, where: Where, *factors: int, most: int = MOST_RUNS, what: str = "runs") -> None:
     """Raise the `source`'s error if that many are asked for at `where`."""
     if (count := math.prod(factors)) > most:
         raise source.error(where, f"asks for {count:,} {what}, and a study has at most {most:,}")
+
+
+def pairs(tasks: Iterable[Mapping[str, Any]]) -> int:
+    """How many pairs of optimizers the tasks of a plan have."""
+    return sum(math.comb(len(task["only"]), 2) for task in tasks)
 
 
 def check_stored(data: Mapping[str, Any], file: str) -> None:
@@ -34,3 +43,5 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     count += sum(len(cell["points"]) for cell in data.get("tuning", {}).get("cells", ()))
     if count > MOST_RUNS:
         raise UserError(f"{file}: asks for {count:,} runs, and a study has at most {MOST_RUNS:,}")
+    if (count := pairs(data["tasks"])) > MOST_PAIRS:
+        raise UserError(f"{file}: asks for {count:,} pairs of optimizers, and a study has at most {MOST_PAIRS:,}")

@@ -228,6 +228,7 @@ def expand(
     if family == "score":
         units.set_apart(source, tasks, chance, top.get("tuning"))
     extent.check(source, (), sum(len(task["only"]) for task in tasks), len(seed_list))
+    extent.check(source, (), extent.pairs(tasks), most=extent.MOST_PAIRS, what="pairs of optimizers")
     cells = list(_checked_cells(source, tasks, optimizers))
     # Under tuning two optimizers may differ in what is searched alone.
     runs = _runs(source, cells, seed_list) if top.get("tuning") is None else ()
