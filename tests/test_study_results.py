@@ -28,6 +28,22 @@ def two(tmp_path: Path) -> list[str]:
     return [str(first), str(make_study(tmp_path / "two", tasks=("CNN",), seeds=2))]
 
 
+def test_a_merge_beside_its_parts_is_no_second_sample(
+    two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`results studies/*` counted each run twice: the deviation of twice as many runs, of which half were copies."""
+    both = [*two, str(make_study(tmp_path / "part", missing=[("adan", 0)]))]
+    part = [two[0], str(tmp_path / "part")]  # adan's seed 1 failed in the one, and did not in the other
+    assert command(capsys, "results", *two, "--merge", str(tmp_path / "ab"))[0] == 0
+    for names, more in ((two, [str(tmp_path / "ab"), two[0]]), (part, [str(tmp_path / "ab"), *both])):
+        where = ("--where", "task=MLP", "--by", "optimizer")
+        alone, beside = (command(capsys, "results", *folders, *where)[1] for folders in (names, [*names, *more]))
+        assert alone == beside
+    assert [line.split()[:5] for line in alone.splitlines()[1:]] == [
+        ["adamw", "3", "3", "0", "0"], ["smaran", "3", "3", "0", "0"], ["adan", "4", "3", "1", "0"]
+    ]  # fmt: skip
+
+
 def test_results_filters_and_exports(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = command(capsys, "results", *two, "--where", "optimizer=sma*,seed<=1", "--columns", "task,seed,value")
     assert code == 0

@@ -188,13 +188,15 @@ def as_float(value: Any) -> float | None:
 
 def group(rows: Sequence[Row], by: Sequence[str], measured: Sequence[str]) -> list[Row]:
     """A row for each combination of `by`: runs, failed and missing ones, and mean and sd of each `measured` column
-    over the runs that finished. A combination with a failed run keeps its mean, and the count beside it says so.
+    over the runs that finished. A combination with a failed run keeps its mean, and the count beside it says so. A run
+    that several studies have, as a merge beside its parts, counts once.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row.get(name) for name in by), []).append(row)
     lines = []
-    for key, some in groups.items():
+    for key, several in groups.items():
+        some = _once(several)
         counts = {status: sum(row["status"] == status for row in some) for status in ("ok", "failed", "missing")}
         line: Row = {**dict(zip(by, key, strict=True)), "runs": len(some), **counts}
         for name in measured:
@@ -203,6 +205,18 @@ def group(rows: Sequence[Row], by: Sequence[str], measured: Sequence[str]) -> li
             line[f"{name} mean"], line[f"{name} sd"] = cell(summary.mean), cell(summary.sd)
         lines.append(line)
     return lines
+
+
+def _once(rows: Sequence[Row]) -> list[Row]:
+    """Every run once: the same specification with the same result is no further sample, one that is missing where
+    another study has it neither.
+    """
+    there = {row["id"] for row in rows if row["status"] != "missing"}
+    kept: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        if row["status"] != "missing" or row["id"] not in there:
+            kept.setdefault((row["id"], row["status"], row["value"]), row)
+    return list(kept.values())
 
 
 def cell(value: float) -> float | None:
