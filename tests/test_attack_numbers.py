@@ -17,6 +17,7 @@ from hf_optim.core.definitions import own_definitions
 from hf_optim.errors import UserError
 from hf_optim.experiment import files
 from hf_optim.experiment.spec import id_of
+from hf_optim.study.api import load
 from hf_optim.study.findings import ladder_laws
 from hf_optim.study.findings.ladder_laws import Point
 from hf_optim.study.folder import merge
@@ -255,6 +256,15 @@ def test_a_plan_asks_for_no_runs_without_end(study: Path, capsys: pytest.Capture
     (study / "plan.json").write_text(json.dumps({**plan, "variance": varied}))
     code, _, said = command(capsys, "report", study)
     assert code == 2 and "asks for 20,000,004 runs" in said
+
+
+def test_a_row_of_a_history_is_its_own_runs(study: Path) -> None:
+    """What it called itself stood in the frame: one optimizer's curve as another one's."""
+    run = json.loads((study / "plan.json").read_text())["runs"][0]
+    told = {"step": 7, "train_loss": 0.1, "optimizer": "sgd", "seed": 99, "task": "x", "id": "y"}
+    (study / "runs" / run["id"] / "history.jsonl").write_text(json.dumps(told) + "\n")
+    (row,) = load(study).curves.query("step == 7 and train_loss == 0.1").to_dict("records")
+    assert {key: row[key] for key in ("optimizer", "seed", "task", "id")} == {k: run[k] for k in row if k in run}
 
 
 def test_a_grid_may_have_a_zero_and_is_drawn_all_the_same(tmp_path: Path, capsys: Any) -> None:

@@ -125,7 +125,7 @@ class Study:
         rows = []
         for run in self._results.plan.runs:
             head = {"task": run.task, "optimizer": run.optimizer, "seed": run.seed, "id": run.id}
-            rows += [head | row for row in self._results.history(run)]
+            rows += [head | row | head for row in self._results.history(run)]  # a row may call itself anything
         return _frame(rows)
 
     @cached_property
