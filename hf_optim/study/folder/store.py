@@ -73,6 +73,7 @@ class RecordStore:
         self._untrained: dict[str, dict[str, Any]] = {}
         self._judged_by: dict[tuple[Any, ...], Mapping[str, Any]] = {}
         self._most_names = MOST_NAMES
+        self._holes: set[str] = set()
 
     def belongs_to(self, plan: Plan) -> None:
         """From now on a record that was judged by another metric than its task in the plan, or the other way round,
@@ -114,11 +115,17 @@ class RecordStore:
     def history(self, run_id: str) -> list[dict[str, Any]]:
         """The rows of a run's history; what cannot be read is left out, and said in `unreadable`."""
         name = (self.record(run_id) or {}).get("history")
-        if not isinstance(name, str):
+        if not isinstance(name, str) or run_id in self._holes:
             return []
         place = f"runs/{run_id}/{name}"
         try:
-            text = files.read_bytes(self.folder, place).decode("utf-8", errors="replace")
+            content = files.read_bytes(self.folder, place)
+            if (
+                b"\0" in content
+            ):  # at once: megabytes of a file's holes, which take no disk, are seconds to look through
+                self._holes.add(run_id)
+                raise UserError("holds NUL characters (a file's holes), which no text does")
+            text = content.decode("utf-8", errors="replace")
             files.check_count(text)
             if text.count("\n") > MOST_ROWS:
                 raise UserError(f"more than {MOST_ROWS:,} rows")
