@@ -105,7 +105,7 @@ def _sample(spec: Mapping[str, Any], of: str = "") -> dict[str, Any]:
         given["base"].pop("name", None)
     elif known.family == "wrapper":
         given["base"] = _STAND_IN if _is_instance(base) else _sample(registry.as_spec(base))
-    given = {k: v for k, v in given.items() if not (isinstance(v, str) and v == FROM_ARGS)}
+    given = {k: v for k, v in given.items() if not _is_asked(v)}
     return {**dict.fromkeys(set(_TAKEN.values()) & set(known.required), 0.1), **given}
 
 
@@ -121,6 +121,10 @@ def _required(name: Any) -> tuple[str, ...]:
 def _chosen(args: Any, field: str, searched: Mapping[str, Any]) -> bool:
     declared = getattr(type(args), "__dataclass_fields__", {}).get(field)
     return field in searched or (declared is not None and getattr(args, field) != declared.default)
+
+
+def _is_asked(value: Any) -> bool:
+    return isinstance(value, str) and value == FROM_ARGS
 
 
 def _is_instance(value: Any) -> bool:
@@ -205,62 +209,56 @@ def settle(
     defaults = _defaults(name)
     lines: list[str] = []
     warnings: list[str] = []
-    differs: list[str] = []
+    against: dict[str, str] = {}  # of what is not the argument's
     taken: set[str] = set()
-    foreign: list[str] = []
-    for key in [k for k, v in inner.items() if isinstance(v, str) and v == FROM_ARGS and k != "name"]:
+    for key in [k for k, v in inner.items() if _is_asked(v) and k != "name"]:
         if key not in _TAKEN.values():
             raise UserError(f'{key}="args": only lr and weight_decay can be taken from TrainingArguments')
     for field, hyper in _TAKEN.items():
-        argument = getattr(args, field)
+        where, argument = f"TrainingArguments.{field}", getattr(args, field)
         if not isinstance(argument, (int, float)):
-            raise UserError(f"TrainingArguments.{field} must be a number, got {argument!r}")
-        asked = isinstance(inner.get(hyper), str) and inner[hyper] == FROM_ARGS
+            raise UserError(f"{where} must be a number, got {argument!r}")
+        asked, chosen = _is_asked(inner.get(hyper)), _chosen(args, field, searched)
         if hyper in inner and not asked:
             lines.append(f"{hyper}={inner[hyper]} as given")
             if inner[hyper] != argument:
-                differs.append(f"{hyper}={inner[hyper]}, as given, not TrainingArguments.{field}={argument}")
-        elif asked or _chosen(args, field, searched) or (hyper in defaults and stock(name)):
-            if hyper in defaults:
-                meant = stock(name) and _chosen(args, field, searched)
-                if hyper == "lr" and not (asked or meant) and field not in searched:
-                    warnings += _unusual(name, argument, defaults[hyper])
-                inner[hyper] = argument
-                lines.append(f"{hyper}={argument} from TrainingArguments.{field}")
-                taken.add(hyper)
-            else:
+                against[hyper] = f"{hyper}={inner[hyper]}, as given, not {where}={argument}"
+        elif hyper not in defaults:
+            if asked or chosen:
                 owner = (
                     f"{label(name)} has no {hyper}" if name else "it is an instance with hyper-parameters of its own"
                 )
-                warnings.append(f"TrainingArguments.{field}={argument} has no effect: {owner}")
+                warnings.append(f"{where}={argument} has no effect: {owner}")
+        elif asked or chosen or stock(name):
+            if hyper == "lr" and not (asked or field in searched or (chosen and stock(name))):
+                warnings += _unusual(name, argument, defaults[hyper])
+            inner[hyper] = argument
+            lines.append(f"{hyper}={argument} from {where}")
+            taken.add(hyper)
         elif hyper in _required(name):
-            raise UserError(f"{label(name)} has no default for {hyper}: give it, or set TrainingArguments.{field}")
-        elif hyper in defaults:
-            lines.append(
-                f"{hyper}={defaults[hyper]}, the rule's default (TrainingArguments.{field}={argument} is not set)"
-            )
+            raise UserError(f"{label(name)} has no default for {hyper}: give it, or set {where}")
+        else:
+            lines.append(f"{hyper}={defaults[hyper]}, the rule's default ({where}={argument} is not set)")
             if defaults[hyper] != argument:
-                differs.append(
-                    f"{hyper}={defaults[hyper]}, the rule's default, not TrainingArguments.{field}={argument}"
-                )
+                against[hyper] = f"{hyper}={defaults[hyper]}, the rule's default, not {where}={argument}"
     wanted = _wanted(args, name, defaults)
-    for hyper, (where, value) in wanted.items():
+    for hyper, (fields, value) in wanted.items():
         if hyper not in inner:
             inner[hyper] = value
-            lines.append(f"{hyper}={value} from TrainingArguments' {where}")
-    if differs:
-        asking = either(f'{line.partition("=")[0]}="args"' for line in differs)
-        warnings.append(f"trains with {', and with '.join(differs)}; {asking} takes the argument's")
+            lines.append(f"{hyper}={value} from TrainingArguments' {fields}")
+    if against:
+        asking = either(f'{hyper}="args"' for hyper in against)
+        warnings.append(f"trains with {', and with '.join(against.values())}; {asking} takes the argument's")
+    foreign: list[str] = []
     if "weight_decay" in taken and not stock(name):
         rest = {k: v for k, v in inner.items() if k not in ("name", "lr", "weight_decay")}
         other = decay.differs(name, rest, inner.get("lr", defaults.get("lr")), inner["weight_decay"])
         foreign = [other] if other else []
     warnings += foreign
-    settled = _settled.get()
-    if settled is not None:
-        settled.lines += [line for line in (*lines, *foreign) if line not in settled.lines]
+    if (settled := _settled.get()) is not None:
         now = {**defaults, **inner}
         values = {f"{home}{key}": now[key] for key in (*_TAKEN.values(), *wanted) if _is_plain(now.get(key))}
+        settled.lines += [line for line in (*lines, *foreign) if line not in settled.lines]
         if values and values not in settled.values:
             settled.values.append(values)
     return full, lines, warnings
