@@ -97,6 +97,8 @@ def test_every_part_of_the_report_has_a_name_and_a_place(tmp_path: Path) -> None
     inside = [element for element in page.all("section", "nav") if "main" not in element["inside"]]
     assert not inside, "outside of the main part"
     assert all(element.get("aria-labelledby") for element in page.all("section") if element.get("class") == "task")
+    (contents,) = (element for element in page.all("nav") if element.get("class") == "contents")
+    assert [spoken(link) for link in contents["parts"]] == [spoken(title).split(" (")[0] for title in page.all("h2")]
 
 
 def test_so_has_the_page_of_a_run(tmp_path: Path) -> None:

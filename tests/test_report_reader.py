@@ -118,7 +118,7 @@ def test_a_table_of_tuning_speaks_of_repetitions_where_there_are_any(tmp_path: P
     results = records.load(whole(expand(text), tmp_path))
     findings = protocol.build(results)
     assert {choice.repetition for choice in findings.chosen} == ({1, 2, 3} if repeated else {0})
-    html = sections.protocol(findings, {label: "k0" for label in ("adamw", "SMARAN", "tlr(sgd)")})
+    html = sections.tuning(findings, {label: "k0" for label in ("adamw", "SMARAN", "tlr(sgd)")})
     assert (">repetition<" in html) == repeated
     written = protocol.markdown(findings, results.plan)
     assert ("| repetition |" in written) == repeated and "stopped" not in written, "nothing was to be pruned"

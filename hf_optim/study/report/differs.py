@@ -37,8 +37,7 @@ def configurations(results: Results) -> str:
     plan = results.plan
     given = {o["label"]: _by_task(results, o) for o in plan.optimizers}
     content = _side_by_side(results, given, "What differs", plan.tasks)
-    text = f'<h2 id="differs">What differs</h2>{content}{_tuned(results)}'
-    return text + (f"<p>{OURS}</p><ul>{ours}</ul>" if ours else "")
+    return content + _tuned(results) + (f"<p>{OURS}</p><ul>{ours}</ul>" if ours else "")
 
 
 def on_task(results: Results, task: Mapping[str, Any]) -> str:

@@ -6,9 +6,9 @@ enters. Beside it lies a page for every run (`pages`), to which it links.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 
 from hf_optim.core import importing
@@ -31,6 +31,20 @@ from hf_optim.study.report.summary import glance, headline, sentences, terms, wo
 SCRIPTS = ("legend.js", "tables.js", "curves.js")
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under a heading, to which the contents link; what is `more` is not printed."""
+
+    anchor: str
+    title: str
+    html: str
+    more: bool = True
+
+    def __str__(self) -> str:
+        kind = ' class="more"' if self.more else ""
+        return f'<section{kind}><h2 id="{self.anchor}">{self.title}</h2>{self.html}</section>'
+
+
 def render(
     results: Results, tables: Sequence[TaskTable], analysis: Analysis | None = None, protocol: Protocol | None = None
 ) -> str:
@@ -45,9 +59,8 @@ def render(
         name = names[task_table.task]
         section, data[name] = task.section(results, entry, task_table, styles, name, metrics, dropped)
         drawn.append(section)
-    first = [f"<section>{part}</section>" for part in [ladder.section(results, styles)] if part]
-    rest = [_block(part) for part in _rest(results, tables, analysis, protocol, styles) if part]
-    rest.append(f"<section>{_reading(results, tables)}</section>")
+    first = _filled([Section("ladder", "The ladder", ladder.section(results, styles), more=False)])
+    rest = _filled(_rest(results, tables, analysis, protocol, styles))
     anchors = [(task.anchor(name), escape(label)) for label, name in names.items()]
     body = [
         f"<header><h1>{escape(plan.title)}</h1>",
@@ -56,11 +69,11 @@ def render(
         f'<section class="summary" aria-label="What was found">{glance(results, tables)}<ul>'
         + "".join(f"<li>{s}</li>" for s in sentences(results, tables))
         + "</ul></section>",
-        _contents([*_headings(first), *anchors, *_headings(rest)]),
+        _contents([*_links(first), *anchors, *_links(rest)]),
         task.legend(styles),
-        *first,
+        *map(str, first),
         *drawn,
-        *rest,
+        *map(str, rest),
         "</main>",
         '<div id="tip" role="tooltip"></div>',
         f'<script type="application/json" id="data">{json_in_html({"tasks": data})}</script>',
@@ -74,21 +87,29 @@ def _rest(
     analysis: Analysis | None,
     protocol: Protocol | None,
     styles: Mapping[str, str],
-) -> list[str]:
-    """The sections after the tasks, each with a heading that has an anchor."""
+) -> list[Section]:
+    """The sections after the tasks, also those that turn out empty."""
     parts = []
     if analysis is not None:
-        parts.append(sections.statistics(analysis, {task_table.task: task_table.decimals for task_table in tables}))
-        parts.append(sections.speedups(analysis))
-        parts.append(sections.profiles(analysis, styles))
+        decimals = {task_table.task: task_table.decimals for task_table in tables}
+        parts += [
+            Section("statistics", "Statistics", sections.statistics(analysis, decimals)),
+            Section("speed-up", "Speed-up", sections.speedups(analysis)),
+            Section("time-to-target", "Time to target", sections.profiles(analysis, styles)),
+        ]
+    if protocol is not None:
+        parts += [
+            Section("tuning", "Tuning", sections.tuning(protocol, styles)),
+            Section("spread", "Where the spread comes from", sections.shares(protocol)),
+        ]
     return [
         *parts,
-        sections.protocol(protocol, styles),
-        differs.configurations(results),
-        _failures(results),
-        _runs(results),
-        _environment(results),
-        _again(results),
+        Section("differs", "What differs", differs.configurations(results)),
+        Section("failures", "Failures", _failures(results)),
+        Section("runs", "Runs", _runs(results)),
+        Section("environment", "Environment", _environment(results)),
+        Section("again", "Do it again", _again(results)),
+        Section("reading", "How to read it", _reading(results, tables), more=False),
     ]
 
 
@@ -97,7 +118,7 @@ def _reading(results: Results, tables: Sequence[TaskTable]) -> str:
     words_ = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in terms(results, tables).items())
     explained = "".join(f'<dt>{escape(k)}</dt><dd id="{slug(k)}">{escape(v)}</dd>' for k, v in EXPLAINED.items())
     return (
-        f'<h2 id="reading">How to read it</h2><dl class="terms">{words_}</dl>'
+        f'<dl class="terms">{words_}</dl>'
         f'<div class="more">{paragraphs(table.note(results))}'
         "<p>Curves show the mean over runs, bands reach from the lowest to the highest of them, and a cross ends a run "
         "that failed. Accuracies beyond 0.9 are drawn on the logarithm of the error, so that 0.98 and 0.99 stay "
@@ -107,13 +128,12 @@ def _reading(results: Results, tables: Sequence[TaskTable]) -> str:
     )
 
 
-def _block(section: str) -> str:
-    return f'<section class="more">{section}</section>'
+def _filled(parts: Sequence[Section]) -> list[Section]:
+    return [part for part in parts if part.html]
 
 
-def _headings(blocks: Sequence[str]) -> list[tuple[str, str]]:
-    """The anchors and headings of blocks, as HTML."""
-    return re.findall(r'<h2 id=["\']([a-z-]+)["\']>([^<]+)</h2>', "".join(blocks))
+def _links(parts: Sequence[Section]) -> list[tuple[str, str]]:
+    return [(part.anchor, part.title) for part in parts]
 
 
 def _contents(sections: Sequence[tuple[str, str]]) -> str:
@@ -130,14 +150,12 @@ def _failures(results: Results) -> str:
     failures = results.failures()
     missing = [run for run in results.plan.runs if run.id not in results.records]
     unreadable = results.unreadable()
-    if not failures and not missing and not unreadable:
-        return ""
     lines = [
         f'<tr><th scope="row">{escape(run.optimizer)}</th><td class="left">{escape(run.task)}</td>'
         f'<td>{escape(run.seed)}</td><td class="wide">{escape(why)}</td><td>{link(results, run.id)}</td></tr>'
         for run, why in failures
     ]
-    text = '<h2 id="failures">Failures</h2>'
+    text = ""
     if failures:
         text += html_table(["optimizer", "task", "seed", "reason", "run"], lines, "Runs that failed")
     if unreadable:
@@ -166,7 +184,7 @@ def _runs(results: Results) -> str:
     content = html_table(["optimizer", "task", "run"], lines, "Every judged run")
     note = '<p class="soft">Each run has a page beside this file: record, settings, history, log and samples.</p>'
     summary = f"<summary>{counted(len(results.records), 'run')}</summary>"
-    return f'<h2 id="runs">Runs</h2>{note}<details>{summary}{content}</details>'
+    return f"{note}<details>{summary}{content}</details>"
 
 
 def _environment(results: Results) -> str:
@@ -187,7 +205,7 @@ def _environment(results: Results) -> str:
     lines += f'<tr><th scope="row">data</th><td class="left">{listed}</td></tr>' if prints else ""
     caption = '<caption class="vh">Versions and machine</caption>'
     body = scroll(f"<table>{caption}<tbody>{lines}</tbody></table>", "Versions and machine")
-    return f'<h2 id="environment">Environment</h2>{body}' if lines else ""
+    return body if lines else ""
 
 
 def _counted(values: Counter[str]) -> str:
@@ -207,7 +225,6 @@ def _again(results: Results) -> str:
     code = ", ".join(f"<code>{escape(path)}</code>" for path in importing.paths([*plan.tasks, *plan.optimizers]))
     needs = f" It needs code that is not in it: {code}." if code else ""
     return (
-        '<h2 id="again">Do it again</h2>'
         "<p>Save the text below as <code>study.yaml</code> and run it; in the study's own folder "
         f"the same command only makes what is missing.{needs}</p>"
         f'<pre tabindex="0">{escape(command)}</pre>'

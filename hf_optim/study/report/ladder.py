@@ -41,7 +41,6 @@ def section(results: Results, styles: Mapping[str, str]) -> str:
     if ladder is None or not ladder.points:
         return ""
     parts = [
-        '<h2 id="ladder">The ladder</h2>',
         _known(results),
         f"<figure><figcaption><span>{escape(results.plan.title)}</span></figcaption>"
         f"{scroll(slide(ladder, styles), 'The ladder')}</figure>",

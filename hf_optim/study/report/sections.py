@@ -1,4 +1,4 @@
-"""Sections of the report beyond the result of a task: statistics, the protocol, profiles, samples, extra figures."""
+"""Sections of the report beyond the result of a task: statistics, tuning, profiles, samples, extra figures."""
 
 from __future__ import annotations
 
@@ -60,8 +60,7 @@ def statistics(analysis: Analysis, decimals: Mapping[str, int]) -> str:
         "“improvement” is P(better) over all combinations. All pairs and the rest: statistics.md."
     )
     body = "".join(parts)
-    folded = f'<details><summary>Intervals, effects, places</summary>{body}<p class="soft">{note}</p></details>'
-    return f'<h2 id="statistics">Statistics</h2>{folded}'
+    return f'<details><summary>Intervals, effects, places</summary>{body}<p class="soft">{note}</p></details>'
 
 
 def speedups(analysis: Analysis) -> str:
@@ -71,7 +70,7 @@ def speedups(analysis: Analysis) -> str:
     lines = [text_row(factor.optimizer, [factor.task, speedup_text(factor)]) for factor in analysis.speedups]
     head = ["optimizer", "task", f"times the baseline's {analysis.speedups[0].unit}"]
     table_ = html_table(head, lines, f"Speed-up{analysis.tasks[0].suffix}")
-    return f'<h2 id="speed-up">Speed-up</h2>{table_}<p class="soft">{escape(SPEEDUP)}</p>'
+    return f'{table_}<p class="soft">{escape(SPEEDUP)}</p>'
 
 
 def _fixed(value: float, decimals: int) -> str:
@@ -91,7 +90,7 @@ def profiles(analysis: Analysis, styles: Mapping[str, str]) -> str:
     """Times to the stated targets and the performance profile; empty where the study states none."""
     if not analysis.targets:
         return ""
-    parts = ['<h2 id="time-to-target">Time to target</h2>']
+    parts = []
     for target in analysis.targets:
         rows = profile_cells(target)
         head = list(rows[0]) if rows else []
@@ -113,10 +112,8 @@ def profiles(analysis: Analysis, styles: Mapping[str, str]) -> str:
     return "".join(parts)
 
 
-def protocol(findings: Protocol | None, styles: Mapping[str, str]) -> str:
-    """What tuning chose and how the verdict depends on its budget; sensitivity; shares of variance."""
-    if findings is None:
-        return ""
+def tuning(findings: Protocol, styles: Mapping[str, str]) -> str:
+    """What tuning chose and how the verdict depends on its budget; sensitivity."""
     parts = []
     if findings.chosen:
         repeated = any(choice.repetition for choice in findings.chosen)
@@ -125,7 +122,7 @@ def protocol(findings: Protocol | None, styles: Mapping[str, str]) -> str:
         table_ = html_table(head, lines, "What tuning chose")
         if len(lines) > MOST_CHOICES:
             table_ = f"<details><summary>{counted(len(lines), 'choice')}</summary>{table_}</details>"
-        parts.append(f'<h2 id="tuning">Tuning</h2>{table_}')
+        parts.append(table_)
     if findings.notes:
         parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in findings.notes) + "</ul>")
     for task in dict.fromkeys(curve.task for curve in findings.expected):
@@ -145,16 +142,19 @@ def protocol(findings: Protocol | None, styles: Mapping[str, str]) -> str:
         parts.append(_figure(f"Sensitivity: {task}", "validation loss", curves, styles, name, start))
         lines = [text_row(curve.optimizer, [_plain(curve.number, 4)]) for curve in mine]
         parts.append(html_table(["optimizer", "sensitivity (Wortsman)"], lines, f"Sensitivity: {task}"))
-    if findings.shares:
-        lines = [
-            text_row(
-                share.optimizer, [share.task, share.source, str(share.n), _plain(share.sd, 4), _plain(share.share, 2)]
-            )
-            for share in findings.shares
-        ]
-        head = ["optimizer", "task", "varied", "n", "standard deviation", "share"]
-        parts.append(f"<h2 id='spread'>Where the spread comes from</h2>{html_table(head, lines, 'Shares of variance')}")
     return "".join(parts)
+
+
+def shares(findings: Protocol) -> str:
+    """How much of the variance each thing that was varied makes."""
+    if not findings.shares:
+        return ""
+    lines = [
+        text_row(share.optimizer, [share.task, share.source, str(share.n), _plain(share.sd, 4), _plain(share.share, 2)])
+        for share in findings.shares
+    ]
+    head = ["optimizer", "task", "varied", "n", "standard deviation", "share"]
+    return html_table(head, lines, "Shares of variance")
 
 
 def _choice(choice: Chosen, repeated: bool) -> list[str]:
