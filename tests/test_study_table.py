@@ -16,7 +16,7 @@ from study_fakes import accuracy, make_study
 
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
-from hf_optim.study.findings import analysis, table, verdicts
+from hf_optim.study.findings import analysis, cells, table, verdicts
 from hf_optim.study.findings.curves import POINTS, Histories
 from hf_optim.study.folder import results as records
 from hf_optim.study.report import charts
@@ -268,10 +268,10 @@ def test_ties_are_marked_where_there_are_seeds(tmp_path: Path) -> None:
         return 0.9 * (label != "b") + 0.01 * seed**2 + 0.001 * seed * (label == "a")
 
     _, (task_table,) = load(make_study(tmp_path / "5", ("a", "b", "c"), seeds=5, value=value))
-    cells = {row.optimizer: table.result_cells(task_table, row) for row in task_table.rows}
-    assert (cells["a"]["place"], cells["b"]["place"]) == ("1 ●", "2 to 3")
+    rows = {row.optimizer: cells.result_cells(task_table, row) for row in task_table.rows}
+    assert (rows["a"]["place"], rows["b"]["place"]) == ("1 ●", "2 to 3")
     _, (alone,) = load(make_study(tmp_path / "1", seeds=1))
-    assert "place" not in table.result_cells(alone, alone.rows[0])
+    assert "place" not in cells.result_cells(alone, alone.rows[0])
 
 
 def test_statistics_files_hold_everything_and_are_the_same_twice(tmp_path: Path) -> None:

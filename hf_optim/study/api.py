@@ -16,6 +16,7 @@ from hf_optim.errors import UserError
 from hf_optim.experiment.files import by_default
 from hf_optim.experiment.own_training import OwnTraining
 from hf_optim.study.findings import table, verdicts
+from hf_optim.study.findings.cells import head, result_cells
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder import rows
 from hf_optim.study.plan.source import Source, parse
@@ -194,10 +195,10 @@ class Study:
 
 
 def _html(task_table: table.TaskTable) -> str:
-    cells = [table.result_cells(task_table, row) for row in task_table.rows]
-    head = "".join(f'<th scope="col">{escape(name.strip())}</th>' for name in cells[0]) if cells else ""
+    cells = [result_cells(task_table, row) for row in task_table.rows]
+    heads = "".join(f'<th scope="col">{escape(head(task_table, key))}</th>' for key in cells[0]) if cells else ""
     body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row.values()) + "</tr>" for row in cells)
-    return f"<table><caption>{escape(task_table.task + task_table.suffix)}</caption><tr>{head}</tr>{body}</table>"
+    return f"<table><caption>{escape(task_table.task + task_table.suffix)}</caption><tr>{heads}</tr>{body}</table>"
 
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:

@@ -13,7 +13,8 @@ from typing import Any
 
 from hf_optim.core.safe_text import markdown as markdown_text
 from hf_optim.study.findings import naming, profiles, speedups, verdicts
-from hf_optim.study.findings.table import Row, TaskTable, arrow, p_text
+from hf_optim.study.findings.cells import p_text
+from hf_optim.study.findings.table import Row, TaskTable, arrow
 from hf_optim.study.folder.judgement import Judgement
 from hf_optim.study.folder.results import Results
 from hf_optim.study.statistics import intervals, omnibus

@@ -1,4 +1,4 @@
-"""The result tables of a study: one row for each optimizer on each task, and the text of its cells."""
+"""The result tables of a study: one row for each optimizer on each task."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_optim.core.definitions import own_definitions
-from hf_optim.core.numerals import size_text
 from hf_optim.core.wording import both, counted
 from hf_optim.experiment.own_training import MODEL as OWN
 from hf_optim.study.findings import naming
@@ -19,7 +18,6 @@ from hf_optim.study.folder.store import number
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.statistics.comparisons import Comparison
 from hf_optim.study.statistics.paired import Summary, summarise
-from hf_optim.study.statistics.places import place_text
 
 # Shown beside the primary metric where the records have them.
 OTHERS = ("test_loss", "train_loss", "loss_gap", "accuracy_gap")
@@ -171,11 +169,19 @@ def build(results: Results) -> list[TaskTable]:
         ranked = tuple(sorted(rows, key=lambda row: _rank(row, greater)))
         tables.append(
             TaskTable(
-                label, task["title"], task["primary"]["name"], greater, plan.baseline, ranked, ours,
-                "" if task.get("model") == OWN else task.get("size", ""), naming.suffix(plan), note(results),
-                naming.unit(plan),
+                task=label,
+                title=task["title"],
+                metric=task["primary"]["name"],
+                greater=greater,
+                baseline=plan.baseline,
+                rows=ranked,
+                ours=ours,
+                size="" if task.get("model") == OWN else task.get("size", ""),
+                suffix=naming.suffix(plan),
+                note=note(results),
+                unit=naming.unit(plan),
             )
-        )  # fmt: skip
+        )
     return tables
 
 
@@ -275,51 +281,14 @@ def _median(values: Sequence[float]) -> float:
     return plain_statistics.median(values) if values else math.nan
 
 
-# --- the text of single cells ---
-
-
 def arrow(greater: bool) -> str:
     """Behind a metric's name: ↑ where higher is better, ↓ where lower is."""
     return "↑" if greater else "↓"
 
 
-def headed(name: str, declared: tuple[bool, str] | None) -> str:
-    """A figure's name above its column, with the arrow where its task declares which way is better."""
-    return name if declared is None else f"{name} {arrow(declared[0])}"
-
-
-def signed(value: float, decimals: int) -> str:
-    """+0.0120, -0.0031, or a dash for NaN."""
-    # Adding zero turns a rounded -0.0 into 0.0.
-    return "–" if math.isnan(value) else f"{round(value, decimals) + 0.0:+.{decimals}f}"
-
-
 def leading(value: float) -> int:
     """The decimal in which a number below 1 begins: 1 for .25, 3 for .004; 1 for larger ones and for 0."""
     return max(1, -math.floor(math.log10(value))) if value > 0 else 1
-
-
-def plain_number(value: float, decimals: int) -> str:
-    """0.9120, or a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.{decimals}f}"
-
-
-def spread(summary: Summary, decimals: int) -> str:
-    """0.9120 ± 0.0031; without a spread the mean alone; a dash without values."""
-    if summary.n == 0:
-        return "–"
-    return plain_number(summary.mean, decimals) + (f" ± {summary.sd:.{decimals}f}" if summary.n > 1 else "")
-
-
-def interval(summary: Summary, decimals: int, sign: bool = False) -> str:
-    """[0.9043, 0.9197]; a dash without one."""
-    write = signed if sign else plain_number
-    return "–" if math.isnan(summary.low) else f"[{write(summary.low, decimals)}, {write(summary.high, decimals)}]"
-
-
-def p_text(p: float) -> str:
-    """0.031, <0.001, or a dash."""
-    return "–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def worse_and_tied(tables: Sequence[TaskTable]) -> bool:
@@ -330,34 +299,3 @@ def worse_and_tied(tables: Sequence[TaskTable]) -> bool:
 def measured_costs(table: TaskTable) -> list[str]:
     """The `COSTS` that some row of a table has."""
     return [key for key in COSTS if any(not math.isnan(row.costs[key]) for row in table.rows)]
-
-
-def cost_text(key: str, value: float) -> str:
-    """A cost with its unit's usual precision."""
-    if key.endswith("bytes"):
-        return size_text(value)
-    if key == "flops":
-        return f"{value:.3g}" if value >= 0 else "–"
-    return plain_number(value, 1 if key == "train_seconds" else 3 if value < 10 else 1)
-
-
-def result_cells(table: TaskTable, row: Row) -> dict[str, str]:
-    """A row of the result table as text, by column."""
-    d, c = table.decimals, row.comparison
-    difference = c.difference if c and c.pairs else summarise([])
-    versus = "baseline" if row.baseline else signed(difference.mean, d)
-    shown = spread(row.mean, d) if row.mean.n else row.state
-    # With one unit every place is possible, which is no news.
-    several = any(r.place for r in table.rows)
-    place = {"place": place_text(row.place) + (" ●" if row.tied else "")} if several else {}
-    return {
-        "optimizer": row.optimizer,
-        "n": str(len(row.values)) if len(row.values) == row.planned else f"{len(row.values)}/{row.planned}",
-        table.head: f"{shown}; {row.state}" if row.failed and row.mean.n else shown,
-        **place,
-        "95 % CI": interval(row.mean, d),
-        f"− {table.baseline}": versus,
-        "its interval": interval(difference, d, sign=True),
-        "p": p_text(c.adjusted) if c else "–",
-        "verdict": row.verdict or "–",
-    }

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from hf_optim.core.wording import both, counted
 from hf_optim.study.findings import costs, design, naming
-from hf_optim.study.findings.table import Row, TaskTable, leading, p_text, signed
+from hf_optim.study.findings.cells import p_text, signed
+from hf_optim.study.findings.table import Row, TaskTable, leading
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import is_share
 from hf_optim.study.plan.plan import Plan

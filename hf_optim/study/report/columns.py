@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
-#: by a column's name; a name that varies (a metric, a baseline) is found by `key_of`
+#: by a column's key, which mostly is what stands above it
 EXPLAINED = {
     "verdict": "What the test says against the baseline. Undecided is no tie; the described is judged over all tasks.",
     "metric": "The mean over the units that finished, ± their standard deviation; ↑ higher is better, ↓ lower is.",
@@ -44,20 +43,6 @@ EXPLAINED = {
 }  # fmt: skip
 
 
-def key_of(name: str, head: str = "", baseline: str = "") -> str:
-    """The explanation of a column of the result table, whose names hold the metric (its `head`) and the baseline."""
-    if name == head:
-        return "metric"
-    if baseline and name == f"− {baseline}":
-        return "difference"
-    return "interval of the difference" if name == "its interval" else name
-
-
 def slug(key: str) -> str:
     """The anchor of an explanation."""
     return "col-" + re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
-
-
-def used(keys: Iterable[str]) -> list[str]:
-    """Those of `keys` that are explained, once each."""
-    return [key for key in dict.fromkeys(keys) if key in EXPLAINED]

@@ -10,11 +10,11 @@ from hf_optim.core.safe_text import html as escape
 from hf_optim.core.wording import counted
 from hf_optim.study.findings import table
 from hf_optim.study.findings.analysis import SPEEDUP, Analysis
+from hf_optim.study.findings.cells import headed, p_text, plain_number
 from hf_optim.study.findings.curves import Curve
 from hf_optim.study.findings.profiles import cells as profile_cells
 from hf_optim.study.findings.protocol import Chosen, Protocol
 from hf_optim.study.findings.speedups import said as speedup_text
-from hf_optim.study.findings.table import p_text
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.entries import declared
@@ -42,7 +42,11 @@ def statistics(analysis: Analysis, decimals: Mapping[str, int]) -> str:
         lines = []
         for label, description in task.descriptions.items():
             effect = task.effects.get(label)
-            cells = [intervals.text(description.mean, d), _fixed(description.median, d), _fixed(description.iqm, d)]
+            cells = [
+                intervals.text(description.mean, d),
+                plain_number(description.median, d),
+                plain_number(description.iqm, d),
+            ]
             cells.append(place_text(task.places.get(label)))
             cells += (
                 [_plain(effect.d_z, 2), _plain(effect.d_av, 2), intervals.text(effect.improvement, 2)]
@@ -71,10 +75,6 @@ def speedups(analysis: Analysis) -> str:
     head = ["optimizer", "task", f"times the baseline's {analysis.speedups[0].unit}"]
     table_ = html_table(head, lines, f"Speed-up{analysis.tasks[0].suffix}")
     return f'{table_}<p class="soft">{escape(SPEEDUP)}</p>'
-
-
-def _fixed(value: float, decimals: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
 def _omnibus(omnibus: Any) -> str:
@@ -195,7 +195,7 @@ def extra(results: Results, task: Mapping[str, Any], task_table: table.TaskTable
         text_row(row.optimizer, [_spread(seen[key].get(row.optimizer, [])) for key in seen])
         for row in task_table.rows if any(row.optimizer in values for values in seen.values())
     ]  # fmt: skip
-    head = ["optimizer", *(table.headed(key.replace("_", " "), declared(task, key)) for key in seen)]
+    head = ["optimizer", *(headed(key.replace("_", " "), declared(task, key)) for key in seen)]
     content = html_table(head, lines, f"{task_table.task}: further figures")
     return f"<details><summary>Further figures, mean ± standard deviation</summary>{content}</details>"
 

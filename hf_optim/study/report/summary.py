@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from hf_optim.core.safe_text import html as escape
 from hf_optim.core.wording import counted, either
 from hf_optim.study.findings import naming, verdicts
+from hf_optim.study.findings.cells import spread
 from hf_optim.study.findings.design import lines
-from hf_optim.study.findings.table import TaskTable, spread
+from hf_optim.study.findings.table import TaskTable
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.stages import validation_metric
 from hf_optim.study.folder.store import number

@@ -11,16 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.core import safe_text as safe
+from hf_optim.study.findings.cells import cost_text, head, result_cells, spread
 from hf_optim.study.findings.table import (
     COSTS,
     FEWER_APART,
     OTHERS,
     TaskTable,
     arrow,
-    cost_text,
     measured_costs,
-    result_cells,
-    spread,
     worse_and_tied,
 )
 from hf_optim.study.folder.results import Results
@@ -43,7 +41,8 @@ def markdown(tables: Sequence[TaskTable], title: str) -> str:
             f"{safe.markdown(table.metric)}, {'higher' if table.greater else 'lower'} is better.",
             "",
         ]
-        lines += markdown_table([result_cells(table, row) for row in table.rows])
+        cells = [result_cells(table, row) for row in table.rows]
+        lines += markdown_table([{head(table, key): text for key, text in row.items()} for row in cells])
         shown = [name for name in OTHERS if any(row.others[name].n for row in table.rows)]
         if shown:
             lines += markdown_table(
@@ -159,12 +158,12 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
     columns: set[str] = set()
     for table in tables:
         rows = [result_cells(table, row) for row in table.rows]
-        names = list(rows[0]) if rows else []
-        for droppable in ("95 % CI", "its interval", "place", "p"):
-            width = sum(max(len(n), *(len(r[n]) for r in rows)) + 3 for n in names)
-            if width > console.width and droppable in names:
-                names.remove(droppable)
-        columns |= set(names)
+        heads = {key: head(table, key) for key in (rows[0] if rows else ())}
+        for droppable in ("95 % CI", "interval of the difference", "place", "p"):
+            width = sum(max(len(text), *(len(row[key]) for row in rows)) + 3 for key, text in heads.items())
+            if width > console.width:
+                heads.pop(droppable, None)
+        columns |= set(heads)
         rich_table = RichTable(
             box=SIMPLE_HEAD,
             pad_edge=False,
@@ -173,10 +172,10 @@ def show(tables: Sequence[TaskTable], console: Console) -> None:
             title_justify="left",
             title_style="bold",
         )
-        for name in names:
-            rich_table.add_column(name, justify="left" if name in ("optimizer", "verdict") else "right", no_wrap=True)
+        for key, text in heads.items():
+            rich_table.add_column(text, justify="left" if key in ("optimizer", "verdict") else "right", no_wrap=True)
         for row in rows:
-            rich_table.add_row(*(Text(row[n], style=colours.get(row[n], "") if n == "verdict" else "") for n in names))
+            rich_table.add_row(*(Text(row[k], style=colours.get(row[k], "") if k == "verdict" else "") for k in heads))
         console.print(rich_table)
     for line in tables[0].ours if tables else ():
         safe.say(console, f"our definition, not the paper's: {line}")

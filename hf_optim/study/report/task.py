@@ -10,18 +10,18 @@ from typing import Any
 from hf_optim.core.safe_text import html as escape
 from hf_optim.core.wording import counted
 from hf_optim.study.findings import naming, table
+from hf_optim.study.findings.cells import cost_text, head, headed, result_cells, spread
 from hf_optim.study.findings.curves import Curve, Histories
 from hf_optim.study.findings.spending import AXES
 from hf_optim.study.findings.table import COSTS, Row, TaskTable
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import declared, is_share
 from hf_optim.study.report import charts, differs, forest, recipe, sections, views
-from hf_optim.study.report.columns import key_of
 from hf_optim.study.report.pieces import figure, file_name, html_table, name_cell, scroll, swatch
 from hf_optim.study.report.summary import words
 
-#: what a reader looks for first stands first
-ORDER = ("verdict", "metric", "difference", "interval of the difference", "p")
+#: what a reader looks for first stands first, behind the name; of all columns these alone change with the baseline
+FRONT = ("verdict", "metric", "difference", "interval of the difference", "p", "P(better)")
 #: how many places of a curve say where a step stands on another axis
 KNOTS = 13
 #: characters of all curves of single seeds in a report, about
@@ -54,7 +54,10 @@ def section(
         parts.append(figure("Result", "", drawing, f"{name}-result"))
     parts.append(_result_table(task_table, styles))
     for number, view in views.variants(results, task, task_table, list(metrics)) if metrics else ():
-        _add(data["metrics"], _view(results, task, task_table, view), number)
+        shared, own = _view(results, task, task_table, view)
+        if number == len(data["metrics"]):
+            data["metrics"].append(shared)
+        data["metrics"][number]["bases"].append(own)
     charts_, data["axes"] = _curves(results, task, task_table, styles, name)
     parts.append(charts_)
     parts.append(
@@ -105,17 +108,13 @@ def _too_many(results: Results, dropped: int) -> str:
 
 
 def _cells(view: TaskTable, row: Row) -> dict[str, str]:
-    """The cells of a row by what explains their column, those that are read first in front."""
-    named = {key_of(k, view.head, view.baseline): v for k, v in table.result_cells(view, row).items()}
-    named["P(better)"] = _win_rate(row)
-    first = {key: named.pop(key) for key in ("optimizer", *ORDER) if key in named}
-    return first | {"P(better)": named.pop("P(better)")} | named
+    """The cells of a row, those that are read first in front."""
+    cells = {**result_cells(view, row), "P(better)": _win_rate(row)}
+    return {key: cells[key] for key in dict.fromkeys(("optimizer", *FRONT, *cells))}
 
 
-def _heads(view: TaskTable) -> dict[str, str]:
-    heads = {key_of(k, view.head, view.baseline): k.strip() for k in table.result_cells(view, view.rows[0])}
-    fixed = {"interval of the difference": "its interval", "P(better)": "P(better)"}
-    return heads | fixed | {"metric": words(view.head)}
+def _heads(view: TaskTable, keys: Sequence[str]) -> list[str]:
+    return [words(head(view, key)) if key == "metric" else head(view, key) for key in keys]
 
 
 def _columns(task_table: TaskTable) -> list[str]:
@@ -130,7 +129,7 @@ def _kind(row: Row, text: str) -> str:
 def _result_table(task_table: TaskTable, styles: Mapping[str, str]) -> str:
     if not task_table.rows:
         return ""
-    columns, heads = _columns(task_table), _heads(task_table)
+    columns = _columns(task_table)
     lines = []
     for row in task_table.rows:
         cells = _cells(task_table, row)
@@ -140,7 +139,7 @@ def _result_table(task_table: TaskTable, styles: Mapping[str, str]) -> str:
             line += f'<td class="{kind}">{escape(cells[key])}</td>' if kind else f"<td>{escape(cells[key])}</td>"
         lines.append(f'<tr class="base">{line}</tr>' if row.optimizer == task_table.baseline else f"<tr>{line}</tr>")
     caption = f"{task_table.task}{task_table.suffix}: {words(task_table.metric)} of every optimizer"
-    return html_table([heads[key] for key in columns], lines, caption, keys=columns, kind="result")
+    return html_table(_heads(task_table, columns), lines, caption, keys=columns, kind="result")
 
 
 def _forest(
@@ -163,31 +162,22 @@ def _forest(
     return None if left is None else (rows, left, forest.differences(rows, view.baseline))
 
 
-def _view(results: Results, task: Mapping[str, Any], task_table: TaskTable, view: TaskTable) -> dict[str, Any]:
-    """What one metric and one baseline show, as texts and marks."""
+def _view(
+    results: Results, task: Mapping[str, Any], task_table: TaskTable, view: TaskTable
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What one metric and one baseline show, as texts and marks: what all baselines of the metric share, which is kept
+    once and takes theirs as `bases`, and the baseline's own."""
     marks = _forest(results, task, task_table, view)
+    left, right = map(dataclasses.asdict, marks[1:]) if marks else (None, None)
     by = {row.optimizer: row for row in view.rows}
-    heads = _heads(view)
-    rows = []
-    for row in (by[known.optimizer] for known in task_table.rows):
-        cells = _cells(view, row)
-        rows.append([[cells.get(key, "–"), _kind(row, cells.get(key, ""))] for key in _columns(task_table)[1:]])
-    panels = [dataclasses.asdict(panel) for panel in marks[1:]] if marks else None
-    return {"heads": [heads.get(key, key) for key in _columns(task_table)], "rows": rows, "panels": panels}
+    rows = [(row, _cells(view, row)) for row in (by[known.optimizer] for known in task_table.rows)]
+    columns = _columns(task_table)
 
+    def texts(keys: Sequence[str]) -> list[list[list[str]]]:
+        return [[[cells.get(key, "–"), _kind(row, cells.get(key, ""))] for key in keys] for row, cells in rows]
 
-#: so many columns behind the name change with the baseline: ORDER and P(better); the others follow from the metric
-_CHANGING = len(ORDER) + 1
-
-
-def _add(known: list[dict[str, Any]], view: Mapping[str, Any], metric: int) -> None:
-    """Puts a view to the others of its metric, in the order of the baselines: what all of these share is kept once."""
-    rest = [row[_CHANGING:] for row in view["rows"]]
-    left, right = view["panels"] or (None, None)
-    if metric == len(known):
-        known.append({"left": left, "rows": rest, "bases": []})
-    changing = [row[:_CHANGING] for row in view["rows"]]
-    known[metric]["bases"].append({"heads": view["heads"], "right": right, "rows": changing})
+    shared = {"left": left, "rows": texts([key for key in columns if key not in ("optimizer", *FRONT)]), "bases": []}
+    return shared, {"heads": _heads(view, columns), "right": right, "rows": texts(FRONT)}
 
 
 def _win_rate(row: Row) -> str:
@@ -274,14 +264,14 @@ def _others(task: Mapping[str, Any], task_table: TaskTable, styles: Mapping[str,
         return ""
     lines = [
         f"<tr>{name_cell(row.optimizer, styles[row.optimizer])}"
-        + "".join(f"<td>{table.spread(row.others[n], task_table.decimals)}</td>" for n in shown)
+        + "".join(f"<td>{spread(row.others[n], task_table.decimals)}</td>" for n in shown)
         + "</tr>"
         for row in task_table.rows
     ]
     note = (
         "Gaps are test minus train for losses and train minus test for accuracies, the train side in evaluation mode."
     )
-    heads = [table.headed(words(name), declared(task, name)) for name in shown]
+    heads = [headed(words(name), declared(task, name)) for name in shown]
     content = html_table(
         ["optimizer", *heads], lines, f"{task_table.task}: losses and gaps", keys=["optimizer", *map(words, shown)]
     )
@@ -293,7 +283,7 @@ def _costs(task_table: TaskTable, styles: Mapping[str, str]) -> str:
     if not keys:
         return ""
     most = {k: max(row.costs[k] for row in task_table.rows if not math.isnan(row.costs[k])) for k in keys}
-    differing = [k for k in keys if len({table.cost_text(k, row.costs[k]) for row in task_table.rows}) > 1]
+    differing = [k for k in keys if len({cost_text(k, row.costs[k]) for row in task_table.rows}) > 1]
     lines = []
     for row in task_table.rows:
         line = name_cell(row.optimizer, styles[row.optimizer])
@@ -301,7 +291,7 @@ def _costs(task_table: TaskTable, styles: Mapping[str, str]) -> str:
             value = row.costs[k]
             share = value / most[k] if value >= 0 and most[k] > 0 else 0.0
             bar = f'<span class="bar"><i style="width:{100 * share:.0f}%"></i></span>' if k in differing else ""
-            line += f"<td>{table.cost_text(k, value)}{bar}</td>"
+            line += f"<td>{cost_text(k, value)}{bar}</td>"
         lines.append(f"<tr>{line}</tr>")
     content = html_table(["optimizer", *(COSTS[k][2] for k in keys)], lines, f"{task_table.task}: time and memory")
     return (
