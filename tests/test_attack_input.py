@@ -213,3 +213,12 @@ def test_yaml_has_no_tags(value):
         source.parse(f"name: x\nseeds: {value}\n", "x.yaml")
     with pytest.raises(yaml.YAMLError, match="are not allowed"):
         yaml12.load(value)
+
+
+def test_yaml_that_is_written_is_read_as_the_same_by_both_versions():
+    texts = ["1e-3", "09", "010", "0o17", "0x1f", "1:30", "1_000", ".5", ".nan", "yes", "null", "~", "", "2026-01-01"]
+    texts += ["a: b", "# a", "- a", "{a}", "é\u2028\n", " a "]
+    study = {"numbers": [1e-5, 1e22, -0.0, float("inf"), 7, True, None], "texts": texts, **dict.fromkeys(texts, 1)}
+    text = yaml12.dump(study)
+    assert yaml12.load(text) == yaml.safe_load(text) == study
+    assert list(yaml12.load(text)) == list(study)

@@ -46,7 +46,7 @@ from hf_optim.claims import cells as published_cells
 from hf_optim.claims import sources as where_it_stands
 from hf_optim.claims import statement as statements
 from hf_optim.claims.statement import AS_PRINTED, AS_RUN, Statement
-from hf_optim.core import configs
+from hf_optim.core import configs, yaml12
 from hf_optim.core.shape import Each
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
@@ -261,11 +261,4 @@ def _study(source: Source, key: str, value: Any) -> Source:
     start = (key, "study")
     lines = {place[2:]: line for place, line in source.lines.items() if place[:2] == start}
     value = {"family": "tasks", **value} if isinstance(value, Mapping) else value
-    return Document(source.file, value, text(value), lines)
-
-
-def text(study: Any) -> str:
-    """A study's value as YAML."""
-    import yaml
-
-    return str(yaml.safe_dump(study, sort_keys=False, allow_unicode=True, width=120))
+    return Document(source.file, value, yaml12.dump(value), lines)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.claims.claim import text
+from hf_optim.core import yaml12
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.study.plan.source import Source
@@ -66,7 +66,7 @@ def study(source: Source, wish: Wish) -> Source:
         _keep(value, wish.only)
     if wish.tuned:
         _tune(value, wish.tuned)
-    return Source(source.file, value, text(value), source.lines if not wish.only else {})
+    return Source(source.file, value, yaml12.dump(value), source.lines if not wish.only else {})
 
 
 def _label(entry: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -67,44 +68,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def written(given: Any) -> str:
     """The YAML of the study that the options ask for."""
-    import json
-    import re
-
+    from hf_optim.core import yaml12
     from hf_optim.study.plan.entries import default_labels
     from hf_optim.toys.trajectory import label_of, parse
 
     specs = [parse(text, labelled=True) for text in given.optimizers]
     bare = [{key: value for key, value in spec.items() if key != "label"} for spec in specs]
-    labels, task = [str(spec.get("label", label_of(one))) for spec, one in zip(specs, bare, strict=True)], given.task
+    labels = [str(spec.get("label", label_of(one))) for spec, one in zip(specs, bare, strict=True)]
     if len(set(labels)) < len(labels):
         labels = [str(spec.get("label", one)) for spec, one in zip(specs, default_labels(bare), strict=True)]
-    paths = [*importing.paths(specs), *importing.paths({"task": task})]
-    tuned = f"-tuned{given.trials}" if given.trials else ""
-    size = "" if given.size == "small" else f"-{given.size}"
-
-    def parts() -> tuple[str, str]:
-        words = [re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-") for label in labels]
-        where = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(filter(None, (task, given.model)))).strip("-")
-        return "-vs-".join(words)[:60], f"-{where}{size}{tuned}"
-
-    for path in paths if len("".join(parts())) > LONGEST else ():  # it names a folder
-        last = path.rpartition(":")[2]
-        labels, task = [label.replace(path, last) for label in labels], task.replace(path, last)
-    words, rest = parts()
-    name = f"{words[: max(1, LONGEST - len(rest))]}{rest}"[:LONGEST]
-    entry = {key: getattr(given, key) for key in ("task", "model", "size", "data") if getattr(given, key)}
-    lines = [
-        _asked(given),
-        f"name: {name}",
-        f"seeds: {given.seeds}",
-        f"tasks: [{json.dumps(entry, ensure_ascii=False)}]",
-        "optimizers:",
-        *(f"  - {json.dumps(spec, ensure_ascii=False)}" for spec in specs),
-    ]
+    study = {
+        "name": _name(given, labels, given.task, [*importing.paths(specs), *importing.paths({"task": given.task})]),
+        "seeds": given.seeds,
+        "tasks": [{key: getattr(given, key) for key in ("task", "model", "size", "data") if getattr(given, key)}],
+        "optimizers": specs,
+    }
     if given.trials:
-        space = f", space: {json.dumps(_space(given.space), ensure_ascii=False)}" if given.space else ""
-        lines.append(f"tuning: {{trials: {given.trials}{space}}}")
-    return "\n".join(lines) + "\n"
+        study["tuning"] = {"trials": given.trials, **({"space": _space(given.space)} if given.space else {})}
+    return f"{_asked(given)}\n{yaml12.dump(study)}"
+
+
+def _name(given: Any, labels: Sequence[str], task: str, paths: Sequence[str] = ()) -> str:
+    """The study's name, which its folder has, too. Where it gets too long, the last part stands for each of `paths`."""
+    compared = "-vs-".join(map(_dashed, labels))[:60]
+    rest = f"-{_dashed('-'.join(filter(None, (task, given.model))))}"
+    rest += "" if given.size == "small" else f"-{given.size}"
+    rest += f"-tuned{given.trials}" if given.trials else ""
+    if paths and len(compared + rest) > LONGEST:
+        for path in paths:
+            last = path.rpartition(":")[2]
+            labels, task = [label.replace(path, last) for label in labels], task.replace(path, last)
+        return _name(given, labels, task)
+    return f"{compared[: max(1, LONGEST - len(rest))]}{rest}"[:LONGEST]
+
+
+def _dashed(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")
 
 
 def _asked(given: Any) -> str:

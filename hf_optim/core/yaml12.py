@@ -31,6 +31,10 @@ class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
         return super().compose_node(parent, index)
 
 
+class Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """SafeDumper that quotes also the texts that are numbers by 1.2 alone, as 1e-3 and 09."""
+
+
 for _kind, _rule, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -38,7 +42,8 @@ for _kind, _rule, _first in (
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
      list("-+.0123456789")),
 ):  # fmt: skip
-    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_rule})$"), _first)
+    for _class in (Loader, Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_rule})$"), _first)
 
 
 def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -62,3 +67,8 @@ class _Unaliased(Loader):
 def load(text: str) -> Any:
     """The plain data of a YAML text without aliases. Raises yaml.YAMLError, ValueError or RecursionError."""
     return yaml.load(text, Loader=_Unaliased)
+
+
+def dump(value: Any) -> str:
+    """The text of plain data, by which both versions of YAML read the same data again."""
+    return str(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120))

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_optim.core import yaml12
 from hf_optim.core.safe_text import html as escape
 from hf_optim.core.safe_text import line, terminal
 from hf_optim.errors import UserError
@@ -84,8 +85,6 @@ def load(folder: str | Path) -> Study:
 
 
 def _source(study: Mapping[str, Any]) -> Source:
-    import yaml
-
     def plain(value: Any) -> Any:
         if isinstance(value, OwnTraining):
             return value.path
@@ -96,7 +95,7 @@ def _source(study: Mapping[str, Any]) -> Source:
             return {str(key): plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
-    return parse(yaml.safe_dump(plain(study), sort_keys=False, allow_unicode=True), "")
+    return parse(yaml12.dump(plain(study)), "")
 
 
 class Study:
