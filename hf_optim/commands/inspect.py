@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_optim.commands.parser import Parser, check_folders
 from hf_optim.core import importing
@@ -14,6 +14,9 @@ from hf_optim.core.safe_text import csv_lines, terminal
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec
+
+if TYPE_CHECKING:
+    from hf_optim.curvature.plots import Picture
 
 ABOUT = "measure curvature and loss landscape of a checkpoint"
 EXAMPLES = (
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim inspect") -> i
 
 def look(given: argparse.Namespace) -> int:
     """Everything that was asked for, in order of its cost."""
-    from hf_optim.curvature import hessian, landscape
+    from hf_optim.curvature import hessian, landscape, plots
     from hf_optim.curvature.solution import norms
     from hf_optim.experiment import checkpoint as checkpoints
 
@@ -102,18 +105,18 @@ def look(given: argparse.Namespace) -> int:
         figures["trace"] = {"mean": estimate.mean, "standard_error": estimate.error, "probes": estimate.probes}
         probes = counted(estimate.probes, "probe")
         _say("trace", f"{estimate.mean:.5g} ± {estimate.error:.2g} (standard error, {probes})")
-    pictures: list[tuple[str, Any]] = []
+    pictures: list[Picture] = []
     if given.landscape:
         surface = landscape.surface(
             solution, points=given.points, distance=given.distance, dimensions=given.landscape, seed=given.seed,
             progress=_progress,
         )  # fmt: skip
-        pictures.append(("landscape", surface))
+        pictures.append(plots.landscape(surface))
     if given.other:
         second = checkpoints.read_solution(
             given.other, checkpoints.specification(given.other, named), given.split, 1, double=given.double
         )
-        pictures.append(("interpolation", landscape.between(solution, second)))
+        pictures.append(plots.interpolation(landscape.between(solution, second)))
         figures["other"] = str(given.other)
     folder = _write(given.output, given.checkpoint, figures, pictures)
     _say("written to", str(folder))
@@ -129,7 +132,7 @@ def _progress(done: int, total: int) -> None:
         print(terminal(f"landscape {done}/{total}"), end="\n" if done == total else "\r", file=sys.stderr, flush=True)
 
 
-def _write(output: Path | None, checkpoint: Path, figures: dict[str, Any], pictures: list[tuple[str, Any]]) -> Path:
+def _write(output: Path | None, checkpoint: Path, figures: dict[str, Any], pictures: Sequence[Picture]) -> Path:
     """Writes into `output`, or into a folder of the checkpoint's own; gives it."""
     from hf_optim.curvature import plots
     from hf_optim.experiment.files import own_folder, whole, write_atomically, write_json, writing
@@ -137,15 +140,8 @@ def _write(output: Path | None, checkpoint: Path, figures: dict[str, Any], pictu
     with writing(output or checkpoint / "inspection"):
         folder = own_folder(output) if output else own_folder(checkpoint, "inspection")
         write_json(folder, "inspection.json", figures)
-        for name, measured in pictures:
-            write_atomically(folder, f"{name}.csv", _csv(name, measured))
-            with whole(folder, f"{name}.png") as picture:
-                plots.draw(name, measured, picture)
+        for picture in pictures:
+            write_atomically(folder, f"{picture.name}.csv", csv_lines(picture.rows))
+            with whole(folder, f"{picture.name}.png") as file:
+                plots.save(picture, file)
     return folder
-
-
-def _csv(name: str, measured: Any) -> str:
-    if name == "interpolation":
-        return csv_lines([("share", "loss"), *measured])
-    rows = [(a, b, measured.loss[i][j]) for i, a in enumerate(measured.first) for j, b in enumerate(measured.second)]
-    return csv_lines([("first", "second", "loss"), *rows])
