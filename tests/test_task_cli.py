@@ -151,6 +151,17 @@ def test_what_no_run_of_ours_left_is_not_removed(tmp_path, capsys, name) -> None
     assert task_cli.main([*argv, "--overwrite"]) == 0
 
 
+def test_an_interrupted_run_is_begun_anew_in_its_own_folder(tmp_path, monkeypatch) -> None:
+    """What was sampled before it was killed is no stranger's: the folder is called by the run's id."""
+    monkeypatch.chdir(tmp_path)
+    argv = [*VISION, "--size", "smoke", "--steps", "2", "--quiet"]
+    spec, _ = task_cli.parse(argv)
+    left = tmp_path / "runs" / spec.id / "samples" / "step-1" / "0.png"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    assert task_cli.main(argv) == 0 and not left.exists()
+
+
 def test_help_and_errors_load_no_framework() -> None:
     code = (
         "import sys; sys.argv[0] = 'train.py'; from hf_optim.commands import train as task_cli\n"

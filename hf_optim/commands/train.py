@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
             raise UserError("--card says for which GPU costs are to be said: it belongs to --dry-run")
         folder = Path(run["output"]) if run["output"] else by_default("runs", spec.id)
         if not run["overwrite"]:
-            _check_place(folder, resume=bool(run["resume"]))
+            _check_place(folder, ours=not run["output"], resume=bool(run["resume"]))
         from hf_optim.experiment.training import train  # torch, which a mistake need not wait for
 
         report_to = trackers.names(run["report_to"])
@@ -163,16 +163,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
     return 0 if record["status"] == "ok" else 1
 
 
-def _check_place(folder: Path, *, resume: bool) -> None:
+def _check_place(folder: Path, *, ours: bool, resume: bool) -> None:
     """Raise UserError where a run would take the place of a finished one, or of what somebody else calls so: `samples`
-    and checkpoints are everybody's names.
+    and checkpoints are everybody's names. With `ours` the folder is called by the run's own id.
     """
     if os.path.lexists(folder / records.RECORD):
         raise UserError(f"output: {folder} holds a finished run: choose another --output, or --overwrite it")
     checkpoints = [] if resume else sorted(path.name for path in folder.glob("checkpoint-*"))
     names = [records.HISTORY, *([] if resume else (records.SAMPLES, records.SPEC)), *checkpoints]
     there = [name for name in names if os.path.lexists(folder / name)]
-    if there and not _is_ours(folder):
+    if there and not ours and not _is_ours(folder):
         raise UserError(
             f"output: {folder} holds {there[0]}, which would be removed and is of no run that is known: choose another "
             "--output, or --overwrite it"
