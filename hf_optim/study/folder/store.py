@@ -120,9 +120,8 @@ class RecordStore:
         place = f"runs/{run_id}/{name}"
         try:
             content = files.read_bytes(self.folder, place)
-            if (
-                b"\0" in content
-            ):  # at once: megabytes of a file's holes, which take no disk, are seconds to look through
+            # At once: megabytes of a file's holes, which take no disk, are seconds to look through.
+            if b"\0" in content:
                 self._holes.add(run_id)
                 raise UserError("holds NUL characters (a file's holes), which no text does")
             text = content.decode("utf-8", errors="replace")
