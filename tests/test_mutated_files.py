@@ -27,9 +27,9 @@ from hf_optim import registry
 from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
+from hf_optim.experiment.preparation import clear
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.task import check_run
-from hf_optim.experiment.training import _prepare
 from hf_optim.hub import schedules
 from hf_optim.study import conduct
 from hf_optim.study.folder import results, rows
@@ -213,7 +213,7 @@ def test_specifications(tmp_path_factory: pytest.TempPathFactory, data: st.DataO
             check_run(checkpoints.specification(folder / "checkpoint-1", None))
 
     quietly(act)
-    quietly(lambda: _prepare(folder, SPEC, keep=True, checkpoints=True))
+    quietly(lambda: clear(folder, SPEC, keep=True, checkpoints=True))
     shutil.rmtree(folder)
 
 

@@ -6,7 +6,8 @@ import functools
 import math
 import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,7 @@ class Watch(TrainerCallback):
         self.trainer: TaskTrainer | None = None
         self.step_seconds: list[float] = []
         self.optimizer_seconds: list[float] = []
+        self.train_seconds = 0.0
         self._begun = 0.0
         self._bar: Any = None
         self._last_loss: float | None = None
@@ -245,8 +247,14 @@ class Watch(TrainerCallback):
                 file=sys.stderr,
             )
 
-    def close(self) -> None:
-        """Take the bar away, also from a run that failed."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    @contextmanager
+    def training(self, spending: Spending) -> Iterator[None]:
+        """Around the training, which is timed without its evaluations; the bar goes with it, also if it fails."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.train_seconds = time.perf_counter() - begun - spending.evaluation_seconds
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None

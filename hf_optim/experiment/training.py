@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import statistics
 import sys
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,27 +12,25 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel, set_seed
 
-from hf_optim import registry
 from hf_optim.core.safe_text import terminal
 from hf_optim.core.wording import counted
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
-from hf_optim.experiment import flops, footprint, precision, resuming, sharding, trackers
+from hf_optim.experiment import outcome, precision, sharding, trackers
 from hf_optim.experiment import record as records
-from hf_optim.experiment.budget import Budget, budget, resampled
-from hf_optim.experiment.checkpoint import last_checkpoint, pickled_weights
-from hf_optim.experiment.evaluation import final_metrics, named
+from hf_optim.experiment.evaluation import final_metrics
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
-from hf_optim.experiment.files import check_tree, read_json, remove, write_json, write_rows, writing
+from hf_optim.experiment.files import write_json, write_rows
+from hf_optim.experiment.outcome import Measured, measured
 from hf_optim.experiment.own_training import OwnTraining
-from hf_optim.experiment.spec import AUTO, RunSpec
-from hf_optim.experiment.spending import SPENT, Spending
+from hf_optim.experiment.preparation import Prepared, check_devices, prepare
+from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.spending import Spending
 from hf_optim.experiment.stopping import EarlyStopping, Pruned, Pruner
-from hf_optim.experiment.task import Data, Preset, Task, check_run, read_data
-from hf_optim.experiment.trainer import FOLLOWED, TaskTrainer, Watch
-from hf_optim.hub import attach, modes
-from hf_optim.hub.schedules import described, unreached
+from hf_optim.experiment.task import Data, check_run
+from hf_optim.experiment.trainer import TaskTrainer, Watch
+from hf_optim.hub import attach
+from hf_optim.hub.schedules import unreached
 
 
 def train(
@@ -68,10 +64,8 @@ def train(
         UserError: what can be known to be wrong before anything is written: names, values, data files.
         DamagedCheckpoint: with `resume`; there is no record.
     """
-    folder = Path(folder)
-    started, processes = datetime.now(UTC), int(os.environ.get("WORLD_SIZE", "1"))
-    first = int(os.environ.get("RANK", "0")) == 0
-    _check_devices()
+    folder, started = Path(folder), datetime.now(UTC)
+    check_devices()
     task, model_name, preset = check_run(spec)
     if checkpoint_every is not None and checkpoint_every < 1:
         raise UserError(f"checkpoint_every: expected 1 or more, got {checkpoint_every}")
@@ -80,148 +74,82 @@ def train(
     trackers.check_folder(report_to, folder)
     if isinstance(task, OwnTraining):
         return task.run(spec, folder)
-    data = read_data(task, preset, spec.data)
-    if "split_seed" in spec.overrides:
-        data = resampled(data, spec.overrides["split_seed"])
-    numbers = budget(spec, preset, len(data.train), processes)  # type: ignore[arg-type]
-    set_seed(spec.overrides.get("init_seed", spec.seed))
-    model = task.model(model_name, preset, data)
-    optimizer = registry.build(spec.optimizer, model)  # values out of range are the user's error, not a failed run
-    precision.check_precision(numbers.precision)
-    precision.check_launcher(numbers.precision, numbers.compile_model)
-    if spec.overrides.get("gradient_accumulation_steps") == AUTO:
-        batch = flops.probe(train_part(data, None), task.collate(data))
-        needs = footprint.measure(model, footprint.slots_of(optimizer), batch, numbers.precision)
-        numbers = numbers.in_parts(needs.parts(numbers.per_device, footprint.available()))
-    checkpoint = last_checkpoint(folder, training=True) if resume else None
-    if first:
-        _prepare(folder, spec, keep=checkpoint is not None, checkpoints=checkpoint_every is not None)
-    if checkpoint is not None and int(checkpoint.rpartition("-")[2]) > numbers.steps:
-        raise DamagedCheckpoint(
-            f"resume: {checkpoint} is beyond the run's {counted(numbers.steps, 'step')}: take it away"
-        )
-    if checkpoint is not None:
-        resuming.check(Path(checkpoint))
-    cost = flops.cost(model, train_part(data, None), task.collate(data))
-
+    named_as = {"run_name": run_name, "project": project}
+    run = prepare(
+        spec,
+        folder,
+        task,
+        model_name,
+        preset,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        tracking={"report_to": list(report_to) or "none", **{k: v for k, v in named_as.items() if v is not None}},
+        started=started,
+    )
     records.reset_peak_memory()
     label = terminal(f"{spec.task}/{model_name} {spec.size} {spec.optimizer['name']} seed {spec.seed}")
-    if progress and first:
-        where = f" on {processes} processes" if processes > 1 else ""
-        print(terminal(f"{label}: {counted(numbers.steps, 'step')} of {data.name}{where}"), file=sys.stderr, flush=True)
-        if late := unreached(numbers.schedule, numbers.steps):
-            print(terminal(f"warning: {late}"), file=sys.stderr, flush=True)
-    watch = Watch(label, progress)
-    named_as = {"run_name": run_name, "project": project}
-    tracking = {"report_to": list(report_to) or "none", **{k: v for k, v in named_as.items() if v is not None}}
-    error: str | None = None
-    pruned = False
-    metrics: dict[str, float] = {}
-    seconds = 0.0
-    trainer: TaskTrainer | None = None
-    with quiet(), precision.products(numbers.precision):
-        try:
-            trainer = _trainer(
-                task, spec, preset, model, data, numbers, folder, checkpoint_every, watch, checkpoint is None, tracking
-            )
-            if trainer.is_fsdp_enabled and "sharpness" in spec.overrides:
-                raise UserError("overrides: sharpness needs whole weights: hf-optim inspect has it of a checkpoint")
-            if sharding.wanted() and not trainer.is_fsdp_enabled and first:
-                print("FSDP2 needs GPUs: every process has all of the weights (DDP)", file=sys.stderr, flush=True)
-            trainer.spending = Spending(numbers.passes, numbers.seconds, cost, processes)
-            trainer.spending.watch(model, compiled=numbers.compile_model)
-            attach(trainer, optimizer)
-            begun = time.perf_counter()
-            try:
-                trainer.train(resume_from_checkpoint=checkpoint)
-            except Exception as problem:
-                if checkpoint is not None and not watch.begun:
-                    raise DamagedCheckpoint(_damaged(checkpoint, problem)) from problem
-                raise
-            finally:
-                seconds = time.perf_counter() - begun - trainer.spending.evaluation_seconds
-                watch.close()
-            metrics = final_metrics(trainer, data, preset)
-            if "sharpness" in spec.overrides:
-                metrics["sharpness"] = _sharpness(trainer, data, spec.overrides["sharpness"])
-        except DamagedCheckpoint:
-            raise
-        except Exception as problem:
-            if processes > 1 and _lost(problem):  # says nothing about this run: no record, so that it is run again
-                raise UserError(
-                    f"another process of this run has died or hangs ({one_line(problem)}): no record was "
-                    "written; start it again with --resume"
-                ) from problem
-            error, metrics, pruned = one_line(problem), {}, isinstance(problem, Pruned)
-    history = _history(trainer.state.log_history) if trainer is not None else []
-    samples = folder / records.SAMPLES
-    record = {
-        "id": spec.id,
-        "spec": spec.to_dict(),
-        "status": "ok" if error is None else "failed",
-        "error": error,
-        **({"pruned": pruned} if spec.pruning else {}),
-        "metrics": metrics,
-        "primary": {"name": task.primary.name, "greater_is_better": task.primary.greater_is_better},
-        "history": records.HISTORY,
-        "samples": sorted(str(path.relative_to(folder)) for path in samples.rglob("*") if path.is_file()),
-        "time": {
-            "train_seconds": round(seconds, 3),
-            **_speed(numbers, cost, len(watch.step_seconds), trainer, len(data.train), seconds),  # type: ignore[arg-type]
-            "step_ms_median": _median_ms(watch.step_seconds),
-            "optimizer_ms_median": _median_ms(watch.optimizer_seconds),
-            "steps": trainer.state.global_step if trainer is not None else 0,
-            "epochs": round(trainer.state.global_step / numbers.steps_per_epoch, 4) if trainer is not None else 0.0,
-            "forward_passes": trainer.spending.forward if trainer is not None else 0,
-            "backward_passes": trainer.spending.backward if trainer is not None else 0,
-        },
-        "memory": {
-            "optimizer_state_bytes": _state_bytes(trainer),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "peak_rss_bytes": records.peak_memory(),
-            "peak_card_bytes": records.peak_card_memory(),
-        },
-        "execution": {
-            "batch_size": numbers.batch,
-            "schedule": described(numbers.schedule),
-            "max_grad_norm": numbers.max_grad_norm,
-            "precision": numbers.precision,
-            "compile_model": numbers.compile_model,
-            "workers": numbers.workers,
-            "samples_at_a_time": numbers.per_device,
-            "gradient_accumulation_steps": numbers.accumulation,
-            "sharded": trainer is not None and trainer.is_fsdp_enabled,
-        },
-        "environment": records.environment(processes, str(trainer.args.device) if trainer is not None else "unknown"),
-        "groups": _groups(trainer),
-        "data": {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "note": data.note,
-            "train_samples": len(data.train),  # type: ignore[arg-type]
-            "validation_samples": len(data.validation),  # type: ignore[arg-type]
-            "test_samples": len(data.test),  # type: ignore[arg-type]
-        },
-        "known_losses": dict(data.facts.get("known_losses", {})),
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    if first and not folder.is_dir():
+    if progress and run.first:
+        _announce(run, label)
+    seen = _run(run, Watch(label, progress))
+    record = outcome.record(run, seen)
+    if run.first and not folder.is_dir():
         raise UserError(f"{folder} was moved or removed while the run was in it: no record was written")
-    if first:
-        write_rows(folder, records.HISTORY, history)
+    if run.first:
+        write_rows(folder, records.HISTORY, seen.history)
         write_json(folder, records.RECORD, record)
     return record
 
 
-def _check_devices() -> None:
-    """NCCL refuses processes that share a GPU, in words that do not say so."""
-    here, cards = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-    if here > cards > 0 and not os.environ.get("ACCELERATE_USE_CPU"):
-        raise UserError(
-            f"{here} processes on this machine would share {counted(cards, 'GPU')}: start {cards}, or "
-            "hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
-        )
+def _announce(run: Prepared, label: str) -> None:
+    where = f" on {run.processes} processes" if run.processes > 1 else ""
+    steps = counted(run.numbers.steps, "step")
+    print(terminal(f"{label}: {steps} of {run.data.name}{where}"), file=sys.stderr, flush=True)
+    if late := unreached(run.numbers.schedule, run.numbers.steps):
+        print(terminal(f"warning: {late}"), file=sys.stderr, flush=True)
+
+
+def _run(run: Prepared, watch: Watch) -> Measured:
+    """Trains and evaluates; what goes wrong on the way is the run's result, unless it says nothing about the run."""
+    error: str | None = None
+    pruned = False
+    metrics: dict[str, float] = {}
+    with quiet(), precision.products(run.numbers.precision):
+        try:
+            metrics = _trained(run, watch)
+        except DamagedCheckpoint:
+            raise
+        except Exception as problem:
+            if run.processes > 1 and _lost(problem):  # no record, so that it is run again
+                raise UserError(
+                    f"another process of this run has died or hangs ({one_line(problem)}): no record was "
+                    "written; start it again with --resume"
+                ) from problem
+            error, pruned = one_line(problem), isinstance(problem, Pruned)
+    return measured(watch, metrics, error, pruned)
+
+
+def _trained(run: Prepared, watch: Watch) -> dict[str, float]:
+    """The metrics of the trained model."""
+    numbers, overrides = run.numbers, run.spec.overrides
+    trainer = _trainer(run, watch)
+    if trainer.is_fsdp_enabled and "sharpness" in overrides:
+        raise UserError("overrides: sharpness needs whole weights: hf-optim inspect has it of a checkpoint")
+    if sharding.wanted() and not trainer.is_fsdp_enabled and run.first:
+        print("FSDP2 needs GPUs: every process has all of the weights (DDP)", file=sys.stderr, flush=True)
+    trainer.spending = Spending(numbers.passes, numbers.seconds, run.cost, run.processes)
+    trainer.spending.watch(run.model, compiled=numbers.compile_model)
+    attach(trainer, run.optimizer)
+    try:
+        with watch.training(trainer.spending):
+            trainer.train(resume_from_checkpoint=run.checkpoint)
+    except Exception as problem:
+        if run.checkpoint is not None and not watch.begun:
+            raise DamagedCheckpoint(_damaged(run.checkpoint, problem)) from problem
+        raise
+    metrics = final_metrics(trainer, run.data, run.preset)
+    if "sharpness" in overrides:
+        metrics["sharpness"] = _sharpness(trainer, run.data, overrides["sharpness"])
+    return metrics
 
 
 def _damaged(checkpoint: str, problem: Exception) -> str:
@@ -236,29 +164,19 @@ def _lost(problem: Exception) -> bool:
     return isinstance(problem, torch.distributed.DistError) or any(word in text for word in ("gloo", "Gloo", "NCCL"))
 
 
-def _trainer(
-    task: Task,
-    spec: RunSpec,
-    preset: Preset,
-    model: PreTrainedModel,
-    data: Data,
-    numbers: Budget,
-    folder: Path,
-    checkpoint_every: int | None,
-    watch: Watch,
-    fresh: bool,
-    tracking: dict[str, Any],
-) -> TaskTrainer:
+def _trainer(run: Prepared, watch: Watch) -> TaskTrainer:
+    """The run's Trainer, made known to `watch` once it is whole."""
+    spec, task, data, numbers = run.spec, run.task, run.data, run.numbers
     trainer = TaskTrainer(
         schedule=numbers.schedule,
         drop_last=numbers.drop_last,
-        evaluator=Evaluator(task, data, folder),
-        model=model,
+        evaluator=Evaluator(task, data, run.folder),
+        model=run.model,
         args=arguments(
-            folder,
+            run.folder,
             task,
-            preset,
-            **tracking,
+            run.preset,
+            **run.tracking,
             seed=spec.seed,
             data_seed=spec.overrides.get("order_seed", spec.seed),
             max_steps=numbers.steps,
@@ -270,17 +188,17 @@ def _trainer(
             max_grad_norm=numbers.max_grad_norm,
             eval_strategy="steps",
             eval_steps=numbers.eval_every,
-            eval_on_start=fresh,
+            eval_on_start=run.checkpoint is None,
             logging_strategy="steps",
             logging_steps=numbers.log_every,
             # A NaN must be seen, not replaced by the average.
             logging_nan_inf_filter=False,
-            save_strategy="no" if checkpoint_every is None else "steps",
-            save_steps=checkpoint_every or 500,
+            save_strategy="no" if run.checkpoint_every is None else "steps",
+            save_steps=run.checkpoint_every or 500,
         ),
         train_dataset=data.train,
         eval_dataset=data.validation,
-        callbacks=[watch, *task.callbacks(model, preset, numbers.steps)],
+        callbacks=[watch, *task.callbacks(run.model, run.preset, numbers.steps)],
     )
     if "train_curve" in spec.overrides:
         trainer.followed = train_part(data, spec.overrides["train_curve"])
@@ -299,103 +217,3 @@ def _sharpness(trainer: TaskTrainer, data: Data, samples: int) -> float:
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     return hessian.sharpness(gather(model, train_part(data, None), trainer.evaluator.collate(), samples))
-
-
-def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Trainer's log as rows of ours; its summary of the whole run is left out."""
-    rows = []
-    names = {"loss": "train_loss", "learning_rate": "lr"}
-    for entry in log:
-        where = {"step": entry["step"], "epoch": round(entry.get("epoch") or 0.0, 4)}
-        where |= {key: entry[key] for key in SPENT if key in entry}
-        if any(key.startswith("eval_") for key in entry):
-            rows.append({**where, **named(entry, "eval", "validation")})
-        elif any(key.startswith(f"{FOLLOWED}_") for key in entry):
-            rows.append({**where, **named(entry, FOLLOWED, FOLLOWED)})
-        elif "loss" in entry:
-            rest = {names.get(key, key): value for key, value in sorted(entry.items()) if key not in where}
-            rows.append({**where, **rest})
-    return rows
-
-
-def _speed(
-    numbers: Budget,
-    cost: flops.PassCost | None,
-    steps: int,
-    trainer: TaskTrainer | None,
-    samples: int,
-    seconds: float,
-) -> dict[str, float | None]:
-    """Samples and tokens a second of the `steps` steps of this part of the run; operations of a plain step, which makes
-    one forward and one backward pass.
-    """
-    end = trainer.state.global_step if trainer is not None else 0
-    rate = (numbers.trained(end, samples) - numbers.trained(end - steps, samples)) / seconds if steps else None
-    tokens = cost.tokens if cost is not None else None
-    return {
-        "samples_per_second": rate and round(rate, 4),
-        "tokens_per_second": None if rate is None or tokens is None else round(rate * tokens, 2),
-        "flops_per_step": None if cost is None else cost.both * numbers.batch,
-    }
-
-
-def _median_ms(seconds: list[float]) -> float | None:
-    return round(1000 * statistics.median(seconds), 4) if seconds else None
-
-
-def _state_bytes(trainer: TaskTrainer | None) -> int:
-    if trainer is None or trainer.optimizer is None:
-        return 0
-    inner = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-    # what evaluating keeps to go back is no state of training
-    state = {p: {k: v for k, v in own.items() if k != "y"} for p, own in inner.state.items()}
-    return records.tensor_bytes(state if modes.holds(inner) == "average" else dict(inner.state))
-
-
-def _groups(trainer: TaskTrainer | None) -> list[dict[str, Any]]:
-    """The optimizer's parameter groups: how many parameters each has, which way they go, and what may differ between
-    groups.
-    """
-    optimizer = trainer.optimizer if trainer is not None else None
-    kept = ["route", "weight_decay", *_opt_outs(optimizer)]
-    return [
-        {
-            "parameters": sum(p.numel() for p in group["params"]),
-            **{key: group[key] for key in kept if isinstance(group.get(key), int | float | str)},
-        }
-        for group in getattr(optimizer, "param_groups", ())
-    ]
-
-
-def _opt_outs(optimizer: Any) -> list[str]:
-    """The keys with which groups opt out of the transforms of an optimizer and of what it wraps."""
-    keys = []
-    while optimizer is not None:
-        keys.append(getattr(getattr(optimizer, "transform", None), "opt_out", ""))
-        optimizer = getattr(optimizer, "optimizer", None) or getattr(optimizer, "base", None)
-    return [key for key in keys if key]
-
-
-def _prepare(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> None:
-    """Make the folder and clear an older run out of it; `keep` leaves the checkpoints of the run that goes on."""
-    stored = folder / records.SPEC
-    try:
-        if keep and os.path.lexists(stored) and read_json(folder, stored.name) != spec.to_dict():
-            raise UserError(
-                f"resume: {folder} holds checkpoints of another run (see its {records.SPEC}): choose another folder"
-            )
-        if keep:  # all of it is read, or written into
-            for name in (records.SAMPLES, *(path.name for path in folder.glob("checkpoint-*"))):
-                check_tree(folder / name)
-                pickled_weights(folder / name)  # which names what lies elsewhere
-    except (OSError, ValueError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"resume: {folder}: {one_line(error)}") from error
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (records.RECORD, records.HISTORY):
-            remove(folder, name)
-        if not keep:
-            for old in (folder / records.SAMPLES, stored, *folder.glob("checkpoint-*")):
-                remove(folder, old.name)
-        if checkpoints or keep:
-            write_json(folder, records.SPEC, spec.to_dict())

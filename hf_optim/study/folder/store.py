@@ -21,7 +21,7 @@ LARGEST = 1 << 20
 #: rows of a history; a run that logs a hundred thousand steps has as many
 MOST_ROWS = 500_000
 _SCALAR = (str, float, bool, None)
-#: a record as `experiment.training` and `launch.worker` write it; what a later version adds is let be
+#: a record as `experiment.outcome` and `launch.worker` make it; what a later version adds is let be
 SHAPE = {
     "id": str,
     "spec": {"task": str, "optimizer": {"name": str}, "seed": int},
