@@ -26,7 +26,7 @@ from hf_optim.study.plan import shipped
 #: how a program of ours begins, and what it imports then
 STARTS = {
     "command": "from hf_optim.commands.main import main; main(['cite', 'adamw'])",
-    "job": "from hf_optim.study.launch.jobs import Share; Share('nowhere', 1, None, None)()",
+    "job": "from hf_optim.study.launch.jobs import Execution, Share; Share('nowhere', Execution())()",
 }
 
 #: the run of `hf-optim train --task vision --model mlp --size smoke --optimizer adamw --steps 4`
@@ -230,7 +230,7 @@ def test_a_local_job_does_not_import_what_lies_in_the_current_folder(monkeypatch
 
     monkeypatch.setenv("PYTHONPATH", "mine")
     before = dict(os.environ)
-    told = jobs._submit_local(Executor(), jobs.Share("nowhere", 1, None, None), 0)
+    told = jobs._submit_local(Executor(), jobs.Share("nowhere", jobs.Execution()), 0)
     assert told["PYTHONSAFEPATH"] == "1" and told["PYTHONPATH"].endswith(f"{os.pathsep}mine") and os.environ == before
 
 

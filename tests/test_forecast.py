@@ -147,7 +147,7 @@ def test_runs_share_gpus(monkeypatch):
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["0", "3"] * 3
     assert {environment[footprint.SHARERS] for environment in environments} == {"3"}
     assert {environment[footprint.SHARERS] for environment in launcher.environments(2)} == {"1"}
-    share = jobs.Share("x", 6, 1, None, jobs_per_gpu=3)
-    assert jobs.parameters(jobs.Launch("slurm"), share)["gpus_per_node"] == 2
+    shared = launcher.Execution(6, gpus_per_run=1, jobs_per_gpu=3)
+    assert jobs.parameters(jobs.Launch("slurm"), shared)["gpus_per_node"] == 2
     with pytest.raises(UserError, match="1 beside --gpus-per-run"):
         study.main(["quickstart", "--jobs-per-gpu", "2", "--gpus-per-run", "2"])

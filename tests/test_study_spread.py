@@ -18,6 +18,7 @@ from hf_optim.study.folder.store import read_status
 from hf_optim.study.launch import beginning, launcher
 from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch.jobs import Launch, Share
+from hf_optim.study.launch.launcher import Execution
 from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.plan.source import parse
@@ -50,20 +51,19 @@ def test_debug_jobs_run_here_and_the_rest_of_the_array_finds_nothing_to_do(
     plan = prepared(tmp_path / "s", 3)
     calls = []
 
-    def execute(todo: list[Run], folder: Path, *, jobs: int, gpus_per_run: int, **_: object) -> None:
-        calls.append((len(todo), jobs, gpus_per_run))
+    def execute(todo: list[Run], folder: Path, how: Execution, **_: object) -> None:
+        calls.append((len(todo), how.jobs, how.processes))
         for ended in todo:
             finish(folder, ended)
 
     monkeypatch.setattr(launcher, "execute", execute)
     how = Launch("debug", array=2)
-    given = {"jobs": 1, "gpus_per_run": None, "checkpoint_every": None}
-    assert spread.launch(tmp_path / "s", plan, how, Console(width=200), **given)
+    assert spread.launch(tmp_path / "s", plan, how, Execution(), Console(width=200))
     assert calls == [(3, 1, 1), (0, 1, 1)]
     out = capsys.readouterr().out
     assert "3 runs for 2 debug jobs" in out and "[3/3] ok" in out
     # Nothing is submitted for a study that is finished.
-    assert spread.launch(tmp_path / "s", plan, how, Console(), **given) and len(calls) == 2
+    assert spread.launch(tmp_path / "s", plan, how, Execution(), Console()) and len(calls) == 2
 
 
 def test_a_problem_of_the_folder_reaches_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,9 +76,7 @@ def test_a_problem_of_the_folder_reaches_the_user(tmp_path: Path, monkeypatch: p
     # submitit's debug jobs write no result file, so the job is asked itself.
     monkeypatch.setattr(spread, "_problem", lambda job: job.results()[0]["problem"])
     with pytest.raises(UserError, match="the disk is full"):
-        spread.launch(
-            tmp_path / "s", plan, Launch("debug"), Console(), jobs=1, gpus_per_run=None, checkpoint_every=None
-        )
+        spread.launch(tmp_path / "s", plan, Launch("debug"), Execution(), Console())
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the job's task through /proc")
@@ -86,7 +84,7 @@ def test_two_jobs_share_a_folder_and_an_interrupted_one_is_requeued(tmp_path: Pa
     folder = tmp_path / "s"
     (gate := tmp_path / "gate").touch()
     plan = prepared(folder, 4, f"{{task: '{WAITS}', options: {{gate: '{gate}'}}}}")
-    share = Share(str(folder), 1, None, 5, trust=True)
+    share = Share(str(folder), Execution(checkpoint_every=5, trust=True))
     how = Launch("local", array=2, minutes=10)
     jobs = spread._submit(folder, how, share, 2)
     homes = [folder / "runs" / ended.id for ended in plan.runs]
@@ -122,13 +120,13 @@ def test_two_jobs_share_a_folder_and_an_interrupted_one_is_requeued(tmp_path: Pa
 
 def test_slurm_is_asked_for_what_a_run_needs() -> None:
     how = Launch("slurm", array=50, minutes=60, cpus_per_run=4, partition="gpu", sbatch={"account": "me"})
-    given = spread.parameters(how, Share("/s", 2, 1, None))
+    given = spread.parameters(how, Execution(2, gpus_per_run=1))
     assert given["gpus_per_node"] == 2 and given["cpus_per_task"] == 8 and given["timeout_min"] == 60
     assert given["slurm_partition"] == "gpu" and given["slurm_array_parallelism"] == 50
     assert given["slurm_additional_parameters"] == {"requeue": True, "account": "me"}
     assert not any("CUDA" in line for line in given["slurm_setup"])
     # A job that asked for no GPU must not take one that it sees.
-    none = spread.parameters(how, Share("/s", 2, None, None))
+    none = spread.parameters(how, Execution(2))
     assert "gpus_per_node" not in none and "export CUDA_VISIBLE_DEVICES=" in none["slurm_setup"]
     executor = submitit.AutoExecutor("/nowhere", cluster="debug")
     executor.update_parameters(**given)  # its names, checked by submitit
@@ -161,6 +159,4 @@ def test_without_slurm_one_line_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     plan = prepared(tmp_path / "s", 1)
     monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.raises(UserError, match="there is no sbatch here"):
-        spread.launch(
-            tmp_path / "s", plan, Launch("slurm"), Console(), jobs=1, gpus_per_run=None, checkpoint_every=None
-        )
+        spread.launch(tmp_path / "s", plan, Launch("slurm"), Execution(), Console())

@@ -22,6 +22,7 @@ from hf_optim.study import conduct
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.launch import jobs
 from hf_optim.study.launch.follow import Stage
+from hf_optim.study.launch.launcher import Execution
 
 YAML = """name: mine
 seeds: 1
@@ -121,10 +122,10 @@ def test_wandb_is_led_nowhere_by_a_link(tmp_path: Path, name: str) -> None:
 
 def test_a_job_passes_trackers_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[str, ...]] = []
-    monkeypatch.setattr(jobs.run, "execute", lambda *_, report_to, **__: given.append(report_to) or {})
+    monkeypatch.setattr(jobs.run, "execute", lambda todo, folder, how, **_: given.append(how.report_to) or {})
     monkeypatch.setattr(jobs, "read_plan", lambda folder: None)
     monkeypatch.setattr(jobs, "follow", lambda plan, folder: [Stage("runs", (), (), 1)])
-    assert jobs.Share("/s", 1, None, None, report_to=("wandb",))()["problem"] == "" and given == [("wandb",)]
+    assert jobs.Share("/s", Execution(report_to=("wandb",)))()["problem"] == "" and given == [("wandb",)]
 
 
 # --- what the current folder would tell trackers ---

@@ -54,8 +54,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether the workers were told to trust, instead of workers."""
     told: list[bool] = []
 
-    def execute(todo: Any, folder: Path, *_: Any, trust: bool, **__: Any) -> dict[str, str]:
-        told.append(trust)
+    def execute(todo: Any, folder: Path, how: launcher.Execution, **_: Any) -> dict[str, str]:
+        told.append(how.trust)
         for run in todo:
             write(run, folder, {"test_accuracy": 0.5, "validation_accuracy": 0.5, "validation_loss": 0.7})
         return {}

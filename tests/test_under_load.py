@@ -81,7 +81,7 @@ def test_a_folder_that_is_moved_gets_no_second_one(tmp_path: Path, monkeypatch: 
     monkeypatch.undo()
     assert worker.execute(new, spec.id, spec.to_dict()) == "ok"
     with pytest.raises(UserError, match="was moved or removed: the same command goes on, given its new place"):
-        launcher.execute([launcher.Run(spec.id, "t", "adamw", 0, spec.to_dict())], old, jobs=1)
+        launcher.execute([launcher.Run(spec.id, "t", "adamw", 0, spec.to_dict())], old, launcher.Execution())
     assert not old.exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from hf_optim.study.launch import jobs as spread
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
 from hf_optim.study.launch.jobs import Launch
+from hf_optim.study.launch.launcher import Execution
 from hf_optim.study.launch.progress import Display, duration
 from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan import shipped, units, values
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hf_optim.experiment.cards import Card
+    from hf_optim.study.findings.analysis import Analysis
     from hf_optim.study.plan.source import Source
 
 
@@ -127,50 +130,22 @@ def study(
         console.print(f"{counted(len(brought), 'run')} taken from the studies beside it")
     _show_change(change, console)
     _show_question(folder, console)
+    jobs = jobs or (run.default_jobs(gpus_per_run or 1, jobs_per_gpu) if launch is None else jobs_per_gpu)
+    how = Execution(jobs, gpus_per_run, jobs_per_gpu, checkpoint_every, trust, tuple(report_to))
     if launch is not None:
-        ended = spread.launch(
-            folder,
-            plan,
-            launch,
-            console,
-            jobs=jobs or jobs_per_gpu,
-            gpus_per_run=gpus_per_run,
-            jobs_per_gpu=jobs_per_gpu,
-            checkpoint_every=checkpoint_every,
-            trust=trust,
-            report_to=tuple(report_to),
-        )
+        ended = spread.launch(folder, plan, launch, how, console)
         return finish(folder) if ended else 0
     if plan.ladder is not None and not any(folder.glob("runs/*/record.json")):
         _show_costs(plan, None, console)  # sizes that were never run before may take days
-    _run_here(
-        plan,
-        folder,
-        console,
-        jobs=jobs or run.default_jobs(gpus_per_run or 1, jobs_per_gpu),
-        gpus_per_run=gpus_per_run or 1,
-        checkpoint_every=checkpoint_every,
-        trust=trust,
-        report_to=report_to,
-    )
+    _run_here(plan, folder, how, console)
     return finish(folder)
 
 
-def _run_here(
-    plan: planning.Plan,
-    folder: Path,
-    console: Console,
-    *,
-    jobs: int,
-    gpus_per_run: int,
-    checkpoint_every: int | None,
-    trust: bool,
-    report_to: Sequence[str],
-) -> None:
+def _run_here(plan: planning.Plan, folder: Path, how: Execution, console: Console) -> None:
     reader = RecordStore(folder)
     total = stages.run_count(plan)
     left = total - sum(reader.record(planned.id) is not None for planned in known(plan, reader))
-    at_a_time = min(jobs, max(1, left))
+    at_a_time = min(how.jobs, max(1, left))
     safe.say(
         console,
         f"{plan.title}: {counted(total, 'run')}, {total - left} finished before, {at_a_time} at a time, in {folder}",
@@ -178,11 +153,11 @@ def _run_here(
     start, count, look = time.monotonic(), 0, 0
     told: set[str] = set()
     try:
-        with Display(console, total, total - left, jobs) as display:
+        with Display(console, total, total - left, how.jobs) as display:
 
             def finished(ended: Run, status: str, seconds: float) -> None:
-                stopped = status == "failed" and stages.stopped_early(ended, folder)
                 record = RecordStore(folder).record(ended.id) or {}
+                stopped = status == "failed" and record.get("pruned")  # which is no failure
                 display.finished(ended, "stopped" if stopped else status, seconds, str(record.get("error")))
                 arm = f"{ended.optimizer} on {ended.task}"
                 if record.get("settled") and arm not in told:
@@ -203,11 +178,7 @@ def _run_here(
                 run.execute(
                     list(stage.todo),
                     folder,
-                    jobs=jobs,
-                    gpus_per_run=gpus_per_run,
-                    checkpoint_every=checkpoint_every,
-                    trust=trust,
-                    report_to=report_to,
+                    how,
                     asks=stage.asks,
                     on_finish=finished,
                     watch=display.watch,
@@ -226,10 +197,27 @@ def finish(folder: Path, quiet: bool = False) -> int:
     """Writes tables and report from the records in `folder`, and shows the table unless `quiet`. Gives 1 if a run
     failed, else 0.
     """
+    written = write(folder)
+    if not quiet:
+        show(written)
+    return 1 if written.results.failures() else 0
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a study's tables and report say."""
+
+    results: records.Results
+    tables: list[table.TaskTable]
+    analysed: Analysis
+    protocol: tuning_report.Protocol | None
+
+
+def write(folder: Path) -> Written:
+    """Writes tables and report from the records in `folder`."""
     from hf_optim.study.findings import analysis
     from hf_optim.study.report import html as report
 
-    console = safe.console()
     results = records.load(folder)
     tables = table.build(results)
     analysed = analysis.analyse(results, tables)
@@ -258,11 +246,16 @@ def finish(folder: Path, quiet: bool = False) -> int:
         run_pages.write(results)
     except OSError as error:
         raise unwritable(folder, error) from None
+    return Written(results, tables, analysed, protocol)
+
+
+def show(written: Written) -> None:
+    """Prints the table, what it says, and which runs failed."""
+    console, results, protocol = safe.console(), written.results, written.protocol
     failures = results.failures()
-    if quiet:
-        return 1 if failures else 0
-    texts.show(tables, console)
-    for text in (*verdicts.changed(results), *analysed.verdicts, verdicts.looked(results), verdicts.progress(results)):
+    texts.show(written.tables, console)
+    sentences = (*verdicts.changed(results), *written.analysed.verdicts)
+    for text in (*sentences, verdicts.looked(results), verdicts.progress(results)):
         if text:
             safe.say(console, text)
     for note in protocol.notes if protocol is not None else ():
@@ -273,8 +266,7 @@ def finish(folder: Path, quiet: bool = False) -> int:
         safe.say(console, "A failed run is a result, and kept: --retry-failed (retry_failed=True) runs it again.")
     for run_, why in results.unreadable():
         safe.say(console, f"unreadable: {records.describe(run_)}: {why}")
-    safe.say(console, f"Report: {folder / 'report.html'}")
-    return 1 if failures else 0
+    safe.say(console, f"Report: {results.folder / 'report.html'}")
 
 
 def remake(folder: str) -> int:

@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
@@ -211,11 +210,6 @@ def trial_runs(plan: Plan) -> tuple[Run, ...]:
         )
         trials += cell_runs
     return tuple(trials)
-
-
-def stopped_early(run: Run, folder: Path) -> bool:
-    """Whether a run's record says that it was pruned: it is no failure."""
-    return bool((RecordStore(folder).record(run.id) or {}).get("pruned"))
 
 
 def planned(plan: Plan) -> tuple[int, int, int]:

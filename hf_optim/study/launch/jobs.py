@@ -16,7 +16,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +35,7 @@ from hf_optim.study.folder.standing import known, pending
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import launcher as run
 from hf_optim.study.launch.follow import follow
+from hf_optim.study.launch.launcher import Execution
 from hf_optim.study.launch.progress import duration
 from hf_optim.study.plan.plan import Plan, Run
 
@@ -87,17 +88,7 @@ class Share:
     """What a job does: take runs from `folder` until none is left. submitit pickles it."""
 
     folder: str
-    jobs: int
-    gpus_per_run: int | None
-    checkpoint_every: int | None
-    trust: bool = False
-    jobs_per_gpu: int = 1
-    report_to: tuple[str, ...] = ()
-
-    @property
-    def gpus(self) -> int:
-        """GPUs that a job needs."""
-        return math.ceil(self.jobs / self.jobs_per_gpu) * (self.gpus_per_run or 1)
+    how: Execution
 
     def __call__(self) -> dict[str, Any]:
         """How many runs this job saw to their end, and the problem that stopped it ("" if none)."""
@@ -112,17 +103,7 @@ class Share:
         problem = ""
         try:
             for stage in follow(read_plan(folder), folder):
-                run.execute(
-                    list(stage.todo),
-                    folder,
-                    jobs=self.jobs,
-                    gpus_per_run=self.gpus_per_run or 1,
-                    checkpoint_every=self.checkpoint_every,
-                    trust=self.trust,
-                    report_to=self.report_to,
-                    asks=stage.asks,
-                    on_finish=finished,
-                )
+                run.execute(list(stage.todo), folder, self.how, asks=stage.asks, on_finish=finished)
         except UserError as error:
             problem = str(error)
         return {"runs": count, "problem": problem}
@@ -131,23 +112,12 @@ class Share:
         """What a requeued job does: the same, for the folder itself says what is left."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(Share(**asdict(self)))
+        return DelayedSubmission(self)
 
 
-def launch(
-    folder: Path,
-    plan: Plan,
-    how: Launch,
-    console: Console,
-    *,
-    jobs: int,
-    gpus_per_run: int | None,
-    checkpoint_every: int | None,
-    trust: bool = False,
-    jobs_per_gpu: int = 1,
-    report_to: tuple[str, ...] = (),
-) -> bool:
-    """Submits jobs for what is left of the study in `folder`, and waits for them unless told not to.
+def launch(folder: Path, plan: Plan, how: Launch, execution: Execution, console: Console) -> bool:
+    """Submits jobs for what is left of the study in `folder`, each of which executes it so, and waits for them unless
+    told not to.
 
     Gives whether it stayed until they ended. Raises UserError where there is no SLURM, the folder cannot be shared, or
     sbatch refuses; and if jobs were stopped by a problem of the folder.
@@ -157,9 +127,8 @@ def launch(
     if not pending(plan, reader):
         return True
     check_shared(folder)
-    count = min(how.array, math.ceil(left / jobs))
-    share = Share(str(folder.resolve()), jobs, gpus_per_run, checkpoint_every, trust, jobs_per_gpu, report_to)
-    submitted = _submit(folder, how, share, count)
+    count = min(how.array, math.ceil(left / execution.jobs))
+    submitted = _submit(folder, how, Share(str(folder.resolve()), execution), count)
     names = f"{submitted[0].job_id}{f' to {submitted[-1].job_id}' if count > 1 else ''}"
     safe.say(
         console, f"{counted(left, 'run')} for {counted(count, f'{how.where} job')} ({names}), logs in {folder / JOBS}"
@@ -194,7 +163,7 @@ def _submit(folder: Path, how: Launch, share: Share, count: int) -> list[Any]:
         # A name that nobody knows: submitit hands pickles over in it, and reads back whatever bears a job's number.
         own = own_folder(folder, JOBS, uuid.uuid4().hex[:12])
         executor = submitit.AutoExecutor(own, cluster=how.where, **more)
-        executor.update_parameters(**parameters(how, share))
+        executor.update_parameters(**parameters(how, share.how))
         if how.where == "local":
             # Each process gets GPUs of its own, as far as there are any.
             return [_submit_local(executor, share, number) for number in range(count)]
@@ -208,7 +177,7 @@ def _submit(folder: Path, how: Launch, share: Share, count: int) -> list[Any]:
 
 def _submit_local(executor: Any, share: Share, number: int) -> Any:
     devices = [int(g) for g in run.gpus() if g.isdigit()]
-    each = share.gpus
+    each = share.how.gpus
     mine = [devices[(number * each + k) % len(devices)] for k in range(each)] if len(devices) >= each else devices
     executor.update_parameters(gpus_per_node=len(mine))
     # The one parameter of submitit's local executor that its front does not pass on.
@@ -222,21 +191,21 @@ def _submit_local(executor: Any, share: Share, number: int) -> Any:
         os.environ.update(before)
 
 
-def parameters(how: Launch, share: Share) -> dict[str, Any]:
+def parameters(how: Launch, execution: Execution) -> dict[str, Any]:
     """submitit's parameters for one job."""
     given: dict[str, Any] = {"name": "hf-optim", "timeout_min": how.minutes}
     if how.where != "slurm":
         return given
     setup = [f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(HOME)}${{PYTHONPATH:+:$PYTHONPATH}}"]
-    if share.gpus_per_run is None:
+    if execution.gpus_per_run is None:
         setup.append("export CUDA_VISIBLE_DEVICES=")  # a node may show GPUs that are not this job's
     given |= {
-        "cpus_per_task": how.cpus_per_run * share.jobs,
+        "cpus_per_task": how.cpus_per_run * execution.jobs,
         "slurm_array_parallelism": how.array,
         "slurm_setup": setup,
         "slurm_additional_parameters": {"requeue": True, **how.sbatch},
     }
-    given |= {"gpus_per_node": share.gpus} if share.gpus_per_run else {}
+    given |= {"gpus_per_node": execution.gpus} if execution.gpus_per_run else {}
     return given | ({"slurm_partition": how.partition} if how.partition else {})
 
 

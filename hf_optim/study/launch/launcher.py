@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
@@ -55,6 +55,38 @@ def default_jobs(gpus_per_run: int = 1, jobs_per_gpu: int = 1) -> int:
     if devices := gpus():
         return max(1, len(devices) // gpus_per_run) * jobs_per_gpu
     return max(1, len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else "1") // gpus_per_run)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How runs are executed, whatever they are.
+
+    Args:
+        jobs: runs at a time.
+        gpus_per_run: GPUs, each with a process, that train one model together (without GPUs, so many processes); None:
+            one where there are any, and none for jobs of SLURM.
+        jobs_per_gpu: runs that share a GPU.
+        checkpoint_every: steps between checkpoints, from which an interrupted run goes on; None: it restarts.
+        trust: let the workers run the code that the plan names (see `core.importing`).
+        report_to: trackers that are fed as well.
+    """
+
+    jobs: int = 1
+    gpus_per_run: int | None = None
+    jobs_per_gpu: int = 1
+    checkpoint_every: int | None = None
+    trust: bool = False
+    report_to: tuple[str, ...] = ()
+
+    @property
+    def processes(self) -> int:
+        """That train one model together."""
+        return self.gpus_per_run or 1
+
+    @property
+    def gpus(self) -> int:
+        """That all the runs at a time need."""
+        return math.ceil(self.jobs / self.jobs_per_gpu) * self.processes
 
 
 @dataclass
@@ -158,14 +190,12 @@ class WorkerThread(threading.Thread):
         board: RunQueue,
         folder: Path,
         environment: dict[str, str],
-        how: dict[str, int | None],
-        report_to: Sequence[str] = (),
-        asks: Mapping[str, str] | None = None,
+        how: Execution,
+        asks: Mapping[str, str],
     ) -> None:
         super().__init__(daemon=True)
-        self.asks = asks or {}
-        self.report_to, self.group = report_to, changes.read_plan(folder).name if report_to else ""
-        self.board, self.folder, self.environment, self.how = board, folder, environment, how
+        self.board, self.folder, self.environment, self.how, self.asks = board, folder, environment, how, asks
+        self.group = changes.read_plan(folder).name if how.report_to else ""
         self.process: subprocess.Popen[str] | None = None
 
     def run(self) -> None:
@@ -198,10 +228,12 @@ class WorkerThread(threading.Thread):
             "spec": run.spec,
             "last": last,
             "asks": self.asks.get(run.task),
-            **self.how,
+            "checkpoint_every": self.how.checkpoint_every,
+            "processes": self.how.processes,
+            "trust": self.how.trust,
         }
-        if self.report_to:
-            tracked = Tracked(self.report_to, str(self.folder), self.group, run.task, run.optimizer, run.seed, run.id)
+        if tracks := self.how.report_to:
+            tracked = Tracked(tracks, str(self.folder), self.group, run.task, run.optimizer, run.seed, run.id)
             request["tracked"] = asdict(tracked)
         answer = self._ask(request)
         if self.board.stopped and answer is None:
@@ -305,33 +337,22 @@ def environments(jobs: int, gpus_per_run: int = 1) -> list[dict[str, str]]:
 def execute(
     todo: list[Run],
     folder: Path,
+    how: Execution,
     *,
-    jobs: int,
-    gpus_per_run: int = 1,
-    checkpoint_every: int | None = None,
-    trust: bool = False,
-    report_to: Sequence[str] = (),
     asks: Mapping[str, str] | None = None,
     on_finish: Callable[[Run, str, float], None] | None = None,
     watch: Callable[[RunQueue], None] | None = None,
 ) -> dict[str, str]:
-    """Executes `todo` in `jobs` worker processes and gives each run's status ("ok" or "failed") by id.
+    """Executes `todo` in `how.jobs` worker processes and gives each run's status ("ok" or "failed") by id.
 
-    A run on more than one GPU has a process for each (without GPUs, so many processes). With `checkpoint_every`
-    steps, a run that was interrupted goes on from its last checkpoint. `trust` lets the workers run the code that the
-    plan names (see `core.importing`). `report_to` names trackers that are fed as well, `asks` the figure by which runs
-    are chosen, by their task's label.
-    `on_finish` is called (from a worker's thread) with run, status and seconds; `watch` five times a second with the
-    board. On KeyboardInterrupt the workers are ended, nothing is recorded for what they were at, and the interrupt goes
-    on. Raises UserError when the folder takes no more files: finished runs are kept.
+    `asks` names the figure by which runs are chosen, by their task's label. `on_finish` is called (from a worker's
+    thread) with run, status and seconds; `watch` five times a second with the board. On KeyboardInterrupt the workers
+    are ended, nothing is recorded for what they were at, and the interrupt goes on. Raises UserError when the folder
+    takes no more files: finished runs are kept.
     """
     board = RunQueue(todo, len(todo), on_finish)
-    how = {"checkpoint_every": checkpoint_every, "processes": gpus_per_run, "trust": trust}
-    slots = (
-        [WorkerThread(board, folder, e, how, report_to, asks) for e in environments(min(jobs, len(todo)), gpus_per_run)]
-        if todo
-        else []
-    )
+    each = environments(min(how.jobs, len(todo)), how.processes) if todo else []
+    slots = [WorkerThread(board, folder, environment, how, asks or {}) for environment in each]
     for slot in slots:
         slot.start()
     try:
