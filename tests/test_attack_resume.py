@@ -28,6 +28,7 @@ from hf_optim.experiment.task import Primary, load
 from hf_optim.experiment.training import train
 from hf_optim.hub import companion
 from hf_optim.study.launch import worker
+from hf_optim.study.launch.messages import Request
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_a_run_of_a_study_begins_anew_where_its_checkpoint_is_damaged(
     shutil.copytree(interrupted, home)
     (home / "record.json").unlink()
     DAMAGED["code"][0](home / "checkpoint-2")
-    assert worker.execute(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=2) == "ok"
+    assert worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=2)) == "ok"
     assert "optimizer.pt is no file of torch.save" in capsys.readouterr().out
 
 
@@ -199,6 +200,6 @@ def test_a_record_that_the_disk_does_not_give_is_not_made_anew(
 
     monkeypatch.setattr(files, "read_bytes", away)
     with pytest.raises(UserError, match="Input/output error.*nothing was removed"):
-        worker.execute(study, run["id"], run["spec"])
+        worker.execute(Request(study, run["id"], run["spec"]))
     code, _, said = command(capsys, "results", other, "--merge", study)
     assert code == 2 and "nothing was removed" in said and file.read_bytes() == before

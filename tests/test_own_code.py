@@ -20,6 +20,7 @@ from hf_optim.errors import UserError
 from hf_optim.experiment import forecast, record
 from hf_optim.study.folder.store import read_status
 from hf_optim.study.launch import launcher, worker
+from hf_optim.study.launch.messages import Request
 from hf_optim.study.plan import plan, source, values
 
 RUNS = "raise RuntimeError('this file ran')\n"
@@ -163,7 +164,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         for name in [k for k, module in sys.modules.items() if getattr(module, "__file__", None) == str(file)]:
             del sys.modules[name]  # as a worker, which is another process
         spec: dict[str, Any] = {"task": f"{file}:mine", "optimizer": {"name": "sgd"}, "seed": seed}
-        return worker.execute(folder / "study", f"run{seed}", spec, trust=True, asks=asks)
+        return worker.execute(Request(folder / "study", f"run{seed}", spec, trust=True, asks=asks))
 
     return execute
 
@@ -317,7 +318,7 @@ def test_a_task_that_cannot_be_imported_stops_the_study_at_its_first_run(run, fo
     (folder / "broken.py").write_text("import not_there\n")
     spec: dict[str, Any] = {"task": f"{folder / 'broken.py'}:mine", "optimizer": {"name": "sgd"}, "seed": 0}
     with pytest.raises(UserError, match="No module named 'not_there'.*every run would end so: mend it"):
-        worker.execute(folder / "study", "run0", spec, trust=True)
+        worker.execute(Request(folder / "study", "run0", spec, trust=True))
     assert read_status(folder / "study" / "runs" / "run0") is None
 
 

@@ -22,6 +22,7 @@ from hf_optim.experiment import files, leftovers
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder import results as records
 from hf_optim.study.launch import worker
+from hf_optim.study.launch.messages import Request
 
 ONE = ("adamw", "smaran")
 SECRET = "the-words-of-a-private-key"
@@ -207,7 +208,7 @@ def test_a_worker_does_not_write_through_a_link(tmp_path: Path, secret: Path, wh
     place.symlink_to(secret / "key.txt" if place.suffix or place.name == ".lock" else secret)
     for every in (None, 3):
         try:
-            worker.execute(tmp_path / "study", spec.id, spec.to_dict(), checkpoint_every=every)
+            worker.execute(Request(tmp_path / "study", spec.id, spec.to_dict(), checkpoint_every=every))
         except (OSError, UserError) as error:
             assert "link" in str(error)
     assert {p.name for p in secret.iterdir()} == {"key.txt", "record.json"}

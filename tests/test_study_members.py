@@ -14,6 +14,7 @@ import pytest
 
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.launch import worker
+from hf_optim.study.launch.messages import Request
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = RunSpec(task="vision", model="mlp", size="smoke", optimizer={"name": "adamw", "lr": 0.001})
@@ -62,7 +63,7 @@ def test_two_processes_leave_one_record_and_end_with_their_worker(
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "torch.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w'); raise SystemExit(1)")
     monkeypatch.chdir(tmp_path / "theirs")  # a file in the current folder is nobody's torch
-    assert worker.execute(tmp_path / "s", SPEC.id, SPEC.to_dict(), processes=2) == "ok"
+    assert worker.execute(Request(tmp_path / "s", SPEC.id, SPEC.to_dict(), processes=2)) == "ok"
     assert not (tmp_path / "ran").exists()
     record = json.loads((tmp_path / "s" / "runs" / SPEC.id / "record.json").read_text())
     assert record["id"] == SPEC.id and record["environment"]["processes"] == 2
@@ -71,6 +72,6 @@ def test_two_processes_leave_one_record_and_end_with_their_worker(
 
 def test_processes_that_fail_are_the_runs_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
-    assert worker.execute(tmp_path, SPEC.id, SPEC.to_dict(), processes=2) == "failed"
+    assert worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict(), processes=2)) == "failed"
     record = json.loads((tmp_path / "runs" / SPEC.id / "record.json").read_text())
     assert "the run's 2 processes ended with exit code 1" in record["error"]

@@ -19,6 +19,7 @@ from hf_optim.study.folder import merge, pairs, questions, rows, stages
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import beginning, worker
+from hf_optim.study.launch.messages import Request
 from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.report import html as report
 from hf_optim.study.report import paper, summary
@@ -294,7 +295,7 @@ def test_want_of_memory_is_tried_again_and_then_no_failure_of_the_optimizer(
 
     monkeypatch.setattr(worker, "_train", out_of_memory)
     run = expand(PLAIN).runs[0]
-    assert worker.execute(tmp_path, run.id, dict(run.spec), last=False) == "fault"
+    assert worker.execute(Request(tmp_path, run.id, dict(run.spec), last=False)) == "fault"
     assert not (tmp_path / "runs" / run.id / "record.json").exists()
-    assert worker.execute(tmp_path, run.id, dict(run.spec)) == "failed"
+    assert worker.execute(Request(tmp_path, run.id, dict(run.spec))) == "failed"
     assert json.loads((tmp_path / "runs" / run.id / "record.json").read_text())["fault"] == "machine"

@@ -22,6 +22,7 @@ from hf_optim.study.folder.disk import check_disk
 from hf_optim.study.folder.locks import Lock, check_shared
 from hf_optim.study.folder.store import read_status
 from hf_optim.study.launch import beginning, worker
+from hf_optim.study.launch.messages import Request
 from hf_optim.study.plan.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,15 +89,15 @@ def test_a_disk_that_fills_in_a_run_leaves_no_record_and_the_study_goes_on(
         for bad in (trains_until_the_disk_is_full, catches_it):
             monkeypatch.setattr(hf_optim.experiment.training, "train", bad)
             with pytest.raises(UserError, match="the disk is full.*the same command again"):
-                worker.execute(folder, "one", SPEC)
+                worker.execute(Request(folder, "one", SPEC))
             assert read_status(folder / "runs" / "one") is None
             # Nothing is begun on a disk that is nearly full.
             with pytest.raises(UserError, match="the disk is full.*are free"):
-                worker.execute(folder, "one", SPEC)
+                worker.execute(Request(folder, "one", SPEC))
             (disk / "ballast").unlink()
         monkeypatch.setattr(hf_optim.experiment.training, "train", finished)
-        assert worker.execute(folder, "one", SPEC) == "ok"
-        assert worker.execute(folder, "one", SPEC) == "ok"
+        assert worker.execute(Request(folder, "one", SPEC)) == "ok"
+        assert worker.execute(Request(folder, "one", SPEC)) == "ok"
 
 
 def test_a_failure_of_the_run_itself_is_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +105,7 @@ def test_a_failure_of_the_run_itself_is_its_record(tmp_path: Path, monkeypatch: 
         raise RuntimeError("no")
 
     monkeypatch.setattr(hf_optim.experiment.training, "train", fails)
-    assert worker.execute(tmp_path, "one", SPEC) == "failed"
+    assert worker.execute(Request(tmp_path, "one", SPEC)) == "failed"
     assert read_status(tmp_path / "runs" / "one") == "failed"
 
 

@@ -18,6 +18,7 @@ from hf_optim.experiment.checkpoint import specification
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study import conduct
 from hf_optim.study.launch import launcher, worker
+from hf_optim.study.launch.messages import Request
 
 CODE = """
 import pathlib, torch
@@ -129,10 +130,10 @@ def test_a_folder_without_code_needs_no_word(tmp_path: Path, asked: list[bool]) 
 
 def test_a_worker_runs_what_its_launcher_trusts(tmp_path: Path, code: str, mark: Path) -> None:
     spec = RunSpec(task="vision", model="mlp", size="smoke", optimizer={"name": code}, overrides={"steps": 2})
-    assert worker.execute(tmp_path / "s", spec.id, spec.to_dict()) == "failed"
+    assert worker.execute(Request(tmp_path / "s", spec.id, spec.to_dict())) == "failed"
     error = json.loads((tmp_path / "s" / "runs" / spec.id / "record.json").read_text())["error"]
     assert not mark.exists() and f"{code} is code" in error
-    assert worker.execute(tmp_path / "t", spec.id, spec.to_dict(), trust=True) == "ok" and mark.exists()
+    assert worker.execute(Request(tmp_path / "t", spec.id, spec.to_dict(), trust=True)) == "ok" and mark.exists()
 
 
 @pytest.mark.parametrize("place", ["name", "base", "transform", "task"])

@@ -22,6 +22,7 @@ from hf_optim.study.folder import merge
 from hf_optim.study.folder.results import load
 from hf_optim.study.folder.store import read_status
 from hf_optim.study.launch import launcher, worker
+from hf_optim.study.launch.messages import Request
 
 WRITES = ("report", "merge")
 
@@ -76,10 +77,10 @@ def test_a_folder_that_is_moved_gets_no_second_one(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(training, "final_metrics", moved)
     with pytest.raises(UserError, match="old.*cannot be written"):
-        worker.execute(old, spec.id, spec.to_dict())
+        worker.execute(Request(old, spec.id, spec.to_dict()))
     assert not old.exists() and read_status(new / "runs" / spec.id) is None
     monkeypatch.undo()
-    assert worker.execute(new, spec.id, spec.to_dict()) == "ok"
+    assert worker.execute(Request(new, spec.id, spec.to_dict())) == "ok"
     with pytest.raises(UserError, match="was moved or removed: the same command goes on, given its new place"):
         launcher.execute([launcher.Run(spec.id, "t", "adamw", 0, spec.to_dict())], old, launcher.Execution())
     assert not old.exists()

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -31,6 +31,7 @@ from hf_optim.experiment.trackers import Tracked
 from hf_optim.study.folder import changes
 from hf_optim.study.folder.disk import check_disk
 from hf_optim.study.folder.locks import Lock
+from hf_optim.study.launch.messages import Answer, Request
 from hf_optim.study.launch.worker import write_failure
 from hf_optim.study.plan.plan import Run
 
@@ -221,43 +222,48 @@ class WorkerThread(threading.Thread):
     def _serve(self, run: Run) -> None:
         if not (self.folder / "plan.json").is_file():
             raise UserError(f"{self.folder}: was moved or removed: the same command goes on, given its new place")
-        last = self.board.last_attempt(run)
-        request: dict[str, object] = {
-            "folder": str(self.folder),
-            "id": run.id,
-            "spec": run.spec,
-            "last": last,
-            "asks": self.asks.get(run.task),
-            "checkpoint_every": self.how.checkpoint_every,
-            "processes": self.how.processes,
-            "trust": self.how.trust,
-        }
-        if tracks := self.how.report_to:
-            tracked = Tracked(tracks, str(self.folder), self.group, run.task, run.optimizer, run.seed, run.id)
-            request["tracked"] = asdict(tracked)
-        answer = self._ask(request)
-        if self.board.stopped and answer is None:
-            return
+        answer = self._ask(self._request(run))
         if answer is None:
-            assert self.process is not None
-            code = self.process.wait()
-            if not self.board.died(run, code):
-                self.board.postpone(run, 0.0)
-            elif self._record_death(run, code):
-                self.board.finish(run, "failed")
-            else:
+            if not self.board.stopped:
+                self._died(run)
+            return
+        match answer.status:
+            case "busy":
                 self.board.held_elsewhere(run)
-        elif answer["status"] == "busy":
-            self.board.held_elsewhere(run)
-        elif answer["status"] == "fault":
-            self.board.died(run, 0)
-            self.board.postpone(run, 0.0)
-        elif answer["status"] == "broken":
-            self.board.stop(answer["reason"])
-        else:
-            self.board.finish(run, answer["status"])
+            case "fault":
+                self.board.died(run, 0)
+                self.board.postpone(run, 0.0)
+            case "broken":
+                self.board.stop(answer.reason)
+            case status:
+                self.board.finish(run, status)
 
-    def _ask(self, request: dict[str, object]) -> dict[str, str] | None:
+    def _request(self, run: Run) -> Request:
+        how, trackers = self.how, self.how.report_to
+        study = str(self.folder), self.group
+        return Request(
+            self.folder,
+            run.id,
+            dict(run.spec),
+            last=self.board.last_attempt(run),
+            asks=self.asks.get(run.task),
+            checkpoint_every=how.checkpoint_every,
+            processes=how.processes,
+            trust=how.trust,
+            tracked=Tracked(trackers, *study, run.task, run.optimizer, run.seed, run.id) if trackers else None,
+        )
+
+    def _died(self, run: Run) -> None:
+        assert self.process is not None
+        code = self.process.wait()
+        if not self.board.died(run, code):
+            self.board.postpone(run, 0.0)
+        elif self._record_death(run, code):
+            self.board.finish(run, "failed")
+        else:
+            self.board.held_elsewhere(run)
+
+    def _ask(self, request: Request) -> Answer | None:
         """The worker's answer; None if it died."""
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
@@ -274,12 +280,12 @@ class WorkerThread(threading.Thread):
             )
         stdin, stdout = _pipes(self.process)
         try:
-            stdin.write(json.dumps(request) + "\n")
+            stdin.write(json.dumps(request.to_dict()) + "\n")
             stdin.flush()
             line = stdout.readline()
         except OSError:
             return None
-        return json.loads(line) if line.endswith("\n") else None
+        return Answer(**json.loads(line)) if line.endswith("\n") else None
 
     def _record_death(self, run: Run, code: int) -> bool:
         lock = Lock(self.folder, run.id)

@@ -1,4 +1,4 @@
-"""One of the processes that train one run together: `torchrun -m hf_optim.study.launch.member '{"spec": ..., ...}'`."""
+"""One of the processes that train one run together: `torchrun -m hf_optim.study.launch.member '{"home": ..., ...}'`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from hf_optim.core import importing
-from hf_optim.experiment.trackers import Tracked
+from hf_optim.study.launch.messages import Request
 from hf_optim.study.launch.worker import end_with_parent, train_stored
 
 
@@ -19,8 +19,7 @@ def main() -> None:
     end_with_parent()
     if sys.platform == "linux" and _parent(os.getppid()) != how["worker"]:
         raise SystemExit("the worker was gone before this process had begun")
-    tracked = Tracked(**how["tracked"]) if how["tracked"] else None
-    train_stored(how["home"], how["spec"], how["checkpoint_every"], how["trust"], tracked)
+    train_stored(Path(how["home"]), Request.from_dict(how["request"]))
 
 
 def _parent(process: int) -> int | None:

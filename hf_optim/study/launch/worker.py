@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,11 @@ from hf_optim.experiment.files import check_tree, own_folder, read_json, remove,
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.own_training import FUNCTION, run_alone
 from hf_optim.experiment.record import RECORD
-from hf_optim.experiment.trackers import Tracked, following
+from hf_optim.experiment.trackers import following
 from hf_optim.study.folder.disk import check_disk, check_space
 from hf_optim.study.folder.locks import Lock
 from hf_optim.study.folder.store import read_status
+from hf_optim.study.launch.messages import Answer, Request
 
 #: in the reason of a run that says nothing about its optimizer
 _MACHINE = ("MemoryError", "out of memory", "can't allocate memory", "CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
@@ -62,31 +62,17 @@ def output_to(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def execute(
-    folder: Path,
-    run_id: str,
-    spec: dict[str, Any],
-    *,
-    checkpoint_every: int | None = None,
-    processes: int = 1,
-    last: bool = True,
-    trust: bool = False,
-    tracked: Tracked | None = None,
-    asks: str | None = None,
-) -> str:
+def execute(request: Request) -> str:
     """Executes one run unless it has a record; gives "ok", "failed", or "busy" if another process is at it.
 
-    A run that the machine could not hold in memory gives "fault" and no record, unless this is its `last` attempt: then
-    the record says so.
-
-    What the run prints goes to `log.txt` in its folder. With `checkpoint_every`, an interrupted run goes on from its
-    last whole checkpoint (checkpoints are removed once there is a record); without it, it starts again. `processes`
-    above 1 train one model together. `trust` says that the user asked for the code that `spec` names.
-    `tracked`: trackers are fed as well. `asks` names the figure by which the run is chosen.
+    A run that the machine could not hold in memory gives "fault" and no record, unless this is its last attempt: then
+    the record says so. What the run prints goes to `log.txt` in its folder. Checkpoints are removed once there is a
+    record.
 
     Raises UserError, and leaves no record, where the disk is the problem, or a task of the user's own that cannot be
     imported or does not return what is asked of it: that says nothing about the run.
     """
+    folder, run_id = request.folder, request.id
     lock = Lock(folder, run_id)
     if not lock.acquire():
         return "busy"
@@ -95,7 +81,7 @@ def execute(
         status = read_status(home)
         if status is not None:
             return status
-        if not (checkpoint_every and any(home.glob("checkpoint-*"))):
+        if not (request.checkpoint_every and any(home.glob("checkpoint-*"))):
             # What an interrupted run left is thrown away: a run is whole or it is not there.
             remove(folder, f"runs/{run_id}")
         home.mkdir(parents=True, exist_ok=True)
@@ -106,34 +92,50 @@ def execute(
         once.cache_clear()  # each run has a log of its own
         try:
             with output_to(home / "log.txt"):
-                _train(home, spec, checkpoint_every, processes, trust, tracked)
+                _train(home, request)
         except importing.Unimportable as error:  # the task's file; nothing has run
             raise UserError(f"{error}; every run would end so: mend it, and the same command goes on") from error
         except Exception as error:
             check_disk(folder, error)
             if read_status(home) is None:
-                write_failure(home, run_id, spec, one_line(error), started)
-        status = read_status(home) or "failed"
-        if status == "failed" and _machine_fault(home):
-            if not last:
-                (home / RECORD).unlink(missing_ok=True)
-                return "fault"
-            write_json(folder, f"runs/{run_id}/{RECORD}", {**_record(home), "fault": "machine"})
-        if status != "ok":
-            try:
-                check_disk(folder)
-            except UserError:
-                (home / RECORD).unlink(missing_ok=True)
-                raise
-        if (wrong := _unusable(folder, home, asks)) is not None:
-            (home / RECORD).unlink(missing_ok=True)
-            raise UserError(f"{wrong}; every run would end so: mend it, and the same command goes on")
-        for left in home.glob("checkpoint-*"):
+                write_failure(home, run_id, request.spec, one_line(error), started)
+        status = _settled(request, home)
+        for left in home.glob("checkpoint-*") if status != "fault" else ():
             with suppress(OSError):
                 remove(home, left.name)
         return status
     finally:
         lock.release()
+
+
+def _settled(request: Request, home: Path) -> str:
+    """What a run that has ended gives. A record that says nothing about the run does not stand: it is removed, and this
+    is "fault", or raises UserError where every run would end so.
+    """
+    status = read_status(home) or "failed"
+    if status == "failed" and _machine_fault(home):
+        if request.last:
+            write_json(request.folder, f"runs/{request.id}/{RECORD}", {**_record(home), "fault": "machine"})
+        else:
+            status = "fault"
+    problem = _problem(request, home, status) if status != "fault" else None
+    if problem or status == "fault":
+        (home / RECORD).unlink(missing_ok=True)
+    if problem:
+        raise problem
+    return status
+
+
+def _problem(request: Request, home: Path, status: str) -> UserError | None:
+    """Why every run would end as this one has; None where not."""
+    if status != "ok":
+        try:
+            check_disk(request.folder)
+        except UserError as error:
+            return error
+    if (wrong := _unusable(request.folder, home, request.asks)) is not None:
+        return UserError(f"{wrong}; every run would end so: mend it, and the same command goes on")
+    return None
 
 
 def _unusable(folder: Path, home: Path, asks: str | None) -> str | None:
@@ -164,21 +166,13 @@ def _record(home: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _train(
-    home: Path,
-    spec: dict[str, Any],
-    checkpoint_every: int | None,
-    processes: int,
-    trust: bool,
-    tracked: Tracked | None,
-) -> None:
-    if processes == 1:
-        train_stored(home, spec, checkpoint_every, trust, tracked)
+def _train(home: Path, request: Request) -> None:
+    if request.processes == 1:
+        train_stored(home, request)
         return
-    how = {"spec": spec, "home": str(home), "checkpoint_every": checkpoint_every, "worker": os.getpid(), "trust": trust}
-    how["tracked"] = asdict(tracked) if tracked else None
+    how = {"home": str(home), "worker": os.getpid(), "request": request.to_dict()}
     run = [sys.executable, "-P", "-m", "hf_optim.core.importing", "torch.distributed.run"]
-    launch = [*run, "--standalone", f"--nproc-per-node={processes}"]
+    launch = [*run, "--standalone", f"--nproc-per-node={request.processes}"]
     ended = subprocess.run(
         [*launch, "-m", "hf_optim.study.launch.member", json.dumps(how)],
         check=False,
@@ -187,28 +181,29 @@ def _train(
         env={**os.environ, "PYTHONSAFEPATH": "1"},
     )
     if read_status(home) is None:
-        raise RuntimeError(f"the run's {processes} processes ended with exit code {ended.returncode}: see log.txt")
+        raise RuntimeError(
+            f"the run's {request.processes} processes ended with exit code {ended.returncode}: see log.txt"
+        )
 
 
-def train_stored(
-    home: str | Path, spec: dict[str, Any], checkpoint_every: int | None, trust: bool, tracked: Tracked | None
-) -> None:
+def train_stored(home: Path, request: Request) -> None:
     """Trains, in this process, a run that stands in a study's folder, or this process's part of it."""
     from hf_optim.experiment.spec import RunSpec
 
-    home, alone = Path(home), os.environ.get("WORLD_SIZE", "1") == "1"
-    with importing.refused(STORED, trust), following(tracked) as tracking:
-        if alone and run_alone(RunSpec.from_dict(spec), home):
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    with importing.refused(STORED, request.trust), following(request.tracked) as tracking:
+        spec = RunSpec.from_dict(request.spec)
+        if alone and run_alone(spec, home):
             return
         from hf_optim.experiment.training import train  # Trainer: seconds
 
         run = functools.partial(
             train,
-            RunSpec.from_dict(spec),
+            spec,
             home,
             progress=False,
-            checkpoint_every=checkpoint_every,
-            resume=checkpoint_every is not None,
+            checkpoint_every=request.checkpoint_every,
+            resume=request.checkpoint_every is not None,
             **tracking,
         )
         try:
@@ -271,34 +266,20 @@ def _requests() -> queue.Queue[str]:
 
 
 def main() -> None:
-    """Serves requests until its input closes: {"folder", "id", "spec", "checkpoint_every", "processes", "trust"}, and
-    "tracked" where trackers are fed.
-    """
+    """Serves requests until its input closes."""
     # Answers get a channel of their own: whatever a library prints must not be read as an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     lines = _requests()
     while True:
-        request = json.loads(lines.get())
+        request = Request.from_dict(json.loads(lines.get()))
         try:
-            status = execute(
-                Path(request["folder"]),
-                request["id"],
-                request["spec"],
-                checkpoint_every=request["checkpoint_every"],
-                processes=request["processes"],
-                last=request.get("last", True),
-                trust=request["trust"],
-                tracked=Tracked(**request["tracked"]) if request.get("tracked") else None,
-                asks=request.get("asks"),
-            )
-            answer = {"id": request["id"], "status": status}
+            answer = Answer(request.id, execute(request))
         except OSError as error:
-            why = str(unwritable(Path(request["folder"]), error))
-            answer = {"id": request["id"], "status": "broken", "reason": why}
+            answer = Answer(request.id, "broken", str(unwritable(request.folder, error)))
         except Exception as error:
-            answer = {"id": request["id"], "status": "broken", "reason": one_line(error)}
-        answers.write(json.dumps(answer) + "\n")
+            answer = Answer(request.id, "broken", one_line(error))
+        answers.write(answer.line())
         answers.flush()
 
 
