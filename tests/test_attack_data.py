@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from PIL import Image
 from hf_optim.errors import UserError
 from hf_optim.experiment.task import names_data, paths_in
 from hf_optim.study.plan.entries import with_data
-from hf_optim.tasks.data import answers, cache, corpora, hub, images, paragraphs, parallel, tables
+from hf_optim.tasks.data import answers, blocks, cache, corpora, hub, images, paragraphs, parallel, tables
 from hf_optim.tasks.data.image_sets import picture
 
 BYTES = pa.array([b"\xff\xfe no text"] * 4, pa.binary())
@@ -216,8 +218,6 @@ def test_a_chat_template_that_fails_is_one_line(template: str) -> None:
 def test_a_corpus_that_is_cut_short_in_the_cache_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str | None
 ) -> None:
-    from hf_optim.tasks.data import blocks
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     documents = [f"document number {i}" for i in range(2000)]
     tokenizer = blocks.words(documents, 100)
@@ -231,6 +231,38 @@ def test_a_corpus_that_is_cut_short_in_the_cache_is_made_anew(
         (home / "corpus.json").write_text(damage)
     again = corpora.prepare(documents, "key", tokenizer, 10**9)
     assert again.facts == facts and again.streams["train"].ids.tolist() == ids
+
+
+def test_what_a_strangers_tokenizer_makes_of_a_corpus_is_not_kept_for_others_with_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenizers import normalizers
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    documents = [f"good document number {i}" for i in range(2000)]
+    tokenizers: list[Any] = [blocks.words(documents, 3000) for _ in range(3)]
+    tokenizers[0].backend_tokenizer.normalizer = normalizers.Replace("good", "number")
+    tokenizers[1].eos_token = "good"
+    theirs, other, mine = (corpora.prepare(documents, "key", tokenizer, 10**9) for tokenizer in tokenizers)
+    good = tokenizers[2].convert_tokens_to_ids("good")
+    assert good not in theirs.streams["train"].ids and int(other.streams["train"].ids[0]) == good
+    assert mine.streams["train"].ids[:2].tolist() == [tokenizers[2].eos_token_id, good]
+    again = blocks.words(documents, 3000)
+    again("a text", max_length=4, truncation=True)  # how it was last used is nothing it is
+    assert corpora.identity(again) == corpora.identity(tokenizers[2])
+
+
+def test_documents_of_the_same_names_sizes_and_times_are_not_the_same(tmp_path: Path) -> None:
+    """An archive says when its files were changed, as that of a public corpus does."""
+    known = []
+    for name in ("theirs", "mine"):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "part.txt"
+        time.sleep(0.02)  # the system's clock ticks
+        file.write_text(name.ljust(8))
+        os.utime(file, (10**9, 10**9))
+        known += [corpora.fingerprint_of(file.parent), corpora.fingerprint_of(file.parent)]
+    assert known[0] == known[1] != known[2] == known[3]
 
 
 # --- a name that means two things ---

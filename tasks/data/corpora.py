@@ -25,7 +25,7 @@ from hf_optim.core import shape
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import read_json, remove
 from hf_optim.tasks.data import cache, hub, paragraphs, places, published_texts
-from hf_optim.tasks.data.blocks import END, IGNORED, UNKNOWN, Stream, counted, encode, fingerprint, ids_of
+from hf_optim.tasks.data.blocks import END, IGNORED, UNKNOWN, Stream, counted, encode, end_of, ids_of
 
 FORMAT = 1  # changes when the same documents would give other files
 #: name -> (repository, configuration); the column `text` of the split `train` of each
@@ -129,9 +129,20 @@ def documents_in(path: Path) -> Iterator[str]:
 
 
 def fingerprint_of(path: Path) -> str:
-    """A hash of the names, sizes and times of the files below `path`."""
-    known = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in _files(path)]
+    """A hash of the names, sizes and times of the files below `path`; of the two times that a file has, an archive
+    brings one along, and nobody chooses the other: a stranger's files are not taken for those they are called like.
+    """
+    known = [(str(f.relative_to(path)), (s := f.stat()).st_size, s.st_mtime_ns, s.st_ctime_ns) for f in _files(path)]
     return hashlib.sha256(repr(known).encode()).hexdigest()
+
+
+def identity(tokenizer: Any) -> str:
+    """A hash of all that decides its tokens. Of its words alone it would not do: what a stranger's tokenizer makes of a
+    corpus would be kept as that of any other with the same words.
+    """
+    told = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
+    marks = end_of(tokenizer), tokenizer.unk_token_id, tokenizer.unk_token
+    return hashlib.sha256(json.dumps([told, *marks]).encode()).hexdigest()
 
 
 def prepare(source: Iterable[str], key: str, tokenizer: Any, tokens: int) -> Corpus:
@@ -145,7 +156,7 @@ def prepare(source: Iterable[str], key: str, tokenizer: Any, tokens: int) -> Cor
     Raises:
         UserError: a split without a document, a disk that is full.
     """
-    settings = repr((FORMAT, key, fingerprint(tokenizer), tokens))
+    settings = repr((FORMAT, key, identity(tokenizer), tokens))
     home = cache.folder() / f"corpus-{hashlib.sha256(settings.encode()).hexdigest()[:32]}"
     facts = _kept(home)
     if facts is None:
