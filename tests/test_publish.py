@@ -48,6 +48,13 @@ PRIVATE = (USER, HOST, "turnip", TOKEN, SECRET, "/home", "/Users", "/scratch", "
         ),
         ("tokens: 1000000, pad_token: padding_of_mine", "tokens: 1000000, pad_token: padding_of_mine"),
         ("aws_secret_access_key = abc123", "aws_secret_access_key = REMOVED"),
+        (
+            "aws_session_token = FwoGZXIvYXdz 'sessionToken': 'FwoGZX'",
+            "aws_session_token = REMOVED 'sessionToken': 'REMOVED'",
+        ),
+        (f"ya29.{'a0Af' * 6} GOCSPX-{'a0Af' * 6} SG.{'a0Af' * 5}.{'a0Af' * 9}", "REMOVED REMOVED REMOVED"),
+        (f"dapi{'0a' * 16} 123456789:AAE{'a0Af' * 8} lsv2_pt_{'0a' * 16}", "REMOVED REMOVED REMOVED"),
+        (f"eyJhcGlfYWRkcmVzcyI6{'Imh0' * 20}==", "REMOVED"),
         ('{"wandb_api_key": "abc123"}', '{"wandb_api_key": "REMOVED"}'),
         ("hf_token=abc123", "hf_token=REMOVED"),
         ("eos_token: <|end|>, bits_per_token: 0.12345", "eos_token: <|end|>, bits_per_token: 0.12345"),
@@ -320,6 +327,27 @@ def test_a_user_called_adam_renames_no_optimizer(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LOGNAME", "adam")
     scrubber = private.Scrubber(spoken={"adam"})
     assert scrubber.kept == ["adam"] and scrubber.scrub("adam at /home/adam/x") == "adam at x"
+
+
+@pytest.mark.parametrize("text", [f'"at {USER[:4]}\\\n  {USER[4:]}"', f'"at {USER[0]}\\U00000069{USER[2:]}"'])
+def test_what_only_yaml_puts_together_is_not_published(tmp_path: Path, text: str) -> None:
+    study, into = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=1), tmp_path / "public"
+    (study / "study.yaml").write_text(f"name: fake\ntitle: {text}\n")
+    assert main(["publish", str(study), str(into)]) == 0 and not (into / "study.yaml").exists()
+
+
+@pytest.mark.parametrize("place", ["/home/{}/", "{}/lab/", "~/{}/"])
+def test_folders_on_the_way_to_code_are_no_words_of_the_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    """Code of one's own lies in a home folder, and its user's name stood as a word of the study wherever it was."""
+    code = f"{place.format(USER)}opt.py:Mine"
+    study = make_study(tmp_path / "study", ("adamw", code), seeds=1)
+    replan(study, lambda plan: plan.update(title=f"What {USER} found"))
+    assert main(["publish", str(study), str(tmp_path / "public")]) == 0
+    assert "a word of the study" not in capsys.readouterr().out
+    files = [file for file in (tmp_path / "public").rglob("*") if file.is_file()]
+    assert not [file for file in files if USER.encode() in file.read_bytes()]
 
 
 KILLED = """

@@ -42,13 +42,15 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\bhf_[A-Za-z0-9]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}|\bAIza[\w-]{30,}"), SECRET),
     (re.compile(r"\b(?:gh[oprsu]|github_pat|glpat|xox[abeprs]|xapp|sk|pk|rk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
     (re.compile(r"\b(?:npm|pypi|dckr_pat|gsk|nvapi|xai|wandb_v1)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
-    (re.compile(r"\beyJ[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*"), SECRET),
+    (re.compile(r"\b(?:lsv2|whsec|dop_v1)_[\w-]{16,}|\bdapi[0-9a-f]{32}|\b\d{8,10}:AA[\w-]{20,}"), SECRET),
+    (re.compile(r"\b(?:ya29\.|GOCSPX-|AGE-SECRET-KEY-1|SG\.[\w-]{16,40}\.)[\w-]{20,}"), SECRET),
+    (re.compile(r"\beyJ[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*|\beyJ[\w+/-]{40,4000}=*"), SECRET),
     (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{40}(?![0-9a-fA-F])"), SECRET),
     # an environment's variable, and a word that says what follows
     (re.compile(r"\b([A-Z][A-Z0-9]*_[A-Z0-9_]+)=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
     (
         re.compile(
-            r"(?i)((?:(?:api|account|access|secret)[-_]?key|(?:access|api|auth|hf|hub|refresh)[-_]?token|\btoken|secret)"
+            r"(?i)((?:(?:api|account|access|secret)[-_]?key|(?:access|api|auth|bot|hf|hub|refresh|session)[-_]?token|\btoken|secret)"
             r"[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]{6,}"
         ),
         rf"\1{SECRET}",
@@ -103,6 +105,13 @@ def changed(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, (list, tuple)):
         return [changed(entry, change) for entry in value]
     return value
+
+
+def outside_paths(text: str) -> str:
+    """`text` without the paths in it."""
+    for pattern in _PATHS:
+        text = pattern.sub(" ", text)
+    return text
 
 
 class Scrubber:

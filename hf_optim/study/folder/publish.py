@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.core import importing
-from hf_optim.core.private import Scrubber, changed, strings
+from hf_optim.core.private import Scrubber, changed, outside_paths, strings
 from hf_optim.core.safe_text import html, markdown
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
@@ -119,11 +119,17 @@ def _planned(copied: Path, study: Path, source: Results, told: list[str]) -> Pla
 
 
 def _words(plan: Plan) -> set[str]:
-    """What the study calls things, which a user may be called as well."""
+    """What the study calls things, which a user may be called as well. Folders on the way to a file are not among it:
+    a user's own code mostly lies in a home folder.
+    """
     labels = [task["label"] for task in plan.tasks] + [optimizer["label"] for optimizer in plan.optimizers]
     names = [str(task[key]) for task in plan.tasks for key in ("task", "model")]
     names += [str(o["spec"]["name"]) for o in plan.optimizers]
-    return {word for name in (*labels, *names) for word in (name, *name.replace("_", " ").replace("/", " ").split())}
+    names += labels
+    for path in importing.paths([*plan.tasks, *plan.optimizers]):
+        names = [name.replace(path, re.split(r"[/\\:]", path)[-1]) for name in names]
+    names = [outside_paths(name) for name in names]
+    return {word for name in names for word in (name, *name.replace("_", " ").replace("/", " ").split())}
 
 
 def _ids(plan: Mapping[str, Any], records: Mapping[str, Any], scrub: Callable[[str], str]) -> dict[str, str]:
@@ -159,9 +165,11 @@ def _yaml(study: Path) -> tuple[str, list[str]]:
 def _write_yaml(folder: Path, text: str, scrub: Callable[[str], str]) -> list[str]:
     scrubbed = scrub(text)
     try:
-        parse(scrubbed, "study.yaml")
+        told = parse(scrubbed, "study.yaml").value
     except UserError as error:
         return [f"left out: {error}"]
+    if any(scrub(said) != said for said in strings(told)):
+        return ["left out: study.yaml, in which a private text is broken over lines, or written in escapes"]
     files.write_atomically(folder, "study.yaml", scrubbed)
     return []
 
