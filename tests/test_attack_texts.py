@@ -12,6 +12,7 @@ import yaml
 from attack_parts import command
 from study_fakes import make_study, replan
 
+from hf_optim.commands.main import main
 from hf_optim.study.report import pieces
 
 ODD = ("[/x]", "[link=http://e.vil]hi[/link]", ":smile: [red]r")
@@ -186,3 +187,18 @@ def test_what_is_asked_of_a_metric_is_text(tmp_path: Path, capsys: pytest.Captur
     for name in ("statistics.md", "tuning.md"):
         text = (folder / name).read_text()
         assert "evil" in text and "<img" not in text and "](" not in text.replace("\\](", "") and "\n# head" not in text
+
+
+def test_no_name_is_hidden_from_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last letter of a terminal's colour made another word of it, and so did the zeros of UTF-16."""
+    monkeypatch.setenv("LOGNAME", "wilhelmina")
+    study, into = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=1), tmp_path / "public"
+    file = min(study.glob("runs/*/record.json"))
+    (file.parent / "samples").mkdir()
+    for name, text in ("a.txt", "by wilhelmina".encode("utf-16-le")), ("b.txt", b"by \x1b[1;31mwilhelmina\x1b[0m"):
+        (file.parent / "samples" / name).write_bytes(text)
+    told = {"samples": ["samples/a.txt", "samples/b.txt"], "environment": {"torch": "\x1b[31mwilhelmina's"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | told))
+    assert main(["publish", str(study), str(into)]) == 0
+    assert [sample.read_text() for sample in into.rglob("samples/*")] == ["by USER"]
+    assert not [f for f in into.rglob("*") if f.is_file() and b"wilhelmina" in f.read_bytes().replace(b"\0", b"")]

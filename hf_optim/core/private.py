@@ -32,6 +32,8 @@ _HOMES = "home|Users|root|tmp|mnt|media|var|private|scratch|work|workspace|data|
 _OWNER = re.compile(rf"[/\\](?:home|Users)[/\\]+({_PART})")
 #: a backslash and what it stands for in JSON, in Python and in what either says of a path
 _BACKSLASH = re.compile(r"\\(?:([nrt\"'/\\])|(?:x|u00)([0-9a-fA-F]{2}))")
+#: a terminal's colour, whose last letter would stand before a name as if it were the name's
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _CONTROLS = dict(zip("nrt", "\n\r\t", strict=True))
 # No pattern looks to the end of a text from each of its places: texts of a stranger's are long, and there are many.
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -146,7 +148,7 @@ class Scrubber:
 
     def scrub(self, text: str) -> str:
         """`text` without what is private; a text without any is returned as it is. One that holds more of it in the
-        escapes of addresses, JSON or HTML (%2Fhome%2F, \\"password\\") is returned as it reads without these.
+        escapes of addresses, JSON, HTML, terminals (%2Fhome%2F, \\"password\\") is returned as it reads without these.
         """
         text = read = self._scrubbed(text)
         for _ in range(MOST_ESCAPES):
@@ -177,7 +179,9 @@ class Scrubber:
 
 
 def _read(text: str) -> str:
-    """What a text says in which characters are escaped, once."""
+    """What a text says in which characters are escaped, or coloured, once."""
+    if "\x1b" in text:
+        text = _COLOUR.sub("", text)
     if "\\" in text:
         text = _BACKSLASH.sub(lambda m: chr(int(m[2], 16)) if m[2] else _CONTROLS.get(m[1], m[1]), text)
     return safe_text.of_html(unquote(text)) if "%" in text or "&" in text else text

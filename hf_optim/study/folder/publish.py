@@ -194,6 +194,8 @@ def _copy_samples(
             content = store.sample(name, sample)
             if content.startswith(_PNG):
                 content = picture(content)
+            elif b"\0" in content:  # of UTF-16, in which no name would be found, or of no text
+                raise ValueError("is neither a text nor a PNG")
             else:
                 content = scrub(content.decode("utf-8")).encode()
             place = scrub(sample)
