@@ -139,10 +139,13 @@ def test_a_run_from_the_command_line(tmp_path, capsys) -> None:
     assert "failed: " in shown.out and shown.err == ""
 
 
+@pytest.mark.parametrize("more", [(), ("--resume",)])
 @pytest.mark.parametrize("name", ["samples/mine.txt", "checkpoint-500/model.safetensors", "spec.json", "history.jsonl"])
-def test_what_no_run_of_ours_left_is_not_removed(tmp_path, capsys, name) -> None:
-    """`--output .` took away what was called as a part of a run: a Trainer's own checkpoints, a folder `samples`."""
-    argv = [*VISION, "--size", "smoke", "--steps", "2", "--quiet", "--output", str(tmp_path)]
+def test_what_no_run_of_ours_left_is_not_removed(tmp_path, capsys, name, more) -> None:
+    """`--output .` took away what was called as a part of a run: a Trainer's own checkpoints, a folder `samples`. With
+    --resume it begins anew where nothing can be gone on with, and did so still.
+    """
+    argv = [*VISION, "--size", "smoke", "--steps", "2", "--quiet", "--output", str(tmp_path), *more]
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("[1]")
     assert task_cli.main(argv) == 2
@@ -160,6 +163,23 @@ def test_an_interrupted_run_is_begun_anew_in_its_own_folder(tmp_path, monkeypatc
     left.parent.mkdir(parents=True)
     left.write_text("half")
     assert task_cli.main(argv) == 0 and not left.exists()
+
+
+def test_checkpoints_of_a_run_that_is_not_finished_are_not_removed_unasked(tmp_path, capsys) -> None:
+    """The command once more without --resume, or with --resume and another setting, took hours of training away."""
+    argv = [*VISION, "--size", "smoke", "--steps", "4", "--checkpoint-every", "2", "--quiet", "--output", str(tmp_path)]
+    assert task_cli.main(argv) == 0
+    (tmp_path / "record.json").unlink()
+    (tmp_path / "checkpoint-4" / "scheduler.pt").unlink()
+    (tmp_path / "checkpoint-2" / "scheduler.pt").unlink()  # none that can be gone on with
+    for more, why in (
+        ([], "of this run, which is not finished: --resume goes on"),
+        (["--seed", "7"], "of another run"),
+        (["--resume", "--seed", "7"], "of another run"),
+    ):
+        assert task_cli.main([*argv, *more]) == 2 and why in capsys.readouterr().err
+        assert (tmp_path / "checkpoint-4" / "model.safetensors").is_file()
+    assert task_cli.main([*argv, "--resume"]) == 0  # begun anew
 
 
 def test_help_and_errors_load_no_framework() -> None:

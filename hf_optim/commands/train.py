@@ -108,7 +108,7 @@ def parser(prog: str) -> Parser:
         "--overwrite",
         action="store_true",
         default=None,
-        help="run although the folder holds a finished run, or files that are called so",
+        help="run although the folder holds another run, or files that are called so",
     )
     run.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="write checkpoints, the last at the end")
     run.add_argument(
@@ -137,7 +137,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
             raise UserError("--card says for which GPU costs are to be said: it belongs to --dry-run")
         folder = Path(run["output"]) if run["output"] else by_default("runs", spec.id)
         if not run["overwrite"]:
-            _check_place(folder, ours=not run["output"], resume=bool(run["resume"]))
+            begun = _begun(folder) if run["output"] else spec  # a folder of ours is called by the run's id
+            _check_place(folder, spec, begun, resume=bool(run["resume"]))
         from hf_optim.experiment.training import train  # torch, which a mistake need not wait for
 
         report_to = trackers.names(run["report_to"])
@@ -163,29 +164,47 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
     return 0 if record["status"] == "ok" else 1
 
 
-def _check_place(folder: Path, *, ours: bool, resume: bool) -> None:
-    """Raise UserError where a run would take the place of a finished one, or of what somebody else calls so: `samples`
-    and checkpoints are everybody's names. With `ours` the folder is called by the run's own id.
+def _check_place(folder: Path, spec: RunSpec, begun: RunSpec | None, *, resume: bool) -> None:
+    """Raise UserError where a run would take the place of a finished one, of the checkpoints of one that is not, or of
+    what somebody else calls so: `samples` and checkpoints are everybody's names. `begun` is the run that is known to
+    have been in the folder.
     """
     if os.path.lexists(folder / records.RECORD):
         raise UserError(f"output: {folder} holds a finished run: choose another --output, or --overwrite it")
-    checkpoints = [] if resume else sorted(path.name for path in folder.glob("checkpoint-*"))
-    names = [records.HISTORY, *([] if resume else (records.SAMPLES, records.SPEC)), *checkpoints]
-    there = [name for name in names if os.path.lexists(folder / name)]
-    if there and not ours and not _is_ours(folder):
+    checkpoints = sorted(path.name for path in folder.glob("checkpoint-*"))
+    if begun is None:
+        # Where no checkpoint can be gone on with, --resume begins anew: with an empty folder, as any run does.
+        keeps = resume and _goes_on(folder)
+        names = [records.HISTORY, *([] if keeps else (records.SAMPLES, records.SPEC, *checkpoints))]
+        if there := [name for name in names if os.path.lexists(folder / name)]:
+            raise UserError(
+                f"output: {folder} holds {there[0]}, which would be removed and is of no run that is known: choose "
+                "another --output, or --overwrite it"
+            )
+    elif checkpoints and begun != spec:
         raise UserError(
-            f"output: {folder} holds {there[0]}, which would be removed and is of no run that is known: choose another "
-            "--output, or --overwrite it"
+            f"output: {folder} holds checkpoints of another run (see its {records.SPEC}): choose another --output, or "
+            "--overwrite it"
+        )
+    elif checkpoints and not resume:
+        raise UserError(
+            f"output: {folder} holds checkpoints of this run, which is not finished: --resume goes on from the last, "
+            "--overwrite begins anew"
         )
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether a run was begun in the folder: one with checkpoints says so before it has any."""
+def _begun(folder: Path) -> RunSpec | None:
+    """The run that was begun in the folder: one with checkpoints says so before it has any."""
     try:
-        RunSpec.from_dict(read_json(folder, records.SPEC))
+        return RunSpec.from_dict(read_json(folder, records.SPEC))
     except (OSError, ValueError, TypeError):
-        return False
-    return True
+        return None
+
+
+def _goes_on(folder: Path) -> bool:
+    from hf_optim.experiment.checkpoint import last_checkpoint
+
+    return last_checkpoint(folder, training=True) is not None
 
 
 def _costs(spec: RunSpec, card: str | None) -> list[str]:
