@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from study_fakes import accuracy, make_study, replan
 
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
-from hf_optim.study.folder import merge
+from hf_optim.study.folder import merge, questions
 from hf_optim.study.folder import results as records
 
 
@@ -163,6 +164,44 @@ def test_a_merge_into_a_study_keeps_its_yaml(tmp_path: Path, capsys: pytest.Capt
     assert (a / "study-2.yaml").read_text() == "# mine\nname: fake\n" and (a / "study-1.yaml").read_text() == "other\n"
     command(capsys, "results", str(a), str(b), "--merge", str(a))
     assert not (a / "study-3.yaml").exists()
+
+
+def test_a_merge_keeps_what_was_changed_after_results_were_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A merge of one study made a verdict without "exploratory", and a copy that is published as well."""
+    a = make_study(tmp_path / "a")
+    make_study(tmp_path / "b", tasks=("CNN",))
+    plan = records.load(a).plan
+    questions.register(a, dataclasses.replace(plan, looks=(2,)), 0)
+    questions.register(a, plan, 9)  # 9 records
+    before = "looks: [2] became [3]"
+    for step, (names, into) in enumerate(((["a", "b"], "ab"), (["a", "b"], "ab"), (["b", "ab"], "b"))):
+        code, out, _ = command(capsys, "results", *(str(tmp_path / n) for n in names), "--merge", str(tmp_path / into))
+        assert code == 0 and f"Changed after results were known: {'ab: ' * (step == 2)}a: {before}; what" in out
+        assert out.count("Changed after") == 1 and "whether more was changed" in out
+        assert f"(exploratory: {'ab: ' * (step == 2)}a: {before})" in " ".join(out.split())
+    assert command(capsys, "publish", str(tmp_path / "b"), str(tmp_path / "public"))[0] == 0
+    assert [c.words for c in questions.read(tmp_path / "public").changes] == [f"ab: a: {before}"]
+
+
+def test_changes_without_end_are_named_once() -> None:
+    changes = tuple(questions.Change(f"change {i}") for i in range(1000))
+    named = questions.Register(changes=changes).exploratory("MLP", "adan")
+    assert len(named) == questions.MOST_WORDS + 1 and named[-1] == "and 980 more"
+
+
+def test_a_merge_writes_over_nothing_that_is_called_as_its_own(
+    two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file merged.json, whose ever, made a folder one of an interrupted merge, and its report.html was replaced."""
+    for text in ('{"mine": 1}', "[]", "mine"):
+        (tmp_path / "home").mkdir(exist_ok=True)
+        for name in ("merged.json", "report.html"):
+            (tmp_path / "home" / name).write_text(text)
+        code, _, error = command(capsys, "results", *two, "--merge", str(tmp_path / "home"))
+        assert code == 2 and "is not empty and holds no study" in error
+        assert {path.read_text() for path in (tmp_path / "home").iterdir()} == {text}
 
 
 def test_contradictions_are_refused_before_anything_is_written(tmp_path: Path) -> None:

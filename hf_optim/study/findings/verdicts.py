@@ -82,7 +82,8 @@ def looked(results: Results) -> str:
     if register.digest:
         parts.append(f"Question {register.digest[:12]}, kept in this folder since {register.time[:10]}.")
     else:
-        parts.append("Question not registered: nothing tells whether it was changed after the answer.")
+        what = "more" if register.changes else "it"
+        parts.append(f"Question not registered: nothing tells whether {what} was changed after the answer.")
     return " ".join(parts)
 
 

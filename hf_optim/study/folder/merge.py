@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core import shape
+from hf_optim.core.shape import Each
 from hf_optim.errors import UserError
 from hf_optim.experiment import leftovers
 from hf_optim.experiment.copying import copy_whole
@@ -24,9 +26,9 @@ from hf_optim.experiment.files import (
     write_atomically,
     write_json,
 )
+from hf_optim.study.folder import questions
 from hf_optim.study.folder.aside import free
 from hf_optim.study.folder.changes import difference
-from hf_optim.study.folder.questions import register
 from hf_optim.study.folder.results import load
 from hf_optim.study.folder.rows import of
 from hf_optim.study.folder.store import read_status
@@ -34,6 +36,7 @@ from hf_optim.study.plan.plan import BLOCKS, Plan, Run, check_runs
 
 #: how a merged folder says what came from where
 ORIGIN = "merged.json"
+SHAPE = {"studies": [str], "runs": Each(str), "set_aside": [Each(str)], "left_out": [str]}
 
 
 def plans(named: Sequence[tuple[str, Plan]]) -> Plan:
@@ -138,7 +141,7 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
     """See `merge`; None, with nothing written, where the plan in `into` is another one by the time of writing."""
     stood = _text(into, "plan.json")
     begun = (into / "plan.json").is_file()
-    merging = os.path.lexists(into / ORIGIN)
+    merging = _is_merge(into)
     theirs = into.exists() and (not into.is_dir() or not all(leftovers.is_left(path.name) for path in into.iterdir()))
     if not begun and not merging and theirs:
         raise UserError(f"{into} is not empty and holds no study: choose another folder to merge into")
@@ -163,6 +166,12 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
                         f"{there}'s and notes it"
                     )
                 set_aside.append({"id": row["id"], "kept": there, "set_aside": name, "difference": differs})
+    changed = [
+        dataclasses.replace(change, words=f"{folder.name}: {change.words}")
+        for folder in folders
+        if folder != into.resolve()
+        for change in questions.read(folder).changes
+    ]
     copied = {run_id: folder for run_id, (_, folder, _) in taken.items() if folder != into.resolve()}
     for run_id, folder in copied.items():
         try:
@@ -199,7 +208,8 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
                 write_atomically(into, "study.yaml", common)
             # Last: without a plan the folder is no study yet, and the merge may be started again.
             write_json(into, "plan.json", plan.to_dict())
-            register(into, plan, sum(len(results.records) for _, results in loaded))
+            questions.register(into, plan, sum(len(results.records) for _, results in loaded))
+            questions.bring(into, changed)
     except OSError as error:
         raise unwritable(into, error) from None
     return plan
@@ -216,6 +226,14 @@ def _alone(into: Path) -> Iterator[None]:
         yield
     finally:
         os.close(held)
+
+
+def _is_merge(into: Path) -> bool:
+    """Whether a merge was begun there: others call files so, too."""
+    try:
+        return shape.fits(read_json(into, ORIGIN), SHAPE)
+    except (OSError, ValueError):
+        return False
 
 
 def left_out(into: Path) -> list[str]:

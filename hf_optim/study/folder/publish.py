@@ -12,7 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,8 @@ def _write_question(study: Path, folder: Path, scrub: Callable[[str], str]) -> N
     for row in questions.read_lines(study):
         asked = changed(row["question"], scrub)
         rows.append({**changed(row, scrub), "question": asked, "sha256": questions.digest(asked)})
+    if brought := questions.brought(study):
+        rows.append({"changed": [changed(asdict(change), scrub) for change in brought]})
     if rows:
         files.write_rows(folder, questions.FILE, rows)
 

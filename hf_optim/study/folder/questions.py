@@ -2,8 +2,8 @@
 
 A line has the normalised question, its SHA-256, the time, and how many judged runs had a record then. Changes before
 any had are free. After that an added optimizer is a family of its own, and every other change is told in words and
-makes what it touches exploratory. What this cannot see: a folder that was deleted and begun anew, and a look at
-records.
+makes what it touches exploratory. A merge brings what became of the questions of its studies, in a line of its own.
+What this cannot see: a folder that was deleted and begun anew, and a look at records.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hf_optim.core import shape
 from hf_optim.core.shape import Each
-from hf_optim.errors import UserError
 from hf_optim.experiment.files import parse_json, read_text, write_atomically
 from hf_optim.study.plan.plan import Plan, flatten
 
@@ -29,6 +29,10 @@ SHAPE = {
     "records": int,
     "question": {"baseline": str, "looks": [int], "tasks": Each({}), "optimizers": Each(Each({}))},
 }
+#: the line of what was changed in studies that were merged
+BROUGHT = {"changed": [{"words": str, "task": (str, None), "optimizer": (str, None), "added": (str, None)}]}
+#: changes that a verdict names; all stand once in the report
+MOST_WORDS = 20
 #: of a task's entry: what says which data are judged how
 TASK = ("task", "model", "size", "data", "schedule", "schedules", "overrides", "options")
 
@@ -58,12 +62,13 @@ class Register:
         return self.generations.get(optimizer, 0)
 
     def exploratory(self, task: str, optimizer: str) -> tuple[str, ...]:
-        """The changes that touch a comparison; empty where it is what was asked."""
-        return tuple(
+        """The changes that touch a comparison, the first of them in words; empty where it is what was asked."""
+        words = [
             c.words
             for c in self.changes
             if c.added is None and c.task in (None, task) and c.optimizer in (None, optimizer)
-        )
+        ]
+        return (*words[:MOST_WORDS], *([f"and {len(words) - MOST_WORDS} more"] if len(words) > MOST_WORDS else []))
 
 
 def question(plan: Plan) -> dict[str, Any]:
@@ -154,21 +159,33 @@ def register(folder: Path, plan: Plan, records: int) -> str:
     if not lines or lines[-1]["sha256"] != key:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = {"sha256": key, "time": now, "records": records, "question": asked}
-        write_atomically(folder, FILE, "".join(json.dumps(entry) + "\n" for entry in (*lines, line)))
+        _write(folder, [*lines, line], brought(folder))
     return key
+
+
+def bring(folder: Path, changed: Sequence[Change]) -> None:
+    """Writes down what was changed in the studies that were merged into `folder`. Raises OSError."""
+    known = brought(folder)
+    if new := [change for change in dict.fromkeys(changed) if change not in known]:
+        _write(folder, read_lines(folder), [*known, *new])
+
+
+def _write(folder: Path, lines: Sequence[Mapping[str, Any]], changed: Sequence[Change]) -> None:
+    entries = [*lines, *([{"changed": [asdict(change) for change in changed]}] if changed else [])]
+    write_atomically(folder, FILE, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def read(folder: Path) -> Register:
     """The register of a study's folder."""
-    return registered(read_lines(folder))
+    return registered(read_lines(folder), brought(folder))
 
 
-def registered(lines: Sequence[Mapping[str, Any]]) -> Register:
-    """What the lines of a register say together."""
+def registered(lines: Sequence[Mapping[str, Any]], others: Sequence[Change] = ()) -> Register:
+    """What the lines of a register say together, and what was changed in `others` that were merged."""
+    told = list(others)
+    generations = dict.fromkeys([c.added for c in others if c.added is not None], 1)
     if not lines:
-        return Register()
-    told: list[Change] = []
-    generations: dict[str, int] = {}
+        return Register(changes=tuple(told), generations=generations)
     number = 0
     first = lines[0]
     for old, new in zip(lines, lines[1:], strict=False):
@@ -185,17 +202,24 @@ def registered(lines: Sequence[Mapping[str, Any]]) -> Register:
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:
     """Every line that is one of ours: of the shape that is written here, and with the digest of its question."""
+    lines = [entry for entry in _entries(folder) if shape.fits(entry, SHAPE)]
+    return [entry for entry in lines if digest(entry["question"]) == entry["sha256"]]
+
+
+def brought(folder: Path) -> list[Change]:
+    """What was changed in the studies that were merged into `folder`."""
+    keys = [one.name for one in fields(Change)]
+    lines = [entry["changed"] for entry in _entries(folder) if shape.fits(entry, BROUGHT)]
+    return [Change(**{key: change[key] for key in keys}) for line in lines for change in line]
+
+
+def _entries(folder: Path) -> list[Any]:
     try:
         text = read_text(folder, FILE)
     except (OSError, ValueError):
         return []
     entries = []
     for line in text.splitlines():
-        try:
-            entry = parse_json(line)
-            shape.check_shape(entry, SHAPE, FILE)
-        except (ValueError, UserError):
-            continue
-        if digest(entry["question"]) == entry["sha256"]:
-            entries.append(entry)
+        with suppress(ValueError):
+            entries.append(parse_json(line))
     return entries
