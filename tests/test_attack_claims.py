@@ -81,15 +81,35 @@ def test_a_claim_leaves_its_folder_neither_to_read_nor_to_write(
 
 def test_what_a_claim_says_stands_as_text_on_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = "<img src=x onerror=alert(1)> [a](javascript:x) | `b`"
-    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b").mkdir(parents=True)
     (tmp_path / "out" / "agr-theorem41.csv").write_text(f"{TABLE}{bad},3,1,3,1\n")
-    (tmp_path / "out" / "](javascript:alert(1)) <b>\x1b[2J\n.csv").write_text("")
+    (tmp_path / "out" / "b" / "](javascript:alert(1)) <b>\x1b[2J\n.csv").write_text("")
     said = [{**CLAIM["claims"][0], "says": bad, "section": bad, "reading": bad}]
-    named = claim(tmp_path, title=bad, where=bad, notes=[bad], claims=said)
+    small = {**CLAIM["small"], "commands": {"b": ["landscape", "beale"]}}
+    named = claim(tmp_path, title=bad, where=bad, notes=[bad], claims=said, small=small)
     code, out, _ = command(capsys, "reproduce", named, "--page", "--output", tmp_path / "out")
     page = (tmp_path / "out" / "reproduction.md").read_text()
     assert code == 0 and page.count(r"&lt;img src=x onerror=alert(1)> [a\](javascript:x) \| \`b\`") == 7
     assert not [tag for tag in ("<img", "<b>", "\x1b", "](java") if tag in page.replace(r"\]", "")]
+
+
+def test_a_claim_writes_over_nothing_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A reproduction.md of whoever, or of another claim, was replaced, and the names of all else listed on the page."""
+    (out := tmp_path / "out").mkdir()
+    for name in ("reproduction.md", "reproduction.json", "private.txt"):
+        (out / name).write_text("[1]")
+        for more in ((), ("--page",)):
+            code, _, error = command(capsys, "reproduce", "agr-theorem41", *more, "--output", out)
+            assert code == 2 and "not empty and holds no reproduction" in error
+        assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, "[1]")]
+        (out / name).unlink()
+    assert command(capsys, "reproduce", "agr-theorem41", "--output", out)[0] == 0
+    (out / "private.txt").write_text("mine")
+    assert command(capsys, "reproduce", "agr-theorem41", "--page", "--output", out)[0] == 0
+    assert "private" not in (page := (out / "reproduction.md").read_text()) and "agr-theorem41.csv" in page
+    code, _, error = command(capsys, "reproduce", "agr-theorem42", "--page", "--output", out)
+    assert code == 2 and "holds the reproduction of agr-theorem41 at size small" in error
+    assert (out / "reproduction.md").read_text() == page
 
 
 @pytest.mark.parametrize("wrong", [None, 5, [[]], {"a": {"b": 1}}, 10**30, "\x1b[31m"])

@@ -141,6 +141,8 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
     from hf_optim.experiment.files import own_folder, writing
 
     setting = chosen.settings[options.size]
+    if not options.dry_run:
+        _check_place(chosen, options, folder)
     for place, words in setting.commands.items():
         print(safe_text.line(f"hf-optim {' '.join(words)} --output {folder / place}"))
         if not options.dry_run:
@@ -157,16 +159,42 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
     return _write_tables(chosen, options, folder)
 
 
+def _tables(setting: claims.Setting) -> tuple[str, ...]:
+    """What commands and checks leave below the claim's folder: folders and tables."""
+    return (*setting.commands, *(f"{name}.csv" for name in setting.checks))
+
+
+def _check_place(chosen: claims.Claim, options: Options, folder: Path) -> None:
+    """Raise a UserError where something else than this reproduction stands, or what an interrupted one has left."""
+    from hf_optim.core import shape
+    from hf_optim.experiment.files import read_json
+    from hf_optim.experiment.leftovers import is_left
+
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another --output")
+    try:
+        standing = read_json(folder, "reproduction.json")
+    except (OSError, ValueError):
+        standing = None
+    if shape.fits(standing, {"claim": str, "size": str, "judgements": [{}]}):
+        if (standing["claim"], standing["size"]) != (chosen.name, options.size):
+            what = f"{standing['claim']} at size {standing['size']}"
+            raise UserError(f"{folder} holds the reproduction of {what}: choose another --output")
+        return
+    names = {path.name for path in folder.iterdir() if not is_left(path.name)} if folder.exists() else set()
+    if names - {*_tables(chosen.settings[options.size])}:
+        raise UserError(f"{folder} is not empty and holds no reproduction: choose another --output")
+
+
 def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
     from hf_optim.claims import judge
 
+    _check_place(chosen, options, folder)
     reproduced = judge.of_tables(chosen, options.size, folder, options.again(chosen.file or chosen.name))
-    files = tuple(
-        str(path.relative_to(folder))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.is_symlink() and not path.name.startswith("reproduction.")
-    )
-    _write(reproduced, folder, files)
+    own = [folder / name for name in _tables(chosen.settings[options.size])]
+    left = [path for place in own for path in (place, *place.rglob("*")) if not place.is_symlink()]
+    files = sorted(str(path.relative_to(folder)) for path in left if path.is_file() and not path.is_symlink())
+    _write(reproduced, folder, tuple(files))
     return 0
 
 
