@@ -15,8 +15,8 @@ from hf_optim.commands.reproduction import Options
 from hf_optim.errors import UserError
 from hf_optim.experiment import cards
 from hf_optim.study import conduct
+from hf_optim.study.folder import questions, shared
 from hf_optim.study.folder import results as records
-from hf_optim.study.folder import shared
 from hf_optim.study.plan import plan
 from hf_optim.study.plan.source import parse
 
@@ -68,6 +68,19 @@ def test_a_half_finished_study_has_a_page_that_says_what_ran(tmp_path) -> None:
     page = show.markdown(judge.of_study(read_claim(HEAD + SAYS + STUDY), "small", results))
     assert "5 of 12 runs finished" in page and "7 not made yet (none at all of smaran on MLP)" in page
     assert "**not tested**" in page and "smaran −" not in page.partition("## ")[0]
+
+
+def test_a_page_says_what_was_changed_after_results_were_known(tmp_path, capsys) -> None:
+    """The study's own report did; on the page an extension until a sentence held looked as if it had been planned."""
+    (tmp_path / "x.yaml").write_text(HEAD + SAYS + STUDY)
+    results = study(tmp_path / "out", {"adamw": 0.90, "smaran": 0.95})
+    questions.register(tmp_path / "out", replace(results.plan, looks=(3,)), 0)
+    questions.register(tmp_path / "out", results.plan, 6)  # 6 records
+    assert cli.main(["reproduce", str(tmp_path / "x.yaml"), "--page", "--output", str(tmp_path / "out")]) == 0
+    said = "Changed after results were known: looks: [3] became [6]; what it touches is exploratory."
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert f"- {said}" in (tmp_path / "out" / "reproduction.md").read_text().replace("\\", "")
+    assert json.loads((tmp_path / "out" / "reproduction.json").read_text())["changed"] == [said]
 
 
 def test_the_command_that_repeats_a_page_is_the_users_own(tmp_path, monkeypatch, capsys) -> None:

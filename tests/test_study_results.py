@@ -97,6 +97,16 @@ def test_compare_pairs_by_seed(two: list[str], capsys: pytest.CaptureFixture[str
     # A failed run has no value, and leaving it out would flatter.
     code, _, err = command(capsys, "results", *two, "--compare", "adan", "adamw")
     assert code == 2 and "failed" in err
+    # Nor has one that ended with NaN, which was left out as if nobody had asked for it.
+    (lost,) = (run.id for run in records.load(Path(two[1])).plan.runs if (run.optimizer, run.seed) == ("smaran", 1))
+    file = Path(two[1]) / "runs" / lost / "record.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "metrics": {**record["metrics"], "test_accuracy": None}}))
+    code, _, err = command(capsys, "results", *two, "--compare", "smaran", "adamw")
+    assert code == 2 and "a run of 'smaran' on CNN with seed 1 failed" in err
+    code, out, _ = command(capsys, "results", *two, "--by", "task,optimizer")
+    (line,) = (line.split() for line in out.splitlines() if line.split()[:2] == ["CNN", "smaran"])
+    assert line[2:6] == ["2", "1", "1", "0"]  # runs, ok, failed, missing
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from hf_optim.claims.settings import values
 from hf_optim.core.safe_text import line
 from hf_optim.core.safe_text import markdown as safe
 from hf_optim.core.wording import counted
+from hf_optim.study.findings.verdicts import changed
 from hf_optim.study.statistics.paired import Summary
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
     lines += [_ran(outcome), ""] if outcome.results is not None else []
     lines += [f"- [{safe(name)}]({quote(name, errors='surrogateescape')})" for name in files] + ([""] if files else [])
     lines += ["## Verdicts", ""]
+    lines += [f"- {safe(text)}" for text in _changed(outcome)]
     for judgement in outcome.judgements:
         lines += _verdict_lines(judgement)
     findings = [finding for judgement in outcome.judgements for finding in judgement.ruling.findings]
@@ -104,6 +106,11 @@ def _ran(outcome: Outcome) -> str:
     return f"{', '.join(parts)}. {CAUTION[outcome.size]}"
 
 
+def _changed(outcome: Outcome) -> list[str]:
+    """What became of the study's question after results were known, which every verdict rests on."""
+    return [] if outcome.results is None else changed(outcome.results)
+
+
 def _verdict_lines(judgement: Judgement) -> list[str]:
     statement = judgement.statement
     given = " ".join([f"**{judgement.ruling.verdict}**", *filter(None, [safe(_aside(judgement))])])
@@ -152,6 +159,7 @@ def plain(outcome: Outcome) -> dict[str, Any]:
         "seeds": [] if results is None else list(results.plan.seeds),
         "runs": None if results is None else [len(results.records), len(results.plan.runs)],
         "differs": list(outcome.differences),
+        "changed": _changed(outcome),
         "judgements": [
             {
                 "says": judgement.statement.says,
@@ -226,6 +234,8 @@ def terminal(outcome: Outcome, console: Console) -> None:
         for pair in shown:
             table.add_row(pair.label, _published(pair), _obtained(pair))
         console.print(table)
+    for text in _changed(outcome):
+        console.print(Text(text))
     for judgement in outcome.judgements:
         statement, ruling = judgement.statement, judgement.ruling
         reading = f", read as: {statement.reading}" if statement.reading else ""

@@ -10,7 +10,7 @@ from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.study.folder import judgement as judging
 from hf_optim.study.folder.results import Results
-from hf_optim.study.folder.rows import Row, as_float, cell, where
+from hf_optim.study.folder.rows import Row, as_float, cell, outcome, where
 from hf_optim.study.plan.units import SETTINGS
 from hf_optim.study.statistics.comparisons import compare as compare_all
 from hf_optim.study.statistics.paired import summarise
@@ -148,7 +148,7 @@ def _side(rows: Sequence[Row], text: str) -> Side:
                 f"'study={row['study']},optimizer={row['optimizer']}'"
             )
         value = as_float(row["value"])
-        if row["status"] == "failed":
+        if outcome(row) == "failed":
             raise UserError(
                 f"--compare: a run of {text!r} on {row['task']} with seed {row['seed']} failed; without its failures "
                 "it would look better than it is: narrow with --where"

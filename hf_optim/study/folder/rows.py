@@ -197,7 +197,7 @@ def group(rows: Sequence[Row], by: Sequence[str], measured: Sequence[str]) -> li
     lines = []
     for key, several in groups.items():
         some = _once(several)
-        counts = {status: sum(row["status"] == status for row in some) for status in ("ok", "failed", "missing")}
+        counts = {status: sum(outcome(row) == status for row in some) for status in ("ok", "failed", "missing")}
         line: Row = {**dict(zip(by, key, strict=True)), "runs": len(some), **counts}
         for name in measured:
             fine = [as_float(row.get(name)) for row in some if row["status"] == "ok"]
@@ -205,6 +205,11 @@ def group(rows: Sequence[Row], by: Sequence[str], measured: Sequence[str]) -> li
             line[f"{name} mean"], line[f"{name} sd"] = cell(summary.mean), cell(summary.sd)
         lines.append(line)
     return lines
+
+
+def outcome(row: Row) -> str:
+    """The status; "failed" also where a run that ended has no number for its metric, as in a study's verdicts."""
+    return "failed" if row["status"] == "ok" and as_float(row["value"]) is None else str(row["status"])
 
 
 def _once(rows: Sequence[Row]) -> list[Row]:
