@@ -83,6 +83,17 @@ def test_a_page_says_what_was_changed_after_results_were_known(tmp_path, capsys)
     assert json.loads((tmp_path / "out" / "reproduction.json").read_text())["changed"] == [said]
 
 
+def test_a_page_of_one_size_is_not_made_of_runs_of_another(tmp_path, capsys) -> None:
+    """`--page --size paper --output` said "Size paper" of small runs."""
+    paper = STUDY.replace("small:", "paper_size:").replace("vision", "vision, size: paper")
+    (tmp_path / "x.yaml").write_text(HEAD + SAYS + STUDY + paper)
+    study(tmp_path / "out", {"adamw": 0.90, "smaran": 0.95})
+    page = ["reproduce", str(tmp_path / "x.yaml"), "--page", "--output", str(tmp_path / "out"), "--size"]
+    assert cli.main([*page, "paper"]) == 2 and not (tmp_path / "out" / "reproduction.md").exists()
+    assert "its runs are of size small, and size paper is asked for" in capsys.readouterr().err
+    assert cli.main([*page, "small"]) == 0
+
+
 def test_the_command_that_repeats_a_page_is_the_users_own(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my x.yaml").write_text(HEAD + SAYS + STUDY)

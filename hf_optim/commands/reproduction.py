@@ -210,6 +210,8 @@ def write(chosen: claims.Claim, options: Options, folder: Path, study: Source) -
     results = records.load(folder)
     if code := sorted({*importing.paths(results.plan.tasks)} - {*importing.paths(study.value)}):
         raise importing.Untrusted(f"{folder}: its plan names code that the claim does not: {', '.join(code)}")
+    if other := {str(t["size"]) for t in results.plan.tasks if (t["size"] == "paper") != (options.size == "paper")}:
+        raise UserError(f"{folder}: its runs are of size {either(sorted(other))}, and size {options.size} is asked for")
     reproduced = judge.of_study(chosen, options.size, results, options.again(chosen.file or chosen.name))
     _write(reproduced, folder)
 
