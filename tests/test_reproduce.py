@@ -97,11 +97,23 @@ def test_a_page_of_one_size_is_not_made_of_runs_of_another(tmp_path, capsys) -> 
 def test_the_command_that_repeats_a_page_is_the_users_own(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my x.yaml").write_text(HEAD + SAYS + STUDY)
-    study(tmp_path / "out", {"adamw": 0.90, "smaran": 0.95})
-    given = ["reproduce", "my x.yaml", "--page", "--output", "out", "--seeds", "6", "--epochs", "3", "--only", "adamw"]
+    study(tmp_path / "my out", {"adamw": 0.90, "smaran": 0.95})
+    given = [
+        "reproduce",
+        "my x.yaml",
+        "--page",
+        "--output",
+        "my out",
+        "--seeds",
+        "6",
+        "--epochs",
+        "3",
+        "--only",
+        "adamw",
+    ]
     assert cli.main(given) == 0
-    again = 'Again: `hf-optim reproduce "my x.yaml" --size small --epochs 3 --only adamw --seeds 6 --output out`'
-    assert again in (tmp_path / "out" / "reproduction.md").read_text()
+    again = "Again: `hf-optim reproduce 'my x.yaml' --size small --epochs 3 --only adamw --seeds 6 --output 'my out'`"
+    assert again in (tmp_path / "my out" / "reproduction.md").read_text()
 
 
 def test_a_figure_at_an_epoch_needs_a_row_near_it(tmp_path) -> None:

@@ -44,7 +44,7 @@ class Wish:
     def words(self) -> list[str]:
         """The options that ask for it."""
         epochs = ["--epochs", str(self.epochs)] if self.epochs else []
-        only = [word for label in self.only for word in ("--only", f'"{label}"' if " " in label else label)]
+        only = [word for label in self.only for word in ("--only", label)]
         tuned = ["--tuned", str(self.tuned)] if self.tuned else []
         return [*epochs, *only, *tuned, *(["--patience", str(self.patience)] if self.patience else [])]
 

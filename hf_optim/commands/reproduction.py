@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -51,12 +52,12 @@ class Options:
 
     def again(self, name: str) -> str:
         """The command that does the same."""
-        words = ["hf-optim reproduce", f'"{name}"' if " " in name else name, "--size", self.size, *self.wish.words()]
+        words = ["hf-optim", "reproduce", name, "--size", self.size, *self.wish.words()]
         for option, value in (("--seeds", self.seeds), ("--output", self.output)):
             words += [option, str(value)] if value is not None else []
         for key, value in self.overrides.items():
             words += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
-        return " ".join([*words, *(["--anyway"] if self.anyway else [])])
+        return shlex.join([*words, *(["--anyway"] if self.anyway else [])])
 
 
 def reproduce(name: str, options: Options) -> int:
