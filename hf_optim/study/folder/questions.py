@@ -64,7 +64,7 @@ class Register:
     def exploratory(self, task: str, optimizer: str) -> tuple[str, ...]:
         """The changes that touch a comparison, the first of them in words; empty where it is what was asked."""
         words = [
-            c.words
+            _short(c.words, 200)
             for c in self.changes
             if c.added is None and c.task in (None, task) and c.optimizer in (None, optimizer)
         ]
@@ -145,9 +145,9 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, most: int = 60) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return "none" if value is None else text if len(text) <= 60 else text[:57] + "..."
+    return "none" if value is None else text if len(text) <= most else text[: most - 3] + "..."
 
 
 def register(folder: Path, plan: Plan, records: int) -> str:
