@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from study_fakes import make_study, write_run
+from study_fakes import make_study, replan, write_run
 
 from hf_optim.claims import agenda, claim, cost, counterparts, judge, power, show, wishes
 from hf_optim.claims.evidence import Evidence
@@ -92,6 +92,16 @@ def test_a_page_of_one_size_is_not_made_of_runs_of_another(tmp_path, capsys) -> 
     assert cli.main([*page, "paper"]) == 2 and not (tmp_path / "out" / "reproduction.md").exists()
     assert "its runs are of size small, and size paper is asked for" in capsys.readouterr().err
     assert cli.main([*page, "small"]) == 0
+
+
+def test_a_claim_is_not_judged_at_look_after_look(tmp_path, capsys) -> None:
+    """Its sentences have no correction for looks, and the study stopped at the first that decided."""
+    (tmp_path / "x.yaml").write_text(HEAD + SAYS + STUDY.replace("seeds: 1", "seeds: [3, 6]"))
+    study(tmp_path / "out", {"adamw": 0.90, "smaran": 0.95})
+    replan(tmp_path / "out", lambda plan: plan.update(looks=[3, 6]))
+    for more in ((), ("--page",)):
+        assert cli.main(["reproduce", str(tmp_path / "x.yaml"), *more, "--output", str(tmp_path / "out")]) == 2
+        assert "looked at after 3 and 6, and a claim is judged once" in capsys.readouterr().err
 
 
 def test_the_command_that_repeats_a_page_is_the_users_own(tmp_path, monkeypatch, capsys) -> None:

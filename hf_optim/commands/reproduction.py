@@ -14,7 +14,7 @@ from hf_optim.claims import claim as claims
 from hf_optim.claims.wishes import Wish
 from hf_optim.core import importing, safe_text
 from hf_optim.core.safe_text import terminal
-from hf_optim.core.wording import counted, either
+from hf_optim.core.wording import both, counted, either
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import by_default
 
@@ -77,6 +77,7 @@ def reproduce(name: str, options: Options) -> int:
     source = wishes.study(setting.study, options.wish)
     with importing.refused("a dry run runs none", trust=not options.dry_run, way=importing.NO_DRY_RUN):
         plan = expand(source, seeds=options.seeds, overrides=options.overrides)
+        _check_looks(plan, chosen.name)
         _announce(chosen, plan, options, folder)
     try:
         code = command.study(
@@ -111,6 +112,15 @@ def _chosen(name: str, options: Options) -> tuple[claims.Claim, claims.Setting]:
             raise UserError(f"{chosen.name} has nothing to run: {chosen.statements[0].not_testable}")
         raise UserError(f"{chosen.name} has no setting of size {options.size}: choose {either(chosen.settings)}")
     return chosen, chosen.settings[options.size]
+
+
+def _check_looks(plan: Plan, name: str) -> None:
+    """Raise a UserError for a study that may stop at a look: the rules of claims know nothing of looks, and a sentence
+    that is asked again and again holds some time.
+    """
+    if len(plan.looks) > 1:
+        looks = both(map(str, plan.looks))
+        raise UserError(f"{name}: its study is looked at after {looks}, and a claim is judged once: plan one number")
 
 
 def _announce(chosen: claims.Claim, plan: Plan, options: Options, folder: Path) -> None:
@@ -211,6 +221,7 @@ def write(chosen: claims.Claim, options: Options, folder: Path, study: Source) -
     results = records.load(folder)
     if code := sorted({*importing.paths(results.plan.tasks)} - {*importing.paths(study.value)}):
         raise importing.Untrusted(f"{folder}: its plan names code that the claim does not: {', '.join(code)}")
+    _check_looks(results.plan, chosen.name)
     if other := {str(t["size"]) for t in results.plan.tasks if (t["size"] == "paper") != (options.size == "paper")}:
         raise UserError(f"{folder}: its runs are of size {either(sorted(other))}, and size {options.size} is asked for")
     reproduced = judge.of_study(chosen, options.size, results, options.again(chosen.file or chosen.name))
