@@ -10,11 +10,13 @@ import json
 import os
 import re
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attack_parts import command
+from PIL import Image
 from study_fakes import make_study
 
 from hf_optim.errors import UserError
@@ -167,6 +169,25 @@ def test_samples_are_the_runs_own(study: Path, secret: Path, capsys: pytest.Capt
     page = (study / "report.html").read_text()
     assert SECRET not in page and base64.b64encode(SECRET.encode()).decode()[:20] not in page
     assert "<h3>Samples</h3>" not in page
+
+
+def test_a_sample_that_a_browser_would_run_is_not_published(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a user's own site a page among the samples would run as the user's; a picture may be one by name."""
+    home, pixel = first(study), BytesIO()
+    Image.new("L", (1, 1)).save(pixel, "png")
+    (home / "samples").mkdir()
+    pages = ["index.html", "a.svg", "a.xml", "a.HTM", "a.xhtml", "none"]
+    for name in pages:
+        (home / "samples" / name).write_text("<script>alert(1)</script>")
+    for name in ("a.html", "a.png", "a.txt"):
+        (home / "samples" / name).write_bytes(b"text" if name == "a.txt" else pixel.getvalue())
+    samples = sorted(f"samples/{file.name}" for file in (home / "samples").iterdir())
+    changed(home / "record.json", lambda record: {**record, "samples": samples})
+    code, said, _ = command(capsys, "publish", study, tmp_path / "public")
+    assert code == 0 and said.count("is not called .png or .txt") == len(pages) + 1
+    assert sorted(file.name for file in (tmp_path / "public").rglob("samples/*")) == ["a.png", "a.txt"]
 
 
 @pytest.mark.parametrize("where", ["samples/x", "log.txt", "deep/er/x"])

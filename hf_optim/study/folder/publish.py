@@ -34,6 +34,8 @@ from hf_optim.study.plan.source import parse
 _PNG = b"\x89PNG\r\n\x1a\n"
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]*")
 _DRAWN = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the parts of a PNG that are the picture
+#: of samples, as in the report: whoever visits the copy would run what a page of a stranger's (.html, .svg) holds
+_SAMPLES = (".png", ".txt")
 
 
 @dataclass
@@ -192,7 +194,10 @@ def _copy_samples(
     """What was generated: texts scrubbed, pictures without what is written beside them in the file."""
     told = []
     for sample in record.get("samples") or ():
+        place = scrub(sample)
         try:
+            if not place.endswith(_SAMPLES):
+                raise ValueError(f"is not called {' or '.join(_SAMPLES)}")
             content = store.sample(name, sample)
             if content.startswith(_PNG):
                 content = picture(content)
@@ -200,7 +205,6 @@ def _copy_samples(
                 raise ValueError("is neither a text nor a PNG")
             else:
                 content = scrub(content.decode("utf-8")).encode()
-            place = scrub(sample)
             if (home / place).exists():
                 raise ValueError("has the name of another sample in the copy")
             with files.whole(home, place) as file:
