@@ -36,6 +36,12 @@ PRIVATE = (USER, HOST, "turnip", TOKEN, SECRET, "/home", "/Users", "/scratch", "
         ("to fe80::1ff:fe23:4567:890a and 2001:db8:0:0:1:0:0:1", "to ADDRESS and ADDRESS"),
         ("card aa:bb:cc:dd:ee:ff, at 10:20:30, std::vector, a::b", "card ADDRESS, at 10:20:30, std::vector, a::b"),
         ("Authorization: Basic YWxhZGRpbjpv", "Authorization: Basic REMOVED"),
+        ("{'Authorization': 'ApiKey pw1', 'Cookie': 'a=1; b=2'}", "{'Authorization': 'REMOVED', 'Cookie': 'REMOVED'}"),
+        ("curl -u bob:pw1; SSHPASS=pw1 ssh; sgd -u 1", "curl -u bob:REMOVED SSHPASS=REMOVED ssh; sgd -u 1"),
+        (
+            "login me password pw1 {'auth': 'pw1', 'private_key': 'abc123'}",
+            "login me password REMOVED {'auth': 'REMOVED', 'private_key': 'REMOVED'}",
+        ),
         ("{'Authorization': 'Basic YWxhZGRpbjpv'}", "{'Authorization': 'Basic REMOVED'}"),
         ('password="two words" {"pwd": "a, b"}', 'password="REMOVED" {"pwd": "REMOVED"}'),
         ("nvapi-0123456789abcdefghij ghr_0123456789abcdefghij", "REMOVED REMOVED"),
@@ -71,23 +77,8 @@ def test_addresses_and_secrets_of_usual_forms_are_taken_out(text: str, scrubbed:
 @pytest.mark.parametrize(
     "part",
     [
-        "1.",
-        "a-",
-        "www.",
-        "sk-",
-        "A_",
-        "/a",
-        "a@",
-        "--token ",
-        "-a",
-        "//a",
-        "/a=",
-        "pwd='",
-        "?x-",
-        "%2F",
-        "\\n",
-        "&#47;",
-        "%25",
+        *r"1. a- www. sk- A_ /a a@ -a //a /a= pwd=' ?x- %2F \n &#47; %25".split(),
+        *("--token ", "cookie: ", "login ", "-u "),
     ],
 )
 def test_a_long_text_is_read_through_once(part: str) -> None:

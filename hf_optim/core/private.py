@@ -40,6 +40,10 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]+-----.*?(?:-----END [A-Z ]+-----|\Z)", re.DOTALL), SECRET),
     (re.compile(r"(?<=://)[^\s/@]+@"), ""),  # a name and a password before a host
     (re.compile(r"(?i)\b(Bearer|Authorization[\"']?: *[\"']?(?:Basic|Digest|Token)) +[^\s\"']+"), rf"\1 {SECRET}"),
+    (
+        re.compile(rf"(?i)\b((?:Authorization|Cookie)[\"']?: *[\"']?)(?!\w+ {SECRET})[^\s\"'][^\r\n\"']*"),
+        rf"\1{SECRET}",
+    ),
     # the forms of those who give tokens out, and a JSON web token; 40 hexadecimal digits are W&B's
     (re.compile(r"\bhf_[A-Za-z0-9]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}|\bAIza[\w-]{30,}"), SECRET),
     (re.compile(r"\b(?:gh[oprsu]|github_pat|glpat|xox[abeprs]|xapp|sk|pk|rk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
@@ -52,7 +56,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b([A-Z][A-Z0-9]*_[A-Z0-9_]+)=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
     (
         re.compile(
-            r"(?i)((?:(?:api|account|access|secret)[-_]?key|(?:access|api|auth|bot|hf|hub|refresh|session)[-_]?token|\btoken|secret)"
+            r"(?i)((?:(?:api|account|access|private|secret)[-_]?key|(?:access|api|auth|bot|hf|hub|refresh|session)[-_]?token|\btoken|secret)"
             r"[\"']?\s*[=:]\s*[\"']?)[^\s\"',}]{6,}"
         ),
         rf"\1{SECRET}",
@@ -65,6 +69,10 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1{SECRET}",
     ),
     (re.compile(r"\b([A-Z][A-Z0-9_]*(?:TOKEN|SECRET|KEY): *)\S+"), rf"\1{SECRET}"),
+    # sshpass's variable, a netrc file, curl's option, a settings file of Docker's or npm's
+    (re.compile(r"\b(SSHPASS=|(?i:login)\s+\S{1,200}\s+(?i:password)\s+)[^\s\"']+"), rf"\1{SECRET}"),
+    (re.compile(r"(?<![\w-])((?:-u|--(?:proxy-)?user)[ =]+[\"']?[^\s:\"']{1,200}:)[^\s\"']+"), rf"\1{SECRET}"),
+    (re.compile(r"([\"'](?:pass|_?auth)[\"']\s*:\s*[\"'])[^\"']+"), rf"\1{SECRET}"),
     # in addresses: of one that is signed, and of one that whoever knows it may post to
     (re.compile(r"(?i)([?&](?:sig|[\w-]{0,40}signature)=)[^\s&\"']+"), rf"\1{SECRET}"),
     (re.compile(r"(?i)\b(hooks\.slack\.com/services|discord(?:app)?\.com/api/webhooks)/\S+"), rf"\1/{SECRET}"),
