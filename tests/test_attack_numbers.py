@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Callable
@@ -330,3 +331,23 @@ def test_a_trial_without_what_it_is_chosen_by_is_one_that_failed(tmp_path: Path,
         file.write_text(json.dumps(record))
     code, _, said = command(capsys, "report", folder)
     assert code == 2 and "records no validation_accuracy" in said
+
+
+def test_a_figure_takes_no_other_columns_name(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Times named as the metric stood in its place, beside a report that said otherwise; a metric called `seed` was a
+    second column of seeds, the one that readers of CSV take.
+    """
+    for file in study.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        record["metrics"] |= {"test_accuracy": 0.5, "seed": 77.0, "optimizer": 78.0}
+        record["time"] |= {"test_accuracy": 99.0, "test_loss": 99.0}
+        file.write_text(json.dumps(record))
+    assert command(capsys, "report", study)[0] == 0
+    assert command(capsys, "results", study, "--export", study / "all.csv")[0] == 0
+    for name in ("runs.csv", "all.csv"):
+        with open(study / name, newline="") as lines:
+            reader = csv.DictReader(lines)
+            rows = list(reader)
+        assert len(set(reader.fieldnames or ())) == len(reader.fieldnames or ()), name
+        assert {(row["optimizer"], row["seed"]) for row in rows} == {(o, s) for o in ("adamw", "sgd") for s in "01"}
+        assert {row["test_accuracy"] for row in rows} == {"0.5"} and "99" not in {row["test_loss"] for row in rows}

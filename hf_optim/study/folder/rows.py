@@ -75,8 +75,8 @@ def _row(head: Row, spec: Mapping[str, Any], record: Mapping[str, Any] | None, m
     row: Row = dict.fromkeys(FIRST) | head | {"status": "missing", "metric": metric}
     if record is not None:
         row |= {"status": record.get("status", "failed"), "error": record.get("error")}
-        for place in ("metrics", "time", "memory"):
-            row |= {name: value for name, value in (record.get(place) or {}).items() if name not in FIRST}
+        for place in ("metrics", "time", "memory"):  # a figure of `time` by a metric's name is none of the metric
+            row |= {name: value for name, value in (record.get(place) or {}).items() if name not in row}
         row["value"] = (record.get("metrics") or {}).get(metric)
         row |= {f"data.{k}": v for k, v in (record.get("data") or {}).items()}
         row |= {f"{p}.{k}": v for p in ("environment", "execution") for k, v in (record.get(p) or {}).items()}

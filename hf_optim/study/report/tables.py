@@ -119,7 +119,8 @@ def result_csv(tables: Sequence[TaskTable]) -> str:
 
 def runs_csv(results: Results) -> str:
     """Every judged run up to the look that is aimed at, and all its metrics, without times."""
-    names = sorted({name for record in results.records.values() for name in record["metrics"]})
+    head = ["task", "optimizer", "seed", "id", "status", "error"]
+    names = sorted({name for record in results.records.values() for name in record["metrics"]}.difference(head))
     rows = []
     for run in results.plan.runs:
         record = results.records.get(run.id)
@@ -128,7 +129,7 @@ def runs_csv(results: Results) -> str:
         rows.append(
             [run.task, run.optimizer, run.seed, run.id, status, error, *(number(metrics.get(n)) for n in names)]
         )
-    return csv_text(["task", "optimizer", "seed", "id", "status", "error", *names], rows)
+    return csv_text([*head, *names], rows)
 
 
 def costs_csv(tables: Sequence[TaskTable]) -> str:
