@@ -124,6 +124,9 @@ def _png(size=(4, 4)):
 def test_a_number_beyond_63_bits_is_called_so():
     with pytest.raises(UserError, match="^plan.seed: expected a whole number, got one beyond 63 bits$"):
         shape.check_shape({"seed": 2**63}, {"seed": int}, "plan")
+    for number, told in ((1e308, "1e\\+308, beyond 1e\\+150"), (float("nan"), "nan"), (float("-inf"), "-inf")):
+        with pytest.raises(UserError, match=f"^plan.loss: expected a number, got {told}$"):
+            shape.check_shape({"loss": number}, {"loss": float}, "plan")
 
 
 def test_half_a_character_is_in_no_plan(tmp_path):

@@ -206,6 +206,17 @@ def test_a_foreign_optimizer_that_cannot_be_made_is_said_and_ends_nothing(
     assert asked == [True]
 
 
+@pytest.mark.parametrize(("text", "why"), [(b"class Mine(:", "invalid syntax, line 1"), (b"a\0", "null byte")])
+def test_a_dry_run_says_of_a_file_that_it_is_no_python(
+    tmp_path: Path, text: bytes, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "theirs.py").write_bytes(text)
+    (tmp_path / "s.yaml").write_text(yaml(f"{tmp_path / 'theirs.py'}:Mine"))
+    assert run("study", tmp_path / "s.yaml", "--output", tmp_path / "out", "--dry-run") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cannot be made: theirs: " in said and "theirs.py is no Python" in said and why in said
+
+
 def test_the_library_itself_imports_what_the_caller_names(code: str) -> None:
     import torch
 

@@ -203,10 +203,15 @@ def _nameless(path: str, there: Iterable[str]) -> UnknownName:
 
 
 def _check_written(path: str, file: Path, attribute: str) -> None:
-    """Raise UnknownName where a file's text gives the name to nothing, which is seen without running it."""
+    """Raise UnknownName where a file's text gives the name to nothing, and Unimportable where it is no Python, which is
+    seen without running it.
+    """
     try:
-        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (SyntaxError, ValueError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise Unimportable(f"{path}: {file.name} is no Python ({getattr(error, 'msg', error)}{line})") from None
+    except (OSError, RecursionError, MemoryError):
         return  # whoever runs it is told why
     names = {n.name for n in nodes if isinstance(n, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))}
     names |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}

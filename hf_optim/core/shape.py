@@ -8,6 +8,7 @@ keys are let be; or `Each(shape)`, for every value of a mapping. `int` is below 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,9 +108,9 @@ def _kind(shape: Any) -> type:
 
 
 def _short(value: Any) -> str:
-    kind = {dict: "a mapping", list: "a list", type(None): "null", int: "one beyond 63 bits", float: "a number"}
+    kind = {dict: "a mapping", list: "a list", type(None): "null", int: "one beyond 63 bits"}
     if isinstance(value, str):
         return repr(value[:40]) if len(value) <= LONGEST else f"a text of {len(value)} characters"
-    if isinstance(value, (bool, int, float)) and abs(value) < (2**63 if isinstance(value, int) else 1e15):
-        return str(value)
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63):
+        return f"{value}, beyond {FARTHEST:g}" if FARTHEST <= abs(value) < math.inf else str(value)
     return kind.get(type(value), type(value).__name__)
