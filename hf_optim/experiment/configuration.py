@@ -91,12 +91,14 @@ def whole_numbers(value: Any) -> Iterator[int]:
         yield from whole_numbers(entry)
 
 
-def read_mapping(file: Path) -> Any:
-    """What the user names may lie behind a link (a cache of models does), but must be plain data."""
+def read_mapping(file: Path, largest: int = files.LARGEST, most: int = files.MOST_VALUES) -> Any:
+    """What the user names may lie behind a link (a cache of models does), but must be plain data, of `largest` bytes
+    and `most` values.
+    """
     try:
-        if file.stat().st_size > files.LARGEST:
-            raise ValueError(f"has more than {files.LARGEST >> 20} MB")
-        value = files.parse_json(file.read_text(encoding="utf-8"), wide=True)
+        if file.stat().st_size > largest:
+            raise ValueError(f"has more than {largest >> 20} MB")
+        value = files.parse_json(file.read_text(encoding="utf-8"), wide=True, most=most)
     except (OSError, ValueError) as error:
         raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from None
     if not isinstance(value, dict):

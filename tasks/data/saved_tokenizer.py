@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError, one_line
-from hf_optim.experiment import files
-from hf_optim.experiment.checkpoint import check_files
+from hf_optim.experiment.checkpoint import LARGEST, check_files
 from hf_optim.experiment.configuration import read_mapping
 from hf_optim.tasks.data.tokenizer import using
 from hf_optim.tasks.data.tokenizer_growth import check_growth
@@ -41,7 +40,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             f"checkpoint: {folder} holds no tokenizer.json: AutoTokenizer.from_pretrained(...).save_pretrained(...) of "
             "transformers writes one"
         )
-    told, settings = _plain(file), _settings(folder)
+    told, settings = read_mapping(file, LARGEST, MOST_VALUES), _settings(folder)
     check_growth(folder, told, [settings.get(mark) for mark in MARKS])
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -60,16 +59,6 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             f"checkpoint: {folder}: its tokenizer.json drops merges at random: set its model's dropout to 0"
         )
     return tokenizer
-
-
-def _plain(file: Path) -> dict[str, Any]:
-    try:
-        told = files.parse_json(file.read_text(encoding="utf-8"), wide=True, most=MOST_VALUES)
-    except (OSError, ValueError) as error:
-        raise UserError(f"checkpoint: {file} cannot be read: {one_line(error)}") from None
-    if not isinstance(told, dict):
-        raise UserError(f"checkpoint: {file} holds no mapping")
-    return told
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -178,11 +178,11 @@ def _write_yaml(folder: Path, text: str, scrub: Callable[[str], str]) -> list[st
 
 def _write_question(study: Path, folder: Path, scrub: Callable[[str], str]) -> None:
     """The register of the question, each line with the digest of what stands there now."""
-    rows = []
-    for row in questions.read_lines(study):
+    rows, (lines, brought) = [], questions.kept(study)
+    for row in lines:
         asked = changed(row["question"], scrub)
         rows.append({**changed(row, scrub), "question": asked, "sha256": questions.digest(asked)})
-    if brought := questions.brought(study):
+    if brought:
         rows.append({"changed": [changed(asdict(change), scrub) for change in brought]})
     if rows:
         files.write_rows(folder, questions.FILE, rows)

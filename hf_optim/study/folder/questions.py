@@ -153,21 +153,21 @@ def _short(value: Any, most: int = 60) -> str:
 def register(folder: Path, plan: Plan, records: int) -> str:
     """Writes the question down unless it is the one that stands last; gives its digest. Raises OSError."""
     asked = question(plan)
-    key, lines = digest(asked), read_lines(folder)
+    key, (lines, changed) = digest(asked), kept(folder)
     if not lines and records:
         return ""  # begun before questions were written down
     if not lines or lines[-1]["sha256"] != key:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = {"sha256": key, "time": now, "records": records, "question": asked}
-        _write(folder, [*lines, line], brought(folder))
+        _write(folder, [*lines, line], changed)
     return key
 
 
 def bring(folder: Path, changed: Sequence[Change]) -> None:
     """Writes down what was changed in the studies that were merged into `folder`. Raises OSError."""
-    known = brought(folder)
+    lines, known = kept(folder)
     if new := [change for change in dict.fromkeys(changed) if change not in known]:
-        _write(folder, read_lines(folder), [*known, *new])
+        _write(folder, lines, [*known, *new])
 
 
 def _write(folder: Path, lines: Sequence[Mapping[str, Any]], changed: Sequence[Change]) -> None:
@@ -177,7 +177,7 @@ def _write(folder: Path, lines: Sequence[Mapping[str, Any]], changed: Sequence[C
 
 def read(folder: Path) -> Register:
     """The register of a study's folder."""
-    return registered(read_lines(folder), brought(folder))
+    return registered(*kept(folder))
 
 
 def registered(lines: Sequence[Mapping[str, Any]], others: Sequence[Change] = ()) -> Register:
@@ -200,17 +200,15 @@ def registered(lines: Sequence[Mapping[str, Any]], others: Sequence[Change] = ()
     return Register(lines[-1]["sha256"], first["time"], lines[-1]["records"], tuple(told), generations)
 
 
-def read_lines(folder: Path) -> list[dict[str, Any]]:
-    """Every line that is one of ours: of the shape that is written here, and with the digest of its question."""
-    lines = [entry for entry in _entries(folder) if shape.fits(entry, SHAPE)]
-    return [entry for entry in lines if digest(entry["question"]) == entry["sha256"]]
-
-
-def brought(folder: Path) -> list[Change]:
-    """What was changed in the studies that were merged into `folder`."""
+def kept(folder: Path) -> tuple[list[dict[str, Any]], list[Change]]:
+    """The lines that are ours (of the shape that is written here, and with the digest of their question), and what was
+    changed in the studies that were merged into `folder`.
+    """
+    entries = _entries(folder)
+    lines = [entry for entry in entries if shape.fits(entry, SHAPE) and digest(entry["question"]) == entry["sha256"]]
+    told = [change for entry in entries if shape.fits(entry, BROUGHT) for change in entry["changed"]]
     keys = [one.name for one in fields(Change)]
-    lines = [entry["changed"] for entry in _entries(folder) if shape.fits(entry, BROUGHT)]
-    return [Change(**{key: change[key] for key in keys}) for line in lines for change in line]
+    return lines, [Change(**{key: change[key] for key in keys}) for change in told]
 
 
 def _entries(folder: Path) -> list[Any]:
