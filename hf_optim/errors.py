@@ -44,6 +44,8 @@ def one_line(error: BaseException) -> str:
     with its kind and at most 500.
     """
     text, kind, most = " ".join(str(error).split()), type(error).__name__, 2000
+    if isinstance(error, MemoryError) and not text:  # Python's own says nothing
+        text = "there is not enough memory"
     if not isinstance(error, UserError) or not text:
         text, most = (f"{kind}: {text}" if text else kind), 500
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -17,6 +17,7 @@ from study_fakes import make_study
 from hf_optim.commands import main as main_module
 from hf_optim.commands.main import main
 from hf_optim.core import notes
+from hf_optim.errors import one_line
 from hf_optim.registry import info, list_optimizers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -287,6 +288,7 @@ def test_what_no_command_looks_for_is_one_line(capsys: pytest.CaptureFixture[str
     ):
         monkeypatch.setattr(cite, "main", lambda _, error=error: (_ for _ in ()).throw(error))
         assert main(["cite"]) == 2 and capsys.readouterr().err == f"error: {told}\n"
+    assert one_line(MemoryError()) == "MemoryError: there is not enough memory"  # what a worker's reason is
 
 
 def test_a_value_out_of_range_ends_a_study_before_anything_is_written(tmp_path, capsys):

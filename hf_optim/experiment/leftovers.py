@@ -23,18 +23,20 @@ def sweep(folder: Path, name: str = "") -> None:
     """Takes away what writers in `folder` left behind that were killed; what somebody is writing stays. With a `name`,
     as in a folder that is not ours alone, what was to be called so.
     """
-    left = _named(name) if name else _LEFT
-    for entry in [*os.scandir(folder)] if folder.is_dir() else []:
-        if left.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+    for entry in _entries(folder, _named(name) if name else _LEFT):
+        if entry.is_file(follow_symlinks=False):
             _take_away(entry.path, os.O_RDWR)
 
 
 def sweep_folders(folder: Path, name: str = "") -> None:
     """The same for folders (`files.whole_folder`); with a `name`, those alone that were to be called so."""
-    left = _named(name)
-    for entry in [*os.scandir(folder)] if folder.is_dir() else []:
-        if left.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+    for entry in _entries(folder, _named(name)):
+        if entry.is_dir(follow_symlinks=False):
             _take_away(entry.path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _entries(folder: Path, called: re.Pattern[str]) -> list[os.DirEntry[str]]:
+    return [entry for entry in os.scandir(folder) if called.fullmatch(entry.name)] if folder.is_dir() else []
 
 
 def _named(name: str) -> re.Pattern[str]:
