@@ -71,6 +71,24 @@ def test_what_is_left_when_patience_ends_is_told_by_its_operations(monkeypatch):
     assert not any("operations alone" in line for line in told[:3])
 
 
+def test_runs_that_take_a_thread_each_are_measured_so(monkeypatch):
+    """Two threads of which another process takes one are hundreds of times slower than one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    threads, taken = torch.get_num_threads(), []
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: taken.append(n))
+    monkeypatch.setattr(forecast, "_measured", lambda *given: taken.append("measured") or 1.0)
+    spec = dataclasses.replace(BASE, overrides={"steps": 30}).to_dict()
+    told = forecast.lines([("a", spec, 4)], None, jobs=3)
+    assert taken == [1, "measured", threads]
+    assert ", one thread each), by a few steps of each:" in told[0]
+    assert told[-1].startswith("  in all 2 min of steps, about 40 s with 3 at a time; starting")
+    taken.clear()
+    told = forecast.lines([("a", spec, 4)], None)
+    assert taken == ["measured"] and "thread" not in told[0]
+    assert told[-1].startswith("  in all 2 min of steps, one after the other; starting")
+    assert "one after the other" in forecast.lines([("a", spec, 4)], cards.find("a100"), jobs=3)[-1]
+
+
 def test_a_few_samples_stand_for_a_batch_that_would_take_long(monkeypatch):
     task = load("vision")
     preset = task.preset("mlp", "smoke")
@@ -85,6 +103,10 @@ def test_a_few_samples_stand_for_a_batch_that_would_take_long(monkeypatch):
     ticks = iter([5.0, 5.25])
     monkeypatch.setattr(forecast.time, "perf_counter", lambda: next(ticks))
     assert forecast._measured(model, task, data, 64, "fp32") == 0.25 * 32 and seen == [2]
+    seen.clear()
+    monkeypatch.setattr(forecast, "ENOUGH", 2.0)
+    ticks = iter([t for at in range(4) for t in (at, at + 0.25)] + [t for at in range(4) for t in (at, at + 0.75)])
+    assert forecast._measured(model, task, data, 64, "fp32") == 0.75 * 8 and seen == [2] * 4 + [8] * 3
 
 
 def test_dry_runs_say_it_and_write_nothing(tmp_path, monkeypatch, capsys):

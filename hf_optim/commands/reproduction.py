@@ -261,8 +261,10 @@ def within(budget: str, options: Options) -> int:
         print(terminal(f"left out: {entry.name}: {entry.why}, {cost.duration(entry.hours)}"))
     if options.dry_run:
         from hf_optim.experiment import forecast
+        from hf_optim.study.launch.launcher import default_jobs
 
-        print(terminal("\n".join(forecast.lines(_kinds(chosen, options.overrides), options.card))))
+        jobs = options.jobs or default_jobs(1, options.jobs_per_gpu)
+        print(terminal("\n".join(forecast.lines(_kinds(chosen, options.overrides), options.card, jobs=jobs))))
         return 0
     code = 0
     for entry in chosen:

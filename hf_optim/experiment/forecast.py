@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,8 +32,8 @@ from hf_optim.experiment.precision import check_precision, products
 from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.task import Data, Preset, Task, Value, check_run, load
 
-#: steps that are measured after one that is not, seconds after which they are enough, and samples of each on a CPU if
-#: a whole batch would take longer than that
+#: steps that are measured after one that is not, seconds after which they are enough, and samples of each on a CPU to
+#: begin with, as a whole batch may take longer than that
 STEPS, ENOUGH, SAMPLES = 3, 2.0, 2
 #: seconds of measuring after which what is left is told by its operations
 PATIENCE = 30.0
@@ -139,8 +140,8 @@ def _pass_key(spec: RunSpec, precision: str) -> str:
 
 
 def _measured(model: nn.Module, task: Task, data: Data, samples: int, precision: str) -> float:
-    """Seconds of a forward and a backward pass of so many samples on the device at hand; on a CPU of a few, scaled up,
-    where all of them would take long.
+    """Seconds of a forward and a backward pass of so many samples on the device at hand; on a CPU of as many as do not
+    take long, scaled up: of very few most of the time is none of theirs.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows: Any = data.train
@@ -161,48 +162,76 @@ def _measured(model: nn.Module, task: Task, data: Data, samples: int, precision:
             seconds.append(time.perf_counter() - begun)
         return min(seconds)  # the first one warms up, and is all there is where it takes long
 
-    few = samples if device == "cuda" else min(samples, SAMPLES)
-    scaled = fastest(few) * samples / few
-    return fastest(samples) if few < samples and scaled < ENOUGH else scaled
+    taken = samples if device == "cuda" else min(samples, SAMPLES)
+    while True:
+        seconds = fastest(taken)
+        scaled = seconds * samples / taken
+        if taken == samples or 4 * seconds > ENOUGH:
+            return scaled
+        taken = samples if scaled < ENOUGH else min(4 * taken, samples)
 
 
-def lines(specs: Iterable[tuple[str, Mapping[str, Any], int]], card: Card | None, *, strict: bool = False) -> list[str]:
+def lines(
+    specs: Iterable[tuple[str, Mapping[str, Any], int]],
+    card: Card | None,
+    *,
+    jobs: int | None = None,
+    strict: bool = False,
+) -> list[str]:
     """What runs cost, a line for each of (label, specification of one of them, how many), and all of them together.
 
-    `strict`: what a run would refuse is raised, as it would say it; among many one that cannot be run is a line.
+    Args:
+        jobs: so many run at a time, on a CPU with one thread each, as a study's do; None: one alone, with all threads.
+        strict: what a run would refuse is raised, as it would say it; among many one that cannot be run is a line.
     """
-    told, total, unknown, begun = [], 0.0, False, time.monotonic()
+    told, total, runs, unknown, begun = [], 0.0, 0, False, time.monotonic()
     seen = Seen()
     largest: Forecast | None = None  # of the steps that were measured: small ones say little of the others
-    for label, spec, count in specs:
-        late = card is None and largest is not None and time.monotonic() - begun > PATIENCE
-        rate = largest.flops / largest.seconds if late and largest is not None else None
-        try:
-            estimate = forecast(RunSpec.from_dict(spec), card, rate, seen)
-            why = load(spec["task"]).unforeseen
-        except UserError as error:
-            if strict and not isinstance(error, Untrusted):  # code that a dry run does not run may do well
-                raise
-            estimate, why = None, str(error)
-        unknown = unknown or estimate is None
-        if estimate is not None and rate is None and (largest is None or _a_step(estimate) > _a_step(largest)):
-            largest = estimate
-        total += estimate.seconds * count if estimate else 0.0
-        cost = estimate.sentence() if estimate else f"of unknown cost ({why})"
-        cost += ", by its operations alone" if estimate and rate is not None else ""
-        told.append(f"  {label}: {counted(count, 'run')}, each {cost}")
-        room = 1e9 * card.gigabytes if card else footprint.available() / footprint.SPARE
-        if estimate and estimate.memory > room:
-            told[-1] += f": more than the {size_text(room)} there are (gradient_accumulation_steps: auto)"
-    where = f"on {card.name}, at {UTILISATION:.0%} of its peak" if card else f"here ({_here()}), by a few steps of each"
+    single = card is None and jobs is not None and not torch.cuda.is_available()
+    with _one_thread() if single else nullcontext():
+        for label, spec, count in specs:
+            late = card is None and largest is not None and time.monotonic() - begun > PATIENCE
+            rate = largest.flops / largest.seconds if late and largest is not None else None
+            try:
+                estimate = forecast(RunSpec.from_dict(spec), card, rate, seen)
+                why = load(spec["task"]).unforeseen
+            except UserError as error:
+                if strict and not isinstance(error, Untrusted):  # code that a dry run does not run may do well
+                    raise
+                estimate, why = None, str(error)
+            unknown = unknown or estimate is None
+            if estimate is not None and rate is None and (largest is None or _a_step(estimate) > _a_step(largest)):
+                largest = estimate
+            total += estimate.seconds * count if estimate else 0.0
+            runs += count
+            cost = estimate.sentence() if estimate else f"of unknown cost ({why})"
+            cost += ", by its operations alone" if estimate and rate is not None else ""
+            told.append(f"  {label}: {counted(count, 'run')}, each {cost}")
+            room = 1e9 * card.gigabytes if card else footprint.available() / footprint.SPARE
+            if estimate and estimate.memory > room:
+                told[-1] += f": more than the {size_text(room)} there are (gradient_accumulation_steps: auto)"
+    each = ", one thread each" if single else ""
+    at_once = min(jobs, runs) if single and jobs is not None else 1
+    together = f"about {duration(total / at_once)} with {at_once} at a time" if at_once > 1 else "one after the other"
+    here = f"here ({_here()}{each}), by a few steps of each"
     return [
-        f"costs {where}:",
+        f"costs {f'on {card.name}, at {UTILISATION:.0%} of its peak' if card else here}:",
         *told,
-        f"  in all {duration(total)} of steps, one after the other{', and more' if unknown else ''}; starting and "
+        f"  in all {duration(total)} of steps, {together}{', and more' if unknown else ''}; starting and "
         "evaluating come on top, seconds for each run"
         if total
         else "  in all unknown",
     ]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _a_step(one: Forecast) -> float:

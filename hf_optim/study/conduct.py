@@ -115,10 +115,11 @@ def study(
     looks = "" if plan.repetitions else units.explained(plan.looks)
     for line in (*told, *([looks] if looks else [])):
         safe.say(console, line)
+    jobs = jobs or (run.default_jobs(gpus_per_run or 1, jobs_per_gpu) if launch is None else jobs_per_gpu)
     if dry_run:
         _show_plan(plan, folder, console)
         with importing.refused(why, trust):
-            _show_costs(plan, card, console)
+            _show_costs(plan, card, console, jobs)
         _show_change(change, console)
         return 0
     extras.installed("a study", "study")
@@ -130,13 +131,12 @@ def study(
         console.print(f"{counted(len(brought), 'run')} taken from the studies beside it")
     _show_change(change, console)
     _show_question(folder, console)
-    jobs = jobs or (run.default_jobs(gpus_per_run or 1, jobs_per_gpu) if launch is None else jobs_per_gpu)
     how = Execution(jobs, gpus_per_run, jobs_per_gpu, checkpoint_every, trust, tuple(report_to))
     if launch is not None:
         ended = spread.launch(folder, plan, launch, how, console)
         return finish(folder) if ended else 0
     if plan.ladder is not None and not any(folder.glob("runs/*/record.json")):
-        _show_costs(plan, None, console)  # sizes that were never run before may take days
+        _show_costs(plan, None, console, jobs)  # sizes that were never run before may take days
     _run_here(plan, folder, how, console)
     return finish(folder)
 
@@ -296,7 +296,7 @@ def _show_question(folder: Path, console: Console) -> None:
     safe.say(console, text)
 
 
-def _show_costs(plan: planning.Plan, card: Card | None, console: Console) -> None:
+def _show_costs(plan: planning.Plan, card: Card | None, console: Console, jobs: int) -> None:
     """A line a task with all its runs, trials among them, by that of its first optimizer: the others' steps are as
     long, but for what they do more.
     """
@@ -307,7 +307,7 @@ def _show_costs(plan: planning.Plan, card: Card | None, console: Console) -> Non
         if task["label"] not in first:
             first[task["label"]] = planning.make_run(task, optimizer, spec, plan.seeds[0]).spec
     counts = stages.planned_on(plan)
-    told = forecast.lines([(label, spec, counts[label]) for label, spec in first.items()], card)
+    told = forecast.lines([(label, spec, counts[label]) for label, spec in first.items()], card, jobs=jobs)
     for line in told:
         safe.say(console, line)
 
