@@ -219,6 +219,38 @@ def test_a_reader_clicks_through_the_report(width: int, dark: bool, tmp_path: Pa
     assert seen["verdict"] <= 0, "the verdict cannot be seen without scrolling"
 
 
+#: what a reader who points at the end of each curve is told
+POINT = """
+addEventListener("load", () => {
+  const seen = [...document.querySelectorAll(".curves svg.chart")].map((svg) => {
+    svg.scrollIntoView();
+    const at = svg.querySelector(".line").getAttribute("d").match(/[ML]-?[0-9.]+/g).map((m) => Number(m.slice(1)));
+    const matrix = svg.getScreenCTM(), clientX = matrix.e + matrix.a * at.at(-1);
+    svg.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY: 9, bubbles: true }));
+    const tip = document.getElementById("tip");
+    return [tip.style.display, ...tip.querySelectorAll("b, td:last-child")].map((e) => e.textContent ?? e);
+  });
+  const out = document.createElement("pre");
+  out.id = "seen";
+  out.textContent = JSON.stringify(seen);
+  document.body.append(out);
+});
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_curve_of_large_numbers_says_what_it_shows(tmp_path: Path) -> None:
+    """Two million steps, or a loss of a hundred million, were read back from the drawing as other numbers."""
+    folder = make_study(tmp_path / "study", ("adamw",), seeds=1)
+    (file,) = folder.glob("runs/*/history.jsonl")
+    rows = [{"step": step, "train_loss": 1e9 - 100 * step, "validation_accuracy": 1 - 1e-11} for step in (0, 2_000_000)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["report", str(folder)]) == 0
+    loss, accuracy = visit(folder / "report.html", 900, POINT, tmp_path / "profile")
+    assert loss == ["block", "step 2000000", "8.00e+8"]
+    assert accuracy == ["block", "step 2000000", "1"]
+
+
 THEIRS = """</script><script>document.title='ran'</script><img src=x onerror="document.title='ran'">"""
 #: opens, clicks, chooses and types whatever there is
 TOUCH = """

@@ -111,7 +111,7 @@ def lines(
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(_spoken(name, curves))}" '
         f'data-kind="{y.kind}" data-name="{escape(x_name)}" '
-        f'data-y="{y.low:.8g} {y.high:.8g} {y.start} {y.end}" data-x="{x.low:g} {x.high:g} {x.start} {x.end}">'
+        f'data-y="{y.low:.15g} {y.high:.15g} {y.start} {y.end}" data-x="{x.low:.15g} {x.high:.15g} {x.start} {x.end}">'
     ]
     parts += _y_axis(y) + [f'<g class="xs">{x_axis(x, x_name)}</g>']
     labels: list[tuple[float, float, float, str]] = []

@@ -1,5 +1,5 @@
 const names = new Map(buttons.map((b) => [b.dataset.k, b.textContent.trim()]));
-const numbers = (text) => text.match(/-?\d+(\.\d+)?(e-?\d+)?/g).map(Number);
+const numbers = (text) => text.match(/-?\d+(\.\d+)?(e[+-]?\d+)?/g).map(Number);
 const short = (v) => (v === 0 ? "0" : Math.abs(v) >= 1e-3 && Math.abs(v) < 1e5 ? String(+v.toPrecision(4)) : v.toExponential(2));
 
 // The curves are read back from the drawing: pixels to values through the scale that each chart carries.
