@@ -103,7 +103,8 @@ def test_every_part_of_the_report_has_a_name_and_a_place(tmp_path: Path) -> None
 
 def test_so_has_the_page_of_a_run(tmp_path: Path) -> None:
     results = records.load(make_study(tmp_path))
-    run_pages.write(results)
+    for make in run_pages.parts(results):
+        make()
     check(next((tmp_path / "pages").iterdir()).read_text(encoding="utf-8"))
 
 
@@ -113,7 +114,8 @@ def test_the_page_of_a_run_says_why_one_that_finished_counts_as_failed(tmp_path:
         return {"validation_accuracy": after, "validation_loss": 0.5, "test_accuracy": 0.8}
 
     results = records.load(whole(expand(YAML.replace("trials: 6", "trials: 2")), tmp_path, outcome))
-    run_pages.write(results)
+    for make in run_pages.parts(results):
+        make()
     told = "It counts as failed: validation_accuracy is 0.1, no better than untrained (0.1)."
     for run in results.plan.runs:
         page = (tmp_path / "pages" / f"{run.id}.html").read_text(encoding="utf-8")

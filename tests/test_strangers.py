@@ -244,6 +244,38 @@ def test_writing_replaces_a_link_and_leaves_what_it_meant(tmp_path: Path, secret
         files.own_folder(tmp_path, "home/secret/key.txt")
 
 
+@pytest.mark.parametrize("name", ["table.md", "report.html", "runs.parquet", "pages", "pages/{id}.html"])
+@pytest.mark.parametrize("standing", ["a folder", "a pipe"])
+def test_what_stands_in_the_place_of_a_part_of_the_report_keeps_nothing_else_from_it(
+    study: Path, name: str, standing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = study / name.format(id=first(study).name)
+    place.parent.mkdir(exist_ok=True)
+    if standing == "a pipe":
+        os.mkfifo(place)
+    elif name == "pages":
+        place.write_text("mine")
+    else:
+        place.mkdir()
+    code, out, err = command(capsys, "report", study)
+    assert code == 2 and err.count("\n") == 1 and place.name in err and "test_accuracy" in out
+    made = [*study.glob("*.csv"), *study.glob("*.md"), *study.glob("*.html"), *study.glob("pages/*.html")]
+    made += study.glob("*.parquet")
+    assert len([path for path in made if path.is_file()]) == (8 if name == "pages" else 11)
+
+
+def test_a_report_leads_to_no_pages_of_others(study: Path, secret: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was written, and its links led to what a stranger had put behind a link called `pages`."""
+    theirs = [secret / f"{path.name}.html" for path in (study / "runs").iterdir()]
+    for page in theirs:
+        page.write_text("<script>theirs()</script>")
+    (study / "pages").symlink_to(secret)
+    assert command(capsys, "report", study)[0] == 0
+    assert len([*(study / "pages").iterdir()]) == 4 and not (study / "pages").is_symlink()
+    assert not [page for page in (study / "pages").iterdir() if "theirs" in page.read_text()]
+    assert all("theirs" in page.read_text() for page in theirs)
+
+
 def test_what_a_killed_writer_left_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
     (tmp_path / f".plan.json.{'0' * 32}.tmp").write_text("half")
     (tmp_path / f".probe.{'0' * 32}").write_text("")

@@ -287,16 +287,14 @@ def remove_at(at: int, name: str) -> None:
 @contextmanager
 def whole(folder: Path, name: str) -> Iterator[BinaryIO]:
     """Gives an empty file to write to, which becomes `name` ("a/b.json") below `folder` if the block ends well, and is
-    taken away if not. A link that is called so is replaced, and not followed; `Refused` for a link on the way, and for
-    a pipe or a device, of which there may be one alone (/dev/null).
+    taken away if not. A link that is called so is replaced, and not followed; `Refused` for a link on the way, for a
+    folder, and for a pipe or a device, of which there may be one alone (/dev/null).
     """
     folder.mkdir(parents=True, exist_ok=True)
     with holding(folder, name, make=True) as (at, last):
         with suppress(FileNotFoundError):
             mode = os.stat(last, dir_fd=at, follow_symlinks=False).st_mode
-            if os.path.samestat(os.fstat(at), os.stat("/dev")) or not any(
-                is_a(mode) for is_a in (stat.S_ISREG, stat.S_ISLNK, stat.S_ISDIR)
-            ):
+            if os.path.samestat(os.fstat(at), os.stat("/dev")) or not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
                 raise Refused(last, "is no plain file, and is not replaced")
         temporary, held = _begin(at, last)
         try:

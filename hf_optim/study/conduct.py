@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,26 +197,29 @@ def _run_here(plan: planning.Plan, folder: Path, how: Execution, console: Consol
 
 def finish(folder: Path, quiet: bool = False) -> int:
     """Writes tables and report from the records in `folder`, and shows the table unless `quiet`. Gives 1 if a run
-    failed, else 0.
+    failed, else 0. Raises UserError, at the end, for what could not be written.
     """
     written = write(folder)
     if not quiet:
         show(written)
+    if written.refused is not None:
+        raise unwritable(folder, written.refused)
     return 1 if written.results.failures() else 0
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a study's tables and report say."""
+    """What a study's tables and report say, and the first thing in whose place something stands that stays."""
 
     results: records.Results
     tables: list[table.TaskTable]
     analysed: Analysis
     protocol: tuning_report.Protocol | None
+    refused: OSError | None
 
 
 def write(folder: Path) -> Written:
-    """Writes tables and report from the records in `folder`."""
+    """Writes tables and report from the records in `folder`; what cannot be written keeps nothing else from it."""
     from hf_optim.study.findings import analysis
     from hf_optim.study.report import html as report
 
@@ -238,15 +243,16 @@ def write(folder: Path) -> Written:
     ]
     if protocol is not None:
         files.append(("tuning.md", tuning_report.markdown(protocol, results.plan)))
-    try:
-        sweep(folder)
-        for name, text in files:
-            write_atomically(folder, name, text)
-        exports.write_parquet(rows.of(results), folder / "runs.parquet")
-        run_pages.write(results)
-    except OSError as error:
-        raise unwritable(folder, error) from None
-    return Written(results, tables, analysed, protocol)
+    refused: list[OSError] = []
+    makes: list[Callable[[], object]] = [partial(sweep, folder)]
+    makes += [partial(write_atomically, folder, name, text) for name, text in files]
+    makes.append(partial(exports.write_parquet, rows.of(results), folder / "runs.parquet"))
+    for make in chain(makes, run_pages.parts(results)):
+        try:
+            make()
+        except OSError as error:
+            refused.append(error)
+    return Written(results, tables, analysed, protocol, refused[0] if refused else None)
 
 
 def show(written: Written) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from hf_optim.core.safe_text import html as escape
-from hf_optim.experiment.files import own_folder, read_bytes, write_atomically
+from hf_optim.experiment.files import own_folder, read_bytes, remove, write_atomically
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder.outcomes import outcome
@@ -35,21 +37,27 @@ def link(results: Results, run_id: str, text: str = "", kind: str = "") -> str:
     return f'<a{of_kind} href="{FOLDER}/{escape(run_id)}.html">{escape(text or run_id)}</a>'
 
 
-def write(results: Results) -> int:
-    """Writes the page of every run that has a record and whose page is not the one it should be; gives how many."""
-    sweep(own_folder(results.folder, FOLDER))
+def parts(results: Results) -> Iterator[Callable[[], object]]:
+    """What writes the pages, piece by piece: the page of every run that has a record, unless it is there as it is."""
+    yield partial(_make_room, results.folder)
     style = (files(__package__) / "run_page.css").read_text(encoding="utf-8")
-    written, judged = 0, {run.id for run in results.plan.runs}
+    judged = {run.id for run in results.plan.runs}
     for run in {run.id: run for run in (*results.plan.runs, *known(results.plan, results.store))}.values():
         if (record := results.store.record(run.id)) is None:
             continue
         name = f"{run.id}.html"
         text = document(describe(run), style, list(_body(results, run, record, run.id in judged)))
-        if _stands(results, name, text):
-            continue
-        write_atomically(results.folder, f"{FOLDER}/{name}", text)
-        written += 1
-    return written
+        if not _stands(results, name, text):
+            yield partial(write_atomically, results.folder, f"{FOLDER}/{name}", text)
+
+
+def _make_room(folder: Path) -> None:
+    """The folder of the pages. A link in its place goes, as one in the place of a file does: the report, which we have
+    written, would lead through it to pages that others have.
+    """
+    if (folder / FOLDER).is_symlink():
+        remove(folder, FOLDER)
+    sweep(own_folder(folder, FOLDER))
 
 
 def _counts(results: Results, run: Run, record: Mapping[str, Any]) -> str:
