@@ -243,8 +243,12 @@ def test_charts_of_labels_that_are_alike_keep_their_files(tmp_path: Path) -> Non
 def test_a_notebook_shows_texts(tmp_path: Path) -> None:
     bad = "<b>\x1b[2J$\\href{javascript:alert(1)}{x}$"
     study = load(make_study(tmp_path / "study", ("adamw", bad[:40]), seeds=3))
-    shown = [repr(study), *study.sentences, *(repr(frame) for frame in (study.runs, study.verdicts, study.curves))]
-    assert not [text for text in shown if "\x1b" in text]
+    for file in study.folder.glob("runs/*/history.jsonl"):
+        row = {"step": 41, bad: bad, "nested": [bad, {bad: [bad]}]}
+        file.write_text(file.read_text() + json.dumps(row))
+    frames = [frame.to_string() for frame in (study.runs, study.verdicts, study.curves)]
+    assert not [text for text in (repr(study), *study.sentences, *frames) if "\x1b" in text]
+    assert "nested" in frames[2]
     html = study._repr_html_()
     assert html.startswith('<div class="tex2jax_ignore mathjax_ignore">') and "<b>\ufffd" not in html
 

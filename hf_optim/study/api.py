@@ -211,6 +211,13 @@ def _frame(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
             f"the frame would have {len(rows):,} rows of {len(columns):,} columns, nearly all of them empty"
         )
     shown = {name: terminal(name) for name in columns}  # a frame prints what it holds
-    return pandas.DataFrame(
-        [{shown[k]: terminal(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
-    )
+    return pandas.DataFrame([{shown[name]: _printed(value) for name, value in row.items()} for row in rows])
+
+
+def _printed(value: Any) -> Any:
+    """Plain data of whose texts none moves a cursor."""
+    if isinstance(value, Mapping):
+        return {terminal(name): _printed(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_printed(inner) for inner in value]
+    return terminal(value) if isinstance(value, str) else value
