@@ -175,6 +175,9 @@ def parse(source: Source, rows: list[Mapping[str, Any]]) -> Claim:
         if len(top.get(key, ())) > most:
             raise source.error((key,), f"{key} has {len(top[key]):,} entries, and each is judged: {most} at most")
     claims = tuple(statements.read(source, ("claims", i), value) for i, value in enumerate(listed))
+    asked = [keys for statement in claims for keys in (statement.keys, statement.given) if keys is not None]
+    if (count := sum(len(keys.get("of", [keys])) for keys in asked)) > MOST["claims"]:
+        raise source.error(("claims",), f"claims have {count:,} rules, and each is judged: {MOST['claims']} at most")
     settings = {
         size: _setting(source, key, top[key], top.get("cells", []), mine) for size, key in SIZES.items() if key in top
     }

@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hf_optim.study.folder.store import number
 from hf_optim.study.statistics.failures import fisher
 from hf_optim.study.statistics.holm import holm
 from hf_optim.study.statistics.paired import ALPHA, Summary, difference_p, mean_difference, summarise
@@ -106,12 +107,14 @@ def _never(comparison: Comparison) -> int:
 
 
 def _differences(comparison: Comparison) -> list[float]:
+    """With the slack; NaN, which decides nothing, where a claim's own numbers lead beyond what can be squared."""
     pairs = _informative(comparison)
     finished = [v for pair in pairs for v in pair if not math.isnan(v)]
     if not finished:
         return []
     worst = min(finished) if comparison.worst is None else min(comparison.worst, *finished)
-    return [(worst if math.isnan(a) else a) - (worst if math.isnan(b) else b) + comparison.slack for a, b in pairs]
+    filled = [(worst if math.isnan(a) else a, worst if math.isnan(b) else b) for a, b in pairs]
+    return [number(a - b + comparison.slack) for a, b in filled]
 
 
 def _p_value(comparison: Comparison, values: Sequence[float]) -> float:

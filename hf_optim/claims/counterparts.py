@@ -92,7 +92,8 @@ def _obtained(evidence: Evidence, cell: PublishedCell) -> tuple[list[float], lis
                 if seed in theirs and theirs[seed][0]
             }
             runs += [theirs[seed][1] for seed in ours]
-        values = [cell.scale * value for value, _ in ours.values()]
+        scaled = [number(cell.scale * value) for value, _ in ours.values()]
+        values = [value for value in scaled if not math.isnan(value)]
         runs += [run for _, run in ours.values()]
         if len(cell.tasks) == 1:
             return values, runs

@@ -106,7 +106,7 @@ class Evidence:
             for run in self.results.plan.runs
             if run.task == task
         ]
-        return max((step for step in steps if not math.isnan(step)), default=math.nan)
+        return max((step for step in steps if step > 0), default=math.nan)
 
     def best(self, task: str, labels: list[str], metric: str, sign: int) -> dict[int, float]:
         """The best logged value of each seed over all of these optimizers."""
@@ -130,7 +130,7 @@ class Evidence:
 
 def listed(value: Any) -> list[Any]:
     """One label or several, as a list."""
-    return [value] if isinstance(value, str) else value
+    return value if isinstance(value, list) else [value]
 
 
 def measured(record: Mapping[str, Any], metric: str) -> float:

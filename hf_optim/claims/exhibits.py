@@ -102,10 +102,12 @@ def _falls_as(
 ) -> Ruling:
     import numpy as np
 
+    of: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        of.setdefault(row.get(units, ""), []).append((_figure(row, over), _figure(row, column)))
     slopes: dict[int, float] = {}
-    for i, unit in enumerate(sorted({row.get(units, "") for row in rows})):
-        points = [(_figure(row, over), _figure(row, column)) for row in rows if row.get(units, "") == unit]
-        points = [(x, y) for x, y in points if max(start, 0) <= x and not math.isnan(y)]
+    for i, unit in enumerate(sorted(of)):
+        points = [(x, y) for x, y in of[unit] if max(start, 0) <= x and not math.isnan(y)]
         if len({x for x, _ in points}) < 2 or not all(0 < x < FARTHEST and 0 < y < FARTHEST for x, y in points):
             return Ruling("not tested", f"no fit to {column} of {units} {unit}: a figure is not positive, or one alone")
         x, y = np.log(np.array(points)).T

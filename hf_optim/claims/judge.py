@@ -75,7 +75,7 @@ def judge(claim: Claim, evidence: Evidence) -> tuple[Judgement, ...]:
             judgements.append(Judgement(statement, Ruling("not testable", statement.not_testable)))
         elif absent := sorted(statement.labels() - there):
             judgements.append(Judgement(statement, Ruling("not tested", f"{', '.join(absent)} is not in this study")))
-        elif not concerns(statement.keys, tasks):
+        elif not all(concerns(keys, tasks) for keys in (statement.keys, statement.given) if keys is not None):
             judgements.append(Judgement(statement, Ruling("not tested", "its tasks are not in this study")))
         else:
             premise = None if statement.given is None else rules.rule(evidence, statement.given)

@@ -36,6 +36,7 @@ from hf_optim.claims.comparisons import Comparison, paired
 from hf_optim.claims.evidence import COUNTED, Evidence, listed
 from hf_optim.claims.ruling import Answer, Question, Ruling, negation, ruling
 from hf_optim.core.wording import counted
+from hf_optim.study.folder.store import number
 from hf_optim.study.statistics.paired import clopper_pearson, summarise
 
 
@@ -189,7 +190,8 @@ def _at_most(
                 comparison.task, optimizer, second, comparison.metric, pairs, comparison.sign, exact=comparison.exact
             )
         )
-    ratios = [a / b for comparison in comparisons for a, b in comparison.pairs if b and not math.isnan(a + b)]
+    ratios = [number(a / b) for comparison in comparisons for a, b in comparison.pairs if b]
+    ratios = [ratio for ratio in ratios if not math.isnan(ratio)]
     seen = f"{factor * summarise(ratios).mean:.4g} times {baseline}'s" if ratios else ""
     return Question(tuple(comparisons), seen)
 

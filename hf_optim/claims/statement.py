@@ -116,17 +116,32 @@ def check_rule(source: Source, where: Where, value: Any, own: tuple[str, ...] = 
     for key in value.keys() & SHAPES.keys():
         one_alone = key == "baseline" and name in ONE_BASELINE
         source.check_shape((*where, key), value[key], str if one_alone else SHAPES[key])
+        if isinstance(value[key], list):
+            _check_list(source, (*where, key), value[key])
     if "share" in value and not value["share"] > 0:
         raise source.error((*where, "share"), f"share must be above 0, got {value['share']:g}")
     if name == "throughout" and not 0 <= value.get("start", 0) < 1:
         raise source.error((*where, "start"), f"start is a share of the training from 0 to 1, got {value['start']:g}")
     if name == "sooner" and ("target" in value) == ("share" in value):
         raise source.error(where, "sooner needs either a target or a share")
+    if name == "bounded" and not value.keys() & {"low", "high"}:
+        raise source.error(where, "bounded needs low, high or both")
     if name == "all":
         for i, part in enumerate(value["of"]):
             if str(part.get("rule")) in exhibits.RULES:
                 raise source.error((*where, "of", i), f"{part['rule']} reads a table, and is no part of a study's rule")
+            if part.get("rule") == "all":
+                raise source.error((*where, "of", i), "all is no part of all: give its parts instead")
             check_rule(source, (*where, "of", i), part)
+
+
+def _check_list(source: Source, where: Where, value: list[Any]) -> None:
+    """Raise a UserError for a list of nothing, or of a name twice."""
+    if not value:
+        raise source.error(where, f"{where[-1]} is empty: name at least one")
+    names = [name for name in value if isinstance(name, str)]
+    if len(names) > len(set(names)):
+        raise source.error(where, f"{where[-1]} names one twice")
 
 
 def concerns(keys: Mapping[str, Any], tasks: set[str]) -> bool:
