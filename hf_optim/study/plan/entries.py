@@ -263,15 +263,16 @@ def merged(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 def declared(task: Mapping[str, Any], metric: str) -> tuple[bool, str] | None:
     """(greater is better, unit) of a figure, as its task declares it; None where nothing is declared.
 
-    `task` is an entry of a plan; one of an older plan declares its primary metric and what every run records.
+    `task` is an entry of a plan; one of an older plan declares its primary metric and what every run records. Of what
+    it is judged by the primary says the direction, whatever a stranger's plan declares beside it.
     """
+    stem, primary, known = stem_of(metric), task["primary"], task.get("metrics") or {}
+    if stem == stem_of(primary["name"]):
+        return bool(primary["greater_is_better"]), str(known[stem][1]) if stem in known else ""
     if metric.startswith(("time.", "memory.")):  # what a run cost
         return False, ""
-    stem, primary = stem_of(metric), task["primary"]
-    if stem in (known := task.get("metrics") or {}):
+    if stem in known:
         return bool(known[stem][0]), str(known[stem][1])
-    if stem == stem_of(primary["name"]):
-        return bool(primary["greater_is_better"]), ""
     return next(((m.greater_is_better, m.unit) for m in EVERY_RUN if m.name == stem), None)
 
 

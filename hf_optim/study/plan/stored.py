@@ -94,7 +94,8 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     if unknown := set(places) - {*tasks}:
         raise UserError(f"{file}: no task has the label {sorted(unknown)[0]!r}")
     _blocks(data, file)
-    if not all(len(two) == 2 for task in data["tasks"] for two in task.get("metrics", {}).values()):
+    declared = [two for task in data["tasks"] for two in task.get("metrics", {}).values()]
+    if not all(len(two) == 2 and isinstance(two[0], bool) and isinstance(two[1], str) for two in declared):
         raise UserError(f"{file}: a task's metrics have a direction and a unit each")
     each = data.get("per_unit", 1)
     looks = data.get("looks", [len(data["seeds"]) // max(1, each)])
@@ -124,6 +125,13 @@ def _blocks(data: Mapping[str, Any], file: str) -> None:
         counted = ("parameters", "multiple", "tokens", "steps", "batch_size", "flops")
         if not min(rung[key] for rung in rungs for key in counted) > 0:
             raise UserError(f"{file}: what a ladder's rung counts is above 0")
+        tasks = {task["label"]: task for task in data["tasks"]}
+        for rung in rungs:
+            task = tasks[rung["task"]]
+            given, options = task.get("overrides") or {}, task.get("options") or {}
+            runs = given.get("steps"), given.get("batch_size", task.get("batch")), options.get("parameters")
+            if runs != (rung["steps"], rung["batch_size"], rung["size"]):
+                raise UserError(f"{file}: the rung {rung['task']!r} has other steps, batches or a size than its runs")
     if not all(margin > 0 for margin in data.get("margin", {}).values()):
         raise UserError(f"{file}: a margin is above 0")
     if not data.get("sensitivity", {"values": [1]})["values"]:
