@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import random
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -353,40 +351,3 @@ def test_a_figure_takes_no_other_columns_name(study: Path, capsys: pytest.Captur
         assert len(set(reader.fieldnames or ())) == len(reader.fieldnames or ()), name
         assert {(row["optimizer"], row["seed"]) for row in rows} == {(o, s) for o in ("adamw", "sgd") for s in "01"}
         assert {row["test_accuracy"] for row in rows} == {"0.5"} and "99" not in {row["test_loss"] for row in rows}
-
-
-@pytest.mark.parametrize("name", ["test_accuracy", "time.accuracy"])
-def test_a_metric_has_one_direction_on_all_of_a_page(name: str, tmp_path: Path, capsys: Any) -> None:
-    """What a plan declared beside its primary metric turned the verdicts that the page shows in place."""
-    study = make_study(tmp_path / "study", seeds=6, value=lambda label, seed: len(label) + 0.1 * random.random())
-
-    def both(plan: Plan) -> None:
-        for task in plan["tasks"]:
-            task |= {"primary": {**task["primary"], "name": name}, "metrics": {"accuracy": [False, "share"]}}
-
-    replan(study, both)
-    for file in study.glob("runs/*/record.json"):
-        record = json.loads(file.read_text())
-        record["primary"]["name"] = name
-        record["metrics"][name] = record["metrics"]["test_accuracy"]
-        file.write_text(json.dumps(record))
-    assert command(capsys, "report", study)[0] == 0
-    data = re.search('id="data">(.*?)</script>', (study / "report.html").read_text())
-    assert data is not None
-    (shown,) = json.loads(data[1])["tasks"].values()
-    for base in shown["metrics"][0]["bases"]:
-        for verdict, _, difference in (map(lambda cell: cell[0], row[:3]) for row in base["rows"]):
-            assert verdict.split()[0] == {"+": "better", "-": "worse"}.get(difference[0], "–"), base
-
-
-def test_a_rung_is_what_its_runs_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = (
-        "name: l\nseeds: 2\noptimizers: [adamw]\n"
-        "ladder: {model: gpt2, size: smoke, parameters: [2000], tokens: [4], options: {held_out: 8}}\n"
-    )
-    plan = expand(text).to_dict()
-    for key in ("steps", "batch_size", "size", ""):
-        rung = {**plan["ladder"]["rungs"][0], **({key: 7} if key else {})}
-        (tmp_path / "plan.json").write_text(json.dumps({**plan, "ladder": {"rates": "tuned", "rungs": [rung]}}))
-        code, _, said = command(capsys, "report", tmp_path)
-        assert (code, "than its runs" in said) == ((2, True) if key else (0, False)), said

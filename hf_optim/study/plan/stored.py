@@ -161,18 +161,26 @@ def _around(spec: Mapping[str, Any], where: str) -> None:
 
 
 def _cells(data: Mapping[str, Any], file: str) -> None:
+    """Raise UserError unless each search is one of the plan's, once, with as many trials as all have, in its space."""
     there = {(task["label"], label) for task in data["tasks"] for label in task["only"]}
+    seen = set[tuple[Any, ...]]()
     for cell in data.get("tuning", {}).get("cells", ()):
-        fine = (cell["task"], cell["optimizer"]) in there and all(map(_searched, cell["space"].values()))
-        fine &= "run" not in cell["space"]  # what is searched of a run is one of its settings
-        for point in cell["points"] if fine else ():
-            fine &= set(point) == set(cell["space"]) and all(
-                kind == "choice" or _numeric(value) and (kind == "linear" or value > 0)
-                for key, value in point.items()
-                for kind in [cell["space"][key][0]]
-            )
+        space, points = cell["space"], cell["points"]
+        fine = (cell["task"], cell["optimizer"]) in there and all(map(_searched, space.values()))
+        fine &= "run" not in space  # what is searched of a run is one of its settings
+        fine &= len(points) == (data["tuning"]["trials"] if space else 0)
+        fine &= (key := (cell["task"], cell["optimizer"], cell["seed"], cell.get("budget", 1.0))) not in seen
+        seen.add(key)
+        for point in points if fine else ():
+            fine &= set(point) == set(space) and all(_within(space[key], value) for key, value in point.items())
         if not fine:
             raise UserError(f"{file}: tuning: the cell of {cell['optimizer']!r} on {cell['task']!r} is damaged")
+
+
+def _within(bounds: list[Any], value: Any) -> bool:
+    """Whether a point's value is one that the search may draw."""
+    kind, *ends = bounds
+    return value in ends[0] if kind == "choice" else _numeric(value) and bool(ends[0] <= value <= ends[1])
 
 
 def _searched(bounds: list[Any]) -> bool:

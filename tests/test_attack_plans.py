@@ -1,0 +1,81 @@
+"""A plan that contradicts itself is refused, and what it declares twice has one meaning on all of a page."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attack_parts import command
+from study_fakes import make_study, replan
+from tuning_fakes import YAML, expand, whole
+
+Plan = dict[str, Any]
+
+
+@pytest.mark.parametrize("name", ["test_accuracy", "time.accuracy"])
+def test_a_metric_has_one_direction_on_all_of_a_page(name: str, tmp_path: Path, capsys: Any) -> None:
+    """What a plan declared beside its primary metric turned the verdicts that the page shows in place."""
+    study = make_study(tmp_path / "study", seeds=6, value=lambda label, seed: len(label) + 0.1 * random.random())
+
+    def both(plan: Plan) -> None:
+        for task in plan["tasks"]:
+            task |= {"primary": {**task["primary"], "name": name}, "metrics": {"accuracy": [False, "share"]}}
+
+    replan(study, both)
+    for file in study.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        record["primary"]["name"] = name
+        record["metrics"][name] = record["metrics"]["test_accuracy"]
+        file.write_text(json.dumps(record))
+    assert command(capsys, "report", study)[0] == 0
+    data = re.search('id="data">(.*?)</script>', (study / "report.html").read_text())
+    assert data is not None
+    (shown,) = json.loads(data[1])["tasks"].values()
+    for base in shown["metrics"][0]["bases"]:
+        for verdict, _, difference in (map(lambda cell: cell[0], row[:3]) for row in base["rows"]):
+            assert verdict.split()[0] == {"+": "better", "-": "worse"}.get(difference[0], "–"), base
+
+
+def test_a_rung_is_what_its_runs_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        "name: l\nseeds: 2\noptimizers: [adamw]\n"
+        "ladder: {model: gpt2, size: smoke, parameters: [2000], tokens: [4], options: {held_out: 8}}\n"
+    )
+    plan = expand(text).to_dict()
+    for key in ("steps", "batch_size", "size", ""):
+        rung = {**plan["ladder"]["rungs"][0], **({key: 7} if key else {})}
+        (tmp_path / "plan.json").write_text(json.dumps({**plan, "ladder": {"rates": "tuned", "rungs": [rung]}}))
+        code, _, said = command(capsys, "report", tmp_path)
+        assert (code, "than its runs" in said) == ((2, True) if key else (0, False)), said
+
+
+def with_more_trials(cell: Plan) -> None:
+    cell["points"] *= 2
+
+
+def with_a_trial_outside(cell: Plan) -> None:
+    cell["points"][0]["lr"] = 2 * cell["space"]["lr"][2]
+
+
+def with_a_space_of_others(cell: Plan) -> None:
+    cell["space"]["lr"] = ["choice", [7.0]]
+
+
+@pytest.mark.parametrize("lie", [with_more_trials, with_a_trial_outside, with_a_space_of_others, None])
+def test_all_are_tuned_as_the_plan_says(lie: Callable[[Plan], None] | None, tmp_path: Path, capsys: Any) -> None:
+    """One optimizer had more trials than all others, outside of what it was said to search, or was tuned twice."""
+    study = whole(expand(YAML.replace("trials: 6", "trials: 2")), tmp_path / "study")
+    plan = json.loads((study / "plan.json").read_text())
+    (cell,) = (cell for cell in plan["tuning"]["cells"] if cell["optimizer"] == "SMARAN")
+    if lie is None:
+        plan["tuning"]["cells"].append(cell)
+    else:
+        lie(cell)
+    (study / "plan.json").write_text(json.dumps(plan))
+    code, _, said = command(capsys, "report", study)
+    assert code == 2 and "the cell of 'SMARAN' on 'MLP' is damaged" in said
