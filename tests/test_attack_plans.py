@@ -14,6 +14,9 @@ from attack_parts import command
 from study_fakes import make_study, replan
 from tuning_fakes import YAML, expand, whole
 
+from hf_optim.study.folder import questions
+from hf_optim.study.folder.changes import read_plan
+
 Plan = dict[str, Any]
 
 
@@ -79,3 +82,20 @@ def test_all_are_tuned_as_the_plan_says(lie: Callable[[Plan], None] | None, tmp_
     (study / "plan.json").write_text(json.dumps(plan))
     code, _, said = command(capsys, "report", study)
     assert code == 2 and "the cell of 'SMARAN' on 'MLP' is damaged" in said
+
+
+def test_a_question_that_nobody_registered_is_a_change(tmp_path: Path, capsys: Any) -> None:
+    """Another baseline in plan.json alone was said to be the question that the folder had kept from the beginning."""
+    study, other = (make_study(tmp_path / name, seeds=3) for name in ("study", "other"))
+    plan = json.loads((study / "plan.json").read_text())
+    questions.register(study, read_plan(study), 0)
+    assert "became" not in command(capsys, "report", study)[1]
+    (study / "plan.json").write_text(json.dumps({**plan, "baseline": "smaran"}))
+    code, said, _ = command(capsys, "report", study)
+    assert code == 0 and "baseline: adamw became smaran" in said
+    assert "baseline: adamw became smaran" in (study / "report.html").read_text()
+    assert command(capsys, "publish", study, tmp_path / "copy")[0] == 0
+    assert "baseline: adamw became smaran" in (tmp_path / "copy" / "report.html").read_text()
+    (other / "plan.json").write_text((study / "plan.json").read_text())
+    assert command(capsys, "results", study, other, "--merge", tmp_path / "both")[0] == 0
+    assert "study: baseline: adamw became smaran" in (tmp_path / "both" / "report.html").read_text()

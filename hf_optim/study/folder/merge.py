@@ -167,10 +167,10 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
                     )
                 set_aside.append({"id": row["id"], "kept": there, "set_aside": name, "difference": differs})
     changed = [
-        dataclasses.replace(change, words=f"{folder.name}: {change.words}")
-        for folder in folders
-        if folder != into.resolve()
-        for change in questions.read(folder).changes
+        dataclasses.replace(change, words=f"{name}: {change.words}")
+        for name, results in loaded
+        if results.folder != into.resolve()
+        for change in results.standing.register.changes
     ]
     copied = {run_id: folder for run_id, (_, folder, _) in taken.items() if folder != into.resolve()}
     for run_id, folder in copied.items():

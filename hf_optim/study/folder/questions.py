@@ -175,9 +175,16 @@ def _write(folder: Path, lines: Sequence[Mapping[str, Any]], changed: Sequence[C
     write_atomically(folder, FILE, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
-def read(folder: Path) -> Register:
-    """The register of a study's folder."""
-    return registered(*kept(folder))
+def read(folder: Path, plan: Plan | None = None) -> Register:
+    """The register of a study's folder; with its `plan`, what this asks and nobody has registered is a change like any
+    other: it was written into plan.json alone.
+    """
+    lines, told = kept(folder)
+    if plan is not None and lines and lines[-1]["sha256"] != (key := digest(question(plan))):
+        asked = json.loads(json.dumps(question(plan)))  # lists, as in a file
+        known = int(any(folder.glob("runs/*/record.json")))
+        lines.append({"sha256": key, "time": lines[-1]["time"], "records": known, "question": asked})
+    return registered(lines, told)
 
 
 def registered(lines: Sequence[Mapping[str, Any]], others: Sequence[Change] = ()) -> Register:

@@ -32,7 +32,7 @@ class Standing:
 
 def standing(plan: Plan, store: RecordStore, register: questions.Register | None = None) -> Standing:
     """Works it out from the records."""
-    register = questions.read(store.folder) if register is None else register
+    register = questions.read(store.folder, plan) if register is None else register
     store.belongs_to(plan)
     judgement: Judgement | None = None
     for index, units in enumerate(plan.looks):
