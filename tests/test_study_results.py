@@ -29,6 +29,21 @@ def two(tmp_path: Path) -> list[str]:
     return [str(first), str(make_study(tmp_path / "two", tasks=("CNN",), seeds=2))]
 
 
+def test_runs_are_grouped_by_a_setting_that_is_a_list(
+    two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--by betas` was a traceback."""
+
+    def given(plan: dict) -> None:
+        for number, optimizer in enumerate(plan["optimizers"]):
+            optimizer["spec"]["betas"] = [0.9, 0.99 if number else 0.999]
+
+    replan(tmp_path / "two", given)
+    code, out, _ = command(capsys, "results", two[1], "--by", "betas")
+    assert code == 0 and [line.split("  ")[0] for line in out.splitlines()[1:]] == ["[0.9, 0.999]", "[0.9, 0.99]"]
+    assert [line.split()[2] for line in out.splitlines()[1:]] == ["2", "4"]
+
+
 def test_a_merge_beside_its_parts_is_no_second_sample(
     two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -193,18 +194,23 @@ def group(rows: Sequence[Row], by: Sequence[str], measured: Sequence[str]) -> li
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(row.get(name) for name in by), []).append(row)
+        groups.setdefault(tuple(_key(row.get(name)) for name in by), []).append(row)
     lines = []
-    for key, several in groups.items():
+    for several in groups.values():
         some = _once(several)
         counts = {status: sum(outcome(row) == status for row in some) for status in ("ok", "failed", "missing")}
-        line: Row = {**dict(zip(by, key, strict=True)), "runs": len(some), **counts}
+        line: Row = {**{name: several[0].get(name) for name in by}, "runs": len(some), **counts}
         for name in measured:
             fine = [as_float(row.get(name)) for row in some if row["status"] == "ok"]
             summary = statistics.summarise([x for x in fine if x is not None and math.isfinite(x)])
             line[f"{name} mean"], line[f"{name} sd"] = cell(summary.mean), cell(summary.sd)
         lines.append(line)
     return lines
+
+
+def _key(cell: Any) -> Any:
+    """What cells are told apart by: a setting may be a list, such as betas."""
+    return json.dumps(cell) if isinstance(cell, list | dict) else cell
 
 
 def outcome(row: Row) -> str:
