@@ -99,3 +99,32 @@ def test_a_question_that_nobody_registered_is_a_change(tmp_path: Path, capsys: A
     (other / "plan.json").write_text((study / "plan.json").read_text())
     assert command(capsys, "results", study, other, "--merge", tmp_path / "both")[0] == 0
     assert "study: baseline: adamw became smaran" in (tmp_path / "both" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"greater_is_better": False}, "do not agree whether more of test_accuracy on MLP is better"),
+        ({"name": "test_loss"}, "on MLP are judged by test_accuracy and test_loss: narrow it"),
+    ],
+)
+def test_studies_that_judge_a_task_otherwise_are_not_compared(
+    other: Plan, why: str, tmp_path: Path, capsys: Any
+) -> None:
+    """The direction of the last one turned the verdict; seeds judged by two metrics were one side."""
+    mine, theirs = (make_study(tmp_path / name, ("adamw", "sgd"), seeds=3) for name in ("mine", "theirs"))
+
+    def judged(plan: Plan) -> None:
+        plan["tasks"][0]["primary"] |= other
+        plan["seeds"] = [seed + 3 for seed in plan["seeds"]]
+        for run in plan["runs"]:
+            run["seed"] += 3
+
+    replan(theirs, judged)
+    for file in theirs.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        file.write_text(json.dumps({**record, "primary": {**record["primary"], **other}}))
+    code, _, said = command(capsys, "results", mine, theirs, "--compare", "adamw", "sgd")
+    assert code == 2 and why in said
+    if "name" in other:
+        assert command(capsys, "results", mine, theirs, "--where", "seed<3", "--compare", "adamw", "sgd")[0] == 0

@@ -39,10 +39,19 @@ def compare(loaded: Sequence[Results], rows: Sequence[Row], a: str, b: str) -> t
         labels = [o["label"] for o in loaded[0].plan.optimizers]
         if a in labels and b in labels and a != b:
             return _within(loaded[0], a, b)
-    greater = {t["label"]: bool(t["primary"]["greater_is_better"]) for study in loaded for t in study.plan.tasks}
-    return _across(rows, a, b, greater), (
+    return _across(rows, a, b, _directions(loaded)), (
         f"exploratory: no study planned this comparison; Holm over the tasks shown; verdicts hold {SETTINGS}"
     )
+
+
+def _directions(loaded: Sequence[Results]) -> dict[tuple[str, str], set[bool]]:
+    """Whether greater is better, as the studies say of each task and metric."""
+    said: dict[tuple[str, str], set[bool]] = {}
+    for study in loaded:
+        for task in study.plan.tasks:
+            primary = task["primary"]
+            said.setdefault((task["label"], primary["name"]), set()).add(bool(primary["greater_is_better"]))
+    return said
 
 
 def _within(results: Results, a: str, b: str) -> tuple[list[Row], str]:
@@ -101,13 +110,20 @@ def _mean(results: Results, task: str, label: str) -> float | None:
     return cell(summarise(values).mean)
 
 
-def _across(rows: Sequence[Row], a: str, b: str, greater: Mapping[str, bool]) -> list[Row]:
+def _across(rows: Sequence[Row], a: str, b: str, said: Mapping[tuple[str, str], set[bool]]) -> list[Row]:
     left, right = _side(rows, a), _side(rows, b)
-    tasks = [task for task in greater if task in left.metrics and task in right.metrics]
-    pairs = {}
+    tasks = [
+        task for task in dict.fromkeys(label for label, _ in said) if task in left.metrics and task in right.metrics
+    ]
+    pairs, greater = {}, {}
     for task in tasks:
         seeds = [seed for name, seed in left.values if name == task and (task, seed) in right.values]
         if seeds and left.metrics[task] == right.metrics[task]:
+            ways = said[task, left.metrics[task]]
+            if len(ways) > 1:
+                why = f"the studies do not agree whether more of {left.metrics[task]} on {task} is better"
+                raise UserError(f"--compare: {why}: compare those that do")
+            (greater[task],) = ways
             pairs[task] = [(left.values[task, seed], right.values[task, seed]) for seed in seeds]
     if not pairs:
         raise UserError(f"--compare: {a!r} and {b!r} have no task and seed in common, so there is nothing to pair")
@@ -139,6 +155,7 @@ def _side(rows: Sequence[Row], text: str) -> Side:
         near = closest(text, labels)
         raise UserError(f"--compare: no run matches {text!r}{near}; optimizers: {', '.join(labels)}")
     seen: dict[tuple[str, int], str] = {}
+    metrics: dict[str, str] = {}
     values: dict[tuple[str, int], float] = {}
     for row in some:
         place = row["task"], row["seed"]
@@ -147,6 +164,9 @@ def _side(rows: Sequence[Row], text: str) -> Side:
                 f"--compare: {text!r} matches two runs on {row['task']} with seed {row['seed']}: narrow it, as in "
                 f"'study={row['study']},optimizer={row['optimizer']}'"
             )
+        if metrics.setdefault(row["task"], row["metric"]) != row["metric"]:
+            two = f"{metrics[row['task']]} and {row['metric']}"
+            raise UserError(f"--compare: runs of {text!r} on {row['task']} are judged by {two}: narrow it")
         value = as_float(row["value"])
         if outcome(row) == "failed":
             raise UserError(
@@ -155,4 +175,4 @@ def _side(rows: Sequence[Row], text: str) -> Side:
             )
         if value is not None:
             values[place] = value
-    return Side(text, values, {row["task"]: row["metric"] for row in some})
+    return Side(text, values, metrics)
