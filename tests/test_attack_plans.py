@@ -128,3 +128,16 @@ def test_studies_that_judge_a_task_otherwise_are_not_compared(
     assert code == 2 and why in said
     if "name" in other:
         assert command(capsys, "results", mine, theirs, "--where", "seed<3", "--compare", "adamw", "sgd")[0] == 0
+
+
+@pytest.mark.parametrize("labels", [("adamw", "sgd"), ("adamw",)])
+def test_looks_without_end_are_refused(labels: tuple[str, ...], tmp_path: Path, capsys: Any) -> None:
+    """A look after each of some hundred seeds took a report of two optimizers hours."""
+    study = make_study(tmp_path / "study", labels, seeds=400, missing=[(labels[-1], 0)])
+    plan = json.loads((study / "plan.json").read_text())
+    (study / "plan.json").write_text(json.dumps({**plan, "looks": list(range(1, 401))}))
+    code, _, said = command(capsys, "report", study)
+    assert code == 2 and "64,000,000 units at looks" in said
+    (tmp_path / "s.yaml").write_text(YAML[: YAML.index("tuning")].replace("seeds: 3", f"seeds: {list(range(2, 401))}"))
+    code, _, said = command(capsys, "study", tmp_path / "s.yaml", "--dry-run")
+    assert code == 2 and "units at looks" in said

@@ -5,7 +5,7 @@ to billions.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hf_optim.errors import UserError
@@ -17,6 +17,8 @@ MOST_RUNS = 100_000
 MOST_RUNGS = 1000
 #: pairs of optimizers on a task, each of which is tested for the places: some 600 optimizers; ours have some tens
 MOST_PAIRS = 200_000
+#: units of all pairs that are gone through, at each look those of all looks before it, too; minutes of work
+MOST_LOOKED = 50_000_000
 
 
 def check(source: Source, where: Where, *factors: int, most: int = MOST_RUNS, what: str = "runs") -> None:
@@ -28,6 +30,11 @@ def check(source: Source, where: Where, *factors: int, most: int = MOST_RUNS, wh
 def pairs(tasks: Iterable[Mapping[str, Any]]) -> int:
     """How many pairs of optimizers the tasks of a plan have."""
     return sum(math.comb(len(task["only"]), 2) for task in tasks)
+
+
+def looked(tasks: Iterable[Mapping[str, Any]], looks: Sequence[int]) -> int:
+    """How many units are gone through until the last look is judged, about."""
+    return max(1, pairs(tasks)) * len(looks) ** 2 * looks[-1]
 
 
 def check_stored(data: Mapping[str, Any], file: str) -> None:
@@ -45,3 +52,5 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
         raise UserError(f"{file}: asks for {count:,} runs, and a study has at most {MOST_RUNS:,}")
     if (count := pairs(data["tasks"])) > MOST_PAIRS:
         raise UserError(f"{file}: asks for {count:,} pairs of optimizers, and a study has at most {MOST_PAIRS:,}")
+    if (count := looked(data["tasks"], data.get("looks") or [1])) > MOST_LOOKED:
+        raise UserError(f"{file}: asks for {count:,} units at looks, and a study has at most {MOST_LOOKED:,}")

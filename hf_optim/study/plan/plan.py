@@ -229,6 +229,7 @@ def expand(
         units.set_apart(source, tasks, chance, top.get("tuning"))
     extent.check(source, (), sum(len(task["only"]) for task in tasks), len(seed_list))
     extent.check(source, (), extent.pairs(tasks), most=extent.MOST_PAIRS, what="pairs of optimizers")
+    extent.check(source, (), extent.looked(tasks, chance.looks), most=extent.MOST_LOOKED, what="units at looks")
     cells = list(_checked_cells(source, tasks, optimizers))
     # Under tuning two optimizers may differ in what is searched alone.
     runs = _runs(source, cells, seed_list) if top.get("tuning") is None else ()
