@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from study_fakes import make_study
 
 from hf_optim.study import api
-from hf_optim.study.report import figures
+from hf_optim.study.report import figure_texts, figures
 
 READS = r"\input{/etc/passwd}"
 
@@ -48,3 +48,11 @@ def test_a_label_without_end_leaves_room_for_the_chart(tmp_path: Path) -> None:
 def test_a_chart_of_any_height_has_fewer_dots_than_can_be_drawn(rows: int) -> None:
     height = figures._height(rows, 40)
     assert figures._dpi(5.5, height) * height < 2**16
+
+
+def test_a_chart_without_a_curve_has_no_legend(recwarn: pytest.WarningsRecorder) -> None:
+    """matplotlib said so on the terminal."""
+    axes = pyplot.subplots()[1]
+    figure_texts.legend(axes)
+    assert axes.get_legend() is None and not recwarn.list
+    pyplot.close(axes.figure)

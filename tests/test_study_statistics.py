@@ -178,6 +178,9 @@ def test_anova_is_statsmodels() -> None:
     assert (ours.f, ours.p) == (pytest.approx(theirs["F Value"].iloc[0]), pytest.approx(theirs["Pr > F"].iloc[0]))
     assert 1 / 3 <= ours.epsilon <= 1 and ours.p_corrected >= ours.p
     assert omnibus.anova(np.ones((3, 3))) is None
+    with np.errstate(all="raise"):  # of the largest numbers that a record may hold: it was NaN, with a warning
+        large = omnibus.anova(table * 2.0**490)
+    assert large == ours
 
 
 def test_friedman_is_scipys() -> None:

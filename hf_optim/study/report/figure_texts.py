@@ -25,6 +25,8 @@ def below(axes: Axes, text: str) -> None:
 def legend(axes: Axes) -> None:
     """Inside the chart, or, of more lines than leave it a free corner, above it."""
     labels = axes.get_legend_handles_labels()[1]
+    if not labels:  # nothing is drawn
+        return
     if len(labels) <= FEW:
         axes.legend(frameon=False)
     else:

@@ -85,7 +85,8 @@ def anova(table: Array) -> Anova | None:
         return None
     freedom = k - 1, (k - 1) * (n - 1)
     f = between / freedom[0] / (within / freedom[1])
-    centred = rest.T @ rest  # doubly centred covariance of the treatments, up to a factor
+    scaled = rest / 2.0 ** float(np.frexp(np.abs(rest).max())[1])  # exact: fourth powers may be beyond all numbers
+    centred = scaled.T @ scaled  # doubly centred covariance of the treatments, up to a factor
     epsilon = float(np.trace(centred) ** 2 / ((k - 1) * (centred**2).sum()))
     return Anova(
         f, freedom, float(fdtrc(*freedom, f)), epsilon, float(fdtrc(freedom[0] * epsilon, freedom[1] * epsilon, f))
