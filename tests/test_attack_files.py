@@ -186,6 +186,19 @@ def test_a_record_of_megabytes_is_unreadable(tmp_path: Path, capsys: pytest.Capt
     assert "is larger than" in command(capsys, "report", study)[1]
 
 
+def test_of_a_log_without_end_its_end_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was read whole, 64 MB of holes for each of thousands of runs, and not shown where it was longer."""
+    study = make_study(tmp_path / "study", ("adamw",), seeds=1)
+    (home,) = (study / "runs").iterdir()
+    with (home / "log.txt").open("wb") as log:
+        log.truncate(1 << 40)
+        log.seek(1 << 40)
+        log.write(b"x" * 30_000 + b" the end of it")
+    assert command(capsys, "report", study)[0] == 0
+    page = (study / "pages" / f"{home.name}.html").read_text()
+    assert "the end of it" in page and len(page) < 100_000
+
+
 @pytest.mark.parametrize("text", ['{"":0}\n' * (store.MOST_ROWS + 1), '{"a":[' + "[]," * files.MOST_VALUES + "1]}"])
 def test_a_history_without_end_is_unreadable(tmp_path: Path, text: str) -> None:
     """Its zip has some kB; parsed it would have gigabytes."""

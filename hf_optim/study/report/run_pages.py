@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.core.safe_text import html as escape
-from hf_optim.experiment.files import own_folder, read_bytes, remove, write_atomically
+from hf_optim.experiment.files import own_folder, read_bytes, read_end, remove, write_atomically
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder.outcomes import outcome
@@ -24,7 +24,7 @@ from hf_optim.study.report import samples
 from hf_optim.study.report.document import document
 
 FOLDER = "pages"
-#: of a log, the end; of samples, so many files and bytes; of curves, what a reader looks for first
+#: of a log, the last bytes; of samples, so many files and bytes; of curves, what a reader looks for first
 MOST_LOG, MOST_SAMPLES, MOST_BYTES = 20_000, 12, 400_000
 FIRST = ("train_loss", "validation_loss", "validation_accuracy", "effective_lr", "lr")
 
@@ -163,6 +163,6 @@ def _samples(results: Results, run: Run, record: Mapping[str, Any]) -> Iterator[
 def _log(results: Results, run: Run) -> str:
     """The end of what the run printed."""
     try:
-        return read_bytes(results.folder, f"runs/{run.id}/log.txt").decode("utf-8", errors="replace")[-MOST_LOG:]
+        return read_end(results.folder, f"runs/{run.id}/log.txt", MOST_LOG).decode("utf-8", errors="replace")
     except OSError:
         return ""
