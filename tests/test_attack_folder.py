@@ -85,6 +85,17 @@ def test_matplotlib_opens_no_window(tmp_path: Path) -> None:
     assert _python(f"{STARTS['command']}; {code}", tmp_path).endswith("\nagg\n")
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_comet_is_imported_where_it_is_asked_for(asked: bool, tmp_path: Path) -> None:
+    """transformers imports it wherever it is installed, and it writes its log over the file that a .env here names."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "comet_ml.py").write_text("print('comet is here')\n")
+    ask = "from hf_optim.experiment import trackers; trackers.alone(['comet_ml']).__enter__()" if asked else "pass"
+    code = "try:\n    import comet_ml\nexcept ImportError as error:\n    print(error)"
+    said = _python(f"{STARTS['command']}\n{ask}\n{code}", tmp_path, tmp_path / "packages")
+    assert said.endswith("\ncomet is here\n" if asked else "\nnobody asks for comet_ml\n")
+
+
 def test_a_linker_takes_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """GNU's looks there first for what its scripts name: code that lies there was linked into a kernel, and kept."""
     (tmp_path / "libgcc_s.so.1").write_text("INPUT(./theirs.o)\n")

@@ -14,6 +14,7 @@ import pytest
 
 from hf_optim.commands import train as train_command
 from hf_optim.commands.main import main
+from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
 from hf_optim.experiment.spec import RunSpec
@@ -143,7 +144,9 @@ def test_a_server_that_a_folder_names_is_not_sent_a_key(tmp_path: Path, monkeypa
         trackers.check_settings(["wandb"], tmp_path / "study" / "trackers")
 
 
-@pytest.mark.parametrize(("name", "file"), [("comet_ml", ".comet.config"), ("codecarbon", ".codecarbon.config")])
+@pytest.mark.parametrize(
+    ("name", "file"), [(name, file) for name, files in trackers._SETTINGS.items() for file in files]
+)
 def test_a_server_that_the_current_folder_names_is_not_sent_a_key(
     name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,8 +154,24 @@ def test_a_server_that_the_current_folder_names_is_not_sent_a_key(
     trackers.check_settings([name], tmp_path / "study")
     (tmp_path / file).touch()
     trackers.check_settings(["tensorboard"], tmp_path / "study")
-    with pytest.raises(UserError, match="may send your key elsewhere"):
-        trackers.check_settings([name], tmp_path / "study")
+    run = tracked(tmp_path, name)
+    for looks in (lambda: trackers.check_settings([name], tmp_path), lambda: trackers.check([name])):
+        with pytest.raises(UserError, match="may send your key elsewhere"):
+            looks()
+    for within in (trackers.alone([name]), following(run)):  # before it is imported: that alone heeds them
+        with pytest.raises(UserError, match="may send your key elsewhere"), within:
+            pass
+
+
+def test_comet_asks_no_git_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It applies the filters that the `.git/config` of the current folder names, which are programs."""
+    monkeypatch.setattr(importing, "_asked", set())
+    monkeypatch.setenv("COMET_AUTO_LOG_GIT_METADATA", "true")
+    monkeypatch.delenv("COMET_AUTO_LOG_GIT_PATCH", raising=False)
+    for within in (trackers.alone(["comet_ml"]), following(tracked(tmp_path, "comet_ml"))):
+        with within:
+            told = [os.environ.get(f"COMET_AUTO_LOG_GIT_{what}") for what in ("METADATA", "PATCH")]
+        assert told == ["true", "false"] and importing._asked == {"comet_ml"}
 
 
 def test_wandb_starts_no_git_and_sends_nothing_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,10 +139,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim train") -> int
         if not run["overwrite"]:
             begun = _begun(folder) if run["output"] else spec  # a folder of ours is called by the run's id
             _check_place(folder, spec, begun, resume=bool(run["resume"]))
-        from hf_optim.experiment.training import train  # torch, which a mistake need not wait for
-
         report_to = trackers.names(run["report_to"])
         with trackers.alone(report_to):
+            from hf_optim.experiment.training import train  # torch, which a mistake need not wait for
+
             record = train(
                 spec,
                 folder,

@@ -30,6 +30,10 @@ from hf_optim.errors import UnknownName, UserError
 #: what looks into the current folder while it is imported: a library of torch's (cuSPARSELt, whose search path has an
 #: empty part) loads a libcuda.so.1 that lies there, and matplotlib heeds a matplotlibrc
 _LOOKING = ("torch", "matplotlib")
+#: what transformers imports wherever it is installed, and which then heeds files of the current folder: one of its
+#: settings is a file to write its log over, and where MLflow is fed, it asks the folder's repository, too
+_UNASKED = ("comet_ml",)
+_asked: set[str] = set()
 _refused: ContextVar[str] = ContextVar("_refused", default="")
 _way: ContextVar[str] = ContextVar("_way", default="")
 _unread: ContextVar[bool] = ContextVar("_unread", default=False)
@@ -88,11 +92,13 @@ def _change(module: ModuleType) -> None:
 
 
 class _Elsewhere:
-    """Imports what is in `_LOOKING` while Python's own folder is the current one, and changes what is in `_CHANGED`."""
+    """Imports what is in `_LOOKING` while Python's own folder is the current one, what is in `_UNASKED` where it was
+    asked for, and changes what is in `_CHANGED`.
+    """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """The usual spec with a loader that does so; None for every other module."""
-        if fullname not in _LOOKING and fullname not in _CHANGED:
+        if fullname not in (*_LOOKING, *_UNASKED) and fullname not in _CHANGED:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
@@ -100,6 +106,10 @@ class _Elsewhere:
         execute = spec.loader.exec_module
 
         def from_elsewhere(module: ModuleType) -> None:
+            if fullname in _UNASKED:
+                if fullname not in _asked:
+                    raise ImportError(f"nobody asks for {fullname}")
+                return execute(module)
             if fullname == "torch":
                 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled_folder())
             if fullname == "matplotlib":
@@ -122,6 +132,11 @@ def ignore_current_folder() -> None:
         sys.meta_path.insert(0, _Elsewhere())
         for name in _CHANGED.keys() & sys.modules.keys():
             _change(sys.modules[name])
+
+
+def ask_for(names: Iterable[str]) -> None:
+    """From now on these may be imported, also by others: said before transformers is, which looks once."""
+    _asked.update(names)
 
 
 #: the way to have code run that a command without --trust only looks at

@@ -13,17 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_optim.core import importing
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import own_folder
 
 #: what trackers write where they are not given a server, below the study's folder
 FOLDER = "trackers"
-#: what W&B is told where the environment says nothing: to send nothing, and to leave git alone, which would start the
-#: programs that a `.git/config` of the current folder names
-_WANDB = {"WANDB_MODE": "offline", "WANDB_DISABLE_GIT": "true"}
-#: settings that trackers take from the current folder: where to send what, and a key
-_SETTINGS = {"comet_ml": ".comet.config", "codecarbon": ".codecarbon.config"}
+#: what trackers are told where the environment says nothing: W&B to send nothing, and both to leave git alone, which
+#: starts the programs that a `.git/config` of the current folder names (core.fsmonitor, a filter)
+_TOLD = {
+    "wandb": {"WANDB_MODE": "offline", "WANDB_DISABLE_GIT": "true"},
+    "comet_ml": {"COMET_AUTO_LOG_GIT_METADATA": "false", "COMET_AUTO_LOG_GIT_PATCH": "false"},
+}
+#: settings that trackers take from the current folder: where to send what, a key, a file to write a log over. (Comet
+#: measures with CodeCarbon where that is installed.)
+_SETTINGS = {"comet_ml": (".comet.config", ".env", ".codecarbon.config"), "codecarbon": (".codecarbon.config",)}
 #: what trackers write below a run's own folder
 _WRITTEN = {"tensorboard": "runs", "codecarbon": "emissions.csv"}
 
@@ -34,9 +39,13 @@ def names(text: str | None) -> tuple[str, ...]:
 
 
 def check(report_to: Sequence[str]) -> None:
-    """Raise UserError for a tracker that transformers does not know or that is not installed."""
+    """Raise UserError for a tracker that transformers does not know or that is not installed, or for settings of the
+    current folder, which one of them heeds as it is imported.
+    """
     if not report_to:
         return
+    check_settings(report_to, Path("."))
+    importing.ask_for(report_to)
     from transformers.integrations import integration_utils
 
     for name in report_to:
@@ -56,12 +65,13 @@ def check_settings(report_to: Sequence[str], folder: Path) -> None:
         for settings in (place / "wandb" / "settings", place / ".wandb" / "settings"):
             if "wandb" in report_to and os.path.lexists(settings):
                 raise UserError(f"report_to: W&B heeds {settings}, which may send your key elsewhere: take it away")
-    for name, file in _SETTINGS.items():
-        if name in report_to and os.path.lexists(file):
-            raise UserError(
-                f"report_to: {name} heeds {file} of the current folder, which may send your key elsewhere: keep it "
-                "in your home folder"
-            )
+    for name, files in _SETTINGS.items():
+        for file in files if name in report_to else ():
+            if os.path.lexists(file):
+                raise UserError(
+                    f"report_to: {name} heeds {file} of the current folder, which may send your key elsewhere: keep it "
+                    "in your home folder, or start elsewhere"
+                )
 
 
 def check_folder(report_to: Sequence[str], folder: Path) -> None:
@@ -123,12 +133,15 @@ class Tracked:
 
 
 def _defaults(report_to: Sequence[str]) -> dict[str, str]:
-    return {key: os.environ.get(key, value) for key, value in _WANDB.items()} if "wandb" in report_to else {}
+    told = {key: value for name in report_to for key, value in _TOLD.get(name, {}).items()}
+    return {key: os.environ.get(key, value) for key, value in told.items()}
 
 
 @contextmanager
 def alone(report_to: Sequence[str]) -> Iterator[None]:
-    """Within the block, of a run that stands in no study, W&B works as in one: offline, without git."""
+    """Within the block, of a run that stands in no study, trackers work as in one: W&B offline, without git."""
+    check_settings(report_to, Path("."))
+    importing.ask_for(report_to)
     with _told(_defaults(report_to)):
         yield
 
@@ -167,6 +180,8 @@ def following(tracked: Tracked | None) -> Iterator[dict[str, Any]]:
     if tracked is None:
         yield {}
         return
+    check_settings(tracked.report_to, Path("."))
+    importing.ask_for(tracked.report_to)
     with _told(tracked.environment()):
         try:
             yield tracked.options()
