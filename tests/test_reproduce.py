@@ -126,6 +126,17 @@ def test_the_command_that_repeats_a_page_is_the_users_own(tmp_path, monkeypatch,
     assert again in (tmp_path / "my out" / "reproduction.md").read_text()
 
 
+def test_the_command_of_a_page_stays_quoted(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grave accent became an apostrophe, which ended the quotation: what followed would be a command of its own."""
+    monkeypatch.chdir(tmp_path)
+    name = "a`; touch mark; `.yaml"
+    (tmp_path / name).write_text(HEAD + SAYS + STUDY)
+    study(tmp_path / "out", {"adamw": 0.90, "smaran": 0.95})
+    assert cli.main(["reproduce", name, "--page", "--output", "out"]) == 0
+    page = (tmp_path / "out" / "reproduction.md").read_text()
+    assert f"Again: ``hf-optim reproduce '{name}' --size small --output out``\n" in page
+
+
 def test_a_figure_at_an_epoch_needs_a_row_near_it(tmp_path) -> None:
     cell = "cells: [{match: {optimizer: AdamW}, task: MLP, optimizer: adamw, metric: validation_accuracy, at: 400}]\n"
     loaded = read_claim(HEAD + SAYS + cell + STUDY)

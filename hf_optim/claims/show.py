@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -85,8 +86,11 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
     if claim.notes:
         lines += ["", "## What the paper leaves open, and where it contradicts itself", ""]
         lines += [f"- {safe(note)}" for note in claim.notes]
-    again = line(outcome.again or f"hf-optim reproduce {claim.name} --size {outcome.size}").replace("`", "'")
-    return "\n".join([*lines, "", f"Again: `{again}`", ""])
+    again = line(outcome.again or f"hf-optim reproduce {claim.name} --size {outcome.size}")
+    fence = "`" * (
+        1 + max(map(len, re.findall("`+", again)), default=0)
+    )  # of a path with one, which a shell has quoted
+    return "\n".join([*lines, "", f"Again: {fence}{again}{fence}", ""])
 
 
 def _ran(outcome: Outcome) -> str:

@@ -155,7 +155,7 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
     if not options.dry_run:
         _check_place(chosen, options, folder)
     for place, words in setting.commands.items():
-        print(safe_text.line(f"hf-optim {' '.join(words)} --output {folder / place}"))
+        print(safe_text.line(shlex.join(["hf-optim", *words, "--output", str(folder / place)])))
         if not options.dry_run:
             with writing(folder):
                 own_folder(folder, place)

@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import shlex
 import sys
 import tempfile
 import uuid
@@ -244,7 +245,7 @@ def _beside(where: str, error: Exception) -> str:
     """What lets a file import its neighbour, where that is what it lacked: folders are not searched by themselves."""
     folder, lacking = Path(where).expanduser().resolve().parent, getattr(error, "name", None) or ""
     there = isinstance(error, ModuleNotFoundError) and where.endswith(".py") and (folder / f"{lacking}.py").is_file()
-    return f"; {lacking}.py beside it is found with PYTHONPATH={folder}" if there else ""
+    return f"; {lacking}.py beside it is found with PYTHONPATH={shlex.quote(str(folder))}" if there else ""
 
 
 def _file(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -127,7 +128,7 @@ def study(
     extras.installed("a study", "study")
     kept = beginning.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
     if kept:
-        again = f"to run that one: hf-optim study {folder / kept} --output NEW"
+        again = f"to run that one: {shlex.join(['hf-optim', 'study', str(folder / kept)])} --output NEW"
         safe.say(console, f"{folder}: its study.yaml was changed there and is kept as {kept}; {again}")
     if sharing and (brought := shared.collect(plan.runs, folder, folder.parent)):
         console.print(f"{counted(len(brought), 'run')} taken from the studies beside it")

@@ -32,7 +32,7 @@ from hf_optim.study.plan.plan import Plan
 from hf_optim.study.plan.source import parse
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]*")
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]*")
 _DRAWN = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the parts of a PNG that are the picture
 #: of samples, as in the report: whoever visits the copy would run what a page of a stranger's (.html, .svg) holds
 _SAMPLES = (".png", ".txt")

@@ -134,7 +134,8 @@ def launch(folder: Path, plan: Plan, how: Launch, execution: Execution, console:
         console, f"{counted(left, 'run')} for {counted(count, f'{how.where} job')} ({names}), logs in {folder / JOBS}"
     )
     if not how.wait:
-        safe.say(console, f"the jobs go on alone; `hf-optim report {folder}` makes the report of what is finished")
+        report = shlex.join(["hf-optim", "report", str(folder)])
+        safe.say(console, f"the jobs go on alone; this makes the report of what is finished: {report}")
         return False
     try:
         problems = _wait(folder, plan, how, submitted, console)
