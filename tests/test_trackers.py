@@ -163,6 +163,22 @@ def test_a_server_that_the_current_folder_names_is_not_sent_a_key(
             pass
 
 
+def test_wandb_writes_where_no_link_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It puts links in the place of a `debug.log` and of others that are called so there."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "wandb").symlink_to("../mine")
+    monkeypatch.chdir(tmp_path / "theirs")
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    monkeypatch.setattr(trackers, "check", lambda _: None)
+    from hf_optim.experiment.training import train
+
+    with pytest.raises(UserError, match="W&B would write where wandb leads, which is a link"):
+        train(SPEC, tmp_path / "run", report_to=["wandb"])
+    trackers.check_settings(["tensorboard"], Path("."))
+    trackers.check_settings(["wandb"], tmp_path / "mine")
+
+
 def test_comet_asks_no_git_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It applies the filters that the `.git/config` of the current folder names, which are programs."""
     monkeypatch.setattr(importing, "_asked", set())

@@ -44,7 +44,7 @@ def check(report_to: Sequence[str]) -> None:
     """
     if not report_to:
         return
-    check_settings(report_to, Path("."))
+    _check_current(report_to)
     importing.ask_for(report_to)
     from transformers.integrations import integration_utils
 
@@ -59,12 +59,22 @@ def check(report_to: Sequence[str]) -> None:
 
 def check_settings(report_to: Sequence[str], folder: Path) -> None:
     """Raise UserError if a tracker would take from the current folder which server it sends a key to, or W&B from the
-    one that it writes to, `folder`. (W&B 0.31 looks into the current one, whatever WANDB_DIR says.)
+    one that it writes to, `folder`, or if it would write there where a link leads, over what is called as its log is.
+    (W&B 0.31 looks into the current one, whatever WANDB_DIR says.)
     """
-    for place in (folder, Path(".")):
-        for settings in (place / "wandb" / "settings", place / ".wandb" / "settings"):
-            if "wandb" in report_to and os.path.lexists(settings):
-                raise UserError(f"report_to: W&B heeds {settings}, which may send your key elsewhere: take it away")
+    _check_current(report_to)
+    for place in (folder / "wandb", folder / ".wandb") if "wandb" in report_to else ():
+        _check_wandb(place)
+        if place.is_symlink():
+            raise UserError(
+                f"report_to: W&B would write where {place} leads, which is a link: take it away, or say in WANDB_DIR "
+                "where to write"
+            )
+
+
+def _check_current(report_to: Sequence[str]) -> None:
+    for name in ("wandb", ".wandb") if "wandb" in report_to else ():
+        _check_wandb(Path(name))
     for name, files in _SETTINGS.items():
         for file in files if name in report_to else ():
             if os.path.lexists(file):
@@ -72,6 +82,11 @@ def check_settings(report_to: Sequence[str], folder: Path) -> None:
                     f"report_to: {name} heeds {file} of the current folder, which may send your key elsewhere: keep it "
                     "in your home folder, or start elsewhere"
                 )
+
+
+def _check_wandb(place: Path) -> None:
+    if os.path.lexists(settings := place / "settings"):
+        raise UserError(f"report_to: W&B heeds {settings}, which may send your key elsewhere: take it away")
 
 
 def check_folder(report_to: Sequence[str], folder: Path) -> None:
@@ -140,7 +155,7 @@ def _defaults(report_to: Sequence[str]) -> dict[str, str]:
 @contextmanager
 def alone(report_to: Sequence[str]) -> Iterator[None]:
     """Within the block, of a run that stands in no study, trackers work as in one: W&B offline, without git."""
-    check_settings(report_to, Path("."))
+    _check_current(report_to)
     importing.ask_for(report_to)
     with _told(_defaults(report_to)):
         yield
@@ -180,7 +195,7 @@ def following(tracked: Tracked | None) -> Iterator[dict[str, Any]]:
     if tracked is None:
         yield {}
         return
-    check_settings(tracked.report_to, Path("."))
+    _check_current(tracked.report_to)
     importing.ask_for(tracked.report_to)
     with _told(tracked.environment()):
         try:
