@@ -85,6 +85,16 @@ def test_matplotlib_opens_no_window(tmp_path: Path) -> None:
     assert _python(f"{STARTS['command']}; {code}", tmp_path).endswith("\nagg\n")
 
 
+@pytest.mark.parametrize("file", ["mine.txt", ".env", ".comet.config"])
+def test_a_script_that_is_launched_may_feed_comet(file: str, tmp_path: Path) -> None:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "comet_ml.py").write_text("print('comet is here')\n")
+    (tmp_path / "mine.py").write_text("import comet_ml\n")
+    (tmp_path / file).touch()
+    code = "from hf_optim.commands.main import main; main(['launch', '--optimizer', 'adamw', 'mine.py'])"
+    assert _python(code, tmp_path, tmp_path / "packages") == ("comet is here\n" if file == "mine.txt" else "")
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_comet_is_imported_where_it_is_asked_for(asked: bool, tmp_path: Path) -> None:
     """transformers imports it wherever it is installed, and it writes its log over the file that a .env here names."""
@@ -94,6 +104,17 @@ def test_comet_is_imported_where_it_is_asked_for(asked: bool, tmp_path: Path) ->
     code = "try:\n    import comet_ml\nexcept ImportError as error:\n    print(error)"
     said = _python(f"{STARTS['command']}\n{ask}\n{code}", tmp_path, tmp_path / "packages")
     assert said.endswith("\ncomet is here\n" if asked else "\nnobody asks for comet_ml\n")
+
+
+@pytest.mark.parametrize("place", ["packages", "."])
+def test_a_module_that_is_launched_is_looked_for_here_where_it_is_not_installed(place: str, tmp_path: Path) -> None:
+    """What lay beside a stranger's study took the place of whatever an installed one imports, or looks for."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "optional.py").write_text("print('theirs')\n")
+    text = "try:\n    import optional\nexcept ImportError:\n    print('none')\n"
+    (tmp_path / place / "mine.py").write_text(text)
+    code = "from hf_optim.commands.main import main; main(['launch', '--optimizer', 'adamw', '-m', 'mine'])"
+    assert _python(code, tmp_path, tmp_path / "packages") == ("none\n" if place == "packages" else "theirs\n")
 
 
 def test_a_linker_takes_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

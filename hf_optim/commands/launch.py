@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import runpy
@@ -12,8 +13,11 @@ from typing import Any
 
 from hf_optim.commands.nested import take_nested
 from hf_optim.commands.parser import Parser
+from hf_optim.core import importing
+from hf_optim.core.safe_text import line
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
+from hf_optim.experiment import trackers
 
 ABOUT = "run a script that uses Trainer, unchanged, with another optimizer"
 VARIABLE = "HF_OPTIM"
@@ -109,13 +113,15 @@ def run(spec: dict[str, Any], target: Sequence[str], module: bool = False) -> in
         if attached(trainer) is None:
             attach(trainer, spec)
 
+    _allow_trackers()
     no_more = at_train(told)
     os.environ[VARIABLE] = json.dumps(spec)
     before, path = sys.argv, list(sys.path)
     sys.argv = list(target)
     try:
         if module:
-            sys.path.insert(0, os.getcwd())
+            if importlib.util.find_spec(target[0].partition(".")[0]) is None:
+                sys.path.append(os.getcwd())  # of what is installed nothing there is to take the place
             runpy.run_module(target[0], run_name="__main__", alter_sys=True)
         else:
             sys.path.insert(0, str(Path(target[0]).resolve().parent))
@@ -129,3 +135,13 @@ def run(spec: dict[str, Any], target: Sequence[str], module: bool = False) -> in
             "use hf_optim.Session in a loop of one's own"
         )
     return 0
+
+
+def _allow_trackers() -> None:
+    """A script says by itself which trackers it feeds: all are allowed but those that heed files here."""
+    for name in filter(importlib.util.find_spec, importing.UNASKED):
+        try:
+            trackers.check_settings((name,), Path("."))
+            importing.ask_for((name,))
+        except UserError as error:
+            print(f"warning: {line(error)}", file=sys.stderr)

@@ -33,7 +33,7 @@ from hf_optim.errors import UnknownName, UserError
 _LOOKING = ("torch", "matplotlib")
 #: what transformers imports wherever it is installed, and which then heeds files of the current folder: one of its
 #: settings is a file to write its log over, and where MLflow is fed, it asks the folder's repository, too
-_UNASKED = ("comet_ml",)
+UNASKED = ("comet_ml",)
 _asked: set[str] = set()
 _refused: ContextVar[str] = ContextVar("_refused", default="")
 _way: ContextVar[str] = ContextVar("_way", default="")
@@ -93,13 +93,13 @@ def _change(module: ModuleType) -> None:
 
 
 class _Elsewhere:
-    """Imports what is in `_LOOKING` while Python's own folder is the current one, what is in `_UNASKED` where it was
+    """Imports what is in `_LOOKING` while Python's own folder is the current one, what is in `UNASKED` where it was
     asked for, and changes what is in `_CHANGED`.
     """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """The usual spec with a loader that does so; None for every other module."""
-        if fullname not in (*_LOOKING, *_UNASKED) and fullname not in _CHANGED:
+        if fullname not in (*_LOOKING, *UNASKED) and fullname not in _CHANGED:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
@@ -107,7 +107,7 @@ class _Elsewhere:
         execute = spec.loader.exec_module
 
         def from_elsewhere(module: ModuleType) -> None:
-            if fullname in _UNASKED:
+            if fullname in UNASKED:
                 if fullname not in _asked:
                     raise ImportError(f"nobody asks for {fullname}")
                 return execute(module)
