@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import py_compile
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +217,16 @@ def test_a_dry_run_says_of_a_file_that_it_is_no_python(
     assert run("study", tmp_path / "s.yaml", "--output", tmp_path / "out", "--dry-run") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "cannot be made: theirs: " in said and "theirs.py is no Python" in said and why in said
+
+
+def test_what_is_run_is_what_the_file_says(tmp_path: Path) -> None:
+    """Python takes what lies compiled beside it, and such a file may say that it is never to be compared."""
+    other, file = tmp_path / "other.py", tmp_path / "theirs.py"
+    other.write_text("NAME = 'unseen'\n")
+    file.write_text("NAME = 'seen'\n")
+    place, unchecked = importlib.util.cache_from_source(str(file)), py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(other), cfile=place, invalidation_mode=unchecked)
+    assert importing.import_path(f"{file}:NAME") == "seen"
 
 
 def test_the_library_itself_imports_what_the_caller_names(code: str) -> None:

@@ -20,9 +20,9 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from hf_optim.core import caches, validate
@@ -255,11 +255,21 @@ def _file(name: str) -> Path:
     return file
 
 
+class _AsWritten(SourceFileLoader):
+    """Runs the text of a file. What lies compiled beside it may be of another one, which nobody has looked at."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Of the text, always."""
+        file = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(file), file)
+        return code
+
+
 def _from_file(name: str) -> ModuleType:
     file = _file(name)
     key = f"hf_optim_user_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
     if key not in sys.modules:
-        spec = importlib.util.spec_from_file_location(key, file)
+        spec = importlib.util.spec_from_file_location(key, file, loader=_AsWritten(key, str(file)))
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[key] = module  # before it runs, so that its classes can be pickled
