@@ -340,6 +340,8 @@ def test_a_model_without_end_is_refused_before_memory_ends(
         {"model_args": {"checkpoint_path": "/home/me/weights.pth"}},
         {"vision_config": {"model_args": {"pretrained_cfg": {"file": "x"}}}},
         {"model_type": "dpt", "backbone": "them/model", "use_timm_backbone": False},  # asked of the Hub
+        {"model_type": "detr", "use_timm_backbone": False},  # transformers 5.6 asks whether it has a "resnet50"
+        {"model_type": "detr", "backbone_kwargs": {"out_indices": [1]}},
     ],
 )
 def test_timm_reads_nothing_that_a_checkpoint_names(tmp_path: Path, config: dict[str, Any]) -> None:

@@ -14,11 +14,12 @@ from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files
 
 #: keys with which transformers would run code, or read what is not in the folder; `attribute_map` gives any of them
-#: another name
+#: another name, and with either of two a backbone that is not named is one that older releases ask the Hub for
 _ASKING = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
            "experts_implementation", "_experts_implementation", "quantization_config", "base_model_name_or_path",
            "custom_pipelines", "checkpoint_path", "configuration_files", "pretrained_cfg", "pretrained_cfg_overlay",
-           "transformers_weights", "backbone", "attribute_map", "_experts_implementation_internal")  # fmt: skip
+           "transformers_weights", "backbone", "use_timm_backbone", "backbone_kwargs", "attribute_map",
+           "_experts_implementation_internal")  # fmt: skip
 #: what tasks write into a model's configuration, whatever its kind: by what it was trained with
 _OURS = ("tokenizer_fingerprint", "tokenizers", "text")
 
