@@ -87,9 +87,8 @@ def markdown(outcome: Outcome, files: tuple[str, ...] = ()) -> str:
         lines += ["", "## What the paper leaves open, and where it contradicts itself", ""]
         lines += [f"- {safe(note)}" for note in claim.notes]
     again = line(outcome.again or f"hf-optim reproduce {claim.name} --size {outcome.size}")
-    fence = "`" * (
-        1 + max(map(len, re.findall("`+", again)), default=0)
-    )  # of a path with one, which a shell has quoted
+    # longer than any in it, as in a path that a shell has quoted
+    fence = "`" * (1 + max(map(len, re.findall("`+", again)), default=0))
     return "\n".join([*lines, "", f"Again: {fence}{again}{fence}", ""])
 
 
