@@ -203,3 +203,12 @@ def test_a_record_that_the_disk_does_not_give_is_not_made_anew(
         worker.execute(Request(study, run["id"], run["spec"]))
     code, _, said = command(capsys, "results", other, "--merge", study)
     assert code == 2 and "nothing was removed" in said and file.read_bytes() == before
+
+
+@pytest.mark.parametrize("status", ["busy", "fault", "broken", "stopped", True, ["ok"]])
+def test_a_record_answers_nothing_but_how_a_run_has_ended(tmp_path: Path, status: object) -> None:
+    """A launcher that reads "busy" waits for whoever is at the run, without end."""
+    (home := tmp_path / "runs" / SPEC.id).mkdir(parents=True)
+    (home / "record.json").write_text(json.dumps({"status": status}))
+    with pytest.raises(UserError, match="record.json: not a record of a run; remove it"):
+        worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict()))

@@ -80,6 +80,8 @@ def execute(request: Request) -> str:
         home = own_folder(folder, "runs", run_id)
         status = read_status(home)
         if status is not None:
+            if status not in ("ok", "failed"):  # of answers: "busy" would be waited for without end
+                raise UserError(f"{home / RECORD}: not a record of a run; remove it")
             return status
         if not (request.checkpoint_every and any(home.glob("checkpoint-*"))):
             # What an interrupted run left is thrown away: a run is whole or it is not there.
