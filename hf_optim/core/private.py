@@ -29,7 +29,7 @@ _PART = r"[^\s/\\:;,'\"<>|()\[\]{}=`]+"
 #: of a folder on the way, as runs are called (lr=0.1,seed=1): what would end a path, but where another one begins
 _PASSED = r"(?:[^\s/\\:;,'\"<>|()\[\]{}=`]|[:;,=](?=[^\s/\\'\"]))+"
 _HOMES = "home|Users|root|tmp|mnt|media|var|private|scratch|work|workspace|data|opt|usr|srv|gpfs|lustre|nfs"
-_OWNER = re.compile(rf"[/\\](?:home|Users)[/\\]+({_PART})")
+_OWNER = re.compile(rf"(?<![\w.-])(?:home|[Uu]sers)[/\\]+({_PART})")
 #: a backslash and what it stands for in JSON, in Python and in what either says of a path
 _BACKSLASH = re.compile(r"\\(?:([nrt\"'/\\])|(?:x|u00)([0-9a-fA-F]{2}))")
 #: a terminal's colour, whose last letter would stand before a name as if it were the name's
@@ -44,14 +44,23 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(rf"(?i)\b((?:Authorization|Cookie)[\"']?: *[\"']?)(?!\w+ {SECRET})[^\s\"'][^\r\n\"']*"),
         rf"\1{SECRET}",
     ),
-    # the forms of those who give tokens out, and a JSON web token; 40 hexadecimal digits are W&B's
+    # the forms of those who give tokens out, and a JSON web token; 40 hexadecimal digits are W&B's,
+    # 32 are Kaggle's
     (re.compile(r"\bhf_[A-Za-z0-9]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}|\bAIza[\w-]{30,}"), SECRET),
     (re.compile(r"\b(?:gh[oprsu]|github_pat|glpat|xox[abeprs]|xapp|sk|pk|rk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
     (re.compile(r"\b(?:npm|pypi|dckr_pat|gsk|nvapi|xai|wandb_v1)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
     (re.compile(r"\b(?:lsv2|whsec|dop_v1)_[\w-]{16,}|\bdapi[0-9a-f]{32}|\b\d{8,10}:AA[\w-]{20,}"), SECRET),
     (re.compile(r"\b(?:ya29\.|GOCSPX-|AGE-SECRET-KEY-1|SG\.[\w-]{16,40}\.)[\w-]{20,}"), SECRET),
     (re.compile(r"\beyJ[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*|\beyJ[\w+/-]{40,4000}=*"), SECRET),
-    (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{40}(?![0-9a-fA-F])"), SECRET),
+    (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{32}(?:[0-9a-f]{8})?(?![0-9a-fA-F])"), SECRET),
+    # of whoever else: a short word, and behind it letters and digits without end
+    (
+        re.compile(
+            r"(?<![A-Za-z0-9\\])[A-Za-z][A-Za-z0-9]{1,11}[-_.]"
+            r"(?=[A-Za-z]{0,200}\d)(?=\d{0,200}[A-Za-z])[A-Za-z0-9]{20,}"
+        ),
+        SECRET,
+    ),
     # an environment's variable, and a word that says what follows
     (re.compile(r"\b([A-Z][A-Z0-9]*_[A-Z0-9_]+)=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
     (
@@ -61,7 +70,12 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\1{SECRET}",
     ),
-    (re.compile(r"(?i)(?<![\w-])(--?(?:[a-z]{1,20}-)?(?:password|secret|token|api-key) +)[^\s-]\S*"), rf"\1{SECRET}"),
+    (
+        re.compile(
+            r"(?i)(?<![\w-])(--?(?:[a-z]{1,20}-)?(?:pass(?:wd|word|phrase)?|secret|token|api-key) +)[^\s-]\S*"
+        ),
+        rf"\1{SECRET}",
+    ),
     (  # in quotes, up to where they close
         re.compile(
             r"(?i)((?:passw(?:or)?d|passphrase|\bpwd)[\"']?\s*[=:]\s*[\"']?)(?:(?<=\")[^\"]*|(?<=')[^']*|[^\s\"',};]+)"
@@ -69,9 +83,18 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1{SECRET}",
     ),
     (re.compile(r"\b([A-Z][A-Z0-9_]*(?:TOKEN|SECRET|KEY): *)\S+"), rf"\1{SECRET}"),
+    (re.compile(r"(?<![\w-])((?:PASS|pass)[=:])[^\s\"',;]+"), rf"\1{SECRET}"),
+    # behind a letter of one program's own
+    (
+        re.compile(
+            r"\b((?:mysql\w*|mariadb[\w-]*|sshpass|7z\w?|login|upload)\b[^\n;|&]{0,200}?\s-p *"
+            r"|(?:un)?zip\b[^\n;|&]{0,200}?\s-P *|redis-cli\b[^\n;|&]{0,200}?\s-a +)(?:\"[^\"]*\"|'[^']*'|[^\s\"';]+)"
+        ),
+        rf"\1{SECRET}",
+    ),
     # sshpass's variable, a netrc file, curl's option, a settings file of Docker's or npm's
     (re.compile(r"\b(SSHPASS=|(?i:login)\s+\S{1,200}\s+(?i:password)\s+)[^\s\"']+"), rf"\1{SECRET}"),
-    (re.compile(r"(?<![\w-])((?:-u|--(?:proxy-)?user)[ =]+[\"']?[^\s:\"']{1,200}:)[^\s\"']+"), rf"\1{SECRET}"),
+    (re.compile(r"(?<![\w-])((?:-[uU]|--(?:proxy-)?user)[ =]+[\"']?[^\s:%\"']{1,200}[:%])[^\s\"']+"), rf"\1{SECRET}"),
     (re.compile(r"([\"'](?:pass|_?auth)[\"']\s*:\s*[\"'])[^\"']+"), rf"\1{SECRET}"),
     # in addresses: of one that is signed, and of one that whoever knows it may post to
     (re.compile(r"(?i)([?&](?:sig|[\w-]{0,40}signature)=)[^\s&\"']+"), rf"\1{SECRET}"),
@@ -88,6 +111,8 @@ _PATHS = (
     re.compile(rf"(?i)\bfile://[\w.-]*/+(?:{_PASSED}/+)*({_PART})?/?"),
     # one slash or, but for what follows an address's scheme, several: of a share, of SQLAlchemy's sqlite:////
     re.compile(rf"(?<![\w./~\\-])(?<!:/)(?:~[\w.-]*)?(?:/(?!/)|(?:(?<!:)//|(?<=:)///)/*)(?={_PART})(?:{_PASSED}/+)*({_PART})?/?"),
+    # up from here, where others' folders lie
+    re.compile(rf"(?<![\w./~\\-])(?:\.[\\/]+)*\.\.[\\/]+(?:{_PASSED}[\\/]+)*({_PART})?/?"),
     re.compile(rf"/(?:{_HOMES})/(?:{_PASSED}/+)*({_PART})?/?"),  # behind a letter too, as in -I/home/somebody
     re.compile(rf"(?:\b[A-Za-z]:[\\/]+|\\{{2,}})(?:{_PASSED}[\\/]+)*({_PART})?[\\/]*"),
 )  # fmt: skip
