@@ -33,7 +33,8 @@ def compare(loaded: Sequence[Results], rows: Sequence[Row], a: str, b: str) -> t
     were judged), corrected over these tasks, and exploratory.
 
     Raises:
-        UserError: a side that matches nothing, a study before its first look, or nothing to pair.
+        UserError: a side that matches nothing, a study before its first look, nothing to pair, or studies that
+            contradict each other: a task judged in two ways, a run with two results.
     """
     if len(loaded) == 1:
         labels = [o["label"] for o in loaded[0].plan.optimizers]
@@ -174,5 +175,9 @@ def _side(rows: Sequence[Row], text: str) -> Side:
                 "it would look better than it is: narrow with --where"
             )
         if value is not None:
-            values[place] = value
+            if values.setdefault(place, value) != value:
+                raise UserError(
+                    f"--compare: the run of {text!r} on {row['task']} with seed {row['seed']} has two results, "
+                    f"{values[place]:g} and {value:g}: name one study that has it"
+                )
     return Side(text, values, metrics)
