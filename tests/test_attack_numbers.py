@@ -186,6 +186,8 @@ def test_what_may_not_be_read_is_refused_before_anything_is_copied(
 
 def test_a_device_is_not_replaced_by_a_file(study: Path, tmp_path: Path, capsys: Any) -> None:
     """By root, --output /dev/null would take it from every program of the machine."""
+    (study / "report.html").mkdir()  # and a folder is named
+    assert "report.html: is no plain file, and is not replaced" in command(capsys, "report", study)[2]
     os.mkfifo(tmp_path / "pipe.csv")
     for arguments in (
         ("export", study, "--table", "csv", "--output", tmp_path / "pipe.csv"),

@@ -264,6 +264,8 @@ def test_runs_that_only_a_place_tells_apart_are_refused(tmp_path: Path, capsys: 
     replan(study, place)
     assert main(["publish", str(study), str(tmp_path / "public")]) == 2
     assert "differ only in what is private" in capsys.readouterr().err and not (tmp_path / "public").exists()
+    with pytest.raises(UserError, match="two names that are 'x.csv' without"):  # one of two figures was left
+        private.changed({"/data/a/x.csv": 1.0, "/data/b/x.csv": 2.0}, private.Scrubber().scrub)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import getpass
 import os
 import re
 import socket
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -132,11 +133,18 @@ def strings(value: Any) -> Iterator[str]:
 
 
 def changed(value: Any, change: Callable[[str], str]) -> Any:
-    """Plain data with every text in it, keys too, put through `change`."""
+    """Plain data with every text in it, keys too, put through `change`. A UserError where two keys become one."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {changed(key, change): changed(entry, change) for key, entry in value.items()}
+        put = {changed(key, change): changed(entry, change) for key, entry in value.items()}
+        if len(put) < len(value):  # a figure would be lost
+            twice = next(name for name, often in Counter(map(change, value)).items() if often > 1)
+            raise UserError(
+                f"two names that are {twice!r} without what is private (the place of a file, a name): give them names "
+                "of their own"
+            )
+        return put
     if isinstance(value, (list, tuple)):
         return [changed(entry, change) for entry in value]
     return value
