@@ -6,7 +6,7 @@ The same as `hf-optim train`, as a file that `torchrun --nproc_per_node 2` and `
 
 import sys
 
-from hf_optim.commands.train import main
+from hf_optim.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(prog="train.py"))
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pathlib
@@ -11,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from hf_optim.experiment import training
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 STARTED = [p for p in sorted(SCRIPTS.glob("*.py")) if '__name__ == "__main__"' in p.read_text(encoding="utf-8")]
@@ -71,3 +74,15 @@ def test_the_benchmark_goes_on_only_on_the_same_kind_of_machine(monkeypatch, tmp
         else:
             with pytest.raises(SystemExit, match="measured on another machine .*AVX9.*name a new folder"):
                 benchmark["Measured"](tmp_path)
+
+
+def test_a_disk_that_is_full_is_one_line_of_train_too(tmp_path, monkeypatch, capsys):
+    def fills(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training, "train", fills)
+    asked = ["--task", "vision", "--model", "mlp", "--size", "smoke", "--output", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["train.py", *asked])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPTS / "train.py"), run_name="__main__")
+    assert end.value.code == 2 and capsys.readouterr().err == "error: output: No space left on device\n"
