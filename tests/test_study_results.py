@@ -262,6 +262,21 @@ def test_contradictions_are_refused_before_anything_is_written(tmp_path: Path) -
     assert records.load(into).records == records.load(a).records
     noted = json.loads((into / merge.ORIGIN).read_text())["set_aside"]
     assert len(noted) == 3 and {x["kept"] for x in noted} == {"a"}
+    for place in ("x", "y"):
+        (tmp_path / place).mkdir()
+    folders = [a.rename(tmp_path / "x" / "s"), b.rename(tmp_path / "y" / "s")]
+    with pytest.raises(UserError, match="two results, in x/s and in y/s: .*takes x/s's"):  # "in s and in s"
+        merge.merge(folders, tmp_path / "xy")
+
+
+def test_what_an_interrupted_merge_of_others_copied_is_no_result_of_these(tmp_path: Path) -> None:
+    """The record that it had left was kept, and said to be of the study that was merged then."""
+    a = make_study(tmp_path / "a")
+    b = make_study(tmp_path / "b", value=lambda label, seed: accuracy(label, seed) + (label == "adan"))
+    merge.merge([b], into := tmp_path / "into")
+    (into / "plan.json").unlink()  # is written last
+    merge.merge([a], into)
+    assert records.load(into).records == records.load(a).records
 
 
 def test_a_label_with_two_meanings_is_refused(tmp_path: Path) -> None:

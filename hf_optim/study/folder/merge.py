@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,12 +21,14 @@ from hf_optim.experiment.files import (
     Refused,
     check_tree,
     own_folder,
+    read_bytes,
     read_json,
     read_text,
     unwritable,
     write_atomically,
     write_json,
 )
+from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder import questions
 from hf_optim.study.folder.aside import free
 from hf_optim.study.folder.changes import difference
@@ -146,7 +149,7 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
     if not begun and not merging and theirs:
         raise UserError(f"{into} is not empty and holds no study: choose another folder to merge into")
     folders = list(dict.fromkeys(([into.resolve()] if begun else []) + [s.resolve() for s in sources]))
-    loaded = [(folder.name, load(folder)) for folder in folders]
+    loaded = [(name, load(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
     plan = plans([(name, results.plan) for name, results in loaded])
     if plan.tuning is not None and any(results.plan.optimizers != plan.optimizers for _, results in loaded):
         raise UserError("merge: a tuned study can only be merged with one of the same tasks and optimizers")
@@ -200,7 +203,8 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
             leftovers.sweep_folders(own_folder(into, "runs"))
             for run_id, folder in copied.items():
                 home = into / "runs" / run_id
-                if read_status(home) is None:
+                # What an interrupted merge has copied may be of other studies than these.
+                if read_status(home) is None or not (begun or _record(into, run_id) == _record(folder, run_id)):
                     copy_whole(folder, f"runs/{run_id}", into, "checkpoint-*", ".*")
             if aside:
                 os.rename(into / "study.yaml", into / aside)
@@ -213,6 +217,16 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
     except OSError as error:
         raise unwritable(into, error) from None
     return plan
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """What the folders are called, with as many of those above as tell them apart."""
+    every = (["/".join(folder.parts[-parts:]) for folder in folders] for parts in itertools.count(1))
+    return next(names for names in every if len(set(names)) == len(folders))
+
+
+def _record(folder: Path, run_id: str) -> bytes:
+    return read_bytes(folder, f"runs/{run_id}/{RECORD}")
 
 
 @contextmanager
