@@ -109,6 +109,28 @@ def test_a_failure_of_the_run_itself_is_its_record(tmp_path: Path, monkeypatch: 
     assert read_status(tmp_path / "runs" / "one") == "failed"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "OSError: [Errno 27] File too large",
+        "SafetensorError: I/O error: File too large (os error 27)",
+        "RuntimeError: [enforce fail at inline_container.cc:672] . unexpected pos 202880 vs 202768",
+    ],
+)
+def test_a_checkpoint_that_the_disk_does_not_take_is_no_failure_of_the_optimizers(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a limit on the size of files AdamW failed, which keeps two tensors a parameter, and SGD did not."""
+
+    def cut(spec: object, home: Path, **_: object) -> None:
+        (Path(home) / "record.json").write_text(json.dumps({"id": "one", "status": "failed", "error": said}))
+
+    monkeypatch.setattr(hf_optim.experiment.training, "train", cut)
+    with pytest.raises(UserError, match="the disk is full.*the same command again"):
+        worker.execute(Request(tmp_path, "one", SPEC))
+    assert read_status(tmp_path / "runs" / "one") is None
+
+
 def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:
     script = (
         "import resource, sys; from pathlib import Path; from hf_optim.study.folder.disk import check_disk\n"

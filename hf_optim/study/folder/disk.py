@@ -13,6 +13,8 @@ from hf_optim.experiment.files import FULL, unwritable
 
 #: what a run must find free before it starts: its record, history and log need less
 SPACE = 4 << 20
+#: how Python, safetensors and torch say that a file could not be written to its end
+_SAID = (*(f"[Errno {number}]" for number in FULL), *(f"(os error {number})" for number in FULL), "unexpected pos ")
 
 
 def check_space(folder: Path) -> None:
@@ -25,8 +27,12 @@ def check_space(folder: Path) -> None:
         raise unwritable(folder, OSError(errno.ENOSPC, f"{free / 1e6:.1f} MB are free, a run needs {SPACE / 1e6:.0f}"))
 
 
-def check_disk(folder: Path, error: BaseException | None = None) -> None:
-    """Raises UserError if `error` is the disk's, or if `folder` does not take a small file now."""
+def check_disk(folder: Path, error: BaseException | None = None, said: str = "") -> None:
+    """Raises UserError if `error`, or the reason that a run has `said`, is the disk's, or if `folder` does not take a
+    small file now (which a limit on the size of files lets through).
+    """
+    if any(words in said for words in _SAID):
+        raise unwritable(folder, OSError(errno.EFBIG, said[:200]))
     if isinstance(error, OSError) and error.errno in (*FULL, errno.EROFS, errno.ESTALE):
         raise unwritable(folder, error) from None
     probe = folder / f".probe.{uuid.uuid4().hex}"

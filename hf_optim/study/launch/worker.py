@@ -132,7 +132,7 @@ def _problem(request: Request, home: Path, status: str) -> UserError | None:
     """Why every run would end as this one has; None where not."""
     if status != "ok":
         try:
-            check_disk(request.folder)
+            check_disk(request.folder, said=str(_record(home).get("error")))
         except UserError as error:
             return error
     if (wrong := _unusable(request.folder, home, request.asks)) is not None:
