@@ -16,9 +16,9 @@ from study_fakes import make_study
 import hf_optim.experiment.training
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
+from hf_optim.experiment.disk import check_disk
 from hf_optim.study.folder import changes, rows
 from hf_optim.study.folder import results as records
-from hf_optim.study.folder.disk import check_disk
 from hf_optim.study.folder.locks import Lock, check_shared
 from hf_optim.study.folder.store import read_status
 from hf_optim.study.launch import beginning, worker
@@ -133,7 +133,7 @@ def test_a_checkpoint_that_the_disk_does_not_take_is_no_failure_of_the_optimizer
 
 def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:
     script = (
-        "import resource, sys; from pathlib import Path; from hf_optim.study.folder.disk import check_disk\n"
+        "import resource, sys; from pathlib import Path; from hf_optim.experiment.disk import check_disk\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: check_disk(Path(sys.argv[1]))\nexcept ValueError as error: print(error)"
     )

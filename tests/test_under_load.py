@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from study_fakes import make_study
 from tuning_fakes import expand, whole
 
@@ -64,6 +65,25 @@ def test_the_disk_fills_at_any_write(
         assert main(arguments) == 0  # and the same command goes on
         capsys.readouterr()
     assert 5 < number < 29, "every write was tried"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("unexpected pos 202880 vs 202768")],
+    ids=str,
+)
+def test_a_checkpoint_that_the_disk_does_not_take_leaves_no_record(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run was a failed one, and finished, so that it could not be gone on with."""
+    real = torch.save
+    monkeypatch.setattr(torch, "save", lambda *_, **__: (_ for _ in ()).throw(error))
+    run = ["train", "--task", "vision", "--model", "mlp", "--size", "smoke", "--optimizer", "adamw", "--steps", "2"]
+    run += ["--checkpoint-every", "1", "--output", str(tmp_path / "run")]
+    assert main(run) == 2 and "the disk is full" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "record.json").exists()
+    monkeypatch.setattr(torch, "save", real)
+    assert main([*run, "--resume"]) == 0
 
 
 def test_a_folder_that_is_moved_gets_no_second_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

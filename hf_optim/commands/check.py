@@ -62,7 +62,8 @@ def _mapping(text: str, option: str) -> Any:
 
 
 def _write(name: str, text: str) -> None:
-    from hf_optim.experiment.files import write_atomically, writing
+    from hf_optim.experiment.disk import writing
+    from hf_optim.experiment.files import write_atomically
 
     file = Path(name).expanduser()
     with writing(file.parent):

@@ -19,7 +19,8 @@ from hf_optim.core import extras
 from hf_optim.core.safe_text import csv_lines, terminal
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import whole, write_atomically, writing
+from hf_optim.experiment.disk import writing
+from hf_optim.experiment.files import whole, write_atomically
 from hf_optim.toys.regret import COLUMNS, ETA, Run, exponent, follow, tuned
 from hf_optim.toys.trajectory import RATES, label_of, parse, takes_rate, with_rate
 

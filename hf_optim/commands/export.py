@@ -66,7 +66,8 @@ def export(
         raise UserError(f"--font-size: points from 3 to 40, got {font_size:g}")
     if table is not None and output is not None and Path(output).name in STUDYS and os.path.lexists(output):
         raise UserError(f"{output} is what a study is made of, and no table takes its place: choose another --output")
-    from hf_optim.experiment.files import write_atomically, writing
+    from hf_optim.experiment.disk import writing
+    from hf_optim.experiment.files import write_atomically
     from hf_optim.experiment.leftovers import sweep
     from hf_optim.study.findings import table as tables
     from hf_optim.study.folder import results as records

@@ -135,7 +135,8 @@ def _progress(done: int, total: int) -> None:
 def _write(output: Path | None, checkpoint: Path, figures: dict[str, Any], pictures: Sequence[Picture]) -> Path:
     """Writes into `output`, or into a folder of the checkpoint's own; gives it."""
     from hf_optim.curvature import plots
-    from hf_optim.experiment.files import own_folder, whole, write_atomically, write_json, writing
+    from hf_optim.experiment.disk import writing
+    from hf_optim.experiment.files import own_folder, whole, write_atomically, write_json
 
     with writing(output or checkpoint / "inspection"):
         folder = own_folder(output) if output else own_folder(checkpoint, "inspection")

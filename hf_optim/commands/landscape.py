@@ -19,7 +19,8 @@ from hf_optim.core.safe_text import csv_lines, terminal
 from hf_optim.core.validate import closest
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import by_default, whole, write_atomically, writing
+from hf_optim.experiment.disk import writing
+from hf_optim.experiment.files import by_default, whole, write_atomically
 from hf_optim.toys.surfaces import SURFACES, Surface
 from hf_optim.toys.trajectory import (
     CLOSE,

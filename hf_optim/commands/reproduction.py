@@ -149,7 +149,8 @@ def _run_commands(chosen: claims.Claim, options: Options, folder: Path) -> int:
     import importlib
 
     from hf_optim.claims import theorems
-    from hf_optim.experiment.files import own_folder, writing
+    from hf_optim.experiment.disk import writing
+    from hf_optim.experiment.files import own_folder
 
     setting = chosen.settings[options.size]
     if not options.dry_run:
@@ -231,7 +232,8 @@ def write(chosen: claims.Claim, options: Options, folder: Path, study: Source) -
 def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> None:
     from hf_optim.claims import show
     from hf_optim.claims.drawing import drawing
-    from hf_optim.experiment.files import write_atomically, writing
+    from hf_optim.experiment.disk import writing
+    from hf_optim.experiment.files import write_atomically
 
     drawn = drawing(reproduced)
     with writing(folder):

@@ -35,7 +35,6 @@ FARTHEST_DOWN = 40
 #: bytes of a run's folder that is copied without its checkpoints; ours have some MB
 LARGEST_RUN = 1 << 30
 CHECKPOINTS = "checkpoint-*"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: how a folder is opened that is passed through: on Linux one that may not be listed, too
 _FOLDER = os.O_DIRECTORY | getattr(os, "O_PATH", 0)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -227,26 +226,6 @@ def check_tree(folder: Path, most: int | None = None) -> None:
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
-
-
-def unwritable(folder: Path, error: OSError) -> UserError:
-    """One line for a folder that takes no more files."""
-    if isinstance(error, Refused):
-        return UserError(f"{folder}: {error}: remove it, or choose another place")
-    why = error.strerror or str(error)
-    if error.errno in FULL:
-        again = "make space and give the same command again; what is finished is kept"
-        return UserError(f"{folder}: the disk is full ({why}): {again}")
-    return UserError(f"{folder}: cannot be written ({why}): make it writable or choose another --output")
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """An error of the disk within the block is `unwritable`'s line."""
-    try:
-        yield
-    except OSError as error:
-        raise unwritable(folder, error) from None
 
 
 def own_folder(folder: Path, *names: str) -> Path:

@@ -22,6 +22,7 @@ from typing import Any
 
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import record as records
+from hf_optim.experiment.disk import check_error
 from hf_optim.experiment.files import remove, write_json, write_rows
 from hf_optim.experiment.spec import SIZES, RunSpec
 from hf_optim.experiment.task import Data, Metric, Preset, Primary, Size, Task, Value, check_run
@@ -150,6 +151,7 @@ class OwnTraining(Task):
             metrics, logged = self._figures(result)
             rows = rows or logged
         except Exception as problem:
+            check_error(folder, problem)
             error, metrics = one_line(problem), {}
             fault = {"fault": FUNCTION} if isinstance(problem, WrongResult) else {}
         seconds = time.perf_counter() - begun

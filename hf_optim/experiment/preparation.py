@@ -18,8 +18,9 @@ from hf_optim.experiment import flops, footprint, precision, resuming
 from hf_optim.experiment import record as records
 from hf_optim.experiment.budget import Budget, budget, resampled
 from hf_optim.experiment.checkpoint import last_checkpoint, pickled_weights
+from hf_optim.experiment.disk import writing
 from hf_optim.experiment.evaluator import train_part
-from hf_optim.experiment.files import check_tree, read_json, remove, write_json, writing
+from hf_optim.experiment.files import check_tree, read_json, remove, write_json
 from hf_optim.experiment.spec import AUTO, RunSpec
 from hf_optim.experiment.task import Data, Preset, Task, read_data
 

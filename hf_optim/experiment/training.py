@@ -18,6 +18,7 @@ from hf_optim.core.wording import counted
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment import outcome, precision, sharding, trackers
 from hf_optim.experiment import record as records
+from hf_optim.experiment.disk import check_error
 from hf_optim.experiment.evaluation import final_metrics
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.files import write_json, write_rows
@@ -63,6 +64,7 @@ def train(
     Raises:
         UserError: what can be known to be wrong before anything is written: names, values, data files.
         DamagedCheckpoint: with `resume`; there is no record.
+        Unwritable: the disk is full, or takes no file of that size; there is no record.
     """
     folder, started = Path(folder), datetime.now(UTC)
     check_devices()
@@ -124,6 +126,7 @@ def _run(run: Prepared, watch: Watch) -> Measured:
                     f"another process of this run has died or hangs ({one_line(problem)}): no record was "
                     "written; start it again with --resume"
                 ) from problem
+            check_error(run.folder, problem)
             error, pruned = one_line(problem), isinstance(problem, Pruned)
     return measured(watch, metrics, error, pruned)
 

@@ -17,7 +17,8 @@ from hf_optim.core import safe_text as safe
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
-from hf_optim.experiment.files import by_default, unwritable, write_atomically
+from hf_optim.experiment.disk import unwritable
+from hf_optim.experiment.files import by_default, write_atomically
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.task import paths_in
 from hf_optim.study.findings import design, naming, table, verdicts

@@ -16,6 +16,7 @@ from hf_optim.core.shape import Each
 from hf_optim.errors import UserError
 from hf_optim.experiment import leftovers
 from hf_optim.experiment.copying import copy_whole
+from hf_optim.experiment.disk import unwritable
 from hf_optim.experiment.files import (
     LARGEST_RUN,
     Refused,
@@ -24,7 +25,6 @@ from hf_optim.experiment.files import (
     read_bytes,
     read_json,
     read_text,
-    unwritable,
     write_atomically,
     write_json,
 )

@@ -22,6 +22,7 @@ from hf_optim.core.safe_text import html, markdown
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment import files, leftovers
+from hf_optim.experiment.disk import unwritable
 from hf_optim.experiment.record import HISTORY, RECORD
 from hf_optim.experiment.spec import id_of
 from hf_optim.study.folder import questions
@@ -103,7 +104,7 @@ def publish(study: Path, into: Path, complete: Callable[[Path, Published], None]
                 complete(copied, published)
             check_destination(into)  # again: what somebody put there meanwhile stays
     except OSError as error:
-        raise files.unwritable(into, error) from None
+        raise unwritable(into, error) from None
     return published
 
 

@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import own_folder, read_text, unwritable, write_atomically, write_json
+from hf_optim.experiment.disk import unwritable
+from hf_optim.experiment.files import own_folder, read_text, write_atomically, write_json
 from hf_optim.experiment.leftovers import is_left, sweep
 from hf_optim.study.folder import aside, changes, questions
 from hf_optim.study.folder.aside import PLAN, STUDY

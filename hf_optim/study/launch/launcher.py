@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import IO
 
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import own_folder, unwritable
+from hf_optim.experiment.disk import check_disk, unwritable
+from hf_optim.experiment.files import own_folder
 from hf_optim.experiment.record import SHARERS
 from hf_optim.experiment.trackers import Tracked
 from hf_optim.study.folder import changes
-from hf_optim.study.folder.disk import check_disk
 from hf_optim.study.folder.locks import Lock
 from hf_optim.study.launch.messages import Answer, Request
 from hf_optim.study.launch.worker import write_failure

@@ -25,12 +25,12 @@ from typing import Any
 from hf_optim.core import importing
 from hf_optim.core.notes import once
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
-from hf_optim.experiment.files import check_tree, own_folder, read_json, remove, unwritable, write_json
+from hf_optim.experiment.disk import check_disk, check_error, check_space, unwritable
+from hf_optim.experiment.files import check_tree, own_folder, read_json, remove, write_json
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.own_training import FUNCTION, run_alone
 from hf_optim.experiment.record import RECORD
 from hf_optim.experiment.trackers import following
-from hf_optim.study.folder.disk import check_disk, check_space
 from hf_optim.study.folder.locks import Lock
 from hf_optim.study.folder.store import read_status
 from hf_optim.study.launch.messages import Answer, Request
@@ -98,7 +98,8 @@ def execute(request: Request) -> str:
         except importing.Unimportable as error:  # the task's file; nothing has run
             raise UserError(f"{error}; every run would end so: mend it, and the same command goes on") from error
         except Exception as error:
-            check_disk(folder, error)
+            check_error(folder, error)
+            check_disk(folder)
             if read_status(home) is None:
                 write_failure(home, run_id, request.spec, one_line(error), started)
         status = _settled(request, home)
@@ -132,7 +133,8 @@ def _problem(request: Request, home: Path, status: str) -> UserError | None:
     """Why every run would end as this one has; None where not."""
     if status != "ok":
         try:
-            check_disk(request.folder, said=str(_record(home).get("error")))
+            check_error(request.folder, str(_record(home).get("error")))
+            check_disk(request.folder)
         except UserError as error:
             return error
     if (wrong := _unusable(request.folder, home, request.asks)) is not None:

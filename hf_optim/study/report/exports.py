@@ -14,7 +14,8 @@ from hf_optim.core import safe_text
 from hf_optim.core.safe_text import latex as latex_text
 from hf_optim.core.safe_text import terminal
 from hf_optim.errors import UserError
-from hf_optim.experiment.files import unwritable, whole, write_atomically
+from hf_optim.experiment.disk import unwritable
+from hf_optim.experiment.files import whole, write_atomically
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.study.report import tables as texts
 
