@@ -41,6 +41,12 @@ def test_digits_follow_the_deviation(values, decimals):
     assert paper.digits(summarise(values)) == decimals
 
 
+def test_rounding_makes_no_digits_and_no_second_best():
+    """Equal accuracies whose mean differs in the last bit asked for 17 decimals of the whole column."""
+    assert paper.digits(summarise([0.7, 0.7, 0.7])) is None
+    assert paper.digits(summarise([0.7, 0.7 + 1e-16, 0.7])) is None
+
+
 def value(label, seed):
     """b well ahead, c behind, d as b but for chance."""
     noise = 0.001 * ((seed * 7919 + len(label)) % 5)

@@ -67,6 +67,20 @@ def test_curves_count_failures_as_the_untrained_model_and_end_at_the_chosen_tria
     assert failed.failed > 0 and failed.unbiased[0] == pytest.approx(statistics.fmean(values))
 
 
+def test_with_repetitions_a_curve_is_the_mean_of_theirs(tmp_path: Path) -> None:
+    """It was that of the first repetition alone, beside the judged value of all."""
+    planned = expand(YAML.replace("seeds: 3\n", "").replace("  trials: 6\n", "  trials: 3\n  repetitions: 4\n"))
+    folder = whole(planned, tmp_path)
+    now, reader = state(planned, folder)
+    for curve in expected_best.curves(planned, now.searches, reader):
+        mine = [s for s in now.searches if s.optimizer == curve.optimizer]
+        assert len(mine) == 4 and len(curve.unbiased) == 3
+        assert curve.unbiased[-1] == pytest.approx(statistics.fmean(max(t.value for t in s.trials) for s in mine))
+        assert curve.unbiased[0] == pytest.approx(statistics.fmean(t.value for s in mine for t in s.trials))
+    said = tuning_report.markdown(tuning_report.build(records.load(folder)), planned)
+    assert "(the usual one in brackets), the mean over repetitions." in said
+
+
 # --- sensitivity ---
 
 

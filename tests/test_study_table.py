@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from scipy import stats
-from study_fakes import accuracy, make_study
+from study_fakes import accuracy, make_study, replan
 
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
@@ -27,6 +28,29 @@ from hf_optim.study.report import tables as output
 def load(folder: Path) -> tuple[records.Results, list[table.TaskTable]]:
     results = records.load(folder)
     return results, table.build(results)
+
+
+def test_other_metrics_are_over_units_too_and_with_decimals_of_their_own(tmp_path: Path) -> None:
+    """Below the tables stands that ± is over units; it was over runs. An accuracy beside large losses was "0.0"."""
+
+    def average(plan: dict) -> None:
+        plan["per_unit"] = 2
+        plan["looks"] = [4]
+
+    folder = make_study(tmp_path, seeds=8)
+    replan(folder, average)
+    results, (task_table,) = load(folder)
+    for row in task_table.rows:
+        losses = [1 - accuracy(row.optimizer, s) for s in range(8)]
+        units = [(a + b) / 2 for a, b in zip(losses[::2], losses[1::2], strict=True)]
+        assert (row.others["test_loss"].n, row.mean.n) == (4, 4)
+        assert row.others["test_loss"].sd == pytest.approx(stats.tstd(units))
+    large = dataclasses.replace(
+        task_table,
+        rows=tuple(dataclasses.replace(r, values={s: 1e9 * v for s, v in r.values.items()}) for r in task_table.rows),
+    )
+    assert large.decimals == 1 and large.decimals_of("accuracy_gap") == 5
+    assert "0.03000" in output.markdown([large], results.plan.title)
 
 
 def test_numbers_are_those_of_the_records(tmp_path: Path) -> None:

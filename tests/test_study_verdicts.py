@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_optim.study.statistics import failures, looks, places, scores, speedup
+from hf_optim.study.statistics import comparisons, failures, intervals, looks, omnibus, places, scores, speedup
 from hf_optim.study.statistics import paired as s
 
 NAN = math.nan
@@ -99,6 +99,35 @@ def test_equal_differences_of_a_counted_metric_are_rounded_not_certain() -> None
     assert s.difference_p(s.mean_difference([grain] * 3, grain / 2)) == pytest.approx(0.074, abs=0.001)
     assert math.isnan(s.difference_p(s.mean_difference([0.3] * 5)))
     assert s.difference_p(s.mean_difference([0.0] * 5)) == 1.0
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-3, 1.0, 1e9])
+def test_verdicts_do_not_depend_on_the_unit_of_the_metric(size: float) -> None:
+    """Losses of 1e-12 were taken to be equal but for rounding, and equal differences of 1e9 to be sure to a bit."""
+    rng = np.random.default_rng(4)
+    base = (1 + 0.01 * rng.normal(size=8)).tolist()
+    better = [b - 0.03 + 0.01 * x for b, x in zip(base, rng.normal(size=8), strict=True)]
+    wanted = stats.ttest_rel(better, base).pvalue
+    (c,) = comparisons.compare([[(a * size, b * size) for a, b in zip(better, base, strict=True)]], [False])
+    assert (c.verdict, c.p) == ("better", pytest.approx(wanted))
+    (same,) = comparisons.compare([[((b - 1e-6) * size, b * size) for b in base]], [False])
+    assert same.verdict == "no verdict" and "the same difference" in same.reason
+    effect = intervals.effect([(a * size, b * size) for a, b in zip(better, base, strict=True)], False)
+    d = np.array(base) - np.array(better)
+    assert effect.d_z == pytest.approx(d.mean() / d.std(ddof=1))
+    table = np.array([base, better, drawn(5, 8, 1.0)]).T
+    assert omnibus.anova(table * size).f == pytest.approx(omnibus.anova(table).f)  # type: ignore[union-attr]
+
+
+def test_units_of_equal_sum_are_a_tie_and_equal_values_have_no_deviation() -> None:
+    """Two seeds of a counted metric averaged differ in the last bit in one tie of five, which was a win."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        a, b, c = rng.integers(440, 480, 3).tolist()
+        mine, other = ([x / 500 for x in counted] for counted in ((a, b), (c, a + b - c)))
+        first, second = failures.with_worst([mine], [other], True)
+        assert first == second and s.win_rate([x - y for x, y in zip(first, second, strict=True)])[0] == 0.5
+    assert all(s.summarise([k / 1000] * n).sd == 0 for k in range(1, 1000, 7) for n in range(2, 12))
 
 
 # --- failures ---
@@ -206,6 +235,12 @@ def test_open_ends_are_open() -> None:
     baseline = np.array([[0.0, 1.0], [0.1, 1.05], [0.0, 0.97]])
     factor = speedup.invert(baseline, [2.0, 2.5, 1.2], (1.0, 2.0))
     assert math.isnan(factor.high) and not math.isnan(factor.low) and factor.most == 2.0
+    # The ends are where the test begins to reject, not the nearest of the factors that were tried.
+    d = np.array(drawn(6, 8, 1.0)) * 0.2 + 0.5
+    logs = np.log([0.5, 1.0, 8.0])
+    ends = d.mean() + np.array([-1, 1]) * stats.t.ppf(0.975, 7) * stats.sem(d)
+    exact = speedup.invert(np.tile(logs, (8, 1)), d.tolist(), (0.5, 1.0, 8.0))
+    assert [exact.low, exact.high] == pytest.approx(np.exp(ends), rel=1e-9)
     far = speedup.invert(baseline, [9.0, 9.1, 9.05], (1.0, 2.0))
     assert (far.low, math.isnan(far.high)) == (2.0, True)
     assert speedup.invert(baseline, [-9.0, -9.1, -9.05], (1.0, 2.0)).high == 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_optim.study.folder.stages import Search, Trial, validation_metric
@@ -19,12 +19,12 @@ from hf_optim.study.plan.plan import Plan
 
 @dataclass(frozen=True)
 class Curve:
-    """One optimizer on one task: what k = 1, 2, ... trials give.
+    """One optimizer on one task: what k = 1, 2, ... trials give, on average over the repetitions of the tuning.
 
     `unbiased` and `biased` estimate the best validation value; `test` is the test value, on the tuning seed, of the
     setting that k trials would choose (NaN if they may all fail). A trial that failed or was stopped early counts as
     the model before training or as the worst of the others, whichever is worse. `judged` is the mean test value of the
-    chosen setting over the judged seeds, NaN before they are in.
+    chosen settings over the judged seeds, NaN before they are in.
     """
 
     task: str
@@ -48,17 +48,41 @@ def biased_weights(n: int, k: int) -> list[float]:
 
 
 def curves(plan: Plan, searches: Sequence[Search], reader: RecordStore) -> list[Curve]:
-    """The curve of every optimizer whose trials are all in, for the study's own tuning seed (the first repetition)."""
+    """The curve of every optimizer whose trials are all in: the mean over the repetitions that all on its task have."""
     if plan.tuning is None:
         return []
     tasks = {task["label"]: task for task in plan.tasks}
-    drawn = []
+    own = {plan.tuning_seed(unit) for unit in range(plan.looks[-1])}
+    drawn: dict[str, dict[str, dict[int, Curve]]] = {}
     for search in searches:
-        if search.choice and search.trials and search.seed == plan.tuning_seed(0) and search.budget == 1:
+        if search.choice and search.trials and search.seed in own and search.budget == 1:
             task = tasks[search.task]
             same = [trial for other in searches if _alike(other, search) for trial in other.trials]
-            drawn.append(_curve(plan, task, search, _before(task, same, reader), reader))
-    return drawn
+            curve = _curve(plan, task, search, _before(task, same, reader), reader)
+            drawn.setdefault(search.task, {}).setdefault(search.optimizer, {})[search.seed] = curve
+    shared = {task: set.intersection(*map(set, mine.values())) for task, mine in drawn.items()}
+    return [
+        _over_repetitions([each[seed] for seed in sorted(shared[task])])
+        for task, mine in drawn.items()
+        for each in mine.values()
+        if shared[task]
+    ]
+
+
+def _over_repetitions(each: Sequence[Curve]) -> Curve:
+    """The mean curve, as far as every repetition has trials."""
+
+    def mean(columns: Sequence[Sequence[float]]) -> tuple[float, ...]:
+        return tuple(math.fsum(column) / len(column) for column in zip(*columns, strict=False))
+
+    return replace(
+        each[0],
+        failed=sum(c.failed for c in each),
+        pruned=sum(c.pruned for c in each),
+        unbiased=mean([c.unbiased for c in each]),
+        biased=mean([c.biased for c in each]),
+        test=mean([c.test for c in each]),
+    )
 
 
 def _alike(a: Search, b: Search) -> bool:

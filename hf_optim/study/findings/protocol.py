@@ -175,7 +175,7 @@ def markdown(protocol: Protocol, plan: Plan) -> str:
             ]
         lines += _table([_choice_cells(choice, plan.tuning["prune"] != "none") for choice in protocol.chosen])
     lines += [*(f"- {safe.markdown(note)}" for note in protocol.notes), ""] if protocol.notes else []
-    lines += _expected(protocol.expected)
+    lines += _expected(protocol.expected, any(choice.repetition for choice in protocol.chosen))
     lines += _sensitivity(protocol.sensitivity)
     lines += _shares(protocol.shares)
     return "\n".join(lines).rstrip() + "\n"
@@ -211,13 +211,14 @@ def _choice_cells(choice: Chosen, pruning: bool) -> dict[str, str]:
     }
 
 
-def _expected(curves: Sequence[expected_best.Curve]) -> list[str]:
+def _expected(curves: Sequence[expected_best.Curve], repeated: bool) -> list[str]:
     lines: list[str] = []
+    over = ", the mean over repetitions" if repeated else ""
     for task in dict.fromkeys(curve.task for curve in curves):
         mine = [curve for curve in curves if curve.task == task]
         budgets = _budgets(max(len(c.unbiased) for c in mine))
         lines += [f"## {safe.markdown(task)}: expected best of k trials", ""]
-        lines += ["On the validation split, by the unbiased estimator (the usual one in brackets).", ""]
+        lines += [f"On the validation split, by the unbiased estimator (the usual one in brackets){over}.", ""]
         rows = []
         for curve in mine:
             cells = {"optimizer": curve.optimizer}

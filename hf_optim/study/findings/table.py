@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics as plain_statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.statistics.comparisons import Comparison
-from hf_optim.study.statistics.paired import Summary, summarise
+from hf_optim.study.statistics.paired import Summary, summarise, unit_mean
 
 # Shown beside the primary metric where the records have them.
 OTHERS = ("test_loss", "train_loss", "loss_gap", "accuracy_gap")
@@ -138,8 +138,11 @@ class TaskTable:
     @property
     def decimals(self) -> int:
         """How many decimals the metric is shown with."""
-        largest = max((abs(v) for row in self.rows for v in row.values.values()), default=1.0)
-        return 3 + leading(largest) if largest < 0.1 else 4 if largest < 10 else 3 if largest < 100 else 1
+        return _decimals([v for row in self.rows for v in row.values.values()])
+
+    def decimals_of(self, name: str) -> int:
+        """The same for one of `OTHERS`, which may be of quite another size."""
+        return _decimals([row.others[name].mean for row in self.rows if row.others[name].n])
 
 
 def for_readers(tables: Sequence[TaskTable], names: Mapping[str, str]) -> list[TaskTable]:
@@ -198,6 +201,11 @@ def note(results: Results) -> str:
     return f"{naming.scope(plan)}\n\n{text}"
 
 
+def _decimals(values: Sequence[float]) -> int:
+    largest = max(map(abs, values), default=1.0)
+    return 3 + leading(largest) if 0 < largest < 0.1 else 4 if largest < 10 else 3 if largest < 100 else 1
+
+
 def _rank(row: Row, greater: bool) -> tuple[int, float]:
     if row.mean.n == 0:
         return 2, 0.0
@@ -213,7 +221,7 @@ def _row(
     place: tuple[int, int] | None,
 ) -> Row:
     values: dict[int, float] = {}
-    fine: list[Mapping[str, Any]] = []
+    fine: dict[int, Mapping[str, Any]] = {}
     planned = failed = missing = 0
     arm = results.standing.arms.get((task["label"], optimizer), Arm())
     lost = lost_seeds(results.plan, arm)
@@ -227,7 +235,7 @@ def _row(
             failed += 1
             continue
         values[run.seed] = value
-        fine.append(record)
+        fine[run.seed] = record
     units = _units(results.plan, values)
     return Row(
         optimizer=optimizer,
@@ -238,8 +246,8 @@ def _row(
         units=units,
         mean=summarise(list(units.values())),
         comparison=compared,
-        others={name: summarise(_numbers(fine, "metrics", name)) for name in OTHERS},
-        costs={key: _median(_numbers(fine, place, name)) for key, (place, name, _) in COSTS.items()},
+        others={name: _other(results.plan, fine, name) for name in OTHERS},
+        costs={key: _median(_numbers(fine.values(), place, name)) for key, (place, name, _) in COSTS.items()},
         baseline=optimizer == results.plan.baseline,
         named=naming.named(results.plan, optimizer),
         place=place,
@@ -261,10 +269,16 @@ def _units(plan: Plan, values: Mapping[int, float]) -> dict[int, float]:
     for i, seed in enumerate(plan.seeds):
         if seed in values:
             units.setdefault(i // plan.per_unit, []).append(values[seed])
-    return {unit: math.fsum(some) / len(some) for unit, some in units.items()}
+    return {unit: unit_mean(some) for unit, some in units.items()}
 
 
-def _numbers(records: Sequence[Mapping[str, Any]], place: str, name: str) -> list[float]:
+def _other(plan: Plan, fine: Mapping[int, Mapping[str, Any]], name: str) -> Summary:
+    """A metric beside the primary one, over units like that; nothing where a run lacks it."""
+    values = _numbers(fine.values(), "metrics", name)
+    return summarise(list(_units(plan, dict(zip(fine, values, strict=False))).values()))
+
+
+def _numbers(records: Iterable[Mapping[str, Any]], place: str, name: str) -> list[float]:
     if name.endswith("_a_step"):
         values = [_a_step(record.get(place) or {}, name.removesuffix("_a_step")) for record in records]
     else:

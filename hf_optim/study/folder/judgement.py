@@ -112,14 +112,21 @@ class _Study:
 
     def advantages(self, task: str, first: str, second: str, units: int) -> list[float]:
         """By how much the first is better in each unit, its failures and the second's counted as the worst of both."""
+        return self._against(task, first, second, units)[0]
+
+    def _against(self, task: str, first: str, second: str, units: int) -> tuple[list[float], float]:
+        """The advantages, and the size of what they are differences of."""
         a, b = failures.with_worst(*self.shared(task, first, second, units), self.greater[task])
-        return [x - y if self.greater[task] else y - x for x, y in zip(a, b, strict=True)]
+        return [x - y if self.greater[task] else y - x for x, y in zip(a, b, strict=True)], max(
+            map(abs, a + b), default=0.0
+        )
 
     def means(self, task: str, first: str, second: str) -> list[MeanDifference]:
         """The mean advantage at each look; its deviation is at least what rounding alone allows for."""
         grain = max(self.arms.get((task, label), Arm()).grain for label in (first, second))
         least = grain / 2 / math.sqrt(self.per_unit)
-        return [mean_difference(self.advantages(task, first, second, n), least) for n in self.looks]
+        known = [self._against(task, first, second, n) for n in self.looks]
+        return [mean_difference(advantages, least, largest) for advantages, largest in known]
 
     def rates(
         self, task: str, first: str, second: str, units: int

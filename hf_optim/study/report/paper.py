@@ -10,7 +10,7 @@ from hf_optim.core import safe_text as safe
 from hf_optim.core.wording import either
 from hf_optim.study.findings.table import EXPLORATORY, FEWER_APART, Row, TaskTable, arrow, worse_and_tied
 from hf_optim.study.report.summary import words
-from hf_optim.study.statistics.paired import Summary
+from hf_optim.study.statistics.paired import ROUNDING, Summary
 
 FORMATS = ("latex", "markdown", "csv")
 #: what stands behind a number for a verdict against the baseline, as text and in LaTeX; in brackets where exploratory
@@ -60,7 +60,7 @@ def digits(summary: Summary) -> int | None:
     """The decimals that a mean and its deviation are good for: one figure of the deviation, two where it begins with
     1; None without a deviation.
     """
-    if summary.n < 2 or not summary.sd > 0:
+    if summary.n < 2 or not summary.sd > ROUNDING * abs(summary.mean):
         return None
     leading, exponent = f"{summary.sd:.0e}".split("e")  # rounded first: 0.096 is 0.1
     return max(0, -int(exponent) + (leading == "1"))
@@ -82,7 +82,7 @@ def _cell(row: Row, decimals: int, best: float) -> Cell:
         f"{row.mean.mean:.{decimals}f}",
         f"{row.mean.sd:.{decimals}f}" if row.mean.n > 1 else "",
         row.mean.n,
-        not row.failed and row.mean.mean == best,
+        not row.failed and math.isclose(row.mean.mean, best, rel_tol=ROUNDING),
         row.tied if row.place else None,
         "baseline" if row.baseline else row.verdict,
         row.state,

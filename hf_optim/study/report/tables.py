@@ -47,7 +47,7 @@ def markdown(tables: Sequence[TaskTable], title: str) -> str:
         if shown:
             lines += markdown_table(
                 [
-                    {"optimizer": r.optimizer, **{n: spread(r.others[n], table.decimals) for n in shown}}
+                    {"optimizer": r.optimizer, **{n: spread(r.others[n], table.decimals_of(n)) for n in shown}}
                     for r in table.rows
                 ]
             )

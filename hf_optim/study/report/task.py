@@ -264,7 +264,7 @@ def _others(task: Mapping[str, Any], task_table: TaskTable, styles: Mapping[str,
         return ""
     lines = [
         f"<tr>{name_cell(row.optimizer, styles[row.optimizer])}"
-        + "".join(f"<td>{spread(row.others[n], task_table.decimals)}</td>" for n in shown)
+        + "".join(f"<td>{spread(row.others[n], task_table.decimals_of(n))}</td>" for n in shown)
         + "</tr>"
         for row in task_table.rows
     ]

@@ -92,7 +92,9 @@ def compare(
     advantages = [
         [a - b if up else b - a for a, b in task_pairs] for task_pairs, up in zip(pairs, greater_is_better, strict=True)
     ]  # fmt: skip
-    claims = [Claim([mean_difference(d)], m) for d, m in zip(advantages, stated, strict=True)]
+    sizes = [max((abs(v) for pair in task_pairs for v in pair), default=0.0) for task_pairs in pairs]
+    means = [mean_difference(d, largest=size) for d, size in zip(advantages, sizes, strict=True)]
+    claims = [Claim([mean], m) for mean, m in zip(means, stated, strict=True)]
     tests = max(1, sum(len(d) > 1 for d in advantages))
     return [
         comparison(decision, d, (max(2, len(d)),), tests, m, up)

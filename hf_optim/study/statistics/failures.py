@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hf_optim.study.statistics.holm import at_most_one, tarone_holm
 from hf_optim.study.statistics.looks import shares
-from hf_optim.study.statistics.paired import ALPHA, NAN, clopper_pearson
+from hf_optim.study.statistics.paired import ALPHA, NAN, clopper_pearson, unit_mean
 
 Runs = Sequence[float]  # the values of one unit's runs, NaN for one that failed
 
@@ -69,7 +69,7 @@ def with_worst(first: Sequence[Runs], second: Sequence[Runs], greater: bool) -> 
 
 
 def _means(units: Sequence[Runs], worst: float) -> list[float]:
-    return [math.fsum([v if v == v else worst for v in runs]) / len(runs) for runs in units]
+    return [unit_mean([v if v == v else worst for v in runs]) for runs in units]
 
 
 def fisher(a: int, n: int, b: int, m: int) -> tuple[float, float]:

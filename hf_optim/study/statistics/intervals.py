@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_optim.study.statistics.paired import NAN, Summary, summarise, t_quantile, win_rate
+from hf_optim.study.statistics.paired import NAN, ROUNDING, Summary, summarise, t_quantile, win_rate
 
 Array = NDArray[np.float64]
 
@@ -75,8 +75,9 @@ def effect(pairs: Sequence[tuple[float, float]], greater_is_better: bool) -> Eff
     if len(a) > 1:
         d = a - b
         spread, average = float(d.std(ddof=1)), float(a.std(ddof=1) + b.std(ddof=1)) / 2
-        d_z = float(d.mean()) / spread if spread > 1e-12 * max(1.0, abs(float(d.mean()))) else NAN
-        d_av = float(d.mean()) / average if average > 1e-12 * max(1.0, abs(float(d.mean()))) else NAN
+        rounding = ROUNDING * float(max(np.abs(a).max(), np.abs(b).max()))
+        d_z = float(d.mean()) / spread if spread > rounding else NAN
+        d_av = float(d.mean()) / average if average > rounding else NAN
     return Effect(d_z, d_av, Estimate(*win_rate(list(a - b))), improvement(a, b))
 
 

@@ -81,7 +81,7 @@ def anova(table: Array) -> Anova | None:
     between = n * float(((table.mean(axis=0) - grand) ** 2).sum())
     rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + grand
     within = float((rest**2).sum())
-    if within <= 1e-20 * max(1.0, float((table**2).sum())):
+    if within <= 1e-20 * float((table**2).sum()):
         return None
     freedom = k - 1, (k - 1) * (n - 1)
     f = between / freedom[0] / (within / freedom[1])

@@ -16,6 +16,7 @@ ALPHA = 0.05
 POWER = 0.80
 NAN = math.nan
 MOST_UNITS = 1000  # nobody will run more
+ROUNDING = 1e-12  # what is equal in decimals differs by less, as a share of its size, once averaged or subtracted
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Summary:
 class MeanDifference:
     """A mean over n units with what a t-test needs: its standard error and degrees of freedom.
 
-    `sd` is the deviation of a unit, `error` NaN below two units and 0 where nothing varies and no grain is known.
+    `sd` is the deviation of a unit, `error` NaN below two units and 0 where nothing varies and no grain is known. What
+    is no more than `rounding` may be made by floating-point numbers alone.
     """
 
     n: int
@@ -43,12 +45,17 @@ class MeanDifference:
     sd: float
     error: float
     freedom: float
+    rounding: float = ROUNDING
 
     @property
     def flat(self) -> bool:
         """Whether nothing varies, so that no test can be made."""
-        # Equal decimals differ in the last bits once subtracted, so "no variance" needs a tolerance.
-        return not self.error > 1e-12 * max(1.0, abs(self.value))
+        return not self.error > self.rounding
+
+
+def unit_mean(values: Sequence[float]) -> float:
+    """The mean of a unit's runs, to thirteen figures: two units of the same runs' sum are a tie, not a win by a bit."""
+    return values[0] if len(values) == 1 else float(f"{math.fsum(values) / len(values):.13g}")
 
 
 def summarise(values: Sequence[float], level: float = 1 - ALPHA) -> Summary:
@@ -56,7 +63,8 @@ def summarise(values: Sequence[float], level: float = 1 - ALPHA) -> Summary:
     n = len(values)
     if n == 0:
         return Summary(0, NAN, NAN, NAN, NAN)
-    mean = math.fsum(values) / n
+    # Equal values have no deviation; that of their rounded mean would have figures, and ask for as many decimals.
+    mean = values[0] if min(values) == max(values) else math.fsum(values) / n
     if n == 1:
         return Summary(1, mean, NAN, NAN, NAN)
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
@@ -64,8 +72,11 @@ def summarise(values: Sequence[float], level: float = 1 - ALPHA) -> Summary:
     return Summary(n, mean, sd, mean - half, mean + half)
 
 
-def mean_difference(differences: Sequence[float], least_sd: float = 0.0) -> MeanDifference:
-    """The mean of paired differences; their deviation is taken to be at least `least_sd`.
+def mean_difference(
+    differences: Sequence[float], least_sd: float = 0.0, largest: float | None = None
+) -> MeanDifference:
+    """The mean of paired differences; their deviation is taken to be at least `least_sd`. `largest` is the size of what
+    was subtracted, which says what rounding may make of equal differences (default: 1, or the mean where that is more).
 
     A metric that is counted on N samples has a grain of 1/N: differences that happen to be equal, or nearly so, are
     rounded, not certain. Half a grain is the deviation that rounding alone allows for.
@@ -74,7 +85,8 @@ def mean_difference(differences: Sequence[float], least_sd: float = 0.0) -> Mean
     if summary.n < 2:
         return MeanDifference(summary.n, summary.mean, NAN, NAN, NAN)
     sd = max(summary.sd, least_sd)
-    return MeanDifference(summary.n, summary.mean, sd, sd / math.sqrt(summary.n), summary.n - 1)
+    size = max(1.0, abs(summary.mean)) if largest is None else largest
+    return MeanDifference(summary.n, summary.mean, sd, sd / math.sqrt(summary.n), summary.n - 1, ROUNDING * size)
 
 
 def difference_p(difference: MeanDifference) -> float:
@@ -88,7 +100,7 @@ def difference_p(difference: MeanDifference) -> float:
     if difference.n < 2:
         return NAN
     if difference.flat:
-        return 1.0 if abs(difference.value) <= 1e-12 else NAN
+        return 1.0 if abs(difference.value) <= difference.rounding else NAN
     return float(2 * stdtr(difference.freedom, -abs(difference.value) / difference.error))
 
 

@@ -29,9 +29,10 @@ def score(means: Sequence[MeanDifference], units: Sequence[float]) -> MeanDiffer
     errors = [mean.error / unit / t for mean, unit in zip(means, units, strict=True)]
     error = math.hypot(*errors)  # squares of a diverged run's would be beyond all numbers
     n = min(mean.n for mean in means)
+    rounding = math.fsum(mean.rounding / unit for mean, unit in zip(means, units, strict=True)) / t
     if error <= 0:
-        return MeanDifference(n, value, 0.0, 0.0, NAN)
+        return MeanDifference(n, value, 0.0, 0.0, NAN, rounding)
     each = [mean.freedom for mean in means]
     shares = [(part / error) ** 2 for part in errors]  # of the variance
     freedom = 1 / math.fsum(p**2 * (nu + 2) / nu**2 for p, nu in zip(shares, each, strict=True))
-    return MeanDifference(n, value, error * math.sqrt(n), error, max(freedom, min(each)))
+    return MeanDifference(n, value, error * math.sqrt(n), error, max(freedom, min(each)), rounding)

@@ -59,15 +59,31 @@ def invert(
         logs = np.sort(np.append(logs, math.log(value)))
     curves = np.array([np.interp(logs, np.log(budgets), row) for row in baseline])
     d = np.asarray(other, dtype=float)[:, None] - curves  # (units, factors)
-    mean, sd = d.mean(axis=0), np.maximum(d.std(axis=0, ddof=1), least_sd)
-    inside = np.abs(mean) <= stdtrit(n - 1, 1 - level / 2) * sd / math.sqrt(n)
+    critical = float(stdtrit(n - 1, 1 - level / 2)) / math.sqrt(n)
+    mean, inside = d.mean(axis=0), _kept(d, critical, least_sd)
     if not inside.any():
         ends = (most, NAN) if mean[-1] > 0 else (NAN, least)
         return SpeedUp(n, value, *ends, least, most)
     kept = np.flatnonzero(inside)
-    low = NAN if kept[0] == 0 else math.exp(logs[kept[0]])
-    high = NAN if kept[-1] == len(logs) - 1 else math.exp(logs[kept[-1]])
+    first, last = kept[0], kept[-1]
+
+    def end(i: int, j: int) -> float:
+        """Where between a kept factor i and its neighbour j, which is not, the test begins to reject."""
+        within, beyond = 0.0, 1.0
+        for _ in range(40):  # between two factors the curves are as good as straight
+            middle = (within + beyond) / 2
+            taken = bool(_kept(d[:, i] + middle * (d[:, j] - d[:, i]), critical, least_sd))
+            within, beyond = (middle, beyond) if taken else (within, middle)
+        return math.exp(logs[i] + within * (logs[j] - logs[i]))
+
+    low = NAN if first == 0 else end(first, first - 1)
+    high = NAN if last == len(logs) - 1 else end(last, last + 1)
     return SpeedUp(n, value, low, high, least, most)
+
+
+def _kept(d: NDArray[np.float64], critical: float, least_sd: float) -> NDArray[np.bool_]:
+    """Whether the test does not reject, for differences by unit (and factor)."""
+    return np.asarray(np.abs(d.mean(axis=0)) <= critical * np.maximum(d.std(axis=0, ddof=1), least_sd))
 
 
 def _crossing(logs: NDArray[np.float64], mean: NDArray[np.float64]) -> float:
