@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from study_fakes import accuracy, make_study, replan
+from tuning_fakes import YAML, even, expand, one_in_vain, whole
 
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
-from hf_optim.study.folder import merge, questions
+from hf_optim.study.findings import table
+from hf_optim.study.folder import merge, pairs, questions
 from hf_optim.study.folder import results as records
 
 
@@ -27,6 +29,32 @@ def two(tmp_path: Path) -> list[str]:
     """Two studies of the same plan on other tasks, one run of the first failed."""
     first = make_study(tmp_path / "one", tasks=("MLP",), failed=[("adan", 1)])
     return [str(first), str(make_study(tmp_path / "two", tasks=("CNN",), seeds=2))]
+
+
+def test_a_run_in_vain_is_failed_wherever_runs_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report's table had one of three failed, `results --by` and runs.csv none, and a mean that held it."""
+    one_in_vain(tmp_path)
+    code, out, _ = command(capsys, "results", str(tmp_path), "--by", "optimizer")
+    assert code == 0 and [line.split()[:4] for line in out.splitlines() if "SMARAN" in line] == [
+        ["SMARAN", "3", "2", "1"]
+    ]
+    assert main(["report", str(tmp_path)]) == 0
+    rows = [row for row in csv.DictReader((tmp_path / "runs.csv").open()) if row["status"] != "ok"]
+    assert [(row["optimizer"], row["seed"], row["status"], row["error"]) for row in rows] == [
+        ("SMARAN", "2", "failed", "no better on validation than untrained")
+    ]
+
+
+def test_the_means_of_a_comparison_are_those_of_the_table(tmp_path: Path) -> None:
+    """Over units: with a failed run in one of them the mean over runs is another."""
+    text = YAML.replace("seeds: 3\n", "").replace("  trials: 6\n", "  trials: 3\n  repetitions: 3\n  seeds: 2\n")
+    planned = expand(text)
+    folder = whole(planned, tmp_path, lambda run: None if run.optimizer == "SMARAN" and run.seed == 1 else even(run))
+    loaded = records.load(folder)
+    (row,), _ = pairs.compare([loaded], [], "SMARAN", "adamw")
+    (task_table,) = table.build(loaded)
+    means = {r.optimizer: r.mean.mean for r in task_table.rows}
+    assert [row["a mean"], row["b mean"]] == pytest.approx([means["SMARAN"], means["adamw"]], abs=1e-12)
 
 
 def test_runs_are_grouped_by_a_setting_that_is_a_list(

@@ -14,6 +14,7 @@ from hf_optim.study.plan.plan import Plan, Run
 Key = tuple[str, str]  # task's label, optimizer's label
 #: what tells two runs apart that have the same metric by chance
 TRACES = ("train_loss", "validation_loss", "test_loss")
+IN_VAIN = "no better on validation than untrained"
 
 
 @dataclass
@@ -87,6 +88,20 @@ def outcome(task: Mapping[str, Any], record: Mapping[str, Any], untrained: float
     gain = number(metrics.get(validation_metric(task))) - untrained
     gain = gain if task["primary"]["greater_is_better"] else -gain
     return (math.nan if gain <= 0 else value), gain
+
+
+def in_vain(
+    task: Mapping[str, Any],
+    run: Run,
+    record: Mapping[str, Any],
+    store: RecordStore,
+    before: dict[tuple[str, int], float],
+) -> bool:
+    """Whether a run ended as it should and is a failure all the same, for `IN_VAIN`; `before` keeps what is read."""
+    value = number((record.get("metrics") or {}).get(task["primary"]["name"]))
+    if record.get("status") != "ok" or math.isnan(value):
+        return False
+    return math.isnan(outcome(task, record, _untrained(task, run, store, before))[0])
 
 
 def _untrained(task: Mapping[str, Any], run: Run, store: RecordStore, before: dict[tuple[str, int], float]) -> float:

@@ -13,7 +13,7 @@ from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.rows import Row, as_float, cell, outcome, where
 from hf_optim.study.plan.units import SETTINGS
 from hf_optim.study.statistics.comparisons import compare as compare_all
-from hf_optim.study.statistics.paired import summarise
+from hf_optim.study.statistics.paired import summarise, unit_mean
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def _pair(judgement: judging.Judgement, task: Mapping[str, Any], a: str, b: str)
 
 def _mean(results: Results, task: str, label: str) -> float | None:
     arm = results.standing.arms.get((task, label))
-    values = [v for runs in arm.values.values() for v in runs if v == v] if arm else []
-    return cell(summarise(values).mean)
+    finished = [[v for v in runs if v == v] for runs in arm.values.values()] if arm else []
+    return cell(summarise([unit_mean(values) for values in finished if values]).mean)  # as in the report's table
 
 
 def _across(rows: Sequence[Row], a: str, b: str, said: Mapping[tuple[str, str], set[bool]]) -> list[Row]:

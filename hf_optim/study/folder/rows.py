@@ -15,6 +15,7 @@ from hf_optim.core.validate import closest
 from hf_optim.core.wording import either
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
+from hf_optim.study.folder.outcomes import IN_VAIN, in_vain
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import optimizer_label
 from hf_optim.study.plan.plan import Run, flatten
@@ -28,22 +29,26 @@ _CONDITION = re.compile(r"\s*([^\s!<>=]+)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*")
 def of(results: Results) -> list[Row]:
     """A row a run: the judged ones in the plan's order, other stages' after them, then runs that are not planned.
 
-    Columns: study, task and optimizer (labels), seed, id, status (ok, failed, missing), stage (judged, tuning,
-    speedup, carried, sensitivity, variance, or none for a run that is in the folder and no longer in the plan), metric
-    and value (the primary metric), error; every metric by its name; time, memory, data, environment and execution
-    by theirs; and what decided the run, as `spec.optimizer.lr`.
+    Columns: study, task and optimizer (labels), seed, id, status (ok, failed, missing; failed also where a judged run
+    is no better than untrained, as in verdicts), stage (judged, tuning, speedup, carried, sensitivity, variance, or
+    none for a run that is in the folder and no longer in the plan), metric and value (the primary metric), error; every
+    metric by its name; time, memory, data, environment and execution by theirs; and what decided the run, as
+    `spec.optimizer.lr`.
     """
     plan = results.plan
-    primary = {t["label"]: t["primary"]["name"] for t in plan.tasks}
+    tasks = {t["label"]: t for t in plan.tasks}
     store = results.store
     rows, seen = [], set()
+    before: dict[tuple[str, int], float] = {}
     for stage, run in _staged(results):
         if run.id in seen:
             continue
         seen.add(run.id)
         head = {"study": plan.name, "task": run.task, "optimizer": run.optimizer, "seed": run.seed, "id": run.id}
         record = results.records.get(run.id) or store.record(run.id)
-        row = _row({**head, "stage": stage}, run.spec, record, primary[run.task])
+        row = _row({**head, "stage": stage}, run.spec, record, tasks[run.task]["primary"]["name"])
+        if record is not None and stage == "judged" and in_vain(tasks[run.task], run, record, store, before):
+            row |= {"status": "failed", "error": IN_VAIN}
         rows.append(row if record is not None else {**row, "error": store.unreadable.get(run.id)})
     for file in sorted((results.folder / "runs").glob("*/record.json")):
         if file.parent.name in seen or (record := store.record(file.parent.name)) is None:
