@@ -22,6 +22,7 @@ from hf_optim.study.folder import stages
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan import variance
 from hf_optim.study.plan.plan import Plan, Run
+from hf_optim.study.report import sections
 
 PLAIN = YAML[: YAML.index("tuning:")]
 
@@ -165,6 +166,9 @@ def test_shares_are_those_of_the_variances(tmp_path: Path) -> None:
     # chi-squared with 3 degrees of freedom: 0.2158 and 9.3484 are its 2.5 % and 97.5 % points
     assert shares["split"].low == pytest.approx(shares["split"].sd * math.sqrt(3 / 9.3484), rel=1e-4)
     assert shares["split"].high == pytest.approx(shares["split"].sd * math.sqrt(3 / 0.2158), rel=1e-3)
+    # The page has the interval too: a share without it is read as more than an order of magnitude.
+    page = sections.shares(tuning_report.build(records.load(tmp_path)))
+    assert "95 % interval" in page and f"{shares['split'].low:.4g} to {shares['split'].high:.4g}" in page
     # The judged runs are those of any other study.
     assert all(not {*effect} & {*run.spec["overrides"]} for run in now.runs)
 

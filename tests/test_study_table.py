@@ -23,11 +23,23 @@ from hf_optim.study.folder import results as records
 from hf_optim.study.report import charts
 from hf_optim.study.report import html as report
 from hf_optim.study.report import tables as output
+from hf_optim.study.statistics.paired import Summary
 
 
 def load(folder: Path) -> tuple[records.Results, list[table.TaskTable]]:
     results = records.load(folder)
     return results, table.build(results)
+
+
+def test_no_rounding_hides_on_which_side_a_verdict_lies() -> None:
+    """p was 0.050 and an end of the interval +0.0000 on both sides."""
+    assert [cells.p_text(p) for p in (0.0496, 0.0499996, 0.05, 0.0502, 0.0314, 0.0009, 1.0, math.nan)] == [
+        "0.0496", "0.0499996", "0.050", "0.0502", "0.031", "<0.001", "1.000", "–"
+    ]  # fmt: skip
+    better, open_, zero = (Summary(9, 0.005, 0.01, low, 0.01) for low in (0.000004, -0.00003, 0.0))
+    assert cells.interval(better, 4, sign=True) == "[+0.000004, +0.010000]"
+    assert cells.interval(open_, 4, sign=True) == "[-0.00003, +0.01000]"
+    assert cells.interval(zero, 4, sign=True) == "[+0.0000, +0.0100]"
 
 
 def test_other_metrics_are_over_units_too_and_with_decimals_of_their_own(tmp_path: Path) -> None:

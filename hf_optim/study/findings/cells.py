@@ -6,7 +6,7 @@ import math
 
 from hf_optim.core.numerals import size_text
 from hf_optim.study.findings.table import Row, TaskTable, arrow
-from hf_optim.study.statistics.paired import Summary, summarise
+from hf_optim.study.statistics.paired import ALPHA, Summary, summarise
 from hf_optim.study.statistics.places import place_text
 
 
@@ -66,13 +66,23 @@ def spread(summary: Summary, decimals: int) -> str:
 
 def interval(summary: Summary, decimals: int, sign: bool = False) -> str:
     """[0.9043, 0.9197]; a dash without one."""
+    if sign:
+        decimals = telling(decimals, summary)
     write = signed if sign else plain_number
     return "–" if math.isnan(summary.low) else f"[{write(summary.low, decimals)}, {write(summary.high, decimals)}]"
 
 
+def telling(decimals: int, difference: Summary) -> int:
+    """Decimals by which no end of a difference's interval is rounded to zero: the verdict turns on its side."""
+    ends = [abs(end) for end in (difference.low, difference.high) if end and not math.isnan(end)]
+    return next((d for d in range(decimals, decimals + 5) if all(round(end, d) for end in ends)), decimals)
+
+
 def p_text(p: float) -> str:
-    """0.031, <0.001, or a dash."""
-    return "–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+    """0.031, <0.001, or a dash; 0.0498 where 0.050 would hide on which side of the verdict it lies."""
+    if math.isnan(p) or p < 0.001:
+        return "–" if math.isnan(p) else "<0.001"
+    return next((text for d in range(3, 9) if float(text := f"{p:.{d}f}") != ALPHA), f"{p:.3f}")
 
 
 def cost_text(key: str, value: float) -> str:

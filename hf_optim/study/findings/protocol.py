@@ -244,7 +244,7 @@ def _sensitivity(curves: Sequence[sensitivity_curves.Curve]) -> list[str]:
         lines += [f"## {safe.markdown(task)}: sensitivity to {safe.markdown(mine[0].key.rpartition('.')[2])}", ""]
         lines += [
             "Validation loss at the end of training, at most that before it; the number is the mean over the grid less "
-            "the best (Wortsman et al. 2023): lower is less sensitive.",
+            "the best (Wortsman et al. 2023), worked out for each seed and then averaged: lower is less sensitive.",
             "",
         ]
         rows = []
@@ -263,6 +263,11 @@ def _shares(shares: Sequence[variance_shares.Share]) -> list[str]:
         return []
     lines = ["## Where the spread comes from", ""]
     lines += ["The standard deviation of the test metric when one source alone is varied.", ""]
+    return lines + _table(share_cells(shares))
+
+
+def share_cells(shares: Sequence[variance_shares.Share]) -> list[dict[str, str]]:
+    """Each source's share as text, by column."""
     rows = []
     for share in shares:
         rows.append(
@@ -276,7 +281,7 @@ def _shares(shares: Sequence[variance_shares.Share]) -> list[str]:
                 "share": "–" if math.isnan(share.share) else f"{100 * share.share:.0f} %",
             }
         )
-    return lines + _table(rows)
+    return rows
 
 
 def _short(value: Any) -> str:

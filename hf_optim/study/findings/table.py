@@ -42,12 +42,13 @@ A verdict needs p < 0.05, and comes at a planned look alone. p is from the paire
 study's YAML and no failed run: the whole interval lies within it, after the same correction. A verdict speaks of the \
 tasks and sizes that were run and of no others: one at size small says nothing about size paper.
 
-± is the standard deviation over {units}; CI the 95 % t-interval of the mean. The difference is paired by {unit}; its \
-interval is as wide as its own verdict asks for, so that it leaves zero exactly where better or worse is said, and \
-holds singly. P(better) is the share of {units} in which it beats the baseline, ties counting half, with its 95 % \
-interval; it gives no verdict. “place” are the places that an optimizer can have, ● those that can be the best: from \
-paired t-tests of all pairs, with 5 % of their own. They are more tests than those with the baseline and tell fewer \
-apart, so that what is worse than the baseline may have ● still.
+n counts finished runs; ± is the standard deviation over {units}; CI the 95 % t-interval of the mean. The difference \
+is paired by {unit}, and that of the look which decided, else of the last; its interval is as wide as its own verdict \
+asks for, so that it leaves zero exactly where better or worse is said, and holds singly. P(better) is the share of \
+{units} in which it beats the baseline, ties counting half, with its 95 % interval; it gives no verdict. “place” are \
+the places that an optimizer can have, ● those that can be the best: from paired t-tests of all pairs, with 5 % of \
+their own. They are more tests than those with the baseline and tell fewer apart, so that what is worse than the \
+baseline may have ● still.
 
 A run has failed if it ended in an error, without a number, or no better on validation than untrained; in a \
 comparison it counts as the worst finished run of the two. Failures are compared by Fisher's test, with 5 % of their \

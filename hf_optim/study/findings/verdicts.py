@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hf_optim.core.wording import both, counted
 from hf_optim.study.findings import costs, design, naming
-from hf_optim.study.findings.cells import p_text, signed
+from hf_optim.study.findings.cells import p_text, signed, telling
 from hf_optim.study.findings.table import Row, TaskTable, leading
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import is_share
@@ -216,7 +216,7 @@ def _undecided(results: Results, c: Comparison, decimals: int, greater: bool, la
     d = c.difference
     if c.verdict != "undecided" or math.isnan(d.low):
         return []
-    plan = results.plan
+    plan, decimals = results.plan, telling(decimals, d)
     more, effect, runs = design.further(plan, c.pairs)
     worse, better = (-d.low, d.high) if greater else (d.high, -d.low)
     at_most = f"between {worse:.{decimals}f} worse and {better:.{decimals}f} better"
@@ -229,6 +229,7 @@ def _undecided(results: Results, c: Comparison, decimals: int, greater: bool, la
 
 def _numbers(results: Results, c: Comparison, digits: int) -> str:
     d = c.difference
+    digits = telling(digits, d)
     text = f"{signed(d.mean, digits)} [{signed(d.low, digits)}, {signed(d.high, digits)}]"
     how = [f"Holm over {c.tests}"] if c.tests > 1 else []
     how = [f"{len(results.plan.looks)} looks", *how] if len(results.plan.looks) > 1 else how

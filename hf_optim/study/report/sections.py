@@ -13,7 +13,7 @@ from hf_optim.study.findings.analysis import SPEEDUP, Analysis
 from hf_optim.study.findings.cells import headed, p_text, plain_number
 from hf_optim.study.findings.curves import Curve
 from hf_optim.study.findings.profiles import cells as profile_cells
-from hf_optim.study.findings.protocol import Chosen, Protocol
+from hf_optim.study.findings.protocol import Chosen, Protocol, share_cells
 from hf_optim.study.findings.speedups import said as speedup_text
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
@@ -150,10 +150,10 @@ def shares(findings: Protocol) -> str:
     if not findings.shares:
         return ""
     lines = [
-        text_row(share.optimizer, [share.task, share.source, str(share.n), _plain(share.sd, 4), _plain(share.share, 2)])
-        for share in findings.shares
+        text_row(row["optimizer"], [row[key] for key in ("task", "source", "n", "sd", "95 % interval", "share")])
+        for row in share_cells(findings.shares)
     ]
-    head = ["optimizer", "task", "varied", "n", "standard deviation", "share"]
+    head = ["optimizer", "task", "varied", "n", "standard deviation", "95 % interval", "share"]
     return html_table(head, lines, "Shares of variance")
 
 
