@@ -13,7 +13,7 @@ from tuning_fakes import YAML, even, expand, one_in_vain, whole
 
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
-from hf_optim.study.findings import table
+from hf_optim.study.findings import table, verdicts
 from hf_optim.study.folder import merge, pairs, questions
 from hf_optim.study.folder import results as records
 
@@ -45,8 +45,8 @@ def test_a_run_in_vain_is_failed_wherever_runs_are_counted(tmp_path: Path, capsy
     ]
 
 
-def test_the_means_of_a_comparison_are_those_of_the_table(tmp_path: Path) -> None:
-    """Over units: with a failed run in one of them the mean over runs is another."""
+def test_means_of_a_comparison_and_counts_of_failures_are_of_the_tables_units(tmp_path: Path) -> None:
+    """With a failed run in one of them the mean over runs is another, and so is its share of failures."""
     text = YAML.replace("seeds: 3\n", "").replace("  trials: 6\n", "  trials: 3\n  repetitions: 3\n  seeds: 2\n")
     planned = expand(text)
     folder = whole(planned, tmp_path, lambda run: None if run.optimizer == "SMARAN" and run.seed == 1 else even(run))
@@ -54,6 +54,8 @@ def test_the_means_of_a_comparison_are_those_of_the_table(tmp_path: Path) -> Non
     (row,), _ = pairs.compare([loaded], [], "SMARAN", "adamw")
     (task_table,) = table.build(loaded)
     means = {r.optimizer: r.mean.mean for r in task_table.rows}
+    (said, *_) = [s for s in verdicts.sentences(loaded, [task_table]) if s.startswith("SMARAN")]
+    assert "failures in 1 of 3 repetitions, at most 91 % (the baseline's 0 of 3, at most 71 %)" in said
     assert [row["a mean"], row["b mean"]] == pytest.approx([means["SMARAN"], means["adamw"]], abs=1e-12)
 
 

@@ -20,7 +20,7 @@ from hf_optim.errors import UserError
 from hf_optim.study.findings import analysis, cells, table, verdicts
 from hf_optim.study.findings.curves import POINTS, Histories
 from hf_optim.study.folder import results as records
-from hf_optim.study.report import charts
+from hf_optim.study.report import charts, sections
 from hf_optim.study.report import html as report
 from hf_optim.study.report import tables as output
 from hf_optim.study.statistics.paired import Summary
@@ -40,6 +40,13 @@ def test_no_rounding_hides_on_which_side_a_verdict_lies() -> None:
     assert cells.interval(better, 4, sign=True) == "[+0.000004, +0.010000]"
     assert cells.interval(open_, 4, sign=True) == "[-0.00003, +0.01000]"
     assert cells.interval(zero, 4, sign=True) == "[+0.0000, +0.0100]"
+
+
+def test_a_p_below_what_is_shown_is_no_tag_of_the_page(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, seeds=9, value=lambda label, seed: 0.1 * accuracy(label, seed) - 0.01 * len(label))
+    results, tables = load(folder)
+    said = sections.statistics(analysis.analyse(results, tables), {})
+    assert "ANOVA p &lt;0.001, Friedman p &lt;0.001" in said
 
 
 def test_other_metrics_are_over_units_too_and_with_decimals_of_their_own(tmp_path: Path) -> None:

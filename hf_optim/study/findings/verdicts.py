@@ -116,7 +116,7 @@ def part(results: Results, table: TaskTable, row: Row) -> str:
         parts += [f"{metric} {_numbers(results, c, table.decimals)}", _odds(results.plan, c)]
     elif c.pairs == 1 and not math.isnan(c.difference.mean):
         parts.append(f"difference {signed(c.difference.mean, table.decimals)}")
-    parts += [failed(c), costs.sentence(table, row)]
+    parts += [failed(c, _unit(results)), costs.sentence(table, row)]
     return "; ".join(text for text in parts if text)
 
 
@@ -148,16 +148,21 @@ def _despite(c: Comparison) -> str:
     return " where it trains" if against else ", failures counted as the worst finished run"
 
 
-def failed(c: Comparison) -> str:
+def _unit(results: Results) -> str:
+    """Of what failures are counted, where it is not runs."""
+    return f" {naming.unit(results.plan)}" if results.plan.per_unit > 1 else ""
+
+
+def failed(c: Comparison, unit: str = "") -> str:
     """The failures of both arms; of none, where they were asked for by "equivalent", how many there may still be."""
     if c.failures is None or not (c.verdict == "equivalent" or any(rate.count for rate in c.failures)):
         return ""
     mine, other = c.failures
-    return f"failures {_rate(mine)} (the baseline's {_rate(other)})"
+    return f"failures {'in ' if unit else ''}{_rate(mine, unit)} (the baseline's {_rate(other)})"
 
 
-def _rate(rate: FailureRate) -> str:
-    return f"{rate.count} of {rate.n}, at most {100 * rate.high:.0f} %"
+def _rate(rate: FailureRate, unit: str = "") -> str:
+    return f"{rate.count} of {rate.n}{unit}, at most {100 * rate.high:.0f} %"
 
 
 def _fisher(c: Comparison) -> str:
@@ -207,7 +212,7 @@ def _score(results: Results, tables: Sequence[TaskTable], label: str) -> str:
     parts += _undecided(results, c, decimals, True)
     if c.pairs > 1 and not math.isnan(c.difference.mean):
         parts.append(f"score {_numbers(results, c, decimals)}, in units of {judgement.score_unit}")
-    parts += [failed(c), costs.over_tasks(tables, label)]
+    parts += [failed(c, _unit(results)), costs.over_tasks(tables, label)]
     return "; ".join(text for text in parts if text)
 
 

@@ -83,7 +83,7 @@ def _omnibus(omnibus: Any) -> str:
         said.append(f"repeated-measures ANOVA p {p_text(omnibus.anova.p_corrected)}")
     if omnibus.friedman:
         said.append(f"Friedman p {p_text(omnibus.friedman.p)}")
-    return f'<p class="soft">Whether any differs: {", ".join(said)}.</p>' if said else ""
+    return f'<p class="soft">Whether any differs: {escape(", ".join(said))}.</p>' if said else ""
 
 
 def profiles(analysis: Analysis, styles: Mapping[str, str]) -> str:
