@@ -42,6 +42,20 @@ def test_no_rounding_hides_on_which_side_a_verdict_lies() -> None:
     assert cells.interval(zero, 4, sign=True) == "[+0.0000, +0.0100]"
 
 
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e9, 3e6])
+def test_ticks_of_any_size_stand_at_what_they_say(size: float) -> None:
+    """Steps of 1.5e6 and 2e6 had the label 2e6, and losses of 1e-12 had none but 0."""
+    for low, high in ((0.0, 1.0), (-0.04, 0.03), (0.97, 1.02), (0.992, 1.006)):
+        scale = charts.choose([low * size, high * size], 0.0, 400.0)
+        ticks = scale.ticks()
+        said = [charts.tick_text(tick) for tick in ticks]
+        assert len(ticks) >= 3 and len(set(said)) == len(said)
+        assert [float(text) for text in said] == pytest.approx(ticks, rel=1e-8)
+    assert [charts.tick_text(t) for t in (0.95, 1e-5, 2000, 1.5e6, 5e5, -2e7)] == [
+        "0.95", "1e-5", "2000", "1.5e6", "5e5", "-2e7"
+    ]  # fmt: skip
+
+
 def test_a_p_below_what_is_shown_is_no_tag_of_the_page(tmp_path: Path) -> None:
     folder = make_study(tmp_path, seeds=9, value=lambda label, seed: 0.1 * accuracy(label, seed) - 0.01 * len(label))
     results, tables = load(folder)

@@ -74,11 +74,13 @@ def choose(values: Sequence[float], start: float, end: float, *, share: bool = F
 
 
 def tick_text(value: float) -> str:
-    """A tick's label: 0.95, 1e-05, 2000."""
+    """A tick's label: 0.95, 1e-5, 2000, 1.5e6. All its figures: at 1.5e6 and 2e6 stood the same."""
     if value == 0:
         return "0"
-    plain = 1e-3 <= abs(value) < 1e5
-    return f"{value:.6g}" if plain else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    if 1e-3 <= abs(value) < 1e5:
+        return f"{value:.9g}"
+    figures, exponent = f"{value:.8e}".split("e")
+    return f"{figures.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def style_of(order: Sequence[str]) -> dict[str, str]:
@@ -218,7 +220,8 @@ def _linear_ticks(low: float, high: float) -> list[float]:
     step = 10 ** math.floor(math.log10((high - low) / 4))
     step *= next(m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= 6)
     first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    decimals = 1 - math.floor(math.log10(step))  # of the step, however small a loss is
+    return [round(i * step, decimals) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
