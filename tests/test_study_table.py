@@ -20,7 +20,7 @@ from hf_optim.errors import UserError
 from hf_optim.study.findings import analysis, cells, table, verdicts
 from hf_optim.study.findings.curves import POINTS, Histories
 from hf_optim.study.folder import results as records
-from hf_optim.study.report import charts, sections
+from hf_optim.study.report import charts, run_pages, sections
 from hf_optim.study.report import html as report
 from hf_optim.study.report import tables as output
 from hf_optim.study.statistics.paired import Summary
@@ -54,6 +54,13 @@ def test_ticks_of_any_size_stand_at_what_they_say(size: float) -> None:
     assert [charts.tick_text(t) for t in (0.95, 1e-5, 2000, 1.5e6, 5e5, -2e7)] == [
         "0.95", "1e-5", "2000", "1.5e6", "5e5", "-2e7"
     ]  # fmt: skip
+
+
+def test_a_small_curve_begins_at_the_step_that_it_names() -> None:
+    """It was drawn from step 0 on, above the number of its first step; 2345678 was written 2.34568e+06."""
+    (drawn,) = run_pages._curves([{"step": 1_345_678 + i * 500_000, "loss": 3.0 - i} for i in range(3)])
+    assert 'd="M0 8.0L125 50.0L250 92.0"' in drawn
+    assert ">step 1345678<" in drawn and ">2345678<" in drawn
 
 
 def test_a_p_below_what_is_shown_is_no_tag_of_the_page(tmp_path: Path) -> None:

@@ -130,13 +130,16 @@ def _curves(rows: list[dict[str, Any]]) -> Iterator[str]:
             continue
         stride = max(1, len(points) // 120)
         points = points[::stride] + ([points[-1]] if (len(points) - 1) % stride else [])
-        (low, high), end = _range(v for _, v in points), max(points[-1][0], 1)
-        at = [f"{250 * s / end:.0f} {8 + 84 * (high - v) / ((high - low) or 1):.1f}" for s, v in points]
+        (low, high), (first, end) = _range(v for _, v in points), _range(s for s, _ in points)
+        at = [
+            f"{250 * (s - first) / ((end - first) or 1):.0f} {8 + 84 * (high - v) / ((high - low) or 1):.1f}"
+            for s, v in points
+        ]
         shown = f"{name.replace('_', ' ')}: {points[0][1]:.4g} to {points[-1][1]:.4g}"
         yield (
             f"<figure><figcaption>{escape(shown)}</figcaption>"
             f'<svg viewBox="0 0 252 112" role="img" aria-label="{escape(shown)}"><path d="M{"L".join(at)}"/>'
-            f'<text x="0" y="110">step {points[0][0]:g}</text><text x="250" y="110" text-anchor="end">{end:g}</text>'
+            f'<text x="0" y="110">step {first:.15g}</text><text x="250" y="110" text-anchor="end">{end:.15g}</text>'
             "</svg></figure>"
         )
 
