@@ -13,7 +13,7 @@ from tuning_fakes import YAML, even, expand, one_in_vain, whole
 
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
-from hf_optim.study.findings import table, verdicts
+from hf_optim.study.findings import profiles, table, verdicts
 from hf_optim.study.folder import merge, pairs, questions
 from hf_optim.study.folder import results as records
 
@@ -38,6 +38,12 @@ def test_a_run_in_vain_is_failed_wherever_runs_are_counted(tmp_path: Path, capsy
     assert code == 0 and [line.split()[:4] for line in out.splitlines() if "SMARAN" in line] == [
         ["SMARAN", "3", "2", "1"]
     ]
+    # Nor has it reached a target that it passed and lost: a failed run has not.
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan["targets"] = {"MLP": {"metric": "validation_accuracy", "value": 0.1, "better": "higher"}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    (targets,) = profiles.target_tables(records.load(tmp_path))
+    assert {row.optimizer: row.count for row in targets.rows} == {"adamw": 3, "SMARAN": 2, "tlr(sgd)": 3}
     assert main(["report", str(tmp_path)]) == 0
     rows = [row for row in csv.DictReader((tmp_path / "runs.csv").open()) if row["status"] != "ok"]
     assert [(row["optimizer"], row["seed"], row["status"], row["error"]) for row in rows] == [

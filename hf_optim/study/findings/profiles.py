@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_optim.study.findings.spending import KINDS, spent
+from hf_optim.study.folder.outcomes import finished
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 
@@ -88,10 +89,11 @@ def target_tables(results: Results) -> list[TargetTable]:
         target = (results.plan.targets or {}).get(task["label"])
         if target is None:
             continue
-        rows = []
+        rows: list[Reached] = []
+        before: dict[tuple[str, int], float] = {}
         for label in task["only"]:
             logs = {
-                run.seed: results.history(run) if record["status"] == "ok" else []
+                run.seed: results.history(run) if finished(task, run, record, results.store, before) else []
                 for run, record in results.runs(task["label"], label)
                 if record is not None
             }
