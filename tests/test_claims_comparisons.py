@@ -26,6 +26,14 @@ def test_a_comparison_is_a_paired_t_test_with_its_slack() -> None:
     assert lower.difference.mean == pytest.approx((a - b).mean())  # in the metric's own direction
 
 
+@pytest.mark.parametrize("size", [1e-12, 1e-9, 1e9])
+def test_a_p_does_not_depend_on_the_unit_of_the_metric(size: float) -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(1.3, 0.1, 8), rng.normal(1, 0.1, 8)
+    (finding,) = comparisons.decide([comparison(zip(a * size, b * size, strict=True))])
+    assert finding.truth and finding.p == pytest.approx(stats.ttest_rel(a, b).pvalue)
+
+
 def test_comparisons_of_a_claim_are_corrected_together() -> None:
     rng = np.random.default_rng(1)
     pairs = [(x, 0.0) for x in rng.normal(0.9, 1, 10)]

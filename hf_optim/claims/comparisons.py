@@ -11,6 +11,7 @@ Fisher's exact test of the failures decides. A seed on which both failed says no
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from hf_optim.study.folder.store import number
 from hf_optim.study.statistics.failures import fisher
 from hf_optim.study.statistics.holm import holm
-from hf_optim.study.statistics.paired import ALPHA, Summary, difference_p, mean_difference, summarise
+from hf_optim.study.statistics.paired import ALPHA, ROUNDING, Summary, difference_p, mean_difference, summarise
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,21 @@ def decide(comparisons: Sequence[Comparison]) -> list[Finding]:
 
 def _t_test(comparison: Comparison, values: Sequence[float]) -> float:
     """The paired t-test; equal differences of a metric that moves in grains are rounded, not certain."""
-    return difference_p(mean_difference(values, _grain(comparison) / 2))
+    return difference_p(mean_difference(values, _grain(comparison) / 2, _largest(comparison)))
+
+
+def _largest(comparison: Comparison) -> float:
+    """The size of what is subtracted."""
+    return max(
+        (abs(v) for v in (*itertools.chain(*comparison.pairs), comparison.slack) if math.isfinite(v)), default=0.0
+    )
 
 
 def _grain(comparison: Comparison) -> float:
     """The smallest step between two values that were seen: at least the metric's own grain."""
     seen = sorted({v for pair in comparison.pairs for v in pair if not math.isnan(v)})
     steps = [b - a for a, b in zip(seen, seen[1:], strict=False)]
-    return min((step for step in steps if step > 1e-12), default=0.0)
+    return min((step for step in steps if step > ROUNDING * _largest(comparison)), default=0.0)
 
 
 def _informative(comparison: Comparison) -> list[tuple[float, float]]:
