@@ -111,12 +111,11 @@ for (const button of all(".save button")) {
     const style = document.createElementNS("http://www.w3.org/2000/svg", "style");
     style.textContent = document.querySelector("style").textContent + "svg{font-family:system-ui,sans-serif;background:var(--page)}";
     svg.prepend(style);
-    svg.setAttribute("xmlns", "http://www.w3.org/2000/svg");
     const { width, height } = shown.getBoundingClientRect();
     svg.setAttribute("width", width);
     svg.setAttribute("height", height);
     const kind = button.dataset.kind;
-    const address = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(svg.outerHTML);
+    const address = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(new XMLSerializer().serializeToString(svg));
     const save = (href) => {
       const link = document.createElement("a");
       link.href = href;

@@ -3,11 +3,17 @@
 // Every verdict, number and drawing of every view was computed beforehand; nothing here computes one.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 
+// What stands in a column of numbers where there is none; the sizes that are written behind one.
+const NOTHING = /^(|–|·|none|never|baseline|not given|not run|\d+\/\d+ runs? failed)$/;
+const SIZES = { k: 1e3, kB: 1e3, M: 1e6, MB: 1e6, B: 1e9, GB: 1e9, T: 1e12 };
 // A cell's text, null where nothing is there, and the number that it begins with.
 function read(cell) {
   const text = cell.textContent.trim();
-  const n = parseFloat(text.replace(/^[^\d+-]+/, "").replace("−", "-").replace(/,(?=\d{3})/g, ""));
-  return [text === "–" || text === "" ? null : text, Number.isNaN(n) ? null : n - (text[0] === "<" ? 1e-9 : 0)];
+  const begun = /^(?:[^\d+-]*[^\w+-])?([+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)( ?)([kMG]?B|[kMT])?(?!\w)/.exec(text);
+  if (NOTHING.test(text) || begun === null) return [NOTHING.test(text) ? null : text, null];
+  const [, digits, space, size] = begun;
+  const times = size === undefined || (space && size === "B") ? 1 : SIZES[size]; // "8 B" are bytes, "8B" are billions
+  return [text, Number(digits.replaceAll(",", "")) * times - (text[0] === "<" ? 1e-9 : 0)];
 }
 for (const table of all("table")) {
   const heads = all("thead th[aria-sort]", table);
