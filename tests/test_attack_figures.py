@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.dom import minidom
 
 import matplotlib
 import pytest
 from attack_parts import command
 from matplotlib import pyplot
 from matplotlib.text import Text
-from study_fakes import make_study
+from study_fakes import make_study, replan
 
 from hf_optim.study import api
 from hf_optim.study.report import figure_texts, figures
@@ -56,3 +57,13 @@ def test_a_chart_without_a_curve_has_no_legend(recwarn: pytest.WarningsRecorder)
     figure_texts.legend(axes)
     assert axes.get_legend() is None and not recwarn.list
     pyplot.close(axes.figure)
+
+
+def test_a_chart_holds_no_letter_that_xml_may_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No program opened it."""
+    study = make_study(tmp_path / "study", seeds=2)
+    named = {"name": "test_\uffff\ufffe", "greater_is_better": True}
+    replan(study, lambda plan: [task.update(primary=named) for task in plan["tasks"]])
+    assert command(capsys, "export", study, "--figure", "svg")[0] == 0
+    for file in (study / "figures").glob("*.svg"):
+        minidom.parse(str(file))
