@@ -353,3 +353,18 @@ def test_a_figure_takes_no_other_columns_name(study: Path, capsys: pytest.Captur
         assert len(set(reader.fieldnames or ())) == len(reader.fieldnames or ()), name
         assert {(row["optimizer"], row["seed"]) for row in rows} == {(o, s) for o in ("adamw", "sgd") for s in "01"}
         assert {row["test_accuracy"] for row in rows} == {"0.5"} and "99" not in {row["test_loss"] for row in rows}
+
+
+@pytest.mark.parametrize("name", ["seed", "spec.seed", "started", "data.note"])
+def test_a_metric_that_is_called_as_a_column_is_shown_by_its_value(name: str, study: Path, capsys: Any) -> None:
+    """A table of results gave the mean of the seeds for that of the metric, beside a report that said otherwise."""
+    primary = {"name": name, "greater_is_better": True}
+    replan(study, lambda plan: [task.update(primary=primary) for task in plan["tasks"]])
+    for file in study.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        record["metrics"][name] = 100.0
+        file.write_text(json.dumps({**record, "primary": primary}))
+    capsys.readouterr()
+    for asked in ([], ["--by", "optimizer"]):
+        out = command(capsys, "results", study, *asked)[1].splitlines()
+        assert "value" in out[0] and len(out) > 1 and all(" 100 " in f"{line} " for line in out[1:])

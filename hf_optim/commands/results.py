@@ -107,8 +107,7 @@ def results(
         shown = rows.choose(table, columns, list(table[0]))
     elif by:
         keys = rows.choose(some, by, ())
-        metrics = list(dict.fromkeys(str(row["metric"]) for row in some if row["metric"]))
-        table = rows.group(some, keys, rows.choose(some, columns, metrics))
+        table = rows.group(some, keys, rows.choose(some, columns, rows.judged_by(some)))
         shown = list(table[0])
     else:
         table = some

@@ -128,10 +128,19 @@ def choose(rows: Sequence[Row], asked: str | None, usual: Sequence[str]) -> list
 def usual_columns(rows: Sequence[Row]) -> list[str]:
     """What tells runs apart and what they reached."""
     several = len({row["study"] for row in rows}) > 1
-    metrics = list(dict.fromkeys(row["metric"] for row in rows if row["metric"]))
     extra = [name for name in ("error",) if any(row["error"] for row in rows)]
     head = [*(["study"] if several else []), *(["stage"] if len({row["stage"] for row in rows}) > 1 else [])]
-    return [*head, "task", "optimizer", "seed", "status", *metrics, "train_seconds", *extra]
+    return [*head, "task", "optimizer", "seed", "status", *judged_by(rows), "train_seconds", *extra]
+
+
+def judged_by(rows: Sequence[Row]) -> list[str]:
+    """The columns of the primary metrics; `value` for one that is called as a column of something else."""
+    of: dict[str, list[Row]] = {}
+    for row in rows:
+        of.setdefault(str(row["metric"]), []).append(row)
+    of.pop("", None)
+    alike = {name: all(row.get(name) == row["value"] for row in some) for name, some in of.items()}
+    return list(dict.fromkeys(name if alike[name] else "value" for name in of))
 
 
 def where(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
