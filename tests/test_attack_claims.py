@@ -248,3 +248,27 @@ def test_a_row_of_a_table_is_chosen_by_a_number_and_many_units_are_a_moment(
     start = time.process_time()
     asked = command(capsys, "reproduce", claim(tmp_path, claims=rules), "--page", "--output", tmp_path / "out")
     assert asked[0] == 0 and time.process_time() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("optimizer,y,z\nsgd,1,2\nadamw,3,4\nsgd,9,2\n", "sgd has 2 rows"),
+        ("optimizer,y,z\nsgd,inf,2\nadamw,3,4\n", "sgd has no figure"),
+        ("optimizer,y,z\nsgd,1,2\nadamw,3,4\nlion,1_0,9\n", "over 2 cases (1 more without a figure)"),
+        ("optimizer,y,y\nsgd,1,9\nadamw,3,4\n", "two columns have one name"),
+    ],
+)
+def test_a_table_that_contradicts_itself_holds_nothing_unsaid(
+    table: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of an optimizer's rows the first counted and of its rivals' the last, rows without a figure were no rows, and of
+    two columns the last was meant.
+    """
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "agr-theorem41.csv").write_text(table)
+    rule = {"says": "it", "section": "1", "file": "agr-theorem41.csv"}
+    rules = [{"rule": "lowest", "column": "y", "optimizer": "sgd"}, {"rule": "inequality", "left": "y", "right": "z"}]
+    file = claim(tmp_path, claims=[{**rule, **asked} for asked in rules])
+    assert command(capsys, "reproduce", file, "--page", "--output", tmp_path / "out")[0] == 0
+    assert said in (tmp_path / "out" / "reproduction.md").read_text()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 from hf_optim.claims.comparisons import Comparison, decide
 from hf_optim.claims.evidence import listed
 from hf_optim.claims.ruling import Ruling
+from hf_optim.core import numerals
 from hf_optim.core.shape import FARTHEST
 from hf_optim.core.wording import counted
 from hf_optim.experiment.files import read_bytes
@@ -58,6 +60,8 @@ def _table(folder: Path, name: str) -> list[Row]:
     table = csv.DictReader(io.StringIO(text, newline=""), restval="")
     if (text.count("\n") + text.count("\r")) * len(table.fieldnames or ()) > MOST_CELLS:
         raise ValueError(f"more than {MOST_CELLS:,} cells")
+    if len(set(table.fieldnames or ())) < len(table.fieldnames or ()):
+        raise ValueError("two columns have one name")
     return list(table)
 
 
@@ -69,7 +73,7 @@ def _figure(row: Row, column: str | float) -> float:
     if not isinstance(column, str):
         return float(column)
     try:
-        return float(row[column])
+        return numerals.number(row[column])
     except (KeyError, ValueError):
         return math.nan
 
@@ -77,8 +81,8 @@ def _figure(row: Row, column: str | float) -> float:
 def _inequality(
     rows: Sequence[Row], left: str | float, right: str | float, tolerance: float = 1e-9, strict: bool = False
 ) -> Ruling:
-    sides = [(_figure(row, left), _figure(row, right), row) for row in rows]
-    sides = [(a, b, row) for a, b, row in sides if not math.isnan(a) and not math.isnan(b)]
+    every = [(_figure(row, left), _figure(row, right), row) for row in rows]
+    sides = [(a, b, row) for a, b, row in every if not math.isnan(a) and not math.isnan(b)]
     if not sides:
         return Ruling("not tested", f"no figures under {left} and {right}")
 
@@ -88,7 +92,8 @@ def _inequality(
     a, b, row = max(sides, key=lambda side: excess(side[0], side[1]))
     named = ", ".join(f"{key} {row[key]}" for key in ("case", "problem", "seed", "T") if row.get(key))
     where = f" ({named})" if named else ""
-    words = f"over {counted(len(sides), 'case')}; nearest to breaking it: {a:.6g} against {b:.6g}{where}"
+    bare = f" ({len(every) - len(sides)} more without a figure)" if len(every) > len(sides) else ""
+    words = f"over {counted(len(sides), 'case')}{bare}; nearest to breaking it: {a:.6g} against {b:.6g}{where}"
     worst = excess(a, b)
     if worst > tolerance:
         return Ruling("contradicted", f"broken: {a:.6g} against {b:.6g}{where}")
@@ -124,20 +129,22 @@ def _falls_as(
 
 
 def _lowest(rows: Sequence[Row], column: str, optimizer: str, tolerance: float = 1e-9) -> Ruling:
-    ours = [_figure(row, column) for row in rows if row.get("optimizer") == optimizer]
-    others = {row.get("optimizer", ""): _figure(row, column) for row in rows if row.get("optimizer") != optimizer}
-    finished = {label: number(value) for label, value in others.items() if not math.isnan(number(value))}
-    if not ours or not others:
+    labels = [row.get("optimizer", "") for row in rows]
+    ((label, count),) = Counter(labels).most_common(1)
+    if count > 1:
+        return Ruling("not tested", f"{label} has {count} rows: say under `where` which is meant")
+    others = {label: number(_figure(row, column)) for label, row in zip(labels, rows, strict=True)}
+    ours = others.pop(optimizer, None)
+    finished = {label: value for label, value in others.items() if not math.isnan(value)}
+    if ours is None or not others:
         return Ruling("not tested", f"{optimizer} or its rivals have no row")
-    if math.isnan(ours[0]):
+    if math.isnan(ours):
         return Ruling("contradicted", f"{optimizer} has no figure: it did not get through")
     if not finished:
-        return Ruling("holds", f"{column} {ours[0]:.4g}; no other got through")
+        return Ruling("holds", f"{column} {ours:.4g}; no other got through")
     rival = min(finished, key=lambda label: finished[label])
-    words = (
-        f"{column} {ours[0]:.4g} against {finished[rival]:.4g} of {rival}, the best of {counted(len(others), 'other')}"
-    )
-    gap = (finished[rival] - ours[0]) / max(abs(ours[0]), abs(finished[rival]), 1e-300)
+    words = f"{column} {ours:.4g} against {finished[rival]:.4g} of {rival}, the best of {counted(len(others), 'other')}"
+    gap = (finished[rival] - ours) / max(abs(ours), abs(finished[rival]), 1e-300)
     return Ruling("holds" if gap > tolerance else "contradicted" if gap < -tolerance else "undecided", words)
 
 
