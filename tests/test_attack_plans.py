@@ -57,6 +57,52 @@ def test_a_rung_is_what_its_runs_are(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert (code, "than its runs" in said) == ((2, True) if key else (0, False)), said
 
 
+def of_two_rungs(change: Callable[[list[Plan]], None]) -> Callable[[Plan], None]:
+    return lambda plan: change(plan["ladder"]["rungs"])
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        (of_two_rungs(lambda rungs: rungs.append(rungs[0])), "each once"),
+        (of_two_rungs(lambda rungs: rungs[1].update(tokens=2**40)), "other tokens than its steps"),
+        (of_two_rungs(lambda rungs: rungs[1].update(smallest=rungs[1]["task"])), "is not the smallest rung"),
+        (lambda plan: plan["sensitivity"].update(values=[0.1, 0.1, 1.0]), "the values of sensitivity ascend"),
+        (lambda plan: plan["sensitivity"].update(values=[0.1]), "two at least"),
+        (lambda plan: plan["sensitivity"].update(seeds=0), "seeds of sensitivity"),
+        (lambda plan: plan["variance"].update(seeds=1), "two seeds at least"),
+        (lambda plan: plan["variance"].update(sources=["init", "init"]), "named once"),
+        (lambda plan: None, ""),
+    ],
+)
+def test_what_is_drawn_of_a_plan_is_in_it_once(
+    lie: Callable[[Plan], None], said: str, tmp_path: Path, capsys: Any
+) -> None:
+    """A rung or a rate that was there twice counted twice in a law or a mean, and a rung lay at any tokens."""
+    text = (
+        "name: l\nseeds: 2\noptimizers: [adamw]\nsensitivity: {values: [0.1, 1.0]}\nvariance: {seeds: 2}\n"
+        "ladder: {model: gpt2, size: smoke, parameters: [2000, 8000], tokens: [4], options: {held_out: 8}}\n"
+    )
+    plan = json.loads(json.dumps(expand(text).to_dict()))
+    lie(plan)
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    code, _, err = command(capsys, "report", tmp_path)
+    assert (code, said in err) == (2 if said else 0, True), err
+
+
+def test_what_is_called_almost_alike_keeps_its_place(tmp_path: Path, capsys: Any) -> None:
+    """Of two rates, or two pairs of labels, that were written alike the last was shown."""
+    text = YAML.replace("trials: 6", "trials: 1") + "sensitivity: {values: [0.1, 0.10000001, 1.0]}\n"
+    study = whole(expand(text), tmp_path / "grid")
+    assert command(capsys, "report", study)[0] == 0
+    assert "| 0.1 | 0.10000001 | 1 |" in (study / "tuning.md").read_text()
+    labels = ("adamw", "x", "y − z", "x − y", "z")
+    study = make_study(tmp_path / "pairs", labels, seeds=3)
+    assert command(capsys, "report", study)[0] == 0
+    pairs = json.loads((study / "statistics.json").read_text())["tasks"][0]["pairs"]
+    assert len(pairs) == 10 and {"x − “y − z”", "“x − y” − z"} <= {*pairs}
+
+
 def with_more_trials(cell: Plan) -> None:
     cell["points"] *= 2
 

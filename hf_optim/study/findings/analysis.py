@@ -90,7 +90,7 @@ def analyse(results: Results, tables: Sequence[TaskTable]) -> Analysis:
         changes=tuple(verdicts.changed(results)),
         scope=f"{naming.scope(results.plan)} {verdicts.scope(tables)}",
         question=results.standing.register.digest,
-        comparisons={f"{task}: {label}": c for (task, label), c in compared.items()},
+        comparisons={_two(task, ": ", label): c for (task, label), c in compared.items()},
         scores=dict(judgement.scores) if judgement else {},
         tasks=tuple(_task_analysis(table, judgement) for table in tables),
         over_tasks=_over_tasks(tables) if len(tables) > 1 else None,
@@ -112,9 +112,14 @@ def _task_analysis(table: TaskTable, judgement: Judgement | None) -> TaskAnalysi
         _effects(table, rows),
         omnibus.compare_all(_values([row for row in rows if not row.failed]), table.greater),
         places.sets if places else {},
-        {f"{a} − {b}": decision for (a, b), decision in places.pairs.items()} if places else {},
+        {_two(a, " − ", b): decision for (a, b), decision in places.pairs.items()} if places else {},
         table.suffix,
     )
+
+
+def _two(a: str, sign: str, b: str) -> str:
+    """Two labels as one text, which no other two give."""
+    return sign.join(f"“{label}”" if sign in label else label for label in (a, b))
 
 
 def _values(rows: Sequence[Row]) -> dict[str, Mapping[int, float]]:

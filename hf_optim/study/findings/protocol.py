@@ -251,7 +251,7 @@ def _sensitivity(curves: Sequence[sensitivity_curves.Curve]) -> list[str]:
         for curve in mine:
             cells = {"optimizer": curve.optimizer}
             for value, loss, failed in zip(curve.values, curve.losses, curve.failed, strict=True):
-                cells[f"{value:g}"] = _number(loss) + (" (failed)" if failed else "")
+                cells[repr(value).removesuffix(".0")] = _number(loss) + (" (failed)" if failed else "")
             cells["number"] = _number(curve.number)
             rows.append(cells)
         lines += _table(rows)

@@ -118,24 +118,36 @@ def _blocks(data: Mapping[str, Any], file: str) -> None:
         rungs = data["ladder"]["rungs"]
         if not rungs:
             raise UserError(f"{file}: the ladder has no rungs")
-        if {rung["task"] for rung in rungs} != {task["label"] for task in data["tasks"]}:
-            raise UserError(f"{file}: the rungs of a ladder are its tasks")
+        if sorted(rung["task"] for rung in rungs) != sorted(task["label"] for task in data["tasks"]):
+            raise UserError(f"{file}: the rungs of a ladder are its tasks, each once")
         if not any(rung["all"] for rung in rungs):
             raise UserError(f"{file}: the ladder has no rung for all optimizers")
         counted = ("parameters", "multiple", "tokens", "steps", "batch_size", "flops")
         if not min(rung[key] for rung in rungs for key in counted) > 0:
             raise UserError(f"{file}: what a ladder's rung counts is above 0")
-        tasks = {task["label"]: task for task in data["tasks"]}
+        tasks, first = {task["label"]: task for task in data["tasks"]}, rungs[0]
         for rung in rungs:
             task = tasks[rung["task"]]
             given, options = task.get("overrides") or {}, task.get("options") or {}
             runs = given.get("steps"), given.get("batch_size", task.get("batch")), options.get("parameters")
             if runs != (rung["steps"], rung["batch_size"], rung["size"]):
                 raise UserError(f"{file}: the rung {rung['task']!r} has other steps, batches or a size than its runs")
+            like = [r for r in rungs if (r["multiple"], r["batch_size"]) == (rung["multiple"], rung["batch_size"])]
+            smallest = min(like, key=lambda r: r["size"])["task"]
+            if rung["tokens"] * first["steps"] * first["batch_size"] != first["tokens"] * runs[0] * runs[1]:
+                raise UserError(f"{file}: the rung {rung['task']!r} has other tokens than its steps and batches give")
+            if rung["smallest"] != smallest:
+                raise UserError(f"{file}: {rung['smallest']!r} is not the smallest rung like {rung['task']!r}")
     if not all(margin > 0 for margin in data.get("margin", {}).values()):
         raise UserError(f"{file}: a margin is above 0")
-    if not data.get("sensitivity", {"values": [1]})["values"]:
-        raise UserError(f"{file}: sensitivity: there are no values")
+    grid = data.get("sensitivity", {"values": [1, 2], "seeds": 1})
+    if len(grid["values"]) < 2 or grid["values"] != sorted(set(grid["values"])):
+        raise UserError(f"{file}: the values of sensitivity ascend, and are two at least")
+    if not 1 <= grid["seeds"] <= len(data["seeds"]):
+        raise UserError(f"{file}: the seeds of sensitivity are some of the study's")
+    varied = data.get("variance", {"seeds": 2, "sources": ["init"], "optimizers": []})
+    if varied["seeds"] < 2 or not varied["sources"] or len(set(varied["sources"])) < len(varied["sources"]):
+        raise UserError(f"{file}: variance has two seeds at least, and sources that are named once")
     budgets = data.get("speedup", {"budgets": [1]})["budgets"]
     if 1 not in budgets or budgets != sorted(set(budgets)) or budgets[0] <= 0:
         raise UserError(f"{file}: the budgets of a speed-up ascend, and 1 is among them")
