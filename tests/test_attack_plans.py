@@ -103,6 +103,28 @@ def test_what_is_called_almost_alike_keeps_its_place(tmp_path: Path, capsys: Any
     assert len(pairs) == 10 and {"x − “y − z”", "“x − y” − z"} <= {*pairs}
 
 
+def test_no_merge_writes_a_plan_that_cannot_be_read(tmp_path: Path, capsys: Any) -> None:
+    """Units of two seeds made one of a study that no command read any more, in place of its plan."""
+
+    def in_pairs(first: int) -> Callable[[Plan], None]:
+        def change(plan: Plan) -> None:
+            plan |= {"seeds": [first, first + 1], "per_unit": 2, "looks": [1]}
+            for run in plan["runs"]:
+                run["seed"] += first
+
+        return change
+
+    mine, theirs = (make_study(tmp_path / name, seeds=2) for name in ("mine", "theirs"))
+    replan(mine, in_pairs(0))
+    replan(theirs, in_pairs(2))
+    single = make_study(tmp_path / "single", seeds=2)
+    before = (mine / "plan.json").read_bytes()
+    for other, said in ((theirs, "merge: looks ascend"), (single, "differ in per_unit")):
+        assert command(capsys, "report", other)[0] == 0
+        code, _, err = command(capsys, "results", other, "--merge", mine)
+        assert code == 2 and said in err and (mine / "plan.json").read_bytes() == before
+
+
 def with_more_trials(cell: Plan) -> None:
     cell["points"] *= 2
 

@@ -35,7 +35,7 @@ from hf_optim.study.folder.changes import difference
 from hf_optim.study.folder.results import load
 from hf_optim.study.folder.rows import of
 from hf_optim.study.folder.store import read_status
-from hf_optim.study.plan.plan import BLOCKS, Plan, Run, check_runs
+from hf_optim.study.plan.plan import BLOCKS, Plan, Run
 
 #: how a merged folder says what came from where
 ORIGIN = "merged.json"
@@ -52,7 +52,7 @@ def plans(named: Sequence[tuple[str, Plan]]) -> Plan:
     optimizers: dict[str, tuple[str, Mapping[str, Any]]] = {}
     cells: dict[tuple[str, str, int], tuple[str, Run]] = {}
     for folder, plan in named:
-        for block in BLOCKS:
+        for block in (*BLOCKS, "per_unit"):
             if getattr(plan, block) != getattr(first, block):
                 raise UserError(
                     f"merge: {named[0][0]} and {folder} differ in {block}: only studies that agree on it can be one"
@@ -81,9 +81,7 @@ def plans(named: Sequence[tuple[str, Plan]]) -> Plan:
         optimizers=tuple(optimizer for _, optimizer in optimizers.values()),
         runs=tuple(run for _, run in cells.values()),
     )
-    if plan.tuning is None:
-        check_runs(plan, "merge")
-    return plan
+    return Plan.from_dict(plan.to_dict(), "merge")  # what no later command could read is not written
 
 
 def _task(tasks: dict[str, tuple[str, dict[str, Any]]], folder: str, task: Mapping[str, Any]) -> None:
