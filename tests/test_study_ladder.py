@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import random
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -355,6 +356,24 @@ def test_what_a_ladder_lacks_keeps_nothing_else_from_its_report(
     assert main(["report", str(folder)]) in (0, 1)
     assert '<h2 id="ladder">' in (folder / "report.html").read_text()
     assert main(["export", str(folder), "--figure", "svg", "--output", str(tmp_path / "drawn")]) == 0
+
+
+def test_what_was_not_measured_has_no_place_in_a_chart(climbed: tuple[Path, Ladder], tmp_path: Path) -> None:
+    """Trials that were chosen by another metric, and have no loss, put the names of the curves nowhere."""
+    folder = tmp_path / "s"
+    shutil.copytree(climbed[0], folder)
+    made = json.loads((folder / "plan.json").read_text())
+    for task in made["tasks"]:
+        task["primary"]["name"] = "test_x"
+    write_json(folder, "plan.json", made)
+    for number, file in enumerate(sorted(folder.glob("runs/*/record.json"))):
+        record = json.loads(file.read_text())
+        loss = record["metrics"]["validation_loss"]
+        record["metrics"] = {"test_x": loss, "validation_x": loss} | ({"validation_loss": loss} if number % 2 else {})
+        write_json(file.parent, "record.json", record)
+    loaded = results.load(folder)
+    drawn = section(loaded, style_of([o["label"] for o in made["optimizers"]]))
+    assert "loss over its rate" in drawn and not re.search(r"\bnan\b", drawn)
 
 
 def test_a_rate_that_has_no_logarithm_is_left_out(tmp_path: Path) -> None:

@@ -82,7 +82,10 @@ def drawing(
 ) -> list[str]:
     """The elements of a panel that begins at `left`; what lies beyond 1 / `most` and `most` stands at its edge."""
     # What was not measured, or as 0, has no place on a log axis.
-    series = [replace(s, points=[(v, e) for v, e in s.points if 0 < v < math.inf]) for s in series]
+    series = [
+        replace(s, points=[(v, e) for v, e in s.points if 0 < v < math.inf and e.value > 0],
+                lines=[[(v, e) for v, e in line if e.value > 0] for line in s.lines]) for s in series
+    ]  # fmt: skip
     xs = [v for s in series for v, _ in (*s.points, *(p for line in s.lines for p in line))]
     # A wide interval must not squeeze the points: it is cut off at the panel's end.
     centres = [e.value for s in series for _, e in (*s.points, *(p for line in s.lines for p in line))]
