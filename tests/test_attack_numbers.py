@@ -355,6 +355,14 @@ def test_a_figure_takes_no_other_columns_name(study: Path, capsys: pytest.Captur
         assert {row["test_accuracy"] for row in rows} == {"0.5"} and "99" not in {row["test_loss"] for row in rows}
 
 
+def test_a_record_that_says_two_things_is_unreadable(study: Path, capsys: Any) -> None:
+    """The last was taken here, and another program takes the first."""
+    file = next(study.glob("runs/*/record.json"))
+    file.write_text(file.read_text().replace('"test_accuracy": ', '"test_accuracy": 0.1, "test_accuracy": ', 1))
+    assert command(capsys, "report", study)[0] == 0
+    assert "&#x27;test_accuracy&#x27; is there twice" in (study / "report.html").read_text()
+
+
 @pytest.mark.parametrize("name", ["seed", "spec.seed", "started", "data.note"])
 def test_a_metric_that_is_called_as_a_column_is_shown_by_its_value(name: str, study: Path, capsys: Any) -> None:
     """A table of results gave the mean of the seeds for that of the metric, beside a report that said otherwise."""

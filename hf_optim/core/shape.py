@@ -9,6 +9,7 @@ keys are let be; or `Each(shape)`, for every value of a mapping. `int` is below 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,15 @@ class Each:
     """The shape of every value of a mapping whose keys are texts."""
 
     shape: Any
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of JSON. A ValueError for two values under one name: here the last would count, elsewhere the first."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{twice[:40]!r} is there twice")
+    return value
 
 
 def check_shape(value: Any, shape: Any, place: str) -> None:

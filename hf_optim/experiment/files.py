@@ -21,7 +21,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hf_optim.core.shape import FARTHEST
+from hf_optim.core.shape import FARTHEST, once
 from hf_optim.errors import UserError
 
 #: bytes of a file that is read at once; histories of long runs have some MB
@@ -150,12 +150,12 @@ def read_json(folder: Path, name: str) -> Any:
 
 def parse_json(text: str, wide: bool = False, most: int = MOST_VALUES) -> Any:
     """Plain data. A ValueError for what is not JSON, and for what Python takes and nobody means: NaN, halves of
-    characters, hundreds of levels, more than `most` values, and whole numbers of more than 64 bits unless `wide` (as
-    transformers writes for "no limit").
+    characters, hundreds of levels, more than `most` values, and, unless `wide` (what others have written), two values
+    under one name and whole numbers of more than 64 bits (as transformers writes for "no limit").
     """
     check_count(text, most)
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=None if wide else once)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not is_shallow(value, DEEPEST):
