@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from attack_parts import interrupted_run
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import CONFIG_MAPPING, AlbertForPreTraining, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from hf_optim.commands.main import main
 from hf_optim.engine import kernels
@@ -177,6 +177,29 @@ def test_a_model_that_cannot_be_judged_is_one_line(
         told += [error] if code == 2 else []
         assert error.count("\n") == (code == 2)
     assert told and all("its model cannot be judged: " in error for error in told)
+
+
+def test_layers_that_share_their_weights_are_run_some_times_and_not_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ALBERT's config.json counts layers of one layer's weights, which no file has to hold: a batch took days."""
+    small = {"hidden_size": 8, "intermediate_size": 8, "embedding_size": 8, "num_attention_heads": 1}
+    config = CONFIG_MAPPING["albert"](**small, vocab_size=16, max_position_embeddings=16, num_hidden_layers=64)
+    AlbertForPreTraining(config).save_pretrained(tmp_path)
+    model = checkpoints.from_folder(AlbertForPreTraining, tmp_path)
+    ids = torch.zeros(1, 4, dtype=torch.long)
+    model(input_ids=ids)
+    assert not torch.nn.modules.module._global_forward_pre_hooks and not model._forward_pre_hooks
+    told = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**told, "num_hidden_layers": 2000}))
+    with pytest.raises(UserError, match="has a layer run more than 1000 times in one pass"):
+        checkpoints.from_folder(AlbertForPreTraining, tmp_path)(input_ids=ids)
+    assert not torch.nn.modules.module._global_forward_pre_hooks
+    monkeypatch.setattr(checkpoints, "MOST_TURNS", 0)  # of a language model it is seen before anything is trained
+    shape = GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=16, n_positions=8, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(shape).save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(UserError, match="in one pass"):
+        fits(checkpoints.from_folder(GPT2LMHeadModel, tmp_path / "gpt2"), {"vocabulary": 16, "block": 8})
 
 
 def test_a_checkpoint_is_named_by_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

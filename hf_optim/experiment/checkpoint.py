@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from hf_optim.core import importing, shape
@@ -31,6 +33,8 @@ STATE = {"global_step": int, "log_history": [{"step": float, "epoch?": (float, N
 #: modules of a model; the largest there are have some ten thousand
 MOST_PARTS = 200_000
 MOST_LABELS = 1_000_000
+#: how often a pass runs one module; models whose layers share their weights do some dozen times
+MOST_TURNS = 1000
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 #: how the files of a model end that are read whole, and bytes of one; the largest tokenizers there are have some 30 MB
 READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 << 20
@@ -156,11 +160,37 @@ def from_folder(cls: Any, checkpoint: Path, **how: Any) -> PreTrainedModel:
     try:
         with quiet(), _bounded(checkpoint):
             own = configuration(cls, checkpoint)
-            return read_whole(cls, checkpoint, config=own, trust_remote_code=False, **how)
+            model = read_whole(cls, checkpoint, config=own, trust_remote_code=False, **how)
+            _watch_first_pass(model, checkpoint)
+            return model
     except UserError:
         raise
     except Exception as error:  # whatever transformers, safetensors and torch say of files that are damaged
         raise UserError(f"checkpoint: {checkpoint} holds no model that can be read: {one_line(error)}") from error
+
+
+def _watch_first_pass(model: PreTrainedModel, checkpoint: Path) -> None:
+    """Makes the model's first pass a `UserError` where it runs a module without end: of layers that share their weights
+    a config.json may count any number, which no file has to hold.
+    """
+    turns: Counter[int] = Counter()
+    handles: list[RemovableHandle] = []
+
+    def count(module: torch.nn.Module, _: object) -> None:
+        turns[id(module)] += 1
+        if turns[id(module)] > MOST_TURNS:
+            raise UserError(
+                f"checkpoint: {checkpoint}: its config.json has a layer run more than {MOST_TURNS} times in one pass"
+            )
+
+    def begin(*_: object) -> None:
+        handles.append(torch.nn.modules.module.register_module_forward_pre_hook(count))
+
+    def end(*_: object) -> None:
+        while handles:
+            handles.pop().remove()
+
+    handles += [model.register_forward_pre_hook(begin), model.register_forward_hook(end, always_call=True)]
 
 
 @contextmanager

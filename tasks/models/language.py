@@ -113,6 +113,8 @@ def _looks_ahead(model: PreTrainedModel, tokens: int, length: int) -> bool:
     try:
         for row in (ids, torch.cat([ids[:, :half], (ids[:, half:] + 1) % tokens], dim=1)):
             scores.append(model(input_ids=row).logits[:, :half])
+    except UserError:  # of a pass without end
+        raise
     except Exception:  # of any kind
         return False
     finally:
