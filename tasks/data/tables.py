@@ -15,7 +15,7 @@ from hf_optim.errors import UserError, first_line
 
 #: levels of JSON, and bytes of a line of it: pyarrow reads none that is longer
 DEEPEST, LONGEST = 100, 2 << 20
-#: names in all lines of JSON, or in the first of CSV: pyarrow makes a column of each, with a place for every line
+#: names in all lines of JSON, in the first of CSV, or in parquet: pyarrow makes a column of each
 MOST_NAMES = 2000
 #: places of a table of JSON, and for each byte of it: a line that leaves a name out has a place for it, too
 MOST_PLACES, PLACES_A_BYTE = 20_000_000, 20
@@ -97,6 +97,8 @@ def _parquet(file: Path) -> Any:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(file) as opened:
+        if opened.metadata.num_columns > MOST_NAMES:  # each is looked up among all of them, again and again
+            raise ValueError(f"it has more than {MOST_NAMES} columns")
         groups = [opened.metadata.row_group(number) for number in range(opened.num_row_groups)]
         rows, size = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
         _check_size(file, rows, size)
