@@ -272,3 +272,46 @@ def test_a_table_that_contradicts_itself_holds_nothing_unsaid(
     file = claim(tmp_path, claims=[{**rule, **asked} for asked in rules])
     assert command(capsys, "reproduce", file, "--page", "--output", tmp_path / "out")[0] == 0
     assert said in (tmp_path / "out" / "reproduction.md").read_text()
+
+
+WISHES = (["--epochs", "1"], ["--only", "sgd"], ["--tuned", "2"])
+ASKED = {"name": "theirs", "seeds": 2, "baseline": "sgd", "optimizers": ["adamw", "sgd"],
+         "tasks": [{"task": "vision", "size": "smoke"}]}  # fmt: skip
+NO_STUDIES: list[Any] = [
+    {},
+    "a study",
+    [1],
+    *({**ASKED, "tasks": told} for told in ("vision", [1], [{"task": "vision", "overrides": "x"}])),
+    *({**ASKED, "tasks": [{"task": "vision", **told}]} for told in ({"hyper": "x"}, {"only": 3})),
+    *({**ASKED, "optimizers": told} for told in ([1, "sgd"], [{"lr": 1}, "sgd"], ["nope", "sgd"])),
+]
+
+
+def asked(folder: Path, study: Any) -> Path:
+    """A claim with a study."""
+    says = {"says": "x is better", "section": "1", "rule": "better", "optimizer": "adamw", "baseline": "sgd"}
+    told = {**CLAIM, "paper": "AGR", "claims": [says], "small": {"study": study}}
+    (folder / "claim.yaml").write_text(yaml.safe_dump({key: told[key] for key in told if key != "paper_size"}))
+    return folder / "claim.yaml"
+
+
+@pytest.mark.parametrize("study", NO_STUDIES, ids=range(len(NO_STUDIES)))
+def test_a_study_that_is_none_is_one_line_whatever_is_asked_of_it(
+    tmp_path: Path, study: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wish in WISHES:
+        code, _, error = command(capsys, "reproduce", asked(tmp_path, study), "--dry-run", *wish)
+        assert code == 2 and error.startswith("error: ") and ", line " in error and error.count("\n") == 1
+
+
+def test_of_a_study_whose_names_stand_alone_parts_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`optimizers: [adamw]`, `tasks: [logistic]` and `base: adamw` were tracebacks as soon as a part was asked for."""
+    named = {**ASKED, "optimizers": ["adamw", {"name": "tlr", "base": "adamw"}, "sgd"], "tasks": ["logistic"]}
+    for wish in WISHES:
+        assert command(capsys, "reproduce", asked(tmp_path, named), "--dry-run", *wish)[0] == 0
+    grown = {key: named[key] for key in named if key != "tasks"} | {
+        "ladder": {"model": "gpt2", "parameters": [30_000], "tokens": [0.3]}
+    }
+    assert "has a ladder" in command(capsys, "reproduce", asked(tmp_path, grown), "--dry-run", "--epochs", "1")[2]

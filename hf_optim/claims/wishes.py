@@ -50,10 +50,17 @@ class Wish:
 
 
 def study(source: Source, wish: Wish) -> Source:
-    """The study's document under `wish`; a UserError for a label that it does not have."""
+    """The study's document under `wish`; a UserError for one that is none, or a label that it does not have."""
+    from hf_optim.study.plan.plan import expand
+
     if wish == Wish():
         return source
+    expand(source)  # what is wrong in it is told with its line, before anything in it is looked up
     value = copy.deepcopy(source.value)
+    if "tasks" not in value:
+        raise UserError(f"{source.file}: its study has a ladder, of which no part is asked for: leave the options out")
+    value["tasks"] = [{"task": entry} if isinstance(entry, str) else entry for entry in value["tasks"]]
+    value["optimizers"] = [_named(entry) for entry in value["optimizers"]]
     for option, number in (("epochs", wish.epochs), ("patience", wish.patience)):
         if number is None:
             continue
@@ -69,11 +76,15 @@ def study(source: Source, wish: Wish) -> Source:
     return Source(source.file, value, yaml12.dump(value), source.lines if not wish.only else {})
 
 
-def _label(entry: Any) -> str:
+def _named(entry: Any) -> dict[str, Any]:
+    """An optimizer, or the base of one, as a mapping with its name."""
+    whole = {"name": entry} if isinstance(entry, str) else entry
+    return {**whole, "base": _named(whole["base"])} if whole.get("base") else whole
+
+
+def _label(entry: Mapping[str, Any]) -> str:
     from hf_optim.study.plan.entries import optimizer_label
 
-    if isinstance(entry, str):
-        return entry
     return str(entry.get("label") or (entry.get("task") or optimizer_label(entry)))
 
 

@@ -74,8 +74,8 @@ def reproduce(name: str, options: Options) -> int:
     from hf_optim.study import conduct as command
     from hf_optim.study.plan.plan import expand
 
-    source = wishes.study(setting.study, options.wish)
     with importing.refused("a dry run runs none", trust=not options.dry_run, way=importing.NO_DRY_RUN):
+        source = wishes.study(setting.study, options.wish)
         plan = expand(source, seeds=options.seeds, overrides=options.overrides)
         _check_looks(plan, chosen.name)
         _announce(chosen, plan, options, folder)
