@@ -209,3 +209,21 @@ def test_looks_without_end_are_refused(labels: tuple[str, ...], tmp_path: Path, 
     (tmp_path / "s.yaml").write_text(YAML[: YAML.index("tuning")].replace("seeds: 3", f"seeds: {list(range(2, 401))}"))
     code, _, said = command(capsys, "study", tmp_path / "s.yaml", "--dry-run")
     assert code == 2 and "units at looks" in said
+
+
+@pytest.mark.parametrize(
+    "said, entries",
+    [
+        ("line 3: run must be a mapping", "optimizers: [adamw, {name: sgd, run: 1.5}]\ntasks: [vision]"),
+        ("run must be a mapping", "optimizers: [adamw, sgd]\ntasks: [{task: vision, hyper: {sgd: {run: [1]}}}]"),
+        ("must be an optimizer's label, got a list [1]", "optimizers: [adamw]\ntasks: [{task: vision, only: [[1]]}]"),
+        ("must be an optimizer's label, got a mapping", "optimizers: [adamw]\ntasks: [{task: vision, only: [{a: 1}]}]"),
+    ],
+)
+def test_what_stands_for_a_mapping_or_a_label_is_one_line(
+    said: str, entries: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were tracebacks."""
+    (tmp_path / "s.yaml").write_text(f"name: s\nseeds: 2\n{entries}\n")
+    code, _, error = command(capsys, "study", tmp_path / "s.yaml", "--dry-run")
+    assert code == 2 and said in error and error.count("\n") == 1

@@ -91,6 +91,7 @@ def optimizers(source: Source, value: Any) -> list[dict[str, Any]]:
         if not isinstance(spec.get("name"), str):
             raise source.error(here, "an optimizer needs a name: {name: adamw, lr: 0.001}")
         own.append(spec.pop("label", None))
+        _check_run(source, here, spec)
         check_entry(source, here, spec)
         specs.append(spec)
     defaults_of = iter(default_labels([spec for spec, label in zip(specs, own, strict=True) if label is None]))
@@ -108,6 +109,12 @@ def optimizers(source: Source, value: Any) -> list[dict[str, Any]]:
         defaults = {} if ":" in spec["name"] else plain(registry.info(spec["name"]).defaults)
         entries.append({"label": label, "spec": spec, "defaults": defaults, "where": here})
     return entries
+
+
+def _check_run(source: Source, where: Where, setting: Mapping[str, Any]) -> None:
+    """Raise a UserError unless what a setting says of the run is a mapping."""
+    if setting.get("run") is not None:
+        source.check_type((*where, "run"), setting["run"], dict, "a mapping, as {batch_size: 64}")
 
 
 def check_entry(source: Source, where: Where, spec: Mapping[str, Any]) -> None:
@@ -179,6 +186,8 @@ def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]
         schedules = entry.get("schedules") or {}
         entry["only"] = labels if entry.get("only") is None else entry["only"]
         source.check_type((*here, "only"), entry["only"], list, "a list of optimizers' labels")
+        for i, label in enumerate(entry["only"]):
+            source.check_type((*here, "only", i), label, str, "an optimizer's label")
         for key, given in (("hyper", list(entry["hyper"])), ("schedules", list(schedules)), ("only", entry["only"])):
             for label in given:
                 if label not in labels:
@@ -187,6 +196,7 @@ def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]
                     )
         for label, hyper in entry["hyper"].items():
             source.check_type((*here, "hyper", label), hyper, dict, "a mapping of hyper-parameters")
+            _check_run(source, (*here, "hyper", label), hyper)
         if entry.get("label") is None:
             whole = "/".join(str(p) for p in (entry["task"], entry["model"], entry["size"]) if p)
             entry["label"] = _fitting(whole, LONGEST_TASK, importing.paths({"task": entry["task"]}))
