@@ -119,6 +119,7 @@ def test_a_bad_config_is_named_with_its_line(tmp_path) -> None:
         ("task: vision\nsize: [small]\n", "no size ['small']"),
         ("task: vision\noutput: 3\n", "output: expected str, got 3"),
         ("size: small\n", "--task is missing"),
+        ("task: vision\noutput: runs/mine\noverwrite: true\n", "line 3: overwrite takes away what others have made"),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=message.replace("[", r"\[")):
