@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -317,7 +318,7 @@ def _embedded(name: str) -> Splits:
 def _own(source: str, held_out: int | None) -> Splits:
     from hf_optim.tasks.data.images import read
 
-    return read(Path(source).resolve(), held_out=held_out)
+    return read(Path(os.path.realpath(source)), held_out=held_out)
 
 
 @lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ loss then has a minimum, which is found to a gradient of 1e-12 or less. Data tha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -90,7 +91,7 @@ class Logistic(Task):
         own = source is not None and source not in EMBEDDED
         if preset.samples.value is not None:
             raise UserError("task 'logistic' has no limit on samples")
-        place = str(Path(name).resolve()) if own else name
+        place = os.path.realpath(name) if own else name
         changed = _newest(Path(place)) if own else 0
         return _prepared(place, own, preset.validation.value, values["crop"], values["pool"], values["labels"], changed)
 

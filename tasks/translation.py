@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,7 +164,7 @@ class Translator(Task):
         elif source is None:
             corpus, note = _hub(name, *columns), f"{HUB[name]} from the Hub"
         else:
-            path = Path(source).resolve()
+            path = Path(os.path.realpath(source))
             corpus, note, name = _read(str(path), _newest(path), *columns), "files of your own", path.name
         limit = preset.samples.value if source is None else None
         if limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -99,9 +100,9 @@ class Vision(Task):
         elif source is None:
             splits, note = _hub(name, preset.validation.value, size), f"{HUB[name].repository} from the Hub"
         else:
-            path, asked, held_out = Path(source).resolve(), preset.data.value, preset.validation.value
+            path, asked, held_out = Path(os.path.realpath(source)), preset.data.value, preset.validation.value
             splits, note = _own(str(path), _newest(path), size, asked, held_out or None), "files of your own"
-            name = Path(source).resolve().name
+            name = path.name
         limit = preset.samples.value if source is None else None
         facts = {"classes": splits.classes, "shape": splits.shape}
         train, validation, test = splits.train, splits.validation, splits.test

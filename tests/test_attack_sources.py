@@ -240,3 +240,23 @@ def test_a_dry_run_asks_no_hub_for_a_network(
     program.main([*command_line, str(file), "--dry-run"])
     said = " ".join("".join(capsys.readouterr()).split())
     assert "architecture must be one of timm's own" in said and not asked
+
+
+def test_a_link_that_leads_to_itself_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python before 3.13 follows it until it fails."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "mine.py").symlink_to("mine.py")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "a").symlink_to("a")
+    (tmp_path / "s.yaml").write_text("name: s\nseeds: 1\noptimizers: [sgd]\ntasks: [{task: vision, data: loop}]\n")
+    asked = [["study", "s.yaml", "--dry-run"], ["info", "mine.py:Mine"], ["train", "--task", "mine.py:T"]]
+    asked += [["evaluate", "model", "--task", "vision"], ["train", "--task", "lm", "--model.tokenizer", "model"]]
+    asked += [["train", "--task", task, "--data", "loop"] for task in ("vision", "translation", "logistic", "lm")]
+    for words in asked:
+        code, _, error = command(capsys, *words)
+        assert code == 2 and error.count("\n") == 1, words

@@ -243,13 +243,13 @@ def _read_names(nodes: Iterable[ast.AST]) -> set[str]:
 
 def _beside(where: str, error: Exception) -> str:
     """What lets a file import its neighbour, where that is what it lacked: folders are not searched by themselves."""
-    folder, lacking = Path(where).expanduser().resolve().parent, getattr(error, "name", None) or ""
+    folder, lacking = Path(os.path.realpath(Path(where).expanduser())).parent, getattr(error, "name", None) or ""
     there = isinstance(error, ModuleNotFoundError) and where.endswith(".py") and (folder / f"{lacking}.py").is_file()
     return f"; {lacking}.py beside it is found with PYTHONPATH={shlex.quote(str(folder))}" if there else ""
 
 
 def _file(name: str) -> Path:
-    file = Path(name).expanduser().resolve()
+    file = Path(os.path.realpath(Path(name).expanduser()))
     if not file.is_file():
         raise UnknownName(f"there is no file {name}")
     return file

@@ -109,9 +109,9 @@ def check_files(checkpoint: Path) -> None:
     """Raise a `UserError` unless a folder holds plain files and folders, or links as a cache of models holds them:
     snapshots/REVISION/x to blobs/HASH.
     """
-    home = checkpoint.resolve()
+    home = Path(os.path.realpath(checkpoint))  # `Path.resolve` fails where a link leads to itself
     for path in _below(checkpoint):
-        led = path.resolve()
+        led = Path(os.path.realpath(path))
         if path.is_symlink() and not (led.is_relative_to(home) or led.parent == home.parent.parent / "blobs"):
             raise UserError(f"checkpoint: {path} is a link that leads elsewhere: put the file itself there")
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for

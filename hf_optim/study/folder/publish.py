@@ -8,6 +8,7 @@ specification's hash, changes with it. What runs printed (log.txt) is not copied
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import zlib
@@ -51,7 +52,7 @@ class Published:
 
 def check_destination(folder: Path) -> None:
     """Raise UserError unless `folder` is missing or an empty folder of its own."""
-    if folder.resolve() == Path.cwd():
+    if os.path.realpath(folder) == os.getcwd():
         raise UserError(f"{folder} is the current folder, which nothing can take the place of: choose a new folder")
     if folder.is_symlink():
         raise UserError(f"{folder} is a link, which is not written through: choose another folder")

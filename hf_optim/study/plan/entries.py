@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -243,7 +244,7 @@ def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
     path, named = entry.get("data"), {**task.embedded, **task.remote}
     if path is not None and path not in named and not Path(path).is_absolute():
         beside = Path(source.file).parent / path
-        path = str((beside if beside.exists() else Path(path)).resolve())
+        path = os.path.realpath(beside if beside.exists() else path)
     if path is not None and path not in named and not Path(path).exists():
         near, sets = closest(entry["data"], named), ", ".join(named) or "none"
         raise source.error(
