@@ -217,6 +217,8 @@ def test_looks_without_end_are_refused(labels: tuple[str, ...], tmp_path: Path, 
         ("line 3: run must be a mapping", "optimizers: [adamw, {name: sgd, run: 1.5}]\ntasks: [vision]"),
         ("run must be a mapping", "optimizers: [adamw, sgd]\ntasks: [{task: vision, hyper: {sgd: {run: [1]}}}]"),
         ("must be an optimizer's label, got a list [1]", "optimizers: [adamw]\ntasks: [{task: vision, only: [[1]]}]"),
+        ("line 4: 'a\\x00b' holds a NUL character", 'optimizers: [adamw]\ntasks: [{task: vision, data: "a\\0b"}]'),
+        ("'a\\x00.py:X' holds a NUL character", 'optimizers: [adamw]\ntasks: ["a\\0.py:X"]'),
         ("must be an optimizer's label, got a mapping", "optimizers: [adamw]\ntasks: [{task: vision, only: [{a: 1}]}]"),
     ],
 )

@@ -72,6 +72,8 @@ class Source:
 
     def check_text(self, where: Where, value: str) -> str:
         """`value`, if it can be written; two escapes of JSON's that are one character are that."""
+        if "\0" in value:  # which is in no name of anything
+            raise self.error(where, f"{value[:20]!r} holds a NUL character")
         try:
             return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
