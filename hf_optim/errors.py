@@ -2,15 +2,23 @@
 
 import re
 
+#: what is not shown, or turns the order of what is: controls, bidirectional marks, letters of no width (but the joiners
+#: that scripts and emoji need), tags, half characters, and what no XML may hold
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
 
 class UserError(ValueError):
     """What was wrong, where, and what to do; the command line prints it and exits with 2.
 
-    A name of more than 500 letters, as a stranger's file may hold it, is shortened; what shows in several lines, as a
-    tensor does, stands in one."""
+    Of what a stranger's file may hold a name of more than 500 letters is shortened, and what would move a terminal's
+    cursor shows as "�", as Python prints a message as it is; what shows in several lines, as a tensor does, stands in
+    one."""
 
     def __init__(self, message: str = "") -> None:
-        line = re.sub(r"\s*\n\s*", " ", str(message))
+        line = HIDDEN.sub("�", re.sub(r"\s*\n\s*", " ", str(message)))
         super().__init__(re.sub(r"\S{501,}", lambda m: f"{m[0][:200]}... ({len(m[0])} letters)", line))
 
 

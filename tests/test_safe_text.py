@@ -17,6 +17,7 @@ from study_fakes import make_study
 
 from hf_optim.commands.main import main
 from hf_optim.core import safe_text
+from hf_optim.errors import UserError
 from hf_optim.study.plan.plan import expand
 from hf_optim.study.plan.source import parse
 
@@ -220,6 +221,11 @@ def safe_to_print(node: ast.expr) -> bool:
         return isinstance(node, ast.Constant)
     called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     return called in ("terminal", "line", "one_line", "dumps")
+
+
+def test_a_message_is_safe_where_python_prints_it() -> None:
+    """In a notebook or a script of one's own no command stands between a message and the terminal."""
+    assert str(UserError("format \x1b[2J\u202e\r\nof\udc80 others")) == "format �[2J� of� others"
 
 
 def test_nothing_is_printed_past_these_functions() -> None:

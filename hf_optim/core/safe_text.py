@@ -18,12 +18,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-#: what is not shown, or turns the order of what is: controls, bidirectional marks, letters of no width (but the joiners
-#: that scripts and emoji need), tags, half characters, and what no XML may hold
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
-)
+from hf_optim.errors import HIDDEN
+
 _LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
           "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
           "<": r"\textless{}", ">": r"\textgreater{}", "`": r"\textasciigrave{}",
@@ -44,7 +40,7 @@ _MARKDOWN = (
 
 def terminal(text: object) -> str:
     """For a terminal: lines and tabs stay, everything that would move the cursor or hide text shows as "�"."""
-    return _HIDDEN.sub("�", str(text).replace("\r\n", "\n"))
+    return HIDDEN.sub("�", str(text).replace("\r\n", "\n"))
 
 
 def line(text: object) -> str:
