@@ -298,6 +298,23 @@ def test_contradictions_are_refused_before_anything_is_written(tmp_path: Path) -
         merge.merge(folders, tmp_path / "xy")
 
 
+def test_a_run_in_vain_is_one_result_whichever_study_judges_it(tmp_path: Path) -> None:
+    """Judged it was failed, and ok in a folder whose plan has left it out: a merge took that for two results."""
+    for place in ("judged", "left"):
+        (tmp_path / place).mkdir()
+        planned = one_in_vain(tmp_path / place)
+    without = json.loads((tmp_path / "left" / "plan.json").read_text())
+    for file in tmp_path.glob("*/runs/*/record.json"):  # as every run's of ours says
+        file.write_text(json.dumps({**json.loads(file.read_text()), "primary": without["tasks"][0]["primary"]}))
+    without["runs"] = [run for run in without["runs"] if run["optimizer"] != "SMARAN"]
+    without["optimizers"] = [optimizer for optimizer in without["optimizers"] if optimizer["label"] != "SMARAN"]
+    for task in without["tasks"]:
+        task["only"].remove("SMARAN")
+    (tmp_path / "left" / "plan.json").write_text(json.dumps(without))
+    merged = merge.merge([tmp_path / "judged", tmp_path / "left"], tmp_path / "both")
+    assert len(merged.runs) == len(planned.runs)
+
+
 def test_what_an_interrupted_merge_of_others_copied_is_no_result_of_these(tmp_path: Path) -> None:
     """The record that it had left was kept, and said to be of the study that was merged then."""
     a = make_study(tmp_path / "a")

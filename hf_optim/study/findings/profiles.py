@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_optim.study.findings.spending import KINDS, spent
-from hf_optim.study.folder.outcomes import finished
+from hf_optim.study.folder.outcomes import in_vain
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 
@@ -92,11 +92,11 @@ def target_tables(results: Results) -> list[TargetTable]:
         rows: list[Reached] = []
         before: dict[tuple[str, int], float] = {}
         for label in task["only"]:
-            logs = {
-                run.seed: results.history(run) if finished(task, run, record, results.store, before) else []
-                for run, record in results.runs(task["label"], label)
-                if record is not None
-            }
+            logs: dict[int, list[dict[str, Any]]] = {}
+            for run, record in results.runs(task["label"], label):
+                if record is not None:
+                    failed = record["status"] != "ok" or in_vain(task, run, record, results.store, before)
+                    logs[run.seed] = [] if failed else results.history(run)
             times = {
                 kind: {seed: time_to_target(log, **target, kind=kind) for seed, log in logs.items()}
                 for kind in ("step", *KINDS)

@@ -32,6 +32,7 @@ from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder import questions
 from hf_optim.study.folder.aside import free
 from hf_optim.study.folder.changes import difference
+from hf_optim.study.folder.outcomes import IN_VAIN
 from hf_optim.study.folder.results import load
 from hf_optim.study.folder.rows import of
 from hf_optim.study.folder.store import read_status
@@ -114,8 +115,9 @@ def _contradiction(place: str, a: str, b: str, old: Mapping[str, Any], new: Mapp
 
 def _differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     """Empty if two rows of one run tell the same result, else the first thing that differs. Times always do."""
-    if a["status"] != b["status"]:
-        return f"{a['status']} and {b['status']}"
+    ended, otherwise = ("ok" if row["error"] == IN_VAIN else row["status"] for row in (a, b))  # judged by a plan
+    if ended != otherwise:
+        return f"{ended} and {otherwise}"
     results = ("value", *sorted(key for key in {*a, *b} if key.startswith(("test_", "validation_", "train_l"))))
     for name in (*results, "data.fingerprint"):
         if a.get(name) != b.get(name):

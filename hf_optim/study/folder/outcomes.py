@@ -104,17 +104,6 @@ def in_vain(
     return math.isnan(outcome(task, record, _untrained(task, run, store, before))[0])
 
 
-def finished(
-    task: Mapping[str, Any],
-    run: Run,
-    record: Mapping[str, Any],
-    store: RecordStore,
-    before: dict[tuple[str, int], float],
-) -> bool:
-    """Whether a run has not failed."""
-    return record.get("status") == "ok" and not in_vain(task, run, record, store, before)
-
-
 def _untrained(task: Mapping[str, Any], run: Run, store: RecordStore, before: dict[tuple[str, int], float]) -> float:
     """The validation metric before the first step: measured once a task and seed, as all optimizers begin alike."""
     key = task["label"], run.seed
