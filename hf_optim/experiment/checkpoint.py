@@ -184,6 +184,7 @@ def _watch_first_pass(model: PreTrainedModel, checkpoint: Path) -> None:
             )
 
     def begin(*_: object) -> None:
+        turns.clear()  # a copy of the model keeps these hooks: each of its passes is a first one
         handles.append(torch.nn.modules.module.register_module_forward_pre_hook(count))
 
     def end(*_: object) -> None:
