@@ -19,6 +19,7 @@ from attack_parts import command
 from PIL import Image
 from study_fakes import make_study
 
+from hf_optim.core import private
 from hf_optim.errors import UserError
 from hf_optim.experiment import files, leftovers
 from hf_optim.experiment.spec import RunSpec
@@ -305,3 +306,10 @@ def test_a_resumed_run_does_not_follow_its_checkpoints(tmp_path: Path, secret: P
     assert last_checkpoint(tmp_path) == str(whole)
     with pytest.raises(files.Refused, match="optimizer.pt"):
         files.check_tree(whole)
+
+
+def test_what_looks_like_a_token_and_is_a_word_stays() -> None:
+    """Classes, labels (of two that became one no study was published) and the "day" of "users/day" were taken out."""
+    label, token = "adamw-lr0p0003wd0p1warm100", f"figd_{'aB3d' * 9}"
+    text = f"t5.T5ForConditionalGeneration, w.Wav2Vec2ConformerConfig, {label}, users/day of a day"
+    assert private.Scrubber([text], spoken={label}).scrub(f"{text}, {token}") == f"{text}, REMOVED"

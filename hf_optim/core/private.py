@@ -30,7 +30,8 @@ _PART = r"[^\s/\\:;,'\"<>|()\[\]{}=`]+"
 #: of a folder on the way, as runs are called (lr=0.1,seed=1): what would end a path, but where another one begins
 _PASSED = r"(?:[^\s/\\:;,'\"<>|()\[\]{}=`]|[:;,=](?=[^\s/\\'\"]))+"
 _HOMES = "home|Users|root|tmp|mnt|media|var|private|scratch|work|workspace|data|opt|usr|srv|gpfs|lustre|nfs"
-_OWNER = re.compile(rf"(?<![\w.-])(?:home|[Uu]sers)[/\\]+({_PART})")
+#: the second from the root, or on the way to more: "users/day" is no folder
+_OWNER = re.compile(rf"(?:(?<=[/\\])|(?<![\w.-])(?=\w+[/\\]+{_PART}[/\\]))(?:home|[Uu]sers)[/\\]+({_PART})")
 #: a backslash and what it stands for in JSON, in Python and in what either says of a path
 _BACKSLASH = re.compile(r"\\(?:([nrt\"'/\\])|(?:x|u00)([0-9a-fA-F]{2}))")
 #: a terminal's colour, whose last letter would stand before a name as if it were the name's
@@ -54,14 +55,6 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b(?:ya29\.|GOCSPX-|AGE-SECRET-KEY-1|SG\.[\w-]{16,40}\.)[\w-]{20,}"), SECRET),
     (re.compile(r"\beyJ[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*|\beyJ[\w+/-]{40,4000}=*"), SECRET),
     (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{32}(?:[0-9a-f]{8})?(?![0-9a-fA-F])"), SECRET),
-    # of whoever else: a short word, and behind it letters and digits without end
-    (
-        re.compile(
-            r"(?<![A-Za-z0-9\\])[A-Za-z][A-Za-z0-9]{1,11}[-_.]"
-            r"(?=[A-Za-z]{0,200}\d)(?=\d{0,200}[A-Za-z])[A-Za-z0-9]{20,}"
-        ),
-        SECRET,
-    ),
     # an environment's variable, and a word that says what follows
     (re.compile(r"\b([A-Z][A-Z0-9]*_[A-Z0-9_]+)=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
     (
@@ -108,6 +101,12 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?i)(?<![\w:])(?=[0-9a-f:]*\d)[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*::[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*(?![\w:])"),
      ADDRESS),
 )  # fmt: skip
+#: a token of whoever else's: a short word, and behind it letters and digits without end, but for a class by its words
+#: (models.T5ForConditionalGeneration, models.Wav2Vec2ConformerConfig)
+_TOKEN = re.compile(
+    r"(?<![A-Za-z0-9\\])[A-Za-z][A-Za-z0-9]{1,11}[-_.](?=[A-Za-z]{0,200}\d)(?=\d{0,200}[A-Za-z])"
+    r"(?![A-Za-z0-9]{0,60}(?:For[A-Z]|Processor|[A-Z][a-z]{4,20}(?![A-Za-z0-9])))[A-Za-z0-9]{20,}"
+)
 _PATHS = (
     re.compile(rf"(?i)\bfile://[\w.-]*/+(?:{_PASSED}/+)*({_PART})?/?"),
     # one slash or, but for what follows an address's scheme, several: of a share, of SQLAlchemy's sqlite:////
@@ -203,6 +202,7 @@ class Scrubber:
         secrets = [known for known in self._known if known[1] == SECRET]
         for pattern, put in (*secrets, *_PATTERNS):
             text = pattern.sub(self._mail if put == MAIL else put, text)
+        text = _TOKEN.sub(self._token, text)
         for pattern in _PATHS:
             # by itself, before it stands behind a letter (-I/home/somebody), where it would be no name
             text = pattern.sub(lambda path: self.unnamed(path[1] or ""), text)
@@ -211,6 +211,10 @@ class Scrubber:
     def _mail(self, found: re.Match[str]) -> str:
         """Instead of an address of e-mail; a word of the study's of that form (the model resnet50@agr) is none."""
         return found[0] if "." not in found[0].partition("@")[2] and found[0].lower() in self._spoken else MAIL
+
+    def _token(self, found: re.Match[str]) -> str:
+        """Instead of what looks like a token; a word of the study's (the label adamw-lr0p0003wd0p1warm100) is none."""
+        return found[0] if found[0].lower() in self._spoken else SECRET
 
     def unnamed(self, text: str) -> str:
         """`text` without names of users and machines, and without the environment's secrets; paths stay."""
