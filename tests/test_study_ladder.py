@@ -196,6 +196,13 @@ def test_data_of_the_command_line_are_those_of_every_rung(tmp_path: Path) -> Non
     assert plan.expand(source.parse(YAML, "s.yaml"), data="c4").tasks[0]["data"] == "c4"
 
 
+def test_steps_from_outside_are_the_ladders_too() -> None:
+    """`overrides={"steps": 5}` made a plan that no command reads: its rungs are not what their runs are."""
+    with pytest.raises(UserError, match="steps is the ladder's"):
+        plan.expand(source.parse(YAML, "s.yaml"), overrides={"steps": 5})
+    assert plan.expand(source.parse(YAML, "s.yaml"), overrides={"precision": "fp32"}).ladder
+
+
 def test_wsd_rises_stays_and_falls() -> None:
     factor = schedules.factor({"name": "wsd", "warmup": 0.1, "decay": 0.2, "end": 0.1}, 100)
     assert factor(0) == pytest.approx(1 / 11) and factor(9) == pytest.approx(10 / 11)

@@ -52,8 +52,7 @@ def expand(source: Source, value: Any, baseline: str, tuned: bool) -> tuple[list
         raise source.error((*HERE, "rates"), f"rates: {rates} needs tuning:, which finds what is carried over")
     shared = {key: block[key] for key in SHARED if block.get(key) is not None}
     overrides = source.check_type((*HERE, "overrides"), shared.get("overrides", {}), dict, "a mapping")
-    if taken := [key for key in ("steps", "epochs", "batch_size") if key in overrides]:
-        raise source.error((*HERE, "overrides"), f"overrides: {taken[0]} is the ladder's: tokens and batch_size say it")
+    check_overrides(source, overrides)
     given = block.get("batch_size")
     batches = [None] if given is None else _numbers(source, "batch_size", given, whole=True)
     factors = len(sizes), len(batches), len(multiples) + len(alone)
@@ -79,6 +78,12 @@ def expand(source: Source, value: Any, baseline: str, tuned: bool) -> tuple[list
     for rung in rungs:
         del rung["batch"]
     return tasks, {"rates": rates, "rungs": rungs}
+
+
+def check_overrides(source: Source, overrides: Mapping[str, Any]) -> None:
+    """Raise a UserError for what a rung says by itself."""
+    if taken := [key for key in ("steps", "epochs", "batch_size") if key in overrides]:
+        raise source.error((*HERE, "overrides"), f"overrides: {taken[0]} is the ladder's: tokens and batch_size say it")
 
 
 def _rung(

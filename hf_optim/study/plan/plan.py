@@ -222,6 +222,8 @@ def expand(
     tasks = entries.tasks(source, entries.with_data(listed, data), labels)
     ladder.check_settings(source, tasks, top.get("tuning") is not None)
     if overrides:
+        if "ladder" in blocks:
+            ladder.check_overrides(source, overrides)
         tasks = [{**task, "overrides": {**(task.get("overrides") or {}), **overrides}} for task in tasks]
     family = top.get("family", "score" if len(tasks) >= TASKS_FOR_SCORE else "tasks")
     source.check_choice(("family",), family, FAMILIES)
