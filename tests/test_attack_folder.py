@@ -103,7 +103,7 @@ def test_comet_is_imported_where_it_is_asked_for(asked: bool, tmp_path: Path) ->
     ask = "from hf_optim.experiment import trackers; trackers.alone(['comet_ml']).__enter__()" if asked else "pass"
     code = "try:\n    import comet_ml\nexcept ImportError as error:\n    print(error)"
     said = _python(f"{STARTS['command']}\n{ask}\n{code}", tmp_path, tmp_path / "packages")
-    assert said.endswith("\ncomet is here\n" if asked else "\nnobody asks for comet_ml\n")
+    assert said.endswith("\ncomet is here\n" if asked else "for runs that ask for it alone: --report-to comet_ml\n")
 
 
 @pytest.mark.parametrize("place", ["packages", "."])
@@ -115,6 +115,19 @@ def test_a_module_that_is_launched_is_looked_for_here_where_it_is_not_installed(
     (tmp_path / place / "mine.py").write_text(text)
     code = "from hf_optim.commands.main import main; main(['launch', '--optimizer', 'adamw', '-m', 'mine'])"
     assert _python(code, tmp_path, tmp_path / "packages") == ("none\n" if place == "packages" else "theirs\n")
+
+
+def test_a_module_that_an_installed_package_lacks_is_one_line(tmp_path: Path) -> None:
+    """A folder `tests` of one's own stands behind one that some package has installed: it was a traceback."""
+    for place in (tmp_path / "packages" / "tests", tmp_path / "tests"):
+        place.mkdir(parents=True)
+        (place / "__init__.py").touch()
+    (tmp_path / "tests" / "mine.py").touch()
+    code = "import sys; from hf_optim.commands.main import main; sys.stderr = sys.stdout\n"
+    code += "for name in ('tests.mine', 'nowhere', ''): main(['launch', '--optimizer', 'adamw', '-m', name])"
+    said = _python(code, tmp_path, tmp_path / "packages").splitlines()
+    assert len(said) == 3 and all("error: hf-optim launch: there is no module " in line for line in said)
+    assert said[0].endswith("'tests.mine': tests is the one that is installed; start the file as a script")
 
 
 def test_a_linker_takes_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

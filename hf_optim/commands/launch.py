@@ -120,8 +120,7 @@ def run(spec: dict[str, Any], target: Sequence[str], module: bool = False) -> in
     sys.argv = list(target)
     try:
         if module:
-            if importlib.util.find_spec(target[0].partition(".")[0]) is None:
-                sys.path.append(os.getcwd())  # of what is installed nothing there is to take the place
+            _check_module(target[0])
             runpy.run_module(target[0], run_name="__main__", alter_sys=True)
         else:
             sys.path.insert(0, str(Path(target[0]).resolve().parent))
@@ -135,6 +134,23 @@ def run(spec: dict[str, Any], target: Sequence[str], module: bool = False) -> in
             "use hf_optim.Session in a loop of one's own"
         )
     return 0
+
+
+def _check_module(name: str) -> None:
+    """Raise UserError unless there is such a module; one that is not installed is looked for in the current folder."""
+    first = name.partition(".")[0]
+    installed = bool(first and importlib.util.find_spec(first))
+    if not installed:
+        sys.path.append(os.getcwd())  # behind all others: nothing there takes the place of what is installed
+    try:
+        there = bool(first and importlib.util.find_spec(name))
+    except ModuleNotFoundError as error:
+        if not name.startswith(error.name or " "):  # what a package on the way lacks
+            raise
+        there = False
+    if not there:
+        why = f": {first} is the one that is installed; start the file as a script" if installed else ""
+        raise UserError(f"hf-optim launch: there is no module {name!r}{why}")
 
 
 def _allow_trackers() -> None:

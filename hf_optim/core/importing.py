@@ -109,7 +109,7 @@ class _Elsewhere:
         def from_elsewhere(module: ModuleType) -> None:
             if fullname in UNASKED:
                 if fullname not in _asked:
-                    raise ImportError(f"nobody asks for {fullname}")
+                    raise ImportError(f"{fullname} is imported for runs that ask for it alone: --report-to {fullname}")
                 return execute(module)
             if fullname == "torch":
                 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled_folder())
