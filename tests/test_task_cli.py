@@ -124,6 +124,8 @@ def test_a_bad_config_is_named_with_its_line(tmp_path) -> None:
         file.write_text(text)
         with pytest.raises(UserError, match=message.replace("[", r"\[")):
             task_cli.parse(["--config", str(file)])
+    file.write_text("task: vision\noverwrite: false\n")  # asks for nothing
+    assert task_cli.parse(["--config", str(file)])[0].task == "vision"
 
 
 def test_a_run_from_the_command_line(tmp_path, capsys) -> None:

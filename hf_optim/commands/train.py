@@ -312,7 +312,7 @@ def _read_config(file: str) -> dict[str, Any]:
         raise UserError(f"--config: {error}") from None
     if not isinstance(source.value, dict):
         raise UserError(f"--config: {file} must hold a mapping, as the example of --help")
-    if "overwrite" in source.value:  # of whatever folder the file names as its output
+    if source.value.get("overwrite"):  # of whatever folder the file names as its output
         raise source.error(
             ("overwrite",), "overwrite takes away what others have made: give --overwrite beside --config"
         )
