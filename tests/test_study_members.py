@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from hf_optim.experiment import training
+from hf_optim.experiment.disk import Unwritable
 from hf_optim.experiment.spec import RunSpec
-from hf_optim.study.launch import worker
+from hf_optim.study.launch import member, worker
 from hf_optim.study.launch.messages import Request
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,3 +77,26 @@ def test_processes_that_fail_are_the_runs_failure(tmp_path: Path, monkeypatch: p
     assert worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict(), processes=2)) == "failed"
     record = json.loads((tmp_path / "runs" / SPEC.id / "record.json").read_text())
     assert "the run's 2 processes ended with exit code 1" in record["error"]
+
+
+def test_a_disk_that_is_full_is_no_failure_of_a_run_of_two_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what a process had said there was an exit code, and that was the optimizer's failure."""
+
+    def full(*_: object, **__: object) -> None:
+        raise Unwritable("s: the disk is full (File too large)")
+
+    def as_one_of_them(home: Path, request: Request) -> None:
+        how = {"home": str(home), "worker": os.getpid(), "request": request.to_dict()}
+        monkeypatch.setattr(sys, "argv", ["member", json.dumps(how)])
+        with pytest.raises(Unwritable):
+            member.main()
+
+    monkeypatch.setattr(member, "end_with_parent", lambda: None)
+    monkeypatch.setattr(member, "_parent", lambda _: os.getpid())
+    monkeypatch.setattr(training, "train", full)
+    monkeypatch.setattr(worker, "_train", as_one_of_them)
+    with pytest.raises(Unwritable, match="the disk is full"):
+        worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict(), processes=2))
+    assert not (tmp_path / "runs" / SPEC.id / "record.json").exists()

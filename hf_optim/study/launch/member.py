@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from hf_optim.core import importing
+from hf_optim.experiment.disk import Unwritable
 from hf_optim.study.launch.messages import Request
-from hf_optim.study.launch.worker import end_with_parent, train_stored
+from hf_optim.study.launch.worker import DISK, end_with_parent, train_stored, write_failure
 
 
 def main() -> None:
@@ -19,7 +21,12 @@ def main() -> None:
     end_with_parent()
     if sys.platform == "linux" and _parent(os.getppid()) != how["worker"]:
         raise SystemExit("the worker was gone before this process had begun")
-    train_stored(Path(how["home"]), Request.from_dict(how["request"]))
+    home, request, started = Path(how["home"]), Request.from_dict(how["request"]), time.time()
+    try:
+        train_stored(home, request)
+    except Unwritable as error:  # torchrun's exit code says nothing of it
+        write_failure(home, request.id, request.spec, str(error), started, DISK)
+        raise
 
 
 def _parent(process: int) -> int | None:

@@ -25,7 +25,7 @@ from typing import Any
 from hf_optim.core import importing
 from hf_optim.core.notes import once
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
-from hf_optim.experiment.disk import check_disk, check_error, check_space, unwritable
+from hf_optim.experiment.disk import Unwritable, check_disk, check_error, check_space, unwritable
 from hf_optim.experiment.files import check_tree, own_folder, read_json, remove, write_json
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.own_training import FUNCTION, run_alone
@@ -39,6 +39,8 @@ from hf_optim.study.launch.messages import Answer, Request
 _MACHINE = ("MemoryError", "out of memory", "can't allocate memory", "CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
 
 STORED = "the study's folder alone says that it is to be run"
+#: the `fault` by which one of several processes tells the worker that the disk takes no more: no record that stands
+DISK = "disk"
 
 
 @contextmanager
@@ -132,8 +134,11 @@ def _settled(request: Request, home: Path) -> str:
 def _problem(request: Request, home: Path, status: str) -> UserError | None:
     """Why every run would end as this one has; None where not."""
     if status != "ok":
+        record = _record(home)
+        if record.get("fault") == DISK:
+            return Unwritable(str(record["error"]))
         try:
-            check_error(request.folder, str(_record(home).get("error")))
+            check_error(request.folder, str(record.get("error")))
             check_disk(request.folder)
         except UserError as error:
             return error
