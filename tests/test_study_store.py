@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from study_fakes import make_study
 import hf_optim.experiment.training
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
-from hf_optim.experiment.disk import check_disk
+from hf_optim.experiment.disk import check_disk, check_error
 from hf_optim.study.folder import changes, rows
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.locks import Lock, check_shared
@@ -129,6 +130,14 @@ def test_a_checkpoint_that_the_disk_does_not_take_is_no_failure_of_the_optimizer
     with pytest.raises(UserError, match="the disk is full.*the same command again"):
         worker.execute(Request(tmp_path, "one", SPEC))
     assert read_status(tmp_path / "runs" / "one") is None
+
+
+@pytest.mark.parametrize(("name", "told"), [("/data/own.bin", "/data/own.bin"), (".x.tmp", "{}"), ("{}/x", "{}")])
+def test_the_disk_that_is_named_is_the_one_that_refused(name: str, told: str, tmp_path: Path) -> None:
+    """A read-only file system of a training's own was said to be the study's folder."""
+    with pytest.raises(UserError) as error:
+        check_error(tmp_path, OSError(errno.EROFS, "Read-only file system", name.format(tmp_path)))
+    assert str(error.value).startswith(f"{told.format(tmp_path)}: cannot be written")
 
 
 def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:

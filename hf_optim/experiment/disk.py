@@ -60,7 +60,9 @@ def check_error(folder: Path, error: BaseException | str) -> None:
     if isinstance(error, Unwritable):
         raise error
     if isinstance(error, OSError) and error.errno in _DISK:
-        raise unwritable(folder, error) from None
+        name = error.filename if isinstance(error.filename, str) and os.path.isabs(error.filename) else ""
+        elsewhere = name and not Path(name).is_relative_to(os.path.abspath(folder))  # a cache, a file of their own
+        raise unwritable(Path(name) if elsewhere else folder, error) from None
     said = error if isinstance(error, str) else one_line(error)
     if any(words in said for words in _SAID):
         raise unwritable(folder, OSError(errno.EFBIG, said[:200])) from None
