@@ -311,6 +311,8 @@ def test_of_a_study_whose_names_stand_alone_parts_are_asked_for(
     named = {**ASKED, "optimizers": ["adamw", {"name": "tlr", "base": "adamw"}, "sgd"], "tasks": ["logistic"]}
     for wish in WISHES:
         assert command(capsys, "reproduce", asked(tmp_path, named), "--dry-run", *wish)[0] == 0
+    unsaid = {key: named[key] for key in named if key != "seeds"}  # as without a wish
+    assert command(capsys, "reproduce", asked(tmp_path, unsaid), "--dry-run", "--seeds", "3", *WISHES[0])[0] == 0
     grown = {key: named[key] for key in named if key != "tasks"} | {
         "ladder": {"model": "gpt2", "parameters": [30_000], "tokens": [0.3]}
     }

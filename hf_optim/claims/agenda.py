@@ -69,7 +69,7 @@ def _entry(name: str, size: str, wish: Wish, seeds: int | None, machine: Machine
         return None
     if setting.study is None:
         return Entry(name, 2, "judged without training", WITHOUT_TRAINING)
-    study = expand(wishes.study(setting.study, wish), seeds=seeds)
+    study = expand(wishes.study(setting.study, wish, seeds), seeds=seeds)
     outlooks = power.outlooks(chosen, size, study)
     known = [outlook.decides for outlook in outlooks if outlook.decides is not None]
     price = cost.of(study.runs, machine).hours / machine.at_a_time

@@ -49,13 +49,15 @@ class Wish:
         return [*epochs, *only, *tuned, *(["--patience", str(self.patience)] if self.patience else [])]
 
 
-def study(source: Source, wish: Wish) -> Source:
-    """The study's document under `wish`; a UserError for one that is none, or a label that it does not have."""
+def study(source: Source, wish: Wish, seeds: int | None = None) -> Source:
+    """The study's document under `wish`; a UserError for one that is none (with so many `seeds`, where they are asked
+    for), or a label that it does not have.
+    """
     from hf_optim.study.plan.plan import expand
 
     if wish == Wish():
         return source
-    expand(source)  # what is wrong in it is told with its line, before anything in it is looked up
+    expand(source, seeds=seeds)  # what is wrong in it is told with its line, before anything in it is looked up
     value = copy.deepcopy(source.value)
     if "tasks" not in value:
         raise UserError(f"{source.file}: its study has a ladder, of which no part is asked for: leave the options out")

@@ -75,7 +75,7 @@ def reproduce(name: str, options: Options) -> int:
     from hf_optim.study.plan.plan import expand
 
     with importing.refused("a dry run runs none", trust=not options.dry_run, way=importing.NO_DRY_RUN):
-        source = wishes.study(setting.study, options.wish)
+        source = wishes.study(setting.study, options.wish, options.seeds)
         plan = expand(source, seeds=options.seeds, overrides=options.overrides)
         _check_looks(plan, chosen.name)
         _announce(chosen, plan, options, folder)
