@@ -44,6 +44,29 @@ def test_a_metric_has_one_direction_on_all_of_a_page(name: str, tmp_path: Path, 
             assert verdict.split()[0] == {"+": "better", "-": "worse"}.get(difference[0], "–"), base
 
 
+@pytest.mark.parametrize("way", [{"greater_is_better": False}, {"name": "test_loss"}])
+def test_a_task_is_judged_in_one_way_under_all_labels(way: Plan, tmp_path: Path, capsys: Any) -> None:
+    """A second entry of the task hid that the first one's direction was not its records': a verdict was turned. Merged
+    into a study, such an entry made all records there unreadable.
+    """
+    mine, theirs, turned = (make_study(tmp_path / name) for name in ("mine", "theirs", "turned"))
+    plan = json.loads((mine / "plan.json").read_text())
+    (task,) = plan["tasks"]
+    lie = {**task, "primary": {**task["primary"], **way}}
+    other = {"label": "other", "data": "digits"}
+    (turned / "plan.json").write_text(json.dumps({**plan, "tasks": [lie, {**task, **other}]}))
+    code, _, said = command(capsys, "report", turned)
+    assert code == 2 and "'other' is judged otherwise than another 'vision' of the plan" in said
+
+    def renamed(plan: Plan) -> None:
+        plan |= {"tasks": [{**lie, **other}], "runs": [{**run, "task": "other"} for run in plan["runs"]]}
+
+    replan(theirs, renamed)
+    code, _, said = command(capsys, "results", mine, theirs, "--merge", mine)
+    assert code == 2 and "'other' is judged otherwise" in said
+    assert json.loads((mine / "plan.json").read_text()) == plan
+
+
 def test_a_rung_is_what_its_runs_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (
         "name: l\nseeds: 2\noptimizers: [adamw]\n"

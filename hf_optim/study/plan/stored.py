@@ -94,6 +94,11 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     if unknown := set(places) - {*tasks}:
         raise UserError(f"{file}: no task has the label {sorted(unknown)[0]!r}")
     _blocks(data, file)
+    ways: dict[str, tuple[str, bool]] = {}
+    for task in data["tasks"]:  # a run's record says by which it was judged, and not under which label
+        way = (task["primary"]["name"], task["primary"]["greater_is_better"])
+        if ways.setdefault(task["task"], way) != way:
+            raise UserError(f"{file}: {task['label']!r} is judged otherwise than another {task['task']!r} of the plan")
     declared = [two for task in data["tasks"] for two in task.get("metrics", {}).values()]
     if not all(len(two) == 2 and isinstance(two[0], bool) and isinstance(two[1], str) for two in declared):
         raise UserError(f"{file}: a task's metrics have a direction and a unit each")
