@@ -363,3 +363,21 @@ def test_a_word_is_not_looked_up_for_ever(theirs: Path, model: dict[str, Any]) -
     retold(theirs, model={"type": "WordPiece", "vocab": {"<unk>": 0}, "unk_token": "<unk>", **model})
     with pytest.raises(UserError, match="more than 10000 letters"):
         read_tokenizer(theirs)
+
+
+# --- tokenizers that are trained and kept ---
+
+
+def test_texts_that_run_into_each_other_are_not_kept_as_the_tokenizer_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One text with NULs in it, as a table may hold, was kept as what is trained on its parts."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    texts = ["alpha beta gamma", "beta gamma", "theta beta"] * 20
+    for mark in ("\0", "", " "):
+        made = []
+        for some in ([mark.join(texts)], texts):
+            training._serialised.cache_clear()  # only the folder remembers
+            made.append(training.train("word", some, 300, ("<unk>",), roles={"unk_token": "<unk>"}))
+        assert "alpha" in made[1].get_vocab() and len(made[1]) == 5, mark
+    assert len(list((tmp_path / "hf_optim").iterdir())) == 4

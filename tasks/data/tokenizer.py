@@ -50,9 +50,9 @@ def train(
     if vocabulary > MOST:  # room for all is made at the beginning, and a program of Rust's ends where there is none
         raise UserError(f"tokenizer: a vocabulary of more than {MOST:,} entries is not trained, got {vocabulary}")
     key = hashlib.sha256(repr((FORMAT, kind, vocabulary, tuple(special), template, lowercase)).encode())
-    for text in texts:
-        key.update(text.encode())
-        key.update(b"\0")
+    for text in texts:  # with its length: whatever mark stood between them, a text of a stranger's may hold it
+        content = text.encode()
+        key.update(b"%d " % len(content) + content)
     serialised = _serialised(key.hexdigest(), kind, tuple(texts), vocabulary, tuple(special), template, lowercase)
 
     from tokenizers import Tokenizer
