@@ -192,6 +192,23 @@ def test_a_question_that_nobody_registered_is_a_change(tmp_path: Path, capsys: A
     assert "study: baseline: adamw became smaran" in (tmp_path / "both" / "report.html").read_text()
 
 
+def test_changes_without_end_are_one_that_touches_all(tmp_path: Path, capsys: Any) -> None:
+    """Each comparison asked all of them, and a merge compared each with each: one of 6 MB took an hour."""
+    mine, theirs = (make_study(tmp_path / name) for name in ("mine", "theirs"))
+    first, last = (questions.question(read_plan(mine)) for _ in range(2))
+    first["tasks"] |= {f"task {i}": {} for i in range(3000)}
+    lines = [{"sha256": questions.digest(q), "time": "", "records": 9, "question": q} for q in (first, last)]
+    brought = [{"words": f"change {i}", "task": "none", "optimizer": None, "added": None} for i in range(5000)]
+    for rows in (lines, [{"changed": brought}], [*lines, {"changed": brought}]):
+        (theirs / questions.FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for _ in range(2):
+            assert command(capsys, "results", mine, theirs, "--merge", mine)[0] == 0
+            asked = questions.read(mine, read_plan(mine))
+            assert len(asked.changes) == questions.MOST + 1 and "further changes" in asked.changes[-1].words
+            assert asked.exploratory("MLP", "adan")
+            assert (mine / questions.FILE).stat().st_size < 1_000_000
+
+
 @pytest.mark.parametrize(
     ("other", "why"),
     [

@@ -33,6 +33,8 @@ SHAPE = {
 BROUGHT = {"changed": [{"words": str, "task": (str, None), "optimizer": (str, None), "added": (str, None)}]}
 #: changes that a verdict names; all stand once in the report
 MOST_WORDS = 20
+#: changes of a folder; each comparison asks all of them whether they touch it
+MOST = 2000
 #: of a task's entry: what says which data are judged how
 TASK = ("task", "model", "size", "data", "schedule", "schedules", "overrides", "options")
 
@@ -204,7 +206,13 @@ def registered(lines: Sequence[Mapping[str, Any]], others: Sequence[Change] = ()
         added = [c.added for c in news if c.added is not None]
         number += bool(added)
         generations |= dict.fromkeys(added, number)
-    return Register(lines[-1]["sha256"], first["time"], lines[-1]["records"], tuple(told), generations)
+    return Register(lines[-1]["sha256"], first["time"], lines[-1]["records"], tuple(_few(told)), generations)
+
+
+def _few(changed: list[Change]) -> list[Change]:
+    """At most `MOST`, and one for the rest, which touches every comparison."""
+    more = len(changed) - MOST
+    return [*changed[:MOST], Change(f"and {more:,} further changes")] if more > 0 else changed
 
 
 def kept(folder: Path) -> tuple[list[dict[str, Any]], list[Change]]:
@@ -215,7 +223,7 @@ def kept(folder: Path) -> tuple[list[dict[str, Any]], list[Change]]:
     lines = [entry for entry in entries if shape.fits(entry, SHAPE) and digest(entry["question"]) == entry["sha256"]]
     told = [change for entry in entries if shape.fits(entry, BROUGHT) for change in entry["changed"]]
     keys = [one.name for one in fields(Change)]
-    return lines, [Change(**{key: change[key] for key in keys}) for change in told]
+    return lines, _few([Change(**{key: change[key] for key in keys}) for change in told])
 
 
 def _entries(folder: Path) -> list[Any]:
