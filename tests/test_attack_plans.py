@@ -193,7 +193,7 @@ def test_a_question_that_nobody_registered_is_a_change(tmp_path: Path, capsys: A
 
 
 def test_changes_without_end_are_one_that_touches_all(tmp_path: Path, capsys: Any) -> None:
-    """Each comparison asked all of them, and a merge compared each with each: one of 6 MB took an hour."""
+    """Each comparison asked all of them, and a merge compared each with each, in a file of 6 MB."""
     mine, theirs = (make_study(tmp_path / name) for name in ("mine", "theirs"))
     first, last = (questions.question(read_plan(mine)) for _ in range(2))
     first["tasks"] |= {f"task {i}": {} for i in range(3000)}
