@@ -14,6 +14,7 @@ from attack_parts import command
 from study_fakes import make_study, replan
 from tuning_fakes import YAML, expand, whole
 
+from hf_optim.experiment.spec import id_of
 from hf_optim.study.folder import questions
 from hf_optim.study.folder.changes import read_plan
 
@@ -190,6 +191,27 @@ def test_a_question_that_nobody_registered_is_a_change(tmp_path: Path, capsys: A
     (other / "plan.json").write_text((study / "plan.json").read_text())
     assert command(capsys, "results", study, other, "--merge", tmp_path / "both")[0] == 0
     assert "study: baseline: adamw became smaran" in (tmp_path / "both" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("key", ["base", "grad_transform"])
+@pytest.mark.parametrize("part", [5, [], True, {"name": ["adamw"]}, {"name": "tlr", "base": []}])
+def test_what_an_optimizer_wraps_is_named(key: str, part: Any, tmp_path: Path, capsys: Any) -> None:
+    """Of a wrapper's wrapper, or a record that is in no plan, it was a traceback of every command."""
+    wrapped = {"name": "lookahead", "base": {"name": "tlr", key: part}}
+    study, planned = (make_study(tmp_path / name, seeds=2) for name in ("study", "planned"))
+    record = json.loads(next(study.glob("runs/*/record.json")).read_text())
+    record["spec"]["optimizer"] = wrapped
+    home = study / "runs" / id_of(record["spec"])
+    home.mkdir()
+    (home / "record.json").write_text(json.dumps({**record, "id": home.name}))
+    plan = json.loads((planned / "plan.json").read_text())
+    plan["optimizers"].append({"label": "more", "spec": wrapped, "defaults": {}})
+    (planned / "plan.json").write_text(json.dumps(plan))
+    for number, words in enumerate((["report"], ["results"], ["export", "--table", "csv"], ["publish"])):
+        more = [tmp_path / f"public{number}"] if words == ["publish"] else words[1:]
+        assert command(capsys, words[0], study, *more)[0] == 0
+        code, _, said = command(capsys, words[0], planned, *more)
+        assert code == 2 and "is a name or a mapping with a name" in said
 
 
 def test_changes_without_end_are_one_that_touches_all(tmp_path: Path, capsys: Any) -> None:

@@ -93,6 +93,7 @@ class RunSpec:
             raise UserError(
                 f"optimizer: expected a mapping with a name, as {{name: adamw, lr: 0.001}}, got {self.optimizer!r}"
             )
+        check_parts(self.optimizer)
         if not isinstance(self.task, str) or not self.task:
             raise UserError(f"task: expected a task's name, got {self.task!r}")
         if self.size not in SIZES:
@@ -174,6 +175,19 @@ class RunSpec:
     def id(self) -> str:
         """See `id_of`."""
         return id_of(self.to_dict())
+
+
+def check_parts(optimizer: Mapping[str, Any]) -> None:
+    """Raise a UserError unless the parts of a specification, what it wraps and its transform, are names or mappings as
+    it is one itself: whoever tells of a run looks into them.
+    """
+    for key in ("base", "grad_transform"):
+        part = optimizer.get(key)
+        named = part.get("name", "") if isinstance(part, Mapping) else "" if part is None else part
+        if not isinstance(named, str):
+            raise UserError(f"optimizer: {key} is a name or a mapping with a name, got {part!r}")
+        if isinstance(part, Mapping):
+            check_parts(part)
 
 
 def id_of(values: Mapping[str, Any]) -> str:

@@ -39,10 +39,10 @@ class PlanCell:
 
 def optimizer_label(spec: Mapping[str, Any]) -> str:
     """The default label: the name, and for a wrapper its base in brackets: "tlr(sgd)"."""
-    base = spec.get("base")
+    name, base = str(spec.get("name", "its own")), spec.get("base")
     if base is None:
-        return str(spec["name"])
-    return f"{spec['name']}({base if isinstance(base, str) else optimizer_label(base)})"
+        return name
+    return f"{name}({optimizer_label(base) if isinstance(base, Mapping) else base})"
 
 
 def _fitting(label: str, most: int, paths: Sequence[str]) -> str:

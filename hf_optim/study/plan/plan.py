@@ -50,7 +50,7 @@ from typing import Any
 from hf_optim.core.safe_text import is_plain
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
-from hf_optim.experiment.spec import RunSpec
+from hf_optim.experiment.spec import RunSpec, check_parts
 from hf_optim.study.plan import criteria as stated
 from hf_optim.study.plan import entries, extent, ladder, sensitivity, speedup, stored, tuning, units, variance
 from hf_optim.study.plan.entries import merged, optimizer_label, plain, split_setting
@@ -307,6 +307,8 @@ def check_runs(plan: Plan, where: str) -> None:
     """
     tasks = {task["label"]: task for task in plan.tasks}
     specs = {(task["label"], optimizer): spec for task, optimizer, spec in plan.cells()}
+    for spec in (*specs.values(), *(optimizer["spec"] for optimizer in plan.optimizers)):  # also of those without runs
+        check_parts(spec)
     seeds, seen = set(plan.seeds), set[tuple[str, str, int]]()
     for run in plan.runs:
         cell = run.task, run.optimizer
