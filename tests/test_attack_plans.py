@@ -207,11 +207,11 @@ def test_what_an_optimizer_wraps_is_named(key: str, part: Any, tmp_path: Path, c
     plan = json.loads((planned / "plan.json").read_text())
     plan["optimizers"].append({"label": "more", "spec": wrapped, "defaults": {}})
     (planned / "plan.json").write_text(json.dumps(plan))
-    for number, words in enumerate((["report"], ["results"], ["export", "--table", "csv"], ["publish"])):
-        more = [tmp_path / f"public{number}"] if words == ["publish"] else words[1:]
-        assert command(capsys, words[0], study, *more)[0] == 0
-        code, _, said = command(capsys, words[0], planned, *more)
-        assert code == 2 and "is a name or a mapping with a name" in said
+    for words in (["report"], ["results"], ["export", "--table", "csv"], ["publish"]):
+        for folder, refused in ((study, False), (planned, True)):
+            into = [tmp_path / f"{folder.name}, public"] if words == ["publish"] else []
+            code, _, said = command(capsys, words[0], folder, *words[1:], *into)
+            assert (code, "is a name or a mapping with a name" in said) == ((2, True) if refused else (0, False)), said
 
 
 def test_changes_without_end_are_one_that_touches_all(tmp_path: Path, capsys: Any) -> None:
