@@ -197,7 +197,7 @@ def test_a_question_that_nobody_registered_is_a_change(tmp_path: Path, capsys: A
 @pytest.mark.parametrize("part", [5, [], True, {"name": ["adamw"]}, {"name": "tlr", "base": []}])
 def test_what_an_optimizer_wraps_is_named(key: str, part: Any, tmp_path: Path, capsys: Any) -> None:
     """Of a wrapper's wrapper, or a record that is in no plan, it was a traceback of every command."""
-    wrapped = {"name": "lookahead", "base": {"name": "tlr", key: part}}
+    wrapped = {"name": "lookahead", "base": {"name": "tlr", "base": "sgd", key: part}}
     study, planned = (make_study(tmp_path / name, seeds=2) for name in ("study", "planned"))
     record = json.loads(next(study.glob("runs/*/record.json")).read_text())
     record["spec"]["optimizer"] = wrapped
