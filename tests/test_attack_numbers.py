@@ -111,6 +111,18 @@ def test_a_record_judged_otherwise_than_the_plan_says_is_unreadable(study: Path,
     assert "1 run" in said and "was judged by" in (study / "report.html").read_text()
 
 
+@pytest.mark.parametrize("key", ["model", "size"])
+def test_a_record_in_no_plan_of_what_is_no_name_is_unreadable(key: str, study: Path, tmp_path: Path, capsys: Any) -> None:
+    record = json.loads(next(study.glob("runs/*/record.json")).read_text())
+    record["spec"][key] = [["mlp"]]
+    home = study / "runs" / id_of(record["spec"])
+    home.mkdir()
+    (home / "record.json").write_text(json.dumps({**record, "id": home.name}))
+    assert command(capsys, "report", study)[0] == 0 and command(capsys, "results", study)[0] == 0
+    code, said, _ = command(capsys, "results", study, "--merge", tmp_path / "merged")
+    assert code == 0 and f"the record.spec.{key}: expected a text" in said
+
+
 @pytest.mark.parametrize("samples", ["x", "1e5", True, -5, 1e30, None, 2.5])
 def test_a_number_of_samples_that_is_none_is_not_counted_on(study: Path, samples: Any, capsys: Any) -> None:
     for file in study.glob("runs/*/record.json"):

@@ -24,7 +24,7 @@ _SCALAR = (str, float, bool, None)
 #: a record as `experiment.outcome` and `launch.worker` make it; what a later version adds is let be
 SHAPE = {
     "id": str,
-    "spec": {"task": str, "optimizer": {"name": str}, "seed": int},
+    "spec": {"task": str, "model?": (str, None), "size?": str, "optimizer": {"name": str}, "seed": int},
     "status": ("ok", "failed"),
     "error?": (str, None),
     "pruned?": bool,
