@@ -112,7 +112,9 @@ def test_a_record_judged_otherwise_than_the_plan_says_is_unreadable(study: Path,
 
 
 @pytest.mark.parametrize("key", ["model", "size"])
-def test_a_record_in_no_plan_of_what_is_no_name_is_unreadable(key: str, study: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_record_in_no_plan_of_what_is_no_name_is_unreadable(
+    key: str, study: Path, tmp_path: Path, capsys: Any
+) -> None:
     record = json.loads(next(study.glob("runs/*/record.json")).read_text())
     record["spec"][key] = [["mlp"]]
     home = study / "runs" / id_of(record["spec"])
