@@ -193,6 +193,20 @@ def test_a_question_that_nobody_registered_is_a_change(tmp_path: Path, capsys: A
     assert "study: baseline: adamw became smaran" in (tmp_path / "both" / "report.html").read_text()
 
 
+def test_no_merge_takes_away_the_checkpoints_of_a_run(tmp_path: Path, capsys: Any) -> None:
+    """Whose record a stranger's study had, however it came by it, was replaced with all that was trained of it."""
+    theirs, mine = make_study(tmp_path / "theirs"), make_study(tmp_path / "mine", missing=[("adan", 1)])
+    missing = next(run["id"] for run in read_plan(mine).to_dict()["runs"] if not (mine / "runs" / run["id"]).exists())
+    kept = mine / "runs" / missing / "checkpoint-7" / "model.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("days")
+    plan = (mine / "plan.json").read_bytes()
+    code, _, said = command(capsys, "results", mine, theirs, "--merge", mine)
+    assert code == 2 and "checkpoint-7 is of a run that is not finished" in said
+    assert kept.read_text() == "days" and (mine / "plan.json").read_bytes() == plan
+    assert command(capsys, "results", mine, theirs, "--merge", tmp_path / "both")[0] == 0
+
+
 @pytest.mark.parametrize("key", ["base", "grad_transform"])
 @pytest.mark.parametrize("part", [5, [], True, {"name": ["adamw"]}, {"name": "tlr", "base": []}])
 def test_what_an_optimizer_wraps_is_named(key: str, part: Any, tmp_path: Path, capsys: Any) -> None:

@@ -181,6 +181,12 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
             check_tree(folder / "runs" / run_id, LARGEST_RUN)
         except Refused as error:
             raise UserError(f"merge: {folder}: {error}; nothing was written") from None
+        home = into / "runs" / run_id
+        if read_status(home) is None and (left := next(home.glob("checkpoint-*"), None)):
+            raise UserError(
+                f"merge: {left} is of a run that is not finished, and another study's record would take its place: "
+                "finish it first, or merge into a new folder; nothing was written"
+            )
     yamls = {_text(folder) for folder in folders}
     common = yamls.pop() if len(yamls) == 1 else ""
     # What stands there and cannot be read as text is somebody's too.
