@@ -15,7 +15,7 @@ from study_fakes import make_study, replan
 from tuning_fakes import YAML, expand, whole
 
 from hf_optim.experiment.spec import id_of
-from hf_optim.study.folder import questions
+from hf_optim.study.folder import questions, shared
 from hf_optim.study.folder.changes import read_plan
 
 Plan = dict[str, Any]
@@ -205,6 +205,7 @@ def test_no_merge_takes_away_the_checkpoints_of_a_run(tmp_path: Path, capsys: An
     assert code == 2 and "checkpoint-7 is of a run that is not finished" in said
     assert kept.read_text() == "days" and (mine / "plan.json").read_bytes() == plan
     assert command(capsys, "results", mine, theirs, "--merge", tmp_path / "both")[0] == 0
+    assert shared.collect(read_plan(mine).runs, mine, tmp_path) == [] and kept.read_text() == "days"
 
 
 @pytest.mark.parametrize("key", ["base", "grad_transform"])

@@ -22,7 +22,7 @@ def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
     leftovers.sweep_folders(own_folder(folder, "runs"))
     for run in runs:
         home = folder / "runs" / run.id
-        if (home / "record.json").is_file():
+        if (home / "record.json").is_file() or any(home.glob("checkpoint-*")):  # what was trained here is gone on with
             continue
         finished = next((other.parent for other in others if _finished(other.parent, run.id)), None)
         if finished is None:
