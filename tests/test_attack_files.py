@@ -83,13 +83,21 @@ def deep(home: Path, elsewhere: Path) -> None:
     (home / "record.json").write_text("[" * 5000)
 
 
-@pytest.mark.parametrize("attack", [link, pipe, deep])
+def turned(home: Path, elsewhere: Path) -> None:
+    """Brought, it would be no record of the plan's, and stop the study."""
+    record = json.loads((home / "record.json").read_text())
+    record["primary"] = {"name": "test_loss", "greater_is_better": False}
+    (home / "record.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("attack", [link, pipe, deep, turned])
 def test_runs_of_a_study_beside_are_taken_whole_or_not(
     tmp_path: Path, elsewhere: Path, attack: Callable[[Path, Path], None]
 ) -> None:
-    runs = records.load(make_study(tmp_path / "all" / "theirs", ("adamw", "sgd"), seeds=1)).plan.runs
+    plan = records.load(make_study(tmp_path / "all" / "theirs", ("adamw", "sgd"), seeds=1)).plan
+    runs = plan.runs
     attack(tmp_path / "all" / "theirs" / "runs" / runs[0].id, elsewhere)
-    assert shared.collect(runs, tmp_path / "all" / "mine", tmp_path / "all") == [runs[1].id]
+    assert shared.collect(plan, tmp_path / "all" / "mine", tmp_path / "all") == [runs[1].id]
     assert [p.name for p in (tmp_path / "all" / "mine" / "runs").iterdir()] == [runs[1].id]
 
 

@@ -205,7 +205,7 @@ def test_no_merge_takes_away_the_checkpoints_of_a_run(tmp_path: Path, capsys: An
     assert code == 2 and "checkpoint-7 is of a run that is not finished" in said
     assert kept.read_text() == "days" and (mine / "plan.json").read_bytes() == plan
     assert command(capsys, "results", mine, theirs, "--merge", tmp_path / "both")[0] == 0
-    assert shared.collect(read_plan(mine).runs, mine, tmp_path) == [] and kept.read_text() == "days"
+    assert shared.collect(read_plan(mine), mine, tmp_path) == [] and kept.read_text() == "days"
 
 
 @pytest.mark.parametrize("key", ["base", "grad_transform"])

@@ -311,8 +311,8 @@ def test_finished_runs_of_another_study_are_taken_and_failed_ones_are_not(tmp_pa
     other = records.load(
         make_study(tmp_path / "two", missing=[(x, s) for x in ("adamw", "smaran", "adan") for s in range(3)])
     )
-    brought = shared.collect(other.plan.runs, tmp_path / "two", tmp_path)
-    assert len(brought) == 8 and shared.collect(other.plan.runs, tmp_path / "two", tmp_path) == []
+    brought = shared.collect(other.plan, tmp_path / "two", tmp_path)
+    assert len(brought) == 8 and shared.collect(other.plan, tmp_path / "two", tmp_path) == []
     assert len(records.load(tmp_path / "two").records) == 8
     assert not list((tmp_path / "two" / "runs").glob(".*"))
 

@@ -131,7 +131,7 @@ def study(
     if kept:
         again = f"to run that one: {shlex.join(['hf-optim', 'study', str(folder / kept)])} --output NEW"
         safe.say(console, f"{folder}: its study.yaml was changed there and is kept as {kept}; {again}")
-    if sharing and (brought := shared.collect(plan.runs, folder, folder.parent)):
+    if sharing and (brought := shared.collect(plan, folder, folder.parent)):
         console.print(f"{counted(len(brought), 'run')} taken from the studies beside it")
     _show_change(change, console)
     _show_question(folder, console)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from hf_optim.experiment import leftovers
 from hf_optim.experiment.copying import copy_whole
 from hf_optim.experiment.files import LARGEST_RUN, Refused, check_tree, own_folder
 from hf_optim.study.folder.store import RecordStore
-from hf_optim.study.plan.plan import Run
+from hf_optim.study.plan.plan import Plan
 
 
-def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
-    """Bring finished runs of the studies below `place` into `folder`; gives the ids of those that were brought.
+def collect(plan: Plan, folder: Path, place: Path) -> list[str]:
+    """Bring finished runs of the plan, judged as it judges them, of the studies below `place` into `folder`; gives the
+    ids of those that were brought.
 
     Files are linked where the file system can, else copied; a run is whole or it is not there.
     """
-    others = [home for home in sorted(place.glob("*/runs")) if home.parent.resolve() != folder.resolve()]
+    homes = [home.parent for home in sorted(place.glob("*/runs"))]
+    others = [RecordStore(home) for home in homes if home.resolve() != folder.resolve()]
+    for other in others:
+        other.belongs_to(plan)
     brought = list[str]()
     leftovers.sweep_folders(own_folder(folder, "runs"))
-    for run in runs:
+    for run in plan.runs:
         home = folder / "runs" / run.id
         if (home / "record.json").is_file() or any(home.glob("checkpoint-*")):  # what was trained here is gone on with
             continue
-        finished = next((other.parent for other in others if _finished(other.parent, run.id)), None)
+        finished = next((other.folder for other in others if _finished(other, run.id)), None)
         if finished is None:
             continue
         copy_whole(finished, f"runs/{run.id}", folder, "checkpoint-*", linked=True)
@@ -32,13 +35,13 @@ def collect(runs: Iterable[Run], folder: Path, place: Path) -> list[str]:
     return brought
 
 
-def _finished(study: Path, run_id: str) -> bool:
+def _finished(study: RecordStore, run_id: str) -> bool:
     """Whether a study has a record of the run, and nothing in the run's folder leads out of it."""
-    record = RecordStore(study).record(run_id)
+    record = study.record(run_id)
     if record is None or record["status"] != "ok":
         return False
     try:
-        check_tree(study / "runs" / run_id, LARGEST_RUN)
+        check_tree(study.home(run_id), LARGEST_RUN)
     except Refused:
         return False
     return True
