@@ -157,7 +157,6 @@ def _allow_trackers() -> None:
     """A script says by itself which trackers it feeds: all are allowed but those that heed files here."""
     for name in filter(importlib.util.find_spec, importing.UNASKED):
         try:
-            trackers.check_settings((name,), Path("."))
-            importing.ask_for((name,))
+            trackers.allow((name,))
         except UserError as error:
             print(f"warning: {line(error)}", file=sys.stderr)

@@ -44,8 +44,7 @@ def check(report_to: Sequence[str]) -> None:
     """
     if not report_to:
         return
-    _check_current(report_to)
-    importing.ask_for(report_to)
+    allow(report_to)
     from transformers.integrations import integration_utils
 
     for name in report_to:
@@ -70,6 +69,12 @@ def check_settings(report_to: Sequence[str], folder: Path) -> None:
                 f"report_to: W&B would write where {place} leads, which is a link: take it away, or say in WANDB_DIR "
                 "where to write"
             )
+
+
+def allow(report_to: Sequence[str]) -> None:
+    """Lets these trackers be imported; a UserError where one would heed settings of the current folder."""
+    _check_current(report_to)
+    importing.ask_for(report_to)
 
 
 def _check_current(report_to: Sequence[str]) -> None:
@@ -155,8 +160,7 @@ def _defaults(report_to: Sequence[str]) -> dict[str, str]:
 @contextmanager
 def alone(report_to: Sequence[str]) -> Iterator[None]:
     """Within the block, of a run that stands in no study, trackers work as in one: W&B offline, without git."""
-    _check_current(report_to)
-    importing.ask_for(report_to)
+    allow(report_to)
     with _told(_defaults(report_to)):
         yield
 
@@ -195,8 +199,7 @@ def following(tracked: Tracked | None) -> Iterator[dict[str, Any]]:
     if tracked is None:
         yield {}
         return
-    _check_current(tracked.report_to)
-    importing.ask_for(tracked.report_to)
+    allow(tracked.report_to)
     with _told(tracked.environment()):
         try:
             yield tracked.options()

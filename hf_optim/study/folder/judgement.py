@@ -117,9 +117,8 @@ class _Study:
     def _against(self, task: str, first: str, second: str, units: int) -> tuple[list[float], float]:
         """The advantages, and the size of what they are differences of."""
         a, b = failures.with_worst(*self.shared(task, first, second, units), self.greater[task])
-        return [x - y if self.greater[task] else y - x for x, y in zip(a, b, strict=True)], max(
-            map(abs, a + b), default=0.0
-        )
+        advantages = [x - y if self.greater[task] else y - x for x, y in zip(a, b, strict=True)]
+        return advantages, max(map(abs, a + b), default=0.0)
 
     def means(self, task: str, first: str, second: str) -> list[MeanDifference]:
         """The mean advantage at each look; its deviation is at least what rounding alone allows for."""
