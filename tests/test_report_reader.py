@@ -153,11 +153,11 @@ def test_runs_that_finished_for_nothing_are_told_apart_from_those_that_broke(tmp
     """ "30 finished" above "failed runs: SMARAN (1 of 3)" left readers to guess."""
     planned = one_in_vain(tmp_path)
     found, built = loaded(tmp_path)
-    assert "9 finished (1 of them no better than untrained, which counts as failed)" in headline(found, built)
+    assert "9 finished (1 of them no better than untrained, which counts as failed)" in headline(found)
     assert "no better on validation than the untrained model" in terms(found, built)["failed runs"]
     whole(planned, tmp_path / "even", even)
     found, built = loaded(tmp_path / "even")
-    assert "(" not in headline(found, built) and "failed runs" not in terms(found, built)
+    assert "(" not in headline(found) and "failed runs" not in terms(found, built)
 
 
 def test_many_tasks_are_counted_before_they_are_told_one_by_one(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_optim.study.findings.spending import KINDS, spent
-from hf_optim.study.folder.outcomes import in_vain
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 
@@ -90,12 +89,11 @@ def target_tables(results: Results) -> list[TargetTable]:
         if target is None:
             continue
         rows: list[Reached] = []
-        before: dict[tuple[str, int], float] = {}
         for label in task["only"]:
             logs: dict[int, list[dict[str, Any]]] = {}
             for run, record in results.runs(task["label"], label):
                 if record is not None:
-                    failed = record["status"] != "ok" or in_vain(task, run, record, results.store, before)
+                    failed = record["status"] != "ok" or run.id in results.in_vain
                     logs[run.seed] = [] if failed else results.history(run)
             times = {
                 kind: {seed: time_to_target(log, **target, kind=kind) for seed, log in logs.items()}

@@ -64,7 +64,7 @@ def _arm(
             continue
         values, gains = [], []
         for run, record in zip(runs, known, strict=True):
-            value, gain = outcome(task, record, _untrained(task, run, store, before))
+            value, gain = _outcome(task, record, _untrained(task, run, store, before))
             values.append(value)
             gains.append(gain)
             metrics = record.get("metrics") or {}
@@ -79,7 +79,7 @@ def _arm(
     return arm
 
 
-def outcome(task: Mapping[str, Any], record: Mapping[str, Any], untrained: float) -> tuple[float, float]:
+def _outcome(task: Mapping[str, Any], record: Mapping[str, Any], untrained: float) -> tuple[float, float]:
     """The metric, NaN if the run failed: an error, no number, or no better on validation than before training."""
     metrics = record.get("metrics") or {}
     value = number(metrics.get(task["primary"]["name"]))
@@ -90,18 +90,17 @@ def outcome(task: Mapping[str, Any], record: Mapping[str, Any], untrained: float
     return (math.nan if gain <= 0 else value), gain
 
 
-def in_vain(
-    task: Mapping[str, Any],
-    run: Run,
-    record: Mapping[str, Any],
-    store: RecordStore,
-    before: dict[tuple[str, int], float],
-) -> bool:
-    """Whether a run ended as it should and is a failure all the same, for `IN_VAIN`; `before` keeps what is read."""
-    value = number((record.get("metrics") or {}).get(task["primary"]["name"]))
-    if record.get("status") != "ok" or math.isnan(value):
-        return False
-    return math.isnan(outcome(task, record, _untrained(task, run, store, before))[0])
+def in_vain(plan: Plan, records: Mapping[str, Mapping[str, Any]], store: RecordStore) -> frozenset[str]:
+    """The ids of the plan's runs that ended as they should and are failures all the same, for `IN_VAIN`."""
+    tasks = {task["label"]: task for task in plan.tasks}
+    before: dict[tuple[str, int], float] = {}
+    vain = set()
+    for run in plan.runs:
+        task, record = tasks[run.task], records.get(run.id)
+        value, gain = _outcome(task, record, _untrained(task, run, store, before)) if record else (math.nan, math.nan)
+        if math.isnan(value) and gain <= 0:
+            vain.add(run.id)
+    return frozenset(vain)
 
 
 def _untrained(task: Mapping[str, Any], run: Run, store: RecordStore, before: dict[tuple[str, int], float]) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from hf_optim.errors import UserError
 from hf_optim.study.folder.changes import read_plan
+from hf_optim.study.folder.outcomes import in_vain
 from hf_optim.study.folder.standing import Standing, standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Plan, Run
@@ -41,6 +42,11 @@ class Results:
         for run in self.plan.runs:
             cells.setdefault((run.task, run.optimizer), []).append(run)
         return cells
+
+    @functools.cached_property
+    def in_vain(self) -> frozenset[str]:
+        """The ids of the runs that finished no better on validation than untrained, which counts as failed."""
+        return in_vain(self.plan, self.records, self.store)
 
     def failures(self) -> list[tuple[Run, str]]:
         """The failed runs and their reasons, in the plan's order."""

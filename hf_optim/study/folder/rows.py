@@ -15,7 +15,7 @@ from hf_optim.core.validate import closest
 from hf_optim.core.wording import either
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
-from hf_optim.study.folder.outcomes import IN_VAIN, in_vain
+from hf_optim.study.folder.outcomes import IN_VAIN
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import optimizer_label
 from hf_optim.study.plan.plan import Run, flatten
@@ -39,7 +39,6 @@ def of(results: Results) -> list[Row]:
     tasks = {t["label"]: t for t in plan.tasks}
     store = results.store
     rows, seen = [], set()
-    before: dict[tuple[str, int], float] = {}
     for stage, run in _staged(results):
         if run.id in seen:
             continue
@@ -47,7 +46,7 @@ def of(results: Results) -> list[Row]:
         head = {"study": plan.name, "task": run.task, "optimizer": run.optimizer, "seed": run.seed, "id": run.id}
         record = results.records.get(run.id) or store.record(run.id)
         row = _row({**head, "stage": stage}, run.spec, record, tasks[run.task]["primary"]["name"])
-        if record is not None and stage == "judged" and in_vain(tasks[run.task], run, record, store, before):
+        if stage == "judged" and run.id in results.in_vain:
             row |= {"status": "failed", "error": IN_VAIN}
         rows.append(row if record is not None else {**row, "error": store.unreadable.get(run.id)})
     for file in sorted((results.folder / "runs").glob("*/record.json")):

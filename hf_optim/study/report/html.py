@@ -64,7 +64,7 @@ def render(
     anchors = [(task.anchor(name), escape(label)) for label, name in names.items()]
     body = [
         f"<header><h1>{escape(plan.title)}</h1>",
-        f'<p class="facts">{escape(headline(results, tables))}</p></header>',
+        f'<p class="facts">{escape(headline(results))}</p></header>',
         "<main>",
         f'<section class="summary" aria-label="What was found">{glance(results, tables)}<ul>'
         + "".join(f"<li>{s}</li>" for s in sentences(results, tables))

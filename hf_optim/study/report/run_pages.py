@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.resources import files
@@ -14,7 +13,6 @@ from hf_optim.core.safe_text import html as escape
 from hf_optim.experiment.files import own_folder, read_bytes, read_end, remove, write_atomically
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import RECORD
-from hf_optim.study.folder.outcomes import outcome
 from hf_optim.study.folder.results import Results, describe
 from hf_optim.study.folder.stages import validation_metric
 from hf_optim.study.folder.standing import known
@@ -62,13 +60,10 @@ def _make_room(folder: Path) -> None:
 
 def _counts(results: Results, run: Run, record: Mapping[str, Any]) -> str:
     """Of a judged run that finished and counts as failed, why; else empty."""
-    task = next(task for task in results.plan.tasks if task["label"] == run.task)
-    metric = validation_metric(task)
-    before = results.store.untrained(run.id, metric)
-    value, gain = outcome(task, record, before)
-    if not (math.isnan(value) and gain <= 0):
+    if run.id not in results.in_vain:
         return ""
-    after = _text(record["metrics"].get(metric))
+    metric = validation_metric(next(task for task in results.plan.tasks if task["label"] == run.task))
+    before, after = results.store.untrained(run.id, metric), _text(record["metrics"].get(metric))
     told = f"It counts as failed: {metric} is {after}, no better than untrained ({_text(before)})."
     return f'<p class="bad">{escape(told)}</p>'
 

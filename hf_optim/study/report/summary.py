@@ -13,42 +13,27 @@ from hf_optim.study.findings.design import lines
 from hf_optim.study.findings.table import TaskTable
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.stages import validation_metric
-from hf_optim.study.folder.store import number
 from hf_optim.study.report.pieces import coded
 
 
-def headline(results: Results, tables: Sequence[TaskTable] = ()) -> str:
+def headline(results: Results) -> str:
     """One line: how much was run, and when."""
     plan = results.plan
     ok = sum(1 for r in results.records.values() if r["status"] == "ok")
     failed = len(results.records) - ok
+    vain = len(results.in_vain)
+    fine = f"{ok} finished" + (f" ({vain} of them no better than untrained, which counts as failed)" if vain else "")
     units = counted(results.standing.units, naming.unit(plan, 1))
     parts = [
         counted(len(plan.optimizers), "optimizer"),
         counted(len(plan.tasks), "task"),
         units + (f" of {counted(plan.per_unit, 'seed')}" if plan.per_unit > 1 else ""),
-        f"{counted(len(plan.runs), 'run')}: {ok} finished{_vain(results, tables)}"
-        + (f", {failed} failed" if failed else ""),
+        f"{counted(len(plan.runs), 'run')}: {fine}" + (f", {failed} failed" if failed else ""),
     ]
     if missing := len(plan.runs) - len(results.records):
         parts.append(f"{missing} not run yet")
     ends = sorted(str(r["finished"])[:10] for r in results.records.values() if r.get("finished"))
     return " · ".join(parts + ([ends[-1]] if ends else []))
-
-
-def _vain(results: Results, tables: Sequence[TaskTable]) -> str:
-    """How many of the runs that finished count as failed all the same."""
-    fine = [
-        run.seed in row.values
-        for table in tables
-        for row in table.rows
-        for run, record in results.runs(table.task, row.optimizer)
-        if record is not None
-        and record["status"] == "ok"
-        and not math.isnan(number(record["metrics"].get(table.metric)))
-    ]
-    vain = fine.count(False)
-    return f" ({vain} of them no better than untrained, which counts as failed)" if vain else ""
 
 
 def glance(results: Results, tables: Sequence[TaskTable]) -> str:

@@ -21,7 +21,7 @@ from hf_optim.study.findings.table import (
     measured_costs,
     worse_and_tied,
 )
-from hf_optim.study.folder.outcomes import IN_VAIN, in_vain
+from hf_optim.study.folder.outcomes import IN_VAIN
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 
@@ -122,13 +122,12 @@ def runs_csv(results: Results) -> str:
     """Every judged run up to the look that is aimed at, and all its metrics, without times."""
     head = ["task", "optimizer", "seed", "id", "status", "error"]
     names = sorted({name for record in results.records.values() for name in record["metrics"]}.difference(head))
-    tasks, rows = {task["label"]: task for task in results.plan.tasks}, []
-    before: dict[tuple[str, int], float] = {}
+    rows = []
     for run in results.plan.runs:
         record = results.records.get(run.id)
         metrics = record["metrics"] if record else {}
         status, error = (record["status"], record.get("error") or "") if record else ("missing", "")
-        if record and in_vain(tasks[run.task], run, record, results.store, before):
+        if run.id in results.in_vain:
             status, error = "failed", IN_VAIN
         rows.append(
             [run.task, run.optimizer, run.seed, run.id, status, error, *(number(metrics.get(n)) for n in names)]
