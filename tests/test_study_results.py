@@ -291,6 +291,17 @@ def test_contradictions_are_refused_before_anything_is_written(tmp_path: Path) -
     assert records.load(into).records == records.load(a).records
     noted = json.loads((into / merge.ORIGIN).read_text())["set_aside"]
     assert len(noted) == 3 and {x["kept"] for x in noted} == {"a"}
+    # Who chooses between results knows them: the report says so, also after another merge.
+    merge.merge([into, make_study(tmp_path / "c", tasks=("CNN",))], into)
+    told = records.load(into).standing.register
+    assert [c.words.split(" (")[0] for c in told.changes] == [
+        f"adan on MLP, seed {seed}: b's result was set aside for a's" for seed in range(3)
+    ]
+    assert len(told.exploratory("MLP", "adan")) == 3 and not told.exploratory("CNN", "adan")
+    assert not told.exploratory("MLP", "smaran")
+    other = make_study(tmp_path / "d", value=lambda label, seed: accuracy(label, seed) + (label == "adamw"))
+    merge.merge([a, other], tmp_path / "ad", keep_first=True)
+    assert len(records.load(tmp_path / "ad").standing.register.exploratory("MLP", "smaran")) == 3  # the baseline's
     for place in ("x", "y"):
         (tmp_path / place).mkdir()
     folders = [a.rename(tmp_path / "x" / "s"), b.rename(tmp_path / "y" / "s")]

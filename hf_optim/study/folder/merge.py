@@ -33,6 +33,7 @@ from hf_optim.study.folder import questions
 from hf_optim.study.folder.aside import free
 from hf_optim.study.folder.changes import difference
 from hf_optim.study.folder.outcomes import IN_VAIN
+from hf_optim.study.folder.questions import Change
 from hf_optim.study.folder.results import load
 from hf_optim.study.folder.rows import of
 from hf_optim.study.folder.store import read_status
@@ -130,8 +131,9 @@ def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> P
 
     Every run's folder is copied whole. Two records of one run with different numbers are a contradiction: they come
     from other versions, machines or data, and one study must not mix them; `keep_first` takes the record of the
-    folder that is named first (`into` before all) and writes down which. study.yaml is kept where all have the same;
-    where not, that of `into`, which may be the only one of its text, gets another name.
+    folder that is named first (`into` before all) and writes down which, as a change after results were known.
+    study.yaml is kept where all have the same; where not, that of `into`, which may be the only one of its text, gets
+    another name.
 
     Raises UserError in one line, before anything is written, for contradictions; and for a disk that is full.
     """
@@ -155,6 +157,7 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
         raise UserError("merge: a tuned study can only be merged with one of the same tasks and optimizers")
     taken: dict[str, tuple[str, Path, dict[str, Any]]] = {}
     set_aside: list[dict[str, str]] = []
+    changed: list[Change] = []
     for name, results in loaded:
         # Not the judged runs alone: trials, and runs that are no longer planned, are records too.
         for row in of(results):
@@ -162,19 +165,19 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
                 continue
             there, _, other = taken.setdefault(row["id"], (name, results.folder, row))
             if differs := _differs(other, row):
+                run = f"{row['optimizer']} on {row['task']}, seed {row['seed']}"
                 if not keep_first:
                     raise UserError(
-                        f"merge: {row['optimizer']} on {row['task']}, seed {row['seed']} ({row['id']}) has two "
-                        f"results, in {there} and in {name}: {differs}; nothing was written; --keep-first takes "
-                        f"{there}'s and notes it"
+                        f"merge: {run} ({row['id']}) has two results, in {there} and in {name}: {differs}; nothing was "
+                        f"written; --keep-first takes {there}'s and notes it"
                     )
                 set_aside.append({"id": row["id"], "kept": there, "set_aside": name, "difference": differs})
-    changed = [
-        dataclasses.replace(change, words=f"{name}: {change.words}")
-        for name, results in loaded
-        if results.folder != into.resolve()
-        for change in results.standing.register.changes
-    ]
+                whose = None if row["optimizer"] == plan.baseline else row["optimizer"]
+                words = f"{run}: {name}'s result was set aside for {there}'s ({differs})"
+                changed.append(Change(words, row["task"], whose))
+        if results.folder != into.resolve():
+            known = results.standing.register.changes
+            changed += [dataclasses.replace(change, words=f"{name}: {change.words}") for change in known]
     copied = {run_id: folder for run_id, (_, folder, _) in taken.items() if folder != into.resolve()}
     for run_id, folder in copied.items():
         try:
