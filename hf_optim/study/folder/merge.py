@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_optim.core import shape
 from hf_optim.core.shape import Each
+from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment import leftovers
 from hf_optim.experiment.copying import copy_whole
@@ -21,6 +22,7 @@ from hf_optim.experiment.files import (
     LARGEST_RUN,
     Refused,
     check_tree,
+    json_text,
     own_folder,
     read_bytes,
     read_json,
@@ -36,7 +38,7 @@ from hf_optim.study.folder.outcomes import IN_VAIN
 from hf_optim.study.folder.questions import Change
 from hf_optim.study.folder.results import load
 from hf_optim.study.folder.rows import of
-from hf_optim.study.folder.store import read_status
+from hf_optim.study.folder.store import RecordStore, read_status, room
 from hf_optim.study.plan.plan import BLOCKS, Plan, Run
 
 #: how a merged folder says what came from where
@@ -178,6 +180,18 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
         if results.folder != into.resolve():
             known = results.standing.register.changes
             changed += [dataclasses.replace(change, words=f"{name}: {change.words}") for change in known]
+    count = sum(len(results.records) for _, results in loaded)
+    _check_room(plan, [results.store for _, results in loaded])
+    try:
+        json_text("plan.json", plan.to_dict())
+        questions.together(into, plan, count, changed)
+    except Refused as error:
+        raise UserError(f"merge: {error}; nothing was written") from None
+    if not begun and (others := {path.name for path in _runs(into)} - taken.keys()):
+        raise UserError(
+            f"merge: {into}/runs holds {counted(len(others), 'run')} of other studies, which an interrupted merge has "
+            "left: choose another folder to merge into; nothing was written"
+        )
     copied = {run_id: folder for run_id, (_, folder, _) in taken.items() if folder != into.resolve()}
     for run_id, folder in copied.items():
         try:
@@ -221,11 +235,27 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
                 write_atomically(into, "study.yaml", common)
             # Last: without a plan the folder is no study yet, and the merge may be started again.
             write_json(into, "plan.json", plan.to_dict())
-            questions.register(into, plan, sum(len(results.records) for _, results in loaded))
-            questions.bring(into, changed)
+            if text := questions.together(into, plan, count, changed):
+                write_atomically(into, questions.FILE, text)
     except OSError as error:
         raise unwritable(into, error) from None
     return plan
+
+
+def _check_room(plan: Plan, stores: Sequence[RecordStore]) -> None:
+    """Raise UserError where records that can be read now would be too many names of figures for the plan of all."""
+    names = set[str]().union(*(store.figures for store in stores))
+    if len(names) > (most := room(plan)):
+        raise UserError(
+            f"merge: the records of all have {len(names):,} names of figures, and a study of so many runs has room for "
+            f"{most:,}; nothing was written"
+        )
+
+
+def _runs(folder: Path) -> list[Path]:
+    """The folders of runs of a folder where a merge was begun."""
+    place = folder / "runs"
+    return [path for path in place.iterdir() if not leftovers.is_left(path.name)] if place.is_dir() else []
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

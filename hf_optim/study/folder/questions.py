@@ -19,7 +19,7 @@ from typing import Any
 
 from hf_optim.core import shape
 from hf_optim.core.shape import Each
-from hf_optim.experiment.files import parse_json, read_text, write_atomically
+from hf_optim.experiment.files import Refused, check_lines, parse_json, read_text, write_atomically
 from hf_optim.study.plan.plan import Plan, flatten
 
 FILE = "questions.jsonl"
@@ -153,28 +153,32 @@ def _short(value: Any, most: int = 60) -> str:
 
 
 def register(folder: Path, plan: Plan, records: int) -> str:
-    """Writes the question down unless it is the one that stands last; gives its digest. Raises OSError."""
+    """Writes the question down unless it is the one that stands last; gives its digest, empty where the folder was
+    begun before questions were written down. Raises OSError.
+    """
+    if text := together(folder, plan, records):
+        write_atomically(folder, FILE, text)
+    lines, _ = kept(folder)
+    return str(lines[-1]["sha256"]) if lines else ""
+
+
+def together(folder: Path, plan: Plan, records: int, brought: Sequence[Change] = ()) -> str:
+    """What is to stand in the file of `folder` once the plan's question, and what was changed in the studies that are
+    merged there, are written down; empty where nothing is new. Raises OSError, `Refused` for more than is read again.
+    """
     asked = question(plan)
-    key, (lines, changed) = digest(asked), kept(folder)
-    if not lines and records:
-        return ""  # begun before questions were written down
-    if not lines or lines[-1]["sha256"] != key:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        line = {"sha256": key, "time": now, "records": records, "question": asked}
-        _write(folder, [*lines, line], changed)
-    return key
-
-
-def bring(folder: Path, changed: Sequence[Change]) -> None:
-    """Writes down what was changed in the studies that were merged into `folder`. Raises OSError."""
-    lines, known = kept(folder)
-    if new := [change for change in dict.fromkeys(changed) if change not in known]:
-        _write(folder, lines, [*known, *new])
-
-
-def _write(folder: Path, lines: Sequence[Mapping[str, Any]], changed: Sequence[Change]) -> None:
-    entries = [*lines, *([{"changed": [asdict(change) for change in changed]}] if changed else [])]
-    write_atomically(folder, FILE, "".join(json.dumps(entry) + "\n" for entry in entries))
+    key, (lines, known) = digest(asked), kept(folder)
+    new = [change for change in dict.fromkeys(brought) if change not in known]
+    unknown = lines[-1]["sha256"] != key if lines else not records
+    if not (new or unknown):
+        return ""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    entries = [*lines, *([{"sha256": key, "time": now, "records": records, "question": asked}] if unknown else [])]
+    changed = [*known, *new]
+    entries += [{"changed": [asdict(change) for change in changed]}] if changed else []
+    texts = [json.dumps(entry) + "\n" for entry in entries]
+    check_lines(FILE, texts)
+    return "".join(texts)
 
 
 def read(folder: Path, plan: Plan | None = None) -> Register:
@@ -229,8 +233,8 @@ def kept(folder: Path) -> tuple[list[dict[str, Any]], list[Change]]:
 def _entries(folder: Path) -> list[Any]:
     try:
         text = read_text(folder, FILE)
-    except (OSError, ValueError):
-        return []
+    except (FileNotFoundError, NotADirectoryError, Refused, ValueError):
+        return []  # where the disk does not say what stands there, nothing is written over it
     entries = []
     for line in text.splitlines():
         with suppress(ValueError):

@@ -13,11 +13,11 @@ from hf_optim.study.plan.plan import Plan
 
 def collect(plan: Plan, folder: Path, place: Path) -> list[str]:
     """Bring finished runs of the plan, judged as it judges them, of the studies below `place` into `folder`; gives the
-    ids of those that were brought.
+    ids of those that were brought. A study that is a link is left alone: nobody has named what it leads to.
 
     Files are linked where the file system can, else copied; a run is whole or it is not there.
     """
-    homes = [home.parent for home in sorted(place.glob("*/runs"))]
+    homes = [home.parent for home in sorted(place.glob("*/runs")) if not home.parent.is_symlink()]
     others = [RecordStore(home) for home in homes if home.resolve() != folder.resolve()]
     for other in others:
         other.belongs_to(plan)

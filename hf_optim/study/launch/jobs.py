@@ -88,8 +88,8 @@ class Launch:
 class Share:
     """What a job does: take runs from `folder` until none is left. submitit pickles it.
 
-    `plan` is the `digest` of the plan that was launched: a merge may have brought a stranger's code into the folder's by
-    the time a job begins, which the user's word for his own does not cover.
+    `plan` is the `digest` of the plan that was launched: by the time a job begins a merge may have brought a stranger's
+    code into the folder's, which the user's word for his own does not cover.
     """
 
     folder: str

@@ -1,0 +1,121 @@
+"""A merge with a stranger's study: what it may make of one's own, and of what lies beside it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attack_parts import command
+from study_fakes import make_study, replan
+
+from hf_optim.errors import UserError
+from hf_optim.experiment import files
+from hf_optim.study.folder import merge, questions, shared, store
+from hf_optim.study.folder.changes import read_plan
+from hf_optim.study.folder.results import load
+from hf_optim.study.launch import beginning
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(capsys: Any, theirs: Path, mine: Path, said: str) -> None:
+    """A merge into one's own study that is one line and changes nothing there."""
+    before = everything(mine)
+    code, _, err = command(capsys, "results", theirs, "--merge", mine)
+    assert code == 2 and said in err and "nothing was written" in err and everything(mine) == before
+
+
+# --- what is read as others write it, and would not be as it is written here ---
+
+
+def test_no_merge_makes_a_plan_of_more_values_than_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Of a stranger's, written without lines, a merge made one with a line a value: one's own study was lost."""
+    monkeypatch.setattr(files, "MOST_VALUES", 5000)
+    monkeypatch.setattr(files.check_count, "__defaults__", (5000,))
+    monkeypatch.setattr(files.parse_json, "__defaults__", (False, 5000))
+    mine, theirs = make_study(tmp_path / "mine", seeds=1), make_study(tmp_path / "theirs", ("adamw", "lion"), seeds=1)
+    plan = json.loads((theirs / "plan.json").read_text())
+    plan["optimizers"][1]["defaults"] = {"lr": [1] * 4000}
+    (theirs / "plan.json").write_text(json.dumps(plan, separators=(",", ":")))
+    assert command(capsys, "report", theirs)[0] == 0
+    refused(capsys, theirs, mine, "plan.json: would be more than 5,000 values, which are not read")
+    with pytest.raises(UserError, match=r"more than 5,000 values"):
+        beginning.prepare(read_plan(theirs), "name: fake\n", tmp_path / "new")
+    assert not (tmp_path / "new" / "plan.json").exists()
+
+
+def test_no_merge_makes_a_register_that_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Every setting stands in it for each task: with one line too many none of them was read any more."""
+    mine = make_study(tmp_path / "mine", seeds=1)
+    questions.register(mine, read_plan(mine), 0)
+    theirs = make_study(tmp_path / "theirs", ("adamw", "lion"), tasks=[f"MLP{n}" for n in range(40)], seeds=1)
+    replan(theirs, lambda plan: plan["optimizers"][1]["spec"].update(betas=[0.5] * 100))
+    # a question has the settings once a task, the plan also once a run
+    monkeypatch.setattr(questions, "check_lines", lambda name, texts: files.check_lines(name, texts * 2000))
+    refused(capsys, theirs, mine, "questions.jsonl: would have more than 64 MB, which are not read")
+
+
+def test_no_merge_takes_the_room_of_figures_that_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A plan of a hundred thousand runs has room for fewer names: one's own records were unreadable beside it."""
+    monkeypatch.setattr(store, "most_names", lambda runs: 100 if runs > 9 else 5000)
+    mine, theirs = make_study(tmp_path / "mine"), make_study(tmp_path / "theirs", ("adamw", "lion", "sgd"))
+    for file in mine.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        record["metrics"] |= {f"of_class_{n}": 0.5 for n in range(100)}
+        file.write_text(json.dumps(record))
+    assert len(load(mine).records) == 9
+    refused(capsys, theirs, mine, "and a study of so many runs has room for 100;")
+
+
+# --- what lies there before ---
+
+
+def test_no_run_that_an_interrupted_merge_has_copied_is_one_of_others(tmp_path: Path, capsys: Any) -> None:
+    """A run that none of the merged studies has made had the result of one that was not merged."""
+    mine, theirs = make_study(tmp_path / "mine", missing=[("adan", 1)]), make_study(tmp_path / "theirs")
+    merge.merge([theirs], into := tmp_path / "into")
+    (into / "plan.json").unlink()  # is written last
+    refused(capsys, mine, into, "holds 1 run of other studies, which an interrupted merge has left")
+    merge.merge([mine, theirs], into)
+    assert len(load(into).records) == 9
+
+
+def test_a_study_beside_that_is_a_link_is_not_read(tmp_path: Path) -> None:
+    """What a stranger's folder leads to was brought into what is passed on."""
+    (tmp_path / "all").mkdir()
+    private = make_study(tmp_path / "private", ("adamw", "sgd"), seeds=1)
+    (tmp_path / "all" / "theirs").symlink_to(private)
+    assert shared.collect(read_plan(private), tmp_path / "all" / "mine", tmp_path / "all") == []
+
+
+def test_a_register_that_the_disk_does_not_give_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """It was taken for none: what had been asked before was lost, and a report said nothing of what was changed."""
+    mine, theirs = make_study(tmp_path / "mine"), make_study(tmp_path / "theirs", ("adamw", "lion"))
+    questions.register(mine, read_plan(mine), 0)
+    opened = os.open
+
+    def broken(path: Any, *how: Any, **where: Any) -> int:
+        if path == questions.FILE:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return opened(path, *how, **where)
+
+    before = everything(mine)
+    monkeypatch.setattr(os, "open", broken)
+    for words in (["results", theirs, "--merge", mine], ["report", mine], ["publish", mine, tmp_path / "public"]):
+        code, _, err = command(capsys, *words)
+        assert code == 2 and "Input/output error" in err and err.count("\n") == 1, err
+    assert everything(mine) == before and not (tmp_path / "public").exists()
