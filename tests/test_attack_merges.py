@@ -1,4 +1,4 @@
-"""A merge with a stranger's study: what it may make of one's own, and of what lies beside it."""
+"""A stranger's study and one's own: what a merge makes of it, what is read beside it, what is passed on."""
 
 from __future__ import annotations
 
@@ -119,3 +119,28 @@ def test_a_register_that_the_disk_does_not_give_is_not_written_over(
         code, _, err = command(capsys, *words)
         assert code == 2 and "Input/output error" in err and err.count("\n") == 1, err
     assert everything(mine) == before and not (tmp_path / "public").exists()
+
+
+# --- what is passed on ---
+
+
+@pytest.mark.parametrize("place", ["a sample", "the register"])
+def test_a_user_is_known_wherever_his_home_is_named(place: str, tmp_path: Path, capsys: Any) -> None:
+    """Of a folder named in what was generated, or asked before, the owner stayed in every other text."""
+    study = make_study(tmp_path / "study", seeds=1)
+    file = sorted(study.glob("runs/*/record.json"))[0]
+    record = {
+        **json.loads(file.read_text()),
+        "status": "failed",
+        "error": "as wilhelmina said",
+        "samples": ["samples/x.txt"],
+    }
+    file.write_text(json.dumps(record))
+    (file.parent / "samples").mkdir()
+    (file.parent / "samples" / "x.txt").write_text("/home/wilhelmina/x" if place == "a sample" else "x")
+    changed = [{"words": "data: /home/wilhelmina/x", "task": None, "optimizer": None, "added": None}]
+    (study / questions.FILE).write_text(json.dumps({"changed": changed if place == "the register" else []}) + "\n")
+    assert command(capsys, "publish", study, tmp_path / "public")[0] == 0
+    published = everything(tmp_path / "public")
+    assert not [name for name, content in published.items() if b"wilhelmina" in content]
+    assert b"as USER said" in published[f"runs/{file.parent.name}/record.json"]

@@ -7,12 +7,14 @@ specification's hash, changes with it. What runs printed (log.txt) is not copied
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,9 @@ def publish(study: Path, into: Path, complete: Callable[[Path, Published], None]
     histories = {name: store.history(name) for name in records}
     yaml, told = _yaml(study)
     plan = read_plan(study).to_dict()
-    scrubber = Scrubber([yaml, *strings([plan, records, histories])], _words(source.plan))
+    lines, brought = questions.kept(study)
+    said = strings([plan, records, histories, lines, [change.words for change in brought]])
+    scrubber = Scrubber(itertools.chain([yaml], said, _generated(store, records)), _words(source.plan))
     told += [f"{name} is a word of the study too, and stays" for name in scrubber.kept]
     told += [f"left out: {why}" for why in store.unreadable.values()]
 
@@ -87,7 +91,7 @@ def publish(study: Path, into: Path, complete: Callable[[Path, Published], None]
             put = _put(ids, scrubber.scrub)
             files.own_folder(copied, "runs")
             files.write_json(copied, "plan.json", changed(plan, put))
-            _write_question(study, copied, scrubber.scrub)
+            _write_question(lines, brought, copied, scrubber.scrub)
             if yaml:
                 told += _write_yaml(copied, yaml, scrubber.scrub)
             for name, record in records.items():
@@ -178,9 +182,14 @@ def _write_yaml(folder: Path, text: str, scrub: Callable[[str], str]) -> list[st
     return []
 
 
-def _write_question(study: Path, folder: Path, scrub: Callable[[str], str]) -> None:
+def _write_question(
+    lines: Sequence[Mapping[str, Any]],
+    brought: Sequence[questions.Change],
+    folder: Path,
+    scrub: Callable[[str], str],
+) -> None:
     """The register of the question, each line with the digest of what stands there now."""
-    rows, (lines, brought) = [], questions.kept(study)
+    rows = []
     for row in lines:
         asked = changed(row["question"], scrub)
         rows.append({**changed(row, scrub), "question": asked, "sha256": questions.digest(asked)})
@@ -188,6 +197,15 @@ def _write_question(study: Path, folder: Path, scrub: Callable[[str], str]) -> N
         rows.append({"changed": [changed(asdict(change), scrub) for change in brought]})
     if rows:
         files.write_rows(folder, questions.FILE, rows)
+
+
+def _generated(store: RecordStore, records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The texts that runs have generated."""
+    for name, record in records.items():
+        for sample in record.get("samples") or ():
+            with suppress(OSError):
+                if not (content := store.sample(name, sample)).startswith(_PNG):
+                    yield content.decode("utf-8", errors="replace")
 
 
 def _copy_samples(
