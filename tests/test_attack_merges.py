@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from attack_parts import command
 from study_fakes import make_study, replan
+from tuning_fakes import YAML, expand, whole
 
 from hf_optim.errors import UserError
 from hf_optim.experiment import files
@@ -77,6 +78,29 @@ def test_no_merge_takes_the_room_of_figures_that_are_known(
         file.write_text(json.dumps(record))
     assert len(load(mine).records) == 9
     refused(capsys, theirs, mine, "and a study of so many runs has room for 100;")
+
+
+def test_no_merge_brings_what_is_never_tuned(tmp_path: Path, capsys: Any) -> None:
+    """A task without a search was read until those of others were over: in one's own study they were."""
+    mine, theirs = whole(expand(YAML.replace("trials: 6", "trials: 2")), tmp_path / "mine"), tmp_path / "theirs"
+    plan = json.loads((mine / "plan.json").read_text())
+    plan["tasks"].append({**plan["tasks"][0], "label": "more"})
+    theirs.mkdir()
+    (theirs / "plan.json").write_text(json.dumps(plan))
+    before = everything(mine)
+    code, _, err = command(capsys, "results", theirs, "--merge", mine)
+    assert code == 2 and "the cell of 'adamw' on 'more' with seed 1000 is missing" in err
+    assert everything(mine) == before and command(capsys, "report", mine)[0] == 0
+
+
+def test_no_merge_turns_a_metric_round(tmp_path: Path, capsys: Any) -> None:
+    """Of a task's other metrics the first folder's directions were taken, unsaid, for the runs of all."""
+    studies = [make_study(tmp_path / name, ("adamw", label)) for name, label in (("mine", "sgd"), ("theirs", "lion"))]
+    for higher, study in zip((False, True), studies, strict=True):
+        replan(study, lambda plan, way=higher: plan["tasks"][0].update(metrics={"test_loss": [way, "nats"]}))
+    for way in (studies, studies[::-1]):
+        code, _, err = command(capsys, "results", *way, "--merge", tmp_path / "both")
+        assert code == 2 and "the task 'MLP' differs (test_loss: [" in err and not (tmp_path / "both").exists()
 
 
 # --- what lies there before ---

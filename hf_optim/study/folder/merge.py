@@ -94,6 +94,10 @@ def _task(tasks: dict[str, tuple[str, dict[str, Any]]], folder: str, task: Mappi
     fixed = [{k: v for k, v in entry.items() if k not in ("only", "hyper", "metrics")} for entry in (known, task)]
     if fixed[0] != fixed[1]:
         raise _contradiction(f"the task {task['label']!r}", there, folder, *fixed)
+    ways = [task.get("metrics") or {} for task in (known, task)]
+    for name in ways[0].keys() & ways[1].keys():
+        if ways[0][name][0] != ways[1][name][0]:
+            raise _contradiction(f"the task {task['label']!r}", there, folder, *({name: way[name]} for way in ways))
     known["only"] = list(dict.fromkeys([*known["only"], *task["only"]]))
     for label, hyper in (task.get("hyper") or {}).items():
         # Contradicting ones make runs that are not what their labels say, which are refused by name.

@@ -178,6 +178,7 @@ class Plan:
                 **{key: data[key] for key in BLOCKS if key in data},
             )
             check_runs(plan, file)
+            check_searches(plan, file)
             return plan
         except (KeyError, TypeError) as error:
             raise UserError(f"{file}: not the plan of a study ({type(error).__name__}: {error})") from None
@@ -322,6 +323,19 @@ def check_runs(plan: Plan, where: str) -> None:
             raise UserError(f"{place} {error}") from None
         if meant.id != run.id:
             raise UserError(f"{place} is planned with other settings than its task and its optimizer have")
+
+
+def check_searches(plan: Plan, where: str) -> None:
+    """Raise a UserError that begins with `where` unless the settings of every judged run of a tuned plan are searched
+    for: one that lacks a search is read until the others are over, and never again.
+    """
+    cells = plan.tuning["cells"] if plan.tuning else ()
+    there = {(cell["task"], cell["optimizer"], cell["seed"]) for cell in cells if cell.get("budget", 1.0) == 1}
+    seeds = dict.fromkeys(map(plan.tuning_seed, range(plan.looks[-1]))) if plan.tuning else ()
+    for task, label, _ in plan.cells():
+        home = task.get("settings") or task["label"]
+        if lacking := [seed for seed in seeds if (home, label, seed) not in there]:
+            raise UserError(f"{where}: tuning: the cell of {label!r} on {home!r} with seed {lacking[0]} is missing")
 
 
 def most_names(runs: int) -> int:
