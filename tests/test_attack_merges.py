@@ -168,3 +168,15 @@ def test_a_user_is_known_wherever_his_home_is_named(place: str, tmp_path: Path, 
     published = everything(tmp_path / "public")
     assert not [name for name, content in published.items() if b"wilhelmina" in content]
     assert b"as USER said" in published[f"runs/{file.parent.name}/record.json"]
+
+
+def test_a_sample_that_a_record_names_a_thousand_times_is_copied_once(tmp_path: Path, capsys: Any) -> None:
+    """Each time it was read, and looked through for what is private: a small record cost hours."""
+    study = make_study(tmp_path / "study", seeds=1)
+    file = sorted(study.glob("runs/*/record.json"))[0]
+    file.write_text(json.dumps({**json.loads(file.read_text()), "samples": ["samples/x.txt"] * 1000}))
+    (file.parent / "samples").mkdir()
+    (file.parent / "samples" / "x.txt").write_text("drawn")
+    code, out, _ = command(capsys, "publish", study, tmp_path / "public")
+    assert code == 0 and "left out" not in out
+    assert [path.read_text() for path in (tmp_path / "public").rglob("x.txt")] == ["drawn"]

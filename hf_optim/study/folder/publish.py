@@ -202,7 +202,7 @@ def _write_question(
 def _generated(store: RecordStore, records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """The texts that runs have generated."""
     for name, record in records.items():
-        for sample in record.get("samples") or ():
+        for sample in dict.fromkeys(record.get("samples") or ()):
             with suppress(OSError):
                 if not (content := store.sample(name, sample)).startswith(_PNG):
                     yield content.decode("utf-8", errors="replace")
@@ -213,7 +213,7 @@ def _copy_samples(
 ) -> list[str]:
     """What was generated: texts scrubbed, pictures without what is written beside them in the file."""
     told = []
-    for sample in record.get("samples") or ():
+    for sample in dict.fromkeys(record.get("samples") or ()):
         place = scrub(sample)
         try:
             if not place.endswith(_SAMPLES):
