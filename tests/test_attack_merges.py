@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,23 @@ def test_no_run_that_an_interrupted_merge_has_copied_is_one_of_others(tmp_path: 
     refused(capsys, mine, into, "holds 1 run of other studies, which an interrupted merge has left")
     merge.merge([mine, theirs], into)
     assert len(load(into).records) == 9
+
+
+def test_a_run_that_a_launcher_is_at_is_not_replaced(tmp_path: Path, capsys: Any) -> None:
+    """Its folder was taken away while it was written, with all that was in it."""
+    mine, theirs = make_study(tmp_path / "mine", missing=[("adan", 1)]), make_study(tmp_path / "theirs")
+    missing = next(run.id for run in read_plan(mine).runs if not (mine / "runs" / run.id).exists())
+    (mine / "runs" / missing).mkdir()
+    (mine / "runs" / missing / "log.txt").write_text("step 1")
+    at_it = (
+        "import sys, pathlib; from hf_optim.study.folder.locks import Lock\n"
+        f"assert Lock(pathlib.Path({str(mine)!r}), {missing!r}).acquire(); print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", at_it], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as launcher:
+        assert launcher.stdin is not None and launcher.stdout is not None and launcher.stdout.readline()
+        refused(capsys, theirs, mine, f"{missing} is written by a launcher now")
+        launcher.stdin.close()
+    assert command(capsys, "results", theirs, "--merge", mine)[0] == 0 and len(load(mine).records) == 9
 
 
 def test_a_study_beside_that_is_a_link_is_not_read(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder import questions
 from hf_optim.study.folder.aside import free
 from hf_optim.study.folder.changes import difference
+from hf_optim.study.folder.locks import LOCK_FILE, Lock
 from hf_optim.study.folder.outcomes import IN_VAIN
 from hf_optim.study.folder.questions import Change
 from hf_optim.study.folder.results import load
@@ -208,6 +209,11 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
                 f"merge: {left} is of a run that is not finished, and another study's record would take its place: "
                 "finish it first, or merge into a new folder; nothing was written"
             )
+        if begun and _under_way(into, run_id):
+            raise UserError(
+                f"merge: {home} is written by a launcher now, and another study's record would take its place: wait "
+                "for it, or merge into a new folder; nothing was written"
+            )
     yamls = {_text(folder) for folder in folders}
     common = yamls.pop() if len(yamls) == 1 else ""
     # What stands there and cannot be read as text is somebody's too.
@@ -254,6 +260,19 @@ def _check_room(plan: Plan, stores: Sequence[RecordStore]) -> None:
             f"merge: the records of all have {len(names):,} names of figures, and a study of so many runs has room for "
             f"{most:,}; nothing was written"
         )
+
+
+def _under_way(folder: Path, run_id: str) -> bool:
+    """Whether somebody is at a run, as far as the file system has locks."""
+    if not (folder / LOCK_FILE).exists():
+        return False
+    lock = Lock(folder, run_id)
+    try:
+        free = lock.acquire()
+    except UserError:
+        return False
+    lock.release()
+    return not free
 
 
 def _runs(folder: Path) -> list[Path]:
