@@ -192,11 +192,6 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
         questions.together(into, plan, count, changed)
     except Refused as error:
         raise UserError(f"merge: {error}; nothing was written") from None
-    if not begun and (others := {path.name for path in _runs(into)} - taken.keys()):
-        raise UserError(
-            f"merge: {into}/runs holds {counted(len(others), 'run')} of other studies, which an interrupted merge has "
-            "left: choose another folder to merge into; nothing was written"
-        )
     copied = {run_id: folder for run_id, (_, folder, _) in taken.items() if folder != into.resolve()}
     for run_id, folder in copied.items():
         try:
@@ -223,6 +218,11 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
         with _alone(into):
             if _text(into, "plan.json") != stood:
                 return None
+            if not begun and (others := {path.name for path in _runs(into)} - taken.keys()):
+                raise UserError(
+                    f"merge: {into}/runs holds {counted(len(others), 'run')} of other studies, which an interrupted "
+                    "merge has left: choose another folder to merge into; nothing was written"
+                )
             # First: what an interrupted merge leaves is known by it.
             origin = {
                 "studies": [name for name, _ in loaded],
