@@ -82,6 +82,19 @@ def test_no_merge_takes_the_room_of_figures_that_are_known(
     refused(capsys, theirs, mine, "and a study of so many runs has room for 100;")
 
 
+def test_no_merge_takes_the_room_of_curves_that_are_known(tmp_path: Path, capsys: Any) -> None:
+    """Figures of a stranger's history, read before one's own of another task, made these unreadable."""
+    mine = make_study(tmp_path / "mine", tasks=("MLP", "CNN"), seeds=2)
+    theirs = make_study(tmp_path / "theirs", ("lion",), seeds=2)
+    for study, count in ((mine, 60), (theirs, 4960)):
+        for file in study.glob("runs/*/history.jsonl"):
+            with file.open("a") as history:
+                figures = {f"{study.name} {n}": 1.0 for n in range(count)}
+                history.write(json.dumps({"step": 1000, **figures}) + "\n")
+    assert command(capsys, "report", theirs)[0] == 0
+    refused(capsys, theirs, mine, "the histories of all have 5,02")
+
+
 def test_no_merge_brings_what_is_never_tuned(tmp_path: Path, capsys: Any) -> None:
     """A task without a search was read until those of others were over: in one's own study they were."""
     mine, theirs = whole(expand(YAML.replace("trials: 6", "trials: 2")), tmp_path / "mine"), tmp_path / "theirs"

@@ -40,7 +40,7 @@ from hf_optim.study.folder.questions import Change
 from hf_optim.study.folder.results import load
 from hf_optim.study.folder.rows import of
 from hf_optim.study.folder.store import RecordStore, read_status, room
-from hf_optim.study.plan.plan import BLOCKS, Plan, Run
+from hf_optim.study.plan.plan import BLOCKS, MOST_NAMES, Plan, Run
 
 #: how a merged folder says what came from where
 ORIGIN = "merged.json"
@@ -186,7 +186,7 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
             known = results.standing.register.changes
             changed += [dataclasses.replace(change, words=f"{name}: {change.words}") for change in known]
     count = sum(len(results.records) for _, results in loaded)
-    _check_room(plan, [results.store for _, results in loaded])
+    _check_room(plan, [results.store for _, results in loaded], {key: there for key, (_, there, _) in taken.items()})
     try:
         json_text("plan.json", plan.to_dict())
         questions.together(into, plan, count, changed)
@@ -252,14 +252,21 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
     return plan
 
 
-def _check_room(plan: Plan, stores: Sequence[RecordStore]) -> None:
-    """Raise UserError where records that can be read now would be too many names of figures for the plan of all."""
-    names = set[str]().union(*(store.figures for store in stores))
-    if len(names) > (most := room(plan)):
-        raise UserError(
-            f"merge: the records of all have {len(names):,} names of figures, and a study of so many runs has room for "
-            f"{most:,}; nothing was written"
-        )
+def _check_room(plan: Plan, stores: Sequence[RecordStore], taken: Mapping[str, Path]) -> None:
+    """Raise UserError where records and histories that can be read now would be too many names of figures together;
+    `taken` says of which folder each run is.
+    """
+    others = {folder: RecordStore(folder) for folder in taken.values()}  # what these cannot read is nobody's fault here
+    for run_id, folder in taken.items():
+        others[folder].history(run_id)
+    records = set[str]().union(*(store.names("records") for store in stores))
+    logged = set[str]().union(*(store.names("histories") for store in others.values()))
+    for what, names, most in (("records", records, room(plan)), ("histories", logged, MOST_NAMES)):
+        if len(names) > most:
+            raise UserError(
+                f"merge: the {what} of all have {len(names):,} names of figures, and a study of so many runs has room "
+                f"for {most:,}; nothing was written"
+            )
 
 
 def _under_way(folder: Path, run_id: str) -> bool:

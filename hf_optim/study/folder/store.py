@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hf_optim.core import shape
 from hf_optim.core.shape import Each
@@ -82,10 +82,9 @@ class RecordStore:
         self._judged_by = {(task["task"], task["model"], task["size"]): task["primary"] for task in plan.tasks}
         self._most_names = room(plan)
 
-    @property
-    def figures(self) -> set[str]:
-        """The names of figures and settings in the records that were asked for."""
-        return self._names["records"]
+    def names(self, where: Literal["records", "histories"]) -> set[str]:
+        """The names of figures and settings in what was asked for and is ours."""
+        return self._names[where]
 
     def home(self, run_id: str) -> Path:
         """The folder of a run."""
