@@ -23,6 +23,7 @@ from hf_optim.errors import DamagedCheckpoint, UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files
 from hf_optim.experiment.checkpoint import last_checkpoint
+from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.stopping import Pruned, Pruner
 from hf_optim.experiment.task import Primary, load
 from hf_optim.experiment.training import train
@@ -212,3 +213,31 @@ def test_a_record_answers_nothing_but_how_a_run_has_ended(tmp_path: Path, status
     (home / "record.json").write_text(json.dumps({"status": status}))
     with pytest.raises(UserError, match="record.json: not a record of a run; remove it"):
         worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict()))
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_adapters_that_a_checkpoint_lacks_are_not_sought_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str
+) -> None:
+    """`--output acme --resume`: PEFT asked the Hub, with the user's token, for a repository acme/checkpoint-4."""
+    from peft.utils import save_and_load
+
+    asked: list[Any] = []
+
+    def ask(*place: Any, **how: Any) -> None:
+        asked.append(how.get("repo_id", place))
+        raise OSError("no network")
+
+    monkeypatch.setattr(save_and_load, "file_exists", ask)
+    monkeypatch.setattr(save_and_load, "hf_hub_download", ask)
+    spec = RunSpec("finetune", "lora", "smoke", {"name": "adamw", "lr": 3e-3}, overrides={"steps": 2})
+    monkeypatch.chdir(tmp_path)
+    assert train(spec, "acme", progress=False, checkpoint_every=1)["status"] == "ok"
+    shutil.rmtree("acme/checkpoint-2")
+    assert train(spec, "acme", progress=False, checkpoint_every=1, resume=True)["status"] == "ok"
+    shutil.rmtree("acme/checkpoint-2")
+    (tmp_path / "acme/checkpoint-1/adapter_model.safetensors").unlink()
+    (tmp_path / "acme/checkpoint-1" / index).write_text('{"weight_map": {}}')
+    with pytest.raises(DamagedCheckpoint, match=r"acme/checkpoint-1 has no adapter_model\.safetensors"):
+        train(spec, "acme", progress=False, checkpoint_every=1, resume=True)
+    assert not asked

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback
 from hf_optim.core import reduce
 from hf_optim.core.rewind import reshard
 from hf_optim.experiment import sharding, shards
-from hf_optim.experiment.checkpoint import check_checkpoint
+from hf_optim.experiment.checkpoint import check_checkpoint, check_own_adapters
 from hf_optim.experiment.evaluator import Evaluator
 from hf_optim.experiment.spending import Spending
 from hf_optim.hub import schedules
@@ -76,8 +76,11 @@ class TaskTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Trainer's, of a checkpoint that asks for nothing else; `attach` adds what lies there under other names."""
-        if (Path(resume_from_checkpoint) / "config.json").is_file():
-            check_checkpoint(Path(resume_from_checkpoint))
+        folder = Path(resume_from_checkpoint)
+        if (folder / "config.json").is_file():
+            check_checkpoint(folder)
+        if hasattr(self.model, "peft_config") and not self.is_fsdp_enabled:
+            check_own_adapters(folder)
         with shards.plain():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
