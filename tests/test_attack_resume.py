@@ -37,6 +37,9 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return interrupted_run(tmp_path_factory.mktemp("run"))
 
 
+ADAPTED = RunSpec("finetune", "lora", "smoke", {"name": "adamw", "lr": 3e-2}, overrides={"steps": 2})
+
+
 class Code:
     def __reduce__(self) -> Any:
         return os.system, ("touch ran",)
@@ -215,11 +218,40 @@ def test_a_record_answers_nothing_but_how_a_run_has_ended(tmp_path: Path, status
         worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict()))
 
 
-@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
-def test_adapters_that_a_checkpoint_lacks_are_not_sought_on_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of LoRA with one checkpoint, of step 1."""
+    pytest.importorskip("peft")
+    folder = tmp_path_factory.mktemp("adapted") / "acme"
+    assert train(ADAPTED, folder, progress=False, checkpoint_every=1)["status"] == "ok"
+    shutil.rmtree(folder / "checkpoint-2")
+    return folder
+
+
+def no_adapters(checkpoint: Path, index: str) -> None:
+    (checkpoint / "adapter_model.safetensors").unlink()
+    (checkpoint / index).write_text('{"weight_map": {}}')
+
+
+def fewer_adapters(checkpoint: Path) -> None:
+    held = load_file(file := checkpoint / "adapter_model.safetensors")
+    save_file(dict(list(held.items())[1:]), file)
+
+
+ADAPTERS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "none": (lambda at: no_adapters(at, "model.safetensors.index.json"), r"has no adapter_model\.safetensors"),
+    "none, of old": (lambda at: no_adapters(at, "pytorch_model.bin.index.json"), r"has no adapter_model\.safetensors"),
+    "fewer": (fewer_adapters, "other adapters than the model"),
+}
+
+
+@pytest.mark.parametrize("lacking", ADAPTERS)
+def test_a_run_of_adapters_goes_on_from_all_of_them(
+    tmp_path: Path, adapted: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
-    """`--output acme --resume`: PEFT asked the Hub, with the user's token, for a repository acme/checkpoint-4."""
+    """PEFT leaves those that lack as they were, unsaid; and of `--output acme --resume` it asked the Hub, with the
+    user's token, for a repository acme/checkpoint-1.
+    """
     from peft.utils import save_and_load
 
     asked: list[Any] = []
@@ -230,14 +262,19 @@ def test_adapters_that_a_checkpoint_lacks_are_not_sought_on_the_hub(
 
     monkeypatch.setattr(save_and_load, "file_exists", ask)
     monkeypatch.setattr(save_and_load, "hf_hub_download", ask)
-    spec = RunSpec("finetune", "lora", "smoke", {"name": "adamw", "lr": 3e-3}, overrides={"steps": 2})
     monkeypatch.chdir(tmp_path)
-    assert train(spec, "acme", progress=False, checkpoint_every=1)["status"] == "ok"
-    shutil.rmtree("acme/checkpoint-2")
-    assert train(spec, "acme", progress=False, checkpoint_every=1, resume=True)["status"] == "ok"
-    shutil.rmtree("acme/checkpoint-2")
-    (tmp_path / "acme/checkpoint-1/adapter_model.safetensors").unlink()
-    (tmp_path / "acme/checkpoint-1" / index).write_text('{"weight_map": {}}')
-    with pytest.raises(DamagedCheckpoint, match=r"acme/checkpoint-1 has no adapter_model\.safetensors"):
-        train(spec, "acme", progress=False, checkpoint_every=1, resume=True)
+    shutil.copytree(adapted, "acme")
+    damage, said = ADAPTERS[lacking]
+    damage(Path("acme/checkpoint-1"))
+    with pytest.raises(DamagedCheckpoint, match=said):
+        train(ADAPTED, "acme", progress=False, checkpoint_every=1, resume=True)
     assert not asked
+
+
+def test_a_run_of_adapters_goes_on_as_if_it_had_never_stopped(tmp_path: Path, adapted: Path) -> None:
+    """Whatever whole model lies beside them, which Trainer would take in their place."""
+    shutil.copytree(adapted, folder := tmp_path / "acme")
+    before = json.loads((adapted / "record.json").read_text())["metrics"]
+    save_file({"another": torch.zeros(2)}, folder / "checkpoint-1/model.safetensors", {"format": "pt"})
+    after = train(ADAPTED, folder, progress=False, checkpoint_every=1, resume=True)["metrics"]
+    assert after == before

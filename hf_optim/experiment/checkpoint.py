@@ -105,14 +105,6 @@ def check_adapters(checkpoint: Path) -> None:
         raise UserError(f"checkpoint: {checkpoint} holds further adapters ({inner.parent.name}): take them away")
 
 
-def check_own_adapters(checkpoint: Path) -> None:
-    """Raise a `UserError` if a checkpoint of adapters lacks their weights: PEFT would seek them on the Hub, in a
-    repository that is called as the checkpoint's path is.
-    """
-    if not any((checkpoint / f"adapter_model{kind}").is_file() for kind in (".safetensors", ".bin")):
-        raise UserError(f"checkpoint: {checkpoint} has no {ADAPTER_WEIGHTS}")
-
-
 def check_files(checkpoint: Path) -> None:
     """Raise a `UserError` unless a folder holds plain files and folders, or links as a cache of models holds them:
     snapshots/REVISION/x to blobs/HASH.

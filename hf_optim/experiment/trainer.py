@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback
 from hf_optim.core import reduce
 from hf_optim.core.rewind import reshard
 from hf_optim.experiment import sharding, shards
-from hf_optim.experiment.checkpoint import check_checkpoint, check_own_adapters
+from hf_optim.experiment.checkpoint import check_checkpoint, read_adapters
 from hf_optim.experiment.evaluator import Evaluator
 from hf_optim.experiment.spending import Spending
 from hf_optim.hub import schedules
@@ -80,7 +80,9 @@ class TaskTrainer(Trainer):
         if (folder / "config.json").is_file():
             check_checkpoint(folder)
         if hasattr(self.model, "peft_config") and not self.is_fsdp_enabled:
-            check_own_adapters(folder)
+            # PEFT leaves what lacks as it was, and seeks a file that lacks on the Hub, by the checkpoint's path
+            read_adapters(self.model, folder)  # type: ignore[arg-type]
+            return
         with shards.plain():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
