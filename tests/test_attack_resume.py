@@ -26,6 +26,7 @@ from hf_optim.experiment.checkpoint import last_checkpoint
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.stopping import Pruned, Pruner
 from hf_optim.experiment.task import Primary, load
+from hf_optim.experiment.trainer import TaskTrainer
 from hf_optim.experiment.training import train
 from hf_optim.hub import companion
 from hf_optim.study.launch import worker
@@ -278,3 +279,11 @@ def test_a_run_of_adapters_goes_on_as_if_it_had_never_stopped(tmp_path: Path, ad
     save_file({"another": torch.zeros(2)}, folder / "checkpoint-1/model.safetensors", {"format": "pt"})
     after = train(ADAPTED, folder, progress=False, checkpoint_every=1, resume=True)["metrics"]
     assert after == before
+
+
+def test_adapters_are_not_sought_on_the_hub_where_shards_are_expected(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    (tmp_path / "pytorch_model_fsdp_0").write_text("a file, which Trainer takes for none")
+    trainer: Any = SimpleNamespace(model=SimpleNamespace(peft_config={}), is_fsdp_enabled=True)
+    with pytest.raises(UserError, match=r"has no adapter_model\.safetensors"):
+        TaskTrainer._load_from_checkpoint(trainer, str(tmp_path))

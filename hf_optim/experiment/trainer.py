@@ -79,7 +79,8 @@ class TaskTrainer(Trainer):
         folder = Path(resume_from_checkpoint)
         if (folder / "config.json").is_file():
             check_checkpoint(folder)
-        if hasattr(self.model, "peft_config") and not self.is_fsdp_enabled:
+        shards_of_it = [p for p in folder.glob("pytorch_model_fsdp*") if p.is_dir() or p.suffix == ".bin"]
+        if hasattr(self.model, "peft_config") and not (self.is_fsdp_enabled and shards_of_it):
             # PEFT leaves what lacks as it was, and seeks a file that lacks on the Hub, by the checkpoint's path
             read_adapters(self.model, folder)  # type: ignore[arg-type]
             return
