@@ -60,8 +60,10 @@ def last_checkpoint(folder: Path, training: bool = False) -> str | None:
 
 def _goes_on(checkpoint: Path) -> bool:
     """Whether the optimizer's state (of shards a folder), the schedule's and the random states are there."""
-    random = any(map(Path.is_file, checkpoint.glob("rng_state*")))
-    return random and (checkpoint / "scheduler.pt").is_file() and any(checkpoint.glob("optimizer*"))
+    random = any(map(Path.is_file, checkpoint.glob("rng_state*.pth")))
+    shards = any(map(Path.is_dir, checkpoint.glob("optimizer*")))
+    optimizer = shards or any((checkpoint / f"optimizer.{kind}").is_file() for kind in ("pt", "bin"))
+    return random and (checkpoint / "scheduler.pt").is_file() and optimizer
 
 
 def check_checkpoint(checkpoint: Path) -> None:
