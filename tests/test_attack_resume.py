@@ -291,3 +291,13 @@ def test_adapters_are_not_sought_on_the_hub_where_shards_are_expected(tmp_path: 
     trainer: Any = SimpleNamespace(model=SimpleNamespace(peft_config={}), is_fsdp_enabled=True)
     with pytest.raises(UserError, match=r"has no adapter_model\.safetensors"):
         TaskTrainer._load_from_checkpoint(trainer, str(tmp_path))
+
+
+def test_a_state_under_a_name_that_trainer_does_not_read_is_told_as_lacking(tmp_path: Path) -> None:
+    for name in ("optimizer.pt", "scheduler.pt"):
+        (tmp_path / name).touch()
+    assert companion.lost(tmp_path) is None
+    (tmp_path / "optimizer.pt").rename(tmp_path / "optimizer.pt.part")
+    assert "has no optimizer state" in str(companion.lost(tmp_path))
+    (tmp_path / "optimizer_0").mkdir()
+    assert companion.lost(tmp_path) is None

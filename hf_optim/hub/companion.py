@@ -42,7 +42,8 @@ def write(args: Any, spec: dict[str, Any], step: int, weights: str | None = None
 
 def lost(checkpoint: Path) -> str | None:
     """A sentence where the state of optimizer or schedule is lacking: Trainer then loads neither, and says nothing."""
-    names = [entry.name for entry in checkpoint.iterdir()]
+    # shards are a folder; optimizer.pt.part, of a copy that was cut short, is nobody's
+    names = [entry.name for entry in checkpoint.iterdir() if entry.is_dir() or entry.suffix in (".pt", ".bin")]
     lacking = [part for part in ("optimizer", "scheduler") if not any(part in name for name in names)]
     if not lacking:
         return None
