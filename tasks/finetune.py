@@ -48,6 +48,8 @@ SMOKE |= {"base_steps": 4, "length": 48}
 SMALL: dict[str, Any] = {"checkpoint": None, "base_size": "small", "parameters": 120_000, "vocabulary": 512}
 SMALL |= {"base_steps": 600, "length": 48}
 LORA = {"rank": 8, "alpha": 16}
+#: wider than any layer that there is
+MOST_RANK = 1 << 16
 #: of the model that is trained first, on a text of some hundred thousand words
 MOST = {"parameters": 20_000_000, "base_steps": 20_000}
 
@@ -188,6 +190,8 @@ def _adapted(model: Any, values: Mapping[str, Any]) -> Any:
     for key in LORA:
         if isinstance(values[key], bool) or not isinstance(values[key], int | float) or values[key] < 1:
             raise UserError(f"options: {key} must be a number of at least 1, got {values[key]!r}")
+    if values["rank"] > MOST_RANK:  # what evaluates a checkpoint has it from a spec.json
+        raise UserError(f"options: rank must be at most {MOST_RANK:,}, got {values['rank']!r}")
     # GPT-2 keeps its weights the other way round.
     turned = any(type(module).__name__ == "Conv1D" for module in model.modules())
     adapters = LoraConfig(
