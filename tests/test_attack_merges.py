@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from tuning_fakes import YAML, expand, whole
 
 from hf_optim.errors import UserError
 from hf_optim.experiment import files
-from hf_optim.study.folder import merge, questions, shared, store
+from hf_optim.study.folder import questions, shared, store
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.folder.results import load
 from hf_optim.study.launch import beginning
@@ -28,10 +26,11 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def refused(capsys: Any, theirs: Path, mine: Path, said: str) -> None:
-    """A merge into one's own study that is one line and changes nothing there."""
+    """A merge with one's own study that is one line, of which nothing is there."""
     before = everything(mine)
-    code, _, err = command(capsys, "results", theirs, "--merge", mine)
-    assert code == 2 and said in err and "nothing was written" in err and everything(mine) == before
+    code, _, err = command(capsys, "results", mine, theirs, "--merge", both := mine.with_name("both"))
+    assert code == 2 and said in err and "nothing was written" in err and err.count("\n") == 1, err
+    assert everything(mine) == before and not both.exists() and not list(mine.parent.glob(".*"))
 
 
 # --- what is read as others write it, and would not be as it is written here ---
@@ -59,9 +58,10 @@ def test_no_merge_makes_a_register_that_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Every setting stands in it for each task: with one line too many none of them was read any more."""
-    mine = make_study(tmp_path / "mine", seeds=1)
-    questions.register(mine, read_plan(mine), 0)
-    theirs = make_study(tmp_path / "theirs", ("adamw", "lion"), tasks=[f"MLP{n}" for n in range(40)], seeds=1)
+    none = [(label, 0) for label in ("adamw", "smaran", "adan", "lion")]  # a question is registered before any result
+    mine = make_study(tmp_path / "mine", seeds=1, missing=none)
+    tasks = [f"MLP{n}" for n in range(40)]
+    theirs = make_study(tmp_path / "theirs", ("adamw", "lion"), tasks, seeds=1, missing=none)
     replan(theirs, lambda plan: plan["optimizers"][1]["spec"].update(betas=[0.5] * 100))
     # a question has the settings once a task, the plan also once a run
     monkeypatch.setattr(questions, "check_lines", lambda name, texts: files.check_lines(name, texts * 2000))
@@ -79,7 +79,7 @@ def test_no_merge_takes_the_room_of_figures_that_are_known(
         record["metrics"] |= {f"of_class_{n}": 0.5 for n in range(100)}
         file.write_text(json.dumps(record))
     assert len(load(mine).records) == 9
-    refused(capsys, theirs, mine, "and a study of so many runs has room for 100;")
+    refused(capsys, theirs, mine, "with it the study's records have more than 100 names of figures")
 
 
 def test_no_merge_takes_the_room_of_curves_that_are_known(tmp_path: Path, capsys: Any) -> None:
@@ -92,7 +92,7 @@ def test_no_merge_takes_the_room_of_curves_that_are_known(tmp_path: Path, capsys
                 figures = {f"{study.name} {n}": 1.0 for n in range(count)}
                 history.write(json.dumps({"step": 1000, **figures}) + "\n")
     assert command(capsys, "report", theirs)[0] == 0
-    refused(capsys, theirs, mine, "the histories of all have 5,02")
+    refused(capsys, theirs, mine, "with it the study's histories have more than 5,000 names")
 
 
 def test_no_merge_brings_what_is_never_tuned(tmp_path: Path, capsys: Any) -> None:
@@ -103,7 +103,7 @@ def test_no_merge_brings_what_is_never_tuned(tmp_path: Path, capsys: Any) -> Non
     theirs.mkdir()
     (theirs / "plan.json").write_text(json.dumps(plan))
     before = everything(mine)
-    code, _, err = command(capsys, "results", theirs, "--merge", mine)
+    code, _, err = command(capsys, "results", mine, theirs, "--merge", tmp_path / "both")
     assert code == 2 and "the cell of 'adamw' on 'more' with seed 1000 is missing" in err
     assert everything(mine) == before and command(capsys, "report", mine)[0] == 0
 
@@ -121,31 +121,13 @@ def test_no_merge_turns_a_metric_round(tmp_path: Path, capsys: Any) -> None:
 # --- what lies there before ---
 
 
-def test_no_run_that_an_interrupted_merge_has_copied_is_one_of_others(tmp_path: Path, capsys: Any) -> None:
-    """A run that none of the merged studies has made had the result of one that was not merged."""
-    mine, theirs = make_study(tmp_path / "mine", missing=[("adan", 1)]), make_study(tmp_path / "theirs")
-    merge.merge([theirs], into := tmp_path / "into")
-    (into / "plan.json").unlink()  # is written last
-    refused(capsys, mine, into, "holds 1 run of other studies, which an interrupted merge has left")
-    merge.merge([mine, theirs], into)
-    assert len(load(into).records) == 9
-
-
-def test_a_run_that_a_launcher_is_at_is_not_replaced(tmp_path: Path, capsys: Any) -> None:
-    """Its folder was taken away while it was written, with all that was in it."""
-    mine, theirs = make_study(tmp_path / "mine", missing=[("adan", 1)]), make_study(tmp_path / "theirs")
-    missing = next(run.id for run in read_plan(mine).runs if not (mine / "runs" / run.id).exists())
-    (mine / "runs" / missing).mkdir()
-    (mine / "runs" / missing / "log.txt").write_text("step 1")
-    at_it = (
-        "import sys, pathlib; from hf_optim.study.folder.locks import Lock\n"
-        f"assert Lock(pathlib.Path({str(mine)!r}), {missing!r}).acquire(); print(flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen([sys.executable, "-c", at_it], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as launcher:
-        assert launcher.stdin is not None and launcher.stdout is not None and launcher.stdout.readline()
-        refused(capsys, theirs, mine, f"{missing} is written by a launcher now")
-        launcher.stdin.close()
-    assert command(capsys, "results", theirs, "--merge", mine)[0] == 0 and len(load(mine).records) == 9
+def test_a_merge_changes_no_study_that_is_there(tmp_path: Path, capsys: Any) -> None:
+    """Into one's own it brought what made it unreadable, another's results, and an end of its checkpoints."""
+    mine, theirs = make_study(tmp_path / "mine"), make_study(tmp_path / "theirs", ("adamw", "lion"))
+    before = everything(mine)
+    for words in ([theirs], [mine, theirs]):
+        code, _, err = command(capsys, "results", *words, "--merge", mine)
+        assert code == 2 and "is not empty: choose a new folder" in err and everything(mine) == before
 
 
 def test_a_study_beside_that_is_a_link_is_not_read(tmp_path: Path) -> None:
@@ -171,10 +153,14 @@ def test_a_register_that_the_disk_does_not_give_is_not_written_over(
 
     before = everything(mine)
     monkeypatch.setattr(os, "open", broken)
-    for words in (["results", theirs, "--merge", mine], ["report", mine], ["publish", mine, tmp_path / "public"]):
+    for words in (
+        ["results", theirs, mine, "--merge", tmp_path / "both"],
+        ["report", mine],
+        ["publish", mine, tmp_path / "public"],
+    ):
         code, _, err = command(capsys, *words)
         assert code == 2 and "Input/output error" in err and err.count("\n") == 1, err
-    assert everything(mine) == before and not (tmp_path / "public").exists()
+    assert everything(mine) == before and {path.name for path in tmp_path.iterdir()} == {"mine", "theirs"}
 
 
 # --- what is passed on ---

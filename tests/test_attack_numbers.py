@@ -158,32 +158,6 @@ def test_what_a_merge_could_not_read_is_said(study: Path, tmp_path: Path, capsys
     assert said.startswith(f"left out: study: runs/{file.parent.name}/record.json: ")
 
 
-@pytest.mark.parametrize("content", [b"# caf\xe9\nname: mine\n", b""], ids=["of another encoding", "empty"])
-def test_a_merge_into_a_study_keeps_a_yaml_that_it_cannot_read(content: bytes, study: Path, tmp_path: Path) -> None:
-    """It was taken for none, and removed, or written over with the other's."""
-    other = make_study(tmp_path / "other", ("adamw", "lion"))
-    (study / "study.yaml").write_bytes(content)
-    merge.merge([other], study)
-    assert (study / "study-1.yaml").read_bytes() == content and not (study / "study.yaml").exists()
-    assert "is study-1.yaml now" in merge.left_out(study)[0]
-
-
-def test_a_merge_counts_what_another_merged_meanwhile(
-    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The plan of the one that ended last knew nothing of the other's studies."""
-    other, into, looked = make_study(tmp_path / "other", ("adamw", "lion")), tmp_path / "into", merge.plans
-
-    def slowly(named: Any) -> Any:
-        monkeypatch.setattr(merge, "plans", looked)
-        merge.merge([other], into)
-        return looked(named)
-
-    monkeypatch.setattr(merge, "plans", slowly)
-    plan = merge.merge([study], into)
-    assert {optimizer["label"] for optimizer in plan.optimizers} == {"adamw", "sgd", "lion"}
-
-
 def test_what_may_not_be_read_is_refused_before_anything_is_copied(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,9 +63,8 @@ def test_a_task_is_judged_in_one_way_under_all_labels(way: Plan, tmp_path: Path,
         plan |= {"tasks": [{**lie, **other}], "runs": [{**run, "task": "other"} for run in plan["runs"]]}
 
     replan(theirs, renamed)
-    code, _, said = command(capsys, "results", mine, theirs, "--merge", mine)
-    assert code == 2 and "'other' is judged otherwise" in said
-    assert json.loads((mine / "plan.json").read_text()) == plan
+    code, _, said = command(capsys, "results", mine, theirs, "--merge", tmp_path / "both")
+    assert code == 2 and "'other' is judged otherwise" in said and not (tmp_path / "both").exists()
 
 
 def test_a_rung_is_what_its_runs_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,11 +141,10 @@ def test_no_merge_writes_a_plan_that_cannot_be_read(tmp_path: Path, capsys: Any)
     replan(mine, in_pairs(0))
     replan(theirs, in_pairs(2))
     single = make_study(tmp_path / "single", seeds=2)
-    before = (mine / "plan.json").read_bytes()
     for other, said in ((theirs, "merge: looks ascend"), (single, "differ in per_unit")):
         assert command(capsys, "report", other)[0] == 0
-        code, _, err = command(capsys, "results", other, "--merge", mine)
-        assert code == 2 and said in err and (mine / "plan.json").read_bytes() == before
+        code, _, err = command(capsys, "results", mine, other, "--merge", tmp_path / "both")
+        assert code == 2 and said in err and not (tmp_path / "both").exists()
 
 
 def with_more_trials(cell: Plan) -> None:
@@ -193,17 +191,13 @@ def test_a_question_that_nobody_registered_is_a_change(tmp_path: Path, capsys: A
     assert "study: baseline: adamw became smaran" in (tmp_path / "both" / "report.html").read_text()
 
 
-def test_no_merge_takes_away_the_checkpoints_of_a_run(tmp_path: Path, capsys: Any) -> None:
+def test_a_run_with_checkpoints_is_not_taken_from_a_study_beside_it(tmp_path: Path, capsys: Any) -> None:
     """Whose record a stranger's study had, however it came by it, was replaced with all that was trained of it."""
     theirs, mine = make_study(tmp_path / "theirs"), make_study(tmp_path / "mine", missing=[("adan", 1)])
     missing = next(run["id"] for run in read_plan(mine).to_dict()["runs"] if not (mine / "runs" / run["id"]).exists())
     kept = mine / "runs" / missing / "checkpoint-7" / "model.safetensors"
     kept.parent.mkdir(parents=True)
     kept.write_text("days")
-    plan = (mine / "plan.json").read_bytes()
-    code, _, said = command(capsys, "results", mine, theirs, "--merge", mine)
-    assert code == 2 and "checkpoint-7 is of a run that is not finished" in said
-    assert kept.read_text() == "days" and (mine / "plan.json").read_bytes() == plan
     assert command(capsys, "results", mine, theirs, "--merge", tmp_path / "both")[0] == 0
     assert shared.collect(read_plan(mine), mine, tmp_path) == [] and kept.read_text() == "days"
 
@@ -238,12 +232,14 @@ def test_changes_without_end_are_one_that_touches_all(tmp_path: Path, capsys: An
     brought = [{"words": f"change {i}", "task": "none", "optimizer": None, "added": None} for i in range(5000)]
     for rows in (lines, [{"changed": brought}], [*lines, {"changed": brought}]):
         (theirs / questions.FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        for _ in range(2):
-            assert command(capsys, "results", mine, theirs, "--merge", mine)[0] == 0
-            asked = questions.read(mine, read_plan(mine))
+        folders = [mine, theirs]
+        for name in (f"{len(rows)} {len(rows[0])}", f"{len(rows)} {len(rows[0])}, again"):
+            assert command(capsys, "results", *folders, "--merge", into := tmp_path / name)[0] == 0
+            asked = questions.read(into, read_plan(into))
             assert len(asked.changes) == questions.MOST + 1 and "further changes" in asked.changes[-1].words
             assert asked.exploratory("MLP", "adan")
-            assert (mine / questions.FILE).stat().st_size < 1_000_000
+            assert (into / questions.FILE).stat().st_size < 1_000_000
+            folders = [into, theirs]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from attack_parts import SPEC, command, interrupted_run
+from attack_parts import SPEC, interrupted_run
 from safetensors.torch import load_file, save_file
 from study_fakes import make_study
 
@@ -197,7 +197,6 @@ def test_a_record_that_the_disk_does_not_give_is_not_made_anew(
     thrown away with its record, and the run begun anew.
     """
     study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=2)
-    other = make_study(tmp_path / "other", ("adamw", "sgd"), seeds=2)
     run = json.loads((study / "plan.json").read_text())["runs"][0]
     file = study / "runs" / run["id"] / "record.json"
     before, read_bytes = file.read_bytes(), files.read_bytes
@@ -210,8 +209,7 @@ def test_a_record_that_the_disk_does_not_give_is_not_made_anew(
     monkeypatch.setattr(files, "read_bytes", away)
     with pytest.raises(UserError, match="Input/output error.*nothing was removed"):
         worker.execute(Request(study, run["id"], run["spec"]))
-    code, _, said = command(capsys, "results", other, "--merge", study)
-    assert code == 2 and "nothing was removed" in said and file.read_bytes() == before
+    assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize("status", ["busy", "fault", "broken", "stopped", True, ["ok"]])

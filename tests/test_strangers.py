@@ -206,9 +206,7 @@ def test_merge_refuses_links_before_it_writes(
 def test_merge_does_not_write_through_a_link(
     study: Path, secret: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    into = make_study(tmp_path / "into", ONE, seeds=1)
-    (into / "runs").rename(tmp_path / "aside")
-    (into / "runs").symlink_to(secret)
+    (into := tmp_path / "into").symlink_to(secret)
     code, _, err = command(capsys, "results", study, "--merge", into)
     assert code == 2 and "not written through" in err
     assert {p.name for p in secret.iterdir()} == {"key.txt", "record.json"}

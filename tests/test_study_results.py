@@ -206,18 +206,17 @@ def test_no_study_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 # --- merging ---
 
 
-def test_merging_is_the_union_and_can_be_repeated(two: list[str], tmp_path: Path) -> None:
-    into = tmp_path / "all"
-    for _ in range(2):
-        plan = merge.merge([Path(x) for x in two], into)
+def test_merging_is_the_union_also_of_merges(two: list[str], tmp_path: Path) -> None:
+    for into, sources in ((tmp_path / "all", two), (tmp_path / "again", [str(tmp_path / "all"), *two])):
+        plan = merge.merge([Path(x) for x in sources], into)
         assert [t["label"] for t in plan.tasks] == ["MLP", "CNN"] and plan.seeds == (0, 1, 2)
-    results = records.load(into)
-    assert len(results.plan.runs) == len(results.records) == 15
-    for source in two:
-        for run_id, record in records.load(Path(source)).records.items():
-            assert results.records[run_id] == record
-            assert (into / "runs" / run_id / "history.jsonl").exists()
-    assert not [p for p in (into / "runs").iterdir() if p.name.startswith(".")]
+        results = records.load(into)
+        assert len(results.plan.runs) == len(results.records) == 15
+        for source in two:
+            for run_id, record in records.load(Path(source)).records.items():
+                assert results.records[run_id] == record
+                assert (into / "runs" / run_id / "history.jsonl").exists()
+        assert not [p for p in (into / "runs").iterdir() if p.name.startswith(".")]
 
 
 def test_halves_of_one_study_become_whole(tmp_path: Path) -> None:
@@ -227,18 +226,6 @@ def test_halves_of_one_study_become_whole(tmp_path: Path) -> None:
     merge.merge([a, b], tmp_path / "ab")
     assert records.load(tmp_path / "ab").records == records.load(whole).records
     assert (tmp_path / "ab" / "study.yaml").read_text() == "name: fake\n"
-
-
-def test_a_merge_into_a_study_keeps_its_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It was removed, and may have been the only file with what was asked, and its comments."""
-    a, b = make_study(tmp_path / "a"), make_study(tmp_path / "b", ("adamw", "lion"))
-    (a / "study.yaml").write_text("# mine\nname: fake\n")
-    (a / "study-1.yaml").write_text("other\n")
-    code, out, _ = command(capsys, "results", str(a), str(b), "--merge", str(a))
-    assert code == 0 and "study-2.yaml" in out and not (a / "study.yaml").exists()
-    assert (a / "study-2.yaml").read_text() == "# mine\nname: fake\n" and (a / "study-1.yaml").read_text() == "other\n"
-    command(capsys, "results", str(a), str(b), "--merge", str(a))
-    assert not (a / "study-3.yaml").exists()
 
 
 def test_a_merge_keeps_what_was_changed_after_results_were_known(
@@ -251,12 +238,12 @@ def test_a_merge_keeps_what_was_changed_after_results_were_known(
     questions.register(a, dataclasses.replace(plan, looks=(2,)), 0)
     questions.register(a, plan, 9)  # 9 records
     before = "looks: [2] became [3]"
-    for step, (names, into) in enumerate(((["a", "b"], "ab"), (["a", "b"], "ab"), (["b", "ab"], "b"))):
+    for step, (names, into) in enumerate(((["a", "b"], "ab"), (["b", "ab"], "bab"))):
         code, out, _ = command(capsys, "results", *(str(tmp_path / n) for n in names), "--merge", str(tmp_path / into))
-        assert code == 0 and f"Changed after results were known: {'ab: ' * (step == 2)}a: {before}; what" in out
+        assert code == 0 and f"Changed after results were known: {'ab: ' * step}a: {before}; what" in out
         assert out.count("Changed after") == 1 and "whether more was changed" in out
-        assert f"(exploratory: {'ab: ' * (step == 2)}a: {before})" in " ".join(out.split())
-    assert command(capsys, "publish", str(tmp_path / "b"), str(tmp_path / "public"))[0] == 0
+        assert f"(exploratory: {'ab: ' * step}a: {before})" in " ".join(out.split())
+    assert command(capsys, "publish", str(tmp_path / "bab"), str(tmp_path / "public"))[0] == 0
     assert [c.words for c in questions.read(tmp_path / "public").changes] == [f"ab: a: {before}"]
 
 
@@ -276,7 +263,7 @@ def test_a_merge_writes_over_nothing_that_is_called_as_its_own(
         for name in ("merged.json", "report.html"):
             (tmp_path / "home" / name).write_text(text)
         code, _, error = command(capsys, "results", *two, "--merge", str(tmp_path / "home"))
-        assert code == 2 and "is not empty and holds no study" in error
+        assert code == 2 and "is not empty: choose a new folder" in error
         assert {path.read_text() for path in (tmp_path / "home").iterdir()} == {text}
 
 
@@ -292,10 +279,10 @@ def test_contradictions_are_refused_before_anything_is_written(tmp_path: Path) -
     noted = json.loads((into / merge.ORIGIN).read_text())["set_aside"]
     assert len(noted) == 3 and {x["kept"] for x in noted} == {"a"}
     # Who chooses between results knows them: the report says so, also after another merge.
-    merge.merge([into, make_study(tmp_path / "c", tasks=("CNN",))], into)
-    told = records.load(into).standing.register
+    merge.merge([into, make_study(tmp_path / "c", tasks=("CNN",))], tmp_path / "abc")
+    told = records.load(tmp_path / "abc").standing.register
     assert [c.words.split(" (")[0] for c in told.changes] == [
-        f"adan on MLP, seed {seed}: b's result was set aside for a's" for seed in range(3)
+        f"ab: adan on MLP, seed {seed}: b's result was set aside for a's" for seed in range(3)
     ]
     assert len(told.exploratory("MLP", "adan")) == 3 and not told.exploratory("CNN", "adan")
     assert not told.exploratory("MLP", "smaran")
@@ -324,16 +311,6 @@ def test_a_run_in_vain_is_one_result_whichever_study_judges_it(tmp_path: Path) -
     (tmp_path / "left" / "plan.json").write_text(json.dumps(without))
     merged = merge.merge([tmp_path / "judged", tmp_path / "left"], tmp_path / "both")
     assert len(merged.runs) == len(planned.runs)
-
-
-def test_what_an_interrupted_merge_of_others_copied_is_no_result_of_these(tmp_path: Path) -> None:
-    """The record that it had left was kept, and said to be of the study that was merged then."""
-    a = make_study(tmp_path / "a")
-    b = make_study(tmp_path / "b", value=lambda label, seed: accuracy(label, seed) + (label == "adan"))
-    merge.merge([b], into := tmp_path / "into")
-    (into / "plan.json").unlink()  # is written last
-    merge.merge([a], into)
-    assert records.load(into).records == records.load(a).records
 
 
 def test_a_label_with_two_meanings_is_refused(tmp_path: Path) -> None:

@@ -6,11 +6,9 @@ import importlib.util
 import json
 import py_compile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 from study_fakes import make_study, replan
 from tuning_fakes import write
 
@@ -21,10 +19,8 @@ from hf_optim.errors import UserError
 from hf_optim.experiment.checkpoint import specification
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study import conduct
-from hf_optim.study.launch import beginning, jobs, launcher, worker
+from hf_optim.study.launch import launcher, worker
 from hf_optim.study.launch.messages import Request
-from hf_optim.study.plan import plan as planning
-from hf_optim.study.plan.source import parse
 
 CODE = """
 import pathlib, torch
@@ -140,27 +136,6 @@ def test_a_worker_runs_what_its_launcher_trusts(tmp_path: Path, code: str, mark:
     error = json.loads((tmp_path / "s" / "runs" / spec.id / "record.json").read_text())["error"]
     assert not mark.exists() and f"{code} is code" in error
     assert worker.execute(Request(tmp_path / "t", spec.id, spec.to_dict(), trust=True)) == "ok" and mark.exists()
-
-
-def test_a_job_runs_no_code_that_came_into_the_plan_since_it_was_launched(
-    tmp_path: Path, code: str, mark: Path, asked: list[bool], monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    """Between launch and job a merge brought a stranger's optimizer, which was run on the word for the user's YAML."""
-    plans = {}
-    for name, optimizer in (("mine", "lion"), ("theirs", code)):
-        plans[name] = planning.expand(parse(yaml(optimizer).replace("theirs", name), "s.yaml"))
-        beginning.prepare(plans[name], "", tmp_path / name)
-    mark.unlink(missing_ok=True)
-    launched: list[jobs.Share] = []
-    monkeypatch.setattr(jobs, "_submit", lambda *given: launched.append(given[2]) or [SimpleNamespace(job_id="1")])
-    trusts = launcher.Execution(trust=True)
-    assert not jobs.launch(tmp_path / "mine", plans["mine"], jobs.Launch("local", wait=False), trusts, Console())
-    (share,) = launched
-    assert run("results", tmp_path / "theirs", "--merge", tmp_path / "mine") == 0
-    problem = share()["problem"]
-    assert f"names code ({code})" in problem and not asked and not mark.exists()
-    beginning.prepare(plans["mine"], "", tmp_path / "mine", accept_change=True)
-    assert share() == {"runs": 0, "problem": ""} and asked == [True]
 
 
 @pytest.mark.parametrize("place", ["name", "base", "transform", "task"])

@@ -131,9 +131,9 @@ def test_a_merge_that_was_killed_is_begun_again(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(merge, "copy_whole", killed)
     with pytest.raises(KeyboardInterrupt):
         merge.merge([study], into)
-    assert not (into / "plan.json").exists()
+    assert not into.exists()
     monkeypatch.undo()
     merge.merge([study], into)
-    assert len(load(into).records) == 2
-    with pytest.raises(UserError, match="is not empty and holds no study"):
+    assert len(load(into).records) == 2 and not list(tmp_path.glob(".*"))
+    with pytest.raises(UserError, match="is not empty: choose a new folder"):
         merge.merge([study], tmp_path)

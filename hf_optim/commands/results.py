@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--by", metavar="NAMES", help="group by these columns: counts, means and deviations")
     add("--compare", nargs=2, metavar=("A", "B"), help="two optimizers (or conditions), paired by seed, a line a task")
     add("--export", metavar="FILE", help="write it to a .csv, .md, .tex (booktabs) or .parquet file")
-    add("--merge", metavar="INTO", help="make one study of all, in this folder, with its report")
+    add("--merge", metavar="INTO", help="make one study of all, in this new folder, with its report")
     add("--keep-first", action="store_true", help="where two records of a run differ, take the first folder's")
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     return results(
@@ -69,13 +69,13 @@ def results(
         by: columns to group by, separated by commas: counts, means and standard deviations for each combination.
         compare: two optimizers, or conditions; see `pairs.compare`.
         export: a file for the same table, in the format of its ending: .csv, .md, .tex or .parquet.
-        into: merge the studies into this folder instead, with tables and report.
+        into: merge the studies into this new folder instead, with tables and report.
         keep_first: where two records of one run differ, take that of the folder named first.
 
     Raises:
         UserError: for what is wrong with the folders, the conditions or the file, before anything is written.
     """
-    from hf_optim.study.folder import merge, pairs, rows
+    from hf_optim.study.folder import pairs, rows
     from hf_optim.study.folder import results as records
     from hf_optim.study.report import exports
 
@@ -83,12 +83,7 @@ def results(
     if into is not None:
         if where or columns or by or compare or export:
             raise UserError("--merge takes whole studies: use it alone")
-        from hf_optim.study.conduct import finish
-
-        merge.merge(folders, Path(into), keep_first=keep_first)
-        for why in merge.left_out(Path(into)):
-            print(safe_text.line(f"left out: {why}"))
-        finish(Path(into))
+        _merge(folders, Path(into), keep_first)
         return 0
     if keep_first:
         raise UserError("--keep-first belongs to --merge")
@@ -121,3 +116,20 @@ def results(
     if compare:
         safe_text.say(safe_text.console(), worth)
     return 0
+
+
+def _merge(folders: Sequence[Path], into: Path, keep_first: bool) -> None:
+    from hf_optim.study import conduct
+    from hf_optim.study.folder import merge
+
+    made: list[conduct.Written] = []
+
+    def complete(copied: Path) -> None:
+        made.append(conduct.write(copied))
+        if made[0].refused is not None:
+            raise made[0].refused
+
+    merge.merge(folders, into, keep_first=keep_first, complete=complete)
+    for why in merge.left_out(into):
+        print(safe_text.line(f"left out: {why}"))
+    conduct.show(made[0], into)

@@ -203,7 +203,7 @@ def finish(folder: Path, quiet: bool = False) -> int:
     """
     written = write(folder)
     if not quiet:
-        show(written)
+        show(written, folder)
     if written.refused is not None:
         raise unwritable(folder, written.refused)
     return 1 if written.results.failures() else 0
@@ -257,8 +257,8 @@ def write(folder: Path) -> Written:
     return Written(results, tables, analysed, protocol, refused[0] if refused else None)
 
 
-def show(written: Written) -> None:
-    """Prints the table, what it says, and which runs failed."""
+def show(written: Written, folder: Path) -> None:
+    """Prints the table, what it says, which runs failed, and where the report is: in `folder`."""
     console, results, protocol = safe.console(), written.results, written.protocol
     failures = results.failures()
     texts.show(written.tables, console)
@@ -274,7 +274,7 @@ def show(written: Written) -> None:
         safe.say(console, "A failed run is a result, and kept: --retry-failed (retry_failed=True) runs it again.")
     for run_, why in results.unreadable():
         safe.say(console, f"unreadable: {records.describe(run_)}: {why}")
-    safe.say(console, f"Report: {results.folder / 'report.html'}")
+    safe.say(console, f"Report: {folder / 'report.html'}")
 
 
 def remake(folder: str) -> int:

@@ -3,48 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import itertools
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_optim.core import shape
-from hf_optim.core.shape import Each
-from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
-from hf_optim.experiment import leftovers
 from hf_optim.experiment.copying import copy_whole
-from hf_optim.experiment.disk import unwritable
 from hf_optim.experiment.files import (
     LARGEST_RUN,
     Refused,
     check_tree,
-    json_text,
-    own_folder,
-    read_bytes,
     read_json,
     read_text,
     write_atomically,
     write_json,
 )
-from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder import questions
-from hf_optim.study.folder.aside import free
 from hf_optim.study.folder.changes import difference
-from hf_optim.study.folder.locks import LOCK_FILE, Lock
+from hf_optim.study.folder.destination import check_destination, new_folder
 from hf_optim.study.folder.outcomes import IN_VAIN
 from hf_optim.study.folder.questions import Change
-from hf_optim.study.folder.results import load
-from hf_optim.study.folder.rows import of
-from hf_optim.study.folder.store import RecordStore, read_status, room
-from hf_optim.study.plan.plan import BLOCKS, MOST_NAMES, Plan, Run
+from hf_optim.study.folder.results import Results, load
+from hf_optim.study.folder.rows import Row, of
+from hf_optim.study.plan.plan import BLOCKS, Plan, Run
 
 #: how a merged folder says what came from where
 ORIGIN = "merged.json"
-SHAPE = {"studies": [str], "runs": Each(str), "set_aside": [Each(str)], "left_out": [str]}
+Taken = dict[str, tuple[str, Results, Row]]  # of a run: the study that it is taken from, called so, and its row there
 
 
 def plans(named: Sequence[tuple[str, Plan]]) -> Plan:
@@ -133,36 +119,11 @@ def _differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     return ""
 
 
-def merge(sources: Sequence[Path], into: Path, *, keep_first: bool = False) -> Plan:
-    """Merges studies into the folder `into`, which may be one of them or an earlier merge; sources stay as they are.
-
-    Every run's folder is copied whole. Two records of one run with different numbers are a contradiction: they come
-    from other versions, machines or data, and one study must not mix them; `keep_first` takes the record of the
-    folder that is named first (`into` before all) and writes down which, as a change after results were known.
-    study.yaml is kept where all have the same; where not, that of `into`, which may be the only one of its text, gets
-    another name.
-
-    Raises UserError in one line, before anything is written, for contradictions; and for a disk that is full.
-    """
-    while (plan := _merge(sources, into, keep_first)) is None:
-        pass  # another merge has ended in this folder meanwhile: its studies count too
-    return plan
-
-
-def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None:
-    """See `merge`; None, with nothing written, where the plan in `into` is another one by the time of writing."""
-    stood = _text(into, "plan.json")
-    begun = (into / "plan.json").is_file()
-    merging = _is_merge(into)
-    theirs = into.exists() and (not into.is_dir() or not all(leftovers.is_left(path.name) for path in into.iterdir()))
-    if not begun and not merging and theirs:
-        raise UserError(f"{into} is not empty and holds no study: choose another folder to merge into")
-    folders = list(dict.fromkeys(([into.resolve()] if begun else []) + [s.resolve() for s in sources]))
-    loaded = [(name, load(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
-    plan = plans([(name, results.plan) for name, results in loaded])
-    if plan.tuning is not None and any(results.plan.optimizers != plan.optimizers for _, results in loaded):
-        raise UserError("merge: a tuned study can only be merged with one of the same tasks and optimizers")
-    taken: dict[str, tuple[str, Path, dict[str, Any]]] = {}
+def _together(
+    loaded: Sequence[tuple[str, Results]], baseline: str, keep_first: bool
+) -> tuple[Taken, list[dict[str, str]], list[Change]]:
+    """Of which study each run is taken, which results were set aside for those, and what was changed in the studies."""
+    taken: Taken = {}
     set_aside: list[dict[str, str]] = []
     changed: list[Change] = []
     for name, results in loaded:
@@ -170,7 +131,7 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
         for row in of(results):
             if row["status"] == "missing":
                 continue
-            there, _, other = taken.setdefault(row["id"], (name, results.folder, row))
+            there, _, other = taken.setdefault(row["id"], (name, results, row))
             if differs := _differs(other, row):
                 run = f"{row['optimizer']} on {row['task']}, seed {row['seed']}"
                 if not keep_first:
@@ -179,113 +140,81 @@ def _merge(sources: Sequence[Path], into: Path, keep_first: bool) -> Plan | None
                         f"written; --keep-first takes {there}'s and notes it"
                     )
                 set_aside.append({"id": row["id"], "kept": there, "set_aside": name, "difference": differs})
-                whose = None if row["optimizer"] == plan.baseline else row["optimizer"]
+                whose = None if row["optimizer"] == baseline else row["optimizer"]
                 words = f"{run}: {name}'s result was set aside for {there}'s ({differs})"
                 changed.append(Change(words, row["task"], whose))
-        if results.folder != into.resolve():
-            known = results.standing.register.changes
-            changed += [dataclasses.replace(change, words=f"{name}: {change.words}") for change in known]
-    count = sum(len(results.records) for _, results in loaded)
-    _check_room(plan, [results.store for _, results in loaded], {key: there for key, (_, there, _) in taken.items()})
-    try:
-        json_text("plan.json", plan.to_dict())
-        questions.together(into, plan, count, changed)
-    except Refused as error:
-        raise UserError(f"merge: {error}; nothing was written") from None
-    copied = {run_id: folder for run_id, (_, folder, _) in taken.items() if folder != into.resolve()}
-    for run_id, folder in copied.items():
+        known = results.standing.register.changes
+        changed += [dataclasses.replace(change, words=f"{name}: {change.words}") for change in known]
+    return taken, set_aside, changed
+
+
+def merge(
+    sources: Sequence[Path],
+    into: Path,
+    *,
+    keep_first: bool = False,
+    complete: Callable[[Path], None] | None = None,
+) -> Plan:
+    """Merges studies into the new folder `into`, which is there when all of it is; the studies stay as they are.
+    `complete` writes into it what is made of it (tables, report), before it takes its place.
+
+    Every run's folder is copied whole. Two records of one run with different numbers are a contradiction: they come
+    from other versions, machines or data, and one study must not mix them; `keep_first` takes the record of the
+    folder that is named first and writes down which, as a change after results were known. study.yaml is kept where all
+    have the same.
+
+    Raises UserError in one line, and nothing is there, for contradictions, for a study that could not be read as its
+    parts can, and for a disk that is full.
+    """
+    check_destination(into)
+    folders = list(dict.fromkeys(source.resolve() for source in sources))
+    loaded = [(name, load(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
+    plan = plans([(name, results.plan) for name, results in loaded])
+    if plan.tuning is not None and any(results.plan.optimizers != plan.optimizers for _, results in loaded):
+        raise UserError("merge: a tuned study can only be merged with one of the same tasks and optimizers")
+    taken, set_aside, changed = _together(loaded, plan.baseline, keep_first)
+    for run_id, (_, results, _) in taken.items():
         try:
-            check_tree(folder / "runs" / run_id, LARGEST_RUN)
+            check_tree(results.store.home(run_id), LARGEST_RUN)
         except Refused as error:
-            raise UserError(f"merge: {folder}: {error}; nothing was written") from None
-        home = into / "runs" / run_id
-        if read_status(home) is None and (left := next(home.glob("checkpoint-*"), None)):
-            raise UserError(
-                f"merge: {left} is of a run that is not finished, and another study's record would take its place: "
-                "finish it first, or merge into a new folder; nothing was written"
-            )
-        if begun and _under_way(into, run_id):
-            raise UserError(
-                f"merge: {home} is written by a launcher now, and another study's record would take its place: wait "
-                "for it, or merge into a new folder; nothing was written"
-            )
-    yamls = {_text(folder) for folder in folders}
-    common = yamls.pop() if len(yamls) == 1 else ""
-    # What stands there and cannot be read as text is somebody's too.
-    aside = free(into) if os.path.lexists(into / "study.yaml") and not (common and common == _text(into)) else ""
-    told = [f"study.yaml, which not all have: {into.name}'s own is {aside} now"] if aside else []
-    try:
-        with _alone(into):
-            if _text(into, "plan.json") != stood:
-                return None
-            if not begun and (others := {path.name for path in _runs(into)} - taken.keys()):
-                raise UserError(
-                    f"merge: {into}/runs holds {counted(len(others), 'run')} of other studies, which an interrupted "
-                    "merge has left: choose another folder to merge into; nothing was written"
-                )
-            # First: what an interrupted merge leaves is known by it.
-            origin = {
-                "studies": [name for name, _ in loaded],
-                "runs": {run_id: name for run_id, (name, _, _) in taken.items()},
-                "set_aside": set_aside,
-                "left_out": [f"{name}: {why}" for name, results in loaded for why in results.store.unreadable.values()]
-                + told,
-            }
-            write_json(into, ORIGIN, origin)
-            leftovers.sweep(into)
-            leftovers.sweep_folders(own_folder(into, "runs"))
-            for run_id, folder in copied.items():
-                home = into / "runs" / run_id
-                # What an interrupted merge has copied may be of other studies than these.
-                if read_status(home) is None or not (begun or _record(into, run_id) == _record(folder, run_id)):
-                    copy_whole(folder, f"runs/{run_id}", into, "checkpoint-*", ".*")
-            if aside:
-                os.rename(into / "study.yaml", into / aside)
-            if common:
-                write_atomically(into, "study.yaml", common)
-            # Last: without a plan the folder is no study yet, and the merge may be started again.
-            write_json(into, "plan.json", plan.to_dict())
-            if text := questions.together(into, plan, count, changed):
-                write_atomically(into, questions.FILE, text)
-    except OSError as error:
-        raise unwritable(into, error) from None
+            raise UserError(f"merge: {results.folder}: {error}; nothing was written") from None
+    yamls = {_yaml(folder) for folder in folders}
+    origin = {
+        "studies": [name for name, _ in loaded],
+        "runs": {run_id: name for run_id, (name, _, _) in taken.items()},
+        "set_aside": set_aside,
+        "left_out": [f"{name}: {why}" for name, results in loaded for why in results.store.unreadable.values()],
+    }
+    count = sum(len(results.records) for _, results in loaded)
+    with new_folder(into) as copied:
+        try:
+            write_json(copied, ORIGIN, origin)
+            for run_id, (_, results, _) in taken.items():
+                copy_whole(results.folder, f"runs/{run_id}", copied, "checkpoint-*", ".*")
+            if len(yamls) == 1 and (common := yamls.pop()):
+                write_atomically(copied, "study.yaml", common)
+            write_json(copied, "plan.json", plan.to_dict())
+            if text := questions.together(copied, plan, count, changed):
+                write_atomically(copied, questions.FILE, text)
+        except Refused as error:
+            raise UserError(f"merge: {error}; nothing was written") from None
+        _check_readable(copied, taken)
+        if complete is not None:
+            complete(copied)
     return plan
 
 
-def _check_room(plan: Plan, stores: Sequence[RecordStore], taken: Mapping[str, Path]) -> None:
-    """Raise UserError where records and histories that can be read now would be too many names of figures together;
-    `taken` says of which folder each run is.
-    """
-    others = {folder: RecordStore(folder) for folder in taken.values()}  # what these cannot read is nobody's fault here
-    for run_id, folder in taken.items():
-        others[folder].history(run_id)
-    records = set[str]().union(*(store.names("records") for store in stores))
-    logged = set[str]().union(*(store.names("histories") for store in others.values()))
-    for what, names, most in (("records", records, room(plan)), ("histories", logged, MOST_NAMES)):
-        if len(names) > most:
-            raise UserError(
-                f"merge: the {what} of all have {len(names):,} names of figures, and a study of so many runs has room "
-                f"for {most:,}; nothing was written"
-            )
-
-
-def _under_way(folder: Path, run_id: str) -> bool:
-    """Whether somebody is at a run, as far as the file system has locks."""
-    if not (folder / LOCK_FILE).exists():
-        return False
-    lock = Lock(folder, run_id)
+def _check_readable(copied: Path, taken: Taken) -> None:
+    """Raise UserError unless all that can be read in the studies can be read there: together it may be too much."""
     try:
-        free = lock.acquire()
-    except UserError:
-        return False
-    lock.release()
-    return not free
-
-
-def _runs(folder: Path) -> list[Path]:
-    """The folders of runs of a folder where a merge was begun."""
-    place = folder / "runs"
-    return [path for path in place.iterdir() if not leftovers.is_left(path.name)] if place.is_dir() else []
+        merged = load(copied).store
+    except UserError as error:
+        raise UserError(f"merge: {str(error).replace(f'{copied}/', '')}; nothing was written") from None
+    for run_id, (name, results, _) in taken.items():
+        for store in (merged, results.store):
+            store.history(run_id)
+        if run_id in merged.unreadable and run_id not in results.store.unreadable:
+            raise UserError(f"merge: {name}: {merged.unreadable[run_id]}; nothing was written")
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -294,40 +223,13 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return next(names for names in every if len(set(names)) == len(folders))
 
 
-def _record(folder: Path, run_id: str) -> bytes:
-    return read_bytes(folder, f"runs/{run_id}/{RECORD}")
-
-
-@contextmanager
-def _alone(into: Path) -> Iterator[None]:
-    """Waits until no other merge writes into the folder; one that is killed lets go of it."""
-    into.mkdir(parents=True, exist_ok=True)
-    held = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)
-
-
-def _is_merge(into: Path) -> bool:
-    """Whether a merge was begun there: others call files so, too."""
-    try:
-        return shape.fits(read_json(into, ORIGIN), SHAPE)
-    except (OSError, ValueError):
-        return False
-
-
 def left_out(into: Path) -> list[str]:
-    """A line for each record or history that the merge into `into` could not read (its run is missing there), and for
-    its own study.yaml.
-    """
+    """A line for each record or history that the merge into `into` could not read: its run is missing there."""
     return list(read_json(into, ORIGIN)["left_out"])
 
 
-def _text(folder: Path, name: str = "study.yaml") -> str:
+def _yaml(folder: Path) -> str:
     try:
-        return read_text(folder, name)
+        return read_text(folder, "study.yaml")
     except (OSError, ValueError):
         return ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import struct
 import zlib
@@ -24,12 +23,12 @@ from hf_optim.core.private import Scrubber, changed, outside_paths, strings
 from hf_optim.core.safe_text import html, markdown
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
-from hf_optim.experiment import files, leftovers
-from hf_optim.experiment.disk import unwritable
+from hf_optim.experiment import files
 from hf_optim.experiment.record import HISTORY, RECORD
 from hf_optim.experiment.spec import id_of
 from hf_optim.study.folder import questions
 from hf_optim.study.folder.changes import read_plan
+from hf_optim.study.folder.destination import check_destination, new_folder
 from hf_optim.study.folder.results import Results, load
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan.plan import Plan
@@ -50,16 +49,6 @@ class Published:
     records: int
     versions: dict[str, list[str]]
     told: list[str] = field(default_factory=list)
-
-
-def check_destination(folder: Path) -> None:
-    """Raise UserError unless `folder` is missing or an empty folder of its own."""
-    if os.path.realpath(folder) == os.getcwd():
-        raise UserError(f"{folder} is the current folder, which nothing can take the place of: choose a new folder")
-    if folder.is_symlink():
-        raise UserError(f"{folder} is a link, which is not written through: choose another folder")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty: choose a new folder to publish into")
 
 
 def publish(study: Path, into: Path, complete: Callable[[Path, Published], None] | None = None) -> Published:
@@ -84,32 +73,27 @@ def publish(study: Path, into: Path, complete: Callable[[Path, Published], None]
     told += [f"{name} is a word of the study too, and stays" for name in scrubber.kept]
     told += [f"left out: {why}" for why in store.unreadable.values()]
 
-    try:
-        leftovers.sweep_folders(into.parent, into.name)
-        with files.whole_folder(into.parent, into.name) as (copied, _):
-            ids = _ids(plan, records, scrubber.scrub)
-            put = _put(ids, scrubber.scrub)
-            files.own_folder(copied, "runs")
-            files.write_json(copied, "plan.json", changed(plan, put))
-            _write_question(lines, brought, copied, scrubber.scrub)
-            if yaml:
-                told += _write_yaml(copied, yaml, scrubber.scrub)
-            for name, record in records.items():
-                home = files.own_folder(copied, "runs", ids[name])
-                told += _copy_samples(store, name, home, record, scrubber.scrub)
-                history = {} if record.get("history") is None else {"history": HISTORY}
-                files.write_json(home, RECORD, {**changed(record, put), "id": ids[name], **history})
-                if history:
-                    files.write_rows(home, HISTORY, changed(histories[name], scrubber.scrub))
-            made = _versions([changed(record["environment"], scrubber.scrub) for record in records.values()])
-            published = Published(_planned(copied, study, source, told), len(records), made, told)
-            if any(old != new for old, new in ids.items()):
-                told.append("runs that named a path have another id than in the study, since it was shortened")
-            if complete is not None:
-                complete(copied, published)
-            check_destination(into)  # again: what somebody put there meanwhile stays
-    except OSError as error:
-        raise unwritable(into, error) from None
+    with new_folder(into) as copied:
+        ids = _ids(plan, records, scrubber.scrub)
+        put = _put(ids, scrubber.scrub)
+        files.own_folder(copied, "runs")
+        files.write_json(copied, "plan.json", changed(plan, put))
+        _write_question(lines, brought, copied, scrubber.scrub)
+        if yaml:
+            told += _write_yaml(copied, yaml, scrubber.scrub)
+        for name, record in records.items():
+            home = files.own_folder(copied, "runs", ids[name])
+            told += _copy_samples(store, name, home, record, scrubber.scrub)
+            history = {} if record.get("history") is None else {"history": HISTORY}
+            files.write_json(home, RECORD, {**changed(record, put), "id": ids[name], **history})
+            if history:
+                files.write_rows(home, HISTORY, changed(histories[name], scrubber.scrub))
+        made = _versions([changed(record["environment"], scrubber.scrub) for record in records.values()])
+        published = Published(_planned(copied, study, source, told), len(records), made, told)
+        if any(old != new for old, new in ids.items()):
+            told.append("runs that named a path have another id than in the study, since it was shortened")
+        if complete is not None:
+            complete(copied, published)
     return published
 
 

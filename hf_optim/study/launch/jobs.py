@@ -16,7 +16,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,7 +30,6 @@ from hf_optim.experiment.files import own_folder
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.folder.locks import check_shared
-from hf_optim.study.folder.questions import digest
 from hf_optim.study.folder.results import describe
 from hf_optim.study.folder.standing import known, pending
 from hf_optim.study.folder.store import RecordStore
@@ -86,15 +85,10 @@ class Launch:
 
 @dataclass(frozen=True)
 class Share:
-    """What a job does: take runs from `folder` until none is left. submitit pickles it.
-
-    `plan` is the `digest` of the plan that was launched: by the time a job begins a merge may have brought a stranger's
-    code into the folder's, which the user's word for his own does not cover.
-    """
+    """What a job does: take runs from `folder` until none is left. submitit pickles it."""
 
     folder: str
     how: Execution
-    plan: str = ""
 
     def __call__(self) -> dict[str, Any]:
         """How many runs this job saw to their end, and the problem that stopped it ("" if none)."""
@@ -108,15 +102,8 @@ class Share:
 
         problem = ""
         try:
-            plan = read_plan(folder)
-            how = replace(self.how, trust=self.how.trust and digest(plan.to_dict()) == self.plan)
-            if how != self.how and (code := importing.paths(plan.to_dict())):
-                raise importing.Untrusted(
-                    f"{folder}: the plan is another one than was launched, and names code ({', '.join(code)}): look at "
-                    "it, and launch the study's YAML again"
-                )
-            for stage in follow(plan, folder):
-                run.execute(list(stage.todo), folder, how, asks=stage.asks, on_finish=finished)
+            for stage in follow(read_plan(folder), folder):
+                run.execute(list(stage.todo), folder, self.how, asks=stage.asks, on_finish=finished)
         except UserError as error:
             problem = str(error)
         return {"runs": count, "problem": problem}
@@ -141,7 +128,7 @@ def launch(folder: Path, plan: Plan, how: Launch, execution: Execution, console:
         return True
     check_shared(folder)
     count = min(how.array, math.ceil(left / execution.jobs))
-    submitted = _submit(folder, how, Share(str(folder.resolve()), execution, digest(plan.to_dict())), count)
+    submitted = _submit(folder, how, Share(str(folder.resolve()), execution), count)
     names = f"{submitted[0].job_id}{f' to {submitted[-1].job_id}' if count > 1 else ''}"
     safe.say(
         console, f"{counted(left, 'run')} for {counted(count, f'{how.where} job')} ({names}), logs in {folder / JOBS}"
