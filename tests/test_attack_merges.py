@@ -64,7 +64,7 @@ def test_no_merge_makes_a_register_that_is_not_read(
     theirs = make_study(tmp_path / "theirs", ("adamw", "lion"), tasks, seeds=1, missing=none)
     replan(theirs, lambda plan: plan["optimizers"][1]["spec"].update(betas=[0.5] * 100))
     # a question has the settings once a task, the plan also once a run
-    monkeypatch.setattr(questions, "check_lines", lambda name, texts: files.check_lines(name, texts * 2000))
+    monkeypatch.setattr(questions, "check_text", lambda name, text: files.check_text(name, text * 2000))
     refused(capsys, theirs, mine, "questions.jsonl: would have more than 64 MB, which are not read")
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from tuning_fakes import BEFORE, YAML, expand, good_rate, rate, whole, write
 from hf_optim import registry
 from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
 from hf_optim.study.findings import protocol as tuning_report
+from hf_optim.study.folder import pruning, stages
 from hf_optim.study.folder import results as records
-from hf_optim.study.folder import stages
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.plan import variance
 from hf_optim.study.plan.plan import Plan, Run
@@ -47,6 +48,25 @@ def test_both_estimators_are_what_drawing_every_sample_gives(values: list[float]
         estimate = math.fsum(w * v for w, v in zip(weights, ranked, strict=True))
         assert estimate == pytest.approx(statistics.fmean(map(max, draws)), abs=1e-9)
         assert math.fsum(weights) == pytest.approx(1)
+
+
+def test_a_search_of_a_thousand_trials_is_weighed_at_once() -> None:
+    """A binomial for each trial and each number of trials took a minute, and with ten thousand days."""
+    start, n = time.monotonic(), 1000
+    for k in range(1, n + 1):
+        weights = expected_best.unbiased_weights(n, k)
+        assert weights.sum() == pytest.approx(1) and weights[-1] == pytest.approx(k / n)
+        assert expected_best.biased_weights(n, k).sum() == pytest.approx(1)
+    assert time.monotonic() - start < 20
+
+
+def test_trials_hold_no_thresholds_without_end() -> None:
+    """Each trial's specification holds them all: four long histories and ten thousand trials were gigabytes."""
+    history = [{"step": step, "validation_accuracy": 0.5} for step in range(30_001)]
+    few, many = (pruning.thresholds([history], "validation_accuracy", True, trials) for trials in (8, 1000))
+    assert len(few) * 8 <= pruning.MOST and len(many) * 1000 <= pruning.MOST
+    assert many[0] == (1, 0.5) and many[-1][0] > 28_000
+    assert len(pruning.thresholds([history[:500]], "validation_accuracy", True, 40)) == 498
 
 
 def test_curves_count_failures_as_the_untrained_model_and_end_at_the_chosen_trial(tmp_path: Path) -> None:

@@ -294,3 +294,13 @@ def test_want_of_memory_is_tried_again_and_then_no_failure_of_the_optimizer(
     assert not (tmp_path / "runs" / run.id / "record.json").exists()
     assert worker.execute(Request(tmp_path, run.id, dict(run.spec))) == "failed"
     assert json.loads((tmp_path / "runs" / run.id / "record.json").read_text())["fault"] == "machine"
+
+
+def test_questions_without_end_are_not_read(tmp_path: Path) -> None:
+    """Each line was looked through, and all of them were in memory: more than a gigabyte of a file of 60 MB."""
+    study = make_study(tmp_path / "study")
+    questions.register(study, records.load(study).plan, 0)
+    assert questions.read(study).digest
+    with (study / questions.FILE).open("a") as file:
+        file.write(f"[{'0,' * 1_500_000}0]\n" * 3)
+    assert not questions.read(study).digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -143,6 +144,14 @@ def test_fisher_is_scipys(counts: tuple[int, int, int, int]) -> None:
         for k in range(max(0, a + b - m), min(n, a + b) + 1)
     ]
     assert least == pytest.approx(min(everything))
+
+
+def test_fishers_p_of_ten_thousand_units_is_no_matter_of_minutes() -> None:
+    """Each count was weighed anew by numbers of thousands of digits, and each against each, for every pair and look."""
+    start = time.monotonic()
+    p, _ = failures.fisher(5000, 10_000, 4667, 10_000)
+    assert p == pytest.approx(stats.fisher_exact([[5000, 5000], [4667, 5333]]).pvalue)
+    assert time.monotonic() - start < 10
 
 
 def test_four_failures_of_five_against_none_are_told_apart_and_three_are_not() -> None:

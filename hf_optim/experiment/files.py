@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -354,28 +354,22 @@ def write_atomically(folder: Path, name: str, text: str) -> None:
 
 
 def write_json(folder: Path, name: str, value: Any) -> None:
-    """Write `value` as JSON, atomically: `json_text`."""
-    write_atomically(folder, name, json_text(name, value))
-
-
-def json_text(name: str, value: Any) -> str:
-    """`value` as it is written into the file `name`. What readers do not take is changed: numbers that are not finite,
-    or beyond any, become null, and half a character, as a file's name holds it that is not UTF-8, what Python calls it.
+    """Write `value` as JSON, atomically. What readers do not take is changed: numbers that are not finite, or beyond
+    any, become null, and half a character, as a file's name holds it that is not UTF-8, what Python calls it.
     `Refused` for what is more than they take: as others write it, it has less room.
     """
     text = json.dumps(_readable(value), indent=1, sort_keys=False, allow_nan=False) + "\n"
-    check_lines(name, [text])
-    return text
+    check_text(name, text)
+    write_atomically(folder, name, text)
 
 
-def check_lines(name: str, texts: Sequence[str]) -> None:
-    """Raise `Refused` unless a file of these JSON texts could be read again."""
+def check_text(name: str, text: str) -> None:
+    """Raise `Refused` unless a file of this JSON, which is ASCII, could be read again."""
     try:
-        for text in texts:
-            check_count(text)
+        check_count(text)
     except ValueError as error:
         raise Refused(name, f"would be {error}, which are not read") from None
-    if sum(map(len, texts)) > LARGEST:  # JSON's dumps are ASCII
+    if len(text) > LARGEST:
         raise Refused(name, f"would have more than {LARGEST >> 20} MB, which are not read")
 
 

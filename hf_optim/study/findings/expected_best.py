@@ -12,9 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hf_optim.study.folder.stages import Search, Trial, validation_metric
 from hf_optim.study.folder.store import RecordStore, number
-from hf_optim.study.plan.plan import Plan
+from hf_optim.study.plan.plan import Plan, Run
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,17 @@ class Curve:
     judged: float
 
 
-def unbiased_weights(n: int, k: int) -> list[float]:
+def unbiased_weights(n: int, k: int) -> Array:
     """The probability that the i-th worst of n values is the best of k drawn without replacement, i = 1 .. n."""
-    return [math.comb(i - 1, k - 1) / math.comb(n, k) for i in range(1, n + 1)]
+    # C(i - 1, k - 1) / C(n, k), from the last, k / n, downwards: the binomials of thousands have thousands of digits.
+    i = np.arange(n, 1, -1)
+    return np.cumprod(np.concatenate(([k / n], np.maximum(i - k, 0) / (i - 1))), dtype=np.float64)[::-1]
 
 
-def biased_weights(n: int, k: int) -> list[float]:
+def biased_weights(n: int, k: int) -> Array:
     """The same with replacement."""
-    return [(i / n) ** k - ((i - 1) / n) ** k for i in range(1, n + 1)]
+    below: Array = (np.arange(n + 1) / n) ** k
+    return below[1:] - below[:-1]
 
 
 def curves(plan: Plan, searches: Sequence[Search], reader: RecordStore) -> list[Curve]:
@@ -54,11 +62,17 @@ def curves(plan: Plan, searches: Sequence[Search], reader: RecordStore) -> list[
     tasks = {task["label"]: task for task in plan.tasks}
     own = {plan.tuning_seed(unit) for unit in range(plan.looks[-1])}
     drawn: dict[str, dict[str, dict[int, Curve]]] = {}
+    alike: dict[tuple[str, int], list[Trial]] = {}
+    for search in searches:
+        alike.setdefault((search.task, search.seed), []).extend(search.trials)
+    judged: dict[tuple[str, str], list[Run]] = {}
+    for run in plan.runs:
+        judged.setdefault((run.task, run.optimizer), []).append(run)
+    before = {key: _before(tasks[key[0]], trials, reader) for key, trials in alike.items() if key[1] in own}
     for search in searches:
         if search.choice and search.trials and search.seed in own and search.budget == 1:
-            task = tasks[search.task]
-            same = [trial for other in searches if _alike(other, search) for trial in other.trials]
-            curve = _curve(plan, task, search, _before(task, same, reader), reader)
+            runs = judged.get((search.task, search.optimizer), [])
+            curve = _curve(tasks[search.task], search, runs, before[search.task, search.seed], reader)
             drawn.setdefault(search.task, {}).setdefault(search.optimizer, {})[search.seed] = curve
     shared = {task: set.intersection(*map(set, mine.values())) for task, mine in drawn.items()}
     return [
@@ -85,30 +99,26 @@ def _over_repetitions(each: Sequence[Curve]) -> Curve:
     )
 
 
-def _alike(a: Search, b: Search) -> bool:
-    return (a.task, a.seed) == (b.task, b.seed)
-
-
-def _curve(plan: Plan, task: Mapping[str, Any], search: Search, before: float, reader: RecordStore) -> Curve:
+def _curve(task: Mapping[str, Any], search: Search, runs: Sequence[Run], before: float, reader: RecordStore) -> Curve:
     greater = bool(task["primary"]["greater_is_better"])
     known = [t.value for t in search.trials if t.status == "ok"] + ([] if math.isnan(before) else [before])
     floor = (min if greater else max)(known, default=math.nan)
     rows = [(t.value if t.status == "ok" else floor, t) for t in search.trials]
     # From worst to best as the choice sees it: among equal values the lower loss, then the earlier trial is better.
     rows.sort(key=lambda r: (r[0] if greater else -r[0], r[1].status == "ok", _loss_rank(r[1]), -r[1].number))
-    values = [value for value, _ in rows]
-    test = [_test(task, t, reader) for _, t in rows]
+    values = np.array([value for value, _ in rows])
+    test = np.array([_test(task, t, reader) for _, t in rows])
     n = len(rows)
-    weights = [(unbiased_weights(n, k), biased_weights(n, k)) for k in range(1, n + 1)]
+    unbiased, biased, tested = zip(*(_estimates(n, k, values, test) for k in range(1, n + 1)), strict=True)
     return Curve(
         task=search.task,
         optimizer=search.optimizer,
         failed=sum(t.status == "failed" for t in search.trials),
         pruned=sum(t.status == "pruned" for t in search.trials),
-        unbiased=tuple(_sum(w, values) for w, _ in weights),
-        biased=tuple(_sum(w, values) for _, w in weights),
-        test=tuple(_sum(w, test) for w, _ in weights),
-        judged=_judged(plan, task, search.optimizer, reader),
+        unbiased=unbiased,
+        biased=biased,
+        test=tested,
+        judged=_judged(task, runs, reader),
     )
 
 
@@ -116,8 +126,14 @@ def _loss_rank(trial: Trial) -> float:
     return -math.inf if math.isnan(trial.loss) else -trial.loss
 
 
-def _sum(weights: Sequence[float], values: Sequence[float]) -> float:
-    return math.fsum(w * v for w, v in zip(weights, values, strict=True) if w)
+def _estimates(n: int, k: int, values: Array, test: Array) -> tuple[float, float, float]:
+    """Of k of n trials, from worst to best: both estimates of the best value, and the test value that it comes with."""
+    unbiased, biased = unbiased_weights(n, k), biased_weights(n, k)
+    return _sum(unbiased, values), _sum(biased, values), _sum(unbiased, test)
+
+
+def _sum(weights: Array, values: Array) -> float:
+    return float(np.dot(weights[weights > 0], values[weights > 0]))
 
 
 def _test(task: Mapping[str, Any], trial: Trial, reader: RecordStore) -> float:
@@ -125,8 +141,7 @@ def _test(task: Mapping[str, Any], trial: Trial, reader: RecordStore) -> float:
     return number(record["metrics"].get(task["primary"]["name"])) if record else math.nan
 
 
-def _judged(plan: Plan, task: Mapping[str, Any], optimizer: str, reader: RecordStore) -> float:
-    runs = [run for run in plan.runs if (run.task, run.optimizer) == (task["label"], optimizer)]
+def _judged(task: Mapping[str, Any], runs: Sequence[Run], reader: RecordStore) -> float:
     records = [reader.record(run.id) for run in runs]
     values = [number(record["metrics"].get(task["primary"]["name"])) for record in records if record]
     return math.fsum(values) / len(values) if runs and len(values) == len(runs) else math.nan

@@ -162,14 +162,15 @@ def build(results: Results) -> list[TaskTable]:
     """The tables of every task, with the verdicts of the last complete look."""
     plan, judgement = results.plan, results.standing.judgement
     ours = tuple(f"{o['label']}: {text}" for o in plan.optimizers for text in own_definitions(o["spec"]))
-    tables = []
+    names = {o["label"]: naming.named(plan, o["label"]) for o in plan.optimizers}
+    below, tables = note(results), []
     for task in plan.tasks:
         label, greater = task["label"], bool(task["primary"]["greater_is_better"])
         places = judgement.places[label].sets if judgement else {}
         rows = []
         for optimizer in (o["label"] for o in plan.optimizers if o["label"] in task["only"]):
             compared = judgement.comparisons.get((label, optimizer)) if judgement else None
-            rows.append(_row(results, task, optimizer, compared, places.get(optimizer)))
+            rows.append(_row(results, task, optimizer, names[optimizer], compared, places.get(optimizer)))
         ranked = tuple(sorted(rows, key=lambda row: _rank(row, greater)))
         tables.append(
             TaskTable(
@@ -182,7 +183,7 @@ def build(results: Results) -> list[TaskTable]:
                 ours=ours,
                 size="" if task.get("model") == OWN else task.get("size", ""),
                 suffix=naming.suffix(plan),
-                note=note(results),
+                note=below,
                 unit=naming.unit(plan),
             )
         )
@@ -218,6 +219,7 @@ def _row(
     results: Results,
     task: Mapping[str, Any],
     optimizer: str,
+    named: str,
     compared: Comparison | None,
     place: tuple[int, int] | None,
 ) -> Row:
@@ -250,7 +252,7 @@ def _row(
         others={name: _other(results.plan, fine, name) for name in OTHERS},
         costs={key: _median(_numbers(fine.values(), place, name)) for key, (place, name, _) in COSTS.items()},
         baseline=optimizer == results.plan.baseline,
-        named=naming.named(results.plan, optimizer),
+        named=named,
         place=place,
     )
 

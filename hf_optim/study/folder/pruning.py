@@ -16,12 +16,15 @@ from typing import Any
 from hf_optim.study.folder.store import number
 
 FIRST = 4
+#: thresholds of all trials of a search together: each trial's specification holds its own
+MOST = 20_000
 
 
 def thresholds(
-    histories: Sequence[Sequence[Mapping[str, Any]] | None], metric: str, greater: bool
+    histories: Sequence[Sequence[Mapping[str, Any]] | None], metric: str, greater: bool, trials: int = 1
 ) -> list[tuple[int, float]]:
-    """(step, median value) at each evaluation but the first (before training) and the last (after it).
+    """(step, median value) at each evaluation but the first (before training) and the last (after it), or at every
+    second or later one where so many `trials` would have more than `MOST`.
 
     A history is None for a trial that failed: it counts as worst at every step.
     """
@@ -30,9 +33,9 @@ def thresholds(
         return []
     steps = sorted(set.intersection(*(set(series) for series in whole)))
     worst = [-math.inf if greater else math.inf] * (len(histories) - len(whole))
-    medians = (
-        (step, statistics.median([*worst, *(series[step] for series in whole)])) for step in steps[:-1] if step > 0
-    )
+    inner = [step for step in steps[:-1] if step > 0]
+    kept = inner[:: max(1, math.ceil(len(inner) * trials / MOST))]
+    medians = ((step, statistics.median([*worst, *(series[step] for series in whole)])) for step in kept)
     return [(step, value) for step, value in medians if math.isfinite(value)]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from hf_optim.core import shape
 from hf_optim.core.shape import Each
-from hf_optim.experiment.files import Refused, check_lines, parse_json, read_text, write_atomically
+from hf_optim.experiment.files import Refused, check_count, check_text, parse_json, read_text, write_atomically
 from hf_optim.study.plan.plan import Plan, flatten
 
 FILE = "questions.jsonl"
@@ -176,9 +176,9 @@ def together(folder: Path, plan: Plan, records: int, brought: Sequence[Change] =
     entries = [*lines, *([{"sha256": key, "time": now, "records": records, "question": asked}] if unknown else [])]
     changed = [*known, *new]
     entries += [{"changed": [asdict(change) for change in changed]}] if changed else []
-    texts = [json.dumps(entry) + "\n" for entry in entries]
-    check_lines(FILE, texts)
-    return "".join(texts)
+    text = "".join(json.dumps(entry) + "\n" for entry in entries)
+    check_text(FILE, text)
+    return text
 
 
 def read(folder: Path, plan: Plan | None = None) -> Register:
@@ -233,6 +233,7 @@ def kept(folder: Path) -> tuple[list[dict[str, Any]], list[Change]]:
 def _entries(folder: Path) -> list[Any]:
     try:
         text = read_text(folder, FILE)
+        check_count(text)
     except (FileNotFoundError, NotADirectoryError, Refused, ValueError):
         return []  # where the disk does not say what stands there, nothing is written over it
     entries = []

@@ -320,7 +320,7 @@ def _trials(
             if not all(trial.status for trial in trials):
                 return trials, len(cell["points"]) - i
             whole = [store.history(t.run.id) if t.status == "ok" else None for t in trials]
-            medians = pruning.thresholds(whole, metric, greater)
+            medians = pruning.thresholds(whole, metric, greater, len(cell["points"]))
         if most is not None and spent + length > most:
             # A trial that is not finished counts as whole here: if it is stopped early, the next ones fit after all.
             open_ = any(not trial.status for trial in trials)

@@ -75,11 +75,18 @@ def _means(units: Sequence[Runs], worst: float) -> list[float]:
 def fisher(a: int, n: int, b: int, m: int) -> tuple[float, float]:
     """Fisher's exact two-sided p of `a` failures of n against `b` of m; and the smallest p that these sums allow."""
     total = a + b
-    weights = {k: math.comb(n, k) * math.comb(m, total - k) for k in range(max(0, total - m), min(n, total) + 1)}
-    whole = sum(weights.values())
-    # Whole numbers: "at most as likely" needs no tolerance here.
-    tail = {k: sum(w for w in weights.values() if w <= weights[k]) / whole for k in weights}
-    return tail[a], min(tail.values())
+    first, last = max(0, total - m), min(n, total)
+    # Whole numbers: "at most as likely" needs no tolerance here. Of thousands of units each has thousands of digits, so
+    # that one is made from the one before, and none is kept. The least likely stands at an end.
+    mine = math.comb(n, a) * math.comb(m, b)
+    weight, other = (math.comb(n, k) * math.comb(m, total - k) for k in (first, last))
+    least, tail, smallest = min(weight, other), 0, 0
+    for k in range(first, last + 1):
+        tail += weight if weight <= mine else 0
+        smallest += weight if weight <= least else 0
+        weight = weight * ((n - k) * (total - k)) // ((k + 1) * (m - total + k + 1))
+    whole = math.comb(n + m, total)
+    return tail / whole, smallest / whole
 
 
 def compare(counts: Sequence[Sequence[tuple[int, int, int, int]]], looks: Sequence[int]) -> list[FailureTest]:
