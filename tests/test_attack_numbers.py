@@ -295,9 +295,13 @@ def test_one_run_beyond_all_others_leaves_a_score(tmp_path: Path, capsys: Any) -
     far = {("sgd", 1): 1e86}
     tasks = ("A", "B", "C")
     study = make_study(tmp_path / "study", ("adamw", "sgd"), tasks, value=lambda o, s: far.get((o, s), 1 + s / 10))
-    plan = json.loads((study / "plan.json").read_text())
-    plan.update(family="score", margin=dict.fromkeys(tasks, 0.01))
-    (study / "plan.json").write_text(json.dumps(plan))
+
+    def scored(plan: Plan) -> None:
+        plan.update(family="score", margin=dict.fromkeys(tasks, 0.01))
+        for number, task in enumerate(plan["tasks"]):
+            task["seed_shift"] = 100_000 * number
+
+    replan(study, scored)
     assert command(capsys, "report", study)[0] == 0
     assert "over all tasks" in (study / "report.html").read_text()
 

@@ -19,6 +19,7 @@ from hf_optim.study.folder import questions, shared
 from hf_optim.study.folder.changes import read_plan
 
 Plan = dict[str, Any]
+PLAIN = YAML[: YAML.index("tuning")]
 
 
 @pytest.mark.parametrize("name", ["test_accuracy", "time.accuracy"])
@@ -89,6 +90,8 @@ def of_two_rungs(change: Callable[[list[Plan]], None]) -> Callable[[Plan], None]
     [
         (of_two_rungs(lambda rungs: rungs.append(rungs[0])), "each once"),
         (of_two_rungs(lambda rungs: rungs[1].update(tokens=2**40)), "other tokens than its steps"),
+        (of_two_rungs(lambda rungs: rungs[1].update(multiple=40.0)), "other tokens than its budget asks for"),
+        (of_two_rungs(lambda rungs: rungs[1].update(parameters=10**9)), "other tokens than its budget asks for"),
         (of_two_rungs(lambda rungs: rungs[1].update(smallest=rungs[1]["task"])), "is not the smallest rung"),
         (lambda plan: plan["sensitivity"].update(values=[0.1, 0.1, 1.0]), "the values of sensitivity ascend"),
         (lambda plan: plan["sensitivity"].update(values=[0.1]), "two at least"),
@@ -172,6 +175,91 @@ def test_all_are_tuned_as_the_plan_says(lie: Callable[[Plan], None] | None, tmp_
     (study / "plan.json").write_text(json.dumps(plan))
     code, _, said = command(capsys, "report", study)
     assert code == 2 and "the cell of 'SMARAN' on 'MLP' is damaged" in said
+
+
+def with_a_judged_tuning_seed(plan: Plan) -> None:
+    plan["tuning"]["cells"][0]["seed"] = plan["seeds"][1]
+
+
+def with_an_optimizer_twice(plan: Plan) -> None:
+    plan["tasks"][0]["only"].append("SMARAN")
+
+
+def with_a_task_twice(plan: Plan) -> None:
+    del plan["tuning"]
+    plan["tasks"].append({**plan["tasks"][0], "label": "again"})
+    plan["runs"] = [{**run, "task": task["label"]} for task in plan["tasks"] for run in expand(PLAIN).to_dict()["runs"]]
+
+
+def with_a_score_of_the_same_seeds(plan: Plan) -> None:
+    plan["family"] = "score"
+    plan["tasks"].append({**plan["tasks"][0], "label": "again", "model": "mnist_cnn"})
+
+
+@pytest.mark.parametrize(
+    ("lie", "why"),
+    [
+        (with_a_judged_tuning_seed, "seeds of judging or tuning belong to two"),
+        (with_an_optimizer_twice, "'MLP' has an optimizer twice"),
+        (with_a_task_twice, "'adamw' on 'again', seed 0, is the same run as 'adamw' on 'MLP'"),
+        (with_a_score_of_the_same_seeds, "to two tasks of a score"),
+    ],
+)
+def test_nothing_counts_twice(lie: Callable[[Plan], None], why: str, tmp_path: Path, capsys: Any) -> None:
+    """What no YAML may say stood in a plan.json: settings were chosen on the seeds that judged them, one task counted
+    as two independent ones, and an optimizer was compared with itself.
+    """
+    plan = json.loads(json.dumps(expand().to_dict()))
+    lie(plan)
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    code, _, said = command(capsys, "report", tmp_path)
+    assert code == 2 and why in said
+
+
+def test_a_merge_of_scores_is_judged_by_tasks(tmp_path: Path, capsys: Any) -> None:
+    """Each study keeps its own tasks' seeds apart: a score of all added up tasks of the same seeds as independent."""
+
+    def scored(plan: Plan) -> None:
+        plan["family"] = "score"
+        for number, task in enumerate(plan["tasks"]):
+            task["seed_shift"] = 100_000 * number
+
+    named = ("mine", ("A", "B")), ("theirs", ("C", "D"))
+    mine, theirs = (make_study(tmp_path / name, tasks=tasks) for name, tasks in named)
+    for study in (mine, theirs):
+        replan(study, scored)
+    assert command(capsys, "results", mine, theirs, "--merge", tmp_path / "both")[0] == 0
+    assert (read_plan(mine).family, read_plan(tmp_path / "both").family) == ("score", "tasks")
+
+
+def test_seeds_that_a_plan_has_left_out_are_told(tmp_path: Path, capsys: Any) -> None:
+    """Without the runs of bad seeds, of which nothing else in a plan speaks, the report said that all had been run."""
+    study = make_study(tmp_path / "study", seeds=4)
+    questions.register(study, read_plan(study), 0)
+    assert "fewer than" not in command(capsys, "report", study)[1]
+    plan = json.loads((study / "plan.json").read_text())
+    plan["runs"] = [run for run in plan["runs"] if run["optimizer"] != "smaran" or run["seed"] > 1]
+    (study / "plan.json").write_text(json.dumps(plan))
+    said = "The plan has runs of fewer than 4 seeds: smaran on MLP 2."
+    assert said in command(capsys, "report", study)[1]
+    assert said in (study / "report.html").read_text() and said in (study / "statistics.md").read_text()
+
+
+def test_tasks_and_optimizers_are_not_crossed_without_end(tmp_path: Path, capsys: Any) -> None:
+    """Ten thousand of both, each task with two of them, are a plan of 4 MB without a run and a report of hours."""
+    plan = expand(PLAIN).to_dict()
+    (task,), (optimizer, *_) = plan["tasks"], plan["optimizers"]
+    labels = [plan["baseline"], *(f"o{i}" for i in range(110))]
+    plan["optimizers"] = [{**optimizer, "label": label} for label in labels]
+    plan["tasks"] = [{**task, "label": f"t {label}", "only": [labels[0], label]} for label in labels[1:]]
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, "runs": []}))
+    code, _, said = command(capsys, "report", tmp_path)
+    assert code == 2 and "asks for 12,210 pairs of a task and an optimizer" in said
+    tasks = "".join(f"  - {{task: vision, label: {x}, only: [{labels[0]}, {x}]}}\n" for x in labels[1:])
+    optimizers = "".join(f"  - {{name: adamw, label: {x}, lr: {0.1 + i}}}\n" for i, x in enumerate(labels))
+    (tmp_path / "s.yaml").write_text(f"name: s\nseeds: 1\ntasks:\n{tasks}optimizers:\n{optimizers}")
+    code, _, said = command(capsys, "study", tmp_path / "s.yaml", "--dry-run")
+    assert code == 2 and "12,210 pairs of a task and an optimizer" in said
 
 
 def test_a_question_that_nobody_registered_is_a_change(tmp_path: Path, capsys: Any) -> None:
@@ -279,7 +367,7 @@ def test_looks_without_end_are_refused(labels: tuple[str, ...], tmp_path: Path, 
     (study / "plan.json").write_text(json.dumps({**plan, "looks": list(range(1, 401))}))
     code, _, said = command(capsys, "report", study)
     assert code == 2 and "64,000,000 units at looks" in said
-    (tmp_path / "s.yaml").write_text(YAML[: YAML.index("tuning")].replace("seeds: 3", f"seeds: {list(range(2, 401))}"))
+    (tmp_path / "s.yaml").write_text(PLAIN.replace("seeds: 3", f"seeds: {list(range(2, 401))}"))
     code, _, said = command(capsys, "study", tmp_path / "s.yaml", "--dry-run")
     assert code == 2 and "units at looks" in said
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from hf_optim.core.wording import both, counted
@@ -18,6 +19,8 @@ from hf_optim.study.statistics.paired import ALPHA
 
 #: tasks that nobody has to count
 FEW = 2
+#: optimizers on tasks whose missing seeds are told one by one
+MOST_LEFT_OUT = 10
 VERDICTS = ("better", "worse", "equivalent", "undecided")
 
 
@@ -88,11 +91,27 @@ def looked(results: Results) -> str:
 
 
 def changed(results: Results) -> list[str]:
-    """What became of the question after results were known, in words."""
-    return [
+    """What became of the question after results were known, in words, and what the plan has left out of it."""
+    told = [
         f"Changed after results were known: {c.words}{'' if c.added else '; what it touches is exploratory'}."
         for c in results.standing.register.changes
     ]
+    return told + _left_out(results)
+
+
+def _left_out(results: Results) -> list[str]:
+    """Who has runs of fewer seeds than the study, as after a merge, or where somebody took some out of the plan."""
+    plan = results.plan
+    if plan.tuning is not None:
+        return []  # the runs follow from the plan
+    seeds = len(plan.seeds[: results.standing.units * plan.per_unit])
+    runs = Counter((run.task, run.optimizer) for run in plan.runs)
+    cells = [(task["label"], label) for task, label, _ in plan.cells()]
+    fewer = [f"{label} on {task} {runs[task, label]}" for task, label in cells if runs[task, label] < seeds]
+    if not fewer:
+        return []
+    more = f", and {len(fewer) - MOST_LEFT_OUT} more" if len(fewer) > MOST_LEFT_OUT else ""
+    return [f"The plan has runs of fewer than {counted(seeds, 'seed')}: {', '.join(fewer[:MOST_LEFT_OUT])}{more}."]
 
 
 def scope(tables: Sequence[TaskTable]) -> str:

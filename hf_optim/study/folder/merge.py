@@ -26,6 +26,7 @@ from hf_optim.study.folder.outcomes import IN_VAIN
 from hf_optim.study.folder.questions import Change
 from hf_optim.study.folder.results import Results, load
 from hf_optim.study.folder.rows import Row, of
+from hf_optim.study.plan import units
 from hf_optim.study.plan.plan import BLOCKS, Plan, Run
 
 #: how a merged folder says what came from where
@@ -72,6 +73,8 @@ def plans(named: Sequence[tuple[str, Plan]]) -> Plan:
         optimizers=tuple(optimizer for _, optimizer in optimizers.values()),
         runs=tuple(run for _, run in cells.values()),
     )
+    if plan.family == "score" and not units.apart(plan.to_dict()):  # each study kept its own tasks' seeds apart
+        plan = dataclasses.replace(plan, family="tasks")
     return Plan.from_dict(plan.to_dict(), "merge")  # what no later command could read is not written
 
 

@@ -15,6 +15,8 @@ from hf_optim.study.plan.source import Source, Where
 MOST_RUNS = 100_000
 #: rungs of a ladder, each of which is a task whose model is worked out
 MOST_RUNGS = 1000
+#: of each task with each optimizer, whether it runs there or not: what reads a study goes through all of them
+MOST_CELLS, CELLS = 10_000, "pairs of a task and an optimizer"
 #: pairs of optimizers on a task, each of which is tested for the places: some 600 optimizers; ours have some tens
 MOST_PAIRS = 200_000
 #: units of all pairs that are gone through, at each look those of all looks before it, too; minutes of work
@@ -39,6 +41,8 @@ def looked(tasks: Iterable[Mapping[str, Any]], looks: Sequence[int]) -> int:
 
 def check_stored(data: Mapping[str, Any], file: str) -> None:
     """The same for a plan that was read, whose shape is checked."""
+    if (count := len(data["tasks"]) * len(data["optimizers"])) > MOST_CELLS:
+        raise UserError(f"{file}: asks for {count:,} {CELLS}, and a study has at most {MOST_CELLS:,}")
     cells = sum(len(task["only"]) for task in data["tasks"])
     count = cells * len(data["seeds"])
     if grid := data.get("sensitivity"):

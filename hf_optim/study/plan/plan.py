@@ -230,6 +230,7 @@ def expand(
     source.check_choice(("family",), family, FAMILIES)
     if family == "score":
         units.set_apart(source, tasks, chance, top.get("tuning"))
+    extent.check(source, (), len(tasks), len(labels), most=extent.MOST_CELLS, what=extent.CELLS)
     extent.check(source, (), sum(len(task["only"]) for task in tasks), len(seed_list))
     extent.check(source, (), extent.pairs(tasks), most=extent.MOST_PAIRS, what="pairs of optimizers")
     extent.check(source, (), extent.looked(tasks, chance.looks), most=extent.MOST_LOOKED, what="units at looks")
@@ -310,7 +311,7 @@ def check_runs(plan: Plan, where: str) -> None:
     specs = {(task["label"], optimizer): spec for task, optimizer, spec in plan.cells()}
     for spec in (*specs.values(), *(optimizer["spec"] for optimizer in plan.optimizers)):  # also of those without runs
         check_parts(spec)
-    seeds, seen = set(plan.seeds), set[tuple[str, str, int]]()
+    seeds, seen, twins = set(plan.seeds), set[tuple[str, str, int]](), dict[str, Run]()
     for run in plan.runs:
         cell = run.task, run.optimizer
         place = f"{where}: {run.optimizer!r} on {run.task!r}, seed {run.seed},"
@@ -323,6 +324,8 @@ def check_runs(plan: Plan, where: str) -> None:
             raise UserError(f"{place} {error}") from None
         if meant.id != run.id:
             raise UserError(f"{place} is planned with other settings than its task and its optimizer have")
+        if (twin := twins.setdefault(run.id, run)) is not run:
+            raise UserError(f"{place} is the same run as {twin.optimizer!r} on {twin.task!r}")
 
 
 def check_searches(plan: Plan, where: str) -> None:

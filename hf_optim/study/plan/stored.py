@@ -84,6 +84,8 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
             raise UserError(f"{file}: {kind} must be different, and at least one")
     if not all(0 <= seed < 2**32 for seed in data["seeds"]):
         raise UserError(f"{file}: a seed lies between 0 and 4294967295")
+    if twice := [task["label"] for task in data["tasks"] if len(set(task["only"])) < len(task["only"])]:
+        raise UserError(f"{file}: {twice[0]!r} has an optimizer twice")
     named = [data["baseline"], *(label for task in data["tasks"] for label in (*task["only"], *task["hyper"]))]
     named += [run["optimizer"] for run in data["runs"]] + data.get("variance", {}).get("optimizers", [])
     if unknown := set(named) - {*labels}:
@@ -110,6 +112,8 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
         _around(optimizer["spec"], f"{file}: {optimizer['label']!r}")
     _cells(data, file)
     by_label = {task["label"]: task for task in data["tasks"]}
+    if not units.apart(data):
+        raise UserError(f"{file}: seeds of judging or tuning belong to two units, or to two tasks of a score")
     for run in data["runs"]:
         seed = units.shifted(by_label[run["task"]], run["seed"])
         if run["id"] != id_of(run["spec"]) or run["spec"].get("seed") != seed:
@@ -141,6 +145,9 @@ def _blocks(data: Mapping[str, Any], file: str) -> None:
             smallest = min(like, key=lambda r: r["size"])["task"]
             if rung["tokens"] * first["steps"] * first["batch_size"] != first["tokens"] * runs[0] * runs[1]:
                 raise UserError(f"{file}: the rung {rung['task']!r} has other tokens than its steps and batches give")
+            # As the ladder works out the steps of a budget.
+            if runs[0] != max(1, round(rung["multiple"] * rung["parameters"] / (rung["tokens"] / runs[0]))):
+                raise UserError(f"{file}: the rung {rung['task']!r} has other tokens than its budget asks for")
             if rung["smallest"] != smallest:
                 raise UserError(f"{file}: {rung['smallest']!r} is not the smallest rung like {rung['task']!r}")
     if not all(margin > 0 for margin in data.get("margin", {}).values()):

@@ -94,6 +94,17 @@ def set_apart(source: Source, tasks: Sequence[dict[str, Any]], chance: Units, tu
                 )
 
 
+def apart(data: Mapping[str, Any]) -> bool:
+    """Whether a stored plan, whose shape is checked, keeps its seeds apart as one that is read from YAML does."""
+    judged, tuned = set(data["seeds"]), {cell["seed"] for cell in data.get("tuning", {}).get("cells", ())}
+    if judged & tuned:
+        return False
+    if data.get("family") != "score":
+        return True
+    owned = [{shifted(task, seed) for seed in judged | tuned} for task in data["tasks"]]
+    return len(set().union(*owned)) == sum(map(len, owned))
+
+
 def shifted(task: Mapping[str, Any], seed: int) -> int:
     """The seed of a task's runs for a seed of the study."""
     return int((seed + task.get("seed_shift", 0)) % LARGEST)
