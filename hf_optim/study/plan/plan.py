@@ -285,6 +285,8 @@ def make_run(
     given = {**(task.get("overrides") or {}), **(overrides or {})}
     if "batch_size" in run and not stored.is_count(run["batch_size"]):
         raise UserError(f"run.batch_size must be a whole number above 0, got {run['batch_size']!r}")
+    if "batch_size" in run and not stored.is_count(task.get("batch")):
+        raise UserError(f"{task['label']!r} says no batch size of its own (batch), and {optimizer!r} has another one")
     if "batch_size" in run and (steps := given.get("steps", task["steps"])) is not None:
         given["steps"] = max(1, round(steps * task["batch"] / run["batch_size"]))
     given |= {key: run[key] for key in ("batch_size", "max_grad_norm") if key in run}

@@ -4,7 +4,7 @@ hashes."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hf_optim import registry
@@ -13,7 +13,7 @@ from hf_optim.core.shape import Each
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec, id_of
 from hf_optim.study.plan import units
-from hf_optim.study.plan.tuning import PRUNERS, SAMPLERS
+from hf_optim.study.plan.tuning import PRUNERS, SAMPLERS, SOURCE
 from hf_optim.study.plan.variance import SOURCES
 
 _SPEC = {"name": str, "base?": (str, {"name?": str}, None), "run?": ({}, None)}
@@ -29,6 +29,7 @@ _TASK = {
     "primary": {"name": str, "greater_is_better": bool},
     "metrics?": Each([(bool, str)]),
     "steps?": (int, None),
+    "batch?": int,
     "overrides?": (Each((float, bool, str)), None),
     "options?": ({}, None),
     "schedule?": ({"name": str}, None),
@@ -110,10 +111,10 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
         raise UserError(f"{file}: looks ascend, and the last one has all the seeds")
     for optimizer in data["optimizers"]:
         _around(optimizer["spec"], f"{file}: {optimizer['label']!r}")
-    _cells(data, file)
-    by_label = {task["label"]: task for task in data["tasks"]}
     if not units.apart(data):
         raise UserError(f"{file}: seeds of judging or tuning belong to two units, or to two tasks of a score")
+    _cells(data, file)
+    by_label = {task["label"]: task for task in data["tasks"]}
     for run in data["runs"]:
         seed = units.shifted(by_label[run["task"]], run["seed"])
         if run["id"] != id_of(run["spec"]) or run["spec"].get("seed") != seed:
@@ -199,6 +200,30 @@ def _cells(data: Mapping[str, Any], file: str) -> None:
             fine &= set(point) == set(space) and all(_within(space[key], value) for key, value in point.items())
         if not fine:
             raise UserError(f"{file}: tuning: the cell of {cell['optimizer']!r} on {cell['task']!r} is damaged")
+    for task, label, seed, budget in _asked_for(data):
+        if (task, label, seed, budget) not in seen:
+            at = f"seed {seed}" if budget == 1 else f"seed {seed} and budget {budget:g}"
+            raise UserError(f"{file}: tuning: the cell of {label!r} on {task!r} with {at} is missing")
+
+
+def _asked_for(data: Mapping[str, Any]) -> Iterator[tuple[str, str, int, float]]:
+    """The searches that the blocks of a plan ask for: task, optimizer, tuning seed and budget."""
+    block = data.get("tuning")
+    if block is None:
+        return
+    homes = {task["label"]: task.get("settings") or task["label"] for task in data["tasks"]}
+    repeated = len(data["seeds"]) // max(1, data.get("per_unit", 1)) if block.get("repetitions") is not None else 1
+    budgets = [budget for budget in data.get("speedup", {}).get("budgets", ()) if budget != 1]
+    varied = data.get("variance", {"sources": (), "seeds": 0, "tuning_seed": 0, "optimizers": ()})
+    again = varied["seeds"] if SOURCE in varied["sources"] else 1
+    for task in data["tasks"]:
+        home = homes[task["label"]]
+        for label in task["only"]:
+            for seed in range(block["seed"], block["seed"] + repeated):
+                yield home, label, seed, 1.0
+                yield from ((home, label, seed, budget) for budget in budgets if label == data["baseline"])
+            if label in varied["optimizers"]:
+                yield from ((home, label, varied["tuning_seed"] + i, 1.0) for i in range(again))
 
 
 def _within(bounds: list[Any], value: Any) -> bool:

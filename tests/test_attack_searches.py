@@ -1,0 +1,78 @@
+"""What a plan says of its tuning holds together: every search that it asks for, and no more in one than in another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attack_parts import command
+from tuning_fakes import YAML, expand, whole
+
+Plan = dict[str, Any]
+SMALL = YAML.replace("trials: 6", "trials: 2")
+REPEATED = SMALL.replace("seeds: 3\n", "").replace("trials: 2", "trials: 2\n  repetitions: [2, 3]")
+BLOCKS = SMALL + "speedup: {budgets: [0.5, 1]}\nvariance: {seeds: 3, optimizers: [SMARAN]}\n"
+BATCHES = SMALL.replace("SMARAN: {lr", "SMARAN: {run: {batch_size: {choices: [8, 16]}}, lr")
+
+
+def with_more_trials(cell: Plan) -> None:
+    cell["points"] *= 2
+
+
+def with_a_trial_outside(cell: Plan) -> None:
+    cell["points"][0]["lr"] = 2 * cell["space"]["lr"][2]
+
+
+def with_a_space_of_others(cell: Plan) -> None:
+    cell["space"]["lr"] = ["choice", [7.0]]
+
+
+@pytest.mark.parametrize("lie", [with_more_trials, with_a_trial_outside, with_a_space_of_others, None])
+def test_all_are_tuned_as_the_plan_says(lie: Callable[[Plan], None] | None, tmp_path: Path, capsys: Any) -> None:
+    """One optimizer had more trials than all others, outside of what it was said to search, or was tuned twice."""
+    study = whole(expand(SMALL), tmp_path / "study")
+    plan = json.loads((study / "plan.json").read_text())
+    (cell,) = (cell for cell in plan["tuning"]["cells"] if cell["optimizer"] == "SMARAN")
+    if lie is None:
+        plan["tuning"]["cells"].append(cell)
+    else:
+        lie(cell)
+    (study / "plan.json").write_text(json.dumps(plan))
+    code, _, said = command(capsys, "report", study)
+    assert code == 2 and "the cell of 'SMARAN' on 'MLP' is damaged" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "gone", "said"),
+    [
+        (REPEATED, {"optimizer": "SMARAN", "seed": 1002}, "'SMARAN' on 'MLP' with seed 1002 is missing"),
+        (BLOCKS, {"optimizer": "adamw", "budget": 0.5}, "'adamw' on 'MLP' with seed 1000 and budget 0.5 is missing"),
+        (BLOCKS, {"optimizer": "SMARAN", "seed": 1001}, "'SMARAN' on 'MLP' with seed 1001 is missing"),
+        (BLOCKS, {"optimizer": "nobody"}, ""),
+        (REPEATED, {"optimizer": "nobody"}, ""),
+    ],
+)
+def test_every_search_is_there(text: str, gone: Plan, said: str, tmp_path: Path, capsys: Any) -> None:
+    """Of a repetition that had not begun it was a traceback of the report; the baseline at another budget, and what
+    varied by its tuning, had the settings of no search, and nothing said so.
+    """
+    study = whole(expand(text), tmp_path / "study")
+    plan = json.loads((study / "plan.json").read_text())
+    cells = plan["tuning"]["cells"]
+    plan["tuning"]["cells"] = [cell for cell in cells if any(cell.get(key) != value for key, value in gone.items())]
+    (study / "plan.json").write_text(json.dumps(plan))
+    code, _, err = command(capsys, "report", study)
+    assert (code, said in err) == (2 if said else 0, True), err
+
+
+@pytest.mark.parametrize("batch", [None, 0, "8"])
+def test_a_searched_batch_size_needs_the_tasks_own(batch: Any, tmp_path: Path, capsys: Any) -> None:
+    """Which the number of steps is worked out from: without it every command was a traceback."""
+    plan = json.loads(json.dumps(expand(BATCHES).to_dict()))
+    plan["tasks"][0].pop("batch") if batch is None else plan["tasks"][0].update(batch=batch)
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    code, _, err = command(capsys, "report", tmp_path)
+    assert code == 2 and ("says no batch size of its own" in err or "batch: expected a whole number" in err)
