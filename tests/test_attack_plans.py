@@ -218,6 +218,21 @@ def test_seeds_that_a_plan_has_left_out_are_told(tmp_path: Path, capsys: Any) ->
     assert said in (study / "report.html").read_text() and said in (study / "statistics.md").read_text()
 
 
+def test_pairs_of_other_data_are_told(tmp_path: Path, capsys: Any) -> None:
+    """The records said that one optimizer had been given other data than all others, and the report compared them."""
+    study = make_study(tmp_path / "study", seeds=4)
+    assert "same data" not in command(capsys, "report", study)[1]
+    for file in study.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        if record["spec"]["optimizer"]["name"] == "adan":
+            record["data"]["fingerprint"] = "<b>" + 20 * "c"
+        file.write_text(json.dumps(record))
+    out = " ".join(command(capsys, "report", study)[1].split())
+    said = "On MLP not all runs of a seed had the same data: 8 digits (sha256 abababababab) and 4 digits (sha256 "
+    assert f"{said}<b>ccccccccc)." in out
+    assert f"{said}&lt;b&gt;ccccccccc)." in (study / "report.html").read_text()
+
+
 def test_tasks_and_optimizers_are_not_crossed_without_end(tmp_path: Path, capsys: Any) -> None:
     """Ten thousand of both, each task with two of them, are a plan of 4 MB without a run and a report of hours."""
     plan = expand(PLAIN).to_dict()

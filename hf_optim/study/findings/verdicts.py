@@ -19,8 +19,9 @@ from hf_optim.study.statistics.paired import ALPHA
 
 #: tasks that nobody has to count
 FEW = 2
-#: optimizers on tasks whose missing seeds are told one by one
+#: optimizers on tasks whose missing seeds, or tasks whose data, are told one by one
 MOST_LEFT_OUT = 10
+FEW_DATA = 3
 VERDICTS = ("better", "worse", "equivalent", "undecided")
 
 
@@ -91,12 +92,14 @@ def looked(results: Results) -> str:
 
 
 def changed(results: Results) -> list[str]:
-    """What became of the question after results were known, in words, and what the plan has left out of it."""
+    """What became of the question after results were known, in words; what the plan has left out of it, and whose runs
+    cannot be compared.
+    """
     told = [
         f"Changed after results were known: {c.words}{'' if c.added else '; what it touches is exploratory'}."
         for c in results.standing.register.changes
     ]
-    return told + _left_out(results)
+    return told + _left_out(results) + _other_data(results)
 
 
 def _left_out(results: Results) -> list[str]:
@@ -112,6 +115,32 @@ def _left_out(results: Results) -> list[str]:
         return []
     more = f", and {len(fewer) - MOST_LEFT_OUT} more" if len(fewer) > MOST_LEFT_OUT else ""
     return [f"The plan has runs of fewer than {counted(seeds, 'seed')}: {', '.join(fewer[:MOST_LEFT_OUT])}{more}."]
+
+
+def _other_data(results: Results) -> list[str]:
+    """The tasks on which runs of one seed, which are paired, say that they had different data: as after a merge, or
+    where a folder was changed meanwhile.
+    """
+    paired: dict[tuple[str, int], Counter[str]] = {}
+    for run in results.plan.runs:
+        data = (results.records.get(run.id) or {}).get("data") or {}
+        if data.get("fingerprint") is not None:
+            name = f"{data.get('name')} (sha256 {str(data['fingerprint'])[:12]})"
+            paired.setdefault((run.task, run.seed), Counter())[name] += 1
+    unlike: dict[str, Counter[str]] = {}
+    for (task, _), had in paired.items():
+        if len(had) > 1:
+            unlike.setdefault(task, Counter()).update(had)
+    told = [
+        f"On {task} not all runs of a seed had the same data: {_counts(had)}. What differs there may be the data's."
+        for task, had in unlike.items()
+    ]
+    return [*told[:MOST_LEFT_OUT], *([f"So on {len(told) - MOST_LEFT_OUT} more."] if len(told) > MOST_LEFT_OUT else [])]
+
+
+def _counts(had: Counter[str]) -> str:
+    several = [f"{count} {name}" for name, count in had.most_common(FEW_DATA)]
+    return both([*several, *(["others"] if len(had) > FEW_DATA else [])])
 
 
 def scope(tables: Sequence[TaskTable]) -> str:
