@@ -233,6 +233,19 @@ def test_pairs_of_other_data_are_told(tmp_path: Path, capsys: Any) -> None:
     assert f"{said}&lt;b&gt;ccccccccc)." in (study / "report.html").read_text()
 
 
+@pytest.mark.parametrize("part", ["betas", "options", "label"])
+def test_what_every_run_repeats_is_short(part: str, tmp_path: Path, capsys: Any) -> None:
+    """A list of 300 KB stood in each sentence of the report, and in each run that followed from the plan: gigabytes."""
+    long = [0.5] * 2000
+    plan = json.loads(json.dumps(expand(PLAIN).to_dict()))
+    plan |= {"runs": [], **({"title": 300 * "y"} if part == "label" else {})}
+    plan["optimizers"][0]["spec"] |= {"betas": long} if part == "betas" else {}
+    plan["tasks"][0]["options"] = {"sizes": long} if part == "options" else {}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    code, _, said = command(capsys, "report", tmp_path)
+    assert code == 2 and ("longer than 200" in said if part == "label" else "are longer than 5,000 char" in said)
+
+
 def test_tasks_and_optimizers_are_not_crossed_without_end(tmp_path: Path, capsys: Any) -> None:
     """Ten thousand of both, each task with two of them, are a plan of 4 MB without a run and a report of hours."""
     plan = expand(PLAIN).to_dict()

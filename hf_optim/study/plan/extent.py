@@ -4,6 +4,7 @@ to billions.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,12 @@ MOST_CELLS, CELLS = 10_000, "pairs of a task and an optimizer"
 MOST_PAIRS = 200_000
 #: units of all pairs that are gone through, at each look those of all looks before it, too; minutes of work
 MOST_LOOKED = 50_000_000
+#: characters, as JSON, of an optimizer's settings, a point of its search or what a task sets: each of the runs that
+#: follow from a plan has its own copy; ours have some hundred
+LONGEST_SETTINGS = 5000
+#: characters of a label, a name and a title in a plan: each pair of optimizers is called by two labels; those of a YAML
+#: have 40 and 80
+LONGEST_NAME = 200
 
 
 def check(source: Source, where: Where, *factors: int, most: int = MOST_RUNS, what: str = "runs") -> None:
@@ -39,8 +46,23 @@ def looked(tasks: Iterable[Mapping[str, Any]], looks: Sequence[int]) -> int:
     return max(1, pairs(tasks)) * len(looks) ** 2 * looks[-1]
 
 
+def longest(tasks: Sequence[Mapping[str, Any]], specs: Mapping[tuple[str, str], Any], tuned: Any) -> str:
+    """Whose settings are longer than `LONGEST_SETTINGS`, in words; empty where nobody's are."""
+    parts = [(f"{label!r} on {task!r}", spec) for (task, label), spec in specs.items()]
+    for task in tasks:
+        schedules = (task.get("schedules") or {}).values()
+        for part in (*(task.get(key) for key in ("data", "model", "options", "overrides", "schedule")), *schedules):
+            parts.append((repr(task["label"]), part))
+    for cell in (tuned or {}).get("cells", ()):
+        parts += [(f"{cell['optimizer']!r} on {cell['task']!r}", point) for point in cell["points"]]
+    return next((name for name, part in parts if len(json.dumps(part)) > LONGEST_SETTINGS), "")
+
+
 def check_stored(data: Mapping[str, Any], file: str) -> None:
     """The same for a plan that was read, whose shape is checked."""
+    names = [data["name"], data["title"], *(one["label"] for one in (*data["tasks"], *data["optimizers"]))]
+    if any(len(name) > LONGEST_NAME for name in names):
+        raise UserError(f"{file}: a name, a title or a label is longer than {LONGEST_NAME} characters")
     if (count := len(data["tasks"]) * len(data["optimizers"])) > MOST_CELLS:
         raise UserError(f"{file}: asks for {count:,} {CELLS}, and a study has at most {MOST_CELLS:,}")
     cells = sum(len(task["only"]) for task in data["tasks"])

@@ -235,6 +235,8 @@ def expand(
     extent.check(source, (), extent.pairs(tasks), most=extent.MOST_PAIRS, what="pairs of optimizers")
     extent.check(source, (), extent.looked(tasks, chance.looks), most=extent.MOST_LOOKED, what="units at looks")
     cells = list(_checked_cells(source, tasks, optimizers))
+    if whose := extent.longest(tasks, {(c.task["label"], c.optimizer): c.spec for c in cells}, None):
+        raise source.error((), f"the settings of {whose} are longer than {extent.LONGEST_SETTINGS:,} characters")
     # Under tuning two optimizers may differ in what is searched alone.
     runs = _runs(source, cells, seed_list) if top.get("tuning") is None else ()
     if top.get("tuning") is not None:
@@ -313,6 +315,9 @@ def check_runs(plan: Plan, where: str) -> None:
     specs = {(task["label"], optimizer): spec for task, optimizer, spec in plan.cells()}
     for spec in (*specs.values(), *(optimizer["spec"] for optimizer in plan.optimizers)):  # also of those without runs
         check_parts(spec)
+    alone = {("no task", optimizer["label"]): optimizer["spec"] for optimizer in plan.optimizers}
+    if whose := extent.longest(plan.tasks, specs | alone, plan.tuning):
+        raise UserError(f"{where}: the settings of {whose} are longer than {extent.LONGEST_SETTINGS:,} characters")
     seeds, seen, twins = set(plan.seeds), set[tuple[str, str, int]](), dict[str, Run]()
     for run in plan.runs:
         cell = run.task, run.optimizer
