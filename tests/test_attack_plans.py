@@ -93,6 +93,7 @@ def of_two_rungs(change: Callable[[list[Plan]], None]) -> Callable[[Plan], None]
         (of_two_rungs(lambda rungs: rungs[1].update(multiple=40.0)), "other tokens than its budget asks for"),
         (of_two_rungs(lambda rungs: rungs[1].update(parameters=10**9)), "other tokens than its budget asks for"),
         (of_two_rungs(lambda rungs: rungs[1].update(smallest=rungs[1]["task"])), "is not the smallest rung"),
+        (lambda plan: plan["ladder"].update(rates="both"), "has no tuning that chooses them"),
         (lambda plan: plan["sensitivity"].update(values=[0.1, 0.1, 1.0]), "the values of sensitivity ascend"),
         (lambda plan: plan["sensitivity"].update(values=[0.1]), "two at least"),
         (lambda plan: plan["sensitivity"].update(seeds=0), "seeds of sensitivity"),

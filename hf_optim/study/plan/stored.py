@@ -128,6 +128,8 @@ def _blocks(data: Mapping[str, Any], file: str) -> None:
         rungs = data["ladder"]["rungs"]
         if not rungs:
             raise UserError(f"{file}: the ladder has no rungs")
+        if data["ladder"]["rates"] != "tuned" and "tuning" not in data:
+            raise UserError(f"{file}: the ladder carries rates over, and has no tuning that chooses them")
         if sorted(rung["task"] for rung in rungs) != sorted(task["label"] for task in data["tasks"]):
             raise UserError(f"{file}: the rungs of a ladder are its tasks, each once")
         if not any(rung["all"] for rung in rungs):
