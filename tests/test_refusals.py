@@ -35,6 +35,7 @@ WRONG: dict[str, tuple[Callable[[], torch.Tensor], str]] = {
     "overlapping": (lambda: nn.Parameter(torch.zeros(8).as_strided((3, 3), (1, 1))), "gaps or overlaps in memory"),
     "gaps": (lambda: nn.Parameter(torch.zeros(8)[::2]), "gaps or overlaps in memory"),
     "columns": (lambda: nn.Parameter(torch.zeros(4, 4)[:, :2]), "gaps or overlaps in memory"),
+    "sparse": (lambda: nn.Parameter(torch.eye(2).to_sparse()), "layout torch.sparse_coo"),
     "inference": (inference, "was made in inference mode"),
     "meta": (lambda: nn.Parameter(torch.zeros(2, device="meta")), "materialise the model first"),
 }
@@ -145,6 +146,19 @@ def test_a_rate_that_is_no_number_moves_nothing(name: str) -> None:
     assert torch.isfinite(p).all()
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, "fast", None])
+@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.Adam])
+def test_a_learned_rate_of_no_number_moves_nothing_of_a_foreign_base(base: type, bad: object) -> None:
+    """torch's own bases look at no rate: NaN was in all parameters, and a text was an error of float()."""
+    p = nn.Parameter(torch.ones(2))
+    optimizer = registry.create("tlr", [p], base=base([p], lr=0.1), gamma=0.3, interval=1)
+    optimizer.param_groups[0]["lr"], p.grad = bad, torch.ones(2)
+    before = everything(p, optimizer)
+    with pytest.raises(UserError, match=f"lr of parameter group 0 is {bad}"):
+        optimizer.step()
+    assert everything(p, optimizer) == before
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_in_inference_mode_is_refused_and_the_next_one_works(name: str) -> None:
     p, optimizer, closure = stepped(name)
@@ -188,6 +202,50 @@ def test_a_line_search_that_is_interrupted_puts_the_parameters_back(error: type[
         optimizer.step(closure, evaluate=evaluate)  # type: ignore[call-arg]
     assert counted == calls and everything(p, optimizer) == before
     step("sls", optimizer, p, closure)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize(
+    "base",
+    [
+        {"name": "sgd", "lr": 0.1},
+        {"name": "adamw", "lr": 0.1},
+        {"name": "lookahead", "k": 1, "base": {"name": "adamw", "lr": 0.1}},
+    ],
+    ids=lambda base: base["name"],
+)
+@pytest.mark.parametrize("scope", ["global", "tensor"])
+def test_a_step_whose_gradients_cannot_be_asked_for_again_is_none(base: dict, scope: str, steps: int) -> None:
+    """The exact TLR asks for gradients at both ends of a step: it had moved, and counted, when the second failed."""
+    p, failing, calls = nn.Parameter(torch.tensor([1.0, -2.0])), False, 0
+    optimizer = registry.create("tlr", [p], base=base, gamma=0.3, interval=1, lookahead=True, scope=scope)
+
+    def closure() -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        loss = loss_of(p)
+        loss.backward()
+        if failing and calls % 2 == 0:
+            raise KeyboardInterrupt
+        return loss.detach()
+
+    for _ in range(steps):
+        optimizer.step(closure)
+    before, failing = everything(p, optimizer), True
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    assert everything(p, optimizer) == before
+    failing = False
+    for _ in range(2):
+        optimizer.step(closure)
+    moved = everything(p, optimizer)
+    # and what follows is what would have followed
+    p = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = registry.create("tlr", [p], base=base, gamma=0.3, interval=1, lookahead=True, scope=scope)
+    for _ in range(steps + 2):
+        optimizer.step(closure)
+    assert everything(p, optimizer) == moved
 
 
 @pytest.mark.parametrize("name", NAMES)

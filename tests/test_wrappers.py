@@ -204,9 +204,23 @@ def test_lookahead_in_plain_python(pullback):
 
 def test_lookahead_needs_a_momentum_to_pull_back():
     params = weights()
+    before = [p.detach().clone() for p in params]
     opt = hf_optim.Lookahead(torch.optim.SGD(params, lr=0.1), k=1, pullback_momentum="reset")
     with pytest.raises(UserError, match="momentum_buffer, exp_avg, m, b"):
         advance(opt, params, range(1))
+    assert same(params, before) and not opt.state_dict()["state"]
+
+
+@pytest.mark.parametrize("idle", ["frozen", "without a gradient"])
+def test_a_group_that_does_not_move_has_no_momentum_to_pull_back(idle):
+    """A model's frozen part in a group of its own ended the first window with an error."""
+    p, other = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2), requires_grad=idle != "frozen")
+    base = torch.optim.Adam([{"params": [p]}, {"params": [other]}], lr=0.1)
+    opt = hf_optim.Lookahead(base, k=2, pullback_momentum="reset")
+    for _ in range(2):
+        p.grad = torch.ones(3)
+        opt.step()
+    assert (p < 1).all() and not opt.state[p]["exp_avg"].any() and (other == 1).all()
 
 
 def test_lookahead_is_its_base_between_its_moments_and_keeps_one_copy():

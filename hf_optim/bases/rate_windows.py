@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from hf_optim.bases.parameters import check_step
 from hf_optim.bases.wrapper import Wrapper
 from hf_optim.core import reduce
 from hf_optim.core.compiling import uncompiled
@@ -80,7 +81,9 @@ class RateWindows(Wrapper):
 
     def _still(self) -> bool:
         """Whether nothing can move: all rates are 0. Such steps (a warm-up's first; the one with which torch's
-        distributed checkpointing makes state) belong to no window."""
+        distributed checkpointing makes state) belong to no window. A rate that is none is refused, whatever the base.
+        """
+        check_step(self.rule, self.param_groups, ())
         return all(float(group["lr"]) == 0 for group in self.param_groups)
 
     def _interval(self) -> int:

@@ -215,4 +215,6 @@ def unmovable(p: Any) -> str:
         return f"is of dtype {p.dtype}, which cannot be optimised here: give real floating-point tensors"
     if p.dtype.itemsize < 2:
         return f"is of dtype {p.dtype}, too coarse to be moved by a step: train it in bfloat16 or float32"
+    if str(p.layout).startswith("torch.sparse_"):
+        return f"is of layout {p.layout}, which no step here moves: give a dense one, p.to_dense()"
     return ""

@@ -12,6 +12,7 @@ from hf_optim.bases.wrapper import Wrapper
 from hf_optim.core import validate
 from hf_optim.core.compiling import uncompiled
 from hf_optim.core.reduce import local
+from hf_optim.core.rewind import Standing
 from hf_optim.core.vocabulary import Block
 from hf_optim.engine import passes
 from hf_optim.errors import UserError
@@ -81,10 +82,17 @@ class Lookahead(Wrapper):
         evaluate: Callable[[], Any] | None = None,
     ) -> Any:
         """One step of the base, and every k-th time one of the slow weights. Arguments are the base's."""
+        standing = Standing(self) if self.pullback_momentum != "none" and not self._any_moments() else None
         for group in self.param_groups:
             self._begin(group)
         loss = self._step_base(closure, loss, evaluate)
         self._settle()
+        if standing is not None and self._is_without_moments():
+            standing.restore()
+            raise UserError(
+                f"lookahead: {type(self._innermost()).__name__} keeps no first moment under "
+                f"{', '.join(MOMENTA)}: pullback_momentum must be 'none'; nothing was moved"
+            )
         for group in self.param_groups:
             if self.pullback_momentum == "pullback" and group["la_count"] == 0:
                 self._begin_moments(group)
@@ -114,22 +122,25 @@ class Lookahead(Wrapper):
     def _synchronise(self, group: dict[str, Any]) -> None:
         slow = {p: self._get(p, "la_slow") for p in group["params"]}
         params = [p for p, kept in slow.items() if kept is not None]
-        pulled = self.pullback_momentum == "none"
-        if not pulled:
-            pulled = any([self._pull_back(p) for p in params])
+        if self.pullback_momentum != "none":
+            for p in params:
+                self._pull_back(p)
         columns = {"x": [local(p) for p in params], "slow": [local(kept) for kept in slow.values() if kept is not None]}
         if params:
             passes.once(_pulled, columns, [{"alpha": self.alpha}] * len(params))
-        if not pulled:
-            raise UserError(
-                f"lookahead: {type(self._innermost()).__name__} keeps no first moment under "
-                f"{', '.join(MOMENTA)}: pullback_momentum must be 'none'"
-            )
 
-    def _pull_back(self, p: torch.Tensor) -> bool:
-        """Reset or pull back the base's first moment of p; False if there is none."""
-        moments = self._moments(p)
-        for name, m in moments.items():
+    def _any_moments(self) -> bool:
+        return any(self._moments(p) for p in self._params())
+
+    def _is_without_moments(self) -> bool:
+        """Whether the base has stepped, is to be pulled back now, and has kept no first moment of any parameter."""
+        stepped = any(p.grad is not None for p in self._params())
+        due = any(group["la_count"] + 1 == self.k and float(group.get("lr", 1.0)) != 0 for group in self.param_groups)
+        return stepped and due and not self._any_moments()
+
+    def _pull_back(self, p: torch.Tensor) -> None:
+        """Reset or pull back the base's first moment of p, if it has one."""
+        for name, m in self._moments(p).items():
             if self.pullback_momentum == "reset":
                 m.zero_()
                 continue
@@ -138,7 +149,6 @@ class Lookahead(Wrapper):
                 kept = torch.zeros_like(m)
                 self._put(p, f"la_{name}", kept)
             passes.once(_pulled, {"x": [local(m)], "slow": [local(kept)]}, [{"alpha": self.alpha}])
-        return bool(moments)
 
 
 def _pulled(x: Block, slow: Block, c: SimpleNamespace) -> None:

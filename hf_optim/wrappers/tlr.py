@@ -11,7 +11,7 @@ from hf_optim.bases.rate_windows import RateWindows
 from hf_optim.core import reduce, validate
 from hf_optim.core.compiling import uncompiled
 from hf_optim.core.notes import once
-from hf_optim.core.rewind import RandomState
+from hf_optim.core.rewind import RandomState, Standing
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 
@@ -205,13 +205,18 @@ class TLR(RateWindows):
         due = self._due(self.param_groups[0]["tlr_count"] + 1, self._interval())
         old = {p: p.detach().clone() for p in self._params()} if due else {}
         before = RandomState(*{p.device for p in self._params()})
+        standing = Standing(self) if due else None
         self._snapshot()
         loss = self._scaled_step(closure, None, None)
         self._settle()
         for group in self.param_groups:
             group["tlr_count"] += 1
-        if due:
-            self._look(closure, old, before)
+        if standing is not None:
+            try:
+                self._look(closure, old, before)
+            except BaseException:  # the step whose gradients were asked for again is none
+                standing.restore()
+                raise
             self._settle()
         return loss
 
@@ -221,9 +226,11 @@ class TLR(RateWindows):
         first = {p: g.detach().clone() for p, g in grads.items() if g is not None}
         after = RandomState(*{p.device for p in old})
         before.restore()
-        with torch.enable_grad():
-            closure()
-        after.restore()
+        try:
+            with torch.enable_grad():
+                closure()
+        finally:
+            after.restore()
         used, rows = [], []
         for i, group in enumerate(self.param_groups):
             for p in group["params"]:
