@@ -158,6 +158,31 @@ def test_a_linked_plan_or_yaml_is_not_read(
 
 
 @pytest.mark.parametrize(
+    ("standing", "said"),
+    [
+        ("a pipe", "is no plain file"),
+        ("a link to nothing", "is a link, which is not followed"),
+        ("a folder", "Is a directory"),
+    ],
+)
+@pytest.mark.parametrize("words", ["report {}", "results {}", "results {} --merge {}2", "export {} --table csv"])
+def test_what_stands_in_a_plans_place_is_named(
+    study: Path, capsys: pytest.CaptureFixture[str], words: str, standing: str, said: str
+) -> None:
+    """`results` said that there was no study."""
+    plan = study / "plan.json"
+    plan.unlink()
+    if standing == "a pipe":
+        os.mkfifo(plan)
+    elif standing == "a folder":
+        plan.mkdir()
+    else:
+        plan.symlink_to(study / "nothing")
+    code, _, err = command(capsys, *words.format(study, study).split())
+    assert code == 2 and err.count("\n") == 1 and said in err and "plan.json" in err
+
+
+@pytest.mark.parametrize(
     "sample", ["samples/key.txt", "../../../home/secret/key.txt", "/etc/hostname", "record.json", "samples/x.png"]
 )
 def test_samples_are_the_runs_own(study: Path, secret: Path, capsys: pytest.CaptureFixture[str], sample: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -249,10 +250,12 @@ def cell(value: float) -> float | None:
 
 
 def folders(names: Sequence[str]) -> list[Path]:
-    """The study folders that `names` mean; a UserError for one that is none."""
+    """The study folders that `names` mean; a UserError for one that is none. What stands in a plan's place and is no
+    file is named as that, by who reads it.
+    """
     paths = []
     for name in names:
-        if not (Path(name) / "plan.json").is_file():
+        if not os.path.lexists(Path(name) / "plan.json"):
             raise UserError(f"no study in {name!r}: give the folder of a study, such as studies/quickstart")
         paths.append(Path(name))
     return paths
