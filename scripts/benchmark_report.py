@@ -131,8 +131,8 @@ def main() -> int:
         timed("runs.csv", lambda: output.runs_csv(results))
         timed("runs.parquet", lambda: exports.write_parquet(rows.of(results), folder / "runs.parquet"))
         timed("report.html", lambda: report.render(results, tables))
-        timed("a page for every run", lambda: run_pages.write(results))
-        timed("the pages once more", lambda: run_pages.write(results))
+        timed("a page for every run", lambda: [write() for write in run_pages.parts(results)])
+        timed("the pages once more", lambda: [write() for write in run_pages.parts(results)])
         total = time.perf_counter() - began
         profile.disable()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import runpy
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,3 +139,14 @@ def test_a_merge_that_was_killed_is_begun_again(tmp_path: Path, monkeypatch: pyt
     assert len(load(into).records) == 2 and not list(tmp_path.glob(".*"))
     with pytest.raises(UserError, match="is not empty: choose a new folder"):
         merge.merge([study], tmp_path)
+
+
+def test_what_many_runs_take_is_measured_to_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script asked for a function that was no more."""
+    script = Path(__file__).resolve().parents[1] / "scripts" / "benchmark_report.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--runs", "100"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert not ended.value.code and "100 records: " in capsys.readouterr().out
