@@ -38,7 +38,7 @@ CHECKPOINTS = "checkpoint-*"
 #: how a folder is opened that is passed through: on Linux one that may not be listed, too
 _FOLDER = os.O_DIRECTORY | getattr(os, "O_PATH", 0)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_LONG = re.compile("[0-9]{19}")
+_LONG = re.compile(r"(?<![0-9.])[0-9]{19}")
 
 
 class Refused(OSError):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_optim.study.findings.spending import KINDS, spent
+from hf_optim.study.findings.spending import spent
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
 
@@ -38,16 +38,19 @@ class Histories:
 
     def __init__(self, results: Results, task: Mapping[str, Any]) -> None:
         self.optimizers: list[str] = list(task["only"])
-        self._rows: dict[str, list[tuple[bool, list[dict[str, Any]]]]] = {}
+        self._keys: set[str] = set()
+        self._logged: dict[str, list[tuple[bool, dict[str, Series]]]] = {}
         for label in self.optimizers:
-            self._rows[label] = []
+            self._logged[label] = []
             for run, record in results.runs(task["label"], label):
                 if record is not None:
-                    self._rows[label].append((record["status"] == "ok", results.history(run)))
+                    rows = results.history(run)
+                    self._keys.update(*rows)
+                    self._logged[label].append((record["status"] == "ok", _logged(rows)))
 
     def keys(self) -> set[str]:
         """What was logged under, and the step."""
-        return {key for runs in self._rows.values() for _, rows in runs for row in rows for key in row}
+        return self._keys
 
     def spent(self, against: str) -> dict[str, Curve]:
         """What was spent by each step, on average over the finished runs: passes, tokens, flops or seconds."""
@@ -57,8 +60,7 @@ class Histories:
     def singles(self, key: str, points: float) -> dict[str, list[Curve]]:
         """The curves of single finished runs, of at most so many points, by optimizer."""
         series = {
-            label: [logged for ok, rows in runs if ok and (logged := _series(rows, key))]
-            for label, runs in self._rows.items()
+            label: [every[key] for ok, every in runs if ok and key in every] for label, runs in self._logged.items()
         }
         buckets = _buckets(sorted({step for runs in series.values() for logged in runs for step in logged}), points)
         return {
@@ -70,8 +72,7 @@ class Histories:
         not log it.
         """
         series = {
-            label: [(ok, logged) for ok, rows in runs if (logged := _series(rows, key))]
-            for label, runs in self._rows.items()
+            label: [(ok, every[key]) for ok, every in runs if key in every] for label, runs in self._logged.items()
         }
         buckets = _buckets(sorted({step for runs in series.values() for _, logged in runs for step in logged}), points)
         drawn: list[Curve] = []
@@ -85,17 +86,21 @@ class Histories:
         return [c for c in drawn if c.steps]
 
 
-def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
-    series: Series = {}
+def _logged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
+    """Every figure of a history by step, in one pass over its rows, each of which holds few; "passes", too."""
+    every: dict[str, Series] = {}
     for row in rows:
-        value = spent(row, key) if key in KINDS else row.get(key)
-        if value is None:  # most rows hold other values
+        step = number(row.get("step"))
+        if math.isnan(step):
             continue
-        # A rate may be logged one a group: the first group is the one with decay, that is, nearly all weights.
-        step, value = number(row.get("step")), number(value[0] if isinstance(value, list) and value else value)
-        if not math.isnan(step) and not math.isnan(value):
-            series[step] = value
-    return series
+        for key, value in row.items():
+            # A rate may be logged one a group: the first group is the one with decay, that is, nearly all weights.
+            value = number(value[0] if isinstance(value, list) and value else value)
+            if not math.isnan(value):
+                every.setdefault(key, {})[step] = value
+        if not math.isnan(passes := spent(row, "passes")):
+            every.setdefault("passes", {})[step] = passes
+    return every
 
 
 def _buckets(steps: Sequence[float], points: float) -> dict[float, float]:

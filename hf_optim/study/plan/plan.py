@@ -336,9 +336,7 @@ def check_runs(plan: Plan, where: str) -> None:
 
 
 def check_searches(plan: Plan, where: str) -> None:
-    """Raise a UserError that begins with `where` unless the settings of every judged run of a tuned plan are searched
-    for: one that lacks a search is read until the others are over, and never again.
-    """
+    """Raise a UserError that begins with `where` unless a tuned plan has a search for every judged run's settings."""
     cells = plan.tuning["cells"] if plan.tuning else ()
     there = {(cell["task"], cell["optimizer"], cell["seed"]) for cell in cells if cell.get("budget", 1.0) == 1}
     seeds = dict.fromkeys(map(plan.tuning_seed, range(plan.looks[-1]))) if plan.tuning else ()
