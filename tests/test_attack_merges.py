@@ -65,7 +65,7 @@ def test_no_merge_makes_a_register_that_is_not_read(
     replan(theirs, lambda plan: plan["optimizers"][1]["spec"].update(betas=[0.5] * 100))
     # a question has the settings once a task, the plan also once a run
     monkeypatch.setattr(questions, "check_text", lambda name, text: files.check_text(name, text * 2000))
-    refused(capsys, theirs, mine, "questions.jsonl: would have more than 64 MB, which are not read")
+    refused(capsys, theirs, mine, "questions.jsonl: would be more than 4,000,000 values, which are not read")
 
 
 def test_no_merge_takes_the_room_of_figures_that_are_known(

@@ -192,6 +192,7 @@ def test_a_run_goes_on_from_plain_shards(
     ATTACKS[attack](folder, mark)
     monkeypatch.setattr(Trainer, method, lambda trainer, checkpoint, *_: read(folder))
     trainer = object.__new__(TaskTrainer)
+    trainer.model = torch.nn.Linear(1, 1)
     with pytest.raises(pickle.UnpicklingError):
         getattr(trainer, method)(str(folder.parent))
     assert not mark.exists()

@@ -6,12 +6,17 @@ import copy
 import json
 import os
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from attack_parts import interrupted_run
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from transformers import CONFIG_MAPPING, AlbertForPreTraining, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from hf_optim.commands.main import main
@@ -21,6 +26,7 @@ from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import resuming
 from hf_optim.experiment.configuration import configuration
 from hf_optim.experiment.task import load
+from hf_optim.hub.renamed import read_whole
 from hf_optim.tasks.models.language import fits
 
 
@@ -214,3 +220,32 @@ def test_a_checkpoint_is_named_by_a_text(tmp_path: Path, monkeypatch: pytest.Mon
     task = load("finetune")
     with pytest.raises(UserError, match="checkpoint.* a text"):
         task.data(task.with_options("full", task.preset("full", "smoke"), {"checkpoint": 5}), None)
+
+
+def test_reading_a_model_asks_no_hub_whatever_seeks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each library has its own ways there: PEFT's, of adapters, was one that no look at the files had foreseen."""
+    asked: list[str] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    class Asks:
+        @classmethod
+        def from_pretrained(cls, folder: Path, **_: Any) -> Any:
+            return huggingface_hub.HfApi(endpoint=f"http://127.0.0.1:{hub.server_port}").model_info("a/b")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with HTTPServer(("127.0.0.1", 0), Hub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        with pytest.raises(OfflineModeIsEnabled):
+            read_whole(Asks, tmp_path)
+        assert asked == [] and constants.HF_HUB_OFFLINE is False
+        with pytest.raises(HfHubHTTPError):  # this Hub is there
+            Asks.from_pretrained(tmp_path)
+        assert len(asked) == 1
+        hub.shutdown()

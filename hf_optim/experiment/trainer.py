@@ -22,6 +22,7 @@ from hf_optim.experiment.checkpoint import check_checkpoint, read_adapters
 from hf_optim.experiment.evaluator import Evaluator
 from hf_optim.experiment.spending import Spending
 from hf_optim.hub import schedules
+from hf_optim.hub.offline import offline
 
 # What Trainer adds to its evaluation logs. The loss among them is an average of batch averages; ours is exact over
 # ragged batches and processes, and goes by `measured_loss` until it is recorded.
@@ -84,7 +85,7 @@ class TaskTrainer(Trainer):
             # PEFT leaves what lacks as it was, and seeks a file that lacks on the Hub, by the checkpoint's path
             read_adapters(self.model, folder)  # type: ignore[arg-type]
             return
-        with shards.plain():
+        with shards.plain(), offline():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
+from hf_optim.hub.offline import offline
 
 
 def _written(folder: Path) -> set[str]:
@@ -35,7 +36,8 @@ def read_whole(cls: Any, folder: Path, **how: Any) -> PreTrainedModel:
     Raises:
         UserError: it lacks tensors of the model.
     """
-    model, told = cls.from_pretrained(folder, local_files_only=True, output_loading_info=True, **how)
+    with offline():
+        model, told = cls.from_pretrained(folder, local_files_only=True, output_loading_info=True, **how)
     if absent := sorted(told["missing_keys"]):
         raise UserError(
             f"checkpoint: {folder} lacks {len(absent)} tensors of {type(model).__name__} ({absent[0]}, ...): it is "

@@ -253,9 +253,11 @@ def folders(names: Sequence[str]) -> list[Path]:
     """The study folders that `names` mean; a UserError for one that is none. What stands in a plan's place and is no
     file is named as that, by who reads it.
     """
-    paths = []
-    for name in names:
-        if not os.path.lexists(Path(name) / "plan.json"):
-            raise UserError(f"no study in {name!r}: give the folder of a study, such as studies/quickstart")
-        paths.append(Path(name))
+    paths = [Path(name) for name in names]
+    for path in paths:
+        try:
+            os.lstat(path / "plan.json")
+        except (FileNotFoundError, NotADirectoryError):
+            where = f"no study in {str(path)!r}"
+            raise UserError(f"{where}: give the folder of a study, such as studies/quickstart") from None
     return paths
