@@ -136,6 +136,23 @@ def test_a_merge_looks_once_at_seeds_that_no_study_planned_and_tells_it(tmp_path
     assert "Question not registered" in verdicts.looked(results)
 
 
+def test_a_merge_of_one_question_keeps_it(tmp_path: Path) -> None:
+    """Halves of one study, run on two machines, were said to be nobody's question."""
+    for name in ("a", "b"):
+        made = begin(PLAIN, tmp_path / name)
+        for run in made.runs:
+            if (run.seed < 3) == (name == "a"):
+                finish(run, tmp_path / name, good_rate)
+    merge.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "ab")
+    register = records.load(tmp_path / "ab").standing.register
+    assert register.digest == questions.digest(questions.question(made)) and not register.changes
+    for plan in (replace(made, looks=(4,)), made):
+        questions.register(tmp_path / "b", plan, 6)
+    merge.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "again")
+    register = records.load(tmp_path / "again").standing.register
+    assert register.digest and [c.words for c in register.changes][0].startswith("b: looks: [5] became [4]")
+
+
 def test_folders_of_before_say_that_nothing_was_registered(tmp_path: Path) -> None:
     results = records.load(make_study(tmp_path, seeds=5))
     assert results.standing.register.digest == "" and "Question not registered" in verdicts.looked(results)

@@ -84,7 +84,7 @@ def looked(results: Results) -> str:
         if judgement.note:
             parts.append(f"Judged by tasks: {judgement.note}.")
     if register.digest:
-        parts.append(f"Question {register.digest[:12]}, kept in this folder since {register.time[:10]}.")
+        parts.append(f"Question {register.digest[:12]}, written down on {register.time[:10]}.")
     else:
         what = "more" if register.changes else "it"
         parts.append(f"Question not registered: nothing tells whether {what} was changed after the answer.")

@@ -197,6 +197,8 @@ def merge(
             if len(yamls) == 1 and (common := yamls.pop()):
                 write_atomically(copied, "study.yaml", common)
             write_json(copied, "plan.json", plan.to_dict())
+            if asked := questions.shared(folders, plan):
+                write_atomically(copied, questions.FILE, asked)
             if text := questions.together(copied, plan, count, changed):
                 write_atomically(copied, questions.FILE, text)
         except Refused as error:

@@ -181,6 +181,16 @@ def together(folder: Path, plan: Plan, records: int, brought: Sequence[Change] =
     return text
 
 
+def shared(folders: Sequence[Path], plan: Plan) -> str:
+    """The line of the plan's question, as it was written last of all, where each of the folders has it for its own;
+    empty where one has not.
+    """
+    lines = [kept(folder)[0] for folder in folders]
+    if not all(own and own[-1]["sha256"] == digest(question(plan)) for own in lines):
+        return ""
+    return json.dumps(max((own[-1] for own in lines), key=lambda line: str(line["time"]))) + "\n"
+
+
 def read(folder: Path, plan: Plan | None = None) -> Register:
     """The register of a study's folder; with its `plan`, what this asks and nobody has registered is a change like any
     other: it was written into plan.json alone.
