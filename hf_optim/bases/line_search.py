@@ -17,6 +17,7 @@ from torch import nn
 
 from hf_optim.bases import parameters
 from hf_optim.bases.optimizer import Optimizer
+from hf_optim.core.interrupts import interruptible
 from hf_optim.core.reduce import dot
 from hf_optim.core.rewind import RandomState, reshard
 from hf_optim.core.vocabulary import Block
@@ -53,7 +54,7 @@ class _Evaluation:
     """f at the parameters as they are, from the world of the step's own loss."""
 
     def __init__(self, f: Callable[[], Any], world: _World, backward: bool) -> None:
-        self._f, self._world, self._backward = f, world, backward
+        self._f, self._world, self._backward = interruptible(f), world, backward
 
     def __call__(self) -> float:
         self._world.restore()

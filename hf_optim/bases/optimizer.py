@@ -23,6 +23,7 @@ from hf_optim.core import validate
 from hf_optim.core.compiling import uncompiled, unmarked
 from hf_optim.core.groups import as_group, as_groups
 from hf_optim.core.hooks import Hyper, alone, explains
+from hf_optim.core.interrupts import Uninterrupted
 from hf_optim.core.rule import Transform
 from hf_optim.core.wording import counted
 from hf_optim.engine import capture, int8_codes, launchers
@@ -283,7 +284,7 @@ class Optimizer(Stateful):
             f = loss if self._ahead is not None else self._checked_loss(loss)
             if f is None:
                 return loss
-        with self._moving():
+        with Uninterrupted(), self._moving():
             self._advance(f, evaluate)
             self._steps.count()
         if self._ahead is not None:

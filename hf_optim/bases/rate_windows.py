@@ -17,6 +17,7 @@ from hf_optim.bases.parameters import check_step
 from hf_optim.bases.wrapper import Wrapper
 from hf_optim.core import reduce
 from hf_optim.core.compiling import uncompiled
+from hf_optim.core.interrupts import uninterrupted
 from hf_optim.core.reduce import dot
 from hf_optim.core.vocabulary import Block
 from hf_optim.engine import passes
@@ -56,6 +57,7 @@ class RateWindows(Wrapper):
     # --- a step ----------------------------------------------------------------------------------------------------
 
     @uncompiled
+    @uninterrupted
     @torch.no_grad()
     def step(
         self,

@@ -11,6 +11,7 @@ import torch
 from hf_optim.bases.wrapper import Wrapper
 from hf_optim.core import validate
 from hf_optim.core.compiling import uncompiled
+from hf_optim.core.interrupts import uninterrupted
 from hf_optim.core.reduce import local
 from hf_optim.core.rewind import Standing
 from hf_optim.core.vocabulary import Block
@@ -73,6 +74,7 @@ class Lookahead(Wrapper):
         super().__init__(base)
 
     @uncompiled
+    @uninterrupted
     @torch.no_grad()
     def step(
         self,

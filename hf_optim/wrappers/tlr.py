@@ -10,6 +10,7 @@ import torch
 from hf_optim.bases.rate_windows import RateWindows
 from hf_optim.core import reduce, validate
 from hf_optim.core.compiling import uncompiled
+from hf_optim.core.interrupts import uninterrupted
 from hf_optim.core.notes import once
 from hf_optim.core.rewind import RandomState, Standing
 from hf_optim.core.wording import counted
@@ -189,6 +190,7 @@ class TLR(RateWindows):
     # --- the exact form ----------------------------------------------------------------------------------------------
 
     @uncompiled
+    @uninterrupted
     @torch.no_grad()
     def step(
         self,
