@@ -198,3 +198,66 @@ def test_a_sample_that_a_record_names_a_thousand_times_is_copied_once(tmp_path: 
     code, out, _ = command(capsys, "publish", study, tmp_path / "public")
     assert code == 0 and "left out" not in out
     assert [path.read_text() for path in (tmp_path / "public").rglob("x.txt")] == ["drawn"]
+
+
+# --- one run in two studies ---
+
+
+def _learned(folder: Path, *labels: str) -> Path:
+    """A study of one seed whose runs say what they reached on validation."""
+    study = make_study(folder, labels, seeds=1)
+    for record in study.glob("runs/*/record.json"):
+        record.write_text(record.read_text().replace('"metrics": {', '"metrics": {"validation_accuracy": 0.9, '))
+    return study
+
+
+def _changed(study: Path, file: str, change: Any) -> None:
+    """Changes a file of the first run of the baseline."""
+    place = study / "runs" / read_plan(study).runs[0].id / file
+    place.write_text(change(place.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("record.json", lambda text: text.replace('"accuracy_gap": 0.03', '"accuracy_gap": 0.5'), "accuracy_gap 0."),
+        ("history.jsonl", lambda text: text.replace('"validation_loss": ', '"validation_loss": 1'), "of step 10 "),
+        ("history.jsonl", lambda text: '{"step": 0, "validation_accuracy": 1}\n' + text, "failed and ok"),
+    ],
+)
+def test_no_merge_takes_another_story_of_a_run_in_silence(
+    file: str, change: Any, said: str, tmp_path: Path, capsys: Any
+) -> None:
+    """Only the judged figure was compared: of one's own run the curve, the gaps, and whether it learned at all, were
+    those of whoever was named first.
+    """
+    mine, theirs = _learned(tmp_path / "mine", "adamw", "adan"), _learned(tmp_path / "theirs", "adamw", "lion")
+    _changed(theirs, file, change)
+    refused(capsys, mine, theirs, said)
+    assert command(capsys, "results", theirs, mine, "--merge", tmp_path / "both", "--keep-first")[0] == 0
+
+
+def test_a_merge_takes_the_history_that_can_be_read(tmp_path: Path, capsys: Any) -> None:
+    mine, theirs = _learned(tmp_path / "mine", "adamw", "adan"), _learned(tmp_path / "theirs", "adamw", "lion")
+    _changed(theirs, "history.jsonl", lambda text: text[:-9])
+    code, out, _ = command(capsys, "results", theirs, mine, "--merge", tmp_path / "both")
+    assert code == 0 and "left out: theirs: " in out and "unreadable: " not in out
+    run = f"runs/{read_plan(mine).runs[0].id}/history.jsonl"
+    assert (tmp_path / "both" / run).read_bytes() == (mine / run).read_bytes()
+
+
+def test_no_run_fails_by_the_beginning_that_another_one_tells(tmp_path: Path, capsys: Any) -> None:
+    """What the first run of a task and a seed measured before training judged all others, one's own in a merge too."""
+    mine, theirs = _learned(tmp_path / "mine", "adamw", "adan"), _learned(tmp_path / "theirs", "lion")
+    _changed(mine, "history.jsonl", lambda text: '{"step": 0, "validation_accuracy": 0.1}\n' + text)
+    _changed(theirs, "history.jsonl", lambda text: '{"step": 0, "validation_accuracy": 1}\n' + text)
+    assert command(capsys, "results", theirs, mine, "--merge", tmp_path / "both")[0] == 0
+    results = load(tmp_path / "both")
+    assert results.in_vain == {run.id for run in results.plan.runs if run.optimizer != "adamw"}
+
+
+def test_a_run_beside_whose_history_is_damaged_is_not_taken(tmp_path: Path) -> None:
+    beside = make_study(tmp_path / "beside", ("adamw",), seeds=2)
+    _changed(beside, "history.jsonl", lambda text: text[:-9])
+    plan = read_plan(beside)
+    assert shared.collect(plan, tmp_path / "mine", tmp_path) == [plan.runs[1].id]

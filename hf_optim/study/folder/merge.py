@@ -26,6 +26,7 @@ from hf_optim.study.folder.outcomes import IN_VAIN
 from hf_optim.study.folder.questions import Change
 from hf_optim.study.folder.results import Results, load
 from hf_optim.study.folder.rows import Row, of
+from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan import units
 from hf_optim.study.plan.plan import BLOCKS, Plan, Run
 
@@ -110,9 +111,10 @@ def _contradiction(place: str, a: str, b: str, old: Mapping[str, Any], new: Mapp
     return UserError(f"merge: {place} differs ({changed}): give one of them another label")
 
 
-def _differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+def _differs(a: Row, b: Row) -> str:
     """Empty if two rows of one run tell the same result, else the first thing that differs. Times always do."""
-    ended, otherwise = ("ok" if row["error"] == IN_VAIN else row["status"] for row in (a, b))  # judged by a plan
+    alike = a["stage"] == b["stage"]  # no trial counts as failed that is no better than untrained
+    ended, otherwise = ("ok" if row["error"] == IN_VAIN and not alike else row["status"] for row in (a, b))
     if ended != otherwise:
         return f"{ended} and {otherwise}"
     results = ("value", *sorted(key for key in {*a, *b} if key.startswith(("test_", "validation_", "train_l"))))
@@ -120,6 +122,33 @@ def _differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
         if a.get(name) != b.get(name):
             return f"{a['metric'] if name == 'value' else name} {a.get(name)} and {b.get(name)}"
     return ""
+
+
+def _tell_apart(run_id: str, a: RecordStore, b: RecordStore) -> str:
+    """What two records of a run with the same result say otherwise, as far as both have it and the report shows it:
+    empty, or the first figure that differs. A release of before has fewer of them.
+    """
+    figures = [(store.record(run_id) or {}).get("metrics") or {} for store in (a, b)]
+    for name in sorted(figures[0].keys() & figures[1].keys()):
+        if name.startswith(("train_", "best_", "sharpness")) or name.endswith("_gap"):
+            if figures[0][name] != figures[1][name] and not name.endswith("seconds"):
+                return f"{name} {figures[0][name]} and {figures[1][name]}"
+    measured = [_measured(store.history(run_id)) for store in (a, b)]
+    for (step, name), figure in measured[0].items():
+        if (other := measured[1].get((step, name), figure)) != figure:
+            return f"{name} of step {step:g} {figure} and {other}"
+    return ""
+
+
+def _measured(rows: Sequence[Row]) -> dict[tuple[float, str], Any]:
+    """What a history says of the validation split, by step and name; of a step that is there twice the first."""
+    measured: dict[tuple[float, str], Any] = {}
+    for row in rows:
+        step = number(row.get("step"))
+        for name in row:
+            if name.startswith("validation_"):
+                measured.setdefault((step, name), row[name])
+    return measured
 
 
 def _together(
@@ -134,8 +163,13 @@ def _together(
         for row in of(results):
             if row["status"] == "missing":
                 continue
-            there, _, other = taken.setdefault(row["id"], (name, results, row))
-            if differs := _differs(other, row):
+            there, first, other = taken.setdefault(row["id"], (name, results, row))
+            if first is results:
+                continue
+            differs = _differs(other, row) or _tell_apart(row["id"], first.store, results.store)
+            if row["id"] in first.store.unreadable.keys() - results.store.unreadable.keys() and not differs:
+                taken[row["id"]] = (name, results, row)  # of a history that is damaged in one, the whole one
+            if differs:
                 run = f"{row['optimizer']} on {row['task']}, seed {row['seed']}"
                 if not keep_first:
                     raise UserError(

@@ -64,7 +64,7 @@ def _arm(
             continue
         values, gains = [], []
         for run, record in zip(runs, known, strict=True):
-            value, gain = _outcome(task, record, _untrained(task, run, store, before))
+            value, gain = _outcome(task, run, record, store, before)
             values.append(value)
             gains.append(gain)
             metrics = record.get("metrics") or {}
@@ -79,14 +79,23 @@ def _arm(
     return arm
 
 
-def _outcome(task: Mapping[str, Any], record: Mapping[str, Any], untrained: float) -> tuple[float, float]:
+def _outcome(
+    task: Mapping[str, Any],
+    run: Run,
+    record: Mapping[str, Any],
+    store: RecordStore,
+    before: dict[tuple[str, int], float],
+) -> tuple[float, float]:
     """The metric, NaN if the run failed: an error, no number, or no better on validation than before training."""
     metrics = record.get("metrics") or {}
     value = number(metrics.get(task["primary"]["name"]))
     if record.get("status", "failed") != "ok" or math.isnan(value):
         return math.nan, math.nan
-    gain = number(metrics.get(validation_metric(task))) - untrained
-    gain = gain if task["primary"]["greater_is_better"] else -gain
+    name = validation_metric(task)
+    reached, sign = number(metrics.get(name)), 1 if task["primary"]["greater_is_better"] else -1
+    gain = sign * (reached - _untrained(task, run, store, before))
+    if gain <= 0 and not math.isnan(own := store.untrained(run.id, name)):
+        gain = sign * (reached - own)  # no run is a failure by what another one's history says, which may be anybody's
     return (math.nan if gain <= 0 else value), gain
 
 
@@ -97,7 +106,7 @@ def in_vain(plan: Plan, records: Mapping[str, Mapping[str, Any]], store: RecordS
     vain = set()
     for run in plan.runs:
         task, record = tasks[run.task], records.get(run.id)
-        value, gain = _outcome(task, record, _untrained(task, run, store, before)) if record else (math.nan, math.nan)
+        value, gain = _outcome(task, run, record, store, before) if record else (math.nan, math.nan)
         if math.isnan(value) and gain <= 0:
             vain.add(run.id)
     return frozenset(vain)

@@ -36,9 +36,12 @@ def collect(plan: Plan, folder: Path, place: Path) -> list[str]:
 
 
 def _finished(study: RecordStore, run_id: str) -> bool:
-    """Whether a study has a record of the run, and nothing in the run's folder leads out of it."""
+    """Whether a study has a record of the run and its history, and nothing in the run's folder leads out of it."""
     record = study.record(run_id)
     if record is None or record["status"] != "ok":
+        return False
+    study.history(run_id)
+    if run_id in study.unreadable:
         return False
     try:
         check_tree(study.home(run_id), LARGEST_RUN)
