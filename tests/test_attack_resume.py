@@ -18,6 +18,7 @@ import torch
 from attack_parts import SPEC, interrupted_run
 from safetensors.torch import load_file, save_file
 from study_fakes import make_study
+from transformers import Trainer
 
 from hf_optim.errors import DamagedCheckpoint, UserError
 from hf_optim.experiment import checkpoint as checkpoints
@@ -210,6 +211,63 @@ def test_a_record_that_the_disk_does_not_give_is_not_made_anew(
     with pytest.raises(UserError, match="Input/output error.*nothing was removed"):
         worker.execute(Request(study, run["id"], run["spec"]))
     assert file.read_bytes() == before
+
+
+def _held(file: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a checkpoint's file of that name cannot be read."""
+    read_bytes, opened, load_model = files.read_bytes, Path.open, Trainer._load_from_checkpoint
+
+    def read(folder: Path, name: str, *most: int) -> bytes:
+        if name.endswith(file):
+            raise error
+        return read_bytes(folder, name, *most)
+
+    def open_(path: Path, *how: Any, **more: Any) -> Any:
+        if path.name == file:
+            raise error
+        return opened(path, *how, **more)
+
+    def load(*given: Any, **more: Any) -> None:
+        if file == "the model":
+            raise error
+        load_model(*given, **more)
+
+    monkeypatch.setattr(files, "read_bytes", read)
+    monkeypatch.setattr(Path, "open", open_)
+    monkeypatch.setattr(Trainer, "_load_from_checkpoint", load)
+
+
+@pytest.mark.parametrize(
+    ("file", "error"),
+    [
+        ("trainer_state.json", OSError(errno.EIO, "Input/output error")),
+        ("optimizer.pt", OSError(errno.EMFILE, "Too many open files")),
+        ("scheduler.pt", PermissionError(errno.EACCES, "Permission denied")),
+        ("the model", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")),
+    ],
+)
+def test_a_checkpoint_that_the_machine_does_not_give_is_not_taken_away(
+    tmp_path: Path, interrupted: Path, monkeypatch: pytest.MonkeyPatch, file: str, error: BaseException
+) -> None:
+    """It counted as damaged: the run was begun anew, and all its checkpoints were gone."""
+    home = shutil.copytree(interrupted, tmp_path / "runs" / SPEC.id)
+    (home / "record.json").unlink()
+    before = sorted(path.relative_to(home) for path in home.glob("checkpoint-*/*"))
+    request = Request(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=2)
+    with monkeypatch.context() as now:
+        _held(file, error, now)
+        with pytest.raises(UserError, match=r"resume: .*cannot be read now \(.*nothing was removed"):
+            train(SPEC, home, progress=False, checkpoint_every=2, resume=True)
+        if isinstance(error, OSError):
+            with pytest.raises(UserError, match="nothing was removed"):
+                worker.execute(request)
+        else:
+            assert worker.execute(replace(request, last=False)) == "fault"  # which is tried again, alone
+            assert worker.execute(request) == "failed"
+            (home / "record.json").unlink()  # as --retry-failed does
+    assert sorted(path.relative_to(home) for path in home.glob("checkpoint-*/*")) == before
+    assert not (home / "record.json").exists()
+    assert worker.execute(request) == "ok"
 
 
 @pytest.mark.parametrize("status", ["busy", "fault", "broken", "stopped", True, ["ok"]])

@@ -21,6 +21,7 @@ from hf_optim.curvature.solution import Solution, gather
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment import files, record, saved_files
 from hf_optim.experiment.configuration import asks, configuration, read_mapping, whole_numbers
+from hf_optim.experiment.disk import check_given
 from hf_optim.experiment.evaluator import quiet, train_part
 from hf_optim.experiment.spec import UNSEEN, RunSpec
 from hf_optim.experiment.task import Task, check_run, load, paths_in, read_data
@@ -43,6 +44,8 @@ READ_WHOLE, LARGEST = (".json", ".txt", ".jinja", ".model", ".tiktoken"), 128 <<
 def last_checkpoint(folder: Path, training: bool = False) -> str | None:
     """The last checkpoint that was written whole, with a state that Trainer wrote: it writes that file last. With
     `training` all that a run goes on from is there, too: Trainer would begin anew with what is missing, unsaid.
+
+    Raises UserError where the disk does not say what stands there: without a checkpoint a run is begun anew.
     """
     whole = []
     for path in folder.glob("checkpoint-*"):
@@ -53,8 +56,8 @@ def last_checkpoint(folder: Path, training: bool = False) -> str | None:
             shape.check_shape(state, STATE, path.name)
             if state["global_step"] == int(path.name.rpartition("-")[2]):
                 whole.append((state["global_step"], str(path)))
-        except (OSError, ValueError):
-            continue
+        except (OSError, ValueError) as error:
+            check_given(path, error)
     return max(whole)[1] if whole else None
 
 

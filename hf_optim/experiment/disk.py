@@ -10,15 +10,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hf_optim.errors import UserError, one_line
+from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment.files import Refused
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_DISK = (*_FULL, errno.EROFS, errno.ESTALE)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK = (*FULL, errno.EROFS, errno.ESTALE)
+#: a disk or a network that does not answer, another user's file, too many that are open
+_AWAY = (
+    *(errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.ENOTCONN),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENODEV, errno.ENXIO, errno.EINTR, errno.EAGAIN),
+)
+#: in the reason of a run that says nothing about its optimizer: memory that there is not, a device that is lost
+MACHINE = ("MemoryError", "out of memory", "can't allocate memory", "CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
 #: what a run must find free before it starts: its record, history and log need less
 SPACE = 4 << 20
 #: how Python, safetensors and torch say that a file could not be written to its end
-_SAID = (*(f"[Errno {number}]" for number in _FULL), *(f"(os error {number})" for number in _FULL), "unexpected pos ")
+_SAID = (*(f"[Errno {number}]" for number in FULL), *(f"(os error {number})" for number in FULL), "unexpected pos ")
+
+
+class NotNow(DamagedCheckpoint):
+    """A checkpoint with which this machine cannot go on as it is now; whether it is damaged nobody knows."""
 
 
 class Unwritable(UserError):
@@ -30,7 +41,7 @@ def unwritable(folder: Path, error: OSError) -> Unwritable:
     if isinstance(error, Refused):
         return Unwritable(f"{folder}: {error}: remove it, or choose another place")
     why = error.strerror or str(error)
-    if error.errno in _FULL:
+    if error.errno in FULL:
         again = "make space and give the same command again; what is finished is kept"
         return Unwritable(f"{folder}: the disk is full ({why}): {again}")
     return Unwritable(f"{folder}: cannot be written ({why}): make it writable or choose another --output")
@@ -66,6 +77,22 @@ def check_error(folder: Path, error: BaseException | str) -> None:
     said = error if isinstance(error, str) else one_line(error)
     if any(words in said for words in _SAID):
         raise unwritable(folder, OSError(errno.EFBIG, said[:200])) from None
+
+
+def check_given(checkpoint: Path | str, error: BaseException) -> None:
+    """Raises `NotNow` (Unwritable for a disk's) unless an error that came of reading a checkpoint is of what it holds:
+    one that is damaged is begun anew, and taken away.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        away = isinstance(cause, OSError) and not isinstance(cause, Refused) and cause.errno in _AWAY
+        if away or any(word in one_line(cause) for word in MACHINE):
+            kind = Unwritable if away else NotNow
+            raise kind(
+                f"resume: {checkpoint} cannot be read now ({one_line(cause)[:200]}): give the same command again; "
+                "nothing was removed"
+            ) from error
+        cause = cause.__cause__ or cause.__context__
 
 
 def check_disk(folder: Path) -> None:

@@ -324,6 +324,8 @@ def whole_folder(folder: Path, name: str) -> Iterator[tuple[Path, int]]:
         temporary, held = _begin_folder(at, last)
         try:
             yield (folder / name).with_name(temporary), held
+            with suppress(FileNotFoundError):  # an empty folder of the user's stays as open to others as it was
+                os.fchmod(held, stat.S_IMODE(os.stat(last, dir_fd=at, follow_symlinks=False).st_mode))
             os.rename(temporary, last, src_dir_fd=at, dst_dir_fd=at)
         finally:
             with suppress(OSError):

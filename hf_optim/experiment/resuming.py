@@ -20,6 +20,7 @@ from hf_optim.core import shape
 from hf_optim.errors import DamagedCheckpoint, one_line
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files, saved_files
+from hf_optim.experiment.disk import check_given
 
 OPTIMIZER, SCHEDULE, STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
 RANDOM = "rng_state*.pth"
@@ -47,6 +48,7 @@ def check(checkpoint: Path) -> None:
         _check_numbers(checkpoint / OPTIMIZER)
         checkpoints.check_adapters(checkpoint)
     except (OSError, ValueError) as error:
+        check_given(checkpoint, error)
         why = one_line(error).removeprefix(f"{type(error).__name__}: ")[:200]
         raise DamagedCheckpoint(
             f"resume: {checkpoint} cannot be gone on with ({why}): take it away and start again"

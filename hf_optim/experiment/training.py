@@ -18,7 +18,7 @@ from hf_optim.core.wording import counted
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment import outcome, precision, sharding, trackers
 from hf_optim.experiment import record as records
-from hf_optim.experiment.disk import check_error
+from hf_optim.experiment.disk import check_error, check_given
 from hf_optim.experiment.evaluation import final_metrics
 from hf_optim.experiment.evaluator import Evaluator, arguments, quiet, train_part
 from hf_optim.experiment.files import write_json, write_rows
@@ -147,6 +147,7 @@ def _trained(run: Prepared, watch: Watch) -> dict[str, float]:
             trainer.train(resume_from_checkpoint=run.checkpoint)
     except Exception as problem:
         if run.checkpoint is not None and not watch.begun:
+            check_given(run.checkpoint, problem)
             raise DamagedCheckpoint(_damaged(run.checkpoint, problem)) from problem
         raise
     metrics = final_metrics(trainer, run.data, run.preset)

@@ -25,7 +25,7 @@ from typing import Any
 from hf_optim.core import importing
 from hf_optim.core.notes import once
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
-from hf_optim.experiment.disk import Unwritable, check_disk, check_error, check_space, unwritable
+from hf_optim.experiment.disk import MACHINE, NotNow, Unwritable, check_disk, check_error, check_space, unwritable
 from hf_optim.experiment.files import check_tree, own_folder, read_json, remove, write_json
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.own_training import FUNCTION, run_alone
@@ -34,9 +34,6 @@ from hf_optim.experiment.trackers import following
 from hf_optim.study.folder.locks import Lock
 from hf_optim.study.folder.store import read_status
 from hf_optim.study.launch.messages import Answer, Request
-
-#: in the reason of a run that says nothing about its optimizer
-_MACHINE = ("MemoryError", "out of memory", "can't allocate memory", "CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
 
 STORED = "the study's folder alone says that it is to be run"
 #: the `fault` by which one of several processes tells the worker that the disk takes no more: no record that stands
@@ -68,8 +65,8 @@ def execute(request: Request) -> str:
     """Executes one run unless it has a record; gives "ok", "failed", or "busy" if another process is at it.
 
     A run that the machine could not hold in memory gives "fault" and no record, unless this is its last attempt: then
-    the record says so. What the run prints goes to `log.txt` in its folder. Checkpoints are removed once there is a
-    record.
+    the record says so, and its checkpoints stay. What the run prints goes to `log.txt` in its folder. Checkpoints are
+    removed once there is another record.
 
     Raises UserError, and leaves no record, where the disk is the problem, or a task of the user's own that cannot be
     imported or does not return what is asked of it: that says nothing about the run.
@@ -105,7 +102,7 @@ def execute(request: Request) -> str:
             if read_status(home) is None:
                 write_failure(home, run_id, request.spec, one_line(error), started)
         status = _settled(request, home)
-        for left in home.glob("checkpoint-*") if status != "fault" else ():
+        for left in home.glob("checkpoint-*") if status != "fault" and not _machine_fault(home) else ():
             with suppress(OSError):
                 remove(home, left.name)
         return status
@@ -164,7 +161,7 @@ def _unusable(folder: Path, home: Path, asks: str | None) -> str | None:
 
 def _machine_fault(home: Path) -> bool:
     """Whether the record's reason is the machine's: memory that it does not have, a device that is lost."""
-    return any(word in str(_record(home).get("error")) for word in _MACHINE)
+    return any(word in str(_record(home).get("error")) for word in MACHINE)
 
 
 def _record(home: Path) -> dict[str, Any]:
@@ -218,7 +215,7 @@ def train_stored(home: Path, request: Request) -> None:
         try:
             run()
         except DamagedCheckpoint as error:
-            if not alone:
+            if not alone or isinstance(error, NotNow):
                 raise
             print(one_line(error), flush=True)  # to the run's log
             for left in home.glob("checkpoint-*"):
