@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
+import stat
 import struct
 import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -35,6 +39,12 @@ PRIVATE = (USER, HOST, "turnip", TOKEN, SECRET, "/home", "/Users", "/scratch", "
     [
         ("to fe80::1ff:fe23:4567:890a and 2001:db8:0:0:1:0:0:1", "to ADDRESS and ADDRESS"),
         ("card aa:bb:cc:dd:ee:ff, at 10:20:30, std::vector, a::b", "card ADDRESS, at 10:20:30, std::vector, a::b"),
+        (
+            "no route to 10.3.2.7. fe80::1234: down, host:2001:db8::1, aa:bb:cc:dd:ee:ff: down",
+            "no route to ADDRESS. ADDRESS: down, host:ADDRESS, ADDRESS: down",
+        ),
+        ("cuda 12.4.1.2.3, at::c10::d1, f::1a::2", "cuda 12.4.1.2.3, at::c10::d1, f::1a::2"),
+        (f"_MY_PLACE=pw1 of run_hf_{'aB3d' * 9}", "_MY_PLACE=REMOVED of run_REMOVED"),
         ("Authorization: Basic YWxhZGRpbjpv", "Authorization: Basic REMOVED"),
         ('{"username": "me", "key": "%s"}' % ("0a" * 16), '{"username": "me", "key": "REMOVED"}'),
         (f"r8_{'aB3d' * 9} figd_{'aB3d' * 9} sbp_{'aB3d' * 9}, glrt-{'aB3d' * 5}", "REMOVED REMOVED REMOVED, REMOVED"),
@@ -398,3 +408,37 @@ def test_what_somebody_puts_into_the_new_folder_meanwhile_stays(tmp_path: Path) 
     with pytest.raises(UserError, match="not empty"):
         publish(study, into, meanwhile)
     assert [path.name for path in into.iterdir()] == ["mine"] and not [*tmp_path.glob(".public*")]
+
+
+def test_a_sample_that_the_disk_has_no_room_for_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The copy took its place without it, and the command gave 0."""
+    study = make_study(tmp_path / "study", ("adamw",), seeds=1)
+    (home,) = (study / "runs").iterdir()
+    (home / "samples").mkdir()
+    (home / "samples" / "a.txt").write_text("text")
+    record = json.loads((home / "record.json").read_text())
+    (home / "record.json").write_text(json.dumps({**record, "samples": ["samples/a.txt"]}))
+    whole = files.whole
+
+    def full(folder: Path, name: str) -> Any:
+        if name == "samples/a.txt":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(folder, name)
+
+    monkeypatch.setattr(files, "whole", full)
+    assert main(["publish", str(study), str(tmp_path / "public")]) == 2
+    assert "the disk is full" in capsys.readouterr().err and not (tmp_path / "public").exists()
+
+
+@pytest.mark.parametrize("command", [["publish", "study", "new"], ["results", "study", "--merge", "new"]])
+def test_an_empty_folder_is_as_open_to_others_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """One made for oneself alone was replaced by one that everybody reads."""
+    monkeypatch.chdir(tmp_path)
+    make_study(tmp_path / "study", ("adamw",), seeds=1)
+    (tmp_path / "new").mkdir(mode=0o700)
+    assert main(command) == 0
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700 and (tmp_path / "new" / "report.html").is_file()

@@ -36,6 +36,10 @@ _OWNER = re.compile(rf"(?:(?<=[/\\])|(?<![\w.-])(?=\w+[/\\]+{_PART}[/\\]))(?:hom
 _BACKSLASH = re.compile(r"\\(?:([nrt\"'/\\])|(?:x|u00)([0-9a-fA-F]{2}))")
 #: a terminal's colour, whose last letter would stand before a name as if it were the name's
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+#: behind no letter and no number, where \b is none behind an underscore
+_OWN = r"(?<![A-Za-z0-9])"
+#: an address of hexadecimal digits begins: not behind more of them, nor within a name of C++ (at::c10::d1)
+_BEFORE = r"(?<!\w)(?<![0-9a-f]:)(?<!::)"
 _CONTROLS = dict(zip("nrt", "\n\r\t", strict=True))
 # No pattern looks to the end of a text from each of its places: texts of a stranger's are long, and there are many.
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -48,15 +52,15 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     # the forms of those who give tokens out, and a JSON web token; 40 hexadecimal digits are W&B's,
     # 32 are Kaggle's
-    (re.compile(r"\bhf_[A-Za-z0-9]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}|\bAIza[\w-]{30,}"), SECRET),
-    (re.compile(r"\b(?:gh[oprsu]|github_pat|glpat|xox[abeprs]|xapp|sk|pk|rk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
-    (re.compile(r"\b(?:npm|pypi|dckr_pat|gsk|nvapi|xai|wandb_v1)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
-    (re.compile(r"\b(?:lsv2|whsec|dop_v1)_[\w-]{16,}|\bdapi[0-9a-f]{32}|\b\d{8,10}:AA[\w-]{20,}"), SECRET),
-    (re.compile(r"\b(?:ya29\.|GOCSPX-|AGE-SECRET-KEY-1|SG\.[\w-]{16,40}\.)[\w-]{20,}"), SECRET),
-    (re.compile(r"\beyJ[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*|\beyJ[\w+/-]{40,4000}=*"), SECRET),
+    (re.compile(_OWN + r"(?:hf_[A-Za-z0-9]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{30,})"), SECRET),
+    (re.compile(_OWN + r"(?:gh[oprsu]|github_pat|glpat|xox[abeprs]|xapp|npm)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
+    (re.compile(_OWN + r"(?:pypi|dckr_pat|gsk|nvapi|xai|wandb_v1|sk|pk|rk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"), SECRET),
+    (re.compile(_OWN + r"(?:(?:lsv2|whsec|dop_v1)_[\w-]{16,}|dapi[0-9a-f]{32}|\d{8,10}:AA[\w-]{20,})"), SECRET),
+    (re.compile(_OWN + r"(?:ya29\.|GOCSPX-|AGE-SECRET-KEY-1|SG\.[\w-]{16,40}\.)[\w-]{20,}"), SECRET),
+    (re.compile(_OWN + r"eyJ(?:[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*|[\w+/-]{40,4000}=*)"), SECRET),
     (re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{32}(?:[0-9a-f]{8})?(?![0-9a-fA-F])"), SECRET),
     # an environment's variable, and a word that says what follows
-    (re.compile(r"\b([A-Z][A-Z0-9]*_[A-Z0-9_]+)=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
+    (re.compile(_OWN + r"([A-Z][A-Z0-9]*_[A-Z0-9_]+)=(?:\"[^\"]*\"|'[^']*'|\S+)"), rf"\1={SECRET}"),
     (
         re.compile(
             r"(?i)((?:(?:api|account|access|private|secret)[-_]?key|(?:access|api|auth|bot|hf|hub|refresh|session)[-_]?token|\btoken|secret)"
@@ -76,7 +80,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\1{SECRET}",
     ),
-    (re.compile(r"\b([A-Z][A-Z0-9_]*(?:TOKEN|SECRET|KEY): *)\S+"), rf"\1{SECRET}"),
+    (re.compile(_OWN + r"([A-Z][A-Z0-9_]*(?:TOKEN|SECRET|KEY): *)\S+"), rf"\1{SECRET}"),
     (re.compile(r"(?<![\w-])((?:PASS|pass)[=:])[^\s\"',;]+"), rf"\1{SECRET}"),
     # behind a letter of one program's own
     (
@@ -94,11 +98,11 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?i)([?&](?:sig|[\w-]{0,40}signature)=)[^\s&\"']+"), rf"\1{SECRET}"),
     (re.compile(r"(?i)\b(hooks\.slack\.com/services|discord(?:app)?\.com/api/webhooks)/\S+"), rf"\1/{SECRET}"),
     (re.compile(r"(?<![\w.+-])[\w.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"), MAIL),
-    (re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])"), ADDRESS),
+    (re.compile(r"(?<!\d)(?<!\d\.)\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)"), ADDRESS),
     # of a network's card, and of IP's sixth version: in full, and with a gap
-    (re.compile(r"(?i)(?<![\w:])(?:[0-9a-f]{2}:){5}[0-9a-f]{2}(?![\w:])"), ADDRESS),
-    (re.compile(r"(?i)(?<![\w:])(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}(?![\w:])"), ADDRESS),
-    (re.compile(r"(?i)(?<![\w:])(?=[0-9a-f:]*\d)[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*::[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*(?![\w:])"),
+    (re.compile(rf"(?i){_BEFORE}(?:[0-9a-f]{{2}}:){{5}}[0-9a-f]{{2}}(?!:*\w)"), ADDRESS),
+    (re.compile(rf"(?i){_BEFORE}(?:[0-9a-f]{{1,4}}:){{7}}[0-9a-f]{{1,4}}(?!:*\w)"), ADDRESS),
+    (re.compile(rf"(?i){_BEFORE}(?=[0-9a-f:]*\d)[0-9a-f]{{1,4}}(?::[0-9a-f]{{1,4}})*::[0-9a-f]{{1,4}}(?::[0-9a-f]{{1,4}})*(?!:*\w)"),
      ADDRESS),
 )  # fmt: skip
 #: a token of whoever else's: a short word, and behind it letters and digits without end, but for a class by its words

@@ -24,6 +24,7 @@ from hf_optim.core.safe_text import html, markdown
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment import files
+from hf_optim.experiment.disk import FULL
 from hf_optim.experiment.record import HISTORY, RECORD
 from hf_optim.experiment.spec import id_of
 from hf_optim.study.folder import questions
@@ -214,6 +215,8 @@ def _copy_samples(
             with files.whole(home, place) as file:
                 file.write(content)
         except (OSError, ValueError, struct.error) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
             told.append(f"left out: runs/{name}/{sample}: {error}")
     return told
 
