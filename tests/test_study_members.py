@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from hf_optim.errors import DamagedCheckpoint
 from hf_optim.experiment import training
-from hf_optim.experiment.disk import Unwritable
+from hf_optim.experiment.disk import NotNow, Unwritable
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.launch import member, worker
 from hf_optim.study.launch.messages import Request
@@ -100,3 +102,32 @@ def test_a_disk_that_is_full_is_no_failure_of_a_run_of_two_processes(
     with pytest.raises(Unwritable, match="the disk is full"):
         worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict(), processes=2))
     assert not (tmp_path / "runs" / SPEC.id / "record.json").exists()
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_a_damaged_checkpoint_is_no_failure_of_a_run_of_two_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: bool
+) -> None:
+    """It was one, and whatever checkpoints there were had gone; without the memory for them they stay."""
+    (left := tmp_path / "runs" / SPEC.id / "checkpoint-7").mkdir(parents=True)
+
+    def train(spec: RunSpec, home: Path, **_: object) -> None:
+        if left.exists():
+            raise NotNow("resume: MemoryError") if now else DamagedCheckpoint("resume: it is damaged")
+        worker.write_failure(home, spec.id, spec.to_dict(), "begun anew", 0.0)
+
+    def as_one_of_them(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["member", command[-1]])
+        with suppress(DamagedCheckpoint):
+            member.main()
+        return subprocess.CompletedProcess([], 1)
+
+    monkeypatch.setattr(member, "end_with_parent", lambda: None)
+    monkeypatch.setattr(member, "_parent", lambda _: os.getpid())
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(subprocess, "run", as_one_of_them)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=1, processes=2, last=False))
+    assert (ended, left.exists()) == (("fault", True) if now else ("failed", False))
+    if not now:
+        assert json.loads((left.parent / "record.json").read_text())["error"] == "begun anew"

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 from hf_optim.core import importing
+from hf_optim.errors import DamagedCheckpoint
 from hf_optim.experiment.disk import Unwritable
 from hf_optim.study.launch.messages import Request
-from hf_optim.study.launch.worker import DISK, end_with_parent, train_stored, write_failure
+from hf_optim.study.launch.worker import CHECKPOINT, DISK, end_with_parent, train_stored, write_failure
 
 
 def main() -> None:
@@ -24,8 +25,9 @@ def main() -> None:
     home, request, started = Path(how["home"]), Request.from_dict(how["request"]), time.time()
     try:
         train_stored(home, request)
-    except Unwritable as error:  # torchrun's exit code says nothing of it
-        write_failure(home, request.id, request.spec, str(error), started, DISK)
+    except (Unwritable, DamagedCheckpoint) as error:  # torchrun's exit code says nothing of it
+        fault = DISK if isinstance(error, Unwritable) else CHECKPOINT
+        write_failure(home, request.id, request.spec, str(error), started, fault)
         raise
 
 

@@ -36,8 +36,9 @@ from hf_optim.study.folder.store import read_status
 from hf_optim.study.launch.messages import Answer, Request
 
 STORED = "the study's folder alone says that it is to be run"
-#: the `fault` by which one of several processes tells the worker that the disk takes no more: no record that stands
-DISK = "disk"
+#: the `fault` by which one of several processes tells the worker that the disk takes no more, or that a checkpoint is
+#: damaged: no record that stands
+DISK, CHECKPOINT = "disk", "checkpoint"
 
 
 @contextmanager
@@ -176,20 +177,31 @@ def _train(home: Path, request: Request) -> None:
     if request.processes == 1:
         train_stored(home, request)
         return
+    ended = _train_together(home, request)
+    if _record(home).get("fault") == CHECKPOINT and not _machine_fault(home):
+        _begin_anew(home)
+        ended = _train_together(home, request)
+    if read_status(home) is None:
+        raise RuntimeError(f"the run's {request.processes} processes ended with exit code {ended}: see log.txt")
+
+
+def _train_together(home: Path, request: Request) -> int:
+    """Trains in several processes; their exit code."""
     how = {"home": str(home), "worker": os.getpid(), "request": request.to_dict()}
     run = [sys.executable, "-P", "-m", "hf_optim.core.importing", "torch.distributed.run"]
     launch = [*run, "--standalone", f"--nproc-per-node={request.processes}"]
-    ended = subprocess.run(
+    return subprocess.run(
         [*launch, "-m", "hf_optim.study.launch.member", json.dumps(how)],
         check=False,
         preexec_fn=end_with_parent,
         # As -P, for the members: torchrun starts them without it, and the current folder may be a stranger's.
         env={**os.environ, "PYTHONSAFEPATH": "1"},
-    )
-    if read_status(home) is None:
-        raise RuntimeError(
-            f"the run's {request.processes} processes ended with exit code {ended.returncode}: see log.txt"
-        )
+    ).returncode
+
+
+def _begin_anew(home: Path) -> None:
+    for left in (*home.glob("checkpoint-*"), *home.glob(RECORD)):
+        remove(home, left.name)
 
 
 def train_stored(home: Path, request: Request) -> None:
@@ -218,8 +230,7 @@ def train_stored(home: Path, request: Request) -> None:
             if not alone or isinstance(error, NotNow):
                 raise
             print(one_line(error), flush=True)  # to the run's log
-            for left in home.glob("checkpoint-*"):
-                remove(home, left.name)
+            _begin_anew(home)
             run()
 
 
