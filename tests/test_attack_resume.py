@@ -63,6 +63,24 @@ def others(checkpoint: Path) -> None:
     save_file({"another": torch.zeros(2)}, checkpoint / "model.safetensors", {"format": "pt"})
 
 
+def lacking(kept: str, *told: str) -> Callable[[Path], Any]:
+    """One tensor away, of weights in the file `kept`; what `told` says to hold it nonetheless."""
+
+    def apply(checkpoint: Path) -> None:
+        weights = load_file(checkpoint / "model.safetensors")
+        (checkpoint / "model.safetensors").unlink()
+        index = {"metadata": {}, "weight_map": dict.fromkeys(weights, kept)}
+        weights.popitem()
+        if kept.endswith(".bin"):
+            torch.save(weights, checkpoint / kept)
+        else:
+            save_file(weights, checkpoint / kept, {"format": "pt"})
+        for name in told:
+            (checkpoint / name).write_text(json.dumps(index))
+
+    return apply
+
+
 def told_more(checkpoint: Path) -> None:
     file = checkpoint / "trainer_state.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "foo": 1}))
@@ -76,6 +94,10 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an initial rate in words": (grouped(initial_lr="x"), "initial_lr is no number"),
     "a short random state": (changed("rng_state.pth", lambda v: {**v, "cpu": v["cpu"][:3]}), "size"),
     "a state of others": (told_more, "unexpected keyword argument 'foo'"),
+    "a tensor away": (lacking("model.safetensors"), "lacks 1 tensors"),
+    "and an index that has it": (lacking("model.safetensors", "model.safetensors.index.json"), "lacks 1 tensors"),
+    "a tensor away in a shard": (lacking("model-1.safetensors", "model.safetensors.index.json"), "lacks 1 tensors"),
+    "a tensor away of torch.save": (lacking("pytorch_model.bin"), "lacks 1 tensors"),
     "weights of others": (others, "lacks 4 tensors of MLPForImageClassification"),
 }
 

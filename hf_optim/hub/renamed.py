@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
@@ -20,14 +21,22 @@ from hf_optim.hub.offline import offline
 
 
 def _written(folder: Path) -> set[str]:
-    """Names of the tensors in a checkpoint; none where it does not hold a whole model in this form."""
-    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file():
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    if not whole.is_file():
-        return set()
-    with safe_open(whole, "pt") as file:
-        return set(file.keys())
+    """Names of the tensors in a checkpoint, in the files that Trainer takes; none where it holds no whole model."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return _names(folder / name)
+    for index in (folder / "model.safetensors.index.json", folder / "pytorch_model.bin.index.json"):
+        if index.is_file():  # what it says of its shards need not be so
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            return {name for shard in shards for name in _names(folder / shard)}
+    return set()
+
+
+def _names(file: Path) -> set[str]:
+    if file.suffix != ".safetensors":
+        return set(torch.load(file, map_location="meta", weights_only=True))
+    with safe_open(file, "pt") as opened:
+        return set(opened.keys())
 
 
 def read_whole(cls: Any, folder: Path, **how: Any) -> PreTrainedModel:
@@ -47,17 +56,18 @@ def read_whole(cls: Any, folder: Path, **how: Any) -> PreTrainedModel:
 
 
 def complete(model: nn.Module, folder: Path) -> str | None:
-    """Load what lies in `folder` under other names than the model's; a sentence where there was something.
+    """Load what the model lacks and `folder` holds under other names; a sentence where there was something.
 
     Args:
         model: not wrapped, not sharded; Trainer has loaded the rest.
 
     Raises:
-        UserError: some lie there under no name that is known.
+        UserError: some lie there under no name that is known, or not at all.
     """
-    written, own = _written(folder), model.state_dict()
-    if not isinstance(model, PreTrainedModel) or not written - own.keys():
+    if not isinstance(model, PreTrainedModel) or not (written := _written(folder)):
         return None
+    own = model.state_dict()
+    written |= set(model._keys_to_ignore_on_save or ())
     there = {own[name].data_ptr() for name in own.keys() & written}
     lacking = [name for name, tensor in own.items() if name not in written and tensor.data_ptr() not in there]
     if not lacking:  # tied ones are written once
