@@ -380,6 +380,11 @@ def test_links_of_a_checkpoint_lead_into_its_cache_or_nowhere(tmp_path: Path, el
     (snapshot / "model.safetensors").symlink_to(elsewhere / "mine")
     with pytest.raises(UserError, match="a link that leads elsewhere"):
         checkpoints.check_checkpoint(snapshot)
+    run = tmp_path / "models--a--b" / "run" / "checkpoint-2"  # beside which blobs are anybody's
+    run.mkdir(parents=True)
+    (run / "config.json").symlink_to("../../blobs/abc")
+    with pytest.raises(UserError, match="a link that leads elsewhere"):
+        checkpoints.check_checkpoint(run)
 
 
 def test_a_resumed_run_reads_no_shards_elsewhere(tmp_path: Path) -> None:

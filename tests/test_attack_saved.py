@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -369,3 +370,24 @@ def test_a_file_of_holes_makes_no_room_for_a_model(tmp_path: Path, interrupted: 
     (theirs / "config.json").write_text(json.dumps({**config, "inputs": 20_000_000}))
     with pytest.raises(UserError, match="counts beyond what its files hold"):
         checkpoints.from_folder(type("Any", (), {}), theirs)
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])
+def test_links_to_a_file_make_no_room_for_a_model(tmp_path: Path, interrupted: Path, link: Any) -> None:
+    checkpoint = shutil.copytree(interrupted / "checkpoint-2", tmp_path / "checkpoint-2")
+    (checkpoint / "padding").write_bytes(bytes(1 << 20))
+    for number in range(20):
+        link(checkpoint / "padding", checkpoint / f"model-{number}.safetensors")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "hidden_size": 15_000_000}))
+    with pytest.raises(UserError, match="counts beyond what its files hold"):
+        checkpoints.from_folder(type("Any", (), {}), checkpoint)
+
+
+def test_many_files_of_holes_are_as_one(tmp_path: Path, interrupted: Path) -> None:
+    checkpoint = shutil.copytree(interrupted / "checkpoint-2", tmp_path / "checkpoint-2")
+    for number in range(4):
+        with (checkpoint / f"model-{number}.safetensors").open("wb") as file:
+            file.truncate(1 << 29)
+    with pytest.raises(UserError, match="mostly holes"):
+        checkpoints.check_checkpoint(checkpoint)

@@ -115,16 +115,24 @@ def check_files(checkpoint: Path) -> None:
     snapshots/REVISION/x to blobs/HASH.
     """
     home = Path(os.path.realpath(checkpoint))  # `Path.resolve` fails where a link leads to itself
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    told = {}
     for path in _below(checkpoint):
         led = Path(os.path.realpath(path))
-        if path.is_symlink() and not (led.is_relative_to(home) or led.parent == home.parent.parent / "blobs"):
+        if path.is_symlink() and not (led.is_relative_to(home) or led.parent == blobs):
             raise UserError(f"checkpoint: {path} is a link that leads elsewhere: put the file itself there")
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
             raise UserError(f"checkpoint: {path} is no plain file")
         if path.suffix in READ_WHOLE and path.is_file() and path.stat().st_size > LARGEST:
             raise UserError(f"checkpoint: {path} has more than {LARGEST >> 20} MB")
-        if path.is_file() and _is_hollow(path):
-            raise UserError(f"checkpoint: {path} says to have {path.stat().st_size >> 30} GB and is mostly holes")
+        if path.is_file():
+            stat = path.stat()
+            told[stat.st_dev, stat.st_ino] = size, written = stat.st_size, 512 * stat.st_blocks
+            if _is_hollow(size, written):
+                raise UserError(f"checkpoint: {path} says to have {size >> 30} GB and is mostly holes")
+    size, written = (sum(part) for part in zip((0, 0), *told.values(), strict=True))
+    if _is_hollow(size, written):  # of many smaller ones
+        raise UserError(f"checkpoint: {checkpoint} says to have {size >> 30} GB and is mostly holes")
     # transformers takes it before a whole model
     if shard := next(checkpoint.glob("shard-*-model-*.safetensors"), None):
         raise UserError(f"checkpoint: {checkpoint} holds a process's part of a model ({shard.name}): save it whole")
@@ -136,10 +144,9 @@ def _below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in (*folders, *names))
 
 
-def _is_hollow(file: Path) -> bool:
-    """Whether most of a large file was never written: it costs nothing to send, and its whole length in memory."""
-    told = file.stat()
-    return told.st_size > 1 << 30 and 4 * 512 * told.st_blocks < told.st_size
+def _is_hollow(size: int, written: int) -> bool:
+    """Whether most of so many bytes was never written: it costs nothing to send, and its whole length in memory."""
+    return size > 1 << 30 and 4 * written < size
 
 
 def read_model(task: Task, name: str, checkpoint: Path) -> PreTrainedModel:
@@ -245,8 +252,8 @@ def _bounded(checkpoint: Path) -> Iterator[None]:
     """Within it a model of more parts, or numbers, than the files of the checkpoint can hold is a `UserError`, however
     its config.json calls what it counts: it would be built until memory ends.
     """
-    weights = [file for kind in WEIGHTS for file in checkpoint.glob(kind)]
-    held = sum(file.stat().st_size for file in weights if file.is_file())
+    weights = [file.stat() for kind in WEIGHTS for file in checkpoint.glob(kind) if file.is_file()]
+    held = sum({(file.st_dev, file.st_ino): file.st_size for file in weights}.values())  # links hold nothing more
     parts = numbers = 0
     config = read_mapping(checkpoint / "config.json")
     largest, labels = max(whole_numbers(config), default=0), config.get("num_labels")
