@@ -26,12 +26,15 @@ from hf_optim.errors import UserError, one_line
 from hf_optim.tasks.data import paragraphs
 from hf_optim.tasks.data.blocks import IGNORED, end_of
 from hf_optim.tasks.data.tokenizer import using
+from hf_optim.tasks.data.tokenizer_growth import GROWTH
 
 #: for tokenizers without a chat template of their own
 TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}Question: {{ message['content'] }}\nAnswer:"
     "{% else %} {{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
 )
+#: letters that a chat template may put around any conversation
+LARGEST_FRAME = 1 << 16
 Pair = tuple[str, str]
 
 
@@ -148,13 +151,16 @@ def encode(tokenizer: Any, pairs: Sequence[Pair], length: int) -> tuple[list[Enc
 def _text(tokenizer: Any, template: str | None, said: Sequence[tuple[str, str]]) -> str:
     messages = [{"role": role, "content": content} for role, content in said]
     try:
-        return str(
+        text = str(
             tokenizer.apply_chat_template(
                 messages, chat_template=template, tokenize=False, add_generation_prompt=len(said) == 1
             )
         )
     except Exception as error:  # a template is a program of Jinja's, which may raise anything
         raise UserError(f"tokenizer: its chat template cannot be used: {one_line(error)}") from error
+    if len(text) > LARGEST_FRAME + GROWTH * sum(len(content) for _, content in said):
+        raise UserError(f"tokenizer: its chat template makes a conversation {GROWTH} times longer: give another")
+    return text
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
