@@ -86,6 +86,11 @@ def told_more(checkpoint: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "foo": 1}))
 
 
+def told_less(checkpoint: Path) -> None:
+    file = checkpoint / "trainer_state.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "stateful_callbacks": {}}))
+
+
 DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "code": (changed("optimizer.pt", lambda _: Code()), "asks for .*system"),
     "code in random states": (changed("rng_state.pth", lambda _: Code()), "asks for .*system"),
@@ -94,6 +99,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an initial rate in words": (grouped(initial_lr="x"), "initial_lr is no number"),
     "a short random state": (changed("rng_state.pth", lambda v: {**v, "cpu": v["cpu"][:3]}), "size"),
     "a state of others": (told_more, "unexpected keyword argument 'foo'"),
+    "a state that Trainer could not write again": (told_less, "TrainerControl"),
     "a tensor away": (lacking("model.safetensors"), "lacks 1 tensors"),
     "and an index that has it": (lacking("model.safetensors", "model.safetensors.index.json"), "lacks 1 tensors"),
     "a tensor away in a shard": (lacking("model-1.safetensors", "model.safetensors.index.json"), "lacks 1 tensors"),

@@ -30,8 +30,8 @@ SAVED = (OPTIMIZER, SCHEDULE, "scaler.pt", RANDOM, "optimizer*.bin", "pytorch_mo
 #: what a run takes from Trainer's state beside `checkpoints.STATE`
 TOLD = {"max_steps?": int, "num_train_epochs?": float, "num_input_tokens_seen?": int, "total_flos?": float,
         "epoch?": (float, None), "train_batch_size?": (int, None), "best_metric?": (float, None),
-        "best_global_step?": (int, None), "best_model_checkpoint?": (str, None), "stateful_callbacks?": dict,
-        "trial_params?": None}  # fmt: skip
+        "best_global_step?": (int, None), "best_model_checkpoint?": (str, None),
+        "stateful_callbacks": {"TrainerControl": dict}, "trial_params?": None}  # fmt: skip
 EVERY = ("logging_steps", "eval_steps", "save_steps")
 
 
