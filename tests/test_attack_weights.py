@@ -249,3 +249,11 @@ def test_reading_a_model_asks_no_hub_whatever_seeks_it(tmp_path: Path, monkeypat
             Asks.from_pretrained(tmp_path)
         assert len(asked) == 1
         hub.shutdown()
+
+
+def test_what_says_how_to_generate_is_not_large_in_memory(tmp_path: Path) -> None:
+    """transformers took minutes and gigabytes for a hundred megabytes of empty lists."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "generation_config.json").write_text(f'{{"a": [{"[]," * 4_000_000}[]]}}')
+    with pytest.raises(UserError, match="generation_config.json cannot be read: .*values"):
+        checkpoints.check_checkpoint(tmp_path)

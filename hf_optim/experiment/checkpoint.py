@@ -74,6 +74,8 @@ def check_checkpoint(checkpoint: Path) -> None:
     if not (checkpoint / "config.json").is_file():
         raise UserError(f"checkpoint: {checkpoint} holds no config.json: give a folder such as RUN/checkpoint-432")
     check_files(checkpoint)
+    if (generation := checkpoint / "generation_config.json").exists():  # transformers reads it, however much it holds
+        read_mapping(generation)
     if asked := asks(read_mapping(checkpoint / "config.json")):
         raise UserError(f"checkpoint: {checkpoint}: its config.json asks for code or files of others ({asked})")
     if (checkpoint / ADAPTERS).exists():
