@@ -18,7 +18,7 @@ from tuning_fakes import YAML, even, expand, good_rate, one_in_vain, whole
 from hf_optim.core.safe_text import say
 from hf_optim.study.findings import naming, protocol, table, verdicts
 from hf_optim.study.folder import results as records
-from hf_optim.study.report import forest, recipe, sections, tables
+from hf_optim.study.report import forest, recipe, sections, tables, views
 from hf_optim.study.report import html as report
 from hf_optim.study.report.summary import headline, terms
 from hf_optim.study.statistics.paired import summarise
@@ -218,3 +218,14 @@ def test_a_share_with_a_tie_and_an_axis_that_is_not_even_say_so():
         row = forest.ForestRow("a", [high - 0.02, high], summarise([high - 0.02, high]), None, "")
         panel = forest.means([row], "test accuracy", "seeds", share=True)
         assert panel is not None and plain != ("(log error)" in panel.head)
+
+
+def test_a_study_of_two_tasks_with_a_bound_on_its_trials_steps_has_views(tmp_path: Path) -> None:
+    """Each view is of one task, whose plan does not say how long a trial on the other is: no report was made."""
+    more = "  - {task: vision, model: mlp, size: small, label: Other, overrides: {steps: 50}}\n"
+    text = YAML.replace("optimizers:", f"{more}optimizers:", 1).replace("trials: 6", "trials: 3\n  steps: 200")
+    folder = whole(expand(text), tmp_path, even)
+    found, task_tables = loaded(folder)
+    for task, shown in zip(found.plan.tasks, task_tables, strict=True):
+        seen = [view for _, view in views.variants(found, task, shown, ["test_accuracy", "train_loss"])]
+        assert len(seen) == 6 and {row.named for view in seen for row in view.rows} == {r.named for r in shown.rows}

@@ -158,11 +158,13 @@ def for_readers(tables: Sequence[TaskTable], names: Mapping[str, str]) -> list[T
     ]
 
 
-def build(results: Results) -> list[TaskTable]:
-    """The tables of every task, with the verdicts of the last complete look."""
+def build(results: Results, names: Mapping[str, str] | None = None) -> list[TaskTable]:
+    """The tables of every task, with the verdicts of the last complete look. `names` are what verdicts call the
+    optimizers, where `results` are a part of a study, whose plan does not tell that of the whole.
+    """
     plan, judgement = results.plan, results.standing.judgement
     ours = tuple(f"{o['label']}: {text}" for o in plan.optimizers for text in own_definitions(o["spec"]))
-    names = {o["label"]: naming.named(plan, o["label"]) for o in plan.optimizers}
+    names = names or {o["label"]: naming.named(plan, o["label"]) for o in plan.optimizers}
     below, tables = note(results), []
     for task in plan.tasks:
         label, greater = task["label"], bool(task["primary"]["greater_is_better"])

@@ -63,6 +63,7 @@ def variants(
     judgement = results.standing.judgement
     assert judgement is not None
     looks = [n for n in results.plan.looks if n <= judgement.units]
+    called = {row.optimizer: row.named for row in registered.rows}
     for number, metric in enumerate(names):
         better = declared(task, metric)
         assert better is not None
@@ -83,5 +84,5 @@ def variants(
             }
             judged = dataclasses.replace(judged, comparisons=compared)
             standing = dataclasses.replace(results.standing, judgement=judged, arms=outcomes)
-            (view,) = table.build(dataclasses.replace(results, plan=asked, standing=standing))
+            (view,) = table.build(dataclasses.replace(results, plan=asked, standing=standing), called)
             yield number, view
