@@ -11,6 +11,8 @@ import pytest
 from attack_parts import command
 from tuning_fakes import YAML, expand, whole
 
+from hf_optim.errors import UserError
+
 Plan = dict[str, Any]
 SMALL = YAML.replace("trials: 6", "trials: 2")
 REPEATED = SMALL.replace("seeds: 3\n", "").replace("trials: 2", "trials: 2\n  repetitions: [2, 3]")
@@ -30,7 +32,15 @@ def with_a_space_of_others(cell: Plan) -> None:
     cell["space"]["lr"] = ["choice", [7.0]]
 
 
-@pytest.mark.parametrize("lie", [with_more_trials, with_a_trial_outside, with_a_space_of_others, None])
+def with_another_rule(cell: Plan) -> None:
+    """What stood as SMARAN's was SGD's."""
+    cell["space"] = {"name": ["choice", ["sgd"]]}
+    cell["points"] = [{"name": "sgd"}] * len(cell["points"])
+
+
+@pytest.mark.parametrize(
+    "lie", [with_more_trials, with_a_trial_outside, with_a_space_of_others, with_another_rule, None]
+)
 def test_all_are_tuned_as_the_plan_says(lie: Callable[[Plan], None] | None, tmp_path: Path, capsys: Any) -> None:
     """One optimizer had more trials than all others, outside of what it was said to search, or was tuned twice."""
     study = whole(expand(SMALL), tmp_path / "study")
@@ -76,3 +86,8 @@ def test_a_searched_batch_size_needs_the_tasks_own(batch: Any, tmp_path: Path, c
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     code, _, err = command(capsys, "report", tmp_path)
     assert code == 2 and ("says no batch size of its own" in err or "batch: expected a whole number" in err)
+
+
+def test_an_optimizer_is_not_searched() -> None:
+    with pytest.raises(UserError, match="name is no setting"):
+        expand(SMALL.replace("SMARAN: {lr", "SMARAN: {name: {choices: [sgd, smaran]}, lr"))

@@ -265,7 +265,6 @@ def _searches(plan: Plan, store: RecordStore, units: int) -> Iterator[Search]:
         assert plan.tuning is not None
         task, spec = entry[cell["task"], cell["optimizer"]]
         trials, waiting = _trials(plan.tuning, cell, task, spec, store)
-        _check_measured(trials, task, store)
         choice = None
         if not waiting and all(trial.status for trial in trials):
             best = best_trial(trials, task["primary"]["greater_is_better"])
@@ -277,17 +276,19 @@ def _searches(plan: Plan, store: RecordStore, units: int) -> Iterator[Search]:
         )  # fmt: skip
 
 
-def _check_measured(trials: Sequence[Trial], task: Mapping[str, Any], store: RecordStore) -> None:
-    """Raise UserError for a task that does not record what its trials are chosen by; one record without it among
-    others is a trial that failed.
+def check_measured(plan: Plan, searches: Sequence[Search], store: RecordStore) -> None:
+    """Raise UserError where a search's trials do not record what they are chosen by: no further run would either. Who
+    reads a study takes such a trial for one that failed, as one among others is.
     """
-    metric = validation_metric(task)
-    if any(trial.status == "ok" for trial in trials):
-        return
-    for run in (trial.run for trial in trials if trial.status == "failed"):
-        record = store.record(run.id)
-        if record is not None and record["status"] == "ok" and metric not in record["metrics"]:
-            raise UserError(f"{run.task} records no {metric}, so that it cannot be tuned: remove runs/{run.id}")
+    metrics = {task["label"]: validation_metric(task) for task in plan.tasks}
+    for search in searches:
+        metric = metrics[search.task]
+        if any(trial.status == "ok" for trial in search.trials):
+            continue
+        for run in (trial.run for trial in search.trials if trial.status == "failed"):
+            record = store.record(run.id)
+            if record is not None and record["status"] == "ok" and metric not in record["metrics"]:
+                raise UserError(f"{run.task} records no {metric}, so that it cannot be tuned: remove runs/{run.id}")
 
 
 def best_trial(trials: Sequence[Trial], greater: bool) -> Trial | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
-from hf_optim.study.folder.stages import State, validation_metric
+from hf_optim.study.folder.stages import State, check_measured, validation_metric
 from hf_optim.study.folder.standing import standing
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import journal as tuning_log
@@ -43,13 +43,14 @@ def follow(plan: Plan, folder: Path) -> Iterator[Stage]:
     executes its `todo` before the next is asked for. The last is always given, with an empty `todo` if nothing is left.
 
     Raises:
-        UserError: a run has a record that cannot be used.
+        UserError: a run has a record that cannot be used, or trials that record nothing to choose by.
     """
     before: tuple[Run, ...] | None = None
     while True:
         store = RecordStore(folder)
         stands = standing(plan, store)
         now = stands.state
+        check_measured(plan, now.searches, store)
         runs = now.after_tuning if now.settled else _trials(now)
         if plan.tuning is not None:
             tuning_log.update(plan, now.searches, folder)

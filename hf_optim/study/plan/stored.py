@@ -194,7 +194,8 @@ def _cells(data: Mapping[str, Any], file: str) -> None:
     for cell in data.get("tuning", {}).get("cells", ()):
         space, points = cell["space"], cell["points"]
         fine = (cell["task"], cell["optimizer"]) in there and all(map(_searched, space.values()))
-        fine &= "run" not in space  # what is searched of a run is one of its settings
+        # What is searched is a setting: of the rule that the label names, of its base, or of the run.
+        fine &= not any(key.rpartition(".")[2] in ("name", "base", "run") for key in space)
         fine &= len(points) == (data["tuning"]["trials"] if space else 0)
         fine &= (key := (cell["task"], cell["optimizer"], cell["seed"], cell.get("budget", 1.0))) not in seen
         seen.add(key)

@@ -283,6 +283,8 @@ def _read_space(source: Source, where: Where, value: Any, prefix: str) -> Space:
     space: Space = {}
     for key, entry in value.items():
         here = (*where, key)
+        if key == "name":
+            raise source.error(here, "name is no setting: list each optimizer by itself, under a label of its own")
         if key == "base" or (key == "run" and not prefix):
             space |= _read_space(source, here, entry, f"{prefix}{key}.")
         elif isinstance(entry, dict):
