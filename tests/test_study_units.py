@@ -327,6 +327,15 @@ def test_budgets_are_multiplied_in_passes_or_seconds_too(tmp_path: Path) -> None
         expand(spent.replace("passes: 120", "passes: 500") + "speedup: {budgets: [1, 2], in: passes}\n")
 
 
+def test_a_task_without_the_baseline_has_no_speed_ups_and_needs_no_seconds(tmp_path: Path) -> None:
+    """Of a study that was taken as it stands no report was made."""
+    alone = "  - {task: vision, model: mlp, size: small, label: Other, only: [SMARAN], overrides: {steps: 100}}\n"
+    text = YAML[: YAML.index("tuning:")].replace("optimizers:", f"{alone}optimizers:", 1)
+    text = text.replace("{steps: 100}", "{steps: 100, seconds: 8.0}", 1)
+    whole(expand(text + "speedup: {budgets: [0.5, 1], in: seconds}\n"), tmp_path, even)
+    assert {row.task for row in speedups.speedups(records.load(tmp_path))} == {"MLP"}
+
+
 def test_what_was_measured_before_training_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_study(tmp_path, labels=("adamw",), seeds=1)
     store = RecordStore(folder)

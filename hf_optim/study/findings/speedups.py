@@ -46,10 +46,12 @@ def speedups(results: Results) -> list[Row]:
         if budget != 1
     }
     unit = str(plan.speedup.get("in", "steps"))
+    # A task without the baseline has nothing to be faster than, and need not say how much of the unit its runs have.
+    tasks = {task["label"]: task for task in plan.tasks if plan.baseline in task["only"]}
     every = [*now.runs, *(budgeted.run for budgeted in now.budgets)] if unit != "steps" else []
-    ended = [(run.task, run.optimizer) for run in every if _unspent(results, run, unit)]
+    ended = [(run.task, run.optimizer) for run in every if run.task in tasks and _unspent(results, run, unit)]
     rows = []
-    for task in plan.tasks:
+    for task in tasks.values():
         key = task["label"], plan.baseline
         base = {b: results.standing.arms.get(key, Arm()) if b == 1 else at[b].get(key, Arm()) for b in budgets}
         for label in task["only"]:
