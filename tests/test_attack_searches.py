@@ -11,9 +11,11 @@ import pytest
 from attack_parts import command
 from tuning_fakes import YAML, expand, whole
 
+from hf_optim.core import importing
 from hf_optim.errors import UserError
 
 Plan = dict[str, Any]
+PLAIN = YAML[: YAML.index("tuning:")]
 SMALL = YAML.replace("trials: 6", "trials: 2")
 REPEATED = SMALL.replace("seeds: 3\n", "").replace("trials: 2", "trials: 2\n  repetitions: [2, 3]")
 BLOCKS = SMALL + "speedup: {budgets: [0.5, 1]}\nvariance: {seeds: 3, optimizers: [SMARAN]}\n"
@@ -91,3 +93,17 @@ def test_a_searched_batch_size_needs_the_tasks_own(batch: Any, tmp_path: Path, c
 def test_an_optimizer_is_not_searched() -> None:
     with pytest.raises(UserError, match="name is no setting"):
         expand(SMALL.replace("SMARAN: {lr", "SMARAN: {name: {choices: [sgd, smaran]}, lr"))
+
+
+@pytest.mark.parametrize("key", ["run", "name", "base", "base.run"])
+def test_the_grid_of_an_optimizer_of_ones_own_is_of_a_setting(key: str, tmp_path: Path, capsys: Any) -> None:
+    """Whatever a plan called it was taken for a setting of a class whose file nobody runs: a traceback of every command
+    for one, a refusal of the whole study for others.
+    """
+    text = PLAIN.replace("- adamw\n", "- adamw\n  - {name: 'mine.py:Mine', label: mine}\n")
+    with importing.refused("nobody asked"):
+        plan = json.loads(json.dumps(expand(text + "sensitivity: {key: lr}\n").to_dict()))
+    plan["sensitivity"]["key"] = key
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    code, _, err = command(capsys, "report", tmp_path)
+    assert (code, err) == (0, "")

@@ -253,6 +253,11 @@ def _complete(source: Source, here: Where, entry: dict[str, Any]) -> None:
     entry["data"] = path
 
 
+def is_setting(key: str) -> bool:
+    """Whether "lr" or "base.lr" can be a setting of a rule, its base or the run, and says not which of these it is."""
+    return key.rpartition(".")[2] not in ("name", "base", "run")
+
+
 def split_setting(spec: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """A setting as the optimizer's own specification, and what it says of the run (`run: {schedule: ...}`)."""
     return {key: value for key, value in spec.items() if key != "run"}, spec.get("run") or {}

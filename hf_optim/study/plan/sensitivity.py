@@ -17,7 +17,7 @@ from typing import Any
 
 from hf_optim import registry
 from hf_optim.study.plan import extent
-from hf_optim.study.plan.entries import PlanCell
+from hf_optim.study.plan.entries import PlanCell, is_setting
 from hf_optim.study.plan.source import Source, Where
 
 KEYS = ("key", "values", "seeds")
@@ -46,8 +46,8 @@ def read(source: Source, value: Any, cells: Sequence[PlanCell], seeds: Sequence[
 
 def rate_key(spec: Mapping[str, Any], key: str) -> str | None:
     """Where `spec` has the hyper-parameter `key`: "lr", "base.lr", or None where it has none."""
-    if ":" in spec["name"]:
-        return key
+    if ":" in spec["name"]:  # whose settings only its code knows
+        return key if is_setting(key) else None
     info = registry.info(spec["name"])
     if key in info.defaults or key in info.required:
         return key

@@ -13,6 +13,7 @@ from hf_optim.core.shape import Each
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec, id_of
 from hf_optim.study.plan import units
+from hf_optim.study.plan.entries import is_setting
 from hf_optim.study.plan.tuning import PRUNERS, SAMPLERS, SOURCE
 from hf_optim.study.plan.variance import SOURCES
 
@@ -194,8 +195,7 @@ def _cells(data: Mapping[str, Any], file: str) -> None:
     for cell in data.get("tuning", {}).get("cells", ()):
         space, points = cell["space"], cell["points"]
         fine = (cell["task"], cell["optimizer"]) in there and all(map(_searched, space.values()))
-        # What is searched is a setting: of the rule that the label names, of its base, or of the run.
-        fine &= not any(key.rpartition(".")[2] in ("name", "base", "run") for key in space)
+        fine &= all(map(is_setting, space))
         fine &= len(points) == (data["tuning"]["trials"] if space else 0)
         fine &= (key := (cell["task"], cell["optimizer"], cell["seed"], cell.get("budget", 1.0))) not in seen
         seen.add(key)
