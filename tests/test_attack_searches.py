@@ -13,6 +13,7 @@ from tuning_fakes import YAML, expand, whole
 
 from hf_optim.core import importing
 from hf_optim.errors import UserError
+from hf_optim.study.launch.beginning import prepare
 
 Plan = dict[str, Any]
 PLAIN = YAML[: YAML.index("tuning:")]
@@ -107,3 +108,13 @@ def test_the_grid_of_an_optimizer_of_ones_own_is_of_a_setting(key: str, tmp_path
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     code, _, err = command(capsys, "report", tmp_path)
     assert (code, err) == (0, "")
+
+
+def test_a_plan_that_nobody_could_read_again_is_not_begun(tmp_path: Path) -> None:
+    """A YAML's choices may be longer than settings are, which is known once they are drawn."""
+    long = [round((i + 1) / 1100, 5) for i in range(1000)]
+    choices = f"SMARAN: {{run: {{schedule: {{choices: [{{name: multistep, at: {long}}}]}}}}, lr"
+    plan = expand(SMALL.replace("SMARAN: {lr", choices))
+    with pytest.raises(UserError, match="the settings of 'SMARAN' on 'MLP' are longer than 5,000 characters"):
+        prepare(plan, "", tmp_path / "study")
+    assert not (tmp_path / "study").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,9 +24,10 @@ def prepare(
     """Writes study.yaml, plan.json and the question; `retry_failed` removes the records of runs that failed. Gives the
     name under which a study.yaml of other content is kept that was not written here; empty where none was.
 
-    Raises UserError if the folder holds a plan with runs that are not in this one, unless `accept_change`; and if it
-    holds anything else, or cannot be written.
+    Raises UserError if the folder holds a plan with runs that are not in this one, unless `accept_change`; if it
+    holds anything else, or cannot be written; and if the plan could not be read back.
     """
+    Plan.from_dict(json.loads(json.dumps(plan.to_dict())), plan.name)  # else it would be found after hours of runs
     try:
         _check_place(folder, source_text)
         with alone(folder, PLAN):
