@@ -1,0 +1,103 @@
+"""The new folder of a published copy, or of a merge: there when all of it is, and in nobody's place."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_fakes import make_study
+
+from hf_optim.commands.main import main
+from hf_optim.errors import UserError
+from hf_optim.experiment import files, leftovers
+from hf_optim.study.folder.publish import publish
+
+KILLED = """
+import os, signal, sys
+from hf_optim.commands.main import main
+from hf_optim.study import conduct
+conduct.finish = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+main(["publish", *sys.argv[1:]])
+"""
+
+
+def test_a_publish_that_is_killed_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    study, into = make_study(tmp_path / "study", seeds=2), tmp_path / "public"
+    killed = subprocess.run([sys.executable, "-c", KILLED, study, into], check=False)
+    (left,) = tmp_path.glob(".public.*.tmp")
+    assert killed.returncode == -signal.SIGTERM and (left / "plan.json").is_file() and not into.exists()
+    own = tmp_path / f".other.{'0' * 32}.tmp"
+    own.mkdir()
+    assert main(["publish", str(study), str(into)]) == 0
+    assert (into / "README.md").is_file() and {*tmp_path.iterdir()} == {study, into, own}
+
+
+def test_what_another_publish_is_at_stays(tmp_path: Path) -> None:
+    with files.whole_folder(tmp_path, "public") as (writing, _):
+        leftovers.sweep_folders(tmp_path, "public")
+        assert writing.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["public"]
+
+
+def test_the_current_folder_is_no_place_to_publish_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for here in (".", "../here"):
+        assert main(["publish", str(make_study(tmp_path / "study", seeds=2)), here]) == 2
+        assert "is the current folder" in capsys.readouterr().err
+
+
+def test_what_somebody_puts_into_the_new_folder_meanwhile_stays(tmp_path: Path) -> None:
+    study, into = make_study(tmp_path / "study", seeds=2), tmp_path / "public"
+
+    def meanwhile(*_: object) -> None:
+        into.mkdir()
+        (into / "mine").write_text("mine")
+
+    with pytest.raises(UserError, match="not empty"):
+        publish(study, into, meanwhile)
+    assert [path.name for path in into.iterdir()] == ["mine"] and not [*tmp_path.glob(".public*")]
+
+
+def test_a_sample_that_the_disk_has_no_room_for_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The copy took its place without it, and the command gave 0."""
+    study = make_study(tmp_path / "study", ("adamw",), seeds=1)
+    (home,) = (study / "runs").iterdir()
+    (home / "samples").mkdir()
+    (home / "samples" / "a.txt").write_text("text")
+    record = json.loads((home / "record.json").read_text())
+    (home / "record.json").write_text(json.dumps({**record, "samples": ["samples/a.txt"]}))
+    whole = files.whole
+
+    def full(folder: Path, name: str) -> Any:
+        if name == "samples/a.txt":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(folder, name)
+
+    monkeypatch.setattr(files, "whole", full)
+    assert main(["publish", str(study), str(tmp_path / "public")]) == 2
+    assert "the disk is full" in capsys.readouterr().err and not (tmp_path / "public").exists()
+
+
+@pytest.mark.parametrize("command", [["publish", "study", "new"], ["results", "study", "--merge", "new"]])
+def test_an_empty_folder_is_as_open_to_others_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """One made for oneself alone was replaced by one that everybody reads."""
+    monkeypatch.chdir(tmp_path)
+    make_study(tmp_path / "study", ("adamw",), seeds=1)
+    (tmp_path / "new").mkdir(mode=0o700)
+    assert main(command) == 0
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700 and (tmp_path / "new" / "report.html").is_file()
