@@ -58,7 +58,7 @@ def uninterrupted(step: Function) -> Function:
 
     @functools.wraps(step)
     def whole(self: Any, closure: Any = None, *, loss: Any = None, evaluate: Any = None) -> Any:
-        given = [f if f is None else interruptible(f) for f in (closure, evaluate)]
+        given = [interruptible(f) if callable(f) else f for f in (closure, evaluate)]
         with Uninterrupted():
             return step(self, given[0], loss=loss, evaluate=given[1])
 
