@@ -34,15 +34,10 @@ def edited(folder: Path, text: str) -> bool:
 
 def keep(folder: Path) -> str:
     """Gives the study.yaml of `folder` a name that no other YAML there has, which is returned."""
-    name = free(folder)
+    names = (f"study-{number}.yaml" for number in itertools.count(1))
+    name = next(name for name in names if not os.path.lexists(folder / name))
     os.rename(folder / STUDY, folder / name)
     return name
-
-
-def free(folder: Path) -> str:
-    """A name that no other YAML of the folder has."""
-    names = (f"study-{number}.yaml" for number in itertools.count(1))
-    return next(name for name in names if not os.path.lexists(folder / name))
 
 
 def _written(folder: Path) -> object:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hf_optim.core import shape
 from hf_optim.core.shape import Each
@@ -81,11 +81,8 @@ class RecordStore:
         is unreadable, and so is one with more names than a table of the plan's runs has room for.
         """
         self._judged_by = {(task["task"], task["model"], task["size"]): task["primary"] for task in plan.tasks}
-        self._most_names = room(plan)
-
-    def names(self, where: Literal["records", "histories"]) -> set[str]:
-        """The names of figures and settings in what was asked for and is ours."""
-        return self._names[where]
+        trials = sum(len(cell["points"]) for cell in (plan.tuning or {}).get("cells", ()))
+        self._most_names = most_names(len(plan.runs) + trials)
 
     def home(self, run_id: str) -> Path:
         """The folder of a run."""
@@ -172,12 +169,6 @@ class RecordStore:
             before = itertools.takewhile(lambda row: row.get("step") == 0, rows)  # rows ascend
             self._untrained[run_id] = {k: v for row in reversed([*before]) for k, v in row.items()}  # the first counts
         return number(self._untrained[run_id].get(metric))
-
-
-def room(plan: Plan) -> int:
-    """How many names of figures and settings the records of a plan may have."""
-    trials = sum(len(cell["points"]) for cell in (plan.tuning or {}).get("cells", ()))
-    return most_names(len(plan.runs) + trials)
 
 
 def _read(folder: Path, run_id: str) -> dict[str, Any]:

@@ -178,7 +178,6 @@ class Plan:
                 **{key: data[key] for key in BLOCKS if key in data},
             )
             check_runs(plan, file)
-            check_searches(plan, file)
             return plan
         except (KeyError, TypeError) as error:
             raise UserError(f"{file}: not the plan of a study ({type(error).__name__}: {error})") from None
@@ -333,17 +332,6 @@ def check_runs(plan: Plan, where: str) -> None:
             raise UserError(f"{place} is planned with other settings than its task and its optimizer have")
         if (twin := twins.setdefault(run.id, run)) is not run:
             raise UserError(f"{place} is the same run as {twin.optimizer!r} on {twin.task!r}")
-
-
-def check_searches(plan: Plan, where: str) -> None:
-    """Raise a UserError that begins with `where` unless a tuned plan has a search for every judged run's settings."""
-    cells = plan.tuning["cells"] if plan.tuning else ()
-    there = {(cell["task"], cell["optimizer"], cell["seed"]) for cell in cells if cell.get("budget", 1.0) == 1}
-    seeds = dict.fromkeys(map(plan.tuning_seed, range(plan.looks[-1]))) if plan.tuning else ()
-    for task, label, _ in plan.cells():
-        home = task.get("settings") or task["label"]
-        if lacking := [seed for seed in seeds if (home, label, seed) not in there]:
-            raise UserError(f"{where}: tuning: the cell of {label!r} on {home!r} with seed {lacking[0]} is missing")
 
 
 def most_names(runs: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.resources import files
@@ -64,7 +65,8 @@ def _counts(results: Results, run: Run, record: Mapping[str, Any]) -> str:
         return ""
     metric = validation_metric(next(task for task in results.plan.tasks if task["label"] == run.task))
     before, after = results.store.untrained(run.id, metric), _text(record["metrics"].get(metric))
-    told = f"It counts as failed: {metric} is {after}, no better than untrained ({_text(before)})."
+    own = "" if math.isnan(before) else f" ({_text(before)})"  # else another run of the seed has measured it
+    told = f"It counts as failed: {metric} is {after}, no better than untrained{own}."
     return f'<p class="bad">{escape(told)}</p>'
 
 
