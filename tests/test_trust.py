@@ -273,10 +273,12 @@ def test_a_journal_that_is_not_ours_is_set_aside(tmp_path: Path) -> None:
 
     planned = expand()
     (tmp_path / "s").mkdir()
-    for text in ('{"op_code": 99}\n', '{"op_code": 0, "worker_id": "x"}\n', "[]\n", '{"op_code": 4, "trial_id": 7}\n'):
+    theirs = ['{"op_code": 99}\n', '{"op_code": 0, "worker_id": "x"}\n', "[]\n", '{"op_code": 4, "trial_id": 7}\n']
+    for text in theirs:
         (tmp_path / "s" / "tuning.journal").write_text(text)
         whole(planned, tmp_path / "s")
-        assert (tmp_path / "s" / "tuning.damaged").read_text() == text
+    kept = ["tuning.damaged", *(f"tuning-{number}.damaged" for number in (2, 3, 4))]
+    assert [(tmp_path / "s" / name).read_text() for name in kept] == theirs  # none in another's place
 
 
 def test_a_journal_in_which_others_trials_wait_is_set_aside(tmp_path: Path) -> None:

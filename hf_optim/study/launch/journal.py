@@ -8,7 +8,9 @@ that is killed while it writes spoils nothing.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import stat
 import warnings
 from collections.abc import Mapping, Sequence
@@ -43,7 +45,7 @@ def update(plan: Plan, searches: Sequence[Search], folder: Path) -> None:
             except UserError:
                 raise
             except Exception:  # whatever Optuna says of a journal that is not one of ours: it is set aside, not lost
-                (folder / FILE).replace((folder / FILE).with_suffix(".damaged"))
+                _set_aside(folder / FILE)
                 _bring_up(folder / FILE, searches, greater)
     finally:
         optuna.logging.set_verbosity(before)
@@ -138,7 +140,7 @@ def _repair(path: Path) -> None:
     if not path.exists():
         return
     if path.stat().st_size > LARGEST:
-        path.replace(path.with_suffix(".damaged"))
+        _set_aside(path)
         return
     text = path.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
@@ -149,4 +151,11 @@ def _repair(path: Path) -> None:
         for line in whole.splitlines():
             json.loads(line)
     except ValueError:
-        path.replace(path.with_suffix(".damaged"))
+        _set_aside(path)
+
+
+def _set_aside(path: Path) -> None:
+    """Under a name that nothing has: what was set aside before may be somebody's, too."""
+    names = itertools.chain([".damaged"], (f"-{number}.damaged" for number in itertools.count(2)))
+    free = (path.with_name(path.stem + name) for name in names)
+    path.replace(next(other for other in free if not os.path.lexists(other)))
