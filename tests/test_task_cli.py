@@ -157,6 +157,18 @@ def test_what_no_run_of_ours_left_is_not_removed(tmp_path, capsys, name, more) -
     assert task_cli.main([*argv, "--overwrite"]) == 0
 
 
+def test_what_lies_after_the_checkpoint_that_it_goes_on_from_is_not_written_over(tmp_path, capsys) -> None:
+    argv = [*VISION, "--size", "smoke", "--steps", "4", "--checkpoint-every", "2", "--quiet", "--output", str(tmp_path)]
+    assert task_cli.main(argv) == 0
+    for name in ("record.json", "spec.json", "history.jsonl", "checkpoint-4/scheduler.pt"):
+        (tmp_path / name).unlink()
+    (tmp_path / "checkpoint-4" / "mine.txt").write_text("mine")
+    assert task_cli.main([*argv, "--resume"]) == 2
+    assert "holds checkpoint-4, which would be removed" in capsys.readouterr().err
+    (tmp_path / "checkpoint-4").rename(tmp_path / "checkpoint-best")
+    assert task_cli.main([*argv, "--resume"]) == 0 and (tmp_path / "checkpoint-best" / "mine.txt").exists()
+
+
 def test_an_interrupted_run_is_begun_anew_in_its_own_folder(tmp_path, monkeypatch) -> None:
     """What was sampled before it was killed is no stranger's: the folder is called by the run's id."""
     monkeypatch.chdir(tmp_path)
