@@ -27,7 +27,7 @@ from hf_optim.experiment import resuming
 from hf_optim.experiment.configuration import configuration
 from hf_optim.experiment.task import load
 from hf_optim.hub.renamed import read_whole
-from hf_optim.tasks.models.language import fits
+from hf_optim.tasks.models.language import fits, pretrained
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,38 @@ def test_texts_that_no_model_of_its_kind_has_do_not_reach_transformers(tmp_path:
         checkpoints.from_folder(AutoModelForCausalLM, tmp_path)
 
 
+def gpt2(folder: Path, **told: Any) -> None:
+    """A small GPT-2 in a folder, whose config.json says more."""
+    shape = GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=16, n_positions=8, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(shape).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **told}))
+
+
+def test_a_configuration_takes_the_place_of_no_method(tmp_path: Path) -> None:
+    """A number of its name made `config.save_pretrained` one: the run failed at its first checkpoint."""
+    gpt2(tmp_path, save_pretrained=1, get_text_config=[], keys_to_ignore_at_inference=7)
+    model = checkpoints.from_folder(AutoModelForCausalLM, tmp_path)
+    model.save_pretrained(tmp_path / "again")
+    assert not hasattr(model.config, "keys_to_ignore_at_inference")
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [("generation_config.json", {"save_pretrained": "x"}), ("config.json", {"distributed_config": {"tp_size": 2}})],
+)
+def test_a_model_that_could_not_be_kept_is_refused_before_it_is_trained(
+    tmp_path: Path, file: str, told: dict[str, Any]
+) -> None:
+    gpt2(tmp_path)
+    facts = {"vocabulary": 16, "block": 8, "fingerprint": ""}
+    pretrained(str(tmp_path), facts)
+    before = json.loads((tmp_path / file).read_text()) | {"_from_model_config": False}
+    (tmp_path / file).write_text(json.dumps(before | told))
+    with pytest.raises(UserError, match="what its JSON files say of the model cannot be written"):
+        pretrained(str(tmp_path), facts)
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama", "qwen2", "mistral", "phi3", "opt", "gemma3", "llama4"])
 def test_what_a_kind_of_model_declares_is_read_whole(tmp_path: Path, kind: str) -> None:
     saved = CONFIG_MAPPING[kind]()
@@ -170,7 +202,7 @@ def test_a_model_that_sees_what_it_is_to_predict_is_refused(
         fits(checkpoints.from_folder(AutoModelForCausalLM, tmp_path), facts)
 
 
-@pytest.mark.parametrize("asked", [{"image_shape": 3}, {"keys_to_ignore_at_inference": 1}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize("asked", [{"image_shape": 3}, {"dtype": "bfloat16"}])
 def test_a_model_that_cannot_be_judged_is_one_line(
     theirs: Path, interrupted: Path, capsys: pytest.CaptureFixture[str], asked: dict[str, Any]
 ) -> None:
@@ -207,8 +239,7 @@ def test_layers_that_share_their_weights_are_run_some_times_and_not_without_end(
         checkpoints.from_folder(AlbertForPreTraining, tmp_path)(input_ids=ids)
     assert not torch.nn.modules.module._global_forward_pre_hooks
     monkeypatch.setattr(checkpoints, "MOST_TURNS", 0)  # of a language model it is seen before anything is trained
-    shape = GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=16, n_positions=8, bos_token_id=0, eos_token_id=0)
-    GPT2LMHeadModel(shape).save_pretrained(tmp_path / "gpt2")
+    gpt2(tmp_path / "gpt2")
     with pytest.raises(UserError, match="in one pass"):
         fits(checkpoints.from_folder(GPT2LMHeadModel, tmp_path / "gpt2"), {"vocabulary": 16, "block": 8})
 

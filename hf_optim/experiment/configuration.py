@@ -39,7 +39,7 @@ def asks(config: Any) -> str:
 def configuration(cls: Any, folder: Path) -> PretrainedConfig:
     """What `cls.from_pretrained(folder)` takes for its configuration, without texts that its kind does not declare:
     transformers makes an attribute of any key, and of some a place where it looks for code. Numbers stay, since older
-    releases had keys (`rope_theta`) that are read and declared nowhere.
+    releases had keys (`rope_theta`) that are read and declared nowhere, but in the place of what a kind itself has.
 
     Raises:
         UserError: `cls` goes by the kind that config.json names (transformers' `Auto...`), and there is none.
@@ -61,11 +61,13 @@ def _declared(kind: Any, told: Mapping[str, Any]) -> dict[str, Any]:
         names |= {name for name in vars(kind()) if not name.startswith("_")}
     names |= {name for name in dir(kind) if isinstance(getattr(kind, name, None), property) and name[0] != "_"}
     names |= kind.attribute_map.keys()
+    # its methods, what holds for all of its kind, and what Trainer leaves out of an evaluation
+    own = {*dir(kind), "keys_to_ignore_at_inference"} - names - {"model_type"}
     inner = getattr(kind, "sub_configs", {})
     return {
         key: _inner(inner[key], value) if key in inner and isinstance(value, dict) else value
         for key, value in told.items()
-        if key in inner or key in names or key in _OURS or not _has_text(value)
+        if key in inner or key in names or key in _OURS or not (key in own or _has_text(value))
     }
 
 

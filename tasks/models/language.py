@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from transformers import (
     TrainerCallback,
 )
 
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, one_line
 from hf_optim.experiment.checkpoint import from_folder
+from hf_optim.experiment.evaluator import quiet
 from hf_optim.tasks.data.saved_tokenizer import read_tokenizer
 from hf_optim.tasks.models.lstm import LSTMConfig, LSTMForCausalLM
 
@@ -62,6 +64,7 @@ def tokenizer_of(checkpoint: str | None) -> Any:
 def pretrained(checkpoint: str, facts: Mapping[str, Any]) -> PreTrainedModel:
     """The model of a folder, in float32."""
     network: Any = from_folder(AutoModelForCausalLM, Path(checkpoint), dtype=torch.float32)
+    _check_written(network, checkpoint)
     if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(network.forward).parameters.values()):
         raise UserError(
             f"checkpoint: {type(network).__name__} takes no further arguments in forward: it is not supported"
@@ -71,6 +74,20 @@ def pretrained(checkpoint: str, facts: Mapping[str, Any]) -> PreTrainedModel:
     if mark not in (None, facts["fingerprint"]):
         raise UserError(f"checkpoint: the tokenizer in {checkpoint} is not the one that its model was trained with")
     return settled(network)
+
+
+def _check_written(model: PreTrainedModel, checkpoint: str) -> None:
+    """Raise a `UserError` for a model whose files hold what transformers reads and cannot write again, in its
+    config.json or generation_config.json: the run would fail at its first checkpoint.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            model.save_pretrained(folder, state_dict={})
+    except OSError:
+        raise
+    except Exception as error:  # of any kind
+        why = f"cannot be written with a run's checkpoints: {one_line(error)}"
+        raise UserError(f"checkpoint: {checkpoint}: what its JSON files say of the model {why}") from error
 
 
 def settled(model: PreTrainedModel) -> PreTrainedModel:
