@@ -75,9 +75,10 @@ def test_a_claim_leaves_its_folder_neither_to_read_nor_to_write(
     for place in ("../home", str(elsewhere), ".."):
         moved = claim(tmp_path, small={"commands": {place: ["landscape", "beale"]}})
         assert "no name of a folder below" in command(capsys, "reproduce", moved, "--output", tmp_path / "out")[2]
-    (tmp_path / "out" / "b").symlink_to(elsewhere)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "b").symlink_to(elsewhere)
     moved = claim(tmp_path, small={"commands": {"b": ["landscape", "beale", "--steps", "1"]}})
-    assert "not written through" in command(capsys, "reproduce", moved, "--output", tmp_path / "out")[2]
+    assert "not written through" in command(capsys, "reproduce", moved, "--output", tmp_path / "new")[2]
     assert [path.name for path in elsewhere.iterdir()] == ["mine.csv"]
 
 
@@ -112,6 +113,26 @@ def test_a_claim_writes_over_nothing_of_others(tmp_path: Path, capsys: pytest.Ca
     code, _, error = command(capsys, "reproduce", "agr-theorem42", "--page", "--output", out)
     assert code == 2 and "holds the reproduction of agr-theorem41 at size small" in error
     assert (out / "reproduction.md").read_text() == page
+
+
+def test_a_claim_of_the_same_name_writes_over_nothing_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder is called by the claim's name, which any file may say: a finished reproduction was gone."""
+    monkeypatch.chdir(tmp_path)
+    own = ("reproduce", CLAIM["name"])
+    assert command(capsys, *own)[0] == 0
+    (out,) = (tmp_path / "reproductions").iterdir()
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    theirs = claim(tmp_path, small={**CLAIM["small"], "commands": {"beale": ["landscape", "beale"]}})
+    for more in ((), ("--page",)):
+        code, _, error = command(capsys, "reproduce", theirs, *more)
+        assert code == 2 and f"a claim that is called {CLAIM['name']}, too" in error
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert command(capsys, *own, "--page")[0] == 0 and command(capsys, "reproduce", claim(tmp_path), "--page")[0] == 0
+    told = json.loads((out / "reproduction.json").read_text())
+    (out / "reproduction.json").write_text(json.dumps({k: v for k, v in told.items() if k != "tables"}))  # as in 0.1
+    assert command(capsys, "reproduce", claim(tmp_path), "--page")[0] == 2 and command(capsys, *own, "--page")[0] == 0
 
 
 @pytest.mark.parametrize("wrong", [None, 5, [[]], {"a": {"b": 1}}, 10**30, "\x1b[31m"])

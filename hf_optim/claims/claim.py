@@ -89,6 +89,11 @@ class Setting:
     stands_for: Mapping[str, list[str]] = field(default_factory=dict)
     noise: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def tables(self) -> dict[str, Any]:
+        """What makes the tables of one without a study, as plain data."""
+        return {"commands": {place: list(words) for place, words in self.commands.items()}, "checks": [*self.checks]}
+
 
 @dataclass(frozen=True)
 class Claim:

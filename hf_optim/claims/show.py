@@ -159,6 +159,7 @@ def plain(outcome: Outcome) -> dict[str, Any]:
     return {
         "claim": outcome.claim.name,
         "size": outcome.size,
+        **({"tables": outcome.claim.settings[outcome.size].tables} if results is None else {}),
         "seeds": [] if results is None else list(results.plan.seeds),
         "runs": None if results is None else [len(results.records), len(results.plan.runs)],
         "differs": list(outcome.differences),

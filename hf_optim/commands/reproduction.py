@@ -192,6 +192,13 @@ def _check_place(chosen: claims.Claim, options: Options, folder: Path) -> None:
         if (standing["claim"], standing["size"]) != (chosen.name, options.size):
             what = f"{standing['claim']} at size {standing['size']}"
             raise UserError(f"{folder} holds the reproduction of {what}: choose another --output")
+        own = chosen.settings[options.size].tables
+        # one of a release of before does not say it, and is taken for that of the claim that comes with the package
+        if standing.get("tables", own if chosen.file in claims.names() else None) != own:
+            raise UserError(
+                f"{folder} holds the reproduction of a claim that is called {chosen.name}, too, and has other commands "
+                "or checks: choose another --output"
+            )
         return
     names = {path.name for path in folder.iterdir() if not is_left(path.name)} if folder.exists() else set()
     if names - {*_tables(chosen.settings[options.size])}:
