@@ -17,13 +17,16 @@ from hf_optim.commands.main import main
 from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment import trackers
+from hf_optim.experiment.disk import check_error
+from hf_optim.experiment.files import Refused
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.trackers import Tracked, following, names
 from hf_optim.study import conduct
 from hf_optim.study.folder.changes import read_plan
-from hf_optim.study.launch import jobs
+from hf_optim.study.launch import jobs, worker
 from hf_optim.study.launch.follow import Stage
 from hf_optim.study.launch.launcher import Execution
+from hf_optim.study.launch.messages import Request
 
 YAML = """name: mine
 seeds: 1
@@ -119,6 +122,21 @@ def test_wandb_is_led_nowhere_by_a_link(tmp_path: Path, name: str) -> None:
     (tmp_path / trackers.FOLDER / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="is a link or no folder, and is not written through"):
         trackers.Tracked(("wandb",), str(tmp_path), "s", "vision", "adamw", 0, "abc").environment()
+
+
+@pytest.mark.parametrize("place", ["trackers", "trackers/tensorboard"])
+def test_what_stands_in_a_trackers_place_is_no_failed_run(tmp_path: Path, place: str) -> None:
+    """Every run of the study was a failed one, and what it had done until then, its checkpoint, was gone."""
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / place).symlink_to(tmp_path / "elsewhere")
+    (home := tmp_path / "runs" / SPEC.id / "checkpoint-1").mkdir(parents=True)
+    request = Request(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=1, tracked=tracked(tmp_path, "tensorboard"))
+    with pytest.raises(UserError, match=f"{place}: is a link or no folder, and is not written through: remove it"):
+        worker.execute(request)
+    assert [path.name for path in home.parent.iterdir()] == [home.name] and not [*(tmp_path / "elsewhere").iterdir()]
+    with pytest.raises(UserError, match="samples: is a link: remove it"):  # of whatever a run writes
+        check_error(tmp_path, Refused("samples", "is a link"))
 
 
 def test_a_job_passes_trackers_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

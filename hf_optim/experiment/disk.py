@@ -67,9 +67,13 @@ def check_space(folder: Path) -> None:
 
 
 def check_error(folder: Path, error: BaseException | str) -> None:
-    """Raises Unwritable if an error, or what a record says of one, is the disk's."""
+    """Raises Unwritable if an error, or what a record says of one, is the disk's, or of what stands in our files'
+    place.
+    """
     if isinstance(error, Unwritable):
         raise error
+    if isinstance(error, Refused):
+        raise unwritable(folder, error) from None
     if isinstance(error, OSError) and error.errno in _DISK:
         name = error.filename if isinstance(error.filename, str) and os.path.isabs(error.filename) else ""
         elsewhere = name and not Path(name).is_relative_to(os.path.abspath(folder))  # a cache, a file of their own

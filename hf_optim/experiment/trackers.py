@@ -16,6 +16,7 @@ from typing import Any
 from hf_optim.core import importing
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
+from hf_optim.experiment.disk import writing
 from hf_optim.experiment.files import own_folder
 
 #: what trackers write where they are not given a server, below the study's folder
@@ -200,7 +201,9 @@ def following(tracked: Tracked | None) -> Iterator[dict[str, Any]]:
         yield {}
         return
     allow(tracked.report_to)
-    with _told(tracked.environment()):
+    with writing(Path(tracked.folder)):
+        told = tracked.environment()
+    with _told(told):
         try:
             yield tracked.options()
         finally:
