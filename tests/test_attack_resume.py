@@ -135,6 +135,37 @@ def test_a_run_of_a_study_begins_anew_where_its_checkpoint_is_damaged(
     assert "optimizer.pt is no file of torch.save" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("file", "holds"),
+    [
+        ("spec.json", "{"),
+        ("spec.json", json.dumps({**SPEC.to_dict(), "seed": 7})),
+        ("checkpoint-2/x.index.json", "["),
+        ("checkpoint-1/pytorch_model.bin.index.json", '{"weight_map": {"a": "../x"}}'),
+    ],
+)
+def test_a_run_of_a_study_does_not_fail_by_what_lies_beside_its_checkpoint(
+    tmp_path: Path, interrupted: Path, file: str, holds: str
+) -> None:
+    home = shutil.copytree(interrupted, tmp_path / "runs" / SPEC.id)
+    (home / "record.json").unlink()
+    (home / file).parent.mkdir(exist_ok=True)
+    (home / file).write_text(holds)
+    with pytest.raises(UserError, match="resume: "):
+        train(SPEC, home, progress=False, checkpoint_every=2, resume=True)
+    assert (home / "checkpoint-2").is_dir()
+    assert worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=2)) == "ok"
+
+
+def test_a_folder_in_the_place_of_a_runs_log_is_no_failed_run(tmp_path: Path, interrupted: Path) -> None:
+    home = shutil.copytree(interrupted, tmp_path / "runs" / SPEC.id)
+    (home / "record.json").unlink()
+    (home / "log.txt").mkdir()
+    with pytest.raises(UserError, match="log.txt: is a folder, and is not replaced: remove it"):
+        worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=2))
+    assert (home / "checkpoint-2").is_dir() and not (home / "record.json").exists()
+
+
 def test_a_checkpoint_beyond_the_run_is_not_its_end(tmp_path: Path, interrupted: Path) -> None:
     folder = tmp_path / SPEC.id
     shutil.copytree(interrupted, folder)

@@ -18,7 +18,7 @@ from hf_optim.experiment import flops, footprint, precision, resuming
 from hf_optim.experiment import record as records
 from hf_optim.experiment.budget import Budget, budget, resampled
 from hf_optim.experiment.checkpoint import last_checkpoint, pickled_weights
-from hf_optim.experiment.disk import writing
+from hf_optim.experiment.disk import check_given, writing
 from hf_optim.experiment.evaluator import train_part
 from hf_optim.experiment.files import check_tree, read_json, remove, write_json
 from hf_optim.experiment.spec import AUTO, RunSpec
@@ -121,15 +121,18 @@ def clear(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> None
     stored = folder / records.SPEC
     try:
         if keep and os.path.lexists(stored) and read_json(folder, stored.name) != spec.to_dict():
-            raise UserError(
+            raise DamagedCheckpoint(
                 f"resume: {folder} holds checkpoints of another run (see its {records.SPEC}): choose another folder"
             )
         if keep:  # all of it is read, or written into
             for name in (records.SAMPLES, *(path.name for path in folder.glob("checkpoint-*"))):
                 check_tree(folder / name)
                 pickled_weights(folder / name)  # which names what lies elsewhere
+    except DamagedCheckpoint:
+        raise
     except (OSError, ValueError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"resume: {folder}: {one_line(error)}") from error
+        check_given(folder, error)
+        raise DamagedCheckpoint(f"resume: {folder}: {one_line(error)}") from error
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name in (records.RECORD, records.HISTORY):

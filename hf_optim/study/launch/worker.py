@@ -26,7 +26,7 @@ from hf_optim.core import importing
 from hf_optim.core.notes import once
 from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment.disk import MACHINE, NotNow, Unwritable, check_disk, check_error, check_space, unwritable
-from hf_optim.experiment.files import check_tree, own_folder, read_json, remove, write_json
+from hf_optim.experiment.files import Refused, check_tree, own_folder, read_json, remove, write_json
 from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.own_training import FUNCTION, run_alone
 from hf_optim.experiment.record import RECORD
@@ -44,6 +44,8 @@ DISK, CHECKPOINT = "disk", "checkpoint"
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
     """Everything this process prints, from C libraries too, goes to `path` meanwhile; an empty file is removed."""
+    if path.is_dir() and not path.is_symlink():
+        raise Refused(path.name, "is a folder, and is not replaced")
     saved = os.dup(1), os.dup(2)
     path.unlink(missing_ok=True)  # what stands there may be a link
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
