@@ -26,7 +26,7 @@ from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import resuming
 from hf_optim.experiment.configuration import configuration
 from hf_optim.experiment.task import load
-from hf_optim.hub.renamed import read_whole
+from hf_optim.hub.renamed import complete, read_whole
 from hf_optim.tasks.models.language import fits, pretrained
 
 
@@ -70,6 +70,18 @@ def test_shards_lie_beside_their_index(theirs: Path) -> None:
     for check in (checkpoints.check_checkpoint, resuming.check):
         with pytest.raises(UserError, match="names a file that is not beside it"):
             check(theirs)
+
+
+def test_what_trainer_leaves_out_is_taken_from_no_file_elsewhere(tmp_path: Path) -> None:
+    """In a program of one's own, too: `attach` reads what Trainer has not found in a checkpoint."""
+    gpt2(tmp_path / "mine")
+    gpt2(tmp_path / "theirs")
+    model = GPT2LMHeadModel.from_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "model.safetensors").unlink()
+    told = {"metadata": {}, "weight_map": {"transformer.wte.weight": "../mine/model.safetensors"}}
+    (tmp_path / "theirs" / "model.safetensors.index.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match="names a file that is not beside it"):
+        complete(model, tmp_path / "theirs")
 
 
 def test_no_configuration_says_which_file_the_weights_are(theirs: Path) -> None:

@@ -28,6 +28,8 @@ def _written(folder: Path) -> set[str]:
     for index in (folder / "model.safetensors.index.json", folder / "pytorch_model.bin.index.json"):
         if index.is_file():  # what it says of its shards need not be so
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            if any(Path(shard).name != shard for shard in shards):
+                raise UserError(f"checkpoint: {folder}: {index.name} names a file that is not beside it")
             return {name for shard in shards for name in _names(folder / shard)}
     return set()
 
