@@ -161,8 +161,9 @@ def gpt2(folder: Path, **told: Any) -> None:
 
 def test_a_configuration_takes_the_place_of_no_method(tmp_path: Path) -> None:
     """A number of its name made `config.save_pretrained` one: the run failed at its first checkpoint."""
-    gpt2(tmp_path, save_pretrained=1, get_text_config=[], keys_to_ignore_at_inference=7)
+    gpt2(tmp_path, save_pretrained=1, get_text_config=[], keys_to_ignore_at_inference=7, return_dict=False)
     model = checkpoints.from_folder(AutoModelForCausalLM, tmp_path)
+    assert model(input_ids=torch.zeros(1, 4, dtype=torch.long)).logits.shape == (1, 4, 16)  # read by name
     model.save_pretrained(tmp_path / "again")
     assert not hasattr(model.config, "keys_to_ignore_at_inference")
 

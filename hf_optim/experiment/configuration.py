@@ -52,6 +52,7 @@ def configuration(cls: Any, folder: Path) -> PretrainedConfig:
             raise UserError(f"checkpoint: {folder}: {named[:60]!r} in its config.json is no model_type that is known")
         kind = CONFIG_MAPPING[named]
     config: PretrainedConfig = kind.from_dict(_declared(kind, told))
+    config.return_dict = True  # what models put out is read by name
     return config
 
 
