@@ -81,6 +81,38 @@ def test_every_search_is_there(text: str, gone: Plan, said: str, tmp_path: Path,
     assert (code, said in err) == (2 if said else 0, True), err
 
 
+@pytest.mark.parametrize("shift", [0, 1000])
+def test_no_seed_tunes_and_judges_under_another_name(shift: int, tmp_path: Path, capsys: Any) -> None:
+    """A tuning seed of 2**32 was the judged seed 0, of which runs have the rest; the settings that were chosen with
+    seed 1000 were judged with it on a task whose seeds were shifted.
+    """
+    plan = json.loads(json.dumps(expand(SMALL).to_dict()))
+    if shift:
+        (task,) = plan["tasks"]
+        plan["tasks"].append({**task, "label": "again", "settings": "MLP", "seed_shift": shift})
+    else:
+        plan["tuning"]["seed"] = 2**32
+        plan["tuning"]["cells"] = [{**cell, "seed": 2**32} for cell in plan["tuning"]["cells"]]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    code, _, err = command(capsys, "report", tmp_path)
+    assert code == 2 and "seeds of judging or tuning belong to two units" in err
+
+
+@pytest.mark.parametrize("hyper", [{"name": "sgd"}, {"base": "sgd"}, {"base": {"name": "adam"}}])
+def test_a_task_has_the_optimizers_that_are_called_so(hyper: Plan, tmp_path: Path, capsys: Any) -> None:
+    """Under `hyper` an optimizer was another rule on one task, and the verdict was said of its own settings."""
+    label = "tlr(sgd)" if isinstance(hyper.get("base"), dict) else "SMARAN"
+    named = json.dumps({label: hyper})
+    with pytest.raises(UserError, match="s.yaml, line 4: (hyper names another rule|.*base)"):
+        expand(PLAIN.replace("{steps: 100}", f"{{steps: 100}}, hyper: {named}"))
+    plan = json.loads(json.dumps(expand(PLAIN).to_dict()))
+    plan["tasks"][0]["hyper"] = {label: hyper}
+    plan["runs"] = [run for run in plan["runs"] if run["optimizer"] != label]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    code, _, err = command(capsys, "report", tmp_path)
+    assert code == 2 and "'MLP': hyper names another rule, or another base" in err
+
+
 @pytest.mark.parametrize("batch", [None, 0, "8"])
 def test_a_searched_batch_size_needs_the_tasks_own(batch: Any, tmp_path: Path, capsys: Any) -> None:
     """Which the number of steps is worked out from: without it every command was a traceback."""

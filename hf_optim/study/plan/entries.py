@@ -276,6 +276,13 @@ def merged(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return merged_spec
 
 
+def rules(spec: Mapping[str, Any]) -> list[str]:
+    """The names of the rule that a specification names, of its base and so on."""
+    base = spec.get("base")
+    own = [spec["name"]] if "name" in spec else []
+    return own + (rules(base) if isinstance(base, Mapping) else [] if base is None else [base])
+
+
 def declared(task: Mapping[str, Any], metric: str) -> tuple[bool, str] | None:
     """(greater is better, unit) of a figure, as its task declares it; None where nothing is declared.
 

@@ -65,6 +65,8 @@ FAMILIES = ("tasks", "score")
 MOST_NAMES = 5000
 #: and of so many cells such a table is at most, unless it is one of hundreds of columns anyway
 MOST_CELLS, FEW_NAMES = 5_000_000, 300
+#: what a report would show under the settings of the rule that is called so
+OTHER_RULE = "hyper names another rule, or another base, than {} is: list it under optimizers, with a label of its own"
 TASKS_FOR_SCORE = 3  # so many tasks and more are judged by one score an optimizer, unless the YAML says otherwise
 
 
@@ -312,6 +314,10 @@ def check_runs(plan: Plan, where: str) -> None:
     """
     tasks = {task["label"]: task for task in plan.tasks}
     specs = {(task["label"], optimizer): spec for task, optimizer, spec in plan.cells()}
+    rules = {optimizer["label"]: entries.rules(optimizer["spec"]) for optimizer in plan.optimizers}
+    for (task, label), spec in specs.items():
+        if entries.rules(spec) != rules[label]:
+            raise UserError(f"{where}: {task!r}: {OTHER_RULE.format(repr(label))}")
     for spec in (*specs.values(), *(optimizer["spec"] for optimizer in plan.optimizers)):  # also of those without runs
         check_parts(spec)
     alone = {("no task", optimizer["label"]): optimizer["spec"] for optimizer in plan.optimizers}
@@ -364,6 +370,8 @@ def _checked_cells(
             if label in task["hyper"]:
                 where = (*task["where"], "hyper", label)
                 entries.check_entry(source, where, spec)
+                if entries.rules(spec) != entries.rules(optimizer["spec"]):
+                    raise source.error(where, OTHER_RULE.format(repr(label)))
             try:
                 make_run(task, label, spec, 0)
             except UserError as error:

@@ -97,8 +97,11 @@ def set_apart(source: Source, tasks: Sequence[dict[str, Any]], chance: Units, tu
 def apart(data: Mapping[str, Any]) -> bool:
     """Whether a stored plan, whose shape is checked, keeps its seeds apart as one that is read from YAML does."""
     judged, tuned = set(data["seeds"]), {cell["seed"] for cell in data.get("tuning", {}).get("cells", ())}
-    if judged & tuned:
-        return False
+    tasks = {task["label"]: task for task in data["tasks"]}
+    for task in data["tasks"]:  # each as its runs have it, and where its settings were chosen
+        home = tasks[task.get("settings") or task["label"]]
+        if {shifted(task, seed) for seed in judged} & {shifted(home, seed) for seed in tuned}:
+            return False
     if data.get("family") != "score":
         return True
     owned = [{shifted(task, seed) for seed in judged | tuned} for task in data["tasks"]]
