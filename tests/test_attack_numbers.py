@@ -374,3 +374,12 @@ def test_a_metric_that_is_called_as_a_column_is_shown_by_its_value(name: str, st
     for asked in ([], ["--by", "optimizer"]):
         out = command(capsys, "results", study, *asked)[1].splitlines()
         assert "value" in out[0] and len(out) > 1 and all(" 100 " in f"{line} " for line in out[1:])
+
+
+def test_what_else_a_plan_says_of_a_target_is_let_be(study: Path, capsys: Any) -> None:
+    """As of all its blocks; here it was a traceback of the report."""
+    plan = json.loads((study / "plan.json").read_text())
+    target = {"metric": "validation_accuracy", "value": 0.5, "better": "higher", "kind": "step", "of": "theirs"}
+    (study / "plan.json").write_text(json.dumps({**plan, "targets": {"MLP": target}}))
+    assert command(capsys, "report", study)[0] == 0
+    assert "0.5" in (study / "statistics.md").read_text()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hf_optim.study.findings.spending import KINDS, spent
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.store import number
+from hf_optim.study.plan.criteria import TARGET_KEYS
 
 TAU = 4.0
 POINTS = 100  # AlgoPerf's grid; the exact integral differs from its sum by at most one grid step a task
@@ -88,6 +89,7 @@ def target_tables(results: Results) -> list[TargetTable]:
         target = (results.plan.targets or {}).get(task["label"])
         if target is None:
             continue
+        metric, value, better = (target[key] for key in TARGET_KEYS)  # a plan's may have further keys
         rows: list[Reached] = []
         for label in task["only"]:
             logs: dict[int, list[dict[str, Any]]] = {}
@@ -96,7 +98,7 @@ def target_tables(results: Results) -> list[TargetTable]:
                     failed = record["status"] != "ok" or run.id in results.in_vain
                     logs[run.seed] = [] if failed else results.history(run)
             times = {
-                kind: {seed: time_to_target(log, **target, kind=kind) for seed, log in logs.items()}
+                kind: {seed: time_to_target(log, metric, value, better, kind) for seed, log in logs.items()}
                 for kind in ("step", *KINDS)
             }
             steps = times.pop("step")
@@ -105,7 +107,7 @@ def target_tables(results: Results) -> list[TargetTable]:
                 k: v for k, v in times.items() if [*map(math.isinf, v.values())] == [*map(math.isinf, steps.values())]
             }
             rows.append(Reached(label, steps, _median(steps), {kind: _median(v) for kind, v in known.items()}))
-        tables.append(TargetTable(task["label"], target["metric"], target["value"], target["better"], tuple(rows)))
+        tables.append(TargetTable(task["label"], metric, value, better, tuple(rows)))
     return tables
 
 
