@@ -223,13 +223,18 @@ def _changed(study: Path, file: str, change: Any) -> None:
         ("record.json", lambda text: text.replace('"accuracy_gap": 0.03', '"accuracy_gap": 0.5'), "accuracy_gap 0."),
         ("history.jsonl", lambda text: text.replace('"validation_loss": ', '"validation_loss": 1'), "of step 10 "),
         ("history.jsonl", lambda text: '{"step": 0, "validation_accuracy": 1}\n' + text, "failed and ok"),
+        ("history.jsonl", lambda text: text[: text.index('{"step": 30, "validation')], "of step 30 in one alone"),
+        ("history.jsonl", lambda text: text.replace("validation_loss", "loss"), "validation_loss of step 10 in one"),
+        ("record.json", lambda text: text.replace('"error": null', '"fault": "machine"'), "fault "),
+        ("record.json", lambda text: text.replace('"error": null', '"pruned": true'), "pruned "),
+        ("record.json", lambda text: text.replace('"steps": 40', '"steps": 4'), "steps 4 and 40"),
     ],
 )
 def test_no_merge_takes_another_story_of_a_run_in_silence(
     file: str, change: Any, said: str, tmp_path: Path, capsys: Any
 ) -> None:
-    """Only the judged figure was compared: of one's own run the curve, the gaps, and whether it learned at all, were
-    those of whoever was named first.
+    """Only the judged figure was compared: of one's own run the curve, the gaps, whether it learned at all, how far it
+    came and what became of it were those of whoever was named first; a target that it reached was never reached.
     """
     mine, theirs = _learned(tmp_path / "mine", "adamw", "adan"), _learned(tmp_path / "theirs", "adamw", "lion")
     _changed(theirs, file, change)
@@ -237,11 +242,13 @@ def test_no_merge_takes_another_story_of_a_run_in_silence(
     assert command(capsys, "results", theirs, mine, "--merge", tmp_path / "both", "--keep-first")[0] == 0
 
 
-def test_a_merge_takes_the_history_that_can_be_read(tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: ""])
+def test_a_merge_takes_the_history_that_can_be_read(damage: Any, tmp_path: Path, capsys: Any) -> None:
+    """An empty one says of no target that it was reached."""
     mine, theirs = _learned(tmp_path / "mine", "adamw", "adan"), _learned(tmp_path / "theirs", "adamw", "lion")
-    _changed(theirs, "history.jsonl", lambda text: text[:-9])
+    _changed(theirs, "history.jsonl", damage)
     code, out, _ = command(capsys, "results", theirs, mine, "--merge", tmp_path / "both")
-    assert code == 0 and "left out: theirs: " in out and "unreadable: " not in out
+    assert code == 0 and ("left out: theirs: " in out) == bool(damage("x" * 10)) and "unreadable: " not in out
     run = f"runs/{read_plan(mine).runs[0].id}/history.jsonl"
     assert (tmp_path / "both" / run).read_bytes() == (mine / run).read_bytes()
 

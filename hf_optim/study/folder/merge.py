@@ -32,6 +32,15 @@ from hf_optim.study.plan.plan import BLOCKS, Plan, Run
 
 #: how a merged folder says what came from where
 ORIGIN = "merged.json"
+#: beside the result, the figures of a record that are the same whoever makes the run
+_SAID: dict[str, Callable[[str], bool]] = {
+    "metrics": lambda name: (
+        not name.endswith("seconds") and (name.startswith(("train_", "best_", "sharpness")) or name.endswith("_gap"))
+    ),
+    "time": lambda name: name == "steps",
+    "memory": lambda name: name == "parameters",
+    "data": lambda name: name.endswith("_samples"),
+}
 Taken = dict[str, tuple[str, Results, Row]]  # of a run: the study that it is taken from, called so, and its row there
 
 
@@ -125,19 +134,33 @@ def _differs(a: Row, b: Row) -> str:
 
 
 def _tell_apart(run_id: str, a: RecordStore, b: RecordStore) -> str:
-    """What two records of a run with the same result say otherwise, as far as both have it and the report shows it:
-    empty, or the first figure that differs. A release of before has fewer of them.
+    """What two records of a run with the same result say otherwise, as far as both have it and the report shows it or
+    rests on it: empty, or the first thing that differs. A release of before has fewer of them.
     """
-    figures = [(store.record(run_id) or {}).get("metrics") or {} for store in (a, b)]
-    for name in sorted(figures[0].keys() & figures[1].keys()):
-        if name.startswith(("train_", "best_", "sharpness")) or name.endswith("_gap"):
-            if figures[0][name] != figures[1][name] and not name.endswith("seconds"):
-                return f"{name} {figures[0][name]} and {figures[1][name]}"
+    one, other = (store.record(run_id) or {} for store in (a, b))
+    for key in ("fault", "pruned"):  # what became of a failed run decides what is said of its optimizer
+        if (one.get(key) or None) != (other.get(key) or None):
+            return f"{key} {one.get(key)} and {other.get(key)}"
+    for place, named in _SAID.items():
+        told = [record.get(place) or {} for record in (one, other)]
+        for name in sorted(told[0].keys() & told[1].keys()):
+            if named(name) and told[0][name] != told[1][name]:
+                return f"{name} {told[0][name]} and {told[1][name]}"
     measured = [_measured(store.history(run_id)) for store in (a, b)]
     for (step, name), figure in measured[0].items():
-        if (other := measured[1].get((step, name), figure)) != figure:
-            return f"{name} of step {step:g} {figure} and {other}"
+        if (else_ := measured[1].get((step, name), figure)) != figure:
+            return f"{name} of step {step:g} {figure} and {else_}"
+    if all(_whole(run_id, store) for store in (a, b)):
+        # what was measured before training may be a later release's
+        if alone := sorted(key for key in measured[0].keys() ^ measured[1].keys() if key[0] > 0):
+            step, name = alone[0]
+            return f"{name} of step {step:g} in one alone"
     return ""
+
+
+def _whole(run_id: str, store: RecordStore) -> bool:
+    """Whether a run's history can be read, and says anything of the validation split."""
+    return bool(_measured(store.history(run_id))) and run_id not in store.unreadable
 
 
 def _measured(rows: Sequence[Row]) -> dict[tuple[float, str], Any]:
@@ -167,8 +190,8 @@ def _together(
             if first is results:
                 continue
             differs = _differs(other, row) or _tell_apart(row["id"], first.store, results.store)
-            if row["id"] in first.store.unreadable.keys() - results.store.unreadable.keys() and not differs:
-                taken[row["id"]] = (name, results, row)  # of a history that is damaged in one, the whole one
+            if not differs and not _whole(row["id"], first.store) and _whole(row["id"], results.store):
+                taken[row["id"]] = (name, results, row)  # of a history that is damaged or empty in one, the whole one
             if differs:
                 run = f"{row['optimizer']} on {row['task']}, seed {row['seed']}"
                 if not keep_first:
