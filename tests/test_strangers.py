@@ -162,7 +162,7 @@ def test_a_linked_plan_or_yaml_is_not_read(
     [
         ("a pipe", "is no plain file"),
         ("a link to nothing", "is a link, which is not followed"),
-        ("a folder", "Is a directory"),
+        ("a folder", "is no plain file"),
     ],
 )
 @pytest.mark.parametrize("words", ["report {}", "results {}", "results {} --merge {}2", "export {} --table csv"])
@@ -180,6 +180,18 @@ def test_what_stands_in_a_plans_place_is_named(
         plan.symlink_to(study / "nothing")
     code, _, err = command(capsys, *words.format(study, study).split())
     assert code == 2 and err.count("\n") == 1 and said in err and "plan.json" in err
+
+
+@pytest.mark.parametrize("words", ["report {}", "results {} --merge {}2", "publish {} {}2"])
+@pytest.mark.parametrize("name", ["questions.jsonl", "study.yaml", "merged.json"])
+def test_a_folder_in_the_place_of_another_file_keeps_no_report(
+    study: Path, name: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the register's, every command said "output: Is a directory", and not where."""
+    (study / name).unlink(missing_ok=True)
+    (study / name).mkdir()
+    code, _, err = command(capsys, *words.format(study, study).split())
+    assert (code, err) == (0, "")
 
 
 @pytest.mark.parametrize(

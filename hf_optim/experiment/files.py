@@ -113,9 +113,10 @@ def read_end(folder: Path, name: str, most: int) -> bytes:
 def _opened(folder: Path, name: str) -> Iterator[BinaryIO]:
     with holding(folder, name) as (at, last):
         file = open_below(name, last, at, os.O_NONBLOCK)  # or a pipe would be waited for
+    if not stat.S_ISREG(os.fstat(file).st_mode):  # of a folder fdopen would make an error without its name
+        os.close(file)
+        raise Refused(name, "is no plain file")
     with os.fdopen(file, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise Refused(name, "is no plain file")
         yield opened
 
 
