@@ -13,9 +13,10 @@ from attack_parts import command
 from study_fakes import make_study, replan
 from tuning_fakes import YAML, expand, whole
 
+from hf_optim.core import private
 from hf_optim.errors import UserError
 from hf_optim.experiment import files
-from hf_optim.study.folder import questions, shared, store
+from hf_optim.study.folder import publish, questions, shared, store
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.folder.results import load
 from hf_optim.study.launch import beginning
@@ -198,6 +199,26 @@ def test_a_sample_that_a_record_names_a_thousand_times_is_copied_once(tmp_path: 
     code, out, _ = command(capsys, "publish", study, tmp_path / "public")
     assert code == 0 and "left out" not in out
     assert [path.read_text() for path in (tmp_path / "public").rglob("x.txt")] == ["drawn"]
+
+
+def test_samples_that_take_no_disk_are_not_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Files of holes, and thousands of them: a folder of some kB took a copy of it hours."""
+    monkeypatch.setattr(files, "LARGEST_RUN", 3000)
+    looked: list[str] = []
+    monkeypatch.setattr(publish, "Scrubber", lambda texts, words: private.Scrubber(looked.extend(texts) or (), words))
+    study = make_study(tmp_path / "study", seeds=1)
+    file = sorted(study.glob("runs/*/record.json"))[0]
+    names = [f"samples/{name}.txt" for name in ("a", "b", "c", "d")]
+    file.write_text(json.dumps({**json.loads(file.read_text()), "samples": names}))
+    (file.parent / "samples").mkdir()
+    for name, content in zip(names, (b"drawn", bytes(2000), b"x" * 2000, b"y"), strict=True):
+        (file.parent / name).write_bytes(content)
+    code, out, _ = command(capsys, "publish", study, tmp_path / "public")
+    assert code == 0 and "b.txt: is neither a text nor a PNG" in out and "c.txt: is larger than 995 bytes" in out
+    assert sorted(path.name for path in (tmp_path / "public").rglob("*.txt")) == ["a.txt", "d.txt"]
+    assert "drawn" in looked and not [text for text in looked if "\0" in text or "xx" in text]
 
 
 # --- one run in two studies ---

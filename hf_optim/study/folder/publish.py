@@ -13,7 +13,6 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,10 +186,24 @@ def _write_question(
 def _generated(store: RecordStore, records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """The texts that runs have generated."""
     for name, record in records.items():
-        for sample in dict.fromkeys(record.get("samples") or ()):
-            with suppress(OSError):
-                if not (content := store.sample(name, sample)).startswith(_PNG):
-                    yield content.decode("utf-8", errors="replace")
+        for _, content in _samples(store, name, record):
+            if isinstance(content, bytes) and not content.startswith(_PNG) and b"\0" not in content:
+                yield content.decode("utf-8", errors="replace")
+
+
+def _samples(store: RecordStore, name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, bytes | OSError]]:
+    """What a run has generated, or why that is not read: beyond `LARGEST_RUN` bytes of it, too, which are nothing on a
+    disk where they are a file's holes, and hours to look through.
+    """
+    room = files.LARGEST_RUN
+    for sample in dict.fromkeys(record.get("samples") or ()):
+        try:
+            content = store.sample(name, sample, min(room, files.LARGEST))
+        except OSError as error:
+            yield sample, error
+        else:
+            room -= len(content)
+            yield sample, content
 
 
 def _copy_samples(
@@ -198,12 +211,13 @@ def _copy_samples(
 ) -> list[str]:
     """What was generated: texts scrubbed, pictures without what is written beside them in the file."""
     told = []
-    for sample in dict.fromkeys(record.get("samples") or ()):
+    for sample, content in _samples(store, name, record):
         place = scrub(sample)
         try:
             if not place.endswith(_SAMPLES):
                 raise ValueError(f"is not called {' or '.join(_SAMPLES)}")
-            content = store.sample(name, sample)
+            if isinstance(content, OSError):
+                raise content
             if content.startswith(_PNG):
                 content = picture(content)
             elif b"\0" in content:  # of UTF-16, in which no name would be found, or of no text
