@@ -162,6 +162,21 @@ def test_a_page_runs_no_code_that_a_plan_names(tmp_path: Path, capsys: pytest.Ca
     assert command(capsys, "reproduce", named, "--dry-run")[0] == 2 and not (tmp_path / "ran").exists()
 
 
+def test_a_claim_is_judged_on_runs_of_its_own_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder's plan called another optimizer so: what the paper says of SMARAN held of Lion's runs."""
+    study = make_study(tmp_path / "out", ("adamw", "smaran"), seeds=2)
+    asked = {"study": {"name": "s", "seeds": 2, "tasks": [{"task": "vision"}], "optimizers": ["adamw", "smaran"]}}
+    judged = [{"says": "it", "section": "1", "rule": "better", "optimizer": "smaran", "baseline": "adamw"}]
+    words = ("reproduce", claim(tmp_path, claims=judged, small=asked), "--page", "--output", study)
+    assert command(capsys, *words)[0] == 0
+    replan(study, lambda plan: plan["optimizers"][1]["spec"].update(name="lion"))
+    code, _, said = command(capsys, *words)
+    assert code == 2 and "its plan calls lion 'smaran', which is smaran in the claim" in said
+    for wrong in (None, [], [3], [{"label": "smaran"}], ["nobody"]):
+        asked["study"]["optimizers"] = wrong
+        assert command(capsys, words[0], claim(tmp_path, claims=judged, small=asked), *words[2:])[0] == 2
+
+
 @pytest.mark.parametrize("size", ["small", "paper_size"])
 def test_a_page_runs_no_code_that_its_claim_names(
     size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -229,11 +229,28 @@ def write(chosen: claims.Claim, options: Options, folder: Path, study: Source) -
     results = records.load(folder)
     if code := sorted({*importing.paths(results.plan.tasks)} - {*importing.paths(study.value)}):
         raise importing.Untrusted(f"{folder}: its plan names code that the claim does not: {', '.join(code)}")
+    _check_rules(results.plan, study, folder)
     _check_looks(results.plan, chosen.name)
     if other := {str(t["size"]) for t in results.plan.tasks if (t["size"] == "paper") != (options.size == "paper")}:
         raise UserError(f"{folder}: its runs are of size {either(sorted(other))}, and size {options.size} is asked for")
     reproduced = judge.of_study(chosen, options.size, results, options.again(chosen.file or chosen.name))
     _write(reproduced, folder)
+
+
+def _check_rules(plan: Plan, study: Source, folder: Path) -> None:
+    """Raise a UserError where the plan in `folder` calls another rule what the claim's `study` calls so: what a
+    sentence says of the one would be judged on the other's runs.
+    """
+    from hf_optim.study.plan import entries
+    from hf_optim.study.plan.plan import KEYS
+
+    asked = study.check_keys((), study.value, KEYS, ("optimizers",))["optimizers"]
+    own = {one["label"]: entries.rules(one["spec"]) for one in entries.optimizers(study, asked)}
+    for one in plan.optimizers:
+        there = entries.rules(one["spec"])
+        if (rules := own.get(one["label"], there)) != there:
+            named = f"{both(there)} {one['label']!r}, which is {both(rules)} in the claim"
+            raise UserError(f"{folder}: its plan calls {named}: choose another --output")
 
 
 def _write(reproduced: Outcome, folder: Path, files: tuple[str, ...] = ()) -> None:
