@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,20 @@ def test_a_merge_takes_the_history_that_can_be_read(damage: Any, tmp_path: Path,
     assert code == 0 and ("left out: theirs: " in out) == bool(damage("x" * 10)) and "unreadable: " not in out
     run = f"runs/{read_plan(mine).runs[0].id}/history.jsonl"
     assert (tmp_path / "both" / run).read_bytes() == (mine / run).read_bytes()
+
+
+def test_a_study_and_what_there_was_of_it_before_its_trials_were_over_are_one(tmp_path: Path, capsys: Any) -> None:
+    """Its judged runs are not planned there; of records that say no metric they had another result: none."""
+    study, half = whole(expand(YAML.replace("trials: 6", "trials: 2")), tmp_path / "study"), tmp_path / "half"
+    shutil.copytree(study, half)
+    trials = {trial.run.id for search in load(study).standing.state.searches for trial in search.trials}
+    shutil.rmtree(half / "runs" / min(trials))
+    assert command(capsys, "report", study)[0] == 0
+    for order in ((study, half), (half, study)):
+        both = tmp_path / f"{order[0].name} first"
+        code, _, err = command(capsys, "results", *order, "--merge", both)
+        assert (code, err) == (0, "")
+        assert (both / "table.csv").read_text() == (study / "table.csv").read_text()
 
 
 def test_no_run_fails_by_the_beginning_that_another_one_tells(tmp_path: Path, capsys: Any) -> None:

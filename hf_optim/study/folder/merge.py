@@ -126,7 +126,9 @@ def _differs(a: Row, b: Row) -> str:
     ended, otherwise = ("ok" if row["error"] == IN_VAIN and not alike else row["status"] for row in (a, b))
     if ended != otherwise:
         return f"{ended} and {otherwise}"
-    results = ("value", *sorted(key for key in {*a, *b} if key.startswith(("test_", "validation_", "train_l"))))
+    # A run that one study has not planned yet is judged by what its record says, which may be nothing.
+    judged = "value" if a["metric"] and b["metric"] else a["metric"] or b["metric"]
+    results = (judged, *sorted(key for key in {*a, *b} if key.startswith(("test_", "validation_", "train_l"))))
     for name in (*results, "data.fingerprint"):
         if a.get(name) != b.get(name):
             return f"{a['metric'] if name == 'value' else name} {a.get(name)} and {b.get(name)}"
