@@ -24,10 +24,8 @@ from hf_optim.errors import DamagedCheckpoint, UserError
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files
 from hf_optim.experiment.checkpoint import last_checkpoint
-from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.stopping import Pruned, Pruner
 from hf_optim.experiment.task import Primary, load
-from hf_optim.experiment.trainer import TaskTrainer
 from hf_optim.experiment.training import train
 from hf_optim.hub import companion
 from hf_optim.study.launch import worker
@@ -37,9 +35,6 @@ from hf_optim.study.launch.messages import Request
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return interrupted_run(tmp_path_factory.mktemp("run"))
-
-
-ADAPTED = RunSpec("finetune", "lora", "smoke", {"name": "adamw", "lr": 3e-2}, overrides={"steps": 2})
 
 
 class Code:
@@ -336,76 +331,6 @@ def test_a_record_answers_nothing_but_how_a_run_has_ended(tmp_path: Path, status
     (home / "record.json").write_text(json.dumps({"status": status}))
     with pytest.raises(UserError, match="record.json: not a record of a run; remove it"):
         worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict()))
-
-
-@pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of LoRA with one checkpoint, of step 1."""
-    pytest.importorskip("peft")
-    folder = tmp_path_factory.mktemp("adapted") / "acme"
-    assert train(ADAPTED, folder, progress=False, checkpoint_every=1)["status"] == "ok"
-    shutil.rmtree(folder / "checkpoint-2")
-    return folder
-
-
-def no_adapters(checkpoint: Path, index: str) -> None:
-    (checkpoint / "adapter_model.safetensors").unlink()
-    (checkpoint / index).write_text('{"weight_map": {}}')
-
-
-def fewer_adapters(checkpoint: Path) -> None:
-    held = load_file(file := checkpoint / "adapter_model.safetensors")
-    save_file(dict(list(held.items())[1:]), file)
-
-
-ADAPTERS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "none": (lambda at: no_adapters(at, "model.safetensors.index.json"), r"has no adapter_model\.safetensors"),
-    "none, of old": (lambda at: no_adapters(at, "pytorch_model.bin.index.json"), r"has no adapter_model\.safetensors"),
-    "fewer": (fewer_adapters, "other adapters than the model"),
-}
-
-
-@pytest.mark.parametrize("lacking", ADAPTERS)
-def test_a_run_of_adapters_goes_on_from_all_of_them(
-    tmp_path: Path, adapted: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
-) -> None:
-    """PEFT leaves those that lack as they were, unsaid; and of `--output acme --resume` it asked the Hub, with the
-    user's token, for a repository acme/checkpoint-1.
-    """
-    from peft.utils import save_and_load
-
-    asked: list[Any] = []
-
-    def ask(*place: Any, **how: Any) -> None:
-        asked.append(how.get("repo_id", place))
-        raise OSError("no network")
-
-    monkeypatch.setattr(save_and_load, "file_exists", ask)
-    monkeypatch.setattr(save_and_load, "hf_hub_download", ask)
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(adapted, "acme")
-    damage, said = ADAPTERS[lacking]
-    damage(Path("acme/checkpoint-1"))
-    with pytest.raises(DamagedCheckpoint, match=said):
-        train(ADAPTED, "acme", progress=False, checkpoint_every=1, resume=True)
-    assert not asked
-
-
-def test_a_run_of_adapters_goes_on_as_if_it_had_never_stopped(tmp_path: Path, adapted: Path) -> None:
-    """Whatever whole model lies beside them, which Trainer would take in their place."""
-    shutil.copytree(adapted, folder := tmp_path / "acme")
-    before = json.loads((adapted / "record.json").read_text())["metrics"]
-    save_file({"another": torch.zeros(2)}, folder / "checkpoint-1/model.safetensors", {"format": "pt"})
-    after = train(ADAPTED, folder, progress=False, checkpoint_every=1, resume=True)["metrics"]
-    assert after == before
-
-
-def test_adapters_are_not_sought_on_the_hub_where_shards_are_expected(tmp_path: Path) -> None:
-    pytest.importorskip("peft")
-    (tmp_path / "pytorch_model_fsdp_0").write_text("a file, which Trainer takes for none")
-    trainer: Any = SimpleNamespace(model=SimpleNamespace(peft_config={}), is_fsdp_enabled=True)
-    with pytest.raises(UserError, match=r"has no adapter_model\.safetensors"):
-        TaskTrainer._load_from_checkpoint(trainer, str(tmp_path))
 
 
 def test_a_state_under_a_name_that_trainer_does_not_read_is_told_as_lacking(tmp_path: Path) -> None:
