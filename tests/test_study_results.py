@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,16 @@ def test_halves_of_one_study_become_whole(tmp_path: Path) -> None:
     merge.merge([a, b], tmp_path / "ab")
     assert records.load(tmp_path / "ab").records == records.load(whole).records
     assert (tmp_path / "ab" / "study.yaml").read_text() == "name: fake\n"
+
+
+def test_halves_of_a_study_with_looks_keep_the_runs_of_all_looks(tmp_path: Path) -> None:
+    """Where neither half had all of the first look, the merged plan ended there: nine of fifteen results were gone."""
+    planned = expand(YAML[: YAML.index("tuning:")].replace("seeds: 3", "seeds: [2, 5]"))
+    halves = [whole(planned, tmp_path / name, even) for name in ("a", "b")]
+    for i, run in enumerate(planned.runs):
+        shutil.rmtree(halves[i % 2] / "runs" / run.id)
+    assert merge.merge(halves, tmp_path / "ab").runs == planned.runs
+    assert len(records.load(tmp_path / "ab").records) == 15
 
 
 def test_a_merge_keeps_what_was_changed_after_results_were_known(

@@ -162,6 +162,13 @@ def test_one_seed_says_so(tmp_path: Path) -> None:
     assert "<b>one seed</b>" in report.render(results, tables)
 
 
+def test_what_ties_on_every_seed_has_no_interval_and_says_so_by_none(tmp_path: Path) -> None:
+    """The sentence had "+0.0000 [–, –]"."""
+    results, tables = load(make_study(tmp_path, value=lambda _, seed: 0.9 + seed / 100))
+    for sentence in verdicts.sentences(results, tables):
+        assert "undecided; test accuracy +0.0000, p = 1.000" in sentence
+
+
 def test_holm_counts_every_task(tmp_path: Path) -> None:
     first, _ = load(make_study(tmp_path / "1", tasks=("A",)))
     second, _ = load(make_study(tmp_path / "2", tasks=("A", "B")))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from hf_optim.core.wording import both, counted
 from hf_optim.study.findings import costs, design, naming
-from hf_optim.study.findings.cells import p_text, signed, telling
+from hf_optim.study.findings.cells import interval, p_text, signed, telling
 from hf_optim.study.findings.table import Row, TaskTable, leading
 from hf_optim.study.folder.results import Results
 from hf_optim.study.plan.entries import is_share
@@ -283,7 +283,8 @@ def _undecided(results: Results, c: Comparison, decimals: int, greater: bool, la
 def _numbers(results: Results, c: Comparison, digits: int) -> str:
     d = c.difference
     digits = telling(digits, d)
-    text = f"{signed(d.mean, digits)} [{signed(d.low, digits)}, {signed(d.high, digits)}]"
+    ends = "" if math.isnan(d.low) else f" {interval(d, digits, sign=True)}"  # none where no two units differ
+    text = signed(d.mean, digits) + ends
     how = [f"Holm over {c.tests}"] if c.tests > 1 else []
     how = [f"{len(results.plan.looks)} looks", *how] if len(results.plan.looks) > 1 else how
     corrected = f" after {both(how)}" if how else ""

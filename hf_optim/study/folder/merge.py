@@ -20,7 +20,7 @@ from hf_optim.experiment.files import (
     write_json,
 )
 from hf_optim.study.folder import questions
-from hf_optim.study.folder.changes import difference
+from hf_optim.study.folder.changes import difference, read_plan
 from hf_optim.study.folder.destination import check_destination, new_folder
 from hf_optim.study.folder.outcomes import IN_VAIN
 from hf_optim.study.folder.questions import Change
@@ -231,7 +231,8 @@ def merge(
     check_destination(into)
     folders = list(dict.fromkeys(source.resolve() for source in sources))
     loaded = [(name, load(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
-    plan = plans([(name, results.plan) for name, results in loaded])
+    # As they are stored: what was loaded has the runs up to the look that is aimed at alone.
+    plan = plans([(name, read_plan(results.folder)) for name, results in loaded])
     if plan.tuning is not None and any(results.plan.optimizers != plan.optimizers for _, results in loaded):
         raise UserError("merge: a tuned study can only be merged with one of the same tasks and optimizers")
     taken, set_aside, changed = _together(loaded, plan.baseline, keep_first)
