@@ -98,6 +98,7 @@ BAD = {
     "unknown base": (("name: sgd,", "name: sdg,"), 16, "sgd"),
     "duplicate label": (("label: SMARAN", "label: adamw"), 15, "'adamw' is used twice"),
     "no optimizers": ((GOOD[GOOD.index("  - adamw") :], "  []\n"), 13, "optimizers is empty"),
+    "a task of no optimizer": (("label: small net", "label: small net\n    only: []"), 10, "only is empty"),
     "nameless optimizer": (("name: smaran, ", ""), 15, "needs a name"),
     "unknown task": (("- {task: vision,", "- {task: visoin,"), 5, "vision"),
     "unknown model": (("model: mlp", "model: mpl"), 5, "mlp, resnet"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from study_fakes import make_study
-from tuning_fakes import YAML, expand, finish, good_rate
+from tuning_fakes import YAML, even, expand, finish, good_rate
 
 from hf_optim.commands.main import main
 from hf_optim.errors import UserError
@@ -19,6 +19,7 @@ from hf_optim.study.folder import merge, pairs, questions, rows, stages
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.store import RecordStore
 from hf_optim.study.launch import beginning, worker
+from hf_optim.study.launch.follow import follow
 from hf_optim.study.launch.messages import Request
 from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.report import html as report
@@ -90,6 +91,19 @@ def test_a_change_after_records_is_told_and_makes_what_it_touches_exploratory(tm
     assert {label for (_, label), c in judgement.comparisons.items() if c.exploratory} == touched
     page = report.render(results, table.build(results))
     assert words in page.replace("&quot;", '"') and page.index(words) < page.index('class="legend"')
+
+
+def test_between_two_looks_of_a_tuning_the_runs_that_are_known_count(tmp_path: Path) -> None:
+    """While the trials of the next look were made there was no judged record, and a margin was free to be added."""
+    text = YAML.replace("seeds: 3\n", "").replace("trials: 6\n", "trials: 2\n  repetitions: [2, 3]\n")
+    planned = begin(text, tmp_path)
+    for stage in follow(planned, tmp_path):
+        if stage.units == 3:
+            break
+        for run in stage.todo:
+            finish(run, tmp_path, even)
+    begin(text + "margin: 0.5\n", tmp_path)
+    assert [change.words for change in questions.read(tmp_path).changes] == ["MLP: margin: none became 0.5"]
 
 
 def test_an_added_optimizer_is_a_family_of_its_own(tmp_path: Path) -> None:

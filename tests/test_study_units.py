@@ -11,7 +11,7 @@ from study_fakes import make_study
 from tuning_fakes import YAML, even, expand, finish, good_rate, one_in_vain, whole
 
 from hf_optim.errors import UserError
-from hf_optim.study.findings import speedups
+from hf_optim.study.findings import speedups, table
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.standing import standing
@@ -157,6 +157,22 @@ def test_before_the_first_look_and_between_looks_there_is_progress_and_no_new_ve
         heard.append(judgement.units if judgement else 0)
     assert heard == [0] * 8 + [3] * 9 + [6]
     assert records.load(tmp_path).standing.finished
+
+
+def test_while_the_next_looks_trials_are_made_the_tables_keep_the_runs_of_the_last_look(tmp_path: Path) -> None:
+    """They had the verdicts of these runs and of the runs none: no mean, and nothing in runs.csv."""
+    planned = expand(REPEATED)
+    (tmp_path / "plan.json").write_text(json.dumps(planned.to_dict()))
+    for stage in follow(planned, tmp_path):
+        for run in stage.todo[: None if stage.units == 2 else 1]:
+            finish(run, tmp_path, even)
+        if stage.units == 4:
+            break
+    results = records.load(tmp_path)
+    (rows,) = (one.rows for one in table.build(results))
+    assert results.standing.judgement.units == 2 and not results.standing.finished
+    assert len(results.plan.runs) == 12
+    assert [(row.planned, len(row.values), row.mean.n) for row in rows] == [(4, 4, 2)] * 3
 
 
 def test_a_failed_machine_leaves_its_optimizer_out_and_the_look_is_taken(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ verdicts, and between looks those of the last one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hf_optim.study.folder import questions
 from hf_optim.study.folder.judgement import Judgement, judge
@@ -18,8 +18,9 @@ from hf_optim.study.plan.plan import Plan, Run
 
 @dataclass(frozen=True)
 class Standing:
-    """`state` and `units` are of the look that is aimed at; `judgement` of the last complete one, None before the
-    first. `finished`: nothing is left to run.
+    """`state` and `units` are of the look that is aimed at, but for the runs, which are those of the look before while
+    its trials are still made; `judgement` of the last complete one, None before the first. `finished`: nothing is left
+    to run.
     """
 
     state: State
@@ -35,16 +36,20 @@ def standing(plan: Plan, store: RecordStore, register: questions.Register | None
     register = questions.read(store.folder, plan) if register is None else register
     store.belongs_to(plan)
     judgement: Judgement | None = None
+    before: State | None = None
     for index, units in enumerate(plan.looks):
         now = state(plan, store, units)
         complete = now.settled and all(store.record(run.id) is not None for run in now.after_tuning)
         judged = now.settled and all(store.record(run.id) is not None for run in now.runs)
+        if not now.settled and before is not None:
+            now = replace(before, searches=now.searches, settled=False)
         outcomes = arms(plan, now.runs, store)
         if judged:
             judgement = judge(plan, outcomes, plan.looks[: index + 1], register)
         last = units == plan.looks[-1]
         if not complete or last or (judgement is not None and judgement.decided):
             return Standing(now, units, judgement, outcomes, complete, register)
+        before = now
     raise AssertionError("a plan has looks")
 
 

@@ -187,6 +187,8 @@ def tasks(source: Source, value: Any, labels: list[str]) -> list[dict[str, Any]]
         schedules = entry.get("schedules") or {}
         entry["only"] = labels if entry.get("only") is None else entry["only"]
         source.check_type((*here, "only"), entry["only"], list, "a list of optimizers' labels")
+        if not entry["only"]:
+            raise source.error((*here, "only"), "only is empty: name an optimizer's label, or leave the task out")
         for i, label in enumerate(entry["only"]):
             source.check_type((*here, "only", i), label, str, "an optimizer's label")
         for key, given in (("hyper", list(entry["hyper"])), ("schedules", list(schedules)), ("only", entry["only"])):
