@@ -238,7 +238,11 @@ FOUND: list[tuple[dict[str, str], set[str]]] = [
     # Between two looks of a tuning no run was there.
     (
         {"tasks": "lower", "tuning": "looks", "values": "noise", "failures": "none", "stopped": "late"}
-        | {"optimizers": "two", "only": "all", **dict.fromkeys(("sensitivity", "variance", "speedup"), "none")},
+        | {
+            "optimizers": "two",
+            "only": "all",
+            **dict.fromkeys(("sensitivity", "variance", "speedup", "margin"), "none"),
+        },
         {"straight"},
     ),
     # No fault, but verdicts of both kinds where higher is better, and where lower is.
