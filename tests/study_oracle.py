@@ -251,12 +251,15 @@ def unescaped(text: str) -> str:
     return html.unescape(text).replace("\0", "|")
 
 
+def table_of(file: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """The lines of a CSV file by task and optimizer."""
+    with open(file, newline="") as text:
+        return {(row["task"], row["optimizer"]): row for row in csv.DictReader(text)}
+
+
 def same_tables(a: Path, b: Path) -> None:
     """Two folders' table.csv, whatever the order of their lines."""
-    tables = []
-    for one in (a, b):
-        with open(one / "table.csv", newline="") as text:
-            tables.append({(row["task"], row["optimizer"]): row for row in csv.DictReader(text)})
+    tables = [table_of(folder / "table.csv") for folder in (a, b)]
     assert tables[0].keys() == tables[1].keys()
     for cell, row in tables[0].items():
         for key, value in row.items():
