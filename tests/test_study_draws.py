@@ -106,6 +106,8 @@ def read_everything(folder: Path, aside: Path, thorough: bool) -> None:
     mine = api.load(folder)
     assert len(mine.runs) and len(mine.verdicts) and repr(mine) and mine._repr_html_()
     _ = mine.curves
+    if plan.tuning:
+        check_chosen(plan, mine.runs)
 
 
 def allowed(command: Any, arguments: list[str]) -> None:
@@ -136,6 +138,24 @@ def check_grouped(folder: Path, aside: Path, per_unit: int) -> None:
         mean = row.get(f"{line['metric']} mean") or row.get("value mean")
         if per_unit == 1 and (line["mean"] or mean):
             assert math.isclose(float(mean or "nan"), float(line["mean"]), rel_tol=1e-9), cell
+
+
+def check_chosen(plan: planning.Plan, runs: Any) -> None:
+    """Judged runs have the settings of the trial that is best on validation, where one is."""
+    settings = [name for name in runs.columns if name.startswith("spec.optimizer.")]
+    tasks = {task["label"]: task["primary"] for task in plan.tasks}
+    known = {(task, label, seed): some for (task, label, seed), some in
+             runs[(runs.stage == "tuning") & (runs.status == "ok")].groupby(["task", "optimizer", "seed"])}  # fmt: skip
+    for run in runs[runs.stage == "judged"].itertuples():
+        unit = plan.seeds.index(run.seed) // plan.per_unit
+        some = known.get((run.task, run.optimizer, plan.tuning_seed(unit)))
+        column = f"validation_{tasks[run.task]['name'].removeprefix('test_')}"
+        if some is None or plan.speedup or some[column].isna().any():
+            continue
+        best = some[column].max() if tasks[run.task]["greater_is_better"] else some[column].min()
+        if len(chosen := some[some[column] == best]) == 1:
+            mine, theirs = runs.loc[run.Index, settings], chosen.iloc[0][settings]
+            assert [str(value) for value in mine] == [str(value) for value in theirs], run
 
 
 def check_merged(folder: Path, aside: Path) -> None:
@@ -257,7 +277,7 @@ FOUND: list[tuple[dict[str, str], set[str]]] = [
             "only": "all",
             **dict.fromkeys(("sensitivity", "variance", "speedup", "margin"), "none"),
         },
-        {"straight"},
+        {"straight", "read"},
     ),
     # No fault, but verdicts of both kinds where higher is better, and where lower is.
     (
