@@ -7,6 +7,7 @@ A part of what `scripts/draw_studies.py` does with every two options.
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import itertools
 import json
@@ -22,7 +23,7 @@ from typing import Any
 
 import pytest
 from study_options import FACTORS, OWN, Draw, covering, filled, reordered, study_yaml, write_study
-from study_oracle import check_numbers, check_report, same_tables, table_of
+from study_oracle import check_numbers, check_report, near, number, same_tables, table_of
 from study_trainer import Stopped, Trainer
 
 from hf_optim.commands import export, publish, report, results
@@ -90,6 +91,9 @@ def read_everything(folder: Path, aside: Path, thorough: bool) -> None:
     labels = [o["label"] for o in plan.optimizers]
     for pair in itertools.pairwise(labels):
         allowed(results.main, [name, "--compare", *pair])
+    for label in labels:
+        if label != plan.baseline:
+            check_compared(folder, aside, label, plan.baseline)
     for ending in ("csv", "md", "tex", "parquet"):
         quietly(results.main, [name, "--export", str(aside / f"rows.{ending}")])
         allowed(results.main, [name, "--by", "task,optimizer", "--export", str(aside / f"by.{ending}")])
@@ -138,6 +142,25 @@ def check_grouped(folder: Path, aside: Path, per_unit: int) -> None:
         mean = row.get(f"{line['metric']} mean") or row.get("value mean")
         if per_unit == 1 and (line["mean"] or mean):
             assert math.isclose(float(mean or "nan"), float(line["mean"]), rel_tol=1e-9), cell
+
+
+def check_compared(folder: Path, aside: Path, label: str, baseline: str) -> None:
+    """`results --compare` has the numbers and the verdicts of table.csv."""
+    file = aside / "compared.csv"
+    file.unlink(missing_ok=True)
+    allowed(results.main, [str(folder), "--compare", label, baseline, "--export", str(file)])
+    lines = table_of(folder / "table.csv")
+    with open(file, newline="") if file.exists() else io.StringIO() as text:
+        for row in csv.DictReader(text):
+            line = lines[row["task"], next(name for task, name in lines if name.lstrip("'") == label)]
+            assert (row["pairs"], row["verdict"]) == (line["units"], line["verdict"])
+            for mine, theirs in (
+                ("difference", "difference"),
+                ("low", "difference_low"),
+                ("p corrected", "p_corrected"),
+            ):
+                assert near(number(row[mine]), number(line[theirs])), (row, line)
+            assert near(number(row["a mean"]), number(line["mean"])), (row, line)
 
 
 def check_chosen(plan: planning.Plan, runs: Any) -> None:
@@ -310,8 +333,8 @@ def test_an_honest_study_has_its_report(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.chdir(tmp_path)
     some = zip(covering(valid_here, SEED), itertools.cycle(EXTRAS), strict=False)
-    for number, (draw, extras) in enumerate(itertools.chain(list(found()), itertools.islice(some, STUDIES))):
-        home = tmp_path / str(number)
+    for count, (draw, extras) in enumerate(itertools.chain(list(found()), itertools.islice(some, STUDIES))):
+        home = tmp_path / str(count)
         try:
             with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
                 warnings.simplefilter("error")
