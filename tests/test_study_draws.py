@@ -195,8 +195,8 @@ def check_merged(folder: Path, aside: Path) -> None:
 
 def check_parts(draw: Draw, study: dict[str, Any], folder: Path, aside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Studies of some of the seeds, or of some of the optimizers, merge to the study of all."""
-    if "tuning" in study or not isinstance(study["seeds"], dict):
-        return
+    if "tuning" in study or not isinstance(study["seeds"], dict) or draw["sensitivity"] == "values":
+        return  # a grid of two seeds is none of a part with one
     these = study["seeds"]["these"]
     for i, some in enumerate((these[:1], these[1:])):
         file = write_study({**study, "seeds": {"these": some}}, aside / f"part{i}")
