@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the drawing (default: 0)")
     given = parser.parse_args()
     command = [sys.executable, "-m", "pytest", "-v", "tests/test_study_draws.py"]
-    drawn = {"STUDIES": str(given.studies), "STUDIES_SEED": str(given.seed), "OMP_NUM_THREADS": "1"}
+    drawn = {"HF_OPTIM_STUDIES": str(given.studies), "HF_OPTIM_STUDIES_SEED": str(given.seed), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **drawn}).returncode
 
 

@@ -37,7 +37,7 @@ from hf_optim.study.plan import plan as planning
 from hf_optim.study.plan import source
 
 #: how many are drawn beside `FOUND`, and with which seed
-STUDIES, SEED = int(os.environ.get("STUDIES", "3")), int(os.environ.get("STUDIES_SEED", "0"))
+STUDIES, SEED = int(os.environ.get("HF_OPTIM_STUDIES", "3")), int(os.environ.get("HF_OPTIM_STUDIES_SEED", "0"))
 #: files that hold no seconds: the same records give the same bytes
 SAME = ("table.md", "table.csv", "statistics.md", "statistics.json", "runs.csv", "tuning.md")
 
