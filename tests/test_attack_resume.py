@@ -161,6 +161,23 @@ def test_a_folder_in_the_place_of_a_runs_log_is_no_failed_run(tmp_path: Path, in
     assert (home / "checkpoint-2").is_dir() and not (home / "record.json").exists()
 
 
+@pytest.mark.parametrize("name", ["", "config.json", "model.safetensors", "hf_optim.json", "trainer_state.json"])
+def test_what_stands_where_a_run_writes_its_next_checkpoint_is_no_failed_run(
+    tmp_path: Path, interrupted: Path, name: str
+) -> None:
+    home = shutil.copytree(interrupted, tmp_path / "runs" / SPEC.id)
+    later = home / "checkpoint-4"
+    if name:
+        (later / name).mkdir(parents=True)
+        (later / "adapter").mkdir()
+    else:
+        later.write_text("")
+    with pytest.raises(DamagedCheckpoint, match=f"checkpoint-4{'/' if name else ''}{name} is .*: take it away"):
+        train(SPEC, home, progress=False, checkpoint_every=2, resume=True)
+    assert (home / "checkpoint-2").is_dir() and not (home / "record.json").exists()
+    assert worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=2)) == "ok"
+
+
 def test_a_checkpoint_beyond_the_run_is_not_its_end(tmp_path: Path, interrupted: Path) -> None:
     folder = tmp_path / SPEC.id
     shutil.copytree(interrupted, folder)

@@ -53,6 +53,21 @@ def check(checkpoint: Path) -> None:
         raise DamagedCheckpoint(
             f"resume: {checkpoint} cannot be gone on with ({why}): take it away and start again"
         ) from error
+    _check_room(checkpoint)
+
+
+def _check_room(checkpoint: Path) -> None:
+    """The checkpoints to come are written file by file over what an interrupted writer has left of them."""
+    step = int(checkpoint.name.rpartition("-")[2])
+    for later in sorted(checkpoint.parent.glob(files.CHECKPOINTS)):
+        number = later.name.rpartition("-")[2]
+        if not (number.isdecimal() and len(number) < 20 and int(number) > step):
+            continue
+        # shards and adapters are folders, and their names have no ending
+        inner = (path for path in later.iterdir() if path.is_dir() and path.suffix) if later.is_dir() else ()
+        if (wrong := None if later.is_dir() else later) or (wrong := next(iter(inner), None)):
+            kind = "a folder" if wrong.is_dir() else "no folder"
+            raise DamagedCheckpoint(f"resume: {wrong} is {kind}, and the run writes a checkpoint there: take it away")
 
 
 def _check_state(checkpoint: Path) -> None:
