@@ -14,6 +14,7 @@ from attack_parts import command
 from study_fakes import make_study, replan
 
 from hf_optim.core import configs
+from hf_optim.study import conduct
 
 CLAIM = yaml.safe_load((configs.folder("claims") / "agr-theorem41.yaml").read_text())
 TABLE = "case,norm,norm_bound,slope,slope_bound\n"
@@ -160,6 +161,27 @@ def test_a_page_runs_no_code_that_a_plan_names(tmp_path: Path, capsys: pytest.Ca
     asked["study"]["tasks"] = [{"task": f"{tmp_path}/theirs.py:TASK"}]
     named = claim(tmp_path, claims=judged, small=asked)
     assert command(capsys, "reproduce", named, "--dry-run")[0] == 2 and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--page",)], ids=str)
+def test_a_claim_with_a_study_is_judged_in_no_folder_of_ours_that_bears_its_name(
+    more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A finished reproduction got the plan, the question and the page of a stranger's claim."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(conduct, "_run_here", lambda *_: None)
+    asked = {"study": {"name": "s", "seeds": 2, "tasks": [{"task": "vision"}], "optimizers": ["adamw", "smaran"]}}
+    judged = [{"says": "it", "section": "1", "rule": "better", "optimizer": "smaran", "baseline": "adamw"}]
+    mine = claim(tmp_path, claims=judged, small=asked)
+    assert command(capsys, "reproduce", mine, "--anyway")[0] == command(capsys, "reproduce", mine, "--page")[0] == 0
+    (out,) = (tmp_path / "reproductions").iterdir()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (there := tmp_path / "theirs").mkdir()
+    asked["study"]["optimizers"].append("lion")
+    theirs = claim(there, claims=judged, small=asked)
+    code, _, error = command(capsys, "reproduce", theirs, "--anyway", *more)
+    assert code == 2 and "was begun from something else" in error
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_claim_is_judged_on_runs_of_its_own_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

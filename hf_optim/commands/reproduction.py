@@ -72,18 +72,22 @@ def reproduce(name: str, options: Options) -> int:
         return _run_commands(chosen, options, folder)
     from hf_optim.claims import wishes
     from hf_optim.study import conduct as command
+    from hf_optim.study.folder import begun
     from hf_optim.study.plan.plan import expand
 
     with importing.refused("a dry run runs none", trust=not options.dry_run, way=importing.NO_DRY_RUN):
         source = wishes.study(setting.study, options.wish, options.seeds)
         plan = expand(source, seeds=options.seeds, overrides=options.overrides)
         _check_looks(plan, chosen.name)
+        if not (options.output or options.dry_run):
+            begun.check(folder, _origin(chosen), source.text)
         _announce(chosen, plan, options, folder)
     try:
         code = command.study(
             f"{chosen.name} ({options.size})", source=source, output=str(folder), jobs=options.jobs,
             seeds=options.seeds, dry_run=options.dry_run, checkpoint_every=options.checkpoint_every,
             overrides=options.overrides, jobs_per_gpu=options.jobs_per_gpu, card=options.card, sharing=options.share,
+            origin=_origin(chosen),
         )  # fmt: skip
     except KeyboardInterrupt:
         if (folder / "plan.json").is_file():
@@ -100,9 +104,18 @@ def page(name: str, options: Options) -> int:
     folder = options.folder(chosen.name)
     if setting.study is None:
         return _write_tables(chosen, options, folder)
+    from hf_optim.claims import wishes
+    from hf_optim.study.folder import begun
+
     with importing.refused("--page runs nothing", way="without --page it is run"):
+        if not options.output:
+            begun.check(folder, _origin(chosen), wishes.study(setting.study, options.wish, options.seeds).text)
         write(chosen, options, folder, setting.study)
     return 0
+
+
+def _origin(chosen: claims.Claim) -> str | Path:
+    return chosen.file if chosen.file in claims.names() else Path(chosen.file)
 
 
 def _chosen(name: str, options: Options) -> tuple[claims.Claim, claims.Setting]:

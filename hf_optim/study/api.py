@@ -64,12 +64,13 @@ def run(
         source, name = _source(study), f"{study.get('name', 'study')}.yaml"
     else:
         name = str(study)
+    asked = None if output is None else str(output)
     if output is None:
         named, known = (source, None) if source else (shipped.find(name)[0], shipped.folder_of(name))
         output = known or by_default("studies", planning.expand(named, seeds=seeds).name)
     conduct.study(
         name,
-        output=str(output),
+        output=asked,
         jobs=jobs,
         seeds=seeds,
         retry_failed=retry_failed,

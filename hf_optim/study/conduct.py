@@ -23,7 +23,7 @@ from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.task import paths_in
 from hf_optim.study.findings import design, naming, table, verdicts
 from hf_optim.study.findings import protocol as tuning_report
-from hf_optim.study.folder import changes, questions, rows, shared, stages
+from hf_optim.study.folder import begun, changes, questions, rows, shared, stages
 from hf_optim.study.folder import results as records
 from hf_optim.study.folder.standing import known
 from hf_optim.study.folder.store import RecordStore
@@ -68,6 +68,7 @@ def study(
     data: str | None = None,
     report_to: Sequence[str] = (),
     sharing: bool = False,
+    origin: str | Path | None = None,
 ) -> int:
     """Runs what is missing of a study, writes tables and report, shows the table. Gives 1 if a run failed, else 0.
 
@@ -91,6 +92,7 @@ def study(
         report_to: trackers that are fed beside the records, as "tensorboard", "trackio" or "wandb".
         sharing: take finished runs from the studies beside the folder.
         source: the study itself, where it stands in no file of its own; `name` then only says where it comes from.
+        origin: the file, or the name of one of ours, that `source` comes from; default `name`.
 
     Raises:
         UserError: for anything wrong with the YAML, the arguments or the folder, before a run starts.
@@ -105,9 +107,11 @@ def study(
     # What a folder holds may be a stranger's: its code is run where the YAML is named, or on a word.
     trust = trust or not (dry_run or Path(name).is_dir())
     why = "a dry run runs none" if dry_run else f"only {name} says that it is to be run: name its YAML file"
-    source, origin = (source, name) if source is not None else shipped.find(name)
+    if origin is None:
+        origin = name if source is not None or name in shipped.shipped_studies() else Path(name)
+    source = source or shipped.find(name)[0]
     with importing.refused(why, trust, read=not Path(name).is_dir()):
-        plan = planning.expand(source, seeds=seeds, origin=Path(origin).name, overrides=overrides, data=data)
+        plan = planning.expand(source, seeds=seeds, origin=Path(name).name, overrides=overrides, data=data)
         if not (trust or dry_run) and (code := importing.paths([*plan.tasks, *plan.optimizers])):
             raise importing.Untrusted(f"{', '.join(code)}: code, and {why}, or look at it and add --trust")
         if not (trust or dry_run) and (outside := [path for task in plan.tasks for path in paths_in(task)]):
@@ -127,7 +131,14 @@ def study(
         _show_change(change, console)
         return 0
     extras.installed("a study", "study")
-    kept = beginning.prepare(plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change)
+    goes_on = isinstance(origin, Path) and origin.is_dir()
+    if output is None and not goes_on:
+        begun.check(folder, origin, source.text)
+    was = begun.standing(folder) if output is None or goes_on else ""
+    kept = beginning.prepare(
+        plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change,
+        source=was or begun.source(origin, folder),
+    )  # fmt: skip
     if kept:
         again = f"to run that one: {shlex.join(['hf-optim', 'study', str(folder / kept)])} --output NEW"
         safe.say(console, f"{folder}: its study.yaml was changed there and is kept as {kept}; {again}")

@@ -10,7 +10,7 @@ from hf_optim.errors import UserError
 from hf_optim.experiment.disk import unwritable
 from hf_optim.experiment.files import own_folder, read_text, write_atomically, write_json
 from hf_optim.experiment.leftovers import is_left, sweep
-from hf_optim.study.folder import aside, changes, questions
+from hf_optim.study.folder import aside, begun, changes, questions
 from hf_optim.study.folder.aside import PLAN, STUDY
 from hf_optim.study.folder.locks import LOCK_FILE, alone
 from hf_optim.study.folder.standing import known, standing
@@ -19,10 +19,17 @@ from hf_optim.study.plan.plan import Plan
 
 
 def prepare(
-    plan: Plan, source_text: str, folder: Path, *, retry_failed: bool = False, accept_change: bool = False
+    plan: Plan,
+    source_text: str,
+    folder: Path,
+    *,
+    retry_failed: bool = False,
+    accept_change: bool = False,
+    source: str = "",
 ) -> str:
     """Writes study.yaml, plan.json and the question; `retry_failed` removes the records of runs that failed. Gives the
-    name under which a study.yaml of other content is kept that was not written here; empty where none was.
+    name under which a study.yaml of other content is kept that was not written here; empty where none was. `source`
+    says what the study comes from (`begun.source`).
 
     Raises UserError if the folder holds a plan with runs that are not in this one, unless `accept_change`; if it
     holds anything else, or cannot be written; and if the plan could not be read back.
@@ -31,7 +38,7 @@ def prepare(
     try:
         _check_place(folder, source_text)
         with alone(folder, PLAN):
-            return _write(plan, source_text, folder, retry_failed, accept_change)
+            return _write(plan, source_text, folder, retry_failed, accept_change, source)
     except OSError as error:
         raise unwritable(folder, error) from None
 
@@ -49,7 +56,7 @@ def _check_place(folder: Path, source_text: str) -> None:
         raise UserError(f"{folder} is not empty and holds no study: choose another --output")
 
 
-def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accept_change: bool) -> str:
+def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accept_change: bool, source: str) -> str:
     """All of `prepare`, of a folder where nobody else does."""
     change = changes.since(folder, plan)
     if change is not None and change.gone and not accept_change:
@@ -60,7 +67,8 @@ def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accep
     judged = _judged_records(folder) if change is not None else 0
     kept = aside.keep(folder) if aside.edited(folder, source_text) else ""
     write_atomically(folder, STUDY, source_text)
-    write_json(folder, PLAN, {**plan.to_dict(), aside.DIGEST: aside.digest(source_text)})
+    written = {aside.DIGEST: aside.digest(source_text), begun.BEGUN: source}
+    write_json(folder, PLAN, {**plan.to_dict(), **written})
     own_folder(folder, "runs")
     questions.register(folder, plan, judged)
     reader = RecordStore(folder)

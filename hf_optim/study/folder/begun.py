@@ -1,0 +1,48 @@
+"""What a study's folder was begun from. A YAML's own `name` chooses the folder where the user names none, and any file
+may bear the name of another one's study: what is finished there would be asked another question, and be told so.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hf_optim.errors import UserError
+from hf_optim.experiment.files import read_json, read_text
+from hf_optim.study.folder.aside import PLAN, STUDY, digest
+
+#: in plan.json: of the name, or of the file as it lies from the folder, so that both may be moved together
+BEGUN = "begun_from_sha256"
+
+
+def source(named: str | Path, folder: Path) -> str:
+    """What stands under `BEGUN`: of a file by its place, of what is no file by its name."""
+    if isinstance(named, Path) and named.is_file():
+        return digest(f"file {os.path.relpath(os.path.realpath(named), os.path.realpath(folder))}")
+    return digest(f"name {named}")
+
+
+def standing(folder: Path) -> str:
+    """What stands there; empty in folders of before."""
+    try:
+        plan = read_json(folder, PLAN)
+    except (OSError, ValueError):
+        return ""
+    return str(plan.get(BEGUN, "")) if isinstance(plan, dict) else ""
+
+
+def check(folder: Path, named: str | Path, text: str) -> None:
+    """Raise a UserError where `folder`, which the user has not named, holds another study than `text`, begun from
+    something else than `named`.
+    """
+    if standing(folder) in ("", source(named, folder)):
+        return
+    try:
+        if read_text(folder, STUDY) == text:
+            return
+    except (OSError, ValueError):
+        pass
+    raise UserError(
+        f"{folder} was begun from something else than {named}, which bears its name: rename one of them, or give "
+        f"--output {folder} to change that study, or another --output"
+    )
