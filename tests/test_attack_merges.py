@@ -304,3 +304,19 @@ def test_a_run_beside_whose_history_is_damaged_is_not_taken(tmp_path: Path) -> N
     _changed(beside, "history.jsonl", lambda text: text[:-9])
     plan = read_plan(beside)
     assert shared.collect(plan, tmp_path / "mine", tmp_path) == [plan.runs[1].id]
+
+
+def test_a_merge_says_of_no_study_whose_home_folder_it_lay_in(tmp_path: Path, capsys: Any) -> None:
+    """Two of one name were told apart by the folders above, of which a published copy knows no home folder."""
+    homes = [tmp_path / "home" / name for name in ("bobsmith", "annajones")]
+    for number, home in enumerate(homes):
+        make_study(home / "ours", seeds=2, value=lambda label, seed, more=number: 0.5 + 0.1 * seed + 0.01 * more)
+    make_study(tmp_path / "ours (2)", labels=("adamw", "lion"), seeds=2, missing=[("adamw", 0), ("adamw", 1)])
+    words = ("results", homes[0] / "ours", tmp_path / "ours (2)", homes[1] / "ours", "--merge", tmp_path / "both")
+    assert command(capsys, *words, "--keep-first")[0] == 0
+    assert command(capsys, "publish", tmp_path / "both", tmp_path / "public")[0] == 0
+    for folder in ("both", "public"):
+        written = b"".join(everything(tmp_path / folder).values())
+        assert b"bobsmith" not in written and b"annajones" not in written
+    told = json.loads((tmp_path / "both" / "merged.json").read_text())
+    assert told["studies"] == ["ours", "ours (2)", "ours (3)"]

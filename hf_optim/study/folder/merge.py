@@ -197,9 +197,10 @@ def _together(
             if differs:
                 run = f"{row['optimizer']} on {row['task']}, seed {row['seed']}"
                 if not keep_first:
+                    one, another = _names([first.folder, results.folder])
                     raise UserError(
-                        f"merge: {run} ({row['id']}) has two results, in {there} and in {name}: {differs}; nothing was "
-                        f"written; --keep-first takes {there}'s and notes it"
+                        f"merge: {run} ({row['id']}) has two results, in {one} and in {another}: {differs}; nothing "
+                        f"was written; --keep-first takes {one}'s and notes it"
                     )
                 set_aside.append({"id": row["id"], "kept": there, "set_aside": name, "difference": differs})
                 whose = None if row["optimizer"] == baseline else row["optimizer"]
@@ -230,9 +231,9 @@ def merge(
     """
     check_destination(into)
     folders = list(dict.fromkeys(source.resolve() for source in sources))
-    loaded = [(name, load(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
+    loaded = [(name, load(folder)) for name, folder in zip(_kept_names(folders), folders, strict=True)]
     # As they are stored: what was loaded has the runs up to the look that is aimed at alone.
-    plan = plans([(name, read_plan(results.folder)) for name, results in loaded])
+    plan = plans([(name, read_plan(folder)) for name, folder in zip(_names(folders), folders, strict=True)])
     if plan.tuning is not None and any(results.plan.optimizers != plan.optimizers for _, results in loaded):
         raise UserError("merge: a tuned study can only be merged with one of the same tasks and optimizers")
     taken, set_aside, changed = _together(loaded, plan.baseline, keep_first)
@@ -286,6 +287,17 @@ def _names(folders: Sequence[Path]) -> list[str]:
     """What the folders are called, with as many of those above as tell them apart."""
     every = (["/".join(folder.parts[-parts:]) for folder in folders] for parts in itertools.count(1))
     return next(names for names in every if len(set(names)) == len(folders))
+
+
+def _kept_names(folders: Sequence[Path]) -> list[str]:
+    """What the merge calls the folders in its files; one that is called as another has a number behind it. Whose home
+    folder lies above it is not passed on.
+    """
+    names = list[str]()
+    for folder in folders:
+        every = (folder.name if number == 1 else f"{folder.name} ({number})" for number in itertools.count(1))
+        names.append(next(name for name in every if name not in names))
+    return names
 
 
 def left_out(into: Path) -> list[str]:
