@@ -137,7 +137,7 @@ def study(
     was = begun.standing(folder) if output is None or goes_on else ""
     kept = beginning.prepare(
         plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change,
-        source=was or begun.source(origin, folder),
+        source=was if was or goes_on else begun.source(origin, folder),
     )  # fmt: skip
     if kept:
         again = f"to run that one: {shlex.join(['hf-optim', 'study', str(folder / kept)])} --output NEW"
