@@ -51,3 +51,21 @@ def test_a_study_that_bears_the_name_of_ours_changes_nothing_in_its_folder(
         (folder / "plan.json").write_text(json.dumps(of_before))
         assert command(capsys, "study", folder)[0] == 0 and not begun.standing(folder)
         shutil.rmtree(folder)
+
+
+def test_what_only_says_where_a_study_comes_from_is_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`compare` went on in what the current folder had under the name "hf-optim compare", a link to ours, too."""
+    monkeypatch.setattr(conduct, "_run_here", lambda *_: None)
+    words = ("compare", "adamw", "sgd", "--task", "vision", "--size", "smoke", "--seeds", 2)
+    assert command(capsys, *words, "--output", tmp_path / "ours")[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "ours").rglob("*") if path.is_file()}
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.chdir(tmp_path / "theirs")
+    asked = {"name": "mine", "seeds": 2, "tasks": [{"task": "vision", "size": "smoke"}], "optimizers": ["adamw", "sgd"]}
+    for name in ("hf-optim compare", "mine.yaml"):
+        Path(name).symlink_to("../ours")
+    assert command(capsys, *words[:3], "lion", *words[3:])[0] == 0
+    assert api.run(asked).folder == Path("studies/mine")
+    assert {path: path.read_bytes() for path in (tmp_path / "ours").rglob("*") if path.is_file()} == before

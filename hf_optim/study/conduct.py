@@ -107,6 +107,7 @@ def study(
     # What a folder holds may be a stranger's: its code is run where the YAML is named, or on a word.
     trust = trust or not (dry_run or Path(name).is_dir())
     why = "a dry run runs none" if dry_run else f"only {name} says that it is to be run: name its YAML file"
+    named = name if source is None else None  # what else `name` may be called is no place
     if origin is None:
         origin = name if source is not None or name in shipped.shipped_studies() else Path(name)
     source = source or shipped.find(name)[0]
@@ -117,7 +118,7 @@ def study(
         if not (trust or dry_run) and (outside := [path for task in plan.tasks for path in paths_in(task)]):
             raise importing.Untrusted(f"{', '.join(outside)}: files of this machine, and {why}, or add --trust")
         told = values.check_values(plan, source)
-    folder = _folder(name, output, plan)
+    folder = _folder(named, output, plan)
     trackers.check_settings(report_to, folder / trackers.FOLDER)
     change = changes.since(folder, plan)
     looks = "" if plan.repetitions else units.explained(plan.looks)
@@ -297,10 +298,10 @@ def remake(folder: str) -> int:
     return 0
 
 
-def _folder(name: str, output: str | None, plan: planning.Plan) -> Path:
+def _folder(named: str | None, output: str | None, plan: planning.Plan) -> Path:
     if output:
         return Path(output)
-    return shipped.folder_of(name) or by_default("studies", plan.name)
+    return (shipped.folder_of(named) if named else None) or by_default("studies", plan.name)
 
 
 def _show_change(change: changes.Change | None, console: Console) -> None:
