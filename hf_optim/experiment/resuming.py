@@ -27,6 +27,8 @@ RANDOM = "rng_state*.pth"
 #: files that torch reads, as Trainer, accelerate and PEFT call them; others are nobody's here
 SAVED = (OPTIMIZER, SCHEDULE, "scaler.pt", RANDOM, "optimizer*.bin", "pytorch_model*.bin",
          "adapter_model.bin")  # fmt: skip
+#: how the files of a checkpoint end
+WRITTEN = (*checkpoints.READ_WHOLE, ".safetensors", ".bin", ".pt", ".pth")
 #: what a run takes from Trainer's state beside `checkpoints.STATE`
 TOLD = {"max_steps?": int, "num_train_epochs?": float, "num_input_tokens_seen?": int, "total_flos?": float,
         "epoch?": (float, None), "train_batch_size?": (int, None), "best_metric?": (float, None),
@@ -63,11 +65,11 @@ def _check_room(checkpoint: Path) -> None:
         number = later.name.rpartition("-")[2]
         if not (number.isdecimal() and len(number) < 20 and int(number) > step):
             continue
-        # shards and adapters are folders, and their names have no ending
-        inner = (path for path in later.iterdir() if path.is_dir() and path.suffix) if later.is_dir() else ()
-        if (wrong := None if later.is_dir() else later) or (wrong := next(iter(inner), None)):
-            kind = "a folder" if wrong.is_dir() else "no folder"
-            raise DamagedCheckpoint(f"resume: {wrong} is {kind}, and the run writes a checkpoint there: take it away")
+        folders = [path for path in later.iterdir() if path.is_dir()] if later.is_dir() else []
+        # those of shards and adapters are called as no file is
+        wrong = [path for path in folders if path.suffix in WRITTEN] if later.is_dir() else [later]
+        if wrong:
+            raise DamagedCheckpoint(f"resume: {wrong[0]} stands where the run writes a checkpoint: take it away")
 
 
 def _check_state(checkpoint: Path) -> None:
