@@ -132,14 +132,15 @@ def study(
         _show_change(change, console)
         return 0
     extras.installed("a study", "study")
-    goes_on = isinstance(origin, Path) and origin.is_dir()
-    if output is None and not goes_on:
-        begun.check(folder, origin, source.text)
-    was = begun.standing(folder) if output is None or goes_on else ""
+    if isinstance(origin, Path) and origin.is_dir():
+        mark = begun.standing(folder)
+    else:
+        mark = begun.source(origin, folder)
+        if output is None:
+            begun.check(folder, origin, source.text)
     kept = beginning.prepare(
-        plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change,
-        source=was if was or goes_on else begun.source(origin, folder),
-    )  # fmt: skip
+        plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change, begun_from=mark
+    )
     if kept:
         again = f"to run that one: {shlex.join(['hf-optim', 'study', str(folder / kept)])} --output NEW"
         safe.say(console, f"{folder}: its study.yaml was changed there and is kept as {kept}; {again}")

@@ -5,9 +5,7 @@ may bear the name of another one's study: what is finished there would be asked 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import read_json, read_text
@@ -25,28 +23,19 @@ def source(named: str | Path, folder: Path) -> str:
 
 
 def standing(folder: Path) -> str:
-    """What stands there; empty in folders of before, and in merges."""
-    return str(_plan(folder).get(BEGUN, ""))
-
-
-def _plan(folder: Path) -> Mapping[str, Any]:
+    """What stands there; empty in folders of before, and in merges, which anything may go on with."""
     try:
         plan = read_json(folder, PLAN)
     except (OSError, ValueError):
-        return {}
-    return plan if isinstance(plan, dict) else {}
+        return ""
+    return str(plan.get(BEGUN, "")) if isinstance(plan, dict) else ""
 
 
 def check(folder: Path, named: str | Path, text: str) -> None:
     """Raise a UserError where `folder`, which the user has not named, holds another study than `text`, begun from
-    something else than `named`. Where that does not stand there, the name has to do (`Plan.origin`, of a claim as
-    "agr-table6 (small)").
+    something else than `named`.
     """
-    begun = standing(folder)
-    if begun == source(named, folder):
-        return
-    origin = str(_plan(folder).get("origin", ""))
-    if not begun and {origin, origin.partition(" (")[0]} & {"", Path(named).name, folder.name}:
+    if standing(folder) in ("", source(named, folder)):
         return
     try:
         if read_text(folder, STUDY) == text:

@@ -25,10 +25,10 @@ def prepare(
     *,
     retry_failed: bool = False,
     accept_change: bool = False,
-    source: str = "",
+    begun_from: str = "",
 ) -> str:
     """Writes study.yaml, plan.json and the question; `retry_failed` removes the records of runs that failed. Gives the
-    name under which a study.yaml of other content is kept that was not written here; empty where none was. `source`
+    name under which a study.yaml of other content is kept that was not written here; empty where none was. `begun_from`
     says what the study comes from (`begun.source`).
 
     Raises UserError if the folder holds a plan with runs that are not in this one, unless `accept_change`; if it
@@ -38,7 +38,7 @@ def prepare(
     try:
         _check_place(folder, source_text)
         with alone(folder, PLAN):
-            return _write(plan, source_text, folder, retry_failed, accept_change, source)
+            return _write(plan, source_text, folder, retry_failed, accept_change, begun_from)
     except OSError as error:
         raise unwritable(folder, error) from None
 
@@ -56,7 +56,7 @@ def _check_place(folder: Path, source_text: str) -> None:
         raise UserError(f"{folder} is not empty and holds no study: choose another --output")
 
 
-def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accept_change: bool, source: str) -> str:
+def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accept_change: bool, begun_from: str) -> str:
     """All of `prepare`, of a folder where nobody else does."""
     change = changes.since(folder, plan)
     if change is not None and change.gone and not accept_change:
@@ -67,7 +67,7 @@ def _write(plan: Plan, source_text: str, folder: Path, retry_failed: bool, accep
     judged = _judged_records(folder) if change is not None else 0
     kept = aside.keep(folder) if aside.edited(folder, source_text) else ""
     write_atomically(folder, STUDY, source_text)
-    written = {aside.DIGEST: aside.digest(source_text), begun.BEGUN: source}
+    written = {aside.DIGEST: aside.digest(source_text), begun.BEGUN: begun_from}
     write_json(folder, PLAN, {**plan.to_dict(), **written})
     own_folder(folder, "runs")
     questions.register(folder, plan, judged)
