@@ -7,6 +7,7 @@ import json
 import math
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,42 @@ def test_optimizers_without_the_hyper_parameter_are_left_out(tmp_path: Path) -> 
 
 
 # --- variance ---
+
+
+def test_what_a_loss_was_before_training_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each optimizer looked for it in the histories of all: where none says it, the square of their number was read."""
+    text = f"{YAML[: YAML.index('tuning:')]}sensitivity: {{values: [0.001, 0.01], seeds: 1}}\n"
+    planned = expand(text)
+    now = state(planned, tmp_path)[0]
+    for grid_run in now.grid:
+        write(grid_run.run, tmp_path, good_rate(grid_run.run))
+        (tmp_path / "runs" / grid_run.run.id / "history.jsonl").write_text("")
+    read: list[str] = []
+
+    def history(_: RecordStore, run_id: str) -> list[dict[str, Any]]:
+        read.append(run_id)
+        return []
+
+    monkeypatch.setattr(RecordStore, "history", history)
+    curves = sensitivity_curves.curves(planned, now.grid, RecordStore(tmp_path))
+    assert len(curves) == 3 and sorted(read) == sorted(grid_run.run.id for grid_run in now.grid)
+
+
+def test_thousands_of_cells_are_not_asked_of_all_runs(tmp_path: Path) -> None:
+    """Each cell went through the runs of all: minutes for a study within its limits."""
+    planned = expand(
+        f"{YAML[: YAML.index('tuning:')]}sensitivity: {{values: [0.001, 0.01], seeds: 1}}\n"
+        "variance: {seeds: 2, sources: [init], optimizers: [adamw, SMARAN, tlr(sgd)]}\n"
+    )
+    now, (task,) = state(planned, tmp_path)[0], planned.tasks
+    labels = [f"{number}" for number in range(2000)]
+    planned = replace(planned, tasks=tuple({**task, "label": label} for label in labels))
+    grid = [replace(g, run=replace(g.run, task=label)) for label in labels for g in now.grid]
+    varied = [replace(v, run=replace(v.run, task=label)) for label in labels for v in now.variations]
+    reader, start = RecordStore(tmp_path), time.process_time()
+    assert len(sensitivity_curves.curves(planned, grid, reader)) == 6000
+    assert len(variance_shares.shares(planned, varied, reader)) == 6000
+    assert time.process_time() - start < 8
 
 
 def test_one_source_is_varied_at_a_time() -> None:

@@ -6,7 +6,6 @@ import math
 
 from hf_optim.core.wording import both, counted
 from hf_optim.study.findings import naming
-from hf_optim.study.folder import stages
 from hf_optim.study.plan.plan import Plan
 from hf_optim.study.statistics.looks import detectable_effect
 
@@ -17,25 +16,19 @@ BLUNT = 3.0
 
 def comparisons(plan: Plan) -> int:
     """How many claims the family has."""
-    others = [o["label"] for o in plan.optimizers if o["label"] != plan.baseline]
     if plan.family == "score":
-        return len(others)
-    return sum(label in task["only"] for task in plan.tasks if plan.baseline in task["only"] for label in others)
+        return len(plan.optimizers) - 1
+    return sum(len(task["only"]) - 1 for task in plan.tasks if plan.baseline in task["only"])
 
 
-def runs_a_unit(plan: Plan) -> int:
-    """What one more unit costs, in runs."""
-    return round(sum(stages.planned(plan)) / plan.looks[-1])
-
-
-def further(plan: Plan, units: int) -> tuple[int, float, int]:
-    """What more would find: the next number of units, the difference it finds (in deviations), and the runs it costs.
+def further(plan: Plan, units: int) -> tuple[int, float]:
+    """What more would find: the next number of units, and the difference it finds (in deviations).
 
     The next planned look, or else twice as many as now.
     """
     more = next((n for n in plan.looks if n > units), 2 * units)
     looks = plan.looks if more in plan.looks else (*plan.looks, more)
-    return more, detectable_effect(tuple(looks), comparisons(plan)), runs_a_unit(plan) * (more - units)
+    return more, detectable_effect(tuple(looks), comparisons(plan))
 
 
 def lines(plan: Plan) -> list[str]:

@@ -48,7 +48,7 @@ def cost(results: Results) -> Cost | None:
     now = stands.state
     trials: list[Run] = [t.run for s in now.searches for t in s.trials]
     spent = math.fsum(tokens[run.task] for run in (*trials, *now.after_tuning))
-    more, finds, _ = design.further(plan, stands.judgement.units)
+    more, finds = design.further(plan, stands.judgement.units)
     return Cost(spent / stands.units, stands.judgement.units, more, finds)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_optim.study.findings.ladder_laws import exponential
 from hf_optim.study.folder.results import Results
+from hf_optim.study.folder.stages import Search
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.sensitivity import rate_key
 from hf_optim.study.plan.tuning import edges
@@ -47,17 +48,19 @@ class Carried:
 
 def rates(results: Results) -> Iterator[Rate]:
     """In the order of rungs and optimizers, from the searches whose trials are all in."""
-    plan, searches = results.plan, results.standing.state.searches
+    plan, searches = results.plan, dict[tuple[str, str], list[Search]]()
+    for search in results.standing.state.searches:
+        if search.budget == 1:
+            searches.setdefault((search.task, search.optimizer), []).append(search)
     specs = {(task["label"], label): spec for task, label, spec in plan.cells()}
     for rung in plan.ladder["rungs"] if plan.ladder else ():
         for label in (o["label"] for o in plan.optimizers):
             key = rate_key(specs[rung["task"], label], "lr") if (rung["task"], label) in specs else None
             if key is None:
                 continue
-            mine = [s for s in searches if (s.task, s.optimizer, s.budget) == (rung["task"], label, 1.0)]
             # Among choices there may be 0, or none for a rate of the rule's own, of which there is no logarithm.
             mine = [
-                s for s in mine
+                s for s in searches.get((rung["task"], label), ())
                 if s.choice and s.choice.trial and key in s.space and number(s.choice.trial.point[key]) > 0
             ]  # fmt: skip
             if not mine:

@@ -109,8 +109,10 @@ def _steps(trial: stages.Trial, reader: RecordStore) -> int:
 
 def _notes(plan: Plan, chosen: Sequence[Chosen], findings: Sequence[special_cases.Finding]) -> list[str]:
     notes = []
-    for task, optimizer in dict.fromkeys((choice.task, choice.optimizer) for choice in chosen):
-        some = [choice for choice in chosen if (choice.task, choice.optimizer) == (task, optimizer)]
+    cells: dict[tuple[str, str], list[Chosen]] = {}
+    for choice in chosen:
+        cells.setdefault((choice.task, choice.optimizer), []).append(choice)
+    for (task, optimizer), some in cells.items():
         notes += [f"{optimizer} on {task}{text}" for text in _search_notes(some)]
     if pruned := sum(choice.pruned for choice in chosen):
         total = sum(choice.trials for choice in chosen)

@@ -42,13 +42,19 @@ def curves(plan: Plan, runs: Sequence[GridRun], reader: RecordStore) -> list[Cur
         return []
     block, drawn = plan.sensitivity, []
     seeds = plan.seeds[: block["seeds"]]
+    cells: dict[tuple[str, str], list[GridRun]] = {}  # a large study has too many runs to be asked anew for each cell
+    alike: dict[tuple[str, int], list[GridRun]] = {}
+    for grid_run in runs:
+        cells.setdefault((grid_run.run.task, grid_run.run.optimizer), []).append(grid_run)
+        alike.setdefault((grid_run.run.task, grid_run.run.seed), []).append(grid_run)
+    # Before the first step the optimizer does not matter, so any run of the seed says it.
+    untrained = {key: _before(mine, reader) for key, mine in alike.items()}
     for task, label, spec in plan.cells():
-        mine = [grid_run for grid_run in runs if (grid_run.run.task, grid_run.run.optimizer) == (task["label"], label)]
+        mine = cells.get((task["label"], label), [])
         place = rate_key(spec, block["key"])
         if place is None:
             continue
-        # Before the first step the optimizer does not matter, so any run of the seed says it.
-        before = {seed: _before(runs, task["label"], seed, reader) for seed in seeds}
+        before = {seed: untrained.get((task["label"], seed), math.nan) for seed in seeds}
         losses = {(grid_run.value, grid_run.run.seed): _loss(grid_run.run, reader) for grid_run in mine}
         rows = [[losses.get((value, seed)) for seed in seeds] for value in block["values"]]
         kept = [[_kept(x, before[s]) for x, s in zip(row, seeds, strict=True) if x is not None] for row in rows]
@@ -81,13 +87,12 @@ def _loss(run: Run, reader: RecordStore) -> float | None:
     return number(record["metrics"].get("validation_loss")) if record["status"] == "ok" else math.nan
 
 
-def _before(runs: Sequence[GridRun], task: str, seed: int, reader: RecordStore) -> float:
+def _before(runs: Sequence[GridRun], reader: RecordStore) -> float:
     for grid_run in runs:
-        if (grid_run.run.task, grid_run.run.seed) == (task, seed):
-            for row in reader.history(grid_run.run.id):
-                value = number(row.get("validation_loss"))
-                if row.get("step") == 0 and not math.isnan(value):
-                    return value
+        for row in reader.history(grid_run.run.id):
+            value = number(row.get("validation_loss"))
+            if row.get("step") == 0 and not math.isnan(value):
+                return value
     return math.nan
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,16 +41,15 @@ def speedups(results: Results) -> list[Row]:
     if plan.speedup is None or not now.budgets:
         return []
     budgets = list(plan.speedup["budgets"])
-    at = {
-        budget: arms(plan, [budgeted.run for budgeted in now.budgets if budgeted.budget == budget], results.store)
-        for budget in budgets
-        if budget != 1
-    }
+    runs: dict[float, list[Run]] = {budget: [] for budget in budgets if budget != 1}
+    for budgeted in now.budgets:
+        runs[budgeted.budget].append(budgeted.run)
+    at = {budget: arms(plan, some, results.store) for budget, some in runs.items()}
     unit = str(plan.speedup.get("in", "steps"))
     # A task without the baseline has nothing to be faster than, and need not say how much of the unit its runs have.
     tasks = {task["label"]: task for task in plan.tasks if plan.baseline in task["only"]}
     every = [*now.runs, *(budgeted.run for budgeted in now.budgets)] if unit != "steps" else []
-    ended = [(run.task, run.optimizer) for run in every if run.task in tasks and _unspent(results, run, unit)]
+    ended = Counter((run.task, run.optimizer) for run in every if run.task in tasks and _unspent(results, run, unit))
     rows = []
     for task in tasks.values():
         key = task["label"], plan.baseline
@@ -58,7 +58,7 @@ def speedups(results: Results) -> list[Row]:
             if label != plan.baseline:
                 other = results.standing.arms.get((task["label"], label), Arm())
                 speedup = factor(task, base, other, plan.per_unit)
-                short = sum(ended_key in (key, (task["label"], label)) for ended_key in ended)
+                short = ended[key] + ended[task["label"], label]
                 rows.append(Row(task["label"], label, speedup, unit, short))
     return rows
 

@@ -35,14 +35,15 @@ def shares(plan: Plan, variations: Sequence[Variation], reader: RecordStore) -> 
     if plan.variance is None:
         return []
     measured: list[Share] = []
+    cells: dict[tuple[str, str], list[Variation]] = {}
+    for variation in variations:
+        cells.setdefault((variation.run.task, variation.run.optimizer), []).append(variation)
     for task, label, _ in plan.cells():
         if label not in plan.variance["optimizers"]:
             continue
         values: dict[str, list[float]] = {source: [] for source in plan.variance["sources"]}
         failed = dict.fromkeys(values, 0)
-        for variation in variations:
-            if (variation.run.task, variation.run.optimizer) != (task["label"], label):
-                continue
+        for variation in cells.get((task["label"], label), ()):
             record = reader.record(variation.run.id)
             if record is None:
                 continue

@@ -233,9 +233,11 @@ def unlike(results: Results, label: str) -> str:
     plan = results.plan
     if planned := naming.unlike(plan, label):
         return planned
+    if plan.tuning is None or not plan.tuning["steps"]:
+        return ""
     searches = [s for s in results.standing.state.searches if s.budget == 1]
     mine, other = (sum(len(s.trials) for s in searches if s.optimizer == x) for x in (label, plan.baseline))
-    if mine == other or plan.tuning is None or not plan.tuning["steps"]:
+    if mine == other:
         return ""
     return (
         f"Not tuned alike: for the same steps {label} had {counted(mine, 'trial')} in all, {plan.baseline} had {other}."
@@ -270,7 +272,8 @@ def _undecided(results: Results, c: Comparison, decimals: int, greater: bool, la
     if c.verdict != "undecided" or math.isnan(d.low):
         return []
     plan, decimals = results.plan, telling(decimals, d)
-    more, effect, runs = design.further(plan, c.pairs)
+    more, effect = design.further(plan, c.pairs)
+    runs = results.runs_a_unit * (more - c.pairs)
     worse, better = (-d.low, d.high) if greater else (d.high, -d.low)
     at_most = f"between {worse:.{decimals}f} worse and {better:.{decimals}f} better"
     least = f"{c.detectable:.{decimals}f}" if c.detectable <= largest else "no difference that there can be"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_optim.errors import UserError
+from hf_optim.study.folder import stages
 from hf_optim.study.folder.changes import read_plan
 from hf_optim.study.folder.outcomes import in_vain
 from hf_optim.study.folder.standing import Standing, standing
@@ -47,6 +48,11 @@ class Results:
     def in_vain(self) -> frozenset[str]:
         """The ids of the runs that finished no better on validation than untrained, which counts as failed."""
         return in_vain(self.plan, self.records, self.store)
+
+    @functools.cached_property
+    def runs_a_unit(self) -> int:
+        """What one more unit of the study costs, in runs: all of them are planned to count them, which is done once."""
+        return round(sum(stages.planned(self.plan)) / self.plan.looks[-1])
 
     def failures(self) -> list[tuple[Run, str]]:
         """The failed runs and their reasons, in the plan's order."""

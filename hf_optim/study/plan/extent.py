@@ -18,6 +18,8 @@ MOST_RUNS = 100_000
 MOST_RUNGS = 1000
 #: of each task with each optimizer, whether it runs there or not: what reads a study goes through all of them
 MOST_CELLS, CELLS = 10_000, "pairs of a task and an optimizer"
+#: optimizers, each of which a report compares by name with all others, whether they run anywhere or not
+MOST_OPTIMIZERS = 1000
 #: pairs of optimizers on a task, each of which is tested for the places: some 600 optimizers; ours have some tens
 MOST_PAIRS = 200_000
 #: units of all pairs that are gone through, at each look those of all looks before it, too; minutes of work
@@ -63,6 +65,8 @@ def check_stored(data: Mapping[str, Any], file: str) -> None:
     names = [data["name"], data["title"], *(one["label"] for one in (*data["tasks"], *data["optimizers"]))]
     if any(len(name) > LONGEST_NAME for name in names):
         raise UserError(f"{file}: a name, a title or a label is longer than {LONGEST_NAME} characters")
+    if (count := len(data["optimizers"])) > MOST_OPTIMIZERS:
+        raise UserError(f"{file}: asks for {count:,} optimizers, and a study has at most {MOST_OPTIMIZERS:,}")
     if (count := len(data["tasks"]) * len(data["optimizers"])) > MOST_CELLS:
         raise UserError(f"{file}: asks for {count:,} {CELLS}, and a study has at most {MOST_CELLS:,}")
     cells = sum(len(task["only"]) for task in data["tasks"])

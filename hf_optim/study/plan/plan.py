@@ -231,6 +231,7 @@ def expand(
     source.check_choice(("family",), family, FAMILIES)
     if family == "score":
         units.set_apart(source, tasks, chance, top.get("tuning"))
+    extent.check(source, ("optimizers",), len(labels), most=extent.MOST_OPTIMIZERS, what="optimizers")
     extent.check(source, (), len(tasks), len(labels), most=extent.MOST_CELLS, what=extent.CELLS)
     extent.check(source, (), sum(len(task["only"]) for task in tasks), len(seed_list))
     extent.check(source, (), extent.pairs(tasks), most=extent.MOST_PAIRS, what="pairs of optimizers")
