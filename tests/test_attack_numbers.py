@@ -21,7 +21,7 @@ from hf_optim.experiment.spec import id_of
 from hf_optim.study.api import load
 from hf_optim.study.findings import ladder_laws
 from hf_optim.study.findings.ladder_laws import Point
-from hf_optim.study.folder import merge, stages
+from hf_optim.study.folder import merge
 from hf_optim.study.launch.follow import follow
 from hf_optim.study.plan.plan import make_run
 
@@ -240,23 +240,6 @@ def test_of_thousands_of_optimizers_no_pairs_are_compared(tmp_path: Path, capsys
     (tmp_path / "b.yaml").write_text(f"name: b\nseeds: 2\ntasks: [{TASK}}}]\noptimizers: [{listed}]\n")
     code, _, said = command(capsys, "study", tmp_path / "b.yaml", "--dry-run")
     assert code == 2 and "asks for 244,650 pairs of optimizers" in said
-
-
-def test_what_more_units_would_cost_is_counted_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It stands in the sentence of each undecided optimizer, and every run of the study was planned anew for each."""
-    make_study(tmp_path / "s", [f"o{number}" for number in range(5)])
-    counted: list[str] = []
-    planned = stages.planned
-
-    def count(plan: Any) -> tuple[int, int, int]:
-        counted.append(plan.name)
-        return planned(plan)
-
-    monkeypatch.setattr(stages, "planned", count)
-    code, out, _ = command(capsys, "report", tmp_path / "s")
-    assert code == 0 and out.count("more runs, if planned beforehand") > 1 and len(counted) == 1
 
 
 def test_a_study_has_no_optimizers_without_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

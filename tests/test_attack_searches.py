@@ -150,3 +150,13 @@ def test_a_plan_that_nobody_could_read_again_is_not_begun(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="the settings of 'SMARAN' on 'MLP' are longer than 5,000 characters"):
         prepare(plan, "", tmp_path / "study")
     assert not (tmp_path / "study").exists()
+
+
+def test_a_search_has_no_trials_without_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the best of k of them is takes the square of their number: of 99,000 a quarter of an hour."""
+    plan = expand(YAML).to_dict()
+    cells = [{**cell, "points": cell["points"][:1] * 10_001} for cell in plan["tuning"]["cells"]]
+    plan["tuning"] |= {"trials": 10_001, "cells": cells}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    code, _, said = command(capsys, "results", tmp_path)
+    assert code == 2 and "asks for 10,001 trials of an optimizer, and a study has at most 10,000" in said

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tuning_fakes import BEFORE, YAML, expand, good_rate, rate, whole, write
+from tuning_fakes import BEFORE, YAML, even, expand, good_rate, rate, whole, write
 
 from hf_optim import registry
+from hf_optim.study.api import load
 from hf_optim.study.findings import expected_best, sensitivity_curves, special_cases, variance_shares
 from hf_optim.study.findings import protocol as tuning_report
 from hf_optim.study.folder import pruning, stages
@@ -183,6 +184,21 @@ def test_thousands_of_cells_are_not_asked_of_all_runs(tmp_path: Path) -> None:
     assert len(sensitivity_curves.curves(planned, grid, reader)) == 6000
     assert len(variance_shares.shares(planned, varied, reader)) == 6000
     assert time.process_time() - start < 8
+
+
+def test_what_more_units_would_cost_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in the sentence of each undecided optimizer, and every run of the study was planned anew for each."""
+    whole(expand(YAML[: YAML.index("tuning:")]), tmp_path, even)
+    counted: list[str] = []
+    planned = stages.planned
+
+    def count(plan: Plan) -> tuple[int, int, int]:
+        counted.append(plan.name)
+        return planned(plan)
+
+    monkeypatch.setattr(stages, "planned", count)
+    said = load(tmp_path).sentences
+    assert sum("more runs, if planned beforehand" in sentence for sentence in said) == 2 and len(counted) == 1
 
 
 def test_one_source_is_varied_at_a_time() -> None:

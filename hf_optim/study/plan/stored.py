@@ -13,7 +13,7 @@ from hf_optim.core.shape import Each
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec, id_of
 from hf_optim.study.plan import units
-from hf_optim.study.plan.entries import is_setting
+from hf_optim.study.plan.entries import MOST, is_setting
 from hf_optim.study.plan.tuning import PRUNERS, SAMPLERS, SOURCE
 from hf_optim.study.plan.variance import SOURCES
 
@@ -191,6 +191,8 @@ def _around(spec: Mapping[str, Any], where: str) -> None:
 def _cells(data: Mapping[str, Any], file: str) -> None:
     """Raise UserError unless each search is one of the plan's, once, with as many trials as all have, in its space."""
     there = {(task["label"], label) for task in data["tasks"] for label in task["only"]}
+    if (trials := data.get("tuning", {"trials": 0})["trials"]) > MOST:
+        raise UserError(f"{file}: asks for {trials:,} trials of an optimizer, and a study has at most {MOST:,}")
     seen = set[tuple[Any, ...]]()
     for cell in data.get("tuning", {}).get("cells", ()):
         space, points = cell["space"], cell["points"]
