@@ -45,6 +45,14 @@ class Results:
         return cells
 
     @functools.cached_property
+    def spaces(self) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+        """The spaces that each cell (task and optimizer) is searched in, one a search."""
+        spaces: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for cell in (self.plan.tuning or {}).get("cells", ()):
+            spaces.setdefault((cell["task"], cell["optimizer"]), []).append(cell["space"])
+        return spaces
+
+    @functools.cached_property
     def in_vain(self) -> frozenset[str]:
         """The ids of the runs that finished no better on validation than untrained, which counts as failed."""
         return in_vain(self.plan, self.records, self.store)

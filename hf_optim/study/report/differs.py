@@ -93,22 +93,20 @@ def _in_force(results: Results, label: str, tasks: Sequence[str]) -> dict[str, A
     """What the runs in a script of one's own settled for what was not given: the script's rate, not the rule's default.
     A text where runs settled it unlike."""
     values: dict[str, dict[str, Any]] = {}
-    for run in results.plan.runs:
-        if run.optimizer == label and run.task in tasks:
-            for settled in (results.records.get(run.id) or {}).get("in_force") or ():
-                for key, value in settled.items():
-                    values.setdefault(key, {})[_value(value)] = value
+    for _, record in (both for task in tasks for both in results.runs(task, label)):
+        for settled in (record or {}).get("in_force") or ():
+            for key, value in settled.items():
+                values.setdefault(key, {})[_value(value)] = value
     return {key: next(iter(some.values())) if len(some) == 1 else " / ".join(some) for key, some in values.items()}
 
 
 def _searched(results: Results, label: str, tasks: Sequence[str]) -> dict[str, str]:
     """What was searched of an optimizer on these tasks: the values that were judged, and the ranges they are from."""
     spaces: dict[str, dict[str, None]] = {}
-    for cell in (results.plan.tuning or {}).get("cells", ()):
-        if cell["optimizer"] == label and cell["task"] in tasks:
-            for key, bounds in cell["space"].items():
-                spaces.setdefault(key, {})[_space(bounds, "{}, {}")] = None
-    judged = [_settings(run.spec) for run in results.plan.runs if run.optimizer == label and run.task in tasks]
+    for space in (space for task in tasks for space in results.spaces.get((task, label), ())):
+        for key, bounds in space.items():
+            spaces.setdefault(key, {})[_space(bounds, "{}, {}")] = None
+    judged = [_settings(run.spec) for task in tasks for run, _ in results.runs(task, label)] if spaces else []
     told = {}
     for key, ranges in spaces.items():
         chosen = list({_value(values[key]): values[key] for values in judged if key in values}.values())
@@ -214,10 +212,10 @@ def _settled(results: Results, task: str) -> str:
 def _of_records(results: Results, task: str, key: str, text: Callable[[Any], str], head: str) -> str:
     """What the records of each optimizer's runs say under `key`; empty where they say nothing."""
     seen: dict[str, dict[str, None]] = {}
-    for run in results.plan.runs:
-        entries = (results.records.get(run.id) or {}).get(key) if run.task == task else None
-        if entries:
-            seen.setdefault(run.optimizer, {})["; ".join(map(text, entries))] = None
+    for label in (o["label"] for o in results.plan.optimizers):
+        for _, record in results.runs(task, label):
+            if entries := (record or {}).get(key):
+                seen.setdefault(label, {})["; ".join(map(text, entries))] = None
     lines = [
         f'<tr><th scope="row">{escape(label)}</th><td class="wide">{"<br>".join(map(escape, texts))}</td></tr>'
         for label, texts in seen.items()
