@@ -167,13 +167,14 @@ def check_chosen(plan: planning.Plan, runs: Any) -> None:
     """Judged runs have the settings of the trial that is best on validation, where one is."""
     settings = [name for name in runs.columns if name.startswith("spec.optimizer.")]
     tasks = {task["label"]: task["primary"] for task in plan.tasks}
+    carried = plan.ladder is not None and plan.ladder["rates"] == "carried"  # to rungs whose own search is a check
     known = {(task, label, seed): some for (task, label, seed), some in
              runs[(runs.stage == "tuning") & (runs.status == "ok")].groupby(["task", "optimizer", "seed"])}  # fmt: skip
     for run in runs[runs.stage == "judged"].itertuples():
         unit = plan.seeds.index(run.seed) // plan.per_unit
         some = known.get((run.task, run.optimizer, plan.tuning_seed(unit)))
         column = f"validation_{tasks[run.task]['name'].removeprefix('test_')}"
-        if some is None or plan.speedup or some[column].isna().any():
+        if some is None or plan.speedup or carried or some[column].isna().any():
             continue
         best = some[column].max() if tasks[run.task]["greater_is_better"] else some[column].min()
         if len(chosen := some[some[column] == best]) == 1:
