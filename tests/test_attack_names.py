@@ -28,9 +28,9 @@ def test_a_study_that_bears_the_name_of_ours_changes_nothing_in_its_folder(
         folder = tmp_path / "studies" / "quickstart"
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for name in ("theirs.yaml", "theirs/mine.yaml"):
-            code, _, error = command(capsys, "study", name)
-            assert code == 2 and f"was begun from something else than {name}" in error
-            assert command(capsys, "study", name, "--dry-run")[0] == 0
+            for more in ((), ("--dry-run",)):
+                code, _, error = command(capsys, "study", name, *more)
+                assert code == 2 and f"was begun from something else than {name}" in error
             with pytest.raises(UserError, match="begun from something else"):
                 api.run(name)
         assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

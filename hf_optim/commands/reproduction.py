@@ -79,7 +79,7 @@ def reproduce(name: str, options: Options) -> int:
         source = wishes.study(setting.study, options.wish, options.seeds)
         plan = expand(source, seeds=options.seeds, overrides=options.overrides)
         _check_looks(plan, chosen.name)
-        if not (options.output or options.dry_run):
+        if not options.output:
             begun.check(folder, _origin(chosen), source.text)
         _announce(chosen, plan, options, folder)
     try:

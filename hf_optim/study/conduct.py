@@ -119,6 +119,8 @@ def study(
             raise importing.Untrusted(f"{', '.join(outside)}: files of this machine, and {why}, or add --trust")
         told = values.check_values(plan, source)
     folder = _folder(named, output, plan)
+    if output is None:
+        begun.check(folder, origin, source.text)
     trackers.check_settings(report_to, folder / trackers.FOLDER)
     change = changes.since(folder, plan)
     looks = "" if plan.repetitions else units.explained(plan.looks)
@@ -132,12 +134,7 @@ def study(
         _show_change(change, console)
         return 0
     extras.installed("a study", "study")
-    if isinstance(origin, Path) and origin.is_dir():
-        mark = begun.standing(folder)
-    else:
-        mark = begun.source(origin, folder)
-        if output is None:
-            begun.check(folder, origin, source.text)
+    mark = begun.mark(folder, origin)
     kept = beginning.prepare(
         plan, source.text, folder, retry_failed=retry_failed, accept_change=accept_change, begun_from=mark
     )

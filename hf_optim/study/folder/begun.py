@@ -15,8 +15,12 @@ from hf_optim.study.folder.aside import PLAN, STUDY, digest
 BEGUN = "begun_from_sha256"
 
 
-def source(named: str | Path, folder: Path) -> str:
-    """What stands under `BEGUN`: of a file by its place, of what is no file by its name."""
+def mark(folder: Path, named: str | Path) -> str:
+    """What is to stand under `BEGUN`: of a file its place, of what is no file its name; a folder that goes on as itself
+    keeps what stands there.
+    """
+    if isinstance(named, Path) and named.is_dir():
+        return standing(folder)
     if isinstance(named, Path) and named.is_file():
         return digest(f"file {os.path.relpath(os.path.realpath(named), os.path.realpath(folder))}")
     return digest(f"name {named}")
@@ -35,7 +39,7 @@ def check(folder: Path, named: str | Path, text: str) -> None:
     """Raise a UserError where `folder`, which the user has not named, holds another study than `text`, begun from
     something else than `named`.
     """
-    if standing(folder) in ("", source(named, folder)):
+    if standing(folder) in ("", mark(folder, named)):
         return
     try:
         if read_text(folder, STUDY) == text:

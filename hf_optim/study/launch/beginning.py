@@ -29,7 +29,7 @@ def prepare(
 ) -> str:
     """Writes study.yaml, plan.json and the question; `retry_failed` removes the records of runs that failed. Gives the
     name under which a study.yaml of other content is kept that was not written here; empty where none was. `begun_from`
-    says what the study comes from (`begun.source`).
+    says what the study comes from (`begun.mark`).
 
     Raises UserError if the folder holds a plan with runs that are not in this one, unless `accept_change`; if it
     holds anything else, or cannot be written; and if the plan could not be read back.
