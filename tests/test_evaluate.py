@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -101,3 +102,16 @@ def test_mistakes_are_one_line_and_code_of_others_is_not_run(runs, tmp_path):
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     with pytest.raises(UserError, match="only a spec.json says that it is to be run"):
         evaluate.main([str(tmp_path / "checkpoint-3")])
+
+
+def test_of_several_one_that_cannot_be_evaluated_is_a_line_and_the_rest_is_a_table(runs, tmp_path, capsys):
+    folder, _ = runs
+    damaged, file = tmp_path / "damaged", tmp_path / "all.csv"
+    shutil.copytree(folder / "bootstrap", damaged)
+    (damaged / "spec.json").write_text('{"task": "\\u001b[31mlogistic"}')
+    places = [str(damaged), str(folder / "bootstrap")]
+    assert evaluate.main([*places, "--export", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {damaged}: ") and said.count("\n") == 1 and "\x1b" not in said
+    assert [row["checkpoint"] for row in csv.DictReader(file.open())] == [str(folder / "bootstrap" / "checkpoint-3")]
+    assert evaluate.main([str(damaged), str(damaged)]) == 2 and capsys.readouterr().out == ""

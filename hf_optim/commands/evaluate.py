@@ -13,7 +13,7 @@ from hf_optim.commands import overrides
 from hf_optim.commands.nested import take_nested
 from hf_optim.commands.parser import Parser, check_folders
 from hf_optim.core import importing
-from hf_optim.core.safe_text import terminal
+from hf_optim.core.safe_text import line, terminal
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec
@@ -37,7 +37,7 @@ Several processes: torchrun --nproc_per_node 2 -m hf_optim evaluate ...
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "hf-optim evaluate") -> int:
-    """Parse, evaluate, print or export; gives 0."""
+    """Parse, evaluate, print or export; gives 0, or 2 where one of several cannot be evaluated."""
     parser = Parser(prog, "Evaluate checkpoints on every split of their data, in one table.", EXAMPLES, EPILOG)
     add = parser.add_argument
     add(
@@ -74,9 +74,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim evaluate") -> 
     if given.task:
         named = RunSpec(given.task, given.model, given.size or "small", {"name": "sgd"}, options=nested["model"])
     with importing.refused("only a spec.json says that it is to be run", given.trust or bool(given.task)):
-        table = [_row(place, named, given.data, computed) for place in given.checkpoints]
-    if os.environ.get("RANK", "0") != "0":
-        return 0
+        table, code = _table(given.checkpoints, named, given.data, computed)
+    if os.environ.get("RANK", "0") != "0" or not table:
+        return code
     every = rows.columns(table)
     shown = rows.choose(
         table, given.columns, [name for name in every if not name.startswith(("train_", "validation_"))]
@@ -86,7 +86,25 @@ def main(argv: Sequence[str] | None = None, prog: str = "hf-optim evaluate") -> 
         print(terminal(f"{counted(len(table), 'checkpoint')}: {given.export}"))
     else:
         exports.show(table, shown)
-    return 0
+    return code
+
+
+def _table(
+    places: Sequence[Path], named: RunSpec | None, data: str | None, computed: dict[str, Any]
+) -> tuple[list[dict[str, Any]], int]:
+    """A row for each checkpoint, and the exit code: of several, one that cannot be judged is a line of its own."""
+    table, code = [], 0
+    # processes evaluate together: one that went on alone would wait for the others
+    alone = len(places) == 1 or os.environ.get("WORLD_SIZE", "1") != "1"
+    for place in places:
+        try:
+            table.append(_row(place, named, data, computed))
+        except UserError as error:
+            if alone:
+                raise
+            print(line(f"error: {place}: {error}"), file=sys.stderr)
+            code = 2
+    return table, code
 
 
 def _row(place: Path, named: RunSpec | None, data: str | None, computed: dict[str, Any]) -> dict[str, Any]:
