@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,25 @@ def test_what_a_claim_says_stands_as_text_on_its_page(tmp_path: Path, capsys: py
     page = (tmp_path / "out" / "reproduction.md").read_text()
     assert code == 0 and page.count(r"&lt;img src=x onerror=alert(1)> [a\](javascript:x) \| \`b\`") == 7
     assert not [tag for tag in ("<img", "<b>", "\x1b", "](java") if tag in page.replace(r"\]", "")]
+
+
+def test_folders_without_end_below_a_claims_tables_are_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that `landscape` would write into: looking through a thousand of them ended in a RecursionError."""
+    named = claim(tmp_path, small={**CLAIM["small"], "commands": {"b": ["landscape", "beale"]}})
+    (out := tmp_path / "out").joinpath("b").mkdir(parents=True)
+    (out / "b" / "landscape.csv").write_text("")
+    with monkeypatch.context() as here:
+        here.chdir(out / "b")
+        for _ in range(1200):
+            os.mkdir("d")
+            os.chdir("d")
+    try:
+        code, _, error = command(capsys, "reproduce", named, "--page", "--output", out)
+    finally:
+        subprocess.run(["rm", "-rf", out / "b"], check=True)  # pytest's own clean-up does not get down there, either
+    assert (code, error) == (0, "") and "[b/landscape.csv](b/landscape.csv)" in (out / "reproduction.md").read_text()
 
 
 def test_a_claim_writes_over_nothing_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

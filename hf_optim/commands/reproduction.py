@@ -224,7 +224,8 @@ def _write_tables(chosen: claims.Claim, options: Options, folder: Path) -> int:
     _check_place(chosen, options, folder)
     reproduced = judge.of_tables(chosen, options.size, folder, options.again(chosen.file or chosen.name))
     own = [folder / name for name in _tables(chosen.settings[options.size])]
-    left = [path for place in own for path in (place, *place.rglob("*")) if not place.is_symlink()]
+    # commands leave no folders: what lies deeper is a stranger's, to any depth
+    left = [path for place in own for path in (place, *place.glob("*")) if not place.is_symlink()]
     files = sorted(str(path.relative_to(folder)) for path in left if path.is_file() and not path.is_symlink())
     _write(reproduced, folder, tuple(files))
     return 0
