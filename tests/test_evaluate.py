@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -115,3 +116,15 @@ def test_of_several_one_that_cannot_be_evaluated_is_a_line_and_the_rest_is_a_tab
     assert said.startswith(f"error: {damaged}: ") and said.count("\n") == 1 and "\x1b" not in said
     assert [row["checkpoint"] for row in csv.DictReader(file.open())] == [str(folder / "bootstrap" / "checkpoint-3")]
     assert evaluate.main([str(damaged), str(damaged)]) == 2 and capsys.readouterr().out == ""
+
+
+def test_folders_without_end_below_a_checkpoint_are_one_line(runs, tmp_path):
+    """A thousand of them were a RecursionError of `os.walk`, which before Python 3.12 calls itself for each."""
+    folder, _ = runs
+    shutil.copytree(folder / "bootstrap", tmp_path / "run")
+    subprocess.run(["mkdir", "-p", tmp_path / "run" / "checkpoint-3" / "/".join("d" * 1000)], check=True)
+    try:
+        with pytest.raises(UserError, match="checkpoint-3 holds folders more than 40 deep"):
+            evaluate.main([str(tmp_path / "run")])
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "run"], check=True)  # pytest's own clean-up calls itself, too

@@ -141,8 +141,10 @@ def check_files(checkpoint: Path) -> None:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Everything below a folder, without following links."""
+    """Everything below a folder, without following links; a `UserError` where it has no end."""
     for place, folders, names in os.walk(folder):
+        if len(Path(place).parts) - len(folder.parts) > files.FARTHEST_DOWN:
+            raise UserError(f"checkpoint: {folder} holds folders more than {files.FARTHEST_DOWN} deep")
         yield from (Path(place, name) for name in (*folders, *names))
 
 
