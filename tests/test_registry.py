@@ -209,3 +209,14 @@ def test_a_rule_that_hands_over_part_of_its_arguments_is_told(tmp_path):
     (tmp_path / "part.py").write_text(text)
     with pytest.raises(UserError, match=r"hands over no beta: let it call super\(\).__init__\(params, locals"):
         hf_optim.create(f"{tmp_path}/part.py:HeavyBall", Problem().params)
+
+
+def test_a_class_that_says_no_docstring_and_takes_nothing_is_one_line(tmp_path):
+    """A file of a stranger's that `info` runs, since reading does not tell: both were a traceback."""
+    file = tmp_path / "theirs.py"
+    base = 'from torch.optim import SGD\nclass Theirs(SGD):\n    __doc__ = ("a", 5)\n'
+    file.write_text(base)
+    assert registry.about(f"{file}:Theirs").doc == ""
+    file.with_name("none.py").write_text(f"{base}    def __init__():\n        pass\n")
+    with pytest.raises(UserError, match=r"none.py:Theirs does not say what it is made from: invalid method signature"):
+        registry.about(f"{file.with_name('none.py')}:Theirs")

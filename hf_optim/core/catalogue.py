@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hf_optim.errors import UserError
+from hf_optim.errors import UserError, first_line
 
 _HERE = Path(__file__).parent.parent
 _BASES = ("optimizers", "wrappers")
@@ -262,7 +262,11 @@ def described(path: str, cls: Any) -> Info:
         path: by which it was imported; its name from here on.
         cls: the class, or a factory.
     """
-    parameters = list(inspect.signature(cls).parameters.values())[1 if isinstance(cls, type) else 0 :]
+    try:
+        parameters = list(inspect.signature(cls).parameters.values())[1 if isinstance(cls, type) else 0 :]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} does not say what it is made from: {first_line(error)}") from None
+    said = vars(cls).get("__doc__") if isinstance(cls, type) else cls.__doc__
     named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     own = {key: value for key in _DECLARED if (value := getattr(cls, key, None)) is not None}
     own = {key: value for key, value in own.items() if not isinstance(value, property)}  # known of an instance alone
@@ -279,7 +283,7 @@ def described(path: str, cls: Any) -> Info:
         tuple(p.name for p in named if p.default is p.empty),
         tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
         own.get("state_bytes") or 4 * len(own.get("slots", ())),
-        doc=inspect.cleandoc(vars(cls).get("__doc__") or "") if isinstance(cls, type) else inspect.getdoc(cls) or "",
+        doc=inspect.cleandoc(said) if isinstance(said, str) else "",
         cited=own.get("cited", ("", "", "", 0)),
         int8_slots=len(own.get("int8_slots", ())),
         **{k: MappingProxyType(dict(own.get(k, {}))) for k in ("search_space", "special_cases", "as_base")},
