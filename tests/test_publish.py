@@ -350,3 +350,14 @@ def test_folders_on_the_way_to_code_are_no_words_of_the_study(
     assert "a word of the study" not in capsys.readouterr().out
     files = [file for file in (tmp_path / "public").rglob("*") if file.is_file()]
     assert not [file for file in files if USER.encode() in file.read_bytes()]
+
+
+def test_a_record_whose_copy_is_too_large_is_told_as_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy's record has a line for each of its values; that of one in a single line was told to hold a path."""
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=1)
+    file = next((study / "runs").iterdir()) / "record.json"
+    record = json.loads(file.read_text()) | {"samples": [f"samples/{number}.png" for number in range(50_000)]}
+    file.write_text(json.dumps(record, separators=(",", ":")))
+    assert main(["publish", str(study), str(tmp_path / "public")]) == 2
+    error = capsys.readouterr().err
+    assert "its copy would hold what is not read" in error and "larger than 1048576 bytes" in error

@@ -101,6 +101,8 @@ def _planned(copied: Path, study: Path, source: Results, told: list[str]) -> Pla
     """The plan of the copy. Raises UserError where runs of the study are missing in it."""
     copy = load(copied)
     if len(copy.records) != len(source.records):
+        if why := next(iter(copy.store.unreadable.values()), None):  # one that was near a limit, written in lines
+            raise UserError(f"{study}: its copy would hold what is not read: {why}")
         raise UserError(
             f"{study}: {counted(len(source.records) - len(copy.records), 'run')} would be lost, planned from "
             "texts that hold a path or a name: rename these in the YAML"
