@@ -217,6 +217,23 @@ def test_no_study_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 # --- merging ---
 
 
+def test_a_study_that_cannot_be_read_keeps_no_other_from_being_shown(
+    two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (damaged := tmp_path / "damaged").mkdir()
+    (damaged / "plan.json").write_text("{}")
+    capsys.readouterr()
+    for more in ([], ["--by", "optimizer"], ["--export", str(tmp_path / "all.csv")]):
+        assert main(["results", two[0], *more]) == 0
+        rest = capsys.readouterr().out
+        assert main(["results", str(damaged), two[0], *more]) == 2
+        shown = capsys.readouterr()
+        assert shown.out == rest and "damaged" in shown.err and shown.err.count("\n") == 1
+    for more in ([two[0], "--compare", "sgd", "adamw"], [two[0], "--merge", str(tmp_path / "both")], []):
+        code, out, err = command(capsys, "results", str(damaged), *more)
+        assert (code, out) == (2, "") and "damaged" in err
+
+
 def test_merging_is_the_union_also_of_merges(two: list[str], tmp_path: Path) -> None:
     for into, sources in ((tmp_path / "all", two), (tmp_path / "again", [str(tmp_path / "all"), *two])):
         plan = merge.merge([Path(x) for x in sources], into)

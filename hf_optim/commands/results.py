@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hf_optim.commands.parser import Parser
 from hf_optim.core import safe_text
@@ -12,11 +13,14 @@ from hf_optim.core.safe_text import terminal
 from hf_optim.core.wording import both, counted
 from hf_optim.errors import UserError
 
+if TYPE_CHECKING:
+    from hf_optim.study.folder.results import Results
+
 ABOUT = "filter, group, compare, export and merge what studies found"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Show, export or merge; gives 0."""
+    """Show, export or merge; gives what `results` gives."""
     parser = Parser(
         "hf-optim results",
         "Show the runs of study folders, a line a run, straight from their records.",
@@ -59,7 +63,8 @@ def results(
     into: str | None = None,
     keep_first: bool = False,
 ) -> int:
-    """Shows the runs of the study folders `names`, a line a run, or what is asked of them. Gives 0.
+    """Shows the runs of the study folders `names`, a line a run, or what is asked of them. Gives 0, or 2 where one of
+    several folders cannot be read: that is a line, and the rest is shown.
 
     Args:
         names: folders of studies.
@@ -76,7 +81,6 @@ def results(
         UserError: for what is wrong with the folders, the conditions or the file, before anything is written.
     """
     from hf_optim.study.folder import pairs, rows
-    from hf_optim.study.folder import results as records
     from hf_optim.study.report import exports
 
     folders = rows.folders(names)
@@ -91,7 +95,7 @@ def results(
         raise UserError("--by and --compare are two tables: ask for one of them")
     if export:
         exports.check_format(Path(export))
-    loaded = [records.load(folder) for folder in folders]
+    loaded, code = _load(folders, alone=len(folders) == 1 or compare is not None)
     every = [row for study in loaded for row in rows.of(study)]
     some = rows.where(every, where)
     if not some:
@@ -115,7 +119,23 @@ def results(
         exports.show(table, shown)
     if compare:
         safe_text.say(safe_text.console(), worth)
-    return 0
+    return code
+
+
+def _load(folders: Sequence[Path], *, alone: bool) -> tuple[list[Results], int]:
+    """The studies, and the exit code: unless it is `alone`, one that cannot be read is a line."""
+    from hf_optim.study.folder import results as records
+
+    loaded, code = [], 0
+    for folder in folders:
+        try:
+            loaded.append(records.load(folder))
+        except UserError as error:
+            if alone:
+                raise
+            print(safe_text.line(f"error: {error}"), file=sys.stderr)
+            code = 2
+    return loaded, code
 
 
 def _merge(folders: Sequence[Path], into: Path, keep_first: bool) -> None:
