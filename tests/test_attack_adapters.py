@@ -83,6 +83,25 @@ def test_a_run_of_adapters_goes_on_as_if_it_had_never_stopped(tmp_path: Path, ad
     assert after == before
 
 
+CARDS: dict[str, Callable[[Path], Any]] = {
+    "cut short": lambda at: at.write_text("---\ntags: [lora,\n---\n"),
+    "of code": lambda at: at.write_text("---\nbase_model: !!python/object/apply:os.getcwd []\n---\n"),
+    "no text": lambda at: at.write_bytes(b"\xff" * 99),
+    "a folder": lambda at: at.mkdir(),
+}
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_a_readme_in_a_checkpoint_to_come_is_no_failed_run(tmp_path: Path, adapted: Path, card: str) -> None:
+    """PEFT takes what stands in the place of its own for a beginning of that, and reads it as YAML."""
+    shutil.copytree(adapted, folder := tmp_path / "acme")
+    (folder / "checkpoint-2").mkdir()
+    CARDS[card](folder / "checkpoint-2" / "README.md")
+    record = train(ADAPTED, folder, progress=False, checkpoint_every=1, resume=True)
+    assert (record["status"], record["error"]) == ("ok", None)
+    assert "library_name: peft" in (folder / "checkpoint-2" / "README.md").read_text()
+
+
 def test_adapters_are_not_sought_on_the_hub_where_shards_are_expected(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     (tmp_path / "pytorch_model_fsdp_0").write_text("a file, which Trainer takes for none")

@@ -20,6 +20,7 @@ from hf_optim.core.rewind import reshard
 from hf_optim.experiment import sharding, shards
 from hf_optim.experiment.checkpoint import check_checkpoint, read_adapters
 from hf_optim.experiment.evaluator import Evaluator
+from hf_optim.experiment.files import remove
 from hf_optim.experiment.spending import Spending
 from hf_optim.hub import schedules
 from hf_optim.hub.offline import offline
@@ -64,6 +65,8 @@ class TaskTrainer(Trainer):
         evaluations. All processes go on with the buffers of the first one, which are the model's.
         """
         self._share_buffers()
+        if output_dir is not None and self.args.should_save:
+            remove(Path(output_dir), "README.md")  # what stands there PEFT would read as YAML, and write on
         super().save_model(output_dir, _internal_call)
         if self.is_fsdp_enabled and "FULL" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
             whole = self.accelerator.get_state_dict(self.model)
