@@ -102,6 +102,17 @@ def test_a_readme_in_a_checkpoint_to_come_is_no_failed_run(tmp_path: Path, adapt
     assert "library_name: peft" in (folder / "checkpoint-2" / "README.md").read_text()
 
 
+def test_nothing_that_stood_in_a_checkpoint_to_come_is_a_part_of_it(tmp_path: Path, adapted: Path) -> None:
+    """An adapter_config.json among a model's files names another model, which transformers would fetch for it."""
+    shutil.copytree(adapted, folder := tmp_path / "acme")
+    (folder / "checkpoint-2").mkdir()
+    for name in ("chat_template.jinja", "modeling_theirs.py", "added_tokens.json"):
+        (folder / "checkpoint-2" / name).write_text("{}")
+    assert train(ADAPTED, folder, progress=False, checkpoint_every=1, resume=True)["status"] == "ok"
+    first, second = ({path.name for path in folder.glob(f"checkpoint-{step}/*")} for step in (1, 2))
+    assert second == first
+
+
 def test_adapters_are_not_sought_on_the_hub_where_shards_are_expected(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     (tmp_path / "pytorch_model_fsdp_0").write_text("a file, which Trainer takes for none")

@@ -65,8 +65,11 @@ class TaskTrainer(Trainer):
         evaluations. All processes go on with the buffers of the first one, which are the model's.
         """
         self._share_buffers()
-        if output_dir is not None and self.args.should_save:
-            remove(Path(output_dir), "README.md")  # what stands there PEFT would read as YAML, and write on
+        if output_dir is not None:
+            # libraries read some of what an interrupted writer, or anybody, has left there, and keep the rest
+            if self.args.should_save:
+                remove(Path(output_dir).parent, Path(output_dir).name)
+            self.accelerator.wait_for_everyone()
         super().save_model(output_dir, _internal_call)
         if self.is_fsdp_enabled and "FULL" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
             whole = self.accelerator.get_state_dict(self.model)
