@@ -65,7 +65,7 @@ class TaskTrainer(Trainer):
         evaluations. All processes go on with the buffers of the first one, which are the model's.
         """
         self._share_buffers()
-        if output_dir is not None:
+        if output_dir is not None and _internal_call:  # a checkpoint
             # libraries read some of what an interrupted writer, or anybody, has left there, and keep the rest
             if self.args.should_save:
                 remove(Path(output_dir).parent, Path(output_dir).name)
