@@ -168,6 +168,12 @@ def _baseless(name: str, wrapper: Info) -> str:
     )
 
 
+def inner(wrapper: Info, base: Any) -> dict[str, Any] | None:
+    """The specification of what a wrapper wraps: what is given as its `base` over its own; None where none is named."""
+    spec = {**(wrapper.base or {}), **({"name": base} if isinstance(base, str) else base or {})}
+    return spec if "name" in spec else None
+
+
 def _preset_base(name: str, base: Any) -> dict[str, Any]:
     if not isinstance(base, dict) or "name" in base:
         raise UserError(f"{name} fixes its base: give only the base's hyper-parameters, e.g. base={{'lr': 0.1}}")

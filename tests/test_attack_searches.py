@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from attack_parts import command
+from study_fakes import make_study
 from tuning_fakes import YAML, expand, whole
 
 from hf_optim.core import importing
@@ -160,3 +161,16 @@ def test_a_search_has_no_trials_without_end(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     code, _, said = command(capsys, "results", tmp_path)
     assert code == 2 and "asks for 10,001 trials of an optimizer, and a study has at most 10,000" in said
+
+
+@pytest.mark.parametrize("base", [{}, {"lr": 0.1}])
+def test_a_wrapper_in_a_plan_may_wrap_what_is_not_named(base: Any, tmp_path: Path, capsys: Any) -> None:
+    """A grid over rates, and what holds another rule as its special case, looked for the name: a traceback."""
+    study = make_study(tmp_path / "study", seeds=2)
+    plan = json.loads((study / "plan.json").read_text())
+    plan["optimizers"].append({"label": "more", "spec": {"name": "tlr", "base": base}, "defaults": {}})
+    plan["tasks"][0]["only"].append("more")
+    plan["sensitivity"] = {"key": "lr", "values": [0.01, 0.1], "seeds": 1}
+    (study / "plan.json").write_text(json.dumps(plan))
+    for words in (["report"], ["results"], ["export", "--table", "csv"]):
+        assert command(capsys, words[0], study, *words[1:])[0] == 0

@@ -45,9 +45,7 @@ def _inside(spec: Mapping[str, Any]) -> set[str]:
         return set()
     info = registry.info(name)
     inside = set(info.special_cases)
-    base = spec.get("base")
-    inner = {**(info.base or {}), **({"name": base} if isinstance(base, str) else base or {})}
-    if info.as_base and inner:
+    if info.as_base and (inner := registry.inner(info, spec.get("base"))) is not None:
         inside |= {inner["name"], *_inside(inner)}
     return inside
 

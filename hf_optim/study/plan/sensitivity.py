@@ -53,9 +53,8 @@ def rate_key(spec: Mapping[str, Any], key: str) -> str | None:
         return key
     if info.family != "wrapper":
         return None
-    base = spec.get("base")
-    inner = {**(info.base or {}), **({"name": base} if isinstance(base, str) else base or {})}
-    inner_key = rate_key(inner, key)
+    inner = registry.inner(info, spec.get("base"))
+    inner_key = None if inner is None else rate_key(inner, key)
     return None if inner_key is None else f"base.{inner_key}"
 
 

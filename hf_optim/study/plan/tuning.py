@@ -180,9 +180,7 @@ def declared(spec: Mapping[str, Any]) -> Space:
     if ":" in spec["name"]:
         check_declared(info)
     space = {key: plain(list(bounds)) for key, bounds in info.search_space.items()}
-    base = spec.get("base")
-    if info.family == "wrapper":
-        inner = {**(info.base or {}), **({"name": base} if isinstance(base, str) else base or {})}
+    if info.family == "wrapper" and (inner := registry.inner(info, spec.get("base"))) is not None:
         space |= {f"base.{key}": bounds for key, bounds in declared(inner).items()}
     return space
 
