@@ -175,7 +175,7 @@ def _check_place(folder: Path, spec: RunSpec, begun: RunSpec | None, *, resume: 
     if begun is None:
         # Where no checkpoint can be gone on with, --resume begins anew: with an empty folder, as any run does.
         last = _last_whole(folder) if resume else None
-        later = [name for name in checkpoints if last is not None and _step(name) > _step(last)]
+        later = [name for name in checkpoints if last is not None and records.step_of(name) > records.step_of(last)]
         names = [records.HISTORY, *((records.SAMPLES, records.SPEC, *checkpoints) if last is None else later)]
         if there := [name for name in names if os.path.lexists(folder / name)]:
             raise UserError(
@@ -206,12 +206,6 @@ def _last_whole(folder: Path) -> str | None:
     from hf_optim.experiment.checkpoint import last_checkpoint
 
     return last_checkpoint(folder, training=True)
-
-
-def _step(checkpoint: str) -> int:
-    """-1 for what Trainer would not call so, and leaves alone."""
-    number = checkpoint.rpartition("-")[2]
-    return int(number) if number.isdecimal() and len(number) < 20 else -1
 
 
 def _costs(spec: RunSpec, card: str | None) -> list[str]:

@@ -20,6 +20,12 @@ SPEC = "spec.json"  # beside the checkpoints of a run: what it is
 SHARERS = "HF_OPTIM_RUNS_PER_GPU"
 
 
+def step_of(checkpoint: str) -> int:
+    """The step that a checkpoint is called by; -1 for what Trainer would not call so, and leaves alone."""
+    number = checkpoint.rpartition("-")[2]
+    return int(number) if number.isdecimal() and len(number) < 20 else -1
+
+
 def environment(processes: int, device: str) -> dict[str, Any]:
     """Versions, platform and the shape of the run: processes and threads."""
     import torch

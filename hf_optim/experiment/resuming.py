@@ -21,6 +21,7 @@ from hf_optim.errors import DamagedCheckpoint, one_line
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files, saved_files
 from hf_optim.experiment.disk import check_given
+from hf_optim.experiment.record import step_of
 
 OPTIMIZER, SCHEDULE, STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
 RANDOM = "rng_state*.pth"
@@ -59,11 +60,9 @@ def check(checkpoint: Path) -> None:
 
 
 def _check_room(checkpoint: Path) -> None:
-    """The checkpoints to come are written file by file over what an interrupted writer has left of them."""
-    step = int(checkpoint.name.rpartition("-")[2])
+    """What stands in the place of a checkpoint to come, and is none that a writer has left there, is somebody's."""
     for later in sorted(checkpoint.parent.glob(files.CHECKPOINTS)):
-        number = later.name.rpartition("-")[2]
-        if not (number.isdecimal() and len(number) < 20 and int(number) > step):
+        if step_of(later.name) <= step_of(checkpoint.name):
             continue
         folders = [path for path in later.iterdir() if path.is_dir()] if later.is_dir() else []
         # those of shards and adapters are called as no file is

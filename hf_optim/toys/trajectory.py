@@ -220,8 +220,8 @@ def takes_rate(spec: Mapping[str, Any]) -> bool:
         return "lr" not in spec and "lr" in inspect.signature(registry.resolve(spec["name"])).parameters
     info = registry.info(spec["name"])
     if info.family == "wrapper":
-        base = dict(info.base or {}) | _mapping(spec.get("base"))
-        return "name" in base and takes_rate(base)
+        inner = registry.inner(info, spec.get("base"))
+        return inner is not None and takes_rate(inner)
     return "lr" not in spec and ("lr" in info.required or info.defaults.get("lr", 1.0) != 1.0)
 
 

@@ -150,8 +150,8 @@ def _tell_apart(run_id: str, a: RecordStore, b: RecordStore) -> str:
                 return f"{name} {told[0][name]} and {told[1][name]}"
     measured = [_measured(store.history(run_id)) for store in (a, b)]
     for (step, name), figure in measured[0].items():
-        if (else_ := measured[1].get((step, name), figure)) != figure:
-            return f"{name} of step {step:g} {figure} and {else_}"
+        if (theirs := measured[1].get((step, name), figure)) != figure:
+            return f"{name} of step {step:g} {figure} and {theirs}"
     if all(_whole(run_id, store) for store in (a, b)):
         # what was measured before training may be a later release's
         if alone := sorted(key for key in measured[0].keys() ^ measured[1].keys() if key[0] > 0):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import stat
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_optim.errors import UserError
 from hf_optim.experiment.files import LARGEST
+from hf_optim.study.folder import aside
 from hf_optim.study.folder.locks import alone
 from hf_optim.study.folder.stages import Search, Trial
 from hf_optim.study.plan import tuning_points as points
@@ -156,6 +156,6 @@ def _repair(path: Path) -> None:
 
 def _set_aside(path: Path) -> None:
     """Under a name that nothing has: what was set aside before may be somebody's, too."""
-    names = itertools.chain([".damaged"], (f"-{number}.damaged" for number in itertools.count(2)))
-    free = (path.with_name(path.stem + name) for name in names)
-    path.replace(next(other for other in free if not os.path.lexists(other)))
+    numbers = (f"-{number}" for number in itertools.count(2))
+    name = aside.free(path.parent, (f"{path.stem}{number}.damaged" for number in itertools.chain([""], numbers)))
+    path.replace(path.with_name(name))
