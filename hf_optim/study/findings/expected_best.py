@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_optim.study.folder.stages import Search, Trial, validation_metric
+from hf_optim.study.folder.stages import Search, Trial, by_cell, validation_metric
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan, Run
 
@@ -65,9 +65,7 @@ def curves(plan: Plan, searches: Sequence[Search], reader: RecordStore) -> list[
     alike: dict[tuple[str, int], list[Trial]] = {}
     for search in searches:
         alike.setdefault((search.task, search.seed), []).extend(search.trials)
-    judged: dict[tuple[str, str], list[Run]] = {}
-    for run in plan.runs:
-        judged.setdefault((run.task, run.optimizer), []).append(run)
+    judged = by_cell(plan.runs)
     before = {key: _before(tasks[key[0]], trials, reader) for key, trials in alike.items() if key[1] in own}
     for search in searches:
         if search.choice and search.trials and search.seed in own and search.budget == 1:

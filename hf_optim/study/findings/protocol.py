@@ -109,10 +109,7 @@ def _steps(trial: stages.Trial, reader: RecordStore) -> int:
 
 def _notes(plan: Plan, chosen: Sequence[Chosen], findings: Sequence[special_cases.Finding]) -> list[str]:
     notes = []
-    cells: dict[tuple[str, str], list[Chosen]] = {}
-    for choice in chosen:
-        cells.setdefault((choice.task, choice.optimizer), []).append(choice)
-    for (task, optimizer), some in cells.items():
+    for (task, optimizer), some in stages.by_cell(chosen).items():
         notes += [f"{optimizer} on {task}{text}" for text in _search_notes(some)]
     if pruned := sum(choice.pruned for choice in chosen):
         total = sum(choice.trials for choice in chosen)

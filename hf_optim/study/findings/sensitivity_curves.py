@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_optim.study.folder.stages import GridRun
+from hf_optim.study.folder.stages import GridRun, by_cell
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan, Run
 from hf_optim.study.plan.sensitivity import rate_key
@@ -42,10 +42,9 @@ def curves(plan: Plan, runs: Sequence[GridRun], reader: RecordStore) -> list[Cur
         return []
     block, drawn = plan.sensitivity, []
     seeds = plan.seeds[: block["seeds"]]
-    cells: dict[tuple[str, str], list[GridRun]] = {}  # a large study has too many runs to be asked anew for each cell
+    cells = by_cell(runs, lambda grid_run: grid_run.run)
     alike: dict[tuple[str, int], list[GridRun]] = {}
     for grid_run in runs:
-        cells.setdefault((grid_run.run.task, grid_run.run.optimizer), []).append(grid_run)
         alike.setdefault((grid_run.run.task, grid_run.run.seed), []).append(grid_run)
     # Before the first step the optimizer does not matter, so any run of the seed says it.
     untrained = {key: _before(mine, reader) for key, mine in alike.items()}

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_optim.study.folder.stages import Variation
+from hf_optim.study.folder.stages import Variation, by_cell
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan.plan import Plan
 
@@ -35,9 +35,7 @@ def shares(plan: Plan, variations: Sequence[Variation], reader: RecordStore) -> 
     if plan.variance is None:
         return []
     measured: list[Share] = []
-    cells: dict[tuple[str, str], list[Variation]] = {}
-    for variation in variations:
-        cells.setdefault((variation.run.task, variation.run.optimizer), []).append(variation)
+    cells = by_cell(variations, lambda variation: variation.run)
     for task, label, _ in plan.cells():
         if label not in plan.variance["optimizers"]:
             continue

@@ -39,10 +39,7 @@ class Results:
 
     @functools.cached_property
     def _cells(self) -> dict[tuple[str, str], list[Run]]:
-        cells: dict[tuple[str, str], list[Run]] = {}
-        for run in self.plan.runs:
-            cells.setdefault((run.task, run.optimizer), []).append(run)
-        return cells
+        return stages.by_cell(self.plan.runs)
 
     @functools.cached_property
     def spaces(self) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
