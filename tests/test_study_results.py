@@ -102,9 +102,11 @@ def test_a_merge_beside_its_parts_is_no_second_sample(
         where = ("--where", "task=MLP", "--by", "optimizer")
         alone, beside = (command(capsys, "results", *folders, *where)[1] for folders in (names, [*names, *more]))
         assert alone == beside
-    assert [line.split()[:5] for line in alone.splitlines()[1:]] == [
+    *table, said = alone.splitlines()
+    assert [line.split()[:5] for line in table[1:]] == [
         ["adamw", "3", "3", "0", "0"], ["smaran", "3", "3", "0", "0"], ["adan", "4", "3", "1", "0"]
     ]  # fmt: skip
+    assert said.startswith("1 run with more than one result, each counted (adan on MLP, seed 1: failed and ok 0.")
 
 
 def test_results_filters_and_exports(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

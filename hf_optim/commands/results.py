@@ -95,6 +95,7 @@ def results(
         raise UserError("--by and --compare are two tables: ask for one of them")
     if export:
         exports.check_format(Path(export))
+    said = ""
     loaded, code = _load(folders, alone=len(folders) == 1 or compare is not None)
     every = [row for study in loaded for row in rows.of(study)]
     some = rows.where(every, where)
@@ -102,12 +103,12 @@ def results(
         met = f"no run meets {both(where)}{rows.meant(every, where)}"
         raise UserError(met if where else "these studies have no runs")
     if compare:
-        table, worth = pairs.compare(loaded, [row for row in some if row["stage"] == "judged"], *compare)
+        table, said = pairs.compare(loaded, [row for row in some if row["stage"] == "judged"], *compare)
         shown = rows.choose(table, columns, list(table[0]))
     elif by:
         keys = rows.choose(some, by, ())
         table = rows.group(some, keys, rows.choose(some, columns, rows.judged_by(some)))
-        shown = list(table[0])
+        shown, said = list(table[0]), rows.told_twice(some)
     else:
         table = some
         everything = export and Path(export).suffix in (".csv", ".parquet")
@@ -117,8 +118,8 @@ def results(
         print(terminal(f"{counted(len(table), 'row')}, {counted(len(shown), 'column')}: {export}"))
     else:
         exports.show(table, shown)
-    if compare:
-        safe_text.say(safe_text.console(), worth)
+    if said:
+        safe_text.say(safe_text.console(), said)
     return code
 
 

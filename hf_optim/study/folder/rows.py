@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_optim.core import numerals
 from hf_optim.core.validate import closest
-from hf_optim.core.wording import either
+from hf_optim.core.wording import both, counted, either
 from hf_optim.errors import UserError
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study.folder.outcomes import IN_VAIN
@@ -242,6 +242,21 @@ def _once(rows: Sequence[Row]) -> list[Row]:
         if row["status"] != "missing" or row["id"] not in there:
             kept.setdefault((row["id"], row["status"], row["value"]), row)
     return list(kept.values())
+
+
+def told_twice(rows: Sequence[Row]) -> str:
+    """What a reader of groups is told of runs that studies tell differently; empty without any."""
+    results: dict[str, dict[str, Row]] = {}
+    for row in _once(rows):
+        if row["status"] != "missing":
+            value = "" if row["value"] is None else f" {row['value']}"
+            results.setdefault(row["id"], {})[f"{row['status']}{value}"] = row
+    several = [told for told in results.values() if len(told) > 1]
+    if not several:
+        return ""
+    row = next(iter(several[0].values()))
+    first = f"{row['optimizer']} on {row['task']}, seed {row['seed']}: {both(several[0])}"
+    return f"{counted(len(several), 'run')} with more than one result, each counted ({first}): name one study of these"
 
 
 def cell(value: float) -> float | None:
