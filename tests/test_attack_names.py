@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from attack_parts import command
 
 from hf_optim.errors import UserError
 from hf_optim.study import api, conduct
+from hf_optim.study.folder import begun
 
 
 def test_a_study_that_bears_the_name_of_ours_changes_nothing_in_its_folder(
@@ -39,6 +41,35 @@ def test_a_study_that_bears_the_name_of_ours_changes_nothing_in_its_folder(
             assert command(capsys, "study", "theirs.yaml", "--output", folder)[0] == 0  # named: theirs from now on
             assert command(capsys, "study", own)[0] == 2 and command(capsys, "study", "theirs.yaml")[0] == 0
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("made", ["merge", "copy", "release of before"])
+def test_a_folder_that_no_file_has_begun_is_taken_over_by_none(
+    made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Any file that bore its name went on with it: a stranger's chose another baseline for what two studies say."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(conduct, "_run_here", lambda *_: None)
+    asked = "name: all\nseeds: 2\ntasks: [{task: vision, size: smoke}]\noptimizers: [adamw, sgd]\n"
+    (tmp_path / "mine.yaml").write_text(asked)
+    (tmp_path / "theirs.yaml").write_text(f"{asked}baseline: sgd\n")
+    for name in ("one", "other"):
+        assert command(capsys, "study", "mine.yaml", "--output", name)[0] == 0
+    folder = tmp_path / "studies" / "all"
+    if made == "merge":
+        assert command(capsys, "results", "one", "other", "--merge", folder)[0] == 0
+    elif made == "copy":
+        assert command(capsys, "publish", "one", folder)[0] == 0
+    else:
+        shutil.copytree(tmp_path / "one", folder)
+        plan = json.loads((folder / "plan.json").read_text())
+        del plan[begun.BEGUN]
+        (folder / "plan.json").write_text(json.dumps(plan))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, _, error = command(capsys, "study", "theirs.yaml")
+    assert code == 2 and "does not say that it was begun from theirs.yaml" in error
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert command(capsys, "study", folder)[0] == 0 and command(capsys, "study", "mine.yaml")[0] == 0
 
 
 def test_what_only_says_where_a_study_comes_from_is_no_folder(

@@ -27,7 +27,7 @@ def mark(folder: Path, named: str | Path) -> str:
 
 
 def standing(folder: Path) -> str:
-    """What stands there; empty in folders of before, and in merges, which anything may go on with."""
+    """What stands there; empty in folders of before, in merges and in published copies."""
     try:
         plan = read_json(folder, PLAN)
     except (OSError, ValueError):
@@ -36,17 +36,18 @@ def standing(folder: Path) -> str:
 
 
 def check(folder: Path, named: str | Path, text: str) -> None:
-    """Raise a UserError where `folder`, which the user has not named, holds another study than `text`, begun from
-    something else than `named`.
+    """Raise a UserError where `folder`, which the user has not named, holds another study than `text`, and does not say
+    that it was begun from `named`: no file could know what a merge was made of.
     """
-    if standing(folder) in ("", mark(folder, named)):
+    if not os.path.lexists(folder / PLAN) or standing(folder) == mark(folder, named):
         return
     try:
         if read_text(folder, STUDY) == text:
             return
     except (OSError, ValueError):
         pass
+    told = "was begun from something else than" if standing(folder) else "does not say that it was begun from"
     raise UserError(
-        f"{folder} was begun from something else than {named}, which bears its name: rename one of them, or give "
-        f"--output {folder} to change that study, or another --output"
+        f"{folder} {told} {named}, which bears its name: rename one of them, or give --output {folder} to change that "
+        "study, or another --output"
     )
