@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from attack_parts import command
+from study_fakes import make_study
 
 from hf_optim.errors import UserError
 from hf_optim.study import api, conduct
@@ -88,3 +89,26 @@ def test_what_only_says_where_a_study_comes_from_is_no_folder(
     assert command(capsys, *words[:3], "lion", *words[3:])[0] == 0
     assert api.run(asked).folder == Path("studies/mine")
     assert {path: path.read_bytes() for path in (tmp_path / "ours").rglob("*") if path.is_file()} == before
+
+
+def test_a_study_that_bears_the_name_of_ours_is_told_apart_in_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its runs were rows of ours, of which none said whose it is, and `--by study` made one mean of both."""
+    for place in ("ours", "theirs/a", "theirs/b"):
+        make_study(tmp_path / place)
+    mine, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for file in theirs.glob("*/runs/*/record.json"):
+        record = json.loads(file.read_text())
+        file.write_text(json.dumps({**record, "metrics": {**record["metrics"], "test_accuracy": 0.999}}))
+    alone = command(capsys, "results", mine, "--by", "optimizer")[1]
+    code, out, _ = command(capsys, "results", mine, theirs / "a", "--by", "study,optimizer")
+    assert code == 0 and {line.split()[0] for line in out.splitlines()[1:]} == {"ours", "a"}
+    assert [line.split()[1:] for line in out.splitlines()[1:] if line.startswith("ours")] == [
+        line.split() for line in alone.splitlines()[1:]
+    ]
+    assert command(capsys, "results", mine, theirs / "a", "--where", "study=ours", "--by", "optimizer")[1] == alone
+    assert "ours" in command(capsys, "results", mine, theirs / "b")[1].splitlines()[1]
+    (tmp_path / "theirs" / "b").rename(theirs / "ours")
+    out = command(capsys, "results", mine, theirs / "ours", mine, "--by", "study")[1]
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [f"{tmp_path.name}/ours", "theirs/ours"]

@@ -97,7 +97,7 @@ def results(
         exports.check_format(Path(export))
     said = ""
     loaded, code = _load(folders, alone=len(folders) == 1 or compare is not None)
-    every = [row for study in loaded for row in rows.of(study)]
+    every = rows.of_several(loaded)
     some = rows.where(every, where)
     if not some:
         met = f"no run meets {both(where)}{rows.meant(every, where)}"

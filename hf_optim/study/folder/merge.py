@@ -25,7 +25,7 @@ from hf_optim.study.folder.destination import check_destination, new_folder
 from hf_optim.study.folder.outcomes import IN_VAIN
 from hf_optim.study.folder.questions import Change
 from hf_optim.study.folder.results import Results, load
-from hf_optim.study.folder.rows import Row, of
+from hf_optim.study.folder.rows import Row, folder_names, of
 from hf_optim.study.folder.store import RecordStore, number
 from hf_optim.study.plan import units
 from hf_optim.study.plan.plan import BLOCKS, Plan, Run
@@ -197,7 +197,7 @@ def _together(
             if differs:
                 run = f"{row['optimizer']} on {row['task']}, seed {row['seed']}"
                 if not keep_first:
-                    one, another = _names([first.folder, results.folder])
+                    one, another = folder_names([first.folder, results.folder])
                     raise UserError(
                         f"merge: {run} ({row['id']}) has two results, in {one} and in {another}: {differs}; nothing "
                         f"was written; --keep-first takes {one}'s and notes it"
@@ -233,7 +233,7 @@ def merge(
     folders = list(dict.fromkeys(source.resolve() for source in sources))
     loaded = [(name, load(folder)) for name, folder in zip(_kept_names(folders), folders, strict=True)]
     # As they are stored: what was loaded has the runs up to the look that is aimed at alone.
-    plan = plans([(name, read_plan(folder)) for name, folder in zip(_names(folders), folders, strict=True)])
+    plan = plans([(name, read_plan(folder)) for name, folder in zip(folder_names(folders), folders, strict=True)])
     if plan.tuning is not None and any(results.plan.optimizers != plan.optimizers for _, results in loaded):
         raise UserError("merge: a tuned study can only be merged with one of the same tasks and optimizers")
     taken, set_aside, changed = _together(loaded, plan.baseline, keep_first)
@@ -281,12 +281,6 @@ def _check_readable(copied: Path, taken: Taken) -> None:
             store.history(run_id)
         if run_id in merged.unreadable and run_id not in results.store.unreadable:
             raise UserError(f"merge: {name}: {merged.unreadable[run_id]}; nothing was written")
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """What the folders are called, with as many of those above as tell them apart."""
-    every = (["/".join(folder.parts[-parts:]) for folder in folders] for parts in itertools.count(1))
-    return next(names for names in every if len(set(names)) == len(folders))
 
 
 def _kept_names(folders: Sequence[Path]) -> list[str]:

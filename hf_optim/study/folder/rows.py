@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import json
 import math
 import os
@@ -62,6 +63,23 @@ def of(results: Results) -> list[Row]:
         head |= {"seed": spec["seed"], "id": record["id"], "stage": "none"}
         rows.append(_row(head, spec, record, str((record.get("primary") or {}).get("name", ""))))
     return rows
+
+
+def of_several(studies: Sequence[Results]) -> list[Row]:
+    """`of` each. Where two plans bear one name, as a merge and its first part do, or a stranger's and yours, `study` is
+    the folder's.
+    """
+    names = [results.plan.name for results in studies]
+    if len(set(names)) < len(names):
+        names = folder_names([results.folder.resolve() for results in studies])
+    return [row | {"study": name} for name, results in zip(names, studies, strict=True) for row in of(results)]
+
+
+def folder_names(folders: Sequence[Path]) -> list[str]:
+    """What the folders are called, with as many of those above as tell them apart."""
+    every = ({folder: "/".join(folder.parts[-parts:]) for folder in folders} for parts in itertools.count(1))
+    names = next(names for names in every if len(set(names.values())) == len(names))
+    return [names[folder] for folder in folders]
 
 
 def _staged(results: Results) -> Iterator[tuple[str, Run]]:
