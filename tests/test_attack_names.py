@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from attack_parts import command
-from study_fakes import make_study
+from study_fakes import make_study, replan
 
 from hf_optim.errors import UserError
 from hf_optim.study import api, conduct
@@ -112,3 +112,26 @@ def test_a_study_that_bears_the_name_of_ours_is_told_apart_in_tables(
     (tmp_path / "theirs" / "b").rename(theirs / "ours")
     out = command(capsys, "results", mine, theirs / "ours", mine, "--by", "study")[1]
     assert [line.split()[0] for line in out.splitlines()[1:]] == [f"{tmp_path.name}/ours", "theirs/ours"]
+
+
+def test_what_other_runs_are_called_is_not_pooled_with_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of other seeds: what a stranger calls smaran was compared with adamw as if his runs and ours were of one rule."""
+    mine, theirs = make_study(tmp_path / "ours"), make_study(tmp_path / "theirs", seeds=6)
+
+    def as_they_say(plan: dict) -> None:
+        plan["seeds"] = [3, 4, 5]
+        plan["runs"] = [run for run in plan["runs"] if run["seed"] > 2]
+
+    replan(theirs, as_they_say)
+    asked = ("results", mine, theirs, "--compare")
+    code, out, _ = command(capsys, *asked, "smaran", "adamw")
+    assert code == 0 and out.splitlines()[1].split()[4] == "6"  # the same optimizer, on further seeds
+
+    def otherwise(plan: dict) -> None:
+        (entry,) = (one for one in plan["optimizers"] if one["label"] == "smaran")
+        entry["spec"]["lr"] = 0.123
+
+    replan(theirs, otherwise)
+    code, out, error = command(capsys, *asked, "smaran", "adamw")
+    assert (code, out) == (2, "") and "'smaran' on MLP is trained otherwise in theirs than in ours: narrow it" in error
+    assert command(capsys, *asked, "study=ours,optimizer=smaran", "adamw")[0] == 0

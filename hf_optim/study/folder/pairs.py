@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hf_optim.core.validate import closest
 from hf_optim.errors import UserError
+from hf_optim.experiment.spec import UNSEEN
 from hf_optim.study.folder import judgement as judging
 from hf_optim.study.folder.results import Results
 from hf_optim.study.folder.rows import Row, as_float, cell, outcome, where
 from hf_optim.study.plan.units import SETTINGS
 from hf_optim.study.statistics.comparisons import compare as compare_all
 from hf_optim.study.statistics.paired import summarise, unit_mean
+
+#: columns of a run's specification that are no settings
+_NO_SETTINGS = ("spec.seed", *(f"spec.overrides.{key}" for key in UNSEEN))
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ def compare(loaded: Sequence[Results], rows: Sequence[Row], a: str, b: str) -> t
 
     Raises:
         UserError: a side that matches nothing, a study before its first look, nothing to pair, or studies that
-            contradict each other: a task judged in two ways, a run with two results.
+            contradict each other: a task judged in two ways, a run with two results, a side that means different runs.
     """
     if len(loaded) == 1:
         labels = [o["label"] for o in loaded[0].plan.optimizers]
@@ -155,6 +160,7 @@ def _side(rows: Sequence[Row], text: str) -> Side:
         labels = list(dict.fromkeys(str(row["optimizer"]) for row in rows))
         near = closest(text, labels)
         raise UserError(f"--compare: no run matches {text!r}{near}; optimizers: {', '.join(labels)}")
+    _check_settings(some, text)
     seen: dict[tuple[str, int], str] = {}
     metrics: dict[str, str] = {}
     values: dict[tuple[str, int], float] = {}
@@ -181,3 +187,21 @@ def _side(rows: Sequence[Row], text: str) -> Side:
                     f"{values[place]:g} and {value:g}: name one study that has it"
                 )
     return Side(text, values, metrics)
+
+
+def _check_settings(rows: Sequence[Row], text: str) -> None:
+    """Raise a UserError where a side is of several studies that mean different runs by it: pooled seed by seed, they
+    would be one optimizer's that nobody has tried.
+    """
+    known: dict[str, tuple[str, set[str]]] = {}
+    of: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        own = {k: v for k, v in row.items() if k.startswith("spec.") and k not in _NO_SETTINGS and v is not None}
+        of.setdefault((row["task"], row["study"]), set()).add(json.dumps(own, sort_keys=True))
+    for (task, study), settings in of.items():
+        first, same = known.setdefault(task, (study, settings))
+        if settings != same:
+            raise UserError(
+                f"--compare: {text!r} on {task} is trained otherwise in {study} than in {first}: narrow it, as in "
+                f"'study={study},optimizer={rows[0]['optimizer']}'"
+            )
