@@ -104,15 +104,16 @@ class CausalLM(Task):
                 raise UserError(f"options: {key} must be a text, got {values[key]!r}")
         if duplicates not in (None, *(known := ("drop", "keep"))):
             raise UserError(f"options: {no_choice('duplicates', duplicates, known)}")
+        own = source is not None and name not in EMBEDDED and name not in REMOTE
         text = _Text(
             name,
-            own=source is not None and name not in EMBEDDED and name not in REMOTE,
+            own=own,
             limit=preset.samples.value if source is None else None,
             apart=duplicates != "keep",
             checkpoint=checkpoint,
             kind=None if "checkpoint" in values else values["tokenizer"],
             vocabulary=0 if "checkpoint" in values else _whole(values, "vocabulary", 3),
-            changed=_newest(name) + _newest(checkpoint),
+            changed=(_newest(name) if own else 0) + _newest(checkpoint),
         )
         return _data(text, block, held_out, tokens)
 

@@ -17,6 +17,7 @@ from hf_optim.claims import claim
 from hf_optim.core import caches, importing
 from hf_optim.engine import kernels
 from hf_optim.errors import UserError
+from hf_optim.experiment import task
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.study import conduct
 from hf_optim.study.launch import jobs
@@ -358,3 +359,18 @@ def test_a_name_of_ours_is_ours_whatever_the_current_folder_holds(
     assert conduct._folder("quickstart", None, plan) == Path("studies/quickstart")
     assert conduct._folder("./quickstart", None, plan) == Path("quickstart")
     assert claim.load("agr-table6").paper == "AGR"
+
+
+@pytest.mark.parametrize("name", ["albert", "lm", "logistic", "translation", "vision"])
+def test_a_set_of_ours_is_read_whatever_lies_under_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is called so was looked through all the same, and a link in it to nothing ended every run."""
+    monkeypatch.chdir(tmp_path)
+    known = task.load(name)
+    for embedded in known.embedded:
+        (tmp_path / embedded).mkdir()
+        (tmp_path / embedded / "notes").symlink_to("nowhere")
+    preset = known.preset(known.models[0], "smoke")
+    for source in (None, preset.data.value):
+        assert known.data(preset, source).name == preset.data.value
