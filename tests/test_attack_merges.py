@@ -56,6 +56,25 @@ def test_no_merge_makes_a_plan_of_more_values_than_are_read(
     assert not (tmp_path / "new" / "plan.json").exists()
 
 
+def test_a_label_with_two_defaults_is_two_optimizers(tmp_path: Path, capsys: Any) -> None:
+    """Of other seeds, so that no run is in both: the report said of all of them what the first plan says."""
+    mine, theirs = make_study(tmp_path / "mine"), make_study(tmp_path / "theirs", seeds=6)
+
+    def later(plan: dict) -> None:
+        plan["seeds"] = [3, 4, 5]
+        plan["runs"] = [run for run in plan["runs"] if run["seed"] > 2]
+        plan["optimizers"][1]["defaults"] = {"lr": 0.5, "new": True}
+
+    replan(theirs, later)
+    replan(mine, lambda plan: plan["optimizers"][1].update(defaults={"lr": 0.1, "gone": 1}))
+    asked = ("results", mine, theirs, "--merge", tmp_path / "both")
+    code, _, error = command(capsys, *asked)
+    assert code == 2 and "'smaran' by default differs (lr: 0.1 in mine, 0.5 in theirs): give one of them" in error
+    assert not (tmp_path / "both").exists()
+    replan(theirs, lambda plan: plan["optimizers"][1]["defaults"].update(lr=0.1))
+    assert command(capsys, *asked)[0] == 0
+
+
 def test_no_merge_makes_a_register_that_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -67,6 +67,10 @@ def plans(named: Sequence[tuple[str, Plan]]) -> Plan:
                 raise _contradiction(
                     f"the optimizer {optimizer['label']!r}", there, folder, known["spec"], optimizer["spec"]
                 )
+            ours, theirs = known["defaults"], optimizer["defaults"]  # of releases: a later one may have more of them
+            if other := {key: ours[key] for key in ours if theirs.get(key, ours[key]) != ours[key]}:
+                place = f"the optimizer {optimizer['label']!r} by default"
+                raise _contradiction(place, there, folder, other, {key: theirs[key] for key in other})
         for run in plan.runs:
             there, same = cells.setdefault((run.task, run.optimizer, run.seed), (folder, run))
             if same.id != run.id:
