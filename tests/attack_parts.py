@@ -28,4 +28,5 @@ def interrupted_run(place: Path) -> Path:
     folder = place / SPEC.id
     assert train(SPEC, folder, progress=False, checkpoint_every=2)["status"] == "ok"
     shutil.rmtree(folder / "checkpoint-4")
+    (folder / "record.json").unlink()
     return folder

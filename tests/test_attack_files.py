@@ -388,11 +388,11 @@ def test_links_of_a_checkpoint_lead_into_its_cache_or_nowhere(tmp_path: Path, el
 
 
 def test_a_resumed_run_reads_no_shards_elsewhere(tmp_path: Path) -> None:
-    from hf_optim.experiment.preparation import clear
+    from hf_optim.experiment.preparation import check_kept
 
     spec = RunSpec("vision", "mlp", "smoke", {"name": "sgd"})
     whole = tmp_path / "checkpoint-3"
     whole.mkdir()
     (whole / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../x.safetensors"}}))
     with pytest.raises(UserError, match="names a file that is not beside it"):
-        clear(tmp_path, spec, keep=True, checkpoints=True)
+        check_kept(tmp_path, spec)

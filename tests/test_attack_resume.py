@@ -119,12 +119,22 @@ def test_a_damaged_checkpoint_is_no_failed_run(
     assert not (folder / "record.json").exists() and not (tmp_path / "ran").exists()
 
 
+def test_a_checkpoint_is_looked_through_before_anything_is_written(tmp_path: Path, interrupted: Path) -> None:
+    folder = tmp_path / SPEC.id
+    shutil.copytree(interrupted, folder)
+    DAMAGED["code"][0](folder / "checkpoint-2")
+    (folder / "spec.json").unlink()
+    (folder / "history.jsonl").write_text("mine")
+    with pytest.raises(DamagedCheckpoint, match="asks for .*system"):
+        train(SPEC, folder, progress=False, checkpoint_every=2, resume=True)
+    assert (folder / "history.jsonl").read_text() == "mine" and not (folder / "spec.json").exists()
+
+
 def test_a_run_of_a_study_begins_anew_where_its_checkpoint_is_damaged(
     tmp_path: Path, interrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = tmp_path / "runs" / SPEC.id
     shutil.copytree(interrupted, home)
-    (home / "record.json").unlink()
     DAMAGED["code"][0](home / "checkpoint-2")
     assert worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=2)) == "ok"
     assert "optimizer.pt is no file of torch.save" in capsys.readouterr().out
@@ -143,7 +153,6 @@ def test_a_run_of_a_study_does_not_fail_by_what_lies_beside_its_checkpoint(
     tmp_path: Path, interrupted: Path, file: str, holds: str
 ) -> None:
     home = shutil.copytree(interrupted, tmp_path / "runs" / SPEC.id)
-    (home / "record.json").unlink()
     (home / file).parent.mkdir(exist_ok=True)
     (home / file).write_text(holds)
     with pytest.raises(UserError, match="resume: "):
@@ -154,7 +163,6 @@ def test_a_run_of_a_study_does_not_fail_by_what_lies_beside_its_checkpoint(
 
 def test_a_folder_in_the_place_of_a_runs_log_is_no_failed_run(tmp_path: Path, interrupted: Path) -> None:
     home = shutil.copytree(interrupted, tmp_path / "runs" / SPEC.id)
-    (home / "record.json").unlink()
     (home / "log.txt").mkdir()
     with pytest.raises(UserError, match="log.txt: is a folder, and is not replaced: remove it"):
         worker.execute(Request(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=2))
@@ -322,7 +330,6 @@ def test_a_checkpoint_that_the_machine_does_not_give_is_not_taken_away(
 ) -> None:
     """It counted as damaged: the run was begun anew, and all its checkpoints were gone."""
     home = shutil.copytree(interrupted, tmp_path / "runs" / SPEC.id)
-    (home / "record.json").unlink()
     before = sorted(path.relative_to(home) for path in home.glob("checkpoint-*/*"))
     request = Request(tmp_path, SPEC.id, SPEC.to_dict(), checkpoint_every=2)
     with monkeypatch.context() as now:

@@ -27,7 +27,7 @@ from hf_optim import registry
 from hf_optim.core import importing
 from hf_optim.errors import UserError
 from hf_optim.experiment import checkpoint as checkpoints
-from hf_optim.experiment.preparation import clear
+from hf_optim.experiment.preparation import check_kept
 from hf_optim.experiment.spec import RunSpec
 from hf_optim.experiment.task import check_run
 from hf_optim.hub import schedules
@@ -213,7 +213,7 @@ def test_specifications(tmp_path_factory: pytest.TempPathFactory, data: st.DataO
             check_run(checkpoints.specification(folder / "checkpoint-1", None))
 
     quietly(act)
-    quietly(lambda: clear(folder, SPEC, keep=True, checkpoints=True))
+    quietly(lambda: check_kept(folder, SPEC))
     shutil.rmtree(folder)
 
 

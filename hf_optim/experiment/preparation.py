@@ -78,14 +78,16 @@ def prepare(
         needs = footprint.measure(model, footprint.slots_of(optimizer), batch, numbers.precision)
         numbers = numbers.in_parts(needs.parts(numbers.per_device, footprint.available()))
     checkpoint = last_checkpoint(folder, training=True) if resume else None
-    if first:
-        clear(folder, spec, keep=checkpoint is not None, checkpoints=checkpoint_every is not None)
-    if checkpoint is not None:
+    if checkpoint is not None:  # all of it is looked through before anything is written
+        if first:
+            check_kept(folder, spec)
         if int(checkpoint.rpartition("-")[2]) > numbers.steps:
             raise DamagedCheckpoint(
                 f"resume: {checkpoint} is beyond the run's {counted(numbers.steps, 'step')}: take it away"
             )
         resuming.check(Path(checkpoint))
+    if first:
+        clear(folder, spec, keep=checkpoint is not None, checkpoints=checkpoint_every is not None)
     cost = flops.cost(model, train_part(data, None), task.collate(data))
     return Prepared(
         spec,
@@ -116,29 +118,32 @@ def check_devices() -> None:
         )
 
 
-def clear(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> None:
-    """Make the folder and clear an older run out of it; `keep` leaves the checkpoints of the run that goes on."""
-    stored = folder / records.SPEC
+def check_kept(folder: Path, spec: RunSpec) -> None:
+    """Raise `DamagedCheckpoint` where a folder that a run goes on in is another run's, or leads elsewhere."""
     try:
-        if keep and os.path.lexists(stored) and read_json(folder, stored.name) != spec.to_dict():
+        if os.path.lexists(folder / records.SPEC) and read_json(folder, records.SPEC) != spec.to_dict():
             raise DamagedCheckpoint(
                 f"resume: {folder} holds checkpoints of another run (see its {records.SPEC}): choose another folder"
             )
-        if keep:  # all of it is read, or written into
-            for name in (records.SAMPLES, *(path.name for path in folder.glob("checkpoint-*"))):
-                check_tree(folder / name)
-                pickled_weights(folder / name)  # which names what lies elsewhere
+        # all of it is read, or written into
+        for name in (records.SAMPLES, *(path.name for path in folder.glob("checkpoint-*"))):
+            check_tree(folder / name)
+            pickled_weights(folder / name)  # which names what lies elsewhere
     except DamagedCheckpoint:
         raise
     except (OSError, ValueError) as error:
         check_given(folder, error)
         raise DamagedCheckpoint(f"resume: {folder}: {one_line(error)}") from error
+
+
+def clear(folder: Path, spec: RunSpec, *, keep: bool, checkpoints: bool) -> None:
+    """Make the folder and clear an older run out of it; `keep` leaves the checkpoints of the run that goes on."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name in (records.RECORD, records.HISTORY):
             remove(folder, name)
         if not keep:
-            for old in (folder / records.SAMPLES, stored, *folder.glob("checkpoint-*")):
+            for old in (folder / records.SAMPLES, folder / records.SPEC, *folder.glob("checkpoint-*")):
                 remove(folder, old.name)
         if checkpoints or keep:
             write_json(folder, records.SPEC, spec.to_dict())
