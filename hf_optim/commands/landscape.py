@@ -176,7 +176,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         (
             row["optimizer"],
             number(row["lr"], "g"),
-            f"({row['x']:.4f}, {row['y']:.4f})",
+            f"({numerals.decimal(row['x'], 4)}, {numerals.decimal(row['y'], 4)})",
             number(row["f"], ".3g"),
             number(row["distance"], ".3g"),
             number(row["steps"], "d"),

@@ -15,6 +15,7 @@ from hf_optim.commands import overrides
 from hf_optim.commands.nested import merged, take_nested
 from hf_optim.commands.parser import Parser
 from hf_optim.core import importing
+from hf_optim.core.numerals import decimal
 from hf_optim.core.safe_text import line, terminal
 from hf_optim.core.wording import counted
 from hf_optim.errors import UserError
@@ -282,7 +283,7 @@ def summary(record: Mapping[str, Any], folder: Path) -> str:
     metrics = record["metrics"]
     shown = [key for key in metrics if key.startswith("test_")] + [key for key in metrics if key.endswith("_gap")]
     width = max(map(len, shown), default=0)
-    lines = [f"  {key:<{width}} {metrics[key]:.4f}" for key in shown]
+    lines = [f"  {key:<{width}} {decimal(metrics[key], 4)}" for key in shown]
     clock = record["time"]
     each = clock.get("step_ms_median")  # none where a run that went on had no step left, or trains by itself
     speed = "" if each is None else f", {each:.2f} ms a step"

@@ -27,6 +27,11 @@ def number(text: str) -> float:
     return float(text)
 
 
+def decimal(value: float, decimals: int, sign: str = "") -> str:
+    """0.9120; from a billion on 1.2346e+148, of which the other digits say nothing."""
+    return f"{value:{sign}.{decimals}{'f' if abs(value) < 1e9 else 'e'}}"
+
+
 def size_text(count: float) -> str:
     """Bytes as 12.3 MB (powers of 1000), or a dash where the count is not known."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
 
 from hf_optim.core import reduce
+from hf_optim.core.numerals import decimal
 from hf_optim.core.rewind import reshard
 from hf_optim.experiment import sharding, shards
 from hf_optim.experiment.checkpoint import check_checkpoint, read_adapters
@@ -248,15 +249,15 @@ class Watch(TrainerCallback):
                 raise Diverged(f"the {split} loss is not finite ({logs[key]}) at step {state.global_step}")
         self._last_loss = logs.get("loss", self._last_loss)
         if self.progress and state.is_world_process_zero and "eval_measured_loss" in logs:
-            train = "" if self._last_loss is None else f"  train loss {self._last_loss:.4f}"
+            train = "" if self._last_loss is None else f"  train loss {decimal(self._last_loss, 4)}"
             rest = "".join(
-                f"  {key.removeprefix('eval_')} {value:.4f}"
+                f"  {key.removeprefix('eval_')} {decimal(value, 4)}"
                 for key, value in logs.items()
                 if key.startswith("eval_") and key.removeprefix("eval_") not in UNWANTED and key != "eval_measured_loss"
             )
             tqdm.write(
                 f"{self.label}  step {state.global_step}/{state.max_steps}{train}"
-                f"  validation loss {logs['eval_measured_loss']:.4f}{rest}",
+                f"  validation loss {decimal(logs['eval_measured_loss'], 4)}{rest}",
                 file=sys.stderr,
             )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hf_optim.core import extras
+from hf_optim.core.numerals import decimal
 from hf_optim.core.safe_text import html as escape
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def page(name: str, surface: Surface, paths: Sequence[Trajectory], notes: Sequen
         swatch = f'<svg class="swatch" width="44" height="14">{_line([(2, 7), (42, 7)], i)}{_mark(i, 22, 7)}</svg>'
         values = [row["lr"], None, row["f"], row["distance"], row["steps"]]
         shown = ["–" if v is None else f"{v:.4g}" for v in values]
-        shown[1] = f"({row['x']:.4f}, {row['y']:.4f})"
+        shown[1] = f"({decimal(row['x'], 4)}, {decimal(row['y'], 4)})"
         cells.append(
             f'<tr data-i="{i}"><td>{swatch}{escape(path.label)}</td>'
             + "".join(f"<td>{s}</td>" for s in shown)
@@ -220,7 +221,7 @@ def _trace(points: Sequence[tuple[float, float]], path: Trajectory, i: int) -> s
     marks = "".join(_mark(i, *points[k]) for k in range(0, len(points), every)) + _mark(i, *points[-1], r=7)
     spots = "".join(
         f'<circle cx="{a:.1f}" cy="{b:.1f}" r="5" fill="transparent"><title>{escape(path.label)}, step {k}: '
-        f"({path.points[k][0]:.4f}, {path.points[k][1]:.4f}), f = {path.values[k]:.4g}</title></circle>"
+        f"({decimal(path.points[k][0], 4)}, {decimal(path.points[k][1], 4)}), f = {path.values[k]:.4g}</title></circle>"
         for k, (a, b) in enumerate(points)
     )
     return f'<g data-i="{i}">{_line(points, i)}{marks}{spots}</g>'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hf_optim.core.numerals import size_text
+from hf_optim.core.numerals import decimal, size_text
 from hf_optim.study.findings.table import Row, TaskTable, arrow
 from hf_optim.study.statistics.paired import ALPHA, Summary, summarise
 from hf_optim.study.statistics.places import place_text
@@ -49,19 +49,19 @@ def headed(name: str, declared: tuple[bool, str] | None) -> str:
 def signed(value: float, decimals: int) -> str:
     """+0.0120, -0.0031, or a dash for NaN."""
     # Adding zero turns a rounded -0.0 into 0.0.
-    return "–" if math.isnan(value) else f"{round(value, decimals) + 0.0:+.{decimals}f}"
+    return "–" if math.isnan(value) else decimal(round(value, decimals) + 0.0, decimals, "+")
 
 
 def plain_number(value: float, decimals: int) -> str:
     """0.9120, or a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.{decimals}f}"
+    return "–" if math.isnan(value) else decimal(value, decimals)
 
 
 def spread(summary: Summary, decimals: int) -> str:
     """0.9120 ± 0.0031; without a spread the mean alone; a dash without values."""
     if summary.n == 0:
         return "–"
-    return plain_number(summary.mean, decimals) + (f" ± {summary.sd:.{decimals}f}" if summary.n > 1 else "")
+    return plain_number(summary.mean, decimals) + (f" ± {decimal(summary.sd, decimals)}" if summary.n > 1 else "")
 
 
 def interval(summary: Summary, decimals: int, sign: bool = False) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_optim.core.numerals import decimal
 from hf_optim.core.wording import counted
 from hf_optim.study.findings import spending
 from hf_optim.study.folder.outcomes import Arm, arms
@@ -100,7 +101,7 @@ def text(factor: SpeedUp) -> str:
         return "–"
     if factor.low == factor.most or factor.high == factor.least:
         return f"more than {factor.most:.3g}" if factor.low == factor.most else f"less than {factor.least:.3g}"
-    low = f"less than {factor.least:.3g}" if math.isnan(factor.low) else f"{factor.low:.2f}"
-    high = f"more than {factor.most:.3g}" if math.isnan(factor.high) else f"{factor.high:.2f}"
-    value = "–" if math.isnan(factor.value) else f"{factor.value:.2f}"
+    low = f"less than {factor.least:.3g}" if math.isnan(factor.low) else decimal(factor.low, 2)
+    high = f"more than {factor.most:.3g}" if math.isnan(factor.high) else decimal(factor.high, 2)
+    value = "–" if math.isnan(factor.value) else decimal(factor.value, 2)
     return f"{value} [{low}, {high}]"

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from hf_optim.core.numerals import decimal
 from hf_optim.core.wording import both, counted
 from hf_optim.study.findings import costs, design, naming
 from hf_optim.study.findings.cells import interval, p_text, signed, telling
@@ -275,10 +276,10 @@ def _undecided(results: Results, c: Comparison, decimals: int, greater: bool, la
     more, effect = design.further(plan, c.pairs)
     runs = results.runs_a_unit * (more - c.pairs)
     worse, better = (-d.low, d.high) if greater else (d.high, -d.low)
-    at_most = f"between {worse:.{decimals}f} worse and {better:.{decimals}f} better"
-    least = f"{c.detectable:.{decimals}f}" if c.detectable <= largest else "no difference that there can be"
+    at_most = f"between {decimal(worse, decimals)} worse and {decimal(better, decimals)} better"
+    least = decimal(c.detectable, decimals) if c.detectable <= largest else "no difference that there can be"
     finds = f"this design finds {least} with 80 %"
-    finding = f"would find {effect * d.sd:.{decimals}f} for {counted(runs, 'more run')}, if planned beforehand"
+    finding = f"would find {decimal(effect * d.sd, decimals)} for {counted(runs, 'more run')}, if planned beforehand"
     next_ = f"{counted(more, naming.unit(plan, 1))} {finding}"
     return [at_most, finds, next_]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from hf_optim.core.numerals import decimal
 from hf_optim.core.safe_text import html as escape
 from hf_optim.core.wording import counted
 from hf_optim.study.findings import ladder as findings
@@ -66,7 +67,7 @@ def known(results: Results) -> dict[str, float]:
 
 
 def _known(results: Results) -> str:
-    said = [f"{name}: a test loss of {value:.3f}" for name, value in known(results).items()]
+    said = [f"{name}: a test loss of {decimal(value, 3)}" for name, value in known(results).items()]
     text = f"To compare with, {'; '.join(said)}. Who is not well below it has learnt hardly more than that."
     return f"<p><b>{escape(text)}</b></p>" if said else ""
 
@@ -237,7 +238,7 @@ def _batches(ladder: Ladder, styles: Mapping[str, str]) -> str:
             for label in dict.fromkeys(b.optimizer for b in here)
         ]
         drawn = panel("steps against batch size", series, styles, "batch size (samples)", "steps to the loss")
-        caption = f"{short(size)} parameters: steps to a loss of {here[0].target:.3f}"
+        caption = f"{short(size)} parameters: steps to a loss of {decimal(here[0].target, 3)}"
         lines = [text_row(b.optimizer, [str(b.batch_size), _text(b.steps, 0), short(b.tokens.value)]) for b in here]
         table = html_table(["optimizer", "batch", "steps", "tokens"], lines, "Batch sizes")
         parts.append(f"<figure><figcaption><span>{caption}</span></figcaption>{drawn}</figure><div>{table}</div>")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_optim.core import safe_text as safe
+from hf_optim.core.numerals import decimal
 from hf_optim.core.wording import either
 from hf_optim.study.findings.table import EXPLORATORY, FEWER_APART, Row, TaskTable, arrow, worse_and_tied
 from hf_optim.study.report.summary import words
@@ -79,8 +80,8 @@ def _cell(row: Row, decimals: int, best: float) -> Cell:
     if not row.mean.n:
         return Cell("–", "", note=row.state, named=row.named)
     return Cell(
-        f"{row.mean.mean:.{decimals}f}",
-        f"{row.mean.sd:.{decimals}f}" if row.mean.n > 1 else "",
+        decimal(row.mean.mean, decimals),
+        decimal(row.mean.sd, decimals) if row.mean.n > 1 else "",
         row.mean.n,
         not row.failed and math.isclose(row.mean.mean, best, rel_tol=ROUNDING),
         row.tied if row.place else None,

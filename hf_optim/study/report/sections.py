@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_optim.core.numerals import decimal
 from hf_optim.core.safe_text import html as escape
 from hf_optim.core.wording import counted
 from hf_optim.study.findings import table
@@ -233,4 +234,4 @@ def samples(results: Results, task: Mapping[str, Any]) -> str:
 def _plain(value: Any, decimals: int) -> str:
     if not isinstance(value, float):
         return str(value)
-    return "–" if math.isnan(value) else f"{value:.{decimals}g}" if decimals > 2 else f"{value:.{decimals}f}"
+    return "–" if math.isnan(value) else f"{value:.{decimals}g}" if decimals > 2 else decimal(value, decimals)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_optim.core.numerals import decimal
 from hf_optim.study.statistics.paired import NAN, ROUNDING, Summary, summarise, t_quantile, win_rate
 
 Array = NDArray[np.float64]
@@ -108,9 +109,5 @@ def text(figure: Estimate | Summary, decimals: int, signed: bool = False) -> str
     sign = "+" if signed else ""
     if math.isnan(number):
         return "–"
-    shown = f"{number:{sign}.{decimals}f}"
-    return (
-        shown
-        if math.isnan(figure.low)
-        else f"{shown} [{figure.low:{sign}.{decimals}f}, {figure.high:{sign}.{decimals}f}]"
-    )
+    shown, *ends = (decimal(value, decimals, sign) for value in (number, figure.low, figure.high))
+    return shown if math.isnan(figure.low) else f"{shown} [{', '.join(ends)}]"
