@@ -63,7 +63,7 @@ def train(
 
     Raises:
         UserError: what can be known to be wrong before anything is written: names, values, data files.
-        DamagedCheckpoint: with `resume`; there is no record.
+        DamagedCheckpoint: with `resume`; no record was written.
         Unwritable: the disk is full, or takes no file of that size; there is no record.
     """
     folder, started = Path(folder), datetime.now(UTC)

@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_optim.core.safe_text import markdown as markdown_text
 from hf_optim.study.findings import naming, profiles, speedups, verdicts
-from hf_optim.study.findings.cells import p_text
+from hf_optim.study.findings.cells import p_text, plain_number, signed
 from hf_optim.study.findings.table import Row, TaskTable, arrow
 from hf_optim.study.folder.judgement import Judgement
 from hf_optim.study.folder.results import Results
@@ -204,8 +204,8 @@ def _task(task: TaskAnalysis, decimals: int) -> list[str]:
     for label, description in task.descriptions.items():
         row = {"optimizer": label, "n": str(description.n), "mean": intervals.text(description.mean, decimals)}
         row |= {
-            "median": _number(description.median, f".{decimals}f"),
-            "iqm": _number(description.iqm, f".{decimals}f"),
+            "median": plain_number(description.median, decimals),
+            "iqm": plain_number(description.iqm, decimals),
         }
         rows.append({**row, "place": place_text(task.places.get(label))})
     lines += _table(rows)
@@ -213,8 +213,8 @@ def _task(task: TaskAnalysis, decimals: int) -> list[str]:
         [
             {
                 "optimizer": label,
-                "d_z": _number(effect.d_z, "+.2f"),
-                "d_av": _number(effect.d_av, "+.2f"),
+                "d_z": signed(effect.d_z, 2),
+                "d_av": signed(effect.d_av, 2),
                 "wins": intervals.text(effect.wins, 2),
                 "improvement": intervals.text(effect.improvement, 2),
             }
@@ -224,8 +224,8 @@ def _task(task: TaskAnalysis, decimals: int) -> list[str]:
     if task.omnibus.anova:
         a = task.omnibus.anova
         lines += [
-            f"ANOVA: F({a.freedom[0]}, {a.freedom[1]}) = {a.f:.2f}, p {_equals(a.p)}; after Greenhouse and Geisser's "
-            f"correction (epsilon {a.epsilon:.2f}) p {_equals(a.p_corrected)}.",
+            f"ANOVA: F({a.freedom[0]}, {a.freedom[1]}) = {plain_number(a.f, 2)}, p {_equals(a.p)}; after Greenhouse "
+            f"and Geisser's correction (epsilon {a.epsilon:.2f}) p {_equals(a.p_corrected)}.",
             "",
         ]
     lines += _friedman(task.omnibus, "units")
@@ -234,7 +234,7 @@ def _task(task: TaskAnalysis, decimals: int) -> list[str]:
             [
                 {
                     "pair": pair,
-                    "advantage": _number(comparison.mean.value, f"+.{decimals}f"),
+                    "advantage": signed(comparison.mean.value, decimals),
                     "p": p_text(comparison.p),
                     "p, all pairs": p_text(comparison.adjusted),
                 }
@@ -250,7 +250,7 @@ def _friedman(result: omnibus.Omnibus, blocks: str) -> list[str]:
     f = result.friedman
     ranked = sorted(f.mean_ranks.items(), key=lambda item: item[1])
     listed = ", ".join(f"{markdown_text(label)} {rank:.2f}" for label, rank in ranked)
-    head = f"Friedman over {result.units} {blocks}: chi-square = {f.chi_square:.2f}, p {_equals(f.p)}; "
+    head = f"Friedman over {result.units} {blocks}: chi-square = {plain_number(f.chi_square, 2)}, p {_equals(f.p)}; "
     return [f"{head}mean ranks: {listed}.", ""]
 
 
@@ -280,10 +280,6 @@ def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     rule = "|" + "|".join("---" if i == 0 else "---:" for i in range(len(names))) + "|"
     body = ["| " + " | ".join(markdown_text(row[name]) for name in names) + " |" for row in rows]
     return ["| " + " | ".join(map(markdown_text, names)) + " |", rule, *body, ""]
-
-
-def _number(value: float, shape: str) -> str:
-    return "–" if math.isnan(value) else format(value, shape)
 
 
 def _equals(p: float) -> str:
