@@ -54,6 +54,10 @@ def grouped(**values: Any) -> Callable[[Path], Any]:
     return changed("optimizer.pt", lambda v: {**v, "param_groups": [{**g, **values} for g in v["param_groups"]]})
 
 
+def scheduled(**values: Any) -> Callable[[Path], Any]:
+    return changed("scheduler.pt", lambda v: {**v, **values})
+
+
 def others(checkpoint: Path) -> None:
     save_file({"another": torch.zeros(2)}, checkpoint / "model.safetensors", {"format": "pt"})
 
@@ -92,6 +96,14 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no file of torch's": (lambda checkpoint: (checkpoint / "scheduler.pt").write_text("hello"), "no file of torch"),
     "a rate in words": (grouped(lr="x"), "lr must be a number"),
     "an initial rate in words": (grouped(initial_lr="x"), "initial_lr is no number"),
+    "another rate": (grouped(lr=0.1), r"has the rates \[0.1, 0.1\], and its schedule \[0.001"),
+    "other settings": (grouped(betas=(0.5, 0.5)), r"has betas = \(0.5, 0.5\), and the run \(0.9, 0.999\)"),
+    "uphill": (grouped(maximize=True), "has maximize = True, and the run False"),
+    "a schedule of other rates": (scheduled(base_lrs=[1.0, 1.0]), r"of the rates \[1.0, 1.0\]"),
+    "a schedule of fewer rates": (scheduled(base_lrs=[0.001]), r"of the rates \[0.001\]"),
+    "a schedule that begins anew": (scheduled(last_epoch=0), "its schedule is at step 0"),
+    "a schedule that has had no rates": (scheduled(_last_lr=[]), r"and its schedule \[\]"),
+    "a schedule's optimizer": (scheduled(optimizer=3), "scheduler.pt names optimizer"),
     "a short random state": (changed("rng_state.pth", lambda v: {**v, "cpu": v["cpu"][:3]}), "size"),
     "a state of others": (told_more, "unexpected keyword argument 'foo'"),
     "a state that Trainer could not write again": (told_less, "TrainerControl"),

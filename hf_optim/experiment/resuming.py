@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import random
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,15 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_pt_utils import safe_globals
 
-from hf_optim.core import shape
-from hf_optim.errors import DamagedCheckpoint, one_line
+from hf_optim.bases.optimizer import Optimizer
+from hf_optim.bases.wrapper import Wrapper
+from hf_optim.core import shape, validate
+from hf_optim.errors import DamagedCheckpoint, UserError, one_line
 from hf_optim.experiment import checkpoint as checkpoints
 from hf_optim.experiment import files, saved_files
 from hf_optim.experiment.disk import check_given
 from hf_optim.experiment.record import step_of
+from hf_optim.hub.feed import unwrapped
 
 OPTIMIZER, SCHEDULE, STATE = "optimizer.pt", "scheduler.pt", "trainer_state.json"
 RANDOM = "rng_state*.pth"
@@ -146,8 +151,49 @@ def _check_schedule(file: Path) -> None:
             raise ValueError(f"{file.name}: {name} is no count of steps")
         if rates and not (isinstance(value, list) and all(map(_is_rate, value))):
             raise ValueError(f"{file.name}: {name} holds other than rates")
+    written = LambdaLR(torch.optim.SGD([torch.zeros(1)]), lambda _: 1.0).state_dict().keys()
+    if wrong := sorted(told.keys() - written - {"verbose"}):  # which older releases of torch write
+        raise ValueError(f"{file.name} names {wrong[0][:40]}, which is no state of a schedule")
     if lacking := sorted({"base_lrs", "last_epoch"} - told.keys()):
         raise ValueError(f"{file.name} lacks {lacking[0]}")
+
+
+def settings(optimizer: Any) -> list[dict[str, Any]]:
+    """The settings of each group of an optimizer of ours, as its specification has them. What others call settings
+    they may write into.
+    """
+    own = unwrapped(optimizer)
+    while isinstance(own, Wrapper):
+        own = own.base
+    if not isinstance(own, Optimizer):
+        return []
+    told = {"lr"} | ({"steps_per_epoch"} - own.given)  # by the schedule, and as training begins
+    names = own.defaults.keys() - validate.FOREIGN_KEYS - told
+    return [{name: group[name] for name in sorted(names) if name in group} for group in own.param_groups]
+
+
+@contextmanager
+def as_specified(trainer: Any, step: int) -> Iterator[None]:
+    """Within it Trainer takes a checkpoint's optimizer and schedule, whose settings torch puts in the place of the
+    run's. A UserError where these are others: the record would be of a run that there was not.
+    """
+    groups, rates = settings(trainer.optimizer), list(trainer.lr_scheduler.base_lrs)
+    yield
+    for mine, theirs in zip(groups, settings(trainer.optimizer), strict=True):
+        for name in mine:
+            if not validate.equal(mine[name], theirs[name]):
+                raise UserError(f"its optimizer has {name} = {theirs[name]!r}, and the run {mine[name]!r}")
+    schedule = trainer.lr_scheduler
+    if not validate.equal(schedule.base_lrs, rates):
+        raise UserError(f"its schedule is of the rates {schedule.base_lrs!r}, and the run of {rates!r}")
+    if not (trainer.args.fp16 or schedule.last_epoch == step):  # whose scaler leaves steps out
+        raise UserError(f"its schedule is at step {schedule.last_epoch}")
+    now = [float(group["lr"]) for group in trainer.optimizer.param_groups]
+    last = due = [float(rate) for rate in schedule.get_last_lr()]
+    if not trainer.spending.bounded:  # what is spent is not known yet
+        due = [float(rate) * schedule.lr_lambdas[0](schedule.last_epoch) for rate in rates]
+    if not (len(last) == len(due) == len(now) and np.allclose([now, last], due, rtol=1e-5, atol=0)):
+        raise UserError(f"its optimizer has the rates {now}, and its schedule {last}")
 
 
 def _is_rate(value: Any) -> bool:

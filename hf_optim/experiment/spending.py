@@ -79,6 +79,11 @@ class Spending:
         unknown = [key for key, known in (("flops", self.cost is not None), ("tokens", self.tokens)) if not known]
         return {key: value for key, value in zip(SPENT, values, strict=True) if key not in unknown}
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an end to what may be spent."""
+        return bool(self.passes or self.seconds)
+
     def share(self) -> float:
         """How much of what there is to spend is spent; 1 and more: all of it."""
         passes = (self.forward + self.backward) / self.passes if self.passes else 0.0

@@ -18,10 +18,11 @@ from transformers import Trainer, TrainerCallback
 from hf_optim.core import reduce
 from hf_optim.core.numerals import decimal
 from hf_optim.core.rewind import reshard
-from hf_optim.experiment import sharding, shards
+from hf_optim.experiment import resuming, sharding, shards
 from hf_optim.experiment.checkpoint import check_checkpoint, read_adapters
 from hf_optim.experiment.evaluator import Evaluator
 from hf_optim.experiment.files import remove
+from hf_optim.experiment.record import step_of
 from hf_optim.experiment.spending import Spending
 from hf_optim.hub import schedules
 from hf_optim.hub.offline import offline
@@ -96,9 +97,9 @@ class TaskTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Trainer's, of plain data."""
+        """Trainer's, of plain data and of this run's settings."""
         if checkpoint is not None:
-            with shards.plain():
+            with shards.plain(), resuming.as_specified(self, step_of(Path(checkpoint).name)):
                 super()._load_optimizer_and_scheduler(checkpoint)
 
     def create_scheduler(
