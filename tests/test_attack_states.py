@@ -84,3 +84,21 @@ def test_an_edited_state_is_refused_before_anything_changes(name):
             pytest.fail(f"{what} was taken")
         assert len(str(refused.value)) < 600, what
         assert _written(optimizer.state_dict()) == before, what
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("tlr", "hf_optim_lr_scale", -1.0),
+        ("hdk", "tlr_rate_sum", -1.0),
+        ("tlr", "tlr_count", 2.5),
+        ("lookahead", "la_count", -1),
+    ],
+)
+def test_a_wrapper_goes_not_uphill_and_counts_in_whole_numbers(name, key, value):
+    """A scale of -1 was stepped with, and after a count of 2.5 no window ever ended."""
+    _, optimizer, _ = _trained(name)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0][key] = value
+    with pytest.raises(BadCheckpoint, match=key):
+        optimizer.load_state_dict(saved)

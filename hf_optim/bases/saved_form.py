@@ -71,6 +71,13 @@ def kinds(rule: str, mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
             raise BadCheckpoint(f"{rule}: the checkpoint's {name} is {kind}: {str(value)[:40]}")
 
 
+def counts(rule: str, memory: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raise BadCheckpoint unless what a wrapper begins as a whole number, which counts, is one as saved, too."""
+    for name in (name for name, first in memory.items() if type(first) is int and name in saved):
+        if not 0 <= saved[name] < 2**53 or saved[name] % 1:
+            raise BadCheckpoint(f"{rule}: the checkpoint's {name} is no count: {str(saved[name])[:40]}")
+
+
 def beside(
     rule: str, p: torch.Tensor, saved: Mapping[str, Any], tensors: Iterable[str], scalars: Iterable[str]
 ) -> None:

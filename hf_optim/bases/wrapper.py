@@ -251,6 +251,7 @@ class Wrapper(torch.optim.Optimizer):
         numbers = {k: v for w in self._chain() for k, v in w.memory.items()}
         added = {k: v for k, v in numbers.items() if k not in saved}
         saved_form.kinds(self.rule, self.param_groups[0], saved)
+        saved_form.counts(self.rule, numbers, saved)
         if added:
             log.warning("%s: the checkpoint lacks %s: they begin anew", self.rule, ", ".join(sorted(added)))
         ours = "made_by" in self.param_groups[0]  # then the base itself knows what to make of a group
