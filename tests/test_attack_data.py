@@ -178,6 +178,19 @@ def test_labels_of_other_kinds_are_one_line(tmp_path: Path, labels: list[Any]) -
         images.read(stored(tmp_path, ".parquet", pa.table({"image": [encoded()] * 4, "label": labels})))
 
 
+def test_pictures_of_one_size_are_no_larger_in_memory_than_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty of 13,000 pixels a side, each in some kilobytes, were 30 GB: the first says what all come to."""
+    written = io.BytesIO()
+    Image.new("RGB", (90, 90)).save(written, "PNG")
+    decoded: list[str] = []
+    monkeypatch.setattr(images, "picture", lambda place, image: decoded.append(place) or picture(place, image))
+    monkeypatch.setattr(tables, "LARGEST", 1 << 20)
+    rows = [(f"row {number}", written.getvalue(), number % 2) for number in range(60)]
+    with pytest.raises(UserError, match=r"60 images of 90x90 \(row 0\) have 0.0 GB in memory"):
+        images.assemble({"train": rows})
+    assert decoded == ["row 0"]
+
+
 def test_a_picture_starts_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow hands EPS to Ghostscript, a program that runs it."""
     from PIL import EpsImagePlugin

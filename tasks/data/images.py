@@ -308,6 +308,11 @@ def _decode(rows: Sequence[Row]) -> np.ndarray:
         first, other = pictures[0].shape[:2], pictures[-1].shape[:2]
         if first != other:  # before the rest is decoded, which may not fit into memory
             raise UserError(_sizes(rows[0][0], first, place, other))
+        if (size := pictures[-1].nbytes * len(rows)) > tables.LARGEST:  # a few hundred bytes are any number of pixels
+            raise UserError(
+                f"data: {counted(len(rows), 'image')} of {first[1]}x{first[0]} ({place}) have {size / 1e9:.1f} GB in "
+                f"memory, and at most {tables.LARGEST >> 30} GB are held: let option image_size read them one by one"
+            )
     if any(each.shape[2] == 3 for each in pictures):
         pictures = [np.repeat(each, 3, axis=2) if each.shape[2] == 1 else each for each in pictures]
     return np.stack(pictures)
