@@ -276,15 +276,16 @@ def test_nothing_is_padded_or_cut_unasked(theirs: Path) -> None:
     assert read_tokenizer(theirs)("some words") == known and len(known["input_ids"]) == 2
 
 
-def test_ids_beyond_any_model_are_refused(theirs: Path) -> None:
-    """A table of their frequencies would take as much memory as the largest one says."""
+@pytest.mark.parametrize("rest", [{"type": "WordLevel", "unk_token": "<unk>"}, {"type": "BPE", "merges": []}])
+def test_ids_beyond_any_model_are_refused(theirs: Path, rest: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of their frequencies, and each copy of a BPE, take as much memory as the highest one says."""
     known = {"<eos>": 0, "<unk>": 1}
-    model = {"type": "WordLevel", "vocab": {**known, "some": 4_000_000_000}, "unk_token": "<unk>"}
-    retold(theirs, model=model)
-    with pytest.raises(UserError, match="its ids go up to 4000000000"):
-        blocks.ids_of(read_tokenizer(theirs))
-    retold(theirs, model={"type": "WordLevel", "vocab": {**known, "some": 70}, "unk_token": "<unk>"})
+    retold(theirs, model={**rest, "vocab": {**known, "some": 70}})
     assert blocks.ids_of(read_tokenizer(theirs)) == 71 and len(read_tokenizer(theirs)) == 3
+    retold(theirs, model={**rest, "vocab": {**known, "some": 4_000_000_000}})
+    monkeypatch.setattr("transformers.PreTrainedTokenizerFast", None)  # which makes a copy
+    with pytest.raises(UserError, match="its ids go up to 4000000000"):
+        read_tokenizer(theirs)
 
 
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,12 @@ def ids_of(tokenizer: Any) -> int:
     Raises:
         UserError: more than any model has rows for.
     """
-    count = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
+    return max(len(tokenizer), check_ids(tokenizer.get_vocab()))
+
+
+def check_ids(vocabulary: Mapping[str, int]) -> int:
+    """One more than the highest id of a vocabulary; a UserError where that is more than any model has rows for."""
+    count = 1 + max(vocabulary.values(), default=0)
     if count > MOST_IDS:
         raise UserError(f"tokenizer: its ids go up to {count - 1}, more than any model has: take another one")
     return count

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hf_optim.errors import UserError, one_line
 from hf_optim.experiment.checkpoint import LARGEST, check_files
 from hf_optim.experiment.configuration import read_mapping
+from hf_optim.tasks.data.blocks import check_ids
 from hf_optim.tasks.data.tokenizer import using
 from hf_optim.tasks.data.tokenizer_growth import check_growth
 
@@ -48,6 +49,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     with using(f"checkpoint: {folder} holds a tokenizer that cannot be read: save it again"):
         # written again, so that what was looked at is what is read: of a name that comes twice readers differ
         backend = Tokenizer.from_str(json.dumps(told))
+        check_ids(backend.get_vocab())  # before it is copied, which makes room up to the highest
         backend.no_padding()
         backend.no_truncation()
         for mark, number in _numbered(folder).items():
