@@ -63,6 +63,7 @@ def test_info_is_frozen():
         ({"name": "smaran", "gama": 0.9}, "did you mean gamma"),
         ({"name": "tlr"}, "give its base"),
         ({"name": "tlr", "base": {"name": "sgd", "learning_rate": 1}}, "sgd has no hyper-parameter 'learning_rate'"),
+        ({"name": "tlr", "base": {"name": "sgd", 1: 2}}, "sgd has no hyper-parameter 1"),
         ({"name": "tlr_sgd", "base": {"name": "adam"}}, "fixes its base"),
         ({"name": "tlr_sgd", "lr": 0.1}, "no hyper-parameter 'lr'"),
         ({"name": "sgd_agr"}, "no default for lr"),

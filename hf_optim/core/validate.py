@@ -111,7 +111,7 @@ def unknown(owner: str, names: Iterable[str], valid: Iterable[str]) -> None:
     for name in names:
         if name not in valid:
             listed = ", ".join(valid) or "none"
-            raise UnknownName(f"{owner} has no hyper-parameter {name!r}{closest(name, valid)}; it has: {listed}")
+            raise UnknownName(f"{owner} has no hyper-parameter {name!r}{closest(str(name), valid)}; it has: {listed}")
 
 
 def _elements(value: Any) -> int:
