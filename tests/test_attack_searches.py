@@ -14,7 +14,11 @@ from tuning_fakes import YAML, expand, whole
 
 from hf_optim.core import importing
 from hf_optim.errors import UserError
+from hf_optim.study.folder import stages
+from hf_optim.study.folder.results import load
 from hf_optim.study.launch.beginning import prepare
+from hf_optim.study.plan.plan import make_run
+from hf_optim.study.report.run_pages import parts
 
 Plan = dict[str, Any]
 PLAIN = YAML[: YAML.index("tuning:")]
@@ -148,7 +152,7 @@ def test_a_plan_that_nobody_could_read_again_is_not_begun(tmp_path: Path) -> Non
     long = [round((i + 1) / 1100, 5) for i in range(1000)]
     choices = f"SMARAN: {{run: {{schedule: {{choices: [{{name: multistep, at: {long}}}]}}}}, lr"
     plan = expand(SMALL.replace("SMARAN: {lr", choices))
-    with pytest.raises(UserError, match="the settings of 'SMARAN' on 'MLP' are longer than 5,000 characters"):
+    with pytest.raises(UserError, match="the search space of 'SMARAN' on 'MLP' is longer than 5,000 characters"):
         prepare(plan, "", tmp_path / "study")
     assert not (tmp_path / "study").exists()
 
@@ -161,6 +165,29 @@ def test_a_search_has_no_trials_without_end(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     code, _, said = command(capsys, "results", tmp_path)
     assert code == 2 and "asks for 10,001 trials of an optimizer, and a study has at most 10,000" in said
+
+
+def test_a_search_has_no_choices_without_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each point is looked for among all of them, and a verdict names them: two million in a plan took hours."""
+    plan = expand(YAML).to_dict()
+    (cell,) = (cell for cell in plan["tuning"]["cells"] if cell["optimizer"] == "SMARAN")
+    cell |= {"space": {"lr": ["choice", [1] * 2000]}, "points": [{"lr": 1}] * 6}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    code, _, said = command(capsys, "results", tmp_path)
+    assert code == 2 and "the search space of 'SMARAN' on 'MLP' is longer than 5,000 characters" in said
+
+
+def test_a_trial_is_made_once_however_many_looks_there_are(tmp_path: Path, monkeypatch: Any) -> None:
+    """Each look made all trials anew, and the pages of runs once more: a plan of a megabyte took hours."""
+    looks = REPEATED.replace("repetitions: [2, 3]", f"repetitions: {list(range(2, 9))}")
+    study = whole(expand(looks), tmp_path / "study")
+    made: list[object] = []
+    monkeypatch.setattr(stages, "make_run", lambda *args: made.append(args) or make_run(*args))
+    loaded = load(study)
+    assert loaded.standing.units == 8
+    assert len(list(parts(loaded))) > len(loaded.standing.known)
+    trials = sum(len(search.trials) for search in loaded.standing.state.searches)
+    assert len(made) == trials + len(loaded.plan.runs)
 
 
 @pytest.mark.parametrize("base", [{}, {"lr": 0.1}])

@@ -122,6 +122,8 @@ class State:
     variations: tuple[Variation, ...]
     budgets: tuple[BudgetRun, ...] = ()
     carried: tuple[CarriedRun, ...] = ()
+    #: of which everything is settled
+    units: int = 0
 
     @property
     def after_tuning(self) -> tuple[Run, ...]:
@@ -133,6 +135,9 @@ class State:
         return tuple({run.id: run for run in every}.values())
 
 
+_NOTHING = State((), False, (), (), ())
+
+
 class Chosen(dict[Key, Mapping[str, Any]]):
     """What each search has chosen; a plan that asks for the choice of a search that it has not is a damaged one."""
 
@@ -141,28 +146,35 @@ class Chosen(dict[Key, Mapping[str, Any]]):
         raise UserError(f"plan.json: tuning: the cell of {optimizer!r} on {task!r} with seed {seed} is missing")
 
 
-def state(plan: Plan, store: RecordStore, units: int | None = None) -> State:
+def state(plan: Plan, store: RecordStore, units: int | None = None, before: State | None = None) -> State:
     """The trials of the first so many units (default: of all), the choices if every trial has its record, and what
-    follows from them.
+    follows from them. What is settled of fewer units, the state `before`, is not worked out anew: hundreds of looks
+    would each go through all trials.
     """
-    units = plan.looks[-1] if units is None else units
-    searches = tuple(_searches(plan, store, units))
+    units, before = plan.looks[-1] if units is None else units, before or _NOTHING
+    searches = tuple(_searches(plan, store, units, before))
     if not all(search.choice for search in searches):
         return State(searches, False, (), (), ())
-    chosen = Chosen({(s.task, s.optimizer, s.seed, s.budget): s.choice.spec for s in searches if s.choice})
-    return _after(plan, searches, chosen, units)
+    chosen = Chosen({_key(search): search.choice.spec for search in searches if search.choice})
+    return _after(plan, searches, chosen, units, before)
+
+
+def _key(search: Search) -> Key:
+    return search.task, search.optimizer, search.seed, search.budget
 
 
 def _after(
-    plan: Plan, searches: tuple[Search, ...], chosen: Mapping[Key, Mapping[str, Any]], units: int
-) -> State:  # fmt: skip
+    plan: Plan, searches: tuple[Search, ...], chosen: Mapping[Key, Mapping[str, Any]], units: int, before: State
+) -> State:
+    new = range(before.units, units)
     return State(
-        searches, True, _judged(plan, chosen, units), tuple(_grid(plan, chosen)), tuple(_variations(plan, chosen)),
-        tuple(_budget_runs(plan, chosen, units)), tuple(_carried(plan, chosen, units)),
+        searches, True, _judged(plan, chosen, units, before), before.grid or tuple(_grid(plan, chosen)),
+        before.variations or tuple(_variations(plan, chosen)), (*before.budgets, *_budget_runs(plan, chosen, new)),
+        (*before.carried, *_carried(plan, chosen, new)), units,
     )  # fmt: skip
 
 
-def _judged(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int) -> tuple[Run, ...]:
+def _judged(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int, before: State) -> tuple[Run, ...]:
     """Seed-major: an interrupted study has every optimizer on the first seeds, not some optimizers on all."""
     if plan.tuning is None:
         if units >= plan.looks[-1]:
@@ -170,17 +182,17 @@ def _judged(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int) -> 
         seeds = set(plan.seeds[: units * plan.per_unit])
         return tuple(run for run in plan.runs if run.seed in seeds)
     cells = [(task, label) for task, label, _ in plan.cells()]
-    return tuple(
+    return before.runs + tuple(
         make_run(task, label, chosen[_home(task), label, plan.tuning_seed(unit), 1.0], seed)
-        for unit in range(units)
+        for unit in range(before.units, units)
         for seed in plan.unit_seeds(unit)
         for task, label in cells
     )
 
 
-def _budget_runs(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int) -> Iterator[BudgetRun]:
+def _budget_runs(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], new: range) -> Iterator[BudgetRun]:
     specs = [(task, spec) for task, label, spec in plan.cells() if label == plan.baseline]
-    for unit in range(units):
+    for unit in new:
         for seed in plan.unit_seeds(unit):
             for budget in speedup.others(plan.speedup):
                 for task, spec in specs:
@@ -194,13 +206,13 @@ def _home(task: Mapping[str, Any]) -> str:
     return str(task.get("settings") or task["label"])
 
 
-def _carried(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], units: int) -> Iterator[CarriedRun]:
+def _carried(plan: Plan, chosen: Mapping[Key, Mapping[str, Any]], new: range) -> Iterator[CarriedRun]:
     """Where a ladder asks for it: what was tuned, at each larger size, with the settings of the smallest one."""
     if plan.ladder is None or plan.ladder["rates"] != "both":
         return
     searched = {(c["task"], c["optimizer"]) for c in (plan.tuning or {})["cells"] if c["points"]}
     smallest = {rung["task"]: rung["smallest"] for rung in plan.ladder["rungs"] if rung["all"]}
-    for unit in range(units):
+    for unit in new:
         for seed in plan.unit_seeds(unit):
             for task, label, _ in plan.cells():
                 home = smallest.get(task["label"], task["label"])
@@ -215,11 +227,8 @@ def trial_runs(plan: Plan) -> tuple[Run, ...]:
     trials: list[Run] = []
     for cell in plan.tuning["cells"] if plan.tuning else ():
         task, spec = entry[cell["task"], cell["optimizer"]]
-        over = speedup.steps_at(task, cell.get("budget", 1.0))
-        cell_runs = (
-            make_run(task, cell["optimizer"], tuning.assign(spec, p), cell["seed"], over) for p in cell["points"]
-        )
-        trials += cell_runs
+        label, over = cell["optimizer"], speedup.steps_at(task, cell.get("budget", 1.0))
+        trials += (make_run(task, label, tuning.assign(spec, p), cell["seed"], over) for p in cell["points"])
     return tuple(trials)
 
 
@@ -258,7 +267,7 @@ def _whole(plan: Plan, units: int) -> tuple[Counter[str], State]:
         key = cell["task"], cell["optimizer"]
         first = cell["points"][0] if cell["points"] else {}
         chosen[*key, cell["seed"], cell.get("budget", 1.0)] = tuning.assign(specs[key], first)
-    return trials, _after(plan, (), chosen, units)
+    return trials, _after(plan, (), chosen, units, _NOTHING)
 
 
 def _cells(plan: Plan, units: int) -> Iterator[Mapping[str, Any]]:
@@ -270,9 +279,13 @@ def _cells(plan: Plan, units: int) -> Iterator[Mapping[str, Any]]:
     yield from (cell for cell in plan.tuning["cells"] if cell["seed"] not in later)
 
 
-def _searches(plan: Plan, store: RecordStore, units: int) -> Iterator[Search]:
+def _searches(plan: Plan, store: RecordStore, units: int, before: State) -> Iterator[Search]:
     entry = {(task["label"], label): (task, spec) for task, label, spec in plan.cells()}
+    known = {_key(search): search for search in before.searches}
     for cell in _cells(plan, units):
+        if over := known.get((cell["task"], cell["optimizer"], cell["seed"], cell.get("budget", 1.0))):
+            yield over
+            continue
         assert plan.tuning is not None
         task, spec = entry[cell["task"], cell["optimizer"]]
         trials, waiting = _trials(plan.tuning, cell, task, spec, store)

@@ -30,6 +30,12 @@ class Standing:
     finished: bool
     register: questions.Register
 
+    @property
+    def known(self) -> list[Run]:
+        """Every run that can be told now: the trials up to the next look, and what follows from their records."""
+        trials = (trial.run for search in self.state.searches for trial in search.trials)
+        return list({run.id: run for run in (*trials, *self.state.after_tuning)}.values())
+
 
 def standing(plan: Plan, store: RecordStore, register: questions.Register | None = None) -> Standing:
     """Works it out from the records."""
@@ -38,7 +44,7 @@ def standing(plan: Plan, store: RecordStore, register: questions.Register | None
     judgement: Judgement | None = None
     before: State | None = None
     for index, units in enumerate(plan.looks):
-        now = state(plan, store, units)
+        now = state(plan, store, units, before)
         complete = now.settled and all(store.record(run.id) is not None for run in now.after_tuning)
         judged = now.settled and all(store.record(run.id) is not None for run in now.runs)
         if not now.settled and before is not None:
@@ -54,10 +60,8 @@ def standing(plan: Plan, store: RecordStore, register: questions.Register | None
 
 
 def known(plan: Plan, store: RecordStore) -> list[Run]:
-    """Every run that can be told now: the trials up to the next look, and what follows from their records."""
-    now = standing(plan, store).state
-    trials = [trial.run for search in now.searches for trial in search.trials]
-    return list({run.id: run for run in (*trials, *now.after_tuning)}.values())
+    """Every run that can be told now."""
+    return standing(plan, store).known
 
 
 def pending(plan: Plan, store: RecordStore) -> list[Run]:

@@ -3,6 +3,7 @@ hashes."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from hf_optim.errors import UserError
 from hf_optim.experiment.spec import SIZES, RunSpec, id_of
 from hf_optim.study.plan import units
 from hf_optim.study.plan.entries import MOST, is_setting
+from hf_optim.study.plan.extent import LONGEST_SETTINGS
 from hf_optim.study.plan.tuning import PRUNERS, SAMPLERS, SOURCE
 from hf_optim.study.plan.variance import SOURCES
 
@@ -196,6 +198,9 @@ def _cells(data: Mapping[str, Any], file: str) -> None:
     seen = set[tuple[Any, ...]]()
     for cell in data.get("tuning", {}).get("cells", ()):
         space, points = cell["space"], cell["points"]
+        if len(json.dumps(space)) > LONGEST_SETTINGS:  # each point is looked for among all choices
+            whose = f"{cell['optimizer']!r} on {cell['task']!r}"
+            raise UserError(f"{file}: the search space of {whose} is longer than {LONGEST_SETTINGS:,} characters")
         fine = (cell["task"], cell["optimizer"]) in there and all(map(_searched, space.values()))
         fine &= all(map(is_setting, space))
         fine &= len(points) == (data["tuning"]["trials"] if space else 0)

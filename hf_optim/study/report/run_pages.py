@@ -16,7 +16,6 @@ from hf_optim.experiment.leftovers import sweep
 from hf_optim.experiment.record import RECORD
 from hf_optim.study.folder.results import Results, describe
 from hf_optim.study.folder.stages import validation_metric
-from hf_optim.study.folder.standing import known
 from hf_optim.study.folder.store import number
 from hf_optim.study.plan.plan import Run, flatten
 from hf_optim.study.report import samples
@@ -41,7 +40,7 @@ def parts(results: Results) -> Iterator[Callable[[], object]]:
     yield partial(_make_room, results.folder)
     style = (files(__package__) / "run_page.css").read_text(encoding="utf-8")
     judged = {run.id for run in results.plan.runs}
-    for run in {run.id: run for run in (*results.plan.runs, *known(results.plan, results.store))}.values():
+    for run in {run.id: run for run in (*results.plan.runs, *results.standing.known)}.values():
         if (record := results.store.record(run.id)) is None:
             continue
         name = f"{run.id}.html"
