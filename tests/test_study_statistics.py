@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -158,6 +159,16 @@ def test_effects_by_hand() -> None:
     turned = intervals.effect([(3.0, 1.0), (4.0, 3.0), (5.0, 2.0)], False)
     assert turned.d_z == pytest.approx(-2.0) and turned.wins.value == 0.0
     assert math.isnan(intervals.effect([], True).d_z)
+
+
+def test_improvement_takes_no_room_for_all_combinations() -> None:
+    """Of ten thousand units a side it was a gigabyte, of the fifty thousand that a plan may have thirty."""
+    a, b = np.arange(4000.0), np.arange(4000.0) + 0.5
+    tracemalloc.start()
+    shown = intervals.improvement(a, b)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4e6 and shown.value == pytest.approx(0.5, abs=1e-3) and shown.low < 0.5 < shown.high
 
 
 @pytest.mark.parametrize("n", [3, 5, 20])

@@ -91,16 +91,24 @@ def improvement(a: Array, b: Array) -> Estimate:
     n, m = len(a), len(b)
     if not n or not m:
         return Estimate(NAN, NAN, NAN)
-    above = np.greater.outer(a, b) + 0.5 * np.equal.outer(a, b)
-    share = float(above.mean())
+    # Counted in sorted values: a table of all combinations of ten thousand units would be a gigabyte.
+    over, under = _beaten(a, b), n - _beaten(b, a)
+    share = float(over.sum()) / (n * m)
     # How often each value of one side beats the other side: their variances are those of the share.
-    spread = (above.mean(axis=1).var(ddof=1) / n, above.mean(axis=0).var(ddof=1) / m) if min(n, m) > 1 else (0.0, 0.0)
+    spread = ((over / m).var(ddof=1) / n, (under / n).var(ddof=1) / m) if min(n, m) > 1 else (0.0, 0.0)
     error = float(sum(spread))
     if error <= 1e-12:
         return Estimate(share, NAN, NAN)
     freedom = error**2 / (spread[0] ** 2 / (n - 1) + spread[1] ** 2 / (m - 1))
     half = t_quantile(0.975, freedom) * math.sqrt(error)
     return Estimate(share, max(0.0, share - half), min(1.0, share + half))
+
+
+def _beaten(a: Array, b: Array) -> Array:
+    """How many values of `b` each of `a` is above, ties counting half."""
+    ordered = np.sort(b)
+    sides = [np.searchsorted(ordered, a, side) for side in ("left", "right")]
+    return np.asarray((sides[0] + sides[1]) / 2)
 
 
 def text(figure: Estimate | Summary, decimals: int, signed: bool = False) -> str:
