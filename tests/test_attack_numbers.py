@@ -401,3 +401,16 @@ def test_what_else_a_plan_says_of_a_target_is_let_be(study: Path, capsys: Any) -
     (study / "plan.json").write_text(json.dumps({**plan, "targets": {"MLP": target}}))
     assert command(capsys, "report", study)[0] == 0
     assert "0.5" in (study / "statistics.md").read_text()
+
+
+@pytest.mark.parametrize("gone", ["forward_passes", "backward_passes"])
+def test_what_a_step_costs_is_told_where_both_passes_are_known(gone: str, study: Path, capsys: Any) -> None:
+    """A record that told of one kind alone made a verdict of "nan backward passes"."""
+    for file in study.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        passes = {"forward_passes": 80 if record["spec"]["optimizer"]["name"] == "sgd" else 40, "backward_passes": 40}
+        record["time"] |= passes
+        del record["time"][gone]
+        file.write_text(json.dumps(record))
+    code, out, _ = command(capsys, "report", study)
+    assert code == 0 and "nan" not in out and "a step costs" not in out

@@ -20,7 +20,7 @@ def sentence(table: TaskTable, row: Row, timed: bool = True) -> str:
     """What a step of an optimizer and of the baseline cost: "a step costs 3.5 forward and 1 backward pass (...)"; of
     passes that are the same for both, "a step costs the same passes"."""
     base = next((r for r in table.rows if r.baseline), None)
-    if base is None or math.isnan(row.costs["forward"]) or math.isnan(base.costs["forward"]):
+    if base is None or any(math.isnan(side.costs[kind]) for side in (row, base) for kind in ("forward", "backward")):
         return ""
     times = [side.costs["step_ms"] for side in (row, base)]
     took = [f"{t:.3g} ms" if timed and not any(map(math.isnan, times)) else "" for t in times]
