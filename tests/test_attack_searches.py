@@ -14,9 +14,11 @@ from tuning_fakes import YAML, expand, whole
 
 from hf_optim.core import importing
 from hf_optim.errors import UserError
+from hf_optim.study.findings import expected_best
 from hf_optim.study.folder import stages
 from hf_optim.study.folder.results import load
 from hf_optim.study.launch.beginning import prepare
+from hf_optim.study.plan.plan import Plan as Planned
 from hf_optim.study.plan.plan import make_run
 from hf_optim.study.report.run_pages import parts
 
@@ -188,6 +190,32 @@ def test_a_trial_is_made_once_however_many_looks_there_are(tmp_path: Path, monke
     assert len(list(parts(loaded))) > len(loaded.standing.known)
     trials = sum(len(search.trials) for search in loaded.standing.state.searches)
     assert len(made) == trials + len(loaded.plan.runs)
+
+
+def test_a_tuned_optimizer_is_not_there_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under a hundred labels one run was a hundred arms, each of which read its history again."""
+    study = whole(expand(SMALL), tmp_path / "study")
+    plan = json.loads((study / "plan.json").read_text())
+    (twin,) = (one for one in plan["optimizers"] if one["label"] == "adamw")
+    (cell,) = (cell for cell in plan["tuning"]["cells"] if cell["optimizer"] == "adamw")
+    plan["optimizers"].append({**twin, "label": "twin"})
+    plan["tasks"][0]["only"].append("twin")
+    plan["tuning"]["cells"].append({**cell, "optimizer": "twin"})
+    (study / "plan.json").write_text(json.dumps(plan))
+    code, _, said = command(capsys, "report", study)
+    assert code == 2 and "'twin' on 'MLP' is the same as 'adamw' and has the same space" in said
+
+
+def test_a_run_that_is_many_trials_is_read_once(tmp_path: Path, monkeypatch: Any) -> None:
+    """A history without a beginning was read for each trial of the one setting: half a megabyte took hours."""
+    plan = expand(YAML).to_dict()
+    cells = [{**cell, "points": cell["points"][:1] * 6} for cell in plan["tuning"]["cells"]]
+    planned = Planned.from_dict({**plan, "tuning": {**plan["tuning"], "cells": cells}}, "plan.json")
+    loaded = load(whole(planned, tmp_path / "study"))
+    read: list[str] = []
+    monkeypatch.setattr(loaded.store, "history", lambda run: read.append(run) or [])
+    expected_best.curves(loaded.plan, loaded.standing.state.searches, loaded.store)
+    assert len(read) == len(set(read)) == 3
 
 
 @pytest.mark.parametrize("base", [{}, {"lr": 0.1}])

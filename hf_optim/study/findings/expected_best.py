@@ -148,8 +148,9 @@ def _judged(task: Mapping[str, Any], runs: Sequence[Run], reader: RecordStore) -
 def _before(task: Mapping[str, Any], trials: Sequence[Trial], reader: RecordStore) -> float:
     """The validation value before the first step: the same for all trials of a task with one tuning seed."""
     metric = validation_metric(task)
-    for trial in trials:
-        for row in reader.history(trial.run.id) if trial.status else ():
+    # A small space repeats a setting, and so a run: thousands of trials may be one.
+    for run_id in dict.fromkeys(trial.run.id for trial in trials if trial.status):
+        for row in reader.history(run_id):
             if row.get("step") == 0 and not math.isnan(value := number(row.get(metric))):
                 return value
     return math.nan

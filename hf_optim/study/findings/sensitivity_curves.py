@@ -87,8 +87,8 @@ def _loss(run: Run, reader: RecordStore) -> float | None:
 
 
 def _before(runs: Sequence[GridRun], reader: RecordStore) -> float:
-    for grid_run in runs:
-        for row in reader.history(grid_run.run.id):
+    for run_id in dict.fromkeys(grid_run.run.id for grid_run in runs):
+        for row in reader.history(run_id):
             value = number(row.get("validation_loss"))
             if row.get("step") == 0 and not math.isnan(value):
                 return value

@@ -42,6 +42,7 @@ up tasks as independent ones, so under it each task shifts all its seeds by a nu
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -324,6 +325,12 @@ def check_runs(plan: Plan, where: str) -> None:
     alone = {("no task", optimizer["label"]): optimizer["spec"] for optimizer in plan.optimizers}
     if whose := extent.longest(plan.tasks, specs | alone, plan.tuning):
         raise UserError(f"{where}: the settings of {whose} are longer than {extent.LONGEST_SETTINGS:,} characters")
+    alike: dict[str, str] = {}  # as in a YAML: what is tuned alike is one optimizer, and has the same runs
+    for cell in plan.tuning["cells"] if plan.tuning else ():
+        task, label = cell["task"], cell["optimizer"]
+        key = json.dumps([task, cell["seed"], cell.get("budget", 1), specs[task, label], cell["space"]], sort_keys=True)
+        if (other := alike.setdefault(key, label)) != label:
+            raise UserError(f"{where}: tuning: {label!r} on {task!r} is the same as {other!r} and has the same space")
     seeds, seen, twins = set(plan.seeds), set[tuple[str, str, int]](), dict[str, Run]()
     for run in plan.runs:
         cell = run.task, run.optimizer
@@ -387,10 +394,7 @@ def _runs(source: Source, cells: Sequence[entries.PlanCell], seeds: Iterable[int
     runs = tuple(make_run(c.task, c.optimizer, c.spec, seed) for seed in seeds for c in cells)
     seen: dict[str, Run] = {}
     for run in runs:
-        if run.id in seen:
-            twin = seen[run.id]
-            raise source.error(
-                (), f"{run.optimizer!r} on {run.task!r} is the same run as {twin.optimizer!r} on {twin.task!r}"
-            )
-        seen[run.id] = run
+        if (twin := seen.setdefault(run.id, run)) is not run:
+            same = f"{run.optimizer!r} on {run.task!r} is the same run as {twin.optimizer!r} on {twin.task!r}"
+            raise source.error((), same)
     return runs
