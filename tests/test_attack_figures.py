@@ -1,8 +1,11 @@
-"""Charts for a paper of a stranger's study: labels that are programs, too long, left out, or too many."""
+"""Charts and figures of a stranger's study: labels that are programs or too long, numbers without end or absent."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 from xml.dom import minidom
 
 import matplotlib
@@ -67,3 +70,26 @@ def test_a_chart_holds_no_letter_that_xml_may_not(tmp_path: Path, capsys: pytest
     assert command(capsys, "export", study, "--figure", "svg")[0] == 0
     for file in (study / "figures").glob("*.svg"):
         minidom.parse(str(file))
+
+
+def test_a_number_beyond_all_others_has_few_digits(tmp_path: Path, capsys: Any) -> None:
+    """1e148 stood with all of its 149 in every sentence and table of the report."""
+    far = {"sgd": 1e148, "lion": 2e148}
+    study = make_study(tmp_path / "study", ("adamw", *far), seeds=4, value=lambda o, s: far.get(o, 1) * (1 + s / 10))
+    assert command(capsys, "report", study)[0] == 0
+    for file in (*study.glob("*.md"), *study.rglob("*.html")):
+        assert not re.search(r"\d{30}", file.read_text()), file
+
+
+@pytest.mark.parametrize("gone", ["forward_passes", "backward_passes"])
+def test_what_a_step_costs_is_told_where_both_passes_are_known(gone: str, tmp_path: Path, capsys: Any) -> None:
+    """A record that told of one kind alone made a verdict of "nan backward passes"."""
+    study = make_study(tmp_path / "study", ("adamw", "sgd"), seeds=2)
+    for file in study.glob("runs/*/record.json"):
+        record = json.loads(file.read_text())
+        passes = {"forward_passes": 80 if record["spec"]["optimizer"]["name"] == "sgd" else 40, "backward_passes": 40}
+        record["time"] |= passes
+        del record["time"][gone]
+        file.write_text(json.dumps(record))
+    code, out, _ = command(capsys, "report", study)
+    assert code == 0 and "nan" not in out and "a step costs" not in out

@@ -14,9 +14,7 @@ from attack_parts import command
 from study_fakes import make_study, replan
 from tuning_fakes import YAML, expand, whole
 
-from hf_optim.core import importing
 from hf_optim.experiment.spec import id_of
-from hf_optim.study.findings import naming
 from hf_optim.study.folder import questions, shared
 from hf_optim.study.folder.changes import read_plan
 
@@ -394,14 +392,3 @@ def test_what_stands_for_a_mapping_or_a_label_is_one_line(
     (tmp_path / "s.yaml").write_text(f"name: s\nseeds: 2\n{entries}\n")
     code, _, error = command(capsys, "study", tmp_path / "s.yaml", "--dry-run")
     assert code == 2 and said in error and error.count("\n") == 1
-
-
-def test_optimizers_are_named_without_a_look_at_what_others_are_set_to(tmp_path: Path, monkeypatch: Any) -> None:
-    """For each that is given nothing all that tasks set was looked through: a plan of two megabytes took minutes."""
-    plan = expand(PLAIN)
-    looked: list[object] = []
-    monkeypatch.setattr(importing, "paths", lambda value: looked.append(value) or [])
-    assert [naming.named(plan, one["label"]) for one in plan.optimizers][0] == (
-        "adamw with these settings (defaults, untuned)"
-    )
-    assert not looked
